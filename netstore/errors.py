@@ -1,0 +1,88 @@
+"""Faults a client can be told, one value per kind.
+
+A fault is a value, not only an exception: the state machine returns it, the API renders it. Each knows its v2 error code,
+its message and HTTP status (v2 API, error table) and whether the outcome is known: *refused* means the request did not
+happen; *unknown* means it may still happen later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+MESSAGES: Final[dict[int, tuple[str, int]]] = {
+    100: ("Key not found", 404),
+    101: ("Compare failed", 412),
+    102: ("Not a file", 403),
+    104: ("Not a directory", 400),
+    105: ("Key already exists", 412),
+    107: ("Root is read only", 400),
+    108: ("Directory not empty", 403),
+    110: ("The request requires user authentication", 401),
+    201: ("PrevValue is Required in POST form", 400),
+    202: ("The given TTL in POST form is not a number", 400),
+    203: ("The given index in POST form is not a number", 400),
+    209: ("Invalid field", 400),
+    210: ("Invalid POST form", 400),
+    211: ("Value provided on refresh", 400),
+    212: ("A TTL must be provided on refresh", 400),
+    300: ("Raft Internal Error", 500),
+    401: ("The event in requested index is outdated and cleared", 400),
+}
+"""v2 error code -> (message, HTTP status)."""
+
+
+@dataclass(slots=True, frozen=True)
+class Fault(Exception):  # noqa: N818 - a fault is a value first, an exception second
+    """One refusal or failure, as a client is told it.
+
+    `code` is the v2 error code, `cause` the detail, `index` the etcd index of the store when it was found (0 when the
+    request never reached the store). `outcome_known` is False only where the request may still take effect.
+    """
+
+    code: int
+    cause: bytes = b""
+    index: int = 0
+    outcome_known: bool = True
+
+    @property
+    def message(self) -> str:
+        return MESSAGES[self.code][0]
+
+    @property
+    def http_status(self) -> int:
+        return MESSAGES[self.code][1]
+
+    def __str__(self) -> str:
+        cause = self.cause.decode("utf-8", "replace")
+        return f"{self.code}: {self.message} ({cause}) [{self.index}]"
+
+
+TIMED_OUT: Final = "etcdserver: request timed out"
+TIMED_OUT_LEADER: Final = "etcdserver: request timed out, possibly due to previous leader failure"
+STOPPED: Final = "etcdserver: server stopped"
+CANCELLED: Final = "etcdserver: request cancelled"
+TOO_MANY: Final = "etcdserver: too many requests"
+
+
+def timed_out(text: str = TIMED_OUT) -> Fault:
+    """The request waited its whole time without an answer from the cluster; it may still take effect."""
+    return Fault(300, text.encode(), outcome_known=False)
+
+
+def stopped() -> Fault:
+    """The member stopped while the request waited; it may still take effect."""
+    return Fault(300, STOPPED.encode(), outcome_known=False)
+
+
+def too_many() -> Fault:
+    """The bound on waiting proposals is reached; the request was not proposed."""
+    return Fault(300, TOO_MANY.encode())
+
+
+class NetstoreError(Exception):
+    """A fault for the operator: the text is one line that names what is wrong and what to do about it."""
+
+
+class CorruptData(NetstoreError):  # noqa: N818 - named for what was found
+    """Stored bytes are not what was written. The text names the file and the offset; nothing was changed."""

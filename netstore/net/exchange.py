@@ -1,0 +1,81 @@
+"""One request and the way to answer it: the only thing the API sees of a connection.
+
+A request is complete when it is handed over (body included). Its exchange is answered once: with `respond`, or with `begin`,
+any number of `push` and `end`. Answers may come in any order; the connection sends them in the order of the requests (RFC 9112,
+section 9.3.2). All calls are plain functions: nothing blocks, nothing is awaited.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Request:
+    """A parsed request. `path` and `query` are as sent (still percent-encoded), split at the first `?`."""
+
+    __slots__ = (
+        "authorization",
+        "body",
+        "content_type",
+        "host",
+        "keep_alive",
+        "method",
+        "origin",
+        "path",
+        "query",
+        "too_large",
+        "version",
+    )
+
+    def __init__(
+        self,
+        method: bytes,
+        path: bytes,
+        query: bytes = b"",
+        body: bytes = b"",
+        content_type: bytes | None = None,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.body = body
+        self.content_type = content_type
+        self.authorization: bytes | None = None
+        self.origin: bytes | None = None
+        self.host: bytes | None = None
+        self.version = b"1.1"
+        self.keep_alive = True
+        self.too_large = False
+        """The body was longer than the connection allows; `body` is empty and the connection closes after the answer."""
+
+
+class Exchange(Protocol):
+    """One request being answered."""
+
+    @property
+    def request(self) -> Request:
+        """What was asked."""
+
+    def respond(self, status: int, fields: bytes, body: bytes = b"") -> None:
+        """Answer in one piece. `fields` are header lines, each ended by CRLF; Content-Length, Connection and Date are added.
+
+        For HEAD the body is measured and left out.
+        """
+
+    def begin(self, status: int, fields: bytes) -> None:
+        """Send the head now and keep the body open: chunked for HTTP/1.1, until close for 1.0."""
+
+    def push(self, data: bytes) -> bool:
+        """Send a piece of an open body at once. False: the connection is gone or too far behind, stop."""
+
+    def end(self) -> None:
+        """Close an open body; the connection stays usable."""
+
+    def abort(self) -> None:
+        """Cut the connection without ending the body."""
+
+    def on_gone(self, call: Callable[[], None]) -> None:
+        """Call once if the client hangs up before the answer is complete."""

@@ -1,0 +1,51 @@
+"""What the API and the programs see of the running member: identity, position, the state to read, the door to propose."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.errors import Fault
+    from netstore.seams import Clock
+    from netstore.state.machine import Machine, Outcome
+    from netstore.types import ClusterId, Index, NodeId, Term
+    from netstore.watch.hub import Hub
+
+
+class Member(Protocol):
+    """A running member. Everything is a plain call on the loop; nothing blocks."""
+
+    @property
+    def id(self) -> NodeId: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def cluster_id(self) -> ClusterId: ...
+    @property
+    def leader(self) -> NodeId:
+        """The leader this member follows; 0 when it knows none."""
+
+    @property
+    def term(self) -> Term: ...
+    @property
+    def commit_index(self) -> Index:
+        """Highest log index known to be committed."""
+
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def machine(self) -> Machine:
+        """The replicated state as far as this member has applied it. Read only."""
+
+    @property
+    def hub(self) -> Hub:
+        """Live watchers of the v2 tree."""
+
+    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None]) -> None:
+        """Replicate an encoded command (`state.commands`); `done` is called once, in the order of the log.
+
+        It gets what applying the command gave, or a Fault: refused (too many waiting, no place to send it) or
+        unknown (time limit, stop). May call `done` before it returns when the proposal is refused at once.
+        """

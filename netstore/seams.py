@@ -1,0 +1,83 @@
+"""The outside world as seven small protocols. Only `server.py`, the agent's service and tests name what stands behind them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from netstore.types import Index, Nanos
+
+
+class Clock(Protocol):
+    """Two clocks: one that never goes back, one that people read."""
+
+    def monotonic(self) -> float:
+        """Seconds from an unknown start; never decreases."""
+
+    def wall(self) -> Nanos:
+        """Wall time; may jump either way."""
+
+
+class Entropy(Protocol):
+    """Where random numbers come from, so that a simulation can choose them."""
+
+    def below(self, bound: int) -> int:
+        """A number in range(bound), evenly spread."""
+
+
+class Device(Protocol):
+    """A folder of append-only files with an explicit, asynchronous sync. All names are plain file names in that folder.
+
+    Calls take effect in the order they are made. `write` returns at once; its `done` is called exactly once, on the
+    caller's side (the loop), after the bytes are on stable storage, or with the OSError that stopped it. After a failed sync
+    the device refuses everything (a retry would prove nothing: ATC'20, "Can applications recover from fsync failures?").
+    """
+
+    def names(self) -> list[str]:
+        """Files in the folder, sorted."""
+
+    def read(self, name: str) -> bytes:
+        """The whole file. For start-up only: blocks."""
+
+    def write(self, name: str, offset: int, data: bytes, done: Callable[[OSError | None], None]) -> None:
+        """Put `data` at `offset` (creating and pre-allocating the file when it is new) and sync it."""
+
+    def truncate(self, name: str, size: int) -> None:
+        """Cut the file to `size` bytes and sync. For start-up only: blocks."""
+
+    def remove(self, name: str) -> None:
+        """Remove the file and sync the folder; ordered after earlier writes."""
+
+    def close(self) -> None:
+        """Finish what was accepted, then stop. Blocks."""
+
+
+class Engine(Protocol):
+    """Ordered tables of bytes with one applied index, changed together or not at all.
+
+    The loop writes; what it wrote is visible to its own reads at once and durable later, always as a prefix of what was
+    written: data and applied index move in one transaction.
+    """
+
+    def applied(self) -> Index:
+        """The index of the last `write` that can be read."""
+
+    def durable(self) -> Index:
+        """The index of the last `write` known to be on stable storage."""
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """The value under key, with every accepted write seen."""
+
+    def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs with start <= key < end (None: to the end), in key order, with every accepted write seen."""
+
+    def write(self, applied: Index, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
+        """Take changes ((table, key) -> value, None deletes) that belong to log entries up to `applied`."""
+
+    def sync(self, done: Callable[[OSError | None], None]) -> None:
+        """Call `done` on the loop once everything written so far is durable, or with the error."""
+
+    def close(self) -> None:
+        """Make everything written durable, then close. Blocks."""

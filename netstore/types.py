@@ -1,0 +1,66 @@
+"""The nouns that several rooms share: identities, positions and the few values they exchange.
+
+No behaviour lives here. Every identity is an unsigned 64-bit number, every position counts from 1, 0 means none.
+"""
+
+from __future__ import annotations
+
+from typing import NewType
+
+import msgspec
+
+NodeId = NewType("NodeId", int)
+"""A member of the cluster; written as lower-case hexadecimal without padding."""
+
+ClusterId = NewType("ClusterId", int)
+
+Term = NewType("Term", int)
+"""A Raft term (Ongaro's dissertation, section 3.3)."""
+
+Index = NewType("Index", int)
+"""A place in the Raft log; what the v2 API shows as `X-Raft-Index`."""
+
+EtcdIndex = NewType("EtcdIndex", int)
+"""A place in the history of the v2 tree: `X-Etcd-Index`, `createdIndex`, `modifiedIndex`. Not the Raft index."""
+
+RequestId = NewType("RequestId", int)
+"""Names one proposal of one member for its life, so that its outcome finds the request that waits for it."""
+
+Millis = NewType("Millis", int)
+"""A span or an instant in milliseconds; instants of wall time count from 1970-01-01 UTC."""
+
+Nanos = NewType("Nanos", int)
+"""An instant of wall time in nanoseconds from 1970-01-01 UTC."""
+
+
+class NodeView(msgspec.Struct, frozen=True, gc=False):
+    """A node of the v2 tree as one moment saw it. `nodes` is None unless this is a listed directory.
+
+    `key` is the user's path ("/" for the root) and `value` the raw bytes, neither necessarily UTF-8. `expires` is an instant of
+    wall time, 0 for a permanent node; the time left is worked out when the view is shown, never stored.
+    """
+
+    key: bytes
+    created: EtcdIndex
+    modified: EtcdIndex
+    value: bytes | None = None
+    dir: bool = False
+    expires: Nanos = Nanos(0)
+    nodes: tuple[NodeView, ...] | None = None
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """One successful change of the v2 tree, or the answer to a read (action `get`).
+
+    `index` is the store's index after it (for a read: the current one). `removed` lists the paths of all nodes that went with a
+    removed directory, itself excluded; `refresh` marks a change that wakes no watcher. `internal` marks a change of the cluster's own data
+    (members, version): it takes an index and a place in the window, and no user ever sees it.
+    """
+
+    action: str
+    index: EtcdIndex
+    node: NodeView
+    prev: NodeView | None = None
+    removed: tuple[bytes, ...] = ()
+    refresh: bool = False
+    internal: bool = False
