@@ -1,0 +1,91 @@
+"""Debian's programs as independent peers: a real etcd with its v2 API on, and its etcdctl."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Final
+
+from tests.support.daemon import START_SECONDS, Daemon, free_port, launch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+PACKAGE_OF: Final = {
+    "etcd": "etcd-server",
+    "etcdctl": "etcd-client",
+    "wrk": "wrk",
+    "mandoc": "mandoc",
+    "ip": "iproute2",
+    "nft": "nftables",
+    "ping": "iputils-ping",
+}
+"""Program -> the Debian package that has it."""
+
+
+def missing(*programs: str) -> str | None:
+    """Why a test that needs these programs cannot run here, or None: the text names the packages to install."""
+    absent = [program for program in programs if shutil.which(program) is None]
+    if not absent:
+        return None
+    packages = " ".join(PACKAGE_OF.get(program, program) for program in absent)
+    return f"{', '.join(absent)} not installed (apt-get install {packages})"
+
+
+def etcd_command(data_dir: Path, *flags: str, host: str = "127.0.0.1", port: int = 0) -> tuple[str, ...]:
+    """The words that start a one-member etcd with v2 on; a port left at 0 is picked free."""
+    client = f"http://{host}:{port or free_port()}"
+    peer = f"http://{host}:{free_port()}"
+    return (
+        *("etcd", "--enable-v2", "--name", "default", "--data-dir", str(data_dir)),
+        *("--listen-client-urls", client),
+        *("--advertise-client-urls", client),
+        *("--listen-peer-urls", peer),
+        *("--initial-advertise-peer-urls", peer),
+        *("--initial-cluster", f"default={peer}"),
+        *flags,
+    )
+
+
+def start_etcd(
+    tmp_path: Path,
+    *flags: str,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    netns: str | None = None,
+    limit: float = START_SECONDS,
+) -> Daemon:
+    """Start Debian's etcd with v2 on and return when it serves; see `daemon.start_netstored` for the rest."""
+    folder = tmp_path / "etcd.data"
+    port = port or free_port()
+    command = etcd_command(folder, *flags, host=host, port=port)
+    # A machine that sets ETCD_* for its own service must not change what the tests compare with.
+    foreign = {
+        name: "" for name in os.environ if name.startswith("ETCD_") and name != "ETCD_UNSUPPORTED_ARCH"
+    }
+    return launch(
+        command,
+        f"http://{host}:{port}",
+        folder,
+        tmp_path / "etcd.log",
+        netns=netns,
+        environment=foreign,
+        limit=limit,
+    )
+
+
+def etcdctl(
+    url: str, *words: str, stdin: str = "", environment: Mapping[str, str] | None = None, limit: float = 20.0
+) -> subprocess.CompletedProcess[str]:
+    """Run Debian's etcdctl in its v2 mode against `url`."""
+    return subprocess.run(
+        ("etcdctl", "--endpoints", url, *words),
+        env={**os.environ, "ETCDCTL_API": "2", **(environment or {})},
+        input=stdin,
+        capture_output=True,
+        timeout=limit,
+        check=False,
+        text=True,
+    )
