@@ -93,7 +93,7 @@ class Daemon:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def stop(self, limit: float = STOP_SECONDS) -> int:
-        """Ask it to end with SIGTERM and return its exit status; past the limit it is killed: a failed test."""
+        """Ask it to end with SIGTERM and return its exit status; killed, and an error, past the limit."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -108,13 +108,13 @@ class Daemon:
         self.process.wait(STOP_SECONDS)
 
     def start_again(self, limit: float = START_SECONDS) -> None:
-        """Start the same command on the same folder and ports after `stop` or `kill`; return when it serves."""
+        """Start the same command, folder and ports after `stop` or `kill`; return when it serves."""
         assert self.process.poll() is not None, "still running"
         self.process = _spawn(self.command, self.environment, self.log_path)
         self.wait_until_healthy(limit)
 
     def wait_until_healthy(self, limit: float = START_SECONDS) -> None:
-        """Return when `/health` answers 200; fails with the log when the process ends or the limit passes first."""
+        """Return when `/health` answers 200; fails with the log if the process ends or the limit passes first."""
         deadline = time.monotonic() + limit
         while not _answers(self.url, self.netns):
             status = self.process.poll()
@@ -170,8 +170,8 @@ def start_netstored(
 ) -> Daemon:
     """Start netstored and return when it serves.
 
-    The data folder is `tmp_path/netstored.data`, unless told otherwise, and the log `tmp_path/netstored.log`. With
-    `netns` it runs in that network namespace and listens on `host` there.
+    The data folder is `tmp_path/netstored.data`, unless told otherwise, and the log `tmp_path/netstored.log`.
+    With `netns` it runs in that network namespace and listens on `host` there.
     """
     folder = data_dir or tmp_path / "netstored.data"
     port = port or free_port()

@@ -26,7 +26,7 @@ PACKAGE_OF: Final = {
 
 
 def missing(*programs: str) -> str | None:
-    """Why a test that needs these programs cannot run here, or None: the text names the packages to install."""
+    """Why a test that needs these programs cannot run here, or None; names the packages to install."""
     absent = [program for program in programs if shutil.which(program) is None]
     if not absent:
         return None
@@ -62,9 +62,8 @@ def start_etcd(
     port = port or free_port()
     command = etcd_command(folder, *flags, host=host, port=port)
     # A machine that sets ETCD_* for its own service must not change what the tests compare with.
-    foreign = {
-        name: "" for name in os.environ if name.startswith("ETCD_") and name != "ETCD_UNSUPPORTED_ARCH"
-    }
+    kept = "ETCD_UNSUPPORTED_ARCH"
+    foreign = {name: "" for name in os.environ if name.startswith("ETCD_") and name != kept}
     return launch(
         command,
         f"http://{host}:{port}",
