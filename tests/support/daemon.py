@@ -6,6 +6,7 @@ test process, so tests that run side by side never race for one.
 
 from __future__ import annotations
 
+import atexit
 import http.client
 import os
 import secrets
@@ -39,6 +40,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 PROBE: Final = "import sys, urllib.request as r; r.urlopen(sys.argv[1], timeout=2)"
 
 _reserved: list[socket.socket] = []
+_spawned: list[subprocess.Popen[bytes]] = []
 
 
 def free_port() -> int:
@@ -114,7 +116,7 @@ class Daemon:
         self.wait_until_healthy(limit)
 
     def wait_until_healthy(self, limit: float = START_SECONDS) -> None:
-        """Return when `/health` answers 200; fails with the log if the process ends or the limit passes first."""
+        """Return when `/health` answers 200; an error with the log if the process ends or the limit passes."""
         deadline = time.monotonic() + limit
         while not _answers(self.url, self.netns):
             status = self.process.poll()
@@ -233,7 +235,7 @@ def launch(
 
 def _spawn(command: Sequence[str], environment: Mapping[str, str], log_path: Path) -> subprocess.Popen[bytes]:
     with log_path.open("ab") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command,
             cwd=ROOT,
             env=environment,
@@ -241,6 +243,17 @@ def _spawn(command: Sequence[str], environment: Mapping[str, str], log_path: Pat
             stdout=log,
             stderr=subprocess.STDOUT,
         )
+    _spawned.append(process)
+    return process
+
+
+@atexit.register
+def _end_what_was_left() -> None:
+    """A test that broke before its `with` block must not leave a store behind."""
+    for process in _spawned:
+        if process.poll() is None:
+            process.kill()
+            process.wait(STOP_SECONDS)
 
 
 def _answers(url: str, netns: str | None) -> bool:

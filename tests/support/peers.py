@@ -88,3 +88,12 @@ def etcdctl(
         check=False,
         text=True,
     )
+
+
+def main() -> None:
+    """Print the Debian packages that would have to be installed here, on one line; nothing when all is there."""
+    print(*sorted({package for program, package in PACKAGE_OF.items() if not shutil.which(program)}))
+
+
+if __name__ == "__main__":
+    main()
