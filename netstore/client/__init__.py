@@ -1,0 +1,1 @@
+"""The caller's side: endpoints and the v2 API."""
