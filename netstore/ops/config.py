@@ -1,0 +1,507 @@
+"""What netstored and netstore-agent can be told, each setting declared once.
+
+Flag names are etcd's and flannel's where the notion is the same, so that their unit files port by changing the binary's
+name. The declarations drive flags, environment, TOML, `--help`, `--check-config` and the test of the manual
+(`ops.layered`); a check that needs two settings lives in `__post_init__`, so a configuration object that exists is fit to use,
+whoever made it.
+"""
+
+# ruff: noqa: RUF009 - `setting` is a field specifier, called once for each field
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from netstore.ops.layered import (
+    BadSetting,
+    Choice,
+    Foreign,
+    Layered,
+    Loaded,
+    Place,
+    Several,
+    Switch,
+    Text,
+    Unfit,
+    Whole,
+    check_settings,
+    quoted,
+    setting,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+CONFIG_FILE: Final = Path("/etc/netstore/netstore.toml")
+"""Read when it exists and no other file is named."""
+
+LOG_LEVELS: Final = ("debug", "info", "warn", "error", "panic", "fatal")
+"""etcd's words, quietest last. Nothing here is logged above error, so panic and fatal only silence."""
+
+LOG_FORMATS: Final = ("auto", "json", "console")
+
+MAX_ELECTION_MS: Final = 50_000
+"""etcd's own bound: a cluster that needs longer to notice a dead leader is not in one place."""
+
+
+class Url(NamedTuple):
+    """An address to listen on or to be reached at. `str()` gives it back in its normal form, without a path."""
+
+    scheme: str
+    host: str
+    """A name or an address, an IPv6 address without its brackets."""
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Only this machine reaches it."""
+        address = _address(self.host)
+        return address.is_loopback if address else self.host == "localhost"
+
+    @property
+    def is_wildcard(self) -> bool:
+        """It means every address of this machine, so nobody can be sent there."""
+        address = _address(self.host)
+        return address is not None and address.is_unspecified
+
+
+class InitialMember(NamedTuple):
+    """A member that the cluster starts with, and the peer URLs it is reached at."""
+
+    name: str
+    peer_urls: tuple[Url, ...]
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+_HOST_NAME: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
+
+
+def read_url(text: str) -> Url:
+    """Parse `http://host:port` or `https://host:port`; a port is always named. Raises `Unfit`."""
+    match = re.fullmatch(
+        r"([A-Za-z][A-Za-z0-9+.-]*)://(?:\[([^\]]*)\]|([^/:\[\]]*))(?::([^/]*))?(/.*)?", text
+    )
+    if match is None:
+        raise Unfit(f"{quoted(text)} is not a URL")
+    scheme, bracketed, plain, port, path = match.groups()
+    if scheme.lower() not in ("http", "https"):
+        raise Unfit(f"{quoted(text)} has the scheme {quoted(scheme)}, not http or https")
+    if path not in (None, "/"):
+        raise Unfit(f"{quoted(text)} has a path")
+    if not port or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise Unfit(f"{quoted(text)} has no port from 0 to 65535")
+    host = bracketed if plain is None else plain
+    address = _address(host)
+    if "%" in host or (bracketed is not None and (address is None or address.version != 6)):
+        raise Unfit(f"{quoted(text)} has no IPv6 address between its brackets")
+    if address is None and (
+        len(host) > 253 or not _HOST_NAME.fullmatch(host) or re.fullmatch(r"[0-9.]+", host)
+    ):
+        raise Unfit(f"{quoted(text)} has no usable host")
+    return Url(scheme.lower(), host, int(port))
+
+
+def _read_listener(text: str) -> Url:
+    url = read_url(text)
+    if url.host != "localhost" and _address(url.host) is None:
+        raise Unfit(f"{quoted(text)} names a host; a listener needs an address of this machine")
+    if url.scheme == "https":
+        raise Unfit(f"{quoted(text)} asks for TLS, which netstored does not serve yet")
+    return url
+
+
+def _read_target(text: str) -> Url:
+    url = read_url(text)
+    if url.port == 0:
+        raise Unfit(f"{quoted(text)} has port 0, where nobody can be reached")
+    return url
+
+
+_NAME: Final = r"[^\s,=]{1,128}"
+_NAME_FIX: Final = "give 1 to 128 characters without spaces, commas and equals signs"
+
+
+def _read_pair(text: str) -> tuple[str, Url]:
+    name, equals, url = text.partition("=")
+    if not equals or not re.fullmatch(_NAME, name):
+        raise Unfit(f"{quoted(text)} is not NAME=URL")
+    return name, _read_target(url)
+
+
+@dataclass(frozen=True, slots=True)
+class _Members:
+    """etcd's `name=url,name=url`, a name given again adding a URL; in TOML also an array of such pairs."""
+
+    fix: str = "give each member as NAME=http://HOST:PORT, separated by commas"
+    placeholder: str = "NAME=URL,..."
+
+    def read(self, value: object) -> tuple[InitialMember, ...]:
+        return self._gather(_PAIRS.read(value))
+
+    def read_words(self, words: Sequence[str]) -> tuple[InitialMember, ...]:
+        return self._gather(_PAIRS.read_words(words[-1:]))
+
+    def _gather(self, pairs: Sequence[tuple[str, Url]]) -> tuple[InitialMember, ...]:
+        urls: dict[str, list[Url]] = {}
+        for name, url in pairs:
+            if any(url in others for others in urls.values()):
+                raise Unfit(f"gives {quoted(str(url))} to two members")
+            urls.setdefault(name, []).append(url)
+        return tuple(InitialMember(name, tuple(each)) for name, each in urls.items())
+
+    def check(self, value: tuple[InitialMember, ...]) -> None:
+        if not value:
+            raise Unfit("is empty")
+
+    def show(self, value: tuple[InitialMember, ...]) -> str:
+        return _PAIRS.show(tuple((member.name, url) for member in value for url in member.peer_urls))
+
+
+_PAIRS: Final = Several(_read_pair, "give NAME=URL", write=lambda pair: f"{pair[0]}={pair[1]}", high=128)
+
+
+def _read_origin(text: str) -> str:
+    if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/,]{1,300}", text):
+        raise Unfit(f"{quoted(text)} is not an origin")
+    return text
+
+
+_URL_FIX: Final = "give http://ADDRESS:PORT, several separated by commas"
+_LISTENERS: Final = Several(_read_listener, _URL_FIX, "URL,...", low=1, high=16)
+_TARGETS: Final = Several(_read_target, _URL_FIX, "URL,...", low=1, high=16)
+
+
+def default_data_dir() -> Path:
+    """Where a store keeps its data when nobody says otherwise.
+
+    The folder systemd made for the service, /var/lib/netstore for root, and a folder of their own for anybody else, so
+    that the store starts without any configuration.
+    """
+    if state := os.environ.get("STATE_DIRECTORY"):
+        return Path(state.split(":")[0])
+    if os.geteuid() == 0:
+        return Path("/var/lib/netstore")
+    if base := os.environ.get("XDG_DATA_HOME"):
+        return Path(base) / "netstore"
+    return Path(os.path.expanduser("~")) / ".local/share/netstore"  # noqa: PTH111 - Path.home() raises without a home
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreConfig:
+    """How one netstored runs. Raises `BadSetting` when its values do not fit together.
+
+    URLs that are not given are worked out: advertised ones from those listened on, the initial cluster from this member alone.
+    """
+
+    name: str = setting(
+        Text(_NAME_FIX, _NAME),
+        "default",
+        "Name of this member, unique in its cluster.",
+        variables=("ETCD_NAME",),
+    )
+    data_dir: Path = setting(
+        Place(),
+        default_data_dir,
+        "Folder for everything this member keeps; made with mode 0700 when it is missing.",
+        variables=("ETCD_DATA_DIR",),
+        default_words="$STATE_DIRECTORY, else /var/lib/netstore for root, else ~/.local/share/netstore",
+    )
+    wal_dir: Path | None = setting(
+        Place(),
+        None,
+        "Folder for the write-ahead log alone, for a disk of its own.",
+        variables=("ETCD_WAL_DIR",),
+        default_words="inside data_dir",
+    )
+    listen_client_urls: tuple[Url, ...] = setting(
+        _LISTENERS,
+        (Url("http", "127.0.0.1", 2379),),
+        "URLs to serve clients on; port 0 takes a free one.",
+        variables=("ETCD_LISTEN_CLIENT_URLS",),
+    )
+    advertise_client_urls: tuple[Url, ...] = setting(
+        _TARGETS,
+        (),
+        "URLs that clients are told to reach this member at.",
+        variables=("ETCD_ADVERTISE_CLIENT_URLS",),
+        default_words="as listen_client_urls",
+    )
+    listen_peer_urls: tuple[Url, ...] = setting(
+        _LISTENERS,
+        (Url("http", "127.0.0.1", 2380),),
+        "URLs to serve other members on; port 0 takes a free one.",
+        variables=("ETCD_LISTEN_PEER_URLS",),
+    )
+    initial_advertise_peer_urls: tuple[Url, ...] = setting(
+        _TARGETS,
+        (),
+        "URLs that other members reach this one at when the cluster starts.",
+        variables=("ETCD_INITIAL_ADVERTISE_PEER_URLS",),
+        default_words="as in initial_cluster, else as listen_peer_urls",
+    )
+    initial_cluster: tuple[InitialMember, ...] = setting(
+        _Members(),
+        (),
+        "Members that the cluster starts with, this one among them.",
+        variables=("ETCD_INITIAL_CLUSTER",),
+        default_words="this member alone",
+    )
+    initial_cluster_state: str = setting(
+        Choice(("new", "existing")),
+        "new",
+        "Whether this member starts a new cluster or joins an existing one.",
+        variables=("ETCD_INITIAL_CLUSTER_STATE",),
+    )
+    initial_cluster_token: str = setting(
+        Text("give 1 to 256 printable characters", r".{1,256}"),
+        "etcd-cluster",
+        "Tells clusters apart that would otherwise get the same identity.",
+        variables=("ETCD_INITIAL_CLUSTER_TOKEN",),
+    )
+    snapshot_count: int = setting(
+        Whole(1, 10_000_000, "log entries"),
+        100_000,
+        "Log entries applied between two snapshots of the state.",
+        variables=("ETCD_SNAPSHOT_COUNT",),
+    )
+    heartbeat_interval: int = setting(
+        Whole(1, 10_000, "milliseconds"),
+        100,
+        "Milliseconds between two heartbeats of the leader.",
+        variables=("ETCD_HEARTBEAT_INTERVAL",),
+    )
+    election_timeout: int = setting(
+        Whole(5, MAX_ELECTION_MS, "milliseconds"),
+        1000,
+        "Milliseconds without a leader before a member stands for election; at least five heartbeats.",
+        variables=("ETCD_ELECTION_TIMEOUT",),
+    )
+    enable_v2: bool = setting(
+        Switch(),
+        True,
+        "Serve the v2 API.",
+        variables=("ETCD_ENABLE_V2",),
+    )
+    cors: tuple[str, ...] = setting(
+        Several(_read_origin, "give * or origins as SCHEME://HOST:PORT", "ORIGIN,..."),
+        ("*",),
+        "Origins that browsers may call from; * for all, empty for none.",
+        variables=("ETCD_CORS",),
+    )
+    allow_insecure_http: bool = setting(
+        Switch(),
+        False,
+        "Serve plain HTTP on addresses that other machines reach.",
+    )
+    max_connections: int = setting(
+        Whole(1, 1_000_000, "connections"),
+        10_000,
+        "Client connections open at a time; more are closed at once.",
+    )
+    max_header_bytes: int = setting(
+        Whole(1024, 1 << 20, "bytes"),
+        64 << 10,
+        "Bytes of a request's line and header fields together.",
+    )
+    max_body_bytes: int = setting(
+        Whole(1024, 1 << 30, "bytes"),
+        10 << 20,
+        "Bytes of a request's body.",
+    )
+    slow_client_seconds: int = setting(
+        Whole(1, 3600, "seconds"),
+        30,
+        "Seconds a client may take over sending a request or reading an answer before it is cut off.",
+    )
+    log_level: str = setting(
+        Choice(LOG_LEVELS),
+        "info",
+        "Least severity that is logged.",
+        variables=("ETCD_LOG_LEVEL",),
+    )
+    log_format: str = setting(
+        Choice(LOG_FORMATS),
+        "auto",
+        "Shape of log lines: key=value (console) or JSON; auto takes console on a terminal.",
+    )
+
+    def __post_init__(self) -> None:
+        own = {member.name: member.peer_urls for member in self.initial_cluster}
+        self._derive("advertise_client_urls", self.listen_client_urls)
+        self._derive("initial_advertise_peer_urls", own.get(self.name, self.listen_peer_urls))
+        self._derive("initial_cluster", (InitialMember(self.name, self.initial_advertise_peer_urls),))
+        check_settings(self)
+        self._check_listeners()
+        self._check_reach("advertise_client_urls", "listen_client_urls")
+        self._check_reach("initial_advertise_peer_urls", "listen_peer_urls")
+        self._check_own_entry()
+        if self.election_timeout < 5 * self.heartbeat_interval:
+            raise BadSetting(
+                "election_timeout",
+                f"{self.election_timeout} ms is less than five heartbeats of {self.heartbeat_interval} ms",
+                f"give at least {5 * self.heartbeat_interval}, or a smaller heartbeat_interval",
+            )
+
+    def _derive(self, key: str, value: object) -> None:
+        if not getattr(self, key):
+            object.__setattr__(self, key, value)
+
+    def _check_listeners(self) -> None:
+        seen: dict[Url, str] = {}
+        for key in ("listen_client_urls", "listen_peer_urls"):
+            for url in getattr(self, key):
+                if not (url.is_loopback or self.allow_insecure_http):
+                    raise BadSetting(
+                        key,
+                        f"{url} would serve plain HTTP to other machines",
+                        "use a loopback address, or set allow_insecure_http where the network is trusted",
+                    )
+                if url.port and url in seen:
+                    raise BadSetting(key, f"{url} is in {seen[url]} too", "give each its own port")
+                seen[url] = key
+
+    def _check_reach(self, key: str, listened: str) -> None:
+        for url in getattr(self, key):
+            if url.is_wildcard:
+                raise BadSetting(
+                    key,
+                    f"{url} is no address that others can be sent to",
+                    f"name the addresses behind {listened} that they reach",
+                )
+
+    def _check_own_entry(self) -> None:
+        urls = {member.name: member.peer_urls for member in self.initial_cluster}.get(self.name)
+        advertised = ",".join(map(str, self.initial_advertise_peer_urls))
+        if urls is None:
+            raise BadSetting(
+                "initial_cluster",
+                f"has no member named {quoted(self.name)}",
+                f"add {self.name}={advertised}, or correct the name",
+            )
+        if set(urls) != set(self.initial_advertise_peer_urls):
+            raise BadSetting(
+                "initial_cluster",
+                f"gives {self.name} the URLs {','.join(map(str, urls))}, it advertises {advertised}",
+                "make initial_cluster and initial_advertise_peer_urls agree",
+            )
+
+
+_NO_TLS: Final = "TLS is not served yet; put a TLS proxy before it"
+_NO_V3: Final = "the v3 API is not served yet; remove it"
+_NO_DISCOVERY: Final = "clusters start from --initial-cluster alone"
+_NO_PROXY: Final = "there is no proxy mode; point clients at a member"
+_OWN_PACE: Final = "netstored paces its own storage"
+_ALWAYS: Final = "netstored always does this"
+_LATER: Final = "there is nothing like it yet; remove it"
+
+ETCD_ONLY: Final[Mapping[str, Foreign]] = MappingProxyType(
+    {
+        "auth-token": Foreign(_NO_V3, ("simple",)),
+        "auth-token-ttl": Foreign(_NO_V3, ("300",)),
+        "auto-compaction-mode": Foreign("there is no v3 history to compact", None),
+        "auto-compaction-retention": Foreign(_NO_V3, ("0", "0s")),
+        "auto-tls": Foreign(_NO_TLS, ("false",), switch=True),
+        "backend-batch-interval": Foreign(_OWN_PACE, None),
+        "backend-batch-limit": Foreign(_OWN_PACE, None),
+        "bcrypt-cost": Foreign(_NO_V3, ("10",)),
+        "cert-file": Foreign(_NO_TLS, ("",)),
+        "cipher-suites": Foreign(_NO_TLS, ("",)),
+        "client-cert-allowed-hostname": Foreign(_NO_TLS, ("",)),
+        "client-cert-auth": Foreign(_NO_TLS, ("false",), switch=True),
+        "client-crl-file": Foreign(_NO_TLS, ("",)),
+        "debug": Foreign("write --log-level=debug", ("false",), switch=True),
+        "discovery": Foreign(_NO_DISCOVERY, ("",)),
+        "discovery-fallback": Foreign(_NO_DISCOVERY, None),
+        "discovery-proxy": Foreign(_NO_DISCOVERY, ("",)),
+        "discovery-srv": Foreign(_NO_DISCOVERY, ("",)),
+        "discovery-srv-name": Foreign(_NO_DISCOVERY, ("",)),
+        "enable-pprof": Foreign(_LATER, ("false",), switch=True),
+        "experimental-backend-bbolt-freelist-type": Foreign(_OWN_PACE, None),
+        "experimental-compaction-batch-limit": Foreign("there is no v3 history to compact", None),
+        "experimental-corrupt-check-time": Foreign(_LATER, ("0s", "0")),
+        "experimental-enable-lease-checkpoint": Foreign(_NO_V3, ("false",), switch=True),
+        "experimental-enable-v2v3": Foreign(_NO_V3, ("",)),
+        "experimental-initial-corrupt-check": Foreign(_ALWAYS, ("true", "false"), switch=True),
+        "experimental-peer-skip-client-san-verification": Foreign(_NO_TLS, ("false",), switch=True),
+        "experimental-warning-apply-duration": Foreign(
+            "slow requests are logged by a rule of their own", None
+        ),
+        "experimental-watch-progress-notify-interval": Foreign(_NO_V3, ("10m", "10m0s")),
+        "force-new-cluster": Foreign(_LATER, ("false",), switch=True),
+        "grpc-keepalive-interval": Foreign("the v3 API is not served yet", None),
+        "grpc-keepalive-min-time": Foreign("the v3 API is not served yet", None),
+        "grpc-keepalive-timeout": Foreign("the v3 API is not served yet", None),
+        "host-whitelist": Foreign(_LATER, ("*", "")),
+        "initial-election-tick-advance": Foreign(
+            "netstored chooses when to stand for election", None, switch=True
+        ),
+        "key-file": Foreign(_NO_TLS, ("",)),
+        "listen-metrics-urls": Foreign(_LATER, ("",)),
+        "log-outputs": Foreign("logs go to stderr", ("default", "stderr")),
+        "log-package-levels": Foreign("write --log-level", ("",)),
+        "logger": Foreign("the shape of log lines is set by --log-format", None),
+        "max-concurrent-streams": Foreign("the v3 API is not served yet", None),
+        "max-request-bytes": Foreign("write --max-body-bytes", ("1572864",)),
+        "max-snapshots": Foreign(_OWN_PACE, None),
+        "max-txn-ops": Foreign(_NO_V3, ("128",)),
+        "max-wals": Foreign(_OWN_PACE, None),
+        "metrics": Foreign(_LATER, ("basic",)),
+        "peer-auto-tls": Foreign(_NO_TLS, ("false",), switch=True),
+        "peer-cert-allowed-cn": Foreign(_NO_TLS, ("",)),
+        "peer-cert-allowed-hostname": Foreign(_NO_TLS, ("",)),
+        "peer-cert-file": Foreign(_NO_TLS, ("",)),
+        "peer-client-cert-auth": Foreign(_NO_TLS, ("false",), switch=True),
+        "peer-crl-file": Foreign(_NO_TLS, ("",)),
+        "peer-key-file": Foreign(_NO_TLS, ("",)),
+        "peer-trusted-ca-file": Foreign(_NO_TLS, ("",)),
+        "pre-vote": Foreign(_ALWAYS, ("true", "false"), switch=True),
+        "proxy": Foreign(_NO_PROXY, ("off",)),
+        "proxy-dial-timeout": Foreign(_NO_PROXY, None),
+        "proxy-failure-wait": Foreign(_NO_PROXY, None),
+        "proxy-read-timeout": Foreign(_NO_PROXY, None),
+        "proxy-refresh-interval": Foreign(_NO_PROXY, None),
+        "proxy-write-timeout": Foreign(_NO_PROXY, None),
+        "quota-backend-bytes": Foreign(_LATER, ("0",)),
+        "strict-reconfig-check": Foreign(_ALWAYS, ("true",), switch=True),
+        "trusted-ca-file": Foreign(_NO_TLS, ("",)),
+    }
+)
+"""Flags of etcd 3.4 without a setting here."""
+
+STORE: Final = Layered(
+    form=StoreConfig,
+    program="netstored",
+    about="Runs one member of a netstore cluster. Without flags: a cluster of one, on loopback.",
+    table="store",
+    tables=("store", "agent"),
+    prefix="NETSTORE_",
+    siblings=("NETSTORE_AGENT_",),
+    alias_prefix="ETCD_",
+    original="etcd",
+    foreign=ETCD_ONLY,
+    default_file=CONFIG_FILE,
+)
+
+
+def load_store_config(argv: Sequence[str], environ: Mapping[str, str]) -> Loaded[StoreConfig]:
+    """Merge netstored's configuration from its layers. Raises NetstoreError with one line.
+
+    `argv` is without the program's name.
+    """
+    return STORE.load(argv, environ)
