@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 
 
 class Request:
-    """A parsed request. `path` and `query` are as sent (still percent-encoded), split at the first `?`."""
+    """A parsed request. `path` and `query` are as sent (still percent-encoded), split at the first `?`.
+
+    Never changed once it is handed over: a connection may hand over the same object for equal requests.
+    """
 
     __slots__ = (
         "authorization",
         "body",
         "content_type",
+        "expects_continue",
         "host",
         "keep_alive",
         "method",
@@ -48,8 +52,19 @@ class Request:
         self.host: bytes | None = None
         self.version = b"1.1"
         self.keep_alive = True
+        self.expects_continue = False
         self.too_large = False
         """The body was longer than the connection allows; `body` is empty and the connection closes after the answer."""
+
+    def with_body(self, body: bytes) -> Request:
+        """The same request with this body."""
+        other = Request(self.method, self.path, self.query, body, self.content_type)
+        other.authorization = self.authorization
+        other.origin = self.origin
+        other.host = self.host
+        other.version = self.version
+        other.keep_alive = self.keep_alive
+        return other
 
 
 class Exchange(Protocol):

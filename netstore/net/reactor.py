@@ -1,0 +1,418 @@
+"""All client connections in one Trio task.
+
+The reactor owns an epoll set and waits, in Trio, for that one descriptor. A round takes every socket that is ready, reads it once, lets
+its codec hand over what is complete, and at the end sends everything that was answered meanwhile, one send for each connection. So a
+request costs a system call each way and no task switch; a task with a reader and a writer for each connection costs about
+15 us more for each request (`contrib/doc/adr/0003-reactor.md` has the figures).
+
+Invariants: a socket is in the epoll set exactly while its connection is open; nothing here blocks; a fault in one connection closes that
+connection only; what a connection may hold (unsent bytes, unanswered requests, time without progress) is bounded.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+from collections import deque
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.net.http1 import Http1Server
+
+READ_SIZE: Final = 64 * 1024
+"""Bytes taken by one read; what a client sends beyond it waits for the next round."""
+
+HIGH_WATER: Final = 1024 * 1024
+"""Unsent bytes of a connection beyond which nothing more is read from it until they are gone."""
+
+MAX_CONNECTIONS: Final = 10_000
+"""Open connections; more wait in the kernel's accept queue."""
+
+STALL_SECONDS: Final = 30.0
+"""How long a request may stay incomplete, an answer unread, or a closing connection open."""
+
+DRAIN_LIMIT: Final = 64 * 1024 * 1024
+"""Bytes read and dropped from a closing connection, so that the last answer reaches the client instead of a reset (RFC 9112, 9.6)."""
+
+_ACCEPTS_PER_ROUND: Final = 64
+_BACKLOG: Final = 1024
+_EVENTS_PER_ROUND: Final = 512
+_IN: Final = select.EPOLLIN
+_OUT: Final = select.EPOLLOUT
+_OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Session(Protocol):
+    """A codec over one connection, as the reactor drives it (`Http1Connection`)."""
+
+    @property
+    def busy(self) -> bool:
+        """Nothing more should be read for now."""
+
+    @property
+    def reading(self) -> bool:
+        """What comes from the peer still means something."""
+
+    @property
+    def waiting(self) -> bool:
+        """Part of a message is here, the rest is not."""
+
+    def receive(self, data: bytes) -> None:
+        """Take the bytes of one read."""
+
+    def eof(self) -> None:
+        """The peer sends nothing more."""
+
+    def gone(self) -> None:
+        """The connection is closed."""
+
+    def refuse(self, status: int, text: bytes) -> None:
+        """Say why, then close."""
+
+
+class Log(Protocol):
+    """The part of a structured logger that is used here."""
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+
+class Limits:
+    """Bounds of a reactor; see the constants of this module for the defaults and their reasons."""
+
+    __slots__ = ("max_connections", "stall_seconds")
+
+    def __init__(self, max_connections: int = MAX_CONNECTIONS, stall_seconds: float = STALL_SECONDS) -> None:
+        self.max_connections = max_connections
+        self.stall_seconds = stall_seconds
+
+
+class Connection:
+    """One accepted socket: reads for its session, sends what the session wrote. Implements `http1.Output`."""
+
+    __slots__ = (
+        "_closing",
+        "_dirty",
+        "_drained",
+        "_mask",
+        "_reactor",
+        "_socket",
+        "_unsent",
+        "_unsent_size",
+        "fd",
+        "progress",
+        "session",
+    )
+
+    def __init__(self, reactor: Reactor, sock: socket.socket, now: float) -> None:
+        self._reactor = reactor
+        self._socket = sock
+        self.fd = sock.fileno()
+        self.session: Session
+        self.progress = now
+        self._unsent: deque[bytes | memoryview] = deque()
+        self._unsent_size = 0
+        self._dirty = False
+        self._closing = False
+        self._drained = 0
+        self._mask = _IN
+
+    @property
+    def open(self) -> bool:
+        """The socket has not been closed."""
+        return self.fd >= 0
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes; they leave when the reactor flushes."""
+        if self.fd < 0:
+            return
+        self._unsent.append(data)
+        self._unsent_size += len(data)
+        if not self._dirty:
+            self._dirty = True
+            self._reactor.dirty.append(self)
+
+    def unsent(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return self._unsent_size
+
+    def finish(self) -> None:
+        """Send what is queued, then close both ways, giving the peer time to read it."""
+        self._closing = True
+        if self.fd >= 0 and not self._dirty:
+            self._dirty = True
+            self._reactor.dirty.append(self)
+
+    def cut(self) -> None:
+        """Close now."""
+        if self.fd < 0:
+            return
+        self._reactor.forget(self)
+        self._socket.close()
+        self.fd = -1
+        self._unsent.clear()
+        self._unsent_size = 0
+        self.session.gone()
+
+    def ready(self, mask: int) -> None:
+        """The kernel has something to read, room to write, or bad news."""
+        if mask & _OUT:
+            self._send()
+        if mask & _IN and self.fd >= 0:
+            self._read()
+        elif mask & ~(_IN | _OUT):
+            self.cut()
+
+    def flush(self) -> None:
+        """Send what was written since the last flush."""
+        self._dirty = False
+        if self.fd >= 0 and not self._mask & _OUT:
+            self._send()
+
+    def stalled(self, now: float, limit: float) -> bool:
+        """The peer owes us something (the rest of a request, reading an answer, a close) for longer than the limit, in seconds."""
+        owes = self._closing or self._unsent_size > 0 or self.session.waiting
+        if not owes:
+            self.progress = now
+        return now - self.progress > limit
+
+    def give_up(self) -> None:
+        """The peer stalled: say so if it may still listen, then close."""
+        if self._unsent_size or self._closing or not self.session.waiting:
+            self.cut()
+        else:
+            self.session.refuse(408, b"408 Request Timeout")
+
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.cut()
+            return
+        if self._closing or not self.session.reading:
+            self._drain(data)
+        elif data:
+            self.progress = self._reactor.now
+            self.session.receive(data)
+            if self.session.busy or not self.session.reading or self._unsent_size > HIGH_WATER:
+                self._watch()
+        else:
+            self.session.eof()
+            self._watch()
+
+    def _drain(self, data: bytes) -> None:
+        self._drained += len(data)
+        if not data or self._drained > DRAIN_LIMIT:
+            if self._closing and not self._unsent_size:
+                self.cut()
+            elif not data:
+                self.session.eof()
+                self._watch()
+            else:
+                self.cut()
+
+    def _send(self) -> None:
+        unsent = self._unsent
+        while unsent:
+            if len(unsent) == 1:
+                data = unsent.popleft()
+            else:
+                data = b"".join(unsent)
+                unsent.clear()
+            try:
+                sent = self._socket.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                self.cut()
+                return
+            self._unsent_size -= sent
+            if sent:
+                self.progress = self._reactor.now
+            if sent < len(data):
+                unsent.append(memoryview(data)[sent:])
+                break
+        if self._closing and not unsent:
+            self._shut()
+        elif unsent or self._mask != _IN:
+            self._watch()
+
+    def _shut(self) -> None:
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.cut()
+            return
+        self.progress = self._reactor.now
+        self._watch()
+
+    def _watch(self) -> None:
+        """Tell the kernel what this connection waits for now."""
+        if self.fd < 0:
+            return
+        paused = not self._closing and (self.session.busy or not self.session.reading or self._unsent_size > HIGH_WATER)
+        mask = (0 if paused else _IN) | (_OUT if self._unsent else 0)
+        if mask != self._mask:
+            self._mask = mask
+            self._reactor.modify(self.fd, mask)
+
+    def resume(self) -> None:
+        """An answer left the line: reading may go on."""
+        if self._mask != _IN:
+            self._watch()
+
+
+class Reactor:
+    """Accepts connections and drives them; see the module for what it promises.
+
+    `listen` adds a bound, listening socket. `run` is the task. `flush` sends everything written since the last flush: whoever completes
+    answers outside a round (the loop, after a batch) calls it once at the end. `stop_accepting` and `close` are the two steps of a graceful
+    stop.
+    """
+
+    def __init__(self, limits: Limits, http1: Http1Server, log: Log, clock: Callable[[], float]) -> None:
+        self.dirty: list[Connection] = []
+        self.now = clock()
+        self.accepted = 0
+        self._limits = limits
+        self._http1 = http1
+        self._log = log
+        self._clock = clock
+        self._epoll = select.epoll()
+        self._listeners: dict[int, socket.socket] = {}
+        self._connections: dict[int, Connection] = {}
+        self._accepting = True
+        self._refresh_date()
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
+    def listen(self, sock: socket.socket) -> None:
+        """Serve what this socket accepts; it must be bound. The reactor owns it from here on."""
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        self._listeners[sock.fileno()] = sock
+        self._epoll.register(sock.fileno(), _IN)
+
+    async def run(self, connect: Callable[[Connection, Http1Server], Session]) -> None:
+        """Serve until cancelled. `connect` makes the session of a new connection.
+
+        Awaits only the readiness of the epoll set, so that between two awaits state changes are atomic.
+        """
+        self._connect = connect
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sweep)
+            while True:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+                self._round()
+
+    def flush(self) -> None:
+        """Send what was written since the last flush. A send may close a connection, which may write to others: until all is out."""
+        while self.dirty:
+            dirty, self.dirty = self.dirty, []
+            for connection in dirty:
+                connection.flush()
+                connection.resume()
+
+    def modify(self, fd: int, mask: int) -> None:
+        """Change what a connection waits for."""
+        self._epoll.modify(fd, mask)
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is about to close its socket."""
+        del self._connections[connection.fd]
+        self._epoll.unregister(connection.fd)
+        if not self._accepting and self._listeners:
+            self._resume_accepting()
+
+    def stop_accepting(self) -> None:
+        """Close the listening sockets; open connections go on."""
+        for fd, sock in self._listeners.items():
+            if self._accepting:
+                self._epoll.unregister(fd)
+            sock.close()
+        self._listeners.clear()
+
+    def close(self) -> None:
+        """Cut every connection."""
+        self.stop_accepting()
+        for connection in list(self._connections.values()):
+            connection.cut()
+        self._epoll.close()
+
+    def _round(self) -> None:
+        self.now = self._clock()
+        connections = self._connections
+        for fd, mask in self._epoll.poll(0, _EVENTS_PER_ROUND):
+            connection = connections.get(fd)
+            if connection is not None:
+                try:
+                    connection.ready(mask)
+                except Exception as fault:
+                    # The edge of a session: a fault in one connection ends that connection. Invariants of the store fail in the loop, not here.
+                    self._log.warning("connection failed", error=repr(fault))
+                    connection.cut()
+            elif fd in self._listeners:
+                self._accept(self._listeners[fd])
+        self.flush()
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(_ACCEPTS_PER_ROUND):
+            if len(self._connections) >= self._limits.max_connections:
+                self._pause_accepting("connection limit", self._limits.max_connections)
+                return
+            try:
+                sock, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as fault:
+                if fault.errno in _OUT_OF_DESCRIPTORS:
+                    self._pause_accepting(str(fault), len(self._connections))
+                    return
+                raise
+            sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connection = Connection(self, sock, self.now)
+            connection.session = self._connect(connection, self._http1)
+            self._connections[connection.fd] = connection
+            self._epoll.register(connection.fd, _IN)
+            self.accepted += 1
+
+    def _pause_accepting(self, reason: str, connections: int) -> None:
+        self._log.warning("accepting paused", reason=reason, connections=connections)
+        self._accepting = False
+        for fd in self._listeners:
+            self._epoll.unregister(fd)
+
+    def _resume_accepting(self) -> None:
+        self._accepting = True
+        for fd in self._listeners:
+            self._epoll.register(fd, _IN)
+
+    async def _sweep(self) -> None:
+        """Once a second: the date line, stalled peers, another try at accepting."""
+        while True:
+            await trio.sleep(1)
+            self.now = now = self._clock()
+            self._refresh_date()
+            limit = self._limits.stall_seconds
+            for connection in [c for c in self._connections.values() if c.stalled(now, limit)]:
+                connection.give_up()
+            if not self._accepting and self._listeners and len(self._connections) < self._limits.max_connections:
+                self._resume_accepting()
+            self.flush()
+
+    def _refresh_date(self) -> None:
+        self._http1.set_date(b"Date: " + formatdate(usegmt=True).encode() + b"\r\n")

@@ -1,0 +1,100 @@
+"""The host contract of Raft as a pure object: inputs in, effects out. The loop carries the effects out; a simulator does too.
+
+The contract, in the order that makes it safe (Ongaro's dissertation, sections 3.8 and 10.2.1):
+
+1. give the disk what must be kept: `Effects.append`;
+2. send what may leave before the disk has it: `Effects.send`;
+3. apply what is committed: `Effects.apply`;
+4. when the disk reports a batch kept, call `synced` for it: only then does the core count this member's copy, and only then do the
+   messages leave that speak of it (votes, answers to appends).
+
+Batches are reported in the order they were given. Whatever is not reported yet may be lost in a crash and nobody was told of it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from netstore.raft.core import Raft
+    from netstore.raft.entry import Entry, HardState, SnapshotMeta
+    from netstore.raft.messages import Message
+    from netstore.types import Index, Term
+
+
+@dataclass(slots=True, frozen=True)
+class Append:
+    """One batch for the disk: hard state if it changed, and entries; the first entry's index tells where the log is cut first."""
+
+    hard_state: HardState | None
+    entries: Sequence[Entry]
+
+
+@dataclass(slots=True)
+class Effects:
+    """What one turn asks of the host, in the order of the fields."""
+
+    append: Append | None
+    install: SnapshotMeta | None
+    send: Sequence[Message]
+    apply: Sequence[Entry]
+    reads: Sequence[tuple[int, Index]]
+    reads_failed: Sequence[int]
+
+
+@dataclass(slots=True, frozen=True)
+class _InFlight:
+    """A batch the disk has not reported, or (`written` false) messages that wait behind such batches."""
+
+    written: bool
+    last: tuple[Index, Term] | None
+    messages: Sequence[Message]
+
+
+class Driver:
+    """Feeds one Raft core and keeps back what must wait for the disk. No I/O, no clock; deterministic."""
+
+    def __init__(self, raft: Raft) -> None:
+        self.raft = raft
+        self._in_flight: deque[_InFlight] = deque()
+        self._released: list[Message] = []
+
+    def take(self) -> Effects | None:
+        """The effects of all inputs since the last call; None when there are none."""
+        raft = self.raft
+        released = self._released
+        if not raft.has_ready():
+            if not released:
+                return None
+            self._released = []
+            return Effects(None, None, released, (), (), ())
+        ready = raft.take_ready()
+        append: Append | None = None
+        send = ready.messages
+        if ready.hard_state is not None or ready.entries:
+            append = Append(ready.hard_state, ready.entries)
+            last = (ready.entries[-1].index, ready.entries[-1].term) if ready.entries else None
+            self._in_flight.append(_InFlight(True, last, ready.after_sync))
+        elif ready.after_sync and self._in_flight:
+            self._in_flight.append(_InFlight(False, None, ready.after_sync))
+        elif ready.after_sync:
+            send = [*send, *ready.after_sync]
+        if released:
+            self._released = []
+            send = [*released, *send]
+        return Effects(append, ready.snapshot, send, ready.committed, ready.reads, ready.reads_failed)
+
+    def synced(self) -> None:
+        """The oldest batch not yet reported is on stable storage."""
+        batch = self._in_flight.popleft()
+        assert batch.written, "the disk reported more batches than it was given"
+        if batch.last is not None:
+            index, term = batch.last
+            self.raft.persisted(index, term)
+        self._released.extend(batch.messages)
+        while self._in_flight and not self._in_flight[0].written:
+            self._released.extend(self._in_flight.popleft().messages)

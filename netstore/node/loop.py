@@ -1,0 +1,235 @@
+"""The one task that owns Raft.
+
+Each turn: take every input that is waiting (proposals, messages, ticks, finished syncs); step the driver with all of them; then, in
+this order, give the disk what must be kept, send what may go before the sync, apply what is committed, complete slots, hand the changes
+to the engine, flush the answers. What must not leave before the sync waits inside the driver until the disk says so. What arrives while
+the disk syncs is the next batch: there is no timer and nothing to tune.
+
+The only await is `_wake.wait()`, at the top of a turn: between two of them state changes are atomic, which is why no lock exists.
+A fault in here, in the disk or in apply ends the process: half a turn must not be answered.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+
+from netstore import errors
+from netstore.errors import Fault, NetstoreError
+from netstore.node.proposals import REQUEST_ID_SIZE, Proposals
+from netstore.raft.entry import EntryKind
+from netstore.types import Event, Index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from netstore.disk.wal import Wal
+    from netstore.node.driver import Driver
+    from netstore.raft.entry import Entry
+    from netstore.raft.messages import Message
+    from netstore.seams import Clock, Engine
+    from netstore.state.machine import Machine, Outcome
+    from netstore.types import ClusterId, NodeId, Term
+    from netstore.watch.hub import Hub
+
+CATCH_UP_ENTRIES: Final = 5_000
+"""Entries kept in the log behind the durable state, so that a slow member catches up without a state copy."""
+
+PAYLOADS_PER_TURN: Final = 4_096
+"""Payloads proposed in one turn; the rest is the next turn's."""
+
+
+class Log(Protocol):
+    """The part of a structured logger that is used here."""
+
+    def info(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+
+class DiskFailed(NetstoreError):  # noqa: N818 - named for what happened
+    """A write or sync of the log failed. The member stops: what the page cache holds now proves nothing."""
+
+
+class Loop:
+    """The running member: feeds the driver, carries out effects. Implements `node.member.Member`."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        cluster_id: ClusterId,
+        driver: Driver,
+        wal: Wal,
+        engine: Engine,
+        machine: Machine,
+        hub: Hub,
+        clock: Clock,
+        proposals: Proposals,
+        send: Callable[[Sequence[Message]], None],
+        flush: Callable[[], None],
+        snapshot_count: int,
+        log: Log,
+    ) -> None:
+        self.name = name
+        self.cluster_id = cluster_id
+        self.machine = machine
+        self.hub = hub
+        self.clock = clock
+        self.proposals = proposals
+        self._driver = driver
+        self._raft = driver.raft
+        self._wal = wal
+        self._engine = engine
+        self._send = send
+        self._flush = flush
+        self._snapshot_count = snapshot_count
+        self._log = log
+        self._wake = trio.Event()
+        self._stopping = False
+        self._failure: Exception | None = None
+        self._syncs_failed: list[OSError] = []
+        self._leader_known: NodeId | None = None
+
+    # -- Member ---------------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> NodeId:
+        """This member's id."""
+        return self._raft.id
+
+    @property
+    def leader(self) -> NodeId:
+        """The leader this member follows; 0 when it knows none."""
+        return self._raft.leader
+
+    @property
+    def term(self) -> Term:
+        """The current term."""
+        return self._raft.term
+
+    @property
+    def commit_index(self) -> Index:
+        """Highest log index known to be committed."""
+        return self._raft.commit
+
+    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None]) -> None:
+        """Replicate a command; see `Member.propose`."""
+        if self._stopping:
+            done(errors.stopped())
+            return
+        self.proposals.add(command, done)
+        self._wake.set()
+
+    # -- inputs ---------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """One tick of protocol time: elections, heartbeats; also the time limit of waiting requests."""
+        self.proposals.now = self.clock.monotonic()
+        if self.proposals.expire(errors.timed_out):
+            self._flush()
+        self._raft.tick()
+        self._wake.set()
+
+    def campaign(self) -> None:
+        """Stand for election now, without waiting for the timeout."""
+        self._raft.campaign()
+        self._wake.set()
+
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Messages from peers."""
+        for message in messages:
+            self._raft.step(message)
+        self._wake.set()
+
+    def fail(self, failure: Exception) -> None:
+        """End the member: the state engine or another part it cannot live without has failed."""
+        self._failure = failure
+        self._wake.set()
+
+    # -- the task -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run until cancelled, or until a fault that this member must not survive is raised."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                self._turn()
+        finally:
+            self._stopping = True
+            self.proposals.fail_all(errors.stopped())
+            self._flush()
+
+    def _turn(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        proposals = self.proposals
+        proposals.now = self.clock.monotonic()
+        if proposals.queued and self._raft.leader:
+            payloads = proposals.take(PAYLOADS_PER_TURN)
+            if proposals.queued:
+                self._wake.set()
+            proposed = self._raft.propose(payloads)
+            if not proposed.accepted:
+                proposals.refuse(payloads, Fault(300, proposed.reason.encode()))
+        applied = 0
+        while (effects := self._driver.take()) is not None:
+            if effects.append is not None:
+                self._wal.append(effects.append.hard_state, effects.append.entries, self._synced)
+            if effects.send:
+                self._send(effects.send)
+            if effects.apply:
+                self._apply(effects.apply)
+                applied += len(effects.apply)
+        if applied:
+            self.machine.save()
+        if self._raft.leader != self._leader_known:
+            self._leader_known = self._raft.leader
+            self._log.info("leader changed", leader=f"{self._raft.leader:x}", term=self._raft.term)
+        self._flush()
+
+    def _apply(self, entries: Sequence[Entry]) -> None:
+        machine, hub, complete = self.machine, self.hub, self.proposals.complete
+        for entry in entries:
+            data = entry.data
+            if entry.kind is not EntryKind.NORMAL:
+                self._raft.apply_change(entry)
+                machine.apply(entry.index, b"")
+                continue
+            outcome = machine.apply(entry.index, data[REQUEST_ID_SIZE:])
+            if not data:
+                continue
+            if type(outcome) is Event and outcome.action != "get":
+                hub.publish(outcome)
+            complete(int.from_bytes(data[:REQUEST_ID_SIZE], "big"), outcome)
+        self._raft.applied_to(entries[-1].index)
+
+    def _synced(self, failure: OSError | None) -> None:
+        if failure is not None:
+            self.fail(DiskFailed(f"writing the log failed: {failure}; the member stops, nothing unsaved was acknowledged"))
+            return
+        self._driver.synced()
+        self._wake.set()
+
+    # -- housekeeping ---------------------------------------------------------------------------------------------
+
+    def compact(self) -> bool:
+        """Forget log entries the durable state makes needless, keeping some for slow members. True when something was dropped."""
+        durable = self._engine.durable()
+        first = self._raft.first_index
+        if durable - first < self._snapshot_count + CATCH_UP_ENTRIES:
+            return False
+        meta = self._raft.compact(Index(durable - CATCH_UP_ENTRIES))
+        self._wal.mark(meta, self._marked)
+        self._log.info("log compacted", before=meta.index, durable=durable)
+        return True
+
+    def _marked(self, failure: OSError | None) -> None:
+        if failure is not None:
+            self.fail(DiskFailed(f"writing the log failed: {failure}"))
+            return
+        self._wal.drop_before(self._raft.first_index)

@@ -1,0 +1,107 @@
+"""Requests that wait for the log: each has a slot, found again by its request id when its entry is applied.
+
+A slot is completed exactly once, by the loop, with one of three meanings: the outcome of applying it, a refusal (it was never
+proposed), or a fault whose outcome is unknown (the time limit passed, or the member stopped).
+"""
+
+from __future__ import annotations
+
+from itertools import takewhile
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from netstore import errors
+from netstore.types import RequestId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.errors import Fault
+    from netstore.state.machine import Outcome
+    from netstore.types import NodeId
+
+    Done = Callable[[Outcome | Fault], None]
+
+MAX_WAITING: Final = 20_000
+"""Proposals of this member that may wait at once; at 10 us each that is 0.2 s of work."""
+
+MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
+"""Bytes of commands that may wait at once."""
+
+REQUEST_ID_SIZE: Final = 8
+"""Bytes of the request id in front of each command in the log."""
+
+_pack = Struct(">Q").pack
+
+
+class Proposals:
+    """The slots of one member, and the payloads that have not been handed to Raft yet.
+
+    `started_ms` (wall time) makes request ids of different lives of the member differ; ids are unique among members by the low 16 bits
+    of the member id, as long as no two members start in the same millisecond with equal low bits.
+    """
+
+    def __init__(self, member: NodeId, started_ms: int, time_limit: float) -> None:
+        self._next = ((member & 0xFFFF) << 48) | ((started_ms & 0xFF_FFFF_FFFF) << 8)
+        self._time_limit = time_limit
+        self._slots: dict[int, tuple[Done, float, int]] = {}
+        self._payloads: list[bytes] = []
+        self._bytes = 0
+        self.now = 0.0
+        """Monotonic seconds; the loop sets it at each turn."""
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @property
+    def queued(self) -> bool:
+        """Payloads wait to be proposed."""
+        return bool(self._payloads)
+
+    def add(self, command: bytes, done: Done) -> RequestId | None:
+        """Give a command its slot and queue its payload. None (and `done` was called) when too much waits already."""
+        size = len(command)
+        if len(self._slots) >= MAX_WAITING or (self._bytes and self._bytes + size > MAX_WAITING_BYTES):
+            done(errors.too_many())
+            return None
+        self._next += 1
+        request = self._next
+        self._slots[request] = (done, self.now + self._time_limit, size)
+        self._bytes += size
+        self._payloads.append(_pack(request) + command)
+        return RequestId(request)
+
+    def take(self, most: int) -> list[bytes]:
+        """Up to `most` queued payloads, in the order they came."""
+        payloads, self._payloads = self._payloads[:most], self._payloads[most:]
+        return payloads
+
+    def complete(self, request: int, outcome: Outcome | Fault) -> None:
+        """The entry of this request was applied. Nothing happens when nobody waits for it (another member's, or timed out)."""
+        slot = self._slots.pop(request, None)
+        if slot is not None:
+            self._bytes -= slot[2]
+            slot[0](outcome)
+
+    def expire(self, fault: Callable[[], Fault]) -> int:
+        """Give every slot past its time limit a fault; how many. Slots are in the order of their limits, so this is O(expired)."""
+        late = [request for request, _ in takewhile(self._is_late, self._slots.items())]
+        for request in late:
+            self.complete(request, fault())
+        if late:
+            self._payloads = [p for p in self._payloads if int.from_bytes(p[:REQUEST_ID_SIZE], "big") in self._slots]
+        return len(late)
+
+    def fail_all(self, fault: Fault) -> None:
+        """The member stops: complete every slot."""
+        self._payloads.clear()
+        for request in list(self._slots):
+            self.complete(request, fault)
+
+    def refuse(self, payloads: list[bytes], fault: Fault) -> None:
+        """These payloads were not proposed: complete their slots."""
+        for payload in payloads:
+            self.complete(int.from_bytes(payload[:REQUEST_ID_SIZE], "big"), fault)
+
+    def _is_late(self, item: tuple[int, tuple[Done, float, int]]) -> bool:
+        return item[1][1] < self.now

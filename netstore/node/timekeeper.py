@@ -1,0 +1,127 @@
+"""Time, in one place: the tick of the protocol, the deadlines of requests, the leader's proposals of time, housekeeping.
+
+Replicated state never reads a clock: an expiry happens because the leader proposed an instant and the log carries it (v2 API, expiring).
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from netstore.state.commands import Expire, encode
+from netstore.types import Nanos
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.errors import Fault
+    from netstore.node.loop import Loop
+    from netstore.seams import Clock
+    from netstore.state.machine import Outcome
+
+EXPIRE_SECONDS: Final = 0.5
+"""How often the leader looks for overdue nodes, as etcd does."""
+
+COMPACT_SECONDS: Final = 1.0
+"""How often the log is looked at for entries to forget."""
+
+_FORGOTTEN_LIMIT: Final = 1024
+
+
+class Deadline:
+    """A call that will be made unless it is cancelled first."""
+
+    __slots__ = ("_call", "when")
+
+    def __init__(self, when: float, call: Callable[[], None]) -> None:
+        self.when = when
+        self._call: Callable[[], None] | None = call
+
+    @property
+    def cancelled(self) -> bool:
+        """It will not be called any more."""
+        return self._call is None
+
+    def cancel(self) -> None:
+        """Do not call it. O(1)."""
+        self._call = None
+
+    def run(self) -> None:
+        """Call it, once."""
+        call, self._call = self._call, None
+        if call is not None:
+            call()
+
+    def __lt__(self, other: Deadline) -> bool:
+        return self.when < other.when
+
+
+class Deadlines:
+    """All deadlines of a program in one heap, looked at once a tick: exact to one tick, O(log n) each, no task and no cancel scope."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._heap: list[Deadline] = []
+        self._looked = 0
+
+    def after(self, seconds: float, call: Callable[[], None]) -> Deadline:
+        """Make a call once that much time has passed."""
+        if len(self._heap) > _FORGOTTEN_LIMIT + 2 * self._looked:
+            self._heap = [d for d in self._heap if not d.cancelled]
+            heapify(self._heap)
+            self._looked = len(self._heap)
+        deadline = Deadline(self._clock.monotonic() + seconds, call)
+        heappush(self._heap, deadline)
+        return deadline
+
+    def run_due(self) -> bool:
+        """Make the calls that are due; whether there were any."""
+        now = self._clock.monotonic()
+        ran = False
+        while self._heap and self._heap[0].when <= now:
+            heappop(self._heap).run()
+            ran = True
+        return ran
+
+
+class Timekeeper:
+    """The task that ticks. `tick_seconds` is the heartbeat interval: one tick of Raft."""
+
+    def __init__(self, loop: Loop, deadlines: Deadlines, tick_seconds: float, flush: Callable[[], None]) -> None:
+        self._loop = loop
+        self._deadlines = deadlines
+        self._tick_seconds = tick_seconds
+        self._flush = flush
+        self._expiring = False
+
+    async def run(self) -> None:
+        """Tick until cancelled. A tick that comes late is not made up for: a paused process must not rush an election."""
+        clock = self._loop.clock
+        next_expiry = next_compaction = clock.monotonic()
+        while True:
+            await trio.sleep(self._tick_seconds)
+            self._loop.tick()
+            if self._deadlines.run_due():
+                self._flush()
+            now = clock.monotonic()
+            if now >= next_expiry:
+                next_expiry = now + EXPIRE_SECONDS
+                self._expire()
+            if now >= next_compaction:
+                next_compaction = now + COMPACT_SECONDS
+                self._loop.compact()
+
+    def _expire(self) -> None:
+        loop = self._loop
+        if self._expiring or loop.leader != loop.id:
+            return
+        due = loop.machine.next_expiry()
+        now = loop.clock.wall()
+        if due is not None and due <= now:
+            self._expiring = True
+            loop.propose(encode(Expire(now=Nanos(now))), self._expired)
+
+    def _expired(self, _: Outcome | Fault) -> None:
+        self._expiring = False
