@@ -37,6 +37,8 @@ LAST_PORT: Final = 32_000
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
+FOREIGN_VARIABLES: Final = ("ETCD_", "NETSTORE_", "FLANNELD_")
+
 PROBE: Final = "import sys, urllib.request as r; r.urlopen(sys.argv[1], timeout=2)"
 
 _reserved: list[socket.socket] = []
@@ -198,6 +200,7 @@ def run_netstored(
     return subprocess.run(
         command,
         cwd=ROOT,
+        env=_own_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -220,7 +223,7 @@ def launch(
 ) -> Daemon:
     """Start any store by its command line and return when `/health` of `url` answers 200."""
     words = ("ip", "netns", "exec", netns, *command) if netns else tuple(command)
-    surroundings = {**os.environ, **(environment or {})}
+    surroundings = {**_own_environment(), **(environment or {})}
     daemon = Daemon(
         url, _spawn(words, surroundings, log_path), data_dir, log_path, words, surroundings, netns
     )
@@ -231,6 +234,11 @@ def launch(
             daemon.kill()
         raise
     return daemon
+
+
+def _own_environment() -> dict[str, str]:
+    """The environment without what configures a store or an agent of this machine, which no test must notice."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN_VARIABLES)}
 
 
 def _spawn(command: Sequence[str], environment: Mapping[str, str], log_path: Path) -> subprocess.Popen[bytes]:
