@@ -1,12 +1,15 @@
-"""Settings declared once and filled from four layers: embedded default, TOML table, environment, command line.
+"""Settings declared once and filled from four layers: embedded default, TOML table, environment, command
+line.
 
-A configuration is a frozen dataclass whose fields are made by `setting`. The declaration drives everything an operator
-meets: the flag, the environment variable, the TOML key, `--help`, `--check-config`, the messages and the test of the
-manual. Every value remembers its source, and every refusal is one line that names key, source, problem and fix.
+A configuration is a frozen dataclass whose fields are made by `setting`. The declaration drives everything
+an operator meets: the flag, the environment variable, the TOML key, `--help`, `--check-config`, the
+messages and the test of the manual. Every value remembers its source, and every refusal is one line that
+names key, source, problem and fix.
 
-The command line is read as Go programs read theirs, so that unit files written for etcd and flannel keep working:
-`--flag value`, `--flag=value`, one dash or two, and a switch takes its value only after `=`. The module imports little:
-a program that only wants its configuration should not pay for a command line library at each start.
+The command line is read as Go programs read theirs, so that unit files written for etcd and flannel keep
+working: `--flag value`, `--flag=value`, one dash or two, and a switch takes its value only after `=`. The
+module imports little: a program that only wants its configuration should not pay for a command line library
+at each start.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ SHOWN: Final = 80
 
 
 class Unfit(ValueError):  # noqa: N818 - says what the value is, not that the program failed
-    """A value that a kind refuses. The text is the problem alone: key, source and fix are added by the caller."""
+    """A value that a kind refuses. The text is the problem alone; the caller adds key, source and fix."""
 
 
 class BadSetting(NetstoreError):  # noqa: N818 - named for what was found
@@ -84,7 +87,7 @@ class Kind(Protocol[T]):
         """The value that a TOML document or a program gives. Raises `Unfit`."""
 
     def read_words(self, words: Sequence[str]) -> T:
-        """The value that flags (one word for each time given) or a variable (one word) give. Raises `Unfit`."""
+        """The value that flags (one word for each time given) or a variable give. Raises `Unfit`."""
 
     def check(self, value: T) -> None:
         """Raise `Unfit` unless the value is in the kind's range."""
@@ -249,7 +252,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Several(Generic[T]):
-    """A list of distinct values: a TOML array or text; as text they are split at commas unless `whole` is set.
+    """A list of distinct values: a TOML array or text; as text they are split at commas unless `whole` is
+    set.
 
     `one` reads an item, `write` gives its text back. Given as flags, all occurrences count.
     """
@@ -361,7 +365,7 @@ def setting(kind: Kind[T], default: Callable[[], T], about: str, **names: Unpack
 @overload
 def setting(kind: Kind[T], default: D, about: str, **names: Unpack[Names]) -> T | D: ...
 def setting(kind: Kind[T], default: object, about: str, **names: Unpack[Names]) -> object:
-    """Declare a field of a configuration: its kind, its default (or what makes it), one sentence for people."""
+    """Declare a field of a configuration: kind, default (or what makes it), one sentence for people."""
     notes = {"kind": kind, "about": about, "flags": (), "variables": (), "default_words": "", "secret": False}
     notes |= names
     if callable(default):
@@ -370,7 +374,7 @@ def setting(kind: Kind[T], default: object, about: str, **names: Unpack[Names]) 
 
 
 def check_settings(config: DataclassInstance) -> None:
-    """Check each set value of a configuration against its kind. Raises `BadSetting`; call it in `__post_init__`."""
+    """Check each value of a configuration that is set. Raises `BadSetting`; call it in `__post_init__`."""
     for each in fields(config):
         value = getattr(config, each.name)
         kind: Kind[Any] = each.metadata["kind"]
@@ -409,8 +413,9 @@ class Loaded(Generic[C]):
 class Foreign:
     """A flag of the program we stand in for that has no setting here.
 
-    It is refused, so that nobody relies on what does not happen, unless its value is one of `harmless` (None: any value
-    is), where nothing is lost and a notice says so. `reason` completes the sentence "--flag ...".
+    It is refused, so that nobody relies on what does not happen, unless its value is one of `harmless`
+    (None: any value is), where nothing is lost and a notice says so. `reason` completes the sentence
+    "--flag ...".
     """
 
     reason: str
@@ -439,7 +444,7 @@ _LINK: Final = re.compile(
     r"(?:[A-Z0-9_]+_)?"
     r"(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
 )
-"""Ends of variables that Kubernetes sets in every pod for a Service with a name like ours; no configuration."""
+"""Ends of variables that Kubernetes sets in every pod for a Service with a name like ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -525,7 +530,7 @@ class Layered(Generic[C]):
         return cast("Callable[..., C]", self.form)(**values)
 
     def parse(self, argv: Sequence[str]) -> Words:
-        """Take a command line apart. Raises NetstoreError on an unknown flag, a word too many, a missing value."""
+        """Take a command line apart. Raises NetstoreError on an unknown flag or word or a missing value."""
         by_flag = {flag: each for each in self.settings() for flag in each.flags}
         known = (*by_flag, *_OWN_WORDS)
         words = Words({}, [], None, Task.RUN)
@@ -639,7 +644,7 @@ class Layered(Generic[C]):
         return "\n".join(lines)
 
     def report(self, loaded: Loaded[C]) -> str:
-        """The text of `--check-config`: a TOML document with each value's source beside it, and secrets left out."""
+        """The text of `--check-config`: a TOML document, each value with its source, secrets left out."""
         rows = []
         for each in self.settings():
             value = getattr(loaded.config, each.key)
@@ -650,7 +655,7 @@ class Layered(Generic[C]):
             else:
                 left = f"{each.key} = {each.kind.show(value)}"
             rows.append((left, loaded.sources[each.key]))
-        width = min(60, max(len(left) for left, _ in rows))
+        width = min(72, max(len(left) for left, _ in rows))
         return "\n".join([f"[{self.table}]", *(f"{left:<{width}}  # {source}" for left, source in rows)])
 
 
@@ -664,7 +669,7 @@ def default_words(each: Setting) -> str:
 
 
 def read_document(name: str) -> dict[str, Any]:
-    """The TOML document in a file. Raises NetstoreError naming the file, and line and column where that helps."""
+    """The TOML document in a file. Raises NetstoreError naming the file and, if it can, line and column."""
     try:
         with Path(name).open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
