@@ -77,6 +77,14 @@ def u32(number: int) -> bytes:
     return number.to_bytes(4, "little")
 
 
+def read_u32(data: bytes, at: int) -> tuple[int, int]:
+    """The four-byte number at `at` and the position after it; Malformed when it is cut short."""
+    end = at + 4
+    if end > len(data):
+        raise Malformed(f"number cut short at {at}")
+    return int.from_bytes(data[at:end], "little"), end
+
+
 def u64(number: int) -> bytes:
     """Eight bytes, little-endian."""
     return number.to_bytes(8, "little")

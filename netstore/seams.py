@@ -27,19 +27,27 @@ class Entropy(Protocol):
         """A number in range(bound), evenly spread."""
 
 
+class SyncFailed(OSError):  # noqa: N818 - named for what happened
+    """A sync failed, so nobody knows what is on stable storage: the device takes nothing more, only a restart helps."""
+
+
 class Device(Protocol):
     """A folder of append-only files with an explicit, asynchronous sync. All names are plain file names in that folder.
 
     Calls take effect in the order they are made. `write` returns at once; its `done` is called exactly once, on the
     caller's side (the loop), after the bytes are on stable storage, or with the OSError that stopped it. After a failed sync
     the device refuses everything (a retry would prove nothing: ATC'20, "Can applications recover from fsync failures?").
+
+    Nothing is written to a file before all earlier writes to other files are on stable storage. A write that failed (disk full)
+    leaves its file as it was before: what is already on its way behind it fails too, in order, and the same place may be
+    written again. After a failed sync the error is a `SyncFailed`.
     """
 
     def names(self) -> list[str]:
         """Files in the folder, sorted."""
 
     def read(self, name: str) -> bytes:
-        """The whole file. For start-up only: blocks."""
+        """The whole file, as stable storage has it. For start-up only: blocks."""
 
     def write(self, name: str, offset: int, data: bytes, done: Callable[[OSError | None], None]) -> None:
         """Put `data` at `offset` (creating and pre-allocating the file when it is new) and sync it."""

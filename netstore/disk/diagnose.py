@@ -1,0 +1,216 @@
+"""Torn tail or rot? Reads the segments of a write-ahead log and says what may be done with them. Pure.
+
+The question at a record that does not verify is whether anyone was ever told that it is safe. What is known:
+
+- The device syncs one segment before it writes the next. So all but the last written segment are complete, and the opening
+  of each says where the one before ended and with which checksum.
+- A frame carries how far its segment was synced when it was made. A later frame that says "synced beyond here" proves
+  that a record was safe: it is damaged, and cutting it would take back an acknowledgement.
+- Without such a proof, the record is in the last group of writes. If a sector of it still ends in zero, it was never
+  written in full and nobody was told: cut. If every sector was written (`frame`, invariant 3), it was whole
+  once and may have been acknowledged: refuse.
+
+What it cannot see: a device that reports a sync it did not do, when the whole last group is gone; and a file emptied from
+the outside. Raft's quorum is the answer to the first, the data folder's record of the log's start to the second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from netstore import codec
+from netstore.codec import Malformed
+from netstore.disk.frame import Flaw, Frame, Identity, Kind, Place, read, witness
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+FORMAT: Final = 1
+"""Version of the log format; stands first in every opening."""
+
+
+@dataclass(slots=True, frozen=True)
+class Clean:
+    """The log ends where the last record ends."""
+
+
+@dataclass(slots=True, frozen=True)
+class CutTail:
+    """Bytes from `offset` on were never acknowledged: cut `name` there. `lost` counts those that are not zero."""
+
+    name: str
+    offset: int
+    lost: int
+    why: str
+
+
+@dataclass(slots=True, frozen=True)
+class Refuse:
+    """What was safe once cannot be read. Change nothing; ask the peers or the operator."""
+
+    name: str
+    offset: int
+    why: str
+
+
+START: Final = Place(0, 0)
+"""Where the first segment comes from."""
+
+Verdict = Clean | CutTail | Refuse
+
+
+@dataclass(slots=True, frozen=True)
+class Opening:
+    """First record of a segment."""
+
+    identity: Identity
+    segment: int
+    previous: Place
+    """Where the segment before ended; (0, 0) for the first."""
+    hard_state: bytes
+    """The latest at that time, encoded; empty when there was none."""
+    mark: bytes
+    """Same for the snapshot."""
+
+    def encode(self) -> bytes:
+        return b"".join(
+            (
+                codec.varint(FORMAT),
+                codec.varint(self.identity.cluster),
+                codec.varint(self.identity.member),
+                codec.varint(self.segment),
+                codec.varint(self.previous.at),
+                codec.u32(self.previous.chain),
+                codec.prefixed(self.hard_state),
+                codec.prefixed(self.mark),
+            )
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Opening:
+        """Malformed when the bytes are not an opening of this format."""
+        version, at = codec.read_varint(data, 0)
+        if version != FORMAT:
+            raise Malformed(f"log format {version}, this program reads {FORMAT}")
+        cluster, at = codec.read_varint(data, at)
+        member, at = codec.read_varint(data, at)
+        segment, at = codec.read_varint(data, at)
+        end, at = codec.read_varint(data, at)
+        chain, at = codec.read_u32(data, at)
+        hard_state, at = codec.read_prefixed(data, at)
+        mark, at = codec.read_prefixed(data, at)
+        if at != len(data):
+            raise Malformed(f"{len(data) - at} bytes too many in an opening")
+        return cls(Identity(cluster, member), segment, Place(end, chain), hard_state, mark)
+
+
+@dataclass(slots=True, frozen=True)
+class Segment:
+    """One file as found."""
+
+    name: str
+    number: int
+    data: bytes
+
+
+@dataclass(slots=True, frozen=True)
+class Record:
+    """A verified record and the number of the segment it stands in."""
+
+    kind: int
+    payload: bytes
+    segment: int
+
+
+@dataclass(slots=True)
+class Diagnosis:
+    """The verified records in order, the verdict on what follows them, and where writing goes on.
+
+    `segment` is None when nothing was ever written.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    verdict: Verdict = field(default_factory=Clean)
+    segment: int | None = None
+    end: Place = START
+
+
+def diagnose(segments: Iterable[Segment], identity: Identity) -> Diagnosis:
+    """Judge the segments of one log, given in the order of their numbers. Holds one segment's bytes at a time."""
+    found = Diagnosis()
+    blank: Segment | None = None
+    suspect: CutTail | Refuse | None = None  # what is wrong with the tail of found.segment, if it is the last
+    for segment in segments:
+        if not segment.data.strip(b"\0"):
+            blank = blank or segment
+            continue
+        if blank is not None:
+            return _refuse(found, blank.name, 0, f"empty, but {segment.name} after it is not")
+        if found.segment is not None and segment.number != found.segment + 1:
+            return _refuse(found, segment.name, 0, f"segment {found.segment + 1} before it is missing")
+        seed = identity.seed(segment.number)
+        first = read(segment.data, seed, Place(0, seed))
+        if isinstance(first, Flaw):
+            tail = _judge(segment, seed, 0, 0, first)
+            if isinstance(tail, Refuse) and found.segment is None:
+                whose = f"is not of member {identity.member:x} of cluster {identity.cluster:x}, or damaged"
+                return _refuse(found, segment.name, 0, f"{whose} ({tail.why})")
+            if suspect is not None:
+                return _refuse(found, suspect.name, suspect.offset, f"{suspect.why}; {segment.name} follows")
+            suspect, blank = tail, segment
+            continue
+        wrong = _wrong_opening(found, segment, first)
+        if wrong is not None:
+            return _refuse(found, *wrong)
+        suspect = _take(found, segment, seed)
+    if suspect is not None:
+        found.verdict = suspect
+    return found
+
+
+def _refuse(found: Diagnosis, name: str, offset: int, why: str) -> Diagnosis:
+    found.verdict = Refuse(name, offset, why)
+    return found
+
+
+def _wrong_opening(found: Diagnosis, segment: Segment, first: Frame) -> tuple[str, int, str] | None:
+    """What does not fit between this segment's opening and the end of the one before: file, offset, reason."""
+    try:
+        opening = Opening.decode(first.payload)
+    except Malformed as error:
+        return segment.name, 0, str(error)
+    if first.kind != Kind.OPENING or opening.segment != segment.number:
+        return segment.name, 0, "does not begin with its opening"
+    if found.segment is not None and opening.previous != found.end:
+        name = f"{found.segment:016x}.wal"
+        return name, found.end.at, f"ends before offset {opening.previous.at}, where {segment.name} goes on"
+    return None
+
+
+def _take(found: Diagnosis, segment: Segment, seed: int) -> CutTail | Refuse | None:
+    """Add the records of one segment; what is wrong with what follows them, or None for a clean end."""
+    found.segment, found.end = segment.number, Place(0, seed)
+    place = found.end
+    parts: list[bytes] = []
+    while isinstance(frame := read(segment.data, seed, place), Frame):
+        place = frame.after
+        parts.append(frame.payload)
+        if not frame.more:
+            found.records.append(Record(frame.kind, b"".join(parts), segment.number))
+            found.end = place
+            parts = []
+    if not parts and not segment.data[place.at :].strip(b"\0"):
+        return None
+    return _judge(segment, seed, found.end.at, place.at, frame)
+
+
+def _judge(segment: Segment, seed: int, cut_at: int, flaw_at: int, flaw: Flaw) -> CutTail | Refuse:
+    """The verdict if this is the last segment: its good records end at `cut_at`, the flaw is at `flaw_at`."""
+    proof = witness(segment.data, seed, flaw_at)
+    if proof is not None:
+        return Refuse(segment.name, flaw_at, f"damaged after it was synced, as the record at {proof} says")
+    if flaw is Flaw.ROTTEN:
+        return Refuse(segment.name, flaw_at, "damaged: written in full, but not what was written")
+    lost = len(segment.data[cut_at:].strip(b"\0"))
+    return CutTail(segment.name, cut_at, lost, "the last write never finished")

@@ -1,0 +1,328 @@
+"""The real Device: one folder, one writer thread, one sync for all writes that wait.
+
+The writer takes everything that waits, joins writes that follow one another, syncs once and hands all completions to the loop
+in one call; what arrives meanwhile is the next group, so the busier the device, the larger the groups. No timer.
+
+Files are taken from a spare that was filled with zeros and synced ahead of use, by a thread of its own: writing into
+blocks that exist and were written needs no journal commit at the sync (figures: DESIGN.md), and a new file costs a rename.
+
+The first failed sync ends the device: the kernel may have marked the lost pages clean, so trying again would
+report success without the data (ATC'20, "Can Applications Recover from fsync Failures?").
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from netstore.seams import SyncFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    Done = Callable[[OSError | None], None]
+    Deliver = Callable[[Callable[[], object]], object]
+
+FILE_BYTES: Final = 64 * 1024 * 1024
+"""How much of a new file is prepared ahead."""
+
+MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
+"""Writes beyond this are refused with ENOBUFS; raft keeps far less under way, so reaching it means a stalled disk."""
+
+MAX_RUN: Final = 1024
+"""Most writes joined before one sync: as many parts as one system call takes (IOV_MAX)."""
+
+_STEP: Final = 1024 * 1024
+"""How much of the spare is filled and synced at a time: small, so that a sync of the log never queues behind much."""
+
+_SPARE: Final = "spare"
+
+
+class _Write(NamedTuple):
+    name: str
+    offset: int
+    data: bytes
+    done: Done
+    life: int
+    """How many failures the caller had seen when it handed this over."""
+    room: bool
+    """False: there were MAX_WAITING_BYTES before it."""
+
+
+class _Remove(NamedTuple):
+    name: str
+
+
+class _Stop:
+    pass
+
+
+class PosixDevice:
+    """A folder on a local file system. See `seams.Device` for the contract.
+
+    `deliver` is how the writer thread hands a call to the loop (Trio's `run_sync_soon`); it is called once per sync.
+    The name `spare` belongs to the device. Files are made with mode 0600.
+    """
+
+    def __init__(self, folder: Path, deliver: Deliver, file_bytes: int = FILE_BYTES) -> None:
+        """Opens the folder, which must exist, and starts the writer. OSError when it cannot be opened."""
+        self._deliver = deliver
+        self._file_bytes = file_bytes
+        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        self._closed = False
+        # The loop's side: bytes handed over and not yet answered, and how many failures were answered.
+        self._waiting_bytes = 0
+        self._life = 0
+        # The writer's side: the file being written; why the writes of one life fail; why everything fails.
+        self._name = ""
+        self._file = -1
+        self._refused_life = -1
+        self._refused = OSError()
+        self._dead: SyncFailed | None = None
+        self._spare = _Spare(self._folder, file_bytes)
+        self._queue: SimpleQueue[_Write | _Remove | _Stop] = SimpleQueue()
+        self._writer = threading.Thread(target=self._run, name="disk-writer", daemon=True)
+        self._writer.start()
+
+    def names(self) -> list[str]:
+        found = os.listdir(self._folder)  # noqa: PTH208 - the folder is a descriptor
+        return sorted(name for name in found if name != _SPARE)
+
+    def read(self, name: str) -> bytes:
+        # What an earlier process wrote may be in the page cache only or, after a failed sync, marked clean without
+        # being on the disk. So: sync, forget the cached pages, read what is really there.
+        file = os.open(name, os.O_RDWR, dir_fd=self._folder)
+        try:
+            os.fdatasync(file)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            with open(file, "rb", buffering=0, closefd=False) as stream:
+                return stream.read()
+        finally:
+            os.close(file)
+
+    def write(self, name: str, offset: int, data: bytes, done: Done) -> None:
+        if self._closed:
+            raise RuntimeError("write after close")
+        room = self._waiting_bytes < MAX_WAITING_BYTES
+        self._waiting_bytes += len(data)
+        self._queue.put(_Write(name, offset, data if room else b"", done, self._life, room))
+
+    def truncate(self, name: str, size: int) -> None:
+        file = os.open(name, os.O_RDWR, dir_fd=self._folder)
+        try:
+            os.ftruncate(file, size)
+            os.fsync(file)
+            try:
+                for _ in _filling(file, size, self._file_bytes):
+                    pass
+            except OSError:
+                os.ftruncate(
+                    file, size
+                )  # no room to prepare it: the file grows as it is written, only slower
+        finally:
+            os.close(file)
+
+    def remove(self, name: str) -> None:
+        if self._closed:
+            raise RuntimeError("remove after close")
+        self._queue.put(_Remove(name))
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(_Stop())
+        self._writer.join()
+        self._spare.discard()
+        if self._file >= 0:
+            os.close(self._file)
+        os.close(self._folder)
+
+    # From here to `_answer`: the writer thread.
+
+    def _run(self) -> None:
+        queue = self._queue
+        held: _Write | _Remove | _Stop | None = None
+        while True:
+            job = held or queue.get()
+            held = None
+            if isinstance(job, _Stop):
+                return
+            if isinstance(job, _Remove):
+                self._unlink(job.name)
+                continue
+            run = [job]
+            while held is None and len(run) < MAX_RUN and not queue.empty():
+                held = queue.get()
+                if isinstance(held, _Write) and _follows(run[-1], held):
+                    run.append(held)
+                    held = None
+            error = self._put(run)
+            call = partial(self._answer, run, error)
+            try:
+                self._deliver(call)
+            except RuntimeError:
+                continue  # the loop has ended and nobody waits, but what was accepted is still written
+
+    def _put(self, run: list[_Write]) -> OSError | None:
+        """Write and sync one run; None, or why it failed."""
+        first = run[0]
+        if self._dead is not None:
+            return self._dead
+        if first.life <= self._refused_life:
+            return self._refused
+        if not first.room:
+            return self._refuse(first, OSError(errno.ENOBUFS, f"{MAX_WAITING_BYTES} bytes wait for the disk"))
+        try:
+            if first.name != self._name:
+                self._switch(first.name)
+        except SyncFailed as error:
+            return self._die(error)
+        except OSError as error:
+            return self._refuse(first, error)
+        try:
+            end = _write_all(self._file, [write.data for write in run], first.offset)
+        except OSError as error:
+            try:
+                os.ftruncate(self._file, first.offset)
+            except OSError as worse:
+                return self._die(worse)
+            return self._refuse(first, error)
+        try:
+            os.fdatasync(self._file)
+        except OSError as error:
+            return self._die(error)
+        if end > self._file_bytes // 2:
+            self._spare.prepare()
+        return None
+
+    def _switch(self, name: str) -> None:
+        """Make `name` the file being written. All earlier writes are synced."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._name, self._file = "", -1
+        try:
+            file = os.open(name, os.O_WRONLY, dir_fd=self._folder)
+        except FileNotFoundError:
+            file = self._spare.take(name)
+        self._name, self._file = name, file
+
+    def _refuse(self, write: _Write, error: OSError) -> OSError:
+        """Fail this write and all that were handed over before the caller knew."""
+        self._refused, self._refused_life = error, write.life
+        return error
+
+    def _die(self, error: OSError) -> SyncFailed:
+        self._dead = SyncFailed(
+            error.errno, f"{self._name}: sync failed ({error.strerror}); restart the member"
+        )
+        return self._dead
+
+    def _unlink(self, name: str) -> None:
+        if self._dead is not None:
+            return
+        try:
+            os.unlink(name, dir_fd=self._folder)
+            os.fsync(self._folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._die(error)
+
+    def _answer(self, run: list[_Write], error: OSError | None) -> None:
+        """On the loop: complete one run."""
+        if error is not None:
+            self._life = max(self._life, run[0].life + 1)
+        for write in run:
+            self._waiting_bytes -= len(write.data)
+            write.done(error)
+
+
+class _Spare:
+    """The next file, filled ahead of use so that the writer only renames it."""
+
+    def __init__(self, folder: int, size: int) -> None:
+        self._folder = folder
+        self._size = size
+        self._filler: threading.Thread | None = None
+        self._stop = False
+        self._failure: OSError | None = None
+
+    def prepare(self) -> threading.Thread:
+        """Begin to fill it in the background, unless that was begun before."""
+        if self._filler is None:
+            self._failure = None
+            self._filler = threading.Thread(target=self._fill, name="disk-filler", daemon=True)
+            self._filler.start()
+        return self._filler
+
+    def take(self, name: str) -> int:
+        """Make it the file `name` and return its descriptor; waits while it is filled.
+
+        OSError when there is no room for it, and another attempt may succeed; SyncFailed when its name may be lost.
+        """
+        self.prepare().join()
+        self._filler = None
+        if self._failure is not None:
+            raise self._failure
+        os.rename(_SPARE, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        try:
+            os.fsync(self._folder)
+        except OSError as error:
+            raise SyncFailed(error.errno, error.strerror) from error
+        return os.open(name, os.O_WRONLY, dir_fd=self._folder)
+
+    def discard(self) -> None:
+        """Stop filling."""
+        self._stop = True
+        if self._filler is not None:
+            self._filler.join()
+
+    def _fill(self) -> None:
+        try:
+            file = os.open(_SPARE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=self._folder)
+            try:
+                for _ in _filling(file, 0, self._size):
+                    if self._stop:
+                        break
+            finally:
+                os.close(file)
+        except OSError as error:
+            self._failure = error
+
+
+def _follows(before: _Write, after: _Write) -> bool:
+    return (
+        after.name == before.name
+        and after.offset == before.offset + len(before.data)
+        and after.life == before.life
+        and after.room
+    )
+
+
+def _write_all(file: int, parts: list[bytes], offset: int) -> int:
+    """Write the parts one after another at `offset`; the offset after them."""
+    end = offset + sum(map(len, parts))
+    if len(parts) == 1:
+        offset += os.pwrite(file, parts[0], offset)
+    else:
+        offset += os.pwritev(file, parts, offset)
+    if offset < end:
+        rest = memoryview(b"".join(parts))
+        while offset < end:
+            offset += os.pwrite(file, rest[offset - end :], offset)
+    return end
+
+
+def _filling(file: int, start: int, end: int) -> Iterator[None]:
+    """Write and sync zeros from `start` to `end`, one step at a time."""
+    zeros = bytes(_STEP)
+    while start < end:
+        start += os.pwrite(file, zeros[: end - start], start)
+        os.fdatasync(file)
+        yield

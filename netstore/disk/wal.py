@@ -1,0 +1,295 @@
+"""The write-ahead log: replay, append a batch, mark a snapshot, drop what it covers. Decides; the Device does.
+
+A batch is one write, reported by the device after its sync; nothing may be acknowledged before. What is found damaged
+is never cut (`diagnose`). A segment is removed only when the next one, and a mark that covers it, are known to be on
+stable storage. Each segment opens with the latest hard state and mark, so what stays is always complete.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from netstore.codec import Malformed, prefixed, read_prefixed
+from netstore.disk.diagnose import START, CutTail, Diagnosis, Opening, Refuse, Segment, diagnose
+from netstore.disk.frame import Identity, Kind, Place, lay
+from netstore.errors import CorruptData
+from netstore.raft.entry import Entry, HardState, SnapshotMeta, decode_entries, encode_entries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from netstore.seams import Device
+    from netstore.types import Index
+
+SEGMENT_BYTES: Final = 64 * 1024 * 1024
+"""Size of a segment; a batch that does not fit opens the next one. Large enough that rolling is rare."""
+
+_NAME: Final = re.compile(r"([0-9a-f]{16})\.wal")
+
+
+def segment_name(number: int) -> str:
+    """The file of a segment."""
+    return f"{number:016x}.wal"
+
+
+@dataclass(slots=True)
+class Replay:
+    """What the log says: the latest hard state and mark, and the entries after the mark, without a gap."""
+
+    hard_state: HardState | None = None
+    mark: SnapshotMeta | None = None
+    entries: list[Entry] = field(default_factory=list)
+    cut: CutTail | None = None
+    """The unfinished write that was removed from the end, if there was one."""
+
+
+class _State(NamedTuple):
+    """Where the log stands: what a failed write takes back."""
+
+    segment: int
+    place: Place
+    hard_state: bytes
+    mark: bytes
+    highest: int
+    """Highest index in this segment."""
+
+
+class _Closed(NamedTuple):
+    segment: int
+    highest: int
+
+
+class Wal:
+    """One member's log on one device. Everything is a plain call on the loop; after `open` nothing blocks.
+
+    Completions come in the order of the calls. When a write fails, it and everything after it that was already under
+    way is reported as failed, in order, and the log stands where it stood before: the same batch may be appended again,
+    unless the error is `SyncFailed`, after which only a restart helps.
+    """
+
+    def __init__(self, device: Device, identity: Identity, segment_bytes: int, found: Diagnosis) -> None:
+        """For `open`."""
+        self._device = device
+        self._identity = identity
+        self._segment_bytes = segment_bytes
+        number = -1 if found.segment is None else found.segment
+        self._state = _State(number, found.end, b"", b"", 0)
+        self._closed: deque[_Closed] = deque()
+        self._seed = identity.seed(max(number, 0))
+        self._synced = (number, found.end.at)
+        self._marked = 0
+        self._life = 0
+        self._under_way = 0
+
+    @classmethod
+    def open(
+        cls, device: Device, identity: Identity, segment_bytes: int = SEGMENT_BYTES
+    ) -> tuple[Wal, Replay]:
+        """Read the whole log, cut an unfinished write from its end, and be ready to append. Blocks.
+
+        CorruptData when something that was safe once cannot be read; the text names file and offset, nothing is
+        changed. Holds the payloads of all segments that are left in memory.
+        """
+        found = diagnose(_segments(device), identity)
+        verdict = found.verdict
+        if isinstance(verdict, Refuse):
+            raise CorruptData(
+                f"write-ahead log: {verdict.name} at offset {verdict.offset}: {verdict.why}; nothing was changed:"
+                " restore this member from its peers or from a backup"
+            )
+        wal = cls(device, identity, segment_bytes, found)
+        replay = wal._replay(found)
+        if isinstance(verdict, CutTail):
+            device.truncate(verdict.name, verdict.offset)
+            replay.cut = verdict
+        return wal, replay
+
+    def append(
+        self,
+        hard_state: HardState | None,
+        entries: Sequence[Entry],
+        done: Callable[[OSError | None], None],
+    ) -> None:
+        """Write one batch: a hard state, consecutive entries, or both. `done` gets None once it is on stable storage.
+
+        Entries at or below an index written before replace it and all after it. About 10 us, 30 us for 64 small entries.
+        """
+        state = self._state
+        kept = b"" if hard_state is None else hard_state.encode()
+        payload = prefixed(kept) + (encode_entries(entries) if entries else b"")
+        highest = max(state.highest, entries[-1].index) if entries else state.highest
+        after = _State(state.segment, state.place, kept or state.hard_state, state.mark, highest)
+        self._write(Kind.BATCH, payload, after, done)
+
+    def mark(self, meta: SnapshotMeta, done: Callable[[OSError | None], None]) -> None:
+        """Note that a snapshot at `meta`, already on stable storage, stands for all entries up to its index.
+
+        If the log holds no entry with that index and term, the snapshot replaces the whole log (Raft, section 5.1).
+        """
+        encoded = meta.encode()
+        after = self._state._replace(mark=encoded)
+        self._write(Kind.MARK, encoded, after, partial(self._set_mark, meta.index, done))
+
+    def drop_before(self, index: Index) -> None:
+        """Remove the oldest segments that hold only entries below `index`, never one that the durable mark does not cover."""
+        bound = min(index, self._marked + 1)
+        while self._closed and self._closed[0].highest < bound and self._closed[0].segment < self._synced[0]:
+            self._device.remove(segment_name(self._closed.popleft().segment))
+
+    def close(self) -> None:
+        """Finish what is under way, note that it was, and close the device. Blocks."""
+        if self._under_way == 0 and self._state.segment >= 0:
+            data, _ = lay(self._seed, self._state.place, Kind.SEAL, b"", self._synced[1])
+            self._device.write(segment_name(self._state.segment), self._state.place.at, data, _ignore)
+        self._device.close()
+
+    def _set_mark(self, index: Index, done: Callable[[OSError | None], None], error: OSError | None) -> None:
+        if error is None:
+            self._marked = index
+        done(error)
+
+    def _write(
+        self, kind: Kind, payload: bytes, after: _State, done: Callable[[OSError | None], None]
+    ) -> None:
+        """Lay one record, in the next segment if this one is full, and give it to the device.
+
+        `after` is the state once it is written, but for its place.
+        """
+        before = self._state
+        number, start, synced = before.segment, before.place.at, self._synced
+        data, place = lay(self._seed, before.place, kind, payload, synced[1] if synced[0] == number else 0)
+        highest = after.highest
+        if place.at > self._segment_bytes or number < 0:
+            if number >= 0:
+                self._closed.append(_Closed(number, before.highest))
+            number, start = number + 1, 0
+            seed = self._seed = self._identity.seed(number)
+            previous = before.place if number else START
+            opening = Opening(self._identity, number, previous, before.hard_state, before.mark)
+            head, place = lay(seed, Place(0, seed), Kind.OPENING, opening.encode(), 0)
+            data, place = lay(seed, place, kind, payload, 0)
+            data = head + data
+        self._state = _State(number, place, after.hard_state, after.mark, highest)
+        self._under_way += 1
+        end = (number, place.at)
+        settle = partial(self._settle, self._life, before, end, done)
+        self._device.write(segment_name(number), start, data, settle)
+
+    def _settle(
+        self,
+        life: int,
+        before: _State,
+        end: tuple[int, int],
+        done: Callable[[OSError | None], None],
+        error: OSError | None,
+    ) -> None:
+        self._under_way -= 1
+        if error is None:
+            self._synced = end
+        elif life == self._life:  # the first of those that fail together
+            self._life += 1
+            self._state = before
+            self._seed = self._identity.seed(max(before.segment, 0))
+            while self._closed and self._closed[-1].segment >= before.segment:
+                self._closed.pop()
+        done(error)
+
+    def _replay(self, found: Diagnosis) -> Replay:
+        log = _Log()
+        highest = 0
+        number: int | None = None
+        for record in found.records:
+            if record.segment != number:
+                if number is not None:
+                    self._closed.append(_Closed(number, highest))
+                number, highest = record.segment, 0
+            try:
+                highest = max(highest, log.take(record.kind, record.payload))
+            except (Malformed, CorruptData) as error:
+                raise CorruptData(f"write-ahead log: {segment_name(record.segment)}: {error}") from None
+        replay = log.finish()
+        self._marked = replay.mark.index if replay.mark else 0
+        self._state = self._state._replace(hard_state=log.hard_state, mark=log.mark, highest=highest)
+        return replay
+
+
+class _Log:
+    """Folds records into what they leave."""
+
+    def __init__(self) -> None:
+        self.hard_state = b""
+        self.mark = b""
+        self._meta: SnapshotMeta | None = None
+        self._entries: list[Entry] = []
+
+    def take(self, kind: int, payload: bytes) -> int:
+        """Fold one record in; the highest index it holds, 0 for none."""
+        if kind == Kind.OPENING:
+            opening = Opening.decode(payload)
+            self.hard_state = opening.hard_state
+            if opening.mark != self.mark:
+                self._set_mark(opening.mark)
+        elif kind == Kind.BATCH:
+            hard_state, at = read_prefixed(payload, 0)
+            self.hard_state = hard_state or self.hard_state
+            if at < len(payload):
+                return self._add(decode_entries(payload[at:]))
+        elif kind == Kind.MARK:
+            self._set_mark(payload)
+        elif kind != Kind.SEAL:
+            raise CorruptData(f"record of unknown kind {kind}")
+        return 0
+
+    def finish(self) -> Replay:
+        after = self._meta.index + 1 if self._meta else 1
+        skip = after - self._entries[0].index if self._entries else 0
+        if skip < 0:
+            raise CorruptData(
+                f"write-ahead log: entries {after} to {self._entries[0].index - 1} are missing;"
+                " a segment was removed: restore this member from its peers or from a backup"
+            )
+        hard_state = HardState.decode(self.hard_state) if self.hard_state else None
+        return Replay(hard_state, self._meta, self._entries[skip:])
+
+    def _add(self, batch: list[Entry]) -> int:
+        if not batch:
+            return 0
+        held = self._entries
+        if held:
+            place = batch[0].index - held[0].index
+            if place > len(held):
+                raise CorruptData(f"entry {batch[0].index} follows entry {held[-1].index}")
+            del held[max(place, 0) :]
+        held.extend(batch)
+        return batch[-1].index
+
+    def _set_mark(self, encoded: bytes) -> None:
+        meta = SnapshotMeta.decode(encoded)
+        self.mark, self._meta = encoded, meta
+        held = self._entries
+        if held:
+            place = meta.index - held[0].index
+            if not (0 <= place < len(held) and held[place].term == meta.term):
+                held.clear()
+
+
+def _segments(device: Device) -> Iterator[Segment]:
+    """The log's files in order, read one at a time; other names are somebody else's."""
+    for name in device.names():
+        match = _NAME.fullmatch(name)
+        if match:
+            try:
+                data = device.read(name)
+            except OSError as error:
+                raise CorruptData(
+                    f"write-ahead log: {name} cannot be read: {error.strerror or error}"
+                ) from error
+            yield Segment(name, int(match[1], 16), data)
+
+
+def _ignore(_error: OSError | None) -> None:
+    """Nobody waits for a seal: without it the log is judged as after a crash."""
