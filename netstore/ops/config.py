@@ -485,6 +485,16 @@ ETCD_ONLY: Final[Mapping[str, Foreign]] = MappingProxyType(
 )
 """Flags of etcd 3.4 without a setting here."""
 
+COMMAND_VARIABLES: Final = (
+    "NETSTORE_ENDPOINTS",
+    "NETSTORE_OUTPUT",
+    "NETSTORE_PASSWORD",
+    "NETSTORE_PREFIX",
+    "NETSTORE_TIMEOUT",
+    "NETSTORE_USERNAME",
+)
+"""Variables of netstorectl, which a shell may hold that also starts a store."""
+
 STORE: Final = Layered(
     form=StoreConfig,
     program="netstored",
@@ -492,7 +502,7 @@ STORE: Final = Layered(
     table="store",
     tables=("store", "agent"),
     prefix="NETSTORE_",
-    siblings=("NETSTORE_AGENT_",),
+    siblings=("NETSTORE_AGENT_", *COMMAND_VARIABLES),
     alias_prefix="ETCD_",
     original="etcd",
     foreign=ETCD_ONLY,

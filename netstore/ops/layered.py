@@ -433,12 +433,13 @@ class Words:
     task: Task
 
 
-_OWN_WORDS: Final = {
+OWN_FLAGS: Final = {
     "config-file": "Read settings from this TOML file instead of the default one.",
     "check-config": "Print the merged configuration with the source of each value, and exit.",
     "version": "Print the version and exit.",
     "help": "Print this text and exit.",
 }
+"""Flags that every program has, beside its settings."""
 
 _LINK: Final = re.compile(
     r"(?:[A-Z0-9_]+_)?"
@@ -532,7 +533,7 @@ class Layered(Generic[C]):
     def parse(self, argv: Sequence[str]) -> Words:
         """Take a command line apart. Raises NetstoreError on an unknown flag or word or a missing value."""
         by_flag = {flag: each for each in self.settings() for flag in each.flags}
-        known = (*by_flag, *_OWN_WORDS)
+        known = tuple(f"--{flag}" for flag in (*by_flag, *OWN_FLAGS))
         words = Words({}, [], None, Task.RUN)
         file, task = None, Task.RUN
         rest = iter(argv)
@@ -559,7 +560,7 @@ class Layered(Generic[C]):
             elif flag in self.foreign:
                 words.foreign.append((flag, _value(flag, value, rest, switch=self.foreign[flag].switch)))
             else:
-                raise NetstoreError(f"unknown flag {quoted('--' + flag)}: {nearest(flag, known)}")
+                raise NetstoreError(f"unknown flag {quoted('--' + flag)}: {nearest('--' + flag, known)}")
         return Words(words.values, words.foreign, file, task)
 
     def _from_file(self, words: Words, environ: Mapping[str, str]) -> Iterator[tuple[str, object, str]]:
@@ -577,8 +578,7 @@ class Layered(Generic[C]):
         by_key = {each.key: each for each in self.settings()}
         for key, value in document.get(self.table, {}).items():
             if key not in by_key:
-                near = nearest(key, tuple(by_key))
-                raise NetstoreError(f"{named}: unknown key {quoted(key)} in [{self.table}]: {near}")
+                raise NetstoreError(f"{named}: {self._unknown('key', key, tuple(by_key))}")
             source = f"file {named}"
             yield key, _read(by_key[key], value, source, document=True), source
 
@@ -616,7 +616,11 @@ class Layered(Generic[C]):
                 end.endswith("PORT") and value.startswith(("tcp://", "udp://", "sctp://"))
             ):
                 continue
-            raise NetstoreError(f"unknown environment variable {quoted(name)}: {nearest(name, known)}")
+            raise NetstoreError(self._unknown("variable", name, known))
+
+    def _unknown(self, noun: str, name: str, known: tuple[str, ...]) -> str:
+        foreign = self.foreign.get(name.removeprefix(self.prefix).lower().replace("_", "-"))
+        return f"unknown {noun} {quoted(name)}: {foreign.reason if foreign else nearest(name, known)}"
 
     def _judge_foreign(self, name: str, foreign: Foreign, value: str) -> str:
         if foreign.harmless is None or value in foreign.harmless:
@@ -633,7 +637,7 @@ class Layered(Generic[C]):
             lines.append(f"        {each.about}")
             lines.append(f"        Default: {default_words(each)}. Environment: {', '.join(each.variables)}.")
         lines.append("")
-        for word, about in _OWN_WORDS.items():
+        for word, about in OWN_FLAGS.items():
             lines.append(f"  --{word}{' PATH' if word == 'config-file' else ''}")
             lines.append(f"        {about}")
         lines.append("")
