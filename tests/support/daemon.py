@@ -111,14 +111,18 @@ class Daemon:
         self.process.kill()
         self.process.wait(STOP_SECONDS)
 
-    def start_again(self, limit: float = START_SECONDS) -> None:
-        """Start the same command, folder and ports after `stop` or `kill`; return when it serves."""
+    def spawn_again(self) -> None:
+        """Start the same command, folder and ports after `stop` or `kill`, and do not wait."""
         assert self.process.poll() is not None, "still running"
         self.process = _spawn(self.command, self.environment, self.log_path)
+
+    def start_again(self, limit: float = START_SECONDS) -> None:
+        """Start the same command, folder and ports after `stop` or `kill`; return when it serves."""
+        self.spawn_again()
         self.wait_until_healthy(limit)
 
     def wait_until_healthy(self, limit: float = START_SECONDS) -> None:
-        """Return when `/health` answers 200; an error with the log if the process ends or the limit passes."""
+        """Return when `/health` answers 200; raises, with the log, if it ends first or the limit passes."""
         deadline = time.monotonic() + limit
         while not _answers(self.url, self.netns):
             status = self.process.poll()
@@ -192,13 +196,17 @@ def run_netstored(
     data_dir: Path | None = None,
     port: int = 0,
     peer_port: int = 0,
+    prefix: Sequence[str] = (),
     limit: float = START_SECONDS,
 ) -> subprocess.CompletedProcess[str]:
-    """Run netstored where it should refuse to start: its status, and both output streams in `stdout`."""
+    """Run netstored where it should refuse to start: its status, and both output streams in `stdout`.
+
+    `prefix` are words before the command, for a program that runs it under other rights.
+    """
     folder = data_dir or tmp_path / "netstored.data"
     command = netstored_command(folder, *flags, port=port, peer_port=peer_port)
     return subprocess.run(
-        command,
+        (*prefix, *command),
         cwd=ROOT,
         env=_own_environment(),
         stdin=subprocess.DEVNULL,
@@ -237,7 +245,7 @@ def launch(
 
 
 def _own_environment() -> dict[str, str]:
-    """The environment without what configures a store or an agent of this machine, which no test must notice."""
+    """The environment without what configures a store or an agent of this machine."""
     return {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN_VARIABLES)}
 
 

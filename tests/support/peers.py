@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Final
 
 from tests.support.daemon import START_SECONDS, Daemon, free_port, launch
@@ -87,8 +88,9 @@ def etcdctl(
 
 
 def main() -> None:
-    """Print the Debian packages that would have to be installed here, on one line; nothing when all is there."""
-    print(*sorted({package for program, package in PACKAGE_OF.items() if not shutil.which(program)}))
+    """Print the Debian packages that are not installed here, on one line."""
+    absent = {package for program, package in PACKAGE_OF.items() if not shutil.which(program)}
+    sys.stdout.write(" ".join(sorted(absent)) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,279 @@
+"""What an operator or a stranger can do wrong to a running store, and what it says then.
+
+A start that cannot work ends at once with status 1 and one line that names the thing and the fix, never a
+traceback. A running store outlives whatever arrives on its port, and a full disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import secrets
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlencode
+
+import pytest
+
+from tests.support.daemon import Daemon, free_port, run_netstored, start_netstored
+from tests.support.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FORM: Final = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+def put(daemon: Daemon, key: str, value: str, limit: float = 20.0) -> tuple[int, str]:
+    """Status and body of one v2 set on a connection of its own."""
+    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=limit)
+    try:
+        connection.request("PUT", f"/v2/keys{key}", urlencode({"value": value}), FORM)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
+
+
+def get(daemon: Daemon, key: str) -> str | None:
+    """The value of a key, None when there is none."""
+    with Wire(daemon.host, daemon.port) as wire:
+        answer = wire.ask(f"GET /v2/keys{key} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    if answer.status == 404:
+        return None
+    value = json.loads(answer.body)["node"]["value"]
+    assert isinstance(value, str)
+    return value
+
+
+def assert_refused(outcome: subprocess.CompletedProcess[str], *words: str) -> None:
+    """It ended with status 1 and a last line that has these words."""
+    assert outcome.returncode == 1, outcome.stdout
+    assert "Traceback" not in outcome.stdout, outcome.stdout
+    last = outcome.stdout.strip().splitlines()[-1]
+    for word in words:
+        assert word in last, outcome.stdout
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with start_netstored(tmp_path) as running:
+        yield running
+    assert "Traceback" not in running.log, running.log
+
+
+# -- starts that cannot work ------------------------------------------------------------------------
+
+
+def test_port_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert_refused(run_netstored(tmp_path, port=port), f"127.0.0.1:{port}", "in use")
+
+
+def test_second_daemon_on_the_same_folder(tmp_path: Path, daemon: Daemon) -> None:
+    assert put(daemon, "/first", "1")[0] == 201
+    assert_refused(run_netstored(tmp_path, data_dir=daemon.data_dir), str(daemon.data_dir))
+    assert get(daemon, "/first") == "1"
+
+
+def test_data_folder_is_a_file(tmp_path: Path) -> None:
+    place = tmp_path / "occupied"
+    place.write_text("not a folder")
+    assert_refused(run_netstored(tmp_path, data_dir=place), str(place))
+    assert place.read_text() == "not a folder"
+
+
+def test_data_folder_cannot_be_made(tmp_path: Path) -> None:
+    """Not even root makes a folder in /proc."""
+    assert_refused(run_netstored(tmp_path, data_dir=Path("/proc/netstore")), "/proc/netstore")
+
+
+def test_data_folder_is_private(daemon: Daemon) -> None:
+    for folder, _, _ in os.walk(daemon.data_dir):
+        assert os.stat(folder).st_mode & 0o077 == 0, folder
+
+
+def test_data_folder_open_to_others_is_told(tmp_path: Path) -> None:
+    place = tmp_path / "open"
+    place.mkdir()
+    place.chmod(0o755)
+    outcome = run_netstored(tmp_path, data_dir=place)
+    assert_refused(outcome, str(place), "0700")
+
+
+@pytest.mark.root
+def test_data_folder_of_somebody_else(tmp_path: Path) -> None:
+    """A store without root's rights that cannot read its folder says so."""
+    place = tmp_path / "foreign"
+    place.mkdir(0o700)
+    with start_netstored(tmp_path, data_dir=place) as first:
+        put(first, "/a", "1")
+    os.chown(place, 65534, 65534)
+    without_override = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--nnp")
+    outcome = run_netstored(tmp_path, data_dir=place, prefix=without_override)
+    assert_refused(outcome, str(place))
+
+
+# -- strangers on the port --------------------------------------------------------------------------
+
+
+def test_binary_garbage(daemon: Daemon) -> None:
+    for size in (1, 3, 17, 1024, 65536):
+        for _ in range(8):
+            with socket.create_connection((daemon.host, daemon.port), timeout=10) as stranger:
+                with contextlib.suppress(ConnectionError):
+                    stranger.sendall(secrets.token_bytes(size))
+                    stranger.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(ConnectionError):
+                    while stranger.recv(65536):
+                        pass
+    assert put(daemon, "/after", "1")[0] == 201
+
+
+def test_enormous_announced_body_is_not_waited_for(daemon: Daemon) -> None:
+    with Wire(daemon.host, daemon.port) as wire:
+        wire.send(
+            b"PUT /v2/keys/big HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+            b"Content-Length: 1099511627776\r\n\r\nvalue="
+        )
+        answer = wire.answer()
+        assert (answer.status, json.loads(answer.body)["cause"]) == (400, "http: POST too large")
+    assert get(daemon, "/big") is None
+
+
+def test_endless_chunks_end(daemon: Daemon) -> None:
+    """A chunked body has no length to look at: it is counted as it comes."""
+    with Wire(daemon.host, daemon.port) as wire:
+        wire.send(
+            b"PUT /v2/keys/big HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        chunk = b"10000\r\n" + b"a" * 65536 + b"\r\n"
+        with pytest.raises(ConnectionError):  # it stops listening at 10 MiB; this would be 256
+            for _ in range(4096):
+                wire.send(chunk)
+    assert put(daemon, "/after", "1")[0] == 201
+
+
+def test_slow_client_is_cut_off_and_an_idle_one_is_not(tmp_path: Path) -> None:
+    with (
+        start_netstored(tmp_path, "--slow-client-seconds", "1") as daemon,
+        Wire(daemon.host, daemon.port) as idle,
+        Wire(daemon.host, daemon.port) as in_head,
+        Wire(daemon.host, daemon.port) as in_body,
+    ):
+        assert idle.ask(b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+        in_head.send(b"GET /version HTT")
+        in_body.send(b"PUT /v2/keys/slow HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nval")
+        for slow in (in_head, in_body):
+            with contextlib.suppress(ConnectionError):
+                assert slow.answer().status == 408
+            assert slow.ended()
+        assert idle.ask(b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+
+
+def test_client_that_reads_nothing_costs_bounded_memory(tmp_path: Path) -> None:
+    """A long answer nobody takes is held for a while, then the client is cut off and the rest served."""
+    with start_netstored(tmp_path, "--slow-client-seconds", "1") as daemon:
+        assert put(daemon, "/long", "x" * 4_000_000)[0] == 201
+        with Wire(daemon.host, daemon.port, limit=30) as lazy:
+            asked = b"GET /v2/keys/long HTTP/1.1\r\nHost: a\r\n\r\n"
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                lazy.send(asked * 1000)  # four gigabytes of answers
+            deadline = time.monotonic() + 20
+            while "slow" not in daemon.log and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert _resident_bytes(daemon.pid) < 400 << 20
+        assert put(daemon, "/after", "1")[0] == 201
+
+
+def _resident_bytes(pid: int) -> int:
+    with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_too_many_connections(tmp_path: Path) -> None:
+    version = b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n"
+    with start_netstored(tmp_path, "--max-connections", "4") as daemon, contextlib.ExitStack() as open_ones:
+        kept = [open_ones.enter_context(Wire(daemon.host, daemon.port)) for _ in range(4)]
+        assert all(wire.ask(version).status == 200 for wire in kept)
+        with Wire(daemon.host, daemon.port) as fifth:
+            assert fifth.ended()
+        kept.pop().close()
+        deadline = time.monotonic() + 10
+        while not _served(daemon) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert _served(daemon)
+        assert all(wire.ask(version).status == 200 for wire in kept)
+
+
+def _served(daemon: Daemon) -> bool:
+    try:
+        with Wire(daemon.host, daemon.port) as wire:
+            return wire.ask(b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+    except (OSError, AssertionError):
+        return False
+
+
+# -- the disk ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own that is soon full."""
+    place = tmp_path / "disk"
+    place.mkdir(mode=0o700)
+    subprocess.run(("mount", "-t", "tmpfs", "-o", "size=192m,mode=0700", "netstore-test", place), check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(("umount", "--lazy", place), check=True)
+
+
+@pytest.mark.root
+def test_full_disk_loses_nothing_acknowledged(tmp_path: Path, small_disk: Path) -> None:
+    """Writes stop with an error or with the process; what was acknowledged is there when there is room again."""
+    ballast = small_disk / "ballast"
+    acknowledged: dict[str, str] = {}
+    with start_netstored(tmp_path, data_dir=small_disk / "data") as daemon:
+        assert put(daemon, "/before", "1")[0] == 201
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 20))
+        for number in range(400):
+            key, value = f"/full/{number}", f"{number}".ljust(500_000, "x")
+            try:
+                status, body = put(daemon, key, value)
+            except (OSError, http.client.HTTPException):
+                break  # the process ended before it could answer for what it could not keep
+            if status != 201:
+                assert json.loads(body)["errorCode"] == 300, body
+                break
+            acknowledged[key] = value
+        else:
+            pytest.fail("the disk never got full")
+        ballast.unlink()
+        if daemon.process.poll() is None:
+            daemon.stop()
+        assert "Traceback" not in daemon.log, daemon.log
+        assert "No space left" in daemon.log, daemon.log
+        daemon.start_again()
+        assert get(daemon, "/before") == "1"
+        for key, value in acknowledged.items():
+            assert get(daemon, key) == value
+        assert put(daemon, "/after", "1")[0] == 201
+
+
+def test_port_reserved_for_tests_is_free() -> None:
+    """The support code's own promise: nobody listens on a port it gives, and it gives each once."""
+    ports = [free_port() for _ in range(20)]
+    assert len(set(ports)) == len(ports)
+    for port in ports:
+        with socket.create_server(("127.0.0.1", port)):
+            pass
