@@ -95,8 +95,8 @@ def test_data_folder_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_data_folder_is_private(daemon: Daemon) -> None:
-    for folder, _, _ in os.walk(daemon.data_dir):
-        assert os.stat(folder).st_mode & 0o077 == 0, folder
+    for place in (daemon.data_dir, *daemon.data_dir.rglob("*")):
+        assert place.stat().st_mode & 0o077 == 0, place
 
 
 def test_data_folder_open_to_others_is_told(tmp_path: Path) -> None:
@@ -154,10 +154,9 @@ def test_endless_chunks_end(daemon: Daemon) -> None:
             b"PUT /v2/keys/big HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n"
         )
-        chunk = b"10000\r\n" + b"a" * 65536 + b"\r\n"
-        with pytest.raises(ConnectionError):  # it stops listening at 10 MiB; this would be 256
-            for _ in range(4096):
-                wire.send(chunk)
+        chunks = b"10000\r\n%b\r\n" % bytes(65536) * 256
+        with pytest.raises(ConnectionError):  # it stops listening at 10 MiB; these are 256
+            list(map(wire.send, [chunks] * 16))
     assert put(daemon, "/after", "1")[0] == 201
 
 
@@ -194,8 +193,7 @@ def test_client_that_reads_nothing_costs_bounded_memory(tmp_path: Path) -> None:
 
 
 def _resident_bytes(pid: int) -> int:
-    with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_too_many_connections(tmp_path: Path) -> None:
@@ -238,7 +236,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.root
 def test_full_disk_loses_nothing_acknowledged(tmp_path: Path, small_disk: Path) -> None:
-    """Writes stop with an error or with the process; what was acknowledged is there when there is room again."""
+    """Writes stop, with an error or with the process; what was acknowledged is there with room again."""
     ballast = small_disk / "ballast"
     acknowledged: dict[str, str] = {}
     with start_netstored(tmp_path, data_dir=small_disk / "data") as daemon:
