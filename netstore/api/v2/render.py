@@ -1,0 +1,157 @@
+"""The JSON and the header fields of the v2 keys API.
+
+The only place that knows them (v2 API, answers and errors).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from netstore.errors import Fault
+    from netstore.seams import Clock
+    from netstore.types import ClusterId, EtcdIndex, Event, Index, Nanos, NodeView, Term
+
+JSON: Final = b"Content-Type: application/json\r\n"
+
+_NANOS_PER_SECOND: Final = 1_000_000_000
+
+_ESCAPED_ALIKE: Final = bytes(set(range(0x80)) - set(b"<>&\b\f"))
+"""The bytes that msgspec and etcd write in the same way."""
+_ESCAPES: Final[dict[int, str]] = (
+    {code: f"\\u{code:04x}" for code in (*range(0x20), *map(ord, "<>&\u2028\u2029"))}
+    | {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t", ord('"'): '\\"', ord("\\"): "\\\\"}
+    # A byte that is not UTF-8, as `surrogateescape` hands it over.
+    | dict.fromkeys(range(0xDC80, 0xDD00), "\\ufffd")
+)
+_encode_string: Final = msgspec.json.Encoder().encode
+
+
+def json_string(data: bytes) -> bytes:
+    """Bytes as a JSON string, escaped as etcd does.
+
+    What is not UTF-8 shows as the replacement character, byte by byte.
+    """
+    if not data.translate(None, _ESCAPED_ALIKE):
+        return _encode_string(data.decode("ascii"))
+    return json_string_slowly(data)
+
+
+def json_string_slowly(data: bytes) -> bytes:
+    """The same for any bytes, by the table; `json_string` is its fast twin."""
+    return b'"%b"' % data.decode("utf-8", "surrogateescape").translate(_ESCAPES).encode()
+
+
+def expiration(instant: Nanos) -> bytes:
+    """RFC 3339 in UTC, with nanoseconds and without their trailing zeros."""
+    seconds, nanos = divmod(instant, _NANOS_PER_SECOND)
+    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+    return text + (b".%09d" % nanos).rstrip(b"0") + b"Z" if nanos else text + b"Z"
+
+
+class Renderer:
+    """Renders for one member: its cluster id is in every head, its clock tells the time left."""
+
+    def __init__(self, cluster: ClusterId, clock: Clock) -> None:
+        self._clock = clock
+        start = JSON + b"X-Etcd-Cluster-Id: %x\r\n" % cluster
+        self._success = start + b"X-Etcd-Index: %d\r\nX-Raft-Index: %d\r\nX-Raft-Term: %d\r\n"
+        self._failure = start + b"X-Etcd-Index: %d\r\n"
+
+    def success_fields(self, index: EtcdIndex, commit: Index, term: Term) -> bytes:
+        """Head of an answer or a watch."""
+        return self._success % (index, commit, term)
+
+    def fault_fields(self, fault: Fault) -> bytes:
+        """Head of a refusal: without Raft's position."""
+        return self._failure % fault.index
+
+    @staticmethod
+    def fault(fault: Fault) -> bytes:
+        """Body of a refusal."""
+        cause = b'"cause":%b,' % json_string(fault.cause) if fault.cause else b""
+        return b'{"errorCode":%d,"message":"%b",%b"index":%d}\n' % (
+            fault.code,
+            fault.message.encode(),
+            cause,
+            fault.index,
+        )
+
+    def event(self, event: Event, *, past: bool = False) -> bytes:
+        """A change or an answer, one line.
+
+        `past`: from the window, where a time left that has run out is not shown.
+        """
+        node = self._node(event.node, past)
+        if event.prev is None:
+            return b'{"action":"%b","node":%b}\n' % (event.action.encode(), node)
+        return b'{"action":"%b","node":%b,"prevNode":%b}\n' % (
+            event.action.encode(),
+            node,
+            self._node(event.prev, past),
+        )
+
+    @staticmethod
+    def action(event: Event) -> bytes:
+        """A change without its nodes (`noValueOnSuccess`)."""
+        return b'{"action":"%b"}\n' % event.action.encode()
+
+    def _node(self, view: NodeView, past: bool) -> bytes:
+        if view.value is not None and not view.expires:
+            return b'{"key":%b,"value":%b,"modifiedIndex":%d,"createdIndex":%d}' % (
+                json_string(view.key),
+                json_string(view.value),
+                view.modified,
+                view.created,
+            )
+        if view.nodes:
+            return self._listing(view, past)
+        return self._opening(view, past) + _closing(view)
+
+    def _listing(self, top: NodeView, past: bool) -> bytes:
+        """A directory with what was listed below it.
+
+        A stack, not recursion: a path may be thousands of names deep.
+        """
+        parts: list[bytes] = []
+        stack: list[NodeView | bytes] = [top]
+        while stack:
+            item = stack.pop()
+            if isinstance(item, bytes):
+                parts.append(item)
+            elif item.nodes:
+                parts.append(self._opening(item, past))
+                stack.append(b"]" + _closing(item))
+                for child in reversed(item.nodes):
+                    stack += (child, b",")
+                stack[-1] = b',"nodes":['
+            else:
+                parts.append(self._node(item, past))
+        return b"".join(parts)
+
+    def _opening(self, view: NodeView, past: bool) -> bytes:
+        """The members before `nodes`."""
+        members = []
+        if view.key != b"/":
+            members.append(b'"key":' + json_string(view.key))
+        if view.value is not None:
+            members.append(b'"value":' + json_string(view.value))
+        if view.dir:
+            members.append(b'"dir":true')
+        if view.expires:
+            members.append(b'"expiration":"%b"' % expiration(view.expires))
+            # The ceiling of the seconds left; when overdue, cut towards zero. Zero is left out.
+            left = -((self._clock.wall() - view.expires) // _NANOS_PER_SECOND)
+            if left > 0 or (left and not past):
+                members.append(b'"ttl":%d' % left)
+        return b"{" + b",".join(members)
+
+
+def _closing(view: NodeView) -> bytes:
+    """The members after `nodes`; the root has none."""
+    if not view.modified:
+        return b"}"
+    return b',"modifiedIndex":%d,"createdIndex":%d}' % (view.modified, view.created)

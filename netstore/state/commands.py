@@ -1,0 +1,172 @@
+"""Every replicated command and its byte form: a msgpack array whose first element is the number of the
+command.
+
+The numbers are for ever. A command that must change in meaning gets a new number; one that only gains a field
+gains it at the end, with a default, so that old logs still decode. A field or number this version does not
+know is refused, never skipped: a member that guessed would drift from its peers.
+
+A command carries everything its outcome depends on. Time is an input: expiry instants are absolute and chosen
+by the member that took the request (v2 API, TTL and refresh), so that every member, and every replay, gives
+the same answer.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, TypeAlias
+
+import msgspec
+
+from netstore.errors import CorruptData
+from netstore.types import Nanos
+
+LATEST: Final = Nanos(2**63 - 1)
+"""The latest instant a node can expire at, in the year 2262; a longer TTL is cut to it."""
+
+_NANOS_PER_SECOND: Final = 1_000_000_000
+
+_Instant = Annotated[int, msgspec.Meta(ge=0, le=LATEST)]
+_Number = Annotated[int, msgspec.Meta(ge=0)]  # msgpack itself ends at 64 bits
+
+
+def expiry(now: Nanos, ttl_seconds: int) -> Nanos:
+    """The instant a node written at `now` with this TTL expires, cut to `LATEST` (there etcd overflows)."""
+    return Nanos(min(now + ttl_seconds * _NANOS_PER_SECOND, LATEST))
+
+
+class KeyCommand(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
+    """What all commands on the v2 tree share: the user's path, canonical (`is_canonical`)."""
+
+    path: bytes
+
+
+class Set(KeyCommand, frozen=True, tag=1):
+    """Create or replace a node. `expires` 0 is permanent; `refresh` keeps the value and wakes no watcher."""
+
+    value: bytes = b""
+    dir: bool = False
+    expires: _Instant = 0
+    refresh: bool = False
+
+
+class Create(KeyCommand, frozen=True, tag=2):
+    """Create a node that must not exist."""
+
+    value: bytes = b""
+    dir: bool = False
+    expires: _Instant = 0
+
+
+class Update(KeyCommand, frozen=True, tag=3):
+    """Change the value and TTL of a node that must exist; of a directory only the TTL."""
+
+    value: bytes = b""
+    expires: _Instant = 0
+    refresh: bool = False
+
+
+class CompareAndSwap(KeyCommand, frozen=True, tag=4):
+    """Update a file if its value and modified index are the given ones; empty and 0 stand for "any"."""
+
+    value: bytes = b""
+    prev_value: bytes = b""
+    prev_index: _Number = 0
+    expires: _Instant = 0
+    refresh: bool = False
+
+
+class InOrder(KeyCommand, frozen=True, tag=5):
+    """Create a node in the directory `path`, named by the index this command gets (v2 API, POST)."""
+
+    value: bytes = b""
+    dir: bool = False
+    expires: _Instant = 0
+
+
+class Delete(KeyCommand, frozen=True, tag=6):
+    """Remove a file, with `dir` an empty directory, with `recursive` a directory and all below it."""
+
+    dir: bool = False
+    recursive: bool = False
+
+
+class CompareAndDelete(KeyCommand, frozen=True, tag=7):
+    """Remove a file if its value and modified index are the given ones; empty and 0 stand for "any"."""
+
+    prev_value: bytes = b""
+    prev_index: _Number = 0
+
+
+class QuorumGet(KeyCommand, frozen=True, tag=8):
+    """Read at this place in the log (v2 API, `quorum=true`)."""
+
+    recursive: bool = False
+    sorted: bool = False
+
+
+class Expire(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True, tag=9):
+    """Remove every node whose time is up at `now`, the leader's clock."""
+
+    now: _Instant
+
+
+class PublishMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=10):
+    """A member (re)started and tells its name and URLs.
+
+    A member seen for the first time is added to the list.
+    """
+
+    id: _Number
+    name: str
+    client_urls: tuple[str, ...]
+    peer_urls: tuple[str, ...]
+
+
+class SetClusterVersion(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=11):
+    """The version all members can speak, as decided by the leader."""
+
+    text: str
+
+
+Command: TypeAlias = (
+    Set
+    | Create
+    | Update
+    | CompareAndSwap
+    | InOrder
+    | Delete
+    | CompareAndDelete
+    | QuorumGet
+    | Expire
+    | PublishMember
+    | SetClusterVersion
+)
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(Command)
+
+
+def is_canonical(path: bytes) -> bool:
+    """Whether `path` is the one way to write a node of the tree.
+
+    "/" or names each led by one slash, no slash at the end.
+    """
+    return path == b"/" or (path.startswith(b"/") and b"//" not in path and not path.endswith(b"/"))
+
+
+def encode(command: Command) -> bytes:
+    """The byte form of a command."""
+    return _encoder.encode(command)
+
+
+def decode(data: bytes) -> Command:
+    """The command that `data` stands for.
+
+    Any bytes may be given; what `encode` did not make raises CorruptData.
+    """
+    try:
+        command: Command = _decoder.decode(data)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise CorruptData(f"not a command of this version: {error}") from None
+    if isinstance(command, KeyCommand) and not is_canonical(command.path):
+        raise CorruptData(f"not a command of this version: path {command.path!r} is not canonical")
+    return command

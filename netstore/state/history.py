@@ -1,0 +1,91 @@
+"""The event window: the last 1000 changes, so that a client can take up a watch where it left (v2 API,
+history).
+
+Invariant: the kept events have consecutive indexes `first` .. `last`, and event i lies in slot i modulo the
+capacity. Changes of the cluster's own data and refreshes take a slot like any other; that is what makes the
+indexes consecutive.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from netstore.errors import Fault, NetstoreError
+from netstore.types import EtcdIndex, Event, NodeView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+CAPACITY: Final = 1000
+"""How many events are kept: etcd's number, which clients see in error 401."""
+
+_NO_EVENT: Final = Event("", EtcdIndex(0), NodeView(b"", EtcdIndex(0), EtcdIndex(0)))
+"""Stands in the slots outside `first` .. `last`."""
+_REMOVALS_OF_TREES: Final = frozenset({"delete", "expire"})
+
+
+class History:
+    """The window.
+
+    Adding is O(1); `scan` looks at the events from `since` on, at most 1000, and at none for a watch from now
+    on.
+    """
+
+    __slots__ = ("_ring", "first", "last")
+
+    def __init__(self) -> None:
+        self._ring = [_NO_EVENT] * CAPACITY
+        self.first = EtcdIndex(1)
+        """Index of the oldest kept event; above `last` when there is none."""
+        self.last = EtcdIndex(0)
+        """Index of the newest kept event, 0 when there is none."""
+
+    def add(self, event: Event) -> None:
+        """Keep an event whose index follows the last one; the oldest makes room."""
+        index = event.index
+        if index != self.last + 1:
+            raise NetstoreError(f"event {index} after {self.last}: the event window must not have gaps")
+        self._ring[index % CAPACITY] = event
+        self.last = index
+        if index - self.first >= CAPACITY:
+            self.first = EtcdIndex(index - CAPACITY + 1)
+
+    def restore(self, events: Iterable[Event]) -> None:
+        """Start from stored events, in any order, of consecutive indexes."""
+        ordered = sorted(events, key=lambda event: event.index)
+        if ordered:
+            self.first = ordered[0].index
+            self.last = EtcdIndex(self.first - 1)
+            for event in ordered:
+                self.add(event)
+
+    def since(self, index: int) -> Iterator[Event]:
+        """The kept events with an index of at least `index`, oldest first."""
+        for place in range(max(index, self.first), self.last + 1):
+            yield self._ring[place % CAPACITY]
+
+    def scan(self, path: bytes, recursive: bool, since: int) -> Event | Fault | None:
+        """The first event from `since` on that a watch of `path` asks for; None when it lies in the future.
+
+        Fault 401 when events from `since` on may have been forgotten; its index is that of the window's end.
+        The rules are etcd's and differ from those for live events: hidden keys count, refreshes do not, and a
+        removed directory matches every path that *begins with its key as a string*, a sibling with a longer
+        name included.
+
+        Cost: nothing is looked at when `since` is beyond the last event, which is the case for a watch
+        without `waitIndex` and for a client that keeps up; otherwise about 0.1 us for each event between, so
+        at most 0.1 ms.
+        """
+        if since < self.first and self.last:
+            cause = b"the requested history has been cleared [%d/%d]" % (self.first, since)
+            return Fault(401, cause, self.last)
+        below = path if path.endswith(b"/") else path + b"/"
+        for event in self.since(since):
+            key = event.node.key
+            if event.refresh or event.internal:
+                continue
+            if key == path or (recursive and key.startswith(below)):
+                return event
+            if event.node.dir and event.action in _REMOVALS_OF_TREES and path.startswith(key):
+                return event
+        return None

@@ -1,0 +1,285 @@
+"""The single door to the replicated state.
+
+Invariants:
+ 1. `apply` takes any bytes and raises for none of them. What cannot be decoded is refused in the same way on
+    every member.
+ 2. The applied index moves in the same step as the state, and `save` hands both to the engine in one write,
+    so that no crash can part them.
+ 3. The outcome depends on the state and the command alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from netstore.errors import CorruptData, Fault, NetstoreError
+from netstore.state import mirror
+from netstore.state.commands import (
+    Command,
+    CompareAndDelete,
+    CompareAndSwap,
+    Create,
+    Delete,
+    Expire,
+    InOrder,
+    PublishMember,
+    QuorumGet,
+    Set,
+    SetClusterVersion,
+    Update,
+    decode,
+)
+from netstore.state.history import History
+from netstore.state.member import MemberInfo
+from netstore.state.statistics import Statistics
+from netstore.state.tree import Tree
+from netstore.types import EtcdIndex, Event, Index, Nanos, NodeId, NodeView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from netstore.seams import Engine
+
+Outcome: TypeAlias = Event | Fault | None
+"""What applying a command gave: the change or the answer, the refusal, or nothing to tell."""
+
+
+class Machine:
+    """The v2 tree, its event window, the counters and the members, as of `applied`.
+
+    The loop applies a batch of entries, takes the events for the watchers (`take_events`) and saves, once per
+    batch.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.applied = Index(0)
+        """The last log entry that is part of the state."""
+        self.tree = Tree()
+        self.history = History()
+        self.statistics = Statistics()
+        self.cluster_version = ""
+        """The version all members can speak; empty before the first agreement."""
+        self._members: dict[NodeId, MemberInfo] = {}
+        self._events: list[Event] = []
+        self._published: list[MemberInfo] = []
+        self._saved = EtcdIndex(0)
+        self._scalars: mirror.Scalars | None = None
+        self._doors: dict[type, Callable[..., Outcome]] = {
+            Set: self._set,
+            Create: self._create,
+            Update: self._update,
+            CompareAndSwap: self._compare_and_swap,
+            InOrder: self._create_in_order,
+            Delete: self._delete,
+            CompareAndDelete: self._compare_and_delete,
+            QuorumGet: self._quorum_get,
+            Expire: self._expire,
+            PublishMember: self._publish_member,
+            SetClusterVersion: self._set_cluster_version,
+        }
+
+    @property
+    def members(self) -> Mapping[NodeId, MemberInfo]:
+        """The members of the cluster by id."""
+        return self._members
+
+    def load(self) -> None:
+        """Become what the engine holds, dropping what was applied since.
+
+        O(stored nodes). CorruptData when it cannot be read.
+        """
+        engine = self._engine
+        self.applied = engine.applied()
+        self.history = History()
+        self.statistics = Statistics()
+        self.cluster_version = ""
+        self._members = {}
+        index = EtcdIndex(0)
+        for scalars in mirror.load_all(engine, mirror.STATE, mirror.Scalars):
+            index = scalars.index
+            self.statistics.restore(scalars.counts)
+            self.cluster_version = scalars.version
+            self._scalars = scalars
+        for member in mirror.load_all(engine, mirror.MEMBERS, MemberInfo):
+            self._members[member.id] = member
+        self.history.restore(mirror.load_events(engine))
+        self.tree.restore(index, mirror.load_nodes(engine))
+        self._events = []
+        self._published = []
+        self._saved = index
+
+    def apply(self, index: Index, command: bytes) -> Outcome:
+        """Carry out the log entry at `index`.
+
+        Empty bytes are a leader's first entry: only the applied index moves.
+        """
+        if index <= self.applied:
+            raise NetstoreError(f"entry {index} after {self.applied}: an entry is applied once, in order")
+        self.applied = index
+        if not command:
+            return None
+        try:
+            decoded: Command = decode(command)
+        except CorruptData as error:
+            return Fault(300, str(error).encode(), self.tree.index)
+        return self._doors[type(decoded)](decoded)
+
+    def take_events(self) -> list[Event]:
+        """What live watchers may see of the changes since the last call, in order."""
+        events, self._events = self._events, []
+        return events
+
+    def save(self) -> None:
+        """Hand everything applied since the last save to the engine.
+
+        O(nodes touched), however often each was.
+        """
+        changes: dict[tuple[str, bytes], bytes | None] = {}
+        for path, node in self.tree.take_changes().items():
+            changes[mirror.NODES, mirror.node_key(path)] = None if node is None else mirror.pack_node(node)
+        for event in self.history.since(self._saved + 1):
+            changes[mirror.WINDOW, mirror.window_key(event.index)] = mirror.pack_event(event)
+        for member in self._published:
+            changes[mirror.MEMBERS, mirror.member_key(member.id)] = mirror.encode(member)
+        scalars = mirror.Scalars(self.tree.index, self.statistics.replicated(), self.cluster_version)
+        if scalars != self._scalars:
+            changes[mirror.STATE, mirror.STATE_KEY] = mirror.encode(scalars)
+            self._scalars = scalars
+        self._saved = self.tree.index
+        self._published = []
+        self._engine.write(self.applied, changes)
+
+    def next_expiry(self) -> Nanos | None:
+        """When the first node expires, None when none does; a leader proposes `Expire` from then on."""
+        return self.tree.next_expiry()
+
+    # One door for each command. The counters are etcd's, oddities included (v2 API, statistics): some
+    # refusals count as success.
+
+    def _set(self, command: Set) -> Outcome:
+        outcome = self.tree.set(
+            command.path, command.value, command.dir, Nanos(command.expires), command.refresh
+        )
+        if type(outcome) is Event:
+            self.statistics.sets_success += 1
+            self._record(outcome)
+        else:
+            self.statistics.sets_fail += 1
+        return outcome
+
+    def _create(self, command: Create) -> Outcome:
+        return self._created(
+            self.tree.create(command.path, command.value, command.dir, Nanos(command.expires))
+        )
+
+    def _create_in_order(self, command: InOrder) -> Outcome:
+        return self._created(
+            self.tree.create_in_order(command.path, command.value, command.dir, Nanos(command.expires))
+        )
+
+    def _created(self, outcome: Event | Fault) -> Outcome:
+        if isinstance(outcome, Event):
+            self.statistics.create_success += 1
+            self._record(outcome)
+        else:
+            self.statistics.create_fail += 1
+            if outcome.code == 104:
+                self.statistics.sets_fail += 1
+        return outcome
+
+    def _update(self, command: Update) -> Outcome:
+        outcome = self.tree.update(command.path, command.value, Nanos(command.expires), command.refresh)
+        if isinstance(outcome, Event):
+            self._record(outcome)
+        if isinstance(outcome, Event) or outcome.code in (102, 107):
+            self.statistics.update_success += 1
+        else:
+            self.statistics.update_fail += 1
+        return outcome
+
+    def _compare_and_swap(self, command: CompareAndSwap) -> Outcome:
+        outcome = self.tree.compare_and_swap(
+            command.path,
+            command.prev_value,
+            command.prev_index,
+            command.value,
+            Nanos(command.expires),
+            command.refresh,
+        )
+        if isinstance(outcome, Event):
+            self._record(outcome)
+        if isinstance(outcome, Event) or outcome.code == 107:
+            self.statistics.compare_and_swap_success += 1
+        else:
+            self.statistics.compare_and_swap_fail += 1
+        return outcome
+
+    def _delete(self, command: Delete) -> Outcome:
+        outcome = self.tree.delete(command.path, command.dir, command.recursive)
+        if isinstance(outcome, Event):
+            self._record(outcome)
+        if isinstance(outcome, Event) or outcome.code == 107:
+            self.statistics.delete_success += 1
+        else:
+            self.statistics.delete_fail += 1
+        return outcome
+
+    def _compare_and_delete(self, command: CompareAndDelete) -> Outcome:
+        outcome = self.tree.compare_and_delete(command.path, command.prev_value, command.prev_index)
+        if isinstance(outcome, Event):
+            self._record(outcome)
+        if isinstance(outcome, Event) or outcome.code in (101, 102):
+            self.statistics.compare_and_delete_success += 1
+        else:
+            self.statistics.compare_and_delete_fail += 1
+        return outcome
+
+    def _quorum_get(self, command: QuorumGet) -> Outcome:
+        return self.get(command.path, command.recursive, command.sorted)
+
+    def get(self, path: bytes, recursive: bool = False, sort: bool = False) -> Event | Fault:
+        """Read the tree as it is here and now, and count it."""
+        outcome = self.tree.get(path, recursive, sort)
+        if type(outcome) is Event:
+            self.statistics.gets_success += 1
+        else:
+            self.statistics.gets_fail += 1
+        return outcome
+
+    def _expire(self, command: Expire) -> Outcome:
+        for event in self.tree.expire(Nanos(command.now)):
+            self.statistics.expire_count += 1
+            self._record(event)
+        return None
+
+    def _publish_member(self, command: PublishMember) -> Outcome:
+        member = MemberInfo(NodeId(command.id), command.name, command.client_urls, command.peer_urls)
+        path = b"/members/" + mirror.member_key(member.id)
+        if member.id not in self._members:
+            self.statistics.create_success += 1
+            self._record_internal("create", path)
+        self.statistics.sets_success += 1
+        self._record_internal("set", path)
+        self._members[member.id] = member
+        self._published.append(member)
+        return None
+
+    def _set_cluster_version(self, command: SetClusterVersion) -> Outcome:
+        self.cluster_version = command.text
+        self.statistics.sets_success += 1
+        self._record_internal("set", b"/version")
+        return None
+
+    def _record(self, event: Event) -> None:
+        self.history.add(event)
+        if not event.refresh:
+            self._events.append(event)
+
+    def _record_internal(self, action: str, path: bytes) -> None:
+        """A change of the cluster's own data.
+
+        It takes an index and a place in the window and is shown to nobody.
+        """
+        index = self.tree.skip()
+        self.history.add(Event(action, index, NodeView(path, index, index), internal=True))

@@ -1,0 +1,153 @@
+"""The byte form of the v2 state in the engine: what `machine` saves and loads.
+
+Four tables:
+ - `v2`: a node for each path. The key is the path, or for a long one a digest of it (an engine's keys are
+   short); the record holds the path again, so the key is never decoded.
+ - `v2_window`: the event window as a ring, an event for each slot `index % 1000`, so that it never grows.
+ - `v2_members`: a record for each member.
+ - `v2_state`: the scalars, under the one key `state`.
+
+Every record is a msgpack array. What cannot be read raises CorruptData naming table and key.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
+
+from netstore.errors import CorruptData
+from netstore.state.history import CAPACITY
+from netstore.types import EtcdIndex, Event, Nanos, NodeId, NodeView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from netstore.seams import Engine
+
+NODES: Final = "v2"
+WINDOW: Final = "v2_window"
+MEMBERS: Final = "v2_members"
+STATE: Final = "v2_state"
+TABLES: Final = (NODES, WINDOW, MEMBERS, STATE)
+"""Every table the v2 state uses."""
+
+STATE_KEY: Final = b"state"
+_LONGEST_KEY: Final = 400
+"""Paths up to this many bytes are their own key; LMDB takes 511."""
+_LONG: Final = b"\x00"
+"""First byte of the key of a long path; a path begins with a slash."""
+
+
+class Scalars(msgspec.Struct, array_like=True, frozen=True):
+    """The index, the counters in the order of `statistics.REPLICATED`, and the agreed version."""
+
+    index: EtcdIndex
+    counts: tuple[int, ...]
+    version: str
+
+
+class _NodeRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    key: bytes
+    created: EtcdIndex
+    modified: EtcdIndex
+    value: bytes | None
+    dir: bool
+    expires: Nanos
+
+
+class _EventRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    action: str
+    index: EtcdIndex
+    node: _NodeRecord
+    prev: _NodeRecord | None
+    refresh: bool
+    internal: bool
+
+
+_T = TypeVar("_T")
+
+encode: Final = msgspec.msgpack.Encoder().encode
+"""The byte form of a record (a MemberInfo, Scalars)."""
+
+_decode_node: Final = msgspec.msgpack.Decoder(_NodeRecord)
+_decode_event: Final = msgspec.msgpack.Decoder(_EventRecord)
+
+
+def node_key(path: bytes) -> bytes:
+    """Where the node at `path` lies in its table."""
+    return path if len(path) <= _LONGEST_KEY else _LONG + sha256(path).digest()
+
+
+def window_key(index: EtcdIndex) -> bytes:
+    """Where the event with this index lies in its table, until the one a thousand later takes its place."""
+    return b"%03d" % (index % CAPACITY)
+
+
+def member_key(member: NodeId) -> bytes:
+    """Where a member's record lies in its table."""
+    return b"%016x" % member
+
+
+def pack_node(node: NodeView) -> bytes:
+    """The record of a node."""
+    return encode((node.key, node.created, node.modified, node.value, node.dir, node.expires))
+
+
+def pack_event(event: Event) -> bytes:
+    """The record of an event.
+
+    What was removed below a directory is left out: only live watchers ask for it.
+    """
+    node, prev = event.node, event.prev
+    return encode(
+        (
+            event.action,
+            event.index,
+            (node.key, node.created, node.modified, node.value, node.dir, node.expires),
+            None
+            if prev is None
+            else (prev.key, prev.created, prev.modified, prev.value, prev.dir, prev.expires),
+            event.refresh,
+            event.internal,
+        )
+    )
+
+
+def load_nodes(engine: Engine) -> Iterator[NodeView]:
+    """Every stored node."""
+    for record in _records(engine, NODES, _decode_node):
+        yield _view(record)
+
+
+def load_events(engine: Engine) -> Iterator[Event]:
+    """Every stored event, in no useful order."""
+    for record in _records(engine, WINDOW, _decode_event):
+        yield Event(
+            record.action,
+            record.index,
+            _view(record.node),
+            None if record.prev is None else _view(record.prev),
+            refresh=record.refresh,
+            internal=record.internal,
+        )
+
+
+def load_all(engine: Engine, table: str, kind: type[_T]) -> Iterator[_T]:
+    """Every record of a small table."""
+    return _records(engine, table, msgspec.msgpack.Decoder(kind))
+
+
+def _records(engine: Engine, table: str, decoder: msgspec.msgpack.Decoder[_T]) -> Iterator[_T]:
+    for key, record in engine.scan(table, b"", None):
+        try:
+            yield decoder.decode(record)
+        except msgspec.MsgspecError as error:
+            raise CorruptData(
+                f"table {table}, key {key!r}: {error}; restore this member from its peers or a backup"
+            ) from None
+
+
+def _view(record: _NodeRecord) -> NodeView:
+    return NodeView(record.key, record.created, record.modified, record.value, record.dir, record.expires)

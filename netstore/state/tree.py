@@ -1,0 +1,375 @@
+"""The v2 tree (v2 API, sections 2, 4, 5 and 6): directories, files, in-order keys, hidden nodes, expiry.
+
+Invariants:
+ 1. Every node but the root has a parent, and the parent is a directory.
+ 2. `index` is the number of changes so far; a change takes exactly one index, a refusal takes none.
+ 3. A stored node is an immutable value. A change puts a new value in its place, so that an event can hold the
+    old and the new one without copying, and what a reader got never changes under it.
+ 4. Equal commands in equal order give equal trees: no clock, no chance, no order of a set or of memory shows.
+
+All nodes lie in one map by full path: a look-up costs the same at every depth.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, Final
+
+from netstore.errors import Fault
+from netstore.types import EtcdIndex, Event, Nanos, NodeView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+ROOT: Final = b"/"
+_NEVER: Final = Nanos(0)
+_STALE_ALLOWED: Final = 64
+"""Forgotten deadlines the heap may hold beyond its live ones before it is rebuilt."""
+
+
+def _root() -> NodeView:
+    return NodeView(ROOT, EtcdIndex(0), EtcdIndex(0), dir=True)
+
+
+def parent_of(path: bytes) -> bytes:
+    """The directory a path lies in; the root's is the root."""
+    return path[: path.rfind(b"/")] or ROOT
+
+
+class Tree:
+    """The nodes. Each operation gives the Event of its success or the Fault of its refusal, and never raises.
+
+    Paths are canonical (`commands.is_canonical`). Reading or changing one node is O(1), creating it O(its
+    missing ancestors), listing and removing a directory O(what it holds).
+    """
+
+    __slots__ = ("_children", "_deadlines", "_expiries", "_nodes", "changed", "index")
+
+    def __init__(self) -> None:
+        self.index = EtcdIndex(0)
+        """Index of the last change."""
+        self.changed: dict[bytes, NodeView | None] = {}
+        """What each node touched since `take_changes` is now; None is gone."""
+        self._nodes: dict[bytes, NodeView] = {ROOT: _root()}
+        self._children: dict[bytes, dict[bytes, None]] = {ROOT: {}}
+        self._expiries: dict[bytes, Nanos] = {}
+        self._deadlines: list[tuple[Nanos, bytes]] = []
+
+    def restore(self, index: EtcdIndex, nodes: Iterable[NodeView]) -> None:
+        """Become the tree of these nodes (the root is implied) as it was at `index`. O(n log n)."""
+        self.index = index
+        self._nodes = {ROOT: _root()}
+        self._nodes.update((node.key, node) for node in nodes)
+        self._children = {path: {} for path, node in self._nodes.items() if node.dir}
+        for path in self._nodes:
+            if path != ROOT:
+                self._children[parent_of(path)][path] = None
+        self._expiries = {path: node.expires for path, node in self._nodes.items() if node.expires}
+        self._rebuild_deadlines()
+        self.changed = {}
+
+    def take_changes(self) -> dict[bytes, NodeView | None]:
+        """What changed since the last call."""
+        changed, self.changed = self.changed, {}
+        return changed
+
+    def nodes(self) -> Iterator[NodeView]:
+        """Every node but the root, in no particular order."""
+        return (node for path, node in self._nodes.items() if path != ROOT)
+
+    # Reading
+
+    def file(self, path: bytes) -> NodeView | None:
+        """The file at `path`, None when there is none or it is a directory."""
+        node = self._nodes.get(path)
+        return None if node is None or node.dir else node
+
+    def get(self, path: bytes, recursive: bool = False, sort: bool = False) -> Event | Fault:
+        """The node with, for a directory, its visible children.
+
+        With `recursive` theirs too. No index is taken.
+        """
+        node = self._nodes.get(path)
+        if node is None:
+            return self._unreachable(path)
+        if node.dir:
+            node = self._listing(node, recursive, sort)
+        return Event("get", self.index, node)
+
+    def _listing(self, top: NodeView, recursive: bool, sort: bool) -> NodeView:
+        """The directory with its children filled in.
+
+        Walks without recursion: a path may be thousands of names deep.
+        """
+        nodes = self._nodes
+        # Parents come before their children in `order`, so that the way back finds every child's listing
+        # ready.
+        order: list[tuple[NodeView, list[NodeView]]] = []
+        waiting = [top]
+        while waiting:
+            directory = waiting.pop()
+            children = [nodes[path] for path in self._visible(directory.key)]
+            if sort:
+                children.sort(key=_key)
+            order.append((directory, children))
+            if recursive:
+                waiting.extend(child for child in children if child.dir)
+        done: dict[bytes, NodeView] = {}
+        for directory, children in reversed(order):
+            listed = tuple(done.pop(child.key, child) for child in children) if recursive else tuple(children)
+            done[directory.key] = NodeView(
+                directory.key, directory.created, directory.modified, None, True, directory.expires, listed
+            )
+        return done[top.key]
+
+    def _visible(self, path: bytes) -> Iterator[bytes]:
+        """Children whose name does not begin with an underscore."""
+        name_at = len(path) + (path != ROOT)
+        return (child for child in self._children[path] if not child.startswith(b"_", name_at))
+
+    # Changing
+
+    def set(
+        self, path: bytes, value: bytes, directory: bool, expires: Nanos, refresh: bool = False
+    ) -> Event | Fault:
+        """Create a node or replace a file. A refresh needs the file to exist and keeps its value."""
+        old = self._nodes.get(path)
+        if old is None:
+            fault = self._unreachable(path)
+            if refresh or fault.code != 100:
+                return fault
+        elif old.dir:
+            return self._root_or(102, path)
+        elif refresh:
+            value = old.value or b""
+        return self._place("set", path, value, directory, expires, old, refresh)
+
+    def create(self, path: bytes, value: bytes, directory: bool, expires: Nanos) -> Event | Fault:
+        """Create a node that must not exist."""
+        if path in self._nodes:
+            return self._root_or(105, path)
+        fault = self._unreachable(path)
+        if fault.code != 100:
+            return fault
+        return self._place("create", path, value, directory, expires, None, False)
+
+    def create_in_order(self, path: bytes, value: bytes, directory: bool, expires: Nanos) -> Event | Fault:
+        """Create a node below `path`, named by the index it gets, in decimal with 20 digits."""
+        name = b"/%020d" % (self.index + 1)
+        return self.create(name if path == ROOT else path + name, value, directory, expires)
+
+    def update(self, path: bytes, value: bytes, expires: Nanos, refresh: bool = False) -> Event | Fault:
+        """Change value and expiry of a node that must exist; a directory has no value to change."""
+        if path == ROOT:
+            return self._root_fault()
+        old = self._nodes.get(path)
+        if old is None:
+            return self._unreachable(path)
+        if not old.dir:
+            return self._overwrite("update", old, (old.value or b"") if refresh else value, expires, refresh)
+        if value:
+            return Fault(102, path, self.index)
+        # The event shows the index of the change, the directory keeps its own (v2 API, update).
+        index = self._next()
+        self._store(NodeView(path, old.created, old.modified, None, True, expires), old)
+        node = NodeView(path, old.created, index, None, True, expires)
+        return Event("update", index, node, old, refresh=refresh)
+
+    def compare_and_swap(  # noqa: PLR0917 - the fields of the command, in its order
+        self,
+        path: bytes,
+        prev_value: bytes,
+        prev_index: int,
+        value: bytes,
+        expires: Nanos,
+        refresh: bool = False,
+    ) -> Event | Fault:
+        """Update a file that is as expected; an empty value and the index 0 expect nothing."""
+        if path == ROOT:
+            return self._root_fault()
+        old = self._expected(path, prev_value, prev_index)
+        if isinstance(old, Fault):
+            return old
+        return self._overwrite(
+            "compareAndSwap", old, (old.value or b"") if refresh else value, expires, refresh
+        )
+
+    def delete(self, path: bytes, directory: bool, recursive: bool) -> Event | Fault:
+        """Remove a file.
+
+        With `directory` an empty directory; with `recursive` a directory and all below it.
+        """
+        if path == ROOT:
+            return self._root_fault()
+        old = self._nodes.get(path)
+        if old is None:
+            return self._unreachable(path)
+        if old.dir and not recursive:
+            if not directory:
+                return Fault(102, path, self.index)
+            if self._children[path]:
+                return Fault(108, path, self.index)
+        return self._remove("delete", old)
+
+    def compare_and_delete(self, path: bytes, prev_value: bytes, prev_index: int) -> Event | Fault:
+        """Remove a file that is as expected; an empty value and the index 0 expect nothing."""
+        old = self._expected(path, prev_value, prev_index)
+        if isinstance(old, Fault):
+            return old
+        return self._remove("compareAndDelete", old)
+
+    def skip(self) -> EtcdIndex:
+        """Take an index for a change outside the tree."""
+        return self._next()
+
+    # Expiry
+
+    def next_expiry(self) -> Nanos | None:
+        """When the first node expires; None when none does. Amortised O(log n)."""
+        deadlines = self._deadlines
+        while deadlines:
+            expires, path = deadlines[0]
+            if self._expiries.get(path) == expires:
+                return expires
+            heapq.heappop(deadlines)
+        return None
+
+    def expire(self, now: Nanos) -> list[Event]:
+        """Remove every node whose time is up, the earliest first (at the same instant by path), one event
+        each.
+
+        A directory takes what is below it along, in one event.
+        """
+        events = []
+        while (first := self.next_expiry()) is not None and first <= now:
+            events.append(self._remove("expire", self._nodes[self._deadlines[0][1]]))
+        return events
+
+    # Shared steps
+
+    def _next(self) -> EtcdIndex:
+        self.index = index = EtcdIndex(self.index + 1)
+        return index
+
+    def _root_fault(self) -> Fault:
+        return Fault(107, ROOT, self.index)
+
+    def _root_or(self, code: int, path: bytes) -> Fault:
+        return self._root_fault() if path == ROOT else Fault(code, path, self.index)
+
+    def _unreachable(self, path: bytes) -> Fault:
+        """Why there is no node at `path`.
+
+        104 with the file in the way, else 100 with the topmost missing path.
+        """
+        missing = path
+        while True:
+            above = parent_of(missing)
+            node = self._nodes.get(above)
+            if node is not None:
+                return Fault(100, missing, self.index) if node.dir else Fault(104, above, self.index)
+            missing = above
+
+    def _expected(self, path: bytes, prev_value: bytes, prev_index: int) -> NodeView | Fault:
+        node = self._nodes.get(path)
+        if node is None:
+            return self._unreachable(path)
+        if node.dir:
+            # The root has no name to show: etcd names it only by its inner path, which users never see.
+            return Fault(102, b"" if path == ROOT else path, self.index)
+        causes = []
+        if prev_value and prev_value != node.value:
+            causes.append(b"[%b != %b]" % (prev_value, node.value or b""))
+        if prev_index and prev_index != node.modified:
+            causes.append(b"[%d != %d]" % (prev_index, node.modified))
+        return Fault(101, b" ".join(causes), self.index) if causes else node
+
+    def _place(  # noqa: PLR0917 - everything a node and its event are made of
+        self,
+        action: str,
+        path: bytes,
+        value: bytes,
+        directory: bool,
+        expires: Nanos,
+        old: NodeView | None,
+        refresh: bool,
+    ) -> Event:
+        """Put a new node at `path`, in place of `old` or where nothing is and no file in the way."""
+        index = self._next()
+        node = NodeView(path, index, index, None if directory else value, directory, expires)
+        if old is None:
+            self._adopt(path, index)
+        if directory:
+            self._children[path] = {}
+        self._store(node, old)
+        return Event(action, index, node, old, (), refresh)
+
+    def _adopt(self, path: bytes, index: EtcdIndex) -> None:
+        """Enter `path` in its parent, making the missing ancestors as permanent directories."""
+        while True:
+            above = parent_of(path)
+            children = self._children.get(above)
+            if children is not None:
+                children[path] = None
+                return
+            self._children[above] = {path: None}
+            self._store(NodeView(above, index, index, None, True), None)
+            path = above
+
+    def _overwrite(self, action: str, old: NodeView, value: bytes, expires: Nanos, refresh: bool) -> Event:
+        """Give a file a new value and expiry; it stays the node it was created as."""
+        index = self._next()
+        node = NodeView(old.key, old.created, index, value, False, expires)
+        self._store(node, old)
+        return Event(action, index, node, old, (), refresh)
+
+    def _store(self, node: NodeView, old: NodeView | None) -> None:
+        path = node.key
+        self._nodes[path] = self.changed[path] = node
+        if node.expires:
+            self._expiries[path] = node.expires
+            heapq.heappush(self._deadlines, (node.expires, path))
+            if len(self._deadlines) > 2 * len(self._expiries) + _STALE_ALLOWED:
+                self._rebuild_deadlines()
+        elif old is not None and old.expires:
+            del self._expiries[path]
+
+    def _rebuild_deadlines(self) -> None:
+        self._deadlines = [(expires, path) for path, expires in self._expiries.items()]
+        heapq.heapify(self._deadlines)
+
+    def _remove(self, action: str, old: NodeView) -> Event:
+        """Take a node out, with all below it when it is a directory."""
+        path = old.key
+        index = self._next()
+        below = self._below(path) if old.dir else []
+        for gone in below:
+            self._forget(gone)
+        self._forget(path)
+        del self._children[parent_of(path)][path]
+        node = NodeView(path, old.created, index, None, old.dir)
+        return Event(action, index, node, old, tuple(below))
+
+    def _below(self, path: bytes) -> list[bytes]:
+        """Every path below a directory, in the order of the bytes."""
+        found: list[bytes] = []
+        waiting = [path]
+        while waiting:
+            children = self._children.get(waiting.pop())
+            if children:
+                found.extend(children)
+                waiting.extend(children)
+        found.sort()
+        return found
+
+    def _forget(self, path: bytes) -> None:
+        node = self._nodes.pop(path)
+        self.changed[path] = None
+        if node.dir:
+            del self._children[path]
+        if node.expires:
+            del self._expiries[path]
+
+
+def _key(node: NodeView) -> bytes:
+    return node.key

@@ -1,0 +1,204 @@
+"""A member without a log, a disk or a socket.
+
+Proposals are applied at once, time moves when a test says so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from netstore.api.router import Router
+from netstore.api.v2.keys import KeysApi
+from netstore.api.v2.stats import StoreStatsApi
+from netstore.net.exchange import Request
+from netstore.state import commands
+from netstore.state.machine import Machine
+from netstore.types import ClusterId, Index, Nanos, NodeId, Term
+from netstore.watch.hub import Hub
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from netstore.errors import Fault
+    from netstore.state.machine import Outcome
+
+START: Final = Nanos(1_795_000_000_123_456_789)
+TICK_NANOS: Final = 500_000_000
+"""How often a leader looks for what has expired."""
+
+
+class DictEngine:
+    """`seams.Engine` in a dict."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[bytes, bytes]] = {}
+        self._applied = Index(0)
+        self.written = 0
+
+    def applied(self) -> Index:
+        return self._applied
+
+    def durable(self) -> Index:
+        return self._applied
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        return self.tables.get(table, {}).get(key)
+
+    def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        for key, value in sorted(self.tables.get(table, {}).items()):
+            if key >= start and (end is None or key < end):
+                yield key, value
+
+    def write(self, applied: Index, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
+        assert applied >= self._applied
+        self._applied = applied
+        self.written += len(changes)
+        for (table, key), value in changes.items():
+            assert 0 < len(key) <= 511, "an engine's keys are short"
+            if value is None:
+                self.tables.get(table, {}).pop(key, None)
+            else:
+                self.tables.setdefault(table, {})[key] = value
+
+    def sync(self, done: Callable[[OSError | None], None]) -> None:
+        done(None)
+
+    def close(self) -> None:
+        pass
+
+
+class HandClock:
+    """`seams.Clock` moved by hand."""
+
+    def __init__(self, now: Nanos = START) -> None:
+        self.now = now
+
+    def monotonic(self) -> float:
+        return self.now / 1e9
+
+    def wall(self) -> Nanos:
+        return self.now
+
+
+class RecordedExchange:
+    """`net.exchange.Exchange` that keeps the answer. `room` bounds what a slow reader's connection takes."""
+
+    def __init__(self, request: Request, room: int = 1_000_000) -> None:
+        self._request = request
+        self.status = 0
+        self.fields = b""
+        self.body = b""
+        self.pieces: list[bytes] = []
+        self.open = False
+        self.done = False
+        self.room = room
+        self._gone: Callable[[], None] | None = None
+
+    @property
+    def request(self) -> Request:
+        return self._request
+
+    def respond(self, status: int, fields: bytes, body: bytes = b"") -> None:
+        assert not self.status, "answered twice"
+        self.status, self.fields, self.done = status, fields, True
+        self.body = b"" if self._request.method == b"HEAD" else body
+
+    def begin(self, status: int, fields: bytes) -> None:
+        assert not self.status, "answered twice"
+        self.status, self.fields, self.open = status, fields, True
+
+    def push(self, data: bytes) -> bool:
+        assert self.open, "pushed to a body that is not open"
+        if len(self.pieces) >= self.room:
+            return False
+        self.pieces.append(data)
+        return True
+
+    def end(self) -> None:
+        assert self.open, "ended a body that is not open"
+        self.open, self.done = False, True
+
+    def abort(self) -> None:
+        self.open, self.done = False, True
+
+    def on_gone(self, call: Callable[[], None]) -> None:
+        self._gone = call
+
+    def hang_up(self) -> None:
+        """The client closes the connection."""
+        self.open = False
+        if self._gone is not None:
+            self._gone()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The fields of the head by name."""
+        lines = self.fields.decode("latin-1").split("\r\n")
+        assert lines.pop() == "", "every field line ends with CRLF"
+        return dict(line.split(": ", 1) for line in lines)
+
+    @property
+    def text(self) -> bytes:
+        """The whole body so far."""
+        return self.body + b"".join(self.pieces)
+
+
+class LocalMember:
+    """`node.member.Member` of a cluster of one that decides at once, with its keys API behind a router."""
+
+    def __init__(self, engine: DictEngine | None = None, clock: HandClock | None = None) -> None:
+        self.id = NodeId(0x8E9E05C52164694D)
+        self.name = "local"
+        self.cluster_id = ClusterId(0xCDF818194E3A8C32)
+        self.leader = self.id
+        self.term = Term(2)
+        self.engine = engine or DictEngine()
+        self.clock = clock or HandClock()
+        self.machine = Machine(self.engine)
+        self.machine.load()
+        self.hub = Hub()
+        self.commit_index = self.machine.applied
+        self.keys = KeysApi(self)
+        self.stats = StoreStatsApi(self)
+        self.router = Router({b"/v2/stats/store": self.stats.handle}, {b"/v2/keys": self.keys.handle})
+        self._apply(commands.encode(commands.PublishMember(self.id, self.name, ("http://c",), ("http://p",))))
+        if not self.machine.cluster_version:
+            self._apply(commands.encode(commands.SetClusterVersion("3.4.0")))
+
+    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None]) -> None:
+        done(self._apply(command))
+
+    def _apply(self, command: bytes) -> Outcome:
+        self.commit_index = Index(self.commit_index + 1)
+        outcome = self.machine.apply(self.commit_index, command)
+        for event in self.machine.take_events():
+            self.hub.publish(event)
+        self.machine.save()
+        return outcome
+
+    def advance(self, nanos: int) -> None:
+        """Let time pass, with the leader's ticks in it."""
+        until = self.clock.now + nanos
+        while self.clock.now < until:
+            self.clock.now = Nanos(min(self.clock.now + TICK_NANOS, until))
+            self.tick()
+
+    def tick(self) -> None:
+        """What a leader does every half second."""
+        expiry = self.machine.next_expiry()
+        if expiry is not None and expiry <= self.clock.now:
+            self._apply(commands.encode(commands.Expire(self.clock.now)))
+
+    def send(
+        self,
+        method: str,
+        target: str | bytes,
+        body: bytes = b"",
+        content_type: bytes | None = b"application/x-www-form-urlencoded",
+    ) -> RecordedExchange:
+        """Carry one request to the API, as a router does."""
+        raw = target.encode("utf-8") if isinstance(target, str) else target
+        path, _, query = raw.partition(b"?")
+        exchange = RecordedExchange(Request(method.encode(), path, query, body, content_type))
+        self.router.handle(exchange)
+        return exchange
