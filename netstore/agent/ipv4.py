@@ -1,0 +1,89 @@
+"""IPv4 addresses and subnets as numbers: pure, cheap enough for thousands at a time.
+
+An address is an int below 2**32. A `Subnet` has no host bits; whoever makes one out of foreign text checks
+that first or uses `Subnet.around`, which drops them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+_MASKS = tuple((0xFFFFFFFF << (32 - length)) & 0xFFFFFFFF for length in range(33))
+_OCTETS = {str(number): number for number in range(256)}
+
+
+def parse_ip(text: str) -> int:
+    """The address of a dotted quad. ValueError for anything else, leading zeros and blanks included."""
+    octets = text.split(".")
+    if len(octets) != 4:
+        raise ValueError(f"{text!r} is not an IPv4 address")
+    try:
+        a, b, c, d = [_OCTETS[octet] for octet in octets]
+    except KeyError:
+        raise ValueError(f"{text!r} is not an IPv4 address") from None
+    return a << 24 | b << 16 | c << 8 | d
+
+
+def show_ip(ip: int) -> str:
+    """The dotted quad of an address."""
+    return f"{ip >> 24}.{ip >> 16 & 255}.{ip >> 8 & 255}.{ip & 255}"
+
+
+def is_unicast(ip: int) -> bool:
+    """Whether a host can own the address: not 0.0.0.0/8, loopback, multicast or reserved."""
+    return ip >> 24 not in (0, 127) and ip >> 28 < 14
+
+
+def is_link_local(ip: int) -> bool:
+    """Whether the address is in 169.254.0.0/16 (RFC 3927)."""
+    return ip >> 16 == 0xA9FE
+
+
+class Subnet(NamedTuple):
+    """A range of addresses that share their first `length` bits; all other bits of `base` are zero."""
+
+    base: int
+    length: int
+
+    @classmethod
+    def around(cls, ip: int, length: int) -> Subnet:
+        """The subnet of that length that holds the address."""
+        return cls(ip & _MASKS[length], length)
+
+    @property
+    def size(self) -> int:
+        """How many addresses it has."""
+        return 1 << (32 - self.length)
+
+    @property
+    def last(self) -> int:
+        """Its highest address."""
+        return self.base | (self.size - 1)
+
+    @property
+    def key(self) -> str:
+        """The name of its lease in the store (flannel: `A.B.C.D-LEN`)."""
+        return f"{show_ip(self.base)}-{self.length}"
+
+    def __str__(self) -> str:
+        return f"{show_ip(self.base)}/{self.length}"
+
+    def holds(self, ip: int) -> bool:
+        """Whether the address lies in it."""
+        return ip & _MASKS[self.length] == self.base
+
+    def covers(self, other: Subnet) -> bool:
+        """Whether every address of the other lies in it."""
+        return self.length <= other.length and other.base & _MASKS[self.length] == self.base
+
+    def overlaps(self, other: Subnet) -> bool:
+        """Whether the two share an address: subnets nest or are apart."""
+        return self.covers(other) or other.covers(self)
+
+
+def parse_cidr(text: str) -> tuple[int, int]:
+    """Address and prefix length of `A.B.C.D/LEN`, host bits kept. ValueError for anything else."""
+    address, slash, digits = text.partition("/")
+    if not slash or not (digits.isascii() and digits.isdigit()) or len(digits) > 2 or int(digits) > 32:
+        raise ValueError(f"{text!r} is not an IPv4 network such as 10.1.0.0/16")
+    return parse_ip(address), int(digits)
