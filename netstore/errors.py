@@ -62,6 +62,7 @@ TIMED_OUT: Final = "etcdserver: request timed out"
 TIMED_OUT_LEADER: Final = "etcdserver: request timed out, possibly due to previous leader failure"
 STOPPED: Final = "etcdserver: server stopped"
 CANCELLED: Final = "etcdserver: request cancelled"
+NO_SPACE: Final = "etcdserver: no space left on device"
 TOO_MANY: Final = "etcdserver: too many requests"
 
 
@@ -73,6 +74,11 @@ def timed_out(text: str = TIMED_OUT) -> Fault:
 def stopped() -> Fault:
     """The member stopped while the request waited; it may still take effect."""
     return Fault(300, STOPPED.encode(), outcome_known=False)
+
+
+def no_space() -> Fault:
+    """The log cannot be written for want of disk space; the request was not proposed."""
+    return Fault(300, NO_SPACE.encode())
 
 
 def too_many() -> Fault:

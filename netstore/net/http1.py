@@ -30,6 +30,9 @@ BODY_LIMIT: Final = 10 * 1024 * 1024
 PIPELINE_LIMIT: Final = 128
 """Unanswered requests of one connection beyond which nothing more is read from it."""
 
+HIGH_WATER: Final = 1024 * 1024
+"""Unsent bytes of one connection beyond which no further request of it is handled and nothing more is read from it."""
+
 OPEN_BODY_LIMIT: Final = 4 * 1024 * 1024
 """Unsent bytes of one connection beyond which `push` refuses: a watcher this far behind must start again from history."""
 
@@ -255,6 +258,7 @@ class Http1Connection:
         "_parser",
         "_pending",
         "_plain_framing",
+        "_ready",
         "_request",
         "_url",
         "closed",
@@ -271,6 +275,7 @@ class Http1Connection:
         self.reading = True
         self.waiting = False
         self._pending: deque[Http1Exchange] = deque()
+        self._ready: deque[Request] = deque()
         self._parser = httptools.HttpRequestParser(self)
         self._request = Request(b"", b"")
         self._method: bytes | None = None
@@ -287,7 +292,7 @@ class Http1Connection:
     @property
     def busy(self) -> bool:
         """So many answers are outstanding that nothing more should be read for now."""
-        return len(self._pending) >= PIPELINE_LIMIT
+        return bool(self._ready) or len(self._pending) >= PIPELINE_LIMIT
 
     @property
     def pending(self) -> int:
@@ -296,6 +301,7 @@ class Http1Connection:
 
     def receive(self, data: bytes) -> None:
         """Take the bytes of one read. May hand over any number of exchanges before it returns."""
+        ready = self._ready
         if not self.waiting:
             known = self.server.known
             while data and self.reading:
@@ -309,37 +315,52 @@ class Http1Connection:
                         break
                     request = request.with_body(data[end : end + length])
                     end += length
-                self._hand_over(request)
+                self.reading = request.keep_alive
+                ready.append(request)
                 data = data[end:]
         if data and self.reading:
             self._parse(data)
+        else:
+            self.resume()
+
+    def resume(self) -> None:
+        """Hand over what is complete, as long as the answers outstanding are not too many or too large."""
+        ready, pending = self._ready, self._pending
+        while ready and len(pending) < PIPELINE_LIMIT and self.output.unsent() < HIGH_WATER:
+            request = ready.popleft()
+            exchange = Http1Exchange(self, request)
+            if pending:
+                exchange.hold()
+            pending.append(exchange)
+            if isinstance(request, _Refusal):
+                exchange.respond(request.status, _PLAIN, request.text)
+            else:
+                self.server.handle(exchange)
 
     def eof(self) -> None:
         """The peer sends nothing more. Plain answers still go out; an answer without an end is given up."""
         self.reading = False
-        if not self._pending:
-            self.output.cut()
-        elif any(exchange.watched for exchange in self._pending):
+        if any(exchange.watched for exchange in self._pending) or not (self._pending or self._ready):
             self.gone()
             self.output.cut()
-        else:
+        elif not self._ready:
             self._pending[-1].closing = True
+        elif self._ready[-1].keep_alive:
+            last = self._ready[-1] = self._ready[-1].with_body(self._ready[-1].body)
+            last.keep_alive = False
 
     def gone(self) -> None:
         """The network failed, or the connection was closed: let go of everything."""
         self.closed = True
         self.reading = False
+        self._ready.clear()
         while self._pending:
             self._pending.popleft().lost()
 
     def refuse(self, status: int, text: bytes) -> None:
-        """Answer what cannot be understood, or was not finished in time, then close."""
-        if self.closed or not self.reading:
-            return
-        self.waiting = False
-        request = Request(b"", b"")
-        request.keep_alive = False
-        self._enqueue(request).respond(status, _PLAIN, text)
+        """Answer what was not finished in time, then close."""
+        self._refuse(status, text)
+        self.resume()
 
     def advance(self) -> None:
         """Send on from the head of the line as far as answers are complete."""
@@ -407,7 +428,7 @@ class Http1Connection:
         if not self.reading:
             return
         if request.version == b"1.1" and request.host is None:
-            self.refuse(400, b"400 Bad Request: missing required Host header")
+            self._refuse(400, b"400 Bad Request: missing required Host header")
         elif self._length > self.server.body_limit:
             self._overflow()
         elif request.expects_continue and not self._pending:
@@ -432,7 +453,8 @@ class Http1Connection:
         self._method = None
         if self.reading:
             request = self._request
-            self._hand_over(request.with_body(b"".join(self._body)) if self._body else request)
+            self.reading = request.keep_alive
+            self._ready.append(request.with_body(b"".join(self._body)) if self._body else request)
             self._body = []
 
     # -- inside ---------------------------------------------------------------------------------------------------
@@ -451,22 +473,29 @@ class Http1Connection:
         except httptools.HttpParserInvalidMethodError:
             self._parse_other_method(data, first=self._begun == 1)
         except (httptools.HttpParserError, ValueError):
-            self.refuse(400, b"400 Bad Request")
+            self._refuse(400, b"400 Bad Request")
         if self.waiting and not self._head_done:
             self._head_size += len(data)
             if self._head_size > self.server.head_limit:
-                self.refuse(431, b"431 Request Header Fields Too Large")
+                self._refuse(431, b"431 Request Header Fields Too Large")
+        self.resume()
 
     def _parse_other_method(self, data: bytes, *, first: bool) -> None:
         """A method httptools does not know is still well formed if it is a token (RFC 9110, 9.1): parse it under another name."""
         token, space, rest = data.partition(b" ")
         if not first or not space or not 0 < len(token) <= _METHOD_LIMIT or not _TOKEN.issuperset(token):
-            self.refuse(400, b"400 Bad Request")
+            self._refuse(400, b"400 Bad Request")
             return
         self._method = token
         self._parser = httptools.HttpRequestParser(self)
         self._learning = None
         self._parse(b"PUT " + rest)
+
+    def _refuse(self, status: int, text: bytes) -> None:
+        if self.reading:
+            self.waiting = False
+            self.reading = False
+            self._ready.append(_Refusal(status, text))
 
     def _overflow(self) -> None:
         request = self._request
@@ -474,16 +503,17 @@ class Http1Connection:
         request.keep_alive = False
         self._body = []
         self.waiting = False
-        self.server.handle(self._enqueue(request))
+        self.reading = False
+        self._ready.append(request)
 
-    def _hand_over(self, request: Request) -> None:
-        self.server.handle(self._enqueue(request))
 
-    def _enqueue(self, request: Request) -> Http1Exchange:
-        exchange = Http1Exchange(self, request)
-        if self._pending:
-            exchange.hold()
-        self._pending.append(exchange)
-        if exchange.closing:
-            self.reading = False
-        return exchange
+class _Refusal(Request):
+    """Stands in the line for a request that could not be understood; answered in its turn."""
+
+    __slots__ = ("status", "text")
+
+    def __init__(self, status: int, text: bytes) -> None:
+        super().__init__(b"", b"")
+        self.keep_alive = False
+        self.status = status
+        self.text = text

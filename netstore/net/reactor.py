@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
+from netstore.net.http1 import HIGH_WATER
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -27,9 +29,6 @@ if TYPE_CHECKING:
 
 READ_SIZE: Final = 64 * 1024
 """Bytes taken by one read; what a client sends beyond it waits for the next round."""
-
-HIGH_WATER: Final = 1024 * 1024
-"""Unsent bytes of a connection beyond which nothing more is read from it until they are gone."""
 
 MAX_CONNECTIONS: Final = 10_000
 """Open connections; more wait in the kernel's accept queue."""
@@ -65,6 +64,9 @@ class Session(Protocol):
 
     def receive(self, data: bytes) -> None:
         """Take the bytes of one read."""
+
+    def resume(self) -> None:
+        """Go on with what was read and not handled yet, if the bounds allow it now."""
 
     def eof(self) -> None:
         """The peer sends nothing more."""
@@ -258,15 +260,18 @@ class Connection:
         """Tell the kernel what this connection waits for now."""
         if self.fd < 0:
             return
-        paused = not self._closing and (self.session.busy or not self.session.reading or self._unsent_size > HIGH_WATER)
+        paused = not self._closing and (
+            self.session.busy or not self.session.reading or self._unsent_size > HIGH_WATER
+        )
         mask = (0 if paused else _IN) | (_OUT if self._unsent else 0)
         if mask != self._mask:
             self._mask = mask
             self._reactor.modify(self.fd, mask)
 
     def resume(self) -> None:
-        """An answer left the line: reading may go on."""
-        if self._mask != _IN:
+        """Answers left: handling and reading may go on."""
+        if self._mask != _IN and self.fd >= 0:
+            self.session.resume()
             self._watch()
 
 
@@ -274,8 +279,7 @@ class Reactor:
     """Accepts connections and drives them; see the module for what it promises.
 
     `listen` adds a bound, listening socket. `run` is the task. `flush` sends everything written since the last flush: whoever completes
-    answers outside a round (the loop, after a batch) calls it once at the end. `stop_accepting` and `close` are the two steps of a graceful
-    stop.
+    answers outside a round (the loop, after a batch) calls it once at the end. `stop_accepting` is the first step of a graceful stop.
     """
 
     def __init__(self, limits: Limits, http1: Http1Server, log: Log, clock: Callable[[], float]) -> None:
@@ -305,16 +309,19 @@ class Reactor:
         self._epoll.register(sock.fileno(), _IN)
 
     async def run(self, connect: Callable[[Connection, Http1Server], Session]) -> None:
-        """Serve until cancelled. `connect` makes the session of a new connection.
+        """Serve until cancelled, then cut every connection. `connect` makes the session of a new one.
 
         Awaits only the readiness of the epoll set, so that between two awaits state changes are atomic.
         """
         self._connect = connect
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._sweep)
-            while True:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
-                self._round()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._sweep_each_second)
+                while True:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    self._round()
+        finally:
+            self._close()
 
     def flush(self) -> None:
         """Send what was written since the last flush. A send may close a connection, which may write to others: until all is out."""
@@ -343,8 +350,7 @@ class Reactor:
             sock.close()
         self._listeners.clear()
 
-    def close(self) -> None:
-        """Cut every connection."""
+    def _close(self) -> None:
         self.stop_accepting()
         for connection in list(self._connections.values()):
             connection.cut()
@@ -360,7 +366,7 @@ class Reactor:
                     connection.ready(mask)
                 except Exception as fault:
                     # The edge of a session: a fault in one connection ends that connection. Invariants of the store fail in the loop, not here.
-                    self._log.warning("connection failed", error=repr(fault))
+                    self._log.warning("connection_failed", error=repr(fault))
                     connection.cut()
             elif fd in self._listeners:
                 self._accept(self._listeners[fd])
@@ -391,7 +397,7 @@ class Reactor:
             self.accepted += 1
 
     def _pause_accepting(self, reason: str, connections: int) -> None:
-        self._log.warning("accepting paused", reason=reason, connections=connections)
+        self._log.warning("accepting_paused", reason=reason, connections=connections)
         self._accepting = False
         for fd in self._listeners:
             self._epoll.unregister(fd)
@@ -401,18 +407,21 @@ class Reactor:
         for fd in self._listeners:
             self._epoll.register(fd, _IN)
 
-    async def _sweep(self) -> None:
-        """Once a second: the date line, stalled peers, another try at accepting."""
+    def sweep(self) -> None:
+        """Once a second: the date line, stalled peers, another try at accepting. O(connections)."""
+        self.now = now = self._clock()
+        self._refresh_date()
+        limit = self._limits.stall_seconds
+        for connection in [c for c in self._connections.values() if c.stalled(now, limit)]:
+            connection.give_up()
+        if not self._accepting and self._listeners and len(self._connections) < self._limits.max_connections:
+            self._resume_accepting()
+        self.flush()
+
+    async def _sweep_each_second(self) -> None:
         while True:
             await trio.sleep(1)
-            self.now = now = self._clock()
-            self._refresh_date()
-            limit = self._limits.stall_seconds
-            for connection in [c for c in self._connections.values() if c.stalled(now, limit)]:
-                connection.give_up()
-            if not self._accepting and self._listeners and len(self._connections) < self._limits.max_connections:
-                self._resume_accepting()
-            self.flush()
+            self.sweep()
 
     def _refresh_date(self) -> None:
         self._http1.set_date(b"Date: " + formatdate(usegmt=True).encode() + b"\r\n")

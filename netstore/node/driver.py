@@ -9,6 +9,8 @@ The contract, in the order that makes it safe (Ongaro's dissertation, sections 3
    messages leave that speak of it (votes, answers to appends).
 
 Batches are reported in the order they were given. Whatever is not reported yet may be lost in a crash and nobody was told of it.
+A commit index that moved alone is no reason to write: it travels with the next batch, and is found again by the next election if
+there is none.
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ class Driver:
     def __init__(self, raft: Raft) -> None:
         self.raft = raft
         self._in_flight: deque[_InFlight] = deque()
+        self._unwritten: HardState | None = None
         self._released: list[Message] = []
 
     def take(self) -> Effects | None:
@@ -75,14 +78,18 @@ class Driver:
         ready = raft.take_ready()
         append: Append | None = None
         send = ready.messages
-        if ready.hard_state is not None or ready.entries:
-            append = Append(ready.hard_state, ready.entries)
+        hard_state = ready.hard_state or self._unwritten
+        if ready.must_sync and (hard_state is not None or ready.entries):
+            append = Append(hard_state, ready.entries)
             last = (ready.entries[-1].index, ready.entries[-1].term) if ready.entries else None
             self._in_flight.append(_InFlight(True, last, ready.after_sync))
-        elif ready.after_sync and self._in_flight:
-            self._in_flight.append(_InFlight(False, None, ready.after_sync))
-        elif ready.after_sync:
-            send = [*send, *ready.after_sync]
+            self._unwritten = None
+        else:
+            self._unwritten = hard_state
+            if ready.after_sync and self._in_flight:
+                self._in_flight.append(_InFlight(False, None, ready.after_sync))
+            else:
+                send = [*send, *ready.after_sync]
         if released:
             self._released = []
             send = [*released, *send]

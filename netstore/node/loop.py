@@ -11,6 +11,7 @@ A fault in here, in the disk or in apply ends the process: half a turn must not 
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
@@ -19,15 +20,18 @@ from netstore import errors
 from netstore.errors import Fault, NetstoreError
 from netstore.node.proposals import REQUEST_ID_SIZE, Proposals
 from netstore.raft.entry import EntryKind
-from netstore.types import Event, Index
+from netstore.raft.status import Fate
+from netstore.seams import SyncFailed
+from netstore.types import Index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from netstore.disk.wal import Wal
-    from netstore.node.driver import Driver
+    from netstore.node.driver import Append, Driver
     from netstore.raft.entry import Entry
     from netstore.raft.messages import Message
+    from netstore.raft.status import Proposed
     from netstore.seams import Clock, Engine
     from netstore.state.machine import Machine, Outcome
     from netstore.types import ClusterId, NodeId, Term
@@ -47,6 +51,9 @@ class Log(Protocol):
         """One line."""
 
     def warning(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+    def error(self, event: str, **fields: Any) -> None:
         """One line."""
 
 
@@ -91,7 +98,9 @@ class Loop:
         self._wake = trio.Event()
         self._stopping = False
         self._failure: Exception | None = None
-        self._syncs_failed: list[OSError] = []
+        self._unsynced: deque[Append] = deque()
+        self._writing = 0
+        self._disk_full: OSError | None = None
         self._leader_known: NodeId | None = None
 
     # -- Member ---------------------------------------------------------------------------------------------------
@@ -173,13 +182,16 @@ class Loop:
             payloads = proposals.take(PAYLOADS_PER_TURN)
             if proposals.queued:
                 self._wake.set()
-            proposed = self._raft.propose(payloads)
-            if not proposed.accepted:
-                proposals.refuse(payloads, Fault(300, proposed.reason.encode()))
+            if self._disk_full is None:
+                proposed = self._raft.propose(payloads)
+                if proposed.fate is Fate.REFUSED:
+                    proposals.refuse(payloads, _refused(proposed))
+            else:
+                proposals.refuse(payloads, errors.no_space())
         applied = 0
         while (effects := self._driver.take()) is not None:
             if effects.append is not None:
-                self._wal.append(effects.append.hard_state, effects.append.entries, self._synced)
+                self._write(effects.append)
             if effects.send:
                 self._send(effects.send)
             if effects.apply:
@@ -189,11 +201,11 @@ class Loop:
             self.machine.save()
         if self._raft.leader != self._leader_known:
             self._leader_known = self._raft.leader
-            self._log.info("leader changed", leader=f"{self._raft.leader:x}", term=self._raft.term)
+            self._log.info("leader_changed", leader=f"{self._raft.leader:x}", term=self._raft.term)
         self._flush()
 
     def _apply(self, entries: Sequence[Entry]) -> None:
-        machine, hub, complete = self.machine, self.hub, self.proposals.complete
+        machine, complete = self.machine, self.proposals.complete
         for entry in entries:
             data = entry.data
             if entry.kind is not EntryKind.NORMAL:
@@ -201,19 +213,42 @@ class Loop:
                 machine.apply(entry.index, b"")
                 continue
             outcome = machine.apply(entry.index, data[REQUEST_ID_SIZE:])
-            if not data:
-                continue
-            if type(outcome) is Event and outcome.action != "get":
-                hub.publish(outcome)
-            complete(int.from_bytes(data[:REQUEST_ID_SIZE], "big"), outcome)
+            if data:
+                complete(int.from_bytes(data[:REQUEST_ID_SIZE], "big"), outcome)
         self._raft.applied_to(entries[-1].index)
+        publish = self.hub.publish
+        for event in machine.take_events():
+            publish(event)
+
+    # -- the disk -------------------------------------------------------------------------------------------------
+
+    def _write(self, append: Append) -> None:
+        self._unsynced.append(append)
+        if self._disk_full is None:
+            self._writing += 1
+            self._wal.append(append.hard_state, append.entries, self._synced)
 
     def _synced(self, failure: OSError | None) -> None:
-        if failure is not None:
-            self.fail(DiskFailed(f"writing the log failed: {failure}; the member stops, nothing unsaved was acknowledged"))
+        """The oldest write under way was kept, or it failed; a failed write takes all after it along, a failed sync ends the member."""
+        self._writing -= 1
+        if failure is None:
+            self._unsynced.popleft()
+            self._driver.synced()
+            self._wake.set()
+        elif isinstance(failure, SyncFailed):
+            self.fail(DiskFailed(f"syncing the log failed: {failure}; the member stops, nothing unsaved was acknowledged"))
+        elif self._disk_full is None:
+            self._disk_full = failure
+            self._log.error("log_not_writable", error=str(failure), fix="free disk space")
+
+    def retry_writes(self) -> None:
+        """Try again what could not be written, if anything: nothing of it was acknowledged, and reads went on meanwhile."""
+        if self._disk_full is None or self._writing:
             return
-        self._driver.synced()
-        self._wake.set()
+        self._disk_full = None
+        for append in self._unsynced:
+            self._writing += 1
+            self._wal.append(append.hard_state, append.entries, self._synced)
 
     # -- housekeeping ---------------------------------------------------------------------------------------------
 
@@ -225,11 +260,18 @@ class Loop:
             return False
         meta = self._raft.compact(Index(durable - CATCH_UP_ENTRIES))
         self._wal.mark(meta, self._marked)
-        self._log.info("log compacted", before=meta.index, durable=durable)
+        self._log.info("log_compacted", before=meta.index, durable=durable)
         return True
 
     def _marked(self, failure: OSError | None) -> None:
-        if failure is not None:
-            self.fail(DiskFailed(f"writing the log failed: {failure}"))
-            return
-        self._wal.drop_before(self._raft.first_index)
+        if failure is None:
+            self._wal.drop_before(self._raft.first_index)
+        elif isinstance(failure, SyncFailed):
+            self.fail(DiskFailed(f"syncing the log failed: {failure}; the member stops"))
+        else:
+            self._log.warning("log_mark_not_written", error=str(failure))
+
+
+def _refused(proposed: Proposed) -> Fault:
+    why = "not accepted" if proposed.refusal is None else proposed.refusal.value
+    return Fault(300, f"etcdserver: {why}".encode())

@@ -89,7 +89,9 @@ class Proposals:
         for request in late:
             self.complete(request, fault())
         if late:
-            self._payloads = [p for p in self._payloads if int.from_bytes(p[:REQUEST_ID_SIZE], "big") in self._slots]
+            self._payloads = [
+                p for p in self._payloads if int.from_bytes(p[:REQUEST_ID_SIZE], "big") in self._slots
+            ]
         return len(late)
 
     def fail_all(self, fault: Fault) -> None:

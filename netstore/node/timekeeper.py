@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 EXPIRE_SECONDS: Final = 0.5
 """How often the leader looks for overdue nodes, as etcd does."""
 
-COMPACT_SECONDS: Final = 1.0
-"""How often the log is looked at for entries to forget."""
+CHORES_SECONDS: Final = 1.0
+"""How often the log is looked at for entries to forget, and for writes that found no space."""
 
 _FORGOTTEN_LIMIT: Final = 1024
 
@@ -89,7 +89,9 @@ class Deadlines:
 class Timekeeper:
     """The task that ticks. `tick_seconds` is the heartbeat interval: one tick of Raft."""
 
-    def __init__(self, loop: Loop, deadlines: Deadlines, tick_seconds: float, flush: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: Loop, deadlines: Deadlines, tick_seconds: float, flush: Callable[[], None]
+    ) -> None:
         self._loop = loop
         self._deadlines = deadlines
         self._tick_seconds = tick_seconds
@@ -99,7 +101,7 @@ class Timekeeper:
     async def run(self) -> None:
         """Tick until cancelled. A tick that comes late is not made up for: a paused process must not rush an election."""
         clock = self._loop.clock
-        next_expiry = next_compaction = clock.monotonic()
+        next_expiry = next_chores = clock.monotonic()
         while True:
             await trio.sleep(self._tick_seconds)
             self._loop.tick()
@@ -109,8 +111,9 @@ class Timekeeper:
             if now >= next_expiry:
                 next_expiry = now + EXPIRE_SECONDS
                 self._expire()
-            if now >= next_compaction:
-                next_compaction = now + COMPACT_SECONDS
+            if now >= next_chores:
+                next_chores = now + CHORES_SECONDS
+                self._loop.retry_writes()
                 self._loop.compact()
 
     def _expire(self) -> None:

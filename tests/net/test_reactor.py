@@ -1,0 +1,228 @@
+"""The reactor over real loopback sockets: bounds, slow peers, hang-ups. Time is a number the test sets."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from netstore.net.http1 import Http1Connection, Http1Exchange, Http1Server
+from netstore.net.reactor import Limits, Reactor
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Quiet:
+    """Keeps the events that would be logged."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self.events.append(event)
+
+
+class Site:
+    """A reactor that is running, and the exchanges it handed over."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.time = 1000.0
+        self.log = Quiet()
+        self.exchanges: list[Http1Exchange] = []
+        self.answer: bytes | None = b"hello"
+        self.server = Http1Server(self._handle)
+        self.reactor = Reactor(limits, self.server, self.log, lambda: self.time)
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        self.port: int = listener.getsockname()[1]
+        self.reactor.listen(listener)
+
+    def _handle(self, exchange: Http1Exchange) -> None:
+        self.exchanges.append(exchange)
+        if exchange.request.path == b"/fault":
+            raise RuntimeError("a fault of the handler")
+        if self.answer is not None:
+            exchange.respond(200, b"", self.answer)
+
+    async def connect(self) -> trio.SocketStream:
+        return await trio.open_tcp_stream("127.0.0.1", self.port)
+
+    async def until_open(self, count: int) -> None:
+        with trio.fail_after(10):
+            while self.reactor.open_connections != count:
+                await trio.lowlevel.checkpoint()
+
+    async def until_asked(self, count: int) -> None:
+        with trio.fail_after(10):
+            while len(self.exchanges) < count:
+                await trio.lowlevel.checkpoint()
+
+
+@asynccontextmanager
+async def site(limits: Limits | None = None) -> AsyncIterator[Site]:
+    running = Site(limits or Limits())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            running.reactor.run, lambda connection, server: Http1Connection(server, connection)
+        )
+        try:
+            yield running
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+async def read_all(stream: trio.SocketStream) -> bytes:
+    data = b""
+    with trio.fail_after(10):
+        try:
+            while piece := await stream.receive_some(65536):
+                data += piece
+        except trio.BrokenResourceError:
+            return data
+    return data
+
+
+async def test_a_request_is_answered_and_the_connection_stays() -> None:
+    async with site() as here, await here.connect() as stream:
+        for _ in range(3):
+            await stream.send_all(GET)
+            with trio.fail_after(10):
+                assert (await stream.receive_some(65536)).endswith(b"hello")
+        assert here.reactor.open_connections == 1
+
+
+async def test_a_large_answer_to_a_slow_reader_arrives_whole() -> None:
+    async with site() as here, await here.connect() as stream:
+        here.answer = bytes(range(256)) * 40_000
+        await stream.send_all(GET.replace(b"Host: x", b"Host: x\r\nConnection: close"))
+        data = await read_all(stream)
+        assert data.partition(b"\r\n\r\n")[2] == here.answer
+        await stream.aclose()
+        await here.until_open(0)
+
+
+async def test_unread_answers_stop_the_reading() -> None:
+    """A client that sends and never reads is not read from for ever: memory stays bounded."""
+    async with site() as here, await here.connect() as stream:
+        here.answer = b"x" * 1_000_000
+        with trio.move_on_after(0.5):
+            await stream.send_all(GET * 100_000)
+        assert len(here.exchanges) < 10_000
+
+
+async def test_a_stalled_request_is_refused_in_words() -> None:
+    async with site(Limits(stall_seconds=5)) as here, await here.connect() as stream:
+        await stream.send_all(GET[:10])
+        await here.until_open(1)
+        with trio.fail_after(10):
+            while not any(c.session.waiting for c in here.reactor._connections.values()):
+                await trio.lowlevel.checkpoint()
+        here.time += 4
+        here.reactor.sweep()
+        assert here.reactor.open_connections == 1
+        here.time += 2
+        here.reactor.sweep()
+        assert b" 408 " in await read_all(stream)
+
+
+async def test_an_idle_connection_is_left_alone() -> None:
+    async with site(Limits(stall_seconds=5)) as here, await here.connect() as stream:
+        await stream.send_all(GET)
+        await stream.receive_some(65536)
+        for _ in range(5):
+            here.time += 100
+            here.reactor.sweep()
+        assert here.reactor.open_connections == 1
+
+
+async def test_a_peer_that_reads_nothing_is_cut() -> None:
+    async with site(Limits(stall_seconds=5)) as here, await here.connect() as stream:
+        here.answer = b"x" * 50_000_000
+        await stream.send_all(GET)
+        await here.until_asked(1)
+        here.time += 6
+        here.reactor.sweep()
+        await here.until_open(0)
+
+
+async def test_more_connections_than_allowed_wait_their_turn() -> None:
+    async with site(Limits(max_connections=2)) as here:
+        first, second, third = [await here.connect() for _ in range(3)]
+        await here.until_open(2)
+        await third.send_all(GET)
+        await first.aclose()
+        with trio.fail_after(10):
+            assert (await third.receive_some(65536)).endswith(b"hello")
+        assert "accepting_paused" in here.log.events
+        await second.aclose()
+        await third.aclose()
+
+
+async def test_a_hang_up_during_a_watch_is_told() -> None:
+    async with site() as here:
+        here.answer = None
+        stream = await here.connect()
+        await stream.send_all(GET)
+        await here.until_asked(1)
+        gone = trio.Event()
+        here.exchanges[0].on_gone(gone.set)
+        here.exchanges[0].begin(200, b"")
+        await stream.aclose()
+        with trio.fail_after(10):
+            await gone.wait()
+        await here.until_open(0)
+
+
+async def test_a_reset_during_an_answer_ends_that_connection_only() -> None:
+    async with site() as here:
+        here.answer = b"x" * 20_000_000
+        bad = socket.create_connection(("127.0.0.1", here.port))
+        bad.sendall(GET)
+        await here.until_asked(1)
+        bad.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        bad.close()
+        await here.until_open(0)
+        here.answer = b"fine"
+        async with await here.connect() as stream:
+            await stream.send_all(GET)
+            with trio.fail_after(10):
+                assert (await stream.receive_some(65536)).endswith(b"fine")
+
+
+async def test_a_fault_in_one_handler_ends_that_connection_only() -> None:
+    async with site() as here, await here.connect() as bad, await here.connect() as good:
+        await bad.send_all(b"GET /fault HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await read_all(bad) == b""
+        assert here.log.events == ["connection_failed"]
+        await good.send_all(GET)
+        with trio.fail_after(10):
+            assert (await good.receive_some(65536)).endswith(b"hello")
+
+
+async def test_a_refusal_reaches_a_client_that_is_still_sending() -> None:
+    async with site() as here, await here.connect() as stream:
+        await stream.send_all(b"PUT /b HTTP/1.1\r\nHost: x\r\nContent-Length: 30000000\r\n\r\n")
+        with trio.fail_after(10):
+            await stream.send_all(b"x" * 30_000_000)
+        await stream.send_eof()
+        assert b"hello" in await read_all(stream)
+        assert here.exchanges[0].request.too_large
+
+
+async def test_after_stop_accepting_open_connections_go_on() -> None:
+    async with site() as here, await here.connect() as stream:
+        await here.until_open(1)
+        here.reactor.stop_accepting()
+        await stream.send_all(GET)
+        with trio.fail_after(10):
+            assert (await stream.receive_some(65536)).endswith(b"hello")
+        try:
+            (await here.connect()).socket.close()
+        except OSError:
+            return
+        raise AssertionError("a connection was accepted after the listener closed")

@@ -1,0 +1,69 @@
+"""A fake output for connection codecs, and requests recorded as values."""
+
+from __future__ import annotations
+
+from netstore.net.http1 import Http1Connection, Http1Exchange, Http1Server
+from netstore.net.exchange import Request
+
+Seen = tuple[bytes, bytes, bytes, bytes, bytes | None, bytes, bool]
+
+
+def seen(request: Request) -> Seen:
+    """Everything of a request that a handler can see."""
+    return (
+        request.method,
+        request.path,
+        request.query,
+        request.body,
+        request.content_type,
+        request.version,
+        request.keep_alive,
+    )
+
+
+class FakeOutput:
+    """Collects what a codec sends."""
+
+    def __init__(self) -> None:
+        self.sent = b""
+        self.finished = False
+        self.was_cut = False
+        self.backlog = 0
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    def unsent(self) -> int:
+        return self.backlog
+
+    def finish(self) -> None:
+        self.finished = True
+
+    def cut(self) -> None:
+        self.was_cut = True
+
+
+class Wire:
+    """A connection whose requests are kept, and answered at once unless `hold` is set."""
+
+    def __init__(self, server: Http1Server | None = None, *, hold: bool = False, **limits: int) -> None:
+        self.exchanges: list[Http1Exchange] = []
+        self.hold = hold
+        self.server = server or Http1Server(self._handle, **limits)
+        self.server.handle = self._handle
+        self.output = FakeOutput()
+        self.connection = Http1Connection(self.server, self.output)
+
+    @property
+    def requests(self) -> list[Seen]:
+        return [seen(exchange.request) for exchange in self.exchanges]
+
+    def feed(self, *pieces: bytes) -> Wire:
+        for piece in pieces:
+            self.connection.receive(piece)
+        return self
+
+    def _handle(self, exchange: Http1Exchange) -> None:
+        self.exchanges.append(exchange)
+        if not self.hold:
+            exchange.respond(200, b"", exchange.request.path)
