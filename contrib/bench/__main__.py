@@ -1,0 +1,56 @@
+"""`python -m contrib.bench`: run the benchmarks and print their tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+from contrib.bench import keys, routes
+from tests.support.peers import missing
+
+
+def main() -> int:
+    """Run the parts asked for, all of them by default; 2 when something they need is missing."""
+    parser = argparse.ArgumentParser(
+        prog="python -m contrib.bench", description="Measure netstore side by side with Debian's etcd."
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="keys, routes; all by default")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each load on each store (5)")
+    parser.add_argument("--seconds", type=int, default=3, help="seconds of each round (3)")
+    parser.add_argument("--leases", default="1000,3000", help="numbers of leases (1000,3000)")
+    parser.add_argument("--folder", type=Path, help="where the stores keep their data (a temporary folder)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE too")
+    arguments = parser.parse_args()
+    parts = arguments.parts or ["keys", "routes"]
+    if unknown := set(parts) - {"keys", "routes"}:
+        parser.error(f"no part named {', '.join(sorted(unknown))}; there are keys and routes")
+    reason = missing("etcd", *(["wrk"] if "keys" in parts else []), *(["ip"] if "routes" in parts else []))
+    if "routes" in parts and os.geteuid() != 0:
+        reason = (
+            reason or "routes needs root, for a network namespace; `python -m contrib.bench keys` does not"
+        )
+    if reason:
+        print(reason, file=sys.stderr)
+        return 2
+
+    print(f"{os.cpu_count()} processors, Linux {platform.release()}, Python {platform.python_version()}\n")
+    tables = []
+    if "keys" in parts:
+        with tempfile.TemporaryDirectory(prefix="netstore-bench-", dir=arguments.folder) as folder:
+            tables.append(keys.measure(Path(folder), arguments.rounds, arguments.seconds))
+        print(tables[-1].text(), flush=True)
+    if "routes" in parts:
+        tables.append(routes.measure([int(count) for count in arguments.leases.split(",")]))
+        print(("\n" if "keys" in parts else "") + tables[-1].text(), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps([table.plain() for table in tables], indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

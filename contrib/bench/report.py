@@ -1,0 +1,51 @@
+"""Figures as a table for people and as JSON for everything else."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: what was measured, and one text for each column after it."""
+
+    name: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One question and its answers. `note` says how it was measured; `figures` are the raw numbers."""
+
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    figures: object
+
+    def text(self) -> str:
+        """The table with aligned columns, numbers to the right."""
+        lines = [("", *self.columns), *((row.name, *row.cells) for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        shown = [_line(cells, widths) for cells in lines]
+        return "\n".join([self.title, *(f"  {line}" for line in shown), f"  ({self.note})"])
+
+    def plain(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *rest = (
+        cell.rjust(width) if place else cell.ljust(width)
+        for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+    return "  ".join([first, *rest]).rstrip()
+
+
+def span(values: Sequence[float], unit: str, digits: int = 2) -> str:
+    """All runs at once, as `0.61 / 0.64 / 0.70 s`, smallest first."""
+    return " / ".join(f"{value:.{digits}f}" for value in sorted(values)) + f" {unit}"
