@@ -1,0 +1,1 @@
+"""The commands of netstorectl, one module for each noun; `invocation` is what they share."""

@@ -1,0 +1,99 @@
+"""What the Tab key offers: words from click, keys and subnets from the store, and the scripts that hook it into a shell.
+
+A store that does not answer within `LIMIT` offers nothing: a person at a prompt does not wait, and sees no errors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import click
+from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
+
+from netstore.cli.commands.invocation import PROGRAM, Failure, Settings, clean
+from netstore.cli.output import emit
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from netstore.client.v2 import Node, V2Client
+
+T = TypeVar("T")
+
+LIMIT: Final = 0.7
+"""Seconds to ask the store in."""
+
+MOST: Final = 1000
+"""Offers at most; a shell that lists more helps nobody."""
+
+VARIABLE: Final = "_NETSTORECTL_COMPLETE"
+"""The environment variable by which a shell's hook asks for offers."""
+
+SHELLS: Final = ("bash", "zsh", "fish")
+
+
+def keys(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Keys that begin with what is there already; directories with a slash, to go on from."""
+    folder = incomplete.rpartition("/")[0]
+    beginning = "/" + incomplete.lstrip("/")
+
+    async def children(client: V2Client) -> tuple[Node, ...]:
+        return (await client.get(clean(folder), sort=True)).node.nodes
+
+    nodes = _asked(context, children) or ()
+    offers = (f"{node.key}/" if node.dir else node.key for node in nodes)
+    return [CompletionItem(offer) for offer in offers if offer.startswith(beginning)][:MOST]
+
+
+def subnets(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """Subnets of the network, bad records by their names; each with its holder where the shell shows that."""
+    settings = context.ensure_object(Settings)
+
+    async def entries(client: V2Client) -> tuple[Node, ...]:
+        from netstore.cli.commands.leases import listed  # noqa: PLC0415 - only this offer needs the lease records
+
+        return await listed(client, settings.key("subnets"))
+
+    nodes = _asked(context, entries) or ()
+    from netstore.cli.commands.leases import survey  # noqa: PLC0415 - same
+
+    records = (record for record in survey(nodes, None) if record.subnet.startswith(incomplete))
+    return [CompletionItem(record.subnet, help=record.public_ip) for record in records][:MOST]
+
+
+def _asked(context: click.Context, action: Callable[[V2Client], Awaitable[T]]) -> T | None:
+    settings = context.ensure_object(Settings)
+
+    async def in_time(client: V2Client) -> T | None:
+        import trio  # noqa: PLC0415 - loaded by now: see Settings.ask
+
+        with trio.move_on_after(LIMIT):
+            return await action(client)
+        return None
+
+    try:
+        return settings.ask(in_time)
+    except Failure:
+        return None
+
+
+def script(shell: str, cli: click.Command) -> str:
+    """The hook of one shell, made by click."""
+    maker = get_completion_class(shell)
+    assert maker is not None  # noqa: S101 - click knows all of SHELLS, said to the type checker
+    # Not through the class of the shell itself: bash's would start a bash first, to look at its version.
+    return ShellComplete.source(maker(cli, {}, PROGRAM, VARIABLE))
+
+
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print the hook that makes the Tab key work in a shell.
+
+    \b
+    bash  netstorectl completion bash > /etc/bash_completion.d/netstorectl
+    zsh   netstorectl completion zsh > "${fpath[1]}/_netstorectl"
+    fish  netstorectl completion fish > ~/.config/fish/completions/netstorectl.fish
+    """
+    emit(script(shell, click.get_current_context().find_root().command))

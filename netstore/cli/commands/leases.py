@@ -1,0 +1,173 @@
+"""The records under `subnets` as a person should see them: every one, the bad ones with what is wrong. Pure but for `listed`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from netstore.agent.ipv4 import Subnet, show_ip
+from netstore.agent.record import Lease, parse
+from netstore.cli.commands.invocation import refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from netstore.agent.network import Network
+    from netstore.client.v2 import Node, V2Client
+
+HEADINGS = ("SUBNET", "PUBLIC IP", "BACKEND", "TTL", "EXPIRES", "RESERVED", "PROBLEM")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One entry under `subnets`. `lease` is None where the entry is no lease; `problems` says what daemons stumble over."""
+
+    node: Node
+    lease: Lease | None
+    problems: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The last part of the key."""
+        return self.node.key.rpartition("/")[2]
+
+    @property
+    def subnet(self) -> str:
+        """The subnet in its usual form; for an entry that is no lease its name, as it is."""
+        return self.name if self.lease is None else str(self.lease.subnet)
+
+    @property
+    def reserved(self) -> bool:
+        """A lease without a TTL is a reservation (flannel's documentation, "Leases and Reservations")."""
+        return self.lease is not None and self.node.ttl is None and self.node.expiration is None
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a node holds it: it has a life to renew, or a node has written its backend into the reservation."""
+        return self.lease is not None and (not self.reserved or bool(self.lease.backend_type))
+
+    @property
+    def public_ip(self) -> str | None:
+        """The holder's address."""
+        return None if self.lease is None else show_ip(self.lease.public_ip)
+
+    @property
+    def expires(self) -> str | None:
+        """When it ends, to the second."""
+        expiration = self.node.expiration
+        return None if expiration is None else f"{expiration.partition('.')[0].rstrip('Z')}Z"
+
+    @property
+    def ttl(self) -> int | None:
+        """Seconds left; 0 or less is overdue; None for one without end."""
+        if self.node.expiration is None:
+            return None
+        return self.node.ttl or 0
+
+    def row(self) -> tuple[str | int | None, ...]:
+        """Its cells under `HEADINGS`."""
+        backend = self.lease.backend_type or None if self.lease is not None else None
+        reserved = "yes" if self.reserved else "no"
+        return (
+            self.subnet,
+            self.public_ip,
+            backend,
+            self.ttl,
+            self.expires,
+            reserved,
+            "; ".join(self.problems) or None,
+        )
+
+    def content(self) -> dict[str, object]:
+        """Its JSON document."""
+        import json  # noqa: PLC0415 - only for those who want it
+
+        lease = self.lease
+        data = None if lease is None or lease.backend_data is None else json.loads(lease.backend_data)
+        return {
+            "key": self.node.key,
+            "subnet": None if lease is None else str(lease.subnet),
+            "publicIP": self.public_ip,
+            "backendType": None if lease is None else lease.backend_type or None,
+            "backendData": data,
+            "ttl": self.ttl,
+            "expiration": self.node.expiration,
+            "reserved": self.reserved,
+            "problems": list(self.problems),
+            "createdIndex": self.node.created_index,
+            "modifiedIndex": self.node.modified_index,
+            "value": self.node.value,
+        }
+
+
+async def listed(client: V2Client, folder: str) -> tuple[Node, ...]:
+    """The entries of the `subnets` folder; none while there is no folder, that is before the first lease."""
+    from netstore.client.v2 import KEY_NOT_FOUND, V2Error  # noqa: PLC0415 - loaded already by whoever has a client
+
+    try:
+        answer = await client.get(folder, quorum=True)
+    except V2Error as error:
+        if error.code == KEY_NOT_FOUND:
+            return ()
+        raise
+    if not answer.node.dir:
+        raise refused(f"{folder}: is a file, and no daemon can put a lease below it; key rm {folder}")
+    return answer.node.nodes
+
+
+def survey(nodes: Iterable[Node], network: Network | None) -> list[Record]:
+    """Every entry with what is wrong with it, leases in order of their subnets, then what is no lease. O(n log n)."""
+    leases: list[tuple[Lease, Node]] = []
+    others: list[Record] = []
+    for node in nodes:
+        parsed = parse(node.key, node.value)
+        if isinstance(parsed, Lease):
+            leases.append((parsed, node))
+        else:
+            others.append(Record(node, None, (parsed.reason,)))
+    leases.sort(key=lambda pair: (pair[0].subnet, pair[1].key))
+    others.sort(key=lambda record: record.node.key)
+    overlaps = _overlaps([lease.subnet for lease, _ in leases])
+    holders: dict[int, list[Subnet]] = {}
+    for lease, _ in leases:
+        holders.setdefault(lease.public_ip, []).append(lease.subnet)
+    records = []
+    for place, (lease, node) in enumerate(leases):
+        problems = [] if network is None else _misfits(lease, network)
+        if place in overlaps:
+            problems.append(f"overlaps {overlaps[place]}")
+        if len(holders[lease.public_ip]) > 1:
+            problems.append(f"{show_ip(lease.public_ip)} holds {len(holders[lease.public_ip])} subnets")
+        if node.expiration is not None and (node.ttl or 0) <= 0:
+            problems.append("overdue")
+        records.append(Record(node, lease, tuple(problems)))
+    return records + others
+
+
+def _misfits(lease: Lease, network: Network) -> list[str]:
+    found = []
+    if not network.network.covers(lease.subnet):
+        found.append(f"not in the network {network.network}")
+    elif lease.subnet.length != network.subnet_len:
+        found.append(f"SubnetLen is {network.subnet_len}")
+    elif not network.fits(lease.subnet):
+        found.append(f"not between {show_ip(network.subnet_min)} and {show_ip(network.subnet_max)}")
+    if lease.backend_type and lease.backend_type != network.backend_type:
+        found.append(f"BackendType is not {network.backend_type}")
+    return found
+
+
+def _overlaps(ordered: Sequence[Subnet]) -> dict[int, Subnet]:
+    """For each subnet that shares addresses with another one its place and the other; `ordered` is sorted.
+
+    Subnets nest or are apart, so an earlier one that reaches this far covers it.
+    """
+    found: dict[int, Subnet] = {}
+    outer = 0
+    for place in range(1, len(ordered)):
+        if ordered[place].base <= ordered[outer].last:
+            found[place] = ordered[outer]
+            found.setdefault(outer, ordered[place])
+        else:
+            outer = place
+    return found

@@ -1,0 +1,306 @@
+"""`netstorectl network`: the network config document, checked before any daemon reads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from netstore.cli.commands.invocation import (
+    MAX_INPUT_BYTES,
+    Exit,
+    Failure,
+    Group,
+    Settings,
+    pass_settings,
+    refused,
+    standard_input,
+    text_of,
+    warn,
+)
+from netstore.cli.output import Table, emit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from netstore.agent.network import Network
+    from netstore.agent.record import Lease
+    from netstore.client.v2 import Answer, Node, V2Client
+
+NAMED_ORPHANS: Final = 3
+"""How many orphans a refusal names before it only counts."""
+
+source_argument = click.argument(
+    "source", metavar="[FILE|-|JSON]", required=False, type=click.Path(allow_dash=True)
+)
+
+
+@click.group(cls=Group)
+def network() -> None:
+    """The pod network all nodes share."""
+
+
+@network.command(name="set")
+@click.option("--force", is_flag=True, help="Write whatever is JSON, and whatever becomes of the leases.")
+@source_argument
+@pass_settings
+def set_(settings: Settings, source: str | None, *, force: bool) -> None:
+    """Check a config, write it and show what changed. Without a source it is read from standard input.
+
+    Refused are a config that daemons cannot use and one that leaves nodes' leases outside.
+    """
+    from netstore.agent.network import warnings  # noqa: PLC0415 - only these commands need the parser
+
+    text = _source(source)
+    value = text_of(text, "config")
+    wanted, problem = checked(text)
+    if problem is not None:
+        _must_be_json(text)
+        if not force:
+            raise refused(problem)
+        warn(f"written although {problem}")
+    key = settings.key("config")
+
+    async def reading(client: V2Client) -> tuple[Node | None, tuple[Node, ...]]:
+        from netstore.cli.commands.leases import listed  # noqa: PLC0415 - see above
+
+        return await config_node(client, key), await listed(client, settings.key("subnets"))
+
+    before, entries = settings.ask(reading)
+    if before is not None and before.dir:
+        raise refused(f"{key}: is a directory; the config is a file")
+    present = None if before is None else before.value
+    told = () if wanted is None else warnings(wanted)
+    if wanted is not None:
+        present_network = None if present is None else checked(present.encode())[0]
+        lost = orphans(entries, present_network, wanted)
+        if lost and not force:
+            raise refused(f"{key}: {_orphaned(lost)}; release those leases first, or give --force")
+        if lost:
+            told = (*told, _orphaned(lost))
+        if entries and present_network is not None and present_network.backend_type != wanted.backend_type:
+            told = (*told, "Backend.Type: running daemons keep the old backend until each is started again")
+    for remark in told:
+        warn(remark)
+
+    async def writing(client: V2Client) -> Answer:
+        if before is None:
+            return await client.create(key, value)
+        return await client.compare_and_swap(key, value, prev_index=before.modified_index)
+
+    action, index = "unchanged", 0 if before is None else before.modified_index
+    if present != value:
+        try:
+            answer = settings.ask(writing)
+        except Failure as failure:
+            if failure.status in (Exit.REFUSED, Exit.NOT_FOUND):
+                raise refused(
+                    f"{key}: somebody else has changed it meanwhile; look at it and try again"
+                ) from None
+            raise
+        action, index = ("created" if before is None else "changed"), answer.node.modified_index
+    changes = differences(present, value)
+    settings.show(
+        {
+            "key": key,
+            "action": action,
+            "modifiedIndex": index,
+            "changes": [{"field": field, "before": old, "after": new} for field, old, new in changes],
+            "warnings": list(told),
+        },
+        Table(("FIELD", "BEFORE", "AFTER"), [(field, *_pair(old, new)) for field, old, new in changes]),
+    )
+
+
+@network.command()
+@click.option("--raw", is_flag=True, help="The document as it is stored, to edit and to set again.")
+@pass_settings
+def get(settings: Settings, *, raw: bool) -> None:
+    """Print the config and what daemons make of it."""
+    key = settings.key("config")
+    node = _present(settings, key)
+    if raw:
+        emit(f"{node.value}\n")
+        return
+    _report(settings, (node.value or "").encode(), {"key": key, "modifiedIndex": node.modified_index})
+
+
+@network.command()
+@source_argument
+@pass_settings
+def check(settings: Settings, source: str | None) -> None:
+    """Check a config and change nothing; without a source the one in the store.
+
+    With a source no store is asked. Exit status 0: daemons can use it.
+    """
+    if source is None:
+        key = settings.key("config")
+        node = _present(settings, key)
+        _report(settings, (node.value or "").encode(), {"key": key, "modifiedIndex": node.modified_index})
+    else:
+        _report(settings, _source(source), {})
+
+
+async def config_node(client: V2Client, key: str) -> Node | None:
+    """The node of the config document, None where there is none."""
+    from netstore.client.v2 import KEY_NOT_FOUND, V2Error  # noqa: PLC0415 - loaded already by whoever has a client
+
+    try:
+        return (await client.get(key, quorum=True)).node
+    except V2Error as error:
+        if error.code == KEY_NOT_FOUND:
+            return None
+        raise
+
+
+def checked(text: bytes) -> tuple[Network | None, str | None]:
+    """The network a document describes, or what is wrong with the document and the fix."""
+    from netstore.agent.network import NetworkError, parse_network  # noqa: PLC0415 - see `set_`
+
+    try:
+        return parse_network(text), None
+    except NetworkError as error:
+        return None, str(error)
+
+
+def effective(found: Network) -> list[tuple[str, str | int]]:
+    """What daemons make of a document, defaults included."""
+    from netstore.agent.ipv4 import show_ip  # noqa: PLC0415 - see `set_`
+
+    return [
+        ("Network", str(found.network)),
+        ("SubnetLen", found.subnet_len),
+        ("SubnetMin", show_ip(found.subnet_min)),
+        ("SubnetMax", show_ip(found.subnet_max)),
+        ("Backend.Type", found.backend_type),
+    ]
+
+
+def orphans(entries: Sequence[Node], present: Network | None, wanted: Network) -> list[Lease]:
+    """The leases that fit the present document, if there is a good one, and not the wanted one.
+
+    Their nodes would run on with subnets of the old network and get others at their next start.
+    """
+    from netstore.cli.commands.leases import survey  # noqa: PLC0415 - see `set_`
+
+    leases = [record.lease for record in survey(entries, None) if record.lease is not None]
+    return [
+        lease
+        for lease in leases
+        if not wanted.fits(lease.subnet) and (present is None or present.fits(lease.subnet))
+    ]
+
+
+def differences(before: str | None, after: str) -> list[tuple[str, Any, Any]]:
+    """Field, old and new value wherever two documents differ; None is absent. Names are compared as daemons do, in any case."""
+    old, new = _fields(before), _fields(after)
+    found = []
+    for folded in [*new, *(name for name in old if name not in new)]:
+        name = (new.get(folded) or old[folded])[0]
+        was, becomes = old.get(folded, (name, None))[1], new.get(folded, (name, None))[1]
+        if was != becomes or type(was) is not type(becomes):
+            found.append((name, was, becomes))
+    return found
+
+
+def _fields(text: str | None) -> dict[str, tuple[str, Any]]:
+    """Every leaf of a document: folded path -> path as written, value."""
+    if text is None:
+        return {}
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return {"document": ("document", text)}
+    found: dict[str, tuple[str, Any]] = {}
+
+    def walk(path: str, value: Any) -> None:
+        if isinstance(value, dict) and (value or not path):
+            for name, inner in value.items():
+                walk(f"{path}.{name}" if path else name, inner)
+        else:
+            found[path.lower()] = (path or "document", value)
+
+    walk("", document)
+    return found
+
+
+def _pair(before: Any, after: Any) -> tuple[str | None, str | None]:
+    """Two values as people write them, in quotes only where they would look the same."""
+    plain = [
+        value if value is None or isinstance(value, str) else json.dumps(value) for value in (before, after)
+    ]
+    if plain[0] == plain[1]:
+        plain = [json.dumps(before), json.dumps(after)]
+    return plain[0], plain[1]
+
+
+def _source(source: str | None) -> bytes:
+    """The document that FILE, `-` or JSON stands for, without the white space around it."""
+    if source is None or source == "-":
+        content = standard_input("config")
+    elif source.lstrip().startswith("{"):
+        content = source.encode(errors="surrogateescape")
+    else:
+        with Path(source).open("rb") as file:
+            content = file.read(MAX_INPUT_BYTES + 1)
+        if len(content) > MAX_INPUT_BYTES:
+            raise refused(f"{source}: longer than {MAX_INPUT_BYTES} bytes, more than the store takes")
+    return content.strip()
+
+
+def _must_be_json(text: bytes) -> None:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise refused(f"config: not JSON ({error}); --force does not help here") from None
+
+
+def _present(settings: Settings, key: str) -> Node:
+    async def reading(client: V2Client) -> Node | None:
+        return await config_node(client, key)
+
+    node = settings.ask(reading)
+    if node is None:
+        raise Failure(
+            Exit.NOT_FOUND, f"{key}: not found; write one with network set, or name another --prefix"
+        )
+    if node.dir:
+        raise refused(f"{key}: is a directory; the config is a file")
+    return node
+
+
+def _orphaned(lost: Sequence[Lease]) -> str:
+    from netstore.agent.ipv4 import show_ip  # noqa: PLC0415 - see `set_`
+
+    named = ", ".join(f"{lease.subnet} of {show_ip(lease.public_ip)}" for lease in lost[:NAMED_ORPHANS])
+    more = f" and {len(lost) - NAMED_ORPHANS} more" if len(lost) > NAMED_ORPHANS else ""
+    return f"leaves {len(lost)} lease{'' if len(lost) == 1 else 's'} outside ({named}{more})"
+
+
+def _report(settings: Settings, text: bytes, where: dict[str, object]) -> None:
+    """Print what daemons make of a document; `Failure` where that is nothing."""
+    from netstore.agent.network import warnings  # noqa: PLC0415 - see `set_`
+
+    found, problem = checked(text)
+    told = () if found is None else warnings(found)
+    for remark in told:
+        warn(remark)
+    try:
+        config = json.loads(text)
+    except ValueError:
+        config = None
+    rows = [] if found is None else effective(found)
+    settings.show(
+        {
+            **where,
+            "config": config,
+            "effective": dict(rows) or None,
+            "problem": problem,
+            "warnings": list(told),
+        },
+        Table(("FIELD", "VALUE"), rows),
+    )
+    if problem is not None:
+        raise refused(problem)

@@ -1,0 +1,194 @@
+"""`netstorectl status`: one look at the endpoints, the network and its leases."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from netstore.cli.commands.invocation import (
+    Command,
+    Exit,
+    Failure,
+    Settings,
+    columns,
+    failure_of,
+    pass_settings,
+    refused,
+)
+from netstore.cli.output import Form, Table, document, emit, plain, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from netstore.client.v2 import Member, Node, V2Client
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """What one endpoint says about itself. None is: not told."""
+
+    endpoint: str
+    health: str = "unreachable"
+    version: str | None = None
+    cluster_version: str | None = None
+    member: str | None = None
+    leader: bool | None = None
+    latency_milliseconds: float | None = None
+    problem: str | None = None
+
+
+@dataclass(slots=True)
+class NetworkState:
+    """What the store holds of the network."""
+
+    prefix: str
+    config: str
+    network: str | None = None
+    backend: str | None = None
+    leases: int | None = None
+    reservations: int | None = None
+    problems: int | None = None
+    problem: str | None = None
+
+
+@click.command(cls=Command)
+@pass_settings
+def status(settings: Settings) -> None:
+    """Show health, version and latency of each endpoint, and the state of the network.
+
+    Exit status 4 if an endpoint is not healthy, 1 if the network config cannot be used.
+    """
+    endpoints = settings.run(partial(_look_at_all, settings))
+    if all(found.health == "unreachable" for found in endpoints):
+        network = NetworkState(settings.key(), "unknown")
+    else:
+        network = _network(settings)
+    emit(_drawn(settings.form, endpoints, network))
+    sick = [found for found in endpoints if found.health != "healthy"]
+    if sick:
+        raise Failure(Exit.UNAVAILABLE, "; ".join(f"{found.endpoint}: {found.problem}" for found in sick))
+    if network.config == "invalid":
+        raise refused(f"{settings.key('config')}: {network.problem}")
+
+
+async def _look_at_all(settings: Settings) -> list[Endpoint]:
+    import trio  # noqa: PLC0415 - see Settings.run
+
+    endpoints = [Endpoint(address) for address in settings.addresses()]
+    async with trio.open_nursery() as nursery:
+        for found in endpoints:
+            nursery.start_soon(_look_at, settings.client(found.endpoint), found)
+    return endpoints
+
+
+async def _look_at(client: V2Client, found: Endpoint) -> None:
+    import trio  # noqa: PLC0415 - see Settings.run
+
+    from netstore.client.v2 import ClientError  # noqa: PLC0415 - same
+
+    async with client:
+        try:
+            version = await client.version()
+            found.health = "unhealthy"
+            found.version, found.cluster_version = version.get("etcdserver"), version.get("etcdcluster")
+            # The connection stands by now: this is the way there and back, and a round of the cluster.
+            start = trio.current_time()
+            told = await client.health()
+            found.latency_milliseconds = round(1000 * (trio.current_time() - start), 1)
+        except ClientError as error:
+            found.problem = failure_of(error).text
+            return
+        if told.get("health") == "true":
+            found.health = "healthy"
+        else:
+            found.problem = told.get("reason") or "says that it is not healthy"
+        try:
+            member = _member_at(await client.members(), found.endpoint)
+            if member is not None:
+                found.member = member.name or member.id
+                found.leader = (await client.leader()).id == member.id
+        except ClientError:
+            return  # not told: the store has no members API, or no leader now
+
+
+def _member_at(members: Sequence[Member], address: str) -> Member | None:
+    """Whose endpoint it is: by the published URLs, or because there is only one."""
+    published = [member for member in members if address in member.client_urls]
+    return (published or list(members))[0] if len(members) == 1 or published else None
+
+
+def _network(settings: Settings) -> NetworkState:
+    from netstore.cli.commands.leases import listed, survey  # noqa: PLC0415 - only now is the parser needed
+    from netstore.cli.commands.network import checked, config_node  # noqa: PLC0415 - same
+
+    state = NetworkState(settings.key(), "absent")
+
+    async def reading(client: V2Client) -> tuple[Node | None, tuple[Node, ...]]:
+        return await config_node(client, settings.key("config")), await listed(
+            client, settings.key("subnets")
+        )
+
+    try:
+        config, entries = settings.ask(reading)
+    except Failure as failure:
+        state.config, state.problem = "unknown", failure.text
+        return state
+    found = None
+    if config is not None:
+        found, state.problem = checked((config.value or "").encode())
+        state.config = "invalid" if found is None else "valid"
+    if found is not None:
+        state.network, state.backend = str(found.network), found.backend_type
+    records = survey(entries, found)
+    state.leases = sum(record.lease is not None and not record.reserved for record in records)
+    state.reservations = sum(record.reserved for record in records)
+    state.problems = sum(bool(record.problems) for record in records)
+    return state
+
+
+def _content(found: Endpoint | NetworkState) -> dict[str, object]:
+    """A JSON document: the fields in camel case, as in the v2 API."""
+    return {
+        re.sub("_([a-z])", lambda letter: letter[1].upper(), name): value
+        for name, value in asdict(found).items()
+    }
+
+
+def _drawn(form: Form, endpoints: Sequence[Endpoint], network: NetworkState) -> str:
+    if form is Form.JSON:
+        return document({"endpoints": [_content(found) for found in endpoints], "network": _content(network)})
+    leads = {True: "leader", False: "follower", None: None}
+    asked = [
+        (
+            found.endpoint,
+            found.health,
+            found.version,
+            found.member,
+            leads[found.leader],
+            None if found.latency_milliseconds is None else f"{found.latency_milliseconds:.1f}",
+            found.problem,
+        )
+        for found in endpoints
+    ]
+    stored = [
+        (
+            network.prefix,
+            network.config,
+            network.network,
+            network.backend,
+            network.leases,
+            network.reservations,
+            network.problems,
+            network.problem,
+        )
+    ]
+    if form is Form.PLAIN:
+        return plain([("endpoint", *row) for row in asked] + [("network", *row) for row in stored])
+    width = columns()
+    first = Table(("ENDPOINT", "HEALTH", "VERSION", "MEMBER", "ROLE", "MS", "PROBLEM"), asked)
+    second = Table(("PREFIX", "CONFIG", "NETWORK", "BACKEND", "LEASES", "RESERVED", "BAD", "PROBLEM"), stored)
+    return f"{table(first, columns=width)}\n{table(second, columns=width)}"

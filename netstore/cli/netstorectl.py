@@ -1,0 +1,106 @@
+"""netstorectl, the command for people: words in, calls out, and one line when something is wrong.
+
+`cli` is the tree of commands. `main` is the one place that turns what happened into an exit status; no exception passes it, and no
+traceback is ever shown.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.shell_completion import shell_complete
+
+from netstore import __version__
+from netstore.cli.commands import completion
+from netstore.cli.commands.invocation import PROGRAM, Command, Exit, Failure, Group, say
+from netstore.cli.commands.key import key
+from netstore.cli.commands.network import network
+from netstore.cli.commands.status import status
+from netstore.cli.commands.subnet import subnet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@click.group(cls=Group, outermost=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Look after a netstore (or etcd v2) cluster: its pod network, its subnets, its keys."""
+
+
+for noun in (network, subnet, key, status):
+    cli.add_command(noun)
+cli.add_command(click.command(cls=Command)(completion.completion))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what the words say; the exit status."""
+    try:
+        asked = os.environ.get(completion.VARIABLE)
+        if asked:
+            return shell_complete(cli, {}, PROGRAM, completion.VARIABLE, asked)
+        with cli.make_context(PROGRAM, list(arguments)) as context:
+            cli.invoke(context)
+            sys.stdout.flush()
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except Failure as failure:
+        say(failure.text)
+        return failure.status
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return Exit.USAGE
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else PROGRAM
+        say(f"{error.format_message()} See '{path} --help'.")
+        return Exit.USAGE
+    except click.ClickException as error:
+        say(error.format_message())
+        return Exit.REFUSED
+    except BrokenPipeError:
+        _close_standard_output()
+        return Exit.PIPE_CLOSED
+    except OSError as error:
+        _close_standard_output()
+        say(f"{error.filename or 'standard output'}: {error.strerror or error}")
+        return Exit.REFUSED
+    except (KeyboardInterrupt, click.Abort):
+        return Exit.INTERRUPTED
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is not None:
+            return Exit.INTERRUPTED
+        return _defect(group)
+    except Exception as error:  # noqa: BLE001 - the outermost edge: a person gets one line, whatever it is
+        return _defect(error)
+    return Exit.OK
+
+
+def main() -> None:
+    """The entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        # What the locale cannot show is escaped, never an error half-way through an answer.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.exit(run(sys.argv[1:]))
+
+
+def _defect(error: BaseException) -> int:
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+    say(f"defect, please report it: {type(error).__name__} at {place}: {error}")
+    return Exit.INTERNAL
+
+
+def _close_standard_output() -> None:
+    """Point standard output at nothing, so that the interpreter does not fail on it once more while it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+if __name__ == "__main__":
+    main()
