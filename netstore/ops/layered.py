@@ -368,9 +368,10 @@ def setting(kind: Kind[T], default: object, about: str, **names: Unpack[Names]) 
     """Declare a field of a configuration: kind, default (or what makes it), one sentence for people."""
     notes = {"kind": kind, "about": about, "flags": (), "variables": (), "default_words": "", "secret": False}
     notes |= names
+    shown = not names.get("secret", False)
     if callable(default):
-        return field(default_factory=default, metadata=notes)
-    return field(default=default, metadata=notes)
+        return field(default_factory=default, metadata=notes, repr=shown)
+    return field(default=default, metadata=notes, repr=shown)
 
 
 def check_settings(config: DataclassInstance) -> None:

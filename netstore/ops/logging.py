@@ -30,6 +30,9 @@ LEVELS: Final = {"debug": 10, "info": 20, "warn": 30, "error": 40, "panic": 50, 
 MAX_TEXT: Final = 2048
 """Characters of one value in a line; a longer one is cut and its length told."""
 
+MAX_TRACE: Final = 16_384
+"""Characters of a traceback, of which the end is kept: it names the fault."""
+
 MAX_ITEMS: Final = 64
 """Items of a list or mapping in one value."""
 
@@ -96,7 +99,10 @@ class RateLimit:
 def hide_secrets(_: WrappedLogger, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Replace what must not be logged, and bound what may (structlog's processor contract)."""
     for name, value in line.items():
-        line[name] = HIDDEN if _is_secret(name) and value is not None else presentable(value)
+        if name == "exception":
+            line[name] = _SECRET_TEXT.sub(_mask, str(value)[-16 * MAX_TRACE :])[-MAX_TRACE:]
+        else:
+            line[name] = HIDDEN if _is_secret(name) and value is not None else presentable(value)
     return line
 
 

@@ -1,0 +1,397 @@
+"""What netstored and netstore-agent accept: etcd's and flannel's words, and nothing absurd."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.errors import NetstoreError
+from netstore.ops.config import (
+    AGENT,
+    ETCD_ONLY,
+    STORE,
+    AgentConfig,
+    InitialMember,
+    StoreConfig,
+    Url,
+    default_data_dir,
+    load_agent_config,
+    load_store_config,
+    read_url,
+)
+from netstore.ops.layered import BadSetting, Layered, Setting, Unfit
+
+
+def store(*argv: str, **environ: str) -> StoreConfig:
+    return load_store_config(argv, environ).config
+
+
+def agent(*argv: str, **environ: str) -> AgentConfig:
+    return load_agent_config(argv, environ).config
+
+
+def refusal(layered: Layered[Any], *argv: str) -> str:
+    with pytest.raises(NetstoreError) as caught:
+        layered.load(argv, {})
+    text = str(caught.value)
+    assert text.isprintable()
+    return text
+
+
+def told(layered: Layered[Any], *argv: str) -> str:
+    """What the operator is told: nothing when the configuration is fit to use and to be shown."""
+    try:
+        layered.report(layered.load(argv, {}))
+    except NetstoreError as error:
+        return str(error)
+    return ""
+
+
+class TestUrl:
+    @pytest.mark.parametrize(
+        ("text", "normal"),
+        [
+            ("http://127.0.0.1:2379", "http://127.0.0.1:2379"),
+            ("HTTPS://etcd-0.example.:2379/", "https://etcd-0.example.:2379"),
+            ("http://[::1]:02379", "http://[::1]:2379"),
+            ("http://localhost:0", "http://localhost:0"),
+        ],
+    )
+    def test_normal_form(self, text: str, normal: str) -> None:
+        assert str(read_url(text)) == normal
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "127.0.0.1:2379",
+            "unix://x:1",
+            "http://x",
+            "http://x:",
+            "http://x:65536",
+            "http://x:1/path",
+            "http://:1",
+            "http://[::1:1",
+            "http://[1.2.3.4]:1",
+            "http://[fe80::1%25eth0]:1",
+            "http://::1:1",
+            "http://1.2.3:1",
+            "http://1.2.3.4.5:1",
+            "http://user@x:1",
+            "http://a b:1",
+            "http://-a:1",
+            "http://a..b:1",
+            f"http://{'a' * 64}:1",
+            f"http://{'.'.join(['a' * 60] * 5)}:1",
+            "http://x:1?a=b",
+        ],
+    )
+    def test_refused(self, text: str) -> None:
+        with pytest.raises(Unfit):
+            read_url(text)
+
+    @given(
+        st.text(max_size=40) | st.from_regex(r"https?://[a-z0-9.\[\]:%@-]{0,20}:[0-9]{0,6}/?", fullmatch=True)
+    )
+    def test_reading_what_was_written_changes_nothing(self, text: str) -> None:
+        try:
+            url = read_url(text)
+        except Unfit:
+            return
+        assert read_url(str(url)) == url
+
+    @pytest.mark.parametrize(
+        ("host", "loopback", "wildcard"),
+        [
+            ("127.0.0.1", True, False),
+            ("127.9.9.9", True, False),
+            ("::1", True, False),
+            ("localhost", True, False),
+            ("0.0.0.0", False, True),
+            ("::", False, True),
+            ("10.0.0.1", False, False),
+            ("localhost.example", False, False),
+        ],
+    )
+    def test_reach(self, host: str, loopback: bool, wildcard: bool) -> None:
+        url = Url("http", host, 1)
+        assert (url.is_loopback, url.is_wildcard) == (loopback, wildcard)
+
+
+class TestStoreDefaults:
+    def test_a_member_alone_on_loopback(self) -> None:
+        config = store()
+        assert config.name == "default"
+        assert config.listen_client_urls == config.advertise_client_urls == (Url("http", "127.0.0.1", 2379),)
+        assert (
+            config.listen_peer_urls == config.initial_advertise_peer_urls == (Url("http", "127.0.0.1", 2380),)
+        )
+        assert config.initial_cluster == (InitialMember("default", (Url("http", "127.0.0.1", 2380),)),)
+        assert (config.snapshot_count, config.heartbeat_interval, config.election_timeout) == (
+            100_000,
+            100,
+            1000,
+        )
+        assert config.enable_v2
+        assert not config.allow_insecure_http
+
+    def test_urls_follow_what_is_given(self) -> None:
+        config = store(
+            "--name=a", "--listen-client-urls=http://127.0.0.2:0", "--listen-peer-urls=http://127.0.0.2:7"
+        )
+        assert config.advertise_client_urls == config.listen_client_urls
+        assert config.initial_cluster == (InitialMember("a", (Url("http", "127.0.0.2", 7),)),)
+
+    def test_own_entry_of_the_cluster_is_advertised(self) -> None:
+        config = store("--name=b", "--initial-cluster=a=http://a:1,b=http://b:1,b=https://b:2")
+        assert config.initial_advertise_peer_urls == (Url("http", "b", 1), Url("https", "b", 2))
+
+    @pytest.mark.parametrize(
+        ("environ", "euid", "folder"),
+        [
+            ({"STATE_DIRECTORY": "/var/lib/x:/var/lib/y", "HOME": "/h"}, 0, "/var/lib/x"),
+            ({"HOME": "/root"}, 0, "/var/lib/netstore"),
+            ({"HOME": "/h"}, 1000, "/h/.local/share/netstore"),
+            ({"HOME": "/h", "XDG_DATA_HOME": "/data"}, 1000, "/data/netstore"),
+        ],
+    )
+    def test_data_dir(
+        self, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], euid: int, folder: str
+    ) -> None:
+        for name in ("STATE_DIRECTORY", "XDG_DATA_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(os, "geteuid", lambda: euid)
+        assert default_data_dir() == Path(folder)
+        assert store().data_dir == Path(folder)
+
+
+class TestStoreChecks:
+    def test_a_unit_file_of_etcd_is_understood(self) -> None:
+        words = (
+            "--name=infra0 --data-dir /d --wal-dir /wal --listen-client-urls http://127.0.0.1:1 "
+            "--advertise-client-urls http://10.0.1.10:2379 --listen-peer-urls http://127.0.0.1:2380 "
+            "--initial-advertise-peer-urls http://10.0.1.10:2380 "
+            "--initial-cluster=infra0=http://10.0.1.10:2380 "
+            "--initial-cluster-state existing --initial-cluster-token t --snapshot-count 50000 "
+            "--heartbeat-interval 50 --election-timeout 500 --enable-v2 "
+            "--log-level=warn --logger=zap --proxy off"
+        )
+        loaded = load_store_config(words.split(), {})
+        assert loaded.config.name == "infra0"
+        assert loaded.config.initial_cluster == (InitialMember("infra0", (Url("http", "10.0.1.10", 2380),)),)
+        assert loaded.config.initial_cluster_state == "existing"
+        assert len(loaded.notices) == 2
+        environ = {
+            f"ETCD_{flag.removeprefix('--').upper().replace('-', '_')}": value
+            for flag, value in (("--name", "infra0"), ("--heartbeat-interval", "50"), ("--wal-dir", "/wal"))
+        }
+        assert store(**environ).heartbeat_interval == 50
+
+    @pytest.mark.parametrize(
+        ("argv", "text"),
+        [
+            (
+                "--listen-client-urls=http://0.0.0.0:1",
+                "plain HTTP to other",
+            ),
+            ("--listen-peer-urls=http://10.0.0.1:1", "plain HTTP to other"),
+            (
+                "--allow-insecure-http --listen-client-urls=http://0.0.0.0:1",
+                "no address that others",
+            ),
+            (
+                "--allow-insecure-http --listen-peer-urls=http://[::]:1",
+                "no address that others",
+            ),
+            ("--listen-client-urls=https://127.0.0.1:1", "asks for TLS"),
+            ("--listen-client-urls=http://store.example:1", "names a host"),
+            ("--listen-client-urls=", "is empty"),
+            ("--listen-client-urls=http://127.0.0.1:2380", "is in listen_client_urls too"),
+            ("--advertise-client-urls=http://a:0", "port 0"),
+            (
+                "--initial-cluster=a=http://a:1",
+                "has no member named 'default'; add",
+            ),
+            (
+                "--initial-cluster=default=http://a:1 --initial-advertise-peer-urls=http://b:2",
+                "it advertises",
+            ),
+            ("--initial-cluster=http://a:1", "is not NAME=URL"),
+            ("--initial-cluster=default", "is not NAME=URL"),
+            ("--initial-cluster=default=http://a:1,b=http://a:1", "to two members"),
+            ("--initial-cluster=default=http://a:1,default=http://a:1", "twice"),
+            ("--election-timeout=499", "499 ms is less than five heartbeats of 100 ms; give at least 500"),
+            ("--election-timeout=50001", "out of range"),
+            ("--heartbeat-interval=0", "out of range"),
+            ("--snapshot-count=-1", "out of range"),
+            ("--name=a=b", "is not usable; give 1 to 128 characters"),
+            ("--cors=example.com", "is not an origin"),
+            ("--initial-cluster-state=old", "give one of new, existing"),
+            ("--log-level=trace", "give one of debug, info, warn, error, panic, fatal"),
+            ("--cert-file=/c", "TLS is not served yet"),
+            ("--client-cert-auth", "TLS is not served yet"),
+            ("--auto-compaction-retention=1", "v3 API is not served yet"),
+            ("--quota-backend-bytes=8000000000", "not supported by netstored"),
+            ("--enable-pprof", "not supported by netstored"),
+            ("--force-new-cluster", "not supported by netstored"),
+        ],
+    )
+    def test_refusals(self, argv: str, text: str) -> None:
+        assert text in refusal(STORE, *argv.split())
+
+    def test_insecure_is_possible_when_told(self) -> None:
+        config = store(
+            "--allow-insecure-http",
+            "--listen-client-urls=http://[::]:1",
+            "--advertise-client-urls=http://a:1",
+        )
+        assert str(config.listen_client_urls[0]) == "http://[::]:1"
+
+    def test_a_configuration_made_by_hand_is_checked_too(self) -> None:
+        with pytest.raises(BadSetting, match="snapshot_count: 0 is out of range"):
+            StoreConfig(snapshot_count=0)
+        with pytest.raises(BadSetting, match="cors"):
+            StoreConfig(cors=tuple(map(str, range(100))))
+
+    def test_other_programs_variables_do_not_stop_it(self) -> None:
+        assert (
+            store(NETSTORE_ENDPOINTS="http://a:1", NETSTORE_AGENT_LEASE_TTL="9", ETCDCTL_API="2").name
+            == "default"
+        )
+
+
+class TestAgent:
+    def test_a_unit_file_of_flannel_is_understood(self) -> None:
+        config = agent(
+            "-etcd-endpoints=http://10.0.0.1:2379,http://10.0.0.2:2379",
+            "-etcd-prefix=/kube-centos/network",
+            "-iface=eth1",
+            "-iface=eth0",
+            "-iface-regex=^10\\.(1|2),?",
+            "-subnet-lease-renew-margin=1439",
+            "-public-ip=10.0.0.9",
+            "-v=4",
+            FLANNELD_SUBNET_FILE="/run/x.env",
+            FLANNELD_ETCD_USERNAME="root",
+            FLANNELD_ETCD_PASSWORD="p w",  # noqa: S106 - made up
+        )
+        assert [str(url) for url in config.endpoints] == ["http://10.0.0.1:2379", "http://10.0.0.2:2379"]
+        assert config.prefix == "/kube-centos/network"
+        assert config.iface == ("eth1", "eth0")
+        assert config.iface_regex == ("^10\\.(1|2),?",)
+        assert config.renew_margin_seconds == 1439 * 60
+        assert (config.username, config.password, config.subnet_file) == ("root", "p w", Path("/run/x.env"))
+
+    @pytest.mark.parametrize(("ttl", "margin"), [(86_400, 3600), (7200, 3600), (7199, 3599.5), (10, 5)])
+    def test_short_leases_are_renewed_at_half_their_life(self, ttl: int, margin: float) -> None:
+        assert AgentConfig(lease_ttl=ttl).renew_margin_seconds == margin
+
+    @pytest.mark.parametrize(
+        ("argv", "text"),
+        [
+            ("--subnet-lease-renew-margin=0", "out of range"),
+            (
+                "--subnet-lease-renew-margin=1440",
+                "out of range; give a whole number of minutes from 1 to 1439",
+            ),
+            ("--subnet-lease-renew-margin=2 --lease-ttl=120", "give at most 1, or a longer lease_ttl"),
+            ("--lease-ttl=1", "out of range"),
+            ("--etcd-prefix=network", "is not usable"),
+            ("--etcd-prefix=/a/", "is not usable"),
+            ("--etcd-prefix=/a/../b", "is not usable"),
+            ("--etcd-prefix=/", "is not usable"),
+            ("--public-ip=10.0.0.256", "give an IPv4 address"),
+            ("--public-ip=10.0.0.1.", "give an IPv4 address"),
+            ("--public-ip=010.0.0.1", "give an IPv4 address"),
+            ("--public-ip=::1", "give an IPv4 address"),
+            ("--iface-can-reach=x", "give an IPv4 address"),
+            ("--iface-regex=(", "is no regular expression"),
+            ("--iface-regex=a{99999999999999999999}", "is no regular expression"),
+            ("--iface=a/b", "is no interface name"),
+            ("--healthz-port=65536", "out of range"),
+            ("--etcd-certfile=/c", "cert_file (flag --etcd-certfile): is of no use without key_file"),
+            ("--etcd-keyfile=/c", "is of no use without cert_file"),
+            ("--etcd-password=x", "is of no use without username"),
+            ("--kube-subnet-mgr", "not supported by netstore-agent"),
+            ("--ip-masq", "does not touch netfilter"),
+        ],
+    )
+    def test_refusals(self, argv: str, text: str) -> None:
+        assert text in refusal(AGENT, *argv.split())
+
+    def test_password_is_never_printed(self) -> None:
+        loaded = load_agent_config(["--etcd-username=u", "--etcd-password=s3cret"], {})
+        assert "s3cret" not in AGENT.report(loaded)
+        assert "s3cret" not in repr(loaded.config)
+        assert "s3cret" not in refusal(AGENT, "--etcd-username=u", "--etcd-password=s3cret\n")
+
+
+_TOML = st.recursive(
+    st.none().map(lambda _: dt.date(2020, 1, 1))
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=30)
+    | st.sampled_from(
+        ["http://a:1", "a=http://b:1,c=d", "*", "0", "/", "(?P<a", "a{1000}", "\u0661", "\ud800"]
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=5,
+)
+
+_SETTINGS = st.sampled_from([(layered, each) for layered in (STORE, AGENT) for each in layered.settings()])
+
+
+class TestEveryValue:
+    """No value makes anything but a configuration or one line."""
+
+    @given(_SETTINGS, _TOML)
+    def test_from_a_document(self, which: tuple[Layered[Any], Setting], value: object) -> None:
+        _, each = which
+        try:
+            found = each.kind.read(value)
+            each.kind.check(found)
+            line = str(each.kind.show(found))
+        except Unfit as unfit:
+            line = str(unfit)
+        assert line.isprintable()
+
+    @given(_SETTINGS, st.text(max_size=40) | st.integers().map(str) | st.floats().map(str))
+    def test_from_a_flag(self, which: tuple[Layered[Any], Setting], value: str) -> None:
+        layered, each = which
+        line = told(layered, f"--{each.flags[-1]}={value}")
+        assert line.isprintable()
+        assert not line or line.startswith(each.key) or "(default)" in line
+
+    @given(st.lists(st.tuples(_SETTINGS, st.integers(-10, 100_000)), max_size=6))
+    def test_numbers_together(self, several: list[tuple[tuple[Layered[Any], Setting], int]]) -> None:
+        for layered in (STORE, AGENT):
+            argv = [f"--{each.flags[0]}={number}" for (owner, each), number in several if owner is layered]
+            assert told(layered, *argv).isprintable()
+
+    def test_reports_can_be_read_back(self, tmp_path: Path) -> None:
+        file = tmp_path / "netstore.toml"
+        first = load_store_config(["--initial-cluster=default=http://a:1,b=http://b:1", "--cors="], {})
+        second = load_agent_config(['--iface-regex=^"a\\d,b', "--iface=a,b", "--lease-ttl=60"], {})
+        file.write_text(f"{STORE.report(first)}\n\n{AGENT.report(second)}\n")
+        environ = {"NETSTORE_CONFIG_FILE": str(file)}
+        assert load_store_config([], environ).config == first.config
+        assert load_agent_config([], environ).config == second.config
+
+
+@pytest.mark.peer
+def test_every_flag_of_etcd_is_known() -> None:
+    usage = subprocess.run(["etcd", "--help"], capture_output=True, text=True, check=True)
+    theirs = set(re.findall(r"^  --([a-z0-9-]+)", usage.stdout + usage.stderr, re.MULTILINE))
+    ours = {flag for each in STORE.settings() for flag in each.flags} | set(ETCD_ONLY)
+    assert theirs - {"version", "config-file"} <= ours
+    assert len(theirs) > 50

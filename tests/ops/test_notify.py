@@ -1,0 +1,103 @@
+"""The datagrams a service manager gets, on a real socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.ops.notify import MAX_STATUS, ServiceManager
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(params=["path", "abstract"])
+def listening(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, socket.socket]]:
+    """The value of NOTIFY_SOCKET, and the manager's end."""
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as manager:
+        manager.setblocking(False)
+        if request.param == "path":
+            manager.bind(str(tmp_path / "notify"))
+            yield str(tmp_path / "notify"), manager
+        else:
+            manager.bind("")
+            yield "@" + manager.getsockname()[1:].decode(), manager
+
+
+def test_life_of_a_service(listening: tuple[str, socket.socket]) -> None:
+    address, manager = listening
+    service = ServiceManager({"NOTIFY_SOCKET": address})
+    assert service.present
+    assert service.ready("serving on http://127.0.0.1:2379")
+    assert manager.recv(4096) == b"READY=1\nSTATUS=serving on http://127.0.0.1:2379"
+    assert service.status("term 3")
+    assert manager.recv(4096) == b"STATUS=term 3"
+    assert service.alive()
+    assert manager.recv(4096) == b"WATCHDOG=1"
+    before = time.monotonic_ns() // 1000
+    assert service.reloading()
+    first, second = manager.recv(4096).decode().split("\n")
+    assert first == "RELOADING=1"
+    assert before <= int(second.removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000
+    assert service.stopping("draining")
+    assert manager.recv(4096) == b"STOPPING=1\nSTATUS=draining"
+
+
+def test_a_status_cannot_add_fields(listening: tuple[str, socket.socket]) -> None:
+    address, manager = listening
+    ServiceManager({"NOTIFY_SOCKET": address}).status("a\nMAINPID=1\r\nb \udcff" + "x" * 10_000)
+    text = manager.recv(65_536)
+    assert text.startswith(b"STATUS=a MAINPID=1 b ")
+    assert b"\n" not in text
+    assert len(text) <= MAX_STATUS + len("STATUS=")
+
+
+def test_a_full_queue_never_blocks(listening: tuple[str, socket.socket]) -> None:
+    address, manager = listening
+    service = ServiceManager({"NOTIFY_SOCKET": address})
+    manager.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    sent = 0
+    while service.alive():
+        sent += 1
+    assert 0 < sent < 100_000
+    assert not service.status("lost")
+    manager.recv(64)
+    assert service.alive()
+
+
+@pytest.mark.parametrize("address", ["", "@", "relative", "vsock:2:1234", "/no\0where"])
+def test_without_a_manager_nothing_is_sent(address: str) -> None:
+    service = ServiceManager({"NOTIFY_SOCKET": address})
+    assert not service.present
+    assert not service.ready("x")
+    assert not ServiceManager({}).stopping()
+
+
+@pytest.mark.parametrize("address", ["/nonexistent/notify", "/" + "x" * 200])
+def test_a_manager_that_is_gone_is_no_error(address: str) -> None:
+    service = ServiceManager({"NOTIFY_SOCKET": address})
+    assert service.present
+    assert not service.ready()
+
+
+@pytest.mark.parametrize(
+    ("environ", "seconds"),
+    [
+        ({"WATCHDOG_USEC": "30000000"}, 30.0),
+        ({"WATCHDOG_USEC": "500000", "WATCHDOG_PID": str(os.getpid())}, 0.5),
+        ({"WATCHDOG_USEC": "500000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "-1"}, None),
+        ({"WATCHDOG_USEC": "\u0661"}, None),
+        ({"WATCHDOG_USEC": "9" * 5000}, None),
+        ({}, None),
+    ],
+)
+def test_watchdog(environ: dict[str, str], seconds: float | None) -> None:
+    assert ServiceManager(environ).watchdog_seconds == seconds
