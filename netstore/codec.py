@@ -79,15 +79,24 @@ def u32(number: int) -> bytes:
 
 def read_u32(data: bytes, at: int) -> tuple[int, int]:
     """The four-byte number at `at` and the position after it; Malformed when it is cut short."""
-    end = at + 4
-    if end > len(data):
-        raise Malformed(f"number cut short at {at}")
-    return int.from_bytes(data[at:end], "little"), end
+    return _read_fixed(data, at, 4)
+
+
+def read_u64(data: bytes, at: int) -> tuple[int, int]:
+    """The eight-byte number at `at` and the position after it; Malformed when it is cut short."""
+    return _read_fixed(data, at, 8)
 
 
 def u64(number: int) -> bytes:
     """Eight bytes, little-endian."""
     return number.to_bytes(8, "little")
+
+
+def _read_fixed(data: bytes, at: int, size: int) -> tuple[int, int]:
+    end = at + size
+    if end > len(data):
+        raise Malformed(f"number cut short at {at}")
+    return int.from_bytes(data[at:end], "little"), end
 
 
 def layout(fields: str) -> struct.Struct:

@@ -1,0 +1,216 @@
+"""The data folder: who may use it, whose it is, which format it has, where things lie in it.
+
+    PATH/           0700
+      lock          held while a daemon runs; names its process
+      identity      format version, cluster, member, name, and a checksum (contrib/doc/format-datadir.md)
+      wal/          the write-ahead log, or elsewhere; has a copy of `identity`, so that a log that is not
+                    mounted is not taken for an empty one
+      state/        the state
+
+Everything that does not fit is a NetstoreError that says what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from netstore.codec import crc32c
+from netstore.errors import CorruptData, NetstoreError
+from netstore.types import ClusterId, NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FORMAT: Final = 1
+"""Version of the folder's layout. A newer one is refused."""
+
+MAX_NAME_BYTES: Final = 255
+"""Longest member name."""
+
+_TITLE: Final = "netstore data folder"
+
+
+@dataclass(slots=True, frozen=True)
+class MemberIdentity:
+    """Whose data this is. `name` is for people."""
+
+    cluster_id: ClusterId
+    member_id: NodeId
+    name: str
+
+    def encode(self) -> bytes:
+        """The text of the file `identity`. ValueError for a name with a line break or over MAX_NAME_BYTES."""
+        if not self.name.isprintable() or len(self.name.encode()) > MAX_NAME_BYTES:
+            raise ValueError(
+                f"member name {self.name!r} is not a printable text of at most {MAX_NAME_BYTES} bytes"
+            )
+        lines = (
+            _TITLE,
+            f"format {FORMAT}",
+            f"cluster {self.cluster_id:x}",
+            f"member {self.member_id:x}",
+            f"name {self.name}",
+        )
+        text = "".join(f"{line}\n" for line in lines).encode()
+        return text + f"check {crc32c(text):08x}\n".encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> MemberIdentity:
+        """The inverse of `encode`. ValueError, with the reason, for anything else."""
+        text, _, check = data.rpartition(b"check ")
+        if check != f"{crc32c(text):08x}\n".encode():
+            raise ValueError("damaged: the checksum does not fit")
+        lines = text.decode().split("\n")
+        words = dict(line.partition(" ")[::2] for line in lines[1:-1])
+        version = int(words["format"])
+        if version > FORMAT:
+            raise ValueError(
+                f"written in format {version}, this version reads up to {FORMAT}: upgrade netstore"
+            )
+        return cls(ClusterId(int(words["cluster"], 16)), NodeId(int(words["member"], 16)), words["name"])
+
+
+class DataDir:
+    """An open, locked data folder. `is_new` tells whether `open` created the identity."""
+
+    def __init__(
+        self, path: Path, wal_dir: Path, identity: MemberIdentity, lock: int, *, is_new: bool
+    ) -> None:
+        """For `open`."""
+        self.path = path
+        self.wal_dir = wal_dir
+        self.state_dir = path / "state"
+        self.identity = identity
+        self.is_new = is_new
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: Path, fresh: MemberIdentity, wal_dir: Path | None = None) -> DataDir:
+        """Lock the folder and read its identity; a new or empty folder gets `fresh`. Blocks.
+
+        NetstoreError, in one line with the fix, when the folder is open to others, in use, unreadable, not a folder,
+        in a newer format, damaged, or apart from its log.
+        """
+        wal = path / "wal" if wal_dir is None else wal_dir
+        _make_folder(path)
+        lock = _lock(path)
+        try:
+            _make_folder(wal)
+            _make_folder(path / "state")
+            identity, is_new = _identify(path, wal, fresh)
+        except BaseException:
+            os.close(lock)
+            raise
+        return cls(path, wal, identity, lock, is_new=is_new)
+
+    def close(self) -> None:
+        """Let the next daemon in."""
+        os.close(self._lock)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what the system says about `path` into one line with a fix."""
+    try:
+        yield
+    except PermissionError as error:
+        raise NetstoreError(
+            f"{path}: {error.strerror}: run as the owner of the folder, or give it to this user with chown"
+        ) from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NetstoreError(
+            f"{path}: a file is in the way of the folder: move it, or choose another folder"
+        ) from error
+    except OSError as error:
+        raise NetstoreError(f"{path}: {error.strerror}: check the disk, or choose another folder") from error
+
+
+def _make_folder(path: Path) -> None:
+    with _explained(path):
+        if not path.exists():
+            path.mkdir(mode=0o700, parents=True)
+            _sync_folder(path.parent)
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            raise NetstoreError(f"{path}: mode {mode:04o} lets other users in: run chmod 700 {path}")
+        os.listdir(path)  # noqa: PTH208 - asks whether it can be read, and is a folder
+
+
+def _lock(path: Path) -> int:
+    with _explained(path / "lock"):
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
+        os.close(lock)
+        raise NetstoreError(
+            f"{path}: in use by process {holder or 'unknown'}: stop it, or choose another data folder"
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
+
+
+def _identify(path: Path, wal: Path, fresh: MemberIdentity) -> tuple[MemberIdentity, bool]:
+    """The identity of the folder and of its log, and whether it was made just now."""
+    identity = _read_identity(path)
+    if identity is None:
+        _refuse_foreign_log(path, wal)
+        _write_identity(wal, fresh)
+        _write_identity(path, fresh)
+        return fresh, True
+    if _read_identity(wal) != identity:
+        raise NetstoreError(
+            f"{wal}: not the log folder of member {identity.member_id:x}: mount or restore the one that belongs to"
+            f" {path}, or remove {path} to let this member begin anew"
+        )
+    return identity, False
+
+
+def _read_identity(folder: Path) -> MemberIdentity | None:
+    path = folder / "identity"
+    with _explained(path):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+    try:
+        return MemberIdentity.decode(data)
+    except (ValueError, KeyError) as error:
+        raise CorruptData(f"{path}: {error}; nothing was changed") from error
+
+
+def _write_identity(folder: Path, identity: MemberIdentity) -> None:
+    """Write aside, sync, rename, sync: there is a whole identity or none."""
+    aside = folder / "identity.new"
+    with _explained(aside):
+        file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.write(file, identity.encode())
+            os.fsync(file)
+        finally:
+            os.close(file)
+        aside.rename(folder / "identity")
+        _sync_folder(folder)
+
+
+def _refuse_foreign_log(path: Path, wal: Path) -> None:
+    found = next(iter(sorted(wal.glob("*.wal"))), None)
+    if found is not None:
+        raise NetstoreError(
+            f"{path}: no identity, but {found} is there: restore the whole folder, or remove the log to begin anew"
+        )
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
