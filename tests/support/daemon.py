@@ -208,7 +208,7 @@ def run_netstored(
     return subprocess.run(
         (*prefix, *command),
         cwd=ROOT,
-        env=_own_environment(),
+        env=clean_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -231,7 +231,7 @@ def launch(
 ) -> Daemon:
     """Start any store by its command line and return when `/health` of `url` answers 200."""
     words = ("ip", "netns", "exec", netns, *command) if netns else tuple(command)
-    surroundings = {**_own_environment(), **(environment or {})}
+    surroundings = {**clean_environment(), **(environment or {})}
     daemon = Daemon(
         url, _spawn(words, surroundings, log_path), data_dir, log_path, words, surroundings, netns
     )
@@ -244,7 +244,7 @@ def launch(
     return daemon
 
 
-def _own_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """The environment without what configures a store or an agent of this machine."""
     return {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN_VARIABLES)}
 

@@ -1,0 +1,53 @@
+"""`make demo` does what it shows, and leaves nothing behind even when it is interrupted."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.daemon import ROOT
+
+pytestmark = [pytest.mark.root, pytest.mark.peer("ip", "ping"), pytest.mark.timeout(180)]
+
+COMMAND = (sys.executable, "-m", "contrib.demo")
+
+
+def namespaces_of(pid: int) -> list[str]:
+    """Network namespaces that the demo with this process id made and did not take away."""
+    listed = subprocess.run(("ip", "netns", "list"), capture_output=True, text=True, check=True).stdout
+    return [name for name in listed.split() if name.startswith(f"netstore-demo-{pid}-")]
+
+
+def test_demo() -> None:
+    with subprocess.Popen(
+        COMMAND, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as demo:
+        shown, _ = demo.communicate(timeout=120)
+    assert demo.returncode == 0, shown
+    assert len(re.findall(r"^pod[123] -> pod[123] 172\.30\.\d+\.2: answers$", shown, re.MULTILINE)) == 7
+    routes = re.findall(
+        r"^node([123]): (172\.30\.\d+\.0/24) via (192\.168\.77\.1[123]) ", shown, re.MULTILINE
+    )
+    assert len(routes) == 6, shown
+    assert len({subnet for _, subnet, _ in routes}) == 3
+    assert re.search(r"back within \d+ ms", shown), shown
+    assert namespaces_of(demo.pid) == []
+
+
+def test_interrupted_demo_cleans_up() -> None:
+    with subprocess.Popen(
+        COMMAND, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if "An agent on every node" in line:
+                break
+        assert len(namespaces_of(demo.pid)) == 7
+        demo.send_signal(signal.SIGTERM)
+        demo.communicate(timeout=60)
+    assert demo.returncode == 128 + signal.SIGTERM
+    assert namespaces_of(demo.pid) == []
