@@ -52,24 +52,15 @@ def _run(config: StoreConfig, notices: Sequence[str]) -> int:
     import trio  # noqa: PLC0415
 
     from netstore.ops import logging  # noqa: PLC0415
-    from netstore.ops.notify import ServiceManager  # noqa: PLC0415
     from netstore.server import serve  # noqa: PLC0415
 
     logging.configure(config.log_level, config.log_format)
     log = logging.get_logger("netstored")
-    manager = ServiceManager(os.environ)
     for notice in notices:
         log.warning("setting_without_effect", notice=notice)
     log.info("member_starting", version=__version__, name=config.name, data_dir=config.data_dir)
-
-    def ready() -> None:
-        manager.ready(f"serving clients on {', '.join(map(str, config.listen_client_urls))}")
-
-    async def member() -> None:
-        await serve(config, ready=ready)
-
     try:
-        trio.run(member)
+        trio.run(serve, config)
     except BaseExceptionGroup as group:
         told, others = group.split(NetstoreError)
         if told is None or others is not None:
@@ -82,8 +73,6 @@ def _run(config: StoreConfig, notices: Sequence[str]) -> int:
         return FAILED
     except KeyboardInterrupt:
         return FAILED
-    finally:
-        manager.stopping()
     return STOPPED
 
 
@@ -96,3 +85,7 @@ def _leaves(group: BaseExceptionGroup[NetstoreError]) -> list[BaseException]:
 
 def _tell(error: BaseException) -> None:
     print(f"netstored: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

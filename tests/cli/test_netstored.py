@@ -1,0 +1,136 @@
+"""The command line of netstored: exit codes, one line for the operator, nothing loaded that is not needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+
+import netstore.server
+from netstore import __version__
+from netstore.cli.netstored import main
+from netstore.errors import CorruptData, NetstoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from netstore.ops.config import StoreConfig
+
+
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No file, no variable of the machine, and logging as it was."""
+    for name in ("NETSTORE_CONFIG_FILE", "STATE_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETSTORE_DATA_DIR", str(tmp_path / "data"))
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+def serving(monkeypatch: pytest.MonkeyPatch, fault: BaseException | None = None) -> list[StoreConfig]:
+    """Put a server in place that notes its configuration and ends at once."""
+    seen: list[StoreConfig] = []
+
+    async def serve(config: StoreConfig) -> None:
+        seen.append(config)
+        if fault is not None:
+            raise fault
+
+    monkeypatch.setattr(netstore.server, "serve", serve)
+    return seen
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"netstored {__version__}\n"
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-h"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: netstored [flags]\n")
+
+
+def test_check_config_prints_values_sources_and_notices(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ETCD_NAME", "infra0")
+    assert main(["--check-config", "--logger=zap"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("[store]\n")
+    assert 'name = "infra0"' in out
+    assert "# environment ETCD_NAME" in out
+    assert out.endswith("# --logger has no effect: the shape of log lines is set by --log-format\n")
+
+
+@pytest.mark.parametrize("check", [["--check-config"], []])
+def test_bad_configuration_is_one_line_and_exit_2(
+    capsys: pytest.CaptureFixture[str], check: list[str]
+) -> None:
+    assert main([*check, "--election-timeout=1"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        "netstored: election_timeout (flag --election-timeout): 1 is out of range; "
+        "give a whole number of milliseconds from 5 to 50000\n"
+    )
+
+
+def test_the_words_of_the_process_are_the_default(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["netstored", "--nmae=x"])
+    assert main() == 2
+    assert "did you mean --name?" in capsys.readouterr().err
+
+
+def test_a_run_that_was_stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    seen = serving(monkeypatch)
+    assert main(["--name=a", "--log-format=json", "--pre-vote"]) == 0
+    assert [config.name for config in seen] == ["a"]
+    err = capsys.readouterr().err
+    assert '"event": "setting_without_effect"' in err
+    assert '"event": "member_starting"' in err
+    assert str(seen[0].data_dir) in err
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        NetstoreError("port taken\nby another"),
+        BaseExceptionGroup("", [NetstoreError("port taken by another")]),
+        ExceptionGroup("", [ExceptionGroup("", [CorruptData("port taken by another")])]),
+    ],
+)
+def test_a_fault_for_the_operator_is_one_line_and_exit_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: BaseException
+) -> None:
+    serving(monkeypatch, fault)
+    assert main(["--log-level=fatal"]) == 1
+    assert capsys.readouterr().err == "netstored: port taken by another\n"
+
+
+def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    serving(monkeypatch, ExceptionGroup("", [NetstoreError("x"), ZeroDivisionError()]))
+    with pytest.raises(ExceptionGroup):
+        main(["--log-level=fatal"])
+
+
+def test_an_interrupt_ends_with_exit_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    serving(monkeypatch, KeyboardInterrupt())
+    assert main(["--log-level=fatal"]) == 1
+
+
+def test_check_config_loads_neither_trio_nor_the_server() -> None:
+    code = (
+        "import sys; from netstore.cli.netstored import main; code = main(['--check-config']); "
+        "heavy = {'trio', 'structlog', 'click', 'rich', 'netstore.server'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.returncode == 0
