@@ -1,0 +1,515 @@
+"""`Raft`: the consensus of one member as a pure object. Input by calls, output by `take_ready`; no clock, no disk, no network.
+
+The decisions are in `election`, `replication`, `snapshotting`, `readindex` and `membership`, as functions over the state that this
+class owns; the table `HANDLERS` names the function for every role and message. The order in which the host must carry
+out what `take_ready` gives is in `ready`; DESIGN.md has the invariants and the reasons.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from netstore.errors import CorruptData
+from netstore.raft import election, membership, readindex, replication, snapshotting
+from netstore.raft.change import Change
+from netstore.raft.entry import ConfState, EntryKind, HardState
+from netstore.raft.log import Log
+from netstore.raft.messages import (
+    Append,
+    AppendAccepted,
+    AppendRejected,
+    Forward,
+    Heartbeat,
+    HeartbeatAnswer,
+    InstallSnapshot,
+    PreVoteAnswer,
+    PreVoteRequest,
+    ReadAnswer,
+    ReadRequest,
+    TimeoutNow,
+    VoteAnswer,
+    VoteRequest,
+)
+from netstore.raft.readindex import Reads
+from netstore.raft.ready import Ready
+from netstore.raft.status import PeerStatus, Proposed, Refusal, Role, Status
+from netstore.types import Index, NodeId, Term
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from netstore.raft.entry import Entry, SnapshotMeta
+    from netstore.raft.messages import Message
+    from netstore.raft.progress import Progress
+
+
+@dataclass(slots=True, frozen=True)
+class Config:
+    """One member's settings. Times in ticks, sizes in bytes; a value out of range is a ValueError that names the field."""
+
+    id: NodeId
+    election_ticks: int = 10
+    """Shortest election timeout; each is drawn from here up to twice as long."""
+    heartbeat_ticks: int = 1
+    max_inflight_messages: int = 256
+    """Window per follower, in messages with entries that were not answered."""
+    max_inflight_bytes: int = 16 * 1024 * 1024
+    max_append_bytes: int = 1024 * 1024
+    """Size at which one message is full; a single larger entry still travels."""
+    max_uncommitted_bytes: int = 64 * 1024 * 1024
+    """Backlog over which a leader refuses proposals; also the most a follower forwards in one turn."""
+    max_waiting_reads: int = 65536
+    pre_vote: bool = True
+    check_quorum: bool = True
+
+    def __post_init__(self) -> None:
+        for field in (
+            "id",
+            "election_ticks",
+            "heartbeat_ticks",
+            "max_inflight_messages",
+            "max_inflight_bytes",
+            "max_append_bytes",
+            "max_uncommitted_bytes",
+            "max_waiting_reads",
+        ):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1")
+        if self.election_ticks <= self.heartbeat_ticks:
+            raise ValueError(
+                f"election_ticks is {self.election_ticks}; it must be more than heartbeat_ticks ({self.heartbeat_ticks})"
+            )
+
+
+@dataclass(slots=True, frozen=True)
+class Boot:
+    """What the disk remembers. A new group starts with SnapshotMeta(conf=...) naming its voters, the same on each of them.
+
+    A member that joins an existing group starts with an empty configuration: it never campaigns, and asks the leader for a state copy.
+    """
+
+    hard_state: HardState
+    snapshot: SnapshotMeta
+    entries: Sequence[Entry]
+    """All entries after the snapshot."""
+    applied: Index
+    """How far the state machine is; at least `snapshot.index`."""
+
+
+class Raft:
+    """One member. `draw(n)` gives a number in range(n); it spreads election timeouts, and same draws give same behaviour.
+
+    All methods return at once, cost what their input weighs, and never raise for what a peer sends; InvariantBroken means that
+    the process must stop. The plain attributes are the state that the decisions share; hosts use methods and properties.
+    """
+
+    __slots__ = (
+        "_told",
+        "accepted",
+        "after_sync",
+        "backlog",
+        "backlog_bytes",
+        "conf",
+        "conf_history",
+        "config",
+        "draw",
+        "elapsed",
+        "forwarded_bytes",
+        "heartbeat_elapsed",
+        "id",
+        "installing",
+        "leader",
+        "log",
+        "messages",
+        "pending_change",
+        "progress",
+        "reads",
+        "reads_done",
+        "reads_failed",
+        "role",
+        "send_due",
+        "snapshot",
+        "term",
+        "term_durable",
+        "ticks",
+        "timeout",
+        "transfer_deadline",
+        "transfer_to",
+        "vote",
+        "votes",
+    )
+
+    def __init__(self, config: Config, boot: Boot, draw: Callable[[int], int]) -> None:
+        """A follower as the disk remembers it; CorruptData if what is remembered contradicts itself."""
+        _check(boot)
+        self.config: Final = config
+        self.draw: Final = draw
+        self.id: Final = config.id
+
+        # Where this member stands.
+        self.role = Role.FOLLOWER
+        self.term = boot.hard_state.term
+        self.vote = boot.hard_state.vote
+        self.leader = NodeId(0)
+        self.log = Log(boot.snapshot.index, boot.snapshot.term, boot.entries)
+        self.log.commit_to(max(boot.hard_state.commit, boot.applied, _settled_change(boot.entries)))
+        self.log.applying = self.log.applied = boot.applied
+        self.conf = boot.snapshot.conf
+        self.conf_history: list[tuple[Index, ConfState]] = [(boot.snapshot.index, self.conf)]
+        self._replay_changes(boot)
+        self.installing: SnapshotMeta | None = None
+        """The state copy the host is putting in place."""
+
+        # Time, in ticks.
+        self.ticks = 0
+        self.elapsed = 0
+        """Since the leader was heard, the vote given or the role taken; stands still while leading."""
+        self.heartbeat_elapsed = 0
+        self.timeout = config.election_ticks + draw(config.election_ticks)
+
+        # A candidate's.
+        self.votes: dict[NodeId, bool] = {}
+        self.term_durable = True
+        """Whether the own vote for the own term is known to be on disk; before that a leader's word must not leave."""
+
+        # A leader's.
+        self.progress: dict[NodeId, Progress] = {}
+        """Of every other member, in the order of their ids."""
+        self.pending_change = Index(0)
+        """No change may be proposed until this entry is applied."""
+        self.transfer_to = NodeId(0)
+        self.transfer_deadline = 0
+        self.backlog: deque[tuple[Index, int]] = deque()
+        """Appended and not committed: (last index, bytes) of each batch."""
+        self.backlog_bytes = 0
+        self.send_due = False
+
+        # A follower's.
+        self.accepted: Index | None = None
+        """How far the log matches the leader's; to be told in the next Ready."""
+        self.forwarded_bytes = 0
+
+        # Reads, and what the next Ready takes.
+        self.reads = Reads(draw(1 << 48))
+        self.messages: list[Message] = []
+        self.after_sync: list[Message] = []
+        self.reads_done: list[tuple[int, Index]] = []
+        self.reads_failed: list[int] = []
+        self.snapshot: SnapshotMeta | None = None
+        self._told = boot.hard_state
+
+    def _replay_changes(self, boot: Boot) -> None:
+        for entry in self.log.between(boot.snapshot.index + 1, boot.applied):
+            if entry.kind is EntryKind.CHANGE:
+                conf = membership.after(self.conf, Change.decode(entry.data))
+                if isinstance(conf, ConfState):
+                    self.conf = conf
+                    self.conf_history.append((entry.index, conf))
+
+    # --- input
+
+    def tick(self) -> None:
+        """One unit of time has passed."""
+        self.ticks += 1
+        if self.role is Role.LEADER:
+            election.tick_leader(self)
+        else:
+            election.tick(self)
+
+    def step(self, message: Message) -> None:
+        """Take a message from a peer. One for somebody else, or from an earlier term, is not listened to."""
+        if message.to != self.id or message.sender == self.id:
+            return
+        if message.term != self.term and not election.admit(self, message):
+            return
+        HANDLERS[self.role][type(message)](self, message)
+
+    def propose(self, payloads: Sequence[bytes]) -> Proposed:
+        """Replicate commands, all or none of them, in this order and next to each other if this member leads.
+
+        ValueError if there are none.
+        """
+        if not payloads:
+            raise ValueError("nothing to propose: payloads is empty")
+        return replication.propose(self, payloads)
+
+    def propose_change(self, change: Change) -> Proposed:
+        """Change the membership; one change at a time. Followers forward it without checking more than its size."""
+        return membership.propose(self, change)
+
+    def read(self, token: int) -> None:
+        """Ask at which index a linearizable read may be served; the answer comes in a Ready, under this token."""
+        readindex.ask(self, token)
+
+    def transfer(self, to: NodeId) -> Refusal | None:
+        """Hand leadership to the voter `to`; None if it was started. It is given up after an election timeout."""
+        return election.transfer(self, to)
+
+    def campaign(self) -> None:
+        """Try to lead now instead of after an election timeout. The only voter of a group wins in this call."""
+        election.campaign(self)
+
+    # --- what the host did
+
+    def persisted(self, index: Index, term: Term) -> None:
+        """The log up to the batch that ended with this entry is durable; so is everything handed out before it.
+
+        `index` and `term` are those of the last entry of a Ready. May come late: what was overruled in between is not
+        counted. Reporting only the last of several batches is enough.
+        """
+        if not self.log.synced(index, term) or self.role is not Role.LEADER:
+            return
+        if not self.term_durable and self.log.term(self.log.persisted) == self.term:
+            self.term_durable = True
+        replication.advance_commit(self)
+
+    def apply_change(self, entry: Entry) -> ConfState:
+        """Put a CHANGE entry from `Ready.committed` in force, in its turn; returns the configuration from then on."""
+        return membership.apply(self, entry)
+
+    def applied_to(self, index: Index) -> None:
+        """The state machine holds everything up to `index`."""
+        self.log.applied_to(index)
+        membership.leave_when_due(self)
+
+    def compact(self, index: Index) -> None:
+        """Forget entries up to `index` (applied, and in a durable state copy or database). Followers behind it get state copies."""
+        snapshotting.compact(self, index)
+
+    def snapshot_meta(self, index: Index) -> SnapshotMeta:
+        """What a state copy taken at `index` stands for: an applied index at or after the last compaction."""
+        return snapshotting.meta_at(self, index)
+
+    def snapshot_installed(self, meta: SnapshotMeta) -> None:
+        """The state copy of `Ready.snapshot` is in place and durable, and the log on disk starts after it."""
+        snapshotting.installed(self, meta)
+
+    def report_unreachable(self, peer: NodeId) -> None:
+        """Messages to `peer` were dropped: stop streaming and find out what it has."""
+        replication.lose(self, peer)
+
+    def report_snapshot(self, peer: NodeId, ok: bool) -> None:
+        """A state copy for `peer` has been delivered, or was given up."""
+        snapshotting.report(self, peer, ok=ok)
+
+    # --- output
+
+    def has_ready(self) -> bool:
+        """Whether `take_ready` would give anything to do. Cheap."""
+        log = self.log
+        told = self._told
+        return bool(
+            log.handed < log.last
+            or self.send_due
+            or self.messages
+            or self.after_sync
+            or log.appliable()
+            or self.accepted is not None
+            or self.reads_done
+            or self.reads_failed
+            or self.reads.unsent
+            or self.snapshot is not None
+            or told.commit != log.commit
+            or told.term != self.term
+            or told.vote != self.vote
+            or readindex.can_open(self)
+        )
+
+    def take_ready(self) -> Ready:
+        """Everything to do since the last call. The caller has promised to do it, in the order that `ready` tells."""
+        if readindex.can_open(self):
+            readindex.open_round(self)
+        if self.reads.unsent:
+            readindex.forward(self)
+        if self.send_due:
+            replication.send_all(self)
+        replication.answer_appends(self)
+        log = self.log
+        told = self._told
+        hard_state = None
+        votes = told.term != self.term or told.vote != self.vote
+        if votes or told.commit != log.commit:
+            self._told = hard_state = HardState(self.term, self.vote, log.commit)
+        entries = log.hand_out()
+        ready = Ready(
+            hard_state,
+            entries,
+            self.snapshot,
+            self.messages,
+            self.after_sync,
+            log.hand_committed(),
+            self.reads_done,
+            self.reads_failed,
+            bool(entries or votes or self.after_sync),
+        )
+        self.snapshot = None
+        self.messages = []
+        self.after_sync = []
+        self.reads_done = []
+        self.reads_failed = []
+        self.forwarded_bytes = 0
+        return ready
+
+    def send(self, message: Message) -> None:
+        """Put a message on its way: at once, unless a leader's vote for itself may not be on disk yet. For the decisions."""
+        if self.term_durable or self.role is not Role.LEADER:
+            self.messages.append(message)
+        else:
+            self.after_sync.append(message)
+
+    # --- looking
+
+    @property
+    def commit(self) -> Index:
+        """Highest index known to be committed."""
+        return self.log.commit
+
+    @property
+    def applied(self) -> Index:
+        """Highest index the host has applied."""
+        return self.log.applied
+
+    @property
+    def last_index(self) -> Index:
+        """End of the log, on disk or not."""
+        return self.log.last
+
+    def match_at(self, node: NodeId) -> Index:
+        """How far the log of `node` is known to be on its disk and equal to this leader's."""
+        return self.log.persisted if node == self.id else self.progress[node].match
+
+    def round_at(self, node: NodeId) -> int:
+        """The newest read round `node` has confirmed."""
+        return self.reads.round if node == self.id else self.progress[node].round_acked
+
+    def active_at(self, node: NodeId) -> int:
+        """1 if `node` was heard from within an election timeout, else 0."""
+        return int(node == self.id or self._active(self.progress[node]))
+
+    def _active(self, progress: Progress) -> bool:
+        return progress.active(self.ticks, self.config.election_ticks)
+
+    def status(self) -> Status:
+        """A frozen picture. Costs the number of members."""
+        log = self.log
+        return Status(
+            id=self.id,
+            term=self.term,
+            vote=self.vote,
+            role=self.role,
+            leader=self.leader,
+            compacted=log.compacted,
+            applied=log.applied,
+            commit=log.commit,
+            persisted=log.persisted,
+            last=log.last,
+            conf=self.conf,
+            transfer_to=self.transfer_to,
+            uncommitted_bytes=self.backlog_bytes,
+            waiting_reads=self.reads.count,
+            peers=tuple(self._peer_status(peer, progress) for peer, progress in self.progress.items()),
+        )
+
+    def _peer_status(self, peer: NodeId, progress: Progress) -> PeerStatus:
+        return PeerStatus(
+            id=peer,
+            match=progress.match,
+            next=progress.next,
+            flow=progress.flow,
+            active=self._active(progress),
+            inflight=progress.inflight,
+            inflight_bytes=progress.inflight_bytes,
+            caught_up=peer in self.conf.learners and membership.caught_up(self, progress),
+        )
+
+
+def _settled_change(entries: Sequence[Entry]) -> Index:
+    """The last change but one in a log: committed for certain, since the next is proposed only where it was applied.
+
+    So a member never counts votes of a configuration two changes old, even if its record of the commit index was lost.
+    """
+    changes = [entry.index for entry in entries if entry.kind is EntryKind.CHANGE]
+    return changes[-2] if len(changes) > 1 else Index(0)
+
+
+def _check(boot: Boot) -> None:
+    """What is remembered must fit together; it comes from two files that are written apart."""
+    first = boot.snapshot.index
+    last, term = first, boot.snapshot.term
+    for entry in boot.entries:
+        if entry.index != last + 1 or entry.term < term:
+            raise CorruptData(
+                f"log entry {entry.index} of term {entry.term} follows entry {last} of term {term}: entries are missing or mixed up"
+            )
+        last, term = entry.index, entry.term
+    if boot.hard_state.term < term:
+        raise CorruptData(f"the log has term {term}, but the vote record only term {boot.hard_state.term}")
+    if boot.hard_state.commit > last:
+        raise CorruptData(
+            f"entries up to {boot.hard_state.commit} were committed, but the log ends at {last}"
+        )
+    if boot.entries and not boot.snapshot.conf.voters:
+        raise CorruptData(f"the log holds entries up to {last}, but nothing says who its voters were")
+    if not first <= boot.applied <= last:
+        raise CorruptData(f"the state has applied entry {boot.applied}, but the log holds {first}..{last}")
+
+
+def _ignore(_raft: Raft, _message: Message) -> None:
+    """Not for this role: an answer that came too late, or a request to a member that cannot help."""
+
+
+_ANY_ROLE: Final[dict[type[Message], Callable[[Raft, Any], None]]] = {
+    PreVoteRequest: election.answer_pre_vote,
+    VoteRequest: election.answer_vote,
+}
+_STANDING: Final[dict[type[Message], Callable[[Raft, Any], None]]] = {
+    **_ANY_ROLE,
+    Append: election.yield_to_leader,
+    Heartbeat: election.yield_to_leader,
+    InstallSnapshot: election.yield_to_leader,
+    AppendAccepted: _ignore,
+    AppendRejected: _ignore,
+    HeartbeatAnswer: _ignore,
+    TimeoutNow: _ignore,
+    Forward: _ignore,
+    ReadRequest: readindex.refuse_request,
+    ReadAnswer: _ignore,
+}
+
+HANDLERS: Final[dict[Role, dict[type[Message], Callable[[Raft, Any], None]]]] = {
+    Role.FOLLOWER: {
+        **_ANY_ROLE,
+        PreVoteAnswer: _ignore,
+        VoteAnswer: _ignore,
+        Append: replication.take_append,
+        AppendAccepted: _ignore,
+        AppendRejected: _ignore,
+        Heartbeat: replication.take_heartbeat,
+        HeartbeatAnswer: _ignore,
+        InstallSnapshot: snapshotting.take_install,
+        TimeoutNow: election.lead_now,
+        Forward: _ignore,
+        ReadRequest: readindex.refuse_request,
+        ReadAnswer: readindex.take_answer,
+    },
+    Role.PRE_CANDIDATE: {**_STANDING, PreVoteAnswer: election.count_pre_vote, VoteAnswer: _ignore},
+    Role.CANDIDATE: {**_STANDING, PreVoteAnswer: _ignore, VoteAnswer: election.count_vote},
+    Role.LEADER: {
+        **_ANY_ROLE,
+        PreVoteAnswer: _ignore,
+        VoteAnswer: _ignore,
+        Append: election.refuse_second_leader,
+        AppendAccepted: replication.take_accepted,
+        AppendRejected: replication.take_rejected,
+        Heartbeat: election.refuse_second_leader,
+        HeartbeatAnswer: replication.take_heartbeat_answer,
+        InstallSnapshot: election.refuse_second_leader,
+        TimeoutNow: _ignore,
+        Forward: replication.take_forward,
+        ReadRequest: readindex.take_request,
+        ReadAnswer: _ignore,
+    },
+}
+"""What happens to a message of the current term, by role. Which terms are listened to at all is `election.admit`."""

@@ -1,0 +1,225 @@
+"""What Raft keeps on disk: entries, the hard state, configurations, snapshot descriptions, and their byte form.
+
+Every byte form is little-endian and complete: decoding takes exactly the bytes that encoding gave, and anything else is
+`CorruptData`, never another exception. Nothing is allocated before the sizes were checked against the bytes present.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from netstore.errors import CorruptData
+from netstore.types import Index, NodeId, Term
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_DATA_BYTES: Final = 64 * 1024 * 1024
+"""Largest payload of one entry. A bound against absurd lengths; what users may write is limited far below it."""
+
+ENTRY_OVERHEAD_BYTES: Final = 16
+"""What an entry is counted for beside its payload, so that byte bounds also bound the number of empty ones."""
+
+MAX_CONF_MEMBERS: Final = 4096
+"""Most members one list of a configuration may name; the cluster's own limits are far lower."""
+
+_BATCH = struct.Struct("<QI")
+_ROW = struct.Struct("<QBI")
+_HARD_STATE = struct.Struct("<QQQ")
+_CONF = struct.Struct("<HHHHB")
+_META = struct.Struct("<QQ")
+
+
+class EntryKind(IntEnum):
+    """What an entry carries."""
+
+    NORMAL = 0
+    """A command for the state machine; empty for the entry a new leader starts its term with."""
+
+    CHANGE = 1
+    """A membership change (`membership.Change`)."""
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """One place of the replicated log (Ongaro's dissertation, section 3.5)."""
+
+    index: Index
+    term: Term
+    kind: EntryKind
+    data: bytes
+
+
+class HardState(msgspec.Struct, frozen=True, gc=False):
+    """What a member must remember across a crash beside its log: term, vote (0 for none) and a commit index.
+
+    Term and vote must be on disk before anything said under them leaves (section 3.8). The commit index is there so that
+    a restarted member knows which membership changes are settled; DESIGN.md says why that matters.
+    """
+
+    term: Term = Term(0)
+    vote: NodeId = NodeId(0)
+    commit: Index = Index(0)
+
+    def encode(self) -> bytes:
+        """24 bytes."""
+        return _HARD_STATE.pack(self.term, self.vote, self.commit)
+
+    @classmethod
+    def decode(cls, data: bytes) -> HardState:
+        """The inverse of `encode`; CorruptData for anything else."""
+        if len(data) != _HARD_STATE.size:
+            raise CorruptData(f"hard state has {len(data)} bytes, not {_HARD_STATE.size}")
+        term, vote, commit = _HARD_STATE.unpack(data)
+        return cls(Term(term), NodeId(vote), Index(commit))
+
+
+class ConfState(msgspec.Struct, frozen=True, gc=False):
+    """A configuration: who votes, who only learns. All four lists are sorted.
+
+    While `voters_outgoing` is not empty the configuration is joint (section 4.3): decisions need a majority of `voters` and one of
+    `voters_outgoing`. `learners_next` are voters of the outgoing half that become learners when it is left; with `auto_leave` the
+    leader leaves it by itself.
+    """
+
+    voters: tuple[NodeId, ...] = ()
+    voters_outgoing: tuple[NodeId, ...] = ()
+    learners: tuple[NodeId, ...] = ()
+    learners_next: tuple[NodeId, ...] = ()
+    auto_leave: bool = False
+
+    @property
+    def joint(self) -> bool:
+        """Whether two majorities are needed."""
+        return bool(self.voters_outgoing)
+
+    def members(self) -> tuple[NodeId, ...]:
+        """Everyone the leader replicates to, itself included; sorted."""
+        return tuple(sorted({*self.voters, *self.voters_outgoing, *self.learners}))
+
+    def votes(self, node: NodeId) -> bool:
+        """Whether `node` counts in any majority."""
+        return node in self.voters or node in self.voters_outgoing
+
+    def encode(self) -> bytes:
+        """9 bytes and 8 for each name."""
+        lists = (self.voters, self.voters_outgoing, self.learners, self.learners_next)
+        names = [node for part in lists for node in part]
+        head = _CONF.pack(*map(len, lists), self.auto_leave)
+        return head + struct.pack(f"<{len(names)}Q", *names)
+
+    @classmethod
+    def decode(cls, data: bytes) -> ConfState:
+        """The inverse of `encode`; CorruptData for anything else, unsorted or contradictory lists included."""
+        if len(data) < _CONF.size:
+            raise CorruptData(f"configuration is cut short at {len(data)} bytes")
+        *sizes, flag = _CONF.unpack_from(data)
+        if max(sizes) > MAX_CONF_MEMBERS:
+            raise CorruptData(f"configuration lists {max(sizes)} members, more than {MAX_CONF_MEMBERS}")
+        total = sum(sizes)
+        if len(data) != _CONF.size + 8 * total or flag > 1:
+            raise CorruptData(f"configuration of {total} names has {len(data)} bytes and flag {flag}")
+        names = struct.unpack_from(f"<{total}Q", data, _CONF.size)
+        parts: list[tuple[NodeId, ...]] = []
+        start = 0
+        for size in sizes:
+            part = names[start : start + size]
+            if any(a >= b for a, b in zip(part, part[1:], strict=False)) or (part and part[0] == 0):
+                raise CorruptData("configuration names a member twice, out of order, or as 0")
+            parts.append(tuple(map(NodeId, part)))
+            start += size
+        conf = cls(parts[0], parts[1], parts[2], parts[3], bool(flag))
+        flaw = conf.flaw()
+        if flaw:
+            raise CorruptData(f"configuration contradicts itself: {flaw}")
+        return conf
+
+    def flaw(self) -> str:
+        """What is contradictory in these lists, or an empty text."""
+        voting = {*self.voters, *self.voters_outgoing}
+        if not self.voters and (voting or self.learners):
+            return "no voters"
+        if voting & {*self.learners}:
+            return "a voter is also a learner"
+        if not {*self.learners_next} <= {*self.voters_outgoing} - {*self.voters}:
+            return "a learner-to-be is not an outgoing voter"
+        if not self.voters_outgoing and self.auto_leave:
+            return "nothing to leave"
+        return ""
+
+
+class SnapshotMeta(msgspec.Struct, frozen=True, gc=False):
+    """What a state copy stands for: the log up to `index`, whose entry has `term`, and the configuration there (section 5.1)."""
+
+    index: Index = Index(0)
+    term: Term = Term(0)
+    conf: ConfState = ConfState()
+
+    def encode(self) -> bytes:
+        """16 bytes and the configuration."""
+        return _META.pack(self.index, self.term) + self.conf.encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> SnapshotMeta:
+        """The inverse of `encode`; CorruptData for anything else."""
+        if len(data) < _META.size:
+            raise CorruptData(f"snapshot description is cut short at {len(data)} bytes")
+        index, term = _META.unpack_from(data)
+        if (index == 0) != (term == 0):
+            raise CorruptData(f"snapshot description has index {index} with term {term}")
+        return cls(Index(index), Term(term), ConfState.decode(data[_META.size :]))
+
+
+def encode_entries(entries: Sequence[Entry]) -> bytes:
+    """A batch of consecutive entries: first index, count, then term, kind, length and payload of each.
+
+    12 bytes and 13 for each entry beside the payloads; an empty batch has index 0. About 0.15 us an entry.
+    """
+    if not entries:
+        return _BATCH.pack(0, 0)
+    parts = [_BATCH.pack(entries[0].index, len(entries))]
+    add = parts.append
+    pack = _ROW.pack
+    for entry in entries:
+        data = entry.data
+        add(pack(entry.term, entry.kind, len(data)))
+        add(data)
+    return b"".join(parts)
+
+
+def decode_entries(data: bytes) -> list[Entry]:
+    """The inverse of `encode_entries`; CorruptData for anything else, falling terms included. About 0.3 us an entry."""
+    size = len(data)
+    if size < _BATCH.size:
+        raise CorruptData(f"entry batch is cut short at {size} bytes")
+    index, count = _BATCH.unpack_from(data)
+    if count * _ROW.size > size - _BATCH.size:
+        raise CorruptData(f"entry batch of {size} bytes cannot hold {count} entries")
+    if (index == 0) != (count == 0) or index + count > 1 << 64:
+        raise CorruptData(f"entry batch of {count} entries starts at index {index}")
+    entries: list[Entry] = []
+    add = entries.append
+    unpack = _ROW.unpack_from
+    at = _BATCH.size
+    before = 0
+    for place in range(index, index + count):
+        if at + _ROW.size > size:
+            raise CorruptData(f"entry {place} is cut short in its head at offset {at}")
+        term, kind, length = unpack(data, at)
+        at += _ROW.size
+        if kind > 1 or term < before or term == 0:
+            raise CorruptData(f"entry {place} has kind {kind} and term {term} after term {before}")
+        if length > MAX_DATA_BYTES or length > size - at:
+            raise CorruptData(f"entry {place} claims {length} bytes at offset {at} of {size}")
+        add(Entry(place, term, _KINDS[kind], data[at : at + length]))  # type: ignore[arg-type] # positions and terms of a checked batch
+        at += length
+        before = term
+    if at != size:
+        raise CorruptData(f"entry batch has {size - at} bytes after its last entry")
+    return entries
+
+
+_KINDS: Final = (EntryKind.NORMAL, EntryKind.CHANGE)

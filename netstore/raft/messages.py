@@ -1,0 +1,343 @@
+"""What members say to each other: one class per message, and its byte form.
+
+Every message names its sender, its receiver and the sender's term, except that a `PreVoteRequest` names the term it would like
+to start. A byte form is one kind byte, those three numbers, and the body of that kind; little-endian, no padding.
+`decode_message` takes bytes from the network: anything that `encode_message` does not give is CorruptData.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from netstore.errors import CorruptData
+from netstore.raft.change import Change
+from netstore.raft.entry import MAX_DATA_BYTES, Entry, EntryKind, SnapshotMeta, decode_entries, encode_entries
+from netstore.types import Index, NodeId, Term
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+@dataclass(slots=True)
+class PreVoteRequest:
+    """Would you vote for me in `term`? Changes nothing at the receiver (Ongaro's dissertation, section 9.6)."""
+
+    sender: NodeId
+    to: NodeId
+    term: Term
+    last_index: Index
+    last_term: Term
+
+
+@dataclass(slots=True)
+class PreVoteAnswer:
+    """The answer to a `PreVoteRequest` for the term `asked`."""
+
+    sender: NodeId
+    to: NodeId
+    term: Term
+    asked: Term
+    granted: bool
+
+
+@dataclass(slots=True)
+class VoteRequest:
+    """RequestVote (section 3.4). `forced`: the leader itself asked for this election (section 3.10), so leases do not hold."""
+
+    sender: NodeId
+    to: NodeId
+    term: Term
+    last_index: Index
+    last_term: Term
+    forced: bool
+
+
+@dataclass(slots=True)
+class VoteAnswer:
+    """The answer to a `VoteRequest` of the same term."""
+
+    sender: NodeId
+    to: NodeId
+    term: Term
+    granted: bool
+
+
+@dataclass(slots=True)
+class Append:
+    """AppendEntries (section 3.5): entries after the place `previous_index`, which must have `previous_term`."""
+
+    sender: NodeId
+    to: NodeId
+    term: Term
+    previous_index: Index
+    previous_term: Term
+    commit: Index
+    entries: Sequence[Entry]
+
+
+@dataclass(slots=True)
+class AppendAccepted:
+    """The sender's log is on its disk and equals the leader's up to `index`."""
+
+    sender: NodeId
+    to: NodeId
+    term: Term
+    index: Index
+
+
+@dataclass(slots=True)
+class AppendRejected:
+    """The sender has no entry that matches at `previous_index`; the logs may agree up to `hint_index`, where it has `hint_term`.
+
+    `needs_snapshot`: the sender has no configuration yet, and no log can give it one.
+    """
+
+    sender: NodeId
+    to: NodeId
+    term: Term
+    previous_index: Index
+    hint_index: Index
+    hint_term: Term
+    needs_snapshot: bool
+
+
+@dataclass(slots=True)
+class Heartbeat:
+    """The leader is alive; `commit` is committed and known to be in the receiver's log; `round` is the newest read round."""
+
+    sender: NodeId
+    to: NodeId
+    term: Term
+    commit: Index
+    round: int
+
+
+@dataclass(slots=True)
+class HeartbeatAnswer:
+    """The sender still follows in this term and has heard of read round `round`. Round 0 also answers a leader of an old term."""
+
+    sender: NodeId
+    to: NodeId
+    term: Term
+    round: int
+
+
+@dataclass(slots=True)
+class InstallSnapshot:
+    """InstallSnapshot (section 5.1). The core names the position; the host sends the state copy beside it.
+
+    The sending host sets `meta` to what its copy really stands for (`Raft.snapshot_meta`); the receiving host steps the message
+    into its core when the whole copy has arrived and was verified.
+    """
+
+    sender: NodeId
+    to: NodeId
+    term: Term
+    meta: SnapshotMeta
+
+
+@dataclass(slots=True)
+class TimeoutNow:
+    """Start an election at once (section 3.10)."""
+
+    sender: NodeId
+    to: NodeId
+    term: Term
+
+
+@dataclass(slots=True)
+class Forward:
+    """Proposals made at a follower, for the leader to append."""
+
+    sender: NodeId
+    to: NodeId
+    term: Term
+    kind: EntryKind
+    payloads: Sequence[bytes]
+
+
+@dataclass(slots=True)
+class ReadRequest:
+    """A follower asks for a read index for all its reads up to `sequence` (section 6.4)."""
+
+    sender: NodeId
+    to: NodeId
+    term: Term
+    sequence: int
+
+
+@dataclass(slots=True)
+class ReadAnswer:
+    """Reads up to `sequence` may be served at `index`; index 0: not here, ask again."""
+
+    sender: NodeId
+    to: NodeId
+    term: Term
+    sequence: int
+    index: Index
+
+
+Message: TypeAlias = (
+    PreVoteRequest
+    | PreVoteAnswer
+    | VoteRequest
+    | VoteAnswer
+    | Append
+    | AppendAccepted
+    | AppendRejected
+    | Heartbeat
+    | HeartbeatAnswer
+    | InstallSnapshot
+    | TimeoutNow
+    | Forward
+    | ReadRequest
+    | ReadAnswer
+)
+
+_HEAD = struct.Struct("<BQQQ")
+_APPEND = struct.Struct("<QQQ")
+_FORWARD = struct.Struct("<BI")
+_LENGTH = struct.Struct("<I")
+
+_PRE_VOTE_ANSWER_KIND: Final = 2
+_APPEND_KIND: Final = 5
+_INSTALL_KIND: Final = 10
+_FORWARD_KIND: Final = 12
+
+_FIXED: Final[dict[type[Message], tuple[int, struct.Struct, tuple[str, ...]]]] = {
+    PreVoteRequest: (1, struct.Struct("<QQ"), ("last_index", "last_term")),
+    PreVoteAnswer: (_PRE_VOTE_ANSWER_KIND, struct.Struct("<QB"), ("asked", "granted")),
+    VoteRequest: (3, struct.Struct("<QQB"), ("last_index", "last_term", "forced")),
+    VoteAnswer: (4, struct.Struct("<B"), ("granted",)),
+    AppendAccepted: (6, struct.Struct("<Q"), ("index",)),
+    AppendRejected: (
+        7,
+        struct.Struct("<QQQB"),
+        ("previous_index", "hint_index", "hint_term", "needs_snapshot"),
+    ),
+    Heartbeat: (8, struct.Struct("<QQ"), ("commit", "round")),
+    HeartbeatAnswer: (9, struct.Struct("<Q"), ("round",)),
+    TimeoutNow: (11, struct.Struct("<"), ()),
+    ReadRequest: (13, struct.Struct("<Q"), ("sequence",)),
+    ReadAnswer: (14, struct.Struct("<QQ"), ("sequence", "index")),
+}
+"""Messages whose body is numbers only: kind byte, form, fields in order. `B` is a flag."""
+
+
+def encode_message(message: Message) -> bytes:
+    """The byte form of any message. Costs its size."""
+    kind = type(message)
+    if isinstance(message, Append):
+        head = _HEAD.pack(_APPEND_KIND, message.sender, message.to, message.term)
+        place = _APPEND.pack(message.previous_index, message.previous_term, message.commit)
+        return head + place + encode_entries(message.entries)
+    if isinstance(message, InstallSnapshot):
+        return _HEAD.pack(_INSTALL_KIND, message.sender, message.to, message.term) + message.meta.encode()
+    if isinstance(message, Forward):
+        parts = [
+            _HEAD.pack(_FORWARD_KIND, message.sender, message.to, message.term),
+            _FORWARD.pack(message.kind, len(message.payloads)),
+        ]
+        for payload in message.payloads:
+            parts.append(_LENGTH.pack(len(payload)))
+            parts.append(payload)
+        return b"".join(parts)
+    number, form, fields = _FIXED[kind]
+    head = _HEAD.pack(number, message.sender, message.to, message.term)
+    return head + form.pack(*[getattr(message, field) for field in fields])
+
+
+def decode_message(data: bytes) -> Message:
+    """The inverse of `encode_message`; CorruptData for anything else, ids and terms of 0 included.
+
+    Only a `PreVoteAnswer` may come from a member in term 0.
+    """
+    if len(data) < _HEAD.size:
+        raise CorruptData(f"message is cut short at {len(data)} bytes")
+    kind, sender, to, term = _HEAD.unpack_from(data)
+    if not (sender and to) or not (term or kind == _PRE_VOTE_ANSWER_KIND):
+        raise CorruptData(f"message from {sender:x} to {to:x} in term {term}: none of them may be 0")
+    decode = _DECODERS.get(kind)
+    if decode is None:
+        raise CorruptData(f"message of unknown kind {kind}")
+    return decode(data, NodeId(sender), NodeId(to), Term(term))
+
+
+def _decode_append(data: bytes, sender: NodeId, to: NodeId, term: Term) -> Append:
+    start = _HEAD.size + _APPEND.size
+    if len(data) < start:
+        raise CorruptData(f"append message is cut short at {len(data)} bytes")
+    previous, previous_term, commit = _APPEND.unpack_from(data, _HEAD.size)
+    entries = decode_entries(data[start:])
+    if previous_term > term or (previous == 0) != (previous_term == 0):
+        raise CorruptData(f"append message of term {term} follows {previous} of term {previous_term}")
+    if entries and (
+        entries[0].index != previous + 1 or entries[0].term < previous_term or entries[-1].term > term
+    ):
+        raise CorruptData(f"append message of term {term} has entries that do not follow {previous}")
+    return Append(sender, to, term, Index(previous), Term(previous_term), Index(commit), entries)
+
+
+def _decode_install(data: bytes, sender: NodeId, to: NodeId, term: Term) -> InstallSnapshot:
+    meta = SnapshotMeta.decode(data[_HEAD.size :])
+    if meta.term > term or meta.index == 0 or not meta.conf.voters:
+        raise CorruptData(
+            f"snapshot message of term {term} describes {meta.index} of term {meta.term} with {len(meta.conf.voters)} voters"
+        )
+    return InstallSnapshot(sender, to, term, meta)
+
+
+def _decode_forward(data: bytes, sender: NodeId, to: NodeId, term: Term) -> Forward:
+    size = len(data)
+    at = _HEAD.size + _FORWARD.size
+    if size < at:
+        raise CorruptData(f"forward message is cut short at {size} bytes")
+    kind, count = _FORWARD.unpack_from(data, _HEAD.size)
+    if kind > 1 or count == 0 or count * _LENGTH.size > size - at:
+        raise CorruptData(f"forward message of {size} bytes claims {count} payloads of kind {kind}")
+    payloads: list[bytes] = []
+    for _ in range(count):
+        if at + _LENGTH.size > size:
+            raise CorruptData(f"forward message is cut short at offset {at}")
+        (length,) = _LENGTH.unpack_from(data, at)
+        at += _LENGTH.size
+        if length > MAX_DATA_BYTES or length > size - at:
+            raise CorruptData(f"forwarded payload claims {length} bytes at offset {at} of {size}")
+        payload = data[at : at + length]
+        if kind == EntryKind.CHANGE:
+            Change.decode(payload)
+        payloads.append(payload)
+        at += length
+    if at != size:
+        raise CorruptData(f"forward message has {size - at} bytes after its last payload")
+    return Forward(sender, to, term, EntryKind(kind), payloads)
+
+
+def _fixed_decoder(
+    message: type[Message], form: struct.Struct, fields: tuple[str, ...]
+) -> Callable[[bytes, NodeId, NodeId, Term], Message]:
+    """A decoder for a body of numbers; fields whose form is `B` become flags."""
+    codes = form.format.removeprefix("<")
+    flags = [field for field, code in zip(fields, codes, strict=True) if code == "B"]
+
+    def decode(data: bytes, sender: NodeId, to: NodeId, term: Term) -> Message:
+        if len(data) != _HEAD.size + form.size:
+            raise CorruptData(f"{message.__name__} has {len(data)} bytes, not {_HEAD.size + form.size}")
+        body: dict[str, int] = dict(zip(fields, form.unpack_from(data, _HEAD.size), strict=True))
+        for flag in flags:
+            if body[flag] > 1:
+                raise CorruptData(f"{message.__name__} has {flag} {body[flag]}, not 0 or 1")
+            body[flag] = bool(body[flag])
+        return message(sender=sender, to=to, term=term, **body)  # type: ignore[arg-type] # fields of _FIXED
+
+    return decode
+
+
+_DECODERS: Final[dict[int, Callable[[bytes, NodeId, NodeId, Term], Message]]] = {
+    _APPEND_KIND: _decode_append,
+    _INSTALL_KIND: _decode_install,
+    _FORWARD_KIND: _decode_forward,
+    **{number: _fixed_decoder(kind, form, fields) for kind, (number, form, fields) in _FIXED.items()},
+}

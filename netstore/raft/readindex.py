@@ -1,0 +1,181 @@
+"""Reads without log entries (Ongaro's dissertation, section 6.4): which reads may be served at which index.
+
+Invariant: a read is served at a commit index that was taken after the read began, by a leader that had committed an entry of its
+own term, and of which a majority said *afterwards* that they know no later term. One round of heartbeats answers all reads
+that wait when it starts; rounds are numbered, and an answer to a round answers all before it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from netstore.raft import quorum
+from netstore.raft.messages import Heartbeat, ReadAnswer, ReadRequest
+from netstore.raft.status import Role
+from netstore.types import Index, NodeId
+
+if TYPE_CHECKING:
+    from netstore.raft.core import Raft
+    from netstore.raft.progress import Progress
+
+
+class _Round:
+    """Reads that wait for a majority to answer round `number`; they are served at `index`."""
+
+    __slots__ = ("index", "number", "reads")
+
+    def __init__(self, number: int, index: Index, reads: list[tuple[NodeId, int]]) -> None:
+        self.number = number
+        self.index = index
+        self.reads = reads
+
+
+class _Batch:
+    """Tokens sent to the leader under one sequence number, given up at tick `deadline`."""
+
+    __slots__ = ("deadline", "sequence", "tokens")
+
+    def __init__(self, sequence: int, deadline: int, tokens: list[int]) -> None:
+        self.sequence = sequence
+        self.deadline = deadline
+        self.tokens = tokens
+
+
+class Reads:
+    """All reads that have no index yet. A read is (0, token) if it is our own, (member, its sequence number) if forwarded."""
+
+    __slots__ = ("batches", "count", "round", "rounds", "sequence", "unsent", "waiting")
+
+    def __init__(self, sequence: int) -> None:
+        """`sequence` should differ from life to life of this member, so that answers to an earlier life are not taken."""
+        self.waiting: list[tuple[NodeId, int]] = []
+        self.rounds: deque[_Round] = deque()
+        self.round = 0
+        self.unsent: list[int] = []
+        self.batches: deque[_Batch] = deque()
+        self.sequence = sequence
+        self.count = 0
+
+
+def ask(raft: Raft, token: int) -> None:
+    """Take a read of our own; refused at once, in the next Ready, without a leader or over the bound."""
+    reads = raft.reads
+    if raft.leader == 0 or reads.count >= raft.config.max_waiting_reads:
+        raft.reads_failed.append(token)
+        return
+    reads.count += 1
+    if raft.role is Role.LEADER:
+        reads.waiting.append((NodeId(0), token))
+    else:
+        reads.unsent.append(token)
+
+
+def can_open(raft: Raft) -> bool:
+    """Whether a round may start: reads wait, and this leader knows its commit index for good (step 1 of section 6.4)."""
+    log = raft.log
+    return bool(raft.reads.waiting) and raft.role is Role.LEADER and log.term(log.commit) == raft.term
+
+
+def open_round(raft: Raft) -> None:
+    """Start a round for everything that waits. Sends one heartbeat to each other voter."""
+    reads = raft.reads
+    reads.round += 1
+    reads.rounds.append(_Round(reads.round, raft.log.commit, reads.waiting))
+    reads.waiting = []
+    for peer, progress in raft.progress.items():
+        if raft.conf.votes(peer):
+            commit = min(progress.match, raft.log.commit)
+            raft.send(Heartbeat(raft.id, peer, raft.term, commit, reads.round))
+    _release(raft)
+
+
+def take_round(raft: Raft, progress: Progress, number: int) -> None:
+    """Leader: a follower answered round `number`."""
+    if progress.round_acked < number <= raft.reads.round:
+        progress.round_acked = number
+        _release(raft)
+
+
+def _release(raft: Raft) -> None:
+    reads = raft.reads
+    rounds = reads.rounds
+    if not rounds:
+        return
+    confirmed = quorum.reached(raft.conf, raft.round_at)
+    while rounds and rounds[0].number <= confirmed:
+        done = rounds.popleft()
+        reads.count -= len(done.reads)
+        for peer, token in done.reads:
+            if peer:
+                raft.send(ReadAnswer(raft.id, peer, raft.term, token, done.index))
+            else:
+                raft.reads_done.append((token, done.index))
+
+
+# --- forwarded
+
+
+def forward(raft: Raft) -> None:
+    """Follower: one request for all reads taken since the last."""
+    reads = raft.reads
+    reads.sequence += 1
+    deadline = raft.ticks + raft.config.election_ticks
+    reads.batches.append(_Batch(reads.sequence, deadline, reads.unsent))
+    reads.unsent = []
+    raft.send(ReadRequest(raft.id, raft.leader, raft.term, reads.sequence))
+
+
+def take_request(raft: Raft, message: ReadRequest) -> None:
+    """Leader: a follower's reads count as one of ours."""
+    if raft.reads.count >= raft.config.max_waiting_reads:
+        refuse_request(raft, message)
+        return
+    raft.reads.count += 1
+    raft.reads.waiting.append((message.sender, message.sequence))
+
+
+def refuse_request(raft: Raft, message: ReadRequest) -> None:
+    """Not leading, or over the bound."""
+    raft.send(ReadAnswer(raft.id, message.sender, raft.term, message.sequence, Index(0)))
+
+
+def take_answer(raft: Raft, message: ReadAnswer) -> None:
+    """Follower: the index for all reads up to a sequence number, since they began no later than the last of them."""
+    reads = raft.reads
+    batches = reads.batches
+    if message.sender != raft.leader or message.sequence > reads.sequence:
+        return
+    while batches and batches[0].sequence <= message.sequence:
+        tokens = batches.popleft().tokens
+        reads.count -= len(tokens)
+        if message.index:
+            raft.reads_done.extend((token, message.index) for token in tokens)
+        else:
+            raft.reads_failed.extend(tokens)
+
+
+def expire(raft: Raft) -> None:
+    """Give up forwarded reads that had no answer for an election timeout: a message was lost."""
+    reads = raft.reads
+    while reads.batches and reads.batches[0].deadline <= raft.ticks:
+        tokens = reads.batches.popleft().tokens
+        reads.count -= len(tokens)
+        raft.reads_failed.extend(tokens)
+
+
+def abort(raft: Raft) -> None:
+    """Role, term or leader changed: no read that waits can be answered here any more. Members that asked notice by themselves."""
+    reads = raft.reads
+    failed = raft.reads_failed
+    for done in reads.rounds:
+        failed.extend(token for peer, token in done.reads if not peer)
+    failed.extend(token for peer, token in reads.waiting if not peer)
+    for batch in reads.batches:
+        failed.extend(batch.tokens)
+    failed.extend(reads.unsent)
+    reads.rounds.clear()
+    reads.waiting = []
+    reads.batches.clear()
+    reads.unsent = []
+    reads.count = 0

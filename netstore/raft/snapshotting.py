@@ -1,0 +1,86 @@
+"""State copies instead of log entries, and forgetting the log (Ongaro's dissertation, chapter 5).
+
+Invariant: a member's log and position change only when its host says that the copy is in place, never when one merely arrived.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from netstore.raft import election, membership, replication
+from netstore.raft.entry import SnapshotMeta
+from netstore.raft.invariant import InvariantBroken
+from netstore.raft.messages import InstallSnapshot
+from netstore.raft.progress import Flow
+from netstore.types import Index, NodeId
+
+if TYPE_CHECKING:
+    from netstore.raft.core import Raft
+    from netstore.raft.progress import Progress
+
+
+def meta_at(raft: Raft, index: Index) -> SnapshotMeta:
+    """What a state copy at `index` stands for; for what is applied and not forgotten."""
+    if not raft.log.compacted <= index <= raft.log.applied:
+        raise InvariantBroken(f"state copy at {index} asked of {raft.log.compacted}..{raft.log.applied}")
+    conf = next(conf for since, conf in reversed(raft.conf_history) if since <= index)
+    return SnapshotMeta(index, raft.log.term(index), conf)
+
+
+def send(raft: Raft, peer: NodeId, progress: Progress) -> None:
+    """Leader: this follower needs what the log no longer has. Only if it was heard of lately: copies are expensive."""
+    applied = raft.log.applied
+    if not progress.active(raft.ticks, raft.config.election_ticks) or applied == 0:
+        progress.waiting = True
+        return
+    progress.await_snapshot(applied)
+    raft.send(InstallSnapshot(raft.id, peer, raft.term, meta_at(raft, applied)))
+
+
+def report(raft: Raft, peer: NodeId, *, ok: bool) -> None:
+    """Leader: the host has sent the copy, or gave up. Either way the follower's next answer tells where it is."""
+    progress = raft.progress.get(peer)
+    if progress is None or progress.flow is not Flow.SNAPSHOT:
+        return
+    copied = progress.snapshot
+    progress.probe()
+    if ok:
+        progress.next = Index(max(progress.next, copied + 1))
+    progress.waiting = True
+
+
+def take_install(raft: Raft, message: InstallSnapshot) -> None:
+    """Follower: a complete, verified copy is at hand. Ask the host to put it in place, unless this log is as far already."""
+    election.hear_leader(raft, message.sender)
+    log = raft.log
+    meta = message.meta
+    if raft.installing is not None:
+        return
+    if meta.index <= log.commit:
+        replication.accept(raft, log.commit)
+    elif log.matches(meta.index, meta.term):
+        log.commit_to(meta.index)
+        replication.accept(raft, meta.index)
+    else:
+        raft.installing = meta
+        raft.snapshot = meta
+
+
+def installed(raft: Raft, meta: SnapshotMeta) -> None:
+    """The copy is in place and durable: the log starts after it, its configuration is in force."""
+    if raft.installing is None or raft.installing != meta:
+        raise InvariantBroken(f"state copy at {meta.index} was not asked for")
+    raft.installing = None
+    raft.log.restart_after(meta.index, meta.term)
+    raft.conf_history = [(meta.index, meta.conf)]
+    membership.switch(raft, meta.conf)
+    if raft.leader != election.NOBODY:
+        replication.accept(raft, meta.index)
+
+
+def compact(raft: Raft, index: Index) -> None:
+    """Forget the log up to `index` and configurations before the one in force there."""
+    raft.log.compact(index)
+    history = raft.conf_history
+    while len(history) > 1 and history[1][0] <= raft.log.compacted:
+        history.pop(0)

@@ -1,0 +1,97 @@
+"""What the core tells about itself: roles, the fate of a proposal, and a frozen picture for status pages and tests."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from netstore.types import Index, NodeId, Term
+
+if TYPE_CHECKING:
+    from netstore.raft.entry import ConfState
+    from netstore.raft.progress import Flow
+
+
+class Role(Enum):
+    """What a member is in its term (Ongaro's dissertation, section 3.3; pre-candidate: section 9.6)."""
+
+    FOLLOWER = "follower"
+    PRE_CANDIDATE = "pre-candidate"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+
+
+class Refusal(Enum):
+    """Why something was not done; the value is the reason in words. Refused means: it did not and will not happen."""
+
+    NO_LEADER = "no leader is known"
+    NOT_LEADER = "this member is not the leader"
+    TOO_LARGE = "a payload is larger than an entry may be"
+    BACKLOG_FULL = "too many bytes wait to be committed"
+    TRANSFERRING = "leadership is being transferred"
+    TOO_MANY_READS = "too many reads wait for their index"
+    CHANGE_PENDING = "another membership change is not finished"
+    NOTHING_TO_CHANGE = "the change would change nothing"
+    NOTHING_TO_LEAVE = "the configuration is not joint"
+    NO_VOTER_LEFT = "the change would leave no voter"
+    CONTRADICTION = "the change names a member twice, or as 0"
+    LEARNER_BEHIND = "the learner to be promoted has not caught up"
+    NOT_A_VOTER = "the member to lead does not vote"
+
+
+class Fate(Enum):
+    """What became of a proposal when it was made."""
+
+    APPENDED = "appended"
+    FORWARDED = "forwarded"
+    REFUSED = "refused"
+
+
+class Proposed(msgspec.Struct, frozen=True, gc=False):
+    """The answer to a proposal.
+
+    APPENDED: this leader put it into its log, from `index` on, in `term`; it is committed if an entry with this index and term is
+    applied, and lost if another term is found there. FORWARDED: one message to the leader; the outcome shows when it is applied,
+    or never. REFUSED: it did not happen, `refusal` says why.
+    """
+
+    fate: Fate
+    index: Index = Index(0)
+    term: Term = Term(0)
+    refusal: Refusal | None = None
+
+
+class PeerStatus(msgspec.Struct, frozen=True, gc=False):
+    """What the leader knows of one other member."""
+
+    id: NodeId
+    match: Index
+    next: Index
+    flow: Flow
+    active: bool
+    inflight: int
+    inflight_bytes: int
+    caught_up: bool
+    """For a learner: may be promoted now (section 4.2.1)."""
+
+
+class Status(msgspec.Struct, frozen=True, gc=False):
+    """One moment of a member. `peers` is empty unless it leads."""
+
+    id: NodeId
+    term: Term
+    vote: NodeId
+    role: Role
+    leader: NodeId
+    compacted: Index
+    applied: Index
+    commit: Index
+    persisted: Index
+    last: Index
+    conf: ConfState
+    transfer_to: NodeId
+    uncommitted_bytes: int
+    waiting_reads: int
+    peers: tuple[PeerStatus, ...] = ()
