@@ -19,12 +19,13 @@ import trio
 
 from netstore import __version__
 from netstore.api.health import Health, Version
-from netstore.api.router import Router
+from netstore.api.router import Handler, Router
 from netstore.api.v2.keys import PREFIX, KeysApi
 from netstore.api.v2.members import MembersApi
 from netstore.api.v2.stats import StoreStatsApi
-from netstore.disk.datadir import DataDir
+from netstore.disk.datadir import DataDir, MemberIdentity
 from netstore.disk.engine import LmdbEngine
+from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
 from netstore.disk.wal import Wal
 from netstore.errors import Fault, NetstoreError
@@ -41,6 +42,7 @@ from netstore.raft.core import Boot, Config, Raft
 from netstore.raft.entry import ConfState, HardState, SnapshotMeta
 from netstore.state.commands import PublishMember, SetClusterVersion, encode
 from netstore.state.machine import Machine
+from netstore.state.mirror import TABLES
 from netstore.types import Index, Nanos, NodeId, Term
 from netstore.watch.hub import Hub
 
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
 
 CLUSTER_VERSION: Final = "3.4.0"
 """What the cluster agrees on, in etcd's numbering."""
+
+STATE_FILE: Final = "state.lmdb"
 
 DRAIN_SECONDS: Final = 5.0
 """How long waiting requests may take to finish once a stop was asked for."""
@@ -93,31 +97,35 @@ def bind(url: Url) -> socket.socket:
 class _Running:
     """The parts of a started member, in the order they were opened."""
 
-    def __init__(self, config: StoreConfig, deliver: Callable[[Callable[[], object]], object], parts: ExitStack) -> None:
+    def __init__(
+        self, config: StoreConfig, deliver: Callable[[Callable[[], object]], object], parts: ExitStack
+    ) -> None:
         self.config = config
         self.log = get_logger("server")
         clock = SystemClock()
         initial = {
-            member_id(map(str, each.peer_urls), config.initial_cluster_token): each for each in config.initial_cluster
+            member_id(map(str, each.peer_urls), config.initial_cluster_token): each
+            for each in config.initial_cluster
         }
         if len(initial) > 1:
             raise NetstoreError(
                 "initial_cluster: names more than one member, which this version does not serve; name this member alone"
             )
         own = next(member for member, each in initial.items() if each.name == config.name)
-        folder = parts.enter_context(
-            DataDir.open(config.data_dir, wal_dir=config.wal_dir, cluster_id=cluster_id(initial), member_id=own)
-        )
+        fresh = MemberIdentity(cluster_id(initial), own, config.name)
+        folder = DataDir.open(config.data_dir, fresh, config.wal_dir)
+        parts.callback(folder.close)
+        identity = folder.identity
         self.sockets = [bind(url) for url in config.listen_client_urls]
         for sock in self.sockets:
             parts.callback(sock.close)
-        engine = LmdbEngine(folder.state, deliver, on_failure=self._engine_failed)
+        engine = LmdbEngine(folder.state_dir / STATE_FILE, deliver, TABLES, self._engine_failed)
         parts.callback(engine.close)
         machine = Machine(engine)
         machine.load()
-        device = PosixDevice(folder.wal, deliver)
+        device = PosixDevice(folder.wal_dir, deliver)
         parts.callback(device.close)
-        wal, replay = Wal.open(device, folder.identity)
+        wal, replay = Wal.open(device, Identity(identity.cluster_id, identity.member_id))
         parts.callback(wal.close)
         if replay.cut is not None:
             self.log.warning("log_tail_cut", file=replay.cut.name, offset=replay.cut.offset)
@@ -132,18 +140,24 @@ class _Running:
             applied=machine.applied,
         )
         ticks = max(2, config.election_timeout // config.heartbeat_interval)
-        raft = Raft(Config(id=folder.identity.member, election_ticks=ticks), boot, secrets.randbelow)
+        raft = Raft(Config(id=identity.member_id, election_ticks=ticks), boot, secrets.randbelow)
         limit = 5.0 + 2 * config.election_timeout / 1000
         self.deadlines = Deadlines(clock)
         self.http1 = Http1Server(
-            self._handle, head_limit=config.max_header_bytes, body_limit=config.max_body_bytes, cors=Cors(config.cors)
+            self._handle,
+            head_limit=config.max_header_bytes,
+            body_limit=config.max_body_bytes,
+            cors=Cors(config.cors),
         )
         self.reactor = Reactor(
-            Limits(config.max_connections, config.slow_client_seconds), self.http1, get_logger("net"), clock.monotonic
+            Limits(config.max_connections, config.slow_client_seconds),
+            self.http1,
+            get_logger("net"),
+            clock.monotonic,
         )
         self.loop = Loop(
             name=config.name,
-            cluster_id=folder.identity.cluster,
+            cluster_id=identity.cluster_id,
             driver=Driver(raft),
             wal=wal,
             engine=engine,
@@ -165,7 +179,10 @@ class _Running:
         loop = self.loop
         members = MembersApi(loop)
         v2 = self.config.enable_v2
-        exact = {b"/version": Version(loop), b"/health": Health(loop, self.deadlines.after)}
+        exact: dict[bytes, Handler] = {
+            b"/version": Version(loop),
+            b"/health": Health(loop, self.deadlines.after),
+        }
         if v2:
             exact |= {b"/v2/machines": members.machines, b"/v2/stats/store": StoreStatsApi(loop).handle}
         return Router(exact, {PREFIX: KeysApi(loop).handle, b"/v2/members": members.members} if v2 else {})
@@ -181,8 +198,13 @@ class _Running:
                 await self._publish()
                 for sock in self.sockets:
                     self.reactor.listen(sock)
-                urls = [_shown(url, sock) for url, sock in zip(self.config.listen_client_urls, self.sockets, strict=True)]
-                self.log.info("serving_clients", urls=urls, version=__version__, data_dir=str(self.config.data_dir))
+                urls = [
+                    _shown(url, sock)
+                    for url, sock in zip(self.config.listen_client_urls, self.sockets, strict=True)
+                ]
+                self.log.info(
+                    "serving_clients", urls=urls, version=__version__, data_dir=str(self.config.data_dir)
+                )
                 manager.ready(f"serving clients on {', '.join(urls)}")
                 if ready is not None:
                     ready()
@@ -205,7 +227,9 @@ class _Running:
             outcomes: list[Outcome | Fault] = []
             done = trio.Event()
 
-            def take(outcome: Outcome | Fault, outcomes: list[Outcome | Fault] = outcomes, done: trio.Event = done) -> None:
+            def take(
+                outcome: Outcome | Fault, outcomes: list[Outcome | Fault] = outcomes, done: trio.Event = done
+            ) -> None:
                 outcomes.append(outcome)
                 done.set()
 
@@ -237,7 +261,11 @@ class _Running:
 
     def _marked(self, failure: OSError | None) -> None:
         if failure is not None:
-            self.loop.fail(NetstoreError(f"data_dir: the log cannot be written: {failure}; free disk space or replace the disk"))
+            self.loop.fail(
+                NetstoreError(
+                    f"data_dir: the log cannot be written: {failure}; free disk space or replace the disk"
+                )
+            )
 
 
 async def serve(config: StoreConfig, *, ready: Callable[[], None] | None = None) -> None:

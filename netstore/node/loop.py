@@ -11,6 +11,7 @@ A fault in here, in the disk or in apply ends the process: half a turn must not 
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -101,6 +102,8 @@ class Loop:
         self._unsynced: deque[Append] = deque()
         self._writing = 0
         self._disk_full: OSError | None = None
+        self._state_full = False
+        self._compacted = self._raft.status().compacted
         self._leader_known: NodeId | None = None
 
     # -- Member ---------------------------------------------------------------------------------------------------
@@ -182,7 +185,7 @@ class Loop:
             payloads = proposals.take(PAYLOADS_PER_TURN)
             if proposals.queued:
                 self._wake.set()
-            if self._disk_full is None:
+            if self._disk_full is None and not self._state_full:
                 proposed = self._raft.propose(payloads)
                 if proposed.fate is Fate.REFUSED:
                     proposals.refuse(payloads, _refused(proposed))
@@ -236,13 +239,32 @@ class Loop:
             self._driver.synced()
             self._wake.set()
         elif isinstance(failure, SyncFailed):
-            self.fail(DiskFailed(f"syncing the log failed: {failure}; the member stops, nothing unsaved was acknowledged"))
+            self.fail(
+                DiskFailed(
+                    f"syncing the log failed: {failure}; the member stops, nothing unsaved was acknowledged"
+                )
+            )
         elif self._disk_full is None:
             self._disk_full = failure
             self._log.error("log_not_writable", error=str(failure), fix="free disk space")
 
+    def engine_failed(self, failure: OSError) -> None:
+        """The state could not be committed. For want of space it is tried again by itself, and writes are refused until it succeeds."""
+        if failure.errno != errno.ENOSPC:
+            self.fail(
+                DiskFailed(
+                    f"writing the state failed: {failure}; the member stops, the log has everything acknowledged"
+                )
+            )
+        elif not self._state_full:
+            self._state_full = True
+            self._log.error("state_not_writable", error=str(failure), fix="free disk space")
+
     def retry_writes(self) -> None:
         """Try again what could not be written, if anything: nothing of it was acknowledged, and reads went on meanwhile."""
+        if self._state_full and self._engine.durable() == self._engine.applied():
+            self._state_full = False
+            self._log.info("state_writable")
         if self._disk_full is None or self._writing:
             return
         self._disk_full = None
@@ -255,17 +277,18 @@ class Loop:
     def compact(self) -> bool:
         """Forget log entries the durable state makes needless, keeping some for slow members. True when something was dropped."""
         durable = self._engine.durable()
-        first = self._raft.first_index
-        if durable - first < self._snapshot_count + CATCH_UP_ENTRIES:
+        if durable - self._compacted < self._snapshot_count + CATCH_UP_ENTRIES:
             return False
-        meta = self._raft.compact(Index(durable - CATCH_UP_ENTRIES))
+        meta = self._raft.snapshot_meta(Index(durable - CATCH_UP_ENTRIES))
+        self._raft.compact(meta.index)
+        self._compacted = meta.index
         self._wal.mark(meta, self._marked)
         self._log.info("log_compacted", before=meta.index, durable=durable)
         return True
 
     def _marked(self, failure: OSError | None) -> None:
         if failure is None:
-            self._wal.drop_before(self._raft.first_index)
+            self._wal.drop_before(Index(self._compacted + 1))
         elif isinstance(failure, SyncFailed):
             self.fail(DiskFailed(f"syncing the log failed: {failure}; the member stops"))
         else:
