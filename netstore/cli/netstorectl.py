@@ -1,7 +1,7 @@
 """netstorectl, the command for people: words in, calls out, and one line when something is wrong.
 
-`cli` is the tree of commands. `main` is the one place that turns what happened into an exit status; no exception passes it, and no
-traceback is ever shown.
+`cli` is the tree of commands. `run` is the one place that turns what happened into an exit status: no
+exception passes it, and no traceback is ever shown.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _defect(error: BaseException) -> int:
 
 
 def _close_standard_output() -> None:
-    """Point standard output at nothing, so that the interpreter does not fail on it once more while it ends."""
+    """Point standard output at nothing: the interpreter would fail on it once more while it ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

@@ -1,8 +1,8 @@
 """What a command prints: one answer in three forms, and nothing that could act on a terminal.
 
-A table is for eyes, plain is for scripts (fields parted by tabs, one record a line, no headings), json is one document. Whatever a
-store holds was written by anybody: control characters, text direction marks and line separators are escaped in tables and
-plain lines, and JSON is pure ASCII. Every function here is pure but `emit`, the one place that writes.
+A table is for eyes, plain is for scripts (fields parted by tabs, one record a line, no headings), json is one
+document. Whatever a store holds was written by anybody: control characters, text direction marks and line
+separators are escaped in tables and plain lines, and JSON is pure ASCII. All but `emit` is pure.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PIPED_COLUMNS: Final = 10_000
 """Width of a table that no terminal bounds: no cell is ever cut or folded there."""
 
 ACTIVE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Unicode categories that may move the cursor, turn the direction of text, break the line or show as anything."""
+"""Unicode categories that may move the cursor, turn the direction of text or break the line."""
 
 NAMED_ESCAPES: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -46,7 +46,7 @@ class Table:
 
 
 def printable(text: str) -> str:
-    """`text` on one line, inert: active characters as `\\n`, `\\x1b` or `\\u202e`. Not reversible: see `field`."""
+    """`text` on one line, inert: active characters as `\\n`, `\\x1b`, `\\u202e`. `field` can be read back."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(_inert(character) for character in text)
@@ -75,7 +75,7 @@ def document(content: object) -> str:
 
 
 def table(content: Table, *, columns: int | None) -> str:
-    """`content` in aligned columns, cells folded to fit a terminal of `columns`; None: as wide as it needs."""
+    """`content` in aligned columns, cells folded to fit a terminal of `columns`; None: as wide as it is."""
     # Imported here: drawing is the only use of it, and it takes longer to load than most commands run.
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
@@ -96,7 +96,7 @@ def table(content: Table, *, columns: int | None) -> str:
 
 
 def render(form: Form, content: object, view: Table, *, columns: int | None = None) -> str:
-    """One answer in the form asked for: `content` is its JSON document, `view` what people and scripts see of it."""
+    """An answer in the form asked for: `content` is its JSON document, `view` what is shown otherwise."""
     match form:
         case Form.JSON:
             return document(content)

@@ -1,6 +1,7 @@
-"""What the Tab key offers: words from click, keys and subnets from the store, and the scripts that hook it into a shell.
+"""What the Tab key offers: words from click, keys and subnets from the store; and the hooks of the shells.
 
-A store that does not answer within `LIMIT` offers nothing: a person at a prompt does not wait, and sees no errors.
+A store that does not answer within `LIMIT` offers nothing: who sits at a prompt does not wait, and sees no
+errors.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 
 from netstore.cli.commands.invocation import PROGRAM, Failure, Settings, clean
+from netstore.cli.commands.leases import listed, survey
 from netstore.cli.output import emit
 
 if TYPE_CHECKING:
@@ -52,13 +54,9 @@ def subnets(
     settings = context.ensure_object(Settings)
 
     async def entries(client: V2Client) -> tuple[Node, ...]:
-        from netstore.cli.commands.leases import listed  # noqa: PLC0415 - only this offer needs the lease records
-
         return await listed(client, settings.key("subnets"))
 
     nodes = _asked(context, entries) or ()
-    from netstore.cli.commands.leases import survey  # noqa: PLC0415 - same
-
     records = (record for record in survey(nodes, None) if record.subnet.startswith(incomplete))
     return [CompletionItem(record.subnet, help=record.public_ip) for record in records][:MOST]
 

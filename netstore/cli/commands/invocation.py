@@ -1,8 +1,9 @@
-"""What every command shares: the options that go anywhere, one conversation with the store, and how it may end.
+"""What every command shares: the options that go anywhere, a conversation with the store, and how it may end.
 
-A command is a plain function of its arguments and `Settings`. It asks the store through `Settings.ask`, prints through
-`Settings.show`, and ends by returning (exit status 0) or by raising `Failure`, which says in one line what is wrong and what to
-do. Nothing here imports Trio or httpx before a command needs the store: help and completion of words stay quick.
+A command is a function of its arguments and `Settings`. It asks the store through `Settings.ask`, prints
+through `Settings.show`, and ends by returning (status 0) or by raising `Failure`, which says in one line what
+is wrong and what to do. Nothing here imports Trio or httpx before a command needs the store, so that help
+and the completion of words stay quick.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from netstore.errors import NetstoreError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from netstore.client.v2 import ClientError, V2Client, V2Error
+    from netstore.client.v2 import ClientError, Node, V2Client, V2Error
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ DEFAULT_ENDPOINTS: Final = "http://127.0.0.1:2379"
 DEFAULT_PREFIX: Final = "/coreos.com/network"
 
 DEFAULT_TIMEOUT: Final = 8.0
-"""Seconds: above the 7 s after which a store without quorum gives up and says so (v2 API, "Cluster behaviour")."""
+"""Seconds: above the 7 s after which a store without quorum says so (v2 API, "Cluster behaviour")."""
 
 MAX_TIMEOUT: Final = 3600.0
 
@@ -118,7 +119,7 @@ class Settings:
         return posixpath.join(clean(self.prefix), *names)
 
     def ask(self, action: Callable[[V2Client], Awaitable[T]]) -> T:
-        """Run one conversation with the store, bounded by the time limit for each request and endpoint but for a watch."""
+        """Run a conversation with the store. Each request has the time limit at each endpoint, a watch none."""
 
         async def conversation() -> T:
             async with self.client() as client:
@@ -158,7 +159,7 @@ class Settings:
             raise Failure(Exit.USAGE, str(error)) from None
 
     def addresses(self) -> tuple[str, ...]:
-        """The endpoints as URLs. Without a scheme they are https when there is a certificate to use, else http."""
+        """The endpoints as URLs; without a scheme https when there is a certificate to use, else http."""
         from netstore.client.endpoints import parse_endpoints  # noqa: PLC0415 - see `run`
 
         scheme = "https" if self.ca_file or self.cert_file else "http"
@@ -195,12 +196,55 @@ def columns() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
+# Words of the command line
+
+
+def clean(key: str) -> str:
+    """A key as the store knows it: one slash in front, none at the end, no empty, `.` or `..` elements."""
+    return posixpath.normpath("/" + key.lstrip("/"))
+
+
+def key_of(word: str) -> str:
+    """A key given as an argument, cleaned the way every etcd client does it."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("a key must be UTF-8 text") from None
+    return clean(word)
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """What reads an argument as a whole number in these bounds."""
+
+    def number(word: str | int) -> int:
+        try:
+            value = int(word)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise click.BadParameter(f"{word!r} is not a whole number from {low} to {high}")
+        return value
+
+    return number
+
+
+def seconds(word: str | float) -> float:
+    """What reads an argument as a time limit."""
+    try:
+        value = float(word)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= MAX_TIMEOUT:
+        raise click.BadParameter(f"{word!r} is not a number of seconds, above 0 and at most {MAX_TIMEOUT:g}")
+    return value
+
+
 # The options that go anywhere
 
 
 def _remember(context: click.Context, option: click.Parameter, value: Any) -> None:
     settings = context.ensure_object(Settings)
-    assert option.name is not None  # noqa: S101 - every option declared here has one, said to the type checker
+    assert option.name is not None  # noqa: S101 - all options below do, said to the type checker
     from_default = context.get_parameter_source(option.name) is click.core.ParameterSource.DEFAULT
     if not from_default:
         setattr(settings, option.name, value)
@@ -208,7 +252,7 @@ def _remember(context: click.Context, option: click.Parameter, value: Any) -> No
 
 def _shared(*declaration: str, variables: Sequence[str] = (), **more: Any) -> Callable[[bool], click.Option]:
     def option(outermost: bool) -> click.Option:
-        # The environment is read once, by the outermost command: a flag there must beat it in the inner ones too.
+        # Only the outermost command reads the environment: a flag given there must beat it further in, too.
         return click.Option(
             declaration,
             envvar=list(variables) if outermost else None,
@@ -314,57 +358,12 @@ class Group(click.Group):
 pass_settings = click.make_pass_decorator(Settings, ensure=True)
 
 
-# Arguments
-
-
-def clean(key: str) -> str:
-    """A key as the store knows it: one slash in front, none at the end, no empty, `.` or `..` elements."""
-    return posixpath.normpath("/" + key.lstrip("/"))
-
-
-def key_of(word: str) -> str:
-    """A key given as an argument, cleaned the way every etcd client does it."""
-    try:
-        word.encode()
-    except UnicodeEncodeError:
-        raise click.BadParameter("a key must be UTF-8 text") from None
-    return clean(word)
-
-
-def whole(low: int, high: int) -> Callable[[str], int]:
-    """What reads an argument as a whole number in these bounds."""
-
-    def number(word: str | int) -> int:
-        try:
-            value = int(word)
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
-            raise click.BadParameter(f"{word!r} is not a whole number from {low} to {high}")
-        return value
-
-    return number
-
-
-def seconds(word: str | float) -> float:
-    """What reads an argument as a time limit."""
-    try:
-        value = float(word)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= MAX_TIMEOUT:
-        raise click.BadParameter(f"{word!r} is not a number of seconds, above 0 and at most {MAX_TIMEOUT:g}")
-    return value
-
-
 def text_of(content: bytes, what: str) -> str:
     """`content` as the text the v2 API can carry; refused where the store would give back something else."""
     try:
         return content.decode()
-    except UnicodeDecodeError as error:
-        raise refused(
-            f"{what}: byte {error.start} is not UTF-8; the v2 API carries text only, so encode it, for example in base64"
-        ) from None
+    except UnicodeDecodeError:
+        raise refused(NOT_TEXT.format(what)) from None
 
 
 def standard_input(what: str) -> bytes:
@@ -383,11 +382,24 @@ def agreed(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
+async def node_at(client: V2Client, key: str) -> Node | None:
+    """What the cluster has at a key, None where that is nothing."""
+    from netstore.client.v2 import KEY_NOT_FOUND, V2Error  # noqa: PLC0415 - loaded by whoever made the client
+
+    try:
+        return (await client.get(key, quorum=True)).node
+    except V2Error as error:
+        if error.code == KEY_NOT_FOUND:
+            return None
+        raise
+
+
 # How it may end
 
 MAY_HAVE_HAPPENED: Final = (
     "outcome unknown: the change may have happened or may still happen; look before you repeat it"
 )
+NOT_TEXT: Final = "{}: not UTF-8; the v2 API carries text only, so encode it, for example in base64"
 
 
 def failure_of(error: ClientError) -> Failure:
@@ -442,7 +454,7 @@ def _refusal(error: V2Error) -> Failure:
 
 
 def _print_requests() -> None:
-    """Have each request printed on standard error, as httpx logs it: no headers, which is where secrets are."""
+    """Have each request printed on standard error, as httpx logs it: without headers, where secrets are."""
     import logging  # noqa: PLC0415 - only where --debug asks for it
 
     class Printer(logging.Handler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +12,7 @@ from netstore.cli.commands import completion
 from netstore.cli.commands.invocation import (
     MAX_INDEX,
     MAX_TTL,
+    NOT_TEXT,
     Exit,
     Failure,
     Group,
@@ -274,10 +276,9 @@ def _show(settings: Settings, answer: Answer, text: str | None) -> None:
     if settings.form is Form.JSON:
         emit(document(content(answer)))
     elif text is not None:
-        stream = click.get_binary_stream("stdout")
-        shown = readable(text) if click.get_text_stream("stdout").isatty() else text
-        stream.write(f"{shown}\n".encode())
-        stream.flush()
+        shown = readable(text) if sys.stdout.isatty() else text
+        sys.stdout.buffer.write(f"{shown}\n".encode())
+        sys.stdout.buffer.flush()
 
 
 def _event(form: Form, answer: Answer) -> str:
@@ -307,14 +308,12 @@ def _summary(node: Node) -> str | None:
 
 
 def _given(value: str | None) -> str:
-    """VALUE, or standard input to its end, kept as it is. An empty input is most often a failed command before the pipe."""
+    """VALUE, or all of standard input, kept as it is; an empty input is most often a command that failed."""
     if value is not None:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise refused(
-                "VALUE: not UTF-8; the v2 API carries text only, so encode it, for example in base64"
-            ) from None
+            raise refused(NOT_TEXT.format("VALUE")) from None
         return value
     given = standard_input("VALUE")
     if not given:

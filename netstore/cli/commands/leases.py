@@ -1,13 +1,14 @@
-"""The records under `subnets` as a person should see them: every one, the bad ones with what is wrong. Pure but for `listed`."""
+"""The records under `subnets` as a person should see them: every one, the bad ones with what is wrong."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from netstore.agent.ipv4 import Subnet, show_ip
 from netstore.agent.record import Lease, parse
-from netstore.cli.commands.invocation import refused
+from netstore.cli.commands.invocation import node_at, refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,7 +21,7 @@ HEADINGS = ("SUBNET", "PUBLIC IP", "BACKEND", "TTL", "EXPIRES", "RESERVED", "PRO
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One entry under `subnets`. `lease` is None where the entry is no lease; `problems` says what daemons stumble over."""
+    """One entry under `subnets`; `lease` is None where it is none, `problems` what daemons stumble over."""
 
     node: Node
     lease: Lease | None
@@ -43,7 +44,7 @@ class Record:
 
     @property
     def in_use(self) -> bool:
-        """Whether a node holds it: it has a life to renew, or a node has written its backend into the reservation."""
+        """Whether a node holds it: it has an end to put off, or a node has written its backend into it."""
         return self.lease is not None and (not self.reserved or bool(self.lease.backend_type))
 
     @property
@@ -80,8 +81,6 @@ class Record:
 
     def content(self) -> dict[str, object]:
         """Its JSON document."""
-        import json  # noqa: PLC0415 - only for those who want it
-
         lease = self.lease
         data = None if lease is None or lease.backend_data is None else json.loads(lease.backend_data)
         return {
@@ -102,21 +101,16 @@ class Record:
 
 async def listed(client: V2Client, folder: str) -> tuple[Node, ...]:
     """The entries of the `subnets` folder; none while there is no folder, that is before the first lease."""
-    from netstore.client.v2 import KEY_NOT_FOUND, V2Error  # noqa: PLC0415 - loaded already by whoever has a client
-
-    try:
-        answer = await client.get(folder, quorum=True)
-    except V2Error as error:
-        if error.code == KEY_NOT_FOUND:
-            return ()
-        raise
-    if not answer.node.dir:
+    node = await node_at(client, folder)
+    if node is None:
+        return ()
+    if not node.dir:
         raise refused(f"{folder}: is a file, and no daemon can put a lease below it; key rm {folder}")
-    return answer.node.nodes
+    return node.nodes
 
 
 def survey(nodes: Iterable[Node], network: Network | None) -> list[Record]:
-    """Every entry with what is wrong with it, leases in order of their subnets, then what is no lease. O(n log n)."""
+    """Every entry with what is wrong with it: leases by subnet, then what is no lease. Pure; O(n log n)."""
     leases: list[tuple[Lease, Node]] = []
     others: list[Record] = []
     for node in nodes:
@@ -145,16 +139,16 @@ def survey(nodes: Iterable[Node], network: Network | None) -> list[Record]:
 
 
 def _misfits(lease: Lease, network: Network) -> list[str]:
-    found = []
+    misfits = []
     if not network.network.covers(lease.subnet):
-        found.append(f"not in the network {network.network}")
+        misfits.append(f"not in the network {network.network}")
     elif lease.subnet.length != network.subnet_len:
-        found.append(f"SubnetLen is {network.subnet_len}")
+        misfits.append(f"SubnetLen is {network.subnet_len}")
     elif not network.fits(lease.subnet):
-        found.append(f"not between {show_ip(network.subnet_min)} and {show_ip(network.subnet_max)}")
+        misfits.append(f"not between {show_ip(network.subnet_min)} and {show_ip(network.subnet_max)}")
     if lease.backend_type and lease.backend_type != network.backend_type:
-        found.append(f"BackendType is not {network.backend_type}")
-    return found
+        misfits.append(f"BackendType is not {network.backend_type}")
+    return misfits
 
 
 def _overlaps(ordered: Sequence[Subnet]) -> dict[int, Subnet]:
@@ -162,12 +156,12 @@ def _overlaps(ordered: Sequence[Subnet]) -> dict[int, Subnet]:
 
     Subnets nest or are apart, so an earlier one that reaches this far covers it.
     """
-    found: dict[int, Subnet] = {}
+    shared: dict[int, Subnet] = {}
     outer = 0
     for place in range(1, len(ordered)):
         if ordered[place].base <= ordered[outer].last:
-            found[place] = ordered[outer]
-            found.setdefault(outer, ordered[place])
+            shared[place] = ordered[outer]
+            shared.setdefault(outer, ordered[place])
         else:
             outer = place
-    return found
+    return shared

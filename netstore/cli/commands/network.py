@@ -8,24 +8,27 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from netstore.agent.ipv4 import show_ip
+from netstore.agent.network import Network, NetworkError, parse_network, warnings
 from netstore.cli.commands.invocation import (
     MAX_INPUT_BYTES,
     Exit,
     Failure,
     Group,
     Settings,
+    node_at,
     pass_settings,
     refused,
     standard_input,
     text_of,
     warn,
 )
+from netstore.cli.commands.leases import listed, survey
 from netstore.cli.output import Table, emit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from netstore.agent.network import Network
     from netstore.agent.record import Lease
     from netstore.client.v2 import Answer, Node, V2Client
 
@@ -51,8 +54,6 @@ def set_(settings: Settings, source: str | None, *, force: bool) -> None:
 
     Refused are a config that daemons cannot use and one that leaves nodes' leases outside.
     """
-    from netstore.agent.network import warnings  # noqa: PLC0415 - only these commands need the parser
-
     text = _source(source)
     value = text_of(text, "config")
     wanted, problem = checked(text)
@@ -64,9 +65,7 @@ def set_(settings: Settings, source: str | None, *, force: bool) -> None:
     key = settings.key("config")
 
     async def reading(client: V2Client) -> tuple[Node | None, tuple[Node, ...]]:
-        from netstore.cli.commands.leases import listed  # noqa: PLC0415 - see above
-
-        return await config_node(client, key), await listed(client, settings.key("subnets"))
+        return await node_at(client, key), await listed(client, settings.key("subnets"))
 
     before, entries = settings.ask(reading)
     if before is not None and before.dir:
@@ -143,38 +142,22 @@ def check(settings: Settings, source: str | None) -> None:
         _report(settings, _source(source), {})
 
 
-async def config_node(client: V2Client, key: str) -> Node | None:
-    """The node of the config document, None where there is none."""
-    from netstore.client.v2 import KEY_NOT_FOUND, V2Error  # noqa: PLC0415 - loaded already by whoever has a client
-
-    try:
-        return (await client.get(key, quorum=True)).node
-    except V2Error as error:
-        if error.code == KEY_NOT_FOUND:
-            return None
-        raise
-
-
 def checked(text: bytes) -> tuple[Network | None, str | None]:
     """The network a document describes, or what is wrong with the document and the fix."""
-    from netstore.agent.network import NetworkError, parse_network  # noqa: PLC0415 - see `set_`
-
     try:
         return parse_network(text), None
     except NetworkError as error:
         return None, str(error)
 
 
-def effective(found: Network) -> list[tuple[str, str | int]]:
+def effective(network: Network) -> list[tuple[str, str | int]]:
     """What daemons make of a document, defaults included."""
-    from netstore.agent.ipv4 import show_ip  # noqa: PLC0415 - see `set_`
-
     return [
-        ("Network", str(found.network)),
-        ("SubnetLen", found.subnet_len),
-        ("SubnetMin", show_ip(found.subnet_min)),
-        ("SubnetMax", show_ip(found.subnet_max)),
-        ("Backend.Type", found.backend_type),
+        ("Network", str(network.network)),
+        ("SubnetLen", network.subnet_len),
+        ("SubnetMin", show_ip(network.subnet_min)),
+        ("SubnetMax", show_ip(network.subnet_max)),
+        ("Backend.Type", network.backend_type),
     ]
 
 
@@ -183,8 +166,6 @@ def orphans(entries: Sequence[Node], present: Network | None, wanted: Network) -
 
     Their nodes would run on with subnets of the old network and get others at their next start.
     """
-    from netstore.cli.commands.leases import survey  # noqa: PLC0415 - see `set_`
-
     leases = [record.lease for record in survey(entries, None) if record.lease is not None]
     return [
         lease
@@ -194,15 +175,18 @@ def orphans(entries: Sequence[Node], present: Network | None, wanted: Network) -
 
 
 def differences(before: str | None, after: str) -> list[tuple[str, Any, Any]]:
-    """Field, old and new value wherever two documents differ; None is absent. Names are compared as daemons do, in any case."""
+    """Field, old and new value wherever two documents differ; None is absent.
+
+    Names are compared in any case, as daemons read them.
+    """
     old, new = _fields(before), _fields(after)
-    found = []
+    changes = []
     for folded in [*new, *(name for name in old if name not in new)]:
         name = (new.get(folded) or old[folded])[0]
         was, becomes = old.get(folded, (name, None))[1], new.get(folded, (name, None))[1]
         if was != becomes or type(was) is not type(becomes):
-            found.append((name, was, becomes))
-    return found
+            changes.append((name, was, becomes))
+    return changes
 
 
 def _fields(text: str | None) -> dict[str, tuple[str, Any]]:
@@ -213,17 +197,17 @@ def _fields(text: str | None) -> dict[str, tuple[str, Any]]:
         document = json.loads(text)
     except ValueError:
         return {"document": ("document", text)}
-    found: dict[str, tuple[str, Any]] = {}
+    leaves: dict[str, tuple[str, Any]] = {}
 
     def walk(path: str, value: Any) -> None:
         if isinstance(value, dict) and (value or not path):
             for name, inner in value.items():
                 walk(f"{path}.{name}" if path else name, inner)
         else:
-            found[path.lower()] = (path or "document", value)
+            leaves[path.lower()] = (path or "document", value)
 
     walk("", document)
-    return found
+    return leaves
 
 
 def _pair(before: Any, after: Any) -> tuple[str | None, str | None]:
@@ -259,7 +243,7 @@ def _must_be_json(text: bytes) -> None:
 
 def _present(settings: Settings, key: str) -> Node:
     async def reading(client: V2Client) -> Node | None:
-        return await config_node(client, key)
+        return await node_at(client, key)
 
     node = settings.ask(reading)
     if node is None:
@@ -272,8 +256,6 @@ def _present(settings: Settings, key: str) -> Node:
 
 
 def _orphaned(lost: Sequence[Lease]) -> str:
-    from netstore.agent.ipv4 import show_ip  # noqa: PLC0415 - see `set_`
-
     named = ", ".join(f"{lease.subnet} of {show_ip(lease.public_ip)}" for lease in lost[:NAMED_ORPHANS])
     more = f" and {len(lost) - NAMED_ORPHANS} more" if len(lost) > NAMED_ORPHANS else ""
     return f"leaves {len(lost)} lease{'' if len(lost) == 1 else 's'} outside ({named}{more})"
@@ -281,17 +263,15 @@ def _orphaned(lost: Sequence[Lease]) -> str:
 
 def _report(settings: Settings, text: bytes, where: dict[str, object]) -> None:
     """Print what daemons make of a document; `Failure` where that is nothing."""
-    from netstore.agent.network import warnings  # noqa: PLC0415 - see `set_`
-
-    found, problem = checked(text)
-    told = () if found is None else warnings(found)
+    network, problem = checked(text)
+    told = () if network is None else warnings(network)
     for remark in told:
         warn(remark)
     try:
         config = json.loads(text)
     except ValueError:
         config = None
-    rows = [] if found is None else effective(found)
+    rows = [] if network is None else effective(network)
     settings.show(
         {
             **where,

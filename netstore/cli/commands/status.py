@@ -16,9 +16,12 @@ from netstore.cli.commands.invocation import (
     Settings,
     columns,
     failure_of,
+    node_at,
     pass_settings,
     refused,
 )
+from netstore.cli.commands.leases import listed, survey
+from netstore.cli.commands.network import checked
 from netstore.cli.output import Form, Table, document, emit, plain, table
 
 if TYPE_CHECKING:
@@ -63,14 +66,14 @@ def status(settings: Settings) -> None:
     Exit status 4 if an endpoint is not healthy, 1 if the network config cannot be used.
     """
     endpoints = settings.run(partial(_look_at_all, settings))
-    if all(found.health == "unreachable" for found in endpoints):
+    if all(seen.health == "unreachable" for seen in endpoints):
         network = NetworkState(settings.key(), "unknown")
     else:
         network = _network(settings)
     emit(_drawn(settings.form, endpoints, network))
-    sick = [found for found in endpoints if found.health != "healthy"]
+    sick = [seen for seen in endpoints if seen.health != "healthy"]
     if sick:
-        raise Failure(Exit.UNAVAILABLE, "; ".join(f"{found.endpoint}: {found.problem}" for found in sick))
+        raise Failure(Exit.UNAVAILABLE, "; ".join(f"{seen.endpoint}: {seen.problem}" for seen in sick))
     if network.config == "invalid":
         raise refused(f"{settings.key('config')}: {network.problem}")
 
@@ -80,12 +83,12 @@ async def _look_at_all(settings: Settings) -> list[Endpoint]:
 
     endpoints = [Endpoint(address) for address in settings.addresses()]
     async with trio.open_nursery() as nursery:
-        for found in endpoints:
-            nursery.start_soon(_look_at, settings.client(found.endpoint), found)
+        for seen in endpoints:
+            nursery.start_soon(_look_at, settings.client(seen.endpoint), seen)
     return endpoints
 
 
-async def _look_at(client: V2Client, found: Endpoint) -> None:
+async def _look_at(client: V2Client, seen: Endpoint) -> None:
     import trio  # noqa: PLC0415 - see Settings.run
 
     from netstore.client.v2 import ClientError  # noqa: PLC0415 - same
@@ -93,24 +96,24 @@ async def _look_at(client: V2Client, found: Endpoint) -> None:
     async with client:
         try:
             version = await client.version()
-            found.health = "unhealthy"
-            found.version, found.cluster_version = version.get("etcdserver"), version.get("etcdcluster")
+            seen.health = "unhealthy"
+            seen.version, seen.cluster_version = version.get("etcdserver"), version.get("etcdcluster")
             # The connection stands by now: this is the way there and back, and a round of the cluster.
             start = trio.current_time()
             told = await client.health()
-            found.latency_milliseconds = round(1000 * (trio.current_time() - start), 1)
+            seen.latency_milliseconds = round(1000 * (trio.current_time() - start), 1)
         except ClientError as error:
-            found.problem = failure_of(error).text
+            seen.problem = failure_of(error).text
             return
         if told.get("health") == "true":
-            found.health = "healthy"
+            seen.health = "healthy"
         else:
-            found.problem = told.get("reason") or "says that it is not healthy"
+            seen.problem = told.get("reason") or "says that it is not healthy"
         try:
-            member = _member_at(await client.members(), found.endpoint)
+            member = _member_at(await client.members(), seen.endpoint)
             if member is not None:
-                found.member = member.name or member.id
-                found.leader = (await client.leader()).id == member.id
+                seen.member = member.name or member.id
+                seen.leader = (await client.leader()).id == member.id
         except ClientError:
             return  # not told: the store has no members API, or no leader now
 
@@ -122,57 +125,52 @@ def _member_at(members: Sequence[Member], address: str) -> Member | None:
 
 
 def _network(settings: Settings) -> NetworkState:
-    from netstore.cli.commands.leases import listed, survey  # noqa: PLC0415 - only now is the parser needed
-    from netstore.cli.commands.network import checked, config_node  # noqa: PLC0415 - same
-
     state = NetworkState(settings.key(), "absent")
 
     async def reading(client: V2Client) -> tuple[Node | None, tuple[Node, ...]]:
-        return await config_node(client, settings.key("config")), await listed(
-            client, settings.key("subnets")
-        )
+        return await node_at(client, settings.key("config")), await listed(client, settings.key("subnets"))
 
     try:
         config, entries = settings.ask(reading)
     except Failure as failure:
         state.config, state.problem = "unknown", failure.text
         return state
-    found = None
+    network = None
     if config is not None:
-        found, state.problem = checked((config.value or "").encode())
-        state.config = "invalid" if found is None else "valid"
-    if found is not None:
-        state.network, state.backend = str(found.network), found.backend_type
-    records = survey(entries, found)
+        network, state.problem = checked((config.value or "").encode())
+        state.config = "invalid" if network is None else "valid"
+    if network is not None:
+        state.network, state.backend = str(network.network), network.backend_type
+    records = survey(entries, network)
     state.leases = sum(record.lease is not None and not record.reserved for record in records)
     state.reservations = sum(record.reserved for record in records)
     state.problems = sum(bool(record.problems) for record in records)
     return state
 
 
-def _content(found: Endpoint | NetworkState) -> dict[str, object]:
+def _content(seen: Endpoint | NetworkState) -> dict[str, object]:
     """A JSON document: the fields in camel case, as in the v2 API."""
     return {
         re.sub("_([a-z])", lambda letter: letter[1].upper(), name): value
-        for name, value in asdict(found).items()
+        for name, value in asdict(seen).items()
     }
 
 
 def _drawn(form: Form, endpoints: Sequence[Endpoint], network: NetworkState) -> str:
     if form is Form.JSON:
-        return document({"endpoints": [_content(found) for found in endpoints], "network": _content(network)})
+        return document({"endpoints": [_content(seen) for seen in endpoints], "network": _content(network)})
     leads = {True: "leader", False: "follower", None: None}
     asked = [
         (
-            found.endpoint,
-            found.health,
-            found.version,
-            found.member,
-            leads[found.leader],
-            None if found.latency_milliseconds is None else f"{found.latency_milliseconds:.1f}",
-            found.problem,
+            seen.endpoint,
+            seen.health,
+            seen.version,
+            seen.member,
+            leads[seen.leader],
+            None if seen.latency_milliseconds is None else f"{seen.latency_milliseconds:.1f}",
+            seen.problem,
         )
-        for found in endpoints
+        for seen in endpoints
     ]
     stored = [
         (

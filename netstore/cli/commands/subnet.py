@@ -1,4 +1,7 @@
-"""`netstorectl subnet`: who holds which part of the network. No write here can hit a record that has changed meanwhile."""
+"""`netstorectl subnet`: who holds which part of the network.
+
+Every write carries the index of the record it was decided on: one that was changed meanwhile is left alone.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from netstore.agent.ipv4 import Subnet, is_unicast, parse_cidr, parse_ip, show_ip
+from netstore.agent.record import show_value
 from netstore.cli.commands import completion
 from netstore.cli.commands.invocation import (
     MAX_TTL,
@@ -14,19 +19,20 @@ from netstore.cli.commands.invocation import (
     Group,
     Settings,
     agreed,
+    node_at,
     pass_settings,
     refused,
     usage,
     whole,
 )
+from netstore.cli.commands.leases import HEADINGS, Record, listed, survey
+from netstore.cli.commands.network import checked
 from netstore.cli.output import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from netstore.agent.ipv4 import Subnet
     from netstore.agent.network import Network
-    from netstore.cli.commands.leases import Record
     from netstore.client.v2 import Answer, V2Client
 
 LEASE_SECONDS: Final = 86_400
@@ -47,8 +53,6 @@ def subnet() -> None:
 @pass_settings
 def ls(settings: Settings) -> None:
     """List all subnets; records that are no lease, or that daemons stumble over, with what is wrong."""
-    from netstore.cli.commands.leases import HEADINGS  # noqa: PLC0415 - only these commands need the lease records
-
     records, _ = _survey(settings)
     settings.show(
         {"subnets": [record.content() for record in records]},
@@ -61,7 +65,7 @@ def ls(settings: Settings) -> None:
 @pass_settings
 def show(settings: Settings, subnet: str) -> None:
     """Show one subnet in full. SUBNET is 10.1.5.0/24, or the last part of the record's key."""
-    record = _found(settings, subnet)
+    record = _record(settings, subnet)
     lease = record.lease
     data = None if lease is None or lease.backend_data is None else lease.backend_data.decode()
     settings.show(
@@ -95,8 +99,6 @@ def reserve(settings: Settings, subnet: str, *, public_ip: str) -> None:
 
     A lease the same node holds already loses its end and stays as it is otherwise.
     """
-    from netstore.agent.record import show_value  # noqa: PLC0415 - see `ls`
-
     wanted, address = _canonical(subnet), _host(public_ip)
     records, found = _survey(settings)
     if found is None:
@@ -129,7 +131,7 @@ def release(settings: Settings, subnet: str, *, yes: bool) -> None:
 
     Where a node holds it, its pods lose their routes on all nodes, and its daemon takes another subnet.
     """
-    record = _found(settings, subnet)
+    record = _record(settings, subnet)
     if record.node.dir:
         raise refused(f"{record.node.key}: is a directory, and release never removes more than one record")
     if record.in_use and not yes:
@@ -155,8 +157,8 @@ def release(settings: Settings, subnet: str, *, yes: bool) -> None:
 @subnet_argument
 @pass_settings
 def renew(settings: Settings, subnet: str, *, ttl: int) -> None:
-    """Start the life of a lease again, its holder and data as they are. A reservation has no end and is refused."""
-    record = _found(settings, subnet)
+    """Start the life of a lease again. A reservation, which has no end, is refused."""
+    record = _record(settings, subnet)
     if record.lease is None:
         raise refused(f"{record.name}: is no lease ({'; '.join(record.problems)}); release it")
     if record.reserved:
@@ -173,38 +175,38 @@ def renew(settings: Settings, subnet: str, *, ttl: int) -> None:
 
 def objection_to(wanted: Subnet, address: int, network: Network, records: Sequence[Record]) -> str | None:
     """Why a subnet should not be reserved for a node, and the fix; None where nothing is in the way. Pure."""
-    from netstore.agent.ipv4 import show_ip  # noqa: PLC0415 - see `ls`
-
     if wanted.length > LONGEST_SUBNET:
         return f"{wanted}: daemons cannot use a subnet longer than /{LONGEST_SUBNET}"
     if not network.network.covers(wanted):
         return f"{wanted}: is not in the network {network.network}; choose one that is"
     if wanted.length != network.subnet_len:
-        return f"{wanted}: SubnetLen of the network is {network.subnet_len}, and a node drops a subnet of another length"
+        return (
+            f"{wanted}: a node drops a subnet of another length than SubnetLen, which is {network.subnet_len}"
+        )
     if not network.fits(wanted):
         bounds = f"{show_ip(network.subnet_min)} to {show_ip(network.subnet_max)}"
         return f"{wanted}: nodes take subnets from {bounds} only; choose one of them"
     for record in records:
         if record.lease is None:
             if record.name == wanted.key:
-                return f"{record.node.key}: holds what is no lease ({'; '.join(record.problems)}); release it first"
+                return f"{record.node.key}: is no lease ({'; '.join(record.problems)}); release it first"
             continue
         held, holder = record.lease.subnet, record.lease.public_ip
         if held == wanted and holder == address:
             continue
         if held == wanted:
-            return f"{wanted}: is held by {record.public_ip}; choose another subnet or release it first"
+            return f"{wanted}: is held by {record.public_ip}; choose another subnet or release it"
         if held.overlaps(wanted):
-            return f"{wanted}: {held} is held by {record.public_ip}; choose another subnet or release that one first"
+            return (
+                f"{wanted}: overlaps {held} of {record.public_ip}; choose another subnet or release that one"
+            )
         if holder == address:
-            return f"{record.public_ip}: holds {held} already, and a node uses one subnet; release that one first"
+            return f"{record.public_ip}: holds {held}, and a node uses one subnet only; release that one"
     return None
 
 
 def _canonical(text: str) -> Subnet:
     """The subnet of an argument; a usage error names what is wrong with it."""
-    from netstore.agent.ipv4 import Subnet, parse_cidr  # noqa: PLC0415 - see `ls`
-
     try:
         address, length = parse_cidr(text.replace("-", "/"))
     except ValueError:
@@ -216,8 +218,6 @@ def _canonical(text: str) -> Subnet:
 
 
 def _host(text: str) -> int:
-    from netstore.agent.ipv4 import is_unicast, parse_ip  # noqa: PLC0415 - see `ls`
-
     try:
         address = parse_ip(text)
     except ValueError:
@@ -230,7 +230,7 @@ def _host(text: str) -> int:
 
 
 def _name(text: str) -> str:
-    """The name of a record: a subnet in its usual form is turned into one, anything else is taken as it is."""
+    """The name of a record: made from a subnet in its usual form, anything else taken as it is."""
     name = text.replace("/", "-", 1)
     if not name or "/" in name or name in {".", ".."}:
         usage(f"SUBNET: {text!r} is neither a subnet such as 10.1.5.0/24 nor the last part of a key")
@@ -239,11 +239,9 @@ def _name(text: str) -> str:
 
 def _survey(settings: Settings) -> tuple[list[Record], Network | None]:
     """All records, judged by the network config where there is a good one."""
-    from netstore.cli.commands.leases import listed, survey  # noqa: PLC0415 - see `ls`
-    from netstore.cli.commands.network import checked, config_node  # noqa: PLC0415 - same
 
     async def reading(client: V2Client) -> tuple[list[Record], Network | None]:
-        config = await config_node(client, settings.key("config"))
+        config = await node_at(client, settings.key("config"))
         value = None if config is None else config.value
         network = None if value is None else checked(value.encode())[0]
         return survey(await listed(client, settings.key("subnets")), network), network
@@ -251,7 +249,7 @@ def _survey(settings: Settings) -> tuple[list[Record], Network | None]:
     return settings.ask(reading)
 
 
-def _found(settings: Settings, text: str) -> Record:
+def _record(settings: Settings, text: str) -> Record:
     name = _name(text)
     for record in _survey(settings)[0]:
         if record.name == name:
@@ -259,10 +257,10 @@ def _found(settings: Settings, text: str) -> Record:
     raise Failure(Exit.NOT_FOUND, f"{settings.key('subnets', name)}: not found; see subnet ls")
 
 
-def _written(settings: Settings, action: object, subnet: str) -> Answer:
+def _written(settings: Settings, action: Callable[[V2Client], Awaitable[Answer]], subnet: str) -> Answer:
     """Carry out a write that depends on what was read before."""
     try:
-        return settings.ask(action)  # type: ignore[arg-type]
+        return settings.ask(action)
     except Failure as failure:
         if failure.status in (Exit.REFUSED, Exit.NOT_FOUND):
             raise refused(
@@ -272,12 +270,8 @@ def _written(settings: Settings, action: object, subnet: str) -> Answer:
 
 
 def _surveyed(answer: Answer, network: Network | None) -> Record:
-    from netstore.cli.commands.leases import survey  # noqa: PLC0415 - see `ls`
-
     return survey([answer.node], network)[0]
 
 
 def _short(records: Sequence[Record]) -> Table:
-    from netstore.cli.commands.leases import HEADINGS  # noqa: PLC0415 - see `ls`
-
     return Table(HEADINGS, [record.row() for record in records])
