@@ -1,0 +1,126 @@
+"""Stores to run the command against, the command itself, and stores that misbehave."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import socketserver
+import sys
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import pytest
+
+from netstore.cli import netstorectl
+from tests.support.daemon import start_netstored
+from tests.support.peers import start_etcd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+VARIABLES: Final = re.compile(r"(NETSTORE|ETCDCTL|_NETSTORECTL)_.*")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a run of the command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """Standard output as the one JSON document it must be."""
+        assert self.out.count("\n") == 1, self.out
+        return json.loads(self.out)
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """Standard output as plain fields."""
+        return [line.split("\t") for line in self.out.splitlines()]
+
+
+class Run(Protocol):
+    """Runs netstorectl in this process."""
+
+    def __call__(self, *words: str, stdin: bytes = b"") -> Told:
+        """What these words do."""
+
+
+@pytest.fixture(scope="session", params=[pytest.param("etcd", marks=pytest.mark.peer), "netstored"])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real store, shared by all tests: each keeps to its own prefix."""
+    start = start_etcd if request.param == "etcd" else start_netstored
+    with start(tmp_path_factory.mktemp(request.param)) as daemon:
+        yield daemon.url
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if VARIABLES.fullmatch(name):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def program(*words: str, stdin: bytes = b"") -> Told:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+        status = netstorectl.run(words)
+        out, err = capsys.readouterr()
+        return Told(status, out, err)
+
+    return program
+
+
+@pytest.fixture
+def prefix(request: pytest.FixtureRequest) -> str:
+    """A place in the store that only this test writes below."""
+    return "/" + re.sub(r"\W+", "-", request.node.name)
+
+
+@pytest.fixture
+def ctl(run: Run, store: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """netstorectl for the store and the place of this test."""
+    monkeypatch.setenv("NETSTORE_ENDPOINTS", store)
+    monkeypatch.setenv("NETSTORE_PREFIX", prefix)
+    return run
+
+
+@contextmanager
+def answering(answer: Callable[[bytes], bytes]) -> Iterator[str]:
+    """A server that reads one request a connection, sends what `answer` makes of its head, and hangs up."""
+
+    class Session(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                piece = self.request.recv(65536)
+                if not piece:
+                    return
+                head += piece
+            self.request.sendall(answer(head))
+
+    class Server(socketserver.ThreadingTCPServer):
+        allow_reuse_address = True
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Session) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def http(status: str, body: str, *fields: str) -> bytes:
+    """A whole HTTP answer."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body.encode())}", "Connection: close", *fields]
+    return "\r\n".join([*lines, "", body]).encode()
