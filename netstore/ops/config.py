@@ -588,7 +588,7 @@ class AgentConfig:
     password: str | None = setting(
         Text("give 1 to 1024 printable characters", r".{1,1024}"),
         None,
-        "Password for the store; never printed. Every user of the machine can see a flag, so prefer a file.",
+        "Password for the store; never printed. A flag shows it to every user: prefer the variable.",
         flags=("etcd-password",),
         variables=("FLANNELD_ETCD_PASSWORD",),
         secret=True,
