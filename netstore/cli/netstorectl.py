@@ -67,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
         return Exit.PIPE_CLOSED
     except OSError as error:
         _close_standard_output()
-        say(f"{error.filename or 'standard output'}: {error.strerror or error}")
+        say(f"standard output: {error.strerror or error}")
         return Exit.REFUSED
     except (KeyboardInterrupt, click.Abort):
         return Exit.INTERRUPTED

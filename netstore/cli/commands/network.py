@@ -58,9 +58,9 @@ def set_(settings: Settings, source: str | None, *, force: bool) -> None:
     value = text_of(text, "config")
     wanted, problem = checked(text)
     if problem is not None:
-        _must_be_json(text)
         if not force:
             raise refused(problem)
+        _must_be_json(text)
         warn(f"written although {problem}")
     key = settings.key("config")
 
@@ -184,7 +184,7 @@ def differences(before: str | None, after: str) -> list[tuple[str, Any, Any]]:
     for folded in [*new, *(name for name in old if name not in new)]:
         name = (new.get(folded) or old[folded])[0]
         was, becomes = old.get(folded, (name, None))[1], new.get(folded, (name, None))[1]
-        if was != becomes or type(was) is not type(becomes):
+        if _exact(was) != _exact(becomes):
             changes.append((name, was, becomes))
     return changes
 
@@ -210,6 +210,11 @@ def _fields(text: str | None) -> dict[str, tuple[str, Any]]:
     return leaves
 
 
+def _exact(value: Any) -> str:
+    """A value in a form in which 1, 1.0, true and "1" differ and the order of names does not."""
+    return json.dumps(value, sort_keys=True)
+
+
 def _pair(before: Any, after: Any) -> tuple[str | None, str | None]:
     """Two values as people write them, in quotes only where they would look the same."""
     plain = [
@@ -227,8 +232,12 @@ def _source(source: str | None) -> bytes:
     elif source.lstrip().startswith("{"):
         content = source.encode(errors="surrogateescape")
     else:
-        with Path(source).open("rb") as file:
-            content = file.read(MAX_INPUT_BYTES + 1)
+        try:
+            with Path(source).open("rb") as file:
+                content = file.read(MAX_INPUT_BYTES + 1)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise refused(f"{source}: {reason}; give a file, - or the JSON itself") from None
         if len(content) > MAX_INPUT_BYTES:
             raise refused(f"{source}: longer than {MAX_INPUT_BYTES} bytes, more than the store takes")
     return content.strip()
