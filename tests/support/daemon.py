@@ -124,7 +124,7 @@ class Daemon:
     def wait_until_healthy(self, limit: float = START_SECONDS) -> None:
         """Return when `/health` answers 200; raises, with the log, if it ends first or the limit passes."""
         deadline = time.monotonic() + limit
-        while not _answers(self.url, self.netns):
+        while not is_healthy(self.url, self.netns):
             status = self.process.poll()
             if status is not None:
                 raise AssertionError(f"ended with status {status} before it served; it wrote:\n{self.log}")
@@ -272,7 +272,8 @@ def _end_what_was_left() -> None:
             process.wait(STOP_SECONDS)
 
 
-def _answers(url: str, netns: str | None) -> bool:
+def is_healthy(url: str, netns: str | None = None) -> bool:
+    """`/health` of this store answers 200 now; asked from inside the network namespace if one is named."""
     if netns is not None:
         probe = ("ip", "netns", "exec", netns, sys.executable, "-S", "-c", PROBE, f"{url}/health")
         return subprocess.run(probe, check=False, stderr=subprocess.DEVNULL).returncode == 0
