@@ -226,6 +226,8 @@ class Poll:
     def __init__(self, endpoint: str, response: httpx.Response, etcd_index: int) -> None:
         self.etcd_index = etcd_index
         self.cluster_id = response.headers.get("x-etcd-cluster-id", "")
+        self.timed_out = False
+        """Whether `event` waited its whole time and the store would have gone on."""
         self._endpoint = endpoint
         self._response = response
 
@@ -241,6 +243,7 @@ class Poll:
             if not body.strip():
                 return None
             return _answer(self._endpoint, self._response, body, write=False)
+        self.timed_out = True
         return None
 
 

@@ -1,0 +1,98 @@
+"""Health of the agent over HTTP: /healthz (alive), /readyz (lease held and routes in place), /status (JSON).
+
+A few requests a minute from a kubelet: one short-lived task per connection, one request each, tight limits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_HEAD_BYTES: Final = 8192
+REQUEST_TIMEOUT: Final = 5.0
+MAX_CONNECTIONS: Final = 32
+
+ALIVE: Final = "netstore-agent is running\n"
+READY: Final = "netstore-agent is ready\n"
+
+_REASONS: Final = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    503: "Service Unavailable",
+}
+
+
+class Health:
+    """Answers probes. `not_ready` gives the reason why the agent is not ready, or None; `status` the whole
+    picture.
+    """
+
+    def __init__(self, not_ready: Callable[[], str | None], status: Callable[[], object]) -> None:
+        self._not_ready = not_ready
+        self._status = status
+        self._free = trio.CapacityLimiter(MAX_CONNECTIONS)
+
+    async def serve(
+        self, host: str, port: int, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve for ever; started once the port is bound. OSError if it cannot be."""
+        listeners = await trio.open_tcp_listeners(port, host=host, backlog=MAX_CONNECTIONS)
+        bound: int = listeners[0].socket.getsockname()[1]
+        async with trio.open_nursery() as nursery:
+            await nursery.start(trio.serve_listeners, self._session, listeners)
+            task_status.started(bound)
+
+    async def _session(self, stream: trio.SocketStream) -> None:
+        with trio.move_on_after(REQUEST_TIMEOUT):
+            async with stream, self._free:
+                head = b""
+                while b"\r\n\r\n" not in head and len(head) <= MAX_HEAD_BYTES:
+                    try:
+                        piece = await stream.receive_some(MAX_HEAD_BYTES)
+                    except trio.BrokenResourceError:
+                        return
+                    if not piece:
+                        return
+                    head += piece
+                try:
+                    await stream.send_all(self.answer(head))
+                except trio.BrokenResourceError:
+                    return  # the prober left
+
+    def answer(self, head: bytes) -> bytes:
+        """The whole answer to a request's head."""
+        words = head.partition(b"\r\n")[0].split(b" ")
+        if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
+            return _message(400, "send an HTTP/1 request\n")
+        method, target, _ = words
+        if method not in (b"GET", b"HEAD"):
+            return _message(405, "only GET and HEAD\n")
+        status, text, kind = self._page(target.partition(b"?")[0])
+        return _message(status, text, kind, body=method == b"GET")
+
+    def _page(self, path: bytes) -> tuple[int, str, str]:
+        plain = "text/plain; charset=utf-8"
+        if path == b"/healthz":
+            return 200, ALIVE, plain
+        if path == b"/readyz":
+            reason = self._not_ready()
+            return (200, READY, plain) if reason is None else (503, f"not ready: {reason}\n", plain)
+        if path == b"/status":
+            return 200, msgspec.json.encode(self._status()).decode() + "\n", "application/json"
+        return 404, "there are /healthz, /readyz and /status\n", plain
+
+
+def _message(status: int, text: str, kind: str = "text/plain; charset=utf-8", *, body: bool = True) -> bytes:
+    content = text.encode()
+    head = (
+        f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}\r\n"
+        "X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + (content if body else b"")

@@ -1,0 +1,114 @@
+"""Where the agent works: interface, network config and backend, found at the start and looked at again when
+the host changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from netstore.agent.backend import Backend, Host, Prepared, find
+from netstore.agent.interface import Wishes, choose
+from netstore.agent.ipv4 import parse_ip, show_ip
+from netstore.agent.network import Network, NetworkError, parse_network
+from netstore.agent.record import show_value
+from netstore.client.v2 import KEY_NOT_FOUND, V2Client, V2Error
+
+if TYPE_CHECKING:
+    from netstore.agent.interface import Choice
+    from netstore.agent.ipv4 import Subnet
+    from netstore.agent.kernel import Kernel
+    from netstore.ops.config import AgentConfig
+
+
+@dataclass(slots=True)
+class Site:
+    """The node as the backend accepted it. Changes only in `revisit`."""
+
+    network: Network
+    backend: Backend
+    host: Host
+    prepared: Prepared
+
+    @property
+    def lease_value(self) -> str:
+        """What this node's lease says."""
+        return show_value(self.host.public_ip, self.backend.manifest.name, self.prepared.backend_data)
+
+    def at(self, subnet: Subnet | None) -> Host:
+        """The host with the subnet it holds."""
+        host = self.host
+        return Host(host.link, host.address, host.public_ip, host.network, subnet)
+
+
+async def survey(config: AgentConfig, kernel: Kernel, client: V2Client) -> Site:
+    """Choose the interface, read and check the network config, prepare its backend.
+
+    NetstoreError says what is missing; all of it may be put right while the agent waits.
+    """
+    choice = await _choose(config, kernel)
+    network = await read_network(client, config.prefix)
+    if network.network.holds(choice.address.ip):
+        raise NetworkError(
+            "Network",
+            f"{network.network} holds this node's own address {show_ip(choice.address.ip)}",
+            "choose a range that no node's address is in",
+        )
+    backend = find(network)
+    host = _host(config, choice, network)
+    return Site(network, backend, host, await backend.prepare(host))
+
+
+async def read_network(client: V2Client, prefix: str) -> Network:
+    """The network config under the prefix. NetworkError if there is none or it cannot be used."""
+    key = f"{prefix}/config"
+    try:
+        answer = await client.get(key, quorum=True)
+    except V2Error as error:
+        if error.code != KEY_NOT_FOUND:
+            raise
+        raise NetworkError(
+            key, "there is no network config", "write one with `netstorectl network set`"
+        ) from None
+    if answer.node.value is None:
+        raise NetworkError(key, "it is a directory", "remove it and write the network config as a value")
+    return parse_network(answer.node.value.encode())
+
+
+async def revisit(site: Site, config: AgentConfig, kernel: Kernel) -> bool:
+    """Look at the interface again; True if it or its address is another one now.
+
+    The interface stays the one of the start, by its name, and the address as long as the interface has it: an
+    agent that moved with every change of the default route would take the pods' routes along.
+    NoInterfaceError while it is gone.
+    """
+    name, ip = site.host.link.name, site.host.address.ip
+    links, addresses = await kernel.links(), await kernel.addresses()
+    numbers = {link.number for link in links if link.name == name}
+    kept = [one for one in addresses if one.link in numbers and (one.ip == ip)]
+    if not kept and show_ip(ip) not in config.iface and config.public_ip is None:
+        kept = [one for one in addresses if one.link in numbers]
+    choice = choose(Wishes(names=(name,)), links, kept, (), None)
+    host = _host(config, choice, site.network)
+    if host == site.host:
+        return False
+    site.prepared = await site.backend.prepare(host)
+    site.host = host
+    return True
+
+
+async def _choose(config: AgentConfig, kernel: Kernel) -> Choice:
+    reach = parse_ip(config.iface_can_reach) if config.iface_can_reach else None
+    wishes = Wishes(config.iface, config.iface_regex, reach)
+    return choose(
+        wishes,
+        await kernel.links(),
+        await kernel.addresses(),
+        await kernel.routes() if wishes == Wishes() else (),
+        await kernel.route_to(reach) if reach is not None else None,
+    )
+
+
+def _host(config: AgentConfig, choice: Choice, network: Network) -> Host:
+    public_ip = parse_ip(config.public_ip) if config.public_ip else choice.address.ip
+    return Host(choice.link, choice.address, public_ip, network)
