@@ -313,7 +313,7 @@ class StoreConfig:
     max_connections: int = setting(
         Whole(1, 1_000_000, "connections"),
         10_000,
-        "Client connections open at a time; more are closed at once.",
+        "Client connections open at a time; more wait until one is closed.",
     )
     max_header_bytes: int = setting(
         Whole(1024, 1 << 20, "bytes"),
@@ -438,7 +438,7 @@ ETCD_ONLY: Final[Mapping[str, Foreign]] = MappingProxyType(
         "experimental-corrupt-check-time": Foreign(_LATER, ("0s", "0")),
         "experimental-enable-lease-checkpoint": Foreign(_NO_V3, ("false",), switch=True),
         "experimental-enable-v2v3": Foreign(_NO_V3, ("",)),
-        "experimental-initial-corrupt-check": Foreign(_ALWAYS, ("true", "false"), switch=True),
+        "experimental-initial-corrupt-check": Foreign(_LATER, ("false",), switch=True),
         "experimental-peer-skip-client-san-verification": Foreign(_NO_TLS, ("false",), switch=True),
         "experimental-warning-apply-duration": Foreign(
             "slow requests are logged by a rule of their own", None
