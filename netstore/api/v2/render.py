@@ -6,6 +6,7 @@ The only place that knows them (v2 API, answers and errors).
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -48,8 +49,13 @@ def json_string_slowly(data: bytes) -> bytes:
 def expiration(instant: Nanos) -> bytes:
     """RFC 3339 in UTC, with nanoseconds and without their trailing zeros."""
     seconds, nanos = divmod(instant, _NANOS_PER_SECOND)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+    text = _date_and_time(seconds)
     return text + (b".%09d" % nanos).rstrip(b"0") + b"Z" if nanos else text + b"Z"
+
+
+@lru_cache(maxsize=8192)  # a listing of leases shows the same seconds again and again
+def _date_and_time(seconds: int) -> bytes:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
 class Renderer:
