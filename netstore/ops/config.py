@@ -487,7 +487,6 @@ ETCD_ONLY: Final[Mapping[str, Foreign]] = MappingProxyType(
 
 COMMAND_VARIABLES: Final = (
     "NETSTORE_ENDPOINTS",
-    "NETSTORE_OUTPUT",
     "NETSTORE_PASSWORD",
     "NETSTORE_PREFIX",
     "NETSTORE_TIMEOUT",

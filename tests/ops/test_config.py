@@ -388,7 +388,7 @@ class TestEveryValue:
         assert load_agent_config([], environ).config == second.config
 
 
-@pytest.mark.peer
+@pytest.mark.peer("etcd")
 def test_every_flag_of_etcd_is_known() -> None:
     usage = subprocess.run(["etcd", "--help"], capture_output=True, text=True, check=True)
     theirs = set(re.findall(r"^  --([a-z0-9-]+)", usage.stdout + usage.stderr, re.MULTILINE))
