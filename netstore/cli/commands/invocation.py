@@ -12,6 +12,7 @@ import enum
 import os
 import posixpath
 import sys
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
@@ -21,7 +22,7 @@ from netstore.cli.output import Form, Table, emit, printable, render
 from netstore.errors import NetstoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from netstore.client.v2 import ClientError, Node, V2Client, V2Error
 
@@ -133,10 +134,9 @@ class Settings:
 
         from netstore.client.v2 import ClientError  # noqa: PLC0415 - same
 
-        if self.debug:
-            _print_requests()
         try:
-            return trio.run(work, restrict_keyboard_interrupt_to_checkpoints=True)
+            with _requests_shown() if self.debug else nullcontext():
+                return trio.run(work, restrict_keyboard_interrupt_to_checkpoints=True)
         except ClientError as error:
             raise failure_of(error) from None
 
@@ -164,6 +164,9 @@ class Settings:
 
         scheme = "https" if self.ca_file or self.cert_file else "http"
         words = [word.strip() for word in self.endpoints.split(",") if word.strip()]
+        if any("@" in word for word in words):
+            # Said here, because the usual message would show the password.
+            raise Failure(Exit.USAGE, "--endpoints: give the user name with --username, not in the address")
         try:
             return parse_endpoints(word if "://" in word else f"{scheme}://{word}" for word in words)
         except NetstoreError as error:
@@ -453,18 +456,24 @@ def _refusal(error: V2Error) -> Failure:
             return refused(str(error))
 
 
-def _print_requests() -> None:
-    """Have each request printed on standard error, as httpx logs it: without headers, where secrets are."""
+@contextmanager
+def _requests_shown() -> Iterator[None]:
+    """Print each request on standard error, as httpx logs it: without headers, where secrets are."""
     import logging  # noqa: PLC0415 - only where --debug asks for it
 
     class Printer(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             say(f"debug: {record.getMessage()}")
 
-    logger = logging.getLogger("httpx")
-    if not logger.handlers:
-        logger.addHandler(Printer())
-        logger.setLevel(logging.INFO)
+    logger, printer = logging.getLogger("httpx"), Printer()
+    level = logger.level
+    logger.addHandler(printer)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(printer)
 
 
 def usage(text: str) -> NoReturn:

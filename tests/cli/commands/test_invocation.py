@@ -1,0 +1,289 @@
+"""The shared options, and what each way to fail looks like."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.cli.commands.invocation import Exit, Settings, clean
+from tests.cli.commands.conftest import answering, http
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.commands.conftest import Run
+
+DEAD = "http://127.0.0.1:1"
+FILE = '{"action":"get","node":{"key":"/a","value":"1","modifiedIndex":1,"createdIndex":1}}'
+
+
+def served(body: str = FILE, status: str = "200 OK") -> bytes:
+    return http(status, body, "X-Etcd-Index: 1", "Content-Type: application/json")
+
+
+def error(code: int, cause: str, status: str) -> bytes:
+    return served(json.dumps({"errorCode": code, "message": "m", "cause": cause, "index": 0}), status)
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--endpoints", "{}", "key", "get", "/a"),
+        ("key", "--endpoints", "{}", "get", "/a"),
+        ("key", "get", "--endpoints", "{}", "/a"),
+        ("key", "get", "/a", "--endpoints={}"),
+        ("--endpoints", DEAD, "key", "get", "/a", "--endpoints", "{}"),
+    ],
+)
+def test_shared_options_go_anywhere_and_the_last_one_counts(run: Run, words: tuple[str, ...]) -> None:
+    with answering(lambda _head: served()) as url:
+        told = run(*(word.format(url) for word in words))
+    assert (told.status, told.out, told.err) == (0, "1\n", "")
+
+
+def test_an_option_beats_the_environment_wherever_it_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETSTORE_ENDPOINTS", DEAD)
+    monkeypatch.setenv("NETSTORE_PREFIX", "/elsewhere")
+    with answering(lambda head: served() if b"/v2/keys/here/config?" in head else b"") as url:
+        for words in (
+            ("--endpoints", url, "--prefix", "/here", "network", "get", "--raw"),
+            ("network", "get", "--raw", "--endpoints", url, "--prefix", "here/"),
+        ):
+            assert run(*words).out == "1\n"
+
+
+@pytest.mark.parametrize("name", ["NETSTORE_ENDPOINTS", "ETCDCTL_ENDPOINTS"])
+def test_endpoints_from_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    with answering(lambda _head: served()) as url:
+        monkeypatch.setenv(name, f"{DEAD},{url.removeprefix('http://')}")
+        assert run("key", "get", "/a").out == "1\n"
+
+
+@pytest.mark.parametrize(
+    "endpoints", ["ftp://h", "http://", "http://h:x", "http://h/path", "http://u:secret@h", ","]
+)
+def test_bad_endpoints_are_a_usage_error(run: Run, endpoints: str) -> None:
+    told = run("--endpoints", endpoints, "key", "ls")
+    assert told.status == 2
+    assert told.err.startswith("netstorectl: ")
+    assert "endpoint" in told.err
+    assert "secret" not in told.err
+
+
+@pytest.mark.parametrize(
+    ("given", "certificate", "urls"),
+    [
+        ("h", None, ("http://h:2379",)),
+        ("h:1,g:2", None, ("http://h:1", "http://g:2")),
+        ("h", "ca.pem", ("https://h:2379",)),
+        ("http://h", "ca.pem", ("http://h:2379",)),
+        ("[::1]:4", None, ("http://[::1]:4",)),
+    ],
+)
+def test_an_endpoint_without_a_scheme(given: str, certificate: str | None, urls: tuple[str, ...]) -> None:
+    assert Settings(endpoints=given, ca_file=certificate).addresses() == urls
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("NETSTORE_CA_FILE", "--ca-file"),
+        ("ETCDCTL_CACERT", "--ca-file"),
+        ("ETCDCTL_CA_FILE", "--ca-file"),
+    ],
+)
+def test_certificates_that_cannot_be_read_are_named(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, option: str
+) -> None:
+    path = str(tmp_path / "none.pem")
+    by_option = run("--endpoints", "https://127.0.0.1:1", option, path, "key", "ls")
+    monkeypatch.setenv(name, path)
+    by_environment = run("--endpoints", "https://127.0.0.1:1", "key", "ls")
+    assert by_option == by_environment
+    assert by_option.status == 2
+    assert path in by_option.err
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("NETSTORE_CERT_FILE", "NETSTORE_KEY_FILE"),
+        ("ETCDCTL_CERT", "ETCDCTL_KEY"),
+        ("ETCDCTL_CERT_FILE", "ETCDCTL_KEY_FILE"),
+    ],
+)
+def test_our_certificate_and_key_are_named(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, names: tuple[str, str]
+) -> None:
+    certificate, key = str(tmp_path / "our.pem"), str(tmp_path / "our.key")
+    by_option = run(
+        "--endpoints", "https://127.0.0.1:1", "--cert-file", certificate, "--key-file", key, "key", "ls"
+    )
+    monkeypatch.setenv(names[0], certificate)
+    monkeypatch.setenv(names[1], key)
+    by_environment = run("--endpoints", "https://127.0.0.1:1", "key", "ls")
+    assert by_option == by_environment
+    assert by_option.status == 2
+    assert certificate in by_option.err
+    assert key in by_option.err
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "x", "nan", "inf", "3601"])
+def test_bad_time_limits_are_a_usage_error(run: Run, timeout: str) -> None:
+    told = run("--timeout", timeout, "key", "ls")
+    assert told.status == 2
+    assert "--timeout" in told.err
+
+
+# Who asks
+
+
+@pytest.mark.parametrize(
+    ("words", "variables"),
+    [
+        (("--username", "ann:secret:word"), {}),
+        (("--username", "ann"), {"NETSTORE_PASSWORD": "secret:word"}),
+        (("--username", "ann"), {"ETCDCTL_PASSWORD": "secret:word"}),
+        ((), {"NETSTORE_USERNAME": "ann:secret:word"}),
+        ((), {"ETCDCTL_USERNAME": "ann:secret:word"}),
+        ((), {"ETCDCTL_USER": "ann", "ETCDCTL_PASSWORD": "secret:word"}),
+    ],
+)
+def test_credentials_are_sent_and_never_shown(
+    run: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    wanted = b"authorization: basic " + base64.b64encode(b"ann:secret:word")
+    heads: list[bytes] = []
+
+    def session(head: bytes) -> bytes:
+        heads.append(head)
+        return error(110, "Insufficient credentials", "401 Unauthorized")
+
+    with answering(session) as url:
+        told = run("--endpoints", url, *words, "--debug", "key", "get", "/a")
+    assert wanted.lower() in heads[0].lower()
+    assert told.status == 1
+    assert told.err.endswith("netstorectl: the store wants to know who asks; give --username\n")
+    assert f"debug: HTTP Request: GET {url}/v2/keys/a" in told.err
+    assert "secret" not in told.err
+    assert base64.b64encode(b"ann:secret:word").decode() not in told.err
+
+
+def test_a_name_without_a_password_and_nobody_to_ask(run: Run) -> None:
+    told = run("--username", "ann", "key", "ls")
+    assert told.status == 2
+    assert "--username ann: no password" in told.err
+
+
+# Failures
+
+
+def test_nothing_listens(run: Run) -> None:
+    told = run("--endpoints", DEAD, "key", "set", "/a", "1")
+    assert told.status == 4
+    assert told.err.startswith(f"netstorectl: no endpoint answered ({DEAD}: ")
+    assert told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("key", "get", "/a"), Exit.UNAVAILABLE),
+        (("key", "set", "/a", "1"), Exit.UNKNOWN),
+        (("key", "rm", "/a"), Exit.UNKNOWN),
+        (("key", "mk", "--in-order", "/a", "1"), Exit.UNKNOWN),
+    ],
+)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\nX-Etcd-Index: 1\r\n\r\n{",
+        error(300, "etcdserver: request timed out", "500 Internal Server Error"),
+    ],
+    ids=["hung-up", "cut", "timed-out"],
+)
+def test_a_write_without_an_answer_has_an_unknown_outcome(
+    run: Run, words: tuple[str, ...], status: Exit, answer: bytes
+) -> None:
+    with answering(lambda _head: answer) as url:
+        told = run("--endpoints", url, *words)
+    assert (told.status, told.out) == (status, "")
+    assert told.err.count("\n") == 1
+    if status is Exit.UNKNOWN:
+        assert told.err.startswith(
+            "netstorectl: outcome unknown: the change may have happened or may still happen; look before"
+        )
+
+
+def test_a_store_that_says_nothing_is_given_up(run: Run) -> None:
+    never = threading.Event()
+
+    def silent(_head: bytes) -> bytes:
+        never.wait(30)
+        return b""
+
+    with answering(silent) as url:
+        try:
+            read = run("--endpoints", url, "--timeout", "0.1", "key", "get", "/a")
+            write = run("--endpoints", url, "--timeout", "0.1", "key", "set", "/a", "1")
+        finally:
+            never.set()
+    assert read.status == 4
+    assert "no answer within 0.1 s" in read.err
+    assert write.status == 5
+
+
+@pytest.mark.parametrize(
+    "answer", [b"\x00\xff\x16\x03garbage\r\n\r\n", served("not json"), served("[]"), http("200 OK", FILE)]
+)
+def test_an_answer_no_store_gives(run: Run, answer: bytes) -> None:
+    with answering(lambda _head: answer) as url:
+        told = run("--endpoints", url, "key", "get", "/a")
+    assert told.status == 4
+    assert url in told.err
+    assert told.err.count("\n") == 1
+
+
+def test_a_store_without_the_v2_api(run: Run) -> None:
+    with answering(lambda _head: http("404 Not Found", "404 page not found\n")) as url:
+        told = run("--endpoints", url, "key", "get", "/a")
+    assert told.status == 4
+    assert "--enable-v2" in told.err
+
+
+def test_what_the_store_says_is_inert_on_a_terminal(run: Run) -> None:
+    hostile = error(105, "\x1b]0;owned\x07\n/a", "412 Precondition Failed")
+    with answering(lambda _head: hostile) as url:
+        told = run("--endpoints", url, "key", "mk", "/a", "1")
+    assert (told.status, told.err) == (1, "netstorectl: \\x1b]0;owned\\x07\\n/a: exists already\n")
+
+
+def test_a_watch_that_ends_says_where_to_go_on(run: Run) -> None:
+    event = FILE.replace('"modifiedIndex":1', '"modifiedIndex":41')
+
+    def once(head: bytes) -> bytes:
+        return served(event) if b"waitIndex=7" in head else b""
+
+    with answering(once) as url:
+        told = run("--endpoints", url, "key", "watch", "--forever", "--after-index", "6", "/a")
+    assert told.status == 4
+    assert told.rows == [["get", "/a", "41", "1"]]
+    assert told.err.endswith("; to miss nothing go on with --after-index 41\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [("", "/"), ("/", "/"), ("a", "/a"), ("//a//b/", "/a/b"), ("/a/./b/../c", "/a/c"), ("/../a", "/a")],
+)
+def test_keys_are_cleaned_as_every_client_does(given: str, key: str) -> None:
+    assert clean(given) == key

@@ -1,0 +1,114 @@
+"""`netstorectl status`: what is well, what is not, and the exit status that says so."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.commands.conftest import answering, http
+
+if TYPE_CHECKING:
+    from tests.cli.commands.conftest import Run
+
+GOOD = '{"Network":"172.30.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
+DEAD = "http://127.0.0.1:1"
+
+
+def test_a_healthy_store_with_a_network(ctl: Run, store: str, prefix: str) -> None:
+    ctl("network", "set", GOOD)
+    holder = '{"PublicIP":"192.168.77.11","BackendType":"host-gw"}'
+    ctl("key", "set", "--ttl", "1000", f"{prefix}/subnets/172.30.5.0-24", holder)
+    ctl("key", "set", f"{prefix}/subnets/172.30.6.0-24", '{"PublicIP":"192.168.77.12"}')
+    ctl("key", "set", f"{prefix}/subnets/rubbish", "x")
+    told = ctl("status", "-o", "json")
+    assert (told.status, told.err) == (0, "")
+    (endpoint,) = told.document["endpoints"]
+    assert (endpoint["endpoint"], endpoint["health"], endpoint["problem"]) == (store, "healthy", None)
+    assert endpoint["version"].startswith("3.")
+    assert endpoint["leader"] is True
+    assert endpoint["member"] == "default"
+    assert 0 < endpoint["latencyMilliseconds"] < 10_000
+    assert told.document["network"] == {
+        "prefix": prefix,
+        "config": "valid",
+        "network": "172.30.0.0/16",
+        "backend": "host-gw",
+        "leases": 1,
+        "reservations": 1,
+        "problems": 1,
+        "problem": None,
+    }
+
+
+def test_plain_lines_begin_with_what_they_are_about(ctl: Run, store: str, prefix: str) -> None:
+    told = ctl("status")
+    assert told.status == 0
+    endpoint, network = told.rows
+    assert endpoint[:3] == ["endpoint", store, "healthy"]
+    assert endpoint[4:6] == ["default", "leader"]
+    assert network == ["network", prefix, "absent", "", "", "0", "0", "0", ""]
+
+
+def test_tables_for_people(ctl: Run, store: str) -> None:
+    out = ctl("status", "-o", "table").out
+    assert out.startswith("ENDPOINT ")
+    assert store in out
+    assert "\nPREFIX " in out
+
+
+def test_a_config_that_cannot_be_used(ctl: Run, prefix: str) -> None:
+    ctl("key", "set", f"{prefix}/config", '{"Network":"x"}')
+    told = ctl("status", "-o", "json")
+    assert told.status == 1
+    assert told.err.startswith(f"netstorectl: {prefix}/config: Network: ")
+    assert told.document["network"]["config"] == "invalid"
+
+
+def test_one_endpoint_of_two_is_down(ctl: Run, store: str) -> None:
+    told = ctl("--endpoints", f"{DEAD},{store}", "status", "-o", "json")
+    assert told.status == 4
+    assert told.err.startswith(f"netstorectl: {DEAD}: no endpoint answered")
+    assert [found["health"] for found in told.document["endpoints"]] == ["unreachable", "healthy"]
+    assert told.document["network"]["config"] == "absent"
+
+
+def test_no_endpoint_answers(run: Run) -> None:
+    told = run("--endpoints", f"{DEAD},http://127.0.0.1:2", "status", "-o", "json")
+    assert told.status == 4
+    assert told.err.count("\n") == 1
+    assert [found["health"] for found in told.document["endpoints"]] == ["unreachable"] * 2
+    assert told.document["network"]["config"] == "unknown"
+
+
+def test_an_endpoint_that_says_it_is_not_healthy(run: Run) -> None:
+    def sick(head: bytes) -> bytes:
+        if head.startswith(b"GET /version "):
+            return http("200 OK", '{"etcdserver":"3.4.23","etcdcluster":"3.4.0"}')
+        if head.startswith(b"GET /health "):
+            return http("503 Service Unavailable", '{"health":"false","reason":"NOSPACE alarm"}')
+        if head.startswith(b"GET /v2/members "):
+            return http("404 Not Found", "404 page not found\n")
+        body = json.dumps(
+            {"errorCode": 300, "message": "Raft Internal Error", "cause": "no leader", "index": 0}
+        )
+        return http("500 Internal Server Error", body)
+
+    with answering(sick) as url:
+        told = run("--endpoints", url, "status", "-o", "json")
+    assert told.status == 4
+    assert told.err == f"netstorectl: {url}: NOSPACE alarm\n"
+    (endpoint,) = told.document["endpoints"]
+    assert (endpoint["health"], endpoint["member"], endpoint["leader"]) == ("unhealthy", None, None)
+    assert told.document["network"]["config"] == "unknown"
+    assert told.document["network"]["problem"] == "the store could not answer: no leader"
+
+
+@pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", http("200 OK", "<html>")])
+def test_an_endpoint_that_is_no_store(run: Run, answer: bytes) -> None:
+    with answering(lambda _head: answer) as url:
+        told = run("--endpoints", url, "status", "-o", "json")
+    assert told.status == 4
+    assert told.document["endpoints"][0]["health"] == "unreachable"
+    assert url in told.err
