@@ -1,0 +1,333 @@
+"""The log against a slow twin, under crashes and failed writes; and its rules one by one."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from netstore.disk.frame import FRAGMENT, Identity, Kind, Place, lay
+from netstore.disk.wal import Replay, Wal, segment_name
+from netstore.errors import CorruptData
+from netstore.raft.entry import ConfState, Entry, EntryKind, HardState, SnapshotMeta
+from netstore.types import Index, NodeId, Term
+from tests.disk.platter import Platter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+IDENTITY = Identity(0xC1, 0xA1)
+SEGMENT = 2048
+FULL = OSError(errno.ENOSPC, "No space left on device")
+CONF = ConfState((NodeId(0xA1),))
+
+
+def entry(index: int, term: int = 1, data: bytes = b"") -> Entry:
+    return Entry(Index(index), Term(term), EntryKind.NORMAL, data)
+
+
+def entries(first: int, last: int, size: int = 10) -> list[Entry]:
+    return [entry(index, 1, bytes([index % 256]) * size) for index in range(first, last + 1)]
+
+
+def meta(index: int, term: int = 1) -> SnapshotMeta:
+    return SnapshotMeta(Index(index), Term(term), CONF)
+
+
+class View(NamedTuple):
+    """What a replay must give: the slow twin of the log, one value after each record."""
+
+    hard_state: HardState | None = None
+    mark: SnapshotMeta | None = None
+    entries: tuple[Entry, ...] = ()
+
+    def appended(self, hard_state: HardState | None, batch: list[Entry]) -> View:
+        held = [old for old in self.entries if not batch or old.index < batch[0].index]
+        return View(hard_state or self.hard_state, self.mark, (*held, *batch))
+
+    def marked(self, mark: SnapshotMeta) -> View:
+        known = any((old.index, old.term) == (mark.index, mark.term) for old in self.entries)
+        held = tuple(old for old in self.entries if known and old.index > mark.index)
+        return View(self.hard_state, mark, held)
+
+    @property
+    def first(self) -> int:
+        return (self.mark.index if self.mark else 0) + 1
+
+
+def seen(replay: Replay) -> View:
+    return View(replay.hard_state, replay.mark, tuple(replay.entries))
+
+
+class Log(RuleBasedStateMachine):
+    """Whatever happens, a replay gives the twin at some record at or after the last acknowledged one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.platter = Platter(size=SEGMENT)
+        self.wal, _ = Wal.open(self.platter, IDENTITY, SEGMENT)
+        self.views = [View()]
+        self.acknowledged = 0
+        self.answers: list[bool] = []
+
+    def promise(self, view: View) -> Callable[[OSError | None], None]:
+        """Note a record that is on its way; the answer moves the acknowledged mark or takes the record back."""
+        place = len(self.views)
+        self.views.append(view)
+
+        def done(error: OSError | None) -> None:
+            if error is None:
+                assert self.acknowledged == place - 1
+                self.acknowledged = place
+            else:
+                del self.views[self.acknowledged + 1 :]
+
+        return done
+
+    @rule(back=st.integers(0, 3), sizes=st.lists(st.integers(0, 700), max_size=4), vote=st.booleans())
+    def append(self, back: int, sizes: list[int], vote: bool) -> None:
+        now = self.views[-1]
+        held = now.entries
+        first = max(now.first, now.first + len(held) - back)
+        term = held[-1].term if held else now.mark.term if now.mark else 1
+        if first < now.first + len(held):
+            term = Term(term + 1)
+        batch = [entry(first + place, term, bytes([size % 256]) * size) for place, size in enumerate(sizes)]
+        hard_state = HardState(Term(term), NodeId(vote), Index(first)) if vote else None
+        self.wal.append(hard_state, batch, self.promise(now.appended(hard_state, batch)))
+
+    @rule(data=st.data())
+    def mark_own(self, data: st.DataObject) -> None:
+        now = self.views[-1]
+        if now.entries:
+            last = data.draw(st.sampled_from(now.entries))
+            mark = meta(last.index, last.term)
+            self.wal.mark(mark, self.promise(now.marked(mark)))
+
+    @rule(ahead=st.integers(1, 5))
+    def mark_installed(self, ahead: int) -> None:
+        """A snapshot from the leader, beyond the log's end."""
+        now = self.views[-1]
+        last = now.entries[-1] if now.entries else entry(now.first - 1, now.mark.term if now.mark else 1)
+        mark = meta(last.index + ahead, last.term + 1)
+        self.wal.mark(mark, self.promise(now.marked(mark)))
+
+    @rule(beyond=st.integers(0, 10))
+    def drop(self, beyond: int) -> None:
+        self.wal.drop_before(Index(self.views[self.acknowledged].first + beyond))
+
+    @precondition(lambda self: self.platter.waiting)
+    @rule(count=st.integers(1, 5))
+    def turn(self, count: int) -> None:
+        self.platter.turn(count)
+
+    @precondition(lambda self: self.platter.waiting)
+    @rule(complete=st.integers(0, 2))
+    def fail(self, complete: int) -> None:
+        self.platter.turn(complete)
+        self.platter.fail(FULL)
+
+    @rule(complete=st.integers(0, 5), kept=st.lists(st.booleans(), max_size=12))
+    def crash(self, complete: int, kept: list[bool]) -> None:
+        self.reopen(self.platter.crashed(complete, kept))
+
+    @rule()
+    def stop(self) -> None:
+        self.wal.close()
+        assert self.acknowledged == len(self.views) - 1
+        self.reopen(self.platter)
+
+    def reopen(self, platter: Platter) -> None:
+        self.platter = Platter(platter.disk, SEGMENT)
+        self.wal, replay = Wal.open(self.platter, IDENTITY, SEGMENT)
+        view = seen(replay)
+        possible = self.views[self.acknowledged :]
+        assert view in possible
+        self.views = [view]
+        self.acknowledged = 0
+
+    @invariant()
+    def a_second_reader_agrees(self) -> None:
+        """What is on the disk now, without anything that waits, reads as the last acknowledged record."""
+        assert (
+            seen(Wal.open(Platter(self.platter.disk, SEGMENT), IDENTITY, SEGMENT)[1])
+            == self.views[self.acknowledged]
+        )
+
+
+Log.TestCase.settings = settings(stateful_step_count=30)
+TestLog = Log.TestCase
+
+
+class Answers:
+    """Collects completions."""
+
+    def __init__(self) -> None:
+        self.got: list[OSError | None] = []
+
+    def __call__(self, error: OSError | None) -> None:
+        self.got.append(error)
+
+
+def fresh(segment_bytes: int = SEGMENT) -> tuple[Platter, Wal]:
+    platter = Platter(size=segment_bytes)
+    return platter, Wal.open(platter, IDENTITY, segment_bytes)[0]
+
+
+def test_nothing_is_answered_before_the_device_says_so() -> None:
+    platter, wal = fresh()
+    answers = Answers()
+    wal.append(None, entries(1, 1), answers)
+    assert answers.got == []
+    platter.turn()
+    assert answers.got == [None]
+
+
+def test_a_batch_is_one_write() -> None:
+    platter, wal = fresh()
+    wal.append(HardState(Term(1), NodeId(1), Index(0)), entries(1, 20), Answers())
+    assert len(platter.waiting) == 1
+
+
+def test_a_full_segment_is_followed_by_one_that_repeats_what_must_not_be_lost() -> None:
+    platter, wal = fresh()
+    hard_state = HardState(Term(3), NodeId(2), Index(1))
+    wal.append(hard_state, entries(1, 2), Answers())
+    wal.mark(meta(2), Answers())
+    for first in range(3, 90, 10):
+        wal.append(None, entries(first, first + 9, 50), Answers())
+        platter.turn()
+    assert len(platter.disk) > 2
+    wal.drop_before(Index(1000))
+    platter.turn()
+    assert segment_name(0) in platter.disk  # it has entry 3, which the mark does not cover
+    wal.mark(meta(60), Answers())
+    wal.drop_before(Index(1000))
+    platter.turn()
+    assert segment_name(0) in platter.disk  # the mark was not durable when it was asked
+    wal.drop_before(Index(1000))
+    platter.turn()
+    assert segment_name(0) not in platter.disk
+    replay = Wal.open(platter, IDENTITY, SEGMENT)[1]
+    assert (replay.hard_state, replay.mark) == (hard_state, meta(60))
+    assert [kept.index for kept in replay.entries] == list(range(61, 93))
+
+
+def test_a_segment_is_not_dropped_before_its_successor_is_durable() -> None:
+    platter, wal = fresh()
+    wal.append(None, entries(1, 3, 500), Answers())
+    wal.mark(meta(3), Answers())
+    platter.turn()
+    wal.append(None, entries(4, 5, 500), Answers())
+    wal.drop_before(Index(4))
+    assert len(platter.waiting) == 1
+    platter.fail(FULL)
+    wal.append(None, entries(4, 5, 500), Answers())
+    platter.turn()
+    wal.drop_before(Index(4))
+    platter.turn()
+    assert platter.names() == [segment_name(1)]
+    assert [kept.index for kept in Wal.open(platter, IDENTITY, SEGMENT)[1].entries] == [4, 5]
+
+
+def test_a_batch_larger_than_a_segment_is_kept() -> None:
+    platter, wal = fresh()
+    big = [entry(1, 1, bytes(5 * FRAGMENT)), entry(2, 1, b"\xff" * FRAGMENT)]
+    wal.append(None, entries(1, 1), Answers())
+    wal.append(None, big, Answers())
+    wal.append(None, entries(3, 3), Answers())
+    platter.turn()
+    assert Wal.open(platter, IDENTITY, SEGMENT)[1].entries == [*big, *entries(3, 3)]
+
+
+def test_after_a_full_disk_the_same_batch_may_be_appended_again() -> None:
+    platter, wal = fresh()
+    answers = Answers()
+    wal.append(None, entries(1, 2), answers)
+    platter.turn()
+    wal.append(None, entries(3, 4), answers)
+    wal.append(HardState(Term(9), NodeId(9), Index(9)), entries(5, 6), answers)
+    platter.fail(FULL)
+    assert answers.got == [None, FULL, FULL]
+    wal.append(None, entries(3, 3), answers)
+    platter.turn()
+    replay = Wal.open(platter, IDENTITY, SEGMENT)[1]
+    assert replay.entries == entries(1, 3)
+    assert replay.hard_state is None
+
+
+def test_what_is_appended_between_two_failures_of_one_group_survives() -> None:
+    platter, wal = fresh()
+    later = Answers()
+
+    def again(error: OSError | None) -> None:
+        assert error is FULL
+        wal.append(None, entries(1, 1), later)
+
+    wal.append(None, entries(1, 2), again)
+    wal.append(None, entries(3, 4), Answers())
+    platter.fail(FULL)
+    platter.turn()
+    assert later.got == [None]
+    assert Wal.open(platter, IDENTITY, SEGMENT)[1].entries == entries(1, 1)
+
+
+def test_a_stop_with_writes_on_their_way_finishes_them() -> None:
+    platter, wal = fresh()
+    answers = Answers()
+    wal.append(None, entries(1, 1), answers)
+    wal.close()
+    assert answers.got == [None]
+    assert platter.closed
+    assert Wal.open(Platter(platter.disk), IDENTITY, SEGMENT)[1].entries == entries(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "why"),
+    [
+        (Kind.BATCH, b"\x05abc", "bytes promised"),
+        (Kind.BATCH, b"\x00xyz", "entry batch"),
+        (Kind.MARK, b"short", "snapshot description"),
+        (9, b"", "record of unknown kind 9"),
+    ],
+)
+def test_a_record_that_does_not_decode_is_refused_with_its_file(kind: Kind, payload: bytes, why: str) -> None:
+    platter, wal = fresh()
+    wal.append(None, [], Answers())
+    data, _ = lay(wal._seed, wal._state.place, kind, payload, 0)
+    platter.turn()
+    platter.write(segment_name(0), wal._state.place.at, data, Answers())
+    platter.turn()
+    with pytest.raises(CorruptData, match=rf"0000000000000000\.wal: .*{why}"):
+        Wal.open(platter, IDENTITY, SEGMENT)
+
+
+def test_entries_that_leave_a_gap_are_refused() -> None:
+    platter, wal = fresh()
+    wal.append(None, entries(1, 2), Answers())
+    wal.append(None, entries(5, 5), Answers())
+    platter.turn()
+    with pytest.raises(CorruptData, match="entry 5 follows entry 2"):
+        Wal.open(platter, IDENTITY, SEGMENT)
+
+
+def test_other_files_in_the_folder_are_left_alone() -> None:
+    platter, wal = fresh()
+    platter.disk |= {"identity": b"me", "0000.wal": b"x", "00000000000000zz.wal": b"x"}
+    wal.append(None, entries(1, 1), Answers())
+    platter.turn()
+    assert Wal.open(platter, IDENTITY, SEGMENT)[1].entries == entries(1, 1)
+
+
+def test_an_append_of_nothing_is_a_sync() -> None:
+    platter, wal = fresh()
+    answers = Answers()
+    wal.append(None, [], answers)
+    platter.turn()
+    assert answers.got == [None]
+    assert Wal.open(platter, IDENTITY, SEGMENT)[1] == Replay()
+    assert Place(0, 0) < wal._state.place
