@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from enum import IntEnum
 from typing import Final
 
 import msgspec
 
+from netstore.codec import layout
 from netstore.errors import CorruptData
 from netstore.types import NodeId
 
@@ -17,8 +17,8 @@ MAX_CHANGE_STEPS: Final = 64
 MAX_CONTEXT_BYTES: Final = 64 * 1024
 """Largest note the host may attach to a change (names, addresses, the waiting request)."""
 
-_HEAD = struct.Struct("<BHI")
-_STEP = struct.Struct("<BQ")
+_HEAD = layout("BHI")
+_STEP = layout("BQ")
 
 
 class StepKind(IntEnum):
@@ -44,8 +44,9 @@ class Step(msgspec.Struct, frozen=True, gc=False):
 class Change(msgspec.Struct, frozen=True, gc=False):
     """A change of the configuration, or, without steps, the wish to leave a joint one.
 
-    A change that touches the voters goes through joint consensus (Ongaro's dissertation, section 4.3); with `auto_leave` the
-    leader leaves the joint configuration as soon as it is in force. `context` is the host's and means nothing here.
+    A change that touches the voters goes through joint consensus (Ongaro's dissertation, section 4.3); with
+    `auto_leave` the leader leaves the joint configuration as soon as it is in force. `context` is the host's
+    and means nothing here.
     """
 
     steps: tuple[Step, ...] = ()

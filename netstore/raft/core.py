@@ -1,8 +1,10 @@
-"""`Raft`: the consensus of one member as a pure object. Input by calls, output by `take_ready`; no clock, no disk, no network.
+"""`Raft`: the consensus of one member as a pure object. Input by calls, output by `take_ready`; no clock, no
+disk, no network.
 
-The decisions are in `election`, `replication`, `snapshotting`, `readindex` and `membership`, as functions over the state that this
-class owns; the table `HANDLERS` names the function for every role and message. The order in which the host must carry
-out what `take_ready` gives is in `ready`; DESIGN.md has the invariants and the reasons.
+The decisions are in `election`, `replication`, `snapshotting`, `readindex` and `membership`, as functions
+over the state that this class owns; the table `HANDLERS` names the function for every role and message. The
+order in which the host must carry out what `take_ready` gives is in `ready`; DESIGN.md has the invariants and
+the reasons.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from netstore.errors import CorruptData
 from netstore.raft import election, membership, readindex, replication, snapshotting
-from netstore.raft.change import Change
-from netstore.raft.entry import ConfState, EntryKind, HardState
+from netstore.raft.entry import EntryKind, HardState
+from netstore.raft.invariant import InvariantBroken
 from netstore.raft.log import Log
 from netstore.raft.messages import (
     Append,
@@ -40,14 +42,16 @@ from netstore.types import Index, NodeId, Term
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from netstore.raft.entry import Entry, SnapshotMeta
+    from netstore.raft.change import Change
+    from netstore.raft.entry import ConfState, Entry, SnapshotMeta
     from netstore.raft.messages import Message
     from netstore.raft.progress import Progress
 
 
 @dataclass(slots=True, frozen=True)
 class Config:
-    """One member's settings. Times in ticks, sizes in bytes; a value out of range is a ValueError that names the field."""
+    """One member's settings. Times in ticks, sizes in bytes; a value out of range is a ValueError that names
+    the field."""
 
     id: NodeId
     election_ticks: int = 10
@@ -79,15 +83,18 @@ class Config:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1")
         if self.election_ticks <= self.heartbeat_ticks:
             raise ValueError(
-                f"election_ticks is {self.election_ticks}; it must be more than heartbeat_ticks ({self.heartbeat_ticks})"
+                f"election_ticks is {self.election_ticks}; "
+                f"it must be more than heartbeat_ticks ({self.heartbeat_ticks})"
             )
 
 
 @dataclass(slots=True, frozen=True)
 class Boot:
-    """What the disk remembers. A new group starts with SnapshotMeta(conf=...) naming its voters, the same on each of them.
+    """What the disk remembers. A new group starts with SnapshotMeta(conf=...) naming its voters, the same on
+    each of them.
 
-    A member that joins an existing group starts with an empty configuration: it never campaigns, and asks the leader for a state copy.
+    A member that joins an existing group starts with an empty configuration: it never campaigns, and asks the
+    leader for a state copy.
     """
 
     hard_state: HardState
@@ -99,10 +106,12 @@ class Boot:
 
 
 class Raft:
-    """One member. `draw(n)` gives a number in range(n); it spreads election timeouts, and same draws give same behaviour.
+    """One member. `draw(n)` gives a number in range(n); it spreads election timeouts, and same draws give
+    same behaviour.
 
-    All methods return at once, cost what their input weighs, and never raise for what a peer sends; InvariantBroken means that
-    the process must stop. The plain attributes are the state that the decisions share; hosts use methods and properties.
+    All methods return at once, cost what their input weighs, and never raise for what a peer sends;
+    InvariantBroken means that the process must stop. The plain attributes are the state that the decisions
+    share; hosts use methods and properties.
     """
 
     __slots__ = (
@@ -154,11 +163,12 @@ class Raft:
         self.vote = boot.hard_state.vote
         self.leader = NodeId(0)
         self.log = Log(boot.snapshot.index, boot.snapshot.term, boot.entries)
-        self.log.commit_to(max(boot.hard_state.commit, boot.applied, _settled_change(boot.entries)))
+        self.log.commit_to(max(boot.hard_state.commit, boot.applied))
         self.log.applying = self.log.applied = boot.applied
         self.conf = boot.snapshot.conf
         self.conf_history: list[tuple[Index, ConfState]] = [(boot.snapshot.index, self.conf)]
-        self._replay_changes(boot)
+        """Since which entry which configuration holds, from the snapshot to the end of the log."""
+        membership.follow_log(self, Index(boot.snapshot.index + 1))
         self.installing: SnapshotMeta | None = None
         """The state copy the host is putting in place."""
 
@@ -172,13 +182,14 @@ class Raft:
         # A candidate's.
         self.votes: dict[NodeId, bool] = {}
         self.term_durable = True
-        """Whether the own vote for the own term is known to be on disk; before that a leader's word must not leave."""
+        """Whether the own vote for the own term is known to be on disk; before that a leader's word must not
+        leave."""
 
         # A leader's.
         self.progress: dict[NodeId, Progress] = {}
         """Of every other member, in the order of their ids."""
         self.pending_change = Index(0)
-        """No change may be proposed until this entry is applied."""
+        """No change may be proposed until this entry is committed."""
         self.transfer_to = NodeId(0)
         self.transfer_deadline = 0
         self.backlog: deque[tuple[Index, int]] = deque()
@@ -199,14 +210,6 @@ class Raft:
         self.reads_failed: list[int] = []
         self.snapshot: SnapshotMeta | None = None
         self._told = boot.hard_state
-
-    def _replay_changes(self, boot: Boot) -> None:
-        for entry in self.log.between(boot.snapshot.index + 1, boot.applied):
-            if entry.kind is EntryKind.CHANGE:
-                conf = membership.after(self.conf, Change.decode(entry.data))
-                if isinstance(conf, ConfState):
-                    self.conf = conf
-                    self.conf_history.append((entry.index, conf))
 
     # --- input
 
@@ -236,28 +239,33 @@ class Raft:
         return replication.propose(self, payloads)
 
     def propose_change(self, change: Change) -> Proposed:
-        """Change the membership; one change at a time. Followers forward it without checking more than its size."""
+        """Change the membership; one change at a time. Followers forward it without checking more than its
+        size."""
         return membership.propose(self, change)
 
     def read(self, token: int) -> None:
-        """Ask at which index a linearizable read may be served; the answer comes in a Ready, under this token."""
+        """Ask at which index a linearizable read may be served; the answer comes in a Ready, under this
+        token."""
         readindex.ask(self, token)
 
     def transfer(self, to: NodeId) -> Refusal | None:
-        """Hand leadership to the voter `to`; None if it was started. It is given up after an election timeout."""
+        """Hand leadership to the voter `to`; None if it was started. It is given up after an election
+        timeout."""
         return election.transfer(self, to)
 
     def campaign(self) -> None:
-        """Try to lead now instead of after an election timeout. The only voter of a group wins in this call."""
+        """Try to lead now instead of after an election timeout. The only voter of a group wins in this
+        call."""
         election.campaign(self)
 
     # --- what the host did
 
     def persisted(self, index: Index, term: Term) -> None:
-        """The log up to the batch that ended with this entry is durable; so is everything handed out before it.
+        """The log up to the batch that ended with this entry is durable; so is everything handed out before
+        it.
 
-        `index` and `term` are those of the last entry of a Ready. May come late: what was overruled in between is not
-        counted. Reporting only the last of several batches is enough.
+        `index` and `term` are those of the last entry of a Ready. May come late: what was overruled in
+        between is not counted. Reporting only the last of several batches is enough.
         """
         if not self.log.synced(index, term) or self.role is not Role.LEADER:
             return
@@ -266,16 +274,20 @@ class Raft:
         replication.advance_commit(self)
 
     def apply_change(self, entry: Entry) -> ConfState:
-        """Put a CHANGE entry from `Ready.committed` in force, in its turn; returns the configuration from then on."""
-        return membership.apply(self, entry)
+        """The configuration that the CHANGE entry leads to, now that it is applied; one this member is not in
+        any more, and which is not joint, has removed it. Changes nothing here: the core follows its log.
+        """
+        if entry.kind is not EntryKind.CHANGE or not self.log.applied < entry.index <= self.log.applying:
+            raise InvariantBroken(f"entry {entry.index} is not a change handed out for applying")
+        return membership.at(self, entry.index)
 
     def applied_to(self, index: Index) -> None:
         """The state machine holds everything up to `index`."""
         self.log.applied_to(index)
-        membership.leave_when_due(self)
 
     def compact(self, index: Index) -> None:
-        """Forget entries up to `index` (applied, and in a durable state copy or database). Followers behind it get state copies."""
+        """Forget entries up to `index` (applied, and in a durable state copy or database). Followers behind
+        it get state copies."""
         snapshotting.compact(self, index)
 
     def snapshot_meta(self, index: Index) -> SnapshotMeta:
@@ -318,7 +330,8 @@ class Raft:
         )
 
     def take_ready(self) -> Ready:
-        """Everything to do since the last call. The caller has promised to do it, in the order that `ready` tells."""
+        """Everything to do since the last call. The caller has promised to do it, in the order that `ready`
+        tells."""
         if readindex.can_open(self):
             readindex.open_round(self)
         if self.reads.unsent:
@@ -353,7 +366,8 @@ class Raft:
         return ready
 
     def send(self, message: Message) -> None:
-        """Put a message on its way: at once, unless a leader's vote for itself may not be on disk yet. For the decisions."""
+        """Put a message on its way: at once, unless a leader's vote for itself may not be on disk yet. For
+        the decisions."""
         if self.term_durable or self.role is not Role.LEADER:
             self.messages.append(message)
         else:
@@ -385,8 +399,9 @@ class Raft:
         return self.reads.round if node == self.id else self.progress[node].round_acked
 
     def active_at(self, node: NodeId) -> int:
-        """1 if `node` was heard from within an election timeout, else 0."""
-        return int(node == self.id or self._active(self.progress[node]))
+        """1 if `node` was heard from within an election timeout, else 0. Also for strangers."""
+        progress = self.progress.get(node)
+        return int(node == self.id or (progress is not None and self._active(progress)))
 
     def _active(self, progress: Progress) -> bool:
         return progress.active(self.ticks, self.config.election_ticks)
@@ -425,15 +440,6 @@ class Raft:
         )
 
 
-def _settled_change(entries: Sequence[Entry]) -> Index:
-    """The last change but one in a log: committed for certain, since the next is proposed only where it was applied.
-
-    So a member never counts votes of a configuration two changes old, even if its record of the commit index was lost.
-    """
-    changes = [entry.index for entry in entries if entry.kind is EntryKind.CHANGE]
-    return changes[-2] if len(changes) > 1 else Index(0)
-
-
 def _check(boot: Boot) -> None:
     """What is remembered must fit together; it comes from two files that are written apart."""
     first = boot.snapshot.index
@@ -441,7 +447,8 @@ def _check(boot: Boot) -> None:
     for entry in boot.entries:
         if entry.index != last + 1 or entry.term < term:
             raise CorruptData(
-                f"log entry {entry.index} of term {entry.term} follows entry {last} of term {term}: entries are missing or mixed up"
+                f"log entry {entry.index} of term {entry.term} follows entry {last} of term {term}: "
+                "entries are missing or mixed up"
             )
         last, term = entry.index, entry.term
     if boot.hard_state.term < term:
@@ -512,4 +519,5 @@ HANDLERS: Final[dict[Role, dict[type[Message], Callable[[Raft, Any], None]]]] = 
         ReadAnswer: _ignore,
     },
 }
-"""What happens to a message of the current term, by role. Which terms are listened to at all is `election.admit`."""
+"""What happens to a message of the current term, by role. Which terms are listened to at all is
+`election.admit`."""

@@ -1,14 +1,15 @@
-"""Who leads: terms, timeouts, pre-votes, votes, leases, transfer (Ongaro's dissertation, sections 3.4, 3.6, 3.8, 3.10, 6.2, 9.6).
+"""Who leads: terms, timeouts, pre-votes, votes, leases, transfer (Ongaro's dissertation, sections 3.4, 3.6,
+3.8, 3.10, 6.2, 9.6).
 
-Invariants: a term has at most one leader; a member votes once in a term, and neither its vote nor its request for votes leaves
-before the vote is on its disk; terms never fall.
+Invariants: a term has at most one leader; a member votes once in a term, and neither its vote nor its request
+for votes leaves before the vote is on its disk; terms never fall.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from netstore.raft import quorum, readindex, replication
+from netstore.raft import membership, quorum, readindex, replication
 from netstore.raft.entry import EntryKind
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import (
@@ -30,9 +31,8 @@ from netstore.raft.status import Refusal, Role
 from netstore.types import Index, NodeId, Term
 
 if TYPE_CHECKING:
-    from netstore.raft.messages import Message
-
     from netstore.raft.core import Raft
+    from netstore.raft.messages import Message
 
 NOBODY: Final = NodeId(0)
 
@@ -41,11 +41,13 @@ NOBODY: Final = NodeId(0)
 
 
 def admit(raft: Raft, message: Message) -> bool:
-    """Section 3.3: a later term is taken over, an earlier one is not listened to. True if the message is to be handled."""
+    """Section 3.3: a later term is taken over, an earlier one is not listened to. True if the message is to
+    be handled."""
     if message.term > raft.term:
         return _admit_later(raft, message)
     if isinstance(message, Append | Heartbeat | InstallSnapshot):
-        # Its leader is overtaken and learns so from our term; without an answer a member that once ran ahead could never come back.
+        # Its leader is overtaken and learns so from our term; without an answer a member that once ran ahead
+        # could never come back.
         raft.send(HeartbeatAnswer(raft.id, message.sender, raft.term, 0))
         return False
     if isinstance(message, VoteRequest):
@@ -65,7 +67,8 @@ def _admit_later(raft: Raft, message: Message) -> bool:
 
 
 def in_lease(raft: Raft) -> bool:
-    """Whether a leader was heard less than the shortest election timeout ago, so that nobody needs another (section 4.2.3)."""
+    """Whether a leader was heard less than the shortest election timeout ago, so that nobody needs another
+    (section 4.2.3)."""
     return raft.config.check_quorum and raft.leader != NOBODY and raft.elapsed < raft.config.election_ticks
 
 
@@ -109,10 +112,11 @@ def _become_leader(raft: Raft) -> None:
     raft.progress = {
         peer: Progress(Index(last + 1), raft.ticks) for peer in raft.conf.members() if peer != raft.id
     }
-    # A change of an earlier term may be among the entries not applied yet: no other before those are.
+    # A change of an earlier term may be among the entries not committed yet: no other before those are.
     raft.pending_change = last
     replication.count_backlog(raft)
-    # Only entries of the own term commit by counting (section 3.6.2), so there must be one, and reads wait for it (section 6.4).
+    # Only entries of the own term commit by counting (section 3.6.2), so there must be one, and reads wait
+    # for it (section 6.4).
     replication.append(raft, (b"",), EntryKind.NORMAL)
     replication.advance_commit(raft)
 
@@ -121,20 +125,13 @@ def _become_leader(raft: Raft) -> None:
 
 
 def may_campaign(raft: Raft) -> bool:
-    """Whether this member may ask for votes.
-
-    Not if it has none itself, while a state copy replaces its log, or while it knows of a committed change it has not applied:
-    it could count the votes of a configuration that is gone.
-    """
-    if raft.installing is not None or not raft.conf.votes(raft.id):
-        return False
-    log = raft.log
-    waiting = log.between(log.applied + 1, log.commit)
-    return all(entry.kind is not EntryKind.CHANGE for entry in waiting)
+    """Whether this member may ask for votes: not while a state copy replaces its log, nor if nobody needs it."""
+    return raft.installing is None and membership.may_be_needed(raft)
 
 
 def campaign(raft: Raft, *, forced: bool = False) -> None:
-    """Try to lead; asks first whether it could win (section 9.6), unless `forced` by the leader (section 3.10)."""
+    """Try to lead; asks first whether it could win (section 9.6), unless `forced` by the leader (section
+    3.10)."""
     if raft.role is Role.LEADER or not may_campaign(raft):
         return
     if raft.config.pre_vote and not forced:
@@ -197,7 +194,8 @@ def answer_pre_vote(raft: Raft, message: PreVoteRequest) -> None:
 
 
 def answer_vote(raft: Raft, message: VoteRequest) -> None:
-    """Any role, same term: vote once (section 3.6). A leader or candidate of this term has voted for itself."""
+    """Any role, same term: vote once (section 3.6). A leader or candidate of this term has voted for
+    itself."""
     if _free_to_vote(raft, message.sender) and _complete_enough(raft, message):
         raft.vote = message.sender
         raft.elapsed = 0
@@ -214,7 +212,8 @@ def count_pre_vote(raft: Raft, message: PreVoteAnswer) -> None:
 
 
 def count_vote(raft: Raft, message: VoteAnswer) -> None:
-    """Candidate: one answer of this term. A vote given proves that the request, and so the own vote before it, is on disk."""
+    """Candidate: one answer of this term. A vote given proves that the request, and so the own vote before
+    it, is on disk."""
     raft.votes.setdefault(message.sender, message.granted)
     raft.term_durable = raft.term_durable or message.granted
     _judge(raft)
@@ -279,7 +278,8 @@ def tick_leader(raft: Raft) -> None:
 
 
 def transfer(raft: Raft, to: NodeId) -> Refusal | None:
-    """Start to hand over (section 3.10): no new proposals, bring `to` up to date, then let it campaign at once.
+    """Start to hand over (section 3.10): no new proposals, bring `to` up to date, then let it campaign at
+    once.
 
     Given up after an election timeout. None if it was started or `to` leads already.
     """

@@ -1,17 +1,20 @@
-"""What Raft keeps on disk: entries, the hard state, configurations, snapshot descriptions, and their byte form.
+"""What Raft keeps on disk: entries, the hard state, configurations, snapshot descriptions, and their byte
+form.
 
-Every byte form is little-endian and complete: decoding takes exactly the bytes that encoding gave, and anything else is
-`CorruptData`, never another exception. Nothing is allocated before the sizes were checked against the bytes present.
+Every byte form is little-endian and complete: decoding takes exactly the bytes that encoding gave, and
+anything else is `CorruptData`, never another exception. Nothing is allocated before the sizes were checked
+against the bytes present.
 """
 
 from __future__ import annotations
 
-import struct
 from enum import IntEnum
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from netstore.codec import layout
 from netstore.errors import CorruptData
 from netstore.types import Index, NodeId, Term
 
@@ -19,19 +22,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_DATA_BYTES: Final = 64 * 1024 * 1024
-"""Largest payload of one entry. A bound against absurd lengths; what users may write is limited far below it."""
+"""Largest payload of one entry. A bound against absurd lengths; what users may write is limited far below
+it."""
 
 ENTRY_OVERHEAD_BYTES: Final = 16
-"""What an entry is counted for beside its payload, so that byte bounds also bound the number of empty ones."""
+"""What an entry is counted for beside its payload, so that byte bounds also bound the number of empty
+ones."""
 
 MAX_CONF_MEMBERS: Final = 4096
 """Most members one list of a configuration may name; the cluster's own limits are far lower."""
 
-_BATCH = struct.Struct("<QI")
-_ROW = struct.Struct("<QBI")
-_HARD_STATE = struct.Struct("<QQQ")
-_CONF = struct.Struct("<HHHHB")
-_META = struct.Struct("<QQ")
+_BATCH = layout("QI")
+_ROW = layout("QBI")
+_HARD_STATE = layout("QQQ")
+_CONF = layout("HHHHB")
+_META = layout("QQ")
 
 
 class EntryKind(IntEnum):
@@ -56,8 +61,9 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 class HardState(msgspec.Struct, frozen=True, gc=False):
     """What a member must remember across a crash beside its log: term, vote (0 for none) and a commit index.
 
-    Term and vote must be on disk before anything said under them leaves (section 3.8). The commit index is there so that
-    a restarted member knows which membership changes are settled; DESIGN.md says why that matters.
+    Term and vote must be on disk before anything said under them leaves (section 3.8). The commit index is
+    there so that a restarted member knows which membership changes are settled; DESIGN.md says why that
+    matters.
     """
 
     term: Term = Term(0)
@@ -80,9 +86,9 @@ class HardState(msgspec.Struct, frozen=True, gc=False):
 class ConfState(msgspec.Struct, frozen=True, gc=False):
     """A configuration: who votes, who only learns. All four lists are sorted.
 
-    While `voters_outgoing` is not empty the configuration is joint (section 4.3): decisions need a majority of `voters` and one of
-    `voters_outgoing`. `learners_next` are voters of the outgoing half that become learners when it is left; with `auto_leave` the
-    leader leaves it by itself.
+    While `voters_outgoing` is not empty the configuration is joint (section 4.3): decisions need a majority
+    of `voters` and one of `voters_outgoing`. `learners_next` are voters of the outgoing half that become
+    learners when it is left; with `auto_leave` the leader leaves it by itself.
     """
 
     voters: tuple[NodeId, ...] = ()
@@ -109,11 +115,12 @@ class ConfState(msgspec.Struct, frozen=True, gc=False):
         lists = (self.voters, self.voters_outgoing, self.learners, self.learners_next)
         names = [node for part in lists for node in part]
         head = _CONF.pack(*map(len, lists), self.auto_leave)
-        return head + struct.pack(f"<{len(names)}Q", *names)
+        return head + layout(f"{len(names)}Q").pack(*names)
 
     @classmethod
     def decode(cls, data: bytes) -> ConfState:
-        """The inverse of `encode`; CorruptData for anything else, unsorted or contradictory lists included."""
+        """The inverse of `encode`; CorruptData for anything else, unsorted or contradictory lists
+        included."""
         if len(data) < _CONF.size:
             raise CorruptData(f"configuration is cut short at {len(data)} bytes")
         *sizes, flag = _CONF.unpack_from(data)
@@ -122,12 +129,12 @@ class ConfState(msgspec.Struct, frozen=True, gc=False):
         total = sum(sizes)
         if len(data) != _CONF.size + 8 * total or flag > 1:
             raise CorruptData(f"configuration of {total} names has {len(data)} bytes and flag {flag}")
-        names = struct.unpack_from(f"<{total}Q", data, _CONF.size)
+        names = layout(f"{total}Q").unpack_from(data, _CONF.size)
         parts: list[tuple[NodeId, ...]] = []
         start = 0
         for size in sizes:
             part = names[start : start + size]
-            if any(a >= b for a, b in zip(part, part[1:], strict=False)) or (part and part[0] == 0):
+            if any(a >= b for a, b in pairwise(part)) or (part and part[0] == 0):
                 raise CorruptData("configuration names a member twice, out of order, or as 0")
             parts.append(tuple(map(NodeId, part)))
             start += size
@@ -152,7 +159,8 @@ class ConfState(msgspec.Struct, frozen=True, gc=False):
 
 
 class SnapshotMeta(msgspec.Struct, frozen=True, gc=False):
-    """What a state copy stands for: the log up to `index`, whose entry has `term`, and the configuration there (section 5.1)."""
+    """What a state copy stands for: the log up to `index`, whose entry has `term`, and the configuration
+    there (section 5.1)."""
 
     index: Index = Index(0)
     term: Term = Term(0)
@@ -191,7 +199,8 @@ def encode_entries(entries: Sequence[Entry]) -> bytes:
 
 
 def decode_entries(data: bytes) -> list[Entry]:
-    """The inverse of `encode_entries`; CorruptData for anything else, falling terms included. About 0.3 us an entry."""
+    """The inverse of `encode_entries`; CorruptData for anything else, falling terms included. About 0.3 us an
+    entry."""
     size = len(data)
     if size < _BATCH.size:
         raise CorruptData(f"entry batch is cut short at {size} bytes")

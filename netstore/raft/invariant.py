@@ -1,4 +1,5 @@
-"""What must hold whatever the input. Breaking it is a fault of this program, and the member stops before it answers anyone."""
+"""What must hold whatever the input. Breaking it is a fault of this program, and the member stops before it
+answers anyone."""
 
 from __future__ import annotations
 
@@ -8,6 +9,6 @@ from netstore.errors import NetstoreError
 class InvariantBroken(NetstoreError):  # noqa: N818 - named for what was found
     """A property the protocol rests on does not hold; the text says which. Never caught inside the core.
 
-    It stands where other programs write `assert`, because it must also fire under `python -O`. After it the core's state is
-    undefined: the host ends the process without sending or writing anything more.
+    It stands where other programs write `assert`, because it must also fire under `python -O`. After it the
+    core's state is undefined: the host ends the process without sending or writing anything more.
     """

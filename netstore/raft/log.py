@@ -1,9 +1,12 @@
-"""The log as the protocol sees it: what is remembered, what is on disk, committed and applied, and how the marks move.
+"""The log as the protocol sees it: what is remembered, what is on disk, committed and applied, and how the
+marks move.
 
-Invariant: compacted <= applied <= handed to apply <= committed <= last, and persisted <= handed to disk <= last. Entries handed out
-for applying never pass `persisted`: the state machine of this member is never ahead of its own disk.
+Invariant: compacted <= applied <= handed to apply <= committed <= last, and persisted <= handed to disk <=
+last. Entries handed out for applying never pass `persisted`: the state machine of this member is never ahead
+of its own disk.
 
-All remembered entries are in one list by reference; a slice costs its own length, a term look-up is one index operation.
+All remembered entries are in one list by reference; a slice costs its own length, a term look-up is one index
+operation.
 """
 
 from __future__ import annotations
@@ -23,13 +26,15 @@ if TYPE_CHECKING:
     from netstore.raft.entry import Entry
 
 MAX_APPLY_ENTRIES: Final = 4096
-"""Most entries handed out at once for applying, so that catching up does not block the host's turn for long."""
+"""Most entries handed out at once for applying, so that catching up does not block the host's turn for
+long."""
 
 _TERM = attrgetter("term")
 
 
 class _Flight:
-    """A batch given to the disk: its last place, and how far its sync will vouch for what is remembered now."""
+    """A batch given to the disk: its last place, and how far its sync will vouch for what is remembered
+    now."""
 
     __slots__ = ("index", "term", "vouches")
 
@@ -57,7 +62,8 @@ class Log:
     )
 
     def __init__(self, compacted: Index, term: Term, entries: Sequence[Entry]) -> None:
-        """A log as found on disk: all of `entries` are persisted, nothing after `compacted` is committed or applied."""
+        """A log as found on disk: all of `entries` are persisted, nothing after `compacted` is committed or
+        applied."""
         self._entries: list[Entry] = []
         self._flights: deque[_Flight] = deque()
         self.compacted = compacted
@@ -90,7 +96,8 @@ class Log:
         return self.compacted <= index <= self.last
 
     def matches(self, index: int, term: int) -> bool:
-        """The consistency check of AppendEntries (section 3.5): is there an entry with that term at that place?"""
+        """The consistency check of AppendEntries (section 3.5): is there an entry with that term at that
+        place?"""
         return self.compacted <= index <= self.last and self.term(index) == term
 
     def between(self, low: int, high: int) -> list[Entry]:
@@ -105,7 +112,8 @@ class Log:
         return self._entries[low - start : high + 1 - start]
 
     def from_(self, low: int, max_bytes: int) -> tuple[list[Entry], int]:
-        """Entries from `low` on that fit `max_bytes` together, at least one if there is one, and their size. Costs its length."""
+        """Entries from `low` on that fit `max_bytes` together, at least one if there is one, and their size.
+        Costs its length."""
         if low > self.last:
             return [], 0
         if low <= self.compacted:
@@ -126,8 +134,9 @@ class Log:
     def last_not_above(self, index: int, term: int) -> tuple[Index, Term]:
         """The last place at or before `index` whose term is at most `term`: where two logs may still agree.
 
-        Terms never fall along a log, so everything after that place is known to differ. Logarithmic cost. What was forgotten is
-        not judged: the compacted place may be given whatever its term, and a place before it is given back with term 0.
+        Terms never fall along a log, so everything after that place is known to differ. Logarithmic cost.
+        What was forgotten is not judged: the compacted place may be given whatever its term, and a place
+        before it is given back with term 0.
         """
         high = min(index, self.last) - self.compacted
         if high < 0:
@@ -143,7 +152,7 @@ class Log:
         first = entries[0]
         if first.index != self.last + 1 or first.term < self.last_term:
             raise InvariantBroken(
-                f"entry {first.index} of term {first.term} appended after {self.last} of term {self.last_term}"
+                f"entry {first.term}/{first.index} appended after {self.last_term}/{self.last}"
             )
         self._entries.extend(entries)
         final = entries[-1]
@@ -152,24 +161,20 @@ class Log:
         if final.index != self.last:
             raise InvariantBroken(f"appended entries end at {final.index}, not at {self.last}")
 
-    def merge(self, entries: Sequence[Entry]) -> None:
+    def merge(self, entries: Sequence[Entry]) -> Index | None:
         """Take entries from a leader, the one before the first being known to match (section 3.5, steps 3 and 4).
 
-        What is there already stays; at the first difference the own tail is cut. Never cuts what is committed.
+        What is there already stays; at the first difference the own tail is cut, but never what is committed.
+        Returns the first index that is new, None if nothing is.
         """
-        if not entries:
-            return
-        if entries[0].index > self.last:
-            self.append(entries)
-            return
         for skip, entry in enumerate(entries):
-            if entry.index > self.last:
-                self.append(entries[skip:])
-                return
-            if entry.term != self.term(entry.index):
+            if entry.index <= self.last:
+                if entry.term == self.term(entry.index):
+                    continue
                 self._cut(entry.index)
-                self.append(entries[skip:])
-                return
+            self.append(entries[skip:] if skip else entries)
+            return entry.index
+        return None
 
     def _cut(self, index: Index) -> None:
         if index <= self.commit:
@@ -193,11 +198,13 @@ class Log:
         return entries
 
     def synced(self, index: int, term: int) -> bool:
-        """The disk holds everything given to it up to the batch that ended with this entry. True if that moved `persisted`.
+        """The disk holds everything given to it up to the batch that ended with this entry. True if that
+        moved `persisted`.
 
-        Batches reach the disk in the order they were given, and the oldest one that fits is meant. A batch that was partly
-        overruled since vouches only for what is still remembered; an unknown one (before a snapshot came, or told twice) changes
-        nothing. DESIGN.md tells the story of why the term alone would not do.
+        Batches reach the disk in the order they were given, and the oldest one that fits is meant. A batch
+        that was partly overruled since vouches only for what is still remembered; an unknown one (before a
+        snapshot came, or told twice) changes nothing. DESIGN.md tells the story of why the term alone would
+        not do.
         """
         flights = self._flights
         for count, flight in enumerate(flights, 1):
@@ -226,7 +233,8 @@ class Log:
         return self.applying < self.commit and self.applying < self.persisted
 
     def hand_committed(self) -> list[Entry]:
-        """The next committed and persisted entries to apply, at most MAX_APPLY_ENTRIES; they count as given from now on."""
+        """The next committed and persisted entries to apply, at most MAX_APPLY_ENTRIES; they count as given
+        from now on."""
         high = min(self.commit, self.persisted, self.applying + MAX_APPLY_ENTRIES)
         if high <= self.applying:
             return []
@@ -245,7 +253,8 @@ class Log:
     # --- forgetting
 
     def compact(self, index: Index) -> None:
-        """Forget entries up to `index`, which must be applied. A smaller index than before changes nothing."""
+        """Forget entries up to `index`, which must be applied. A smaller index than before changes
+        nothing."""
         if index <= self.compacted:
             return
         if index > self.applied:

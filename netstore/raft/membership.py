@@ -1,17 +1,17 @@
 """Joint changes: validate, enter, leave; learners and their promotion (Ongaro's dissertation, chapter 4).
 
-Invariant: a member uses the configuration of the last change it *applied*, and at most one change is in the log that is not applied
-at the leader. DESIGN.md shows why two configurations in use at once then always share a member of every two majorities.
+Invariant: a member decides by the newest configuration in its log, committed or not (section 4.1), and a
+leader adds one only when the one before is committed. Any two configurations in use at once then have no
+majorities apart; DESIGN.md shows it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.raft import election, replication
+from netstore.raft import election, quorum, replication
 from netstore.raft.change import MAX_CHANGE_STEPS, MAX_CONTEXT_BYTES, Change, StepKind
 from netstore.raft.entry import ConfState, EntryKind
-from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import Forward, TimeoutNow
 from netstore.raft.progress import Progress
 from netstore.raft.status import Fate, Proposed, Refusal, Role
@@ -19,14 +19,14 @@ from netstore.types import Index
 
 if TYPE_CHECKING:
     from netstore.raft.core import Raft
-    from netstore.raft.entry import Entry
 
 
 def after(conf: ConfState, change: Change) -> ConfState | Refusal:
-    """The configuration `change` leads to from `conf`, or why it does not fit. Pure: every member decides the same.
+    """The configuration `change` leads to from `conf`, or why it does not fit. Pure: every member decides the
+    same.
 
-    Without steps a joint configuration is left. With steps, a change that keeps the voters as they are takes effect at once;
-    any other, however small, enters a joint configuration.
+    Without steps a joint configuration is left. With steps, a change that keeps the voters as they are takes
+    effect at once; any other, however small, enters a joint configuration.
     """
     if not change.steps:
         return _left(conf) if conf.joint else Refusal.NOTHING_TO_LEAVE
@@ -84,7 +84,7 @@ def refuse(raft: Raft, change: Change) -> Refusal | None:
     """Why the leader may not append `change` now, or None."""
     if raft.transfer_to:
         return Refusal.TRANSFERRING
-    if raft.pending_change > raft.log.applied:
+    if raft.pending_change > raft.log.commit:
         return Refusal.CHANGE_PENDING
     conf = after(raft.conf, change)
     if isinstance(conf, Refusal):
@@ -94,6 +94,8 @@ def refuse(raft: Raft, change: Change) -> Refusal | None:
             learner = raft.progress.get(step.node)
             if learner is not None and not caught_up(raft, learner):
                 return Refusal.LEARNER_BEHIND
+    if change.steps and not quorum.reached(conf, raft.active_at):
+        return Refusal.QUORUM_AT_RISK
     return None
 
 
@@ -105,24 +107,31 @@ def caught_up(raft: Raft, learner: Progress) -> bool:
 def _append(raft: Raft, change: Change) -> Index:
     index = replication.append(raft, (change.encode(),), EntryKind.CHANGE)
     raft.pending_change = index
+    follow_log(raft, index)
     return index
 
 
-def apply(raft: Raft, entry: Entry) -> ConfState:
-    """Put the change in `entry` in force. One that does not fit changes nothing: on every member alike."""
-    if entry.kind is not EntryKind.CHANGE or not raft.log.applied < entry.index <= raft.log.applying:
-        raise InvariantBroken(f"entry {entry.index} is not a change that was handed out for applying")
-    if entry.index <= raft.conf_history[-1][0]:
-        raise InvariantBroken(f"change {entry.index} applied after change {raft.conf_history[-1][0]}")
-    conf = after(raft.conf, Change.decode(entry.data))
-    if isinstance(conf, ConfState):
-        raft.conf_history.append((entry.index, conf))
-        switch(raft, conf)
-    return raft.conf
+def follow_log(raft: Raft, first: Index) -> None:
+    """Entries from `first` on are new: forget the configurations of what stood there, use the newest of what
+    stands there.
+
+    A change that does not fit the configuration it meets changes nothing, on every member alike. Costs the
+    number of new entries.
+    """
+    history = raft.conf_history
+    while history[-1][0] >= first:
+        history.pop()
+    for entry in raft.log.between(first, raft.log.last):
+        if entry.kind is EntryKind.CHANGE:
+            conf = after(history[-1][1], Change.decode(entry.data))
+            if isinstance(conf, ConfState):
+                history.append((entry.index, conf))
+    if raft.conf is not history[-1][1]:
+        use(raft, history[-1][1])
 
 
-def switch(raft: Raft, conf: ConfState) -> None:
-    """Use `conf` from now on. A leader that is no voter any more gives up; others it no longer knows are forgotten."""
+def use(raft: Raft, conf: ConfState) -> None:
+    """Decide by `conf` from now on. A leader replicates to everyone in it, and forgets others."""
     raft.conf = conf
     if raft.role is not Role.LEADER:
         return
@@ -133,31 +142,42 @@ def switch(raft: Raft, conf: ConfState) -> None:
             raft.progress[peer] = known.get(peer) or Progress(Index(raft.log.last + 1), raft.ticks)
     if raft.transfer_to and not conf.votes(raft.transfer_to):
         election.abort_transfer(raft)
-    if conf.votes(raft.id):
-        replication.advance_commit(raft)
-        raft.send_due = True
+    raft.send_due = True
+
+
+def settle(raft: Raft) -> None:
+    """Leader, the commit index moved: leave a joint configuration that asks for it; give up once removed
+    (section 4.2.2), telling the others first what is committed.
+    """
+    since, conf = raft.conf_history[-1]
+    if since > raft.log.commit:
         return
-    successor = _most_complete_voter(raft)
-    if successor:
-        raft.send(TimeoutNow(raft.id, successor, raft.term))
-    election.become_follower(raft, raft.term, election.NOBODY)
+    if conf.joint:
+        if conf.auto_leave:
+            _append(raft, Change())
+    elif not conf.votes(raft.id):
+        replication.send_all(raft)
+        for voter in conf.voters:
+            if raft.progress[voter].match == raft.log.last:
+                raft.send(TimeoutNow(raft.id, voter, raft.term))
+                break
+        election.become_follower(raft, raft.term, election.NOBODY)
 
 
-def _most_complete_voter(raft: Raft) -> NodeId:
-    """Who should lead after this leader removed itself (section 4.2.2): the voter with the whole log, if there is one."""
-    for voter in raft.conf.voters:
-        if raft.progress[voter].match == raft.log.last:
-            return voter
-    return election.NOBODY
+def at(raft: Raft, index: Index) -> ConfState:
+    """The configuration that the log up to `index` leads to; not for what is forgotten."""
+    return next(conf for since, conf in reversed(raft.conf_history) if since <= index)
 
 
-def leave_when_due(raft: Raft) -> None:
-    """Leave a joint configuration that is in force and asks to be left. Called when the applied index moved."""
-    conf = raft.conf
-    if (
-        conf.joint
-        and conf.auto_leave
-        and raft.role is Role.LEADER
-        and raft.pending_change <= raft.log.applied
-    ):
-        _append(raft, Change())
+def may_be_needed(raft: Raft) -> bool:
+    """Whether this member votes in the newest configuration known to be committed, or in any after it.
+
+    One that its own log removes must still campaign until that is committed (section 4.2.2): it may be the
+    only one whose log is complete enough. Its own vote does not count then.
+    """
+    for since, conf in reversed(raft.conf_history):
+        if conf.votes(raft.id):
+            return True
+        if since <= raft.log.commit:
+            return False
+    return False

@@ -1,16 +1,17 @@
 """What members say to each other: one class per message, and its byte form.
 
-Every message names its sender, its receiver and the sender's term, except that a `PreVoteRequest` names the term it would like
-to start. A byte form is one kind byte, those three numbers, and the body of that kind; little-endian, no padding.
-`decode_message` takes bytes from the network: anything that `encode_message` does not give is CorruptData.
+Every message names its sender, its receiver and the sender's term, except that a `PreVoteRequest` names the
+term it would like to start. A byte form is one kind byte, those three numbers, and the body of that kind;
+little-endian, no padding. `decode_message` takes bytes from the network: anything that `encode_message` does
+not give is CorruptData.
 """
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from netstore.codec import layout
 from netstore.errors import CorruptData
 from netstore.raft.change import Change
 from netstore.raft.entry import MAX_DATA_BYTES, Entry, EntryKind, SnapshotMeta, decode_entries, encode_entries
@@ -18,11 +19,13 @@ from netstore.types import Index, NodeId, Term
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from struct import Struct
 
 
 @dataclass(slots=True)
 class PreVoteRequest:
-    """Would you vote for me in `term`? Changes nothing at the receiver (Ongaro's dissertation, section 9.6)."""
+    """Would you vote for me in `term`? Changes nothing at the receiver (Ongaro's dissertation, section
+    9.6)."""
 
     sender: NodeId
     to: NodeId
@@ -44,7 +47,8 @@ class PreVoteAnswer:
 
 @dataclass(slots=True)
 class VoteRequest:
-    """RequestVote (section 3.4). `forced`: the leader itself asked for this election (section 3.10), so leases do not hold."""
+    """RequestVote (section 3.4). `forced`: the leader itself asked for this election (section 3.10), so
+    leases do not hold."""
 
     sender: NodeId
     to: NodeId
@@ -66,7 +70,8 @@ class VoteAnswer:
 
 @dataclass(slots=True)
 class Append:
-    """AppendEntries (section 3.5): entries after the place `previous_index`, which must have `previous_term`."""
+    """AppendEntries (section 3.5): entries after the place `previous_index`, which must have
+    `previous_term`."""
 
     sender: NodeId
     to: NodeId
@@ -89,7 +94,8 @@ class AppendAccepted:
 
 @dataclass(slots=True)
 class AppendRejected:
-    """The sender has no entry that matches at `previous_index`; the logs may agree up to `hint_index`, where it has `hint_term`.
+    """The sender has no entry that matches at `previous_index`; the logs may agree up to `hint_index`, where
+    it has `hint_term`.
 
     `needs_snapshot`: the sender has no configuration yet, and no log can give it one.
     """
@@ -105,7 +111,8 @@ class AppendRejected:
 
 @dataclass(slots=True)
 class Heartbeat:
-    """The leader is alive; `commit` is committed and known to be in the receiver's log; `round` is the newest read round."""
+    """The leader is alive; `commit` is committed and known to be in the receiver's log; `round` is the newest
+    read round."""
 
     sender: NodeId
     to: NodeId
@@ -116,7 +123,8 @@ class Heartbeat:
 
 @dataclass(slots=True)
 class HeartbeatAnswer:
-    """The sender still follows in this term and has heard of read round `round`. Round 0 also answers a leader of an old term."""
+    """The sender still follows in this term and has heard of read round `round`. Round 0 also answers a
+    leader of an old term."""
 
     sender: NodeId
     to: NodeId
@@ -128,8 +136,8 @@ class HeartbeatAnswer:
 class InstallSnapshot:
     """InstallSnapshot (section 5.1). The core names the position; the host sends the state copy beside it.
 
-    The sending host sets `meta` to what its copy really stands for (`Raft.snapshot_meta`); the receiving host steps the message
-    into its core when the whole copy has arrived and was verified.
+    The sending host sets `meta` to what its copy really stands for (`Raft.snapshot_meta`); the receiving host
+    steps the message into its core when the whole copy has arrived and was verified.
     """
 
     sender: NodeId
@@ -196,32 +204,32 @@ Message: TypeAlias = (
     | ReadAnswer
 )
 
-_HEAD = struct.Struct("<BQQQ")
-_APPEND = struct.Struct("<QQQ")
-_FORWARD = struct.Struct("<BI")
-_LENGTH = struct.Struct("<I")
+_HEAD = layout("BQQQ")
+_APPEND = layout("QQQ")
+_FORWARD = layout("BI")
+_LENGTH = layout("I")
 
 _PRE_VOTE_ANSWER_KIND: Final = 2
 _APPEND_KIND: Final = 5
 _INSTALL_KIND: Final = 10
 _FORWARD_KIND: Final = 12
 
-_FIXED: Final[dict[type[Message], tuple[int, struct.Struct, tuple[str, ...]]]] = {
-    PreVoteRequest: (1, struct.Struct("<QQ"), ("last_index", "last_term")),
-    PreVoteAnswer: (_PRE_VOTE_ANSWER_KIND, struct.Struct("<QB"), ("asked", "granted")),
-    VoteRequest: (3, struct.Struct("<QQB"), ("last_index", "last_term", "forced")),
-    VoteAnswer: (4, struct.Struct("<B"), ("granted",)),
-    AppendAccepted: (6, struct.Struct("<Q"), ("index",)),
+_FIXED: Final[dict[type[Message], tuple[int, Struct, tuple[str, ...]]]] = {
+    PreVoteRequest: (1, layout("QQ"), ("last_index", "last_term")),
+    PreVoteAnswer: (_PRE_VOTE_ANSWER_KIND, layout("QB"), ("asked", "granted")),
+    VoteRequest: (3, layout("QQB"), ("last_index", "last_term", "forced")),
+    VoteAnswer: (4, layout("B"), ("granted",)),
+    AppendAccepted: (6, layout("Q"), ("index",)),
     AppendRejected: (
         7,
-        struct.Struct("<QQQB"),
+        layout("QQQB"),
         ("previous_index", "hint_index", "hint_term", "needs_snapshot"),
     ),
-    Heartbeat: (8, struct.Struct("<QQ"), ("commit", "round")),
-    HeartbeatAnswer: (9, struct.Struct("<Q"), ("round",)),
-    TimeoutNow: (11, struct.Struct("<"), ()),
-    ReadRequest: (13, struct.Struct("<Q"), ("sequence",)),
-    ReadAnswer: (14, struct.Struct("<QQ"), ("sequence", "index")),
+    Heartbeat: (8, layout("QQ"), ("commit", "round")),
+    HeartbeatAnswer: (9, layout("Q"), ("round",)),
+    TimeoutNow: (11, layout(""), ()),
+    ReadRequest: (13, layout("Q"), ("sequence",)),
+    ReadAnswer: (14, layout("QQ"), ("sequence", "index")),
 }
 """Messages whose body is numbers only: kind byte, form, fields in order. `B` is a flag."""
 
@@ -284,7 +292,8 @@ def _decode_install(data: bytes, sender: NodeId, to: NodeId, term: Term) -> Inst
     meta = SnapshotMeta.decode(data[_HEAD.size :])
     if meta.term > term or meta.index == 0 or not meta.conf.voters:
         raise CorruptData(
-            f"snapshot message of term {term} describes {meta.index} of term {meta.term} with {len(meta.conf.voters)} voters"
+            f"snapshot message of term {term} describes {meta.term}/{meta.index}, "
+            f"{len(meta.conf.voters)} voters"
         )
     return InstallSnapshot(sender, to, term, meta)
 
@@ -316,7 +325,7 @@ def _decode_forward(data: bytes, sender: NodeId, to: NodeId, term: Term) -> Forw
 
 
 def _fixed_decoder(
-    message: type[Message], form: struct.Struct, fields: tuple[str, ...]
+    message: type[Message], form: Struct, fields: tuple[str, ...]
 ) -> Callable[[bytes, NodeId, NodeId, Term], Message]:
     """A decoder for a body of numbers; fields whose form is `B` become flags."""
     codes = form.format.removeprefix("<")

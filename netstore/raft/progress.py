@@ -1,7 +1,8 @@
-"""What a leader knows of one other member, and how much it may send it (Ongaro's dissertation, sections 3.5, 4.2.1, 10.2.1).
+"""What a leader knows of one other member, and how much it may send it (Ongaro's dissertation, sections 3.5,
+4.2.1, 10.2.1).
 
-Three ways of sending: *probe* (one message, then wait: the place where the logs meet is not known), *replicate* (a stream of
-messages, bounded by a window) and *snapshot* (nothing: a state copy is on its way).
+Three ways of sending: *probe* (one message, then wait: the place where the logs meet is not known),
+*replicate* (a stream of messages, bounded by a window) and *snapshot* (nothing: a state copy is on its way).
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Progress:
     )
 
     def __init__(self, next_index: Index, now: int) -> None:
-        """A follower whose log is not known yet; sending starts with a probe at `next_index`. `now` counts ticks."""
+        """A follower whose log is not known yet; sending starts with a probe at `next_index`. `now` counts
+        ticks."""
         self.flow = Flow.PROBE
         self.match = Index(0)
         self.next = next_index
@@ -135,9 +137,11 @@ class Progress:
     # --- learners
 
     def count_round(self, last: Index, now: int, limit: int) -> None:
-        """Replication to a learner in rounds (section 4.2.1): each copies what the log held when the round began.
+        """Replication to a learner in rounds (section 4.2.1): each copies what the log held when the round
+        began.
 
-        A learner whose last round took less than an election timeout (`limit` ticks) holds up nobody when it votes.
+        A learner whose last round took less than an election timeout (`limit` ticks) holds up nobody when it
+        votes.
         """
         if self.match >= self.round_goal:
             self.caught_up = now - self.round_started < limit

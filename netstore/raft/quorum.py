@@ -1,7 +1,7 @@
 """Majority arithmetic, single and joint (Ongaro's dissertation, sections 3.6.2 and 4.3). Pure functions.
 
-A configuration without voters decides nothing: it elects nobody, commits nothing and is never active. An empty outgoing half,
-on the other hand, means that the configuration is not joint, and then it has no say.
+A configuration without voters decides nothing: it elects nobody, commits nothing and is never active. An
+empty outgoing half, on the other hand, means that the configuration is not joint, and then it has no say.
 """
 
 from __future__ import annotations

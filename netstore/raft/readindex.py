@@ -1,8 +1,9 @@
 """Reads without log entries (Ongaro's dissertation, section 6.4): which reads may be served at which index.
 
-Invariant: a read is served at a commit index that was taken after the read began, by a leader that had committed an entry of its
-own term, and of which a majority said *afterwards* that they know no later term. One round of heartbeats answers all reads
-that wait when it starts; rounds are numbered, and an answer to a round answers all before it.
+Invariant: a read is served at a commit index that was taken after the read began, by a leader that had
+committed an entry of its own term, and of which a majority said *afterwards* that they know no later term.
+One round of heartbeats answers all reads that wait when it starts; rounds are numbered, and an answer to a
+round answers all before it.
 """
 
 from __future__ import annotations
@@ -43,12 +44,14 @@ class _Batch:
 
 
 class Reads:
-    """All reads that have no index yet. A read is (0, token) if it is our own, (member, its sequence number) if forwarded."""
+    """All reads that have no index yet. A read is (0, token) if it is our own, (member, its sequence number)
+    if forwarded."""
 
     __slots__ = ("batches", "count", "round", "rounds", "sequence", "unsent", "waiting")
 
     def __init__(self, sequence: int) -> None:
-        """`sequence` should differ from life to life of this member, so that answers to an earlier life are not taken."""
+        """`sequence` should differ from life to life of this member, so that answers to an earlier life are
+        not taken."""
         self.waiting: list[tuple[NodeId, int]] = []
         self.rounds: deque[_Round] = deque()
         self.round = 0
@@ -72,7 +75,8 @@ def ask(raft: Raft, token: int) -> None:
 
 
 def can_open(raft: Raft) -> bool:
-    """Whether a round may start: reads wait, and this leader knows its commit index for good (step 1 of section 6.4)."""
+    """Whether a round may start: reads wait, and this leader knows its commit index for good (step 1 of
+    section 6.4)."""
     log = raft.log
     return bool(raft.reads.waiting) and raft.role is Role.LEADER and log.term(log.commit) == raft.term
 
@@ -141,7 +145,8 @@ def refuse_request(raft: Raft, message: ReadRequest) -> None:
 
 
 def take_answer(raft: Raft, message: ReadAnswer) -> None:
-    """Follower: the index for all reads up to a sequence number, since they began no later than the last of them."""
+    """Follower: the index for all reads up to a sequence number, since they began no later than the last of
+    them."""
     reads = raft.reads
     batches = reads.batches
     if message.sender != raft.leader or message.sequence > reads.sequence:
@@ -165,7 +170,8 @@ def expire(raft: Raft) -> None:
 
 
 def abort(raft: Raft) -> None:
-    """Role, term or leader changed: no read that waits can be answered here any more. Members that asked notice by themselves."""
+    """Role, term or leader changed: no read that waits can be answered here any more. Members that asked
+    notice by themselves."""
     reads = raft.reads
     failed = raft.reads_failed
     for done in reads.rounds:

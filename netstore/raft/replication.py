@@ -1,7 +1,8 @@
 """How entries travel: append, send, answer, commit (Ongaro's dissertation, sections 3.5, 3.6.2, 10.2.1).
 
-Invariants: log matching; a leader never changes or removes an entry of its own log; an entry is committed by counting only if
-it is of the leader's own term. The leader's own disk is one of those counted, and writes while the messages are on their way.
+Invariants: log matching; a leader never changes or removes an entry of its own log; an entry is committed by
+counting only if it is of the leader's own term. The leader's own disk is one of those counted, and writes
+while the messages are on their way.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from itertools import repeat
 from typing import TYPE_CHECKING, cast
 
-from netstore.raft import election, quorum, readindex, snapshotting
+from netstore.raft import election, membership, quorum, readindex, snapshotting
 from netstore.raft.change import Change
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES, MAX_DATA_BYTES, Entry, EntryKind
 from netstore.raft.messages import (
@@ -59,7 +60,8 @@ def propose(raft: Raft, payloads: Sequence[bytes]) -> Proposed:
 
 
 def append(raft: Raft, payloads: Sequence[bytes], kind: EntryKind, size: int | None = None) -> Index:
-    """Put entries of the own term at the end of the leader's log; returns the last one's index. `size` saves counting again."""
+    """Put entries of the own term at the end of the leader's log; returns the last one's index. `size` saves
+    counting again."""
     log = raft.log
     first = log.last + 1
     count = len(payloads)
@@ -74,7 +76,8 @@ def append(raft: Raft, payloads: Sequence[bytes], kind: EntryKind, size: int | N
 
 
 def take_forward(raft: Raft, message: Forward) -> None:
-    """Leader: what a follower was asked to propose. A refusal is not told: the follower's request runs into its time limit."""
+    """Leader: what a follower was asked to propose. A refusal is not told: the follower's request runs into
+    its time limit."""
     if message.kind is EntryKind.NORMAL:
         propose(raft, message.payloads)
         return
@@ -103,7 +106,8 @@ def forget_backlog(raft: Raft) -> None:
 
 
 def advance_commit(raft: Raft) -> None:
-    """Leader: commit what a majority holds, if it is of this term (section 3.6.2: earlier terms commit with it, never alone)."""
+    """Leader: commit what a majority holds, if it is of this term (section 3.6.2: earlier terms commit with
+    it, never alone)."""
     log = raft.log
     index = quorum.reached(raft.conf, raft.match_at)
     if index <= log.commit or log.term(index) != raft.term:
@@ -113,6 +117,7 @@ def advance_commit(raft: Raft) -> None:
     backlog = raft.backlog
     while backlog and backlog[0][0] <= index:
         raft.backlog_bytes -= backlog.popleft()[1]
+    membership.settle(raft)
 
 
 # --- the leader's side
@@ -138,7 +143,8 @@ def _feed(raft: Raft, peer: NodeId, progress: Progress) -> None:
 
 
 def _send_append(raft: Raft, peer: NodeId, progress: Progress, max_bytes: int) -> None:
-    """One Append after `progress.next`, empty if `max_bytes` is 0; a state copy if that place is forgotten."""
+    """One Append after `progress.next`, empty if `max_bytes` is 0; a state copy if that place is
+    forgotten."""
     log = raft.log
     previous = Index(progress.next - 1)
     if not log.holds(previous):
@@ -170,7 +176,8 @@ def take_accepted(raft: Raft, message: AppendAccepted) -> None:
 
 
 def take_rejected(raft: Raft, message: AppendRejected) -> None:
-    """Leader: a follower has no match there; go back past everything that is known to differ (end of section 3.5)."""
+    """Leader: a follower has no match there; go back past everything that is known to differ (end of section
+    3.5)."""
     progress = raft.progress.get(message.sender)
     if progress is None:
         return
@@ -224,7 +231,8 @@ def take_heartbeat_answer(raft: Raft, message: HeartbeatAnswer) -> None:
 
 
 def take_append(raft: Raft, message: Append) -> None:
-    """Follower: AppendEntries (section 3.5). The answer waits for the disk; several before the next Ready become one."""
+    """Follower: AppendEntries (section 3.5). The answer waits for the disk; several before the next Ready
+    become one."""
     election.hear_leader(raft, message.sender)
     log = raft.log
     if raft.installing is not None:
@@ -243,7 +251,9 @@ def take_append(raft: Raft, message: Append) -> None:
         hint, _ = log.last_not_above(previous, message.previous_term)
         _reject(raft, message, hint, needs_snapshot=False)
         return
-    log.merge(entries)
+    first = log.merge(entries)
+    if first is not None:
+        membership.follow_log(raft, first)
     log.commit_to(min(message.commit, end))
     accept(raft, end)
 

@@ -1,6 +1,7 @@
 """State copies instead of log entries, and forgetting the log (Ongaro's dissertation, chapter 5).
 
-Invariant: a member's log and position change only when its host says that the copy is in place, never when one merely arrived.
+Invariant: a member's log and position change only when its host says that the copy is in place, never when
+one merely arrived.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ def meta_at(raft: Raft, index: Index) -> SnapshotMeta:
     """What a state copy at `index` stands for; for what is applied and not forgotten."""
     if not raft.log.compacted <= index <= raft.log.applied:
         raise InvariantBroken(f"state copy at {index} asked of {raft.log.compacted}..{raft.log.applied}")
-    conf = next(conf for since, conf in reversed(raft.conf_history) if since <= index)
-    return SnapshotMeta(index, raft.log.term(index), conf)
+    return SnapshotMeta(index, raft.log.term(index), membership.at(raft, index))
 
 
 def send(raft: Raft, peer: NodeId, progress: Progress) -> None:
-    """Leader: this follower needs what the log no longer has. Only if it was heard of lately: copies are expensive."""
+    """Leader: this follower needs what the log no longer has. Only if it was heard of lately: copies are
+    expensive."""
     applied = raft.log.applied
     if not progress.active(raft.ticks, raft.config.election_ticks) or applied == 0:
         progress.waiting = True
@@ -38,7 +39,8 @@ def send(raft: Raft, peer: NodeId, progress: Progress) -> None:
 
 
 def report(raft: Raft, peer: NodeId, *, ok: bool) -> None:
-    """Leader: the host has sent the copy, or gave up. Either way the follower's next answer tells where it is."""
+    """Leader: the host has sent the copy, or gave up. Either way the follower's next answer tells where it
+    is."""
     progress = raft.progress.get(peer)
     if progress is None or progress.flow is not Flow.SNAPSHOT:
         return
@@ -50,7 +52,8 @@ def report(raft: Raft, peer: NodeId, *, ok: bool) -> None:
 
 
 def take_install(raft: Raft, message: InstallSnapshot) -> None:
-    """Follower: a complete, verified copy is at hand. Ask the host to put it in place, unless this log is as far already."""
+    """Follower: a complete, verified copy is at hand. Ask the host to put it in place, unless this log is as
+    far already."""
     election.hear_leader(raft, message.sender)
     log = raft.log
     meta = message.meta
@@ -73,7 +76,7 @@ def installed(raft: Raft, meta: SnapshotMeta) -> None:
     raft.installing = None
     raft.log.restart_after(meta.index, meta.term)
     raft.conf_history = [(meta.index, meta.conf)]
-    membership.switch(raft, meta.conf)
+    membership.use(raft, meta.conf)
     if raft.leader != election.NOBODY:
         replication.accept(raft, meta.index)
 

@@ -1,4 +1,5 @@
-"""What the core tells about itself: roles, the fate of a proposal, and a frozen picture for status pages and tests."""
+"""What the core tells about itself: roles, the fate of a proposal, and a frozen picture for status pages and
+tests."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Role(Enum):
 
 
 class Refusal(Enum):
-    """Why something was not done; the value is the reason in words. Refused means: it did not and will not happen."""
+    """Why something was not done; the value is the reason in words. Refused means: it did not and will not
+    happen."""
 
     NO_LEADER = "no leader is known"
     NOT_LEADER = "this member is not the leader"
@@ -37,6 +39,7 @@ class Refusal(Enum):
     NOTHING_TO_LEAVE = "the configuration is not joint"
     NO_VOTER_LEFT = "the change would leave no voter"
     CONTRADICTION = "the change names a member twice, or as 0"
+    QUORUM_AT_RISK = "too few of the voters-to-be answer; add new members as learners first"
     LEARNER_BEHIND = "the learner to be promoted has not caught up"
     NOT_A_VOTER = "the member to lead does not vote"
 
@@ -52,9 +55,9 @@ class Fate(Enum):
 class Proposed(msgspec.Struct, frozen=True, gc=False):
     """The answer to a proposal.
 
-    APPENDED: this leader put it into its log, from `index` on, in `term`; it is committed if an entry with this index and term is
-    applied, and lost if another term is found there. FORWARDED: one message to the leader; the outcome shows when it is applied,
-    or never. REFUSED: it did not happen, `refusal` says why.
+    APPENDED: this leader put it into its log, from `index` on, in `term`; it is committed if an entry with
+    this index and term is applied, and lost if another term is found there. FORWARDED: one message to the
+    leader; the outcome shows when it is applied, or never. REFUSED: it did not happen, `refusal` says why.
     """
 
     fate: Fate
