@@ -1,8 +1,8 @@
 """Faults a client can be told, one value per kind.
 
-A fault is a value, not only an exception: the state machine returns it, the API renders it. Each knows its v2 error code,
-its message and HTTP status (v2 API, error table) and whether the outcome is known: *refused* means the request did not
-happen; *unknown* means it may still happen later.
+A fault is a value, not only an exception: the state machine returns it, the API renders it. Each knows its v2
+error code, its message and HTTP status (v2 API, error table) and whether the outcome is known: *refused*
+means the request did not happen; *unknown* means it may still happen later.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ MESSAGES: Final[dict[int, tuple[str, int]]] = {
 class Fault(Exception):  # noqa: N818 - a fault is a value first, an exception second
     """One refusal or failure, as a client is told it.
 
-    `code` is the v2 error code, `cause` the detail, `index` the etcd index of the store when it was found (0 when the
-    request never reached the store). `outcome_known` is False only where the request may still take effect.
+    `code` is the v2 error code, `cause` the detail, `index` the etcd index of the store when it was found (0
+    when the request never reached the store). `outcome_known` is False only where the request may still take
+    effect.
     """
 
     code: int

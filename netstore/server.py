@@ -1,8 +1,10 @@
-"""The store daemon: starts the rooms in order and stops them in reverse. The only place that names what stands behind the seams.
+"""The store daemon: starts the rooms in order and stops them in reverse. The only place that names what
+stands behind the seams.
 
-Start: lock the data folder, bind the ports (so that a taken port is told before anything is written), open state and log, replay, stand
-for election, publish this member, and only then serve. Stop, on SIGTERM or SIGINT: tell the service manager, close the listeners, let
-what waits finish for a bounded time, cut the connections, make the state durable, close the log, release the folder.
+Start: lock the data folder, bind the ports (so that a taken port is told before anything is written), open
+state and log, replay, stand for election, publish this member, and only then serve. Stop, on SIGTERM or
+SIGINT: tell the service manager, close the listeners, let what waits finish for a bounded time, cut the
+connections, make the state durable, close the log, release the folder.
 """
 
 from __future__ import annotations
@@ -78,7 +80,9 @@ class SystemClock:
 
 
 def bind(url: Url) -> socket.socket:
-    """A socket bound to the address of a URL, not listening yet. NetstoreError when the address cannot be had."""
+    """A socket bound to the address of a URL, not listening yet. NetstoreError when the address cannot be
+    had.
+    """
     family = socket.AF_INET6 if ":" in url.host else socket.AF_INET
     host = "127.0.0.1" if url.host == "localhost" else url.host
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -109,7 +113,7 @@ class _Running:
         }
         if len(initial) > 1:
             raise NetstoreError(
-                "initial_cluster: names more than one member, which this version does not serve; name this member alone"
+                "initial_cluster: names more than one member, which is not served yet; name this member alone"
             )
         own = next(member for member, each in initial.items() if each.name == config.name)
         fresh = MemberIdentity(cluster_id(initial), own, config.name)
@@ -211,7 +215,9 @@ class _Running:
                 await self.reactor.run(lambda connection, server: Http1Connection(server, connection))
 
     async def _publish(self) -> None:
-        """Tell the cluster this member's name and URLs, as etcd does at each start; the first member also sets the cluster's version."""
+        """Tell the cluster this member's name and URLs, as etcd does at each start; the first member also
+        sets the cluster's version.
+        """
         config, machine = self.config, self.loop.machine
         peer_urls = tuple(map(str, config.initial_advertise_peer_urls))
         client_urls = tuple(map(str, config.advertise_client_urls))
@@ -248,8 +254,7 @@ class _Running:
             manager.stopping("finishing requests")
             self.reactor.stop_accepting()
             with trio.move_on_after(DRAIN_SECONDS):
-                while len(self.loop.proposals):
-                    await trio.sleep(0.01)
+                await self.loop.drained()
             scope.cancel()
             return
 

@@ -1,6 +1,6 @@
 """The nouns that several rooms share: identities, positions and the few values they exchange.
 
-No behaviour lives here. Every identity is an unsigned 64-bit number, every position counts from 1, 0 means none.
+No behaviour lives here. Identities are unsigned 64-bit numbers, positions count from 1, 0 means none.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Index = NewType("Index", int)
 """A place in the Raft log; what the v2 API shows as `X-Raft-Index`."""
 
 EtcdIndex = NewType("EtcdIndex", int)
-"""A place in the history of the v2 tree: `X-Etcd-Index`, `createdIndex`, `modifiedIndex`. Not the Raft index."""
+"""A place in the history of the v2 tree (`X-Etcd-Index`, `modifiedIndex`). Not the Raft index."""
 
 RequestId = NewType("RequestId", int)
-"""Names one proposal of one member for its life, so that its outcome finds the request that waits for it."""
+"""Names one proposal of one member, so that its outcome finds the request that waits for it."""
 
 Millis = NewType("Millis", int)
 """A span or an instant in milliseconds; instants of wall time count from 1970-01-01 UTC."""
@@ -36,8 +36,8 @@ Nanos = NewType("Nanos", int)
 class NodeView(msgspec.Struct, frozen=True, gc=False):
     """A node of the v2 tree as one moment saw it. `nodes` is None unless this is a listed directory.
 
-    `key` is the user's path ("/" for the root) and `value` the raw bytes, neither necessarily UTF-8. `expires` is an instant of
-    wall time, 0 for a permanent node; the time left is worked out when the view is shown, never stored.
+    `key` is the user's path ("/" for the root) and `value` the raw bytes, neither necessarily UTF-8.
+    `expires` is an instant of wall time, 0 for a permanent node; the time left is worked out when the view is shown.
     """
 
     key: bytes
@@ -52,9 +52,10 @@ class NodeView(msgspec.Struct, frozen=True, gc=False):
 class Event(msgspec.Struct, frozen=True, gc=False):
     """One successful change of the v2 tree, or the answer to a read (action `get`).
 
-    `index` is the store's index after it (for a read: the current one). `removed` lists the paths of all nodes that went with a
-    removed directory, itself excluded; `refresh` marks a change that wakes no watcher. `internal` marks a change of the cluster's own data
-    (members, version): it takes an index and a place in the window, and no user ever sees it.
+    `index` is the store's index after it (for a read: the current one). `removed` lists the paths of all
+    nodes that went with a removed directory, itself excluded; `refresh` marks a change that wakes no watcher.
+    `internal` marks a change of the cluster's own data (members, version): it takes an index and a place in
+    the window, and no user ever sees it.
     """
 
     action: str

@@ -26,11 +26,12 @@ HEALTH_SECONDS: Final = 1.0
 """How long the read through the log may take before the member calls itself unhealthy, as etcd."""
 
 _JSON: Final = b"Content-Type: application/json\r\n"
+_SERVER: Final = b"Server: netstore/%s\r\n" % __version__.encode()
 _READ: Final = encode(QuorumGet(path=b"/"))
 
 
 class Version:
-    """Answers `/version`: etcd's two fields, and our own version beside them."""
+    """Answers `/version`: etcd's two fields; our own version is in the `Server` header line."""
 
     def __init__(self, member: Member) -> None:
         self._member = member
@@ -39,8 +40,8 @@ class Version:
         if not method_allowed(exchange, b"GET"):
             return
         cluster = self._member.machine.cluster_version or "not_decided"
-        body = {"etcdserver": ETCD_VERSION, "etcdcluster": cluster, "netstore": __version__}
-        exchange.respond(200, _JSON, msgspec.json.encode(body))
+        body = {"etcdserver": ETCD_VERSION, "etcdcluster": cluster}
+        exchange.respond(200, _JSON + _SERVER, msgspec.json.encode(body))
 
 
 class Health:

@@ -68,8 +68,8 @@ class Redirect:
 class Router:
     """Sends each request to its handler.
 
-    `exact` routes match one decoded path; `below` routes match a path and everything under it. Paths seen before cost one dictionary
-    look-up (bounded table); a new one is decoded and cleaned first.
+    `exact` routes match one decoded path; `below` routes match a path and everything under it. Paths seen
+    before cost one dictionary look-up (bounded table); a new one is decoded and cleaned first.
     """
 
     def __init__(self, exact: Mapping[bytes, Handler], below: Mapping[bytes, Handler]) -> None:

@@ -1,8 +1,9 @@
 """One request and the way to answer it: the only thing the API sees of a connection.
 
-A request is complete when it is handed over (body included). Its exchange is answered once: with `respond`, or with `begin`,
-any number of `push` and `end`. Answers may come in any order; the connection sends them in the order of the requests (RFC 9112,
-section 9.3.2). All calls are plain functions: nothing blocks, nothing is awaited.
+A request is complete when it is handed over (body included). Its exchange is answered once: with `respond`,
+or with `begin`, any number of `push` and `end`. Answers may come in any order; the connection sends them in
+the order of the requests (RFC 9112, section 9.3.2). All calls are plain functions: nothing blocks, nothing is
+awaited.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class Request:
         self.keep_alive = True
         self.expects_continue = False
         self.too_large = False
-        """The body was longer than the connection allows; `body` is empty and the connection closes after the answer."""
+        """The body was longer than the connection allows; `body` is empty and the connection closes after the
+        answer.
+        """
 
     def with_body(self, body: bytes) -> Request:
         """The same request with this body."""
@@ -75,7 +78,8 @@ class Exchange(Protocol):
         """What was asked."""
 
     def respond(self, status: int, fields: bytes, body: bytes = b"") -> None:
-        """Answer in one piece. `fields` are header lines, each ended by CRLF; Content-Length, Connection and Date are added.
+        """Answer in one piece. `fields` are header lines, each ended by CRLF; Content-Length, Connection and
+        Date are added.
 
         For HEAD the body is measured and left out.
         """

@@ -1,11 +1,13 @@
 """HTTP/1.1 and 1.0, server side, as a pure codec: bytes in, exchanges out; answers in, bytes out (RFC 9112).
 
-Invariants that live here: a request is handed over whole or not at all; answers leave in the order of the requests, whatever the order
-in which they were completed; nothing is kept beyond the limits; after a malformed byte nothing more of that connection is read.
+Invariants that live here: a request is handed over whole or not at all; answers leave in the order of the
+requests, whatever the order in which they were completed; nothing is kept beyond the limits; after a
+malformed byte nothing more of that connection is read.
 
-httptools (llhttp) parses. In front of it stands a table of heads already parsed: the same bytes at the start of a message always mean
-the same request, and clients repeat themselves, so a known head costs one dictionary look-up (1.0 us against 6.5 us; `make bench` has the
-comparison under `http1`). The table is bounded and holds only heads whose body length is a plain number.
+httptools (llhttp) parses. In front of it stands a table of heads already parsed: the same bytes at the start
+of a message always mean the same request, and clients repeat themselves, so a known head costs one dictionary
+look-up (1.0 us against 6.5 us; `make bench` has the comparison under `http1`). The table is bounded and holds
+only heads whose body length is a plain number.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 HEAD_LIMIT: Final = 64 * 1024
-"""Bytes of request line and header lines together. A key path may be long; a head of this size is still read in one piece."""
+"""Bytes of request line and header lines together. A key path may be long; a head of this size is still read
+in one piece.
+"""
 
 BODY_LIMIT: Final = 10 * 1024 * 1024
 """Bytes of a body: the form limit of the v2 API (limits)."""
@@ -31,10 +35,14 @@ PIPELINE_LIMIT: Final = 128
 """Unanswered requests of one connection beyond which nothing more is read from it."""
 
 HIGH_WATER: Final = 1024 * 1024
-"""Unsent bytes of one connection beyond which no further request of it is handled and nothing more is read from it."""
+"""Unsent bytes of one connection beyond which no further request of it is handled and nothing more is read
+from it.
+"""
 
 OPEN_BODY_LIMIT: Final = 4 * 1024 * 1024
-"""Unsent bytes of one connection beyond which `push` refuses: a watcher this far behind must start again from history."""
+"""Unsent bytes of one connection beyond which `push` refuses: a watcher this far behind must start again from
+history.
+"""
 
 _KNOWN_HEADS: Final = 4096
 _KNOWN_HEAD_SIZE: Final = 1024
@@ -89,9 +97,11 @@ class Cors:
 
 
 class Http1Server:
-    """What all HTTP/1 connections of a listener share: the handler, the known heads, the header lines every answer has.
+    """What all HTTP/1 connections of a listener share: the handler, the known heads, the header lines every
+    answer has.
 
-    `handle` gets each complete request as an exchange. `set_date` is called once a second with the `Date` header line, CRLF included.
+    `handle` gets each complete request as an exchange. `set_date` is called once a second with the `Date`
+    header line, CRLF included.
     """
 
     __slots__ = ("_cors", "_date", "body_limit", "common", "handle", "head_limit", "known")
@@ -242,8 +252,9 @@ class Http1Exchange:
 class Http1Connection:
     """One HTTP/1 connection: feed it with `receive`, it hands exchanges to the server's handler.
 
-    `output` takes what must be sent. `waiting` says that part of a request is here and the rest is not; the owner puts a time limit on
-    that. `reading` turns false when the rest of what comes means nothing any more (refused, or closing after the last answer).
+    `output` takes what must be sent. `waiting` says that part of a request is here and the rest is not; the
+    owner puts a time limit on that. `reading` turns false when the rest of what comes means nothing any more
+    (refused, or closing after the last answer).
     """
 
     __slots__ = (
@@ -372,7 +383,7 @@ class Http1Connection:
             elif pending:
                 pending[0].release()
 
-    # -- what httptools calls -------------------------------------------------------------------------------------
+    # --- what httptools calls
 
     def on_message_begin(self) -> None:
         """A first byte of a request is here."""
@@ -457,7 +468,7 @@ class Http1Connection:
             self._ready.append(request.with_body(b"".join(self._body)) if self._body else request)
             self._body = []
 
-    # -- inside ---------------------------------------------------------------------------------------------------
+    # --- inside
 
     def _parse(self, data: bytes) -> None:
         self._begun = 0
@@ -467,7 +478,8 @@ class Http1Connection:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # No other protocol is offered: the request stands as it is, and what follows is the next one (RFC 9110, 7.8).
+            # No other protocol is offered: the request stands as it is, and what follows is the next one (RFC
+            # 9110, 7.8).
             self._parser = httptools.HttpRequestParser(self)
             self.receive(data[int(upgrade.args[0]) :])
         except httptools.HttpParserInvalidMethodError:
@@ -481,7 +493,9 @@ class Http1Connection:
         self.resume()
 
     def _parse_other_method(self, data: bytes, *, first: bool) -> None:
-        """A method httptools does not know is still well formed if it is a token (RFC 9110, 9.1): parse it under another name."""
+        """A method httptools does not know is still well formed if it is a token (RFC 9110, 9.1): parse it
+        under another name.
+        """
         token, space, rest = data.partition(b" ")
         if not first or not space or not 0 < len(token) <= _METHOD_LIMIT or not _TOKEN.issuperset(token):
             self._refuse(400, b"400 Bad Request")

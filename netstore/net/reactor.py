@@ -1,12 +1,14 @@
 """All client connections in one Trio task.
 
-The reactor owns an epoll set and waits, in Trio, for that one descriptor. A round takes every socket that is ready, reads it once, lets
-its codec hand over what is complete, and at the end sends everything that was answered meanwhile, one send for each connection. So a
-request costs a system call each way and no task switch; a task with a reader and a writer for each connection costs about
-15 us more for each request (`contrib/doc/adr/0003-reactor.md` has the figures).
+The reactor owns an epoll set and waits, in Trio, for that one descriptor. A round takes every socket that is
+ready, reads it once, lets its codec hand over what is complete, and at the end sends everything that was
+answered meanwhile, one send for each connection. So a request costs a system call each way and no task
+switch; a task with a reader and a writer for each connection costs about 15 us more for each request
+(`contrib/doc/adr/0003-reactor.md` has the figures).
 
-Invariants: a socket is in the epoll set exactly while its connection is open; nothing here blocks; a fault in one connection closes that
-connection only; what a connection may hold (unsent bytes, unanswered requests, time without progress) is bounded.
+Invariants: a socket is in the epoll set exactly while its connection is open; nothing here blocks; a fault in
+one connection closes that connection only; what a connection may hold (unsent bytes, unanswered requests,
+time without progress) is bounded.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ STALL_SECONDS: Final = 30.0
 """How long a request may stay incomplete, an answer unread, or a closing connection open."""
 
 DRAIN_LIMIT: Final = 64 * 1024 * 1024
-"""Bytes read and dropped from a closing connection, so that the last answer reaches the client instead of a reset (RFC 9112, 9.6)."""
+"""Bytes read and dropped from a closing connection, so that the last answer reaches the client instead of a
+reset (RFC 9112, 9.6).
+"""
 
 _ACCEPTS_PER_ROUND: Final = 64
 _BACKLOG: Final = 1024
@@ -178,7 +182,9 @@ class Connection:
             self._send()
 
     def stalled(self, now: float, limit: float) -> bool:
-        """The peer owes us something (the rest of a request, reading an answer, a close) for longer than the limit, in seconds."""
+        """The peer owes us something (the rest of a request, reading an answer, a close) for longer than the
+        limit, in seconds.
+        """
         owes = self._closing or self._unsent_size > 0 or self.session.waiting
         if not owes:
             self.progress = now
@@ -278,8 +284,9 @@ class Connection:
 class Reactor:
     """Accepts connections and drives them; see the module for what it promises.
 
-    `listen` adds a bound, listening socket. `run` is the task. `flush` sends everything written since the last flush: whoever completes
-    answers outside a round (the loop, after a batch) calls it once at the end. `stop_accepting` is the first step of a graceful stop.
+    `listen` adds a bound, listening socket. `run` is the task. `flush` sends everything written since the
+    last flush: whoever completes answers outside a round (the loop, after a batch) calls it once at the end.
+    `stop_accepting` is the first step of a graceful stop.
     """
 
     def __init__(self, limits: Limits, http1: Http1Server, log: Log, clock: Callable[[], float]) -> None:
@@ -304,7 +311,7 @@ class Reactor:
     def listen(self, sock: socket.socket) -> None:
         """Serve what this socket accepts; it must be bound. The reactor owns it from here on."""
         sock.listen(_BACKLOG)
-        sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        sock.setblocking(False)
         self._listeners[sock.fileno()] = sock
         self._epoll.register(sock.fileno(), _IN)
 
@@ -324,7 +331,9 @@ class Reactor:
             self._close()
 
     def flush(self) -> None:
-        """Send what was written since the last flush. A send may close a connection, which may write to others: until all is out."""
+        """Send what was written since the last flush. A send may close a connection, which may write to
+        others: until all is out.
+        """
         while self.dirty:
             dirty, self.dirty = self.dirty, []
             for connection in dirty:
@@ -364,8 +373,9 @@ class Reactor:
             if connection is not None:
                 try:
                     connection.ready(mask)
-                except Exception as fault:
-                    # The edge of a session: a fault in one connection ends that connection. Invariants of the store fail in the loop, not here.
+                except Exception as fault:  # noqa: BLE001
+                    # The edge of a session: a fault in one connection ends that connection. Invariants of the
+                    # store fail in the loop, not here.
                     self._log.warning("connection_failed", error=repr(fault))
                     connection.cut()
             elif fd in self._listeners:
@@ -386,7 +396,7 @@ class Reactor:
                     self._pause_accepting(str(fault), len(self._connections))
                     return
                 raise
-            sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            sock.setblocking(False)
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

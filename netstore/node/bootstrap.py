@@ -1,4 +1,4 @@
-"""Who a member and its cluster are, worked out the same way by every member of a new cluster, as etcd does."""
+"""Who a member and its cluster are, worked out alike by every member of a new cluster, as etcd does."""
 
 from __future__ import annotations
 

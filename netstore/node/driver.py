@@ -1,16 +1,18 @@
-"""The host contract of Raft as a pure object: inputs in, effects out. The loop carries the effects out; a simulator does too.
+"""The host contract of Raft as a pure object: inputs in, effects out. The loop carries the effects out; a
+simulator does too.
 
 The contract, in the order that makes it safe (Ongaro's dissertation, sections 3.8 and 10.2.1):
 
 1. give the disk what must be kept: `Effects.append`;
 2. send what may leave before the disk has it: `Effects.send`;
 3. apply what is committed: `Effects.apply`;
-4. when the disk reports a batch kept, call `synced` for it: only then does the core count this member's copy, and only then do the
+4. when the disk reports a batch kept, call `synced` for it: only then does the core count this member's copy,
+   and only then do the
    messages leave that speak of it (votes, answers to appends).
 
-Batches are reported in the order they were given. Whatever is not reported yet may be lost in a crash and nobody was told of it.
-A commit index that moved alone is no reason to write: it travels with the next batch, and is found again by the next election if
-there is none.
+Batches are reported in the order they were given. Whatever is not reported yet may be lost in a crash and
+nobody was told of it. A commit index that moved alone is no reason to write: it travels with the next batch,
+and is found again by the next election if there is none.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from netstore.raft.invariant import InvariantBroken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +34,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, frozen=True)
 class Append:
-    """One batch for the disk: hard state if it changed, and entries; the first entry's index tells where the log is cut first."""
+    """One batch for the disk: hard state if it changed, and entries; the first entry's index tells where the
+    log is cut first.
+    """
 
     hard_state: HardState | None
     entries: Sequence[Entry]
@@ -98,7 +104,8 @@ class Driver:
     def synced(self) -> None:
         """The oldest batch not yet reported is on stable storage."""
         batch = self._in_flight.popleft()
-        assert batch.written, "the disk reported more batches than it was given"
+        if not batch.written:
+            raise InvariantBroken("the disk reported more batches than it was given")
         if batch.last is not None:
             index, term = batch.last
             self.raft.persisted(index, term)

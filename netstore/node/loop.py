@@ -1,12 +1,14 @@
 """The one task that owns Raft.
 
-Each turn: take every input that is waiting (proposals, messages, ticks, finished syncs); step the driver with all of them; then, in
-this order, give the disk what must be kept, send what may go before the sync, apply what is committed, complete slots, hand the changes
-to the engine, flush the answers. What must not leave before the sync waits inside the driver until the disk says so. What arrives while
-the disk syncs is the next batch: there is no timer and nothing to tune.
+Each turn: take every input that is waiting (proposals, messages, ticks, finished syncs); step the driver with
+all of them; then, in this order, give the disk what must be kept, send what may go before the sync, apply
+what is committed, complete slots, hand the changes to the engine, flush the answers. What must not leave
+before the sync waits inside the driver until the disk says so. What arrives while the disk syncs is the next
+batch: there is no timer and nothing to tune.
 
-The only await is `_wake.wait()`, at the top of a turn: between two of them state changes are atomic, which is why no lock exists.
-A fault in here, in the disk or in apply ends the process: half a turn must not be answered.
+The only await is `_wake.wait()`, at the top of a turn: between two of them state changes are atomic, which is
+why no lock exists. A fault in here, in the disk or in apply ends the process: half a turn must not be
+answered.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ CATCH_UP_ENTRIES: Final = 5_000
 
 PAYLOADS_PER_TURN: Final = 4_096
 """Payloads proposed in one turn; the rest is the next turn's."""
+
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.ENOBUFS)
 
 
 class Log(Protocol):
@@ -88,6 +92,7 @@ class Loop:
         self.hub = hub
         self.clock = clock
         self.proposals = proposals
+        self.proposals.now = clock.monotonic()
         self._driver = driver
         self._raft = driver.raft
         self._wal = wal
@@ -97,6 +102,7 @@ class Loop:
         self._snapshot_count = snapshot_count
         self._log = log
         self._wake = trio.Event()
+        self._idle: trio.Event | None = None
         self._stopping = False
         self._failure: Exception | None = None
         self._unsynced: deque[Append] = deque()
@@ -106,7 +112,7 @@ class Loop:
         self._compacted = self._raft.status().compacted
         self._leader_known: NodeId | None = None
 
-    # -- Member ---------------------------------------------------------------------------------------------------
+    # --- Member
 
     @property
     def id(self) -> NodeId:
@@ -136,7 +142,7 @@ class Loop:
         self.proposals.add(command, done)
         self._wake.set()
 
-    # -- inputs ---------------------------------------------------------------------------------------------------
+    # --- inputs
 
     def tick(self) -> None:
         """One tick of protocol time: elections, heartbeats; also the time limit of waiting requests."""
@@ -162,7 +168,13 @@ class Loop:
         self._failure = failure
         self._wake.set()
 
-    # -- the task -------------------------------------------------------------------------------------------------
+    async def drained(self) -> None:
+        """Wait until no request waits for the log; what comes meanwhile is waited for too."""
+        while len(self.proposals):
+            self._idle = trio.Event()
+            await self._idle.wait()
+
+    # --- the task
 
     async def run(self) -> None:
         """Run until cancelled, or until a fault that this member must not survive is raised."""
@@ -206,6 +218,8 @@ class Loop:
             self._leader_known = self._raft.leader
             self._log.info("leader_changed", leader=f"{self._raft.leader:x}", term=self._raft.term)
         self._flush()
+        if self._idle is not None and not len(proposals):
+            self._idle.set()
 
     def _apply(self, entries: Sequence[Entry]) -> None:
         machine, complete = self.machine, self.proposals.complete
@@ -223,7 +237,7 @@ class Loop:
         for event in machine.take_events():
             publish(event)
 
-    # -- the disk -------------------------------------------------------------------------------------------------
+    # --- the disk
 
     def _write(self, append: Append) -> None:
         self._unsynced.append(append)
@@ -232,36 +246,34 @@ class Loop:
             self._wal.append(append.hard_state, append.entries, self._synced)
 
     def _synced(self, failure: OSError | None) -> None:
-        """The oldest write under way was kept, or it failed; a failed write takes all after it along, a failed sync ends the member."""
+        """The oldest write under way was kept, or it failed. A failed write takes all after it along and may
+        be tried again when room was all it wanted; anything else, a failed sync first of all, ends the member.
+        """
         self._writing -= 1
         if failure is None:
             self._unsynced.popleft()
             self._driver.synced()
             self._wake.set()
-        elif isinstance(failure, SyncFailed):
-            self.fail(
-                DiskFailed(
-                    f"syncing the log failed: {failure}; the member stops, nothing unsaved was acknowledged"
-                )
-            )
+        elif isinstance(failure, SyncFailed) or failure.errno not in _NO_ROOM:
+            self.fail(DiskFailed(f"writing the log failed: {failure}; nothing unsaved was acknowledged"))
         elif self._disk_full is None:
             self._disk_full = failure
             self._log.error("log_not_writable", error=str(failure), fix="free disk space")
 
     def engine_failed(self, failure: OSError) -> None:
-        """The state could not be committed. For want of space it is tried again by itself, and writes are refused until it succeeds."""
-        if failure.errno != errno.ENOSPC:
-            self.fail(
-                DiskFailed(
-                    f"writing the state failed: {failure}; the member stops, the log has everything acknowledged"
-                )
-            )
+        """The state could not be committed. For want of space the engine tries again by itself,
+        and writes are refused until it succeeds.
+        """
+        if failure.errno not in _NO_ROOM:
+            self.fail(DiskFailed(f"writing the state failed: {failure}; the log has what was acknowledged"))
         elif not self._state_full:
             self._state_full = True
             self._log.error("state_not_writable", error=str(failure), fix="free disk space")
 
     def retry_writes(self) -> None:
-        """Try again what could not be written, if anything: nothing of it was acknowledged, and reads went on meanwhile."""
+        """Try again what could not be written, if anything: nothing of it was acknowledged, and reads went on
+        meanwhile.
+        """
         if self._state_full and self._engine.durable() == self._engine.applied():
             self._state_full = False
             self._log.info("state_writable")
@@ -272,10 +284,12 @@ class Loop:
             self._writing += 1
             self._wal.append(append.hard_state, append.entries, self._synced)
 
-    # -- housekeeping ---------------------------------------------------------------------------------------------
+    # --- housekeeping
 
     def compact(self) -> bool:
-        """Forget log entries the durable state makes needless, keeping some for slow members. True when something was dropped."""
+        """Forget log entries the durable state makes needless, keeping some for slow members. True when
+        something was dropped.
+        """
         durable = self._engine.durable()
         if durable - self._compacted < self._snapshot_count + CATCH_UP_ENTRIES:
             return False

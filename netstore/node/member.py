@@ -1,4 +1,6 @@
-"""What the API and the programs see of the running member: identity, position, the state to read, the door to propose."""
+"""What the API and the programs see of the running member: identity, position, the state to read, the door to
+propose.
+"""
 
 from __future__ import annotations
 

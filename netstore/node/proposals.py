@@ -1,7 +1,8 @@
 """Requests that wait for the log: each has a slot, found again by its request id when its entry is applied.
 
-A slot is completed exactly once, by the loop, with one of three meanings: the outcome of applying it, a refusal (it was never
-proposed), or a fault whose outcome is unknown (the time limit passed, or the member stopped).
+A slot is completed exactly once, by the loop, with one of three meanings: the outcome of applying it, a
+refusal (it was never proposed), or a fault whose outcome is unknown (the time limit passed, or the member
+stopped).
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ _pack = Struct(">Q").pack
 class Proposals:
     """The slots of one member, and the payloads that have not been handed to Raft yet.
 
-    `started_ms` (wall time) makes request ids of different lives of the member differ; ids are unique among members by the low 16 bits
-    of the member id, as long as no two members start in the same millisecond with equal low bits.
+    `started_ms` (wall time) makes request ids of different lives of the member differ; ids are unique among
+    members by the low 16 bits of the member id, as long as no two members start in the same millisecond with
+    equal low bits.
     """
 
     def __init__(self, member: NodeId, started_ms: int, time_limit: float) -> None:
@@ -59,7 +61,9 @@ class Proposals:
         return bool(self._payloads)
 
     def add(self, command: bytes, done: Done) -> RequestId | None:
-        """Give a command its slot and queue its payload. None (and `done` was called) when too much waits already."""
+        """Give a command its slot and queue its payload. None (and `done` was called) when too much waits
+        already.
+        """
         size = len(command)
         if len(self._slots) >= MAX_WAITING or (self._bytes and self._bytes + size > MAX_WAITING_BYTES):
             done(errors.too_many())
@@ -77,14 +81,18 @@ class Proposals:
         return payloads
 
     def complete(self, request: int, outcome: Outcome | Fault) -> None:
-        """The entry of this request was applied. Nothing happens when nobody waits for it (another member's, or timed out)."""
+        """The entry of this request was applied. Nothing happens when nobody waits for it (another member's,
+        or timed out).
+        """
         slot = self._slots.pop(request, None)
         if slot is not None:
             self._bytes -= slot[2]
             slot[0](outcome)
 
     def expire(self, fault: Callable[[], Fault]) -> int:
-        """Give every slot past its time limit a fault; how many. Slots are in the order of their limits, so this is O(expired)."""
+        """Give every slot past its time limit a fault; how many. Slots are in the order of their limits, so
+        this is O(expired).
+        """
         late = [request for request, _ in takewhile(self._is_late, self._slots.items())]
         for request in late:
             self.complete(request, fault())

@@ -1,6 +1,8 @@
-"""Time, in one place: the tick of the protocol, the deadlines of requests, the leader's proposals of time, housekeeping.
+"""Time, in one place: the tick of the protocol, the deadlines of requests, the leader's proposals of time,
+housekeeping.
 
-Replicated state never reads a clock: an expiry happens because the leader proposed an instant and the log carries it (v2 API, expiring).
+Replicated state never reads a clock: an expiry happens because the leader proposed an instant and the log
+carries it (v2 API, expiring).
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ class Deadline:
 
 
 class Deadlines:
-    """All deadlines of a program in one heap, looked at once a tick: exact to one tick, O(log n) each, no task and no cancel scope."""
+    """All deadlines of a program in one heap, looked at once a tick: exact to one tick, O(log n) each, no
+    task and no cancel scope.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -99,7 +103,9 @@ class Timekeeper:
         self._expiring = False
 
     async def run(self) -> None:
-        """Tick until cancelled. A tick that comes late is not made up for: a paused process must not rush an election."""
+        """Tick until cancelled. A tick that comes late is not made up for: a paused process must not rush an
+        election.
+        """
         clock = self._loop.clock
         next_expiry = next_chores = clock.monotonic()
         while True:

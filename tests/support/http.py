@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from netstore.net.http1 import Http1Connection, Http1Exchange, Http1Server
-from netstore.net.exchange import Request
+
+if TYPE_CHECKING:
+    from netstore.net.exchange import Request
 
 Seen = tuple[bytes, bytes, bytes, bytes, bytes | None, bytes, bool]
 
