@@ -13,6 +13,7 @@ has everything that is not committed yet, so losing the two dictionaries in a cr
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from functools import partial
 from hashlib import sha256
@@ -47,6 +48,9 @@ MAP_BYTES: Final = 1 << 30
 
 MAP_LIMIT_BYTES: Final = 1 << 36
 """The map doubles up to this (64 GiB); beyond it a commit fails like one on a full disk."""
+
+FULL_BYTES: Final = 1 << 20
+"""With less free space than this a failed commit is taken for a full disk."""
 
 _OWN: Final = "engine"
 _APPLIED: Final = b"applied"
@@ -93,6 +97,7 @@ class LmdbEngine:
         map_limit_bytes: int = MAP_LIMIT_BYTES,
     ) -> None:
         """Open or create the file `path`, mode 0600. Blocks. NetstoreError when it cannot be opened or is not ours."""
+        self._path = path
         self._deliver = deliver
         self._on_failure = on_failure
         self._commit_interval = commit_interval
@@ -189,7 +194,7 @@ class LmdbEngine:
             try:
                 self._env.copyfd(file)
             except lmdb.Error as error:
-                raise _as_os_error(error) from error
+                raise self._as_os_error(error) from error
 
     def close(self) -> None:
         """See `seams.Engine`. OSError when the last commit fails; the log still has what is missing."""
@@ -290,9 +295,9 @@ class LmdbEngine:
                     self._put(txn, batch)
             except lmdb.MapFullError as error:
                 if not self._grow():
-                    return _as_os_error(error)
+                    return OSError(errno.ENOSPC, f"{self._path}: {error}")
             except lmdb.Error as error:
-                return _as_os_error(error)
+                return self._as_os_error(error)
             else:
                 return None
 
@@ -310,6 +315,13 @@ class LmdbEngine:
             else:
                 txn.put(place, stored, db=db)
         txn.put(_APPLIED, u64(batch.applied), db=tables[_OWN])
+
+    def _as_os_error(self, error: lmdb.Error) -> OSError:
+        # LMDB reports a write that the full disk cut short as an input/output error. Trying such a commit again is safe
+        # whatever it was: all its pages are written anew, and the root moves only after they were synced.
+        status = os.statvfs(self._path)
+        full = status.f_bavail * status.f_frsize < FULL_BYTES or "No space left" in str(error)
+        return OSError(errno.ENOSPC if full else errno.EIO, f"{self._path}: {error}")
 
     def _grow(self) -> bool:
         """Double the map; False at its limit. No transaction is open: commits are made here, look-ups hold the lock."""
@@ -338,12 +350,6 @@ def _split(stored: bytes) -> tuple[bytes, bytes]:
     """The key and value of a pair in a table for long keys."""
     key, at = read_prefixed(stored, 0)
     return key, stored[at:]
-
-
-def _as_os_error(error: lmdb.Error) -> OSError:
-    """What LMDB reports as an OSError; a full disk and a full map are both ENOSPC."""
-    full = isinstance(error, lmdb.MapFullError) or "No space left" in str(error)
-    return OSError(errno.ENOSPC if full else errno.EIO, str(error))
 
 
 class MemoryEngine:

@@ -1,0 +1,424 @@
+"""The state engine against its twin in memory, and what it does when the disk says no."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lmdb
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from netstore.disk.engine import LmdbEngine, MemoryEngine
+from netstore.errors import NetstoreError
+from netstore.types import Index
+from tests.disk.hand import PATIENCE, Hand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from netstore.seams import Engine
+
+TABLES = ("plain", "other")
+LONG = b"k" * 600
+
+keys = st.sampled_from(
+    [b"", b"a", b"b", b"b\0", b"c" * 511, b"c" * 512, LONG, LONG + b"2", b"z", b"\xff" * 3]
+)
+values = st.one_of(st.none(), st.binary(max_size=30), st.just(b"v" * 5000))
+changes = st.dictionaries(st.tuples(st.sampled_from(TABLES), keys), values, max_size=5)
+
+
+class Answers:
+    def __init__(self) -> None:
+        self.got: list[OSError | None] = []
+
+    def __call__(self, error: OSError | None) -> None:
+        self.got.append(error)
+
+
+class Opened:
+    """An engine on a file, the loop it talks to, and the failures it told."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        self.hand = Hand()
+        self.failures: list[OSError] = []
+        self.engine = LmdbEngine(path, self.hand, TABLES, self.failures.append, **options)
+
+    def sync(self) -> OSError | None:
+        answers = Answers()
+        self.engine.sync(answers)
+        self.hand.until(lambda: bool(answers.got))
+        return answers.got[0]
+
+    def wait_durable(self) -> None:
+        self.hand.until(lambda: self.engine.durable() == self.engine.applied())
+
+
+class Twins(RuleBasedStateMachine):
+    """Any sequence of calls reads the same from both, at every moment and after every restart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="netstore-engine-"))
+        self.memory = MemoryEngine(lambda call: call(), TABLES)
+        self.applied = 0
+        self.open()
+
+    def open(self) -> None:
+        # A small map, so that it grows; few changes, so that commits overlap writes.
+        self.opened = Opened(
+            self.folder / "state", map_bytes=256 * 1024, commit_changes=8, commit_interval=0.001
+        )
+        self.lmdb = self.opened.engine
+
+    def teardown(self) -> None:
+        self.lmdb.close()
+        shutil.rmtree(self.folder)
+
+    @rule(step=st.integers(0, 2), changed=changes)
+    def write(self, step: int, changed: dict[tuple[str, bytes], bytes | None]) -> None:
+        self.applied += step
+        for engine in (self.lmdb, self.memory):
+            engine.write(Index(self.applied), changed)
+
+    @rule()
+    def sync(self) -> None:
+        answers = Answers()
+        self.memory.sync(answers)
+        assert [self.opened.sync()] == answers.got == [None]
+        assert self.lmdb.durable() == self.memory.durable() == self.applied
+
+    @rule()
+    def settle(self) -> None:
+        self.opened.wait_durable()
+
+    @rule()
+    def turn(self) -> None:
+        self.opened.hand.drain()
+
+    @rule()
+    def restart(self) -> None:
+        self.lmdb.close()
+        self.memory.close()
+        self.memory = self.memory.crash()
+        self.open()
+        assert self.lmdb.durable() == self.memory.durable() == self.applied
+
+    @rule(table=st.sampled_from(TABLES), start=keys, end=st.one_of(st.none(), keys))
+    def scan(self, table: str, start: bytes, end: bytes | None) -> None:
+        assert list(self.lmdb.scan(table, start, end)) == list(self.memory.scan(table, start, end))
+
+    @rule(table=st.sampled_from(TABLES), key=keys)
+    def get(self, table: str, key: bytes) -> None:
+        assert self.lmdb.get(table, key) == self.memory.get(table, key)
+
+    @invariant()
+    def positions_agree(self) -> None:
+        assert self.lmdb.applied() == self.memory.applied() == self.applied
+        assert self.lmdb.durable() <= self.applied
+        assert self.opened.failures == []
+
+
+Twins.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
+TestTwins = Twins.TestCase
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Opened]:
+    made = Opened(tmp_path / "state", commit_interval=3600)
+    yield made
+    made.engine.close()
+
+
+def test_nothing_is_durable_before_a_commit_and_all_is_readable(opened: Opened) -> None:
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"a"): b"1", ("plain", b"b"): b"2"})
+    assert (engine.applied(), engine.durable()) == (1, 0)
+    assert engine.get("plain", b"a") == b"1"
+    engine.write(Index(2), {("plain", b"a"): None})
+    assert engine.get("plain", b"a") is None
+    assert list(engine.scan("plain", b"", None)) == [(b"b", b"2")]
+    assert opened.sync() is None
+    assert engine.durable() == 2
+    assert engine.get("plain", b"a") is None
+
+
+def test_the_interval_commits_without_being_asked(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state", commit_interval=0.001)
+    for index in range(1, 6):
+        opened.engine.write(Index(index), {("plain", b"%d" % index): b"x"})
+        opened.wait_durable()
+    assert opened.engine.durable() == 5
+    opened.engine.close()
+
+
+def test_many_changes_commit_before_the_interval(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state", commit_interval=3600, commit_changes=10)
+    opened.engine.write(Index(1), {("plain", b"%d" % number): b"x" for number in range(10)})
+    opened.wait_durable()
+    opened.engine.close()
+
+
+def test_an_applied_index_alone_becomes_durable(opened: Opened) -> None:
+    opened.engine.write(Index(7), {})
+    assert opened.sync() is None
+    assert opened.engine.durable() == 7
+
+
+def test_a_sync_with_nothing_to_do_is_answered_on_the_loop(opened: Opened) -> None:
+    answers = Answers()
+    opened.engine.sync(answers)
+    assert answers.got == []
+    opened.hand.turn()
+    assert answers.got == [None]
+
+
+def test_an_index_that_goes_back_is_refused(opened: Opened) -> None:
+    opened.engine.write(Index(5), {})
+    twin = MemoryEngine(lambda call: call(), TABLES)
+    twin.write(Index(5), {})
+    for engine in (opened.engine, twin):
+        with pytest.raises(ValueError, match="applied index 4 after 5"):
+            engine.write(Index(4), {})
+
+
+def hold(engine: LmdbEngine, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Stop the storage thread inside its next commit: (reached, go on)."""
+    reached, go_on = threading.Event(), threading.Event()
+    real = engine._put
+
+    def put(*arguments: Any) -> None:
+        reached.set()
+        assert go_on.wait(PATIENCE)
+        real(*arguments)
+
+    monkeypatch.setattr(engine, "_put", put)
+    return reached, go_on
+
+
+def test_the_loop_reads_and_writes_while_a_commit_is_under_way(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"a"): b"old", ("plain", b"b"): b"old"})
+    assert opened.sync() is None
+    reached, go_on = hold(engine, monkeypatch)
+    engine.write(Index(2), {("plain", b"a"): b"new", ("plain", b"c"): b"new"})
+    first, second = Answers(), Answers()
+    engine.sync(first)
+    assert reached.wait(PATIENCE)
+    engine.write(Index(3), {("plain", b"c"): None, ("plain", b"d"): b"newest"})
+    engine.sync(second)
+    want = [(b"a", b"new"), (b"b", b"old"), (b"d", b"newest")]
+    assert list(engine.scan("plain", b"", None)) == want
+    assert [engine.get("plain", key) for key in (b"a", b"b", b"c", b"d")] == [b"new", b"old", None, b"newest"]
+    assert engine.durable() == 1
+    go_on.set()
+    opened.hand.until(lambda: bool(first.got))
+    assert (engine.durable(), second.got) == (2, [])
+    opened.hand.until(lambda: bool(second.got))
+    assert engine.durable() == 3
+    assert list(engine.scan("plain", b"", None)) == want
+
+
+def test_a_scan_is_of_one_moment(opened: Opened) -> None:
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"a"): b"1", ("plain", b"b"): b"1"})
+    scan = engine.scan("plain", b"", None)
+    engine.write(Index(2), {("plain", b"a"): b"2", ("plain", b"b"): None, ("plain", b"c"): b"2"})
+    assert opened.sync() is None
+    assert list(scan) == [(b"a", b"1"), (b"b", b"1")]
+
+
+def test_a_full_map_grows(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state", map_bytes=128 * 1024)
+    many = {("plain", b"%06d" % number): os.urandom(200) for number in range(5000)}
+    opened.engine.write(Index(1), many)
+    assert opened.sync() is None
+    assert opened.engine._env.info()["map_size"] > 1_000_000
+    assert all(opened.engine.get(*place) == value for place, value in many.items())
+    opened.engine.close()
+
+
+def test_the_map_does_not_move_under_a_copy(tmp_path: Path) -> None:
+    """The copy goes into a pipe nobody reads yet; the map can only grow when it is done."""
+    opened = Opened(tmp_path / "state", map_bytes=1024 * 1024, commit_interval=0.001)
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"%06d" % number): b"x" * 300 for number in range(1000)})
+    assert opened.sync() is None
+    source, sink = os.pipe()
+
+    def copy_out() -> None:
+        engine.copy_to(sink)
+        os.close(sink)
+
+    copier = threading.Thread(target=copy_out)
+    copier.start()
+    first = os.read(source, 1)
+    engine.write(Index(2), {("plain", b"%06d" % number): b"y" * 300 for number in range(1000, 5000)})
+    answers = Answers()
+    engine.sync(answers)
+    assert engine.get("plain", b"004999") == b"y" * 300
+    with os.fdopen(source, "rb") as stream:
+        copy = first + stream.read()
+    copier.join()
+    opened.hand.until(lambda: bool(answers.got))
+    assert answers.got == [None]
+    engine.close()
+    (tmp_path / "copy").write_bytes(copy)
+    again = Opened(tmp_path / "copy")
+    assert again.engine.applied() == 1
+    assert len(list(again.engine.scan("plain", b"", None))) == 1000
+    again.engine.close()
+
+
+def test_a_map_at_its_limit_is_told_tried_again_and_loses_nothing(tmp_path: Path) -> None:
+    opened = Opened(
+        tmp_path / "state", map_bytes=128 * 1024, map_limit_bytes=128 * 1024, commit_interval=0.001
+    )
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"%06d" % number): b"x" * 300 for number in range(2000)})
+    error = opened.sync()
+    assert error is not None
+    assert error.errno == errno.ENOSPC
+    engine.write(Index(2), {("plain", b"000000"): b"newer", ("plain", b"000001"): None})
+    opened.hand.until(lambda: len(opened.failures) >= 3)
+    assert engine.durable() == 0
+    assert engine.get("plain", b"001999") == b"x" * 300
+    assert engine.get("plain", b"000000") == b"newer"
+    engine._map_limit_bytes = 1 << 30
+    opened.wait_durable()
+    assert engine.durable() == 2
+    engine.close()
+    again = Opened(tmp_path / "state")
+    assert again.engine.get("plain", b"000000") == b"newer"
+    assert again.engine.get("plain", b"000001") is None
+    assert len(list(again.engine.scan("plain", b"", None))) == 1999
+    again.engine.close()
+
+
+def test_any_other_failure_ends_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Opened(tmp_path / "state")
+    engine = opened.engine
+
+    def broken(*_arguments: Any) -> None:
+        raise lmdb.Error("mdb_txn_commit: Input/output error")
+
+    monkeypatch.setattr(engine, "_put", broken)
+    engine.write(Index(1), {("plain", b"a"): b"1"})
+    error = opened.sync()
+    assert error is not None
+    assert error.errno == errno.EIO
+    assert opened.failures == [error]
+    monkeypatch.undo()
+    engine.write(Index(2), {("plain", b"b"): b"2"})
+    assert opened.sync() is error
+    assert engine.get("plain", b"a") == b"1"
+    assert engine.durable() == 0
+    with pytest.raises(OSError, match="Input/output error"):
+        engine.close()
+
+
+def test_closing_answers_what_waits_and_keeps_what_was_written(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state", commit_interval=3600)
+    answers = Answers()
+    opened.engine.write(Index(1), {("plain", b"a"): b"1"})
+    opened.engine.sync(answers)
+    opened.engine.write(Index(2), {("plain", b"b"): b"2"})
+    opened.engine.close()
+    assert answers.got == [None]
+    again = Opened(tmp_path / "state")
+    assert again.engine.applied() == 2
+    assert list(again.engine.scan("plain", b"", None)) == [(b"a", b"1"), (b"b", b"2")]
+    again.engine.close()
+
+
+def test_closing_works_when_the_loop_has_ended(tmp_path: Path) -> None:
+    def gone(_call: Callable[[], object]) -> None:
+        raise RuntimeError("run finished")
+
+    engine = LmdbEngine(tmp_path / "state", gone, TABLES, lambda error: None, commit_interval=0.001)
+    engine.write(Index(1), {("plain", b"a"): b"1"})
+    engine.close()
+    again = Opened(tmp_path / "state")
+    assert again.engine.applied() == 1
+    again.engine.close()
+
+
+def test_the_file_is_private(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state")
+    opened.engine.close()
+    for file in tmp_path.iterdir():
+        assert file.stat().st_mode & 0o077 == 0
+
+
+def test_a_file_that_is_not_a_state_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state").write_bytes(b"not a database" * 1000)
+    with pytest.raises(NetstoreError, match=r"state: the state cannot be opened .*: move it away"):
+        Opened(tmp_path / "state")
+
+
+def test_the_twin_loses_in_a_crash_what_was_not_durable_and_only_that() -> None:
+    memory = MemoryEngine(lambda call: call(), TABLES)
+    for index in range(1, 4):
+        memory.write(Index(index), {("plain", b"a"): b"%d" % index})
+    memory.commit(2)
+    assert (memory.applied(), memory.durable()) == (3, 2)
+    after = memory.crash()
+    assert (after.applied(), after.durable(), after.get("plain", b"a")) == (2, 2, b"2")
+    assert memory.get("plain", b"a") == b"3"
+
+
+def test_the_twin_can_fail() -> None:
+    memory = MemoryEngine(lambda call: call(), TABLES)
+    full = OSError(errno.ENOSPC, "full")
+    memory.write(Index(1), {("plain", b"a"): b"1"})
+    memory.fail(full)
+    answers = Answers()
+    memory.sync(answers)
+    assert answers.got == [full]
+    assert memory.durable() == 0
+    with pytest.raises(OSError, match="full"):
+        memory.close()
+    memory.fail(None)
+    memory.sync(answers)
+    assert answers.got == [full, None]
+
+
+def test_both_are_engines(opened: Opened) -> None:
+    engines: tuple[Engine, ...] = (opened.engine, MemoryEngine(lambda call: call(), TABLES))
+    assert [engine.applied() for engine in engines] == [0, 0]
+
+
+@pytest.mark.root
+def test_a_really_full_disk_is_told_and_recovers_when_there_is_room(tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
+    try:
+        (folder / "ballast").write_bytes(bytes(512 * 1024))
+        opened = Opened(folder / "state", commit_interval=0.001)
+        opened.engine.write(Index(1), {("plain", b"small"): b"1"})
+        assert opened.sync() is None
+        opened.engine.write(Index(2), {("plain", b"%06d" % number): b"x" * 300 for number in range(1500)})
+        error = opened.sync()
+        assert error is not None
+        assert error.errno == errno.ENOSPC
+        assert opened.engine.durable() == 1
+        (folder / "ballast").unlink()
+        opened.wait_durable()
+        opened.engine.close()
+        again = Opened(folder / "state")
+        assert len(list(again.engine.scan("plain", b"", None))) == 1501
+        again.engine.close()
+    finally:
+        subprocess.run(["umount", folder], check=True)

@@ -1,0 +1,414 @@
+"""The real device: order, merging, and what it does when the system says no."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from netstore.disk import posix
+from netstore.disk.posix import PosixDevice
+from netstore.seams import SyncFailed
+from tests.disk.hand import PATIENCE, Hand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+BLOCK = 64 * 1024
+
+
+class Disk:
+    """A device on a real folder, and what it answered."""
+
+    def __init__(self, folder: Path, file_bytes: int = BLOCK) -> None:
+        self.folder = folder
+        self.hand = Hand()
+        self.device = PosixDevice(folder, self.hand, file_bytes)
+        self.answers: list[tuple[int, OSError | None]] = []
+        self.sent = 0
+        self.end: dict[str, int] = {}
+
+    def write(self, name: str, data: bytes, offset: int | None = None) -> None:
+        at = self.end.get(name, 0) if offset is None else offset
+        self.end[name] = at + len(data)
+        number = self.sent
+        self.sent += 1
+        self.device.write(name, at, data, lambda error: self.answers.append((number, error)))
+
+    def settle(self) -> list[OSError | None]:
+        """All answers so far, once every write has one; they come in order."""
+        self.hand.until(lambda: len(self.answers) == self.sent)
+        assert [number for number, _ in self.answers] == list(range(self.sent))
+        return [error for _, error in self.answers]
+
+    def content(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes().rstrip(b"\0")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    made = Disk(tmp_path)
+    yield made
+    made.device.close()
+
+
+class Gate:
+    """Holds the writer in its first sync until it is opened, and counts calls."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        self._reached = threading.Event()
+        self._open = threading.Event()
+        self._real_sync = os.fdatasync
+        for name in ("pwrite", "pwritev"):
+            monkeypatch.setattr(os, name, self._counting(name, getattr(os, name)))
+        monkeypatch.setattr(os, "fdatasync", self._sync)
+
+    def _writer(self) -> bool:
+        return threading.current_thread().name == "disk-writer"
+
+    def _counting(self, name: str, real: Callable[..., int]) -> Callable[..., int]:
+        def call(*arguments: Any) -> int:
+            if self._writer():
+                self.calls.append(name)
+            return real(*arguments)
+
+        return call
+
+    def _sync(self, file: int) -> None:
+        if self._writer():
+            self.calls.append("fdatasync")
+            self._reached.set()
+            assert self._open.wait(PATIENCE)
+        self._real_sync(file)
+
+    def wait(self) -> None:
+        assert self._reached.wait(PATIENCE)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def failing(
+    monkeypatch: pytest.MonkeyPatch, name: str, code: int, *, times: int = 1, thread: str = "disk-writer"
+) -> list[str]:
+    """Let the first `times` calls of one system call in one thread fail; the list tells all calls of that thread."""
+    real = getattr(os, name)
+    calls: list[str] = []
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        if threading.current_thread().name == thread:
+            calls.append(name)
+            if len(calls) <= times:
+                raise OSError(code, os.strerror(code))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(os, name, call)
+    return calls
+
+
+def test_what_is_written_is_there_when_it_is_answered(disk: Disk) -> None:
+    for part in (b"one", b"two", b"three"):
+        disk.write("a", part)
+        disk.settle()
+        assert disk.content("a").endswith(part)
+    assert disk.content("a") == b"onetwothree"
+    assert disk.device.read("a").rstrip(b"\0") == b"onetwothree"
+
+
+def test_a_new_file_is_filled_with_zeros_and_private(disk: Disk) -> None:
+    disk.write("a", b"x")
+    disk.settle()
+    status = (disk.folder / "a").stat()
+    assert status.st_size == BLOCK
+    assert status.st_blocks * 512 >= BLOCK
+    assert status.st_mode & 0o777 == 0o600
+
+
+def test_writes_that_wait_are_joined_into_one_sync_and_one_delivery(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.write("a", b"first")
+    disk.settle()
+    delivered = disk.hand.count
+    gate = Gate(monkeypatch)
+    disk.write("a", b"0")
+    gate.wait()
+    for number in range(1, 100):
+        disk.write("a", b"%d" % (number % 10))
+    gate.open()
+    assert set(disk.settle()) == {None}
+    assert gate.calls == ["pwrite", "fdatasync", "pwritev", "fdatasync"]
+    assert disk.hand.count - delivered == 2
+    assert disk.content("a") == b"first" + b"0123456789" * 10
+
+
+def test_a_file_is_synced_before_the_next_one_is_touched(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    disk.write("a", b"x")
+    gate.wait()
+    disk.write("a", b"y")
+    disk.write("b", b"z")
+    disk.write("a", b"late")
+    assert disk.device.names() == ["a"]
+    gate.open()
+    assert set(disk.settle()) == {None}
+    assert gate.calls == ["pwrite", "fdatasync"] * 4
+    assert (disk.content("a"), disk.content("b")) == (b"xylate", b"z")
+
+
+def test_the_next_file_is_prepared_when_half_of_this_one_is_used(disk: Disk) -> None:
+    disk.write("a", b"x" * (BLOCK // 2))
+    disk.settle()
+    assert not (disk.folder / "spare").exists()
+    disk.write("a", b"x")
+    disk.settle()
+    disk.write("b", b"y")
+    disk.settle()
+    assert disk.device.names() == ["a", "b"]
+    assert not (disk.folder / "spare").exists()
+    assert (disk.folder / "b").stat().st_size == BLOCK
+
+
+def test_a_failed_sync_ends_the_device(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.write("a", b"kept")
+    disk.settle()
+    failing(monkeypatch, "fdatasync", errno.EIO)
+    disk.write("a", b"lost")
+    assert isinstance(disk.settle()[1], SyncFailed)
+    writes = failing(monkeypatch, "pwrite", errno.EIO, times=0)
+    disk.write("a", b"never", offset=4)
+    disk.write("b", b"never")
+    disk.device.remove("a")
+    answers = disk.settle()
+    assert all(isinstance(error, SyncFailed) and error.errno == errno.EIO for error in answers[1:])
+    assert "restart the member" in str(answers[2])
+    assert writes == []
+    assert disk.device.names() == ["a"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "unlink"])
+def test_a_folder_that_cannot_be_synced_ends_the_device(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    disk.write("a", b"x")
+    disk.settle()
+    failing(monkeypatch, call, errno.EIO)
+    disk.device.remove("a")
+    disk.write("a", b"y")
+    assert isinstance(disk.settle()[1], SyncFailed)
+
+
+def test_a_new_name_that_cannot_be_synced_ends_the_device(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, "fsync", errno.EIO)
+    disk.write("a", b"x")
+    assert isinstance(disk.settle()[0], SyncFailed)
+
+
+def test_a_full_disk_fails_all_that_was_handed_over_and_the_place_can_be_written_again(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.write("a", b"kept.")
+    disk.settle()
+    gate = Gate(monkeypatch)
+    disk.write("a", b"also.")
+    gate.wait()
+    failing(monkeypatch, "pwritev", errno.ENOSPC)
+    disk.write("a", b"lost")
+    disk.write("a", b"lost")
+    disk.write("b", b"behind it")
+    gate.open()
+    answers = disk.settle()
+    assert answers[:2] == [None, None]
+    assert [error.errno for error in answers[2:] if error] == [errno.ENOSPC] * 3
+    assert disk.device.names() == ["a"]
+    disk.write("a", b"again", offset=10)
+    assert disk.settle()[-1] is None
+    assert disk.content("a") == b"kept.also.again"
+
+
+def test_a_failed_write_leaves_nothing_behind_its_place(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.pwrite
+    calls = []
+
+    def short_then_full(file: int, data: bytes, offset: int) -> int:
+        if threading.current_thread().name != "disk-writer":
+            return real(file, data, offset)
+        calls.append(offset)
+        if len(calls) == 1:
+            return real(file, data[:3], offset)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    disk.write("a", b"kept")
+    disk.settle()
+    monkeypatch.setattr(os, "pwrite", short_then_full)
+    disk.write("a", b"abcdef")
+    assert disk.settle()[-1] is not None
+    assert calls == [4, 7]
+    assert disk.content("a") == b"kept"
+    assert (disk.folder / "a").stat().st_size == 4
+
+
+def test_a_failed_write_that_cannot_be_taken_back_ends_the_device(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.write("a", b"x")
+    disk.settle()
+    failing(monkeypatch, "pwrite", errno.ENOSPC)
+    failing(monkeypatch, "ftruncate", errno.EIO)
+    disk.write("a", b"y")
+    assert isinstance(disk.settle()[-1], SyncFailed)
+
+
+def test_a_short_write_is_finished(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.write("a", b"x")
+    disk.settle()
+    gate = Gate(monkeypatch)
+    disk.write("a", b"-")
+    gate.wait()
+    real_write, real_vector = os.pwrite, os.pwritev
+    monkeypatch.setattr(os, "pwrite", lambda file, data, offset: real_write(file, data[:2], offset))
+    monkeypatch.setattr(os, "pwritev", lambda file, parts, offset: real_vector(file, [parts[0][:1]], offset))
+    disk.write("a", b"abc")
+    disk.write("a", b"def")
+    gate.open()
+    assert set(disk.settle()) == {None}
+    assert disk.content("a") == b"x-abcdef"
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "thread"),
+    [
+        ("pwrite", errno.ENOSPC, "disk-filler"),
+        ("open", errno.EMFILE, "disk-filler"),
+        ("rename", errno.ENOSPC, "disk-writer"),
+    ],
+)
+def test_a_new_file_that_cannot_be_made_is_a_failed_write(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, call: str, code: int, thread: str
+) -> None:
+    failing(monkeypatch, call, code, thread=thread)
+    disk.write("a", b"x")
+    disk.write("a", b"y")
+    assert [error.errno for error in disk.settle() if error] == [code, code]
+    disk.write("a", b"z", offset=0)
+    assert disk.settle()[-1] is None
+    assert disk.content("a") == b"z"
+
+
+def test_more_than_the_bound_is_refused_in_its_turn(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(posix, "MAX_WAITING_BYTES", 10)
+    gate = Gate(monkeypatch)
+    disk.write("a", b"0123456789")
+    gate.wait()
+    disk.write("a", b"too much")
+    disk.write("a", b"x")
+    gate.open()
+    first, second, third = disk.settle()
+    assert first is None
+    assert second is third
+    assert second is not None
+    assert second.errno == errno.ENOBUFS
+    disk.write("a", b"room", offset=10)
+    assert disk.settle()[-1] is None
+    assert disk.content("a") == b"0123456789room"
+
+
+def test_cut_files_are_zero_behind_the_cut(disk: Disk) -> None:
+    disk.write("a", b"x" * 1000)
+    disk.settle()
+    disk.device.truncate("a", 100)
+    assert disk.device.read("a") == b"x" * 100 + bytes(BLOCK - 100)
+
+
+def test_a_full_disk_does_not_prevent_a_cut(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.write("a", b"x" * 1000)
+    disk.settle()
+    failing(monkeypatch, "pwrite", errno.ENOSPC, thread="MainThread")
+    disk.device.truncate("a", 100)
+    assert disk.device.read("a") == b"x" * 100
+
+
+def test_reading_asks_the_disk_and_not_the_cache(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.write("a", b"x")
+    disk.settle()
+    order: list[str] = []
+    for name in ("fdatasync", "posix_fadvise"):
+        real = getattr(os, name)
+
+        def call(*arguments: int, name: str = name, real: Callable[..., None] = real) -> None:
+            order.append(name)
+            real(*arguments)
+
+        monkeypatch.setattr(os, name, call)
+    disk.device.read("a")
+    assert order == ["fdatasync", "posix_fadvise"]
+
+
+def test_removal_comes_after_earlier_writes_and_twice_is_no_fault(disk: Disk) -> None:
+    disk.write("a", b"x")
+    disk.device.remove("a")
+    disk.device.remove("a")
+    disk.write("b", b"y")
+    assert disk.settle() == [None, None]
+    assert disk.device.names() == ["b"]
+
+
+def test_closing_finishes_what_was_accepted_also_when_the_loop_has_ended(tmp_path: Path) -> None:
+    def gone(_call: Callable[[], object]) -> None:
+        raise RuntimeError("run finished")
+
+    device = PosixDevice(tmp_path, gone, BLOCK)
+    for number in range(20):
+        device.write("a", number, b"x", lambda error: None)
+    device.close()
+    device.close()
+    assert (tmp_path / "a").read_bytes().rstrip(b"\0") == b"x" * 20
+    with pytest.raises(RuntimeError, match="after close"):
+        device.write("a", 20, b"x", lambda error: None)
+    with pytest.raises(RuntimeError, match="after close"):
+        device.remove("a")
+
+
+def test_a_folder_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        PosixDevice(tmp_path / "none", Hand())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.root
+def test_a_really_full_disk_refuses_and_recovers_when_there_is_room(small_disk: Path) -> None:
+    disk = Disk(small_disk, file_bytes=600 * 1024)
+    disk.write("a", b"kept")
+    disk.write("b", b"no room for a second file")
+    answers = disk.settle()
+    assert answers[0] is None
+    assert answers[1] is not None
+    assert answers[1].errno == errno.ENOSPC
+    disk.write("a", b"x" * 2_000_000, offset=4)
+    assert getattr(disk.settle()[-1], "errno", 0) == errno.ENOSPC
+    assert disk.content("a") == b"kept"
+    disk.write("a", b".", offset=4)
+    assert disk.settle()[-1] is None
+    assert disk.content("a") == b"kept."
+    disk.device.remove("a")
+    disk.write("b", b"room", offset=0)
+    assert disk.settle()[-1] is None
+    assert disk.content("b") == b"room"
+    disk.device.close()
