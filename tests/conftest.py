@@ -1,4 +1,4 @@
-"""Rules for every test: what may be skipped and why, how far properties search, that nothing leaves the machine.
+"""Rules for every test: what may be skipped and why, how far properties search, that nothing leaves here.
 
 A marker names what a test needs. Where that is absent the test is skipped with the reason; but under `CI` a
 missing peer is a failure, because a comparison that silently never runs proves nothing.
