@@ -20,18 +20,25 @@ PACKAGE_OF: Final = {
     "wrk": "wrk",
     "mandoc": "mandoc",
     "ip": "iproute2",
-    "nft": "nftables",
     "ping": "iputils-ping",
+    "setpriv": "util-linux",
+    "systemd-analyze": "systemd",
+    "jq": "jq",
+    "bash": "bash",
 }
 """Program -> the Debian package that has it."""
 
 
 def missing(*programs: str) -> str | None:
-    """Why a test that needs these programs cannot run here, or None; names the packages to install."""
+    """Why a test that needs these programs cannot run here, or None; names the packages to install.
+
+    KeyError for a program that `PACKAGE_OF` does not know: then nobody would install it either.
+    """
+    package_of = {program: PACKAGE_OF[program] for program in programs}
     absent = [program for program in programs if shutil.which(program) is None]
     if not absent:
         return None
-    packages = " ".join(PACKAGE_OF.get(program, program) for program in absent)
+    packages = " ".join(package_of[program] for program in absent)
     return f"{', '.join(absent)} not installed (apt-get install {packages})"
 
 
