@@ -256,7 +256,7 @@ class LmdbEngine:
                 self._fatal = error
             ready = [done for _, done in self._waiting]
             self._waiting = []
-        if self._waiting or len(self._pending) >= self._commit_changes:
+        if error is None and (self._waiting or len(self._pending) >= self._commit_changes):
             self._hand_over()
         elif self._handed != self._serial:
             self._tick()

@@ -1,0 +1,203 @@
+"""The data folder: made private, locked, and refused in one line when something does not fit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.codec import crc32c
+from netstore.disk.datadir import DataDir, MemberIdentity
+from netstore.errors import CorruptData, NetstoreError
+from netstore.types import ClusterId, NodeId
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+ME = MemberIdentity(ClusterId(0xC1), NodeId(0xA1), "node one")
+OTHER = MemberIdentity(ClusterId(0xC1), NodeId(0xA2), "other")
+
+
+def refused(path: Path, wal_dir: Path | None = None) -> str:
+    """The one line with which the folder is refused."""
+    with pytest.raises(NetstoreError) as caught:
+        DataDir.open(path, ME, wal_dir)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data folder that was used once."""
+    path = tmp_path / "data"
+    DataDir.open(path, ME).close()
+    return path
+
+
+@given(
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**64 - 1),
+    st.text(st.characters(categories=["L", "N", "P", "Zs"]), max_size=60),
+)
+def test_an_identity_comes_back(cluster: int, member: int, name: str) -> None:
+    if name.isprintable():
+        identity = MemberIdentity(ClusterId(cluster), NodeId(member), name)
+        assert MemberIdentity.decode(identity.encode()) == identity
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_are_no_identity_and_never_another_exception(data: bytes) -> None:
+    for text in (data, data + f"check {crc32c(data):08x}\n".encode()):
+        with pytest.raises((ValueError, KeyError)):
+            MemberIdentity.decode(text)
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "x" * 256, "\x00"])
+def test_a_name_that_would_break_the_file_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="member name"):
+        MemberIdentity(ClusterId(1), NodeId(1), name).encode()
+
+
+def test_a_new_folder_is_private_and_complete(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "data"
+    data = DataDir.open(path, ME)
+    assert (data.identity, data.is_new, data.path) == (ME, True, path)
+    assert (data.wal_dir, data.state_dir) == (path / "wal", path / "state")
+    for made in (path, data.wal_dir, data.state_dir):
+        assert made.stat().st_mode & 0o777 == 0o700
+    for made in (path / "lock", path / "identity", data.wal_dir / "identity"):
+        assert made.stat().st_mode & 0o777 == 0o600
+    data.close()
+
+
+def test_the_identity_stays_what_it_was(folder: Path) -> None:
+    data = DataDir.open(folder, OTHER)
+    assert (data.identity, data.is_new) == (ME, False)
+    data.close()
+
+
+def test_the_log_may_lie_elsewhere(tmp_path: Path) -> None:
+    path, wal = tmp_path / "data", tmp_path / "fast"
+    data = DataDir.open(path, ME, wal)
+    assert data.wal_dir == wal
+    assert not (path / "wal").exists()
+    data.close()
+    DataDir.open(path, ME, wal).close()
+
+
+def test_a_log_folder_that_is_not_the_members_is_refused(tmp_path: Path) -> None:
+    path, wal = tmp_path / "data", tmp_path / "fast"
+    DataDir.open(path, ME, wal).close()
+    text = refused(path)
+    assert text.startswith(f"{path / 'wal'}: not the log folder of member a1: mount or restore")
+    DataDir.open(tmp_path / "second", OTHER, tmp_path / "slow").close()
+    assert "not the log folder of member a1" in refused(path, tmp_path / "slow")
+
+
+def test_a_log_without_identity_is_not_taken_over(tmp_path: Path) -> None:
+    wal = tmp_path / "wal"
+    wal.mkdir(0o700)
+    (wal / f"{0:016x}.wal").write_bytes(b"x")
+    assert "no identity, but" in refused(tmp_path / "data", wal)
+
+
+def test_a_second_daemon_is_refused_and_told_who_the_first_is(folder: Path) -> None:
+    data = DataDir.open(folder, ME)
+    assert (
+        refused(folder)
+        == f"{folder}: in use by process {os.getpid()}: stop it, or choose another data folder"
+    )
+    data.close()
+    DataDir.open(folder, ME).close()
+
+
+def test_the_lock_of_a_killed_daemon_is_gone(folder: Path) -> None:
+    code = (
+        "import sys, pathlib; from netstore.disk.datadir import *;"
+        " d = DataDir.open(pathlib.Path(sys.argv[1]), MemberIdentity(1, 1, 'x')); print('locked', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, folder],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "locked\n"
+        assert f"in use by process {child.pid}" in refused(folder)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    DataDir.open(folder, ME).close()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o701, 0o770])
+@pytest.mark.parametrize("part", ["", "wal", "state"])
+def test_a_folder_open_to_others_is_refused_with_the_command_that_helps(
+    folder: Path, mode: int, part: str
+) -> None:
+    path = folder / part
+    path.chmod(mode)
+    assert refused(folder) == f"{path}: mode {mode:04o} lets other users in: run chmod 700 {path}"
+    path.chmod(0o700)
+    DataDir.open(folder, ME).close()
+
+
+def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_text("")
+    path.chmod(0o600)
+    assert refused(path) == f"{path}: a file is in the way of the folder: move it, or choose another folder"
+    assert "a file is in the way" in refused(path / "below")
+
+
+def test_a_folder_that_may_not_be_read_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(_path: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", denied)
+    assert refused(folder).startswith(f"{folder}: Permission denied: run as the owner")
+
+
+def test_any_other_trouble_names_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_path: Path) -> list[str]:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "listdir", broken)
+    assert refused(folder) == f"{folder}: Input/output error: check the disk, or choose another folder"
+
+
+def test_a_newer_format_is_refused(folder: Path) -> None:
+    text = (folder / "identity").read_bytes().rpartition(b"check ")[0].replace(b"format 1", b"format 2")
+    (folder / "identity").write_bytes(text + f"check {crc32c(text):08x}\n".encode())
+    assert "written in format 2, this version reads up to 1: upgrade netstore" in refused(folder)
+
+
+def test_every_damage_of_the_identity_is_found(folder: Path) -> None:
+    whole = (folder / "identity").read_bytes()
+    for place in range(len(whole)):
+        for bit in range(8):
+            image = bytearray(whole)
+            image[place] ^= 1 << bit
+            (folder / "identity").write_bytes(image)
+            with pytest.raises(CorruptData, match="identity: "):
+                DataDir.open(folder, ME)
+    for size in range(len(whole)):
+        (folder / "identity").write_bytes(whole[:size])
+        with pytest.raises(CorruptData):
+            DataDir.open(folder, ME)
+
+
+def test_an_identity_that_was_not_finished_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    DataDir.open(path, OTHER).close()
+    (path / "identity").rename(path / "identity.new")
+    data = DataDir.open(path, ME)
+    assert (data.identity, data.is_new) == (ME, True)
+    data.close()
