@@ -144,7 +144,7 @@ class Progress:
         votes.
         """
         if self.match >= self.round_goal:
-            self.caught_up = now - self.round_started < limit
+            self.caught_up = now - self.round_started < limit or self.match >= last
             self.round_goal = last
             self.round_started = now
 
