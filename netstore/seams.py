@@ -1,4 +1,6 @@
-"""The outside world as seven small protocols. Only `server.py`, the agent's service and tests name what stands behind them."""
+"""The outside world as seven small protocols. Only `server.py`, the agent's service and tests name what
+stands behind them.
+"""
 
 from __future__ import annotations
 
@@ -28,19 +30,23 @@ class Entropy(Protocol):
 
 
 class SyncFailed(OSError):  # noqa: N818 - named for what happened
-    """A sync failed, so nobody knows what is on stable storage: the device takes nothing more, only a restart helps."""
+    """A sync failed, so nobody knows what is on stable storage: the device takes nothing more, only a restart
+    helps.
+    """
 
 
 class Device(Protocol):
-    """A folder of append-only files with an explicit, asynchronous sync. All names are plain file names in that folder.
+    """A folder of append-only files with an explicit, asynchronous sync. All names are plain file names in
+    that folder.
 
-    Calls take effect in the order they are made. `write` returns at once; its `done` is called exactly once, on the
-    caller's side (the loop), after the bytes are on stable storage, or with the OSError that stopped it. After a failed sync
-    the device refuses everything (a retry would prove nothing: ATC'20, "Can applications recover from fsync failures?").
+    Calls take effect in the order they are made. `write` returns at once; its `done` is called exactly once,
+    on the caller's side (the loop), after the bytes are on stable storage, or with the OSError that stopped
+    it. After a failed sync the device refuses everything (a retry would prove nothing: ATC'20, "Can
+    applications recover from fsync failures?").
 
-    Nothing is written to a file before all earlier writes to other files are on stable storage. A write that failed (disk full)
-    leaves its file as it was before: what is already on its way behind it fails too, in order, and the same place may be
-    written again. After a failed sync the error is a `SyncFailed`.
+    Nothing is written to a file before all earlier writes to other files are on stable storage. A write that
+    failed (disk full) leaves its file as it was before: what is already on its way behind it fails too, in order, and the same
+    place may be written again. After a failed sync the error is a `SyncFailed`.
     """
 
     def names(self) -> list[str]:
@@ -65,8 +71,8 @@ class Device(Protocol):
 class Engine(Protocol):
     """Ordered tables of bytes with one applied index, changed together or not at all.
 
-    The loop writes; what it wrote is visible to its own reads at once and durable later, always as a prefix of what was
-    written: data and applied index move in one transaction.
+    The loop writes; what it wrote is visible to its own reads at once and durable later, always as a prefix
+    of what was written: data and applied index move in one transaction.
     """
 
     def applied(self) -> Index:
@@ -86,6 +92,11 @@ class Engine(Protocol):
 
     def sync(self, done: Callable[[OSError | None], None]) -> None:
         """Call `done` on the loop once everything written so far is durable, or with the error."""
+
+    def install(self, image: object, done: Callable[[OSError | None], None]) -> None:
+        """Replace everything by a copy of another engine's state, made durable elsewhere before. Nothing is
+        read or written until `done` is called on the loop; then `applied` and `durable` are the copy's.
+        """
 
     def close(self) -> None:
         """Make everything written durable, then close. Blocks."""

@@ -35,6 +35,7 @@ from netstore.net.http1 import Cors, Http1Connection, Http1Server
 from netstore.net.reactor import Limits, Reactor
 from netstore.node.bootstrap import cluster_id, member_id
 from netstore.node.driver import Driver
+from netstore.node.host import Host
 from netstore.node.loop import Loop
 from netstore.node.proposals import Proposals
 from netstore.node.timekeeper import Deadlines, Timekeeper
@@ -159,7 +160,8 @@ class _Running:
             get_logger("net"),
             clock.monotonic,
         )
-        self.loop = Loop(
+        self.loop = Loop()
+        self.host = Host(
             name=config.name,
             cluster_id=identity.cluster_id,
             driver=Driver(raft),
@@ -169,36 +171,37 @@ class _Running:
             hub=Hub(),
             clock=clock,
             proposals=Proposals(raft.id, clock.wall() // 1_000_000, limit),
+            wake=self.loop.wake,
             send=_nobody,
             flush=self.reactor.flush,
             snapshot_count=config.snapshot_count,
             log=get_logger("node"),
         )
         self.timekeeper = Timekeeper(
-            self.loop, self.deadlines, config.heartbeat_interval / 1000, self.reactor.flush
+            self.host, self.deadlines, config.heartbeat_interval / 1000, self.reactor.flush
         )
         self._route = self._routes()
 
     def _routes(self) -> Router:
-        loop = self.loop
-        members = MembersApi(loop)
+        host = self.host
+        members = MembersApi(host)
         v2 = self.config.enable_v2
         exact: dict[bytes, Handler] = {
-            b"/version": Version(loop),
-            b"/health": Health(loop, self.deadlines.after),
+            b"/version": Version(host),
+            b"/health": Health(host, self.deadlines.after),
         }
         if v2:
-            exact |= {b"/v2/machines": members.machines, b"/v2/stats/store": StoreStatsApi(loop).handle}
-        return Router(exact, {PREFIX: KeysApi(loop).handle, b"/v2/members": members.members} if v2 else {})
+            exact |= {b"/v2/machines": members.machines, b"/v2/stats/store": StoreStatsApi(host).handle}
+        return Router(exact, {PREFIX: KeysApi(host).handle, b"/v2/members": members.members} if v2 else {})
 
     async def serve(self, manager: ServiceManager, ready: Callable[[], None] | None) -> None:
         """Run until a signal asks to stop, or until a fault that must not be survived."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.loop.run)
+            nursery.start_soon(self.loop.run, self.host)
             nursery.start_soon(self.timekeeper.run)
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 nursery.start_soon(self._stop_on_signal, signals, manager, nursery.cancel_scope)
-                self.loop.campaign()
+                self.host.campaign()
                 await self._publish()
                 for sock in self.sockets:
                     self.reactor.listen(sock)
@@ -218,12 +221,12 @@ class _Running:
         """Tell the cluster this member's name and URLs, as etcd does at each start; the first member also
         sets the cluster's version.
         """
-        config, machine = self.config, self.loop.machine
+        config, machine = self.config, self.host.machine
         peer_urls = tuple(map(str, config.initial_advertise_peer_urls))
         client_urls = tuple(map(str, config.advertise_client_urls))
-        if self.loop.id not in machine.members:
-            await self._propose(encode(PublishMember(self.loop.id, "", (), peer_urls)))
-        await self._propose(encode(PublishMember(self.loop.id, config.name, client_urls, peer_urls)))
+        if self.host.id not in machine.members:
+            await self._propose(encode(PublishMember(self.host.id, "", (), peer_urls)))
+        await self._propose(encode(PublishMember(self.host.id, config.name, client_urls, peer_urls)))
         if not machine.cluster_version:
             await self._propose(encode(SetClusterVersion(CLUSTER_VERSION)))
 
@@ -239,7 +242,7 @@ class _Running:
                 outcomes.append(outcome)
                 done.set()
 
-            self.loop.propose(command, take)
+            self.host.propose(command, take)
             await done.wait()
             if not isinstance(outcomes[0], Fault):
                 return
@@ -254,7 +257,7 @@ class _Running:
             manager.stopping("finishing requests")
             self.reactor.stop_accepting()
             with trio.move_on_after(DRAIN_SECONDS):
-                await self.loop.drained()
+                await self.loop.drained(self.host)
             scope.cancel()
             return
 
@@ -262,11 +265,11 @@ class _Running:
         self._route.handle(exchange)
 
     def _engine_failed(self, failure: OSError) -> None:
-        self.loop.engine_failed(failure)
+        self.host.engine_failed(failure)
 
     def _marked(self, failure: OSError | None) -> None:
         if failure is not None:
-            self.loop.fail(
+            self.host.fail(
                 NetstoreError(
                     f"data_dir: the log cannot be written: {failure}; free disk space or replace the disk"
                 )

@@ -12,7 +12,6 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from netstore import errors
-from netstore.types import RequestId
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +44,8 @@ class Proposals:
 
     def __init__(self, member: NodeId, started_ms: int, time_limit: float) -> None:
         self._next = ((member & 0xFFFF) << 48) | ((started_ms & 0xFF_FFFF_FFFF) << 8)
-        self._time_limit = time_limit
+        self.time_limit = time_limit
+        """Seconds a request may wait."""
         self._slots: dict[int, tuple[Done, float, int]] = {}
         self._payloads: list[bytes] = []
         self._bytes = 0
@@ -60,20 +60,24 @@ class Proposals:
         """Payloads wait to be proposed."""
         return bool(self._payloads)
 
-    def add(self, command: bytes, done: Done) -> RequestId | None:
-        """Give a command its slot and queue its payload. None (and `done` was called) when too much waits
-        already.
+    def open(self, command: bytes, done: Done) -> bytes | None:
+        """Give a command its slot and return its payload, to be proposed by the caller. None (and `done` was
+        called) when too much waits already.
         """
         size = len(command)
         if len(self._slots) >= MAX_WAITING or (self._bytes and self._bytes + size > MAX_WAITING_BYTES):
             done(errors.too_many())
             return None
         self._next += 1
-        request = self._next
-        self._slots[request] = (done, self.now + self._time_limit, size)
+        self._slots[self._next] = (done, self.now + self.time_limit, size)
         self._bytes += size
-        self._payloads.append(_pack(request) + command)
-        return RequestId(request)
+        return _pack(self._next) + command
+
+    def add(self, command: bytes, done: Done) -> None:
+        """Give a command its slot and queue its payload for `take`; refused like `open`."""
+        payload = self.open(command, done)
+        if payload is not None:
+            self._payloads.append(payload)
 
     def take(self, most: int) -> list[bytes]:
         """Up to `most` queued payloads, in the order they came."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.errors import Fault
-    from netstore.node.loop import Loop
+    from netstore.node.host import Host
     from netstore.seams import Clock
     from netstore.state.machine import Outcome
 
@@ -94,9 +94,9 @@ class Timekeeper:
     """The task that ticks. `tick_seconds` is the heartbeat interval: one tick of Raft."""
 
     def __init__(
-        self, loop: Loop, deadlines: Deadlines, tick_seconds: float, flush: Callable[[], None]
+        self, host: Host, deadlines: Deadlines, tick_seconds: float, flush: Callable[[], None]
     ) -> None:
-        self._loop = loop
+        self._host = host
         self._deadlines = deadlines
         self._tick_seconds = tick_seconds
         self._flush = flush
@@ -106,11 +106,11 @@ class Timekeeper:
         """Tick until cancelled. A tick that comes late is not made up for: a paused process must not rush an
         election.
         """
-        clock = self._loop.clock
+        clock = self._host.clock
         next_expiry = next_chores = clock.monotonic()
         while True:
             await trio.sleep(self._tick_seconds)
-            self._loop.tick()
+            self._host.tick()
             if self._deadlines.run_due():
                 self._flush()
             now = clock.monotonic()
@@ -119,18 +119,18 @@ class Timekeeper:
                 self._expire()
             if now >= next_chores:
                 next_chores = now + CHORES_SECONDS
-                self._loop.retry_writes()
-                self._loop.compact()
+                self._host.retry_writes()
+                self._host.compact()
 
     def _expire(self) -> None:
-        loop = self._loop
-        if self._expiring or loop.leader != loop.id:
+        host = self._host
+        if self._expiring or host.leader != host.id:
             return
-        due = loop.machine.next_expiry()
-        now = loop.clock.wall()
+        due = host.machine.next_expiry()
+        now = host.clock.wall()
         if due is not None and due <= now:
             self._expiring = True
-            loop.propose(encode(Expire(now=Nanos(now))), self._expired)
+            host.propose(encode(Expire(now=Nanos(now))), self._expired)
 
     def _expired(self, _: Outcome | Fault) -> None:
         self._expiring = False

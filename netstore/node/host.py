@@ -1,0 +1,431 @@
+"""The running member as a plain object: feeds the driver, carries out its effects. Loop and simulator run it.
+
+Each turn: take every input that is waiting (proposals, messages, ticks, finished syncs); step the driver with
+all of them; then, in this order, give the disk what must be kept, send what may go before the sync, apply
+what is committed, complete slots, hand the changes to the engine, flush the answers. What must not leave
+before the sync waits inside the driver until the disk says so. What arrives while the disk syncs is the next
+batch: there is no timer and nothing to tune.
+
+No clock but the one given, no Trio, nothing awaited: a turn is atomic, which is why no lock exists. A fault
+in here, in the disk or in apply ends the member: half a turn must not be answered.
+
+A state copy from the leader replaces state and log in three durable steps, so that a crash between any two of
+them can be finished or undone at the next start (`disk.images`): the copy is complete on disk before it is
+offered here; the log is marked with it; the engine takes it. Only then does Raft go on.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from netstore import errors
+from netstore.errors import Fault, NetstoreError
+from netstore.node.proposals import REQUEST_ID_SIZE, Proposals
+from netstore.raft.change import Change
+from netstore.raft.entry import EntryKind
+from netstore.raft.status import Fate
+from netstore.seams import SyncFailed
+from netstore.types import Index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from netstore.disk.wal import Wal
+    from netstore.node.driver import Append, Driver
+    from netstore.raft.change import Step
+    from netstore.raft.entry import Entry, SnapshotMeta
+    from netstore.raft.messages import InstallSnapshot, Message
+    from netstore.raft.status import Proposed, Refusal, Status
+    from netstore.seams import Clock, Engine
+    from netstore.state.machine import Machine, Outcome
+    from netstore.types import ClusterId, NodeId, Term
+    from netstore.watch.hub import Hub
+
+CATCH_UP_ENTRIES: Final = 5_000
+"""Entries kept in the log behind the durable state, so that a slow member catches up without a state copy."""
+
+MAX_WAITING_READS: Final = 20_000
+"""Linearizable reads of this member that may wait at once."""
+
+PAYLOADS_PER_TURN: Final = 4_096
+"""Payloads proposed in one turn; the rest is the next turn's."""
+
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.ENOBUFS)
+
+
+class Log(Protocol):
+    """The part of a structured logger that is used here."""
+
+    def info(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+    def error(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+
+class DiskFailed(NetstoreError):  # noqa: N818 - named for what happened
+    """A write or sync of the log failed. The member stops: what the page cache holds now proves nothing."""
+
+
+class Host:
+    """One member. Implements `node.member.Member`.
+
+    `wake` is called when there is something to do; whoever runs the host then calls `turn`, from its own
+    task, as soon as it can. `send` takes messages for peers, `flush` lets answers go; neither may block.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        cluster_id: ClusterId,
+        driver: Driver,
+        wal: Wal,
+        engine: Engine,
+        machine: Machine,
+        hub: Hub,
+        clock: Clock,
+        proposals: Proposals,
+        wake: Callable[[], None],
+        send: Callable[[Sequence[Message]], None],
+        flush: Callable[[], None],
+        snapshot_count: int,
+        log: Log,
+    ) -> None:
+        self.name = name
+        self.cluster_id = cluster_id
+        self.machine = machine
+        self.hub = hub
+        self.clock = clock
+        self.proposals = proposals
+        self.proposals.now = clock.monotonic()
+        self._driver = driver
+        self._raft = driver.raft
+        self._wal = wal
+        self._engine = engine
+        self._send = send
+        self._flush = flush
+        self._snapshot_count = snapshot_count
+        self._log = log
+        self._wake = wake
+        self._stopping = False
+        self._failure: Exception | None = None
+        self._unsynced: deque[Append] = deque()
+        self._writing = 0
+        self._disk_full: OSError | None = None
+        self._state_full = False
+        self._compacted = self._raft.status().compacted
+        self._images_out = 0
+        self._image_in: object = None
+        self._read_token = 0
+        self._reads_asked: dict[int, tuple[Callable[[Fault | None], None], float]] = {}
+        self._reads_waiting: list[tuple[Index, int]] = []
+        self._leader_known: NodeId | None = None
+
+    # --- Member
+
+    @property
+    def id(self) -> NodeId:
+        """This member's id."""
+        return self._raft.id
+
+    @property
+    def leader(self) -> NodeId:
+        """The leader this member follows; 0 when it knows none."""
+        return self._raft.leader
+
+    @property
+    def term(self) -> Term:
+        """The current term."""
+        return self._raft.term
+
+    @property
+    def commit_index(self) -> Index:
+        """Highest log index known to be committed."""
+        return self._raft.commit
+
+    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None]) -> None:
+        """Replicate a command; see `Member.propose`."""
+        if self._stopping:
+            done(errors.stopped())
+            return
+        self.proposals.add(command, done)
+        self._wake()
+
+    def read(self, done: Callable[[Fault | None], None]) -> None:
+        """Ask for a moment to read at: `done(None)` comes once this member's state holds everything that was
+        acknowledged anywhere before this call (ReadIndex; Ongaro's dissertation, section 6.4). It gets a
+        Fault when that cannot be had in time. One round of messages serves all reads that wait for one.
+        """
+        if self._stopping or len(self._reads_asked) >= MAX_WAITING_READS:
+            done(errors.stopped() if self._stopping else errors.too_many())
+            return
+        self._read_token += 1
+        self._reads_asked[self._read_token] = (done, self.clock.monotonic() + self.proposals.time_limit)
+        self._raft.read(self._read_token)
+        self._wake()
+
+    def change_members(
+        self, steps: tuple[Step, ...], command: bytes, done: Callable[[Outcome | Fault], None]
+    ) -> None:
+        """Change who votes and who learns, and apply `command` to the state in the same entry of the log."""
+        if self._stopping:
+            done(errors.stopped())
+            return
+        payload = self.proposals.open(command, done)
+        if payload is None:
+            return
+        proposed = self._raft.propose_change(Change(steps, context=payload))
+        if proposed.fate is Fate.REFUSED:
+            self.proposals.refuse([payload], _refused(proposed))
+        self._wake()
+
+    def transfer(self, to: NodeId) -> Refusal | None:
+        """Start handing leadership to a voter; None when it was started. It shows in `leader`, or never."""
+        refusal = self._raft.transfer(to)
+        self._wake()
+        return refusal
+
+    def status(self) -> Status:
+        """What Raft tells of itself."""
+        return self._raft.status()
+
+    # --- inputs
+
+    def tick(self) -> None:
+        """One tick of protocol time: elections, heartbeats; also the time limit of waiting requests."""
+        self.proposals.now = self.clock.monotonic()
+        if self.proposals.expire(errors.timed_out) + self._expire_reads():
+            self._flush()
+        self._raft.tick()
+        self._wake()
+
+    def campaign(self) -> None:
+        """Stand for election now, without waiting for the timeout."""
+        self._raft.campaign()
+        self._wake()
+
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Messages from peers."""
+        for message in messages:
+            self._raft.step(message)
+        self._wake()
+
+    def unreachable(self, peer: NodeId) -> None:
+        """Messages for this peer were dropped."""
+        self._raft.report_unreachable(peer)
+        self._wake()
+
+    def image_meta(self, index: Index) -> SnapshotMeta:
+        """What a copy of the state that has applied `index` stands for. The log keeps that place until
+        `image_sent` is called.
+        """
+        self._images_out += 1
+        return self._raft.snapshot_meta(index)
+
+    def image_sent(self, peer: NodeId, *, ok: bool) -> None:
+        """The copy for this peer was delivered, or was given up."""
+        self._images_out -= 1
+        self._raft.report_snapshot(peer, ok)
+        self._wake()
+
+    def image_received(self, message: InstallSnapshot, image: object) -> None:
+        """A copy has arrived: complete, verified, and durable. `image` is what the engine's `install` takes.
+        self._image_in = image
+        self._raft.step(message)
+        self._wake()
+
+    def fail(self, failure: Exception) -> None:
+        """End the member: the state engine or another part it cannot live without has failed."""
+        """
+        self._failure = failure
+        self._wake()
+
+    def stop(self) -> None:
+        """Complete every waiting request as unknown, and accept nothing more."""
+        self._stopping = True
+        self.proposals.fail_all(errors.stopped())
+        for token in list(self._reads_asked):
+            self._finish_read(token, errors.stopped())
+        self._flush()
+
+    # --- the turn
+
+    def turn(self) -> None:
+        """Take all input, carry out all effects. Raises what this member must not survive."""
+        if self._failure is not None:
+            raise self._failure
+        proposals = self.proposals
+        proposals.now = self.clock.monotonic()
+        if proposals.queued and self._raft.leader:
+            payloads = proposals.take(PAYLOADS_PER_TURN)
+            if proposals.queued:
+                self._wake()
+            if self._disk_full is None and not self._state_full:
+                proposed = self._raft.propose(payloads)
+                if proposed.fate is Fate.REFUSED:
+                    proposals.refuse(payloads, _refused(proposed))
+            else:
+                proposals.refuse(payloads, errors.no_space())
+        applied = 0
+        while (effects := self._driver.take()) is not None:
+            if effects.append is not None:
+                self._write(effects.append)
+            if effects.send:
+                self._send(effects.send)
+            if effects.install is not None:
+                self._install(effects.install)
+            if effects.apply:
+                self._apply(effects.apply)
+                applied += len(effects.apply)
+            for token in effects.reads_failed:
+                self._finish_read(token, errors.timed_out(errors.TIMED_OUT_LEADER))
+            self._reads_waiting.extend((index, token) for token, index in effects.reads)
+        if self._reads_waiting:
+            self._serve_reads()
+        if applied:
+            self.machine.save()
+        if self._raft.leader != self._leader_known:
+            self._leader_known = self._raft.leader
+            self._log.info("leader_changed", leader=f"{self._raft.leader:x}", term=self._raft.term)
+        self._flush()
+
+    def _apply(self, entries: Sequence[Entry]) -> None:
+        machine, complete = self.machine, self.proposals.complete
+        for entry in entries:
+            data = entry.data
+            if entry.kind is EntryKind.CHANGE:
+                self._raft.apply_change(entry)
+                data = Change.decode(data).context
+            outcome = machine.apply(entry.index, data[REQUEST_ID_SIZE:])
+            if data:
+                complete(int.from_bytes(data[:REQUEST_ID_SIZE], "big"), outcome)
+        self._raft.applied_to(entries[-1].index)
+        publish = self.hub.publish
+        for event in machine.take_events():
+            publish(event)
+
+    def _serve_reads(self) -> None:
+        applied = self.machine.applied
+        for index, token in self._reads_waiting:
+            if index <= applied:
+                self._finish_read(token, None)
+        self._reads_waiting = [wait for wait in self._reads_waiting if wait[0] > applied]
+
+    def _finish_read(self, token: int, fault: Fault | None) -> None:
+        read = self._reads_asked.pop(token, None)
+        if read is not None:
+            read[0](fault)
+
+    def _expire_reads(self) -> int:
+        now = self.proposals.now
+        late = [token for token, _ in takewhile(lambda item: item[1][1] < now, self._reads_asked.items())]
+        for token in late:
+            self._finish_read(token, errors.timed_out())
+        return len(late)
+
+    # --- a state copy from the leader
+
+    def _install(self, meta: SnapshotMeta) -> None:
+        image, self._image_in = self._image_in, None
+        self._log.info("state_copy_installing", index=meta.index)
+
+        def installed(failure: OSError | None) -> None:
+            if failure is not None:
+                self.fail(DiskFailed(f"a state copy cannot be put in place: {failure}"))
+                return
+            self.machine.load()
+            self._compacted = meta.index
+            self._raft.snapshot_installed(meta)
+            self._log.info("state_copy_installed", index=meta.index)
+            self._wake()
+
+        def marked(failure: OSError | None) -> None:
+            if failure is not None:
+                self.fail(DiskFailed(f"a state copy cannot be noted in the log: {failure}"))
+            else:
+                self._engine.install(image, installed)
+
+        self._wal.mark(meta, marked)
+
+    # --- the disk
+
+    def _write(self, append: Append) -> None:
+        self._unsynced.append(append)
+        if self._disk_full is None:
+            self._writing += 1
+            self._wal.append(append.hard_state, append.entries, self._synced)
+
+    def _synced(self, failure: OSError | None) -> None:
+        """The oldest write under way was kept, or it failed. A failed write takes all after it along and may
+        be tried again when room was all it wanted; anything else, a failed sync above all, ends the member.
+        """
+        self._writing -= 1
+        if failure is None:
+            self._unsynced.popleft()
+            self._driver.synced()
+            self._wake()
+        elif isinstance(failure, SyncFailed) or failure.errno not in _NO_ROOM:
+            self.fail(DiskFailed(f"writing the log failed: {failure}; nothing unsaved was acknowledged"))
+        elif self._disk_full is None:
+            self._disk_full = failure
+            self._log.error("log_not_writable", error=str(failure), fix="free disk space")
+
+    def engine_failed(self, failure: OSError) -> None:
+        """The state could not be committed. For want of space the engine tries again by itself,
+        and writes are refused until it succeeds.
+        """
+        if failure.errno not in _NO_ROOM:
+            self.fail(DiskFailed(f"writing the state failed: {failure}; the log has what was acknowledged"))
+        elif not self._state_full:
+            self._state_full = True
+            self._log.error("state_not_writable", error=str(failure), fix="free disk space")
+
+    def retry_writes(self) -> None:
+        """Try again what could not be written, if anything: nothing of it was acknowledged, and reads went on
+        meanwhile.
+        """
+        if self._state_full and self._engine.durable() == self._engine.applied():
+            self._state_full = False
+            self._log.info("state_writable")
+        if self._disk_full is None or self._writing:
+            return
+        self._disk_full = None
+        for append in self._unsynced:
+            self._writing += 1
+            self._wal.append(append.hard_state, append.entries, self._synced)
+
+    # --- housekeeping
+
+    def compact(self) -> bool:
+        """Forget log entries the durable state makes needless, keeping some for slow members. True when
+        something was dropped.
+        """
+        durable = self._engine.durable()
+        if self._images_out or durable - self._compacted < self._snapshot_count + CATCH_UP_ENTRIES:
+            return False
+        meta = self._raft.snapshot_meta(Index(durable - CATCH_UP_ENTRIES))
+        self._raft.compact(meta.index)
+        self._compacted = meta.index
+        self._wal.mark(meta, self._marked)
+        self._log.info("log_compacted", before=meta.index, durable=durable)
+        return True
+
+    def _marked(self, failure: OSError | None) -> None:
+        if failure is None:
+            self._wal.drop_before(Index(self._compacted + 1))
+        elif isinstance(failure, SyncFailed):
+            self.fail(DiskFailed(f"syncing the log failed: {failure}; the member stops"))
+        else:
+            self._log.warning("log_mark_not_written", error=str(failure))
+
+
+def _refused(proposed: Proposed) -> Fault:
+    why = "not accepted" if proposed.refusal is None else proposed.refusal.value
+    return Fault(300, f"etcdserver: {why}".encode())
