@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@click.group(cls=Group, outermost=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, outermost=True)
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def cli() -> None:
     """Look after a netstore (or etcd v2) cluster: its pod network, its subnets, its keys."""

@@ -2,7 +2,7 @@
 
 A table is for eyes, plain is for scripts (fields parted by tabs, one record a line, no headings), json is one
 document. Whatever a store holds was written by anybody: control characters, text direction marks and line
-separators are escaped in tables and plain lines, and JSON is pure ASCII. All but `emit` is pure.
+separators are escaped in tables and plain lines, and JSON is pure ASCII. Only `emit` and `emit_value` write.
 """
 
 from __future__ import annotations
@@ -110,6 +110,13 @@ def emit(text: str) -> None:
     """Write to standard output now; OSError where it is gone or full."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def emit_value(text: str) -> None:
+    """Write a value by itself: byte for byte where a program reads it, inert where a terminal shows it."""
+    shown = readable(text) if sys.stdout.isatty() else text
+    sys.stdout.buffer.write(f"{shown}\n".encode())
+    sys.stdout.buffer.flush()
 
 
 def _inert(character: str) -> str:

@@ -87,11 +87,11 @@ def script(shell: str, cli: click.Command) -> str:
 
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    """Print the hook that makes the Tab key work in a shell.
+    """Print the hook that makes the Tab key work in a shell. Write it to:
 
     \b
-    bash  netstorectl completion bash > /etc/bash_completion.d/netstorectl
-    zsh   netstorectl completion zsh > "${fpath[1]}/_netstorectl"
-    fish  netstorectl completion fish > ~/.config/fish/completions/netstorectl.fish
+    bash  /etc/bash_completion.d/netstorectl
+    zsh   _netstorectl in a folder of $fpath
+    fish  ~/.config/fish/completions/netstorectl.fish
     """
     emit(script(shell, click.get_current_context().find_root().command))

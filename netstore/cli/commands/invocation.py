@@ -120,7 +120,7 @@ class Settings:
         return posixpath.join(clean(self.prefix), *names)
 
     def ask(self, action: Callable[[V2Client], Awaitable[T]]) -> T:
-        """Run a conversation with the store. Each request has the time limit at each endpoint, a watch none."""
+        """Run a conversation with the store. A request has the time limit at each endpoint, a watch none."""
 
         async def conversation() -> T:
             async with self.client() as client:
@@ -322,6 +322,9 @@ SHARED_OPTIONS: Final = (
 """Makers of the shared options: called with True they read the environment, for the outermost command."""
 
 
+HELP_OPTIONS: Final = ["-h", "--help"]
+
+
 class Command(click.Command):
     """A command that takes the shared options too, and keeps them out of its own help."""
 
@@ -329,6 +332,10 @@ class Command(click.Command):
         super().__init__(*arguments, **more)
         self.own = tuple(option for option in self.params if isinstance(option, click.Option))
         self.params.extend(make(False) for make in SHARED_OPTIONS)
+
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """`-h` as well, everywhere."""
+        return HELP_OPTIONS
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Its own options; the shared ones are listed once, in the program's help."""
@@ -349,6 +356,10 @@ class Group(click.Group):
     def __init__(self, *arguments: Any, outermost: bool = False, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self.params.extend(make(outermost) for make in SHARED_OPTIONS)
+
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """`-h` as well, everywhere."""
+        return HELP_OPTIONS
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The shared options in the program's own help, only the verbs in a noun's."""

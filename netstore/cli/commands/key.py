@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
@@ -25,7 +24,7 @@ from netstore.cli.commands.invocation import (
     usage,
     whole,
 )
-from netstore.cli.output import Form, Table, document, emit, plain, printable, readable
+from netstore.cli.output import Form, Table, document, emit, emit_value, plain, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -272,13 +271,10 @@ def node_content(node: Node) -> dict[str, object]:
 
 
 def _show(settings: Settings, answer: Answer, text: str | None) -> None:
-    """A value by itself: byte for byte where a program reads it, inert where a terminal shows it."""
     if settings.form is Form.JSON:
         emit(document(content(answer)))
     elif text is not None:
-        shown = readable(text) if sys.stdout.isatty() else text
-        sys.stdout.buffer.write(f"{shown}\n".encode())
-        sys.stdout.buffer.flush()
+        emit_value(text)
 
 
 def _event(form: Form, answer: Answer) -> str:

@@ -24,7 +24,7 @@ from netstore.cli.commands.invocation import (
     warn,
 )
 from netstore.cli.commands.leases import listed, survey
-from netstore.cli.output import Table, emit
+from netstore.cli.output import Table, emit_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,7 +121,7 @@ def get(settings: Settings, *, raw: bool) -> None:
     key = settings.key("config")
     node = _present(settings, key)
     if raw:
-        emit(f"{node.value}\n")
+        emit_value(node.value or "")
         return
     _report(settings, (node.value or "").encode(), {"key": key, "modifiedIndex": node.modified_index})
 
