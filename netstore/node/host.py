@@ -236,14 +236,13 @@ class Host:
         self._wake()
 
     def image_received(self, message: InstallSnapshot, image: object) -> None:
-        """A copy has arrived: complete, verified, and durable. `image` is what the engine's `install` takes.
+        """A copy has arrived: complete, verified, durable. `image` is what the engine's `install` takes."""
         self._image_in = image
         self._raft.step(message)
         self._wake()
 
     def fail(self, failure: Exception) -> None:
         """End the member: the state engine or another part it cannot live without has failed."""
-        """
         self._failure = failure
         self._wake()
 
