@@ -1,7 +1,10 @@
 # Each target is one line, so that it can be read here and typed without make.
 .PHONY: check test demo bench
+PYTHON = .venv/bin/python
 
 check: ; bash contrib/check
-test:  ; bash contrib/check tests
-demo:  ; .venv/bin/python -m contrib.demo
-bench: ; .venv/bin/python -m contrib.bench
+test: ; bash contrib/check tests
+demo: $(PYTHON) ; $(PYTHON) -m contrib.demo
+bench: $(PYTHON) ; $(PYTHON) -m contrib.bench
+
+$(PYTHON): ; python3 -m venv --without-pip .venv && python3 -m pip --python $(PYTHON) install -q .

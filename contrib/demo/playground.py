@@ -193,7 +193,7 @@ class Playground:
         command = self._inside(
             self.switch,
             *(sys.executable, "-m", "netstore.cli.netstorectl"),
-            *("--endpoints", STORE_URL, "--prefix", PREFIX, *words),
+            *("--endpoints", STORE_URL, "--prefix", PREFIX, "--output", "table", *words),
         )
         return subprocess.run(
             command, check=False, capture_output=True, text=True, cwd=ROOT, env=clean_environment()
