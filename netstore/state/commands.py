@@ -100,7 +100,6 @@ class QuorumGet(KeyCommand, frozen=True, tag=8):
     """Read at this place in the log (v2 API, `quorum=true`)."""
 
     recursive: bool = False
-    sorted: bool = False
 
 
 class Expire(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True, tag=9):
@@ -165,7 +164,7 @@ def decode(data: bytes) -> Command:
     """
     try:
         command: Command = _decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptData(f"not a command of this version: {error}") from None
     if isinstance(command, KeyCommand) and not is_canonical(command.path):
         raise CorruptData(f"not a command of this version: path {command.path!r} is not canonical")

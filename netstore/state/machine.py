@@ -95,6 +95,7 @@ class Machine:
         self.statistics = Statistics()
         self.cluster_version = ""
         self._members = {}
+        self._scalars = None
         index = EtcdIndex(0)
         for scalars in mirror.load_all(engine, mirror.STATE, mirror.Scalars):
             index = scalars.index
@@ -104,7 +105,13 @@ class Machine:
         for member in mirror.load_all(engine, mirror.MEMBERS, MemberInfo):
             self._members[member.id] = member
         self.history.restore(mirror.load_events(engine))
-        self.tree.restore(index, mirror.load_nodes(engine))
+        if self.history.last != index:
+            raise mirror.corrupt(
+                f"table {mirror.WINDOW} ends at {self.history.last}, the state is at {index}"
+            )
+        stray = self.tree.restore(index, mirror.load_nodes(engine))
+        if stray is not None:
+            raise mirror.corrupt(f"table {mirror.NODES}, key {stray!r} lies in no directory")
         self._events = []
         self._published = []
         self._saved = index
@@ -137,7 +144,7 @@ class Machine:
         """
         changes: dict[tuple[str, bytes], bytes | None] = {}
         for path, node in self.tree.take_changes().items():
-            changes[mirror.NODES, mirror.node_key(path)] = None if node is None else mirror.pack_node(node)
+            changes[mirror.NODES, path] = None if node is None else mirror.pack_node(node)
         for event in self.history.since(self._saved + 1):
             changes[mirror.WINDOW, mirror.window_key(event.index)] = mirror.pack_event(event)
         for member in self._published:
@@ -236,11 +243,11 @@ class Machine:
         return outcome
 
     def _quorum_get(self, command: QuorumGet) -> Outcome:
-        return self.get(command.path, command.recursive, command.sorted)
+        return self.get(command.path, command.recursive)
 
-    def get(self, path: bytes, recursive: bool = False, sort: bool = False) -> Event | Fault:
+    def get(self, path: bytes, recursive: bool = False) -> Event | Fault:
         """Read the tree as it is here and now, and count it."""
-        outcome = self.tree.get(path, recursive, sort)
+        outcome = self.tree.get(path, recursive)
         if type(outcome) is Event:
             self.statistics.gets_success += 1
         else:

@@ -1,8 +1,7 @@
 """The byte form of the v2 state in the engine: what `machine` saves and loads.
 
 Four tables:
- - `v2`: a node for each path. The key is the path, or for a long one a digest of it (an engine's keys are
-   short); the record holds the path again, so the key is never decoded.
+ - `v2`: a record for each node under its path; the root is implied.
  - `v2_window`: the event window as a ring, an event for each slot `index % 1000`, so that it never grows.
  - `v2_members`: a record for each member.
  - `v2_state`: the scalars, under the one key `state`.
@@ -12,7 +11,6 @@ Every record is a msgpack array. What cannot be read raises CorruptData naming t
 
 from __future__ import annotations
 
-from hashlib import sha256
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
@@ -34,10 +32,6 @@ TABLES: Final = (NODES, WINDOW, MEMBERS, STATE)
 """Every table the v2 state uses."""
 
 STATE_KEY: Final = b"state"
-_LONGEST_KEY: Final = 400
-"""Paths up to this many bytes are their own key; LMDB takes 511."""
-_LONG: Final = b"\x00"
-"""First byte of the key of a long path; a path begins with a slash."""
 
 
 class Scalars(msgspec.Struct, array_like=True, frozen=True):
@@ -49,7 +43,6 @@ class Scalars(msgspec.Struct, array_like=True, frozen=True):
 
 
 class _NodeRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    key: bytes
     created: EtcdIndex
     modified: EtcdIndex
     value: bytes | None
@@ -60,6 +53,7 @@ class _NodeRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class _EventRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     action: str
     index: EtcdIndex
+    key: bytes
     node: _NodeRecord
     prev: _NodeRecord | None
     refresh: bool
@@ -75,11 +69,6 @@ _decode_node: Final = msgspec.msgpack.Decoder(_NodeRecord)
 _decode_event: Final = msgspec.msgpack.Decoder(_EventRecord)
 
 
-def node_key(path: bytes) -> bytes:
-    """Where the node at `path` lies in its table."""
-    return path if len(path) <= _LONGEST_KEY else _LONG + sha256(path).digest()
-
-
 def window_key(index: EtcdIndex) -> bytes:
     """Where the event with this index lies in its table, until the one a thousand later takes its place."""
     return b"%03d" % (index % CAPACITY)
@@ -90,9 +79,13 @@ def member_key(member: NodeId) -> bytes:
     return b"%016x" % member
 
 
+# Plain tuples are written and structs are read: a tuple is the cheapest thing to encode, and this is done for
+# every change; a struct is checked while it is decoded.
+
+
 def pack_node(node: NodeView) -> bytes:
     """The record of a node."""
-    return encode((node.key, node.created, node.modified, node.value, node.dir, node.expires))
+    return encode((node.created, node.modified, node.value, node.dir, node.expires))
 
 
 def pack_event(event: Event) -> bytes:
@@ -105,10 +98,9 @@ def pack_event(event: Event) -> bytes:
         (
             event.action,
             event.index,
-            (node.key, node.created, node.modified, node.value, node.dir, node.expires),
-            None
-            if prev is None
-            else (prev.key, prev.created, prev.modified, prev.value, prev.dir, prev.expires),
+            node.key,
+            (node.created, node.modified, node.value, node.dir, node.expires),
+            prev and (prev.created, prev.modified, prev.value, prev.dir, prev.expires),
             event.refresh,
             event.internal,
         )
@@ -117,18 +109,18 @@ def pack_event(event: Event) -> bytes:
 
 def load_nodes(engine: Engine) -> Iterator[NodeView]:
     """Every stored node."""
-    for record in _records(engine, NODES, _decode_node):
-        yield _view(record)
+    for path, record in _records(engine, NODES, _decode_node):
+        yield _view(path, record)
 
 
 def load_events(engine: Engine) -> Iterator[Event]:
     """Every stored event, in no useful order."""
-    for record in _records(engine, WINDOW, _decode_event):
+    for _, record in _records(engine, WINDOW, _decode_event):
         yield Event(
             record.action,
             record.index,
-            _view(record.node),
-            None if record.prev is None else _view(record.prev),
+            _view(record.key, record.node),
+            None if record.prev is None else _view(record.key, record.prev),
             refresh=record.refresh,
             internal=record.internal,
         )
@@ -136,18 +128,22 @@ def load_events(engine: Engine) -> Iterator[Event]:
 
 def load_all(engine: Engine, table: str, kind: type[_T]) -> Iterator[_T]:
     """Every record of a small table."""
-    return _records(engine, table, msgspec.msgpack.Decoder(kind))
+    return (record for _, record in _records(engine, table, msgspec.msgpack.Decoder(kind)))
 
 
-def _records(engine: Engine, table: str, decoder: msgspec.msgpack.Decoder[_T]) -> Iterator[_T]:
-    for key, record in engine.scan(table, b"", None):
+def corrupt(what: str) -> CorruptData:
+    """The stored state is not what was written."""
+    return CorruptData(f"{what}; restore this member from its peers or from a backup")
+
+
+def _records(engine: Engine, table: str, decoder: msgspec.msgpack.Decoder[_T]) -> Iterator[tuple[bytes, _T]]:
+    for key, stored in engine.scan(table, b"", None):
         try:
-            yield decoder.decode(record)
-        except msgspec.MsgspecError as error:
-            raise CorruptData(
-                f"table {table}, key {key!r}: {error}; restore this member from its peers or a backup"
-            ) from None
+            record = decoder.decode(stored)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise corrupt(f"table {table}, key {key!r}: {error}") from None
+        yield key, record
 
 
-def _view(record: _NodeRecord) -> NodeView:
-    return NodeView(record.key, record.created, record.modified, record.value, record.dir, record.expires)
+def _view(path: bytes, record: _NodeRecord) -> NodeView:
+    return NodeView(path, record.created, record.modified, record.value, record.dir, record.expires)

@@ -55,18 +55,26 @@ class Tree:
         self._expiries: dict[bytes, Nanos] = {}
         self._deadlines: list[tuple[Nanos, bytes]] = []
 
-    def restore(self, index: EtcdIndex, nodes: Iterable[NodeView]) -> None:
-        """Become the tree of these nodes (the root is implied) as it was at `index`. O(n log n)."""
+    def restore(self, index: EtcdIndex, nodes: Iterable[NodeView]) -> bytes | None:
+        """Become the tree of these nodes (the root is implied) as it was at `index`.
+
+        Gives the path of a node that lies in no directory: then the tree is of no use. Else None. O(n log n).
+        """
         self.index = index
         self._nodes = {ROOT: _root()}
         self._nodes.update((node.key, node) for node in nodes)
         self._children = {path: {} for path, node in self._nodes.items() if node.dir}
         for path in self._nodes:
-            if path != ROOT:
-                self._children[parent_of(path)][path] = None
+            if path == ROOT:
+                continue
+            siblings = self._children.get(parent_of(path))
+            if siblings is None:
+                return path
+            siblings[path] = None
         self._expiries = {path: node.expires for path, node in self._nodes.items() if node.expires}
         self._rebuild_deadlines()
         self.changed = {}
+        return None
 
     def take_changes(self) -> dict[bytes, NodeView | None]:
         """What changed since the last call."""
@@ -84,7 +92,7 @@ class Tree:
         node = self._nodes.get(path)
         return None if node is None or node.dir else node
 
-    def get(self, path: bytes, recursive: bool = False, sort: bool = False) -> Event | Fault:
+    def get(self, path: bytes, recursive: bool = False) -> Event | Fault:
         """The node with, for a directory, its visible children.
 
         With `recursive` theirs too. No index is taken.
@@ -93,10 +101,10 @@ class Tree:
         if node is None:
             return self._unreachable(path)
         if node.dir:
-            node = self._listing(node, recursive, sort)
+            node = self._listing(node, recursive)
         return Event("get", self.index, node)
 
-    def _listing(self, top: NodeView, recursive: bool, sort: bool) -> NodeView:
+    def _listing(self, top: NodeView, recursive: bool) -> NodeView:
         """The directory with its children filled in.
 
         Walks without recursion: a path may be thousands of names deep.
@@ -108,9 +116,7 @@ class Tree:
         waiting = [top]
         while waiting:
             directory = waiting.pop()
-            children = [nodes[path] for path in self._visible(directory.key)]
-            if sort:
-                children.sort(key=_key)
+            children = [nodes[path] for path in sorted(self._visible(directory.key))]
             order.append((directory, children))
             if recursive:
                 waiting.extend(child for child in children if child.dir)
@@ -369,7 +375,3 @@ class Tree:
             del self._children[path]
         if node.expires:
             del self._expiries[path]
-
-
-def _key(node: NodeView) -> bytes:
-    return node.key

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Final
 from netstore.api.router import Router
 from netstore.api.v2.keys import KeysApi
 from netstore.api.v2.stats import StoreStatsApi
+from netstore.disk.engine import MemoryEngine
 from netstore.net.exchange import Request
 from netstore.state import commands
 from netstore.state.machine import Machine
+from netstore.state.mirror import TABLES
 from netstore.types import ClusterId, Index, Nanos, NodeId, Term
 from netstore.watch.hub import Hub
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable
 
     from netstore.errors import Fault
     from netstore.state.machine import Outcome
@@ -27,44 +29,9 @@ TICK_NANOS: Final = 500_000_000
 """How often a leader looks for what has expired."""
 
 
-class DictEngine:
-    """`seams.Engine` in a dict."""
-
-    def __init__(self) -> None:
-        self.tables: dict[str, dict[bytes, bytes]] = {}
-        self._applied = Index(0)
-        self.written = 0
-
-    def applied(self) -> Index:
-        return self._applied
-
-    def durable(self) -> Index:
-        return self._applied
-
-    def get(self, table: str, key: bytes) -> bytes | None:
-        return self.tables.get(table, {}).get(key)
-
-    def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
-        for key, value in sorted(self.tables.get(table, {}).items()):
-            if key >= start and (end is None or key < end):
-                yield key, value
-
-    def write(self, applied: Index, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
-        assert applied >= self._applied
-        self._applied = applied
-        self.written += len(changes)
-        for (table, key), value in changes.items():
-            assert 0 < len(key) <= 511, "an engine's keys are short"
-            if value is None:
-                self.tables.get(table, {}).pop(key, None)
-            else:
-                self.tables.setdefault(table, {})[key] = value
-
-    def sync(self, done: Callable[[OSError | None], None]) -> None:
-        done(None)
-
-    def close(self) -> None:
-        pass
+def memory_engine() -> MemoryEngine:
+    """An engine that calls back at once."""
+    return MemoryEngine(lambda call: call(), TABLES)
 
 
 class HandClock:
@@ -146,13 +113,13 @@ class RecordedExchange:
 class LocalMember:
     """`node.member.Member` of a cluster of one that decides at once, with its keys API behind a router."""
 
-    def __init__(self, engine: DictEngine | None = None, clock: HandClock | None = None) -> None:
+    def __init__(self, engine: MemoryEngine | None = None, clock: HandClock | None = None) -> None:
         self.id = NodeId(0x8E9E05C52164694D)
         self.name = "local"
         self.cluster_id = ClusterId(0xCDF818194E3A8C32)
         self.leader = self.id
         self.term = Term(2)
-        self.engine = engine or DictEngine()
+        self.engine = engine or memory_engine()
         self.clock = clock or HandClock()
         self.machine = Machine(self.engine)
         self.machine.load()
@@ -174,6 +141,7 @@ class LocalMember:
         for event in self.machine.take_events():
             self.hub.publish(event)
         self.machine.save()
+        self.engine.commit()
         return outcome
 
     def advance(self, nanos: int) -> None:

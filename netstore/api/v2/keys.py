@@ -106,14 +106,14 @@ class KeysApi:
 
     def _get(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
         if parameters.quorum:
-            self._propose(exchange, commands.QuorumGet(key, parameters.recursive, parameters.sorted))
+            self._propose(exchange, commands.QuorumGet(key, parameters.recursive))
         elif parameters.wait:
             self._watch(exchange, key, parameters)
         else:
             self._read(exchange, key, parameters)
 
     def _read(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
-        self._answer(exchange, False, self._machine.get(key, parameters.recursive, parameters.sorted))
+        self._answer(exchange, False, self._machine.get(key, parameters.recursive))
 
     def _put(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
         value, expires, refresh = parameters.value, self._expires(parameters), parameters.refresh

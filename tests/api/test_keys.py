@@ -1,0 +1,184 @@
+"""What the API does around the store: methods, memories, watches, readers that go or are slow.
+
+That its answers are etcd's is the business of `tests/conformance`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore import errors
+from netstore.api.v2 import keys as keys_module
+from netstore.net.exchange import Request
+from tests.support.local_member import LocalMember, RecordedExchange
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.errors import Fault
+    from netstore.state.machine import Outcome
+
+
+@pytest.fixture
+def member() -> LocalMember:
+    return LocalMember()
+
+
+def put(member: LocalMember, key: str, value: bytes = b"1") -> None:
+    assert member.send("PUT", f"/v2/keys{key}", b"value=" + value).status in {200, 201}
+
+
+@pytest.mark.parametrize("method", ["get", "PATCH", "TRACE", "Put", ""])
+def test_other_methods_are_refused(member: LocalMember, method: str) -> None:
+    answer = member.send(method, "/v2/keys/a?wait=yes")
+    assert (answer.status, answer.body) == (405, b"Method Not Allowed\n")
+    assert answer.headers["Allow"] == "HEAD,GET,PUT,POST,DELETE"
+    assert not [name for name in answer.headers if name.startswith("X-Etcd")]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "cause"),
+    [
+        (errors.timed_out(), b"etcdserver: request timed out"),
+        (errors.stopped(), b"etcdserver: server stopped"),
+        (errors.too_many(), b"etcdserver: too many requests"),
+        (None, b"the command has no outcome to tell"),
+    ],
+)
+def test_what_the_cluster_cannot_do_is_told(
+    member: LocalMember, monkeypatch: pytest.MonkeyPatch, outcome: Fault | None, cause: bytes
+) -> None:
+    def propose(command: bytes, done: Callable[[Outcome | Fault], None]) -> None:
+        done(outcome)
+
+    monkeypatch.setattr(member, "propose", propose)
+    answer = member.send("PUT", "/v2/keys/a", b"value=1")
+    assert answer.status == 500
+    assert answer.body == (
+        b'{"errorCode":300,"message":"Raft Internal Error","cause":"%b","index":0}\n' % cause
+    )
+    assert answer.headers["X-Etcd-Index"] == "0"
+    assert "X-Raft-Index" not in answer.headers
+
+
+def test_local_reads_propose_nothing(member: LocalMember) -> None:
+    put(member, "/a")
+    before = member.commit_index
+    member.send("GET", "/v2/keys/a")
+    member.send("HEAD", "/v2/keys/a?quorum=true")
+    member.send("GET", "/v2/keys/a?wait=true&waitIndex=4")
+    assert member.commit_index == before
+    member.send("GET", "/v2/keys/a?quorum=true")
+    assert member.commit_index == before + 1
+
+
+def test_the_raft_position_is_that_of_the_answer(member: LocalMember) -> None:
+    answer = member.send("PUT", "/v2/keys/a", b"value=1")
+    assert answer.headers["X-Raft-Index"] == str(member.commit_index)
+    assert answer.headers["X-Raft-Term"] == "2"
+    assert answer.headers["X-Etcd-Cluster-Id"] == "cdf818194e3a8c32"
+
+
+def test_paths_and_queries_are_remembered_within_bounds(
+    member: LocalMember, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys_module, "_REMEMBERED", 4)
+    for number in range(50):
+        assert member.send("PUT", f"/v2/keys/k{number}", b"value=%d" % number).status == 201
+    for number in range(50):
+        answer = member.send("GET", f"/v2/keys/k{number}?waitIndex={number}")
+        assert json.loads(answer.body)["node"]["value"] == str(number)
+    assert len(member.keys._paths) <= 4
+    assert len(member.keys._queries) <= 4
+    long = "/v2/keys/" + "x" * 1_000
+    assert member.send("GET", long + "?a=" + "x" * 1_000).status == 404
+    assert long.encode() not in member.keys._paths
+    assert all(len(query) <= 512 for query in member.keys._queries)
+
+
+def test_a_query_remembered_for_get_is_checked_again_for_others(member: LocalMember) -> None:
+    watch = member.send("GET", "/v2/keys/a?wait=true")
+    assert watch.open
+    for method in ("HEAD", "DELETE", "PUT"):
+        assert member.send(method, "/v2/keys/a?wait=true").status == 400
+
+
+def test_a_bad_query_is_not_remembered(member: LocalMember) -> None:
+    for _ in range(2):
+        assert member.send("GET", "/v2/keys/a?recursive=").status == 400
+
+
+def test_a_watch_ends_after_one_event_and_is_forgotten(member: LocalMember) -> None:
+    watch = member.send("GET", "/v2/keys/a?wait=true")
+    assert (watch.status, watch.open, member.hub.count) == (200, True, 1)
+    put(member, "/a")
+    assert (watch.done, member.hub.count) == (True, 0)
+    put(member, "/a", b"2")
+    assert len(watch.pieces) == 1
+
+
+def test_a_stream_goes_on_until_the_client_hangs_up(member: LocalMember) -> None:
+    watch = member.send("GET", "/v2/keys/a?wait=true&stream=true")
+    for value in (b"1", b"2", b"3"):
+        put(member, "/a", value)
+    assert [json.loads(piece)["node"]["value"] for piece in watch.pieces] == ["1", "2", "3"]
+    watch.hang_up()
+    assert member.hub.count == 0
+    put(member, "/a", b"4")
+    assert len(watch.pieces) == 3
+
+
+def test_a_stream_that_cannot_keep_up_is_ended(member: LocalMember) -> None:
+    exchange = RecordedExchange(Request(b"GET", b"/v2/keys/a", b"wait=true&stream=true"), room=2)
+    member.router.handle(exchange)
+    for _ in range(4):
+        put(member, "/a")
+    assert exchange.done
+    assert len(exchange.pieces) == 2
+    assert member.hub.count == 0
+
+
+def test_watchers_of_one_event_share_its_bytes(member: LocalMember) -> None:
+    watches = [
+        member.send("GET", f"/v2/keys/{key}?wait=true&recursive=true") for key in ("a", "a", "", "a/b")
+    ]
+    put(member, "/a/b")
+    first = watches[0].pieces[0]
+    assert all(watch.pieces[0] is first for watch in watches)
+
+
+def test_a_past_event_shows_no_time_that_has_run_out(member: LocalMember) -> None:
+    member.send("PUT", "/v2/keys/a", b"value=1&ttl=2")
+    index = member.machine.tree.index
+    member.advance(60 * 10**9)
+    found = [
+        json.loads(member.send("GET", f"/v2/keys/a?wait=true&waitIndex={at}").text)
+        for at in (index, index + 1)
+    ]
+    assert found[0]["action"] == "set"
+    assert "expiration" in found[0]["node"]
+    assert "ttl" not in found[0]["node"]
+    assert found[1]["action"] == "expire"
+    assert "ttl" not in found[1]["prevNode"]
+
+
+def test_statistics_count_what_happened(member: LocalMember) -> None:
+    member.send("GET", "/v2/keys/a?wait=true")
+    put(member, "/b")
+    member.send("GET", "/v2/keys/b")
+    member.send("GET", "/v2/keys/none")
+    member.send("GET", "/v2/keys/b?wait=yes")  # not a request yet, so not counted
+    answer = member.send("GET", "/v2/stats/store")
+    counts = json.loads(answer.body)
+    assert list(counts)[:4] == ["getsSuccess", "getsFail", "setsSuccess", "setsFail"]
+    assert list(counts)[-2:] == ["expireCount", "watchers"]
+    assert counts["getsSuccess"] == 1
+    assert counts["getsFail"] == 1 + 4  # one missing, and one look at authentication for each request
+    assert counts["setsSuccess"] == 2 + 1  # the member's own two come first
+    assert counts["watchers"] == 1
+    assert not answer.body.endswith(b"\n")
+    refused = member.send("POST", "/v2/stats/store")
+    assert (refused.status, refused.headers["Allow"]) == (405, "GET")

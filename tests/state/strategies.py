@@ -1,0 +1,48 @@
+"""Random commands that meet each other often: few names, few values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hypothesis import strategies as st
+
+from netstore.state import commands
+
+if TYPE_CHECKING:
+    from netstore.state.commands import Command
+
+NAMES = (b"a", b"b", b"_h", b"ab", b"\xff")
+VALUES = (b"", b"1", b"2", b"\xff\x00")
+BASE = 1_000
+
+PATHS = st.lists(st.sampled_from(NAMES), max_size=4).map(lambda names: b"/" + b"/".join(names))
+EXPIRIES = st.sampled_from((0, 0, 0, *range(BASE, BASE + 5)))
+INDEXES = st.sampled_from((0, 0, *range(1, 12)))
+FLAGS = st.booleans()
+
+
+def key_commands() -> st.SearchStrategy[Command]:
+    """Commands on the tree."""
+    values = st.sampled_from(VALUES)
+    return st.one_of(
+        st.builds(commands.Set, PATHS, values, FLAGS, EXPIRIES, FLAGS),
+        st.builds(commands.Set, PATHS, values, FLAGS, EXPIRIES),
+        st.builds(commands.Create, PATHS, values, FLAGS, EXPIRIES),
+        st.builds(commands.Update, PATHS, values, EXPIRIES, FLAGS),
+        st.builds(commands.CompareAndSwap, PATHS, values, values, INDEXES, EXPIRIES, FLAGS),
+        st.builds(commands.InOrder, PATHS, values, FLAGS, EXPIRIES),
+        st.builds(commands.Delete, PATHS, FLAGS, FLAGS),
+        st.builds(commands.CompareAndDelete, PATHS, values, INDEXES),
+        st.builds(commands.QuorumGet, PATHS, FLAGS),
+        st.builds(commands.Expire, st.integers(BASE - 1, BASE + 5)),
+    )
+
+
+def all_commands() -> st.SearchStrategy[Command]:
+    """Commands on the tree and the cluster's own."""
+    urls = st.lists(st.sampled_from(("http://a:1", "http://b:2")), max_size=2).map(tuple)
+    return st.one_of(
+        key_commands(),
+        st.builds(commands.PublishMember, st.integers(0, 2**64 - 1), st.text(max_size=3), urls, urls),
+        st.builds(commands.SetClusterVersion, st.sampled_from(("3.4.0", ""))),
+    )

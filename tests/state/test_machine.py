@@ -1,0 +1,253 @@
+"""The door: any bytes, one applied index, and an engine that always holds a state that once was."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from netstore.errors import CorruptData, Fault, NetstoreError
+from netstore.state import commands, mirror
+from netstore.state.commands import Command, encode
+from netstore.state.machine import Machine
+from netstore.state.member import MemberInfo
+from netstore.types import EtcdIndex, Event, Index, NodeId
+from tests.state.strategies import BASE, all_commands
+from tests.support.local_member import memory_engine
+
+if TYPE_CHECKING:
+    from netstore.disk.engine import MemoryEngine
+
+
+def machine_on(engine: MemoryEngine) -> Machine:
+    machine = Machine(engine)
+    machine.load()
+    return machine
+
+
+def apply(machine: Machine, command: Command | bytes) -> object:
+    data = command if isinstance(command, bytes) else encode(command)
+    return machine.apply(Index(machine.applied + 1), data)
+
+
+def state_of(machine: Machine) -> object:
+    """Everything replicated that a machine can tell."""
+    return (
+        machine.applied,
+        machine.tree.index,
+        {node.key: node for node in machine.tree.nodes()},
+        [msgspec.structs.replace(event, removed=()) for event in machine.history.since(0)],
+        (machine.history.first, machine.history.last),
+        machine.statistics.replicated(),
+        dict(machine.members),
+        machine.cluster_version,
+        machine.next_expiry(),
+    )
+
+
+@settings(max_examples=200)
+@given(st.lists(st.one_of(all_commands().map(encode), st.binary(max_size=8)), max_size=30), st.data())
+def test_what_was_saved_is_what_is_loaded(entries: list[bytes], data: st.DataObject) -> None:
+    """Saved at random moments and loaded elsewhere, entries give the state they give in one go."""
+    whole = machine_on(memory_engine())
+    engine = memory_engine()
+    part = machine_on(engine)
+    for entry in entries:
+        assert apply(part, entry) == apply(whole, entry)
+        if data.draw(st.booleans()):
+            part.save()
+            if data.draw(st.booleans()):
+                part = machine_on(engine)
+                assert state_of(part) == state_of(whole)
+    assert state_of(part) == state_of(whole)
+    assert [event for event in whole.take_events() if event.refresh or event.internal] == []
+
+
+@given(st.lists(all_commands().map(encode), max_size=20), st.integers(0, 20))
+def test_a_crash_between_saves_is_mended_by_replay(entries: list[bytes], saved: int) -> None:
+    engine = memory_engine()
+    machine = machine_on(engine)
+    for place, entry in enumerate(entries):
+        apply(machine, entry)
+        if place == saved:
+            machine.save()
+    survivor = machine_on(engine)
+    for entry in entries[survivor.applied :]:
+        apply(survivor, entry)
+    assert state_of(survivor) == state_of(machine)
+
+
+@given(st.binary(max_size=40))
+def test_no_bytes_raise(data: bytes) -> None:
+    machine = machine_on(memory_engine())
+    outcome = apply(machine, data)
+    assert outcome is None or isinstance(outcome, Event | Fault)
+    assert machine.applied == 1
+
+
+def test_bytes_that_are_no_command_change_nothing_but_the_applied_index() -> None:
+    machine = machine_on(memory_engine())
+    before = state_of(machine)
+    outcome = apply(machine, b"\xc1")
+    assert isinstance(outcome, Fault)
+    assert outcome.code == 300
+    assert apply(machine, b"") is None
+    assert machine.applied == 2
+    machine.applied = Index(0)
+    assert state_of(machine) == before
+
+
+def test_an_entry_is_applied_once() -> None:
+    machine = machine_on(memory_engine())
+    apply(machine, b"")
+    with pytest.raises(NetstoreError, match="entry 1 after 1"):
+        machine.apply(Index(1), b"")
+
+
+def test_a_new_cluster_stands_at_three_and_a_restart_adds_one() -> None:
+    """v2 API, indexes: the member added, its publication, the version."""
+    machine = machine_on(memory_engine())
+    publish = commands.PublishMember(7, "one", ("http://c",), ("http://p",))
+    assert apply(machine, publish) is None
+    assert apply(machine, commands.SetClusterVersion("3.4.0")) is None
+    assert machine.tree.index == 3
+    assert machine.take_events() == []
+    assert apply(machine, publish) is None
+    assert machine.tree.index == 4
+    assert machine.members == {7: MemberInfo(NodeId(7), "one", ("http://c",), ("http://p",))}
+    assert machine.cluster_version == "3.4.0"
+    assert machine.history.scan(b"/", True, 1) is None
+    assert apply(machine, commands.Set(b"/members", b"1"))
+    found = machine.history.scan(b"/members", True, 1)
+    assert isinstance(found, Event)
+    assert found.index == 5
+
+
+def test_expiry_gives_an_event_for_each_node_and_no_outcome() -> None:
+    machine = machine_on(memory_engine())
+    for path in (b"/a", b"/b"):
+        apply(machine, commands.Set(path, b"", expires=BASE))
+    assert machine.next_expiry() == BASE
+    machine.take_events()
+    assert apply(machine, commands.Expire(BASE)) is None
+    assert [(event.action, event.node.key) for event in machine.take_events()] == [
+        ("expire", b"/a"),
+        ("expire", b"/b"),
+    ]
+    assert machine.next_expiry() is None
+    assert machine.statistics.expire_count == 2
+
+
+def test_a_batch_writes_each_node_and_slot_once() -> None:
+    engine = memory_engine()
+    machine = machine_on(engine)
+    for _ in range(2_500):
+        apply(machine, commands.Set(b"/a", b"1"))
+    machine.save()
+    machine.save()
+    (applied, changes), (_, unchanged) = engine._journal
+    assert applied == 2_500
+    assert Counter(table for table, _ in changes) == {mirror.NODES: 1, mirror.WINDOW: 1_000, mirror.STATE: 1}
+    assert unchanged == {}
+
+
+def test_a_path_of_any_length_is_kept() -> None:
+    engine = memory_engine()
+    machine = machine_on(engine)
+    paths = {b"/" + b"x" * 4_000 + tail for tail in (b"1", b"2", b"2/3")}
+    for path in paths:
+        apply(machine, commands.Set(path, b"1", dir=True))
+    machine.save()
+    assert {node.key for node in machine_on(engine).tree.nodes()} == paths
+
+
+def refusal(engine: MemoryEngine) -> str:
+    with pytest.raises(CorruptData, match="restore this member") as caught:
+        Machine(engine).load()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("table", mirror.TABLES)
+def test_rot_in_the_engine_is_named(table: str) -> None:
+    for rot in (b"\xc1", b"\x93\x01\x90\xa2\xff\xff", b""):
+        engine = memory_engine()
+        engine.write(Index(1), {(table, b"key"): rot})
+        assert f"table {table}, key b'key'" in refusal(engine)
+
+
+def test_a_node_without_its_directory_is_named() -> None:
+    engine = memory_engine()
+    machine = machine_on(engine)
+    apply(machine, commands.Set(b"/a/b", b"1"))
+    machine.save()
+    engine.write(Index(1), {(mirror.NODES, b"/a"): None})
+    assert "key b'/a/b' lies in no directory" in refusal(engine)
+
+
+def test_a_window_that_does_not_end_at_the_state_is_named() -> None:
+    engine = memory_engine()
+    machine = machine_on(engine)
+    apply(machine, commands.Set(b"/a", b"1"))
+    machine.save()
+    engine.write(Index(1), {(mirror.WINDOW, mirror.window_key(EtcdIndex(1))): None})
+    assert "ends at 0, the state is at 1" in refusal(engine)
+
+
+def test_loading_starts_from_nothing() -> None:
+    machine = machine_on(memory_engine())
+    apply(machine, commands.Set(b"/a", b"1", expires=BASE))
+    apply(machine, commands.PublishMember(7, "one", (), ()))
+    machine.load()
+    assert state_of(machine) == state_of(machine_on(memory_engine()))
+    assert machine.take_events() == []
+    machine.save()
+
+
+COUNTED = [
+    (commands.Set(b"/f", b""), "sets_success"),
+    (commands.Set(b"/d"), "sets_fail"),
+    (commands.Create(b"/new"), "create_success"),
+    (commands.Create(b"/f"), "create_fail"),
+    (commands.InOrder(b"/d"), "create_success"),
+    (commands.Update(b"/f"), "update_success"),
+    (commands.Update(b"/none"), "update_fail"),
+    (commands.Update(b"/d", b"x"), "update_success"),  # refused, and still
+    (commands.Update(b"/"), "update_success"),  # refused, and still
+    (commands.CompareAndSwap(b"/f", b"", b"1"), "compare_and_swap_success"),
+    (commands.CompareAndSwap(b"/f", b"", b"2"), "compare_and_swap_fail"),
+    (commands.CompareAndSwap(b"/d", b"", b"2"), "compare_and_swap_fail"),
+    (commands.CompareAndSwap(b"/", b"", b"2"), "compare_and_swap_success"),  # refused, and still
+    (commands.Delete(b"/f"), "delete_success"),
+    (commands.Delete(b"/d"), "delete_fail"),
+    (commands.Delete(b"/"), "delete_success"),  # refused, and still
+    (commands.CompareAndDelete(b"/f", b"1"), "compare_and_delete_success"),
+    (commands.CompareAndDelete(b"/f", b"2"), "compare_and_delete_success"),  # refused, and still
+    (commands.CompareAndDelete(b"/d", b"2"), "compare_and_delete_success"),  # refused, and still
+    (commands.CompareAndDelete(b"/none", b"2"), "compare_and_delete_fail"),
+    (commands.QuorumGet(b"/f"), "gets_success"),
+    (commands.QuorumGet(b"/none"), "gets_fail"),
+]
+
+
+@pytest.mark.parametrize(("command", "counter"), COUNTED, ids=lambda value: str(value)[:40])
+def test_counters_are_those_of_etcd(command: Command, counter: str) -> None:
+    """v2 API, statistics."""
+    machine = machine_on(memory_engine())
+    apply(machine, commands.Set(b"/f", b"1"))
+    apply(machine, commands.Create(b"/d/x"))
+    before = msgspec.structs.asdict(machine.statistics)
+    apply(machine, command)
+    after = msgspec.structs.asdict(machine.statistics)
+    assert {name for name in after if after[name] != before[name]} == {counter}
+
+
+def test_creating_below_a_file_counts_twice() -> None:
+    machine = machine_on(memory_engine())
+    apply(machine, commands.Set(b"/f", b"1"))
+    assert apply(machine, commands.Create(b"/f/x")) == Fault(104, b"/f", 1)
+    assert apply(machine, commands.InOrder(b"/f")) == Fault(104, b"/f", 1)
+    assert (machine.statistics.create_fail, machine.statistics.sets_fail) == (2, 2)

@@ -1,0 +1,165 @@
+"""Watchers: who is told, in which order, and who is no longer there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.types import EtcdIndex, Event, NodeView
+from netstore.watch.hub import Hub, Watcher
+
+NAMES = st.sampled_from((b"a", b"b", b"_h"))
+PATHS = st.lists(NAMES, max_size=4).map(lambda names: b"/" + b"/".join(names))
+
+
+@dataclass
+class Client:
+    """What a watcher asked for and what it got; `room` is how many events it takes."""
+
+    path: bytes
+    recursive: bool
+    stream: bool
+    since: int
+    room: int = 1_000
+    got: list[Event] = field(default_factory=list)
+    watcher: Watcher | None = None
+
+    def deliver(self, event: Event) -> bool:
+        if len(self.got) >= self.room:
+            return False
+        self.got.append(event)
+        return True
+
+    def join(self, hub: Hub) -> Client:
+        self.watcher = hub.watch(self.path, self.recursive, self.stream, self.since, self.deliver)
+        return self
+
+
+def event(index: int, key: bytes, action: str = "set", removed: tuple[bytes, ...] = ()) -> Event:
+    return Event(action, EtcdIndex(index), NodeView(key, EtcdIndex(1), EtcdIndex(index)), removed=removed)
+
+
+def times_told(client: Client, change: Event) -> int:
+    """How often a watcher that stays would be told of an event (v2 API, which events match live)."""
+    key, path = change.node.key, client.path
+    if change.index < client.since:
+        return 0
+    told = 0
+    removal = change.action in {"delete", "compareAndDelete", "expire"}
+    if key == path:
+        told += 2 if removal else 1
+    elif client.recursive and key.startswith(path.rstrip(b"/") + b"/"):
+        below = key[len(path.rstrip(b"/")) :]
+        told += b"/_" not in below
+    if removal and path in change.removed:
+        told += 1
+    return told
+
+
+@st.composite
+def events(draw: st.DrawFn) -> list[Event]:
+    made = []
+    for index in range(1, draw(st.integers(0, 12)) + 1):
+        key = draw(PATHS.filter(lambda path: path != b"/"))
+        action = draw(st.sampled_from(("set", "create", "delete", "expire", "compareAndDelete")))
+        removed: tuple[bytes, ...] = ()
+        if action in {"delete", "expire"}:
+            below = draw(st.lists(PATHS.filter(lambda path: path != b"/"), max_size=3, unique=True))
+            removed = tuple(sorted(key + path for path in below))
+        made.append(event(index, key, action, removed))
+    return made
+
+
+CLIENTS = st.lists(
+    st.builds(
+        Client, PATHS, st.booleans(), st.booleans(), st.integers(1, 14), st.sampled_from((0, 1, 2, 1_000))
+    ),
+    max_size=8,
+)
+
+
+@given(CLIENTS, events())
+def test_watchers_are_told_what_the_twin_says(clients: list[Client], changes: list[Event]) -> None:
+    hub = Hub()
+    for client in clients:
+        client.join(hub)
+    for change in changes:
+        hub.publish(change)
+    for client in clients:
+        wanted = [change for change in changes for _ in range(times_told(client, change))]
+        told = wanted if client.stream else wanted[:1]
+        assert client.got == told[: client.room]
+        assert client.watcher is not None
+        gone = bool(told and not client.stream) or len(told) > client.room
+        assert client.watcher.active is not gone
+    assert hub.count == sum(client.watcher is not None and client.watcher.active for client in clients)
+
+
+@given(CLIENTS, st.data())
+def test_nothing_is_left_of_watchers_that_went(clients: list[Client], data: st.DataObject) -> None:
+    hub = Hub()
+    for client in clients:
+        client.join(hub)
+    for client in data.draw(st.permutations(clients)):
+        assert client.watcher is not None
+        client.watcher.remove()
+        client.watcher.remove()
+    assert hub.count == 0
+    assert hub._at == hub._above == {}
+    hub.publish(event(100, b"/a/b"))
+    assert [client.got for client in clients] == [[] for _ in clients]
+
+
+def test_all_get_the_same_object() -> None:
+    hub = Hub()
+    clients = [Client(b"/a", True, stream, 1).join(hub) for stream in (True, False) * 3]
+    change = event(1, b"/a/b")
+    hub.publish(change)
+    assert all(client.got[0] is change for client in clients)
+    assert hub.count == 3
+
+
+def test_a_watcher_may_remove_others_while_it_is_told() -> None:
+    hub = Hub()
+    victim = Client(b"/a", False, True, 1)
+
+    def deliver(_: Event) -> bool:
+        assert victim.watcher is not None
+        victim.watcher.remove()
+        return True
+
+    hub.watch(b"/a", False, True, 1, deliver)
+    victim.join(hub)
+    hub.publish(event(1, b"/a"))
+    assert victim.got == []
+    assert hub.count == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_watcher_may_watch_again_while_it_is_told(stream: bool) -> None:
+    """The new watch begins with the next event, not with the one being told."""
+    hub = Hub()
+    again = Client(b"/a", False, stream, 2)
+
+    def deliver(_: Event) -> bool:
+        again.join(hub)
+        return True
+
+    hub.watch(b"/a", False, False, 1, deliver)
+    hub.publish(event(1, b"/a"))
+    assert again.got == []
+    hub.publish(event(2, b"/a"))
+    assert len(again.got) == 1
+
+
+def test_a_slow_reader_is_dropped_and_the_others_go_on() -> None:
+    hub = Hub()
+    slow, fast = Client(b"/", True, True, 1, room=2).join(hub), Client(b"/", True, True, 1).join(hub)
+    for index in range(1, 6):
+        hub.publish(event(index, b"/a"))
+    assert len(slow.got) == 2
+    assert len(fast.got) == 5
+    assert hub.count == 1
