@@ -1,0 +1,149 @@
+"""Routing, health, version and members, asked without a socket."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.api.health import Health, Version
+from netstore.api.router import Redirect, Router, not_found
+from netstore.net.exchange import Request
+from netstore.node.timekeeper import Deadline, Deadlines
+from netstore.state.commands import PublishMember, SetClusterVersion, encode
+from netstore.types import Nanos, NodeId
+from tests.support.local_member import RecordedExchange
+from tests.support.member import ME, Solo
+
+if TYPE_CHECKING:
+    from netstore.net.exchange import Exchange
+
+
+def ask(router: Router, path: bytes, method: bytes = b"GET", query: bytes = b"") -> RecordedExchange:
+    exchange = RecordedExchange(Request(method, path, query))
+    router.handle(exchange)
+    return exchange
+
+
+def named(name: bytes) -> Router:
+    return Router({b"/exact": _answer(b"exact")}, {b"/below": _answer(name)})
+
+
+def _answer(text: bytes):  # type: ignore[no-untyped-def]  # noqa: ANN202 - a handler that says who it is
+    def handler(exchange: Exchange) -> None:
+        exchange.respond(200, b"", text)
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "body"),
+    [
+        (b"/exact", 200, b"exact"),
+        (b"/exact/", 404, b"404 page not found\n"),
+        (b"/exact/x", 404, b"404 page not found\n"),
+        (b"/below", 200, b"below"),
+        (b"/below/", 200, b"below"),
+        (b"/below/a/b", 200, b"below"),
+        (b"/bel%6fw/a", 200, b"below"),
+        (b"/belowx", 404, b"404 page not found\n"),
+        (b"/", 404, b"404 page not found\n"),
+        (b"/%zz", 400, b"400 Bad Request"),
+    ],
+)
+def test_a_path_finds_its_handler(path: bytes, status: int, body: bytes) -> None:
+    router = named(b"below")
+    for _ in range(2):  # the second time from the table of known paths
+        answer = ask(router, path)
+        assert (answer.status, answer.body) == (status, body)
+
+
+def test_options_is_answered_everywhere() -> None:
+    assert ask(named(b""), b"/nowhere", b"OPTIONS").status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "body"), [(b"GET", b'<a href="/below/b?x=1&amp;y">Moved Permanently</a>.\n\n'), (b"PUT", b"")]
+)
+def test_an_unclean_path_is_sent_to_its_clean_form(method: bytes, body: bytes) -> None:
+    answer = ask(named(b""), b"/below/a/..//b", method, b"x=1&y")
+    assert (answer.status, answer.body) == (301, body)
+    assert b"Location: /below/b?x=1&y\r\n" in answer.fields
+
+
+def test_unknown_paths_do_not_pile_up() -> None:
+    router = named(b"")
+    for number in range(10_000):
+        ask(router, b"/%d" % number)
+    assert len(router._known) <= 4096
+
+
+def test_a_redirect_cannot_be_made_to_split_the_answer() -> None:
+    exchange = RecordedExchange(Request(b"GET", b"/a//b%0d%0aX: y"))
+    Router({}, {}).handle(exchange)
+    assert b"\r\nX: y" not in exchange.fields
+    assert isinstance(Redirect(b"/x"), Redirect)
+    not_found(RecordedExchange(Request(b"GET", b"/")))
+
+
+def health(member: Solo) -> tuple[Health, Deadlines]:
+    deadlines = Deadlines(member.clock)
+    return Health(member.host, deadlines.after), deadlines
+
+
+def test_health_needs_a_leader() -> None:
+    check, _ = health(Solo())
+    exchange = RecordedExchange(Request(b"GET", b"/health"))
+    check(exchange)
+    assert (exchange.status, exchange.body) == (503, b'{"health":"false"}\n')
+
+
+def test_health_goes_through_the_log() -> None:
+    member = Solo().lead()
+    check, _ = health(member)
+    exchange = RecordedExchange(Request(b"GET", b"/health"))
+    check(exchange)
+    assert not exchange.status
+    member.settle()
+    assert (exchange.status, exchange.body) == (200, b'{"health":"true"}')
+
+
+def test_health_does_not_wait_for_ever() -> None:
+    member = Solo().lead()
+    check, deadlines = health(member)
+    exchange = RecordedExchange(Request(b"GET", b"/health"))
+    check(exchange)
+    member.clock.now = Nanos(member.clock.now + 1_100_000_000)
+    deadlines.run_due()
+    assert exchange.status == 503
+    member.settle()
+
+
+def test_version_names_what_the_cluster_agreed_on() -> None:
+    member = Solo().lead()
+    told = []
+    for _ in range(2):
+        exchange = RecordedExchange(Request(b"GET", b"/version"))
+        Version(member.host)(exchange)
+        told.append(json.loads(exchange.body))
+        member.host.propose(encode(SetClusterVersion("3.4.0")), lambda _: None)
+        member.settle()
+    assert [each["etcdcluster"] for each in told] == ["not_decided", "3.4.0"]
+    assert set(told[0]) == {"etcdserver", "etcdcluster"}
+
+
+def test_a_published_member_is_known() -> None:
+    member = Solo().lead()
+    member.host.propose(encode(PublishMember(ME, "solo", ("http://a:1",), ("http://a:2",))), lambda _: None)
+    member.settle()
+    assert member.host.machine.members[NodeId(7)].client_urls == ("http://a:1",)
+
+
+def test_a_deadline_runs_once() -> None:
+    ran: list[int] = []
+    deadline = Deadline(0, lambda: ran.append(1))
+    deadline.run()
+    deadline.run()
+    assert ran == [1]
+    assert deadline.cancelled

@@ -1,0 +1,205 @@
+"""The host of a member alone: what is acknowledged and when, full disks, broken disks, restarts."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.errors import NO_SPACE, STOPPED, TIMED_OUT, Fault
+from netstore.node.host import CATCH_UP_ENTRIES, DiskFailed
+from netstore.seams import SyncFailed
+from netstore.state.commands import QuorumGet, Set, encode
+from netstore.types import Event
+from tests.support.member import Solo
+
+if TYPE_CHECKING:
+    from netstore.state.machine import Outcome
+
+Outcomes = list["Outcome | Fault"]
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def put(member: Solo, value: bytes = b"v") -> Outcomes:
+    """Propose a set and give the list its outcome will appear in."""
+    outcomes: Outcomes = []
+    member.host.propose(encode(Set(path=b"/k", value=value)), outcomes.append)
+    return outcomes
+
+
+def value(member: Solo) -> bytes | None:
+    found = member.host.machine.get(b"/k")
+    return found.node.value if isinstance(found, Event) else None
+
+
+def refusal(outcomes: Outcomes) -> str:
+    [outcome] = outcomes
+    assert isinstance(outcome, Fault)
+    return outcome.cause.decode()
+
+
+def test_nothing_is_acknowledged_before_it_is_synced() -> None:
+    member = Solo().lead()
+    outcomes = put(member)
+    member.turn()
+    assert member.device.waiting
+    assert outcomes == []
+    member.settle()
+    assert isinstance(outcomes[0], Event)
+
+
+def test_what_arrives_during_a_sync_is_the_next_batch() -> None:
+    member = Solo().lead()
+    put(member)
+    member.turn()
+    for _ in range(10):
+        put(member)
+    member.turn()
+    assert len(member.device.waiting) == 2
+
+
+def test_outcomes_come_in_the_order_of_the_log() -> None:
+    member = Solo().lead()
+    order: list[int] = []
+    for number in range(5):
+        member.host.propose(encode(Set(path=b"/k")), lambda _, number=number: order.append(number))  # type: ignore[misc]
+    member.settle()
+    assert order == [0, 1, 2, 3, 4]
+
+
+@given(st.lists(st.binary(max_size=8), min_size=1, max_size=12), st.data())
+def test_a_crash_loses_nothing_that_was_acknowledged(values: list[bytes], data: st.DataObject) -> None:
+    """Whatever the disk had let through and wherever the state's own commits stood."""
+    member = Solo().lead()
+    answers = []
+    for each in values:
+        answers.append((each, put(member, each)))
+        member.turn()
+        member.device.sync(data.draw(st.integers(0, len(member.device.waiting))))
+        member.turn()
+        if data.draw(st.booleans()):
+            member.engine.commit(data.draw(st.integers(0, 3)))
+    acknowledged = [each for each, outcomes in answers if outcomes]
+    after = member.crashed().lead()
+    assert value(after) in (values[len(acknowledged) - 1 :] if acknowledged else [None, *values])
+
+
+def test_a_full_disk_refuses_writes_and_heals() -> None:
+    member = Solo().lead()
+    put(member, b"kept")
+    member.settle()
+    stuck = put(member, b"stuck")
+    member.turn()
+    member.device.fail(FULL)
+    assert refusal_of_next(member) == NO_SPACE
+    assert value(member) == b"kept"
+    member.host.retry_writes()
+    member.device.fail(FULL)
+    assert stuck == []
+    member.host.retry_writes()
+    member.settle()
+    assert isinstance(stuck[0], Event)
+    assert value(member) == b"stuck"
+    assert member.lines.events.count("log_not_writable") == 2
+    after = put(member, b"after")
+    member.settle()
+    assert isinstance(after[0], Event)
+    assert value(member.crashed().lead()) == b"after"
+
+
+def refusal_of_next(member: Solo) -> str:
+    outcomes = put(member)
+    member.turn()
+    return refusal(outcomes)
+
+
+@pytest.mark.parametrize("error", [SyncFailed(errno.EIO, "I/O error"), OSError(errno.EIO, "I/O error")])
+def test_a_broken_disk_ends_the_member_before_it_answers(error: OSError) -> None:
+    member = Solo().lead()
+    outcomes = put(member)
+    member.turn()
+    member.device.fail(error)
+    with pytest.raises(DiskFailed, match="nothing unsaved was acknowledged"):
+        member.turn()
+    member.host.stop()
+    assert refusal(outcomes) == STOPPED
+
+
+def test_a_state_that_finds_no_room_refuses_writes_until_it_does() -> None:
+    member = Solo().lead()
+    member.settle()
+    member.host.engine_failed(FULL)
+    assert refusal_of_next(member) == NO_SPACE
+    member.engine.commit()
+    member.host.retry_writes()
+    outcomes = put(member)
+    member.settle()
+    assert isinstance(outcomes[0], Event)
+
+
+def test_a_state_that_breaks_ends_the_member() -> None:
+    member = Solo().lead()
+    member.host.engine_failed(OSError(errno.EIO, "I/O error"))
+    with pytest.raises(DiskFailed):
+        member.turn()
+
+
+def test_a_request_without_an_answer_is_told_so_in_time() -> None:
+    member = Solo()
+    outcomes = put(member)
+    member.turn()
+    member.clock.now += 6_000_000_000  # type: ignore[assignment]
+    member.host.tick()
+    assert outcomes == []
+    member.clock.now += 2_000_000_000  # type: ignore[assignment]
+    member.host.tick()
+    assert refusal(outcomes) == TIMED_OUT
+    member.lead()
+    assert value(member) is None, "what timed out before it was proposed is never proposed"
+
+
+def test_a_stopped_member_answers_at_once() -> None:
+    member = Solo().lead()
+    waiting = put(member)
+    member.host.stop()
+    assert refusal(waiting) == refusal(put(member)) == STOPPED
+
+
+def test_a_read_waits_for_the_log() -> None:
+    member = Solo().lead()
+    reads: list[Fault | None] = []
+    put(member)
+    member.host.read(reads.append)
+    member.settle()
+    assert reads == [None]
+    assert value(member) == b"v"
+
+
+def test_a_read_without_a_leader_is_refused() -> None:
+    member = Solo()
+    reads: list[Fault | None] = []
+    member.host.read(reads.append)
+    member.turn()
+    member.clock.now += 8_000_000_000  # type: ignore[assignment]
+    member.host.tick()
+    assert reads
+    assert isinstance(reads[0], Fault)
+
+
+def test_the_log_forgets_what_the_durable_state_covers() -> None:
+    member = Solo(snapshot_count=10).lead()
+    for _ in range(CATCH_UP_ENTRIES + 20):
+        member.host.propose(encode(QuorumGet(path=b"/")), lambda _: None)
+    member.settle()
+    assert not member.host.compact(), "the state is not durable yet"
+    member.engine.commit()
+    assert member.host.compact()
+    member.settle()
+    assert member.host.status().compacted > 0
+    outcomes = put(member)
+    member.settle()
+    assert isinstance(outcomes[0], Event)
+    assert value(member.crashed().lead()) == b"v"
