@@ -62,6 +62,9 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         say(error.format_message())
         return Exit.REFUSED
+    except RecursionError:
+        say("nested too deep to be shown; ask for a part of it")
+        return Exit.REFUSED
     except BrokenPipeError:
         _close_standard_output()
         return Exit.PIPE_CLOSED

@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 import json
 import sys
-import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -22,9 +21,6 @@ MISSING: Final = "-"
 
 PIPED_COLUMNS: Final = 10_000
 """Width of a table that no terminal bounds: no cell is ever cut or folded there."""
-
-ACTIVE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Unicode categories that may move the cursor, turn the direction of text or break the line."""
 
 NAMED_ESCAPES: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -47,7 +43,7 @@ class Table:
 
 def printable(text: str) -> str:
     """`text` on one line, inert: active characters as `\\n`, `\\x1b`, `\\u202e`. `field` can be read back."""
-    if text.isascii() and text.isprintable():
+    if text.isprintable():
         return text
     return "".join(_inert(character) for character in text)
 
@@ -120,7 +116,8 @@ def emit_value(text: str) -> None:
 
 
 def _inert(character: str) -> str:
-    if unicodedata.category(character) not in ACTIVE_CATEGORIES:
+    # Not printable are the separators but the blank, and all that may move the cursor or turn text round.
+    if character.isprintable():
         return character
     code = ord(character)
     if code < 0x100:

@@ -63,6 +63,7 @@ def subnets(
 
 def _asked(context: click.Context, action: Callable[[V2Client], Awaitable[T]]) -> T | None:
     settings = context.ensure_object(Settings)
+    settings.may_ask = False
 
     async def in_time(client: V2Client) -> T | None:
         import trio  # noqa: PLC0415 - loaded by now: see Settings.ask

@@ -103,6 +103,8 @@ class Settings:
     username: str | None = None
     timeout: float = DEFAULT_TIMEOUT
     debug: bool = False
+    may_ask: bool = True
+    """Whether a password may be asked for; not while words are completed."""
 
     @property
     def form(self) -> Form:
@@ -179,7 +181,7 @@ class Settings:
         if colon:
             return name, password
         told = os.environ.get("NETSTORE_PASSWORD") or os.environ.get("ETCDCTL_PASSWORD")
-        if told is None and not sys.stdin.isatty():
+        if told is None and not (self.may_ask and sys.stdin.isatty()):
             raise Failure(
                 Exit.USAGE,
                 f"--username {name}: no password; set NETSTORE_PASSWORD or run on a terminal to be asked",

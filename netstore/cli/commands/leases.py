@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec.json import decode
 
 from netstore.agent.ipv4 import Subnet, show_ip
 from netstore.agent.record import Lease, parse
@@ -82,7 +83,7 @@ class Record:
     def content(self) -> dict[str, object]:
         """Its JSON document."""
         lease = self.lease
-        data = None if lease is None or lease.backend_data is None else json.loads(lease.backend_data)
+        data = None if lease is None or lease.backend_data is None else decode(lease.backend_data)
         return {
             "key": self.node.key,
             "subnet": None if lease is None else str(lease.subnet),

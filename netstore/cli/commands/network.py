@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+import msgspec
 
 from netstore.agent.ipv4 import show_ip
 from netstore.agent.network import Network, NetworkError, parse_network, warnings
@@ -19,12 +20,13 @@ from netstore.cli.commands.invocation import (
     node_at,
     pass_settings,
     refused,
+    say,
     standard_input,
     text_of,
     warn,
 )
 from netstore.cli.commands.leases import listed, survey
-from netstore.cli.output import Table, emit_value
+from netstore.cli.output import Form, Table, emit_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,6 +103,9 @@ def set_(settings: Settings, source: str | None, *, force: bool) -> None:
             raise
         action, index = ("created" if before is None else "changed"), answer.node.modified_index
     changes = differences(present, value)
+    if settings.form is Form.TABLE and not changes:
+        say(f"{key}: {action}, and means the same as before")
+        return
     settings.show(
         {
             "key": key,
@@ -194,7 +199,7 @@ def _fields(text: str | None) -> dict[str, tuple[str, Any]]:
     if text is None:
         return {}
     try:
-        document = json.loads(text)
+        document = msgspec.json.decode(text)
     except ValueError:
         return {"document": ("document", text)}
     leaves: dict[str, tuple[str, Any]] = {}
@@ -245,8 +250,8 @@ def _source(source: str | None) -> bytes:
 
 def _must_be_json(text: bytes) -> None:
     try:
-        json.loads(text)
-    except (ValueError, RecursionError) as error:
+        msgspec.json.decode(text)
+    except ValueError as error:
         raise refused(f"config: not JSON ({error}); --force does not help here") from None
 
 
@@ -277,7 +282,7 @@ def _report(settings: Settings, text: bytes, where: dict[str, object]) -> None:
     for remark in told:
         warn(remark)
     try:
-        config = json.loads(text)
+        config = msgspec.json.decode(text)
     except ValueError:
         config = None
     rows = [] if network is None else effective(network)

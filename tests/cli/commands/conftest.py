@@ -45,6 +45,13 @@ class Told:
         return [line.split("\t") for line in self.out.splitlines()]
 
 
+class Terminal(io.StringIO):
+    """Standard input where a person sits, and what the person types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 class Run(Protocol):
     """Runs netstorectl in this process."""
 

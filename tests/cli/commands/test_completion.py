@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from netstore.cli import netstorectl
 from netstore.cli.commands.completion import MOST, VARIABLE
-from tests.cli.commands.conftest import answering
+from tests.cli.commands.conftest import Terminal, answering
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,6 +96,21 @@ def test_what_is_wrong_offers_nothing_and_says_nothing(
 ) -> None:
     monkeypatch.delenv("NETSTORE_ENDPOINTS")
     assert offers(*words) == []
+
+
+def test_the_tab_key_never_asks_for_a_password(
+    ctl: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_prompt: str) -> str:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr("getpass.getpass", refuse)
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setenv(VARIABLE, "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "netstorectl --username ann key get /")
+    monkeypatch.setenv("COMP_CWORD", "5")
+    assert netstorectl.run([]) == 0
+    assert capsys.readouterr().out.strip() == ""
 
 
 def test_a_store_that_says_nothing_is_not_waited_for(

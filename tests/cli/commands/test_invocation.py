@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
+from netstore.cli import netstorectl
 from netstore.cli.commands.invocation import Exit, Settings, clean
-from tests.cli.commands.conftest import answering, http
+from tests.cli.commands.conftest import Terminal, answering, http
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -182,6 +184,32 @@ def test_a_name_without_a_password_and_nobody_to_ask(run: Run) -> None:
     told = run("--username", "ann", "key", "ls")
     assert told.status == 2
     assert "--username ann: no password" in told.err
+
+
+def test_a_password_is_asked_for_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def answer(prompt: str) -> str:
+        asked.append(prompt)
+        return "secret"
+
+    def session(head: bytes) -> bytes:
+        heads.append(head)
+        return error(100, "/n", "404 Not Found") if head.startswith(b"GET") else served()
+
+    heads: list[bytes] = []
+    monkeypatch.setattr("getpass.getpass", answer)
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    document = '{"Network":"10.1.0.0/16","Backend":{"Type":"host-gw"}}'
+    with answering(session) as url:
+        status = netstorectl.run(["--endpoints", url, "--username", "ann", "network", "set", document])
+    assert (status, capsys.readouterr().err) == (0, "")
+    assert asked == ["Password of ann: "]
+    assert len(heads) == 3
+    wanted = b"authorization: basic " + base64.b64encode(b"ann:secret")
+    assert all(wanted.lower() in head.lower() for head in heads)
 
 
 # Failures

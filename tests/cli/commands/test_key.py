@@ -112,6 +112,19 @@ def test_keys_with_odd_names_are_escaped_in_listings(ctl: Run, prefix: str) -> N
     assert ctl("key", "get", f"{prefix}/tab\there").out == "1\n"
 
 
+def test_a_tree_too_deep_to_be_shown_is_told(ctl: Run, prefix: str) -> None:
+    deep = f"{prefix}{'/a' * 1500}"
+    assert ctl("key", "set", deep, "1").status == 0
+    assert ctl("key", "get", deep).out == "1\n"
+    assert ctl("key", "ls", f"{prefix}/a").out == f"{prefix}/a/a\n"
+    told = ctl("key", "ls", "-r", prefix)
+    assert (told.status, told.err) == (
+        1,
+        "netstorectl: nested too deep to be shown; ask for a part of it\n",
+    )
+    assert ctl("key", "rm", "-r", prefix).status == 0
+
+
 def test_ttl(ctl: Run, prefix: str) -> None:
     def ttl() -> int | None:
         found = ctl("key", "get", f"{prefix}/a", "-o", "json").document["node"].get("ttl")

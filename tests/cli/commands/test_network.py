@@ -74,6 +74,9 @@ def test_set_again_changes_nothing(ctl: Run) -> None:
     again = ctl("network", "set", GOOD, "-o", "json").document
     assert (created["action"], again["action"], again["changes"]) == ("created", "unchanged", [])
     assert again["modifiedIndex"] == created["modifiedIndex"]
+    told = ctl("network", "set", GOOD, "-o", "table")
+    assert (told.status, told.out) == (0, "")
+    assert told.err.endswith("/config: unchanged, and means the same as before\n")
 
 
 @pytest.mark.parametrize(
@@ -111,8 +114,9 @@ def test_force_writes_what_is_json(ctl: Run, prefix: str) -> None:
     assert ctl("key", "get", f"{prefix}/config").out == f"{bad}\n"
 
 
-def test_force_does_not_write_what_is_not_json(ctl: Run) -> None:
-    told = ctl("network", "set", "--force", '{"Network":')
+@pytest.mark.parametrize("document", ['{"Network":', '{"Network":NaN}', "{'Network':1}", '{"a":1} x', ""])
+def test_force_does_not_write_what_is_not_json(ctl: Run, document: str) -> None:
+    told = ctl("network", "set", "--force", "-", stdin=document.encode())
     assert told.status == 1
     assert "--force does not help here" in told.err
     assert ctl("network", "get").status == 3

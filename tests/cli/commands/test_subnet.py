@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import pytest
 
 from netstore.cli import netstorectl
 from netstore.cli.commands.invocation import Settings
+from tests.cli.commands.conftest import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,6 +108,13 @@ def test_ls_hides_no_bad_record(subnet: Network) -> None:
     listed = subnet("ls", "-o", "json").document["subnets"]
     assert {record["value"] for record in listed} == {*bad.values(), None}
     assert all(record["problems"] and record["subnet"] is None for record in listed)
+
+
+def test_one_record_that_nobody_can_read_hides_no_other(subnet: Network) -> None:
+    subnet.put("172.30.1.0-24", '{"PublicIP":"192.168.77.1","BackendData":' + "[" * 5000 + "]" * 5000 + "}")
+    subnet.put(NAME)
+    told = subnet("ls")
+    assert (told.status, [row[0] for row in told.rows]) == (0, [SUBNET, "172.30.1.0-24"])
 
 
 def test_ls_says_what_daemons_stumble_over(subnet: Network) -> None:
@@ -295,13 +302,6 @@ def test_release_of_what_a_node_holds_wants_to_be_told_twice(subnet: Network, tt
     assert subnet.there()
     assert subnet("release", "--yes", SUBNET, "-o", "json").document["action"] == "released"
     assert not subnet.there()
-
-
-class Terminal(io.StringIO):
-    """Standard input where a person sits."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.mark.parametrize(("answer", "gone"), [("y\n", True), ("YES\n", True), ("n\n", False), ("", False)])
