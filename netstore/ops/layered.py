@@ -680,15 +680,15 @@ def read_document(name: str) -> dict[str, Any]:
             data = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a path"
-        raise NetstoreError(f"cannot read the configuration file {quoted(name)}: {reason}") from None
+        raise NetstoreError(f"cannot read the configuration file {name!r}: {reason}") from None
     if len(data) > MAX_FILE_BYTES:
-        raise NetstoreError(f"{quoted(name)} is longer than {MAX_FILE_BYTES} bytes: no configuration file")
+        raise NetstoreError(f"{name!r} is longer than {MAX_FILE_BYTES} bytes: no configuration file")
     try:
         return tomli.loads(data.decode())
     except UnicodeDecodeError as error:
-        raise NetstoreError(f"{quoted(name)} is not UTF-8 text at byte {error.start}") from None
+        raise NetstoreError(f"{name!r} is not UTF-8 text at byte {error.start}") from None
     except (ValueError, RecursionError) as error:
-        raise NetstoreError(f"{quoted(name)} is not TOML: {' '.join(str(error).split())}") from None
+        raise NetstoreError(f"{name!r} is not TOML: {' '.join(str(error).split())}") from None
 
 
 def _value(flag: str, attached: str | None, rest: Iterator[str], *, switch: bool) -> str:
