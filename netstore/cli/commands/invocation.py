@@ -420,24 +420,22 @@ NOT_TEXT: Final = "{}: not UTF-8; the v2 API carries text only, so encode it, fo
 
 def failure_of(error: ClientError) -> Failure:
     """What a failed call means for the command: its exit status, and one line with the fix."""
-    from netstore.client.v2 import BadAnswer, V2Error  # noqa: PLC0415 - loaded already by whoever raised it
+    from netstore.client.v2 import BadAnswer, Unreachable, V2Error  # noqa: PLC0415 - loaded by whoever raised it
 
+    tried = error.tried if isinstance(error, Unreachable) else []
+    reason = "; ".join(f"{endpoint}: {reason}" for endpoint, reason in tried) or str(error)
     if not error.outcome_known:
-        return Failure(Exit.UNKNOWN, f"{MAY_HAVE_HAPPENED} ({_reason(error)})")
+        return Failure(Exit.UNKNOWN, f"{MAY_HAVE_HAPPENED} ({reason})")
     if isinstance(error, V2Error):
         return _refusal(error)
     if isinstance(error, BadAnswer):
         fix = "is the v2 API on there (etcd: --enable-v2)?" if error.status == 404 else "check --endpoints"
-        return Failure(Exit.UNAVAILABLE, f"{error}; {fix}")
-    return Failure(Exit.UNAVAILABLE, f"{error}; check --endpoints and that the store runs there")
-
-
-def _reason(error: ClientError) -> str:
-    from netstore.client.v2 import Unreachable  # noqa: PLC0415 - see `failure_of`
-
-    if isinstance(error, Unreachable):
-        return "; ".join(f"{endpoint}: {reason}" for endpoint, reason in error.tried)
-    return str(error)
+        return Failure(Exit.UNAVAILABLE, f"{reason}; {fix}")
+    if any(endpoint.startswith("https:") for endpoint, _ in tried):
+        fix = "check --endpoints, --ca-file, --cert-file and that the store runs there"
+    else:
+        fix = "check --endpoints and that the store runs there"
+    return Failure(Exit.UNAVAILABLE, f"no endpoint answered ({reason}); {fix}")
 
 
 def _refusal(error: V2Error) -> Failure:

@@ -222,6 +222,12 @@ def test_nothing_listens(run: Run) -> None:
     assert told.err.count("\n") == 1
 
 
+def test_an_https_endpoint_may_fail_for_its_certificates(run: Run) -> None:
+    told = run("--endpoints", "https://127.0.0.1:1", "key", "ls")
+    assert told.status == 4
+    assert told.err.endswith("; check --endpoints, --ca-file, --cert-file and that the store runs there\n")
+
+
 @pytest.mark.parametrize(
     ("words", "status"),
     [
