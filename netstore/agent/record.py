@@ -28,7 +28,7 @@ _KEY: Final = re.compile(r"(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})-(\d{1,2})(?:&[0-
 class _Value(msgspec.Struct, frozen=True, gc=False, rename="pascal"):
     public_ip: str | None = msgspec.field(default=None, name="PublicIP")
     backend_type: str | None = None
-    backend_data: msgspec.Raw | None = None
+    backend_data: msgspec.Raw = msgspec.Raw()
 
 
 _FIELDS: Final = {"publicip": "PublicIP", "backendtype": "BackendType", "backenddata": "BackendData"}
@@ -87,15 +87,15 @@ def _lease(subnet: Subnet, value: str) -> Lease:
         given = _decode(value)
         if not _is_exact(given, value):
             given = _any_case(value)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ValueError(f"the value is not a lease: {error}") from None
     if not given.public_ip:
         raise ValueError("the value has no PublicIP")
     public_ip = parse_ip(given.public_ip)
     if not is_unicast(public_ip):
         raise ValueError(f"PublicIP {given.public_ip} is not an address of a host")
-    data = None if given.backend_data is None else bytes(given.backend_data)
-    return Lease(subnet, public_ip, given.backend_type or "", None if data == b"null" else data)
+    data = bytes(given.backend_data)
+    return Lease(subnet, public_ip, given.backend_type or "", None if data in (b"", b"null") else data)
 
 
 def _is_exact(given: _Value, value: str) -> bool:
@@ -104,7 +104,7 @@ def _is_exact(given: _Value, value: str) -> bool:
     """
     if not given.public_ip or not given.backend_type:
         return False
-    return given.backend_data is not None or "backenddata" not in value.lower()
+    return bool(given.backend_data) or "backenddata" not in value.lower()
 
 
 def _any_case(value: str) -> _Value:
