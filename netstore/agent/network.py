@@ -114,7 +114,7 @@ def _fields(text: bytes) -> tuple[dict[str, msgspec.Raw], list[str]]:
         )
     try:
         document = _document.decode(text) or {}
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise NetworkError(
             "document", f"not a JSON object ({error})", 'write an object such as {"Network":"10.1.0.0/16"}'
         ) from None
@@ -135,7 +135,7 @@ def _value(fields: dict[str, msgspec.Raw], name: str, kind: type, example: str) 
         return None
     try:
         value: object = _any.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise NetworkError(name, f"not JSON ({error})", f"write {example}") from None
     if type(value) is not kind:
         text = bytes(raw)[:60].decode("utf-8", "replace")

@@ -543,7 +543,7 @@ async def _close(response: httpx.Response) -> None:
 def _answer(endpoint: str, response: httpx.Response, body: bytes, *, write: bool) -> Answer:
     try:
         event = _decode_event(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadAnswer(
             endpoint,
             f"sent what is not a v2 answer: {error}",
@@ -564,10 +564,10 @@ def _refusal(endpoint: str, response: httpx.Response, body: bytes, *, write: boo
     status = response.status_code
     try:
         told = _decode_error(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         try:
             text = _decode_message(body).message
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             text = body[:200].decode("utf-8", "replace").strip()
         unknown = write and status >= 500
         return BadAnswer(endpoint, f"answered {status}: {text}", status=status, outcome_known=not unknown)
@@ -578,7 +578,7 @@ def _refusal(endpoint: str, response: httpx.Response, body: bytes, *, write: boo
 def _parsed(endpoint: str, body: bytes, decode: Callable[[bytes], T]) -> T:
     try:
         return decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadAnswer(endpoint, f"sent what this API does not: {error}") from None
 
 
