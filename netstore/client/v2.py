@@ -544,12 +544,13 @@ def _answer(endpoint: str, response: httpx.Response, body: bytes, *, write: bool
     try:
         event = _decode_event(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadAnswer(
-            endpoint,
-            f"sent what is not a v2 answer: {error}",
-            status=response.status_code,
-            outcome_known=not write,
-        ) from None
+        deep = isinstance(error, RecursionError)
+        told = (
+            "sent a tree nested too deep to read: ask for a part of it"
+            if deep
+            else f"sent what is not a v2 answer: {error}"
+        )
+        raise BadAnswer(endpoint, told, status=response.status_code, outcome_known=not write) from None
     return Answer(
         event.action,
         event.node or Node(),

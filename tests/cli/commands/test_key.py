@@ -118,10 +118,8 @@ def test_a_tree_too_deep_to_be_shown_is_told(ctl: Run, prefix: str) -> None:
     assert ctl("key", "get", deep).out == "1\n"
     assert ctl("key", "ls", f"{prefix}/a").out == f"{prefix}/a/a\n"
     told = ctl("key", "ls", "-r", prefix)
-    assert (told.status, told.err) == (
-        1,
-        "netstorectl: nested too deep to be shown; ask for a part of it\n",
-    )
+    assert told.status == 4
+    assert "nested too deep to read: ask for a part of it" in told.err
     assert ctl("key", "rm", "-r", prefix).status == 0
 
 
