@@ -97,6 +97,7 @@ class Host:
         flush: Callable[[], None],
         snapshot_count: int,
         log: Log,
+        catch_up_entries: int = CATCH_UP_ENTRIES,
     ) -> None:
         self.name = name
         self.cluster_id = cluster_id
@@ -112,6 +113,7 @@ class Host:
         self._send = send
         self._flush = flush
         self._snapshot_count = snapshot_count
+        self._catch_up_entries = catch_up_entries
         self._log = log
         self._wake = wake
         self._stopping = False
@@ -407,9 +409,9 @@ class Host:
         something was dropped.
         """
         durable = self._engine.durable()
-        if self._images_out or durable - self._compacted < self._snapshot_count + CATCH_UP_ENTRIES:
+        if self._images_out or durable - self._compacted < self._snapshot_count + self._catch_up_entries:
             return False
-        meta = self._raft.snapshot_meta(Index(durable - CATCH_UP_ENTRIES))
+        meta = self._raft.snapshot_meta(Index(durable - self._catch_up_entries))
         self._raft.compact(meta.index)
         self._compacted = meta.index
         self._wal.mark(meta, self._marked)
