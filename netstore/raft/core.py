@@ -303,7 +303,8 @@ class Raft:
         replication.lose(self, peer)
 
     def report_snapshot(self, peer: NodeId, ok: bool) -> None:
-        """A state copy for `peer` was given up, or arrived: its host has stepped the `InstallSnapshot` there."""
+        """A state copy for `peer` was given up, or arrived: its host has stepped the `InstallSnapshot`
+        there."""
         snapshotting.report(self, peer, ok=ok)
 
     # --- output

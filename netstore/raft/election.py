@@ -125,7 +125,7 @@ def _become_leader(raft: Raft) -> None:
 
 
 def may_campaign(raft: Raft) -> bool:
-    """Whether this member may ask for votes: not while a state copy replaces its log, nor if it is of no use."""
+    """Whether this member may ask for votes: not while a state copy replaces its log, nor without a need."""
     return raft.installing is None and membership.may_be_needed(raft)
 
 

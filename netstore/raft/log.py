@@ -162,7 +162,7 @@ class Log:
             raise InvariantBroken(f"appended entries end at {final.index}, not at {self.last}")
 
     def merge(self, entries: Sequence[Entry]) -> Index | None:
-        """Take entries from a leader; the one before the first is known to match (section 3.5, steps 3 and 4).
+        """Take entries from a leader; the one before them is known to match (section 3.5, steps 3 and 4).
 
         What is there already stays; at the first difference the own tail is cut, but never what is committed.
         Returns the first index that is new, None if nothing is.

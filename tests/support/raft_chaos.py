@@ -17,7 +17,7 @@ from netstore.raft.entry import ConfState, EntryKind
 from netstore.raft.messages import Append, AppendRejected, InstallSnapshot, Message, VoteAnswer
 from netstore.raft.status import Fate, Role
 from netstore.types import Index, NodeId, Term
-from tests.support.raft_cluster import Cluster, Host, Write, voters
+from tests.support.raft_cluster import Cluster, Host, Write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +60,7 @@ class Record:
         self.leaders: dict[Term, NodeId] = {}
         self.entries: dict[tuple[Index, Term], tuple[Term, EntryKind, bytes]] = {}
         self.committed: dict[Index, Term] = {}
+        self.committed_in: dict[Index, Term] = {}
         self.applied: dict[Index, tuple[Term, bytes]] = {}
         self.votes: dict[tuple[NodeId, Term], NodeId] = {}
         self.floors: dict[int, int] = {}
@@ -100,7 +101,7 @@ class Record:
             if raft.term not in self.leaders:
                 self.reached["elected"] += 1
                 for index, term in self.committed.items():
-                    if index > log.compacted:
+                    if index > log.compacted and self.committed_in[index] < raft.term:
                         assert index <= log.last, "leader completeness"
                         assert log.term(index) == term, "leader completeness"
             assert self.leaders.setdefault(raft.term, raft.id) == raft.id, "election safety"
@@ -124,6 +125,7 @@ class Record:
             index = Index(place)
             if raft.role is Role.LEADER and index not in self.committed:
                 self._on_quorum(host, index, hosts)
+            self.committed_in.setdefault(index, raft.term)
             assert self.committed.setdefault(index, log.term(index)) == log.term(index), "committed twice"
         self._commit[raft.id] = log.commit
         self.highest = max(self.highest, log.commit)
@@ -181,9 +183,11 @@ class Chaos:
         self.cut: set[NodeId] = set()
         self.one_way: set[tuple[NodeId, NodeId]] = set()
         self.count = 0
-        everyone = voters(*range(1, self.size + 1))
-        for node in everyone.voters:
-            self._start(node, everyone)
+        self.paused: set[NodeId] = set()
+        ids = [NodeId(node) for node in range(1, self.size + rng.choice((1, 1, 1, 2, 3)))]
+        initial = ConfState(voters=tuple(ids[: self.size]), learners=tuple(ids[self.size :]))
+        for node in initial.members():
+            self._start(node, initial)
         actions = {
             self._deliver: 40,
             self._tick: rng.choice((10, 25)),
@@ -192,8 +196,9 @@ class Chaos:
             self._read: rng.choice((0, 3)),
             self._crash: rng.choice((0, 1, 3)),
             self._partition: rng.choice((0, 1)),
+            self._pause: rng.choice((0, 1)),
             self._compact: rng.choice((0, 1, 4)),
-            self._change: rng.choice((0, 1, 2)),
+            self._change: rng.choice((0, 1, 4)),
             self._transfer: rng.choice((0, 1)),
             self._lose_touch: rng.choice((0, 1)),
         }
@@ -220,7 +225,10 @@ class Chaos:
         self.record.reached["committed"] += self.record.highest
 
     def _any(self) -> Host:
-        return self.cluster.hosts[self.random.choice(list(self.cluster.hosts))]
+        """Any member that runs, a leader every other time there is one."""
+        hosts = [host for host in self.cluster.hosts.values() if host.id not in self.paused]
+        leading = [host for host in hosts if host.raft.role is Role.LEADER]
+        return self.random.choice(leading if leading and self.random.random() < 0.5 else hosts)
 
     def _after(self, host: Host) -> None:
         host.turn()
@@ -234,9 +242,11 @@ class Chaos:
 
     def _deliver(self) -> None:
         wire = self.cluster.wire
-        for _ in range(min(len(wire), self.random.randrange(1, 6))):
-            place = self.random.randrange(len(wire)) if self.reorder else 0
-            message = wire.pop(place)
+        for _ in range(self.random.randrange(1, 6)):
+            places = [place for place, message in enumerate(wire) if message.to not in self.paused]
+            if not places:
+                return
+            message = wire.pop(self.random.choice(places) if self.reorder else places[0])
             if self._parted(message) or self.random.random() < self.loss:
                 self.cluster.lose(message)
                 continue
@@ -244,17 +254,18 @@ class Chaos:
                 wire.append(message)
             self.cluster.carry(message)
             self._after(self.cluster.hosts[message.to])
-            self._after(self.cluster.hosts[message.sender])
+            if message.sender not in self.paused:
+                self._after(self.cluster.hosts[message.sender])
 
     def _tick(self) -> None:
         for host in self.cluster.hosts.values():
-            if self.random.random() < 0.7:
+            if host.id not in self.paused and self.random.random() < 0.7:
                 host.raft.tick()
                 self._after(host)
 
     def _sync(self) -> None:
         for host in self.cluster.hosts.values():
-            if host.writes and self.random.random() < 0.7:
+            if host.writes and host.id not in self.paused and self.random.random() < 0.7:
                 # Several writes can be reported as one.
                 for _ in range(self.random.randrange(1, len(host.writes) + 1)):
                     host.sync()
@@ -271,7 +282,9 @@ class Chaos:
         self._after(host)
 
     def _read(self) -> None:
-        host = self._any()
+        self._ask(self._any())
+
+    def _ask(self, host: Host) -> None:
         self.count += 1
         token = host.id << 32 | self.count
         self.record.floors[token] = self.record.highest
@@ -297,6 +310,16 @@ class Chaos:
             first, second = self.random.sample(nodes, 2)
             self.one_way = {(first, second)}
 
+    def _pause(self) -> None:
+        """A process is stopped and does not know it; when it runs again, clients are the first to speak."""
+        if self.paused:
+            for node in sorted(self.paused):
+                self.paused.discard(node)
+                for _ in range(3):
+                    self._ask(self.cluster.hosts[node])
+        elif len(self.cluster.hosts) > 1:
+            self.paused.add(self._any().id)
+
     def _compact(self) -> None:
         host = self._any()
         log = host.raft.log
@@ -306,11 +329,14 @@ class Chaos:
 
     def _change(self) -> None:
         host = self._any()
-        nodes = [NodeId(n) for n in range(1, 8)]
-        steps = [
-            Step(self.random.choice(list(StepKind)), node)
-            for node in self.random.sample(nodes, self.random.choice((1, 1, 2, 3)))
-        ]
+        learners = host.raft.conf.learners
+        if learners and self.random.random() < 0.6:
+            steps = [Step(StepKind.ADD_VOTER, self.random.choice(learners))]
+            if self.random.random() < 0.5:
+                steps.append(Step(StepKind.REMOVE, self.random.choice(host.raft.conf.voters)))
+        else:
+            nodes = self.random.sample(range(1, 8), self.random.choice((1, 1, 2, 3)))
+            steps = [Step(self.random.choice(list(StepKind)), NodeId(node)) for node in nodes]
         change = Change(tuple(steps), auto_leave=self.random.random() < 0.7)
         if host.raft.conf.joint and self.random.random() < 0.7:
             change = Change()
@@ -318,7 +344,7 @@ class Chaos:
             if step.node not in self.cluster.hosts:
                 self._start(step.node, ConfState())
         if host.raft.propose_change(change).fate is Fate.APPENDED:
-            self.record.reached["changed"] += 1
+            self.record.reached["joint" if host.raft.conf.joint else "changed"] += 1
         self._after(host)
 
     def _transfer(self) -> None:
@@ -336,6 +362,7 @@ class Chaos:
         """Faults stop: one leader, fresh writes applied by every member, equal states."""
         self.cut = set()
         self.one_way = set()
+        self.paused = set()
         hosts = self.cluster.hosts
         for host in hosts.values():
             host.auto_sync = True

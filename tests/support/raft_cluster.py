@@ -290,6 +290,54 @@ class Cluster:
         return max(leading, key=lambda host: host.raft.term)
 
 
+def member(
+    node: int,
+    conf: ConfState,
+    terms: Sequence[int] = (),
+    *,
+    hard_state: HardState | None = None,
+    draw: Callable[[int], int] = lambda _bound: 0,
+    **options: int,
+) -> Raft:
+    """A bare core whose log has one NORMAL entry for each of `terms`, nothing applied, and the least possible
+    hard state."""
+    entries = [entry(index, term) for index, term in enumerate(terms, 1)]
+    config = Config(id=NodeId(node), **options)  # type: ignore[arg-type] # flags are written as 0 and 1
+    hard_state = hard_state or HardState(term=Term(terms[-1] if terms else 0))
+    return Raft(config, Boot(hard_state, SnapshotMeta(conf=conf), entries, Index(0)), draw)
+
+
+def entry(index: int, term: int, data: bytes = b"") -> Entry:
+    """A NORMAL entry."""
+    return Entry(Index(index), Term(term), EntryKind.NORMAL, data)
+
+
+def said(raft: Raft) -> list[Message]:
+    """Take what the core wants to say, as if the disk were quick; what it wants written counts as written."""
+    messages: list[Message] = []
+    while raft.has_ready():
+        ready = raft.take_ready()
+        if ready.entries:
+            raft.persisted(ready.entries[-1].index, ready.entries[-1].term)
+        messages += [*ready.messages, *ready.after_sync]
+        if ready.committed:
+            raft.applied_to(ready.committed[-1].index)
+    return messages
+
+
+def group(size: int, leader: int = 1, learners: Sequence[int] = (), **options: int) -> Cluster:
+    """Voters 1..size, one of them elected (0: none yet), nothing on the wire."""
+    cluster = Cluster()
+    conf = ConfState(voters=voters(*range(1, size + 1)).voters, learners=tuple(map(NodeId, learners)))
+    for node in conf.members():
+        config = Config(id=node, **options)  # type: ignore[arg-type] # flags are written as 0 and 1
+        cluster.add(config, conf, lambda _bound: 0)
+    if leader:
+        cluster.hosts[NodeId(leader)].raft.campaign()
+        cluster.settle()
+    return cluster
+
+
 def voters(*ids: int) -> ConfState:
     """A plain configuration."""
     return ConfState(voters=tuple(map(NodeId, ids)))

@@ -8,8 +8,8 @@
     1 -> 2 append after 1/1: 1/2 red (commit 1)
     1 -> 3 append after 1/1: 1/2 red (commit 1)
 
-An act is the commands up to the rule; what follows up to an empty line is what they showed. Places in the log are
-written term/index, and the name of a member is its id. Commands:
+An act is the commands up to the rule; what follows up to an empty line is what they showed. Places in the log
+are written term/index, and the name of a member is its id. Commands:
 
     members N [learners=4,5] [joiners=6] [leader=1] [option=value]
                                start voters 1..N and others; elect the leader unseen; options are Config's
@@ -28,7 +28,7 @@ written term/index, and the name of a member is its id. Commands:
     deliver [FROM>TO...]       everything on its way arrives, with each message shown; with pairs, only theirs
     drop [FROM>TO...]          everything on its way is lost
     unreachable ID PEER        the host reports lost messages
-    settle                     carry all messages until nobody has anything to say, then show where everyone is
+    settle                     carry messages until nobody has anything to say, then show where everyone is
     status ID / log ID         what the leader knows of the others / the whole remembered log
 """
 

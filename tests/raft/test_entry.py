@@ -1,0 +1,129 @@
+"""What is kept on disk comes back as it was, and nothing else is taken for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.errors import CorruptData
+from netstore.raft.entry import (
+    MAX_CONF_MEMBERS,
+    ConfState,
+    Entry,
+    EntryKind,
+    HardState,
+    SnapshotMeta,
+    decode_entries,
+    encode_entries,
+)
+from netstore.types import Index, NodeId, Term
+from tests.support.raft_cluster import entry, voters
+from tests.support.raft_forms import batches, confs, damaged, metas
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+U64 = st.integers(0, 2**64 - 1)
+
+
+@given(batches())
+def test_entries_come_back(entries: list[Entry]) -> None:
+    assert decode_entries(encode_entries(entries)) == entries
+
+
+@given(U64, U64, U64)
+def test_hard_state_comes_back(term: int, vote: int, commit: int) -> None:
+    state = HardState(Term(term), NodeId(vote), Index(commit))
+    assert HardState.decode(state.encode()) == state
+
+
+@given(confs())
+def test_configuration_comes_back(conf: ConfState) -> None:
+    assert not conf.flaw()
+    assert ConfState.decode(conf.encode()) == conf
+
+
+@given(metas())
+def test_snapshot_description_comes_back(meta: SnapshotMeta) -> None:
+    assert SnapshotMeta.decode(meta.encode()) == meta
+
+
+FORMS: list[tuple[Callable[[bytes], Any], Callable[[Any], bytes], st.SearchStrategy[Any]]] = [
+    (decode_entries, encode_entries, batches()),
+    (HardState.decode, HardState.encode, st.just(HardState(Term(3), NodeId(2), Index(9)))),
+    (ConfState.decode, ConfState.encode, confs()),
+    (SnapshotMeta.decode, SnapshotMeta.encode, metas()),
+]
+
+
+@pytest.mark.parametrize(("decode", "encode", "values"), FORMS)
+@given(data=st.data())
+def test_damage_is_corrupt_data_or_a_value_with_that_form(
+    decode: Callable[[bytes], Any],
+    encode: Callable[[Any], bytes],
+    values: st.SearchStrategy[Any],
+    data: st.DataObject,
+) -> None:
+    raw = data.draw(damaged(values.map(encode)))
+    try:
+        value = decode(raw)
+    except CorruptData:
+        return
+    assert encode(value) == raw
+
+
+def test_worked_example() -> None:
+    """Two entries, byte by byte: 7/300 "hi", 8/300 a change without payload."""
+    batch = [
+        Entry(Index(300), Term(7), EntryKind.NORMAL, b"hi"),
+        Entry(Index(301), Term(8), EntryKind.CHANGE, b""),
+    ]
+    assert encode_entries(batch).hex(" ") == (
+        "2c 01 00 00 00 00 00 00 02 00 00 00"
+        " 07 00 00 00 00 00 00 00 00 02 00 00 00 68 69"
+        " 08 00 00 00 00 00 00 00 01 00 00 00 00"
+    )
+
+
+@pytest.mark.parametrize(
+    ("conf", "flaw"),
+    [
+        (ConfState(learners=(NodeId(1),)), "no voters"),
+        (ConfState(voters=(NodeId(1),), learners=(NodeId(1),)), "a voter is also a learner"),
+        (
+            ConfState(voters=(NodeId(1),), learners_next=(NodeId(2),)),
+            "a learner-to-be is not an outgoing voter",
+        ),
+        (ConfState(voters=(NodeId(1),), auto_leave=True), "nothing to leave"),
+    ],
+)
+def test_contradictions_have_a_name(conf: ConfState, flaw: str) -> None:
+    assert conf.flaw() == flaw
+    with pytest.raises(CorruptData, match=flaw):
+        ConfState.decode(conf.encode())
+
+
+def test_absurd_sizes_are_refused_before_anything_is_allocated() -> None:
+    batch = encode_entries([entry(1, 1, b"abc")])
+    with pytest.raises(CorruptData, match="cannot hold"):
+        decode_entries(batch[:8] + b"\xff\xff\xff\xff" + batch[12:])
+    with pytest.raises(CorruptData, match="claims"):
+        decode_entries(batch[:21] + b"\xff\xff\xff\xff" + batch[25:])
+    conf = voters(1).encode()
+    with pytest.raises(CorruptData, match=f"more than {MAX_CONF_MEMBERS}"):
+        ConfState.decode(b"\xff\xff" + conf[2:])
+
+
+def test_members_and_votes() -> None:
+    conf = ConfState(
+        voters=(NodeId(2), NodeId(4)),
+        voters_outgoing=(NodeId(2), NodeId(3)),
+        learners=(NodeId(1),),
+        learners_next=(NodeId(3),),
+    )
+    assert conf.joint
+    assert conf.members() == (1, 2, 3, 4)
+    assert [node for node in range(1, 6) if conf.votes(NodeId(node))] == [2, 3, 4]

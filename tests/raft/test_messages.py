@@ -1,0 +1,102 @@
+"""Everything members say survives the wire, and nothing else is taken for it."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.errors import CorruptData
+from netstore.raft.change import Change
+from netstore.raft.entry import EntryKind, SnapshotMeta
+from netstore.raft.messages import (
+    Append,
+    Forward,
+    Heartbeat,
+    InstallSnapshot,
+    Message,
+    PreVoteAnswer,
+    TimeoutNow,
+    VoteAnswer,
+    decode_message,
+    encode_message,
+)
+from netstore.types import Index, NodeId, Term
+from tests.support.raft_cluster import entry, voters
+from tests.support.raft_forms import damaged, messages
+
+HEAD = (NodeId(1), NodeId(2), Term(3))
+
+
+@given(messages())
+def test_messages_come_back(message: Message) -> None:
+    assert decode_message(encode_message(message)) == message
+
+
+@given(damaged(messages().map(encode_message)))
+def test_damage_is_corrupt_data_or_a_message_with_that_form(raw: bytes) -> None:
+    try:
+        message = decode_message(raw)
+    except CorruptData:
+        return
+    assert encode_message(message) == raw
+
+
+@given(st.sampled_from(get_args(Message)), st.data())
+def test_every_cut_is_noticed(kind: type[Message], data: st.DataObject) -> None:
+    raw = encode_message(data.draw(messages().filter(lambda message: isinstance(message, kind))))
+    for size in range(len(raw)):
+        with pytest.raises(CorruptData):
+            decode_message(raw[:size])
+
+
+def test_worked_example() -> None:
+    raw = encode_message(Heartbeat(*HEAD, commit=Index(258), round=4))
+    assert raw.hex(" ") == (
+        "08 01 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00 03 00 00 00 00 00 00 00"
+        " 02 01 00 00 00 00 00 00 04 00 00 00 00 00 00 00"
+    )
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        TimeoutNow(NodeId(0), NodeId(2), Term(3)),
+        TimeoutNow(NodeId(1), NodeId(0), Term(3)),
+        TimeoutNow(NodeId(1), NodeId(2), Term(0)),
+        Append(*HEAD, Index(4), Term(4), Index(0), []),
+        Append(*HEAD, Index(0), Term(1), Index(0), []),
+        Append(*HEAD, Index(4), Term(0), Index(0), []),
+        Append(*HEAD, Index(4), Term(2), Index(0), [entry(6, 2)]),
+        Append(*HEAD, Index(4), Term(2), Index(0), [entry(5, 1)]),
+        Append(*HEAD, Index(4), Term(2), Index(0), [entry(5, 4)]),
+        InstallSnapshot(*HEAD, SnapshotMeta(Index(5), Term(4), voters(1))),
+        InstallSnapshot(*HEAD, SnapshotMeta(Index(0), Term(0), voters(1))),
+        InstallSnapshot(*HEAD, SnapshotMeta(Index(5), Term(2), voters())),
+        Forward(*HEAD, EntryKind.NORMAL, []),
+        Forward(*HEAD, EntryKind.CHANGE, [b"no change"]),
+    ],
+)
+def test_what_no_member_would_say_is_refused(message: Message) -> None:
+    with pytest.raises(CorruptData):
+        decode_message(encode_message(message))
+
+
+def test_a_new_member_may_answer_in_term_0() -> None:
+    answer = PreVoteAnswer(NodeId(1), NodeId(2), Term(0), Term(1), granted=True)
+    assert decode_message(encode_message(answer)) == answer
+
+
+def test_unknown_kinds_and_flags_are_refused() -> None:
+    raw = encode_message(VoteAnswer(*HEAD, granted=True))
+    with pytest.raises(CorruptData, match="unknown kind 99"):
+        decode_message(b"\x63" + raw[1:])
+    with pytest.raises(CorruptData, match="granted 2"):
+        decode_message(raw[:-1] + b"\x02")
+
+
+def test_a_forwarded_change_was_checked_when_it_arrived() -> None:
+    forward = Forward(*HEAD, EntryKind.CHANGE, [Change().encode()])
+    assert decode_message(encode_message(forward)) == forward
