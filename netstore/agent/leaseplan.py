@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from netstore.agent.network import Network
     from netstore.seams import Entropy
 
+RETRY_FIRST: Final = 0.5
+"""Seconds before the second attempt at a write that failed; each further pause is twice as long."""
+
 RETRY_LONGEST: Final = 60.0
 """Seconds between attempts to renew while the store cannot be reached (flannel)."""
 
@@ -148,6 +151,8 @@ class Tenure:
         self._due = 0.0
         self._held = False
         self._unsure = False
+        self._failures = 0
+        self._former_ips: set[int] = set()
         self._entropy = entropy
 
     def __repr__(self) -> str:
@@ -183,6 +188,8 @@ class Tenure:
         self.taken_by = None
         self._held = True
         self._unsure = False
+        self._failures = 0
+        self._former_ips.clear()
         self._life(sent, self.ttl)
 
     def observed(self, lease: Lease | None, value: str, index: int, ttl: int | None, now: float) -> None:
@@ -193,7 +200,7 @@ class Tenure:
             or (index == self.index and self._held and not self._unsure)
         ):
             return
-        if lease is not None and lease.public_ip != self.own_ip:
+        if lease is not None and lease.public_ip != self.own_ip and lease.public_ip not in self._former_ips:
             self.taken_by = lease.public_ip
             self._lose()
             return
@@ -226,11 +233,16 @@ class Tenure:
     def failed(self, now: float) -> None:
         """My write did not reach the store, or its outcome is unknown: look and try again after a pause."""
         self._unsure = self._held
-        self._due = now + max(0.1, min(RETRY_LONGEST, self.margin / 6))
+        self._due = now + min(RETRY_LONGEST, self.margin / 6, RETRY_FIRST * 2**self._failures)
+        self._failures = min(self._failures + 1, 10)
 
     def publish(self, own_ip: int, value: str, now: float) -> None:
-        """From now on the lease says this: written at once if it differs."""
+        """From now on the lease says this: written at once if it differs.
+
+        Until the store took it, a lease with the former address still counts as this node's.
+        """
         if value != self.value:
+            self._former_ips.add(self.own_ip)
             self.own_ip = own_ip
             self.value = value
             self._due = now

@@ -122,14 +122,13 @@ class Router:
 
     async def _route(self) -> None:
         started = trio.current_time()
-        own, name_of_own = self._tenant.subnet, ""
-        if own is not None:
-            name_of_own = own.key
+        own = self._tenant.subnet
+        name_of_own = own.key if own is not None else ""
         host = self._site.at(own)
         peers: list[Lease] = []
         skipped = dict(self._mirror.skipped)
         for name, lease in self._mirror.leases.items():
-            if name == name_of_own and lease.public_ip == host.public_ip:
+            if name == name_of_own and self._tenant.tenure.held:
                 continue
             reason = objection(lease, host.network, own, host.public_ip)
             if reason is None:

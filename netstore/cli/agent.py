@@ -27,7 +27,7 @@ UNUSABLE: Final = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run netstore-agent with the words after its name (by default the process's own). Returns the exit code."""
+    """Run netstore-agent with the words after its name, or those of the process. Returns the exit code."""
     try:
         loaded = load_agent_config(sys.argv[1:] if argv is None else argv, os.environ)
     except NetstoreError as error:
