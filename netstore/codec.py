@@ -1,7 +1,8 @@
 """Bytes and numbers: variable-length integers, length prefixes, fixed layouts and checksums.
 
-The only module that packs integers. Readers take the whole buffer and a position and return the next position;
-whatever the writers here could not have written raises `Malformed`, and nothing is ever read past the end.
+The only module that packs integers. Readers take the whole buffer and a position and return the next
+position; whatever the writers here could not have written raises `Malformed`, and nothing is ever read past
+the end.
 """
 
 from __future__ import annotations
@@ -109,4 +110,4 @@ def crc32c(data: bytes, before: int = 0) -> int:
 
     crc32c(a + b) == crc32c(b, crc32c(a)). About 0.15 us and 0.05 ns a byte.
     """
-    return google_crc32c.extend(before, data)  # type: ignore[no-any-return]  # the package carries no annotations
+    return google_crc32c.extend(before, data)  # type: ignore[no-any-return]  # it has no annotations

@@ -93,8 +93,8 @@ class DataDir:
     def open(cls, path: Path, fresh: MemberIdentity, wal_dir: Path | None = None) -> DataDir:
         """Lock the folder and read its identity; a new or empty folder gets `fresh`. Blocks.
 
-        NetstoreError, in one line with the fix, when the folder is open to others, in use, unreadable, not a folder,
-        in a newer format, damaged, or apart from its log.
+        NetstoreError, in one line with the fix, when the folder is open to others, in use, unreadable, not a
+        folder, in a newer format, damaged, or apart from its log.
         """
         wal = path / "wal" if wal_dir is None else wal_dir
         _make_folder(path)
@@ -167,8 +167,8 @@ def _identify(path: Path, wal: Path, fresh: MemberIdentity) -> tuple[MemberIdent
         return fresh, True
     if _read_identity(wal) != identity:
         raise NetstoreError(
-            f"{wal}: not the log folder of member {identity.member_id:x}: mount or restore the one that belongs to"
-            f" {path}, or remove {path} to let this member begin anew"
+            f"{wal}: not the log folder of member {identity.member_id:x}: mount or restore the one that"
+            f" belongs to {path}, or remove {path} to let this member begin anew"
         )
     return identity, False
 
@@ -204,7 +204,7 @@ def _refuse_foreign_log(path: Path, wal: Path) -> None:
     found = next(iter(sorted(wal.glob("*.wal"))), None)
     if found is not None:
         raise NetstoreError(
-            f"{path}: no identity, but {found} is there: restore the whole folder, or remove the log to begin anew"
+            f"{path}: no identity, but {found} is there: restore the whole folder, or remove the log"
         )
 
 

@@ -2,16 +2,17 @@
 
 The question at a record that does not verify is whether anyone was ever told that it is safe. What is known:
 
-- The device syncs one segment before it writes the next. So all but the last written segment are complete, and the opening
-  of each says where the one before ended and with which checksum.
-- A frame carries how far its segment was synced when it was made. A later frame that says "synced beyond here" proves
-  that a record was safe: it is damaged, and cutting it would take back an acknowledgement.
-- Without such a proof, the record is in the last group of writes. If a sector of it still ends in zero, it was never
-  written in full and nobody was told: cut. If every sector was written (`frame`, invariant 3), it was whole
-  once and may have been acknowledged: refuse.
+- The device syncs one segment before it writes the next. So all but the last written segment are complete,
+  and the opening of each says where the one before ended and with which checksum.
+- A frame carries how far its segment was synced when it was made. A later frame that says "synced beyond
+  here" proves that a record was safe: it is damaged, and cutting it would take back an acknowledgement.
+- Without such a proof, the record is in the last group of writes. If a sector of it still ends in zero, it
+  was never written in full and nobody was told: cut. If every sector was written (`frame`, invariant 3), it
+  was whole once and may have been acknowledged: refuse.
 
-What it cannot see: a device that reports a sync it did not do, when the whole last group is gone; and a file emptied from
-the outside. Raft's quorum is the answer to the first, the data folder's record of the log's start to the second.
+What it cannot see: a device that reports a sync it did not do, when the whole last group is gone; and a log
+emptied from the outside. Raft's quorum is the answer to the first, the applied index of the state to the
+second: a log that does not reach it is not the whole log.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Clean:
 
 @dataclass(slots=True, frozen=True)
 class CutTail:
-    """Bytes from `offset` on were never acknowledged: cut `name` there. `lost` counts those that are not zero."""
+    """Bytes from `offset` on were never acknowledged: cut `name` there; `lost` of them are not zero."""
 
     name: str
     offset: int
@@ -137,7 +138,7 @@ class Diagnosis:
 
 
 def diagnose(segments: Iterable[Segment], identity: Identity) -> Diagnosis:
-    """Judge the segments of one log, given in the order of their numbers. Holds one segment's bytes at a time."""
+    """Judge the segments of one log, given in the order of their numbers, holding one at a time."""
     found = Diagnosis()
     blank: Segment | None = None
     suspect: CutTail | Refuse | None = None  # what is wrong with the tail of found.segment, if it is the last
@@ -175,7 +176,7 @@ def _refuse(found: Diagnosis, name: str, offset: int, why: str) -> Diagnosis:
 
 
 def _wrong_opening(found: Diagnosis, segment: Segment, first: Frame) -> tuple[str, int, str] | None:
-    """What does not fit between this segment's opening and the end of the one before: file, offset, reason."""
+    """What does not fit between this opening and the end of the segment before: file, offset, reason."""
     try:
         opening = Opening.decode(first.payload)
     except Malformed as error:

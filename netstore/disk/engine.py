@@ -1,13 +1,14 @@
 """The state on disk: LMDB behind `seams.Engine`, and its in-memory twin.
 
-LMDB gives what is asked for here: ordered tables, one transaction for the data and the applied index, and after any crash
-the last commit. What it cannot give is a commit that the loop need not wait for. So:
+LMDB gives what is asked for here: ordered tables, one transaction for the data and the applied index, and
+after any crash the last commit. What it cannot give is a commit that the loop need not wait for. So:
 
     write -> pending -> (every commit_interval, or commit_changes) -> in flight -> LMDB
 
-The loop owns `pending` and `in flight`, plain dictionaries of the newest value per key, and looks there before it looks in
-LMDB; the storage thread owns the write transaction and gets `in flight` whole, read-only. The write-ahead log
-has everything that is not committed yet, so losing the two dictionaries in a crash costs a longer replay, nothing else.
+The loop owns `pending` and `in flight`, plain dictionaries of the newest value per key, and looks there
+before it looks in LMDB; the storage thread owns the write transaction and gets `in flight` whole, read-only.
+The write-ahead log has everything that is not committed yet, so losing the two dictionaries in a crash costs
+a longer replay, nothing else.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from functools import partial
 from hashlib import sha256
 from heapq import merge
 from operator import itemgetter
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
@@ -30,7 +32,6 @@ from netstore.types import Index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     Done = Callable[[OSError | None], None]
     Deliver = Callable[[Callable[[], object]], object]
@@ -41,7 +42,7 @@ COMMIT_INTERVAL: Final = 0.1
 """Seconds between commits, as in etcd: the log is replayed from the last one, so longer is a longer start."""
 
 COMMIT_CHANGES: Final = 10_000
-"""Changes that are committed without waiting for the interval: bounds the overlay to twice as many on a healthy disk."""
+"""Changes that are committed without waiting for the interval; the overlay holds about twice as many."""
 
 MAP_BYTES: Final = 1 << 30
 """Address space reserved at first; the file is only as large as its data."""
@@ -68,6 +69,11 @@ class _Tick:
     """There is something to commit: ask for it after the interval."""
 
 
+class _Image(NamedTuple):
+    path: Path
+    done: Done
+
+
 class _Stop:
     pass
 
@@ -78,10 +84,11 @@ class LmdbEngine:
     A look-up costs about 1 us more than a dictionary's. `scan` holds a read transaction while it is
     consumed and sorts the overlay's part of the range first: for loading at start-up.
 
-    Failures: a full disk or map is reported to `on_failure` and to every waiting `sync`, and the commit is tried again
-    each interval, with nothing lost. Any other failure ends commits for good (what a failed sync left behind is
-    unknown): it is reported the same way, and the member should stop; the log has everything. Either way reads go on.
-    The caller bounds the overlay: it stops writing when `durable` falls too far behind `applied`.
+    Failures: a full disk or map is reported to `on_failure` and to every waiting `sync`, and the commit is
+    tried again each interval, with nothing lost. Any other failure ends commits for good (what a failed sync
+    left behind is unknown): it is reported the same way, and the member should stop; the log has everything.
+    Either way reads go on. The caller bounds the overlay: it stops writing when `durable` falls too far
+    behind `applied`.
     """
 
     def __init__(
@@ -96,37 +103,28 @@ class LmdbEngine:
         map_bytes: int = MAP_BYTES,
         map_limit_bytes: int = MAP_LIMIT_BYTES,
     ) -> None:
-        """Open or create the file `path`, mode 0600. Blocks. NetstoreError when it cannot be opened or is not ours."""
+        """Open or create the file `path`, mode 0600. Blocks. NetstoreError when it cannot be opened."""
         self._path = path
         self._deliver = deliver
         self._on_failure = on_failure
         self._commit_interval = commit_interval
         self._commit_changes = commit_changes
         self._map_limit_bytes = map_limit_bytes
+        self._map_bytes = map_bytes
         try:
-            self._env = lmdb.open(
-                str(path),
-                subdir=False,
-                map_size=map_bytes,
-                max_dbs=2 * len(tables) + 1,
-                mode=0o600,
-                readahead=False,
-            )
-            self._tables = {name: self._env.open_db(name.encode()) for name in (_OWN, *tables)}
-            self._tables |= {_LONG + name: self._env.open_db((_LONG + name).encode()) for name in tables}
-            with self._env.begin(db=self._tables[_OWN]) as txn:
-                stored = txn.get(_APPLIED)
+            self._open(tables)
+            applied = self._stored_applied()
         except (lmdb.Error, OSError) as error:
             raise NetstoreError(
-                f"{path}: the state cannot be opened ({error}): move it away and restart the member to build it anew"
-                " from a snapshot or its peers"
+                f"{path}: the state cannot be opened ({error}): move it away and restart the member to"
+                " build it anew from a snapshot or its peers"
             ) from error
         self._longest_key = self._env.max_key_size()
         # The loop's side. A serial numbers the writes; the applied index need not move with each.
         self._pending: Changes = {}
         self._in_flight: Changes = {}
         self._serial = self._handed = self._committed = 0
-        self._applied = self._durable = Index(read_u64(stored, 0)[0] if stored else 0)
+        self._applied = self._durable = applied
         self._busy = False
         self._ticking = False
         self._waiting: list[tuple[int, Done]] = []
@@ -134,7 +132,7 @@ class LmdbEngine:
         # Both sides: held for the moment in which the map moves, and while it must not (a copy being made).
         self._reading = threading.Lock()
         self._copying = threading.Lock()
-        self._queue: SimpleQueue[_Batch | _Tick | _Stop] = SimpleQueue()
+        self._queue: SimpleQueue[_Batch | _Image | _Tick | _Stop] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="state-writer", daemon=True)
         self._thread.start()
 
@@ -185,6 +183,18 @@ class LmdbEngine:
             self._waiting.append((self._serial, done))
             self._hand_over()
 
+    def install(self, image: object, done: Done) -> None:
+        """See `seams.Engine`. `image` is the path of a file made by `copy_to`, on the same file system: it is
+        moved.
+
+        What was written and not committed is dropped; syncs that wait are answered with the copy's.
+        """
+        if not isinstance(image, Path):
+            raise TypeError(f"{image!r} is not the path of a copy")
+        self._pending, self._in_flight = {}, {}
+        self._handed = self._serial
+        self._queue.put(_Image(image, done))
+
     def copy_to(self, file: int) -> None:
         """Write a consistent copy of the last commit to a file descriptor. Blocks: for a thread of its own.
 
@@ -231,7 +241,7 @@ class LmdbEngine:
             self._queue.put(_Tick())
 
     def _hand_over(self) -> None:
-        """Give everything written so far to the storage thread, unless it is still at work: then `_settle` does it."""
+        """Give everything written so far to the storage thread; while that is at work, `_settle` will."""
         if self._busy or self._fatal or self._handed == self._serial:
             return
         self._busy = True
@@ -265,6 +275,18 @@ class LmdbEngine:
         for done in ready:
             done(error)
 
+    def _installed(self, image: _Image, outcome: Index | OSError) -> None:
+        """On the loop: the copy is in place, or it never will be and nothing more is committed."""
+        if isinstance(outcome, OSError):
+            error = self._fatal = outcome
+        else:
+            error = None
+            self._applied = self._durable = outcome
+            self._committed = self._serial
+        ready, self._waiting = self._waiting, []
+        for done in (image.done, *(wait[1] for wait in ready)):
+            done(error)
+
     # From here on: the storage thread (and `close`, once that has ended).
 
     def _run(self) -> None:
@@ -281,6 +303,8 @@ class LmdbEngine:
                 return
             if isinstance(job, _Batch):
                 self._call(partial(self._settle, job, self._commit(job)))
+            if isinstance(job, _Image):
+                self._call(partial(self._installed, job, self._replace(job.path)))
 
     def _call(self, call: Callable[[], object]) -> None:
         try:
@@ -301,8 +325,45 @@ class LmdbEngine:
             else:
                 return None
 
+    def _open(self, tables: Sequence[str]) -> None:
+        self._env = lmdb.open(
+            str(self._path),
+            subdir=False,
+            map_size=self._map_bytes,
+            max_dbs=2 * len(tables) + 1,
+            mode=0o600,
+            readahead=False,
+        )
+        self._names = tables
+        self._tables = {name: self._env.open_db(name.encode()) for name in (_OWN, *tables)}
+        self._tables |= {_LONG + name: self._env.open_db((_LONG + name).encode()) for name in tables}
+
+    def _stored_applied(self) -> Index:
+        with self._env.begin(db=self._tables[_OWN]) as txn:
+            stored = txn.get(_APPLIED)
+        return Index(read_u64(stored, 0)[0] if stored else 0)
+
+    def _replace(self, image: Path) -> Index | OSError:
+        """Move a copy into the place of the file; its applied index. The loop does not read meanwhile."""
+        with self._copying:
+            self._env.close()
+            try:
+                image.rename(self._path)
+                folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
+                self._open(self._names)
+                return self._stored_applied()
+            except OSError as error:
+                return error
+            except lmdb.Error as error:
+                return self._as_os_error(error)
+
     def _put(self, txn: lmdb.Transaction, batch: _Batch) -> None:
-        # One call per change: LMDB's binding lets the loop run during each, also in `putmulti` (figures: DESIGN.md).
+        # One call per change: LMDB's binding lets the loop run during each, also in `putmulti` (figures:
+        # DESIGN.md).
         tables, longest = self._tables, self._longest_key
         for (table, key), value in batch.changes.items():
             if 0 < len(key) <= longest:
@@ -317,14 +378,15 @@ class LmdbEngine:
         txn.put(_APPLIED, u64(batch.applied), db=tables[_OWN])
 
     def _as_os_error(self, error: lmdb.Error) -> OSError:
-        # LMDB reports a write that the full disk cut short as an input/output error. Trying such a commit again is safe
-        # whatever it was: all its pages are written anew, and the root moves only after they were synced.
+        # LMDB reports a write that the full disk cut short as an input/output error. Trying such a commit
+        # again is safe whatever it was: all its pages are written anew, and the root moves only after they
+        # were synced.
         status = os.statvfs(self._path)
         full = status.f_bavail * status.f_frsize < FULL_BYTES or "No space left" in str(error)
         return OSError(errno.ENOSPC if full else errno.EIO, f"{self._path}: {error}")
 
     def _grow(self) -> bool:
-        """Double the map; False at its limit. No transaction is open: commits are made here, look-ups hold the lock."""
+        """Double the map; False at its limit. No transaction is open: look-ups hold the lock."""
         size = self._env.info()["map_size"] * 2
         if size > self._map_limit_bytes:
             return False
@@ -353,7 +415,10 @@ def _split(stored: bytes) -> tuple[bytes, bytes]:
 
 
 class MemoryEngine:
-    """The twin in memory: same contract, and time stands still until `commit`, so that a test can choose what a crash loses."""
+    """The twin in memory: same contract, and nothing is durable before `commit`, `sync` or `close`.
+
+    So a test chooses what a crash loses.
+    """
 
     def __init__(self, deliver: Deliver, tables: Sequence[str]) -> None:
         self._deliver = deliver
@@ -395,6 +460,16 @@ class MemoryEngine:
             raise self._failure
         self.commit()
 
+    def install(self, image: object, done: Done) -> None:
+        """See `seams.Engine`. `image` is another of this kind, of which what is durable is taken."""
+        if not isinstance(image, MemoryEngine):
+            raise TypeError(f"{image!r} is not a copy of an engine in memory")
+        if self._failure is None:
+            self._seen, self._kept = image.kept(), image.kept()
+            self._durable = image.durable()
+            self._journal.clear()
+        self._deliver(partial(done, self._failure))
+
     def commit(self, writes: int | None = None) -> None:
         """Make the oldest `writes` durable that are not yet; None: all."""
         count = len(self._journal) if writes is None else writes
@@ -407,13 +482,14 @@ class MemoryEngine:
         """From now on no sync succeeds; None: they do again."""
         self._failure = error
 
+    def kept(self) -> dict[str, dict[bytes, bytes]]:
+        """A copy of the tables as far as they are durable."""
+        return {name: dict(pairs) for name, pairs in self._kept.items()}
+
     def crash(self) -> MemoryEngine:
         """The engine as it opens after a power loss: only what was durable."""
         twin = MemoryEngine(self._deliver, tuple(self._kept))
-        for name, pairs in self._kept.items():
-            twin._seen[name].update(pairs)
-            twin._kept[name].update(pairs)
-        twin._durable = self._durable
+        twin._seen, twin._kept, twin._durable = self.kept(), self.kept(), self._durable
         return twin
 
 

@@ -1,7 +1,7 @@
 """Record framing of the write-ahead log. Pure.
 
-A record becomes one or more frames of at most FRAGMENT payload bytes; all but its last say that more follows. A frame is a
-20-byte head and a payload:
+A record becomes one or more frames of at most FRAGMENT payload bytes; all but its last say that more follows.
+A frame is a 20-byte head and a payload:
 
     head checksum   4   of the segment's identity, the frame's offset and the other head fields
     checksum        4   of the payload as stored, going on from the head checksum of the frame before
@@ -11,13 +11,15 @@ A record becomes one or more frames of at most FRAGMENT payload bytes; all but i
     kind            1   what the record is; the top bit says that more follows
     magic           2   constant, last, so that a written head never ends in zero
 
-Three invariants make it possible to tell a write that never finished from one that was damaged later (`diagnose`):
+Three invariants make it possible to tell a write that never finished from one that was damaged later
+(`diagnose`):
 
-1. A head verifies on its own and only in the file and at the offset it was made for, so a misdirected or stale frame never does.
+1. A head verifies on its own and only in the file and at the offset it was made for, so a misdirected or
+   stale frame never does.
 2. A payload verifies only after the very frame it was written after.
-3. Each part of a frame that lies in one sector ends in a byte that is not zero, and that flipping one bit does not make
-   zero: the magic for a head (which never straddles sectors), a suitable mask for a payload. Segments are zero before
-   they are written. So a sector that was never written, or only in part, shows.
+3. Each part of a frame that lies in one sector ends in a byte that is not zero, and that flipping one bit
+   does not make zero: the magic for a head (which never straddles sectors), a suitable mask for a payload.
+   Segments are zero before they are written. So a sector that was never written, or only in part, shows.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ SECTOR: Final = 512
 """The unit that a disk writes as a whole or not at all. Larger ones are multiples of it."""
 
 FRAGMENT: Final = 27 * SECTOR
-"""Longest payload of one frame. It has at most 28 parts; each forbids at most 9 masks, so one of the 256 always fits."""
+"""Longest payload of one frame. Of its at most 28 parts each forbids at most 9 masks, so one of 256 fits."""
 
 MAGIC: Final = 0xF5B7
 _MAGIC_BYTES: Final = MAGIC.to_bytes(2, "little")
@@ -71,7 +73,7 @@ class Identity(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where the next frame goes: offset in the segment and head checksum of the frame before (at 0: the seed)."""
+    """Where the next frame goes: offset, and head checksum of the frame before (at 0: the seed)."""
 
     at: int
     chain: int
@@ -150,7 +152,7 @@ def _lay_frame(seed: int, place: Place, kind: int, payload: bytes, synced: int) 
 
 
 def read(data: bytes, seed: int, place: Place) -> Frame | Flaw:
-    """The frame at `place` in the bytes of a segment, or why there is none. Bytes past the end count as zero."""
+    """The frame at `place` in a segment, or why there is none. Bytes past the end count as zero."""
     at = _aligned(place.at)
     head = data[at : at + HEAD_BYTES]
     if not head.strip(b"\0"):
@@ -171,7 +173,8 @@ def read(data: bytes, seed: int, place: Place) -> Frame | Flaw:
 def witness(data: bytes, seed: int, flaw_at: int) -> int | None:
     """The offset of a head after `flaw_at` that proves that what is there was on stable storage, or None.
 
-    Such a head verifies (checksum, identity, offset) and says `synced` beyond the flaw. Cost: one search for the magic.
+    Such a head verifies (checksum, identity, offset) and says `synced` beyond the flaw. Cost: one search for
+    the magic.
     """
     found = data.find(_MAGIC_BYTES, flaw_at)
     while found >= 0:

@@ -1,10 +1,12 @@
 """The real Device: one folder, one writer thread, one sync for all writes that wait.
 
-The writer takes everything that waits, joins writes that follow one another, syncs once and hands all completions to the loop
-in one call; what arrives meanwhile is the next group, so the busier the device, the larger the groups. No timer.
+The writer takes everything that waits, joins writes that follow one another, syncs once and hands all
+completions to the loop in one call; what arrives meanwhile is the next group, so the busier the device, the
+larger the groups. No timer.
 
-Files are taken from a spare that was filled with zeros and synced ahead of use, by a thread of its own: writing into
-blocks that exist and were written needs no journal commit at the sync (figures: DESIGN.md), and a new file costs a rename.
+Files are taken from a spare that was filled with zeros and synced ahead of use, by a thread of its own:
+writing into blocks that exist and were written needs no journal commit at the sync (figures: DESIGN.md), and
+a new file costs a rename.
 
 The first failed sync ends the device: the kernel may have marked the lost pages clean, so trying again would
 report success without the data (ATC'20, "Can Applications Recover from fsync Failures?").
@@ -32,13 +34,13 @@ FILE_BYTES: Final = 64 * 1024 * 1024
 """How much of a new file is prepared ahead."""
 
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
-"""Writes beyond this are refused with ENOBUFS; raft keeps far less under way, so reaching it means a stalled disk."""
+"""Writes beyond this are refused with ENOBUFS; raft keeps far less under way unless the disk stalls."""
 
 MAX_RUN: Final = 1024
 """Most writes joined before one sync: as many parts as one system call takes (IOV_MAX)."""
 
 _STEP: Final = 1024 * 1024
-"""How much of the spare is filled and synced at a time: small, so that a sync of the log never queues behind much."""
+"""How much of the spare is filled and synced at a time: little, so that no sync queues behind much."""
 
 _SPARE: Final = "spare"
 
@@ -66,7 +68,8 @@ _Job = _Write | _Remove | _Stop
 
 
 class _Inbox:
-    """From the loop to the writer. Filling it while the writer works costs an append; waking it, one system call.
+    """From the loop to the writer. Filling it while the writer works costs an append; waking it, one system
+    call.
 
     The event descriptor wakes faster than a queue or a lock: the system call that wakes also lets go of the
     interpreter (figures: DESIGN.md).
@@ -101,8 +104,8 @@ class _Inbox:
 class PosixDevice:
     """A folder on a local file system. See `seams.Device` for the contract.
 
-    `deliver` is how the writer thread hands a call to the loop (Trio's `run_sync_soon`); it is called once per sync.
-    The name `spare` belongs to the device. Files are made with mode 0600.
+    `deliver` is how the writer thread hands a call to the loop (Trio's `run_sync_soon`); it is called once
+    per sync. The name `spare` belongs to the device. Files are made with mode 0600.
     """
 
     def __init__(self, folder: Path, deliver: Deliver, file_bytes: int = FILE_BYTES) -> None:
@@ -130,8 +133,8 @@ class PosixDevice:
         return sorted(name for name in found if name != _SPARE)
 
     def read(self, name: str) -> bytes:
-        # What an earlier process wrote may be in the page cache only or, after a failed sync, marked clean without
-        # being on the disk. So: sync, forget the cached pages, read what is really there.
+        # What an earlier process wrote may be in the page cache only or, after a failed sync, marked clean
+        # without being on the disk. So: sync, forget the cached pages, read what is really there.
         file = os.open(name, os.O_RDWR, dir_fd=self._folder)
         try:
             os.fdatasync(file)
@@ -301,7 +304,8 @@ class _Spare:
     def take(self, name: str) -> int:
         """Make it the file `name` and return its descriptor; waits while it is filled.
 
-        OSError when there is no room for it, and another attempt may succeed; SyncFailed when its name may be lost.
+        OSError when there is no room for it, and another attempt may succeed; SyncFailed when its name may be
+        lost.
         """
         self.prepare().join()
         self._filler = None

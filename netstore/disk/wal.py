@@ -1,8 +1,10 @@
-"""The write-ahead log: replay, append a batch, mark a snapshot, drop what it covers. Decides; the Device does.
+"""The write-ahead log: replay, append a batch, mark a snapshot, drop what it covers. Decides; the Device
+does.
 
-A batch is one write, reported by the device after its sync; nothing may be acknowledged before. What is found damaged
-is never cut (`diagnose`). A segment is removed only when the next one, and a mark that covers it, are known to be on
-stable storage. Each segment opens with the latest hard state and mark, so what stays is always complete.
+A batch is one write, reported by the device after its sync; nothing may be acknowledged before. What is found
+damaged is never cut (`diagnose`). A segment is removed only when the next one, and a mark that covers it, are
+known to be on stable storage. Each segment opens with the latest hard state and mark, so what stays is always
+complete.
 """
 
 from __future__ import annotations
@@ -66,9 +68,9 @@ class _Closed(NamedTuple):
 class Wal:
     """One member's log on one device. Everything is a plain call on the loop; after `open` nothing blocks.
 
-    Completions come in the order of the calls. When a write fails, it and everything after it that was already under
-    way is reported as failed, in order, and the log stands where it stood before: the same batch may be appended again,
-    unless the error is `SyncFailed`, after which only a restart helps.
+    Completions come in the order of the calls. When a write fails, it and everything after it that was
+    already under way is reported as failed, in order, and the log stands where it stood before: the same
+    batch may be appended again, unless the error is `SyncFailed`, after which only a restart helps.
     """
 
     def __init__(self, device: Device, identity: Identity, segment_bytes: int, found: Diagnosis) -> None:
@@ -91,15 +93,15 @@ class Wal:
     ) -> tuple[Wal, Replay]:
         """Read the whole log, cut an unfinished write from its end, and be ready to append. Blocks.
 
-        CorruptData when something that was safe once cannot be read; the text names file and offset, nothing is
-        changed. Holds the payloads of all segments that are left in memory.
+        CorruptData when something that was safe once cannot be read; the text names file and offset, nothing
+        is changed. Holds the payloads of all segments that are left in memory.
         """
         found = diagnose(_segments(device), identity)
         verdict = found.verdict
         if isinstance(verdict, Refuse):
             raise CorruptData(
-                f"write-ahead log: {verdict.name} at offset {verdict.offset}: {verdict.why}; nothing was changed:"
-                " restore this member from its peers or from a backup"
+                f"write-ahead log: {verdict.name} at offset {verdict.offset}: {verdict.why}; nothing was"
+                " changed: restore this member from its peers or from a backup"
             )
         wal = cls(device, identity, segment_bytes, found)
         replay = wal._replay(found)
@@ -114,9 +116,11 @@ class Wal:
         entries: Sequence[Entry],
         done: Callable[[OSError | None], None],
     ) -> None:
-        """Write one batch: a hard state, consecutive entries, or both. `done` gets None once it is on stable storage.
+        """Write one batch: a hard state, consecutive entries, or both. `done` gets None once it is on stable
+        storage.
 
-        Entries at or below an index written before replace it and all after it. About 10 us, 30 us for 64 small entries.
+        Entries at or below an index written before replace it and all after it. About 10 us, 30 us for 64
+        small entries.
         """
         state = self._state
         kept = b"" if hard_state is None else hard_state.encode()
@@ -128,14 +132,15 @@ class Wal:
     def mark(self, meta: SnapshotMeta, done: Callable[[OSError | None], None]) -> None:
         """Note that a snapshot at `meta`, already on stable storage, stands for all entries up to its index.
 
-        If the log holds no entry with that index and term, the snapshot replaces the whole log (Raft, section 5.1).
+        If the log holds no entry with that index and term, the snapshot replaces the whole log (Raft, section
+        5.1).
         """
         encoded = meta.encode()
         after = self._state._replace(mark=encoded)
         self._write(Kind.MARK, encoded, after, partial(self._set_mark, meta.index, done))
 
     def drop_before(self, index: Index) -> None:
-        """Remove the oldest segments that hold only entries below `index`, never one that the durable mark does not cover."""
+        """Remove the oldest segments that hold only entries below `index` and under the durable mark."""
         bound = min(index, self._marked + 1)
         while self._closed and self._closed[0].highest < bound and self._closed[0].segment < self._synced[0]:
             self._device.remove(segment_name(self._closed.popleft().segment))

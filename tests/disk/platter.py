@@ -58,7 +58,7 @@ class Platter:
                 job.done(None)
 
     def fail(self, error: OSError) -> None:
-        """Let the oldest waiting write fail, and with it, as the contract says, all that were handed over with it."""
+        """Let the oldest waiting write fail, and with it, as the contract says, all that wait."""
         failed, self.waiting = self.waiting, []
         for job in failed:
             if job.done is not None:
@@ -67,7 +67,8 @@ class Platter:
                 self._apply(self.disk, job)
 
     def crashed(self, complete: int = 0, kept: Iterable[bool] = ()) -> Platter:
-        """What a power loss leaves: `complete` waiting calls took effect; of the sectors that the next group writes, those kept.
+        """What a power loss leaves: `complete` waiting calls took effect; of the sectors that the next group
+        writes, those kept.
 
         The group is the run of waiting writes to one file; later files are never touched before it is synced.
         """

@@ -29,8 +29,8 @@ def replayed(folder: Path) -> Replay:
 
 
 def killed_writer(folder: Path, lines: int, seed: int) -> int:
-    """Run a writer, kill it once it has said this many lines, and return the last index it said before it died."""
-    command = [sys.executable, "-m", "tests.disk.writer", folder, str(seed)]
+    """Run a writer, kill it once it has said this many lines; the last index it said before it died."""
+    command: list[str | Path] = [sys.executable, "-m", "tests.disk.writer", folder, str(seed)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         said = [child.stdout.readline() for _ in range(lines)]

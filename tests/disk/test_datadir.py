@@ -120,7 +120,8 @@ def test_a_second_daemon_is_refused_and_told_who_the_first_is(folder: Path) -> N
 def test_the_lock_of_a_killed_daemon_is_gone(folder: Path) -> None:
     code = (
         "import sys, pathlib; from netstore.disk.datadir import *;"
-        " d = DataDir.open(pathlib.Path(sys.argv[1]), MemberIdentity(1, 1, 'x')); print('locked', flush=True); sys.stdin.read()"
+        " d = DataDir.open(pathlib.Path(sys.argv[1]), MemberIdentity(1, 1, 'x'));"
+        " print('locked', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, folder],

@@ -1,6 +1,7 @@
 """Torn tail or rot: exhaustively, on logs small enough to try everything.
 
-`Story` keeps what was promised: a log may lose only what nobody was told is safe, and must never show anything else.
+`Story` keeps what was promised: a log may lose only what nobody was told is safe, and must never show
+anything else.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Story:
         self.platter.turn(count)
 
     def check(self, replay: Replay) -> int:
-        """Nothing acknowledged is missing, nothing is there that was not written; how many entries there are."""
+        """How many entries are there: all that were acknowledged, none that was not written."""
         count = len(replay.entries)
         assert replay.entries == self.entries[:count]
         assert count >= self.acknowledged

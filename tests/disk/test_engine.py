@@ -394,6 +394,79 @@ def test_the_twin_can_fail() -> None:
     assert answers.got == [full, None]
 
 
+def copied(engine: LmdbEngine, path: Path) -> Path:
+    with path.open("wb") as file:
+        engine.copy_to(file.fileno())
+    return path
+
+
+def test_a_copy_replaces_everything_also_what_was_not_committed(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Opened(tmp_path / "source")
+    source.engine.write(Index(9), {("plain", b"a"): b"copied", ("other", LONG): b"long"})
+    assert source.sync() is None
+    image = copied(source.engine, tmp_path / "image")
+    source.engine.close()
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"old"): b"1"})
+    assert opened.sync() is None
+    reached, go_on = hold(engine, monkeypatch)
+    engine.write(Index(2), {("plain", b"old"): b"2"})
+    answers = Answers()
+    engine.sync(answers)
+    assert reached.wait(PATIENCE)
+    engine.write(Index(3), {("plain", b"pending"): b"3"})
+    engine.install(image, answers)
+    assert answers.got == []
+    go_on.set()
+    opened.hand.until(lambda: len(answers.got) == 2)
+    assert answers.got == [None, None]
+    assert (engine.applied(), engine.durable()) == (9, 9)
+    assert list(engine.scan("plain", b"", None)) == [(b"a", b"copied")]
+    assert (engine.get("plain", b"pending"), engine.get("other", LONG)) == (None, b"long")
+    assert not image.exists()
+    engine.write(Index(10), {("plain", b"b"): b"after"})
+    assert opened.sync() is None
+    assert engine.durable() == 10
+
+
+def test_a_copy_that_cannot_be_put_in_place_ends_the_engine(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state")
+    answers = Answers()
+    opened.engine.install(tmp_path / "none", answers)
+    opened.hand.until(lambda: bool(answers.got))
+    assert isinstance(answers.got[0], FileNotFoundError)
+    with pytest.raises(FileNotFoundError):
+        opened.engine.close()
+
+
+def test_the_twin_takes_what_is_durable_of_another() -> None:
+    source, target = (MemoryEngine(lambda call: call(), TABLES) for _ in range(2))
+    source.write(Index(9), {("plain", b"a"): b"copied"})
+    source.commit()
+    source.write(Index(10), {("plain", b"b"): b"not durable"})
+    target.write(Index(3), {("plain", b"c"): b"old"})
+    answers = Answers()
+    target.fail(OSError(errno.EIO, "broken"))
+    target.install(source, answers)
+    assert target.applied() == 3
+    target.fail(None)
+    target.install(source, answers)
+    assert [error is None for error in answers.got] == [False, True]
+    assert (target.applied(), target.durable()) == (9, 9)
+    assert list(target.scan("plain", b"", None)) == [(b"a", b"copied")]
+    source.write(Index(11), {("plain", b"a"): None})
+    source.commit()
+    assert target.get("plain", b"a") == b"copied"
+
+
+def test_only_a_copy_can_be_installed(opened: Opened) -> None:
+    for engine in (opened.engine, MemoryEngine(lambda call: call(), TABLES)):
+        with pytest.raises(TypeError, match="copy"):
+            engine.install(b"bytes", Answers())
+
+
 def test_both_are_engines(opened: Opened) -> None:
     engines: tuple[Engine, ...] = (opened.engine, MemoryEngine(lambda call: call(), TABLES))
     assert [engine.applied() for engine in engines] == [0, 0]

@@ -97,7 +97,7 @@ class Gate:
 def failing(
     monkeypatch: pytest.MonkeyPatch, name: str, code: int, *, times: int = 1, thread: str = "disk-writer"
 ) -> list[str]:
-    """Let the first `times` calls of one system call in one thread fail; the list tells all calls of that thread."""
+    """Let the first `times` calls in one thread fail; the list tells all calls of that thread."""
     real = getattr(os, name)
     calls: list[str] = []
 

@@ -75,7 +75,7 @@ class Log(RuleBasedStateMachine):
         self.answers: list[bool] = []
 
     def promise(self, view: View) -> Callable[[OSError | None], None]:
-        """Note a record that is on its way; the answer moves the acknowledged mark or takes the record back."""
+        """Note a record on its way; the answer moves the acknowledged mark or takes the record back."""
         place = len(self.views)
         self.views.append(view)
 

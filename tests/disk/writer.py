@@ -1,4 +1,5 @@
-"""A process that appends for ever and says what was acknowledged, to be killed: `python -m tests.disk.writer FOLDER`.
+"""A process that appends for ever and says what was acknowledged, to be killed: `python -m tests.disk.writer
+FOLDER`.
 
 Prints one line per acknowledged batch: the last index. Entry N carries `payload(N)`.
 """
@@ -6,6 +7,7 @@ Prints one line per acknowledged batch: the last index. Entry N carries `payload
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from random import Random
@@ -67,7 +69,7 @@ def run(folder: Path, seed: int) -> None:
             last += count
             under_way += 1
             hard_state = HardState(Term(1), NodeId(1), Index(last))
-            wal.append(hard_state, batch, lambda error, index=last: acknowledge(index, error))  # type: ignore[misc]
+            wal.append(hard_state, batch, partial(acknowledge, last))
         calls.get()()
 
 
