@@ -48,7 +48,7 @@ class Playground:
         self.pods = [f"{tag}-pod{number}" for number in range(1, nodes + 1)]
         self._namespaces: list[str] = []
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._folder = tempfile.TemporaryDirectory(prefix="netstore-demo-")
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{tag}-")
         self.folder = Path(self._folder.name)
 
     # -- wires --------------------------------------------------------------------------------------
@@ -177,6 +177,9 @@ class Playground:
                 process.kill()
                 process.wait()
         for namespace in reversed(self._namespaces):
+            # A signal may have cut in while a program was being started, so it is in no list but the kernel's.
+            for pid in self._inhabitants(namespace):
+                os.kill(pid, signal.SIGKILL)
             subprocess.run(("ip", "netns", "delete", namespace), check=False)
         self._folder.cleanup()
 
@@ -198,6 +201,13 @@ class Playground:
         return subprocess.run(
             command, check=False, capture_output=True, text=True, cwd=ROOT, env=clean_environment()
         )
+
+    @staticmethod
+    def _inhabitants(namespace: str) -> list[int]:
+        outcome = subprocess.run(
+            ("ip", "netns", "pids", namespace), check=False, capture_output=True, text=True
+        )
+        return [int(pid) for pid in outcome.stdout.split()]
 
     def _add_namespace(self, namespace: str) -> None:
         self._namespaces.append(namespace)

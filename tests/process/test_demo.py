@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.daemon import ROOT
 
-pytestmark = [pytest.mark.root, pytest.mark.peer("ip", "ping"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.peer("ip", "ping", "ps"), pytest.mark.timeout(180)]
 
 COMMAND = (sys.executable, "-m", "contrib.demo")
 
@@ -20,6 +20,12 @@ def namespaces_of(pid: int) -> list[str]:
     """Network namespaces that the demo with this process id made and did not take away."""
     listed = subprocess.run(("ip", "netns", "list"), capture_output=True, text=True, check=True).stdout
     return [name for name in listed.split() if name.startswith(f"netstore-demo-{pid}-")]
+
+
+def programs_of(pid: int) -> list[str]:
+    """Command lines of the programs it started that still run; all have its folder in them."""
+    listed = subprocess.run(("ps", "-eo", "args"), capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if f"netstore-demo-{pid}-" in line]
 
 
 def test_demo() -> None:
@@ -36,18 +42,21 @@ def test_demo() -> None:
     assert len({subnet for _, subnet, _ in routes}) == 3
     assert re.search(r"back within \d+ ms", shown), shown
     assert namespaces_of(demo.pid) == []
+    assert programs_of(demo.pid) == []
 
 
-def test_interrupted_demo_cleans_up() -> None:
+@pytest.mark.parametrize("act", ["An agent on every node", "and points a route"])
+def test_interrupted_demo_cleans_up(act: str) -> None:
     with subprocess.Popen(
         COMMAND, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as demo:
         assert demo.stdout is not None
         for line in demo.stdout:
-            if "An agent on every node" in line:
+            if act in line:
                 break
         assert len(namespaces_of(demo.pid)) == 7
         demo.send_signal(signal.SIGTERM)
         demo.communicate(timeout=60)
     assert demo.returncode == 128 + signal.SIGTERM
     assert namespaces_of(demo.pid) == []
+    assert programs_of(demo.pid) == []

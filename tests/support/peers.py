@@ -21,6 +21,7 @@ PACKAGE_OF: Final = {
     "mandoc": "mandoc",
     "ip": "iproute2",
     "ping": "iputils-ping",
+    "ps": "procps",
     "setpriv": "util-linux",
     "systemd-analyze": "systemd",
     "jq": "jq",
