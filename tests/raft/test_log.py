@@ -150,7 +150,7 @@ TestLogAndTwin.settings = settings(max_examples=150, stateful_step_count=40, dea
 
 
 def test_a_sync_of_entries_that_came_back_is_not_taken_for_theirs() -> None:
-    """An entry is on its way to the disk, is replaced, and comes back: the first report is not the third's."""
+    """An entry is on its way to the disk, is replaced, and comes back: the first sync is not the third's."""
     log = Log(Index(0), Term(0), [])
     first = [entry(1, 1)]
     log.append(first)

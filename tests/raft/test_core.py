@@ -1,0 +1,488 @@
+"""The object itself: its table, what it refuses, what it takes from the disk, what it shows."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, get_args
+
+import pytest
+
+from netstore.errors import CorruptData
+from netstore.raft.change import Change, Step, StepKind
+from netstore.raft.core import HANDLERS, Boot, Config, Raft
+from netstore.raft.entry import MAX_DATA_BYTES, ConfState, Entry, EntryKind, HardState, SnapshotMeta
+from netstore.raft.invariant import InvariantBroken
+from netstore.raft.messages import (
+    Append,
+    AppendAccepted,
+    AppendRejected,
+    Forward,
+    Heartbeat,
+    HeartbeatAnswer,
+    InstallSnapshot,
+    Message,
+    PreVoteAnswer,
+    ReadAnswer,
+    ReadRequest,
+    TimeoutNow,
+    VoteAnswer,
+)
+from netstore.raft.progress import Flow
+from netstore.raft.status import Fate, Refusal, Role
+from netstore.types import Index, NodeId, Term
+from tests.support.raft_cluster import entry, group, member, said, voters
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ONE, TWO, THREE = map(NodeId, (1, 2, 3))
+TRIO = voters(1, 2, 3)
+HERE = (TWO, ONE)
+
+
+def leading(**options: int) -> Raft:
+    """Member 1 of three, leading term 1, nothing acknowledged by the others, its first entry on its disk."""
+    raft = member(1, TRIO, (), hard_state=None, draw=lambda _bound: 0, **{"pre_vote": 0, **options})
+    raft.campaign()
+    raft.step(VoteAnswer(TWO, ONE, Term(1), granted=True))
+    said(raft)
+    return raft
+
+
+def following() -> Raft:
+    """Member 1 of three, following member 2 in term 1 with one entry."""
+    raft = member(1, TRIO, [1])
+    raft.step(Heartbeat(*HERE, Term(1), Index(0), 0))
+    said(raft)
+    return raft
+
+
+# --- the table
+
+
+def test_every_role_has_an_answer_to_every_message() -> None:
+    assert {*HANDLERS} == {*Role}
+    for handlers in HANDLERS.values():
+        assert {*handlers} == {*get_args(Message)}
+
+
+def test_messages_for_others_are_not_listened_to() -> None:
+    raft = member(1, TRIO)
+    raft.step(Heartbeat(TWO, THREE, Term(9), Index(0), 0))
+    raft.step(Heartbeat(ONE, ONE, Term(9), Index(0), 0))
+    assert raft.term == 0
+
+
+@pytest.mark.parametrize("kind", [Append, Heartbeat, InstallSnapshot])
+def test_two_leaders_in_one_term_stop_the_member(kind: type[Message]) -> None:
+    messages: dict[type[Message], Message] = {
+        Append: Append(THREE, ONE, Term(1), Index(0), Term(0), Index(0), []),
+        Heartbeat: Heartbeat(THREE, ONE, Term(1), Index(0), 0),
+        InstallSnapshot: InstallSnapshot(THREE, ONE, Term(1), SnapshotMeta(Index(1), Term(1), TRIO)),
+    }
+    for raft in (leading(), following()):
+        with pytest.raises(InvariantBroken, match="term 1"):
+            raft.step(messages[kind])
+
+
+def test_what_strangers_say_to_a_leader_is_without_effect() -> None:
+    raft = leading()
+    stranger = (NodeId(9), ONE, Term(1))
+    raft.step(AppendAccepted(*stranger, Index(1)))
+    raft.step(AppendRejected(*stranger, Index(0), Index(0), Term(0), needs_snapshot=True))
+    raft.step(HeartbeatAnswer(*stranger, 0))
+    raft.report_unreachable(NodeId(9))
+    raft.report_snapshot(NodeId(9), ok=True)
+    assert said(raft) == []
+    assert raft.commit == 0
+
+
+def test_a_follower_that_claims_more_than_there_is_is_not_believed() -> None:
+    raft = leading()
+    raft.step(AppendAccepted(TWO, ONE, Term(1), Index(5)))
+    assert (raft.commit, raft.match_at(TWO)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        VoteAnswer(*HERE, Term(1), granted=True),
+        PreVoteAnswer(*HERE, Term(1), Term(2), granted=True),
+        AppendAccepted(*HERE, Term(1), Index(1)),
+        AppendRejected(*HERE, Term(1), Index(1), Index(0), Term(0), needs_snapshot=False),
+        HeartbeatAnswer(*HERE, Term(1), 1),
+        ReadAnswer(*HERE, Term(1), 1 << 60, Index(9)),
+        TimeoutNow(THREE, ONE, Term(1)),
+        Forward(*HERE, Term(1), EntryKind.NORMAL, [b"x"]),
+    ],
+)
+def test_a_follower_ignores_what_is_not_for_it(late: Message) -> None:
+    raft = following()
+    before = raft.status()
+    raft.step(late)
+    assert raft.status() == before
+    assert said(raft) == []
+
+
+def test_an_answer_to_an_earlier_question_is_not_counted() -> None:
+    raft = member(1, TRIO, [1])
+    raft.campaign()
+    raft.step(PreVoteAnswer(TWO, ONE, Term(1), Term(1), granted=True))
+    assert raft.role is Role.PRE_CANDIDATE
+
+
+def test_a_refused_pre_vote_of_a_later_term_is_taken_over() -> None:
+    raft = member(1, TRIO, [1])
+    raft.campaign()
+    raft.step(PreVoteAnswer(TWO, ONE, Term(5), Term(2), granted=False))
+    assert (raft.role, raft.term) == (Role.FOLLOWER, 5)
+
+
+# --- settings and the disk
+
+
+@pytest.mark.parametrize("field", ["id", "election_ticks", "max_append_bytes", "max_waiting_reads"])
+def test_settings_out_of_range_are_named(field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} is 0"):
+        replace(Config(id=ONE), **{field: 0})  # type: ignore[arg-type] # the field is one of numbers
+
+
+def test_heartbeats_must_be_more_frequent_than_elections() -> None:
+    with pytest.raises(ValueError, match="election_ticks is 10"):
+        Config(id=ONE, heartbeat_ticks=10)
+
+
+def boot(
+    entries: Sequence[Entry] = (),
+    *,
+    term: int = 1,
+    commit: int = 0,
+    snapshot: int = 0,
+    applied: int | None = None,
+    conf: ConfState = TRIO,
+) -> Raft:
+    meta = SnapshotMeta(Index(snapshot), Term(min(snapshot, 1)), conf)
+    hard_state = HardState(Term(term), NodeId(0), Index(commit))
+    start = Boot(hard_state, meta, entries, Index(snapshot if applied is None else applied))
+    return Raft(Config(id=ONE), start, lambda _bound: 0)
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: boot([entry(2, 1)]), "log entry 2 of term 1 follows entry 0"),
+        (lambda: boot([entry(1, 2), entry(2, 1)], term=2), "log entry 2 of term 1 follows entry 1 of term 2"),
+        (lambda: boot([entry(1, 2)]), "the vote record only term 1"),
+        (lambda: boot([entry(1, 1)], commit=2), "the log ends at 1"),
+        (lambda: boot([entry(1, 1)], applied=2), "the state has applied entry 2"),
+        (lambda: boot([entry(6, 1)], snapshot=5, applied=4), "the log holds 5..6"),
+        (lambda: boot([entry(1, 1)], conf=ConfState()), "nothing says who its voters were"),
+    ],
+)
+def test_what_the_disk_remembers_must_fit_together(call: object, text: str) -> None:
+    assert callable(call)
+    with pytest.raises(CorruptData, match=text):
+        call()
+
+
+def test_a_restart_goes_on_where_the_state_is() -> None:
+    log = [entry(6, 1, b"a"), entry(7, 1, b"b"), entry(8, 1, b"c")]
+    raft = boot(log, commit=6, snapshot=5, applied=7)
+    assert (raft.commit, raft.applied, raft.last_index) == (7, 7, 8)
+    ready = raft.take_ready()
+    assert ready.hard_state == HardState(Term(1), NodeId(0), Index(7))
+    assert (ready.must_sync, list(ready.entries), list(ready.committed)) == (False, [], [])
+    assert not raft.has_ready()
+
+
+def test_a_restart_uses_the_newest_configuration_in_the_log() -> None:
+    change = Change((Step(StepKind.ADD_LEARNER, NodeId(4)),))
+    bad = Change((Step(StepKind.REMOVE, NodeId(9)),))
+    log = [
+        Entry(Index(1), Term(1), EntryKind.CHANGE, change.encode()),
+        Entry(Index(2), Term(1), EntryKind.CHANGE, bad.encode()),
+    ]
+    assert boot(log).status().conf == ConfState(TRIO.voters, learners=(NodeId(4),))
+
+
+def test_a_member_without_a_configuration_waits() -> None:
+    raft = boot(conf=ConfState())
+    raft.campaign()
+    for _ in range(100):
+        raft.tick()
+    assert (raft.role, raft.term, said(raft)) == (Role.FOLLOWER, 1, [])
+    raft.step(Append(TWO, ONE, Term(1), Index(3), Term(1), Index(3), [entry(4, 1)]))
+    assert said(raft) == [AppendRejected(ONE, TWO, Term(1), Index(3), Index(0), Term(0), needs_snapshot=True)]
+
+
+# --- proposals
+
+
+def test_fates_of_a_proposal() -> None:
+    raft = leading()
+    first = raft.propose([b"a", b"b"])
+    assert (first.fate, first.index, first.term) == (Fate.APPENDED, 2, 1)
+    assert raft.propose([b"c"]).index == 4
+    follower = following()
+    assert follower.propose([b"a", b"b"]).fate is Fate.FORWARDED
+    assert said(follower) == [Forward(ONE, TWO, Term(1), EntryKind.NORMAL, [b"a", b"b"])]
+    assert member(1, TRIO).propose([b"a"]).refusal is Refusal.NO_LEADER
+    with pytest.raises(ValueError, match="payloads is empty"):
+        raft.propose([])
+
+
+def test_a_payload_larger_than_an_entry_may_be_is_refused() -> None:
+    raft = leading(max_uncommitted_bytes=MAX_DATA_BYTES * 4)
+    assert raft.propose([b"", bytes(MAX_DATA_BYTES + 1)]).refusal is Refusal.TOO_LARGE
+    assert raft.propose([bytes(MAX_DATA_BYTES), b"x"]).fate is Fate.APPENDED
+
+
+def test_the_backlog_is_bounded_and_one_large_proposal_still_passes() -> None:
+    raft = leading(max_uncommitted_bytes=100)
+    raft.step(AppendAccepted(TWO, ONE, Term(1), Index(1)))
+    assert raft.status().uncommitted_bytes == 0
+    assert raft.propose([b"x" * 500]).fate is Fate.APPENDED
+    assert raft.propose([b"x"]).refusal is Refusal.BACKLOG_FULL
+    said(raft)
+    raft.step(AppendAccepted(TWO, ONE, Term(1), Index(2)))
+    assert raft.propose([b"x"]).fate is Fate.APPENDED
+
+
+def test_a_new_leader_counts_the_backlog_it_inherits() -> None:
+    raft = member(1, TRIO, [1, 1], pre_vote=0, max_uncommitted_bytes=48)
+    raft.campaign()
+    raft.step(VoteAnswer(TWO, ONE, Term(2), granted=True))
+    assert raft.status().uncommitted_bytes == 48
+    assert raft.propose([b""]).refusal is Refusal.BACKLOG_FULL
+
+
+def test_what_a_follower_forwards_in_one_turn_is_bounded() -> None:
+    raft = member(1, TRIO, [1], max_uncommitted_bytes=100)
+    raft.step(Heartbeat(TWO, ONE, Term(1), Index(0), 0))
+    assert raft.propose([b"x" * 80]).fate is Fate.FORWARDED
+    assert raft.propose([b"x" * 80]).refusal is Refusal.BACKLOG_FULL
+    raft.take_ready()
+    assert raft.propose([b"x" * 80]).fate is Fate.FORWARDED
+
+
+# --- reads
+
+
+def test_waiting_reads_are_bounded() -> None:
+    raft = leading(max_waiting_reads=2)
+    for token in (1, 2, 3):
+        raft.read(token)
+    assert raft.take_ready().reads_failed == [3]
+    raft.step(ReadRequest(TWO, ONE, Term(1), 5))
+    assert raft.take_ready().messages == [ReadAnswer(ONE, TWO, Term(1), 5, Index(0))]
+    assert raft.status().waiting_reads == 2
+
+
+def test_a_member_that_does_not_lead_refuses_to_answer_for_others() -> None:
+    raft = following()
+    raft.step(ReadRequest(THREE, ONE, Term(1), 5))
+    assert said(raft) == [ReadAnswer(ONE, THREE, Term(1), 5, Index(0))]
+
+
+def test_a_refused_request_fails_all_its_reads() -> None:
+    raft = following()
+    raft.read(1)
+    raft.read(2)
+    (request,) = raft.take_ready().messages
+    assert isinstance(request, ReadRequest)
+    raft.read(3)
+    raft.step(ReadAnswer(TWO, ONE, Term(1), request.sequence, Index(0)))
+    assert raft.take_ready().reads_failed == [1, 2]
+    assert raft.status().waiting_reads == 1
+
+
+def test_losing_the_lead_or_the_leader_fails_all_reads() -> None:
+    leader = leading()
+    leader.read(1)
+    leader.step(ReadRequest(TWO, ONE, Term(1), 5))
+    leader.step(Heartbeat(TWO, ONE, Term(2), Index(0), 0))
+    assert leader.take_ready().reads_failed == [1]
+    follower = following()
+    follower.read(1)
+    follower.take_ready()
+    follower.read(2)
+    follower.step(Heartbeat(THREE, ONE, Term(2), Index(0), 0))
+    assert follower.take_ready().reads_failed == [1, 2]
+    assert follower.status().waiting_reads == 0
+
+
+def test_a_round_in_flight_fails_with_its_leader() -> None:
+    raft = leading()
+    raft.step(AppendAccepted(TWO, ONE, Term(1), Index(1)))
+    raft.read(1)
+    raft.step(ReadRequest(THREE, ONE, Term(1), 5))
+    assert [type(m) for m in said(raft)].count(Heartbeat) == 2
+    raft.step(Heartbeat(TWO, ONE, Term(2), Index(0), 0))
+    assert raft.take_ready().reads_failed == [1]
+
+
+# --- what must wait for the disk
+
+
+def test_a_sole_voter_says_nothing_to_learners_before_its_vote_is_on_disk() -> None:
+    raft = member(1, ConfState(voters=(ONE,), learners=(TWO,)))
+    raft.campaign()
+    ready = raft.take_ready()
+    assert (raft.role, list(ready.messages)) == (Role.LEADER, [])
+    assert [type(m) for m in ready.after_sync] == [Append]
+    raft.propose([b"x"])
+    raft.tick()
+    later = raft.take_ready()
+    assert list(later.messages) == []
+    raft.persisted(Index(1), Term(1))
+    raft.tick()
+    assert [type(m) for m in raft.take_ready().messages] == [Heartbeat]
+
+
+def test_after_sync_always_comes_with_a_sync() -> None:
+    raft = following()
+    raft.step(Append(TWO, ONE, Term(1), Index(1), Term(1), Index(0), [entry(2, 1)]))
+    first = raft.take_ready()
+    raft.step(Append(TWO, ONE, Term(1), Index(1), Term(1), Index(0), [entry(2, 1)]))
+    second = raft.take_ready()
+    assert (list(first.entries), list(second.entries)) == ([entry(2, 1)], [])
+    assert first.after_sync == second.after_sync
+    assert second.must_sync
+
+
+def test_a_commit_index_alone_needs_no_sync() -> None:
+    raft = following()
+    raft.step(Heartbeat(TWO, ONE, Term(1), Index(1), 0))
+    ready = raft.take_ready()
+    assert ready.hard_state == HardState(Term(1), NodeId(0), Index(1))
+    assert not ready.must_sync
+
+
+def test_several_appends_get_one_answer() -> None:
+    raft = following()
+    for index in (2, 3, 4):
+        raft.step(Append(TWO, ONE, Term(1), Index(index - 1), Term(1), Index(0), [entry(index, 1)]))
+    assert said(raft) == [AppendAccepted(ONE, TWO, Term(1), Index(4))]
+
+
+def test_nothing_is_ready_twice() -> None:
+    raft = leading()
+    assert not raft.has_ready()
+    ready = raft.take_ready()
+    assert ready.hard_state is None
+    assert not ready.must_sync
+    assert not any((ready.entries, ready.messages, ready.after_sync, ready.committed, ready.reads))
+
+
+# --- state copies
+
+
+def test_only_the_copy_that_was_asked_for_is_put_in_place() -> None:
+    raft = following()
+    meta = SnapshotMeta(Index(5), Term(1), TRIO)
+    with pytest.raises(InvariantBroken):
+        raft.snapshot_installed(meta)
+    raft.step(InstallSnapshot(TWO, ONE, Term(1), meta))
+    raft.step(InstallSnapshot(TWO, ONE, Term(1), SnapshotMeta(Index(6), Term(1), TRIO)))
+    assert raft.take_ready().snapshot == meta
+    with pytest.raises(InvariantBroken):
+        raft.snapshot_installed(SnapshotMeta(Index(6), Term(1), TRIO))
+    raft.snapshot_installed(meta)
+    assert raft.last_index == 5
+
+
+def test_while_a_copy_is_put_in_place_the_log_stands_still() -> None:
+    raft = following()
+    raft.step(InstallSnapshot(TWO, ONE, Term(1), SnapshotMeta(Index(5), Term(1), TRIO)))
+    said(raft)
+    raft.step(Append(TWO, ONE, Term(1), Index(1), Term(1), Index(1), [entry(2, 1)]))
+    raft.step(Heartbeat(TWO, ONE, Term(1), Index(1), 0))
+    raft.campaign()
+    assert (raft.last_index, raft.commit, raft.role) == (1, 0, Role.FOLLOWER)
+    assert said(raft) == [HeartbeatAnswer(ONE, TWO, Term(1), 0)]
+
+
+def test_an_old_copy_is_answered_with_what_is_committed() -> None:
+    raft = member(1, TRIO, [1, 1], hard_state=HardState(Term(1), commit=Index(2)))
+    raft.step(InstallSnapshot(TWO, ONE, Term(1), SnapshotMeta(Index(1), Term(1), TRIO)))
+    assert said(raft) == [AppendAccepted(ONE, TWO, Term(1), Index(2))]
+
+
+def test_a_copy_goes_to_members_that_are_there() -> None:
+    cluster = group(3, election_ticks=3)
+    leader = cluster.hosts[ONE]
+    leader.raft.propose([b"a"])
+    cluster.settle(lambda message: THREE not in (message.sender, message.to))
+    leader.compact(Index(2))
+    for _ in range(4):
+        leader.raft.tick()
+        cluster.settle(lambda message: THREE not in (message.sender, message.to))
+    leader.raft.report_unreachable(THREE)
+    assert not any(isinstance(m, InstallSnapshot) for m in said(leader.raft))
+    leader.raft.step(HeartbeatAnswer(THREE, ONE, Term(1), 0))
+    assert any(isinstance(m, InstallSnapshot) for m in said(leader.raft))
+    leader.raft.report_snapshot(THREE, ok=False)
+    assert leader.raft.status().peers[1].flow is Flow.PROBE
+
+
+def test_a_description_exists_for_what_is_applied_and_not_forgotten() -> None:
+    raft = leading()
+    raft.step(AppendAccepted(TWO, ONE, Term(1), Index(1)))
+    said(raft)
+    raft.compact(Index(1))
+    assert raft.snapshot_meta(Index(1)) == SnapshotMeta(Index(1), Term(1), TRIO)
+    for index in (0, 2):
+        with pytest.raises(InvariantBroken):
+            raft.snapshot_meta(Index(index))
+
+
+def test_apply_change_takes_changes_only_and_in_their_turn() -> None:
+    raft = leading()
+    change = Change((Step(StepKind.ADD_LEARNER, NodeId(4)),))
+    raft.step(AppendAccepted(TWO, ONE, Term(1), Index(1)))
+    said(raft)
+    raft.propose_change(change)
+    early = Entry(Index(2), Term(1), EntryKind.CHANGE, change.encode())
+    for wrong in (entry(2, 1), early):
+        with pytest.raises(InvariantBroken):
+            raft.apply_change(wrong)
+    raft.persisted(Index(2), Term(1))
+    ready = raft.take_ready()
+    raft.persisted(Index(2), Term(1))
+    raft.step(AppendAccepted(TWO, ONE, Term(1), Index(2)))
+    assert list(ready.committed) == []
+    (applied,) = raft.take_ready().committed
+    assert raft.apply_change(applied).learners == (4,)
+
+
+# --- the picture
+
+
+def test_status_shows_all_of_it() -> None:
+    raft = leading()
+    raft.propose([b"abc"])
+    said(raft)
+    status = raft.status()
+    assert (status.id, status.term, status.vote, status.role, status.leader) == (1, 1, 1, Role.LEADER, 1)
+    assert (status.compacted, status.applied, status.commit, status.persisted, status.last) == (0, 0, 0, 2, 2)
+    assert (status.conf, status.transfer_to, status.uncommitted_bytes) == (TRIO, 0, 35)
+    assert [(peer.id, peer.match, peer.flow) for peer in status.peers] == [
+        (2, 0, Flow.PROBE),
+        (3, 0, Flow.PROBE),
+    ]
+    assert following().status().peers == ()
+
+
+def test_the_same_calls_give_the_same_answers() -> None:
+    def life() -> list[object]:
+        seen: list[object] = []
+        draws = deque(range(100))
+        raft = member(1, TRIO, draw=lambda bound: draws.popleft() % bound)
+        for _ in range(60):
+            raft.tick()
+            seen += said(raft)
+            seen.append(raft.status())
+        return seen
+
+    assert life() == life()
