@@ -11,6 +11,7 @@ one of them, so `close` leaves nothing behind and nothing else on the machine is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -177,9 +178,10 @@ class Playground:
                 process.kill()
                 process.wait()
         for namespace in reversed(self._namespaces):
-            # A signal may have cut in while a program was being started, so it is in no list but the kernel's.
+            # A signal may have cut in while a program was started: then it is in no list but the kernel's.
             for pid in self._inhabitants(namespace):
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it may just have ended by itself
+                    os.kill(pid, signal.SIGKILL)
             subprocess.run(("ip", "netns", "delete", namespace), check=False)
         self._folder.cleanup()
 
