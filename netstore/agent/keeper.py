@@ -168,6 +168,8 @@ class Keeper:
         changed: set[Subnet] = set()
         while True:
             news = self._queue.popleft() if self._queue else self.kernel.news_now()
+            if not any(news):
+                return changed
             if news.lost:
                 self._stale = True
             self._network_changed |= news.addresses or self.link.number in news.links_gone
@@ -181,8 +183,6 @@ class Keeper:
                     changed.add(one.route.subnet)
                 elif one.route.link == self.link.number and not one.route.gateway:
                     self._network_changed = True  # an on-link route: a next hop may be reachable now
-            if not self._queue and not news.routes:
-                return changed
 
     def _take(self, news: RouteNews) -> None:
         route, there = news.route, self.present.setdefault(news.route.subnet, [])

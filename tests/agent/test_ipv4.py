@@ -1,0 +1,75 @@
+"""Addresses and subnets as numbers, judged by the standard library."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.agent.ipv4 import Subnet, is_unicast, parse_cidr, parse_ip, show_ip
+
+ips = st.integers(0, 2**32 - 1)
+lengths = st.integers(0, 32)
+
+
+@given(ips)
+def test_an_address_reads_back(ip: int) -> None:
+    assert show_ip(ip) == str(IPv4Address(ip))
+    assert parse_ip(show_ip(ip)) == ip
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "1.2.3", "1.2.3.4.5", "1.2.3.256", "1.2.3.04", " 1.2.3.4", "1.2.3.-4", "1.2.3.٤", "::1", "a.b.c.d"],
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not an IPv4 address"):
+        parse_ip(text)
+
+
+@given(st.text(alphabet="0123456789./-", max_size=20))
+def test_no_text_reads_otherwise_than_the_library_reads_it(text: str) -> None:
+    try:
+        expected = int(IPv4Address(text))
+    except ValueError:
+        with pytest.raises(ValueError, match="not an IPv4"):
+            parse_ip(text)
+    else:
+        assert parse_ip(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["10.1.0.0", "10.1.0.0/", "10.1.0.0/33", "10.1.0.0/+8", "10.1.0.0/255.0.0.0", "/8", "fd00::/8"]
+)
+def test_what_is_no_network_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not an IPv4"):
+        parse_cidr(text)
+
+
+@given(ips, lengths)
+def test_the_subnet_around_an_address(ip: int, length: int) -> None:
+    subnet = Subnet.around(ip, length)
+    twin = IPv4Network((ip, length), strict=False)
+    assert str(subnet) == str(twin)
+    assert subnet.key == str(twin).replace("/", "-")
+    assert (subnet.size, subnet.last) == (twin.num_addresses, int(twin.broadcast_address))
+    assert subnet.holds(ip)
+    assert parse_cidr(str(subnet)) == subnet
+
+
+@given(ips, lengths, ips, lengths)
+def test_subnets_relate_as_ranges_do(a: int, one: int, b: int, other: int) -> None:
+    first, second = Subnet.around(a, one), Subnet.around(b, other)
+    twin, match = IPv4Network(str(first)), IPv4Network(str(second))
+    assert first.overlaps(second) == twin.overlaps(match)
+    assert first.covers(second) == match.subnet_of(twin)
+    assert first.holds(b) == (IPv4Address(b) in twin)
+
+
+@given(ips)
+def test_a_host_address_is_one_the_library_would_route(ip: int) -> None:
+    address = IPv4Address(ip)
+    special = address.is_multicast or address.is_loopback or address.is_reserved
+    assert is_unicast(ip) == (not special and ip >> 24 != 0)

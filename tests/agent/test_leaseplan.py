@@ -1,0 +1,370 @@
+"""The choice of a subnet, and a lease's life under everything that a store and other nodes can do to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from netstore.agent.ipv4 import Subnet, parse_cidr, parse_ip
+from netstore.agent.leaseplan import (
+    Choose,
+    Create,
+    Discard,
+    Entry,
+    Full,
+    Look,
+    Overwrite,
+    Rest,
+    Tenure,
+    choose,
+)
+from netstore.agent.network import parse_network
+from netstore.agent.record import Lease, show_value
+from tests.agent.chance import Lowest
+
+NETWORK = parse_network(b'{"Network":"10.23.0.0/24","SubnetLen":26,"Backend":{"Type":"host-gw"}}')
+ME, OTHER = parse_ip("192.168.77.11"), parse_ip("192.168.77.12")
+VALUE = show_value(ME, "host-gw")
+
+
+def net(text: str) -> Subnet:
+    return Subnet.around(*parse_cidr(text))
+
+
+def entry(text: str, ip: int = OTHER, index: int = 7, *, permanent: bool = False) -> Entry:
+    return Entry(Lease(net(text), ip, "host-gw"), index, permanent)
+
+
+LOW, MIDDLE, HIGH = "10.23.0.64/26", "10.23.0.128/26", "10.23.0.192/26"
+
+
+@pytest.mark.parametrize(
+    ("entries", "remembered", "expected"),
+    [
+        ([], None, Create(net(LOW))),
+        ([entry(LOW)], None, Create(net(MIDDLE))),
+        ([], MIDDLE, Create(net(MIDDLE))),
+        ([entry(MIDDLE)], MIDDLE, Create(net(LOW))),  # never take what another holds, remembered or not
+        ([entry("10.23.0.0/24")], MIDDLE, Full(1)),
+        ([], "10.99.0.0/26", Create(net(LOW))),
+        ([], "10.23.0.128/25", Create(net(LOW))),
+        ([entry(HIGH, ME)], LOW, Overwrite(net(HIGH), 7, permanent=False)),  # PublicIP before the file
+        ([entry(HIGH, ME, permanent=True)], None, Overwrite(net(HIGH), 7, permanent=True)),
+        ([entry(HIGH, ME), entry(LOW, ME)], None, Overwrite(net(LOW), 7, permanent=False)),
+        ([entry(LOW, ME), entry(HIGH, ME)], HIGH, Overwrite(net(HIGH), 7, permanent=False)),
+        ([entry("10.23.0.128/25", ME)], None, Discard(net("10.23.0.128/25"), 7)),
+        ([entry("10.99.0.0/26", ME), entry(LOW, ME)], None, Overwrite(net(LOW), 7, permanent=False)),
+        ([entry(LOW), entry(MIDDLE), entry(HIGH)], None, Full(3)),
+        ([entry(LOW), entry(MIDDLE), entry("10.23.0.196/30")], None, Full(3)),
+    ],
+)
+def test_the_order_of_choice(entries: list[Entry], remembered: str | None, expected: object) -> None:
+    given_order = choose(entries, ME, NETWORK, net(remembered) if remembered else None, Lowest())
+    assert given_order == expected
+    assert choose(entries[::-1], ME, NETWORK, net(remembered) if remembered else None, Lowest()) == expected
+
+
+@given(
+    st.lists(
+        st.builds(
+            entry,
+            st.sampled_from(
+                [LOW, MIDDLE, HIGH, "10.23.0.0/26", "10.23.0.128/25", "10.23.0.200/30", "10.99.0.0/24"]
+            ),
+            st.sampled_from([ME, OTHER]),
+            st.integers(1, 9),
+            permanent=st.booleans(),
+        ),
+        max_size=4,
+        unique_by=lambda one: one.lease.subnet,
+    ),
+    st.sampled_from([None, LOW, MIDDLE, "10.23.0.128/25"]),
+)
+def test_whatever_is_chosen_harms_nobody(entries: list[Entry], remembered: str | None) -> None:
+    action = choose(entries, ME, NETWORK, net(remembered) if remembered else None, Lowest())
+    others = [one.lease.subnet for one in entries if one.lease.public_ip != ME]
+    if isinstance(action, Create):
+        assert NETWORK.fits(action.subnet)
+        assert not any(action.subnet.overlaps(one.lease.subnet) for one in entries)
+    elif isinstance(action, Overwrite | Discard):
+        assert action.subnet not in others
+        match = next(one for one in entries if one.lease.subnet == action.subnet)
+        assert action.index == match.index
+    else:
+        assert others
+
+
+# The life of a lease
+
+
+def tenure(ttl: int = 100, margin: float = 40.0) -> Tenure:
+    return Tenure(ME, VALUE, ttl, margin, Lowest())
+
+
+def held(index: int = 5, *, permanent: bool = False) -> Tenure:
+    made = tenure()
+    made.granted(net(LOW), index, permanent=permanent, sent=1000.0)
+    return made
+
+
+MINE = Lease(net(LOW), ME, "host-gw")
+THEIRS = Lease(net(LOW), OTHER, "host-gw")
+
+
+def test_it_rests_until_the_margin_and_then_overwrites_what_it_knows() -> None:
+    one = held()
+    assert one.next(1000.0) == Rest(1060.0)
+    assert one.next(1060.0) == Overwrite(net(LOW), 5, permanent=False)
+    assert not one.unsafe(1098.0)
+    assert one.unsafe(1099.0), "a hundredth of the life is kept for clocks that differ"
+
+
+def test_the_margin_is_at_most_half_the_life() -> None:
+    one = Tenure(ME, VALUE, 4, 3600.0, Lowest())
+    one.granted(net(LOW), 5, permanent=False, sent=0.0)
+    assert one.next(0.0) == Rest(2.0)
+
+
+def test_a_reservation_is_never_due_and_never_unsafe() -> None:
+    one = held(permanent=True)
+    assert one.next(10.0**9) == Rest(float("inf"))
+    assert not one.unsafe(10.0**9)
+    one.publish(ME, show_value(ME, "vxlan"), 2000.0)
+    assert one.next(2000.0) == Overwrite(net(LOW), 5, permanent=True)
+
+
+def test_a_deleted_lease_is_created_again() -> None:
+    one = held()
+    one.missing(6, 1010.0)
+    assert not one.held
+    assert one.next(1010.0) == Create(net(LOW))
+
+
+def test_old_news_change_nothing() -> None:
+    one = held(index=5)
+    one.missing(4, 1010.0)
+    one.observed(THEIRS, "x", 4, 100, 1010.0)
+    assert one.held
+    assert one.next(1010.0) == Rest(1060.0)
+
+
+def test_a_stolen_lease_is_given_up_and_the_thief_named() -> None:
+    one = held()
+    one.observed(THEIRS, "x", 6, 100, 1010.0)
+    assert (one.held, one.taken_by) == (False, OTHER)
+    assert one.next(1010.0) == Choose()
+
+
+@pytest.mark.parametrize("lease", [None, Lease(net(LOW), ME, "vxlan")])
+def test_garbage_or_another_type_in_my_key_is_written_over(lease: Lease | None) -> None:
+    one = held()
+    one.observed(lease, "something else", 6, 100, 1010.0)
+    assert one.next(1010.0) == Overwrite(net(LOW), 6, permanent=False)
+
+
+def test_my_lease_rewritten_with_a_short_life_is_due_at_once() -> None:
+    one = held()
+    one.observed(MINE, VALUE, 6, 20, 1010.0)
+    assert one.next(1010.0) == Overwrite(net(LOW), 6, permanent=False)
+
+
+def test_my_lease_made_a_reservation_stays_one() -> None:
+    one = held()
+    one.observed(MINE, VALUE, 6, None, 1010.0)
+    assert one.next(10.0**9) == Rest(float("inf"))
+
+
+def test_a_failed_comparison_makes_it_look() -> None:
+    one = held()
+    one.refused(1060.0)
+    assert one.next(1060.0) == Look(net(LOW))
+    one.observed(MINE, VALUE, 9, 100, 1061.0)
+    assert one.next(1061.0) == Rest(1121.0)
+
+
+def test_failures_are_spaced_ever_wider_up_to_a_bound() -> None:
+    one = held()
+    now, pauses = 1060.0, []
+    for _ in range(8):
+        one.failed(now)
+        rest = one.next(now)
+        assert isinstance(rest, Rest)
+        pauses.append(rest.until - now)
+        now = rest.until
+        assert one.next(now) == Look(net(LOW))
+    assert pauses == [0.5, 1, 2, 4, pytest.approx(40 / 6), *[pytest.approx(40 / 6)] * 3]
+
+
+def test_a_new_address_is_published_and_the_old_one_still_counts_as_mine() -> None:
+    one = held()
+    new = parse_ip("192.168.77.50")
+    one.publish(new, show_value(new, "host-gw"), 1010.0)
+    assert one.next(1010.0) == Overwrite(net(LOW), 5, permanent=False)
+    one.failed(1010.0)
+    one.observed(MINE, VALUE, 5, 90, 1020.0)
+    assert one.held
+    assert one.next(1020.0) == Overwrite(net(LOW), 5, permanent=False)
+    one.granted(net(LOW), 8, permanent=False, sent=1020.0)
+    one.observed(MINE, VALUE, 9, 90, 1021.0)
+    assert one.taken_by == ME, "now it is somebody else's"
+
+
+def test_another_store_starts_the_indexes_again() -> None:
+    one = held(index=500)
+    one.restart()
+    one.missing(3, 1010.0)
+    assert one.next(1010.0) == Create(net(LOW))
+
+
+@dataclass
+class Cell:
+    """The key in a toy store."""
+
+    value: str
+    index: int
+    expires: float | None
+
+
+class Life(RuleBasedStateMachine):
+    """A tenure against a toy store with one subnet, where writes and news get lost and others interfere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.index = 10
+        self.cell: Cell | None = None
+        self.stolen = False
+        self.plan = Tenure(ME, VALUE, 100, 40.0, Lowest())
+
+    def step(self, *, reaches: bool = True, heard: bool = True) -> None:
+        """Carry out the next action; it may not reach the store, or its answer may not be heard."""
+        action = self.plan.next(self.now)
+        if isinstance(action, Rest):
+            return
+        if isinstance(action, Choose):
+            if self.cell is not None and OTHERS in self.cell.value:
+                return
+            action = (
+                Create(net(LOW))
+                if self.cell is None
+                else Overwrite(net(LOW), self.cell.index, self.cell.expires is None)
+            )
+        assert isinstance(action, Create | Overwrite | Look)
+        outcome = self.carry_out(action) if reaches else "lost"
+        if not heard or outcome == "lost":
+            self.plan.failed(self.now)
+        elif outcome == "compare" or outcome == "exists":
+            self.plan.refused(self.now)
+        elif outcome == "missing":
+            self.plan.missing(self.index, self.now)
+        elif outcome == "looked":
+            self.look()
+        else:
+            assert self.cell is not None
+            self.plan.granted(net(LOW), self.cell.index, permanent=self.cell.expires is None, sent=self.now)
+
+    def carry_out(self, action: Create | Overwrite | Look) -> str:
+        if isinstance(action, Look):
+            return "looked" if self.cell is not None else "missing"
+        if isinstance(action, Create):
+            if self.cell is not None:
+                return "exists"
+            permanent = False
+        else:
+            if self.cell is None:
+                return "missing"
+            if self.cell.index != action.index:
+                return "compare"
+            assert OTHERS not in self.cell.value, "another node's lease was overwritten"
+            permanent = action.permanent
+            assert permanent == (self.cell.expires is None), "a reservation lost or gained its TTL"
+        self.index += 1
+        self.cell = Cell(VALUE, self.index, None if permanent else self.now + 100)
+        return "done"
+
+    def look(self) -> None:
+        """What the mirror or a read would tell now."""
+        if self.cell is None:
+            self.plan.missing(self.index, self.now)
+            return
+        lease = Lease(net(LOW), OTHER if OTHERS in self.cell.value else ME, "host-gw")
+        ttl = None if self.cell.expires is None else int(self.cell.expires - self.now)
+        found = None if self.cell.value == "garbage" else lease
+        self.plan.observed(found, self.cell.value, self.cell.index, ttl, self.now)
+
+    @rule()
+    def act(self) -> None:
+        self.step()
+
+    @rule()
+    def act_unheard(self) -> None:
+        self.step(heard=False)
+
+    @rule()
+    def act_lost(self) -> None:
+        self.step(reaches=False)
+
+    @rule(seconds=st.sampled_from([1.0, 30.0, 70.0, 200.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        if self.cell is not None and self.cell.expires is not None and self.cell.expires <= self.now:
+            self.index += 1
+            self.cell = None
+
+    @rule()
+    def news(self) -> None:
+        self.look()
+
+    @precondition(lambda self: self.cell is not None)
+    @rule()
+    def somebody_deletes(self) -> None:
+        self.index += 1
+        self.cell = None
+
+    @rule(value=st.sampled_from(["other", "garbage", "mine", "reservation"]))
+    def somebody_writes(self, value: str) -> None:
+        self.index += 1
+        text = {"other": show_value(OTHER, "host-gw"), "garbage": "garbage"}.get(value, VALUE)
+        self.cell = Cell(text, self.index, None if value == "reservation" else self.now + 50)
+
+    @rule()
+    def the_store_is_rebuilt(self) -> None:
+        self.index, self.cell = 3, None
+        self.plan.restart()
+        self.look()
+
+    @invariant()
+    def left_alone_it_settles(self) -> None:
+        """With news and an answering store, some steps lead to a lease that is held exactly as the store has it."""
+        plan, cell, now, index = vars(self.plan).copy(), self.cell, self.now, self.index
+        former = set(self.plan._former_ips)
+        self.look()
+        for _ in range(6):
+            self.step()
+            self.look()
+            self.now += 8.0
+        if self.cell is None or OTHERS in self.cell.value:
+            assert not self.plan.held
+        else:
+            assert self.plan.held
+            assert (self.plan.index, self.cell.value) == (self.cell.index, VALUE)
+            assert self.plan.permanent == (self.cell.expires is None)
+        vars(self.plan).update(plan)
+        self.plan._former_ips = former
+        self.cell, self.now, self.index = cell, now, index
+
+
+OTHERS = '"192.168.77.12"'
+
+TestLife = Life.TestCase
+
+
+def test_a_lost_race_for_the_old_subnet_means_choosing_again() -> None:
+    one = held()
+    one.missing(6, 1010.0)
+    one.refused(1010.0)
+    assert one.next(1010.0) == Choose()

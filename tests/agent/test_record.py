@@ -1,0 +1,126 @@
+"""Lease records: whatever flannel writes is read, whatever cannot be used is named."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.agent.ipv4 import Subnet, parse_ip
+from netstore.agent.network import parse_network
+from netstore.agent.record import Lease, Skipped, objection, parse, parse_key, show_value
+
+KEY = "/coreos.com/network/subnets/10.23.79.0-24"
+SUBNET = Subnet(parse_ip("10.23.79.0"), 24)
+NODE = parse_ip("192.168.77.12")
+
+
+@pytest.mark.parametrize(
+    ("value", "backend_type", "data"),
+    [
+        ('{"PublicIP":"192.168.77.12","BackendType":"host-gw"}', "host-gw", None),
+        ('{"PublicIP":"192.168.77.12","PublicIPv6":null,"BackendType":"host-gw"}', "host-gw", None),
+        ('{"PublicIP":"192.168.77.12"}', "", None),
+        ('{"publicip":"192.168.77.12","BACKENDTYPE":"host-gw"}', "host-gw", None),
+        ('{"PublicIP":"192.168.77.12","BackendType":null,"BackendData":null}', "", None),
+        (
+            '{"PublicIP":"192.168.77.12","BackendType":"vxlan","BackendData":{"VtepMAC":"a"}}',
+            "vxlan",
+            b'{"VtepMAC":"a"}',
+        ),
+        ('{"PublicIP":"192.168.77.12","BackendType":"vxlan","backenddata":[1]}', "vxlan", b"[1]"),
+        (' {"Extra":{"deep":[1]},"PublicIP":"192.168.77.12","BackendType":"Host-GW"} ', "Host-GW", None),
+    ],
+)
+def test_what_flannel_writes_is_read(value: str, backend_type: str, data: bytes | None) -> None:
+    assert parse(KEY, value) == Lease(SUBNET, NODE, backend_type, data)
+
+
+def test_a_dual_stack_key_gives_its_ipv4_part() -> None:
+    assert parse_key("10.23.79.0-24&fd23:0:0:2::-64") == SUBNET
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("10.23.79.7-32", "above 31"),
+        ("10.23.79.7-24", "would be 10.23.79.0-24"),
+        ("10.23.79.0-33", "above 31"),
+        ("10.23.79.0", "not A.B.C.D-LEN"),
+        ("10.23.79.0-24x", "not A.B.C.D-LEN"),
+        ("10.23.790.0-24", "not an IPv4"),
+        ("fd23::-64", "not A.B.C.D-LEN"),
+        ("", "not A.B.C.D-LEN"),
+    ],
+)
+def test_a_bad_key_is_skipped_with_its_reason(name: str, reason: str) -> None:
+    found = parse(f"/p/subnets/{name}", '{"PublicIP":"192.168.77.12"}')
+    assert isinstance(found, Skipped)
+    assert found.key == name
+    assert reason in found.reason
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "directory"),
+        ("", "not a lease"),
+        ("junk", "not a lease"),
+        ("[]", "not a lease"),
+        ("{}", "no PublicIP"),
+        ('{"PublicIP":null}', "no PublicIP"),
+        ('{"PublicIP":7}', "not a lease"),
+        ('{"PublicIP":"fd00::12","BackendType":"host-gw"}', "not an IPv4 address"),
+        ('{"PublicIP":"0.0.0.0"}', "not an address of a host"),
+        ('{"PublicIP":"224.0.0.1"}', "not an address of a host"),
+        ('{"PublicIP":"127.0.0.1"}', "not an address of a host"),
+        ('{"PublicIP":"192.168.77.12","BackendType":7}', "not a lease"),
+        ('{"PublicIP":"192.168.77.12","X":"' + "x" * 70_000 + '"}', "characters"),
+        ('{"PublicIP":' + "[" * 50_000, "not a lease"),
+    ],
+)
+def test_a_bad_value_is_skipped_with_its_reason(value: str | None, reason: str) -> None:
+    found = parse(KEY, value)
+    assert isinstance(found, Skipped)
+    assert reason in found.reason
+
+
+@given(st.text(max_size=60), st.text(max_size=60) | st.none())
+def test_nothing_in_the_store_raises(key: str, value: str | None) -> None:
+    assert isinstance(parse(key, value), Lease | Skipped)
+
+
+@given(
+    st.integers(1 << 24, (1 << 25) - 1),
+    st.sampled_from(["", "host-gw", "vxlan"]),
+    st.none()
+    | st.recursive(st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=2)),
+)
+def test_a_written_value_reads_back(ip: int, backend_type: str, data: object) -> None:
+    raw = None if data is None else json.dumps(data).encode()
+    assert parse(KEY, show_value(ip, backend_type, raw)) == Lease(SUBNET, ip, backend_type, raw)
+
+
+def test_the_value_has_flannels_form() -> None:
+    assert show_value(NODE, "host-gw") == '{"PublicIP":"192.168.77.12","BackendType":"host-gw"}'
+    assert (
+        show_value(NODE, "vxlan", b'{"VtepMAC":"a"}')
+        == '{"PublicIP":"192.168.77.12","BackendType":"vxlan","BackendData":{"VtepMAC":"a"}}'
+    )
+
+
+def test_objections() -> None:
+    network = parse_network(b'{"Network":"10.23.0.0/16","Backend":{"Type":"host-gw"}}')
+    own, own_ip = Subnet(parse_ip("10.23.5.0"), 24), parse_ip("192.168.77.11")
+
+    def told(base: str, length: int, ip: str = "192.168.77.12") -> str | None:
+        return objection(Lease(Subnet(parse_ip(base), length), parse_ip(ip)), network, own, own_ip)
+
+    assert told("10.23.6.0", 24) is None
+    assert "not in the network" in str(told("10.24.6.0", 24))
+    assert "not in the network" in str(told("10.0.0.0", 8))
+    assert "own subnet" in str(told("10.23.5.128", 25))
+    assert "own subnet" in str(told("10.23.4.0", 23))
+    assert "this node's own" in str(told("10.23.6.0", 24, "192.168.77.11"))
