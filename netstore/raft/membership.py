@@ -179,5 +179,5 @@ def may_be_needed(raft: Raft) -> bool:
         if conf.votes(raft.id):
             return True
         if since <= raft.log.commit:
-            return False
+            break
     return False

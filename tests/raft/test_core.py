@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from netstore.errors import CorruptData
+from netstore.raft import election
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.core import HANDLERS, Boot, Config, Raft
 from netstore.raft.entry import MAX_DATA_BYTES, ConfState, Entry, EntryKind, HardState, SnapshotMeta
@@ -32,6 +36,7 @@ from netstore.raft.progress import Flow
 from netstore.raft.status import Fate, Refusal, Role
 from netstore.types import Index, NodeId, Term
 from tests.support.raft_cluster import entry, group, member, said, voters
+from tests.support.raft_forms import messages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,6 +142,30 @@ def test_a_refused_pre_vote_of_a_later_term_is_taken_over() -> None:
     raft.campaign()
     raft.step(PreVoteAnswer(TWO, ONE, Term(5), Term(2), granted=False))
     assert (raft.role, raft.term) == (Role.FOLLOWER, 5)
+
+
+@given(
+    st.lists(messages(most=4, senders=(2, 3), to=1), max_size=12),
+    st.sampled_from(["leader", "follower", "candidate"]),
+)
+def test_whatever_peers_say_only_a_broken_invariant_stops_a_member(heard: list[Message], start: str) -> None:
+    """Peers that lie can make it stop, never make it fail in any other way."""
+    raft = leading() if start == "leader" else following()
+    if start == "candidate":
+        raft.campaign()
+    with suppress(InvariantBroken):
+        for message in heard:
+            raft.step(message)
+            raft.tick()
+            said(raft)
+
+
+def test_terms_and_roles_move_in_one_direction() -> None:
+    raft = following()
+    with pytest.raises(InvariantBroken, match="term would fall"):
+        election.become_follower(raft, Term(0), election.NOBODY)
+    with pytest.raises(InvariantBroken, match="a follower became leader"):
+        election._become_leader(raft)
 
 
 # --- settings and the disk

@@ -117,6 +117,12 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated() -> None:
         ConfState.decode(b"\xff\xff" + conf[2:])
 
 
+def test_a_place_without_a_term_is_no_place() -> None:
+    for meta in (SnapshotMeta(Index(0), Term(1), voters(1)), SnapshotMeta(Index(1), Term(0), voters(1))):
+        with pytest.raises(CorruptData, match="snapshot description has index"):
+            SnapshotMeta.decode(meta.encode())
+
+
 def test_members_and_votes() -> None:
     conf = ConfState(
         voters=(NodeId(2), NodeId(4)),

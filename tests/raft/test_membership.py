@@ -90,6 +90,21 @@ def test_refusals_of_a_proposal() -> None:
     assert lonely.propose_change(remove).refusal is Refusal.NO_LEADER
 
 
+def test_a_joint_configuration_is_not_left_before_it_is_committed() -> None:
+    """An entry before it commits alone: the leader goes on waiting."""
+    cluster = group(3, max_append_bytes=1)
+    leader = cluster.hosts[ONE].raft
+    leader.propose([b"a"])
+    leader.propose_change(Change((Step(StepKind.REMOVE, THREE),)))
+    cluster.hosts[TWO].raft.step(next(m for m in cluster.collect() if m.to == TWO))
+    cluster.wire = []
+    cluster.collect()
+    for message in cluster.wire:
+        leader.step(message)
+    assert (leader.commit, leader.last_index) == (2, 3)
+    assert leader.status().conf.joint
+
+
 def test_a_transfer_to_a_member_that_is_removed_ends() -> None:
     cluster = group(3)
     leader = cluster.hosts[ONE].raft

@@ -96,8 +96,10 @@ class Record:
         assert log.compacted <= log.applied <= log.applying <= log.commit <= log.last
         assert log.persisted <= log.handed <= log.last
         assert log.applying <= log.persisted
-        # Election safety (section 3.4) and leader completeness (section 3.6).
-        if raft.role is Role.LEADER:
+        # Election safety (section 3.4) and leader completeness (section 3.6). Before its vote for itself is
+        # on disk a sole voter leads in its own eyes only: nothing it says leaves, and a crash makes it
+        # undone.
+        if raft.role is Role.LEADER and raft.term_durable:
             if raft.term not in self.leaders:
                 self.reached["elected"] += 1
                 for index, term in self.committed.items():

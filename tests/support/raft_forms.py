@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _NODES = st.integers(1, 2**64 - 1).map(NodeId)
-_NUMBERS = st.integers(0, 2**64 - 1)
-_PLACES = _NUMBERS.map(Index)
 
 
 @st.composite
@@ -91,17 +89,19 @@ def changes(draw: st.DrawFn) -> Change:
 
 
 @st.composite
-def messages(draw: st.DrawFn) -> Message:
-    """Any message that a member can send."""
-    head = (draw(_NODES), draw(_NODES), Term(draw(st.integers(1, 2**40))))
+def messages(draw: st.DrawFn, most: int = 2**40, senders: Sequence[int] = (), to: int = 0) -> Message:
+    """Any message that a member can send; places and terms up to about `most`."""
+    sender = draw(st.sampled_from(senders).map(NodeId) if senders else _NODES)
+    head = (sender, NodeId(to) if to else draw(_NODES), Term(draw(st.integers(1, most))))
+    numbers_of = st.integers(0, most if senders else 2**64 - 1).map(Index)
     term = head[2]
     flag = st.booleans()
     kind = draw(st.integers(0, 13))
     if kind == 0:
-        previous = draw(st.integers(0, 2**40))
+        previous = draw(st.integers(0, most))
         previous_term = draw(st.integers(1, term)) if previous else 0
         entries = draw(batches(previous + 1, max(previous_term, 1), term))
-        return Append(*head, Index(previous), Term(previous_term), draw(_PLACES), entries)
+        return Append(*head, Index(previous), Term(previous_term), draw(numbers_of), entries)
     if kind == 1:
         return InstallSnapshot(*head, draw(metas(term)))
     if kind == 2:
@@ -111,7 +111,7 @@ def messages(draw: st.DrawFn) -> Message:
             change.encode() for change in draw(st.lists(changes(), min_size=1, max_size=2))
         ]
         return Forward(*head, EntryKind.CHANGE, payloads)
-    places = [draw(_PLACES) for _ in range(3)]
+    places = [draw(numbers_of) for _ in range(3)]
     terms = [Term(place) for place in places]
     numbers: list[Message] = [
         PreVoteRequest(*head, places[0], terms[1]),
