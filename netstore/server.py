@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from netstore.net.exchange import Exchange
+    from netstore.net.reactor import Connection
     from netstore.ops.config import StoreConfig, Url
     from netstore.raft.messages import Message
     from netstore.state.machine import Outcome
@@ -102,9 +103,7 @@ def bind(url: Url) -> socket.socket:
 class _Running:
     """The parts of a started member, in the order they were opened."""
 
-    def __init__(
-        self, config: StoreConfig, deliver: Callable[[Callable[[], object]], object], parts: ExitStack
-    ) -> None:
+    def __init__(self, config: StoreConfig, parts: ExitStack) -> None:
         self.config = config
         self.log = get_logger("server")
         clock = SystemClock()
@@ -121,6 +120,19 @@ class _Running:
         folder = DataDir.open(config.data_dir, fresh, config.wal_dir)
         parts.callback(folder.close)
         identity = folder.identity
+        self.http1 = Http1Server(
+            self._handle,
+            head_limit=config.max_header_bytes,
+            body_limit=config.max_body_bytes,
+            cors=Cors(config.cors),
+        )
+        self.reactor = Reactor(
+            Limits(config.max_connections, config.slow_client_seconds),
+            self.http1,
+            get_logger("net"),
+            clock.monotonic,
+        )
+        deliver = self.reactor.call_soon
         self.sockets = [bind(url) for url in config.listen_client_urls]
         for sock in self.sockets:
             parts.callback(sock.close)
@@ -148,18 +160,6 @@ class _Running:
         raft = Raft(Config(id=identity.member_id, election_ticks=ticks), boot, secrets.randbelow)
         limit = 5.0 + 2 * config.election_timeout / 1000
         self.deadlines = Deadlines(clock)
-        self.http1 = Http1Server(
-            self._handle,
-            head_limit=config.max_header_bytes,
-            body_limit=config.max_body_bytes,
-            cors=Cors(config.cors),
-        )
-        self.reactor = Reactor(
-            Limits(config.max_connections, config.slow_client_seconds),
-            self.http1,
-            get_logger("net"),
-            clock.monotonic,
-        )
         self.loop = Loop()
         self.host = Host(
             name=config.name,
@@ -198,6 +198,7 @@ class _Running:
         """Run until a signal asks to stop, or until a fault that must not be survived."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.loop.run, self.host)
+            nursery.start_soon(self.reactor.run, _session, self.loop)
             nursery.start_soon(self.timekeeper.run)
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 nursery.start_soon(self._stop_on_signal, signals, manager, nursery.cancel_scope)
@@ -215,7 +216,7 @@ class _Running:
                 manager.ready(f"serving clients on {', '.join(urls)}")
                 if ready is not None:
                     ready()
-                await self.reactor.run(lambda connection, server: Http1Connection(server, connection))
+                await trio.sleep_forever()
 
     async def _publish(self) -> None:
         """Tell the cluster this member's name and URLs, as etcd does at each start; the first member also
@@ -282,9 +283,8 @@ async def serve(config: StoreConfig, *, ready: Callable[[], None] | None = None)
     NetstoreError when it cannot start, or must not go on; everything acknowledged is on disk in either case.
     """
     manager = ServiceManager(os.environ)
-    token = trio.lowlevel.current_trio_token()
     with ExitStack() as parts:
-        running = _Running(config, token.run_sync_soon, parts)
+        running = _Running(config, parts)
         try:
             await running.serve(manager, ready)
         except* NetstoreError as faults:
@@ -294,6 +294,10 @@ async def serve(config: StoreConfig, *, ready: Callable[[], None] | None = None)
 
 def _nobody(_: Sequence[Message]) -> None:
     """A member alone has nobody to send to."""
+
+
+def _session(connection: Connection, server: Http1Server) -> Http1Connection:
+    return Http1Connection(server, connection)
 
 
 def _shown(url: Url, sock: socket.socket) -> str:

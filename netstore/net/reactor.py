@@ -82,6 +82,16 @@ class Session(Protocol):
         """Say why, then close."""
 
 
+class Rounds(Protocol):
+    """Who wants to work at the end of each round, once everything was read and before anything is sent."""
+
+    def begin(self) -> None:
+        """A round begins."""
+
+    def end(self) -> None:
+        """Everything was read. What this raises ends the reactor."""
+
+
 class Log(Protocol):
     """The part of a structured logger that is used here."""
 
@@ -301,6 +311,13 @@ class Reactor:
         self._listeners: dict[int, socket.socket] = {}
         self._connections: dict[int, Connection] = {}
         self._accepting = True
+        self._closed = False
+        self._calls: deque[Callable[[], object]] = deque()
+        self._called = False
+        self._bell, self._bell_button = socket.socketpair()
+        for end in (self._bell, self._bell_button):
+            end.setblocking(False)
+        self._epoll.register(self._bell.fileno(), _IN)
         self._refresh_date()
 
     @property
@@ -315,12 +332,24 @@ class Reactor:
         self._listeners[sock.fileno()] = sock
         self._epoll.register(sock.fileno(), _IN)
 
-    async def run(self, connect: Callable[[Connection, Http1Server], Session]) -> None:
+    def call_soon(self, call: Callable[[], object]) -> None:
+        """From any thread: make this call in the next round, in the order of the calls. RuntimeError once
+        `run` is over. What a call raises ends `run`.
+        """
+        if self._closed:
+            raise RuntimeError("the reactor is closed")
+        self._calls.append(call)
+        if not self._called:
+            self._called = True
+            self._ring()
+
+    async def run(self, connect: Callable[[Connection, Http1Server], Session], rounds: Rounds) -> None:
         """Serve until cancelled, then cut every connection. `connect` makes the session of a new one.
 
         Awaits only the readiness of the epoll set, so that between two awaits state changes are atomic.
         """
         self._connect = connect
+        self._rounds = rounds
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._sweep_each_second)
@@ -363,10 +392,27 @@ class Reactor:
         self.stop_accepting()
         for connection in list(self._connections.values()):
             connection.cut()
+        self._closed = True
         self._epoll.close()
+        self._bell.close()
+        self._bell_button.close()
+
+    def _ring(self) -> None:
+        try:
+            self._bell_button.send(b"\0")
+        except BlockingIOError:
+            return  # it has not been heard yet: one byte is as good as many
+
+    def _make_calls(self) -> None:
+        self._bell.recv(64)
+        self._called = False
+        calls = self._calls
+        while calls:
+            calls.popleft()()
 
     def _round(self) -> None:
         self.now = self._clock()
+        self._rounds.begin()
         connections = self._connections
         for fd, mask in self._epoll.poll(0, _EVENTS_PER_ROUND):
             connection = connections.get(fd)
@@ -380,6 +426,9 @@ class Reactor:
                     connection.cut()
             elif fd in self._listeners:
                 self._accept(self._listeners[fd])
+            else:
+                self._make_calls()
+        self._rounds.end()
         self.flush()
 
     def _accept(self, listener: socket.socket) -> None:

@@ -1,6 +1,8 @@
-"""The one task that runs the host.
+"""When the host's turns are run: at the end of a round of the reactor, or by a task of their own.
 
-Its only await is `_woken.wait()`, between turns: between two of them state changes are atomic.
+What happens inside a round (requests, finished syncs) is taken up by the turn at its end, without a task
+switch. What happens elsewhere (ticks, messages from peers) wakes the task. Turns never overlap: both run on
+the one thread of Trio and neither awaits inside a turn.
 """
 
 from __future__ import annotations
@@ -14,26 +16,44 @@ if TYPE_CHECKING:
 
 
 class Loop:
-    """Runs a host's turns whenever it was woken. `wake` is what the host is given to call."""
+    """Runs a host's turns. `wake` is for the host to call; `begin` and `end` frame a round of the reactor."""
 
     def __init__(self) -> None:
+        self._host: Host | None = None
+        self._due = False
+        self._in_round = False
         self._woken = trio.Event()
         self._idle: trio.Event | None = None
 
     def wake(self) -> None:
         """There is something to do."""
-        self._woken.set()
+        self._due = True
+        if not self._in_round:
+            self._woken.set()
+
+    def begin(self) -> None:
+        """A round begins: what it brings is taken up at its end."""
+        self._in_round = True
+
+    def end(self) -> None:
+        """Run a turn if the round brought something to do. Raises what the member must not survive."""
+        if self._due:
+            self._turn()
+        self._in_round = False
+        if self._due:
+            self._woken.set()
 
     async def run(self, host: Host) -> None:
-        """Run until cancelled, or until a fault that the member must not survive is raised."""
+        """Run until cancelled, or until a fault the member must not survive is raised. One host, once."""
+        self._host = host
         try:
             while True:
                 await self._woken.wait()
                 self._woken = trio.Event()
-                host.turn()
-                if self._idle is not None and not host.proposals:
-                    self._idle.set()
+                if self._due:
+                    self._turn()
         finally:
+            self._host = None
             host.stop()
 
     async def drained(self, host: Host) -> None:
@@ -41,3 +61,11 @@ class Loop:
         while host.proposals:
             self._idle = trio.Event()
             await self._idle.wait()
+
+    def _turn(self) -> None:
+        if self._host is None:
+            return
+        self._due = False
+        self._host.turn()
+        if self._idle is not None and not self._host.proposals:
+            self._idle.set()

@@ -32,6 +32,7 @@ class Site:
 
     def __init__(self, limits: Limits) -> None:
         self.time = 1000.0
+        self.rounds = self.ended = 0
         self.log = Quiet()
         self.exchanges: list[Http1Exchange] = []
         self.answer: bytes | None = b"hello"
@@ -48,6 +49,12 @@ class Site:
             raise RuntimeError("a fault of the handler")
         if self.answer is not None:
             exchange.respond(200, b"", self.answer)
+
+    def begin(self) -> None:
+        self.rounds += 1
+
+    def end(self) -> None:
+        self.ended += 1
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
@@ -68,7 +75,7 @@ async def site(limits: Limits | None = None) -> AsyncIterator[Site]:
     running = Site(limits or Limits())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
-            running.reactor.run, lambda connection, server: Http1Connection(server, connection)
+            running.reactor.run, lambda connection, server: Http1Connection(server, connection), running
         )
         try:
             yield running
@@ -226,3 +233,31 @@ async def test_after_stop_accepting_open_connections_go_on() -> None:
         except OSError:
             return
         raise AssertionError("a connection was accepted after the listener closed")
+
+
+async def test_calls_from_a_thread_are_made_in_their_order_in_a_round() -> None:
+    async with site() as here:
+        made: list[int] = []
+        done = trio.Event()
+
+        def call_many() -> None:
+            for number in range(1000):
+                here.reactor.call_soon(lambda number=number: made.append(number))  # type: ignore[misc]
+            here.reactor.call_soon(done.set)
+
+        await trio.to_thread.run_sync(call_many)
+        with trio.fail_after(10):
+            await done.wait()
+        assert made == list(range(1000))
+        assert here.rounds >= 1
+
+
+async def test_a_closed_reactor_takes_no_calls() -> None:
+    async with site() as here:
+        reactor = here.reactor
+    try:
+        reactor.call_soon(lambda: None)
+    except RuntimeError as refused:
+        assert "closed" in str(refused)  # noqa: PT017 - asserted where it is raised
+    else:
+        raise AssertionError("a closed reactor took a call")
