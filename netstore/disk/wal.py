@@ -278,7 +278,8 @@ class _Log:
         held = self._entries
         if held:
             place = meta.index - held[0].index
-            if not (0 <= place < len(held) and held[place].term == meta.term):
+            # Before the first: segments that held it were dropped, and what follows it stays.
+            if place >= 0 and (place >= len(held) or held[place].term != meta.term):
                 held.clear()
 
 

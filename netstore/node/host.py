@@ -121,7 +121,8 @@ class Host:
         self._unsynced: deque[Append] = deque()
         self._writing = 0
         self._disk_full: OSError | None = None
-        self._state_full = False
+        self._state_full: Index | None = None
+        """What of the state was durable when a commit found no room."""
         self._compacted = self._raft.status().compacted
         self._images_out = 0
         self._image_in: object = None
@@ -268,7 +269,7 @@ class Host:
             payloads = proposals.take(PAYLOADS_PER_TURN)
             if proposals.queued:
                 self._wake()
-            if self._disk_full is None and not self._state_full:
+            if self._disk_full is None and self._state_full is None:
                 proposed = self._raft.propose(payloads)
                 if proposed.fate is Fate.REFUSED:
                     proposals.refuse(payloads, _refused(proposed))
@@ -384,16 +385,16 @@ class Host:
         """
         if failure.errno not in _NO_ROOM:
             self.fail(DiskFailed(f"writing the state failed: {failure}; the log has what was acknowledged"))
-        elif not self._state_full:
-            self._state_full = True
+        elif self._state_full is None:
+            self._state_full = self._engine.durable()
             self._log.error("state_not_writable", error=str(failure), fix="free disk space")
 
     def retry_writes(self) -> None:
         """Try again what could not be written, if anything: nothing of it was acknowledged, and reads went on
         meanwhile.
         """
-        if self._state_full and self._engine.durable() == self._engine.applied():
-            self._state_full = False
+        if self._state_full is not None and self._engine.durable() > self._state_full:
+            self._state_full = None
             self._log.info("state_writable")
         if self._disk_full is None or self._writing:
             return
