@@ -310,6 +310,7 @@ class Reactor:
         self._epoll = select.epoll()
         self._listeners: dict[int, socket.socket] = {}
         self._connections: dict[int, Connection] = {}
+        self._attended: dict[int, Callable[[int], None]] = {}
         self._accepting = True
         self._closed = False
         self._calls: deque[Callable[[], object]] = deque()
@@ -370,8 +371,21 @@ class Reactor:
                 connection.resume()
 
     def modify(self, fd: int, mask: int) -> None:
-        """Change what a connection waits for."""
-        self._epoll.modify(fd, mask)
+        """Change what a descriptor waits for."""
+        if not self._closed:
+            self._epoll.modify(fd, mask)
+
+    def attend(self, fd: int, mask: int, call: Callable[[int], None]) -> None:
+        """Watch a descriptor that is no client's in the same rounds. `call` gets what it is ready for, and what it
+        raises ends `run`. `modify` changes the mask; `dismiss` must come before the descriptor is closed.
+        """
+        self._attended[fd] = call
+        self._epoll.register(fd, mask)
+
+    def dismiss(self, fd: int) -> None:
+        """Watch it no more."""
+        if self._attended.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
 
     def forget(self, connection: Connection) -> None:
         """A connection is about to close its socket."""
@@ -393,6 +407,7 @@ class Reactor:
         for connection in list(self._connections.values()):
             connection.cut()
         self._closed = True
+        self._attended.clear()
         self._epoll.close()
         self._bell.close()
         self._bell_button.close()
@@ -424,9 +439,11 @@ class Reactor:
                     # store fail in the loop, not here.
                     self._log.warning("connection_failed", error=repr(fault))
                     connection.cut()
+            elif fd in self._attended:
+                self._attended[fd](mask)
             elif fd in self._listeners:
                 self._accept(self._listeners[fd])
-            else:
+            elif fd == self._bell.fileno():
                 self._make_calls()
         self._rounds.end()
         self.flush()

@@ -126,6 +126,37 @@ class SetClusterVersion(msgspec.Struct, array_like=True, frozen=True, forbid_unk
     text: str
 
 
+class AddMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=12):
+    """A member is added to the list; it has no name before it publishes itself.
+
+    A `learner` has no vote yet; with `promote` it is to get one as soon as it has caught up.
+    """
+
+    id: _Number
+    peer_urls: tuple[str, ...]
+    learner: bool = False
+    promote: bool = False
+
+
+class RemoveMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=13):
+    """A member leaves the list for ever: its id is remembered and never let in again."""
+
+    id: _Number
+
+
+class UpdateMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=14):
+    """Where its peers reach a member from now on."""
+
+    id: _Number
+    peer_urls: tuple[str, ...]
+
+
+class PromoteMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=15):
+    """A learner has got its vote."""
+
+    id: _Number
+
+
 Command: TypeAlias = (
     Set
     | Create
@@ -138,6 +169,10 @@ Command: TypeAlias = (
     | Expire
     | PublishMember
     | SetClusterVersion
+    | AddMember
+    | RemoveMember
+    | UpdateMember
+    | PromoteMember
 )
 
 _encoder: Final = msgspec.msgpack.Encoder()

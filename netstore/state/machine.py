@@ -12,9 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
+import msgspec
+
 from netstore.errors import CorruptData, Fault, NetstoreError
 from netstore.state import mirror
 from netstore.state.commands import (
+    AddMember,
     Command,
     CompareAndDelete,
     CompareAndSwap,
@@ -22,11 +25,14 @@ from netstore.state.commands import (
     Delete,
     Expire,
     InOrder,
+    PromoteMember,
     PublishMember,
     QuorumGet,
+    RemoveMember,
     Set,
     SetClusterVersion,
     Update,
+    UpdateMember,
     decode,
 )
 from netstore.state.history import History
@@ -37,6 +43,7 @@ from netstore.types import EtcdIndex, Event, Index, Nanos, NodeId, NodeView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from netstore.seams import Engine
 
@@ -61,8 +68,9 @@ class Machine:
         self.cluster_version = ""
         """The version all members can speak; empty before the first agreement."""
         self._members: dict[NodeId, MemberInfo] = {}
+        self._removed: set[NodeId] = set()
         self._events: list[Event] = []
-        self._published: list[MemberInfo] = []
+        self._touched: set[NodeId] = set()
         self._saved = EtcdIndex(0)
         self._scalars: mirror.Scalars | None = None
         self._doors: dict[type, Callable[..., Outcome]] = {
@@ -77,12 +85,21 @@ class Machine:
             Expire: self._expire,
             PublishMember: self._publish_member,
             SetClusterVersion: self._set_cluster_version,
+            AddMember: self._add_member,
+            RemoveMember: self._remove_member,
+            UpdateMember: self._update_member,
+            PromoteMember: self._promote_member,
         }
 
     @property
     def members(self) -> Mapping[NodeId, MemberInfo]:
         """The members of the cluster by id."""
         return self._members
+
+    @property
+    def removed(self) -> AbstractSet[NodeId]:
+        """The members that were removed; their ids are never used again."""
+        return self._removed
 
     def load(self) -> None:
         """Become what the engine holds, dropping what was applied since.
@@ -95,6 +112,7 @@ class Machine:
         self.statistics = Statistics()
         self.cluster_version = ""
         self._members = {}
+        self._removed = set()
         self._scalars = None
         index = EtcdIndex(0)
         for scalars in mirror.load_all(engine, mirror.STATE, mirror.Scalars):
@@ -104,6 +122,7 @@ class Machine:
             self._scalars = scalars
         for member in mirror.load_all(engine, mirror.MEMBERS, MemberInfo):
             self._members[member.id] = member
+        self._removed.update(mirror.load_all(engine, mirror.REMOVED, NodeId))
         self.history.restore(mirror.load_events(engine))
         if self.history.last != index:
             raise mirror.corrupt(
@@ -113,7 +132,7 @@ class Machine:
         if stray is not None:
             raise mirror.corrupt(f"table {mirror.NODES}, key {stray!r} lies in no directory")
         self._events = []
-        self._published = []
+        self._touched = set()
         self._saved = index
 
     def apply(self, index: Index, command: bytes) -> Outcome:
@@ -147,14 +166,18 @@ class Machine:
             changes[mirror.NODES, path] = None if node is None else mirror.pack_node(node)
         for event in self.history.since(self._saved + 1):
             changes[mirror.WINDOW, mirror.window_key(event.index)] = mirror.pack_event(event)
-        for member in self._published:
-            changes[mirror.MEMBERS, mirror.member_key(member.id)] = mirror.encode(member)
+        for id_ in self._touched:
+            key = mirror.member_key(id_)
+            member = self._members.get(id_)
+            changes[mirror.MEMBERS, key] = None if member is None else mirror.encode(member)
+            if id_ in self._removed:
+                changes[mirror.REMOVED, key] = mirror.encode(id_)
         scalars = mirror.Scalars(self.tree.index, self.statistics.replicated(), self.cluster_version)
         if scalars != self._scalars:
             changes[mirror.STATE, mirror.STATE_KEY] = mirror.encode(scalars)
             self._scalars = scalars
         self._saved = self.tree.index
-        self._published = []
+        self._touched = set()
         self._engine.write(self.applied, changes)
 
     def next_expiry(self) -> Nanos | None:
@@ -260,17 +283,68 @@ class Machine:
             self._record(event)
         return None
 
+    # Members count in the index and in the counters as etcd's own records of them do (v2 API, indexes).
+
     def _publish_member(self, command: PublishMember) -> Outcome:
-        member = MemberInfo(NodeId(command.id), command.name, command.client_urls, command.peer_urls)
-        path = b"/members/" + mirror.member_key(member.id)
-        if member.id not in self._members:
-            self.statistics.create_success += 1
-            self._record_internal("create", path)
+        id_ = NodeId(command.id)
+        if id_ in self._removed:
+            return self._refusal("membership: ID removed")
+        known = self._members.get(id_)
+        if known is None:
+            self._add_member(AddMember(id_, command.peer_urls))
+            known = self._members[id_]
         self.statistics.sets_success += 1
-        self._record_internal("set", path)
-        self._members[member.id] = member
-        self._published.append(member)
+        self._record_member(
+            "set",
+            msgspec.structs.replace(
+                known, name=command.name, client_urls=command.client_urls, peer_urls=command.peer_urls
+            ),
+        )
         return None
+
+    def _add_member(self, command: AddMember) -> Outcome:
+        id_ = NodeId(command.id)
+        if id_ in self._members or id_ in self._removed:
+            return self._refusal("membership: ID exists" if id_ in self._members else "membership: ID removed")
+        self.statistics.create_success += 1
+        self._record_member(
+            "create", MemberInfo(id_, "", (), command.peer_urls, command.learner, command.promote)
+        )
+        return None
+
+    def _remove_member(self, command: RemoveMember) -> Outcome:
+        id_ = NodeId(command.id)
+        if id_ not in self._members:
+            return self._refusal("membership: ID not found")
+        del self._members[id_]
+        self._removed.add(id_)
+        self._touched.add(id_)
+        self.statistics.delete_success += 1
+        self.statistics.create_success += 1
+        self._record_internal("delete", b"/members/" + mirror.member_key(id_))
+        self._record_internal("create", b"/removed_members/" + mirror.member_key(id_))
+        return None
+
+    def _update_member(self, command: UpdateMember) -> Outcome:
+        return self._change_member(NodeId(command.id), peer_urls=command.peer_urls)
+
+    def _promote_member(self, command: PromoteMember) -> Outcome:
+        return self._change_member(NodeId(command.id), learner=False, promote=False)
+
+    def _change_member(self, id_: NodeId, **fields: object) -> Outcome:
+        if id_ not in self._members:
+            return self._refusal("membership: ID not found")
+        self.statistics.update_success += 1
+        self._record_member("update", msgspec.structs.replace(self._members[id_], **fields))
+        return None
+
+    def _refusal(self, why: str) -> Fault:
+        return Fault(300, why.encode(), self.tree.index)
+
+    def _record_member(self, action: str, member: MemberInfo) -> None:
+        self._members[member.id] = member
+        self._touched.add(member.id)
+        self._record_internal(action, b"/members/" + mirror.member_key(member.id))
 
     def _set_cluster_version(self, command: SetClusterVersion) -> Outcome:
         self.cluster_version = command.text

@@ -1,9 +1,10 @@
 """The byte form of the v2 state in the engine: what `machine` saves and loads.
 
-Four tables:
+Five tables:
  - `v2`: a record for each node under its path; the root is implied.
  - `v2_window`: the event window as a ring, an event for each slot `index % 1000`, so that it never grows.
  - `v2_members`: a record for each member.
+ - `v2_removed`: the id of each member that was removed.
  - `v2_state`: the scalars, under the one key `state`.
 
 Every record is a msgpack array. What cannot be read raises CorruptData naming table and key.
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 NODES: Final = "v2"
 WINDOW: Final = "v2_window"
 MEMBERS: Final = "v2_members"
+REMOVED: Final = "v2_removed"
 STATE: Final = "v2_state"
-TABLES: Final = (NODES, WINDOW, MEMBERS, STATE)
+TABLES: Final = (NODES, WINDOW, MEMBERS, REMOVED, STATE)
 """Every table the v2 state uses."""
 
 STATE_KEY: Final = b"state"
