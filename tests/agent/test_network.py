@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from netstore.agent.ipv4 import Subnet, parse_ip, show_ip
 from netstore.agent.network import NetworkError, parse_network, warnings
 
-
 HOST_GW = {"Type": "host-gw"}
 
 

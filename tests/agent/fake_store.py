@@ -1,0 +1,223 @@
+"""A v2 store in memory with the calls the agent makes, on Trio's clock, that can fail in every way a real one does."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import trio
+
+from netstore.client.v2 import Answer, Node, Unreachable, V2Error
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+PREFIX = "/coreos.com/network"
+WINDOW = 1000
+
+
+@dataclass
+class Kept:
+    """A file of the store."""
+
+    value: str
+    modified: int
+    expires: float | None
+
+
+class FakePoll:
+    """A long poll on the fake store (`client.v2.Poll`)."""
+
+    def __init__(self, store: FakeStore, folder: str, index: int) -> None:
+        self.etcd_index = store.index
+        self.cluster_id = store.cluster_id
+        self.timed_out = False
+        self._store = store
+        self._folder = folder
+        self._index = index
+
+    async def event(self, limit: float) -> Answer | None:
+        store, life = self._store, self._store.life
+        with trio.move_on_after(limit):
+            while True:
+                for answer in store.history:
+                    if answer.node.modified_index >= self._index and store.matches(answer, self._folder):
+                        await trio.lowlevel.checkpoint()
+                        return answer
+                changed = store.changed
+                await changed.wait()
+                if store.life != life:
+                    return None  # cut off
+        self.timed_out = True
+        return None
+
+
+class FakeStore:
+    """Files below folders; `down` makes every call fail, `cut` ends running polls, `rebuild` starts an empty one."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, Kept] = {}
+        self.history: list[Answer] = []
+        self.index = 3
+        self.cluster_id = "c1"
+        self.life = 0
+        self.changed = trio.Event()
+        self.down = False
+        self.unheard_writes = 0
+        """So many writes are done but not answered."""
+        self.gets = 0
+        self.polls = 0
+        self.error: V2Error | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    # What the agent calls
+
+    async def get(self, key: str, *, recursive: bool = False, quorum: bool = False) -> Answer:
+        await self._arrive()
+        self.gets += 1
+        if key in self.files:
+            return self._answer("get", self._node(key))
+        inside = [name for name in self.files if name.startswith(f"{key}/")]
+        if not inside:
+            raise V2Error(100, "Key not found", key, self.index, cluster_id=self.cluster_id)
+        nodes = tuple(self._node(name) for name in inside)
+        return self._answer("get", Node(key=key, dir=True, nodes=nodes))
+
+    async def create(self, key: str, value: str, *, ttl: int | None = None) -> Answer:
+        await self._arrive()
+        if key in self.files:
+            raise V2Error(105, "Key already exists", key, self.index, write=True)
+        return self._written(self.put(key, value, ttl, "create"))
+
+    async def compare_and_swap(
+        self, key: str, value: str, *, prev_index: int | None = None, ttl: int | None = None
+    ) -> Answer:
+        await self._arrive()
+        self._compare(key, prev_index)
+        return self._written(self.put(key, value, ttl, "compareAndSwap"))
+
+    async def compare_and_delete(self, key: str, *, prev_index: int | None = None) -> Answer:
+        await self._arrive()
+        self._compare(key, prev_index)
+        return self._written(self.remove(key, "compareAndDelete"))
+
+    @asynccontextmanager
+    async def poll(
+        self, key: str, *, index: int | None = None, recursive: bool = False
+    ) -> AsyncIterator[FakePoll]:
+        await self._arrive()
+        self.polls += 1
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        wanted = index or self.index + 1
+        if self.history and wanted < self.history[0].node.modified_index:
+            raise V2Error(401, "The event in requested index is outdated and cleared", "", self.index)
+        yield FakePoll(self, key, wanted)
+
+    # What others do
+
+    def put(self, key: str, value: str, ttl: int | None = None, action: str = "set") -> Answer:
+        """Write a file."""
+        self.index += 1
+        expires = None if ttl is None else trio.current_time() + ttl
+        self.files[key] = Kept(value, self.index, expires)
+        return self._happened(action, self._node(key))
+
+    def lease(self, name: str, address: str, ttl: int | None = 86_400) -> Answer:
+        """Write a usable lease."""
+        value = f'{{"PublicIP":"{address}","BackendType":"host-gw"}}'
+        return self.put(f"{PREFIX}/subnets/{name}", value, ttl)
+
+    def remove(self, key: str, action: str = "delete") -> Answer:
+        """Remove a file, or a folder with everything in it."""
+        self.index += 1
+        self.files = {
+            name: kept for name, kept in self.files.items() if name != key and not name.startswith(f"{key}/")
+        }
+        return self._happened(action, Node(key=key, modified_index=self.index))
+
+    def cut(self) -> None:
+        """End every poll without an event, as a store does that stops."""
+        self.life += 1
+        self._wake()
+
+    def rebuild(self, *, cluster_id: str, index: int = 3) -> None:
+        """An empty store at the same address."""
+        self.files, self.history = {}, []
+        self.cluster_id, self.index = cluster_id, index
+        self.cut()
+
+    async def expire(self) -> None:
+        """Remove what is overdue, twice a second, for ever (v2 API, "Expiring")."""
+        while True:
+            await trio.sleep(0.5)
+            for name, kept in list(self.files.items()):
+                if kept.expires is not None and kept.expires <= trio.current_time():
+                    self.remove(name, "expire")
+
+    @staticmethod
+    def matches(answer: Answer, folder: str) -> bool:
+        """Whether a recursive watch of the folder is told."""
+        key = answer.node.key
+        gone = answer.action in ("delete", "expire") and folder.startswith(f"{key}/")
+        return key == folder or key.startswith(f"{folder}/") or gone
+
+    async def _arrive(self) -> None:
+        await trio.sleep(0.001)
+        if self.down:
+            raise Unreachable([("http://store", "connection refused")], outcome_known=True)
+
+    def _written(self, answer: Answer) -> Answer:
+        if self.unheard_writes:
+            self.unheard_writes -= 1
+            raise Unreachable([("http://store", "no answer")], outcome_known=False)
+        return answer
+
+    def _compare(self, key: str, prev_index: int | None) -> None:
+        kept = self.files.get(key)
+        if kept is None:
+            raise V2Error(100, "Key not found", key, self.index, write=True)
+        if kept.modified != prev_index:
+            raise V2Error(101, "Compare failed", f"[{prev_index} != {kept.modified}]", self.index, write=True)
+
+    def _node(self, key: str) -> Node:
+        kept = self.files[key]
+        ttl = None if kept.expires is None else int(kept.expires - trio.current_time() + 0.999)
+        return Node(key=key, value=kept.value, ttl=ttl, modified_index=kept.modified)
+
+    def _answer(self, action: str, node: Node) -> Answer:
+        return Answer(action, node, None, self.index, self.cluster_id)
+
+    def _happened(self, action: str, node: Node) -> Answer:
+        answer = self._answer(action, node)
+        self.history = [*self.history, answer][-WINDOW:]
+        self._wake()
+        return answer
+
+    def _wake(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+
+class Pages:
+    """A log that keeps what it is told (`agent.journal.Log`)."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, object]]] = []
+
+    def info(self, event: str, **fields: object) -> None:
+        self.lines.append((event, fields))
+
+    def warning(self, event: str, **fields: object) -> None:
+        self.lines.append((event, fields))
+
+    def told(self, event: str) -> list[dict[str, object]]:
+        """The fields of every line with that event."""
+        return [fields for name, fields in self.lines if name == event]
