@@ -1,0 +1,95 @@
+"""The plugin protocol as a stranger's wheel would use it."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+import pytest
+
+from netstore.agent import backend as protocol
+from netstore.agent.backend import Backend, Host, Lease, Manifest, Prepared, Refused, Wanted, find, options
+from netstore.agent.network import Network, NetworkError, parse_network
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Settings(msgspec.Struct, frozen=True, rename="pascal"):
+    port: int = 8472
+    direct_routing: bool = False
+
+
+class Tunnel:
+    """A backend of another vendor: nothing here but what `agent.backend` gives."""
+
+    manifest: ClassVar[Manifest] = Manifest(name="tunnel", version="3.1", options=Settings)
+
+    def __init__(self, options: Settings) -> None:
+        if options.port == 22:
+            raise Refused("tunnel: port 22 is taken by ssh; choose another Port")
+        self.options = options
+
+    async def prepare(self, host: Host) -> Prepared:
+        return Prepared(mtu=host.link.mtu - 50, backend_data=b'{"Port":%d}' % self.options.port)
+
+    async def reconcile(self, host: Host, peers: Sequence[Lease]) -> Wanted:
+        return Wanted([], {peer.subnet: "not today" for peer in peers})
+
+    async def teardown(self) -> None:
+        pass
+
+
+class Tomorrow(Tunnel):
+    manifest: ClassVar[Manifest] = Manifest(name="tomorrow", version="9", api=2)
+
+
+def network(section: str) -> Network:
+    return parse_network(f'{{"Network":"10.23.0.0/16","Backend":{section}}}'.encode())
+
+
+@pytest.fixture(autouse=True)
+def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [
+        EntryPoint(name, f"tests.agent.test_backend:{target}", protocol.GROUP)
+        for name, target in (("tunnel", "Tunnel"), ("tomorrow", "Tomorrow"), ("broken", "Nobody"))
+    ]
+    monkeypatch.setattr(protocol, "entry_points", lambda group: points if group == protocol.GROUP else [])
+
+
+def test_a_strangers_backend_is_found_with_its_options() -> None:
+    found: Backend = find(network('{"Type":"Tunnel","port":9,"DIRECTROUTING":true,"Unknown":1}'))
+    assert isinstance(found, Tunnel)
+    assert found.options == Settings(port=9, direct_routing=True)
+    stranger: Backend = Tunnel(Settings())  # what the type checker has to accept
+    assert stranger.manifest.name == "tunnel"
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ('{"Type":"pigeon"}', "no backend 'pigeon' on this node; installed: broken, tomorrow, tunnel"),
+        ('{"Type":"broken"}', "cannot be loaded"),
+        ('{"Type":"tomorrow"}', "made for version 2 of the plugin protocol"),
+        ('{"Type":"tunnel","Port":"9"}', "options of tunnel: Expected `int`, got `str`"),
+    ],
+)
+def test_what_does_not_work_is_told_with_the_field(section: str, words: str) -> None:
+    with pytest.raises(NetworkError, match=words) as caught:
+        find(network(section))
+    assert caught.value.field.startswith("Backend")
+
+
+def test_a_backend_may_refuse_its_options() -> None:
+    with pytest.raises(Refused, match="choose another Port"):
+        find(network('{"Type":"tunnel","Port":22}'))
+
+
+def test_nulls_mean_not_given() -> None:
+    assert options(Tunnel.manifest, network('{"Type":"tunnel","Port":null}')) == Settings()
+
+
+def test_all_that_is_public_is_there() -> None:
+    names: dict[str, Any] = vars(protocol)
+    assert all(name in names for name in protocol.__all__)

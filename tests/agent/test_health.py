@@ -1,0 +1,74 @@
+"""The probes."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+import trio
+import trio.testing
+
+from netstore.agent.health import MAX_HEAD_BYTES, Health
+
+
+class Node:
+    reason: str | None = "no subnet is held"
+
+    def not_ready(self) -> str | None:
+        return self.reason
+
+    def status(self) -> object:
+        return {"ready": self.reason is None}
+
+
+def ask(health: Health, line: str) -> tuple[int, str]:
+    head, _, body = health.answer(f"{line}\r\nHost: x\r\n\r\n".encode()).decode().partition("\r\n\r\n")
+    assert f"Content-Length: {len(body)}" in head or line.startswith("HEAD")
+    return int(head.split(" ")[1]), body
+
+
+def test_pages() -> None:
+    node = Node()
+    health = Health(node.not_ready, node.status)
+    assert ask(health, "GET /healthz HTTP/1.1")[0] == 200
+    assert ask(health, "GET /healthz?verbose HTTP/1.0")[0] == 200
+    assert ask(health, "GET /readyz HTTP/1.1") == (503, "not ready: no subnet is held\n")
+    node.reason = None
+    assert ask(health, "GET /readyz HTTP/1.1")[0] == 200
+    assert json.loads(ask(health, "GET /status HTTP/1.1")[1]) == {"ready": True}
+    assert ask(health, "HEAD /healthz HTTP/1.1") == (200, "")
+    assert ask(health, "GET / HTTP/1.1")[0] == 404
+    assert ask(health, "POST /healthz HTTP/1.1")[0] == 405
+
+
+@pytest.mark.parametrize(
+    "line", ["", "GET", "GET /healthz", "GET /healthz SMTP/1", "\x16\x03\x01", "GET / a HTTP/1.1"]
+)
+def test_what_is_no_request_is_refused(line: str) -> None:
+    assert ask(Health(lambda: None, dict), line)[0] == 400
+
+
+@pytest.mark.trio
+async def test_served_over_tcp_and_strangers_do_no_harm(nursery: trio.Nursery) -> None:
+    port: int = await nursery.start(Health(lambda: None, dict).serve, "127.0.0.1", 0)
+    for junk in (b"\0" * (MAX_HEAD_BYTES + 1), b"", b"GET /heal"):
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with stream:
+            if junk:
+                await stream.send_all(junk)
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    async with stream:
+        await stream.send_all(b"GET /readyz HT")
+        await stream.send_all(b"TP/1.1\r\n\r\n")
+        answer = b"".join([piece async for piece in stream])
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_a_port_that_is_taken_is_an_error_at_once(nursery: trio.Nursery) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(BaseException) as caught:  # noqa: PT012 - the port is part of it
+            await nursery.start(Health(lambda: None, dict).serve, "127.0.0.1", taken.getsockname()[1])
+        assert caught.group_contains(OSError) if isinstance(caught.value, BaseExceptionGroup) else True

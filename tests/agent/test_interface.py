@@ -1,0 +1,85 @@
+"""The choice of interface and address."""
+
+from __future__ import annotations
+
+import pytest
+
+from netstore.agent.interface import Choice, NoInterfaceError, Wishes, choose
+from netstore.agent.ipv4 import Subnet, parse_ip, show_ip
+from netstore.agent.kernel import Address, Link
+from netstore.agent.routeplan import KernelRoute
+
+LO, ETH0, ETH1 = Link(1, "lo", 65536, up=True), Link(2, "eth0", 1500, up=True), Link(3, "eth1", 9000, up=True)
+LINKS = [LO, ETH0, ETH1]
+
+
+def address(link: Link, ip: str, *, stable: bool = True) -> Address:
+    return Address(link.number, parse_ip(ip), 24, stable)
+
+
+ADDRESSES = [
+    address(LO, "127.0.0.1"),
+    address(ETH0, "169.254.1.1"),
+    address(ETH0, "192.168.77.99", stable=False),
+    address(ETH0, "192.168.77.11"),
+    address(ETH1, "10.8.0.5"),
+]
+
+
+def default(link: Link, metric: int) -> KernelRoute:
+    return KernelRoute(Subnet(0, 0), parse_ip("192.168.77.1"), link.number, 3, metric)
+
+
+def pick(wishes: Wishes, routes: list[KernelRoute] | None = None, way: tuple[int, int] | None = None) -> str:
+    choice: Choice = choose(wishes, LINKS, ADDRESSES, routes or [], way)
+    return f"{choice.link.name} {show_ip(choice.address.ip)}"
+
+
+@pytest.mark.parametrize(
+    ("wishes", "expected"),
+    [
+        (Wishes(names=("eth0",)), "eth0 192.168.77.11"),  # global and stable before the others
+        (Wishes(names=("10.8.0.5",)), "eth1 10.8.0.5"),
+        (Wishes(names=("169.254.1.1",)), "eth0 169.254.1.1"),
+        (Wishes(names=("wlan0", "eth1", "eth0")), "eth1 10.8.0.5"),
+        (Wishes(patterns=(r"^10\.8\.",)), "eth1 10.8.0.5"),
+        (Wishes(patterns=("th1$",)), "eth1 10.8.0.5"),
+        (Wishes(patterns=("1",)), "eth0 192.168.77.11"),  # addresses are tried before names
+        (Wishes(names=("wlan0",), patterns=("nothing", "eth0")), "eth0 192.168.77.11"),
+    ],
+)
+def test_wishes_in_flannels_order(wishes: Wishes, expected: str) -> None:
+    assert pick(wishes) == expected
+
+
+def test_the_default_route_with_the_lowest_metric() -> None:
+    assert pick(Wishes(), [default(ETH0, 100), default(ETH1, 50)]) == "eth1 10.8.0.5"
+    assert (
+        pick(Wishes(), [KernelRoute(Subnet(0, 0), 0, 0, plain=False), default(ETH0, 7)])
+        == "eth0 192.168.77.11"
+    )
+
+
+def test_the_way_to_an_address() -> None:
+    wishes = Wishes(can_reach=parse_ip("10.8.0.9"))
+    assert pick(wishes, way=(3, parse_ip("10.8.0.5"))) == "eth1 10.8.0.5"
+    assert pick(wishes, way=(2, parse_ip("1.2.3.4"))) == "eth0 192.168.77.11"
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        (Wishes(), "no default route; name an interface with --iface"),
+        (Wishes(names=("wlan0",)), "fits wlan0; there are: eth0 192.168.77.11"),
+        (Wishes(names=("lo",)), "fits lo"),
+        (Wishes(can_reach=parse_ip("1.2.3.4")), "a way to 1.2.3.4"),
+    ],
+)
+def test_nothing_fitting_is_told_with_what_there_is(wishes: Wishes, words: str) -> None:
+    with pytest.raises(NoInterfaceError, match=words):
+        pick(wishes)
+
+
+def test_a_host_without_addresses() -> None:
+    with pytest.raises(NoInterfaceError, match="there are: none"):
+        choose(Wishes(names=("eth0",)), LINKS, [], [], None)

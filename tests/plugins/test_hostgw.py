@@ -1,0 +1,83 @@
+"""host-gw by the public protocol alone."""
+
+from __future__ import annotations
+
+import ast
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+from netstore.agent.backend import (
+    GROUP,
+    Address,
+    Host,
+    Lease,
+    Link,
+    Prepared,
+    Refused,
+    Route,
+    Subnet,
+)
+from netstore.agent.ipv4 import parse_ip
+from netstore.agent.network import parse_network
+from netstore_plugins import hostgw
+from netstore_plugins.hostgw import HostGateway
+
+NETWORK = parse_network(b'{"Network":"10.23.0.0/16","Backend":{"Type":"host-gw"}}')
+ME, PEER = parse_ip("192.168.77.11"), parse_ip("192.168.77.12")
+
+
+def host(public_ip: int = ME, mtu: int = 1500) -> Host:
+    return Host(Link(2, "eth0", mtu, up=True), Address(2, ME, 24), public_ip, NETWORK)
+
+
+def subnet(number: int) -> Subnet:
+    return Subnet(parse_ip(f"10.23.{number}.0"), 24)
+
+
+@pytest.mark.trio
+async def test_it_publishes_the_mtu_of_the_interface_and_no_data() -> None:
+    assert await HostGateway(None).prepare(host(mtu=9000)) == Prepared(mtu=9000, backend_data=None)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        (host(public_ip=PEER), "192.168.77.12 is not the address 192.168.77.11 of eth0"),
+        (host(mtu=0), "has no MTU"),
+    ],
+)
+async def test_it_refuses_a_host_it_cannot_work_on(where: Host, words: str) -> None:
+    with pytest.raises(Refused, match=words):
+        await HostGateway(None).prepare(where)
+
+
+@pytest.mark.trio
+async def test_a_route_per_peer_of_its_type() -> None:
+    peers = [
+        Lease(subnet(1), PEER, "host-gw"),
+        Lease(subnet(2), PEER, "vxlan"),
+        Lease(subnet(3), PEER, ""),
+        Lease(subnet(4), PEER, "Host-GW"),
+    ]
+    wanted = await HostGateway(None).reconcile(host(), peers)
+    assert list(wanted.routes) == [Route(subnet(1), PEER, 2)]
+    assert {str(one): reason.partition(",")[0] for one, reason in wanted.refused.items()} == {
+        "10.23.2.0/24": "its backend is vxlan",
+        "10.23.3.0/24": "its backend is not named",
+        "10.23.4.0/24": "its backend is Host-GW",
+    }
+    await HostGateway(None).teardown()
+
+
+def test_it_is_found_as_any_plugin_is() -> None:
+    [point] = entry_points(group=GROUP, name="host-gw")
+    assert point.load() is HostGateway
+
+
+def test_it_uses_the_public_protocol_only() -> None:
+    tree = ast.parse(Path(hostgw.__file__).read_text())
+    used = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    assert {name for name in used if name.startswith("netstore")} == {"netstore", "netstore.agent.backend"}
