@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.errors import CorruptData
+from netstore.raft.change import Change
 from netstore.raft.entry import (
     MAX_CONF_MEMBERS,
     ConfState,
@@ -76,15 +77,15 @@ def test_damage_is_corrupt_data_or_a_value_with_that_form(
 
 
 def test_worked_example() -> None:
-    """Two entries, byte by byte: 7/300 "hi", 8/300 a change without payload."""
+    """Two entries, byte by byte: 7/300 "hi", 8/301 the change that leaves a joint configuration."""
     batch = [
         Entry(Index(300), Term(7), EntryKind.NORMAL, b"hi"),
-        Entry(Index(301), Term(8), EntryKind.CHANGE, b""),
+        Entry(Index(301), Term(8), EntryKind.CHANGE, Change().encode()),
     ]
     assert encode_entries(batch).hex(" ") == (
         "2c 01 00 00 00 00 00 00 02 00 00 00"
         " 07 00 00 00 00 00 00 00 00 02 00 00 00 68 69"
-        " 08 00 00 00 00 00 00 00 01 00 00 00 00"
+        " 08 00 00 00 00 00 00 00 01 07 00 00 00 01 00 00 00 00 00 00"
     )
 
 
@@ -104,6 +105,12 @@ def test_contradictions_have_a_name(conf: ConfState, flaw: str) -> None:
     assert conf.flaw() == flaw
     with pytest.raises(CorruptData, match=flaw):
         ConfState.decode(conf.encode())
+
+
+def test_a_change_that_is_none_is_refused_before_it_reaches_the_log() -> None:
+    batch = [Entry(Index(1), Term(1), EntryKind.CHANGE, b"red")]
+    with pytest.raises(CorruptData, match="membership change"):
+        decode_entries(encode_entries(batch))
 
 
 def test_absurd_sizes_are_refused_before_anything_is_allocated() -> None:

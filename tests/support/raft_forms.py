@@ -40,14 +40,15 @@ def batches(draw: st.DrawFn, first: int | None = None, before: int = 1, most: in
     start = draw(st.integers(1, 2**40)) if first is None else first
     steps = draw(st.lists(st.integers(0, 3), max_size=6))
     terms = [min(term, most) for term in accumulate(steps, initial=before)][1:]
+    kinds = [draw(st.sampled_from(EntryKind)) for _ in terms]
     return [
         Entry(
             Index(start + place),
             Term(term),
-            draw(st.sampled_from(EntryKind)),
-            draw(st.binary(max_size=20)),
+            kind,
+            draw(changes()).encode() if kind is EntryKind.CHANGE else draw(st.binary(max_size=20)),
         )
-        for place, term in enumerate(terms)
+        for place, (term, kind) in enumerate(zip(terms, kinds, strict=True))
     ]
 
 
@@ -84,7 +85,11 @@ def metas(draw: st.DrawFn, most_term: int = 2**40) -> SnapshotMeta:
 @st.composite
 def changes(draw: st.DrawFn) -> Change:
     """Membership changes, sensible or not."""
-    steps = draw(st.lists(st.builds(Step, st.sampled_from(StepKind), _NODES), max_size=4))
+    steps = draw(
+        st.lists(
+            st.builds(Step, st.sampled_from(StepKind), _NODES | st.integers(1, 5).map(NodeId)), max_size=4
+        )
+    )
     return Change(tuple(steps), draw(st.booleans()), draw(st.binary(max_size=20)))
 
 
