@@ -376,8 +376,8 @@ class Reactor:
             self._epoll.modify(fd, mask)
 
     def attend(self, fd: int, mask: int, call: Callable[[int], None]) -> None:
-        """Watch a descriptor that is no client's in the same rounds. `call` gets what it is ready for, and what it
-        raises ends `run`. `modify` changes the mask; `dismiss` must come before the descriptor is closed.
+        """Watch a descriptor that is no client's in the same rounds. `call` gets what it is ready for, and
+        what it raises ends `run`. `modify` changes the mask; `dismiss` must come before it is closed.
         """
         self._attended[fd] = call
         self._epoll.register(fd, mask)
