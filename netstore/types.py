@@ -37,7 +37,8 @@ class NodeView(msgspec.Struct, frozen=True, gc=False):
     """A node of the v2 tree as one moment saw it. `nodes` is None unless this is a listed directory.
 
     `key` is the user's path ("/" for the root) and `value` the raw bytes, neither necessarily UTF-8.
-    `expires` is an instant of wall time, 0 for a permanent node; the time left is worked out when the view is shown.
+    `expires` is an instant of wall time, 0 for a permanent node; the time left is worked out when the view is
+    shown.
     """
 
     key: bytes

@@ -142,9 +142,7 @@ class Agent:
         async with trio.open_nursery() as nursery:
             if self._config.healthz_port:
                 await self._serve_health(nursery)
-            former_network, former_subnet = await trio.to_thread.run_sync(
-                envfile.read, self._config.subnet_file
-            )
+            former_network, former_subnet = envfile.read(self._config.subnet_file)
             site = self._site = await self._until_it_works(
                 lambda: survey(self._config, self._kernel, self._client)
             )
@@ -228,7 +226,7 @@ class Agent:
         if text == self._env_text:
             return True
         try:
-            await trio.to_thread.run_sync(envfile.write, path, text)
+            envfile.write(path, text)  # a few bytes to a memory file system: a thread would take longer
         except OSError as error:
             reason = error.strerror or str(error)
             self.journal.problem("subnet_file", "subnet_file_not_written", path=str(path), reason=reason)
@@ -253,7 +251,7 @@ class Agent:
             removed = await keeper.clear()
             await site.backend.teardown()
             await tenant.release()
-            await trio.to_thread.run_sync(_unlink, self._config.subnet_file)
+            self._config.subnet_file.unlink(missing_ok=True)
             self.journal.info("cleaned_up", routes=removed, subnet=str(tenant.subnet))
         if limit.cancelled_caught:
             raise NetstoreError(f"the clean-up was not finished within {CLEANUP_TIMEOUT:g} s")
@@ -261,7 +259,3 @@ class Agent:
 
 def _name(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def _unlink(path: Path) -> None:
-    path.unlink(missing_ok=True)

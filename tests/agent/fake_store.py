@@ -1,4 +1,6 @@
-"""A v2 store in memory with the calls the agent makes, on Trio's clock, that can fail in every way a real one does."""
+"""A v2 store in memory with the calls the agent makes, on Trio's clock, that can fail in every way a real one
+does.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,7 @@ class FakePoll:
 
 
 class FakeStore:
-    """Files below folders; `down` makes every call fail, `cut` ends running polls, `rebuild` starts an empty one."""
+    """Files below folders; `down` makes every call fail, `cut` ends running polls, `rebuild` starts anew."""
 
     def __init__(self) -> None:
         self.files: dict[str, Kept] = {}

@@ -1,4 +1,4 @@
-"""The keeper on a fake kernel: whatever others do, what is wanted is there again, and nothing else is touched."""
+"""The keeper on a fake kernel: whatever others do, what is wanted comes back, and nothing else is touched."""
 
 from __future__ import annotations
 

@@ -257,7 +257,7 @@ class Life(RuleBasedStateMachine):
         outcome = self.carry_out(action) if reaches else "lost"
         if not heard or outcome == "lost":
             self.plan.failed(self.now)
-        elif outcome == "compare" or outcome == "exists":
+        elif outcome in {"compare", "exists"}:
             self.plan.refused(self.now)
         elif outcome == "missing":
             self.plan.missing(self.index, self.now)
@@ -339,7 +339,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def left_alone_it_settles(self) -> None:
-        """With news and an answering store, some steps lead to a lease that is held exactly as the store has it."""
+        """With news and an answering store, some steps lead to a lease held exactly as the store has it."""
         plan, cell, now, index = vars(self.plan).copy(), self.cell, self.now, self.index
         former = set(self.plan._former_ips)
         self.look()

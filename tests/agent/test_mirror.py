@@ -1,4 +1,4 @@
-"""The mirror against a store that fails, forgets and starts anew, on a clock that only moves when nobody works."""
+"""The mirror against a store that fails, forgets and starts anew, on a clock that moves when nobody works."""
 
 from __future__ import annotations
 
@@ -324,8 +324,8 @@ async def test_after_any_history_it_equals_the_store(
                 case _:
                     await settle(0.3 * (host - 11))
         store.down = False
-        # A store that went back in time and grew past its old index in between looks like the old one: only the
-        # listing made out of caution finds that out. All else is over within a few polls.
+        # A store that went back in time and grew past its old index in between looks like the old one: only
+        # the listing made out of caution finds that out. All else is over within a few polls.
         await settle(RELIST * 1.2 if any(what == "older" for what, _, _ in history) else 3 * POLL)
         expected: dict[str, Any] = {
             name.rpartition("/")[2]: kept.value for name, kept in store.files.items() if FOLDER in name

@@ -1,10 +1,10 @@
-"""Netlink messages, held against pyroute2's own encoding and decoding; and the real kernel, in a namespace."""
+"""Netlink messages, held against pyroute2's own encoding and decoding, and the real kernel in a namespace."""
 
 from __future__ import annotations
 
 import errno
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import trio
@@ -85,7 +85,7 @@ def decoded(data: bytes) -> Any:
     st.sampled_from([(254, None), (254, 254), (252, 1000), (0, 254), (255, None)]),
     st.sampled_from([NEWROUTE, DELROUTE]),
 )
-def test_a_route_is_read_as_pyroute2_reads_it(
+def test_a_route_is_read_as_pyroute2_reads_it(  # noqa: PLR0917 - hypothesis hands them over
     subnet: Subnet,
     gateway: int | None,
     link: int,
@@ -176,12 +176,13 @@ def test_an_address_is_read_as_pyroute2_reads_it(
 def test_news_say_how_a_route_came() -> None:
     route = Route(Subnet(parse_ip("10.23.1.0"), 24), parse_ip("192.168.77.12"), 2)
     seen = KernelRoute(*route)
-    for flags, how in (
+    ways: list[tuple[int, Literal["first", "last", "replace"]]] = [
         (CREATE | EXCLUSIVE, "first"),
         (CREATE, "first"),
         (CREATE | APPEND, "last"),
         (REPLACE, "replace"),
-    ):
+    ]
+    for flags, how in ways:
         data = encode_route(NEWROUTE, flags, fields_of(route), attributes_of(route))
         assert parse_news([data], lost=False).routes == [RouteNews(seen, how)]
     data = encode_route(DELROUTE, 0, fields_of(route), attributes_of(route))

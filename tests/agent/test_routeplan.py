@@ -1,4 +1,4 @@
-"""The route plan, carried out on a fake kernel: it gets there, without a gap, and without touching what is not its own."""
+"""The route plan, carried out on a fake kernel: it gets there, without a gap, and touches only its own."""
 
 from __future__ import annotations
 

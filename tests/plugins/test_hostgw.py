@@ -7,6 +7,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from netstore_plugins import hostgw
+from netstore_plugins.hostgw import HostGateway
 
 from netstore.agent.backend import (
     GROUP,
@@ -21,8 +23,6 @@ from netstore.agent.backend import (
 )
 from netstore.agent.ipv4 import parse_ip
 from netstore.agent.network import parse_network
-from netstore_plugins import hostgw
-from netstore_plugins.hostgw import HostGateway
 
 NETWORK = parse_network(b'{"Network":"10.23.0.0/16","Backend":{"Type":"host-gw"}}')
 ME, PEER = parse_ip("192.168.77.11"), parse_ip("192.168.77.12")

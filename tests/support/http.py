@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from netstore.net.http1 import Http1Connection, Http1Exchange, Http1Server
 
@@ -50,7 +50,7 @@ class FakeOutput:
 class Wire:
     """A connection whose requests are kept, and answered at once unless `hold` is set."""
 
-    def __init__(self, server: Http1Server | None = None, *, hold: bool = False, **limits: int) -> None:
+    def __init__(self, server: Http1Server | None = None, *, hold: bool = False, **limits: Any) -> None:
         self.exchanges: list[Http1Exchange] = []
         self.hold = hold
         self.server = server or Http1Server(self._handle, **limits)

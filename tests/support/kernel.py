@@ -1,7 +1,8 @@
-"""A kernel in memory: links, addresses, table main, the rules the agent relies on, and messages that can get lost.
+"""A kernel in memory: links, addresses, table main, the rules the agent relies on, and news that get lost.
 
-The rules were seen on Linux 6: a route is created only where no other has its destination, metric and type of service, unless it is
-appended; a next hop must be on-link; a link that goes down takes its routes along without a word.
+The rules were seen on Linux 6: a route is created only where no other has its destination, metric and type of
+service, unless it is appended; a next hop must be on-link; a link that goes down takes its routes along,
+silently.
 """
 
 from __future__ import annotations

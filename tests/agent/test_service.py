@@ -1,0 +1,255 @@
+"""The whole agent on a fake kernel and a fake store, on a clock that jumps: days of its life in moments."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+import trio
+import trio.testing
+
+from netstore.agent.ipv4 import Subnet, parse_ip
+from netstore.agent.kernel import Address, Link
+from netstore.agent.mirror import GRACE
+from netstore.agent.routeplan import KernelRoute
+from netstore.agent.service import Agent
+from netstore.ops.config import AgentConfig
+from tests.agent.fake_store import PREFIX, FakeStore, Pages
+from tests.support.kernel import FakeKernel
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+    from netstore.client.v2 import V2Client
+
+NETWORK = '{"Network":"10.23.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
+MINE = '{"PublicIP":"192.168.77.11","BackendType":"host-gw"}'
+
+
+class Node:
+    """One agent with its kernel, and the store."""
+
+    def __init__(self, folder: Path, **config: Any) -> None:
+        self.store = FakeStore()
+        self.store.put(f"{PREFIX}/config", NETWORK)
+        self.kernel = FakeKernel()
+        self.pages = Pages()
+        self.ready: list[str] = []
+        self.env = folder / "subnet.env"
+        self.config = AgentConfig(subnet_file=self.env, iface=("eth0",), **config)
+        self.agent = self.make()
+
+    def make(self) -> Agent:
+        agent = Agent(self.config, self.kernel, self.pages, self.ready.append)
+        agent._client = agent._mirror._client = cast("V2Client", self.store)
+        return agent
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.agent._live)
+            nursery.start_soon(self.store.expire)
+            await trio.sleep(2)
+            yield
+            nursery.cancel_scope.cancel()
+
+    def routes(self) -> dict[str, int]:
+        return {
+            str(subnet): routes[0].gateway & 255
+            for subnet, routes in self.kernel.table.items()
+            if routes and routes[0].protocol == 78
+        }
+
+    def own_key(self) -> str:
+        [key] = [name for name, kept in self.store.files.items() if kept.value == MINE]
+        return key
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+@pytest.mark.trio
+async def test_a_start_and_what_it_leaves(autojump_clock: MockClock, node: Node) -> None:
+    node.store.lease("10.23.200.0-24", "192.168.77.12")
+    async with node.running():
+        assert node.agent.not_ready() is None
+        assert node.routes() == {"10.23.200.0/24": 12}
+        assert node.env.read_text().startswith("FLANNEL_NETWORK=10.23.0.0/16\nFLANNEL_SUBNET=10.23.")
+        assert len(node.ready) == 1
+        assert node.store.gets == 2, "config and leases are read once each"
+        status = json.loads(json.dumps(node.agent.status()))
+        assert (status["routes"], status["public_ip"], status["held"]) == (1, "192.168.77.11", True)
+    assert node.routes() == {"10.23.200.0/24": 12}
+    assert node.own_key()
+
+
+@pytest.mark.trio
+async def test_a_week_of_renewals(autojump_clock: MockClock, node: Node) -> None:
+    async with node.running():
+        key, first = node.own_key(), node.store.index
+        for _ in range(7 * 24):
+            await trio.sleep(3600)
+            assert node.agent.not_ready() is None
+        assert node.own_key() == key
+        assert 6 <= node.store.index - first <= 9, "one write a day"
+    assert len(node.pages.told("subnet_held")) == 1
+
+
+@pytest.mark.trio
+async def test_a_store_away_for_longer_than_the_lease(autojump_clock: MockClock, tmp_path: Path) -> None:
+    node = Node(tmp_path, lease_ttl=3600)
+    node.store.lease("10.23.200.0-24", "192.168.77.12", ttl=None)
+    async with node.running():
+        key = node.own_key()
+        node.store.down = True
+        node.store.cut()
+        await trio.sleep(3580)
+        assert "may have ended" in str(node.agent.not_ready())
+        assert node.routes() == {"10.23.200.0/24": 12}, "the data path stays"
+        await trio.sleep(400)
+        assert key not in node.store.files
+        node.store.down = False
+        await trio.sleep(70)
+        assert node.own_key() == key
+        assert node.agent.not_ready() is None
+    lines = len(node.pages.lines)
+    assert lines < 20, f"{lines} lines in an hour of trouble"
+
+
+@pytest.mark.trio
+async def test_writes_that_are_done_but_not_answered(autojump_clock: MockClock, node: Node) -> None:
+    node.store.unheard_writes = 1
+    async with node.running():
+        await trio.sleep(5)
+        key = node.own_key()
+        node.store.unheard_writes = 1
+        await trio.sleep(86_400)
+        assert node.own_key() == key
+        assert node.agent.not_ready() is None
+
+
+@pytest.mark.trio
+async def test_a_subnet_that_another_took_while_the_store_was_away(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, lease_ttl=3600)
+    async with node.running():
+        lost = node.own_key()
+        node.store.down = True
+        node.store.cut()
+        await trio.sleep(4000)
+        node.store.lease(lost.rpartition("/")[2], "192.168.77.99")
+        node.store.down = False
+        await trio.sleep(70)
+        assert node.own_key() != lost
+        taken = lost.rpartition("/")[2].replace("-", "/")
+        assert node.routes()[taken] == 99
+        assert len(node.pages.told("subnet_held")) == 2
+        assert len(node.ready) == 1
+
+
+@pytest.mark.trio
+async def test_leases_of_every_node_after_a_wiped_store(autojump_clock: MockClock, node: Node) -> None:
+    node.store.lease("10.23.200.0-24", "192.168.77.12")
+    async with node.running():
+        key = node.own_key()
+        node.store.rebuild(cluster_id="another")
+        await trio.sleep(1)
+        assert node.own_key() == key
+        assert node.routes() == {"10.23.200.0/24": 12}
+        await trio.sleep(GRACE + 1)
+        assert node.routes() == {}
+
+
+@pytest.mark.trio
+async def test_the_link_goes_comes_back_and_changes_its_address(
+    autojump_clock: MockClock, node: Node
+) -> None:
+    node.store.lease("10.23.200.0-24", "192.168.77.12")
+    async with node.running():
+        key = node.own_key()
+        node.kernel.remove_link(2)
+        await trio.sleep(1)
+        assert node.routes() == {}
+        assert node.pages.told("interface_lost")
+        node.kernel.set_link(Link(7, "eth0", 1400, up=True))
+        node.kernel.set_addresses(Address(7, parse_ip("192.168.77.11"), 24))
+        await trio.sleep(1)
+        assert node.routes() == {"10.23.200.0/24": 12}
+        assert node.kernel.table[Subnet(parse_ip("10.23.200.0"), 24)][0].link == 7
+        node.kernel.set_addresses(Address(7, parse_ip("192.168.77.50"), 24))
+        await trio.sleep(1)
+        assert "192.168.77.50" in node.store.files[key].value
+        assert node.agent.not_ready() is None
+        await trio.sleep(5)
+        assert "FLANNEL_MTU=1400" in node.env.read_text()
+
+
+@pytest.mark.trio
+async def test_repairs_need_no_waiting_and_a_silent_loss_is_found_by_the_slow_round(
+    autojump_clock: MockClock, node: Node
+) -> None:
+    node.store.lease("10.23.200.0-24", "192.168.77.12")
+    async with node.running():
+        subnet = Subnet(parse_ip("10.23.200.0"), 24)
+        node.kernel.delete(node.kernel.table[subnet][0])
+        await trio.testing.wait_all_tasks_blocked()
+        assert node.routes() == {"10.23.200.0/24": 12}
+        node.kernel.table.clear()
+        await trio.sleep(11)
+        assert node.routes() == {"10.23.200.0/24": 12}
+
+
+@pytest.mark.trio
+async def test_clean_up_leaves_what_is_not_its_own(autojump_clock: MockClock, tmp_path: Path) -> None:
+    node = Node(tmp_path, cleanup=True)
+    node.store.lease("10.23.200.0-24", "192.168.77.12")
+    static = KernelRoute(Subnet(parse_ip("10.23.9.0"), 24), parse_ip("192.168.77.1"), 2, 4)
+    node.kernel.add(static)
+    async with node.running():
+        assert node.env.exists()
+    await node.agent._clean_up()
+    assert node.routes() == {}
+    assert node.kernel.table[static.subnet] == [static]
+    assert list(node.store.files) == [f"{PREFIX}/config", f"{PREFIX}/subnets/10.23.200.0-24"]
+    assert not node.env.exists()
+
+
+@pytest.mark.trio
+async def test_clean_up_keeps_a_reservation(autojump_clock: MockClock, tmp_path: Path) -> None:
+    node = Node(tmp_path, cleanup=True)
+    key = f"{PREFIX}/subnets/10.23.42.0-24"
+    node.store.put(key, '{"PublicIP":"192.168.77.11"}')
+    async with node.running():
+        assert node.store.files[key].value == MINE
+    await node.agent._clean_up()
+    assert node.store.files[key].expires is None
+
+
+@pytest.mark.trio
+async def test_a_lease_that_no_longer_fits_is_given_back(autojump_clock: MockClock, node: Node) -> None:
+    node.store.put(f"{PREFIX}/subnets/10.23.7.0-25", MINE, 1000)
+    async with node.running():
+        assert f"{PREFIX}/subnets/10.23.7.0-25" not in node.store.files
+        assert node.own_key().endswith("-24")
+        assert node.pages.told("lease_discarded")
+
+
+@pytest.mark.trio
+async def test_a_burst_of_leases_becomes_few_rounds(autojump_clock: MockClock, node: Node) -> None:
+    async with node.running():
+        sends = node.kernel.sends
+        for number in range(500):
+            node.store.lease(f"10.23.{100 + number // 16}.{number % 16 * 16}-28", "192.168.77.12")
+            if number % 50 == 0:
+                await trio.sleep(0.01)
+        await trio.sleep(5)
+        assert len(node.routes()) >= 500 - 16
+        assert node.kernel.sends - sends < 60
