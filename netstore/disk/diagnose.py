@@ -75,6 +75,7 @@ class Opening:
     """Same for the snapshot."""
 
     def encode(self) -> bytes:
+        """The payload of the record."""
         return b"".join(
             (
                 codec.varint(FORMAT),

@@ -395,6 +395,24 @@ class LmdbEngine:
         return True
 
 
+def applied_in(path: Path) -> Index:
+    """What the state in this file has applied; the file must not be open in this process. Blocks.
+
+    NetstoreError when it is no state.
+    """
+    try:
+        with (
+            lmdb.open(str(path), subdir=False, readonly=True, lock=False, max_dbs=1) as env,
+            env.begin() as txn,
+        ):
+            stored = txn.get(_APPLIED, db=env.open_db(_OWN.encode(), txn, create=False))
+    except lmdb.NotFoundError:
+        return Index(0)  # made, and ended before anything was written
+    except (lmdb.Error, OSError) as error:
+        raise NetstoreError(f"{path}: not a state that can be read ({error})") from error
+    return Index(read_u64(stored, 0)[0] if stored else 0)
+
+
 def _range(cursor: lmdb.Cursor, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
     if not (cursor.set_range(start) if start else cursor.first()):
         return
@@ -415,7 +433,7 @@ def _split(stored: bytes) -> tuple[bytes, bytes]:
 
 
 class MemoryEngine:
-    """The twin in memory: same contract, and nothing is durable before `commit`, `sync` or `close`.
+    """The twin in memory: same contract (`seams.Engine`), and nothing is durable before `commit`, `sync` or `close`.
 
     So a test chooses what a crash loses.
     """

@@ -39,8 +39,11 @@ MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
 MAX_RUN: Final = 1024
 """Most writes joined before one sync: as many parts as one system call takes (IOV_MAX)."""
 
-_STEP: Final = 1024 * 1024
+_STEP: Final = 256 * 1024
 """How much of the spare is filled and synced at a time: little, so that no sync queues behind much."""
+
+_PAUSE: Final = 0.002
+"""Seconds between two steps while nobody waits for the spare: the disk belongs to the log."""
 
 _SPARE: Final = "spare"
 
@@ -148,8 +151,10 @@ class PosixDevice:
         if self._closed:
             raise RuntimeError("write after close")
         room = self._waiting_bytes < MAX_WAITING_BYTES
+        if not room:
+            data = b""
         self._waiting_bytes += len(data)
-        self._inbox.put(_Write(name, offset, data if room else b"", done, self._life, room))
+        self._inbox.put(_Write(name, offset, data, done, self._life, room))
 
     def truncate(self, name: str, size: int) -> None:
         file = os.open(name, os.O_RDWR, dir_fd=self._folder)
@@ -159,10 +164,10 @@ class PosixDevice:
             try:
                 for _ in _filling(file, size, self._file_bytes):
                     pass
+                os.fdatasync(file)
             except OSError:
-                os.ftruncate(
-                    file, size
-                )  # no room to prepare it: the file grows as it is written, only slower
+                # No room to prepare it: the file grows as it is written, which is only slower.
+                os.ftruncate(file, size)
         finally:
             os.close(file)
 
@@ -291,12 +296,14 @@ class _Spare:
         self._size = size
         self._filler: threading.Thread | None = None
         self._stop = False
+        self._wanted = threading.Event()
         self._failure: OSError | None = None
 
     def prepare(self) -> threading.Thread:
         """Begin to fill it in the background, unless that was begun before."""
         if self._filler is None:
             self._failure = None
+            self._wanted.clear()
             self._filler = threading.Thread(target=self._fill, name="disk-filler", daemon=True)
             self._filler.start()
         return self._filler
@@ -307,7 +314,9 @@ class _Spare:
         OSError when there is no room for it, and another attempt may succeed; SyncFailed when its name may be
         lost.
         """
-        self.prepare().join()
+        filler = self.prepare()
+        self._wanted.set()
+        filler.join()
         self._filler = None
         if self._failure is not None:
             raise self._failure
@@ -321,6 +330,7 @@ class _Spare:
     def discard(self) -> None:
         """Stop filling."""
         self._stop = True
+        self._wanted.set()
         if self._filler is not None:
             self._filler.join()
 
@@ -330,7 +340,11 @@ class _Spare:
             try:
                 for _ in _filling(file, 0, self._size):
                     if self._stop:
-                        break
+                        return
+                    if not self._wanted.is_set():
+                        os.fdatasync(file)
+                        self._wanted.wait(_PAUSE)
+                os.fdatasync(file)
             finally:
                 os.close(file)
         except OSError as error:
@@ -361,9 +375,8 @@ def _write_all(file: int, parts: list[bytes], offset: int) -> int:
 
 
 def _filling(file: int, start: int, end: int) -> Iterator[None]:
-    """Write and sync zeros from `start` to `end`, one step at a time."""
+    """Write zeros from `start` to `end`, one step at a time."""
     zeros = bytes(_STEP)
     while start < end:
         start += os.pwrite(file, zeros[: end - start], start)
-        os.fdatasync(file)
         yield

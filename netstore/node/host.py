@@ -232,6 +232,10 @@ class Host:
         self._images_out += 1
         return self._raft.snapshot_meta(index)
 
+    def image_meta_at(self, index: Index) -> SnapshotMeta:
+        """The same for a copy that turned out to have applied more than `image_meta` was asked about."""
+        return self._raft.snapshot_meta(index)
+
     def image_sent(self, peer: NodeId, *, ok: bool) -> None:
         """The copy for this peer was delivered, or was given up."""
         self._images_out -= 1

@@ -316,6 +316,7 @@ def test_more_than_the_bound_is_refused_in_its_turn(disk: Disk, monkeypatch: pyt
     assert second is third
     assert second is not None
     assert second.errno == errno.ENOBUFS
+    assert disk.device._waiting_bytes == 0
     disk.write("a", b"room", offset=10)
     assert disk.settle()[-1] is None
     assert disk.content("a") == b"0123456789room"

@@ -1,0 +1,217 @@
+"""One socket between two members, driven by the reactor: reads for its party, sends what the party wrote.
+
+A write goes to the kernel at once when nothing waits before it; a message between members that a turn of
+the loop decided on is then on its way before the turn ends, without a switch of tasks. What the kernel does
+not take waits here; the party bounds it by looking at `unsent`. Nothing blocks. A link is over once, and
+tells its party so, with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
+
+from netstore.net.tls import TlsFailed, Tunnel
+
+if TYPE_CHECKING:
+    import ssl
+
+    from netstore.net.reactor import Reactor
+
+READ_BYTES: Final = 256 * 1024
+"""Taken by one read."""
+
+UNACKNOWLEDGED_MS: Final = 10_000
+"""How long the kernel keeps sending to a machine that does not acknowledge (RFC 5482)."""
+
+_IN: Final = select.EPOLLIN
+_OUT: Final = select.EPOLLOUT
+
+
+class Party(Protocol):
+    """Who talks over a link. All calls come on the loop."""
+
+    def opened(self) -> None:
+        """Bytes may be written: the connection is there, and so is its TLS."""
+
+    def received(self, data: bytes) -> None:
+        """Bytes were read."""
+
+    def flushed(self) -> None:
+        """Everything written was taken by the kernel, after something had to wait."""
+
+    def gone(self, reason: str) -> None:
+        """The link is over; nothing more comes."""
+
+
+class Link:
+    """A connected stream. `start` makes it live."""
+
+    __slots__ = (
+        "_fd",
+        "_mask",
+        "_party",
+        "_paused",
+        "_reactor",
+        "_socket",
+        "_tunnel",
+        "_waiting",
+        "taken",
+        "unsent",
+    )
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        sock: socket.socket,
+        party: Party,
+        tls: ssl.SSLContext | None = None,
+        host: str | None = None,
+    ) -> None:
+        """Take over a connected socket. With `tls`, `host` is whom to expect; None at the side called."""
+        sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._reactor = reactor
+        self._socket = sock
+        self._fd = sock.fileno()
+        self._party = party
+        self._tunnel = None if tls is None else Tunnel(tls, host)
+        self._waiting: deque[bytes | memoryview] = deque()
+        self.unsent = 0
+        """Bytes that the kernel has not taken yet."""
+        self.taken = 0
+        """Bytes that the kernel took only after they had waited: while it grows, the other side reads."""
+        self._mask = _IN
+        self._paused = False
+
+    @property
+    def open(self) -> bool:
+        """It is not over."""
+        return self._fd >= 0
+
+    def start(self) -> None:
+        """Begin to read; the party hears `opened` as soon as it may write, at once where there is no TLS."""
+        self._reactor.attend(self._fd, _IN, self._ready)
+        if self._tunnel is None:
+            self._party.opened()
+        else:
+            self._put(self._tunnel.begin())
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; they are lost when the link is over, or ends before they are sent."""
+        if self._fd >= 0:
+            self._put(data if self._tunnel is None else self._tunnel.send(data))
+
+    def pause(self) -> None:
+        """Read nothing more for now."""
+        self._paused = True
+        self._watch()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        self._paused = False
+        self._watch()
+
+    def cut(self, reason: str) -> None:
+        """Be over now."""
+        if self._fd < 0:
+            return
+        self._reactor.dismiss(self._fd)
+        self._fd = -1
+        self._socket.close()
+        self._waiting.clear()
+        self.unsent = 0
+        self._party.gone(reason)
+
+    def _ready(self, mask: int) -> None:
+        if mask & _OUT:
+            self._flush()
+        if mask & _IN and self._fd >= 0:
+            self._read()
+        elif mask & ~(_IN | _OUT) and self._fd >= 0:
+            self.cut(self._error())
+
+    def _error(self) -> str:
+        code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return os.strerror(code) if code else "closed by the other side"
+
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.cut(error.strerror or str(error))
+            return
+        if not data:
+            self.cut("closed by the other side")
+        elif self._tunnel is None:
+            self._party.received(data)
+        else:
+            self._untunnel(self._tunnel, data)
+
+    def _untunnel(self, tunnel: Tunnel, data: bytes) -> None:
+        shaken = tunnel.open
+        try:
+            plain = tunnel.take(data)
+        except TlsFailed as fault:
+            self._put(tunnel.outbound())
+            self.cut(f"TLS: {fault}")
+            return
+        self._put(tunnel.outbound())
+        if tunnel.open and not shaken and self._fd >= 0:
+            self._party.opened()
+        if plain and self._fd >= 0:
+            self._party.received(plain)
+
+    def _put(self, data: bytes) -> None:
+        if not data or self._fd < 0:
+            return
+        if not self._waiting:
+            try:
+                sent = self._socket.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                self.cut(error.strerror or str(error))
+                return
+            if sent == len(data):
+                return
+            self._waiting.append(memoryview(data)[sent:])
+            self.unsent = len(data) - sent
+            self._watch()
+        else:
+            self._waiting.append(data)
+            self.unsent += len(data)
+
+    def _flush(self) -> None:
+        waiting = self._waiting
+        while waiting:
+            data = waiting.popleft()
+            try:
+                sent = self._socket.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                self.cut(error.strerror or str(error))
+                return
+            self.unsent -= sent
+            self.taken += sent
+            if sent < len(data):
+                waiting.appendleft(memoryview(data)[sent:])
+                return
+        self._watch()
+        self._party.flushed()
+
+    def _watch(self) -> None:
+        """Tell the kernel what this link waits for now."""
+        mask = (0 if self._paused else _IN) | (_OUT if self._waiting else 0)
+        if mask != self._mask and self._fd >= 0:
+            self._mask = mask
+            self._reactor.modify(self._fd, mask)

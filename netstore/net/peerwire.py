@@ -1,0 +1,385 @@
+"""What members say to each other on the wire, as bytes: greetings, frames, state copies. Pure.
+
+A stream belongs to the member that opened it, for one purpose. It opens with a `Hello`, answered by a
+`Welcome`; both tell enough to refuse with a reason before anything else is read. Then, by purpose:
+
+* messages: frames from the caller, each a batch of Raft messages. An empty frame is a ping, and is sent
+  back.
+* image: one frame with the `InstallSnapshot` message, then a `CopyHead`, the bytes of the copy and their
+  SHA-256; the answer is a second `Welcome`.
+* roster: one frame with an `Application` or nothing; the answer is one frame with a `Roster`.
+
+Whatever the writers here could not have written is CorruptData, and never another exception; no length is
+believed beyond its limit, and nothing is allocated before its bytes are there. The format with a worked dump
+is in contrib/doc/format-peer-wire.md.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
+
+from netstore.codec import crc32c, layout
+from netstore.errors import CorruptData
+from netstore.raft.entry import MAX_DATA_BYTES
+from netstore.raft.messages import decode_message, encode_message
+from netstore.state.member import MemberInfo  # noqa: TC001 - msgspec reads the annotations
+from netstore.types import ClusterId, NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from netstore.raft.messages import Message
+
+LOWEST_VERSION: Final = 1
+HIGHEST_VERSION: Final = 1
+"""The versions of this protocol that are spoken; a stream uses the highest that both sides know."""
+
+MAX_GREETING_BYTES: Final = 1024
+"""Largest body of a greeting. A stranger can make a member hold no more than this."""
+
+MAX_TEXT_BYTES: Final = 512
+
+MAX_FRAME_BYTES: Final = 2 * MAX_DATA_BYTES
+"""Largest payload of a frame: one message with the largest entry, or a turn of forwarded proposals."""
+
+MAX_ROSTER_BYTES: Final = 4 * 1024 * 1024
+"""Largest frame of a roster stream: thousands of members."""
+
+MAX_IMAGE_BYTES: Final = 1 << 40
+"""Largest state copy."""
+
+DIGEST_BYTES: Final = 32
+
+_MAGIC: Final = b"nstpeer\n"
+_GREETING: Final = layout("8sBHI")
+_HELLO: Final = layout("BHHQQQ")
+_WELCOME: Final = layout("BHQQ")
+_FRAME: Final = layout("II")
+_LENGTH: Final = layout("I")
+_SIZE: Final = layout("Q")
+_HELLO_KIND: Final = 1
+_WELCOME_KIND: Final = 2
+
+_T = TypeVar("_T")
+
+
+class Purpose(IntEnum):
+    """What a stream was opened for."""
+
+    MESSAGES = 1
+    IMAGE = 2
+    ROSTER = 3
+
+
+class Verdict(IntEnum):
+    """How a greeting was taken. Numbers are for ever; one this version does not know is a refusal."""
+
+    ACCEPTED = 0
+    OTHER_CLUSTER = 1
+    OTHER_MEMBER = 2
+    OTHER_VERSION = 3
+    REMOVED = 4
+    """The caller was removed from the cluster; it must stop."""
+    BUSY = 5
+    """Not now; it may be tried again."""
+    FAILED = 6
+    """What was asked for could not be done; the text says why."""
+
+
+class Hello(msgspec.Struct, frozen=True, gc=False):
+    """The first word of the side that opened the stream.
+
+    For a roster stream `cluster`, `sender` and `receiver` may be 0: who asks need not know them yet.
+    """
+
+    purpose: Purpose
+    cluster: ClusterId
+    sender: NodeId
+    receiver: NodeId
+    program: str
+    lowest: int = LOWEST_VERSION
+    highest: int = HIGHEST_VERSION
+
+    def encode(self) -> bytes:
+        """The bytes on the wire."""
+        body = _HELLO.pack(self.purpose, self.lowest, self.highest, self.cluster, self.sender, self.receiver)
+        return _greeting(_HELLO_KIND, body + _text(self.program))
+
+    @classmethod
+    def read(cls, data: bytes) -> tuple[Hello, int] | None:
+        """The greeting at the start of `data` and its length; None while it is incomplete."""
+        body = _read_greeting(data, _HELLO_KIND)
+        if body is None:
+            return None
+        if len(body) < _HELLO.size:
+            raise CorruptData(f"hello of {len(body)} bytes is too short")
+        number, lowest, highest, cluster, sender, receiver = _HELLO.unpack_from(body)
+        try:
+            purpose = Purpose(number)
+        except ValueError:
+            raise CorruptData(f"hello has the unknown purpose {number}") from None
+        program = _read_text(body[_HELLO.size :])
+        hello = cls(purpose, ClusterId(cluster), NodeId(sender), NodeId(receiver), program, lowest, highest)
+        return hello, _GREETING.size + len(body)
+
+
+class Welcome(msgspec.Struct, frozen=True, gc=False):
+    """The answer to a hello: accepted, in a version of the protocol, or refused with a text for the log.
+
+    Either way it says who answers: a caller that asked for another member learns who lives here.
+    """
+
+    verdict: int
+    cluster: ClusterId
+    member: NodeId
+    text: str = ""
+    version: int = HIGHEST_VERSION
+
+    def encode(self) -> bytes:
+        """The bytes on the wire. A text that is too long is cut."""
+        body = _WELCOME.pack(self.verdict, self.version, self.cluster, self.member)
+        return _greeting(_WELCOME_KIND, body + _text(self.text))
+
+    @classmethod
+    def read(cls, data: bytes) -> tuple[Welcome, int] | None:
+        """The greeting at the start of `data` and its length; None while it is incomplete."""
+        body = _read_greeting(data, _WELCOME_KIND)
+        if body is None:
+            return None
+        if len(body) < _WELCOME.size:
+            raise CorruptData(f"welcome of {len(body)} bytes is too short")
+        verdict, version, cluster, member = _WELCOME.unpack_from(body)
+        text = _read_text(body[_WELCOME.size :])
+        return cls(verdict, ClusterId(cluster), NodeId(member), text, version), _GREETING.size + len(body)
+
+
+def judge(hello: Hello, cluster: ClusterId, member: NodeId) -> tuple[Verdict, str]:
+    """What a member answers to a hello by who it is, and the words to log; the version first, because nothing
+    else can be understood without it.
+    """
+    if hello.highest < LOWEST_VERSION or hello.lowest > HIGHEST_VERSION:
+        return Verdict.OTHER_VERSION, (
+            f"speaks versions {hello.lowest} to {hello.highest} of the peer protocol, this member"
+            f" {LOWEST_VERSION} to {HIGHEST_VERSION}"
+        )
+    anyone = hello.purpose is Purpose.ROSTER
+    if hello.cluster != cluster and not (anyone and not hello.cluster):
+        return Verdict.OTHER_CLUSTER, f"belongs to cluster {hello.cluster:x}, this member to {cluster:x}"
+    if hello.receiver != member and not (anyone and not hello.receiver):
+        return Verdict.OTHER_MEMBER, f"asks for member {hello.receiver:x}, this is {member:x}"
+    if hello.sender == member or not (hello.sender or anyone):
+        return Verdict.OTHER_MEMBER, f"calls itself {hello.sender:x}, and so does this member"
+    return Verdict.ACCEPTED, ""
+
+
+class Application(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A program that has no identity yet asks to be added as a learner, reached at these peer URLs."""
+
+    name: str
+    peer_urls: tuple[str, ...]
+
+
+class Roster(msgspec.Struct, array_like=True, frozen=True):
+    """Who is in the cluster, as the answering member has applied it. `you` is the applicant's id, else 0."""
+
+    cluster: ClusterId
+    you: NodeId
+    members: tuple[MemberInfo, ...]
+    refusal: str = ""
+    """Why an application was not taken; empty when it was."""
+
+
+class CopyHead(msgspec.Struct, frozen=True, gc=False):
+    """What comes before the bytes of a state copy: how many they are."""
+
+    size: int
+
+    def encode(self) -> bytes:
+        """Eight bytes."""
+        return _SIZE.pack(self.size)
+
+
+def encode_document(document: Application | Roster | None) -> bytes:
+    """The payload of a frame on a roster stream; None, for a question without an application, is empty."""
+    return b"" if document is None else msgspec.msgpack.encode(document)
+
+
+def decode_application(payload: bytes) -> Application | None:
+    """The inverse of `encode_document` for who answers."""
+    return _decode_document(payload, Application) if payload else None
+
+
+def decode_roster(payload: bytes) -> Roster:
+    """The inverse of `encode_document` for who asked."""
+    return _decode_document(payload, Roster)
+
+
+def frame(payload: bytes) -> bytes:
+    """A payload with its length and checksum before it."""
+    return _FRAME.pack(len(payload), crc32c(payload)) + payload
+
+
+PING: Final = frame(b"")
+"""Says nothing but that the sender is there; sent back by the receiver."""
+
+
+def encode_batch(messages: Iterable[Message]) -> bytes:
+    """A frame for one turn's messages; several frames where one would be too long."""
+    frames: list[bytes] = []
+    parts: list[bytes] = []
+    size = 0
+    for message in messages:
+        encoded = encode_message(message)
+        if parts and size + _LENGTH.size + len(encoded) > MAX_FRAME_BYTES:
+            frames.append(frame(b"".join(parts)))
+            parts, size = [], 0
+        parts.append(_LENGTH.pack(len(encoded)))
+        parts.append(encoded)
+        size += _LENGTH.size + len(encoded)
+    if parts:
+        frames.append(frame(b"".join(parts)))
+    return frames[0] if len(frames) == 1 else b"".join(frames)
+
+
+def decode_batch(payload: bytes) -> list[Message]:
+    """The messages of a frame; at least one."""
+    messages: list[Message] = []
+    at, end = 0, len(payload)
+    while at < end:
+        if at + _LENGTH.size > end:
+            raise CorruptData(f"batch is cut short at offset {at} of {end}")
+        (length,) = _LENGTH.unpack_from(payload, at)
+        at += _LENGTH.size
+        if length > end - at:
+            raise CorruptData(f"message claims {length} bytes at offset {at} of {end}")
+        messages.append(decode_message(payload[at : at + length]))
+        at += length
+    if not messages:
+        raise CorruptData("batch without messages")
+    return messages
+
+
+def read_frame(data: bytes, limit: int, at: int = 0) -> tuple[bytes, int] | None:
+    """The payload of the frame at `at` and the place after it; None while it is incomplete."""
+    start = at + _FRAME.size
+    if len(data) < start:
+        return None
+    length, checksum = _FRAME.unpack_from(data, at)
+    if length > limit:
+        raise CorruptData(f"frame claims {length} bytes, more than {limit}")
+    end = start + length
+    if len(data) < end:
+        return None
+    payload = data[start:end]
+    if crc32c(payload) != checksum:
+        raise CorruptData(f"frame of {length} bytes does not fit its checksum")
+    return payload, end
+
+
+class Frames:
+    """Cuts what was read into the payloads of frames. Holds what has arrived of one frame, no more."""
+
+    __slots__ = ("_limit", "_parts", "_size", "_wanted")
+
+    def __init__(self, limit: int = MAX_FRAME_BYTES) -> None:
+        self._limit = limit
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._wanted = _FRAME.size
+
+    def take(self, data: bytes) -> list[bytes]:
+        """The payloads that `data` completes, in order. CorruptData where a frame is too long or damaged."""
+        payloads: list[bytes] = []
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size < self._wanted:
+            return payloads
+        buffer = b"".join(self._parts) if len(self._parts) > 1 else data
+        at = 0
+        while (found := read_frame(buffer, self._limit, at)) is not None:
+            payload, at = found
+            payloads.append(payload)
+        head = buffer[at : at + _FRAME.size]
+        self._wanted = _FRAME.size
+        if len(head) == _FRAME.size:
+            self._wanted += _FRAME.unpack(head)[0]
+        rest = buffer[at:]
+        self._parts = [rest] if rest else []
+        self._size = len(rest)
+        return payloads
+
+
+class CopyReader:
+    """Cuts what was read into the bytes of a state copy and their digest. Holds a head or digest at most."""
+
+    __slots__ = ("_left", "_short", "digest", "size")
+
+    def __init__(self) -> None:
+        self._short = b""
+        self._left = 0
+        self.size: int | None = None
+        """Bytes of the copy, once its head was read."""
+        self.digest: bytes | None = None
+        """The SHA-256 that the sender worked out, once everything was read."""
+
+    def take(self, data: bytes) -> bytes:
+        """The bytes of the copy in `data`. CorruptData for an absurd size, or for more than was announced."""
+        if self.size is None:
+            self._short += data
+            if len(self._short) < _SIZE.size:
+                return b""
+            (size,) = _SIZE.unpack_from(self._short)
+            if not 0 < size <= MAX_IMAGE_BYTES:
+                raise CorruptData(f"state copy claims {size} bytes")
+            self.size = self._left = size
+            data, self._short = self._short[_SIZE.size :], b""
+        piece = data[: self._left]
+        self._left -= len(piece)
+        if self._left == 0:
+            self._short += data[len(piece) :]
+            if len(self._short) > DIGEST_BYTES:
+                raise CorruptData("state copy is followed by more than its digest")
+            if len(self._short) == DIGEST_BYTES:
+                self.digest = self._short
+        return piece
+
+
+def _decode_document(payload: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.msgpack.decode(payload, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise CorruptData(f"not a document of a roster stream: {error}") from None
+
+
+def _greeting(kind: int, body: bytes) -> bytes:
+    return _GREETING.pack(_MAGIC, kind, len(body), crc32c(body)) + body
+
+
+def _read_greeting(data: bytes, kind: int) -> bytes | None:
+    head = data[: _GREETING.size]
+    if head[: len(_MAGIC)] != _MAGIC[: len(head)]:
+        raise CorruptData("not a stream between members: the first bytes are something else")
+    if len(head) < _GREETING.size:
+        return None
+    _, found, length, checksum = _GREETING.unpack(head)
+    if found != kind or length > MAX_GREETING_BYTES:
+        raise CorruptData(f"greeting of kind {found} with {length} bytes")
+    body = data[_GREETING.size : _GREETING.size + length]
+    if len(body) < length:
+        return None
+    if crc32c(body) != checksum:
+        raise CorruptData("greeting does not fit its checksum")
+    return body
+
+
+def _text(text: str) -> bytes:
+    return text.encode()[:MAX_TEXT_BYTES]
+
+
+def _read_text(data: bytes) -> str:
+    if len(data) > MAX_TEXT_BYTES:
+        raise CorruptData(f"text of {len(data)} bytes in a greeting")
+    return data.decode("utf-8", "replace")

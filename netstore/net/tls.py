@@ -1,0 +1,193 @@
+"""TLS between programs: contexts that follow their files, and a tunnel that knows no socket.
+
+Minimum version 1.2 (RFC 8996 ends what is older). Certificates are read again when a file changes, at the
+next handshake; files that cannot be read then are told once, and what was read before stays in use.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from netstore.errors import NetstoreError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_READ_BYTES: Final = 256 * 1024
+
+
+class TlsFailed(NetstoreError):  # noqa: N818 - named for what happened
+    """The other side is not who it should be, or what it sent is not TLS. The text says what."""
+
+
+class Log(Protocol):
+    """The part of a structured logger that is used here."""
+
+    def info(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+
+class Credentials:
+    """A certificate, its key, and whom to trust; for both ends of the streams between members.
+
+    `trusted` is the file of the authorities whose certificates are accepted from others, None for those of
+    the system. With `client_auth` who calls must show one of theirs.
+    """
+
+    def __init__(
+        self, certificate: Path, key: Path, trusted: Path | None, *, client_auth: bool, log: Log
+    ) -> None:
+        """Read the files. NetstoreError when they do not make a pair, or the key is open to others."""
+        self._certificate = certificate
+        self._key = key
+        self._trusted = trusted
+        self._client_auth = client_auth
+        self._log = log
+        self._seen = self._stamp()
+        self._told = ""
+        self._server, self._client = self._read()
+
+    def server(self) -> ssl.SSLContext:
+        """For who is called."""
+        self._refresh()
+        return self._server
+
+    def client(self) -> ssl.SSLContext:
+        """For who calls; checks the name in the other's certificate."""
+        self._refresh()
+        return self._client
+
+    def _refresh(self) -> None:
+        try:
+            stamp = self._stamp()
+            if stamp == self._seen:
+                return
+            self._server, self._client = self._read()
+        except NetstoreError as fault:
+            if str(fault) != self._told:
+                self._told = str(fault)
+                self._log.warning("certificates_not_read", error=str(fault), kept="those from before")
+            return
+        self._seen, self._told = stamp, ""
+        self._log.info("certificates_read", file=str(self._certificate))
+
+    def _stamp(self) -> tuple[tuple[int, int, int], ...]:
+        """What changes when a file does."""
+        files = [self._certificate, self._key]
+        if self._trusted is not None:
+            files.append(self._trusted)
+        found = []
+        for file in files:
+            try:
+                status = file.stat()
+            except OSError as error:
+                raise NetstoreError(f"{file}: {error.strerror}: name a PEM file that can be read") from None
+            found.append((status.st_mtime_ns, status.st_size, status.st_ino))
+        return tuple(found)
+
+    def _read(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        mode = self._key.stat().st_mode
+        if mode & 0o007:
+            raise NetstoreError(
+                f"{self._key}: mode {mode & 0o777:04o} lets other users read it: run chmod 600 {self._key}"
+            )
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        for context in (server, client):
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            try:
+                context.load_cert_chain(self._certificate, self._key)
+            except (ssl.SSLError, OSError) as error:
+                raise NetstoreError(
+                    f"{self._certificate} and {self._key}: {_words(error)}: give a PEM certificate and the"
+                    " key that belongs to it"
+                ) from None
+            self._trust(context)
+        if self._client_auth:
+            server.verify_mode = ssl.CERT_REQUIRED
+        return server, client
+
+    def _trust(self, context: ssl.SSLContext) -> None:
+        if self._trusted is None:
+            context.load_default_certs()
+            return
+        try:
+            context.load_verify_locations(self._trusted)
+        except (ssl.SSLError, OSError) as error:
+            raise NetstoreError(
+                f"{self._trusted}: {_words(error)}: give a PEM file of authorities' certificates"
+            ) from None
+
+
+class Tunnel:
+    """One end of a TLS stream as bytes in, bytes out. Plain bytes may be sent once it is `open`."""
+
+    __slots__ = ("_inbound", "_outbound", "_tls", "open")
+
+    def __init__(self, context: ssl.SSLContext, host: str | None) -> None:
+        """`host` is whom to expect, None at the side that was called."""
+        self._inbound = ssl.MemoryBIO()
+        self._outbound = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(
+            self._inbound, self._outbound, server_side=host is None, server_hostname=host
+        )
+        self.open = False
+
+    def begin(self) -> bytes:
+        """What to send first."""
+        self._shake()
+        return self._outbound.read()
+
+    def take(self, data: bytes) -> bytes:
+        """The plain bytes that `data` completes. TlsFailed when the stream must end.
+
+        Call `outbound` afterwards, also when it failed: the other side is told why.
+        """
+        self._inbound.write(data)
+        if not self.open:
+            self._shake()
+            if not self.open:
+                return b""
+        pieces = []
+        try:
+            while piece := self._tls.read(_READ_BYTES):
+                pieces.append(piece)
+        except ssl.SSLWantReadError:
+            return b"".join(pieces)
+        except ssl.SSLZeroReturnError:
+            return b"".join(pieces)
+        except ssl.SSLError as error:
+            raise TlsFailed(_words(error)) from None
+        return b"".join(pieces)
+
+    def send(self, data: bytes) -> bytes:
+        """`data` as it goes over the wire, with anything else that waits to be sent."""
+        if data:
+            self._tls.write(data)
+        return self._outbound.read()
+
+    def outbound(self) -> bytes:
+        """What the protocol itself wants to send."""
+        return self._outbound.read()
+
+    def _shake(self) -> None:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return
+        except ssl.SSLError as error:
+            raise TlsFailed(_words(error)) from None
+        self.open = True
+
+
+def _words(error: OSError) -> str:
+    """What went wrong, without numbers of the library's source."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate refused: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or str(error)).replace("_", " ").lower()
+    return error.strerror or str(error)

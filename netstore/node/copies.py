@@ -1,0 +1,327 @@
+"""State copies on their way: made, sent, received, handed to the host. Never in the way of the loop.
+
+Each has a stream of its own, and the work on files is done in threads, with about `PIECE_BYTES` in memory.
+A stream that is cut leaves nothing, and Raft asks again. Two copies for one peer are never sent at once, and
+one is received at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+
+from netstore.disk import images
+from netstore.disk.engine import applied_in
+from netstore.errors import CorruptData, NetstoreError
+from netstore.net.call import Call, CallFailed, call
+from netstore.net.peerwire import CopyHead, CopyReader, Purpose, Verdict, Welcome, frame, read_frame
+from netstore.raft.messages import InstallSnapshot, decode_message, encode_message
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from hashlib import _Hash as Hash
+    from pathlib import Path
+
+    from netstore.disk.engine import LmdbEngine
+    from netstore.net.link import Link
+    from netstore.node.host import Host
+    from netstore.node.peers import Peers
+    from netstore.raft.entry import SnapshotMeta
+    from netstore.types import NodeId
+
+PIECE_BYTES: Final = 1024 * 1024
+"""Read, sent, hashed or written at a time."""
+
+STALL_SECONDS: Final = 30.0
+"""How long the other side may take nothing, send nothing, or take to put a whole copy on its disk."""
+
+MOST_AT_ONCE: Final = 2
+"""Copies made and sent side by side; each needs as much room as the state."""
+
+
+class Log(Protocol):
+    """The part of a structured logger that is used here."""
+
+    def info(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+
+class StateCopies:
+    """Sends and receives copies of one member's state; the files lie in `folder`. `node.peers.Copies`."""
+
+    def __init__(self, folder: Path, engine: LmdbEngine, peers: Peers, log: Log) -> None:
+        self._folder = folder
+        self._engine = engine
+        self._peers = peers
+        self._log = log
+        self._sending: set[NodeId] = set()
+        self._receiving: _Incoming | None = None
+        self._limit = trio.CapacityLimiter(MOST_AT_ONCE)
+        self._host: Host
+        self._nursery: trio.Nursery
+
+    async def run(self, host: Host) -> None:
+        """Send and receive until cancelled."""
+        self._host = host
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await trio.sleep_forever()
+
+    # --- sending
+
+    def request(self, message: InstallSnapshot) -> None:
+        """See `node.peers.Copies`. A request for a peer that is being sent one is answered by that."""
+        if message.to in self._sending:
+            return
+        self._sending.add(message.to)
+        self._host.image_meta(self._engine.durable())  # from here on the log keeps what follows the copy
+        self._nursery.start_soon(self._send, message)
+
+    async def _send(self, message: InstallSnapshot) -> None:
+        peer = message.to
+        part = images.outgoing(self._folder, peer)
+        ok = False
+        try:
+            async with self._limit:
+                meta = await self._copy(part)
+                self._log.info("state_copy_sending", peer=f"{peer:x}", index=meta.index)
+                await self._hand_over(peer, InstallSnapshot(message.sender, peer, message.term, meta), part)
+            ok = True
+            self._log.info("state_copy_sent", peer=f"{peer:x}", index=meta.index)
+        except (NetstoreError, OSError) as fault:
+            self._log.warning("state_copy_not_sent", peer=f"{peer:x}", reason=str(fault))
+        finally:
+            part.unlink(missing_ok=True)
+            self._sending.discard(peer)
+            self._host.image_sent(peer, ok=ok)
+
+    async def _copy(self, part: Path) -> SnapshotMeta:
+        """Make a copy of the state as it is now; what it stands for."""
+        await self._durable()
+        await trio.to_thread.run_sync(self._make, part)
+        index = await trio.to_thread.run_sync(applied_in, part)
+        return self._host.image_meta_at(index)
+
+    async def _durable(self) -> None:
+        done = trio.Event()
+        failure: OSError | None = None
+
+        def synced(error: OSError | None) -> None:
+            nonlocal failure
+            failure = error
+            done.set()
+
+        self._engine.sync(synced)
+        await done.wait()
+        if failure is not None:
+            raise failure
+
+    def _make(self, part: Path) -> None:
+        file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            self._engine.copy_to(file)
+        finally:
+            os.close(file)
+
+    async def _hand_over(self, peer: NodeId, message: InstallSnapshot, part: Path) -> None:
+        """Stream the copy and wait until the peer says that it is whole and on its disk."""
+        answer = _Answer()
+        urls = self._peers.urls(peer)
+        if not urls:
+            raise CallFailed("its address is not known")
+        made = await self._call_one_of(urls, peer, answer)
+        try:
+            made.link.write(frame(encode_message(message)))
+            digest = sha256()
+            with part.open("rb") as file:
+                made.link.write(CopyHead(os.fstat(file.fileno()).st_size).encode())
+                while piece := await trio.to_thread.run_sync(_read, file.fileno(), digest):
+                    made.link.write(piece)
+                    await made.drained(STALL_SECONDS)
+            made.link.write(digest.digest())
+            with trio.move_on_after(STALL_SECONDS):
+                await answer.wait_or_over(made)
+            if answer.welcome is None:
+                raise CallFailed(made.reason or "no word that it arrived")
+            if answer.welcome.verdict != Verdict.ACCEPTED:
+                raise CallFailed(answer.welcome.text)
+        finally:
+            made.link.cut("done")
+
+    async def _call_one_of(self, urls: Sequence[str], peer: NodeId, answer: _Answer) -> Call:
+        for place, url in enumerate(urls, 1):
+            try:
+                return await call(
+                    self._peers.reactor,
+                    url,
+                    self._peers.hello(Purpose.IMAGE, peer),
+                    answer.take,
+                    self._peers.credentials,
+                )
+            except CallFailed:
+                if place == len(urls):
+                    raise
+        raise CallFailed("its address is not known")
+
+    # --- receiving
+
+    def incoming(self, link: Link, sender: NodeId) -> _Incoming | None:
+        """See `node.peers.Copies`."""
+        if self._receiving is not None:
+            return None
+        self._receiving = _Incoming(link, sender)
+        self._nursery.start_soon(self._receive, self._receiving)
+        return self._receiving
+
+    async def _receive(self, copy: _Incoming) -> None:
+        part = self._folder / images.INCOMING
+        try:
+            message, image = await self._take(copy, part)
+        except (NetstoreError, OSError) as fault:
+            self._log.warning("state_copy_not_received", peer=f"{copy.sender:x}", reason=str(fault))
+            verdict, text = Verdict.FAILED, str(fault)
+            part.unlink(missing_ok=True)
+        else:
+            self._log.info("state_copy_received", peer=f"{copy.sender:x}", index=message.meta.index)
+            verdict, text = Verdict.ACCEPTED, ""
+            self._host.image_received(message, image)
+        finally:
+            self._receiving = None
+        identity = self._peers.identity
+        copy.link.write(Welcome(verdict, identity.cluster_id, identity.member_id, text).encode())
+        with trio.move_on_after(STALL_SECONDS):
+            await copy.over.wait()
+        copy.link.cut("done")
+
+    async def _take(self, copy: _Incoming, part: Path) -> tuple[InstallSnapshot, Path]:
+        """Read the stream into the file, verify it, make it durable under its final name."""
+        await trio.to_thread.run_sync(images.forget_up_to, self._folder, self._host.machine.applied)
+        digest = sha256()
+        file = await trio.to_thread.run_sync(_create, part)
+        try:
+            while not copy.complete:
+                pieces = await copy.pieces()
+                await trio.to_thread.run_sync(_write, file, digest, pieces)
+            await trio.to_thread.run_sync(os.fsync, file)
+        finally:
+            os.close(file)
+        if copy.message is None or digest.digest() != copy.reader.digest:
+            raise CorruptData("state copy does not fit its digest")
+        applied = await trio.to_thread.run_sync(applied_in, part)
+        if applied != copy.message.meta.index:
+            raise CorruptData(f"state copy has applied {applied}, not {copy.message.meta.index}")
+        image = await trio.to_thread.run_sync(images.complete, part, applied, digest.digest())
+        return copy.message, image
+
+
+class _Incoming:
+    """The stream of one copy as it comes in. What was read and not written is bounded by pausing the link."""
+
+    def __init__(self, link: Link, sender: NodeId) -> None:
+        self.link = link
+        self.sender = sender
+        self.message: InstallSnapshot | None = None
+        self.reader = CopyReader()
+        self.over = trio.Event()
+        self._reason = ""
+        self._head = b""
+        self._held: list[bytes] = []
+        self._size = 0
+        self._more = trio.Event()
+
+    @property
+    def complete(self) -> bool:
+        """Everything has arrived, and nothing of it waits to be written."""
+        return self.reader.digest is not None and not self._held
+
+    async def pieces(self) -> list[bytes]:
+        """What has arrived since the last call, when there is something. CallFailed if nothing more comes."""
+        with trio.move_on_after(STALL_SECONDS):
+            await self._more.wait()
+        if not self._more.is_set():
+            self.link.cut(f"sent nothing for {STALL_SECONDS:g} s")
+        if self.over.is_set() and self.reader.digest is None:
+            raise CallFailed(self._reason)
+        self._more = trio.Event()
+        pieces, self._held, self._size = self._held, [], 0
+        self.link.resume()
+        return pieces
+
+    def received(self, data: bytes) -> None:
+        """See `node.peers.Incoming`."""
+        if self.message is None:
+            self._head += data
+            found = read_frame(self._head, PIECE_BYTES)
+            if found is None:
+                return
+            message = decode_message(found[0])
+            if not isinstance(message, InstallSnapshot) or message.sender != self.sender:
+                raise CorruptData("state copy begins with another message")
+            self.message = message
+            data, self._head = self._head[found[1] :], b""
+        piece = self.reader.take(data)
+        if piece:
+            self._held.append(piece)
+            self._size += len(piece)
+            if self._size >= PIECE_BYTES:
+                self.link.pause()
+        if piece or self.reader.digest is not None:
+            self._more.set()
+
+    def gone(self, reason: str) -> None:
+        """See `node.peers.Incoming`."""
+        self._reason = reason
+        self.over.set()
+        self._more.set()
+
+
+class _Answer:
+    """The peer's last word about a copy."""
+
+    def __init__(self) -> None:
+        self.welcome: Welcome | None = None
+        self._come = trio.Event()
+        self._read = b""
+
+    def take(self, data: bytes) -> None:
+        """What came after the first welcome."""
+        self._read += data
+        found = Welcome.read(self._read)
+        if found is not None:
+            self.welcome = found[0]
+            self._come.set()
+
+    async def wait_or_over(self, made: Call) -> None:
+        """Until it has come, or never will."""
+        async with trio.open_nursery() as nursery:
+
+            async def stop_when(event: trio.Event) -> None:
+                await event.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop_when, self._come)
+            nursery.start_soon(stop_when, made.over)
+
+
+def _read(file: int, digest: Hash) -> bytes:
+    piece = os.read(file, PIECE_BYTES)
+    digest.update(piece)
+    return piece
+
+
+def _create(part: Path) -> int:
+    return os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+
+
+def _write(file: int, digest: Hash, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        digest.update(piece)
+        left = memoryview(piece)
+        while left:
+            left = left[os.write(file, left) :]

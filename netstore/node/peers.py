@@ -1,0 +1,511 @@
+"""The other members: a stream to each, the streams they open here, and who may talk at all.
+
+Messages to a member flow one way, on the stream this member opened; its answers come on the one it opened.
+What the loop decides to send in a turn is written to the sockets in that turn (`net.link`); what comes in is
+given to the host once for each read. A peer that does not take what it is sent costs `OUTBOX_BYTES`, then
+messages to it are dropped and Raft is told; one that is silent too long is hung up on, and called again
+later. Nothing here blocks.
+
+A refusal or a failed call is logged once for each peer and reason, until it changes.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+
+from netstore import __version__
+from netstore.errors import CorruptData
+from netstore.net.call import DIAL_SECONDS, Call, CallFailed, call
+from netstore.net.link import Link
+from netstore.net.peerwire import (
+    MAX_ROSTER_BYTES,
+    PING,
+    Frames,
+    Hello,
+    Purpose,
+    Verdict,
+    Welcome,
+    decode_application,
+    decode_batch,
+    encode_batch,
+    encode_document,
+    frame,
+    judge,
+)
+from netstore.raft.messages import InstallSnapshot
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from netstore.disk.datadir import MemberIdentity
+    from netstore.net.peerwire import Application, Roster
+    from netstore.net.reactor import Reactor
+    from netstore.net.tls import Credentials
+    from netstore.raft.messages import Message
+    from netstore.seams import Clock
+    from netstore.types import NodeId
+
+    Directory = Callable[[], tuple[Mapping[NodeId, Sequence[str]], AbstractSet[NodeId]]]
+    """Gives where every member is reached, and who was removed."""
+
+    Register = Callable[["Application | None", Callable[["Roster"], None]], None]
+    """Answers who is in the cluster, after an application was dealt with."""
+
+OUTBOX_BYTES: Final = 64 * 1024 * 1024
+"""Unsent bytes for one peer beyond which messages to it are dropped; Raft's own window is a quarter of it."""
+
+PING_SECONDS: Final = 1.0
+
+SILENCE_SECONDS: Final = 5.0
+"""A peer that answers no ping, or sends none, for so long is hung up on."""
+
+FIRST_PAUSE_SECONDS: Final = 0.05
+
+LONGEST_PAUSE_SECONDS: Final = 1.0
+"""Between two calls to a peer: doubles from the first to the longest, less a random half. A peer that calls
+here is called back at once."""
+
+MAX_GUESTS: Final = 512
+"""Streams that others may have open to this member; more wait to be accepted."""
+
+LOOK_SECONDS: Final = 0.1
+"""How often the list of members is looked at, and streams for silence."""
+
+_BACKLOG: Final = 256
+_NOTES: Final = 256
+
+
+class Log(Protocol):
+    """The part of a structured logger that is used here."""
+
+    def info(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+
+class Receiver(Protocol):
+    """This member, as its peers reach it (`node.host.Host`)."""
+
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Messages have come."""
+
+    def unreachable(self, peer: NodeId) -> None:
+        """Messages to this peer were lost."""
+
+
+class Incoming(Protocol):
+    """One state copy that is being received."""
+
+    def received(self, data: bytes) -> None:
+        """Part of the stream. CorruptData when it makes no sense."""
+
+    def gone(self, reason: str) -> None:
+        """The stream is over."""
+
+
+class Copies(Protocol):
+    """Who sends and takes state copies (`node.copies`)."""
+
+    def request(self, message: InstallSnapshot) -> None:
+        """Raft wants a copy sent to `message.to`."""
+
+    def incoming(self, link: Link, sender: NodeId) -> Incoming | None:
+        """A peer is about to send a copy; None while another is on its way."""
+
+
+class Peers:
+    """Everybody this member talks to. `send` is what the host is given; `run` is the task."""
+
+    def __init__(
+        self,
+        *,
+        identity: MemberIdentity,
+        reactor: Reactor,
+        credentials: Credentials | None,
+        directory: Directory,
+        register: Register,
+        expelled: Callable[[str], None],
+        clock: Clock,
+        log: Log,
+    ) -> None:
+        """`expelled` is called when peers say that this member was removed."""
+        self.identity = identity
+        self.reactor = reactor
+        self.credentials = credentials
+        self.clock = clock
+        self.log = log
+        self._directory = directory
+        self._register = register
+        self._expelled = expelled
+        self._peers: dict[NodeId, _Peer] = {}
+        self._guests: set[_Guest] = set()
+        self._listeners: list[socket.socket] = []
+        self._notes: dict[object, str] = {}
+        self._host: Receiver
+        self._copies: Copies
+        self._nursery: trio.Nursery
+
+    # --- out
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Send one turn's messages, or drop them. A message that asks for a state copy starts one."""
+        batches: dict[NodeId, list[Message]] = {}
+        for message in messages:
+            if isinstance(message, InstallSnapshot):
+                self._copies.request(message)
+            elif message.to in batches:
+                batches[message.to].append(message)
+            else:
+                batches[message.to] = [message]
+        for to, batch in batches.items():
+            peer = self._peers.get(to)
+            if peer is not None and not peer.send(batch):
+                self._host.unreachable(to)
+
+    def hello(self, purpose: Purpose, receiver: NodeId) -> Hello:
+        """How this member introduces itself."""
+        return Hello(
+            purpose, self.identity.cluster_id, self.identity.member_id, receiver, f"netstored {__version__}"
+        )
+
+    def urls(self, peer: NodeId) -> Sequence[str]:
+        """Where a peer is reached; empty when it is not known."""
+        return self._directory()[0].get(peer, ())
+
+    def connected(self, peer: NodeId) -> bool:
+        """Whether messages to this peer can leave now."""
+        known = self._peers.get(peer)
+        return known is not None and known.connected
+
+    def connected_since(self, peer: NodeId) -> float | None:
+        """Since when (monotonic seconds) there is a stream to this peer; None while there is none."""
+        known = self._peers.get(peer)
+        return None if known is None else known.since
+
+    # --- in
+
+    def listen(self, sock: socket.socket, *, tls: bool) -> None:
+        """Take streams from others on this bound socket, which is owned here from now on."""
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+        self._listeners.append(sock)
+        self.reactor.attend(sock.fileno(), 1, lambda _: self._accept(sock, tls=tls))
+
+    def stop_accepting(self) -> None:
+        """Close the listening sockets; open streams go on."""
+        for sock in self._listeners:
+            self.reactor.dismiss(sock.fileno())
+            sock.close()
+        self._listeners.clear()
+
+    def _accept(self, listener: socket.socket, *, tls: bool) -> None:
+        try:
+            sock, address = listener.accept()
+        except OSError:
+            return  # gone again, or no descriptor is left: it is tried again with the next event
+        if len(self._guests) >= MAX_GUESTS:
+            sock.close()
+            self.note("guests", "guest_refused", address=str(address[0]), reason="too many streams are open")
+            return
+        context = self.credentials.server() if tls and self.credentials is not None else None
+        guest = _Guest(self, str(address[0]))
+        guest.link = Link(self.reactor, sock, guest, context)
+        self._guests.add(guest)
+        guest.link.start()
+
+    # --- the task
+
+    async def run(self, host: Receiver, copies: Copies) -> None:
+        """Keep a stream to every member until cancelled, then hang up on all."""
+        self._host, self._copies = host, copies
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                while True:
+                    self._follow()
+                    self._hang_up_on_the_silent()
+                    await trio.sleep(LOOK_SECONDS)
+        finally:
+            self.stop_accepting()
+            for guest in list(self._guests):
+                guest.link.cut("this member stops")
+
+    def _follow(self) -> None:
+        """Call who is new, forget who is gone."""
+        addresses, removed = self._directory()
+        for id_, urls in addresses.items():
+            if id_ == self.identity.member_id:
+                continue
+            peer = self._peers.get(id_)
+            if peer is None:
+                peer = self._peers[id_] = _Peer(self, id_)
+                self._nursery.start_soon(peer.run)
+            peer.move(tuple(urls))
+        for id_ in [id_ for id_ in self._peers if id_ not in addresses]:
+            self._peers.pop(id_).forget()
+        for guest in [guest for guest in self._guests if guest.sender in removed]:
+            guest.link.cut("removed from the cluster")
+
+    def _hang_up_on_the_silent(self) -> None:
+        now = self.clock.monotonic()
+        for guest in [guest for guest in self._guests if guest.deadline < now]:
+            guest.link.cut("nothing was heard in time")
+
+    # --- for the parts below
+
+    def note(self, about: object, event: str, **fields: object) -> None:
+        """Log a line unless the last one about the same said the same."""
+        said = f"{event} {fields}"
+        if self._notes.get(about) != said:
+            if len(self._notes) >= _NOTES:
+                self._notes.clear()
+            self._notes[about] = said
+            self.log.warning(event, **fields)
+
+    def forget_note(self, about: object) -> None:
+        """The next line about this is logged, whatever it says."""
+        self._notes.pop(about, None)
+
+    def refused_as_removed(self, reason: str) -> None:
+        """A peer says that this member was removed."""
+        self._expelled(reason)
+
+    def greet(self, guest: _Guest, hello: Hello) -> None:
+        """Judge who calls; a refused one is told why."""
+        verdict, text = judge(hello, self.identity.cluster_id, self.identity.member_id)
+        if verdict is Verdict.ACCEPTED and hello.sender in self._directory()[1]:
+            verdict, text = Verdict.REMOVED, f"member {hello.sender:x} was removed from the cluster"
+        if verdict is Verdict.ACCEPTED and hello.purpose is Purpose.IMAGE:
+            guest.copy = self._copies.incoming(guest.link, hello.sender)
+            if guest.copy is None:
+                verdict, text = Verdict.BUSY, "another state copy is being received"
+        elif verdict is Verdict.ACCEPTED and hello.purpose is Purpose.MESSAGES:
+            for other in [other for other in self._guests if other.sends_messages_of(hello.sender)]:
+                other.link.cut("called again")
+            if hello.sender in self._peers:
+                self._peers[hello.sender].knock()
+        guest.link.write(Welcome(verdict, self.identity.cluster_id, self.identity.member_id, text).encode())
+        if verdict is not Verdict.ACCEPTED:
+            sender = f"{hello.sender:x}"
+            self.note(
+                (guest.address, sender), "peer_refused", address=guest.address, peer=sender, reason=text
+            )
+            guest.link.cut("refused")
+
+    def deliver(self, messages: Sequence[Message]) -> None:
+        """Messages for the host."""
+        self._host.receive(messages)
+
+    def apply(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
+        """Somebody asks who is in the cluster, or to be let in."""
+        self._register(application, answer)
+
+    def lost(self, peer: NodeId) -> None:
+        """The stream to a peer broke: what was on its way may be lost."""
+        self._host.unreachable(peer)
+
+    def leave(self, guest: _Guest) -> None:
+        """A guest is gone."""
+        self._guests.discard(guest)
+
+
+class _Peer:
+    """One other member, and the stream to it."""
+
+    def __init__(self, peers: Peers, id_: NodeId) -> None:
+        self._peers = peers
+        self._id = id_
+        self._urls: tuple[str, ...] = ()
+        self._url = ""
+        self._call: Call | None = None
+        self._frames = Frames()
+        self._knocked = trio.Event()
+        self._forgotten = trio.CancelScope()
+        self.since: float | None = None
+        self._heard = 0.0
+
+    @property
+    def connected(self) -> bool:
+        return self._call is not None
+
+    def move(self, urls: tuple[str, ...]) -> None:
+        """It is reached there; a stream to an address that is no more among them ends."""
+        if urls == self._urls:
+            return
+        self._urls = urls
+        if self._call is not None and self._url not in urls:
+            self._call.link.cut("moved to another address")
+
+    def knock(self) -> None:
+        """It called here, so it can be called."""
+        self._knocked.set()
+
+    def forget(self) -> None:
+        """It is no member any more."""
+        self._forgotten.cancel()
+
+    def send(self, messages: Sequence[Message]) -> bool:
+        """False when they were dropped although there is a stream, because it is full."""
+        if self._call is None:
+            return True  # Raft was told when the stream broke
+        link = self._call.link
+        data = encode_batch(messages)
+        if link.unsent and link.unsent + len(data) > OUTBOX_BYTES:
+            return False
+        link.write(data)
+        return True
+
+    async def run(self) -> None:
+        """Call again and again, until it is forgotten."""
+        pause = FIRST_PAUSE_SECONDS
+        turn = 0
+        with self._forgotten:
+            while True:
+                self._url = self._urls[turn % len(self._urls)] if self._urls else ""
+                turn += 1
+                try:
+                    await self._talk()
+                    pause = FIRST_PAUSE_SECONDS
+                except CallFailed as fault:
+                    self._peers.note(
+                        self._id, "peer_not_reached", peer=f"{self._id:x}", url=self._url, reason=str(fault)
+                    )
+                    if fault.verdict == Verdict.REMOVED:
+                        self._peers.refused_as_removed(str(fault))
+                self._knocked = trio.Event()
+                with trio.move_on_after(pause * (0.5 + random.random() / 2)):  # noqa: S311 - spreads calls
+                    await self._knocked.wait()
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _talk(self) -> None:
+        """One stream, from the call to its end."""
+        peers = self._peers
+        self._frames = Frames(0)
+        made = await call(
+            peers.reactor,
+            self._url,
+            peers.hello(Purpose.MESSAGES, self._id),
+            self._take,
+            peers.credentials,
+        )
+        try:
+            self._heard = self.since = peers.clock.monotonic()
+            self._call = made
+            peers.forget_note(self._id)
+            peers.log.info("peer_connected", peer=f"{self._id:x}", url=self._url)
+            taken = 0
+            while not made.over.is_set():
+                with trio.move_on_after(PING_SECONDS):
+                    await made.over.wait()
+                if made.link.taken != taken:
+                    taken = made.link.taken
+                    self._heard = peers.clock.monotonic()
+                if peers.clock.monotonic() - self._heard > SILENCE_SECONDS:
+                    made.link.cut("nothing was heard in time")
+                if not made.link.unsent:
+                    made.link.write(PING)
+        finally:
+            self._call = self.since = None
+            made.link.cut("forgotten")
+        peers.note(self._id, "peer_lost", peer=f"{self._id:x}", url=self._url, reason=made.reason)
+        peers.lost(self._id)
+
+    def _take(self, data: bytes) -> None:
+        """A ping has come back."""
+        self._frames.take(data)
+        self._heard = self._peers.clock.monotonic()
+
+
+class _Guest:
+    """A stream that somebody opened to this member. A `net.link.Party`."""
+
+    def __init__(self, peers: Peers, address: str) -> None:
+        self.link: Link
+        self.address = address
+        self.copy: Incoming | None = None
+        self.deadline = peers.clock.monotonic() + DIAL_SECONDS
+        """When it will have been silent too long."""
+        self._peers = peers
+        self._hello: Hello | None = None
+        self._read = b""
+        self._frames = Frames()
+
+    @property
+    def sender(self) -> NodeId | None:
+        """Who it says it is."""
+        return None if self._hello is None else self._hello.sender
+
+    def sends_messages_of(self, sender: NodeId) -> bool:
+        """It is this member's stream of messages."""
+        hello = self._hello
+        return hello is not None and hello.purpose is Purpose.MESSAGES and hello.sender == sender
+
+    def opened(self) -> None:
+        """See `net.link.Party`: who called speaks first."""
+
+    def flushed(self) -> None:
+        """See `net.link.Party`: nothing waits for it."""
+
+    def received(self, data: bytes) -> None:
+        """See `net.link.Party`."""
+        try:
+            messages = self._take(data)
+        except CorruptData as fault:
+            self._peers.note(self.address, "peer_cut", address=self.address, reason=str(fault))
+            self.link.cut(str(fault))
+            return
+        if messages:
+            self._peers.deliver(messages)
+
+    def gone(self, reason: str) -> None:
+        """See `net.link.Party`."""
+        self._peers.leave(self)
+        if self.copy is not None:
+            self.copy.gone(reason)
+
+    def _take(self, data: bytes) -> list[Message]:
+        """The messages that `data` completes; everything else is dealt with here."""
+        if self._hello is None:
+            self._read += data
+            found = Hello.read(self._read)
+            if found is None:
+                return []
+            hello, length = found
+            self._peers.greet(self, hello)
+            if not self.link.open:
+                return []
+            self._hello = hello
+            data, self._read = self._read[length:], b""
+            if hello.purpose is Purpose.ROSTER:
+                self._frames = Frames(MAX_ROSTER_BYTES)
+        if self.copy is not None:
+            self.deadline = float("inf")  # it has time limits of its own
+            self.copy.received(data)
+            return []
+        self.deadline = self._peers.clock.monotonic() + SILENCE_SECONDS
+        messages: list[Message] = []
+        for payload in self._frames.take(data):
+            if self._hello.purpose is Purpose.ROSTER:
+                self.deadline = float("inf")  # the answer has a time limit
+                self._peers.apply(decode_application(payload), self._answer)
+            elif payload:
+                messages += decode_batch(payload)
+            else:
+                self.link.write(PING)
+        for message in messages:
+            if message.sender != self._hello.sender:
+                raise CorruptData(
+                    f"message of member {message.sender:x} in the stream of {self._hello.sender:x}"
+                )
+        return messages
+
+    def _answer(self, roster: Roster) -> None:
+        self.link.write(frame(encode_document(roster)))
+        self.deadline = self._peers.clock.monotonic() + SILENCE_SECONDS
