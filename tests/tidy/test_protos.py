@@ -1,0 +1,28 @@
+"""The generated modules are what protoc makes of `contrib/proto` today."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from contrib.proto.generate import PROTOS, TARGET, generate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def content(folder: Path) -> dict[str, str]:
+    """Generated files by name, without the release of the compiler, which another machine may have newer."""
+    return {
+        file.name: re.sub(
+            r"^# Protobuf Python Version.*|PUBLIC,\n(    \d+,\n){3}", "", file.read_text(), flags=re.MULTILINE
+        )
+        for file in folder.glob("*_pb2.py*")
+    }
+
+
+def test_generated_modules_are_those_of_the_protos(tmp_path: Path) -> None:
+    generate(tmp_path)
+    fresh = content(tmp_path)
+    assert fresh.keys() == {f"{name}_pb2.{kind}" for name in PROTOS for kind in ("py", "pyi")}
+    assert content(TARGET) == fresh, "run `python -m contrib.proto.generate` and commit what it wrote"
