@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from grpc_tools import protoc
+from grpc_tools import protoc  # type: ignore[import-untyped]  # it has no annotations
 
 HERE: Final = Path(__file__).parent
 TARGET: Final = HERE.parents[1] / "netstore" / "api" / "v3" / "pb"
