@@ -347,6 +347,7 @@ class Host:
                 self.fail(DiskFailed(f"a state copy cannot be put in place: {failure}"))
                 return
             self.machine.load()
+            self.hub.interrupt()
             self._compacted = meta.index
             self._raft.snapshot_installed(meta)
             self._log.info("state_copy_installed", index=meta.index)

@@ -34,7 +34,7 @@ class Watcher:
         recursive: bool,
         stream: bool,
         since: int,
-        deliver: Callable[[Event], bool],
+        deliver: Callable[[Event | None], bool],
     ) -> None:
         self._hub = hub
         self.path = path
@@ -67,13 +67,13 @@ class Hub:
         self._above: dict[bytes, dict[Watcher, None]] = {}
 
     def watch(
-        self, path: bytes, recursive: bool, stream: bool, since: int, deliver: Callable[[Event], bool]
+        self, path: bytes, recursive: bool, stream: bool, since: int, deliver: Callable[[Event | None], bool]
     ) -> Watcher:
         """Register a watch of `path` for events with an index of at least `since`.
 
         `deliver` is called during `publish`. When it returns False (the reader is gone or too far behind) the
         watcher is removed, whatever it is; a slow reader costs what its connection may buffer, never a wait
-        here. It must not raise.
+        here. It must not raise. It gets None, once and as the last, when the watch ends from this side.
         """
         watcher = Watcher(self, path, recursive, stream, since, deliver)
         self._at.setdefault(path, {})[watcher] = None
@@ -81,6 +81,17 @@ class Hub:
             self._above.setdefault(path, {})[watcher] = None
         self.count += 1
         return watcher
+
+    def interrupt(self) -> None:
+        """End every watch: the state has jumped, and what happened on the way is told to nobody.
+
+        Whoever watches comes back with the index it has reached, and gets what the window holds or 401: a
+        watch that went on would have a silent gap. O(watchers).
+        """
+        for watchers in list(self._at.values()):
+            for watcher in tuple(watchers):
+                watcher.remove()
+                watcher.deliver(None)
 
     def publish(self, event: Event) -> None:
         """Tell everybody who asked for this event. Every watcher gets the same object."""

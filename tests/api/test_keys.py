@@ -141,6 +141,13 @@ def test_a_stream_that_cannot_keep_up_is_ended(member: LocalMember) -> None:
     assert member.hub.count == 0
 
 
+@pytest.mark.parametrize("stream", ["", "&stream=true"])
+def test_a_watch_that_the_store_ends_has_an_empty_body(member: LocalMember, stream: str) -> None:
+    watch = member.send("GET", f"/v2/keys/a?wait=true{stream}")
+    member.hub.interrupt()
+    assert (watch.status, watch.done, watch.pieces, member.hub.count) == (200, True, [], 0)
+
+
 def test_watchers_of_one_event_share_its_bytes(member: LocalMember) -> None:
     watches = [
         member.send("GET", f"/v2/keys/{key}?wait=true&recursive=true") for key in ("a", "a", "", "a/b")

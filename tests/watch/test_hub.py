@@ -26,8 +26,12 @@ class Client:
     room: int = 1_000
     got: list[Event] = field(default_factory=list)
     watcher: Watcher | None = None
+    ends: int = 0
 
-    def deliver(self, event: Event) -> bool:
+    def deliver(self, event: Event | None) -> bool:
+        if event is None:
+            self.ends += 1
+            return False
         if len(self.got) >= self.room:
             return False
         self.got.append(event)
@@ -126,7 +130,7 @@ def test_a_watcher_may_remove_others_while_it_is_told() -> None:
     hub = Hub()
     victim = Client(b"/a", False, True, 1)
 
-    def deliver(_: Event) -> bool:
+    def deliver(_: Event | None) -> bool:
         assert victim.watcher is not None
         victim.watcher.remove()
         return True
@@ -144,7 +148,7 @@ def test_a_watcher_may_watch_again_while_it_is_told(stream: bool) -> None:
     hub = Hub()
     again = Client(b"/a", False, stream, 2)
 
-    def deliver(_: Event) -> bool:
+    def deliver(_: Event | None) -> bool:
         again.join(hub)
         return True
 
@@ -163,3 +167,27 @@ def test_a_slow_reader_is_dropped_and_the_others_go_on() -> None:
     assert len(slow.got) == 2
     assert len(fast.got) == 5
     assert hub.count == 1
+
+
+def test_an_interrupt_ends_every_watch_once() -> None:
+    """Also of those that watch again at once: the new watches stay."""
+    hub = Hub()
+    clients = [
+        Client(path, recursive, stream, 1).join(hub)
+        for path in (b"/", b"/a")
+        for recursive in (True, False)
+        for stream in (True, False)
+    ]
+    again = Client(b"/a", True, True, 1)
+
+    def deliver(what: Event | None) -> bool:
+        again.join(hub)
+        return False
+
+    hub.watch(b"/a", False, False, 1, deliver)
+    hub.interrupt()
+    assert [client.ends for client in clients] == [1] * len(clients)
+    assert hub.count == 1
+    hub.publish(event(1, b"/a"))
+    assert len(again.got) == 1
+    assert all(client.got == [] for client in clients)

@@ -192,11 +192,14 @@ class KeysApi:
         watcher = self._hub.watch(key, parameters.recursive, parameters.stream, since, deliver)
         exchange.on_gone(watcher.remove)
 
-    def _deliver(self, exchange: Exchange, stream: bool, event: Event) -> bool:
-        """Hand an event to a watcher's connection.
+    def _deliver(self, exchange: Exchange, stream: bool, event: Event | None) -> bool:
+        """Hand an event to a watcher's connection; end the body for None.
 
         False when it is gone, or so far behind that its buffer is full.
         """
+        if event is None:
+            exchange.end()
+            return False
         taken = exchange.push(self._line(event))
         if not stream or not taken:
             exchange.end()
