@@ -31,6 +31,39 @@ MESSAGES: Final[dict[int, tuple[str, int]]] = {
 }
 """v2 error code -> (message, HTTP status)."""
 
+CANCELED_CODE: Final = 1
+UNKNOWN_CODE: Final = 2
+INVALID_ARGUMENT: Final = 3
+DEADLINE_EXCEEDED: Final = 4
+NOT_FOUND: Final = 5
+PERMISSION_DENIED: Final = 7
+RESOURCE_EXHAUSTED: Final = 8
+FAILED_PRECONDITION: Final = 9
+OUT_OF_RANGE: Final = 11
+UNIMPLEMENTED: Final = 12
+INTERNAL: Final = 13
+UNAVAILABLE: Final = 14
+DATA_LOSS: Final = 15
+UNAUTHENTICATED: Final = 16
+"""The gRPC status codes in use."""
+
+EMPTY_KEY: Final = b"etcdserver: key is not provided"
+KEY_NOT_FOUND: Final = b"etcdserver: key not found"
+VALUE_PROVIDED: Final = b"etcdserver: value is provided"
+LEASE_PROVIDED: Final = b"etcdserver: lease is provided"
+TOO_MANY_OPS: Final = b"etcdserver: too many operations in txn request"
+DUPLICATE_KEY: Final = b"etcdserver: duplicate key given in txn request"
+INVALID_SORT: Final = b"etcdserver: invalid sort option"
+COMPACTED: Final = b"etcdserver: mvcc: required revision has been compacted"
+FUTURE_REVISION: Final = b"etcdserver: mvcc: required revision is a future revision"
+QUOTA: Final = b"etcdserver: mvcc: database space exceeded"
+LEASE_NOT_FOUND: Final = b"etcdserver: requested lease not found"
+LEASE_EXISTS: Final = b"etcdserver: lease already exists"
+LEASE_TTL_TOO_LARGE: Final = b"etcdserver: too large lease TTL"
+CORRUPT: Final = b"etcdserver: corrupt cluster"
+NO_LEADER: Final = b"etcdserver: no leader"
+"""What the v3 API says, to the letter: clients tell faults apart by the text alone (v3 API, error table)."""
+
 
 @dataclass(slots=True, frozen=True)
 class Fault(Exception):  # noqa: N818 - a fault is a value first, an exception second
@@ -51,6 +84,11 @@ class Fault(Exception):  # noqa: N818 - a fault is a value first, an exception s
         return MESSAGES[self.code][0]
 
     @property
+    def grpc_code(self) -> int:
+        """The gRPC status code that goes with `cause`, which is the status message."""
+        return GRPC_CODES.get(self.cause, UNKNOWN_CODE)
+
+    @property
     def http_status(self) -> int:
         return MESSAGES[self.code][1]
 
@@ -65,6 +103,30 @@ STOPPED: Final = "etcdserver: server stopped"
 CANCELLED: Final = "etcdserver: request cancelled"
 NO_SPACE: Final = "etcdserver: no space left on device"
 TOO_MANY: Final = "etcdserver: too many requests"
+
+GRPC_CODES: Final[dict[bytes, int]] = {
+    EMPTY_KEY: INVALID_ARGUMENT,
+    KEY_NOT_FOUND: INVALID_ARGUMENT,
+    VALUE_PROVIDED: INVALID_ARGUMENT,
+    LEASE_PROVIDED: INVALID_ARGUMENT,
+    TOO_MANY_OPS: INVALID_ARGUMENT,
+    DUPLICATE_KEY: INVALID_ARGUMENT,
+    INVALID_SORT: INVALID_ARGUMENT,
+    COMPACTED: OUT_OF_RANGE,
+    FUTURE_REVISION: OUT_OF_RANGE,
+    QUOTA: RESOURCE_EXHAUSTED,
+    LEASE_NOT_FOUND: NOT_FOUND,
+    LEASE_EXISTS: FAILED_PRECONDITION,
+    LEASE_TTL_TOO_LARGE: OUT_OF_RANGE,
+    CORRUPT: DATA_LOSS,
+    NO_LEADER: UNAVAILABLE,
+    TIMED_OUT.encode(): UNAVAILABLE,
+    TIMED_OUT_LEADER.encode(): UNAVAILABLE,
+    STOPPED.encode(): UNAVAILABLE,
+    TOO_MANY.encode(): RESOURCE_EXHAUSTED,
+    NO_SPACE.encode(): RESOURCE_EXHAUSTED,
+}
+"""Text of the v3 API -> gRPC status code."""
 
 
 def timed_out(text: str = TIMED_OUT) -> Fault:
@@ -85,6 +147,11 @@ def no_space() -> Fault:
 def too_many() -> Fault:
     """The bound on waiting proposals is reached; the request was not proposed."""
     return Fault(300, TOO_MANY.encode())
+
+
+def refusal(text: bytes) -> Fault:
+    """What the v3 API refuses with this text; nothing was changed."""
+    return Fault(300, text)
 
 
 class NetstoreError(Exception):

@@ -23,6 +23,12 @@ Index = NewType("Index", int)
 EtcdIndex = NewType("EtcdIndex", int)
 """A place in the history of the v2 tree (`X-Etcd-Index`, `modifiedIndex`). Not the Raft index."""
 
+Revision = NewType("Revision", int)
+"""A place in the history of the v3 keys (v3 API, ResponseHeader); a new store stands at 1."""
+
+LeaseId = NewType("LeaseId", int)
+"""A lease of the v3 API; signed, 0 means none."""
+
 RequestId = NewType("RequestId", int)
 """Names one proposal of one member, so that its outcome finds the request that waits for it."""
 
@@ -66,3 +72,15 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     removed: tuple[bytes, ...] = ()
     refresh: bool = False
     internal: bool = False
+
+
+class KeyChange(msgspec.Struct, frozen=True, gc=False):
+    """One change of one v3 key. `pair` is its ready-made `mvccpb.KeyValue`; of a deletion that holds only key
+    and mod_revision. `before` names the record of the pair before the change, 0 when there was none.
+    """
+
+    key: bytes
+    revision: Revision
+    pair: bytes
+    deleted: bool
+    before: int
