@@ -433,7 +433,9 @@ def _split(stored: bytes) -> tuple[bytes, bytes]:
 
 
 class MemoryEngine:
-    """The twin in memory: same contract (`seams.Engine`), and nothing is durable before `commit`, `sync` or `close`.
+    """The twin in memory, for the same contract (`seams.Engine`).
+
+    Nothing is durable before `commit`, `sync` or `close`.
 
     So a test chooses what a crash loses.
     """

@@ -1,11 +1,22 @@
 """TLS between programs: contexts that follow their files, and a tunnel that knows no socket.
 
+    credentials = Credentials(certificate, key, trusted, client_auth=True, log=log)    at the start, once
+    tunnel = Tunnel(credentials.server(), None)         called: for each socket that was accepted
+    tunnel = Tunnel(credentials.client(), "host")       calling: send `begin()` first
+    plain = tunnel.take(data)                           what was read from the socket; TlsFailed ends it
+    socket.send(tunnel.outbound())                      after each `take`, also one that failed
+    socket.send(tunnel.send(plain))                     once `tunnel.open`
+
+The caller bounds how long it waits for `open`: a peer that never finishes its handshake holds a socket and
+two empty buffers until then.
+
 Minimum version 1.2 (RFC 8996 ends what is older). Certificates are read again when a file changes, at the
 next handshake; files that cannot be read then are told once, and what was read before stays in use.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -32,20 +43,32 @@ class Log(Protocol):
 
 
 class Credentials:
-    """A certificate, its key, and whom to trust; for both ends of the streams between members.
+    """A certificate, its key, and whom to trust; for both ends of a stream.
+
+    Called for each new stream: `server` at the side that is called, `client` at the side that calls. Both
+    look whether a file has changed, which costs about 5 us.
 
     `trusted` is the file of the authorities whose certificates are accepted from others, None for those of
-    the system. With `client_auth` who calls must show one of theirs.
+    the system. With `client_auth` who calls must show one of theirs. `alpn` names the protocols that the
+    called side speaks, best first (RFC 7301).
     """
 
     def __init__(
-        self, certificate: Path, key: Path, trusted: Path | None, *, client_auth: bool, log: Log
+        self,
+        certificate: Path,
+        key: Path,
+        trusted: Path | None,
+        *,
+        client_auth: bool,
+        log: Log,
+        alpn: tuple[str, ...] = (),
     ) -> None:
         """Read the files. NetstoreError when they do not make a pair, or the key is open to others."""
         self._certificate = certificate
         self._key = key
         self._trusted = trusted
         self._client_auth = client_auth
+        self._alpn = alpn
         self._log = log
         self._seen = self._stamp()
         self._told = ""
@@ -109,6 +132,8 @@ class Credentials:
             self._trust(context)
         if self._client_auth:
             server.verify_mode = ssl.CERT_REQUIRED
+        if self._alpn:
+            server.set_alpn_protocols(list(self._alpn))
         return server, client
 
     def _trust(self, context: ssl.SSLContext) -> None:
@@ -126,7 +151,7 @@ class Credentials:
 class Tunnel:
     """One end of a TLS stream as bytes in, bytes out. Plain bytes may be sent once it is `open`."""
 
-    __slots__ = ("_inbound", "_outbound", "_tls", "open")
+    __slots__ = ("_ended", "_inbound", "_outbound", "_tls", "open")
 
     def __init__(self, context: ssl.SSLContext, host: str | None) -> None:
         """`host` is whom to expect, None at the side that was called."""
@@ -136,9 +161,20 @@ class Tunnel:
             self._inbound, self._outbound, server_side=host is None, server_hostname=host
         )
         self.open = False
+        self._ended = False
+
+    @property
+    def protocol(self) -> str | None:
+        """What both sides chose to speak by ALPN; None when nothing was agreed, and before it is `open`."""
+        return self._tls.selected_alpn_protocol()
+
+    @property
+    def ended(self) -> bool:
+        """The other side has said that it sends nothing more."""
+        return self._ended
 
     def begin(self) -> bytes:
-        """What to send first."""
+        """What to send first; nothing at the side that was called."""
         self._shake()
         return self._outbound.read()
 
@@ -159,6 +195,7 @@ class Tunnel:
         except ssl.SSLWantReadError:
             return b"".join(pieces)
         except ssl.SSLZeroReturnError:
+            self._ended = True
             return b"".join(pieces)
         except ssl.SSLError as error:
             raise TlsFailed(_words(error)) from None
@@ -168,6 +205,12 @@ class Tunnel:
         """`data` as it goes over the wire, with anything else that waits to be sent."""
         if data:
             self._tls.write(data)
+        return self._outbound.read()
+
+    def close(self) -> bytes:
+        """What to send last: that nothing more comes, so that an end cannot be forged (RFC 8446, 6.1)."""
+        with contextlib.suppress(ssl.SSLError):  # nobody waits for the other side to say so too
+            self._tls.unwrap()
         return self._outbound.read()
 
     def outbound(self) -> bytes:
