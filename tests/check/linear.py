@@ -1,0 +1,120 @@
+"""The independent judge: is there any order of these calls that explains every answer?
+
+The search of Wing and Gong ("Testing and Verifying Concurrent Objects", 1993) with the remembered states of
+Lowe ("Testing for Linearizability", 2017): at each point one of the calls that may come next is taken, the
+earliest to return first; a set of taken calls together with the state they led to is tried once. It sees
+calls and answers only, no index and no log.
+
+Calls without an answer never return: they may be taken at any point after their call, or never.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tests.check.history import NEVER, Wrong
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    State = bytes | None
+
+STEPS: Final = 400_000
+"""Steps after which the search gives up, which counts as a failure: a judge that falls silent proves
+nothing.
+"""
+
+
+@dataclass(slots=True, frozen=True)
+class Call:
+    """One call. `step` says whether it may happen in a state with the answer it got, and what it leaves.
+
+    Calls without an answer and of the same `kind` (not None) do the same: of those only the first is tried.
+    """
+
+    called: int
+    returned: int
+    step: Callable[[State], tuple[bool, State]]
+    shown: object = None
+    kind: object = None
+
+
+def judge(what: object, calls: Sequence[Call]) -> None:
+    """Wrong when no order explains the answers, with the calls among which the search ended."""
+    stuck = search(calls)
+    if stuck is not None:
+        told = "\n  ".join(str(call.shown) for call in stuck)
+        raise Wrong(f"no order of the calls on {what!r} explains what they were told; stuck at\n  {told}")
+
+
+def search(calls: Sequence[Call]) -> list[Call] | None:
+    """None when there is an order; else the calls of which one had to come next in the longest try.
+
+    The number of steps is linear for histories with little concurrency, and in the worst case exponential
+    in the number of calls that overlap.
+    """
+    ordered = sorted(calls, key=lambda call: call.called)
+    count = len(ordered)
+    needed = sum(call.returned != NEVER for call in ordered)
+    # The window: calls from `first` on of which none before is untaken; a bit each for what is taken in it.
+    seen: set[tuple[int, int, State]] = set()
+    path: list[tuple[int, int, int, State, list[int], int]] = []
+    first, mask, done = 0, 0, 0
+    state: State = None
+    best: tuple[int, list[int]] = (-1, [])
+    steps = 0
+    options = _options(ordered, first, mask)
+    at = 0
+    while done < needed:
+        if done > best[0]:
+            best = (done, options)
+        taken = False
+        while at < len(options):
+            place = options[at]
+            at += 1
+            steps += 1
+            if steps > STEPS:
+                raise Wrong(f"no verdict on {count} calls within {STEPS} steps")
+            call = ordered[place]
+            fits, after = call.step(state)
+            if not fits or (call.returned == NEVER and after == state):
+                continue  # one that need not happen and changes nothing, need not be tried
+            next_first, next_mask = first, mask | 1 << (place - first)
+            while next_mask & 1:
+                next_mask >>= 1
+                next_first += 1
+            key = (next_first, next_mask, after)
+            if key in seen:
+                continue
+            seen.add(key)
+            path.append((first, mask, done, state, options, at))
+            first, mask, state = next_first, next_mask, after
+            done += call.returned != NEVER
+            options, at, taken = _options(ordered, first, mask), 0, True
+            break
+        if not taken:
+            if not path:
+                return [ordered[place] for place in best[1]]
+            first, mask, done, state, options, at = path.pop()
+    return None
+
+
+def _options(ordered: Sequence[Call], first: int, mask: int) -> list[int]:
+    """Calls that may come next: those called before any untaken one returned, the first to return first."""
+    found: list[int] = []
+    kinds: set[object] = set()
+    deadline = NEVER
+    for place in range(first, len(ordered)):
+        call = ordered[place]
+        if call.called > deadline:
+            break
+        if mask >> (place - first) & 1 or call.kind in kinds:
+            continue
+        if call.kind is not None:
+            kinds.add(call.kind)
+        found.append(place)
+        deadline = min(deadline, call.returned)
+    found = [place for place in found if ordered[place].called <= deadline]
+    found.sort(key=lambda place: ordered[place].returned)
+    return found

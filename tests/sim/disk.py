@@ -1,0 +1,376 @@
+"""The disk of one machine: what was written and what was synced, kept apart, and everything that goes wrong.
+
+`Disk` is what stays when the power goes; `SimDevice` and `StateEngine` are what one life of a member sees of
+it. A crash keeps any subset of the sectors of the writes under way, as a real disk may (ATC'20, "Can
+Applications Recover from fsync Failures?"; FAST'18, "Protocol-Aware Recovery for Consensus-Based Storage").
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from netstore.disk.engine import MemoryEngine
+from netstore.disk.frame import SECTOR
+from netstore.seams import SyncFailed
+from netstore.state.mirror import TABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from random import Random
+
+    from netstore.raft.entry import SnapshotMeta
+    from netstore.types import Index
+    from tests.sim.timeline import Timeline
+
+    Done = Callable[[OSError | None], None]
+
+REMEMBERED_WRITES: Final = 12
+"""Finished writes a misdirected one is chosen from."""
+
+
+class _Write(NamedTuple):
+    name: str
+    offset: int
+    data: bytes
+    done: Done | None
+    """None: the file is removed."""
+    life: int
+    reported: int
+    """How many runs had been reported when this was handed over."""
+
+
+class _Finished(NamedTuple):
+    """A write on stable storage: what it replaced, and the number of its report."""
+
+    name: str
+    offset: int
+    before: bytes
+    data: bytes
+    issued: int
+    report: int
+
+
+class Host(NamedTuple):
+    """What a disk needs of the machine around it."""
+
+    timeline: Timeline
+    random: Random
+    effect: Callable[[], None]
+    """Called before anything is handed over; raises when the power goes right there."""
+    enter: Callable[[Callable[[], None]], None]
+    """Run something on the member's loop, or later if its process stands still."""
+
+
+class Disk:
+    """Stable storage and its faults."""
+
+    def __init__(self, latency: float) -> None:
+        self.files: dict[str, bytearray] = {}
+        self.state: MemoryEngine = MemoryEngine(_nowhere, TABLES)
+        """The state as its last commit left it."""
+        self.copies: dict[Index, MemoryEngine] = {}
+        """Complete state copies put aside, under the index they stand for."""
+        self.latency = latency
+        """Seconds a sync takes; each is drawn around it."""
+        self.full = False
+        self.failing = False
+        """The next sync fails."""
+        self.spoiled = ""
+        """What was damaged behind the member's back, if anything."""
+        self.finished: deque[_Finished] = deque(maxlen=REMEMBERED_WRITES)
+
+    def rot(self, random: Random) -> bool:
+        """Flip one bit somewhere in the log. False if there is no log yet."""
+        names = sorted(name for name, data in self.files.items() if data)
+        if not names:
+            return False
+        name = names[-1] if random.random() < 0.7 else random.choice(names)
+        data = self.files[name]
+        place = random.randrange(len(data))
+        data[place] ^= 1 << random.randrange(8)
+        self.spoiled = f"bit flipped in {name} at {place}"
+        return True
+
+    def misdirect(self, random: Random) -> bool:
+        """A write that was reported safe turns out to have gone elsewhere. False if there is none to choose.
+
+        Only one that was followed by another is chosen: that a device never wrote its very last group, though
+        it said so, nobody can see from the disk alone (`disk.diagnose` says so).
+        """
+        for victim in list(self.finished)[:-1]:
+            later = [
+                each for each in self.finished if each.name == victim.name and each.issued >= victim.report
+            ]
+            if victim.name not in self.files or not later or not victim.data:
+                continue
+            data = self.files[victim.name]
+            end = victim.offset + len(victim.data)
+            if bytes(data[victim.offset : end]) != victim.data:
+                continue
+            data[victim.offset : end] = victim.before
+            elsewhere = random.randrange(victim.offset // SECTOR + 1) * SECTOR
+            elsewhere_end = min(elsewhere + len(victim.data), victim.offset)
+            data[elsewhere:elsewhere_end] = victim.data[: max(0, elsewhere_end - elsewhere)]
+            self.spoiled = f"write to {victim.name} at {victim.offset} went to {elsewhere}"
+            return True
+        return False
+
+
+class SimDevice:
+    """The log's folder as one life of a member sees it. Implements `seams.Device`."""
+
+    def __init__(self, disk: Disk, host: Host) -> None:
+        self._disk = disk
+        self._host = host
+        self._waiting: deque[_Write] = deque()
+        self._run: list[_Write] = []
+        self._life = 0
+        self._reports = 0
+        self._refused = -1
+        self._dead: SyncFailed | None = None
+        self._gone = False
+        disk.finished.clear()  # its numbers are those of one life
+
+    def names(self) -> list[str]:
+        return sorted(self._disk.files)
+
+    def read(self, name: str) -> bytes:
+        return bytes(self._disk.files[name])
+
+    def truncate(self, name: str, size: int) -> None:
+        del self._disk.files[name][size:]
+        self._host.effect()
+
+    def write(self, name: str, offset: int, data: bytes, done: Done) -> None:
+        self._host.effect()
+        self._waiting.append(_Write(name, offset, data, done, self._life, self._reports))
+        if not self._run:
+            self._start()
+        self._host.effect()
+
+    def remove(self, name: str) -> None:
+        self._host.effect()
+        self._waiting.append(_Write(name, 0, b"", None, self._life, self._reports))
+        if not self._run:
+            self._start()
+
+    def close(self) -> None:
+        """Finish what was accepted. Nobody is told any more."""
+        for write in (*self._run, *self._waiting):
+            if self._dead is None and not self._disk.full:
+                self._put(write)
+        self._gone = True
+
+    def _start(self) -> None:
+        """Take what follows on, as `disk.posix` does: writes to one file, one behind the other."""
+        waiting = self._waiting
+        run = self._run = [waiting.popleft()]
+        while waiting and run[-1].done is not None and _follows(run[-1], waiting[0]):
+            run.append(waiting.popleft())
+        delay = self._disk.latency * (0.5 + self._host.random.random())
+        self._host.timeline.after(delay, self._finish)
+
+    def _finish(self) -> None:
+        if not self._gone:
+            self._host.enter(self._report)
+
+    def _report(self) -> None:
+        run = self._run
+        if self._gone or not run:
+            return
+        disk = self._disk
+        error: OSError | None = None
+        if self._dead is not None:
+            error = self._dead
+        elif disk.failing:
+            disk.failing = False
+            self._tear(run)
+            error = self._dead = SyncFailed(errno.EIO, "the simulated disk failed to sync")
+        elif run[0].done is not None and run[0].life <= self._refused:
+            error = OSError(errno.ENOSPC, "No space left on the simulated disk")
+        elif run[0].done is not None and disk.full:
+            self._refused = run[0].life
+            error = OSError(errno.ENOSPC, "No space left on the simulated disk")
+        else:
+            for write in run:
+                self._put(write)
+        self._run = []
+        self._reports += 1
+        if self._waiting:
+            self._start()
+        if error is not None:
+            self._life = max(self._life, run[0].life + 1)
+        for write in run:
+            if write.done is not None:
+                write.done(error)
+
+    def _put(self, write: _Write) -> None:
+        files = self._disk.files
+        if write.done is None:
+            files.pop(write.name, None)
+            return
+        data = files.setdefault(write.name, bytearray())
+        end = write.offset + len(write.data)
+        if len(data) < end:
+            data.extend(bytes(end - len(data)))
+        before = bytes(data[write.offset : end])
+        data[write.offset : end] = write.data
+        self._disk.finished.append(
+            _Finished(write.name, write.offset, before, write.data, write.reported, self._reports + 1)
+        )
+
+    def power_loss(self) -> None:
+        """The machine stops: of the run under way any sectors are there, of what waits behind it nothing."""
+        if not self._gone:
+            self._gone = True
+            if self._dead is None:
+                self._tear(self._run)
+
+    def _tear(self, run: list[_Write]) -> None:
+        if not run:
+            return
+        random, files = self._host.random, self._disk.files
+        first = run[0]
+        fate = random.random()
+        if first.done is None:
+            if fate < 0.5:
+                files.pop(first.name, None)
+            return
+        if first.name not in files:
+            if fate < 0.2:
+                return
+            files[first.name] = bytearray()
+        if fate < 0.4:
+            return  # nothing of it, and a new file is empty
+        data = files[first.name]
+        old = bytes(data)
+        end = run[-1].offset + len(run[-1].data)
+        if len(data) < end:
+            data.extend(bytes(end - len(data)))
+        for write in run:
+            data[write.offset : write.offset + len(write.data)] = write.data
+        if fate < 0.55:
+            return  # all of it: a sync that nobody heard of
+        old = old.ljust(len(data), b"\0")
+        style = random.random()
+        for sector in range(first.offset // SECTOR, -(-end // SECTOR)):
+            if random.random() < style:
+                part = slice(sector * SECTOR, (sector + 1) * SECTOR)
+                data[part] = old[part]
+
+
+class StateEngine(MemoryEngine):
+    """The state of one life: commits some time after it was written to, and takes a copy only when the disk
+    has had time to.
+    """
+
+    def __init__(self, disk: Disk, host: Host, interval: float, failed: Callable[[OSError], None]) -> None:
+        super().__init__(_nowhere, TABLES)
+        self._disk = disk
+        self._host = host
+        self._interval = interval
+        self._failed = failed
+        self._due = False
+        self._gone = False
+        self._replacing = False
+        super().install(disk.state, _ignore)
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        self._settled()
+        return super().get(table, key)
+
+    def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        self._settled()
+        return super().scan(table, start, end)
+
+    def write(self, applied: Index, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
+        self._settled()
+        self._host.effect()
+        super().write(applied, changes)
+        if not self._due:
+            self._due = True
+            self._host.timeline.after(self._interval, self._commit_due)
+
+    def install(self, image: object, done: Done) -> None:
+        self._settled()
+        self._host.effect()
+        self._replacing = True
+        delay = self._disk.latency * (1 + 9 * self._host.random.random())
+        self._host.timeline.after(delay, partial(self._host.enter, partial(self._replace, image, done)))
+
+    def power_loss(self) -> None:
+        """The machine stops: what was not committed is gone."""
+        if not self._gone:
+            self._gone = True
+            self._disk.state = self.crash()
+
+    def copy(self) -> MemoryEngine:
+        """What a copy of the state holds: the last commit."""
+        return self.crash()
+
+    def finish(self) -> None:
+        """An orderly stop: commit, if the disk lets."""
+        if not self._disk.full and not self._replacing:
+            self.commit()
+        self.power_loss()
+
+    def _settled(self) -> None:
+        if self._replacing:
+            raise RuntimeError("the state was used while a copy takes its place")
+
+    def _replace(self, image: object, done: Done) -> None:
+        if self._gone:
+            return
+        self._replacing = False
+        super().install(image, _ignore)
+        self._disk.copies.pop(self.applied(), None)
+        done(None)
+
+    def _commit_due(self) -> None:
+        if not self._gone:
+            self._host.enter(self._try_commit)
+
+    def _try_commit(self) -> None:
+        self._due = False
+        if self._gone or self._replacing:
+            return
+        if self._disk.full:
+            self._due = True
+            self._host.timeline.after(self._interval, self._commit_due)
+            self._failed(OSError(errno.ENOSPC, "No space left on the simulated disk"))
+        else:
+            self.commit()
+
+
+def finish_replacement(disk: Disk, mark: SnapshotMeta | None) -> bool:
+    """At a start: put the copy in place that the log is marked with and the state has not reached; forget all
+    others. True if there was one to put.
+    """
+    copies, disk.copies = disk.copies, {}
+    if mark is None or mark.index <= disk.state.applied():
+        return False
+    copy = copies.get(mark.index)
+    if copy is None:
+        raise RuntimeError(f"the log is marked with a copy at {mark.index}, and there is none")
+    disk.state = copy.crash()
+    return True
+
+
+def _follows(before: _Write, after: _Write) -> bool:
+    return (
+        after.done is not None
+        and after.name == before.name
+        and after.offset == before.offset + len(before.data)
+        and after.life == before.life
+    )
+
+
+def _nowhere(call: Callable[[], object]) -> None:
+    call()
+
+
+def _ignore(_error: OSError | None) -> None:
+    """Nobody waits."""

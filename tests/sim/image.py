@@ -1,0 +1,31 @@
+"""The whole replicated state of a member in one comparable form."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from netstore.state import mirror
+
+if TYPE_CHECKING:
+    from netstore.state.machine import Machine
+
+
+def image(machine: Machine) -> list[bytes]:
+    """Every replicated thing, in a fixed order: nodes, window, members, scalars."""
+    nodes = sorted(machine.tree.nodes(), key=lambda node: node.key)
+    return [
+        *(node.key + mirror.pack_node(node) for node in nodes),
+        *(mirror.pack_event(event) for event in machine.history.since(0)),
+        *(mirror.encode(machine.members[node]) for node in sorted(machine.members)),
+        mirror.encode((machine.tree.index, machine.statistics.replicated(), machine.cluster_version)),
+    ]
+
+
+def digest(machine: Machine) -> str:
+    """A short form of `image`."""
+    whole = sha256()
+    for part in image(machine):
+        whole.update(b"%d:" % len(part))
+        whole.update(part)
+    return whole.hexdigest()

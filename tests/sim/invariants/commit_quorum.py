@@ -1,0 +1,56 @@
+"""What a leader commits is on the disks of a majority, of both majorities in a joint configuration (Ongaro's
+dissertation, sections 3.6.2 and 4.3). The disks are asked, not the members: `LogRecord` has what they
+promised.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from netstore.raft.status import Role
+from netstore.types import Index
+from tests.sim.invariants import Invariant, require
+
+if TYPE_CHECKING:
+    from netstore.raft.entry import ConfState
+    from netstore.types import NodeId
+    from tests.sim.member import Member
+    from tests.sim.world import World
+
+
+class CommitQuorum(Invariant):
+    """Looks at the last entry each turn commits: with log matching it stands for those before it."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._highest = Index(0)
+
+    def turned(self, member: Member) -> None:
+        raft = member.raft
+        commit = raft.log.commit
+        if commit <= self._highest:
+            return
+        self._highest = commit
+        if raft.role is not Role.LEADER:
+            return
+        # A leader leaves a joint configuration in the very step that commits it: then the one before counts.
+        before = [conf for since, conf in raft.conf_history if since <= commit][-2:]
+        configurations = [*before, raft.conf]
+        require(
+            any(self._held(conf, member, commit) for conf in configurations),
+            "committed without a majority of disks",
+            leader=raft.id,
+            index=commit,
+            conf=raft.conf,
+        )
+
+    def _held(self, conf: ConfState, leader: Member, index: Index) -> bool:
+        term = leader.raft.log.term(index)
+        members = self.world.members
+
+        def holds(node: NodeId) -> bool:
+            there = members[node].record.term_at(index)
+            return there in (term, 0)
+
+        halves = [half for half in (conf.voters, conf.voters_outgoing) if half]
+        return all(2 * sum(map(holds, half)) > len(half) for half in halves)

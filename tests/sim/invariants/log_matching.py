@@ -1,0 +1,52 @@
+"""Log matching: an index and a term determine the entry and everything before it (Ongaro's dissertation,
+section 3.5). By induction: they determine the entry and the term before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from netstore.raft.messages import Append
+from tests.sim.invariants import Invariant, require
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from netstore.raft.entry import Entry
+    from netstore.raft.messages import Message
+    from tests.sim.member import Member
+    from tests.sim.world import World
+
+
+class LogMatching(Invariant):
+    """Sees every entry that goes to a disk or over the wire."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._known: dict[tuple[int, int], tuple[int, Entry]] = {}
+
+    def stored(self, member: Member, entries: Sequence[Entry]) -> None:
+        log = member.raft.log
+        previous = entries[0].index - 1
+        if log.holds(previous):
+            self._match(log.term(previous), entries)
+
+    def sent(self, member: Member, message: Message) -> None:
+        if isinstance(message, Append) and message.entries:
+            self._match(message.previous_term, message.entries)
+
+    def _match(self, before: int, entries: Sequence[Entry]) -> None:
+        known = self._known
+        for entry in entries:
+            first = known.get((entry.index, entry.term))
+            if first is None:
+                known[entry.index, entry.term] = (before, entry)
+            else:
+                require(
+                    first[0] == before and (first[1] is entry or first[1] == entry),
+                    "two entries with one index and term",
+                    entry=entry,
+                    before=before,
+                    first=first,
+                )
+            before = entry.term

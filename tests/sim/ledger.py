@@ -1,0 +1,65 @@
+"""The log as it was committed, whoever committed it first: what everything else is compared with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from netstore.disk.engine import MemoryEngine
+from netstore.node.proposals import REQUEST_ID_SIZE
+from netstore.raft.change import Change
+from netstore.raft.entry import EntryKind
+from netstore.state.machine import Machine
+from netstore.state.mirror import TABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from netstore.raft.entry import Entry
+    from netstore.types import Event
+
+
+class Ledger:
+    """Entries from index 1 on. `events` is filled by `replay`."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.events: list[Event] = []
+        """Every change of the tree, internal ones included, in the order of its index."""
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def commit(self, entry: Entry) -> Entry:
+        """The first entry that was committed at this place: this one, if none was."""
+        place = entry.index - 1
+        if place < len(self.entries):
+            return self.entries[place]
+        if place > len(self.entries):
+            raise AssertionError(f"entry {entry.index} committed, but only {len(self.entries)} before it")
+        self.entries.append(entry)
+        return entry
+
+    def terms(self, start: int) -> Iterator[tuple[int, int]]:
+        """(index, term) of everything committed from `start` on."""
+        for entry in self.entries[start - 1 :]:
+            yield entry.index, entry.term
+
+    def replay(self) -> Machine:
+        """A fresh state machine that applied everything, one entry at a time."""
+        machine = Machine(MemoryEngine(_nowhere, TABLES))
+        self.events = []
+        last = machine.history.last
+        for entry in self.entries:
+            data = entry.data
+            if entry.kind is EntryKind.CHANGE:
+                data = Change.decode(data).context
+            machine.apply(entry.index, data[REQUEST_ID_SIZE:])
+            if machine.history.last > last:
+                shown = {event.index: event for event in machine.take_events()}
+                self.events.extend(shown.get(event.index, event) for event in machine.history.since(last + 1))
+                last = machine.history.last
+        return machine
+
+
+def _nowhere(call: Callable[[], object]) -> None:
+    call()

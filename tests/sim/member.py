@@ -1,0 +1,440 @@
+"""One machine of the simulated cluster: the real host, driver, core, log and state machine over a simulated
+disk, clock and network, started as `server` starts them and ticked as `node.timekeeper` ticks.
+
+The power may go between any two effects: everything a turn hands to the outside passes `Member.effect`, which
+raises `PowerLoss` when the fuse has burnt down. So every crash point is reached without marks in the code.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from netstore.disk.frame import Identity
+from netstore.errors import CorruptData, Fault
+from netstore.node.driver import Driver
+from netstore.node.host import DiskFailed, Host
+from netstore.node.proposals import Proposals
+from netstore.node.timekeeper import CHORES_SECONDS, EXPIRE_SECONDS, Deadlines, Timekeeper
+from netstore.raft.core import Boot, Config, Raft
+from netstore.raft.entry import ConfState, HardState, SnapshotMeta
+from netstore.raft.messages import InstallSnapshot
+from netstore.state.commands import encode
+from netstore.state.machine import Machine
+from netstore.types import ClusterId, Event, Index, NodeId, Term
+from netstore.watch.hub import Hub
+from tests.sim.disk import Disk, SimDevice, StateEngine, finish_replacement
+from tests.sim.disk import Host as DiskHost
+from tests.sim.invariants import require
+from tests.sim.logrecord import LogRecord, WatchedWal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from netstore.raft.change import Step
+    from netstore.raft.messages import Message
+    from netstore.state.commands import Command
+    from netstore.state.machine import Outcome
+    from tests.sim.timeline import MachineClock
+    from tests.sim.world import World
+
+    Done = Callable[[Outcome | Fault], None]
+
+CLUSTER = ClusterId(0xC1)
+MAX_STALLED = 400
+"""Messages the sockets of a process that stands still can hold."""
+
+_CLOSED = Fault(300, b"the connection ended", outcome_known=False)
+
+
+class PowerLoss(Exception):  # noqa: N818 - named for what happened
+    """The machine stops in the middle of a turn."""
+
+
+class _Lines:
+    """The log lines of a member, into the trace."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+
+    def info(self, event: str, **fields: Any) -> None:
+        self._note(f"{event} {fields}")
+
+    warning = error = info
+
+
+class Member:
+    """A machine with a disk and a clock, and the process on it, if it runs.
+
+    `founders` names the voters of a new cluster; one that joins an existing one has none.
+    """
+
+    def __init__(
+        self, world: World, node: NodeId, founders: tuple[NodeId, ...], disk: Disk, clock: MachineClock
+    ) -> None:
+        self.world = world
+        self.id = node
+        self.founders = founders
+        self.disk = disk
+        self.clock = clock
+        self.record = LogRecord()
+        self.life = 0
+        self.up = False
+        self.paused = False
+        self.refused = ""
+        """Why it would not start, once it would not."""
+        self.retired = False
+        """Its operator took it away for good."""
+        self.fuse: int | None = None
+        """Effects left before the power goes."""
+        self.commit_seen = Index(0)
+        self.waiting: dict[int, Done] = {}
+        """Requests of this life without an answer, by serial."""
+        self._outbox: list[tuple[Done, Outcome | Fault]] = []
+        self._stalled: list[Callable[[], None]] = []
+        self._woken = False
+        self._turn_due = False
+        self._serial = 0
+
+    # --- life and death
+
+    def boot(self) -> None:
+        """Switch the process on."""
+        self.life += 1
+        self.up, self.paused, self._woken, self._turn_due = True, False, False, False
+        self._stalled, self._outbox, self.waiting = [], [], {}
+        try:
+            self._start()
+        except PowerLoss:
+            self.crash()
+            return
+        except CorruptData as fault:
+            self.up = False
+            self.world.refused(self, str(fault))
+            return
+        self.world.booted(self)
+        self.world.note(f"{self.id:x} up, term {self.raft.term}, applied {self.machine.applied}")
+        self._schedule_tick()
+        if len(self.raft.conf.voters) == 1:
+            self.enter(self.host.campaign)
+        else:
+            self.enter(_nothing)
+
+    def _start(self) -> None:
+        world, plan, disk = self.world, self.world.plan, self.disk
+        seams = DiskHost(world.timeline, world.random_disk, self.effect, partial(self._enter, self.life))
+        self.device = SimDevice(disk, seams)
+        wal, replay = WatchedWal.open(self.device, Identity(CLUSTER, self.id), plan.segment_bytes)
+        assert isinstance(wal, WatchedWal)
+        self.wal = wal
+        if replay.cut is not None:
+            world.reach["tails_cut"] += 1
+        world.replayed(self, replay)
+        self.wal.record = self.record
+        self.wal.stored = partial(world.stored, self)
+        if finish_replacement(disk, replay.mark):
+            world.reach["replacements_finished"] += 1
+        self.engine = StateEngine(disk, seams, plan.commit_interval, self._engine_failed)
+        self.machine = Machine(self.engine)
+        self.machine.load()
+        mark = replay.mark
+        if mark is None:
+            mark = SnapshotMeta(index=Index(0), term=Term(0), conf=ConfState(voters=self.founders))
+            self.wal.mark(mark, _ignore)
+        boot = Boot(
+            hard_state=replay.hard_state or HardState(),
+            snapshot=mark,
+            entries=replay.entries,
+            applied=self.machine.applied,
+        )
+        config = Config(
+            id=self.id,
+            election_ticks=plan.election_ticks,
+            max_append_bytes=plan.max_append_bytes,
+            max_inflight_messages=plan.max_inflight,
+        )
+        self.raft = Raft(config, boot, world.random_raft.randrange)
+        self.commit_seen = self.raft.log.compacted
+        self.host = Host(
+            name=f"m{self.id:x}",
+            cluster_id=CLUSTER,
+            driver=Driver(self.raft),
+            wal=self.wal,
+            engine=self.engine,
+            machine=self.machine,
+            hub=Hub(),
+            clock=self.clock,
+            proposals=Proposals(self.raft.id, self.clock.wall() // 1_000_000, plan.time_limit),
+            wake=self._wake,
+            send=self._send,
+            flush=self._flush,
+            snapshot_count=plan.snapshot_count,
+            log=_Lines(self._note),
+            catch_up_entries=plan.catch_up_entries,
+        )
+        self.timekeeper = Timekeeper(self.host, Deadlines(self.clock), plan.tick, _nothing)
+        self._next_expiry = self._next_chores = self.clock.monotonic()
+
+    def crash(self) -> None:
+        """The power goes: what was not on stable storage is gone."""
+        if not self.up:
+            return
+        self.up = False
+        self.fuse = None
+        self.world.note(f"{self.id:x} down")
+        self.device.power_loss()
+        self.engine.power_loss()
+        self._end()
+
+    def stop(self) -> None:
+        """An orderly stop, as on SIGTERM."""
+        if not self.up or self.paused:
+            return
+        try:
+            self.host.stop()
+            self.wal.close()
+        except PowerLoss:
+            self.crash()
+            return
+        self.up = False
+        self.world.note(f"{self.id:x} stopped")
+        self.engine.finish()
+        self._end()
+
+    def _end(self) -> None:
+        waiting, self.waiting = self.waiting, {}
+        for done in waiting.values():
+            done(_CLOSED)
+        self.world.ended(self)
+
+    def pause(self) -> None:
+        """The process stands still, as under SIGSTOP, and does not know."""
+        if self.up:
+            self.paused = True
+
+    def resume(self) -> None:
+        """It goes on; what came meanwhile is there all at once, clients before peers or after them."""
+        if not self.paused:
+            return
+        self.paused = False
+        stalled, self._stalled = self._stalled, []
+        if self.world.random_fault.random() < 0.5:
+            stalled.reverse()
+        for call in stalled:
+            self.enter(call)
+
+    def effect(self) -> None:
+        """Something is about to leave the process."""
+        if self.fuse is not None:
+            self.fuse -= 1
+            if self.fuse < 0:
+                raise PowerLoss
+
+    # --- turns
+
+    def enter(self, call: Callable[[], None]) -> None:
+        """Run something on this member's loop and, if that woke it, its turn."""
+        self._enter(self.life, call)
+
+    def _enter(self, life: int, call: Callable[[], None]) -> None:
+        if not self.up or life != self.life:
+            return
+        if self.paused:
+            self._stalled.append(call)
+            return
+        try:
+            call()
+            if self._woken and not self._turn_due:
+                if self.world.plan.turn_delay:
+                    self._turn_due = True
+                    delay = self.world.plan.turn_delay * self.world.random_net.random()
+                    self.world.timeline.after(delay, partial(self._enter, life, self._turns))
+                else:
+                    self._turns()
+        except PowerLoss:
+            self.crash()
+        except DiskFailed as failure:
+            self.world.note(f"{self.id:x} ends: {failure}")
+            self.world.reach["members_ended_by_their_disk"] += 1
+            self.crash()
+
+    def _turns(self) -> None:
+        self._turn_due = False
+        while self._woken:
+            self._woken = False
+            self.host.turn()
+            self.world.turned(self)
+
+    def _wake(self) -> None:
+        self._woken = True
+
+    def _schedule_tick(self) -> None:
+        delay = self.world.plan.tick / self.clock.rate
+        self.world.timeline.after(delay, partial(self._enter, self.life, self._tick))
+
+    def _tick(self) -> None:
+        """What `Timekeeper.run` does at each tick."""
+        self._schedule_tick()
+        self.world.ticked(self)
+        self.host.tick()
+        now = self.clock.monotonic()
+        if now >= self._next_expiry:
+            self._next_expiry = now + EXPIRE_SECONDS
+            self.timekeeper._expire()
+        if now >= self._next_chores:
+            self._next_chores = now + CHORES_SECONDS * self.world.plan.chores
+            self.host.retry_writes()
+            if self.host.compact():
+                self.world.reach["compactions"] += 1
+
+    # --- the network
+
+    def receive(self, message: Message) -> None:
+        """A message has arrived."""
+        if not self.paused or len(self._stalled) < MAX_STALLED:
+            self.enter(partial(self._take, message))
+
+    def _take(self, message: Message) -> None:
+        self.world.heard(self, message)
+        self.host.receive((message,))
+
+    def unreachable(self, peer: NodeId) -> None:
+        """Messages for a peer were dropped."""
+        self.enter(partial(self.host.unreachable, peer))
+
+    def _send(self, messages: Sequence[Message]) -> None:
+        self.effect()
+        self.world.sent(self, messages)
+        copies = [message for message in messages if isinstance(message, InstallSnapshot)]
+        if copies:
+            for message in copies:
+                self.world.timeline.after(
+                    0.0, partial(self._enter, self.life, partial(self.world.copy, self, message))
+                )
+            messages = [message for message in messages if not isinstance(message, InstallSnapshot)]
+        self.world.network.send(messages)
+
+    # --- requests
+
+    def propose(self, make: Callable[[MachineClock], Command], done: Done) -> None:
+        """A client asks to replicate a command; what it needs of the time is this member's."""
+        self._request(done, lambda answer: self.host.propose(encode(make(self.clock)), answer))
+
+    def read(self, path: bytes, recursive: bool, done: Done) -> None:
+        """A linearizable read without a log entry."""
+
+        def serve(answer: Done) -> None:
+            def ready(fault: Fault | None) -> None:
+                answer(fault or self.machine.get(path, recursive))
+
+            self.host.read(ready)
+
+        self._request(done, serve)
+
+    def look(self, path: bytes, recursive: bool, done: Done) -> None:
+        """A local read."""
+
+        def serve(answer: Done) -> None:
+            answer(self.machine.get(path, recursive))
+
+        self._request(done, serve)
+
+    def change(self, steps: tuple[Step, ...], command: bytes, done: Done) -> None:
+        """The operator asks for other members."""
+        self._request(done, lambda answer: self.host.change_members(steps, command, answer))
+
+    def watch(
+        self,
+        path: bytes,
+        *,
+        recursive: bool,
+        stream: bool,
+        wait_index: int,
+        opened: Callable[[int, int], None],
+        told: Callable[[Event | Fault], None],
+        ended: Callable[[], None],
+    ) -> None:
+        """A client watches, as `api.v2.keys` serves it: from the window when that holds a match, else from
+        the next match on. `opened` gets the effective start and the index of the store; `ended` is called
+        when the connection goes.
+        """
+
+        def serve() -> None:
+            machine = self.machine
+            now = machine.tree.index
+            since = wait_index or now + 1
+            found = machine.history.scan(path, recursive, since)
+            opened(since, now)
+            serial = self._open(lambda _: ended())
+
+            def deliver(event: Event | Fault | None) -> bool:
+                if event is None:
+                    self._outbox.append((partial(self._answered, serial), _CLOSED))
+                    return False
+                self._outbox.append((partial(self._tell, serial, stream and found is None, told), event))
+                return True
+
+            if found is None:
+                self.host.hub.watch(path, recursive, stream, since, deliver)
+            else:
+                deliver(found)
+                self._flush()
+
+        if not self.up:
+            ended()
+            return
+        self.enter(serve)
+
+    def _tell(self, serial: int, again: bool, told: Callable[[Event | Fault], None], what: Any) -> None:
+        if serial in self.waiting:
+            if not again:
+                del self.waiting[serial]
+            told(what)
+
+    def _open(self, done: Done) -> int:
+        self._serial += 1
+        self.waiting[self._serial] = done
+        return self._serial
+
+    def _request(self, done: Done, serve: Callable[[Done], None]) -> None:
+        if not self.up:
+            done(Fault(300, b"connection refused"))
+            return
+        serial = self._open(done)
+        answers = 0
+
+        def answer(outcome: Outcome | Fault) -> None:
+            nonlocal answers
+            answers += 1
+            require(answers == 1, "a request was answered twice", member=self.id)
+            self._outbox.append((partial(self._answered, serial), outcome))
+
+        def call() -> None:
+            serve(answer)
+            self._flush()
+
+        self.enter(call)
+
+    def _answered(self, serial: int, outcome: Outcome | Fault) -> None:
+        self.waiting.pop(serial)(outcome)
+
+    def _flush(self) -> None:
+        if self._outbox:
+            self.effect()
+            outbox, self._outbox = self._outbox, []
+            for done, outcome in outbox:
+                done(outcome)
+
+    def _engine_failed(self, failure: OSError) -> None:
+        self.host.engine_failed(failure)
+
+    def _note(self, line: str) -> None:
+        self.world.note(f"{self.id:x} {line}")
+
+
+def _ignore(_error: OSError | None) -> None:
+    """A log that cannot be marked at the start fails again at the first batch."""
+
+
+def _nothing() -> None:
+    """No input."""

@@ -1,0 +1,159 @@
+"""What one seed does: every run draws its own cluster, its own cruelty and its own workload (swarm testing;
+Groce and others, ISSTA 2012: runs that lack some faults reach states that runs with all of them never do).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from random import Random
+
+FAULTS = (
+    "partition",
+    "clog",
+    "crash",
+    "power",
+    "fuse",
+    "pause",
+    "jump",
+    "rot",
+    "misdirect",
+    "sync",
+    "full",
+    "slow",
+    "transfer",
+    "membership",
+    "restart",
+    "isolate",
+)
+"""What may happen while a run is under way; each run has some of them."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """One run's choices. Times in seconds, rates per second."""
+
+    size: int = 3
+    duration: float = 8.0
+    tick: float = 0.1
+    election_ticks: int = 10
+    snapshot_count: int = 10_000
+    catch_up_entries: int = 5_000
+    segment_bytes: int = 16 * 1024
+    commit_interval: float = 0.1
+    time_limit: float = 7.0
+    max_append_bytes: int = 1024 * 1024
+    max_inflight: int = 256
+
+    delay: float = 0.001
+    loss: float = 0.0
+    repeat: float = 0.0
+    in_order: bool = True
+    byte_form: bool = False
+    copy_cut: float = 0.0
+    """Chance that a state copy on its way is cut."""
+
+    chores: float = 1.0
+    """How much rarer or more often than in the daemon the log is looked at for entries to forget."""
+    disk_latency: float = 0.001
+    turn_delay: float = 0.0
+    """How long a member may take to come to its turn: what arrives meanwhile is one batch."""
+    skew: float = 0.0
+    drift: float = 0.0
+    no_battery: float = 0.0
+    """Chance that a machine forgets the time when it is switched off."""
+
+    faults: dict[str, float] = field(default_factory=dict)
+    """Rate of each."""
+    outage: bool = False
+    """Once, everything stops at the same instant."""
+
+    clients: int = 3
+    keys: int = 4
+    think: float = 0.05
+    patience: float = 3.0
+    sticky: float = 0.9
+    """Chance that a client stays with its member."""
+    watchers: int = 2
+    burst: int = 0
+    """Writes made at once, in the middle of the run."""
+    mix: dict[str, int] = field(default_factory=dict)
+    """Weight of each kind of operation."""
+
+
+def draw(random: Random) -> Plan:
+    """The plan of a run. Sizes are such that it costs a fraction of a second."""
+    choose, chance = random.choice, random.random
+    plan = Plan()
+    plan.size = choose((1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 5, 7))
+    plan.duration = choose((4.0, 6.0, 8.0, 8.0, 12.0)) if plan.size <= 5 else 5.0
+    plan.election_ticks = choose((3, 5, 10, 10))
+    plan.tick = choose((0.05, 0.1, 0.1))
+    if chance() < 0.6:
+        plan.catch_up_entries = choose((0, 2, 10, 40))
+        plan.snapshot_count = choose((1, 5, 20, 60))
+    plan.chores = choose((0.1, 0.3, 1.0))
+    plan.segment_bytes = choose((1024, 4096, 16 * 1024, 1024 * 1024))
+    plan.commit_interval = choose((0.01, 0.1, 0.1, 0.5, 2.0))
+    plan.time_limit = choose((1.0, 3.0, 7.0))
+    plan.max_append_bytes = choose((100, 2_000, 1024 * 1024))
+    plan.max_inflight = choose((1, 4, 256))
+
+    plan.delay = choose((0.0005, 0.001, 0.005, 0.02))
+    plan.loss = choose((0.0, 0.0, 0.01, 0.05, 0.3))
+    plan.repeat = choose((0.0, 0.0, 0.02, 0.3))
+    plan.in_order = chance() < 0.5
+    if plan.loss or not plan.in_order:
+        # A long stream out of order is rejected message by message, and each rejection starts it anew. The
+        # real stream between members keeps order.
+        plan.max_inflight = min(plan.max_inflight, 8)
+    plan.byte_form = chance() < 0.1
+    plan.copy_cut = choose((0.0, 0.2, 0.6))
+    plan.disk_latency = choose((0.0002, 0.001, 0.001, 0.005, 0.02))
+    plan.turn_delay = choose((0.0, 0.0, 0.0, 0.002))
+    if chance() < 0.4:
+        plan.skew = choose((0.5, 10.0, 3600.0))
+        plan.drift = choose((0.0, 0.01, 0.1))
+    plan.no_battery = choose((0.0, 0.0, 0.5))
+
+    wanted = random.sample(FAULTS, random.randrange(4, 9))
+    if chance() < 0.05:
+        wanted = []
+    for name in FAULTS:
+        if name in wanted:
+            plan.faults[name] = choose((0.1, 0.3, 0.6))
+    plan.outage = chance() < 0.2
+
+    plan.clients = random.randrange(2, 7)
+    plan.keys = random.randrange(1, 6)
+    plan.think = choose((0.005, 0.03, 0.1))
+    if plan.size >= 5:
+        plan.think = max(plan.think, 0.03)
+    plan.patience = choose((0.5, 2.0, 5.0))
+    plan.sticky = choose((0.0, 0.8, 0.98))
+    plan.watchers = random.randrange(4)
+    if chance() < 0.06:
+        plan.burst = 1_050
+    for name, weight in (
+        ("set", 4),
+        ("create", 2),
+        ("update", 1),
+        ("swap", 3),
+        ("swap_at", 1),
+        ("delete", 2),
+        ("delete_if", 1),
+        ("in_order", 1),
+        ("lease", 2),
+        ("refresh", 1),
+        ("tree", 1),
+        ("prune", 1),
+        ("get", 4),
+        ("quorum_get", 2),
+        ("local_get", 2),
+        ("list", 1),
+    ):
+        plan.mix[name] = weight if chance() < 0.75 else 0
+    plan.mix["set"] = max(plan.mix["set"], 1)
+    return plan

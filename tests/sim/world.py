@@ -1,0 +1,290 @@
+"""One run: a cluster, its network, its faults, its clients, and everything that is remembered of it.
+
+    world = World(seed)
+    world.run()          # raises Violated or Wrong, with what was seen
+
+A run has three parts: the cruel one, the healing (faults stop; the cluster must become one leader, equal
+states, fresh writes served: P11), and the judgement of what clients were told.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from netstore.raft.messages import InstallSnapshot
+from netstore.raft.status import Role
+from netstore.types import Event, NodeId
+from tests.check.history import Fate
+from tests.sim import plan as plans
+from tests.sim.disk import Disk
+from tests.sim.faults import Faults
+from tests.sim.invariants import Invariant, Violated, all_invariants
+from tests.sim.ledger import Ledger
+from tests.sim.member import Member
+from tests.sim.network import Network
+from tests.sim.steward import Steward
+from tests.sim.timeline import MachineClock, Timeline
+from tests.sim.verdict import judge
+from tests.sim.workload import Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from netstore.disk.wal import Replay
+    from netstore.raft.entry import Entry
+    from netstore.raft.messages import Message
+    from tests.check.history import Operation
+    from tests.sim.plan import Plan
+
+RECOVERY_TIMEOUTS: Final = 20
+"""Election timeouts, at their longest, within which a healed cluster must serve and be equal."""
+
+_STREAMS: Final = 8
+
+
+class World:
+    """A run of one seed. `plan` overrides what the seed would draw; `trace` keeps a line for whatever
+    happens.
+    """
+
+    def __init__(self, seed: int, plan: Plan | None = None, *, trace: bool = False) -> None:
+        streams = [Random(seed * _STREAMS + number) for number in range(_STREAMS)]  # noqa: S311 - repeatable
+        self.seed = seed
+        self.plan = plan or plans.draw(streams[0])
+        self.random_raft, self.random_net, self.random_disk, self.random_fault = streams[1:5]
+        self.reach: Counter[str] = Counter()
+        self.trace: list[str] | None = [] if trace else None
+        self.timeline = Timeline()
+        self.ledger = Ledger()
+        self.members: dict[NodeId, Member] = {}
+        self.leases: dict[tuple[bytes, int], tuple[float, int]] = {}
+        """(key, instant of expiry) -> when it was written, with which TTL in seconds."""
+        self.lost_for_good = ""
+        """Why no recovery is asked for: a cluster of one whose only disk was damaged."""
+        self.network = Network(
+            self.timeline, self.random_net, self.plan, self.reach, deliver=self._deliver, lost=self._lost
+        )
+        invariants = [each(self) for each in all_invariants()]
+        self._replayed = _hooks(invariants, "replayed")
+        self._refused = _hooks(invariants, "refused")
+        self._booted = _hooks(invariants, "booted")
+        self._ticked = _hooks(invariants, "ticked")
+        self._heard = _hooks(invariants, "heard")
+        self._stored = _hooks(invariants, "stored")
+        self._sent = _hooks(invariants, "sent")
+        self._turned = _hooks(invariants, "turned")
+        self._finished = _hooks(invariants, "finished")
+        founders = tuple(NodeId(number) for number in range(1, self.plan.size + 1))
+        for node in founders:
+            self.add(node, founders)
+        self.steward = Steward(self, streams[5])
+        self.faults = Faults(self, self.random_fault)
+        self.workload = Workload(self, streams[6])
+
+    # --- the run
+
+    def run(self) -> None:
+        """The whole run. Violated or Wrong when a promise is broken."""
+        for member in list(self.members.values()):
+            member.boot()
+        self.faults.start()
+        self.steward.start()
+        self.workload.start()
+        self.timeline.run(self.plan.duration)
+        self.workload.stop()
+        if not self.lost_for_good:
+            self._heal()
+        for hook in self._finished:
+            hook()
+        judge(self)
+
+    def _heal(self) -> None:
+        self.note("faults stop")
+        self.faults.stop()
+        self.steward.heal()
+        timeout = 2 * self.plan.election_ticks * self.plan.tick
+        step = self.plan.tick
+        limit = self.timeline.now + RECOVERY_TIMEOUTS * max(timeout, 0.5) + 20 * self.plan.disk_latency
+        asked: list[Operation] = []
+        while True:
+            self.timeline.run(self.timeline.now + step)
+            leader = self.leader()
+            if leader is not None and self.steward.settled(leader):
+                everyone = [self.members[node] for node in leader.raft.conf.members()]
+                if not asked:
+                    asked = [self.workload.ask(member) for member in everyone]
+                elif any(
+                    write.fate is not Fate.OPEN and not isinstance(write.outcome, Event) for write in asked
+                ):
+                    asked = []  # a leader may have changed under it: ask again, in time
+                elif all(isinstance(write.outcome, Event) for write in asked) and self._equal(
+                    leader, everyone
+                ):
+                    return
+            if self.lost_for_good:
+                return
+            if self.timeline.now > limit:
+                raise Violated(
+                    f"the cluster did not come back within {RECOVERY_TIMEOUTS} timeouts: {self._state()}"
+                )
+
+    def _equal(self, leader: Member, everyone: list[Member]) -> bool:
+        last = leader.raft.log.last
+        return all(member.up and member.machine.applied == last == member.raft.commit for member in everyone)
+
+    def _state(self) -> str:
+        return "; ".join(
+            f"{node:x} {member.raft.status()}" if member.up else f"{node:x} down {member.refused}"
+            for node, member in self.members.items()
+        )
+
+    # --- looking
+
+    def running(self) -> list[Member]:
+        """Members that are up and do not stand still."""
+        return [member for member in self.members.values() if member.up and not member.paused]
+
+    def leader(self) -> Member | None:
+        """The leader of the highest term among the running."""
+        leaders = [member for member in self.running() if member.raft.role is Role.LEADER]
+        return max(leaders, key=lambda member: member.raft.term, default=None)
+
+    def note(self, line: str) -> None:
+        """Into the trace."""
+        if self.trace is not None:
+            self.trace.append(f"{self.timeline.now:.6f} {line}")
+
+    # --- what members tell
+
+    def add(self, node: NodeId, founders: tuple[NodeId, ...]) -> Member:
+        """A machine that was not there before."""
+        random, plan = self.random_disk, self.plan
+        latency = plan.disk_latency * (0.5 + random.random())
+        clock = MachineClock(
+            self.timeline,
+            plan.skew * (2 * random.random() - 1),
+            1.0 + plan.drift * (2 * random.random() - 1),
+        )
+        member = self.members[node] = Member(self, node, founders, Disk(latency), clock)
+        return member
+
+    def replayed(self, member: Member, replay: Replay) -> None:
+        for hook in self._replayed:
+            hook(member, replay)
+
+    def refused(self, member: Member, why: str) -> None:
+        member.refused = why
+        self.note(f"{member.id:x} refuses to start: {why}")
+        for hook in self._refused:
+            hook(member, why)
+        self.steward.refused(member)
+
+    def booted(self, member: Member) -> None:
+        for hook in self._booted:
+            hook(member)
+
+    def ended(self, member: Member) -> None:
+        """A life is over."""
+        self.faults.ended(member)
+
+    def ticked(self, member: Member) -> None:
+        for hook in self._ticked:
+            hook(member)
+
+    def stored(self, member: Member, entries: Sequence[Entry]) -> None:
+        for hook in self._stored:
+            hook(member, entries)
+
+    def heard(self, member: Member, message: Message) -> None:
+        if self.trace is not None:
+            self.note(f"{message.sender:x}>{message.to:x} {_shown(message)}")
+        for hook in self._heard:
+            hook(member, message)
+
+    def sent(self, member: Member, messages: Iterable[Message]) -> None:
+        for hook in self._sent:
+            for message in messages:
+                hook(member, message)
+
+    def turned(self, member: Member) -> None:
+        for hook in self._turned:
+            hook(member)
+
+    # --- the network
+
+    def _deliver(self, message: Message) -> None:
+        member = self.members.get(message.to)
+        if member is None or not member.up:
+            self._lost(message)
+        else:
+            member.receive(message)
+
+    def _lost(self, message: Message) -> None:
+        sender = self.members[message.sender]
+        if sender.up and self.random_net.random() < 0.3:
+            self.timeline.after(self.plan.delay, partial(sender.unreachable, message.to))
+
+    def copy(self, sender: Member, message: InstallSnapshot) -> None:
+        """A member streams a copy of its state to another, as `node.peers` does: the last commit, piece by
+        piece; complete and durable there before its host hears of it.
+        """
+        image = sender.engine.copy()
+        index = image.applied()
+        meta = sender.host.image_meta(index)
+        self.reach["copies_sent"] += 1
+        offer = InstallSnapshot(message.sender, message.to, message.term, meta)
+        receiver = self.members.get(message.to)
+        pieces = self.random_net.randrange(1, 6)
+        lives = (sender.life, receiver.life if receiver is not None else 0)
+        self.note(f"{message.sender:x}>{message.to:x} copy at {index} in {pieces} pieces")
+
+        def cut() -> None:
+            self.reach["copies_cut"] += 1
+            if sender.up and sender.life == lives[0]:
+                sender.enter(partial(sender.host.image_sent, message.to, ok=False))
+
+        def piece(left: int) -> None:
+            if (
+                receiver is None
+                or not index
+                or not sender.up
+                or not receiver.up
+                or (sender.life, receiver.life) != lives
+                or not self.network.passes(sender.id, receiver.id)
+                or (not self.faults.over and self.random_net.random() < self.plan.copy_cut / pieces)
+            ):
+                cut()
+            elif left:
+                self.timeline.after(self._piece_time(), partial(piece, left - 1))
+            else:
+                self.timeline.after(receiver.disk.latency * 5, partial(arrived, receiver))
+
+        def arrived(receiver: Member) -> None:
+            if not receiver.up or receiver.life != lives[1]:
+                cut()
+                return
+            receiver.disk.copies[index] = image
+            receiver.enter(partial(receiver.host.image_received, offer, image))
+            self.reach["copies_received"] += 1
+            if sender.up and sender.life == lives[0]:
+                sender.enter(partial(sender.host.image_sent, message.to, ok=True))
+
+        piece(pieces)
+
+    def _piece_time(self) -> float:
+        return self.plan.delay * 10 * self.random_net.random()
+
+
+def _hooks(invariants: list[Invariant], name: str) -> list[Callable[..., None]]:
+    """The methods of this name, of those that have one of their own."""
+    plain = getattr(Invariant, name)
+    return [getattr(each, name) for each in invariants if getattr(type(each), name) is not plain]
+
+
+def _shown(message: Message) -> str:
+    """A message in a trace: without the bytes of its entries."""
+    text = repr(message)
+    return text if len(text) < 300 else text[:300] + "..."
