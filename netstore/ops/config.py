@@ -121,8 +121,6 @@ def _read_listener(text: str) -> Url:
     url = read_url(text)
     if url.host != "localhost" and _address(url.host) is None:
         raise Unfit(f"{quoted(text)} names a host; a listener needs an address of this machine")
-    if url.scheme == "https":
-        raise Unfit(f"{quoted(text)} asks for TLS, which netstored does not serve yet")
     return url
 
 
@@ -182,7 +180,7 @@ def _read_origin(text: str) -> str:
     return text
 
 
-_URL_FIX: Final = "give http://ADDRESS:PORT, several separated by commas"
+_URL_FIX: Final = "give http://ADDRESS:PORT or https://ADDRESS:PORT, several separated by commas"
 _LISTENERS: Final = Several(_read_listener, _URL_FIX, "URL,...", low=1, high=16)
 _TARGETS: Final = Several(_read_target, _URL_FIX, "URL,...", low=1, high=16)
 
@@ -275,6 +273,23 @@ class StoreConfig:
         "Tells clusters apart that would otherwise get the same identity.",
         variables=("ETCD_INITIAL_CLUSTER_TOKEN",),
     )
+    join: tuple[Url, ...] = setting(
+        Several(_read_target, _URL_FIX, "URL,...", high=16),
+        (),
+        "Peer URLs of members of a running cluster, one of which lets this member in.",
+        default_words="none: the cluster starts as initial_cluster says",
+    )
+    voters: int = setting(
+        Whole(1, 7, "members"),
+        3,
+        "Members that are to vote; one that joins gets a vote while fewer have one, and learns otherwise.",
+    )
+    force_new_cluster: bool = setting(
+        Switch(),
+        False,
+        "Make this member's data the beginning of a new cluster of one, after the others are lost for good.",
+        variables=("ETCD_FORCE_NEW_CLUSTER",),
+    )
     snapshot_count: int = setting(
         Whole(1, 10_000_000, "log entries"),
         100_000,
@@ -304,6 +319,55 @@ class StoreConfig:
         ("*",),
         "Origins that browsers may call from; * for all, empty for none.",
         variables=("ETCD_CORS",),
+    )
+    cert_file: Path | None = setting(
+        Place(),
+        None,
+        "PEM file of the certificate shown to clients, followed by those between it and its authority.",
+        variables=("ETCD_CERT_FILE",),
+    )
+    key_file: Path | None = setting(
+        Place(),
+        None,
+        "PEM file of the private key of cert_file.",
+        variables=("ETCD_KEY_FILE",),
+    )
+    trusted_ca_file: Path | None = setting(
+        Place(),
+        None,
+        "PEM file of the authorities that sign clients' certificates; with it, clients must show one.",
+        variables=("ETCD_TRUSTED_CA_FILE",),
+    )
+    client_cert_auth: bool = setting(
+        Switch(),
+        False,
+        "Clients must show a certificate signed by an authority of trusted_ca_file.",
+        variables=("ETCD_CLIENT_CERT_AUTH",),
+    )
+    peer_cert_file: Path | None = setting(
+        Place(),
+        None,
+        "PEM file of the certificate shown to other members, whichever side calls.",
+        variables=("ETCD_PEER_CERT_FILE",),
+    )
+    peer_key_file: Path | None = setting(
+        Place(),
+        None,
+        "PEM file of the private key of peer_cert_file.",
+        variables=("ETCD_PEER_KEY_FILE",),
+    )
+    peer_trusted_ca_file: Path | None = setting(
+        Place(),
+        None,
+        "PEM file of the authorities that sign members' certificates; with it, callers must show one.",
+        variables=("ETCD_PEER_TRUSTED_CA_FILE",),
+        default_words="the system's authorities, and no certificate is asked of callers",
+    )
+    peer_client_cert_auth: bool = setting(
+        Switch(),
+        False,
+        "Members that call must show a certificate signed by an authority of peer_trusted_ca_file.",
+        variables=("ETCD_PEER_CLIENT_CERT_AUTH",),
     )
     allow_insecure_http: bool = setting(
         Switch(),
@@ -352,6 +416,22 @@ class StoreConfig:
         self._check_reach("advertise_client_urls", "listen_client_urls")
         self._check_reach("initial_advertise_peer_urls", "listen_peer_urls")
         self._check_own_entry()
+        self._check_joining()
+        self._check_certificates("", self.listen_client_urls)
+        self._check_certificates(
+            "peer_",
+            (
+                *self.listen_peer_urls,
+                *(url for each in self.initial_cluster for url in each.peer_urls),
+                *self.join,
+            ),
+        )
+        if self.voters % 2 == 0:
+            raise BadSetting(
+                "voters",
+                f"{self.voters} survive the loss of no more members than {self.voters - 1} do",
+                "give 1, 3, 5 or 7",
+            )
         if self.election_timeout < 5 * self.heartbeat_interval:
             raise BadSetting(
                 "election_timeout",
@@ -367,11 +447,11 @@ class StoreConfig:
         seen: dict[Url, str] = {}
         for key in ("listen_client_urls", "listen_peer_urls"):
             for url in getattr(self, key):
-                if not (url.is_loopback or self.allow_insecure_http):
+                if not (url.is_loopback or url.scheme == "https" or self.allow_insecure_http):
                     raise BadSetting(
                         key,
                         f"{url} would serve plain HTTP to other machines",
-                        "use a loopback address, or set allow_insecure_http where the network is trusted",
+                        "use https or a loopback address, or set allow_insecure_http on a trusted network",
                     )
                 if url.port and url in seen:
                     raise BadSetting(key, f"{url} is in {seen[url]} too", "give each its own port")
@@ -402,13 +482,49 @@ class StoreConfig:
                 "make initial_cluster and initial_advertise_peer_urls agree",
             )
 
+    def _check_joining(self) -> None:
+        if self.join and len(self.initial_cluster) > 1:
+            raise BadSetting(
+                "join",
+                "lets a running cluster name the members, and initial_cluster names them too",
+                "give one of the two",
+            )
+        if self.join and self.force_new_cluster:
+            raise BadSetting(
+                "force_new_cluster", "starts a new cluster, join enters another", "give one of the two"
+            )
 
-_NO_TLS: Final = "TLS is not served yet; put a TLS proxy before it"
+    def _check_certificates(self, prefix: str, urls: Sequence[Url]) -> None:
+        """What one side of the member, clients' or peers', needs for TLS is there whole or not at all."""
+        certificate, key, trusted = f"{prefix}cert_file", f"{prefix}key_file", f"{prefix}trusted_ca_file"
+        for one, other in ((certificate, key), (key, certificate), (trusted, certificate)):
+            if getattr(self, one) is not None and getattr(self, other) is None:
+                raise BadSetting(one, f"is of no use without {other}", f"give {other} too")
+        asked = f"{prefix}client_cert_auth"
+        if getattr(self, asked) and getattr(self, trusted) is None:
+            raise BadSetting(
+                asked,
+                f"says who must be trusted only with {trusted}",
+                f"give {trusted}, or leave {asked} out",
+            )
+        encrypted = next((url for url in urls if url.scheme == "https"), None)
+        if encrypted is not None and getattr(self, certificate) is None:
+            raise BadSetting(
+                certificate, f"is needed for {encrypted}", f"give {certificate} and {key}, or use http"
+            )
+
+
+_OWN_TLS: Final = (
+    "certificates come from files: write --cert-file and --key-file, --peer- before them for peers"
+)
+_NO_CHECK: Final = "certificates are checked by authority and name only; remove it"
+_ONE_SUITE: Final = "the TLS library chooses among the suites of TLS 1.2 and 1.3; remove it"
 _NO_V3: Final = "the v3 API is not served yet; remove it"
 _NO_DISCOVERY: Final = "clusters start from --initial-cluster alone"
 _NO_PROXY: Final = "there is no proxy mode; point clients at a member"
 _OWN_PACE: Final = "netstored paces its own storage"
 _ALWAYS: Final = "netstored always does this"
+_COMPARED: Final = "members always compare their states"
 _LATER: Final = "there is nothing like it yet; remove it"
 
 ETCD_ONLY: Final[Mapping[str, Foreign]] = MappingProxyType(
@@ -417,15 +533,13 @@ ETCD_ONLY: Final[Mapping[str, Foreign]] = MappingProxyType(
         "auth-token-ttl": Foreign(_NO_V3, ("300",)),
         "auto-compaction-mode": Foreign("there is no v3 history to compact", None),
         "auto-compaction-retention": Foreign(_NO_V3, ("0", "0s")),
-        "auto-tls": Foreign(_NO_TLS, ("false",), switch=True),
+        "auto-tls": Foreign(_OWN_TLS, ("false",), switch=True),
         "backend-batch-interval": Foreign(_OWN_PACE, None),
         "backend-batch-limit": Foreign(_OWN_PACE, None),
         "bcrypt-cost": Foreign(_NO_V3, ("10",)),
-        "cert-file": Foreign(_NO_TLS, ("",)),
-        "cipher-suites": Foreign(_NO_TLS, ("",)),
-        "client-cert-allowed-hostname": Foreign(_NO_TLS, ("",)),
-        "client-cert-auth": Foreign(_NO_TLS, ("false",), switch=True),
-        "client-crl-file": Foreign(_NO_TLS, ("",)),
+        "cipher-suites": Foreign(_ONE_SUITE, ("",)),
+        "client-cert-allowed-hostname": Foreign(_NO_CHECK, ("",)),
+        "client-crl-file": Foreign(_NO_CHECK, ("",)),
         "debug": Foreign("write --log-level=debug", ("false",), switch=True),
         "discovery": Foreign(_NO_DISCOVERY, ("",)),
         "discovery-fallback": Foreign(_NO_DISCOVERY, None),
@@ -435,16 +549,15 @@ ETCD_ONLY: Final[Mapping[str, Foreign]] = MappingProxyType(
         "enable-pprof": Foreign(_LATER, ("false",), switch=True),
         "experimental-backend-bbolt-freelist-type": Foreign(_OWN_PACE, None),
         "experimental-compaction-batch-limit": Foreign("there is no v3 history to compact", None),
-        "experimental-corrupt-check-time": Foreign(_LATER, ("0s", "0")),
+        "experimental-corrupt-check-time": Foreign(_COMPARED, None),
         "experimental-enable-lease-checkpoint": Foreign(_NO_V3, ("false",), switch=True),
         "experimental-enable-v2v3": Foreign(_NO_V3, ("",)),
-        "experimental-initial-corrupt-check": Foreign(_LATER, ("false",), switch=True),
-        "experimental-peer-skip-client-san-verification": Foreign(_NO_TLS, ("false",), switch=True),
+        "experimental-initial-corrupt-check": Foreign(_COMPARED, None, switch=True),
+        "experimental-peer-skip-client-san-verification": Foreign(_NO_CHECK, ("false",), switch=True),
         "experimental-warning-apply-duration": Foreign(
             "slow requests are logged by a rule of their own", None
         ),
         "experimental-watch-progress-notify-interval": Foreign(_NO_V3, ("10m", "10m0s")),
-        "force-new-cluster": Foreign(_LATER, ("false",), switch=True),
         "grpc-keepalive-interval": Foreign("the v3 API is not served yet", None),
         "grpc-keepalive-min-time": Foreign("the v3 API is not served yet", None),
         "grpc-keepalive-timeout": Foreign("the v3 API is not served yet", None),
@@ -452,7 +565,6 @@ ETCD_ONLY: Final[Mapping[str, Foreign]] = MappingProxyType(
         "initial-election-tick-advance": Foreign(
             "netstored chooses when to stand for election", None, switch=True
         ),
-        "key-file": Foreign(_NO_TLS, ("",)),
         "listen-metrics-urls": Foreign(_LATER, ("",)),
         "log-outputs": Foreign("logs go to stderr", ("default", "stderr")),
         "log-package-levels": Foreign("write --log-level", ("",)),
@@ -463,14 +575,10 @@ ETCD_ONLY: Final[Mapping[str, Foreign]] = MappingProxyType(
         "max-txn-ops": Foreign(_NO_V3, ("128",)),
         "max-wals": Foreign(_OWN_PACE, None),
         "metrics": Foreign(_LATER, ("basic",)),
-        "peer-auto-tls": Foreign(_NO_TLS, ("false",), switch=True),
-        "peer-cert-allowed-cn": Foreign(_NO_TLS, ("",)),
-        "peer-cert-allowed-hostname": Foreign(_NO_TLS, ("",)),
-        "peer-cert-file": Foreign(_NO_TLS, ("",)),
-        "peer-client-cert-auth": Foreign(_NO_TLS, ("false",), switch=True),
-        "peer-crl-file": Foreign(_NO_TLS, ("",)),
-        "peer-key-file": Foreign(_NO_TLS, ("",)),
-        "peer-trusted-ca-file": Foreign(_NO_TLS, ("",)),
+        "peer-auto-tls": Foreign(_OWN_TLS, ("false",), switch=True),
+        "peer-cert-allowed-cn": Foreign(_NO_CHECK, ("",)),
+        "peer-cert-allowed-hostname": Foreign(_NO_CHECK, ("",)),
+        "peer-crl-file": Foreign(_NO_CHECK, ("",)),
         "pre-vote": Foreign(_ALWAYS, ("true", "false"), switch=True),
         "proxy": Foreign(_NO_PROXY, ("off",)),
         "proxy-dial-timeout": Foreign(_NO_PROXY, None),
@@ -480,7 +588,6 @@ ETCD_ONLY: Final[Mapping[str, Foreign]] = MappingProxyType(
         "proxy-write-timeout": Foreign(_NO_PROXY, None),
         "quota-backend-bytes": Foreign(_LATER, ("0",)),
         "strict-reconfig-check": Foreign(_ALWAYS, ("true",), switch=True),
-        "trusted-ca-file": Foreign(_NO_TLS, ("",)),
     }
 )
 """Flags of etcd 3.4 without a setting here."""

@@ -150,7 +150,12 @@ class TestStoreDefaults:
         assert config.initial_cluster == (InitialMember("a", (Url("http", "127.0.0.2", 7),)),)
 
     def test_own_entry_of_the_cluster_is_advertised(self) -> None:
-        config = store("--name=b", "--initial-cluster=a=http://a:1,b=http://b:1,b=https://b:2")
+        config = store(
+            "--name=b",
+            "--initial-cluster=a=http://a:1,b=http://b:1,b=https://b:2",
+            "--peer-cert-file=/c",
+            "--peer-key-file=/k",
+        )
         assert config.initial_advertise_peer_urls == (Url("http", "b", 1), Url("https", "b", 2))
 
     @pytest.mark.parametrize(
@@ -212,7 +217,19 @@ class TestStoreChecks:
                 "--allow-insecure-http --listen-peer-urls=http://[::]:1",
                 "no address that others",
             ),
-            ("--listen-client-urls=https://127.0.0.1:1", "asks for TLS"),
+            (
+                "--listen-client-urls=https://127.0.0.1:1",
+                "cert_file (default): is needed for https://127.0.0.1:1",
+            ),
+            (
+                "--listen-peer-urls=https://127.0.0.1:1",
+                "peer_cert_file (default): is needed for https://127.0.0.1:1",
+            ),
+            (
+                "--initial-cluster=default=http://a:1,b=https://b:1",
+                "peer_cert_file (default): is needed for https://b:1",
+            ),
+            ("--join=https://a:1", "peer_cert_file (default): is needed for https://a:1"),
             ("--listen-client-urls=http://store.example:1", "names a host"),
             ("--listen-client-urls=", "is empty"),
             ("--listen-client-urls=http://127.0.0.1:2380", "is in listen_client_urls too"),
@@ -237,16 +254,34 @@ class TestStoreChecks:
             ("--cors=example.com", "is not an origin"),
             ("--initial-cluster-state=old", "give one of new, existing"),
             ("--log-level=trace", "give one of debug, info, warn, error, panic, fatal"),
-            ("--cert-file=/c", "TLS is not served yet"),
-            ("--client-cert-auth", "TLS is not served yet"),
+            ("--cert-file=/c", "is of no use without key_file"),
+            ("--peer-key-file=/c", "is of no use without peer_cert_file"),
+            ("--trusted-ca-file=/c", "is of no use without cert_file"),
+            ("--client-cert-auth", "give trusted_ca_file, or leave client_cert_auth out"),
+            ("--peer-client-cert-auth", "give peer_trusted_ca_file"),
+            ("--auto-tls", "certificates come from files"),
+            ("--join=http://a:1 --initial-cluster=default=http://b:1,c=http://c:1", "give one of the two"),
+            ("--join=http://a:1 --force-new-cluster", "give one of the two"),
+            ("--join=http://a:0", "port 0"),
+            ("--voters=4", "give 1, 3, 5 or 7"),
+            ("--voters=9", "out of range"),
             ("--auto-compaction-retention=1", "v3 API is not served yet"),
             ("--quota-backend-bytes=8000000000", "not supported by netstored"),
             ("--enable-pprof", "not supported by netstored"),
-            ("--force-new-cluster", "not supported by netstored"),
         ],
     )
     def test_refusals(self, argv: str, text: str) -> None:
         assert text in refusal(STORE, *argv.split())
+
+    def test_other_machines_are_served_where_there_is_tls(self) -> None:
+        config = store(
+            "--listen-client-urls=https://10.0.0.1:1",
+            "--listen-peer-urls=https://10.0.0.1:2",
+            *("--cert-file=/c", "--key-file=/k", "--trusted-ca-file=/ca", "--client-cert-auth"),
+            *("--peer-cert-file=/c", "--peer-key-file=/k", "--peer-trusted-ca-file=/ca"),
+        )
+        assert str(config.initial_advertise_peer_urls[0]) == "https://10.0.0.1:2"
+        assert config.trusted_ca_file == config.peer_trusted_ca_file == Path("/ca")
 
     def test_insecure_is_possible_when_told(self) -> None:
         config = store(
