@@ -157,6 +157,14 @@ class PromoteMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown
     id: _Number
 
 
+class RefuseChange(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=16):
+    """The leader does not make the change of members that another member asked it for, and says why: this
+    answers the request, and changes nothing.
+    """
+
+    why: str
+
+
 Command: TypeAlias = (
     Set
     | Create
@@ -173,6 +181,7 @@ Command: TypeAlias = (
     | RemoveMember
     | UpdateMember
     | PromoteMember
+    | RefuseChange
 )
 
 _encoder: Final = msgspec.msgpack.Encoder()

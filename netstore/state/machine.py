@@ -28,6 +28,7 @@ from netstore.state.commands import (
     PromoteMember,
     PublishMember,
     QuorumGet,
+    RefuseChange,
     RemoveMember,
     Set,
     SetClusterVersion,
@@ -36,7 +37,13 @@ from netstore.state.commands import (
     decode,
 )
 from netstore.state.history import History
-from netstore.state.member import MemberInfo
+from netstore.state.member import (
+    ID_EXISTS,
+    ID_NOT_FOUND,
+    ID_REMOVED,
+    PEER_URL_EXISTS,
+    MemberInfo,
+)
 from netstore.state.statistics import Statistics
 from netstore.state.tree import Tree
 from netstore.types import EtcdIndex, Event, Index, Nanos, NodeId, NodeView
@@ -89,6 +96,7 @@ class Machine:
             RemoveMember: self._remove_member,
             UpdateMember: self._update_member,
             PromoteMember: self._promote_member,
+            RefuseChange: self._refuse_change,
         }
 
     @property
@@ -288,24 +296,24 @@ class Machine:
     def _publish_member(self, command: PublishMember) -> Outcome:
         id_ = NodeId(command.id)
         if id_ in self._removed:
-            return self._refusal("membership: ID removed")
-        known = self._members.get(id_)
-        if known is None:
-            self._add_member(AddMember(id_, command.peer_urls))
-            known = self._members[id_]
+            return self._refusal(ID_REMOVED)
+        if id_ not in self._members:
+            refusal = self._add_member(AddMember(id_, command.peer_urls))
+            if refusal is not None:
+                return refusal
         self.statistics.sets_success += 1
         self._record_member(
             "set",
-            msgspec.structs.replace(
-                known, name=command.name, client_urls=command.client_urls, peer_urls=command.peer_urls
-            ),
+            msgspec.structs.replace(self._members[id_], name=command.name, client_urls=command.client_urls),
         )
         return None
 
     def _add_member(self, command: AddMember) -> Outcome:
         id_ = NodeId(command.id)
         if id_ in self._members or id_ in self._removed:
-            return self._refusal("membership: ID exists" if id_ in self._members else "membership: ID removed")
+            return self._refusal(ID_EXISTS if id_ in self._members else ID_REMOVED)
+        if self._taken(command.peer_urls, id_):
+            return self._refusal(PEER_URL_EXISTS)
         self.statistics.create_success += 1
         self._record_member(
             "create", MemberInfo(id_, "", (), command.peer_urls, command.learner, command.promote)
@@ -315,7 +323,7 @@ class Machine:
     def _remove_member(self, command: RemoveMember) -> Outcome:
         id_ = NodeId(command.id)
         if id_ not in self._members:
-            return self._refusal("membership: ID not found")
+            return self._unknown(id_)
         del self._members[id_]
         self._removed.add(id_)
         self._touched.add(id_)
@@ -326,17 +334,30 @@ class Machine:
         return None
 
     def _update_member(self, command: UpdateMember) -> Outcome:
-        return self._change_member(NodeId(command.id), peer_urls=command.peer_urls)
+        id_ = NodeId(command.id)
+        if id_ in self._members and self._taken(command.peer_urls, id_):
+            return self._refusal(PEER_URL_EXISTS)
+        return self._change_member(id_, peer_urls=command.peer_urls)
 
     def _promote_member(self, command: PromoteMember) -> Outcome:
         return self._change_member(NodeId(command.id), learner=False, promote=False)
 
     def _change_member(self, id_: NodeId, **fields: object) -> Outcome:
         if id_ not in self._members:
-            return self._refusal("membership: ID not found")
+            return self._unknown(id_)
         self.statistics.update_success += 1
         self._record_member("update", msgspec.structs.replace(self._members[id_], **fields))
         return None
+
+    def _refuse_change(self, command: RefuseChange) -> Outcome:
+        return self._refusal(command.why)
+
+    def _taken(self, peer_urls: tuple[str, ...], id_: NodeId) -> bool:
+        others = (other.peer_urls for other in self._members.values() if other.id != id_)
+        return any(url in peer_urls for urls in others for url in urls)
+
+    def _unknown(self, id_: NodeId) -> Fault:
+        return self._refusal(ID_REMOVED if id_ in self._removed else ID_NOT_FOUND)
 
     def _refusal(self, why: str) -> Fault:
         return Fault(300, why.encode(), self.tree.index)
