@@ -26,6 +26,7 @@ from netstore.errors import Fault, NetstoreError
 from netstore.node.proposals import REQUEST_ID_SIZE, Proposals
 from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind
+from netstore.raft.messages import Forward
 from netstore.raft.status import Fate
 from netstore.seams import SyncFailed
 from netstore.types import Index
@@ -116,6 +117,8 @@ class Host:
         self._catch_up_entries = catch_up_entries
         self._log = log
         self._wake = wake
+        self.change_asked: Callable[[Change], None] | None = None
+        """Takes what a follower asks a leader to change about the members; None: it is proposed as it is."""
         self._stopping = False
         self._failure: Exception | None = None
         self._unsynced: deque[Append] = deque()
@@ -189,6 +192,24 @@ class Host:
             self.proposals.refuse([payload], _refused(proposed))
         self._wake()
 
+    @property
+    def change_index(self) -> Index:
+        """The newest entry of the log that changes the members; it may be neither committed nor applied."""
+        return self._raft.conf_history[-1][0]
+
+    def propose_change(self, change: Change) -> Refusal | None:
+        """Change the members for a request that has its slot elsewhere: `change.context` is its payload."""
+        refusal = self._raft.propose_change(change).refusal
+        self._wake()
+        return refusal
+
+    def relay(self, payload: bytes) -> None:
+        """Propose a payload whose slot another member has. Lost where that cannot be done: it times out
+        there.
+        """
+        self._raft.propose((payload,))
+        self._wake()
+
     def transfer(self, to: NodeId) -> Refusal | None:
         """Start handing leadership to a voter; None when it was started. It shows in `leader`, or never."""
         refusal = self._raft.transfer(to)
@@ -217,7 +238,10 @@ class Host:
     def receive(self, messages: Sequence[Message]) -> None:
         """Messages from peers."""
         for message in messages:
-            self._raft.step(message)
+            if type(message) is Forward and message.kind is EntryKind.CHANGE:
+                self._take_changes(message)
+            else:
+                self._raft.step(message)
         self._wake()
 
     def unreachable(self, peer: NodeId) -> None:
@@ -260,6 +284,13 @@ class Host:
         for token in list(self._reads_asked):
             self._finish_read(token, errors.stopped())
         self._flush()
+
+    def _take_changes(self, message: Forward) -> None:
+        if self.change_asked is None or self._raft.leader != self.id or message.to != self.id:
+            self._raft.step(message)
+            return
+        for payload in message.payloads:
+            self.change_asked(Change.decode(payload))
 
     # --- the turn
 

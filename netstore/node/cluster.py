@@ -1,0 +1,326 @@
+"""Who belongs to the cluster: adding, removing, moving and promoting members, and who leads.
+
+Every change is judged by the leader, on a state that holds all changes before it, and is then one entry of
+the log: Raft's configuration and the list of members move together. Another member hands its request to the
+leader; a refusal comes back through the log (`RefuseChange`), so that it is known and not a time-out. One
+change is under way at a time, others wait their turn.
+
+A member added to vote could take the quorum with it before it has even started, so it enters as a learner
+with a mark in its replicated record, and whoever leads promotes it once it has caught up (Ongaro's
+dissertation, section 4.2.1). So adding is always safe, and etcd's refusal to add to a cluster that has too
+few started members has no counterpart here; removing and promoting are refused where etcd does it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+from netstore import errors
+from netstore.errors import CorruptData, Fault
+from netstore.node.bootstrap import member_id
+from netstore.node.proposals import REQUEST_ID_SIZE
+from netstore.raft.change import Change, Step, StepKind
+from netstore.raft.status import Refusal
+from netstore.state import member
+from netstore.state.commands import (
+    AddMember,
+    PromoteMember,
+    RefuseChange,
+    RemoveMember,
+    UpdateMember,
+    decode,
+    encode,
+)
+from netstore.state.member import MemberInfo
+from netstore.types import Index, NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.node.host import Host
+    from netstore.state.machine import Outcome
+
+    MemberDone: TypeAlias = Callable[[MemberInfo | Fault], None]
+
+MAX_WAITING_CHANGES: Final = 64
+"""Changes that may wait for their turn at a leader; more are refused."""
+
+MAX_LEARNERS: Final = 64
+"""Learners a cluster may have unless the operator says otherwise: each is fed by the leader."""
+
+NOT_LEADER: Final = "etcdserver: not leader"
+BAD_TRANSFEREE: Final = "etcdserver: bad leader transferee"
+TRANSFER_TIMED_OUT: Final = "etcdserver: request timed out, leader transfer took too long"
+
+_SECOND: Final = 1_000_000_000
+
+_PATIENT: Final = (Refusal.CHANGE_PENDING, Refusal.TRANSFERRING, Refusal.NO_LEADER)
+"""What passes by itself: the change waits."""
+
+_WORDS: Final = {
+    Refusal.LEARNER_BEHIND: member.LEARNER_NOT_READY,
+    Refusal.QUORUM_AT_RISK: member.UNHEALTHY,
+    Refusal.NO_VOTER_LEFT: member.NOT_ENOUGH_STARTED,
+}
+
+_Command: TypeAlias = AddMember | RemoveMember | PromoteMember
+
+
+class Log(Protocol):
+    """The part of a structured logger that is used here."""
+
+    def info(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+
+class _Asked:
+    """A change that waits for its turn. `payload` begins with the id of the request, wherever its slot is."""
+
+    __slots__ = ("command", "deadline", "over", "own", "payload")
+
+    def __init__(self, command: _Command, payload: bytes, deadline: float, *, own: bool) -> None:
+        self.command = command
+        self.payload = payload
+        self.deadline = deadline
+        self.own = own
+        self.over = False
+
+
+class Cluster:
+    """The members as one thing that can be changed, through any of them. Everything is a plain call on the
+    loop; `done` is called once, perhaps before the call returns.
+    """
+
+    def __init__(self, host: Host, *, log: Log, max_learners: int = MAX_LEARNERS) -> None:
+        self._host = host
+        self._log = log
+        self._max_learners = max_learners
+        self._waiting: deque[_Asked] = deque()
+        self._tidy_at = Index(0)
+        """The change of members after which no learner without a record was left."""
+        self._transfers: list[tuple[NodeId, float, Callable[[Fault | None], None]]] = []
+        host.change_asked = self._asked
+
+    # --- what can be asked
+
+    def add(self, peer_urls: tuple[str, ...], *, learner: bool, done: MemberDone) -> None:
+        """Add a member that is reached there; without `learner` it is to vote once it has caught up.
+
+        Its id is worked out from URLs and time, as etcd does. `done` gets the new member before it has
+        started, or why there is none: an URL is taken, or there are too many learners.
+        """
+        seconds = self._host.clock.wall() // _SECOND
+        id_ = member_id(peer_urls, str(seconds))
+        self._ask(AddMember(id_, tuple(sorted(peer_urls)), learner=True, promote=not learner), done)
+
+    def remove(self, id_: NodeId, done: MemberDone) -> None:
+        """Remove a member for ever; `done` gets what it was. Refused where too few started voters would be
+        left, or too few of them answer, and where there is no such member or it was removed before.
+        """
+        self._ask(RemoveMember(id_), done)
+
+    def promote(self, id_: NodeId, done: MemberDone) -> None:
+        """Give a learner its vote; refused until it has caught up."""
+        self._ask(PromoteMember(id_), done)
+
+    def update(self, id_: NodeId, peer_urls: tuple[str, ...], done: MemberDone) -> None:
+        """A member is reached there from now on."""
+        command = UpdateMember(id_, tuple(sorted(peer_urls)))
+        self._host.propose(encode(command), self._answer(id_, done))
+
+    def transfer(self, to: NodeId, done: Callable[[Fault | None], None]) -> None:
+        """Let another voter lead. `done(None)` comes once it does. Only the leader can be asked."""
+        host = self._host
+        if host.leader != host.id:
+            done(Fault(300, NOT_LEADER.encode()))
+        elif to == host.id:
+            done(None)
+        elif (refusal := host.transfer(to)) is not None:
+            text = BAD_TRANSFEREE if refusal is Refusal.NOT_A_VOTER else f"etcdserver: {refusal.value}"
+            done(Fault(300, text.encode()))
+        else:
+            self._transfers.append((to, host.clock.monotonic() + host.proposals.time_limit, done))
+
+    # --- time
+
+    def tick(self) -> None:
+        """Let waiting changes go on; leading, promote who has caught up. Costs the number of members."""
+        if self._transfers:
+            self._look_at_transfers()
+        if self._waiting:
+            self._advance()
+        host = self._host
+        if host.leader == host.id and self._is_current():
+            self._promote_marked()
+            if self._tidy_at != host.change_index:
+                self._remove_unlisted()
+
+    # --- one change
+
+    def _ask(self, command: _Command, done: MemberDone) -> None:
+        host = self._host
+        asked: _Asked
+
+        def complete(outcome: Outcome | Fault) -> None:
+            asked.over = True
+            answer(outcome)
+
+        answer = self._answer(NodeId(command.id), done)
+        asked = _Asked(command, b"", float("inf"), own=True)
+        payload = host.proposals.open(encode(command), complete)
+        if payload is not None:
+            asked.payload = payload
+            self._enqueue(asked)
+
+    def _answer(self, id_: NodeId, done: MemberDone) -> Callable[[Outcome | Fault], None]:
+        members = self._host.machine.members
+        before = members.get(id_)
+
+        def answer(outcome: Outcome | Fault) -> None:
+            if isinstance(outcome, Fault):
+                done(outcome)
+            else:
+                done(self._host.machine.members.get(id_) or before or MemberInfo(id_, "", (), ()))
+
+        return answer
+
+    def _asked(self, change: Change) -> None:
+        """Another member asks this leader for a change."""
+        try:
+            command = decode(change.context[REQUEST_ID_SIZE:])
+        except CorruptData as fault:
+            self._log.warning("member_change_not_read", reason=str(fault))
+            return
+        if isinstance(command, AddMember | RemoveMember | PromoteMember):
+            deadline = self._host.clock.monotonic() + self._host.proposals.time_limit
+            self._enqueue(_Asked(command, change.context, deadline, own=False))
+        else:
+            self._log.warning("member_change_not_read", reason=f"{type(command).__name__} is none")
+
+    def _enqueue(self, asked: _Asked) -> None:
+        if len(self._waiting) >= MAX_WAITING_CHANGES:
+            self._refuse(asked, errors.TOO_MANY)
+            return
+        self._waiting.append(asked)
+        self._advance()
+
+    def _advance(self) -> None:
+        now = self._host.clock.monotonic()
+        while self._waiting:
+            first = self._waiting[0]
+            if not first.over and first.deadline >= now and not self._try(first):
+                return
+            self._waiting.popleft()
+
+    def _try(self, asked: _Asked) -> bool:
+        """Propose a change, or refuse it. False when it has to wait."""
+        host = self._host
+        if not host.leader:
+            return False
+        if host.leader == host.id:
+            if not self._is_current():
+                return False
+            why = self._objection(asked.command)
+            if why is not None:
+                self._refuse(asked, why)
+                return True
+        elif not asked.own:
+            return True  # it leads no more; who asked is told nothing, and runs into the time limit
+        refusal = host.propose_change(Change((_step(asked.command),), context=asked.payload))
+        if refusal in _PATIENT:
+            return False
+        if refusal is not None:
+            self._refuse(asked, _WORDS.get(refusal, f"etcdserver: {refusal.value}"))
+        return True
+
+    def _is_current(self) -> bool:
+        """The state here holds every change of the members that the log has."""
+        return self._host.change_index <= self._host.machine.applied
+
+    def _refuse(self, asked: _Asked, why: str) -> None:
+        if asked.own:
+            self._host.proposals.refuse([asked.payload], Fault(300, why.encode()))
+        else:
+            self._host.relay(asked.payload[:REQUEST_ID_SIZE] + encode(RefuseChange(why)))
+
+    def _objection(self, command: _Command) -> str | None:
+        """Why the members as they are speak against a change, in etcd's words."""
+        machine = self._host.machine
+        members, id_ = machine.members, NodeId(command.id)
+        if isinstance(command, AddMember):
+            if id_ in members or id_ in machine.removed:
+                return member.ID_EXISTS if id_ in members else member.ID_REMOVED
+            if any(url in command.peer_urls for each in members.values() for url in each.peer_urls):
+                return member.PEER_URL_EXISTS
+            if sum(each.learner for each in members.values()) >= self._max_learners:
+                return member.TOO_MANY_LEARNERS
+            return None
+        if id_ not in members:
+            return member.ID_REMOVED if id_ in machine.removed else member.ID_NOT_FOUND
+        concerned = members[id_]
+        voters = [each for each in members.values() if not each.learner and each.id != id_]
+        if isinstance(command, PromoteMember):
+            if not concerned.learner:
+                return member.NOT_LEARNER
+            voters.append(concerned)
+        elif concerned.learner:
+            return None
+        started = sum(bool(each.name) for each in voters)
+        return member.NOT_ENOUGH_STARTED if started < len(voters) // 2 + 1 else None
+
+    # --- what a leader does by itself
+
+    def _promote_marked(self) -> None:
+        """Promote one member that is to vote and has caught up."""
+        members = self._host.machine.members
+        if not any(each.promote for each in members.values()):
+            return
+        for peer in self._host.status().peers:
+            if peer.caught_up and peer.id in members and members[peer.id].promote:
+                steps = (Step(StepKind.ADD_VOTER, peer.id),)
+                self._host.change_members(
+                    steps, encode(PromoteMember(peer.id)), self._told("member_promoted", peer.id)
+                )
+                return
+
+    def _remove_unlisted(self) -> None:
+        """A learner whose record was refused when it was applied, because its URL was taken in between, is no
+        member: take it out of the configuration too.
+        """
+        members = self._host.machine.members
+        for learner in self._host.status().conf.learners:
+            if learner not in members:
+                steps = (Step(StepKind.REMOVE, learner),)
+                self._host.change_members(steps, b"", self._told("unlisted_member_removed", learner))
+                return
+        self._tidy_at = self._host.change_index
+
+    def _told(self, event: str, id_: NodeId) -> Callable[[Outcome | Fault], None]:
+        def told(outcome: Outcome | Fault) -> None:
+            if not isinstance(outcome, Fault):
+                self._log.info(event, member=f"{id_:x}")
+
+        return told
+
+    def _look_at_transfers(self) -> None:
+        host, now = self._host, self._host.clock.monotonic()
+        transfers, self._transfers = self._transfers, []
+        for to, deadline, done in transfers:
+            if host.leader == to:
+                done(None)
+            elif now > deadline or (host.leader and host.leader != host.id):
+                done(Fault(300, TRANSFER_TIMED_OUT.encode()))
+            else:
+                self._transfers.append((to, deadline, done))
+
+
+def _step(command: _Command) -> Step:
+    if isinstance(command, AddMember):
+        return Step(StepKind.ADD_LEARNER, NodeId(command.id))
+    if isinstance(command, PromoteMember):
+        return Step(StepKind.ADD_VOTER, NodeId(command.id))
+    return Step(StepKind.REMOVE, NodeId(command.id))
