@@ -43,7 +43,7 @@ def not_found(exchange: Exchange) -> None:
 
 def bad_request(exchange: Exchange) -> None:
     """The path has a malformed escape."""
-    exchange.respond(400, PLAIN, b"400 Bad Request")
+    exchange.refuse(400, b"400 Bad Request")
 
 
 class Redirect:

@@ -84,6 +84,9 @@ class Exchange(Protocol):
         For HEAD the body is measured and left out.
         """
 
+    def refuse(self, status: int, text: bytes) -> None:
+        """Answer in plain text and close the connection: the request is not HTTP as the RFC has it."""
+
     def begin(self, status: int, fields: bytes) -> None:
         """Send the head now and keep the body open: chunked for HTTP/1.1, until close for 1.0."""
 

@@ -1,8 +1,9 @@
 """HTTP/1.1 and 1.0, server side, as a pure codec: bytes in, exchanges out; answers in, bytes out (RFC 9112).
 
 Invariants that live here: a request is handed over whole or not at all; answers leave in the order of the
-requests, whatever the order in which they were completed; nothing is kept beyond the limits; after a
-malformed byte nothing more of that connection is read.
+requests, whatever the order in which they were completed; a read is handed over only when every write before
+it on the connection is answered, so that pipelined requests see each other; nothing is kept beyond the
+limits; after a malformed byte nothing more of that connection is read.
 
 httptools (llhttp) parses. In front of it stands a table of heads already parsed: the same bytes at the start
 of a message always mean the same request, and clients repeat themselves, so a known head costs one dictionary
@@ -57,6 +58,7 @@ _STATUS_11: Final = {s.value: b"HTTP/1.1 %d %s\r\n" % (s.value, s.phrase.encode(
 _STATUS_10: Final = {s.value: b"HTTP/1.0 %d %s\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
 _TOKEN: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _METHOD_LIMIT: Final = 64
+_SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 
 
 class Output(Protocol):
@@ -142,10 +144,12 @@ class Http1Server:
 class Http1Exchange:
     """One request on an HTTP/1 connection and its answer. Implements `netstore.net.exchange.Exchange`."""
 
-    __slots__ = ("_chunked", "_connection", "_done", "_gone", "_held", "closing", "request")
+    __slots__ = ("_chunked", "_connection", "_done", "_gone", "_held", "closing", "request", "writes")
 
     def __init__(self, connection: Http1Connection, request: Request) -> None:
         self.request = request
+        self.writes = request.method not in _SAFE
+        """It may change what a later request sees."""
         self._connection = connection
         self._held: list[bytes] | None = None
         self._done = False
@@ -168,10 +172,15 @@ class Http1Exchange:
         size = b"" if status in (204, 304) else b"Content-Length: %d\r\n" % len(body)
         if request.method == b"HEAD":
             body = b""
-        self._done = True
         self._gone = None
         self._put(b"".join((line, fields, common, size, closing, b"\r\n", body)))
-        self._connection.advance()
+        self._finished()
+
+    def refuse(self, status: int, text: bytes) -> None:
+        """Answer in plain text, then close; see `Exchange.refuse`."""
+        self.closing = True
+        self._connection.reading = False
+        self.respond(status, _PLAIN, text)
 
     def begin(self, status: int, fields: bytes) -> None:
         """Send the head and keep the body open; see `Exchange.begin`."""
@@ -199,11 +208,10 @@ class Http1Exchange:
         """End the open body; see `Exchange.end`."""
         if self._done:
             return
-        self._done = True
         self._gone = None
         if self._chunked:
             self._put(b"0\r\n\r\n")
-        self._connection.advance()
+        self._finished()
 
     def abort(self) -> None:
         """Cut the connection; see `Exchange.abort`."""
@@ -242,6 +250,12 @@ class Http1Exchange:
         if call is not None:
             call()
 
+    def _finished(self) -> None:
+        self._done = True
+        if self.writes:
+            self._connection.written()
+        self._connection.advance()
+
     def _put(self, data: bytes) -> None:
         if self._held is not None:
             self._held.append(data)
@@ -272,6 +286,7 @@ class Http1Connection:
         "_ready",
         "_request",
         "_url",
+        "_writes",
         "closed",
         "output",
         "reading",
@@ -287,6 +302,7 @@ class Http1Connection:
         self.waiting = False
         self._pending: deque[Http1Exchange] = deque()
         self._ready: deque[Request] = deque()
+        self._writes = 0
         self._parser = httptools.HttpRequestParser(self)
         self._request = Request(b"", b"")
         self._method: bytes | None = None
@@ -335,11 +351,16 @@ class Http1Connection:
             self.resume()
 
     def resume(self) -> None:
-        """Hand over what is complete, as long as the answers outstanding are not too many or too large."""
+        """Hand over what is complete, as long as the answers outstanding are not too many or too large, and a
+        read does not have to wait for a write.
+        """
         ready, pending = self._ready, self._pending
         while ready and len(pending) < PIPELINE_LIMIT and self.output.unsent() < HIGH_WATER:
+            if self._writes and ready[0].method in _SAFE:
+                return
             request = ready.popleft()
             exchange = Http1Exchange(self, request)
+            self._writes += exchange.writes
             if pending:
                 exchange.hold()
             pending.append(exchange)
@@ -372,6 +393,10 @@ class Http1Connection:
         """Answer what was not finished in time, then close."""
         self._refuse(status, text)
         self.resume()
+
+    def written(self) -> None:
+        """A write was answered."""
+        self._writes -= 1
 
     def advance(self) -> None:
         """Send on from the head of the line as far as answers are complete."""
@@ -438,7 +463,10 @@ class Http1Connection:
         self._head_done = True
         if not self.reading:
             return
-        if request.version == b"1.1" and request.host is None:
+        if request.version not in (b"1.1", b"1.0"):
+            status = 400 if request.version < b"1" else 505
+            self._refuse(status, b"%d unsupported protocol version" % status)
+        elif request.version == b"1.1" and request.host is None:
             self._refuse(400, b"400 Bad Request: missing required Host header")
         elif self._length > self.server.body_limit:
             self._overflow()

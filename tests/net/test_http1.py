@@ -57,7 +57,7 @@ def test_a_head_is_learnt_only_when_its_body_length_is_plain() -> None:
 
 
 def test_answers_leave_in_the_order_of_the_requests() -> None:
-    wire = Wire(hold=True).feed(GET + PUT + GET)
+    wire = Wire(hold=True).feed(GET + PUT + PUT)
     first, second, third = wire.exchanges
     third.respond(200, b"", b"3")
     second.respond(200, b"", b"2")
@@ -65,6 +65,24 @@ def test_answers_leave_in_the_order_of_the_requests() -> None:
     first.respond(200, b"", b"1")
     bodies = [part.partition(b"\r\n\r\n")[2] for part in wire.output.sent.split(b"HTTP/1.1 ")[1:]]
     assert bodies == [b"1", b"2", b"3"]
+
+
+def test_a_read_waits_for_the_writes_before_it_and_writes_do_not_wait() -> None:
+    wire = Wire(hold=True).feed(PUT + PUT + GET + PUT)
+    assert [exchange.request.method for exchange in wire.exchanges] == [b"PUT", b"PUT"]
+    wire.exchanges[1].respond(200, b"", b"2")
+    wire.connection.resume()
+    assert len(wire.exchanges) == 2
+    wire.exchanges[0].respond(200, b"", b"1")
+    wire.connection.resume()
+    assert [exchange.request.method for exchange in wire.exchanges[2:]] == [b"GET", b"PUT"]
+
+
+@pytest.mark.parametrize(("line", "status"), [(b"GET /version", 400), (b"GET /version HTTP/2.0", 505)])
+def test_other_versions_are_refused(line: bytes, status: int) -> None:
+    wire = Wire().feed(line + b"\r\nHost: a\r\n\r\n")
+    assert wire.output.sent.startswith(b"HTTP/1.1 %d " % status)
+    assert not wire.requests
 
 
 def test_a_stream_behind_a_slow_answer_is_held_and_then_flows() -> None:

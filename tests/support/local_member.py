@@ -70,6 +70,9 @@ class RecordedExchange:
         self.status, self.fields, self.done = status, fields, True
         self.body = b"" if self._request.method == b"HEAD" else body
 
+    def refuse(self, status: int, text: bytes) -> None:
+        self.respond(status, b"", text)
+
     def begin(self, status: int, fields: bytes) -> None:
         assert not self.status, "answered twice"
         self.status, self.fields, self.open = status, fields, True
