@@ -154,6 +154,7 @@ def settle(raft: Raft) -> None:
         return
     if conf.joint:
         if conf.auto_leave:
+            replication.send_all(raft)  # who goes hears of it while it is still spoken to
             _append(raft, Change())
     elif not conf.votes(raft.id):
         replication.send_all(raft)

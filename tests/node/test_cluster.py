@@ -1,0 +1,343 @@
+"""Members that come, go, move and are promoted, asked through a leader and through others."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.errors import TIMED_OUT, TOO_MANY, Fault
+from netstore.node.cluster import (
+    BAD_TRANSFEREE,
+    MAX_LEARNERS,
+    MAX_WAITING_CHANGES,
+    NOT_LEADER,
+    TRANSFER_TIMED_OUT,
+)
+from netstore.raft.change import Change, Step, StepKind
+from netstore.state import member
+from netstore.state.commands import RefuseChange, Set, UpdateMember, encode
+from netstore.state.member import MemberInfo
+from netstore.types import Event, NodeId
+from tests.support.group import Group, Peer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Answers = list["MemberInfo | Fault"]
+
+NEW = ("http://new:1",)
+
+
+def asked(group: Group, call: Callable[[Callable[[MemberInfo | Fault], None]], None]) -> MemberInfo | Fault:
+    """What a call is answered within the time a tick takes."""
+    answers: Answers = []
+    call(answers.append)
+    group.settle()
+    group.tick(2)
+    [answer] = answers
+    return answer
+
+
+def refusal(answer: MemberInfo | Fault | None) -> str:
+    assert isinstance(answer, Fault)
+    return answer.cause.decode()
+
+
+def add(group: Group, through: Peer, urls: tuple[str, ...] = NEW, *, learner: bool = False) -> MemberInfo:
+    answer = asked(group, lambda done: through.cluster.add(urls, learner=learner, done=done))
+    assert isinstance(answer, MemberInfo)
+    return answer
+
+
+def voters(peer: Peer) -> set[int]:
+    assert not peer.conf.joint
+    return set(peer.conf.voters)
+
+
+# --- adding
+
+
+@pytest.mark.parametrize("through", [1, 2])
+def test_a_member_added_to_vote_learns_first_and_votes_once_it_has_caught_up(through: int) -> None:
+    group = Group(3)
+    added = add(group, group[through])
+    assert (added.name, added.peer_urls, added.learner) == ("", NEW, True)
+    assert all(peer.seen()[added.id] == (True, True) for peer in group.peers.values())
+    group.pass_time(20)
+    assert voters(group[1]) == {1, 2, 3}, "it has not started"
+    group.start(added.id)
+    group.pass_time(3)
+    assert voters(group[1]) == {1, 2, 3, added.id}
+    for peer in group.peers.values():
+        assert peer.seen()[added.id] == (False, False)
+    assert group[added.id].machine.members[added.id].name
+
+
+def test_a_member_alone_grows_to_three_and_is_never_stuck() -> None:
+    group = Group(1)
+    first, second = add(group, group[1]), add(group, group[1], ("http://other:1",))
+    outcomes: list[object] = []
+    group[1].host.propose(encode(Set(path=b"/k")), outcomes.append)
+    group.settle()
+    assert isinstance(outcomes[0], Event), "members that have not started have no say"
+    group.start(first.id)
+    group.start(second.id)
+    group.pass_time(3)
+    assert voters(group[1]) == {1, first.id, second.id}
+    assert group[1].lines.events.count("member_promoted") == 2
+
+
+def test_a_member_added_as_learner_stays_one_until_it_is_promoted() -> None:
+    group = Group(1)
+    added = add(group, group[1], learner=True)
+    assert (added.learner, added.promote) == (True, False)
+    group.start(added.id)
+    group.pass_time(20)
+    assert voters(group[1]) == {1}
+    promoted = asked(group, lambda done: group[added.id].cluster.promote(added.id, done))
+    assert isinstance(promoted, MemberInfo)
+    assert not promoted.learner
+    assert voters(group[1]) == {1, added.id}
+
+
+def test_ids_differ_where_urls_or_times_do() -> None:
+    group = Group(1)
+    first = add(group, group[1])
+    group.pass_time(1)
+    asked(group, lambda done: group[1].cluster.remove(first.id, done))
+    group.pass_time(1)
+    again = add(group, group[1])
+    other = add(group, group[1], ("http://other:1", "http://another:1"))
+    assert len({first.id, again.id, other.id}) == 3
+    assert other.peer_urls == ("http://another:1", "http://other:1")
+
+
+@pytest.mark.parametrize("through", [1, 2])
+def test_an_url_belongs_to_one_member(through: int) -> None:
+    group = Group(3)
+    urls = ("http://fine:1", "http://p3:1")
+    answer = asked(group, lambda done: group[through].cluster.add(urls, learner=True, done=done))
+    assert refusal(answer) == member.PEER_URL_EXISTS
+    assert set(group[1].seen()) == {1, 2, 3}
+
+
+def test_there_are_only_so_many_learners() -> None:
+    group = Group(1)
+    for number in range(MAX_LEARNERS):
+        add(group, group[1], (f"http://learner{number}:1",), learner=number % 2 == 0)
+    answer = asked(group, lambda done: group[1].cluster.add(NEW, learner=True, done=done))
+    assert refusal(answer) == member.TOO_MANY_LEARNERS
+
+
+def test_changes_that_come_together_are_made_one_after_the_other() -> None:
+    group = Group(3)
+    answers: Answers = []
+    for number in range(3):
+        for peer in (group[2], group[1]):
+            url = f"http://new{number}{peer.id}:1"
+            peer.cluster.add((url,), learner=True, done=answers.append)
+    group[3].cluster.remove(NodeId(2), answers.append)
+    group.pass_time(2)
+    assert len(answers) == 7
+    assert all(isinstance(answer, MemberInfo) for answer in answers)
+    assert voters(group[1]) == {1, 3}
+    assert len(group[1].conf.learners) == 6
+
+
+def test_only_so_many_changes_wait() -> None:
+    group = Group(3)
+    for peer in (group[2], group[3]):
+        peer.cut_off = True
+    group.pass_time(5)
+    answers: Answers = []
+    for number in range(MAX_WAITING_CHANGES + 1):
+        group[1].cluster.add((f"http://new{number}:1",), learner=True, done=answers.append)
+    assert [refusal(answer) for answer in answers] == [TOO_MANY]
+
+
+def test_an_url_that_was_taken_on_the_way_leaves_no_nameless_learner_behind() -> None:
+    """The leader judges what is applied; what it has not applied yet may take the URL first."""
+    group = Group(3)
+    answers: Answers = []
+    group[1].host.propose(encode(UpdateMember(3, NEW)), lambda _: None)
+    group[1].host.turn()
+    group[1].cluster.add(NEW, learner=True, done=answers.append)
+    group.settle()
+    assert [refusal(answer) for answer in answers] == [member.PEER_URL_EXISTS]
+    group.tick(2)
+    assert group[1].conf.learners == ()
+    assert "unlisted_member_removed" in group[1].lines.events
+    assert set(group[1].seen()) == {1, 2, 3}
+
+
+# --- removing
+
+
+@pytest.mark.parametrize("through", [1, 2, 3])
+@pytest.mark.parametrize("gone", [1, 2, 3])
+def test_any_voter_can_be_removed_through_any(through: int, gone: int) -> None:
+    group = Group(3)
+    removed = asked(group, lambda done: group[through].cluster.remove(NodeId(gone), done))
+    assert isinstance(removed, MemberInfo)
+    assert removed.id == gone
+    del group.peers[NodeId(gone)]
+    group.pass_time(5)
+    assert group.leader.id != gone
+    assert voters(group.leader) == {1, 2, 3} - {gone}
+    assert set(group.leader.seen()) == {1, 2, 3} - {gone}
+
+
+def test_an_id_is_never_used_again() -> None:
+    group = Group(3)
+    asked(group, lambda done: group[1].cluster.remove(NodeId(3), done))
+    again = asked(group, lambda done: group[2].cluster.remove(NodeId(3), done))
+    assert refusal(again) == member.ID_REMOVED
+    changed = asked(group, lambda done: group[2].cluster.update(NodeId(3), NEW, done))
+    assert refusal(changed) == member.ID_REMOVED
+    unknown = asked(group, lambda done: group[2].cluster.remove(NodeId(9), done))
+    assert refusal(unknown) == member.ID_NOT_FOUND
+
+
+def test_the_last_voter_stays() -> None:
+    group = Group(1)
+    add(group, group[1], learner=True)
+    answer = asked(group, lambda done: group[1].cluster.remove(NodeId(1), done))
+    assert refusal(answer) == member.NOT_ENOUGH_STARTED
+
+
+@pytest.mark.parametrize("through", [1, 2])
+def test_a_quorum_that_answers_stays(through: int) -> None:
+    group = Group(3)
+    group[3].cut_off = True
+    group.pass_time(3)
+    answer = asked(group, lambda done: group[through].cluster.remove(NodeId(2), done))
+    assert refusal(answer) == member.UNHEALTHY
+    gone = asked(group, lambda done: group[through].cluster.remove(NodeId(3), done))
+    assert isinstance(gone, MemberInfo)
+    assert voters(group[1]) == {1, 2}
+
+
+def test_voters_that_have_not_started_do_not_count() -> None:
+    group = Group(3)
+    for id_ in (2, 3):
+        known = group[1].machine._members
+        known[NodeId(id_)] = MemberInfo(NodeId(id_), "", (), (f"http://p{id_}:1",))
+    answer = asked(group, lambda done: group[1].cluster.remove(NodeId(1), done))
+    assert refusal(answer) == member.NOT_ENOUGH_STARTED
+
+
+def test_a_learner_can_always_be_removed() -> None:
+    group = Group(3)
+    added = add(group, group[1])
+    group[3].cut_off = True
+    group.pass_time(3)
+    removed = asked(group, lambda done: group[2].cluster.remove(added.id, done))
+    assert isinstance(removed, MemberInfo)
+    assert group[1].conf.learners == ()
+
+
+# --- promoting and moving
+
+
+def test_only_learners_that_have_caught_up_are_promoted() -> None:
+    group = Group(3)
+    assert refusal(asked(group, lambda done: group[2].cluster.promote(NodeId(3), done))) == member.NOT_LEARNER
+    assert (
+        refusal(asked(group, lambda done: group[2].cluster.promote(NodeId(9), done))) == member.ID_NOT_FOUND
+    )
+    added = add(group, group[1], learner=True)
+    for through in (1, 2):
+        answer = asked(group, partial(group[through].cluster.promote, added.id))
+        assert refusal(answer) == member.LEARNER_NOT_READY
+
+
+@pytest.mark.parametrize("through", [1, 2])
+def test_a_member_moves(through: int) -> None:
+    group = Group(3)
+    moved = asked(group, lambda done: group[through].cluster.update(NodeId(3), NEW, done))
+    assert isinstance(moved, MemberInfo)
+    assert (moved.name, moved.peer_urls) == ("m3", NEW)
+    taken = asked(group, lambda done: group[through].cluster.update(NodeId(3), ("http://p1:1",), done))
+    assert refusal(taken) == member.PEER_URL_EXISTS
+    group[3].publish()
+    assert group[1].machine.members[NodeId(3)].peer_urls == NEW, "only a command moves a member"
+
+
+# --- leading
+
+
+def test_leadership_moves_to_another_voter() -> None:
+    group = Group(3)
+    answers: list[Fault | None] = []
+    group[1].cluster.transfer(NodeId(3), answers.append)
+    group.settle()
+    group.tick()
+    assert answers == [None]
+    assert group.leader.id == 3
+    group[3].cluster.transfer(NodeId(3), answers.append)
+    assert answers == [None, None]
+
+
+def test_only_a_leader_hands_over_and_only_to_voters() -> None:
+    group = Group(3)
+    learner = add(group, group[1], learner=True)
+    answers: list[Fault | None] = []
+    group[2].cluster.transfer(NodeId(3), answers.append)
+    group[1].cluster.transfer(learner.id, answers.append)
+    group[1].cluster.transfer(NodeId(9), answers.append)
+    assert [refusal(answer) for answer in answers] == [NOT_LEADER, BAD_TRANSFEREE, BAD_TRANSFEREE]
+
+
+def test_a_transfer_to_a_member_that_is_gone_is_given_up() -> None:
+    group = Group(3)
+    group[3].cut_off = True
+    answers: list[Fault | None] = []
+    group[1].cluster.transfer(NodeId(3), answers.append)
+    group.pass_time(8)
+    assert [refusal(answer) for answer in answers] == [TRANSFER_TIMED_OUT]
+
+
+# --- time
+
+
+def test_a_change_waits_for_a_leader() -> None:
+    group = Group(3)
+    group[1].cut_off = True
+    group.pass_time(0.5)
+    group[2].host.campaign()
+    answers: Answers = []
+    group[2].cluster.add(NEW, learner=True, done=answers.append)
+    group.pass_time(5)
+    assert len(answers) == 1
+    assert isinstance(answers[0], MemberInfo)
+
+
+def test_without_a_quorum_a_change_times_out() -> None:
+    group = Group(3)
+    for peer in (group[2], group[3]):
+        peer.cut_off = True
+    group.pass_time(5)
+    answers: Answers = []
+    group[1].cluster.remove(NodeId(3), answers.append)
+    group.pass_time(6.5)
+    assert answers == []
+    group.pass_time(1)
+    assert [refusal(answer) for answer in answers] == [TIMED_OUT]
+    for peer in (group[2], group[3]):
+        peer.cut_off = False
+    group.pass_time(5)
+    assert set(group.leader.seen()) == {1, 2, 3}, (
+        "what timed out before it was proposed is not proposed later"
+    )
+
+
+def test_a_change_that_is_none_is_not_made() -> None:
+    group = Group(3)
+    steps = (Step(StepKind.REMOVE, NodeId(3)),)
+    for context in (b"", b"12345678", b"12345678\xff", b"12345678" + encode(RefuseChange("no"))):
+        group[2].host.propose_change(Change(steps, context=context))
+        group.pass_time(1)
+    assert voters(group[1]) == {1, 2, 3}
+    assert group[1].lines.events.count("member_change_not_read") == 4

@@ -1,0 +1,173 @@
+"""A few real hosts with their `Cluster`, over memory: messages arrive at once, disks keep at once, time moves
+by hand. A member can be cut off from the others.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from netstore.disk.frame import Identity
+from netstore.disk.wal import Wal
+from netstore.node.bootstrap import first_batch
+from netstore.node.cluster import Cluster
+from netstore.node.driver import Driver
+from netstore.node.host import Host
+from netstore.node.proposals import Proposals
+from netstore.raft.core import Boot, Config, Raft
+from netstore.raft.entry import ConfState, HardState, SnapshotMeta
+from netstore.raft.messages import InstallSnapshot
+from netstore.state.commands import PublishMember, encode
+from netstore.state.machine import Machine
+from netstore.types import Index, Nanos, NodeId, Term
+from netstore.watch.hub import Hub
+from tests.support.local_member import HandClock, memory_engine
+from tests.support.member import CLUSTER, HandDevice, Lines
+
+if TYPE_CHECKING:
+    from netstore.raft.messages import Message
+
+TICK: Final = 100_000_000
+"""Nanoseconds."""
+
+TIME_LIMIT: Final = 7.0
+
+Members = dict[NodeId, tuple[str, ...]]
+
+
+class Peer:
+    """One member. Without `initial` it joins: it waits for a state copy."""
+
+    def __init__(self, group: Group, id_: NodeId, initial: Members | None) -> None:
+        self.id = id_
+        self.group = group
+        self.woken = False
+        self.cut_off = False
+        self.lines = Lines()
+        self.device = HandDevice()
+        self.engine = memory_engine()
+        self.machine = Machine(self.engine)
+        wal, _ = Wal.open(self.device, Identity(CLUSTER, id_))
+        hard_state, entries = first_batch(initial or {})
+        meta = SnapshotMeta(Index(0), Term(0), ConfState(voters=tuple(sorted(initial or {}))))
+        wal.mark(meta, lambda _: None)
+        if initial:
+            wal.append(hard_state, entries, lambda _: None)
+        else:
+            hard_state = HardState(Term(0), NodeId(0), Index(0))
+        self.device.sync()
+        boot = Boot(hard_state, meta, entries, Index(0))
+        self.host = Host(
+            name=f"m{id_:x}",
+            cluster_id=CLUSTER,
+            driver=Driver(Raft(Config(id=id_), boot, lambda bound: id_ % bound)),
+            wal=wal,
+            engine=self.engine,
+            machine=self.machine,
+            hub=Hub(),
+            clock=group.clock,
+            proposals=Proposals(id_ << 48, TIME_LIMIT),
+            wake=self._wake,
+            send=group.sent.extend,
+            flush=lambda: None,
+            snapshot_count=100_000,
+            log=self.lines,
+        )
+        self.cluster = Cluster(self.host, log=self.lines)
+
+    def _wake(self) -> None:
+        self.woken = True
+
+    def publish(self) -> None:
+        """Say one's name, as a member does when it starts."""
+        self.host.propose(
+            encode(PublishMember(self.id, self.host.name, (f"http://c{self.id:x}:1",), ())), lambda _: None
+        )
+        self.group.settle()
+
+    def seen(self) -> dict[int, tuple[bool, bool]]:
+        """The members as this one knows them: whether they learn, and whether they are to be promoted."""
+        return {id_: (each.learner, each.promote) for id_, each in sorted(self.machine.members.items())}
+
+    @property
+    def conf(self) -> ConfState:
+        """The configuration this member decides by."""
+        return self.host.status().conf
+
+
+class Group:
+    """A cluster of members 1 to `count`."""
+
+    def __init__(self, count: int) -> None:
+        self.clock = HandClock()
+        self.sent: list[Message] = []
+        self.peers: dict[NodeId, Peer] = {}
+        initial: Members = {NodeId(number): (f"http://p{number}:1",) for number in range(1, count + 1)}
+        for id_ in initial:
+            self.peers[id_] = Peer(self, id_, initial)
+        self.peers[NodeId(1)].host.campaign()
+        self.settle()
+        for peer in list(self.peers.values()):
+            peer.publish()
+
+    def __getitem__(self, id_: int) -> Peer:
+        return self.peers[NodeId(id_)]
+
+    def start(self, id_: int) -> Peer:
+        """The program of an added member starts, and publishes itself once it knows a leader."""
+        peer = self.peers[NodeId(id_)] = Peer(self, NodeId(id_), None)
+        self.pass_time(0.3)
+        peer.publish()
+        return peer
+
+    def settle(self) -> None:
+        """Turns, syncs and messages until nothing is left to do."""
+        while True:
+            for peer in self.peers.values():
+                while peer.woken or peer.device.waiting:
+                    if peer.woken:
+                        peer.woken = False
+                        peer.host.turn()
+                    peer.device.sync()
+            if not self.sent:
+                return
+            messages = self.sent.copy()
+            self.sent.clear()
+            for message in messages:
+                self._carry(message)
+
+    def _carry(self, message: Message) -> None:
+        sender, receiver = self.peers[message.sender], self.peers.get(message.to)
+        lost = receiver is None or sender.cut_off or receiver.cut_off
+        if not isinstance(message, InstallSnapshot):
+            if receiver is not None and not lost:
+                receiver.host.receive((message,))
+            return
+        if receiver is None or lost:
+            sender.host.image_meta(message.meta.index)
+            sender.host.image_sent(message.to, ok=False)
+            return
+        sender.engine.commit()
+        meta = sender.host.image_meta(sender.engine.durable())
+        receiver.host.image_received(
+            InstallSnapshot(message.sender, message.to, message.term, meta), sender.engine
+        )
+        sender.host.image_sent(message.to, ok=True)
+
+    def tick(self, times: int = 1) -> None:
+        """Everybody's clock goes on by some ticks."""
+        for _ in range(times):
+            self.clock.now = Nanos(self.clock.now + TICK)
+            for peer in list(self.peers.values()):
+                peer.host.tick()
+                peer.cluster.tick()
+            self.settle()
+
+    def pass_time(self, seconds: float) -> None:
+        """As many ticks as that takes."""
+        self.tick(round(seconds * 1e9 / TICK))
+
+    @property
+    def leader(self) -> Peer:
+        """Whom those who are not cut off follow."""
+        [leader] = {peer.host.leader for peer in self.peers.values() if not peer.cut_off}
+        return self.peers[leader]
