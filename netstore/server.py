@@ -1,10 +1,15 @@
 """The store daemon: starts the rooms in order and stops them in reverse. The only place that names what
 stands behind the seams.
 
-Start: lock the data folder, bind the ports (so that a taken port is told before anything is written), open
-state and log, replay, stand for election, publish this member, and only then serve. Stop, on SIGTERM or
-SIGINT: tell the service manager, close the listeners, let what waits finish for a bounded time, cut the
-connections, make the state durable, close the log, release the folder.
+Start: bind the ports (so that a taken port is told before anything is written), lock the data folder, find
+out who this member is (`node.register`), open log and state, replay, talk to the other members, publish this
+one, and only then serve. A member with a state to read serves it after `PUBLISH_SECONDS` even if the cluster
+does not answer. Stop, on SIGTERM or SIGINT: tell the service manager, close the clients' listeners, let what
+waits finish for a bounded time, hand leadership over, cut the connections, make the state durable, close the
+log, release the folder.
+
+A member whose log or state is damaged is never served. If others of its cluster can be reached, it keeps the
+damaged files aside and joins anew, under another identity (`node.register`); alone it refuses to start.
 """
 
 from __future__ import annotations
@@ -25,37 +30,47 @@ from netstore.api.router import Handler, Router
 from netstore.api.v2.keys import PREFIX, KeysApi
 from netstore.api.v2.members import MembersApi
 from netstore.api.v2.stats import StoreStatsApi
+from netstore.disk import images
 from netstore.disk.datadir import DataDir, MemberIdentity
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
 from netstore.disk.wal import Wal
-from netstore.errors import Fault, NetstoreError
+from netstore.errors import CorruptData, Fault, NetstoreError
+from netstore.net.call import CallFailed
 from netstore.net.http1 import Cors, Http1Connection, Http1Server
+from netstore.net.peerwire import Application
 from netstore.net.reactor import Limits, Reactor
-from netstore.node.bootstrap import cluster_id, member_id
+from netstore.net.tls import Credentials
+from netstore.node import bootstrap
+from netstore.node.cluster import Cluster
+from netstore.node.copies import StateCopies
 from netstore.node.driver import Driver
 from netstore.node.host import Host
 from netstore.node.loop import Loop
+from netstore.node.peers import Peers
 from netstore.node.proposals import Proposals
+from netstore.node.register import Expelled, Register, ask
 from netstore.node.timekeeper import Deadlines, Timekeeper
 from netstore.ops.logging import get_logger
 from netstore.ops.notify import ServiceManager
 from netstore.raft.core import Boot, Config, Raft
-from netstore.raft.entry import ConfState, HardState, SnapshotMeta
-from netstore.state.commands import PublishMember, SetClusterVersion, encode
+from netstore.raft.entry import HardState, SnapshotMeta
+from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion, encode
 from netstore.state.machine import Machine
 from netstore.state.mirror import TABLES
-from netstore.types import Index, Nanos, NodeId, Term
+from netstore.types import Nanos, NodeId
 from netstore.watch.hub import Hub
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
+    from netstore.disk.wal import Replay
     from netstore.net.exchange import Exchange
+    from netstore.net.peerwire import Roster
     from netstore.net.reactor import Connection
     from netstore.ops.config import StoreConfig, Url
-    from netstore.raft.messages import Message
     from netstore.state.machine import Outcome
 
 CLUSTER_VERSION: Final = "3.4.0"
@@ -66,7 +81,14 @@ STATE_FILE: Final = "state.lmdb"
 DRAIN_SECONDS: Final = 5.0
 """How long waiting requests may take to finish once a stop was asked for."""
 
-_SECOND: Final = 1_000_000_000
+PUBLISH_SECONDS: Final = 5.0
+"""How long a member with a state to read waits for the cluster before it serves."""
+
+JOIN_SECONDS: Final = 60.0
+"""How long a member that has nothing yet asks the others before it gives up."""
+
+CHORES_SECONDS: Final = 0.1
+"""How often learners that caught up, and an own removal, are looked for."""
 
 
 class SystemClock:
@@ -81,9 +103,10 @@ class SystemClock:
         return Nanos(time.time_ns())
 
 
-def bind(url: Url) -> socket.socket:
-    """A socket bound to the address of a URL, not listening yet. NetstoreError when the address cannot be
-    had.
+def bind(key: str, url: Url) -> socket.socket:
+    """A socket bound to the address of a URL that the setting `key` names, not listening yet.
+
+    NetstoreError when the address cannot be had.
     """
     family = socket.AF_INET6 if ":" in url.host else socket.AF_INET
     host = "127.0.0.1" if url.host == "localhost" else url.host
@@ -95,31 +118,100 @@ def bind(url: Url) -> socket.socket:
         sock.close()
         why = os.strerror(fault.errno) if fault.errno else str(fault)
         raise NetstoreError(
-            f"listen_client_urls: cannot listen on {url}: {why}; stop what uses it or choose another address"
+            f"{key}: cannot listen on {url}: {why}; stop what uses it or choose another address"
         ) from None
     return sock
 
 
-class _Running:
-    """The parts of a started member, in the order they were opened."""
+class _Store:
+    """Log, state and position of one member, opened and found to fit together."""
+
+    def __init__(self, folder: DataDir, deliver: Callable[[Callable[[], object]], object]) -> None:
+        """Blocks. CorruptData when something that was safe once cannot be read; nothing is changed then."""
+        self.failed: Callable[[OSError], None] = _no_listener
+        """Called when the state cannot be committed."""
+        self.log = get_logger("server")
+        identity = folder.identity
+        with ExitStack() as parts:
+            device = PosixDevice(folder.wal_dir, deliver)
+            parts.callback(device.close)
+            self.wal, self.replay = Wal.open(device, Identity(identity.cluster_id, identity.member_id))
+            parts.callback(self.wal.close)
+            if self.replay.cut is not None:
+                self.log.warning("log_tail_cut", file=self.replay.cut.name, offset=self.replay.cut.offset)
+            self.mark = self.replay.mark or SnapshotMeta()
+            path = folder.state_dir / STATE_FILE
+            placed = images.settle(folder.state_dir, path, self.mark.index)
+            if placed is not None:
+                self.log.info("state_copy_installed", index=placed)
+            self.engine = LmdbEngine(path, deliver, TABLES, lambda error: self.failed(error))
+            parts.callback(self.engine.close)
+            self.machine = Machine(self.engine)
+            self.machine.load()
+            self._parts = parts.pop_all()
+
+    def boot(self, initial: Mapping[NodeId, Sequence[str]]) -> Boot:
+        """Where Raft takes up. A log that is empty begins as that of a new cluster of these members; without
+        any it waits for a state copy.
+        """
+        replay = self.replay
+        hard_state, entries = replay.hard_state or HardState(), replay.entries
+        if initial and bootstrap.is_empty(replay):
+            self.mark = bootstrap.first_mark(initial)
+            hard_state, entries = bootstrap.first_batch({id_: tuple(urls) for id_, urls in initial.items()})
+            self.wal.mark(self.mark, self._written)
+            self.wal.append(hard_state, entries, self._written)
+        return Boot(hard_state=hard_state, snapshot=self.mark, entries=entries, applied=self.machine.applied)
+
+    async def begin_anew(self, own: NodeId) -> None:
+        """Make this member the only voter, with everything it has."""
+        bootstrap.catch_up(self.machine, self.replay.entries)
+        await self._when_done(self.engine.sync)
+        mark = bootstrap.alone(own, self.replay)
+        await self._when_done(lambda done: self.wal.mark(mark, done))
+        self.mark, self.replay.mark, self.replay.entries = mark, mark, []
+
+    async def _when_done(self, begin: Callable[[Callable[[OSError | None], None]], None]) -> None:
+        over = trio.Event()
+        failures: list[OSError] = []
+
+        def done(failure: OSError | None) -> None:
+            if failure is not None:
+                failures.append(failure)
+            over.set()
+
+        begin(done)
+        await over.wait()
+        for failure in failures:
+            raise NetstoreError(
+                f"data_dir: cannot be written: {failure}; free disk space or replace the disk"
+            )
+
+    def _written(self, failure: OSError | None) -> None:
+        if failure is not None:
+            self.failed(failure)
+
+    def close(self) -> None:
+        """Make the state durable, then close the log. Blocks. OSError when the state cannot be written."""
+        self._parts.close()
+
+
+class _Daemon:
+    """One run of a member: its parts in the order in which they come to life."""
 
     def __init__(self, config: StoreConfig, parts: ExitStack) -> None:
+        """Whatever can be refused before anything is written."""
         self.config = config
         self.log = get_logger("server")
-        clock = SystemClock()
-        initial = {
-            member_id(map(str, each.peer_urls), config.initial_cluster_token): each
-            for each in config.initial_cluster
-        }
-        if len(initial) > 1:
-            raise NetstoreError(
-                "initial_cluster: names more than one member, which is not served yet; name this member alone"
-            )
-        own = next(member for member, each in initial.items() if each.name == config.name)
-        fresh = MemberIdentity(cluster_id(initial), own, config.name)
-        folder = DataDir.open(config.data_dir, fresh, config.wal_dir)
-        parts.callback(folder.close)
-        identity = folder.identity
+        self.clock = SystemClock()
+        self.clients = [bind("listen_client_urls", url) for url in config.listen_client_urls]
+        self.callers = [bind("listen_peer_urls", url) for url in config.listen_peer_urls]
+        for sock in (*self.clients, *self.callers):
+            parts.callback(sock.close)
+        self.credentials = _credentials(config)
+        self.folder = DataDir.lock(config.data_dir, config.wal_dir)
+        parts.callback(self.folder.close)
+        self.parts = parts
         self.http1 = Http1Server(
             self._handle,
             head_limit=config.max_header_bytes,
@@ -130,57 +222,192 @@ class _Running:
             Limits(config.max_connections, config.slow_client_seconds),
             self.http1,
             get_logger("net"),
-            clock.monotonic,
+            self.clock.monotonic,
         )
-        deliver = self.reactor.call_soon
-        self.sockets = [bind(url) for url in config.listen_client_urls]
-        for sock in self.sockets:
-            parts.callback(sock.close)
-        engine = LmdbEngine(folder.state_dir / STATE_FILE, deliver, TABLES, self._engine_failed)
-        parts.callback(engine.close)
-        machine = Machine(engine)
-        machine.load()
-        device = PosixDevice(folder.wal_dir, deliver)
-        parts.callback(device.close)
-        wal, replay = Wal.open(device, Identity(identity.cluster_id, identity.member_id))
-        parts.callback(wal.close)
-        if replay.cut is not None:
-            self.log.warning("log_tail_cut", file=replay.cut.name, offset=replay.cut.offset)
-        mark = replay.mark
-        if mark is None:
-            mark = SnapshotMeta(index=Index(0), term=Term(0), conf=ConfState(voters=tuple(sorted(initial))))
-            wal.mark(mark, self._marked)
-        boot = Boot(
-            hard_state=replay.hard_state or HardState(term=Term(0), vote=NodeId(0), commit=Index(0)),
-            snapshot=mark,
-            entries=replay.entries,
-            applied=machine.applied,
+        self.deadlines = Deadlines(self.clock)
+        self.loop = Loop()
+        self.initial = {
+            bootstrap.member_id(map(str, each.peer_urls), config.initial_cluster_token): each
+            for each in config.initial_cluster
+        }
+        self.acquainted: dict[NodeId, tuple[str, ...]] = {}
+        """Where others are reached, as the cluster said before this member had a list of its own."""
+
+    async def serve(self, manager: ServiceManager, ready: Callable[[], None] | None) -> None:
+        """Run until a signal asks to stop, or until a fault that must not be survived."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.reactor.run, _session, self.loop)
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                nursery.start_soon(self._stop_on_signal, signals, manager, nursery.cancel_scope)
+                if self.folder.found is None:
+                    await self._find_identity()
+                await self._open()
+                nursery.start_soon(self.loop.run, self.host)
+                nursery.start_soon(self.copies.run, self.host)
+                nursery.start_soon(self.peers.run, self.host, self.copies)
+                nursery.start_soon(self.timekeeper.run)
+                nursery.start_soon(self._do_chores)
+                for sock, url in zip(self.callers, self.config.listen_peer_urls, strict=True):
+                    self.peers.listen(sock, tls=url.scheme == "https")
+                if self.host.status().conf.voters == (self.host.id,):
+                    self.host.campaign()
+                with trio.move_on_after(PUBLISH_SECONDS if self.host.machine.applied else float("inf")):
+                    await self._publish()
+                self._serve_clients(manager)
+                if ready is not None:
+                    ready()
+                await self._publish()
+                await trio.sleep_forever()
+
+    # --- who this is
+
+    async def _find_identity(self) -> None:
+        """Give the empty folder its identity: one of a new cluster's, or one that a running cluster gives."""
+        config = self.config
+        if config.join:
+            roster = await self._apply(NodeId(0))
+            identity = MemberIdentity(roster.cluster, roster.you, config.name)
+        elif config.initial_cluster_state == "existing":
+            identity = self._own_place(await self._ask(self._others()))
+        else:
+            own = next(id_ for id_, each in self.initial.items() if each.name == config.name)
+            identity = MemberIdentity(bootstrap.cluster_id(self.initial), own, config.name)
+            await self._refuse_to_begin_twice(identity)
+        self.folder.adopt(identity)
+        self.log.info("identity_found", member=f"{identity.member_id:x}", cluster=f"{identity.cluster_id:x}")
+
+    def _others(self) -> list[str]:
+        """Peer URLs of members that the configuration names."""
+        config = self.config
+        named = (url for each in config.initial_cluster if each.name != config.name for url in each.peer_urls)
+        return [str(url) for url in (*config.join, *named)]
+
+    def _own_place(self, roster: Roster) -> MemberIdentity:
+        """Which of the cluster's members this one was added as: the one with its peer URLs."""
+        urls = {str(url) for url in self.config.initial_advertise_peer_urls}
+        found = next((member for member in roster.members if set(member.peer_urls) == urls), None)
+        if found is None:
+            raise NetstoreError(
+                f"initial_cluster_state: the cluster has no member at {', '.join(sorted(urls))}: add it first"
+                " (netstorectl member add), or start with --join"
+            )
+        if found.name:
+            raise _already_started(found.id, self.config)
+        self._meet(roster, found.id)
+        return MemberIdentity(roster.cluster, found.id, self.config.name)
+
+    async def _refuse_to_begin_twice(self, identity: MemberIdentity) -> None:
+        """A member of a running cluster that lost its data must not begin as if it had never voted."""
+        others = self._others()
+        if not others:
+            return
+        try:
+            roster = await self._ask_once(others)
+        except CallFailed:
+            return  # nobody is there yet: all begin now
+        if roster.cluster != identity.cluster_id:
+            raise NetstoreError(
+                f"initial_cluster: its members are in cluster {roster.cluster:x} already, not in"
+                f" {identity.cluster_id:x}: start with --join, or give another initial_cluster_token"
+            )
+        own = next((member for member in roster.members if member.id == identity.member_id), None)
+        if own is None or own.name:
+            raise _already_started(identity.member_id, self.config)
+
+    async def _apply(self, replaces: NodeId) -> Roster:
+        """Ask to be let in."""
+        config = self.config
+        urls = tuple(str(url) for url in config.initial_advertise_peer_urls)
+        roster = await self._ask(self._others(), Application(config.name, urls, replaces))
+        self._meet(roster, roster.you)
+        return roster
+
+    def _meet(self, roster: Roster, own: NodeId) -> None:
+        self.acquainted = {member.id: member.peer_urls for member in roster.members if member.id != own}
+
+    async def _ask(self, urls: Sequence[str], application: Application | None = None) -> Roster:
+        """Ask again and again, for a while."""
+        reason = ""
+        with trio.move_on_after(JOIN_SECONDS):
+            while True:
+                try:
+                    return await self._ask_once(urls, application)
+                except CallFailed as fault:
+                    if str(fault) != reason:
+                        reason = str(fault)
+                        self.log.warning("cluster_not_reached", reason=reason)
+                await trio.sleep(1)
+        raise NetstoreError(f"the cluster did not let this member in within {JOIN_SECONDS:g} s: {reason}")
+
+    async def _ask_once(self, urls: Sequence[str], application: Application | None = None) -> Roster:
+        return await ask(self.reactor, urls, self.credentials, f"netstored {__version__}", application)
+
+    # --- the parts
+
+    async def _open(self) -> None:
+        """Open the store and put the member together around it."""
+        config = self.config
+        self.store = store = _Store(self.folder, self.reactor.call_soon)
+        self.parts.callback(store.close)
+        identity = self.folder.identity
+        begins_here = (
+            identity.member_id in self.initial and bootstrap.cluster_id(self.initial) == identity.cluster_id
         )
+        if config.force_new_cluster:
+            await store.begin_anew(identity.member_id)
+        boot = store.boot(
+            {id_: tuple(map(str, each.peer_urls)) for id_, each in self.initial.items()}
+            if begins_here
+            else {}
+        )
+        if not boot.snapshot.conf.voters and not self.acquainted:
+            self._meet(await self._ask(self._others()), identity.member_id)
         ticks = max(2, config.election_timeout // config.heartbeat_interval)
         raft = Raft(Config(id=identity.member_id, election_ticks=ticks), boot, secrets.randbelow)
+        self.peers = Peers(
+            identity=identity,
+            reactor=self.reactor,
+            credentials=self.credentials,
+            directory=self._directory,
+            register=lambda application, answer: self.register.take(application, answer),
+            expelled=self._expelled,
+            clock=self.clock,
+            log=get_logger("peers"),
+        )
+        self.copies = StateCopies(self.folder.state_dir, store.engine, self.peers, get_logger("copies"))
         limit = 5.0 + 2 * config.election_timeout / 1000
-        self.deadlines = Deadlines(clock)
-        self.loop = Loop()
-        self.host = Host(
+        self.host = host = Host(
             name=config.name,
             cluster_id=identity.cluster_id,
             driver=Driver(raft),
-            wal=wal,
-            engine=engine,
-            machine=machine,
+            wal=store.wal,
+            engine=store.engine,
+            machine=store.machine,
             hub=Hub(),
-            clock=clock,
-            proposals=Proposals(raft.id, clock.wall() // 1_000_000, limit),
+            clock=self.clock,
+            proposals=Proposals(raft.id, self.clock.wall() // 1_000_000, limit),
             wake=self.loop.wake,
-            send=_nobody,
+            send=self.peers.send,
             flush=self.reactor.flush,
             snapshot_count=config.snapshot_count,
             log=get_logger("node"),
         )
+        store.failed = host.engine_failed
+        self.cluster = Cluster(host, log=get_logger("cluster"))
+        self.register = Register(host, self.cluster, config.voters, get_logger("register"))
         self.timekeeper = Timekeeper(
-            self.host, self.deadlines, config.heartbeat_interval / 1000, self.reactor.flush
+            host, self.deadlines, config.heartbeat_interval / 1000, self.reactor.flush
         )
         self._route = self._routes()
+        self.log.info(
+            "member_recovered",
+            member=f"{identity.member_id:x}",
+            cluster=f"{identity.cluster_id:x}",
+            term=raft.term,
+            applied=boot.applied,
+            commit=raft.commit,
+            last=raft.last_index,
+        )
 
     def _routes(self) -> Router:
         host = self.host
@@ -194,45 +421,44 @@ class _Running:
             exact |= {b"/v2/machines": members.machines, b"/v2/stats/store": StoreStatsApi(host).handle}
         return Router(exact, {PREFIX: KeysApi(host).handle, b"/v2/members": members.members} if v2 else {})
 
-    async def serve(self, manager: ServiceManager, ready: Callable[[], None] | None) -> None:
-        """Run until a signal asks to stop, or until a fault that must not be survived."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.loop.run, self.host)
-            nursery.start_soon(self.reactor.run, _session, self.loop)
-            nursery.start_soon(self.timekeeper.run)
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                nursery.start_soon(self._stop_on_signal, signals, manager, nursery.cancel_scope)
-                self.host.campaign()
-                await self._publish()
-                for sock in self.sockets:
-                    self.reactor.listen(sock)
-                urls = [
-                    _shown(url, sock)
-                    for url, sock in zip(self.config.listen_client_urls, self.sockets, strict=True)
-                ]
-                self.log.info(
-                    "serving_clients", urls=urls, version=__version__, data_dir=str(self.config.data_dir)
-                )
-                manager.ready(f"serving clients on {', '.join(urls)}")
-                if ready is not None:
-                    ready()
-                await trio.sleep_forever()
+    def _directory(self) -> tuple[Mapping[NodeId, Sequence[str]], AbstractSet[NodeId]]:
+        machine = self.store.machine
+        if not machine.members:
+            return self.acquainted, machine.removed
+        return {id_: member.peer_urls for id_, member in machine.members.items()}, machine.removed
+
+    # --- the running member
+
+    def _serve_clients(self, manager: ServiceManager) -> None:
+        for sock in self.clients:
+            self.reactor.listen(sock)
+        urls = [
+            _shown(url, sock) for url, sock in zip(self.config.listen_client_urls, self.clients, strict=True)
+        ]
+        self.log.info("serving_clients", urls=urls, version=__version__, data_dir=str(self.config.data_dir))
+        manager.ready(f"serving clients on {', '.join(urls)}")
 
     async def _publish(self) -> None:
-        """Tell the cluster this member's name and URLs, as etcd does at each start; the first member also
-        sets the cluster's version.
+        """Tell the cluster this member's name and URLs, as etcd does at each start; whoever leads also sets
+        the cluster's version.
         """
-        config, machine = self.config, self.host.machine
+        config, host = self.config, self.host
         peer_urls = tuple(map(str, config.initial_advertise_peer_urls))
         client_urls = tuple(map(str, config.advertise_client_urls))
-        if self.host.id not in machine.members:
-            await self._propose(encode(PublishMember(self.host.id, "", (), peer_urls)))
-        await self._propose(encode(PublishMember(self.host.id, config.name, client_urls, peer_urls)))
-        if not machine.cluster_version:
-            await self._propose(encode(SetClusterVersion(CLUSTER_VERSION)))
+        while not self._is_published(client_urls):
+            await self._propose(encode(PublishMember(host.id, config.name, client_urls, peer_urls)))
+        if config.force_new_cluster:
+            for other in sorted(set(host.machine.members) - {host.id}):
+                await self._propose(encode(RemoveMember(other)))
+        while not host.machine.cluster_version:
+            if host.leader == host.id:
+                await self._propose(encode(SetClusterVersion(CLUSTER_VERSION)))
+            else:
+                await trio.sleep(CHORES_SECONDS)
 
     async def _propose(self, command: bytes) -> None:
         """Propose until it is accepted. Each try is bounded by the time limit of proposals."""
+        told = ""
         while True:
             outcomes: list[Outcome | Fault] = []
             done = trio.Event()
@@ -247,8 +473,27 @@ class _Running:
             await done.wait()
             if not isinstance(outcomes[0], Fault):
                 return
-            self.log.warning("member_not_published", reason=str(outcomes[0]))
+            if str(outcomes[0]) != told:
+                told = str(outcomes[0])
+                self.log.warning("member_not_published", reason=told)
             await trio.sleep(1)
+
+    async def _do_chores(self) -> None:
+        """What nobody asks for and no message brings."""
+        host = self.host
+        while True:
+            await trio.sleep(CHORES_SECONDS)
+            self.cluster.tick()
+            if host.id in host.machine.removed:
+                self._expelled("as its own log says")
+
+    def _expelled(self, reason: str) -> None:
+        self.host.fail(
+            Expelled(
+                f"member {self.host.id:x} was removed from cluster {self.host.cluster_id:x} ({reason}) and"
+                f" stops: to let this machine in again, remove {self.config.data_dir} and start with --join"
+            )
+        )
 
     async def _stop_on_signal(
         self, signals: AsyncIterator[int], manager: ServiceManager, scope: trio.CancelScope
@@ -258,23 +503,26 @@ class _Running:
             manager.stopping("finishing requests")
             self.reactor.stop_accepting()
             with trio.move_on_after(DRAIN_SECONDS):
-                await self.loop.drained(self.host)
+                await self._leave()
             scope.cancel()
             return
 
+    async def _leave(self) -> None:
+        """Finish what waits, then let somebody else lead, so that the others need no election."""
+        if not hasattr(self, "host"):
+            return
+        await self.loop.drained(self.host)
+        host = self.host
+        voters = host.status().conf.voters
+        able = [each for each in host.status().peers if each.active and each.id in voters]
+        if host.leader != host.id or not able:
+            return
+        if host.transfer(max(able, key=lambda each: each.match).id) is None:
+            while host.leader == host.id:
+                await trio.sleep(0.01)
+
     def _handle(self, exchange: Exchange) -> None:
         self._route.handle(exchange)
-
-    def _engine_failed(self, failure: OSError) -> None:
-        self.host.engine_failed(failure)
-
-    def _marked(self, failure: OSError | None) -> None:
-        if failure is not None:
-            self.host.fail(
-                NetstoreError(
-                    f"data_dir: the log cannot be written: {failure}; free disk space or replace the disk"
-                )
-            )
 
 
 async def serve(config: StoreConfig, *, ready: Callable[[], None] | None = None) -> None:
@@ -284,16 +532,40 @@ async def serve(config: StoreConfig, *, ready: Callable[[], None] | None = None)
     """
     manager = ServiceManager(os.environ)
     with ExitStack() as parts:
-        running = _Running(config, parts)
+        daemon = _Daemon(config, parts)
         try:
-            await running.serve(manager, ready)
+            await daemon.serve(manager, ready)
         except* NetstoreError as faults:
             raise faults.exceptions[0] from None
-    running.log.info("member_stopped")
+    daemon.log.info("member_stopped")
 
 
-def _nobody(_: Sequence[Message]) -> None:
-    """A member alone has nobody to send to."""
+def _credentials(config: StoreConfig) -> Credentials | None:
+    """What this member shows to its peers, and whom it trusts among them."""
+    if config.peer_cert_file is None or config.peer_key_file is None:
+        return None
+    trusted = config.peer_trusted_ca_file
+    return Credentials(
+        config.peer_cert_file,
+        config.peer_key_file,
+        trusted,
+        client_auth=trusted is not None,
+        log=get_logger("tls"),
+    )
+
+
+def _already_started(member: NodeId, config: StoreConfig) -> NetstoreError:
+    return NetstoreError(
+        f"data_dir: {config.data_dir} is empty, but member {member:x} of this name has been started before and"
+        f" has voted: restore the folder, or remove the member (netstorectl member rm {member:x}) and start"
+        " with --join"
+    )
+
+
+def _no_listener(error: OSError) -> None:
+    raise NetstoreError(
+        f"data_dir: the state cannot be written: {error}; free disk space or replace the disk"
+    )
 
 
 def _session(connection: Connection, server: Http1Server) -> Http1Connection:

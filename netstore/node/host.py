@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore import errors
 from netstore.errors import Fault, NetstoreError
+from netstore.node.driver import Append
 from netstore.node.proposals import REQUEST_ID_SIZE, Proposals
 from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from netstore.disk.wal import Wal
-    from netstore.node.driver import Append, Driver
+    from netstore.node.driver import Driver
     from netstore.raft.change import Step
     from netstore.raft.entry import Entry, SnapshotMeta
     from netstore.raft.messages import InstallSnapshot, Message
@@ -121,7 +122,8 @@ class Host:
         """Takes what a follower asks a leader to change about the members; None: it is proposed as it is."""
         self._stopping = False
         self._failure: Exception | None = None
-        self._unsynced: deque[Append] = deque()
+        self._unsynced: deque[Append | SnapshotMeta] = deque()
+        """What the log was given and has not kept yet: batches, and marks of state copies."""
         self._writing = 0
         self._disk_full: OSError | None = None
         self._state_full: Index | None = None
@@ -129,6 +131,7 @@ class Host:
         self._compacted = self._raft.status().compacted
         self._images_out = 0
         self._image_in: object = None
+        self._installing = False
         self._read_token = 0
         self._reads_asked: dict[int, tuple[Callable[[Fault | None], None], float]] = {}
         self._reads_waiting: list[tuple[Index, int]] = []
@@ -268,7 +271,8 @@ class Host:
 
     def image_received(self, message: InstallSnapshot, image: object) -> None:
         """A copy has arrived: complete, verified, durable. `image` is what the engine's `install` takes."""
-        self._image_in = image
+        if self._raft.installing is None:
+            self._image_in = image
         self._raft.step(message)
         self._wake()
 
@@ -370,8 +374,13 @@ class Host:
     # --- a state copy from the leader
 
     def _install(self, meta: SnapshotMeta) -> None:
-        image, self._image_in = self._image_in, None
+        self._installing = True
         self._log.info("state_copy_installing", index=meta.index)
+        self._write(meta)
+
+    def _replace_state(self, meta: SnapshotMeta) -> None:
+        """The log is marked with the copy: it takes the place of the state."""
+        image, self._image_in = self._image_in, None
 
         def installed(failure: OSError | None) -> None:
             if failure is not None:
@@ -379,26 +388,27 @@ class Host:
                 return
             self.machine.load()
             self.hub.interrupt()
+            self._installing = False
             self._compacted = meta.index
             self._raft.snapshot_installed(meta)
             self._log.info("state_copy_installed", index=meta.index)
             self._wake()
 
-        def marked(failure: OSError | None) -> None:
-            if failure is not None:
-                self.fail(DiskFailed(f"a state copy cannot be noted in the log: {failure}"))
-            else:
-                self._engine.install(image, installed)
-
-        self._wal.mark(meta, marked)
+        self._engine.install(image, installed)
 
     # --- the disk
 
-    def _write(self, append: Append) -> None:
-        self._unsynced.append(append)
+    def _write(self, record: Append | SnapshotMeta) -> None:
+        self._unsynced.append(record)
         if self._disk_full is None:
-            self._writing += 1
-            self._wal.append(append.hard_state, append.entries, self._synced)
+            self._give(record)
+
+    def _give(self, record: Append | SnapshotMeta) -> None:
+        self._writing += 1
+        if isinstance(record, Append):
+            self._wal.append(record.hard_state, record.entries, self._synced)
+        else:
+            self._wal.mark(record, self._synced)
 
     def _synced(self, failure: OSError | None) -> None:
         """The oldest write under way was kept, or it failed. A failed write takes all after it along and may
@@ -406,9 +416,12 @@ class Host:
         """
         self._writing -= 1
         if failure is None:
-            self._unsynced.popleft()
-            self._driver.synced()
-            self._wake()
+            record = self._unsynced.popleft()
+            if isinstance(record, Append):
+                self._driver.synced()
+                self._wake()
+            else:
+                self._replace_state(record)
         elif isinstance(failure, SyncFailed) or failure.errno not in _NO_ROOM:
             self.fail(DiskFailed(f"writing the log failed: {failure}; nothing unsaved was acknowledged"))
         elif self._disk_full is None:
@@ -435,9 +448,8 @@ class Host:
         if self._disk_full is None or self._writing:
             return
         self._disk_full = None
-        for append in self._unsynced:
-            self._writing += 1
-            self._wal.append(append.hard_state, append.entries, self._synced)
+        for record in self._unsynced:
+            self._give(record)
 
     # --- housekeeping
 
@@ -446,7 +458,8 @@ class Host:
         something was dropped.
         """
         durable = self._engine.durable()
-        if self._images_out or durable - self._compacted < self._snapshot_count + self._catch_up_entries:
+        busy = self._images_out or self._installing
+        if busy or durable - self._compacted < self._snapshot_count + self._catch_up_entries:
             return False
         meta = self._raft.snapshot_meta(Index(durable - self._catch_up_entries))
         self._raft.compact(meta.index)

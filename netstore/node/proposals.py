@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from netstore.errors import Fault
     from netstore.state.machine import Outcome
-    from netstore.types import NodeId
 
     Done = Callable[[Outcome | Fault], None]
 
@@ -31,19 +30,21 @@ MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
 REQUEST_ID_SIZE: Final = 8
 """Bytes of the request id in front of each command in the log."""
 
+_ID_MASK: Final = (1 << 64) - 1
 _pack = Struct(">Q").pack
 
 
 class Proposals:
     """The slots of one member, and the payloads that have not been handed to Raft yet.
 
-    `started_ms` (wall time) makes request ids of different lives of the member differ; ids are unique among
-    members by the low 16 bits of the member id, as long as no two members start in the same millisecond with
-    equal low bits.
+    Request ids count up from `origin`: 64 bits drawn anew for each life of a member, so that nobody waits
+    under the id of an entry that another member, or an earlier life of this one, put into the log. No clock
+    can stand in for it: one that is set back, or starts at the same instant each time, gives the same ids
+    again.
     """
 
-    def __init__(self, member: NodeId, started_ms: int, time_limit: float) -> None:
-        self._next = ((member & 0xFFFF) << 48) | ((started_ms & 0xFF_FFFF_FFFF) << 8)
+    def __init__(self, origin: int, time_limit: float) -> None:
+        self._next = origin
         self.time_limit = time_limit
         """Seconds a request may wait."""
         self._slots: dict[int, tuple[Done, float, int]] = {}
@@ -68,7 +69,7 @@ class Proposals:
         if len(self._slots) >= MAX_WAITING or (self._bytes and self._bytes + size > MAX_WAITING_BYTES):
             done(errors.too_many())
             return None
-        self._next += 1
+        self._next = (self._next + 1) & _ID_MASK
         self._slots[self._next] = (done, self.now + self.time_limit, size)
         self._bytes += size
         return _pack(self._next) + command

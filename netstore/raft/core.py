@@ -318,7 +318,7 @@ class Raft:
             or self.send_due
             or self.messages
             or self.after_sync
-            or log.appliable()
+            or (self.installing is None and log.appliable())
             or self.accepted is not None
             or self.reads_done
             or self.reads_failed
@@ -353,7 +353,7 @@ class Raft:
             self.snapshot,
             self.messages,
             self.after_sync,
-            log.hand_committed(),
+            log.hand_committed() if self.installing is None else [],
             self.reads_done,
             self.reads_failed,
             bool(entries or votes or self.after_sync),

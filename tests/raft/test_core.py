@@ -435,6 +435,20 @@ def test_while_a_copy_is_put_in_place_the_log_stands_still() -> None:
     assert said(raft) == [HeartbeatAnswer(ONE, TWO, Term(1), 0)]
 
 
+def test_nothing_is_handed_out_for_applying_while_a_copy_is_put_in_place() -> None:
+    """What a slow disk keeps meanwhile would be applied to the state that the copy replaces."""
+    raft = following()
+    raft.step(Append(TWO, ONE, Term(1), Index(1), Term(1), Index(2), [entry(2, 1)]))
+    raft.take_ready()
+    meta = SnapshotMeta(Index(5), Term(1), TRIO)
+    raft.step(InstallSnapshot(TWO, ONE, Term(1), meta))
+    assert raft.take_ready().snapshot == meta
+    raft.persisted(Index(2), Term(1))
+    assert raft.take_ready().committed == []
+    raft.snapshot_installed(meta)
+    assert (raft.applied, raft.take_ready().committed) == (5, [])
+
+
 def test_an_old_copy_is_answered_with_what_is_committed() -> None:
     raft = member(1, TRIO, [1, 1], hard_state=HardState(Term(1), commit=Index(2)))
     raft.step(InstallSnapshot(TWO, ONE, Term(1), SnapshotMeta(Index(1), Term(1), TRIO)))

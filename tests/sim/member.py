@@ -164,7 +164,7 @@ class Member:
             machine=self.machine,
             hub=Hub(),
             clock=self.clock,
-            proposals=Proposals(self.raft.id, self.clock.wall() // 1_000_000, plan.time_limit),
+            proposals=Proposals(world.random_raft.getrandbits(64), plan.time_limit),
             wake=self._wake,
             send=self._send,
             flush=self._flush,

@@ -115,7 +115,7 @@ class Solo:
             machine=machine,
             hub=Hub(),
             clock=self.clock,
-            proposals=Proposals(ME, 1, 7.0),
+            proposals=Proposals(1 << 48, 7.0),
             wake=self._wake,
             send=lambda _: None,
             flush=self._flush,
