@@ -17,6 +17,7 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 
 from netstore.errors import CorruptData
+from netstore.state.v3commands import V3Command
 from netstore.types import Nanos
 
 LATEST: Final = Nanos(2**63 - 1)
@@ -182,6 +183,7 @@ Command: TypeAlias = (
     | UpdateMember
     | PromoteMember
     | RefuseChange
+    | V3Command
 )
 
 _encoder: Final = msgspec.msgpack.Encoder()

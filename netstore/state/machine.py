@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from netstore.errors import CorruptData, Fault, NetstoreError
-from netstore.state import mirror
+from netstore import errors
+from netstore.errors import CorruptData, Fault, NetstoreError, refusal
+from netstore.state import mirror, txn
+from netstore.state.alarm import Alarms
 from netstore.state.commands import (
     AddMember,
     Command,
@@ -37,6 +39,7 @@ from netstore.state.commands import (
     decode,
 )
 from netstore.state.history import History
+from netstore.state.lease import LeaseRecord, Leases
 from netstore.state.member import (
     ID_EXISTS,
     ID_NOT_FOUND,
@@ -44,25 +47,47 @@ from netstore.state.member import (
     PEER_URL_EXISTS,
     MemberInfo,
 )
+from netstore.state.mvcc import Mvcc
 from netstore.state.statistics import Statistics
 from netstore.state.tree import Tree
-from netstore.types import EtcdIndex, Event, Index, Nanos, NodeId, NodeView
+from netstore.state.v3commands import (
+    AlarmChanged,
+    Compact,
+    DeleteRange,
+    Done,
+    LeaseCheckpoint,
+    LeaseExpire,
+    LeaseGrant,
+    LeaseGranted,
+    LeaseRevoke,
+    LeaseTerm,
+    Put,
+    Range,
+    SetAlarm,
+    Txn,
+    TxnDone,
+    V3Command,
+    V3Outcome,
+)
+from netstore.types import EtcdIndex, Event, Index, LeaseId, Nanos, NodeId, NodeView, Revision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from collections.abc import Set as AbstractSet
 
     from netstore.seams import Engine
+    from netstore.types import KeyChange
 
-Outcome: TypeAlias = Event | Fault | None
+Outcome: TypeAlias = Event | V3Outcome | None
 """What applying a command gave: the change or the answer, the refusal, or nothing to tell."""
 
 
 class Machine:
-    """The v2 tree, its event window, the counters and the members, as of `applied`.
+    """The v2 tree, its event window, the counters and the members, and the v3 keys, leases and alarms, as of
+    `applied`.
 
-    The loop applies a batch of entries, takes the events for the watchers (`take_events`) and saves, once per
-    batch.
+    The loop applies a batch of entries, takes the events for the watchers (`take_events`, `take_changes`) and
+    saves, once per batch.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -74,12 +99,18 @@ class Machine:
         self.statistics = Statistics()
         self.cluster_version = ""
         """The version all members can speak; empty before the first agreement."""
+        self.leases = Leases()
+        self.mvcc = Mvcc(engine, self.leases.move)
+        self.alarms = Alarms()
         self._members: dict[NodeId, MemberInfo] = {}
         self._removed: set[NodeId] = set()
         self._events: list[Event] = []
         self._touched: set[NodeId] = set()
         self._saved = EtcdIndex(0)
         self._scalars: mirror.Scalars | None = None
+        self._v3_scalars = mirror.NEW_V3
+        self._alarms_touched: set[tuple[NodeId, int]] = set()
+        self._await_sweep: list[tuple[Revision, Callable[[], None]]] = []
         self._doors: dict[type, Callable[..., Outcome]] = {
             Set: self._set,
             Create: self._create,
@@ -97,6 +128,17 @@ class Machine:
             UpdateMember: self._update_member,
             PromoteMember: self._promote_member,
             RefuseChange: self._refuse_change,
+            Put: self._put,
+            DeleteRange: self._delete_range,
+            Range: self._range,
+            Txn: self._txn,
+            Compact: self._compact,
+            LeaseGrant: self._lease_grant,
+            LeaseRevoke: self._lease_revoke,
+            LeaseTerm: self._lease_term,
+            LeaseExpire: self._lease_expire,
+            LeaseCheckpoint: self._lease_checkpoint,
+            SetAlarm: self._set_alarm,
         }
 
     @property
@@ -112,7 +154,7 @@ class Machine:
     def load(self) -> None:
         """Become what the engine holds, dropping what was applied since.
 
-        O(stored nodes). CorruptData when it cannot be read.
+        O(stored nodes and v3 records). CorruptData when it cannot be read.
         """
         engine = self._engine
         self.applied = engine.applied()
@@ -139,9 +181,21 @@ class Machine:
         stray = self.tree.restore(index, mirror.load_nodes(engine))
         if stray is not None:
             raise mirror.corrupt(f"table {mirror.NODES}, key {stray!r} lies in no directory")
+        self._load_v3()
         self._events = []
         self._touched = set()
         self._saved = index
+
+    def _load_v3(self) -> None:
+        engine = self._engine
+        scalars = mirror.NEW_V3
+        for stored in mirror.load_all(engine, mirror.V3_STATE, mirror.V3Scalars):
+            scalars = stored
+        self._v3_scalars = scalars
+        self.leases.restore(mirror.load_all(engine, mirror.LEASES, LeaseRecord), scalars.lease_term)
+        self.mvcc.load(scalars.revision, scalars.compacted, scalars.swept)
+        self.alarms.restore(mirror.load_all(engine, mirror.ALARMS, tuple[NodeId, int]))
+        self._alarms_touched = set()
 
     def apply(self, index: Index, command: bytes) -> Outcome:
         """Carry out the log entry at `index`.
@@ -163,6 +217,10 @@ class Machine:
         """What live watchers may see of the changes since the last call, in order."""
         events, self._events = self._events, []
         return events
+
+    def take_changes(self) -> list[KeyChange]:
+        """The changes of v3 keys since the last call, in order, for live watchers."""
+        return self.mvcc.take_changes()
 
     def save(self) -> None:
         """Hand everything applied since the last save to the engine.
@@ -186,7 +244,51 @@ class Machine:
             self._scalars = scalars
         self._saved = self.tree.index
         self._touched = set()
+        self._save_v3(changes)
         self._engine.write(self.applied, changes)
+
+    def _save_v3(self, changes: dict[tuple[str, bytes], bytes | None]) -> None:
+        mvcc = self.mvcc
+        changes.update(mvcc.take_records())
+        for lease, record in self.leases.take_changes().items():
+            changes[mirror.LEASES, mirror.lease_key(lease)] = (
+                None if record is None else mirror.encode(record)
+            )
+        for alarm in self._alarms_touched:
+            stored = mirror.encode(alarm) if alarm in self.alarms.active else None
+            changes[mirror.ALARMS, mirror.alarm_key(*alarm)] = stored
+        self._alarms_touched.clear()
+        scalars = mirror.V3Scalars(mvcc.revision, mvcc.compacted, mvcc.swept, self.leases.term)
+        if scalars != self._v3_scalars:
+            changes[mirror.V3_STATE, mirror.STATE_KEY] = mirror.encode(scalars)
+            self._v3_scalars = scalars
+
+    @property
+    def sweeping(self) -> bool:
+        """Whether `sweep` has something to do."""
+        return self.mvcc.sweeping
+
+    def sweep(self) -> None:
+        """Do a bounded part of what a compaction has left to do, and save it. For between batches, again and
+        again while `sweeping`.
+        """
+        self.mvcc.sweep()
+        self.save()
+        swept = self.mvcc.swept
+        done = [call for revision, call in self._await_sweep if revision <= swept]
+        if done:
+            self._await_sweep = [wait for wait in self._await_sweep if wait[0] > swept]
+            for call in done:
+                call()
+
+    def when_swept(self, revision: Revision, done: Callable[[], None]) -> None:
+        """Call `done` when nothing is left in the engine of what compaction up to `revision` forgets: during
+        a later `sweep`, or now (v3 API, Compact, physical).
+        """
+        if self.mvcc.swept >= min(revision, self.mvcc.compacted):
+            done()
+        else:
+            self._await_sweep.append((revision, done))
 
     def next_expiry(self) -> Nanos | None:
         """When the first node expires, None when none does; a leader proposes `Expire` from then on."""
@@ -290,6 +392,85 @@ class Machine:
             self.statistics.expire_count += 1
             self._record(event)
         return None
+
+    # The v3 API. An alarm stands before everything that it shuts.
+
+    def _put(self, command: Put) -> Outcome:
+        return self._shut(command) or txn.put(self.mvcc, self.leases, command)
+
+    def _delete_range(self, command: DeleteRange) -> Outcome:
+        return self._shut(command) or txn.delete_range(self.mvcc, command)
+
+    def _range(self, command: Range) -> Outcome:
+        return self._shut(command) or self.mvcc.range(command)
+
+    def _txn(self, command: Txn) -> Outcome:
+        return self._shut(command) or txn.execute(self.mvcc, self.leases, command)
+
+    def read_txn(self, command: Txn) -> TxnDone | Fault:
+        """Answer a transaction that only reads (`txn.is_read`) here and now."""
+        if not txn.is_read(command):
+            raise ValueError("a transaction that may write goes through the log")
+        return self._shut(command) or txn.execute(self.mvcc, self.leases, command)
+
+    def _compact(self, command: Compact) -> Outcome:
+        fault = self._shut(command) or self.mvcc.compact(command.revision)
+        return Done(self.mvcc.revision) if fault is None else fault
+
+    def _lease_grant(self, command: LeaseGrant) -> Outcome:
+        fault = self._shut(command) or self.leases.grant(command.id, command.ttl)
+        if fault is not None:
+            return fault
+        return LeaseGranted(self.mvcc.revision, LeaseId(command.id), command.ttl)
+
+    def _lease_revoke(self, command: LeaseRevoke) -> Outcome:
+        fault = self._shut(command)
+        if fault is None and self.leases.get(command.id) is None:
+            fault = refusal(errors.LEASE_NOT_FOUND)
+        if fault is not None:
+            return fault
+        self._end_lease(command.id)
+        return Done(self.mvcc.revision)
+
+    def _end_lease(self, id_: int) -> None:
+        lease = self.leases.get(id_)
+        if lease is None:
+            return
+        for key in sorted(lease.keys):
+            self.mvcc.delete_range(key, b"")
+        self.mvcc.finish()
+        self.leases.remove(id_)
+
+    def _lease_term(self, command: LeaseTerm) -> Outcome:
+        self.leases.term = max(self.leases.term, command.term)
+        return Done(self.mvcc.revision)
+
+    def _lease_expire(self, command: LeaseExpire) -> Outcome:
+        fault = self._shut(command)
+        if fault is not None:
+            return fault
+        if command.term == self.leases.term:
+            for id_ in command.ids:
+                self._end_lease(id_)
+        return Done(self.mvcc.revision)
+
+    def _lease_checkpoint(self, command: LeaseCheckpoint) -> Outcome:
+        fault = self._shut(command)
+        if fault is not None:
+            return fault
+        if command.term == self.leases.term:
+            for id_, remaining in command.remaining:
+                self.leases.checkpoint(id_, remaining)
+        return Done(self.mvcc.revision)
+
+    def _set_alarm(self, command: SetAlarm) -> Outcome:
+        changed = self.alarms.set(command)
+        self._alarms_touched.update(changed)
+        return AlarmChanged(self.mvcc.revision, changed)
+
+    def _shut(self, command: V3Command) -> Fault | None:
+        alarms = self.alarms
+        return alarms.refuse(command) if alarms.nospace or alarms.corrupt else None
 
     # Members count in the index and in the counters as etcd's own records of them do (v2 API, indexes).
 

@@ -1,13 +1,19 @@
-"""The byte form of the v2 state in the engine: what `machine` saves and loads.
+"""The byte form of the state in the engine: what `machine` saves and loads.
 
-Five tables:
+Five tables of the v2 state and the members:
  - `v2`: a record for each node under its path; the root is implied.
  - `v2_window`: the event window as a ring, an event for each slot `index % 1000`, so that it never grows.
  - `v2_members`: a record for each member.
  - `v2_removed`: the id of each member that was removed.
  - `v2_state`: the scalars, under the one key `state`.
 
-Every record is a msgpack array. What cannot be read raises CorruptData naming table and key.
+Four tables of the v3 state:
+ - `v3`: the pairs by revision, in the byte form of `mvcc`.
+ - `v3_leases`: a record for each lease; which keys it has stands in their pairs.
+ - `v3_alarms`: each alarm that is raised.
+ - `v3_state`: the scalars, under the one key `state`.
+
+Every record is a msgpack array, but in `v3`. What cannot be read raises CorruptData naming table and key.
 """
 
 from __future__ import annotations
@@ -18,7 +24,8 @@ import msgspec
 
 from netstore.errors import CorruptData
 from netstore.state.history import CAPACITY
-from netstore.types import EtcdIndex, Event, Nanos, NodeId, NodeView
+from netstore.state.mvcc import NEVER, RECORDS
+from netstore.types import EtcdIndex, Event, LeaseId, Nanos, NodeId, NodeView, Revision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,8 +37,11 @@ WINDOW: Final = "v2_window"
 MEMBERS: Final = "v2_members"
 REMOVED: Final = "v2_removed"
 STATE: Final = "v2_state"
-TABLES: Final = (NODES, WINDOW, MEMBERS, REMOVED, STATE)
-"""Every table the v2 state uses."""
+LEASES: Final = "v3_leases"
+ALARMS: Final = "v3_alarms"
+V3_STATE: Final = "v3_state"
+TABLES: Final = (NODES, WINDOW, MEMBERS, REMOVED, STATE, RECORDS, LEASES, ALARMS, V3_STATE)
+"""Every table the state uses."""
 
 STATE_KEY: Final = b"state"
 
@@ -42,6 +52,19 @@ class Scalars(msgspec.Struct, array_like=True, frozen=True):
     index: EtcdIndex
     counts: tuple[int, ...]
     version: str
+
+
+class V3Scalars(msgspec.Struct, array_like=True, frozen=True):
+    """Where the v3 keys stand (`Mvcc.revision`, `compacted`, `swept`) and the term of the lease clocks."""
+
+    revision: Revision
+    compacted: Revision
+    swept: Revision
+    lease_term: int
+
+
+NEW_V3: Final = V3Scalars(Revision(1), NEVER, NEVER, 0)
+"""What a store starts with, before anything is written."""
 
 
 class _NodeRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -79,6 +102,16 @@ def window_key(index: EtcdIndex) -> bytes:
 def member_key(member: NodeId) -> bytes:
     """Where a member's record lies in its table."""
     return b"%016x" % member
+
+
+def lease_key(lease: LeaseId) -> bytes:
+    """Where a lease's record lies in its table."""
+    return b"%016x" % (lease & 2**64 - 1)
+
+
+def alarm_key(member: NodeId, kind: int) -> bytes:
+    """Where an alarm lies in its table."""
+    return b"%016x %d" % (member, kind)
 
 
 # Plain tuples are written and structs are read: a tuple is the cheapest thing to encode, and this is done for

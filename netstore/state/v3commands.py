@@ -10,12 +10,14 @@ ready-made `mvccpb.KeyValue` bytes.
 
 from __future__ import annotations
 
-from typing import Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import msgspec
 
 from netstore.errors import Fault
-from netstore.types import LeaseId, NodeId, Revision
+
+if TYPE_CHECKING:
+    from netstore.types import LeaseId, NodeId, Revision
 
 ASCEND: Final = 1
 DESCEND: Final = 2
@@ -135,16 +137,16 @@ class LeaseRevoke(V3Struct, frozen=True, tag=70):
 
 
 class LeaseTerm(V3Struct, frozen=True, tag=71):
-    """The leader of `term` has taken over the clocks of all leases: from here on, what leaders of earlier terms
-    say about time is void. Gives `Done`.
+    """The leader of `term` has taken over the clocks of all leases: from here on, what leaders of earlier
+    terms say about time is void. Gives `Done`.
     """
 
     term: _Count
 
 
 class LeaseExpire(V3Struct, frozen=True, tag=72):
-    """The time of these leases is up, by the clock of the leader of `term`. Each that has keys makes a revision.
-    Gives `Done`.
+    """The time of these leases is up, by the clock of the leader of `term`. Each that has keys makes a
+    revision. Gives `Done`.
     """
 
     term: _Count

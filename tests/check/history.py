@@ -10,7 +10,7 @@ from netstore.errors import Fault
 
 if TYPE_CHECKING:
     from netstore.state.commands import Command
-    from netstore.types import Event
+    from netstore.state.machine import Outcome
 
 NEVER = 1 << 62
 """When an operation without an answer ended."""
@@ -50,14 +50,14 @@ class Operation:
     called: int
     returned: int = NEVER
     fate: Fate = Fate.OPEN
-    outcome: Event | Fault | None = None
+    outcome: Outcome = None
 
     @property
     def waits(self) -> bool:
         """Nobody has answered and nobody has given up."""
         return self.fate is Fate.OPEN
 
-    def end(self, at: int, outcome: Event | Fault | None) -> None:
+    def end(self, at: int, outcome: Outcome) -> None:
         """The answer came. A refusal that may still happen leaves the operation without an end."""
         if isinstance(outcome, Fault) and outcome.code == 300:
             self.fate = Fate.REFUSED if outcome.outcome_known else Fate.UNKNOWN

@@ -154,7 +154,7 @@ class KeysApi:
 
     def _answer(self, exchange: Exchange, no_value: bool, outcome: Outcome) -> None:
         if not isinstance(outcome, Event):
-            self._refuse(exchange, outcome or _NO_OUTCOME)
+            self._refuse(exchange, outcome if isinstance(outcome, Fault) else _NO_OUTCOME)
             return
         action = outcome.action
         created = action == "create" or (action == "set" and outcome.prev is None)
