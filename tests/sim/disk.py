@@ -78,6 +78,8 @@ class Disk:
         self.full = False
         self.failing = False
         """The next sync fails."""
+        self.plug: Callable[[], object] | None = None
+        """Called while the next write is under way: the power goes."""
         self.spoiled = ""
         """What was damaged behind the member's back, if anything."""
         self.finished: deque[_Finished] = deque(maxlen=REMEMBERED_WRITES)
@@ -160,7 +162,11 @@ class SimDevice:
     def close(self) -> None:
         """Finish what was accepted. Nobody is told any more."""
         for write in (*self._run, *self._waiting):
-            if self._dead is None and not self._disk.full:
+            if self._dead is not None:
+                break
+            if write.done is not None and self._disk.full:
+                self._refused = max(self._refused, write.life)
+            if write.done is None or write.life > self._refused:
                 self._put(write)
         self._gone = True
 
@@ -172,6 +178,9 @@ class SimDevice:
             run.append(waiting.popleft())
         delay = self._disk.latency * (0.5 + self._host.random.random())
         self._host.timeline.after(delay, self._finish)
+        plug, self._disk.plug = self._disk.plug, None
+        if plug is not None:
+            self._host.timeline.after(delay * self._host.random.random(), plug)
 
     def _finish(self) -> None:
         if not self._gone:
@@ -226,7 +235,7 @@ class SimDevice:
         """The machine stops: of the run under way any sectors are there, of what waits behind it nothing."""
         if not self._gone:
             self._gone = True
-            if self._dead is None:
+            if self._dead is None and self._run and self._run[0].life > self._refused:
                 self._tear(self._run)
 
     def _tear(self, run: list[_Write]) -> None:

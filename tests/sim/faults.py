@@ -44,6 +44,7 @@ class Faults:
         for member in list(world.members.values()):
             member.fuse = None
             member.disk.full = member.disk.failing = False
+            member.disk.plug = None
             member.disk.latency = world.plan.disk_latency
             member.resume()
             self.boot(member)
@@ -114,6 +115,17 @@ class Faults:
         """The power will go after so many effects, in the middle of whatever it does then."""
         self._struck("crashes_between_effects", member)
         member.fuse = self._random.randrange(12)
+
+    def _plug(self, member: Member) -> None:
+        """The power will go while a write is under way."""
+        self._struck("crashes_in_a_write", member)
+        life = member.life
+
+        def pull() -> None:
+            if member.life == life:
+                member.crash()
+
+        member.disk.plug = pull
 
     def _outage(self) -> None:
         if not self.over:

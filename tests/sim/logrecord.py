@@ -28,6 +28,8 @@ class Batch:
     hard_state: HardState | None
     entries: Sequence[Entry]
     mark: SnapshotMeta | None = None
+    before: int = 0
+    """The term of the entry before them."""
 
 
 class LogRecord:
@@ -102,13 +104,13 @@ class WatchedWal(Wal):
     """The real log with its record beside it."""
 
     record: LogRecord
-    stored: Callable[[Sequence[Entry]], None]
-    """Hears of all entries handed to the disk."""
+    term_before: Callable[[Sequence[Entry]], int]
+    """Tells the term of the entry before some that are handed to the disk."""
+    stored: Callable[[int, Sequence[Entry]], None]
+    """Hears of all entries that are safe, and of the term before them."""
 
     def append(self, hard_state: HardState | None, entries: Sequence[Entry], done: Done) -> None:
-        batch = Batch(hard_state, entries)
-        if entries:
-            self.stored(entries)
+        batch = Batch(hard_state, entries, None, self.term_before(entries) if entries else 0)
         self.record.issued(batch)
         super().append(hard_state, entries, partial(self._settled, batch, done))
 
@@ -119,4 +121,6 @@ class WatchedWal(Wal):
 
     def _settled(self, batch: Batch, done: Done, error: OSError | None) -> None:
         self.record.settled(batch, error)
+        if error is None and batch.entries:
+            self.stored(batch.before, batch.entries)
         done(error)

@@ -16,6 +16,7 @@ FAULTS = (
     "crash",
     "power",
     "fuse",
+    "plug",
     "pause",
     "jump",
     "rot",
@@ -72,6 +73,8 @@ class Plan:
 
     clients: int = 3
     keys: int = 4
+    value_bytes: int = 0
+    """Values are made at least this long."""
     think: float = 0.05
     patience: float = 3.0
     sticky: float = 0.9
@@ -88,7 +91,9 @@ def draw(random: Random) -> Plan:
     choose, chance = random.choice, random.random
     plan = Plan()
     plan.size = choose((1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 5, 7))
-    plan.duration = choose((4.0, 6.0, 8.0, 8.0, 12.0)) if plan.size <= 5 else 5.0
+    plan.duration = choose((3.0, 4.0, 6.0, 8.0)) if plan.size <= 5 else 4.0
+    if chance() < 0.02:
+        plan.duration = choose((30.0, 60.0))
     plan.election_ticks = choose((3, 5, 10, 10))
     plan.tick = choose((0.05, 0.1, 0.1))
     if chance() < 0.6:
@@ -134,8 +139,10 @@ def draw(random: Random) -> Plan:
     plan.patience = choose((0.5, 2.0, 5.0))
     plan.sticky = choose((0.0, 0.8, 0.98))
     plan.watchers = random.randrange(4)
+    plan.value_bytes = choose((0, 0, 0, 600, 2_500))
     if chance() < 0.06:
         plan.burst = 1_050
+        plan.max_append_bytes = max(plan.max_append_bytes, 2_000)
     for name, weight in (
         ("set", 4),
         ("create", 2),

@@ -13,6 +13,7 @@ from netstore.state.commands import PublishMember, encode
 from netstore.types import Event, NodeId
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from random import Random
 
     from netstore.raft.entry import ConfState
@@ -37,6 +38,7 @@ class Steward:
         self._next_node = len(world.members) + 1
         self._open: dict[int, float] = {}
         """Changes without an answer: until when they may still happen."""
+        self._kinds: dict[int, str] = {}
         self._serial = 0
         self._were_members: set[NodeId] = set()
 
@@ -73,26 +75,34 @@ class Steward:
         conf = None if leader is None else self._committed(leader)
         if leader is None or conf is None or self._gone(conf) or self._busy():
             return
-        voters, learners = list(conf.voters), list(conf.learners)
-        random = self._random
-        kind = random.choice(("learn", "learn", "promote", "promote", "vote", "remove", "replace", "demote"))
-        steps: tuple[Step, ...] = ()
-        if kind == "learn" and self._may_add():
-            steps = (Step(StepKind.ADD_LEARNER, self._machine()),)
-        elif kind == "promote" and learners and len(voters) < MOST_VOTERS:
-            steps = (Step(StepKind.ADD_VOTER, random.choice(learners)),)
-        elif kind == "vote" and self._may_add() and len(voters) < MOST_VOTERS:
-            steps = (Step(StepKind.ADD_VOTER, self._machine()),)
-        elif kind == "remove" and len(voters) > 1:
-            steps = (Step(StepKind.REMOVE, random.choice(voters + learners)),)
-        elif kind == "replace" and self._may_add():
-            new = random.choice(learners) if learners and random.random() < 0.7 else self._machine()
-            steps = (Step(StepKind.REMOVE, random.choice(voters)), Step(StepKind.ADD_VOTER, new))
-        elif kind == "demote" and len(voters) > 1:
-            steps = (Step(StepKind.ADD_LEARNER, random.choice(voters)),)
+        kinds = self._possible(conf)
+        kind = self._random.choice(list(kinds)) if kinds else ""
+        steps = kinds[kind]() if kind else ()
         if steps:
+            random = self._random
             through = leader if random.random() < 0.7 else random.choice(self._world.running())
-            self._propose(through, steps)
+            if Step(StepKind.REMOVE, leader.id) in steps:
+                kind = "leader_" + kind
+            self._propose(through, steps, kind)
+
+    def _possible(self, conf: ConfState) -> dict[str, Callable[[], tuple[Step, ...]]]:
+        """What could be changed in this configuration, and how."""
+        voters, learners, choose = list(conf.voters), list(conf.learners), self._random.choice
+        add, learn, remove = StepKind.ADD_VOTER, StepKind.ADD_LEARNER, StepKind.REMOVE
+        kinds: dict[str, Callable[[], tuple[Step, ...]]] = {}
+        if self._may_add():
+            kinds["learn"] = lambda: (Step(learn, self._machine()),)
+            kinds["replace"] = lambda: (Step(remove, choose(voters)), Step(add, self._machine()))
+            if len(voters) < MOST_VOTERS:
+                kinds["vote"] = lambda: (Step(add, self._machine()),)
+        if learners and len(voters) < MOST_VOTERS:
+            kinds["promote"] = lambda: (Step(add, choose(learners)),)
+        if learners:
+            kinds["exchange"] = lambda: (Step(learn, choose(voters)), Step(add, choose(learners)))
+        if len(voters) > 1:
+            kinds["remove"] = lambda: (Step(remove, choose(voters)),)
+            kinds["demote"] = lambda: (Step(learn, choose(voters)),)
+        return kinds
 
     # --- what it sees
 
@@ -138,8 +148,7 @@ class Steward:
             steps = [Step(StepKind.REMOVE, gone[0])]
             if conf.votes(gone[0]) and len(world.members) < MOST_MACHINES + 4:
                 steps.append(Step(StepKind.ADD_LEARNER, self._machine()))
-            world.reach["replacements"] += 1
-            self._propose(leader, tuple(steps))
+            self._propose(leader, tuple(steps), "repair")
 
     def _retire(self, member: Member) -> None:
         member.retired = True
@@ -154,8 +163,9 @@ class Steward:
         member.boot()
         return node
 
-    def _propose(self, through: Member, steps: tuple[Step, ...]) -> None:
+    def _propose(self, through: Member, steps: tuple[Step, ...], kind: str) -> None:
         self._serial += 1
+        self._kinds[self._serial] = kind
         self._open[self._serial] = self._world.timeline.now + PATIENCE
         command = b""
         for step in steps:
@@ -171,4 +181,5 @@ class Steward:
             return
         if not isinstance(outcome, Event):
             self._world.reach["membership_changes"] += 1
+            self._world.reach[f"membership_{self._kinds[serial]}"] += 1
         self._open.pop(serial, None)

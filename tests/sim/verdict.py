@@ -22,10 +22,13 @@ def judge(world: World) -> None:
     revisions.judge(load.operations, events)
     for key, history in register_histories(load.operations, REGISTERS):
         linear.judge(key, history)
+        world.reach["calls_searched"] += len(history)
     here: dict[int, tuple[int, int]] = {
         member.id: (member.life, member.machine.tree.index) for member in world.running()
     }
     watches.judge(load.watches, events, here)
+    world.reach["changes_judged"] += len(events)
+    world.reach["watches_judged"] += len(load.watches)
     for operation in load.operations:
         world.reach[f"operations_{operation.fate.value}"] += 1
     world.reach["operations_unknown"] += sum(each.fate is Fate.OPEN for each in load.operations)

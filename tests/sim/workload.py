@@ -94,6 +94,7 @@ class Workload:
 
     def _finished(self, operation: Operation, outcome: Outcome | Fault) -> None:
         if operation.waits:
+            assert isinstance(outcome, Event | Fault | None)
             operation.end(self.order(), outcome)
 
 
@@ -138,6 +139,7 @@ class _Client:
             return
         operation = load.begin(self._number, member, Door.LOG, _PLACEHOLDER)
         value = b"%d" % operation.serial
+        value = value.ljust(self._plan.value_bytes, b".")
         done = partial(self._finished, operation)
         if kind in {"lease", "refresh"}:
             make = self._leased(kind, value)
@@ -190,6 +192,7 @@ class _Client:
         if not operation.waits:
             return  # nobody waits any more
         load = self._load
+        assert isinstance(outcome, Event | Fault | None)
         operation.end(load.order(), outcome)
         if isinstance(outcome, Event):
             node = outcome.node
@@ -278,6 +281,7 @@ class _Watcher:
 
         def ended() -> None:
             watch.ended = True
+            load.world.reach["watches_ended"] += 1
             self._again()
 
         member.watch(

@@ -194,9 +194,9 @@ class World:
         for hook in self._ticked:
             hook(member)
 
-    def stored(self, member: Member, entries: Sequence[Entry]) -> None:
+    def stored(self, member: Member, before: int, entries: Sequence[Entry]) -> None:
         for hook in self._stored:
-            hook(member, entries)
+            hook(member, before, entries)
 
     def heard(self, member: Member, message: Message) -> None:
         if self.trace is not None:

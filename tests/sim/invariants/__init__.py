@@ -50,8 +50,8 @@ class Invariant:
     def heard(self, member: Member, message: Message) -> None:
         """A message is about to be stepped."""
 
-    def stored(self, member: Member, entries: Sequence[Entry]) -> None:
-        """Entries were handed to the disk."""
+    def stored(self, member: Member, before: int, entries: Sequence[Entry]) -> None:
+        """Entries are safe on the disk; the entry before them has the term `before`, negative if unknown."""
 
     def sent(self, member: Member, message: Message) -> None:
         """A message leaves."""

@@ -19,17 +19,19 @@ if TYPE_CHECKING:
 
 
 class LogMatching(Invariant):
-    """Sees every entry that goes to a disk or over the wire."""
+    """Sees every entry that is safe on a disk or goes over the wire.
+
+    What a sole voter writes before its disk has its vote counts for nothing yet: after a crash it may lead
+    the same term again.
+    """
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self._known: dict[tuple[int, int], tuple[int, Entry]] = {}
 
-    def stored(self, member: Member, entries: Sequence[Entry]) -> None:
-        log = member.raft.log
-        previous = entries[0].index - 1
-        if log.holds(previous):
-            self._match(log.term(previous), entries)
+    def stored(self, member: Member, before: int, entries: Sequence[Entry]) -> None:
+        if before >= 0:
+            self._match(before, entries)
 
     def sent(self, member: Member, message: Message) -> None:
         if isinstance(message, Append) and message.entries:

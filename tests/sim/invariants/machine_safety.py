@@ -10,7 +10,7 @@ from tests.sim.image import digest
 from tests.sim.invariants import Invariant, require
 
 if TYPE_CHECKING:
-    from netstore.types import Index
+    from netstore.types import Index, NodeId
     from tests.sim.member import Member
     from tests.sim.world import World
 
@@ -25,12 +25,15 @@ class MachineSafety(Invariant):
         super().__init__(world)
         self._at: dict[Index, tuple[int, ...]] = {}
         self._images: dict[Index, str] = {}
+        self._seen: dict[NodeId, Index] = {}
 
     def booted(self, member: Member) -> None:
-        self._compare(member)
+        self._seen.pop(member.id, None)
+        self.turned(member)
 
     def turned(self, member: Member) -> None:
-        if member.raft.installing is None:
+        if self._seen.get(member.id) != member.machine.applied and member.raft.installing is None:
+            self._seen[member.id] = member.machine.applied
             self._compare(member)
 
     def _compare(self, member: Member) -> None:

@@ -17,13 +17,13 @@ class Order(Invariant):
 
     def turned(self, member: Member) -> None:
         log = member.raft.log
-        require(
+        in_order = (
             log.compacted <= log.applied <= log.applying <= log.commit <= log.last
-            and log.applying <= log.persisted <= log.handed <= log.last,
-            "marks out of order",
-            member=member.id,
-            marks={name: getattr(log, name) for name in _MARKS},
+            and log.applying <= log.persisted <= log.handed <= log.last
         )
+        if not in_order:
+            marks = {name: getattr(log, name) for name in _MARKS}
+            require(in_order, "marks out of order", member=member.id, marks=marks)
         if member.raft.installing is None:
             require(
                 log.applied == member.machine.applied,
