@@ -158,5 +158,9 @@ class NetstoreError(Exception):
     """A fault for the operator: the text is one line that names what is wrong and what to do about it."""
 
 
+class Hopeless(NetstoreError):  # noqa: N818 - named for what trying again is
+    """The program would end the same way if it were started again; it ends with an exit code that says so."""
+
+
 class CorruptData(NetstoreError):  # noqa: N818 - named for what was found
     """Stored bytes are not what was written. The text names the file and the offset; nothing was changed."""

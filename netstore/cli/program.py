@@ -1,0 +1,87 @@
+"""What the command lines of both daemons do alike: settings, exit codes, one line for the operator.
+
+Exit codes: 0 after a stop that was asked for, and when help, version or a valid configuration was printed;
+1 when the program could not start or had to stop; 2 when it would end the same way if it were started again,
+as with a configuration that cannot be used, so that a service manager need not try.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from netstore import __version__
+from netstore.errors import Hopeless, NetstoreError
+from netstore.ops.layered import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from _typeshed import DataclassInstance
+
+    from netstore.ops.layered import Layered
+
+C = TypeVar("C", bound="DataclassInstance")
+
+STOPPED: Final = 0
+FAILED: Final = 1
+HOPELESS: Final = 2
+
+
+def main(layered: Layered[C], argv: Sequence[str] | None, start: Callable[[C, Sequence[str]], None]) -> int:
+    """Do what the words after the program's name ask for, those of the process by default.
+
+    `start` runs the program with its settings, and with notices to log, until it is stopped; only it may load
+    what help and `--check-config` should not wait for. Returns the exit code. A fault that is not for the
+    operator is raised.
+    """
+    name = layered.program
+    try:
+        loaded = layered.load(sys.argv[1:] if argv is None else argv, os.environ)
+    except NetstoreError as error:
+        _tell(name, error)
+        return HOPELESS
+    match loaded.task:
+        case Task.HELP:
+            print(layered.usage())
+        case Task.VERSION:
+            print(f"{name} {__version__}")
+        case Task.CHECK:
+            print(layered.report(loaded))
+            for notice in loaded.notices:
+                print(f"# {notice}")
+        case Task.RUN:
+            return _run(name, lambda: start(loaded.config, loaded.notices))
+    return STOPPED
+
+
+def _run(name: str, start: Callable[[], None]) -> int:
+    try:
+        start()
+    except BaseExceptionGroup as group:
+        told, others = group.split(NetstoreError)
+        if told is None or others is not None:
+            raise
+        errors = list(_leaves(told))
+    except NetstoreError as error:
+        errors = [error]
+    except KeyboardInterrupt:
+        return FAILED
+    else:
+        return STOPPED
+    for each in errors:
+        _tell(name, each)
+    return HOPELESS if any(isinstance(each, Hopeless) for each in errors) else FAILED
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _tell(name: str, error: BaseException) -> None:
+    print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
