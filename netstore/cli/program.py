@@ -44,15 +44,21 @@ def main(layered: Layered[C], argv: Sequence[str] | None, start: Callable[[C, Se
         return HOPELESS
     match loaded.task:
         case Task.HELP:
-            print(layered.usage())
+            return _show(layered.usage())
         case Task.VERSION:
-            print(f"{name} {__version__}")
+            return _show(f"{name} {__version__}")
         case Task.CHECK:
-            print(layered.report(loaded))
-            for notice in loaded.notices:
-                print(f"# {notice}")
+            return _show(layered.report(loaded), *(f"# {notice}" for notice in loaded.notices))
         case Task.RUN:
             return _run(name, lambda: start(loaded.config, loaded.notices))
+
+
+def _show(*lines: str) -> int:
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:  # the reader, a pager say, has seen enough; nor must the flush at exit complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     return STOPPED
 
 

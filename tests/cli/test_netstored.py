@@ -133,6 +133,19 @@ def test_an_interrupt_ends_with_exit_1(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["--log-level=fatal"]) == 1
 
 
+def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
+    program = f"{sys.executable} -m netstore.cli.netstored --check-config"
+    done = subprocess.run(
+        ["bash", "-c", f"{program} | true; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONUNBUFFERED": "1", "NETSTORE_CONFIG_FILE": ""},
+    )
+    assert done.stderr == ""
+    assert done.returncode in {0, 1}, "0 when all fitted into the pipe before it was closed"
+
+
 def test_check_config_loads_neither_trio_nor_the_server() -> None:
     code = (
         "import sys; from netstore.cli.netstored import main; code = main(['--check-config']); "
