@@ -30,7 +30,7 @@ from netstore.raft.entry import EntryKind
 from netstore.raft.messages import Forward
 from netstore.raft.status import Fate
 from netstore.seams import SyncFailed
-from netstore.types import Index
+from netstore.types import Index, Nanos
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -136,6 +136,8 @@ class Host:
         self._reads_asked: dict[int, tuple[Callable[[Fault | None], None], float]] = {}
         self._reads_waiting: list[tuple[Index, int]] = []
         self._leader_known: NodeId | None = None
+        self.leader_since = Nanos(0)
+        """Wall time at which this member came to know its leader; 0 before it knew any."""
 
     # --- Member
 
@@ -334,6 +336,7 @@ class Host:
             self.machine.save()
         if self._raft.leader != self._leader_known:
             self._leader_known = self._raft.leader
+            self.leader_since = self.clock.wall()
             self._log.info("leader_changed", leader=f"{self._raft.leader:x}", term=self._raft.term)
         self._flush()
 

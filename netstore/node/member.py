@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.errors import Fault
+    from netstore.raft.status import Status
     from netstore.seams import Clock
     from netstore.state.machine import Machine, Outcome
-    from netstore.types import ClusterId, Index, NodeId, Term
+    from netstore.state.member import MemberInfo
+    from netstore.types import ClusterId, Index, Nanos, NodeId, Term
     from netstore.watch.hub import Hub
 
 
@@ -36,6 +38,10 @@ class Member(Protocol):
         """Highest log index known to be committed."""
 
     @property
+    def leader_since(self) -> Nanos:
+        """Wall time at which this member came to know its leader; 0 before it knew any."""
+
+    @property
     def clock(self) -> Clock: ...
     @property
     def machine(self) -> Machine:
@@ -51,3 +57,31 @@ class Member(Protocol):
         It gets what applying the command gave, or a Fault: refused (too many waiting, no place to send it) or
         unknown (time limit, stop). May call `done` before it returns when the proposal is refused at once.
         """
+
+    def status(self) -> Status:
+        """What Raft tells of itself. Costs the number of members."""
+
+
+class Membership(Protocol):
+    """What can be changed about the members (`node.cluster.Cluster`). `done` is called once, on the loop; a
+    Fault has etcd's words (`state.member`) as its cause.
+    """
+
+    def add(
+        self, peer_urls: tuple[str, ...], *, learner: bool, done: Callable[[MemberInfo | Fault], None]
+    ) -> None:
+        """Add a member that is reached there; without `learner` it votes once it has caught up."""
+
+    def remove(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None]) -> None:
+        """Remove a member for ever; `done` gets what it was."""
+
+    def promote(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None]) -> None:
+        """Give a learner its vote."""
+
+    def update(
+        self, id_: NodeId, peer_urls: tuple[str, ...], done: Callable[[MemberInfo | Fault], None]
+    ) -> None:
+        """A member is reached there from now on."""
+
+    def transfer(self, to: NodeId, done: Callable[[Fault | None], None]) -> None:
+        """Let another voter lead; only the leader can be asked."""

@@ -7,11 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from netstore.api.health import Health, Version
+from netstore.api.operate import OperateApi
 from netstore.api.router import Router
 from netstore.api.v2.keys import KeysApi
-from netstore.api.v2.stats import StoreStatsApi
+from netstore.api.v2.members import MembersApi
+from netstore.api.v2.stats import NoTransport, StatsApi
 from netstore.disk.engine import MemoryEngine
+from netstore.errors import Fault
 from netstore.net.exchange import Request
+from netstore.node.timekeeper import Deadlines
+from netstore.raft.entry import ConfState
+from netstore.raft.status import Role, Status
 from netstore.state import commands
 from netstore.state.machine import Machine
 from netstore.state.mirror import TABLES
@@ -21,8 +28,9 @@ from netstore.watch.hub import Hub
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.errors import Fault
+    from netstore.raft.status import PeerStatus
     from netstore.state.machine import Outcome
+    from netstore.state.member import MemberInfo
 
 START: Final = Nanos(1_795_000_000_123_456_789)
 TICK_NANOS: Final = 500_000_000
@@ -113,6 +121,65 @@ class RecordedExchange:
         return self.body + b"".join(self.pieces)
 
 
+class LocalCluster:
+    """`node.member.Membership` that makes every change at once, with no more objections than the state has.
+    `refusal` is what it answers instead, once set.
+    """
+
+    def __init__(self, member: LocalMember) -> None:
+        self._member = member
+        self.next_id = NodeId(0xABC)
+        self.refusal: Fault | None = None
+        self.asked: list[tuple[object, ...]] = []
+
+    def add(
+        self, peer_urls: tuple[str, ...], *, learner: bool, done: Callable[[MemberInfo | Fault], None]
+    ) -> None:
+        self.asked.append(("add", peer_urls, learner))
+        self._change(commands.AddMember(self.next_id, peer_urls, learner=True, promote=not learner), done)
+
+    def remove(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None]) -> None:
+        self.asked.append(("remove", id_))
+        self._change(commands.RemoveMember(id_), done)
+
+    def promote(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None]) -> None:
+        self.asked.append(("promote", id_))
+        self._change(commands.PromoteMember(id_), done)
+
+    def update(
+        self, id_: NodeId, peer_urls: tuple[str, ...], done: Callable[[MemberInfo | Fault], None]
+    ) -> None:
+        self.asked.append(("update", id_, peer_urls))
+        self._change(commands.UpdateMember(id_, peer_urls), done)
+
+    def transfer(self, to: NodeId, done: Callable[[Fault | None], None]) -> None:
+        self.asked.append(("transfer", to))
+        if self.refusal is None:
+            self._member.leader = to
+        done(self.refusal)
+
+    def _change(
+        self,
+        command: commands.AddMember | commands.RemoveMember | commands.PromoteMember | commands.UpdateMember,
+        done: Callable[[MemberInfo | Fault], None],
+    ) -> None:
+        id_ = NodeId(command.id)
+        before = self._member.machine.members.get(id_)
+
+        def answer(outcome: Outcome | Fault) -> None:
+            if isinstance(outcome, Fault):
+                done(outcome)
+            else:
+                found = self._member.machine.members.get(id_) or before
+                assert found is not None
+                done(found)
+
+        if self.refusal is not None:
+            done(self.refusal)
+        else:
+            self._member.propose(commands.encode(command), answer)
+
+
 class LocalMember:
     """`node.member.Member` of a cluster of one that decides at once, with its keys API behind a router."""
 
@@ -121,7 +188,9 @@ class LocalMember:
         self.name = "local"
         self.cluster_id = ClusterId(0xCDF818194E3A8C32)
         self.leader = self.id
+        self.leader_since = START
         self.term = Term(2)
+        self.peers: tuple[PeerStatus, ...] = ()
         self.engine = engine or memory_engine()
         self.clock = clock or HandClock()
         self.machine = Machine(self.engine)
@@ -129,14 +198,52 @@ class LocalMember:
         self.hub = Hub()
         self.commit_index = self.machine.applied
         self.keys = KeysApi(self)
-        self.stats = StoreStatsApi(self)
-        self.router = Router({b"/v2/stats/store": self.stats.handle}, {b"/v2/keys": self.keys.handle})
-        self._apply(commands.encode(commands.PublishMember(self.id, self.name, ("http://c",), ("http://p",))))
+        self.stats = StatsApi(self, NoTransport())
+        self.cluster = LocalCluster(self)
+        self.deadlines = Deadlines(self.clock)
+        members = MembersApi(self, self.cluster)
+        self.router = Router(
+            {
+                b"/version": Version(self),
+                b"/health": Health(self, self.deadlines.after),
+                b"/v2/machines": members.machines,
+                b"/v2/stats/store": self.stats.store,
+                b"/v2/stats/self": self.stats.own,
+                b"/v2/stats/leader": self.stats.leader,
+            },
+            {
+                b"/v2/keys": self.keys.handle,
+                b"/v2/members": members.members,
+                b"/netstore": OperateApi(self, self.cluster).handle,
+            },
+        )
+        publish = commands.PublishMember(self.id, self.name, ("http://c:1",), ("http://p:1",))
+        self._apply(commands.encode(publish))
         if not self.machine.cluster_version:
             self._apply(commands.encode(commands.SetClusterVersion("3.4.0")))
 
     def propose(self, command: bytes, done: Callable[[Outcome | Fault], None]) -> None:
         done(self._apply(command))
+
+    def status(self) -> Status:
+        """What Raft would tell of itself."""
+        return Status(
+            id=self.id,
+            term=self.term,
+            vote=self.id,
+            role=Role.LEADER if self.leader == self.id else Role.FOLLOWER,
+            leader=self.leader,
+            compacted=Index(0),
+            applied=self.machine.applied,
+            commit=self.commit_index,
+            persisted=self.commit_index,
+            last=self.commit_index,
+            conf=ConfState(voters=(self.id,)),
+            transfer_to=NodeId(0),
+            uncommitted_bytes=0,
+            waiting_reads=0,
+            peers=self.peers,
+        )
 
     def _apply(self, command: bytes) -> Outcome:
         self.commit_index = Index(self.commit_index + 1)

@@ -1,22 +1,26 @@
-"""`/v2/stats/store`: what the store has counted (v2 API, statistics)."""
+"""`/v2/stats/store`, `/v2/stats/self`, `/v2/stats/leader` (v2 API, statistics).
+
+What they show of the streams between members is counted where the streams are, and asked for here behind
+`Transport`; rates come from looking at those counters once a second, so that a message costs an addition.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from netstore.api.router import method_allowed
-from netstore.api.v2.render import JSON
+from netstore.api.v2.render import JSON, expiration
+from netstore.raft.status import Role
 
 if TYPE_CHECKING:
     from netstore.net.exchange import Exchange
     from netstore.node.member import Member
+    from netstore.types import NodeId
 
-PATH: Final = b"/v2/stats/store"
-
-
-_MEMBERS: Final = (
+_STORE: Final = (
     "getsSuccess",
     "getsFail",
     "setsSuccess",
@@ -36,20 +40,172 @@ _MEMBERS: Final = (
 )
 """The members of the document in etcd's order: the fields of `Statistics`, then the live watchers."""
 
+_NEVER: Final = "0001-01-01T00:00:00Z"
+"""How etcd writes an instant that is not known."""
 
-class StoreStatsApi:
-    """Answers requests for the store's statistics."""
+_SECOND: Final = 1_000_000_000
+_MILLISECOND: Final = 1_000_000
+_MICROSECOND: Final = 1_000
 
-    def __init__(self, member: Member) -> None:
+RATE_SECONDS: Final = 2.0
+"""Rates are those of the last samples, this old at most."""
+
+
+class Traffic(msgspec.Struct, frozen=True, gc=False):
+    """What went to other members and came from them since this one started: messages with entries, all
+    messages, bytes.
+    """
+
+    appends_received: int = 0
+    messages_received: int = 0
+    bytes_received: int = 0
+    appends_sent: int = 0
+    messages_sent: int = 0
+    bytes_sent: int = 0
+
+
+class Path(msgspec.Struct, frozen=True, gc=False):
+    """The way to one other member and back, in seconds, as far as it was measured, and how often it held."""
+
+    successes: int = 0
+    failures: int = 0
+    current: float = 0.0
+    average: float = 0.0
+    deviation: float = 0.0
+    least: float = 0.0
+    most: float = 0.0
+
+
+class Transport(Protocol):
+    """What is known of the streams between members."""
+
+    def traffic(self) -> Traffic:
+        """The counters as they are."""
+
+    def path(self, peer: NodeId) -> Path:
+        """What was measured towards one member; all zeros for a stranger."""
+
+
+class NoTransport:
+    """A member that has nobody to talk to. Implements `Transport`."""
+
+    def traffic(self) -> Traffic:
+        """Nothing was ever sent."""
+        return Traffic()
+
+    def path(self, _: NodeId) -> Path:
+        """There is nobody."""
+        return Path()
+
+
+class StatsApi:
+    """Answers requests for statistics, at once. Only GET is allowed."""
+
+    def __init__(self, member: Member, transport: Transport) -> None:
         self._member = member
+        self._transport = transport
+        self._started = member.clock.wall()
+        self._samples: deque[tuple[float, Traffic]] = deque(maxlen=2)
 
-    def handle(self, exchange: Exchange) -> None:
-        """Answer at once. Only GET is allowed."""
+    def sample(self) -> None:
+        """To be called about once a second: rates are worked out between two calls."""
+        self._samples.append((self._member.clock.monotonic(), self._transport.traffic()))
+
+    def store(self, exchange: Exchange) -> None:
+        """What the store has counted: writes on every member alike, reads of this one."""
+        if method_allowed(exchange, b"GET"):
+            counts = msgspec.structs.astuple(self._member.machine.statistics)
+            self._respond(exchange, dict(zip(_STORE, (*counts, self._member.hub.count), strict=True)))
+
+    def own(self, exchange: Exchange) -> None:
+        """Who this member is, whom it follows since when, and its traffic with the others."""
         if not method_allowed(exchange, b"GET"):
             return
-        counts = msgspec.structs.astuple(self._member.machine.statistics)
-        exchange.respond(
-            200,
-            JSON,
-            msgspec.json.encode(dict(zip(_MEMBERS, (*counts, self._member.hub.count), strict=True))),
+        member = self._member
+        traffic = self._transport.traffic()
+        leads = member.status().role is Role.LEADER
+        packets_in, bytes_in, packets_out, bytes_out = self._rates()
+        since = member.leader_since
+        document: dict[str, object] = {
+            "name": member.name,
+            "id": f"{member.id:x}",
+            "state": "StateLeader" if leads else "StateFollower",
+            "startTime": expiration(self._started).decode(),
+            "leaderInfo": {
+                "leader": f"{member.leader:x}" if member.leader else "",
+                "uptime": duration(max(0, member.clock.wall() - since)) if member.leader else "0s",
+                "startTime": expiration(since).decode() if member.leader else _NEVER,
+            },
+            "recvAppendRequestCnt": traffic.appends_received,
+            "recvPkgRate": packets_in,
+            "recvBandwidthRate": bytes_in,
+            "sendAppendRequestCnt": traffic.appends_sent,
+            "sendPkgRate": packets_out,
+            "sendBandwidthRate": bytes_out,
+        }
+        self._respond(exchange, {k: v for k, v in document.items() if v or not k.endswith("Rate")})
+
+    def leader(self, exchange: Exchange) -> None:
+        """What the leader knows of the way to each of the others; anybody else refuses, as etcd does."""
+        if not method_allowed(exchange, b"GET"):
+            return
+        status = self._member.status()
+        if status.role is not Role.LEADER:
+            exchange.respond(403, JSON, b'{"message":"not current leader"}')
+            return
+        followers = {f"{peer.id:x}": _follower(self._transport.path(peer.id)) for peer in status.peers}
+        self._respond(exchange, {"leader": f"{status.id:x}", "followers": followers})
+
+    def _rates(self) -> tuple[float, float, float, float]:
+        """Messages and bytes a second in, then out; zeros when nothing was sampled lately."""
+        if len(self._samples) < 2:
+            return 0.0, 0.0, 0.0, 0.0
+        (since, old), (until, new) = self._samples
+        span = until - since
+        if span <= 0 or self._member.clock.monotonic() - until > RATE_SECONDS:
+            return 0.0, 0.0, 0.0, 0.0
+        return (
+            (new.messages_received - old.messages_received) / span,
+            (new.bytes_received - old.bytes_received) / span,
+            (new.messages_sent - old.messages_sent) / span,
+            (new.bytes_sent - old.bytes_sent) / span,
         )
+
+    @staticmethod
+    def _respond(exchange: Exchange, document: object) -> None:
+        exchange.respond(200, JSON, msgspec.json.encode(document))
+
+
+def _follower(path: Path) -> dict[str, object]:
+    milliseconds = {
+        "current": path.current,
+        "average": path.average,
+        "standardDeviation": path.deviation,
+        "minimum": path.least,
+        "maximum": path.most,
+    }
+    return {
+        "latency": {name: value * 1000 for name, value in milliseconds.items()},
+        "counts": {"fail": path.failures, "success": path.successes},
+    }
+
+
+def duration(nanos: int) -> str:
+    """A span of time the way Go writes it: `1h2m3.5s`, `250ms`, `10µs`."""
+    if nanos < _SECOND:
+        for unit, name in ((_MILLISECOND, "ms"), (_MICROSECOND, "µs")):
+            if nanos >= unit:
+                return f"{_decimal(nanos, unit)}{name}"
+        return f"{nanos}ns" if nanos else "0s"
+    minutes, rest = divmod(nanos, 60 * _SECOND)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{_decimal(rest, _SECOND)}s"
+    if hours:
+        return f"{hours}h{minutes}m{text}"
+    return f"{minutes}m{text}" if minutes else text
+
+
+def _decimal(value: int, unit: int) -> str:
+    whole, rest = divmod(value, unit)
+    digits = f"{rest:0{len(str(unit)) - 1}d}".rstrip("0")
+    return f"{whole}.{digits}" if digits else str(whole)

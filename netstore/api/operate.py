@@ -1,0 +1,176 @@
+"""What operators ask that etcd's v2 API has no words for, under `/netstore/` on the client port:
+
+* `GET /netstore/status`: how this member stands in Raft;
+* `GET /netstore/members`: the members with their roles and, on the leader, how far each has come;
+* `POST /netstore/members` with `{"peerURLs": [...], "learner": true}`: add one; it is to vote unless told
+  otherwise;
+* `POST /netstore/members/ID/promote`: give a learner its vote;
+* `POST /netstore/leader` with `{"to": "ID"}`: let another voter lead; only the leader does that.
+
+Answers are JSON. What is refused has `message`, in etcd's words where etcd has any: 404 for no such member,
+410 for one that was removed, 409 for what the members as they are speak against, 503 when the outcome is not
+known.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from netstore import __version__
+from netstore.api.router import method_allowed, not_found
+from netstore.api.v2.members import BadBody, json_body, member_id_of, peer_urls_of
+from netstore.api.v2.paths import unquote
+from netstore.api.v2.render import JSON
+from netstore.errors import Fault
+from netstore.raft.status import Role
+from netstore.state import member as words
+
+if TYPE_CHECKING:
+    from netstore.net.exchange import Exchange
+    from netstore.node.member import Member, Membership
+    from netstore.raft.status import Status
+    from netstore.state.member import MemberInfo
+    from netstore.types import NodeId
+
+PREFIX: Final = b"/netstore"
+
+_STATUS_OF: Final = {words.ID_NOT_FOUND: 404, words.ID_REMOVED: 410}
+
+
+class OperateApi:
+    """Answers requests below `/netstore` for one member."""
+
+    def __init__(self, member: Member, cluster: Membership) -> None:
+        self._member = member
+        self._cluster = cluster
+
+    def handle(self, exchange: Exchange) -> None:
+        """Answer now, or when the change that was asked for is made or refused."""
+        path = unquote(exchange.request.path).removeprefix(PREFIX + b"/").decode("utf-8", "replace")
+        try:
+            match path.split("/"):
+                case ["status"]:
+                    self._status(exchange)
+                case ["members"]:
+                    self._members(exchange)
+                case ["members", name, "promote"]:
+                    self._promote(exchange, name)
+                case ["leader"]:
+                    self._transfer(exchange)
+                case _:
+                    not_found(exchange)
+        except BadBody as bad:
+            _tell(exchange, bad.status, str(bad))
+
+    def _status(self, exchange: Exchange) -> None:
+        if not method_allowed(exchange, b"GET"):
+            return
+        member, status = self._member, self._member.status()
+        conf = status.conf
+        _respond(
+            exchange,
+            200,
+            {
+                "id": f"{status.id:x}",
+                "name": member.name,
+                "clusterId": f"{member.cluster_id:x}",
+                "version": __version__,
+                "clusterVersion": member.machine.cluster_version,
+                "role": _role(status),
+                "leader": f"{status.leader:x}" if status.leader else "",
+                "term": status.term,
+                "lastIndex": status.last,
+                "commitIndex": status.commit,
+                "appliedIndex": status.applied,
+                "voters": [f"{voter:x}" for voter in conf.voters],
+                "learners": [f"{learner:x}" for learner in conf.learners],
+                "changing": conf.joint,
+            },
+        )
+
+    def _members(self, exchange: Exchange) -> None:
+        if not method_allowed(exchange, b"GET,POST"):
+            return
+        if exchange.request.method == b"POST":
+            document = json_body(exchange)
+            learner = document.get("learner", False)
+            if not isinstance(learner, bool):
+                raise BadBody(400, "learner: must be true or false")
+            self._cluster.add(
+                peer_urls_of(document), learner=learner, done=partial(self._changed, exchange, 201)
+            )
+            return
+        known, status = self._member.machine.members, self._member.status()
+        peers = {peer.id: peer for peer in status.peers}
+        listed = []
+        for id_ in sorted(known):
+            shown = _shown(known[id_], status.leader)
+            if id_ in peers:
+                shown |= {"active": peers[id_].active, "matchIndex": peers[id_].match}
+            listed.append(shown)
+        _respond(exchange, 200, {"members": listed})
+
+    def _promote(self, exchange: Exchange, name: str) -> None:
+        if method_allowed(exchange, b"POST"):
+            json_body(exchange)
+            self._cluster.promote(_named(name), partial(self._changed, exchange, 200))
+
+    def _transfer(self, exchange: Exchange) -> None:
+        if method_allowed(exchange, b"POST"):
+            name = json_body(exchange).get("to")
+            if not isinstance(name, str):
+                raise BadBody(400, "to: the id of the member that is to lead, in hexadecimal")
+            self._cluster.transfer(_named(name), partial(self._transferred, exchange))
+
+    def _changed(self, exchange: Exchange, status: int, outcome: MemberInfo | Fault) -> None:
+        if isinstance(outcome, Fault):
+            _refuse(exchange, outcome)
+        else:
+            _respond(exchange, status, _shown(outcome, self._member.leader))
+
+    def _transferred(self, exchange: Exchange, fault: Fault | None) -> None:
+        if fault is not None:
+            _refuse(exchange, fault)
+        else:
+            _respond(exchange, 200, {"leader": f"{self._member.leader:x}"})
+
+
+def _role(status: Status) -> str:
+    if status.role is Role.FOLLOWER and not status.conf.votes(status.id):
+        return "learner"
+    return status.role.value
+
+
+def _shown(member: MemberInfo, leader: NodeId) -> dict[str, object]:
+    role = "learner" if member.learner else "leader" if member.id == leader else "voter"
+    return {
+        "id": f"{member.id:x}",
+        "name": member.name,
+        "peerURLs": list(member.peer_urls),
+        "clientURLs": list(member.client_urls),
+        "role": role,
+        "promote": member.promote,
+    }
+
+
+def _named(text: str) -> NodeId:
+    id_ = member_id_of(text)
+    if id_ is None:
+        raise BadBody(404, f"No such member: {text}")
+    return id_
+
+
+def _refuse(exchange: Exchange, fault: Fault) -> None:
+    cause = fault.cause.decode("utf-8", "replace")
+    _tell(exchange, _STATUS_OF.get(cause, 409) if fault.outcome_known else 503, cause)
+
+
+def _tell(exchange: Exchange, status: int, message: str) -> None:
+    _respond(exchange, status, {"message": message})
+
+
+def _respond(exchange: Exchange, status: int, document: object) -> None:
+    exchange.respond(status, JSON, msgspec.json.encode(document) + b"\n")
