@@ -454,36 +454,65 @@ class Mvcc:
     # --- history
 
     def history(
-        self, start: Revision, key: bytes, range_end: bytes, steps: int
+        self, start: Revision, key: bytes, range_end: bytes, *, looked: int, told: int, size: int
     ) -> tuple[list[KeyChange], Revision]:
-        """The changes in the range from revision `start` on, as far as about `steps` changes of all keys
-        reach, and the revision to go on from. A revision is never cut. `start` must not be before
-        `compacted`.
+        """The changes in the range from revision `start` on, and the revision to go on from, which is beyond
+        the present when nothing is left. `start` must not be before `compacted`.
+
+        At least one revision, never cut, and no more once `looked` changes of all keys were looked at, `told`
+        were found or their pairs have `size` bytes. About 0.05 us for each looked at and 4 us for each found.
         """
-        if not range_end:
-            return self._history_of(start, key, steps)
+        if range_end:
+            found, following = self._changed(start, key, range_end, looked)
+        else:
+            found, following = self._changed_key(start, key, looked)
+        changes: list[KeyChange] = []
+        revision = 0
+        for place, each in found:
+            if place >> _NUMBER_BITS != revision:
+                revision = place >> _NUMBER_BITS
+                if len(changes) >= told or size <= 0:
+                    return changes, Revision(revision)
+            change = self._change(place, each)
+            changes.append(change)
+            size -= len(change.pair)
+        return changes, following
+
+    def _changed(
+        self, start: Revision, key: bytes, range_end: bytes, looked: int
+    ) -> tuple[list[tuple[int, bytes]], Revision]:
         log = self._log
         at = log.find(start)
-        end = min(at + max(steps, 1), len(log))
         if at == len(log):
             return [], Revision(max(start, self.revision + 1))
-        end = log.after(end - 1)
+        end = log.after(min(at + max(looked, 1), len(log)) - 1)
         to_the_end = range_end == TO_THE_END
         found = [
-            self._change(log.place(at + offset), each)
+            (log.place(at + offset), each)
             for offset, each in enumerate(log.keys(at, end))
             if key <= each and (to_the_end or each < range_end)
         ]
         return found, Revision(log.revision(end) if end < len(log) else self.revision + 1)
 
-    def _history_of(self, start: Revision, key: bytes, steps: int) -> tuple[list[KeyChange], Revision]:
+    def _changed_key(
+        self, start: Revision, key: bytes, looked: int
+    ) -> tuple[list[tuple[int, bytes]], Revision]:
         item = self._items.get(key)
-        places = [] if item is None else _places_since(item, start)
         following = Revision(max(start, self.revision + 1))
-        if len(places) > steps:
-            following = Revision((places[max(steps, 1) - 1] >> _NUMBER_BITS) + 1)
-            places = [place for place in places if place >> _NUMBER_BITS < following]
-        return [self._change(place, key) for place in places], following
+        if item is None or item.at >> _NUMBER_BITS < start:
+            return [], following
+        past = item.past or bytearray()
+        at = _count_past(past, start)
+        count = len(past) // PLACE_BYTES
+        end = min(at + max(looked, 1), count)
+        if end < count:
+            end = _count_past(past, (_past(past, end - 1) >> _NUMBER_BITS) + 1)
+        places = [_past(past, number) for number in range(at, end)]
+        if end < count:
+            following = Revision(_past(past, end) >> _NUMBER_BITS)
+        else:
+            places.append(item.at)
+        return [(place, key) for place in places], following
 
     def _change(self, place: int, key: bytes) -> KeyChange:
         """A change of the past, the pair before it included if that can still be read (v3 API, prev_kv)."""
@@ -530,7 +559,7 @@ class Mvcc:
             if not readable:
                 return
             ends = (readable - 1) * PLACE_BYTES
-            kept = int.from_bytes(past[ends : ends + PLACE_BYTES], "big")
+            kept = _past(past, readable - 1)
         needless = kept & _DELETED and kept >> _NUMBER_BITS < compacted
         if needless and kept != item.at:
             ends += PLACE_BYTES
@@ -613,8 +642,8 @@ def _newest(item: _Item, revision: int) -> int:
     if item.at >> _NUMBER_BITS <= revision:
         return item.at
     past = item.past
-    end = 0 if past is None else _count_past(past, revision + 1) * PLACE_BYTES
-    return 0 if past is None else int.from_bytes(past[max(end - PLACE_BYTES, 0) : end], "big")
+    count = 0 if past is None else _count_past(past, revision + 1)
+    return 0 if past is None or not count else _past(past, count - 1)
 
 
 def _place_at(item: _Item, revision: int) -> int:
@@ -623,18 +652,19 @@ def _place_at(item: _Item, revision: int) -> int:
     return 0 if place & _DELETED else place
 
 
-def _places_since(item: _Item, revision: int) -> list[int]:
-    past = item.past or bytearray()
-    start = _count_past(past, revision) * PLACE_BYTES
-    places = [
-        int.from_bytes(past[at : at + PLACE_BYTES], "big") for at in range(start, len(past), PLACE_BYTES)
-    ]
-    return [*places, item.at] if item.at >> _NUMBER_BITS >= revision else places
+def _past(past: bytearray, number: int) -> int:
+    return int.from_bytes(past[number * PLACE_BYTES : (number + 1) * PLACE_BYTES], "big")
 
 
 def _before(item: _Item, place: int) -> int:
     """The place of the pair before the one at `place`; 0 when the key did not exist."""
-    earlier = [0, *(each for each in _places_since(item, 0) if each < place)][-1]
+    past = item.past
+    if past is None:
+        return 0
+    number = len(past) // PLACE_BYTES
+    if place != item.at:
+        number = bisect_left(range(number), place, key=lambda each: _past(past, each))
+    earlier = _past(past, number - 1) if number else _DELETED
     return 0 if earlier & _DELETED else earlier
 
 
