@@ -1,0 +1,140 @@
+"""The Cluster service: who the members are, and changing that (`node.cluster`)."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
+
+from netstore.api.v3 import messages
+from netstore.api.v3.pb import rpc_pb2 as pb
+from netstore.api.v3.status import BAD_MEMBER_URLS, refuse
+from netstore.errors import Fault
+from netstore.net import grpc
+from netstore.types import NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from google.protobuf.message import Message
+
+    from netstore.api.v3.door import Door, Replica
+    from netstore.api.v3.messages import Headers
+    from netstore.net.grpc import Call, Handler
+    from netstore.state.member import MemberInfo
+
+_URL: Final = re.compile(r"https?://[^/\s?#@]+:[0-9]{1,5}/?", re.ASCII)
+
+MOST_URLS: Final = 16
+"""Peer URLs of one member."""
+
+
+class Membership(Protocol):
+    """Who changes the members (`node.cluster.Cluster`)."""
+
+    def add(
+        self, peer_urls: tuple[str, ...], *, learner: bool, done: Callable[[MemberInfo | Fault], None]
+    ) -> None:
+        """Add one that has not started yet."""
+
+    def remove(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None]) -> None:
+        """Remove one for ever."""
+
+    def update(
+        self, id_: NodeId, peer_urls: tuple[str, ...], done: Callable[[MemberInfo | Fault], None]
+    ) -> None:
+        """Change where its peers reach one."""
+
+    def promote(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None]) -> None:
+        """Give a learner its vote."""
+
+
+class ClusterService:
+    """`etcdserverpb.Cluster`. Headers have no revision."""
+
+    def __init__(self, member: Replica, headers: Headers, members: Membership) -> None:
+        self._member = member
+        self._headers = headers
+        self._members = members
+
+    def methods(self, door: Door) -> dict[bytes, Handler]:
+        """Path -> handler."""
+        return {
+            b"/etcdserverpb.Cluster/MemberAdd": door.unary(pb.MemberAddRequest, self._add),
+            b"/etcdserverpb.Cluster/MemberRemove": door.unary(pb.MemberRemoveRequest, self._remove),
+            b"/etcdserverpb.Cluster/MemberUpdate": door.unary(pb.MemberUpdateRequest, self._update),
+            b"/etcdserverpb.Cluster/MemberList": door.unary(pb.MemberListRequest, self._list),
+            b"/etcdserverpb.Cluster/MemberPromote": door.unary(pb.MemberPromoteRequest, self._promote),
+        }
+
+    def _add(self, call: Call, request: pb.MemberAddRequest) -> None:
+        urls = _checked(call, request.peerURLs)
+        if urls:
+            self._members.add(urls, learner=request.isLearner, done=partial(self._added, call))
+
+    def _added(self, call: Call, member: MemberInfo | Fault) -> None:
+        if isinstance(member, Fault):
+            refuse(call, member)
+        else:
+            self._answer(call, pb.MemberAddResponse(member=_shown(member), members=self._all()))
+
+    def _remove(self, call: Call, request: pb.MemberRemoveRequest) -> None:
+        self._members.remove(NodeId(request.ID), partial(self._changed, call, pb.MemberRemoveResponse))
+
+    def _update(self, call: Call, request: pb.MemberUpdateRequest) -> None:
+        urls = _checked(call, request.peerURLs)
+        if urls:
+            done = partial(self._changed, call, pb.MemberUpdateResponse)
+            self._members.update(NodeId(request.ID), urls, done)
+
+    def _promote(self, call: Call, request: pb.MemberPromoteRequest) -> None:
+        self._members.promote(NodeId(request.ID), partial(self._changed, call, pb.MemberPromoteResponse))
+
+    def _changed(
+        self,
+        call: Call,
+        kind: type[pb.MemberRemoveResponse | pb.MemberUpdateResponse | pb.MemberPromoteResponse],
+        member: MemberInfo | Fault,
+    ) -> None:
+        if isinstance(member, Fault):
+            refuse(call, member)
+        else:
+            self._answer(call, kind(members=self._all()))
+
+    def _list(self, call: Call, request: pb.MemberListRequest) -> None:
+        if request.linearizable:
+            self._member.read(partial(self._listed, call))
+        else:
+            self._listed(call, None)
+
+    def _listed(self, call: Call, fault: Fault | None) -> None:
+        if fault is not None:
+            refuse(call, fault)
+        else:
+            self._answer(call, pb.MemberListResponse(members=self._all()))
+
+    def _answer(self, call: Call, answer: Message) -> None:
+        call.reply(messages.write(self._headers(0), answer))
+
+    def _all(self) -> list[pb.Member]:
+        members = self._member.machine.members
+        return [_shown(members[id_]) for id_ in sorted(members)]
+
+
+def _shown(member: MemberInfo) -> pb.Member:
+    return pb.Member(
+        ID=member.id,
+        name=member.name,
+        peerURLs=member.peer_urls,
+        clientURLs=member.client_urls,
+        isLearner=member.learner,
+    )
+
+
+def _checked(call: Call, urls: Iterable[str]) -> tuple[str, ...]:
+    """The URLs in their normal form; none, and the call was refused, where one is not fit for a peer."""
+    given = tuple(urls)
+    if not 0 < len(given) <= MOST_URLS or not all(_URL.fullmatch(url) for url in given):
+        call.finish(grpc.INVALID_ARGUMENT, BAD_MEMBER_URLS)
+        return ()
+    return tuple(url.rstrip("/") for url in given)

@@ -1,0 +1,170 @@
+"""What every call of the v3 API passes before a service sees it.
+
+A learner serves only what asks for no more than it has. A client that says `hasleader` is refused while
+this member knows no leader, and its streams end when none was seen for three election timeouts, so that
+it moves on to another member (v3 API, request metadata).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from netstore.api.v3.messages import BadMessage, parse
+from netstore.api.v3.status import NOT_A_MESSAGE, NOT_FOR_LEARNERS
+from netstore.errors import NO_LEADER
+from netstore.net import grpc
+from netstore.node.member import Member
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from google.protobuf.message import Message
+
+    from netstore.errors import Fault
+    from netstore.net.grpc import Call, Handler, Receiver, StreamHandler
+
+    _M = TypeVar("_M", bound=Message)
+
+LOST_ELECTIONS: Final = 3
+"""Election timeouts without a leader after which a stream that needs one ends."""
+
+_NO_LEADER: Final = NO_LEADER.decode()
+
+
+class Replica(Member, Protocol):
+    """A member that can be read linearizably, too."""
+
+    def read(self, done: Callable[[Fault | None], None]) -> None:
+        """Call `done(None)` once this member's state holds everything that was acknowledged anywhere before
+        this call, or `done` with a Fault when that cannot be had in time. May be called before it returns.
+        """
+
+
+class After(Protocol):
+    """Makes a call once that much time has passed (`node.timekeeper.Deadlines.after`)."""
+
+    def __call__(self, seconds: float, call: Callable[[], None], /) -> object: ...
+
+
+class Door:
+    """Wraps handlers. `election_seconds` is how long a member waits for a leader before it stands itself."""
+
+    def __init__(self, member: Member, after: After, election_seconds: float) -> None:
+        self._member = member
+        self._after = after
+        self._election_seconds = election_seconds
+        self._needing: dict[Call, Receiver] = {}
+        """Streams that end when no leader is seen."""
+        self._watching = False
+        self._missed = 0
+
+    def unary(self, kind: type[_M], method: Callable[[Call, _M], None], *, learner: bool = False) -> Handler:
+        """A unary method. `learner`: one that learners serve, too."""
+
+        def handle(call: Call, message: bytes) -> None:
+            if not self._lets_in(call, learner=learner):
+                return
+            try:
+                request = parse(kind, message)
+            except BadMessage as error:
+                call.finish(grpc.INTERNAL, NOT_A_MESSAGE.format(error))
+            else:
+                method(call, request)
+
+        return handle
+
+    def stream(self, method: Callable[[Call], Receiver], *, learner: bool = False) -> StreamHandler:
+        """A method with a stream of requests or of answers."""
+
+        def handle(call: Call) -> Receiver:
+            if not self._lets_in(call, learner=learner):
+                return DEAF
+            receiver = method(call)
+            if call.metadata(b"hasleader") == b"true":
+                self._needing[call] = receiver
+                self._look_later()
+            return receiver
+
+        return handle
+
+    def _lets_in(self, call: Call, *, learner: bool) -> bool:
+        member = self._member
+        own = member.machine.members.get(member.id)
+        if own is not None and own.learner and not learner:
+            call.finish(grpc.UNAVAILABLE, NOT_FOR_LEARNERS)
+            return False
+        if not member.leader and call.metadata(b"hasleader") == b"true":
+            call.finish(grpc.UNAVAILABLE, _NO_LEADER)
+            return False
+        return True
+
+    def _look_later(self) -> None:
+        if not self._watching:
+            self._watching = True
+            self._after(self._election_seconds, self._look)
+
+    def _look(self) -> None:
+        self._watching = False
+        self._missed = 0 if self._member.leader else self._missed + 1
+        needing = {call: receiver for call, receiver in self._needing.items() if call.open}
+        self._needing = needing
+        if self._missed >= LOST_ELECTIONS:
+            self._needing = {}
+            for call, receiver in needing.items():
+                call.finish(grpc.UNAVAILABLE, _NO_LEADER)
+                receiver.cancelled()
+        if self._needing:
+            self._look_later()
+
+
+class _Deaf:
+    """A `Receiver` for a stream that was refused."""
+
+    def received(self, message: bytes) -> None: ...
+    def half_closed(self) -> None: ...
+    def cancelled(self) -> None: ...
+
+
+DEAF: Final = _Deaf()
+
+
+class Single:
+    """A `Receiver` for a method with one request and a stream of answers: of `net.grpc`.
+
+    `method` gets the request and gives what is to be called when the client goes away, or None.
+    """
+
+    def __init__(
+        self, call: Call, kind: type[_M], method: Callable[[Call, _M], Callable[[], None] | None]
+    ) -> None:
+        self._call = call
+        self._kind = kind
+        self._method = method
+        self._gone: Callable[[], None] | None = None
+        self._asked = False
+
+    def received(self, message: bytes) -> None:
+        """The request."""
+        if self._asked:
+            self._call.finish(grpc.INTERNAL, NOT_A_MESSAGE.format("one request was expected"))
+            self.cancelled()
+            return
+        self._asked = True
+        try:
+            request = parse(self._kind, message)
+        except BadMessage as error:
+            self._call.finish(grpc.INTERNAL, NOT_A_MESSAGE.format(error))
+        else:
+            self._gone = self._method(self._call, request)
+
+    def half_closed(self) -> None:
+        """No request comes any more."""
+        if not self._asked:
+            self._call.finish(grpc.INTERNAL, NOT_A_MESSAGE.format("a request was expected"))
+
+    def cancelled(self) -> None:
+        """The client went away."""
+        gone, self._gone = self._gone, None
+        if gone is not None:
+            gone()

@@ -1,0 +1,166 @@
+"""The KV service: reads and writes of keys, transactions, compaction.
+
+A write is proposed and answered once it was applied; nothing is answered before the log has it on a quorum of
+disks. A read waits until this member's state holds everything that was acknowledged before it (ReadIndex),
+unless it asks for what is here (`serializable`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from netstore import errors
+from netstore.api.v3 import messages
+from netstore.api.v3.pb import rpc_pb2 as pb
+from netstore.api.v3.status import NOT_FOR_LEARNERS, REQUEST_TOO_LARGE, refuse
+from netstore.errors import Fault, refusal
+from netstore.net import grpc
+from netstore.state import txn
+from netstore.state.commands import encode
+from netstore.state.v3commands import Compact, Deleted, Done, PutDone, TxnDone
+from netstore.types import Revision
+
+if TYPE_CHECKING:
+    from netstore.api.v3.door import Door, Replica
+    from netstore.api.v3.messages import Headers
+    from netstore.api.v3.quota import Quota
+    from netstore.net.grpc import Call, Handler
+    from netstore.state.machine import Outcome
+    from netstore.state.v3commands import Operation, Range, Txn
+
+ENVELOPE_BYTES: Final = 32
+"""What etcd adds to a request before it measures it, about: the operation that just fits there fits here."""
+
+
+class KvService:
+    """`etcdserverpb.KV`."""
+
+    def __init__(
+        self, member: Replica, headers: Headers, quota: Quota, *, max_request_bytes: int, max_txn_ops: int
+    ) -> None:
+        """`max_request_bytes` bounds what one write may hold, `max_txn_ops` each list of a transaction."""
+        self._member = member
+        self._headers = headers
+        self._quota = quota
+        self._most_bytes = max_request_bytes - ENVELOPE_BYTES
+        self._max_txn_ops = max_txn_ops
+
+    def methods(self, door: Door) -> dict[bytes, Handler]:
+        """Path -> handler."""
+        return {
+            b"/etcdserverpb.KV/Range": door.unary(pb.RangeRequest, self._range, learner=True),
+            b"/etcdserverpb.KV/Put": door.unary(pb.PutRequest, self._put),
+            b"/etcdserverpb.KV/DeleteRange": door.unary(pb.DeleteRangeRequest, self._delete),
+            b"/etcdserverpb.KV/Txn": door.unary(pb.TxnRequest, self._txn),
+            b"/etcdserverpb.KV/Compact": door.unary(pb.CompactionRequest, self._compact),
+        }
+
+    # --- writes
+
+    def _put(self, call: Call, request: pb.PutRequest) -> None:
+        if self._fits(call, request):
+            self._propose(call, messages.read_put(request))
+
+    def _delete(self, call: Call, request: pb.DeleteRangeRequest) -> None:
+        if self._fits(call, request):
+            self._propose(call, messages.read_delete(request))
+
+    def _txn(self, call: Call, request: pb.TxnRequest) -> None:
+        command = messages.read_txn(request)
+        if isinstance(command, Fault):
+            refuse(call, command)
+        elif not txn.is_read(command):
+            if self._fits(call, request):
+                self._propose(call, command)
+        elif (fault := txn.check(command, self._max_txn_ops)) is not None:
+            refuse(call, fault)
+        elif _is_serializable(request):
+            self._read_txn(call, command, None)
+        else:
+            self._member.read(partial(self._read_txn, call, command))
+
+    def _fits(self, call: Call, request: pb.PutRequest | pb.DeleteRangeRequest | pb.TxnRequest) -> bool:
+        if request.ByteSize() <= self._most_bytes:
+            return True
+        call.finish(grpc.INVALID_ARGUMENT, REQUEST_TOO_LARGE)
+        return False
+
+    def _propose(self, call: Call, command: Operation) -> None:
+        fault = txn.check(command, self._max_txn_ops) or self._quota.refuse(command)
+        if fault is not None:
+            refuse(call, fault)
+        else:
+            self._member.propose(encode(command), partial(self._written, call))
+
+    def _written(self, call: Call, outcome: Outcome | Fault) -> None:
+        if isinstance(outcome, PutDone):
+            call.reply(messages.write_put(self._headers(outcome.revision), outcome))
+        elif isinstance(outcome, TxnDone):
+            call.reply(messages.write_txn(self._headers(outcome.revision), outcome))
+        elif isinstance(outcome, Deleted):
+            call.reply(messages.write_deleted(self._headers(outcome.revision), outcome))
+        else:
+            _refuse_outcome(call, outcome)
+
+    # --- reads
+
+    def _range(self, call: Call, request: pb.RangeRequest) -> None:
+        query = messages.read_range(request)
+        if isinstance(query, Fault):
+            refuse(call, query)
+        elif not query.key:
+            refuse(call, refusal(errors.EMPTY_KEY))
+        elif request.serializable:
+            self._found(call, query, None)
+        elif self._is_learner:
+            call.finish(grpc.UNAVAILABLE, NOT_FOR_LEARNERS)
+        else:
+            self._member.read(partial(self._found, call, query))
+
+    @property
+    def _is_learner(self) -> bool:
+        own = self._member.machine.members.get(self._member.id)
+        return own is not None and own.learner
+
+    def _found(self, call: Call, query: Range, fault: Fault | None) -> None:
+        found = fault or self._member.machine.mvcc.range(query)
+        if isinstance(found, Fault):
+            refuse(call, found)
+        else:
+            call.reply(messages.write_found(self._headers(found.revision), found))
+
+    def _read_txn(self, call: Call, command: Txn, fault: Fault | None) -> None:
+        outcome = fault or self._member.machine.read_txn(command)
+        if isinstance(outcome, Fault):
+            refuse(call, outcome)
+        else:
+            call.reply(messages.write_txn(self._headers(outcome.revision), outcome))
+
+    # --- compaction
+
+    def _compact(self, call: Call, request: pb.CompactionRequest) -> None:
+        revision = request.revision
+        self._member.propose(
+            encode(Compact(revision)), partial(self._compacted, call, revision, request.physical)
+        )
+
+    def _compacted(self, call: Call, revision: int, physical: bool, outcome: Outcome | Fault) -> None:
+        if not isinstance(outcome, Done):
+            _refuse_outcome(call, outcome)
+        elif physical:
+            answer = partial(self._compacted, call, revision, False, outcome)
+            self._member.machine.when_swept(Revision(revision), answer)
+        else:
+            call.reply(self._headers(outcome.revision))
+
+
+def _is_serializable(request: pb.TxnRequest) -> bool:
+    ops = (*request.success, *request.failure)
+    return bool(ops) and all(op.request_range.serializable for op in ops)
+
+
+def _refuse_outcome(call: Call, outcome: Outcome | Fault) -> None:
+    if not isinstance(outcome, Fault):
+        raise TypeError(f"{type(outcome).__name__} is not what this command gives")
+    refuse(call, outcome)

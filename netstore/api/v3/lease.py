@@ -1,0 +1,208 @@
+"""The Lease service: grants and revokes go through the log, renewals to the leader's clock
+(`node.lessor`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
+
+from netstore.api.v3 import messages
+from netstore.api.v3.messages import BadMessage, parse
+from netstore.api.v3.pb import rpc_pb2 as pb
+from netstore.api.v3.status import NOT_A_MESSAGE, refuse
+from netstore.errors import Fault
+from netstore.net import grpc
+from netstore.state.commands import encode
+from netstore.state.lease import granted_ttl
+from netstore.state.v3commands import Done, LeaseGrant, LeaseGranted, LeaseRevoke
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.api.v3.door import Door
+    from netstore.api.v3.messages import Headers
+    from netstore.api.v3.quota import Quota
+    from netstore.net.grpc import Call, Handler, StreamHandler
+    from netstore.node.member import Member
+    from netstore.state.machine import Outcome
+
+MOST_WAITING: Final = 4_096
+"""Renewals of one stream that may wait for the leader; more end it."""
+
+MOST_UNREAD: Final = 1 << 20
+"""Bytes of answers that a client may leave unread before its stream ends."""
+
+_ID_BITS: Final = 62
+
+
+class Lessor(Protocol):
+    """Who knows how long leases have left (`node.lessor.Lessor`)."""
+
+    def keep_alive(self, id_: int, done: Callable[[int | Fault], None]) -> None:
+        """Renew a lease; `done` gets its TTL in seconds, 0 when there is no such lease."""
+
+    def time_to_live(self, id_: int, done: Callable[[int | Fault], None]) -> None:
+        """Tell the whole seconds a lease has left, -1 when there is no such lease."""
+
+
+class LeaseService:
+    """`etcdserverpb.Lease`."""
+
+    def __init__(
+        self,
+        member: Member,
+        headers: Headers,
+        quota: Quota,
+        lessor: Lessor,
+        *,
+        below: Callable[[int], int],
+        minimum_ttl: int,
+    ) -> None:
+        """`below` draws a random number below a bound; `minimum_ttl` is in seconds."""
+        self._member = member
+        self._headers = headers
+        self._quota = quota
+        self._lessor = lessor
+        self._below = below
+        self._minimum_ttl = minimum_ttl
+
+    def methods(self, door: Door) -> dict[bytes, Handler]:
+        """Path -> handler of the unary methods."""
+        return {
+            b"/etcdserverpb.Lease/LeaseGrant": door.unary(pb.LeaseGrantRequest, self._grant),
+            b"/etcdserverpb.Lease/LeaseRevoke": door.unary(pb.LeaseRevokeRequest, self._revoke),
+            b"/etcdserverpb.Lease/LeaseTimeToLive": door.unary(pb.LeaseTimeToLiveRequest, self._time_to_live),
+            b"/etcdserverpb.Lease/LeaseLeases": door.unary(pb.LeaseLeasesRequest, self._list),
+        }
+
+    def streams(self, door: Door) -> dict[bytes, StreamHandler]:
+        """Path -> handler of the streams."""
+        return {b"/etcdserverpb.Lease/LeaseKeepAlive": door.stream(self._keep_alive)}
+
+    def _grant(self, call: Call, request: pb.LeaseGrantRequest) -> None:
+        ttl = granted_ttl(request.TTL, self._minimum_ttl)
+        if isinstance(ttl, Fault):
+            refuse(call, ttl)
+            return
+        command = LeaseGrant(request.ID or self._free_id(), ttl)
+        fault = self._quota.refuse(command)
+        if fault is not None:
+            refuse(call, fault)
+        else:
+            self._member.propose(encode(command), partial(self._granted, call))
+
+    def _free_id(self) -> int:
+        leases = self._member.machine.leases
+        while True:
+            id_ = 1 + self._below(1 << _ID_BITS)
+            if leases.get(id_) is None:
+                return id_
+
+    def _granted(self, call: Call, outcome: Outcome | Fault) -> None:
+        if isinstance(outcome, LeaseGranted):
+            answer = pb.LeaseGrantResponse(ID=outcome.id, TTL=outcome.ttl)
+            call.reply(messages.write(self._headers(outcome.revision), answer))
+        elif isinstance(outcome, Fault):
+            refuse(call, outcome)
+
+    def _revoke(self, call: Call, request: pb.LeaseRevokeRequest) -> None:
+        self._member.propose(encode(LeaseRevoke(request.ID)), partial(self._revoked, call))
+
+    def _revoked(self, call: Call, outcome: Outcome | Fault) -> None:
+        if isinstance(outcome, Done):
+            call.reply(self._headers(outcome.revision))
+        elif isinstance(outcome, Fault):
+            refuse(call, outcome)
+
+    def _time_to_live(self, call: Call, request: pb.LeaseTimeToLiveRequest) -> None:
+        self._lessor.time_to_live(request.ID, partial(self._told, call, request.ID, request.keys))
+
+    def _told(self, call: Call, id_: int, keys: bool, left: int | Fault) -> None:
+        machine = self._member.machine
+        if isinstance(left, Fault):
+            refuse(call, left)
+            return
+        lease = machine.leases.get(id_)
+        if left < 0 or lease is None:
+            answer = pb.LeaseTimeToLiveResponse(ID=id_, TTL=-1)
+        else:
+            held = sorted(lease.keys) if keys else ()
+            answer = pb.LeaseTimeToLiveResponse(ID=id_, TTL=left, grantedTTL=lease.ttl, keys=held)
+        call.reply(messages.write(self._headers(machine.mvcc.revision), answer))
+
+    def _list(self, call: Call, _: pb.LeaseLeasesRequest) -> None:
+        machine = self._member.machine
+        answer = pb.LeaseLeasesResponse(leases=[pb.LeaseStatus(ID=lease.id) for lease in machine.leases])
+        call.reply(messages.write(self._headers(machine.mvcc.revision), answer))
+
+    def _keep_alive(self, call: Call) -> _Renewals:
+        return _Renewals(call, self._member, self._headers, self._lessor)
+
+
+class _Renewals:
+    """One stream of renewals, a `Receiver`. Answers go out in the order of the requests."""
+
+    __slots__ = ("_call", "_closing", "_headers", "_lessor", "_member", "_waiting")
+
+    def __init__(self, call: Call, member: Member, headers: Headers, lessor: Lessor) -> None:
+        self._call = call
+        self._member = member
+        self._headers = headers
+        self._lessor = lessor
+        self._waiting: deque[_Renewal] = deque()
+        self._closing = False
+
+    def received(self, message: bytes) -> None:
+        try:
+            id_ = parse(pb.LeaseKeepAliveRequest, message).ID
+        except BadMessage as error:
+            self._call.finish(grpc.INTERNAL, NOT_A_MESSAGE.format(error))
+            return
+        if len(self._waiting) >= MOST_WAITING or self._call.backlog > MOST_UNREAD:
+            self._call.finish(grpc.RESOURCE_EXHAUSTED, "too many renewals wait; read their answers first")
+            self.cancelled()
+            return
+        renewal = _Renewal(self, id_, self._member.machine.mvcc.revision)
+        self._waiting.append(renewal)
+        self._lessor.keep_alive(id_, renewal.done)
+
+    def half_closed(self) -> None:
+        self._closing = True
+        self.advance()
+
+    def cancelled(self) -> None:
+        self._waiting.clear()
+
+    def advance(self) -> None:
+        """Answer what can be answered."""
+        waiting = self._waiting
+        while waiting and waiting[0].ttl is not None:
+            renewal = waiting.popleft()
+            ttl = renewal.ttl
+            if isinstance(ttl, Fault):
+                waiting.clear()
+                refuse(self._call, ttl)
+                return
+            assert ttl is not None  # noqa: S101 - the loop asked
+            header = self._headers(renewal.revision)
+            self._call.send(messages.write_kept_alive(header, renewal.id, ttl))
+        if self._closing and not waiting:
+            self._call.finish()
+
+
+class _Renewal:
+    """One renewal; its header tells the revision before it, never one ahead of it."""
+
+    __slots__ = ("_stream", "id", "revision", "ttl")
+
+    def __init__(self, stream: _Renewals, id_: int, revision: int) -> None:
+        self._stream = stream
+        self.id = id_
+        self.revision = revision
+        self.ttl: int | Fault | None = None
+
+    def done(self, ttl: int | Fault) -> None:
+        self.ttl = ttl
+        self._stream.advance()

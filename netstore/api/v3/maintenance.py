@@ -1,0 +1,245 @@
+"""The Maintenance service: what a member tells of itself, alarms, copies of its state, who leads."""
+
+from __future__ import annotations
+
+from functools import partial
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final, Protocol
+
+from netstore.api.v3 import messages
+from netstore.api.v3.door import Single
+from netstore.api.v3.pb import rpc_pb2 as pb
+from netstore.api.v3.status import refuse
+from netstore.api.v3.version import VERSION
+from netstore.errors import NO_LEADER, Fault
+from netstore.state.commands import encode
+from netstore.state.v3commands import CORRUPT, NOSPACE, AlarmChanged, SetAlarm
+from netstore.types import NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from netstore.api.v3.door import Door
+    from netstore.api.v3.messages import Headers
+    from netstore.api.v3.quota import Quota
+    from netstore.net.grpc import Call, Handler, Receiver, StreamHandler
+    from netstore.node.member import Member
+    from netstore.state.machine import Outcome
+
+PIECE_BYTES: Final = 32 * 1024
+"""What one message of a snapshot holds at most, as from etcd."""
+
+MOST_UNSENT: Final = 1 << 20
+"""Bytes of a snapshot that wait for the client at a time."""
+
+_KINDS: Final = (NOSPACE, CORRUPT)
+
+
+class Sizes(Protocol):
+    """Tells what the state takes on disk, in bytes: the whole file, and what of it is in use."""
+
+    def __call__(self) -> tuple[int, int]: ...
+
+
+class Copy(Protocol):
+    """A finished copy of the state as one file (`node.backup`)."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that `read` gives in all: a multiple of 512."""
+
+    def read(self, most: int) -> bytes:
+        """The next bytes; none at the end."""
+
+    def close(self) -> None:
+        """Forget the file. May be called again."""
+
+
+class Copies(Protocol):
+    """Makes copies of the state (`node.backup.Backups`)."""
+
+    def make(self, done: Callable[[Copy | Fault], None]) -> None:
+        """Make one that holds everything acknowledged so far. Whoever gets it closes it."""
+
+
+class Leadership(Protocol):
+    """Who hands leadership over (`node.cluster.Cluster`)."""
+
+    def transfer(self, to: NodeId, done: Callable[[Fault | None], None]) -> None:
+        """Let another voter lead."""
+
+
+class MaintenanceService:
+    """`etcdserverpb.Maintenance`."""
+
+    def __init__(
+        self,
+        member: Member,
+        headers: Headers,
+        quota: Quota,
+        *,
+        sizes: Sizes,
+        copies: Copies,
+        leadership: Leadership,
+    ) -> None:
+        self._member = member
+        self._headers = headers
+        self._quota = quota
+        self._sizes = sizes
+        self._copies = copies
+        self._leadership = leadership
+
+    def methods(self, door: Door) -> dict[bytes, Handler]:
+        """Path -> handler of the unary methods."""
+        return {
+            b"/etcdserverpb.Maintenance/Status": door.unary(pb.StatusRequest, self._status, learner=True),
+            b"/etcdserverpb.Maintenance/Alarm": door.unary(pb.AlarmRequest, self._alarm),
+            b"/etcdserverpb.Maintenance/Defragment": door.unary(pb.DefragmentRequest, self._defragment),
+            b"/etcdserverpb.Maintenance/Hash": door.unary(pb.HashRequest, self._hash),
+            b"/etcdserverpb.Maintenance/HashKV": door.unary(pb.HashKVRequest, self._hash_kv),
+            b"/etcdserverpb.Maintenance/MoveLeader": door.unary(pb.MoveLeaderRequest, self._move_leader),
+        }
+
+    def streams(self, door: Door) -> dict[bytes, StreamHandler]:
+        """Path -> handler of the stream."""
+        return {b"/etcdserverpb.Maintenance/Snapshot": door.stream(self._snapshot, learner=True)}
+
+    @property
+    def _revision(self) -> int:
+        return self._member.machine.mvcc.revision
+
+    def _status(self, call: Call, _: pb.StatusRequest) -> None:
+        member, machine = self._member, self._member.machine
+        own = machine.members.get(member.id)
+        size, in_use = self._sizes()
+        problems = [] if member.leader else [NO_LEADER.decode()]
+        problems += [
+            f"memberID:{id_} alarm:{pb.AlarmType.Name(kind)} " for id_, kind in machine.alarms.active
+        ]
+        answer = pb.StatusResponse(
+            version=VERSION,
+            dbSize=size,
+            leader=member.leader,
+            raftIndex=member.commit_index,
+            raftTerm=member.term,
+            raftAppliedIndex=machine.applied,
+            errors=problems,
+            dbSizeInUse=in_use,
+            isLearner=own is not None and own.learner,
+            dbSizeQuota=max(0, self._quota.limit),
+        )
+        call.reply(messages.write(self._headers(self._revision), answer))
+
+    # --- alarms
+
+    def _alarm(self, call: Call, request: pb.AlarmRequest) -> None:
+        """Listing answers from here, without the quorum that etcd needs for it."""
+        action, kind = request.action, request.alarm
+        if action == pb.AlarmRequest.GET or kind not in _KINDS:
+            listed = self._member.machine.alarms.active if action == pb.AlarmRequest.GET else ()
+            self._alarms(call, self._revision, (each for each in listed if kind in (0, each[1])))
+            return
+        command = SetAlarm(request.memberID, kind, active=action == pb.AlarmRequest.ACTIVATE)
+        self._member.propose(encode(command), partial(self._alarm_set, call))
+
+    def _alarm_set(self, call: Call, outcome: Outcome | Fault) -> None:
+        if isinstance(outcome, AlarmChanged):
+            self._alarms(call, outcome.revision, outcome.alarms)
+        elif isinstance(outcome, Fault):
+            refuse(call, outcome)
+
+    def _alarms(self, call: Call, revision: int, alarms: Iterable[tuple[NodeId, int]]) -> None:
+        shown = [pb.AlarmMember(memberID=id_, alarm=_alarm_type(kind)) for id_, kind in alarms]
+        call.reply(messages.write(self._headers(revision), pb.AlarmResponse(alarms=shown)))
+
+    # --- storage
+
+    def _defragment(self, call: Call, _: pb.DefragmentRequest) -> None:
+        """Storage gives room back by itself: there is nothing to do, and nobody waits for it."""
+        call.reply(b"")
+
+    def _hash(self, call: Call, _: pb.HashRequest) -> None:
+        hashed = self._member.machine.mvcc.hash_kv(0)
+        if isinstance(hashed, Fault):
+            refuse(call, hashed)
+        else:
+            answer = pb.HashResponse(hash=hashed.checksum)
+            call.reply(messages.write(self._headers(self._revision), answer))
+
+    def _hash_kv(self, call: Call, request: pb.HashKVRequest) -> None:
+        hashed = self._member.machine.mvcc.hash_kv(request.revision)
+        if isinstance(hashed, Fault):
+            refuse(call, hashed)
+            return
+        answer = pb.HashKVResponse(
+            hash=hashed.checksum, compact_revision=hashed.compacted, hash_revision=hashed.revision
+        )
+        call.reply(messages.write(self._headers(self._revision), answer))
+
+    def _snapshot(self, call: Call) -> Receiver:
+        return Single(call, pb.SnapshotRequest, self._send_copy)
+
+    def _send_copy(self, call: Call, _: pb.SnapshotRequest) -> Callable[[], None]:
+        sending = _Sending(call)
+        self._copies.make(sending.start)
+        return sending.stop
+
+    # --- who leads
+
+    def _move_leader(self, call: Call, request: pb.MoveLeaderRequest) -> None:
+        self._leadership.transfer(NodeId(request.targetID), partial(self._moved, call))
+
+    def _moved(self, call: Call, fault: Fault | None) -> None:
+        if fault is not None:
+            refuse(call, fault)
+        else:
+            call.reply(b"")
+
+
+def _alarm_type(kind: int) -> pb.AlarmType:
+    return pb.CORRUPT if kind == CORRUPT else pb.NOSPACE
+
+
+class _Sending:
+    """A copy on its way to one client, as fast as that reads. The last piece is the digest of all before."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._copy: Copy | None = None
+        self._left = 0
+        self._digest = sha256()
+
+    def start(self, copy: Copy | Fault) -> None:
+        if isinstance(copy, Fault):
+            refuse(self._call, copy)
+        elif not self._call.open:
+            copy.close()
+        else:
+            self._copy = copy
+            self._left = copy.size
+            self._go_on()
+
+    def stop(self) -> None:
+        """The client went away, or has it all."""
+        if self._copy is not None:
+            self._copy.close()
+            self._copy = None
+
+    def _go_on(self) -> None:
+        call, copy = self._call, self._copy
+        while copy is not None and call.backlog < MOST_UNSENT:
+            piece = copy.read(PIECE_BYTES)
+            if not piece:
+                self.stop()
+                self._send(self._digest.digest())
+                call.finish()
+                return
+            self._left -= len(piece)
+            self._digest.update(piece)
+            self._send(piece)
+        if copy is not None:
+            call.on_drained(self._go_on)
+
+    def _send(self, piece: bytes) -> None:
+        answer = pb.SnapshotResponse(remaining_bytes=self._left, blob=piece, version=VERSION)
+        self._call.send(answer.SerializeToString())

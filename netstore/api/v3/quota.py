@@ -1,0 +1,57 @@
+"""The quota of a member: what its v3 state may grow to.
+
+A write that would take it there is refused, and the member raises the NOSPACE alarm, which stops everything
+that grows the store on every member until somebody clears it (v3 API, NOSPACE). What counts is what is
+stored, not what the file on disk has ever grown to: deleting and compacting make room by themselves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from netstore import errors
+from netstore.errors import refusal
+from netstore.state.alarm import cost
+from netstore.state.commands import encode
+from netstore.state.v3commands import NOSPACE, SetAlarm
+
+if TYPE_CHECKING:
+    from netstore.errors import Fault
+    from netstore.node.member import Member
+    from netstore.state.machine import Outcome
+    from netstore.state.v3commands import V3Command
+
+DEFAULT_BYTES: Final = 2 * 1024**3
+"""etcd's own default."""
+
+
+class Quota:
+    """Refuses what would grow the store beyond `limit` bytes; 0 is the default, below 0 there is none."""
+
+    def __init__(self, member: Member, limit: int) -> None:
+        self._member = member
+        self.limit = limit or DEFAULT_BYTES
+        self._raising = False
+
+    def refuse(self, command: V3Command) -> Fault | None:
+        """What the quota has against a command."""
+        machine = self._member.machine
+        if self.limit < 0:
+            return None
+        size = machine.mvcc.size
+        if size < self.limit // 2 and not machine.alarms.nospace:
+            return None
+        costs = cost(command)
+        if not costs or (size + costs < self.limit and not machine.alarms.nospace):
+            return None
+        if not machine.alarms.nospace:
+            self._raise()
+        return refusal(errors.QUOTA)
+
+    def _raise(self) -> None:
+        if not self._raising:
+            self._raising = True
+            self._member.propose(encode(SetAlarm(self._member.id, NOSPACE, active=True)), self._raised)
+
+    def _raised(self, _: Outcome | Fault) -> None:
+        self._raising = False

@@ -1,0 +1,85 @@
+"""All services of the v3 API, put together: what a client finds on the port."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from netstore.api.v3 import health
+from netstore.api.v3.cluster import ClusterService, Membership
+from netstore.api.v3.door import Door
+from netstore.api.v3.kv import KvService
+from netstore.api.v3.lease import LeaseService
+from netstore.api.v3.maintenance import Leadership, MaintenanceService
+from netstore.api.v3.messages import Headers, WatchAnswers
+from netstore.api.v3.quota import Quota
+from netstore.api.v3.watch import WatchService
+from netstore.net.grpc import Services
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.api.v3.door import After, Replica
+    from netstore.api.v3.lease import Lessor
+    from netstore.api.v3.maintenance import Copies, Sizes
+    from netstore.watch.streams import Watches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the operator decides about the v3 API."""
+
+    election_seconds: float
+    max_request_bytes: int
+    """Of one write."""
+    max_txn_ops: int
+    quota_bytes: int
+    """0 for the default, below 0 for none."""
+    progress_seconds: float
+    """How often idle watches that asked for it are told how far they are."""
+
+    @property
+    def minimum_ttl(self) -> int:
+        """Seconds that a lease lives at least: one and a half election timeouts, rounded up, as in etcd."""
+        return -int(-1.5 * self.election_seconds // 1)
+
+
+class Members(Membership, Leadership, Protocol):
+    """Who changes the members and who leads them (`node.cluster.Cluster`)."""
+
+
+def build(
+    member: Replica,
+    options: Options,
+    *,
+    watches: Watches,
+    lessor: Lessor,
+    members: Members,
+    copies: Copies,
+    sizes: Sizes,
+    after: After,
+    below: Callable[[int], int],
+) -> Services:
+    """The services of one member. `below` draws a random number below a bound."""
+    headers = Headers(member)
+    door = Door(member, after, options.election_seconds)
+    quota = Quota(member, options.quota_bytes)
+    kv = KvService(
+        member,
+        headers,
+        quota,
+        max_request_bytes=options.max_request_bytes,
+        max_txn_ops=options.max_txn_ops,
+    )
+    lease = LeaseService(member, headers, quota, lessor, below=below, minimum_ttl=options.minimum_ttl)
+    maintenance = MaintenanceService(member, headers, quota, sizes=sizes, copies=copies, leadership=members)
+    watch = WatchService(watches, WatchAnswers(headers), after, below, options.progress_seconds)
+    cluster = ClusterService(member, headers, members)
+    return Services(
+        kv.methods(door)
+        | lease.methods(door)
+        | cluster.methods(door)
+        | maintenance.methods(door)
+        | health.methods(),
+        lease.streams(door) | maintenance.streams(door) | watch.streams(door) | health.streams(),
+    )

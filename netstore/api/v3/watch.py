@@ -1,0 +1,173 @@
+"""The Watch service: a stream of requests in, a stream of changes out.
+
+Which watch is told what, and when, is decided in `watch.streams`; here its words are taken from the wire and
+its events, which are ready-made, are put onto it. A client that stops reading holds
+`watch.streams.MAX_BACKLOG` bytes; beyond that its watches wait and read history later.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from netstore.api.v3.messages import BadMessage, parse
+from netstore.api.v3.pb import rpc_pb2 as pb
+from netstore.api.v3.status import NOT_A_MESSAGE
+from netstore.net import grpc
+from netstore.watch.streams import MAX_BACKLOG, Wish
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.api.v3.door import After, Door
+    from netstore.api.v3.messages import WatchAnswers
+    from netstore.net.grpc import Call, StreamHandler
+    from netstore.watch.streams import Watches
+
+MOST_UNREAD: Final = 4 * MAX_BACKLOG
+"""Bytes of answers that a client may leave unread while it asks for more, before its stream ends."""
+
+JITTER: Final = 10
+"""Progress comes up to a tenth of its interval later, for each stream in its own time."""
+
+_NOPUT: Final = pb.WatchCreateRequest.NOPUT
+_NODELETE: Final = pb.WatchCreateRequest.NODELETE
+
+
+class WatchService:
+    """`etcdserverpb.Watch`."""
+
+    def __init__(
+        self,
+        watches: Watches,
+        answers: WatchAnswers,
+        after: After,
+        below: Callable[[int], int],
+        progress_seconds: float,
+    ) -> None:
+        """`below` draws a random number below a bound; `progress_seconds` is how often idle watches that
+        asked for it are told how far they are.
+        """
+        self._watches = watches
+        self._answers = answers
+        self._after = after
+        self._below = below
+        self._progress_seconds = progress_seconds
+
+    def streams(self, door: Door) -> dict[bytes, StreamHandler]:
+        """Path -> handler."""
+        return {b"/etcdserverpb.Watch/Watch": door.stream(self._open)}
+
+    def _open(self, call: Call) -> _Watching:
+        return _Watching(call, self._watches, self._answers, self._tick_later)
+
+    def _tick_later(self, call: Callable[[], None]) -> None:
+        late = self._below(1000) / 1000 / JITTER
+        self._after(self._progress_seconds * (1 + late), call)
+
+
+class _Watching:
+    """One call: a `Receiver` of requests, and the `Sink` of what its watches are told."""
+
+    __slots__ = ("_answers", "_call", "_full", "_stream", "_tick_later", "_ticking")
+
+    def __init__(
+        self,
+        call: Call,
+        watches: Watches,
+        answers: WatchAnswers,
+        tick_later: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._call = call
+        self._answers = answers
+        self._tick_later = tick_later
+        self._ticking = False
+        self._full = False
+        self._stream = watches.open(self)
+
+    # --- Receiver
+
+    def received(self, message: bytes) -> None:
+        try:
+            request = parse(pb.WatchRequest, message)
+        except BadMessage as error:
+            self._end(grpc.INTERNAL, NOT_A_MESSAGE.format(error))
+            return
+        kind = request.WhichOneof("request_union")
+        if kind == "create_request":
+            self._create(request.create_request)
+        elif kind == "cancel_request":
+            self._stream.cancel(request.cancel_request.watch_id)
+        elif kind == "progress_request":
+            self._stream.progress()
+        if self._call.backlog > MOST_UNREAD:
+            self._end(grpc.RESOURCE_EXHAUSTED, "too many answers wait; read them before asking for more")
+
+    def half_closed(self) -> None:
+        """Its watches go on."""
+
+    def cancelled(self) -> None:
+        self._stream.close()
+
+    def _create(self, request: pb.WatchCreateRequest) -> None:
+        filters = request.filters
+        wish = Wish(request.key, request.range_end, request.prev_kv, _NOPUT in filters, _NODELETE in filters)
+        self._stream.create(
+            wish,
+            request.start_revision,
+            request.watch_id,
+            progress_notify=request.progress_notify,
+            fragment=request.fragment,
+        )
+        if request.progress_notify and not self._ticking:
+            self._ticking = True
+            self._tick_later(self._tick)
+
+    def _tick(self) -> None:
+        if self._call.open:
+            self._stream.tick()
+            self._tick_later(self._tick)
+
+    def _end(self, status: int, text: str) -> None:
+        self._call.finish(status, text)
+        self._stream.close()
+
+    # --- Sink
+
+    @property
+    def backlog(self) -> int:
+        return self._call.backlog
+
+    def send(
+        self,
+        watch_id: int,
+        revision: int,
+        events: bytes = b"",
+        *,
+        created: bool = False,
+        canceled: bool = False,
+        compact_revision: int = 0,
+        reason: str = "",
+        fragment: bool = False,
+    ) -> None:
+        call = self._call
+        if created or canceled or fragment:
+            answer = self._answers.special(
+                watch_id,
+                revision,
+                events,
+                created=created,
+                canceled=canceled,
+                compact_revision=compact_revision,
+                reason=reason,
+                fragment=fragment,
+            )
+        else:
+            answer = self._answers.plain(watch_id, revision, events)
+        call.send(answer)
+        if not self._full and call.backlog > MAX_BACKLOG:
+            self._full = True
+            call.on_drained(self._drained)
+
+    def _drained(self) -> None:
+        self._full = False
+        self._stream.drained()

@@ -1,0 +1,142 @@
+"""Writes a bbolt database file: the format of etcd's own snapshots (v3 API, snapshot file compatibility).
+
+Everything is written once, front to back, from sorted pairs: leaves as they fill, then the branches above
+them, then the next bucket, the page of buckets and, over the two pages left free for them, the metas. A file
+made so has no free page. It is read by etcd's tools and can be restored into an etcd.
+
+The layout (numbers little-endian): pages of 4 KiB, a page too small for one pair going on over the next ones
+(`overflow`). A page begins with its number (u64), kind (u16), count (u16) and overflow (u32); then come its
+elements of 16 bytes, each pointing ahead to its key and value, then those. A bucket is an element of the root
+page whose value is the number of its own root page and a sequence, both u64.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+PAGE_BYTES: Final = 4096
+
+_BRANCH: Final = 0x01
+_LEAF: Final = 0x02
+_META: Final = 0x04
+_FREE: Final = 0x10
+_IS_BUCKET: Final = 1
+
+_MAGIC: Final = 0xED0CDAED
+_VERSION: Final = 2
+_FREELIST_PAGE: Final = 2
+_FIRST_PAGE: Final = 3
+_TRANSACTION: Final = 2
+
+_HEAD: Final = Struct("<QHHI")
+_LEAF_ELEMENT: Final = Struct("<IIII")
+_BRANCH_ELEMENT: Final = Struct("<IIQ")
+_BUCKET: Final = Struct("<QQ")
+_META_FIELDS: Final = Struct("<IIIIQQQQQ")
+_CHECKSUM: Final = Struct("<Q")
+
+_MOST_ELEMENTS: Final = 0xFFFF
+
+
+def write(file: BinaryIO, buckets: Mapping[bytes, Iterable[tuple[bytes, bytes]]]) -> int:
+    """Write a database with these buckets to an empty file; its size in bytes, a multiple of the page's.
+
+    Each bucket's pairs come in the order of their keys, each key once. Memory: one page, and key and number
+    of every page of the bucket at hand.
+    """
+    writer = _Writer(file)
+    file.write(bytes(_FIRST_PAGE * PAGE_BYTES))
+    roots = [(name, _BUCKET.pack(writer.tree(buckets[name], 0), 0)) for name in sorted(buckets)]
+    root = writer.tree(roots, _IS_BUCKET)
+    file.seek(0)
+    file.write(_meta(0, root, writer.next_page) + _meta(1, root, writer.next_page))
+    file.write(_HEAD.pack(_FREELIST_PAGE, _FREE, 0, 0))
+    return writer.next_page * PAGE_BYTES
+
+
+def _meta(number: int, root: int, pages: int) -> bytes:
+    # The younger of the two is in force; a reader falls back to the other where its checksum is wrong.
+    transaction = _TRANSACTION - 1 + number
+    fields = _META_FIELDS.pack(_MAGIC, _VERSION, PAGE_BYTES, 0, root, 0, _FREELIST_PAGE, pages, transaction)
+    page = _HEAD.pack(number, _META, 0, 0) + fields + _CHECKSUM.pack(_fnv1a(fields))
+    return page.ljust(PAGE_BYTES, b"\0")
+
+
+def _fnv1a(data: bytes) -> int:
+    """FNV-1a of 64 bits (draft-eastlake-fnv)."""
+    checksum = 0xCBF29CE484222325
+    for byte in data:
+        checksum = (checksum ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return checksum
+
+
+class _Writer:
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.next_page = _FIRST_PAGE
+
+    def tree(self, pairs: Iterable[tuple[bytes, bytes]], flags: int) -> int:
+        """Write a B+tree; the number of its root page."""
+        level = self._leaves(pairs, flags)
+        while len(level) > 1:
+            level = self._branches(level)
+        return level[0][1]
+
+    def _leaves(self, pairs: Iterable[tuple[bytes, bytes]], flags: int) -> list[tuple[bytes, int]]:
+        level: list[tuple[bytes, int]] = []
+        batch: list[tuple[bytes, bytes]] = []
+        size = _HEAD.size
+        for key, value in pairs:
+            more = _LEAF_ELEMENT.size + len(key) + len(value)
+            if batch and (size + more > PAGE_BYTES or len(batch) == _MOST_ELEMENTS):
+                level.append((batch[0][0], self._leaf(batch, flags)))
+                batch, size = [], _HEAD.size
+            batch.append((key, value))
+            size += more
+        if batch or not level:
+            level.append((batch[0][0] if batch else b"", self._leaf(batch, flags)))
+        return level
+
+    def _leaf(self, pairs: list[tuple[bytes, bytes]], flags: int) -> int:
+        at = len(pairs) * _LEAF_ELEMENT.size
+        elements: list[bytes] = []
+        for key, value in pairs:
+            elements.append(_LEAF_ELEMENT.pack(flags, at, len(key), len(value)))
+            at += len(key) + len(value) - _LEAF_ELEMENT.size
+        return self._page(_LEAF, elements, [part for pair in pairs for part in pair])
+
+    def _branches(self, level: list[tuple[bytes, int]]) -> list[tuple[bytes, int]]:
+        above: list[tuple[bytes, int]] = []
+        batch: list[tuple[bytes, int]] = []
+        size = _HEAD.size
+        for key, page in level:
+            more = _BRANCH_ELEMENT.size + len(key)
+            # Two to a page at least, so that each level is smaller than the one below.
+            if len(batch) >= 2 and (size + more > PAGE_BYTES or len(batch) == _MOST_ELEMENTS):
+                above.append((batch[0][0], self._branch(batch)))
+                batch, size = [], _HEAD.size
+            batch.append((key, page))
+            size += more
+        above.append((batch[0][0], self._branch(batch)))
+        return above
+
+    def _branch(self, children: list[tuple[bytes, int]]) -> int:
+        at = len(children) * _BRANCH_ELEMENT.size
+        elements: list[bytes] = []
+        for key, page in children:
+            elements.append(_BRANCH_ELEMENT.pack(at, len(key), page))
+            at += len(key) - _BRANCH_ELEMENT.size
+        return self._page(_BRANCH, elements, [key for key, _ in children])
+
+    def _page(self, kind: int, elements: list[bytes], data: list[bytes]) -> int:
+        body = b"".join((*elements, *data))
+        pages = max(1, -(-(_HEAD.size + len(body)) // PAGE_BYTES))
+        number = self.next_page
+        self.next_page += pages
+        head = _HEAD.pack(number, kind, len(elements), pages - 1)
+        self._file.write((head + body).ljust(pages * PAGE_BYTES, b"\0"))
+        return number

@@ -1,0 +1,222 @@
+"""Copies of the v3 state as etcd writes them, for clients to keep: made in a thread, beside the running
+member.
+
+The state is copied as of its last commit, after a commit of everything acknowledged so far, and rewritten as
+a bbolt file (`disk.boltfile`): history back to the compacted revision, leases, alarms and members. One is
+made at a time. Both files lie beside the state and need up to twice its room while it is made; what a
+crash leaves of them is removed when the next one is made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from functools import partial
+from struct import Struct
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
+
+import msgspec
+
+from netstore.codec import varint
+from netstore.disk import boltfile
+from netstore.disk.statefile import StateFile
+from netstore.errors import Fault, NetstoreError, no_space, refusal
+from netstore.state import mirror, mvcc, pair
+from netstore.state.lease import LeaseRecord
+from netstore.state.member import MemberInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+BUSY: Final = b"etcdserver: another snapshot is being made"
+FAILED: Final = b"etcdserver: the snapshot could not be made; the log of the member says why"
+
+_STATE: Final = "backup-state.part"
+_BOLT: Final = "backup-bolt.part"
+
+_NUMBER: Final = Struct(">Q")
+_REVISION: Final = Struct(">QcQ")
+_MASK64: Final = 2**64 - 1
+
+
+class Source(Protocol):
+    """The part of `disk.engine.LmdbEngine` that is used here."""
+
+    def sync(self, done: Callable[[OSError | None], None]) -> None:
+        """Call `done` on the loop once everything written so far is durable, or with the error."""
+
+    def copy_to(self, file: int) -> None:
+        """Write a consistent copy to a file descriptor. Blocks."""
+
+
+class Log(Protocol):
+    """The part of a structured logger that is used here."""
+
+    def info(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+
+class BoltCopy:
+    """A finished copy, a file without a name. `api.v3.maintenance.Copy`."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self.size = size
+        """Bytes that `read` gives in all: a multiple of 512."""
+
+    def read(self, most: int) -> bytes:
+        """The next bytes, none at the end. Out of the page cache: it was written just now."""
+        return self._file.read(most)
+
+    def close(self) -> None:
+        """Forget the file. May be called again."""
+        self._file.close()
+
+
+class Backups:
+    """Makes copies of one member's state in `folder`, where the state lies. `api.v3.maintenance.Copies`.
+
+    `deliver` makes a call on the loop, from any thread.
+    """
+
+    def __init__(
+        self, folder: Path, source: Source, deliver: Callable[[Callable[[], object]], None], log: Log
+    ) -> None:
+        self._folder = folder
+        self._source = source
+        self._deliver = deliver
+        self._log = log
+        self._busy = False
+
+    def make(self, done: Callable[[BoltCopy | Fault], None]) -> None:
+        """Make a copy that holds everything acknowledged so far; `done` gets it, or why there is none, on the
+        loop. Whoever gets it closes it.
+        """
+        if self._busy:
+            done(refusal(BUSY))
+            return
+        self._busy = True
+        self._source.sync(partial(self._durable, done))
+
+    def _durable(self, done: Callable[[BoltCopy | Fault], None], failure: OSError | None) -> None:
+        if failure is not None:
+            self._busy = False
+            self._log.warning("snapshot_not_made", error=str(failure))
+            done(no_space())
+            return
+        threading.Thread(target=self._run, args=(done,), name="backup", daemon=True).start()
+
+    def _run(self, done: Callable[[BoltCopy | Fault], None]) -> None:
+        outcome: BoltCopy | Exception
+        try:
+            outcome = self._copy()
+        except (OSError, NetstoreError, ValueError) as error:
+            outcome = error
+        self._deliver(partial(self._made, done, outcome))
+
+    def _made(self, done: Callable[[BoltCopy | Fault], None], outcome: BoltCopy | Exception) -> None:
+        self._busy = False
+        if isinstance(outcome, BoltCopy):
+            self._log.info("snapshot_made", bytes=outcome.size)
+            done(outcome)
+        else:
+            self._log.warning("snapshot_not_made", error=str(outcome))
+            done(refusal(FAILED))
+
+    def _copy(self) -> BoltCopy:
+        state, bolt = self._folder / _STATE, self._folder / _BOLT
+        try:
+            with _private(state) as file:
+                self._source.copy_to(file.fileno())
+            file = _private(bolt)
+            try:
+                with StateFile(state) as source:
+                    size = boltfile.write(file, buckets(source))
+                file.flush()
+                file.seek(0)
+            except BaseException:
+                file.close()
+                raise
+            return BoltCopy(file, size)
+        finally:
+            state.unlink(missing_ok=True)
+            bolt.unlink(missing_ok=True)
+
+
+def _private(path: Path) -> BinaryIO:
+    return open(path, "w+b", opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
+def buckets(source: StateFile) -> dict[bytes, Iterator[tuple[bytes, bytes]]]:
+    """The state as the buckets of an etcd database (v3 API, snapshot file compatibility)."""
+    return {
+        b"alarm": _alarms(source),
+        b"auth": iter(()),
+        b"authRoles": iter(()),
+        b"authUsers": iter(()),
+        b"cluster": _cluster(source),
+        b"key": _keys(source),
+        b"lease": _leases(source),
+        b"members": _members(source),
+        b"members_removed": ((key.lstrip(b"0"), b"removed") for key, _ in source.scan(mirror.REMOVED)),
+        b"meta": _meta(source),
+    }
+
+
+def _keys(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
+    for stored, record in source.scan(mvcc.RECORDS):
+        place = int.from_bytes(stored, "big")
+        revision = _REVISION.pack(place >> 32, b"_", (place & 0xFFFFFFFF) >> 1)
+        if place & 1:
+            yield revision + b"t", pair.join_key(pair.split(record).key)
+        else:
+            yield revision, record
+
+
+def _leases(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
+    records = _decoded(source, mirror.LEASES, LeaseRecord)
+    for record in sorted(records, key=lambda record: record.id & _MASK64):
+        id_ = record.id & _MASK64
+        left = b"\x18" + varint(record.remaining) if record.remaining else b""
+        yield _NUMBER.pack(id_), b"\x08%b\x10%b%b" % (varint(id_), varint(record.ttl), left)
+
+
+def _alarms(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
+    alarms = _decoded(source, mirror.ALARMS, tuple[int, int])
+    yield from sorted((b"\x08%b\x10%b" % (varint(id_), varint(kind)), b"") for id_, kind in alarms)
+
+
+def _members(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
+    members = _decoded(source, mirror.MEMBERS, MemberInfo)
+    for name, member in sorted((b"%x" % member.id, member) for member in members):
+        fields: dict[str, object] = {
+            "id": member.id,
+            "peerURLs": member.peer_urls,
+            "name": member.name,
+            "clientURLs": member.client_urls,
+        }
+        yield name, json.dumps(fields | {"isLearner": True} if member.learner else fields).encode()
+
+
+def _cluster(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
+    for scalars in _decoded(source, mirror.STATE, mirror.Scalars):
+        yield b"clusterVersion", scalars.version.encode()
+
+
+def _meta(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
+    yield b"consistent_index", _NUMBER.pack(1)
+    for scalars in _decoded(source, mirror.V3_STATE, mirror.V3Scalars):
+        if scalars.swept > 0:
+            yield b"finishedCompactRev", _REVISION.pack(scalars.swept, b"_", 0)
+        if scalars.compacted > 0:
+            yield b"scheduledCompactRev", _REVISION.pack(scalars.compacted, b"_", 0)
+
+
+def _decoded(source: StateFile, table: str, kind: type[Any]) -> Iterator[Any]:
+    decoder = msgspec.msgpack.Decoder(kind)
+    return (decoder.decode(record) for _, record in source.scan(table))
