@@ -533,43 +533,52 @@ class Mvcc:
         return self.swept < self.compacted
 
     def sweep(self, steps: int = SWEEP_STEP) -> None:
-        """Do a part of what compaction has left to do. Call `take_changes` before and save after it."""
+        """Do a part of what compaction has left to do: look at so many changes and erase at most as many
+        records and one. Call `take_changes` before and save after it.
+        """
         if not self.sweeping:
             return
         log = self._log
         end = log.find(self.compacted + 1)
         stop = min(self._sweep_at + steps, end)
-        for at in range(self._sweep_at, stop):
-            self._sweep_key(log.key(at))
-        self._sweep_at = stop
-        # Changes at the compacted revision itself stay: a watch may start there.
-        self._sweep_at -= log.forget(min(stop, log.find(self.compacted)))
-        if stop == end:
+        while self._sweep_at < stop and steps > 0:
+            erased, is_done = self._sweep_key(log.key(self._sweep_at), steps)
+            steps -= erased
+            self._sweep_at += is_done
+        if self._sweep_at == end:
             self.swept = self.compacted
+        # Changes at the compacted revision itself stay: a watch may start there.
+        self._sweep_at -= log.forget(min(self._sweep_at, log.find(self.compacted)))
 
-    def _sweep_key(self, key: bytes) -> None:
+    def _sweep_key(self, key: bytes, most: int) -> tuple[int, bool]:
+        """Erase what of a key cannot be read any more: how many records were erased, whether it was all."""
         item = self._items.get(key)
         if item is None:
-            return
+            return 0, True
         compacted = self.compacted
         past = item.past or bytearray()
         readable = _count_past(past, compacted + 1)
-        kept, ends = item.at, len(past)
-        if kept >> _NUMBER_BITS > compacted:
-            if not readable:
-                return
-            ends = (readable - 1) * PLACE_BYTES
-            kept = _past(past, readable - 1)
-        needless = kept & _DELETED and kept >> _NUMBER_BITS < compacted
-        if needless and kept != item.at:
-            ends += PLACE_BYTES
-        for at in range(0, ends, PLACE_BYTES):
-            self._erase(bytes(past[at : at + PLACE_BYTES]))
-        item.past = past[ends:] or None
-        if needless and kept == item.at:
+        if item.at >> _NUMBER_BITS <= compacted:
+            kept, needless = item.at, readable
+        elif readable:
+            kept, needless = _past(past, readable - 1), readable - 1
+        else:
+            return 0, True
+        is_gone = bool(kept & _DELETED) and kept >> _NUMBER_BITS < compacted
+        if is_gone and kept != item.at:
+            needless += 1
+        count = min(needless, most)
+        for number in range(count):
+            self._erase(bytes(past[number * PLACE_BYTES : (number + 1) * PLACE_BYTES]))
+        del past[: count * PLACE_BYTES]
+        item.past = past or None
+        if count < needless:
+            return count, False
+        if is_gone and kept == item.at:
             self._erase(kept.to_bytes(PLACE_BYTES, "big"))
             self._dead.remove(key)
             del self._items[key]
+        return count, True
 
     def take_records(self) -> dict[tuple[str, bytes], bytes | None]:
         """What the engine has to be told of the changes since the last call."""

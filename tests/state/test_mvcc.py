@@ -1,0 +1,294 @@
+"""The v3 keys against a list of everything that was ever written (`v3_twin`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from netstore.errors import COMPACTED, FUTURE_REVISION, OUT_OF_RANGE, CorruptData, Fault
+from netstore.state import mvcc, pair
+from netstore.state.commands import encode
+from netstore.state.machine import Machine
+from netstore.state.mvcc import NEVER, PLACE_BYTES, Mvcc
+from netstore.state.v3commands import Compact, DeleteRange, Found, Put, Range, V3Command
+from netstore.types import Index, Revision
+from tests.state.v3_strategies import ENDS, KEYS, ranges, v3_commands
+from tests.state.v3_twin import Told, Twin
+from tests.support.local_member import memory_engine
+
+if TYPE_CHECKING:
+    from netstore.disk.engine import MemoryEngine
+
+MUCH = 1 << 30
+
+
+class Both:
+    """The machine and its twin, given the same commands."""
+
+    def __init__(self) -> None:
+        self.engine = memory_engine()
+        self.twin = Twin()
+        self.live: list[Told] = []
+        self.machine = self.load()
+
+    def load(self) -> Machine:
+        self.machine = Machine(self.engine)
+        self.machine.load()
+        return self.machine
+
+    def apply(self, command: V3Command) -> None:
+        machine = self.machine
+        outcome = machine.apply(Index(machine.applied + 1), encode(command))
+        assert outcome == self.twin.apply(command)
+        told = [
+            (c.revision, c.key, c.pair, machine.mvcc.pair(c.before) if c.before else None)
+            for c in machine.take_changes()
+        ]
+        assert told == self.twin.history(self.twin.revision - len(told), b"\0", b"\0")[-len(told) or MUCH :]
+
+    def save(self) -> None:
+        self.machine.save()
+
+    def agree(self) -> None:
+        """Scalars, leases and everything that can be read, at every revision."""
+        machine, twin = self.machine, self.twin
+        store = machine.mvcc
+        assert (store.revision, store.compacted) == (twin.revision, twin.compacted)
+        assert {lease.id: (lease.ttl, lease.remaining) for lease in machine.leases} == twin.leases
+        assert {lease.id: sorted(lease.keys) for lease in machine.leases} == {
+            id_: twin.holding(id_) for id_ in twin.leases
+        }
+        assert machine.alarms.active == sorted(twin.alarms)
+        for revision in range(max(1, twin.compacted), twin.revision + 1):
+            everything = Range(b"\0", b"\0", revision=revision)
+            assert store.range(everything) == twin.range(everything)
+
+    def history(self, start: Revision, key: bytes, range_end: bytes, limit: int) -> list[Told]:
+        """All of it, in steps."""
+        store = self.machine.mvcc
+        found: list[Told] = []
+        while start <= store.revision:
+            changes, following = store.history(
+                start, key, range_end, looked=limit, told=limit, size=limit * 10
+            )
+            assert following > start
+            revisions = {change.revision for change in changes}
+            assert not revisions or (start <= min(revisions) and max(revisions) < following)
+            found += [
+                (c.revision, c.key, c.pair, store.pair(c.before) if c.before else None) for c in changes
+            ]
+            start = following
+        return found
+
+
+def machine_on(engine: MemoryEngine) -> Machine:
+    machine = Machine(engine)
+    machine.load()
+    return machine
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(v3_commands(), max_size=25), st.data())
+def test_every_answer_is_the_twins(commands: list[V3Command], data: st.DataObject) -> None:
+    """Commands, saved, swept and loaded at random moments: outcomes, events and all readable states."""
+    both = Both()
+    for command in commands:
+        both.apply(command)
+        match data.draw(st.sampled_from(("", "", "save", "sweep", "load"))):
+            case "save":
+                both.save()
+            case "sweep":
+                both.machine.mvcc.sweep(data.draw(st.integers(1, 4)))
+                both.save()
+            case "load":
+                both.save()
+                both.load()
+    both.agree()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(v3_commands(alarms=False), min_size=5, max_size=25), st.lists(ranges, max_size=8), st.data())
+def test_every_read_is_the_twins(
+    commands: list[V3Command], queries: list[Range], data: st.DataObject
+) -> None:
+    both = Both()
+    for command in commands:
+        both.apply(command)
+    if data.draw(st.booleans()):
+        both.machine.sweep()
+    for query in queries:
+        assert both.machine.mvcc.range(query) == both.twin.check_revision(
+            query.revision
+        ) or both.machine.mvcc.range(query) == both.twin.range(query)
+    start = Revision(data.draw(st.integers(max(both.twin.compacted, 0), both.twin.revision + 2)))
+    key, range_end, limit = data.draw(KEYS), data.draw(ENDS), data.draw(st.integers(1, 4))
+    assert both.history(start, key, range_end, limit) == both.twin.history(start, key, range_end)
+    found = both.machine.mvcc.hash_kv(0)
+    assert not isinstance(found, Fault)
+    assert found.checksum == both.twin.hash_kv(0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(v3_commands(alarms=False), min_size=3, max_size=25))
+def test_what_is_loaded_is_what_was(commands: list[V3Command]) -> None:
+    """The whole inner state, so that nothing that matters later can differ."""
+    both = Both()
+    for command in commands:
+        both.apply(command)
+        if both.machine.sweeping:
+            both.machine.sweep()
+    both.save()
+    before = both.machine.mvcc
+    after = both.load().mvcc
+    for name in ("revision", "compacted", "swept", "size", "_items"):
+        assert getattr(after, name) == getattr(before, name), name
+    assert list(after._live) == list(before._live)
+    assert list(after._dead) == list(before._dead)
+    for start in range(max(0, after.compacted), after.revision + 2):
+        assert after._log.find(start) - len(after._log) == before._log.find(start) - len(before._log)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(v3_commands(alarms=False), min_size=5, max_size=30), st.integers(1, 3))
+def test_compaction_leaves_only_what_can_be_read(commands: list[V3Command], steps: int) -> None:
+    both = Both()
+    for command in commands:
+        both.apply(command)
+    both.save()
+    both.machine.apply(Index(both.machine.applied + 1), encode(Compact(both.twin.revision)))
+    checksum = both.machine.mvcc.hash_kv(0)
+    for _ in range(200):
+        both.machine.mvcc.sweep(steps)
+    assert not both.machine.sweeping
+    assert both.machine.mvcc.hash_kv(0) == checksum
+    both.save()
+    stored = [pair.split(record) for _, record in both.engine.scan(mvcc.RECORDS, b"", None)]
+    readable = {p.key: p.mod_revision for p in both.twin.now.values()}
+    last = {
+        change.key: change.revision
+        for change in both.twin.written
+        if change.pair is None and change.revision == both.twin.revision
+    }
+    kept = {p.key: p.modified for p in stored}
+    assert kept == {**last, **readable}
+    assert both.machine.mvcc.size == sum(
+        len(key) + len(record) for key, record in both.engine.scan(mvcc.RECORDS, b"", None)
+    )
+
+
+def fresh() -> Mvcc:
+    return Mvcc(memory_engine(), lambda key, before, after: None)
+
+
+def test_a_new_store_stands_at_one_and_can_be_compacted_at_zero() -> None:
+    store = fresh()
+    assert (store.revision, store.compacted) == (1, NEVER)
+    assert store.compact(0) is None
+    fault = store.compact(0)
+    assert fault is not None
+    assert fault.cause == COMPACTED
+
+
+@pytest.mark.parametrize(
+    ("revision", "text"),
+    [
+        (4, b"etcdserver: mvcc: required revision is a future revision"),
+        (1, b"etcdserver: mvcc: required revision has been compacted"),
+    ],
+)
+def test_a_revision_that_cannot_be_read_is_refused_in_etcds_words(revision: int, text: bytes) -> None:
+    store = fresh()
+    for _ in range(2):
+        store.put(b"a", b"", 0)
+        store.finish()
+    store.compact(2)
+    for fault in (
+        store.range(Range(b"a", revision=revision)),
+        store.range(Range(b"a", b"\0", revision=revision)),
+        store.hash_kv(revision),
+        store.compact(revision),
+    ):
+        assert isinstance(fault, Fault)
+        assert fault.cause == text
+        assert fault.grpc_code == OUT_OF_RANGE
+    assert text in {COMPACTED, FUTURE_REVISION}
+    assert isinstance(store.range(Range(b"a", revision=2)), Found)
+
+
+@pytest.mark.parametrize("keys", [1, 100, 5_000])
+def test_a_large_compaction_goes_in_small_steps(keys: int) -> None:
+    """However few keys the changes are of."""
+    both = Both()
+    store = both.machine.mvcc
+    for number in range(12_500):
+        store.put(b"%d" % (number % keys), b"", 0)
+        store.finish()
+    store.take_changes()
+    both.save()
+    store.compact(store.revision)
+    steps = erased = 0
+    while store.sweeping and steps < 500:
+        store.sweep(100)
+        gone = [record for record in store.take_records().values() if record is None]
+        assert len(gone) <= 101
+        erased += len(gone)
+        steps += 1
+    assert erased == 12_500 - keys
+    assert store.size == sum(PLACE_BYTES + len(store.get(key) or b"") for key in store._live)
+    assert len(store._log.keys(store._log.head, len(store._log))) == 1
+
+
+def test_what_is_deleted_is_forgotten_by_the_compaction_after() -> None:
+    both = Both()
+    both.apply(Put(b"a", b"1"))
+    both.apply(DeleteRange(b"a"))
+    both.apply(Compact(3))
+    both.machine.sweep()
+    assert both.history(Revision(3), b"a", b"", 10) == [(3, b"a", b"\n\x01a\x18\x03", None)]
+    both.apply(Put(b"b", b""))
+    both.apply(Compact(4))
+    both.machine.sweep()
+    assert b"a" not in both.machine.mvcc._items
+    assert [key[:8] for key, _ in both.engine.scan(mvcc.RECORDS, b"", None)] == [(4).to_bytes(8, "big")]
+
+
+def test_who_waits_for_a_compaction_is_told_when_it_is_over() -> None:
+    both = Both()
+    for _ in range(3):
+        both.apply(Put(b"a", b""))
+    both.apply(Compact(3))
+    told: list[int] = []
+    both.machine.when_swept(Revision(3), lambda: told.append(3))
+    assert told == []
+    both.machine.sweep()
+    assert told == [3]
+    both.machine.when_swept(Revision(3), lambda: told.append(4))
+    assert told == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("stored", "record", "what"),
+    [
+        ((2 << 32).to_bytes(12, "big"), pair.join_deleted(b"a", 2), "it says revision 2, version 0"),
+        ((2 << 32).to_bytes(12, "big"), pair.join(b"a", 3, 3, 1, value=b"", lease=0), "it says revision 3"),
+        ((9 << 32).to_bytes(12, "big"), pair.join(b"a", 9, 9, 1, value=b"", lease=0), "is at revision 1"),
+    ],
+)
+def test_a_record_in_the_wrong_place_is_named(stored: bytes, record: bytes, what: str) -> None:
+    engine = memory_engine()
+    engine.write(Index(1), {(mvcc.RECORDS, stored): record})
+    with pytest.raises(CorruptData, match=what) as caught:
+        machine_on(engine)
+    assert repr(stored) in str(caught.value)
+
+
+def test_a_record_that_is_gone_is_named_and_not_answered() -> None:
+    both = Both()
+    both.apply(Put(b"a", b"1"))
+    both.save()
+    both.engine.write(both.engine.applied(), {(mvcc.RECORDS, (2 << 32).to_bytes(12, "big")): None})
+    with pytest.raises(CorruptData, match="there is no such record"):
+        both.machine.mvcc.get(b"a")
