@@ -8,10 +8,17 @@ blocks, nothing is awaited, and no call has a task of its own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from struct import Struct
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from netstore.net import http2
+from netstore.net.hpackcache import literal, status_field
+from netstore.net.http2 import FORGIVEN, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from netstore.net.http2 import Head, Http2Connection
 
 OK: Final = 0
 CANCELLED: Final = 1
@@ -31,8 +38,17 @@ UNAVAILABLE: Final = 14
 DATA_LOSS: Final = 15
 UNAUTHENTICATED: Final = 16
 
-LOW_WATER: Final = 64 * 1024
-"""Unsent bytes of a call below which `on_drained` is called."""
+LOW_WATER: Final = http2.LOW_WATER
+"""Unsent bytes of a call at which `on_drained` is called."""
+
+MESSAGE_LIMIT: Final = 2 * 1024 * 1024
+"""Bytes of a message from a client: what etcd takes with its default of 1.5 MiB for a request."""
+
+HELD_LIMIT: Final = 32 * 1024 * 1024
+"""Bytes of messages of one connection that have begun to come and are not whole yet."""
+
+TEXT_LIMIT: Final = 4096
+"""Bytes of a `grpc-message`, as sent; what is longer is cut."""
 
 
 class Call(Protocol):
@@ -108,6 +124,7 @@ class Receiver(Protocol):
 if TYPE_CHECKING:
     Handler = Callable[[Call, bytes], None]
     StreamHandler = Callable[[Call], Receiver]
+    Opener = Callable[[Http2Connection, int, Head], Stream]
 
 
 class Services:
@@ -122,3 +139,557 @@ class Services:
     def __init__(self, unary: Mapping[bytes, Handler], stream: Mapping[bytes, StreamHandler]) -> None:
         self.unary = dict(unary)
         self.stream = dict(stream)
+
+
+class Log(Protocol):
+    """The part of a structured logger that is used here."""
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+
+TIMEOUT_FIELD: Final = b"grpc-timeout"
+"""The header field that differs from call to call."""
+
+_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_PREFIX: Final = Struct(">BI")
+_TYPE: Final = literal(b"content-type", b"application/grpc")
+_OPENING: Final = status_field(200) + _TYPE
+_ENDING: Final = literal(b"grpc-status", b"0") + literal(b"grpc-message", b"")
+_HEAD_AND_DATA: Final = Struct(f">IBI{len(_OPENING)}sIBIBI")
+_TRAILERS: Final = Struct(f">IBI{len(_ENDING)}s")
+_OPENING_FRAME: Final = len(_OPENING) << 8 | 1
+_ENDING_FRAME: Final = len(_ENDING) << 8 | 1
+_END_HEADERS: Final = 0x4
+_END_ALL: Final = 0x5
+_STOPPED: Final = "etcdserver: server stopped"
+_EXPIRED: Final = "context deadline exceeded"
+_FAILED: Final = "internal error; the log of the server has it"
+
+
+def parse_timeout(text: bytes) -> float | None:
+    """Seconds of a `grpc-timeout`; None when it is malformed."""
+    digits, unit = text[:-1], _UNITS.get(text[-1:])
+    if unit is None or not digits.isdigit() or len(digits) > 8:
+        return None
+    return int(digits) * unit
+
+
+def encode_text(text: str) -> bytes:
+    """A `grpc-message`: printable ASCII as it is, everything else as `%XX` of its UTF-8."""
+    if text.isascii() and text.isprintable() and "%" not in text:
+        return text.encode()[:TEXT_LIMIT]
+    coded = b""
+    for byte in text.encode("utf-8", "replace"):
+        piece = b"%c" % byte if 0x20 <= byte < 0x7F and byte != 0x25 else b"%%%02X" % byte
+        if len(coded) + len(piece) > TEXT_LIMIT:
+            break
+        coded += piece
+    return coded
+
+
+def _status(status: int, text: str) -> bytes:
+    return literal(b"grpc-status", b"%d" % status) + literal(b"grpc-message", encode_text(text))
+
+
+class Refusal:
+    """The one answer to every call with a certain head: a status and a text, and an HTTP status for who
+    speaks no gRPC.
+    """
+
+    __slots__ = ("block",)
+
+    def __init__(self, status: int, text: str, http: int = 200, more: bytes = b"") -> None:
+        self.block = status_field(http) + _TYPE + _status(status, text) + more
+
+
+class _Unary:
+    """Calls with this head are unary."""
+
+    __slots__ = ("handler",)
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
+
+
+class _Streaming:
+    """Calls with this head are streams."""
+
+    __slots__ = ("handler",)
+
+    def __init__(self, handler: StreamHandler) -> None:
+        self.handler = handler
+
+
+class _Plain:
+    """Requests with this head are not gRPC."""
+
+    __slots__ = ("open",)
+
+    def __init__(self, opener: Opener) -> None:
+        self.open = opener
+
+
+Route = Refusal | _Unary | _Streaming | _Plain
+"""What is made of every request with a certain head."""
+
+
+class GrpcServer:
+    """What all gRPC connections of a listener share. Implements `http2.Application`.
+
+    `after` makes a call once so many seconds have passed. `plain` opens the stream of a request that is not
+    gRPC and not to a method served here; without it such a request is refused.
+    """
+
+    __slots__ = (
+        "_after",
+        "_armed",
+        "_timed",
+        "clock",
+        "log",
+        "message_limit",
+        "plain",
+        "services",
+        "stopping",
+    )
+
+    def __init__(
+        self,
+        services: Services,
+        clock: Callable[[], float],
+        after: Callable[[float, Callable[[], None]], object],
+        log: Log,
+        *,
+        message_limit: int = MESSAGE_LIMIT,
+        plain: Opener | None = None,
+    ) -> None:
+        self.services = services
+        self.clock = clock
+        self.log = log
+        self.message_limit = message_limit
+        self.plain = plain
+        self.stopping = False
+        self._after = after
+        self._timed: dict[GrpcCall, None] = {}
+        self._armed: float | None = None
+
+    def route(self, head: Head) -> Route:
+        """See `http2.Application`: the class of the stream and what handles it."""
+        path, kind = head.path, head.field(b"content-type") or b""
+        unary, stream = self.services.unary.get(path), self.services.stream.get(path)
+        if not kind.startswith(b"application/grpc") or kind[16:17] not in (b"", b"+", b";"):
+            if self.plain is None or unary is not None or stream is not None:
+                name = kind.decode("utf-8", "replace")
+                return Refusal(INVALID_ARGUMENT, f'invalid gRPC request content-type "{name}"', 415)
+            return _Plain(self.plain)
+        if head.method != b"POST":
+            name = head.method.decode()
+            return Refusal(
+                INTERNAL, f'Received a HEADERS frame with :method "{name}" which should be POST', 405
+            )
+        encoding = head.field(b"grpc-encoding") or b"identity"
+        if encoding != b"identity":
+            name = encoding.decode("utf-8", "replace")
+            return Refusal(
+                UNIMPLEMENTED,
+                f'grpc: Decompressor is not installed for grpc-encoding "{name}"',
+                more=literal(b"grpc-accept-encoding", b"identity"),
+            )
+        if unary is not None:
+            return _Unary(unary)
+        if stream is not None:
+            return _Streaming(stream)
+        return Refusal(UNIMPLEMENTED, self._unknown(path.decode("utf-8", "replace")))
+
+    def open(self, connection: Http2Connection, number: int, head: Head, timeout: bytes | None) -> Stream:
+        """See `http2.Application`."""
+        route: Route = head.route
+        call: GrpcCall
+        if isinstance(route, _Unary):
+            call = UnaryCall(self, connection, number, head, route.handler)
+        elif isinstance(route, _Streaming):
+            call = StreamCall(self, connection, number, head, route.handler)
+        elif isinstance(route, Refusal):
+            return RefusedCall(connection, number, head, route)
+        else:
+            return route.open(connection, number, head)
+        if timeout is not None:
+            seconds = parse_timeout(timeout)
+            if seconds is None:
+                value = timeout.decode("utf-8", "replace")
+                refusal = Refusal(INTERNAL, f'malformed grpc-timeout: "{value}"', 400)
+                return RefusedCall(connection, number, head, refusal)
+            call.deadline = connection.now + seconds
+            self._timed[call] = None
+            if self._armed is None or call.deadline < self._armed:
+                self._arm(call.deadline)
+        return call
+
+    def settle(self, call: GrpcCall) -> None:
+        """A call with a deadline is over."""
+        self._timed.pop(call, None)
+
+    def failed(self, call: GrpcCall, fault: Exception) -> None:
+        """A handler raised: that call ends, and no other."""
+        self.log.warning("call_failed", method=call.path.decode("utf-8", "replace"), error=repr(fault))
+        call.finish(INTERNAL, _FAILED)
+
+    def _unknown(self, path: str) -> str:
+        service, slash, method = path.removeprefix("/").rpartition("/")
+        if not slash:
+            return f'malformed method name: "{path}"'
+        begin = f"/{service}/".encode()
+        known = any(
+            p.startswith(begin) for table in (self.services.unary, self.services.stream) for p in table
+        )
+        return f"unknown method {method} for service {service}" if known else f"unknown service {service}"
+
+    def _arm(self, when: float) -> None:
+        self._armed = when
+        self._after(max(0.0, when - self.clock()), self._expire)
+
+    def _expire(self) -> None:
+        """End the calls whose time is up. O(calls with a deadline), at most once for each tick."""
+        now = self.clock()
+        if self._armed is None or now < self._armed:
+            return
+        self._armed = None
+        due = [call for call in self._timed if call.deadline is not None and call.deadline <= now]
+        for call in due:
+            call.end(DEADLINE_EXCEEDED, _EXPIRED)
+        rest = [call.deadline for call in self._timed if call.deadline is not None]
+        if rest:
+            self._arm(min(rest))
+
+
+class GrpcCall(Stream):
+    """What unary calls and streams have in common. Implements `Call`."""
+
+    __slots__ = (
+        "_begun",
+        "_buffer",
+        "_cancelled",
+        "_drained",
+        "_failure",
+        "_need",
+        "deadline",
+        "head",
+        "server",
+    )
+
+    def __init__(self, server: GrpcServer, connection: Http2Connection, number: int, head: Head) -> None:
+        super().__init__(connection, number, head)
+        self.server = server
+        self.head = head
+        self.deadline: float | None = None
+        self._begun = False
+        self._buffer: bytearray | None = None
+        self._need = 0
+        self._failure: tuple[int, str] | None = None
+        self._cancelled: Callable[[], None] | None = None
+        self._drained: Callable[[], None] | None = None
+
+    @property
+    def path(self) -> bytes:
+        """See `Call.path`."""
+        return self.head.path
+
+    @property
+    def peer(self) -> str:
+        """See `Call.peer`."""
+        return self.connection.peer
+
+    @property
+    def common_name(self) -> str | None:
+        """See `Call.common_name`."""
+        return self.connection.common_name
+
+    def metadata(self, name: bytes) -> bytes | None:
+        """See `Call.metadata`."""
+        return self.head.field(name)
+
+    def reply(self, message: bytes) -> None:
+        """See `Call.reply`."""
+        if not self.open:
+            return
+        size = len(message) + 5
+        connection = self.connection
+        if (
+            size > connection.frame_limit
+            or size > self.window
+            or size > connection.window
+            or self.queued
+            or self._begun
+            or not connection.plain
+        ):
+            self.send(message)
+            self.finish()
+            return
+        connection.window -= size
+        number = self.number
+        connection.output.write(
+            _HEAD_AND_DATA.pack(
+                _OPENING_FRAME, _END_HEADERS, number, _OPENING, size << 8, 0, number, 0, size - 5
+            )
+            + message
+            + _TRAILERS.pack(_ENDING_FRAME, _END_ALL, number, _ENDING)
+        )
+        connection.strikes = FORGIVEN
+        self._cancelled = None
+        if self.deadline is not None:
+            self.server.settle(self)
+        connection.close(self)
+
+    def send(self, message: bytes) -> None:
+        """See `Call.send`."""
+        if not self.open:
+            return
+        if not self._begun:
+            self._begun = True
+            self.put_head(_OPENING)
+        self.put_data(_PREFIX.pack(0, len(message)), message)
+
+    def finish(self, status: int = OK, text: str = "") -> None:
+        """See `Call.finish`."""
+        if not self.open:
+            return
+        self._cancelled = self._drained = None
+        self._unhold()
+        if self.deadline is not None:
+            self.server.settle(self)
+        block = _ENDING if status == OK and not text else _status(status, text)
+        self.put_last(block if self._begun else _OPENING + block)
+
+    def on_drained(self, call: Callable[[], None]) -> None:
+        """See `Call.on_drained`."""
+        if not self.open:
+            return
+        if self.backlog <= LOW_WATER:
+            call()
+            return
+        self._drained = call
+        self.connection.thirsty.append(self)
+
+    def on_cancelled(self, call: Callable[[], None]) -> None:
+        """See `Call.on_cancelled`."""
+        if self.open:
+            self._cancelled = call
+
+    def end(self, status: int, text: str) -> None:
+        """End a call that its service has not finished, and tell the service."""
+        cancelled = self._cancelled
+        self.finish(status, text)
+        if cancelled is not None:
+            self._guard(cancelled)
+
+    def drained(self) -> None:
+        """See `http2.Stream.drained`."""
+        call, self._drained = self._drained, None
+        if call is not None:
+            self._guard(call)
+
+    def lost(self) -> None:
+        """See `http2.Stream.lost`."""
+        self._drained = None
+        self._unhold()
+        if self.deadline is not None:
+            self.server.settle(self)
+        self.connection.ready.append(self)
+
+    def _guard(self, call: Callable[[], None]) -> None:
+        """The edge of a call: a fault of its service ends this call only."""
+        try:
+            call()
+        except Exception as fault:  # noqa: BLE001 - logged, and told to the client
+            self.server.failed(self, fault)
+
+    def _messages(self, data: bytes, start: int, stop: int) -> list[bytes]:
+        """The messages that `data[start:stop]` completes; what is left is kept. Sets `_failure` where nothing
+        more can be understood.
+        """
+        messages: list[bytes] = []
+        buffer = self._buffer
+        if buffer is not None:
+            buffer += memoryview(data)[start:stop]
+            self.connection.held += stop - start
+            if len(buffer) < self._need:
+                self._check_held()
+                return messages
+            data, start, stop = bytes(buffer), 0, len(buffer)
+            self._unhold()
+        need = 5
+        while stop - start >= 5:
+            compressed, size = _PREFIX.unpack_from(data, start)
+            if compressed:
+                self._failure = INTERNAL, "grpc: compressed flag set with identity or empty encoding"
+                return messages
+            limit = self.server.message_limit
+            if size > limit:
+                self._failure = (
+                    RESOURCE_EXHAUSTED,
+                    f"grpc: received message larger than max ({size} vs. {limit})",
+                )
+                return messages
+            need = size + 5
+            if stop - start < need:
+                break
+            messages.append(data[start + 5 : start + need])
+            start += need
+            need = 5
+        if start < stop:
+            self._buffer = bytearray(data[start:stop])
+            self._need = need
+            self.connection.held += stop - start
+            self._check_held()
+        return messages
+
+    def _check_held(self) -> None:
+        if self.connection.held > HELD_LIMIT:
+            self._unhold()
+            self._failure = RESOURCE_EXHAUSTED, f"more than {HELD_LIMIT} bytes of unfinished messages"
+
+    def _unhold(self) -> None:
+        if self._buffer is not None:
+            self.connection.held -= len(self._buffer)
+            self._buffer = None
+
+
+class UnaryCall(GrpcCall):
+    """One message, one answer. Handed over when the client has sent everything."""
+
+    __slots__ = ("_handler", "_message")
+
+    def __init__(
+        self, server: GrpcServer, connection: Http2Connection, number: int, head: Head, handler: Handler
+    ) -> None:
+        super().__init__(server, connection, number, head)
+        self._handler: Handler | None = handler
+        self._message: bytes | None = None
+
+    def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
+        """See `http2.Stream.take`."""
+        if ended and self._buffer is None and self._message is None and stop - start >= 5:
+            compressed, size = _PREFIX.unpack_from(data, start)
+            if size == stop - start - 5 and not compressed and size <= self.server.message_limit:
+                self._message = data[start + 5 : stop]
+                self.connection.ready.append(self)
+                return
+        for message in self._messages(data, start, stop):
+            if self._message is not None:
+                self._failure = INTERNAL, "more than one message in a unary call"
+            self._message = message
+        if ended and self._failure is None and (self._message is None or self._buffer is not None):
+            self._failure = INTERNAL, "a unary call ended without a whole message"
+        if ended or self._failure is not None:
+            self.connection.ready.append(self)
+
+    def hand_over(self) -> None:
+        """See `http2.Stream.hand_over`."""
+        if not self.open:
+            cancelled, self._cancelled = self._cancelled, None
+            if cancelled is not None:
+                self._guard(cancelled)
+            return
+        handler, self._handler = self._handler, None
+        if self._failure is not None:
+            self.finish(*self._failure)
+        elif handler is not None:
+            message, self._message = self._message or b"", None
+            try:
+                handler(self, message)
+            except Exception as fault:  # noqa: BLE001 - logged, and told to the client
+                self.server.failed(self, fault)
+
+
+class StreamCall(GrpcCall):
+    """Messages both ways until one side has enough. Handed over as it opens, and as messages come."""
+
+    __slots__ = ("_ended", "_handler", "_inbox", "_listed", "_receiver")
+
+    def __init__(
+        self, server: GrpcServer, connection: Http2Connection, number: int, head: Head, handler: StreamHandler
+    ) -> None:
+        super().__init__(server, connection, number, head)
+        self._handler: StreamHandler | None = handler
+        self._receiver: Receiver | None = None
+        self._inbox: list[bytes] = []
+        self._ended = False
+        self._listed = True
+        connection.ready.append(self)
+
+    def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
+        """See `http2.Stream.take`."""
+        if self._failure is None:
+            self._inbox += self._messages(data, start, stop)
+        if ended:
+            self._ended = True
+        if not self._listed:
+            self._listed = True
+            self.connection.ready.append(self)
+
+    def hand_over(self) -> None:
+        """See `http2.Stream.hand_over`."""
+        self._listed = False
+        self._guard(self._serve)
+
+    def end(self, status: int, text: str) -> None:
+        """See `GrpcCall.end`."""
+        receiver = self._receiver if self.open else None
+        super().end(status, text)
+        if receiver is not None:
+            self._guard(receiver.cancelled)
+
+    def drain(self) -> None:
+        """See `http2.Stream.drain`: the client is told to go on elsewhere."""
+        self.end(UNAVAILABLE, _STOPPED)
+
+    def finish(self, status: int = OK, text: str = "") -> None:
+        """See `Call.finish`."""
+        if self.open:
+            self._receiver = None
+            super().finish(status, text)
+
+    def _serve(self) -> None:
+        if not self.open:
+            receiver, self._receiver = self._receiver, None
+            cancelled, self._cancelled = self._cancelled, None
+            self._inbox.clear()
+            if receiver is not None:
+                receiver.cancelled()
+            if cancelled is not None:
+                cancelled()
+            return
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            self._receiver = handler(self)
+        inbox, self._inbox = self._inbox, []
+        for message in inbox:
+            if self.open and self._receiver is not None:
+                self._receiver.received(message)
+        if self._failure is not None:
+            self.end(*self._failure)
+        elif self._ended and self.open and self._receiver is not None:
+            self._ended = False
+            self._receiver.half_closed()
+
+
+class RefusedCall(Stream):
+    """A call that is answered before anybody sees it."""
+
+    __slots__ = ("_refusal",)
+
+    def __init__(self, connection: Http2Connection, number: int, head: Head, refusal: Refusal) -> None:
+        super().__init__(connection, number, head)
+        self._refusal = refusal
+        connection.ready.append(self)
+
+    def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
+        """See `http2.Stream.take`: whatever it is."""
+
+    def hand_over(self) -> None:
+        """See `http2.Stream.hand_over`."""
+        if self.open:
+            self.put_last(self._refusal.block)
+
+    def lost(self) -> None:
+        """See `http2.Stream.lost`."""

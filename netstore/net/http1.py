@@ -64,7 +64,7 @@ _SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 class Output(Protocol):
     """Where the codec puts what must be sent."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Queue bytes to be sent."""
 
     def unsent(self) -> int:
@@ -322,6 +322,11 @@ class Http1Connection:
         return bool(self._ready) or len(self._pending) >= PIPELINE_LIMIT
 
     @property
+    def hungry(self) -> bool:
+        """Requests were read that are not handled yet."""
+        return bool(self._ready)
+
+    @property
     def pending(self) -> int:
         """Requests handed over and not yet answered."""
         return len(self._pending)
@@ -397,6 +402,17 @@ class Http1Connection:
     def written(self) -> None:
         """A write was answered."""
         self._writes -= 1
+
+    def sweep(self, now: float) -> None:
+        """Nothing here depends on the time; see `Session.sweep`."""
+
+    def drain(self) -> None:
+        """The server stops: close after what was asked; an answer without an end is given up."""
+        if self._pending or self._ready:
+            self.eof()
+        else:
+            self.reading = False
+            self.output.finish()
 
     def advance(self) -> None:
         """Send on from the head of the line as far as answers are complete."""

@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 
 from netstore.net.http1 import HIGH_WATER
+from netstore.net.tls import TlsFailed, Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.net.http1 import Http1Server
+    from netstore.net.tls import Credentials
 
 READ_SIZE: Final = 64 * 1024
 """Bytes taken by one read; what a client sends beyond it waits for the next round."""
@@ -37,6 +39,9 @@ MAX_CONNECTIONS: Final = 10_000
 
 STALL_SECONDS: Final = 30.0
 """How long a request may stay incomplete, an answer unread, or a closing connection open."""
+
+HANDSHAKE_SECONDS: Final = 10.0
+"""How long a client may take for its TLS handshake, from being accepted."""
 
 DRAIN_LIMIT: Final = 64 * 1024 * 1024
 """Bytes read and dropped from a closing connection, so that the last answer reaches the client instead of a
@@ -48,11 +53,15 @@ _BACKLOG: Final = 1024
 _EVENTS_PER_ROUND: Final = 512
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
+_PLAIN_HTTP: Final = (
+    b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+    b"Client sent an HTTP request to an HTTPS server.\n"
+)
 _OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Session(Protocol):
-    """A codec over one connection, as the reactor drives it (`Http1Connection`)."""
+    """A codec over one connection, as the reactor drives it (`Http1Connection`, `Http2Connection`)."""
 
     @property
     def busy(self) -> bool:
@@ -65,6 +74,10 @@ class Session(Protocol):
     @property
     def waiting(self) -> bool:
         """Part of a message is here, the rest is not."""
+
+    @property
+    def hungry(self) -> bool:
+        """`resume` may have something to do once what was written is sent."""
 
     def receive(self, data: bytes) -> None:
         """Take the bytes of one read."""
@@ -80,6 +93,48 @@ class Session(Protocol):
 
     def refuse(self, status: int, text: bytes) -> None:
         """Say why, then close."""
+
+    def sweep(self, now: float) -> None:
+        """Once a second, with the time."""
+
+    def drain(self) -> None:
+        """The server stops: take nothing new, and finish the connection once what waits is answered."""
+
+
+class Handshake:
+    """Stands in for the session of a TLS connection until it is open. Implements `Session`."""
+
+    busy = False
+    reading = True
+    waiting = True
+    hungry = False
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def receive(self, data: bytes) -> None:
+        """Never: nothing can be read before the handshake is over."""
+
+    def resume(self) -> None:
+        """Nothing waits."""
+
+    def eof(self) -> None:
+        """The peer gave up."""
+        self._connection.cut()
+
+    def gone(self) -> None:
+        """Nobody is to be told."""
+
+    def refuse(self, status: int, text: bytes) -> None:
+        """It took too long. Nothing can be said over what is not open."""
+        self._connection.abandon(f"{status}: {text.decode()}")
+
+    def sweep(self, now: float) -> None:
+        """`Connection.stalled` keeps the time."""
+
+    def drain(self) -> None:
+        """Nothing was asked yet."""
+        self._connection.cut()
 
 
 class Rounds(Protocol):
@@ -110,15 +165,24 @@ class Limits:
 
 
 class Connection:
-    """One accepted socket: reads for its session, sends what the session wrote. Implements `http1.Output`."""
+    """One accepted socket: reads for its session, sends what the session wrote. Implements `http1.Output`.
+
+    With `credentials` both go through TLS; the session is made when the handshake is over.
+    """
 
     __slots__ = (
+        "_accepted",
+        "_address",
         "_closing",
         "_dirty",
         "_drained",
+        "_farewell",
         "_mask",
         "_reactor",
+        "_sealed",
+        "_settled",
         "_socket",
+        "_tunnel",
         "_unsent",
         "_unsent_size",
         "fd",
@@ -126,13 +190,26 @@ class Connection:
         "session",
     )
 
-    def __init__(self, reactor: Reactor, sock: socket.socket, now: float) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        sock: socket.socket,
+        address: Any,
+        now: float,
+        credentials: Credentials | None = None,
+    ) -> None:
         self._reactor = reactor
         self._socket = sock
+        self._address = address
         self.fd = sock.fileno()
-        self.session: Session
-        self.progress = now
+        self.session: Session = Handshake(self)
+        self.progress = self._accepted = now
+        self._tunnel = None if credentials is None else Tunnel(credentials.server(), None)
         self._unsent: deque[bytes | memoryview] = deque()
+        self._sealed: bytes | memoryview | None = None
+        """What is to go over the wire before the rest, as it is."""
+        self._farewell = False
+        self._settled = False
         self._unsent_size = 0
         self._dirty = False
         self._closing = False
@@ -144,7 +221,25 @@ class Connection:
         """The socket has not been closed."""
         return self.fd >= 0
 
-    def write(self, data: bytes) -> None:
+    @property
+    def peer(self) -> str:
+        """The address of the client, as `127.0.0.1:40312`; empty where it has none."""
+        if not isinstance(self._address, tuple):
+            return ""
+        host, port = self._address[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def protocol(self) -> str | None:
+        """What both sides agreed on in the TLS handshake (ALPN); None where they did not."""
+        return None if self._tunnel is None else self._tunnel.protocol
+
+    @property
+    def common_name(self) -> str | None:
+        """The common name in the client's certificate, if it showed one."""
+        return None if self._tunnel is None else self._tunnel.common_name
+
+    def write(self, data: bytes | memoryview) -> None:
         """Queue bytes; they leave when the reactor flushes."""
         if self.fd < 0:
             return
@@ -173,13 +268,20 @@ class Connection:
         self._socket.close()
         self.fd = -1
         self._unsent.clear()
+        self._sealed = None
         self._unsent_size = 0
         self.session.gone()
+
+    def abandon(self, reason: str) -> None:
+        """The TLS handshake came to nothing."""
+        self._reactor.refused(self.peer, reason)
+        self.cut()
 
     def ready(self, mask: int) -> None:
         """The kernel has something to read, room to write, or bad news."""
         if mask & _OUT:
             self._send()
+            self.resume()
         if mask & _IN and self.fd >= 0:
             self._read()
         elif mask & ~(_IN | _OUT):
@@ -195,6 +297,9 @@ class Connection:
         """The peer owes us something (the rest of a request, reading an answer, a close) for longer than the
         limit, in seconds.
         """
+        if self._tunnel is not None and not self._tunnel.open and now - self._accepted > HANDSHAKE_SECONDS:
+            return True
+        self.session.sweep(now)
         owes = self._closing or self._unsent_size > 0 or self.session.waiting
         if not owes:
             self.progress = now
@@ -202,7 +307,9 @@ class Connection:
 
     def give_up(self) -> None:
         """The peer stalled: say so if it may still listen, then close."""
-        if self._unsent_size or self._closing or not self.session.waiting:
+        if self._tunnel is not None and not self._tunnel.open:
+            self.session.refuse(408, b"no handshake in time")
+        elif self._unsent_size or self._closing or not self.session.waiting:
             self.cut()
         else:
             self.session.refuse(408, b"408 Request Timeout")
@@ -219,12 +326,50 @@ class Connection:
             self._drain(data)
         elif data:
             self.progress = self._reactor.now
-            self.session.receive(data)
+            if self._tunnel is not None:
+                data = self._untunnel(self._tunnel, data)
+            if data:
+                self.session.receive(data)
+            if self._tunnel is not None and self._tunnel.ended and self.fd >= 0:
+                self.session.eof()
             if self.session.busy or not self.session.reading or self._unsent_size > HIGH_WATER:
                 self._watch()
         else:
             self.session.eof()
             self._watch()
+
+    def _untunnel(self, tunnel: Tunnel, data: bytes) -> bytes:
+        """The plain bytes that `data` completes; empty where the connection is not so far, or over."""
+        if not tunnel.open and self._sealed is None and data[:1].isalpha():
+            # No record of TLS begins with a letter, every request of HTTP does.
+            self._tunnel = None
+            self.write(_PLAIN_HTTP)
+            self.finish()
+            return b""
+        shaken = tunnel.open
+        try:
+            plain = tunnel.take(data)
+        except TlsFailed as fault:
+            self._seal(tunnel.outbound())
+            self._send()
+            if shaken:
+                self.cut()
+            else:
+                self.abandon(str(fault))
+            return b""
+        self._seal(tunnel.outbound())
+        if tunnel.open and not shaken:
+            self.session = self._reactor.session(self)
+        return plain
+
+    def _seal(self, data: bytes) -> None:
+        """Send what TLS itself has to say."""
+        if data:
+            self._sealed = data if self._sealed is None else b"".join((self._sealed, data))
+            self._unsent_size += len(data)
+            if not self._dirty:
+                self._dirty = True
+                self._reactor.dirty.append(self)
 
     def _drain(self, data: bytes) -> None:
         self._drained += len(data)
@@ -238,13 +383,20 @@ class Connection:
                 self.cut()
 
     def _send(self) -> None:
-        unsent = self._unsent
-        while unsent:
-            if len(unsent) == 1:
-                data = unsent.popleft()
+        unsent, tunnel = self._unsent, self._tunnel
+        while unsent or self._sealed is not None:
+            if self._sealed is not None:
+                data, self._sealed = self._sealed, None
             else:
-                data = b"".join(unsent)
-                unsent.clear()
+                data = unsent.popleft()
+                if unsent and len(data) < READ_SIZE:
+                    unsent.appendleft(data)
+                    data = b"".join(unsent)
+                    unsent.clear()
+                if tunnel is not None:
+                    self._unsent_size -= len(data)
+                    data = tunnel.send(data)
+                    self._unsent_size += len(data)
             try:
                 sent = self._socket.send(data)
             except (BlockingIOError, InterruptedError):
@@ -256,11 +408,18 @@ class Connection:
             if sent:
                 self.progress = self._reactor.now
             if sent < len(data):
-                unsent.append(memoryview(data)[sent:])
+                rest = memoryview(data)[sent:]
+                if tunnel is not None:
+                    self._sealed = rest
+                else:
+                    unsent.appendleft(rest)
                 break
-        if self._closing and not unsent:
+        if self._closing and not self._unsent_size and tunnel is not None and not self._farewell:
+            self._farewell = True
+            self._seal(tunnel.close())
+        elif self._closing and not self._unsent_size:
             self._shut()
-        elif unsent or self._mask != _IN:
+        elif self._unsent_size or self._mask != _IN:
             self._watch()
 
     def _shut(self) -> None:
@@ -270,7 +429,14 @@ class Connection:
             self.cut()
             return
         self.progress = self._reactor.now
+        self.settle()
         self._watch()
+
+    def settle(self) -> None:
+        """Everything was answered and sent, or nothing more can be."""
+        if not self._settled:
+            self._settled = True
+            self._reactor.settled()
 
     def _watch(self) -> None:
         """Tell the kernel what this connection waits for now."""
@@ -279,14 +445,14 @@ class Connection:
         paused = not self._closing and (
             self.session.busy or not self.session.reading or self._unsent_size > HIGH_WATER
         )
-        mask = (0 if paused else _IN) | (_OUT if self._unsent else 0)
+        mask = (0 if paused else _IN) | (_OUT if self._unsent_size else 0)
         if mask != self._mask:
             self._mask = mask
             self._reactor.modify(self.fd, mask)
 
     def resume(self) -> None:
         """Answers left: handling and reading may go on."""
-        if self._mask != _IN and self.fd >= 0:
+        if self.fd >= 0 and (self._mask != _IN or self.session.hungry):
             self.session.resume()
             self._watch()
 
@@ -308,11 +474,14 @@ class Reactor:
         self._log = log
         self._clock = clock
         self._epoll = select.epoll()
-        self._listeners: dict[int, socket.socket] = {}
+        self._listeners: dict[int, tuple[socket.socket, Credentials | None]] = {}
         self._connections: dict[int, Connection] = {}
         self._attended: dict[int, Callable[[int], None]] = {}
         self._accepting = True
         self._closed = False
+        self._unsettled = 0
+        self._all_settled: trio.Event | None = None
+        self._refusal_told = -1.0
         self._calls: deque[Callable[[], object]] = deque()
         self._called = False
         self._bell, self._bell_button = socket.socketpair()
@@ -326,11 +495,13 @@ class Reactor:
         """How many connections are open."""
         return len(self._connections)
 
-    def listen(self, sock: socket.socket) -> None:
-        """Serve what this socket accepts; it must be bound. The reactor owns it from here on."""
+    def listen(self, sock: socket.socket, credentials: Credentials | None = None) -> None:
+        """Serve what this socket accepts, over TLS if there are credentials; it must be bound. The reactor
+        owns it from here on.
+        """
         sock.listen(_BACKLOG)
         sock.setblocking(False)
-        self._listeners[sock.fileno()] = sock
+        self._listeners[sock.fileno()] = sock, credentials
         self._epoll.register(sock.fileno(), _IN)
 
     def call_soon(self, call: Callable[[], object]) -> None:
@@ -390,17 +561,48 @@ class Reactor:
     def forget(self, connection: Connection) -> None:
         """A connection is about to close its socket."""
         del self._connections[connection.fd]
+        connection.settle()
         self._epoll.unregister(connection.fd)
         if not self._accepting and self._listeners:
             self._resume_accepting()
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; open connections go on."""
-        for fd, sock in self._listeners.items():
+        for fd, (sock, _) in self._listeners.items():
             if self._accepting:
                 self._epoll.unregister(fd)
             sock.close()
         self._listeners.clear()
+
+    async def drain(self) -> None:
+        """Ask every connection to finish, and wait until each has sent all it will. The second step of a
+        graceful stop; who calls it bounds the time.
+        """
+        self._unsettled = len(self._connections)
+        self._all_settled = trio.Event()
+        for connection in list(self._connections.values()):
+            if connection.open:
+                connection.session.drain()
+        self.flush()
+        if self._unsettled > 0:
+            await self._all_settled.wait()
+
+    def settled(self) -> None:
+        """A connection has sent all it will, or is gone."""
+        if self._all_settled is not None:
+            self._unsettled -= 1
+            if self._unsettled == 0:
+                self._all_settled.set()
+
+    def session(self, connection: Connection) -> Session:
+        """The session of a connection that can carry one now."""
+        return self._connect(connection, self._http1)
+
+    def refused(self, peer: str, reason: str) -> None:
+        """A TLS handshake failed. Told at most once a second: anybody can make it happen."""
+        if self.now - self._refusal_told >= 1:
+            self._refusal_told = self.now
+            self._log.warning("tls_handshake_failed", peer=peer, reason=reason)
 
     def _close(self) -> None:
         self.stop_accepting()
@@ -442,19 +644,19 @@ class Reactor:
             elif fd in self._attended:
                 self._attended[fd](mask)
             elif fd in self._listeners:
-                self._accept(self._listeners[fd])
+                self._accept(*self._listeners[fd])
             elif fd == self._bell.fileno():
                 self._make_calls()
         self._rounds.end()
         self.flush()
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket, credentials: Credentials | None) -> None:
         for _ in range(_ACCEPTS_PER_ROUND):
             if len(self._connections) >= self._limits.max_connections:
                 self._pause_accepting("connection limit", self._limits.max_connections)
                 return
             try:
-                sock, _ = listener.accept()
+                sock, address = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as fault:
@@ -466,10 +668,11 @@ class Reactor:
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            connection = Connection(self, sock, self.now)
-            connection.session = self._connect(connection, self._http1)
+            connection = Connection(self, sock, address, self.now, credentials)
             self._connections[connection.fd] = connection
             self._epoll.register(connection.fd, _IN)
+            if credentials is None:
+                connection.session = self.session(connection)
             self.accepted += 1
 
     def _pause_accepting(self, reason: str, connections: int) -> None:

@@ -169,6 +169,14 @@ class Tunnel:
         return self._tls.selected_alpn_protocol()
 
     @property
+    def common_name(self) -> str | None:
+        """The common name in the other side's certificate, if it showed one that was checked."""
+        shown = self._tls.getpeercert() if self.open else None
+        subject: Any = (shown or {}).get("subject", ())
+        names = [value for part in subject for name, value in part if name == "commonName"]
+        return names[0] if names else None
+
+    @property
     def ended(self) -> bool:
         """The other side has said that it sends nothing more."""
         return self._ended
@@ -201,7 +209,7 @@ class Tunnel:
             raise TlsFailed(_words(error)) from None
         return b"".join(pieces)
 
-    def send(self, data: bytes) -> bytes:
+    def send(self, data: bytes | memoryview) -> bytes:
         """`data` as it goes over the wire, with anything else that waits to be sent."""
         if data:
             self._tls.write(data)

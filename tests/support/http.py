@@ -34,7 +34,7 @@ class FakeOutput:
         self.was_cut = False
         self.backlog = 0
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         self.sent += data
 
     def unsent(self) -> int:

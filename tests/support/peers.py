@@ -26,6 +26,8 @@ PACKAGE_OF: Final = {
     "systemd-analyze": "systemd",
     "jq": "jq",
     "bash": "bash",
+    "curl": "curl",
+    "h2load": "nghttp2-client",
 }
 """Program -> the Debian package that has it."""
 

@@ -1,0 +1,1110 @@
+"""HTTP/2, server side, as a pure codec: bytes in, streams opened and fed; answers in, bytes out (RFC 9113).
+
+What is read is parsed whole first, frame by frame, and only then handed over; what the streams answer
+meanwhile leaves in one send. So a fault of a handler is never taken for a fault of the client, and a request
+that was reset in the same read is never handed over.
+
+Invariants that live here: frames of a stream leave in the order they were given; no DATA goes beyond the
+windows of the peer, and none of the peer beyond ours is kept; a fault of one stream ends that stream, a fault
+of the connection ends it with a GOAWAY that says why; after that nothing more of it is read. Nothing grows
+without a bound: see the constants, and `DESIGN.md` beside this file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from struct import Struct
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from netstore.net.hpackcache import BadBlock, HeaderBlocks, LargeList
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.net.hpackcache import Field
+    from netstore.net.http1 import Output
+
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""What a client sends first (RFC 9113, 3.4)."""
+
+# Frame types (RFC 9113, 6).
+DATA: Final = 0
+HEADERS: Final = 1
+PRIORITY: Final = 2
+RST_STREAM: Final = 3
+SETTINGS: Final = 4
+PUSH_PROMISE: Final = 5
+PING: Final = 6
+GOAWAY: Final = 7
+WINDOW_UPDATE: Final = 8
+CONTINUATION: Final = 9
+
+# Flags.
+END_STREAM: Final = 0x1
+ACK: Final = 0x1
+END_HEADERS: Final = 0x4
+PADDED: Final = 0x8
+WITH_PRIORITY: Final = 0x20
+
+# Error codes (RFC 9113, 7).
+NO_ERROR: Final = 0
+PROTOCOL_ERROR: Final = 1
+INTERNAL_ERROR: Final = 2
+FLOW_CONTROL_ERROR: Final = 3
+SETTINGS_TIMEOUT: Final = 4
+STREAM_CLOSED: Final = 5
+FRAME_SIZE_ERROR: Final = 6
+REFUSED_STREAM: Final = 7
+CANCEL: Final = 8
+COMPRESSION_ERROR: Final = 9
+ENHANCE_YOUR_CALM: Final = 11
+
+# Settings (RFC 9113, 6.5.2).
+SET_TABLE_SIZE: Final = 1
+SET_ENABLE_PUSH: Final = 2
+SET_MAX_STREAMS: Final = 3
+SET_INITIAL_WINDOW: Final = 4
+SET_MAX_FRAME: Final = 5
+SET_LIST_SIZE: Final = 6
+
+MAX_FRAME: Final = 16_384
+"""Bytes of the payload of a frame we accept: the default, which every client keeps to."""
+
+MAX_STREAMS: Final = 16_384
+"""Open streams of one connection. Each watch cache and informer of Kubernetes holds hundreds."""
+
+STREAM_WINDOW: Final = 1024 * 1024
+"""Bytes a client may send on a stream ahead of us."""
+
+CONNECTION_WINDOW: Final = 4 * 1024 * 1024
+"""Bytes a client may send on all streams ahead of us."""
+
+LIST_LIMIT: Final = 64 * 1024
+"""Size of a header list as RFC 9113 (6.5.2) counts it, and of a header block as it is sent."""
+
+CONTINUATIONS: Final = 16
+"""Frames that one header block may be spread over."""
+
+PACE: Final = 256 * 1024
+"""Unsent bytes of a connection beyond which no further DATA is framed: what comes later on another stream
+then waits behind at most this much.
+"""
+
+HOLD: Final = 16 * 1024 * 1024
+"""Answered bytes of a connection that its peer's windows hold back, beyond which no new request of it is
+handled. Reading goes on, because only what is read opens the windows.
+"""
+
+IDLE_FRAMES: Final = 2_000
+"""Frames that carry nothing (SETTINGS, PRIORITY, empty DATA, unknown types, resets of what is closed) a
+client may send in one go; a hundred more for every second that passes.
+"""
+
+EARLY_RESETS: Final = 500
+"""Streams reset within a second of being opened, or for a fault of the client, that a connection may have in
+one go (CVE-2023-44487); a hundred more for every second that passes.
+"""
+
+_PER_SECOND: Final = 100
+_EARLY_SECONDS: Final = 1.0
+PING_SECONDS: Final = 5.0
+"""Pings of a client on a connection with open streams must be this far apart, as etcd asks."""
+
+IDLE_PING_SECONDS: Final = 2 * 3600.0
+"""And this far on a connection without."""
+
+PING_STRIKES: Final = 2
+"""Pings sooner than that, between two answers of ours, which are forgiven."""
+
+FORGIVEN: Final = -1
+"""Strikes after an answer: who was just told something may well ask whether that is all."""
+
+PROBE_SECONDS: Final = 2 * 3600.0
+"""A connection on which nothing was heard for so long is asked whether it is still there."""
+
+PROBE_ANSWER_SECONDS: Final = 20.0
+"""And is cut when it does not say so in this time."""
+
+LOW_WATER: Final = 64 * 1024
+"""Unsent bytes of a stream at which it has drained."""
+
+_MAX_WINDOW: Final = 2**31 - 1
+_SMALLEST_FRAME_LIMIT: Final = 16_384
+_LARGEST_FRAME_LIMIT: Final = 2**24 - 1
+_FRAME_WANTED: Final = 64 * 1024
+_DEFAULT_WINDOW: Final = 65_535
+_DEFAULT_TABLE: Final = 4_096
+_ENDED_KNOWN: Final = 1_024
+_GAPS_KNOWN: Final = 64
+_HEADS_KNOWN: Final = 4_096
+_HEAD_KNOWN_SIZE: Final = 1_024
+_DEBUG_LIMIT: Final = 256
+_DRAIN_PING: Final = b"draining"
+_ALIVE_PING: Final = b"alive..."
+
+_FRAME: Final = Struct(">IBI")
+_NUMBER: Final = Struct(">I")
+_SETTING: Final = Struct(">HI")
+_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_BAD_VALUE: Final = re.compile(rb"[\0\r\n]|^[ \t]|[ \t]$")
+_CONNECTION_FIELDS: Final = frozenset(
+    (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
+)
+_PSEUDO: Final = (b":method", b":scheme", b":authority", b":path")
+
+# How far a graceful end has come.
+_SERVING: Final = 0
+_WARNED: Final = 1
+_CLOSING: Final = 2
+
+# What became of a stream that is no more.
+_RESET_BY_US: Final = 1
+_RESET_BY_PEER: Final = 2
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """The bytes of one frame."""
+    return _FRAME.pack(len(payload) << 8 | kind, flags, stream) + payload
+
+
+class ConnectionFault(Exception):  # noqa: N818 - named for its scope in RFC 9113, 5.4.1
+    """The connection must end, with this error code. The text goes along as debug data."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class StreamFault(Exception):  # noqa: N818 - named for its scope in RFC 9113, 5.4.2
+    """The stream must be reset, with this error code; what `Head` raises."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Head:
+    """A request's header list, checked once and shared by all requests with the same; never changed.
+
+    `fields` are those without a colon. `route` is whatever the application made of it.
+    """
+
+    __slots__ = ("authority", "content_length", "fields", "method", "path", "route", "scheme")
+
+    def __init__(self, fields: tuple[Field, ...]) -> None:
+        """StreamFault when the list is malformed (RFC 9113, 8.1.1)."""
+        pseudo: dict[bytes, bytes] = {}
+        count = 0
+        for name, value in fields:
+            if not name.startswith(b":"):
+                break
+            if name not in _PSEUDO or name in pseudo:
+                raise StreamFault(PROTOCOL_ERROR, f"pseudo-header field {name!r} is unknown or comes twice")
+            pseudo[name] = value
+            count += 1
+        self.fields = fields[count:]
+        self.content_length: int | None = None
+        _check(self.fields)
+        for name, value in self.fields:
+            if name == b"content-length":
+                length = int(value) if value.isdigit() and len(value) < 20 else -1
+                if length < 0 or self.content_length not in (None, length):
+                    raise StreamFault(PROTOCOL_ERROR, "content-length is not one number")
+                self.content_length = length
+        method, path = pseudo.get(b":method"), pseudo.get(b":path")
+        scheme = pseudo.get(b":scheme")
+        if not method or not path or not scheme or not _NAME.fullmatch(method.lower()):
+            raise StreamFault(PROTOCOL_ERROR, ":method, :scheme and :path must each be there")
+        self.method = method
+        self.path = path
+        self.scheme = scheme
+        self.authority = pseudo.get(b":authority")
+        self.route: Any = None
+
+    def field(self, name: bytes) -> bytes | None:
+        """The first value of a field, named in lower case. O(fields)."""
+        for key, value in self.fields:
+            if key == name:
+                return value
+        return None
+
+
+def _check(fields: tuple[Field, ...]) -> None:
+    """StreamFault for fields that HTTP/2 does not allow (RFC 9113, 8.2)."""
+    for name, value in fields:
+        if not _NAME.fullmatch(name):
+            raise StreamFault(PROTOCOL_ERROR, f"a header field is named {name!r}")
+        if name in _CONNECTION_FIELDS or (name == b"te" and value.lower() != b"trailers"):
+            raise StreamFault(PROTOCOL_ERROR, f"header field {name.decode()} belongs to HTTP/1")
+        if _BAD_VALUE.search(value):
+            raise StreamFault(PROTOCOL_ERROR, f"the value of header field {name.decode()} is not text")
+
+
+class Application(Protocol):
+    """Who makes streams of requests."""
+
+    def route(self, head: Head) -> Any:
+        """What to make of requests with this head; kept in `head.route` as long as the head is known."""
+
+    def open(self, connection: Http2Connection, number: int, head: Head, timeout: bytes | None) -> Stream:
+        """A request began: the stream that takes it. `timeout` is the field that varies."""
+
+
+class Http2Server:
+    """What all HTTP/2 connections of a listener share: the application, the heads it knows, a clock in
+    seconds, and bounds. `varying` names the header field that differs from request to request.
+    """
+
+    __slots__ = ("_heads", "application", "clock", "max_streams", "varying")
+
+    def __init__(
+        self,
+        application: Application,
+        clock: Callable[[], float],
+        *,
+        varying: bytes = b"",
+        max_streams: int = MAX_STREAMS,
+    ) -> None:
+        self.application = application
+        self.clock = clock
+        self.varying = varying
+        self.max_streams = max_streams
+        self._heads: dict[tuple[Field, ...], Head] = {}
+
+    def head(self, fields: tuple[Field, ...]) -> Head:
+        """The head these fields make. StreamFault when they are malformed, which is not remembered."""
+        head = self._heads.get(fields)
+        if head is None:
+            head = Head(fields)
+            head.route = self.application.route(head)
+            if sum(len(name) + len(value) for name, value in fields) <= _HEAD_KNOWN_SIZE:
+                if len(self._heads) >= _HEADS_KNOWN:
+                    self._heads.clear()
+                self._heads[fields] = head
+        return head
+
+
+class Stream:
+    """One request and its answer, as frames. The application's streams derive from it.
+
+    What comes is given to `take` and `lost`, inside the parser: they only keep it, and put the stream into
+    `connection.ready`, for `hand_over` to handle once the read is parsed. Answers are given with `put_head`,
+    `put_data` and `put_last`.
+    """
+
+    __slots__ = (
+        "_last",
+        "_queue",
+        "allowed",
+        "connection",
+        "expected",
+        "half_closed",
+        "number",
+        "open",
+        "opened_at",
+        "queued",
+        "turning",
+        "window",
+    )
+
+    def __init__(self, connection: Http2Connection, number: int, head: Head) -> None:
+        self.connection = connection
+        self.number = number
+        self.expected = head.content_length
+        """Bytes of the body that content-length promises and that have not come yet."""
+        self.allowed = STREAM_WINDOW
+        """Bytes the client may still send."""
+        self.window = connection.initial_window
+        """Bytes we may still send; below zero after the client took some back."""
+        self.opened_at = connection.now
+        self.half_closed = False
+        """The client has sent everything."""
+        self.open = True
+        """The answer can still be given."""
+        self.turning = False
+        """It stands in the connection's line of streams that have something to send."""
+        self.queued = 0
+        """Bytes of DATA that wait for their turn or a window."""
+        self._queue: deque[bytes | memoryview] | None = None
+        self._last: bytes | None = None
+
+    @property
+    def backlog(self) -> int:
+        """Bytes given to this stream that the kernel has not taken, with those of the connection before
+        them.
+        """
+        return self.queued + self.connection.output.unsent()
+
+    def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
+        """A piece of the body, `data[start:stop]`; `ended` with the last."""
+        raise NotImplementedError
+
+    def hand_over(self) -> None:
+        """The read is parsed: handle what was taken. Called once for each entry in `ready`."""
+        raise NotImplementedError
+
+    def lost(self) -> None:
+        """The client reset the stream, or the connection is over. The stream is not open any more."""
+        raise NotImplementedError
+
+    def drain(self) -> None:
+        """The server stops: end what has no end of its own."""
+
+    def drained(self) -> None:
+        """The backlog has fallen to `LOW_WATER`; for who put the stream into `connection.thirsty`."""
+
+    def put_head(self, block: bytes) -> None:
+        """Send a header block; the body follows."""
+        self.connection.put_block(self.number, block, 0)
+
+    def put_data(self, prefix: bytes, data: bytes) -> None:
+        """Send a piece of the body: `prefix` and `data`, which are apart so that many streams can share the
+        data. Never refused: the backlog grows instead.
+        """
+        size = len(prefix) + len(data)
+        connection = self.connection
+        if (
+            not self.queued
+            and size <= self.window
+            and size <= connection.window
+            and size <= connection.frame_limit
+            and connection.output.unsent() < PACE
+        ):
+            self.window -= size
+            connection.window -= size
+            connection.strikes = FORGIVEN
+            connection.output.write(_FRAME.pack(size << 8, 0, self.number) + prefix + data)
+        elif size:
+            if self._queue is None:
+                self._queue = deque()
+            self._queue.append(prefix)
+            self._queue.append(data)
+            self.queued += size
+            connection.enqueue(self, size)
+
+    def put_last(self, block: bytes = b"") -> None:
+        """End the answer, with trailers unless the block is empty, once everything before it is sent."""
+        self.open = False
+        self._last = block
+        if not self.queued:
+            self.sent()
+
+    def sent(self) -> None:
+        """The queue is empty: end the stream if it was to end."""
+        block = self._last
+        if block is None:
+            return
+        connection = self.connection
+        if block:
+            connection.put_block(self.number, block, END_STREAM)
+        else:
+            connection.output.write(_FRAME.pack(DATA, END_STREAM, self.number))
+        connection.strikes = FORGIVEN
+        connection.close(self)
+
+    def fill(self, room: int) -> list[bytes | memoryview]:
+        """Take up to `room` bytes out of the queue."""
+        queue = self._queue
+        pieces: list[bytes | memoryview] = []
+        while queue and room:
+            piece = queue.popleft()
+            if len(piece) > room:
+                view = memoryview(piece)
+                queue.appendleft(view[room:])
+                piece = view[:room]
+            room -= len(piece)
+            self.queued -= len(piece)
+            pieces.append(piece)
+        return pieces
+
+    def drop(self) -> int:
+        """Forget what was queued; how many bytes that were."""
+        dropped, self.queued = self.queued, 0
+        self._queue = None
+        return dropped
+
+
+class Allowance:
+    """So many in one go, and a hundred more for every second that passes."""
+
+    __slots__ = ("_at", "_left", "_most")
+
+    def __init__(self, most: int, now: float) -> None:
+        self._most = most
+        self._left = float(most)
+        self._at = now
+
+    def spend(self, now: float) -> bool:
+        """Whether there was one left."""
+        self._left = min(self._most, self._left + (now - self._at) * _PER_SECOND) - 1
+        self._at = now
+        return self._left >= 0
+
+
+class Http2Connection:
+    """One HTTP/2 connection: feed it with `receive`. Implements the reactor's `Session`.
+
+    `peer` and `common_name` say who is at the other end, for the application.
+    """
+
+    __slots__ = (
+        "_block",
+        "_block_ends",
+        "_block_stream",
+        "_blocks",
+        "_continuations",
+        "_drain",
+        "_early",
+        "_ended",
+        "_ended_floor",
+        "_gaps",
+        "_idle",
+        "_last",
+        "_last_ping",
+        "_probed",
+        "_rest",
+        "_shrink",
+        "_started",
+        "_taken",
+        "_turn",
+        "common_name",
+        "frame_limit",
+        "held",
+        "initial_window",
+        "now",
+        "output",
+        "peer",
+        "queued",
+        "reading",
+        "ready",
+        "server",
+        "streams",
+        "strikes",
+        "thirsty",
+        "window",
+    )
+
+    def __init__(
+        self, server: Http2Server, output: Output, peer: str = "", common_name: str | None = None
+    ) -> None:
+        """Sends our settings at once: a client may wait for them."""
+        self.server = server
+        self.output = output
+        self.peer = peer
+        self.common_name = common_name
+        self.reading = True
+        self.now = server.clock()
+        """When something was read last."""
+        self.streams: dict[int, Stream] = {}
+        self.ready: deque[Stream] = deque()
+        """Streams that have something to be handled, in the order it came."""
+        self.thirsty: list[Stream] = []
+        """Streams that want to know when they have drained."""
+        self.held = 0
+        """Bytes of messages that have not come whole, counted by the application."""
+        self.queued = 0
+        """Bytes of DATA of all streams that wait for their turn or a window."""
+        self.window = _DEFAULT_WINDOW
+        """Bytes of DATA we may still send."""
+        self.initial_window = _DEFAULT_WINDOW
+        """The window of a new stream."""
+        self.frame_limit = _SMALLEST_FRAME_LIMIT
+        """The largest payload we send in one frame."""
+        self.strikes = 0
+        """Pings since our last answer that came too soon."""
+        self._turn: deque[Stream] = deque()
+        self._blocks: HeaderBlocks[Head] = HeaderBlocks(server.head, server.varying, LIST_LIMIT)
+        self._rest = b""
+        self._started = False
+        self._block: bytearray | None = None
+        self._block_stream = self._block_ends = self._continuations = 0
+        self._last = -1
+        self._gaps: list[range] = []
+        self._ended: dict[int, int] = {}
+        self._ended_floor = 0
+        self._taken = 0
+        self._shrink = False
+        self._idle = Allowance(IDLE_FRAMES, self.now)
+        self._early = Allowance(EARLY_RESETS, self.now)
+        self._last_ping: float | None = None
+        self._probed: float | None = None
+        self._drain = _SERVING
+        settings = (
+            (SET_MAX_STREAMS, server.max_streams),
+            (SET_INITIAL_WINDOW, STREAM_WINDOW),
+            (SET_LIST_SIZE, LIST_LIMIT),
+        )
+        output.write(
+            frame(SETTINGS, 0, 0, b"".join(_SETTING.pack(*setting) for setting in settings))
+            + frame(WINDOW_UPDATE, 0, 0, _NUMBER.pack(CONNECTION_WINDOW - _DEFAULT_WINDOW))
+        )
+
+    # --- the reactor's Session
+
+    @property
+    def busy(self) -> bool:
+        """Never: what opens the windows must be read, whatever waits."""
+        return False
+
+    @property
+    def waiting(self) -> bool:
+        """Part of the preface, a frame or a header block is here, and the rest is not."""
+        return bool(self._rest) or self._block is not None or not self._started
+
+    @property
+    def hungry(self) -> bool:
+        """`resume` may have something to do."""
+        return bool(self._turn or self.ready or self.thirsty)
+
+    def receive(self, data: bytes) -> None:
+        """Take the bytes of one read: parse all of them, then hand over what they complete."""
+        if not self.reading:
+            return
+        self.now = self.server.clock()
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        try:
+            position = 0 if self._started else self._begin(data)
+            if self._started:
+                position = self._parse(data, position)
+            if position < len(data):
+                self._rest = data[position:]
+        except ConnectionFault as fault:
+            self._fail(fault.code, str(fault))
+            return
+        if self._taken >= CONNECTION_WINDOW // 2:
+            self.output.write(frame(WINDOW_UPDATE, 0, 0, _NUMBER.pack(self._taken)))
+            self._taken = 0
+        self.resume()
+
+    def resume(self) -> None:
+        """Send what windows and pace allow, then handle what was read, as far as the bounds allow it."""
+        if self._turn:
+            self._pump()
+        ready = self.ready
+        while ready and self.queued <= HOLD:
+            ready.popleft().hand_over()
+        if self.thirsty and self.output.unsent() <= LOW_WATER:
+            waiting, self.thirsty = self.thirsty, []
+            for stream in waiting:
+                if stream.open and stream.backlog > LOW_WATER:
+                    self.thirsty.append(stream)
+                elif stream.open:
+                    stream.drained()
+
+    def eof(self) -> None:
+        """The peer sends nothing more, and so can open no window: the connection is over."""
+        self.gone()
+        self.output.cut()
+
+    def gone(self) -> None:
+        """The connection is closed: tell every stream that was open."""
+        self.reading = False
+        self._rest = b""
+        streams, self.streams = self.streams, {}
+        for stream in streams.values():
+            self._lose(stream)
+        ready = self.ready
+        while ready:
+            ready.popleft().hand_over()
+
+    def refuse(self, status: int, text: bytes) -> None:
+        """The rest of a frame did not come in time."""
+        self._fail(ENHANCE_YOUR_CALM, f"{status}: {text.decode()}")
+
+    def sweep(self, now: float) -> None:
+        """Once a second: ask a silent peer whether it is there, and cut it when it is not."""
+        if self._probed is None:
+            if now - self.now > PROBE_SECONDS:
+                self._probed = now
+                self.output.write(frame(PING, 0, 0, _ALIVE_PING))
+        elif self.now > self._probed:
+            self._probed = None
+        elif now - self._probed > PROBE_ANSWER_SECONDS:
+            self.output.cut()
+
+    def drain(self) -> None:
+        """The server stops: no new streams; close once those that are open have ended.
+
+        The peer is told twice, with a round trip between, so that no request on its way is lost (RFC 9113,
+        6.8).
+        """
+        if self._drain == _SERVING and self.reading:
+            self._drain = _WARNED
+            self.output.write(
+                frame(GOAWAY, 0, 0, _NUMBER.pack(_MAX_WINDOW) + _NUMBER.pack(NO_ERROR))
+                + frame(PING, 0, 0, _DRAIN_PING)
+            )
+            for stream in list(self.streams.values()):
+                if stream.open:
+                    stream.drain()
+
+    # --- what streams use to answer
+
+    def put_block(self, number: int, block: bytes, flags: int) -> None:
+        """Send a header block of a stream, over several frames if it must be."""
+        if self._shrink:
+            block = b"\x20" + block
+            self._shrink = False
+        if len(block) <= _SMALLEST_FRAME_LIMIT:
+            self.output.write(frame(HEADERS, flags | END_HEADERS, number, block))
+            return
+        pieces = [block[i : i + _SMALLEST_FRAME_LIMIT] for i in range(0, len(block), _SMALLEST_FRAME_LIMIT)]
+        parts = [frame(HEADERS, flags, number, pieces[0])]
+        parts += [frame(CONTINUATION, 0, number, piece) for piece in pieces[1:-1]]
+        parts.append(frame(CONTINUATION, END_HEADERS, number, pieces[-1]))
+        self.output.write(b"".join(parts))
+
+    @property
+    def plain(self) -> bool:
+        """A constant header block may be sent as it is, and a small answer at once."""
+        return not self._shrink and self.output.unsent() < PACE
+
+    def enqueue(self, stream: Stream, size: int) -> None:
+        """A stream has so many more bytes queued."""
+        self.queued += size
+        if not stream.turning and stream.window > 0:
+            stream.turning = True
+            self._turn.append(stream)
+            self._pump()
+
+    def close(self, stream: Stream) -> None:
+        """A stream's answer is sent whole. One whose request was not is reset without blame (RFC 9113,
+        8.1).
+        """
+        stream.open = False
+        if self.streams.pop(stream.number, None) is not None and not stream.half_closed:
+            self.output.write(frame(RST_STREAM, 0, stream.number, _NUMBER.pack(NO_ERROR)))
+            self._remember(stream.number, _RESET_BY_US)
+        if self._drain == _CLOSING and not self.streams:
+            self._finish()
+
+    def reset(self, stream: Stream, code: int) -> None:
+        """Give a stream up, whatever was still to be sent."""
+        stream.open = False
+        if self.streams.pop(stream.number, None) is None:
+            return
+        self.queued -= stream.drop()
+        self.output.write(frame(RST_STREAM, 0, stream.number, _NUMBER.pack(code)))
+        self._remember(stream.number, _RESET_BY_US)
+        if self._drain == _CLOSING and not self.streams:
+            self._finish()
+
+    # --- inside: sending
+
+    def _pump(self) -> None:
+        """Frame what is queued, one frame of each stream in turn."""
+        turn, output = self._turn, self.output
+        while turn and self.window > 0 and output.unsent() < PACE:
+            stream = turn.popleft()
+            room = min(stream.window, self.window, self.frame_limit)
+            if room <= 0 or not stream.queued:
+                stream.turning = False
+                continue
+            size = stream.queued
+            pieces = stream.fill(room)
+            size -= stream.queued
+            stream.window -= size
+            self.window -= size
+            self.queued -= size
+            self.strikes = FORGIVEN
+            output.write(_FRAME.pack(size << 8, 0, stream.number))
+            for piece in pieces:
+                output.write(piece)
+            if stream.queued:
+                turn.append(stream)
+            else:
+                stream.turning = False
+                stream.sent()
+
+    def _fail(self, code: int, text: str) -> None:
+        """End the connection for a fault of the peer."""
+        if not self.reading:
+            return
+        debug = text.encode()[:_DEBUG_LIMIT]
+        last = _NUMBER.pack(max(self._last, 0))
+        self.output.write(frame(GOAWAY, 0, 0, last + _NUMBER.pack(code) + debug))
+        self._finish()
+
+    def _finish(self) -> None:
+        self.output.finish()
+        self.gone()
+
+    # --- inside: reading
+
+    def _begin(self, data: bytes) -> int:
+        """The preface, and that SETTINGS come first (RFC 9113, 3.4); where the frames begin."""
+        if not data.startswith(PREFACE[: len(data)]):
+            raise ConnectionFault(PROTOCOL_ERROR, "the connection preface is not that of HTTP/2")
+        end = len(PREFACE)
+        if len(data) < end + _FRAME.size:
+            return 0
+        head, flags, _ = _FRAME.unpack_from(data, end)
+        if head & 0xFF != SETTINGS or flags & ACK:
+            raise ConnectionFault(PROTOCOL_ERROR, "the first frame is not SETTINGS")
+        self._started = True
+        return end
+
+    def _parse(self, data: bytes, position: int) -> int:
+        """Take every whole frame; where the rest begins."""
+        size = len(data)
+        streams = self.streams
+        unpack = _FRAME.unpack_from
+        start = position + 9
+        while start <= size:
+            head, flags, number = unpack(data, position)
+            length = head >> 8
+            stop = start + length
+            if length > MAX_FRAME:
+                raise ConnectionFault(FRAME_SIZE_ERROR, f"a frame of {length} bytes; at most {MAX_FRAME}")
+            if stop > size:
+                break
+            kind = head & 0xFF
+            if self._block is not None and (kind != CONTINUATION or number != self._block_stream):
+                raise ConnectionFault(PROTOCOL_ERROR, "a header block is interrupted")
+            if kind == DATA:
+                self._taken += length
+                stream = streams.get(number)
+                if flags > END_STREAM or not length or stream is None or stream.half_closed:
+                    self._odd_data(data, start, stop, flags, number)
+                else:
+                    stream.allowed -= length
+                    self._data(stream, data, start, stop, flags)
+            elif kind == HEADERS and flags & ~END_STREAM == END_HEADERS and self._last < number < 2**31:
+                self._open(number, data[start:stop], flags & END_STREAM)
+            elif kind == WINDOW_UPDATE and length == 4:
+                self._window_update(number, data, start)
+            else:
+                self._other(kind, flags, number & _MAX_WINDOW, data[start:stop])
+            position = stop
+            start = position + 9
+        return position
+
+    def _data(self, stream: Stream, data: bytes, start: int, stop: int, ended: int) -> None:
+        """DATA of an open stream, which was already counted against its window."""
+        if self._taken > CONNECTION_WINDOW:
+            raise ConnectionFault(FLOW_CONTROL_ERROR, "more DATA than the connection's window")
+        if stream.allowed < 0:
+            self._blame(stream.number, FLOW_CONTROL_ERROR)
+            return
+        if stream.expected is not None:
+            stream.expected -= stop - start
+            if stream.expected < 0 or (ended and stream.expected):
+                self._blame(stream.number, PROTOCOL_ERROR)
+                return
+        if ended:
+            stream.half_closed = True
+        if stream.open:
+            stream.take(data, start, stop, ended)
+        if not ended and stream.allowed < STREAM_WINDOW // 2 and stream.open:
+            more = STREAM_WINDOW - stream.allowed
+            stream.allowed = STREAM_WINDOW
+            self.output.write(frame(WINDOW_UPDATE, 0, stream.number, _NUMBER.pack(more)))
+
+    def _odd_data(self, data: bytes, start: int, stop: int, flags: int, number: int) -> None:
+        """DATA that is padded, empty, or of no stream that can take it."""
+        if self._taken > CONNECTION_WINDOW:
+            raise ConnectionFault(FLOW_CONTROL_ERROR, "more DATA than the connection's window")
+        number &= _MAX_WINDOW
+        counted = stop - start
+        if flags & PADDED:
+            start, stop = _unpadded(data, start, stop)
+        ended = flags & END_STREAM
+        stream = self.streams.get(number)
+        if start == stop and not ended:
+            self._carries_nothing()
+        if stream is None:
+            self._absent(number, "DATA")
+        elif stream.half_closed:
+            self._blame(number, STREAM_CLOSED)
+        else:
+            stream.allowed -= counted
+            self._data(stream, data, start, stop, ended)
+
+    def _open(self, number: int, block: bytes, ended: int) -> None:
+        """A whole header block that opens a stream."""
+        if not number & 1:
+            raise ConnectionFault(PROTOCOL_ERROR, f"stream {number} is not the client's to open")
+        if number != self._last + 2 and len(self._gaps) < _GAPS_KNOWN:
+            self._gaps.append(range(self._last + 2, number, 2))
+        self._last = number
+        try:
+            head, timeout = self._blocks.read(block)
+        except LargeList as fault:
+            raise ConnectionFault(ENHANCE_YOUR_CALM, str(fault)) from None
+        except BadBlock as fault:
+            raise ConnectionFault(COMPRESSION_ERROR, str(fault)) from None
+        except StreamFault as fault:
+            self._blame(number, fault.code)
+            return
+        if len(self.streams) >= self.server.max_streams or self._drain == _CLOSING:
+            self._blame(number, REFUSED_STREAM)
+        elif ended and head.content_length:
+            self._blame(number, PROTOCOL_ERROR)
+        else:
+            stream = self.server.application.open(self, number, head, timeout)
+            self.streams[number] = stream
+            if ended:
+                stream.half_closed = True
+                stream.take(b"", 0, 0, END_STREAM)
+
+    def _trailers(self, number: int, block: bytes, ended: int) -> None:
+        """A whole header block of a stream that was opened before: trailers, or a mistake."""
+        try:
+            fields = self._blocks.decode(block)
+        except LargeList as fault:
+            raise ConnectionFault(ENHANCE_YOUR_CALM, str(fault)) from None
+        except BadBlock as fault:
+            raise ConnectionFault(COMPRESSION_ERROR, str(fault)) from None
+        stream = self.streams.get(number)
+        if stream is None:
+            self._absent(number, "HEADERS")
+        elif stream.half_closed:
+            self._blame(number, STREAM_CLOSED)
+        elif not ended or stream.expected or not trailers_allowed(fields):
+            self._blame(number, PROTOCOL_ERROR)
+        else:
+            stream.half_closed = True
+            if stream.open:
+                stream.take(b"", 0, 0, END_STREAM)
+
+    def _window_update(self, number: int, data: bytes, start: int) -> None:
+        more = _NUMBER.unpack_from(data, start)[0] & _MAX_WINDOW
+        number &= _MAX_WINDOW
+        if number == 0:
+            if not more:
+                raise ConnectionFault(PROTOCOL_ERROR, "a WINDOW_UPDATE of nothing")
+            self.window += more
+            if self.window > _MAX_WINDOW:
+                raise ConnectionFault(FLOW_CONTROL_ERROR, "the connection's window is larger than 2^31-1")
+            return
+        stream = self.streams.get(number)
+        if stream is None:
+            self._not_idle(number, "WINDOW_UPDATE")
+        elif not more:
+            self._blame(number, PROTOCOL_ERROR)
+        else:
+            self._widen(stream, more)
+            if stream.window > _MAX_WINDOW:
+                self._blame(number, FLOW_CONTROL_ERROR)
+
+    def _widen(self, stream: Stream, more: int) -> None:
+        stream.window += more
+        if stream.queued and stream.window > 0 and not stream.turning:
+            stream.turning = True
+            self._turn.append(stream)
+
+    def _other(self, kind: int, flags: int, number: int, payload: bytes) -> None:
+        """Frames that are rare, or out of the ordinary."""
+        if kind == HEADERS:
+            self._headers(flags, number, payload)
+        elif kind == CONTINUATION:
+            self._continuation(flags, payload)
+        elif kind == RST_STREAM:
+            self._rst_stream(number, payload)
+        elif kind == SETTINGS:
+            self._settings(flags, number, payload)
+        elif kind == PING:
+            self._ping(flags, number, payload)
+        elif kind == GOAWAY:
+            if number:
+                raise ConnectionFault(PROTOCOL_ERROR, "GOAWAY on a stream")
+            if len(payload) < 8:
+                raise ConnectionFault(FRAME_SIZE_ERROR, "a GOAWAY of less than 8 bytes")
+            self._carries_nothing()
+        elif kind == PRIORITY:
+            if not number:
+                raise ConnectionFault(PROTOCOL_ERROR, "PRIORITY on no stream")
+            if len(payload) != 5:
+                self._blame(number, FRAME_SIZE_ERROR)
+            self._carries_nothing()
+        elif kind == WINDOW_UPDATE:
+            raise ConnectionFault(FRAME_SIZE_ERROR, "a WINDOW_UPDATE that is not 4 bytes")
+        elif kind == PUSH_PROMISE:
+            raise ConnectionFault(PROTOCOL_ERROR, "a client cannot push")
+        else:
+            self._carries_nothing()
+
+    def _headers(self, flags: int, number: int, payload: bytes) -> None:
+        if not number:
+            raise ConnectionFault(PROTOCOL_ERROR, "HEADERS on no stream")
+        start, stop = 0, len(payload)
+        if flags & PADDED:
+            start, stop = _unpadded(payload, start, stop)
+        if flags & WITH_PRIORITY:
+            start += 5
+            if start > stop:
+                raise ConnectionFault(FRAME_SIZE_ERROR, "HEADERS too short for their priority")
+        block = payload[start:stop]
+        if flags & END_HEADERS:
+            self._block_done(number, block, flags & END_STREAM)
+        else:
+            self._block = bytearray(block)
+            self._block_stream = number
+            self._block_ends = flags & END_STREAM
+            self._continuations = 0
+
+    def _continuation(self, flags: int, payload: bytes) -> None:
+        block = self._block
+        if block is None:
+            raise ConnectionFault(PROTOCOL_ERROR, "a CONTINUATION of nothing")
+        block += payload
+        self._continuations += 1
+        if self._continuations > CONTINUATIONS or len(block) > LIST_LIMIT:
+            raise ConnectionFault(
+                ENHANCE_YOUR_CALM,
+                f"a header block of more than {LIST_LIMIT} bytes, or {CONTINUATIONS} CONTINUATIONs",
+            )
+        if flags & END_HEADERS:
+            self._block = None
+            self._block_done(self._block_stream, bytes(block), self._block_ends)
+
+    def _block_done(self, number: int, block: bytes, ended: int) -> None:
+        if number > self._last:
+            self._open(number, block, ended)
+        else:
+            self._trailers(number, block, ended)
+
+    def _rst_stream(self, number: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise ConnectionFault(FRAME_SIZE_ERROR, "a RST_STREAM that is not 4 bytes")
+        stream = self.streams.pop(number, None)
+        if stream is None:
+            self._not_idle(number, "RST_STREAM")
+            self._carries_nothing()
+            return
+        self._remember(number, _RESET_BY_PEER)
+        if self.now - stream.opened_at < _EARLY_SECONDS:
+            self._spend_early()
+        self._lose(stream)
+        if self._drain == _CLOSING and not self.streams:
+            self._finish()
+
+    def _settings(self, flags: int, number: int, payload: bytes) -> None:
+        if number:
+            raise ConnectionFault(PROTOCOL_ERROR, "SETTINGS on a stream")
+        if len(payload) % 6 or (flags & ACK and payload):
+            raise ConnectionFault(FRAME_SIZE_ERROR, f"SETTINGS of {len(payload)} bytes")
+        self._carries_nothing()
+        if flags & ACK:
+            return
+        for name, value in _SETTING.iter_unpack(payload):
+            self._set(name, value)
+        self.output.write(frame(SETTINGS, ACK, 0))
+
+    def _set(self, name: int, value: int) -> None:
+        if name == SET_INITIAL_WINDOW:
+            if value > _MAX_WINDOW:
+                raise ConnectionFault(FLOW_CONTROL_ERROR, "an initial window larger than 2^31-1")
+            more, self.initial_window = value - self.initial_window, value
+            for stream in self.streams.values():
+                self._widen(stream, more)
+                if stream.window > _MAX_WINDOW:
+                    raise ConnectionFault(FLOW_CONTROL_ERROR, "a stream's window is larger than 2^31-1")
+        elif name == SET_MAX_FRAME:
+            if not _SMALLEST_FRAME_LIMIT <= value <= _LARGEST_FRAME_LIMIT:
+                raise ConnectionFault(PROTOCOL_ERROR, f"a frame limit of {value}")
+            self.frame_limit = min(value, _FRAME_WANTED)
+        elif name == SET_TABLE_SIZE:
+            # We put nothing into the peer's table, but a smaller one must be acknowledged in the next block
+            # (RFC 7541, 4.2).
+            self._shrink = self._shrink or value < _DEFAULT_TABLE
+        elif name == SET_ENABLE_PUSH and value > 1:
+            raise ConnectionFault(PROTOCOL_ERROR, "ENABLE_PUSH is 0 or 1")
+
+    def _ping(self, flags: int, number: int, payload: bytes) -> None:
+        if number:
+            raise ConnectionFault(PROTOCOL_ERROR, "PING on a stream")
+        if len(payload) != 8:
+            raise ConnectionFault(FRAME_SIZE_ERROR, "a PING that is not 8 bytes")
+        if flags & ACK:
+            self._carries_nothing()
+            if payload == _DRAIN_PING and self._drain == _WARNED:
+                self._drain = _CLOSING
+                last = _NUMBER.pack(max(self._last, 0))
+                self.output.write(frame(GOAWAY, 0, 0, last + _NUMBER.pack(NO_ERROR)))
+                if not self.streams:
+                    self._finish()
+            return
+        self.output.write(frame(PING, ACK, 0, payload))
+        last_ping, self._last_ping = self._last_ping, self.now
+        apart = PING_SECONDS if self.streams else IDLE_PING_SECONDS
+        if last_ping is not None and self.now - last_ping < apart:
+            self.strikes += 1
+            if self.strikes > PING_STRIKES:
+                raise ConnectionFault(ENHANCE_YOUR_CALM, "too_many_pings")
+
+    # --- inside: streams that are no more
+
+    def _absent(self, number: int, what: str) -> None:
+        """Something came for a stream that is not there."""
+        self._not_idle(number, what)
+        fate = self._ended.get(number)
+        if fate == _RESET_BY_US:
+            return  # it was on its way when we reset the stream
+        if fate == _RESET_BY_PEER or number <= self._ended_floor:
+            self._spend_early()
+            self.output.write(frame(RST_STREAM, 0, number, _NUMBER.pack(STREAM_CLOSED)))
+        elif any(number in gap for gap in self._gaps):
+            raise ConnectionFault(PROTOCOL_ERROR, f"{what} on stream {number}, which was passed over")
+        else:
+            raise ConnectionFault(STREAM_CLOSED, f"{what} on stream {number}, which has ended")
+
+    def _not_idle(self, number: int, what: str) -> None:
+        if not number & 1 or number > self._last:
+            raise ConnectionFault(PROTOCOL_ERROR, f"{what} on stream {number}, which is not open")
+
+    def _blame(self, number: int, code: int) -> None:
+        """Reset a stream for a fault of the client."""
+        self._spend_early()
+        stream = self.streams.pop(number, None)
+        self.output.write(frame(RST_STREAM, 0, number, _NUMBER.pack(code)))
+        self._remember(number, _RESET_BY_US)
+        if stream is not None:
+            self._lose(stream)
+        if self._drain == _CLOSING and not self.streams:
+            self._finish()
+
+    def _lose(self, stream: Stream) -> None:
+        self.queued -= stream.drop()
+        if stream.open:
+            stream.open = False
+            stream.lost()
+
+    def _remember(self, number: int, fate: int) -> None:
+        ended = self._ended
+        ended[number] = fate
+        if len(ended) > _ENDED_KNOWN:
+            oldest = next(iter(ended))
+            del ended[oldest]
+            self._ended_floor = max(self._ended_floor, oldest)
+
+    def _carries_nothing(self) -> None:
+        if not self._idle.spend(self.now):
+            raise ConnectionFault(ENHANCE_YOUR_CALM, "too many frames that carry nothing")
+
+    def _spend_early(self) -> None:
+        if not self._early.spend(self.now):
+            raise ConnectionFault(ENHANCE_YOUR_CALM, "too many streams reset early")
+
+
+def trailers_allowed(fields: list[Field]) -> bool:
+    """Whether these fields may stand after a body (RFC 9113, 8.1)."""
+    try:
+        _check(tuple(fields))
+    except StreamFault:
+        return False
+    return True
+
+
+def _unpadded(data: bytes, start: int, stop: int) -> tuple[int, int]:
+    """What a padded payload holds (RFC 9113, 6.1)."""
+    if start == stop:
+        raise ConnectionFault(FRAME_SIZE_ERROR, "a padded frame without its length")
+    padding = data[start]
+    start += 1
+    if start + padding > stop:
+        raise ConnectionFault(PROTOCOL_ERROR, "more padding than payload")
+    return start, stop - padding
