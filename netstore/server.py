@@ -14,29 +14,32 @@ damaged files aside and joins anew, under another identity (`node.register`); al
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import signal
 import socket
 import time
 from contextlib import ExitStack
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from netstore import __version__
+from netstore.api import operate
 from netstore.api.health import Health, Version
 from netstore.api.router import Handler, Router
 from netstore.api.v2.keys import PREFIX, KeysApi
 from netstore.api.v2.members import MembersApi
-from netstore.api.v2.stats import StoreStatsApi
+from netstore.api.v2.stats import Path, StatsApi, Traffic
 from netstore.disk import images
 from netstore.disk.datadir import DataDir, MemberIdentity
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
 from netstore.disk.wal import Wal
-from netstore.errors import CorruptData, Fault, NetstoreError
+from netstore.errors import Fault, NetstoreError
 from netstore.net.call import CallFailed
 from netstore.net.http1 import Cors, Http1Connection, Http1Server
 from netstore.net.peerwire import Application
@@ -66,7 +69,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-    from netstore.disk.wal import Replay
     from netstore.net.exchange import Exchange
     from netstore.net.peerwire import Roster
     from netstore.net.reactor import Connection
@@ -87,8 +89,15 @@ PUBLISH_SECONDS: Final = 5.0
 JOIN_SECONDS: Final = 60.0
 """How long a member that has nothing yet asks the others before it gives up."""
 
+LEAVE_SECONDS: Final = 0.01
+"""How often a stopping leader looks whether another one has taken over."""
+
 CHORES_SECONDS: Final = 0.1
 """How often learners that caught up, and an own removal, are looked for."""
+
+
+SAMPLE_ROUNDS: Final = 10
+"""Chores between two looks at the traffic with other members."""
 
 
 class SystemClock:
@@ -144,7 +153,7 @@ class _Store:
             placed = images.settle(folder.state_dir, path, self.mark.index)
             if placed is not None:
                 self.log.info("state_copy_installed", index=placed)
-            self.engine = LmdbEngine(path, deliver, TABLES, lambda error: self.failed(error))
+            self.engine = LmdbEngine(path, deliver, TABLES, self._engine_failed)
             parts.callback(self.engine.close)
             self.machine = Machine(self.engine)
             self.machine.load()
@@ -187,13 +196,31 @@ class _Store:
                 f"data_dir: cannot be written: {failure}; free disk space or replace the disk"
             )
 
+    def _engine_failed(self, failure: OSError) -> None:
+        self.failed(failure)
+
     def _written(self, failure: OSError | None) -> None:
+        """The beginning of a log was kept. Whatever is against it ends the member before it says anything."""
         if failure is not None:
-            self.failed(failure)
+            raise NetstoreError(f"data_dir: {failure}; free disk space or replace the disk")
 
     def close(self) -> None:
         """Make the state durable, then close the log. Blocks. OSError when the state cannot be written."""
         self._parts.close()
+
+
+class _Transport:
+    """What `node.peers` counted, as `/v2/stats` wants it. Implements `api.v2.stats.Transport`."""
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+
+    def traffic(self) -> Traffic:
+        return Traffic(*astuple(self._peers.traffic))
+
+    def path(self, peer: NodeId) -> Path:
+        way = self._peers.round_trip(peer)
+        return Path(way.successes, way.failures, way.current, way.average, way.deviation, way.least, way.most)
 
 
 class _Daemon:
@@ -235,10 +262,10 @@ class _Daemon:
 
     async def serve(self, manager: ServiceManager, ready: Callable[[], None] | None) -> None:
         """Run until a signal asks to stop, or until a fault that must not be survived."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.reactor.run, _session, self.loop)
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stop_on_signal, signals, manager, nursery.cancel_scope)
+                nursery.start_soon(self.reactor.run, _session, self.loop)
                 if self.folder.found is None:
                     await self._find_identity()
                 await self._open()
@@ -251,12 +278,13 @@ class _Daemon:
                     self.peers.listen(sock, tls=url.scheme == "https")
                 if self.host.status().conf.voters == (self.host.id,):
                     self.host.campaign()
+                published = trio.Event()
+                nursery.start_soon(self._publish, published)
                 with trio.move_on_after(PUBLISH_SECONDS if self.host.machine.applied else float("inf")):
-                    await self._publish()
+                    await published.wait()
                 self._serve_clients(manager)
                 if ready is not None:
                     ready()
-                await self._publish()
                 await trio.sleep_forever()
 
     # --- who this is
@@ -369,7 +397,7 @@ class _Daemon:
             reactor=self.reactor,
             credentials=self.credentials,
             directory=self._directory,
-            register=lambda application, answer: self.register.take(application, answer),
+            register=self._answer_who,
             expelled=self._expelled,
             clock=self.clock,
             log=get_logger("peers"),
@@ -385,7 +413,7 @@ class _Daemon:
             machine=store.machine,
             hub=Hub(),
             clock=self.clock,
-            proposals=Proposals(raft.id, self.clock.wall() // 1_000_000, limit),
+            proposals=Proposals(secrets.randbits(64), limit),
             wake=self.loop.wake,
             send=self.peers.send,
             flush=self.reactor.flush,
@@ -398,6 +426,7 @@ class _Daemon:
         self.timekeeper = Timekeeper(
             host, self.deadlines, config.heartbeat_interval / 1000, self.reactor.flush
         )
+        self.statistics = StatsApi(host, _Transport(self.peers))
         self._route = self._routes()
         self.log.info(
             "member_recovered",
@@ -411,15 +440,24 @@ class _Daemon:
 
     def _routes(self) -> Router:
         host = self.host
-        members = MembersApi(host)
-        v2 = self.config.enable_v2
+        members = MembersApi(host, self.cluster)
         exact: dict[bytes, Handler] = {
             b"/version": Version(host),
             b"/health": Health(host, self.deadlines.after),
         }
-        if v2:
-            exact |= {b"/v2/machines": members.machines, b"/v2/stats/store": StoreStatsApi(host).handle}
-        return Router(exact, {PREFIX: KeysApi(host).handle, b"/v2/members": members.members} if v2 else {})
+        below: dict[bytes, Handler] = {operate.PREFIX: operate.OperateApi(host, self.cluster).handle}
+        if self.config.enable_v2:
+            exact |= {
+                b"/v2/machines": members.machines,
+                b"/v2/stats/store": self.statistics.store,
+                b"/v2/stats/self": self.statistics.own,
+                b"/v2/stats/leader": self.statistics.leader,
+            }
+            below |= {PREFIX: KeysApi(host).handle, b"/v2/members": members.members}
+        return Router(exact, below)
+
+    def _answer_who(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
+        self.register.take(application, answer)
 
     def _directory(self) -> tuple[Mapping[NodeId, Sequence[str]], AbstractSet[NodeId]]:
         machine = self.store.machine
@@ -438,15 +476,14 @@ class _Daemon:
         self.log.info("serving_clients", urls=urls, version=__version__, data_dir=str(self.config.data_dir))
         manager.ready(f"serving clients on {', '.join(urls)}")
 
-    async def _publish(self) -> None:
+    async def _publish(self, published: trio.Event) -> None:
         """Tell the cluster this member's name and URLs, as etcd does at each start; whoever leads also sets
         the cluster's version.
         """
         config, host = self.config, self.host
         peer_urls = tuple(map(str, config.initial_advertise_peer_urls))
         client_urls = tuple(map(str, config.advertise_client_urls))
-        while not self._is_published(client_urls):
-            await self._propose(encode(PublishMember(host.id, config.name, client_urls, peer_urls)))
+        await self._propose(encode(PublishMember(host.id, config.name, client_urls, peer_urls)))
         if config.force_new_cluster:
             for other in sorted(set(host.machine.members) - {host.id}):
                 await self._propose(encode(RemoveMember(other)))
@@ -455,6 +492,7 @@ class _Daemon:
                 await self._propose(encode(SetClusterVersion(CLUSTER_VERSION)))
             else:
                 await trio.sleep(CHORES_SECONDS)
+        published.set()
 
     async def _propose(self, command: bytes) -> None:
         """Propose until it is accepted. Each try is bounded by the time limit of proposals."""
@@ -481,9 +519,11 @@ class _Daemon:
     async def _do_chores(self) -> None:
         """What nobody asks for and no message brings."""
         host = self.host
-        while True:
+        for round_ in itertools.count():
             await trio.sleep(CHORES_SECONDS)
             self.cluster.tick()
+            if round_ % SAMPLE_ROUNDS == 0:
+                self.statistics.sample()
             if host.id in host.machine.removed:
                 self._expelled("as its own log says")
 
@@ -518,8 +558,8 @@ class _Daemon:
         if host.leader != host.id or not able:
             return
         if host.transfer(max(able, key=lambda each: each.match).id) is None:
-            while host.leader == host.id:
-                await trio.sleep(0.01)
+            while host.leader == host.id:  # noqa: ASYNC110 - it shows in no other way
+                await trio.sleep(LEAVE_SECONDS)
 
     def _handle(self, exchange: Exchange) -> None:
         self._route.handle(exchange)
@@ -556,9 +596,9 @@ def _credentials(config: StoreConfig) -> Credentials | None:
 
 def _already_started(member: NodeId, config: StoreConfig) -> NetstoreError:
     return NetstoreError(
-        f"data_dir: {config.data_dir} is empty, but member {member:x} of this name has been started before and"
-        f" has voted: restore the folder, or remove the member (netstorectl member rm {member:x}) and start"
-        " with --join"
+        f"data_dir: {config.data_dir} is empty, but member {member:x} of this name was started before, and"
+        f" may have voted: restore the folder, or remove the member (netstorectl member rm {member:x}) and"
+        " start with --join"
     )
 
 

@@ -76,22 +76,21 @@ class MemberIdentity:
 
 
 class DataDir:
-    """An open, locked data folder. `is_new` tells whether `open` created the identity."""
+    """A locked data folder. `is_new` tells whether this process gave it its identity."""
 
-    def __init__(
-        self, path: Path, wal_dir: Path, identity: MemberIdentity, lock: int, *, is_new: bool
-    ) -> None:
-        """For `open`."""
+    def __init__(self, path: Path, wal_dir: Path, found: MemberIdentity | None, lock: int) -> None:
+        """For `lock` and `open`."""
         self.path = path
         self.wal_dir = wal_dir
         self.state_dir = path / "state"
-        self.identity = identity
-        self.is_new = is_new
+        self.found = found
+        """Whose it was already; None for a new or empty folder, which `adopt` makes somebody's."""
+        self.is_new = False
         self._lock = lock
 
     @classmethod
-    def open(cls, path: Path, fresh: MemberIdentity, wal_dir: Path | None = None) -> DataDir:
-        """Lock the folder and read its identity; a new or empty folder gets `fresh`. Blocks.
+    def lock(cls, path: Path, wal_dir: Path | None = None) -> DataDir:
+        """Make the folder if need be, lock it and read its identity, if it has one. Blocks.
 
         NetstoreError, in one line with the fix, when the folder is open to others, in use, unreadable, not a
         folder, in a newer format, damaged, or apart from its log.
@@ -102,11 +101,42 @@ class DataDir:
         try:
             _make_folder(wal)
             _make_folder(path / "state")
-            identity, is_new = _identify(path, wal, fresh)
+            found = _read_both(path, wal)
         except BaseException:
             os.close(lock)
             raise
-        return cls(path, wal, identity, lock, is_new=is_new)
+        return cls(path, wal, found, lock)
+
+    @classmethod
+    def open(cls, path: Path, fresh: MemberIdentity, wal_dir: Path | None = None) -> DataDir:
+        """`lock` the folder; a new or empty one gets the identity `fresh`. Blocks."""
+        folder = cls.lock(path, wal_dir)
+        if folder.found is None:
+            try:
+                folder.adopt(fresh)
+            except BaseException:
+                folder.close()
+                raise
+        return folder
+
+    @property
+    def identity(self) -> MemberIdentity:
+        """Whose data this is. ValueError while it is nobody's."""
+        if self.found is None:
+            raise ValueError(f"{self.path} has no identity yet")
+        return self.found
+
+    def adopt(self, fresh: MemberIdentity) -> None:
+        """Give a folder that is nobody's its identity, on stable storage. Blocks.
+
+        NetstoreError when it cannot be written.
+        """
+        if self.found is not None:
+            raise ValueError(f"{self.path} is member {self.found.member_id:x}'s")
+        _write_identity(self.wal_dir, fresh)
+        _write_identity(self.path, fresh)
+        self.found = fresh
+        self.is_new = True
 
     def close(self) -> None:
         """Let the next daemon in."""
@@ -157,20 +187,17 @@ def _lock(path: Path) -> int:
     return lock
 
 
-def _identify(path: Path, wal: Path, fresh: MemberIdentity) -> tuple[MemberIdentity, bool]:
-    """The identity of the folder and of its log, and whether it was made just now."""
+def _read_both(path: Path, wal: Path) -> MemberIdentity | None:
+    """The identity of the folder, which is also its log's; None when it has none, and no log either."""
     identity = _read_identity(path)
     if identity is None:
         _refuse_foreign_log(path, wal)
-        _write_identity(wal, fresh)
-        _write_identity(path, fresh)
-        return fresh, True
-    if _read_identity(wal) != identity:
+    elif _read_identity(wal) != identity:
         raise NetstoreError(
             f"{wal}: not the log folder of member {identity.member_id:x}: mount or restore the one that"
             f" belongs to {path}, or remove {path} to let this member begin anew"
         )
-    return identity, False
+    return identity
 
 
 def _read_identity(folder: Path) -> MemberIdentity | None:

@@ -176,10 +176,14 @@ def judge(hello: Hello, cluster: ClusterId, member: NodeId) -> tuple[Verdict, st
 
 
 class Application(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A program that has no identity yet asks to be added as a learner, reached at these peer URLs."""
+    """A program that has no identity yet asks to be added as a learner, reached at these peer URLs.
+
+    One whose disk was damaged asks in place of the member it was: that one is removed first.
+    """
 
     name: str
     peer_urls: tuple[str, ...]
+    replaces: NodeId = NodeId(0)
 
 
 class Roster(msgspec.Struct, array_like=True, frozen=True):

@@ -11,7 +11,9 @@ A refusal or a failed call is logged once for each peer and reason, until it cha
 
 from __future__ import annotations
 
+import math
 import random
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
@@ -35,7 +37,7 @@ from netstore.net.peerwire import (
     frame,
     judge,
 )
-from netstore.raft.messages import InstallSnapshot
+from netstore.raft.messages import Append, InstallSnapshot
 
 if TYPE_CHECKING:
     import socket
@@ -77,6 +79,9 @@ LOOK_SECONDS: Final = 0.1
 """How often the list of members is looked at, and streams for silence."""
 
 _BACKLOG: Final = 256
+_UNREAD_BYTES: Final = 64 * 1024
+"""Answers to pings that a caller may leave unread."""
+
 _NOTES: Final = 256
 
 
@@ -120,6 +125,46 @@ class Copies(Protocol):
         """A peer is about to send a copy; None while another is on its way."""
 
 
+@dataclass(slots=True)
+class Traffic:
+    """What went to other members and came from them since this one started; state copies are not counted."""
+
+    appends_received: int = 0
+    messages_received: int = 0
+    bytes_received: int = 0
+    appends_sent: int = 0
+    messages_sent: int = 0
+    bytes_sent: int = 0
+
+
+@dataclass(slots=True)
+class RoundTrip:
+    """The way to one member and back, in seconds, as pings measured it since this member started."""
+
+    successes: int = 0
+    failures: int = 0
+    current: float = 0.0
+    average: float = 0.0
+    least: float = 0.0
+    most: float = 0.0
+    _squares: float = 0.0
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation."""
+        return math.sqrt(self._squares / self.successes) if self.successes else 0.0
+
+    def add(self, seconds: float) -> None:
+        """One more was measured (the running sums are Welford's)."""
+        self.successes += 1
+        apart = seconds - self.average
+        self.current = seconds
+        self.average += apart / self.successes
+        self._squares += apart * (seconds - self.average)
+        self.least = min(self.least, seconds) if self.successes > 1 else seconds
+        self.most = max(self.most, seconds)
+
+
 class Peers:
     """Everybody this member talks to. `send` is what the host is given; `run` is the task."""
 
@@ -141,6 +186,7 @@ class Peers:
         self.credentials = credentials
         self.clock = clock
         self.log = log
+        self.traffic = Traffic()
         self._directory = directory
         self._register = register
         self._expelled = expelled
@@ -169,6 +215,20 @@ class Peers:
             if peer is not None and not peer.send(batch):
                 self._host.unreachable(to)
 
+    def count_sent(self, messages: Sequence[Message], size: int) -> None:
+        """Messages were handed to a stream."""
+        traffic = self.traffic
+        traffic.messages_sent += len(messages)
+        traffic.appends_sent += sum(type(message) is Append for message in messages)
+        traffic.bytes_sent += size
+
+    def count_received(self, messages: Sequence[Message], size: int) -> None:
+        """Bytes were read, and these messages were complete with them."""
+        traffic = self.traffic
+        traffic.messages_received += len(messages)
+        traffic.appends_received += sum(type(message) is Append for message in messages)
+        traffic.bytes_received += size
+
     def hello(self, purpose: Purpose, receiver: NodeId) -> Hello:
         """How this member introduces itself."""
         return Hello(
@@ -183,6 +243,11 @@ class Peers:
         """Whether messages to this peer can leave now."""
         known = self._peers.get(peer)
         return known is not None and known.connected
+
+    def round_trip(self, peer: NodeId) -> RoundTrip:
+        """What was measured towards one member; all zeros for a stranger."""
+        known = self._peers.get(peer)
+        return RoundTrip() if known is None else known.round_trip
 
     def connected_since(self, peer: NodeId) -> float | None:
         """Since when (monotonic seconds) there is a stream to this peer; None while there is none."""
@@ -329,7 +394,10 @@ class _Peer:
         self._knocked = trio.Event()
         self._forgotten = trio.CancelScope()
         self.since: float | None = None
+        self.round_trip = RoundTrip()
         self._heard = 0.0
+        self._pinged = 0.0
+        """When the ping was sent that has not come back; 0 when none is on its way."""
 
     @property
     def connected(self) -> bool:
@@ -360,6 +428,7 @@ class _Peer:
         if link.unsent and link.unsent + len(data) > OUTBOX_BYTES:
             return False
         link.write(data)
+        self._peers.count_sent(messages, len(data))
         return True
 
     async def run(self) -> None:
@@ -374,6 +443,7 @@ class _Peer:
                     await self._talk()
                     pause = FIRST_PAUSE_SECONDS
                 except CallFailed as fault:
+                    self.round_trip.failures += 1
                     self._peers.note(
                         self._id, "peer_not_reached", peer=f"{self._id:x}", url=self._url, reason=str(fault)
                     )
@@ -409,18 +479,22 @@ class _Peer:
                     self._heard = peers.clock.monotonic()
                 if peers.clock.monotonic() - self._heard > SILENCE_SECONDS:
                     made.link.cut("nothing was heard in time")
-                if not made.link.unsent:
+                if not made.link.unsent and not self._pinged:
+                    self._pinged = peers.clock.monotonic()
                     made.link.write(PING)
         finally:
             self._call = self.since = None
+            self._pinged = 0.0
             made.link.cut("forgotten")
         peers.note(self._id, "peer_lost", peer=f"{self._id:x}", url=self._url, reason=made.reason)
         peers.lost(self._id)
 
     def _take(self, data: bytes) -> None:
-        """A ping has come back."""
-        self._frames.take(data)
+        """A ping has come back, perhaps in pieces."""
         self._heard = self._peers.clock.monotonic()
+        if self._frames.take(data) and self._pinged:
+            self.round_trip.add(self._heard - self._pinged)
+            self._pinged = 0.0
 
 
 class _Guest:
@@ -461,6 +535,7 @@ class _Guest:
             self._peers.note(self.address, "peer_cut", address=self.address, reason=str(fault))
             self.link.cut(str(fault))
             return
+        self._peers.count_received(messages, len(data))
         if messages:
             self._peers.deliver(messages)
 
@@ -497,6 +572,8 @@ class _Guest:
                 self._peers.apply(decode_application(payload), self._answer)
             elif payload:
                 messages += decode_batch(payload)
+            elif self.link.unsent > _UNREAD_BYTES:
+                raise CorruptData("sends pings and does not take the answers")
             else:
                 self.link.write(PING)
         for message in messages:

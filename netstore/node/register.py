@@ -1,0 +1,220 @@
+"""Who is in the cluster: answered to programs that ask before they are members, and asked by such a program.
+
+A member that is let in begins as a learner, and is meant to vote while fewer than the wished number do
+(`node.cluster` promotes it). Who asks again, because it ended before it had written down who it is, gets the
+identity it was given before: it is known by its peer URLs, and by having no name yet.
+
+A member whose disk is damaged does not come back as who it was, because the others believe what it once
+acknowledged and nobody knows whom it voted for (`raft/DESIGN.md`). It asks to be replaced: the old one is
+removed, the new one added. That is granted only while two others vote and answer, so that the copies of its
+data are clean ones elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+
+from netstore.errors import Fault, Hopeless
+from netstore.net.call import CallFailed, call
+from netstore.net.peerwire import (
+    MAX_ROSTER_BYTES,
+    Application,
+    Frames,
+    Hello,
+    Purpose,
+    Roster,
+    decode_roster,
+    encode_document,
+    frame,
+)
+from netstore.node.peerurls import BadPeerUrl, checked
+from netstore.types import ClusterId, NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from netstore.net.reactor import Reactor
+    from netstore.net.tls import Credentials
+    from netstore.node.host import Host
+    from netstore.node.member import Membership
+    from netstore.state.member import MemberInfo
+
+ANSWER_SECONDS: Final = 15.0
+"""How long a member may take to answer: letting somebody in takes two rounds through the log."""
+
+CLEAN_COPIES: Final = 2
+"""Others that must vote and answer before a damaged member is replaced."""
+
+
+class Expelled(Hopeless):
+    """This member was removed from its cluster: it stops for good."""
+
+
+class Log(Protocol):
+    """The part of a structured logger that is used here."""
+
+    def info(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+
+class Register:
+    """Answers, at one member, who is in the cluster, and lets in who asks. Everything is a plain call."""
+
+    def __init__(self, host: Host, cluster: Membership, voters: int, log: Log) -> None:
+        """`voters` is how many members are to vote."""
+        self._host = host
+        self._cluster = cluster
+        self._voters = voters
+        self._log = log
+
+    def take(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
+        """See `node.peers.Register`."""
+        if application is None:
+            answer(self._roster(NodeId(0)))
+            return
+        wrong = self._unfit(application)
+        if wrong:
+            answer(self._refused(application, wrong))
+            return
+        waiting = self._waiting_member(application)
+        if waiting is not None:
+            answer(self._roster(waiting))
+        elif application.replaces in self._host.machine.members:
+            self._replace(application, answer)
+        else:
+            self._add(application, answer)
+
+    def _unfit(self, application: Application) -> str:
+        try:
+            checked(application.peer_urls)
+        except BadPeerUrl as wrong:
+            return str(wrong)
+        if application.replaces in self._host.machine.removed and self._waiting_member(application) is None:
+            return f"member {application.replaces:x} was removed from the cluster"
+        return ""
+
+    def _waiting_member(self, application: Application) -> NodeId | None:
+        """The member that this applicant is already, but has not started as."""
+        urls = set(application.peer_urls)
+        for member in self._host.machine.members.values():
+            if set(member.peer_urls) == urls and not member.name:
+                return member.id
+        return None
+
+    def _replace(self, application: Application, answer: Callable[[Roster], None]) -> None:
+        damaged = application.replaces
+        status = self._host.status()
+        if damaged in status.conf.members() and len(set(status.conf.voters) - {damaged}) < CLEAN_COPIES:
+            answer(self._refused(application, f"fewer than {CLEAN_COPIES} other members vote"))
+            return
+
+        def removed(outcome: MemberInfo | Fault) -> None:
+            if isinstance(outcome, Fault):
+                answer(self._refused(application, outcome.cause.decode("utf-8", "replace")))
+            else:
+                self._log.warning("damaged_member_removed", member=f"{damaged:x}", name=outcome.name)
+                self._add(application, answer)
+
+        self._cluster.remove(damaged, removed)
+
+    def _add(self, application: Application, answer: Callable[[Roster], None]) -> None:
+        members = self._host.machine.members.values()
+        meant_to_vote = sum(member.promote or not member.learner for member in members)
+
+        def added(outcome: MemberInfo | Fault) -> None:
+            if isinstance(outcome, Fault):
+                answer(self._refused(application, self._explained(application, outcome)))
+            else:
+                self._log.info("member_let_in", member=f"{outcome.id:x}", name=application.name)
+                answer(self._roster(outcome.id))
+
+        self._cluster.add(checked(application.peer_urls), learner=meant_to_vote >= self._voters, done=added)
+
+    def _explained(self, application: Application, fault: Fault) -> str:
+        urls = set(application.peer_urls)
+        for member in self._host.machine.members.values():
+            if urls & set(member.peer_urls):
+                return (
+                    f"member {member.id:x} ({member.name or 'not started'}) is reached at"
+                    f" {', '.join(sorted(urls & set(member.peer_urls)))} already: if its data is lost, remove"
+                    f" it first (netstorectl member rm {member.id:x})"
+                )
+        return fault.cause.decode("utf-8", "replace")
+
+    def _refused(self, application: Application, why: str) -> Roster:
+        self._log.warning(
+            "application_refused", name=application.name, urls=list(application.peer_urls), reason=why
+        )
+        return self._roster(NodeId(0), why)
+
+    def _roster(self, you: NodeId, refusal: str = "") -> Roster:
+        members = self._host.machine.members
+        listed = tuple(members[id_] for id_ in sorted(members))
+        return Roster(self._host.cluster_id, you, listed, refusal)
+
+
+async def ask(
+    reactor: Reactor,
+    urls: Sequence[str],
+    credentials: Credentials | None,
+    program: str,
+    application: Application | None = None,
+) -> Roster:
+    """Ask the members at these URLs in turn who is in the cluster; with an application, to be let in too.
+
+    The first answer counts, a refusal is tried elsewhere. CallFailed with the last reason when none is left.
+    Bounded by `ANSWER_SECONDS` and a call for each URL.
+    """
+    reason = "there is nobody to ask"
+    for url in urls:
+        try:
+            roster = await _ask_one(reactor, url, credentials, program, application)
+        except CallFailed as fault:
+            reason = f"{url}: {fault}"
+            continue
+        if not roster.refusal:
+            return roster
+        reason = f"{url}: {roster.refusal}"
+    raise CallFailed(reason)
+
+
+async def _ask_one(
+    reactor: Reactor,
+    url: str,
+    credentials: Credentials | None,
+    program: str,
+    application: Application | None,
+) -> Roster:
+    answered = trio.Event()
+    rosters: list[Roster] = []
+    frames = Frames(MAX_ROSTER_BYTES)
+
+    def take(data: bytes) -> None:
+        for payload in frames.take(data):
+            rosters.append(decode_roster(payload))
+            answered.set()
+
+    hello = Hello(Purpose.ROSTER, ClusterId(0), NodeId(0), NodeId(0), program)
+    made = await call(reactor, url, hello, take, credentials)
+    try:
+        made.link.write(frame(encode_document(application)))
+        with trio.move_on_after(ANSWER_SECONDS):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_when, made.over, nursery.cancel_scope)
+                await answered.wait()
+                nursery.cancel_scope.cancel()
+    finally:
+        made.link.cut("done")
+    if not rosters:
+        raise CallFailed(made.reason if made.reason != "done" else f"no answer within {ANSWER_SECONDS:g} s")
+    return rosters[0]
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
