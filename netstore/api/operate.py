@@ -4,6 +4,8 @@
 * `GET /netstore/members`: the members with their roles and, on the leader, how far each has come;
 * `POST /netstore/members` with `{"peerURLs": [...], "learner": true}`: add one; it is to vote unless told
   otherwise;
+* `PUT /netstore/members/ID` with `{"peerURLs": [...]}`: say where it is reached from now on;
+* `DELETE /netstore/members/ID`: remove it for ever;
 * `POST /netstore/members/ID/promote`: give a learner its vote;
 * `POST /netstore/leader` with `{"to": "ID"}`: let another voter lead; only the leader does that.
 
@@ -56,6 +58,8 @@ class OperateApi:
                     self._status(exchange)
                 case ["members"]:
                     self._members(exchange)
+                case ["members", name]:
+                    self._member_named(exchange, name)
                 case ["members", name, "promote"]:
                     self._promote(exchange, name)
                 case ["leader"]:
@@ -112,6 +116,15 @@ class OperateApi:
                 shown |= {"active": peers[id_].active, "matchIndex": peers[id_].match}
             listed.append(shown)
         _respond(exchange, 200, {"members": listed})
+
+    def _member_named(self, exchange: Exchange, name: str) -> None:
+        if not method_allowed(exchange, b"PUT,DELETE"):
+            return
+        done = partial(self._changed, exchange, 200)
+        if exchange.request.method == b"PUT":
+            self._cluster.update(_named(name), peer_urls_of(json_body(exchange)), done)
+        else:
+            self._cluster.remove(_named(name), done)
 
     def _promote(self, exchange: Exchange, name: str) -> None:
         if method_allowed(exchange, b"POST"):

@@ -17,8 +17,10 @@ from click.shell_completion import shell_complete
 
 from netstore import __version__
 from netstore.cli.commands import completion
+from netstore.cli.commands.endpoint import endpoint
 from netstore.cli.commands.invocation import PROGRAM, Command, Exit, Failure, Group, say
 from netstore.cli.commands.key import key
+from netstore.cli.commands.member import member, move_leader
 from netstore.cli.commands.network import network
 from netstore.cli.commands.status import status
 from netstore.cli.commands.subnet import subnet
@@ -30,11 +32,12 @@ if TYPE_CHECKING:
 @click.group(cls=Group, outermost=True)
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def cli() -> None:
-    """Look after a netstore (or etcd v2) cluster: its pod network, its subnets, its keys."""
+    """Look after a netstore (or etcd v2) cluster: its pod network, its subnets, its keys, its members."""
 
 
-for noun in (network, subnet, key, status):
+for noun in (network, subnet, key, member, endpoint, status):
     cli.add_command(noun)
+cli.add_command(move_leader, "move-leader")
 cli.add_command(click.command(cls=Command)(completion.completion))
 
 

@@ -115,6 +115,15 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     client_urls: tuple[str, ...] = msgspec.field(default=(), name="clientURLs")
 
 
+class Reply(msgspec.Struct, frozen=True):
+    """What one endpoint answered to a `call`."""
+
+    endpoint: str
+    status: int
+    body: bytes
+    server: str
+
+
 class _Members(msgspec.Struct, frozen=True):
     members: tuple[Member, ...] = ()
 
@@ -192,6 +201,8 @@ class BadAnswer(ClientError):  # noqa: N818 - named for what was found
     def __str__(self) -> str:
         return f"{self.endpoint} {self.problem}"
 
+
+_FORM: Final = "application/x-www-form-urlencoded"
 
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_error = msgspec.json.Decoder(_ErrorBody).decode
@@ -327,7 +338,7 @@ class V2Client:
         query = {"recursive": _word(recursive), "wait": "true"}
         if index:
             query["waitIndex"] = str(index)
-        endpoint, response = await self._send("GET", _path(key), query, None)
+        endpoint, response = await self._send("GET", _path(key), query, None, write=False)
         try:
             if response.status_code != 200:
                 raise _refusal(endpoint, response, await self._body(endpoint, response), write=False)
@@ -425,7 +436,7 @@ class V2Client:
         """What `/health` of the first endpoint that answers tells: `health` is "true" or "false", maybe with
         a `reason`.
         """
-        endpoint, response = await self._send("GET", "/health", {}, None, any_status=True)
+        endpoint, response = await self._send("GET", "/health", {}, None, write=False, any_status=True)
         try:
             return _parsed(endpoint, await self._body(endpoint, response), _decode_words)
         finally:
@@ -441,13 +452,29 @@ class V2Client:
         endpoint, body = await self._plain("/v2/members/leader")
         return _parsed(endpoint, body, _decode_member)
 
+    # Other calls of a store
+
+    async def call(self, method: str, path: str, document: object = None, *, write: bool) -> Reply:
+        """A call that answers in JSON, whatever its status. `document` is sent as JSON, None is no body.
+
+        `write` says whether it changes anything: a read is asked of the next endpoint when one is silent.
+        """
+        sent_body = None if document is None else ("application/json", msgspec.json.encode(document))
+        endpoint, response = await self._send(method, path, {}, sent_body, write=write, any_status=True)
+        try:
+            body = await self._body(endpoint, response, write=write)
+            return Reply(endpoint, response.status_code, body, response.headers.get("server", ""))
+        finally:
+            await _close(response)
+
     # One request
 
     async def _event(
         self, method: str, key: str, query: dict[str, str], form: dict[str, str] | None = None
     ) -> Answer:
         write = method != "GET"
-        endpoint, response = await self._send(method, _path(key), query, form)
+        sent_body = None if form is None else (_FORM, urlencode(form).encode())
+        endpoint, response = await self._send(method, _path(key), query, sent_body, write=write)
         try:
             body = await self._body(endpoint, response, write=write)
             if response.status_code not in (200, 201):
@@ -457,7 +484,7 @@ class V2Client:
             await _close(response)
 
     async def _plain(self, path: str) -> tuple[str, bytes]:
-        endpoint, response = await self._send("GET", path, {}, None)
+        endpoint, response = await self._send("GET", path, {}, None, write=False)
         try:
             body = await self._body(endpoint, response)
             if response.status_code != 200:
@@ -471,15 +498,15 @@ class V2Client:
         method: str,
         path: str,
         query: dict[str, str],
-        form: dict[str, str] | None,
+        sent_body: tuple[str, bytes] | None,
         *,
+        write: bool,
         any_status: bool = False,
     ) -> tuple[str, httpx.Response]:
         """The head of an answer and who gave it. The caller reads the body and closes the response."""
-        write = method != "GET"
         target = f"{path}?{urlencode(query)}" if query else path
-        content = urlencode(form).encode() if form is not None else None
-        headers = {"Content-Type": "application/x-www-form-urlencoded"} if form is not None else None
+        content = sent_body[1] if sent_body is not None else None
+        headers = {"Content-Type": sent_body[0]} if sent_body is not None else None
         tried: list[tuple[str, str]] = []
         order = self.endpoints.order()
         for endpoint in order:

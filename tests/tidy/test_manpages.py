@@ -196,7 +196,7 @@ def test_commands_and_variables_are_in_the_page(page: str) -> None:
     text, program = source(page), load(page)
     words = " ".join(plain(line) for line in text.splitlines())
     assert {each for each in declared_commands(program) if each not in words} == set()
-    named = set(re.findall(r"\b(?:NETSTORE|ETCDCTL)_[A-Z_]+", words))
+    named = set(re.findall(r"\b(?:NETSTORE|NETSTORECTL|ETCDCTL)_[A-Z_]+", words))
     assert declared_variables(program) - named == set()
 
 

@@ -18,6 +18,7 @@ from netstore.cli.output import emit
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from netstore.client.cluster import MemberRecord
     from netstore.client.v2 import Node, V2Client
 
 T = TypeVar("T")
@@ -59,6 +60,21 @@ def subnets(
     nodes = _asked(context, entries) or ()
     records = (record for record in survey(nodes, None) if record.subnet.startswith(incomplete))
     return [CompletionItem(record.subnet, help=record.public_ip) for record in records][:MOST]
+
+
+def members(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """Ids and names of members."""
+
+    async def listing(client: V2Client) -> tuple[MemberRecord, ...]:
+        from netstore.client.cluster import ClusterClient  # noqa: PLC0415 - loaded by now: see Settings.ask
+
+        return await ClusterClient(client).members()
+
+    known = _asked(context, listing) or ()
+    words = [(each.id, each.name) for each in known] + [(each.name, each.id) for each in known if each.name]
+    return [CompletionItem(word, help=other) for word, other in words if word.startswith(incomplete)][:MOST]
 
 
 def _asked(context: click.Context, action: Callable[[V2Client], Awaitable[T]]) -> T | None:

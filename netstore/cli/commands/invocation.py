@@ -290,19 +290,19 @@ SHARED_OPTIONS: Final = (
     ),
     _shared(
         "--ca-file",
-        variables=("NETSTORE_CA_FILE", "ETCDCTL_CACERT", "ETCDCTL_CA_FILE"),
+        variables=("NETSTORECTL_CACERT", "ETCDCTL_CACERT", "ETCDCTL_CA_FILE"),
         type=click.Path(),
         help="Certificates that may have signed the store's.",
     ),
     _shared(
         "--cert-file",
-        variables=("NETSTORE_CERT_FILE", "ETCDCTL_CERT", "ETCDCTL_CERT_FILE"),
+        variables=("NETSTORECTL_CERT", "ETCDCTL_CERT", "ETCDCTL_CERT_FILE"),
         type=click.Path(),
         help="Our own certificate.",
     ),
     _shared(
         "--key-file",
-        variables=("NETSTORE_KEY_FILE", "ETCDCTL_KEY", "ETCDCTL_KEY_FILE"),
+        variables=("NETSTORECTL_KEY", "ETCDCTL_KEY", "ETCDCTL_KEY_FILE"),
         type=click.Path(),
         help="The key of our certificate.",
     ),

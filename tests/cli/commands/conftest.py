@@ -22,7 +22,7 @@ from tests.support.peers import start_etcd
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-VARIABLES: Final = re.compile(r"(NETSTORE|ETCDCTL|_NETSTORECTL)_.*")
+VARIABLES: Final = re.compile(r"(NETSTORE|NETSTORECTL|ETCDCTL|_NETSTORECTL)_.*")
 
 
 @dataclass(frozen=True)

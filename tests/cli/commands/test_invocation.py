@@ -96,7 +96,7 @@ def test_an_endpoint_without_a_scheme(given: str, certificate: str | None, urls:
 @pytest.mark.parametrize(
     ("name", "option"),
     [
-        ("NETSTORE_CA_FILE", "--ca-file"),
+        ("NETSTORECTL_CACERT", "--ca-file"),
         ("ETCDCTL_CACERT", "--ca-file"),
         ("ETCDCTL_CA_FILE", "--ca-file"),
     ],
@@ -116,7 +116,7 @@ def test_certificates_that_cannot_be_read_are_named(
 @pytest.mark.parametrize(
     "names",
     [
-        ("NETSTORE_CERT_FILE", "NETSTORE_KEY_FILE"),
+        ("NETSTORECTL_CERT", "NETSTORECTL_KEY"),
         ("ETCDCTL_CERT", "ETCDCTL_KEY"),
         ("ETCDCTL_CERT_FILE", "ETCDCTL_KEY_FILE"),
     ],

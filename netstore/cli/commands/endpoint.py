@@ -1,0 +1,178 @@
+"""`netstorectl endpoint status|health`: each endpoint asked by itself, none for another."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from netstore.cli.commands.invocation import Exit, Failure, Group, Settings, failure_of, pass_settings
+from netstore.cli.commands.member import ask_cluster
+from netstore.cli.output import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from netstore.client.cluster import MemberStatus
+    from netstore.client.v2 import V2Client
+
+
+@dataclass(slots=True)
+class Health:
+    """Whether one endpoint is well, and how long it took to say so."""
+
+    endpoint: str
+    healthy: bool = False
+    milliseconds: float | None = None
+    problem: str | None = None
+
+
+@dataclass(slots=True)
+class Standing:
+    """How the member at one endpoint stands in Raft; None is: not told."""
+
+    endpoint: str
+    status: MemberStatus | None = None
+    problem: str | None = None
+
+
+_T = TypeVar("_T", Health, Standing)
+
+
+@click.group(cls=Group)
+def endpoint() -> None:
+    """Each endpoint by itself."""
+
+
+_of_cluster = click.option(
+    "--cluster", is_flag=True, help="Ask all members that the endpoints know, not the endpoints only."
+)
+
+
+@endpoint.command("health")
+@_of_cluster
+@pass_settings
+def health(settings: Settings, *, cluster: bool) -> None:
+    """Ask each endpoint whether it is well: it knows a leader, and a round of the cluster comes back in time.
+
+    Exit status 4 if one is not.
+    """
+    seen = [Health(address) for address in _addresses(settings, whole=cluster)]
+    settings.run(partial(_at_each, settings, seen, _look_at_health))
+    settings.show(
+        {"endpoints": [asdict(each) for each in seen]},
+        Table(
+            ("ENDPOINT", "HEALTH", "MS", "PROBLEM"),
+            [
+                (
+                    each.endpoint,
+                    "healthy" if each.healthy else "unhealthy",
+                    None if each.milliseconds is None else f"{each.milliseconds:.1f}",
+                    each.problem,
+                )
+                for each in seen
+            ],
+        ),
+    )
+    _complain([f"{each.endpoint}: {each.problem}" for each in seen if not each.healthy])
+
+
+@endpoint.command("status")
+@_of_cluster
+@pass_settings
+def status(settings: Settings, *, cluster: bool) -> None:
+    """Show how the member at each endpoint stands: role, leader, term, and how far it has come.
+
+    Exit status 4 if one does not answer.
+    """
+    seen = [Standing(address) for address in _addresses(settings, whole=cluster)]
+    settings.run(partial(_at_each, settings, seen, _look_at_status))
+    settings.show({"endpoints": [_content(each) for each in seen]}, _table(seen))
+    _complain([f"{each.endpoint}: {each.problem}" for each in seen if each.status is None])
+
+
+def _table(seen: Sequence[Standing]) -> Table:
+    headings = ("ENDPOINT", "ID", "NAME", "VERSION", "ROLE", "LEADER", "TERM", "INDEX", "APPLIED", "PROBLEM")
+    rows: list[tuple[str | int | None, ...]] = []
+    for each in seen:
+        told = each.status
+        if told is None:
+            rows.append((each.endpoint, *[None] * 8, each.problem))
+            continue
+        problem = "; ".join(told.problems) or None
+        numbers = (told.term, told.commit_index, told.applied_index)
+        words = (told.id, told.name or None, told.version, told.role, told.leader or None)
+        rows.append((each.endpoint, *words, *numbers, problem))
+    return Table(headings, rows)
+
+
+def _content(seen: Standing) -> dict[str, object]:
+    told = seen.status
+    if told is None:
+        return {"endpoint": seen.endpoint, "problem": seen.problem}
+    return {
+        "endpoint": seen.endpoint,
+        "id": told.id,
+        "name": told.name,
+        "version": told.version,
+        "role": told.role,
+        "leader": told.leader,
+        "term": told.term,
+        "commitIndex": told.commit_index,
+        "appliedIndex": told.applied_index,
+        "problems": list(told.problems),
+    }
+
+
+def _addresses(settings: Settings, *, whole: bool) -> tuple[str, ...]:
+    if not whole:
+        return settings.addresses()
+    members = ask_cluster(settings, lambda cluster: cluster.members())
+    urls = tuple(dict.fromkeys(url for member in members for url in member.client_urls))
+    return urls or settings.addresses()
+
+
+async def _at_each(
+    settings: Settings, seen: Sequence[_T], look: Callable[[V2Client, _T], Awaitable[None]]
+) -> None:
+    import trio  # noqa: PLC0415 - see Settings.run
+
+    async with trio.open_nursery() as nursery:
+        for each in seen:
+            nursery.start_soon(look, settings.client(each.endpoint), each)
+
+
+async def _look_at_health(client: V2Client, seen: Health) -> None:
+    import trio  # noqa: PLC0415 - see Settings.run
+
+    from netstore.client.v2 import ClientError  # noqa: PLC0415 - same
+
+    async with client:
+        start = trio.current_time()
+        try:
+            told = await client.health()
+        except ClientError as error:
+            seen.problem = failure_of(error).text
+            return
+    seen.milliseconds = round(1000 * (trio.current_time() - start), 1)
+    seen.healthy = told.get("health") == "true"
+    if not seen.healthy:
+        seen.problem = told.get("reason") or "says that it is not healthy"
+
+
+async def _look_at_status(client: V2Client, seen: Standing) -> None:
+    from netstore.client.cluster import ClusterClient  # noqa: PLC0415 - see Settings.run
+    from netstore.client.v2 import ClientError  # noqa: PLC0415 - same
+
+    async with client:
+        try:
+            seen.status = await ClusterClient(client).status()
+        except ClientError as error:
+            seen.problem = failure_of(error).text
+
+
+def _complain(problems: Sequence[str]) -> None:
+    if problems:
+        raise Failure(Exit.UNAVAILABLE, "; ".join(problems))

@@ -1,0 +1,249 @@
+"""`netstorectl member ...` and `netstorectl move-leader`: who belongs to the cluster, and who leads it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from netstore.cli.commands import completion
+from netstore.cli.commands.invocation import (
+    Command,
+    Exit,
+    Failure,
+    Group,
+    Settings,
+    agreed,
+    pass_settings,
+    refused,
+    say,
+)
+from netstore.cli.output import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from typing import TypeVar
+
+    from netstore.client.cluster import ClusterClient, MemberRecord
+    from netstore.client.v2 import V2Client
+
+    T = TypeVar("T")
+
+HEADINGS: Final = ("ID", "NAME", "ROLE", "STATE", "PEERS", "CLIENTS")
+
+_URL: Final = re.compile(r"https?://[^/?#@]+:[0-9]+", re.IGNORECASE)
+_ID: Final = re.compile(r"[0-9a-fA-F]{1,16}")
+
+
+def ask_cluster(settings: Settings, action: Callable[[ClusterClient], Awaitable[T]]) -> T:
+    """Run a conversation about the members. What the cluster refuses comes out as `Failure`."""
+    from netstore.client.cluster import ClusterClient, Refused  # noqa: PLC0415 - see Settings.run
+
+    async def conversation(client: V2Client) -> T:
+        try:
+            return await action(ClusterClient(client))
+        except Refused as error:
+            if not error.outcome_known:
+                raise
+            raise Failure(
+                Exit.NOT_FOUND if error.status in (404, 410) else Exit.REFUSED, str(error)
+            ) from None
+
+    return settings.ask(conversation)
+
+
+@click.group(cls=Group)
+def member() -> None:
+    """Who belongs to the cluster."""
+
+
+@member.command("ls")
+@pass_settings
+def ls(settings: Settings) -> None:
+    """List the members, with the role of each and where it is reached."""
+    show(settings, ask_cluster(settings, lambda cluster: cluster.members()))
+
+
+@member.command("add")
+@click.option("--learner", is_flag=True, help="Let it follow without a vote until it is promoted.")
+@click.argument("urls", metavar="PEER-URL...", nargs=-1, required=True)
+@pass_settings
+def add(settings: Settings, urls: tuple[str, ...], *, learner: bool) -> None:
+    """Add a member that its peers will reach at PEER-URL.
+
+    A netstore cluster lets it vote as soon as it has caught up; etcd does at once, started or not.
+    """
+    wanted = _peer_urls(urls)
+
+    async def adding(cluster: ClusterClient) -> tuple[MemberRecord, tuple[MemberRecord, ...]]:
+        added = await cluster.add(wanted, learner=learner)
+        return added, await cluster.members()
+
+    added, members = ask_cluster(settings, adding)
+    show(settings, (added,), single=True)
+    others = [url for each in members if each.id != added.id and each.started for url in each.peer_urls]
+    if others:
+        say(
+            f"start it with an empty data folder: netstored --join {others[0]}"
+            f" --initial-advertise-peer-urls {','.join(added.peer_urls)}"
+        )
+
+
+@member.command("update")
+@click.argument("who", metavar="ID|NAME", shell_complete=completion.members)
+@click.argument("urls", metavar="PEER-URL...", nargs=-1, required=True)
+@pass_settings
+def update(settings: Settings, who: str, urls: tuple[str, ...]) -> None:
+    """Tell the cluster that a member is reached at other peer URLs from now on.
+
+    Do this first, then restart the member with the new addresses.
+    """
+    wanted = _peer_urls(urls)
+
+    async def updating(cluster: ClusterClient) -> MemberRecord:
+        found = found_in(await cluster.members(), who)
+        await cluster.update(found.id, wanted)
+        return found_in(await cluster.members(), found.id)
+
+    show(settings, (ask_cluster(settings, updating),), single=True)
+
+
+@member.command("promote")
+@click.argument("who", metavar="ID|NAME", shell_complete=completion.members)
+@pass_settings
+def promote(settings: Settings, who: str) -> None:
+    """Give a learner its vote. Refused until it has caught up with the leader."""
+
+    async def promoting(cluster: ClusterClient) -> MemberRecord:
+        found = found_in(await cluster.members(), who)
+        await cluster.promote(found.id)
+        return found_in(await cluster.members(), found.id)
+
+    show(settings, (ask_cluster(settings, promoting),), single=True)
+
+
+@member.command("rm")
+@click.option("--yes", is_flag=True, help="Do not ask whether that is meant.")
+@click.argument("who", metavar="ID|NAME", shell_complete=completion.members)
+@pass_settings
+def rm(settings: Settings, who: str, *, yes: bool) -> None:
+    """Remove a member for ever: it stops, and its id never comes back.
+
+    Refused where the voters that are left would be no quorum.
+    """
+
+    async def finding(cluster: ClusterClient) -> MemberRecord:
+        return found_in(await cluster.members(), who)
+
+    found = ask_cluster(settings, finding)
+    if found.started and not yes:
+        named = f"{found.name} ({found.id}) is a member that has started"
+        if not agreed(f"{named}: it stops for ever. Remove it?"):
+            raise refused(f"{named}, and is not removed; give --yes if that is meant")
+
+    async def removing(cluster: ClusterClient) -> None:
+        await cluster.remove(found.id)
+
+    ask_cluster(settings, removing)
+    show(settings, (found,), single=True)
+
+
+@click.command(cls=Command)
+@click.argument("who", metavar="ID|NAME", shell_complete=completion.members)
+@pass_settings
+def move_leader(settings: Settings, who: str) -> None:
+    """Let another voter lead."""
+
+    async def finding(cluster: ClusterClient) -> tuple[MemberRecord, MemberRecord | None]:
+        members = await cluster.members()
+        leaders = [each for each in members if each.role == "leader"]
+        return found_in(members, who), leaders[0] if leaders else None
+
+    to, leader = ask_cluster(settings, finding)
+    if leader is None:
+        raise Failure(Exit.UNAVAILABLE, "no member leads now, so nobody can hand over; try again")
+    if to.id != leader.id:
+        if to.role == "learner":
+            raise refused(f"{to.name or to.id}: is a learner, and only a member that votes can lead")
+        _at(settings, leader, lambda cluster: cluster.transfer(to.id))
+    settings.show(
+        {"from": leader.id, "to": to.id},
+        Table(("FROM", "TO"), [(leader.name or leader.id, to.name or to.id)]),
+    )
+
+
+def _at(settings: Settings, leader: MemberRecord, action: Callable[[ClusterClient], Awaitable[T]]) -> T:
+    """Ask the leader itself, wherever the endpoints point."""
+    if not leader.client_urls:
+        raise Failure(
+            Exit.UNAVAILABLE, f"{leader.name or leader.id}: the leader tells no address for clients"
+        )
+    before, settings.endpoints = settings.endpoints, ",".join(leader.client_urls)
+    try:
+        return ask_cluster(settings, action)
+    finally:
+        settings.endpoints = before
+
+
+def found_in(members: Sequence[MemberRecord], who: str) -> MemberRecord:
+    """The member with this id or, failing that, this name; `Failure` where that is none, or more than one."""
+    found = [each for each in members if _ID.fullmatch(who) and int(each.id, 16) == int(who, 16)]
+    found = found or [each for each in members if each.name == who]
+    if not found:
+        raise Failure(Exit.NOT_FOUND, f"{who}: no member has this id or name; see {'member ls'!r}")
+    if len(found) > 1:
+        ids = ", ".join(each.id for each in found)
+        raise refused(f"{who}: {len(found)} members have this name; give an id: {ids}")
+    return found[0]
+
+
+def show(settings: Settings, members: Sequence[MemberRecord], *, single: bool = False) -> None:
+    """Print members, or the one that was changed."""
+    documents = [_content(each) for each in members]
+    rows = [
+        (
+            each.id,
+            each.name or None,
+            each.role,
+            _state(each),
+            ",".join(each.peer_urls),
+            ",".join(each.client_urls) or None,
+        )
+        for each in members
+    ]
+    settings.show(documents[0] if single else {"members": documents}, Table(HEADINGS, rows))
+
+
+def _state(record: MemberRecord) -> str:
+    if not record.started:
+        return "unstarted"
+    if record.active is False:
+        return "silent"
+    return "catching up" if record.promote else "started"
+
+
+def _content(record: MemberRecord) -> dict[str, object]:
+    return {
+        "id": record.id,
+        "name": record.name,
+        "role": record.role,
+        "started": record.started,
+        "promote": record.promote,
+        "active": record.active,
+        "matchIndex": record.match_index,
+        "peerURLs": list(record.peer_urls),
+        "clientURLs": list(record.client_urls),
+    }
+
+
+def _peer_urls(words: Sequence[str]) -> tuple[str, ...]:
+    urls = tuple(url.strip() for word in words for url in word.split(",") if url.strip())
+    for url in urls:
+        if not _URL.fullmatch(url):
+            raise click.BadParameter(
+                f"{url!r} is not a peer URL; write it as http://host:2380", param_hint="PEER-URL"
+            )
+    if not urls:
+        raise click.BadParameter("names no address; write it as http://host:2380", param_hint="PEER-URL")
+    return urls
