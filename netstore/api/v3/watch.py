@@ -135,7 +135,12 @@ class _Watching:
 
     @property
     def backlog(self) -> int:
-        return self._call.backlog
+        """What waits here and before it on the connection. Whoever finds it too much is told when it is not."""
+        backlog = self._call.backlog
+        if backlog > MAX_BACKLOG and not self._full:
+            self._full = True
+            self._call.on_drained(self._drained)
+        return backlog
 
     def send(
         self,
@@ -149,7 +154,6 @@ class _Watching:
         reason: str = "",
         fragment: bool = False,
     ) -> None:
-        call = self._call
         if created or canceled or fragment:
             answer = self._answers.special(
                 watch_id,
@@ -163,10 +167,7 @@ class _Watching:
             )
         else:
             answer = self._answers.plain(watch_id, revision, events)
-        call.send(answer)
-        if not self._full and call.backlog > MAX_BACKLOG:
-            self._full = True
-            call.on_drained(self._drained)
+        self._call.send(answer)
 
     def _drained(self) -> None:
         self._full = False

@@ -1,0 +1,123 @@
+"""Who is let in: learners, members without a leader, messages that are none."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from netstore.api.v3.pb import rpc_pb2 as pb
+from netstore.errors import timed_out
+from netstore.net import grpc
+from netstore.types import NodeId
+from tests.support.v3member import Served
+
+NEEDS_LEADER = {b"hasleader": b"true"}
+PATHS = sorted(Served().services.unary)
+STREAMS = sorted(Served().services.stream)
+
+
+@pytest.fixture
+def served() -> Served:
+    return Served()
+
+
+def make_learner(served: Served) -> None:
+    member = served.member
+    info = member.machine.members[member.id]
+    member.machine._members[member.id] = msgspec.structs.replace(info, learner=True)
+
+
+@pytest.mark.parametrize("path", [path.decode() for path in PATHS])
+def test_bytes_that_are_no_message(served: Served, path: str) -> None:
+    call = served.call(path, b"\x0a\xff")
+    assert call.status == grpc.INTERNAL
+    assert call.text.startswith("grpc: error unmarshalling request")
+    assert call.messages == []
+    assert served.member.proposed == 0
+
+
+@pytest.mark.parametrize("path", [path.decode() for path in STREAMS])
+def test_bytes_that_are_no_message_of_a_stream(served: Served, path: str) -> None:
+    call, receiver = served.open(path)
+    receiver.received(b"\x0a\xff")
+    assert call.status == grpc.INTERNAL
+
+
+def test_a_learner_serves_what_it_has(served: Served) -> None:
+    make_learner(served)
+    local = pb.RangeRequest(key=b"a", serializable=True)
+    assert served.call("/etcdserverpb.KV/Range", local).status == grpc.OK
+    assert served.call("/etcdserverpb.Maintenance/Status", pb.StatusRequest()).status == grpc.OK
+    for path, request in (
+        ("/etcdserverpb.KV/Range", pb.RangeRequest(key=b"a")),
+        ("/etcdserverpb.KV/Put", pb.PutRequest(key=b"a")),
+        ("/etcdserverpb.Cluster/MemberList", pb.MemberListRequest()),
+        ("/etcdserverpb.Lease/LeaseLeases", pb.LeaseLeasesRequest()),
+    ):
+        call = served.call(path, request)
+        assert (call.status, call.text) == (grpc.UNAVAILABLE, "etcdserver: rpc not supported for learner")
+    call, receiver = served.open("/etcdserverpb.Watch/Watch")
+    assert call.status == grpc.UNAVAILABLE
+    receiver.received(pb.WatchRequest(create_request=pb.WatchCreateRequest(key=b"a")).SerializeToString())
+    receiver.half_closed()
+    receiver.cancelled()
+    assert call.messages == []
+    assert served.open("/etcdserverpb.Maintenance/Snapshot")[0].open
+
+
+def test_a_client_that_needs_a_leader(served: Served) -> None:
+    served.member.leader = NodeId(0)
+    read = pb.RangeRequest(key=b"a", serializable=True)
+    call = served.call("/etcdserverpb.KV/Range", read, NEEDS_LEADER)
+    assert (call.status, call.text) == (grpc.UNAVAILABLE, "etcdserver: no leader")
+    assert served.call("/etcdserverpb.KV/Range", read).status == grpc.OK
+    assert served.call("/etcdserverpb.KV/Range", read, {b"hasleader": b"false"}).status == grpc.OK
+    assert served.open("/etcdserverpb.Watch/Watch", NEEDS_LEADER)[0].status == grpc.UNAVAILABLE
+
+
+def watching(served: Served, fields: dict[bytes, bytes]) -> object:
+    call, receiver = served.open("/etcdserverpb.Watch/Watch", fields)
+    receiver.received(pb.WatchRequest(create_request=pb.WatchCreateRequest(key=b"a")).SerializeToString())
+    return call
+
+
+def test_streams_end_when_no_leader_is_seen_for_long(served: Served) -> None:
+    needing, careless = watching(served, NEEDS_LEADER), watching(served, {})
+    leader = served.member.leader
+    assert served.member.watches.count == 2
+    for seen in (0, 0, leader, 0, 0):
+        served.member.leader = NodeId(seen)
+        served.advance(1.0)
+        assert needing.status is None  # type: ignore[attr-defined]  # a FakeCall
+    served.advance(1.0)
+    assert (needing.status, needing.text) == (grpc.UNAVAILABLE, "etcdserver: no leader")  # type: ignore[attr-defined]  # as above
+    assert careless.status is None  # type: ignore[attr-defined]  # as above
+    assert served.member.watches.count == 1, "its watches are gone, too"
+
+
+def test_what_a_read_and_a_write_can_run_into(served: Served) -> None:
+    served.member.unreadable = served.member.unwritable = timed_out()
+    expected = (grpc.UNAVAILABLE, "etcdserver: request timed out")
+    for path, request in (
+        ("/etcdserverpb.KV/Range", pb.RangeRequest(key=b"a")),
+        ("/etcdserverpb.KV/Put", pb.PutRequest(key=b"a")),
+        ("/etcdserverpb.KV/DeleteRange", pb.DeleteRangeRequest(key=b"a")),
+        ("/etcdserverpb.KV/Txn", pb.TxnRequest(success=[pb.RequestOp(request_put=pb.PutRequest(key=b"a"))])),
+        (
+            "/etcdserverpb.KV/Txn",
+            pb.TxnRequest(success=[pb.RequestOp(request_range=pb.RangeRequest(key=b"a"))]),
+        ),
+        ("/etcdserverpb.KV/Compact", pb.CompactionRequest(revision=1)),
+        ("/etcdserverpb.Lease/LeaseGrant", pb.LeaseGrantRequest(TTL=9)),
+        ("/etcdserverpb.Lease/LeaseRevoke", pb.LeaseRevokeRequest(ID=9)),
+        (
+            "/etcdserverpb.Maintenance/Alarm",
+            pb.AlarmRequest(action=pb.AlarmRequest.ACTIVATE, alarm=pb.NOSPACE),
+        ),
+        ("/etcdserverpb.Cluster/MemberList", pb.MemberListRequest(linearizable=True)),
+    ):
+        call = served.call(path, request)
+        assert (call.status, call.text) == expected, path
+    local = pb.RequestOp(request_range=pb.RangeRequest(key=b"a", serializable=True))
+    assert served.call("/etcdserverpb.KV/Txn", pb.TxnRequest(success=[local])).status == grpc.OK
+    assert served.call("/etcdserverpb.KV/Txn", pb.TxnRequest()).status == grpc.UNAVAILABLE

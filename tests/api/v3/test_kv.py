@@ -1,0 +1,85 @@
+"""What the KV service decides itself: sizes, which reads wait, physical compaction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.api.v3.pb import rpc_pb2 as pb
+from netstore.errors import timed_out
+from netstore.net import grpc
+from netstore.state.machine import Machine
+from tests.support.v3member import Served
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.types import Revision
+
+
+@pytest.fixture
+def served() -> Served:
+    return Served()
+
+
+def test_a_request_is_measured_with_its_envelope(served: Served) -> None:
+    def put(size: int) -> tuple[int | None, str]:
+        call = served.call("/etcdserverpb.KV/Put", pb.PutRequest(key=b"k", value=bytes(size)))
+        return call.status, call.text
+
+    too_large = (grpc.INVALID_ARGUMENT, "etcdserver: request is too large")
+    assert put(1_572_864 - 100)[0] == grpc.OK
+    before = served.member.proposed
+    assert put(1_572_864) == too_large
+    assert put(1_572_864 - 10) == too_large
+    op = pb.RequestOp(request_put=pb.PutRequest(key=b"k", value=bytes(800_000)))
+    call = served.call("/etcdserverpb.KV/Txn", pb.TxnRequest(success=[op], failure=[op]))
+    assert (call.status, call.text) == too_large
+    assert served.member.proposed == before
+
+
+def test_which_transactions_enter_the_log(served: Served) -> None:
+    read = pb.RequestOp(request_range=pb.RangeRequest(key=b"k"))
+    write = pb.RequestOp(request_put=pb.PutRequest(key=b"k"))
+    before = served.member.proposed
+    for txn, proposals in (
+        (pb.TxnRequest(success=[read]), 0),
+        (pb.TxnRequest(compare=[pb.Compare(key=b"k")]), 0),
+        (pb.TxnRequest(success=[read], failure=[write]), 1),
+        (pb.TxnRequest(success=[pb.RequestOp(request_txn=pb.TxnRequest(success=[read]))]), 1),
+    ):
+        assert served.call("/etcdserverpb.KV/Txn", txn).status == grpc.OK
+        assert served.member.proposed - before == proposals
+        before = served.member.proposed
+
+
+def test_a_transaction_waits_unless_all_its_reads_are_local(served: Served) -> None:
+    served.member.unreadable = timed_out()
+    local = pb.RequestOp(request_range=pb.RangeRequest(key=b"k", serializable=True))
+    strict = pb.RequestOp(request_range=pb.RangeRequest(key=b"k"))
+
+    def status(*ops: pb.RequestOp) -> int | None:
+        return served.call("/etcdserverpb.KV/Txn", pb.TxnRequest(success=ops)).status
+
+    assert status(local, local) == grpc.OK
+    assert status(local, strict) == grpc.UNAVAILABLE
+    assert status() == grpc.UNAVAILABLE
+
+
+def test_a_physical_compaction_is_answered_when_it_is_over(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[Callable[[], None]] = []
+
+    def when_swept(_: Machine, revision: Revision, done: Callable[[], None]) -> None:
+        assert revision == 2
+        waiting.append(done)
+
+    monkeypatch.setattr(Machine, "when_swept", when_swept)
+    served.call("/etcdserverpb.KV/Put", pb.PutRequest(key=b"k"))
+    call = served.call("/etcdserverpb.KV/Compact", pb.CompactionRequest(revision=2, physical=True))
+    assert call.open
+    waiting.pop()()
+    assert not call.open
+    assert pb.CompactionResponse.FromString(call.messages[0]).header.revision == 2

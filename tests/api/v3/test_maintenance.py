@@ -1,0 +1,180 @@
+"""Maintenance, Cluster, health: what is shown, what is passed on, how a copy goes out."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from netstore.api.v3.maintenance import MOST_UNSENT, PIECE_BYTES
+from netstore.api.v3.pb import rpc_pb2 as pb
+from netstore.api.v3.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from netstore.api.v3.status import OF_MEMBERS
+from netstore.errors import Fault, refusal
+from netstore.net import grpc
+from netstore.node import cluster
+from netstore.state import member
+from netstore.types import NodeId
+from tests.support.v3member import FakeCopy, Served
+
+
+@pytest.fixture
+def served() -> Served:
+    return Served()
+
+
+def test_status_without_a_leader(served: Served) -> None:
+    served.member.leader = NodeId(0)
+    call = served.call("/etcdserverpb.Maintenance/Status", pb.StatusRequest())
+    answer = pb.StatusResponse.FromString(call.messages[0])
+    assert list(answer.errors) == ["etcdserver: no leader"]
+    assert (answer.leader, answer.dbSize, answer.dbSizeInUse) == (0, 2_000_000, 1_000_000)
+
+
+def test_an_alarm_of_no_kind_changes_nothing(served: Served) -> None:
+    before = served.member.proposed
+    for action in (pb.AlarmRequest.ACTIVATE, pb.AlarmRequest.DEACTIVATE):
+        call = served.call("/etcdserverpb.Maintenance/Alarm", pb.AlarmRequest(action=action))
+        assert not pb.AlarmResponse.FromString(call.messages[0]).alarms
+    assert served.member.proposed == before
+
+
+def test_a_copy_goes_out_as_fast_as_it_is_read(served: Served) -> None:
+    data = bytes(range(256)) * 2 * 400
+    served.copy = copy = FakeCopy(data)
+    call, receiver = served.open("/etcdserverpb.Maintenance/Snapshot")
+    call.backlog = MOST_UNSENT
+    receiver.received(b"")
+    receiver.half_closed()
+    assert call.messages == []
+    call.drain()
+    answers = [pb.SnapshotResponse.FromString(message) for message in call.messages]
+    assert b"".join(answer.blob for answer in answers[:-1]) == data
+    assert answers[-1].blob == hashlib.sha256(data).digest()
+    assert {len(answer.blob) for answer in answers[:-2]} == {PIECE_BYTES}
+    assert [answer.remaining_bytes for answer in answers[-2:]] == [0, 0]
+    assert not answers[0].HasField("header")
+    assert call.status == grpc.OK
+    assert copy.closed
+
+
+def test_a_copy_is_closed_when_its_client_goes_away(served: Served) -> None:
+    served.copy = copy = FakeCopy(bytes(512))
+    call, receiver = served.open("/etcdserverpb.Maintenance/Snapshot")
+    call.backlog = MOST_UNSENT
+    receiver.received(b"")
+    call.finish(grpc.CANCELLED)
+    receiver.cancelled()
+    assert copy.closed
+    served.copy = late = FakeCopy(bytes(512))
+    call, receiver = served.open("/etcdserverpb.Maintenance/Snapshot")
+    call.finish(grpc.CANCELLED)
+    receiver.received(b"")
+    assert late.closed, "made for nobody"
+
+
+def test_a_copy_that_cannot_be_made(served: Served) -> None:
+    served.copy = refusal(b"etcdserver: another snapshot is being made")
+    call, receiver = served.open("/etcdserverpb.Maintenance/Snapshot")
+    receiver.received(b"")
+    assert (call.status, call.text) == (grpc.UNKNOWN, "etcdserver: another snapshot is being made")
+
+
+def test_one_request_and_no_more(served: Served) -> None:
+    call, receiver = served.open("/etcdserverpb.Maintenance/Snapshot")
+    receiver.half_closed()
+    assert call.status == grpc.INTERNAL
+    call, receiver = served.open("/grpc.health.v1.Health/Watch")
+    receiver.received(b"")
+    receiver.received(b"")
+    assert call.status == grpc.INTERNAL
+
+
+def test_members_are_asked_and_answered(served: Served) -> None:
+    url = "http://10.0.0.2:2380"
+    added = served.call(
+        "/etcdserverpb.Cluster/MemberAdd", pb.MemberAddRequest(peerURLs=[url + "/"], isLearner=True)
+    )
+    answer = pb.MemberAddResponse.FromString(added.messages[0])
+    assert (answer.member.ID, list(answer.member.peerURLs), answer.member.isLearner) == (1, [url], True)
+    assert [each.ID for each in answer.members] == [served.member.id]
+    for name, request in (
+        ("MemberRemove", pb.MemberRemoveRequest(ID=7)),
+        ("MemberUpdate", pb.MemberUpdateRequest(ID=7, peerURLs=[url])),
+        ("MemberPromote", pb.MemberPromoteRequest(ID=7)),
+    ):
+        assert served.call(f"/etcdserverpb.Cluster/{name}", request).status == grpc.OK
+    moved = pb.MoveLeaderRequest(targetID=7)
+    assert served.call("/etcdserverpb.Maintenance/MoveLeader", moved).messages == [b""]
+    assert served.members.asked == [
+        ("add", (url,), True),
+        ("remove", 7),
+        ("update", 7, (url,)),
+        ("promote", 7),
+        ("transfer", 7),
+    ]
+
+
+@pytest.mark.parametrize(
+    "urls",
+    [
+        [],
+        ["ftp://h:1"],
+        ["http://h"],
+        ["http://h:1/path"],
+        ["http://h:1", "h:2"],
+        ["http://h:123456"],
+        ["http://h:1\n"],
+        ["http://h:1"] * 17,
+    ],
+)
+def test_urls_that_no_member_can_have(served: Served, urls: list[str]) -> None:
+    for path, request in (
+        ("MemberAdd", pb.MemberAddRequest(peerURLs=urls)),
+        ("MemberUpdate", pb.MemberUpdateRequest(ID=7, peerURLs=urls)),
+    ):
+        call = served.call(f"/etcdserverpb.Cluster/{path}", request)
+        assert (call.status, call.text) == (
+            grpc.INVALID_ARGUMENT,
+            "etcdserver: given member URLs are invalid",
+        )
+    assert served.members.asked == []
+
+
+@pytest.mark.parametrize("text", OF_MEMBERS)
+def test_refusals_of_members_have_the_words_of_the_api(served: Served, text: str) -> None:
+    served.members.fault = Fault(300, text.encode())
+    code, words = OF_MEMBERS[text]
+    for path, request in (
+        ("/etcdserverpb.Cluster/MemberAdd", pb.MemberAddRequest(peerURLs=["http://h:1"])),
+        ("/etcdserverpb.Cluster/MemberRemove", pb.MemberRemoveRequest(ID=7)),
+        ("/etcdserverpb.Cluster/MemberPromote", pb.MemberPromoteRequest(ID=7)),
+        ("/etcdserverpb.Maintenance/MoveLeader", pb.MoveLeaderRequest(targetID=7)),
+    ):
+        call = served.call(path, request)
+        assert (call.status, call.text) == (code, words)
+        assert words.startswith("etcdserver: ")
+        assert call.messages == []
+
+
+def test_every_refusal_of_members_is_known() -> None:
+    named = [
+        value for module in (member, cluster) for name, value in vars(module).items() if is_text(name, value)
+    ]
+    assert named
+    assert set(named) <= set(OF_MEMBERS)
+
+
+def is_text(name: str, value: object) -> bool:
+    return name.isupper() and isinstance(value, str) and not name.startswith("_")
+
+
+def test_health(served: Served) -> None:
+    call = served.call("/grpc.health.v1.Health/Check", HealthCheckRequest())
+    assert HealthCheckResponse.FromString(call.messages[0]).status == HealthCheckResponse.SERVING
+    call, receiver = served.open("/grpc.health.v1.Health/Watch")
+    receiver.received(b"")
+    receiver.half_closed()
+    assert call.open, "the status may still change"
+    assert HealthCheckResponse.FromString(call.messages[0]).status == HealthCheckResponse.SERVING
+    receiver.cancelled()

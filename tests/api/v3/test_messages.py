@@ -1,0 +1,260 @@
+"""Spliced answers are, byte for byte, what protobuf writes; requests come out of it whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.api.v3 import messages
+from netstore.api.v3.messages import BadMessage, Headers, WatchAnswers, parse
+from netstore.api.v3.pb import kv_pb2
+from netstore.api.v3.pb import rpc_pb2 as pb
+from netstore.errors import Fault
+from netstore.state import v3commands as v3
+from netstore.state.v3commands import Deleted, Found, PutDone, TxnDone
+from netstore.types import Revision, Term
+from tests.support.local_member import LocalMember
+
+counts = st.integers(0, 2**63 - 1)
+revisions = counts.map(Revision)
+pairs = st.builds(
+    lambda key, value, lease, version: kv_pb2.KeyValue(
+        key=key, value=value, lease=lease, version=version, create_revision=3, mod_revision=300
+    ).SerializeToString(),
+    st.binary(min_size=1, max_size=20),
+    st.binary(max_size=200),
+    st.integers(-(2**63), 2**63 - 1),
+    counts,
+)
+puts = st.tuples(revisions, st.none() | pairs).map(lambda fields: PutDone(*fields))
+found = st.tuples(revisions, st.lists(pairs, max_size=5), counts, st.booleans()).map(
+    lambda fields: Found(*fields)
+)
+deleted = st.tuples(revisions, counts, st.lists(pairs, max_size=5)).map(lambda fields: Deleted(*fields))
+done = st.recursive(
+    puts | found | deleted,
+    lambda inner: st.tuples(revisions, st.booleans(), st.lists(inner, max_size=4)).map(
+        lambda fields: TxnDone(*fields)
+    ),
+    max_leaves=8,
+)
+
+
+@pytest.fixture(scope="module")
+def headers() -> Headers:
+    return Headers(LocalMember())
+
+
+def header(member: LocalMember, revision: int) -> pb.ResponseHeader:
+    return pb.ResponseHeader(
+        cluster_id=member.cluster_id, member_id=member.id, revision=revision, raft_term=member.term
+    )
+
+
+def kv(data: bytes) -> kv_pb2.KeyValue:
+    return kv_pb2.KeyValue.FromString(data)
+
+
+def as_protobuf(outcome: PutDone | Found | Deleted | TxnDone) -> Any:
+    """The answer as protobuf has it, with the header of an operation inside a transaction."""
+    inner = pb.ResponseHeader(revision=outcome.revision)
+    if isinstance(outcome, PutDone):
+        prev = None if outcome.prev_kv is None else kv(outcome.prev_kv)
+        return pb.PutResponse(header=inner, prev_kv=prev)
+    if isinstance(outcome, Found):
+        kvs = list(map(kv, outcome.kvs))
+        return pb.RangeResponse(header=inner, kvs=kvs, more=outcome.more, count=outcome.count)
+    if isinstance(outcome, Deleted):
+        prev_kvs = list(map(kv, outcome.prev_kvs))
+        return pb.DeleteRangeResponse(header=inner, deleted=outcome.deleted, prev_kvs=prev_kvs)
+    responses = []
+    for each in outcome.responses:
+        name = {
+            PutDone: "response_put",
+            Found: "response_range",
+            Deleted: "response_delete_range",
+            TxnDone: "response_txn",
+        }[type(each)]
+        responses.append(pb.ResponseOp(**{name: as_protobuf(each)}))
+    return pb.TxnResponse(header=inner, succeeded=outcome.succeeded, responses=responses)
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(1, 2**63 - 1))
+def test_headers(revision: int, term: int) -> None:
+    member = LocalMember()
+    member.term = Term(term)
+    headers = Headers(member)
+    expected = pb.CompactionResponse(header=header(member, revision)).SerializeToString()
+    assert headers(revision) == expected
+    assert headers(revision) == expected, "remembered"
+    member.term = Term(term - 1)
+    assert headers(revision) == pb.CompactionResponse(
+        header=header(member, revision)
+    ).SerializeToString() or (
+        term == 1  # a term of zero is written out, which means the same
+    )
+
+
+@given(done)
+def test_answers(outcome: PutDone | Found | Deleted | TxnDone) -> None:
+    member = LocalMember()
+    write: Any = {
+        PutDone: messages.write_put,
+        Found: messages.write_found,
+        Deleted: messages.write_deleted,
+        TxnDone: messages.write_txn,
+    }[type(outcome)]
+    expected = as_protobuf(outcome)
+    expected.header.CopyFrom(header(member, 7))
+    assert write(Headers(member)(7), outcome) == expected.SerializeToString()
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 10**10))
+def test_renewals(lease: int, ttl: int) -> None:
+    member = LocalMember()
+    expected = pb.LeaseKeepAliveResponse(header=header(member, 5), ID=lease, TTL=ttl)
+    assert messages.write_kept_alive(Headers(member)(5), lease, ttl) == expected.SerializeToString()
+
+
+@given(
+    watch_id=st.integers(-1, 2**63 - 1),
+    revision=st.integers(1, 2**63 - 1),
+    events=st.lists(pairs, max_size=4),
+    flags=st.fixed_dictionaries(
+        {
+            "created": st.booleans(),
+            "canceled": st.booleans(),
+            "fragment": st.booleans(),
+            "compact_revision": counts,
+            "reason": st.text(max_size=20),
+        }
+    ),
+)
+def test_watch_answers(watch_id: int, revision: int, events: list[bytes], flags: dict[str, Any]) -> None:
+    member = LocalMember()
+    answers = WatchAnswers(Headers(member))
+    shown = [kv_pb2.Event(type=kv_pb2.Event.DELETE, kv=kv(each)) for each in events]
+    entries = pb.WatchResponse(events=shown).SerializeToString()
+    plain = pb.WatchResponse(header=header(member, revision), watch_id=watch_id, events=shown)
+    assert answers.plain(watch_id, revision, entries) == plain.SerializeToString()
+    assert answers.plain(watch_id, revision, entries) == plain.SerializeToString()
+    special = dict(flags)
+    special["cancel_reason"] = special.pop("reason")
+    expected = pb.WatchResponse(
+        header=header(member, revision), watch_id=watch_id, events=shown, **special
+    ).SerializeToString()
+    assert answers.special(watch_id, revision, entries, **flags) == expected
+
+
+def test_watches_that_are_told_the_same_share_the_bytes(headers: Headers) -> None:
+    answers = WatchAnswers(headers)
+    events = bytes(bytearray(b"\x5a\x02\x12\x00"))
+    first = answers.plain(3, 9, events)
+    assert answers.plain(3, 9, events) is first
+    assert answers.plain(4, 9, events) != first
+    assert answers.plain(3, 10, events) != first
+    assert answers.plain(3, 10, b"") != answers.plain(3, 11, b"")
+
+
+# --- requests
+
+
+def test_a_transaction_is_read_whole() -> None:
+    put = pb.PutRequest(key=b"k", value=b"v", lease=7, prev_kv=True, ignore_value=True, ignore_lease=True)
+    query = pb.RangeRequest(
+        key=b"a",
+        range_end=b"b",
+        limit=1,
+        revision=2,
+        sort_order=pb.RangeRequest.DESCEND,
+        sort_target=pb.RangeRequest.VALUE,
+        keys_only=True,
+        count_only=True,
+        min_mod_revision=3,
+        max_mod_revision=4,
+        min_create_revision=5,
+        max_create_revision=6,
+    )
+    compares = [
+        pb.Compare(key=b"c", target=pb.Compare.VERSION, result=pb.Compare.LESS, version=1),
+        pb.Compare(key=b"c", target=pb.Compare.CREATE, create_revision=2, range_end=b"d"),
+        pb.Compare(key=b"c", target=pb.Compare.MOD, mod_revision=3),
+        pb.Compare(key=b"c", target=pb.Compare.VALUE, value=b"4"),
+        pb.Compare(key=b"c", target=pb.Compare.LEASE, lease=5),
+        pb.Compare(key=b"c", target=pb.Compare.LEASE, version=6),
+    ]
+    request = pb.TxnRequest(
+        compare=compares,
+        success=[pb.RequestOp(request_put=put), pb.RequestOp(request_range=query)],
+        failure=[
+            pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=b"x", range_end=b"y", prev_kv=True)),
+            pb.RequestOp(request_txn=pb.TxnRequest(success=[pb.RequestOp(request_put=put)])),
+        ],
+    )
+    written = v3.Put(b"k", b"v", 7, prev_kv=True, ignore_value=True, ignore_lease=True)
+    assert messages.read_txn(request) == v3.Txn(
+        compares=(
+            v3.Compare(b"c", v3.VERSION, v3.LESS, 1),
+            v3.Compare(b"c", v3.CREATE, v3.EQUAL, 2, b"", b"d"),
+            v3.Compare(b"c", v3.MOD, v3.EQUAL, 3),
+            v3.Compare(b"c", v3.VALUE, v3.EQUAL, 0, b"4"),
+            v3.Compare(b"c", v3.LEASE, v3.EQUAL, 5),
+            v3.Compare(b"c", v3.LEASE, v3.EQUAL, 0),
+        ),
+        success=(
+            written,
+            v3.Range(
+                b"a",
+                b"b",
+                1,
+                2,
+                v3.DESCEND,
+                v3.BY_VALUE,
+                keys_only=True,
+                count_only=True,
+                min_mod_revision=3,
+                max_mod_revision=4,
+                min_create_revision=5,
+                max_create_revision=6,
+            ),
+        ),
+        failure=(v3.DeleteRange(b"x", b"y", prev_kv=True), v3.Txn(success=(written,))),
+    )
+
+
+def raw(number: int, value: int) -> bytes:
+    """A field that no class would let us set: an unknown number of an enumeration."""
+    return bytes((number << 3, value))
+
+
+@pytest.mark.parametrize("field", [5, 6])
+def test_an_order_that_does_not_exist(field: int) -> None:
+    request = parse(pb.RangeRequest, b"\x0a\x01a" + raw(field, 9))
+    answer = messages.read_range(request)
+    assert isinstance(answer, Fault)
+    assert answer.cause == b"etcdserver: invalid sort option"
+
+
+@pytest.mark.parametrize("field", [1, 2])
+def test_a_compare_that_does_not_exist(field: int) -> None:
+    compare = b"\x1a\x01a" + raw(field, 9)
+    answer = messages.read_txn(parse(pb.TxnRequest, b"\x0a%c%b" % (len(compare), compare)))
+    assert isinstance(answer, Fault)
+
+
+def test_transactions_lie_in_each_other_only_so_deep() -> None:
+    request = pb.TxnRequest()
+    for _ in range(30):
+        request = pb.TxnRequest(success=[pb.RequestOp(request_txn=request)])
+    assert not isinstance(messages.read_txn(request), Fault)
+    assert isinstance(messages.read_txn(request, depth=messages.MAX_DEPTH - 10), Fault)
+
+
+def test_what_is_no_message() -> None:
+    with pytest.raises(BadMessage):
+        parse(pb.PutRequest, b"\x0a\xff")
+    unknown = parse(pb.PutRequest, b"\x0a\x01a\xf8\x07\x01")
+    assert unknown.key == b"a", "fields nobody knows are ignored"

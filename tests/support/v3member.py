@@ -1,0 +1,231 @@
+"""The v3 services of a member without a log, a disk or a socket, and calls that keep their answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from netstore.api.v3.services import Options, build
+from netstore.net import grpc, http2
+from netstore.node.timekeeper import Deadlines
+from netstore.state.member import MemberInfo
+from netstore.types import NodeId
+from netstore.watch.streams import Watches
+from tests.support.local_member import LocalMember
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from google.protobuf.message import Message
+
+    from netstore.errors import Fault
+    from netstore.net.grpc import Receiver
+    from netstore.state.machine import Outcome
+
+
+OPTIONS = Options(
+    election_seconds=1.0,
+    max_request_bytes=1_572_864,
+    max_txn_ops=128,
+    quota_bytes=0,
+    progress_seconds=600.0,
+)
+
+
+class FakeCall:
+    """A `net.grpc.Call` that keeps its answers. `backlog` is what a test says."""
+
+    def __init__(self, path: str, fields: dict[bytes, bytes] | None = None) -> None:
+        self.path = path.encode()
+        self.deadline: float | None = None
+        self.peer = "127.0.0.1:1"
+        self.common_name: str | None = None
+        self.backlog = 0
+        self.fields = fields or {}
+        self.messages: list[bytes] = []
+        self.status: int | None = None
+        self.text = ""
+        self._drained: Callable[[], None] | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.status is None
+
+    def metadata(self, name: bytes) -> bytes | None:
+        return self.fields.get(name)
+
+    def reply(self, message: bytes) -> None:
+        self.send(message)
+        self.finish()
+
+    def send(self, message: bytes) -> None:
+        if self.open:
+            self.messages.append(message)
+
+    def finish(self, status: int = grpc.OK, text: str = "") -> None:
+        if self.open:
+            self.status, self.text = status, text
+
+    def on_drained(self, call: Callable[[], None]) -> None:
+        if self.backlog <= http2.LOW_WATER:
+            call()
+        else:
+            self._drained = call
+
+    def on_cancelled(self, call: Callable[[], None]) -> None:
+        """Nobody cancels a call here."""
+
+    def drain(self) -> None:
+        """The client reads all that waits."""
+        self.backlog = 0
+        call, self._drained = self._drained, None
+        if call is not None:
+            call()
+
+
+class ReadableMember(LocalMember):
+    """A member alone. A read is answered at once, with `unreadable` where a test sets it; so is a proposal
+    with `unwritable`. Changes go to `watches`, and a compaction's work is done in the same call.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watches = Watches(self.machine.mvcc, lambda: None)
+        self.unreadable: Fault | None = None
+        self.unwritable: Fault | None = None
+        self.proposed = 0
+
+    def read(self, done: Callable[[Fault | None], None]) -> None:
+        done(self.unreadable)
+
+    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None]) -> None:
+        self.proposed += 1
+        if self.unwritable is not None:
+            done(self.unwritable)
+            return
+        super().propose(command, done)
+        self.settle()
+
+    def settle(self) -> None:
+        """What the loop does between turns."""
+        self.watches.publish(self.machine.take_changes())
+        while self.machine.sweeping:
+            self.machine.sweep()
+        while self.watches.behind:
+            self.watches.step()
+
+
+class FakeLessor:
+    """Renewals that are answered when a test says so, or at once with the lease's TTL."""
+
+    def __init__(self, member: ReadableMember) -> None:
+        self._member = member
+        self.held: list[Callable[[int | Fault], None]] | None = None
+
+    def keep_alive(self, id_: int, done: Callable[[int | Fault], None]) -> None:
+        lease = self._member.machine.leases.get(id_)
+        if self.held is not None:
+            self.held.append(done)
+        else:
+            done(0 if lease is None else lease.ttl)
+
+    def time_to_live(self, id_: int, done: Callable[[int | Fault], None]) -> None:
+        lease = self._member.machine.leases.get(id_)
+        done(-1 if lease is None else lease.ttl - 1)
+
+
+class FakeMembers:
+    """`node.cluster.Cluster` that notes what it is asked and refuses with `fault`, or does it."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self.fault: Fault | None = None
+
+    def add(
+        self, peer_urls: tuple[str, ...], *, learner: bool, done: Callable[[MemberInfo | Fault], None]
+    ) -> None:
+        self._do(("add", peer_urls, learner), done, MemberInfo(NodeId(1), "", (), peer_urls, learner))
+
+    def remove(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None]) -> None:
+        self._do(("remove", id_), done, MemberInfo(id_, "", (), ()))
+
+    def update(
+        self, id_: NodeId, peer_urls: tuple[str, ...], done: Callable[[MemberInfo | Fault], None]
+    ) -> None:
+        self._do(("update", id_, peer_urls), done, MemberInfo(id_, "", (), peer_urls))
+
+    def promote(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None]) -> None:
+        self._do(("promote", id_), done, MemberInfo(id_, "", (), ()))
+
+    def transfer(self, to: NodeId, done: Callable[[Fault | None], None]) -> None:
+        self.asked.append(("transfer", to))
+        done(self.fault)
+
+    def _do(
+        self, what: tuple[Any, ...], done: Callable[[MemberInfo | Fault], None], member: MemberInfo
+    ) -> None:
+        self.asked.append(what)
+        done(self.fault or member)
+
+
+class FakeCopy:
+    """A copy of the state with these bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+        self.closed = False
+
+    def read(self, most: int) -> bytes:
+        piece, self._data = self._data[:most], self._data[most:]
+        return piece
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Served:
+    """All services over one member."""
+
+    def __init__(self, options: Options = OPTIONS) -> None:
+        self.member = ReadableMember()
+        self.deadlines = Deadlines(self.member.clock)
+        self.lessor = FakeLessor(self.member)
+        self.members = FakeMembers()
+        self.copy: FakeCopy | Fault = FakeCopy(bytes(100_000 // 512 * 512))
+        self.draws: list[int] = []
+        """Random numbers to come; thirds of the bound when there are none."""
+        self.services = build(
+            self.member,
+            options,
+            watches=self.member.watches,
+            lessor=self.lessor,
+            members=self.members,
+            copies=self,
+            sizes=lambda: (2_000_000, 1_000_000),
+            after=self.deadlines.after,
+            below=self._draw,
+        )
+
+    def _draw(self, bound: int) -> int:
+        return self.draws.pop(0) if self.draws else bound // 3
+
+    def make(self, done: Callable[[FakeCopy | Fault], None]) -> None:
+        """`api.v3.maintenance.Copies`."""
+        done(self.copy)
+
+    def call(self, path: str, request: Message | bytes, fields: dict[bytes, bytes] | None = None) -> FakeCall:
+        """Make a unary call; the answer is in what comes back."""
+        call = FakeCall(path, fields)
+        message = request if isinstance(request, bytes) else request.SerializeToString()
+        self.services.unary[call.path](call, message)
+        return call
+
+    def open(self, path: str, fields: dict[bytes, bytes] | None = None) -> tuple[FakeCall, Receiver]:
+        """Open a stream."""
+        call = FakeCall(path, fields)
+        return call, self.services.stream[call.path](call)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.member.advance(int(seconds * 1e9))
+        self.deadlines.run_due()
