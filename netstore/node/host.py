@@ -31,6 +31,7 @@ from netstore.raft.messages import Forward
 from netstore.raft.status import Fate
 from netstore.seams import SyncFailed
 from netstore.types import Index, Nanos
+from netstore.watch.streams import Watches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -105,6 +106,8 @@ class Host:
         self.cluster_id = cluster_id
         self.machine = machine
         self.hub = hub
+        self.watches = Watches(machine.mvcc, wake)
+        """Live watchers of the v3 keys."""
         self.clock = clock
         self.proposals = proposals
         self.proposals.now = clock.monotonic()
@@ -334,6 +337,8 @@ class Host:
             self._serve_reads()
         if applied:
             self.machine.save()
+        if not self._installing:
+            self._work_off()
         if self._raft.leader != self._leader_known:
             self._leader_known = self._raft.leader
             self.leader_since = self.clock.wall()
@@ -354,6 +359,20 @@ class Host:
         publish = self.hub.publish
         for event in machine.take_events():
             publish(event)
+        changes = machine.take_changes()
+        if changes:
+            self.watches.publish(changes)
+
+    def _work_off(self) -> None:
+        """A bounded piece of what is done beside the requests: what compaction erases, and what watches read
+        that are behind. The rest is the next turn's.
+        """
+        if self.machine.sweeping:
+            self.machine.sweep()
+        if self.watches.behind:
+            self.watches.step()
+        if self.machine.sweeping or self.watches.behind:
+            self._wake()
 
     def _serve_reads(self) -> None:
         applied = self.machine.applied
@@ -384,6 +403,7 @@ class Host:
     def _replace_state(self, meta: SnapshotMeta) -> None:
         """The log is marked with the copy: it takes the place of the state."""
         image, self._image_in = self._image_in, None
+        self.machine.mvcc.suspended = True
 
         def installed(failure: OSError | None) -> None:
             if failure is not None:
@@ -391,6 +411,7 @@ class Host:
                 return
             self.machine.load()
             self.hub.interrupt()
+            self.watches.replaced()
             self._installing = False
             self._compacted = meta.index
             self._raft.snapshot_installed(meta)

@@ -411,7 +411,8 @@ class Machine:
         """Answer a transaction that only reads (`txn.is_read`) here and now."""
         if not txn.is_read(command):
             raise ValueError("a transaction that may write goes through the log")
-        return self._shut(command) or txn.execute(self.mvcc, self.leases, command)
+        fault = self._shut(command) or self.mvcc.check_revision(0)
+        return fault or txn.execute(self.mvcc, self.leases, command)
 
     def _compact(self, command: Compact) -> Outcome:
         fault = self._shut(command) or self.mvcc.compact(command.revision)

@@ -167,6 +167,8 @@ class Mvcc:
         """Nothing is left in the engine of what compaction up to this revision forgets."""
         self.size = 0
         """Bytes of all records that are stored: keys, values and what goes with them."""
+        self.suspended = False
+        """The engine is about to hold another state: no read is answered until `load`."""
         self._number = 0
         self._items: dict[bytes, _Item] = {}
         self._live: SortedList = SortedList()
@@ -325,6 +327,8 @@ class Mvcc:
 
     def check_revision(self, revision: int) -> Fault | None:
         """Whether this revision can be read; 0 and below stand for the current one."""
+        if self.suspended:
+            return errors.timed_out(errors.TIMED_OUT_LEADER)
         if revision > self.revision:
             return refusal(errors.FUTURE_REVISION)
         return refusal(errors.COMPACTED) if 0 < revision < self.compacted else None
@@ -337,7 +341,7 @@ class Mvcc:
         O(changes since) or O(keys in the range), whichever is less.
         """
         revision = query.revision
-        if revision > 0:
+        if revision > 0 or self.suspended:
             fault = self.check_revision(revision)
             if fault is not None:
                 return fault
@@ -519,6 +523,11 @@ class Mvcc:
         revision = Revision(place >> _NUMBER_BITS)
         before = _before(self._items[key], place) if revision > self.compacted else 0
         return KeyChange(key, revision, self.pair(place), bool(place & _DELETED), before)
+
+    @property
+    def unpublished(self) -> bool:
+        """Whether `take_changes` has something to give."""
+        return bool(self._changes)
 
     def take_changes(self) -> list[KeyChange]:
         """What has changed since the last call, in order."""

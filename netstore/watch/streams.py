@@ -67,6 +67,10 @@ class Source(Protocol):
     revision: Revision
     compacted: Revision
 
+    @property
+    def unpublished(self) -> bool:
+        """Whether there are changes that `Watches.publish` has not been given yet."""
+
     def history(
         self, start: Revision, key: bytes, range_end: bytes, *, looked: int, told: int, size: int
     ) -> tuple[list[KeyChange], Revision]:
@@ -225,7 +229,9 @@ class Stream:
     def progress(self) -> None:
         """Answer a request for progress, if every watch has been told everything (v3 API, progress)."""
         now = self._hub.source.revision
-        if self._watches and all(watch.is_told(now) for watch in self._watches.values()):
+        if not self._watches or self._hub.source.unpublished:
+            return
+        if all(watch.is_told(now) for watch in self._watches.values()):
             self.sink.send(NO_WATCH, now)
 
     def tick(self) -> None:
@@ -233,6 +239,8 @@ class Stream:
         called every ten minutes or so, for each stream in its own time.
         """
         now = self._hub.source.revision
+        if self._hub.source.unpublished:
+            return
         for watch in self._watches.values():
             if watch.progress and not watch.told and watch.is_told(now):
                 self.sink.send(watch.id, now)
