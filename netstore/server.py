@@ -41,7 +41,11 @@ from netstore.disk.posix import PosixDevice
 from netstore.disk.wal import Wal
 from netstore.errors import Fault, NetstoreError
 from netstore.net.call import CallFailed
-from netstore.net.http1 import Cors, Http1Connection, Http1Server
+from netstore.net.front import ALPN, Front
+from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
+from netstore.net.http1 import Cors, Http1Server
+from netstore.net.http2 import Http2Server
+from netstore.net.http2exchange import opener
 from netstore.net.peerwire import Application
 from netstore.net.reactor import Limits, Reactor
 from netstore.net.tls import Credentials
@@ -71,7 +75,6 @@ if TYPE_CHECKING:
 
     from netstore.net.exchange import Exchange
     from netstore.net.peerwire import Roster
-    from netstore.net.reactor import Connection
     from netstore.ops.config import StoreConfig, Url
     from netstore.state.machine import Outcome
 
@@ -236,6 +239,7 @@ class _Daemon:
         for sock in (*self.clients, *self.callers):
             parts.callback(sock.close)
         self.credentials = _credentials(config)
+        self.client_credentials = _client_credentials(config)
         self.folder = DataDir.lock(config.data_dir, config.wal_dir)
         parts.callback(self.folder.close)
         self.parts = parts
@@ -252,6 +256,14 @@ class _Daemon:
             self.clock.monotonic,
         )
         self.deadlines = Deadlines(self.clock)
+        self.grpc = GrpcServer(
+            Services({}, {}),
+            self.clock.monotonic,
+            self.deadlines.after,
+            get_logger("grpc"),
+            plain=opener(self._handle, self.http1),
+        )
+        self.front = Front(Http2Server(self.grpc, lambda: self.reactor.now, varying=TIMEOUT_FIELD))
         self.loop = Loop()
         self.initial = {
             bootstrap.member_id(map(str, each.peer_urls), config.initial_cluster_token): each
@@ -265,7 +277,7 @@ class _Daemon:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stop_on_signal, signals, manager, nursery.cancel_scope)
-                nursery.start_soon(self.reactor.run, _session, self.loop)
+                nursery.start_soon(self.reactor.run, self.front.session, self.loop)
                 if self.folder.found is None:
                     await self._find_identity()
                 await self._open()
@@ -468,8 +480,8 @@ class _Daemon:
     # --- the running member
 
     def _serve_clients(self, manager: ServiceManager) -> None:
-        for sock in self.clients:
-            self.reactor.listen(sock)
+        for url, sock in zip(self.config.listen_client_urls, self.clients, strict=True):
+            self.reactor.listen(sock, self.client_credentials if url.scheme == "https" else None)
         urls = [
             _shown(url, sock) for url, sock in zip(self.config.listen_client_urls, self.clients, strict=True)
         ]
@@ -544,6 +556,7 @@ class _Daemon:
             self.reactor.stop_accepting()
             with trio.move_on_after(DRAIN_SECONDS):
                 await self._leave()
+                await self.reactor.drain()
             scope.cancel()
             return
 
@@ -594,6 +607,21 @@ def _credentials(config: StoreConfig) -> Credentials | None:
     )
 
 
+def _client_credentials(config: StoreConfig) -> Credentials | None:
+    """What this member shows to clients, and whose certificates it accepts from them."""
+    if config.cert_file is None or config.key_file is None:
+        return None
+    trusted = config.trusted_ca_file
+    return Credentials(
+        config.cert_file,
+        config.key_file,
+        trusted,
+        client_auth=config.client_cert_auth or trusted is not None,
+        log=get_logger("tls"),
+        alpn=ALPN,
+    )
+
+
 def _already_started(member: NodeId, config: StoreConfig) -> NetstoreError:
     return NetstoreError(
         f"data_dir: {config.data_dir} is empty, but member {member:x} of this name was started before, and"
@@ -606,10 +634,6 @@ def _no_listener(error: OSError) -> None:
     raise NetstoreError(
         f"data_dir: the state cannot be written: {error}; free disk space or replace the disk"
     )
-
-
-def _session(connection: Connection, server: Http1Server) -> Http1Connection:
-    return Http1Connection(server, connection)
 
 
 def _shown(url: Url, sock: socket.socket) -> str:

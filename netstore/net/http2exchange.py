@@ -1,0 +1,169 @@
+"""Requests that are not gRPC, over HTTP/2: what curl and browsers speak to a port with TLS.
+
+The API sees the same `Exchange` as over HTTP/1. Header lines are turned into a header block that enters no
+table; what belongs to HTTP/1 alone is left out (RFC 9113, 8.2.2).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from netstore.net.exchange import Request
+from netstore.net.hpackcache import literal, status_field
+from netstore.net.http1 import OPEN_BODY_LIMIT
+from netstore.net.http2 import INTERNAL_ERROR, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.net.exchange import Exchange
+    from netstore.net.http1 import Http1Server
+    from netstore.net.http2 import Head, Http2Connection
+
+_PLAIN: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
+_CONTINUE: Final = status_field(100)
+_HTTP1_ONLY: Final = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
+
+
+def block_of(status: int, lines: bytes) -> bytes:
+    """The header block of an answer, from header lines that each end with CRLF."""
+    parts = [status_field(status)]
+    for line in lines.split(b"\r\n"):
+        name, colon, value = line.partition(b":")
+        name = name.lower()
+        if colon and name not in _HTTP1_ONLY:
+            parts.append(literal(name, value.strip()))
+    return b"".join(parts)
+
+
+class Http2Exchange(Stream):
+    """One request on an HTTP/2 stream and its answer. Implements `netstore.net.exchange.Exchange`."""
+
+    __slots__ = ("_body", "_gone", "_handle", "_server", "_size", "request")
+
+    def __init__(
+        self,
+        handle: Callable[[Exchange], None],
+        server: Http1Server,
+        connection: Http2Connection,
+        number: int,
+        head: Head,
+    ) -> None:
+        super().__init__(connection, number, head)
+        path, _, query = head.path.partition(b"?")
+        request = Request(head.method, path, query, b"", head.field(b"content-type"))
+        request.authorization = head.field(b"authorization")
+        request.origin = head.field(b"origin")
+        request.host = head.authority or head.field(b"host")
+        request.version = b"2"
+        self.request = request
+        self._server = server
+        self._body: list[bytes] = []
+        self._size = 0
+        self._handle: Callable[[Exchange], None] | None = handle
+        self._gone: Callable[[], None] | None = None
+        if head.field(b"expect") == b"100-continue":
+            self.put_head(_CONTINUE)
+
+    def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
+        """See `http2.Stream.take`."""
+        request = self.request
+        if request.too_large:
+            return
+        self._size += stop - start
+        if self._size > self._server.body_limit:
+            request.too_large = True
+            self._body.clear()
+            self.connection.ready.append(self)
+            return
+        if start < stop:
+            self._body.append(data[start:stop])
+        if ended:
+            request.body = b"".join(self._body)
+            self._body.clear()
+            self.connection.ready.append(self)
+
+    def hand_over(self) -> None:
+        """See `http2.Stream.hand_over`."""
+        if not self.open:
+            gone, self._gone = self._gone, None
+            if gone is not None:
+                gone()
+            return
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle(self)
+
+    def lost(self) -> None:
+        """See `http2.Stream.lost`."""
+        self._body.clear()
+        self.connection.ready.append(self)
+
+    def drain(self) -> None:
+        """See `http2.Stream.drain`: an answer without an end is given up."""
+        gone, self._gone = self._gone, None
+        if gone is not None:
+            self.connection.reset(self, INTERNAL_ERROR)
+            gone()
+
+    def respond(self, status: int, fields: bytes, body: bytes = b"") -> None:
+        """Answer in one piece; see `Exchange.respond`."""
+        if not self.open:
+            return
+        self._gone = None
+        size = b"" if status in (204, 304) else b"Content-Length: %d\r\n" % len(body)
+        block = block_of(status, fields + self._common() + size)
+        if not body or self.request.method == b"HEAD":
+            self.put_last(block)
+            return
+        self.put_head(block)
+        self.put_data(b"", body)
+        self.put_last()
+
+    def refuse(self, status: int, text: bytes) -> None:
+        """Answer in plain text; see `Exchange.refuse`. The frames around it are sound, so the connection
+        stays.
+        """
+        self.respond(status, _PLAIN, text)
+
+    def begin(self, status: int, fields: bytes) -> None:
+        """Send the head and keep the body open; see `Exchange.begin`."""
+        if self.open:
+            self.put_head(block_of(status, fields + self._common()))
+
+    def push(self, data: bytes) -> bool:
+        """Send a piece of the open body; see `Exchange.push`."""
+        if not self.open or self.backlog > OPEN_BODY_LIMIT:
+            return False
+        self.put_data(b"", data)
+        return True
+
+    def end(self) -> None:
+        """End the open body; see `Exchange.end`."""
+        if self.open:
+            self._gone = None
+            self.put_last()
+
+    def abort(self) -> None:
+        """Give the stream up; see `Exchange.abort`."""
+        self.connection.reset(self, INTERNAL_ERROR)
+
+    def on_gone(self, call: Callable[[], None]) -> None:
+        """Call when the client gives up before the answer is complete; see `Exchange.on_gone`."""
+        self._gone = call
+
+    def _common(self) -> bytes:
+        return self._server.common or self._server.common_for(self.request)
+
+
+def opener(
+    handle: Callable[[Exchange], None], server: Http1Server
+) -> Callable[[Http2Connection, int, Head], Stream]:
+    """What opens such streams: for this handler, with the limits and the common header lines that answers
+    over HTTP/1 have.
+    """
+
+    def open_exchange(connection: Http2Connection, number: int, head: Head) -> Stream:
+        return Http2Exchange(handle, server, connection, number, head)
+
+    return open_exchange
