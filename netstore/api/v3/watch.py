@@ -135,7 +135,7 @@ class _Watching:
 
     @property
     def backlog(self) -> int:
-        """What waits here and before it on the connection. Whoever finds it too much is told when it is not."""
+        """What waits here and before it on the connection. Who finds it too much is told when it is not."""
         backlog = self._call.backlog
         if backlog > MAX_BACKLOG and not self._full:
             self._full = True
