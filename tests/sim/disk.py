@@ -16,6 +16,7 @@ from netstore.disk.engine import MemoryEngine
 from netstore.disk.frame import SECTOR
 from netstore.seams import SyncFailed
 from netstore.state.mirror import TABLES
+from tests.sim.invariants import Violated, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -327,8 +328,7 @@ class StateEngine(MemoryEngine):
         self.power_loss()
 
     def _settled(self) -> None:
-        if self._replacing:
-            raise RuntimeError("the state was used while a copy takes its place")
+        require(not self._replacing, "the state was used while a copy takes its place")
 
     def _replace(self, image: object, done: Done) -> None:
         if self._gone:
@@ -363,7 +363,7 @@ def finish_replacement(disk: Disk, mark: SnapshotMeta | None) -> bool:
         return False
     copy = copies.get(mark.index)
     if copy is None:
-        raise RuntimeError(f"the log is marked with a copy at {mark.index}, and there is none")
+        raise Violated(f"the log begins after {mark.index}, the state ends at {disk.state.applied()}")
     disk.state = copy.crash()
     return True
 

@@ -31,6 +31,9 @@ FAULTS = (
 )
 """What may happen while a run is under way; each run has some of them."""
 
+MORE_OFTEN = {"membership": 3}
+"""What is often not possible at the moment it is drawn."""
+
 
 @dataclass(slots=True)
 class Plan:
@@ -128,7 +131,7 @@ def draw(random: Random) -> Plan:
         wanted = []
     for name in FAULTS:
         if name in wanted:
-            plan.faults[name] = choose((0.1, 0.3, 0.6))
+            plan.faults[name] = choose((0.1, 0.3, 0.6)) * MORE_OFTEN.get(name, 1)
     plan.outage = chance() < 0.2
 
     plan.clients = random.randrange(2, 7)

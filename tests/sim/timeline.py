@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 EPOCH: Final = 1_700_000_000_000_000_000
 """Wall time, in nanoseconds, at which every run begins."""
 
+MOST_CALLS: Final = 2_000_000
+"""Calls after which a run is given up; the longest that ends needs a tenth of them."""
+
 _SECOND: Final = 1_000_000_000
 
 
@@ -28,6 +31,8 @@ class Timeline:
     def after(self, delay: float, call: Callable[[], object]) -> None:
         """Make a call once that many seconds have passed."""
         self._serial += 1
+        if self._serial > MOST_CALLS:
+            raise RuntimeError(f"{MOST_CALLS} calls and no end: something calls itself for ever")
         heappush(self._heap, (self.now + delay, self._serial, call))
 
     def run(self, until: float) -> None:

@@ -123,6 +123,7 @@ class World:
                 elif all(isinstance(write.outcome, Event) for write in asked) and self._equal(
                     leader, everyone
                 ):
+                    self.reach["recovered"] += 1
                     return
             if self.lost_for_good:
                 return
@@ -133,7 +134,11 @@ class World:
 
     def _equal(self, leader: Member, everyone: list[Member]) -> bool:
         last = leader.raft.log.last
-        return all(member.up and member.machine.applied == last == member.raft.commit for member in everyone)
+        due = leader.machine.next_expiry()
+        overdue = due is not None and due <= leader.clock.wall()
+        return not overdue and all(
+            member.up and member.machine.applied == last == member.raft.commit for member in everyone
+        )
 
     def _state(self) -> str:
         return "; ".join(

@@ -66,8 +66,10 @@ class Invariant:
 def all_invariants() -> tuple[type[Invariant], ...]:
     """Every one, in a fixed order."""
     from tests.sim.invariants import (  # noqa: PLC0415 - they import this module
+        check_quorum,
         commit_quorum,
         committed_immutable,
+        conf_agreement,
         digest,
         durable_log,
         election_safety,
@@ -89,6 +91,8 @@ def all_invariants() -> tuple[type[Invariant], ...]:
         leader_completeness.LeaderCompleteness,
         committed_immutable.CommittedImmutable,
         commit_quorum.CommitQuorum,
+        conf_agreement.ConfAgreement,
+        check_quorum.CheckQuorum,
         log_matching.LogMatching,
         machine_safety.MachineSafety,
         single_vote.SingleVote,

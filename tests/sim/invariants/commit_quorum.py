@@ -1,6 +1,6 @@
 """What a leader commits is on the disks of a majority, of both majorities in a joint configuration (Ongaro's
-dissertation, sections 3.6.2 and 4.3). The disks are asked, not the members: `LogRecord` has what they
-promised.
+dissertation, sections 3.6.2 and 4.3), and it commits by counting only entries of its own term. The disks
+are asked, not the members: `LogRecord` has what they promised.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tests.sim.invariants import Invariant, require
 
 if TYPE_CHECKING:
     from netstore.raft.entry import ConfState
-    from netstore.types import NodeId
+    from netstore.types import NodeId, Term
     from tests.sim.member import Member
     from tests.sim.world import World
 
@@ -24,15 +24,28 @@ class CommitQuorum(Invariant):
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self._highest = Index(0)
+        self._led: dict[NodeId, Term] = {}
+        """Which term each member led at the end of its last turn."""
 
     def turned(self, member: Member) -> None:
         raft = member.raft
         commit = raft.log.commit
+        led = self._led.pop(member.id, None)
+        if raft.role is Role.LEADER:
+            self._led[member.id] = raft.term
         if commit <= self._highest:
             return
         self._highest = commit
         if raft.role is not Role.LEADER:
             return
+        require(
+            led != raft.term or raft.log.term(commit) == raft.term,
+            "a leader committed an entry of an earlier term by counting",
+            leader=raft.id,
+            term=raft.term,
+            index=commit,
+            of=raft.log.term(commit),
+        )
         # A leader leaves a joint configuration in the very step that commits it: then the one before counts.
         before = [conf for since, conf in raft.conf_history if since <= commit][-2:]
         configurations = [*before, raft.conf]

@@ -1,0 +1,674 @@
+"""Known bugs, put back one at a time into the real classes: a simulator that misses them proves nothing.
+
+They come from the literature (a vote before its sync, an entry of an old term committed by counting), from
+the histories of other stores (the applied index saved apart from the data: etcd 3.5; a failed sync taken for
+a success: PostgreSQL before 2018), and from this one: what simulation found here once is found again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from multiprocessing import get_context
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+import pytest
+
+from netstore.disk import diagnose as diagnosis
+from netstore.disk import frame
+from netstore.disk.diagnose import CutTail
+from netstore.disk.frame import Flaw, Frame, Place
+from netstore.disk.wal import Wal, segment_name
+from netstore.node.driver import Append
+from netstore.node.host import Host
+from netstore.node.proposals import Proposals
+from netstore.node.timekeeper import Timekeeper
+from netstore.raft import core, election, membership, quorum, readindex, replication, snapshotting
+from netstore.raft.core import Raft
+from netstore.raft.entry import ConfState, SnapshotMeta
+from netstore.raft.invariant import InvariantBroken
+from netstore.raft.log import Log
+from netstore.raft.messages import AppendAccepted, Forward, Heartbeat, VoteAnswer, VoteRequest
+from netstore.raft.status import Role
+from netstore.seams import SyncFailed
+from netstore.state.commands import Expire, encode
+from netstore.state.history import History
+from netstore.state.machine import Machine
+from netstore.state.tree import Tree
+from netstore.types import Index, Nanos, NodeView
+from netstore.watch.hub import Hub
+from tests.sim import plan as plans
+from tests.sim.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from netstore.disk.diagnose import Segment
+    from netstore.errors import Fault
+    from netstore.raft.entry import Entry
+    from netstore.raft.messages import Message
+    from netstore.raft.ready import Ready
+    from netstore.types import Event
+    from netstore.watch.hub import Watcher
+    from tests.sim.plan import Plan
+
+    Put = Callable[[pytest.MonkeyPatch], None]
+
+SEEDS: Final = 200
+"""Within so many seeds, from 0 on, each must be found."""
+
+
+@dataclass(slots=True, frozen=True)
+class Mutant:
+    """A bug, and the kind of run that brings it out."""
+
+    name: str
+    put: Put
+    profile: Callable[[Plan], None]
+    hint: int = 0
+    """A seed known to find it, tried first."""
+
+
+# --- kinds of runs
+
+
+def _anything(plan: Plan) -> None:
+    """As the seed drew it."""
+
+
+def _steady(plan: Plan, *faults: str, size: int = 3, rate: float = 0.6) -> None:
+    """A busy cluster of this size with these faults, often, and no others."""
+    plan.size = size
+    plan.duration = 6.0
+    plan.tick, plan.election_ticks = 0.05, 4
+    plan.faults = dict.fromkeys(faults, rate)
+    plan.outage = False
+    plan.burst = 0
+    plan.clients, plan.think, plan.patience = 4, 0.03, 2.0
+    plan.sticky = 0.5
+    plan.skew = plan.drift = plan.no_battery = 0.0
+
+
+def _crashes(plan: Plan) -> None:
+    """Power that goes while a slow disk writes."""
+    _steady(plan, "crash", "plug", "fuse", "isolate", "transfer")
+    plan.disk_latency = 0.02
+
+
+def _power(plan: Plan) -> None:
+    """Several machines at a time."""
+    _steady(plan, "power", "plug", "fuse")
+    plan.disk_latency = 0.02
+    plan.outage = True
+
+
+def _partings(plan: Plan) -> None:
+    """A network that parts, five members."""
+    _steady(plan, "partition", "isolate", "clog", "pause", size=5, rate=0.8)
+
+
+def _lossy(plan: Plan) -> None:
+    """A network without order that repeats and loses."""
+    _steady(plan, "isolate", "clog", "transfer")
+    plan.loss, plan.repeat, plan.in_order = 0.05, 0.3, False
+    plan.max_inflight = 8
+
+
+def _changes(plan: Plan) -> None:
+    """Members come and go."""
+    _steady(plan, "membership", "isolate", "crash", rate=1.0)
+    plan.catch_up_entries, plan.snapshot_count, plan.chores = 2, 5, 0.1
+
+
+def _copies(plan: Plan) -> None:
+    """Logs so short that whoever was away needs a copy."""
+    _steady(plan, "isolate", "crash", "slow", "full", "pause", rate=0.8)
+    plan.catch_up_entries, plan.snapshot_count, plan.chores = 0, 1, 0.1
+    plan.watchers, plan.copy_cut = 4, 0.0
+    plan.segment_bytes = 1024
+
+
+def _full(plan: Plan) -> None:
+    """Disks that are full for a while."""
+    _steady(plan, "full", "crash", rate=1.0)
+
+
+def _broken(plan: Plan) -> None:
+    """Disks that fail to sync."""
+    _steady(plan, "sync", "crash", rate=1.0)
+
+
+def _rotten(plan: Plan) -> None:
+    """Disks whose bits flip."""
+    _steady(plan, "rot", "misdirect", rate=1.0)
+    plan.segment_bytes = 1024 * 1024
+
+
+def _torn(plan: Plan) -> None:
+    """Large writes cut short."""
+    _steady(plan, "plug", "crash", rate=1.0)
+    plan.disk_latency, plan.value_bytes = 0.01, 2_500
+
+
+def _watched(plan: Plan) -> None:
+    """Many watchers that come back often."""
+    _steady(plan, "crash", "restart")
+    plan.watchers = 6
+    plan.mix = {"set": 4, "get": 1, "tree": 2, "delete": 1}
+
+
+def _leases(plan: Plan) -> None:
+    """Nodes that expire while leaders change."""
+    _steady(plan, "transfer", "isolate")
+    plan.mix = {"set": 1, "lease": 6, "refresh": 2, "get": 1}
+
+
+def _no_battery(plan: Plan) -> None:
+    """Machines that forget the time."""
+    _steady(plan, "crash", "power", "isolate", rate=1.0)
+    plan.no_battery = 1.0
+    plan.disk_latency = 0.02
+
+
+def _reads(plan: Plan) -> None:
+    """Reads at a read index, on both sides of a network that parts."""
+    _partings(plan)
+    plan.mix = {"set": 2, "get": 8}
+    plan.keys = 1
+
+
+# --- how a bug is put
+
+
+def _set(owner: object, name: str, wrong: object) -> Put:
+    return lambda patch: patch.setattr(owner, name, wrong)
+
+
+def _answer(kind: type, wrong: Callable[[Raft, Any], None]) -> Put:
+    def put(patch: pytest.MonkeyPatch) -> None:
+        for handlers in core.HANDLERS.values():
+            patch.setitem(handlers, kind, wrong)
+
+    return put
+
+
+# --- the bugs: what must wait for the disk
+
+
+def _vote_before_sync(raft: Raft, message: VoteRequest) -> None:
+    granted = election._free_to_vote(raft, message.sender) and election._complete_enough(raft, message)
+    if granted:
+        raft.vote = message.sender
+    raft.messages.append(VoteAnswer(raft.id, message.sender, raft.term, granted))
+
+
+def _accepted_before_sync(raft: Raft) -> None:
+    if raft.accepted is not None:
+        raft.messages.append(AppendAccepted(raft.id, raft.leader, raft.term, raft.accepted))
+        raft.accepted = None
+
+
+def _nothing_waits(raft: Raft, take: Callable[[Raft], Ready] = Raft.take_ready) -> Ready:
+    ready = take(raft)
+    ready.messages, ready.after_sync = [*ready.messages, *ready.after_sync], []
+    return ready
+
+
+def _reported_at_once(host: Host, record: Append | SnapshotMeta) -> None:
+    host._writing += 1
+    if isinstance(record, Append):
+        host._wal.append(record.hard_state, record.entries, _nobody)
+        host._synced(None)
+    else:
+        host._wal.mark(record, host._synced)
+
+
+def _failed_sync_is_success(
+    host: Host, failure: OSError | None, synced: Callable[[Host, OSError | None], None] = Host._synced
+) -> None:
+    synced(host, None if isinstance(failure, SyncFailed) else failure)
+
+
+def _forgets_what_found_no_room(host: Host) -> None:
+    if host._disk_full is not None and not host._writing:
+        host._disk_full = None
+        for record in list(host._unsynced):
+            if isinstance(record, Append):
+                host._unsynced.popleft()
+                host._driver.synced()
+        host._wake()
+
+
+# --- the log
+
+
+def _commits_old_terms(raft: Raft) -> None:
+    index = quorum.reached(raft.conf, raft.match_at)
+    if raft.log.commit_to(index):
+        raft.send_due = True
+        membership.settle(raft)
+
+
+def _matches_anything(log: Log, index: int, term: int) -> bool:
+    return log.compacted <= index <= log.last
+
+
+def _always_cuts(log: Log, entries: Sequence[Entry]) -> Index | None:
+    if not entries:
+        return None
+    if entries[0].index <= log.last:
+        log._cut(entries[0].index)
+    log.append(entries)
+    return entries[0].index
+
+
+def _synced_by_index(log: Log, index: int, term: int) -> bool:
+    while log._flights and log._flights[0].index <= index:
+        log._flights.popleft()
+    if min(index, log.last) <= log.persisted:
+        return False
+    log.persisted = Index(min(index, log.last))
+    return True
+
+
+def _hands_out_uncommitted(log: Log) -> list[Entry]:
+    entries = log.between(log.applying + 1, log.persisted) if log.persisted > log.applying else []
+    if entries:
+        log.commit = max(log.commit, log.persisted)
+        log.applying = log.persisted
+    return entries
+
+
+def _tells_all_of_the_commit(raft: Raft) -> None:
+    for peer in raft.progress:
+        raft.send(Heartbeat(raft.id, peer, raft.term, raft.log.commit, raft.reads.round))
+
+
+def _applies_under_a_copy(raft: Raft, take: Callable[[Raft], Ready] = Raft.take_ready) -> Ready:
+    installing, raft.installing = raft.installing, None
+    ready = take(raft)
+    raft.installing = installing
+    return ready
+
+
+def _proposes_twice(raft: Raft, message: Forward) -> None:
+    for _ in range(2):
+        replication.propose(raft, message.payloads)
+
+
+# --- elections
+
+
+def _no_pre_vote(raft: Raft, *, forced: bool = False) -> None:
+    if raft.role is not Role.LEADER and election.may_campaign(raft):
+        election._run(raft, forced=forced)
+
+
+def _leads_alone(raft: Raft) -> None:
+    raft.heartbeat_elapsed += 1
+    if raft.heartbeat_elapsed >= raft.config.heartbeat_ticks:
+        raft.heartbeat_elapsed = 0
+        replication.send_heartbeats(raft)
+
+
+def _leader_ignores_later_terms(
+    raft: Raft, message: Message, admit: Callable[[Raft, Message], bool] = election._admit_later
+) -> bool:
+    return False if raft.role is Role.LEADER else admit(raft, message)
+
+
+# --- configurations
+
+
+def _incoming_majority_only(conf: ConfState, value_of: Callable[[int], int]) -> int:
+    return quorum._reached_by(conf.voters, value_of)
+
+
+def _incoming_votes_only(conf: ConfState, votes: Mapping[Any, bool]) -> quorum.Verdict:
+    return quorum._tally_of(conf.voters, votes)
+
+
+def _learners_count(conf: ConfState, value_of: Callable[[int], int]) -> int:
+    return quorum._reached_by((*conf.voters, *conf.learners), value_of)
+
+
+def _meta_without_learners(raft: Raft, index: Index) -> SnapshotMeta:
+    conf = membership.at(raft, index)
+    return SnapshotMeta(index, raft.log.term(index), ConfState(voters=conf.voters))
+
+
+# --- reads
+
+
+def _reads_without_round(raft: Raft) -> None:
+    rounds = raft.reads.rounds
+    while rounds:
+        done = rounds.popleft()
+        raft.reads.count -= len(done.reads)
+        raft.reads_done.extend((token, done.index) for peer, token in done.reads if not peer)
+
+
+def _reads_before_own_commit(raft: Raft) -> bool:
+    return bool(raft.reads.waiting) and raft.role is Role.LEADER
+
+
+# --- the disk
+
+
+def _always_cut_tail(segment: Segment, seed: int, cut_at: int, flaw_at: int, flaw: Flaw) -> CutTail:
+    return CutTail(segment.name, cut_at, len(segment.data) - cut_at, "taken for a torn write")
+
+
+def _believes_payloads(data: bytes, seed: int, place: Place) -> Frame | Flaw:
+    found = frame.read(data, seed, place)
+    if found is Flaw.TORN:
+        at = frame._aligned(place.at)
+        head = data[at : at + frame.HEAD_BYTES]
+        if len(head) == frame.HEAD_BYTES and head[-1]:
+            check, _, length, synced, mask, kind, _ = frame._HEAD.unpack(head)
+            start = at + frame.HEAD_BYTES
+            payload = data[start : start + length].ljust(length, b"\0").translate(frame._masking(mask))
+            after = Place(start + length, check)
+            return Frame(place.at, kind & ~frame._MORE, bool(kind & frame._MORE), payload, synced, after)
+    return found
+
+
+def _drops_all_but_one(wal: Wal, index: Index) -> None:
+    while wal._closed:
+        wal._device.remove(segment_name(wal._closed.popleft().segment))
+
+
+def _mark_overtakes(host: Host, record: Append | SnapshotMeta) -> None:
+    if isinstance(record, Append):
+        host._unsynced.append(record)
+        if host._disk_full is None:
+            host._give(record)
+        return
+
+    def marked(failure: OSError | None) -> None:
+        if failure is not None:
+            host.fail(RuntimeError(str(failure)))
+        else:
+            host._replace_state(record)
+
+    host._wal.mark(record, marked)
+
+
+# --- the state
+
+
+_late: WeakKeyDictionary[Machine, dict[tuple[str, bytes], bytes | None]] = WeakKeyDictionary()
+
+
+class _Catcher:
+    """Takes what `save` would write."""
+
+    def __init__(self) -> None:
+        self.changes: dict[tuple[str, bytes], bytes | None] = {}
+
+    def write(self, applied: Index, changes: dict[tuple[str, bytes], bytes | None]) -> None:
+        self.changes = changes
+
+
+def _index_apart(machine: Machine, save: Callable[[Machine], None] = Machine.save) -> None:
+    engine, catcher = machine._engine, _Catcher()
+    machine._engine = catcher  # type: ignore[assignment] # for one call
+    save(machine)
+    machine._engine = engine
+    engine.write(machine.applied, _late.get(machine, {}))
+    _late[machine] = catcher.changes
+
+
+def _loads_no_members(machine: Machine, load: Callable[[Machine], None] = Machine.load) -> None:
+    load(machine)
+    machine._members = {}
+
+
+def _swaps_whatever_is_there(
+    tree: Tree, path: bytes, prev_value: bytes, prev_index: int, find: Any = Tree._expected
+) -> Any:
+    return find(tree, path, b"", 0)
+
+
+def _window_skips_one(
+    history: History, path: bytes, recursive: bool, since: int, scan: Any = History.scan
+) -> Any:
+    return scan(history, path, recursive, since + 1 if since <= history.last else since)
+
+
+def _window_forgets(
+    history: History, path: bytes, recursive: bool, since: int, scan: Any = History.scan
+) -> Any:
+    return scan(history, path, recursive, max(since, history.first))
+
+
+def _watch_from_before(hub: Hub, *asked: Any, watch: Any = Hub.watch) -> Watcher:
+    path, recursive, stream, _, deliver = asked
+    return watch(hub, path, recursive, stream, 0, deliver)  # type: ignore[no-any-return] # the real one
+
+
+def _published_twice(hub: Hub, event: Event, publish: Callable[[Hub, Event], None] = Hub.publish) -> None:
+    publish(hub, event)
+    publish(hub, event)
+
+
+def _no_interrupt(hub: Hub) -> None:
+    """A copy that took the state's place is no reason to tell anyone."""
+
+
+# --- time and answers
+
+
+def _expires_early(keeper: Timekeeper) -> None:
+    host = keeper._host
+    due = host.machine.next_expiry()
+    soon = host.clock.wall() + 1_500_000_000
+    if host.leader == host.id and due is not None and due <= soon:
+        host.propose(encode(Expire(now=Nanos(soon))), _nobody)
+
+
+def _never_expires(keeper: Timekeeper) -> None:
+    """Nobody looks."""
+
+
+_led: WeakKeyDictionary[Host, int] = WeakKeyDictionary()
+
+
+def _revives(keeper: Timekeeper, expire: Callable[[Timekeeper], None] = Timekeeper._expire) -> None:
+    host = keeper._host
+    if host.leader == host.id and _led.get(host) != host.term:
+        _led[host] = host.term
+        tree = host.machine.tree
+        for node in list(tree.nodes()):
+            if node.expires:
+                later = Nanos(node.expires + 1_000_000_000)
+                renewed = NodeView(node.key, node.created, node.modified, node.value, node.dir, later)
+                tree._store(renewed, node)
+    expire(keeper)
+
+
+def _same_ids(proposals: Proposals, origin: int, limit: float, make: Any = Proposals.__init__) -> None:
+    make(proposals, 0, limit)
+
+
+def _wait_is_refusal(proposals: Proposals, fault: Callable[[], Fault], expire: Any = Proposals.expire) -> int:
+    def known() -> Fault:
+        told = fault()
+        return type(told)(told.code, told.cause, told.index)
+
+    return int(expire(proposals, known))
+
+
+def _nobody(_: object) -> None:
+    """Not listened to."""
+
+
+MUTANTS: Final = tuple(
+    Mutant(name, put, profile, hint)
+    for name, put, profile, hint in (
+        ("a vote leaves before its sync", _answer(VoteRequest, _vote_before_sync), _crashes, 0),
+        (
+            "an accepted append is told before its sync",
+            _set(replication, "answer_appends", _accepted_before_sync),
+            _crashes,
+            0,
+        ),
+        ("no message waits for the disk", _set(Raft, "take_ready", _nothing_waits), _crashes, 0),
+        ("writes are reported before their sync", _set(Host, "_give", _reported_at_once), _crashes, 0),
+        ("a failed sync counts as a success", _set(Host, "_synced", _failed_sync_is_success), _broken, 0),
+        (
+            "what found no room is forgotten",
+            _set(Host, "retry_writes", _forgets_what_found_no_room),
+            _full,
+            0,
+        ),
+        (
+            "an entry of an old term is committed by counting",
+            _set(replication, "advance_commit", _commits_old_terms),
+            _crashes,
+            0,
+        ),
+        ("the check of log matching is skipped", _set(Log, "matches", _matches_anything), _partings, 0),
+        ("a late append cuts what is there", _set(Log, "merge", _always_cuts), _lossy, 0),
+        ("a sync vouches by index alone", _set(Log, "synced", _synced_by_index), _crashes, 0),
+        (
+            "entries are applied before they commit",
+            _set(Log, "hand_committed", _hands_out_uncommitted),
+            _crashes,
+            0,
+        ),
+        (
+            "a heartbeat commits what does not match",
+            _set(replication, "send_heartbeats", _tells_all_of_the_commit),
+            _partings,
+            0,
+        ),
+        ("a forwarded proposal is appended twice", _answer(Forward, _proposes_twice), _anything, 0),
+        ("two votes in a term", _set(election, "_free_to_vote", lambda _raft, _sender: True), _partings, 0),
+        (
+            "an incomplete log may lead",
+            _set(election, "_complete_enough", lambda _raft, _message: True),
+            _partings,
+            0,
+        ),
+        ("half is a majority", _set(quorum, "majority", lambda size: max(1, size // 2)), _partings, 0),
+        ("nobody is asked before a campaign", _set(election, "campaign", _no_pre_vote), _partings, 0),
+        (
+            "a vote is promised in spite of a leader",
+            _set(election, "in_lease", lambda _raft: False),
+            _partings,
+            0,
+        ),
+        ("a leader alone leads on", _set(election, "tick_leader", _leads_alone), _partings, 0),
+        (
+            "a leader does not give way to a later term",
+            _set(election, "_admit_later", _leader_ignores_later_terms),
+            _partings,
+            0,
+        ),
+        (
+            "a change asks the incoming majority only",
+            _set(quorum, "reached", _incoming_majority_only),
+            _changes,
+            0,
+        ),
+        (
+            "an election asks the incoming voters only",
+            _set(quorum, "tally", _incoming_votes_only),
+            _changes,
+            0,
+        ),
+        ("learners count for commits", _set(quorum, "reached", _learners_count), _changes, 0),
+        (
+            "a copy's configuration leaves out learners",
+            _set(snapshotting, "meta_at", _meta_without_learners),
+            _changes,
+            0,
+        ),
+        (
+            "one being removed does not campaign",
+            _set(membership, "may_be_needed", lambda raft: raft.conf.votes(raft.id)),
+            _changes,
+            0,
+        ),
+        ("a read is served without a round", _set(readindex, "_release", _reads_without_round), _reads, 0),
+        (
+            "a read is served before a commit of the own term",
+            _set(readindex, "can_open", _reads_before_own_commit),
+            _reads,
+            0,
+        ),
+        ("an acknowledged tail is cut at the start", _set(diagnosis, "_judge", _always_cut_tail), _rotten, 0),
+        ("a torn record is accepted", _set(diagnosis, "read", _believes_payloads), _torn, 0),
+        (
+            "segments are dropped before a mark covers them",
+            _set(Wal, "drop_before", _drops_all_but_one),
+            _copies,
+            0,
+        ),
+        ("the mark of a copy overtakes what waits", _set(Host, "_write", _mark_overtakes), _copies, 0),
+        ("entries are applied under a copy", _set(Raft, "take_ready", _applies_under_a_copy), _copies, 0),
+        ("the applied index is saved apart from the data", _set(Machine, "save", _index_apart), _crashes, 0),
+        ("a loaded state has no members", _set(Machine, "load", _loads_no_members), _changes, 0),
+        ("a swap does not compare", _set(Tree, "_expected", _swaps_whatever_is_there), _anything, 0),
+        ("a watch taken up misses an event", _set(History, "scan", _window_skips_one), _watched, 0),
+        (
+            "a watch from before the window is not told so",
+            _set(History, "scan", _window_forgets),
+            _watched,
+            0,
+        ),
+        ("a watch begins before its index", _set(Hub, "watch", _watch_from_before), _watched, 0),
+        ("a watch is told twice", _set(Hub, "publish", _published_twice), _watched, 0),
+        ("watches go on over a copy", _set(Hub, "interrupt", _no_interrupt), _copies, 0),
+        ("nodes expire early", _set(Timekeeper, "_expire", _expires_early), _leases, 0),
+        ("nodes never expire", _set(Timekeeper, "_expire", _never_expires), _leases, 0),
+        ("nodes are revived by an election", _set(Timekeeper, "_expire", _revives), _leases, 0),
+        ("request ids repeat in the next life", _set(Proposals, "__init__", _same_ids), _no_battery, 0),
+        (
+            "what may still happen is called refused",
+            _set(Proposals, "expire", _wait_is_refusal),
+            _partings,
+            0,
+        ),
+    )
+)
+
+
+def finds(mutant: Mutant, seed: int) -> bool:
+    """Whether this seed finds the bug. The clean code must pass the same run: `passes`."""
+    with pytest.MonkeyPatch.context() as patch:
+        mutant.put(patch)
+        return not _holds(mutant, seed)
+
+
+def passes(mutant: Mutant, seed: int) -> bool:
+    """Whether the code without the bug breaks no promise in that run."""
+    return _holds(mutant, seed)
+
+
+def seek(mutant: Mutant, seeds: int = SEEDS) -> int | None:
+    """The first seed that finds the bug, None if none of so many does."""
+    return next((seed for seed in range(seeds) if finds(mutant, seed)), None)
+
+
+def seek_all(jobs: int) -> Iterator[tuple[str, int | None]]:
+    """Each bug and the first seed that finds it, from seed 0 on, whatever the hints say."""
+    with get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap(_seek_at, range(len(MUTANTS)))
+
+
+def _seek_at(place: int) -> tuple[str, int | None]:
+    mutant = MUTANTS[place]
+    return mutant.name, seek(mutant)
+
+
+def _holds(mutant: Mutant, seed: int) -> bool:
+    plan = plans.draw(Random(seed))  # noqa: S311 - repeatable
+    mutant.profile(plan)
+    try:
+        World(seed, plan).run()
+    except (AssertionError, InvariantBroken):
+        return False
+    return True
