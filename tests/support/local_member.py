@@ -189,6 +189,7 @@ class LocalMember:
         self.cluster_id = ClusterId(0xCDF818194E3A8C32)
         self.leader = self.id
         self.leader_since = START
+        self.conf = ConfState(voters=(self.id,))
         self.term = Term(2)
         self.peers: tuple[PeerStatus, ...] = ()
         self.engine = engine or memory_engine()
@@ -238,7 +239,7 @@ class LocalMember:
             commit=self.commit_index,
             persisted=self.commit_index,
             last=self.commit_index,
-            conf=ConfState(voters=(self.id,)),
+            conf=self.conf,
             transfer_to=NodeId(0),
             uncommitted_bytes=0,
             waiting_reads=0,

@@ -1,0 +1,94 @@
+"""`/health` says whether requests can be served, and `/version` what is spoken."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.errors import NO_SPACE, Fault, timed_out
+from netstore.types import Nanos, NodeId
+from tests.support.local_member import START, LocalMember
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.state.machine import Outcome
+
+HEALTHY = (200, b'{"health":"true"}')
+UNHEALTHY = (503, b'{"health":"false"}\n')
+
+
+class StuckMember(LocalMember):
+    """Proposals wait until a test answers them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[Callable[[Outcome | Fault], None]] = []
+
+    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None]) -> None:
+        self.waiting.append(done)
+
+
+def test_a_member_with_a_leader_and_a_log_that_moves_is_healthy() -> None:
+    answer = LocalMember().send("GET", "/health")
+    assert (answer.status, answer.body) == HEALTHY
+    assert answer.headers == {"Content-Type": "text/plain; charset=utf-8"}
+
+
+def test_without_a_leader_a_member_is_not_healthy() -> None:
+    member = StuckMember()
+    member.leader = NodeId(0)
+    answer = member.send("GET", "/health")
+    assert (answer.status, answer.body) == UNHEALTHY
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert not member.waiting
+
+
+def test_without_a_quorum_a_member_says_so_after_a_second() -> None:
+    """It may believe in its leader longer than that."""
+    member = StuckMember()
+    answer = member.send("GET", "/health")
+    member.clock.now = Nanos(START + 900_000_000)
+    member.deadlines.run_due()
+    assert answer.status == 0
+    member.clock.now = Nanos(START + 1_000_000_000)
+    member.deadlines.run_due()
+    assert (answer.status, answer.body) == UNHEALTHY
+    member.waiting[0](None)
+    assert (answer.status, answer.body) == UNHEALTHY, "answered once"
+
+
+@pytest.mark.parametrize("fault", [Fault(300, NO_SPACE.encode()), timed_out()])
+def test_a_log_that_takes_nothing_is_not_healthy(fault: Fault) -> None:
+    member = StuckMember()
+    answer = member.send("GET", "/health")
+    member.waiting[0](fault)
+    assert (answer.status, answer.body) == UNHEALTHY
+
+
+def test_a_client_that_is_gone_is_not_answered() -> None:
+    member = StuckMember()
+    answer = member.send("GET", "/health")
+    answer.hang_up()
+    member.waiting[0](None)
+    member.clock.now = Nanos(START + 2_000_000_000)
+    member.deadlines.run_due()
+    assert answer.status == 0
+
+
+def test_the_version_is_told_with_that_of_the_cluster() -> None:
+    member = LocalMember()
+    answer = member.send("GET", "/version")
+    assert json.loads(answer.body)["etcdcluster"] == "3.4.0"
+    assert answer.headers["Server"].startswith("netstore/")
+    member.machine.cluster_version = ""
+    assert json.loads(member.send("GET", "/version").body)["etcdcluster"] == "not_decided"
+
+
+@pytest.mark.parametrize("path", ["/health", "/version"])
+def test_only_get_is_allowed(path: str) -> None:
+    for method in ("HEAD", "PUT"):
+        answer = LocalMember().send(method, path)
+        assert (answer.status, answer.headers["Allow"]) == (405, "GET")

@@ -1,0 +1,147 @@
+"""What operators ask under /netstore/."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from netstore.errors import Fault, timed_out
+from netstore.raft.entry import ConfState
+from netstore.raft.progress import Flow
+from netstore.raft.status import PeerStatus
+from netstore.state import member as words
+from netstore.types import Index, NodeId
+from tests.support.local_member import LocalMember
+
+OWN = "8e9e05c52164694d"
+BODY = b'{"peerURLs":["http://new:1"],"learner":true}'
+
+
+def asked(member: LocalMember, method: str, path: str, body: bytes = b"") -> tuple[int, Any]:
+    answer = member.send(method, f"/netstore/{path}", body, b"application/json")
+    return answer.status, json.loads(answer.body)
+
+
+def test_status_tells_how_the_member_stands() -> None:
+    member = LocalMember()
+    status, document = asked(member, "GET", "status")
+    assert status == 200
+    assert document["id"] == document["leader"] == OWN
+    assert document["role"] == "leader"
+    assert document["voters"] == [OWN]
+    assert document["appliedIndex"] == member.machine.applied > 0
+    member.leader = NodeId(0)
+    document = asked(member, "GET", "status")[1]
+    assert (document["role"], document["leader"]) == ("follower", "")
+    member.conf = ConfState(voters=(NodeId(5),), learners=(member.id,))
+    assert asked(member, "GET", "status")[1]["role"] == "learner"
+
+
+def test_members_are_listed_with_roles_and_on_the_leader_with_progress() -> None:
+    member = LocalMember()
+    assert asked(member, "POST", "members", BODY)[0] == 201
+    assert member.cluster.asked == [("add", ("http://new:1",), True)]
+    peer = PeerStatus(NodeId(0xABC), Index(7), Index(8), Flow.PROBE, False, 0, 0, False)
+    member.peers = (peer,)
+    status, document = asked(member, "GET", "members")
+    assert status == 200
+    learner, leader = document["members"]
+    assert learner == {
+        "id": "abc",
+        "name": "",
+        "peerURLs": ["http://new:1"],
+        "clientURLs": [],
+        "role": "learner",
+        "promote": False,
+        "active": False,
+        "matchIndex": 7,
+    }
+    assert (leader["id"], leader["role"]) == (OWN, "leader")
+    assert "active" not in leader
+
+
+def test_a_member_is_added_to_vote_unless_told_otherwise() -> None:
+    member = LocalMember()
+    status, document = asked(member, "POST", "members", b'{"peerURLs":["http://new:1"]}')
+    assert (status, document["role"], document["promote"]) == (201, "learner", True)
+
+
+def test_a_member_is_moved_promoted_and_removed() -> None:
+    member = LocalMember()
+    asked(member, "POST", "members", BODY)
+    status, document = asked(member, "PUT", "members/0ABC", b'{"peerURLs":["http://other:1"]}')
+    assert (status, document["peerURLs"]) == (200, ["http://other:1"])
+    status, document = asked(member, "POST", "members/abc/promote", b"{}")
+    assert (status, document["role"]) == (200, "voter")
+    status, document = asked(member, "DELETE", "members/abc")
+    assert (status, document["id"]) == (200, "abc")
+    assert asked(member, "DELETE", "members/abc") == (410, {"message": words.ID_REMOVED})
+    assert asked(member, "DELETE", "members/abd") == (404, {"message": words.ID_NOT_FOUND})
+
+
+def test_another_member_is_made_to_lead() -> None:
+    member = LocalMember()
+    asked(member, "POST", "members", BODY)
+    assert asked(member, "POST", "leader", b'{"to":"abc"}') == (200, {"leader": "abc"})
+    member.cluster.refusal = Fault(300, b"etcdserver: not leader")
+    assert asked(member, "POST", "leader", b'{"to":"abc"}') == (409, {"message": "etcdserver: not leader"})
+
+
+def test_what_is_not_known_is_told_apart_from_what_is_refused() -> None:
+    member = LocalMember()
+    member.cluster.refusal = Fault(300, words.UNHEALTHY.encode())
+    assert asked(member, "DELETE", f"members/{OWN}") == (409, {"message": words.UNHEALTHY})
+    member.cluster.refusal = timed_out()
+    assert asked(member, "DELETE", f"members/{OWN}") == (503, {"message": "etcdserver: request timed out"})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "said"),
+    [
+        ("POST", "members", b'{"peerURLs":["http://new:1"],"learner":1}', 400, "learner"),
+        ("POST", "members", b"{}", 400, "no valid URLs given"),
+        ("POST", "members/zz/promote", b"{}", 404, "No such member: zz"),
+        ("DELETE", "members/zz", b"", 404, "No such member: zz"),
+        ("POST", "leader", b"{}", 400, "to: the id"),
+        ("POST", "leader", b'{"to":5}', 400, "to: the id"),
+        ("POST", "leader", b'{"to":"zz"}', 404, "No such member: zz"),
+    ],
+)
+def test_bad_requests_are_told_what_is_wrong(
+    method: str, path: str, body: bytes, status: int, said: str
+) -> None:
+    member = LocalMember()
+    got, document = asked(member, method, path, body)
+    assert got == status
+    assert said in document["message"]
+    assert member.cluster.asked == []
+
+
+@pytest.mark.parametrize("path", ["members", "members/abc/promote", "leader"])
+def test_a_form_that_a_web_page_could_send_is_refused(path: str) -> None:
+    member = LocalMember()
+    answer = member.send("POST", f"/netstore/{path}", b"{}", b"text/plain")
+    assert answer.status == 415
+    assert member.cluster.asked == []
+
+
+@pytest.mark.parametrize("path", ["", "/", "/x", "/members/a/b", "/status/x"])
+def test_other_paths_lead_nowhere(path: str) -> None:
+    assert LocalMember().send("GET", f"/netstore{path}").status == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("status", "GET"),
+        ("members", "GET,POST"),
+        ("members/abc", "PUT,DELETE"),
+        ("members/abc/promote", "POST"),
+        ("leader", "POST"),
+    ],
+)
+def test_other_methods_are_told_what_is_allowed(path: str, allowed: str) -> None:
+    answer = LocalMember().send("PATCH", f"/netstore/{path}")
+    assert (answer.status, answer.headers["Allow"]) == (405, allowed)
