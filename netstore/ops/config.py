@@ -185,6 +185,20 @@ _LISTENERS: Final = Several(_read_listener, _URL_FIX, "URL,...", low=1, high=16)
 _TARGETS: Final = Several(_read_target, _URL_FIX, "URL,...", low=1, high=16)
 
 
+_DURATION: Final = r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h)){1,4}"
+"""A time in the notation of etcd's flags, as 1h30m."""
+
+_RETENTION_FIX: Final = "give a time as 30m, or a whole number"
+
+_UNIT_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(duration: str) -> float:
+    """The seconds of a time that was checked."""
+    parts = re.findall(r"([0-9.]+)(ms|s|m|h)", duration)
+    return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
+
+
 def default_data_dir() -> Path:
     """Where a store keeps its data when nobody says otherwise.
 
@@ -389,6 +403,46 @@ class StoreConfig:
         10 << 20,
         "Bytes of a request's body.",
     )
+    max_request_bytes: int = setting(
+        Whole(1024, 32 << 20, "bytes"),
+        1_572_864,
+        "Bytes of one write of the v3 API.",
+        variables=("ETCD_MAX_REQUEST_BYTES",),
+    )
+    max_txn_ops: int = setting(
+        Whole(1, 10_000, "operations"),
+        128,
+        "Operations in each list of a v3 transaction.",
+        variables=("ETCD_MAX_TXN_OPS",),
+    )
+    quota_backend_bytes: int = setting(
+        Whole(-1, 1 << 50, "bytes"),
+        0,
+        "Bytes the v3 keys and their history may take before writes are refused; 0 for 2 GiB, -1 for no bound.",
+        variables=("ETCD_QUOTA_BACKEND_BYTES",),
+    )
+    auto_compaction_mode: str = setting(
+        Choice(("periodic", "revision")),
+        "periodic",
+        "Whether the v3 history is kept for a time or for a number of revisions.",
+        variables=("ETCD_AUTO_COMPACTION_MODE",),
+    )
+    auto_compaction_retention: str = setting(
+        Text(_RETENTION_FIX, rf"[0-9]{{1,18}}|{_DURATION}", "TIME|NUMBER"),
+        "0",
+        "How much v3 history is kept: a time as 30m, a bare number being hours, or revisions; 0 for all.",
+        variables=("ETCD_AUTO_COMPACTION_RETENTION",),
+    )
+    watch_progress_notify_interval: str = setting(
+        Text("give a time as 10m or 500ms", _DURATION, "TIME"),
+        "10m",
+        "How often idle v3 watches that ask for it are told the revision.",
+        flags=("experimental-watch-progress-notify-interval",),
+        variables=(
+            "ETCD_WATCH_PROGRESS_NOTIFY_INTERVAL",
+            "ETCD_EXPERIMENTAL_WATCH_PROGRESS_NOTIFY_INTERVAL",
+        ),
+    )
     slow_client_seconds: int = setting(
         Whole(1, 3600, "seconds"),
         30,
@@ -432,12 +486,36 @@ class StoreConfig:
                 f"{self.voters} survive the loss of no more members than {self.voters - 1} do",
                 "give 1, 3, 5 or 7",
             )
+        if self.auto_compaction_mode == "revision" and not self.auto_compaction_retention.isdigit():
+            raise BadSetting(
+                "auto_compaction_retention",
+                f"{quoted(self.auto_compaction_retention)} is no number of revisions",
+                "give a whole number, or the auto_compaction_mode periodic",
+            )
         if self.election_timeout < 5 * self.heartbeat_interval:
             raise BadSetting(
                 "election_timeout",
                 f"{self.election_timeout} ms is less than five heartbeats of {self.heartbeat_interval} ms",
                 f"give at least {5 * self.heartbeat_interval}, or a smaller heartbeat_interval",
             )
+
+    @property
+    def history_seconds(self) -> float:
+        """For how long the v3 history is kept; 0 where time does not matter."""
+        retention = self.auto_compaction_retention
+        if self.auto_compaction_mode != "periodic":
+            return 0.0
+        return int(retention) * 3600.0 if retention.isdigit() else seconds(retention)
+
+    @property
+    def history_revisions(self) -> int:
+        """How many revisions of the v3 history are kept; 0 where their number does not matter."""
+        return int(self.auto_compaction_retention) if self.auto_compaction_mode == "revision" else 0
+
+    @property
+    def progress_seconds(self) -> float:
+        """`watch_progress_notify_interval` in seconds, a tenth of one at least, as in etcd."""
+        return max(0.1, seconds(self.watch_progress_notify_interval))
 
     def _derive(self, key: str, value: object) -> None:
         if not getattr(self, key):
@@ -519,7 +597,7 @@ _OWN_TLS: Final = (
 )
 _NO_CHECK: Final = "certificates are checked by authority and name only; remove it"
 _ONE_SUITE: Final = "the TLS library chooses among the suites of TLS 1.2 and 1.3; remove it"
-_NO_V3: Final = "the v3 API is not served yet; remove it"
+_NO_AUTH: Final = "there are no users and roles yet; remove it"
 _NO_DISCOVERY: Final = "clusters start from --initial-cluster alone"
 _NO_PROXY: Final = "there is no proxy mode; point clients at a member"
 _OWN_PACE: Final = "netstored paces its own storage"
@@ -529,14 +607,12 @@ _LATER: Final = "there is nothing like it yet; remove it"
 
 ETCD_ONLY: Final[Mapping[str, Foreign]] = MappingProxyType(
     {
-        "auth-token": Foreign(_NO_V3, ("simple",)),
-        "auth-token-ttl": Foreign(_NO_V3, ("300",)),
-        "auto-compaction-mode": Foreign("there is no v3 history to compact", None),
-        "auto-compaction-retention": Foreign(_NO_V3, ("0", "0s")),
+        "auth-token": Foreign(_NO_AUTH, ("simple",)),
+        "auth-token-ttl": Foreign(_NO_AUTH, ("300",)),
         "auto-tls": Foreign(_OWN_TLS, ("false",), switch=True),
         "backend-batch-interval": Foreign(_OWN_PACE, None),
         "backend-batch-limit": Foreign(_OWN_PACE, None),
-        "bcrypt-cost": Foreign(_NO_V3, ("10",)),
+        "bcrypt-cost": Foreign(_NO_AUTH, ("10",)),
         "cipher-suites": Foreign(_ONE_SUITE, ("",)),
         "client-cert-allowed-hostname": Foreign(_NO_CHECK, ("",)),
         "client-crl-file": Foreign(_NO_CHECK, ("",)),
@@ -548,19 +624,18 @@ ETCD_ONLY: Final[Mapping[str, Foreign]] = MappingProxyType(
         "discovery-srv-name": Foreign(_NO_DISCOVERY, ("",)),
         "enable-pprof": Foreign(_LATER, ("false",), switch=True),
         "experimental-backend-bbolt-freelist-type": Foreign(_OWN_PACE, None),
-        "experimental-compaction-batch-limit": Foreign("there is no v3 history to compact", None),
+        "experimental-compaction-batch-limit": Foreign(_OWN_PACE, None),
         "experimental-corrupt-check-time": Foreign(_COMPARED, None),
-        "experimental-enable-lease-checkpoint": Foreign(_NO_V3, ("false",), switch=True),
-        "experimental-enable-v2v3": Foreign(_NO_V3, ("",)),
+        "experimental-enable-lease-checkpoint": Foreign(_ALWAYS, ("true", "false"), switch=True),
+        "experimental-enable-v2v3": Foreign("v2 and v3 keys are apart", ("",)),
         "experimental-initial-corrupt-check": Foreign(_COMPARED, None, switch=True),
         "experimental-peer-skip-client-san-verification": Foreign(_NO_CHECK, ("false",), switch=True),
         "experimental-warning-apply-duration": Foreign(
             "slow requests are logged by a rule of their own", None
         ),
-        "experimental-watch-progress-notify-interval": Foreign(_NO_V3, ("10m", "10m0s")),
-        "grpc-keepalive-interval": Foreign("the v3 API is not served yet", None),
-        "grpc-keepalive-min-time": Foreign("the v3 API is not served yet", None),
-        "grpc-keepalive-timeout": Foreign("the v3 API is not served yet", None),
+        "grpc-keepalive-interval": Foreign("netstored has bounds of its own", None),
+        "grpc-keepalive-min-time": Foreign("netstored has bounds of its own", None),
+        "grpc-keepalive-timeout": Foreign("netstored has bounds of its own", None),
         "host-whitelist": Foreign(_LATER, ("*", "")),
         "initial-election-tick-advance": Foreign(
             "netstored chooses when to stand for election", None, switch=True
@@ -569,10 +644,8 @@ ETCD_ONLY: Final[Mapping[str, Foreign]] = MappingProxyType(
         "log-outputs": Foreign("logs go to stderr", ("default", "stderr")),
         "log-package-levels": Foreign("write --log-level", ("",)),
         "logger": Foreign("the shape of log lines is set by --log-format", None),
-        "max-concurrent-streams": Foreign("the v3 API is not served yet", None),
-        "max-request-bytes": Foreign("write --max-body-bytes", ("1572864",)),
+        "max-concurrent-streams": Foreign("netstored has bounds of its own", None),
         "max-snapshots": Foreign(_OWN_PACE, None),
-        "max-txn-ops": Foreign(_NO_V3, ("128",)),
         "max-wals": Foreign(_OWN_PACE, None),
         "metrics": Foreign(_LATER, ("basic",)),
         "peer-auto-tls": Foreign(_OWN_TLS, ("false",), switch=True),
@@ -586,7 +659,6 @@ ETCD_ONLY: Final[Mapping[str, Foreign]] = MappingProxyType(
         "proxy-read-timeout": Foreign(_NO_PROXY, None),
         "proxy-refresh-interval": Foreign(_NO_PROXY, None),
         "proxy-write-timeout": Foreign(_NO_PROXY, None),
-        "quota-backend-bytes": Foreign(_LATER, ("0",)),
         "strict-reconfig-check": Foreign(_ALWAYS, ("true",), switch=True),
     }
 )

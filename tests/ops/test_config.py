@@ -265,13 +265,35 @@ class TestStoreChecks:
             ("--join=http://a:0", "port 0"),
             ("--voters=4", "give 1, 3, 5 or 7"),
             ("--voters=9", "out of range"),
-            ("--auto-compaction-retention=1", "v3 API is not served yet"),
-            ("--quota-backend-bytes=8000000000", "not supported by netstored"),
+            ("--auto-compaction-retention=soon", "give a time as 30m, or a whole number"),
+            ("--auto-compaction-mode=revision --auto-compaction-retention=1h", "is no number of revisions"),
+            ("--watch-progress-notify-interval=10", "give a time as 10m"),
+            ("--quota-backend-bytes=-2", "out of range"),
+            ("--auth-token=jwt", "there are no users and roles yet"),
             ("--enable-pprof", "not supported by netstored"),
         ],
     )
     def test_refusals(self, argv: str, text: str) -> None:
         assert text in refusal(STORE, *argv.split())
+
+    @pytest.mark.parametrize(
+        ("argv", "seconds", "revisions"),
+        [
+            ("", 0, 0),
+            ("--auto-compaction-retention=2", 7200, 0),
+            ("--auto-compaction-retention=1h30m", 5400, 0),
+            ("--auto-compaction-retention=500ms", 0.5, 0),
+            ("--auto-compaction-retention=1.5m", 90, 0),
+            ("--auto-compaction-mode=revision --auto-compaction-retention=1000", 0, 1000),
+        ],
+    )
+    def test_how_much_history_is_kept(self, argv: str, seconds: float, revisions: int) -> None:
+        config = store(*argv.split())
+        assert (config.history_seconds, config.history_revisions) == (seconds, revisions)
+
+    @pytest.mark.parametrize(("interval", "seconds"), [("10m", 600), ("5s", 5), ("1ms", 0.1)])
+    def test_progress(self, interval: str, seconds: float) -> None:
+        assert store(f"--experimental-watch-progress-notify-interval={interval}").progress_seconds == seconds
 
     def test_other_machines_are_served_where_there_is_tls(self) -> None:
         config = store(
