@@ -418,7 +418,7 @@ class StoreConfig:
     quota_backend_bytes: int = setting(
         Whole(-1, 1 << 50, "bytes"),
         0,
-        "Bytes the v3 keys and their history may take before writes are refused; 0 for 2 GiB, -1 for no bound.",
+        "Bytes the v3 keys and their history may take before writes are refused; 0 for 2 GiB, -1 for none.",
         variables=("ETCD_QUOTA_BACKEND_BYTES",),
     )
     auto_compaction_mode: str = setting(
