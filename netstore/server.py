@@ -53,7 +53,7 @@ from netstore.node import bootstrap
 from netstore.node.cluster import Cluster
 from netstore.node.copies import StateCopies
 from netstore.node.driver import Driver
-from netstore.node.host import Host
+from netstore.node.host import CATCH_UP_ENTRIES, Host
 from netstore.node.loop import Loop
 from netstore.node.peers import Peers
 from netstore.node.proposals import Proposals
@@ -431,6 +431,7 @@ class _Daemon:
             flush=self.reactor.flush,
             snapshot_count=config.snapshot_count,
             log=get_logger("node"),
+            catch_up_entries=min(CATCH_UP_ENTRIES, config.snapshot_count),
         )
         store.failed = host.engine_failed
         self.cluster = Cluster(host, log=get_logger("cluster"))

@@ -219,6 +219,21 @@ def run_netstored(
     )
 
 
+def spawn(
+    command: Sequence[str],
+    url: str,
+    data_dir: Path,
+    log_path: Path,
+    *,
+    netns: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Daemon:
+    """Start any store by its command line, and do not wait."""
+    words = ("ip", "netns", "exec", netns, *command) if netns else tuple(command)
+    surroundings = {**clean_environment(), **(environment or {})}
+    return Daemon(url, _spawn(words, surroundings, log_path), data_dir, log_path, words, surroundings, netns)
+
+
 def launch(
     command: Sequence[str],
     url: str,
@@ -230,11 +245,7 @@ def launch(
     limit: float = START_SECONDS,
 ) -> Daemon:
     """Start any store by its command line and return when `/health` of `url` answers 200."""
-    words = ("ip", "netns", "exec", netns, *command) if netns else tuple(command)
-    surroundings = {**clean_environment(), **(environment or {})}
-    daemon = Daemon(
-        url, _spawn(words, surroundings, log_path), data_dir, log_path, words, surroundings, netns
-    )
+    daemon = spawn(command, url, data_dir, log_path, netns=netns, environment=environment)
     try:
         daemon.wait_until_healthy(limit)
     except BaseException:

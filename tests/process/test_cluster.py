@@ -1,0 +1,180 @@
+"""Three real members on loopback: what holds while they are killed, paused, wiped and removed."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.cluster import PACE, Members, get, healthy, listed, put, request, write
+from tests.support.netns import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.daemon import Daemon
+
+SHORT_LOG = ("--snapshot-count", "10")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
+    """Three members; a test leaves them all running and in agreement."""
+    with Members(tmp_path_factory.mktemp("cluster"), flags=(*PACE, *SHORT_LOG)) as members:
+        yield members
+
+
+def converged(members: Members, key: str, value: str) -> None:
+    for daemon in members.running():
+        until(lambda daemon=daemon: get(daemon, key) == value, f"{key}={value} shows at {daemon.url}")
+
+
+def test_a_write_at_any_member_shows_at_all(cluster: Members) -> None:
+    for name, daemon in cluster.daemons.items():
+        assert put(daemon, f"from-{name}", name).status == 201
+        converged(cluster, f"from-{name}", name)
+        for other in cluster.running():
+            assert get(other, f"from-{name}", "?quorum=true") == name
+
+
+def test_all_list_the_same_members_and_one_leader(cluster: Members) -> None:
+    lists = [listed(daemon) for daemon in cluster.running()]
+    assert lists[0] == lists[1] == lists[2]
+    assert [each["name"] for each in sorted(lists[0], key=lambda each: each["name"])] == ["a", "b", "c"]
+    assert {cluster.peer_url(name) for name in "abc"} == {
+        url for each in lists[0] for url in each["peerURLs"]
+    }
+    assert cluster.leader() in "abc"
+
+
+def test_writes_go_on_after_the_leader_was_killed_and_it_catches_up(cluster: Members) -> None:
+    leader = cluster.leader()
+    first, second = cluster.followers()
+    write(cluster[first], "before", "1")
+    cluster[leader].kill()
+    write(cluster[first], "after", "2")
+    assert cluster.leader() != leader
+    assert get(cluster[second], "before", "?quorum=true") == "1"
+    cluster[leader].start_again()
+    converged(cluster, "after", "2")
+
+
+def test_a_stopping_leader_hands_over(cluster: Members) -> None:
+    leader = cluster.leader()
+    assert cluster[leader].stop() == 0
+    assert cluster.leader() != leader
+    stopped = cluster[leader].log.rpartition("member_stopping")[2]
+    assert '"leader_changed"' in stopped, "it saw the next leader before it ended"
+    cluster[leader].start_again()
+
+
+def test_a_paused_leader_is_replaced_and_follows_when_it_goes_on(cluster: Members) -> None:
+    leader = cluster.leader()
+    follower = cluster.followers()[0]
+    cluster[leader].process.send_signal(signal.SIGSTOP)
+    try:
+        write(cluster[follower], "paused", "1")
+    finally:
+        cluster[leader].process.send_signal(signal.SIGCONT)
+    # What it answers now must not be what it believed before: the read goes through the new leader.
+    assert get(cluster[leader], "paused", "?quorum=true") == "1"
+    converged(cluster, "paused", "1")
+
+
+def test_without_quorum_reads_are_local_and_everything_else_times_out(cluster: Members) -> None:
+    write(cluster["a"], "kept", "1")
+    converged(cluster, "kept", "1")
+    for name in "bc":
+        cluster[name].kill()
+    until(lambda: not healthy(cluster["a"]), "a says that it is not healthy")
+    assert get(cluster["a"], "kept") == "1"
+    with ThreadPoolExecutor() as pool:
+        asked = [
+            pool.submit(put, cluster["a"], "lost", "1", 20),
+            pool.submit(request, cluster["a"], "GET", "/v2/keys/kept?quorum=true", 20),
+        ]
+    for refused in (each.result() for each in asked):
+        assert (refused.status, refused.body["errorCode"]) == (500, 300)
+        assert refused.body["cause"].startswith("etcdserver: request timed out")
+    cluster["a"].kill()
+    cluster["a"].spawn_again()
+    until(lambda: get(cluster["a"], "kept") == "1", "a member alone serves what it has, restarted too")
+    for name in "bc":
+        cluster[name].spawn_again()
+    for name in "abc":
+        cluster[name].wait_until_healthy()
+
+
+def test_a_member_that_comes_back_too_late_gets_a_state_copy(cluster: Members) -> None:
+    late = cluster.followers()[1]
+    cluster[late].kill()
+    leader = cluster.leader()
+    compacted = cluster[leader].log.count('"log_compacted"')
+    until(
+        lambda: fill(cluster[leader], 100) and cluster[leader].log.count('"log_compacted"') > compacted,
+        "the leader's log was cut",
+    )
+    copied = cluster[late].log.count('"state_copy_installed"')
+    cluster[late].start_again()
+    write(cluster[leader], "after-copy", "1")
+    converged(cluster, "after-copy", "1")
+    assert get(cluster[late], "fill-99") == "99"
+    assert cluster[late].log.count('"state_copy_installed"') == copied + 1
+    assert len(list((cluster[leader].data_dir / "wal").glob("*.wal"))) <= 2
+
+
+def test_a_member_whose_data_was_lost_may_not_begin_as_if_new(cluster: Members) -> None:
+    victim = cluster.followers()[0]
+    cluster[victim].kill()
+    cluster.wipe(victim)
+    cluster[victim].spawn_again()
+    assert cluster[victim].process.wait(20) != 0
+    assert "was started before, and may have voted" in cluster[victim].log
+    other = next(name for name in "abc" if name != victim)
+    old = cluster.id_of(victim)
+    assert request(cluster[other], "DELETE", f"/v2/members/{old}").status == 204
+    cluster.wipe(victim)
+    cluster.join(victim, at=other)
+    converged(cluster, "after-copy", "1")
+    assert cluster.id_of(victim) != old
+    until(lambda: votes(cluster, victim), "the newcomer votes")
+
+
+def votes(members: Members, name: str) -> bool:
+    """The log of the leader says that this member was promoted."""
+    return f'"member_promoted", "room": "cluster", "member": "{members.id_of(name)}"' in "".join(
+        daemon.log for daemon in members.running()
+    )
+
+
+def test_a_removed_member_stops_and_says_why_also_later(cluster: Members) -> None:
+    removed = cluster.followers()[0]
+    other = cluster.leader()
+    number = cluster.id_of(removed)
+    assert request(cluster[other], "DELETE", f"/v2/members/{number}").status == 204
+    assert cluster[removed].process.wait(20) == 2
+    assert "was removed from cluster" in cluster[removed].log.splitlines()[-1]
+    cluster[removed].spawn_again()
+    assert cluster[removed].process.wait(20) == 2
+    del cluster.daemons[removed]
+    write(cluster[other], "two-left", "1")
+    converged(cluster, "two-left", "1")
+
+
+def fill(daemon: Daemon, count: int) -> bool:
+    """Write that many keys, sent at once over one connection. True when all were."""
+    body = "".join(
+        f"PUT /v2/keys/fill-{number}?value={number} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+        for number in range(count)
+    )
+    got = b""
+    with socket.create_connection((daemon.host, daemon.port), 10) as stream:
+        stream.sendall(body.encode())
+        while got.count(b"HTTP/1.1 20") < count:
+            data = stream.recv(65536)
+            assert data, got[-300:]
+            got += data
+    return True

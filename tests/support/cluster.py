@@ -1,0 +1,193 @@
+"""A cluster of real store processes on loopback, and plain requests to its members."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import urlencode
+
+from tests.support.daemon import Daemon, free_port, is_healthy, spawn
+from tests.support.netns import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import TracebackType
+
+NAMES: Final = "abcdefg"
+
+PACE: Final = ("--heartbeat-interval", "40", "--election-timeout", "400")
+"""Fast enough that a test does not wait for elections, slow enough for two busy cores."""
+
+
+@dataclass
+class Answer:
+    """What a member answered: status 0 when it did not."""
+
+    status: int
+    body: Any = None
+    seconds: float = 0.0
+
+
+def request(daemon: Daemon, method: str, path: str, limit: float = 12.0, **form: object) -> Answer:
+    """One request over a connection of its own. Never raises for what the other side does."""
+    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=limit)
+    began = time.monotonic()
+    try:
+        fields = {"Content-Type": "application/x-www-form-urlencoded"} if form else {}
+        connection.request(method, path, urlencode(form) if form else None, fields)
+        answer = connection.getresponse()
+        text = answer.read()
+    except (OSError, http.client.HTTPException):
+        return Answer(0, None, time.monotonic() - began)
+    finally:
+        connection.close()
+    try:
+        body = json.loads(text)
+    except ValueError:
+        body = text.decode(errors="replace")
+    return Answer(answer.status, body, time.monotonic() - began)
+
+
+def put(daemon: Daemon, key: str, value: str, limit: float = 12.0) -> Answer:
+    """Write a key of the v2 tree."""
+    return request(daemon, "PUT", f"/v2/keys/{key}", limit, value=value)
+
+
+def get(daemon: Daemon, key: str, query: str = "") -> str | None:
+    """The value of a key as this member has it."""
+    answer = request(daemon, "GET", f"/v2/keys/{key}{query}")
+    return answer.body["node"]["value"] if answer.status == 200 else None
+
+
+def write(daemon: Daemon, key: str, value: str) -> None:
+    """Write a key, and insist."""
+    until(
+        lambda: put(daemon, key, value, 3.0).status in (200, 201), f"{key}={value} is written at {daemon.url}"
+    )
+
+
+@dataclass
+class Members:
+    """Members of one cluster by name. As a context manager all of them are stopped at the end."""
+
+    folder: Path
+    size: int = 3
+    flags: tuple[str, ...] = PACE
+    peer_scheme: str = "http"
+    host_of: Callable[[str], str] = lambda _: "127.0.0.1"
+    netns_of: Callable[[str], str | None] = lambda _: None
+    daemons: dict[str, Daemon] = field(default_factory=dict)
+    ports: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            undo.callback(self.kill_all)
+            for name in NAMES[: self.size]:
+                self.spawn(name, *self.beginning())
+            for daemon in self.daemons.values():
+                daemon.wait_until_healthy(30)
+            undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill_all()
+        if error is not None:
+            for name, daemon in self.daemons.items():
+                error.add_note(f"log of {name}:\n{daemon.log[-3000:]}")
+
+    def __getitem__(self, name: str) -> Daemon:
+        return self.daemons[name]
+
+    def peer_url(self, name: str) -> str:
+        """Where its peers reach a member, started or not."""
+        if name not in self.ports:
+            self.ports[name] = (free_port(), free_port())
+        return f"{self.peer_scheme}://{self.host_of(name)}:{self.ports[name][1]}"
+
+    def beginning(self, extra: str = "") -> tuple[str, ...]:
+        """The flag that names the members the cluster starts with."""
+        names = NAMES[: self.size] + extra
+        return ("--initial-cluster", ",".join(f"{name}={self.peer_url(name)}" for name in names))
+
+    def spawn(self, name: str, *flags: str) -> Daemon:
+        """Start a member for the first time, and do not wait."""
+        peer_url = self.peer_url(name)
+        client_url = f"http://{self.host_of(name)}:{self.ports[name][0]}"
+        data = self.folder / f"{name}.data"
+        command = (
+            *(sys.executable, "-m", "netstore.cli.netstored", "--name", name, "--data-dir", str(data)),
+            *("--listen-client-urls", client_url, "--listen-peer-urls", peer_url),
+            *self.flags,
+            *flags,
+        )
+        daemon = self.daemons[name] = spawn(
+            command,
+            client_url,
+            data,
+            self.folder / f"{name}.log",
+            netns=self.netns_of(name),
+        )
+        return daemon
+
+    def join(self, name: str, *flags: str, at: str = "a") -> Daemon:
+        """Start a member that asks another one to let it in, and wait until it serves."""
+        daemon = self.spawn(name, "--join", self.peer_url(at), *flags)
+        daemon.wait_until_healthy(30)
+        return daemon
+
+    def wipe(self, name: str) -> None:
+        """Take a stopped member's data away."""
+        shutil.rmtree(self.daemons[name].data_dir)
+
+    def running(self) -> list[Daemon]:
+        """Members whose process has not ended."""
+        return [daemon for daemon in self.daemons.values() if daemon.process.poll() is None]
+
+    def leader(self) -> str:
+        """The name of the member that all running members follow."""
+
+        def agreed() -> str:
+            names = {leader_of(daemon) for daemon in self.running()}
+            return names.pop() if len(names) == 1 else ""
+
+        return until(agreed, "all running members follow one leader")
+
+    def followers(self) -> list[str]:
+        """The names of the others, in order."""
+        leader = self.leader()
+        return sorted(set(self.daemons) - {leader})
+
+    def id_of(self, name: str) -> str:
+        """The id of a member, as any running one tells it."""
+        return next(each["id"] for each in listed(self.running()[0]) if each["name"] == name)
+
+    def kill_all(self) -> None:
+        """End all processes at once, also stopped ones."""
+        for daemon in self.running():
+            daemon.kill()
+
+
+def leader_of(daemon: Daemon) -> str:
+    """The name of the leader this member follows; empty when it knows none."""
+    answer = request(daemon, "GET", "/v2/members/leader", 3.0)
+    return str(answer.body.get("name", "")) if answer.status == 200 else ""
+
+
+def listed(daemon: Daemon) -> list[dict[str, Any]]:
+    """The members, as this one lists them."""
+    answer = request(daemon, "GET", "/v2/members", 3.0)
+    return list(answer.body["members"]) if answer.status == 200 else []
+
+
+def healthy(daemon: Daemon) -> bool:
+    """`/health` answers 200 now."""
+    return is_healthy(daemon.url, daemon.netns)
