@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from netstore.errors import Fault
     from netstore.node.host import Host
+    from netstore.node.lessor import Lessor
     from netstore.seams import Clock
     from netstore.state.machine import Outcome
 
@@ -91,15 +92,24 @@ class Deadlines:
 
 
 class Timekeeper:
-    """The task that ticks. `tick_seconds` is the heartbeat interval: one tick of Raft."""
+    """The task that ticks. `tick_seconds` is the heartbeat interval: one tick of Raft. With a `lessor` it
+    sees to the leases of the v3 API, too.
+    """
 
     def __init__(
-        self, host: Host, deadlines: Deadlines, tick_seconds: float, flush: Callable[[], None]
+        self,
+        host: Host,
+        deadlines: Deadlines,
+        tick_seconds: float,
+        flush: Callable[[], None],
+        *,
+        lessor: Lessor | None = None,
     ) -> None:
         self._host = host
         self._deadlines = deadlines
         self._tick_seconds = tick_seconds
         self._flush = flush
+        self._lessor = lessor
         self._expiring = False
 
     async def run(self) -> None:
@@ -117,6 +127,8 @@ class Timekeeper:
             if now >= next_expiry:
                 next_expiry = now + EXPIRE_SECONDS
                 self._expire()
+                if self._lessor is not None:
+                    self._lessor.look()
             if now >= next_chores:
                 next_chores = now + CHORES_SECONDS
                 self._host.retry_writes()

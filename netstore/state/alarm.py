@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from netstore import errors
 from netstore.errors import Fault, refusal
-from netstore.state.v3commands import CORRUPT, NOSPACE, LeaseGrant, LeaseTerm, Put, SetAlarm, Txn
+from netstore.state.v3commands import CORRUPT, NOSPACE, LeaseGrant, Put, SetAlarm, Txn
 from netstore.types import NodeId
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Alarms:
 
     def refuse(self, command: V3Command) -> Fault | None:
         """What a raised alarm has against a command."""
-        if self.corrupt and not isinstance(command, SetAlarm | LeaseTerm):
+        if self.corrupt and not isinstance(command, SetAlarm):
             return refusal(errors.CORRUPT)
         return refusal(errors.QUOTA) if self.nospace and cost(command) else None
 

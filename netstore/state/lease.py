@@ -1,57 +1,58 @@
-"""Leases (v3 API, Lease): the replicated table, and the leader's clock over it.
+"""Leases (v3 API, Lease): the replicated table, and one member's clock over it.
 
-No time is replicated. A lease in the table is an id, a TTL and the keys it holds; it ends only by a command,
-at one index, for everybody. When that command is due is the business of one clock, the leader's, which knows
-nothing but how long ago a lease was last renewed. Invariants:
- 1. A lease lives at least its TTL (or what a checkpoint left of it) from its last acknowledged renewal, by
-    the clock of the leader that acknowledged it, or from the moment a later leader took over.
- 2. What a deposed leader says about time is void: expiry and checkpoints carry its term, and the table knows
-    the newest term whose leader has taken over (`LeaseTerm`). A leader renews nothing before that command of
-    its own was applied.
- 3. A lease whose time is up is never renewed again, though its end has not been applied yet.
+A lease is granted, renewed and ended by commands, at one index, for everybody; no time is replicated. Every
+member counts for itself how long ago it applied the grant or the last renewal, and the leader proposes the
+end of what is overdue by its count. Invariants:
+ 1. A lease lives at least its TTL from its last renewal: by the clock of the member that proposes its end,
+    which started when that member applied the renewal, or later. Of what a checkpoint left of the TTL where
+    no member has counted on since, as after a restart.
+ 2. A proposal that is overtaken by a renewal is void, whoever made it: it names the index of the renewal it
+    counts from (`Lease.since`).
 """
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
+from math import ceil, inf
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from netstore import errors
 from netstore.errors import Fault, refusal
-from netstore.types import LeaseId
+from netstore.types import Index, LeaseId
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
 MAX_TTL: Final = 9_000_000_000
 """Seconds; more is refused, as by etcd."""
 
-MAX_EXPIRED: Final = 500
-"""Leases that one look at the clock may end: a wave of them must not fill the log at once."""
+MAX_DUE: Final = 500
+"""Leases that one look at the clock finds: a wave of them must not fill the log at once."""
 
-SPREAD_OVER: Final = 1_000
-"""More leases than this that would end together after a change of leader are spread out ..."""
-
-SPREAD_RATE: Final = 750
-"""... to this many a second."""
+RETRY_SECONDS: Final = 3.0
+"""After this long an overdue lease that is still there is told again."""
 
 
 class Lease(msgspec.Struct, gc=False):
-    """One lease. `remaining` is what a checkpoint left of its TTL, 0 for all of it. Both in seconds."""
+    """One lease. `since` is the index that granted or last renewed it, `remaining` what a checkpoint after
+    that left of its TTL, 0 for all of it. Both times in seconds.
+    """
 
     id: LeaseId
     ttl: int
+    since: Index
     remaining: int
     keys: set[bytes]
 
 
 class LeaseRecord(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """What is stored of a lease; its keys know it themselves."""
+    """What is stored of a lease; which keys it has stands in their pairs."""
 
-    id: int
+    id: LeaseId
     ttl: int
+    since: Index
     remaining: int
 
 
@@ -66,8 +67,7 @@ class Leases:
     def __init__(self) -> None:
         self._leases: dict[LeaseId, Lease] = {}
         self._touched: dict[LeaseId, LeaseRecord | None] = {}
-        self.term = 0
-        """The newest term whose leader has taken over the clocks."""
+        self._renewed: dict[LeaseId, None] = {}
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -79,7 +79,7 @@ class Leases:
         """The lease with this id."""
         return self._leases.get(LeaseId(id_))
 
-    def grant(self, id_: int, ttl: int) -> Fault | None:
+    def grant(self, id_: int, ttl: int, index: Index) -> Lease | Fault:
         """Make a lease."""
         if not id_:
             return refusal(errors.LEASE_NOT_FOUND)
@@ -87,20 +87,35 @@ class Leases:
             return refusal(errors.LEASE_EXISTS)
         if ttl > MAX_TTL:
             return refusal(errors.LEASE_TTL_TOO_LARGE)
-        self._keep(Lease(LeaseId(id_), ttl, 0, set()))
-        return None
+        lease = self._leases[LeaseId(id_)] = Lease(LeaseId(id_), ttl, index, 0, set())
+        self._renew(lease)
+        return lease
 
-    def remove(self, id_: int) -> None:
-        """Forget a lease; its keys have been deleted."""
-        self._touched[LeaseId(id_)] = None
-        del self._leases[LeaseId(id_)]
-
-    def checkpoint(self, id_: int, remaining: int) -> None:
-        """Note what is left of a lease, if it is still there."""
+    def renew(self, id_: int, index: Index) -> Lease | Fault:
+        """Give a lease all of its TTL again."""
         lease = self.get(id_)
-        if lease is not None:
-            lease.remaining = min(remaining, lease.ttl)
-            self._keep(lease)
+        if lease is None:
+            return refusal(errors.LEASE_NOT_FOUND)
+        lease.since = index
+        lease.remaining = 0
+        self._renew(lease)
+        return lease
+
+    def remove(self, lease: Lease) -> None:
+        """Forget a lease, whose keys have been deleted."""
+        self._touched[lease.id] = None
+        self._renewed.pop(lease.id, None)
+        del self._leases[lease.id]
+
+    def at(self, id_: int, since: int) -> Lease | None:
+        """The lease, if nothing has renewed it after this index."""
+        lease = self.get(id_)
+        return lease if lease is not None and lease.since == since else None
+
+    def checkpoint(self, lease: Lease, remaining: int) -> None:
+        """Note what is left of a lease."""
+        lease.remaining = min(remaining, lease.ttl)
+        self._touch(lease)
 
     def move(self, key: bytes, before: int, after: int) -> None:
         """A key changes its lease; 0 is none."""
@@ -109,118 +124,96 @@ class Leases:
         if after:
             self._leases[LeaseId(after)].keys.add(key)
 
-    def restore(self, records: Iterable[LeaseRecord], term: int) -> None:
+    def restore(self, records: Iterable[LeaseRecord]) -> None:
         """Become what was stored; the keys come by `move`."""
-        self._leases = {LeaseId(r.id): Lease(LeaseId(r.id), r.ttl, r.remaining, set()) for r in records}
+        self._leases = {r.id: Lease(r.id, r.ttl, r.since, r.remaining, set()) for r in records}
         self._touched = {}
-        self.term = term
+        self._renewed = dict.fromkeys(self._leases)
 
     def take_changes(self) -> dict[LeaseId, LeaseRecord | None]:
         """The leases changed since the last call; None for one that ended."""
         touched, self._touched = self._touched, {}
         return touched
 
-    def _keep(self, lease: Lease) -> None:
-        self._leases[lease.id] = lease
-        self._touched[lease.id] = LeaseRecord(lease.id, lease.ttl, lease.remaining)
+    def take_renewed(self) -> Iterable[LeaseId]:
+        """The leases granted, renewed or loaded since the last call, for the one clock of this member."""
+        renewed, self._renewed = self._renewed, {}
+        return renewed
+
+    def _renew(self, lease: Lease) -> None:
+        self._renewed[lease.id] = None
+        self._touch(lease)
+
+    def _touch(self, lease: Lease) -> None:
+        self._touched[lease.id] = LeaseRecord(lease.id, lease.ttl, lease.since, lease.remaining)
 
 
 class LeaseClock:
-    """How long each lease has left, on the member that leads. Instants are seconds of its monotonic clock.
+    """How long each lease has left by this member's count. Instants are seconds of its monotonic clock.
 
-    Make one when the own `LeaseTerm` has been applied, and drop it when leadership ends. O(log n) for a
-    renewal that a look at the clock finds, O(1) itself.
+    A renewal counts from the first call after it was applied, so one of them has to be made often: what comes
+    between makes a lease live longer. O(1) for each lease renewed since the last call, O(log n) for a new
+    one.
     """
 
-    def __init__(self, leases: Leases, now: float, extra: float) -> None:
-        """Take over at `now`: nobody knows how long ago each lease was renewed, so each starts anew, with
-        `extra` seconds (one election timeout) on top. O(n).
-        """
+    def __init__(self, leases: Leases) -> None:
         self._leases = leases
-        self._ends: dict[LeaseId, float] = {lease.id: now + _life(lease) + extra for lease in leases}
-        _spread(self._ends)
-        self._heap = [(end, id_) for id_, end in self._ends.items()]
-        heapify(self._heap)
-        self._expired: dict[LeaseId, float] = {}
-
-    def renew(self, id_: int, now: float) -> int | None:
-        """Start the lease's TTL again and tell it, in seconds; None when it is unknown or its time is up.
-
-        A lease that has a checkpoint (`Lease.remaining`) must have that cleared by a command of its own
-        before the renewal may be acknowledged: the next leader would go by it.
-        """
-        lease = self._leases.get(id_)
-        if lease is None or self.is_expired(lease.id, now):
-            return None
-        self._ends[lease.id] = now + lease.ttl
-        return lease.ttl
-
-    def is_expired(self, id_: LeaseId, now: float) -> bool:
-        """Whether the lease's time is up, though its end may not have been applied yet."""
-        return id_ in self._expired or self._ends.get(id_, now + 1) <= now
+        self._ends: dict[LeaseId, float] = {}
+        # One entry for each lease counts, the one at `_looks[id]`; it may be earlier than the lease's end.
+        self._looks: dict[LeaseId, float] = {}
+        self._heap: list[tuple[float, LeaseId]] = []
 
     def left(self, id_: int, now: float) -> float | None:
-        """The seconds the lease has left, not below 0; None when it is unknown."""
+        """The seconds the lease has left, not below 0; None when there is no such lease."""
+        self._count(now)
         lease = self._leases.get(id_)
-        if lease is None:
-            return None
-        return max(0.0, self._ends.get(lease.id, now + lease.ttl) - now)
+        return None if lease is None else max(0.0, self._ends[lease.id] - now)
 
-    def look(self, now: float) -> list[LeaseId]:
-        """The leases to end now, at most `MAX_EXPIRED`. Each is told once; `retry` when nothing came of it.
-
-        Leases granted since the last look start their TTL here at the latest, never earlier than they were
-        granted. O(n) only in what was granted, renewed or has ended since.
+    def due(self, now: float) -> list[tuple[LeaseId, Index]]:
+        """The leases whose time is up, as (id, since), the longest overdue first and at most `MAX_DUE`. One
+        that was told is not told again for `RETRY_SECONDS`.
         """
-        leases, ends, heap = self._leases, self._ends, self._heap
-        due: list[LeaseId] = []
-        while heap and heap[0][0] <= now and len(due) < MAX_EXPIRED:
-            _, id_ = heappop(heap)
-            if leases.get(id_) is None:
-                ends.pop(id_, None)
-                self._expired.pop(id_, None)
+        self._count(now)
+        found: list[tuple[LeaseId, Index]] = []
+        heap, looks = self._heap, self._looks
+        while heap and heap[0][0] <= now and len(found) < MAX_DUE:
+            when, id_ = heappop(heap)
+            if looks.get(id_) != when:
                 continue
-            end = ends[id_]
-            if end > now:
-                heappush(heap, (end, id_))
-            elif id_ not in self._expired:
-                self._expired[id_] = end
-                due.append(id_)
-        return due
+            lease = self._leases.get(id_)
+            if lease is None:
+                del looks[id_], self._ends[id_]
+                continue
+            end = self._ends[id_]
+            if end <= now:
+                found.append((id_, lease.since))
+            self._look(id_, end if end > now else now + RETRY_SECONDS)
+        return found
 
-    def granted(self, id_: int, now: float) -> None:
-        """A lease was granted."""
-        lease = self._leases.get(id_)
-        if lease is not None:
-            end = self._ends[lease.id] = now + _life(lease)
-            heappush(self._heap, (end, lease.id))
+    def extend(self, now: float, seconds: float) -> None:
+        """Give every lease so much longer, but none more than its TTL and that: this member has come to lead,
+        and others may have been answered later than it counts from. O(n).
+        """
+        self._count(now)
+        for lease in self._leases:
+            self._ends[lease.id] = min(max(self._ends[lease.id], now), now + lease.ttl) + seconds
 
-    def retry(self, ids: Collection[LeaseId]) -> None:
-        """The command to end these was not accepted: tell them again."""
-        for id_ in ids:
-            end = self._expired.pop(id_, None)
-            if end is not None:
-                heappush(self._heap, (end, id_))
+    def checkpoints(self, now: float, longer_than: int) -> list[tuple[LeaseId, Index, int]]:
+        """What is left, in whole seconds rounded up, of the leases with a longer TTL than this that are not
+        overdue, as (id, since, seconds). O(n).
+        """
+        self._count(now)
+        left = ((lease, self._ends[lease.id] - now) for lease in self._leases if lease.ttl > longer_than)
+        return [(lease.id, lease.since, ceil(seconds)) for lease, seconds in left if seconds > 0]
 
-    def checkpoints(self, now: float, longer_than: int) -> list[tuple[LeaseId, int]]:
-        """What is left, in whole seconds rounded up, of the leases with a longer TTL than this. O(n)."""
-        return [
-            (lease.id, max(1, -int(now - self._ends[lease.id]) + 1))
-            for lease in self._leases
-            if lease.ttl > longer_than and lease.id in self._ends and not self.is_expired(lease.id, now)
-        ]
+    def _count(self, now: float) -> None:
+        for id_ in self._leases.take_renewed():
+            lease = self._leases.get(id_)
+            assert lease is not None, "what is removed is not renewed"  # noqa: S101 - a bug, not an input
+            end = self._ends[id_] = now + (lease.remaining or lease.ttl)
+            if end < self._looks.get(id_, inf):
+                self._look(id_, end)
 
-
-def _life(lease: Lease) -> int:
-    return lease.remaining or lease.ttl
-
-
-def _spread(ends: dict[LeaseId, float]) -> None:
-    """Move ends later where more than `SPREAD_OVER` fall into one second, to `SPREAD_RATE` a second."""
-    if len(ends) <= SPREAD_OVER:
-        return
-    free = 0.0
-    for id_, end in sorted(ends.items(), key=lambda item: (item[1], item[0])):
-        free = max(free, end)
-        ends[id_] = free
-        free += 1 / SPREAD_RATE
+    def _look(self, id_: LeaseId, when: float) -> None:
+        self._looks[id_] = when
+        heappush(self._heap, (when, id_))

@@ -39,7 +39,7 @@ from netstore.state.commands import (
     decode,
 )
 from netstore.state.history import History
-from netstore.state.lease import LeaseRecord, Leases
+from netstore.state.lease import Lease, LeaseRecord, Leases
 from netstore.state.member import (
     ID_EXISTS,
     ID_NOT_FOUND,
@@ -59,8 +59,8 @@ from netstore.state.v3commands import (
     LeaseExpire,
     LeaseGrant,
     LeaseGranted,
+    LeaseRenew,
     LeaseRevoke,
-    LeaseTerm,
     Put,
     Range,
     SetAlarm,
@@ -69,7 +69,7 @@ from netstore.state.v3commands import (
     V3Command,
     V3Outcome,
 )
-from netstore.types import EtcdIndex, Event, Index, LeaseId, Nanos, NodeId, NodeView, Revision
+from netstore.types import EtcdIndex, Event, Index, Nanos, NodeId, NodeView, Revision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -135,7 +135,7 @@ class Machine:
             Compact: self._compact,
             LeaseGrant: self._lease_grant,
             LeaseRevoke: self._lease_revoke,
-            LeaseTerm: self._lease_term,
+            LeaseRenew: self._lease_renew,
             LeaseExpire: self._lease_expire,
             LeaseCheckpoint: self._lease_checkpoint,
             SetAlarm: self._set_alarm,
@@ -192,7 +192,7 @@ class Machine:
         for stored in mirror.load_all(engine, mirror.V3_STATE, mirror.V3Scalars):
             scalars = stored
         self._v3_scalars = scalars
-        self.leases.restore(mirror.load_all(engine, mirror.LEASES, LeaseRecord), scalars.lease_term)
+        self.leases.restore(mirror.load_all(engine, mirror.LEASES, LeaseRecord))
         self.mvcc.load(scalars.revision, scalars.compacted, scalars.swept)
         self.alarms.restore(mirror.load_all(engine, mirror.ALARMS, tuple[NodeId, int]))
         self._alarms_touched = set()
@@ -258,7 +258,7 @@ class Machine:
             stored = mirror.encode(alarm) if alarm in self.alarms.active else None
             changes[mirror.ALARMS, mirror.alarm_key(*alarm)] = stored
         self._alarms_touched.clear()
-        scalars = mirror.V3Scalars(mvcc.revision, mvcc.compacted, mvcc.swept, self.leases.term)
+        scalars = mirror.V3Scalars(mvcc.revision, mvcc.compacted, mvcc.swept)
         if scalars != self._v3_scalars:
             changes[mirror.V3_STATE, mirror.STATE_KEY] = mirror.encode(scalars)
             self._v3_scalars = scalars
@@ -419,49 +419,47 @@ class Machine:
         return Done(self.mvcc.revision) if fault is None else fault
 
     def _lease_grant(self, command: LeaseGrant) -> Outcome:
-        fault = self._shut(command) or self.leases.grant(command.id, command.ttl)
-        if fault is not None:
-            return fault
-        return LeaseGranted(self.mvcc.revision, LeaseId(command.id), command.ttl)
+        lease = self._shut(command) or self.leases.grant(command.id, command.ttl, self.applied)
+        return lease if isinstance(lease, Fault) else LeaseGranted(self.mvcc.revision, lease.id, lease.ttl)
+
+    def _lease_renew(self, command: LeaseRenew) -> Outcome:
+        lease = self._shut(command) or self.leases.renew(command.id, self.applied)
+        return lease if isinstance(lease, Fault) else LeaseGranted(self.mvcc.revision, lease.id, lease.ttl)
 
     def _lease_revoke(self, command: LeaseRevoke) -> Outcome:
         fault = self._shut(command)
-        if fault is None and self.leases.get(command.id) is None:
-            fault = refusal(errors.LEASE_NOT_FOUND)
         if fault is not None:
             return fault
-        self._end_lease(command.id)
-        return Done(self.mvcc.revision)
-
-    def _end_lease(self, id_: int) -> None:
-        lease = self.leases.get(id_)
+        lease = self.leases.get(command.id)
         if lease is None:
-            return
-        for key in sorted(lease.keys):
-            self.mvcc.delete_range(key, b"")
-        self.mvcc.finish()
-        self.leases.remove(id_)
-
-    def _lease_term(self, command: LeaseTerm) -> Outcome:
-        self.leases.term = max(self.leases.term, command.term)
+            return refusal(errors.LEASE_NOT_FOUND)
+        self._end_lease(lease)
         return Done(self.mvcc.revision)
 
     def _lease_expire(self, command: LeaseExpire) -> Outcome:
         fault = self._shut(command)
         if fault is not None:
             return fault
-        if command.term == self.leases.term:
-            for id_ in command.ids:
-                self._end_lease(id_)
+        for id_, since in command.leases:
+            lease = self.leases.at(id_, since)
+            if lease is not None:
+                self._end_lease(lease)
         return Done(self.mvcc.revision)
+
+    def _end_lease(self, lease: Lease) -> None:
+        for key in sorted(lease.keys):
+            self.mvcc.delete_range(key, b"")
+        self.mvcc.finish()
+        self.leases.remove(lease)
 
     def _lease_checkpoint(self, command: LeaseCheckpoint) -> Outcome:
         fault = self._shut(command)
         if fault is not None:
             return fault
-        if command.term == self.leases.term:
-            for id_, remaining in command.remaining:
-                self.leases.checkpoint(id_, remaining)
+        for id_, since, remaining in command.leases:
+            lease = self.leases.at(id_, since)
+            if lease is not None:
+                self.leases.checkpoint(lease, remaining)
         return Done(self.mvcc.revision)
 
     def _set_alarm(self, command: SetAlarm) -> Outcome:

@@ -55,15 +55,14 @@ class Scalars(msgspec.Struct, array_like=True, frozen=True):
 
 
 class V3Scalars(msgspec.Struct, array_like=True, frozen=True):
-    """Where the v3 keys stand (`Mvcc.revision`, `compacted`, `swept`) and the term of the lease clocks."""
+    """Where the v3 keys stand (`Mvcc.revision`, `compacted`, `swept`)."""
 
     revision: Revision
     compacted: Revision
     swept: Revision
-    lease_term: int
 
 
-NEW_V3: Final = V3Scalars(Revision(1), NEVER, NEVER, 0)
+NEW_V3: Final = V3Scalars(Revision(1), NEVER, NEVER)
 """What a store starts with, before anything is written."""
 
 

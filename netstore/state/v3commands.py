@@ -136,28 +136,24 @@ class LeaseRevoke(V3Struct, frozen=True, tag=70):
     id: _Int64
 
 
-class LeaseTerm(V3Struct, frozen=True, tag=71):
-    """The leader of `term` has taken over the clocks of all leases: from here on, what leaders of earlier
-    terms say about time is void. Gives `Done`.
-    """
+class LeaseRenew(V3Struct, frozen=True, tag=71):
+    """Start a lease's TTL again (v3 API, LeaseKeepAlive). Gives `LeaseGranted`."""
 
-    term: _Count
+    id: _Int64
 
 
 class LeaseExpire(V3Struct, frozen=True, tag=72):
-    """The time of these leases is up, by the clock of the leader of `term`. Each that has keys makes a
-    revision. Gives `Done`.
+    """The time of these leases is up by the leader's clock: each as (id, since), and only while nothing has
+    renewed it after `since` (`Lease.since`). Each that has keys makes a revision. Gives `Done`.
     """
 
-    term: _Count
-    ids: tuple[_Int64, ...]
+    leases: tuple[tuple[_Int64, _Count], ...]
 
 
 class LeaseCheckpoint(V3Struct, frozen=True, tag=73):
-    """How many seconds these leases have left, for the next leader; 0 is the full TTL. Gives `Done`."""
+    """What leases have left, as (id, since, seconds), for members that start anew. Gives `Done`."""
 
-    term: _Count
-    remaining: tuple[tuple[_Int64, _Count], ...]
+    leases: tuple[tuple[_Int64, _Count, _Count], ...]
 
 
 class SetAlarm(V3Struct, frozen=True, tag=74):
@@ -179,7 +175,7 @@ V3Command: TypeAlias = (
     | Compact
     | LeaseGrant
     | LeaseRevoke
-    | LeaseTerm
+    | LeaseRenew
     | LeaseExpire
     | LeaseCheckpoint
     | SetAlarm
@@ -228,7 +224,7 @@ class Done(msgspec.Struct, frozen=True, gc=False):
 
 
 class LeaseGranted(msgspec.Struct, frozen=True, gc=False):
-    """The lease exists; `ttl` in seconds."""
+    """The lease exists and has all of its TTL before it; `ttl` in seconds."""
 
     revision: Revision
     id: LeaseId

@@ -57,7 +57,9 @@ class Both:
         machine, twin = self.machine, self.twin
         store = machine.mvcc
         assert (store.revision, store.compacted) == (twin.revision, twin.compacted)
-        assert {lease.id: (lease.ttl, lease.remaining) for lease in machine.leases} == twin.leases
+        assert {
+            lease.id: (lease.ttl, lease.since, lease.remaining) for lease in machine.leases
+        } == twin.leases
         assert {lease.id: sorted(lease.keys) for lease in machine.leases} == {
             id_: twin.holding(id_) for id_ in twin.leases
         }

@@ -39,7 +39,6 @@ ranges = st.builds(
     bounds,
 )
 compares = st.builds(v3.Compare, KEYS, st.integers(0, 4), st.integers(0, 3), NUMBERS, VALUES, ENDS)
-terms = st.integers(0, 2)
 
 
 def few(strategy: st.SearchStrategy[Operation]) -> st.SearchStrategy[tuple[Operation, ...]]:
@@ -55,8 +54,9 @@ def txns() -> st.SearchStrategy[v3.Txn]:
 
 
 def v3_commands(*, alarms: bool = True) -> st.SearchStrategy[V3Command]:
-    ids = st.lists(LEASES, max_size=3).map(tuple)
-    remaining = st.lists(st.tuples(LEASES, st.integers(0, 9)), max_size=2).map(tuple)
+    since = st.integers(1, 25)
+    overdue = st.lists(st.tuples(LEASES, since), max_size=6).map(tuple)
+    remaining = st.lists(st.tuples(LEASES, since, st.integers(0, 9)), max_size=6).map(tuple)
     commands: list[st.SearchStrategy[V3Command]] = [
         puts,
         puts,
@@ -69,9 +69,9 @@ def v3_commands(*, alarms: bool = True) -> st.SearchStrategy[V3Command]:
         st.builds(v3.LeaseGrant, LEASES, st.sampled_from((1, 5, 9_000_000_001))),
         st.builds(v3.LeaseGrant, LEASES, st.just(7)),
         st.builds(v3.LeaseRevoke, LEASES),
-        st.builds(v3.LeaseTerm, terms),
-        st.builds(v3.LeaseExpire, terms, ids),
-        st.builds(v3.LeaseCheckpoint, terms, remaining),
+        st.builds(v3.LeaseRenew, LEASES),
+        st.builds(v3.LeaseExpire, overdue),
+        st.builds(v3.LeaseCheckpoint, remaining),
     ]
     if alarms:
         commands.append(st.builds(v3.SetAlarm, st.integers(1, 2), st.sampled_from((1, 1, 2)), RARELY))

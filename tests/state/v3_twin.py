@@ -25,8 +25,8 @@ from netstore.state.v3commands import (
     LeaseExpire,
     LeaseGrant,
     LeaseGranted,
+    LeaseRenew,
     LeaseRevoke,
-    LeaseTerm,
     Operation,
     Put,
     PutDone,
@@ -67,9 +67,10 @@ class Twin:
 
     revision: int = 1
     compacted: int = -1
-    term: int = 0
+    index: int = 0
     written: list[Written] = field(default_factory=list)
-    leases: dict[int, tuple[int, int]] = field(default_factory=dict)
+    leases: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    """TTL, index of the last renewal, what a checkpoint left."""
     alarms: set[tuple[int, int]] = field(default_factory=set)
 
     def keys_at(self, revision: int) -> Keys:
@@ -97,6 +98,7 @@ class Twin:
     # --- commands
 
     def apply(self, command: V3Command) -> V3Outcome:
+        self.index += 1
         outcome = self._apply(command)
         self.revision = self.current
         return outcome
@@ -132,26 +134,30 @@ class Twin:
                     return refusal(errors.LEASE_EXISTS)
                 if command.ttl > 9_000_000_000:
                     return refusal(errors.LEASE_TTL_TOO_LARGE)
-                self.leases[command.id] = (command.ttl, 0)
+                self.leases[command.id] = (command.ttl, self.index, 0)
                 return LeaseGranted(Revision(self.revision), LeaseId(command.id), command.ttl)
             case LeaseRevoke():
                 if command.id not in self.leases:
                     return refusal(errors.LEASE_NOT_FOUND)
                 self.end_lease(command.id)
                 return self.done()
-            case LeaseTerm():
-                self.term = max(self.term, command.term)
-                return self.done()
+            case LeaseRenew():
+                if command.id not in self.leases:
+                    return refusal(errors.LEASE_NOT_FOUND)
+                ttl = self.leases[command.id][0]
+                self.leases[command.id] = (ttl, self.index, 0)
+                return LeaseGranted(Revision(self.revision), LeaseId(command.id), ttl)
             case LeaseExpire():
-                for lease in command.ids if command.term == self.term else ():
-                    self.end_lease(lease)
-                    self.revision = self.current
+                for lease, since in command.leases:
+                    if self.leases.get(lease, (0, -1, 0))[1] == since:
+                        self.end_lease(lease)
+                        self.revision = self.current
                 return self.done()
             case LeaseCheckpoint():
-                for lease, remaining in command.remaining if command.term == self.term else ():
-                    if lease in self.leases:
+                for lease, since, remaining in command.leases:
+                    if self.leases.get(lease, (0, -1, 0))[1] == since:
                         ttl = self.leases[lease][0]
-                        self.leases[lease] = (ttl, min(ttl, remaining))
+                        self.leases[lease] = (ttl, since, min(ttl, remaining))
                 return self.done()
             case SetAlarm():
                 alarm = (NodeId(command.member), command.kind)
@@ -164,7 +170,7 @@ class Twin:
 
     def shut(self, command: V3Command) -> Fault | None:
         kinds = {kind for _, kind in self.alarms}
-        if 2 in kinds and not isinstance(command, SetAlarm | LeaseTerm):
+        if 2 in kinds and not isinstance(command, SetAlarm):
             return refusal(errors.CORRUPT)
         return refusal(errors.QUOTA) if 1 in kinds and grows(command) else None
 
