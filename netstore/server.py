@@ -33,6 +33,8 @@ from netstore.api.router import Handler, Router
 from netstore.api.v2.keys import PREFIX, KeysApi
 from netstore.api.v2.members import MembersApi
 from netstore.api.v2.stats import Path, StatsApi, Traffic
+from netstore.api.v3 import services as v3
+from netstore.api.v3.version import CLUSTER_VERSION
 from netstore.disk import images
 from netstore.disk.datadir import DataDir, MemberIdentity
 from netstore.disk.engine import LmdbEngine
@@ -50,10 +52,12 @@ from netstore.net.peerwire import Application
 from netstore.net.reactor import Limits, Reactor
 from netstore.net.tls import Credentials
 from netstore.node import bootstrap
+from netstore.node.backup import Backups
 from netstore.node.cluster import Cluster
 from netstore.node.copies import StateCopies
 from netstore.node.driver import Driver
 from netstore.node.host import CATCH_UP_ENTRIES, Host
+from netstore.node.lessor import Lessor
 from netstore.node.loop import Loop
 from netstore.node.peers import Peers
 from netstore.node.proposals import Proposals
@@ -77,9 +81,6 @@ if TYPE_CHECKING:
     from netstore.net.peerwire import Roster
     from netstore.ops.config import StoreConfig, Url
     from netstore.state.machine import Outcome
-
-CLUSTER_VERSION: Final = "3.4.0"
-"""What the cluster agrees on, in etcd's numbering."""
 
 STATE_FILE: Final = "state.lmdb"
 
@@ -261,6 +262,7 @@ class _Daemon:
             self.clock.monotonic,
             self.deadlines.after,
             get_logger("grpc"),
+            message_limit=config.max_request_bytes + v3.BEYOND_REQUEST,
             plain=opener(self._handle, self.http1),
         )
         self.front = Front(Http2Server(self.grpc, lambda: self.reactor.now, varying=TIMEOUT_FIELD))
@@ -436,11 +438,17 @@ class _Daemon:
         store.failed = host.engine_failed
         self.cluster = Cluster(host, log=get_logger("cluster"))
         self.register = Register(host, self.cluster, config.voters, get_logger("register"))
+        self.lessor = Lessor(host, config.election_timeout / 1000)
         self.timekeeper = Timekeeper(
-            host, self.deadlines, config.heartbeat_interval / 1000, self.reactor.flush
+            host,
+            self.deadlines,
+            config.heartbeat_interval / 1000,
+            self.reactor.flush,
+            lessor=self.lessor,
         )
         self.statistics = StatsApi(host, _Transport(self.peers))
         self._route = self._routes()
+        self.grpc.services = self._services()
         self.log.info(
             "member_recovered",
             member=f"{identity.member_id:x}",
@@ -468,6 +476,29 @@ class _Daemon:
             }
             below |= {PREFIX: KeysApi(host).handle, b"/v2/members": members.members}
         return Router(exact, below)
+
+    def _services(self) -> Services:
+        config, store = self.config, self.store
+        return v3.build(
+            self.host,
+            v3.Options(
+                election_seconds=config.election_timeout / 1000,
+                max_request_bytes=config.max_request_bytes,
+                max_txn_ops=config.max_txn_ops,
+                quota_bytes=config.quota_backend_bytes,
+                progress_seconds=config.progress_seconds,
+                history_seconds=config.history_seconds,
+                history_revisions=config.history_revisions,
+            ),
+            watches=self.host.watches,
+            lessor=self.lessor,
+            members=self.cluster,
+            copies=Backups(self.folder.state_dir, store.engine, self.reactor.call_soon, get_logger("backup")),
+            sizes=store.engine.sizes,
+            after=self.deadlines.after,
+            below=secrets.randbelow,
+            log=get_logger("v3"),
+        )
 
     def _answer_who(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
         self.register.take(application, answer)

@@ -8,6 +8,7 @@ import msgspec
 
 from netstore import __version__
 from netstore.api.router import NOSNIFF, PLAIN, method_allowed
+from netstore.api.v3.version import VERSION
 from netstore.errors import Fault
 from netstore.state.commands import QuorumGet, encode
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from netstore.node.member import Member
     from netstore.node.timekeeper import Deadline
     from netstore.state.machine import Outcome
-
-ETCD_VERSION: Final = "3.4.23"
-"""The version of etcd whose v2 API is served: clients decide by it what they may ask."""
 
 HEALTH_SECONDS: Final = 1.0
 """How long the read through the log may take before the member calls itself unhealthy, as etcd."""
@@ -40,7 +38,7 @@ class Version:
         if not method_allowed(exchange, b"GET"):
             return
         cluster = self._member.machine.cluster_version or "not_decided"
-        body = {"etcdserver": ETCD_VERSION, "etcdcluster": cluster}
+        body = {"etcdserver": VERSION, "etcdcluster": cluster}
         exchange.respond(200, _JSON + _SERVER, msgspec.json.encode(body))
 
 

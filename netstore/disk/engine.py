@@ -206,6 +206,14 @@ class LmdbEngine:
             except lmdb.Error as error:
                 raise self._as_os_error(error) from error
 
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the file, and of its pages that hold something, as of the last commit. About 20 us."""
+        with self._reading, self._env.begin() as txn:
+            tables = [txn.stat(table) for table in self._tables.values()]
+        pages = sum(each["branch_pages"] + each["leaf_pages"] + each["overflow_pages"] for each in tables)
+        page = self._env.stat()["psize"]
+        return (self._env.info()["last_pgno"] + 1) * page, pages * page
+
     def close(self) -> None:
         """See `seams.Engine`. OSError when the last commit fails; the log still has what is missing."""
         self._queue.put(_Stop())

@@ -11,6 +11,7 @@ from netstore.state.member import MemberInfo
 from netstore.types import NodeId
 from netstore.watch.streams import Watches
 from tests.support.local_member import LocalMember
+from tests.support.member import Lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -204,6 +205,7 @@ class Served:
             sizes=lambda: (2_000_000, 1_000_000),
             after=self.deadlines.after,
             below=self._draw,
+            log=Lines(),
         )
 
     def _draw(self, bound: int) -> int:

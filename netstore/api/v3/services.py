@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore.api.v3 import health
 from netstore.api.v3.cluster import ClusterService, Membership
+from netstore.api.v3.compaction import ByRevisions, ByTime
 from netstore.api.v3.door import Door
 from netstore.api.v3.kv import KvService
 from netstore.api.v3.lease import LeaseService
@@ -19,10 +20,16 @@ from netstore.net.grpc import Services
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from netstore.api.v3.compaction import Log
     from netstore.api.v3.door import After, Replica
     from netstore.api.v3.lease import Lessor
     from netstore.api.v3.maintenance import Copies, Sizes
     from netstore.watch.streams import Watches
+
+BEYOND_REQUEST: Final = 512 * 1024
+"""Bytes by which a message of a client may be larger than a write may be, as in etcd: up to there the write
+is refused with words of its own.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +44,10 @@ class Options:
     """0 for the default, below 0 for none."""
     progress_seconds: float
     """How often idle watches that asked for it are told how far they are."""
+    history_seconds: float = 0
+    """For how long history is kept before it is compacted; 0 for ever."""
+    history_revisions: int = 0
+    """How many revisions of history are kept; 0 for all."""
 
     @property
     def minimum_ttl(self) -> int:
@@ -59,8 +70,11 @@ def build(
     sizes: Sizes,
     after: After,
     below: Callable[[int], int],
+    log: Log,
 ) -> Services:
-    """The services of one member. `below` draws a random number below a bound."""
+    """The services of one member. `below` draws a random number below a bound. From here on history is
+    compacted as the options say.
+    """
     headers = Headers(member)
     door = Door(member, after, options.election_seconds)
     quota = Quota(member, options.quota_bytes)
@@ -75,6 +89,10 @@ def build(
     maintenance = MaintenanceService(member, headers, quota, sizes=sizes, copies=copies, leadership=members)
     watch = WatchService(watches, WatchAnswers(headers), after, below, options.progress_seconds)
     cluster = ClusterService(member, headers, members)
+    if options.history_seconds:
+        ByTime(member, after, options.history_seconds, log).start()
+    if options.history_revisions:
+        ByRevisions(member, after, options.history_revisions, log).start()
     return Services(
         kv.methods(door)
         | lease.methods(door)

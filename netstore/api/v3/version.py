@@ -11,3 +11,6 @@ from typing import Final
 
 VERSION: Final = "3.5.13"
 """`Status.version`, and `etcdserver` of `/version`. Without a suffix: one would sort below it."""
+
+CLUSTER_VERSION: Final = "3.5.0"
+"""What the members agree on; `etcdcluster` of `/version`."""
