@@ -540,8 +540,10 @@ class _Guest:
             self._peers.deliver(messages)
 
     def gone(self, reason: str) -> None:
-        """See `net.link.Party`."""
+        """See `net.link.Party`. A port that is only knocked at is no news."""
         self._peers.leave(self)
+        if self._hello is None and reason.startswith("TLS: "):
+            self._peers.note(self.address, "peer_refused", address=self.address, reason=reason)
         if self.copy is not None:
             self.copy.gone(reason)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.cluster import PACE, Members, get, healthy, listed, put, request, write
+from tests.support.cluster import PACE, Members, converged, get, healthy, listed, put, request, write
 from tests.support.netns import until
 
 if TYPE_CHECKING:
@@ -25,11 +25,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
     """Three members; a test leaves them all running and in agreement."""
     with Members(tmp_path_factory.mktemp("cluster"), flags=(*PACE, *SHORT_LOG)) as members:
         yield members
-
-
-def converged(members: Members, key: str, value: str) -> None:
-    for daemon in members.running():
-        until(lambda daemon=daemon: get(daemon, key) == value, f"{key}={value} shows at {daemon.url}")
 
 
 def test_a_write_at_any_member_shows_at_all(cluster: Members) -> None:

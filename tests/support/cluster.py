@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
 
-from tests.support.daemon import Daemon, free_port, is_healthy, spawn
-from tests.support.netns import until
+from tests.support.daemon import Daemon, free_port, spawn
+from tests.support.netns import inside, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,15 @@ class Answer:
 
 
 def request(daemon: Daemon, method: str, path: str, limit: float = 12.0, **form: object) -> Answer:
-    """One request over a connection of its own. Never raises for what the other side does."""
+    """One request over a connection of its own, from inside the member's network namespace if it has one.
+    Never raises for what the other side does.
+    """
+    if daemon.netns is not None:
+        return inside(daemon.netns, lambda: _request(daemon, method, path, limit, form))
+    return _request(daemon, method, path, limit, form)
+
+
+def _request(daemon: Daemon, method: str, path: str, limit: float, form: dict[str, object]) -> Answer:
     connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=limit)
     began = time.monotonic()
     try:
@@ -63,7 +71,7 @@ def put(daemon: Daemon, key: str, value: str, limit: float = 12.0) -> Answer:
 def get(daemon: Daemon, key: str, query: str = "") -> str | None:
     """The value of a key as this member has it."""
     answer = request(daemon, "GET", f"/v2/keys/{key}{query}")
-    return answer.body["node"]["value"] if answer.status == 200 else None
+    return str(answer.body["node"]["value"]) if answer.status == 200 else None
 
 
 def write(daemon: Daemon, key: str, value: str) -> None:
@@ -90,7 +98,7 @@ class Members:
         with ExitStack() as undo:
             undo.callback(self.kill_all)
             for name in NAMES[: self.size]:
-                self.spawn(name, *self.beginning())
+                self.spawn(name, *self.beginning(), *self.own_flags(name))
             for daemon in self.daemons.values():
                 daemon.wait_until_healthy(30)
             undo.pop_all()
@@ -117,6 +125,10 @@ class Members:
         """The flag that names the members the cluster starts with."""
         names = NAMES[: self.size] + extra
         return ("--initial-cluster", ",".join(f"{name}={self.peer_url(name)}" for name in names))
+
+    def own_flags(self, _: str) -> tuple[str, ...]:
+        """Flags that differ from member to member."""
+        return ()
 
     def spawn(self, name: str, *flags: str) -> Daemon:
         """Start a member for the first time, and do not wait."""
@@ -148,6 +160,10 @@ class Members:
         """Take a stopped member's data away."""
         shutil.rmtree(self.daemons[name].data_dir)
 
+    def wipe_if_there(self, name: str) -> None:
+        """Take away what an earlier life of a member left."""
+        shutil.rmtree(self.folder / f"{name}.data", ignore_errors=True)
+
     def running(self) -> list[Daemon]:
         """Members whose process has not ended."""
         return [daemon for daemon in self.daemons.values() if daemon.process.poll() is None]
@@ -168,7 +184,7 @@ class Members:
 
     def id_of(self, name: str) -> str:
         """The id of a member, as any running one tells it."""
-        return next(each["id"] for each in listed(self.running()[0]) if each["name"] == name)
+        return str(next(each["id"] for each in listed(self.running()[0]) if each["name"] == name))
 
     def kill_all(self) -> None:
         """End all processes at once, also stopped ones."""
@@ -179,7 +195,7 @@ class Members:
 def leader_of(daemon: Daemon) -> str:
     """The name of the leader this member follows; empty when it knows none."""
     answer = request(daemon, "GET", "/v2/members/leader", 3.0)
-    return str(answer.body.get("name", "")) if answer.status == 200 else ""
+    return str(answer.body["name"]) if answer.status == 200 else ""
 
 
 def listed(daemon: Daemon) -> list[dict[str, Any]]:
@@ -190,4 +206,14 @@ def listed(daemon: Daemon) -> list[dict[str, Any]]:
 
 def healthy(daemon: Daemon) -> bool:
     """`/health` answers 200 now."""
-    return is_healthy(daemon.url, daemon.netns)
+    return request(daemon, "GET", "/health", 3.0).status == 200
+
+
+def converged(members: Members, key: str, value: str) -> None:
+    """Wait until all running members have this value under the key."""
+    for daemon in members.running():
+
+        def shows(daemon: Daemon = daemon) -> bool:
+            return get(daemon, key) == value
+
+        until(shows, f"{key}={value} shows at {daemon.url}")
