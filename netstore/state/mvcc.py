@@ -189,20 +189,18 @@ class Mvcc:
         for key_bytes, record in self._engine.scan(RECORDS, b"", None):
             last = place = int.from_bytes(key_bytes, "big")
             try:
-                stored = pair.split(record)
+                key, created, modified, version, lease, _, _ = pair.fields(record)
             except Malformed as error:
                 raise _corrupt(key_bytes, str(error)) from None
-            if stored.modified != place >> _NUMBER_BITS or (stored.version == 0) != place & _DELETED:
-                raise _corrupt(key_bytes, f"it says revision {stored.modified}, version {stored.version}")
-            key = stored.key
+            if modified != place >> _NUMBER_BITS or (version == 0) != place & _DELETED:
+                raise _corrupt(key_bytes, f"it says revision {modified}, version {version}")
             item = items.get(key)
             if item is None:
-                item = items[key] = _Item(key, place, stored.created, stored.version, stored.lease)
+                item = items[key] = _Item(key, place, created, version, lease)
             else:
                 _remember(item)
-                item.at, item.created = place, stored.created
-                item.version, item.lease = stored.version, stored.lease
-            if place >> _NUMBER_BITS >= swept:
+                item.at, item.created, item.version, item.lease = place, created, version, lease
+            if modified >= swept:
                 log.add(place, item.key)
             self.size += PLACE_BYTES + len(record)
         if last >> _NUMBER_BITS > revision:
@@ -421,8 +419,8 @@ class Mvcc:
                 yield item.at, item.at >> _NUMBER_BITS, item.created, item.version
             return
         for place in self._places(key, range_end, revision, backwards=False):
-            then = pair.split(self.pair(place))
-            yield place, then.modified, then.created, then.version
+            _, created, modified, version, _, _, _ = pair.fields(self.pair(place))
+            yield place, modified, created, version
 
     def _count(self, key: bytes, range_end: bytes, revision: int) -> int:
         """How many keys are in the range at a revision (0: now)."""
@@ -608,7 +606,7 @@ class Mvcc:
             place = int.from_bytes(stored, "big")
             if place >> _NUMBER_BITS > last:
                 break
-            key = pair.split(record).key
+            key = pair.fields(record)[0]
             deleted = place & _DELETED
             if place >> _NUMBER_BITS <= self.compacted and (
                 deleted or place != _newest(self._items[key], self.compacted)
