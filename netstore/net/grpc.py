@@ -8,6 +8,7 @@ blocks, nothing is awaited, and no call has a task of its own.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -151,6 +152,7 @@ class Log(Protocol):
 TIMEOUT_FIELD: Final = b"grpc-timeout"
 """The header field that differs from call to call."""
 
+_TIMEOUTS_KNOWN: Final = 4096
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _PREFIX: Final = Struct(">BI")
 _TYPE: Final = literal(b"content-type", b"application/grpc")
@@ -167,6 +169,7 @@ _EXPIRED: Final = "context deadline exceeded"
 _FAILED: Final = "internal error; the log of the server has it"
 
 
+@lru_cache(_TIMEOUTS_KNOWN)
 def parse_timeout(text: bytes) -> float | None:
     """Seconds of a `grpc-timeout`; None when it is malformed."""
     digits, unit = text[:-1], _UNITS.get(text[-1:])
@@ -568,12 +571,16 @@ class UnaryCall(GrpcCall):
 
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
         """See `http2.Stream.take`."""
+        if self._failure is not None:
+            return  # it is on its way to be refused; what still comes is no message
         if ended and self._buffer is None and self._message is None and stop - start >= 5:
             compressed, size = _PREFIX.unpack_from(data, start)
             if size == stop - start - 5 and not compressed and size <= self.server.message_limit:
                 self._message = data[start + 5 : stop]
                 self.connection.ready.append(self)
                 return
+        if self._failure is not None:
+            return
         for message in self._messages(data, start, stop):
             if self._message is not None:
                 self._failure = INTERNAL, "more than one message in a unary call"

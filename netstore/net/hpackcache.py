@@ -9,9 +9,11 @@ every time, so a block that is not remembered is walked here, over the tables an
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from hpack import Decoder, HPACKError
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
@@ -28,7 +30,11 @@ BLOCKS_KNOWN: Final = 256
 
 _STATIC: Final[tuple[Field, ...]] = ((b"", b""), *((bytes(n), bytes(v)) for n, v in HeaderTable.STATIC_TABLE))
 _FIRST_DYNAMIC: Final = len(_STATIC)
+_DYNAMIC_INDEX: Final = 0x80 | _FIRST_DYNAMIC
 _ENTRY_OVERHEAD: Final = 32
+_LARGEST_ENTRY: Final = HeaderTable.DEFAULT_SIZE + _ENTRY_OVERHEAD
+_SHORT_TEXT: Final = 32
+_TEXTS_KNOWN: Final = 4096
 _STATIC_NAMES: Final = {name: index for index, (name, _) in reversed(list(enumerate(_STATIC))) if index}
 _STATUSES: Final = {value: index for index, (name, value) in enumerate(_STATIC) if name == b":status"}
 
@@ -93,17 +99,20 @@ class HeaderBlocks(Generic[Meaning]):
 
     def _walk(self, block: bytes) -> list[Field]:
         fields: list[Field] = []
-        room = self._limit
+        entries = self._entries
         position = self._resize(block)
         size = len(block)
         while position < size:
             first = block[position]
             position += 1
             if first & 0x80:
-                index = first & 0x7F
-                if index == 0x7F:
-                    index, position = _number(block, position, 0x7F)
-                field = self._entry(index)
+                if first < _DYNAMIC_INDEX and first != 0x80:
+                    field = _STATIC[first & 0x7F]
+                elif 0x80 < first < 0xFF:
+                    field = entries[first - _DYNAMIC_INDEX]
+                else:
+                    index, position = _number(block, position, 0x7F) if first == 0xFF else (0, position)
+                    field = self._entry(index)
             elif first & 0x60 == 0x20:
                 raise BadBlock("a change of the table's size stands after a field")
             else:
@@ -122,10 +131,16 @@ class HeaderBlocks(Generic[Meaning]):
                         self._known.clear()
                     self._table.add(name, value)
             fields.append(field)
-            room -= len(field[0]) + len(field[1]) + _ENTRY_OVERHEAD
-            if room < 0:
-                raise LargeList(f"header list larger than {self._limit} bytes")
+        if len(fields) * _LARGEST_ENTRY + size > self._limit:
+            self._measure(fields)
         return fields
+
+    def _measure(self, fields: list[Field]) -> None:
+        """LargeList when the list is. Not asked for a list that cannot be: a field comes from the block, or
+        from a table whose entries have their own bound.
+        """
+        if sum(len(name) + len(value) + _ENTRY_OVERHEAD for name, value in fields) > self._limit:
+            raise LargeList(f"header list larger than {self._limit} bytes")
 
     def _resize(self, block: bytes) -> int:
         """Obey changes of the table's size at the start of a block; where the fields begin."""
@@ -173,7 +188,44 @@ def _text(block: bytes, position: int) -> tuple[bytes, int]:
     if end > len(block):
         raise BadBlock("a string longer than its header block")
     text = block[position:end]
-    return (decode_huffman(text) if first & 0x80 else text), end
+    if not first & 0x80:
+        return text, end
+    return (decode_text(text) if length <= _SHORT_TEXT else bytes(decode_huffman(text))), end
+
+
+def _short_codes() -> tuple[tuple[int, int], ...]:
+    """For every byte, the symbol whose Huffman code it begins with, and the code's length; 0 for codes that
+    are longer than a byte.
+    """
+    found = [(0, 0)] * 256
+    for symbol, (code, length) in enumerate(zip(REQUEST_CODES, REQUEST_CODES_LENGTH, strict=True)):
+        if length <= 8:
+            first = code << (8 - length)
+            found[first : first + (1 << (8 - length))] = [(symbol, length)] * (1 << (8 - length))
+    return tuple(found)
+
+
+_SHORT_CODES: Final = _short_codes()
+
+
+@lru_cache(_TEXTS_KNOWN)
+def decode_text(text: bytes) -> bytes:
+    """Undo the Huffman code of a short text (RFC 7541, 5.2 and B). HPACKError when it is malformed.
+
+    Digits and letters, of which time limits are made, go symbol by symbol; everything else to `hpack`.
+    """
+    bits = int.from_bytes(text, "big") << 8 | 0xFF
+    left = len(text) * 8
+    decoded = bytearray()
+    while left >= 5:
+        symbol, length = _SHORT_CODES[bits >> left & 0xFF]
+        if not 0 < length <= left:
+            break
+        decoded.append(symbol)
+        left -= length
+    if left >= 8 or ~bits >> 8 & ((1 << left) - 1):
+        return bytes(decode_huffman(text))
+    return bytes(decoded)
 
 
 def literal(name: bytes, value: bytes) -> bytes:
