@@ -6,6 +6,9 @@ Invariants:
   lost is read again.
 - A route the kernel refused is not tried again until it is wanted differently, the network's links, addresses
   or on-link routes change, or the slow repair comes round.
+- Before the first `hold` nothing is touched: the routes of an earlier run stay until it is known which are
+  wanted.
+- Nothing heard is forgotten: what `MAX_ROUNDS` plans could not settle is in `unsettled` for the next call.
 - Only one task calls anything but `listen`.
 """
 
@@ -28,7 +31,9 @@ if TYPE_CHECKING:
     from netstore.agent.routeplan import KernelRoute, Route
 
 MAX_ROUNDS: Final = 4
-"""Plans made in one go. More would mean that somebody keeps undoing what we do; the slow repair goes on."""
+"""Plans made in one go. More are needed when somebody undoes what we do as fast as we do it; others get their
+turn in between.
+"""
 
 MAX_QUEUED: Final = 256
 """News batches waiting; beyond it the table is read again instead."""
@@ -56,11 +61,14 @@ class Keeper:
         self.present: dict[Subnet, list[KernelRoute]] = {}
         self.foreign: dict[Subnet, KernelRoute] = {}
         self.rejected: dict[Route, int] = {}
+        self.unsettled: set[Subnet] = set()
+        """Subnets that were changed again after the last plan of a call; `repair` goes on with them."""
         self.repairs = 0
         """Steps taken because the kernel was changed by somebody else."""
         self._awake = awake
         self._queue: deque[News] = deque()
         self._stale = True
+        self._held = False
         self._network_changed = False
 
     @property
@@ -86,6 +94,7 @@ class Keeper:
         """From now on these routes are wanted; `gateways` are the PublicIPs of all leases. Returns when it is
         so.
         """
+        self._held = True
         before, self.wanted = self.wanted, wanted
         self.gateways = frozenset(gateways)
         self.rejected = {
@@ -97,7 +106,7 @@ class Keeper:
         changed = {subnet for subnet, route in wanted.items() if before.get(subnet) != route}
         changed.update(subnet for subnet in before if subnet not in wanted)
         changed.update(self.foreign)
-        await self._settle(changed | self._heard())
+        await self._settle(changed | self._open())
 
     async def repair(self, *, all_again: bool = False) -> bool:
         """Put right what the queued news say. `all_again`: read the table first. True if links or addresses
@@ -106,14 +115,14 @@ class Keeper:
         if all_again:
             self._stale = True
             self.rejected.clear()
-        changed = self._heard()
+        changed = self._open()
         network_changed, self._network_changed = self._network_changed, False
         if network_changed:
             # The kernel drops routes of a link that goes down without a word, and refused ones may be
             # possible now.
             self._stale = True
             self.rejected.clear()
-        if self._stale or changed:
+        if self._held and (self._stale or changed):
             self.repairs += await self._settle(None if self._stale else changed)
         return network_changed
 
@@ -149,7 +158,13 @@ class Keeper:
             touched = {step.route.subnet for step in steps}
             heard = self._heard()
             subnets = None if self._stale else touched | heard
+        self.unsettled = subnets or set()
         return taken
+
+    def _open(self) -> set[Subnet]:
+        """What is to be looked at: what was left, and what is heard now."""
+        left, self.unsettled = self.unsettled, set()
+        return left | self._heard()
 
     async def _read(self) -> None:
         self._heard()  # older than the dump that follows, so only what it says of links counts

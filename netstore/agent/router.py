@@ -34,6 +34,10 @@ BREATH: Final = 2.0
 """
 
 
+CONTEST: Final = 0.02
+"""Seconds until routes are put right again that somebody removed as fast as they were put there."""
+
+
 class Router:
     """The routes of one site. Call `wake` when leases or the own subnet changed, `hear` when the kernel has
     news.
@@ -92,6 +96,9 @@ class Router:
                 self._journal.problem("routes", "routes_not_kept", reason=str(error))
             else:
                 self._journal.over("routes", "routes_kept_again")
+            if self._keeper.unsettled:
+                await trio.sleep(CONTEST)
+                continue
             with trio.move_on_at(min(repair_at, self._rest_until) if self._due else repair_at):
                 await self._awake.wait()
 

@@ -193,6 +193,20 @@ async def test_somebody_who_keeps_undoing_does_not_hold_it_for_ever(
     monkeypatch.setattr(kernel, "_carry_out", undone)
     await keeper.hold(wanted(1), {NODE})
     assert 1 < kernel.sends < 10
+    assert keeper.unsettled == {subnet(1)}, "it goes on when others had their turn"
+    monkeypatch.undo()
+    await keeper.repair()
+    assert kernel.table[subnet(1)] == [ours(1)]
+    assert not keeper.unsettled
+
+
+@pytest.mark.trio
+async def test_before_it_knows_what_is_wanted_it_touches_nothing(kernel: FakeKernel, keeper: Keeper) -> None:
+    kernel.add(ours(1))
+    await keeper.repair(all_again=True)
+    assert not kernel.steps
+    await keeper.hold(wanted(1), {NODE})
+    assert not kernel.steps
 
 
 @pytest.mark.trio
@@ -240,7 +254,9 @@ async def test_after_any_history_what_is_wanted_is_there(history: list[tuple[str
         elif what == "delete" and there:
             kernel.delete(there[0])
         elif what == "static":
-            kernel.add(KernelRoute(subnet(number), gateway, 2, STATIC, metric=number * 10))
+            static = KernelRoute(subnet(number), gateway, 2, STATIC, metric=number * 10)
+            if static not in there:
+                kernel.add(static)
         elif what == "replace":
             kernel.replace(ours(number, gateway))
         elif what == "append-ours" and ours(number, gateway) not in there:
@@ -263,4 +279,9 @@ async def test_after_any_history_what_is_wanted_is_there(history: list[tuple[str
             assert own == [KernelRoute(one, want[one].gateway, 2)]
         else:
             assert own == []
-    assert keeper.present == {one: routes for one, routes in kernel.table.items() if routes}
+    assert in_order(keeper.present) == in_order(kernel.table)
+
+
+def in_order(table: dict[Subnet, list[KernelRoute]]) -> dict[Subnet, list[KernelRoute]]:
+    """As the kernel walks it: by metric; only among equal ones does it matter who came first."""
+    return {one: sorted(routes, key=lambda route: route.metric) for one, routes in table.items() if routes}

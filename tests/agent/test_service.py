@@ -91,6 +91,19 @@ async def test_a_start_and_what_it_leaves(autojump_clock: MockClock, node: Node)
 
 
 @pytest.mark.trio
+async def test_a_restart_takes_no_route_away(autojump_clock: MockClock, node: Node) -> None:
+    node.store.lease("10.23.200.0-24", "192.168.77.12")
+    async with node.running():
+        pass
+    before = len(node.kernel.steps)
+    node.store.lease("10.23.201.0-24", "192.168.77.13")
+    node.agent = node.make()
+    async with node.running():
+        assert node.routes() == {"10.23.200.0/24": 12, "10.23.201.0/24": 13}
+    assert [str(step.route.subnet) for step in node.kernel.steps[before:]] == ["10.23.201.0/24"]
+
+
+@pytest.mark.trio
 async def test_days_of_renewals(autojump_clock: MockClock, node: Node) -> None:
     async with node.running():
         key, first = node.own_key(), node.store.index

@@ -36,8 +36,12 @@ def test_a_restart_keeps_the_subnet_and_the_routes(scene: Stage) -> None:
     assert scene.keys.holder(agent.node.address) == subnet
     assert "10.23.200.0/24" in agent.node.agent_routes()
     assert agent.env()["FLANNEL_SUBNET"].startswith(subnet.partition("-")[0][:-1])
-    agent.start()
-    until(lambda: len(agent.events("subnet_held")) == 2, "held again")
+    with agent.node.changes() as changes:
+        agent.start()
+        until(lambda: len(agent.events("routes_in_place")) == 2, "held again")
+        agent.node.ip("route", "add", "10.99.0.0/16", "dev", "eth0")
+        until(lambda: any("10.99.0.0/16" in line for line in changes()), "the last change")
+        assert len(changes()) == 1, "the routes were there all the time"
     assert agent.subnet() == subnet
 
 

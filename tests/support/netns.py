@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -87,6 +88,9 @@ def ip(*words: str, netns: str | None = None, check: bool = True) -> str:
     return done.stdout
 
 
+_PROBE: Final = "10.98.0.0/16"
+
+
 @dataclass
 class Node:
     """A namespace with the interface `eth0`, joined to the switch."""
@@ -104,6 +108,24 @@ class Node:
         """Routes of table main by destination, as `ip -j route show` tells them."""
         listed = self.ip("-j", "-d", "-N", "route", "show", *words)
         return {route["dst"]: route for route in json.loads(listed or "[]")}
+
+    @contextlib.contextmanager
+    def changes(self) -> Iterator[Callable[[], list[str]]]:
+        """Gives the changes of routes since the block began, a line each, as `ip monitor` tells them."""
+        command = ("ip", "-n", self.netns, "monitor", "route")
+        with tempfile.NamedTemporaryFile("w") as file, subprocess.Popen(command, stdout=file) as monitor:
+
+            def told() -> list[str]:
+                return Path(file.name).read_text().splitlines()
+
+            try:
+                while not told():  # it listens only some time after it was started
+                    self.ip("route", "add", _PROBE, "dev", "eth0")
+                    self.ip("route", "delete", _PROBE)
+                    time.sleep(0.05)
+                yield lambda: [line for line in told() if _PROBE not in line]
+            finally:
+                monitor.kill()
 
     def agent_routes(self) -> dict[str, str]:
         """Destination and gateway of every route with the agent's protocol number."""
