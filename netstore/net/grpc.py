@@ -571,7 +571,8 @@ class UnaryCall(GrpcCall):
 
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
         """See `http2.Stream.take`."""
-        if self._failure is not None:
+        failure = self._failure
+        if failure is not None:
             return  # it is on its way to be refused; what still comes is no message
         if ended and self._buffer is None and self._message is None and stop - start >= 5:
             compressed, size = _PREFIX.unpack_from(data, start)

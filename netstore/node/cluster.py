@@ -110,11 +110,13 @@ class Cluster:
     def add(self, peer_urls: tuple[str, ...], *, learner: bool, done: MemberDone) -> None:
         """Add a member that is reached there; without `learner` it is to vote once it has caught up.
 
-        Its id is worked out from URLs and time, as etcd does. `done` gets the new member before it has
+        Its id is worked out from URLs and time, as etcd does; one that is taken already, because the same
+        was asked within a second, is never tried. `done` gets the new member before it has
         started, or why there is none: an URL is taken, or there are too many learners.
         """
-        seconds = self._host.clock.wall() // _SECOND
-        id_ = member_id(peer_urls, str(seconds))
+        machine, seconds = self._host.machine, self._host.clock.wall() // _SECOND
+        while (id_ := member_id(peer_urls, str(seconds))) in machine.members or id_ in machine.removed:
+            seconds += 1
         self._ask(AddMember(id_, tuple(sorted(peer_urls)), learner=True, promote=not learner), done)
 
     def remove(self, id_: NodeId, done: MemberDone) -> None:
@@ -266,6 +268,8 @@ class Cluster:
         if isinstance(command, PromoteMember):
             if not concerned.learner:
                 return member.NOT_LEARNER
+            if not concerned.name:
+                return member.LEARNER_NOT_READY
             voters.append(concerned)
         elif concerned.learner:
             return None

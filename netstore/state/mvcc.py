@@ -394,9 +394,13 @@ class Mvcc:
                 yield place
 
     def _sorted_places(self, query: Range, revision: int) -> Iterator[int]:
+        found = self._rows(query.key, query.range_end, revision)
+        if query.limit > 0 and not query.sort_order and not _is_filtered(query):
+            # A target without an order: etcd sorts what is first by key, and one more than the limit.
+            found = islice(found, query.limit + 1)
         rows = [
             row
-            for row in self._rows(query.key, query.range_end, revision)
+            for row in found
             if _passes(row[1], query.min_mod_revision, query.max_mod_revision)
             and _passes(row[2], query.min_create_revision, query.max_create_revision)
         ]

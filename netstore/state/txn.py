@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from netstore import errors
 from netstore.errors import Fault, refusal
 from netstore.state import pair
-from netstore.state.mvcc import TO_THE_END
 from netstore.state.v3commands import (
     CREATE,
     EQUAL,
@@ -141,9 +140,8 @@ def _any_covers(deletes: Iterable[DeleteRange], puts: Iterable[bytes]) -> bool:
 
 
 def _covers(delete: DeleteRange, key: bytes) -> bool:
-    if not delete.range_end:
-        return key == delete.key
-    return delete.key <= key and (delete.range_end == TO_THE_END or key < delete.range_end)
+    """Whether a deletion is seen to take a key; as in etcd, an open end is not looked into."""
+    return delete.key <= key < delete.range_end if delete.range_end else key == delete.key
 
 
 # --- when its turn in the log has come

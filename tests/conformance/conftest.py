@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 STORES = (
     pytest.param("etcd", marks=pytest.mark.peer),
-    pytest.param("netstored", marks=pytest.mark.skip("the services are not served yet")),
+    pytest.param("netstored"),
 )
 
 PROGRESS = "300ms"

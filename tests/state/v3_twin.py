@@ -222,6 +222,9 @@ class Twin:
             inside = [p for p in inside if not least or getattr(p, name) >= least]
             inside = [p for p in inside if not most or getattr(p, name) <= most]
         target = ("key", "version", "create_revision", "mod_revision", "value")[query.sort_target]
+        filtered = any(bound for _, least, most in bounds for bound in (least, most))
+        if query.limit > 0 and not query.sort_order and target != "key" and not filtered:
+            inside = inside[: query.limit + 1]
         if query.sort_order or target != "key":
             inside = sorted(inside, key=lambda p: getattr(p, target), reverse=query.sort_order == 2)
         more = 0 < query.limit < len(inside)
