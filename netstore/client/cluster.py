@@ -7,7 +7,7 @@ answers is found out by the first call.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from netstore.client.v2 import Reply, V2Client
+
+_T = TypeVar("_T")
 
 _GATEWAY_NOT_FOUND: Final = 5
 """gRPC's code NOT_FOUND."""
@@ -33,12 +35,12 @@ class MemberRecord(msgspec.Struct, frozen=True):
 
     id: str
     name: str
-    peer_urls: tuple[str, ...]
-    client_urls: tuple[str, ...]
+    peer_urls: tuple[str, ...] = msgspec.field(name="peerURLs")
+    client_urls: tuple[str, ...] = msgspec.field(name="clientURLs")
     role: str
     promote: bool = False
     active: bool | None = None
-    match_index: int | None = None
+    match_index: int | None = msgspec.field(default=None, name="matchIndex")
 
     @property
     def started(self) -> bool:
@@ -55,9 +57,61 @@ class MemberStatus(msgspec.Struct, frozen=True):
     role: str
     leader: str
     term: int
-    commit_index: int
-    applied_index: int
+    commit_index: int = msgspec.field(name="commitIndex")
+    applied_index: int = msgspec.field(name="appliedIndex")
     problems: tuple[str, ...] = ()
+
+
+class _Listed(msgspec.Struct, frozen=True):
+    members: tuple[MemberRecord, ...]
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    """netstored tells `message`; etcd's gateway tells a gRPC code, and the text once or twice."""
+
+    message: str = ""
+    error: str = ""
+    code: int | None = None
+
+
+class _EtcdMember(msgspec.Struct, frozen=True):
+    id: int = msgspec.field(default=0, name="ID")
+    name: str = ""
+    peer_urls: tuple[str, ...] = msgspec.field(default=(), name="peerURLs")
+    client_urls: tuple[str, ...] = msgspec.field(default=(), name="clientURLs")
+    is_learner: bool = msgspec.field(default=False, name="isLearner")
+
+    def record(self, leader: str) -> MemberRecord:
+        id_ = f"{self.id:x}"
+        role = "learner" if self.is_learner else "leader" if id_ == leader else "voter"
+        return MemberRecord(id_, self.name, self.peer_urls, self.client_urls, role)
+
+
+class _EtcdMembers(msgspec.Struct, frozen=True):
+    members: tuple[_EtcdMember, ...] = ()
+
+
+class _EtcdAdded(msgspec.Struct, frozen=True):
+    member: _EtcdMember
+
+
+class _EtcdHeader(msgspec.Struct, frozen=True):
+    member_id: int = 0
+
+
+class _EtcdStatus(msgspec.Struct, frozen=True):
+    header: _EtcdHeader
+    version: str = ""
+    leader: int = 0
+    term: int = msgspec.field(default=0, name="raftTerm")
+    index: int = msgspec.field(default=0, name="raftIndex")
+    applied: int = msgspec.field(default=0, name="raftAppliedIndex")
+    is_learner: bool = msgspec.field(default=False, name="isLearner")
+    errors: tuple[str, ...] = ()
+
+
+class _Anything(msgspec.Struct, frozen=True):
+    """A JSON object of which nothing is wanted."""
 
 
 class Refused(ClientError):  # noqa: N818 - named for what was found
@@ -92,6 +146,10 @@ class ClusterClient:
     def __init__(self, client: V2Client) -> None:
         self._client = client
         self._known: _Dialect | None = None
+
+    async def is_netstore(self) -> bool:
+        """Whether a netstored answers; else it is an etcd."""
+        return isinstance(await self._dialect(), _Netstore)
 
     async def members(self) -> tuple[MemberRecord, ...]:
         """All members, in the order of their ids."""
@@ -136,45 +194,35 @@ class _Netstore:
         self._client = client
 
     async def members(self) -> tuple[MemberRecord, ...]:
-        document = await self._ask("GET", "/netstore/members", write=False)
-        return tuple(_own_record(each) for each in document["members"])
+        return (await self._ask(_Listed, "GET", "/netstore/members", write=False)).members
 
     async def add(self, peer_urls: Sequence[str], *, learner: bool) -> MemberRecord:
         wish = {"peerURLs": list(peer_urls), "learner": learner}
-        return _own_record(await self._ask("POST", "/netstore/members", wish))
+        return await self._ask(MemberRecord, "POST", "/netstore/members", wish)
 
     async def update(self, id_: str, peer_urls: Sequence[str]) -> None:
-        await self._ask("PUT", f"/netstore/members/{id_}", {"peerURLs": list(peer_urls)})
+        await self._ask(_Anything, "PUT", f"/netstore/members/{id_}", {"peerURLs": list(peer_urls)})
 
     async def promote(self, id_: str) -> None:
-        await self._ask("POST", f"/netstore/members/{id_}/promote", {})
+        await self._ask(_Anything, "POST", f"/netstore/members/{id_}/promote", {})
 
     async def remove(self, id_: str) -> None:
-        await self._ask("DELETE", f"/netstore/members/{id_}")
+        await self._ask(_Anything, "DELETE", f"/netstore/members/{id_}")
 
     async def status(self) -> MemberStatus:
-        told = await self._ask("GET", "/netstore/status", write=False)
-        return MemberStatus(
-            told["id"],
-            told["name"],
-            told["version"],
-            told["role"],
-            told["leader"],
-            told["term"],
-            told["commitIndex"],
-            told["appliedIndex"],
-        )
+        return await self._ask(MemberStatus, "GET", "/netstore/status", write=False)
 
     async def transfer(self, to: str) -> None:
-        await self._ask("POST", "/netstore/leader", {"to": to})
+        await self._ask(_Anything, "POST", "/netstore/leader", {"to": to})
 
-    async def _ask(self, method: str, path: str, wish: object = None, *, write: bool = True) -> Any:
+    async def _ask(
+        self, kind: type[_T], method: str, path: str, wish: object = None, *, write: bool = True
+    ) -> _T:
         reply = await self._client.call(method, path, wish, write=write)
-        document = _document(reply, write=write)
         if reply.status >= 300:
-            unknown = write and reply.status >= 500
-            raise Refused(reply.status, _message(reply, document), outcome_known=not unknown)
-        return document
+            told = _read(reply, _Refusal, write=write)
+            raise Refused(reply.status, told.message, outcome_known=not write or reply.status < 500)
+        return _read(reply, kind, write=write)
 
 
 class _EtcdGateway:
@@ -184,58 +232,48 @@ class _EtcdGateway:
         self._client = client
 
     async def members(self) -> tuple[MemberRecord, ...]:
-        told = await self._ask("/v3/cluster/member/list", {}, write=False)
+        told = await self._ask(_EtcdMembers, "/v3/cluster/member/list", {}, write=False)
         leader = (await self.status()).leader
-        records = (_etcd_record(each, leader) for each in told.get("members", ()))
-        return tuple(sorted(records, key=lambda record: int(record.id, 16)))
+        return tuple(each.record(leader) for each in sorted(told.members, key=lambda each: each.id))
 
     async def add(self, peer_urls: Sequence[str], *, learner: bool) -> MemberRecord:
         wish = {"peerURLs": list(peer_urls), "isLearner": learner}
-        return _etcd_record((await self._ask("/v3/cluster/member/add", wish))["member"], "")
+        return (await self._ask(_EtcdAdded, "/v3/cluster/member/add", wish)).member.record("")
 
     async def update(self, id_: str, peer_urls: Sequence[str]) -> None:
-        await self._ask("/v3/cluster/member/update", {"ID": _decimal(id_), "peerURLs": list(peer_urls)})
+        wish = {"ID": _decimal(id_), "peerURLs": list(peer_urls)}
+        await self._ask(_Anything, "/v3/cluster/member/update", wish)
 
     async def promote(self, id_: str) -> None:
-        await self._ask("/v3/cluster/member/promote", {"ID": _decimal(id_)})
+        await self._ask(_Anything, "/v3/cluster/member/promote", {"ID": _decimal(id_)})
 
     async def remove(self, id_: str) -> None:
-        await self._ask("/v3/cluster/member/remove", {"ID": _decimal(id_)})
+        await self._ask(_Anything, "/v3/cluster/member/remove", {"ID": _decimal(id_)})
 
     async def status(self) -> MemberStatus:
-        told = await self._ask("/v3/maintenance/status", {}, write=False)
-        own, leader = _hexadecimal(told["header"].get("member_id")), _hexadecimal(told.get("leader"))
-        role = "learner" if told.get("isLearner") else "leader" if own == leader else "follower"
-        index = int(told.get("raftIndex", 0))
-        return MemberStatus(
-            own,
-            "",
-            told.get("version", ""),
-            role,
-            leader,
-            int(told.get("raftTerm", 0)),
-            index,
-            int(told.get("raftAppliedIndex", index)),
-            tuple(told.get("errors", ())),
-        )
+        told = await self._ask(_EtcdStatus, "/v3/maintenance/status", {}, write=False)
+        own = told.header.member_id
+        role = "learner" if told.is_learner else "leader" if own == told.leader else "follower"
+        leader = f"{told.leader:x}" if told.leader else ""
+        indexes = told.index, told.applied or told.index
+        return MemberStatus(f"{own:x}", "", told.version, role, leader, told.term, *indexes, told.errors)
 
     async def transfer(self, to: str) -> None:
-        await self._ask("/v3/maintenance/transfer-leadership", {"targetID": _decimal(to)})
+        await self._ask(_Anything, "/v3/maintenance/transfer-leadership", {"targetID": _decimal(to)})
 
-    async def _ask(self, path: str, wish: object, *, write: bool = True) -> Any:
+    async def _ask(self, kind: type[_T], path: str, wish: object, *, write: bool = True) -> _T:
         reply = await self._client.call("POST", path, wish, write=write)
-        document = _document(reply, write=write)
         if reply.status >= 300:
-            code = document.get("code") if isinstance(document, dict) else None
-            status = 404 if code == _GATEWAY_NOT_FOUND else 409
-            unknown = write and (code is None or code in _GATEWAY_UNAVAILABLE)
-            raise Refused(status, _message(reply, document), outcome_known=not unknown)
-        return document
+            told = _read(reply, _Refusal, write=write)
+            status = 404 if told.code == _GATEWAY_NOT_FOUND else 409
+            unknown = write and (told.code is None or told.code in _GATEWAY_UNAVAILABLE)
+            raise Refused(status, told.message or told.error, outcome_known=not unknown)
+        return _read(reply, kind, write=write)
 
 
-def _document(reply: Reply, *, write: bool) -> Any:
+def _read(reply: Reply, kind: type[_T], *, write: bool) -> _T:
     try:
-        return msgspec.json.decode(reply.body)
+        return msgspec.json.decode(reply.body, type=kind, strict=False)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         text = reply.body[:200].decode("utf-8", "replace").strip()
         raise BadAnswer(
@@ -246,35 +284,5 @@ def _document(reply: Reply, *, write: bool) -> Any:
         ) from None
 
 
-def _message(reply: Reply, document: Any) -> str:
-    told = document if isinstance(document, dict) else {}
-    return str(told.get("message") or told.get("error") or f"{reply.endpoint} answered {reply.status}")
-
-
-def _own_record(told: dict[str, Any]) -> MemberRecord:
-    return MemberRecord(
-        told["id"],
-        told["name"],
-        tuple(told["peerURLs"]),
-        tuple(told["clientURLs"]),
-        told["role"],
-        told["promote"],
-        told.get("active"),
-        told.get("matchIndex"),
-    )
-
-
-def _etcd_record(told: dict[str, Any], leader: str) -> MemberRecord:
-    id_ = _hexadecimal(told.get("ID"))
-    role = "learner" if told.get("isLearner") else "leader" if id_ == leader else "voter"
-    urls = tuple(told.get("peerURLs", ())), tuple(told.get("clientURLs", ()))
-    return MemberRecord(id_, told.get("name", ""), *urls, role)
-
-
 def _decimal(id_: str) -> str:
     return str(int(id_, 16))
-
-
-def _hexadecimal(number: object) -> str:
-    value = int(str(number or 0))
-    return f"{value:x}" if value else ""

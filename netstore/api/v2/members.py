@@ -156,14 +156,15 @@ def member_id_of(text: str) -> NodeId | None:
 
 
 def json_body(exchange: Exchange) -> dict[str, Any]:
-    """The JSON object that is the body, keys in lower case; BadBody for anything else.
+    """The JSON object that is the body, keys in lower case; null is an empty one, BadBody all else.
 
     The type of the content must be told: a page in a browser cannot send it to a stranger by itself.
     """
     given = (exchange.request.content_type or b"").decode("latin-1")
     name, parameters, _ = given.partition(";")
-    if (name.strip().lower() if parameters else given) != "application/json":
-        raise BadBody(415, f"Bad Content-Type {name.strip()}, accept application/json")
+    named = name.strip().lower() if parameters else given
+    if named != "application/json":
+        raise BadBody(415, f"Bad Content-Type {named}, accept application/json")
     body = exchange.request.body
     if not body.strip():
         raise BadBody(400, "unexpected end of JSON input")
@@ -171,6 +172,8 @@ def json_body(exchange: Exchange) -> dict[str, Any]:
         document = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadBody(400, str(error)) from None
+    if document is None:
+        return {}
     if not isinstance(document, dict):
         raise BadBody(400, f"json: cannot unmarshal {_go_kind(document)} into an object")
     return {str(key).lower(): value for key, value in document.items()}

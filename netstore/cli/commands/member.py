@@ -25,12 +25,25 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from typing import TypeVar
 
-    from netstore.client.cluster import ClusterClient, MemberRecord
+    from netstore.client.cluster import ClusterClient, MemberRecord, Refused
     from netstore.client.v2 import V2Client
 
     T = TypeVar("T")
 
 HEADINGS: Final = ("ID", "NAME", "ROLE", "STATE", "PEERS", "CLIENTS")
+
+FIXES: Final = (
+    ("not enough started members", "start members that have not started, or add and start others, first"),
+    ("unhealthy cluster", "too few voters would answer: bring back the silent ones first, see member ls"),
+    ("in sync with leader", "wait until it has caught up, and repeat it"),
+    ("can only promote a learner", "it votes already"),
+    ("too many learner members", "promote or remove one first"),
+    ("peerURL exists", "it is a member already, see member ls"),
+    ("Peer URLs already exists", "it is a member already, see member ls"),
+    ("ID already exist", "it is a member already, see member ls"),
+    ("not leader", "another member leads by now; repeat it"),
+)
+"""What to do about a refusal that has these words."""
 
 _URL: Final = re.compile(r"https?://[^/?#@]+:[0-9]+", re.IGNORECASE)
 _ID: Final = re.compile(r"[0-9a-fA-F]{1,16}")
@@ -46,11 +59,15 @@ def ask_cluster(settings: Settings, action: Callable[[ClusterClient], Awaitable[
         except Refused as error:
             if not error.outcome_known:
                 raise
-            raise Failure(
-                Exit.NOT_FOUND if error.status in (404, 410) else Exit.REFUSED, str(error)
-            ) from None
+            raise _refusal(error) from None
 
     return settings.ask(conversation)
+
+
+def _refusal(error: Refused) -> Failure:
+    fix = next((fix for words, fix in FIXES if words in error.message), "")
+    text = f"{error.message}; {fix}" if fix else error.message
+    return Failure(Exit.NOT_FOUND if error.status in (404, 410) else Exit.REFUSED, text)
 
 
 @click.group(cls=Group)
@@ -76,18 +93,24 @@ def add(settings: Settings, urls: tuple[str, ...], *, learner: bool) -> None:
     """
     wanted = _peer_urls(urls)
 
-    async def adding(cluster: ClusterClient) -> tuple[MemberRecord, tuple[MemberRecord, ...]]:
+    async def adding(cluster: ClusterClient) -> tuple[MemberRecord, str]:
         added = await cluster.add(wanted, learner=learner)
-        return added, await cluster.members()
+        members = await cluster.members()
+        return added, _how_to_start(added, members, netstore=await cluster.is_netstore())
 
-    added, members = ask_cluster(settings, adding)
+    added, how = ask_cluster(settings, adding)
     show(settings, (added,), single=True)
-    others = [url for each in members if each.id != added.id and each.started for url in each.peer_urls]
-    if others:
-        say(
-            f"start it with an empty data folder: netstored --join {others[0]}"
-            f" --initial-advertise-peer-urls {','.join(added.peer_urls)}"
-        )
+    say(f"start it with an empty data folder and {how}")
+
+
+def _how_to_start(added: MemberRecord, members: Sequence[MemberRecord], *, netstore: bool) -> str:
+    """The options that let the program of a new member find the others."""
+    own = f"--initial-advertise-peer-urls {','.join(added.peer_urls)}"
+    others = [(each.name, url) for each in members if each.id != added.id for url in each.peer_urls]
+    if netstore and others:
+        return f"--join {others[0][1]} {own}"
+    names = [f"{name}={url}" for name, url in others if name] + [f"NAME={url}" for url in added.peer_urls]
+    return f"--name NAME --initial-cluster-state existing --initial-cluster {','.join(names)} {own}"
 
 
 @member.command("update")
@@ -189,9 +212,9 @@ def _at(settings: Settings, leader: MemberRecord, action: Callable[[ClusterClien
 def found_in(members: Sequence[MemberRecord], who: str) -> MemberRecord:
     """The member with this id or, failing that, this name; `Failure` where that is none, or more than one."""
     found = [each for each in members if _ID.fullmatch(who) and int(each.id, 16) == int(who, 16)]
-    found = found or [each for each in members if each.name == who]
+    found = found or [each for each in members if who and each.name == who]
     if not found:
-        raise Failure(Exit.NOT_FOUND, f"{who}: no member has this id or name; see {'member ls'!r}")
+        raise Failure(Exit.NOT_FOUND, f"{who!r}: no member has this id or name; see {'member ls'!r}")
     if len(found) > 1:
         ids = ", ".join(each.id for each in found)
         raise refused(f"{who}: {len(found)} members have this name; give an id: {ids}")

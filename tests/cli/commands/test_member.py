@@ -1,0 +1,282 @@
+"""`netstorectl member`, `endpoint` and `move-leader`, on both stores and on a cluster of three."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.cli.commands.conftest import answering, http
+from tests.support.cluster import Members
+from tests.support.netns import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.cli.commands.conftest import Run, Told
+
+DEAD = "http://127.0.0.1:1"
+NEW = "http://127.0.0.1:9"
+
+
+# --- one member, of either store
+
+
+def test_the_one_member_is_listed(ctl: Run, store: str) -> None:
+    told = ctl("member", "ls", "-o", "json")
+    assert (told.status, told.err) == (0, "")
+    leader = next(each for each in told.document["members"] if each["role"] == "leader")
+    assert leader["started"] is True
+    assert leader["clientURLs"] == [store]
+    (row,) = [row for row in ctl("member", "ls").rows if row[2] == "leader"]
+    assert row == [leader["id"], leader["name"], "leader", "started", leader["peerURLs"][0], store]
+    table = ctl("member", "ls", "-o", "table").out
+    assert table.startswith("ID ")
+    assert "\n" + leader["id"] in table
+
+
+def test_a_learner_comes_moves_and_goes(ctl: Run, request: pytest.FixtureRequest) -> None:
+    answers: list[Told] = []
+
+    def added() -> bool:
+        answers.append(ctl("member", "add", "--learner", NEW, "-o", "json"))
+        return answers[-1].status == 0  # etcd takes nobody in its first five seconds
+
+    until(added, "the learner is added")
+    told = answers[-1]
+    how = "--join http" if "netstored" in request.node.name else "--initial-cluster-state existing"
+    assert f"start it with an empty data folder and {how}" in told.err.replace("--name NAME ", "")
+    assert f" --initial-advertise-peer-urls {NEW}\n" in told.err
+    learner = told.document
+    assert (learner["name"], learner["role"], learner["started"]) == ("", "learner", False)
+    taken = ctl("member", "add", "--learner", NEW)
+    assert taken.status == 1
+    assert taken.err.endswith("; it is a member already, see member ls\n")
+    early = ctl("member", "promote", learner["id"])
+    assert early.status == 1
+    assert early.err.endswith("in sync with leader; wait until it has caught up, and repeat it\n")
+    moved = ctl("member", "update", learner["id"], "http://127.0.0.1:10,http://127.0.0.1:11", "-o", "json")
+    assert moved.document["peerURLs"] == ["http://127.0.0.1:10", "http://127.0.0.1:11"]
+    gone = ctl("member", "rm", learner["id"])  # it has not started: nobody is asked
+    assert (gone.status, gone.rows[0][0]) == (0, learner["id"])
+    again = ctl("member", "rm", learner["id"])
+    assert (again.status, again.out) == (3, "")
+
+
+def test_the_last_voter_stays(ctl: Run) -> None:
+    name = ctl("member", "ls").rows[0][1]
+    unasked = ctl("member", "rm", name)
+    assert unasked.status == 1
+    assert "give --yes if that is meant" in unasked.err
+    refused = ctl("member", "rm", "--yes", name)
+    assert refused.status == 1
+    assert "not enough started members; " in refused.err
+    voter = ctl("member", "promote", name)
+    assert voter.status == 1
+    assert voter.err.endswith("; it votes already\n")
+
+
+def test_the_one_leader_can_be_made_to_lead(ctl: Run) -> None:
+    _, name, *_ = ctl("member", "ls").rows[0]
+    assert ctl("move-leader", name).rows == [[name, name]]
+
+
+@pytest.mark.parametrize("verb", [("member", "rm", "--yes"), ("member", "promote"), ("move-leader",)])
+@pytest.mark.parametrize("who", ["ab", "nobody", "00000000000000000ab", ""])
+def test_nobody_by_that_name(ctl: Run, verb: tuple[str, ...], who: str) -> None:
+    told = ctl(*verb, who)
+    assert (told.status, told.out) == (3, "")
+    assert told.err == f"netstorectl: {who!r}: no member has this id or name; see 'member ls'\n"
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:2380", "http://host", "http://host:1/path", "ftp://host:1", ",", ""]
+)
+def test_what_is_no_peer_url_is_a_usage_error(run: Run, url: str) -> None:
+    for words in (("add",), ("update", "ab")):
+        told = run("--endpoints", DEAD, "member", *words, url)
+        assert told.status == 2, "the store is not asked"
+        assert "write it as http://host:2380" in told.err
+
+
+def test_endpoints_are_asked_each_by_itself(ctl: Run, store: str) -> None:
+    told = ctl("endpoint", "status", "-o", "json")
+    (seen,) = told.document["endpoints"]
+    assert told.status == 0
+    assert (seen["endpoint"], seen["role"], seen["problems"]) == (store, "leader", [])
+    assert seen["leader"] == seen["id"]
+    assert seen["commitIndex"] >= seen["appliedIndex"] > 0
+    well = ctl("endpoint", "health", "--cluster")
+    assert (well.status, well.rows[0][:2]) == (0, [store, "healthy"])
+    both = f"{store},{DEAD}"
+    for verb in ("health", "status"):
+        told = ctl("--endpoints", both, "endpoint", verb)
+        assert told.status == 4
+        assert [row[0] for row in told.rows] == [store, DEAD]
+        assert told.rows[1][-1]
+        assert f"{DEAD}: no endpoint answered" in told.err
+    assert ctl("endpoint", "health", "-o", "table").out.startswith("ENDPOINT ")
+    assert ctl("endpoint", "status", "-o", "table").out.startswith("ENDPOINT ")
+
+
+def test_members_are_offered_where_one_is_named(ctl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    id_, name, *_ = ctl("member", "ls").rows[0]
+    monkeypatch.setenv("_NETSTORECTL_COMPLETE", "bash_complete")
+    for words, offer in ((f"member rm {id_[:3]}", id_), (f"move-leader {name[:3]}", name)):
+        monkeypatch.setenv("COMP_WORDS", f"netstorectl {words}")
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
+        assert f"plain,{offer}" in ctl().out.splitlines()
+
+
+# --- stores that are not well
+
+
+def test_an_unhealthy_endpoint_says_why(run: Run) -> None:
+    body = '{"health":"false","reason":"ALARM NOSPACE"}'
+    with answering(lambda _: http("503 Service Unavailable", body)) as url:
+        told = run("--endpoints", url, "endpoint", "health")
+    assert told.status == 4
+    assert told.rows[0][1] == "unhealthy"
+    assert told.err == f"netstorectl: {url}: ALARM NOSPACE\n"
+
+
+def test_without_a_leader_nobody_hands_over(run: Run) -> None:
+    shown = {"name": "one", "peerURLs": [], "clientURLs": [], "role": "voter", "promote": False}
+    body = json.dumps({"members": [{"id": "a", **shown}, {"id": "b", **shown}]})
+    with answering(lambda _: http("200 OK", body)) as url:
+        told = run("--endpoints", url, "move-leader", "a")
+        twice = run("--endpoints", url, "member", "rm", "one")
+    assert told.status == 4
+    assert told.err == "netstorectl: no member leads now, so nobody can hand over; try again\n"
+    assert twice.status == 1
+    assert twice.err == "netstorectl: one: 2 members have this name; give an id: a, b\n"
+
+
+def test_a_change_without_an_answer_is_unknown(run: Run) -> None:
+    def session(head: bytes) -> bytes:
+        if head.startswith(b"GET /netstore/status "):
+            return http("200 OK", "{}")
+        return http("503 Service Unavailable", '{"message":"etcdserver: request timed out"}')
+
+    with answering(session) as url:
+        told = run("--endpoints", url, "member", "add", NEW)
+    assert told.status == 5
+    assert "etcdserver: request timed out" in told.err
+
+
+# --- three members
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
+    with Members(tmp_path_factory.mktemp("three")) as members:
+        yield members
+
+
+@pytest.fixture
+def at(run: Run, three: Members, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """netstorectl for the first two members."""
+    monkeypatch.setenv("NETSTORE_ENDPOINTS", f"{three['a'].url},{three['b'].url}")
+    return run
+
+
+def roles(run: Run) -> dict[str, str]:
+    return {row[1] or row[4]: row[2] for row in run("member", "ls").rows}
+
+
+def test_leadership_goes_round(at: Run, three: Members) -> None:
+    for name in ("c", "a", "b"):
+        before = three.leader()
+        assert at("move-leader", name).rows == [[before, name]]
+        assert three.leader() == name
+        assert roles(at) == {each: "leader" if each == name else "voter" for each in "abc"}
+    told = at("endpoint", "status", "--cluster", "-o", "json")
+    assert sorted(each["role"] for each in told.document["endpoints"]) == ["follower", "follower", "leader"]
+    assert {each["leader"] for each in told.document["endpoints"]} == {three.id_of("b")}
+
+
+def test_a_member_comes_by_hand_votes_by_itself_and_leaves(at: Run, three: Members) -> None:
+    url = three.peer_url("d")
+    added = at("member", "add", url, "-o", "json").document
+    assert (added["role"], added["promote"], added["started"]) == ("learner", True, False)
+    assert roles(at)[url] == "learner"
+    daemon = three.join("d")
+    until(lambda: roles(at).get("d") == "voter", "d votes")
+    seen: dict[str, Any] = {
+        each["name"]: each
+        for each in at("--endpoints", three[three.leader()].url, "member", "ls", "-o", "json").document[
+            "members"
+        ]
+    }
+    assert seen["d"]["id"] == added["id"]
+    assert seen["d"]["active"] is True
+    assert seen["d"]["matchIndex"] > 0
+    gone = at("member", "rm", "--yes", "d")
+    assert gone.status == 0
+    assert daemon.process.wait(20) != 0
+    assert "was removed from cluster" in daemon.log
+    assert "d" not in roles(at)
+    del three.daemons["d"]
+
+
+def test_a_learner_votes_when_it_is_promoted(at: Run, three: Members) -> None:
+    assert at("member", "add", "--learner", three.peer_url("e")).status == 0
+    three.join("e")
+    assert roles(at)["e"] == "learner"
+    refused = at("move-leader", "e")
+    assert (refused.status, refused.err.split("; ")[0]) == (
+        1,
+        "netstorectl: e: is a learner, and only a member that votes can lead\n",
+    )
+    until(lambda: at("member", "promote", "e").status == 0, "e is promoted")
+    assert roles(at)["e"] == "voter"
+    assert at("member", "rm", "--yes", "e").status == 0
+    del three.daemons["e"]
+
+
+def test_a_member_that_does_not_answer_is_seen(at: Run, three: Members) -> None:
+    silent = three.followers()[-1]
+    leader = three.leader()
+    three[silent].kill()
+    try:
+        until(
+            lambda: (
+                [
+                    row[3]
+                    for row in at("--endpoints", three[leader].url, "member", "ls").rows
+                    if row[1] == silent
+                ]
+                == ["silent"]
+            ),
+            f"{silent} is silent",
+        )
+        told = at("endpoint", "health", "--cluster")
+        assert told.status == 4
+        assert sorted(row[1] for row in told.rows) == ["healthy", "healthy", "unhealthy"]
+        (other,) = set(three.followers()) - {silent}
+        refused = at("member", "rm", "--yes", other)
+        assert refused.status == 1
+        assert "unhealthy cluster; " in refused.err
+    finally:
+        three[silent].start_again()
+
+
+def test_without_a_quorum_a_change_is_unknown_and_status_still_shows(at: Run, three: Members) -> None:
+    first, second = three.followers()
+    left = three.leader()
+    for name in (first, second):
+        three[name].kill()
+    try:
+        endpoint = ("--endpoints", three[left].url)
+        until(lambda: at(*endpoint, "endpoint", "health").status == 4, f"{left} is not healthy")
+        until(lambda: at(*endpoint, "endpoint", "status").rows[0][5] == "", f"{left} follows nobody")
+        told = at(*endpoint, "--timeout", "1", "member", "update", left, three.peer_url(left))
+        assert told.status == 5
+        assert "outcome unknown" in told.err
+    finally:
+        for name in (first, second):
+            three[name].spawn_again()
+        for name in (first, second):
+            three[name].wait_until_healthy()
+    assert set(roles(at)) == {"a", "b", "c"}
