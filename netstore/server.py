@@ -36,12 +36,12 @@ from netstore.api.v2.stats import Path, StatsApi, Traffic
 from netstore.api.v3 import services as v3
 from netstore.api.v3.version import CLUSTER_VERSION
 from netstore.disk import images
-from netstore.disk.datadir import DataDir, MemberIdentity
+from netstore.disk.datadir import DAMAGED, DataDir, MemberIdentity
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
 from netstore.disk.wal import Wal
-from netstore.errors import Fault, NetstoreError
+from netstore.errors import CorruptData, Fault, NetstoreError
 from netstore.net.call import CallFailed
 from netstore.net.front import ALPN, Front
 from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
@@ -92,6 +92,11 @@ PUBLISH_SECONDS: Final = 5.0
 
 JOIN_SECONDS: Final = 60.0
 """How long a member that has nothing yet asks the others before it gives up."""
+
+REPLACE_SECONDS: Final = 20.0
+"""How long a member whose data is damaged asks the others to be let in again."""
+
+NO_MEMBER: Final = NodeId(0)
 
 LEAVE_SECONDS: Final = 0.01
 """How often a stopping leader looks whether another one has taken over."""
@@ -169,7 +174,7 @@ class _Store:
         """
         replay = self.replay
         hard_state, entries = replay.hard_state or HardState(), replay.entries
-        if initial and bootstrap.is_empty(replay):
+        if initial and bootstrap.is_empty(replay) and not self.machine.applied:
             self.mark = bootstrap.first_mark(initial)
             hard_state, entries = bootstrap.first_batch({id_: tuple(urls) for id_, urls in initial.items()})
             self.wal.mark(self.mark, self._written)
@@ -307,7 +312,7 @@ class _Daemon:
         """Give the empty folder its identity: one of a new cluster's, or one that a running cluster gives."""
         config = self.config
         if config.join:
-            roster = await self._apply(NodeId(0))
+            roster = await self._apply(self._others())
             identity = MemberIdentity(roster.cluster, roster.you, config.name)
         elif config.initial_cluster_state == "existing":
             identity = self._own_place(await self._ask(self._others()))
@@ -356,21 +361,25 @@ class _Daemon:
         if own is None or own.name:
             raise _already_started(identity.member_id, self.config)
 
-    async def _apply(self, replaces: NodeId) -> Roster:
+    async def _apply(
+        self, others: Sequence[str], replaces: NodeId = NO_MEMBER, seconds: float = JOIN_SECONDS
+    ) -> Roster:
         """Ask to be let in."""
         config = self.config
         urls = tuple(str(url) for url in config.initial_advertise_peer_urls)
-        roster = await self._ask(self._others(), Application(config.name, urls, replaces))
+        roster = await self._ask(others, Application(config.name, urls, replaces), seconds)
         self._meet(roster, roster.you)
         return roster
 
     def _meet(self, roster: Roster, own: NodeId) -> None:
         self.acquainted = {member.id: member.peer_urls for member in roster.members if member.id != own}
 
-    async def _ask(self, urls: Sequence[str], application: Application | None = None) -> Roster:
+    async def _ask(
+        self, urls: Sequence[str], application: Application | None = None, seconds: float = JOIN_SECONDS
+    ) -> Roster:
         """Ask again and again, for a while."""
         reason = ""
-        with trio.move_on_after(JOIN_SECONDS):
+        with trio.move_on_after(seconds):
             while True:
                 try:
                     return await self._ask_once(urls, application)
@@ -379,33 +388,99 @@ class _Daemon:
                         reason = str(fault)
                         self.log.warning("cluster_not_reached", reason=reason)
                 await trio.sleep(1)
-        raise NetstoreError(f"the cluster did not let this member in within {JOIN_SECONDS:g} s: {reason}")
+        raise NetstoreError(f"the cluster did not let this member in within {seconds:g} s: {reason}")
 
     async def _ask_once(self, urls: Sequence[str], application: Application | None = None) -> Roster:
         return await ask(self.reactor, urls, self.credentials, f"netstored {__version__}", application)
 
     # --- the parts
 
+    async def _recover(self) -> Raft:
+        """Open the store; one that is damaged is replaced, if the cluster lets this member in again."""
+        try:
+            return await self._open_store()
+        except CorruptData as fault:
+            damage = fault
+        if self.config.force_new_cluster:
+            raise damage
+        await self._become_another(damage)
+        return await self._open_store()
+
+    async def _become_another(self, damage: CorruptData) -> None:
+        """Begin anew, with an empty store, as another member; the damaged files are kept.
+
+        Raises the damage where there is nobody to ask, or none of those asked agrees.
+        """
+        old = self.folder.identity.member_id
+        self.acquainted = self._others_in_state()
+        others = [*self._others(), *(url for urls in self.acquainted.values() for url in urls)]
+        if not others:
+            raise damage
+        self.log.error("data_damaged", error=str(damage), member=f"{old:x}", asking=others)
+        try:
+            roster = await self._apply(others, replaces=old, seconds=REPLACE_SECONDS)
+        except NetstoreError as fault:
+            raise CorruptData(f"{damage}; {fault}") from damage
+        self.folder.replace(MemberIdentity(roster.cluster, roster.you, self.config.name))
+        self.log.warning("member_replaced", old=f"{old:x}", new=f"{roster.you:x}", kept=DAMAGED)
+
+    async def _open_store(self) -> Raft:
+        store = _Store(self.folder, self.reactor.call_soon)
+        try:
+            raft = await self._begin(store)
+        except BaseException:
+            store.close()
+            raise
+        self.store = store
+        self.parts.callback(store.close)
+        return raft
+
+    async def _begin(self, store: _Store) -> Raft:
+        config, own = self.config, self.folder.identity
+        if config.force_new_cluster:
+            await store.begin_anew(own.member_id)
+        begins_here = own.member_id in self.initial and bootstrap.cluster_id(self.initial) == own.cluster_id
+        first = {id_: tuple(map(str, each.peer_urls)) for id_, each in self.initial.items()}
+        boot = store.boot(first if begins_here else {})
+        if not boot.snapshot.conf.voters and not self.acquainted:
+            self._meet(await self._ask(self._others()), own.member_id)
+        ticks = max(2, config.election_timeout // config.heartbeat_interval)
+        raft = Raft(Config(id=own.member_id, election_ticks=ticks), boot, secrets.randbelow)
+        self.log.info(
+            "member_recovered",
+            member=f"{own.member_id:x}",
+            cluster=f"{own.cluster_id:x}",
+            term=raft.term,
+            applied=boot.applied,
+            commit=raft.commit,
+            last=raft.last_index,
+        )
+        return raft
+
+    def _others_in_state(self) -> dict[NodeId, tuple[str, ...]]:
+        """Where others are reached as far as a damaged member's state can still tell."""
+        path = self.folder.state_dir / STATE_FILE
+        if not path.exists():
+            return {}
+        try:
+            engine = LmdbEngine(path, self.reactor.call_soon, TABLES, _no_listener)
+        except NetstoreError:
+            return {}
+        try:
+            machine = Machine(engine)
+            machine.load()
+        except CorruptData:
+            return {}
+        finally:
+            engine.close()
+        own = self.folder.identity.member_id
+        return {id_: member.peer_urls for id_, member in machine.members.items() if id_ != own}
+
     async def _open(self) -> None:
         """Open the store and put the member together around it."""
         config = self.config
-        self.store = store = _Store(self.folder, self.reactor.call_soon)
-        self.parts.callback(store.close)
-        identity = self.folder.identity
-        begins_here = (
-            identity.member_id in self.initial and bootstrap.cluster_id(self.initial) == identity.cluster_id
-        )
-        if config.force_new_cluster:
-            await store.begin_anew(identity.member_id)
-        boot = store.boot(
-            {id_: tuple(map(str, each.peer_urls)) for id_, each in self.initial.items()}
-            if begins_here
-            else {}
-        )
-        if not boot.snapshot.conf.voters and not self.acquainted:
-            self._meet(await self._ask(self._others()), identity.member_id)
-        ticks = max(2, config.election_timeout // config.heartbeat_interval)
-        raft = Raft(Config(id=identity.member_id, election_ticks=ticks), boot, secrets.randbelow)
+        raft = await self._recover()
+        store, identity = self.store, self.folder.identity
         self.peers = Peers(
             identity=identity,
             reactor=self.reactor,
@@ -449,15 +524,6 @@ class _Daemon:
         self.statistics = StatsApi(host, _Transport(self.peers))
         self._route = self._routes()
         self.grpc.services = self._services()
-        self.log.info(
-            "member_recovered",
-            member=f"{identity.member_id:x}",
-            cluster=f"{identity.cluster_id:x}",
-            term=raft.term,
-            applied=boot.applied,
-            commit=raft.commit,
-            last=raft.last_index,
-        )
 
     def _routes(self) -> Router:
         host = self.host

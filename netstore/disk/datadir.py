@@ -3,9 +3,13 @@
     PATH/           0700
       lock          held while a daemon runs; names its process
       identity      format version, cluster, member, name, and a checksum (contrib/doc/format-datadir.md)
+      replacing     the identity that is about to take the place of a damaged one; else not there
       wal/          the write-ahead log, or elsewhere; has a copy of `identity`, so that a log that is not
                     mounted is not taken for an empty one
       state/        the state
+
+A folder whose data is damaged can become another member's: what it held is kept in `damaged` folders inside
+`wal` and `state`, one of each, until the next time.
 
 Everything that does not fit is a NetstoreError that says what to do.
 """
@@ -15,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +33,12 @@ if TYPE_CHECKING:
 
 FORMAT: Final = 1
 """Version of the folder's layout. A newer one is refused."""
+
+DAMAGED: Final = "damaged"
+"""Where the files of a damaged member are kept, inside the folders they were in."""
+
+_IDENTITY: Final = "identity"
+_REPLACING: Final = "replacing"
 
 MAX_NAME_BYTES: Final = 255
 """Longest member name."""
@@ -101,6 +112,7 @@ class DataDir:
         try:
             _make_folder(wal)
             _make_folder(path / "state")
+            _finish_replacing(path, wal)
             found = _read_both(path, wal)
         except BaseException:
             os.close(lock)
@@ -137,6 +149,17 @@ class DataDir:
         _write_identity(self.path, fresh)
         self.found = fresh
         self.is_new = True
+
+    def replace(self, fresh: MemberIdentity) -> None:
+        """Make the folder, whose data is damaged, another member's; nothing in it may be open. Blocks.
+
+        The old files are kept in `damaged`. Interrupted at any moment, it is finished by the next `lock`.
+        """
+        for folder in (self.wal_dir, self.state_dir):
+            shutil.rmtree(folder / DAMAGED, ignore_errors=True)
+        _write_identity(self.path, fresh, _REPLACING)
+        _finish_replacing(self.path, self.wal_dir)
+        self.found = fresh
 
     def close(self) -> None:
         """Let the next daemon in."""
@@ -200,8 +223,8 @@ def _read_both(path: Path, wal: Path) -> MemberIdentity | None:
     return identity
 
 
-def _read_identity(folder: Path) -> MemberIdentity | None:
-    path = folder / "identity"
+def _read_identity(folder: Path, name: str = _IDENTITY) -> MemberIdentity | None:
+    path = folder / name
     with _explained(path):
         try:
             data = path.read_bytes()
@@ -213,9 +236,9 @@ def _read_identity(folder: Path) -> MemberIdentity | None:
         raise CorruptData(f"{path}: {error}; nothing was changed") from error
 
 
-def _write_identity(folder: Path, identity: MemberIdentity) -> None:
+def _write_identity(folder: Path, identity: MemberIdentity, name: str = _IDENTITY) -> None:
     """Write aside, sync, rename, sync: there is a whole identity or none."""
-    aside = folder / "identity.new"
+    aside = folder / f"{name}.new"
     with _explained(aside):
         file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
@@ -223,8 +246,27 @@ def _write_identity(folder: Path, identity: MemberIdentity) -> None:
             os.fsync(file)
         finally:
             os.close(file)
-        aside.rename(folder / "identity")
+        aside.rename(folder / name)
         _sync_folder(folder)
+
+
+def _finish_replacing(path: Path, wal: Path) -> None:
+    """Put the files of a damaged member aside and its successor's identity in place, if that was begun."""
+    fresh = _read_identity(path, _REPLACING)
+    if fresh is None:
+        return
+    with _explained(path):
+        for folder in (wal, path / "state"):
+            _make_folder(folder / DAMAGED)
+            for file in folder.iterdir():
+                if file.name not in (DAMAGED, _IDENTITY):
+                    file.rename(folder / DAMAGED / file.name)
+            _sync_folder(folder / DAMAGED)
+            _sync_folder(folder)
+    _write_identity(wal, fresh)
+    _write_identity(path, fresh)
+    (path / _REPLACING).unlink()
+    _sync_folder(path)
 
 
 def _refuse_foreign_log(path: Path, wal: Path) -> None:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 import lmdb
 
 from netstore.codec import prefixed, read_prefixed, read_u64, u64
-from netstore.errors import NetstoreError
+from netstore.errors import CorruptData, NetstoreError
 from netstore.types import Index
 
 if TYPE_CHECKING:
@@ -52,6 +52,14 @@ MAP_LIMIT_BYTES: Final = 1 << 36
 
 FULL_BYTES: Final = 1 << 20
 """With less free space than this a failed commit is taken for a full disk."""
+
+_NO_STATE: Final = (
+    lmdb.CorruptedError,
+    lmdb.InvalidError,
+    lmdb.PageNotFoundError,
+    lmdb.VersionMismatchError,
+)
+"""What opening a file says whose bytes are not what was written."""
 
 _OWN: Final = "engine"
 _APPLIED: Final = b"applied"
@@ -103,7 +111,9 @@ class LmdbEngine:
         map_bytes: int = MAP_BYTES,
         map_limit_bytes: int = MAP_LIMIT_BYTES,
     ) -> None:
-        """Open or create the file `path`, mode 0600. Blocks. NetstoreError when it cannot be opened."""
+        """Open or create the file `path`, mode 0600. Blocks. NetstoreError when it cannot be opened,
+        CorruptData when that is because it is no state.
+        """
         self._path = path
         self._deliver = deliver
         self._on_failure = on_failure
@@ -114,10 +124,11 @@ class LmdbEngine:
         try:
             self._open(tables)
             applied = self._stored_applied()
+        except _NO_STATE as error:
+            raise CorruptData(f"{path}: not a state ({error}); nothing was changed") from error
         except (lmdb.Error, OSError) as error:
             raise NetstoreError(
-                f"{path}: the state cannot be opened ({error}): move it away and restart the member to"
-                " build it anew from a snapshot or its peers"
+                f"{path}: the state cannot be opened ({error}): check the disk, and who owns the file"
             ) from error
         self._longest_key = self._env.max_key_size()
         # The loop's side. A serial numbers the writes; the applied index need not move with each.
@@ -406,7 +417,7 @@ class LmdbEngine:
 def applied_in(path: Path) -> Index:
     """What the state in this file has applied; the file must not be open in this process. Blocks.
 
-    NetstoreError when it is no state.
+    CorruptData when it is no state.
     """
     try:
         with (
@@ -417,7 +428,7 @@ def applied_in(path: Path) -> Index:
     except lmdb.NotFoundError:
         return Index(0)  # made, and ended before anything was written
     except (lmdb.Error, OSError) as error:
-        raise NetstoreError(f"{path}: not a state that can be read ({error})") from error
+        raise CorruptData(f"{path}: not a state that can be read ({error})") from error
     return Index(read_u64(stored, 0)[0] if stored else 0)
 
 

@@ -20,7 +20,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from netstore.disk.engine import applied_in
-from netstore.errors import NetstoreError
+from netstore.errors import CorruptData
 from netstore.types import Index
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def settle(folder: Path, state: Path, mark: Index) -> Index | None:
     """At the start, before the state is opened: finish the replacing that the log's mark speaks of, and
     remove everything else that is left. The index of a copy that was put in place now, or None. Blocks.
 
-    NetstoreError when the log stands on a copy that is not there, or is not what it was.
+    CorruptData when the log stands on a copy that is not there, or is not what it was.
     """
     applied = applied_in(state) if state.exists() else Index(0)
     placed = None
@@ -79,7 +79,7 @@ def settle(folder: Path, state: Path, mark: Index) -> Index | None:
         if _LEFTOVER.fullmatch(path.name):
             path.unlink()
     if applied < mark:
-        raise NetstoreError(
+        raise CorruptData(
             f"{state}: the state has applied entry {applied}, the log begins after {mark}: restore the state,"
             " or remove the data folder and let the member join anew"
         )

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from netstore.disk.engine import LmdbEngine, MemoryEngine
-from netstore.errors import NetstoreError
+from netstore.errors import CorruptData
 from netstore.types import Index
 from tests.disk.hand import PATIENCE, Hand
 
@@ -363,7 +363,7 @@ def test_the_file_is_private(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_a_state_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state").write_bytes(b"not a database" * 1000)
-    with pytest.raises(NetstoreError, match=r"state: the state cannot be opened .*: move it away"):
+    with pytest.raises(CorruptData, match=r"state: not a state .*; nothing was changed"):
         Opened(tmp_path / "state")
 
 

@@ -14,6 +14,7 @@ from tests.support.netns import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.support.daemon import Daemon
 
@@ -136,6 +137,33 @@ def test_a_member_whose_data_was_lost_may_not_begin_as_if_new(cluster: Members) 
     converged(cluster, "after-copy", "1")
     assert cluster.id_of(victim) != old
     until(lambda: votes(cluster, victim), "the newcomer votes")
+
+
+def test_a_member_with_a_rotten_log_is_replaced_by_itself(cluster: Members) -> None:
+    rotten = cluster.followers()[0]
+    other = cluster.leader()
+    old = cluster.id_of(rotten)
+    write(cluster[other], "before-rot", "1")
+    converged(cluster, "before-rot", "1")
+    cluster[rotten].kill()
+    segment = max((cluster[rotten].data_dir / "wal").glob("*.wal"))
+    flip(segment, segment.read_bytes().index(b"before-rot"))
+    cluster[rotten].start_again()
+    converged(cluster, "before-rot", "1")
+    assert f"{segment.name} at offset" in cluster[rotten].log
+    assert (segment.parent / "damaged" / segment.name).exists()
+    assert cluster.id_of(rotten) != old
+    assert old not in {each["id"] for each in listed(cluster[other])}
+    until(lambda: votes(cluster, rotten), "the newcomer votes")
+
+
+def flip(file: Path, offset: int) -> None:
+    """Change one bit of a file."""
+    with file.open("r+b") as stream:
+        stream.seek(offset)
+        (byte,) = stream.read(1)
+        stream.seek(offset)
+        stream.write(bytes([byte ^ 1]))
 
 
 def votes(members: Members, name: str) -> bool:
