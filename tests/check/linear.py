@@ -11,6 +11,7 @@ Calls without an answer never return: they may be taken at any point after their
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from tests.check.history import NEVER, Wrong
@@ -55,13 +56,14 @@ def search(calls: Sequence[Call]) -> list[Call] | None:
     in the number of calls that overlap.
     """
     ordered = sorted(calls, key=lambda call: call.called)
-    count = len(ordered)
     needed = sum(call.returned != NEVER for call in ordered)
     # The window: calls from `first` on of which none before is untaken; a bit each for what is taken in it.
-    seen: set[tuple[int, int, State]] = set()
-    path: list[tuple[int, int, int, State, list[int], int]] = []
+    seen: set[tuple[int, int, State, State | _Known]] = set()
+    path: list[tuple[int, int, int, State, State | _Known, list[int], int]] = []
     first, mask, done = 0, 0, 0
     state: State = None
+    before: State | _Known = _KNOWN
+    """The state before the last call taken, if that was one without an answer."""
     best: tuple[int, list[int]] = (-1, [])
     steps = 0
     options = _options(ordered, first, mask)
@@ -75,29 +77,49 @@ def search(calls: Sequence[Call]) -> list[Call] | None:
             at += 1
             steps += 1
             if steps > STEPS:
-                raise Wrong(f"no verdict on {count} calls within {STEPS} steps")
+                raise Wrong(f"no verdict on {len(ordered)} calls within {STEPS} steps")
             call = ordered[place]
             fits, after = call.step(state)
-            if not fits or (call.returned == NEVER and after == state):
-                continue  # one that need not happen and changes nothing, need not be tried
+            if not fits:
+                continue
+            told = call.returned != NEVER
+            if not told and (after == state or _in_vain(call, before, after)):
+                continue
             next_first, next_mask = first, mask | 1 << (place - first)
             while next_mask & 1:
                 next_mask >>= 1
                 next_first += 1
-            key = (next_first, next_mask, after)
+            next_before: State | _Known = _KNOWN if told else state
+            key = (next_first, next_mask, after, next_before)
             if key in seen:
                 continue
             seen.add(key)
-            path.append((first, mask, done, state, options, at))
-            first, mask, state = next_first, next_mask, after
-            done += call.returned != NEVER
+            path.append((first, mask, done, state, before, options, at))
+            first, mask, state, before = next_first, next_mask, after, next_before
+            done += told
             options, at, taken = _options(ordered, first, mask), 0, True
             break
         if not taken:
             if not path:
                 return [ordered[place] for place in best[1]]
-            first, mask, done, state, options, at = path.pop()
+            first, mask, done, state, before, options, at = path.pop()
     return None
+
+
+class _Known(Enum):
+    """In the place of a state: the last call taken had an answer."""
+
+    KNOWN = 0
+
+
+_KNOWN: Final = _Known.KNOWN
+
+
+def _in_vain(call: Call, before: State | _Known, after: State) -> bool:
+    """Whether a call without an answer makes the one taken right before it, which has none either, needless:
+    it would have led to the same without that one. An order that explains the answers does without it too.
+    """
+    return not isinstance(before, _Known) and call.step(before) == (True, after)
 
 
 def _options(ordered: Sequence[Call], first: int, mask: int) -> list[int]:

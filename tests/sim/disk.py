@@ -74,7 +74,7 @@ class Disk:
         """The state as its last commit left it."""
         self.copies: dict[Index, MemoryEngine] = {}
         """Complete state copies put aside, under the index they stand for."""
-        self.latency = latency
+        self.usual_latency = self.latency = latency
         """Seconds a sync takes; each is drawn around it."""
         self.full = False
         self.failing = False

@@ -45,7 +45,7 @@ class Faults:
             member.fuse = None
             member.disk.full = member.disk.failing = False
             member.disk.plug = None
-            member.disk.latency = world.plan.disk_latency
+            member.disk.latency = member.disk.usual_latency
             member.resume()
             self.boot(member)
 
@@ -213,10 +213,10 @@ class Faults:
 
     def _slow(self, member: Member) -> None:
         self._struck("slow_disks", member)
-        before = member.disk.latency
-        member.disk.latency = self._timeout * self._random.choice((0.2, 1.0, 2.0))
+        member.disk.latency = self._timeout * self._random.choice((0.2, 1.0, 2.0, 2.0, 20.0))
         self._later(
-            self._timeout * 4 * self._random.random(), partial(setattr, member.disk, "latency", before)
+            self._timeout * 4 * self._random.random(),
+            partial(setattr, member.disk, "latency", member.disk.usual_latency),
         )
 
     def _sync(self, member: Member) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from netstore.raft.entry import Entry
-    from netstore.types import Event
+    from netstore.types import Event, Term
 
 
 class Ledger:
@@ -23,13 +23,15 @@ class Ledger:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+        self.committed_in: list[Term] = []
+        """The term in which each was first seen to be committed; not the term it was made in."""
         self.events: list[Event] = []
         """Every change of the tree, internal ones included, in the order of its index."""
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def commit(self, entry: Entry) -> Entry:
+    def commit(self, entry: Entry, term: Term) -> Entry:
         """The first entry that was committed at this place: this one, if none was."""
         place = entry.index - 1
         if place < len(self.entries):
@@ -37,12 +39,14 @@ class Ledger:
         if place > len(self.entries):
             raise AssertionError(f"entry {entry.index} committed, but only {len(self.entries)} before it")
         self.entries.append(entry)
+        self.committed_in.append(term)
         return entry
 
-    def terms(self, start: int) -> Iterator[tuple[int, int]]:
-        """(index, term) of everything committed from `start` on."""
-        for entry in self.entries[start - 1 :]:
-            yield entry.index, entry.term
+    def committed_before(self, term: Term, start: int) -> Iterator[Entry]:
+        """Everything from index `start` on that was committed before a term."""
+        for place in range(start - 1, len(self.entries)):
+            if self.committed_in[place] < term:
+                yield self.entries[place]
 
     def replay(self) -> Machine:
         """A fresh state machine that applied everything, one entry at a time."""

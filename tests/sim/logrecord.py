@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from netstore.disk.wal import Wal
 from netstore.seams import SyncFailed
-from netstore.types import Term
+from netstore.types import Index, Term
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from netstore.disk.wal import Replay
     from netstore.raft.entry import Entry, HardState, SnapshotMeta
-    from netstore.types import Index
 
     Done = Callable[[OSError | None], None]
+
+
+NOT_HELD: Final = -1
+"""Stands for the term of an entry that is forgotten."""
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -29,7 +32,7 @@ class Batch:
     entries: Sequence[Entry]
     mark: SnapshotMeta | None = None
     before: int = 0
-    """The term of the entry before them."""
+    """The term of the entry before them, NOT_HELD if it is forgotten."""
 
 
 class LogRecord:
@@ -62,6 +65,21 @@ class LogRecord:
             return self.mark.term if self.mark and index == start else Term(0)
         place = index - start - 1
         return self.entries[place].term if place < len(self.entries) else None
+
+    def term_before(self, entries: Sequence[Entry]) -> int:
+        """The term of the entry before these, as the log will be once all that was issued is written."""
+        index = entries[0].index - 1
+        for batch in reversed(self._pending):
+            if batch.mark is not None and batch.mark.index >= index:
+                return batch.mark.term if batch.mark.index == index else NOT_HELD
+            if batch.entries and batch.entries[0].index <= index:
+                place = index - batch.entries[0].index
+                return batch.entries[place].term if place < len(batch.entries) else NOT_HELD
+        start = self.mark.index if self.mark else 0
+        if index < start:
+            return NOT_HELD
+        term = self.term_at(Index(index))
+        return NOT_HELD if term is None else term
 
     def reconcile(self, replay: Replay) -> bool:
         """After a crash: whether the log says what was promised, with or without batches under way."""
@@ -104,13 +122,11 @@ class WatchedWal(Wal):
     """The real log with its record beside it."""
 
     record: LogRecord
-    term_before: Callable[[Sequence[Entry]], int]
-    """Tells the term of the entry before some that are handed to the disk."""
     stored: Callable[[int, Sequence[Entry]], None]
     """Hears of all entries that are safe, and of the term before them."""
 
     def append(self, hard_state: HardState | None, entries: Sequence[Entry], done: Done) -> None:
-        batch = Batch(hard_state, entries, None, self.term_before(entries) if entries else 0)
+        batch = Batch(hard_state, entries, None, self.record.term_before(entries) if entries else 0)
         self.record.issued(batch)
         super().append(hard_state, entries, partial(self._settled, batch, done))
 

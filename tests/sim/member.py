@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from netstore.raft.change import Step
-    from netstore.raft.entry import Entry
     from netstore.raft.messages import Message
     from netstore.state.commands import Command
     from netstore.state.machine import Outcome
@@ -42,9 +41,6 @@ if TYPE_CHECKING:
     Done = Callable[[Outcome | Fault], None]
 
 CLUSTER = ClusterId(0xC1)
-NOT_HELD = -1
-"""Stands for the term of an entry that is forgotten."""
-
 MAX_STALLED = 400
 """Messages the sockets of a process that stands still can hold."""
 
@@ -136,7 +132,6 @@ class Member:
             world.reach["tails_cut"] += 1
         world.replayed(self, replay)
         self.wal.record = self.record
-        self.wal.term_before = self._term_before
         self.wal.stored = partial(world.stored, self)
         if finish_replacement(disk, replay.mark):
             world.reach["replacements_finished"] += 1
@@ -181,10 +176,6 @@ class Member:
         )
         self.timekeeper = Timekeeper(self.host, Deadlines(self.clock), plan.tick, _nothing)
         self._next_expiry = self._next_chores = self.clock.monotonic()
-
-    def _term_before(self, entries: Sequence[Entry]) -> int:
-        log, index = self.raft.log, Index(entries[0].index - 1)
-        return log.term(index) if log.holds(index) else NOT_HELD
 
     def crash(self) -> None:
         """The power goes: what was not on stable storage is gone."""

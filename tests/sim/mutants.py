@@ -21,7 +21,7 @@ from netstore.disk.diagnose import CutTail
 from netstore.disk.frame import Flaw, Frame, Place
 from netstore.disk.wal import Wal, segment_name
 from netstore.node.driver import Append
-from netstore.node.host import Host
+from netstore.node.host import DiskFailed, Host
 from netstore.node.proposals import Proposals
 from netstore.node.timekeeper import Timekeeper
 from netstore.raft import core, election, membership, quorum, readindex, replication, snapshotting
@@ -88,6 +88,9 @@ def _steady(plan: Plan, *faults: str, size: int = 3, rate: float = 0.6) -> None:
     plan.clients, plan.think, plan.patience = 4, 0.03, 2.0
     plan.sticky = 0.5
     plan.skew = plan.drift = plan.no_battery = 0.0
+    plan.snapshot_count, plan.catch_up_entries = 10_000, 5_000
+    plan.max_append_bytes, plan.max_inflight = 1024 * 1024, 64
+    plan.disk_latency = 0.001
 
 
 def _crashes(plan: Plan) -> None:
@@ -129,6 +132,20 @@ def _copies(plan: Plan) -> None:
     plan.segment_bytes = 1024
 
 
+def _slow(plan: Plan) -> None:
+    """Disks that take longer than several elections, and leaders that are cut off all the time."""
+    _steady(plan, "isolate", "partition", "slow", rate=1.5)
+    plan.size, plan.duration = 5, 8.0
+    plan.delay, plan.think = 0.002, 0.01
+
+
+def _pairs(plan: Plan) -> None:
+    """Two members of which one goes."""
+    _changes(plan)
+    plan.size = 2
+    plan.faults = {"membership": 2.0, "isolate": 1.0, "crash": 0.5}
+
+
 def _full(plan: Plan) -> None:
     """Disks that are full for a while."""
     _steady(plan, "full", "crash", rate=1.0)
@@ -156,6 +173,12 @@ def _watched(plan: Plan) -> None:
     _steady(plan, "crash", "restart")
     plan.watchers = 6
     plan.mix = {"set": 4, "get": 1, "tree": 2, "delete": 1}
+
+
+def _bursts(plan: Plan) -> None:
+    """More changes at once than the window holds."""
+    _watched(plan)
+    plan.faults, plan.burst = {"transfer": 0.2}, 1_050
 
 
 def _leases(plan: Plan) -> None:
@@ -388,7 +411,7 @@ def _mark_overtakes(host: Host, record: Append | SnapshotMeta) -> None:
 
     def marked(failure: OSError | None) -> None:
         if failure is not None:
-            host.fail(RuntimeError(str(failure)))
+            host.fail(DiskFailed(str(failure)))
         else:
             host._replace_state(record)
 
@@ -531,7 +554,7 @@ MUTANTS: Final = tuple(
         ),
         ("the check of log matching is skipped", _set(Log, "matches", _matches_anything), _partings, 0),
         ("a late append cuts what is there", _set(Log, "merge", _always_cuts), _lossy, 0),
-        ("a sync vouches by index alone", _set(Log, "synced", _synced_by_index), _crashes, 0),
+        ("a sync vouches by index alone", _set(Log, "synced", _synced_by_index), _slow, 0),
         (
             "entries are applied before they commit",
             _set(Log, "hand_committed", _hands_out_uncommitted),
@@ -589,7 +612,7 @@ MUTANTS: Final = tuple(
         (
             "one being removed does not campaign",
             _set(membership, "may_be_needed", lambda raft: raft.conf.votes(raft.id)),
-            _changes,
+            _pairs,
             0,
         ),
         ("a read is served without a round", _set(readindex, "_release", _reads_without_round), _reads, 0),
@@ -616,7 +639,7 @@ MUTANTS: Final = tuple(
         (
             "a watch from before the window is not told so",
             _set(History, "scan", _window_forgets),
-            _watched,
+            _bursts,
             0,
         ),
         ("a watch begins before its index", _set(Hub, "watch", _watch_from_before), _watched, 0),

@@ -73,7 +73,7 @@ class Steward:
         """One change, of a kind that an operator might think of."""
         leader = self._world.leader()
         conf = None if leader is None else self._committed(leader)
-        if leader is None or conf is None or self._gone(conf) or self._busy():
+        if leader is None or conf is None or self._gone(conf) or self._busy() or self._unresolved():
             return
         kinds = self._possible(conf)
         kind = self._random.choice(list(kinds)) if kinds else ""

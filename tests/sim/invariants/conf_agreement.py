@@ -49,8 +49,9 @@ class ConfAgreement(Invariant):
     def _compare(self, member: Member) -> None:
         if not self._known:
             return
+        known = min(member.raft.log.commit, self._folded)
         for since, conf in member.raft.conf_history:
-            if since > self._folded or (since == 0 and not conf.voters):
+            if since > known or (since == 0 and not conf.voters):
                 continue  # not committed yet, or not a member yet
             first = next(known for at, known in reversed(self._known) if at <= since)
             require(

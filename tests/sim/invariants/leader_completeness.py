@@ -28,12 +28,11 @@ class LeaderCompleteness(Invariant):
             return
         self._seen.add((raft.id, raft.term))
         log = raft.log
-        for index, term in self.world.ledger.terms(log.compacted + 1):
+        for entry in self.world.ledger.committed_before(raft.term, log.compacted + 1):
             require(
-                index <= log.last and log.term(index) == term,
+                entry.index <= log.last and log.term(entry.index) == entry.term,
                 "a leader lacks a committed entry",
                 leader=raft.id,
                 term=raft.term,
-                index=index,
-                committed_in=term,
+                entry=entry,
             )

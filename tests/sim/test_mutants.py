@@ -1,0 +1,20 @@
+"""Every known bug is found: by the seed that is known to find it, or by one of the first 200."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sim.mutants import MUTANTS, SEEDS, Mutant, finds, passes, seek
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_known_bug_is_found(mutant: Mutant) -> None:
+    found: int | None = mutant.hint
+    if not finds(mutant, mutant.hint):
+        found = seek(mutant)
+    assert found is not None, f"not found by any of the seeds below {SEEDS}"
+    assert passes(mutant, found), f"seed {found} also fails without the bug"
+
+
+def test_bugs_have_names_of_their_own() -> None:
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 30
