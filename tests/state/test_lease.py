@@ -1,0 +1,160 @@
+"""Leases: the clock against one that remembers every renewal, and what may end a lease.
+
+The table's commands are held to the twin in `test_mvcc`.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from netstore.errors import LEASE_TTL_TOO_LARGE, Fault
+from netstore.state.lease import MAX_DUE, RETRY_SECONDS, Lease, LeaseClock, LeaseRecord, Leases, granted_ttl
+from netstore.types import Index, LeaseId
+
+IDS = st.integers(1, 4)
+
+
+class Clocks(RuleBasedStateMachine):
+    """A clock and, as its twin, the moment each lease would end, worked out anew at every step."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.now = 100.0
+        self.index = 0
+        self.leases = Leases()
+        self.clock = LeaseClock(self.leases)
+        self.ends: dict[int, float] = {}
+        self.told: dict[int, float] = {}
+
+    @rule(id_=IDS, ttl=st.sampled_from((1, 3, 10)))
+    def grant(self, id_: int, ttl: int) -> None:
+        self.index += 1
+        if not isinstance(self.leases.grant(id_, ttl, Index(self.index)), Fault):
+            self.ends[id_] = self.now + ttl
+            self.told.pop(id_, None)
+        self.clock.left(id_, self.now)
+
+    @rule(id_=IDS)
+    def renew(self, id_: int) -> None:
+        self.index += 1
+        lease = self.leases.renew(id_, Index(self.index))
+        if isinstance(lease, Lease):
+            self.ends[id_] = self.now + lease.ttl
+            self.clock.left(id_, self.now)
+
+    @rule(id_=IDS)
+    def revoke(self, id_: int) -> None:
+        lease = self.leases.get(id_)
+        if lease is not None:
+            self.leases.remove(lease)
+            del self.ends[id_]
+
+    @rule(seconds=st.sampled_from((0.4, 1.0, 2.5, 4.0)))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def lead(self) -> None:
+        self.clock.extend(self.now, 1.0)
+        for id_, end in list(self.ends.items()):
+            lease = self.leases.get(id_)
+            assert lease is not None
+            self.ends[id_] = min(max(end, self.now), self.now + lease.ttl) + 1.0
+
+    @rule()
+    def look(self) -> None:
+        due = self.clock.due(self.now)
+        assert len({id_ for id_, _ in due}) == len(due)
+        for each, since in due:
+            id_ = int(each)
+            lease = self.leases.at(id_, since)
+            assert lease is not None
+            assert self.ends[id_] <= self.now, "told before its time"
+            assert self.now - self.told.get(id_, -9.0) >= RETRY_SECONDS, "told twice in a row"
+            self.told[id_] = self.now
+        for id_, end in self.ends.items():
+            if end <= self.now:
+                assert self.now - self.told.get(id_, -9.0) < RETRY_SECONDS, "overdue and not told"
+
+    @rule(longer_than=st.sampled_from((0, 2, 5)))
+    def checkpoint(self, longer_than: int) -> None:
+        found: dict[int, int] = {id_: left for id_, _, left in self.clock.checkpoints(self.now, longer_than)}
+        for id_, end in self.ends.items():
+            lease = self.leases.get(id_)
+            assert lease is not None
+            if lease.ttl > longer_than and end > self.now:
+                assert end - self.now <= found[id_] < end - self.now + 1
+            else:
+                assert id_ not in found
+
+    @invariant()
+    def agree(self) -> None:
+        for id_ in range(1, 5):
+            left = self.clock.left(id_, self.now)
+            if id_ in self.ends:
+                assert left == max(0.0, self.ends[id_] - self.now)
+            else:
+                assert left is None
+        assert len(self.clock._heap) <= 200
+
+
+TestClocks = Clocks.TestCase
+TestClocks.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_a_renewal_counts_from_when_it_is_looked_at() -> None:
+    leases = Leases()
+    clock = LeaseClock(leases)
+    leases.grant(1, 10, Index(1))
+    assert clock.due(50.0) == []
+    assert clock.due(59.9) == []
+    leases.renew(1, Index(2))
+    assert clock.due(60.0) == []
+    assert clock.due(69.9) == []
+    assert clock.due(70.0) == [(1, 2)]
+
+
+def test_many_renewals_of_a_lease_cost_no_memory() -> None:
+    leases = Leases()
+    clock = LeaseClock(leases)
+    leases.grant(1, 3_600, Index(1))
+    for index in range(2, 1_000):
+        leases.renew(1, Index(index))
+        clock.due(float(index))
+    assert len(clock._heap) == 1
+
+
+def test_a_wave_of_overdue_leases_comes_in_pieces() -> None:
+    leases = Leases()
+    clock = LeaseClock(leases)
+    for id_ in range(1, 2 * MAX_DUE + 2):
+        leases.grant(id_, 1, Index(id_))
+    clock.due(0.0)
+    pieces = [len(clock.due(1.0)) for _ in range(4)]
+    assert pieces == [MAX_DUE, MAX_DUE, 1, 0]
+    assert len(clock.due(1.0 + RETRY_SECONDS)) == MAX_DUE
+
+
+def test_a_loaded_lease_starts_with_what_a_checkpoint_left() -> None:
+    leases = Leases()
+    leases.restore([LeaseRecord(LeaseId(1), 100, Index(5), 30), LeaseRecord(LeaseId(2), 100, Index(5), 0)])
+    clock = LeaseClock(leases)
+    assert (clock.left(1, 7.0), clock.left(2, 7.0)) == (30, 100)
+    leases.renew(1, Index(6))
+    assert clock.left(1, 8.0) == 100
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"), [(-5, 2), (0, 2), (1, 2), (60, 60), (9_000_000_000, 9_000_000_000)]
+)
+def test_a_ttl_is_raised_to_the_minimum(asked: int, given: int) -> None:
+    assert granted_ttl(asked, 2) == given
+
+
+def test_too_long_a_ttl_is_refused() -> None:
+    fault = granted_ttl(9_000_000_001, 2)
+    assert isinstance(fault, Fault)
+    assert fault.cause == LEASE_TTL_TOO_LARGE
