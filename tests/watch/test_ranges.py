@@ -1,0 +1,101 @@
+"""The interval index against a list of all ranges."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from netstore.watch.ranges import TO_THE_END, Ranges, _Node
+
+KEYS = st.binary(min_size=1, max_size=2).map(lambda key: bytes(byte % 8 for byte in key))
+ENDS = st.one_of(st.just(b""), st.just(TO_THE_END), KEYS, KEYS, KEYS)
+
+
+class Twins(RuleBasedStateMachine):
+    """`Ranges`, and the plain list of what is in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ranges: Ranges[int] = Ranges()
+        self.listed: list[tuple[bytes, bytes, int]] = []
+        self.serial = 0
+
+    @rule(key=KEYS, range_end=ENDS)
+    def add(self, key: bytes, range_end: bytes) -> None:
+        self.serial += 1
+        if range_end and range_end != TO_THE_END and range_end <= key:
+            with pytest.raises(ValueError, match="no key is in the range"):
+                self.ranges.add(key, range_end, self.serial)
+            return
+        self.ranges.add(key, range_end, self.serial)
+        self.listed.append((key, range_end, self.serial))
+
+    @rule(place=st.integers(0, 1 << 16))
+    def remove(self, place: int) -> None:
+        if self.listed:
+            self.ranges.remove(*self.listed.pop(place % len(self.listed)))
+
+    @rule(key=KEYS, range_end=ENDS)
+    def remove_a_stranger(self, key: bytes, range_end: bytes) -> None:
+        if not range_end or range_end == TO_THE_END or range_end > key:
+            with pytest.raises(KeyError):
+                self.ranges.remove(key, range_end, -1)
+
+    @rule(key=KEYS)
+    def find(self, key: bytes) -> None:
+        expected = {
+            serial
+            for start, end, serial in self.listed
+            if (key == start if not end else start <= key and (end == TO_THE_END or key < end))
+        }
+        for _ in range(2):  # worked out, then remembered
+            found = self.ranges.find(key)
+            assert set(found) == expected
+            assert len(found) == len(expected)
+
+    @invariant()
+    def balanced(self) -> None:
+        assert bool(self.ranges) == bool(self.listed)
+        check(self.ranges._root)
+
+
+def check(node: _Node[int] | None) -> tuple[int, bytes]:
+    """Height and reach as they are, and that the node says so."""
+    if node is None:
+        return 0, b""
+    left, right = check(node.left), check(node.right)
+    assert abs(left[0] - right[0]) <= 1
+    assert node.height == 1 + max(left[0], right[0])
+    assert node.reach == max(node.end, left[1], right[1])
+    assert node.members
+    for side, is_left in ((node.left, True), (node.right, False)):
+        if side is not None:
+            assert ((side.start, side.end) < (node.start, node.end)) is is_left
+    return node.height, node.reach
+
+
+TestTwins = Twins.TestCase
+TestTwins.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_the_tree_stays_low() -> None:
+    """Ranges that come in order, as those of resources do, make no chain."""
+    ranges: Ranges[int] = Ranges()
+    for number in range(1_000):
+        ranges.add(b"%04d/" % number, b"%04d0" % number, number)
+    assert ranges._root is not None
+    assert ranges._root.height <= 14
+    assert ranges.find(b"0500/x") == (500,)
+    for number in range(1_000):
+        ranges.remove(b"%04d/" % number, b"%04d0" % number, number)
+    assert not ranges
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    ranges: Ranges[int] = Ranges()
+    ranges.add(b"a", TO_THE_END, 1)
+    for number in range(10_000):
+        assert ranges.find(b"k%d" % number) == (1,)
+    assert len(ranges._remembered) <= 4_096

@@ -1,0 +1,525 @@
+"""v3 watches over the real history: every watch is told what a replay of the history says it should be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from netstore.api.v3.pb import rpc_pb2
+from netstore.api.v3.pb.kv_pb2 import KeyValue
+from netstore.state.commands import encode
+from netstore.state.machine import Machine
+from netstore.state.v3commands import Compact, DeleteRange, Put, Txn, V3Command
+from netstore.types import Index
+from netstore.watch import streams
+from netstore.watch.streams import NO_WATCH, Stream, Watches, Wish
+from tests.state.v3_strategies import ENDS, KEYS, RARELY, v3_commands
+from tests.state.v3_twin import Told, Twin
+from tests.support.local_member import memory_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pytest
+
+    from netstore.api.v3.pb.rpc_pb2 import WatchResponse
+
+
+class Response(NamedTuple):
+    watch_id: int
+    revision: int
+    events: bytes
+    created: bool
+    canceled: bool
+    compact_revision: int
+    reason: str
+    fragment: bool
+
+    @property
+    def is_progress(self) -> bool:
+        return not (self.events or self.created or self.canceled)
+
+
+@dataclass
+class Sink:
+    """Keeps what it is given; a test says how much of that has left."""
+
+    sent: list[Response] = field(default_factory=list)
+    backlog: int = 0
+    stuck: bool = False
+
+    def send(
+        self,
+        watch_id: int,
+        revision: int,
+        events: bytes = b"",
+        *,
+        created: bool = False,
+        canceled: bool = False,
+        compact_revision: int = 0,
+        reason: str = "",
+        fragment: bool = False,
+    ) -> None:
+        self.sent.append(
+            Response(watch_id, revision, events, created, canceled, compact_revision, reason, fragment)
+        )
+        if self.stuck:
+            self.backlog += len(events)
+
+    def take(self) -> list[Response]:
+        sent, self.sent = self.sent, []
+        return sent
+
+
+def parsed(events: bytes) -> WatchResponse:
+    return rpc_pb2.WatchResponse.FromString(events)
+
+
+def told(response: Response) -> Iterator[Told]:
+    for event in parsed(response.events).events:
+        prev = event.prev_kv.SerializeToString() if event.HasField("prev_kv") else None
+        yield event.kv.mod_revision, event.kv.key, event.kv.SerializeToString(), prev
+
+
+class Store:
+    """A machine and its watches, as a member runs them."""
+
+    def __init__(self) -> None:
+        self.machine = Machine(memory_engine())
+        self.machine.load()
+        self.woken = 0
+        self.watches = Watches(self.machine.mvcc, self.wake)
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def apply(self, *commands: V3Command) -> None:
+        """One batch."""
+        machine = self.machine
+        for command in commands:
+            machine.apply(Index(machine.applied + 1), encode(command))
+        self.watches.publish(machine.take_changes())
+        machine.save()
+
+    def settle(self) -> None:
+        for _ in range(10_000):
+            if not self.watches.behind:
+                return
+            self.watches.step()
+        raise AssertionError("watches never catch up")
+
+    def open(self) -> tuple[Stream, Sink]:
+        sink = Sink()
+        return self.watches.open(sink), sink
+
+
+ALL = Wish(b"\0", b"\0")
+
+
+@dataclass
+class Followed:
+    """A watch as its client sees it, and where it has got to in the twin's history."""
+
+    wish: Wish
+    start: int
+    stream: int
+    revision: int = 0
+    got: list[Told] = field(default_factory=list)
+    fragments: list[Told] = field(default_factory=list)
+    ended: bool = False
+
+
+class Watching(RuleBasedStateMachine):
+    """Random commands, watches, stuck and freed sinks; every watch against the twin's history."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.store = Store()
+        self.twin = Twin()
+        self.streams = [self.store.open() for _ in range(2)]
+        self.followed: dict[tuple[int, int], Followed] = {}
+
+    @rule(commands=st.lists(v3_commands(alarms=False), min_size=1, max_size=4))
+    def apply(self, commands: list[V3Command]) -> None:
+        self.store.apply(*commands)
+        for command in commands:
+            self.twin.apply(command)
+        self.read()
+
+    @rule(
+        stream=st.integers(0, 1),
+        wish=st.builds(Wish, KEYS, ENDS, st.booleans(), RARELY, RARELY),
+        start=st.integers(-1, 12),
+        back=st.booleans(),
+    )
+    def create(self, stream: int, wish: Wish, start: int, back: bool) -> None:
+        opened, sink = self.streams[stream]
+        if back:
+            start = max(0, self.twin.revision + 3 - start)
+        self.read()
+        opened.create(wish, start)
+        response = sink.sent.pop(0)
+        assert response.created
+        now = self.twin.revision
+        is_empty = wish.range_end not in {b"", b"\0"} and wish.range_end <= wish.key
+        if is_empty or start < 0:
+            assert (response.watch_id, response.canceled) == (NO_WATCH, True)
+            return
+        assert (response.canceled, response.revision) == (False, now)
+        assert (stream, response.watch_id) not in self.followed
+        followed = Followed(wish, start or now + 1, stream)
+        self.followed[stream, response.watch_id] = followed
+        if followed.start < self.twin.compacted:
+            canceled = sink.sent.pop(0)
+            assert (canceled.canceled, canceled.revision) == (True, 0)
+            assert canceled.compact_revision == self.twin.compacted
+            followed.ended = True
+
+    @rule(stream=st.integers(0, 1), watch_id=st.integers(0, 3))
+    def cancel(self, stream: int, watch_id: int) -> None:
+        self.read()
+        opened, sink = self.streams[stream]
+        opened.cancel(watch_id)
+        followed = self.followed.get((stream, watch_id))
+        if followed is None or followed.ended:
+            assert sink.sent == []
+        else:
+            assert sink.take() == [Response(watch_id, self.twin.revision, b"", False, True, 0, "", False)]
+            followed.ended = True
+
+    @rule(stream=st.integers(0, 1))
+    def stick(self, stream: int) -> None:
+        sink = self.streams[stream][1]
+        sink.stuck = True
+        sink.backlog = streams.MAX_BACKLOG + 1
+
+    @rule(stream=st.integers(0, 1))
+    def free(self, stream: int) -> None:
+        opened, sink = self.streams[stream]
+        sink.stuck = False
+        sink.backlog = 0
+        opened.drained()
+
+    @rule()
+    def step(self) -> None:
+        self.store.watches.step()
+        self.read()
+
+    @rule()
+    def sweep(self) -> None:
+        self.store.machine.sweep()
+
+    @rule(stream=st.integers(0, 1))
+    def progress(self, stream: int) -> None:
+        """A progress answer promises that nothing up to its revision is missing."""
+        self.read()
+        opened, sink = self.streams[stream]
+        opened.progress()
+        if sink.sent:
+            (response,) = sink.take()
+            assert response.is_progress
+            assert (response.watch_id, response.revision) == (NO_WATCH, self.twin.revision)
+            for (of, _), followed in self.followed.items():
+                if of == stream and not followed.ended:
+                    self.complete(followed)
+
+    @rule()
+    def settle(self) -> None:
+        """Everything is let go on: now every watch has everything."""
+        for stream in range(2):
+            self.free(stream)
+        self.store.settle()
+        self.read()
+        for followed in self.followed.values():
+            if not followed.ended:
+                self.complete(followed)
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.settle()
+            for opened, _ in self.streams:
+                opened.close()
+            assert self.store.watches.count == 0
+            assert not self.store.watches._ranges
+
+    def read(self) -> None:
+        """What the clients make of what has come."""
+        for stream, (_, sink) in enumerate(self.streams):
+            for response in sink.take():
+                followed = self.followed[stream, response.watch_id]
+                assert not followed.ended
+                if response.canceled:
+                    assert response.compact_revision == self.twin.compacted > followed.revision
+                    followed.ended = True
+                    continue
+                events = list(told(response))
+                assert events
+                assert events[0][0] > (followed.got[-1][0] if followed.got else 0), "a revision was cut"
+                assert followed.revision <= response.revision
+                assert events[-1][0] <= response.revision <= self.twin.revision
+                followed.revision = response.revision
+                followed.got += events
+
+    def complete(self, followed: Followed) -> None:
+        wish = followed.wish
+        expected = [
+            change
+            for change in self.history_with_prev(followed)
+            if not (wish.no_put if KeyValue.FromString(change[2]).version else wish.no_delete)
+        ]
+        assert [event[:3] for event in followed.got] == [event[:3] for event in expected]
+        for got, wanted in zip(followed.got, expected, strict=True):
+            # What was read before a compaction had its pair; what is read after may have lost it.
+            assert got[3] == (wanted[3] if wish.prev_kv else None) or (
+                got[3] is None and got[0] <= self.twin.compacted
+            )
+
+    def history_with_prev(self, followed: Followed) -> list[Told]:
+        compacted, self.twin.compacted = self.twin.compacted, -1
+        try:
+            return self.twin.history(followed.start, followed.wish.key, followed.wish.range_end)
+        finally:
+            self.twin.compacted = compacted
+
+
+TestWatching = Watching.TestCase
+TestWatching.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+
+
+def test_a_thousand_watches_are_given_the_same_bytes() -> None:
+    store = Store()
+    opened = [store.open() for _ in range(10)]
+    for stream, _ in opened:
+        for _ in range(100):
+            stream.create(Wish(b"a", b"b", prev_kv=True))
+    for _, sink in opened:
+        sink.take()
+    store.apply(Put(b"a1", b"1"), Put(b"a2", b"2"))
+    sent = [response for _, sink in opened for response in sink.take()]
+    assert len(sent) == 1_000
+    assert len({id(response.events) for response in sent}) == 1
+    assert [event.kv.key for event in parsed(sent[0].events).events] == [b"a1", b"a2"]
+
+
+def test_ids_are_the_servers_or_the_clients_and_never_double() -> None:
+    store = Store()
+    stream, sink = store.open()
+    for watch_id in (0, 1, 2, 0, 2):
+        stream.create(ALL, watch_id=watch_id)
+    sent = sink.take()
+    assert [response.watch_id for response in sent] == [0, 1, 2, 3, -1]
+    assert sent[-1].canceled
+    assert sent[-1].reason == "mvcc: duplicate watch ID provided on the WatchStream"
+    stream.cancel(7)
+    assert sink.take() == []
+
+
+def test_refused_watches_leave_the_stream_alive() -> None:
+    store = Store()
+    stream, sink = store.open()
+    stream.create(Wish(b"b", b"a"))
+    stream.create(Wish(b"a", b"a"))
+    stream.create(ALL, -1)
+    stream.create(Wish(b"", b"\0"))
+    reasons = [response.reason for response in sink.take()]
+    assert reasons == [
+        "mvcc: watcher range is empty",
+        "mvcc: watcher range is empty",
+        "etcdserver: mvcc: required revision has been compacted",
+        "",
+    ]
+    store.apply(Put(b"x"))
+    assert len(sink.take()) == 1
+
+
+def test_the_number_of_watches_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MAX_WATCHES", 1)
+    stream, sink = Store().open()
+    stream.create(ALL)
+    stream.create(ALL)
+    assert [response.reason for response in sink.take()] == ["", "etcdserver: too many requests"]
+
+
+def test_a_full_sink_gets_no_more_and_misses_nothing() -> None:
+    """What waits is bounded by the bound and one response, however much happens."""
+    store = Store()
+    stream, sink = store.open()
+    stream.create(ALL)
+    sink.take()
+    sink.stuck = True
+    value = b"v" * 100_000
+    for _ in range(100):
+        store.apply(Put(b"a", value))
+        store.watches.step()
+    assert streams.MAX_BACKLOG < sink.backlog <= streams.MAX_BACKLOG + 2 * len(value)
+    before = [event for response in sink.take() for event in told(response)]
+    stream.drained()
+    assert not store.watches.behind, "the sink has not drained"
+    sink.backlog, sink.stuck = 0, False
+    stream.drained()
+    store.settle()
+    after = [event for response in sink.take() for event in told(response)]
+    assert [event[0] for event in before + after] == list(range(2, 102))
+
+
+def test_history_comes_in_moderate_responses() -> None:
+    store = Store()
+    value = b"v" * 50_000
+    for _ in range(100):
+        store.apply(Put(b"a", value))
+    stream, sink = store.open()
+    stream.create(ALL, 1)
+    steps = 0
+    while store.watches.behind:
+        store.watches.step()
+        steps += 1
+    sent = sink.take()[1:]
+    assert max(len(response.events) for response in sent) <= streams.PART_BYTES + 2 * len(value)
+    assert [event[0] for response in sent for event in told(response)] == list(range(2, 102))
+    assert steps >= 4
+
+
+def test_large_batches_are_cut_between_revisions() -> None:
+    store = Store()
+    stream, sink = store.open()
+    stream.create(ALL)
+    sink.take()
+    value = b"v" * 400_000
+    store.apply(*[Txn((), (Put(b"a", value), Put(b"b", value))) for _ in range(4)])
+    sent = sink.take()
+    assert [[event[0] for event in told(response)] for response in sent] == [[2, 2, 3, 3], [4, 4, 5, 5]]
+    assert [response.revision for response in sent] == [3, 5]
+
+
+def test_a_large_revision_is_cut_for_watches_that_ask_for_it() -> None:
+    store = Store()
+    stream, sink = store.open()
+    stream.create(ALL, fragment=True)
+    stream.create(ALL)
+    sink.take()
+    value = b"v" * 700_000
+    store.apply(Txn((), tuple(Put(b"%d" % number, value) for number in range(5))))
+    sent = sink.take()
+    assert [(response.watch_id, response.fragment) for response in sent] == [
+        (0, True),
+        (0, True),
+        (0, False),
+        (1, False),
+    ]
+    assert [len(list(told(response))) for response in sent] == [2, 2, 1, 5]
+    assert {response.revision for response in sent} == {2}
+
+
+def test_one_event_is_never_cut() -> None:
+    store = Store()
+    stream, sink = store.open()
+    stream.create(ALL, fragment=True)
+    sink.take()
+    store.apply(Put(b"a", b"v" * 3_000_000))
+    assert [response.fragment for response in sink.take()] == [False]
+
+
+def test_progress_waits_for_every_watch_of_the_stream() -> None:
+    store = Store()
+    stream, sink = store.open()
+    stream.progress()
+    assert sink.take() == [], "there is no watch"
+    store.apply(Put(b"a"))
+    stream.create(ALL)
+    stream.create(ALL, 1)
+    sink.take()
+    stream.progress()
+    assert sink.take() == [], "the second has not been told its history"
+    store.settle()
+    sink.take()
+    stream.progress()
+    assert [(response.watch_id, response.revision) for response in sink.take()] == [(-1, 2)]
+    stream.create(ALL, 9)
+    sink.take()
+    stream.progress()
+    assert sink.take() == [], "the third begins beyond the present"
+
+
+def test_progress_is_not_told_between_a_change_and_its_event() -> None:
+    store = Store()
+    stream, sink = store.open()
+    stream.create(ALL, progress_notify=True)
+    sink.take()
+    store.machine.apply(Index(1), encode(Put(b"a")))
+    stream.progress()
+    stream.tick()
+    assert sink.take() == []
+    store.watches.publish(store.machine.take_changes())
+    stream.progress()
+    assert [response.is_progress for response in sink.take()] == [False, True]
+
+
+def test_ticks_tell_idle_watches_that_asked() -> None:
+    store = Store()
+    stream, sink = store.open()
+    stream.create(ALL, progress_notify=True)
+    stream.create(ALL)
+    sink.take()
+    store.apply(Put(b"a"))
+    sink.take()
+    stream.tick()
+    assert sink.take() == [], "an event has told it"
+    stream.tick()
+    assert [(response.watch_id, response.revision) for response in sink.take()] == [(0, 2)]
+
+
+def test_a_watch_made_between_a_change_and_its_event_is_not_told_of_it() -> None:
+    """As the recipes do that run in the answer to a write."""
+    store = Store()
+    stream, sink = store.open()
+    store.machine.apply(Index(1), encode(Put(b"a")))
+    stream.create(ALL)
+    store.machine.apply(Index(2), encode(Put(b"b")))
+    store.watches.publish(store.machine.take_changes())
+    store.settle()
+    created, *events = sink.take()
+    assert created.revision == 2
+    assert [event[1] for response in events for event in told(response)] == [b"b"]
+
+
+def test_a_state_that_jumps_takes_the_watches_along() -> None:
+    """Another member's state is put in place: what was missed comes from its history, once."""
+    store = Store()
+    stream, sink = store.open()
+    store.apply(Put(b"a"))
+    stream.create(ALL)
+    stream.create(Wish(b"z", b""))
+    sink.take()
+    ahead = Store()
+    ahead.apply(Put(b"a"))
+    for _ in range(3):
+        ahead.apply(Put(b"b"))
+    ahead.apply(Compact(3))
+    ahead.apply(DeleteRange(b"a"))
+    ahead.machine._engine.commit()  # type: ignore[attr-defined]  # the engine in memory
+    store.machine._engine.install(ahead.machine._engine, lambda failure: None)
+    store.machine.load()
+    store.watches.replaced()
+    store.settle()
+    events = [(response.watch_id, event[0]) for response in sink.take() for event in told(response)]
+    assert events == [(0, 3), (0, 4), (0, 5), (0, 6)]
+    store.apply(Put(b"z"))
+    assert sorted(response.watch_id for response in sink.take()) == [0, 1]
+
+
+def test_a_watch_that_history_has_left_behind_is_told() -> None:
+    store = Store()
+    stream, sink = store.open()
+    for _ in range(3):
+        store.apply(Put(b"a"))
+    stream.create(ALL, 2)
+    store.apply(Compact(4))
+    store.settle()
+    created, canceled = sink.take()
+    assert created.created
+    assert (canceled.canceled, canceled.compact_revision, canceled.revision) == (True, 4, 0)
+    assert store.watches.count == 0
