@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -11,6 +12,7 @@ from netstore.api.router import NOSNIFF, PLAIN, method_allowed
 from netstore.api.v3.version import VERSION
 from netstore.errors import Fault
 from netstore.state.commands import QuorumGet, encode
+from netstore.state.v3commands import CORRUPT, NOSPACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 HEALTH_SECONDS: Final = 1.0
 """How long the read through the log may take before the member calls itself unhealthy, as etcd."""
+
+ALARMS: Final = {NOSPACE: "NOSPACE", CORRUPT: "CORRUPT"}
+"""The kinds of alarms, as they are named in a query."""
 
 _JSON: Final = b"Content-Type: application/json\r\n"
 _SERVER: Final = b"Server: netstore/%s\r\n" % __version__.encode()
@@ -43,7 +48,11 @@ class Version:
 
 
 class Health:
-    """Answers `/health`: a leader is known and a read through the log comes back in time."""
+    """Answers `/health`: no alarm is raised, a leader is known, a read through the log comes back in time.
+
+    It goes through the log, and not by a read index, because a member whose disk takes nothing is not well.
+    Each `exclude` in the query names an alarm that is passed over.
+    """
 
     def __init__(self, member: Member, after: Callable[[float, Callable[[], None]], Deadline]) -> None:
         self._member = member
@@ -52,12 +61,20 @@ class Health:
     def __call__(self, exchange: Exchange) -> None:
         if not method_allowed(exchange, b"GET"):
             return
-        if not self._member.leader:
+        if self._alarms(exchange.request.query) or not self._member.leader:
             _answer(exchange, healthy=False)
             return
         check = _Check(exchange)
         check.deadline = self._after(HEALTH_SECONDS, check.late)
         self._member.propose(_READ, check.done)
+
+    def _alarms(self, query: bytes) -> bool:
+        """Whether an alarm is raised that the query does not exclude."""
+        raised = {kind for _, kind in self._member.machine.alarms.active}
+        if raised and query:
+            excluded = parse_qs(query.decode("latin-1")).get("exclude", ())
+            raised -= {kind for kind, name in ALARMS.items() if name in excluded}
+        return bool(raised)
 
 
 class _Check:

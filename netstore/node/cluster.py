@@ -49,6 +49,9 @@ MAX_WAITING_CHANGES: Final = 64
 MAX_LEARNERS: Final = 64
 """Learners a cluster may have unless the operator says otherwise: each is fed by the leader."""
 
+MAX_VOTERS: Final = 7
+"""More voters make every write slower and survive no failure that seven do not, in practice."""
+
 NOT_LEADER: Final = "etcdserver: not leader"
 BAD_TRANSFEREE: Final = "etcdserver: bad leader transferee"
 TRANSFER_TIMED_OUT: Final = "etcdserver: request timed out, leader transfer took too long"
@@ -260,7 +263,8 @@ class Cluster:
                 return member.PEER_URL_EXISTS
             if sum(each.learner for each in members.values()) >= self._max_learners:
                 return member.TOO_MANY_LEARNERS
-            return None
+            to_vote = sum(each.promote or not each.learner for each in members.values())
+            return member.TOO_MANY_VOTERS if command.promote and to_vote >= MAX_VOTERS else None
         if id_ not in members:
             return member.ID_REMOVED if id_ in machine.removed else member.ID_NOT_FOUND
         concerned = members[id_]
@@ -270,6 +274,8 @@ class Cluster:
                 return member.NOT_LEARNER
             if not concerned.name:
                 return member.LEARNER_NOT_READY
+            if len(voters) >= MAX_VOTERS:
+                return member.TOO_MANY_VOTERS
             voters.append(concerned)
         elif concerned.learner:
             return None

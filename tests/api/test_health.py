@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.errors import NO_SPACE, Fault, timed_out
+from netstore.state.v3commands import CORRUPT, NOSPACE, SetAlarm
 from netstore.types import Nanos, NodeId
 from tests.support.local_member import START, LocalMember
 
@@ -66,6 +67,24 @@ def test_a_log_that_takes_nothing_is_not_healthy(fault: Fault) -> None:
     answer = member.send("GET", "/health")
     member.waiting[0](fault)
     assert (answer.status, answer.body) == UNHEALTHY
+
+
+def test_an_alarm_is_not_healthy_unless_it_is_passed_over() -> None:
+    member = StuckMember()
+    for kind in (NOSPACE, CORRUPT):
+        member.machine.alarms.set(SetAlarm(7, kind, active=True))
+    for query in (
+        "",
+        "?exclude=NOSPACE",
+        "?exclude=CORRUPT&x=1",
+        "?exclude=nonsense",
+        "?exclude=NOSPACE;x=%zz",
+    ):
+        answer = member.send("GET", f"/health{query}")
+        assert (answer.status, answer.body) == UNHEALTHY
+    both = member.send("GET", "/health?exclude=NOSPACE&exclude=CORRUPT")
+    member.waiting[0](None)
+    assert (both.status, both.body) == HEALTHY
 
 
 def test_a_client_that_is_gone_is_not_answered() -> None:

@@ -11,6 +11,7 @@ from netstore.errors import TIMED_OUT, TOO_MANY, Fault
 from netstore.node.cluster import (
     BAD_TRANSFEREE,
     MAX_LEARNERS,
+    MAX_VOTERS,
     MAX_WAITING_CHANGES,
     NOT_LEADER,
     TRANSFER_TIMED_OUT,
@@ -126,9 +127,23 @@ def test_an_url_belongs_to_one_member(through: int) -> None:
 def test_there_are_only_so_many_learners() -> None:
     group = Group(1)
     for number in range(MAX_LEARNERS):
-        add(group, group[1], (f"http://learner{number}:1",), learner=number % 2 == 0)
+        add(group, group[1], (f"http://learner{number}:1",), learner=number >= 3)
     answer = asked(group, lambda done: group[1].cluster.add(NEW, learner=True, done=done))
     assert refusal(answer) == member.TOO_MANY_LEARNERS
+
+
+def test_there_are_only_so_many_voters() -> None:
+    group = Group(MAX_VOTERS - 1)
+    meant = add(group, group[1])
+    answer = asked(group, lambda done: group[2].cluster.add(("http://more:1",), learner=False, done=done))
+    assert refusal(answer) == member.TOO_MANY_VOTERS
+    learner = add(group, group[2], ("http://more:1",), learner=True)
+    group.start(meant.id)
+    group.start(learner.id)
+    group.pass_time(3)
+    assert len(group[1].conf.voters) == MAX_VOTERS
+    answer = asked(group, partial(group[1].cluster.promote, learner.id))
+    assert refusal(answer) == member.TOO_MANY_VOTERS
 
 
 def test_changes_that_come_together_are_made_one_after_the_other() -> None:

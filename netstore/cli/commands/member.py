@@ -38,6 +38,7 @@ FIXES: Final = (
     ("in sync with leader", "wait until it has caught up, and repeat it"),
     ("can only promote a learner", "it votes already"),
     ("too many learner members", "promote or remove one first"),
+    ("too many voting members", "remove one first, or add it as a learner"),
     ("peerURL exists", "it is a member already, see member ls"),
     ("Peer URLs already exists", "it is a member already, see member ls"),
     ("ID already exist", "it is a member already, see member ls"),
