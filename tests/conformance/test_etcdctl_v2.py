@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.support.daemon import Daemon, start_netstored
+from tests.support.daemon import Daemon, free_port, start_netstored
 from tests.support.peers import etcdctl, start_etcd
 
 if TYPE_CHECKING:
@@ -427,6 +427,55 @@ def test_cluster_health_and_member_list_know_the_one_member(store: Daemon) -> No
     assert re.fullmatch(
         rf"[0-9a-f]+: name=\S+ peerURLs=\S+ clientURLs={re.escape(store.url)} isLeader=true\n", members.stdout
     ), members
+
+
+def test_members_are_changed_and_refused_in_the_same_words(store: Daemon) -> None:
+    """Nothing that takes the quorum of an etcd of one member with it."""
+    listed = etcdctl(store.url, "member", "list").stdout
+    own = listed.partition(":")[0]
+    peer = re.findall(r"peerURLs=(\S+)", listed)[0]
+
+    def told(*words: str) -> tuple[int, str]:
+        done = etcdctl(store.url, "member", *words)
+        return done.returncode, (done.stdout + done.stderr).replace(own, "OWN").replace(store.url, "URL")
+
+    assert told("update", own, peer) == (0, "Updated member with ID OWN in cluster\n")
+    assert told("update", "zz", peer) == (1, "No such member: zz\n")
+    assert told("update", "ab", "http://127.0.0.1:1") == (1, "No such member: ab\n")
+    for nobody in ("ab", "zz"):
+        assert told("remove", nobody) == (
+            1,
+            f"Couldn't find a member in the cluster with an ID of {nobody}.\n",
+        )
+    lost = "client: etcd cluster is unavailable or misconfigured"
+    why = f"{lost}; error #0: client: etcd member URL has no leader"
+    assert told("remove", own) == (1, f"Received an error trying to remove member OWN: {why}\n")
+    assert told("add", "two", "junk") == (1, "URL scheme must be http, https, unix, or unixs: junk\n")
+    assert told("add", "two", peer) == (1, "membership: peerURL exists\n")
+
+
+def test_a_member_added_by_etcdctl_starts_as_it_says_and_votes(tmp_path: Path) -> None:
+    """The words it prints are the environment of the new member's program, as operators of etcd know it."""
+    new = f"http://127.0.0.1:{free_port()}"
+    with start_netstored(tmp_path) as first:
+        told = etcdctl(first.url, "member", "add", "two", new)
+        added = re.match(r"Added member named two with ID ([0-9a-f]+) to cluster\n", told.stdout)
+        assert added, told
+        assert f"{added[1]}[unstarted]: peerURLs={new}\n" in etcdctl(first.url, "member", "list").stdout
+        environment = dict(re.findall(r'^(ETCD_\w+)="(.*)"$', told.stdout, re.MULTILINE))
+        assert environment.keys() == {"ETCD_NAME", "ETCD_INITIAL_CLUSTER", "ETCD_INITIAL_CLUSTER_STATE"}
+        folder = tmp_path / "two"
+        folder.mkdir()
+        port = int(new.rpartition(":")[2])
+        with start_netstored(folder, peer_port=port, environment=environment) as second:
+            health = etcdctl(second.url, "cluster-health")
+            assert health.stdout.endswith("cluster is healthy\n"), health
+            assert etcdctl(first.url, "set", "/k", "1").returncode == 0
+            assert etcdctl(second.url, "get", "--quorum", "/k").stdout == "1\n"
+            removed = etcdctl(second.url, "member", "remove", added[1])
+            assert removed.stdout == f"Removed member {added[1]} from cluster\n"
+            assert second.process.wait(20) != 0
+        assert etcdctl(first.url, "cluster-health").stdout.endswith("cluster is healthy\n")
 
 
 def test_a_stopped_store_is_a_connection_error(tmp_path: Path) -> None:
