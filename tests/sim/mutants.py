@@ -20,7 +20,7 @@ from netstore.disk import frame
 from netstore.disk.diagnose import CutTail
 from netstore.disk.frame import Flaw, Frame, Place
 from netstore.disk.wal import Wal, segment_name
-from netstore.node.driver import Append
+from netstore.node.driver import Append, Driver
 from netstore.node.host import DiskFailed, Host
 from netstore.node.proposals import Proposals
 from netstore.node.timekeeper import Timekeeper
@@ -132,13 +132,6 @@ def _copies(plan: Plan) -> None:
     plan.segment_bytes = 1024
 
 
-def _slow(plan: Plan) -> None:
-    """Disks that take longer than several elections, and leaders that are cut off all the time."""
-    _steady(plan, "isolate", "partition", "slow", rate=1.5)
-    plan.size, plan.duration = 5, 8.0
-    plan.delay, plan.think = 0.002, 0.01
-
-
 def _pairs(plan: Plan) -> None:
     """Two members of which one goes."""
     _changes(plan)
@@ -199,6 +192,13 @@ def _reads(plan: Plan) -> None:
     _partings(plan)
     plan.mix = {"set": 2, "get": 8}
     plan.keys = 1
+
+
+def _new_leaders(plan: Plan) -> None:
+    """Reads at leaders that have just been elected, over slow disks."""
+    _steady(plan, "crash", "transfer", rate=1.5)
+    plan.mix = {"set": 3, "get": 8}
+    plan.keys, plan.think, plan.disk_latency = 1, 0.005, 0.05
 
 
 # --- how a bug is put
@@ -286,13 +286,11 @@ def _always_cuts(log: Log, entries: Sequence[Entry]) -> Index | None:
     return entries[0].index
 
 
-def _synced_by_index(log: Log, index: int, term: int) -> bool:
-    while log._flights and log._flights[0].index <= index:
-        log._flights.popleft()
-    if min(index, log.last) <= log.persisted:
-        return False
-    log.persisted = Index(min(index, log.last))
-    return True
+def _vouches_for_all(driver: Driver, synced: Callable[[Driver], None] = Driver.synced) -> None:
+    newest = next((batch.last for batch in reversed(driver._in_flight) if batch.last is not None), None)
+    synced(driver)
+    if newest is not None:
+        driver.raft.persisted(*newest)
 
 
 def _hands_out_uncommitted(log: Log) -> list[Entry]:
@@ -554,7 +552,12 @@ MUTANTS: Final = tuple(
         ),
         ("the check of log matching is skipped", _set(Log, "matches", _matches_anything), _partings, 0),
         ("a late append cuts what is there", _set(Log, "merge", _always_cuts), _lossy, 0),
-        ("a sync vouches by index alone", _set(Log, "synced", _synced_by_index), _slow, 0),
+        (
+            "a sync vouches for what was written after it",
+            _set(Driver, "synced", _vouches_for_all),
+            _crashes,
+            0,
+        ),
         (
             "entries are applied before they commit",
             _set(Log, "hand_committed", _hands_out_uncommitted),
@@ -619,7 +622,7 @@ MUTANTS: Final = tuple(
         (
             "a read is served before a commit of the own term",
             _set(readindex, "can_open", _reads_before_own_commit),
-            _reads,
+            _new_leaders,
             0,
         ),
         ("an acknowledged tail is cut at the start", _set(diagnosis, "_judge", _always_cut_tail), _rotten, 0),
