@@ -613,7 +613,7 @@ class Mvcc:
             key = pair.fields(record)[0]
             deleted = place & _DELETED
             if place >> _NUMBER_BITS <= self.compacted and (
-                deleted or place != _newest(self._items[key], self.compacted)
+                deleted or place != _newest(self._items[key], last)
             ):
                 continue
             number = (place & 0xFFFFFFFF) >> 1

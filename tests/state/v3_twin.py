@@ -318,7 +318,7 @@ class Twin:
             if change.revision > last:
                 continue
             later = self.written[place + 1 :]
-            replaced = any(c.key == change.key and c.revision <= self.compacted for c in later)
+            replaced = any(c.key == change.key and c.revision <= last for c in later)
             if change.revision <= self.compacted and (change.pair is None or replaced):
                 continue
             name = change.revision.to_bytes(8, "big") + b"_" + number.to_bytes(8, "big")
