@@ -48,12 +48,13 @@ from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
 from netstore.net.http1 import Cors, Http1Server
 from netstore.net.http2 import Http2Server
 from netstore.net.http2exchange import opener
-from netstore.net.peerwire import Application
+from netstore.net.peerwire import Application, StateNote
 from netstore.net.reactor import Limits, Reactor
 from netstore.net.tls import Credentials
 from netstore.node import bootstrap
 from netstore.node.backup import Backups
 from netstore.node.cluster import Cluster
+from netstore.node.consistency import Consistency
 from netstore.node.copies import StateCopies
 from netstore.node.driver import Driver
 from netstore.node.host import CATCH_UP_ENTRIES, Host
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from netstore.net.peerwire import Roster
     from netstore.ops.config import StoreConfig, Url
     from netstore.state.machine import Outcome
+    from netstore.types import Index
 
 STATE_FILE: Final = "state.lmdb"
 
@@ -292,6 +294,7 @@ class _Daemon:
                 nursery.start_soon(self.copies.run, self.host)
                 nursery.start_soon(self.peers.run, self.host, self.copies)
                 nursery.start_soon(self.timekeeper.run)
+                nursery.start_soon(self.consistency.run)
                 nursery.start_soon(self._do_chores)
                 for sock, url in zip(self.callers, self.config.listen_peer_urls, strict=True):
                     self.peers.listen(sock, tls=url.scheme == "https")
@@ -488,6 +491,7 @@ class _Daemon:
             directory=self._directory,
             register=self._answer_who,
             expelled=self._expelled,
+            noted=self._noted,
             clock=self.clock,
             log=get_logger("peers"),
         )
@@ -520,6 +524,9 @@ class _Daemon:
             config.heartbeat_interval / 1000,
             self.reactor.flush,
             lessor=self.lessor,
+        )
+        self.consistency = host.observer = Consistency(
+            host, lambda index, digest: self.peers.tell(StateNote(index, digest)), get_logger("consistency")
         )
         self.statistics = StatsApi(host, _Transport(self.peers))
         self._route = self._routes()
@@ -568,6 +575,9 @@ class _Daemon:
 
     def _answer_who(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
         self.register.take(application, answer)
+
+    def _noted(self, member: NodeId, index: Index, digest: bytes) -> None:
+        self.consistency.take(member, index, digest)
 
     def _directory(self) -> tuple[Mapping[NodeId, Sequence[str]], AbstractSet[NodeId]]:
         machine = self.store.machine

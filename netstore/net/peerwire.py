@@ -4,7 +4,7 @@ A stream belongs to the member that opened it, for one purpose. It opens with a 
 `Welcome`; both tell enough to refuse with a reason before anything else is read. Then, by purpose:
 
 * messages: frames from the caller, each a batch of Raft messages. An empty frame is a ping, and is sent
-  back.
+  back. A frame that begins with a message of no length is a `StateNote`.
 * image: one frame with the `InstallSnapshot` message, then a `CopyHead`, the bytes of the copy and their
   SHA-256; the answer is a second `Welcome`.
 * roster: one frame with an `Application` or nothing; the answer is one frame with a `Roster`.
@@ -26,7 +26,7 @@ from netstore.errors import CorruptData
 from netstore.raft.entry import MAX_DATA_BYTES
 from netstore.raft.messages import decode_message, encode_message
 from netstore.state.member import MemberInfo  # noqa: TC001 - msgspec reads the annotations
-from netstore.types import ClusterId, NodeId
+from netstore.types import ClusterId, Index, NodeId
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,6 +52,11 @@ MAX_IMAGE_BYTES: Final = 1 << 40
 """Largest state copy."""
 
 DIGEST_BYTES: Final = 32
+
+STATE_DIGEST_BYTES: Final = 16
+
+_NOTE: Final = b"\0\0\0\0\1"
+"""A batch begins with the length of a message, which is never 0; then the kind of the note."""
 
 _MAGIC: Final = b"nstpeer\n"
 _GREETING: Final = layout("8sBHI")
@@ -228,6 +233,27 @@ def frame(payload: bytes) -> bytes:
 
 PING: Final = frame(b"")
 """Says nothing but that the sender is there; sent back by the receiver."""
+
+
+class StateNote(msgspec.Struct, frozen=True, gc=False):
+    """The sender's state had this digest after it applied the entry at `index`."""
+
+    index: Index
+    digest: bytes
+
+    def encode(self) -> bytes:
+        """The frame."""
+        return frame(_NOTE + _SIZE.pack(self.index) + self.digest)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> StateNote | None:
+        """The note in the payload of a frame; None when it is a batch of messages."""
+        if not payload.startswith(_NOTE):
+            return None
+        if len(payload) != len(_NOTE) + _SIZE.size + STATE_DIGEST_BYTES:
+            raise CorruptData(f"note of a state with {len(payload)} bytes")
+        (index,) = _SIZE.unpack_from(payload, len(_NOTE))
+        return cls(Index(index), payload[len(_NOTE) + _SIZE.size :])
 
 
 def encode_batch(messages: Iterable[Message]) -> bytes:

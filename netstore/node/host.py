@@ -72,6 +72,16 @@ class Log(Protocol):
         """One line."""
 
 
+class Observer(Protocol):
+    """Who looks at the state at certain places of the log (`node.consistency`)."""
+
+    def reached(self) -> None:
+        """An entry without a command was just applied, and nothing after it."""
+
+    def replaced(self) -> None:
+        """The state became that of a copy."""
+
+
 class DiskFailed(NetstoreError):  # noqa: N818 - named for what happened
     """A write or sync of the log failed. The member stops: what the page cache holds now proves nothing."""
 
@@ -123,6 +133,7 @@ class Host:
         self._wake = wake
         self.change_asked: Callable[[Change], None] | None = None
         """Takes what a follower asks a leader to change about the members; None: it is proposed as it is."""
+        self.observer: Observer | None = None
         self._stopping = False
         self._failure: Exception | None = None
         self._unsynced: deque[Append | SnapshotMeta] = deque()
@@ -352,7 +363,10 @@ class Host:
             if entry.kind is EntryKind.CHANGE:
                 self._raft.apply_change(entry)
                 data = Change.decode(data).context
-            outcome = machine.apply(entry.index, data[REQUEST_ID_SIZE:])
+            command = data[REQUEST_ID_SIZE:]
+            outcome = machine.apply(entry.index, command)
+            if not command and self.observer is not None:
+                self.observer.reached()
             if data:
                 complete(int.from_bytes(data[:REQUEST_ID_SIZE], "big"), outcome)
         self._raft.applied_to(entries[-1].index)
@@ -412,6 +426,8 @@ class Host:
             self.machine.load()
             self.hub.interrupt()
             self.watches.replaced()
+            if self.observer is not None:
+                self.observer.replaced()
             self._installing = False
             self._compacted = meta.index
             self._raft.snapshot_installed(meta)

@@ -28,6 +28,7 @@ from netstore.net.peerwire import (
     Frames,
     Hello,
     Purpose,
+    StateNote,
     Verdict,
     Welcome,
     decode_application,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from netstore.net.tls import Credentials
     from netstore.raft.messages import Message
     from netstore.seams import Clock
-    from netstore.types import NodeId
+    from netstore.types import Index, NodeId
 
     Directory = Callable[[], tuple[Mapping[NodeId, Sequence[str]], AbstractSet[NodeId]]]
     """Gives where every member is reached, and who was removed."""
@@ -177,10 +178,13 @@ class Peers:
         directory: Directory,
         register: Register,
         expelled: Callable[[str], None],
+        noted: Callable[[NodeId, Index, bytes], None],
         clock: Clock,
         log: Log,
     ) -> None:
-        """`expelled` is called when peers say that this member was removed."""
+        """`expelled` is called when peers say that this member was removed, `noted` with what a peer says its
+        state was.
+        """
         self.identity = identity
         self.reactor = reactor
         self.credentials = credentials
@@ -190,6 +194,7 @@ class Peers:
         self._directory = directory
         self._register = register
         self._expelled = expelled
+        self._noted = noted
         self._peers: dict[NodeId, _Peer] = {}
         self._guests: set[_Guest] = set()
         self._listeners: list[socket.socket] = []
@@ -228,6 +233,12 @@ class Peers:
         traffic.messages_received += len(messages)
         traffic.appends_received += sum(type(message) is Append for message in messages)
         traffic.bytes_received += size
+
+    def tell(self, note: StateNote) -> None:
+        """Send a note of this member's state to everybody; it is lost where there is no stream."""
+        data = note.encode()
+        for peer in self._peers.values():
+            peer.tell(data)
 
     def hello(self, purpose: Purpose, receiver: NodeId) -> Hello:
         """How this member introduces itself."""
@@ -372,6 +383,10 @@ class Peers:
         """Somebody asks who is in the cluster, or to be let in."""
         self._register(application, answer)
 
+    def noted(self, sender: NodeId, note: StateNote) -> None:
+        """A member says what its state was."""
+        self._noted(sender, note.index, note.digest)
+
     def lost(self, peer: NodeId) -> None:
         """The stream to a peer broke: what was on its way may be lost."""
         self._host.unreachable(peer)
@@ -430,6 +445,11 @@ class _Peer:
         link.write(data)
         self._peers.count_sent(messages, len(data))
         return True
+
+    def tell(self, data: bytes) -> None:
+        """Send a frame, if there is a stream that is not full."""
+        if self._call is not None and self._call.link.unsent <= OUTBOX_BYTES:
+            self._call.link.write(data)
 
     async def run(self) -> None:
         """Call again and again, until it is forgotten."""
@@ -573,7 +593,11 @@ class _Guest:
                 self.deadline = float("inf")  # the answer has a time limit
                 self._peers.apply(decode_application(payload), self._answer)
             elif payload:
-                messages += decode_batch(payload)
+                note = StateNote.decode(payload)
+                if note is None:
+                    messages += decode_batch(payload)
+                else:
+                    self._peers.noted(self._hello.sender, note)
             elif self.link.unsent > _UNREAD_BYTES:
                 raise CorruptData("sends pings and does not take the answers")
             else:

@@ -7,6 +7,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import lmdb
 import pytest
 
 from tests.support.cluster import PACE, Members, converged, get, healthy, listed, put, request, write
@@ -155,6 +156,38 @@ def test_a_member_with_a_rotten_log_is_replaced_by_itself(cluster: Members) -> N
     assert cluster.id_of(rotten) != old
     assert old not in {each["id"] for each in listed(cluster[other])}
     until(lambda: votes(cluster, rotten), "the newcomer votes")
+
+
+def test_a_member_whose_state_differs_stops(cluster: Members) -> None:
+    odd = cluster.followers()[1]
+    leader = cluster.leader()
+    write(cluster[leader], "truth", "true")
+    converged(cluster, "truth", "true")
+    cluster[odd].stop()
+    rewrite(cluster[odd].data_dir / "state" / "state.lmdb", b"/truth", b"true", b"lies")
+    cluster[odd].spawn_again()
+    until(lambda: get(cluster[odd], "truth") == "lies", "the test has spoiled its state")
+    cluster[leader].stop()
+    cluster[leader].start_again()
+    assert cluster[odd].process.wait(20) == 2
+    assert "is not that of the others" in cluster[odd].log.splitlines()[-1]
+    until(lambda: get(cluster[leader], "truth", "?quorum=true") == "true", "the others go on")
+    number = cluster.id_of(odd)
+    assert request(cluster[leader], "DELETE", f"/v2/members/{number}").status == 204
+    cluster.wipe(odd)
+    cluster.join(odd, at=leader)
+    converged(cluster, "truth", "true")
+    until(lambda: votes(cluster, odd), "the newcomer votes")
+
+
+def rewrite(state: Path, key: bytes, old: bytes, new: bytes) -> None:
+    """Change a stored value behind the back of a stopped member."""
+    with lmdb.open(str(state), subdir=False, max_dbs=32) as env, env.begin(write=True) as txn:
+        table = env.open_db(b"v2", txn, create=False)
+        record = txn.get(key, db=table)
+        assert record is not None
+        assert old in record
+        txn.put(key, record.replace(old, new), db=table)
 
 
 def flip(file: Path, offset: int) -> None:

@@ -1,0 +1,161 @@
+"""Members compare their states: the one that differs stops before it answers anybody else.
+
+An entry of the log without a command is the place to compare at: a leader's first entry, and one that it
+proposes each `CHECK_SECONDS`. Every member works out the digest of its state there (`state.digest`) and tells
+the others. A voter counts; whoever differs from more than half of the voters is odd and stops. Where all have
+told and no digest has more than half, nobody knows whose state is right, and all stop: what is wrong must not
+be served (the members of a group of two, above all).
+
+A member judges only itself, by what it was told by the stream of each other member.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+
+from netstore.errors import Hopeless
+from netstore.state.digest import StateDigest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.node.host import Host
+    from netstore.types import Index, NodeId
+
+CHECK_SECONDS: Final = 60.0
+"""Between two comparisons that a leader asks for."""
+
+RETRY_SECONDS: Final = 1.0
+"""After a difference was seen that is not settled: somebody who could settle it had not told."""
+
+STEP_SECONDS: Final = 0.005
+"""Between two pieces of a digest: the requests come first."""
+
+LOOK_SECONDS: Final = 0.1
+"""How often it is looked whether there is a digest to begin."""
+
+MOST_KEPT: Final = 8
+"""Indexes whose digests are remembered: members are not all as far at once."""
+
+
+class Odd(Hopeless):
+    """This member's state is not that of the others: what it holds is wrong, and it stops."""
+
+
+class Log(Protocol):
+    """The part of a structured logger that is used here."""
+
+    def info(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+
+class Judge:
+    """What each member said its state was, and what follows for this one. Pure."""
+
+    def __init__(self, own: NodeId) -> None:
+        self._own = own
+        self._told: dict[Index, dict[NodeId, bytes]] = {}
+
+    def tell(self, member: NodeId, index: Index, digest: bytes) -> None:
+        """A member says what its state was after the entry at `index`; the oldest is forgotten."""
+        self._told.setdefault(index, {})[member] = digest
+        while len(self._told) > MOST_KEPT:
+            del self._told[min(self._told)]
+
+    def differ(self, index: Index) -> bool:
+        """Not all who told were in the same state."""
+        return len(set(self._told.get(index, {}).values())) > 1
+
+    def verdict(self, index: Index, voters: tuple[NodeId, ...]) -> str:
+        """Why this member must stop, or an empty text."""
+        told = self._told.get(index, {})
+        own = told.get(self._own)
+        if own is None:
+            return ""
+        votes = Counter(told[voter] for voter in voters if voter in told)
+        most, count = votes.most_common(1)[0] if votes else (own, 0)
+        if count * 2 > len(voters):
+            return "" if most == own else f"{count} of {len(voters)} voters agree on another one"
+        if votes.total() == len(voters):
+            return "no state is that of more than half of the voters"
+        return ""
+
+
+class Consistency:
+    """Compares one member's state with the others'. `run` is the task; `host.observer` must be this object,
+    and `take` gets what others say.
+    """
+
+    def __init__(
+        self, host: Host, tell: Callable[[Index, bytes], None], log: Log, check_seconds: float = CHECK_SECONDS
+    ) -> None:
+        """`tell` sends a digest to all other members."""
+        self._host = host
+        self._tell = tell
+        self._log = log
+        self._check_seconds = check_seconds
+        self._judge = Judge(host.id)
+        self._working: StateDigest | None = None
+        self._next_check = 0.0
+
+    def reached(self) -> None:
+        """See `node.host.Observer`: begin a digest of the state as it is now, in place of an older one."""
+        if len(self._host.status().conf.members()) > 1:
+            self._working = StateDigest(self._host.machine)
+
+    def replaced(self) -> None:
+        """See `node.host.Observer`."""
+        self._working = None
+
+    def take(self, member: NodeId, index: Index, digest: bytes) -> None:
+        """Another member says what its state was."""
+        if member not in self._host.machine.members:
+            return
+        self._judge.tell(member, index, digest)
+        self._decide(index)
+
+    async def run(self) -> None:
+        """Work out digests, and ask for comparisons while this member leads, until cancelled."""
+        clock = self._host.clock
+        self._next_check = clock.monotonic() + self._check_seconds
+        while True:
+            await trio.sleep(LOOK_SECONDS if self._working is None else STEP_SECONDS)
+            self._work()
+            if clock.monotonic() >= self._next_check:
+                self._next_check = clock.monotonic() + self._check_seconds
+                if self._host.leader == self._host.id and len(self._host.machine.members) > 1:
+                    self._host.propose(b"", lambda _: None)
+
+    def _work(self) -> None:
+        digest = self._working
+        if digest is None:
+            return
+        digest.step()
+        if not digest.finished:
+            return
+        self._working = None
+        if not digest.void:
+            self._judge.tell(self._host.id, digest.index, digest.value)
+            self._tell(digest.index, digest.value)
+            self._log.info("state_digest", index=digest.index, digest=digest.value.hex())
+            self._decide(digest.index)
+
+    def _decide(self, index: Index) -> None:
+        if self._judge.differ(index):
+            self._log.warning("states_differ", index=index)
+            self._next_check = min(self._next_check, self._host.clock.monotonic() + RETRY_SECONDS)
+        why = self._judge.verdict(index, self._host.status().conf.voters)
+        if why:
+            self._host.fail(
+                Odd(
+                    f"the state of member {self._host.id:x} after entry {index} is not that of the others:"
+                    f" {why}; it stops before it serves what is wrong: remove it (netstorectl member rm),"
+                    " remove its data folder, and let it --join again"
+                )
+            )

@@ -1,0 +1,82 @@
+"""Who must stop when states differ, and that a member stops before it says anything else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.node.consistency import MOST_KEPT, Judge
+from netstore.types import Index, NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+A, B, C, L = map(NodeId, (1, 2, 3, 4))
+VOTERS = (A, B, C)
+AT = Index(9)
+
+
+def verdicts(told: Mapping[NodeId, bytes], voters: tuple[NodeId, ...] = VOTERS) -> set[NodeId]:
+    """Who stops once everybody has heard this."""
+    stops = set()
+    for own in told:
+        judge = Judge(own)
+        for member, digest in told.items():
+            judge.tell(member, AT, digest)
+        if judge.verdict(AT, voters):
+            stops.add(own)
+    return stops
+
+
+def test_equal_states_let_everybody_go_on() -> None:
+    assert verdicts({A: b"x", B: b"x", C: b"x", L: b"x"}) == set()
+
+
+def test_the_odd_voter_stops_and_nobody_else() -> None:
+    assert verdicts({A: b"x", B: b"y", C: b"x"}) == {B}
+
+
+def test_an_odd_learner_stops_and_never_makes_a_voter_odd() -> None:
+    assert verdicts({A: b"x", B: b"x", C: b"x", L: b"y"}) == {L}
+    assert verdicts({A: b"x", L: b"y"}) == set(), "one voter of three is no judge"
+
+
+def test_nobody_is_odd_before_more_than_half_have_told() -> None:
+    assert verdicts({A: b"x", B: b"y"}) == set()
+
+
+def test_where_nobody_is_right_all_stop() -> None:
+    assert verdicts({A: b"x", B: b"y"}, (A, B)) == {A, B}
+    assert verdicts({A: b"x", B: b"y", C: b"z", L: b"x"}) == {A, B, C, L}
+
+
+def test_other_indexes_say_nothing() -> None:
+    judge = Judge(A)
+    judge.tell(A, AT, b"x")
+    judge.tell(B, Index(8), b"y")
+    judge.tell(C, Index(8), b"y")
+    assert judge.verdict(AT, VOTERS) == ""
+    assert judge.verdict(Index(8), VOTERS) == "", "this member has not told what it had there"
+
+
+def test_only_the_newest_are_remembered() -> None:
+    judge = Judge(A)
+    for index in range(MOST_KEPT + 2):
+        judge.tell(A, Index(index), b"x")
+        judge.tell(B, Index(index), b"y")
+    assert judge.verdict(Index(1), (A, B)) == ""
+    assert judge.verdict(Index(2), (A, B)) != ""
+
+
+@given(st.dictionaries(st.sampled_from((A, B, C, L)), st.sampled_from((b"x", b"y", b"z"))))
+def test_whoever_agrees_with_more_than_half_of_the_voters_goes_on(told: dict[NodeId, bytes]) -> None:
+    stops = verdicts(told)
+    counts = Counter(digest for member, digest in told.items() if member in VOTERS)
+    for member, digest in told.items():
+        if counts[digest] * 2 > len(VOTERS):
+            assert member not in stops
+        elif max(counts.values(), default=0) * 2 > len(VOTERS):
+            assert member in stops
