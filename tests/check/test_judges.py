@@ -418,7 +418,7 @@ def operation(serial: int, called: int, returned: int, door: Door, outcome: Even
 
 
 def test_a_value_read_once_is_not_unread() -> None:
-    """A read that overlaps a write may see it or not; the next read must not take that back (Herlihy and Wing,
+    """A read that overlaps a write may see it or not; the next read must not take that back (Herlihy, Wing,
     1990).
     """
     one = NodeView(b"/r/0", EtcdIndex(1), EtcdIndex(1), b"1")

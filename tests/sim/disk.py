@@ -81,6 +81,10 @@ class Disk:
         """The next sync fails."""
         self.plug: Callable[[], object] | None = None
         """Called while the next write is under way: the power goes."""
+        self.kept: int | None = None
+        """Which sectors of the run under way survive when the power goes, a bit each; drawn if None."""
+        self.torn = 0
+        """How many sectors the last run under way would have changed."""
         self.spoiled = ""
         """What was damaged behind the member's back, if anything."""
         self.finished: deque[_Finished] = deque(maxlen=REMEMBERED_WRITES)
@@ -240,36 +244,48 @@ class SimDevice:
                 self._tear(self._run)
 
     def _tear(self, run: list[_Write]) -> None:
+        """Leave of a run under way what the disk's fate says, or what is drawn."""
         if not run:
             return
-        random, files = self._host.random, self._disk.files
+        disk = self._disk
         first = run[0]
-        fate = random.random()
         if first.done is None:
-            if fate < 0.5:
-                files.pop(first.name, None)
+            disk.torn = 1
+            if self._survives(1)[0]:
+                disk.files.pop(first.name, None)
             return
-        if first.name not in files:
-            if fate < 0.2:
-                return
-            files[first.name] = bytearray()
-        if fate < 0.4:
-            return  # nothing of it, and a new file is empty
-        data = files[first.name]
-        old = bytes(data)
+        old = bytes(disk.files.get(first.name, b""))
         end = run[-1].offset + len(run[-1].data)
-        if len(data) < end:
-            data.extend(bytes(end - len(data)))
+        data = bytearray(old.ljust(end, b"\0"))
         for write in run:
             data[write.offset : write.offset + len(write.data)] = write.data
-        if fate < 0.55:
-            return  # all of it: a sync that nobody heard of
         old = old.ljust(len(data), b"\0")
-        style = random.random()
-        for sector in range(first.offset // SECTOR, -(-end // SECTOR)):
-            if random.random() < style:
-                part = slice(sector * SECTOR, (sector + 1) * SECTOR)
+        parts = [
+            slice(sector * SECTOR, (sector + 1) * SECTOR)
+            for sector in range(first.offset // SECTOR, -(-end // SECTOR))
+        ]
+        parts = [part for part in parts if data[part] != old[part]]
+        disk.torn = len(parts)
+        survives = self._survives(len(parts))
+        if not any(survives):
+            if first.name in disk.files or self._host.random.random() < 0.5:
+                disk.files.setdefault(first.name, bytearray())  # a new file may be there and empty
+            return
+        for part, kept in zip(parts, survives, strict=True):
+            if not kept:
                 data[part] = old[part]
+        disk.files[first.name] = data
+
+    def _survives(self, sectors: int) -> list[bool]:
+        """For each sector of a run under way whether it is on the disk: none, all, or some."""
+        kept, random = self._disk.kept, self._host.random
+        if kept is not None:
+            return [bool(kept >> place & 1) for place in range(sectors)]
+        fate = random.random()
+        if fate < 0.55:
+            return [fate > 0.4] * sectors
+        style = random.random()
+        return [random.random() > style for _ in range(sectors)]
 
 
 class StateEngine(MemoryEngine):
