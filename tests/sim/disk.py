@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     Done = Callable[[OSError | None], None]
 
+COPY_SECONDS: Final = 2.0
+"""Most it takes to keep a state copy, or to put it in place."""
+
 REMEMBERED_WRITES: Final = 12
 """Finished writes a misdirected one is chosen from."""
 
@@ -324,7 +327,7 @@ class StateEngine(MemoryEngine):
         self._settled()
         self._host.effect()
         self._replacing = True
-        delay = self._disk.latency * (1 + 9 * self._host.random.random())
+        delay = min(self._disk.latency * (1 + 9 * self._host.random.random()), COPY_SECONDS)
         self._host.timeline.after(delay, partial(self._host.enter, partial(self._replace, image, done)))
 
     def power_loss(self) -> None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 DOWN_SECONDS = 2.0
 """Most a machine stays down."""
 
+SLOWEST = 5.0
+"""Most seconds a slow disk takes for a sync."""
+
 Pairs = list[tuple["NodeId", "NodeId"]]
 
 
@@ -213,7 +216,8 @@ class Faults:
 
     def _slow(self, member: Member) -> None:
         self._struck("slow_disks", member)
-        member.disk.latency = self._timeout * self._random.choice((0.2, 1.0, 2.0, 2.0, 20.0))
+        latency = self._timeout * self._random.choice((0.2, 1.0, 2.0, 2.0, 20.0))
+        member.disk.latency = min(latency, SLOWEST)
         self._later(
             self._timeout * 4 * self._random.random(),
             partial(setattr, member.disk, "latency", member.disk.usual_latency),

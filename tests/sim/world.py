@@ -19,7 +19,7 @@ from netstore.raft.status import Role
 from netstore.types import Event, NodeId
 from tests.check.history import Fate
 from tests.sim import plan as plans
-from tests.sim.disk import Disk
+from tests.sim.disk import COPY_SECONDS, Disk
 from tests.sim.faults import Faults
 from tests.sim.invariants import Invariant, Violated, all_invariants
 from tests.sim.ledger import Ledger
@@ -265,7 +265,8 @@ class World:
             elif left:
                 self.timeline.after(self._piece_time(), partial(piece, left - 1))
             else:
-                self.timeline.after(receiver.disk.latency * 5, partial(arrived, receiver))
+                delay = min(receiver.disk.latency * 5, COPY_SECONDS)
+                self.timeline.after(delay, partial(arrived, receiver))
 
         def arrived(receiver: Member) -> None:
             if not receiver.up or receiver.life != lives[1]:
