@@ -38,11 +38,27 @@ def key_commands() -> st.SearchStrategy[Command]:
     )
 
 
+def member_commands() -> st.SearchStrategy[Command]:
+    """Commands on members, of which there are few."""
+    ids = st.integers(1, 4)
+    urls = st.lists(st.sampled_from(("http://a:1", "http://b:2", "http://c:3")), min_size=1, max_size=2)
+    some = urls.map(lambda chosen: tuple(sorted(set(chosen))))
+    return st.one_of(
+        st.builds(commands.AddMember, ids, some, FLAGS, FLAGS),
+        st.builds(commands.PublishMember, ids, st.sampled_from("xy"), some, some),
+        st.builds(commands.UpdateMember, ids, some),
+        st.builds(commands.PromoteMember, ids),
+        st.builds(commands.RemoveMember, ids),
+        st.builds(commands.RefuseChange, st.text(max_size=3)),
+    )
+
+
 def all_commands() -> st.SearchStrategy[Command]:
     """Commands on the tree and the cluster's own."""
     urls = st.lists(st.sampled_from(("http://a:1", "http://b:2")), max_size=2).map(tuple)
     return st.one_of(
         key_commands(),
         st.builds(commands.PublishMember, st.integers(0, 2**64 - 1), st.text(max_size=3), urls, urls),
+        member_commands(),
         st.builds(commands.SetClusterVersion, st.sampled_from(("3.4.0", ""))),
     )

@@ -92,6 +92,11 @@ FIRST_WRITTEN = [
     (commands.Expire(5), "920905"),
     (commands.PublishMember(1, "n", ("c",), ("p", "q")), "950a01a16e91a16392a170a171"),
     (commands.SetClusterVersion("3"), "920ba133"),
+    (commands.AddMember(1, ("p", "q"), True, True), "950c0192a170a171c3c3"),
+    (commands.RemoveMember(1), "920d01"),
+    (commands.UpdateMember(1, ("p",)), "930e0191a170"),
+    (commands.PromoteMember(1), "920f01"),
+    (commands.RefuseChange("no"), "9210a26e6f"),
 ]
 
 

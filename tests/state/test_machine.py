@@ -44,6 +44,7 @@ def state_of(machine: Machine) -> object:
         (machine.history.first, machine.history.last),
         machine.statistics.replicated(),
         dict(machine.members),
+        set(machine.removed),
         machine.cluster_version,
         machine.next_expiry(),
     )
