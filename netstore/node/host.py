@@ -28,9 +28,9 @@ from netstore.node.proposals import REQUEST_ID_SIZE, Proposals
 from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind
 from netstore.raft.messages import Forward
-from netstore.raft.status import Fate
+from netstore.raft.status import Fate, Refusal
 from netstore.seams import SyncFailed
-from netstore.types import Index, Nanos
+from netstore.types import Index, Nanos, Term
 from netstore.watch.streams import Watches
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from netstore.raft.change import Step
     from netstore.raft.entry import Entry, SnapshotMeta
     from netstore.raft.messages import InstallSnapshot, Message
-    from netstore.raft.status import Proposed, Refusal, Status
+    from netstore.raft.status import Proposed, Status
     from netstore.seams import Clock, Engine
     from netstore.state.machine import Machine, Outcome
-    from netstore.types import ClusterId, NodeId, Term
+    from netstore.types import ClusterId, NodeId
     from netstore.watch.hub import Hub
 
 CATCH_UP_ENTRIES: Final = 5_000
@@ -134,6 +134,8 @@ class Host:
         self.change_asked: Callable[[Change], None] | None = None
         """Takes what a follower asks a leader to change about the members; None: it is proposed as it is."""
         self.observer: Observer | None = None
+        self._applied_term = Term(0)
+        """Of the entry applied last."""
         self._stopping = False
         self._failure: Exception | None = None
         self._unsynced: deque[Append | SnapshotMeta] = deque()
@@ -326,7 +328,11 @@ class Host:
                 self._wake()
             if self._disk_full is None and self._state_full is None:
                 proposed = self._raft.propose(payloads)
-                if proposed.fate is Fate.REFUSED:
+                if proposed.fate is not Fate.REFUSED:
+                    proposals.sent(self._raft.term, payloads)
+                elif proposed.refusal is Refusal.TRANSFERRING:
+                    proposals.put_back(payloads)
+                else:
                     proposals.refuse(payloads, _refused(proposed))
             else:
                 proposals.refuse(payloads, errors.no_space())
@@ -359,6 +365,10 @@ class Host:
     def _apply(self, entries: Sequence[Entry]) -> None:
         machine, complete = self.machine, self.proposals.complete
         for entry in entries:
+            if entry.term != self._applied_term:
+                self._applied_term = entry.term
+                self.proposals.overtaken(entry.term)
+                self._wake()
             data = entry.data
             if entry.kind is EntryKind.CHANGE:
                 self._raft.apply_change(entry)
@@ -426,6 +436,7 @@ class Host:
             self.machine.load()
             self.hub.interrupt()
             self.watches.replaced()
+            self.proposals.jumped()
             if self.observer is not None:
                 self.observer.replaced()
             self._installing = False

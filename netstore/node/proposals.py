@@ -7,6 +7,7 @@ stopped).
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import takewhile
 from struct import Struct
 from typing import TYPE_CHECKING, Final
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from netstore.errors import Fault
     from netstore.state.machine import Outcome
+    from netstore.types import Term
 
     Done = Callable[[Outcome | Fault], None]
 
@@ -49,6 +51,8 @@ class Proposals:
         """Seconds a request may wait."""
         self._slots: dict[int, tuple[Done, float, int]] = {}
         self._payloads: list[bytes] = []
+        self._sent: deque[tuple[Term, list[bytes]]] = deque()
+        """What was handed to Raft and may still be waited for, with the term in which it was."""
         self._bytes = 0
         self.now = 0.0
         """Monotonic seconds; the loop sets it at each turn."""
@@ -85,6 +89,32 @@ class Proposals:
         payloads, self._payloads = self._payloads[:most], self._payloads[most:]
         return payloads
 
+    def put_back(self, payloads: list[bytes]) -> None:
+        """These were taken and could not be proposed yet: they are the next again."""
+        self._payloads = payloads + self._payloads
+
+    def sent(self, term: Term, payloads: list[bytes]) -> None:
+        """These were handed to Raft, in this term, as one batch."""
+        while self._sent and self._request(self._sent[0][1][-1]) not in self._slots:
+            self._sent.popleft()
+        self._sent.append((term, payloads))
+
+    def overtaken(self, term: Term) -> None:
+        """An entry of this term was applied. What was sent in an earlier term and has not been applied never
+        will be: entries of the log are in the order of their terms, and a leader takes only what was sent in
+        its own (Ongaro's dissertation, section 3.6). It is queued again, so that a request survives the
+        leader it was given to, and still happens once at most.
+        """
+        again: list[bytes] = []
+        while self._sent and self._sent[0][0] < term:
+            again += [each for each in self._sent.popleft()[1] if self._request(each) in self._slots]
+        if again:
+            self.put_back(again)
+
+    def jumped(self) -> None:
+        """The state became that of a copy: what was sent may be part of it, and is not sent again."""
+        self._sent.clear()
+
     def complete(self, request: int, outcome: Outcome | Fault) -> None:
         """The entry of this request was applied. Nothing happens when nobody waits for it (another member's,
         or timed out).
@@ -102,21 +132,24 @@ class Proposals:
         for request in late:
             self.complete(request, fault())
         if late:
-            self._payloads = [
-                p for p in self._payloads if int.from_bytes(p[:REQUEST_ID_SIZE], "big") in self._slots
-            ]
+            self._payloads = [each for each in self._payloads if self._request(each) in self._slots]
         return len(late)
 
     def fail_all(self, fault: Fault) -> None:
         """The member stops: complete every slot."""
         self._payloads.clear()
+        self._sent.clear()
         for request in list(self._slots):
             self.complete(request, fault)
 
     def refuse(self, payloads: list[bytes], fault: Fault) -> None:
         """These payloads were not proposed: complete their slots."""
         for payload in payloads:
-            self.complete(int.from_bytes(payload[:REQUEST_ID_SIZE], "big"), fault)
+            self.complete(self._request(payload), fault)
+
+    @staticmethod
+    def _request(payload: bytes) -> int:
+        return int.from_bytes(payload[:REQUEST_ID_SIZE], "big")
 
     def _is_late(self, item: tuple[int, tuple[Done, float, int]]) -> bool:
         return item[1][1] < self.now

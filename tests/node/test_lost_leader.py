@@ -1,0 +1,128 @@
+"""A request survives the leader it was given to, and happens once at most."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.errors import Fault
+from netstore.node.proposals import Proposals
+from netstore.state.commands import InOrder, encode
+from netstore.types import Event, Term
+from tests.support.group import TIME_LIMIT, Group
+
+if TYPE_CHECKING:
+    from netstore.state.machine import Outcome
+
+ENQUEUE = encode(InOrder(b"/queue", b"job"))
+
+
+def jobs(group: Group, member: int) -> int:
+    """How often the command was carried out: each time makes a node."""
+    return sum(node.key.startswith(b"/queue/") for node in group[member].machine.tree.nodes())
+
+
+def test_what_was_sent_to_a_leader_that_died_is_sent_to_the_next() -> None:
+    group = Group(3)
+    outcomes: list[Outcome | Fault] = []
+    group[1].cut_off = True
+    group[2].host.propose(ENQUEUE, outcomes.append)
+    group.settle()
+    assert outcomes == []
+    group.pass_time(4)
+    assert group.leader.id in (2, 3)
+    [outcome] = outcomes
+    assert isinstance(outcome, Event)
+    group[1].cut_off = False
+    group.pass_time(1)
+    assert [jobs(group, member) for member in (1, 2, 3)] == [1, 1, 1]
+
+
+def test_what_the_old_leader_could_not_commit_is_done_by_the_new_one_once() -> None:
+    group = Group(3)
+    outcomes: list[Outcome | Fault] = []
+    group[1].cut_off = True
+    group[1].host.propose(ENQUEUE, outcomes.append)
+    group.pass_time(4)
+    assert outcomes == []
+    assert group.leader.id in (2, 3)
+    group[1].cut_off = False
+    group.pass_time(2)
+    [outcome] = outcomes
+    assert isinstance(outcome, Event)
+    assert [jobs(group, member) for member in (1, 2, 3)] == [1, 1, 1]
+
+
+def test_what_the_old_leader_did_commit_is_not_done_again() -> None:
+    group = Group(3)
+    outcomes: list[Outcome | Fault] = []
+    group[2].host.propose(ENQUEUE, outcomes.append)
+    # The leader commits it with member 3; member 2, who asked, hears of nothing any more.
+    for _ in range(20):
+        for peer in group.peers.values():
+            if peer.woken:
+                peer.woken = False
+                peer.host.turn()
+            peer.device.sync()
+        messages = group.sent.copy()
+        group.sent.clear()
+        for message in messages:
+            if message.to != 2:
+                group._carry(message)
+    assert jobs(group, 3) == 1
+    assert outcomes == []
+    group[1].cut_off = True
+    group.pass_time(5)
+    [outcome] = outcomes
+    assert isinstance(outcome, Event)
+    assert [jobs(group, member) for member in (2, 3)] == [1, 1]
+
+
+def test_a_request_does_not_wait_beyond_its_time() -> None:
+    group = Group(3)
+    outcomes: list[Outcome | Fault] = []
+    group[2].cut_off = group[3].cut_off = True
+    group[1].host.propose(ENQUEUE, outcomes.append)
+    group.pass_time(TIME_LIMIT + 0.5)
+    [outcome] = outcomes
+    assert isinstance(outcome, Fault)
+    assert not outcome.outcome_known
+    group[2].cut_off = group[3].cut_off = False
+    group.pass_time(4)
+    assert jobs(group, 1) <= 1
+
+
+@pytest.mark.parametrize(("term", "again"), [(4, []), (5, [b"first", b"second"]), (6, [b"first", b"second"])])
+def test_only_what_is_overtaken_is_queued_again_and_in_order(term: int, again: list[bytes]) -> None:
+    proposals = Proposals(1, TIME_LIMIT)
+    answered: list[object] = []
+    for word in (b"first", b"done", b"second"):
+        proposals.add(word, answered.append)
+    payloads = proposals.take(9)
+    proposals.sent(Term(4), payloads)
+    proposals.complete(int.from_bytes(payloads[1][:8], "big"), None)
+    proposals.add(b"third", answered.append)
+    proposals.overtaken(Term(term))
+    assert [each[8:] for each in proposals.take(9)] == [*again, b"third"]
+    assert answered == [None]
+
+
+def test_after_a_state_copy_nothing_is_sent_again() -> None:
+    proposals = Proposals(1, TIME_LIMIT)
+    proposals.add(b"perhaps", lambda _: None)
+    proposals.sent(Term(4), proposals.take(9))
+    proposals.jumped()
+    proposals.overtaken(Term(9))
+    assert not proposals.queued
+    assert len(proposals) == 1
+
+
+def test_what_was_sent_is_forgotten_once_it_is_answered() -> None:
+    proposals = Proposals(1, TIME_LIMIT)
+    for number in range(100):
+        proposals.add(b"%d" % number, lambda _: None)
+        [payload] = proposals.take(9)
+        proposals.sent(Term(1), [payload])
+        proposals.complete(int.from_bytes(payload[:8], "big"), None)
+    assert len(proposals._sent) == 1
