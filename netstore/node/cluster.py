@@ -3,7 +3,9 @@
 Every change is judged by the leader, on a state that holds all changes before it, and is then one entry of
 the log: Raft's configuration and the list of members move together. Another member hands its request to the
 leader; a refusal comes back through the log (`RefuseChange`), so that it is known and not a time-out. One
-change is under way at a time, others wait their turn.
+change is under way at a time, others wait their turn. A request that has no answer when the term changes is
+asked again of the next leader: should both happen, the second is refused, and the first answers, because
+answers come in the order of the log.
 
 A member added to vote could take the quorum with it before it has even started, so it enters as a learner
 with a mark in its replicated record, and whoever leads promotes it once it has caught up (Ongaro's
@@ -33,7 +35,7 @@ from netstore.state.commands import (
     encode,
 )
 from netstore.state.member import MemberInfo
-from netstore.types import Index, NodeId
+from netstore.types import Index, NodeId, Term
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,13 +85,15 @@ class Log(Protocol):
 class _Asked:
     """A change that waits for its turn. `payload` begins with the id of the request, wherever its slot is."""
 
-    __slots__ = ("command", "deadline", "over", "own", "payload")
+    __slots__ = ("command", "deadline", "over", "own", "payload", "term")
 
     def __init__(self, command: _Command, payload: bytes, deadline: float, *, own: bool) -> None:
         self.command = command
         self.payload = payload
         self.deadline = deadline
         self.own = own
+        self.term = Term(0)
+        """In which it was given to Raft."""
         self.over = False
 
 
@@ -103,6 +107,8 @@ class Cluster:
         self._log = log
         self._max_learners = max_learners
         self._waiting: deque[_Asked] = deque()
+        self._sent: list[_Asked] = []
+        """Own requests that were given to Raft and have no answer yet."""
         self._tidy_at = Index(0)
         """The change of members after which no learner without a record was left."""
         self._transfers: list[tuple[NodeId, float, Callable[[Fault | None], None]]] = []
@@ -156,6 +162,8 @@ class Cluster:
         """Let waiting changes go on; leading, promote who has caught up. Costs the number of members."""
         if self._transfers:
             self._look_at_transfers()
+        if self._sent:
+            self._ask_again()
         if self._waiting:
             self._advance()
         host = self._host
@@ -206,8 +214,15 @@ class Cluster:
         else:
             self._log.warning("member_change_not_read", reason=f"{type(command).__name__} is none")
 
+    def _ask_again(self) -> None:
+        """What was given to the leader of an earlier term may be lost with it."""
+        term = self._host.term
+        waiting = [each for each in self._sent if not each.over]
+        self._waiting.extend(each for each in waiting if each.term != term)
+        self._sent = [each for each in waiting if each.term == term]
+
     def _enqueue(self, asked: _Asked) -> None:
-        if len(self._waiting) >= MAX_WAITING_CHANGES:
+        if len(self._waiting) + len(self._sent) >= MAX_WAITING_CHANGES:
             self._refuse(asked, errors.TOO_MANY)
             return
         self._waiting.append(asked)
@@ -240,6 +255,9 @@ class Cluster:
             return False
         if refusal is not None:
             self._refuse(asked, _WORDS.get(refusal, f"etcdserver: {refusal.value}"))
+        elif asked.own:
+            asked.term = host.term
+            self._sent.append(asked)
         return True
 
     def _is_current(self) -> bool:

@@ -329,6 +329,50 @@ def test_a_change_waits_for_a_leader() -> None:
     assert isinstance(answers[0], MemberInfo)
 
 
+@pytest.mark.parametrize("through", [1, 2])
+def test_a_change_survives_the_leader_it_was_given_to(through: int) -> None:
+    """Given to one that can commit nothing any more, it is made by the next, once."""
+    group = Group(3)
+    group[1].cut_off = True
+    answers: Answers = []
+    group[through].cluster.add(NEW, learner=True, done=answers.append)
+    group.settle()
+    group.pass_time(4)
+    group[1].cut_off = False
+    group.pass_time(2)
+    [answer] = answers
+    assert isinstance(answer, MemberInfo)
+    for peer in group.peers.values():
+        assert set(peer.seen()) == {1, 2, 3, answer.id}
+    assert group.leader.conf.learners == (answer.id,)
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_change_that_both_leaders_make_is_made_once(heard: bool) -> None:
+    """The first leader's entry is in the log of the next, which is asked again for the same."""
+    group = Group(3)
+    answers: Answers = []
+    group[2].cluster.add(NEW, learner=True, done=answers.append)
+    group[2].host.turn()
+    for _ in range(2 if heard else 1):
+        for peer in group.peers.values():
+            peer.host.turn()
+            peer.device.sync()
+        messages, group.sent[:] = group.sent.copy(), []
+        for message in messages:
+            group.carry(message)
+    assert not answers
+    assert bool(group[3].conf.learners) is heard
+    group[1].cut_off = True
+    group.pass_time(4)
+    group[1].cut_off = False
+    group.pass_time(2)
+    assert len(answers) == 1
+    assert isinstance(answers[0], MemberInfo)
+    assert set(group.leader.seen()) == {1, 2, 3, answers[0].id}
+    assert group.leader.conf.learners == (answers[0].id,)
+
+
 def test_without_a_quorum_a_change_times_out() -> None:
     group = Group(3)
     for peer in (group[2], group[3]):

@@ -133,9 +133,10 @@ class Group:
             messages = self.sent.copy()
             self.sent.clear()
             for message in messages:
-                self._carry(message)
+                self.carry(message)
 
-    def _carry(self, message: Message) -> None:
+    def carry(self, message: Message) -> None:
+        """A message arrives, or is lost."""
         sender, receiver = self.peers[message.sender], self.peers.get(message.to)
         lost = receiver is None or sender.cut_off or receiver.cut_off
         if not isinstance(message, InstallSnapshot):
