@@ -127,6 +127,19 @@ def test_many_renewals_of_a_lease_cost_no_memory() -> None:
     assert len(clock._heap) == 1
 
 
+def test_a_lease_granted_again_with_a_shorter_ttl_ends_in_its_own_time() -> None:
+    leases = Leases()
+    clock = LeaseClock(leases)
+    for ttl, now in ((3_600, 0.0), (2, 1.0)):
+        lease = leases.grant(1, ttl, Index(int(now) + 1))
+        assert isinstance(lease, Lease)
+        assert clock.due(now) == []
+        if ttl > 2:
+            leases.remove(lease)
+    assert clock.due(2.9) == []
+    assert clock.due(3.0) == [(1, 2)]
+
+
 def test_a_wave_of_overdue_leases_comes_in_pieces() -> None:
     leases = Leases()
     clock = LeaseClock(leases)

@@ -13,7 +13,7 @@ from netstore.state import mvcc, pair
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
 from netstore.state.mvcc import NEVER, PLACE_BYTES, Mvcc
-from netstore.state.v3commands import Compact, DeleteRange, Found, Put, Range, V3Command
+from netstore.state.v3commands import Compact, DeleteRange, Found, LeaseGrant, Put, Range, V3Command
 from netstore.types import Index, Revision
 from tests.state.v3_strategies import ENDS, KEYS, ranges, v3_commands
 from tests.state.v3_twin import Told, Twin
@@ -23,16 +23,18 @@ if TYPE_CHECKING:
     from netstore.disk.engine import MemoryEngine
 
 MUCH = 1 << 30
+LEASES = tuple(LeaseGrant(id_, 5) for id_ in (1, 2, -3))
 
 
 class Both:
     """The machine and its twin, given the same commands."""
 
-    def __init__(self) -> None:
+    def __init__(self, *commands: V3Command) -> None:
         self.engine = memory_engine()
         self.twin = Twin()
-        self.live: list[Told] = []
         self.machine = self.load()
+        for command in commands:
+            self.apply(command)
 
     def load(self) -> Machine:
         self.machine = Machine(self.engine)
@@ -92,11 +94,11 @@ def machine_on(engine: MemoryEngine) -> Machine:
     return machine
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(v3_commands(), max_size=25), st.data())
 def test_every_answer_is_the_twins(commands: list[V3Command], data: st.DataObject) -> None:
     """Commands, saved, swept and loaded at random moments: outcomes, events and all readable states."""
-    both = Both()
+    both = Both(*LEASES)
     for command in commands:
         both.apply(command)
         match data.draw(st.sampled_from(("", "", "save", "sweep", "load"))):
@@ -111,16 +113,17 @@ def test_every_answer_is_the_twins(commands: list[V3Command], data: st.DataObjec
     both.agree()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(v3_commands(alarms=False), min_size=5, max_size=25), st.lists(ranges, max_size=8), st.data())
 def test_every_read_is_the_twins(
     commands: list[V3Command], queries: list[Range], data: st.DataObject
 ) -> None:
-    both = Both()
-    for command in commands:
-        both.apply(command)
+    both = Both(*commands)
     if data.draw(st.booleans()):
         both.machine.sweep()
+    if data.draw(st.booleans()):
+        both.save()
+        both.load()
     for query in queries:
         assert both.machine.mvcc.range(query) == both.twin.check_revision(
             query.revision
@@ -133,11 +136,11 @@ def test_every_read_is_the_twins(
     assert found.checksum == both.twin.hash_kv(0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(v3_commands(alarms=False), min_size=3, max_size=25))
 def test_what_is_loaded_is_what_was(commands: list[V3Command]) -> None:
     """The whole inner state, so that nothing that matters later can differ."""
-    both = Both()
+    both = Both(*LEASES)
     for command in commands:
         both.apply(command)
         if both.machine.sweeping:
@@ -153,12 +156,10 @@ def test_what_is_loaded_is_what_was(commands: list[V3Command]) -> None:
         assert after._log.find(start) - len(after._log) == before._log.find(start) - len(before._log)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(v3_commands(alarms=False), min_size=5, max_size=30), st.integers(1, 3))
 def test_compaction_leaves_only_what_can_be_read(commands: list[V3Command], steps: int) -> None:
-    both = Both()
-    for command in commands:
-        both.apply(command)
+    both = Both(*commands)
     both.save()
     both.machine.apply(Index(both.machine.applied + 1), encode(Compact(both.twin.revision)))
     checksum = both.machine.mvcc.hash_kv(0)
@@ -255,6 +256,25 @@ def test_what_is_deleted_is_forgotten_by_the_compaction_after() -> None:
     both.machine.sweep()
     assert b"a" not in both.machine.mvcc._items
     assert [key[:8] for key, _ in both.engine.scan(mvcc.RECORDS, b"", None)] == [(4).to_bytes(8, "big")]
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_a_change_at_the_compacted_revision_is_told_without_what_was_before(swept: bool) -> None:
+    """The pair before it is what compaction took, whether it is still stored or not."""
+    both = Both(Put(b"a", b"1"), Put(b"a", b"2"), Put(b"a", b"3"), Compact(3))
+    if swept:
+        both.machine.sweep()
+    both.save()
+    both.load()
+    told = both.history(Revision(3), b"\0", b"\0", 10)
+    assert [(change[0], change[3] is None) for change in told] == [(3, True), (4, False)]
+    assert told == both.history(Revision(3), b"a", b"", 10) == both.twin.history(3, b"a", b"")
+
+
+def test_a_put_without_a_lease_takes_the_key_from_its_lease() -> None:
+    both = Both(*LEASES, Put(b"a", lease=1), Put(b"b", lease=1), Put(b"b", lease=2), Put(b"a"))
+    assert {lease.id: lease.keys for lease in both.machine.leases} == {1: set(), 2: {b"b"}, -3: set()}
+    both.agree()
 
 
 def test_who_waits_for_a_compaction_is_told_when_it_is_over() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -23,8 +24,6 @@ from tests.support.local_member import memory_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import pytest
 
     from netstore.api.v3.pb.rpc_pb2 import WatchResponse
 
@@ -287,7 +286,7 @@ class Watching(RuleBasedStateMachine):
 
 
 TestWatching = Watching.TestCase
-TestWatching.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestWatching.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 
 def test_a_thousand_watches_are_given_the_same_bytes() -> None:
@@ -509,6 +508,39 @@ def test_a_state_that_jumps_takes_the_watches_along() -> None:
     assert events == [(0, 3), (0, 4), (0, 5), (0, 6)]
     store.apply(Put(b"z"))
     assert sorted(response.watch_id for response in sink.take()) == [0, 1]
+
+
+def test_a_state_that_jumps_does_not_end_a_watch_that_had_nothing_to_hear() -> None:
+    """It has been told everything up to the jump, however old its last event is."""
+    store = Store()
+    stream, sink = store.open()
+    stream.create(Wish(b"z", b""))
+    for _ in range(4):
+        store.apply(Put(b"a"))
+    store.apply(Compact(5))
+    store.machine._engine.commit()  # type: ignore[attr-defined]  # the engine in memory
+    store.machine.load()
+    store.watches.replaced()
+    store.settle()
+    assert [response.canceled for response in sink.take()] == [False]
+    store.apply(Put(b"z"))
+    assert [event[1] for response in sink.take() for event in told(response)] == [b"z"]
+
+
+@pytest.mark.parametrize("range_end", [b"", b"\0"])
+@pytest.mark.parametrize("more", [-1, 0, 1, 2])
+def test_a_step_that_ends_just_before_the_present_is_not_the_last(range_end: bytes, more: int) -> None:
+    store = Store()
+    last = 1 + streams.STEP_TOLD + more
+    for _ in range(last - 1):
+        store.apply(Put(b"a"))
+    stream, sink = store.open()
+    stream.create(Wish(b"a", range_end), 1)
+    store.watches.step()
+    store.apply(Put(b"a"))
+    store.settle()
+    events = [event[0] for response in sink.take() for event in told(response)]
+    assert events == list(range(2, last + 2))
 
 
 def test_a_watch_that_history_has_left_behind_is_told() -> None:
