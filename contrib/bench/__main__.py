@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from contrib.bench import keys, routes
+from contrib.bench import keys, routes, v3
 from tests.support.peers import missing
 
 
@@ -19,17 +19,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m contrib.bench", description="Measure netstore side by side with Debian's etcd."
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="keys, routes; all by default")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="keys, routes, v3; all by default")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each load on each store (5)")
     parser.add_argument("--seconds", type=int, default=3, help="seconds of each round (3)")
     parser.add_argument("--leases", default="1000,3000", help="numbers of leases (1000,3000)")
+    parser.add_argument(
+        "--restart-keys", type=int, default=1_000_000, help="small keys of the v3 restart (1000000)"
+    )
     parser.add_argument("--folder", type=Path, help="where the stores keep their data (a temporary folder)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE too")
     arguments = parser.parse_args()
-    parts = arguments.parts or ["keys", "routes"]
-    if unknown := set(parts) - {"keys", "routes"}:
-        parser.error(f"no part named {', '.join(sorted(unknown))}; there are keys and routes")
-    reason = missing("etcd", *(["wrk"] if "keys" in parts else []), *(["ip"] if "routes" in parts else []))
+    parts = arguments.parts or ["keys", "v3", "routes"]
+    if unknown := set(parts) - {"keys", "v3", "routes"}:
+        parser.error(f"no part named {', '.join(sorted(unknown))}; there are keys, v3 and routes")
+    tools = {"keys": "wrk", "v3": "h2load", "routes": "ip"}
+    reason = missing("etcd", *(tool for part, tool in tools.items() if part in parts))
     if "routes" in parts and os.geteuid() != 0:
         reason = (
             reason or "routes needs root, for a network namespace; `python -m contrib.bench keys` does not"
@@ -44,9 +48,17 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="netstore-bench-", dir=arguments.folder) as folder:
             tables.append(keys.measure(Path(folder), arguments.rounds, arguments.seconds))
         print(tables[-1].text(), flush=True)
+    if "v3" in parts:
+        with tempfile.TemporaryDirectory(prefix="netstore-bench-", dir=arguments.folder) as folder:
+            for table in (
+                v3.measure(Path(folder), arguments.rounds, arguments.seconds),
+                v3.measure_size(Path(folder), arguments.rounds, arguments.restart_keys),
+            ):
+                print(("\n" if tables else "") + table.text(), flush=True)
+                tables.append(table)
     if "routes" in parts:
         tables.append(routes.measure([int(count) for count in arguments.leases.split(",")]))
-        print(("\n" if "keys" in parts else "") + tables[-1].text(), flush=True)
+        print(("\n" if tables[:-1] else "") + tables[-1].text(), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps([table.plain() for table in tables], indent=1) + "\n")
     return 0

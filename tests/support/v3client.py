@@ -43,7 +43,9 @@ class Refused(AssertionError):  # noqa: N818 - named for what happened
 
 
 class Stub:
-    """One service; its methods by their names. A method returns its answer, a `Stream`, or an iterator."""
+    """One service; its methods by their names. A method returns its answer, a `Stream`, or an iterator; with
+    `wait=False` a unary one returns a future of grpcio.
+    """
 
     def __init__(self, channel: grpc.Channel, service: ServiceDescriptor) -> None:
         self._channel = channel
@@ -70,6 +72,8 @@ class Stub:
 
 
 def _answer(call: Any, request: Message, options: dict[str, Any]) -> Any:
+    if not options.pop("wait", True):
+        return call.future(request, **{"timeout": SECONDS, **options})
     try:
         return call(request, **{"timeout": SECONDS, **options})
     except grpc.RpcError as error:

@@ -1,0 +1,290 @@
+"""The v3 API side by side with etcd: unary calls by h2load, watches by a client of ours, memory, restart.
+
+h2load sends one fixed body again and again, so puts go to one key. Both stores are started afresh for each
+load and take turns within a round's time; what the calls did is checked by the revision afterwards.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Final, Self
+
+from contrib.bench.report import Row, Table, span
+from contrib.bench.v3watch import Fan
+from netstore.api.v3.pb import rpc_pb2 as pb
+from tests.support.daemon import start_netstored
+from tests.support.peers import start_etcd
+from tests.support.v3client import V3Client
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from google.protobuf.message import Message
+
+    from tests.support.daemon import Daemon
+
+KEY: Final = b"/bench/key"
+LEASE: Final = 7
+VALUE: Final = b"v" * 256
+LIST_KEYS: Final = 10_000
+LARGE: Final = 1024
+
+STARTERS: Final[dict[str, Callable[..., Daemon]]] = {
+    "netstored": start_netstored,
+    "etcd": start_etcd,
+}
+
+Figures = dict[str, list[dict[str, float]]]
+"""Store -> one measurement for each round."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """One load of h2load: `connections` with `streams` calls open on each."""
+
+    name: str
+    method: str
+    request: Message
+    connections: int
+    streams: int
+    revisions: int = 0
+    """How many revisions a call makes."""
+    prepare: Callable[[V3Client], None] | None = None
+
+
+def _put(key: bytes, value: bytes = VALUE) -> pb.RequestOp:
+    return pb.RequestOp(request_put=pb.PutRequest(key=key, value=value))
+
+
+def _fill(client: V3Client, count: int, size: int) -> None:
+    for first in range(0, count, 100):
+        ops = [_put(b"/list/%08d" % number, b"x" * size) for number in range(first, first + 100)]
+        client.kv.Txn(pb.TxnRequest(success=ops))
+
+
+def _some_keys(client: V3Client) -> None:
+    _fill(client, 1_000, 256)
+    client.kv.Put(pb.PutRequest(key=KEY, value=VALUE))
+
+
+def _many_keys(client: V3Client) -> None:
+    _fill(client, LIST_KEYS, LARGE)
+
+
+def _lease(client: V3Client) -> None:
+    client.lease.LeaseGrant(pb.LeaseGrantRequest(TTL=3600, ID=LEASE))
+
+
+_PUT: Final = pb.PutRequest(key=KEY, value=VALUE)
+_TXN: Final = pb.TxnRequest(success=[_put(KEY + b"1"), _put(KEY + b"2")])
+_LIST: Final = pb.RangeRequest(key=b"/list/", range_end=b"/list0")
+
+LOADS: Final = (
+    Load("put, 1 client", "KV/Put", _PUT, 1, 1, 1),
+    Load("put, 100 clients on 20 connections", "KV/Put", _PUT, 20, 5, 1),
+    Load("put, 1,000 clients on 100 connections", "KV/Put", _PUT, 100, 10, 1),
+    Load("txn of two puts, 100 clients", "KV/Txn", _TXN, 20, 5, 1),
+    Load("range, linearizable, 100 clients", "KV/Range", pb.RangeRequest(key=KEY), 20, 5, 0, _some_keys),
+    Load(
+        "range, serializable, 100 clients",
+        "KV/Range",
+        pb.RangeRequest(key=KEY, serializable=True),
+        20,
+        5,
+        0,
+        _some_keys,
+    ),
+    Load("list of 10,000 keys x 1 KiB, 1 client", "KV/Range", _LIST, 1, 1, 0, _many_keys),
+    Load(
+        "lease keepalive, 100 clients",
+        "Lease/LeaseKeepAlive",
+        pb.LeaseKeepAliveRequest(ID=LEASE),
+        20,
+        5,
+        0,
+        _lease,
+    ),
+)
+
+
+def measure(folder: Path, rounds: int, seconds: int) -> Table:
+    """Run every load of unary calls for `rounds` rounds of `seconds` on each store."""
+    figures = {load.name: _run(folder, load, rounds, seconds) for load in LOADS}
+    rows = [_row(name, by_store) for name, by_store in figures.items()]
+    fanned = _fan_out(folder, rounds)
+    figures["watch"] = fanned
+    rows.append(_row("watch, 1,000 watchers of a key: events", fanned))
+    return Table(
+        title="v3 calls by h2load, values of 256 bytes, one member, fsync on",
+        note=f"medians of {rounds} rounds of {seconds} s, stores taking turns, fresh for each load",
+        columns=("netstored", "etcd", "ratio", "p99 netstored", "p99 etcd"),
+        rows=tuple(rows),
+        figures=figures,
+    )
+
+
+def _run(folder: Path, load: Load, rounds: int, seconds: int) -> Figures:
+    results: Figures = {name: [] for name in STARTERS}
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        body = Path(scratch) / "body"
+        message = load.request.SerializeToString()
+        body.write_bytes(struct.pack(">BI", 0, len(message)) + message)
+        with _Stores(Path(scratch)) as stores:
+            for client in stores.clients.values():
+                if load.prepare is not None:
+                    load.prepare(client)
+            for name in STARTERS:
+                _h2load(stores.daemons[name].url, load, body, 1)
+            for number in range(rounds):
+                for name in sorted(STARTERS, reverse=number % 2 == 1):
+                    before = _revision(stores.clients[name])
+                    figures = _h2load(stores.daemons[name].url, load, body, seconds)
+                    made = _revision(stores.clients[name]) - before
+                    if made < figures["calls"] * load.revisions:
+                        raise RuntimeError(f"{name}: {figures['calls']} calls made {made} revisions")
+                    results[name].append(figures)
+    return results
+
+
+class _Stores:
+    """Both stores, running, each with a client."""
+
+    def __init__(self, folder: Path) -> None:
+        self.daemons: dict[str, Daemon] = {}
+        for name, start in STARTERS.items():
+            (folder / name).mkdir()
+            self.daemons[name] = start(folder / name)
+        self.clients = {name: V3Client(daemon.url) for name, daemon in self.daemons.items()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for client in self.clients.values():
+            client.close()
+        for daemon in self.daemons.values():
+            daemon.stop()
+
+
+def _revision(client: V3Client) -> int:
+    revision: int = client.kv.Range(pb.RangeRequest(key=b"none", serializable=True)).header.revision
+    return revision
+
+
+def _h2load(url: str, load: Load, body: Path, seconds: int) -> dict[str, float]:
+    log = body.with_name("log")
+    log.unlink(missing_ok=True)
+    outcome = subprocess.run(
+        (
+            *("h2load", "-d", str(body), "-D", str(seconds), f"--log-file={log}"),
+            *("-c", str(load.connections), "-m", str(load.streams)),
+            *("-H", "content-type: application/grpc", "-H", "te: trailers"),
+            f"{url}/etcdserverpb.{load.method}",
+        ),
+        capture_output=True,
+        text=True,
+        timeout=seconds + 60,
+        check=True,
+    )
+    counts = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", outcome.stdout)
+    if counts is None or any(map(int, counts.groups()[1:])):
+        raise RuntimeError(f"{load.name} on {url}:\n{outcome.stdout}")
+    times = sorted(int(line.rsplit("\t", 1)[1]) for line in log.read_text().splitlines())
+    calls = len(times)
+    return {
+        "calls": calls,
+        "per_second": calls / seconds,
+        "p99_ms": times[int(calls * 0.99)] / 1000 if times else float("inf"),
+    }
+
+
+def _row(name: str, by_store: Mapping[str, list[dict[str, float]]]) -> Row:
+    ours, theirs = (median(each["per_second"] for each in by_store[store]) for store in ("netstored", "etcd"))
+    tails = [
+        f"{median(each['p99_ms'] for each in by_store[store]):.2f} ms" if by_store[store][0]["p99_ms"] else ""
+        for store in ("netstored", "etcd")
+    ]
+    return Row(name, (f"{ours:,.0f}/s", f"{theirs:,.0f}/s", f"{ours / theirs:.2f}", *tails))
+
+
+# --- watches
+
+
+WATCHERS: Final = 1_000
+CHANGES: Final = 300
+
+
+def _fan_out(folder: Path, rounds: int) -> Figures:
+    """How many events a second reach 1,000 watchers on 20 connections while one client writes."""
+    results: Figures = {name: [] for name in STARTERS}
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, _Stores(Path(scratch)) as stores:
+        fans = {name: Fan(daemon.url, KEY, WATCHERS, 20) for name, daemon in stores.daemons.items()}
+        for number in range(rounds):
+            for name in sorted(STARTERS, reverse=number % 2 == 1):
+                client, fan = stores.clients[name], fans[name]
+                for _ in range(10):
+                    client.kv.Put(pb.PutRequest(key=KEY, value=fan.mark))
+                fan.wait(10 * WATCHERS)
+                began = time.monotonic()
+                pending = [
+                    client.kv.Put(pb.PutRequest(key=KEY, value=fan.mark), wait=False) for _ in range(CHANGES)
+                ]
+                fan.wait(CHANGES * WATCHERS)
+                took = time.monotonic() - began
+                for call in pending:
+                    call.result()
+                results[name].append({"per_second": CHANGES * WATCHERS / took, "p99_ms": 0.0})
+        for fan in fans.values():
+            fan.close()
+    return results
+
+
+# --- memory and restart
+
+
+def measure_size(folder: Path, rounds: int, restart_keys: int) -> Table:
+    """Memory after 100,000 keys of 1 KiB, and how long a restart with many small keys takes."""
+    peaks: dict[str, list[float]] = {name: [] for name in STARTERS}
+    restarts: dict[str, list[float]] = {name: [] for name in STARTERS}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory(dir=folder) as scratch, _Stores(Path(scratch)) as stores:
+            for name, client in stores.clients.items():
+                _fill(client, 100_000, LARGE)
+                peaks[name].append(_peak_mib(stores.daemons[name].pid))
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, _Stores(Path(scratch)) as stores:
+        for client in stores.clients.values():
+            _fill(client, restart_keys, 16)
+        for _ in range(rounds):
+            for name, daemon in stores.daemons.items():
+                daemon.stop()
+                began = time.monotonic()
+                daemon.start_again(limit=300.0)
+                restarts[name].append(time.monotonic() - began)
+    rows = [
+        Row("peak RSS, 100,000 keys x 1 KiB", _compared(peaks, "MiB")),
+        Row(f"restart with {restart_keys:,} small keys", _compared(restarts, "s")),
+    ]
+    return Table(
+        title="v3 memory and restart",
+        note=f"all of {rounds} rounds; the ratio is of medians",
+        columns=("netstored", "etcd", "ratio"),
+        rows=tuple(rows),
+        figures={"peak_mib": peaks, "restart_s": restarts},
+    )
+
+
+def _compared(values: Mapping[str, list[float]], unit: str) -> tuple[str, str, str]:
+    ours, theirs = values["netstored"], values["etcd"]
+    return (span(ours, unit, 1), span(theirs, unit, 1), f"{median(ours) / median(theirs):.2f}")
+
+
+def _peak_mib(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]  # every process has it
