@@ -511,6 +511,8 @@ class GrpcCall(Stream):
         more can be understood.
         """
         messages: list[bytes] = []
+        if self._failure is not None:
+            return messages
         buffer = self._buffer
         if buffer is not None:
             buffer += memoryview(data)[start:stop]
@@ -580,8 +582,6 @@ class UnaryCall(GrpcCall):
                 self._message = data[start + 5 : stop]
                 self.connection.ready.append(self)
                 return
-        if self._failure is not None:
-            return
         for message in self._messages(data, start, stop):
             if self._message is not None:
                 self._failure = INTERNAL, "more than one message in a unary call"
@@ -627,8 +627,7 @@ class StreamCall(GrpcCall):
 
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
         """See `http2.Stream.take`."""
-        if self._failure is None:
-            self._inbox += self._messages(data, start, stop)
+        self._inbox += self._messages(data, start, stop)
         if ended:
             self._ended = True
         if not self._listed:

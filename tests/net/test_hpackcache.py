@@ -1,0 +1,150 @@
+"""Header blocks: what is read is what `hpack` reads, and what is remembered is still true."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hpack import Decoder, Encoder, HPACKError
+from hpack.huffman import HuffmanEncoder
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.net.hpackcache import (
+    BadBlock,
+    Field,
+    HeaderBlocks,
+    LargeList,
+    decode_text,
+    literal,
+    status_field,
+)
+
+LIMIT = 10_000
+NAMES = st.sampled_from([":path", ":method", "te", "grpc-timeout", "x-own", "content-type", "a" * 200])
+VALUES = st.one_of(
+    st.sampled_from(["POST", "/etcdserverpb.KV/Put", "trailers", "", "4999971u", "x" * 3000, "é", "\x00"]),
+    st.text(max_size=40),
+)
+LISTS = st.lists(st.tuples(NAMES, VALUES), max_size=8)
+
+
+def blocks(limit: int = LIMIT) -> HeaderBlocks[tuple[Field, ...]]:
+    return HeaderBlocks(lambda fields: fields, b"grpc-timeout", limit)
+
+
+def judged(judge: Decoder, block: bytes) -> list[tuple[bytes, bytes]] | None:
+    """What hpack reads; None where it refuses."""
+    try:
+        return [(bytes(name), bytes(value)) for name, value in judge.decode(block, raw=True)]
+    except HPACKError:
+        return None
+
+
+@given(
+    st.lists(st.tuples(LISTS, st.booleans(), st.sampled_from([None, None, None, 0, 100, 4096])), max_size=12)
+)
+def test_a_connection_reads_what_hpack_reads(stream: list[tuple[Any, bool, int | None]]) -> None:
+    encoder, judge, ours = Encoder(), Decoder(), blocks(1 << 20)
+    for fields, huffman, resize in stream:
+        if resize is not None:
+            encoder.header_table_size = resize
+        block = bytes(encoder.encode(fields, huffman=huffman))
+        assert ours.decode(block) == judged(judge, block)
+
+
+@given(st.lists(st.binary(max_size=30), max_size=6))
+def test_any_bytes_are_read_or_refused_as_by_hpack(stream: list[bytes]) -> None:
+    judge, ours = Decoder(), blocks(1 << 20)
+    for block in stream:
+        expected = judged(judge, block)
+        if expected is None:
+            with pytest.raises(BadBlock):
+                ours.decode(block)
+            return
+        assert ours.decode(block) == expected
+
+
+@given(st.lists(LISTS, min_size=1, max_size=4), st.data())
+def test_what_is_remembered_is_what_is_read(lists: list[Any], data: st.DataObject) -> None:
+    """The slow twin: a reader that remembers nothing."""
+    encoder, twin, ours = Encoder(), blocks(1 << 20), blocks(1 << 20)
+    for fields in data.draw(st.lists(st.sampled_from(lists), max_size=12)):
+        block = bytes(encoder.encode(fields))
+        expected = twin.decode(block)
+        found, value = ours.read(block)
+        first = next((v for n, v in expected if n == b"grpc-timeout"), None)
+        assert value == first
+        if value is not None:
+            expected.remove((b"grpc-timeout", value))
+        assert list(found) == expected
+
+
+def test_the_same_block_is_understood_once_until_the_table_changes() -> None:
+    asked = []
+
+    def mean(fields: tuple[Field, ...]) -> int:
+        asked.append(fields)
+        return len(asked)
+
+    reader = HeaderBlocks(mean, b"grpc-timeout", LIMIT)
+    encoder = Encoder()
+    request = [(":method", "POST"), (":path", "/a"), ("te", "trailers")]
+    assert reader.read(encoder.encode(request)) == (1, None)
+    known = encoder.encode(request)
+    assert [reader.read(known) for _ in range(3)] == [(2, None)] * 3
+    reader.read(encoder.encode([("x", "new")]))
+    again = encoder.encode(request)
+    assert again != known
+    assert reader.read(again) == (4, None)
+    assert asked[3] == asked[0]
+
+
+def test_the_memory_is_bounded() -> None:
+    reader = blocks()
+    for first in range(2, 15):
+        for second in range(2, 62):
+            reader.read(bytes((0x80 | first, 0x80 | second)))
+    assert len(reader._known) <= 256
+
+
+def test_what_a_meaning_refuses_is_not_remembered() -> None:
+    def refuse(fields: tuple[Field, ...]) -> None:
+        raise ValueError(str(fields))
+
+    reader = HeaderBlocks(refuse, b"", LIMIT)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="GET"):
+            reader.read(b"\x82")
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_a_list_has_a_limit(count: int) -> None:
+    ours = blocks(4_000)
+    with pytest.raises(LargeList):
+        ours.decode(literal(b"x", b"y" * (4_000 // count)) * count)
+
+
+def test_a_number_has_a_limit() -> None:
+    with pytest.raises(BadBlock, match="32 bits"):
+        blocks().decode(b"\xff" + b"\x80" * 10 + b"\x01")
+
+
+@given(st.text("0123456789HMSmun/:-_.~", max_size=40) | st.text(max_size=20))
+def test_short_texts_survive_the_huffman_code(text: str) -> None:
+    code = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH)
+    assert decode_text(bytes(code.encode(text.encode()))) == text.encode()
+
+
+@given(st.binary(min_size=1, max_size=300), st.binary(max_size=20_000))
+def test_what_we_write_is_what_hpack_reads(name: bytes, value: bytes) -> None:
+    judge = Decoder(1 << 20)
+    assert judged(judge, literal(name, value)) == [(name, value)]
+    assert not judge.header_table.dynamic_entries
+
+
+@pytest.mark.parametrize("status", [100, 200, 204, 206, 301, 304, 400, 404, 415, 500, 503])
+def test_every_status_is_written(status: int) -> None:
+    assert judged(Decoder(), status_field(status)) == [(b":status", b"%d" % status)]
+    assert judged(Decoder(), literal(b"content-type", b"x")) == [(b"content-type", b"x")]
