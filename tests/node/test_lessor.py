@@ -1,0 +1,184 @@
+"""Leases on a member that decides at once: who ends them, when, and what clients are told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore import errors
+from netstore.node.lessor import CHECKPOINT_SECONDS, Lessor
+from netstore.state.commands import decode, encode
+from netstore.state.v3commands import LeaseCheckpoint, LeaseExpire, LeaseGrant, LeaseRenew, Put
+from netstore.types import Nanos, NodeId, Term
+from tests.support.local_member import LocalMember
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.errors import Fault
+    from netstore.state.machine import Outcome
+
+LOOK_SECONDS = 0.5
+ELECTION_SECONDS = 1.0
+
+
+class Leading(LocalMember):
+    """Keeps what is proposed, and may lose it."""
+
+    def __init__(self) -> None:
+        self.proposed: list[object] = []
+        self.loses = False
+        self.unreadable: Fault | None = None
+        super().__init__()
+        self.lessor = Lessor(self, ELECTION_SECONDS)
+        self.lessor.look()
+
+    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None]) -> None:
+        self.proposed.append(decode(command))
+        if self.loses:
+            done(errors.timed_out())
+        else:
+            super().propose(command, done)
+
+    def read(self, done: Callable[[Fault | None], None]) -> None:
+        done(self.unreadable)
+
+    def tick(self) -> None:
+        super().tick()
+        self.lessor.look()
+
+    def wait(self, seconds: float) -> None:
+        self.advance(Nanos(int(seconds * 1e9)))
+
+    def grant(self, id_: int, ttl: int, *keys: bytes) -> None:
+        self._apply(encode(LeaseGrant(id_, ttl)))
+        for key in keys:
+            self._apply(encode(Put(key, lease=id_)))
+        self.lessor.look()
+
+    def keep_alive(self, id_: int) -> int | Fault:
+        answers: list[int | Fault] = []
+        self.lessor.keep_alive(id_, answers.append)
+        (answer,) = answers
+        return answer
+
+    def time_to_live(self, id_: int) -> int | Fault:
+        answers: list[int | Fault] = []
+        self.lessor.time_to_live(id_, answers.append)
+        (answer,) = answers
+        return answer
+
+    def expired(self) -> list[int]:
+        return [id_ for c in self.proposed if isinstance(c, LeaseExpire) for id_, _ in c.leases]
+
+
+@pytest.fixture
+def member() -> Leading:
+    return Leading()
+
+
+def test_a_lease_lives_its_ttl_and_goes_with_its_keys(member: Leading) -> None:
+    member.grant(7, 5, b"a", b"b")
+    member.wait(4.9)
+    assert member.machine.mvcc.exists(b"a")
+    member.wait(LOOK_SECONDS)
+    assert not member.machine.mvcc.exists(b"a")
+    assert member.machine.leases.get(7) is None
+    assert member.machine.mvcc.revision == 4, "both keys went in one revision"
+
+
+def test_a_renewal_gives_all_of_the_ttl_and_none_comes_after_the_end(member: Leading) -> None:
+    member.grant(7, 5)
+    for _ in range(3):
+        member.wait(4)
+        assert member.keep_alive(7) == 5
+    assert member.time_to_live(7) == 5
+    member.wait(1.2)
+    assert member.time_to_live(7) == 3, "whole seconds, rounded down"
+    member.wait(5)
+    assert member.keep_alive(7) == 0
+    assert member.time_to_live(7) == -1
+    assert member.time_to_live(0) == -1
+
+
+def test_a_follower_ends_nothing_and_renews_through_the_log(member: Leading) -> None:
+    member.leader = NodeId(1)
+    member.grant(7, 5)
+    member.wait(60)
+    assert member.expired() == []
+    assert member.keep_alive(7) == 5
+    assert member.proposed == [LeaseRenew(7)]
+    assert member.time_to_live(7) == 5, "it counts for itself"
+
+
+def test_a_new_leader_gives_an_election_more(member: Leading) -> None:
+    member.leader = NodeId(1)
+    member.grant(7, 5)
+    member.wait(3)
+    member.leader, member.term = member.id, Term(3)
+    member.wait(2.5 + ELECTION_SECONDS - LOOK_SECONDS)
+    assert member.expired() == [7]
+    member.leader = NodeId(1)
+    member.grant(8, 5)
+    member.wait(60)
+    member.leader, member.term = member.id, Term(5)
+    member.lessor.look()
+    assert member.expired() == [7], "overdue for long, but not by this leader's word"
+    member.wait(ELECTION_SECONDS)
+    assert member.expired() == [7, 8]
+
+
+def test_a_leader_of_the_next_term_starts_anew(member: Leading) -> None:
+    """It may have been deposed and elected again between two looks."""
+    member.grant(7, 1)
+    member.wait(LOOK_SECONDS)
+    member.term = Term(9)
+    member.wait(LOOK_SECONDS)
+    assert member.expired() == []
+
+
+def test_an_end_that_was_lost_is_proposed_again(member: Leading) -> None:
+    member.grant(7, 5)
+    member.loses = True
+    member.wait(5)
+    assert member.expired() == [7]
+    member.wait(2)
+    assert member.expired() == [7]
+    member.loses = False
+    member.wait(1.5)
+    assert member.expired() == [7, 7]
+    assert member.machine.leases.get(7) is None
+
+
+def test_a_renewal_overtakes_an_end_on_its_way(member: Leading) -> None:
+    """The end names the renewal it counts from, so it is void after another."""
+    member.grant(7, 5)
+    member.loses = True
+    member.wait(5)
+    (end,) = [command for command in member.proposed if isinstance(command, LeaseExpire)]
+    member.loses = False
+    assert member.keep_alive(7) == 5
+    member._apply(encode(end))
+    assert member.machine.leases.get(7) is not None
+
+
+@pytest.mark.parametrize("fault", [errors.timed_out(), errors.refusal(errors.CORRUPT)])
+def test_what_keeps_an_answer_is_told(member: Leading, fault: Fault) -> None:
+    member.unreadable = fault
+    assert member.time_to_live(7) == fault
+    member.loses = True
+    assert member.keep_alive(7) == errors.timed_out()
+
+
+def test_the_leader_notes_what_long_leases_have_left(member: Leading) -> None:
+    member.grant(7, 1_000)
+    member.grant(8, 300)
+    member.wait(CHECKPOINT_SECONDS)
+    (note,) = [command for command in member.proposed if isinstance(command, LeaseCheckpoint)]
+    assert [(id_, left) for id_, _, left in note.leases] == [(7, 700)]
+    lease = member.machine.leases.get(7)
+    assert lease is not None
+    assert lease.remaining == 700
+    member.keep_alive(7)
+    assert lease.remaining == 0
