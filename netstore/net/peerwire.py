@@ -11,7 +11,7 @@ A stream belongs to the member that opened it, for one purpose. It opens with a 
 
 Whatever the writers here could not have written is CorruptData, and never another exception; no length is
 believed beyond its limit, and nothing is allocated before its bytes are there. The format with a worked dump
-is in contrib/doc/format-peer-wire.md.
+is in contrib/doc/format-peer.md.
 """
 
 from __future__ import annotations

@@ -200,11 +200,11 @@ class Tunnel:
         try:
             while piece := self._tls.read(_READ_BYTES):
                 pieces.append(piece)
+            self._ended = True
         except ssl.SSLWantReadError:
-            return b"".join(pieces)
+            pass
         except ssl.SSLZeroReturnError:
             self._ended = True
-            return b"".join(pieces)
         except ssl.SSLError as error:
             raise TlsFailed(_words(error)) from None
         return b"".join(pieces)

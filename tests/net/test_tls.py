@@ -1,0 +1,199 @@
+"""Contexts that follow their files, and tunnels between two ends in memory."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+import trustme
+
+from netstore.errors import NetstoreError
+from netstore.net.tls import Credentials, TlsFailed, Tunnel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HOST: Final = "store.example"
+
+
+class Lines:
+    """Keeps what would be logged."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def info(self, event: str, **fields: Any) -> None:
+        self.events.append((event, fields))
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self.events.append((event, fields))
+
+
+class Files:
+    """A certificate, its key and an authority in files."""
+
+    def __init__(self, folder: Path, host: str = HOST) -> None:
+        folder.mkdir(exist_ok=True)
+        self.ca = trustme.CA()
+        self.log = Lines()
+        self.certificate, self.key, self.trusted = (folder / name for name in ("c.pem", "k.pem", "ca.pem"))
+        self.ca.cert_pem.write_to_path(self.trusted)
+        self.issue(host)
+
+    def issue(self, host: str = HOST, ca: trustme.CA | None = None) -> None:
+        made = (ca or self.ca).issue_cert(host)
+        self.key.touch(mode=0o600)
+        made.private_key_pem.write_to_path(self.key)
+        made.cert_chain_pems[0].write_to_path(self.certificate)
+
+    def credentials(self, **more: Any) -> Credentials:
+        settings: dict[str, Any] = {"client_auth": True, **more}
+        return Credentials(self.certificate, self.key, self.trusted, log=self.log, **settings)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path / "tls")
+
+
+def shake(caller: Tunnel, called: Tunnel) -> None:
+    """Carry bytes between two ends until both are open; raises what one of them finds."""
+    out = caller.begin()
+    called.begin()
+    for _ in range(10):
+        if caller.open and called.open and not out:
+            return
+        called.take(out)
+        caller.take(called.outbound())
+        out = caller.outbound()
+    raise AssertionError("no end of the handshake")
+
+
+def pair(calling: Credentials, called: Credentials, host: str = HOST) -> tuple[Tunnel, Tunnel]:
+    ends = Tunnel(calling.client(), host), Tunnel(called.server(), None)
+    shake(*ends)
+    return ends
+
+
+def test_bytes_go_both_ways_and_never_in_the_clear(files: Files) -> None:
+    caller, called = pair(files.credentials(), files.credentials())
+    large = os.urandom(1 << 20)
+    for sender, receiver in ((caller, called), (called, caller)):
+        wire = sender.send(large)
+        assert large[:100] not in wire
+        assert receiver.take(wire) == large
+    wire = caller.send(b"in pieces")
+    assert b"".join(called.take(wire[at : at + 1]) for at in range(len(wire))) == b"in pieces"
+
+
+def test_an_end_says_so(files: Files) -> None:
+    caller, called = pair(files.credentials(), files.credentials())
+    assert called.take(caller.send(b"last") + caller.close()) == b"last"
+    assert called.ended
+    assert not caller.ended
+
+
+def test_a_protocol_is_agreed_on_or_not(files: Files) -> None:
+    named = files.credentials(alpn=("h2", "http/1.1"))
+    context = files.credentials().client()
+    context.set_alpn_protocols(["http/1.1"])
+    ends = Tunnel(context, HOST), Tunnel(named.server(), None)
+    shake(*ends)
+    assert ends[0].protocol == ends[1].protocol == "http/1.1"
+    assert pair(files.credentials(), files.credentials())[1].protocol is None
+
+
+def test_old_versions_are_not_spoken(files: Files) -> None:
+    credentials = files.credentials()
+    for context in (credentials.client(), credentials.server()):
+        assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+def test_a_server_with_another_name_is_refused_by_name(files: Files) -> None:
+    with pytest.raises(TlsFailed, match=r"certificate refused: .*ostname mismatch"):
+        pair(files.credentials(), files.credentials(), "other.example")
+
+
+def test_an_address_is_a_name_too(tmp_path: Path) -> None:
+    files = Files(tmp_path / "tls", "127.0.0.1")
+    pair(files.credentials(), files.credentials(), "127.0.0.1")
+
+
+def test_a_caller_of_another_authority_is_refused_and_told(files: Files, tmp_path: Path) -> None:
+    foreign = Files(tmp_path / "foreign")
+    foreign.ca.cert_pem.write_to_path(foreign.trusted)
+    files.ca.cert_pem.write_to_path(foreign.trusted)
+    caller, called = Tunnel(foreign.credentials().client(), HOST), Tunnel(files.credentials().server(), None)
+    with pytest.raises(TlsFailed, match="certificate refused"):
+        shake(caller, called)
+    with pytest.raises(TlsFailed, match="unknown ca"):
+        caller.take(called.outbound())
+
+
+def test_a_caller_without_a_certificate_is_let_in_only_where_none_is_asked(files: Files) -> None:
+    bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    bare.load_verify_locations(files.trusted)
+    shake(Tunnel(bare, HOST), Tunnel(files.credentials(client_auth=False).server(), None))
+    caller, called = Tunnel(bare, HOST), Tunnel(files.credentials().server(), None)
+    with pytest.raises(TlsFailed, match="peer did not return a certificate"):
+        shake(caller, called)
+
+
+def test_what_is_not_tls_ends_the_stream(files: Files) -> None:
+    called = Tunnel(files.credentials().server(), None)
+    with pytest.raises(TlsFailed):
+        called.take(b"GET / HTTP/1.1\r\n\r\n")
+
+
+def test_a_new_certificate_is_used_for_the_next_stream(files: Files) -> None:
+    server, client = files.credentials(), files.credentials()
+    pair(client, server)
+    files.issue("renamed.example")
+    pair(client, server, "renamed.example")
+    assert [event for event, _ in files.log.events] == ["certificates_read"] * 2
+
+
+def test_a_change_that_cannot_be_used_is_told_once_and_changes_nothing(files: Files) -> None:
+    server = files.credentials()
+    files.certificate.write_text("nonsense")
+    for _ in range(3):
+        pair_with_old = server.server()
+        assert pair_with_old is server.server()
+    [(event, fields)] = files.log.events
+    assert event == "certificates_not_read"
+    assert str(files.certificate) in fields["error"]
+    files.certificate.unlink()
+    server.server()
+    assert len(files.log.events) == 2, "another reason is told too"
+    files.issue()
+    server.server()
+    assert files.log.events[-1][0] == "certificates_read"
+
+
+def test_a_key_of_another_certificate_is_refused(files: Files, tmp_path: Path) -> None:
+    other = Files(tmp_path / "other")
+    files.key.write_bytes(other.key.read_bytes())
+    with pytest.raises(NetstoreError, match=r"k\.pem: .*mismatch: give a PEM certificate and the key"):
+        files.credentials()
+
+
+def test_a_key_that_others_can_read_is_refused(files: Files) -> None:
+    files.key.chmod(0o644)
+    with pytest.raises(NetstoreError, match="mode 0644 lets other users read it: run chmod 600"):
+        files.credentials()
+
+
+@pytest.mark.parametrize("name", ["certificate", "key", "trusted"])
+def test_a_missing_file_is_named(files: Files, name: str) -> None:
+    path: Path = getattr(files, name)
+    path.unlink()
+    with pytest.raises(NetstoreError, match=f"{path}: No such file"):
+        files.credentials()
+
+
+def test_authorities_that_are_none_are_refused(files: Files) -> None:
+    files.trusted.write_text("nonsense")
+    with pytest.raises(NetstoreError, match=r"ca\.pem: .*authorities' certificates"):
+        files.credentials()
