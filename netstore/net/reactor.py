@@ -350,12 +350,14 @@ class Connection:
         try:
             plain = tunnel.take(data)
         except TlsFailed as fault:
+            # Close in order: a reset would overtake the alert that says what is wrong.
             self._seal(tunnel.outbound())
-            self._send()
+            self._tunnel = None
+            self.finish()
             if shaken:
-                self.cut()
+                self.session.gone()
             else:
-                self.abandon(str(fault))
+                self._reactor.refused(self.peer, str(fault))
             return b""
         self._seal(tunnel.outbound())
         if tunnel.open and not shaken:

@@ -1,0 +1,179 @@
+"""Plain requests over HTTP/2: the API's `Exchange`, judged by h2."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import h2.events
+
+from netstore.net.grpc import GrpcServer, Services
+from netstore.net.http1 import OPEN_BODY_LIMIT, Http1Server
+from netstore.net.http2 import Http2Server
+from netstore.net.http2exchange import block_of, opener
+from tests.support.h2client import Headers, Judged
+from tests.support.toy import Recorder
+
+if TYPE_CHECKING:
+    from netstore.net.exchange import Exchange
+
+
+class Site:
+    """Exchanges kept as they come, and the judge that asks."""
+
+    def __init__(self) -> None:
+        self.exchanges: list[Exchange] = []
+        http1 = Http1Server(self.exchanges.append, body_limit=1000)
+        http1.set_date(b"Date: now\r\n")
+        plain = opener(self.exchanges.append, http1)
+        grpc = GrpcServer(Services({}, {}), lambda: 0.0, lambda _s, _c: None, Recorder(), plain=plain)
+        self.judge = Judged(server=Http2Server(grpc, lambda: 0.0))
+
+    def ask(
+        self, method: str = "GET", path: str = "/a?b=c", body: bytes = b"", *more: tuple[str, str]
+    ) -> int:
+        headers: Headers = [
+            (":method", method),
+            (":scheme", "https"),
+            (":path", path),
+            (":authority", "store:1"),
+            *more,
+        ]
+        number = self.judge.ask(body, headers)
+        self.judge.settle()
+        return number
+
+    def answer(self, number: int) -> tuple[dict[str, str], bytes]:
+        """The header fields and the body of an answer."""
+        self.judge.settle()
+        heads = [
+            {str(n): str(v) for n, v in event.headers}
+            for event in self.judge.events
+            if isinstance(event, h2.events.ResponseReceived) and event.stream_id == number
+        ]
+        assert len(heads) == 1
+        return heads[0], self.judge.bodies.get(number, b"")
+
+
+def test_a_request_is_the_one_the_api_knows() -> None:
+    site = Site()
+    site.ask(
+        "PUT",
+        "/v2/keys/a?b=c",
+        b"value=1",
+        ("content-type", "text/plain"),
+        ("authorization", "Basic x"),
+        ("origin", "o"),
+    )
+    request = site.exchanges[0].request
+    assert (request.method, request.path, request.query) == (b"PUT", b"/v2/keys/a", b"b=c")
+    assert request.body == b"value=1"
+    assert (request.content_type, request.authorization) == (b"text/plain", b"Basic x")
+    assert (request.origin, request.host, request.version) == (b"o", b"store:1", b"2")
+
+
+def test_an_answer_has_the_lines_of_every_answer_and_none_of_http1() -> None:
+    site = Site()
+    number = site.ask()
+    site.exchanges[0].respond(
+        404, b"Content-Type: text/plain\r\nConnection: close\r\nX-Odd:  a: b\r\n", b"none\n"
+    )
+    fields, body = site.answer(number)
+    assert fields[":status"] == "404"
+    assert fields["x-odd"] == "a: b"
+    assert fields["content-length"] == "5"
+    assert fields["date"] == "now"
+    assert fields["access-control-allow-origin"] == "*"
+    assert "connection" not in fields
+    assert body == b"none\n"
+    assert site.judge.ended == {number}
+
+
+def test_head_and_empty_answers_have_no_body() -> None:
+    site = Site()
+    head, empty = site.ask("HEAD"), site.ask()
+    site.exchanges[0].respond(200, b"", b"12345")
+    site.exchanges[1].respond(204, b"")
+    assert site.answer(head)[0]["content-length"] == "5"
+    assert "content-length" not in site.answer(empty)[0]
+    assert site.judge.bodies == {}
+    assert site.judge.ended == {head, empty}
+
+
+def test_an_open_body_is_pushed_piece_by_piece() -> None:
+    site = Site()
+    number = site.ask()
+    exchange = site.exchanges[0]
+    exchange.begin(200, b"")
+    assert exchange.push(b"one\n")
+    assert site.answer(number)[1] == b"one\n"
+    assert exchange.push(b"two\n")
+    exchange.end()
+    assert site.answer(number)[1] == b"one\ntwo\n"
+    assert site.judge.ended == {number}
+    assert not exchange.push(b"late")
+
+
+def test_a_watcher_too_far_behind_is_refused() -> None:
+    site = Site()
+    site.judge.greedy = False
+    number = site.ask()
+    exchange = site.exchanges[0]
+    exchange.begin(200, b"")
+    pushed = 0
+    while exchange.push(bytes(100_000)):
+        pushed += 100_000
+        assert pushed < 2 * OPEN_BODY_LIMIT
+    exchange.abort()
+    site.judge.settle()
+    assert number in site.judge.resets
+    assert site.judge.connection.queued == 0
+
+
+def test_a_client_that_gives_up_is_told_to_who_waits() -> None:
+    site = Site()
+    number = site.ask()
+    gone: list[int] = []
+    site.exchanges[0].on_gone(lambda: gone.append(number))
+    site.judge.client.reset_stream(number)
+    site.judge.settle()
+    assert gone == [number]
+    site.exchanges[0].respond(200, b"", b"too late")
+
+
+def test_a_body_beyond_the_limit_is_handed_over_without_it() -> None:
+    site = Site()
+    number = site.ask("PUT", "/", bytes(5000))
+    assert len(site.exchanges) == 1
+    assert site.exchanges[0].request.too_large
+    site.exchanges[0].respond(413, b"", b"no\n")
+    assert site.answer(number)[1] == b"no\n"
+    site.exchanges.clear()
+    site.ask("PUT", "/", bytes(1000))
+    assert len(site.exchanges[0].request.body) == 1000
+
+
+def test_who_asks_whether_to_go_on_is_told_to() -> None:
+    site = Site()
+    client = site.judge.client
+    headers: Any = [(":method", "PUT"), (":scheme", "https"), (":path", "/"), (":authority", "x")]
+    client.send_headers(1, [*headers, ("expect", "100-continue")])
+    site.judge.settle()
+    told = [e for e in site.judge.events if isinstance(e, h2.events.InformationalResponseReceived)]
+    assert [(str(name), str(value)) for name, value in told[0].headers] == [(":status", "100")]
+    assert site.exchanges == []
+
+
+def test_a_stop_gives_up_what_has_no_end() -> None:
+    site = Site()
+    waiting, plain = site.ask(), site.ask()
+    gone: list[int] = []
+    site.exchanges[0].on_gone(lambda: gone.append(waiting))
+    site.judge.connection.drain()
+    assert gone == [waiting]
+    site.exchanges[1].respond(200, b"", b"x")
+    assert plain not in site.judge.connection.streams
+
+
+def test_header_lines_become_fields() -> None:
+    assert block_of(200, b"") == b"\x88"
+    assert block_of(200, b"TE:x\r\nTransfer-Encoding: chunked\r\nbroken\r\n") == b"\x88\x00\x02te\x01x"
