@@ -1,0 +1,133 @@
+"""Calling a member: greeted, refused, ignored, misunderstood, out of reach."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from netstore.net import call as calling
+from netstore.net.call import CallFailed, call
+from netstore.net.peerwire import Hello, Purpose, Verdict, Welcome
+from netstore.types import ClusterId, NodeId
+from tests.support.links import eventually, running_reactor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HELLO = Hello(Purpose.MESSAGES, ClusterId(1), NodeId(2), NodeId(3), "test")
+WELCOME = Welcome(Verdict.ACCEPTED, ClusterId(1), NodeId(3))
+
+
+class Answerer:
+    """A plain socket in the place of a member."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.stream: trio.SocketStream | None = None
+
+    async def answer(self, data: bytes) -> None:
+        """Accept one call, read its hello, and say this."""
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self.listener))
+        stream = self.stream = await listener.accept()
+        heard = b""
+        while Hello.read(heard) is None:
+            heard += await stream.receive_some()
+        found = Hello.read(heard)
+        assert found is not None
+        assert found[0] == HELLO
+        if data:
+            await stream.send_all(data)
+
+
+@contextmanager
+def answerer() -> Iterator[Answerer]:
+    made = Answerer()
+    yield made
+    made.listener.close()
+    if made.stream is not None:
+        made.stream.socket.close()
+
+
+async def test_a_welcome_opens_the_stream_and_what_follows_is_taken() -> None:
+    got: list[bytes] = []
+    with answerer() as other:
+        async with running_reactor() as reactor, trio.open_nursery() as nursery:
+            nursery.start_soon(other.answer, WELCOME.encode() + b"first")
+            made = await call(reactor, other.url, HELLO, got.append, None)
+            assert made.welcome == WELCOME
+            made.link.write(b"ping")
+            assert other.stream is not None
+            assert await other.stream.receive_some() == b"ping"
+            await other.stream.send_all(b"second")
+            await eventually(lambda: b"".join(got) == b"firstsecond", "all was taken")
+            await made.drained(5)
+            made.link.cut("done")
+            assert made.over.is_set()
+
+
+async def test_a_refusal_is_told_with_its_verdict() -> None:
+    with answerer() as other:
+        async with running_reactor() as reactor, trio.open_nursery() as nursery:
+            refusal = Welcome(Verdict.REMOVED, ClusterId(1), NodeId(3), "was removed")
+            nursery.start_soon(other.answer, refusal.encode())
+            with pytest.raises(CallFailed, match="refused: was removed") as caught:
+                await call(reactor, other.url, HELLO, lambda _: None, None)
+            assert caught.value.verdict == Verdict.REMOVED
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(b"HTTP/1.1 400 Bad Request\r\n\r\n", "not a stream between members"), (b"nstpeer\n\x01", "")],
+)
+async def test_what_is_no_welcome_fails_the_call(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes, reason: str
+) -> None:
+    monkeypatch.setattr(calling, "DIAL_SECONDS", 0.2)
+    with answerer() as other:
+        async with running_reactor() as reactor, trio.open_nursery() as nursery:
+            nursery.start_soon(other.answer, answer)
+            with pytest.raises(CallFailed, match=reason or "no greeting within 0.2 s"):
+                await call(reactor, other.url, HELLO, lambda _: None, None)
+
+
+async def test_nobody_there_is_told_in_words() -> None:
+    with answerer() as other:
+        url = other.url
+    async with running_reactor() as reactor:
+        with pytest.raises(CallFailed, match="connection refused"):
+            await call(reactor, url, HELLO, lambda _: None, None)
+
+
+async def test_tls_needs_a_certificate() -> None:
+    async with running_reactor() as reactor:
+        with pytest.raises(CallFailed, match="asks for TLS, and this member has no certificate"):
+            await call(reactor, "https://127.0.0.1:1", HELLO, lambda _: None, None)
+
+
+async def test_a_stream_that_takes_nothing_is_given_up() -> None:
+    with answerer() as other:
+        async with running_reactor() as reactor, trio.open_nursery() as nursery:
+            nursery.start_soon(other.answer, WELCOME.encode())
+            made = await call(reactor, other.url, HELLO, lambda _: None, None)
+            made.link.write(bytes(32 << 20))
+            with pytest.raises(CallFailed, match=r"took nothing for 0\.1 s"):
+                await made.drained(0.1)
+            assert not made.link.open
+
+
+async def test_a_call_that_is_cancelled_leaves_nothing_open() -> None:
+    with answerer() as other:
+        async with running_reactor() as reactor:
+            with trio.move_on_after(0.05) as scope:
+                await call(reactor, other.url, HELLO, lambda _: None, None)
+            assert scope.cancelled_caught
+            accepted, _ = other.listener.accept()
+            accepted.settimeout(5)
+            while accepted.recv(4096):
+                pass
+            accepted.close()

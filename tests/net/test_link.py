@@ -1,0 +1,146 @@
+"""A link over real sockets: order, waiting, pausing, ends, with and without TLS."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+
+from netstore.net.link import Link
+from tests.support.links import Recorder, eventually, running_reactor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from netstore.net.reactor import Reactor
+
+LARGE = os.urandom(3 << 20)
+
+
+def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    ca = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost").configure_cert(server)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    ca.configure_trust(client)
+    return client, server
+
+
+@contextmanager
+def linked(reactor: Reactor, *, tls: bool = False) -> Iterator[tuple[Recorder, Recorder]]:
+    """Two parties that talk to each other, until the block ends."""
+    left, right = socket.socketpair()
+    client, server = contexts() if tls else (None, None)
+    caller, called = Recorder(), Recorder()
+    caller.link = Link(reactor, left, caller, client, "localhost")
+    called.link = Link(reactor, right, called, server)
+    caller.link.start()
+    called.link.start()
+    yield caller, called
+    caller.link.cut("over")
+    called.link.cut("over")
+
+
+async def has_arrived(party: Recorder, size: int) -> None:
+    await eventually(lambda: len(party.got) >= size, "all has arrived")
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_bytes_arrive_whole_and_in_order_both_ways(tls: bool) -> None:
+    async with running_reactor() as reactor:
+        with linked(reactor, tls=tls) as (caller, called):
+            await eventually(lambda: caller.is_open and called.is_open, "both may write")
+            for sender, receiver in ((caller, called), (called, caller)):
+                for start in range(0, len(LARGE), 100_000):
+                    sender.link.write(LARGE[start : start + 100_000])
+                assert sender.link.unsent > 0, "the kernel cannot take all of it at once"
+                await has_arrived(receiver, len(LARGE))
+                assert receiver.got == LARGE
+                assert (sender.link.unsent, sender.flushes > 0) == (0, True)
+                assert sender.link.taken > 0
+
+
+async def test_a_small_write_leaves_at_once() -> None:
+    async with running_reactor() as reactor:
+        left, right = socket.socketpair()
+        party = Recorder()
+        party.link = Link(reactor, left, party)
+        party.link.start()
+        party.link.write(b"now")
+        assert right.recv(9) == b"now"
+        assert (party.link.unsent, party.flushes) == (0, 0)
+        party.link.cut("over")
+        right.close()
+
+
+async def test_a_paused_link_reads_nothing_and_fills_the_sender() -> None:
+    async with running_reactor() as reactor:
+        with linked(reactor) as (caller, called):
+            called.link.pause()
+            caller.link.write(LARGE)
+            caller.link.write(b"more")
+            held = caller.link.unsent
+            assert held > 0
+            assert called.got == b""
+            called.link.resume()
+            await eventually(lambda: len(called.got) == len(LARGE) + 4, "all has arrived")
+            assert called.got == LARGE + b"more"
+
+
+async def test_an_end_is_told_once_with_its_reason() -> None:
+    async with running_reactor() as reactor:
+        with linked(reactor) as (caller, called):
+            caller.link.cut("had enough")
+            caller.link.cut("again")
+            caller.link.write(b"lost")
+            await eventually(lambda: called.reasons, "the other side hears of it")
+            assert (caller.reasons, called.reasons) == (["had enough"], ["closed by the other side"])
+            assert not caller.link.open
+            assert not called.link.open
+
+
+async def test_a_reset_is_told_by_its_name() -> None:
+    async with running_reactor() as reactor:
+        listener = socket.create_server(("127.0.0.1", 0))
+        stranger = socket.create_connection(listener.getsockname())
+        sock, _ = listener.accept()
+        party = Recorder()
+        party.link = Link(reactor, sock, party)
+        party.link.start()
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        stranger.close()
+        await eventually(lambda: party.reasons, "the end is told")
+        assert party.reasons == ["Connection reset by peer"]
+        listener.close()
+
+
+async def test_what_is_not_tls_ends_a_tls_link_before_it_is_open() -> None:
+    async with running_reactor() as reactor:
+        left, right = socket.socketpair()
+        party = Recorder()
+        party.link = Link(reactor, left, party, contexts()[1])
+        party.link.start()
+        right.send(b"GET / HTTP/1.1\r\n\r\n")
+        await eventually(lambda: party.reasons, "the end is told")
+        assert party.reasons[0].startswith("TLS: ")
+        assert not party.is_open
+        right.close()
+
+
+async def test_a_name_that_is_not_in_the_certificate_is_told_at_both_ends() -> None:
+    async with running_reactor() as reactor:
+        left, right = socket.socketpair()
+        client, server = contexts()
+        caller, called = Recorder(), Recorder()
+        caller.link = Link(reactor, left, caller, client, "elsewhere")
+        called.link = Link(reactor, right, called, server)
+        called.link.start()
+        caller.link.start()
+        await eventually(lambda: caller.reasons and called.reasons, "both are over")
+        assert "certificate refused: " in caller.reasons[0]
+        assert "alert" in called.reasons[0] or "closed" in called.reasons[0]

@@ -1,0 +1,98 @@
+"""A running reactor without clients, and parties that remember what they were told."""
+
+from __future__ import annotations
+
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from netstore.net.http1 import Http1Connection, Http1Server
+from netstore.net.reactor import Limits, Reactor
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from netstore.net.link import Link
+
+PATIENCE = 10.0
+
+
+class Quiet:
+    """Keeps what would be logged: the event, and its fields as text."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+
+    def info(self, event: str, **fields: Any) -> None:
+        """One line."""
+        self.lines.append((event, str(fields)))
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """One line."""
+        self.lines.append((event, str(fields)))
+
+    def events(self, event: str) -> list[str]:
+        """The fields of each line of one kind."""
+        return [fields for name, fields in self.lines if name == event]
+
+
+class NoRounds:
+    """Nobody works at the end of a round."""
+
+    def begin(self) -> None:
+        """A round begins."""
+
+    def end(self) -> None:
+        """It is over."""
+
+
+@asynccontextmanager
+async def running_reactor() -> AsyncIterator[Reactor]:
+    """A reactor that runs inside the block."""
+    reactor = Reactor(Limits(), Http1Server(lambda _: None), Quiet(), time.monotonic)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            reactor.run, lambda connection, server: Http1Connection(server, connection), NoRounds()
+        )
+        await trio.testing.wait_all_tasks_blocked()
+        try:
+            yield reactor
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+async def eventually(condition: Callable[[], object], what: str) -> None:
+    """Let others run until the condition holds."""
+    with trio.move_on_after(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - a condition has no event
+            await trio.sleep(0.001)
+    assert condition(), what
+
+
+class Recorder:
+    """A `net.link.Party` that keeps everything."""
+
+    def __init__(self) -> None:
+        self.link: Link
+        self.is_open = False
+        self.got = b""
+        self.flushes = 0
+        self.reasons: list[str] = []
+
+    def opened(self) -> None:
+        """See `net.link.Party`."""
+        self.is_open = True
+
+    def received(self, data: bytes) -> None:
+        """See `net.link.Party`."""
+        self.got += data
+
+    def flushed(self) -> None:
+        """See `net.link.Party`."""
+        self.flushes += 1
+
+    def gone(self, reason: str) -> None:
+        """See `net.link.Party`."""
+        self.reasons.append(reason)
