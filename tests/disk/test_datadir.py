@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.codec import crc32c
-from netstore.disk.datadir import DataDir, MemberIdentity
+from netstore.disk import datadir
+from netstore.disk.datadir import DAMAGED, DataDir, MemberIdentity
 from netstore.errors import CorruptData, NetstoreError
 from netstore.types import ClusterId, NodeId
 
@@ -201,4 +202,82 @@ def test_an_identity_that_was_not_finished_is_made_anew(tmp_path: Path) -> None:
     (path / "identity").rename(path / "identity.new")
     data = DataDir.open(path, ME)
     assert (data.identity, data.is_new) == (ME, True)
+    data.close()
+
+
+def damaged(folder: Path) -> set[str]:
+    """What is kept of a damaged member."""
+    return {str(path.relative_to(folder)) for path in folder.glob(f"*/{DAMAGED}/*")}
+
+
+def test_a_damaged_member_is_replaced_and_its_files_are_kept(folder: Path) -> None:
+    (folder / "wal" / "1.wal").write_bytes(b"rotten")
+    (folder / "state" / "state.lmdb").write_bytes(b"old")
+    data = DataDir.lock(folder)
+    data.replace(OTHER)
+    assert data.identity == OTHER
+    data.close()
+    again = DataDir.lock(folder)
+    assert again.identity == OTHER
+    again.close()
+    assert damaged(folder) == {"wal/damaged/1.wal", "state/damaged/state.lmdb"}
+    assert not (folder / "replacing").exists()
+
+
+def test_only_the_last_damaged_member_is_kept(folder: Path) -> None:
+    data = DataDir.lock(folder)
+    for round_, fresh in enumerate((OTHER, ME)):
+        (folder / "wal" / f"{round_}.wal").write_bytes(b"rotten")
+        data.replace(fresh)
+    data.close()
+    assert damaged(folder) == {"wal/damaged/1.wal"}
+
+
+def test_a_replacement_is_finished_wherever_it_was_interrupted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, syncs = datadir._sync_folder, 0
+
+    def fail_at(path: Path) -> None:
+        nonlocal syncs
+        syncs += 1
+        if syncs == last:
+            raise KeyboardInterrupt
+        sync(path)
+
+    monkeypatch.setattr(datadir, "_sync_folder", fail_at)
+    for last in range(2, 20):
+        # Cut off at each step after the first, which writes down who is to come.
+        (folder / "wal" / f"{last}.wal").write_bytes(b"rotten")
+        (folder / "state" / "state.lmdb").write_bytes(b"old")
+        data = DataDir.lock(folder)
+        fresh = MemberIdentity(ClusterId(0xC1), NodeId(last), "new")
+        syncs = 0
+        try:
+            data.replace(fresh)
+        except KeyboardInterrupt:
+            interrupted = True
+        else:
+            interrupted = False
+        data.close()
+        syncs = 100
+        again = DataDir.lock(folder)
+        assert again.identity == fresh
+        again.close()
+        assert damaged(folder) == {f"wal/damaged/{last}.wal", "state/damaged/state.lmdb"}
+        if not interrupted:
+            break
+    assert not interrupted
+    assert last > 5, "it has more steps than that"
+
+
+def test_a_folder_without_identity_is_nobodys_until_it_is_adopted(tmp_path: Path) -> None:
+    data = DataDir.lock(tmp_path / "data")
+    assert data.found is None
+    with pytest.raises(ValueError, match="no identity yet"):
+        _ = data.identity
+    data.adopt(ME)
+    assert (data.identity, data.is_new) == (ME, True)
+    with pytest.raises(ValueError, match="is member a1's"):
+        data.adopt(OTHER)
     data.close()

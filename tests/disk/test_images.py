@@ -1,0 +1,127 @@
+"""What is left of a state copy after a crash is finished or undone: every moment of the three steps."""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from netstore.disk import images
+from netstore.disk.engine import LmdbEngine, applied_in
+from netstore.errors import CorruptData
+from netstore.types import Index, NodeId
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TABLES: Final = ("plain",)
+
+
+def make_state(path: Path, applied: int, value: bytes) -> None:
+    """A state that has applied that much."""
+    engine = LmdbEngine(path, lambda call: call(), TABLES, lambda _: None)
+    engine.write(Index(applied), {("plain", b"k"): value})
+    engine.close()
+
+
+def value_in(path: Path) -> bytes | None:
+    engine = LmdbEngine(path, lambda call: call(), TABLES, lambda _: None)
+    try:
+        return engine.get("plain", b"k")
+    finally:
+        engine.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A state at 5, and a received copy at 9 that is not complete yet."""
+    make_state(tmp_path / "state", 5, b"old")
+    make_state(tmp_path / images.INCOMING, 9, b"new")
+    return tmp_path
+
+
+def complete(folder: Path) -> Path:
+    part = folder / images.INCOMING
+    return images.complete(part, Index(9), sha256(part.read_bytes()).digest())
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.endswith("-lock")}
+
+
+def test_before_it_was_complete_nothing_has_happened(folder: Path) -> None:
+    assert images.settle(folder, folder / "state", Index(0)) is None
+    assert names(folder) == {"state"}
+    assert value_in(folder / "state") == b"old"
+
+
+def test_before_the_mark_nothing_has_happened(folder: Path) -> None:
+    complete(folder)
+    assert images.settle(folder, folder / "state", Index(3)) is None
+    assert names(folder) == {"state"}
+    assert value_in(folder / "state") == b"old"
+
+
+def test_after_the_mark_it_takes_its_place(folder: Path) -> None:
+    complete(folder)
+    assert images.settle(folder, folder / "state", Index(9)) == 9
+    assert names(folder) == {"state"}
+    assert value_in(folder / "state") == b"new"
+
+
+def test_after_it_took_its_place_nothing_is_left_to_do(folder: Path) -> None:
+    complete(folder).rename(folder / "state")
+    assert images.settle(folder, folder / "state", Index(9)) is None
+    assert value_in(folder / "state") == b"new"
+
+
+def test_a_copy_that_is_not_what_its_name_says_is_no_copy(folder: Path) -> None:
+    image = complete(folder)
+    with image.open("r+b") as file:
+        file.seek(100)
+        file.write(b"rot")
+    with pytest.raises(CorruptData, match="has applied entry 5, the log begins after 9"):
+        images.settle(folder, folder / "state", Index(9))
+    assert value_in(folder / "state") == b"old"
+
+
+def test_a_state_that_is_gone_is_not_taken_for_a_new_one(folder: Path) -> None:
+    (folder / "state").unlink()
+    with pytest.raises(CorruptData, match="has applied entry 0, the log begins after 4"):
+        images.settle(folder, folder / "state", Index(4))
+
+
+def test_copies_that_were_to_be_sent_are_removed(folder: Path) -> None:
+    images.outgoing(folder, NodeId(0xAB)).write_bytes(b"half")
+    (folder / "kept").write_bytes(b"somebody else's")
+    images.settle(folder, folder / "state", Index(0))
+    assert names(folder) == {"state", "kept"}
+
+
+def test_only_copies_that_are_passed_are_forgotten(folder: Path) -> None:
+    image = complete(folder)
+    images.forget_up_to(folder, Index(8))
+    assert image.exists()
+    images.forget_up_to(folder, Index(9))
+    assert not image.exists()
+
+
+def test_a_copy_has_applied_what_its_engine_had(tmp_path: Path) -> None:
+    engine = LmdbEngine(tmp_path / "state", lambda call: call(), TABLES, lambda _: None)
+    engine.write(Index(7), {("plain", b"k"): b"v"})
+    engine.close()
+    engine = LmdbEngine(tmp_path / "state", lambda call: call(), TABLES, lambda _: None)
+    file = os.open(tmp_path / "copy", os.O_WRONLY | os.O_CREAT, 0o600)
+    engine.copy_to(file)
+    os.close(file)
+    engine.close()
+    assert applied_in(tmp_path / "copy") == 7
+    assert value_in(tmp_path / "copy") == b"v"
+
+
+def test_what_is_no_state_has_applied_nothing_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "state").write_bytes(b"not a state" * 1000)
+    with pytest.raises(CorruptData, match="not a state that can be read"):
+        applied_in(tmp_path / "state")
