@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from netstore.types import Index, Nanos
 
@@ -83,6 +83,9 @@ class Engine(Protocol):
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """The value under key, with every accepted write seen."""
+
+    def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """What `get` gives for each of these keys, as of one moment."""
 
     def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         """Pairs with start <= key < end (None: to the end), in key order, with every accepted write seen."""

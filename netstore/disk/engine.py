@@ -164,6 +164,28 @@ class LmdbEngine:
             stored = txn.get(_digest(key), db=self._tables[_LONG + table])
             return None if stored is None else _split(stored)[1]
 
+    def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See `seams.Engine`. About 1 us for each key: one transaction, and one call of LMDB for all that are
+        stored.
+        """
+        found: dict[bytes, bytes | None] = {}
+        overlays = [overlay for overlay in (self._in_flight, self._pending) if overlay]
+        stored = keys
+        if overlays:
+            stored = []
+            for key in keys:
+                place = (table, key)
+                for overlay in overlays:
+                    if place in overlay:
+                        found[key] = overlay[place]
+                if key not in found:
+                    stored.append(key)
+        if not all(0 < len(key) <= self._longest_key for key in stored):
+            return [self.get(table, key) for key in keys]
+        with self._reading, self._env.begin() as txn:
+            found.update(txn.cursor(self._tables[table]).getmulti(stored))
+        return [found.get(key) for key in keys]
+
     def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         overlay = {
             key: value
@@ -475,6 +497,9 @@ class MemoryEngine:
 
     def get(self, table: str, key: bytes) -> bytes | None:
         return self._seen[table].get(key)
+
+    def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [self.get(table, key) for key in keys]
 
     def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         pairs = self._seen[table].items()

@@ -32,11 +32,23 @@ from netstore import errors
 from netstore.codec import Malformed, crc32c
 from netstore.errors import CorruptData, Fault, refusal
 from netstore.state import pair
-from netstore.state.v3commands import BY_CREATE, BY_KEY, BY_MOD, BY_VALUE, BY_VERSION, DESCEND, Found, Range
+from netstore.state.v3commands import (
+    BY_CREATE,
+    BY_KEY,
+    BY_MOD,
+    BY_VALUE,
+    BY_VERSION,
+    CREATE,
+    DESCEND,
+    MOD,
+    VERSION,
+    Found,
+    Range,
+)
 from netstore.types import KeyChange, Revision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from netstore.seams import Engine
 
@@ -49,8 +61,8 @@ NEVER: Final = Revision(-1)
 TO_THE_END: Final = b"\0"
 """The `range_end` that stands for "every key from there on" (v3 API, key/range_end)."""
 
-SWEEP_STEP: Final = 500
-"""Changes looked at in one step of a compaction: 2 to 4 ms."""
+SWEEP_STEP: Final = 200
+"""Changes looked at in one step of a compaction: 1 to 2 ms."""
 
 PLACE_BYTES: Final = 12
 
@@ -79,16 +91,6 @@ class Hash(NamedTuple):
     checksum: int
     compacted: Revision
     revision: Revision
-
-
-class Operands(NamedTuple):
-    """What is compared of one key; `place` leads to its value."""
-
-    version: int
-    created: int
-    modified: int
-    lease: int
-    place: int
 
 
 class _Log:
@@ -303,14 +305,19 @@ class Mvcc:
         item = self._items.get(key)
         return item is not None and item.version > 0
 
-    def operands(self, key: bytes, range_end: bytes) -> list[Operands]:
-        """What a transaction compares, of each key in the range that exists."""
-        items = self._items
-        found = (items[each] for each in self._live_keys(key, range_end))
-        return [
-            Operands(item.version, item.created, item.at >> _NUMBER_BITS, item.lease, item.at)
-            for item in found
-        ]
+    def number(self, key: bytes, target: int) -> int:
+        """What a transaction compares of a key, by `Compare.target`; 0 when the key does not exist."""
+        item = self._items.get(key)
+        return 0 if item is None or not item.version else _number(item, target)
+
+    def numbers(self, key: bytes, range_end: bytes, target: int) -> list[int]:
+        """The same of each key in the range that exists."""
+        return [_number(self._items[each], target) for each in self._live_keys(key, range_end)]
+
+    def values(self, key: bytes, range_end: bytes) -> list[bytes]:
+        """The value of each key in the range that exists."""
+        places = [self._items[each].at for each in self._live_keys(key, range_end)]
+        return [pair.split(record).value for record in self.pairs(places)]
 
     def pair(self, place: int) -> bytes:
         """The record at a place that was told by this object and has not been swept since."""
@@ -322,6 +329,21 @@ class Mvcc:
         if record is None:
             raise _corrupt(stored[1], "there is no such record")
         return record
+
+    def pairs(self, places: Sequence[int]) -> list[bytes]:
+        """The records at these places. 2 us each, where `pair` takes 5."""
+        keys = [place.to_bytes(PLACE_BYTES, "big") for place in places]
+        unsaved = self._unsaved
+        found = [unsaved.get((RECORDS, key)) for key in keys] if unsaved else [None] * len(keys)
+        saved = [key for key, record in zip(keys, found, strict=True) if record is None]
+        stored = iter(self._engine.get_many(RECORDS, saved))
+        records: list[bytes] = []
+        for key, fresh in zip(keys, found, strict=True):
+            record = next(stored) if fresh is None else fresh
+            if record is None:
+                raise _corrupt(key, "there is no such record")
+            records.append(record)
+        return records
 
     def check_revision(self, revision: int) -> Fault | None:
         """Whether this revision can be read; 0 and below stand for the current one."""
@@ -368,7 +390,7 @@ class Mvcc:
         more = limit > 0 and len(chosen) > limit
         if more:
             chosen.pop()
-        kvs = [self.pair(place) for place in chosen]
+        kvs = self.pairs(chosen)
         if query.keys_only:
             kvs = [pair.without_value(record) for record in kvs]
         return Found(self.current, kvs, count, more)
@@ -640,6 +662,14 @@ class Mvcc:
     def _erase(self, stored: bytes) -> None:
         self.size -= PLACE_BYTES + len(self.pair(int.from_bytes(stored, "big")))
         self._unsaved[RECORDS, stored] = None
+
+
+def _number(item: _Item, target: int) -> int:
+    if target == MOD:
+        return item.at >> _NUMBER_BITS
+    if target == VERSION:
+        return item.version
+    return item.created if target == CREATE else item.lease
 
 
 def _remember(item: _Item) -> None:

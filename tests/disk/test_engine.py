@@ -121,6 +121,12 @@ class Twins(RuleBasedStateMachine):
     def get(self, table: str, key: bytes) -> None:
         assert self.lmdb.get(table, key) == self.memory.get(table, key)
 
+    @rule(table=st.sampled_from(TABLES), wanted=st.lists(keys, max_size=8))
+    def get_many(self, table: str, wanted: list[bytes]) -> None:
+        expected = [self.memory.get(table, key) for key in wanted]
+        assert self.lmdb.get_many(table, wanted) == expected
+        assert self.memory.get_many(table, wanted) == expected
+
     @invariant()
     def positions_agree(self) -> None:
         assert self.lmdb.applied() == self.memory.applied() == self.applied
