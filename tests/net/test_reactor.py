@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from netstore.net.http1 import Http1Connection, Http1Exchange, Http1Server
-from netstore.net.reactor import Limits, Reactor
+from netstore.net.reactor import HANDSHAKE_SECONDS, Limits, Reactor
+from netstore.net.tls import Credentials
+from tests.support.certificates import Certificates
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -30,7 +33,7 @@ class Quiet:
 class Site:
     """A reactor that is running, and the exchanges it handed over."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, credentials: Credentials | None = None) -> None:
         self.time = 1000.0
         self.rounds = self.ended = 0
         self.log = Quiet()
@@ -41,7 +44,7 @@ class Site:
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         self.port: int = listener.getsockname()[1]
-        self.reactor.listen(listener)
+        self.reactor.listen(listener, credentials)
 
     def _handle(self, exchange: Http1Exchange) -> None:
         self.exchanges.append(exchange)
@@ -71,8 +74,8 @@ class Site:
 
 
 @asynccontextmanager
-async def site(limits: Limits | None = None) -> AsyncIterator[Site]:
-    running = Site(limits or Limits())
+async def site(limits: Limits | None = None, credentials: Credentials | None = None) -> AsyncIterator[Site]:
+    running = Site(limits or Limits(), credentials)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
             running.reactor.run, lambda connection, server: Http1Connection(server, connection), running
@@ -122,6 +125,16 @@ async def test_unread_answers_stop_the_reading() -> None:
         assert len(here.exchanges) < 10_000
 
 
+async def test_requests_held_back_are_handled_once_the_answers_are_read() -> None:
+    """Nothing more comes from the client: what frees the rest is the kernel that takes the answers."""
+    async with site() as here, await here.connect() as stream:
+        here.answer = b"x" * 300_000
+        await stream.send_all(GET * 29 + GET.replace(b"Host: x", b"Host: x\r\nConnection: close"))
+        data = await read_all(stream)
+        assert data.count(b"HTTP/1.1 200 OK") == 30
+        assert len(here.exchanges) == 30
+
+
 async def test_a_stalled_request_is_refused_in_words() -> None:
     async with site(Limits(stall_seconds=5)) as here, await here.connect() as stream:
         await stream.send_all(GET[:10])
@@ -135,6 +148,30 @@ async def test_a_stalled_request_is_refused_in_words() -> None:
         here.time += 2
         here.reactor.sweep()
         assert b" 408 " in await read_all(stream)
+
+
+async def test_a_handshake_has_its_time_limit(tmp_path: Path) -> None:
+    files = Certificates(tmp_path / "tls")
+    log: Any = Quiet()
+    credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
+    async with (
+        site(credentials=credentials) as here,
+        await here.connect() as silent,
+        await here.connect() as slow,
+    ):
+        await slow.send_all(b"\x16\x03\x01")
+        await here.until_open(2)
+        here.time += HANDSHAKE_SECONDS - 1
+        here.reactor.sweep()
+        assert here.reactor.open_connections == 2
+        # Bytes that come slowly win no time.
+        await slow.send_all(b"\x02\x00")
+        here.time += 2
+        here.reactor.sweep()
+        assert await read_all(silent) == b""
+        assert await read_all(slow) == b""
+        assert here.reactor.open_connections == 0
+        assert here.log.events == ["tls_handshake_failed"]
 
 
 async def test_an_idle_connection_is_left_alone() -> None:
