@@ -13,14 +13,10 @@ from netstore import errors
 from netstore.errors import Fault, refusal
 from netstore.state import pair
 from netstore.state.v3commands import (
-    CREATE,
     EQUAL,
     GREATER,
-    LEASE,
     LESS,
-    MOD,
     VALUE,
-    VERSION,
     Compare,
     Deleted,
     DeleteRange,
@@ -48,11 +44,12 @@ MAX_DEPTH: Final = 128
 
 
 class _Path(NamedTuple):
-    """What a transaction was found to do: its branch, and the same of each transaction nested in that."""
+    """What a transaction was found to do: the operations of its branch, and in place of each transaction
+    nested there what that was found to do.
+    """
 
     succeeded: bool
-    operations: Sequence[Operation]
-    nested: list[_Path | None]
+    steps: Sequence[Operation | _Path]
 
 
 _Response: TypeAlias = PutDone | Deleted | Found | TxnDone
@@ -161,7 +158,7 @@ def put(mvcc: Mvcc, leases: Leases, command: Put) -> PutDone | Fault:
 def delete_range(mvcc: Mvcc, command: DeleteRange) -> Deleted:
     """Carry out a deletion that stands alone."""
     gone = mvcc.delete_range(command.key, command.range_end)
-    return Deleted(mvcc.finish(), len(gone), [mvcc.pair(place) for place in gone] if command.prev_kv else [])
+    return Deleted(mvcc.finish(), len(gone), mvcc.pairs(gone) if command.prev_kv else [])
 
 
 def execute(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault:
@@ -169,7 +166,8 @@ def execute(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault:
     path = _decide(mvcc, txn, MAX_DEPTH)
     if path is None:
         return refusal(errors.TOO_MANY_OPS)
-    fault = _check_puts(mvcc, leases, path) or _check_ranges(mvcc, path)
+    bad_put, bad_range = _look_ahead(mvcc, leases, path)
+    fault = bad_put or bad_range
     if fault is not None:
         return fault
     responses = _run(mvcc, path)
@@ -180,31 +178,32 @@ def _decide(mvcc: Mvcc, txn: Txn, depth: int) -> _Path | None:
     """The path through the tree, None when that is nested too deep."""
     if not depth:
         return None
-    succeeded = all(_holds(mvcc, compare) for compare in txn.compares)
+    succeeded = True
+    for compare in txn.compares:
+        if not _holds(mvcc, compare):
+            succeeded = False
+            break
     operations = txn.success if succeeded else txn.failure
-    nested: list[_Path | None] = []
+    if Txn not in map(type, operations):
+        return _Path(succeeded, operations)
+    steps: list[Operation | _Path] = []
     for operation in operations:
-        path = None
-        if type(operation) is Txn:
-            path = _decide(mvcc, operation, depth - 1)
-            if path is None:
-                return None
-        nested.append(path)
-    return _Path(succeeded, operations, nested)
+        step = _decide(mvcc, operation, depth - 1) if isinstance(operation, Txn) else operation
+        if step is None:
+            return None
+        steps.append(step)
+    return _Path(succeeded, steps)
 
 
 def _holds(mvcc: Mvcc, compare: Compare) -> bool:
-    found = mvcc.operands(compare.key, compare.range_end)
     if compare.target == VALUE:
         # A missing key has no value, so nothing can be said of it, not even that it differs.
-        return bool(found) and all(
-            _judge(compare.result, pair.split(mvcc.pair(operands.place)).value, compare.value)
-            for operands in found
-        )
-    if not found:
-        return _judge(compare.result, 0, compare.number)
-    column = {VERSION: 0, CREATE: 1, MOD: 2, LEASE: 3}[compare.target]
-    return all(_judge(compare.result, operands[column], compare.number) for operands in found)
+        values = mvcc.values(compare.key, compare.range_end)
+        return bool(values) and all(_judge(compare.result, value, compare.value) for value in values)
+    if not compare.range_end:
+        return _judge(compare.result, mvcc.number(compare.key, compare.target), compare.number)
+    numbers = mvcc.numbers(compare.key, compare.range_end, compare.target) or [0]
+    return all(_judge(compare.result, number, compare.number) for number in numbers)
 
 
 def _judge(result: int, left: int | bytes, right: int | bytes) -> bool:
@@ -217,50 +216,42 @@ def _judge(result: int, left: int | bytes, right: int | bytes) -> bool:
     return left != right
 
 
-def _check_puts(mvcc: Mvcc, leases: Leases, path: _Path) -> Fault | None:
-    for operation, nested in zip(path.operations, path.nested, strict=True):
-        fault = None
-        if nested is not None:
-            fault = _check_puts(mvcc, leases, nested)
-        elif isinstance(operation, Put):
-            if (operation.ignore_value or operation.ignore_lease) and not mvcc.exists(operation.key):
-                fault = refusal(errors.KEY_NOT_FOUND)
-            elif operation.lease and leases.get(operation.lease) is None:
-                fault = refusal(errors.LEASE_NOT_FOUND)
-        if fault is not None:
-            return fault
-    return None
-
-
-def _check_ranges(mvcc: Mvcc, path: _Path) -> Fault | None:
-    for operation, nested in zip(path.operations, path.nested, strict=True):
-        fault = None
-        if nested is not None:
-            fault = _check_ranges(mvcc, nested)
-        elif isinstance(operation, Range):
-            fault = mvcc.check_revision(operation.revision)
-        if fault is not None:
-            return fault
-    return None
+def _look_ahead(mvcc: Mvcc, leases: Leases, path: _Path) -> tuple[Fault | None, Fault | None]:
+    """The first put and the first range that would fail. Where there are both, etcd tells the put."""
+    bad_range: Fault | None = None
+    for step in path.steps:
+        if type(step) is Put:
+            if (step.ignore_value or step.ignore_lease) and not mvcc.exists(step.key):
+                return refusal(errors.KEY_NOT_FOUND), bad_range
+            if step.lease and leases.get(step.lease) is None:
+                return refusal(errors.LEASE_NOT_FOUND), bad_range
+        elif type(step) is Range:
+            bad_range = bad_range or mvcc.check_revision(step.revision)
+        elif type(step) is _Path:
+            bad_put, inner_range = _look_ahead(mvcc, leases, step)
+            bad_range = bad_range or inner_range
+            if bad_put is not None:
+                return bad_put, bad_range
+    return None, bad_range
 
 
 def _run(mvcc: Mvcc, path: _Path) -> list[_Response]:
     responses: list[_Response] = []
-    for operation, nested in zip(path.operations, path.nested, strict=True):
-        if nested is not None:
-            responses.append(TxnDone(Revision(0), nested.succeeded, _run(mvcc, nested)))
-        elif isinstance(operation, Put):
-            before = _write(mvcc, operation)
-            prev = mvcc.pair(before) if before and operation.prev_kv else None
+    for step in path.steps:
+        if type(step) is Put:
+            before = _write(mvcc, step)
+            prev = mvcc.pair(before) if before and step.prev_kv else None
             responses.append(PutDone(mvcc.current, prev))
-        elif isinstance(operation, DeleteRange):
-            gone = mvcc.delete_range(operation.key, operation.range_end)
-            pairs = [mvcc.pair(place) for place in gone] if operation.prev_kv else []
-            responses.append(Deleted(mvcc.current, len(gone), pairs))
-        elif isinstance(operation, Range):
-            found = mvcc.range(operation)
+        elif type(step) is Range:
+            found = mvcc.range(step)
             assert not isinstance(found, Fault), "its revision was checked"  # noqa: S101 - a bug, not an input
             responses.append(found)
+        elif type(step) is DeleteRange:
+            gone = mvcc.delete_range(step.key, step.range_end)
+            pairs = mvcc.pairs(gone) if step.prev_kv else []
+            responses.append(Deleted(mvcc.current, len(gone), pairs))
+        elif type(step) is _Path:
+            responses.append(TxnDone(Revision(0), step.succeeded, _run(mvcc, step)))
     return responses
 
 
