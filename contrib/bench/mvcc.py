@@ -1,7 +1,7 @@
 """`python -m contrib.bench.mvcc`: what the bare v3 state costs, without log, network or other members.
 
-Processor time of the thread that is the loop in a member, and the best of several rounds: what else runs on the
-machine can only make it slower.
+Processor time of the thread that is the loop in a member, and the best of several rounds: what else runs on
+the machine can only make it slower.
 """
 
 from __future__ import annotations
