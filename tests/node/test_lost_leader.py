@@ -69,7 +69,7 @@ def test_what_the_old_leader_did_commit_is_not_done_again() -> None:
         group.sent.clear()
         for message in messages:
             if message.to != 2:
-                group._carry(message)
+                group.carry(message)
     assert jobs(group, 3) == 1
     assert outcomes == []
     group[1].cut_off = True
