@@ -89,6 +89,7 @@ class Member:
         """Effects left before the power goes."""
         self.commit_seen = Index(0)
         self.conf_seen: ConfState | None = None
+        self.state_seen: tuple[object, ...] = ()
         self.waiting: dict[int, Done] = {}
         """Requests of this life without an answer, by serial."""
         self._outbox: list[tuple[Done, Outcome | Fault]] = []
@@ -157,6 +158,7 @@ class Member:
         self.raft = Raft(config, boot, world.random_raft.randrange)
         self.commit_seen = self.raft.log.compacted
         self.conf_seen = None
+        self.state_seen = ()
         self.host = Host(
             name=f"m{self.id:x}",
             cluster_id=CLUSTER,

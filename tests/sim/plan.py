@@ -94,9 +94,9 @@ def draw(random: Random) -> Plan:
     choose, chance = random.choice, random.random
     plan = Plan()
     plan.size = choose((1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 5, 7))
-    plan.duration = choose((3.0, 4.0, 6.0, 8.0)) if plan.size <= 5 else 4.0
-    if chance() < 0.02:
-        plan.duration = choose((30.0, 60.0))
+    plan.duration = choose((2.0, 3.0, 4.0, 6.0)) if plan.size <= 5 else 3.0
+    if chance() < 0.015:
+        plan.duration = choose((30.0, 45.0))
     plan.election_ticks = choose((3, 5, 10, 10))
     plan.tick = choose((0.05, 0.1, 0.1))
     if chance() < 0.6:
@@ -143,7 +143,7 @@ def draw(random: Random) -> Plan:
     plan.sticky = choose((0.0, 0.8, 0.98))
     plan.watchers = random.randrange(4)
     plan.value_bytes = choose((0, 0, 0, 600, 2_500))
-    if chance() < 0.06:
+    if chance() < 0.04:
         plan.burst = 1_050
         plan.max_append_bytes = max(plan.max_append_bytes, 2_000)
     for name, weight in (

@@ -215,6 +215,30 @@ class World:
                 hook(member, message)
 
     def turned(self, member: Member) -> None:
+        """A turn is over; what left everything as it was needs no second look."""
+        raft = member.raft
+        log = raft.log
+        state = (
+            raft.term,
+            raft.vote,
+            raft.role,
+            raft.leader,
+            raft.ticks if raft.role is Role.LEADER else 0,
+            raft.reads.round,
+            raft.installing,
+            log.compacted,
+            log.applied,
+            log.applying,
+            log.commit,
+            log.persisted,
+            log.handed,
+            log.last,
+            member.machine.applied,
+            member.machine.tree.index,
+        )
+        if state == member.state_seen and raft.conf is member.conf_seen:
+            return
+        member.state_seen = state
         for hook in self._turned:
             hook(member)
 
