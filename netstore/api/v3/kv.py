@@ -59,8 +59,11 @@ class KvService:
     # --- writes
 
     def _put(self, call: Call, request: pb.PutRequest) -> None:
-        if self._fits(call, request):
-            self._propose(call, messages.read_put(request))
+        command = messages.read_put(request)
+        if len(command.key) + len(command.value) > self._most_bytes:
+            call.finish(grpc.INVALID_ARGUMENT, REQUEST_TOO_LARGE)
+        else:
+            self._propose(call, command)
 
     def _delete(self, call: Call, request: pb.DeleteRangeRequest) -> None:
         if self._fits(call, request):
@@ -80,7 +83,7 @@ class KvService:
         else:
             self._member.read(partial(self._read_txn, call, command))
 
-    def _fits(self, call: Call, request: pb.PutRequest | pb.DeleteRangeRequest | pb.TxnRequest) -> bool:
+    def _fits(self, call: Call, request: pb.DeleteRangeRequest | pb.TxnRequest) -> bool:
         if request.ByteSize() <= self._most_bytes:
             return True
         call.finish(grpc.INVALID_ARGUMENT, REQUEST_TOO_LARGE)

@@ -29,6 +29,10 @@ OF_MEMBERS: Final = {
         grpc.FAILED_PRECONDITION,
         "etcdserver: too many learner members in cluster",
     ),
+    member.TOO_MANY_VOTERS: (
+        grpc.FAILED_PRECONDITION,
+        "etcdserver: too many voting members in cluster",
+    ),
     member.LEARNER_NOT_READY: (grpc.FAILED_PRECONDITION, member.LEARNER_NOT_READY),
     member.NOT_ENOUGH_STARTED: (grpc.FAILED_PRECONDITION, member.NOT_ENOUGH_STARTED),
     member.UNHEALTHY: (grpc.UNAVAILABLE, member.UNHEALTHY),
