@@ -526,7 +526,14 @@ class GrpcCall(Stream):
         while stop - start >= 5:
             compressed, size = _PREFIX.unpack_from(data, start)
             if compressed:
-                self._failure = INTERNAL, "grpc: compressed flag set with identity or empty encoding"
+                self._failure = (
+                    INTERNAL,
+                    (
+                        "grpc: compressed flag set with identity or empty encoding"
+                        if compressed == 1
+                        else f"grpc: received unexpected payload format {compressed}"
+                    ),
+                )
                 return messages
             limit = self.server.message_limit
             if size > limit:
