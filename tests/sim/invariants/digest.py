@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.sim.image import image
+from tests.sim.image import digest, image
 from tests.sim.invariants import Invariant, require
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ class Digest(Invariant):
     def finished(self) -> None:
         machine = self.world.ledger.replay()
         wanted = image(machine)
+        if self.world.trace is not None:
+            self.world.note(f"image at {machine.applied}: {digest(machine)}")
         for member in self.world.running():
             if member.machine.applied == machine.applied:
                 here = image(member.machine)
