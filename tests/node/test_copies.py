@@ -1,0 +1,195 @@
+"""State copies over real sockets and files: whole, cut, spoiled, refused; and what is left of them."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from netstore.disk import images
+from netstore.disk.engine import LmdbEngine, applied_in
+from netstore.node import copies as module
+from netstore.node.copies import StateCopies
+from netstore.raft.entry import ConfState, SnapshotMeta
+from netstore.raft.messages import InstallSnapshot
+from netstore.types import Index, NodeId, Term
+from tests.node.test_peers import A, B, Member
+from tests.support.links import eventually, running_reactor
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    import pytest
+
+    from netstore.net.reactor import Reactor
+
+WISH = InstallSnapshot(A, B, Term(3), SnapshotMeta(Index(5), Term(2)))
+
+
+class Machine:
+    """How far a member is."""
+
+    applied = Index(0)
+
+
+class Host:
+    """A host that remembers what was said of copies."""
+
+    def __init__(self) -> None:
+        self.machine = Machine()
+        self.held = 0
+        self.sent: list[tuple[NodeId, bool]] = []
+        self.received: list[tuple[InstallSnapshot, Path]] = []
+
+    def image_meta(self, index: Index) -> SnapshotMeta:
+        self.held += 1
+        return self.image_meta_at(index)
+
+    def image_meta_at(self, index: Index) -> SnapshotMeta:
+        return SnapshotMeta(index, Term(2), ConfState(voters=(A,)))
+
+    def image_sent(self, peer: NodeId, *, ok: bool) -> None:
+        self.held -= 1
+        self.sent.append((peer, ok))
+
+    def image_received(self, message: InstallSnapshot, image: Path) -> None:
+        self.received.append((message, image))
+
+
+class Copier(Member):
+    """A member with a state, and copies of it under test."""
+
+    def __init__(self, reactor: Reactor, id_: NodeId, folder: Path) -> None:
+        super().__init__(reactor, id_)
+        folder.mkdir()
+        self.folder = folder
+        self.host: Any = Host()
+        self.engine = LmdbEngine(folder / "state.lmdb", reactor.call_soon, ("plain",), self._failed)
+        self.copies = StateCopies(folder, self.engine, self.peers, self.log)
+
+    def _failed(self, error: OSError) -> None:
+        raise error
+
+    def files(self) -> set[str]:
+        return {path.name for path in self.folder.iterdir() if not path.name.startswith("state.lmdb")}
+
+
+@asynccontextmanager
+async def pair(tmp_path: Path) -> AsyncIterator[tuple[Copier, Copier]]:
+    """A, whose state has applied 5 with a megabyte in it, and B, which has nothing."""
+    async with running_reactor() as reactor:
+        one, two = (Copier(reactor, id_, tmp_path / name) for id_, name in ((A, "a"), (B, "b")))
+        for each in (one, two):
+            each.addresses = {A: (one.url,), B: (two.url,)}
+        one.engine.write(
+            Index(5), {("plain", b"%d" % number): bytes([number]) * 1000 for number in range(250)}
+        )
+        async with trio.open_nursery() as nursery:
+            for each in (one, two):
+                nursery.start_soon(each.copies.run, each.host)
+                nursery.start_soon(each.peers.run, each, each.copies)
+            await trio.testing.wait_all_tasks_blocked()
+            yield one, two
+            nursery.cancel_scope.cancel()
+        for each in (one, two):
+            await trio.to_thread.run_sync(each.engine.close)
+
+
+async def test_a_copy_arrives_whole_durable_and_under_its_name(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (one, two):
+        one.copies.request(WISH)
+        one.copies.request(WISH)
+        await eventually(lambda: one.host.sent, "it was sent")
+        assert (one.host.sent, one.host.held) == ([(B, True)], 0)
+        [(message, image)] = two.host.received
+        assert message.meta == SnapshotMeta(Index(5), Term(2), ConfState(voters=(A,)))
+        assert (message.sender, message.to, message.term) == (A, B, Term(3))
+        assert applied_in(image) == 5
+        assert two.files() == {image.name}
+        assert one.files() == set()
+
+
+async def test_what_was_not_durable_yet_is_in_it(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (one, two):
+        one.engine.write(Index(9), {("plain", b"late"): b"1"})
+        one.copies.request(WISH)
+        await eventually(lambda: one.host.sent, "it was sent")
+        [(message, _)] = two.host.received
+        assert message.meta.index == 9
+
+
+async def test_a_stream_that_is_cut_leaves_nothing_and_the_next_one_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PIECE_BYTES", 16 * 1024)
+    async with pair(tmp_path) as (one, two):
+        one.copies.request(WISH)
+        await eventually(lambda: two.copies._receiving and two.copies._receiving.reader.size, "it has begun")
+        receiving = two.copies._receiving
+        assert receiving is not None
+        receiving.link.cut("cut by the test")
+        await eventually(lambda: one.host.sent, "the sender gave up")
+        await eventually(lambda: two.log.events("state_copy_not_received"), "the receiver says why")
+        assert (one.host.sent, one.host.held) == ([(B, False)], 0)
+        assert "cut by the test" in two.log.events("state_copy_not_received")[0]
+        assert (one.files(), two.files(), two.host.received) == (set(), set(), [])
+        await eventually(lambda: two.copies._receiving is None, "another one may come")
+        one.copies.request(WISH)
+        await eventually(lambda: two.host.received, "the next one arrives")
+
+
+async def test_a_copy_that_was_spoiled_on_the_way_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = module._write
+
+    def spoil(file: int, digest: Any, pieces: list[bytes]) -> None:
+        write(file, digest, [bytes([piece[0] ^ 1]) + piece[1:] for piece in pieces])
+
+    monkeypatch.setattr(module, "_write", spoil)
+    async with pair(tmp_path) as (one, two):
+        one.copies.request(WISH)
+        await eventually(lambda: one.host.sent, "the sender hears of it")
+        assert one.host.sent == [(B, False)]
+        assert "does not fit its digest" in one.log.events("state_copy_not_sent")[0]
+        assert (two.host.received, two.files()) == ([], set())
+
+
+async def test_a_full_disk_at_the_receiver_is_told_to_the_sender(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_write", full)
+    async with pair(tmp_path) as (one, two):
+        one.copies.request(WISH)
+        await eventually(lambda: one.host.sent, "the sender hears of it")
+        assert "No space left on device" in one.log.events("state_copy_not_sent")[0]
+        assert (one.host.sent, two.files()) == ([(B, False)], set())
+
+
+async def test_a_receiver_that_is_not_there_costs_an_attempt(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (one, _):
+        one.addresses = {A: (one.url,), B: ("http://127.0.0.1:1",)}
+        one.copies.request(WISH)
+        await eventually(lambda: one.host.sent, "it was given up")
+        one.addresses = {A: (one.url,)}
+        one.copies.request(WISH)
+        await eventually(lambda: len(one.host.sent) == 2, "it was given up")
+        reasons = one.log.events("state_copy_not_sent")
+        assert "connection refused" in reasons[0]
+        assert "its address is not known" in reasons[1]
+        assert one.host.held == 0
+
+
+async def test_copies_that_are_passed_make_room(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (one, two):
+        old = two.folder / images.image_name(Index(2), bytes(32))
+        old.write_bytes(b"old")
+        two.host.machine.applied = Index(2)
+        one.copies.request(WISH)
+        await eventually(lambda: two.host.received, "it arrives")
+        assert not old.exists()
