@@ -5,7 +5,8 @@ the log: Raft's configuration and the list of members move together. Another mem
 leader; a refusal comes back through the log (`RefuseChange`), so that it is known and not a time-out. One
 change is under way at a time, others wait their turn. A request that has no answer when the term changes is
 asked again of the next leader: should both happen, the second is refused, and the first answers, because
-answers come in the order of the log.
+answers come in the order of the log. Only where the first may lie in a state copy, and so was not seen here,
+a refusal of the second proves nothing, and the outcome is unknown.
 
 A member added to vote could take the quorum with it before it has even started, so it enters as a learner
 with a mark in its replicated record, and whoever leads promotes it once it has caught up (Ongaro's
@@ -85,7 +86,7 @@ class Log(Protocol):
 class _Asked:
     """A change that waits for its turn. `payload` begins with the id of the request, wherever its slot is."""
 
-    __slots__ = ("command", "deadline", "over", "own", "payload", "term")
+    __slots__ = ("again", "command", "copies", "deadline", "over", "own", "payload", "term")
 
     def __init__(self, command: _Command, payload: bytes, deadline: float, *, own: bool) -> None:
         self.command = command
@@ -94,6 +95,10 @@ class _Asked:
         self.own = own
         self.term = Term(0)
         """In which it was given to Raft."""
+        self.copies = 0
+        """State copies that had been installed when it was asked first."""
+        self.again = False
+        """It was asked more than once."""
         self.over = False
 
 
@@ -180,10 +185,13 @@ class Cluster:
 
         def complete(outcome: Outcome | Fault) -> None:
             asked.over = True
+            if isinstance(outcome, Fault) and asked.again and asked.copies != host.copies_installed:
+                outcome = errors.timed_out(errors.TIMED_OUT_LEADER)
             answer(outcome)
 
         answer = self._answer(NodeId(command.id), done)
         asked = _Asked(command, b"", float("inf"), own=True)
+        asked.copies = host.copies_installed
         payload = host.proposals.open(encode(command), complete)
         if payload is not None:
             asked.payload = payload
@@ -217,9 +225,12 @@ class Cluster:
     def _ask_again(self) -> None:
         """What was given to the leader of an earlier term may be lost with it."""
         term = self._host.term
-        waiting = [each for each in self._sent if not each.over]
-        self._waiting.extend(each for each in waiting if each.term != term)
-        self._sent = [each for each in waiting if each.term == term]
+        unanswered = [each for each in self._sent if not each.over]
+        self._sent = [each for each in unanswered if each.term == term]
+        for each in unanswered:
+            if each.term != term:
+                each.again = True
+                self._waiting.append(each)
 
     def _enqueue(self, asked: _Asked) -> None:
         if len(self._waiting) + len(self._sent) >= MAX_WAITING_CHANGES:
@@ -281,8 +292,7 @@ class Cluster:
                 return member.PEER_URL_EXISTS
             if sum(each.learner for each in members.values()) >= self._max_learners:
                 return member.TOO_MANY_LEARNERS
-            to_vote = sum(each.promote or not each.learner for each in members.values())
-            return member.TOO_MANY_VOTERS if command.promote and to_vote >= MAX_VOTERS else None
+            return member.TOO_MANY_VOTERS if command.promote and self._to_vote(id_) >= MAX_VOTERS else None
         if id_ not in members:
             return member.ID_REMOVED if id_ in machine.removed else member.ID_NOT_FOUND
         concerned = members[id_]
@@ -292,13 +302,18 @@ class Cluster:
                 return member.NOT_LEARNER
             if not concerned.name:
                 return member.LEARNER_NOT_READY
-            if len(voters) >= MAX_VOTERS:
+            if self._to_vote(id_) >= MAX_VOTERS:
                 return member.TOO_MANY_VOTERS
             voters.append(concerned)
         elif concerned.learner:
             return None
         started = sum(bool(each.name) for each in voters)
         return member.NOT_ENOUGH_STARTED if started < len(voters) // 2 + 1 else None
+
+    def _to_vote(self, but: NodeId) -> int:
+        """How many vote or are to vote, this one not counted."""
+        members = self._host.machine.members.values()
+        return sum(each.id != but and (each.promote or not each.learner) for each in members)
 
     # --- what a leader does by itself
 

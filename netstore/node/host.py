@@ -134,6 +134,8 @@ class Host:
         self.change_asked: Callable[[Change], None] | None = None
         """Takes what a follower asks a leader to change about the members; None: it is proposed as it is."""
         self.observer: Observer | None = None
+        self.copies_installed = 0
+        """How often a state copy took the place of the state: what it holds was not applied here."""
         self._applied_term = Term(0)
         """Of the entry applied last."""
         self._stopping = False
@@ -440,6 +442,7 @@ class Host:
             if self.observer is not None:
                 self.observer.replaced()
             self._installing = False
+            self.copies_installed += 1
             self._compacted = meta.index
             self._raft.snapshot_installed(meta)
             self._log.info("state_copy_installed", index=meta.index)

@@ -373,6 +373,35 @@ def test_a_change_that_both_leaders_make_is_made_once(heard: bool) -> None:
     assert group.leader.conf.learners == (answers[0].id,)
 
 
+def test_what_a_state_copy_may_hold_is_unknown_and_never_called_refused() -> None:
+    """The change was made, and its entry is forgotten before the member that asked for it could see it."""
+    group = Group(3)
+    answers: Answers = []
+    group[3].cluster.add(NEW, learner=True, done=answers.append)
+    group[3].host.turn()
+    for message in group.sent[:]:
+        group.carry(message)
+    group.sent.clear()
+    group[3].cut_off = True
+    group.settle()
+    assert len(group[1].seen()) == 4
+    for _ in range(20):
+        group[1].host.propose(encode(Set(path=b"/k")), lambda _: None)
+        group.settle()
+    for peer in (group[1], group[2]):
+        peer.engine.commit()
+        assert peer.host.compact()
+    group[1].cluster.transfer(NodeId(2), lambda _: None)
+    group.tick()
+    assert (group.leader.id, answers) == (2, [])
+    group[3].cut_off = False
+    group.pass_time(2)
+    assert group[3].host.copies_installed == 1
+    [answer] = answers
+    assert isinstance(answer, Fault)
+    assert not answer.outcome_known
+
+
 def test_without_a_quorum_a_change_times_out() -> None:
     group = Group(3)
     for peer in (group[2], group[3]):

@@ -69,8 +69,9 @@ class Peer:
             wake=self._wake,
             send=group.sent.extend,
             flush=lambda: None,
-            snapshot_count=100_000,
+            snapshot_count=10,
             log=self.lines,
+            catch_up_entries=0,
         )
         self.cluster = Cluster(self.host, log=self.lines)
 
