@@ -40,6 +40,7 @@ from netstore.raft.entry import Entry, EntryKind
 from netstore.raft.messages import Append, Heartbeat
 from netstore.state.member import MemberInfo
 from netstore.types import ClusterId, Index, NodeId, Term
+from tests.support.dump import dump, dumped
 from tests.support.raft_forms import messages
 
 if TYPE_CHECKING:
@@ -272,3 +273,16 @@ def test_an_absurd_or_overlong_state_copy_is_refused() -> None:
             CopyReader().take(size.to_bytes(8, "little"))
     with pytest.raises(CorruptData, match="followed by more"):
         CopyReader().take(CopyHead(1).encode() + b"x" + bytes(DIGEST_BYTES + 1))
+
+
+@pytest.mark.parametrize(
+    ("heading", "data"),
+    [
+        ("### Hello", Hello(Purpose.MESSAGES, CLUSTER, ME, OTHER, "netstored 0.1.0").encode()),
+        ("### Welcome", Welcome(Verdict.ACCEPTED, CLUSTER, OTHER).encode()),
+        ("### Messages", encode_batch([Heartbeat(ME, OTHER, Term(2), Index(7), 3)])),
+        ("### Note of a state", StateNote(Index(7), bytes(range(16))).encode()),
+    ],
+)
+def test_the_wire_is_as_documented(heading: str, data: bytes) -> None:
+    assert dumped("format-peer.md", heading) == data, f"it is\n{dump(data)}"

@@ -1,0 +1,28 @@
+"""The format documents say what is on the disk, byte for byte."""
+
+from __future__ import annotations
+
+from netstore.disk.datadir import MemberIdentity
+from netstore.disk.frame import Identity
+from netstore.disk.wal import Wal, segment_name
+from netstore.raft.entry import Entry, EntryKind, HardState
+from netstore.types import ClusterId, Index, NodeId, Term
+from tests.support.dump import DOCUMENTS, dump, dumped
+from tests.support.member import HandDevice
+
+
+def test_the_log_is_as_documented() -> None:
+    device = HandDevice()
+    wal, _ = Wal.open(device, Identity(0xC1, 0xA))
+    entry = Entry(Index(1), Term(2), EntryKind.NORMAL, b"hello")
+    wal.append(HardState(Term(2), NodeId(0xA), Index(0)), [entry], lambda _: None)
+    device.sync()
+    written = bytes(device.files[segment_name(0)])
+    shown = dumped("format-wal.md", "## A worked dump")
+    assert written.rstrip(b"\0") == shown.rstrip(b"\0"), f"it is\n{dump(written)}"
+
+
+def test_the_identity_is_as_documented() -> None:
+    text = (DOCUMENTS / "format-datadir.md").read_text()
+    identity = MemberIdentity(ClusterId(0xC1), NodeId(0xA), "node1").encode().decode()
+    assert "".join(f"    {line}\n" for line in identity.splitlines()) in text
