@@ -69,9 +69,6 @@ class Leases:
         self._touched: dict[LeaseId, LeaseRecord | None] = {}
         self._renewed: dict[LeaseId, None] = {}
 
-    def __len__(self) -> int:
-        return len(self._leases)
-
     def __iter__(self) -> Iterator[Lease]:
         return iter(self._leases.values())
 

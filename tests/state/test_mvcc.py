@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netstore.errors import COMPACTED, FUTURE_REVISION, OUT_OF_RANGE, CorruptData, Fault
+from netstore.errors import COMPACTED, FUTURE_REVISION, OUT_OF_RANGE, UNAVAILABLE, CorruptData, Fault
 from netstore.state import mvcc, pair
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
 from netstore.state.mvcc import NEVER, PLACE_BYTES, Mvcc
-from netstore.state.v3commands import Compact, DeleteRange, Found, LeaseGrant, Put, Range, V3Command
+from netstore.state.v3commands import Compact, DeleteRange, Found, LeaseGrant, Put, Range, Txn, V3Command
 from netstore.types import Index, Revision
 from tests.state.v3_strategies import ENDS, KEYS, ranges, v3_commands
 from tests.state.v3_twin import Told, Twin
@@ -305,6 +305,31 @@ def test_a_record_in_the_wrong_place_is_named(stored: bytes, record: bytes, what
     with pytest.raises(CorruptData, match=what) as caught:
         machine_on(engine)
     assert repr(stored) in str(caught.value)
+
+
+def test_no_read_is_answered_while_the_state_is_replaced() -> None:
+    """What the index in memory points at may be another's record already."""
+    both = Both(Put(b"a", b"1"))
+    both.save()
+    both.machine.mvcc.suspended = True
+    for answer in (
+        both.machine.mvcc.range(Range(b"a")),
+        both.machine.mvcc.range(Range(b"a", b"\0")),
+        both.machine.mvcc.hash_kv(0),
+        both.machine.read_txn(Txn((), (Range(b"a"),))),
+    ):
+        assert isinstance(answer, Fault)
+        assert answer.grpc_code == UNAVAILABLE
+    both.load()
+    assert isinstance(both.machine.mvcc.range(Range(b"a")), Found)
+
+
+def test_a_list_with_a_record_that_is_gone_is_not_answered() -> None:
+    both = Both(Put(b"a", b"1"), Put(b"b", b"1"))
+    both.save()
+    both.engine.write(both.engine.applied(), {(mvcc.RECORDS, (2 << 32).to_bytes(12, "big")): None})
+    with pytest.raises(CorruptData, match="there is no such record"):
+        both.machine.mvcc.range(Range(b"a", b"\0"))
 
 
 def test_a_record_that_is_gone_is_named_and_not_answered() -> None:
