@@ -221,6 +221,11 @@ def configure(
     )
 
 
+def set_level(level: str) -> None:
+    """Log from this level on, a word of LEVELS; loggers made earlier follow. Call it after `configure`."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]))
+
+
 def get_logger(name: str) -> FilteringBoundLogger:
     """The logger of one room. `name` is its module without the package, as `node.loop`.
 

@@ -25,6 +25,7 @@ from netstore.ops.logging import (
     get_logger,
     hide_secrets,
     presentable,
+    set_level,
 )
 
 if TYPE_CHECKING:
@@ -288,3 +289,15 @@ class TestLineWriter:
         writer = LineWriter(closed)
         writer.info("x")
         assert writer.lost == 1
+
+
+def test_the_level_changes_for_loggers_that_are_there() -> None:
+    out = io.StringIO()
+    configure("info", "json", out)
+    log = get_logger("x")
+    log.debug("unheard")
+    set_level("debug")
+    log.debug("heard")
+    set_level("error")
+    log.warning("unheard")
+    assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == ["heard"]
