@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore.net import http2
 from netstore.net.hpackcache import literal, status_field
-from netstore.net.http2 import FORGIVEN, Stream
+from netstore.net.http2 import FORGIVEN, HELD_LIMIT, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,9 +44,6 @@ LOW_WATER: Final = http2.LOW_WATER
 
 MESSAGE_LIMIT: Final = 2 * 1024 * 1024
 """Bytes of a message from a client: what etcd takes with its default of 1.5 MiB for a request."""
-
-HELD_LIMIT: Final = 32 * 1024 * 1024
-"""Bytes of messages of one connection that have begun to come and are not whole yet."""
 
 TEXT_LIMIT: Final = 4096
 """Bytes of a `grpc-message`, as sent; what is longer is cut."""
@@ -253,7 +250,6 @@ class GrpcServer:
         "message_limit",
         "plain",
         "services",
-        "stopping",
     )
 
     def __init__(
@@ -271,7 +267,6 @@ class GrpcServer:
         self.log = log
         self.message_limit = message_limit
         self.plain = plain
-        self.stopping = False
         self._after = after
         self._timed: dict[GrpcCall, None] = {}
         self._armed: float | None = None

@@ -93,8 +93,11 @@ then waits behind at most this much.
 
 HOLD: Final = 16 * 1024 * 1024
 """Answered bytes of a connection that its peer's windows hold back, beyond which no new request of it is
-handled. Reading goes on, because only what is read opens the windows.
+handled. Reading goes on, because only what is read opens the windows; but then ours are not opened again.
 """
+
+HELD_LIMIT: Final = 32 * 1024 * 1024
+"""Bytes of one connection that belong to requests, or messages, of which the rest has not come."""
 
 IDLE_FRAMES: Final = 2_000
 """Frames that carry nothing (SETTINGS, PRIORITY, empty DATA, unknown types, resets of what is closed) a
@@ -574,18 +577,20 @@ class Http2Connection:
         except ConnectionFault as fault:
             self._fail(fault.code, str(fault))
             return
-        if self._taken >= CONNECTION_WINDOW // 2:
-            self.output.write(frame(WINDOW_UPDATE, 0, 0, _NUMBER.pack(self._taken)))
-            self._taken = 0
         self.resume()
 
     def resume(self) -> None:
-        """Send what windows and pace allow, then handle what was read, as far as the bounds allow it."""
+        """Send what windows and pace allow, then handle what was read, as far as the bounds allow it. Only
+        when all of it is handled may the client send more DATA.
+        """
         if self._turn:
             self._pump()
         ready = self.ready
         while ready and self.queued <= HOLD:
             ready.popleft().hand_over()
+        if self._taken >= CONNECTION_WINDOW // 2 and not ready and self.reading:
+            self.output.write(frame(WINDOW_UPDATE, 0, 0, _NUMBER.pack(self._taken)))
+            self._taken = 0
         if self.thirsty and self.output.unsent() <= LOW_WATER:
             waiting, self.thirsty = self.thirsty, []
             for stream in waiting:
@@ -846,7 +851,9 @@ class Http2Connection:
         else:
             stream = self.server.application.open(self, number, head, timeout)
             self.streams[number] = stream
-            if ended:
+            if self._drain == _WARNED:
+                stream.drain()
+            if ended and stream.open:
                 stream.half_closed = True
                 stream.take(b"", 0, 0, END_STREAM)
 

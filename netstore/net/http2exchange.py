@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from netstore.net.exchange import Request
 from netstore.net.hpackcache import literal, status_field
 from netstore.net.http1 import OPEN_BODY_LIMIT
-from netstore.net.http2 import INTERNAL_ERROR, Stream
+from netstore.net.http2 import ENHANCE_YOUR_CALM, HELD_LIMIT, INTERNAL_ERROR, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,15 +73,19 @@ class Http2Exchange(Stream):
         self._size += stop - start
         if self._size > self._server.body_limit:
             request.too_large = True
-            self._body.clear()
+            self._let_go()
             self.connection.ready.append(self)
             return
         if start < stop:
             self._body.append(data[start:stop])
+            self.connection.held += stop - start
         if ended:
             request.body = b"".join(self._body)
-            self._body.clear()
+            self._let_go()
             self.connection.ready.append(self)
+        elif self.connection.held > HELD_LIMIT:
+            self._let_go()
+            self.connection.reset(self, ENHANCE_YOUR_CALM)
 
     def hand_over(self) -> None:
         """See `http2.Stream.hand_over`."""
@@ -96,7 +100,7 @@ class Http2Exchange(Stream):
 
     def lost(self) -> None:
         """See `http2.Stream.lost`."""
-        self._body.clear()
+        self._let_go()
         self.connection.ready.append(self)
 
     def drain(self) -> None:
@@ -151,6 +155,10 @@ class Http2Exchange(Stream):
     def on_gone(self, call: Callable[[], None]) -> None:
         """Call when the client gives up before the answer is complete; see `Exchange.on_gone`."""
         self._gone = call
+
+    def _let_go(self) -> None:
+        self.connection.held -= sum(map(len, self._body))
+        self._body.clear()
 
     def _common(self) -> bytes:
         return self._server.common or self._server.common_for(self.request)

@@ -180,14 +180,15 @@ class Connection:
         "_mask",
         "_reactor",
         "_sealed",
-        "_settled",
         "_socket",
+        "_spoken",
         "_tunnel",
         "_unsent",
         "_unsent_size",
         "fd",
         "progress",
         "session",
+        "settled",
     )
 
     def __init__(
@@ -209,7 +210,8 @@ class Connection:
         self._sealed: bytes | memoryview | None = None
         """What is to go over the wire before the rest, as it is."""
         self._farewell = False
-        self._settled = False
+        self._spoken = False
+        self.settled = False
         self._unsent_size = 0
         self._dirty = False
         self._closing = False
@@ -340,7 +342,8 @@ class Connection:
 
     def _untunnel(self, tunnel: Tunnel, data: bytes) -> bytes:
         """The plain bytes that `data` completes; empty where the connection is not so far, or over."""
-        if not tunnel.open and self._sealed is None and data[:1].isalpha():
+        spoken, self._spoken = self._spoken, True
+        if not spoken and data[:1].isalpha():
             # No record of TLS begins with a letter, every request of HTTP does.
             self._tunnel = None
             self.write(_PLAIN_HTTP)
@@ -436,8 +439,8 @@ class Connection:
 
     def settle(self) -> None:
         """Everything was answered and sent, or nothing more can be."""
-        if not self._settled:
-            self._settled = True
+        if not self.settled:
+            self.settled = True
             self._reactor.settled()
 
     def _watch(self) -> None:
@@ -580,9 +583,10 @@ class Reactor:
         """Ask every connection to finish, and wait until each has sent all it will. The second step of a
         graceful stop; who calls it bounds the time.
         """
-        self._unsettled = len(self._connections)
+        connections = [each for each in self._connections.values() if not each.settled]
+        self._unsettled = len(connections)
         self._all_settled = trio.Event()
-        for connection in list(self._connections.values()):
+        for connection in connections:
             if connection.open:
                 connection.session.drain()
         self.flush()

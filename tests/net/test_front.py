@@ -193,6 +193,23 @@ def ask_over_tls(served: Served, context: ssl.SSLContext) -> bytes:
         return sock.recv(1)
 
 
+def test_a_handshake_may_come_byte_by_byte(secured: Served, files: Certificates) -> None:
+    """A letter within a record is not taken for the beginning of HTTP."""
+    inbound, outbound = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = files.context("h2").wrap_bio(inbound, outbound, server_hostname="127.0.0.1")
+    with connect(secured) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                for byte in outbound.read():
+                    sock.sendall(bytes((byte,)))
+                inbound.write(sock.recv(65536))
+    assert tls.selected_alpn_protocol() == "h2"
+
+
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 def test_old_versions_of_tls_are_refused(secured: Served, files: Certificates) -> None:
     context = files.context()

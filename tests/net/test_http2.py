@@ -549,6 +549,21 @@ def test_requests_wait_while_too_much_is_unsent() -> None:
     assert [n for n, _, _ in wire.application.handed] == [1, 3]
 
 
+def test_a_client_that_is_held_cannot_send_for_ever() -> None:
+    """What is read and not handled is bounded by the window, which is not opened again."""
+    wire = Wire(hold=True)
+    wire.feed(setting(http2.SET_INITIAL_WINDOW, 0), wire.request(1))
+    wire.application.streams[1].put_data(b"", bytes(http2.HOLD + 1))
+    sent, stream = 0, 3
+    while sent + 1_000_000 <= http2.CONNECTION_WINDOW:
+        wire.feed(wire.request(stream, bytes(1_000_000)))
+        sent, stream = sent + 1_000_000, stream + 2
+    assert [each for each in wire.sent() if each.kind == WINDOW_UPDATE and each.stream == 0] == []
+    wire.feed(frame(WINDOW_UPDATE, 0, 1, number(100)))
+    (update,) = [each for each in wire.sent() if each.kind == WINDOW_UPDATE and each.stream == 0]
+    assert update.payload == number(sent)
+
+
 def test_who_waits_for_room_is_told_once() -> None:
     wire = Wire(hold=True)
     wire.feed(setting(http2.SET_INITIAL_WINDOW, 0), wire.request(1))
@@ -705,6 +720,7 @@ def test_a_graceful_end_takes_what_is_on_its_way() -> None:
     assert (warned.kind, warned.payload[:4], warned.code) == (GOAWAY, number(MAX), http2.NO_ERROR)
     assert wire.application.told_to_stop == [1]
     wire.feed(wire.request(3))
+    assert wire.application.told_to_stop == [1, 3]
     wire.feed(frame(PING, ACK, 0, asked.payload))
     (final,) = wire.sent()
     assert (final.kind, final.payload[:4], final.code) == (GOAWAY, number(3), http2.NO_ERROR)
