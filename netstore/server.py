@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from netstore import __version__
-from netstore.api import operate
+from netstore.api import loglevel, operate
 from netstore.api.health import Health, Version
 from netstore.api.router import Handler, Router
 from netstore.api.v2.keys import PREFIX, KeysApi
@@ -64,7 +64,7 @@ from netstore.node.peers import Peers
 from netstore.node.proposals import Proposals
 from netstore.node.register import Expelled, Register, ask
 from netstore.node.timekeeper import Deadlines, Timekeeper
-from netstore.ops.logging import get_logger
+from netstore.ops.logging import get_logger, set_level
 from netstore.ops.notify import ServiceManager
 from netstore.raft.core import Boot, Config, Raft
 from netstore.raft.entry import HardState, SnapshotMeta
@@ -314,6 +314,11 @@ class _Daemon:
     async def _find_identity(self) -> None:
         """Give the empty folder its identity: one of a new cluster's, or one that a running cluster gives."""
         config = self.config
+        if config.force_new_cluster:
+            raise NetstoreError(
+                f"force_new_cluster: {config.data_dir} is empty: name the folder of the member whose data is"
+                " to become the cluster's"
+            )
         if config.join:
             roster = await self._apply(self._others())
             identity = MemberIdentity(roster.cluster, roster.you, config.name)
@@ -538,6 +543,7 @@ class _Daemon:
         exact: dict[bytes, Handler] = {
             b"/version": Version(host),
             b"/health": Health(host, self.deadlines.after),
+            loglevel.PATH: loglevel.LogLevel(set_level),
         }
         below: dict[bytes, Handler] = {operate.PREFIX: operate.OperateApi(host, self.cluster).handle}
         if self.config.enable_v2:

@@ -567,10 +567,6 @@ class StoreConfig:
                 "lets a running cluster name the members, and initial_cluster names them too",
                 "give one of the two",
             )
-        if self.join and self.force_new_cluster:
-            raise BadSetting(
-                "force_new_cluster", "starts a new cluster, join enters another", "give one of the two"
-            )
 
     def _check_certificates(self, prefix: str, urls: Sequence[Url]) -> None:
         """What one side of the member, clients' or peers', needs for TLS is there whole or not at all."""

@@ -261,7 +261,6 @@ class TestStoreChecks:
             ("--peer-client-cert-auth", "give peer_trusted_ca_file"),
             ("--auto-tls", "certificates come from files"),
             ("--join=http://a:1 --initial-cluster=default=http://b:1,c=http://c:1", "give one of the two"),
-            ("--join=http://a:1 --force-new-cluster", "give one of the two"),
             ("--join=http://a:0", "port 0"),
             ("--voters=4", "give 1, 3, 5 or 7"),
             ("--voters=9", "out of range"),

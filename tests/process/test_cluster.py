@@ -148,7 +148,7 @@ def test_a_member_with_a_rotten_log_is_replaced_by_itself(cluster: Members) -> N
     converged(cluster, "before-rot", "1")
     cluster[rotten].kill()
     segment = max((cluster[rotten].data_dir / "wal").glob("*.wal"))
-    flip(segment, segment.read_bytes().index(b"before-rot"))
+    flip(segment, stored_at(segment, b"before-rot"))
     cluster[rotten].start_again()
     converged(cluster, "before-rot", "1")
     assert f"{segment.name} at offset" in cluster[rotten].log
@@ -190,6 +190,12 @@ def rewrite(state: Path, key: bytes, old: bytes, new: bytes) -> None:
         txn.put(key, record.replace(old, new), db=table)
 
 
+def stored_at(segment: Path, word: bytes) -> int:
+    """Where a segment has this word, under whatever mask (contrib/doc/format-wal.md)."""
+    data = segment.read_bytes()
+    return max(data.find(bytes(byte ^ mask for byte in word)) for mask in range(256))
+
+
 def flip(file: Path, offset: int) -> None:
     """Change one bit of a file."""
     with file.open("r+b") as stream:
@@ -206,6 +212,17 @@ def votes(members: Members, name: str) -> bool:
     )
 
 
+def test_more_members_than_are_to_vote_learn_and_pass_writes_on(cluster: Members) -> None:
+    learner = cluster.join("d")
+    assert put(learner, "from-learner", "1").status == 201
+    converged(cluster, "from-learner", "1")
+    number = cluster.id_of("d")
+    assert not votes(cluster, "d")
+    assert request(cluster["a"], "DELETE", f"/v2/members/{number}").status == 204
+    assert learner.process.wait(20) == 2
+    del cluster.daemons["d"]
+
+
 def test_a_removed_member_stops_and_says_why_also_later(cluster: Members) -> None:
     removed = cluster.followers()[0]
     other = cluster.leader()
@@ -218,6 +235,28 @@ def test_a_removed_member_stops_and_says_why_also_later(cluster: Members) -> Non
     del cluster.daemons[removed]
     write(cluster[other], "two-left", "1")
     converged(cluster, "two-left", "1")
+
+
+def test_a_sole_survivor_becomes_a_cluster_with_all_it_has(cluster: Members) -> None:
+    lost, survivor = sorted(cluster.daemons)
+    write(cluster[survivor], "kept", "to the end")
+    converged(cluster, "kept", "to the end")
+    cluster.kill_all()
+    old = cluster[survivor].command
+    cluster[survivor].command = (*old, "--force-new-cluster")
+    cluster[survivor].start_again()
+    assert get(cluster[survivor], "kept", "?quorum=true") == "to the end"
+    until(lambda: [each["name"] for each in listed(cluster[survivor])] == [survivor], "the others are gone")
+    assert cluster[survivor].stop() == 0
+    cluster[survivor].command = old
+    cluster[survivor].start_again()
+    write(cluster[survivor], "alone", "1")
+    cluster[lost].spawn_again()
+    assert cluster[lost].process.wait(20) == 2, "the lost one was removed, and finds out"
+    cluster.wipe(lost)
+    cluster.join(lost, at=survivor)
+    converged(cluster, "alone", "1")
+    assert get(cluster[lost], "kept") == "to the end"
 
 
 def fill(daemon: Daemon, count: int) -> bool:
