@@ -14,7 +14,6 @@ from netstore.raft.entry import EntryKind
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import (
     Append,
-    Forward,
     Heartbeat,
     HeartbeatAnswer,
     InstallSnapshot,
@@ -53,7 +52,8 @@ def admit(raft: Raft, message: Message) -> bool:
     if isinstance(message, VoteRequest):
         raft.send(VoteAnswer(raft.id, message.sender, raft.term, granted=False))
         return False
-    return isinstance(message, PreVoteRequest | PreVoteAnswer | Forward | ReadRequest)
+    # Not a Forward: who sent it may have sent the same again in a later term, having seen that this one ended.
+    return isinstance(message, PreVoteRequest | PreVoteAnswer | ReadRequest)
 
 
 def _admit_later(raft: Raft, message: Message) -> bool:

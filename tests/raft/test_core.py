@@ -74,6 +74,18 @@ def test_every_role_has_an_answer_to_every_message() -> None:
         assert {*handlers} == {*get_args(Message)}
 
 
+def test_a_leader_takes_only_what_was_forwarded_in_its_own_term() -> None:
+    """A member sends again, in a later term, what was not applied in an earlier one (`node.proposals`): taken
+    late, the first would be applied as well.
+    """
+    raft = leading()
+    last = raft.last_index
+    raft.step(Forward(TWO, ONE, Term(raft.term - 1), EntryKind.NORMAL, [b"x"]))
+    assert raft.last_index == last
+    raft.step(Forward(TWO, ONE, raft.term, EntryKind.NORMAL, [b"x"]))
+    assert raft.last_index == last + 1
+
+
 def test_messages_for_others_are_not_listened_to() -> None:
     raft = member(1, TRIO)
     raft.step(Heartbeat(TWO, THREE, Term(9), Index(0), 0))

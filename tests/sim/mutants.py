@@ -313,6 +313,12 @@ def _applies_under_a_copy(raft: Raft, take: Callable[[Raft], Ready] = Raft.take_
     return ready
 
 
+def _takes_forwards_of_old_terms(
+    raft: Raft, message: Message, admit: Callable[[Raft, Message], bool] = election.admit
+) -> bool:
+    return admit(raft, message) or isinstance(message, Forward)
+
+
 def _proposes_twice(raft: Raft, message: Forward) -> None:
     for _ in range(2):
         replication.propose(raft, message.payloads)
@@ -567,6 +573,12 @@ MUTANTS: Final = tuple(
         (
             "a heartbeat commits what does not match",
             _set(replication, "send_heartbeats", _tells_all_of_the_commit),
+            _partings,
+            0,
+        ),
+        (
+            "a proposal forwarded in an earlier term is taken",
+            _set(election, "admit", _takes_forwards_of_old_terms),
             _partings,
             0,
         ),
