@@ -264,6 +264,9 @@ class Cluster:
         refusal = host.propose_change(Change((_step(asked.command),), context=asked.payload))
         if refusal in _PATIENT:
             return False
+        if refusal is Refusal.NOTHING_TO_CHANGE and isinstance(asked.command, RemoveMember):
+            host.relay(asked.payload)  # it is in the list only, and leaves that
+            refusal = None
         if refusal is not None:
             self._refuse(asked, _WORDS.get(refusal, f"etcdserver: {refusal.value}"))
         elif asked.own:

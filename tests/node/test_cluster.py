@@ -18,7 +18,7 @@ from netstore.node.cluster import (
 )
 from netstore.raft.change import Change, Step, StepKind
 from netstore.state import member
-from netstore.state.commands import RefuseChange, Set, UpdateMember, encode
+from netstore.state.commands import PublishMember, RefuseChange, Set, UpdateMember, encode
 from netstore.state.member import MemberInfo
 from netstore.types import Event, NodeId
 from tests.support.group import Group, Peer
@@ -251,6 +251,20 @@ def test_a_learner_can_always_be_removed() -> None:
     removed = asked(group, lambda done: group[2].cluster.remove(added.id, done))
     assert isinstance(removed, MemberInfo)
     assert group[1].conf.learners == ()
+
+
+@pytest.mark.parametrize("through", [1, 2])
+def test_who_is_in_the_list_only_can_leave_it(through: int) -> None:
+    """So it stands after a cluster was begun anew from one member's data."""
+    group = Group(3)
+    group[1].host.propose(encode(PublishMember(9, "ghost", (), NEW)), lambda _: None)
+    group.settle()
+    assert 9 in group[through].seen()
+    gone = asked(group, partial(group[through].cluster.remove, NodeId(9)))
+    assert isinstance(gone, MemberInfo)
+    assert gone.name == "ghost"
+    assert set(group[1].seen()) == {1, 2, 3}
+    assert NodeId(9) in group[3].machine.removed
 
 
 # --- promoting and moving
