@@ -52,7 +52,7 @@ def admit(raft: Raft, message: Message) -> bool:
     if isinstance(message, VoteRequest):
         raft.send(VoteAnswer(raft.id, message.sender, raft.term, granted=False))
         return False
-    # Not a Forward: who sent it may have sent the same again in a later term, having seen that this one ended.
+    # Not a Forward: its sender may have sent it again in a later term, having seen that this one ended.
     return isinstance(message, PreVoteRequest | PreVoteAnswer | ReadRequest)
 
 
