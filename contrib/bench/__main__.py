@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument(
         "--restart-keys", type=int, default=1_000_000, help="small keys of the v3 restart (1000000)"
     )
+    parser.add_argument("--nodes", type=int, default=1_000, help="nodes of the v3 control plane (1000)")
     parser.add_argument("--folder", type=Path, help="where the stores keep their data (a temporary folder)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE too")
     arguments = parser.parse_args()
@@ -52,6 +53,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="netstore-bench-", dir=arguments.folder) as folder:
             for table in (
                 v3.measure(Path(folder), arguments.rounds, arguments.seconds),
+                v3.measure_kubernetes(Path(folder), arguments.nodes, min(arguments.rounds, 3)),
                 v3.measure_size(Path(folder), arguments.rounds, arguments.restart_keys),
             ):
                 print(("\n" if tables else "") + table.text(), flush=True)

@@ -11,7 +11,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Final, Self
@@ -22,6 +22,7 @@ from netstore.api.v3.pb import rpc_pb2 as pb
 from tests.support.daemon import start_netstored
 from tests.support.peers import start_etcd
 from tests.support.v3client import V3Client
+from tests.support.v3kubernetes import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from tests.support.daemon import Daemon
+    from tests.support.v3kubernetes import Outcome
 
 KEY: Final = b"/bench/key"
 LEASE: Final = 7
@@ -244,6 +246,36 @@ def _fan_out(folder: Path, rounds: int) -> Figures:
         for fan in fans.values():
             fan.close()
     return results
+
+
+# --- Kubernetes
+
+
+def measure_kubernetes(folder: Path, nodes: int, rounds: int) -> Table:
+    """A control plane of so many nodes on each store, all it sees being checked (`tests.support.v3kubernetes`)."""
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in STARTERS}
+    for number in range(rounds):
+        for name in sorted(STARTERS, reverse=number % 2 == 1):
+            with tempfile.TemporaryDirectory(dir=folder) as scratch, STARTERS[name](Path(scratch)) as daemon:
+                outcomes[name].append(
+                    run(daemon.url, nodes=nodes, rounds=3, trust_progress=name == "netstored")
+                )
+    rates = {name: [each.calls / each.seconds for each in runs] for name, runs in outcomes.items()}
+    rows = [Row("calls of 4 writers, 8 informers following", _compared(rates, "/s"))]
+    for what in ("create", "update", "delete", "list"):
+        for share in (0.5, 0.99):
+            times = {
+                name: [sorted(each.took[what])[int(len(each.took[what]) * share)] * 1000 for each in runs]
+                for name, runs in outcomes.items()
+            }
+            rows.append(Row(f"{what}, p{share * 100:g}", _compared(times, "ms")))
+    return Table(
+        title=f"v3 under a Kubernetes control plane of {nodes:,} nodes",
+        note=f"all of {rounds} rounds; a client in Python, the same for both",
+        columns=("netstored", "etcd", "ratio"),
+        rows=tuple(rows),
+        figures={name: [asdict(each) for each in runs] for name, runs in outcomes.items()},
+    )
 
 
 # --- memory and restart
