@@ -21,6 +21,7 @@ from netstore.raft.messages import (
 from tests.sim.invariants import Invariant, require
 
 if TYPE_CHECKING:
+    from netstore.raft.entry import ConfState
     from netstore.raft.messages import Message
     from netstore.types import NodeId
     from tests.sim.member import Member
@@ -72,10 +73,8 @@ class PreVote(Invariant):
             )
         elif isinstance(message, VoteRequest) and not message.forced:
             voters = self._promised.get((member.id, member.life, message.term), set())
-            conf = member.raft.conf
-            halves = [half for half in (conf.voters, conf.voters_outgoing) if half]
-            # Its configuration may have changed since it counted; one that never had promises never counted.
-            enough = all(2 * len(voters & {*half}) > len(half) for half in halves)
+            # Its configuration may have changed while the request waited for the disk.
+            enough = any(_is_majority(voters, conf) for _, conf in member.raft.conf_history)
             require(
                 enough or member.raft.term != message.term,
                 "asked for votes without the promise of a majority",
@@ -83,3 +82,8 @@ class PreVote(Invariant):
                 term=message.term,
                 promised=sorted(voters),
             )
+
+
+def _is_majority(nodes: set[NodeId], conf: ConfState) -> bool:
+    halves = [half for half in (conf.voters, conf.voters_outgoing) if half]
+    return all(2 * len(nodes & {*half}) > len(half) for half in halves)
