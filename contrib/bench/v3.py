@@ -252,7 +252,7 @@ def _fan_out(folder: Path, rounds: int) -> Figures:
 
 
 def measure_kubernetes(folder: Path, nodes: int, rounds: int) -> Table:
-    """A control plane of so many nodes on each store, all it sees being checked (`tests.support.v3kubernetes`)."""
+    """A control plane of so many nodes on each store, everything it sees checked (`tests.support`)."""
     outcomes: dict[str, list[Outcome]] = {name: [] for name in STARTERS}
     for number in range(rounds):
         for name in sorted(STARTERS, reverse=number % 2 == 1):
