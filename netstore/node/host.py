@@ -390,14 +390,17 @@ class Host:
             self.watches.publish(changes)
 
     def _work_off(self) -> None:
-        """A bounded piece of what is done beside the requests: what compaction erases, and what watches read
-        that are behind. The rest is the next turn's.
+        """A bounded piece of what is done beside the requests: what compaction erases, checksums of the
+        history, and what watches read that are behind. The rest is the next turn's.
         """
-        if self.machine.sweeping:
-            self.machine.sweep()
+        machine = self.machine
+        if machine.mvcc.hashing:
+            machine.mvcc.hash_on()
+        elif machine.sweeping:
+            machine.sweep()
         if self.watches.behind:
             self.watches.step()
-        if self.machine.sweeping or self.watches.behind:
+        if machine.mvcc.hashing or machine.sweeping or self.watches.behind:
             self._wake()
 
     def _serve_reads(self) -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
+from contextlib import closing
 from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -48,7 +49,7 @@ from netstore.state.v3commands import (
 from netstore.types import KeyChange, Revision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from netstore.seams import Engine
 
@@ -63,6 +64,12 @@ TO_THE_END: Final = b"\0"
 
 SWEEP_STEP: Final = 200
 """Changes looked at in one step of a compaction: 1 to 2 ms."""
+
+HASH_STEP: Final = 500
+"""Records hashed in one step: 2 ms."""
+
+MAX_HASHES: Final = 16
+"""Checksums that may be asked for at once."""
 
 PLACE_BYTES: Final = 12
 
@@ -91,6 +98,19 @@ class Hash(NamedTuple):
     checksum: int
     compacted: Revision
     revision: Revision
+
+
+class _HashRun:
+    """A checksum that is being worked out."""
+
+    __slots__ = ("checksum", "compacted", "done", "revision", "start")
+
+    def __init__(self, revision: Revision, compacted: Revision, done: Callable[[Hash | Fault], None]) -> None:
+        self.revision = revision
+        self.compacted = compacted
+        self.done = done
+        self.checksum = crc32c(b"key")
+        self.start = b""
 
 
 class _Log:
@@ -179,13 +199,17 @@ class Mvcc:
         self._sweep_at = 0
         self._unsaved: dict[tuple[str, bytes], bytes | None] = {}
         self._changes: list[KeyChange] = []
+        self._hashing: list[_HashRun] = []
 
     def load(self, revision: Revision, compacted: Revision, swept: Revision) -> None:
         """Become what the engine holds, given what was stored of its scalars.
 
         O(records), 5 us each. CorruptData when they cannot be read.
         """
+        hashing = self._hashing
         self._reset(revision, compacted, swept)
+        for run in hashing:
+            run.done(errors.timed_out(errors.TIMED_OUT_LEADER))
         items, log = self._items, self._log
         last = 0
         for key_bytes, record in self._engine.scan(RECORDS, b"", None):
@@ -569,7 +593,7 @@ class Mvcc:
         """Do a part of what compaction has left to do: look at so many changes and erase at most as many
         records and one. Call `take_changes` before and save after it.
         """
-        if not self.sweeping:
+        if not self.sweeping or self._hashing:
             return
         log = self._log
         end = log.find(self.compacted + 1)
@@ -618,37 +642,64 @@ class Mvcc:
         unsaved, self._unsaved = self._unsaved, {}
         return unsaved
 
-    def hash_kv(self, revision: int) -> Hash | Fault:
-        """The checksum of the history up to a revision (0: all), etcd's (v3 API, HashKV): members compare it.
-
-        O(records), 3 us each.
+    def hash_kv(self, revision: int, done: Callable[[Hash | Fault], None]) -> None:
+        """Work out the checksum of the history up to a revision (0: all), etcd's (v3 API, HashKV), by which
+        members are compared. `done` is called from here when it does not take long, else from `hash_on`.
         """
         fault = self.check_revision(revision)
+        if fault is None and len(self._hashing) >= MAX_HASHES:
+            fault = errors.too_many()
         if fault is not None:
-            return fault
-        last = revision if revision > 0 else self.revision
-        checksum = crc32c(b"key")
-        for stored, record in self._records():
-            place = int.from_bytes(stored, "big")
-            if place >> _NUMBER_BITS > last:
-                break
-            key = pair.fields(record)[0]
-            deleted = place & _DELETED
-            if place >> _NUMBER_BITS <= self.compacted and (
-                deleted or place != _newest(self._items[key], last)
-            ):
-                continue
-            number = (place & 0xFFFFFFFF) >> 1
-            checksum = crc32c(b"%b_%b" % (stored[:8], number.to_bytes(8, "big")), checksum)
-            checksum = crc32c(b"t" + pair.join_key(key) if deleted else record, checksum)
-        return Hash(checksum, self.compacted, Revision(last))
+            done(fault)
+            return
+        run = _HashRun(Revision(revision) if revision > 0 else self.revision, self.compacted, done)
+        self._hashing.append(run)
+        if self._hashing[0] is run:
+            self.hash_on()
 
-    def _records(self) -> Iterator[tuple[bytes, bytes]]:
+    @property
+    def hashing(self) -> bool:
+        """Whether there is something to do for `hash_on`. Meanwhile nothing is swept."""
+        return bool(self._hashing)
+
+    def hash_on(self, records: int = HASH_STEP) -> None:
+        """Work on the checksum that was asked for first: so many records, 3 us each."""
+        if not self._hashing:
+            return
+        run = self._hashing[0]
+        seen = 0
+        with closing(self._records(run.start)) as stored:
+            for key, record in islice(stored, records):
+                seen += 1
+                run.start = key + b"\0"
+                if int.from_bytes(key[:8], "big") > run.revision:
+                    seen = 0
+                    break
+                self._hash(run, key, record)
+        if seen < records:
+            del self._hashing[0]
+            run.done(Hash(run.checksum, run.compacted, run.revision))
+
+    def _hash(self, run: _HashRun, stored: bytes, record: bytes) -> None:
+        place = int.from_bytes(stored, "big")
+        key = pair.fields(record)[0]
+        deleted = place & _DELETED
+        if place >> _NUMBER_BITS <= run.compacted and (
+            deleted or place != _newest(self._items[key], run.revision)
+        ):
+            return
+        number = (place & 0xFFFFFFFF) >> 1
+        checksum = crc32c(b"%b_%b" % (stored[:8], number.to_bytes(8, "big")), run.checksum)
+        run.checksum = crc32c(b"t" + pair.join_key(key) if deleted else record, checksum)
+
+    def _records(self, start: bytes) -> Generator[tuple[bytes, bytes], None, None]:
         unsaved = self._unsaved
-        for stored, record in self._engine.scan(RECORDS, b"", None):
+        for stored, record in self._engine.scan(RECORDS, start, None):
             if (RECORDS, stored) not in unsaved:
                 yield stored, record
-        yield from ((stored, record) for (_, stored), record in unsaved.items() if record is not None)
+        for (_, stored), unsaved_record in unsaved.items():
+            if unsaved_record is not None and stored >= start:
+                yield stored, unsaved_record
 
     def _record(self, place: int, item: _Item, record: bytes, before: int) -> None:
         self._unsaved[RECORDS, place.to_bytes(PLACE_BYTES, "big")] = record

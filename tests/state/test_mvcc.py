@@ -12,7 +12,7 @@ from netstore.errors import COMPACTED, FUTURE_REVISION, OUT_OF_RANGE, UNAVAILABL
 from netstore.state import mvcc, pair
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
-from netstore.state.mvcc import NEVER, PLACE_BYTES, Mvcc
+from netstore.state.mvcc import MAX_HASHES, NEVER, PLACE_BYTES, Hash, Mvcc, _HashRun
 from netstore.state.v3commands import Compact, DeleteRange, Found, LeaseGrant, Put, Range, Txn, V3Command
 from netstore.types import Index, Revision
 from tests.state.v3_strategies import ENDS, KEYS, ranges, v3_commands
@@ -88,6 +88,15 @@ class Both:
         return found
 
 
+def hash_kv(store: Mvcc, revision: int) -> Hash | Fault:
+    """At one go."""
+    found: list[Hash | Fault] = []
+    store.hash_kv(revision, found.append)
+    while store.hashing:
+        store.hash_on()
+    return found[0]
+
+
 def machine_on(engine: MemoryEngine) -> Machine:
     machine = Machine(engine)
     machine.load()
@@ -131,8 +140,8 @@ def test_every_read_is_the_twins(
     start = Revision(data.draw(st.integers(max(both.twin.compacted, 0), both.twin.revision + 2)))
     key, range_end, limit = data.draw(KEYS), data.draw(ENDS), data.draw(st.integers(1, 4))
     assert both.history(start, key, range_end, limit) == both.twin.history(start, key, range_end)
-    found = both.machine.mvcc.hash_kv(0)
-    assert not isinstance(found, Fault)
+    found = hash_kv(both.machine.mvcc, 0)
+    assert isinstance(found, Hash)
     assert found.checksum == both.twin.hash_kv(0)
 
 
@@ -162,11 +171,11 @@ def test_compaction_leaves_only_what_can_be_read(commands: list[V3Command], step
     both = Both(*commands)
     both.save()
     both.machine.apply(Index(both.machine.applied + 1), encode(Compact(both.twin.revision)))
-    checksum = both.machine.mvcc.hash_kv(0)
+    checksum = hash_kv(both.machine.mvcc, 0)
     for _ in range(200):
         both.machine.mvcc.sweep(steps)
     assert not both.machine.sweeping
-    assert both.machine.mvcc.hash_kv(0) == checksum
+    assert hash_kv(both.machine.mvcc, 0) == checksum
     both.save()
     stored = [pair.split(record) for _, record in both.engine.scan(mvcc.RECORDS, b"", None)]
     readable = {p.key: p.mod_revision for p in both.twin.now.values()}
@@ -180,6 +189,45 @@ def test_compaction_leaves_only_what_can_be_read(commands: list[V3Command], step
     assert both.machine.mvcc.size == sum(
         len(key) + len(record) for key, record in both.engine.scan(mvcc.RECORDS, b"", None)
     )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(v3_commands(alarms=False), min_size=10, max_size=25), st.integers(1, 4), st.data())
+def test_a_checksum_worked_out_in_pieces_is_of_the_moment_it_was_asked_for(
+    commands: list[V3Command], records: int, data: st.DataObject
+) -> None:
+    """Whatever is written, compacted or saved in between."""
+    asked = data.draw(st.integers(1, len(commands) - 1))
+    both = Both(*commands[:asked])
+    expected = both.twin.hash_kv(0)
+    store = both.machine.mvcc
+    found: list[Hash | Fault] = []
+    store._hashing.append(_HashRun(store.revision, store.compacted, found.append))
+    for command in commands[asked:]:
+        store.hash_on(records)
+        both.apply(command)
+        both.machine.sweep()
+    while store.hashing:
+        store.hash_on(records)
+    (hashed,) = found
+    assert isinstance(hashed, Hash)
+    assert hashed.checksum == expected
+
+
+def test_checksums_are_bounded_and_end_with_the_state() -> None:
+    both = Both(*(Put(b"%d" % number) for number in range(600)))
+    both.save()
+    found: list[Hash | Fault] = []
+    for _ in range(MAX_HASHES + 1):
+        both.machine.mvcc.hash_kv(0, found.append)
+    (refused,) = found
+    assert isinstance(refused, Fault)
+    assert refused.cause == b"etcdserver: too many requests"
+    both.machine.load()
+    assert [isinstance(each, Fault) and each.grpc_code == UNAVAILABLE for each in found[1:]] == [
+        True
+    ] * MAX_HASHES
+    assert not both.machine.mvcc.hashing
 
 
 def fresh() -> Mvcc:
@@ -211,7 +259,7 @@ def test_a_revision_that_cannot_be_read_is_refused_in_etcds_words(revision: int,
     for fault in (
         store.range(Range(b"a", revision=revision)),
         store.range(Range(b"a", b"\0", revision=revision)),
-        store.hash_kv(revision),
+        hash_kv(store, revision),
         store.compact(revision),
     ):
         assert isinstance(fault, Fault)
@@ -315,7 +363,7 @@ def test_no_read_is_answered_while_the_state_is_replaced() -> None:
     for answer in (
         both.machine.mvcc.range(Range(b"a")),
         both.machine.mvcc.range(Range(b"a", b"\0")),
-        both.machine.mvcc.hash_kv(0),
+        hash_kv(both.machine.mvcc, 0),
         both.machine.read_txn(Txn((), (Range(b"a"),))),
     ):
         assert isinstance(answer, Fault)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from netstore.net.grpc import Call, Handler, Receiver, StreamHandler
     from netstore.node.member import Member
     from netstore.state.machine import Outcome
+    from netstore.state.mvcc import Hash
 
 PIECE_BYTES: Final = 32 * 1024
 """What one message of a snapshot holds at most, as from etcd."""
@@ -159,7 +160,9 @@ class MaintenanceService:
         call.reply(b"")
 
     def _hash(self, call: Call, _: pb.HashRequest) -> None:
-        hashed = self._member.machine.mvcc.hash_kv(0)
+        self._member.machine.mvcc.hash_kv(0, partial(self._hashed, call))
+
+    def _hashed(self, call: Call, hashed: Hash | Fault) -> None:
         if isinstance(hashed, Fault):
             refuse(call, hashed)
         else:
@@ -167,7 +170,9 @@ class MaintenanceService:
             call.reply(messages.write(self._headers(self._revision), answer))
 
     def _hash_kv(self, call: Call, request: pb.HashKVRequest) -> None:
-        hashed = self._member.machine.mvcc.hash_kv(request.revision)
+        self._member.machine.mvcc.hash_kv(request.revision, partial(self._hashed_kv, call))
+
+    def _hashed_kv(self, call: Call, hashed: Hash | Fault) -> None:
         if isinstance(hashed, Fault):
             refuse(call, hashed)
             return
