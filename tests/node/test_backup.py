@@ -1,0 +1,178 @@
+"""Copies of the state as bbolt files: what is in them, one at a time, and what can go wrong."""
+
+from __future__ import annotations
+
+import queue
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from netstore.disk.engine import LmdbEngine
+from netstore.disk.statefile import StateFile
+from netstore.errors import Fault, NetstoreError
+from netstore.node.backup import BUSY, FAILED, Backups, BoltCopy, buckets
+from netstore.state import v3commands as v3
+from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion, encode
+from netstore.state.machine import Machine
+from netstore.state.mirror import TABLES
+from netstore.types import Index
+from tests.support.member import Lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+LIMIT = 20.0
+
+
+class Place:
+    """A state on disk, and a loop that makes the calls it is given."""
+
+    def __init__(self, folder: Path) -> None:
+        self.calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self.engine = LmdbEngine(folder / "state.lmdb", self.calls.put, TABLES, self.failed)
+        self.machine = Machine(self.engine)
+        self.machine.load()
+        self.lines = Lines()
+        self.folder = folder
+        self.backups = Backups(folder, self.engine, self.calls.put, self.lines)
+
+    def failed(self, failure: OSError) -> None:
+        raise failure
+
+    def apply(self, *commands: Any) -> None:
+        for command in commands:
+            outcome = self.machine.apply(Index(self.machine.applied + 1), encode(command))
+            assert not isinstance(outcome, Fault)
+        self.machine.save()
+
+    def make(self) -> BoltCopy | Fault:
+        made: list[BoltCopy | Fault] = []
+        self.backups.make(made.append)
+        while not made:
+            self.calls.get(timeout=LIMIT)()
+        return made[0]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
+    yield place
+    place.engine.close()
+
+
+def revision(main: int, sub: int = 0, end: bytes = b"") -> bytes:
+    return main.to_bytes(8, "big") + b"_" + sub.to_bytes(8, "big") + end
+
+
+def test_what_is_in_a_copy(place: Place) -> None:
+    place.apply(
+        PublishMember(7, "seven", ("http://c:1",), ("http://p:1",)),
+        PublishMember(8, "gone", (), ("http://p:2",)),
+        RemoveMember(8),
+        SetClusterVersion("3.5.0"),
+        v3.LeaseGrant(5, 60),
+        v3.LeaseGrant(-5, 60),
+        v3.Put(b"a", b"1", 5),
+        v3.Put(b"b", b"2"),
+        v3.DeleteRange(b"b"),
+        v3.SetAlarm(7, v3.NOSPACE, active=True),
+        v3.Compact(3),
+    )
+    place.machine.sweep()
+    copy = place.make()
+    assert isinstance(copy, BoltCopy)
+    with (place.folder / "again.lmdb").open("w+b") as file:
+        place.engine.copy_to(file.fileno())
+    with StateFile(place.folder / "again.lmdb") as source:
+        found = {name: dict(pairs) for name, pairs in buckets(source).items()}
+    assert list(found[b"key"]) == [revision(2), revision(3), revision(4, 0, b"t")]
+    assert found[b"key"][revision(4, 0, b"t")] == b"\n\x01b"
+    assert found[b"key"][revision(2)] == place.machine.mvcc.get(b"a")
+    assert found[b"lease"] == {
+        (5).to_bytes(8, "big"): b"\x08\x05\x10\x3c",
+        (2**64 - 5).to_bytes(8, "big"): b"\x08\xfb\xff\xff\xff\xff\xff\xff\xff\xff\x01\x10\x3c",
+    }
+    assert found[b"alarm"] == {b"\x08\x07\x10\x01": b""}
+    assert found[b"members"] == {
+        b"7": b'{"id": 7, "peerURLs": ["http://p:1"], "name": "seven", "clientURLs": ["http://c:1"]}'
+    }
+    assert found[b"members_removed"] == {b"8": b"removed"}
+    assert found[b"cluster"] == {b"clusterVersion": b"3.5.0"}
+    assert found[b"meta"][b"scheduledCompactRev"] == found[b"meta"][b"finishedCompactRev"] == revision(3)
+    assert copy.size % 4096 == 0
+    assert len(copy.read(copy.size + 1)) == copy.size
+    assert copy.read(1) == b""
+    copy.close()
+    copy.close()
+    assert place.lines.events == ["snapshot_made"]
+    left = {path.name for path in place.folder.iterdir()}
+    assert left == {"state.lmdb", "state.lmdb-lock", "again.lmdb"}, "copies have no names"
+
+
+def test_an_empty_store_can_be_copied(place: Place) -> None:
+    copy = place.make()
+    assert isinstance(copy, BoltCopy)
+    copy.close()
+
+
+def test_one_copy_at_a_time(place: Place) -> None:
+    made: list[BoltCopy | Fault] = []
+    place.backups.make(made.append)
+    second: list[BoltCopy | Fault] = []
+    place.backups.make(second.append)
+    assert isinstance(second[0], Fault)
+    assert second[0].cause == BUSY
+    while not made:
+        place.calls.get(timeout=LIMIT)()
+    assert isinstance(made[0], BoltCopy)
+    made[0].close()
+    third = place.make()
+    assert isinstance(third, BoltCopy)
+    third.close()
+
+
+def test_a_copy_that_cannot_be_written(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(place.engine, "copy_to", full)
+    fault = place.make()
+    assert isinstance(fault, Fault)
+    assert fault.cause == FAILED
+    assert place.lines.events == ["snapshot_not_made"]
+    monkeypatch.undo()
+    copy = place.make()
+    assert isinstance(copy, BoltCopy), "the next one can be made"
+    copy.close()
+
+
+def test_a_state_that_cannot_be_committed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(done: Callable[[OSError | None], None]) -> None:
+        done(OSError(5, "Input/output error"))
+
+    monkeypatch.setattr(place.engine, "sync", broken)
+    fault = place.make()
+    assert isinstance(fault, Fault)
+    assert fault.cause == b"etcdserver: no space left on device"
+
+
+def test_what_is_no_state(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"no state" * 1000)
+    with pytest.raises(NetstoreError, match="not a state that can be read"):
+        StateFile(tmp_path / "x")
+
+
+def test_tables_of_a_state_file(place: Place) -> None:
+    place.apply(v3.Put(b"a", b"1"), v3.Put(b"b", b"2"))
+    made = place.make()
+    assert isinstance(made, BoltCopy)
+    made.close()
+    with (place.folder / "copy").open("w+b") as file:
+        place.engine.copy_to(file.fileno())
+    with StateFile(place.folder / "copy") as source:
+        assert list(source.scan("no such table")) == []
+        rows = list(source.scan("v3"))
+        assert [int.from_bytes(key, "big") >> 32 for key, _ in rows] == [2, 3]
+        assert list(source.scan("v3", rows[1][0])) == rows[1:]
+        assert list(source.scan("v3", b"", rows[1][0])) == rows[:1]
