@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import h2.events
+import hyperframe.frame
 import pytest
 from h2.settings import SettingCodes
 from hypothesis import given
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAX = 2**31 - 1
+PATTERN = bytes(range(251)) * 160
 CALM = http2.ENHANCE_YOUR_CALM
 
 
@@ -68,7 +70,7 @@ def test_h2_agrees_whatever_the_cuts_sizes_and_settings(
             data = data[size:]
             turn += 1
 
-    bodies = [bytes(index % 251 for index in range(size)) for size in sizes]
+    bodies = [PATTERN[:size] for size in sizes]
     if window == 1:
         bodies = [body[:40] for body in bodies]
     judged = Judged(
@@ -173,6 +175,63 @@ def test_all_frames_of_a_read_are_parsed_before_anything_is_handled() -> None:
     wire = Wire()
     wire.feed(wire.request(1, b"x") + frame(RST_STREAM, 0, 1, number(http2.CANCEL)) + wire.request(3))
     assert [n for n, _, _ in wire.application.handed] == [3]
+
+
+KINDS = st.integers(0, 10)
+FLAGS = st.sampled_from([0, END_STREAM, END_HEADERS, END_STREAM | END_HEADERS, PADDED, WITH_PRIORITY, 0xFF])
+NUMBERS = st.sampled_from([0, 1, 2, 3, 5, 7, 9])
+PAYLOADS = st.one_of(
+    st.binary(max_size=20),
+    st.sampled_from([block(), block()[:9], number(0), number(1), number(70_000), number(MAX), bytes(8)]),
+    st.sampled_from([bytes(5), b"\0\4" + number(0), b"\0\4" + number(500), b"\0\1" + number(0), bytes(3000)]),
+)
+ANSWERS = st.sampled_from(["nothing", "whole", "piece", "end", "resume"])
+
+
+@given(st.lists(st.tuples(KINDS, FLAGS, NUMBERS, PAYLOADS, ANSWERS), max_size=40))
+def test_whatever_comes_is_taken_or_refused(stream: list[tuple[int, int, int, bytes, str]]) -> None:
+    """No frame makes the codec fail, and its books agree with its streams after each."""
+    wire = Wire(hold=True)
+    connection = wire.connection
+    for kind, flags, target, payload, answer in stream:
+        wire.feed(frame(kind, flags, target, payload))
+        for echo in list(connection.streams.values()):
+            if not echo.open:
+                continue
+            if answer == "whole":
+                echo.put_head(OPENING)
+                echo.put_data(b"", bytes(1000))
+                echo.put_last(ENDING)
+            elif answer == "piece":
+                echo.put_data(b"12345", bytes(2000))
+            elif answer == "end":
+                echo.put_last()
+        if answer == "resume":
+            connection.resume()
+        assert connection.queued == sum(each.queued for each in connection.streams.values())
+        assert all(each.queued >= 0 for each in connection.streams.values())
+        assert connection.window >= 0
+        sent = wire.sent()
+        if not connection.reading:
+            assert sent[-1].kind == GOAWAY
+            assert not connection.streams
+            assert connection.queued == 0
+            return
+
+
+@given(st.lists(st.tuples(KINDS, FLAGS, NUMBERS, PAYLOADS), max_size=12))
+def test_h2_understands_what_is_said_to_whatever_came(stream: list[tuple[int, int, int, bytes]]) -> None:
+    """Every frame we send is well formed, also to a peer that is not."""
+    wire = Wire()
+    for kind, flags, target, payload in stream:
+        wire.feed(frame(kind, flags, target, payload))
+    for each in wire.sent():
+        parsed, length = hyperframe.frame.Frame.parse_frame_header(
+            memoryview(frame(each.kind, each.flags, each.stream, each.payload)[:9])
+        )
+        parsed.parse_body(memoryview(each.payload))
+        assert length == len(each.payload)
+        assert not isinstance(parsed, hyperframe.frame.ExtensionFrame)
 
 
 # --- errors (RFC 9113)
