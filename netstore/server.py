@@ -421,7 +421,8 @@ class _Daemon:
         """
         old = self.folder.identity.member_id
         self.acquainted = self._others_in_state()
-        others = [*self._others(), *(url for urls in self.acquainted.values() for url in urls)]
+        known = (url for urls in self.acquainted.values() for url in urls)
+        others = list(dict.fromkeys((*self._others(), *known)))
         if not others:
             raise damage
         self.log.error("data_damaged", error=str(damage), member=f"{old:x}", asking=others)
@@ -609,6 +610,8 @@ class _Daemon:
         config, host = self.config, self.host
         peer_urls = tuple(map(str, config.initial_advertise_peer_urls))
         client_urls = tuple(map(str, config.advertise_client_urls))
+        while not host.machine.members:  # noqa: ASYNC110 - a member that joins has no list before its copy
+            await trio.sleep(CHORES_SECONDS)
         await self._propose(encode(PublishMember(host.id, config.name, client_urls, peer_urls)))
         if config.force_new_cluster:
             for other in sorted(set(host.machine.members) - {host.id}):
