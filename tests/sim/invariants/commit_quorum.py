@@ -35,7 +35,7 @@ class CommitQuorum(Invariant):
             self._led[member.id] = raft.term
         if commit <= self._highest:
             return
-        self._highest = commit
+        before, self._highest = self._highest, commit
         if raft.role is not Role.LEADER:
             return
         require(
@@ -47,10 +47,13 @@ class CommitQuorum(Invariant):
             of=raft.log.term(commit),
         )
         # A leader leaves a joint configuration in the very step that commits it: then the one before counts.
-        before = [conf for since, conf in raft.conf_history if since <= commit][-2:]
-        configurations = [*before, raft.conf]
+        latest = [conf for since, conf in raft.conf_history if since <= commit][-2:]
+        # And nothing but both its majorities can have committed the entry that entered it.
+        history = raft.conf_history
+        joint = [(since, conf) for since, conf in history if conf.joint and before < since <= commit]
         require(
-            any(self._held(conf, member, commit) for conf in configurations),
+            any(self._held(conf, member, commit) for conf in (*latest, raft.conf))
+            and all(self._held(conf, member, since) for since, conf in joint),
             "committed without a majority of disks",
             leader=raft.id,
             index=commit,
