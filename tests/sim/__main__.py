@@ -73,8 +73,12 @@ def _run_one(seed: int, *, trace: bool) -> int:
 def _seek_mutants(jobs: int) -> int:
     missed = 0
     for name, found in mutants.seek_all(jobs):
-        _say(f"{name}: " + (f"found by seed {found}" if found is not None else "NOT FOUND"))
-        missed += found is None
+        if found is None:
+            missed += 1
+            _say(f"{name}: NOT FOUND by {mutants.SEEDS} seeds")
+        else:
+            seed, why = found
+            _say(f"{name}: found by seed {seed}: {why.partition(':')[2][:90].strip()}")
     return 1 if missed else 0
 
 

@@ -674,39 +674,39 @@ MUTANTS: Final = tuple(
 )
 
 
-def finds(mutant: Mutant, seed: int) -> bool:
-    """Whether this seed finds the bug. The clean code must pass the same run: `passes`."""
+def verdict(mutant: Mutant, seed: int) -> str:
+    """What is wrong with the run of this seed with the bug put; empty when nothing is found."""
     with pytest.MonkeyPatch.context() as patch:
         mutant.put(patch)
-        return not _holds(mutant, seed)
+        return verdict_without(mutant, seed)
 
 
-def passes(mutant: Mutant, seed: int) -> bool:
-    """Whether the code without the bug breaks no promise in that run."""
-    return _holds(mutant, seed)
+def verdict_without(mutant: Mutant, seed: int) -> str:
+    """The same for the same run of the code as it is, which must hold."""
+    plan = plans.draw(Random(seed))  # noqa: S311 - repeatable
+    mutant.profile(plan)
+    try:
+        World(seed, plan).run()
+    except (AssertionError, InvariantBroken) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
-def seek(mutant: Mutant, seeds: int = SEEDS) -> int | None:
-    """The first seed that finds the bug, None if none of so many does."""
-    return next((seed for seed in range(seeds) if finds(mutant, seed)), None)
+def seek(mutant: Mutant, seeds: int = SEEDS) -> tuple[int, str] | None:
+    """The first seed that finds the bug and what it says, None if none of so many does."""
+    for seed in range(seeds):
+        found = verdict(mutant, seed)
+        if found:
+            return seed, found
+    return None
 
 
-def seek_all(jobs: int) -> Iterator[tuple[str, int | None]]:
+def seek_all(jobs: int) -> Iterator[tuple[str, tuple[int, str] | None]]:
     """Each bug and the first seed that finds it, from seed 0 on, whatever the hints say."""
     with get_context("spawn").Pool(jobs) as pool:
         yield from pool.imap(_seek_at, range(len(MUTANTS)))
 
 
-def _seek_at(place: int) -> tuple[str, int | None]:
+def _seek_at(place: int) -> tuple[str, tuple[int, str] | None]:
     mutant = MUTANTS[place]
     return mutant.name, seek(mutant)
-
-
-def _holds(mutant: Mutant, seed: int) -> bool:
-    plan = plans.draw(Random(seed))  # noqa: S311 - repeatable
-    mutant.profile(plan)
-    try:
-        World(seed, plan).run()
-    except (AssertionError, InvariantBroken):
-        return False
-    return True

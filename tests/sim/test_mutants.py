@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sim.mutants import MUTANTS, SEEDS, Mutant, finds, passes, seek
+from tests.sim.mutants import MUTANTS, SEEDS, Mutant, seek, verdict, verdict_without
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_known_bug_is_found(mutant: Mutant) -> None:
-    found: int | None = mutant.hint
-    if not finds(mutant, mutant.hint):
+    seed = mutant.hint
+    if not verdict(mutant, seed):
         found = seek(mutant)
-    assert found is not None, f"not found by any of the seeds below {SEEDS}"
-    assert passes(mutant, found), f"seed {found} also fails without the bug"
+        assert found is not None, f"not found by any of the seeds below {SEEDS}"
+        seed, _ = found
+    without = verdict_without(mutant, seed)
+    assert not without, f"seed {seed} also fails without the bug: {without}"
 
 
 def test_bugs_have_names_of_their_own() -> None:
