@@ -320,6 +320,11 @@ class Frames:
         self._size = 0
         self._wanted = _FRAME.size
 
+    @property
+    def held(self) -> int:
+        """Bytes of a frame that is not complete yet."""
+        return self._size
+
     def take(self, data: bytes) -> list[bytes]:
         """The payloads that `data` completes, in order. CorruptData where a frame is too long or damaged."""
         payloads: list[bytes] = []

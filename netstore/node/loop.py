@@ -1,8 +1,8 @@
 """When the host's turns are run: at the end of a round of the reactor, or by a task of their own.
 
-What happens inside a round (requests, finished syncs) is taken up by the turn at its end, without a task
-switch. What happens elsewhere (ticks, messages from peers) wakes the task. Turns never overlap: both run on
-the one thread of Trio and neither awaits inside a turn.
+What happens inside a round (requests, messages from peers, finished syncs) is taken up by the turn at its
+end, without a task switch. What happens elsewhere (ticks, state copies) wakes the task. Turns never overlap:
+both run on the one thread of Trio and neither awaits inside a turn.
 """
 
 from __future__ import annotations

@@ -11,8 +11,10 @@ A refusal or a failed call is logged once for each peer and reason, until it cha
 
 from __future__ import annotations
 
+import errno
 import math
 import random
+import select
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -76,10 +78,15 @@ here is called back at once."""
 MAX_GUESTS: Final = 512
 """Streams that others may have open to this member; more wait to be accepted."""
 
+MAX_HELD_BYTES: Final = 256 * 1024 * 1024
+"""Bytes of frames that are not complete yet, of all streams together; who goes beyond is hung up on."""
+
 LOOK_SECONDS: Final = 0.1
 """How often the list of members is looked at, and streams for silence."""
 
 _BACKLOG: Final = 256
+_IN: Final = select.EPOLLIN
+_OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _UNREAD_BYTES: Final = 64 * 1024
 """Answers to pings that a caller may leave unread."""
 
@@ -197,7 +204,8 @@ class Peers:
         self._noted = noted
         self._peers: dict[NodeId, _Peer] = {}
         self._guests: set[_Guest] = set()
-        self._listeners: list[socket.socket] = []
+        self._listeners: dict[socket.socket, Callable[[int], None]] = {}
+        self._resting: list[socket.socket] = []
         self._notes: dict[object, str] = {}
         self._host: Receiver
         self._copies: Copies
@@ -271,8 +279,8 @@ class Peers:
         """Take streams from others on this bound socket, which is owned here from now on."""
         sock.listen(_BACKLOG)
         sock.setblocking(False)
-        self._listeners.append(sock)
-        self.reactor.attend(sock.fileno(), 1, lambda _: self._accept(sock, tls=tls))
+        self._listeners[sock] = lambda _: self._accept(sock, tls=tls)
+        self.reactor.attend(sock.fileno(), _IN, self._listeners[sock])
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; open streams go on."""
@@ -280,12 +288,17 @@ class Peers:
             self.reactor.dismiss(sock.fileno())
             sock.close()
         self._listeners.clear()
+        self._resting.clear()
 
     def _accept(self, listener: socket.socket, *, tls: bool) -> None:
         try:
             sock, address = listener.accept()
-        except OSError:
-            return  # gone again, or no descriptor is left: it is tried again with the next event
+        except OSError as error:
+            if error.errno in _OUT_OF_DESCRIPTORS:  # it would be told again at once, and again
+                self.note("guests", "guest_refused", reason=error.strerror)
+                self.reactor.dismiss(listener.fileno())
+                self._resting.append(listener)
+            return
         if len(self._guests) >= MAX_GUESTS:
             sock.close()
             self.note("guests", "guest_refused", address=str(address[0]), reason="too many streams are open")
@@ -307,6 +320,7 @@ class Peers:
                 while True:
                     self._follow()
                     self._hang_up_on_the_silent()
+                    self._accept_again()
                     await trio.sleep(LOOK_SECONDS)
         finally:
             self.stop_accepting()
@@ -328,6 +342,11 @@ class Peers:
             self._peers.pop(id_).forget()
         for guest in [guest for guest in self._guests if guest.sender in removed]:
             guest.link.cut("removed from the cluster")
+
+    def _accept_again(self) -> None:
+        resting, self._resting = self._resting, []
+        for listener in resting:
+            self.reactor.attend(listener.fileno(), _IN, self._listeners[listener])
 
     def _hang_up_on_the_silent(self) -> None:
         now = self.clock.monotonic()
@@ -390,6 +409,11 @@ class Peers:
     def lost(self, peer: NodeId) -> None:
         """The stream to a peer broke: what was on its way may be lost."""
         self._host.unreachable(peer)
+
+    @property
+    def held(self) -> int:
+        """Bytes of frames that are not complete yet."""
+        return sum(guest.held for guest in self._guests)
 
     def leave(self, guest: _Guest) -> None:
         """A guest is gone."""
@@ -536,6 +560,11 @@ class _Guest:
         """Who it says it is."""
         return None if self._hello is None else self._hello.sender
 
+    @property
+    def held(self) -> int:
+        """Bytes of a frame that is not complete yet."""
+        return self._frames.held
+
     def sends_messages_of(self, sender: NodeId) -> bool:
         """It is this member's stream of messages."""
         hello = self._hello
@@ -602,6 +631,8 @@ class _Guest:
                 raise CorruptData("sends pings and does not take the answers")
             else:
                 self.link.write(PING)
+        if self.held > _UNREAD_BYTES and self._peers.held > MAX_HELD_BYTES:
+            raise CorruptData("too many bytes of frames that are not complete are held")
         for message in messages:
             if message.sender != self._hello.sender:
                 raise CorruptData(

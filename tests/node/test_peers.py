@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from contextlib import asynccontextmanager
@@ -318,6 +319,48 @@ async def test_more_streams_than_allowed_are_closed_at_once(monkeypatch: pytest.
             await eventually(lambda: one.log.events("guest_refused"), "it is told")
             late.settimeout(5)
             assert late.recv(9) == b""
+
+
+async def test_half_frames_of_many_streams_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_HELD_BYTES", 1 << 20)
+    half = frame(bytes(900_000))[:600_000]
+    async with members() as (one, _):
+        first = await call(one.peers.reactor, one.url, STRANGER, lambda _: None, None)
+        first.link.write(half)
+        await eventually(lambda: one.peers.held == len(half), "it is held")
+        other = msgspec.structs.replace(STRANGER, sender=NodeId(0x98))
+        second = await call(one.peers.reactor, one.url, other, lambda _: None, None)
+        second.link.write(half)
+        await second.over.wait()
+        assert first.link.open
+        assert one.peers.held == len(half)
+        assert "not complete" in one.log.events("peer_cut")[0]
+        first.link.cut("over")
+
+
+async def test_without_descriptors_accepting_rests_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with members() as (one, two):
+        await met(one, two)
+        [listener] = one.peers._listeners
+        refused = 0
+
+        class Exhausted(socket.socket):
+            def accept(self) -> tuple[socket.socket, Any]:
+                nonlocal refused
+                refused += 1
+                raise OSError(errno.EMFILE, "Too many open files")
+
+            def fileno(self) -> int:
+                return listener.fileno()
+
+        with Exhausted() as exhausted:
+            one.peers._accept(exhausted, tls=False)
+        assert one.log.events("guest_refused") == ["{'reason': 'Too many open files'}"]
+        assert one.peers._resting
+        one.peers._resting[:] = [listener]
+        made = await call(one.peers.reactor, one.url, STRANGER, lambda _: None, None)
+        assert (refused, made.link.open) == (1, True)
+        made.link.cut("over")
 
 
 def test_round_trips_are_summed_up_without_keeping_them() -> None:
