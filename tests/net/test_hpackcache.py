@@ -101,6 +101,19 @@ def test_the_same_block_is_understood_once_until_the_table_changes() -> None:
     assert asked[3] == asked[0]
 
 
+def test_a_literal_that_enters_no_table_is_remembered_too() -> None:
+    """nghttp2 sends paths and lengths so."""
+    asked = []
+    reader = HeaderBlocks(lambda fields: asked.append(fields), b"", LIMIT)
+    block = b"\x83" + literal(b":path", b"/a") + literal(b"own", b"x")
+    for _ in range(3):
+        reader.read(block)
+    assert asked == [((b":method", b"POST"), (b":path", b"/a"), (b"own", b"x"))]
+    for _ in range(2):
+        reader.read(b"\x20" + block)
+    assert len(asked) == 3
+
+
 def test_the_memory_is_bounded() -> None:
     reader = blocks()
     for first in range(2, 15):
