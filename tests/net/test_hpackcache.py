@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.net.hpackcache import (
+    BLOCKS_KNOWN,
     BadBlock,
     Field,
     HeaderBlocks,
@@ -103,8 +104,8 @@ def test_the_same_block_is_understood_once_until_the_table_changes() -> None:
 
 def test_a_literal_that_enters_no_table_is_remembered_too() -> None:
     """nghttp2 sends paths and lengths so."""
-    asked = []
-    reader = HeaderBlocks(lambda fields: asked.append(fields), b"", LIMIT)
+    asked: list[tuple[Field, ...]] = []
+    reader = HeaderBlocks(asked.append, b"", LIMIT)
     block = b"\x83" + literal(b":path", b"/a") + literal(b"own", b"x")
     for _ in range(3):
         reader.read(block)
@@ -119,7 +120,7 @@ def test_the_memory_is_bounded() -> None:
     for first in range(2, 15):
         for second in range(2, 62):
             reader.read(bytes((0x80 | first, 0x80 | second)))
-    assert len(reader._known) <= 256
+    assert len(reader._known) <= BLOCKS_KNOWN
 
 
 def test_what_a_meaning_refuses_is_not_remembered() -> None:
