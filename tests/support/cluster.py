@@ -26,6 +26,10 @@ PACE: Final = ("--heartbeat-interval", "40", "--election-timeout", "400")
 """Fast enough that a test does not wait for elections, slow enough for two busy cores."""
 
 
+START_SECONDS: Final = 60.0
+"""How long a member may take until it serves, with the others starting beside it on busy cores."""
+
+
 @dataclass
 class Answer:
     """What a member answered: status 0 when it did not."""
@@ -100,7 +104,7 @@ class Members:
             for name in NAMES[: self.size]:
                 self.spawn(name, *self.beginning(), *self.own_flags(name))
             for daemon in self.daemons.values():
-                daemon.wait_until_healthy(30)
+                daemon.wait_until_healthy(START_SECONDS)
             undo.pop_all()
         return self
 
@@ -153,7 +157,7 @@ class Members:
     def join(self, name: str, *flags: str, at: str = "a") -> Daemon:
         """Start a member that asks another one to let it in, and wait until it serves."""
         daemon = self.spawn(name, "--join", self.peer_url(at), *flags)
-        daemon.wait_until_healthy(30)
+        daemon.wait_until_healthy(START_SECONDS)
         return daemon
 
     def wipe(self, name: str) -> None:
