@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from tests.support.v3client import Stream
 
+pytestmark = pytest.mark.xdist_group("v3-cluster")
+
 
 class Trio:
     """Three members and a client of each, the leader's first."""
