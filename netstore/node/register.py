@@ -177,9 +177,9 @@ async def ask(
         except CallFailed as fault:
             reason = f"{url}: {fault}"
             continue
-        if not roster.refusal:
+        if roster.members and not roster.refusal:
             return roster
-        reason = f"{url}: {roster.refusal}"
+        reason = f"{url}: {roster.refusal or 'it has no list of members yet'}"
     raise CallFailed(reason)
 
 

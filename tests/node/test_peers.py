@@ -31,6 +31,7 @@ from netstore.node.peers import Peers
 from netstore.node.register import ask
 from netstore.raft.entry import Entry, EntryKind, SnapshotMeta
 from netstore.raft.messages import Append, Heartbeat, InstallSnapshot
+from netstore.state.member import MemberInfo
 from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.links import Quiet, eventually, running_reactor
 
@@ -69,6 +70,7 @@ class Member:
         self.addresses: dict[NodeId, Sequence[str]] = {}
         self.removed: set[NodeId] = set()
         self.applications: list[Application | None] = []
+        self.listed: tuple[MemberInfo, ...] = (MemberInfo(id_, "", (), ()),)
         self.clock = HandClock()
         self.log = Quiet()
         self.peers = Peers(
@@ -89,7 +91,7 @@ class Member:
 
     def _register(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
         self.applications.append(application)
-        answer(Roster(CLUSTER, NodeId(5), ()))
+        answer(Roster(CLUSTER, NodeId(5), self.listed))
 
     # A receiver, and copies.
 
@@ -255,6 +257,14 @@ async def test_who_asks_who_is_there_gets_an_answer() -> None:
         assert (await ask(one.peers.reactor, [one.url], None, "test", application)).you == 5
         await ask(one.peers.reactor, ["http://127.0.0.1:1", one.url], None, "test")
         assert one.applications == [application, None]
+
+
+async def test_who_has_no_list_yet_is_no_answer() -> None:
+    async with members() as (one, two):
+        one.listed = ()
+        with pytest.raises(CallFailed, match="has no list of members yet"):
+            await ask(one.peers.reactor, [one.url], None, "test")
+        assert (await ask(one.peers.reactor, [one.url, two.url], None, "test")).members == two.listed
 
 
 STRANGER = Hello(Purpose.MESSAGES, CLUSTER, NodeId(0x99), A, "test")

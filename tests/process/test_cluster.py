@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from tests.support.daemon import Daemon
 
+pytestmark = pytest.mark.xdist_group("cluster")
+
 SHORT_LOG = ("--snapshot-count", "10")
 
 
@@ -125,6 +127,7 @@ def test_a_member_that_comes_back_too_late_gets_a_state_copy(cluster: Members) -
 
 def test_a_member_whose_data_was_lost_may_not_begin_as_if_new(cluster: Members) -> None:
     victim = cluster.followers()[0]
+    write(cluster[victim], "before-loss", "1")
     cluster[victim].kill()
     cluster.wipe(victim)
     cluster[victim].spawn_again()
@@ -135,7 +138,7 @@ def test_a_member_whose_data_was_lost_may_not_begin_as_if_new(cluster: Members) 
     assert request(cluster[other], "DELETE", f"/v2/members/{old}").status == 204
     cluster.wipe(victim)
     cluster.join(victim, at=other)
-    converged(cluster, "after-copy", "1")
+    converged(cluster, "before-loss", "1")
     assert cluster.id_of(victim) != old
     until(lambda: votes(cluster, victim), "the newcomer votes")
 
@@ -238,7 +241,8 @@ def test_a_removed_member_stops_and_says_why_also_later(cluster: Members) -> Non
 
 
 def test_a_sole_survivor_becomes_a_cluster_with_all_it_has(cluster: Members) -> None:
-    lost, survivor = sorted(cluster.daemons)
+    *others, survivor = sorted(cluster.daemons)
+    lost = others[0]
     write(cluster[survivor], "kept", "to the end")
     converged(cluster, "kept", "to the end")
     cluster.kill_all()
