@@ -194,7 +194,6 @@ def ask_over_tls(served: Served, context: ssl.SSLContext) -> bytes:
 
 
 def test_a_handshake_may_come_byte_by_byte(secured: Served, files: Certificates) -> None:
-    """A letter within a record is not taken for the beginning of HTTP."""
     inbound, outbound = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = files.context("h2").wrap_bio(inbound, outbound, server_hostname="127.0.0.1")
     with connect(secured) as sock:

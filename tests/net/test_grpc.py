@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from netstore.net.grpc import encode_text, parse_timeout
-from tests.support.toy import PUMP_BYTES, PUMP_HIGH, Served, toy_service
+from netstore.net import http2
+from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services, encode_text, parse_timeout
+from netstore.net.http2 import Http2Connection, Http2Server, frame
+from tests.support.h2client import REQUEST, block, fields, frames
+from tests.support.http import FakeOutput
+from tests.support.toy import PUMP_BYTES, PUMP_HIGH, Recorder, Served, toy_service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from netstore.net.grpc import Call
 
 SECONDS = 20
 
@@ -232,6 +240,161 @@ def test_a_graceful_stop_finishes_calls_and_ends_streams() -> None:
             grpc.StatusCode.UNAVAILABLE,
             "etcdserver: server stopped",
         )
+
+
+# --- without a socket
+
+
+class Bare:
+    """A connection of raw frames to a unary method that is never answered, and one that keeps its messages.
+    Time is a number.
+    """
+
+    def __init__(self) -> None:
+        self.time = 100.0
+        self.due: list[tuple[float, Callable[[], None]]] = []
+        self.asked: list[tuple[Call, bytes]] = []
+        self.cancelled = 0
+        self.log = Recorder()
+        services = Services({b"/a.A/Ask": self._ask}, {})
+        server = GrpcServer(services, self._clock, self._after, self.log)
+        self.output = FakeOutput()
+        self.connection = Http2Connection(
+            Http2Server(server, self._clock, varying=TIMEOUT_FIELD), self.output
+        )
+        self.feed(http2.PREFACE, frame(http2.SETTINGS, 0, 0))
+
+    def _clock(self) -> float:
+        return self.time
+
+    def _after(self, seconds: float, call: Callable[[], None]) -> None:
+        self.due.append((self.time + seconds, call))
+
+    def _ask(self, call: Call, message: bytes) -> None:
+        self.asked.append((call, message))
+        call.on_cancelled(self._count)
+
+    def _count(self) -> None:
+        self.cancelled += 1
+
+    def run_due(self) -> None:
+        """Make the calls whose time has come."""
+        due = [each for each in self.due if each[0] <= self.time]
+        self.due = [each for each in self.due if each[0] > self.time]
+        for _, call in due:
+            call()
+
+    def feed(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            self.connection.receive(piece)
+        self.output.sent, self.said = b"", self.output.sent
+
+    def call(self, number: int, body: bytes, *more: tuple[str, str], end: bool = True) -> bytes:
+        headers = [*REQUEST[:2], (":path", "/a.A/Ask"), *REQUEST[3:], *more]
+        asked = frame(http2.HEADERS, http2.END_HEADERS, number, block(headers))
+        return asked + frame(http2.DATA, http2.END_STREAM if end else 0, number, body)
+
+    def trailers(self, said: bytes) -> dict[str, str]:
+        """The last header block in these bytes."""
+        blocks = [each.payload for each in frames(said) if each.kind == http2.HEADERS]
+        return dict(fields(blocks[-1]))
+
+
+def message_of(size: int) -> bytes:
+    return b"\0" + size.to_bytes(4, "big") + bytes(size)
+
+
+def test_a_deadline_ends_a_call_that_nobody_answered() -> None:
+    bare = Bare()
+    bare.feed(
+        bare.call(1, message_of(3), ("grpc-timeout", "5S")),
+        bare.call(3, message_of(3), ("grpc-timeout", "1S")),
+        bare.call(5, message_of(3)),
+    )
+    first, second, third = (call for call, _ in bare.asked)
+    assert (first.deadline, second.deadline, third.deadline) == (105.0, 101.0, None)
+    bare.time = 101.5
+    bare.run_due()
+    assert (first.open, second.open, bare.cancelled) == (True, False, 1)
+    assert bare.trailers(bare.output.sent)["grpc-status"] == "4"
+    assert bare.trailers(bare.output.sent)["grpc-message"] == "context deadline exceeded"
+    first.reply(b"in time")
+    bare.time = 1000.0
+    bare.run_due()
+    assert (third.open, bare.cancelled) == (True, 1)
+    assert bare.due == []
+
+
+def test_a_malformed_time_limit_is_refused() -> None:
+    bare = Bare()
+    bare.feed(bare.call(1, message_of(3), ("grpc-timeout", "soon")))
+    assert bare.trailers(bare.said)[":status"] == "400"
+    assert bare.asked == []
+
+
+def test_after_a_fault_of_framing_the_rest_of_a_read_is_not_understood_anew() -> None:
+    bare = Bare()
+    large = b"\0" + (3_000_000).to_bytes(4, "big") + bytes(1000)
+    rest = frame(http2.DATA, 0, 1, bytes(1000)) * 3
+    bare.feed(bare.call(1, large, end=False) + rest)
+    assert bare.trailers(bare.said)["grpc-status"] == "8"
+    assert bare.asked == []
+
+
+def test_unfinished_messages_are_counted_until_they_are_whole_or_given_up() -> None:
+    bare = Bare()
+    half = message_of(5000)[:3000]
+    for number in (1, 3, 5):
+        bare.feed(bare.call(number, half, end=False))
+    assert bare.connection.held == 9000
+    bare.feed(frame(http2.DATA, http2.END_STREAM, 1, bytes(2005)))
+    assert bare.connection.held == 6000
+    assert [len(message) for _, message in bare.asked] == [5000]
+    bare.feed(frame(http2.RST_STREAM, 0, 3, bytes(3) + b"\x08"))
+    assert bare.connection.held == 3000
+    bare.feed(frame(http2.DATA, http2.END_STREAM, 5, b""))
+    assert bare.connection.held == 0
+    assert bare.trailers(bare.said)["grpc-status"] == "13"
+
+
+def test_unfinished_messages_of_a_connection_have_a_limit() -> None:
+    bare = Bare()
+    bare.connection.held = http2.HELD_LIMIT
+    bare.feed(bare.call(1, message_of(5000)[:3000], end=False))
+    assert bare.trailers(bare.said)["grpc-status"] == "8"
+    assert bare.connection.held == http2.HELD_LIMIT
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=5), st.lists(st.integers(0, 400), max_size=9))
+def test_messages_of_a_stream_come_whole_however_they_are_cut(sizes: list[int], cuts: list[int]) -> None:
+    taken: list[bytes] = []
+
+    class Keeper:
+        def received(self, message: bytes) -> None:
+            taken.append(message)
+
+        def half_closed(self) -> None:
+            taken.append(b"end")
+
+        def cancelled(self) -> None:
+            raise AssertionError("nobody cancels")
+
+    server = GrpcServer(
+        Services({}, {b"/a.A/Ask": lambda _: Keeper()}), lambda: 0.0, lambda _s, _c: None, Recorder()
+    )
+    connection = Http2Connection(Http2Server(server, lambda: 0.0), FakeOutput())
+    headers = [*REQUEST[:2], (":path", "/a.A/Ask"), *REQUEST[3:]]
+    connection.receive(http2.PREFACE + frame(http2.SETTINGS, 0, 0))
+    connection.receive(frame(http2.HEADERS, http2.END_HEADERS, 1, block(headers)))
+    messages = [bytes([65 + index]) * size for index, size in enumerate(sizes)]
+    stream = b"".join(b"\0" + len(each).to_bytes(4, "big") + each for each in messages)
+    for cut in cuts:
+        if stream[:cut]:
+            connection.receive(frame(http2.DATA, 0, 1, stream[:cut]))
+        stream = stream[cut:]
+    connection.receive(frame(http2.DATA, http2.END_STREAM, 1, stream))
+    assert taken == [*messages, b"end"]
+    assert connection.held == 0
 
 
 def test_timeouts_are_read_in_every_unit() -> None:

@@ -115,6 +115,17 @@ def test_a_literal_that_enters_no_table_is_remembered_too() -> None:
     assert len(asked) == 3
 
 
+def test_the_same_block_means_something_else_when_the_table_changes() -> None:
+    reader = blocks()
+    newest = b"\xbe"
+    for value in (b"first", b"second"):
+        reader.read(b"\x40\x01x" + bytes((len(value),)) + value)
+        assert reader.read(newest) == reader.read(newest) == (((b"x", value),), None)
+    reader.read(b"\x20\x3f\xe1\x1f")
+    with pytest.raises(BadBlock):
+        reader.read(newest)
+
+
 def test_the_memory_is_bounded() -> None:
     reader = blocks()
     for first in range(2, 15):

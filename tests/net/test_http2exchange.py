@@ -8,7 +8,7 @@ import h2.events
 
 from netstore.net.grpc import GrpcServer, Services
 from netstore.net.http1 import OPEN_BODY_LIMIT, Http1Server
-from netstore.net.http2 import Http2Server
+from netstore.net.http2 import ENHANCE_YOUR_CALM, HELD_LIMIT, Http2Server
 from netstore.net.http2exchange import block_of, opener
 from tests.support.h2client import Headers, Judged
 from tests.support.toy import Recorder
@@ -145,11 +145,25 @@ def test_a_body_beyond_the_limit_is_handed_over_without_it() -> None:
     number = site.ask("PUT", "/", bytes(5000))
     assert len(site.exchanges) == 1
     assert site.exchanges[0].request.too_large
+    assert site.judge.connection.held == 0
     site.exchanges[0].respond(413, b"", b"no\n")
     assert site.answer(number)[1] == b"no\n"
     site.exchanges.clear()
     site.ask("PUT", "/", bytes(1000))
     assert len(site.exchanges[0].request.body) == 1000
+    assert site.judge.connection.held == 0
+
+
+def test_unfinished_bodies_of_a_connection_have_a_limit() -> None:
+    site = Site()
+    site.judge.connection.held = HELD_LIMIT
+    site.judge.client.send_headers(
+        1, [(":method", "PUT"), (":scheme", "http"), (":path", "/"), (":authority", "x")]
+    )
+    site.judge.client.send_data(1, b"a piece")
+    site.judge.settle()
+    assert site.judge.resets == {1: ENHANCE_YOUR_CALM}
+    assert site.judge.connection.held == HELD_LIMIT
 
 
 def test_who_asks_whether_to_go_on_is_told_to() -> None:

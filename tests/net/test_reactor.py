@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import trio
 
 from netstore.net.http1 import Http1Connection, Http1Exchange, Http1Server
@@ -172,6 +174,27 @@ async def test_a_handshake_has_its_time_limit(tmp_path: Path) -> None:
         assert await read_all(slow) == b""
         assert here.reactor.open_connections == 0
         assert here.log.events == ["tls_handshake_failed"]
+
+
+async def test_a_letter_inside_a_handshake_is_no_http(tmp_path: Path) -> None:
+    files = Certificates(tmp_path / "tls")
+    log: Any = Quiet()
+    credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
+    inbound, outbound = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = files.context("http/1.1", shown=None).wrap_bio(inbound, outbound, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    hello = outbound.read()
+    letter = hello.index(b"localhost")
+    async with site(credentials=credentials) as here, await here.connect() as stream:
+        await stream.send_all(hello[:letter])
+        await here.until_open(1)
+        (connection,) = here.reactor._connections.values()
+        with trio.fail_after(10):
+            while not connection._spoken:
+                await trio.lowlevel.checkpoint()
+            await stream.send_all(hello[letter:])
+            assert (await stream.receive_some(65536))[:1] == b"\x16"
 
 
 async def test_an_idle_connection_is_left_alone() -> None:
