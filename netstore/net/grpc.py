@@ -507,7 +507,7 @@ class GrpcCall(Stream):
         """
         messages: list[bytes] = []
         if self._failure is not None:
-            return messages
+            return messages  # what still comes is no message
         buffer = self._buffer
         if buffer is not None:
             buffer += memoryview(data)[start:stop]
@@ -575,9 +575,6 @@ class UnaryCall(GrpcCall):
 
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
         """See `http2.Stream.take`."""
-        failure = self._failure
-        if failure is not None:
-            return  # it is on its way to be refused; what still comes is no message
         if ended and self._buffer is None and self._message is None and stop - start >= 5:
             compressed, size = _PREFIX.unpack_from(data, start)
             if size == stop - start - 5 and not compressed and size <= self.server.message_limit:

@@ -245,6 +245,22 @@ def test_a_graceful_stop_finishes_calls_and_ends_streams() -> None:
 # --- without a socket
 
 
+class Keeper:
+    """Keeps what comes on a stream."""
+
+    def __init__(self, kept: list[bytes]) -> None:
+        self._kept = kept
+
+    def received(self, message: bytes) -> None:
+        self._kept.append(message)
+
+    def half_closed(self) -> None:
+        self._kept.append(b"end")
+
+    def cancelled(self) -> None:
+        self._kept.append(b"cancelled")
+
+
 class Bare:
     """A connection of raw frames to a unary method that is never answered, and one that keeps its messages.
     Time is a number.
@@ -256,7 +272,8 @@ class Bare:
         self.asked: list[tuple[Call, bytes]] = []
         self.cancelled = 0
         self.log = Recorder()
-        services = Services({b"/a.A/Ask": self._ask}, {})
+        self.kept: list[bytes] = []
+        services = Services({b"/a.A/Ask": self._ask}, {b"/a.A/Keep": lambda _: Keeper(self.kept)})
         server = GrpcServer(services, self._clock, self._after, self.log)
         self.output = FakeOutput()
         self.connection = Http2Connection(
@@ -289,8 +306,15 @@ class Bare:
             self.connection.receive(piece)
         self.output.sent, self.said = b"", self.output.sent
 
-    def call(self, number: int, body: bytes, *more: tuple[str, str], end: bool = True) -> bytes:
-        headers = [*REQUEST[:2], (":path", "/a.A/Ask"), *REQUEST[3:], *more]
+    def call(
+        self,
+        number: int,
+        body: bytes,
+        *more: tuple[str, str],
+        path: str = "/a.A/Ask",
+        end: bool = True,
+    ) -> bytes:
+        headers = [*REQUEST[:2], (":path", path), *REQUEST[3:], *more]
         asked = frame(http2.HEADERS, http2.END_HEADERS, number, block(headers))
         return asked + frame(http2.DATA, http2.END_STREAM if end else 0, number, body)
 
@@ -333,12 +357,14 @@ def test_a_malformed_time_limit_is_refused() -> None:
 
 
 def test_after_a_fault_of_framing_the_rest_of_a_read_is_not_understood_anew() -> None:
-    bare = Bare()
     large = b"\0" + (3_000_000).to_bytes(4, "big") + bytes(1000)
     rest = frame(http2.DATA, 0, 1, bytes(1000)) * 3
-    bare.feed(bare.call(1, large, end=False) + rest)
-    assert bare.trailers(bare.said)["grpc-status"] == "8"
-    assert bare.asked == []
+    for path in ("/a.A/Ask", "/a.A/Keep"):
+        bare = Bare()
+        bare.feed(bare.call(1, message_of(3) + large, path=path, end=False) + rest)
+        assert bare.trailers(bare.said)["grpc-status"] == "8"
+        assert bare.asked == []
+        assert bare.kept == ([] if path == "/a.A/Ask" else [bytes(3), b"cancelled"])
 
 
 def test_unfinished_messages_are_counted_until_they_are_whole_or_given_up() -> None:
@@ -367,34 +393,17 @@ def test_unfinished_messages_of_a_connection_have_a_limit() -> None:
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=5), st.lists(st.integers(0, 400), max_size=9))
 def test_messages_of_a_stream_come_whole_however_they_are_cut(sizes: list[int], cuts: list[int]) -> None:
-    taken: list[bytes] = []
-
-    class Keeper:
-        def received(self, message: bytes) -> None:
-            taken.append(message)
-
-        def half_closed(self) -> None:
-            taken.append(b"end")
-
-        def cancelled(self) -> None:
-            raise AssertionError("nobody cancels")
-
-    server = GrpcServer(
-        Services({}, {b"/a.A/Ask": lambda _: Keeper()}), lambda: 0.0, lambda _s, _c: None, Recorder()
-    )
-    connection = Http2Connection(Http2Server(server, lambda: 0.0), FakeOutput())
-    headers = [*REQUEST[:2], (":path", "/a.A/Ask"), *REQUEST[3:]]
-    connection.receive(http2.PREFACE + frame(http2.SETTINGS, 0, 0))
-    connection.receive(frame(http2.HEADERS, http2.END_HEADERS, 1, block(headers)))
+    bare = Bare()
+    bare.feed(bare.call(1, b"", path="/a.A/Keep", end=False))
     messages = [bytes([65 + index]) * size for index, size in enumerate(sizes)]
     stream = b"".join(b"\0" + len(each).to_bytes(4, "big") + each for each in messages)
     for cut in cuts:
         if stream[:cut]:
-            connection.receive(frame(http2.DATA, 0, 1, stream[:cut]))
+            bare.feed(frame(http2.DATA, 0, 1, stream[:cut]))
         stream = stream[cut:]
-    connection.receive(frame(http2.DATA, http2.END_STREAM, 1, stream))
-    assert taken == [*messages, b"end"]
-    assert connection.held == 0
+    bare.feed(frame(http2.DATA, http2.END_STREAM, 1, stream))
+    assert bare.kept == [*messages, b"end"]
+    assert bare.connection.held == 0
 
 
 def test_timeouts_are_read_in_every_unit() -> None:
