@@ -1,0 +1,144 @@
+"""When turns are run: at the end of a round, or by the task; never both, never none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import pytest
+import trio
+
+from netstore.node.loop import Loop
+
+if TYPE_CHECKING:
+    from netstore.node.host import Host
+
+
+class Turns:
+    """A host that counts its turns."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.turns = 0
+        self.waiting = 0
+        self.again = 0
+        self.stopped = False
+        self.fault: Exception | None = None
+
+    @property
+    def proposals(self) -> list[None]:
+        """As many as requests wait."""
+        return [None] * self.waiting
+
+    def turn(self) -> None:
+        self.turns += 1
+        if self.fault is not None:
+            raise self.fault
+        if self.again:
+            self.again -= 1
+            self.loop.wake()
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+async def run(loop: Loop, host: Turns) -> None:
+    await loop.run(cast("Host", host))
+
+
+async def test_a_round_that_brought_something_ends_with_one_turn() -> None:
+    loop = Loop()
+    host = Turns(loop)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, loop, host)
+        await trio.testing.wait_all_tasks_blocked()
+        loop.begin()
+        loop.wake()
+        loop.wake()
+        assert host.turns == 0
+        loop.end()
+        assert host.turns == 1
+        loop.begin()
+        loop.end()
+        await trio.testing.wait_all_tasks_blocked()
+        assert host.turns == 1, "nothing was brought, and nobody else was woken"
+        nursery.cancel_scope.cancel()
+    assert host.stopped
+
+
+async def test_outside_a_round_the_task_runs_the_turn() -> None:
+    loop = Loop()
+    host = Turns(loop)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, loop, host)
+        await trio.testing.wait_all_tasks_blocked()
+        loop.wake()
+        loop.wake()
+        assert host.turns == 0
+        await trio.testing.wait_all_tasks_blocked()
+        assert host.turns == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_a_turn_asks_for_is_the_next_turns() -> None:
+    loop = Loop()
+    host = Turns(loop)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, loop, host)
+        await trio.testing.wait_all_tasks_blocked()
+        host.again = 3
+        loop.begin()
+        loop.wake()
+        loop.end()
+        assert host.turns == 1, "others are served between two turns"
+        await trio.testing.wait_all_tasks_blocked()
+        assert host.turns == 4
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("in_round", [False, True])
+async def test_a_fault_of_a_turn_is_raised_where_the_turn_ran(in_round: bool) -> None:
+    loop = Loop()
+    host = Turns(loop)
+    host.fault = ValueError("broken")
+
+    async def drive() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        if in_round:
+            loop.begin()
+            loop.wake()
+            loop.end()
+        else:
+            loop.wake()
+
+    with pytest.RaisesGroup(ValueError):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run, loop, host)
+            nursery.start_soon(drive)
+    assert host.stopped
+    loop.begin()
+    loop.wake()
+    loop.end()
+    assert host.turns == 1, "after its end no turn is run"
+
+
+async def test_draining_waits_for_the_last_request() -> None:
+    loop = Loop()
+    host = Turns(loop)
+    host.waiting = 2
+    drained = trio.Event()
+
+    async def drain() -> None:
+        await loop.drained(cast("Host", host))
+        drained.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, loop, host)
+        nursery.start_soon(drain)
+        for left in (1, 0):
+            await trio.testing.wait_all_tasks_blocked()
+            assert not drained.is_set()
+            host.waiting = left
+            loop.wake()
+        await trio.testing.wait_all_tasks_blocked()
+        assert drained.is_set()
+        nursery.cancel_scope.cancel()
