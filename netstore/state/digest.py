@@ -67,7 +67,7 @@ class StateDigest:
 
     def _step_pairs(self, most: int) -> None:
         query = Range(key=self._next_key, range_end=b"\0", limit=most, revision=self._revision)
-        found = self._mvcc.range(query)
+        found = self._mvcc.range(query, from_storage=True)
         if isinstance(found, Fault):
             self.finished = self.void = True
             return

@@ -73,6 +73,12 @@ MAX_HASHES: Final = 16
 
 PLACE_BYTES: Final = 12
 
+RECENT_BYTES: Final = 12 * 1024 * 1024
+"""Bytes of records in each of the two generations that are kept in memory: 10,000 objects of 1 KiB."""
+
+_RECENT_COST: Final = 100
+"""What a record takes there beside its own bytes, about."""
+
 _TRIM: Final = 10_000
 """Changes that the log in memory may keep needlessly before its arrays are cut."""
 
@@ -167,6 +173,29 @@ class _Log:
         return before
 
 
+class _Recent:
+    """Records written or read lately, by their places: the same ones are asked for again, by the next list,
+    the next update, a watch that shows what was there before. Two generations: what is read in the older one
+    joins the younger, and the older one is dropped whole when the younger is full, so that nothing is ever
+    looked for to be dropped. A record never changes, so none is ever wrong.
+    """
+
+    __slots__ = ("_room", "old", "young")
+
+    def __init__(self) -> None:
+        self.young: dict[int, bytes] = {}
+        self.old: dict[int, bytes] = {}
+        self._room = RECENT_BYTES
+
+    def keep(self, place: int, record: bytes) -> None:
+        """Remember a record."""
+        self._room -= len(record) + _RECENT_COST
+        if self._room < 0:
+            self.old, self.young = self.young, {}
+            self._room = RECENT_BYTES
+        self.young[place] = record
+
+
 class Mvcc:
     """The keys at `revision` and at every revision back to `compacted`.
 
@@ -198,6 +227,7 @@ class Mvcc:
         self._log = _Log()
         self._sweep_at = 0
         self._unsaved: dict[tuple[str, bytes], bytes | None] = {}
+        self._recent = _Recent()
         self._changes: list[KeyChange] = []
         self._hashing: list[_HashRun] = []
 
@@ -345,25 +375,50 @@ class Mvcc:
 
     def pair(self, place: int) -> bytes:
         """The record at a place that was told by this object and has not been swept since."""
+        recent = self._recent
+        record = recent.young.get(place) or recent.old.get(place)
+        if record is not None:
+            return record
         stored = (RECORDS, place.to_bytes(PLACE_BYTES, "big"))
-        unsaved = self._unsaved.get(stored)
-        if unsaved is not None:
-            return unsaved
-        record = self._engine.get(*stored)
+        record = self._unsaved.get(stored)
         if record is None:
-            raise _corrupt(stored[1], "there is no such record")
+            record = self._engine.get(*stored)
+            if record is None:
+                raise _corrupt(stored[1], "there is no such record")
+        recent.keep(place, record)
         return record
 
     def pairs(self, places: Sequence[int]) -> list[bytes]:
-        """The records at these places. 2 us each, where `pair` takes 5."""
-        keys = [place.to_bytes(PLACE_BYTES, "big") for place in places]
+        """The records at these places. 0.1 us each where they were read lately, else 2 us, where `pair` takes
+        5.
+        """
+        recent = self._recent
+        young = recent.young
+        found = [young.get(place) for place in places]
+        missing = [place for place, record in zip(places, found, strict=True) if record is None]
+        fetched = iter(self._fetch(missing) if missing else ())
+        return [next(fetched) if record is None else record for record in found]
+
+    def _fetch(self, places: Sequence[int]) -> list[bytes]:
+        keep, old = self._recent.keep, self._recent.old
+        found = [old.get(place) for place in places]
+        missing = [place for place, record in zip(places, found, strict=True) if record is None]
+        stored = iter(self._stored(missing) if missing else ())
+        records = [next(stored) if record is None else record for record in found]
+        for place, record in zip(places, records, strict=True):
+            keep(place, record)
+        return records
+
+    def _stored(self, places: Sequence[int]) -> list[bytes]:
+        """The records at these places as they are stored, or wait for it."""
         unsaved = self._unsaved
+        keys = [place.to_bytes(PLACE_BYTES, "big") for place in places]
         found = [unsaved.get((RECORDS, key)) for key in keys] if unsaved else [None] * len(keys)
         saved = [key for key, record in zip(keys, found, strict=True) if record is None]
-        stored = iter(self._engine.get_many(RECORDS, saved))
+        stored = iter(self._engine.get_many(RECORDS, saved) if saved else ())
         records: list[bytes] = []
-        for key, fresh in zip(keys, found, strict=True):
-            record = next(stored) if fresh is None else fresh
+        for key, known in zip(keys, found, strict=True):
+            record = next(stored) if known is None else known
             if record is None:
                 raise _corrupt(key, "there is no such record")
             records.append(record)
@@ -377,8 +432,9 @@ class Mvcc:
             return refusal(errors.FUTURE_REVISION)
         return refusal(errors.COMPACTED) if 0 < revision < self.compacted else None
 
-    def range(self, query: Range) -> Found | Fault:
-        """Read keys at a revision (v3 API, Range).
+    def range(self, query: Range, *, from_storage: bool = False) -> Found | Fault:
+        """Read keys at a revision (v3 API, Range); with `from_storage` no pair out of memory but those that
+        are not saved yet.
 
         One key: about 3 us. A range: O(log n) and about 2 us for each pair in the answer; with a sort order
         that is not by key, or with a filter, O(keys in the range); at a past revision the count costs
@@ -399,9 +455,9 @@ class Mvcc:
                 return Found(self.current, [], 1)
             record = self.pair(item.at)
             return Found(self.current, [pair.without_value(record) if query.keys_only else record], 1)
-        return self._range(query, max(revision, 0))
+        return self._range(query, max(revision, 0), from_storage)
 
-    def _range(self, query: Range, revision: int) -> Found:
+    def _range(self, query: Range, revision: int, from_storage: bool) -> Found:
         key, range_end, limit = query.key, query.range_end, max(query.limit, 0)
         count = self._count(key, range_end, revision)
         if query.count_only:
@@ -414,7 +470,7 @@ class Mvcc:
         more = limit > 0 and len(chosen) > limit
         if more:
             chosen.pop()
-        kvs = self.pairs(chosen)
+        kvs = self._stored(chosen) if from_storage else self.pairs(chosen)
         if query.keys_only:
             kvs = [pair.without_value(record) for record in kvs]
         return Found(self.current, kvs, count, more)
@@ -703,6 +759,7 @@ class Mvcc:
 
     def _record(self, place: int, item: _Item, record: bytes, before: int) -> None:
         self._unsaved[RECORDS, place.to_bytes(PLACE_BYTES, "big")] = record
+        self._recent.keep(place, record)
         self.size += PLACE_BYTES + len(record)
         key = item.key
         self._log.add(place, key)

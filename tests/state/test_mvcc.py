@@ -376,8 +376,35 @@ def test_a_list_with_a_record_that_is_gone_is_not_answered() -> None:
     both = Both(Put(b"a", b"1"), Put(b"b", b"1"))
     both.save()
     both.engine.write(both.engine.applied(), {(mvcc.RECORDS, (2 << 32).to_bytes(12, "big")): None})
+    assert both.machine.mvcc.range(Range(b"a", b"\0")) == both.twin.range(Range(b"a", b"\0")), "remembered"
+    with pytest.raises(CorruptData, match="there is no such record"):
+        both.machine.mvcc.range(Range(b"a", b"\0"), from_storage=True)
+    both.machine.mvcc._recent = mvcc._Recent()
     with pytest.raises(CorruptData, match="there is no such record"):
         both.machine.mvcc.range(Range(b"a", b"\0"))
+
+
+def test_what_is_remembered_is_bounded_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mvcc, "RECENT_BYTES", 3_000)
+    both = Both()
+    for number in range(100):
+        both.apply(Put(b"%02d" % number, bytes(number)))
+        both.save()
+    store = both.machine.mvcc
+    for query in (
+        Range(b"0", b"\0"),
+        Range(b"0", b"1"),
+        Range(b"42"),
+        Range(b"0", b"\0", revision=50),
+        Range(b"5", b"6"),
+        Range(b"0", b"1"),
+    ):
+        assert store.range(query) == both.twin.range(query)
+        recent = store._recent
+        for generation in (recent.young, recent.old):
+            assert sum(map(len, generation.values())) <= 3_000
+    assert store._recent.young
+    assert store._recent.old
 
 
 def test_a_record_that_is_gone_is_named_and_not_answered() -> None:
@@ -385,5 +412,6 @@ def test_a_record_that_is_gone_is_named_and_not_answered() -> None:
     both.apply(Put(b"a", b"1"))
     both.save()
     both.engine.write(both.engine.applied(), {(mvcc.RECORDS, (2 << 32).to_bytes(12, "big")): None})
+    both.machine.mvcc._recent = mvcc._Recent()
     with pytest.raises(CorruptData, match="there is no such record"):
         both.machine.mvcc.get(b"a")
