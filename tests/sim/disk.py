@@ -100,6 +100,9 @@ class Disk:
         name = names[-1] if random.random() < 0.7 else random.choice(names)
         data = self.files[name]
         place = random.randrange(len(data))
+        if random.random() < 0.1:  # in the zeros that a real file has after its end
+            place = len(data) + random.randrange(2 * SECTOR)
+            data.extend(bytes(place + 1 - len(data)))
         data[place] ^= 1 << random.randrange(8)
         self.spoiled = f"bit flipped in {name} at {place}"
         return True

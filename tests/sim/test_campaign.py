@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import pytest
+
+from tests.sim.__main__ import main
 from tests.sim.campaign import REACHED, Campaign, Run, run
 
 if TYPE_CHECKING:
@@ -43,6 +47,30 @@ def test_a_failure_is_kept_with_its_seed() -> None:
     campaign = Campaign(0, 1)
     campaign._take(Run(7, Counter(), 0.1, "Violated: two leaders"), 0)
     assert campaign.failures == {7: "Violated: two leaders"}
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--seed", "3"], 0), (["--seeds", "3", "--jobs", "1"], 1)])
+def test_the_program_says_whether_it_proved_anything(
+    arguments: list[str],
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One seed passes; a campaign of three has not reached everything."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sim", *arguments])
+    assert main() == code
+    shown = capsys.readouterr().out
+    assert ("never reached: " in shown) == bool(code)
+
+
+def test_a_trace_is_shown_line_by_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sim", "--seed", "3", "--trace"])
+    assert main() == 0
+    assert len(capsys.readouterr().out.splitlines()) > 100
 
 
 def test_memory_of_a_run_does_not_outlive_it() -> None:
