@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from contrib.bench import keys, routes, v3
+from contrib.bench import cluster, keys, routes, v3
 from tests.support.peers import missing
 
 
@@ -19,21 +19,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m contrib.bench", description="Measure netstore side by side with Debian's etcd."
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="keys, routes, v3; all by default")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="keys, v3, cluster, routes; all by default")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each load on each store (5)")
     parser.add_argument("--seconds", type=int, default=3, help="seconds of each round (3)")
     parser.add_argument("--leases", default="1000,3000", help="numbers of leases (1000,3000)")
     parser.add_argument(
         "--restart-keys", type=int, default=1_000_000, help="small keys of the v3 restart (1000000)"
     )
+    parser.add_argument("--kills", type=int, default=20, help="leaders killed in each cluster (20)")
     parser.add_argument("--nodes", type=int, default=1_000, help="nodes of the v3 control plane (1000)")
     parser.add_argument("--folder", type=Path, help="where the stores keep their data (a temporary folder)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE too")
     arguments = parser.parse_args()
-    parts = arguments.parts or ["keys", "v3", "routes"]
-    if unknown := set(parts) - {"keys", "v3", "routes"}:
-        parser.error(f"no part named {', '.join(sorted(unknown))}; there are keys, v3 and routes")
-    tools = {"keys": "wrk", "v3": "h2load", "routes": "ip"}
+    parts = arguments.parts or ["keys", "v3", "cluster", "routes"]
+    if unknown := set(parts) - {"keys", "v3", "cluster", "routes"}:
+        parser.error(f"no part named {', '.join(sorted(unknown))}; there are keys, v3, cluster and routes")
+    tools = {"keys": "wrk", "v3": "h2load", "cluster": "wrk", "routes": "ip"}
     reason = missing("etcd", *(tool for part, tool in tools.items() if part in parts))
     if "routes" in parts and os.geteuid() != 0:
         reason = (
@@ -56,6 +57,11 @@ def main() -> int:
                 v3.measure_kubernetes(Path(folder), arguments.nodes, min(arguments.rounds, 3)),
                 v3.measure_size(Path(folder), arguments.rounds, arguments.restart_keys),
             ):
+                print(("\n" if tables else "") + table.text(), flush=True)
+                tables.append(table)
+    if "cluster" in parts:
+        with tempfile.TemporaryDirectory(prefix="netstore-bench-", dir=arguments.folder) as folder:
+            for table in cluster.measure(Path(folder), arguments.rounds, arguments.seconds, arguments.kills):
                 print(("\n" if tables else "") + table.text(), flush=True)
                 tables.append(table)
     if "routes" in parts:

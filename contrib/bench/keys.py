@@ -31,16 +31,16 @@ def measure(folder: Path, rounds: int, seconds: int) -> Table:
     with start_netstored(folder / "ours") as ours, start_etcd(folder / "theirs") as theirs:
         stores = {"netstored": ours, "etcd": theirs}
         for store in stores.values():
-            _wrk(store, "set", 8, 1)
+            wrk(store, "set", 8, 1)
         figures: Figures = {
-            f"{mode}, {_connections(count)}": _alternate(stores, mode, count, rounds, seconds)
+            f"{mode}, {_connections(count)}": alternate(stores, mode, count, rounds, seconds)
             for mode, count in LOADS
         }
     return Table(
         title="v2 keys by wrk, 1,000 keys of 32 bytes",
-        note=f"medians of {rounds} alternating rounds of {seconds} s; data on {_file_system(folder)}",
+        note=f"medians of {rounds} alternating rounds of {seconds} s; data on {file_system(folder)}",
         columns=("netstored", "etcd", "ratio", "p99 netstored", "p99 etcd"),
-        rows=tuple(_row(name, by_store) for name, by_store in figures.items()),
+        rows=tuple(row(name, by_store) for name, by_store in figures.items()),
         figures=figures,
     )
 
@@ -49,18 +49,19 @@ def _connections(count: int) -> str:
     return "1 connection" if count == 1 else f"{count} connections"
 
 
-def _alternate(
+def alternate(
     stores: Mapping[str, Daemon], mode: str, connections: int, rounds: int, seconds: int
 ) -> dict[str, list[dict[str, float]]]:
     """Each round takes the stores in the other order, so that a drift of the machine favours neither."""
     results: dict[str, list[dict[str, float]]] = {name: [] for name in stores}
     for number in range(rounds):
         for name in sorted(stores, reverse=number % 2 == 1):
-            results[name].append(_wrk(stores[name], mode, connections, seconds))
+            results[name].append(wrk(stores[name], mode, connections, seconds))
     return results
 
 
-def _wrk(store: Daemon, mode: str, connections: int, seconds: int) -> dict[str, float]:
+def wrk(store: Daemon, mode: str, connections: int, seconds: int) -> dict[str, float]:
+    """One run of wrk; RuntimeError when a request failed."""
     outcome = subprocess.run(
         ("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(SCRIPT), store.url, "--", mode),
         capture_output=True,
@@ -75,7 +76,8 @@ def _wrk(store: Daemon, mode: str, connections: int, seconds: int) -> dict[str, 
     return figures
 
 
-def _row(name: str, by_store: Mapping[str, list[dict[str, float]]]) -> Row:
+def row(name: str, by_store: Mapping[str, list[dict[str, float]]]) -> Row:
+    """The line of one load: medians of the rounds, netstored over etcd."""
     ours, theirs = (median(each["per_second"] for each in by_store[store]) for store in ("netstored", "etcd"))
     tails = [median(each["p99_ms"] for each in by_store[store]) for store in ("netstored", "etcd")]
     return Row(
@@ -89,7 +91,8 @@ def _row(name: str, by_store: Mapping[str, list[dict[str, float]]]) -> Row:
     )
 
 
-def _file_system(folder: Path) -> str:
+def file_system(folder: Path) -> str:
+    """The kind of file system a folder lies on."""
     outcome = subprocess.run(
         ("stat", "-f", "-c", "%T", str(folder)), capture_output=True, text=True, check=True
     )
