@@ -87,7 +87,7 @@ class _Watch:
 def measure(folder: Path, rounds: int, seconds: int, kills: int) -> Iterator[Table]:
     """Sets by wrk for `rounds` rounds of `seconds`, then `kills` leaders of each; the data lies in `folder`.
 
-    A table is yielded as soon as it is there. AssertionError when a cluster does not come back within a minute.
+    A table is yielded as soon as it is there. AssertionError when a cluster does not come back in a minute.
     """
     for name in ("ours", "theirs"):
         (folder / name).mkdir()
@@ -130,9 +130,8 @@ def _failovers(clusters: dict[str, Members], folder: Path, kills: int) -> Table:
     return Table(
         title=f"time without writes after kill -9 of the leader of three, {kills} kills each",
         note=(
-            f"from the signal to the first answer to a write begun after it at a surviving member; heartbeats"
-            f" of 100 ms, election timeout {ELECTION_TIMEOUT_MS} ms; p99 by nearest rank; ratio etcd / netstored;"
-            f" data on {keys.file_system(folder)}"
+            "from the signal to the first answer to a write begun after it at a survivor; ratio etcd /"
+            f" netstored; {' '.join(PACE)}; p99 by nearest rank; data on {keys.file_system(folder)}"
         ),
         columns=("netstored", "etcd", "ratio"),
         rows=(
