@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from netstore.api.v3 import messages
 from netstore.api.v3.pb import rpc_pb2 as pb
@@ -14,39 +14,20 @@ from netstore.net import grpc
 from netstore.types import NodeId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from google.protobuf.message import Message
 
     from netstore.api.v3.door import Door, Replica
     from netstore.api.v3.messages import Headers
     from netstore.net.grpc import Call, Handler
+    from netstore.node.member import Membership
     from netstore.state.member import MemberInfo
 
 _URL: Final = re.compile(r"https?://[^/\s?#@]+:[0-9]{1,5}/?", re.ASCII)
 
 MOST_URLS: Final = 16
 """Peer URLs of one member."""
-
-
-class Membership(Protocol):
-    """Who changes the members (`node.cluster.Cluster`)."""
-
-    def add(
-        self, peer_urls: tuple[str, ...], *, learner: bool, done: Callable[[MemberInfo | Fault], None]
-    ) -> None:
-        """Add one that has not started yet."""
-
-    def remove(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None]) -> None:
-        """Remove one for ever."""
-
-    def update(
-        self, id_: NodeId, peer_urls: tuple[str, ...], done: Callable[[MemberInfo | Fault], None]
-    ) -> None:
-        """Change where its peers reach one."""
-
-    def promote(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None]) -> None:
-        """Give a learner its vote."""
 
 
 class ClusterService:

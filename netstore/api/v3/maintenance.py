@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from netstore.api.v3.messages import Headers
     from netstore.api.v3.quota import Quota
     from netstore.net.grpc import Call, Handler, Receiver, StreamHandler
-    from netstore.node.member import Member
+    from netstore.node.member import Member, Membership
     from netstore.state.machine import Outcome
     from netstore.state.mvcc import Hash
 
@@ -63,13 +63,6 @@ class Copies(Protocol):
         """Make one that holds everything acknowledged so far. Whoever gets it closes it."""
 
 
-class Leadership(Protocol):
-    """Who hands leadership over (`node.cluster.Cluster`)."""
-
-    def transfer(self, to: NodeId, done: Callable[[Fault | None], None]) -> None:
-        """Let another voter lead."""
-
-
 class MaintenanceService:
     """`etcdserverpb.Maintenance`."""
 
@@ -81,14 +74,14 @@ class MaintenanceService:
         *,
         sizes: Sizes,
         copies: Copies,
-        leadership: Leadership,
+        members: Membership,
     ) -> None:
         self._member = member
         self._headers = headers
         self._quota = quota
         self._sizes = sizes
         self._copies = copies
-        self._leadership = leadership
+        self._members = members
 
     def methods(self, door: Door) -> dict[bytes, Handler]:
         """Path -> handler of the unary methods."""
@@ -192,7 +185,7 @@ class MaintenanceService:
     # --- who leads
 
     def _move_leader(self, call: Call, request: pb.MoveLeaderRequest) -> None:
-        self._leadership.transfer(NodeId(request.targetID), partial(self._moved, call))
+        self._members.transfer(NodeId(request.targetID), partial(self._moved, call))
 
     def _moved(self, call: Call, fault: Fault | None) -> None:
         if fault is not None:

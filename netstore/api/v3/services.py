@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from netstore.api.v3 import health
-from netstore.api.v3.cluster import ClusterService, Membership
+from netstore.api.v3.cluster import ClusterService
 from netstore.api.v3.compaction import ByRevisions, ByTime
 from netstore.api.v3.door import Door
 from netstore.api.v3.kv import KvService
 from netstore.api.v3.lease import LeaseService
-from netstore.api.v3.maintenance import Leadership, MaintenanceService
+from netstore.api.v3.maintenance import MaintenanceService
 from netstore.api.v3.messages import Headers, WatchAnswers
 from netstore.api.v3.quota import Quota
 from netstore.api.v3.watch import WatchService
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from netstore.api.v3.door import After, Replica
     from netstore.api.v3.lease import Lessor
     from netstore.api.v3.maintenance import Copies, Sizes
+    from netstore.node.member import Membership
     from netstore.watch.streams import Watches
 
 BEYOND_REQUEST: Final = 512 * 1024
@@ -55,17 +56,13 @@ class Options:
         return -int(-1.5 * self.election_seconds // 1)
 
 
-class Members(Membership, Leadership, Protocol):
-    """Who changes the members and who leads them (`node.cluster.Cluster`)."""
-
-
 def build(
     member: Replica,
     options: Options,
     *,
     watches: Watches,
     lessor: Lessor,
-    members: Members,
+    members: Membership,
     copies: Copies,
     sizes: Sizes,
     after: After,
@@ -86,7 +83,7 @@ def build(
         max_txn_ops=options.max_txn_ops,
     )
     lease = LeaseService(member, headers, quota, lessor, below=below, minimum_ttl=options.minimum_ttl)
-    maintenance = MaintenanceService(member, headers, quota, sizes=sizes, copies=copies, leadership=members)
+    maintenance = MaintenanceService(member, headers, quota, sizes=sizes, copies=copies, members=members)
     watch = WatchService(watches, WatchAnswers(headers), after, below, options.progress_seconds)
     cluster = ClusterService(member, headers, members)
     if options.history_seconds:
