@@ -73,6 +73,8 @@ REACHED: Final = (
     "operations_unknown",
     "ttl_expired",
     "bursts",
+    "pair_calls_answered",
+    "pair_compactions",
     "watch_events",
     "watches_cleared",
     "watches_ended",
@@ -80,6 +82,7 @@ REACHED: Final = (
     "changes_judged",
     "calls_searched",
     "watches_judged",
+    "pair_calls_judged",
     "recovered",
 )
 """What each campaign must have gone through at least once."""

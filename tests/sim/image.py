@@ -6,20 +6,30 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from netstore.state import mirror
+from netstore.state.digest import StateDigest
 
 if TYPE_CHECKING:
     from netstore.state.machine import Machine
 
 
 def image(machine: Machine) -> list[bytes]:
-    """Every replicated thing, in a fixed order: nodes, window, members, scalars."""
+    """Every replicated thing, in a fixed order: nodes, window, members, scalars, v3 keys."""
     nodes = sorted(machine.tree.nodes(), key=lambda node: node.key)
     return [
         *(node.key + mirror.pack_node(node) for node in nodes),
         *(mirror.pack_event(event) for event in machine.history.since(0)),
         *(mirror.encode(machine.members[node]) for node in sorted(machine.members)),
         mirror.encode((machine.tree.index, machine.statistics.replicated(), machine.cluster_version)),
+        _pairs(machine),
     ]
+
+
+def _pairs(machine: Machine) -> bytes:
+    """The v3 keys, and everything else that members compare among themselves; all of it is in the engine."""
+    whole = StateDigest(machine)
+    while not whole.finished:
+        whole.step(1 << 20)
+    return whole.value
 
 
 def digest(machine: Machine) -> str:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from netstore.raft.entry import Entry
-    from netstore.types import Event, Term
+    from netstore.types import Event, KeyChange, Term
 
 
 class Ledger:
-    """Entries from index 1 on. `events` is filled by `replay`."""
+    """Entries from index 1 on. `events` and `pair_changes` are filled by `replay`."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
@@ -27,6 +27,8 @@ class Ledger:
         """The term in which each was first seen to be committed; not the term it was made in."""
         self.events: list[Event] = []
         """Every change of the tree, internal ones included, in the order of its index."""
+        self.pair_changes: list[KeyChange] = []
+        """Every change of a v3 key, in the order of its revision."""
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -51,13 +53,15 @@ class Ledger:
     def replay(self) -> Machine:
         """A fresh state machine that applied everything, one entry at a time."""
         machine = Machine(MemoryEngine(_nowhere, TABLES))
-        self.events = []
+        self.events, self.pair_changes = [], []
         last = machine.history.last
         for entry in self.entries:
             data = entry.data
             if entry.kind is EntryKind.CHANGE:
                 data = Change.decode(data).context
             machine.apply(entry.index, data[REQUEST_ID_SIZE:])
+            self.pair_changes += machine.take_changes()
+            machine.save()
             if machine.history.last > last:
                 shown = {event.index: event for event in machine.take_events()}
                 self.events.extend(shown.get(event.index, event) for event in machine.history.since(last + 1))

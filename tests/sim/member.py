@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from netstore.raft.messages import Message
     from netstore.state.commands import Command
     from netstore.state.machine import Outcome
+    from netstore.state.v3commands import Range
     from tests.sim.timeline import MachineClock
     from tests.sim.world import World
 
@@ -330,6 +331,17 @@ class Member:
         def serve(answer: Done) -> None:
             def ready(fault: Fault | None) -> None:
                 answer(fault or self.machine.get(path, recursive))
+
+            self.host.read(ready)
+
+        self._request(done, serve)
+
+    def read_pairs(self, query: Range, done: Done) -> None:
+        """A linearizable read of the v3 keys."""
+
+        def serve(answer: Done) -> None:
+            def ready(fault: Fault | None) -> None:
+                answer(fault or self.machine.mvcc.range(query))
 
             self.host.read(ready)
 

@@ -32,6 +32,7 @@ from netstore.raft.log import Log
 from netstore.raft.messages import AppendAccepted, Forward, Heartbeat, VoteAnswer, VoteRequest
 from netstore.raft.status import Role
 from netstore.seams import SyncFailed
+from netstore.state import txn
 from netstore.state.commands import Expire, encode
 from netstore.state.history import History
 from netstore.state.machine import Machine
@@ -85,7 +86,7 @@ def _steady(plan: Plan, *faults: str, size: int = 3, rate: float = 0.6) -> None:
     plan.faults = dict.fromkeys(faults, rate)
     plan.outage = False
     plan.burst = 0
-    plan.clients, plan.think, plan.patience = 4, 0.03, 2.0
+    plan.clients, plan.think, plan.patience, plan.pair_clients = 4, 0.03, 2.0, 0
     plan.sticky = 0.5
     plan.skew = plan.drift = plan.no_battery = 0.0
     plan.snapshot_count, plan.catch_up_entries = 10_000, 5_000
@@ -137,6 +138,18 @@ def _pairs(plan: Plan) -> None:
     _changes(plan)
     plan.size = 2
     plan.faults = {"membership": 2.0, "isolate": 1.0, "crash": 0.5}
+
+
+def _pair_copies(plan: Plan) -> None:
+    """The same, with v3 clients."""
+    _copies(plan)
+    plan.pair_clients = 3
+
+
+def _pairs_only(plan: Plan) -> None:
+    """A calm cluster with v3 clients."""
+    _steady(plan, "transfer")
+    plan.pair_clients = 4
 
 
 def _full(plan: Plan) -> None:
@@ -381,6 +394,10 @@ def _reads_before_own_commit(raft: Raft) -> bool:
 
 
 # --- the disk
+
+
+def _loads_no_pairs(machine: Machine) -> None:
+    """What a copy holds of the v3 keys is left where it is."""
 
 
 def _always_cut_tail(segment: Segment, seed: int, cut_at: int, flaw_at: int, flaw: Flaw) -> CutTail:
@@ -649,6 +666,8 @@ MUTANTS: Final = tuple(
         ("entries are applied under a copy", _set(Raft, "take_ready", _applies_under_a_copy), _copies, 15),
         ("the applied index is saved apart from the data", _set(Machine, "save", _index_apart), _crashes, 0),
         ("a loaded state has no members", _set(Machine, "load", _loads_no_members), _changes, 0),
+        ("a copy's v3 keys are not loaded", _set(Machine, "_load_v3", _loads_no_pairs), _pair_copies, 0),
+        ("a transaction does not compare", _set(txn, "_holds", lambda *_: True), _pairs_only, 0),
         ("a swap does not compare", _set(Tree, "_expected", _swaps_whatever_is_there), _anything, 0),
         ("a watch taken up misses an event", _set(History, "scan", _window_skips_one), _watched, 0),
         (

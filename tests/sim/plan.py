@@ -82,6 +82,8 @@ class Plan:
     patience: float = 3.0
     sticky: float = 0.9
     """Chance that a client stays with its member."""
+    pair_clients: int = 0
+    """Clients of the v3 keys."""
     watchers: int = 2
     burst: int = 0
     """Writes made at once, in the middle of the run."""
@@ -166,4 +168,5 @@ def draw(random: Random) -> Plan:
     ):
         plan.mix[name] = weight if chance() < 0.75 else 0
     plan.mix["set"] = max(plan.mix["set"], 1)
+    plan.pair_clients = choose((0, 0, 1, 2))
     return plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.check import linear, revisions, watches
+from tests.check import linear, pairs, revisions, watches
 from tests.check.history import Fate
 from tests.check.registers import register_histories
 from tests.sim.workload import REGISTERS
@@ -20,6 +20,8 @@ def judge(world: World) -> None:
         world.ledger.replay()
     events = world.ledger.events
     revisions.judge(load.operations, events)
+    pairs.judge(world.pairs.calls, world.ledger.pair_changes)
+    world.reach["pair_calls_judged"] += len(world.pairs.calls)
     for key, history in register_histories(load.operations, REGISTERS):
         linear.judge(key, history)
         world.reach["calls_searched"] += len(history)

@@ -25,6 +25,7 @@ from tests.sim.invariants import Invariant, Violated, all_invariants
 from tests.sim.ledger import Ledger
 from tests.sim.member import Member
 from tests.sim.network import Network
+from tests.sim.pairload import PairLoad
 from tests.sim.steward import Steward
 from tests.sim.timeline import MachineClock, Timeline
 from tests.sim.verdict import judge
@@ -83,6 +84,7 @@ class World:
         self.steward = Steward(self, streams[5])
         self.faults = Faults(self, self.random_fault)
         self.workload = Workload(self, streams[6])
+        self.pairs = PairLoad(self, streams[7])
 
     # --- the run
 
@@ -93,6 +95,7 @@ class World:
         self.faults.start()
         self.steward.start()
         self.workload.start()
+        self.pairs.start()
         self.timeline.run(self.plan.duration)
         self.workload.stop()
         if not self.lost_for_good:

@@ -1,0 +1,173 @@
+"""The judge of v3 writes and reads: the store's revision is the candidate order, and everything is held
+against it. Strictly serializable means (v3 API; P2 and P3):
+
+ a. a change that was told happened at the revision that was told, and was asked for by that call;
+ b. what was refused never happened, and what has no answer happened once at most;
+ c. a call that ended before another began does not come after it;
+ d. a read shows all pairs as they were at the revision it names, which is at least the highest that anybody
+    had been told when it began;
+ e. a transaction took the branch that the pairs at its place called for.
+
+Values are unique, so that they name the call. Time is linear in calls and changes, but for the reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from netstore.errors import Fault
+from netstore.state import pair
+from netstore.state.v3commands import Deleted, DeleteRange, Found, Put, PutDone, Range, Txn, TxnDone
+from tests.check.history import NEVER, Fate, Wrong
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from netstore.types import KeyChange
+
+
+@dataclass(slots=True, eq=False)
+class PairCall:
+    """One call on the v3 keys. `called` and `returned` are places in the order of what clients saw."""
+
+    serial: int
+    command: Put | DeleteRange | Txn | Range
+    called: int
+    returned: int = NEVER
+    fate: Fate = Fate.OPEN
+    outcome: PutDone | Deleted | Found | TxnDone | Fault | None = None
+
+    def end(self, at: int, outcome: object) -> None:
+        """The answer came."""
+        assert isinstance(outcome, PutDone | Deleted | Found | TxnDone | Fault)
+        self.outcome = outcome
+        if isinstance(outcome, Fault) and not outcome.outcome_known:
+            self.fate = Fate.UNKNOWN
+            return
+        self.fate = Fate.REFUSED if isinstance(outcome, Fault) else Fate.ANSWERED
+        self.returned = at
+
+    @property
+    def waits(self) -> bool:
+        """Nobody has answered and nobody has given up."""
+        return self.fate is Fate.OPEN
+
+    @property
+    def written(self) -> bytes | None:
+        """The value it would leave."""
+        if isinstance(self.command, Put):
+            return self.command.value
+        if isinstance(self.command, Txn):
+            put = self.command.success[0]
+            assert isinstance(put, Put)
+            return put.value
+        return None
+
+
+class _Change(NamedTuple):
+    key: bytes
+    value: bytes | None
+
+
+def judge(calls: Sequence[PairCall], changes: Iterable[KeyChange]) -> None:
+    """Wrong when the calls were not told what the changes explain."""
+    history: dict[int, list[_Change]] = {}
+    for change in changes:
+        value = None
+        if not change.deleted:
+            *_, start, end = pair.fields(change.pair)
+            value = change.pair[start:end]
+        history.setdefault(change.revision, []).append(_Change(change.key, value))
+    if list(history) != sorted(history):
+        raise Wrong("revisions out of order")
+    _authors(calls, history)
+    _real_time(calls, history)
+    _answers(calls, history)
+
+
+def _authors(calls: Sequence[PairCall], history: dict[int, list[_Change]]) -> None:
+    by_value = {call.written: call for call in calls if call.written is not None}
+    seen: set[bytes] = set()
+    for revision, changes in history.items():
+        for _, value in changes:
+            if value is None:
+                continue
+            call = by_value.get(value)
+            if call is None or call.fate is Fate.REFUSED:
+                raise Wrong(f"nobody asked for {value!r} at revision {revision}: {call}")
+            if value in seen:
+                raise Wrong(f"{value!r} happened twice, again at revision {revision}: {call}")
+            seen.add(value)
+            if call.fate is Fate.ANSWERED and _revision(call) != revision:
+                raise Wrong(f"told of another revision than {revision}: {call}")
+
+
+def _real_time(calls: Sequence[PairCall], history: dict[int, list[_Change]]) -> None:
+    points: list[tuple[int, PairCall | None, int]] = []
+    for call in calls:
+        if call.fate is Fate.ANSWERED:
+            points += [(call.called, call, 0), (call.returned, None, _revision(call))]
+    points.sort(key=lambda point: point[0])
+    floor = 0
+    for _, begun, revision in points:
+        if begun is None:
+            floor = max(floor, revision)
+        elif _revision(begun) < floor + _changed(begun):
+            raise Wrong(f"at revision {_revision(begun)}, though {floor} had been told before: {begun}")
+
+
+def _answers(calls: Sequence[PairCall], history: dict[int, list[_Change]]) -> None:
+    """Each answer against the pairs at its place."""
+    wanted: dict[int, list[PairCall]] = {}
+    for call in calls:
+        if call.fate is Fate.ANSWERED:
+            wanted.setdefault(_revision(call) - _changed(call), []).append(call)
+    pairs: dict[bytes, bytes] = {}
+    for revision in range(max([*history, *wanted], default=0) + 1):
+        for key, value in history.get(revision, ()):
+            if value is None:
+                pairs.pop(key, None)
+            else:
+                pairs[key] = value
+        for call in wanted.get(revision, ()):
+            _look(call, pairs, history)
+
+
+def _look(call: PairCall, pairs: dict[bytes, bytes], history: dict[int, list[_Change]]) -> None:
+    """`pairs` are those right before what the call changed."""
+    outcome, command = call.outcome, call.command
+    if isinstance(outcome, PutDone):
+        assert isinstance(command, Put)
+        if _Change(command.key, command.value) not in history.get(outcome.revision, ()):
+            raise Wrong(f"told of a change that did not happen: {call}")
+    elif isinstance(outcome, Deleted):
+        if outcome.deleted != (command.key in pairs):  # type: ignore[union-attr] # a deletion has a key
+            raise Wrong(f"deleted {outcome.deleted} of {pairs}: {call}")
+    elif isinstance(outcome, TxnDone):
+        assert isinstance(command, Txn)
+        compare = command.compares[0]
+        if outcome.succeeded != (pairs.get(compare.key) == compare.value):
+            raise Wrong(f"took the wrong branch, with {pairs}: {call}")
+    else:
+        assert isinstance(outcome, Found)
+        shown = {}
+        for record in outcome.kvs:
+            key, *_, start, end = pair.fields(record)
+            shown[key] = record[start:end]
+        if shown != pairs:
+            raise Wrong(f"read something else than {pairs}: {call}")
+
+
+def _revision(call: PairCall) -> int:
+    assert isinstance(call.outcome, PutDone | Deleted | Found | TxnDone)
+    return call.outcome.revision
+
+
+def _changed(call: PairCall) -> bool:
+    outcome = call.outcome
+    return (
+        isinstance(outcome, PutDone)
+        or (isinstance(outcome, Deleted) and outcome.deleted > 0)
+        or (isinstance(outcome, TxnDone) and outcome.succeeded)
+    )

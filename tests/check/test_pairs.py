@@ -1,0 +1,190 @@
+"""The judge of v3 calls judged: right histories are accepted, each spoiled one is rejected."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import pytest
+
+from netstore.errors import Fault
+from netstore.state import pair
+from netstore.state.commands import encode
+from netstore.state.machine import Machine
+from netstore.state.v3commands import (
+    EQUAL,
+    VALUE,
+    Compare,
+    Deleted,
+    DeleteRange,
+    Found,
+    Put,
+    PutDone,
+    Range,
+    Txn,
+    TxnDone,
+)
+from netstore.types import Index, Revision
+from tests.check import pairs
+from tests.check.history import Fate, Wrong
+from tests.check.pairs import PairCall
+from tests.support.local_member import memory_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.types import KeyChange
+
+    History = tuple[list[PairCall], list[KeyChange]]
+
+HISTORIES: Final = 100
+EVERYTHING: Final = Range(b"\0", b"\0")
+
+
+def history(random: Random) -> History:
+    """Forty calls, one after the other or overlapping with their neighbours, on one machine."""
+    machine = Machine(memory_engine())
+    calls: list[PairCall] = []
+    changes: list[KeyChange] = []
+    values: dict[bytes, bytes] = {}
+    for number in range(40):
+        key, value = b"k%d" % random.randrange(3), b"p%d" % number
+        compare = Compare(key, target=VALUE, result=EQUAL, value=values.get(key, b"none"))
+        command = random.choice(
+            (
+                Put(key, value),
+                Put(key, value),
+                DeleteRange(key),
+                Txn((compare,), (Put(key, value),)),
+                EVERYTHING,
+            )
+        )
+        call = PairCall(number, command, 10 * number - random.randrange(12))
+        if isinstance(command, Range):
+            outcome: object = machine.mvcc.range(command)
+        elif random.random() < 0.05:
+            outcome = Fault(300, b"refused")
+        else:
+            outcome = machine.apply(Index(machine.applied + 1), encode(command))
+            if call.written is not None:
+                values[key] = call.written
+        if random.random() < 0.05:
+            call.fate = Fate.UNKNOWN
+        else:
+            call.end(10 * number + random.randrange(12), outcome)
+        calls.append(call)
+        changes += machine.take_changes()
+    return calls, changes
+
+
+def test_right_histories_are_accepted() -> None:
+    for seed in range(HISTORIES):
+        pairs.judge(*history(Random(seed)))  # noqa: S311 - repeatable
+
+
+def _one(random: Random, calls: list[PairCall], kind: type) -> PairCall | None:
+    found = [call for call in calls if call.fate is Fate.ANSWERED and isinstance(call.outcome, kind)]
+    return random.choice(found) if found else None
+
+
+def other_read(random: Random, calls: list[PairCall], changes: list[KeyChange]) -> bool:
+    read = _one(random, calls, Found)
+    if read is None or not isinstance(read.outcome, Found):
+        return False
+    record = pair.join(b"k9", 1, 1, 1, value=b"?", lease=0)
+    read.outcome = msgspec.structs.replace(read.outcome, kvs=[*read.outcome.kvs, record])
+    return True
+
+
+def other_revision(random: Random, calls: list[PairCall], changes: list[KeyChange]) -> bool:
+    put = _one(random, calls, PutDone)
+    if put is not None and isinstance(put.outcome, PutDone):
+        put.outcome = PutDone(Revision(put.outcome.revision + 1))
+    return put is not None
+
+
+def refused(random: Random, calls: list[PairCall], changes: list[KeyChange]) -> bool:
+    put = _one(random, calls, PutDone)
+    if put is not None:
+        put.fate, put.outcome = Fate.REFUSED, Fault(300, b"refused")
+    return put is not None
+
+
+def lost(random: Random, calls: list[PairCall], changes: list[KeyChange]) -> bool:
+    put = _one(random, calls, PutDone)
+    if put is not None:
+        changes[:] = [change for change in changes if _value(change) != put.written]
+    return put is not None
+
+
+def twice(random: Random, calls: list[PairCall], changes: list[KeyChange]) -> bool:
+    put = _one(random, calls, PutDone)
+    if put is None:
+        return False
+    first = next(change for change in changes if _value(change) == put.written)
+    changes.append(msgspec.structs.replace(first, revision=Revision(changes[-1].revision + 1)))
+    return True
+
+
+def wrong_branch(random: Random, calls: list[PairCall], changes: list[KeyChange]) -> bool:
+    done = [call for call in calls if isinstance(call.outcome, TxnDone) and call.outcome.succeeded]
+    done = [call for call in done if call.fate is Fate.ANSWERED]
+    if not done:
+        return False
+    call = random.choice(done)
+    assert isinstance(call.command, Txn)
+    compare = msgspec.structs.replace(call.command.compares[0], value=b"?")
+    call.command = msgspec.structs.replace(call.command, compares=(compare,))
+    return True
+
+
+def more_deleted(random: Random, calls: list[PairCall], changes: list[KeyChange]) -> bool:
+    gone = _one(random, calls, Deleted)
+    if gone is not None and isinstance(gone.outcome, Deleted):
+        gone.outcome = msgspec.structs.replace(gone.outcome, deleted=1 - gone.outcome.deleted)
+    return gone is not None
+
+
+def backwards(random: Random, calls: list[PairCall], changes: list[KeyChange]) -> bool:
+    put = _one(random, calls, PutDone)
+    if put is None or not isinstance(put.outcome, PutDone):
+        return False
+    revision = put.outcome.revision
+    later = [
+        call
+        for call in calls
+        if call.fate is Fate.ANSWERED
+        and call is not put
+        and isinstance(call.outcome, PutDone)
+        and call.outcome.revision > revision
+    ]
+    if not later:
+        return False
+    last = max(call.returned for call in calls if call.fate is Fate.ANSWERED)
+    put.called, put.returned = last + 1, last + 2
+    return True
+
+
+def _value(change: KeyChange) -> bytes | None:
+    if change.deleted:
+        return None
+    *_, start, end = pair.fields(change.pair)
+    return change.pair[start:end]
+
+
+@pytest.mark.parametrize(
+    "spoil", [other_read, other_revision, refused, lost, twice, wrong_branch, more_deleted, backwards]
+)
+def test_what_is_spoiled_is_rejected(
+    spoil: Callable[[Random, list[PairCall], list[KeyChange]], bool],
+) -> None:
+    rejected = 0
+    for seed in range(HISTORIES):
+        random = Random(seed)  # noqa: S311 - repeatable
+        calls, changes = history(random)
+        if spoil(random, calls, changes):
+            with pytest.raises(Wrong):
+                pairs.judge(calls, changes)
+            rejected += 1
+    assert rejected > HISTORIES // 4
