@@ -22,7 +22,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore import errors
-from netstore.errors import Fault, NetstoreError
+from netstore.errors import CorruptData, Fault, NetstoreError
 from netstore.node.driver import Append
 from netstore.node.proposals import REQUEST_ID_SIZE, Proposals
 from netstore.raft.change import Change
@@ -30,6 +30,8 @@ from netstore.raft.entry import EntryKind
 from netstore.raft.messages import Forward
 from netstore.raft.status import Fate, Refusal
 from netstore.seams import SyncFailed
+from netstore.state.commands import CompareAndDelete, Delete, Expire, RemoveMember, decode
+from netstore.state.v3commands import Compact, DeleteRange, LeaseExpire, LeaseRevoke
 from netstore.types import Index, Nanos, Term
 from netstore.watch.streams import Watches
 
@@ -55,6 +57,18 @@ MAX_WAITING_READS: Final = 20_000
 
 PAYLOADS_PER_TURN: Final = 4_096
 """Payloads proposed in one turn; the rest is the next turn's."""
+
+_REMOVALS: Final = (
+    Delete,
+    CompareAndDelete,
+    Expire,
+    DeleteRange,
+    Compact,
+    LeaseRevoke,
+    LeaseExpire,
+    RemoveMember,
+)
+"""Commands after which the state is not larger than before."""
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.ENOBUFS)
 
@@ -328,16 +342,10 @@ class Host:
             payloads = proposals.take(PAYLOADS_PER_TURN)
             if proposals.queued:
                 self._wake()
-            if self._disk_full is None and self._state_full is None:
-                proposed = self._raft.propose(payloads)
-                if proposed.fate is not Fate.REFUSED:
-                    proposals.sent(self._raft.term, payloads)
-                elif proposed.refusal is Refusal.TRANSFERRING:
-                    proposals.put_back(payloads)
-                else:
-                    proposals.refuse(payloads, _refused(proposed))
-            else:
-                proposals.refuse(payloads, errors.no_space())
+            if self._disk_full is not None or self._state_full is not None:
+                payloads = self._refuse_growth(payloads)
+            if payloads:
+                self._propose(payloads)
         applied = 0
         while (effects := self._driver.take()) is not None:
             if effects.append is not None:
@@ -363,6 +371,28 @@ class Host:
             self.leader_since = self.clock.wall()
             self._log.info("leader_changed", leader=f"{self._raft.leader:x}", term=self._raft.term)
         self._flush()
+
+    def _propose(self, payloads: list[bytes]) -> None:
+        proposed = self._raft.propose(payloads)
+        if proposed.fate is not Fate.REFUSED:
+            self.proposals.sent(self._raft.term, payloads)
+        elif proposed.refusal is Refusal.TRANSFERRING:
+            self.proposals.put_back(payloads)
+        else:
+            self.proposals.refuse(payloads, _refused(proposed))
+
+    def _refuse_growth(self, payloads: list[bytes]) -> list[bytes]:
+        """The disk is full: refuse what cannot be done, and give back what can.
+
+        While the log has room and the state has none, that is what only removes: how room comes back.
+        """
+        able: list[bytes] = []
+        refused: list[bytes] = []
+        for payload in payloads:
+            possible = self._disk_full is None and _only_removes(payload[REQUEST_ID_SIZE:])
+            (able if possible else refused).append(payload)
+        self.proposals.refuse(refused, errors.no_space())
+        return able
 
     def _apply(self, entries: Sequence[Entry]) -> None:
         machine, complete = self.machine, self.proposals.complete
@@ -532,6 +562,13 @@ class Host:
             self.fail(DiskFailed(f"syncing the log failed: {failure}; the member stops"))
         else:
             self._log.warning("log_mark_not_written", error=str(failure))
+
+
+def _only_removes(command: bytes) -> bool:
+    try:
+        return isinstance(decode(command), _REMOVALS)
+    except CorruptData:
+        return False
 
 
 def _refused(proposed: Proposed) -> Fault:

@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from netstore.errors import NO_SPACE, STOPPED, TIMED_OUT, Fault
 from netstore.node.host import CATCH_UP_ENTRIES, DiskFailed
 from netstore.seams import SyncFailed
-from netstore.state.commands import QuorumGet, Set, encode
+from netstore.state.commands import Delete, QuorumGet, Set, encode
+from netstore.state.v3commands import DeleteRange
 from netstore.types import Event
 from tests.support.member import Solo
 
 if TYPE_CHECKING:
+    from netstore.state.commands import Command
     from netstore.state.machine import Outcome
+    from netstore.state.v3commands import V3Command
 
 Outcomes = list["Outcome | Fault"]
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -138,6 +141,38 @@ def test_a_state_that_finds_no_room_refuses_writes_until_it_does() -> None:
     outcomes = put(member)
     member.settle()
     assert isinstance(outcomes[0], Event)
+
+
+def test_while_the_state_finds_no_room_what_only_removes_is_done() -> None:
+    member = Solo().lead()
+    member.settle()
+    put(member)
+    member.settle()
+    member.host.engine_failed(FULL)
+    outcomes: Outcomes = []
+    commands: list[Command | V3Command] = [
+        Set(b"/other", b"v"),
+        Delete(b"/k"),
+        Set(b"/third", b"v"),
+        DeleteRange(b"k"),
+    ]
+    for command in commands:
+        member.host.propose(encode(command), outcomes.append)
+    member.settle()
+    refused = [each for each in outcomes if isinstance(each, Fault)]
+    assert [refusal([each]) for each in refused] == [NO_SPACE] * 2
+    assert len(outcomes) == 4
+    assert value(member) is None
+
+
+def test_while_the_log_finds_no_room_nothing_is_done() -> None:
+    member = Solo().lead()
+    member.settle()
+    member.host._disk_full = FULL
+    outcomes: Outcomes = []
+    member.host.propose(encode(Delete(b"/k")), outcomes.append)
+    member.settle()
+    assert refusal(outcomes) == NO_SPACE
 
 
 def test_a_state_that_breaks_ends_the_member() -> None:
