@@ -404,6 +404,9 @@ class _Watcher(threading.Thread):
         elif told["errorCode"] == 401:
             watch.cleared = Fault(401, told["cause"].encode(), told["index"])
             self._next = max(self._next + 1, told["index"] - WINDOW * 9 // 10)
+        elif told["errorCode"] == 300:
+            self._leave()  # the member stops
+            return
         else:
             raise Wrong(f"a watch is answered {status} {told}")
         self._recorder.watches.append(watch)
