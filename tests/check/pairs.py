@@ -13,6 +13,7 @@ Values are unique, so that they name the call. Time is linear in calls and chang
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -89,9 +90,23 @@ def judge(calls: Sequence[PairCall], changes: Iterable[KeyChange]) -> None:
 def _authors(calls: Sequence[PairCall], history: dict[int, list[_Change]]) -> None:
     by_value = {call.written: call for call in calls if call.written is not None}
     seen: set[bytes] = set()
+    removers = {
+        (_revision(call), call.command.key)
+        for call in calls
+        if call.fate is Fate.ANSWERED and isinstance(call.command, DeleteRange) and _changed(call)
+    }
+    strays = Counter(
+        call.command.key
+        for call in calls
+        if isinstance(call.command, DeleteRange) and call.fate in {Fate.OPEN, Fate.UNKNOWN}
+    )
     for revision, changes in history.items():
-        for _, value in changes:
+        for key, value in changes:
             if value is None:
+                if (revision, key) not in removers:
+                    strays[key] -= 1
+                    if strays[key] < 0:
+                        raise Wrong(f"nobody asked to delete {key!r} at revision {revision}")
                 continue
             call = by_value.get(value)
             if call is None or call.fate is Fate.REFUSED:
