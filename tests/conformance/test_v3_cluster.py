@@ -109,17 +109,17 @@ def test_watches_at_every_member_tell_the_same(trio: Trio) -> None:
 
 def test_a_lease_is_kept_alive_through_any_member(trio: Trio) -> None:
     follower, other = trio.followers
-    lease = follower.lease.LeaseGrant(LeaseGrantRequest(TTL=2)).ID
+    lease = follower.lease.LeaseGrant(LeaseGrantRequest(TTL=3)).ID
     other.kv.Put(PutRequest(key=b"/leased", value=b"x", lease=lease))
     with follower.lease.LeaseKeepAlive() as stream, other.watch.Watch() as watching:
         watch(watching, b"/leased")
-        for _ in range(10):
+        for _ in range(14):
             stream.send(LeaseKeepAliveRequest(ID=lease))
-            assert stream.next().TTL == 2
+            assert stream.next().TTL == 3
             with pytest.raises(AssertionError, match="nothing arrived"):
                 watching.next(0.3)
         left = other.lease.LeaseTimeToLive(LeaseTimeToLiveRequest(ID=lease, keys=True))
-        assert (left.grantedTTL, list(left.keys)) == (2, [b"/leased"])
+        assert (left.grantedTTL, list(left.keys)) == (3, [b"/leased"])
         (event,) = watching.next().events
         assert (event.type, event.kv.key) == (Event.DELETE, b"/leased")
     assert follower.lease.LeaseTimeToLive(LeaseTimeToLiveRequest(ID=lease)).TTL == -1

@@ -151,7 +151,7 @@ def test_keepalives_are_answered_in_order(v3: V3Client) -> None:
 
 
 def test_a_lease_that_is_not_kept_alive_takes_its_keys_along(v3: V3Client, space: bytes) -> None:
-    dying, kept = grant(v3, 2), grant(v3, 2)
+    dying, kept = grant(v3, 2), grant(v3, 4)
     for name, lease in ((b"b", dying), (b"a", dying), (b"kept", kept)):
         v3.kv.Put(PutRequest(key=space + name, lease=lease))
     with v3.watch.Watch() as watch, v3.lease.LeaseKeepAlive() as keepalive:
@@ -160,7 +160,7 @@ def test_a_lease_that_is_not_kept_alive_takes_its_keys_along(v3: V3Client, space
         assert watch.next().created
         while True:
             keepalive.send(LeaseKeepAliveRequest(ID=kept))
-            assert keepalive.next().TTL == 2
+            assert keepalive.next().TTL == 4
             try:
                 answer = watch.next(0.5)
             except AssertionError:
