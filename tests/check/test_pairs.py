@@ -140,10 +140,14 @@ def wrong_branch(random: Random, calls: list[PairCall], changes: list[KeyChange]
 
 
 def more_deleted(random: Random, calls: list[PairCall], changes: list[KeyChange]) -> bool:
+    """One deletion more or less than there was, where no call without an answer can explain it."""
     gone = _one(random, calls, Deleted)
-    if gone is not None and isinstance(gone.outcome, Deleted):
-        gone.outcome = msgspec.structs.replace(gone.outcome, deleted=1 - gone.outcome.deleted)
-    return gone is not None
+    if gone is None or not isinstance(gone.outcome, Deleted):
+        return False
+    if any(call.command == gone.command and call.fate is Fate.UNKNOWN for call in calls):
+        return False
+    gone.outcome = msgspec.structs.replace(gone.outcome, deleted=1 - gone.outcome.deleted)
+    return True
 
 
 def backwards(random: Random, calls: list[PairCall], changes: list[KeyChange]) -> bool:
