@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ import pytest
 import trio
 
 from netstore.net.http1 import Http1Connection, Http1Exchange, Http1Server
-from netstore.net.reactor import HANDSHAKE_SECONDS, Limits, Reactor
+from netstore.net.reactor import HANDSHAKE_SECONDS, LINGER_SECONDS, Limits, Reactor
 from netstore.net.tls import Credentials
 from tests.support.certificates import Certificates
 
@@ -293,6 +294,25 @@ async def test_after_stop_accepting_open_connections_go_on() -> None:
         except OSError:
             return
         raise AssertionError("a connection was accepted after the listener closed")
+
+
+async def test_other_tasks_get_their_turn_however_much_there_is_to_do() -> None:
+    async with site() as here:
+        reading, writing = socket.socketpair()
+        calls: list[float] = []
+
+        def ready(_: int) -> None:
+            calls.append(here.time)  # nothing is read: it is ready again at once, for ever
+            here.time += LINGER_SECONDS / 4
+
+        with reading, writing:
+            writing.send(b"x")
+            here.reactor.attend(reading.fileno(), select.EPOLLIN, ready)
+            for _ in range(3):
+                before = len(calls)
+                await trio.sleep(0.001)
+                assert len(calls) > before
+            here.reactor.dismiss(reading.fileno())
 
 
 async def test_calls_from_a_thread_are_made_in_their_order_in_a_round() -> None:
