@@ -165,7 +165,7 @@ class _Store:
             if placed is not None:
                 self.log.info("state_copy_installed", index=placed)
             self.engine = LmdbEngine(path, deliver, TABLES, self._engine_failed)
-            parts.callback(self.engine.close)
+            parts.callback(self._close_engine)
             self.machine = Machine(self.engine)
             self.machine.load()
             self._parts = parts.pop_all()
@@ -216,8 +216,14 @@ class _Store:
             raise NetstoreError(f"data_dir: {failure}; free disk space or replace the disk")
 
     def close(self) -> None:
-        """Make the state durable, then close the log. Blocks. OSError when the state cannot be written."""
+        """Make the state durable if there is room, then close the log. Blocks."""
         self._parts.close()
+
+    def _close_engine(self) -> None:
+        try:
+            self.engine.close()
+        except OSError as error:  # no loss: the log has what the state has not, and the next start applies it
+            self.log.warning("state_not_saved", reason=error.strerror or str(error))
 
 
 class _Transport:
@@ -295,7 +301,7 @@ class _Daemon:
                 nursery.start_soon(self.peers.run, self.host, self.copies)
                 nursery.start_soon(self.timekeeper.run)
                 nursery.start_soon(self.consistency.run)
-                nursery.start_soon(self._do_chores)
+                nursery.start_soon(self._do_chores, manager)
                 for sock, url in zip(self.callers, self.config.listen_peer_urls, strict=True):
                     self.peers.listen(sock, tls=url.scheme == "https")
                 if self.host.status().conf.voters == (self.host.id,):
@@ -645,12 +651,16 @@ class _Daemon:
                 self.log.warning("member_not_published", reason=told)
             await trio.sleep(1)
 
-    async def _do_chores(self) -> None:
+    async def _do_chores(self, manager: ServiceManager) -> None:
         """What nobody asks for and no message brings."""
         host = self.host
+        patience = manager.watchdog_seconds
+        beat = max(1, int(patience / 2 / CHORES_SECONDS)) if patience else 0
         for round_ in itertools.count():
             await trio.sleep(CHORES_SECONDS)
             self.cluster.tick()
+            if beat and round_ % beat == 0:
+                manager.alive()
             if round_ % SAMPLE_ROUNDS == 0:
                 self.statistics.sample()
             if host.id in host.machine.removed:

@@ -349,6 +349,14 @@ class _Spare:
                 os.close(file)
         except OSError as error:
             self._failure = error
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Free the room that half a file took: the state needs it more."""
+        try:
+            os.unlink(_SPARE, dir_fd=self._folder)
+        except OSError:
+            return  # it was never made, or the disk is past helping; `_failure` is what counts
 
 
 def _follows(before: _Write, after: _Write) -> bool:

@@ -298,6 +298,7 @@ def test_a_new_file_that_cannot_be_made_is_a_failed_write(
     disk.write("a", b"x")
     disk.write("a", b"y")
     assert [error.errno for error in disk.settle() if error] == [code, code]
+    assert (disk.folder / "spare").exists() == (call == "rename"), "half a file gives its room back"
     disk.write("a", b"z", offset=0)
     assert disk.settle()[-1] is None
     assert disk.content("a") == b"z"
