@@ -23,7 +23,6 @@ from netstore.ops.layered import (
     Choice,
     Foreign,
     Layered,
-    Loaded,
     Place,
     Several,
     Switch,
@@ -684,14 +683,6 @@ STORE: Final = Layered(
 )
 
 
-def load_store_config(argv: Sequence[str], environ: Mapping[str, str]) -> Loaded[StoreConfig]:
-    """Merge netstored's configuration from its layers. Raises NetstoreError with one line.
-
-    `argv` is without the program's name.
-    """
-    return STORE.load(argv, environ)
-
-
 def _read_interface(text: str) -> str:
     if not re.fullmatch(r"[^\s/]{1,64}", text):
         raise Unfit(f"{quoted(text)} is no interface name or address")
@@ -905,11 +896,3 @@ AGENT: Final = Layered(
     foreign=FLANNEL_ONLY,
     default_file=CONFIG_FILE,
 )
-
-
-def load_agent_config(argv: Sequence[str], environ: Mapping[str, str]) -> Loaded[AgentConfig]:
-    """Merge netstore-agent's configuration from its layers. Raises NetstoreError with one line.
-
-    `argv` is without the program's name.
-    """
-    return AGENT.load(argv, environ)

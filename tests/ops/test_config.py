@@ -23,19 +23,17 @@ from netstore.ops.config import (
     StoreConfig,
     Url,
     default_data_dir,
-    load_agent_config,
-    load_store_config,
     read_url,
 )
 from netstore.ops.layered import BadSetting, Layered, Setting, Unfit
 
 
 def store(*argv: str, **environ: str) -> StoreConfig:
-    return load_store_config(argv, environ).config
+    return STORE.load(argv, environ).config
 
 
 def agent(*argv: str, **environ: str) -> AgentConfig:
-    return load_agent_config(argv, environ).config
+    return AGENT.load(argv, environ).config
 
 
 def refusal(layered: Layered[Any], *argv: str) -> str:
@@ -190,7 +188,7 @@ class TestStoreChecks:
             "--heartbeat-interval 50 --election-timeout 500 --enable-v2 "
             "--log-level=warn --logger=zap --proxy off"
         )
-        loaded = load_store_config(words.split(), {})
+        loaded = STORE.load(words.split(), {})
         assert loaded.config.name == "infra0"
         assert loaded.config.initial_cluster == (InitialMember("infra0", (Url("http", "10.0.1.10", 2380),)),)
         assert loaded.config.initial_cluster_state == "existing"
@@ -385,7 +383,7 @@ class TestAgent:
         assert text in refusal(AGENT, *argv.split())
 
     def test_password_is_never_printed(self) -> None:
-        loaded = load_agent_config(["--etcd-username=u", "--etcd-password=s3cret"], {})
+        loaded = AGENT.load(["--etcd-username=u", "--etcd-password=s3cret"], {})
         assert "s3cret" not in AGENT.report(loaded)
         assert "s3cret" not in repr(loaded.config)
         assert "s3cret" not in refusal(AGENT, "--etcd-username=u", "--etcd-password=s3cret\n")
@@ -436,12 +434,12 @@ class TestEveryValue:
 
     def test_reports_can_be_read_back(self, tmp_path: Path) -> None:
         file = tmp_path / "netstore.toml"
-        first = load_store_config(["--initial-cluster=default=http://a:1,b=http://b:1", "--cors="], {})
-        second = load_agent_config(['--iface-regex=^"a\\d,b', "--iface=a,b", "--lease-ttl=60"], {})
+        first = STORE.load(["--initial-cluster=default=http://a:1,b=http://b:1", "--cors="], {})
+        second = AGENT.load(['--iface-regex=^"a\\d,b', "--iface=a,b", "--lease-ttl=60"], {})
         file.write_text(f"{STORE.report(first)}\n\n{AGENT.report(second)}\n")
         environ = {"NETSTORE_CONFIG_FILE": str(file)}
-        assert load_store_config([], environ).config == first.config
-        assert load_agent_config([], environ).config == second.config
+        assert STORE.load([], environ).config == first.config
+        assert AGENT.load([], environ).config == second.config
 
 
 @pytest.mark.peer("etcd")

@@ -20,7 +20,7 @@ import click
 import pytest
 import tomli
 
-from netstore.ops.config import AGENT, STORE, load_agent_config, load_store_config
+from netstore.ops.config import AGENT, STORE
 from netstore.ops.layered import OWN_FLAGS, Layered, Setting, default_words
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def test_variables_of_the_command_do_not_stop_the_store() -> None:
     """A shell may hold both. Those of certificates are refused: the store must not seem to serve TLS."""
     named = {each for each in declared_variables(load("netstorectl.1")) if each.startswith("NETSTORE_")}
     for name in named - {"NETSTORE_CA_FILE", "NETSTORE_CERT_FILE", "NETSTORE_KEY_FILE"}:
-        assert load_store_config([], {name: "1"}).sources == load_store_config([], {}).sources
+        assert STORE.load([], {name: "1"}).sources == STORE.load([], {}).sources
 
 
 @pytest.mark.parametrize("page", PROGRAMS)
@@ -258,9 +258,7 @@ def examples(page: str) -> list[str]:
     return [textwrap.dedent(block).replace("\\e", "\\") for block in blocks]
 
 
-@pytest.mark.parametrize(
-    ("page", "load_config"), [("netstored", load_store_config), ("netstore-agent", load_agent_config)]
-)
+@pytest.mark.parametrize(("page", "load_config"), [("netstored", STORE.load), ("netstore-agent", AGENT.load)])
 def test_examples_of_the_daemons_are_accepted(page: str, load_config: Callable[..., object]) -> None:
     commands = [block.removeprefix("$ ").replace("\\\n", "") for block in examples(f"{page}.8")]
     assert len(commands) >= 3
@@ -277,8 +275,8 @@ def test_examples_of_the_file_are_accepted(tmp_path: Path) -> None:
     for text in (*documents, shipped.read_text()):
         file = tmp_path / "netstore.toml"
         file.write_text(text)
-        load_store_config([], {"NETSTORE_CONFIG_FILE": str(file)})
-        load_agent_config([], {"NETSTORE_CONFIG_FILE": str(file)})
+        STORE.load([], {"NETSTORE_CONFIG_FILE": str(file)})
+        AGENT.load([], {"NETSTORE_CONFIG_FILE": str(file)})
 
 
 @pytest.mark.parametrize("layered", [STORE, AGENT], ids=["store", "agent"])
