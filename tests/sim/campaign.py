@@ -75,6 +75,15 @@ REACHED: Final = (
     "bursts",
     "pair_calls_answered",
     "pair_compactions",
+    "pair_watch_events",
+    "pair_progress",
+    "pair_watches_resumed",
+    "pair_watches_compacted",
+    "leases_granted",
+    "leases_renewed",
+    "leases_revoked",
+    "leases_expired",
+    "leases_extended",
     "watch_events",
     "watches_cleared",
     "watches_ended",
@@ -83,6 +92,7 @@ REACHED: Final = (
     "calls_searched",
     "watches_judged",
     "pair_calls_judged",
+    "pair_watches_judged",
     "recovered",
 )
 """What each campaign must have gone through at least once."""

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from netstore.disk.engine import MemoryEngine
+from netstore.errors import Fault
 from netstore.node.proposals import REQUEST_ID_SIZE
 from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind
+from netstore.state.commands import decode
 from netstore.state.machine import Machine
 from netstore.state.mirror import TABLES
+from netstore.state.v3commands import (
+    Compact,
+    LeaseCheckpoint,
+    LeaseExpire,
+    LeaseGrant,
+    LeaseRenew,
+    LeaseRevoke,
+)
+from tests.check.v3leases import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from netstore.raft.entry import Entry
     from netstore.types import Event, KeyChange, Term
+
+
+JUDGED: Final = frozenset(
+    kind.__struct_config__.tag
+    for kind in (Compact, LeaseGrant, LeaseRevoke, LeaseRenew, LeaseExpire, LeaseCheckpoint)
+)
+"""Numbers of commands that are kept though they may change no key: the second byte of their encoding."""
 
 
 class Ledger:
@@ -25,15 +43,19 @@ class Ledger:
         self.entries: list[Entry] = []
         self.committed_in: list[Term] = []
         """The term in which each was first seen to be committed; not the term it was made in."""
+        self.committed_at: list[float] = []
+        """When each was first seen to be committed, in seconds of the run."""
         self.events: list[Event] = []
         """Every change of the tree, internal ones included, in the order of its index."""
         self.pair_changes: list[KeyChange] = []
         """Every change of a v3 key, in the order of its revision."""
+        self.steps: list[Step] = []
+        """What the judges of watches and leases need of the log: `JUDGED`, and every change of a key."""
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def commit(self, entry: Entry, term: Term) -> Entry:
+    def commit(self, entry: Entry, term: Term, now: float) -> Entry:
         """The first entry that was committed at this place: this one, if none was."""
         place = entry.index - 1
         if place < len(self.entries):
@@ -42,6 +64,7 @@ class Ledger:
             raise AssertionError(f"entry {entry.index} committed, but only {len(self.entries)} before it")
         self.entries.append(entry)
         self.committed_in.append(term)
+        self.committed_at.append(now)
         return entry
 
     def committed_before(self, term: Term, start: int) -> Iterator[Entry]:
@@ -53,14 +76,20 @@ class Ledger:
     def replay(self) -> Machine:
         """A fresh state machine that applied everything, one entry at a time."""
         machine = Machine(MemoryEngine(_nowhere, TABLES))
-        self.events, self.pair_changes = [], []
+        self.events, self.pair_changes, self.steps = [], [], []
         last = machine.history.last
         for entry in self.entries:
             data = entry.data
             if entry.kind is EntryKind.CHANGE:
                 data = Change.decode(data).context
-            machine.apply(entry.index, data[REQUEST_ID_SIZE:])
-            self.pair_changes += machine.take_changes()
+            command = data[REQUEST_ID_SIZE:]
+            outcome = machine.apply(entry.index, command)
+            changes = machine.take_changes()
+            self.pair_changes += changes
+            if changes or (len(command) > 1 and command[1] in JUDGED):
+                at = self.committed_at[entry.index - 1]
+                done = not isinstance(outcome, Fault)
+                self.steps.append(Step(entry.index, at, decode(command), tuple(changes), done))
             machine.save()
             if machine.history.last > last:
                 shown = {event.index: event for event in machine.take_events()}

@@ -14,6 +14,7 @@ from netstore.disk.frame import Identity
 from netstore.errors import CorruptData, Fault
 from netstore.node.driver import Driver
 from netstore.node.host import DiskFailed, Host
+from netstore.node.lessor import Lessor
 from netstore.node.proposals import Proposals
 from netstore.node.timekeeper import CHORES_SECONDS, EXPIRE_SECONDS, Deadlines, Timekeeper
 from netstore.raft.core import Boot, Config, Raft
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from netstore.state.commands import Command
     from netstore.state.machine import Outcome
     from netstore.state.v3commands import Range
+    from netstore.watch.streams import Sink, Stream
     from tests.sim.timeline import MachineClock
     from tests.sim.world import World
 
@@ -93,6 +95,8 @@ class Member:
         self.state_seen: tuple[object, ...] = ()
         self.waiting: dict[int, Done] = {}
         """Requests of this life without an answer, by serial."""
+        self._streams: dict[Sink, int] = {}
+        """The serials of the open streams of v3 watches."""
         self._outbox: list[tuple[Done, Outcome | Fault]] = []
         self._stalled: list[Callable[[], None]] = []
         self._woken = False
@@ -105,7 +109,7 @@ class Member:
         """Switch the process on."""
         self.life += 1
         self.up, self.paused, self._woken, self._turn_due = True, False, False, False
-        self._stalled, self._outbox, self.waiting = [], [], {}
+        self._stalled, self._outbox, self.waiting, self._streams = [], [], {}, {}
         try:
             self._start()
         except PowerLoss:
@@ -177,7 +181,10 @@ class Member:
             log=_Lines(self._note),
             catch_up_entries=plan.catch_up_entries,
         )
-        self.timekeeper = Timekeeper(self.host, Deadlines(self.clock), plan.tick, _nothing)
+        self.lessor = Lessor(self.host, plan.election_ticks * plan.tick)
+        self.timekeeper = Timekeeper(
+            self.host, Deadlines(self.clock), plan.tick, _nothing, lessor=self.lessor
+        )
         self._next_expiry = self._next_chores = self.clock.monotonic()
 
     def crash(self) -> None:
@@ -286,6 +293,10 @@ class Member:
         if now >= self._next_expiry:
             self._next_expiry = now + EXPIRE_SECONDS
             self.timekeeper._expire()
+            led = self.lessor._led
+            self.lessor.look()
+            if self.lessor._led not in {None, led}:
+                self.world.reach["leases_extended"] += sum(1 for _ in self.machine.leases)
         if now >= self._next_chores:
             self._next_chores = now + CHORES_SECONDS * self.world.plan.chores
             self.host.retry_writes()
@@ -347,6 +358,22 @@ class Member:
 
         self._request(done, serve)
 
+    def keep_alive(self, lease: int, done: Callable[[int | Fault], None]) -> None:
+        """A client renews a v3 lease, as `api.v3.lease` serves it."""
+        told: list[int] = []
+
+        def serve(answer: Done) -> None:
+            def renewed(ttl: int | Fault) -> None:
+                if isinstance(ttl, Fault):
+                    answer(ttl)
+                else:
+                    told.append(ttl)
+                    answer(None)
+
+            self.lessor.keep_alive(lease, renewed)
+
+        self._request(lambda outcome: done(outcome if isinstance(outcome, Fault) else told[0]), serve)
+
     def look(self, path: bytes, recursive: bool, done: Done) -> None:
         """A local read."""
 
@@ -406,6 +433,43 @@ class Member:
             if not again:
                 del self.waiting[serial]
             told(what)
+
+    def stream_pairs(
+        self,
+        sink: Sink,
+        opened: Callable[[Stream, Callable[[Callable[[], None]], None]], None],
+        ended: Callable[[], None],
+    ) -> None:
+        """A client opens a stream of v3 watches, as `api.v3.watch` serves it. `opened` is given the stream
+        and what the sink has to hand its responses to; `ended` is called when the connection goes.
+        """
+
+        def serve() -> None:
+            serial = self._open(lambda _: ended())
+            self._streams[sink] = serial
+
+            def deliver(call: Callable[[], None]) -> None:
+                self._outbox.append((partial(self._told_pairs, serial, call), _CLOSED))
+
+            opened(self.host.watches.open(sink), deliver)
+            self._flush()
+
+        if not self.up:
+            ended()
+            return
+        self.enter(serve)
+
+    def stream_closed(self, sink: Sink) -> None:
+        """The client has ended its stream."""
+        del self.waiting[self._streams.pop(sink)]
+
+    def flush(self) -> None:
+        """Let answers go."""
+        self._flush()
+
+    def _told_pairs(self, serial: int, call: Callable[[], None], _: Outcome | Fault) -> None:
+        if serial in self.waiting:
+            call()
 
     def _open(self, done: Done) -> int:
         self._serial += 1

@@ -35,10 +35,12 @@ from netstore.seams import SyncFailed
 from netstore.state import txn
 from netstore.state.commands import Expire, encode
 from netstore.state.history import History
+from netstore.state.lease import Leases
 from netstore.state.machine import Machine
 from netstore.state.tree import Tree
 from netstore.types import Index, Nanos, NodeView
 from netstore.watch.hub import Hub
+from netstore.watch.streams import Watch, Watches
 from tests.sim import plan as plans
 from tests.sim.world import World
 
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from netstore.raft.entry import Entry
     from netstore.raft.messages import Message
     from netstore.raft.ready import Ready
+    from netstore.state.lease import Lease
     from netstore.types import Event
     from netstore.watch.hub import Watcher
     from tests.sim.plan import Plan
@@ -87,6 +90,7 @@ def _steady(plan: Plan, *faults: str, size: int = 3, rate: float = 0.6) -> None:
     plan.outage = False
     plan.burst = 0
     plan.clients, plan.think, plan.patience, plan.pair_clients = 4, 0.03, 2.0, 0
+    plan.pair_watchers = plan.lease_clients = 0
     plan.sticky = 0.5
     plan.skew = plan.drift = plan.no_battery = 0.0
     plan.snapshot_count, plan.catch_up_entries = 10_000, 5_000
@@ -191,6 +195,25 @@ def _leases(plan: Plan) -> None:
     """Nodes that expire while leaders change."""
     _steady(plan, "transfer", "isolate")
     plan.mix = {"set": 1, "lease": 6, "refresh": 2, "get": 1}
+
+
+def _pair_leases(plan: Plan) -> None:
+    """Many v3 leases, renewed at the last moment over slow disks."""
+    _steady(plan, "transfer", "isolate")
+    plan.clients, plan.lease_clients = 1, 12
+    plan.disk_latency = 0.05
+
+
+def _pair_watched(plan: Plan) -> None:
+    """Many v3 watches that begin in the past."""
+    _pairs_only(plan)
+    plan.pair_watchers = 4
+
+
+def _pair_watched_copies(plan: Plan) -> None:
+    """The same while states are replaced by copies."""
+    _pair_copies(plan)
+    plan.pair_watchers = 6
 
 
 def _no_battery(plan: Plan) -> None:
@@ -501,6 +524,14 @@ def _no_interrupt(hub: Hub) -> None:
     """A copy that took the state's place is no reason to tell anyone."""
 
 
+def _progress_before_events(watch: Watch, now: int) -> bool:
+    return True
+
+
+def _no_replacement(watches: Watches) -> None:
+    """The watches stand where they stood."""
+
+
 # --- time and answers
 
 
@@ -530,6 +561,10 @@ def _revives(keeper: Timekeeper, expire: Callable[[Timekeeper], None] = Timekeep
                 renewed = NodeView(node.key, node.created, node.modified, node.value, node.dir, later)
                 tree._store(renewed, node)
     expire(keeper)
+
+
+def _expires_what_was_renewed(leases: Leases, id_: int, since: int) -> Lease | None:
+    return leases.get(id_)
 
 
 def _same_ids(proposals: Proposals, origin: int, limit: float, make: Any = Proposals.__init__) -> None:
@@ -682,6 +717,24 @@ MUTANTS: Final = tuple(
         ("nodes expire early", _set(Timekeeper, "_expire", _expires_early), _leases, 0),
         ("nodes never expire", _set(Timekeeper, "_expire", _never_expires), _leases, 14),
         ("nodes are revived by an election", _set(Timekeeper, "_expire", _revives), _leases, 0),
+        (
+            "a lease expires in spite of a renewal",
+            _set(Leases, "at", _expires_what_was_renewed),
+            _pair_leases,
+            0,
+        ),
+        (
+            "progress is told before the events",
+            _set(Watch, "is_told", _progress_before_events),
+            _pair_watched,
+            0,
+        ),
+        (
+            "v3 watches are not told of a copy",
+            _set(Watches, "replaced", _no_replacement),
+            _pair_watched_copies,
+            1,
+        ),
         ("request ids repeat in the next life", _set(Proposals, "__init__", _same_ids), _no_battery, 0),
         (
             "what may still happen is called refused",

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 RETRY_SECONDS: Final = 0.1
-EVERYTHING: Final = Range(b"\0", b"\0")
+EVERYTHING: Final = Range(b"k", b"l")
+"""All keys of this load; those of `leaseload` come behind them."""
 
 
 class PairLoad:

@@ -84,6 +84,10 @@ class Plan:
     """Chance that a client stays with its member."""
     pair_clients: int = 0
     """Clients of the v3 keys."""
+    pair_watchers: int = 0
+    """Streams of v3 watches."""
+    lease_clients: int = 0
+    """Clients of v3 leases."""
     watchers: int = 2
     burst: int = 0
     """Writes made at once, in the middle of the run."""
@@ -169,4 +173,6 @@ def draw(random: Random) -> Plan:
         plan.mix[name] = weight if chance() < 0.75 else 0
     plan.mix["set"] = max(plan.mix["set"], 1)
     plan.pair_clients = choose((0, 0, 1, 2))
+    plan.pair_watchers = choose((0, 1, 3)) if plan.pair_clients else 0
+    plan.lease_clients = choose((0, 0, 1, 3))
     return plan

@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.raft.messages import InstallSnapshot
 from netstore.raft.status import Role
+from netstore.state.lease import RETRY_SECONDS
 from netstore.types import Event, NodeId
 from tests.check.history import Fate
 from tests.sim import plan as plans
 from tests.sim.disk import COPY_SECONDS, Disk
 from tests.sim.faults import Faults
 from tests.sim.invariants import Invariant, Violated, all_invariants
+from tests.sim.leaseload import LONGEST_TTL, LeaseLoad
 from tests.sim.ledger import Ledger
 from tests.sim.member import Member
 from tests.sim.network import Network
 from tests.sim.pairload import PairLoad
+from tests.sim.pairwatch import PairWatches
 from tests.sim.steward import Steward
 from tests.sim.timeline import MachineClock, Timeline
 from tests.sim.verdict import judge
@@ -63,6 +66,8 @@ class World:
         self.members: dict[NodeId, Member] = {}
         self.leases: dict[tuple[bytes, int], tuple[float, int]] = {}
         """(key, instant of expiry) -> when it was written, with which TTL in seconds."""
+        self.led_since: float | None = None
+        """Since when, after faults have stopped, one leader has led; None while there are faults."""
         self.lost_for_good = ""
         """Why no recovery is asked for: a cluster of one whose only disk was damaged."""
         self.network = Network(
@@ -85,6 +90,8 @@ class World:
         self.faults = Faults(self, self.random_fault)
         self.workload = Workload(self, streams[6])
         self.pairs = PairLoad(self, streams[7])
+        self.pair_watches = PairWatches(self, Random(f"watches {seed}"))  # noqa: S311 - repeatable
+        self.lease_load = LeaseLoad(self, Random(f"leases {seed}"))  # noqa: S311 - repeatable
 
     # --- the run
 
@@ -96,8 +103,11 @@ class World:
         self.steward.start()
         self.workload.start()
         self.pairs.start()
+        self.pair_watches.start()
+        self.lease_load.start()
         self.timeline.run(self.plan.duration)
         self.workload.stop()
+        self.pair_watches.stop()
         if not self.lost_for_good:
             self._heal()
         for hook in self._finished:
@@ -111,10 +121,16 @@ class World:
         timeout = 2 * self.plan.election_ticks * self.plan.tick
         step = self.plan.tick
         limit = self.timeline.now + RECOVERY_TIMEOUTS * max(timeout, 0.5) + 20 * self.plan.disk_latency
+        if self.plan.lease_clients:
+            limit += LONGEST_TTL + RETRY_SECONDS
         asked: list[Operation] = []
+        led = None
         while True:
             self.timeline.run(self.timeline.now + step)
             leader = self.leader()
+            if leader is None or (leader.id, leader.life, leader.raft.term) != led:
+                led = None if leader is None else (leader.id, leader.life, leader.raft.term)
+                self.led_since = self.timeline.now
             if leader is not None and self.steward.settled(leader):
                 everyone = [self.members[node] for node in leader.raft.conf.members()]
                 if not asked:
@@ -139,7 +155,7 @@ class World:
         last = leader.raft.log.last
         due = leader.machine.next_expiry()
         overdue = due is not None and due <= leader.clock.wall()
-        return not overdue and all(
+        return not (overdue or any(leader.machine.leases)) and all(
             member.up and member.machine.applied == last == member.raft.commit for member in everyone
         )
 

@@ -22,7 +22,7 @@ class CommittedImmutable(Invariant):
             return
         ledger = self.world.ledger
         for entry in log.between(seen + 1, log.commit):
-            first = ledger.commit(entry, member.raft.term)
+            first = ledger.commit(entry, member.raft.term, self.world.timeline.now)
             require(
                 first is entry or first == entry,
                 "an entry was committed over another",
