@@ -721,7 +721,7 @@ MUTANTS: Final = tuple(
             "a lease expires in spite of a renewal",
             _set(Leases, "at", _expires_what_was_renewed),
             _pair_leases,
-            0,
+            4,
         ),
         (
             "progress is told before the events",

@@ -58,9 +58,9 @@ def _judge_pair_watches(world: World) -> None:
 def _judge_leases(world: World) -> None:
     plan = world.plan
     rates = [member.clock.rate for member in world.members.values()]
-    # Looks at the clock, proposals of the end that were lost, and the way through the log.
-    late = EXPIRE_SECONDS + RETRY_SECONDS + plan.election_ticks * plan.tick + 1.0 + 20 * plan.disk_latency
-    bounds = v3leases.Bounds(min(rates), max(rates), late, world.led_since)
+    # The looks at the clock that begin and end the count, an end proposed in vain, the way through the log.
+    late = 2 * EXPIRE_SECONDS + RETRY_SECONDS + plan.election_ticks * plan.tick + 1.0 + 20 * plan.disk_latency
+    bounds = v3leases.Bounds(min(rates), max(rates), late, world.calm_since)
     ends = v3leases.judge(world.lease_load.calls, world.ledger.steps, bounds)
     for how, count in ends.items():
         world.reach[f"leases_{how}"] += count

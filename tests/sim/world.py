@@ -66,8 +66,10 @@ class World:
         self.members: dict[NodeId, Member] = {}
         self.leases: dict[tuple[bytes, int], tuple[float, int]] = {}
         """(key, instant of expiry) -> when it was written, with which TTL in seconds."""
-        self.led_since: float | None = None
-        """Since when, after faults have stopped, one leader has led; None while there are faults."""
+        self.calm_since: float | None = None
+        """Since when, after faults have stopped, one leader has led that had applied all of its log: until
+        then a sync that began on a slow disk may hold it up. None before.
+        """
         self.lost_for_good = ""
         """Why no recovery is asked for: a cluster of one whose only disk was damaged."""
         self.network = Network(
@@ -130,7 +132,13 @@ class World:
             leader = self.leader()
             if leader is None or (leader.id, leader.life, leader.raft.term) != led:
                 led = None if leader is None else (leader.id, leader.life, leader.raft.term)
-                self.led_since = self.timeline.now
+                self.calm_since = None
+            if (
+                leader is not None
+                and self.calm_since is None
+                and leader.machine.applied == leader.raft.log.last
+            ):
+                self.calm_since = self.timeline.now
             if leader is not None and self.steward.settled(leader):
                 everyone = [self.members[node] for node in leader.raft.conf.members()]
                 if not asked:
