@@ -244,6 +244,11 @@ class Member:
 
     # --- turns
 
+    @property
+    def busy(self) -> bool:
+        """It has a turn before it, or its state is being replaced: its watches may not have been told yet."""
+        return self._turn_due or self.host._installing
+
     def enter(self, call: Callable[[], None]) -> None:
         """Run something on this member's loop and, if that woke it, its turn."""
         self._enter(self.life, call)

@@ -48,7 +48,9 @@ def _judge_pair_watches(world: World) -> None:
     ledger = world.ledger
     compactions = {step.command.revision for step in ledger.steps if isinstance(step.command, Compact)}
     here: dict[int, tuple[int, int]] = {
-        member.id: (member.life, member.machine.mvcc.revision) for member in world.running()
+        member.id: (member.life, member.machine.mvcc.revision)
+        for member in world.running()
+        if not member.busy
     }
     told = v3watches.judge(watched, ledger.pair_changes, compactions, here)
     world.reach["pair_watch_events"] += told
