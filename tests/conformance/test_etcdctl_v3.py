@@ -68,7 +68,13 @@ NAMES: Final = (
 def named(text: str) -> str:
     for pattern, name in NAMES:
         text = re.sub(pattern, name, text)
-    return text
+    text = re.sub(r'(?<=ETCD_INITIAL_CLUSTER=")[^"]+', lambda found: _sorted(found[0], ","), text)
+    return _sorted(text, "\n") if re.match("ID, (un)?started,", text) else text
+
+
+def _sorted(text: str, between: str) -> str:
+    """Members stand in the order of their ids, which differ between any two stores."""
+    return between.join(sorted(text.split(between)))
 
 
 class Etcdctl:

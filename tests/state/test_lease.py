@@ -43,6 +43,7 @@ class Clocks(RuleBasedStateMachine):
         lease = self.leases.renew(id_, Index(self.index))
         if isinstance(lease, Lease):
             self.ends[id_] = self.now + lease.ttl
+            self.told.pop(id_, None)  # what was told named an older renewal
             self.clock.left(id_, self.now)
 
     @rule(id_=IDS)
