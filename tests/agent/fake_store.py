@@ -39,19 +39,31 @@ class FakePoll:
         self._store = store
         self._folder = folder
         self._index = index
+        self._life = store.life
+        self._told: Answer | None = None
+        for answer in store.history:
+            self.tell(answer)
+
+    def tell(self, answer: Answer) -> None:
+        """Something happened; the first that matches is kept, whatever becomes of the window meanwhile."""
+        if (
+            self._told is None
+            and answer.node.modified_index >= self._index
+            and self._store.matches(answer, self._folder)
+        ):
+            self._told = answer
 
     async def event(self, limit: float) -> Answer | None:
-        store, life = self._store, self._store.life
+        store = self._store
         with trio.move_on_after(limit):
             while True:
-                for answer in store.history:
-                    if answer.node.modified_index >= self._index and store.matches(answer, self._folder):
-                        await trio.lowlevel.checkpoint()
-                        return answer
-                changed = store.changed
-                await changed.wait()
-                if store.life != life:
+                if self._told is not None:
+                    await trio.lowlevel.checkpoint()
+                    return self._told
+                if store.life != self._life:
+                    await trio.lowlevel.checkpoint()
                     return None  # cut off
+                await store.changed.wait()
         self.timed_out = True
         return None
 
@@ -66,6 +78,7 @@ class FakeStore:
         self.cluster_id = "c1"
         self.life = 0
         self.changed = trio.Event()
+        self.waiting: set[FakePoll] = set()
         self.down = False
         self.unheard_writes = 0
         """So many writes are done but not answered."""
@@ -122,7 +135,12 @@ class FakeStore:
         wanted = index or self.index + 1
         if self.history and wanted < self.history[0].node.modified_index:
             raise V2Error(401, "The event in requested index is outdated and cleared", "", self.index)
-        yield FakePoll(self, key, wanted)
+        poll = FakePoll(self, key, wanted)
+        self.waiting.add(poll)
+        try:
+            yield poll
+        finally:
+            self.waiting.remove(poll)
 
     # What others do
 
@@ -204,6 +222,8 @@ class FakeStore:
     def _happened(self, action: str, node: Node) -> Answer:
         answer = self._answer(action, node)
         self.history = [*self.history, answer][-WINDOW:]
+        for poll in self.waiting:
+            poll.tell(answer)
         self._wake()
         return answer
 
