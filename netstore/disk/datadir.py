@@ -187,7 +187,7 @@ def _make_folder(path: Path) -> None:
     with _explained(path):
         if not path.exists():
             path.mkdir(mode=0o700, parents=True)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         mode = path.stat().st_mode & 0o777
         if mode & 0o077:
             raise NetstoreError(f"{path}: mode {mode:04o} lets other users in: run chmod 700 {path}")
@@ -247,7 +247,7 @@ def _write_identity(folder: Path, identity: MemberIdentity, name: str = _IDENTIT
         finally:
             os.close(file)
         aside.rename(folder / name)
-        _sync_folder(folder)
+        sync_folder(folder)
 
 
 def _finish_replacing(path: Path, wal: Path) -> None:
@@ -261,12 +261,12 @@ def _finish_replacing(path: Path, wal: Path) -> None:
             for file in folder.iterdir():
                 if file.name not in (DAMAGED, _IDENTITY):
                     file.rename(folder / DAMAGED / file.name)
-            _sync_folder(folder / DAMAGED)
-            _sync_folder(folder)
+            sync_folder(folder / DAMAGED)
+            sync_folder(folder)
     _write_identity(wal, fresh)
     _write_identity(path, fresh)
     (path / _REPLACING).unlink()
-    _sync_folder(path)
+    sync_folder(path)
 
 
 def _refuse_foreign_log(path: Path, wal: Path) -> None:
@@ -277,7 +277,8 @@ def _refuse_foreign_log(path: Path, wal: Path) -> None:
         )
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable. Blocks. OSError when it cannot be done."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 import lmdb
 
 from netstore.codec import prefixed, read_prefixed, read_u64, u64
+from netstore.disk.datadir import sync_folder
 from netstore.errors import CorruptData, NetstoreError
 from netstore.types import Index
 
@@ -390,11 +391,7 @@ class LmdbEngine:
             self._env.close()
             try:
                 image.rename(self._path)
-                folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
+                sync_folder(self._path.parent)
                 self._open(self._names)
                 return self._stored_applied()
             except OSError as error:

@@ -14,11 +14,11 @@ crash left between them.
 
 from __future__ import annotations
 
-import os
 import re
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
+from netstore.disk.datadir import sync_folder
 from netstore.disk.engine import applied_in
 from netstore.errors import CorruptData
 from netstore.types import Index
@@ -49,7 +49,7 @@ def complete(part: Path, index: Index, digest: bytes) -> Path:
     """Give a received copy, synced already, its final name. Blocks; on stable storage when it returns."""
     image = part.with_name(image_name(index, digest))
     part.rename(image)
-    _sync_folder(image.parent)
+    sync_folder(image.parent)
     return image
 
 
@@ -71,7 +71,7 @@ def settle(folder: Path, state: Path, mark: Index) -> Index | None:
     for image, index in _images(folder):
         if applied < mark == index and _is_whole(image):
             image.rename(state)
-            _sync_folder(folder)
+            sync_folder(folder)
             applied = placed = index
         else:
             image.unlink()
@@ -102,11 +102,3 @@ def _is_whole(image: Path) -> bool:
         while piece := file.read(_READ_BYTES):
             digest.update(piece)
     return match is not None and digest.hexdigest() == match[2]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

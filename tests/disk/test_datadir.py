@@ -236,7 +236,7 @@ def test_only_the_last_damaged_member_is_kept(folder: Path) -> None:
 def test_a_replacement_is_finished_wherever_it_was_interrupted(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sync, syncs = datadir._sync_folder, 0
+    sync, syncs = datadir.sync_folder, 0
 
     def fail_at(path: Path) -> None:
         nonlocal syncs
@@ -245,7 +245,7 @@ def test_a_replacement_is_finished_wherever_it_was_interrupted(
             raise KeyboardInterrupt
         sync(path)
 
-    monkeypatch.setattr(datadir, "_sync_folder", fail_at)
+    monkeypatch.setattr(datadir, "sync_folder", fail_at)
     for last in range(2, 20):
         # Cut off at each step after the first, which writes down who is to come.
         (folder / "wal" / f"{last}.wal").write_bytes(b"rotten")
