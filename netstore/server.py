@@ -21,7 +21,6 @@ import signal
 import socket
 import time
 from contextlib import ExitStack
-from dataclasses import astuple
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -32,7 +31,7 @@ from netstore.api.health import Health, Version
 from netstore.api.router import Handler, Router
 from netstore.api.v2.keys import PREFIX, KeysApi
 from netstore.api.v2.members import MembersApi
-from netstore.api.v2.stats import Path, StatsApi, Traffic
+from netstore.api.v2.stats import StatsApi
 from netstore.api.v3 import services as v3
 from netstore.api.v3.version import CLUSTER_VERSION
 from netstore.disk import images
@@ -77,6 +76,7 @@ from netstore.watch.hub import Hub
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
+    from pathlib import Path
 
     from netstore.net.exchange import Exchange
     from netstore.net.peerwire import Roster
@@ -226,20 +226,6 @@ class _Store:
             self.log.warning("state_not_saved", reason=error.strerror or str(error))
 
 
-class _Transport:
-    """What `node.peers` counted, as `/v2/stats` wants it. Implements `api.v2.stats.Transport`."""
-
-    def __init__(self, peers: Peers) -> None:
-        self._peers = peers
-
-    def traffic(self) -> Traffic:
-        return Traffic(*astuple(self._peers.traffic))
-
-    def path(self, peer: NodeId) -> Path:
-        way = self._peers.round_trip(peer)
-        return Path(way.successes, way.failures, way.current, way.average, way.deviation, way.least, way.most)
-
-
 class _Daemon:
     """One run of a member: its parts in the order in which they come to life."""
 
@@ -252,8 +238,16 @@ class _Daemon:
         self.callers = [bind("listen_peer_urls", url) for url in config.listen_peer_urls]
         for sock in (*self.clients, *self.callers):
             parts.callback(sock.close)
-        self.credentials = _credentials(config)
-        self.client_credentials = _client_credentials(config)
+        self.credentials = _credentials(
+            config.peer_cert_file, config.peer_key_file, config.peer_trusted_ca_file
+        )
+        self.client_credentials = _credentials(
+            config.cert_file,
+            config.key_file,
+            config.trusted_ca_file,
+            client_auth=config.client_cert_auth,
+            alpn=ALPN,
+        )
         self.folder = DataDir.lock(config.data_dir, config.wal_dir)
         parts.callback(self.folder.close)
         self.parts = parts
@@ -540,7 +534,7 @@ class _Daemon:
         self.consistency = host.observer = Consistency(
             host, lambda index, digest: self.peers.tell(StateNote(index, digest)), get_logger("consistency")
         )
-        self.statistics = StatsApi(host, _Transport(self.peers))
+        self.statistics = StatsApi(host, self.peers)
         self._route = self._routes()
         self.grpc.services = self._services()
 
@@ -720,33 +714,19 @@ async def serve(config: StoreConfig, *, ready: Callable[[], None] | None = None)
     daemon.log.info("member_stopped")
 
 
-def _credentials(config: StoreConfig) -> Credentials | None:
-    """What this member shows to its peers, and whom it trusts among them."""
-    if config.peer_cert_file is None or config.peer_key_file is None:
+def _credentials(
+    cert: Path | None,
+    key: Path | None,
+    trusted: Path | None,
+    *,
+    client_auth: bool = False,
+    alpn: tuple[str, ...] = (),
+) -> Credentials | None:
+    """What a port shows; None where it has no certificate. With `trusted`, callers must show one."""
+    if cert is None or key is None:
         return None
-    trusted = config.peer_trusted_ca_file
-    return Credentials(
-        config.peer_cert_file,
-        config.peer_key_file,
-        trusted,
-        client_auth=trusted is not None,
-        log=get_logger("tls"),
-    )
-
-
-def _client_credentials(config: StoreConfig) -> Credentials | None:
-    """What this member shows to clients, and whose certificates it accepts from them."""
-    if config.cert_file is None or config.key_file is None:
-        return None
-    trusted = config.trusted_ca_file
-    return Credentials(
-        config.cert_file,
-        config.key_file,
-        trusted,
-        client_auth=config.client_cert_auth or trusted is not None,
-        log=get_logger("tls"),
-        alpn=ALPN,
-    )
+    demand = client_auth or trusted is not None
+    return Credentials(cert, key, trusted, client_auth=demand, log=get_logger("tls"), alpn=alpn)
 
 
 def _already_started(member: NodeId, config: StoreConfig) -> NetstoreError:

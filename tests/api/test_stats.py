@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from netstore.api.v2.stats import Path, StatsApi, Traffic, duration
+from netstore.api.v2.stats import StatsApi, duration
 from netstore.net.exchange import Request
+from netstore.node.peers import RoundTrip, Traffic
 from netstore.raft.progress import Flow
 from netstore.raft.status import PeerStatus
 from netstore.types import Index, Nanos, NodeId
@@ -25,13 +26,10 @@ class CountingTransport:
     """Counts what a test tells it."""
 
     def __init__(self) -> None:
-        self.counted = Traffic()
+        self.traffic = Traffic()
 
-    def traffic(self) -> Traffic:
-        return self.counted
-
-    def path(self, peer: NodeId) -> Path:
-        return Path(3, 1, 0.002, 0.0015, 0.0005, 0.001, 0.002) if peer == 2 else Path()
+    def round_trip(self, peer: NodeId) -> RoundTrip:
+        return RoundTrip(3, 1, 0.002, 0.0015, 0.001, 0.002, 3 * 0.0005**2) if peer == 2 else RoundTrip()
 
 
 def told(handler: Callable[[RecordedExchange], None]) -> tuple[int, Any]:
@@ -83,7 +81,7 @@ def test_rates_are_those_between_two_samples_and_left_out_when_nothing_moves() -
     stats = StatsApi(member, transport)
     stats.sample()
     assert "recvPkgRate" not in told(stats.own)[1]
-    transport.counted = Traffic(4, 10, 1000, 6, 20, 4000)
+    transport.traffic = Traffic(4, 10, 1000, 6, 20, 4000)
     member.clock.now = Nanos(START + 2 * SECOND)
     stats.sample()
     document = told(stats.own)[1]
@@ -94,7 +92,7 @@ def test_rates_are_those_between_two_samples_and_left_out_when_nothing_moves() -
     member.clock.now = Nanos(START + 4 * SECOND)
     stats.sample()
     assert "recvPkgRate" not in told(stats.own)[1]
-    transport.counted = Traffic(4, 11, 1000, 6, 20, 4000)
+    transport.traffic = Traffic(4, 11, 1000, 6, 20, 4000)
     member.clock.now = Nanos(START + 5 * SECOND)
     stats.sample()
     member.clock.now = Nanos(START + 8 * SECOND)

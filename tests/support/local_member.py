@@ -12,10 +12,11 @@ from netstore.api.operate import OperateApi
 from netstore.api.router import Router
 from netstore.api.v2.keys import KeysApi
 from netstore.api.v2.members import MembersApi
-from netstore.api.v2.stats import NoTransport, StatsApi
+from netstore.api.v2.stats import StatsApi
 from netstore.disk.engine import MemoryEngine
 from netstore.errors import Fault
 from netstore.net.exchange import Request
+from netstore.node.peers import RoundTrip, Traffic
 from netstore.node.timekeeper import Deadlines
 from netstore.raft.entry import ConfState
 from netstore.raft.status import Role, Status
@@ -121,6 +122,16 @@ class RecordedExchange:
         return self.body + b"".join(self.pieces)
 
 
+class NoPeers:
+    """A member that has nobody to talk to. Implements `api.v2.stats.Transport`."""
+
+    def __init__(self) -> None:
+        self.traffic = Traffic()
+
+    def round_trip(self, _: NodeId) -> RoundTrip:
+        return RoundTrip()
+
+
 class LocalCluster:
     """`node.member.Membership` that makes every change at once, with no more objections than the state has.
     `refusal` is what it answers instead, once set.
@@ -199,7 +210,7 @@ class LocalMember:
         self.hub = Hub()
         self.commit_index = self.machine.applied
         self.keys = KeysApi(self)
-        self.stats = StatsApi(self, NoTransport())
+        self.stats = StatsApi(self, NoPeers())
         self.cluster = LocalCluster(self)
         self.deadlines = Deadlines(self.clock)
         members = MembersApi(self, self.cluster)

@@ -7,6 +7,7 @@ What they show of the streams between members is counted where the streams are, 
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -18,6 +19,7 @@ from netstore.raft.status import Role
 if TYPE_CHECKING:
     from netstore.net.exchange import Exchange
     from netstore.node.member import Member
+    from netstore.node.peers import RoundTrip, Traffic
     from netstore.types import NodeId
 
 _STORE: Final = (
@@ -51,51 +53,15 @@ RATE_SECONDS: Final = 2.0
 """Rates are those of the last samples, this old at most."""
 
 
-class Traffic(msgspec.Struct, frozen=True, gc=False):
-    """What went to other members and came from them since this one started: messages with entries, all
-    messages, bytes.
-    """
-
-    appends_received: int = 0
-    messages_received: int = 0
-    bytes_received: int = 0
-    appends_sent: int = 0
-    messages_sent: int = 0
-    bytes_sent: int = 0
-
-
-class Path(msgspec.Struct, frozen=True, gc=False):
-    """The way to one other member and back, in seconds, as far as it was measured, and how often it held."""
-
-    successes: int = 0
-    failures: int = 0
-    current: float = 0.0
-    average: float = 0.0
-    deviation: float = 0.0
-    least: float = 0.0
-    most: float = 0.0
-
-
 class Transport(Protocol):
-    """What is known of the streams between members."""
+    """What is known of the streams between members (`node.peers.Peers`)."""
 
+    @property
     def traffic(self) -> Traffic:
-        """The counters as they are."""
+        """The counters; they go on."""
 
-    def path(self, peer: NodeId) -> Path:
+    def round_trip(self, peer: NodeId) -> RoundTrip:
         """What was measured towards one member; all zeros for a stranger."""
-
-
-class NoTransport:
-    """A member that has nobody to talk to. Implements `Transport`."""
-
-    def traffic(self) -> Traffic:
-        """Nothing was ever sent."""
-        return Traffic()
-
-    def path(self, _: NodeId) -> Path:
-        """There is nobody."""
-        return Path()
 
 
 class StatsApi:
@@ -106,10 +72,11 @@ class StatsApi:
         self._transport = transport
         self._started = member.clock.wall()
         self._samples: deque[tuple[float, Traffic]] = deque(maxlen=2)
+        """Copies of the counters, and when they were made."""
 
     def sample(self) -> None:
         """To be called about once a second: rates are worked out between two calls."""
-        self._samples.append((self._member.clock.monotonic(), self._transport.traffic()))
+        self._samples.append((self._member.clock.monotonic(), replace(self._transport.traffic)))
 
     def store(self, exchange: Exchange) -> None:
         """What the store has counted: writes on every member alike, reads of this one."""
@@ -122,7 +89,7 @@ class StatsApi:
         if not method_allowed(exchange, b"GET"):
             return
         member = self._member
-        traffic = self._transport.traffic()
+        traffic = self._transport.traffic
         leads = member.status().role is Role.LEADER
         packets_in, bytes_in, packets_out, bytes_out = self._rates()
         since = member.leader_since
@@ -153,7 +120,7 @@ class StatsApi:
         if status.role is not Role.LEADER:
             exchange.respond(403, JSON, b'{"message":"not current leader"}')
             return
-        followers = {f"{peer.id:x}": _follower(self._transport.path(peer.id)) for peer in status.peers}
+        followers = {f"{peer.id:x}": _follower(self._transport.round_trip(peer.id)) for peer in status.peers}
         self._respond(exchange, {"leader": f"{status.id:x}", "followers": followers})
 
     def _rates(self) -> tuple[float, float, float, float]:
@@ -176,17 +143,17 @@ class StatsApi:
         exchange.respond(200, JSON, msgspec.json.encode(document))
 
 
-def _follower(path: Path) -> dict[str, object]:
+def _follower(way: RoundTrip) -> dict[str, object]:
     milliseconds = {
-        "current": path.current,
-        "average": path.average,
-        "standardDeviation": path.deviation,
-        "minimum": path.least,
-        "maximum": path.most,
+        "current": way.current,
+        "average": way.average,
+        "standardDeviation": way.deviation,
+        "minimum": way.least,
+        "maximum": way.most,
     }
     return {
         "latency": {name: value * 1000 for name, value in milliseconds.items()},
-        "counts": {"fail": path.failures, "success": path.successes},
+        "counts": {"fail": way.failures, "success": way.successes},
     }
 
 
