@@ -31,7 +31,6 @@ MESSAGES: Final[dict[int, tuple[str, int]]] = {
 }
 """v2 error code -> (message, HTTP status)."""
 
-CANCELED_CODE: Final = 1
 UNKNOWN_CODE: Final = 2
 INVALID_ARGUMENT: Final = 3
 DEADLINE_EXCEEDED: Final = 4

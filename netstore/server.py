@@ -245,8 +245,7 @@ class _Daemon:
             config.cert_file,
             config.key_file,
             config.trusted_ca_file,
-            client_auth=config.client_cert_auth,
-            alpn=ALPN,
+            ALPN,
         )
         self.folder = DataDir.lock(config.data_dir, config.wal_dir)
         parts.callback(self.folder.close)
@@ -715,18 +714,14 @@ async def serve(config: StoreConfig, *, ready: Callable[[], None] | None = None)
 
 
 def _credentials(
-    cert: Path | None,
-    key: Path | None,
-    trusted: Path | None,
-    *,
-    client_auth: bool = False,
-    alpn: tuple[str, ...] = (),
+    cert: Path | None, key: Path | None, trusted: Path | None, alpn: tuple[str, ...] = ()
 ) -> Credentials | None:
-    """What a port shows; None where it has no certificate. With `trusted`, callers must show one."""
+    """What a port shows; None where it has no certificate. With `trusted`, callers must show one, as with
+    etcd; the settings that ask for it by name are refused without it.
+    """
     if cert is None or key is None:
         return None
-    demand = client_auth or trusted is not None
-    return Credentials(cert, key, trusted, client_auth=demand, log=get_logger("tls"), alpn=alpn)
+    return Credentials(cert, key, trusted, client_auth=trusted is not None, log=get_logger("tls"), alpn=alpn)
 
 
 def _already_started(member: NodeId, config: StoreConfig) -> NetstoreError:

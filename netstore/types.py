@@ -29,12 +29,6 @@ Revision = NewType("Revision", int)
 LeaseId = NewType("LeaseId", int)
 """A lease of the v3 API; signed, 0 means none."""
 
-RequestId = NewType("RequestId", int)
-"""Names one proposal of one member, so that its outcome finds the request that waits for it."""
-
-Millis = NewType("Millis", int)
-"""A span or an instant in milliseconds; instants of wall time count from 1970-01-01 UTC."""
-
 Nanos = NewType("Nanos", int)
 """An instant of wall time in nanoseconds from 1970-01-01 UTC."""
 

@@ -33,7 +33,6 @@ class Refusal(Enum):
     TOO_LARGE = "a payload is larger than an entry may be"
     BACKLOG_FULL = "too many bytes wait to be committed"
     TRANSFERRING = "leadership is being transferred"
-    TOO_MANY_READS = "too many reads wait for their index"
     CHANGE_PENDING = "another membership change is not finished"
     NOTHING_TO_CHANGE = "the change would change nothing"
     NOTHING_TO_LEAVE = "the configuration is not joint"
