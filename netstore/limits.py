@@ -1,0 +1,82 @@
+"""The memory budget: how many bytes the buffers of the process may hold, and who holds them.
+
+A `Budget` is one number for a whole kind of buffer, split into shares for its parts; an `Account` belongs to
+whoever causes the bytes, a connection or a stream between members. Every buffer that grows with what somebody
+sends, or asks for, is charged to an account while it is held. Nothing is refused here: whoever owns the
+accounts looks at `Budget.over` and lets the heaviest wait, then go.
+
+Charges count what the buffers hold, without the interpreter's own cost for the objects around them; a table
+of many small things charges a fixed cost for each.
+"""
+
+from __future__ import annotations
+
+
+class Budget:
+    """Bytes that all accounts of one kind may hold together. `share` makes a part that counts in it too."""
+
+    __slots__ = ("limit", "parent", "used")
+
+    def __init__(self, limit: int, parent: Budget | None = None) -> None:
+        self.limit = limit
+        """Bytes beyond which the budget is `over`."""
+        self.parent = parent
+        self.used = 0
+        """Bytes that are held now."""
+
+    def share(self, limit: int) -> Budget:
+        """A part of this budget with a limit of its own: what it holds is held here too."""
+        return Budget(limit, self)
+
+    @property
+    def over(self) -> bool:
+        """More is held than may be, here or in what this is a share of."""
+        budget: Budget | None = self
+        while budget is not None:
+            if budget.used > budget.limit:
+                return True
+            budget = budget.parent
+        return False
+
+    def account(self) -> Account:
+        """An account for one more owner; it holds nothing yet."""
+        return Account(self)
+
+    def add(self, size: int) -> None:
+        """So many bytes more (fewer, when negative) are held. O(depth of shares), which is two or three."""
+        budget: Budget | None = self
+        while budget is not None:
+            budget.used += size
+            budget = budget.parent
+
+
+class Account:
+    """What one owner holds of a budget. `close` gives everything back; a closed account takes no more."""
+
+    __slots__ = ("_budget", "_closed", "held")
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._closed = False
+        self.held = 0
+        """Bytes."""
+
+    @property
+    def over(self) -> bool:
+        """The budget is spent: who holds most of it should wait, or go."""
+        return self._budget.over
+
+    def charge(self, size: int) -> None:
+        """So many bytes more are held; negative gives bytes back."""
+        if not self._closed:
+            self.held += size
+            self._budget.add(size)
+
+    def release(self, size: int) -> None:
+        """So many bytes are held no more."""
+        self.charge(-size)
+
+    def close(self) -> None:
+        """The owner is gone, and with it everything it held. May be called again."""
+        self.charge(-self.held)
+        self._closed = True

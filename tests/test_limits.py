@@ -1,0 +1,52 @@
+"""The memory budget, against a plain sum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.limits import Budget
+
+if TYPE_CHECKING:
+    from netstore.limits import Account
+
+
+def test_a_share_counts_in_what_it_is_a_share_of() -> None:
+    whole = Budget(100)
+    clients, peers = whole.share(80), whole.share(80)
+    clients.account().charge(60)
+    assert not clients.over
+    peers.account().charge(50)
+    assert whole.used == 110
+    assert whole.over
+    assert clients.over, "a share is over when the whole is"
+
+
+def test_a_closed_account_gives_everything_back_and_takes_no_more() -> None:
+    budget = Budget(10)
+    account = budget.account()
+    account.charge(25)
+    assert account.over
+    account.close()
+    account.close()
+    account.charge(7)
+    account.release(3)
+    assert (account.held, budget.used, budget.over) == (0, 0, False)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1000), st.booleans())))
+def test_used_is_the_sum_of_what_open_accounts_hold(steps: list[tuple[int, int, bool]]) -> None:
+    budget = Budget(1 << 20)
+    accounts: list[Account] = [budget.account() for _ in range(4)]
+    held = [0] * 4
+    is_open = [True] * 4
+    for number, size, close in steps:
+        if close:
+            accounts[number].close()
+            held[number], is_open[number] = 0, False
+        else:
+            accounts[number].charge(size)
+            held[number] += size * is_open[number]
+    assert budget.used == sum(held)
