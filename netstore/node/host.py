@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from netstore import errors
 from netstore.errors import CorruptData, Fault, NetstoreError
 from netstore.node.driver import Append
+from netstore.node.jobs import Jobs
 from netstore.node.proposals import REQUEST_ID_SIZE, Proposals
 from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind
@@ -132,6 +133,8 @@ class Host:
         self.hub = hub
         self.watches = Watches(machine.mvcc, wake)
         """Live watchers of the v3 keys."""
+        self.jobs = Jobs(wake, log)
+        """Requests that are answered in steps."""
         self.clock = clock
         self.proposals = proposals
         self.proposals.now = clock.monotonic()
@@ -421,7 +424,7 @@ class Host:
 
     def _work_off(self) -> None:
         """A bounded piece of what is done beside the requests: what compaction erases, checksums of the
-        history, and what watches read that are behind. The rest is the next turn's.
+        history, what watches read that are behind, and steps of jobs. The rest is the next turn's.
         """
         machine = self.machine
         if machine.mvcc.hashing:
@@ -430,6 +433,8 @@ class Host:
             machine.sweep()
         if self.watches.behind:
             self.watches.step()
+        if self.jobs.ready:
+            self.jobs.run()
         if machine.mvcc.hashing or machine.sweeping or self.watches.behind:
             self._wake()
 

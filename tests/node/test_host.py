@@ -238,3 +238,23 @@ def test_the_log_forgets_what_the_durable_state_covers() -> None:
     member.settle()
     assert isinstance(outcomes[0], Event)
     assert value(member.crashed().lead()) == b"v"
+
+
+def test_jobs_get_their_steps_after_turns_until_they_are_over() -> None:
+    class Work:
+        left = 7
+
+        def step(self) -> bool:
+            self.left -= 1
+            return not self.left
+
+        def failed(self, fault: Exception) -> None:
+            raise fault
+
+    work = Work()
+    alone = Solo().lead()
+    assert alone.host.jobs.start("ann", work) is None
+    alone.turn()
+    assert 0 < work.left < 7
+    alone.settle()
+    assert not work.left

@@ -1,0 +1,156 @@
+"""Long work on the loop, in bounded steps between the turns of the member.
+
+A job is work for one request that is too long to be done in one call: a list of many keys, a sort. It is done
+in steps, a few after each turn, and the steps are given out round-robin: by principal (who asks: a
+certificate's name or an address) first, and among the jobs of one principal second, so that who asks for a
+hundred lists slows down nobody but itself.
+
+Pure: there is no clock here, steps are counted. A step takes about `STEP_MILLISECONDS`; whoever writes one
+bounds it in rows and bytes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from netstore import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.errors import Fault
+
+STEP_MILLISECONDS: Final = 1
+"""What one step of a job takes, about: the latency that the other requests see is that of a turn and a few
+steps.
+"""
+
+STEPS_PER_TURN: Final = 2
+"""Steps that are done after one turn of the member."""
+
+MOST_EACH: Final = 1_024
+"""Jobs of one principal at once: one address may be a proxy with many users behind it."""
+
+MOST_JOBS: Final = 8_192
+"""Jobs of all principals at once."""
+
+
+class Job(Protocol):
+    """A piece of work that is done in steps. Compared by identity."""
+
+    def step(self) -> bool:
+        """Do the next bounded piece, about a millisecond; True when the work is over."""
+
+    def failed(self, fault: Exception) -> None:
+        """`step` raised this; it is not called again. Must tell whoever waits."""
+
+
+class Log(Protocol):
+    """The part of a structured logger that is used here."""
+
+    def error(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+
+class _Principal:
+    """The jobs of one principal: how many there are, and those that want a step, the next one first."""
+
+    __slots__ = ("count", "name", "ready")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.count = 0
+        self.ready: OrderedDict[Job, None] = OrderedDict()
+
+
+class Jobs:
+    """The jobs of a member. `wake` is called when there is a step to do; `run` does some of them."""
+
+    def __init__(self, wake: Callable[[], None], log: Log) -> None:
+        self._wake = wake
+        self._log = log
+        self._principals: dict[str, _Principal] = {}
+        self._jobs: dict[Job, _Principal] = {}
+        self._turns: OrderedDict[_Principal, None] = OrderedDict()
+        """Principals with a job that wants a step, the next one first."""
+
+    def __len__(self) -> int:
+        """How many jobs there are, those that are paused too."""
+        return len(self._jobs)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a job wants a step."""
+        return bool(self._turns)
+
+    def start(self, principal: str, job: Job) -> Fault | None:
+        """Take on a job. A fault, and nothing is taken on, when this principal or all together have too many.
+
+        O(1), as all other calls here but `run`.
+        """
+        owner = self._principals.get(principal)
+        if len(self._jobs) >= MOST_JOBS or (owner is not None and owner.count >= MOST_EACH):
+            return errors.too_many()
+        if owner is None:
+            owner = self._principals[principal] = _Principal(principal)
+        owner.count += 1
+        self._jobs[job] = owner
+        self._want(owner, job)
+        return None
+
+    def pause(self, job: Job) -> None:
+        """Give the job no more steps until `resume`; for a job that waits for something."""
+        owner = self._jobs.get(job)
+        if owner is not None:
+            self._rest(owner, job)
+
+    def resume(self, job: Job) -> None:
+        """Give a paused job its steps again. Nothing happens where the job is not paused, or is over."""
+        owner = self._jobs.get(job)
+        if owner is not None:
+            self._want(owner, job)
+
+    def cancel(self, job: Job) -> None:
+        """Forget a job: nobody waits for it any more. Nothing happens when it is over already."""
+        owner = self._jobs.pop(job, None)
+        if owner is None:
+            return
+        self._rest(owner, job)
+        owner.count -= 1
+        if not owner.count:
+            del self._principals[owner.name]
+
+    def run(self, budget: int = STEPS_PER_TURN) -> None:
+        """Do up to `budget` steps. Raises nothing: a job whose step raises is over, and only that one."""
+        while budget > 0 and self._turns:
+            budget -= 1
+            owner = next(iter(self._turns))
+            self._turns.move_to_end(owner)
+            job = next(iter(owner.ready))
+            owner.ready.move_to_end(job)
+            try:
+                if job.step():
+                    self.cancel(job)
+            except Exception as fault:  # noqa: BLE001 - the edge of a job: it ends, the member goes on
+                self.cancel(job)
+                self._fail(job, fault)
+        if self._turns:
+            self._wake()
+
+    def _fail(self, job: Job, fault: Exception) -> None:
+        self._log.error("job_failed", job=type(job).__name__, error=repr(fault))
+        try:
+            job.failed(fault)
+        except Exception as second:  # noqa: BLE001 - as above
+            self._log.error("job_failed_twice", job=type(job).__name__, error=repr(second))
+
+    def _want(self, owner: _Principal, job: Job) -> None:
+        owner.ready[job] = None
+        self._turns[owner] = None
+        self._wake()
+
+    def _rest(self, owner: _Principal, job: Job) -> None:
+        owner.ready.pop(job, None)
+        if not owner.ready:
+            self._turns.pop(owner, None)
