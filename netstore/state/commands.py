@@ -17,7 +17,7 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 
 from netstore.errors import CorruptData
-from netstore.state.v3commands import V3Command
+from netstore.state.v3commands import MAX_DEPTH, Txn, V3Command
 from netstore.types import Nanos
 
 LATEST: Final = Nanos(2**63 - 1)
@@ -190,6 +190,9 @@ _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Command)
 
 
+_TOO_DEEP: Final = f"not a command of this version: more than {MAX_DEPTH} transactions in one another"
+
+
 def is_canonical(path: bytes) -> bool:
     """Whether `path` is the one way to write a node of the tree.
 
@@ -210,8 +213,29 @@ def decode(data: bytes) -> Command:
     """
     try:
         command: Command = _decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except RecursionError:
+        raise CorruptData(_TOO_DEEP) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CorruptData(f"not a command of this version: {error}") from None
-    if isinstance(command, KeyCommand) and not is_canonical(command.path):
+    if type(command) is Txn:
+        if _is_deep(command):
+            raise CorruptData(_TOO_DEEP)
+    elif isinstance(command, KeyCommand) and not is_canonical(command.path):
         raise CorruptData(f"not a command of this version: path {command.path!r} is not canonical")
     return command
+
+
+def _is_deep(txn: Txn) -> bool:
+    """Whether there are more than `MAX_DEPTH` transactions in one another. O(operations), no recursion."""
+    level: list[Txn] = [txn]
+    for _ in range(MAX_DEPTH):
+        level = [
+            each
+            for outer in level
+            for branch in (outer.success, outer.failure)
+            for each in branch
+            if type(each) is Txn
+        ]
+        if not level:
+            return False
+    return True

@@ -79,6 +79,9 @@ RECENT_BYTES: Final = 12 * 1024 * 1024
 _RECENT_COST: Final = 100
 """What a record takes there beside its own bytes, about."""
 
+_MOST_PAIRS: Final = 2**40
+"""More than any store holds: a greater limit of an answer is cut to it, and adding one to it is safe."""
+
 _TRIM: Final = 10_000
 """Changes that the log in memory may keep needlessly before its arrays are cut."""
 
@@ -458,7 +461,8 @@ class Mvcc:
         return self._range(query, max(revision, 0), from_storage)
 
     def _range(self, query: Range, revision: int, from_storage: bool) -> Found:
-        key, range_end, limit = query.key, query.range_end, max(query.limit, 0)
+        key, range_end = query.key, query.range_end
+        limit = _most(query)
         count = self._count(key, range_end, revision)
         if query.count_only:
             return Found(self.current, [], count)
@@ -499,7 +503,7 @@ class Mvcc:
         found = self._rows(query.key, query.range_end, revision)
         if query.limit > 0 and not query.sort_order and not _is_filtered(query):
             # A target without an order: etcd sorts what is first by key, and one more than the limit.
-            found = islice(found, query.limit + 1)
+            found = islice(found, _most(query) + 1)
         rows = [
             row
             for row in found
@@ -824,6 +828,11 @@ def _before(item: _Item, place: int) -> int:
         number = bisect_left(range(number), place, key=lambda each: _past(past, each))
     earlier = _past(past, number - 1) if number else _DELETED
     return 0 if earlier & _DELETED else earlier
+
+
+def _most(query: Range) -> int:
+    """How many pairs an answer may have; 0 for any number."""
+    return min(max(query.limit, 0), _MOST_PAIRS)
 
 
 def _is_filtered(query: Range) -> bool:

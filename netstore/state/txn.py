@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 MAX_OPS: Final = 128
 """Compares, or operations of one branch, of a transaction and those nested in it (v3 API, validation)."""
 
-MAX_DEPTH: Final = 128
-"""Transactions in one another that are carried out; `MAX_OPS` allows no more."""
-
 
 class _Path(NamedTuple):
     """What a transaction was found to do: the operations of its branch, and in place of each transaction
@@ -163,9 +160,7 @@ def delete_range(mvcc: Mvcc, command: DeleteRange) -> Deleted:
 
 def execute(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault:
     """Carry out a transaction."""
-    path = _decide(mvcc, txn, MAX_DEPTH)
-    if path is None:
-        return refusal(errors.TOO_MANY_OPS)
+    path = _decide(mvcc, txn)
     bad_put, bad_range = _look_ahead(mvcc, leases, path)
     fault = bad_put or bad_range
     if fault is not None:
@@ -174,10 +169,8 @@ def execute(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault:
     return TxnDone(mvcc.finish(), path.succeeded, responses)
 
 
-def _decide(mvcc: Mvcc, txn: Txn, depth: int) -> _Path | None:
-    """The path through the tree, None when that is nested too deep."""
-    if not depth:
-        return None
+def _decide(mvcc: Mvcc, txn: Txn) -> _Path:
+    """The path through the tree, which is at most `MAX_DEPTH` deep."""
     succeeded = True
     for compare in txn.compares:
         if not _holds(mvcc, compare):
@@ -186,12 +179,9 @@ def _decide(mvcc: Mvcc, txn: Txn, depth: int) -> _Path | None:
     operations = txn.success if succeeded else txn.failure
     if Txn not in map(type, operations):
         return _Path(succeeded, operations)
-    steps: list[Operation | _Path] = []
-    for operation in operations:
-        step = _decide(mvcc, operation, depth - 1) if isinstance(operation, Txn) else operation
-        if step is None:
-            return None
-        steps.append(step)
+    steps: list[Operation | _Path] = [
+        _decide(mvcc, operation) if isinstance(operation, Txn) else operation for operation in operations
+    ]
     return _Path(succeeded, steps)
 
 

@@ -47,6 +47,11 @@ NOSPACE: Final = 1
 CORRUPT: Final = 2
 """`SetAlarm.kind`, as on the wire."""
 
+MAX_DEPTH: Final = 128
+"""Transactions in one another, the outermost counted. What is deeper is no command: reading it would depend
+on how much stack there is, which is not the same everywhere.
+"""
+
 _Key = Annotated[bytes, msgspec.Meta(min_length=1)]
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
