@@ -150,6 +150,7 @@ TIMEOUT_FIELD: Final = b"grpc-timeout"
 """The header field that differs from call to call."""
 
 _TIMEOUTS_KNOWN: Final = 4096
+_TIMEOUT_SIZE: Final = 9
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _PREFIX: Final = Struct(">BI")
 _TYPE: Final = literal(b"content-type", b"application/grpc")
@@ -164,15 +165,20 @@ _END_ALL: Final = 0x5
 _STOPPED: Final = "etcdserver: server stopped"
 _EXPIRED: Final = "context deadline exceeded"
 _FAILED: Final = "internal error; the log of the server has it"
+_TOLD_PATH: Final = 200
+_TOLD_FAULT: Final = 1000
+
+
+def parse_timeout(text: bytes) -> float | None:
+    """Seconds of a `grpc-timeout`: up to eight digits and a unit. None when it is malformed."""
+    # What is remembered comes from strangers: what is too long to be right never gets there.
+    return _seconds(text) if 2 <= len(text) <= _TIMEOUT_SIZE else None
 
 
 @lru_cache(_TIMEOUTS_KNOWN)
-def parse_timeout(text: bytes) -> float | None:
-    """Seconds of a `grpc-timeout`; None when it is malformed."""
+def _seconds(text: bytes) -> float | None:
     digits, unit = text[:-1], _UNITS.get(text[-1:])
-    if unit is None or not digits.isdigit() or len(digits) > 8:
-        return None
-    return int(digits) * unit
+    return int(digits) * unit if unit is not None and digits.isdigit() else None
 
 
 def encode_text(text: str) -> bytes:
@@ -302,21 +308,24 @@ class GrpcServer:
     def open(self, connection: Http2Connection, number: int, head: Head, timeout: bytes | None) -> Stream:
         """See `http2.Application`."""
         route: Route = head.route
-        call: GrpcCall
-        if isinstance(route, _Unary):
-            call = UnaryCall(self, connection, number, head, route.handler)
-        elif isinstance(route, _Streaming):
-            call = StreamCall(self, connection, number, head, route.handler)
-        elif isinstance(route, Refusal):
+        if isinstance(route, Refusal):
             return RefusedCall(connection, number, head, route)
-        else:
+        if isinstance(route, _Plain):
             return route.open(connection, number, head)
+        # Judged before there is a call, which would stand in line to be handled.
+        seconds = None
         if timeout is not None:
             seconds = parse_timeout(timeout)
             if seconds is None:
                 value = timeout.decode("utf-8", "replace")
                 refusal = Refusal(INTERNAL, f'malformed grpc-timeout: "{value}"', 400)
                 return RefusedCall(connection, number, head, refusal)
+        call: GrpcCall
+        if isinstance(route, _Unary):
+            call = UnaryCall(self, connection, number, head, route.handler)
+        else:
+            call = StreamCall(self, connection, number, head, route.handler)
+        if seconds is not None:
             call.deadline = connection.now + seconds
             self._timed[call] = None
             if self._armed is None or call.deadline < self._armed:
@@ -327,10 +336,11 @@ class GrpcServer:
         """A call with a deadline is over."""
         self._timed.pop(call, None)
 
-    def failed(self, call: GrpcCall, fault: Exception) -> None:
-        """A handler raised: that call ends, and no other."""
-        self.log.warning("call_failed", method=call.path.decode("utf-8", "replace"), error=repr(fault))
-        call.finish(INTERNAL, _FAILED)
+    def failed(self, what: Stream | Head, fault: Exception) -> None:
+        """See `http2.Application`. What a service raised is said here too."""
+        head = what.head if isinstance(what, GrpcCall) else what
+        path = head.path.decode("utf-8", "replace") if isinstance(head, http2.Head) else ""
+        self.log.warning("call_failed", method=path[:_TOLD_PATH], error=repr(fault)[:_TOLD_FAULT])
 
     def _unknown(self, path: str) -> str:
         service, slash, method = path.removeprefix("/").rpartition("/")
@@ -463,7 +473,7 @@ class GrpcCall(Stream):
         if not self.open:
             return
         if self.backlog <= LOW_WATER:
-            call()
+            self._guard(call)
             return
         self._drained = call
         self.connection.thirsty.append(self)
@@ -474,11 +484,15 @@ class GrpcCall(Stream):
             self._cancelled = call
 
     def end(self, status: int, text: str) -> None:
-        """End a call that its service has not finished, and tell the service."""
+        """End a call that its service has not finished, and tell the service, whatever happens."""
+        if not self.open:
+            return
         cancelled = self._cancelled
-        self.finish(status, text)
-        if cancelled is not None:
-            self._guard(cancelled)
+        try:
+            self.finish(status, text)
+        finally:
+            if cancelled is not None:
+                self._guard(cancelled)
 
     def drained(self) -> None:
         """See `http2.Stream.drained`."""
@@ -499,6 +513,13 @@ class GrpcCall(Stream):
         try:
             call()
         except Exception as fault:  # noqa: BLE001 - logged, and told to the client
+            self._failed(fault)
+
+    def _failed(self, fault: Exception) -> None:
+        """The service raised: whoever waits for the end of this call is told that it came, on both sides."""
+        try:
+            self.end(INTERNAL, _FAILED)
+        finally:
             self.server.failed(self, fault)
 
     def _messages(self, data: bytes, start: int, stop: int) -> list[bytes]:
@@ -605,13 +626,13 @@ class UnaryCall(GrpcCall):
             try:
                 handler(self, message)
             except Exception as fault:  # noqa: BLE001 - logged, and told to the client
-                self.server.failed(self, fault)
+                self._failed(fault)
 
 
 class StreamCall(GrpcCall):
     """Messages both ways until one side has enough. Handed over as it opens, and as messages come."""
 
-    __slots__ = ("_ended", "_handler", "_inbox", "_listed", "_receiver")
+    __slots__ = ("_ended", "_handler", "_inbox", "_listed", "_lost", "_receiver")
 
     def __init__(
         self, server: GrpcServer, connection: Http2Connection, number: int, head: Head, handler: StreamHandler
@@ -622,6 +643,7 @@ class StreamCall(GrpcCall):
         self._inbox: list[bytes] = []
         self._ended = False
         self._listed = True
+        self._lost = False
         connection.ready.append(self)
 
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
@@ -636,14 +658,21 @@ class StreamCall(GrpcCall):
     def hand_over(self) -> None:
         """See `http2.Stream.hand_over`."""
         self._listed = False
-        self._guard(self._serve)
+        if self.open:
+            self._guard(self._serve)
+        else:
+            self._tell_end()
 
     def end(self, status: int, text: str) -> None:
         """See `GrpcCall.end`."""
-        receiver = self._receiver if self.open else None
-        super().end(status, text)
-        if receiver is not None:
-            self._guard(receiver.cancelled)
+        if not self.open:
+            return
+        receiver = self._receiver
+        try:
+            super().end(status, text)
+        finally:
+            if receiver is not None:
+                self._guard(receiver.cancelled)
 
     def drain(self) -> None:
         """See `http2.Stream.drain`: the client is told to go on elsewhere."""
@@ -655,19 +684,30 @@ class StreamCall(GrpcCall):
             self._receiver = None
             super().finish(status, text)
 
+    def lost(self) -> None:
+        """See `http2.Stream.lost`."""
+        self._lost = True
+        super().lost()
+
+    def _tell_end(self) -> None:
+        """The call was lost: each who waits for its end is told, whatever the other makes of it."""
+        receiver, self._receiver = self._receiver, None
+        cancelled, self._cancelled = self._cancelled, None
+        self._inbox.clear()
+        if receiver is not None:
+            self._guard(receiver.cancelled)
+        if cancelled is not None:
+            self._guard(cancelled)
+
     def _serve(self) -> None:
-        if not self.open:
-            receiver, self._receiver = self._receiver, None
-            cancelled, self._cancelled = self._cancelled, None
-            self._inbox.clear()
-            if receiver is not None:
-                receiver.cancelled()
-            if cancelled is not None:
-                cancelled()
-            return
         handler, self._handler = self._handler, None
         if handler is not None:
-            self._receiver = handler(self)
+            receiver = handler(self)
+            if self.open:
+                self._receiver = receiver
+            elif self._lost:
+                # Its connection ended while the handler ran: this receiver has not heard of it.
+                self._guard(receiver.cancelled)
         inbox, self._inbox = self._inbox, []
         for message in inbox:
             if self.open and self._receiver is not None:

@@ -18,7 +18,7 @@ from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 Field = tuple[bytes, bytes]
 """Name and value of a header field."""
@@ -26,18 +26,29 @@ Field = tuple[bytes, bytes]
 Meaning = TypeVar("Meaning")
 
 BLOCKS_KNOWN: Final = 64
-"""Blocks remembered by one connection, of up to 1 KiB each; at the bound the memory starts anew."""
+"""Blocks remembered by one connection; at this bound, or that of bytes, the memory starts anew."""
+
+BLOCKS_KNOWN_SIZE: Final = 32 * 1024
+"""Bytes of those blocks with what they mean, as `kept_size` counts: clients repeat two or three blocks."""
+
+FIELD_COST: Final = 120
+"""Bytes the interpreter takes for a field beside its name and value: a tuple and two strings."""
 
 _STATIC: Final[tuple[Field, ...]] = ((b"", b""), *((bytes(n), bytes(v)) for n, v in HeaderTable.STATIC_TABLE))
 _FIRST_DYNAMIC: Final = len(_STATIC)
 _DYNAMIC_INDEX: Final = 0x80 | _FIRST_DYNAMIC
 _ENTRY_OVERHEAD: Final = 32
 _LARGEST_ENTRY: Final = HeaderTable.DEFAULT_SIZE + _ENTRY_OVERHEAD
-_BLOCK_KNOWN_SIZE: Final = 1024
+_BLOCK_KNOWN_SIZE: Final = 4096
 _SHORT_TEXT: Final = 32
 _TEXTS_KNOWN: Final = 4096
 _STATIC_NAMES: Final = {name: index for index, (name, _) in reversed(list(enumerate(_STATIC))) if index}
 _STATUSES: Final = {value: index for index, (name, value) in enumerate(_STATIC) if name == b":status"}
+
+
+def kept_size(fields: Iterable[Field]) -> int:
+    """Bytes that it takes to keep a header list. O(fields)."""
+    return sum(len(name) + len(value) + FIELD_COST for name, value in fields)
 
 
 class BadBlock(Exception):  # noqa: N818 - named for what was found
@@ -56,7 +67,17 @@ class HeaderBlocks(Generic[Meaning]):
     the size of a list as RFC 9113 (6.5.2) counts it.
     """
 
-    __slots__ = ("_changed", "_decoder", "_entries", "_known", "_limit", "_mean", "_table", "_varying")
+    __slots__ = (
+        "_changed",
+        "_decoder",
+        "_entries",
+        "_known",
+        "_known_size",
+        "_limit",
+        "_mean",
+        "_table",
+        "_varying",
+    )
 
     def __init__(self, mean: Callable[[tuple[Field, ...]], Meaning], varying: bytes, limit: int) -> None:
         self._mean = mean
@@ -66,6 +87,7 @@ class HeaderBlocks(Generic[Meaning]):
         self._table = self._decoder.header_table
         self._entries = self._table.dynamic_entries
         self._known: dict[bytes, tuple[Meaning, bytes | None]] = {}
+        self._known_size = 0
         self._changed = False
 
     def read(self, block: bytes) -> tuple[Meaning, bytes | None]:
@@ -78,15 +100,27 @@ class HeaderBlocks(Generic[Meaning]):
         value = None
         for place, field in enumerate(fields):
             if field[0] == self._varying:
-                value = field[1]
-                del fields[place]
+                # Where a pseudo-header field comes after it the list is malformed, and must be seen whole.
+                if not (place + 1 < len(fields) and fields[place + 1][0].startswith(b":")):
+                    value = field[1]
+                    del fields[place]
                 break
         found = self._mean(tuple(fields)), value
-        if not self._changed and len(block) <= _BLOCK_KNOWN_SIZE:
-            if len(self._known) >= BLOCKS_KNOWN:
-                self._known.clear()
-            self._known[block] = found
+        if not self._changed:
+            self._learn(block, found, kept_size(fields) + len(block) + len(value or b""))
         return found
+
+    def _learn(self, block: bytes, found: tuple[Meaning, bytes | None], size: int) -> None:
+        """Remember what a block means, which holds as long as the table is not changed: nothing else is read
+        when a block is. A list can be far larger than its block, so both are counted.
+        """
+        if size > _BLOCK_KNOWN_SIZE:
+            return
+        if len(self._known) >= BLOCKS_KNOWN or self._known_size + size > BLOCKS_KNOWN_SIZE:
+            self._known.clear()
+            self._known_size = 0
+        self._known[block] = found
+        self._known_size += size
 
     def decode(self, block: bytes) -> list[Field]:
         """The fields of a block, in order. BadBlock when it cannot be read.
@@ -162,6 +196,7 @@ class HeaderBlocks(Generic[Meaning]):
         self._changed = True
         if self._known:
             self._known.clear()
+            self._known_size = 0
 
     def _entry(self, index: int) -> Field:
         if index >= _FIRST_DYNAMIC:

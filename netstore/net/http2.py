@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from contextlib import suppress
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from netstore.net.hpackcache import BadBlock, HeaderBlocks, LargeList
+from netstore.net.hpackcache import BadBlock, HeaderBlocks, LargeList, kept_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,7 +142,8 @@ _DEFAULT_TABLE: Final = 4_096
 _ENDED_KNOWN: Final = 1_024
 _GAPS_KNOWN: Final = 64
 _HEADS_KNOWN: Final = 4_096
-_HEAD_KNOWN_SIZE: Final = 1_024
+_HEADS_KNOWN_SIZE: Final = 4 * 1024 * 1024
+_HEAD_KNOWN_SIZE: Final = 4_096
 _DEBUG_LIMIT: Final = 256
 _DRAIN_PING: Final = b"draining"
 _ALIVE_PING: Final = b"alive..."
@@ -151,6 +153,7 @@ _NUMBER: Final = Struct(">I")
 _SETTING: Final = Struct(">HI")
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _BAD_VALUE: Final = re.compile(rb"[\0\r\n]|^[ \t]|[ \t]$")
+_BAD_TARGET: Final = re.compile(rb"[\0-\x20\x7f]")
 _CONNECTION_FIELDS: Final = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
 )
@@ -204,6 +207,9 @@ class Head:
                 break
             if name not in _PSEUDO or name in pseudo:
                 raise StreamFault(PROTOCOL_ERROR, f"pseudo-header field {name!r} is unknown or comes twice")
+            if _BAD_TARGET.search(value):
+                # A target is one word (RFC 9112, 3.2): what is put into a line of text later ends nothing.
+                raise StreamFault(PROTOCOL_ERROR, f"{name.decode()} has a space or a control character")
             pseudo[name] = value
             count += 1
         self.fields = fields[count:]
@@ -253,13 +259,18 @@ class Application(Protocol):
     def open(self, connection: Http2Connection, number: int, head: Head, timeout: bytes | None) -> Stream:
         """A request began: the stream that takes it. `timeout` is the field that varies."""
 
+    def failed(self, what: Stream | Head, fault: Exception) -> None:
+        """A stream, or the opening of one, raised. It is over already and whoever waits for it was told; this
+        is to say so in the log.
+        """
+
 
 class Http2Server:
     """What all HTTP/2 connections of a listener share: the application, the heads it knows, a clock in
     seconds, and bounds. `varying` names the header field that differs from request to request.
     """
 
-    __slots__ = ("_heads", "application", "clock", "max_streams", "varying")
+    __slots__ = ("_heads", "_heads_size", "application", "clock", "max_streams", "varying")
 
     def __init__(
         self,
@@ -274,18 +285,38 @@ class Http2Server:
         self.varying = varying
         self.max_streams = max_streams
         self._heads: dict[tuple[Field, ...], Head] = {}
+        self._heads_size = 0
 
     def head(self, fields: tuple[Field, ...]) -> Head:
-        """The head these fields make. StreamFault when they are malformed, which is not remembered."""
+        """The head these fields make. StreamFault when they are malformed, which is not remembered, or when
+        the application cannot route them.
+
+        The key is everything a head and its route are made of, so what is remembered cannot mean something
+        else. Bounded by count and by bytes, with what a field costs beside its own.
+        """
         head = self._heads.get(fields)
         if head is None:
             head = Head(fields)
-            head.route = self.application.route(head)
-            if sum(len(name) + len(value) for name, value in fields) <= _HEAD_KNOWN_SIZE:
-                if len(self._heads) >= _HEADS_KNOWN:
+            try:
+                head.route = self.application.route(head)
+            except Exception as fault:
+                self.failed(head, fault)
+                raise StreamFault(INTERNAL_ERROR, "the request could not be routed") from fault
+            size = kept_size(fields)
+            if size <= _HEAD_KNOWN_SIZE:
+                if len(self._heads) >= _HEADS_KNOWN or self._heads_size + size > _HEADS_KNOWN_SIZE:
                     self._heads.clear()
+                    self._heads_size = 0
                 self._heads[fields] = head
+                self._heads_size += size
         return head
+
+    def failed(self, what: Stream | Head, fault: Exception) -> None:
+        """See `Application.failed`. Raises nothing: a fault that cannot be logged must not keep the streams
+        that follow from being told.
+        """
+        with suppress(Exception):
+            self.application.failed(what, fault)
 
 
 class Stream:
@@ -294,6 +325,9 @@ class Stream:
     What comes is given to `take` and `lost`, inside the parser: they only keep it, and put the stream into
     `connection.ready`, for `hand_over` to handle once the read is parsed. Answers are given with `put_head`,
     `put_data` and `put_last`.
+
+    What any of them raises ends this stream with INTERNAL_ERROR and no other: if it was still open, `lost` is
+    called, so that whoever waits for it hears of it.
     """
 
     __slots__ = (
@@ -572,7 +606,7 @@ class Http2Connection:
             position = 0 if self._started else self._begin(data)
             if self._started:
                 position = self._parse(data, position)
-            if position < len(data):
+            if position < len(data) and self.reading:
                 self._rest = data[position:]
         except ConnectionFault as fault:
             self._fail(fault.code, str(fault))
@@ -587,7 +621,11 @@ class Http2Connection:
             self._pump()
         ready = self.ready
         while ready and self.queued <= HOLD:
-            ready.popleft().hand_over()
+            stream = ready.popleft()
+            try:
+                stream.hand_over()
+            except Exception as fault:  # noqa: BLE001 - told, and the stream ends
+                self._broken(stream, fault)
         if self._taken >= CONNECTION_WINDOW // 2 and not ready and self.reading:
             self.output.write(frame(WINDOW_UPDATE, 0, 0, _NUMBER.pack(self._taken)))
             self._taken = 0
@@ -597,7 +635,7 @@ class Http2Connection:
                 if stream.open and stream.backlog > LOW_WATER:
                     self.thirsty.append(stream)
                 elif stream.open:
-                    stream.drained()
+                    self._attempt(stream, stream.drained)
 
     def eof(self) -> None:
         """The peer sends nothing more, and so can open no window: the connection is over."""
@@ -608,12 +646,15 @@ class Http2Connection:
         """The connection is closed: tell every stream that was open."""
         self.reading = False
         self._rest = b""
-        streams, self.streams = self.streams, {}
-        for stream in streams.values():
+        streams = list(self.streams.values())
+        self.streams.clear()
+        self._turn.clear()
+        for stream in streams:
             self._lose(stream)
         ready = self.ready
         while ready:
-            ready.popleft().hand_over()
+            stream = ready.popleft()
+            self._attempt(stream, stream.hand_over)
 
     def refuse(self, status: int, text: bytes) -> None:
         """The rest of a frame did not come in time."""
@@ -644,7 +685,7 @@ class Http2Connection:
             )
             for stream in list(self.streams.values()):
                 if stream.open:
-                    stream.drain()
+                    self._attempt(stream, stream.drain)
 
     # --- what streams use to answer
 
@@ -758,7 +799,7 @@ class Http2Connection:
         streams = self.streams
         unpack = _FRAME.unpack_from
         start = position + 9
-        while start <= size:
+        while start <= size and self.reading:
             head, flags, number = unpack(data, position)
             length = head >> 8
             stop = start + length
@@ -802,7 +843,10 @@ class Http2Connection:
         if ended:
             stream.half_closed = True
         if stream.open:
-            stream.take(data, start, stop, ended)
+            try:
+                stream.take(data, start, stop, ended)
+            except Exception as fault:  # noqa: BLE001 - told, and the stream ends
+                self._broken(stream, fault)
         if not ended and stream.allowed < STREAM_WINDOW // 2 and stream.open:
             more = STREAM_WINDOW - stream.allowed
             stream.allowed = STREAM_WINDOW
@@ -849,13 +893,27 @@ class Http2Connection:
         elif ended and head.content_length:
             self._blame(number, PROTOCOL_ERROR)
         else:
-            stream = self.server.application.open(self, number, head, timeout)
+            try:
+                stream = self.server.application.open(self, number, head, timeout)
+            except Exception as fault:  # noqa: BLE001 - told, and there is no stream
+                self.output.write(frame(RST_STREAM, 0, number, _NUMBER.pack(INTERNAL_ERROR)))
+                self._remember(number, _RESET_BY_US)
+                self.server.failed(head, fault)
+                return
             self.streams[number] = stream
             if self._drain == _WARNED:
-                stream.drain()
+                self._attempt(stream, stream.drain)
             if ended and stream.open:
-                stream.half_closed = True
+                self._take_end(stream)
+
+    def _take_end(self, stream: Stream) -> None:
+        """A request ends without DATA."""
+        stream.half_closed = True
+        if stream.open:
+            try:
                 stream.take(b"", 0, 0, END_STREAM)
+            except Exception as fault:  # noqa: BLE001 - told, and the stream ends
+                self._broken(stream, fault)
 
     def _trailers(self, number: int, block: bytes, ended: int) -> None:
         """A whole header block of a stream that was opened before: trailers, or a mistake."""
@@ -873,9 +931,7 @@ class Http2Connection:
         elif not ended or stream.expected or not trailers_allowed(fields):
             self._blame(number, PROTOCOL_ERROR)
         else:
-            stream.half_closed = True
-            if stream.open:
-                stream.take(b"", 0, 0, END_STREAM)
+            self._take_end(stream)
 
     def _window_update(self, number: int, data: bytes, start: int) -> None:
         more = _NUMBER.unpack_from(data, start)[0] & _MAX_WINDOW
@@ -1078,7 +1134,22 @@ class Http2Connection:
         self.queued -= stream.drop()
         if stream.open:
             stream.open = False
-            stream.lost()
+            self._attempt(stream, stream.lost)
+
+    def _attempt(self, stream: Stream, call: Callable[[], None]) -> None:
+        """The edge of a stream: what it raises ends this stream, and whoever is called after it is called."""
+        try:
+            call()
+        except Exception as fault:  # noqa: BLE001 - told, and the stream ends
+            self._broken(stream, fault)
+
+    def _broken(self, stream: Stream, fault: Exception) -> None:
+        """A stream raised: it ends. Whoever waits for it is told first, in case nothing more goes well."""
+        if stream.open:
+            stream.open = False
+            self._attempt(stream, stream.lost)
+        self.reset(stream, INTERNAL_ERROR)
+        self.server.failed(stream, fault)
 
     def _remember(self, number: int, fate: int) -> None:
         ended = self._ended

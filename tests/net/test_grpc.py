@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netstore.net import grpc as grpc_codec
 from netstore.net import http2
 from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services, encode_text, parse_timeout
 from netstore.net.http2 import Http2Connection, Http2Server, frame
@@ -245,6 +246,30 @@ def test_a_graceful_stop_finishes_calls_and_ends_streams() -> None:
 # --- without a socket
 
 
+class Defective:
+    """A receiver that raises in the callbacks it is told to."""
+
+    def __init__(self, call: Call, faults: set[str], fault: Exception, told: list[str]) -> None:
+        self._faults = faults
+        self._fault = fault
+        self._told = told
+        call.on_cancelled(lambda: self._tell("on_cancelled"))
+
+    def received(self, message: bytes) -> None:
+        self._tell("received")
+
+    def half_closed(self) -> None:
+        self._tell("half_closed")
+
+    def cancelled(self) -> None:
+        self._tell("cancelled")
+
+    def _tell(self, name: str) -> None:
+        self._told.append(name)
+        if name in self._faults:
+            raise self._fault
+
+
 class Keeper:
     """Keeps what comes on a stream."""
 
@@ -273,8 +298,17 @@ class Bare:
         self.cancelled = 0
         self.log = Recorder()
         self.kept: list[bytes] = []
-        services = Services({b"/a.A/Ask": self._ask}, {b"/a.A/Keep": lambda _: Keeper(self.kept)})
-        server = GrpcServer(services, self._clock, self._after, self.log)
+        self.told: list[str] = []
+        self.faults: set[str] = set()
+        self.fault: Exception = ValueError("a defect")
+        services = Services(
+            {b"/a.A/Ask": self._ask},
+            {
+                b"/a.A/Keep": lambda _: Keeper(self.kept),
+                b"/a.A/Defect": lambda call: Defective(call, self.faults, self.fault, self.told),
+            },
+        )
+        self.server = server = GrpcServer(services, self._clock, self._after, self.log)
         self.output = FakeOutput()
         self.connection = Http2Connection(
             Http2Server(server, self._clock, varying=TIMEOUT_FIELD), self.output
@@ -422,3 +456,61 @@ def test_timeouts_are_read_in_every_unit() -> None:
 def test_a_text_is_cut_between_characters() -> None:
     assert encode_text("a%b\n") == b"a%25b%0A"
     assert len(encode_text("é" * 5000)) <= 4096
+
+
+@pytest.mark.parametrize("fault", [ValueError("a defect"), MemoryError()], ids=["defect", "memory"])
+@pytest.mark.parametrize(
+    ("faults", "ends", "told"),
+    [
+        ({"received"}, True, ["received"]),
+        ({"half_closed"}, True, ["received", "half_closed"]),
+        ({"received", "cancelled", "on_cancelled"}, True, ["received"]),
+        ({"cancelled"}, False, ["received", "half_closed"]),
+        ({"cancelled", "on_cancelled"}, False, ["received", "half_closed"]),
+    ],
+)
+def test_whoever_waits_for_the_end_of_a_stream_is_told_once(
+    faults: set[str], ends: bool, told: list[str], fault: Exception
+) -> None:
+    """Whatever raises: the receiver, who hears of cancellation, or one after the other."""
+    bare = Bare()
+    bare.faults, bare.fault = faults, fault
+    bare.feed(bare.call(1, message_of(3), path="/a.A/Defect"))
+    assert bare.told[: len(told)] == told
+    assert bool(bare.connection.streams) is not ends
+    if ends:
+        assert bare.trailers(bare.said)["grpc-status"] == "13"
+    bare.connection.gone()
+    assert sorted(bare.told[len(told) :]) == ["cancelled", "on_cancelled"]
+    assert len(bare.log.events) == len(faults)
+
+
+def test_a_fault_of_a_unary_method_is_told_to_who_waits_for_its_end() -> None:
+    bare = Bare()
+
+    def defect(call: Call, message: bytes) -> None:
+        call.on_cancelled(lambda: bare.told.append("told"))
+        raise MemoryError
+
+    bare.server.services.unary[b"/a.A/Ask"] = defect
+    bare.feed(bare.call(1, message_of(3)))
+    assert bare.told == ["told"]
+    assert bare.trailers(bare.said)["grpc-status"] == "13"
+    assert not bare.connection.streams
+
+
+def test_a_stream_with_a_malformed_time_limit_is_not_handled() -> None:
+    bare = Bare()
+    bare.feed(bare.call(1, message_of(3), ("grpc-timeout", "soon"), path="/a.A/Keep", end=False))
+    assert bare.trailers(bare.said)["grpc-status"] == "13"
+    bare.connection.gone()
+    assert bare.kept == []
+
+
+def test_what_is_remembered_of_time_limits_is_short() -> None:
+    before = grpc_codec._seconds.cache_info().currsize
+    for i in range(100):
+        assert parse_timeout(b"%010dS" % i) is None
+        assert parse_timeout(b"%060000dS" % i) is None
+    assert parse_timeout(b"") is None
+    assert grpc_codec._seconds.cache_info().currsize == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import h2.events
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.net import http2
+from netstore.net.hpackcache import kept_size
 from netstore.net.http2 import (
     ACK,
     CONTINUATION,
@@ -245,6 +247,10 @@ def without(name: str) -> list[tuple[str, str]]:
     return [field for field in REQUEST if field[0] != name]
 
 
+def replaced(name: str, value: str) -> list[tuple[str, str]]:
+    return [(key, value if key == name else old) for key, old in REQUEST]
+
+
 STREAM_ERRORS: dict[str, tuple[int, Any]] = {
     "8.2.1 an upper-case name": (1, malformed(("X-Upper", "1"))),
     "8.2.1 a space in a name": (1, malformed(("x y", "1"))),
@@ -252,6 +258,13 @@ STREAM_ERRORS: dict[str, tuple[int, Any]] = {
     "8.2.1 a line end in a value": (1, malformed(("x", "a\r\nb"))),
     "8.2.1 a zero in a value": (1, malformed(("x", "a\0b"))),
     "8.2.1 a space before a value": (1, malformed(("x", " a"))),
+    "8.3.1 a line end in the path": (1, replaced(":path", "/a?x\r\nset-cookie: evil=1")),
+    "8.3.1 a zero in the path": (1, replaced(":path", "/a\0")),
+    "8.3.1 a space in the path": (1, replaced(":path", "/a b")),
+    "8.3.1 a line end in the authority": (1, replaced(":authority", "a\nb")),
+    "8.3.1 a space in the authority": (1, replaced(":authority", "a b")),
+    "8.3.1 a tab in the scheme": (1, replaced(":scheme", "http\t")),
+    "8.3 a varying field before the path": (1, [("grpc-timeout", "1S"), *REQUEST]),
     "8.2.2 connection": (1, malformed(("connection", "close"))),
     "8.2.2 transfer-encoding": (1, malformed(("transfer-encoding", "chunked"))),
     "8.2.2 te": (1, [*without("te"), ("te", "gzip")]),
@@ -510,6 +523,72 @@ def test_the_reserved_bit_of_a_stream_is_ignored() -> None:
     assert wire.application.handed == [(1, b"/echo", b"x")]
 
 
+# --- faults of the application
+
+FAULTS = [ValueError("a defect"), MemoryError()]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=["defect", "memory"])
+@pytest.mark.parametrize("mute", [False, True], ids=["told", "log fails"])
+@pytest.mark.parametrize("name", ["open", "take", "hand_over", "lost", "told", "drained", "drain"])
+def test_a_fault_of_a_stream_ends_this_stream_and_no_other(name: str, fault: Exception, mute: bool) -> None:
+    wire = Wire(hold=True)
+    faults = wire.application.faults
+    faults[name] = fault
+    if mute:
+        faults["failed"] = fault
+    connection = wire.connection
+    wire.feed(setting(http2.SET_INITIAL_WINDOW, 0))
+    wire.feed(wire.request(1, b"x") + wire.request(3, b"x") + wire.request(5, b"x"))
+    handed = [n for n, _, _ in wire.application.handed]
+    assert handed == ([1, 5] if name in ("open", "take", "hand_over") else [1, 3, 5])
+    for stream in list(connection.streams.values()):
+        stream.put_data(b"", bytes(100_000))
+        connection.thirsty.append(stream)
+    if name == "drain":
+        connection.drain()
+        assert wire.application.told_to_stop == [1, 3, 5]
+    elif name == "drained":
+        wire.feed(frame(WINDOW_UPDATE, 0, 0, number(300_000)))
+        wire.feed(b"".join(frame(WINDOW_UPDATE, 0, n, number(100_000)) for n in (1, 3, 5)))
+        assert wire.application.drained == [1, 3, 5]
+    early = name not in ("lost", "told")
+    assert set(connection.streams) == ({1, 5} if early else {1, 3, 5})
+    assert connection.queued == sum(each.queued for each in connection.streams.values())
+    told_before = [] if name in ("open", "lost", "told") else [3]
+    connection.resume()
+    assert wire.application.lost == told_before
+    connection.gone()
+    assert sorted(wire.application.lost) == ([1, 5] if name == "open" else [1, 3, 5])
+    assert wire.application.failures == [fault]
+    assert not connection.streams
+    assert connection.queued == 0
+    if early:
+        resets = {each.stream: each.code for each in wire.sent() if each.kind == RST_STREAM}
+        assert resets == {3: http2.INTERNAL_ERROR}
+
+
+def test_a_request_that_cannot_be_routed_is_reset() -> None:
+    wire = Wire()
+    wire.application.faults["route"] = ValueError("a defect")
+    wire.feed(wire.request(1, b"", replaced(":path", "/unroutable")))
+    assert wire.verdict() == ("stream", http2.INTERNAL_ERROR)
+    wire.feed(wire.request(3, b"fine"))
+    assert wire.application.handed == [(3, b"/echo", b"fine")]
+
+
+def test_a_session_that_ended_within_a_read_reads_no_more_of_it() -> None:
+    wire = Wire(hold=True)
+    wire.feed(wire.request(1, end=False))
+    wire.connection.drain()
+    wire.feed(frame(PING, ACK, 0, b"draining"))
+    wire.sent()
+    wire.feed(frame(RST_STREAM, 0, 1, number(8)) + frame(PING, 0, 0, bytes(8)) + b"half a frame"[:5])
+    assert wire.output.finished
+    assert wire.sent() == []
+    assert not wire.connection.waiting
+
+
 # --- flow control
 
 
@@ -638,6 +717,23 @@ def test_who_waits_for_room_is_told_once() -> None:
 
 
 # --- limits
+
+
+def test_the_heads_that_are_known_are_bounded_in_bytes() -> None:
+    """Fields of one letter cost far more than their letters."""
+    wire = Wire()
+    sizes = []
+    for i in range(4_200):
+        many = [(f"{c}", "") for c in "abcdefghijk"]
+        wire.feed(wire.request(2 * i + 1, b"", malformed(("n", str(i)), *many)))
+        sizes.append(wire.server._heads_size)
+    assert wire.verdict() is None
+    assert 1024 * 1024 < max(sizes) <= http2._HEADS_KNOWN_SIZE
+    assert sum(1 for a, b in pairwise(sizes) if b < a) >= 1
+    assert wire.server._heads_size == sum(map(kept_size, wire.server._heads))
+    known = len(wire.server._heads)
+    wire.feed(wire.request(9_001, b"", malformed(("large", "x" * http2._HEAD_KNOWN_SIZE))))
+    assert len(wire.server._heads) == known
 
 
 def test_header_blocks_have_a_limit_of_frames_and_bytes() -> None:

@@ -51,6 +51,7 @@ class Echo(Stream):
         return b"".join(self._pieces)
 
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
+        self.application.fault(self, "take")
         self._pieces.append(data[start:stop])
         if ended:
             self.connection.ready.append(self)
@@ -58,19 +59,24 @@ class Echo(Stream):
     def hand_over(self) -> None:
         if not self.open:
             self.application.lost.append(self.number)
+            self.application.fault(self, "told")
         else:
+            self.application.fault(self, "hand_over")
             self.application.handed.append((self.number, self.head.path, self.body))
             if not self.application.hold:
                 self.answer()
 
     def lost(self) -> None:
         self.connection.ready.append(self)
+        self.application.fault(self, "lost")
 
     def drained(self) -> None:
         self.application.drained.append(self.number)
+        self.application.fault(self, "drained")
 
     def drain(self) -> None:
         self.application.told_to_stop.append(self.number)
+        self.application.fault(self, "drain")
 
     def answer(self, body: bytes | None = None) -> None:
         self.put_head(OPENING)
@@ -89,12 +95,28 @@ class Echoes:
         self.drained: list[int] = []
         self.told_to_stop: list[int] = []
         self.timeouts: list[bytes | None] = []
+        self.faults: dict[str, Exception] = {}
+        """What the callbacks of stream 3 raise, by their names."""
+        self.failures: list[Exception] = []
 
     def route(self, head: Head) -> Any:
+        if "route" in self.faults and head.path == b"/unroutable":
+            raise self.faults["route"]
         return None
+
+    def fault(self, stream: Stream, name: str) -> None:
+        if name in self.faults and stream.number == 3:
+            raise self.faults[name]
+
+    def failed(self, what: Stream | Head, fault: Exception) -> None:
+        self.failures.append(fault)
+        if "failed" in self.faults:
+            raise self.faults["failed"]
 
     def open(self, connection: Http2Connection, number: int, head: Head, timeout: bytes | None) -> Stream:
         self.timeouts.append(timeout)
+        if "open" in self.faults and number == 3:
+            raise self.faults["open"]
         stream = self.streams[number] = Echo(self, connection, number, head)
         return stream
 
