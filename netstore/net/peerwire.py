@@ -24,7 +24,7 @@ import msgspec
 from netstore.codec import crc32c, layout
 from netstore.errors import CorruptData
 from netstore.raft.entry import MAX_DATA_BYTES
-from netstore.raft.messages import decode_message, encode_message
+from netstore.raft.messages import InstallSnapshot, decode_message, encode_message
 from netstore.state.member import MemberInfo  # noqa: TC001 - msgspec reads the annotations
 from netstore.types import ClusterId, Index, NodeId
 
@@ -275,7 +275,7 @@ def encode_batch(messages: Iterable[Message]) -> bytes:
 
 
 def decode_batch(payload: bytes) -> list[Message]:
-    """The messages of a frame; at least one."""
+    """The messages of a frame; at least one, and none that belongs before a state copy."""
     messages: list[Message] = []
     at, end = 0, len(payload)
     while at < end:
@@ -285,7 +285,10 @@ def decode_batch(payload: bytes) -> list[Message]:
         at += _LENGTH.size
         if length > end - at:
             raise CorruptData(f"message claims {length} bytes at offset {at} of {end}")
-        messages.append(decode_message(payload[at : at + length]))
+        message = decode_message(payload[at : at + length])
+        if type(message) is InstallSnapshot:
+            raise CorruptData("a message that announces a state copy, without one")
+        messages.append(message)
         at += length
     if not messages:
         raise CorruptData("batch without messages")

@@ -183,6 +183,7 @@ class StateCopies:
         part = self._folder / images.INCOMING
         try:
             message, image = await self._take(copy, part)
+            self._host.image_received(message, image)
         except (NetstoreError, OSError) as fault:
             self._log.warning("state_copy_not_received", peer=f"{copy.sender:x}", reason=str(fault))
             verdict, text = Verdict.FAILED, str(fault)
@@ -190,7 +191,6 @@ class StateCopies:
         else:
             self._log.info("state_copy_received", peer=f"{copy.sender:x}", index=message.meta.index)
             verdict, text = Verdict.ACCEPTED, ""
-            self._host.image_received(message, image)
         finally:
             self._receiving = None
         identity = self._peers.identity

@@ -276,13 +276,15 @@ class Host:
         self._wake()
 
     def receive(self, messages: Sequence[Message]) -> None:
-        """Messages from peers."""
-        for message in messages:
-            if type(message) is Forward and message.kind is EntryKind.CHANGE:
-                self._take_changes(message)
-            else:
-                self._raft.step(message)
-        self._wake()
+        """Messages from a peer. MessageRefused for one that cannot be true; those before it were taken."""
+        try:
+            for message in messages:
+                if type(message) is Forward and message.kind is EntryKind.CHANGE:
+                    self._take_changes(message)
+                else:
+                    self._raft.step(message)
+        finally:
+            self._wake()
 
     def unreachable(self, peer: NodeId) -> None:
         """Messages for this peer were dropped."""
@@ -307,7 +309,10 @@ class Host:
         self._wake()
 
     def image_received(self, message: InstallSnapshot, image: object) -> None:
-        """A copy has arrived: complete, verified, durable. `image` is what the engine's `install` takes."""
+        """A copy has arrived: complete, verified, durable. `image` is what the engine's `install` takes.
+
+        MessageRefused when it comes with what cannot be true.
+        """
         if self._raft.installing is None:
             self._image_in = image
         self._raft.step(message)
@@ -443,7 +448,8 @@ class Host:
         for index, token in self._reads_waiting:
             if index <= applied:
                 self._finish_read(token, None)
-        self._reads_waiting = [wait for wait in self._reads_waiting if wait[0] > applied]
+        asked = self._reads_asked  # one that was given up waits no more, however far its index lies
+        self._reads_waiting = [wait for wait in self._reads_waiting if wait[0] > applied and wait[1] in asked]
 
     def _finish_read(self, token: int, fault: Fault | None) -> None:
         read = self._reads_asked.pop(token, None)

@@ -40,7 +40,7 @@ from netstore.net.peerwire import (
     frame,
     judge,
 )
-from netstore.raft.messages import Append, InstallSnapshot
+from netstore.raft.messages import Append, InstallSnapshot, MessageRefused
 
 if TYPE_CHECKING:
     import socket
@@ -107,7 +107,7 @@ class Receiver(Protocol):
     """This member, as its peers reach it (`node.host.Host`)."""
 
     def receive(self, messages: Sequence[Message]) -> None:
-        """Messages have come."""
+        """Messages have come. MessageRefused for one that cannot be true; those before it were taken."""
 
     def unreachable(self, peer: NodeId) -> None:
         """Messages to this peer were lost."""
@@ -580,13 +580,12 @@ class _Guest:
         """See `net.link.Party`."""
         try:
             messages = self._take(data)
-        except CorruptData as fault:
+            self._peers.count_received(messages, len(data))
+            if messages:
+                self._peers.deliver(messages)
+        except (CorruptData, MessageRefused) as fault:
             self._peers.note(self.address, "peer_cut", address=self.address, reason=str(fault))
             self.link.cut(str(fault))
-            return
-        self._peers.count_received(messages, len(data))
-        if messages:
-            self._peers.deliver(messages)
 
     def gone(self, reason: str) -> None:
         """See `net.link.Party`. A port that is only knocked at is no news."""

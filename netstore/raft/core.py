@@ -109,9 +109,9 @@ class Raft:
     """One member. `draw(n)` gives a number in range(n); it spreads election timeouts, and same draws give
     same behaviour.
 
-    All methods return at once, cost what their input weighs, and never raise for what a peer sends;
-    InvariantBroken means that the process must stop. The plain attributes are the state that the decisions
-    share; hosts use methods and properties.
+    All methods return at once, cost what their input weighs, and none but `step` raises for what a peer
+    sends; InvariantBroken means that the process must stop. The plain attributes are the state that the
+    decisions share; hosts use methods and properties.
     """
 
     __slots__ = (
@@ -222,7 +222,11 @@ class Raft:
             election.tick(self)
 
     def step(self, message: Message) -> None:
-        """Take a message from a peer. One for somebody else, or from an earlier term, is not listened to."""
+        """Take a message from a peer. One for somebody else, or from an earlier term, is not listened to.
+
+        MessageRefused, before anything of it was taken, when it contradicts what is certain here; whoever
+        says that is not to be listened to any more.
+        """
         if message.to != self.id or message.sender == self.id:
             return
         if message.term != self.term and not election.admit(self, message):

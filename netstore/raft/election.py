@@ -13,10 +13,12 @@ from netstore.raft import membership, quorum, readindex, replication
 from netstore.raft.entry import EntryKind
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import (
+    MOST,
     Append,
     Heartbeat,
     HeartbeatAnswer,
     InstallSnapshot,
+    MessageRefused,
     PreVoteAnswer,
     PreVoteRequest,
     ReadRequest,
@@ -35,14 +37,25 @@ if TYPE_CHECKING:
 
 NOBODY: Final = NodeId(0)
 
+MOST_TERMS_AHEAD: Final = 1 << 32
+"""How far a term may lie beyond that of a member that has one. Who was away is overtaken by a term for each
+election won or lost since, so by what an election in every second of 136 years gives; more is damage or a
+lie, and would be kept for ever, since terms never fall. A member that has no term yet takes what comes."""
+
 
 # --- terms
 
 
 def admit(raft: Raft, message: Message) -> bool:
     """Section 3.3: a later term is taken over, an earlier one is not listened to. True if the message is to
-    be handled."""
+    be handled. MessageRefused for a term that cannot be (`MOST_TERMS_AHEAD`)."""
     if message.term > raft.term:
+        if raft.term and message.term - raft.term > MOST_TERMS_AHEAD:
+            raise MessageRefused(
+                f"member {message.sender:x} speaks of term {message.term}; this is term {raft.term}, and no"
+                f" more than {MOST_TERMS_AHEAD} can have passed: if it is no lie, remove that member and its"
+                " data"
+            )
         return _admit_later(raft, message)
     if isinstance(message, Append | Heartbeat | InstallSnapshot):
         # Its leader is overtaken and learns so from our term; without an answer a member that once ran ahead
@@ -125,8 +138,9 @@ def _become_leader(raft: Raft) -> None:
 
 
 def may_campaign(raft: Raft) -> bool:
-    """Whether this member may ask for votes: not while a state copy replaces its log, nor without a need."""
-    return raft.installing is None and membership.may_be_needed(raft)
+    """Whether this member may ask for votes: not while a state copy replaces its log, nor without a need, nor
+    for a term that nobody would listen to."""
+    return raft.installing is None and raft.term < MOST and membership.may_be_needed(raft)
 
 
 def campaign(raft: Raft, *, forced: bool = False) -> None:
@@ -206,7 +220,7 @@ def answer_vote(raft: Raft, message: VoteRequest) -> None:
 
 def count_pre_vote(raft: Raft, message: PreVoteAnswer) -> None:
     """Pre-candidate: one answer, for the term it asked about."""
-    if message.asked == raft.term + 1:
+    if message.asked == raft.term + 1 and raft.conf.votes(message.sender):
         raft.votes.setdefault(message.sender, message.granted)
         _judge(raft)
 
@@ -214,6 +228,8 @@ def count_pre_vote(raft: Raft, message: PreVoteAnswer) -> None:
 def count_vote(raft: Raft, message: VoteAnswer) -> None:
     """Candidate: one answer of this term. A vote given proves that the request, and so the own vote before
     it, is on disk."""
+    if not raft.conf.votes(message.sender):
+        return
     raft.votes.setdefault(message.sender, message.granted)
     raft.term_durable = raft.term_durable or message.granted
     _judge(raft)
@@ -233,16 +249,16 @@ def yield_to_leader(raft: Raft, message: Append | Heartbeat | InstallSnapshot) -
 
 def refuse_second_leader(raft: Raft, message: Append | Heartbeat | InstallSnapshot) -> None:
     """Leader: nobody else can lead this term."""
-    raise InvariantBroken(f"{message.sender:x} leads term {raft.term}, and so does {raft.id:x}")
+    raise MessageRefused(f"{message.sender:x} says that it leads term {raft.term}, and {raft.id:x} does")
 
 
 def hear_leader(raft: Raft, sender: NodeId) -> None:
     """Follower: the leader of this term spoke."""
-    raft.elapsed = 0
     if raft.leader != sender:
         if raft.leader != NOBODY:
-            raise InvariantBroken(f"{sender:x} and {raft.leader:x} both lead term {raft.term}")
+            raise MessageRefused(f"{sender:x} says that it leads term {raft.term}, and {raft.leader:x} does")
         raft.leader = sender
+    raft.elapsed = 0
 
 
 # --- time

@@ -33,6 +33,10 @@ ones."""
 MAX_CONF_MEMBERS: Final = 4096
 """Most members one list of a configuration may name; the cluster's own limits are far lower."""
 
+MOST_STORED: Final = 2**63 - 1
+"""Largest term and index that a log on disk may hold: what was written here counts up from numbers that are
+at most half as large (`messages.MOST`), so anything above is damage."""
+
 _BATCH = layout("QI")
 _ROW = layout("QBI")
 _HARD_STATE = layout("QQQ")
@@ -81,6 +85,8 @@ class HardState(msgspec.Struct, frozen=True, gc=False):
         if len(data) != _HARD_STATE.size:
             raise CorruptData(f"hard state has {len(data)} bytes, not {_HARD_STATE.size}")
         term, vote, commit = _HARD_STATE.unpack(data)
+        if term > MOST_STORED or commit > MOST_STORED:
+            raise CorruptData(f"hard state has term {term}, commit index {commit}: no group reaches these")
         return cls(Term(term), NodeId(vote), Index(commit))
 
 
@@ -179,6 +185,10 @@ class SnapshotMeta(msgspec.Struct, frozen=True, gc=False):
         index, term = _META.unpack_from(data)
         if (index == 0) != (term == 0):
             raise CorruptData(f"snapshot description has index {index} with term {term}")
+        if index > MOST_STORED or term > MOST_STORED:
+            raise CorruptData(
+                f"snapshot description has index {index} and term {term}, which no group reaches"
+            )
         return cls(Index(index), Term(term), ConfState.decode(data[_META.size :]))
 
 
@@ -199,17 +209,17 @@ def encode_entries(entries: Sequence[Entry]) -> bytes:
     return b"".join(parts)
 
 
-def decode_entries(data: bytes) -> list[Entry]:
+def decode_entries(data: bytes, most: int | None = None) -> list[Entry]:
     """The inverse of `encode_entries`; CorruptData for anything else, falling terms and changes that are none
-    included. About 0.3 us an entry.
+    included, and for more than `most` entries. About 0.3 us an entry.
     """
     size = len(data)
     if size < _BATCH.size:
         raise CorruptData(f"entry batch is cut short at {size} bytes")
     index, count = _BATCH.unpack_from(data)
-    if count * _ROW.size > size - _BATCH.size:
+    if count * _ROW.size > size - _BATCH.size or (most is not None and count > most):
         raise CorruptData(f"entry batch of {size} bytes cannot hold {count} entries")
-    if (index == 0) != (count == 0) or index + count > 1 << 64:
+    if (index == 0) != (count == 0) or index + count > MOST_STORED:
         raise CorruptData(f"entry batch of {count} entries starts at index {index}")
     entries: list[Entry] = []
     add = entries.append
@@ -231,6 +241,8 @@ def decode_entries(data: bytes) -> list[Entry]:
         add(Entry(place, term, _KINDS[kind], payload))  # type: ignore[arg-type] # checked above
         at += length
         before = term
+    if before > MOST_STORED:
+        raise CorruptData(f"entry batch ends in term {before}: no group reaches it")
     if at != size:
         raise CorruptData(f"entry batch has {size - at} bytes after its last entry")
     return entries

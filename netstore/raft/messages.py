@@ -3,7 +3,7 @@
 Every message names its sender, its receiver and the sender's term, except that a `PreVoteRequest` names the
 term it would like to start. A byte form is one kind byte, those three numbers, and the body of that kind;
 little-endian, no padding. `decode_message` takes bytes from the network: anything that `encode_message` does
-not give is CorruptData.
+not give is CorruptData, and so is a number that no cluster ever comes to (`MOST`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from netstore.codec import layout
-from netstore.errors import CorruptData
+from netstore.errors import CorruptData, NetstoreError
 from netstore.raft.change import Change
 from netstore.raft.entry import MAX_DATA_BYTES, Entry, EntryKind, SnapshotMeta, decode_entries, encode_entries
 from netstore.types import Index, NodeId, Term
@@ -20,6 +20,25 @@ from netstore.types import Index, NodeId, Term
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from struct import Struct
+
+MOST: Final = 2**62 - 1
+"""Largest term, index, read round or sequence number that is taken from another member. Ten million a second
+would reach it in 14,000 years; below it there is room to count on before any byte form is full, on disk
+(`entry.MOST_STORED`) and on the wire."""
+
+MOST_ENTRIES: Final = 1 << 17
+"""Entries in one append message. A leader fills one up to `Config.max_append_bytes`, counting
+`ENTRY_OVERHEAD_BYTES` for each: half of this with the defaults."""
+
+MOST_PAYLOADS: Final = 1 << 16
+"""Payloads in one forward message; a follower's host proposes far fewer in a turn."""
+
+
+class MessageRefused(NetstoreError):  # noqa: N818 - named for what happened
+    """A well-formed message says what cannot be true of this group; nothing was changed by it.
+
+    Whoever sent it is faulty, or not who it says it is: nothing more is to be taken from its stream.
+    """
 
 
 @dataclass(slots=True)
@@ -267,6 +286,8 @@ def decode_message(data: bytes) -> Message:
     kind, sender, to, term = _HEAD.unpack_from(data)
     if not (sender and to) or not (term or kind == _PRE_VOTE_ANSWER_KIND):
         raise CorruptData(f"message from {sender:x} to {to:x} in term {term}: none of them may be 0")
+    if term > MOST:
+        raise CorruptData(f"message of term {term}, more than {MOST}")
     decode = _DECODERS.get(kind)
     if decode is None:
         raise CorruptData(f"message of unknown kind {kind}")
@@ -278,11 +299,16 @@ def _decode_append(data: bytes, sender: NodeId, to: NodeId, term: Term) -> Appen
     if len(data) < start:
         raise CorruptData(f"append message is cut short at {len(data)} bytes")
     previous, previous_term, commit = _APPEND.unpack_from(data, _HEAD.size)
-    entries = decode_entries(data[start:])
+    if previous > MOST or commit > MOST:
+        raise CorruptData(f"append message follows {previous} and commits {commit}, more than {MOST}")
+    entries = decode_entries(data[start:], MOST_ENTRIES)
     if previous_term > term or (previous == 0) != (previous_term == 0):
         raise CorruptData(f"append message of term {term} follows {previous} of term {previous_term}")
     if entries and (
-        entries[0].index != previous + 1 or entries[0].term < previous_term or entries[-1].term > term
+        entries[0].index != previous + 1
+        or entries[-1].index > MOST
+        or entries[0].term < previous_term
+        or entries[-1].term > term
     ):
         raise CorruptData(f"append message of term {term} has entries that do not follow {previous}")
     return Append(sender, to, term, Index(previous), Term(previous_term), Index(commit), entries)
@@ -290,7 +316,7 @@ def _decode_append(data: bytes, sender: NodeId, to: NodeId, term: Term) -> Appen
 
 def _decode_install(data: bytes, sender: NodeId, to: NodeId, term: Term) -> InstallSnapshot:
     meta = SnapshotMeta.decode(data[_HEAD.size :])
-    if meta.term > term or meta.index == 0 or not meta.conf.voters:
+    if meta.term > term or not 0 < meta.index <= MOST or not meta.conf.voters:
         raise CorruptData(
             f"snapshot message of term {term} describes {meta.term}/{meta.index}, "
             f"{len(meta.conf.voters)} voters"
@@ -304,7 +330,7 @@ def _decode_forward(data: bytes, sender: NodeId, to: NodeId, term: Term) -> Forw
     if size < at:
         raise CorruptData(f"forward message is cut short at {size} bytes")
     kind, count = _FORWARD.unpack_from(data, _HEAD.size)
-    if kind > 1 or count == 0 or count * _LENGTH.size > size - at:
+    if kind > 1 or not 0 < count <= MOST_PAYLOADS or count * _LENGTH.size > size - at:
         raise CorruptData(f"forward message of {size} bytes claims {count} payloads of kind {kind}")
     payloads: list[bytes] = []
     for _ in range(count):
@@ -334,7 +360,10 @@ def _fixed_decoder(
     def decode(data: bytes, sender: NodeId, to: NodeId, term: Term) -> Message:
         if len(data) != _HEAD.size + form.size:
             raise CorruptData(f"{message.__name__} has {len(data)} bytes, not {_HEAD.size + form.size}")
-        body: dict[str, int] = dict(zip(fields, form.unpack_from(data, _HEAD.size), strict=True))
+        numbers = form.unpack_from(data, _HEAD.size)
+        if numbers and max(numbers) > MOST:
+            raise CorruptData(f"{message.__name__} has the number {max(numbers)}, more than {MOST}")
+        body: dict[str, int] = dict(zip(fields, numbers, strict=True))
         for flag in flags:
             if body[flag] > 1:
                 raise CorruptData(f"{message.__name__} has {flag} {body[flag]}, not 0 or 1")

@@ -20,6 +20,7 @@ from netstore.raft.messages import (
     Forward,
     Heartbeat,
     HeartbeatAnswer,
+    MessageRefused,
 )
 from netstore.raft.progress import Flow
 from netstore.raft.status import Fate, Proposed, Refusal, Role
@@ -245,7 +246,13 @@ def take_append(raft: Raft, message: Append) -> None:
     end = Index(previous + len(entries))
     if previous < log.commit:
         # What is committed matches in any case (leader completeness), and may be forgotten here.
-        entries = entries[log.commit - previous :]
+        known = log.commit - previous
+        if len(entries) > known and entries[known - 1].term != log.term(log.commit):
+            raise MessageRefused(
+                f"leader {message.sender:x} has entry {log.commit} of term {entries[known - 1].term}; here"
+                f" it is committed, of term {log.term(log.commit)}"
+            )
+        entries = entries[known:]
         end = max(end, log.commit)
     elif not log.matches(previous, message.previous_term):
         hint, _ = log.last_not_above(previous, message.previous_term)

@@ -36,8 +36,8 @@ from netstore.net.peerwire import (
     judge,
     read_frame,
 )
-from netstore.raft.entry import Entry, EntryKind
-from netstore.raft.messages import Append, Heartbeat
+from netstore.raft.entry import ConfState, Entry, EntryKind, SnapshotMeta
+from netstore.raft.messages import Append, Heartbeat, InstallSnapshot
 from netstore.state.member import MemberInfo
 from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.dump import dump, dumped
@@ -202,10 +202,21 @@ def test_a_frame_over_its_limit_is_refused_from_its_length_alone() -> None:
     assert read_frame(frame(bytes(100)), 100) == (bytes(100), 108)
 
 
-@given(st.lists(messages(), min_size=1, max_size=5))
+IN_BATCHES = messages().filter(lambda message: not isinstance(message, InstallSnapshot))
+
+
+@given(st.lists(IN_BATCHES, min_size=1, max_size=5))
 def test_a_batch_comes_back(batch: list[Message]) -> None:
     [payload] = Frames().take(encode_batch(batch))
     assert decode_batch(payload) == batch
+
+
+def test_a_state_copy_is_not_announced_among_other_messages() -> None:
+    """The host would put in place what never came."""
+    meta = SnapshotMeta(Index(5), Term(1), ConfState(voters=(ME,)))
+    [payload] = Frames().take(encode_batch([InstallSnapshot(OTHER, ME, Term(1), meta)]))
+    with pytest.raises(CorruptData, match="announces a state copy"):
+        decode_batch(payload)
 
 
 def test_what_does_not_fit_one_frame_goes_in_several(monkeypatch: pytest.MonkeyPatch) -> None:

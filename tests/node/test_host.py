@@ -14,7 +14,7 @@ from netstore.node.host import CATCH_UP_ENTRIES, DiskFailed
 from netstore.seams import SyncFailed
 from netstore.state.commands import Delete, QuorumGet, Set, encode
 from netstore.state.v3commands import DeleteRange
-from netstore.types import Event
+from netstore.types import Event, Index
 from tests.support.member import Solo
 
 if TYPE_CHECKING:
@@ -211,6 +211,14 @@ def test_a_read_waits_for_the_log() -> None:
     member.settle()
     assert reads == [None]
     assert value(member) == b"v"
+
+
+def test_a_read_that_was_given_up_waits_for_no_index() -> None:
+    """A leader may name an index that never comes."""
+    member = Solo().lead()
+    member.host._reads_waiting.append((Index(2**61), 77))
+    member.host.turn()
+    assert member.host._reads_waiting == []
 
 
 def test_a_read_without_a_leader_is_refused() -> None:

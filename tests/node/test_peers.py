@@ -30,7 +30,7 @@ from netstore.node import peers as module
 from netstore.node.peers import Peers
 from netstore.node.register import ask
 from netstore.raft.entry import Entry, EntryKind, SnapshotMeta
-from netstore.raft.messages import Append, Heartbeat, InstallSnapshot
+from netstore.raft.messages import Append, Heartbeat, InstallSnapshot, MessageRefused
 from netstore.state.member import MemberInfo
 from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.links import Quiet, eventually, running_reactor
@@ -63,6 +63,7 @@ class Member:
 
     def __init__(self, reactor: Reactor, id_: NodeId, cluster: ClusterId = CLUSTER) -> None:
         self.got: list[Message] = []
+        self.refuses = ""
         self.lost: list[NodeId] = []
         self.notes: list[tuple[NodeId, Index, bytes]] = []
         self.expelled: list[str] = []
@@ -97,6 +98,8 @@ class Member:
 
     def receive(self, messages: Sequence[Message]) -> None:
         self.got += messages
+        if self.refuses:
+            raise MessageRefused(self.refuses)
 
     def unreachable(self, peer: NodeId) -> None:
         self.lost.append(peer)
@@ -285,6 +288,17 @@ async def test_what_makes_no_sense_ends_the_stream(data: bytes, reason: str) -> 
         await made.over.wait()
         assert reason in one.log.events("peer_cut")[0]
         assert one.got == []
+
+
+async def test_what_cannot_be_true_ends_the_stream_and_not_the_member() -> None:
+    async with members() as (one, two):
+        await met(one, two)
+        since = one.peers.connected_since(B)
+        two.refuses = "term 9 cannot be"
+        one.peers.send([beat(A, B)])
+        await eventually(lambda: one.lost, "the stream ends")
+        assert "term 9 cannot be" in two.log.events("peer_cut")[0]
+        await eventually(lambda: one.peers.connected_since(B) not in (None, since), "it is called again")
 
 
 async def test_pings_whose_answers_nobody_takes_end_the_stream() -> None:

@@ -12,6 +12,7 @@ from netstore.errors import CorruptData
 from netstore.raft.change import Change
 from netstore.raft.entry import (
     MAX_CONF_MEMBERS,
+    MOST_STORED,
     ConfState,
     Entry,
     EntryKind,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 U64 = st.integers(0, 2**64 - 1)
+STORED = st.integers(0, MOST_STORED)
 
 
 @given(batches())
@@ -35,7 +37,7 @@ def test_entries_come_back(entries: list[Entry]) -> None:
     assert decode_entries(encode_entries(entries)) == entries
 
 
-@given(U64, U64, U64)
+@given(STORED, U64, STORED)
 def test_hard_state_comes_back(term: int, vote: int, commit: int) -> None:
     state = HardState(Term(term), NodeId(vote), Index(commit))
     assert HardState.decode(state.encode()) == state
@@ -122,6 +124,19 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated() -> None:
     conf = voters(1).encode()
     with pytest.raises(CorruptData, match=f"more than {MAX_CONF_MEMBERS}"):
         ConfState.decode(b"\xff\xff" + conf[2:])
+
+
+def test_numbers_that_no_group_reaches_are_damage() -> None:
+    high = MOST_STORED + 1
+    for state in (HardState(term=Term(high)), HardState(commit=Index(high))):
+        with pytest.raises(CorruptData, match="no group reaches"):
+            HardState.decode(state.encode())
+    for meta in (SnapshotMeta(Index(high), Term(1)), SnapshotMeta(Index(1), Term(high))):
+        with pytest.raises(CorruptData, match="no group reaches"):
+            SnapshotMeta.decode(meta.encode())
+    for batch in ([entry(high, 1)], [entry(1, high)]):
+        with pytest.raises(CorruptData, match=r"starts at index|ends in term"):
+            decode_entries(encode_entries(batch))
 
 
 def test_a_place_without_a_term_is_no_place() -> None:

@@ -6,15 +6,21 @@ import pytest
 from hypothesis import given
 
 from netstore.errors import CorruptData
+from netstore.raft import messages as module
 from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind, SnapshotMeta
 from netstore.raft.messages import (
+    MOST,
+    MOST_PAYLOADS,
     Append,
+    AppendAccepted,
+    AppendRejected,
     Forward,
     Heartbeat,
     InstallSnapshot,
     Message,
     PreVoteAnswer,
+    ReadAnswer,
     TimeoutNow,
     VoteAnswer,
     decode_message,
@@ -79,6 +85,40 @@ def test_worked_example() -> None:
 def test_what_no_member_would_say_is_refused(message: Message) -> None:
     with pytest.raises(CorruptData):
         decode_message(encode_message(message))
+
+
+OVER = MOST + 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        TimeoutNow(*HEAD[:2], Term(OVER)),
+        TimeoutNow(*HEAD[:2], Term(2**64 - 1)),
+        Append(*HEAD, Index(OVER), Term(2), Index(0), []),
+        Append(*HEAD, Index(4), Term(2), Index(OVER), []),
+        Append(*HEAD, Index(MOST), Term(2), Index(0), [entry(OVER, 2)]),
+        AppendAccepted(*HEAD, Index(OVER)),
+        AppendRejected(*HEAD, Index(0), Index(0), Term(OVER), needs_snapshot=False),
+        Heartbeat(*HEAD, Index(0), OVER),
+        InstallSnapshot(*HEAD, SnapshotMeta(Index(OVER), Term(2), voters(1))),
+        PreVoteAnswer(*HEAD, Term(OVER), granted=True),
+        ReadAnswer(*HEAD, 0, Index(2**64 - 1)),
+        Forward(*HEAD, EntryKind.NORMAL, [b""] * (MOST_PAYLOADS + 1)),
+    ],
+)
+def test_numbers_that_no_group_reaches_are_refused(message: Message) -> None:
+    with pytest.raises(CorruptData):
+        decode_message(encode_message(message))
+
+
+def test_more_entries_than_a_leader_sends_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_ENTRIES", 2)
+    batch = [entry(index, 1) for index in (1, 2, 3)]
+    few, many = (Append(*HEAD, Index(0), Term(0), Index(0), batch[:count]) for count in (2, 3))
+    assert decode_message(encode_message(few)) == few
+    with pytest.raises(CorruptData, match="cannot hold 3 entries"):
+        decode_message(encode_message(many))
 
 
 def test_a_new_member_may_answer_in_term_0() -> None:

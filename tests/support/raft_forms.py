@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.entry import ConfState, Entry, EntryKind, SnapshotMeta
 from netstore.raft.messages import (
+    MOST,
     Append,
     AppendAccepted,
     AppendRejected,
@@ -98,12 +99,35 @@ def messages(draw: st.DrawFn, most: int = 2**40, senders: Sequence[int] = (), to
     """Any message that a member can send; places and terms up to about `most`."""
     sender = draw(st.sampled_from(senders).map(NodeId) if senders else _NODES)
     head = (sender, NodeId(to) if to else draw(_NODES), Term(draw(st.integers(1, most))))
-    numbers_of = st.integers(0, most if senders else 2**64 - 1).map(Index)
+    numbers_of = st.integers(0, most if senders else MOST).map(Index)
+    return draw(_messages_of(head, st.integers(0, most), numbers_of))
+
+
+_EDGES = (2**31, 2**32 - 1, 2**32, 2**32 + 7, 2**53, 2**61, MOST - 8, MOST - 1, MOST)
+
+
+@st.composite
+def extreme_messages(draw: st.DrawFn, senders: Sequence[int], to: int) -> Message:
+    """Any message that can be decoded: numbers near the ones that a small group has come to, and at edges."""
+    small = st.integers(0, 9)
+    numbers = small | small | st.sampled_from(_EDGES)
+    term = draw(st.integers(1, 6) | st.integers(1, 6) | st.sampled_from(_EDGES))
+    head = (NodeId(draw(st.sampled_from(senders))), NodeId(to), Term(term))
+    return draw(_messages_of(head, numbers, numbers.map(Index)))
+
+
+@st.composite
+def _messages_of(
+    draw: st.DrawFn,
+    head: tuple[NodeId, NodeId, Term],
+    places_of: st.SearchStrategy[int],
+    numbers_of: st.SearchStrategy[Index],
+) -> Message:
     term = head[2]
     flag = st.booleans()
     kind = draw(st.integers(0, 13))
     if kind == 0:
-        previous = draw(st.integers(0, most))
+        previous = draw(places_of)
         previous_term = draw(st.integers(1, term)) if previous else 0
         entries = draw(batches(previous + 1, max(previous_term, 1), term))
         return Append(*head, Index(previous), Term(previous_term), draw(numbers_of), entries)
