@@ -12,6 +12,12 @@ A member added to vote could take the quorum with it before it has even started,
 with a mark in its replicated record, and whoever leads promotes it once it has caught up (Ongaro's
 dissertation, section 4.2.1). So adding is always safe, and etcd's refusal to add to a cluster that has too
 few started members has no counterpart here; removing and promoting are refused where etcd does it.
+
+Nobody's own view of the members decides anything. A program that joins is let in with a wish, how many are to
+vote, and whether it is to be one of them is decided when its entry is applied, where everybody who joined,
+was promoted or left before it is known (`JoinMember`). So however many join at once, no more get the mark
+than were wished. The mark is given once: when a voter leaves, nobody is promoted in its place unless he has
+the mark already; the next that joins gets it, or an operator promotes a learner.
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ from netstore.raft.status import Refusal
 from netstore.state import member
 from netstore.state.commands import (
     AddMember,
+    JoinMember,
     PromoteMember,
     RefuseChange,
     RemoveMember,
@@ -55,11 +62,12 @@ MAX_LEARNERS: Final = 64
 MAX_VOTERS: Final = 7
 """More voters make every write slower and survive no failure that seven do not, in practice."""
 
+CLEAN_COPIES: Final = 2
+"""Others that must vote and answer before a damaged member is replaced."""
+
 NOT_LEADER: Final = "etcdserver: not leader"
 BAD_TRANSFEREE: Final = "etcdserver: bad leader transferee"
 TRANSFER_TIMED_OUT: Final = "etcdserver: request timed out, leader transfer took too long"
-
-_SECOND: Final = 1_000_000_000
 
 _PATIENT: Final = (Refusal.CHANGE_PENDING, Refusal.TRANSFERRING, Refusal.NO_LEADER)
 """What passes by itself: the change waits."""
@@ -70,7 +78,7 @@ _WORDS: Final = {
     Refusal.NO_VOTER_LEFT: member.NOT_ENOUGH_STARTED,
 }
 
-_Command: TypeAlias = AddMember | RemoveMember | PromoteMember
+_Command: TypeAlias = AddMember | JoinMember | RemoveMember | PromoteMember
 
 
 class Log(Protocol):
@@ -114,6 +122,8 @@ class Cluster:
         self._waiting: deque[_Asked] = deque()
         self._sent: list[_Asked] = []
         """Own requests that were given to Raft and have no answer yet."""
+        self._named = 0
+        """Ids given to new members."""
         self._tidy_at = Index(0)
         """The change of members after which no learner without a record was left."""
         self._transfers: list[tuple[NodeId, float, Callable[[Fault | None], None]]] = []
@@ -124,14 +134,29 @@ class Cluster:
     def add(self, peer_urls: tuple[str, ...], *, learner: bool, done: MemberDone) -> None:
         """Add a member that is reached there; without `learner` it is to vote once it has caught up.
 
-        Its id is worked out from URLs and time, as etcd does; one that is taken already, because the same
-        was asked within a second, is never tried. `done` gets the new member before it has
-        started, or why there is none: an URL is taken, or there are too many learners.
+        `done` gets the new member before it has started, or why there is none: an URL is taken, or there are
+        too many learners or voters.
         """
-        machine, seconds = self._host.machine, self._host.clock.wall() // _SECOND
-        while (id_ := member_id(peer_urls, str(seconds))) in machine.members or id_ in machine.removed:
-            seconds += 1
-        self._ask(AddMember(id_, tuple(sorted(peer_urls)), learner=True, promote=not learner), done)
+        urls = tuple(sorted(peer_urls))
+        self._ask(AddMember(self._new_id(urls), urls, learner=True, promote=not learner), done)
+
+    def join(self, peer_urls: tuple[str, ...], *, voters: int, replaces: NodeId, done: MemberDone) -> None:
+        """Let in a program that is reached there. It is to vote if fewer than `voters` (`MAX_VOTERS` at most)
+        do or are to when its turn comes, whoever else joins meanwhile; otherwise it learns.
+
+        With `replaces` (0 is nobody) it takes the place of that member in one step. Refused while that one
+        answers, while fewer than `CLEAN_COPIES` others vote or too few answer, and if it was removed before.
+        """
+        urls = tuple(sorted(peer_urls))
+        self._ask(JoinMember(self._new_id(urls), urls, min(voters, MAX_VOTERS), replaces), done)
+
+    def _new_id(self, urls: tuple[str, ...]) -> NodeId:
+        """An id nobody has had: from URLs and time, as etcd works it out, and also from who gives it and how
+        often he did, so that no two requests get the same within an instant.
+        """
+        self._named += 1
+        now, own = self._host.clock.wall(), self._host.id
+        return member_id(urls, f"{now} {own:x} {self._named}")
 
     def remove(self, id_: NodeId, done: MemberDone) -> None:
         """Remove a member for ever; `done` gets what it was. Refused where too few started voters would be
@@ -216,7 +241,7 @@ class Cluster:
         except CorruptData as fault:
             self._log.warning("member_change_not_read", reason=str(fault))
             return
-        if isinstance(command, AddMember | RemoveMember | PromoteMember):
+        if isinstance(command, _Command):
             deadline = self._host.clock.monotonic() + self._host.proposals.time_limit
             self._enqueue(_Asked(command, change.context, deadline, own=False))
         else:
@@ -261,7 +286,7 @@ class Cluster:
                 return True
         elif not asked.own:
             return True  # it leads no more; who asked is told nothing, and runs into the time limit
-        refusal = host.propose_change(Change((_step(asked.command),), context=asked.payload))
+        refusal = host.propose_change(Change(_steps(asked.command), context=asked.payload))
         if refusal in _PATIENT:
             return False
         if refusal is Refusal.NOTHING_TO_CHANGE and isinstance(asked.command, RemoveMember):
@@ -288,14 +313,8 @@ class Cluster:
         """Why the members as they are speak against a change, in etcd's words."""
         machine = self._host.machine
         members, id_ = machine.members, NodeId(command.id)
-        if isinstance(command, AddMember):
-            if id_ in members or id_ in machine.removed:
-                return member.ID_EXISTS if id_ in members else member.ID_REMOVED
-            if any(url in command.peer_urls for each in members.values() for url in each.peer_urls):
-                return member.PEER_URL_EXISTS
-            if sum(each.learner for each in members.values()) >= self._max_learners:
-                return member.TOO_MANY_LEARNERS
-            return member.TOO_MANY_VOTERS if command.promote and self._to_vote(id_) >= MAX_VOTERS else None
+        if isinstance(command, AddMember | JoinMember):
+            return self._objection_to_new(command)
         if id_ not in members:
             return member.ID_REMOVED if id_ in machine.removed else member.ID_NOT_FOUND
         concerned = members[id_]
@@ -305,7 +324,7 @@ class Cluster:
                 return member.NOT_LEARNER
             if not concerned.name:
                 return member.LEARNER_NOT_READY
-            if self._to_vote(id_) >= MAX_VOTERS:
+            if member.to_vote(each for each in members.values() if each.id != id_) >= MAX_VOTERS:
                 return member.TOO_MANY_VOTERS
             voters.append(concerned)
         elif concerned.learner:
@@ -313,10 +332,38 @@ class Cluster:
         started = sum(bool(each.name) for each in voters)
         return member.NOT_ENOUGH_STARTED if started < len(voters) // 2 + 1 else None
 
-    def _to_vote(self, but: NodeId) -> int:
-        """How many vote or are to vote, this one not counted."""
-        members = self._host.machine.members.values()
-        return sum(each.id != but and (each.promote or not each.learner) for each in members)
+    def _objection_to_new(self, command: AddMember | JoinMember) -> str | None:
+        machine, id_ = self._host.machine, NodeId(command.id)
+        if id_ in machine.members or id_ in machine.removed:
+            return member.ID_EXISTS if id_ in machine.members else member.ID_REMOVED
+        replaced = NodeId(command.replaces if isinstance(command, JoinMember) else 0)
+        why = self._objection_to_replacing(replaced) if replaced else None
+        if why is not None:
+            return why
+        others = [each for each in machine.members.values() if each.id != replaced]
+        if any(url in command.peer_urls for each in others for url in each.peer_urls):
+            return member.PEER_URL_EXISTS
+        if sum(each.learner for each in others) >= self._max_learners:
+            return member.TOO_MANY_LEARNERS
+        if isinstance(command, JoinMember):
+            return member.TOO_MANY_VOTERS if command.voters > MAX_VOTERS else None
+        return member.TOO_MANY_VOTERS if command.promote and member.to_vote(others) >= MAX_VOTERS else None
+
+    def _objection_to_replacing(self, replaced: NodeId) -> str | None:
+        """A member that answers is not replaced, whoever asks: it is not the one that lost its data."""
+        if replaced in self._host.machine.removed:
+            return f"member {replaced:x} was removed from the cluster"
+        if replaced not in self._host.machine.members:
+            return f"the cluster has no member {replaced:x} that could be replaced"
+        status = self._host.status()
+        if replaced == self._host.id or any(each.id == replaced and each.active for each in status.peers):
+            return (
+                f"member {replaced:x} answers: only one that has been silent for an election timeout is"
+                f" replaced; stop it, or remove it first (netstorectl member rm {replaced:x})"
+            )
+        if replaced in status.conf.members() and len({*status.conf.voters} - {replaced}) < CLEAN_COPIES:
+            return f"fewer than {CLEAN_COPIES} other members vote"
+        return None
 
     # --- what a leader does by itself
 
@@ -364,9 +411,13 @@ class Cluster:
                 self._transfers.append((to, deadline, done))
 
 
-def _step(command: _Command) -> Step:
-    if isinstance(command, AddMember):
-        return Step(StepKind.ADD_LEARNER, NodeId(command.id))
+def _steps(command: _Command) -> tuple[Step, ...]:
+    id_ = NodeId(command.id)
     if isinstance(command, PromoteMember):
-        return Step(StepKind.ADD_VOTER, NodeId(command.id))
-    return Step(StepKind.REMOVE, NodeId(command.id))
+        return (Step(StepKind.ADD_VOTER, id_),)
+    if isinstance(command, RemoveMember):
+        return (Step(StepKind.REMOVE, id_),)
+    learn = Step(StepKind.ADD_LEARNER, id_)
+    if isinstance(command, JoinMember) and command.replaces:
+        return (Step(StepKind.REMOVE, NodeId(command.replaces)), learn)
+    return (learn,)

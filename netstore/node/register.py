@@ -1,13 +1,14 @@
 """Who is in the cluster: answered to programs that ask before they are members, and asked by such a program.
 
-A member that is let in begins as a learner, and is meant to vote while fewer than the wished number do
-(`node.cluster` promotes it). Who asks again, because it ended before it had written down who it is, gets the
-identity it was given before: it is known by its peer URLs, and by having no name yet.
+A member that is let in begins as a learner, and is meant to vote while fewer than the wished number do; the
+wish goes with the request, and it is `node.cluster` and the log that decide, not what this member knows. Who
+asks again, because it ended before it had written down who it is, gets the identity it was given before: it
+is known by its peer URLs, and by having no name yet.
 
 A member whose disk is damaged does not come back as who it was, because the others believe what it once
-acknowledged and nobody knows whom it voted for (`raft/DESIGN.md`). It asks to be replaced: the old one is
-removed, the new one added. That is granted only while two others vote and answer, so that the copies of its
-data are clean ones elsewhere.
+acknowledged and nobody knows whom it voted for (`raft/DESIGN.md`). It asks to be replaced: one entry removes
+the old one and adds the new one. That is granted only while the old one is silent and two others vote and
+answer, so that nobody takes a working member's place, and the copies of its data are clean ones elsewhere.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from netstore.net.peerwire import (
     frame,
 )
 from netstore.node.peerurls import BadPeerUrl, checked
+from netstore.state.member import PEER_URL_EXISTS
 from netstore.types import ClusterId, NodeId
 
 if TYPE_CHECKING:
@@ -37,15 +39,12 @@ if TYPE_CHECKING:
 
     from netstore.net.reactor import Reactor
     from netstore.net.tls import Credentials
+    from netstore.node.cluster import Cluster
     from netstore.node.host import Host
-    from netstore.node.member import Membership
     from netstore.state.member import MemberInfo
 
 ANSWER_SECONDS: Final = 15.0
-"""How long a member may take to answer: letting somebody in takes two rounds through the log."""
-
-CLEAN_COPIES: Final = 2
-"""Others that must vote and answer before a damaged member is replaced."""
+"""How long a member may take to answer: letting somebody in goes through the log, behind others that join."""
 
 
 class Expelled(Hopeless):
@@ -65,7 +64,7 @@ class Log(Protocol):
 class Register:
     """Answers, at one member, who is in the cluster, and lets in who asks. Everything is a plain call."""
 
-    def __init__(self, host: Host, cluster: Membership, voters: int, log: Log) -> None:
+    def __init__(self, host: Host, cluster: Cluster, voters: int, log: Log) -> None:
         """`voters` is how many members are to vote."""
         self._host = host
         self._cluster = cluster
@@ -84,10 +83,8 @@ class Register:
         waiting = self._waiting_member(application)
         if waiting is not None:
             answer(self._roster(waiting))
-        elif application.replaces in self._host.machine.members:
-            self._replace(application, answer)
         else:
-            self._add(application, answer)
+            self._let_in(application, answer)
 
     def _unfit(self, application: Application) -> str:
         try:
@@ -106,45 +103,40 @@ class Register:
                 return member.id
         return None
 
-    def _replace(self, application: Application, answer: Callable[[Roster], None]) -> None:
-        damaged = application.replaces
-        status = self._host.status()
-        if damaged in status.conf.members() and len(set(status.conf.voters) - {damaged}) < CLEAN_COPIES:
-            answer(self._refused(application, f"fewer than {CLEAN_COPIES} other members vote"))
-            return
+    def _let_in(self, application: Application, answer: Callable[[Roster], None]) -> None:
+        replaced = self._host.machine.members.get(application.replaces)
 
-        def removed(outcome: MemberInfo | Fault) -> None:
+        def done(outcome: MemberInfo | Fault) -> None:
             if isinstance(outcome, Fault):
-                answer(self._refused(application, outcome.cause.decode("utf-8", "replace")))
-            else:
-                self._log.warning("damaged_member_removed", member=f"{damaged:x}", name=outcome.name)
-                self._add(application, answer)
+                waiting = self._waiting_member(application)
+                if waiting is not None:  # it asked twice, and the other request was first
+                    answer(self._roster(waiting))
+                else:
+                    answer(self._refused(application, self._explained(application, outcome)))
+                return
+            if replaced is not None:
+                self._log.warning("damaged_member_removed", member=f"{replaced.id:x}", name=replaced.name)
+            self._log.info("member_let_in", member=f"{outcome.id:x}", name=application.name)
+            answer(self._roster(outcome.id))
 
-        self._cluster.remove(damaged, removed)
-
-    def _add(self, application: Application, answer: Callable[[Roster], None]) -> None:
-        members = self._host.machine.members.values()
-        meant_to_vote = sum(member.promote or not member.learner for member in members)
-
-        def added(outcome: MemberInfo | Fault) -> None:
-            if isinstance(outcome, Fault):
-                answer(self._refused(application, self._explained(application, outcome)))
-            else:
-                self._log.info("member_let_in", member=f"{outcome.id:x}", name=application.name)
-                answer(self._roster(outcome.id))
-
-        self._cluster.add(checked(application.peer_urls), learner=meant_to_vote >= self._voters, done=added)
+        self._cluster.join(
+            checked(application.peer_urls),
+            voters=self._voters,
+            replaces=application.replaces,
+            done=done,
+        )
 
     def _explained(self, application: Application, fault: Fault) -> str:
         urls = set(application.peer_urls)
+        cause = fault.cause.decode("utf-8", "replace")
         for member in self._host.machine.members.values():
-            if urls & set(member.peer_urls):
+            if cause == PEER_URL_EXISTS and urls & set(member.peer_urls):
                 return (
                     f"member {member.id:x} ({member.name or 'not started'}) is reached at"
                     f" {', '.join(sorted(urls & set(member.peer_urls)))} already: if its data is lost, remove"
                     f" it first (netstorectl member rm {member.id:x})"
                 )
-        return fault.cause.decode("utf-8", "replace")
+        return cause
 
     def _refused(self, application: Application, why: str) -> Roster:
         self._log.warning(

@@ -166,6 +166,19 @@ class RefuseChange(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_
     why: str
 
 
+class JoinMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=18):
+    """A program is let in as a learner, and is to vote if fewer than `voters` members vote or are to vote
+    when this is applied: who asks at the same time is counted, too.
+
+    It takes the place of the member `replaces`, which leaves for ever in the same entry; 0 is nobody.
+    """
+
+    id: _Number
+    peer_urls: tuple[str, ...]
+    voters: _Number
+    replaces: _Number = 0
+
+
 Command: TypeAlias = (
     Set
     | Create
@@ -183,6 +196,7 @@ Command: TypeAlias = (
     | UpdateMember
     | PromoteMember
     | RefuseChange
+    | JoinMember
     | V3Command
 )
 

@@ -27,6 +27,7 @@ from netstore.state.commands import (
     Delete,
     Expire,
     InOrder,
+    JoinMember,
     PromoteMember,
     PublishMember,
     QuorumGet,
@@ -46,6 +47,7 @@ from netstore.state.member import (
     ID_REMOVED,
     PEER_URL_EXISTS,
     MemberInfo,
+    to_vote,
 )
 from netstore.state.mvcc import Mvcc
 from netstore.state.statistics import Statistics
@@ -128,6 +130,7 @@ class Machine:
             UpdateMember: self._update_member,
             PromoteMember: self._promote_member,
             RefuseChange: self._refuse_change,
+            JoinMember: self._join_member,
             Put: self._put,
             DeleteRange: self._delete_range,
             Range: self._range,
@@ -499,6 +502,19 @@ class Machine:
             "create", MemberInfo(id_, "", (), command.peer_urls, command.learner, command.promote)
         )
         return None
+
+    def _join_member(self, command: JoinMember) -> Outcome:
+        """The one place where it is decided whether who joins is to vote: here everything before it has
+        happened, on every member alike. Whom it replaces has left the configuration with this entry, and
+        leaves the list whatever becomes of the rest.
+        """
+        id_, replaced = NodeId(command.id), NodeId(command.replaces)
+        if id_ in self._members or id_ in self._removed:
+            return self._refusal(ID_EXISTS if id_ in self._members else ID_REMOVED)
+        if replaced in self._members:
+            self._remove_member(RemoveMember(replaced))
+        promote = to_vote(self._members.values()) < command.voters
+        return self._add_member(AddMember(id_, command.peer_urls, learner=True, promote=promote))
 
     def _remove_member(self, command: RemoveMember) -> Outcome:
         id_ = NodeId(command.id)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from netstore.types import NodeId  # noqa: TC001 - msgspec reads the annotations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 ID_EXISTS: Final = "membership: ID exists"
 ID_REMOVED: Final = "membership: ID removed"
@@ -18,6 +21,11 @@ TOO_MANY_VOTERS: Final = "membership: too many voting members in cluster"
 LEARNER_NOT_READY: Final = "etcdserver: can only promote a learner member which is in sync with leader"
 NOT_ENOUGH_STARTED: Final = "etcdserver: re-configuration failed due to not enough started members"
 UNHEALTHY: Final = "etcdserver: unhealthy cluster"
+
+
+def to_vote(members: Iterable[MemberInfo]) -> int:
+    """How many of these vote, or are to as soon as they have caught up."""
+    return sum(each.promote or not each.learner for each in members)
 
 
 class MemberInfo(msgspec.Struct, array_like=True, frozen=True):

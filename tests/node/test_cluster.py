@@ -443,3 +443,121 @@ def test_a_change_that_is_none_is_not_made() -> None:
         group.pass_time(1)
     assert voters(group[1]) == {1, 2, 3}
     assert group[1].lines.events.count("member_change_not_read") == 4
+
+
+# --- asked at once, through several
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_members_added_at_once_never_are_more_than_may_vote(room: int) -> None:
+    group = Group(MAX_VOTERS - room)
+    answers: Answers = []
+    for number, peer in enumerate(group.peers.values()):
+        peer.cluster.add((f"http://new{number}:1",), learner=False, done=answers.append)
+    group.pass_time(2)
+    refused = [refusal(answer) for answer in answers if isinstance(answer, Fault)]
+    assert refused == [member.TOO_MANY_VOTERS] * (len(group.peers) - room)
+    assert member.to_vote(group[1].machine.members.values()) == MAX_VOTERS
+
+
+def test_learners_added_at_once_never_are_more_than_may_learn() -> None:
+    group = Group(3)
+    for peer in group.peers.values():
+        peer.cluster._max_learners = 4
+    answers: Answers = []
+    for number in range(9):
+        through = group[1 + number % 3]
+        through.cluster.add((f"http://new{number}:1",), learner=number % 2 == 0, done=answers.append)
+    group.pass_time(2)
+    refused = [refusal(answer) for answer in answers if isinstance(answer, Fault)]
+    assert refused == [member.TOO_MANY_LEARNERS] * 5
+    assert len(group[1].conf.learners) == 4
+
+
+def test_an_url_asked_for_twice_at_once_is_given_once() -> None:
+    group = Group(3)
+    answers: Answers = []
+    for peer in group.peers.values():
+        peer.cluster.add(NEW, learner=False, done=answers.append)
+    group.pass_time(2)
+    refused = [refusal(answer) for answer in answers if isinstance(answer, Fault)]
+    assert refused == [member.PEER_URL_EXISTS] * 2
+    assert len(group[1].machine.members) == 4
+    assert len(group[1].conf.learners) == 1
+
+
+@pytest.mark.parametrize("first", ["add", "update"])
+def test_an_url_that_one_adds_and_another_moves_to_is_given_once(first: str) -> None:
+    group = Group(3)
+    answers: Answers = []
+    calls: dict[str, Callable[[], None]] = {
+        "add": partial(group[2].cluster.add, NEW, learner=True, done=answers.append),
+        "update": partial(group[3].cluster.update, NodeId(3), NEW, answers.append),
+    }
+    calls.pop(first)()
+    for call in calls.values():
+        call()
+    group.pass_time(2)
+    assert sorted(isinstance(answer, Fault) for answer in answers) == [False, True]
+    urls = [url for each in group[1].machine.members.values() for url in each.peer_urls]
+    assert urls.count(NEW[0]) == 1
+    assert set(group[1].conf.members()) == set(group[1].machine.members)
+
+
+def test_two_promoted_at_once_take_one_place() -> None:
+    group = Group(MAX_VOTERS - 1)
+    learners = [add(group, group[1], (f"http://l{number}:1",), learner=True) for number in range(2)]
+    for learner in learners:
+        group.start(learner.id)
+    group.pass_time(1)
+    answers: Answers = []
+    for through, learner in zip((2, 3), learners, strict=True):
+        group[through].cluster.promote(learner.id, answers.append)
+    group[4].cluster.add(NEW, learner=False, done=answers.append)
+    group.pass_time(2)
+    refused = [refusal(answer) for answer in answers if isinstance(answer, Fault)]
+    assert refused == [member.TOO_MANY_VOTERS] * 2
+    assert len(group[1].conf.voters) == MAX_VOTERS
+
+
+def test_one_promoted_twice_at_once_is_promoted_once() -> None:
+    group = Group(3)
+    learner = add(group, group[1], learner=True)
+    group.start(learner.id)
+    answers: Answers = []
+    for through in (1, 2, 3):
+        group[through].cluster.promote(learner.id, answers.append)
+    group.pass_time(2)
+    refused = [refusal(answer) for answer in answers if isinstance(answer, Fault)]
+    assert refused == [member.NOT_LEARNER] * 2
+    assert voters(group[1]) == {1, 2, 3, learner.id}
+
+
+@pytest.mark.parametrize("order", [("promote", "remove"), ("remove", "promote")])
+def test_one_that_is_promoted_and_removed_at_once_is_gone(order: tuple[str, str]) -> None:
+    group = Group(3)
+    learner = add(group, group[1])
+    group.start(learner.id)
+    answers: Answers = []
+    for through, what in zip((2, 3), order, strict=True):
+        getattr(group[through].cluster, what)(learner.id, answers.append)
+    group.pass_time(2)
+    assert set(group[1].conf.members()) == set(group[1].seen()) == {1, 2, 3}
+    assert learner.id in group[1].machine.removed
+    assert len(answers) == 2
+
+
+def test_a_voter_that_leaves_is_not_followed_by_a_learner_without_the_mark() -> None:
+    group = Group(3)
+    learner = add(group, group[1], learner=True)
+    group.start(learner.id)
+    asked(group, partial(group[1].cluster.remove, NodeId(3)))
+    del group.peers[NodeId(3)]
+    group.pass_time(5)
+    assert voters(group[1]) == {1, 2}
+    answers: Answers = []
+    group[2].cluster.join(("http://late:1",), voters=3, replaces=NodeId(0), done=answers.append)
+    group.pass_time(1)
+    [joined] = answers
+    assert isinstance(joined, MemberInfo)
+    assert joined.promote, "the next that joins takes the place"

@@ -8,12 +8,13 @@ import pytest
 
 from netstore.net.peerwire import Application, Roster
 from netstore.node.register import Register
+from netstore.state.member import MemberInfo, to_vote
 from netstore.types import NodeId
 from tests.support.group import TIME_LIMIT, Group
 from tests.support.member import CLUSTER
 
 if TYPE_CHECKING:
-    from netstore.state.member import MemberInfo
+    from netstore.errors import Fault
 
 URL = ("http://p9:1",)
 
@@ -34,6 +35,16 @@ class Desk:
             self.group.pass_time(TIME_LIMIT + 1)
         [roster] = answers
         return roster
+
+    def silence(self, *ids: int) -> None:
+        """These members are heard of no more, for longer than an election timeout."""
+        for id_ in ids:
+            self.group[id_].cut_off = True
+        self.group.pass_time(2)
+
+    def registers(self) -> list[Register]:
+        """One at every member."""
+        return [Register(peer.host, peer.cluster, 3, peer.lines) for peer in self.group.peers.values()]
 
     def member(self, id_: int) -> MemberInfo:
         return self.group[1].machine.members[NodeId(id_)]
@@ -85,7 +96,7 @@ def test_an_address_that_is_none_is_refused(urls: tuple[str, ...]) -> None:
 
 def test_a_damaged_member_is_removed_and_comes_back_as_another() -> None:
     desk = Desk(3)
-    desk.group[3].cut_off = True
+    desk.silence(3)
     roster = desk.ask(Application("m3", ("http://p3:1",), NodeId(3)))
     desk.group.pass_time(1)
     assert roster.refusal == ""
@@ -96,10 +107,11 @@ def test_a_damaged_member_is_removed_and_comes_back_as_another() -> None:
 
 def test_a_damaged_member_is_not_replaced_without_two_clean_copies() -> None:
     desk = Desk(2)
-    desk.group[2].cut_off = True
+    desk.group.tick(3)
+    desk.silence(2)
     roster = desk.ask(Application("m2", ("http://p2:1",), NodeId(2)))
     assert roster.you == 0
-    assert "fewer than 2 other members vote" in roster.refusal
+    assert desk.group[1].host.leader == 0, "alone it leads no more"
     assert set(desk.group[1].machine.members) == {1, 2}
 
 
@@ -122,7 +134,112 @@ def test_a_removed_member_does_not_come_back_by_its_damage() -> None:
 
 def test_a_replaced_member_that_ended_too_early_asks_again() -> None:
     desk = Desk(3)
-    desk.group[3].cut_off = True
+    desk.silence(3)
     first = desk.ask(Application("m3", ("http://p3:1",), NodeId(3)))
     again = desk.ask(Application("m3", ("http://p3:1",), NodeId(3)))
     assert (again.you, again.refusal) == (first.you, "")
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_member_that_answers_is_not_replaced_whoever_asks(at: int) -> None:
+    desk = Desk(3, at)
+    for healthy in (1, 2, 3):
+        url = f"http://p{healthy}:1"
+        roster = desk.ask(Application("new", (url,), NodeId(healthy)))
+        assert roster.you == 0
+        assert f"member {healthy:x} answers" in roster.refusal
+        assert f"netstorectl member rm {healthy:x}" in roster.refusal
+    assert set(desk.group[1].conf.voters) == set(desk.group[1].machine.members) == {1, 2, 3}
+
+
+def test_whom_the_cluster_does_not_know_nobody_replaces() -> None:
+    desk = Desk(3)
+    roster = desk.ask(Application("new", URL, NodeId(9)))
+    assert roster.you == 0
+    assert "no member 9" in roster.refusal
+
+
+def test_a_member_is_not_replaced_where_one_other_votes() -> None:
+    desk = Desk(1, voters=1)
+    learner = desk.ask(Application("new", URL)).you
+    desk.group.start(learner)
+    desk.silence(learner)
+    roster = desk.ask(Application("new", URL, learner))
+    assert roster.you == 0
+    assert "fewer than 2 other members vote" in roster.refusal
+    assert learner in desk.group[1].machine.members
+
+
+@pytest.mark.parametrize(("founders", "votes"), [(1, 3), (2, 3), (3, 3), (4, 4)])
+def test_of_eight_that_join_at_once_no_more_get_a_vote_than_were_wished(founders: int, votes: int) -> None:
+    """Each is let in by a member that does not know yet what the others do."""
+    desk = Desk(founders)
+    answers: list[Roster] = []
+    registers = desk.registers()
+    for number in range(8):
+        newcomer = Application(f"n{number}", (f"http://n{number}:1",))
+        registers[number % len(registers)].take(newcomer, answers.append)
+    desk.group.pass_time(2)
+    assert all(not answer.refusal for answer in answers)
+    assert len({answer.you for answer in answers}) == 8
+    members = desk.group[1].machine.members.values()
+    assert to_vote(members) == votes
+    for answer in reversed(answers):
+        desk.group.start(answer.you)
+        assert to_vote(desk.group[1].machine.members.values()) == votes
+    desk.group.pass_time(3)
+    assert len(desk.group.leader.conf.voters) == votes
+    assert len(desk.group.leader.conf.learners) == founders + 8 - votes
+
+
+def test_joiners_at_the_loss_of_the_leader_get_no_more_votes_than_were_wished() -> None:
+    """What the lost leader let in may count or not; the next one's state knows."""
+    desk = Desk(3)
+    desk.group[1].cluster.remove(NodeId(2), lambda _: None)
+    desk.group.settle()
+    desk.group.peers.pop(NodeId(2))
+    for number in (5, 6):
+        answer: list[MemberInfo | Fault] = []
+        desk.group[1].cluster.add((f"http://l{number}:1",), learner=False, done=answer.append)
+        desk.group.settle()
+        assert isinstance(answer[0], MemberInfo)
+        desk.group.start(answer[0].id)
+    desk.group.pass_time(1)
+    answers: list[Roster] = []
+    registers = desk.registers()
+    for number in range(8):
+        newcomer = Application(f"n{number}", (f"http://n{number}:1",))
+        registers[number % len(registers)].take(newcomer, answers.append)
+        if number == 4:
+            desk.group[1].host.turn()
+            desk.group[1].cut_off = True
+    desk.group.pass_time(4)
+    desk.group[1].cut_off = False
+    desk.group.pass_time(4)
+    assert len(answers) == 8
+    assert to_vote(desk.group.leader.machine.members.values()) == 4, "none of the eight: more than three do"
+
+
+def test_who_asks_twice_at_once_is_let_in_once() -> None:
+    desk = Desk(3)
+    answers: list[Roster] = []
+    for register in desk.registers():
+        register.take(Application("new", URL), answers.append)
+    desk.group.pass_time(1)
+    assert len({answer.you for answer in answers}) == 1
+    assert not any(answer.refusal for answer in answers)
+    assert len(desk.group[1].machine.members) == 4
+
+
+def test_one_is_replaced_while_others_join_and_votes_are_not_given_twice() -> None:
+    desk = Desk(3)
+    desk.silence(3)
+    answers: list[Roster] = []
+    for number in range(4):
+        desk.register.take(Application(f"n{number}", (f"http://n{number}:1",)), answers.append)
+    desk.register.take(Application("m3", ("http://p3:1",), NodeId(3)), answers.append)
+    desk.register.take(Application("late", ("http://late:1",)), answers.append)
+    desk.group.pass_time(2)
+    assert [answer.refusal for answer in answers] == [""] * 6
+    promoted = [answer.you for answer in answers if desk.member(answer.you).promote]
+    assert promoted == [answers[4].you], "the place became free with the one who took it"

@@ -50,6 +50,7 @@ def member_commands() -> st.SearchStrategy[Command]:
         st.builds(commands.PromoteMember, ids),
         st.builds(commands.RemoveMember, ids),
         st.builds(commands.RefuseChange, st.text(max_size=3)),
+        st.builds(commands.JoinMember, ids, some, st.integers(0, 4), st.integers(0, 4)),
     )
 
 

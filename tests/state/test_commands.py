@@ -97,6 +97,7 @@ FIRST_WRITTEN = [
     (commands.UpdateMember(1, ("p",)), "930e0191a170"),
     (commands.PromoteMember(1), "920f01"),
     (commands.RefuseChange("no"), "9210a26e6f"),
+    (commands.JoinMember(1, ("p",), 3, 2), "95120191a1700302"),
 ]
 
 

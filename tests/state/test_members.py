@@ -54,11 +54,15 @@ class Twin:
         match command:
             case commands.RefuseChange(why):
                 return why
-            case commands.AddMember(id_) | commands.PublishMember(id_) if id_ in self.removed:
+            case commands.AddMember(id_) | commands.PublishMember(id_) | commands.JoinMember(id_) if (
+                id_ in self.removed
+            ):
                 return member.ID_REMOVED
-            case commands.AddMember(id_) if id_ in self.members:
+            case commands.AddMember(id_) | commands.JoinMember(id_) if id_ in self.members:
                 return member.ID_EXISTS
             case commands.AddMember(id_, urls) if self.has(urls):
+                return member.PEER_URL_EXISTS
+            case commands.JoinMember(_, urls, _, replaced) if self.has(urls, but=replaced):
                 return member.PEER_URL_EXISTS
             case commands.PublishMember(id_, _, _, urls) if id_ not in self.members and self.has(urls):
                 return member.PEER_URL_EXISTS
@@ -73,8 +77,23 @@ class Twin:
     def has(self, urls: tuple[str, ...], but: int = 0) -> bool:
         return any(url in known.urls for id_, known in self.members.items() if id_ != but for url in urls)
 
+    def leave(self, command: Command) -> bool:
+        """Whoever is replaced leaves, also where nobody can take the place; whether somebody was."""
+        match command:
+            case commands.JoinMember(id_, _, _, replaced) if replaced in self.members and id_ not in (
+                *self.members,
+                *self.removed,
+            ):
+                del self.members[replaced]
+                self.removed.append(replaced)
+                return True
+        return False
+
     def take(self, command: Command) -> None:
         match command:
+            case commands.JoinMember(id_, urls, voters):
+                meant = [known for known in self.members.values() if known.promote or not known.learner]
+                self.members[id_] = Known("", urls, learner=True, promote=len(meant) < voters)
             case commands.AddMember(id_, urls, learner, promote):
                 self.members[id_] = Known("", urls, learner, promote)
             case commands.PublishMember(id_, name, _, urls):
@@ -93,7 +112,8 @@ class Twin:
 def test_members_change_as_the_slow_twin_says(entries: list[Command]) -> None:
     machine, twin = fresh(), Twin()
     for command in entries:
-        index, why = machine.tree.index, twin.objection(command)
+        index, why = int(machine.tree.index), twin.objection(command)
+        index += 2 * twin.leave(command)
         assert apply(machine, command) == why
         if why is None:
             twin.take(command)
@@ -130,6 +150,9 @@ def test_a_member_that_starts_again_stays_where_its_cluster_knows_it() -> None:
         (commands.RemoveMember(1), 2),
         (commands.AddMember(1, B), 0),
         (commands.RefuseChange("no"), 0),
+        (commands.JoinMember(2, B, 3), 1),
+        (commands.JoinMember(2, A, 3, replaces=1), 3),
+        (commands.JoinMember(2, A, 3), 0),
     ],
     ids=lambda value: str(value)[:20],
 )
