@@ -6,7 +6,7 @@ that first or uses `Subnet.around`, which drops them.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 _MASKS = tuple((0xFFFFFFFF << (32 - length)) & 0xFFFFFFFF for length in range(33))
 _OCTETS = {str(number): number for number in range(256)}
@@ -87,3 +87,21 @@ def parse_cidr(text: str) -> tuple[int, int]:
     if not slash or not (digits.isascii() and digits.isdigit()) or len(digits) > 2 or int(digits) > 32:
         raise ValueError(f"{text!r} is not an IPv4 network such as 10.1.0.0/16")
     return parse_ip(address), int(digits)
+
+
+RESERVED: Final = tuple(
+    (Subnet(parse_ip(base), length), what)
+    for base, length, what in (
+        ("0.0.0.0", 8, "addresses of no network (RFC 1122, 3.2.1.3)"),
+        ("127.0.0.0", 8, "loopback addresses (RFC 1122, 3.2.1.3)"),
+        ("169.254.0.0", 16, "link-local addresses (RFC 3927)"),
+        ("224.0.0.0", 4, "multicast addresses (RFC 5771)"),
+        ("240.0.0.0", 4, "reserved addresses (RFC 1112, 4)"),
+    )
+)
+"""Ranges that no route of a pod network may touch, and what they are."""
+
+
+def reserved(subnet: Subnet) -> str | None:
+    """What kind of addresses in the subnet are nobody's to route, or None."""
+    return next((what for each, what in RESERVED if each.overlaps(subnet)), None)

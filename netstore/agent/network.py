@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from netstore.agent.ipv4 import Subnet, parse_cidr, parse_ip, show_ip
+from netstore.agent.ipv4 import Subnet, parse_cidr, parse_ip, reserved, show_ip
 from netstore.errors import NetstoreError
 
 LONGEST_NETWORK: Final = 28
@@ -161,6 +161,10 @@ def _network(fields: dict[str, msgspec.Raw], remarks: list[str]) -> Subnet:
     except ValueError as error:
         raise NetworkError("Network", str(error), 'write an IPv4 range such as "10.1.0.0/16"') from None
     network = Subnet.around(address, length)
+    if (what := reserved(network)) is not None:
+        raise NetworkError(
+            "Network", f"{network} holds {what}", "choose a range of unicast addresses for pods"
+        )
     if length > LONGEST_NETWORK:
         raise NetworkError(
             "Network", f"/{length} is too small to divide", f"use a prefix of /{LONGEST_NETWORK} or shorter"

@@ -8,14 +8,11 @@ the way of the others.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from netstore.agent.ipv4 import Subnet, is_unicast, parse_ip, show_ip
-
-if TYPE_CHECKING:
-    from netstore.agent.network import Network
 
 LONGEST_LEASE: Final = 31
 """flannel reads the length into five bits: for it, a /32 key is no lease at all."""
@@ -121,14 +118,3 @@ def show_value(public_ip: int, backend_type: str, backend_data: bytes | None = N
     if backend_data is not None:
         fields["BackendData"] = msgspec.Raw(backend_data)
     return _encode(fields).decode()
-
-
-def objection(lease: Lease, network: Network, own: Subnet | None, own_ip: int) -> str | None:
-    """Why this node should make no route for the lease, or None. `own` is the node's own subnet."""
-    if not network.network.covers(lease.subnet):
-        return f"{lease.subnet} is not in the network {network.network}"
-    if own is not None and own.overlaps(lease.subnet):
-        return f"{lease.subnet} overlaps this node's own subnet {own}"
-    if lease.public_ip == own_ip:
-        return f"PublicIP {show_ip(own_ip)} is this node's own"
-    return None

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from netstore.agent.admission import conflicts, objection
 from netstore.agent.backend import REPAIR_INTERVAL
 from netstore.agent.journal import Roll
-from netstore.agent.record import objection
 from netstore.agent.site import revisit
 from netstore.errors import NetstoreError
 
@@ -134,10 +134,15 @@ class Router:
         host = self._site.at(own)
         peers: list[Lease] = []
         skipped = dict(self._mirror.skipped)
-        for name, lease in self._mirror.leases.items():
-            if name == name_of_own and self._tenant.tenure.held:
-                continue
-            reason = objection(lease, host.network, own, host.public_ip)
+        others = {
+            name: lease
+            for name, lease in self._mirror.leases.items()
+            if name != name_of_own or not self._tenant.tenure.held
+        }
+        refused = conflicts(others, host.network)
+        for name, lease in others.items():
+            reason = objection(lease, host.network, own, host.public_ip, self._site.ground)
+            reason = reason or refused.get(name)
             if reason is None:
                 peers.append(lease)
             else:

@@ -5,8 +5,11 @@ the host changes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import trio
+
+from netstore.agent.admission import Ground, ground
 from netstore.agent.backend import Backend, Host, Prepared, find
 from netstore.agent.interface import Wishes, choose
 from netstore.agent.ipv4 import parse_ip, show_ip
@@ -21,14 +24,21 @@ if TYPE_CHECKING:
     from netstore.ops.config import AgentConfig
 
 
+RESOLVE_SECONDS: Final = 5.0
+"""How long the names of the store may take to resolve."""
+
+
 @dataclass(slots=True)
 class Site:
-    """The node as the backend accepted it. Changes only in `revisit`."""
+    """The node as the backend accepted it, and what of it no lease may take over. Changes only in
+    `revisit`.
+    """
 
     network: Network
     backend: Backend
     host: Host
     prepared: Prepared
+    ground: Ground
 
     @property
     def lease_value(self) -> str:
@@ -56,7 +66,8 @@ async def survey(config: AgentConfig, kernel: Kernel, client: V2Client) -> Site:
         )
     backend = find(network)
     host = _host(config, choice, network)
-    return Site(network, backend, host, await backend.prepare(host))
+    prepared = await backend.prepare(host)
+    return Site(network, backend, host, prepared, await _ground(config, kernel, network))
 
 
 async def read_network(client: V2Client, prefix: str) -> Network:
@@ -76,12 +87,14 @@ async def read_network(client: V2Client, prefix: str) -> Network:
 
 
 async def revisit(site: Site, config: AgentConfig, kernel: Kernel) -> bool:
-    """Look at the interface again; True if it or its address is another one now.
+    """Look at the host again; True if the interface, its address, or what no lease may take over is another
+    now.
 
     The interface stays the one of the start, by its name, and the address as long as the interface has it: an
     agent that moved with every change of the default route would take the pods' routes along.
     NoInterfaceError while it is gone.
     """
+    former, site.ground = site.ground, await _ground(config, kernel, site.network)
     name, ip = site.host.link.name, site.host.address.ip
     links, addresses = await kernel.links(), await kernel.addresses()
     numbers = {link.number for link in links if link.name == name}
@@ -91,7 +104,7 @@ async def revisit(site: Site, config: AgentConfig, kernel: Kernel) -> bool:
     choice = choose(Wishes(names=(name,)), links, kept, (), None)
     host = _host(config, choice, site.network)
     if host == site.host:
-        return False
+        return site.ground != former
     site.prepared = await site.backend.prepare(host)
     site.host = host
     return True
@@ -107,6 +120,28 @@ async def _choose(config: AgentConfig, kernel: Kernel) -> Choice:
         await kernel.routes() if wishes == Wishes() else (),
         await kernel.route_to(reach) if reach is not None else None,
     )
+
+
+async def _ground(config: AgentConfig, kernel: Kernel, network: Network) -> Ground:
+    """What of the host no lease may take over. A name of the store that does not resolve is left out: then
+    nothing is asked of it either.
+    """
+    stores: set[int] = set()
+    with trio.move_on_after(RESOLVE_SECONDS):
+        for host in {url.host for url in config.endpoints}:
+            try:
+                stores.add(parse_ip(host))
+            except ValueError:
+                stores |= await _resolved(host)
+    return ground(network, await kernel.links(), await kernel.addresses(), await kernel.routes(), stores)
+
+
+async def _resolved(name: str) -> set[int]:
+    try:
+        found = await trio.socket.getaddrinfo(name, None, family=trio.socket.AF_INET)
+    except OSError:
+        return set()
+    return {parse_ip(str(address[0])) for *_, address in found}
 
 
 def _host(config: AgentConfig, choice: Choice, network: Network) -> Host:

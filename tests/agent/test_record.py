@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.agent.ipv4 import Subnet, parse_ip
-from netstore.agent.network import parse_network
-from netstore.agent.record import Lease, Skipped, objection, parse, parse_key, show_value
+from netstore.agent.record import Lease, Skipped, parse, parse_key, show_value
 
 KEY = "/coreos.com/network/subnets/10.23.79.0-24"
 SUBNET = Subnet(parse_ip("10.23.79.0"), 24)
@@ -109,18 +108,3 @@ def test_the_value_has_flannels_form() -> None:
         show_value(NODE, "vxlan", b'{"VtepMAC":"a"}')
         == '{"PublicIP":"192.168.77.12","BackendType":"vxlan","BackendData":{"VtepMAC":"a"}}'
     )
-
-
-def test_objections() -> None:
-    network = parse_network(b'{"Network":"10.23.0.0/16","Backend":{"Type":"host-gw"}}')
-    own, own_ip = Subnet(parse_ip("10.23.5.0"), 24), parse_ip("192.168.77.11")
-
-    def told(base: str, length: int, ip: str = "192.168.77.12") -> str | None:
-        return objection(Lease(Subnet(parse_ip(base), length), parse_ip(ip)), network, own, own_ip)
-
-    assert told("10.23.6.0", 24) is None
-    assert "not in the network" in str(told("10.24.6.0", 24))
-    assert "not in the network" in str(told("10.0.0.0", 8))
-    assert "own subnet" in str(told("10.23.5.128", 25))
-    assert "own subnet" in str(told("10.23.4.0", 23))
-    assert "this node's own" in str(told("10.23.6.0", 24, "192.168.77.11"))

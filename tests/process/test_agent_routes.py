@@ -194,6 +194,36 @@ def test_a_lease_inside_the_own_subnet_is_skipped(scene: Stage) -> None:
     assert agent.node.agent_routes() == {}
 
 
+def test_a_lease_over_another_network_of_the_node_is_skipped(scene: Stage) -> None:
+    node = scene.wire.members[0]
+    node.ip("link", "add", "lan2", "type", "veth", "peer", "name", "lan2-far")
+    node.ip("link", "set", "lan2-far", "up")
+    node.ip("link", "set", "lan2", "up")
+    node.ip("address", "add", "10.23.77.5/24", "dev", "lan2")
+    agent = scene.agent()
+    agent.subnet()
+    for name in ("10.23.77.0-25", "10.23.77.128-25"):
+        scene.keys.lease_of(name, "192.168.77.12")
+        assert "of lan2" in agent.told("lease_skipped", name=name)["reason"]
+    assert agent.node.agent_routes() == {}
+    # A network that appears later takes a route away again.
+    scene.keys.lease_of("10.23.88.0-24", "192.168.77.12")
+    routed(agent, "10.23.88.0/24", "192.168.77.12")
+    node.ip("address", "add", "10.23.88.9/28", "dev", "lan2")
+    until(lambda: not agent.node.agent_routes(), "the route over lan2's new network is gone")
+
+
+def test_of_two_leases_that_overlap_the_fitting_one_is_routed(scene: Stage) -> None:
+    agent = scene.agent()
+    agent.subnet()
+    scene.keys.lease_of("10.23.200.0-25", "192.168.77.13")
+    routed(agent, "10.23.200.0/25", "192.168.77.13")
+    scene.keys.lease_of("10.23.200.0-24", "192.168.77.12")
+    routed(agent, "10.23.200.0/24", "192.168.77.12")
+    assert "overlaps" in agent.told("lease_skipped", name="10.23.200.0-25")["reason"]
+    until(lambda: list(agent.node.agent_routes()) == ["10.23.200.0/24"], "the more specific route is gone")
+
+
 def test_a_lease_of_another_backend_is_named(scene: Stage) -> None:
     agent = scene.agent()
     agent.subnet()

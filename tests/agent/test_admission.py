@@ -1,0 +1,141 @@
+"""Which leases are refused, and that what is admitted leaves the node's own traffic alone."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.agent.admission import conflicts, ground, objection
+from netstore.agent.ipv4 import Subnet, parse_ip, reserved
+from netstore.agent.kernel import Address, Link
+from netstore.agent.network import parse_network
+from netstore.agent.record import Lease
+from netstore.agent.routeplan import KernelRoute
+
+NETWORK = parse_network(b'{"Network":"10.0.0.0/9","SubnetLen":24,"Backend":{"Type":"host-gw"}}')
+OWN = Subnet(parse_ip("10.23.5.0"), 24)
+OWN_IP = parse_ip("192.168.77.11")
+LINKS = [Link(2, "eth0", 1500, up=True), Link(3, "lan2", 1500, up=True)]
+ADDRESSES = [
+    Address(2, OWN_IP, 24),
+    Address(3, parse_ip("10.77.0.5"), 24),
+    Address(3, parse_ip("10.99.0.1"), 32),
+]
+ROUTES = [
+    KernelRoute(Subnet(0, 0), parse_ip("192.168.77.1"), 2, protocol=3),
+    KernelRoute(Subnet(parse_ip("172.16.0.0"), 12), parse_ip("10.50.0.1"), 3, protocol=4),
+    KernelRoute(Subnet(parse_ip("10.60.0.0"), 24), parse_ip("10.61.0.1"), 2),
+]
+GROUND = ground(NETWORK, LINKS, ADDRESSES, ROUTES, [parse_ip("10.70.0.9")])
+
+
+def lease(cidr: str, ip: str = "192.168.77.12") -> Lease:
+    base, _, length = cidr.partition("/")
+    return Lease(Subnet(parse_ip(base), int(length)), parse_ip(ip))
+
+
+def told(cidr: str, ip: str = "192.168.77.12") -> str:
+    return objection(lease(cidr, ip), NETWORK, OWN, OWN_IP, GROUND) or ""
+
+
+def test_a_usual_lease_is_admitted() -> None:
+    assert told("10.23.6.0/24") == ""
+
+
+def test_a_lease_of_an_earlier_subnet_len_is_admitted() -> None:
+    assert told("10.24.6.0/25") == ""
+    assert told("10.30.0.0/16") == ""
+
+
+def test_what_is_not_in_the_network_or_is_the_nodes_own_is_refused() -> None:
+    assert "not in the network" in told("10.200.6.0/24")
+    assert "not in the network" in told("0.0.0.0/0")
+    assert "not in the network" in told("10.0.0.0/8")
+    assert "own subnet" in told("10.23.5.128/25")
+    assert "own subnet" in told("10.23.4.0/23")
+    assert "this node's own" in told("10.23.6.0/24", "192.168.77.11")
+    assert "this node's own" in told("10.23.6.0/24", "10.77.0.5")
+
+
+def test_a_lease_over_a_network_of_the_node_is_refused() -> None:
+    assert "overlaps the network 10.77.0.0/24 of lan2" in told("10.77.0.0/24")
+    assert "overlaps the network 10.77.0.0/24 of lan2" in told("10.77.0.128/25")
+    assert "10.99.0.1/32 of lan2" in told("10.99.0.0/24")
+
+
+def test_a_lease_over_what_the_node_depends_on_is_refused() -> None:
+    assert "10.70.0.9" in told("10.70.0.0/24")
+    assert "store" in told("10.70.0.8/31")
+    assert "next hop 10.50.0.1 of the route to 172.16.0.0/12" in told("10.50.0.0/24")
+    assert told("10.61.0.0/24") == "", "a next hop of the agent's own routes is no place to protect"
+
+
+def test_a_next_hop_that_no_host_has_is_refused() -> None:
+    assert "not a host's" in told("10.23.6.0/24", "192.168.77.255")
+    assert "not a host's" in told("10.23.6.0/24", "192.168.77.0")
+
+
+def test_a_lease_as_large_as_many_nodes_is_refused() -> None:
+    assert "far larger" in told("10.32.0.0/11")
+    assert "far larger" in told("10.30.0.0/15")
+
+
+def test_a_network_that_holds_the_pod_network_is_not_counted() -> None:
+    wide = ground(NETWORK, LINKS, [Address(2, parse_ip("10.200.0.5"), 8)], (), ())
+    assert objection(lease("10.23.6.0/24"), NETWORK, OWN, parse_ip("10.200.0.5"), wide) is None
+
+
+def test_reserved_ranges_are_refused_whatever_the_network_is() -> None:
+    everything = type(NETWORK)(Subnet(0, 0), 24, 0, 2**32 - 256, "host-gw", b"{}")
+    for base, length in (("127.1.0.0", 24), ("224.1.1.0", 24), ("0.1.2.0", 24), ("169.254.3.0", 24)):
+        subnet = Subnet(parse_ip(base), length)
+        assert "addresses" in str(reserved(subnet))
+        assert objection(Lease(subnet, OWN_IP + 1), everything, OWN, OWN_IP, GROUND) is not None
+
+
+def test_of_two_that_overlap_the_one_that_fits_the_network_is_taken() -> None:
+    found = conflicts(
+        {
+            "fits": lease("10.5.5.0/24"),
+            "more specific": lease("10.5.5.0/25"),
+            "larger": lease("10.5.0.0/16"),
+            "apart": lease("10.6.5.0/24"),
+        },
+        NETWORK,
+    )
+    assert found == {
+        "more specific": "10.5.5.0/25 overlaps the lease larger",
+        "larger": "10.5.0.0/16 overlaps the lease fits",
+    }
+
+
+def test_of_two_that_do_not_fit_none_is_taken_and_of_two_names_for_one_subnet_the_first() -> None:
+    assert set(conflicts({"a": lease("10.5.0.0/22"), "b": lease("10.5.1.0/25")}, NETWORK)) == {"a", "b"}
+    assert set(conflicts({"a": lease("10.5.1.0/24"), "a&fd00::-64": lease("10.5.1.0/24")}, NETWORK)) == {
+        "a&fd00::-64"
+    }
+
+
+def test_a_node_whose_address_is_in_the_network_is_refused() -> None:
+    assert "where no node is" in told("10.23.6.0/24", "10.5.5.7")
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**9 - 1), st.integers(22, 27)), max_size=12, unique=True))
+def test_what_is_admitted_never_overlaps(drawn: list[tuple[int, int]]) -> None:
+    base = parse_ip("10.5.0.0")
+    leases = {
+        f"{number}": Lease(Subnet.around(base + place * 8, length), OWN_IP + 1)
+        for number, (place, length) in enumerate(drawn)
+    }
+    refused = conflicts(leases, NETWORK)
+    admitted = [each for name, each in leases.items() if name not in refused]
+    for one, other in combinations(admitted, 2):
+        assert not one.subnet.overlaps(other.subnet)
+    for name, each in leases.items():
+        others = [other for key, other in leases.items() if key != name]
+        if not any(each.subnet.overlaps(other.subnet) for other in others):
+            assert name not in refused
+        if NETWORK.fits(each.subnet) and not any(other.subnet == each.subnet for other in others):
+            assert name not in refused
