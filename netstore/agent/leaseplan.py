@@ -104,9 +104,16 @@ Action = Create | Overwrite | Discard | Choose | Look | Rest
 
 
 def choose(
-    entries: Iterable[Entry], own_ip: int, network: Network, remembered: Subnet | None, entropy: Entropy
+    entries: Iterable[Entry],
+    own_ip: int,
+    network: Network,
+    remembered: Subnet | None,
+    entropy: Entropy,
+    *,
+    avoid: Iterable[Subnet] = (),
 ) -> Create | Overwrite | Discard | Full:
-    """Which subnet to ask for, given all leases. `remembered` is the subnet this node had last.
+    """Which subnet to ask for, given all leases. `remembered` is the subnet this node had last; a new one
+    overlaps nothing in `avoid`.
 
     Among several leases of mine the remembered one wins, then the lowest. None of mine fits: the lowest is
     discarded, and the caller asks again.
@@ -125,7 +132,7 @@ def choose(
         and not any(remembered.overlaps(subnet) for subnet in taken)
     ):
         return Create(remembered)
-    free = free_subnets(network, taken)
+    free = free_subnets(network, [*taken, *avoid])
     return Create(free[entropy.below(len(free))]) if free else Full(len(taken))
 
 

@@ -173,6 +173,7 @@ class Agent:
             journal=self.journal,
             entropy=self._chance,
             settle=self._settle,
+            avoid=lambda: [subnet for subnet, _ in site.ground.networks],
         )
         ranges = {site.network.network, former_network or site.network.network}
         keeper = Keeper(self._kernel, ranges, site.host.link, self._kernel_changed)

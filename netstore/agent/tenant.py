@@ -14,7 +14,7 @@ from netstore.agent.record import Lease, parse
 from netstore.client.v2 import COMPARE_FAILED, KEY_EXISTS, KEY_NOT_FOUND, ClientError, V2Error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from netstore.agent.ipv4 import Subnet
     from netstore.agent.journal import Journal
@@ -35,7 +35,9 @@ RACES: Final = 10
 
 
 class Tenant:
-    """The lease of one node. `settle` is told each subnet that is held; it returns False to be told again."""
+    """The lease of one node. `settle` is told each subnet that is held; it returns False to be told again.
+    `avoid` gives the networks of this host, which no new subnet may overlap.
+    """
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class Tenant:
         journal: Journal,
         entropy: Entropy,
         settle: Callable[[Subnet], Awaitable[bool]],
+        avoid: Callable[[], Iterable[Subnet]] = tuple,
     ) -> None:
         self.tenure = tenure
         self.subnet: Subnet | None = None
@@ -57,6 +60,7 @@ class Tenant:
         self._journal = journal
         self._entropy = entropy
         self._settle = settle
+        self._avoid = avoid
         self._wake = trio.Event()
         self._era = mirror.era
         self._races = 0
@@ -138,7 +142,9 @@ class Tenant:
             for name, lease in self._mirror.leases.items()
             if (seen := self._mirror.entries.get(name)) is not None
         ]
-        action = choose(entries, self.tenure.own_ip, self._network, remembered, self._entropy)
+        action = choose(
+            entries, self.tenure.own_ip, self._network, remembered, self._entropy, avoid=self._avoid()
+        )
         if isinstance(action, Full):
             self._journal.problem(
                 "lease",

@@ -368,3 +368,15 @@ def test_a_lost_race_for_the_old_subnet_means_choosing_again() -> None:
     one.missing(6, 1010.0)
     one.refused(1010.0)
     assert one.next(1010.0) == Choose()
+
+
+def test_a_new_subnet_avoids_the_networks_of_the_host() -> None:
+    everything_below = Subnet(NETWORK.network.base, NETWORK.subnet_len - 1)
+    first = choose([], ME, NETWORK, None, Lowest())
+    assert isinstance(first, Create)
+    avoided = choose([], ME, NETWORK, None, Lowest(), avoid=[first.subnet, everything_below])
+    assert isinstance(avoided, Create)
+    assert not avoided.subnet.overlaps(first.subnet)
+    assert choose([], ME, NETWORK, first.subnet, Lowest(), avoid=[first.subnet]) == first, (
+        "the bridge of its pods"
+    )
