@@ -54,7 +54,12 @@ class Call(Protocol):
 
     Answer a unary call once: `reply`, or `finish` with a status that is not `OK`. Answer a stream with any
     number of `send` and one `finish`. When the call is over (answered, cancelled, its connection gone) all
-    three do nothing, so that whoever answers late need not ask.
+    do nothing, so that whoever answers late need not ask.
+
+    One large message can be given piece by piece as the socket drains, so that it never exists whole:
+    `begin_reply` with its length, then `push` while `backlog` is small and `on_drained` while it is not, then
+    `end_reply`. `on_cancelled` says when nobody waits for the rest any more; `finish` with another status
+    gives the message up half-way.
     """
 
     @property
@@ -91,6 +96,19 @@ class Call(Protocol):
     def reply(self, message: bytes) -> None:
         """Answer a unary call: status `OK` and this message, in one write."""
 
+    def begin_reply(self, size: int) -> None:
+        """Begin the one message of a unary call, which will be `size` bytes long (at most 2^32-1)."""
+
+    def push(self, data: bytes | memoryview) -> None:
+        """Send the next piece of the message that was begun. Never refused: look at `backlog`. The bytes are
+        not copied before they are framed, so they must not change.
+
+        ValueError when the pieces are longer than the message was said to be.
+        """
+
+    def end_reply(self) -> None:
+        """The message is complete: end the call with `OK`. ValueError when pieces are missing."""
+
     def send(self, message: bytes) -> None:
         """Send one message of a stream. It is never refused: look at `backlog` before sending more."""
 
@@ -98,7 +116,9 @@ class Call(Protocol):
         """End the call with this status; a text goes along as `grpc-message`."""
 
     def on_drained(self, call: Callable[[], None]) -> None:
-        """Call once when `backlog` has fallen to `LOW_WATER` or less; at once where it already has."""
+        """Call once when `backlog` has fallen to `LOW_WATER` or less; at once where it already has, so that
+        whoever stops at a backlog must stop at a larger one.
+        """
 
     def on_cancelled(self, call: Callable[[], None]) -> None:
         """Call once if the call ends before it is answered: the client cancelled it or hung up, its deadline
@@ -380,6 +400,7 @@ class GrpcCall(Stream):
         "_drained",
         "_failure",
         "_need",
+        "_owed",
         "deadline",
         "head",
         "server",
@@ -391,6 +412,7 @@ class GrpcCall(Stream):
         self.head = head
         self.deadline: float | None = None
         self._begun = False
+        self._owed = 0
         self._buffer: bytearray | None = None
         self._need = 0
         self._failure: tuple[int, str] | None = None
@@ -447,6 +469,37 @@ class GrpcCall(Stream):
         if self.deadline is not None:
             self.server.settle(self)
         connection.close(self)
+
+    def begin_reply(self, size: int) -> None:
+        """See `Call.begin_reply`."""
+        if not self.open:
+            return
+        if self._begun:
+            raise ValueError("this call has been answered in part already")
+        if not 0 <= size < 1 << 32:
+            raise ValueError(f"a message of {size} bytes has no length in gRPC: at most 2^32-1")
+        self._begun = True
+        self._owed = size
+        self.put_head(_OPENING)
+        self.put_data(_PREFIX.pack(0, size), b"")
+
+    def push(self, data: bytes | memoryview) -> None:
+        """See `Call.push`."""
+        if not self.open:
+            return
+        size = len(data)
+        if size > self._owed:
+            raise ValueError(f"{size} bytes more of a message that lacks {self._owed}")
+        self._owed -= size
+        self.put_data(b"", data)
+
+    def end_reply(self) -> None:
+        """See `Call.end_reply`."""
+        if not self.open:
+            return
+        if self._owed:
+            raise ValueError(f"a message ends that lacks {self._owed} bytes")
+        self.finish()
 
     def send(self, message: bytes) -> None:
         """See `Call.send`."""

@@ -395,7 +395,7 @@ class Stream:
         """Send a header block; the body follows."""
         self.connection.put_block(self.number, block, 0)
 
-    def put_data(self, prefix: bytes, data: bytes) -> None:
+    def put_data(self, prefix: bytes, data: bytes | memoryview) -> None:
         """Send a piece of the body: `prefix` and `data`, which are apart so that many streams can share the
         data. Never refused: the backlog grows instead.
         """
@@ -415,8 +415,10 @@ class Stream:
         elif size:
             if self._queue is None:
                 self._queue = deque()
-            self._queue.append(prefix)
-            self._queue.append(data)
+            if prefix:
+                self._queue.append(prefix)
+            if data:
+                self._queue.append(data)
             self.queued += size
             connection.enqueue(self, size)
 

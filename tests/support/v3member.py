@@ -46,6 +46,8 @@ class FakeCall:
         self.status: int | None = None
         self.text = ""
         self._drained: Callable[[], None] | None = None
+        self._pieces: list[bytes] = []
+        self._owed = 0
 
     @property
     def open(self) -> bool:
@@ -57,6 +59,17 @@ class FakeCall:
     def reply(self, message: bytes) -> None:
         self.send(message)
         self.finish()
+
+    def begin_reply(self, size: int) -> None:
+        self._pieces, self._owed = [], size
+
+    def push(self, data: bytes | memoryview) -> None:
+        self._owed -= len(data)
+        self._pieces.append(bytes(data))
+
+    def end_reply(self) -> None:
+        assert self._owed == 0, "a message is as long as it was said to be"
+        self.reply(b"".join(self._pieces))
 
     def send(self, message: bytes) -> None:
         if self.open:
