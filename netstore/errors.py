@@ -102,6 +102,7 @@ STOPPED: Final = "etcdserver: server stopped"
 CANCELLED: Final = "etcdserver: request cancelled"
 NO_SPACE: Final = "etcdserver: no space left on device"
 TOO_MANY: Final = "etcdserver: too many requests"
+FAILED: Final = "etcdserver: the answer could not be made"
 
 GRPC_CODES: Final[dict[bytes, int]] = {
     EMPTY_KEY: INVALID_ARGUMENT,
@@ -122,6 +123,7 @@ GRPC_CODES: Final[dict[bytes, int]] = {
     TIMED_OUT.encode(): UNAVAILABLE,
     TIMED_OUT_LEADER.encode(): UNAVAILABLE,
     STOPPED.encode(): UNAVAILABLE,
+    FAILED.encode(): INTERNAL,
     TOO_MANY.encode(): RESOURCE_EXHAUSTED,
     NO_SPACE.encode(): RESOURCE_EXHAUSTED,
 }
@@ -143,6 +145,11 @@ def no_space() -> Fault:
     return Fault(300, NO_SPACE.encode())
 
 
+def failed() -> Fault:
+    """This member failed to make the answer: its log has the reason. The request may have taken effect."""
+    return Fault(300, FAILED.encode(), outcome_known=False)
+
+
 def too_many() -> Fault:
     """The bound on waiting proposals is reached; the request was not proposed."""
     return Fault(300, TOO_MANY.encode())
@@ -159,6 +166,13 @@ class NetstoreError(Exception):
 
 class Hopeless(NetstoreError):  # noqa: N818 - named for what trying again is
     """The program would end the same way if it were started again; it ends with an exit code that says so."""
+
+
+class MustStop(Exception):  # noqa: N818 - named for what follows
+    """Marks what a member must not survive, whoever's request it was met in: what it holds proves nothing any
+    more. A subclass of it passes every guard (`netstore.guard`); anything else that is raised on behalf of a
+    client or peer is theirs alone.
+    """
 
 
 class CorruptData(NetstoreError):  # noqa: N818 - named for what was found

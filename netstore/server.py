@@ -21,6 +21,7 @@ import signal
 import socket
 import time
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -41,6 +42,7 @@ from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
 from netstore.disk.wal import Wal
 from netstore.errors import CorruptData, Fault, NetstoreError
+from netstore.guard import guarded
 from netstore.net.call import CallFailed
 from netstore.net.front import ALPN, Front
 from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
@@ -520,6 +522,7 @@ class _Daemon:
             catch_up_entries=min(CATCH_UP_ENTRIES, config.snapshot_count),
         )
         store.failed = host.engine_failed
+        self.deadlines.failed = host.request_failed
         self.cluster = Cluster(host, log=get_logger("cluster"))
         self.register = Register(host, self.cluster, config.voters, get_logger("register"))
         self.lessor = Lessor(host, config.election_timeout / 1000)
@@ -572,12 +575,15 @@ class _Daemon:
             watches=self.host.watches,
             lessor=self.lessor,
             members=self.cluster,
-            copies=Backups(self.folder.state_dir, store.engine, self.reactor.call_soon, get_logger("backup")),
+            copies=Backups(self.folder.state_dir, store.engine, self._call_for_client, get_logger("backup")),
             sizes=store.engine.sizes,
             after=self.deadlines.after,
             below=secrets.randbelow,
             log=get_logger("v3"),
         )
+
+    def _call_for_client(self, call: Callable[[], object]) -> None:
+        self.reactor.call_soon(partial(guarded, self.host.request_failed, call))
 
     def _answer_who(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
         self.register.take(application, answer)

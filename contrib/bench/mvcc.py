@@ -100,6 +100,9 @@ class _Nowhere:
         """One more."""
         self.responses += 1
 
+    def broken(self) -> None:
+        """Never: nothing is made here that could fail."""
+
 
 def main() -> None:
     """Measure and print."""

@@ -12,6 +12,7 @@ from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from netstore.guard import guarded
 from netstore.net import http2
 from netstore.net.hpackcache import literal, status_field
 from netstore.net.http2 import FORGIVEN, HELD_LIMIT, Stream
@@ -563,10 +564,7 @@ class GrpcCall(Stream):
 
     def _guard(self, call: Callable[[], None]) -> None:
         """The edge of a call: a fault of its service ends this call only."""
-        try:
-            call()
-        except Exception as fault:  # noqa: BLE001 - logged, and told to the client
-            self._failed(fault)
+        guarded(self._failed, call)
 
     def _failed(self, fault: Exception) -> None:
         """The service raised: whoever waits for the end of this call is told that it came, on both sides."""
@@ -676,10 +674,7 @@ class UnaryCall(GrpcCall):
             self.finish(*self._failure)
         elif handler is not None:
             message, self._message = self._message or b"", None
-            try:
-                handler(self, message)
-            except Exception as fault:  # noqa: BLE001 - logged, and told to the client
-                self._failed(fault)
+            guarded(self._failed, handler, self, message)
 
 
 class StreamCall(GrpcCall):

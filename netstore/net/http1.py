@@ -160,6 +160,8 @@ class Http1Exchange:
 
     def respond(self, status: int, fields: bytes, body: bytes = b"") -> None:
         """Answer in one piece; see `Exchange.respond`."""
+        if self._done:  # who failed half-way is asked to say so, and may have answered already
+            return
         request = self.request
         line = _STATUS_11[status] if request.version == b"1.1" else _STATUS_10[status]
         closing = b""

@@ -18,6 +18,7 @@ from contextlib import suppress
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from netstore.errors import MustStop
 from netstore.net.hpackcache import BadBlock, HeaderBlocks, LargeList, kept_size
 
 if TYPE_CHECKING:
@@ -299,6 +300,8 @@ class Http2Server:
             head = Head(fields)
             try:
                 head.route = self.application.route(head)
+            except MustStop:
+                raise
             except Exception as fault:
                 self.failed(head, fault)
                 raise StreamFault(INTERNAL_ERROR, "the request could not be routed") from fault
@@ -626,6 +629,8 @@ class Http2Connection:
             stream = ready.popleft()
             try:
                 stream.hand_over()
+            except MustStop:
+                raise
             except Exception as fault:  # noqa: BLE001 - told, and the stream ends
                 self._broken(stream, fault)
         if self._taken >= CONNECTION_WINDOW // 2 and not ready and self.reading:
@@ -847,6 +852,8 @@ class Http2Connection:
         if stream.open:
             try:
                 stream.take(data, start, stop, ended)
+            except MustStop:
+                raise
             except Exception as fault:  # noqa: BLE001 - told, and the stream ends
                 self._broken(stream, fault)
         if not ended and stream.allowed < STREAM_WINDOW // 2 and stream.open:
@@ -897,6 +904,8 @@ class Http2Connection:
         else:
             try:
                 stream = self.server.application.open(self, number, head, timeout)
+            except MustStop:
+                raise
             except Exception as fault:  # noqa: BLE001 - told, and there is no stream
                 self.output.write(frame(RST_STREAM, 0, number, _NUMBER.pack(INTERNAL_ERROR)))
                 self._remember(number, _RESET_BY_US)
@@ -914,6 +923,8 @@ class Http2Connection:
         if stream.open:
             try:
                 stream.take(b"", 0, 0, END_STREAM)
+            except MustStop:
+                raise
             except Exception as fault:  # noqa: BLE001 - told, and the stream ends
                 self._broken(stream, fault)
 
@@ -1142,6 +1153,8 @@ class Http2Connection:
         """The edge of a stream: what it raises ends this stream, and whoever is called after it is called."""
         try:
             call()
+        except MustStop:
+            raise
         except Exception as fault:  # noqa: BLE001 - told, and the stream ends
             self._broken(stream, fault)
 

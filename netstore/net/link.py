@@ -97,7 +97,7 @@ class Link:
 
     def start(self) -> None:
         """Begin to read; the party hears `opened` as soon as it may write, at once where there is no TLS."""
-        self._reactor.attend(self._fd, _IN, self._ready)
+        self._reactor.attend(self._fd, _IN, self._ready, self._failed)
         if self._tunnel is None:
             self._party.opened()
         else:
@@ -128,6 +128,10 @@ class Link:
         self._waiting.clear()
         self.unsent = 0
         self._party.gone(reason)
+
+    def _failed(self, fault: Exception) -> None:
+        """What its party does with what came raised this: the other side is not listened to any more."""
+        self.cut(f"fault in what it sent, or in taking it: {fault!r}")
 
     def _ready(self, mask: int) -> None:
         if mask & _OUT:

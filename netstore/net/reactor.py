@@ -11,13 +11,13 @@ done, the client sends its next request. Only when nothing comes for a milliseco
 passed, do Trio's other tasks get their turn; a way through Trio costs 100 us of processor for each.
 
 Invariants: a socket is in the epoll set exactly while its connection is open; nothing here blocks for longer
-than that millisecond, and that only while nothing is ready; a fault in one connection closes that connection
-only; what a connection may hold (unsent bytes, unanswered requests, time without progress) is bounded.
+than that millisecond, and that only while nothing is ready; whatever is raised by what is done for a
+connection closes that connection only (`Reactor._serve`), unless the member must stop; what a connection may
+hold (unsent bytes, unanswered requests, time without progress) is bounded.
 """
 
 from __future__ import annotations
 
-import errno
 import select
 import socket
 from collections import deque
@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
+from netstore.guard import guarded
+from netstore.net.accept import CannotAccept, accept
 from netstore.net.http1 import HIGH_WATER
 from netstore.net.tls import TlsFailed, Tunnel
 
@@ -65,7 +67,6 @@ _PLAIN_HTTP: Final = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
     b"Client sent an HTTP request to an HTTPS server.\n"
 )
-_OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Session(Protocol):
@@ -226,6 +227,10 @@ class Connection:
         self._drained = 0
         self._mask = _IN
 
+    def begin(self) -> None:
+        """It can carry a session now."""
+        self.session = self._reactor.session(self)
+
     @property
     def open(self) -> bool:
         """The socket has not been closed."""
@@ -280,7 +285,7 @@ class Connection:
         self._unsent.clear()
         self._sealed = None
         self._unsent_size = 0
-        self.session.gone()
+        guarded(self._reactor.failed, self.session.gone)
 
     def abandon(self, reason: str) -> None:
         """The TLS handshake came to nothing."""
@@ -298,10 +303,16 @@ class Connection:
             self.cut()
 
     def flush(self) -> None:
-        """Send what was written since the last flush."""
+        """Send what was written since the last flush, then go on with what had to wait for that."""
         self._dirty = False
         if self.fd >= 0 and not self._mask & _OUT:
             self._send()
+        self.resume()
+
+    def sweep(self, now: float, limit: float) -> None:
+        """Once a second: look at the time. A peer that stalled for longer than the limit is given up."""
+        if self.fd >= 0 and self.stalled(now, limit):
+            self.give_up()
 
     def stalled(self, now: float, limit: float) -> bool:
         """The peer owes us something (the rest of a request, reading an answer, a close) for longer than the
@@ -372,7 +383,7 @@ class Connection:
             return b""
         self._seal(tunnel.outbound())
         if tunnel.open and not shaken:
-            self.session = self._reactor.session(self)
+            self.begin()
         return plain
 
     def _seal(self, data: bytes) -> None:
@@ -489,7 +500,7 @@ class Reactor:
         self._epoll = select.epoll()
         self._listeners: dict[int, tuple[socket.socket, Credentials | None]] = {}
         self._connections: dict[int, Connection] = {}
-        self._attended: dict[int, Callable[[int], None]] = {}
+        self._attended: dict[int, tuple[Callable[[int], None], Callable[[Exception], None]]] = {}
         self._accepting = True
         self._closed = False
         self._unsettled = 0
@@ -519,7 +530,8 @@ class Reactor:
 
     def call_soon(self, call: Callable[[], object]) -> None:
         """From any thread: make this call in the next round, in the order of the calls. RuntimeError once
-        `run` is over. What a call raises ends `run`.
+        `run` is over. For what the member does for itself, results of its disk above all: what a call raises
+        ends `run`.
         """
         if self._closed:
             raise RuntimeError("the reactor is closed")
@@ -554,19 +566,21 @@ class Reactor:
         while self.dirty:
             dirty, self.dirty = self.dirty, []
             for connection in dirty:
-                connection.flush()
-                connection.resume()
+                self._serve(connection, connection.flush)
 
     def modify(self, fd: int, mask: int) -> None:
         """Change what a descriptor waits for."""
         if not self._closed:
             self._epoll.modify(fd, mask)
 
-    def attend(self, fd: int, mask: int, call: Callable[[int], None]) -> None:
-        """Watch a descriptor that is no client's in the same rounds. `call` gets what it is ready for, and
-        what it raises ends `run`. `modify` changes the mask; `dismiss` must come before it is closed.
+    def attend(
+        self, fd: int, mask: int, call: Callable[[int], None], failed: Callable[[Exception], None]
+    ) -> None:
+        """Watch a descriptor that is no client's in the same rounds. `call` gets what it is ready for; what
+        that raises is logged and given to `failed`, which lets go of whoever is behind it. `modify` changes
+        the mask; `dismiss` must come before it is closed.
         """
-        self._attended[fd] = call
+        self._attended[fd] = call, failed
         self._epoll.register(fd, mask)
 
     def dismiss(self, fd: int) -> None:
@@ -599,7 +613,7 @@ class Reactor:
         self._all_settled = trio.Event()
         for connection in connections:
             if connection.open:
-                connection.session.drain()
+                self._serve(connection, connection.session.drain)
         self.flush()
         if self._unsettled > 0:
             await self._all_settled.wait()
@@ -614,6 +628,15 @@ class Reactor:
     def session(self, connection: Connection) -> Session:
         """The session of a connection that can carry one now."""
         return self._connect(connection, self._http1)
+
+    def failed(self, fault: Exception) -> None:
+        """What is done for one connection raised this: log it. The connection is cut, or is so already."""
+        self._log.warning("connection_failed", error=repr(fault))
+
+    def _serve(self, connection: Connection, call: Callable[..., object], *arguments: object) -> None:
+        """Everything that is done for a connection is called through here: a fault cuts that one."""
+        if not guarded(self.failed, call, *arguments):
+            connection.cut()
 
     def refused(self, peer: str, reason: str) -> None:
         """A TLS handshake failed. Told at most once a second: anybody can make it happen."""
@@ -655,15 +678,9 @@ class Reactor:
         for fd, mask in ready:
             connection = connections.get(fd)
             if connection is not None:
-                try:
-                    connection.ready(mask)
-                except Exception as fault:  # noqa: BLE001
-                    # The edge of a session: a fault in one connection ends that connection. Invariants of the
-                    # store fail in the loop, not here.
-                    self._log.warning("connection_failed", error=repr(fault))
-                    connection.cut()
+                self._serve(connection, connection.ready, mask)
             elif fd in self._attended:
-                self._attended[fd](mask)
+                self._attend_to(fd, mask)
             elif fd in self._listeners:
                 self._accept(*self._listeners[fd])
             elif fd == self._bell.fileno():
@@ -678,24 +695,34 @@ class Reactor:
                 self._pause_accepting("connection limit", self._limits.max_connections)
                 return
             try:
-                sock, address = listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                accepted = accept(listener)
+            except CannotAccept as why:
+                self._pause_accepting(str(why), len(self._connections))
                 return
-            except OSError as fault:
-                if fault.errno in _OUT_OF_DESCRIPTORS:
-                    self._pause_accepting(str(fault), len(self._connections))
-                    return
-                raise
-            sock.setblocking(False)
-            if sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            connection = Connection(self, sock, address, self.now, credentials)
-            self._connections[connection.fd] = connection
-            self._epoll.register(connection.fd, _IN)
-            if credentials is None:
-                connection.session = self.session(connection)
-            self.accepted += 1
+            if accepted is None:
+                return
+            if not guarded(self.failed, self._admit, *accepted, credentials):
+                accepted[0].close()
+
+    def _admit(self, sock: socket.socket, address: Any, credentials: Credentials | None) -> None:
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection = Connection(self, sock, address, self.now, credentials)
+        self._epoll.register(connection.fd, _IN)
+        self._connections[connection.fd] = connection
+        self.accepted += 1
+        if credentials is None:
+            self._serve(connection, connection.begin)
+
+    def _attend_to(self, fd: int, mask: int) -> None:
+        call, failed = self._attended[fd]
+
+        def fell(fault: Exception) -> None:
+            self._log.warning("stream_failed", error=repr(fault))
+            guarded(self.failed, failed, fault)
+
+        guarded(fell, call, mask)
 
     def _pause_accepting(self, reason: str, connections: int) -> None:
         self._log.warning("accepting_paused", reason=reason, connections=connections)
@@ -713,8 +740,8 @@ class Reactor:
         self.now = now = self._clock()
         self._refresh_date()
         limit = self._limits.stall_seconds
-        for connection in [c for c in self._connections.values() if c.stalled(now, limit)]:
-            connection.give_up()
+        for connection in list(self._connections.values()):
+            self._serve(connection, connection.sweep, now, limit)
         if not self._accepting and self._listeners and len(self._connections) < self._limits.max_connections:
             self._resume_accepting()
         self.flush()

@@ -22,13 +22,15 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore import errors
-from netstore.errors import CorruptData, Fault, NetstoreError
+from netstore.errors import CorruptData, Fault, MustStop, NetstoreError
+from netstore.guard import guarded
 from netstore.node.driver import Append
 from netstore.node.jobs import Jobs
 from netstore.node.proposals import REQUEST_ID_SIZE, Proposals
 from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind
-from netstore.raft.messages import Forward
+from netstore.raft.invariant import InvariantBroken
+from netstore.raft.messages import Forward, MessageRefused
 from netstore.raft.status import Fate, Refusal
 from netstore.seams import SyncFailed
 from netstore.state.commands import CompareAndDelete, Delete, Expire, RemoveMember, decode
@@ -97,7 +99,7 @@ class Observer(Protocol):
         """The state became that of a copy."""
 
 
-class DiskFailed(NetstoreError):  # noqa: N818 - named for what happened
+class DiskFailed(NetstoreError, MustStop):  # noqa: N818 - named for what happened
     """A write or sync of the log failed. The member stops: what the page cache holds now proves nothing."""
 
 
@@ -138,6 +140,7 @@ class Host:
         self.clock = clock
         self.proposals = proposals
         self.proposals.now = clock.monotonic()
+        self.proposals.failed = self.hub.failed = self.watches.failed = self.request_failed
         self._driver = driver
         self._raft = driver.raft
         self._wal = wal
@@ -276,13 +279,19 @@ class Host:
         self._wake()
 
     def receive(self, messages: Sequence[Message]) -> None:
-        """Messages from a peer. MessageRefused for one that cannot be true; those before it were taken."""
+        """Messages from a peer. MessageRefused for one that cannot be true; those before it were taken.
+        InvariantBroken when one was taken half: what Raft holds is undefined then.
+        """
         try:
             for message in messages:
                 if type(message) is Forward and message.kind is EntryKind.CHANGE:
                     self._take_changes(message)
                 else:
                     self._raft.step(message)
+        except (MessageRefused, MustStop):
+            raise
+        except Exception as fault:
+            raise InvariantBroken(f"a message of a peer was taken half: {fault!r}") from fault
         finally:
             self._wake()
 
@@ -453,8 +462,12 @@ class Host:
 
     def _finish_read(self, token: int, fault: Fault | None) -> None:
         read = self._reads_asked.pop(token, None)
-        if read is not None:
-            read[0](fault)
+        if read is not None and not guarded(self.request_failed, read[0], fault):
+            guarded(self.request_failed, read[0], errors.failed())
+
+    def request_failed(self, fault: Exception) -> None:
+        """Somebody's answer or event could not be made. That request fails, the member goes on."""
+        self._log.error("request_failed", error=repr(fault))
 
     def _expire_reads(self) -> int:
         now = self.proposals.now

@@ -12,9 +12,11 @@ bounds it in rows and bytes.
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore import errors
+from netstore.guard import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,28 +124,28 @@ class Jobs:
             del self._principals[owner.name]
 
     def run(self, budget: int = STEPS_PER_TURN) -> None:
-        """Do up to `budget` steps. Raises nothing: a job whose step raises is over, and only that one."""
+        """Do up to `budget` steps. A job whose step raises is over, and only that one; `MustStop` goes on."""
         while budget > 0 and self._turns:
             budget -= 1
             owner = next(iter(self._turns))
             self._turns.move_to_end(owner)
             job = next(iter(owner.ready))
             owner.ready.move_to_end(job)
-            try:
-                if job.step():
-                    self.cancel(job)
-            except Exception as fault:  # noqa: BLE001 - the edge of a job: it ends, the member goes on
-                self.cancel(job)
-                self._fail(job, fault)
+            guarded(partial(self._fail, job), self._step, job)
         if self._turns:
             self._wake()
 
+    def _step(self, job: Job) -> None:
+        if job.step():
+            self.cancel(job)
+
     def _fail(self, job: Job, fault: Exception) -> None:
+        self.cancel(job)
         self._log.error("job_failed", job=type(job).__name__, error=repr(fault))
-        try:
-            job.failed(fault)
-        except Exception as second:  # noqa: BLE001 - as above
-            self._log.error("job_failed_twice", job=type(job).__name__, error=repr(second))
+        guarded(partial(self._failed_twice, job), job.failed, fault)
+
+    def _failed_twice(self, job: Job, fault: Exception) -> None:
+        self._log.error("job_failed_twice", job=type(job).__name__, error=repr(fault))
 
     def _want(self, owner: _Principal, job: Job) -> None:
         owner.ready[job] = None

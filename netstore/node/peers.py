@@ -11,7 +11,6 @@ A refusal or a failed call is logged once for each peer and reason, until it cha
 
 from __future__ import annotations
 
-import errno
 import math
 import random
 import select
@@ -22,6 +21,7 @@ import trio
 
 from netstore import __version__
 from netstore.errors import CorruptData
+from netstore.net.accept import CannotAccept, accept
 from netstore.net.call import DIAL_SECONDS, Call, CallFailed, call
 from netstore.net.link import Link
 from netstore.net.peerwire import (
@@ -86,7 +86,6 @@ LOOK_SECONDS: Final = 0.1
 
 _BACKLOG: Final = 256
 _IN: Final = select.EPOLLIN
-_OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _UNREAD_BYTES: Final = 64 * 1024
 """Answers to pings that a caller may leave unread."""
 
@@ -280,7 +279,7 @@ class Peers:
         sock.listen(_BACKLOG)
         sock.setblocking(False)
         self._listeners[sock] = lambda _: self._accept(sock, tls=tls)
-        self.reactor.attend(sock.fileno(), _IN, self._listeners[sock])
+        self.reactor.attend(sock.fileno(), _IN, self._listeners[sock], self._not_taken)
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; open streams go on."""
@@ -292,13 +291,15 @@ class Peers:
 
     def _accept(self, listener: socket.socket, *, tls: bool) -> None:
         try:
-            sock, address = listener.accept()
-        except OSError as error:
-            if error.errno in _OUT_OF_DESCRIPTORS:  # it would be told again at once, and again
-                self.note("guests", "guest_refused", reason=error.strerror)
-                self.reactor.dismiss(listener.fileno())
-                self._resting.append(listener)
+            accepted = accept(listener)
+        except CannotAccept as why:  # it would be told again at once, and again
+            self.note("guests", "guest_refused", reason=str(why))
+            self.reactor.dismiss(listener.fileno())
+            self._resting.append(listener)
             return
+        if accepted is None:
+            return
+        sock, address = accepted
         if len(self._guests) >= MAX_GUESTS:
             sock.close()
             self.note("guests", "guest_refused", address=str(address[0]), reason="too many streams are open")
@@ -308,6 +309,10 @@ class Peers:
         guest.link = Link(self.reactor, sock, guest, context)
         self._guests.add(guest)
         guest.link.start()
+
+    def _not_taken(self, fault: Exception) -> None:
+        """Nothing could be made of a caller; its socket closes with the last that knows it."""
+        self.note("guests", "guest_refused", reason=repr(fault))
 
     # --- the task
 
@@ -346,7 +351,7 @@ class Peers:
     def _accept_again(self) -> None:
         resting, self._resting = self._resting, []
         for listener in resting:
-            self.reactor.attend(listener.fileno(), _IN, self._listeners[listener])
+            self.reactor.attend(listener.fileno(), _IN, self._listeners[listener], self._not_taken)
 
     def _hang_up_on_the_silent(self) -> None:
         now = self.clock.monotonic()

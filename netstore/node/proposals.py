@@ -13,6 +13,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from netstore import errors
+from netstore.guard import guarded, unguarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +57,8 @@ class Proposals:
         self._bytes = 0
         self.now = 0.0
         """Monotonic seconds; the loop sets it at each turn."""
+        self.failed: Callable[[Exception], object] = unguarded
+        """Told what a slot raised when it was completed."""
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -122,7 +125,9 @@ class Proposals:
         slot = self._slots.pop(request, None)
         if slot is not None:
             self._bytes -= slot[2]
-            slot[0](outcome)
+            # Whoever waits makes its answer now. Where it cannot, it is told that, and the next goes on.
+            if not guarded(self.failed, slot[0], outcome):
+                guarded(self.failed, slot[0], errors.failed())
 
     def expire(self, fault: Callable[[], Fault]) -> int:
         """Give every slot past its time limit a fault; how many. Slots are in the order of their limits, so

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from netstore.guard import guarded, unguarded
 from netstore.state.commands import Expire, encode
 from netstore.types import Nanos
 
@@ -68,11 +69,15 @@ class Deadlines:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self.failed: Callable[[Exception], object] = unguarded
+        """Told what a call raised."""
         self._heap: list[Deadline] = []
         self._looked = 0
 
     def after(self, seconds: float, call: Callable[[], None]) -> Deadline:
-        """Make a call once that much time has passed."""
+        """Make a call once that much time has passed, for a request or whoever else asked: what it raises
+        goes to `failed`.
+        """
         if len(self._heap) > _FORGOTTEN_LIMIT + 2 * self._looked:
             self._heap = [d for d in self._heap if not d.cancelled]
             heapify(self._heap)
@@ -86,7 +91,7 @@ class Deadlines:
         now = self._clock.monotonic()
         ran = False
         while self._heap and self._heap[0].when <= now:
-            heappop(self._heap).run()
+            guarded(self.failed, heappop(self._heap).run)
             ran = True
         return ran
 

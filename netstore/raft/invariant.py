@@ -3,10 +3,10 @@ answers anyone."""
 
 from __future__ import annotations
 
-from netstore.errors import NetstoreError
+from netstore.errors import MustStop, NetstoreError
 
 
-class InvariantBroken(NetstoreError):  # noqa: N818 - named for what was found
+class InvariantBroken(NetstoreError, MustStop):  # noqa: N818 - named for what was found
     """A property the protocol rests on does not hold; the text says which. Never caught inside the core.
 
     It stands where other programs write `assert`, because it must also fire under `python -O`. After it the

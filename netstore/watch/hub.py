@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from netstore.guard import guarded, unguarded
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -57,11 +59,13 @@ class Hub:
     An event costs a look-up for each name in its key and a call for each watcher that is told.
     """
 
-    __slots__ = ("_above", "_at", "count")
+    __slots__ = ("_above", "_at", "count", "failed")
 
     def __init__(self) -> None:
         self.count = 0
         """How many watchers are registered."""
+        self.failed: Callable[[Exception], object] = unguarded
+        """Told what a watcher raised when it was told something."""
         # Dicts serve as ordered sets: watchers are told in the order they came.
         self._at: dict[bytes, dict[Watcher, None]] = {}
         self._above: dict[bytes, dict[Watcher, None]] = {}
@@ -73,7 +77,8 @@ class Hub:
 
         `deliver` is called during `publish`. When it returns False (the reader is gone or too far behind) the
         watcher is removed, whatever it is; a slow reader costs what its connection may buffer, never a wait
-        here. It must not raise. It gets None, once and as the last, when the watch ends from this side.
+        here. It gets None, once and as the last, when the watch ends from this side, as it does when
+        `deliver` raises.
         """
         watcher = Watcher(self, path, recursive, stream, since, deliver)
         self._at.setdefault(path, {})[watcher] = None
@@ -90,8 +95,7 @@ class Hub:
         """
         for watchers in list(self._at.values()):
             for watcher in tuple(watchers):
-                watcher.remove()
-                watcher.deliver(None)
+                self._end(watcher)
 
     def publish(self, event: Event) -> None:
         """Tell everybody who asked for this event. Every watcher gets the same object."""
@@ -129,8 +133,17 @@ class Hub:
         for watcher in tuple(watchers):
             if watcher.since > index or not watcher.active:
                 continue
-            if not watcher.deliver(event) or not watcher.stream:
-                watcher.remove()
+            if not guarded(self.failed, self._deliver, watcher, event):
+                self._end(watcher)
+
+    @staticmethod
+    def _deliver(watcher: Watcher, event: Event) -> None:
+        if not watcher.deliver(event) or not watcher.stream:
+            watcher.remove()
+
+    def _end(self, watcher: Watcher) -> None:
+        watcher.remove()
+        guarded(self.failed, watcher.deliver, None)
 
     def _drop(self, watcher: Watcher) -> None:
         self.count -= 1

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from netstore.codec import varint
 from netstore.errors import COMPACTED, TOO_MANY
+from netstore.guard import guarded, unguarded
 from netstore.types import Revision
 from netstore.watch.ranges import TO_THE_END, Ranges
 
@@ -81,7 +82,7 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """Where the responses of one stream go, in order. Neither may raise or wait."""
+    """Where the responses of one stream go, in order. Nothing may wait."""
 
     @property
     def backlog(self) -> int:
@@ -103,6 +104,11 @@ class Sink(Protocol):
     ) -> None:
         """One WatchResponse. `revision` is for its header; `events` are the ready-made entries of its events
         field, tags and lengths included, the same object for every watch that is told the same.
+        """
+
+    def broken(self) -> None:
+        """A response could not be made or given: the stream is closed, because it has a gap now, and its
+        client is to be told that.
         """
 
 
@@ -291,6 +297,8 @@ class Watches:
         self.source = source
         self.count = 0
         """How many watches there are."""
+        self.failed: Callable[[Exception], object] = unguarded
+        """Told what telling a watch raised."""
         self._wake = wake
         self._ranges: Ranges[_Group] = Ranges()
         self._groups: dict[Wish, _Group] = {}
@@ -323,19 +331,21 @@ class Watches:
                     told.setdefault(group, []).append(change)
         now = self.source.revision
         for group, events in told.items():
-            parts = self._parts(group.wish, events, now)
-            for watch in tuple(group.watches):
-                self._tell(watch, parts)
+            watches = tuple(group.watches)
+            if not guarded(self.failed, self._tell_all, watches, group.wish, events, now):
+                for watch in watches:
+                    self._break(watch)
 
     def step(self) -> None:
         """Bring one lagging watch a bounded piece further."""
         if not self._lagging:
             return
         watch = self._lagging.popleft()
-        stream = watch.stream
-        if not stream.holds(watch):
-            return
-        source = self.source
+        if watch.stream.holds(watch) and not guarded(self.failed, self._catch_up, watch):
+            self._break(watch)
+
+    def _catch_up(self, watch: Watch) -> None:
+        stream, source = watch.stream, self.source
         if watch.start < source.compacted:
             stream.end_compacted(watch)
             return
@@ -389,6 +399,20 @@ class Watches:
         """The watch has to read history."""
         self._lagging.append(watch)
         self._wake()
+
+    def _break(self, watch: Watch) -> None:
+        """A watch has a gap: its stream ends, with all its watches."""
+        if watch.stream.holds(watch):
+            watch.stream.close()
+            guarded(self.failed, watch.stream.sink.broken)
+
+    def _tell_all(
+        self, watches: Iterable[Watch], wish: Wish, events: Sequence[KeyChange], now: Revision
+    ) -> None:
+        parts = self._parts(wish, events, now)
+        for watch in watches:
+            if watch.live and not guarded(self.failed, self._tell, watch, parts):
+                self._break(watch)
 
     def _tell(self, watch: Watch, parts: Sequence[_Part]) -> None:
         for part in parts:

@@ -66,6 +66,9 @@ class Sink:
         else:
             self.watch.told.append(Told(revision, events))
 
+    def broken(self) -> None:
+        raise AssertionError("a response could not be made")
+
 
 def history(random: Random) -> History:
     """Forty commands, and watches that begin somewhere among them, in the past or in the future."""

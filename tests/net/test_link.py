@@ -144,3 +144,22 @@ async def test_a_name_that_is_not_in_the_certificate_is_told_at_both_ends() -> N
         await eventually(lambda: caller.reasons and called.reasons, "both are over")
         assert "certificate refused: " in caller.reasons[0]
         assert "alert" in called.reasons[0] or "closed" in called.reasons[0]
+
+
+async def test_a_party_that_raises_costs_its_link_and_not_the_loop() -> None:
+    class Faulty(Recorder):
+        def received(self, data: bytes) -> None:
+            raise OverflowError("a number too large")
+
+    async with running_reactor() as reactor:
+        left, right = socket.socketpair()
+        party = Faulty()
+        party.link = Link(reactor, left, party)
+        party.link.start()
+        right.send(b"x")
+        await eventually(lambda: party.reasons, "the link is over")
+        assert "OverflowError" in party.reasons[0]
+        right.close()
+        with linked(reactor) as (caller, called):
+            caller.link.write(b"still here")
+            await has_arrived(called, 10)

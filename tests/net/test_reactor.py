@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from netstore.guard import unguarded
 from netstore.net.http1 import Http1Connection, Http1Exchange, Http1Server
 from netstore.net.reactor import HANDSHAKE_SECONDS, LINGER_SECONDS, Limits, Reactor
 from netstore.net.tls import Credentials
@@ -307,7 +308,7 @@ async def test_other_tasks_get_their_turn_however_much_there_is_to_do() -> None:
 
         with reading, writing:
             writing.send(b"x")
-            here.reactor.attend(reading.fileno(), select.EPOLLIN, ready)
+            here.reactor.attend(reading.fileno(), select.EPOLLIN, ready, unguarded)
             for _ in range(3):
                 before = len(calls)
                 await trio.sleep(0.001)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from hypothesis import given
@@ -11,13 +11,17 @@ from hypothesis import strategies as st
 
 from netstore.errors import NO_SPACE, STOPPED, TIMED_OUT, Fault
 from netstore.node.host import CATCH_UP_ENTRIES, DiskFailed
+from netstore.node.timekeeper import Deadlines
+from netstore.raft.invariant import InvariantBroken
 from netstore.seams import SyncFailed
 from netstore.state.commands import Delete, QuorumGet, Set, encode
 from netstore.state.v3commands import DeleteRange
-from netstore.types import Event, Index
+from netstore.types import Event, Index, Nanos
+from tests.support.local_member import HandClock
 from tests.support.member import Solo
 
 if TYPE_CHECKING:
+    from netstore.raft.messages import Message
     from netstore.state.commands import Command
     from netstore.state.machine import Outcome
     from netstore.state.v3commands import V3Command
@@ -266,3 +270,67 @@ def test_jobs_get_their_steps_after_turns_until_they_are_over() -> None:
     assert 0 < work.left < 7
     alone.settle()
     assert not work.left
+
+
+@pytest.mark.parametrize("hopeless", [False, True])
+def test_an_answer_that_cannot_be_made_fails_that_request_only(hopeless: bool) -> None:
+    """Of a write and of a read; who can still be told is told that the outcome is not known."""
+    member = Solo().lead()
+    member.lines.failures_meant = True
+    told: list[Outcome | Fault | None] = []
+
+    def done(outcome: Outcome | Fault | None) -> None:
+        told.append(outcome)
+        if hopeless or len(told) == 1:
+            raise MemoryError
+
+    member.host.propose(encode(Set(path=b"/k", value=b"v")), done)
+    good = put(member, b"w")
+    member.settle()
+    first, second = told
+    assert isinstance(first, Event)
+    assert isinstance(second, Fault)
+    assert second.outcome_known is False
+    assert isinstance(good[0], Event)
+    told.clear()
+    reads: list[Fault | None] = []
+    member.host.read(done)
+    member.host.read(reads.append)
+    member.settle()
+    assert [isinstance(each, Fault) for each in told] == [False, True]
+    assert reads == [None]
+    assert member.lines.events.count("request_failed") == (4 if hopeless else 2)
+
+
+def test_a_slot_that_finds_the_members_state_broken_ends_it() -> None:
+    member = Solo().lead()
+
+    def done(_: Outcome | Fault) -> None:
+        raise InvariantBroken("found while answering")
+
+    member.host.propose(encode(Set(path=b"/k", value=b"v")), done)
+    with pytest.raises(InvariantBroken):
+        member.settle()
+
+
+def test_a_message_that_was_taken_half_ends_the_member() -> None:
+    member = Solo().lead()
+    with pytest.raises(InvariantBroken, match="half"):
+        member.host.receive([cast("Message", object())])
+
+
+def test_a_deadline_that_raises_does_not_keep_the_others_from_being_called() -> None:
+    clock = HandClock()
+    deadlines = Deadlines(clock)
+    called: list[int] = []
+    faults: list[Exception] = []
+    deadlines.failed = faults.append
+
+    def fail() -> None:
+        raise MemoryError
+
+    deadlines.after(1.0, fail)
+    deadlines.after(1.0, lambda: called.append(1))
+    clock.now = Nanos(clock.now + 2_000_000_000)
+    assert deadlines.run_due()
+    assert (called, len(faults)) == ([1], 1)

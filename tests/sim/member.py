@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from netstore.disk.frame import Identity
-from netstore.errors import CorruptData, Fault
+from netstore.errors import CorruptData, Fault, MustStop
 from netstore.node.driver import Driver
 from netstore.node.host import DiskFailed, Host
 from netstore.node.lessor import Lessor
@@ -50,7 +50,7 @@ MAX_STALLED = 400
 _CLOSED = Fault(300, b"the connection ended", outcome_known=False)
 
 
-class PowerLoss(Exception):  # noqa: N818 - named for what happened
+class PowerLoss(MustStop):
     """The machine stops in the middle of a turn."""
 
 
@@ -62,6 +62,8 @@ class _Lines:
 
     def info(self, event: str, **fields: Any) -> None:
         self._note(f"{event} {fields}")
+        if event == "request_failed":  # what a client of the simulation finds wrong must not be survived
+            raise AssertionError(f"a client of the simulation raised {fields['error']}")
 
     warning = error = info
 

@@ -209,6 +209,10 @@ class _Session:
             call = partial(self._told, watch_id, revision, events)
         self._deliver(call)
 
+    def broken(self) -> None:
+        """Nothing here breaks a response."""
+        raise AssertionError("a response could not be made")
+
     def _created(self, watch_id: int, revision: int) -> None:
         place, watch = self._asked.pop(0)
         watch.opened_at = revision

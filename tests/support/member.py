@@ -72,9 +72,13 @@ class Lines:
 
     def __init__(self) -> None:
         self.events: list[str] = []
+        self.failures_meant = False
+        """Requests are to fail here; otherwise a test would not see what its own callbacks raise."""
 
     def info(self, event: str, **fields: Any) -> None:
         self.events.append(event)
+        if event == "request_failed" and not self.failures_meant:
+            raise AssertionError(fields["error"])
 
     warning = error = info
 

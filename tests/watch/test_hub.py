@@ -191,3 +191,38 @@ def test_an_interrupt_ends_every_watch_once() -> None:
     hub.publish(event(1, b"/a"))
     assert len(again.got) == 1
     assert all(client.got == [] for client in clients)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_watcher_that_raises_ends_alone_and_is_told_so(stream: bool) -> None:
+    hub = Hub()
+    faults: list[Exception] = []
+    told: list[Event | None] = []
+    hub.failed = faults.append
+
+    def deliver(what: Event | None) -> bool:
+        told.append(what)
+        raise MemoryError
+
+    hub.watch(b"/a", False, stream, 1, deliver)
+    other = Client(b"/a", False, True, 1).join(hub)
+    hub.publish(event(1, b"/a"))
+    hub.publish(event(2, b"/a"))
+    assert [what is None for what in told] == [False, True]
+    assert len(faults) == 2
+    assert len(other.got) == 2
+    assert hub.count == 1
+
+
+def test_an_interrupt_goes_on_past_a_watcher_that_raises() -> None:
+    hub = Hub()
+    faults: list[Exception] = []
+    hub.failed = faults.append
+
+    def deliver(_: Event | None) -> bool:
+        raise MemoryError
+
+    hub.watch(b"/a", False, True, 1, deliver)
+    other = Client(b"/a", False, True, 1).join(hub)
+    hub.interrupt()
+    assert (len(faults), other.ends, hub.count) == (1, 1, 0)

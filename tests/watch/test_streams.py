@@ -50,6 +50,8 @@ class Sink:
     sent: list[Response] = field(default_factory=list)
     backlog: int = 0
     stuck: bool = False
+    faulty: bool = False
+    ended: int = 0
 
     def send(
         self,
@@ -63,11 +65,16 @@ class Sink:
         reason: str = "",
         fragment: bool = False,
     ) -> None:
+        if self.faulty:
+            raise MemoryError
         self.sent.append(
             Response(watch_id, revision, events, created, canceled, compact_revision, reason, fragment)
         )
         if self.stuck:
             self.backlog += len(events)
+
+    def broken(self) -> None:
+        self.ended += 1
 
     def take(self) -> list[Response]:
         sent, self.sent = self.sent, []
@@ -555,3 +562,25 @@ def test_a_watch_that_history_has_left_behind_is_told() -> None:
     assert created.created
     assert (canceled.canceled, canceled.compact_revision, canceled.revision) == (True, 4, 0)
     assert store.watches.count == 0
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_stream_that_cannot_be_told_ends_alone(behind: bool) -> None:
+    """Live, or while it reads history: it has a gap, so all its watches end, and no other stream's."""
+    store = Store()
+    faults: list[Exception] = []
+    store.watches.failed = faults.append
+    store.apply(Put(b"k", b"1"))
+    streams = [store.open() for _ in range(3)]
+    for stream, _ in streams:
+        stream.create(ALL, 1 if behind else 0)
+        stream.create(ALL)
+    bad = streams[1][1]
+    bad.faulty = True
+    store.apply(Put(b"k", b"2"))
+    store.settle()
+    store.apply(Put(b"k", b"3"))
+    assert (len(faults), bad.ended, store.watches.count) == (1, 1, 4)
+    for _, sink in (streams[0], streams[2]):
+        values = [one[2] for response in sink.sent for one in told(response)]
+        assert len(values) == (5 if behind else 4)

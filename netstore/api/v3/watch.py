@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from netstore.api.v3.messages import BadMessage, parse
 from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.api.v3.status import NOT_A_MESSAGE
+from netstore.errors import FAILED
 from netstore.net import grpc
 from netstore.watch.streams import MAX_BACKLOG, Wish
 
@@ -168,6 +169,9 @@ class _Watching:
         else:
             answer = self._answers.plain(watch_id, revision, events)
         self._call.send(answer)
+
+    def broken(self) -> None:
+        self._call.finish(grpc.INTERNAL, FAILED)
 
     def _drained(self) -> None:
         self._full = False
