@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 
 from netstore.guard import guarded
+from netstore.limits import Budget
 from netstore.net.accept import CannotAccept, accept
 from netstore.net.http1 import HIGH_WATER
 from netstore.net.tls import TlsFailed, Tunnel
@@ -48,6 +49,9 @@ STALL_SECONDS: Final = 30.0
 
 HANDSHAKE_SECONDS: Final = 10.0
 """How long a client may take for its TLS handshake, from being accepted."""
+
+MEMORY: Final = 64 * 1024 * 1024
+"""Bytes that all connections may hold together."""
 
 DRAIN_LIMIT: Final = 64 * 1024 * 1024
 """Bytes read and dropped from a closing connection, so that the last answer reaches the client instead of a
@@ -166,11 +170,18 @@ class Log(Protocol):
 class Limits:
     """Bounds of a reactor; see the constants of this module for the defaults and their reasons."""
 
-    __slots__ = ("max_connections", "stall_seconds")
+    __slots__ = ("max_connections", "memory", "stall_seconds")
 
-    def __init__(self, max_connections: int = MAX_CONNECTIONS, stall_seconds: float = STALL_SECONDS) -> None:
+    def __init__(
+        self,
+        max_connections: int = MAX_CONNECTIONS,
+        stall_seconds: float = STALL_SECONDS,
+        memory: Budget | None = None,
+    ) -> None:
         self.max_connections = max_connections
         self.stall_seconds = stall_seconds
+        self.memory = memory or Budget(MEMORY)
+        """What all connections may hold together."""
 
 
 class Connection:
@@ -194,7 +205,9 @@ class Connection:
         "_tunnel",
         "_unsent",
         "_unsent_size",
+        "account",
         "fd",
+        "principal",
         "progress",
         "session",
         "settled",
@@ -212,6 +225,12 @@ class Connection:
         self._socket = sock
         self._address = address
         self.fd = sock.fileno()
+        self.account = reactor.memory.account()
+        """What this connection holds of the memory for all, here and in its session."""
+        self.principal: str = address[0] if isinstance(address, tuple) else ""
+        """Who this is, for sharing fairly and for the record: the common name of the certificate once that is
+        known, else the address without its port; empty for a socket of the machine's own.
+        """
         self.session: Session = Handshake(self)
         self.progress = self._accepted = now
         self._tunnel = None if credentials is None else Tunnel(credentials.server(), None)
@@ -229,6 +248,7 @@ class Connection:
 
     def begin(self) -> None:
         """It can carry a session now."""
+        self.principal = self.common_name or self.principal
         self.session = self._reactor.session(self)
 
     @property
@@ -285,6 +305,7 @@ class Connection:
         self._unsent.clear()
         self._sealed = None
         self._unsent_size = 0
+        self.account.close()
         guarded(self._reactor.failed, self.session.gone)
 
     def abandon(self, reason: str) -> None:
@@ -493,6 +514,7 @@ class Reactor:
         self.dirty: list[Connection] = []
         self.now = clock()
         self.accepted = 0
+        self.memory = limits.memory
         self._limits = limits
         self._http1 = http1
         self._log = log
