@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.net.http1 import Http1Connection
+from netstore.net.http1 import HEAD_SECONDS, Http1Connection
 from netstore.net.http2 import PREFACE, Http2Connection
 
 if TYPE_CHECKING:
@@ -28,12 +28,14 @@ class FirstBytes:
     busy = False
     reading = True
     hungry = False
+    late = False
 
     def __init__(self, connection: Connection, http1: Http1Server, http2: Http2Server) -> None:
         self._connection = connection
         self._http1 = http1
         self._http2 = http2
         self._read = b""
+        self._since: float | None = None
 
     @property
     def waiting(self) -> bool:
@@ -73,7 +75,12 @@ class FirstBytes:
         session.refuse(status, text)
 
     def sweep(self, now: float) -> None:
-        """Nothing depends on the time."""
+        """See whether the rest of a preface comes in time; see `Http1Connection.sweep`."""
+        if not self._read:
+            return
+        if self._since is None:
+            self._since = now
+        self.late = now - self._since > HEAD_SECONDS
 
     def drain(self) -> None:
         """Nothing was asked yet."""

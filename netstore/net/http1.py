@@ -2,42 +2,48 @@
 
 Invariants that live here: a request is handed over whole or not at all; answers leave in the order of the
 requests, whatever the order in which they were completed; a read is handed over only when every write before
-it on the connection is answered, so that pipelined requests see each other; nothing is kept beyond the
-limits; after a malformed byte nothing more of that connection is read.
+it on the connection is answered, so that pipelined requests see each other; nothing is handed over behind an
+answer that has no end of its own; after a malformed byte nothing more of that connection is read.
 
-httptools (llhttp) parses. In front of it stands a table of heads already parsed: the same bytes at the start
-of a message always mean the same request, and clients repeat themselves, so a known head costs one dictionary
-look-up (1.0 us against 6.5 us; `make bench` has the comparison under `http1`). The table is bounded and holds
-only heads whose body length is a plain number.
+Bytes are taken apart one request at a time, and only as far as requests can be handed over: what waits, waits
+as bytes, and nothing is kept beyond the limits below. What is kept is charged to the connection's account.
+
+`http1head` says what a head means, `chunked` where a chunked body ends.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from contextlib import ExitStack
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
 
-import httptools
-
+from netstore.net.chunked import BodyTooLarge, ChunkedBody
 from netstore.net.exchange import Request
+from netstore.net.http1head import CHUNKED, KnownHeads, Malformed, refuse_unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from netstore.limits import Account
+    from netstore.net.http1head import Head
+
 HEAD_LIMIT: Final = 64 * 1024
-"""Bytes of request line and header lines together. A key path may be long; a head of this size is still read
-in one piece.
+"""Bytes of request line and header lines together, with the empty line that ends them; of a trailer too. A
+key path may be long; a head of this size is still read in one piece.
 """
 
 BODY_LIMIT: Final = 10 * 1024 * 1024
 """Bytes of a body: the form limit of the v2 API (limits)."""
 
 PIPELINE_LIMIT: Final = 128
-"""Unanswered requests of one connection beyond which nothing more is read from it."""
+"""Unanswered requests of one connection beyond which nothing more is read from it; also how many are handed
+over in one turn before other connections have theirs.
+"""
 
 HIGH_WATER: Final = 1024 * 1024
 """Unsent bytes of one connection beyond which no further request of it is handled and nothing more is read
-from it.
+from it. The same holds for answers that wait for one before them, with the bodies of unanswered requests.
 """
 
 OPEN_BODY_LIMIT: Final = 4 * 1024 * 1024
@@ -45,8 +51,22 @@ OPEN_BODY_LIMIT: Final = 4 * 1024 * 1024
 history.
 """
 
-_KNOWN_HEADS: Final = 4096
-_KNOWN_HEAD_SIZE: Final = 1024
+BEHIND_LIMIT: Final = 64 * 1024
+"""Bytes read of what follows a request whose answer has no end of its own. Reading goes on that far because
+it is how the end of the connection is noticed.
+"""
+
+HEAD_SECONDS: Final = 20.0
+"""How long a client may take for a head, from its first byte."""
+
+BODY_SECONDS: Final = 30.0
+BODY_RATE: Final = 1024
+"""Of a body at least so many bytes a second must come, on average over each `BODY_SECONDS`."""
+
+_SMALL: Final = 4096
+"""Bytes of one connection up to which nothing is charged: it would cost more than it tells."""
+_EXCHANGE_BYTES: Final = 512
+"""What an unanswered request is charged, beside its body."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PLAIN: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 _CORS: Final = (
@@ -56,13 +76,15 @@ _CORS: Final = (
 )
 _STATUS_11: Final = {s.value: b"HTTP/1.1 %d %s\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
 _STATUS_10: Final = {s.value: b"HTTP/1.0 %d %s\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
-_TOKEN: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-_METHOD_LIMIT: Final = 64
 _SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 
 
 class Output(Protocol):
-    """Where the codec puts what must be sent."""
+    """Where the codec puts what must be sent, and what it is charged for what it keeps."""
+
+    @property
+    def account(self) -> Account:
+        """Where kept bytes are charged; closed by the owner."""
 
     def write(self, data: bytes | memoryview) -> None:
         """Queue bytes to be sent."""
@@ -106,7 +128,7 @@ class Http1Server:
     header line, CRLF included.
     """
 
-    __slots__ = ("_cors", "_date", "body_limit", "common", "handle", "head_limit", "known")
+    __slots__ = ("_cors", "_date", "body_limit", "common", "handle", "head_limit", "heads")
 
     def __init__(
         self,
@@ -118,7 +140,7 @@ class Http1Server:
         self.handle = handle
         self.head_limit = head_limit
         self.body_limit = body_limit
-        self.known: dict[bytes, tuple[Request, int]] = {}
+        self.heads = KnownHeads()
         self._cors = cors or Cors()
         self.common: bytes | None = None
         """The lines every answer has, where they do not depend on the request."""
@@ -134,33 +156,42 @@ class Http1Server:
         """The lines every answer has, for this request."""
         return self._date + self._cors.fields(request.origin)
 
-    def learn(self, head: bytes, request: Request, length: int) -> None:
-        """Remember what a head means: the request (without its body) and the length of the body in bytes."""
-        if len(self.known) >= _KNOWN_HEADS:
-            self.known.clear()
-        self.known[head] = (request, length)
-
 
 class Http1Exchange:
     """One request on an HTTP/1 connection and its answer. Implements `netstore.net.exchange.Exchange`."""
 
-    __slots__ = ("_chunked", "_connection", "_done", "_gone", "_held", "closing", "request", "writes")
+    __slots__ = (
+        "_chunked",
+        "_connection",
+        "_gone",
+        "_held",
+        "_held_size",
+        "closing",
+        "complete",
+        "endless",
+        "request",
+        "writes",
+    )
 
     def __init__(self, connection: Http1Connection, request: Request) -> None:
         self.request = request
         self.writes = request.method not in _SAFE
         """It may change what a later request sees."""
-        self._connection = connection
-        self._held: list[bytes] | None = None
-        self._done = False
-        self._chunked = False
+        self.complete = False
+        """The whole answer has been given."""
+        self.endless = False
+        """The answer was begun and has no end yet, or somebody wants to know when the client hangs up."""
         self.closing = not request.keep_alive
         """The connection closes after this answer."""
+        self._connection = connection
+        self._held: list[bytes] | None = None
+        self._held_size = 0
+        self._chunked = False
         self._gone: Callable[[], None] | None = None
 
     def respond(self, status: int, fields: bytes, body: bytes = b"") -> None:
-        """Answer in one piece; see `Exchange.respond`."""
-        if self._done:  # who failed half-way is asked to say so, and may have answered already
+        """Answer in one piece; see `Exchange.respond`. Nothing happens where the answer is complete."""
+        if self.complete:  # who failed half-way is asked to say so, and may have answered already
             return
         request = self.request
         line = _STATUS_11[status] if request.version == b"1.1" else _STATUS_10[status]
@@ -174,14 +205,13 @@ class Http1Exchange:
         size = b"" if status in (204, 304) else b"Content-Length: %d\r\n" % len(body)
         if request.method == b"HEAD":
             body = b""
-        self._gone = None
         self._put(b"".join((line, fields, common, size, closing, b"\r\n", body)))
         self._finished()
 
     def refuse(self, status: int, text: bytes) -> None:
         """Answer in plain text, then close; see `Exchange.refuse`."""
         self.closing = True
-        self._connection.reading = False
+        self._connection.read_no_more()
         self.respond(status, _PLAIN, text)
 
     def begin(self, status: int, fields: bytes) -> None:
@@ -195,22 +225,22 @@ class Http1Exchange:
         server = self._connection.server
         common = server.common or server.common_for(self.request)
         self._put(b"".join((line, fields, common, framing, b"\r\n")))
+        self._open()
 
     def push(self, data: bytes) -> bool:
         """Send a piece of the open body; see `Exchange.push`."""
         connection = self._connection
-        if connection.closed or connection.output.unsent() > OPEN_BODY_LIMIT:
+        if connection.closed or self.complete or connection.output.unsent() > OPEN_BODY_LIMIT:
             return False
-        if self._held is not None and sum(map(len, self._held)) > OPEN_BODY_LIMIT:
+        if self._held_size > OPEN_BODY_LIMIT:
             return False
         self._put(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
         return True
 
     def end(self) -> None:
         """End the open body; see `Exchange.end`."""
-        if self._done:
+        if self.complete:
             return
-        self._gone = None
         if self._chunked:
             self._put(b"0\r\n\r\n")
         self._finished()
@@ -222,24 +252,16 @@ class Http1Exchange:
     def on_gone(self, call: Callable[[], None]) -> None:
         """Call when the client hangs up before the answer is complete; see `Exchange.on_gone`."""
         self._gone = call
+        self._open()
 
-    @property
-    def complete(self) -> bool:
-        """The whole answer has been given."""
-        return self._done
-
-    @property
-    def watched(self) -> bool:
-        """Somebody wants to know when the client hangs up: the answer has no end of its own."""
-        return self._gone is not None
-
-    def release(self) -> bool:
-        """This exchange is now the first in line: let what it held go. True when its answer is complete."""
+    def release(self) -> None:
+        """This exchange is now the first in line: let what it held go."""
         if self._held is not None:
             held, self._held = self._held, None
+            self._connection.weigh(-self._held_size)
+            self._held_size = 0
             for part in held:
                 self._connection.output.write(part)
-        return self._done
 
     def hold(self) -> None:
         """Another exchange is ahead: keep what is answered until it is done."""
@@ -247,20 +269,26 @@ class Http1Exchange:
 
     def lost(self) -> None:
         """The connection is gone."""
-        self._done = True
+        self.complete = True
         call, self._gone = self._gone, None
         if call is not None:
             call()
 
+    def _open(self) -> None:
+        if not self.endless and not self.complete:
+            self.endless = True
+            self._connection.endless += 1
+
     def _finished(self) -> None:
-        self._done = True
-        if self.writes:
-            self._connection.written()
-        self._connection.advance()
+        self.complete = True
+        self._gone = None
+        self._connection.answered(self)
 
     def _put(self, data: bytes) -> None:
         if self._held is not None:
             self._held.append(data)
+            self._held_size += len(data)
+            self._connection.weigh(len(data))
         elif not self._connection.closed:
             self._connection.output.write(data)
 
@@ -268,32 +296,37 @@ class Http1Exchange:
 class Http1Connection:
     """One HTTP/1 connection: feed it with `receive`, it hands exchanges to the server's handler.
 
-    `output` takes what must be sent. `waiting` says that part of a request is here and the rest is not; the
-    owner puts a time limit on that. `reading` turns false when the rest of what comes means nothing any more
-    (refused, or closing after the last answer).
+    `output` takes what must be sent. `reading` turns false when the rest of what comes means nothing any more
+    (refused, or closing after the last answer). See `reactor.Session`, which this implements.
     """
 
     __slots__ = (
+        "_at",
         "_begun",
         "_body",
-        "_body_size",
-        "_head_done",
-        "_head_size",
-        "_learning",
-        "_length",
-        "_method",
-        "_parser",
+        "_charged",
+        "_chunks",
+        "_data",
+        "_ended",
+        "_final",
+        "_had",
+        "_head",
+        "_later",
+        "_next",
+        "_part",
         "_pending",
-        "_plain_framing",
-        "_ready",
-        "_request",
-        "_url",
+        "_since",
+        "_swept",
+        "_tells",
+        "_weight",
         "_writes",
         "closed",
+        "endless",
+        "hungry",
+        "late",
         "output",
         "reading",
         "server",
-        "waiting",
     )
 
     def __init__(self, server: Http1Server, output: Output) -> None:
@@ -301,32 +334,52 @@ class Http1Connection:
         self.output = output
         self.closed = False
         self.reading = True
-        self.waiting = False
+        self.hungry = False
+        """Something was read that is not handed over yet."""
+        self.late = False
+        """The peer took longer than it may to complete what it began."""
+        self.endless = 0
+        """How many of the answers outstanding have no end of their own."""
         self._pending: deque[Http1Exchange] = deque()
-        self._ready: deque[Request] = deque()
         self._writes = 0
-        self._parser = httptools.HttpRequestParser(self)
-        self._request = Request(b"", b"")
-        self._method: bytes | None = None
-        self._begun = 0
-        self._url = b""
-        self._body: list[bytes] = []
-        self._body_size = 0
-        self._head_size = 0
-        self._head_done = False
-        self._length = 0
-        self._plain_framing = True
-        self._learning: bytes | None = None
+        self._weight = 0
+        """Bytes of held answers, and of bodies of unanswered requests."""
+        self._charged = 0
+        # What was received, in its order: `_begun` is the first part of a head, or `_data` what is taken
+        # apart now, from `_at` on; `_later` came while requests had to wait.
+        self._begun = bytearray()
+        self._data = b""
+        self._at = 0
+        self._later = bytearray()
+        self._head: Head | None = None
+        """The head of a request whose body is not whole."""
+        self._body = bytearray()
+        self._chunks: ChunkedBody | None = None
+        self._tells = False
+        """The client waits to be told that it may send the body."""
+        self._next: Request | None = None
+        """A whole request that must wait."""
+        self._final = False
+        """What was read last is the last that is read."""
+        self._ended = False
+        """The peer sends nothing more."""
+        self._part = 0
+        """Counts heads and bodies that came in pieces; one of them is `_swept`, timed since `_since`."""
+        self._swept = 0
+        self._since = 0.0
+        self._had = 0
 
     @property
     def busy(self) -> bool:
-        """So many answers are outstanding that nothing more should be read for now."""
-        return bool(self._ready) or len(self._pending) >= PIPELINE_LIMIT
+        """So much is outstanding that nothing more should be read for now."""
+        if self.endless and len(self._later) + len(self._data) - self._at < BEHIND_LIMIT:
+            return False
+        return self.hungry or len(self._pending) >= PIPELINE_LIMIT or self._weight >= HIGH_WATER
 
     @property
-    def hungry(self) -> bool:
-        """Requests were read that are not handled yet."""
-        return bool(self._ready)
+    def waiting(self) -> bool:
+        """Part of a request is here, and the rest is not."""
+        return not self.hungry and (self._head is not None or bool(self._begun))
 
     @property
     def pending(self) -> int:
@@ -335,236 +388,301 @@ class Http1Connection:
 
     def receive(self, data: bytes) -> None:
         """Take the bytes of one read. May hand over any number of exchanges before it returns."""
-        ready = self._ready
-        if not self.waiting:
-            known = self.server.known
-            while data and self.reading:
-                end = data.find(b"\r\n\r\n") + 4
-                found = known.get(data[:end]) if end > 3 else None
-                if found is None:
-                    break
-                request, length = found
-                if length:
-                    if len(data) - end < length:
-                        break
-                    request = request.with_body(data[end : end + length])
-                    end += length
-                self.reading = request.keep_alive
-                ready.append(request)
-                data = data[end:]
-        if data and self.reading:
-            self._parse(data)
+        if self._final:
+            return
+        if self.hungry:
+            self._later += data
         else:
-            self.resume()
+            self._data, self._at = data, 0
+        self.resume()
 
     def resume(self) -> None:
-        """Hand over what is complete, as long as the answers outstanding are not too many or too large, and a
-        read does not have to wait for a write.
+        """Hand over what is complete, as long as the answers outstanding are not too many or too large, none
+        of them is without an end, and a read does not have to wait for a write.
         """
-        ready, pending = self._ready, self._pending
-        while ready and len(pending) < PIPELINE_LIMIT and self.output.unsent() < HIGH_WATER:
-            if self._writes and ready[0].method in _SAFE:
-                return
-            request = ready.popleft()
+        pending, server, output = self._pending, self.server, self.output
+        turn = PIPELINE_LIMIT
+        while not self.closed:
+            if (
+                not turn
+                or self.endless
+                or len(pending) >= PIPELINE_LIMIT
+                or self._weight >= HIGH_WATER
+                or output.unsent() >= HIGH_WATER
+            ):
+                self.hungry = self._next is not None or self._at < len(self._data) or bool(self._later)
+                break
+            request = self._next or self._read()
+            if request is None:
+                self.hungry = False
+                break
+            if self._writes and request.method in _SAFE:
+                self._next = request
+                self.hungry = True
+                break
+            self._next = None
+            turn -= 1
             exchange = Http1Exchange(self, request)
             self._writes += exchange.writes
+            if request.body:
+                self._weight += len(request.body)
             if pending:
                 exchange.hold()
             pending.append(exchange)
             if isinstance(request, _Refusal):
                 exchange.respond(request.status, _PLAIN, request.text)
             else:
-                self.server.handle(exchange)
+                server.handle(exchange)
+        if self._ended and self.endless:
+            self._give_up()
+        elif self._ended and not self.hungry:
+            self._finish()
+        if self.hungry or self._head is not None or self._begun or self._weight > _SMALL or self._charged:
+            self._settle()
 
     def eof(self) -> None:
         """The peer sends nothing more. Plain answers still go out; an answer without an end is given up."""
         self.reading = False
-        if any(exchange.watched for exchange in self._pending) or not (self._pending or self._ready):
-            self.gone()
-            self.output.cut()
-        elif not self._ready:
-            self._pending[-1].closing = True
-        elif self._ready[-1].keep_alive:
-            last = self._ready[-1] = self._ready[-1].with_body(self._ready[-1].body)
-            last.keep_alive = False
+        self._ended = True
+        if self.endless:
+            self._give_up()
+        elif not self.hungry:
+            self._finish()
 
     def gone(self) -> None:
         """The network failed, or the connection was closed: let go of everything."""
         self.closed = True
         self.reading = False
-        self._ready.clear()
-        while self._pending:
-            self._pending.popleft().lost()
+        self.hungry = False
+        self.late = False
+        self._drop()
+        self._next = None
+        pending = list(self._pending)
+        self._pending.clear()
+        self._weight = 0
+        self._settle()
+        with ExitStack() as each:  # calls all of them, the first one first, whatever one of them raises
+            for exchange in reversed(pending):
+                each.callback(exchange.lost)
 
     def refuse(self, status: int, text: bytes) -> None:
         """Answer what was not finished in time, then close."""
-        self._refuse(status, text)
-        self.resume()
+        if not self._final:
+            self.read_no_more()
+            self._next = _Refusal(status, text)
+            self.resume()
 
-    def written(self) -> None:
-        """A write was answered."""
-        self._writes -= 1
+    def read_no_more(self) -> None:
+        """What follows what was handed over means nothing."""
+        self._final = True
+        self.reading = False
+        self._drop()
 
-    def sweep(self, now: float) -> None:
-        """Nothing here depends on the time; see `Session.sweep`."""
-
-    def drain(self) -> None:
-        """The server stops: close after what was asked; an answer without an end is given up."""
-        if self._pending or self._ready:
-            self.eof()
-        else:
-            self.reading = False
-            self.output.finish()
-
-    def advance(self) -> None:
-        """Send on from the head of the line as far as answers are complete."""
+    def answered(self, exchange: Http1Exchange) -> None:
+        """This exchange is complete: send on from the head of the line as far as answers are."""
+        self._writes -= exchange.writes
+        self.endless -= exchange.endless
+        if exchange.request.body:
+            self._weight -= len(exchange.request.body)
         pending = self._pending
         while pending and pending[0].complete:
             if pending.popleft().closing:
                 self.output.finish()
                 self.gone()
-            elif pending:
+                return
+            if pending:
                 pending[0].release()
+        if not pending:
+            if self._tells:
+                self._tells = False
+                self.output.write(_CONTINUE)
+            if self._ended and not self.hungry:
+                self._finish()
+        if self._charged:
+            self._settle()
 
-    # --- what httptools calls
+    def weigh(self, size: int) -> None:
+        """An answer holds so many bytes more."""
+        self._weight += size
+        if self._weight > _SMALL:
+            self._settle()
 
-    def on_message_begin(self) -> None:
-        """A first byte of a request is here."""
-        self.waiting = True
-        self._begun += 1
-        self._request = Request(b"", b"")
-        self._url = b""
-        self._body = []
-        self._body_size = 0
-        self._head_size = 0
-        self._head_done = False
-        self._length = 0
-        self._plain_framing = True
-
-    def on_url(self, url: bytes) -> None:
-        """A piece of the request target."""
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One header line."""
-        lower = name.lower()
-        request = self._request
-        if lower == b"host":
-            request.host = value
-        elif lower == b"content-type":
-            request.content_type = value
-        elif lower == b"content-length":
-            self._length = int(value)
-        elif lower == b"authorization":
-            request.authorization = value
-        elif lower == b"origin":
-            request.origin = value
-        elif lower == b"expect":
-            self._plain_framing = False
-            if value.lower() == b"100-continue":
-                request.expects_continue = True
-        elif lower in (b"transfer-encoding", b"upgrade"):
-            self._plain_framing = False
-
-    def on_headers_complete(self) -> None:
-        """The head is whole: decide how the body is read."""
-        parser, request = self._parser, self._request
-        request.method = self._method or parser.get_method()
-        request.version = parser.get_http_version().encode()
-        request.keep_alive = parser.should_keep_alive()
-        url = self._url
-        if not url.startswith(b"/") and b"://" in url:
-            _, _, rest = url.partition(b"://")
-            slash = rest.find(b"/")
-            url = rest[slash:] if slash >= 0 else b"/"
-        request.path, _, request.query = url.partition(b"?")
-        self._head_done = True
-        if not self.reading:
+    def sweep(self, now: float) -> None:
+        """Once a second: see whether what was begun becomes complete in time. It is timed from the first
+        sweep that sees it, so that no clock is read for what comes at once.
+        """
+        self.late = False
+        if not self.waiting or self.busy or self.output.unsent() >= HIGH_WATER:
+            self._swept = 0
             return
-        if request.version not in (b"1.1", b"1.0"):
-            status = 400 if request.version < b"1" else 505
-            self._refuse(status, b"%d unsupported protocol version" % status)
-        elif request.version == b"1.1" and request.host is None:
-            self._refuse(400, b"400 Bad Request: missing required Host header")
-        elif self._length > self.server.body_limit:
-            self._overflow()
-        elif request.expects_continue and not self._pending:
-            self.output.write(_CONTINUE)
-        elif self._learning is not None and self._plain_framing and self._method is None:
-            self.server.learn(self._learning, request, self._length)
-        self._learning = None
+        had = self._kept_body()
+        if self._swept != self._part:
+            self._swept, self._since, self._had = self._part, now, had
+        elif self._head is None:
+            self.late = now - self._since > HEAD_SECONDS
+        elif (passed := now - self._since) >= BODY_SECONDS:
+            self.late = had - self._had < passed * BODY_RATE
+            self._since, self._had = now, had
 
-    def on_body(self, data: bytes) -> None:
-        """A piece of the body."""
-        self._body_size += len(data)
-        if not self.reading:
-            return
-        if self._body_size > self.server.body_limit:
-            self._overflow()
-            return
-        self._body.append(data)
+    def drain(self) -> None:
+        """The server stops: close after what was asked; an answer without an end is given up."""
+        if self._pending or self.hungry:
+            self.eof()
+        else:
+            self.reading = False
+            self.output.finish()
 
-    def on_message_complete(self) -> None:
-        """The request is whole."""
-        self.waiting = False
-        self._method = None
-        if self.reading:
-            request = self._request
-            self.reading = request.keep_alive
-            self._ready.append(request.with_body(b"".join(self._body)) if self._body else request)
-            self._body = []
+    # --- taking apart
+
+    def _read(self) -> Request | None:
+        """The next whole request, or a refusal in its place; None when more must come."""
+        try:
+            request = self._take()
+            while request is None and self._later:
+                self._data = bytes(self._later)
+                self._later.clear()
+                request = self._take()
+        except Malformed as bad:
+            request = _Refusal(bad.status, bad.text)
+        if request is not None and not request.keep_alive:
+            self.read_no_more()
+        return request
+
+    def _take(self) -> Request | None:
+        """The next whole request in `_data`; None when all of it is taken and more must come. Raises
+        Malformed.
+        """
+        if self._head is not None:
+            return self._take_body(self._head)
+        if self._begun and not self._ends_begun():
+            return None
+        server, data, at = self.server, self._data, self._at
+        while data.startswith(b"\r\n", at):  # empty lines before a request mean nothing (RFC 9112, 2.2)
+            at += 2
+        end = data.find(b"\r\n\r\n", at) + 4
+        if end < 4 or end - at > server.head_limit:
+            self._begin(data[at:])
+            return None
+        head = server.heads.read(data[at:end])
+        length = head.length
+        if not length:
+            self._at = end
+            return head.request
+        if 0 < length <= len(data) - end and length <= server.body_limit:
+            self._at = end + length
+            return head.request.with_body(data[end : end + length])
+        if length > server.body_limit:
+            return _too_large(head.request)
+        self._at = end
+        self._part += 1
+        self._head = head
+        self._chunks = ChunkedBody(server.body_limit, server.head_limit) if length == CHUNKED else None
+        request = self._take_body(head)
+        if request is None and head.request.expects_continue:
+            self._tells = bool(self._pending)
+            if not self._tells:
+                self.output.write(_CONTINUE)
+        return request
+
+    def _take_body(self, head: Head) -> Request | None:
+        """The request of this head, when what is here completes its body."""
+        data, at, chunks, body = self._data, self._at, self._chunks, self._body
+        if chunks is not None:
+            try:
+                at = chunks.take(data, at)
+            except BodyTooLarge:
+                return _too_large(head.request)
+            body, whole = chunks.data, chunks.ended
+        else:
+            part = data[at : at + head.length - len(body)]
+            body += part
+            at += len(part)
+            whole = len(body) == head.length
+        if not whole:
+            self._data, self._at = b"", 0
+            return None
+        self._at = at
+        request = head.request.with_body(bytes(body))
+        self._let_go()
+        return request
+
+    def _begin(self, rest: bytes) -> None:
+        """Keep the first part of a head. Raises Malformed where it can become none."""
+        self._data, self._at = b"", 0
+        if rest:
+            if rest != b"\r":
+                refuse_unfinished(rest, 0, self.server.head_limit)
+            self._begun += rest
+            self._part += 1
+
+    def _ends_begun(self) -> bool:
+        """Put what came behind the first part of a head. True when it may be whole; it is in `_data` then."""
+        begun = self._begun
+        searched = max(len(begun) - 3, 0)
+        begun += self._data
+        if searched and begun.find(b"\r\n\r\n", searched) < 0:
+            refuse_unfinished(begun, searched, self.server.head_limit)
+            self._data = b""
+            return False
+        self._data = bytes(begun)
+        begun.clear()
+        return True
+
+    def _drop(self) -> None:
+        """Forget what was read and not taken."""
+        self._data, self._at = b"", 0
+        self._begun.clear()
+        self._later.clear()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._head = self._chunks = None
+        self._tells = False
+        if self._body:
+            self._body = bytearray()
 
     # --- inside
 
-    def _parse(self, data: bytes) -> None:
-        self._begun = 0
-        if not self.waiting:
-            end = data.find(b"\r\n\r\n") + 4
-            self._learning = data[:end] if 3 < end <= _KNOWN_HEAD_SIZE else None
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            # No other protocol is offered: the request stands as it is, and what follows is the next one (RFC
-            # 9110, 7.8).
-            self._parser = httptools.HttpRequestParser(self)
-            self.receive(data[int(upgrade.args[0]) :])
-        except httptools.HttpParserInvalidMethodError:
-            self._parse_other_method(data, first=self._begun == 1)
-        except (httptools.HttpParserError, ValueError):
-            self._refuse(400, b"400 Bad Request")
-        if self.waiting and not self._head_done:
-            self._head_size += len(data)
-            if self._head_size > self.server.head_limit:
-                self._refuse(431, b"431 Request Header Fields Too Large")
-        self.resume()
+    def _finish(self) -> None:
+        """The peer sends nothing more, and all of it is handed over: close after the last answer."""
+        if self._pending:
+            self._pending[-1].closing = True
+        elif self.output.unsent():
+            self.output.finish()
+            self.gone()
+        else:
+            self._give_up()
 
-    def _parse_other_method(self, data: bytes, *, first: bool) -> None:
-        """A method httptools does not know is still well formed if it is a token (RFC 9110, 9.1): parse it
-        under another name.
-        """
-        token, space, rest = data.partition(b" ")
-        if not first or not space or not 0 < len(token) <= _METHOD_LIMIT or not _TOKEN.issuperset(token):
-            self._refuse(400, b"400 Bad Request")
-            return
-        self._method = token
-        self._parser = httptools.HttpRequestParser(self)
-        self._learning = None
-        self._parse(b"PUT " + rest)
+    def _give_up(self) -> None:
+        self.gone()
+        self.output.cut()
 
-    def _refuse(self, status: int, text: bytes) -> None:
-        if self.reading:
-            self.waiting = False
-            self.reading = False
-            self._ready.append(_Refusal(status, text))
+    def _kept_body(self) -> int:
+        return len(self._body) if self._chunks is None else self._chunks.held
 
-    def _overflow(self) -> None:
-        request = self._request
-        request.too_large = True
-        request.keep_alive = False
-        self._body = []
-        self.waiting = False
-        self.reading = False
-        self._ready.append(request)
+    def _settle(self) -> None:
+        """Charge what is kept now."""
+        kept = (
+            len(self._data)
+            - self._at
+            + len(self._begun)
+            + len(self._later)
+            + self._kept_body()
+            + self._weight
+            + len(self._pending) * _EXCHANGE_BYTES
+        )
+        kept = kept if kept > _SMALL else 0
+        if kept != self._charged:
+            self.output.account.charge(kept - self._charged)
+            self._charged = kept
+
+
+def _too_large(request: Request) -> Request:
+    """The request whose body is too long, without it."""
+    request = request.with_body(b"")
+    request.too_large = True
+    request.keep_alive = False
+    return request
 
 
 class _Refusal(Request):

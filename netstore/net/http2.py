@@ -514,6 +514,7 @@ class Http2Connection:
         "frame_limit",
         "held",
         "initial_window",
+        "late",
         "now",
         "output",
         "peer",
@@ -553,6 +554,8 @@ class Http2Connection:
         """The window of a new stream."""
         self.frame_limit = _SMALLEST_FRAME_LIMIT
         """The largest payload we send in one frame."""
+        self.late = False
+        """See `reactor.Session`."""
         self.strikes = 0
         """Pings since our last answer that came too soon."""
         self._turn: deque[Stream] = deque()

@@ -39,6 +39,7 @@ class Acting:
 
     busy = False
     reading = True
+    late = False
 
     def __init__(self, site: Site, connection: Connection) -> None:
         self._site = site

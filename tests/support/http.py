@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from netstore.limits import Budget
 from netstore.net.http1 import Http1Connection, Http1Exchange, Http1Server
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class FakeOutput:
         self.finished = False
         self.was_cut = False
         self.backlog = 0
+        self.account = Budget(1 << 30).account()
 
     def write(self, data: bytes | memoryview) -> None:
         self.sent += data

@@ -1,0 +1,112 @@
+"""A chunked body, taken apart as it comes (RFC 9112, section 7.1).
+
+Only what has a meaning is kept: extensions and trailer fields are checked and dropped. Everything around the
+data is bounded, so that no body can be mostly frame, and no trailer longer than a head.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from netstore.net.http1head import FIELD_LINE, Malformed
+
+FRAMING_LIMIT: Final = 16 * 1024
+"""Bytes of chunk sizes, extensions and line ends beyond one for each byte of data. Chunks of a few bytes
+pass; thousands of one byte, each with its line, cost more than they are worth.
+"""
+
+_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,8}+)(?:[\t ]*+;[\t -~\x80-\xff]*+)?\r\n")
+_FIELD_LINE: Final = re.compile(FIELD_LINE)
+
+_SIZE, _DATA, _AFTER, _TRAILER, _ENDED = range(5)
+
+
+class BodyTooLarge(Exception):  # noqa: N818 - named for what is wrong with it
+    """The body is longer than allowed."""
+
+
+class ChunkedBody:
+    """Feed it with `take` until it has `ended`; `data` is the body so far, at most `limit` bytes."""
+
+    __slots__ = ("_framing", "_left", "_limit", "_line", "_step", "_trailer", "data")
+
+    def __init__(self, limit: int, trailer_limit: int) -> None:
+        self.data = bytearray()
+        self._limit = limit
+        self._step = _SIZE
+        self._left = 0
+        """Bytes of the chunk that are still to come."""
+        self._line = bytearray()
+        """The beginning of a line whose end is still to come."""
+        self._framing = FRAMING_LIMIT
+        """Bytes that further lines may have, beside those that data earns."""
+        self._trailer = trailer_limit
+        """Bytes that the rest of the trailer may have."""
+
+    @property
+    def ended(self) -> bool:
+        """The body is whole."""
+        return self._step == _ENDED
+
+    @property
+    def held(self) -> int:
+        """Bytes that are kept."""
+        return len(self.data) + len(self._line)
+
+    def take(self, data: bytes, at: int) -> int:
+        """Take bytes from `at` on; the place behind the last one that belongs to the body. Raises Malformed
+        for a broken frame, BodyTooLarge as soon as a chunk is announced that goes beyond the limit.
+        """
+        while at < len(data) and self._step != _ENDED:
+            if self._step == _DATA:
+                part = data[at : at + self._left]
+                self.data += part
+                self._left -= len(part)
+                at += len(part)
+                if not self._left:
+                    self._step = _AFTER
+                continue
+            end = data.find(b"\n", at) + 1
+            self._admit(len(self._line) + (end or len(data)) - at)
+            if not end:
+                self._line += data[at:]
+                return len(data)
+            line = data[at:end]
+            if self._line:
+                line = bytes(self._line) + line
+                self._line.clear()
+            at = end
+            self._read(line)
+        return at
+
+    def _admit(self, size: int) -> None:
+        """Raise Malformed for a line of so many bytes, or more, if less is left for lines."""
+        if self._step == _TRAILER:
+            if size > self._trailer:
+                raise Malformed(431, b"431 Request Header Fields Too Large")
+        elif size > self._framing + len(self.data):
+            raise Malformed(400, b"400 Bad Request: chunks with too little data")
+
+    def _read(self, line: bytes) -> None:
+        step = self._step
+        if step == _TRAILER:
+            self._trailer -= len(line)
+            if line == b"\r\n":
+                self._step = _ENDED
+            elif _FIELD_LINE.fullmatch(line) is None:
+                raise Malformed(400, b"400 Bad Request: malformed trailer")
+            return
+        self._framing -= len(line)
+        if step == _AFTER:
+            if line != b"\r\n":
+                raise Malformed(400, b"400 Bad Request: malformed chunk")
+            self._step = _SIZE
+            return
+        found = _SIZE_LINE.fullmatch(line)
+        if found is None:
+            raise Malformed(400, b"400 Bad Request: malformed chunk")
+        self._left = int(found[1], 16)
+        if len(self.data) + self._left > self._limit:
+            raise BodyTooLarge
+        self._step = _DATA if self._left else _TRAILER

@@ -1,0 +1,218 @@
+"""What the head of an HTTP/1 request means: a strict grammar, and a memory of what was asked (RFC 9112).
+
+A meaning is a pure function of exactly the bytes of one head, from its first letter to the empty line that
+ends it: `parse_head` looks at nothing else. So what is remembered for a head cannot depend on who sent it
+first, on what came before it on the wire, or on how the bytes were cut.
+
+Nothing is guessed. Where the RFC lets a server choose between repairing and refusing, this one refuses: lines
+end with CRLF, folded lines, bare CR, bare LF and NUL are no part of a head, and a field that decides where a
+message ends or who asks (Host, Content-Length, Transfer-Encoding, Authorization) stands in it once. Two
+readers of the same bytes, a proxy and this server say, can then not come to different messages.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from netstore.net.exchange import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CHUNKED: Final = -1
+"""In place of the length of a body: it says itself where it ends."""
+
+KNOWN_HEADS: Final = 4096
+"""Heads that are remembered. Beyond that many, or that many bytes, the memory starts anew."""
+
+KNOWN_HEAD_BYTES: Final = 1024
+"""Longer heads are parsed each time."""
+
+KNOWN_BYTES: Final = 2 * 1024 * 1024
+"""Bytes of all heads that are remembered; with what they mean, a few times as much memory."""
+
+METHOD_BYTES: Final = 64
+"""The longest method; the longest one registered has 17."""
+
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_REQUEST_LINE: Final = re.compile(
+    rb"(%b{1,%d}+) ([!-~\x80-\xff]++) HTTP/([0-9]\.[0-9])\r\n" % (_TOKEN, METHOD_BYTES)
+)
+FIELD_LINE: Final = rb"%b++:[\t -~\x80-\xff]*+\r\n" % _TOKEN
+_FIELDS: Final = re.compile(rb"(?:%b)*+\r\n" % FIELD_LINE)
+_START: Final = re.compile(rb"%b{1,%d}+(?: |\Z)" % (_TOKEN, METHOD_BYTES))
+_BARE_LF: Final = re.compile(rb"(?<!\r)\n")
+_READ: Final = re.compile(
+    rb"\r\n(authorization|connection|content-length|content-type|cookie|expect|host|origin"
+    rb"|proxy-authorization|transfer-encoding):([^\r]*+)",
+    re.IGNORECASE,
+)
+"""The fields that mean something here, in a head that is known to be well formed."""
+_HOST: Final = re.compile(rb"(?:\[[0-9A-Za-z:.%_~\-]+\]|[0-9A-Za-z\-._~!$&'()*+,;=%]*)(?::[0-9]*)?")
+_ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*+://([^/?#]++)")
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+_CLOSE: Final = re.compile(rb"(?:\A|,)[\t ]*+close[\t ]*+(?:,|\Z)", re.IGNORECASE)
+_KEEP_ALIVE: Final = re.compile(rb"(?:\A|,)[\t ]*+keep-alive[\t ]*+(?:,|\Z)", re.IGNORECASE)
+_GRAMMAR: Final = b"malformed request line or header line (lines end with CRLF)"
+_ENDS_CHUNKED: Final = re.compile(rb"(?:.*,)?[\t ]*+chunked", re.IGNORECASE)
+
+
+class Malformed(Exception):  # noqa: N818 - named for what the bytes are
+    """These bytes are no request that is taken here; `status` and `text` are the answer."""
+
+    def __init__(self, status: int, text: bytes) -> None:
+        super().__init__(status, text)
+        self.status = status
+        self.text = text
+
+
+class Head:
+    """What a head means: the request without its body, and the body's length in bytes, or `CHUNKED`."""
+
+    __slots__ = ("length", "private", "request")
+
+    def __init__(self, request: Request, length: int, *, private: bool) -> None:
+        self.request = request
+        self.length = length
+        self.private = private
+        """It carries what proves who asks."""
+
+
+def parse_head(head: bytes) -> Head:
+    """The meaning of one whole head, which ends with its empty line; raises Malformed. O(bytes)."""
+    line = _REQUEST_LINE.match(head)
+    if line is None or _FIELDS.fullmatch(head, line.end()) is None:
+        raise _bad(_GRAMMAR)
+    method, target, version = line.groups()
+    if version not in (b"1.1", b"1.0"):
+        status = 400 if version < b"1" else 505
+        raise Malformed(status, b"%d unsupported protocol version" % status)
+    request = Request(method, b"")
+    request.version = version
+    length = coding = None
+    private = closes = stays = False
+    for found in _READ.finditer(head, line.end() - 2):
+        name, value = found.groups()
+        name, value = name.lower(), value.strip(b" \t")
+        if name == b"host":
+            request.host = _once(request.host, value, b"Host")
+        elif name == b"content-length":
+            length = _once(length, value, b"Content-Length")
+        elif name == b"content-type":
+            request.content_type = value if request.content_type is None else request.content_type
+        elif name == b"transfer-encoding":
+            coding = _once(coding, value, b"Transfer-Encoding")
+        elif name == b"connection":
+            closes = closes or _CLOSE.search(value) is not None
+            stays = stays or _KEEP_ALIVE.search(value) is not None
+        elif name == b"authorization":
+            request.authorization = _once(request.authorization, value, b"Authorization")
+            private = True
+        elif name == b"origin":
+            request.origin = value if request.origin is None else request.origin
+        elif name == b"expect":
+            request.expects_continue = version == b"1.1" and value.lower() == b"100-continue"
+        else:
+            private = True
+    request.keep_alive = not closes and (stays or version == b"1.1")
+    if request.host is None:
+        if version == b"1.1":
+            raise _bad(b"missing required Host header")
+    elif _HOST.fullmatch(request.host) is None:
+        raise _bad(b"malformed Host header")
+    _take_target(request, target)
+    return Head(request, _length_of(length, coding, version), private=private)
+
+
+def refuse_unfinished(begun: bytes | bytearray, searched: int, limit: int) -> None:
+    """Raise Malformed when no more bytes can make a head of at most `limit` bytes of this beginning.
+
+    The part before `searched` was looked at already. Whatever the cuts, the same stream is refused the same
+    way: for what is wrong within the limit before for its length. O(bytes not searched).
+    """
+    if _START.match(begun, 0, METHOD_BYTES + 1) is None or _BARE_LF.search(begun, searched, limit):
+        raise _bad(_GRAMMAR)
+    if len(begun) >= limit:
+        raise Malformed(431, b"431 Request Header Fields Too Large")
+
+
+class KnownHeads:
+    """Remembers the meaning of heads: clients repeat themselves, and looking up is a fifth of parsing.
+
+    A head that proves who asks is never kept. Bounded in number and in bytes; `count` 0 remembers nothing.
+    """
+
+    __slots__ = ("_count", "_find", "_heads", "_size")
+
+    def __init__(self, count: int = KNOWN_HEADS) -> None:
+        self._count = count
+        self._heads: dict[bytes, Head] = {}
+        self._find: Callable[[bytes], Head | None] = self._heads.get
+        self._size = 0
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the heads that are remembered."""
+        return self._size
+
+    def read(self, head: bytes) -> Head:
+        """The meaning of a whole head; raises Malformed."""
+        return self._find(head) or self._learn(head)
+
+    def _learn(self, head: bytes) -> Head:
+        meaning = parse_head(head)
+        if self._count and len(head) <= KNOWN_HEAD_BYTES and not meaning.private:
+            if len(self._heads) >= self._count or self._size + len(head) > KNOWN_BYTES:
+                self._heads.clear()
+                self._size = 0
+            self._heads[head] = meaning
+            self._size += len(head)
+        return meaning
+
+
+def _take_target(request: Request, target: bytes) -> None:
+    """Path and query of the request target, in any of its forms (RFC 9112, 3.2)."""
+    if request.method == b"CONNECT":
+        raise Malformed(501, b"501 Not Implemented: no tunnel is opened here")
+    if not target.startswith(b"/") and not (target == b"*" and request.method == b"OPTIONS"):
+        absolute = _ABSOLUTE.match(target)
+        if absolute is None or _HOST.fullmatch(absolute[1]) is None:
+            raise _bad(b"malformed request target")
+        request.host = absolute[1]
+        target = target[absolute.end() :]
+        if not target.startswith(b"/"):
+            target = b"/" + target
+    request.path, _, request.query = target.partition(b"?")
+
+
+def _length_of(length: bytes | None, coding: bytes | None, version: bytes) -> int:
+    """How long the body is, from Content-Length and Transfer-Encoding (RFC 9112, 6)."""
+    if coding is not None:
+        if length is not None:
+            raise _bad(b"both Content-Length and Transfer-Encoding")
+        if version == b"1.0":
+            raise _bad(b"Transfer-Encoding in HTTP/1.0")
+        if coding.lower() == b"chunked":
+            return CHUNKED
+        if _ENDS_CHUNKED.fullmatch(coding) is None:
+            raise _bad(b"the last Transfer-Encoding must be chunked")
+        raise Malformed(501, b"501 Not Implemented: no Transfer-Encoding but chunked is known")
+    if length is None:
+        return 0
+    if _LENGTH.fullmatch(length) is None:
+        raise _bad(b"malformed Content-Length")
+    return int(length)
+
+
+def _once(before: bytes | None, value: bytes, name: bytes) -> bytes:
+    if before is not None:
+        raise _bad(b"more than one %b header" % name)
+    return value
+
+
+def _bad(why: bytes) -> Malformed:
+    return Malformed(400, b"400 Bad Request: " + why)
