@@ -11,6 +11,20 @@ of many small things charges a fixed cost for each.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Final
+
+SMALLEST: Final = 64 << 20
+"""Bytes of the least budget that a member can work with."""
+
+LARGEST_DEFAULT: Final = 512 << 20
+"""Bytes beyond which the budget that nobody chose does not grow: larger buffers only hide who is slow."""
+
+PART_OF_MEMORY: Final = 8
+"""The budget that nobody chose is one in so many bytes of the memory: the rest is for the keys, the history,
+the page cache and the interpreter.
+"""
+
 
 class Budget:
     """Bytes that all accounts of one kind may hold together. `share` makes a part that counts in it too."""
@@ -80,3 +94,43 @@ class Account:
         """The owner is gone, and with it everything it held. May be called again."""
         self.charge(-self.held)
         self._closed = True
+
+
+@dataclass(slots=True, frozen=True)
+class Shares:
+    """The budget of a member, and what it is split into. Each share may be used up whatever the others hold;
+    together they are the whole.
+    """
+
+    whole: Budget
+    clients: Budget
+    """What client connections hold: requests not answered yet, and answers not taken yet."""
+    answers: Budget
+    """What reads gather before it can be given to a connection: sorts, lists, jobs."""
+    peers: Budget
+    """Frames from and to other members."""
+    overlay: Budget
+    """Changes of the state that the engine has not committed."""
+    log: Budget
+    """Entries of the log that are kept in memory."""
+    copies: Budget
+    """Pieces of state copies and backups under way."""
+
+    @classmethod
+    def of(cls, size: int) -> Shares:
+        """The shares of a budget of so many bytes."""
+        whole = Budget(size)
+        return cls(
+            whole,
+            clients=whole.share(size // 8),
+            answers=whole.share(size // 8),
+            peers=whole.share(size // 4),
+            overlay=whole.share(size // 8),
+            log=whole.share(size // 4),
+            copies=whole.share(size // 8),
+        )
+
+
+def default_budget(memory: int) -> int:
+    """The budget for a process that may use so many bytes of memory, where nobody chose one."""
+    return max(SMALLEST, min(memory // PART_OF_MEMORY, LARGEST_DEFAULT))

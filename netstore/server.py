@@ -43,6 +43,7 @@ from netstore.disk.posix import PosixDevice
 from netstore.disk.wal import Wal
 from netstore.errors import CorruptData, Fault, NetstoreError
 from netstore.guard import guarded
+from netstore.limits import Shares, default_budget
 from netstore.net.call import CallFailed
 from netstore.net.front import ALPN, Front
 from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
@@ -66,6 +67,7 @@ from netstore.node.proposals import Proposals
 from netstore.node.register import Expelled, Register, ask
 from netstore.node.timekeeper import Deadlines, Timekeeper
 from netstore.ops.logging import get_logger, set_level
+from netstore.ops.memory import usable_memory
 from netstore.ops.notify import ServiceManager
 from netstore.raft.core import Boot, Config, Raft
 from netstore.raft.entry import HardState, SnapshotMeta
@@ -258,8 +260,9 @@ class _Daemon:
             body_limit=config.max_body_bytes,
             cors=Cors(config.cors),
         )
+        self.shares = Shares.of(config.memory_budget or default_budget(usable_memory()))
         self.reactor = Reactor(
-            Limits(config.max_connections, config.slow_client_seconds),
+            Limits(config.max_connections, config.slow_client_seconds, self.shares.clients),
             self.http1,
             get_logger("net"),
             self.clock.monotonic,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.limits import Budget
+from netstore.limits import LARGEST_DEFAULT, SMALLEST, Budget, Shares, default_budget
 
 if TYPE_CHECKING:
     from netstore.limits import Account
@@ -50,3 +50,19 @@ def test_used_is_the_sum_of_what_open_accounts_hold(steps: list[tuple[int, int, 
             accounts[number].charge(size)
             held[number] += size * is_open[number]
     assert budget.used == sum(held)
+
+
+def test_the_shares_together_are_no_more_than_the_whole() -> None:
+    shares = Shares.of(SMALLEST)
+    parts = [shares.clients, shares.answers, shares.peers, shares.overlay, shares.log, shares.copies]
+    assert all(part.parent is shares.whole for part in parts)
+    assert sum(part.limit for part in parts) <= shares.whole.limit
+    for part in parts:
+        part.account().charge(part.limit)
+    assert not any(part.over for part in parts)
+
+
+def test_the_budget_nobody_chose_is_between_two_bounds() -> None:
+    assert default_budget(1 << 20) == SMALLEST
+    assert default_budget(2 << 30) == 256 << 20
+    assert default_budget(1 << 40) == LARGEST_DEFAULT

@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from netstore.net.http1 import Http1Server
     from netstore.net.tls import Credentials
 
-MEMORY: Final = 64 * 1024 * 1024
-"""Bytes that all connections may hold together."""
-
 READ_SIZE: Final = 64 * 1024
 """Bytes taken by one read; what a client sends beyond it waits for the next round."""
 
@@ -52,6 +49,9 @@ STALL_SECONDS: Final = 30.0
 
 HANDSHAKE_SECONDS: Final = 10.0
 """How long a client may take for its TLS handshake, from being accepted."""
+
+MEMORY: Final = 64 * 1024 * 1024
+"""Bytes that all connections may hold together."""
 
 DRAIN_LIMIT: Final = 64 * 1024 * 1024
 """Bytes read and dropped from a closing connection, so that the last answer reaches the client instead of a
@@ -175,11 +175,18 @@ class Log(Protocol):
 class Limits:
     """Bounds of a reactor; see the constants of this module for the defaults and their reasons."""
 
-    __slots__ = ("max_connections", "stall_seconds")
+    __slots__ = ("max_connections", "memory", "stall_seconds")
 
-    def __init__(self, max_connections: int = MAX_CONNECTIONS, stall_seconds: float = STALL_SECONDS) -> None:
+    def __init__(
+        self,
+        max_connections: int = MAX_CONNECTIONS,
+        stall_seconds: float = STALL_SECONDS,
+        memory: Budget | None = None,
+    ) -> None:
         self.max_connections = max_connections
         self.stall_seconds = stall_seconds
+        self.memory = memory or Budget(MEMORY)
+        """What all connections may hold together."""
 
 
 class Connection:
@@ -205,6 +212,7 @@ class Connection:
         "_unsent_size",
         "account",
         "fd",
+        "principal",
         "progress",
         "session",
         "settled",
@@ -224,6 +232,10 @@ class Connection:
         self.fd = sock.fileno()
         self.account = reactor.memory.account()
         """What this connection holds of the memory for all, here and in its session."""
+        self.principal: str = address[0] if isinstance(address, tuple) else ""
+        """Who this is, for sharing fairly and for the record: the common name of the certificate once that is
+        known, else the address without its port; empty for a socket of the machine's own.
+        """
         self.session: Session = Handshake(self)
         self.progress = self._accepted = now
         self._tunnel = None if credentials is None else Tunnel(credentials.server(), None)
@@ -241,6 +253,7 @@ class Connection:
 
     def begin(self) -> None:
         """It can carry a session now."""
+        self.principal = self.common_name or self.principal
         self.session = self._reactor.session(self)
 
     @property
@@ -508,7 +521,7 @@ class Reactor:
         self.dirty: list[Connection] = []
         self.now = clock()
         self.accepted = 0
-        self.memory = Budget(MEMORY)
+        self.memory = limits.memory
         self._limits = limits
         self._http1 = http1
         self._log = log

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from netstore.limits import SMALLEST
 from netstore.ops.layered import (
     BadSetting,
     Choice,
@@ -392,6 +393,11 @@ class StoreConfig:
         10_000,
         "Client connections open at a time; more wait until one is closed.",
     )
+    memory_budget: int = setting(
+        Whole(0, 1 << 40, "bytes"),
+        0,
+        "Bytes all buffers may hold together; 0 for an eighth of the memory, from 64 to 512 MiB.",
+    )
     max_header_bytes: int = setting(
         Whole(1024, 1 << 20, "bytes"),
         64 << 10,
@@ -484,6 +490,12 @@ class StoreConfig:
                 "voters",
                 f"{self.voters} survive the loss of no more members than {self.voters - 1} do",
                 "give 1, 3, 5 or 7",
+            )
+        if 0 < self.memory_budget < SMALLEST:
+            raise BadSetting(
+                "memory_budget",
+                f"{self.memory_budget} bytes are too few for a member to work with",
+                f"give at least {SMALLEST}, or 0 for a part of the memory",
             )
         if self.auto_compaction_mode == "revision" and not self.auto_compaction_retention.isdigit():
             raise BadSetting(

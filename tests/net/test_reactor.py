@@ -342,3 +342,27 @@ async def test_a_closed_reactor_takes_no_calls() -> None:
         assert "closed" in str(refused)  # noqa: PT017 - asserted where it is raised
     else:
         raise AssertionError("a closed reactor took a call")
+
+
+async def test_a_principal_is_the_address_without_its_port() -> None:
+    async with site() as here, await here.connect() as stream:
+        await stream.send_all(GET)
+        await here.until_asked(1)
+        (connection,) = here.reactor._connections.values()
+        assert connection.principal == "127.0.0.1"
+        connection.account.charge(7)
+        assert here.reactor.memory.used == 7
+        connection.cut()
+        assert here.reactor.memory.used == 0
+
+
+async def test_a_principal_is_the_name_in_the_certificate_where_there_is_one(tmp_path: Path) -> None:
+    files = Certificates(tmp_path / "tls")
+    log: Any = Quiet()
+    credentials = Credentials(files.certificate, files.key, files.ca, client_auth=True, log=log)
+    async with site(credentials=credentials) as here, await here.connect() as plain:
+        stream = trio.SSLStream(plain, files.context("http/1.1"), server_hostname="localhost")
+        await stream.send_all(GET)
+        await here.until_asked(1)
+        (connection,) = here.reactor._connections.values()
+        assert connection.principal == "operator"

@@ -261,6 +261,7 @@ class TestStoreChecks:
             ("--join=http://a:1 --initial-cluster=default=http://b:1,c=http://c:1", "give one of the two"),
             ("--join=http://a:0", "port 0"),
             ("--voters=4", "give 1, 3, 5 or 7"),
+            ("--memory-budget=1000000", "give at least 67108864"),
             ("--voters=9", "out of range"),
             ("--auto-compaction-retention=soon", "give a time as 30m, or a whole number"),
             ("--auto-compaction-mode=revision --auto-compaction-retention=1h", "is no number of revisions"),
