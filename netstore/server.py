@@ -14,8 +14,10 @@ damaged files aside and joins anew, under another identity (`node.register`); al
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -62,7 +64,7 @@ from netstore.node.driver import Driver
 from netstore.node.host import CATCH_UP_ENTRIES, Host
 from netstore.node.lessor import Lessor
 from netstore.node.loop import Loop
-from netstore.node.peers import Peers
+from netstore.node.peers import MAX_GUESTS, Peers
 from netstore.node.proposals import Proposals
 from netstore.node.register import Expelled, Register, ask
 from netstore.node.timekeeper import Deadlines, Timekeeper
@@ -111,8 +113,27 @@ CHORES_SECONDS: Final = 0.1
 """How often learners that caught up, and an own removal, are looked for."""
 
 
+OWN_DESCRIPTORS: Final = 128 + MAX_GUESTS
+"""Open files that clients leave to the member: its log, its state, copies, its streams with others. A log
+that cannot open its next file would end it.
+"""
+
+MOST_DESCRIPTORS: Final = 1 << 20
+"""Open files that are enough, where the system sets no limit."""
+
 SAMPLE_ROUNDS: Final = 10
 """Chores between two looks at the traffic with other members."""
+
+
+def raise_descriptor_limit() -> int:
+    """Allow this process as many open files as it may allow itself; how many that is (setrlimit(2))."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):  # what there is has to do, then
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            soft = most
+    return most if soft == resource.RLIM_INFINITY else soft
 
 
 class SystemClock:
@@ -262,7 +283,7 @@ class _Daemon:
         )
         self.shares = Shares.of(config.memory_budget or default_budget(usable_memory()))
         self.reactor = Reactor(
-            Limits(config.max_connections, config.slow_client_seconds, self.shares.clients),
+            Limits(self._most_connections(), config.slow_client_seconds, self.shares.clients),
             self.http1,
             get_logger("net"),
             self.clock.monotonic,
@@ -334,6 +355,19 @@ class _Daemon:
             await self._refuse_to_begin_twice(identity)
         self.folder.adopt(identity)
         self.log.info("identity_found", member=f"{identity.member_id:x}", cluster=f"{identity.cluster_id:x}")
+
+    def _most_connections(self) -> int:
+        """What the configuration allows, as far as there are descriptors for it beside the member's own."""
+        wanted = self.config.max_connections
+        able = max(1, raise_descriptor_limit() - OWN_DESCRIPTORS)
+        if able < wanted:
+            self.log.warning(
+                "connections_limited",
+                wanted=wanted,
+                possible=able,
+                fix="raise the limit on open files",
+            )
+        return min(wanted, able)
 
     def _others(self) -> list[str]:
         """Peer URLs of members that the configuration names."""

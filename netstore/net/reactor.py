@@ -29,6 +29,7 @@ import trio
 from netstore.guard import guarded
 from netstore.limits import Budget
 from netstore.net.accept import CannotAccept, accept
+from netstore.net.crowd import Crowd
 from netstore.net.http1 import HIGH_WATER
 from netstore.net.tls import TlsFailed, Tunnel
 
@@ -42,7 +43,7 @@ READ_SIZE: Final = 64 * 1024
 """Bytes taken by one read; what a client sends beyond it waits for the next round."""
 
 MAX_CONNECTIONS: Final = 10_000
-"""Open connections; more wait in the kernel's accept queue."""
+"""Open connections; at the limit `crowd` says who goes for one more, if anybody."""
 
 STALL_SECONDS: Final = 30.0
 """How long a request may stay incomplete, an answer unread, or a closing connection open."""
@@ -212,6 +213,7 @@ class Connection:
         "_unsent_size",
         "account",
         "fd",
+        "heard",
         "principal",
         "progress",
         "session",
@@ -242,6 +244,8 @@ class Connection:
         self._unsent: deque[bytes | memoryview] = deque()
         self._sealed: bytes | memoryview | None = None
         """What is to go over the wire before the rest, as it is."""
+        self.heard = False
+        """It sent something that its session was given, or opened its TLS."""
         self._farewell = False
         self._spoken = False
         self.settled = False
@@ -253,7 +257,9 @@ class Connection:
 
     def begin(self) -> None:
         """It can carry a session now."""
-        self.principal = self.common_name or self.principal
+        name = self.common_name
+        if name:
+            self._reactor.crowd.named(self, name)
         self.session = self._reactor.session(self)
 
     @property
@@ -278,6 +284,11 @@ class Connection:
     def common_name(self) -> str | None:
         """The common name in the client's certificate, if it showed one."""
         return None if self._tunnel is None else self._tunnel.common_name
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is being sent or answered, as far as can be told from here."""
+        return not (self._unsent_size or self._closing or self.session.waiting or self.session.busy)
 
     def write(self, data: bytes | memoryview) -> None:
         """Queue bytes; they leave when the reactor flushes."""
@@ -377,6 +388,9 @@ class Connection:
             self.progress = self._reactor.now
             if self._tunnel is not None:
                 data = self._untunnel(self._tunnel, data)
+            if not self.heard and (data or self._is_open):
+                self.heard = True
+                self._reactor.crowd.spoke(self)
             if data:
                 self.session.receive(data)
             if self._tunnel is not None and self._tunnel.ended and self.fd >= 0:
@@ -386,6 +400,10 @@ class Connection:
         else:
             self.session.eof()
             self._watch()
+
+    @property
+    def _is_open(self) -> bool:
+        return self._tunnel is None or self._tunnel.open
 
     def _untunnel(self, tunnel: Tunnel, data: bytes) -> bytes:
         """The plain bytes that `data` completes; empty where the connection is not so far, or over."""
@@ -521,6 +539,7 @@ class Reactor:
         self.dirty: list[Connection] = []
         self.now = clock()
         self.accepted = 0
+        self.crowd: Crowd[Connection] = Crowd(limits.max_connections)
         self.memory = limits.memory
         self._limits = limits
         self._http1 = http1
@@ -534,7 +553,7 @@ class Reactor:
         self._closed = False
         self._unsettled = 0
         self._all_settled: trio.Event | None = None
-        self._refusal_told = -1.0
+        self._refusal_told = self._crowded_told = -1.0
         self._calls: deque[Callable[[], object]] = deque()
         self._called = False
         self._bell, self._bell_button = socket.socketpair()
@@ -620,6 +639,7 @@ class Reactor:
     def forget(self, connection: Connection) -> None:
         """A connection is about to close its socket."""
         del self._connections[connection.fd]
+        self.crowd.leave(connection)
         connection.settle()
         self._epoll.unregister(connection.fd)
         if not self._accepting and self._listeners:
@@ -720,29 +740,56 @@ class Reactor:
 
     def _accept(self, listener: socket.socket, credentials: Credentials | None) -> None:
         for _ in range(_ACCEPTS_PER_ROUND):
-            if len(self._connections) >= self._limits.max_connections:
+            if self.crowd.full and not self.crowd.yields:
                 self._pause_accepting("connection limit", self._limits.max_connections)
                 return
             try:
                 accepted = accept(listener)
             except CannotAccept as why:
-                self._pause_accepting(str(why), len(self._connections))
-                return
+                silent = self.crowd.silent
+                if silent is None:
+                    self._pause_accepting(str(why), len(self._connections))
+                    return
+                silent.cut()
+                continue
             if accepted is None:
                 return
             if not guarded(self.failed, self._admit, *accepted, credentials):
                 accepted[0].close()
 
     def _admit(self, sock: socket.socket, address: Any, credentials: Credentials | None) -> None:
+        if self.crowd.full and not self._make_room(address[0] if isinstance(address, tuple) else ""):
+            sock.close()
+            return
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection = Connection(self, sock, address, self.now, credentials)
         self._epoll.register(connection.fd, _IN)
         self._connections[connection.fd] = connection
+        self.crowd.join(connection)
         self.accepted += 1
         if credentials is None:
             self._serve(connection, connection.begin)
+
+    def _make_room(self, coming: str) -> bool:
+        """One connection goes for the one that comes; False where that one is to go."""
+        weakest = self.crowd.weakest(coming)
+        gone = coming if weakest is None else weakest.principal
+        if self.now - self._crowded_told >= 1:
+            self._crowded_told = self.now
+            said = weakest is None or weakest.heard
+            self._log.warning(
+                "connection_let_go",
+                principal=gone,
+                reason="it has more than its share" if said else "it never said anything",
+                connections=len(self.crowd),
+                fix="raise max_connections if all of them are wanted",
+            )
+        if weakest is None:
+            return False
+        weakest.cut()
+        return True
 
     def _attend_to(self, fd: int, mask: int) -> None:
         call, failed = self._attended[fd]
@@ -771,7 +818,7 @@ class Reactor:
         limit = self._limits.stall_seconds
         for connection in list(self._connections.values()):
             self._serve(connection, connection.sweep, now, limit)
-        if not self._accepting and self._listeners and len(self._connections) < self._limits.max_connections:
+        if not self._accepting and self._listeners and (not self.crowd.full or self.crowd.yields):
             self._resume_accepting()
         self.flush()
 

@@ -391,7 +391,7 @@ class StoreConfig:
     max_connections: int = setting(
         Whole(1, 1_000_000, "connections"),
         10_000,
-        "Client connections open at a time; more wait until one is closed.",
+        "Client connections open at a time; beyond it those go that never spoke, then those of who has most.",
     )
     memory_budget: int = setting(
         Whole(0, 1 << 40, "bytes"),

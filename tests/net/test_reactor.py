@@ -219,17 +219,58 @@ async def test_a_peer_that_reads_nothing_is_cut() -> None:
         await here.until_open(0)
 
 
+async def spoken(here: Site, count: int) -> list[trio.SocketStream]:
+    """Connections that have asked something."""
+    streams = [await here.connect() for _ in range(count)]
+    for stream in streams:
+        await stream.send_all(GET)
+        with trio.fail_after(10):
+            await stream.receive_some(65536)
+    return streams
+
+
 async def test_more_connections_than_allowed_wait_their_turn() -> None:
     async with site(Limits(max_connections=2)) as here:
-        first, second, third = [await here.connect() for _ in range(3)]
-        await here.until_open(2)
+        first, second = await spoken(here, 2)
+        for connection, name in zip(list(here.reactor._connections.values()), "ab", strict=True):
+            here.reactor.crowd.named(connection, name)
+        third = await here.connect()
         await third.send_all(GET)
+        with trio.fail_after(10):
+            while "accepting_paused" not in here.log.events:
+                await trio.lowlevel.checkpoint()
         await first.aclose()
         with trio.fail_after(10):
             assert (await third.receive_some(65536)).endswith(b"hello")
-        assert "accepting_paused" in here.log.events
         await second.aclose()
         await third.aclose()
+
+
+async def test_connections_that_never_spoke_lock_nobody_out() -> None:
+    async with site(Limits(max_connections=20)) as here:
+        silent = [await here.connect() for _ in range(30)]
+        await here.until_open(20)
+        (working,) = await spoken(here, 1)
+        more = [await here.connect() for _ in range(30)]
+        await here.until_open(20)
+        await working.send_all(GET)
+        with trio.fail_after(10):
+            assert (await working.receive_some(65536)).endswith(b"hello")
+        assert "connection_let_go" in here.log.events
+        for stream in (*silent, *more, working):
+            await stream.aclose()
+
+
+async def test_who_has_more_than_its_share_makes_room_for_others() -> None:
+    async with site(Limits(max_connections=4)) as here:
+        streams = await spoken(here, 4)
+        for connection in list(here.reactor._connections.values()):
+            here.reactor.crowd.named(connection, "greedy")
+        (other,) = await spoken(here, 1)
+        assert here.reactor.open_connections == 4
+        assert await read_all(streams[0]) == b""
+        for stream in (*streams, other):
+            await stream.aclose()
 
 
 async def test_a_hang_up_during_a_watch_is_told() -> None:

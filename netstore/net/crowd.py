@@ -1,0 +1,117 @@
+"""Who is connected, and who goes when there is no room for one more.
+
+Connections are few compared with what the machine can hold, so nobody is turned away while there is room. At
+the limit whoever costs the others most and itself least goes first:
+
+1. the connection that has been open longest without a word;
+2. else, where one principal has more than its share, one of its connections: the one that comes, if it is
+   one of its own, or the idle one that has been open longest.
+
+Where neither applies, all are wanted, and the next wait in the kernel's queue. A single principal with any
+number of connections is never refused before the limit is reached.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Final, Generic, Protocol, TypeVar
+
+SHARE: Final = 0.5
+"""Part of all connections that one principal may keep when there is no room for others."""
+
+_LOOKED_AT: Final = 64
+"""Connections of one principal that are looked at to find an idle one."""
+
+
+class Connected(Protocol):
+    """The part of `reactor.Connection` that is used here. Compared by identity."""
+
+    principal: str
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is being sent or answered."""
+
+
+_C = TypeVar("_C", bound=Connected)
+
+
+class Crowd(Generic[_C]):
+    """The open connections. Every call is O(1)."""
+
+    def __init__(self, most: int) -> None:
+        """`most` is how many there may be."""
+        self._most = most
+        # Dicts serve as ordered sets: what has been open longest comes first.
+        self._of: dict[str, dict[_C, None]] = {}
+        self._silent: dict[_C, None] = {}
+        self._count = 0
+        self._largest: str | None = None
+        """The principal that went beyond its share last; there cannot be two at once."""
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def full(self) -> bool:
+        """There is no room for one more."""
+        return self._count >= self._most
+
+    @property
+    def yields(self) -> bool:
+        """Somebody would go for one more, or the one that comes would be refused."""
+        return bool(self._silent) or self._is_large(self._largest)
+
+    @property
+    def silent(self) -> _C | None:
+        """What has been open longest without a word."""
+        return next(iter(self._silent), None)
+
+    def join(self, connection: _C) -> None:
+        """A connection was accepted; it has said nothing yet."""
+        self._count += 1
+        self._silent[connection] = None
+        self._put_in(connection)
+
+    def spoke(self, connection: _C) -> None:
+        """It said something."""
+        self._silent.pop(connection, None)
+
+    def named(self, connection: _C, principal: str) -> None:
+        """It turned out to be somebody else's than its address said."""
+        self._take_out(connection)
+        connection.principal = principal
+        self._put_in(connection)
+
+    def leave(self, connection: _C) -> None:
+        """It is closed."""
+        self._count -= 1
+        self._silent.pop(connection, None)
+        self._take_out(connection)
+
+    def weakest(self, coming: str) -> _C | None:
+        """Who is to go so that one more of the principal `coming` can stay; None where nobody is, and the one
+        that comes cannot stay.
+        """
+        if self._silent:
+            return self.silent
+        if self._largest is None or coming == self._largest or not self._is_large(self._largest):
+            return None
+        connections = self._of[self._largest]
+        idle = (each for each in islice(connections, _LOOKED_AT) if each.idle)
+        return next(idle, None) or next(iter(connections))
+
+    def _is_large(self, principal: str | None) -> bool:
+        return principal is not None and len(self._of.get(principal, ())) > SHARE * self._most
+
+    def _put_in(self, connection: _C) -> None:
+        principal = connection.principal
+        self._of.setdefault(principal, {})[connection] = None
+        if self._is_large(principal):
+            self._largest = principal
+
+    def _take_out(self, connection: _C) -> None:
+        connections = self._of[connection.principal]
+        del connections[connection]
+        if not connections:
+            del self._of[connection.principal]
