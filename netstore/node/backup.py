@@ -22,9 +22,10 @@ from netstore.codec import varint
 from netstore.disk import boltfile
 from netstore.disk.statefile import StateFile
 from netstore.errors import Fault, NetstoreError, no_space, refusal
-from netstore.state import mirror, mvcc, pair
+from netstore.state import mirror, pair
 from netstore.state.lease import LeaseRecord
 from netstore.state.member import MemberInfo
+from netstore.state.records import RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -169,7 +170,7 @@ def buckets(source: StateFile) -> dict[bytes, Iterator[tuple[bytes, bytes]]]:
 
 
 def _keys(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
-    for stored, record in source.scan(mvcc.RECORDS):
+    for stored, record in source.scan(RECORDS):
         place = int.from_bytes(stored, "big")
         revision = _REVISION.pack(place >> 32, b"_", (place & 0xFFFFFFFF) >> 1)
         if place & 1:

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from netstore.errors import Fault
-from netstore.state import mirror, pair
-from netstore.state.v3commands import Range
+from netstore.state import mirror
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
 
 STEP: Final = 256
 """Parts hashed in one piece: well under a millisecond."""
+
+STEP_BYTES: Final = 1 << 20
+"""Bytes of pairs hashed in one piece, give or take one pair."""
 
 DIGEST_BYTES: Final = 16
 
@@ -66,17 +68,17 @@ class StateDigest:
             self._step_pairs(most)
 
     def _step_pairs(self, most: int) -> None:
-        query = Range(key=self._next_key, range_end=b"\0", limit=most, revision=self._revision)
-        found = self._mvcc.range(query, from_storage=True)
+        found = self._mvcc.records_from(self._next_key, self._revision, most, STEP_BYTES)
         if isinstance(found, Fault):
             self.finished = self.void = True
             return
-        for record in found.kvs:
+        records, following = found
+        for record in records:
             self._sum += _hash(b"v3" + record)
-        if found.more:
-            self._next_key = pair.fields(found.kvs[-1])[0] + b"\0"
-        else:
+        if following is None:
             self.finished = True
+        else:
+            self._next_key = following
 
 
 def _small_parts(machine: Machine) -> Iterator[bytes]:

@@ -24,7 +24,8 @@ import msgspec
 
 from netstore.errors import CorruptData
 from netstore.state.history import CAPACITY
-from netstore.state.mvcc import NEVER, RECORDS
+from netstore.state.mvcc import NEVER
+from netstore.state.records import RECORDS
 from netstore.types import EtcdIndex, Event, LeaseId, Nanos, NodeId, NodeView, Revision
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from netstore import errors
 from netstore.errors import Fault, refusal
 from netstore.state import pair
+from netstore.state.keyindex import bound_after
 from netstore.state.v3commands import (
     EQUAL,
     GREATER,
@@ -154,8 +155,8 @@ def put(mvcc: Mvcc, leases: Leases, command: Put) -> PutDone | Fault:
 
 def delete_range(mvcc: Mvcc, command: DeleteRange) -> Deleted:
     """Carry out a deletion that stands alone."""
-    gone = mvcc.delete_range(command.key, command.range_end)
-    return Deleted(mvcc.finish(), len(gone), mvcc.pairs(gone) if command.prev_kv else [])
+    count, prev_kvs = _delete(mvcc, command)
+    return Deleted(mvcc.finish(), count, prev_kvs)
 
 
 def execute(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault:
@@ -188,11 +189,17 @@ def _decide(mvcc: Mvcc, txn: Txn) -> _Path:
 def _holds(mvcc: Mvcc, compare: Compare) -> bool:
     if compare.target == VALUE:
         # A missing key has no value, so nothing can be said of it, not even that it differs.
-        values = mvcc.values(compare.key, compare.range_end)
-        return bool(values) and all(_judge(compare.result, value, compare.value) for value in values)
+        seen = False
+        for value in mvcc.values(compare.key, compare.range_end):
+            seen = True
+            if not _judge(compare.result, value, compare.value):
+                return False
+        return seen
     if not compare.range_end:
         return _judge(compare.result, mvcc.number(compare.key, compare.target), compare.number)
-    numbers = mvcc.numbers(compare.key, compare.range_end, compare.target) or [0]
+    if not mvcc.count(compare.key, compare.range_end):
+        return _judge(compare.result, 0, compare.number)
+    numbers = mvcc.numbers(compare.key, compare.range_end, compare.target)
     return all(_judge(compare.result, number, compare.number) for number in numbers)
 
 
@@ -233,16 +240,25 @@ def _run(mvcc: Mvcc, path: _Path) -> list[_Response]:
             prev = mvcc.pair(before) if before and step.prev_kv else None
             responses.append(PutDone(mvcc.current, prev))
         elif type(step) is Range:
-            found = mvcc.range(step)
+            found = mvcc.range(step, bound_after(step.revision) if step.revision > 0 else mvcc.bound)
             assert not isinstance(found, Fault), "its revision was checked"  # noqa: S101 - a bug, not an input
             responses.append(found)
         elif type(step) is DeleteRange:
-            gone = mvcc.delete_range(step.key, step.range_end)
-            pairs = mvcc.pairs(gone) if step.prev_kv else []
-            responses.append(Deleted(mvcc.current, len(gone), pairs))
+            count, prev_kvs = _delete(mvcc, step)
+            responses.append(Deleted(mvcc.current, count, prev_kvs))
         elif type(step) is _Path:
             responses.append(TxnDone(Revision(0), step.succeeded, _run(mvcc, step)))
     return responses
+
+
+def _delete(mvcc: Mvcc, command: DeleteRange) -> tuple[int, list[bytes]]:
+    """Delete a range: how many keys, and the pairs there were, where they are asked for."""
+    bound = mvcc.bound
+    count = mvcc.delete_range(command.key, command.range_end)
+    if not count or not command.prev_kv:
+        return count, []
+    found = mvcc.range(Range(command.key, command.range_end), bound)
+    return count, [] if isinstance(found, Fault) else found.kvs
 
 
 def _write(mvcc: Mvcc, command: Put) -> int:

@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netstore.errors import COMPACTED, FUTURE_REVISION, OUT_OF_RANGE, UNAVAILABLE, CorruptData, Fault
-from netstore.state import mvcc, pair
+from netstore.state import pair, records
 from netstore.state.commands import encode
+from netstore.state.hashes import MAX_HASHES, Hash, _Run
+from netstore.state.keyindex import PLACE_BYTES
 from netstore.state.machine import Machine
-from netstore.state.mvcc import MAX_HASHES, NEVER, PLACE_BYTES, Hash, Mvcc, _HashRun
+from netstore.state.mvcc import NEVER, Mvcc
+from netstore.state.records import RECORDS, _Recent
 from netstore.state.v3commands import Compact, DeleteRange, Found, LeaseGrant, Put, Range, Txn, V3Command
 from netstore.types import Index, Revision
 from tests.state.v3_strategies import ENDS, KEYS, ranges, v3_commands
@@ -157,12 +160,14 @@ def test_what_is_loaded_is_what_was(commands: list[V3Command]) -> None:
     both.save()
     before = both.machine.mvcc
     after = both.load().mvcc
-    for name in ("revision", "compacted", "swept", "size", "_items"):
+    for name in ("revision", "compacted", "swept", "size"):
         assert getattr(after, name) == getattr(before, name), name
-    assert list(after._live) == list(before._live)
-    assert list(after._dead) == list(before._dead)
+    index, was = after._index, before._index
+    assert index.items == was.items
+    assert list(index.live) == list(was.live)
+    assert list(index.dead) == list(was.dead)
     for start in range(max(0, after.compacted), after.revision + 2):
-        assert after._log.find(start) - len(after._log) == before._log.find(start) - len(before._log)
+        assert index.log.find(start) - index.log.end == was.log.find(start) - was.log.end
 
 
 @settings(max_examples=30, deadline=None)
@@ -177,7 +182,7 @@ def test_compaction_leaves_only_what_can_be_read(commands: list[V3Command], step
     assert not both.machine.sweeping
     assert hash_kv(both.machine.mvcc, 0) == checksum
     both.save()
-    stored = [pair.split(record) for _, record in both.engine.scan(mvcc.RECORDS, b"", None)]
+    stored = [pair.split(record) for _, record in both.engine.scan(RECORDS, b"", None)]
     readable = {p.key: p.mod_revision for p in both.twin.now.values()}
     last = {
         change.key: change.revision
@@ -187,7 +192,7 @@ def test_compaction_leaves_only_what_can_be_read(commands: list[V3Command], step
     kept = {p.key: p.modified for p in stored}
     assert kept == {**last, **readable}
     assert both.machine.mvcc.size == sum(
-        len(key) + len(record) for key, record in both.engine.scan(mvcc.RECORDS, b"", None)
+        len(key) + len(record) for key, record in both.engine.scan(RECORDS, b"", None)
     )
 
 
@@ -202,7 +207,7 @@ def test_a_checksum_worked_out_in_pieces_is_of_the_moment_it_was_asked_for(
     expected = both.twin.hash_kv(0)
     store = both.machine.mvcc
     found: list[Hash | Fault] = []
-    store._hashing.append(_HashRun(store.revision, store.compacted, found.append))
+    store._hashes._runs.append(_Run(store.revision, store.compacted, found.append))
     for command in commands[asked:]:
         store.hash_on(records)
         both.apply(command)
@@ -288,8 +293,9 @@ def test_a_large_compaction_goes_in_small_steps(keys: int) -> None:
         erased += len(gone)
         steps += 1
     assert erased == 12_500 - keys
-    assert store.size == sum(PLACE_BYTES + len(store.get(key) or b"") for key in store._live)
-    assert len(store._log.keys(store._log.head, len(store._log))) == 1
+    assert store.size == sum(PLACE_BYTES + len(store.get(key) or b"") for key in store._index.live)
+    log = store._index.log
+    assert log.end - log.first == 1
 
 
 def test_what_is_deleted_is_forgotten_by_the_compaction_after() -> None:
@@ -302,8 +308,8 @@ def test_what_is_deleted_is_forgotten_by_the_compaction_after() -> None:
     both.apply(Put(b"b", b""))
     both.apply(Compact(4))
     both.machine.sweep()
-    assert b"a" not in both.machine.mvcc._items
-    assert [key[:8] for key, _ in both.engine.scan(mvcc.RECORDS, b"", None)] == [(4).to_bytes(8, "big")]
+    assert b"a" not in both.machine.mvcc._index.items
+    assert [key[:8] for key, _ in both.engine.scan(RECORDS, b"", None)] == [(4).to_bytes(8, "big")]
 
 
 @pytest.mark.parametrize("swept", [False, True])
@@ -349,7 +355,7 @@ def test_who_waits_for_a_compaction_is_told_when_it_is_over() -> None:
 )
 def test_a_record_in_the_wrong_place_is_named(stored: bytes, record: bytes, what: str) -> None:
     engine = memory_engine()
-    engine.write(Index(1), {(mvcc.RECORDS, stored): record})
+    engine.write(Index(1), {(RECORDS, stored): record})
     with pytest.raises(CorruptData, match=what) as caught:
         machine_on(engine)
     assert repr(stored) in str(caught.value)
@@ -375,17 +381,17 @@ def test_no_read_is_answered_while_the_state_is_replaced() -> None:
 def test_a_list_with_a_record_that_is_gone_is_not_answered() -> None:
     both = Both(Put(b"a", b"1"), Put(b"b", b"1"))
     both.save()
-    both.engine.write(both.engine.applied(), {(mvcc.RECORDS, (2 << 32).to_bytes(12, "big")): None})
+    both.engine.write(both.engine.applied(), {(RECORDS, (2 << 32).to_bytes(12, "big")): None})
     assert both.machine.mvcc.range(Range(b"a", b"\0")) == both.twin.range(Range(b"a", b"\0")), "remembered"
     with pytest.raises(CorruptData, match="there is no such record"):
-        both.machine.mvcc.range(Range(b"a", b"\0"), from_storage=True)
-    both.machine.mvcc._recent = mvcc._Recent()
+        both.machine.mvcc.records_from(b"a", both.machine.mvcc.revision, 10, MUCH)
+    both.machine.mvcc._records._recent = _Recent()
     with pytest.raises(CorruptData, match="there is no such record"):
         both.machine.mvcc.range(Range(b"a", b"\0"))
 
 
 def test_what_is_remembered_is_bounded_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mvcc, "RECENT_BYTES", 3_000)
+    monkeypatch.setattr(records, "RECENT_BYTES", 3_000)
     both = Both()
     for number in range(100):
         both.apply(Put(b"%02d" % number, bytes(number)))
@@ -400,18 +406,18 @@ def test_what_is_remembered_is_bounded_and_right(monkeypatch: pytest.MonkeyPatch
         Range(b"0", b"1"),
     ):
         assert store.range(query) == both.twin.range(query)
-        recent = store._recent
+        recent = store._records._recent
         for generation in (recent.young, recent.old):
             assert sum(map(len, generation.values())) <= 3_000
-    assert store._recent.young
-    assert store._recent.old
+    assert store._records._recent.young
+    assert store._records._recent.old
 
 
 def test_a_record_that_is_gone_is_named_and_not_answered() -> None:
     both = Both()
     both.apply(Put(b"a", b"1"))
     both.save()
-    both.engine.write(both.engine.applied(), {(mvcc.RECORDS, (2 << 32).to_bytes(12, "big")): None})
-    both.machine.mvcc._recent = mvcc._Recent()
+    both.engine.write(both.engine.applied(), {(RECORDS, (2 << 32).to_bytes(12, "big")): None})
+    both.machine.mvcc._records._recent = _Recent()
     with pytest.raises(CorruptData, match="there is no such record"):
         both.machine.mvcc.get(b"a")

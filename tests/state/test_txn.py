@@ -247,7 +247,7 @@ def test_a_key_may_be_put_and_deleted_in_one_revision() -> None:
     machine.sweep()
     fresh_one = Machine(machine._engine)
     fresh_one.load()
-    assert fresh_one.mvcc._items == machine.mvcc._items
+    assert fresh_one.mvcc._index.items == machine.mvcc._index.items
 
 
 @pytest.mark.parametrize(

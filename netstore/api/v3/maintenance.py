@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from netstore.api.v3.quota import Quota
     from netstore.net.grpc import Call, Handler, Receiver, StreamHandler
     from netstore.node.member import Member, Membership
+    from netstore.state.hashes import Hash
     from netstore.state.machine import Outcome
-    from netstore.state.mvcc import Hash
 
 PIECE_BYTES: Final = 32 * 1024
 """What one message of a snapshot holds at most, as from etcd."""

@@ -1,0 +1,112 @@
+"""What a compaction of the v3 keys has left to do once it is decided: erase what cannot be read any more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from netstore.state.keyindex import DELETED, NUMBER_BITS, PLACE_BYTES, bound_after, past_below, past_place
+
+if TYPE_CHECKING:
+    from netstore.state.keyindex import KeyIndex
+    from netstore.state.records import Records
+    from netstore.types import Revision
+
+SWEEP_STEP: Final = 200
+"""Changes looked at in one step of a compaction: 1 to 2 ms."""
+
+SWEEP_BYTES: Final = 1 << 20
+"""Bytes of records erased in one step, give or take one: each is read, to know how long it was."""
+
+
+class Pins:
+    """The revisions that open reads need: what they see is not erased before they are closed."""
+
+    __slots__ = ("_counts", "lost")
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+        self.lost = False
+        """The state was replaced: what the reads wanted is gone."""
+
+    def add(self, revision: int) -> None:
+        """A read at this revision is opened."""
+        self._counts[revision] = self._counts.get(revision, 0) + 1
+
+    def remove(self, revision: int) -> None:
+        """It is closed."""
+        count = self._counts.get(revision, 0) - 1
+        if count > 0:
+            self._counts[revision] = count
+        else:
+            self._counts.pop(revision, None)
+
+    def allow(self, compacted: int) -> bool:
+        """Whether everything before this revision may be erased. O(revisions that are read)."""
+        return not self._counts or min(self._counts) >= compacted
+
+
+class Sweep:
+    """Goes through the changes that a compaction forgets, key by key, and erases what is needless."""
+
+    __slots__ = ("_at", "_index", "_records", "_target", "swept")
+
+    def __init__(self, index: KeyIndex, records: Records, swept: Revision) -> None:
+        self._index = index
+        self._records = records
+        self._target = swept
+        self._at = index.log.first
+        self.swept = swept
+        """Nothing is left in the engine of what compaction up to this revision forgets."""
+
+    def begin(self, revision: Revision) -> None:
+        """Everything before this revision is compacted from now on."""
+        self._target = revision
+        self._at = self._index.log.first
+
+    def step(self, most: int = SWEEP_STEP, size: int = SWEEP_BYTES) -> None:
+        """Look at so many changes, and erase at most as many records and one, or about so many bytes."""
+        log = self._index.log
+        end = log.find(self._target + 1)
+        stop = min(self._at + most, end)
+        while self._at < stop and most > 0 and size > 0:
+            erased, erased_bytes, is_done = self._sweep_key(log.key(self._at), most, size)
+            most -= erased
+            size -= erased_bytes
+            self._at += is_done
+        if self._at == end:
+            self.swept = self._target
+        # Changes at the compacted revision itself stay: a watch may start there.
+        log.forget(min(self._at, log.find(self._target)))
+
+    def _sweep_key(self, key: bytes, most: int, size: int) -> tuple[int, int, bool]:
+        """Erase what of a key cannot be read any more: how many records were erased, their bytes, and whether
+        it was all.
+        """
+        index, erase = self._index, self._records.erase
+        item = index.items.get(key)
+        if item is None:
+            return 0, 0, True
+        past = item.past or bytearray()
+        readable = past_below(past, bound_after(self._target))
+        if item.at >> NUMBER_BITS <= self._target:
+            kept, needless = item.at, readable
+        elif readable:
+            kept, needless = past_place(past, readable - 1), readable - 1
+        else:
+            return 0, 0, True
+        is_gone = bool(kept & DELETED) and kept >> NUMBER_BITS < self._target
+        if is_gone and kept != item.at:
+            needless += 1
+        count = erased = 0
+        while count < min(needless, most) and erased < size:
+            erased += erase(bytes(past[count * PLACE_BYTES : (count + 1) * PLACE_BYTES]))
+            count += 1
+        del past[: count * PLACE_BYTES]
+        item.past = past or None
+        if count < needless:
+            return count, erased, False
+        if is_gone and kept == item.at:
+            erase(kept.to_bytes(PLACE_BYTES, "big"))
+            index.dead.remove(key)
+            del index.items[key]
+        return count, erased, True

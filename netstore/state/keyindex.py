@@ -1,0 +1,265 @@
+"""What is known in memory of the v3 keys: where each one's changes lie, and which keys there are.
+
+Every change has a *place*: its revision, its number within the revision and whether it is a deletion, packed
+into one integer in that order (`revision << 32 | number << 1 | deleted`), so that places sort as the changes
+happened. A read is at a *bound*: it sees the changes whose place is below it. All of revision r and before is
+the bound `bound_after(r)`; the state between two operations of a transaction is a bound, too.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from heapq import merge
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from sortedcontainers import SortedList  # type: ignore[import-untyped]  # it has no annotations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+TO_THE_END: Final = b"\0"
+"""The `range_end` that stands for "every key from there on" (v3 API, key/range_end)."""
+
+PLACE_BYTES: Final = 12
+"""A place as the key of its record in the engine."""
+
+DELETED: Final = 1
+"""The bit of a place that says that the change is a deletion."""
+
+NUMBER_BITS: Final = 32
+
+_TRIM: Final = 10_000
+"""Changes that the log in memory may keep needlessly before its arrays are cut."""
+
+
+class Item(msgspec.Struct, gc=False):
+    """What is known of one key. `created`, `version` and `lease` are 0 when it was deleted."""
+
+    key: bytes
+    at: int
+    """The place of its newest change."""
+    size: int
+    """Bytes of the record there."""
+    created: int
+    version: int
+    lease: int
+    past: bytearray | None = None
+    """Places before `at`, twelve bytes each, oldest first."""
+
+
+def bound_after(revision: int) -> int:
+    """The bound below which everything of this revision and before lies."""
+    return (revision + 1) << NUMBER_BITS
+
+
+def remember(item: Item) -> None:
+    """The newest change of a key is about to be followed by another."""
+    place = item.at.to_bytes(PLACE_BYTES, "big")
+    if item.past is None:
+        item.past = bytearray(place)
+    else:
+        item.past += place
+
+
+def past_place(past: bytearray, number: int) -> int:
+    """One of the places that an item remembers."""
+    return int.from_bytes(past[number * PLACE_BYTES : (number + 1) * PLACE_BYTES], "big")
+
+
+def past_below(past: bytearray, bound: int) -> int:
+    """How many of the places lie below a bound. O(log n)."""
+    limit = bytearray(bound.to_bytes(PLACE_BYTES, "big"))
+    count = len(past) // PLACE_BYTES
+    if past[-PLACE_BYTES:] < limit:
+        return count
+    return bisect_left(
+        range(count),
+        limit,
+        key=lambda n: past[n * PLACE_BYTES : (n + 1) * PLACE_BYTES],
+    )
+
+
+def newest_below(item: Item, bound: int) -> int:
+    """The place of the key's last change below a bound, be it a deletion; 0 when there is none."""
+    if item.at < bound:
+        return item.at
+    past = item.past
+    count = 0 if past is None else past_below(past, bound)
+    return 0 if past is None or not count else past_place(past, count - 1)
+
+
+def pair_below(item: Item, bound: int) -> int:
+    """The place of the key's pair as it is seen at a bound; 0 when the key does not exist there."""
+    place = newest_below(item, bound)
+    return 0 if place & DELETED else place
+
+
+class Log:
+    """The changes since the last compaction in order: 20 bytes for each beside what others hold anyway.
+
+    A position stays what it is when older changes are forgotten.
+    """
+
+    __slots__ = ("_base", "_keys", "_numbers", "_revisions", "first")
+
+    def __init__(self) -> None:
+        self._revisions = array("q")
+        self._numbers = array("I")
+        self._keys: list[bytes] = []
+        self._base = 0
+        """The position of what stands first in the arrays."""
+        self.first = 0
+        """The position of the first change that is not forgotten."""
+
+    def add(self, place: int, key: bytes) -> None:
+        """One more change, which is the newest."""
+        self._revisions.append(place >> NUMBER_BITS)
+        self._numbers.append(place & 0xFFFFFFFF)
+        self._keys.append(key)
+
+    @property
+    def end(self) -> int:
+        """The position of the next change to come."""
+        return self._base + len(self._keys)
+
+    @property
+    def newest(self) -> int:
+        """The place of the newest change that is not forgotten; 0 when there is none."""
+        return self.place(self.end - 1) if self.end > self.first else 0
+
+    def find(self, revision: int) -> int:
+        """The position of the first change that is not older than this. O(log n)."""
+        return self._base + bisect_left(self._revisions, revision, self.first - self._base)
+
+    def after(self, at: int) -> int:
+        """Where the next revision begins after that of the change at `at`."""
+        start = at - self._base
+        return self._base + bisect_right(self._revisions, self._revisions[start], start)
+
+    def key(self, at: int) -> bytes:
+        """The key that was changed there."""
+        return self._keys[at - self._base]
+
+    def place(self, at: int) -> int:
+        """The place of the change there."""
+        at -= self._base
+        return self._revisions[at] << NUMBER_BITS | self._numbers[at]
+
+    def revision(self, at: int) -> int:
+        """The revision of the change there."""
+        return self._revisions[at - self._base]
+
+    def keys(self, start: int, end: int) -> list[bytes]:
+        """The keys that were changed from one position to another."""
+        return self._keys[start - self._base : end - self._base]
+
+    def forget(self, before: int) -> None:
+        """Let go of all changes that lie before this position."""
+        self.first = before
+        needless = before - self._base
+        if needless >= _TRIM or needless * 2 >= len(self._keys):
+            del self._revisions[:needless], self._numbers[:needless], self._keys[:needless]
+            self._base = before
+
+
+class KeyIndex:
+    """All keys that have a record, those that exist now and those that do not any more in order, and the log
+    of their changes.
+    """
+
+    __slots__ = ("dead", "items", "live", "log", "newest_deletion")
+
+    def __init__(self) -> None:
+        self.items: dict[bytes, Item] = {}
+        self.live: SortedList = SortedList()
+        self.dead: SortedList = SortedList()
+        self.log = Log()
+        self.newest_deletion = 0
+        """Where the last deletion lies. At a bound above it, no key that is dead now is seen."""
+
+    def live_keys(self, key: bytes, range_end: bytes, *, backwards: bool = False) -> Iterable[bytes]:
+        """The keys in the range that exist now, in order."""
+        if range_end:
+            return between(self.live, key, range_end, backwards)
+        item = self.items.get(key)
+        return (key,) if item is not None and item.version else ()
+
+    def keys_at(
+        self, key: bytes, range_end: bytes, bound: int, *, backwards: bool = False
+    ) -> Iterable[bytes]:
+        """The keys in the range that may be seen at a bound, in order: those that are, and others."""
+        if not range_end:
+            return (key,) if key in self.items else ()
+        live = between(self.live, key, range_end, backwards)
+        if self.newest_deletion < bound:
+            return live
+        return merge(live, between(self.dead, key, range_end, backwards), reverse=backwards)
+
+    def some_keys(
+        self, key: bytes, range_end: bytes, bound: int, most: int, *, backwards: bool = False
+    ) -> list[bytes]:
+        """The first of `keys_at`, `most` at most."""
+        return list(islice(self.keys_at(key, range_end, bound, backwards=backwards), most))
+
+    def count_live(self, key: bytes, range_end: bytes) -> int:
+        """How many keys in the range exist now. O(log n)."""
+        if not range_end:
+            item = self.items.get(key)
+            return int(item is not None and item.version > 0)
+        return count_between(self.live, key, range_end)
+
+    def count_near(self, key: bytes, range_end: bytes, bound: int) -> int:
+        """How many keys `keys_at` gives. O(log n)."""
+        if not range_end:
+            return int(key in self.items)
+        count = count_between(self.live, key, range_end)
+        if self.newest_deletion >= bound:
+            count += count_between(self.dead, key, range_end)
+        return count
+
+    def growth(self, key: bytes, range_end: bytes, bound: int, until: int, span: tuple[int, int]) -> int:
+        """By how many the keys in the range are more at the bound `until` than at `bound`, of those keys
+        whose first change between the two lies in this span of positions of the log. O(span).
+        """
+        more = 0
+        items, log = self.items, self.log
+        revision = bound >> NUMBER_BITS
+        to_the_end = range_end == TO_THE_END
+        for position, each in enumerate(log.keys(*span), span[0]):
+            if key <= each and (to_the_end or each < range_end):
+                item = items[each]
+                if item.version and item.created < revision:
+                    continue  # it has existed all the time
+                past = item.past
+                before = 0 if past is None else past_below(past, bound)
+                if past is None or before * PLACE_BYTES == len(past):
+                    first = item.at
+                else:
+                    first = past_place(past, before)
+                if first == log.place(position):
+                    existed = before > 0 and past is not None and not past_place(past, before - 1) & DELETED
+                    exists = item.version > 0 if item.at < until else pair_below(item, until) > 0
+                    more += exists - existed
+        return more
+
+
+def between(keys: SortedList, key: bytes, range_end: bytes, backwards: bool = False) -> Iterator[bytes]:
+    """The keys of a sorted list that are in a range."""
+    found: Iterator[bytes] = iter(())
+    if range_end == TO_THE_END:
+        found = keys.irange(key, reverse=backwards)
+    elif range_end > key:
+        found = keys.irange(key, range_end, (True, False), reverse=backwards)
+    return found
+
+
+def count_between(keys: SortedList, key: bytes, range_end: bytes) -> int:
+    """How many keys of a sorted list are in a range. O(log n)."""
+    if range_end != TO_THE_END and range_end <= key:
+        return 0
+    end: int = len(keys) if range_end == TO_THE_END else keys.bisect_left(range_end)
+    start: int = keys.bisect_left(key)
+    return end - start
