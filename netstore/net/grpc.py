@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from netstore.guard import guarded
 from netstore.net import http2
 from netstore.net.hpackcache import literal, status_field
-from netstore.net.http2 import FORGIVEN, HELD_LIMIT, Stream
+from netstore.net.http2 import FORGIVEN, HANDLED, HELD_LIMIT, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -186,6 +186,7 @@ _END_ALL: Final = 0x5
 _STOPPED: Final = "etcdserver: server stopped"
 _EXPIRED: Final = "context deadline exceeded"
 _FAILED: Final = "internal error; the log of the server has it"
+_MESSAGES_AT_ONCE: Final = 32
 _TOLD_PATH: Final = 200
 _TOLD_FAULT: Final = 1000
 
@@ -447,7 +448,7 @@ class GrpcCall(Stream):
         connection = self.connection
         if (
             size > connection.frame_limit
-            or size > self.window
+            or size > connection.initial_window + self.credit
             or size > connection.window
             or self.queued
             or self._begun
@@ -530,7 +531,7 @@ class GrpcCall(Stream):
             self._guard(call)
             return
         self._drained = call
-        self.connection.thirsty.append(self)
+        self.connection.thirst(self)
 
     def on_cancelled(self, call: Callable[[], None]) -> None:
         """See `Call.on_cancelled`."""
@@ -613,6 +614,7 @@ class GrpcCall(Stream):
             if stop - start < need:
                 break
             messages.append(data[start + 5 : start + need])
+            self.connection.spent += 1
             start += need
             need = 5
         if start < stop:
@@ -756,10 +758,15 @@ class StreamCall(GrpcCall):
             elif self._lost:
                 # Its connection ended while the handler ran: this receiver has not heard of it.
                 self._guard(receiver.cancelled)
-        inbox, self._inbox = self._inbox, []
+        inbox, self._inbox = self._inbox[:_MESSAGES_AT_ONCE], self._inbox[_MESSAGES_AT_ONCE:]
+        self.connection.spent += HANDLED * len(inbox)
         for message in inbox:
             if self.open and self._receiver is not None:
                 self._receiver.received(message)
+        if self._inbox and self.open:
+            self._listed = True
+            self.connection.ready.append(self)
+            return
         if self._failure is not None:
             self.end(*self._failure)
         elif self._ended and self.open and self._receiver is not None:

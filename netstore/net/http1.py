@@ -98,6 +98,9 @@ class Output(Protocol):
     def cut(self) -> None:
         """Close now; what is queued is lost."""
 
+    def soon(self, call: Callable[[], None]) -> None:
+        """Make a call of the codec in the next round, after those of others that are ready."""
+
 
 class Cors:
     """Which web pages may read answers (v2 API, CORS): any (`*`), or the listed origins."""

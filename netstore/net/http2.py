@@ -1,8 +1,12 @@
 """HTTP/2, server side, as a pure codec: bytes in, streams opened and fed; answers in, bytes out (RFC 9113).
 
-What is read is parsed whole first, frame by frame, and only then handed over; what the streams answer
-meanwhile leaves in one send. So a fault of a handler is never taken for a fault of the client, and a request
-that was reset in the same read is never handed over.
+What is read is parsed first, frame by frame, and only then handed over; what the streams answer meanwhile
+leaves in one send. So a fault of a handler is never taken for a fault of the client, and a request that was
+reset in the same turn is never handed over.
+
+Everything a peer makes us do is counted in units of work, of which a turn has `SLICE`: what was read and is
+more waits for the next turn, after those of other connections. Nothing is walked over that the peer can make
+long: streams keep what differs from the connection's window, and stand in a line only if they can send.
 
 Invariants that live here: frames of a stream leave in the order they were given; no DATA goes beyond the
 windows of the peer, and none of the peer beyond ours is kept; a fault of one stream ends that stream, a fault
@@ -112,6 +116,11 @@ one go (CVE-2023-44487); a hundred more for every second that passes.
 """
 
 _PER_SECOND: Final = 100
+_PAUSES_PER_SECOND: Final = 1 / 60
+_BLOCK_WORK: Final = 2
+_LOSS_WORK: Final = 10
+_SETTINGS_PER_UNIT: Final = 4
+_STREAMS_PER_UNIT: Final = 8
 _EARLY_SECONDS: Final = 1.0
 PING_SECONDS: Final = 5.0
 """Pings of a client on a connection with open streams must be this far apart, as etcd asks."""
@@ -133,6 +142,27 @@ PROBE_ANSWER_SECONDS: Final = 20.0
 
 LOW_WATER: Final = 64 * 1024
 """Unsent bytes of a stream at which it has drained."""
+
+SLICE: Final = 2_500
+"""Units of work that a connection may cause in one turn; the rest of what was read waits for the next. A unit
+is about a microsecond of one core of 2020.
+"""
+
+WORK_RATE: Final = 400_000
+"""Units a second that a connection may cause for long. A busy client whose requests are like each other needs
+14 for each, so this is more of them than a core answers.
+"""
+
+WORK_BURST: Final = 400_000
+"""Units that a connection may cause ahead of that rate."""
+
+PAUSES: Final = 10
+"""How often a connection may be found beyond its rate, and not read until it is within it again, before it is
+closed; one more for every minute that passes.
+"""
+
+HANDLED: Final = 10
+"""Units for handing over one request or message; what its handler does is judged elsewhere."""
 
 _MAX_WINDOW: Final = 2**31 - 1
 _SMALLEST_FRAME_LIMIT: Final = 16_384
@@ -338,14 +368,15 @@ class Stream:
         "_queue",
         "allowed",
         "connection",
+        "credit",
         "expected",
         "half_closed",
         "number",
         "open",
         "opened_at",
         "queued",
+        "thirsty",
         "turning",
-        "window",
     )
 
     def __init__(self, connection: Http2Connection, number: int, head: Head) -> None:
@@ -355,19 +386,28 @@ class Stream:
         """Bytes of the body that content-length promises and that have not come yet."""
         self.allowed = STREAM_WINDOW
         """Bytes the client may still send."""
-        self.window = connection.initial_window
-        """Bytes we may still send; below zero after the client took some back."""
+        self.credit = 0
+        """Bytes we may send beyond the connection's initial window: granted, less those sent. So a change of
+        the initial window changes no stream (RFC 9113, 6.9.2).
+        """
         self.opened_at = connection.now
         self.half_closed = False
         """The client has sent everything."""
         self.open = True
         """The answer can still be given."""
         self.turning = False
-        """It stands in the connection's line of streams that have something to send."""
+        """It stands in the connection's line of streams that have something to send, and room for it."""
+        self.thirsty = False
+        """It wants to know when it has drained."""
         self.queued = 0
         """Bytes of DATA that wait for their turn or a window."""
         self._queue: deque[bytes | memoryview] | None = None
         self._last: bytes | None = None
+
+    @property
+    def window(self) -> int:
+        """Bytes we may still send; below zero after the client took some back."""
+        return self.connection.initial_window + self.credit
 
     @property
     def backlog(self) -> int:
@@ -392,7 +432,7 @@ class Stream:
         """The server stops: end what has no end of its own."""
 
     def drained(self) -> None:
-        """The backlog has fallen to `LOW_WATER`; for who put the stream into `connection.thirsty`."""
+        """The backlog has fallen to `LOW_WATER`; for who asked for it with `connection.thirst`."""
 
     def put_head(self, block: bytes) -> None:
         """Send a header block; the body follows."""
@@ -406,12 +446,12 @@ class Stream:
         connection = self.connection
         if (
             not self.queued
-            and size <= self.window
+            and size <= connection.initial_window + self.credit
             and size <= connection.window
             and size <= connection.frame_limit
             and connection.output.unsent() < PACE
         ):
-            self.window -= size
+            self.credit -= size
             connection.window -= size
             connection.strikes = FORGIVEN
             connection.output.write(_FRAME.pack(size << 8, 0, self.number) + prefix + data)
@@ -468,18 +508,19 @@ class Stream:
 
 
 class Allowance:
-    """So many in one go, and a hundred more for every second that passes."""
+    """So many in one go, and `rate` more for every second that passes."""
 
-    __slots__ = ("_at", "_left", "_most")
+    __slots__ = ("_at", "_left", "_most", "_rate")
 
-    def __init__(self, most: int, now: float) -> None:
+    def __init__(self, most: int, now: float, rate: float = _PER_SECOND) -> None:
         self._most = most
         self._left = float(most)
         self._at = now
+        self._rate = rate
 
-    def spend(self, now: float) -> bool:
-        """Whether there was one left."""
-        self._left = min(self._most, self._left + (now - self._at) * _PER_SECOND) - 1
+    def spend(self, now: float, count: int = 1) -> bool:
+        """Whether that many were left. They are taken in any case: what was done was done."""
+        self._left = min(self._most, self._left + (now - self._at) * self._rate) - count
         self._at = now
         return self._left >= 0
 
@@ -491,9 +532,11 @@ class Http2Connection:
     """
 
     __slots__ = (
+        "_asked",
         "_block",
         "_block_ends",
         "_block_stream",
+        "_blocked",
         "_blocks",
         "_continuations",
         "_drain",
@@ -504,12 +547,18 @@ class Http2Connection:
         "_idle",
         "_last",
         "_last_ping",
+        "_more",
+        "_paused",
+        "_pauses",
         "_probed",
         "_rest",
         "_shrink",
         "_started",
         "_taken",
         "_turn",
+        "_watered",
+        "_widest",
+        "_work",
         "common_name",
         "frame_limit",
         "held",
@@ -522,9 +571,9 @@ class Http2Connection:
         "reading",
         "ready",
         "server",
+        "spent",
         "streams",
         "strikes",
-        "thirsty",
         "window",
     )
 
@@ -542,8 +591,6 @@ class Http2Connection:
         self.streams: dict[int, Stream] = {}
         self.ready: deque[Stream] = deque()
         """Streams that have something to be handled, in the order it came."""
-        self.thirsty: list[Stream] = []
-        """Streams that want to know when they have drained."""
         self.held = 0
         """Bytes of messages that have not come whole, counted by the application."""
         self.queued = 0
@@ -558,6 +605,16 @@ class Http2Connection:
         """See `reactor.Session`."""
         self.strikes = 0
         """Pings since our last answer that came too soon."""
+        self.spent = 0
+        """Units of work caused in this turn; streams count what they do in `take` and `hand_over`."""
+        self._work = Allowance(WORK_BURST, self.now, WORK_RATE)
+        self._pauses = Allowance(PAUSES, self.now, _PAUSES_PER_SECOND)
+        self._paused = False
+        self._more = False
+        self._asked = False
+        self._widest = 0
+        self._watered: deque[Stream] = deque()
+        self._blocked: dict[Stream, None] = {}
         self._turn: deque[Stream] = deque()
         self._blocks: HeaderBlocks[Head] = HeaderBlocks(server.head, server.varying, LIST_LIMIT)
         self._rest = b""
@@ -589,27 +646,47 @@ class Http2Connection:
 
     @property
     def busy(self) -> bool:
-        """Never: what opens the windows must be read, whatever waits."""
-        return False
+        """What was read is more work than one turn may have, or this connection more than its rate. Never for
+        answers that wait: what opens the windows must be read.
+        """
+        return self._more or self._paused
 
     @property
     def waiting(self) -> bool:
         """Part of the preface, a frame or a header block is here, and the rest is not."""
-        return bool(self._rest) or self._block is not None or not self._started
+        return not self.busy and (bool(self._rest) or self._block is not None or not self._started)
 
     @property
     def hungry(self) -> bool:
         """`resume` may have something to do."""
-        return bool(self._turn or self.ready or self.thirsty)
+        return bool(self._turn or self.ready or self._watered)
 
     def receive(self, data: bytes) -> None:
-        """Take the bytes of one read: parse all of them, then hand over what they complete."""
+        """Take the bytes of one read: parse them, then hand over what they complete. What is more than a
+        turn's work is kept for the next turn.
+        """
         if not self.reading:
             return
+        self._rest = self._rest + data if self._rest else data
+        self._work_on()
+
+    def _work_on(self) -> None:
+        """One turn. Before it, what the last one cost is charged: who is beyond the rate is not read until
+        `sweep` finds it within, and is closed when that is so time after time.
+        """
+        if not self.reading:
+            return
+        self._asked = False
         self.now = self.server.clock()
-        if self._rest:
-            data = self._rest + data
-            self._rest = b""
+        spent, self.spent = self.spent, 0
+        if not self._work.spend(self.now, spent) and not self._paused:
+            self._paused = True
+            if not self._pauses.spend(self.now):
+                self._fail(ENHANCE_YOUR_CALM, "more work than a connection may cause, time after time")
+                return
+        if self._paused:
+            return
+        data, self._rest = self._rest, b""
         try:
             position = 0 if self._started else self._begin(data)
             if self._started:
@@ -621,6 +698,12 @@ class Http2Connection:
             return
         self.resume()
 
+    def _ask(self) -> None:
+        """Ask for a turn, in which those of others come first."""
+        if not self._asked and not self._paused:
+            self._asked = True
+            self.output.soon(self._work_on)
+
     def resume(self) -> None:
         """Send what windows and pace allow, then handle what was read, as far as the bounds allow it. Only
         when all of it is handled may the client send more DATA.
@@ -629,7 +712,11 @@ class Http2Connection:
             self._pump()
         ready = self.ready
         while ready and self.queued <= HOLD:
+            if self.spent >= SLICE:
+                self._ask()
+                break
             stream = ready.popleft()
+            self.spent += HANDLED
             try:
                 stream.hand_over()
             except MustStop:
@@ -639,13 +726,36 @@ class Http2Connection:
         if self._taken >= CONNECTION_WINDOW // 2 and not ready and self.reading:
             self.output.write(frame(WINDOW_UPDATE, 0, 0, _NUMBER.pack(self._taken)))
             self._taken = 0
-        if self.thirsty and self.output.unsent() <= LOW_WATER:
-            waiting, self.thirsty = self.thirsty, []
-            for stream in waiting:
-                if stream.open and stream.backlog > LOW_WATER:
-                    self.thirsty.append(stream)
-                elif stream.open:
-                    self._attempt(stream, stream.drained)
+        if self._more:
+            self._ask()
+        if self._watered:
+            self._tell_drained()
+
+    def thirst(self, stream: Stream) -> None:
+        """A stream wants to know, once, when it has drained."""
+        if not stream.thirsty:
+            stream.thirsty = True
+            if stream.queued <= LOW_WATER // 2:
+                self._watered.append(stream)
+
+    def _tell_drained(self) -> None:
+        """Tell the streams whose queue is short that they have drained, if the network takes what is sent.
+        Those whose window is closed do not stand here, so that nothing walks over them.
+        """
+        watered = self._watered
+        for _ in range(len(watered)):
+            if self.output.unsent() > LOW_WATER // 2:
+                break
+            if self.spent >= SLICE:
+                self._ask()
+                break
+            stream = watered.popleft()
+            if stream.queued > LOW_WATER // 2:
+                continue  # more was given to it meanwhile; it comes here again as that drains
+            stream.thirsty = False
+            if stream.open:
+                self.spent += HANDLED
+                self._attempt(stream, stream.drained)
 
     def eof(self) -> None:
         """The peer sends nothing more, and so can open no window: the connection is over."""
@@ -659,6 +769,8 @@ class Http2Connection:
         streams = list(self.streams.values())
         self.streams.clear()
         self._turn.clear()
+        self._watered.clear()
+        self._more = self._paused = False
         for stream in streams:
             self._lose(stream)
         ready = self.ready
@@ -671,7 +783,12 @@ class Http2Connection:
         self._fail(ENHANCE_YOUR_CALM, f"{status}: {text.decode()}")
 
     def sweep(self, now: float) -> None:
-        """Once a second: ask a silent peer whether it is there, and cut it when it is not."""
+        """Once a second: ask a silent peer whether it is there, and cut it when it is not; go on with one
+        that caused more work than its rate allows, once it is within it.
+        """
+        if self._paused and self._work.spend(now, 0):
+            self._paused = False
+            self._ask()
         if self._probed is None:
             if now - self.now > PROBE_SECONDS:
                 self._probed = now
@@ -721,10 +838,14 @@ class Http2Connection:
     def enqueue(self, stream: Stream, size: int) -> None:
         """A stream has so many more bytes queued."""
         self.queued += size
-        if not stream.turning and stream.window > 0:
+        if stream.turning:
+            return
+        if stream.window > 0:
             stream.turning = True
             self._turn.append(stream)
             self._pump()
+        else:
+            self._blocked[stream] = None
 
     def close(self, stream: Stream) -> None:
         """A stream's answer is sent whole. One whose request was not is reset without blame (RFC 9113,
@@ -742,11 +863,16 @@ class Http2Connection:
         stream.open = False
         if self.streams.pop(stream.number, None) is None:
             return
-        self.queued -= stream.drop()
+        self._drop(stream)
         self.output.write(frame(RST_STREAM, 0, stream.number, _NUMBER.pack(code)))
         self._remember(stream.number, _RESET_BY_US)
         if self._drain == _CLOSING and not self.streams:
             self._finish()
+
+    def _drop(self, stream: Stream) -> None:
+        """Forget what a stream had queued."""
+        self._blocked.pop(stream, None)
+        self.queued -= stream.drop()
 
     # --- inside: sending
 
@@ -754,21 +880,29 @@ class Http2Connection:
         """Frame what is queued, one frame of each stream in turn."""
         turn, output = self._turn, self.output
         while turn and self.window > 0 and output.unsent() < PACE:
+            if self.spent >= SLICE:
+                self._ask()
+                break
+            self.spent += 1
             stream = turn.popleft()
-            room = min(stream.window, self.window, self.frame_limit)
+            room = min(self.initial_window + stream.credit, self.window, self.frame_limit)
             if room <= 0 or not stream.queued:
                 stream.turning = False
+                if stream.queued:
+                    self._blocked[stream] = None
                 continue
             size = stream.queued
             pieces = stream.fill(room)
             size -= stream.queued
-            stream.window -= size
+            stream.credit -= size
             self.window -= size
             self.queued -= size
             self.strikes = FORGIVEN
             output.write(_FRAME.pack(size << 8, 0, stream.number))
             for piece in pieces:
                 output.write(piece)
+            if stream.thirsty and stream.queued <= LOW_WATER // 2 < stream.queued + size:
+                self._watered.append(stream)
             if stream.queued:
                 turn.append(stream)
             else:
@@ -804,12 +938,17 @@ class Http2Connection:
         return end
 
     def _parse(self, data: bytes, position: int) -> int:
-        """Take every whole frame; where the rest begins."""
+        """Take every whole frame, or as many as a turn allows; where the rest begins."""
         size = len(data)
         streams = self.streams
         unpack = _FRAME.unpack_from
         start = position + 9
+        self._more = False
         while start <= size and self.reading:
+            if self.spent >= SLICE:
+                self._more = True
+                break
+            self.spent += 1
             head, flags, number = unpack(data, position)
             length = head >> 8
             stop = start + length
@@ -891,15 +1030,22 @@ class Http2Connection:
         if number != self._last + 2 and len(self._gaps) < _GAPS_KNOWN:
             self._gaps.append(range(self._last + 2, number, 2))
         self._last = number
+        blocks = self._blocks
+        self.spent += _BLOCK_WORK
         try:
-            head, timeout = self._blocks.read(block)
+            head, timeout = blocks.read(block)
         except LargeList as fault:
             raise ConnectionFault(ENHANCE_YOUR_CALM, str(fault)) from None
         except BadBlock as fault:
             raise ConnectionFault(COMPRESSION_ERROR, str(fault)) from None
         except StreamFault as fault:
+            self.spent += blocks.cost
+            blocks.cost = 0
             self._blame(number, fault.code)
             return
+        if blocks.cost:
+            self.spent += blocks.cost
+            blocks.cost = 0
         if len(self.streams) >= self.server.max_streams or self._drain == _CLOSING:
             self._blame(number, REFUSED_STREAM)
         elif ended and head.content_length:
@@ -939,6 +1085,8 @@ class Http2Connection:
             raise ConnectionFault(ENHANCE_YOUR_CALM, str(fault)) from None
         except BadBlock as fault:
             raise ConnectionFault(COMPRESSION_ERROR, str(fault)) from None
+        self.spent += self._blocks.cost
+        self._blocks.cost = 0
         stream = self.streams.get(number)
         if stream is None:
             self._absent(number, "HEADERS")
@@ -965,15 +1113,19 @@ class Http2Connection:
         elif not more:
             self._blame(number, PROTOCOL_ERROR)
         else:
-            self._widen(stream, more)
-            if stream.window > _MAX_WINDOW:
+            stream.credit += more
+            self._widest = max(self._widest, stream.credit)
+            window = self.initial_window + stream.credit
+            if window > _MAX_WINDOW:
                 self._blame(number, FLOW_CONTROL_ERROR)
+            elif window > 0 and stream in self._blocked:
+                self._unblock(stream)
 
-    def _widen(self, stream: Stream, more: int) -> None:
-        stream.window += more
-        if stream.queued and stream.window > 0 and not stream.turning:
-            stream.turning = True
-            self._turn.append(stream)
+    def _unblock(self, stream: Stream) -> None:
+        """A stream whose window was closed may send again."""
+        del self._blocked[stream]
+        stream.turning = True
+        self._turn.append(stream)
 
     def _other(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         """Frames that are rare, or out of the ordinary."""
@@ -1069,20 +1221,40 @@ class Http2Connection:
         self._carries_nothing()
         if flags & ACK:
             return
+        self.spent += len(payload) // 6 // _SETTINGS_PER_UNIT
+        window = self.initial_window
         for name, value in _SETTING.iter_unpack(payload):
-            self._set(name, value)
+            if name == SET_INITIAL_WINDOW:
+                if value > _MAX_WINDOW:
+                    raise ConnectionFault(FLOW_CONTROL_ERROR, "an initial window larger than 2^31-1")
+                window = value
+            else:
+                self._set(name, value)
+        if window != self.initial_window:
+            self._set_window(window)
         self.output.write(frame(SETTINGS, ACK, 0))
 
+    def _set_window(self, window: int) -> None:
+        """A new initial window, once for each frame: of several in one only the last is ever used.
+
+        Streams keep what differs from it, so only those that it lets send are touched. No window may become
+        too large (RFC 9113, 6.9.2): `_widest` is a bound for what streams have beyond the initial window,
+        and they are looked at only when that bound could be it.
+        """
+        if window + self._widest > _MAX_WINDOW:
+            self.spent += len(self.streams) // _STREAMS_PER_UNIT
+            self._widest = max((stream.credit for stream in self.streams.values()), default=0)
+            if window + self._widest > _MAX_WINDOW:
+                raise ConnectionFault(FLOW_CONTROL_ERROR, "a stream's window is larger than 2^31-1")
+        wider = window > self.initial_window
+        self.initial_window = window
+        if wider and self._blocked:
+            self.spent += len(self._blocked) // _STREAMS_PER_UNIT
+            for stream in [each for each in self._blocked if window + each.credit > 0]:
+                self._unblock(stream)
+
     def _set(self, name: int, value: int) -> None:
-        if name == SET_INITIAL_WINDOW:
-            if value > _MAX_WINDOW:
-                raise ConnectionFault(FLOW_CONTROL_ERROR, "an initial window larger than 2^31-1")
-            more, self.initial_window = value - self.initial_window, value
-            for stream in self.streams.values():
-                self._widen(stream, more)
-                if stream.window > _MAX_WINDOW:
-                    raise ConnectionFault(FLOW_CONTROL_ERROR, "a stream's window is larger than 2^31-1")
-        elif name == SET_MAX_FRAME:
+        if name == SET_MAX_FRAME:
             if not _SMALLEST_FRAME_LIMIT <= value <= _LARGEST_FRAME_LIMIT:
                 raise ConnectionFault(PROTOCOL_ERROR, f"a frame limit of {value}")
             self.frame_limit = min(value, _FRAME_WANTED)
@@ -1147,7 +1319,8 @@ class Http2Connection:
             self._finish()
 
     def _lose(self, stream: Stream) -> None:
-        self.queued -= stream.drop()
+        self.spent += _LOSS_WORK
+        self._drop(stream)
         if stream.open:
             stream.open = False
             self._attempt(stream, stream.lost)

@@ -22,6 +22,7 @@ import select
 import socket
 from collections import deque
 from email.utils import formatdate
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
@@ -311,6 +312,16 @@ class Connection:
             self._dirty = True
             self._reactor.dirty.append(self)
 
+    def soon(self, call: Callable[[], None]) -> None:
+        """Make a call of the session in the next round: it has read more than it does in one."""
+        self._reactor.later(self, call)
+
+    def go_on(self, call: Callable[[], None]) -> None:
+        """That call, if the connection is still open."""
+        if self.fd >= 0:
+            call()
+            self._watch()
+
     def cut(self) -> None:
         """Close now."""
         if self.fd < 0:
@@ -588,6 +599,11 @@ class Reactor:
             self._called = True
             self._ring()
 
+    def later(self, connection: Connection, call: Callable[[], None]) -> None:
+        """Make a call for a connection in the next round."""
+        if not self._closed:
+            self.call_soon(partial(self._serve, connection, connection.go_on, call))
+
     async def run(self, connect: Callable[[Connection, Http1Server], Session], rounds: Rounds) -> None:
         """Serve until cancelled, then cut every connection. `connect` makes the session of a new one.
 
@@ -713,7 +729,7 @@ class Reactor:
         self._bell.recv(64)
         self._called = False
         calls = self._calls
-        while calls:
+        for _ in range(len(calls)):  # what they ask for in turn is for the next round
             calls.popleft()()
 
     def _round(self, wait: float) -> bool:

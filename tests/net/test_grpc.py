@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -340,6 +341,8 @@ class Bare:
     def feed(self, *pieces: bytes) -> None:
         for piece in pieces:
             self.connection.receive(piece)
+            while self.output.run_turn():
+                pass
         self.output.sent, self.said = b"", self.output.sent
 
     def call(
@@ -633,3 +636,38 @@ def test_a_message_that_was_begun_may_be_given_up() -> None:
     call.finish(grpc_codec.UNAVAILABLE, "later")
     assert bare.trailers(bare.output.sent)["grpc-status"] == "14"
     assert not bare.connection.streams
+
+
+def test_many_messages_of_a_read_are_handled_in_turns() -> None:
+    bare = Bare()
+    connection = bare.connection
+    connection.receive(bare.call(1, message_of(0) * 2_000, path="/a.A/Keep"))
+    turns = 1
+    while bare.output.run_turn():
+        turns += 1
+        assert connection.spent <= http2.SLICE + 33 * http2.HANDLED
+    assert turns >= 2_000 * http2.HANDLED // http2.SLICE
+    assert bare.kept == [b""] * 2_000 + [b"end"]
+
+
+def test_a_connection_that_floods_is_served_whole_by_the_reactor(served: Served) -> None:
+    """More calls in one go than a turn takes: the rest comes in the rounds that follow."""
+    count = 1_500
+    headers = [*REQUEST[:2], (":path", "/toy.Toy/Echo"), *REQUEST[3:]]
+    asked = http2.PREFACE + frame(http2.SETTINGS, 0, 0)
+    for number in range(1, 2 * count, 2):
+        asked += frame(http2.HEADERS, http2.END_HEADERS, number, block(headers))
+        asked += frame(http2.DATA, http2.END_STREAM, number, message_of(1))
+    ended: set[int] = set()
+    with socket.create_connection(("127.0.0.1", served.port), SECONDS) as client:
+        client.sendall(asked)
+        said = b""
+        while len(ended) < count:
+            said += client.recv(65_536)
+            while len(said) >= 9 and len(said) >= 9 + int.from_bytes(said[:3], "big"):
+                size = 9 + int.from_bytes(said[:3], "big")
+                (each,), said = frames(said[:size]), said[size:]
+                assert each.kind not in (http2.GOAWAY, http2.RST_STREAM)
+                if each.kind == http2.HEADERS and each.flags & http2.END_STREAM:
+                    ended.add(each.stream)
+    assert ended == set(range(1, 2 * count, 2))

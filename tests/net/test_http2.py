@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.net import http2
-from netstore.net.hpackcache import kept_size
+from netstore.net.hpackcache import HUFFMAN_LIMIT, kept_size
 from netstore.net.http2 import (
     ACK,
     CONTINUATION,
@@ -37,6 +37,8 @@ from tests.support.h2client import ENDING, OPENING, REQUEST, Judged, Wire, block
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from netstore.net.http2 import Http2Connection
 
 MAX = 2**31 - 1
 PATTERN = bytes(range(251)) * 160
@@ -190,6 +192,21 @@ PAYLOADS = st.one_of(
 ANSWERS = st.sampled_from(["nothing", "whole", "piece", "end", "resume"])
 
 
+def check_books(connection: Http2Connection) -> None:
+    """What is kept beside the streams agrees with them."""
+    streams = list(connection.streams.values())
+    assert connection.queued == sum(each.queued for each in streams)
+    assert all(each.queued >= 0 for each in streams)
+    assert connection.window >= 0
+    assert all(each.credit <= connection._widest for each in streams)
+    for each in streams:
+        if each.queued:
+            assert each.turning is not (each in connection._blocked), "it has one place to wait in"
+            assert not each.turning or each in connection._turn
+            assert each.turning or each.window <= 0, "who may send is not passed over"
+    assert all(each.queued and connection.streams.get(each.number) is each for each in connection._blocked)
+
+
 @given(st.lists(st.tuples(KINDS, FLAGS, NUMBERS, PAYLOADS, ANSWERS), max_size=40))
 def test_whatever_comes_is_taken_or_refused(stream: list[tuple[int, int, int, bytes, str]]) -> None:
     """No frame makes the codec fail, and its books agree with its streams after each."""
@@ -210,9 +227,7 @@ def test_whatever_comes_is_taken_or_refused(stream: list[tuple[int, int, int, by
                 echo.put_last()
         if answer == "resume":
             connection.resume()
-        assert connection.queued == sum(each.queued for each in connection.streams.values())
-        assert all(each.queued >= 0 for each in connection.streams.values())
-        assert connection.window >= 0
+        check_books(connection)
         sent = wire.sent()
         if not connection.reading:
             assert sent[-1].kind == GOAWAY
@@ -544,7 +559,7 @@ def test_a_fault_of_a_stream_ends_this_stream_and_no_other(name: str, fault: Exc
     assert handed == ([1, 5] if name in ("open", "take", "hand_over") else [1, 3, 5])
     for stream in list(connection.streams.values()):
         stream.put_data(b"", bytes(100_000))
-        connection.thirsty.append(stream)
+        connection.thirst(stream)
     if name == "drain":
         connection.drain()
         assert wire.application.told_to_stop == [1, 3, 5]
@@ -707,13 +722,206 @@ def test_who_waits_for_room_is_told_once() -> None:
     wire.feed(setting(http2.SET_INITIAL_WINDOW, 0), wire.request(1))
     stream = wire.application.streams[1]
     stream.put_data(b"", bytes(100_000))
-    wire.connection.thirsty.append(stream)
+    wire.connection.thirst(stream)
     wire.connection.resume()
     assert wire.application.drained == []
     wire.feed(frame(WINDOW_UPDATE, 0, 1, number(100_000)), frame(WINDOW_UPDATE, 0, 0, number(100_000)))
     wire.connection.resume()
     wire.connection.resume()
     assert wire.application.drained == [1]
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("window"), st.sampled_from([1, 3, 5]), st.integers(1, 3000)),
+        st.tuples(st.just("connection"), st.just(0), st.integers(1, 3000)),
+        st.tuples(st.just("settings"), st.just(0), st.sampled_from([0, 1, 500, 2000, 65_535])),
+        st.tuples(st.just("data"), st.sampled_from([1, 3, 5]), st.integers(0, 5000)),
+    ),
+    max_size=40,
+)
+
+
+@given(STEPS)
+def test_windows_are_those_of_the_slow_twin(steps: list[tuple[str, int, int]]) -> None:
+    """Which changes the window of every stream at every change of the initial one (RFC 9113, 6.9.2)."""
+    wire = Wire(hold=True)
+    wire.feed(*(wire.request(n) for n in (1, 3, 5)))
+    windows, initial = dict.fromkeys((1, 3, 5), 65_535), 65_535
+    whole, given_, sent = 65_535, dict.fromkeys((1, 3, 5), 0), dict.fromkeys((1, 3, 5), 0)
+    for step, target, value in steps:
+        if step == "window":
+            windows[target] += value
+            wire.feed(frame(WINDOW_UPDATE, 0, target, number(value)))
+        elif step == "connection":
+            whole += value
+            wire.feed(frame(WINDOW_UPDATE, 0, 0, number(value)))
+        elif step == "settings":
+            windows = {n: old + value - initial for n, old in windows.items()}
+            initial = value
+            wire.feed(setting(http2.SET_INITIAL_WINDOW, value))
+        else:
+            given_[target] += value
+            wire.application.streams[target].put_data(b"", bytes(value))
+        for each in wire.sent():
+            if each.kind == DATA:
+                size = len(each.payload)
+                assert size <= min(whole, windows[each.stream])
+                windows[each.stream] -= size
+                whole -= size
+                sent[each.stream] += size
+        for n, stream in wire.application.streams.items():
+            assert stream.window == windows[n]
+            assert stream.queued == given_[n] - sent[n]
+            assert not stream.queued or min(whole, windows[n]) <= 0, "what may be sent is sent"
+        check_books(wire.connection)
+
+
+def test_of_several_initial_windows_in_a_frame_the_last_is_used_and_each_is_judged() -> None:
+    wire = Wire(hold=True)
+    wire.feed(wire.request(1))
+    window = b"\0\4"
+    wire.feed(frame(SETTINGS, 0, 0, window + number(MAX) + window + number(0) + window + number(7)))
+    assert wire.application.streams[1].window == 7
+    assert [(each.kind, each.flags) for each in wire.sent()] == [(SETTINGS, ACK)]
+    wire.feed(frame(SETTINGS, 0, 0, window + number(MAX + 1) + window + number(7)))
+    assert wire.verdict() == ("connection", http2.FLOW_CONTROL_ERROR)
+
+
+def test_a_stream_that_is_gone_widens_no_window() -> None:
+    """The bound for what streams have beyond the initial window is made anew before a client is blamed."""
+    wire = Wire(hold=True)
+    wire.feed(wire.request(1, end=False), wire.request(3, end=False))
+    wire.feed(frame(WINDOW_UPDATE, 0, 1, number(MAX - 65_535)), frame(RST_STREAM, 0, 1, number(8)))
+    wire.feed(frame(WINDOW_UPDATE, 0, 3, number(1000)), setting(http2.SET_INITIAL_WINDOW, MAX - 1000))
+    assert wire.verdict() is None
+    assert wire.application.streams[3].window == MAX
+    wire.feed(setting(http2.SET_INITIAL_WINDOW, MAX - 999))
+    assert wire.verdict() == ("connection", http2.FLOW_CONTROL_ERROR)
+
+
+# --- work
+
+
+def test_a_frame_of_settings_costs_no_more_with_many_streams() -> None:
+    """2,700 initial windows over as many streams as there may be, none of which has anything to send."""
+    wire = Wire(hold=True)
+    numbers = range(1, 8_001, 2)
+    for n in numbers:
+        wire.feed(wire.request(n))
+    payload = b"".join(b"\0\4" + number(65_535 + i % 2) for i in range(2_700))
+    before = wire.connection._work._left
+    wire.feed(frame(SETTINGS, 0, 0, payload))
+    assert before - wire.connection._work._left + wire.connection.spent < 1_000
+    assert wire.application.streams[1].window == 65_536
+
+
+def test_opening_the_windows_of_many_streams_at_once_is_done_in_turns() -> None:
+    wire = Wire(hold=True)
+    wire.feed(setting(http2.SET_INITIAL_WINDOW, 0))
+    numbers = range(1, 8_001, 2)
+    for n in numbers:
+        wire.feed(wire.request(n))
+        wire.application.streams[n].put_data(b"", b"xy")
+    connection = wire.connection
+    connection.receive(setting(http2.SET_INITIAL_WINDOW, 1))
+    turns = 1
+    assert connection.spent <= http2.SLICE + 600
+    while wire.output.run_turn():
+        turns += 1
+        assert connection.spent <= http2.SLICE + 600
+    assert turns >= 2
+    assert sorted(each.stream for each in wire.sent() if each.kind == DATA) == list(numbers)
+
+
+def most_of_a_frame() -> int:
+    """Units that one frame may cause at most: the largest header list, and all the Huffman code there may be,
+    or streams that are touched.
+    """
+    fields_ = http2.LIST_LIMIT // 32
+    return 2 * fields_ + HUFFMAN_LIMIT // 5 + http2.MAX_STREAMS // 4 + http2.MAX_FRAME // 5 + 100
+
+
+def fields_many(wire: Wire) -> bytes:
+    heavy = block() + b"\x90" * 1_000
+    return b"".join(frame(HEADERS, END_HEADERS | END_STREAM, n, heavy) for n in range(1, 91, 2))
+
+
+def huffman(wire: Wire) -> bytes:
+    code = b"\x1c\x64\xd5" * 2_600
+    size = len(code) - 127
+    field = b"\x00\x01x\xff" + bytes((size & 127 | 128, size >> 7)) + code
+    return b"".join(frame(HEADERS, END_HEADERS | END_STREAM, n, block() + field) for n in range(1, 17, 2))
+
+
+def small_requests(wire: Wire) -> bytes:
+    return b"".join(wire.request(n) for n in range(1, 1_001, 2))
+
+
+FLOODS = {"fields": fields_many, "huffman": huffman, "requests": small_requests}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_what_was_read_is_worked_off_in_turns(flood: str) -> None:
+    """A turn stops at the frame or the request that goes beyond its share; nothing is lost or reordered."""
+    wire = Wire()
+    wire.connection.receive(FLOODS[flood](wire))
+    turns = 1
+    assert wire.connection.busy or wire.connection.ready
+    assert not wire.connection.waiting
+    while wire.output.run_turn():
+        turns += 1
+        assert wire.connection.spent <= http2.SLICE + most_of_a_frame()
+    assert turns > 2
+    assert not wire.connection.busy
+    handed = [n for n, _, _ in wire.application.handed]
+    assert handed == list(range(1, 2 * len(handed), 2))
+    assert len(handed) in (45, 8, 500)
+    assert wire.verdict() is None
+
+
+def waits(connection: Http2Connection) -> bool:
+    """Nothing more is read of it for now."""
+    return connection.busy
+
+
+def test_who_causes_more_work_than_its_rate_waits_and_is_closed_at_last() -> None:
+    wire = Wire()
+    connection = wire.connection
+    first, pauses = 1, 0
+    while not wire.output.finished:
+        heavy = block() + b"\x90" * 1_000
+        wire.feed(frame(HEADERS, END_HEADERS | END_STREAM, first, heavy))
+        first += 2
+        if waits(connection):
+            handed = len(wire.application.handed)
+            wire.feed(frame(HEADERS, END_HEADERS | END_STREAM, first, block()))
+            first += 2
+            assert len(wire.application.handed) == handed, "what comes while it waits is not looked at"
+            connection.sweep(wire.time + 1e-6)
+            assert waits(connection), "too soon"
+            pauses += 1
+            wire.time += 0.1
+            connection.sweep(wire.time)
+            while wire.output.run_turn():
+                pass
+            assert not waits(connection)
+            assert len(wire.application.handed) == handed + 2
+        assert first < 10_000
+    assert pauses == http2.PAUSES
+    assert wire.verdict() == ("connection", CALM)
+
+
+def test_a_busy_client_that_repeats_itself_never_waits() -> None:
+    """25,000 requests a second, more than a core answers."""
+    wire = Wire()
+    first = 1
+    for _ in range(300):
+        wire.feed(b"".join(wire.request(n, b"x") for n in range(first, first + 200, 2)))
+        first += 200
+        wire.time += 1 / 250
+        assert not wire.connection.busy
+    assert len(wire.application.handed) == 30_000
 
 
 # --- limits

@@ -171,6 +171,8 @@ class Wire:
     def feed(self, *pieces: bytes) -> Wire:
         for piece in pieces:
             self.connection.receive(piece)
+            while self.output.run_turn():
+                pass
         return self
 
     def sent(self) -> list[Frame]:
@@ -249,6 +251,8 @@ class Judged:
             asked = self.client.data_to_send()
             for piece in self._cut(asked):
                 self.connection.receive(piece)
+                while self.output.run_turn():
+                    pass
             self.connection.resume()
             said, self.output.sent = self.output.sent, b""
             if not asked and not said:

@@ -8,6 +8,8 @@ from netstore.limits import Budget
 from netstore.net.http1 import Http1Connection, Http1Exchange, Http1Server
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from netstore.net.exchange import Request
 
 Seen = tuple[bytes, bytes, bytes, bytes, bytes | None, bytes, bool]
@@ -35,6 +37,7 @@ class FakeOutput:
         self.was_cut = False
         self.backlog = 0
         self.account = Budget(1 << 30).account()
+        self.turns: list[Callable[[], None]] = []
 
     def write(self, data: bytes | memoryview) -> None:
         self.sent += data
@@ -47,6 +50,16 @@ class FakeOutput:
 
     def cut(self) -> None:
         self.was_cut = True
+
+    def soon(self, call: Callable[[], None]) -> None:
+        self.turns.append(call)
+
+    def run_turn(self) -> bool:
+        """Make the calls that were asked for; whether there were any."""
+        turns, self.turns = self.turns, []
+        for call in turns:
+            call()
+        return bool(turns)
 
 
 class Wire:
