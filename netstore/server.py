@@ -568,7 +568,7 @@ class _Daemon:
             self.deadlines,
             config.heartbeat_interval / 1000,
             self.reactor.flush,
-            lessor=self.lessor,
+            self.lessor,
         )
         self.consistency = host.observer = Consistency(
             host, lambda index, digest: self.peers.tell(StateNote(index, digest)), get_logger("consistency")

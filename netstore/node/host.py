@@ -33,7 +33,7 @@ from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import Forward, MessageRefused
 from netstore.raft.status import Fate, Refusal
 from netstore.seams import SyncFailed
-from netstore.state.commands import CompareAndDelete, Delete, Expire, RemoveMember, decode
+from netstore.state.commands import CompareAndDelete, Delete, ExpireNodes, RemoveMember, decode
 from netstore.state.v3commands import Compact, DeleteRange, LeaseExpire, LeaseRevoke
 from netstore.types import Index, Nanos, Term
 from netstore.watch.streams import Watches
@@ -64,7 +64,7 @@ PAYLOADS_PER_TURN: Final = 4_096
 _REMOVALS: Final = (
     Delete,
     CompareAndDelete,
-    Expire,
+    ExpireNodes,
     DeleteRange,
     Compact,
     LeaseRevoke,

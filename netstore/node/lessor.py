@@ -1,31 +1,38 @@
-"""The leases of a running member: renewals and time left for clients, and, while it leads, the proposals that
-end what is overdue.
+"""Time that runs out, at a running member: renewals and time left for clients, and, while it leads, the
+proposals that end what is overdue: leases of the v3 API and nodes of the v2 tree with a TTL.
 
-Which lease ends, and when, is decided by commands in the log (`state.lease`); here is only the clock, and no
-word of it takes effect before it is applied.
+What ends, and when, is decided by commands in the log (`state.countdown`); here is only the clock, a
+monotonic one, and no word of it takes effect before it is applied.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from netstore.errors import LEASE_NOT_FOUND, Fault
 from netstore.node.member import Member
-from netstore.state.commands import encode
-from netstore.state.lease import LeaseClock
+from netstore.state.commands import Command, ExpireNodes, NoteTtl, encode
+from netstore.state.countdown import Countdown
 from netstore.state.v3commands import LeaseCheckpoint, LeaseExpire, LeaseGranted, LeaseRenew
+from netstore.types import LeaseId
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from netstore.state.countdown import Table
     from netstore.state.machine import Outcome
     from netstore.types import Term
 
-CHECKPOINT_SECONDS: Final = 300.0
-"""How often the leader notes in the log what longer leases have left, for members that start anew; 5 minutes
-as in etcd.
+K = TypeVar("K", bound=Any)
+
+NOTE_SECONDS: Final = 300.0
+"""How often the leader notes in the log what longer TTLs have left, for members that start anew; 5 minutes as
+in etcd.
 """
+
+NOTES_AT_ONCE: Final = 1_000
+"""What is looked at for one note in the log: a few tens of kilobytes, and a millisecond to apply."""
 
 
 class Replica(Member, Protocol):
@@ -35,16 +42,64 @@ class Replica(Member, Protocol):
         """Call `done(None)` once the state holds everything acknowledged anywhere before this call."""
 
 
+class Reaper(Generic[K]):
+    """Proposes, while this member leads, the end of what is overdue in one table. `end` and `note` make the
+    commands. `look` has to be called twice a second or so, whoever leads.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        table: Table[K],
+        grace_seconds: float,
+        end: Callable[[tuple[tuple[K, Any], ...]], Command],
+        note: Callable[[tuple[tuple[K, Any, int], ...]], Command],
+    ) -> None:
+        """`grace_seconds`, one election timeout, is what is spared under a new leader."""
+        self._member = member
+        self._grace_seconds = grace_seconds
+        self._end = end
+        self._note = note
+        self.countdown = Countdown(table)
+        self._led: Term | None = None
+        self._next_notes = 0.0
+
+    def look(self) -> None:
+        """Count on; the leader proposes what is to end, and notes what is left. Bounded work."""
+        member, countdown = self._member, self.countdown
+        now = member.clock.monotonic()
+        if member.leader != member.id:
+            self._led = None
+            countdown.count(now)
+            return
+        if self._led != member.term:
+            self._led = member.term
+            countdown.lead(now, self._grace_seconds)
+            self._next_notes = now + NOTE_SECONDS
+        due = countdown.due(now)
+        if due:
+            member.propose(encode(self._end(tuple(due))), _ignore)
+        if now >= self._next_notes:
+            self._next_notes = now + NOTE_SECONDS
+            countdown.begin_notes()
+        left = countdown.notes(now, int(NOTE_SECONDS), NOTES_AT_ONCE)
+        if left:
+            member.propose(encode(self._note(tuple(left))), _ignore)
+
+
 class Lessor:
     """One for each member. `look` has to be called twice a second or so, whoever leads."""
 
     def __init__(self, member: Replica, election_seconds: float) -> None:
-        """`election_seconds`, one election timeout, is what leases get extra under a new leader."""
+        """`election_seconds`, one election timeout, is the grace under a new leader."""
+        machine = member.machine
         self._member = member
-        self._election_seconds = election_seconds
-        self._clock = LeaseClock(member.machine.leases)
-        self._led: Term | None = None
-        self._next_checkpoint = 0.0
+        self._leases: Reaper[LeaseId] = Reaper(
+            member, machine.leases, election_seconds, LeaseExpire, LeaseCheckpoint
+        )
+        self._nodes: Reaper[bytes] = Reaper(
+            member, machine.tree.timed, election_seconds, ExpireNodes, NoteTtl
+        )
 
     def keep_alive(self, id_: int, done: Callable[[int | Fault], None]) -> None:
         """Renew a lease, through the log: `done` gets its TTL in seconds, 0 when there is no such lease (any
@@ -59,28 +114,12 @@ class Lessor:
         self._member.read(partial(self._tell, id_, done))
 
     def look(self) -> None:
-        """Count on; the leader proposes the end of overdue leases."""
-        member = self._member
-        now = member.clock.monotonic()
-        if member.leader != member.id:
-            self._led = None
-            self._clock.left(0, now)
-            return
-        if self._led != member.term:
-            self._led = member.term
-            self._clock.extend(now, self._election_seconds)
-            self._next_checkpoint = now + CHECKPOINT_SECONDS
-        due = self._clock.due(now)
-        if due:
-            member.propose(encode(LeaseExpire(tuple(due))), _ignore)
-        if now >= self._next_checkpoint:
-            self._next_checkpoint = now + CHECKPOINT_SECONDS
-            left = self._clock.checkpoints(now, int(CHECKPOINT_SECONDS))
-            if left:
-                member.propose(encode(LeaseCheckpoint(tuple(left))), _ignore)
+        """Count on; the leader proposes the end of what is overdue."""
+        self._leases.look()
+        self._nodes.look()
 
     def _tell(self, id_: int, done: Callable[[int | Fault], None], fault: Fault | None) -> None:
-        left = self._clock.left(id_, self._member.clock.monotonic())
+        left = self._leases.countdown.left(LeaseId(id_), self._member.clock.monotonic())
         done(fault or (-1 if left is None else int(left)))
 
 

@@ -1,8 +1,8 @@
 """Time, in one place: the tick of the protocol, the deadlines of requests, the leader's proposals of time,
 housekeeping.
 
-Replicated state never reads a clock: an expiry happens because the leader proposed an instant and the log
-carries it (v2 API, expiring).
+Replicated state never reads a clock: what has a TTL ends because the leader counted and the log says so
+(`lessor`).
 """
 
 from __future__ import annotations
@@ -13,17 +13,13 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from netstore.guard import guarded, unguarded
-from netstore.state.commands import Expire, encode
-from netstore.types import Nanos
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.errors import Fault
     from netstore.node.host import Host
     from netstore.node.lessor import Lessor
     from netstore.seams import Clock
-    from netstore.state.machine import Outcome
 
 EXPIRE_SECONDS: Final = 0.5
 """How often the leader looks for overdue nodes, as etcd does."""
@@ -97,9 +93,7 @@ class Deadlines:
 
 
 class Timekeeper:
-    """The task that ticks. `tick_seconds` is the heartbeat interval: one tick of Raft. With a `lessor` it
-    sees to the leases of the v3 API, too.
-    """
+    """The task that ticks. `tick_seconds` is the heartbeat interval: one tick of Raft."""
 
     def __init__(
         self,
@@ -107,15 +101,13 @@ class Timekeeper:
         deadlines: Deadlines,
         tick_seconds: float,
         flush: Callable[[], None],
-        *,
-        lessor: Lessor | None = None,
+        lessor: Lessor,
     ) -> None:
         self._host = host
         self._deadlines = deadlines
         self._tick_seconds = tick_seconds
         self._flush = flush
         self._lessor = lessor
-        self._expiring = False
 
     async def run(self) -> None:
         """Tick until cancelled. A tick that comes late is not made up for: a paused process must not rush an
@@ -131,23 +123,8 @@ class Timekeeper:
             now = clock.monotonic()
             if now >= next_expiry:
                 next_expiry = now + EXPIRE_SECONDS
-                self._expire()
-                if self._lessor is not None:
-                    self._lessor.look()
+                self._lessor.look()
             if now >= next_chores:
                 next_chores = now + CHORES_SECONDS
                 self._host.retry_writes()
                 self._host.compact()
-
-    def _expire(self) -> None:
-        host = self._host
-        if self._expiring or host.leader != host.id:
-            return
-        due = host.machine.next_expiry()
-        now = host.clock.wall()
-        if due is not None and due <= now:
-            self._expiring = True
-            host.propose(encode(Expire(now=Nanos(now))), self._expired)
-
-    def _expired(self, _: Outcome | Fault) -> None:
-        self._expiring = False

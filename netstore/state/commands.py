@@ -1,13 +1,14 @@
 """Every replicated command and its byte form: a msgpack array whose first element is the number of the
 command.
 
-The numbers are for ever. A command that must change in meaning gets a new number; one that only gains a field
-gains it at the end, with a default, so that old logs still decode. A field or number this version does not
-know is refused, never skipped: a member that guessed would drift from its peers.
+The numbers are for ever, and 9 is not used any more. A command that must change in meaning gets a new number;
+one that only gains a field gains it at the end, with a default, so that old logs still decode. A field or
+number this version does not know is refused, never skipped: a member that guessed would drift from its peers.
 
-A command carries everything its outcome depends on. Time is an input: expiry instants are absolute and chosen
-by the member that took the request (v2 API, TTL and refresh), so that every member, and every replay, gives
-the same answer.
+A command carries everything its outcome depends on, and time is no part of that: how long a node lives is a
+number of seconds, counted by each member from when it applied the command (`countdown`). The instant at which
+that will be over, by the wall clock of the member that took the request, is carried to be shown (v2 API, TTL
+and refresh).
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ LATEST: Final = Nanos(2**63 - 1)
 
 _NANOS_PER_SECOND: Final = 1_000_000_000
 
+LONGEST_TTL: Final = LATEST // _NANOS_PER_SECOND
+"""Seconds; a longer TTL is cut to it."""
+
 _Instant = Annotated[int, msgspec.Meta(ge=0, le=LATEST)]
+_Seconds = Annotated[int, msgspec.Meta(ge=0, le=LONGEST_TTL)]
 _Number = Annotated[int, msgspec.Meta(ge=0)]  # msgpack itself ends at 64 bits
 
 
@@ -41,12 +46,15 @@ class KeyCommand(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_
 
 
 class Set(KeyCommand, frozen=True, tag=1):
-    """Create or replace a node. `expires` 0 is permanent; `refresh` keeps the value and wakes no watcher."""
+    """Create or replace a node. `expires` 0 is permanent, else the node lives for `ttl` seconds; `refresh`
+    keeps the value and wakes no watcher.
+    """
 
     value: bytes = b""
     dir: bool = False
     expires: _Instant = 0
     refresh: bool = False
+    ttl: _Seconds = 0
 
 
 class Create(KeyCommand, frozen=True, tag=2):
@@ -55,6 +63,7 @@ class Create(KeyCommand, frozen=True, tag=2):
     value: bytes = b""
     dir: bool = False
     expires: _Instant = 0
+    ttl: _Seconds = 0
 
 
 class Update(KeyCommand, frozen=True, tag=3):
@@ -63,6 +72,7 @@ class Update(KeyCommand, frozen=True, tag=3):
     value: bytes = b""
     expires: _Instant = 0
     refresh: bool = False
+    ttl: _Seconds = 0
 
 
 class CompareAndSwap(KeyCommand, frozen=True, tag=4):
@@ -73,6 +83,7 @@ class CompareAndSwap(KeyCommand, frozen=True, tag=4):
     prev_index: _Number = 0
     expires: _Instant = 0
     refresh: bool = False
+    ttl: _Seconds = 0
 
 
 class InOrder(KeyCommand, frozen=True, tag=5):
@@ -81,6 +92,7 @@ class InOrder(KeyCommand, frozen=True, tag=5):
     value: bytes = b""
     dir: bool = False
     expires: _Instant = 0
+    ttl: _Seconds = 0
 
 
 class Delete(KeyCommand, frozen=True, tag=6):
@@ -101,12 +113,6 @@ class QuorumGet(KeyCommand, frozen=True, tag=8):
     """Read at this place in the log (v2 API, `quorum=true`)."""
 
     recursive: bool = False
-
-
-class Expire(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True, tag=9):
-    """Remove every node whose time is up at `now`, the leader's clock."""
-
-    now: _Instant
 
 
 class PublishMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=10):
@@ -179,6 +185,20 @@ class JoinMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
     replaces: _Number = 0
 
 
+class ExpireNodes(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True, tag=20):
+    """The time of these nodes is up by the leader's count: each as (path, since), and only while nothing has
+    given it another TTL after `since` (`tree.Life`). Removed in this order, each in an event of its own.
+    """
+
+    nodes: tuple[tuple[bytes, _Number], ...]
+
+
+class NoteTtl(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True, tag=21):
+    """What nodes have left, as (path, since, seconds), for members that start anew."""
+
+    nodes: tuple[tuple[bytes, _Number, _Seconds], ...]
+
+
 Command: TypeAlias = (
     Set
     | Create
@@ -188,7 +208,8 @@ Command: TypeAlias = (
     | Delete
     | CompareAndDelete
     | QuorumGet
-    | Expire
+    | ExpireNodes
+    | NoteTtl
     | PublishMember
     | SetClusterVersion
     | AddMember

@@ -25,9 +25,10 @@ from netstore.state.commands import (
     CompareAndSwap,
     Create,
     Delete,
-    Expire,
+    ExpireNodes,
     InOrder,
     JoinMember,
+    NoteTtl,
     PromoteMember,
     PublishMember,
     QuorumGet,
@@ -51,7 +52,7 @@ from netstore.state.member import (
 )
 from netstore.state.mvcc import Mvcc
 from netstore.state.statistics import Statistics
-from netstore.state.tree import Tree
+from netstore.state.tree import FOR_EVER, Life, Tree
 from netstore.state.v3commands import (
     AlarmChanged,
     Compact,
@@ -122,7 +123,8 @@ class Machine:
             Delete: self._delete,
             CompareAndDelete: self._compare_and_delete,
             QuorumGet: self._quorum_get,
-            Expire: self._expire,
+            ExpireNodes: self._expire,
+            NoteTtl: self._note_ttl,
             PublishMember: self._publish_member,
             SetClusterVersion: self._set_cluster_version,
             AddMember: self._add_member,
@@ -181,7 +183,8 @@ class Machine:
             raise mirror.corrupt(
                 f"table {mirror.WINDOW} ends at {self.history.last}, the state is at {index}"
             )
-        stray = self.tree.restore(index, mirror.load_nodes(engine))
+        nodes, timed = mirror.load_nodes(engine)
+        stray = self.tree.restore(index, nodes, timed)
         if stray is not None:
             raise mirror.corrupt(f"table {mirror.NODES}, key {stray!r} lies in no directory")
         self._load_v3()
@@ -232,7 +235,8 @@ class Machine:
         """
         changes: dict[tuple[str, bytes], bytes | None] = {}
         for path, node in self.tree.take_changes().items():
-            changes[mirror.NODES, path] = None if node is None else mirror.pack_node(node)
+            timed = self.tree.timed.get(path)
+            changes[mirror.NODES, path] = None if node is None else mirror.pack_node(node, timed)
         for event in self.history.since(self._saved + 1):
             changes[mirror.WINDOW, mirror.window_key(event.index)] = mirror.pack_event(event)
         for id_ in self._touched:
@@ -293,17 +297,11 @@ class Machine:
         else:
             self._await_sweep.append((revision, done))
 
-    def next_expiry(self) -> Nanos | None:
-        """When the first node expires, None when none does; a leader proposes `Expire` from then on."""
-        return self.tree.next_expiry()
-
     # One door for each command. The counters are etcd's, oddities included (v2 API, statistics): some
     # refusals count as success.
 
     def _set(self, command: Set) -> Outcome:
-        outcome = self.tree.set(
-            command.path, command.value, command.dir, Nanos(command.expires), command.refresh
-        )
+        outcome = self.tree.set(command.path, command.value, command.dir, _life(command), command.refresh)
         if type(outcome) is Event:
             self.statistics.sets_success += 1
             self._record(outcome)
@@ -312,13 +310,11 @@ class Machine:
         return outcome
 
     def _create(self, command: Create) -> Outcome:
-        return self._created(
-            self.tree.create(command.path, command.value, command.dir, Nanos(command.expires))
-        )
+        return self._created(self.tree.create(command.path, command.value, command.dir, _life(command)))
 
     def _create_in_order(self, command: InOrder) -> Outcome:
         return self._created(
-            self.tree.create_in_order(command.path, command.value, command.dir, Nanos(command.expires))
+            self.tree.create_in_order(command.path, command.value, command.dir, _life(command))
         )
 
     def _created(self, outcome: Event | Fault) -> Outcome:
@@ -332,7 +328,7 @@ class Machine:
         return outcome
 
     def _update(self, command: Update) -> Outcome:
-        outcome = self.tree.update(command.path, command.value, Nanos(command.expires), command.refresh)
+        outcome = self.tree.update(command.path, command.value, _life(command), command.refresh)
         if isinstance(outcome, Event):
             self._record(outcome)
         if isinstance(outcome, Event) or outcome.code in (102, 107):
@@ -347,7 +343,7 @@ class Machine:
             command.prev_value,
             command.prev_index,
             command.value,
-            Nanos(command.expires),
+            _life(command),
             command.refresh,
         )
         if isinstance(outcome, Event):
@@ -390,10 +386,17 @@ class Machine:
             self.statistics.gets_fail += 1
         return outcome
 
-    def _expire(self, command: Expire) -> Outcome:
-        for event in self.tree.expire(Nanos(command.now)):
-            self.statistics.expire_count += 1
-            self._record(event)
+    def _expire(self, command: ExpireNodes) -> Outcome:
+        for path, since in command.nodes:
+            event = self.tree.expire(path, since)
+            if event is not None:
+                self.statistics.expire_count += 1
+                self._record(event)
+        return None
+
+    def _note_ttl(self, command: NoteTtl) -> Outcome:
+        for path, since, seconds in command.nodes:
+            self.tree.note_ttl(path, since, seconds)
         return None
 
     # The v3 API. An alarm stands before everything that it shuts.
@@ -581,3 +584,7 @@ class Machine:
         """
         index = self.tree.skip()
         self.history.add(Event(action, index, NodeView(path, index, index), internal=True))
+
+
+def _life(command: Set | Create | Update | CompareAndSwap | InOrder) -> Life:
+    return Life(Nanos(command.expires), command.ttl) if command.expires else FOR_EVER

@@ -26,6 +26,7 @@ from netstore.errors import CorruptData
 from netstore.state.history import CAPACITY
 from netstore.state.mvcc import NEVER
 from netstore.state.records import RECORDS
+from netstore.state.tree import Timed
 from netstore.types import EtcdIndex, Event, LeaseId, Nanos, NodeId, NodeView, Revision
 
 if TYPE_CHECKING:
@@ -73,6 +74,9 @@ class _NodeRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     value: bytes | None
     dir: bool
     expires: Nanos
+    ttl: int = 0
+    since: EtcdIndex = EtcdIndex(0)
+    remaining: int = 0
 
 
 class _EventRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -118,9 +122,12 @@ def alarm_key(member: NodeId, kind: int) -> bytes:
 # every change; a struct is checked while it is decoded.
 
 
-def pack_node(node: NodeView) -> bytes:
-    """The record of a node."""
-    return encode((node.created, node.modified, node.value, node.dir, node.expires))
+def pack_node(node: NodeView, timed: Timed | None = None) -> bytes:
+    """The record of a node, and of its TTL if it has one."""
+    if timed is None:
+        return encode((node.created, node.modified, node.value, node.dir, node.expires))
+    life = (node.expires, timed.ttl, timed.since, timed.remaining)
+    return encode((node.created, node.modified, node.value, node.dir, *life))
 
 
 def pack_event(event: Event) -> bytes:
@@ -142,10 +149,15 @@ def pack_event(event: Event) -> bytes:
     )
 
 
-def load_nodes(engine: Engine) -> Iterator[NodeView]:
-    """Every stored node."""
+def load_nodes(engine: Engine) -> tuple[list[NodeView], list[tuple[bytes, Timed]]]:
+    """Every stored node, and what those with a TTL count by, by their paths."""
+    nodes: list[NodeView] = []
+    timed: list[tuple[bytes, Timed]] = []
     for path, record in _records(engine, NODES, _decode_node):
-        yield _view(path, record)
+        nodes.append(_view(path, record))
+        if record.expires:
+            timed.append((path, Timed(record.ttl, record.since, record.remaining)))
+    return nodes, timed
 
 
 def load_events(engine: Engine) -> Iterator[Event]:

@@ -12,8 +12,9 @@ All nodes lie in one map by full path: a look-up costs the same at every depth.
 
 from __future__ import annotations
 
-import heapq
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
 
 from netstore.errors import Fault
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
@@ -22,9 +23,69 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 ROOT: Final = b"/"
-_NEVER: Final = Nanos(0)
-_STALE_ALLOWED: Final = 64
-"""Forgotten deadlines the heap may hold beyond its live ones before it is rebuilt."""
+
+
+class Life(NamedTuple):
+    """How long a node is to live: `ttl` seconds, which are over at `expires` by somebody's wall clock. An
+    instant of 0 is for ever.
+    """
+
+    expires: Nanos = Nanos(0)
+    ttl: int = 0
+
+
+FOR_EVER: Final = Life()
+
+
+class Timed(msgspec.Struct, gc=False):
+    """What a node with a TTL counts by: see `countdown.Timed`. `since` is the index of the change that gave
+    it this TTL.
+    """
+
+    ttl: int
+    since: EtcdIndex
+    remaining: int = 0
+
+
+class TimedNodes:
+    """The nodes that have a TTL, by path, as `countdown` counts them."""
+
+    __slots__ = ("_nodes", "_renewed")
+
+    def __init__(self) -> None:
+        self._nodes: dict[bytes, Timed] = {}
+        self._renewed: dict[bytes, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def get(self, key: bytes) -> Timed | None:
+        """What the node at this path counts by, None when it has no TTL."""
+        return self._nodes.get(key)
+
+    def timed_keys(self) -> Iterable[bytes]:
+        """The paths."""
+        return self._nodes
+
+    def take_renewed(self) -> Iterable[bytes]:
+        """The paths whose TTL began or was loaded since the last call, for the one clock of this member."""
+        renewed, self._renewed = self._renewed, {}
+        return renewed
+
+    def restore(self, timed: Iterable[tuple[bytes, Timed]]) -> None:
+        """Become what was stored."""
+        self._nodes = dict(timed)
+        self._renewed = dict.fromkeys(self._nodes)
+
+    def put(self, path: bytes, timed: Timed) -> None:
+        """The TTL of the node at this path begins now."""
+        self._nodes[path] = timed
+        self._renewed[path] = None
+
+    def remove(self, path: bytes) -> None:
+        """The node at this path has no TTL any more."""
+        if self._nodes.pop(path, None) is not None:
+            self._renewed.pop(path, None)
 
 
 def _root() -> NodeView:
@@ -43,7 +104,7 @@ class Tree:
     missing ancestors), listing and removing a directory O(what it holds).
     """
 
-    __slots__ = ("_children", "_deadlines", "_expiries", "_nodes", "changed", "index")
+    __slots__ = ("_children", "_nodes", "changed", "index", "timed")
 
     def __init__(self) -> None:
         self.index = EtcdIndex(0)
@@ -52,13 +113,15 @@ class Tree:
         """What each node touched since `take_changes` is now; None is gone."""
         self._nodes: dict[bytes, NodeView] = {ROOT: _root()}
         self._children: dict[bytes, dict[bytes, None]] = {ROOT: {}}
-        self._expiries: dict[bytes, Nanos] = {}
-        self._deadlines: list[tuple[Nanos, bytes]] = []
+        self.timed = TimedNodes()
 
-    def restore(self, index: EtcdIndex, nodes: Iterable[NodeView]) -> bytes | None:
-        """Become the tree of these nodes (the root is implied) as it was at `index`.
+    def restore(
+        self, index: EtcdIndex, nodes: Iterable[NodeView], timed: Iterable[tuple[bytes, Timed]] = ()
+    ) -> bytes | None:
+        """Become the tree of these nodes (the root is implied) as it was at `index`, with what is known of
+        the TTLs of some.
 
-        Gives the path of a node that lies in no directory: then the tree is of no use. Else None. O(n log n).
+        Gives the path of a node that lies in no directory: then the tree is of no use. Else None. O(n).
         """
         self.index = index
         self._nodes = {ROOT: _root()}
@@ -71,8 +134,7 @@ class Tree:
             if siblings is None:
                 return path
             siblings[path] = None
-        self._expiries = {path: node.expires for path, node in self._nodes.items() if node.expires}
-        self._rebuild_deadlines()
+        self.timed.restore(timed)
         self.changed = {}
         return None
 
@@ -136,7 +198,7 @@ class Tree:
     # Changing
 
     def set(
-        self, path: bytes, value: bytes, directory: bool, expires: Nanos, refresh: bool = False
+        self, path: bytes, value: bytes, directory: bool, life: Life, refresh: bool = False
     ) -> Event | Fault:
         """Create a node or replace a file. A refresh needs the file to exist and keeps its value."""
         old = self._nodes.get(path)
@@ -148,23 +210,23 @@ class Tree:
             return self._root_or(102, path)
         elif refresh:
             value = old.value or b""
-        return self._place("set", path, value, directory, expires, old, refresh)
+        return self._place("set", path, value, directory, life, old, refresh)
 
-    def create(self, path: bytes, value: bytes, directory: bool, expires: Nanos) -> Event | Fault:
+    def create(self, path: bytes, value: bytes, directory: bool, life: Life) -> Event | Fault:
         """Create a node that must not exist."""
         if path in self._nodes:
             return self._root_or(105, path)
         fault = self._unreachable(path)
         if fault.code != 100:
             return fault
-        return self._place("create", path, value, directory, expires, None, False)
+        return self._place("create", path, value, directory, life, None, False)
 
-    def create_in_order(self, path: bytes, value: bytes, directory: bool, expires: Nanos) -> Event | Fault:
+    def create_in_order(self, path: bytes, value: bytes, directory: bool, life: Life) -> Event | Fault:
         """Create a node below `path`, named by the index it gets, in decimal with 20 digits."""
         name = b"/%020d" % (self.index + 1)
-        return self.create(name if path == ROOT else path + name, value, directory, expires)
+        return self.create(name if path == ROOT else path + name, value, directory, life)
 
-    def update(self, path: bytes, value: bytes, expires: Nanos, refresh: bool = False) -> Event | Fault:
+    def update(self, path: bytes, value: bytes, life: Life, refresh: bool = False) -> Event | Fault:
         """Change value and expiry of a node that must exist; a directory has no value to change."""
         if path == ROOT:
             return self._root_fault()
@@ -172,13 +234,13 @@ class Tree:
         if old is None:
             return self._unreachable(path)
         if not old.dir:
-            return self._overwrite("update", old, (old.value or b"") if refresh else value, expires, refresh)
+            return self._overwrite("update", old, (old.value or b"") if refresh else value, life, refresh)
         if value:
             return Fault(102, path, self.index)
         # The event shows the index of the change, the directory keeps its own (v2 API, update).
         index = self._next()
-        self._store(NodeView(path, old.created, old.modified, None, True, expires), old)
-        node = NodeView(path, old.created, index, None, True, expires)
+        self._store(NodeView(path, old.created, old.modified, None, True, life.expires), life)
+        node = NodeView(path, old.created, index, None, True, life.expires)
         return Event("update", index, node, old, refresh=refresh)
 
     def compare_and_swap(  # noqa: PLR0917 - the fields of the command, in its order
@@ -187,7 +249,7 @@ class Tree:
         prev_value: bytes,
         prev_index: int,
         value: bytes,
-        expires: Nanos,
+        life: Life,
         refresh: bool = False,
     ) -> Event | Fault:
         """Update a file that is as expected; an empty value and the index 0 expect nothing."""
@@ -196,9 +258,7 @@ class Tree:
         old = self._expected(path, prev_value, prev_index)
         if isinstance(old, Fault):
             return old
-        return self._overwrite(
-            "compareAndSwap", old, (old.value or b"") if refresh else value, expires, refresh
-        )
+        return self._overwrite("compareAndSwap", old, (old.value or b"") if refresh else value, life, refresh)
 
     def delete(self, path: bytes, directory: bool, recursive: bool) -> Event | Fault:
         """Remove a file.
@@ -230,26 +290,21 @@ class Tree:
 
     # Expiry
 
-    def next_expiry(self) -> Nanos | None:
-        """When the first node expires; None when none does. Amortised O(log n)."""
-        deadlines = self._deadlines
-        while deadlines:
-            expires, path = deadlines[0]
-            if self._expiries.get(path) == expires:
-                return expires
-            heapq.heappop(deadlines)
-        return None
-
-    def expire(self, now: Nanos) -> list[Event]:
-        """Remove every node whose time is up, the earliest first (at the same instant by path), one event
-        each.
-
-        A directory takes what is below it along, in one event.
+    def expire(self, path: bytes, since: int) -> Event | None:
+        """Remove a node whose time is up, with all below it; None, and nothing happens, when there is none or
+        its TTL began anew after the index `since`.
         """
-        events = []
-        while (first := self.next_expiry()) is not None and first <= now:
-            events.append(self._remove("expire", self._nodes[self._deadlines[0][1]]))
-        return events
+        timed = self.timed.get(path)
+        if timed is None or timed.since != since:
+            return None
+        return self._remove("expire", self._nodes[path])
+
+    def note_ttl(self, path: bytes, since: int, remaining: int) -> None:
+        """Note what a node has left, unless its TTL began anew after the index `since`."""
+        timed = self.timed.get(path)
+        if timed is not None and timed.since == since:
+            timed.remaining = min(remaining, timed.ttl)
+            self.changed[path] = self._nodes[path]
 
     # Shared steps
 
@@ -296,18 +351,18 @@ class Tree:
         path: bytes,
         value: bytes,
         directory: bool,
-        expires: Nanos,
+        life: Life,
         old: NodeView | None,
         refresh: bool,
     ) -> Event:
         """Put a new node at `path`, in place of `old` or where nothing is and no file in the way."""
         index = self._next()
-        node = NodeView(path, index, index, None if directory else value, directory, expires)
+        node = NodeView(path, index, index, None if directory else value, directory, life.expires)
         if old is None:
             self._adopt(path, index)
         if directory:
             self._children[path] = {}
-        self._store(node, old)
+        self._store(node, life)
         return Event(action, index, node, old, (), refresh)
 
     def _adopt(self, path: bytes, index: EtcdIndex) -> None:
@@ -319,30 +374,23 @@ class Tree:
                 children[path] = None
                 return
             self._children[above] = {path: None}
-            self._store(NodeView(above, index, index, None, True), None)
+            self._store(NodeView(above, index, index, None, True), FOR_EVER)
             path = above
 
-    def _overwrite(self, action: str, old: NodeView, value: bytes, expires: Nanos, refresh: bool) -> Event:
+    def _overwrite(self, action: str, old: NodeView, value: bytes, life: Life, refresh: bool) -> Event:
         """Give a file a new value and expiry; it stays the node it was created as."""
         index = self._next()
-        node = NodeView(old.key, old.created, index, value, False, expires)
-        self._store(node, old)
+        node = NodeView(old.key, old.created, index, value, False, life.expires)
+        self._store(node, life)
         return Event(action, index, node, old, (), refresh)
 
-    def _store(self, node: NodeView, old: NodeView | None) -> None:
+    def _store(self, node: NodeView, life: Life) -> None:
         path = node.key
         self._nodes[path] = self.changed[path] = node
-        if node.expires:
-            self._expiries[path] = node.expires
-            heapq.heappush(self._deadlines, (node.expires, path))
-            if len(self._deadlines) > 2 * len(self._expiries) + _STALE_ALLOWED:
-                self._rebuild_deadlines()
-        elif old is not None and old.expires:
-            del self._expiries[path]
-
-    def _rebuild_deadlines(self) -> None:
-        self._deadlines = [(expires, path) for path, expires in self._expiries.items()]
-        heapq.heapify(self._deadlines)
+        if life.expires:
+            self.timed.put(path, Timed(life.ttl, self.index))
+        else:
+            self.timed.remove(path)
 
     def _remove(self, action: str, old: NodeView) -> Event:
         """Take a node out, with all below it when it is a directory."""
@@ -374,4 +422,4 @@ class Tree:
         if node.dir:
             del self._children[path]
         if node.expires:
-            del self._expiries[path]
+            self.timed.remove(path)

@@ -12,7 +12,7 @@ import pytest
 
 from netstore.errors import Fault
 from netstore.state.commands import encode
-from netstore.state.lease import LeaseClock
+from netstore.state.countdown import Countdown
 from netstore.state.machine import Machine
 from netstore.state.v3commands import (
     Done,
@@ -57,7 +57,7 @@ class Store:
 
     def __init__(self) -> None:
         self.machine = Machine(memory_engine())
-        self.clock = LeaseClock(self.machine.leases)
+        self.clock = Countdown(self.machine.leases)
         self.steps: list[Step] = []
 
     def apply(self, now: float, command: Command) -> int | Fault:
@@ -65,7 +65,7 @@ class Store:
         machine = self.machine
         place = Index(machine.applied + 1)
         outcome = machine.apply(place, encode(command))
-        self.clock.left(0, now)
+        self.clock.count(now)
         done = not isinstance(outcome, Fault)
         self.steps.append(Step(place, now, command, tuple(machine.take_changes()), done))
         if isinstance(outcome, LeaseGranted):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore import errors
-from netstore.node.lessor import CHECKPOINT_SECONDS, Lessor
+from netstore.node.lessor import NOTE_SECONDS, Lessor
 from netstore.state.commands import decode, encode
 from netstore.state.v3commands import LeaseCheckpoint, LeaseExpire, LeaseGrant, LeaseRenew, Put
 from netstore.types import Nanos, NodeId, Term
@@ -174,7 +174,7 @@ def test_what_keeps_an_answer_is_told(member: Leading, fault: Fault) -> None:
 def test_the_leader_notes_what_long_leases_have_left(member: Leading) -> None:
     member.grant(7, 1_000)
     member.grant(8, 300)
-    member.wait(CHECKPOINT_SECONDS)
+    member.wait(NOTE_SECONDS)
     (note,) = [command for command in member.proposed if isinstance(command, LeaseCheckpoint)]
     assert [(id_, left) for id_, _, left in note.leases] == [(7, 700)]
     lease = member.machine.leases.get(7)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 import trio.testing
 
+from netstore.node.lessor import Lessor
 from netstore.node.timekeeper import Deadlines, Timekeeper
 from netstore.state.commands import Set, encode
 from netstore.types import Event, Nanos
@@ -40,9 +41,9 @@ def test_cancelled_deadlines_do_not_pile_up() -> None:
 
 async def test_the_leader_expires_what_is_due(autojump_clock: trio.testing.MockClock) -> None:
     member = Solo().lead()
-    keeper = Timekeeper(member.host, Deadlines(member.clock), 0.1, lambda: None)
+    keeper = Timekeeper(member.host, Deadlines(member.clock), 0.1, lambda: None, Lessor(member.host, 1.0))
     expires = Nanos(member.clock.now + 1_000_000_000)
-    member.host.propose(encode(Set(path=b"/k", expires=expires)), lambda _: None)
+    member.host.propose(encode(Set(path=b"/k", expires=expires, ttl=1)), lambda _: None)
     member.settle()
 
     async def pass_time() -> None:
@@ -66,7 +67,7 @@ async def test_a_full_disk_is_tried_again(
     member = Solo().lead()
     tried: list[int] = []
     monkeypatch.setattr(member.host, "retry_writes", lambda: tried.append(1))
-    keeper = Timekeeper(member.host, Deadlines(member.clock), 0.1, lambda: None)
+    keeper = Timekeeper(member.host, Deadlines(member.clock), 0.1, lambda: None, Lessor(member.host, 1.0))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keeper.run)
         for _ in range(25):

@@ -184,9 +184,7 @@ class Member:
             catch_up_entries=plan.catch_up_entries,
         )
         self.lessor = Lessor(self.host, plan.election_ticks * plan.tick)
-        self.timekeeper = Timekeeper(
-            self.host, Deadlines(self.clock), plan.tick, _nothing, lessor=self.lessor
-        )
+        self.timekeeper = Timekeeper(self.host, Deadlines(self.clock), plan.tick, _nothing, self.lessor)
         self._next_expiry = self._next_chores = self.clock.monotonic()
 
     def crash(self) -> None:
@@ -299,10 +297,9 @@ class Member:
         now = self.clock.monotonic()
         if now >= self._next_expiry:
             self._next_expiry = now + EXPIRE_SECONDS
-            self.timekeeper._expire()
-            led = self.lessor._led
+            led = self.lessor._leases._led
             self.lessor.look()
-            if self.lessor._led not in {None, led}:
+            if self.lessor._leases._led not in {None, led}:
                 self.world.reach["leases_extended"] += sum(1 for _ in self.machine.leases)
         if now >= self._next_chores:
             self._next_chores = now + CHORES_SECONDS * self.world.plan.chores

@@ -22,8 +22,8 @@ from netstore.disk.frame import Flaw, Frame, Place
 from netstore.disk.wal import Wal, segment_name
 from netstore.node.driver import Append, Driver
 from netstore.node.host import DiskFailed, Host
+from netstore.node.lessor import Lessor
 from netstore.node.proposals import Proposals
-from netstore.node.timekeeper import Timekeeper
 from netstore.raft import core, election, membership, quorum, readindex, replication, snapshotting
 from netstore.raft.core import Raft
 from netstore.raft.entry import ConfState, SnapshotMeta
@@ -33,12 +33,12 @@ from netstore.raft.messages import AppendAccepted, Forward, Heartbeat, VoteAnswe
 from netstore.raft.status import Role
 from netstore.seams import SyncFailed
 from netstore.state import txn
-from netstore.state.commands import Expire, encode
+from netstore.state.commands import ExpireNodes, encode
+from netstore.state.countdown import Countdown
 from netstore.state.history import History
 from netstore.state.lease import Leases
 from netstore.state.machine import Machine
 from netstore.state.tree import Tree
-from netstore.types import Index, Nanos, NodeView
 from netstore.watch.hub import Hub
 from netstore.watch.streams import Watch, Watches
 from tests.sim import plan as plans
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from netstore.raft.messages import Message
     from netstore.raft.ready import Ready
     from netstore.state.lease import Lease
-    from netstore.types import Event
+    from netstore.types import Event, Index
     from netstore.watch.hub import Watcher
     from tests.sim.plan import Plan
 
@@ -195,6 +195,12 @@ def _leases(plan: Plan) -> None:
     """Nodes that expire while leaders change."""
     _steady(plan, "transfer", "isolate")
     plan.mix = {"set": 1, "lease": 6, "refresh": 2, "get": 1}
+
+
+def _wall_jumps(plan: Plan) -> None:
+    """Nodes with a TTL while wall clocks jump."""
+    _leases(plan)
+    plan.faults["jump"] = 2.0
 
 
 def _pair_leases(plan: Plan) -> None:
@@ -535,32 +541,42 @@ def _no_replacement(watches: Watches) -> None:
 # --- time and answers
 
 
-def _expires_early(keeper: Timekeeper) -> None:
-    host = keeper._host
-    due = host.machine.next_expiry()
-    soon = host.clock.wall() + 1_500_000_000
-    if host.leader == host.id and due is not None and due <= soon:
-        host.propose(encode(Expire(now=Nanos(soon))), _nobody)
+def _expires_early(lessor: Lessor, look: Callable[[Lessor], None] = Lessor.look) -> None:
+    host = lessor._nodes._member
+    timed = host.machine.tree.timed
+    kept = [(path, each.since) for path in timed.timed_keys() if (each := timed.get(path)) is not None]
+    if host.leader == host.id and kept:
+        host.propose(encode(ExpireNodes((min(kept),))), _nobody)
+    look(lessor)
 
 
-def _never_expires(keeper: Timekeeper) -> None:
-    """Nobody looks."""
+def _never_expires(lessor: Lessor) -> None:
+    lessor._leases.look()
 
 
-_led: WeakKeyDictionary[Host, int] = WeakKeyDictionary()
+def _revives(countdown: Countdown[bytes], now: float, grace: float) -> None:
+    """What is overdue under a new leader has all of its time again on that member alone."""
+    for key in list(countdown._ends):
+        countdown._ends[key] = (now + 3600.0, countdown._leads + 1)
+    countdown._leads += 1
 
 
-def _revives(keeper: Timekeeper, expire: Callable[[Timekeeper], None] = Timekeeper._expire) -> None:
-    host = keeper._host
-    if host.leader == host.id and _led.get(host) != host.term:
-        _led[host] = host.term
-        tree = host.machine.tree
-        for node in list(tree.nodes()):
-            if node.expires:
-                later = Nanos(node.expires + 1_000_000_000)
-                renewed = NodeView(node.key, node.created, node.modified, node.value, node.dir, later)
-                tree._store(renewed, node)
-    expire(keeper)
+def _expires_by_wall_time(lessor: Lessor, look: Callable[[Lessor], None] = Lessor.look) -> None:
+    host = lessor._nodes._member
+    tree = host.machine.tree
+    due = [
+        (node.key, each.since)
+        for node in tree.nodes()
+        if 0 < node.expires <= host.clock.wall() and (each := tree.timed.get(node.key)) is not None
+    ]
+    if host.leader == host.id and due:
+        host.propose(encode(ExpireNodes(tuple(due[:100]))), _nobody)
+    look(lessor)
+
+
+def _expires_what_got_another_ttl(tree: Tree, path: bytes, since: int, expire: Any = Tree.expire) -> Any:
+    timed = tree.timed.get(path)
+    return None if timed is None else expire(tree, path, timed.since)
 
 
 def _expires_what_was_renewed(leases: Leases, id_: int, since: int) -> Lease | None:
@@ -714,9 +730,16 @@ MUTANTS: Final = tuple(
         ("a watch begins before its index", _set(Hub, "watch", _watch_from_before), _watched, 2),
         ("a watch is told twice", _set(Hub, "publish", _published_twice), _watched, 0),
         ("watches go on over a copy", _set(Hub, "interrupt", _no_interrupt), _copies, 0),
-        ("nodes expire early", _set(Timekeeper, "_expire", _expires_early), _leases, 0),
-        ("nodes never expire", _set(Timekeeper, "_expire", _never_expires), _leases, 14),
-        ("nodes are revived by an election", _set(Timekeeper, "_expire", _revives), _leases, 0),
+        ("nodes expire early", _set(Lessor, "look", _expires_early), _leases, 0),
+        ("nodes never expire", _set(Lessor, "look", _never_expires), _leases, 14),
+        ("nodes are kept for ever by an election", _set(Countdown, "lead", _revives), _leases, 0),
+        ("nodes expire by wall time", _set(Lessor, "look", _expires_by_wall_time), _wall_jumps, 0),
+        (
+            "a refreshed node expires",
+            _set(Tree, "expire", _expires_what_got_another_ttl),
+            _leases,
+            0,
+        ),
         (
             "a lease expires in spite of a renewal",
             _set(Leases, "at", _expires_what_was_renewed),

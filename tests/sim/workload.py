@@ -142,8 +142,8 @@ class _Client:
         value = value.ljust(self._plan.value_bytes, b".")
         done = partial(self._finished, operation)
         if kind in {"lease", "refresh"}:
-            make = self._leased(kind, value)
             path, ttl = b"/t%d" % random.randrange(self._plan.keys), random.randrange(1, 4)
+            make = self._leased(kind, value, ttl)
             operation.command = make(path, 1)
 
             def timed(clock: MachineClock) -> Command:
@@ -229,14 +229,14 @@ class _Client:
         path = self._register()
         return commands.CompareAndDelete(path, prev_value=self._known.get(path, (b"none", 0))[0])
 
-    def _leased(self, kind: str, value: bytes) -> Callable[[bytes, int], Command]:
+    def _leased(self, kind: str, value: bytes, ttl: int) -> Callable[[bytes, int], Command]:
         if kind == "refresh":
             if self._random.random() < 0.5:
-                return lambda path, expires: commands.Set(path, b"", expires=expires, refresh=True)
-            return lambda path, expires: commands.Update(path, b"", expires=expires, refresh=True)
+                return lambda path, expires: commands.Set(path, b"", expires=expires, refresh=True, ttl=ttl)
+            return lambda path, expires: commands.Update(path, b"", expires=expires, refresh=True, ttl=ttl)
         if self._random.random() < 0.3:
-            return lambda path, expires: commands.Create(path, value, expires=expires)
-        return lambda path, expires: commands.Set(path, value, expires=expires)
+            return lambda path, expires: commands.Create(path, value, expires=expires, ttl=ttl)
+        return lambda path, expires: commands.Set(path, value, expires=expires, ttl=ttl)
 
 
 class _Watcher:

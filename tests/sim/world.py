@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.raft.messages import InstallSnapshot
 from netstore.raft.status import Role
-from netstore.state.lease import RETRY_SECONDS
+from netstore.state.countdown import RETRY_SECONDS
 from netstore.types import Event, NodeId
 from tests.check.history import Fate
 from tests.sim import plan as plans
@@ -161,9 +161,7 @@ class World:
 
     def _equal(self, leader: Member, everyone: list[Member]) -> bool:
         last = leader.raft.log.last
-        due = leader.machine.next_expiry()
-        overdue = due is not None and due <= leader.clock.wall()
-        return not (overdue or any(leader.machine.leases)) and all(
+        return not (leader.machine.tree.timed or any(leader.machine.leases)) and all(
             member.up and member.machine.applied == last == member.raft.commit for member in everyone
         )
 

@@ -34,7 +34,8 @@ def key_commands() -> st.SearchStrategy[Command]:
         st.builds(commands.Delete, PATHS, FLAGS, FLAGS),
         st.builds(commands.CompareAndDelete, PATHS, values, INDEXES),
         st.builds(commands.QuorumGet, PATHS, FLAGS),
-        st.builds(commands.Expire, st.integers(BASE - 1, BASE + 5)),
+        st.builds(commands.ExpireNodes, st.tuples(st.tuples(PATHS, INDEXES))),
+        st.builds(commands.NoteTtl, st.tuples(st.tuples(PATHS, INDEXES, st.integers(0, 9)))),
     )
 
 

@@ -58,13 +58,14 @@ def test_only_canonical_paths_are_commands(path: bytes) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        [1, b"/a", b"", False, 0, False, 0],  # one field more than this version knows
+        [1, b"/a", b"", False, 0, False, 0, 0],  # one field more than this version knows
         [99, b"/a"],  # a command of the future
         [1, "/a"],  # text is not bytes
         [1, b"/a", b"", False, -1],  # before time began
         [1, b"/a", b"", False, commands.LATEST + 1],
         [4, b"/a", b"", b"", -1],
-        [9, -1],
+        [9, 5],  # a number that is not used any more
+        [20, [[b"/a", -1]]],
         [],
         {"path": b"/a"},
         [[[]]],
@@ -89,7 +90,8 @@ FIRST_WRITTEN = [
     (commands.Delete(b"/a", False, True), "9406c4022f61c2c3"),
     (commands.CompareAndDelete(b"/a", b"p", 6), "9407c4022f61c4017006"),
     (commands.QuorumGet(b"/a", True), "9308c4022f61c3"),
-    (commands.Expire(5), "920905"),
+    (commands.ExpireNodes(((b"/a", 5),)), "92149192c4022f6105"),
+    (commands.NoteTtl(((b"/a", 5, 7),)), "92159193c4022f610507"),
     (commands.PublishMember(1, "n", ("c",), ("p", "q")), "950a01a16e91a16392a170a171"),
     (commands.SetClusterVersion("3"), "920ba133"),
     (commands.AddMember(1, ("p", "q"), True, True), "950c0192a170a171c3c3"),

@@ -15,6 +15,7 @@ from netstore.state import commands, mirror
 from netstore.state.commands import Command, encode
 from netstore.state.machine import Machine
 from netstore.state.member import MemberInfo
+from netstore.state.tree import Timed
 from netstore.types import EtcdIndex, Event, Index, NodeId
 from tests.state.strategies import BASE, all_commands
 from tests.support.local_member import memory_engine
@@ -46,7 +47,7 @@ def state_of(machine: Machine) -> object:
         dict(machine.members),
         set(machine.removed),
         machine.cluster_version,
-        machine.next_expiry(),
+        {path: machine.tree.timed.get(path) for path in machine.tree.timed.timed_keys()},
     )
 
 
@@ -130,17 +131,33 @@ def test_a_new_cluster_stands_at_three_and_a_restart_adds_one() -> None:
 
 def test_expiry_gives_an_event_for_each_node_and_no_outcome() -> None:
     machine = machine_on(memory_engine())
-    for path in (b"/a", b"/b"):
-        apply(machine, commands.Set(path, b"", expires=BASE))
-    assert machine.next_expiry() == BASE
+    for path in (b"/a", b"/b", b"/c"):
+        apply(machine, commands.Set(path, b"", expires=BASE, ttl=5))
+    assert apply(machine, commands.Set(b"/c", b"", expires=BASE, ttl=5)) is not None
     machine.take_events()
-    assert apply(machine, commands.Expire(BASE)) is None
+    first = machine.tree.index - 3
+    nodes = ((b"/b", first + 1), (b"/a", first), (b"/c", first + 2), (b"/gone", 1))
+    assert apply(machine, commands.ExpireNodes(nodes)) is None
     assert [(event.action, event.node.key) for event in machine.take_events()] == [
-        ("expire", b"/a"),
         ("expire", b"/b"),
+        ("expire", b"/a"),
     ]
-    assert machine.next_expiry() is None
+    assert list(machine.tree.timed.timed_keys()) == [b"/c"], "it was written again"
     assert machine.statistics.expire_count == 2
+
+
+def test_what_a_note_left_of_a_ttl_is_stored_and_loaded() -> None:
+    engine = memory_engine()
+    machine = machine_on(engine)
+    apply(machine, commands.Set(b"/a", b"", expires=BASE, ttl=50))
+    timed = machine.tree.timed.get(b"/a")
+    assert timed is not None
+    apply(machine, commands.NoteTtl(((b"/a", timed.since, 20), (b"/a", timed.since + 1, 7))))
+    machine.save()
+    engine.commit()
+    other = machine_on(engine)
+    assert other.tree.timed.get(b"/a") == Timed(50, timed.since, 20)
+    assert list(other.tree.timed.take_renewed()) == [b"/a"]
 
 
 def test_a_batch_writes_each_node_and_slot_once() -> None:

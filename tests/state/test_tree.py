@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from netstore.errors import Fault
-from netstore.state.tree import Tree
+from netstore.state.tree import FOR_EVER, Life, Timed, Tree
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
 from tests.state.strategies import BASE, EXPIRIES, FLAGS, INDEXES, PATHS, VALUES
 from tests.state.tree_twin import TreeTwin, outcome_of
 
 values = st.sampled_from(VALUES)
+LIVES = EXPIRIES.map(lambda expires: Life(Nanos(expires), 5) if expires else FOR_EVER)
 
 
 class AgainstTwin(RuleBasedStateMachine):
@@ -35,31 +36,31 @@ class AgainstTwin(RuleBasedStateMachine):
     def get(self, path: bytes, recursive: bool) -> None:
         self.both("get", path, recursive)
 
-    @rule(path=PATHS, value=values, directory=FLAGS, expires=EXPIRIES, refresh=FLAGS)
-    def set(self, path: bytes, value: bytes, directory: bool, expires: int, refresh: bool) -> None:
-        self.both("set", path, value, directory, expires, refresh)
+    @rule(path=PATHS, value=values, directory=FLAGS, life=LIVES, refresh=FLAGS)
+    def set(self, path: bytes, value: bytes, directory: bool, life: Life, refresh: bool) -> None:
+        self.both("set", path, value, directory, life, refresh)
 
-    @rule(path=PATHS, value=values, expires=EXPIRIES)
-    def write(self, path: bytes, value: bytes, expires: int) -> None:
-        self.both("set", path, value, False, expires, False)
+    @rule(path=PATHS, value=values, life=LIVES)
+    def write(self, path: bytes, value: bytes, life: Life) -> None:
+        self.both("set", path, value, False, life, False)
 
-    @rule(path=PATHS, value=values, directory=FLAGS, expires=EXPIRIES)
-    def create(self, path: bytes, value: bytes, directory: bool, expires: int) -> None:
-        self.both("create", path, value, directory, expires)
+    @rule(path=PATHS, value=values, directory=FLAGS, life=LIVES)
+    def create(self, path: bytes, value: bytes, directory: bool, life: Life) -> None:
+        self.both("create", path, value, directory, life)
 
-    @rule(path=PATHS, value=values, directory=FLAGS, expires=EXPIRIES)
-    def create_in_order(self, path: bytes, value: bytes, directory: bool, expires: int) -> None:
-        self.both("create_in_order", path, value, directory, expires)
+    @rule(path=PATHS, value=values, directory=FLAGS, life=LIVES)
+    def create_in_order(self, path: bytes, value: bytes, directory: bool, life: Life) -> None:
+        self.both("create_in_order", path, value, directory, life)
 
-    @rule(path=PATHS, value=values, expires=EXPIRIES, refresh=FLAGS)
-    def update(self, path: bytes, value: bytes, expires: int, refresh: bool) -> None:
-        self.both("update", path, value, expires, refresh)
+    @rule(path=PATHS, value=values, life=LIVES, refresh=FLAGS)
+    def update(self, path: bytes, value: bytes, life: Life, refresh: bool) -> None:
+        self.both("update", path, value, life, refresh)
 
-    @rule(path=PATHS, prev=values, index=INDEXES, value=values, expires=EXPIRIES, refresh=FLAGS)
+    @rule(path=PATHS, prev=values, index=INDEXES, value=values, life=LIVES, refresh=FLAGS)
     def compare_and_swap(  # noqa: PLR0917 - as the operation
-        self, path: bytes, prev: bytes, index: int, value: bytes, expires: int, refresh: bool
+        self, path: bytes, prev: bytes, index: int, value: bytes, life: Life, refresh: bool
     ) -> None:
-        self.both("compare_and_swap", path, prev, index, value, expires, refresh)
+        self.both("compare_and_swap", path, prev, index, value, life, refresh)
 
     @rule(path=PATHS, directory=FLAGS, recursive=FLAGS)
     def delete(self, path: bytes, directory: bool, recursive: bool) -> None:
@@ -69,9 +70,12 @@ class AgainstTwin(RuleBasedStateMachine):
     def compare_and_delete(self, path: bytes, prev: bytes, index: int) -> None:
         self.both("compare_and_delete", path, prev, index)
 
-    @rule(now=st.integers(BASE - 1, BASE + 5))
-    def expire(self, now: int) -> None:
-        self.both("expire", now)
+    @rule(path=PATHS, ago=st.integers(0, 2), data=st.data())
+    def expire(self, path: bytes, ago: int, data: st.DataObject) -> None:
+        timed = sorted(self.tree.timed.timed_keys())
+        path = data.draw(st.sampled_from(timed)) if timed else path
+        kept = self.tree.timed.get(path)
+        self.both("expire", path, (self.tree.index if kept is None else kept.since) - ago)
 
     @rule()
     def rebuild_from_what_changed(self) -> None:
@@ -81,17 +85,27 @@ class AgainstTwin(RuleBasedStateMachine):
             else:
                 self.mirror[path] = node
         copy = Tree()
-        copy.restore(self.tree.index, self.mirror.values())
+        timed = [(path, Timed(each.ttl, each.since)) for path, each in self.timed()]
+        copy.restore(self.tree.index, self.mirror.values(), timed)
         assert copy.get(b"/", True) == self.tree.get(b"/", True)
         assert {node.key: node for node in copy.nodes()} == {node.key: node for node in self.tree.nodes()}
-        assert copy.next_expiry() == self.tree.next_expiry()
+        assert sorted(copy.timed.take_renewed()) == [path for path, _ in timed]
         assert not copy.changed
         self.tree = copy
 
+    def timed(self) -> list[tuple[bytes, Timed]]:
+        found = []
+        for path in sorted(self.tree.timed.timed_keys()):
+            timed = self.tree.timed.get(path)
+            assert timed is not None
+            found.append((path, timed))
+        return found
+
     @invariant()
-    def the_first_expiry_is_known(self) -> None:
-        due = [node.expires for node in self.twin.root.descendants() if node.expires]
-        assert self.tree.next_expiry() == min(due, default=None)
+    def what_has_a_ttl_is_known(self) -> None:
+        kept = sorted((node.key, node.since) for node in self.twin.root.descendants() if node.expires)
+        assert [(path, timed.since) for path, timed in self.timed()] == kept
+        assert {timed.ttl for _, timed in self.timed()} <= {5}
 
     @invariant()
     def nodes_are_those_of_the_twin(self) -> None:
@@ -102,8 +116,12 @@ TestAgainstTwin = AgainstTwin.TestCase
 TestAgainstTwin.settings = settings(stateful_step_count=40, max_examples=100)
 
 
-def never() -> Nanos:
-    return Nanos(0)
+def never() -> Life:
+    return FOR_EVER
+
+
+def life(ttl: int) -> Life:
+    return Life(Nanos(BASE + ttl * 1_000_000_000), ttl)
 
 
 def test_the_root_is_there_and_cannot_be_changed() -> None:
@@ -150,20 +168,39 @@ def test_a_path_of_many_thousand_names_needs_no_stack(recursive: bool) -> None:
     assert list(tree.nodes()) == []
 
 
-def test_refreshing_a_node_for_ever_keeps_the_heap_small() -> None:
+def test_a_refresh_begins_the_ttl_anew_and_an_end_that_counts_from_before_is_void() -> None:
     tree = Tree()
-    tree.set(b"/lease", b"1", False, Nanos(BASE))
-    for step in range(10_000):
-        tree.update(b"/lease", b"", Nanos(BASE + step), refresh=True)
-    assert len(tree._deadlines) < 100
-    assert tree.next_expiry() == BASE + 9_999
+    tree.set(b"/lease", b"1", False, life(5))
+    tree.note_ttl(b"/lease", 1, 3)
+    assert tree.timed.get(b"/lease") == Timed(5, EtcdIndex(1), 3)
+    tree.update(b"/lease", b"", life(7), refresh=True)
+    assert tree.expire(b"/lease", 1) is None
+    tree.note_ttl(b"/lease", 1, 1)
+    assert tree.timed.get(b"/lease") == Timed(7, EtcdIndex(2))
+    event = tree.expire(b"/lease", 2)
+    assert event is not None
+    assert (event.action, event.index) == ("expire", 3)
+    assert not tree.timed
+    assert tree.expire(b"/lease", 2) is None
 
 
-def test_what_expires_at_one_instant_goes_in_the_order_of_the_paths() -> None:
+def test_a_directory_that_gets_a_ttl_counts_from_that_though_its_index_stays() -> None:
     tree = Tree()
-    for path in (b"/b", b"/a", b"/c/d", b"/0"):
-        tree.set(path, b"", False, Nanos(BASE + (path == b"/0")))
-    tree.update(b"/c", b"", Nanos(BASE))
-    gone = [(event.node.key, event.removed) for event in tree.expire(Nanos(BASE + 1))]
-    assert gone == [(b"/a", ()), (b"/b", ()), (b"/c", (b"/c/d",)), (b"/0", ())]
-    assert tree.next_expiry() is None
+    tree.set(b"/d", b"", True, never())
+    tree.update(b"/d", b"", life(5))
+    tree.update(b"/d", b"", life(9))
+    assert tree.expire(b"/d", 2) is None
+    event = tree.expire(b"/d", 3)
+    assert event is not None
+    assert event.node.dir
+
+
+def test_what_has_no_ttl_any_more_never_ends() -> None:
+    tree = Tree()
+    tree.set(b"/a", b"1", False, life(5))
+    tree.set(b"/a", b"1", False, never())
+    tree.set(b"/b/c", b"1", False, life(5))
+    tree.delete(b"/b", False, True)
+    assert not tree.timed
+    assert list(tree.timed.take_renewed()) == []
+    assert tree.expire(b"/a", 1) is None

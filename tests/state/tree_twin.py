@@ -11,6 +11,8 @@ from netstore.types import EtcdIndex, Event, Nanos, NodeView
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from netstore.state.tree import Life
+
 
 @dataclass
 class Node:
@@ -19,6 +21,8 @@ class Node:
     modified: int
     value: bytes | None
     expires: int
+    since: int = 0
+    """The index at which the TTL began."""
     children: dict[bytes, Node] = field(default_factory=dict)
 
     @property
@@ -66,48 +70,48 @@ class TreeTwin:
         ]
         return node.view(tuple(shown))
 
-    def set(self, path: bytes, value: bytes, directory: bool, expires: int, refresh: bool) -> Event:
+    def set(self, path: bytes, value: bytes, directory: bool, life: Life, refresh: bool) -> Event:
         try:
             old = self.find(path)
         except Refused as refused:
             if refused.code != 100 or refresh:
                 raise
-            return self.put("set", path, value, directory, expires, refresh)
+            return self.put("set", path, value, directory, life, refresh)
         self.not_root(path)
         if old.dir:
             raise Refused(102, path)
         prev = old.view()
-        event = self.put("set", path, old.value or b"" if refresh else value, directory, expires, refresh)
+        event = self.put("set", path, old.value or b"" if refresh else value, directory, life, refresh)
         return Event("set", event.index, event.node, prev, refresh=refresh)
 
-    def create(self, path: bytes, value: bytes, directory: bool, expires: int) -> Event:
+    def create(self, path: bytes, value: bytes, directory: bool, life: Life) -> Event:
         self.not_root(path)
         try:
             self.find(path)
         except Refused as refused:
             if refused.code != 100:
                 raise
-            return self.put("create", path, value, directory, expires, False)
+            return self.put("create", path, value, directory, life, False)
         raise Refused(105, path)
 
-    def create_in_order(self, path: bytes, value: bytes, directory: bool, expires: int) -> Event:
+    def create_in_order(self, path: bytes, value: bytes, directory: bool, life: Life) -> Event:
         name = str(self.index + 1).zfill(20).encode()
-        return self.create(path.rstrip(b"/") + b"/" + name, value, directory, expires)
+        return self.create(path.rstrip(b"/") + b"/" + name, value, directory, life)
 
-    def update(self, path: bytes, value: bytes, expires: int, refresh: bool) -> Event:
+    def update(self, path: bytes, value: bytes, life: Life, refresh: bool) -> Event:
         self.not_root(path)
         node = self.find(path)
         if node.dir and value:
             raise Refused(102, path)
-        return self.change("update", node, value, expires, refresh)
+        return self.change("update", node, value, life, refresh)
 
     def compare_and_swap(  # noqa: PLR0917 - as the operation
-        self, path: bytes, prev_value: bytes, prev_index: int, value: bytes, expires: int, refresh: bool
+        self, path: bytes, prev_value: bytes, prev_index: int, value: bytes, life: Life, refresh: bool
     ) -> Event:
         self.not_root(path)
         node = self.find(path)
         self.compare(node, prev_value, prev_index)
-        return self.change("compareAndSwap", node, value, expires, refresh)
+        return self.change("compareAndSwap", node, value, life, refresh)
 
     def delete(self, path: bytes, directory: bool, recursive: bool) -> Event:
         self.not_root(path)
@@ -123,11 +127,12 @@ class TreeTwin:
         self.compare(node, prev_value, prev_index)
         return self.remove("compareAndDelete", node)
 
-    def expire(self, now: int) -> list[Event]:
-        events = []
-        while due := [node for node in self.root.descendants() if node.expires and node.expires <= now]:
-            events.append(self.remove("expire", min(due, key=lambda node: (node.expires, node.key))))
-        return events
+    def expire(self, path: bytes, since: int) -> Event | None:
+        try:
+            node = self.find(path)
+        except Refused:
+            return None
+        return self.remove("expire", node) if node.expires and node.since == since else None
 
     # Steps
 
@@ -162,7 +167,7 @@ class TreeTwin:
             raise Refused(101, about_index)
 
     def put(  # noqa: PLR0917 - all a node is made of
-        self, action: str, path: bytes, value: bytes, directory: bool, expires: int, refresh: bool
+        self, action: str, path: bytes, value: bytes, directory: bool, life: Life, refresh: bool
     ) -> Event:
         self.index += 1
         *above, name = path.strip(b"/").split(b"/")
@@ -170,14 +175,14 @@ class TreeTwin:
         for step in above:
             key = place.key.rstrip(b"/") + b"/" + step
             place = place.children.setdefault(step, Node(key, self.index, self.index, None, 0))
-        node = Node(path, self.index, self.index, None if directory else value, expires)
+        node = Node(path, self.index, self.index, None if directory else value, life.expires, self.index)
         place.children[name] = node
         return Event(action, EtcdIndex(self.index), node.view(), refresh=refresh)
 
-    def change(self, action: str, node: Node, value: bytes, expires: int, refresh: bool) -> Event:
+    def change(self, action: str, node: Node, value: bytes, life: Life, refresh: bool) -> Event:
         self.index += 1
         prev = node.view()
-        node.expires = expires
+        node.expires, node.since = life.expires, self.index
         was = node.modified
         node.modified = self.index
         if not node.dir and not refresh:

@@ -16,6 +16,7 @@ from netstore.api.v2.stats import StatsApi
 from netstore.disk.engine import MemoryEngine
 from netstore.errors import Fault
 from netstore.net.exchange import Request
+from netstore.node.lessor import Reaper
 from netstore.node.peers import RoundTrip, Traffic
 from netstore.node.timekeeper import Deadlines
 from netstore.raft.entry import ConfState
@@ -212,6 +213,7 @@ class LocalMember:
         self.keys = KeysApi(self)
         self.stats = StatsApi(self, NoPeers())
         self.cluster = LocalCluster(self)
+        self.reaper = Reaper(self, self.machine.tree.timed, 0.0, commands.ExpireNodes, commands.NoteTtl)
         self.deadlines = Deadlines(self.clock)
         members = MembersApi(self, self.cluster)
         self.router = Router(
@@ -236,6 +238,7 @@ class LocalMember:
 
     def propose(self, command: bytes, done: Callable[[Outcome | Fault], None]) -> None:
         done(self._apply(command))
+        self.reaper.countdown.count(self.clock.monotonic())
 
     def status(self) -> Status:
         """What Raft would tell of itself."""
@@ -275,9 +278,7 @@ class LocalMember:
 
     def tick(self) -> None:
         """What a leader does every half second."""
-        expiry = self.machine.next_expiry()
-        if expiry is not None and expiry <= self.clock.now:
-            self._apply(commands.encode(commands.Expire(self.clock.now)))
+        self.reaper.look()
 
     def send(
         self,

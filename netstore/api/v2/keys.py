@@ -116,23 +116,25 @@ class KeysApi:
         self._answer(exchange, False, self._machine.get(key, parameters.recursive))
 
     def _put(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
-        value, expires, refresh = parameters.value, self._expires(parameters), parameters.refresh
+        value, refresh, ttl = parameters.value, parameters.refresh, _seconds(parameters)
+        expires = self._expires(parameters)
         conditional = parameters.prev_index or parameters.prev_value
         command: commands.Command
         if parameters.prev_exist is False:
-            command = commands.Create(key, value, parameters.dir, expires)
+            command = commands.Create(key, value, parameters.dir, expires, ttl)
         elif conditional:
             command = commands.CompareAndSwap(
-                key, value, parameters.prev_value, parameters.prev_index, expires, refresh
+                key, value, parameters.prev_value, parameters.prev_index, expires, refresh, ttl
             )
         elif parameters.prev_exist:
-            command = commands.Update(key, value, expires, refresh)
+            command = commands.Update(key, value, expires, refresh, ttl)
         else:
-            command = commands.Set(key, value, parameters.dir, expires, refresh)
+            command = commands.Set(key, value, parameters.dir, expires, refresh, ttl)
         self._propose(exchange, command, parameters.no_value)
 
     def _post(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
-        command = commands.InOrder(key, parameters.value, parameters.dir, self._expires(parameters))
+        expires, ttl = self._expires(parameters), _seconds(parameters)
+        command = commands.InOrder(key, parameters.value, parameters.dir, expires, ttl)
         self._propose(exchange, command, parameters.no_value)
 
     def _delete(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
@@ -212,3 +214,7 @@ class KeysApi:
             line = self._render.event(event)
             self._shown = (event, line)
         return line
+
+
+def _seconds(parameters: Parameters) -> int:
+    return min(parameters.ttl or 0, commands.LONGEST_TTL)

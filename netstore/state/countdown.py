@@ -1,0 +1,155 @@
+"""Time that is left, counted by one member: for leases of the v3 API, and nodes of the v2 tree with a TTL.
+
+What has a TTL is made, renewed and ended by commands, at one index, for everybody; no instant is replicated
+that anything is judged by. Every member counts for itself how long ago it applied the last renewal, by its
+monotonic clock, and the leader proposes the end of what is overdue by its count. Invariants:
+ 1. Everything lives at least its TTL from its last renewal: by the clock of the member that proposes its end,
+    which started when that member applied the renewal, or later. Of what a checkpoint left of the TTL where
+    no member has counted on since, as after a restart.
+ 2. A proposal that is overtaken by a renewal is void, whoever made it: it names the index of the renewal it
+    counts from (`Timed.since`).
+ 3. However often leaders change, a member spares what is overdue at most `MOST_GRACES` times.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from itertools import islice
+from math import ceil, inf
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+K = TypeVar("K", bound=Any)
+
+MAX_DUE: Final = 500
+"""How many one look at the clock finds: a wave of them must not fill the log at once."""
+
+RETRY_SECONDS: Final = 3.0
+"""After this long what is overdue and still there is told again."""
+
+MOST_GRACES: Final = 10
+"""How often a member that comes to lead gives the same thing a grace: else leaders that follow each other
+faster than graces pass would keep it for ever.
+"""
+
+
+class Timed(Protocol):
+    """Something with a TTL. `since` is the index that made or last renewed it, `remaining` what a checkpoint
+    after that left of its TTL, 0 for all of it. Both times in seconds.
+    """
+
+    ttl: int
+    since: Any
+    remaining: int
+
+
+class Table(Protocol[K]):
+    """Where what has a TTL lies (`lease.Leases`, `tree.Tree.timed`)."""
+
+    def get(self, key: K) -> Timed | None:
+        """What lies there, or None."""
+
+    def timed_keys(self) -> Iterable[K]:
+        """The keys of all that has a TTL."""
+
+    def take_renewed(self) -> Iterable[K]:
+        """The keys of what was made, renewed or loaded since the last call, for the one clock of this
+        member.
+        """
+
+
+class Countdown(Generic[K]):
+    """How long each has left by this member's count. Instants are seconds of its monotonic clock.
+
+    A renewal counts from the first call after it was applied, so one of them has to be made often: what comes
+    between lets things live longer. O(1) for each renewed since the last call, O(log n) for a new one.
+    """
+
+    def __init__(self, table: Table[K]) -> None:
+        self._table = table
+        self._ends: dict[K, tuple[float, int]] = {}
+        """When each is over, and how often this member had come to lead when it began to count."""
+        # One entry for each key counts, the one at `_looks[key]`; it may be earlier than the end.
+        self._looks: dict[K, float] = {}
+        self._heap: list[tuple[float, K]] = []
+        self._led = -inf
+        """When this member came to lead last."""
+        self._leads = 0
+        self._grace = 0.0
+        self._noting: Iterator[K] = iter(())
+
+    def count(self, now: float) -> None:
+        """Begin to count what was renewed since the last call."""
+        for key in self._table.take_renewed():
+            timed = self._table.get(key)
+            if timed is None:
+                continue
+            end = now + (timed.remaining or timed.ttl)
+            self._ends[key] = end, self._leads
+            if end < self._looks.get(key, inf):
+                self._look(key, end)
+
+    def left(self, key: K, now: float) -> float | None:
+        """The seconds it has left, not below 0; None when it is not there."""
+        self.count(now)
+        timed = self._table.get(key)
+        return None if timed is None else max(0.0, self._end(key) - now)
+
+    def due(self, now: float) -> list[tuple[K, Any]]:
+        """What is overdue, as (key, since), the longest overdue first and at most `MAX_DUE`. What was told is
+        not told again for `RETRY_SECONDS`.
+        """
+        self.count(now)
+        found: list[tuple[K, Any]] = []
+        heap, looks = self._heap, self._looks
+        while heap and heap[0][0] <= now and len(found) < MAX_DUE:
+            when, key = heappop(heap)
+            if looks.get(key) != when:
+                continue
+            timed = self._table.get(key)
+            if timed is None:
+                del looks[key], self._ends[key]
+                continue
+            end = self._end(key)
+            if end <= now:
+                found.append((key, timed.since))
+            self._look(key, end if end > now else now + RETRY_SECONDS)
+        return found
+
+    def lead(self, now: float, grace: float) -> None:
+        """This member has come to lead. What was renewed before gets a grace of so many seconds, because
+        others may have been answered later than is counted here, and what is overdue so many from now, for
+        its owner to renew it.
+        """
+        self.count(now)
+        self._led = now
+        self._leads += 1
+        self._grace = grace
+
+    def begin_notes(self) -> None:
+        """Begin another round of `notes`. O(n), a copy of the keys."""
+        self._noting = iter(list(self._table.timed_keys()))
+
+    def notes(self, now: float, longer_than: int, most: int) -> list[tuple[K, Any, int]]:
+        """What is left, in whole seconds rounded up, of what has a longer TTL than this and is not overdue,
+        as (key, since, seconds): out of the next `most` of the round.
+        """
+        self.count(now)
+        found = []
+        for key in islice(self._noting, most):
+            timed = self._table.get(key)
+            if timed is not None and timed.ttl > longer_than and (left := self._ends[key][0] - now) > 0:
+                found.append((key, timed.since, ceil(left)))
+        return found
+
+    def _end(self, key: K) -> float:
+        end, leads = self._ends[key]
+        if 0 < self._leads - leads <= MOST_GRACES:
+            return max(end, self._led) + self._grace
+        return end
+
+    def _look(self, key: K, when: float) -> None:
+        self._looks[key] = when
+        heappush(self._heap, (when, key))
