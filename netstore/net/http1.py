@@ -67,6 +67,7 @@ _SMALL: Final = 4096
 """Bytes of one connection up to which nothing is charged: it would cost more than it tells."""
 _EXCHANGE_BYTES: Final = 512
 """What an unanswered request is charged, beside its body."""
+_CR: Final = 0x0D
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PLAIN: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 _CORS: Final = (
@@ -483,6 +484,8 @@ class Http1Connection:
 
     def answered(self, exchange: Http1Exchange) -> None:
         """This exchange is complete: send on from the head of the line as far as answers are."""
+        if self.closed:
+            return
         self._writes -= exchange.writes
         self.endless -= exchange.endless
         if exchange.request.body:
@@ -623,7 +626,7 @@ class Http1Connection:
         begun = self._begun
         searched = max(len(begun) - 3, 0)
         begun += self._data
-        if searched and begun.find(b"\r\n\r\n", searched) < 0:
+        if begun[0] != _CR and begun.find(b"\r\n\r\n", searched) < 0:
             refuse_unfinished(begun, searched, self.server.head_limit)
             self._data = b""
             return False

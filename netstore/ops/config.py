@@ -451,7 +451,7 @@ class StoreConfig:
     slow_client_seconds: int = setting(
         Whole(1, 3600, "seconds"),
         30,
-        "Seconds a client may take over sending a request or reading an answer before it is cut off.",
+        "Seconds a client may stand still while it sends a request or reads an answer before it is cut off.",
     )
     log_level: str = setting(
         Choice(LOG_LEVELS),

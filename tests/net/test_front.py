@@ -15,11 +15,13 @@ import h2.events
 import pytest
 
 from netstore.net import http2
-from netstore.net.front import ALPN
+from netstore.net.front import ALPN, FirstBytes
+from netstore.net.http1 import HEAD_SECONDS, Http1Server
 from netstore.net.http2 import PREFACE, frame
 from netstore.net.tls import Credentials
 from tests.support.certificates import Certificates
 from tests.support.h2client import REQUEST, block
+from tests.support.http import FakeOutput
 from tests.support.toy import Recorder, Served, toy_service
 
 if TYPE_CHECKING:
@@ -111,6 +113,26 @@ def test_a_preface_may_come_byte_by_byte(plain: Served) -> None:
             piece = sock.recv(65536)
             assert piece
             data += piece
+
+
+def test_a_preface_that_drips_is_refused() -> None:
+    output = FakeOutput()
+    connection: Any = output
+    http1 = Http1Server(lambda _: None)
+    http2: Any = None
+    first = FirstBytes(connection, http1, http2)
+    first.sweep(0)
+    for second in range(100, 100 + int(HEAD_SECONDS) + 1):
+        first.sweep(second)
+        assert not first.late
+        if second % 2 == 0:
+            first.receive(PREFACE[second % 100 // 2 : second % 100 // 2 + 1])
+    first.sweep(101 + HEAD_SECONDS + 1)
+    assert first.waiting
+    assert first.late
+    first.refuse(408, b"408 Request Timeout")
+    assert output.sent.startswith(b"HTTP/1.1 4")
+    assert output.finished
 
 
 @pytest.mark.parametrize(

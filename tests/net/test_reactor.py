@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from netstore.guard import unguarded
-from netstore.net.http1 import Http1Connection, Http1Exchange, Http1Server
+from netstore.net.http1 import HEAD_SECONDS, Http1Connection, Http1Exchange, Http1Server
 from netstore.net.reactor import HANDSHAKE_SECONDS, LINGER_SECONDS, Limits, Reactor
 from netstore.net.tls import Credentials
 from tests.support.certificates import Certificates
@@ -407,3 +407,21 @@ async def test_a_principal_is_the_name_in_the_certificate_where_there_is_one(tmp
         await here.until_asked(1)
         (connection,) = here.reactor._connections.values()
         assert connection.principal == "operator"
+
+
+async def test_a_request_that_drips_is_refused_in_words() -> None:
+    """Each byte is progress, and none of them makes the request whole."""
+    async with site(Limits(stall_seconds=5)) as here, await here.connect() as stream:
+        await stream.send_all(GET[:1])
+        await here.until_open(1)
+        (connection,) = here.reactor._connections.values()
+        for at in range(1, int(HEAD_SECONDS / 4) + 2):
+            with trio.fail_after(10):
+                while len(connection.session._begun) < at:  # type: ignore[attr-defined]
+                    await trio.lowlevel.checkpoint()
+            here.reactor.sweep()
+            assert here.reactor.open_connections == 1
+            here.time += 4
+            await stream.send_all(GET[at : at + 1])
+        here.reactor.sweep()
+        assert b" 408 " in await read_all(stream)

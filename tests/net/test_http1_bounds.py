@@ -1,0 +1,283 @@
+"""What an HTTP/1 connection may hold and how long it may take: bytes, answers that wait, slow clients."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.net.http1 import (
+    BEHIND_LIMIT,
+    BODY_RATE,
+    BODY_SECONDS,
+    HEAD_SECONDS,
+    HIGH_WATER,
+    PIPELINE_LIMIT,
+    Http1Server,
+)
+from tests.support.http import Wire
+
+GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
+PUT = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
+
+
+def watch(wire: Wire) -> list[bool]:
+    """The last request is answered as a watch is; the list tells that it was let go."""
+    gone: list[bool] = []
+    wire.exchanges[-1].begin(200, b"")
+    wire.exchanges[-1].on_gone(lambda: gone.append(True))
+    return gone
+
+
+def busy(wire: Wire) -> bool:
+    return wire.connection.busy
+
+
+def test_nothing_is_handed_over_behind_an_answer_without_an_end() -> None:
+    wire = Wire(hold=True).feed(GET)
+    watch(wire)
+    wire.feed(PUT + GET, GET[:10])
+    assert len(wire.exchanges) == 1
+    assert not busy(wire)  # how else would the end of the connection be seen
+    wire.exchanges[0].end()
+    wire.connection.resume()
+    assert [exchange.request.method for exchange in wire.exchanges] == [b"GET", b"PUT"]
+    wire.feed(GET[10:])
+    wire.exchanges[1].respond(200, b"")
+    wire.connection.resume()
+    assert len(wire.exchanges) == 4
+
+
+def test_what_comes_behind_a_watch_is_bounded_and_charged() -> None:
+    wire = Wire(hold=True).feed(GET)
+    gone = watch(wire)
+    fed = 0
+    while not busy(wire):
+        wire.feed(GET * 100)
+        fed += len(GET) * 100
+    assert BEHIND_LIMIT <= fed < BEHIND_LIMIT + 100 * len(GET)
+    assert fed <= wire.output.account.held < fed + 1024
+    wire.connection.eof()
+    assert gone == [True]
+    assert wire.output.was_cut
+    assert wire.output.account.held == 0
+
+
+def test_a_body_that_stays_open_without_a_watcher_ends_with_the_connection() -> None:
+    wire = Wire(hold=True).feed(GET)
+    wire.exchanges[0].begin(200, b"")
+    wire.connection.eof()
+    assert wire.output.was_cut
+
+
+def test_a_watch_that_is_asked_for_by_who_already_left_is_given_up() -> None:
+    wire = Wire(hold=True).feed(PUT + GET)
+    wire.connection.eof()
+    wire.exchanges[0].respond(200, b"")
+    wire.server.handle = lambda exchange: exchange.on_gone(lambda: None)
+    wire.connection.resume()
+    assert wire.output.was_cut
+
+
+def test_answers_that_wait_are_bounded_and_charged() -> None:
+    wire = Wire(hold=True).feed(GET * 100)
+    for exchange in wire.exchanges:
+        exchange.respond(200, b"", b"")
+    slow = wire.feed(GET).exchanges[-1]
+    answer = b"a" * 300_000
+    wire.server.handle = lambda exchange: exchange.respond(200, b"", answer)
+    wire.feed(GET * 100)
+    assert wire.connection.pending == 1 + HIGH_WATER // len(answer) + 1
+    assert busy(wire)
+    assert wire.output.account.held > HIGH_WATER
+    before = len(wire.output.sent)
+    slow.respond(200, b"")
+    assert len(wire.output.sent) > before + HIGH_WATER
+    assert wire.output.account.held < HIGH_WATER // 100
+    wire.output.backlog = HIGH_WATER  # the network has not taken them
+    wire.connection.resume()
+    assert wire.connection.pending == 0
+    wire.output.backlog = 0
+    wire.connection.resume()
+    assert wire.connection.pending == 0
+    assert not busy(wire)
+    assert wire.output.sent.count(answer) == 100
+    assert wire.output.account.held == 0
+
+
+def test_bodies_of_unanswered_requests_are_bounded_and_charged() -> None:
+    size = 300_000
+    put = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size + b"v" * size
+    wire = Wire(hold=True)
+    fed = 0
+    while not busy(wire):
+        wire.feed(put)
+        fed += 1
+    assert fed == HIGH_WATER // size + 1
+    assert wire.output.account.held >= fed * size
+    for exchange in wire.exchanges:
+        exchange.respond(200, b"")
+    assert not busy(wire)
+    assert wire.output.account.held == 0
+
+
+def test_a_body_that_has_not_come_whole_is_charged() -> None:
+    for head in (b"Content-Length: 20000", b"Transfer-Encoding: chunked\r\n\r\n4e20"):
+        wire = Wire().feed(b"PUT / HTTP/1.1\r\nHost: x\r\n%b\r\n%b" % (head, b"\r\n" * (b"C" in head[:1])))
+        wire.feed(b"v" * 8000)
+        assert 8000 <= wire.output.account.held < 9000
+        wire.connection.gone()
+        assert wire.output.account.held == 0
+
+
+@given(
+    st.lists(
+        st.sampled_from((GET, PUT, GET[:20], b"\r\n", PUT[:-2], b"PUT / HTTP/1.1\r\nHost: x\r\n")),
+        max_size=300,
+    ),
+    st.lists(st.integers(0, 400), max_size=30),
+    st.booleans(),
+)
+def test_everything_charged_is_given_back(parts: list[bytes], order: list[int], ends: bool) -> None:
+    wire = Wire(hold=True)
+    for part in parts:
+        wire.feed(part * 20)
+    for number in order:
+        if number < len(wire.exchanges):
+            wire.exchanges[number].respond(200, b"", b"b" * number * 100)
+            wire.connection.resume()
+    if ends:
+        wire.connection.eof()
+    wire.connection.gone()
+    assert wire.output.account.held == 0
+
+
+def test_other_connections_have_their_turn_after_so_many_requests() -> None:
+    wire = Wire().feed(GET * (3 * PIPELINE_LIMIT + 1))
+    seen = []
+    while True:
+        seen.append(len(wire.exchanges))
+        if not wire.connection.hungry:
+            break
+        wire.connection.resume()
+    assert seen == [PIPELINE_LIMIT, 2 * PIPELINE_LIMIT, 3 * PIPELINE_LIMIT, 3 * PIPELINE_LIMIT + 1]
+
+
+def test_offers_to_upgrade_are_passed_over_with_their_bodies() -> None:
+    offer = (
+        b"PUT /u HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n%b"
+    )
+    wire = Wire().feed(offer % (len(GET), GET) + PUT)
+    assert [(request[0], request[3]) for request in wire.requests] == [(b"PUT", GET), (b"PUT", b"body")]
+    wire = Wire().feed(offer % (0, b"") * 3000)
+    while wire.connection.hungry:
+        wire.connection.resume()
+    assert len(wire.exchanges) == 3000
+
+
+def test_who_waits_for_leave_to_send_gets_it_when_its_turn_comes() -> None:
+    wire = Wire(hold=True).feed(PUT)
+    wire.feed(b"PUT /e HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+    assert wire.output.sent == b""
+    wire.exchanges[0].respond(200, b"")
+    assert wire.output.sent.endswith(b"\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n")
+    assert wire.feed(b"ab").requests[1][3] == b"ab"
+
+
+def test_an_answer_on_its_way_reaches_a_client_that_stopped_sending() -> None:
+    wire = Wire().feed(GET)
+    wire.output.backlog = 100
+    wire.connection.eof()
+    assert wire.output.finished
+    assert not wire.output.was_cut
+
+
+def test_everybody_is_told_of_the_end_whatever_one_of_them_raises() -> None:
+    wire = Wire(hold=True).feed(GET * 3)
+    told: list[int] = []
+
+    def tell(number: int) -> None:
+        told.append(number)
+        wire.exchanges[0].respond(200, b"")  # whoever is told may answer others
+        if number != 1:
+            raise RuntimeError(number)
+
+    for number, exchange in enumerate(wire.exchanges):
+        exchange.on_gone(lambda number=number: tell(number))  # type: ignore[misc]
+    with pytest.raises(RuntimeError):
+        wire.connection.gone()
+    assert told == [0, 1, 2]
+    assert wire.connection.pending == 0
+    assert wire.output.sent == b""
+
+
+def test_a_handler_that_raises_leaves_the_connection_in_order() -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError
+
+    server = Http1Server(lambda _: None)
+    wire = Wire(server, hold=True)
+    server.handle = fail
+    with pytest.raises(RuntimeError):
+        wire.feed(PUT + GET)
+    assert wire.connection.pending == 1
+    server.handle = wire.exchanges.append
+    wire.connection.gone()
+    assert wire.connection.pending == 0
+    assert wire.output.account.held == 0
+
+
+def sweeps(wire: Wire, start: float, seconds: float, piece: bytes) -> float | None:
+    """Sweep once a second while this comes in each; when the connection was found late."""
+    for second in range(int(seconds) + 1):
+        wire.connection.sweep(start + second)
+        if wire.connection.late:
+            return second
+        if piece:
+            wire.feed(piece)
+    return None
+
+
+def test_a_head_must_come_in_time_however_it_drips() -> None:
+    wire = Wire().feed(b"GET / HTTP/1.1\r\n")
+    assert sweeps(wire, 1000, 100, b"X") == HEAD_SECONDS + 1
+    wire.connection.refuse(408, b"408 Request Timeout")
+    assert b"HTTP/1.1 408 " in wire.output.sent
+    assert wire.output.finished
+
+
+def test_each_head_has_its_own_time() -> None:
+    wire = Wire().feed(GET + GET[:10])
+    assert sweeps(wire, 0, 100, GET[10:] + GET[:10]) is None
+    assert len(wire.exchanges) == 102
+
+
+def test_a_connection_without_a_request_is_never_late() -> None:
+    assert sweeps(Wire(), 0, 1000, b"\r\n") is None
+    assert sweeps(Wire(hold=True).feed(GET), 0, 1000, b"") is None
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 1000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\nfffff\r\n"]
+)
+def test_a_body_must_keep_a_pace(framing: bytes) -> None:
+    head = b"PUT / HTTP/1.1\r\nHost: x\r\n" + framing
+    assert sweeps(Wire().feed(head), 0, 300, b"v" * BODY_RATE) is None
+    assert sweeps(Wire().feed(head), 0, 300, b"v" * (BODY_RATE - 1)) == BODY_SECONDS
+    burst = Wire().feed(head, b"v" * 500_000)  # what came at once pays for no later silence
+    assert sweeps(burst, 0, 300, b"v") == BODY_SECONDS
+
+
+def test_a_trailer_must_come_in_time() -> None:
+    wire = Wire().feed(b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ")
+    assert sweeps(wire, 0, 300, b"t") == BODY_SECONDS
+
+
+def test_nobody_is_late_while_we_do_not_read() -> None:
+    wire = Wire(hold=True).feed(GET * PIPELINE_LIMIT + GET[:10])
+    assert sweeps(wire, 0, 100, b"") is None
+    wire = Wire().feed(GET + GET[:10])
+    wire.output.backlog = HIGH_WATER
+    assert sweeps(wire, 0, 100, b"") is None
+    wire.output.backlog = 0
+    assert sweeps(wire, 200, 100, b"") == HEAD_SECONDS + 1
