@@ -38,7 +38,14 @@ from netstore.api.v2.stats import StatsApi
 from netstore.api.v3 import services as v3
 from netstore.api.v3.version import CLUSTER_VERSION
 from netstore.disk import images
-from netstore.disk.datadir import DAMAGED, DataDir, MemberIdentity
+from netstore.disk.datadir import (
+    DAMAGED,
+    MAX_TOKEN_CHARACTERS,
+    DataDir,
+    MemberIdentity,
+    keep_token,
+    read_token,
+)
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
@@ -52,7 +59,8 @@ from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
 from netstore.net.http1 import Cors, Http1Server
 from netstore.net.http2 import Http2Server
 from netstore.net.http2exchange import opener
-from netstore.net.peerwire import Application, StateNote
+from netstore.net.peerproof import Secret
+from netstore.net.peerwire import Application, StateNote, Verdict
 from netstore.net.reactor import Limits, Reactor
 from netstore.net.tls import Credentials
 from netstore.node import bootstrap
@@ -61,13 +69,15 @@ from netstore.node.cluster import Cluster
 from netstore.node.consistency import Consistency
 from netstore.node.copies import StateCopies
 from netstore.node.driver import Driver
+from netstore.node.guests import MAX_GUESTS
 from netstore.node.host import CATCH_UP_ENTRIES, Host
 from netstore.node.lessor import Lessor
 from netstore.node.loop import Loop
-from netstore.node.peers import MAX_GUESTS, Peers
+from netstore.node.peers import Peers
 from netstore.node.proposals import Proposals
 from netstore.node.register import Expelled, Register, ask
 from netstore.node.timekeeper import Deadlines, Timekeeper
+from netstore.ops.config import DEFAULT_CLUSTER_TOKEN
 from netstore.ops.logging import get_logger, set_level
 from netstore.ops.memory import usable_memory
 from netstore.ops.notify import ServiceManager
@@ -303,6 +313,8 @@ class _Daemon:
             bootstrap.member_id(map(str, each.peer_urls), config.initial_cluster_token): each
             for each in config.initial_cluster
         }
+        self.secret = self._know_token()
+        """What this member and the others prove themselves with where no certificate does."""
         self.acquainted: dict[NodeId, tuple[str, ...]] = {}
         """Where others are reached, as the cluster said before this member had a list of its own."""
 
@@ -335,6 +347,47 @@ class _Daemon:
                 await trio.sleep_forever()
 
     # --- who this is
+
+    def _know_token(self) -> Secret | None:
+        """The join token: as the folder has it, as it is given, or a new one for a cluster that begins here.
+
+        It is on disk before the identity is, and stays when the folder becomes another member's.
+        """
+        config, log = self.config, self.log
+        stored, given = read_token(config.data_dir), _given_token(config)
+        token = stored
+        if self.folder.found is None or stored is None:
+            token = given or self._first_token() or stored
+        elif given is not None and given != stored:
+            log.warning("join_token_ignored", reason=f"{config.data_dir} has another one already")
+        if token is not None and token != stored:
+            keep_token(config.data_dir, token)
+        certified = self.credentials is not None and self.credentials.client_auth
+        plain = not certified or any(url.scheme == "http" for url in config.listen_peer_urls)
+        if plain and token == DEFAULT_CLUSTER_TOKEN:
+            log.warning(
+                "join_token_weak",
+                reason="it is the default initial_cluster_token, which everybody knows",
+                fix="begin the cluster with a secret --initial-cluster-token, or use TLS among the members",
+            )
+        return None if token is None else Secret(token)
+
+    def _first_token(self) -> str | None:
+        """That of a folder which has none: what the initial members share, or a random one of a lone one."""
+        config = self.config
+        if config.join:
+            if self.folder.found is None and any(url.scheme == "http" for url in config.join):
+                raise NetstoreError(
+                    "join_token: is needed to join over http: run netstorectl member token where a member"
+                    " runs, and give what it prints with --join-token or --join-token-file"
+                )
+            return None
+        several = len(config.initial_cluster) > 1 or config.initial_cluster_state == "existing"
+        if several or config.initial_cluster_token != DEFAULT_CLUSTER_TOKEN:
+            return config.initial_cluster_token
+        if self.folder.found is not None:
+            return None  # it may have joined by its certificate: the others would have another one
+        return read_token(config.data_dir) or secrets.token_hex(32)
 
     async def _find_identity(self) -> None:
         """Give the empty folder its identity: one of a new cluster's, or one that a running cluster gives."""
@@ -396,7 +449,12 @@ class _Daemon:
             return
         try:
             roster = await self._ask_once(others)
-        except CallFailed:
+        except CallFailed as fault:
+            if fault.verdict == Verdict.NOT_PROVED:
+                raise NetstoreError(
+                    f"initial_cluster_token: {fault}: another cluster runs there: give its members' token, or"
+                    " other peer URLs"
+                ) from None
             return  # nobody is there yet: all begin now
         if roster.cluster != identity.cluster_id:
             raise NetstoreError(
@@ -437,7 +495,14 @@ class _Daemon:
         raise NetstoreError(f"the cluster did not let this member in within {seconds:g} s: {reason}")
 
     async def _ask_once(self, urls: Sequence[str], application: Application | None = None) -> Roster:
-        return await ask(self.reactor, urls, self.credentials, f"netstored {__version__}", application)
+        return await ask(
+            self.reactor,
+            urls,
+            application,
+            program=f"netstored {__version__}",
+            credentials=self.credentials,
+            secret=self.secret,
+        )
 
     # --- the parts
 
@@ -538,6 +603,8 @@ class _Daemon:
             noted=self._noted,
             clock=self.clock,
             log=get_logger("peers"),
+            secret=self.secret,
+            budget=self.shares.peers,
         )
         self.copies = StateCopies(self.folder.state_dir, store.engine, self.peers, get_logger("copies"))
         limit = 5.0 + 2 * config.election_timeout / 1000
@@ -765,6 +832,25 @@ def _credentials(
     if cert is None or key is None:
         return None
     return Credentials(cert, key, trusted, client_auth=trusted is not None, log=get_logger("tls"), alpn=alpn)
+
+
+def _given_token(config: StoreConfig) -> str | None:
+    """The join token that was given, in either way; itself before a file."""
+    file = config.join_token_file
+    if file is None or config.join_token is not None:
+        return config.join_token
+    try:
+        with file.open(encoding="utf-8") as opened:
+            token = opened.read(4 * MAX_TOKEN_CHARACTERS).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "is no text"
+        raise NetstoreError(f"join_token_file: {file}: {why}; name a file with the token alone") from None
+    if not token or len(token) > MAX_TOKEN_CHARACTERS or not token.isprintable():
+        raise NetstoreError(
+            f"join_token_file: {file}: holds no token of 1 to {MAX_TOKEN_CHARACTERS} printable characters;"
+            " write what netstorectl member token prints"
+        )
+    return token
 
 
 def _already_started(member: NodeId, config: StoreConfig) -> NetstoreError:

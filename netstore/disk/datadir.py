@@ -3,6 +3,7 @@
     PATH/           0700
       lock          held while a daemon runs; names its process
       identity      format version, cluster, member, name, and a checksum (contrib/doc/format-datadir.md)
+      token         the cluster's join token, 0600; not there in a member that joined by its certificate alone
       replacing     the identity that is about to take the place of a damaged one; else not there
       wal/          the write-ahead log, or elsewhere; has a copy of `identity`, so that a log that is not
                     mounted is not taken for an empty one
@@ -43,7 +44,12 @@ _REPLACING: Final = "replacing"
 MAX_NAME_BYTES: Final = 255
 """Longest member name."""
 
+MAX_TOKEN_CHARACTERS: Final = 256
+"""Longest join token."""
+
+_JOIN: Final = "token"
 _TITLE: Final = "netstore data folder"
+_JOIN_TITLE: Final = "netstore join token"
 
 
 @dataclass(slots=True, frozen=True)
@@ -237,17 +243,61 @@ def _read_identity(folder: Path, name: str = _IDENTITY) -> MemberIdentity | None
 
 
 def _write_identity(folder: Path, identity: MemberIdentity, name: str = _IDENTITY) -> None:
-    """Write aside, sync, rename, sync: there is a whole identity or none."""
+    _write_whole(folder, name, identity.encode())
+
+
+def _write_whole(folder: Path, name: str, content: bytes) -> None:
+    """Write aside, sync, rename, sync: there is a whole file or none. Others may not read it."""
     aside = folder / f"{name}.new"
     with _explained(aside):
         file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            os.write(file, identity.encode())
+            os.fchmod(file, 0o600)
+            os.write(file, content)
             os.fsync(file)
         finally:
             os.close(file)
         aside.rename(folder / name)
         sync_folder(folder)
+
+
+def read_token(folder: Path) -> str | None:
+    """The cluster's join token that a member's data folder keeps; None where there is none. Blocks.
+
+    NetstoreError when the file cannot be read, or others can read it; CorruptData when it is damaged.
+    """
+    path = folder / _JOIN
+    with _explained(path):
+        try:
+            data, mode = path.read_bytes(), path.stat().st_mode & 0o777
+        except FileNotFoundError:
+            return None
+    if mode & 0o077:
+        raise NetstoreError(f"{path}: mode {mode:04o} lets other users read it: run chmod 600 {path}")
+    text, _, check = data.rpartition(b"check ")
+    title, _, rest = text.partition(b"\ntoken ")
+    token = rest.removesuffix(b"\n").decode("utf-8", "replace")
+    if check != f"{crc32c(text):08x}\n".encode() or title != _JOIN_TITLE.encode() or not _is_token(token):
+        raise CorruptData(
+            f"{path}: damaged; nothing was changed: remove it, and start this member once with --join-token,"
+            " as netstorectl member token tells it on another member"
+        )
+    return token
+
+
+def keep_token(folder: Path, token: str) -> None:
+    """Write the join token to a data folder, on stable storage, readable by its owner alone. Blocks.
+
+    ValueError for one that is empty, too long or not printable; NetstoreError when it cannot be written.
+    """
+    if not _is_token(token):
+        raise ValueError(f"a join token has 1 to {MAX_TOKEN_CHARACTERS} printable characters")
+    text = f"{_JOIN_TITLE}\ntoken {token}\n".encode()
+    _write_whole(folder, _JOIN, text + f"check {crc32c(text):08x}\n".encode())
+
+
+def _is_token(token: str) -> bool:
+    return 0 < len(token) <= MAX_TOKEN_CHARACTERS and token.isprintable()
 
 
 def _finish_replacing(path: Path, wal: Path) -> None:

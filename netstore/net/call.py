@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+import msgspec
 import trio
 
 from netstore.errors import CorruptData, NetstoreError
 from netstore.net.link import Link
-from netstore.net.peerwire import Hello, Verdict, Welcome
+from netstore.net.peerproof import NONCE_BYTES, same
+from netstore.net.peerwire import Challenge, Proof, Verdict, read_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from netstore.net.peerproof import Secret
+    from netstore.net.peerwire import Hello, Welcome
     from netstore.net.reactor import Reactor
     from netstore.net.tls import Credentials
 
@@ -33,7 +38,7 @@ class CallFailed(NetstoreError):  # noqa: N818 - named for what happened
 class Call:
     """A stream that this side opened; made by `call`. `take` gets what comes after the welcome."""
 
-    def __init__(self, hello: Hello, take: Callable[[bytes], None]) -> None:
+    def __init__(self, hello: Hello, take: Callable[[bytes], None], secret: Secret | None) -> None:
         """For `call`."""
         self.link: Link
         self.reason = ""
@@ -42,12 +47,18 @@ class Call:
         self.over = trio.Event()
         self._hello = hello
         self._take = take
+        self._secret = secret
+        self._challenge: Challenge | None = None
+        self._proved = not hello.doubts
+        """The other side is known to be a member."""
         self._greeted = trio.Event()
         self._flushed = trio.Event()
         self._read = b""
 
     async def greeted(self) -> None:
-        """Wait for the welcome. CallFailed when there is none, or it is a refusal."""
+        """Wait for the welcome. CallFailed when there is none, when it is a refusal, or comes from somebody
+        who does not prove that it is a member.
+        """
         with trio.move_on_after(DIAL_SECONDS):
             await self._greeted.wait()
         welcome = self.welcome
@@ -56,7 +67,12 @@ class Call:
             raise CallFailed(self.reason)
         if welcome.verdict != Verdict.ACCEPTED:
             self.link.cut("refused")
-            raise CallFailed(f"refused: {welcome.text}", welcome.verdict)
+            # Nobody stops for ever because a stranger says so.
+            removed = welcome.verdict == Verdict.REMOVED and not self._proved
+            raise CallFailed(f"refused: {welcome.text}", Verdict.FAILED if removed else welcome.verdict)
+        if not self._proved:
+            self.link.cut("does not prove that it is a member: it may have another join token")
+            raise CallFailed(self.reason, Verdict.NOT_PROVED)
 
     async def drained(self, seconds: float) -> None:
         """Wait until what was written is on its way. CallFailed when the other side does not take it."""
@@ -80,16 +96,35 @@ class Call:
                 self._take(data)
                 return
             self._read += data
-            found = Welcome.read(self._read)
+            found = read_answer(self._read)
             if found is None:
                 return
-            self.welcome, length = found
+            answer, length = found
             rest, self._read = self._read[length:], b""
-            self._greeted.set()
-            if rest:
+            if isinstance(answer, Challenge):
+                self._prove(answer, rest)
+                return
+            self._be_welcome(answer)
+            if rest and self.link.open:
                 self._take(rest)
         except CorruptData as fault:
             self.link.cut(str(fault))
+
+    def _prove(self, challenge: Challenge, rest: bytes) -> None:
+        if rest or self._challenge is not None:
+            raise CorruptData("a challenge is followed by something else than a proof")
+        if self._secret is None:
+            self.link.cut("asks for the cluster's join token, and this member has none: give join_token")
+            return
+        self._challenge = challenge
+        self.link.write(Proof(self._secret.caller(self._hello.encode(), challenge.encode())).encode())
+
+    def _be_welcome(self, welcome: Welcome) -> None:
+        if self._challenge is not None and self._secret is not None:
+            greetings = self._hello.encode(), self._challenge.encode(), welcome.unproved()
+            self._proved = same(welcome.proof, self._secret.called(*greetings))
+        self.welcome = welcome
+        self._greeted.set()
 
     def flushed(self) -> None:
         """See `net.link.Party`."""
@@ -108,11 +143,15 @@ async def call(
     url: str,
     hello: Hello,
     take: Callable[[bytes], None],
+    *,
     credentials: Credentials | None,
+    secret: Secret | None,
 ) -> Call:
     """Open a stream to the member at `url` and be welcome there. CallFailed, with the reason, when not.
 
-    Bounded by two times `DIAL_SECONDS`. Whoever calls ends the stream with `link.cut`.
+    Each side proves to the other that it belongs to the cluster: by its certificate, where the stream has
+    TLS and an authority of its own is trusted, else by the join token that `secret` is made of. Bounded
+    by two times `DIAL_SECONDS`. Whoever calls ends the stream with `link.cut`.
     """
     place = urlsplit(url)
     host, port = place.hostname or "", place.port or 0
@@ -122,7 +161,9 @@ async def call(
             raise CallFailed(f"{url} asks for TLS, and this member has no certificate for its peers")
         tls = credentials.client()
     sock = await _connect(host, port)
-    made = Call(hello, take)
+    doubts = tls is None or credentials is None or not credentials.client_auth
+    hello = msgspec.structs.replace(hello, nonce=secrets.token_bytes(NONCE_BYTES), doubts=doubts)
+    made = Call(hello, take, secret)
     made.link = Link(reactor, sock, made, tls, host)
     made.link.start()
     try:

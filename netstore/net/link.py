@@ -18,11 +18,15 @@ from netstore.net.tls import TlsFailed, Tunnel
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from netstore.net.reactor import Reactor
 
 READ_BYTES: Final = 256 * 1024
 """Taken by one read."""
+
+HANDSHAKE_BYTES: Final = 128 * 1024
+"""Longest handshake that the other side may send: far more than a chain of certificates."""
 
 UNACKNOWLEDGED_MS: Final = 10_000
 """How long the kernel keeps sending to a machine that does not acknowledge (RFC 5482)."""
@@ -52,10 +56,13 @@ class Link:
 
     __slots__ = (
         "_fd",
+        "_gate",
         "_mask",
         "_party",
+        "_passed",
         "_paused",
         "_reactor",
+        "_shaken",
         "_socket",
         "_tunnel",
         "_waiting",
@@ -70,8 +77,14 @@ class Link:
         party: Party,
         tls: ssl.SSLContext | None = None,
         host: str | None = None,
+        *,
+        gate: Callable[[], bool] | None = None,
     ) -> None:
-        """Take over a connected socket. With `tls`, `host` is whom to expect; None at the side called."""
+        """Take over a connected socket. With `tls`, `host` is whom to expect; None at the side called.
+
+        `gate` is asked before what was sent for a TLS handshake is looked at. When it says no, nothing is
+        read until `resume` with `passed`.
+        """
         sock.setblocking(False)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -89,6 +102,10 @@ class Link:
         """Bytes that the kernel took only after they had waited: while it grows, the other side reads."""
         self._mask = _IN
         self._paused = False
+        self._gate = gate
+        self._passed = False
+        self._shaken = 0
+        """Bytes of the handshake that were read."""
 
     @property
     def open(self) -> bool:
@@ -113,9 +130,10 @@ class Link:
         self._paused = True
         self._watch()
 
-    def resume(self) -> None:
-        """Go on reading."""
+    def resume(self, *, passed: bool = False) -> None:
+        """Go on reading. With `passed` the gate is not asked about the next read."""
         self._paused = False
+        self._passed = passed
         self._watch()
 
     def cut(self, reason: str) -> None:
@@ -146,8 +164,13 @@ class Link:
         return os.strerror(code) if code else "closed by the other side"
 
     def _read(self) -> None:
+        shaking = self._tunnel is not None and not self._tunnel.open
+        if shaking and self._gate is not None and not self._passed and not self._gate():
+            self.pause()
+            return
+        self._passed = False
         try:
-            data = self._socket.recv(READ_BYTES)
+            data = self._socket.recv(HANDSHAKE_BYTES if shaking else READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -162,6 +185,11 @@ class Link:
 
     def _untunnel(self, tunnel: Tunnel, data: bytes) -> None:
         shaken = tunnel.open
+        if not shaken:
+            self._shaken += len(data)
+            if self._shaken > HANDSHAKE_BYTES:
+                self.cut("TLS: the handshake does not end")
+                return
         try:
             plain = tunnel.take(data)
         except TlsFailed as fault:

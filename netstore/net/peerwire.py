@@ -1,7 +1,9 @@
 """What members say to each other on the wire, as bytes: greetings, frames, state copies. Pure.
 
-A stream belongs to the member that opened it, for one purpose. It opens with a `Hello`, answered by a
-`Welcome`; both tell enough to refuse with a reason before anything else is read. Then, by purpose:
+A stream belongs to the member that opened it, for one purpose. It opens with a `Hello`. Unless certificates
+prove both sides, a `Challenge` answers that, and a `Proof` the challenge (`net.peerproof`). Then comes a
+`Welcome`, which proves the side that was called, or refuses with a reason at any of these places. Nothing
+else is read before. Then, by purpose:
 
 * messages: frames from the caller, each a batch of Raft messages. An empty frame is a ping, and is sent
   back. A frame that begins with a message of no length is a `StateNote`.
@@ -23,6 +25,7 @@ import msgspec
 
 from netstore.codec import crc32c, layout
 from netstore.errors import CorruptData
+from netstore.net.peerproof import NONCE_BYTES, PROOF_BYTES
 from netstore.raft.entry import MAX_DATA_BYTES
 from netstore.raft.messages import InstallSnapshot, decode_message, encode_message
 from netstore.state.member import MemberInfo  # noqa: TC001 - msgspec reads the annotations
@@ -33,9 +36,10 @@ if TYPE_CHECKING:
 
     from netstore.raft.messages import Message
 
-LOWEST_VERSION: Final = 1
-HIGHEST_VERSION: Final = 1
-"""The versions of this protocol that are spoken; a stream uses the highest that both sides know."""
+LOWEST_VERSION: Final = 2
+HIGHEST_VERSION: Final = 2
+"""The versions of this protocol that are spoken; a stream uses the highest that both sides know. In version 1
+nobody proved who it was; it was never released."""
 
 MAX_GREETING_BYTES: Final = 1024
 """Largest body of a greeting. A stranger can make a member hold no more than this."""
@@ -44,6 +48,9 @@ MAX_TEXT_BYTES: Final = 512
 
 MAX_FRAME_BYTES: Final = 2 * MAX_DATA_BYTES
 """Largest payload of a frame: one message with the largest entry, or a turn of forwarded proposals."""
+
+MAX_FRAME_MESSAGES: Final = 1 << 16
+"""Most messages in one frame: far more than what one turn has to say to one member."""
 
 MAX_ROSTER_BYTES: Final = 4 * 1024 * 1024
 """Largest frame of a roster stream: thousands of members."""
@@ -61,12 +68,18 @@ _NOTE: Final = b"\0\0\0\0\1"
 _MAGIC: Final = b"nstpeer\n"
 _GREETING: Final = layout("8sBHI")
 _HELLO: Final = layout("BHHQQQ")
-_WELCOME: Final = layout("BHQQ")
+_ASKS: Final = layout(f"B{NONCE_BYTES}s")
+_WELCOME: Final = layout(f"BHQQ{PROOF_BYTES}s")
+_CHALLENGE: Final = layout(f"HQQ{NONCE_BYTES}s")
 _FRAME: Final = layout("II")
 _LENGTH: Final = layout("I")
 _SIZE: Final = layout("Q")
 _HELLO_KIND: Final = 1
 _WELCOME_KIND: Final = 2
+_CHALLENGE_KIND: Final = 3
+_PROOF_KIND: Final = 4
+_NO_NONCE: Final = bytes(NONCE_BYTES)
+_NO_PROOF: Final = bytes(PROOF_BYTES)
 
 _T = TypeVar("_T")
 
@@ -92,12 +105,16 @@ class Verdict(IntEnum):
     """Not now; it may be tried again."""
     FAILED = 6
     """What was asked for could not be done; the text says why."""
+    NOT_PROVED = 7
+    """One of the two sides does not know the cluster's join token."""
 
 
 class Hello(msgspec.Struct, frozen=True, gc=False):
     """The first word of the side that opened the stream.
 
-    For a roster stream `cluster`, `sender` and `receiver` may be 0: who asks need not know them yet.
+    For a roster stream `cluster`, `sender` and `receiver` may be 0: who asks need not know them yet. `nonce`
+    is a random number of this call alone. With `doubts` the called side must prove itself by a challenge,
+    because the caller does not take its certificate for one.
     """
 
     purpose: Purpose
@@ -105,13 +122,15 @@ class Hello(msgspec.Struct, frozen=True, gc=False):
     sender: NodeId
     receiver: NodeId
     program: str
+    nonce: bytes = _NO_NONCE
+    doubts: bool = True
     lowest: int = LOWEST_VERSION
     highest: int = HIGHEST_VERSION
 
     def encode(self) -> bytes:
         """The bytes on the wire."""
         body = _HELLO.pack(self.purpose, self.lowest, self.highest, self.cluster, self.sender, self.receiver)
-        return _greeting(_HELLO_KIND, body + _text(self.program))
+        return _greeting(_HELLO_KIND, body + _ASKS.pack(self.doubts, self.nonce) + _text(self.program))
 
     @classmethod
     def read(cls, data: bytes) -> tuple[Hello, int] | None:
@@ -126,27 +145,75 @@ class Hello(msgspec.Struct, frozen=True, gc=False):
             purpose = Purpose(number)
         except ValueError:
             raise CorruptData(f"hello has the unknown purpose {number}") from None
-        program = _read_text(body[_HELLO.size :])
-        hello = cls(purpose, ClusterId(cluster), NodeId(sender), NodeId(receiver), program, lowest, highest)
+        rest, doubts, nonce = body[_HELLO.size :], 1, _NO_NONCE
+        if highest >= LOWEST_VERSION:
+            if len(rest) < _ASKS.size or rest[0] > 1:
+                raise CorruptData(f"hello of {len(body)} bytes has no nonce")
+            doubts, nonce = _ASKS.unpack_from(rest)
+            rest = rest[_ASKS.size :]
+        program = _read_text(rest)
+        ids = ClusterId(cluster), NodeId(sender), NodeId(receiver)
+        hello = cls(purpose, *ids, program, nonce, bool(doubts), lowest, highest)
         return hello, _GREETING.size + len(body)
+
+
+class Challenge(msgspec.Struct, frozen=True, gc=False):
+    """The answer to a hello of whom no certificate vouches for: prove that you know the join token."""
+
+    cluster: ClusterId
+    member: NodeId
+    nonce: bytes
+    version: int = HIGHEST_VERSION
+
+    def encode(self) -> bytes:
+        """The bytes on the wire."""
+        return _greeting(
+            _CHALLENGE_KIND, _CHALLENGE.pack(self.version, self.cluster, self.member, self.nonce)
+        )
+
+
+class Proof(msgspec.Struct, frozen=True, gc=False):
+    """The answer to a challenge (`peerproof.Secret.caller`)."""
+
+    proof: bytes
+
+    def encode(self) -> bytes:
+        """The bytes on the wire."""
+        return _greeting(_PROOF_KIND, self.proof)
+
+    @classmethod
+    def read(cls, data: bytes) -> tuple[Proof, int] | None:
+        """The greeting at the start of `data` and its length; None while it is incomplete."""
+        body = _read_greeting(data, _PROOF_KIND)
+        if body is None:
+            return None
+        if len(body) != PROOF_BYTES:
+            raise CorruptData(f"proof of {len(body)} bytes")
+        return cls(body), _GREETING.size + len(body)
 
 
 class Welcome(msgspec.Struct, frozen=True, gc=False):
     """The answer to a hello: accepted, in a version of the protocol, or refused with a text for the log.
 
-    Either way it says who answers: a caller that asked for another member learns who lives here.
+    Either way it says who answers: a caller that asked for another member learns who lives here. `proof` is
+    that of `peerproof.Secret.called`, all zeros where there was no challenge.
     """
 
     verdict: int
     cluster: ClusterId
     member: NodeId
     text: str = ""
+    proof: bytes = _NO_PROOF
     version: int = HIGHEST_VERSION
 
     def encode(self) -> bytes:
         """The bytes on the wire. A text that is too long is cut."""
-        body = _WELCOME.pack(self.verdict, self.version, self.cluster, self.member)
+        body = _WELCOME.pack(self.verdict, self.version, self.cluster, self.member, self.proof)
         return _greeting(_WELCOME_KIND, body + _text(self.text))
+
+    def unproved(self) -> bytes:
+        """The bytes that the proof is made over: those on the wire with zeros in its place."""
+        return msgspec.structs.replace(self, proof=_NO_PROOF).encode()
 
     @classmethod
     def read(cls, data: bytes) -> tuple[Welcome, int] | None:
@@ -156,9 +223,23 @@ class Welcome(msgspec.Struct, frozen=True, gc=False):
             return None
         if len(body) < _WELCOME.size:
             raise CorruptData(f"welcome of {len(body)} bytes is too short")
-        verdict, version, cluster, member = _WELCOME.unpack_from(body)
+        verdict, version, cluster, member, proof = _WELCOME.unpack_from(body)
         text = _read_text(body[_WELCOME.size :])
-        return cls(verdict, ClusterId(cluster), NodeId(member), text, version), _GREETING.size + len(body)
+        welcome = cls(verdict, ClusterId(cluster), NodeId(member), text, proof, version)
+        return welcome, _GREETING.size + len(body)
+
+
+def read_answer(data: bytes) -> tuple[Challenge | Welcome, int] | None:
+    """What the called side said, at the start of `data`, and its length; None while it is incomplete."""
+    if len(data) < _GREETING.size or data[len(_MAGIC)] != _CHALLENGE_KIND:
+        return Welcome.read(data)
+    body = _read_greeting(data, _CHALLENGE_KIND)
+    if body is None:
+        return None
+    if len(body) != _CHALLENGE.size:
+        raise CorruptData(f"challenge of {len(body)} bytes")
+    version, cluster, member, nonce = _CHALLENGE.unpack(body)
+    return Challenge(ClusterId(cluster), NodeId(member), nonce, version), _GREETING.size + len(body)
 
 
 def judge(hello: Hello, cluster: ClusterId, member: NodeId) -> tuple[Verdict, str]:
@@ -263,7 +344,8 @@ def encode_batch(messages: Iterable[Message]) -> bytes:
     size = 0
     for message in messages:
         encoded = encode_message(message)
-        if parts and size + _LENGTH.size + len(encoded) > MAX_FRAME_BYTES:
+        full = size + _LENGTH.size + len(encoded) > MAX_FRAME_BYTES or len(parts) >= 2 * MAX_FRAME_MESSAGES
+        if parts and full:
             frames.append(frame(b"".join(parts)))
             parts, size = [], 0
         parts.append(_LENGTH.pack(len(encoded)))
@@ -285,6 +367,8 @@ def decode_batch(payload: bytes) -> list[Message]:
         at += _LENGTH.size
         if length > end - at:
             raise CorruptData(f"message claims {length} bytes at offset {at} of {end}")
+        if len(messages) == MAX_FRAME_MESSAGES:
+            raise CorruptData(f"batch of more than {MAX_FRAME_MESSAGES} messages")
         message = decode_message(payload[at : at + length])
         if type(message) is InstallSnapshot:
             raise CorruptData("a message that announces a state copy, without one")
@@ -414,7 +498,8 @@ def _read_greeting(data: bytes, kind: int) -> bytes | None:
 
 
 def _text(text: str) -> bytes:
-    return text.encode()[:MAX_TEXT_BYTES]
+    """The bytes of a text, cut where it still reads, so that the text they give has the same bytes."""
+    return text.encode("utf-8", "replace")[:MAX_TEXT_BYTES].decode("utf-8", "ignore").encode()
 
 
 def _read_text(data: bytes) -> str:

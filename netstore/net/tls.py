@@ -67,7 +67,8 @@ class Credentials:
         self._certificate = certificate
         self._key = key
         self._trusted = trusted
-        self._client_auth = client_auth
+        self.client_auth = client_auth
+        """Whether who calls must show a certificate of a trusted authority."""
         self._alpn = alpn
         self._log = log
         self._seen = self._stamp()
@@ -130,7 +131,7 @@ class Credentials:
                     " key that belongs to it"
                 ) from None
             self._trust(context)
-        if self._client_auth:
+        if self.client_auth:
             server.verify_mode = ssl.CERT_REQUIRED
         if self._alpn:
             server.set_alpn_protocols(list(self._alpn))

@@ -162,7 +162,8 @@ class StateCopies:
                     url,
                     self._peers.hello(Purpose.IMAGE, peer),
                     answer.take,
-                    self._peers.credentials,
+                    credentials=self._peers.credentials,
+                    secret=self._peers.secret,
                 )
             except CallFailed:
                 if place == len(urls):

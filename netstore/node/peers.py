@@ -1,4 +1,4 @@
-"""The other members: a stream to each, the streams they open here, and who may talk at all.
+"""The other members: a stream to each; the streams they open here are in `node.guests`.
 
 Messages to a member flow one way, on the stream this member opened; its answers come on the one it opened.
 What the loop decides to send in a turn is written to the sockets in that turn (`net.link`); what comes in is
@@ -13,34 +13,16 @@ from __future__ import annotations
 
 import math
 import random
-import select
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
 from netstore import __version__
-from netstore.errors import CorruptData
-from netstore.net.accept import CannotAccept, accept
-from netstore.net.call import DIAL_SECONDS, Call, CallFailed, call
-from netstore.net.link import Link
-from netstore.net.peerwire import (
-    MAX_ROSTER_BYTES,
-    PING,
-    Frames,
-    Hello,
-    Purpose,
-    StateNote,
-    Verdict,
-    Welcome,
-    decode_application,
-    decode_batch,
-    encode_batch,
-    encode_document,
-    frame,
-    judge,
-)
-from netstore.raft.messages import Append, InstallSnapshot, MessageRefused
+from netstore.net.call import Call, CallFailed, call
+from netstore.net.peerwire import PING, Frames, Hello, Purpose, StateNote, Verdict, encode_batch
+from netstore.node.guests import SILENCE_SECONDS, Guests
+from netstore.raft.messages import Append, InstallSnapshot
 
 if TYPE_CHECKING:
     import socket
@@ -48,9 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from netstore.disk.datadir import MemberIdentity
+    from netstore.limits import Budget
+    from netstore.net.link import Link
+    from netstore.net.peerproof import Secret
     from netstore.net.peerwire import Application, Roster
     from netstore.net.reactor import Reactor
     from netstore.net.tls import Credentials
+    from netstore.node.guests import Incoming
     from netstore.raft.messages import Message
     from netstore.seams import Clock
     from netstore.types import Index, NodeId
@@ -66,28 +52,17 @@ OUTBOX_BYTES: Final = 64 * 1024 * 1024
 
 PING_SECONDS: Final = 1.0
 
-SILENCE_SECONDS: Final = 5.0
-"""A peer that answers no ping, or sends none, for so long is hung up on."""
-
 FIRST_PAUSE_SECONDS: Final = 0.05
 
 LONGEST_PAUSE_SECONDS: Final = 1.0
 """Between two calls to a peer: doubles from the first to the longest, less a random half. A peer that calls
 here is called back at once."""
 
-MAX_GUESTS: Final = 512
-"""Streams that others may have open to this member; more wait to be accepted."""
-
 MAX_HELD_BYTES: Final = 256 * 1024 * 1024
-"""Bytes of frames that are not complete yet, of all streams together; who goes beyond is hung up on."""
+"""Bytes of frames that are not complete yet, of all members together: two of the largest."""
 
 LOOK_SECONDS: Final = 0.1
 """How often the list of members is looked at, and streams for silence."""
-
-_BACKLOG: Final = 256
-_IN: Final = select.EPOLLIN
-_UNREAD_BYTES: Final = 64 * 1024
-"""Answers to pings that a caller may leave unread."""
 
 _NOTES: Final = 256
 
@@ -110,16 +85,6 @@ class Receiver(Protocol):
 
     def unreachable(self, peer: NodeId) -> None:
         """Messages to this peer were lost."""
-
-
-class Incoming(Protocol):
-    """One state copy that is being received."""
-
-    def received(self, data: bytes) -> None:
-        """Part of the stream. CorruptData when it makes no sense."""
-
-    def gone(self, reason: str) -> None:
-        """The stream is over."""
 
 
 class Copies(Protocol):
@@ -187,13 +152,18 @@ class Peers:
         noted: Callable[[NodeId, Index, bytes], None],
         clock: Clock,
         log: Log,
+        secret: Secret | None,
+        budget: Budget,
     ) -> None:
         """`expelled` is called when peers say that this member was removed, `noted` with what a peer says its
-        state was.
+        state was. `secret` is made of the cluster's join token, where it has one. What waits to be sent or to
+        be completed counts in `budget`.
         """
         self.identity = identity
         self.reactor = reactor
         self.credentials = credentials
+        self.secret = secret
+        self.budget = budget
         self.clock = clock
         self.log = log
         self.traffic = Traffic()
@@ -202,9 +172,8 @@ class Peers:
         self._expelled = expelled
         self._noted = noted
         self._peers: dict[NodeId, _Peer] = {}
-        self._guests: set[_Guest] = set()
-        self._listeners: dict[socket.socket, Callable[[int], None]] = {}
-        self._resting: list[socket.socket] = []
+        self.guests = Guests(self, secret, budget.share(min(MAX_HELD_BYTES, budget.limit // 2)))
+        """Streams that others opened to this member."""
         self._notes: dict[object, str] = {}
         self._host: Receiver
         self._copies: Copies
@@ -233,13 +202,6 @@ class Peers:
         traffic.messages_sent += len(messages)
         traffic.appends_sent += sum(type(message) is Append for message in messages)
         traffic.bytes_sent += size
-
-    def count_received(self, messages: Sequence[Message], size: int) -> None:
-        """Bytes were read, and these messages were complete with them."""
-        traffic = self.traffic
-        traffic.messages_received += len(messages)
-        traffic.appends_received += sum(type(message) is Append for message in messages)
-        traffic.bytes_received += size
 
     def tell(self, note: StateNote) -> None:
         """Send a note of this member's state to everybody; it is lost where there is no stream."""
@@ -276,43 +238,11 @@ class Peers:
 
     def listen(self, sock: socket.socket, *, tls: bool) -> None:
         """Take streams from others on this bound socket, which is owned here from now on."""
-        sock.listen(_BACKLOG)
-        sock.setblocking(False)
-        self._listeners[sock] = lambda _: self._accept(sock, tls=tls)
-        self.reactor.attend(sock.fileno(), _IN, self._listeners[sock], self._not_taken)
+        self.guests.listen(sock, tls=tls)
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; open streams go on."""
-        for sock in self._listeners:
-            self.reactor.dismiss(sock.fileno())
-            sock.close()
-        self._listeners.clear()
-        self._resting.clear()
-
-    def _accept(self, listener: socket.socket, *, tls: bool) -> None:
-        try:
-            accepted = accept(listener)
-        except CannotAccept as why:  # it would be told again at once, and again
-            self.note("guests", "guest_refused", reason=str(why))
-            self.reactor.dismiss(listener.fileno())
-            self._resting.append(listener)
-            return
-        if accepted is None:
-            return
-        sock, address = accepted
-        if len(self._guests) >= MAX_GUESTS:
-            sock.close()
-            self.note("guests", "guest_refused", address=str(address[0]), reason="too many streams are open")
-            return
-        context = self.credentials.server() if tls and self.credentials is not None else None
-        guest = _Guest(self, str(address[0]))
-        guest.link = Link(self.reactor, sock, guest, context)
-        self._guests.add(guest)
-        guest.link.start()
-
-    def _not_taken(self, fault: Exception) -> None:
-        """Nothing could be made of a caller; its socket closes with the last that knows it."""
-        self.note("guests", "guest_refused", reason=repr(fault))
+        self.guests.stop_accepting()
 
     # --- the task
 
@@ -324,17 +254,14 @@ class Peers:
                 self._nursery = nursery
                 while True:
                     self._follow()
-                    self._hang_up_on_the_silent()
-                    self._accept_again()
+                    self.guests.look()
                     await trio.sleep(LOOK_SECONDS)
         finally:
-            self.stop_accepting()
-            for guest in list(self._guests):
-                guest.link.cut("this member stops")
+            self.guests.close()
 
     def _follow(self) -> None:
         """Call who is new, forget who is gone."""
-        addresses, removed = self._directory()
+        addresses, _ = self._directory()
         for id_, urls in addresses.items():
             if id_ == self.identity.member_id:
                 continue
@@ -345,18 +272,6 @@ class Peers:
             peer.move(tuple(urls))
         for id_ in [id_ for id_ in self._peers if id_ not in addresses]:
             self._peers.pop(id_).forget()
-        for guest in [guest for guest in self._guests if guest.sender in removed]:
-            guest.link.cut("removed from the cluster")
-
-    def _accept_again(self) -> None:
-        resting, self._resting = self._resting, []
-        for listener in resting:
-            self.reactor.attend(listener.fileno(), _IN, self._listeners[listener], self._not_taken)
-
-    def _hang_up_on_the_silent(self) -> None:
-        now = self.clock.monotonic()
-        for guest in [guest for guest in self._guests if guest.deadline < now]:
-            guest.link.cut("nothing was heard in time")
 
     # --- for the parts below
 
@@ -377,52 +292,43 @@ class Peers:
         """A peer says that this member was removed."""
         self._expelled(reason)
 
-    def greet(self, guest: _Guest, hello: Hello) -> None:
-        """Judge who calls; a refused one is told why."""
-        verdict, text = judge(hello, self.identity.cluster_id, self.identity.member_id)
-        if verdict is Verdict.ACCEPTED and hello.sender in self._directory()[1]:
-            verdict, text = Verdict.REMOVED, f"member {hello.sender:x} was removed from the cluster"
-        if verdict is Verdict.ACCEPTED and hello.purpose is Purpose.IMAGE:
-            guest.copy = self._copies.incoming(guest.link, hello.sender)
-            if guest.copy is None:
-                verdict, text = Verdict.BUSY, "another state copy is being received"
-        elif verdict is Verdict.ACCEPTED and hello.purpose is Purpose.MESSAGES:
-            for other in [other for other in self._guests if other.sends_messages_of(hello.sender)]:
-                other.link.cut("called again")
-            if hello.sender in self._peers:
-                self._peers[hello.sender].knock()
-        guest.link.write(Welcome(verdict, self.identity.cluster_id, self.identity.member_id, text).encode())
-        if verdict is not Verdict.ACCEPTED:
-            sender = f"{hello.sender:x}"
-            self.note(
-                (guest.address, sender), "peer_refused", address=guest.address, peer=sender, reason=text
-            )
-            guest.link.cut("refused")
+    def listed(self) -> AbstractSet[NodeId]:
+        """See `node.guests.Home`."""
+        return self._directory()[0].keys()
 
-    def deliver(self, messages: Sequence[Message]) -> None:
-        """Messages for the host."""
-        self._host.receive(messages)
+    def removed(self) -> AbstractSet[NodeId]:
+        """See `node.guests.Home`."""
+        return self._directory()[1]
+
+    def copy_comes(self, link: Link, sender: NodeId) -> Incoming | None:
+        """See `node.guests.Home`."""
+        return self._copies.incoming(link, sender)
+
+    def came(self, sender: NodeId) -> None:
+        """See `node.guests.Home`: who called here can be called."""
+        if sender in self._peers:
+            self._peers[sender].knock()
+
+    def deliver(self, messages: Sequence[Message], size: int) -> None:
+        """See `node.guests.Home`."""
+        traffic = self.traffic
+        traffic.messages_received += len(messages)
+        traffic.appends_received += sum(type(message) is Append for message in messages)
+        traffic.bytes_received += size
+        if messages:
+            self._host.receive(messages)
 
     def apply(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
-        """Somebody asks who is in the cluster, or to be let in."""
+        """See `node.guests.Home`."""
         self._register(application, answer)
 
     def noted(self, sender: NodeId, note: StateNote) -> None:
-        """A member says what its state was."""
+        """See `node.guests.Home`."""
         self._noted(sender, note.index, note.digest)
 
     def lost(self, peer: NodeId) -> None:
         """The stream to a peer broke: what was on its way may be lost."""
         self._host.unreachable(peer)
-
-    @property
-    def held(self) -> int:
-        """Bytes of frames that are not complete yet."""
-        return sum(guest.held for guest in self._guests)
-
-    def leave(self, guest: _Guest) -> None:
-        """A guest is gone."""
-        self._guests.discard(guest)
 
 
 class _Peer:
@@ -437,6 +343,7 @@ class _Peer:
         self._frames = Frames()
         self._knocked = trio.Event()
         self._forgotten = trio.CancelScope()
+        self._account = peers.budget.account()
         self.since: float | None = None
         self.round_trip = RoundTrip()
         self._heard = 0.0
@@ -472,6 +379,7 @@ class _Peer:
         if link.unsent and link.unsent + len(data) > OUTBOX_BYTES:
             return False
         link.write(data)
+        self._account.charge(link.unsent - self._account.held)
         self._peers.count_sent(messages, len(data))
         return True
 
@@ -512,7 +420,8 @@ class _Peer:
             self._url,
             peers.hello(Purpose.MESSAGES, self._id),
             self._take,
-            peers.credentials,
+            credentials=peers.credentials,
+            secret=peers.secret,
         )
         try:
             self._heard = self.since = peers.clock.monotonic()
@@ -523,6 +432,7 @@ class _Peer:
             while not made.over.is_set():
                 with trio.move_on_after(PING_SECONDS):
                     await made.over.wait()
+                self._account.charge(made.link.unsent - self._account.held)
                 if made.link.taken != taken:
                     taken = made.link.taken
                     self._heard = peers.clock.monotonic()
@@ -534,6 +444,7 @@ class _Peer:
         finally:
             self._call = self.since = None
             self._pinged = 0.0
+            self._account.release(self._account.held)
             made.link.cut("forgotten")
         peers.note(self._id, "peer_lost", peer=f"{self._id:x}", url=self._url, reason=made.reason)
         peers.lost(self._id)
@@ -544,106 +455,3 @@ class _Peer:
         if self._frames.take(data) and self._pinged:
             self.round_trip.add(self._heard - self._pinged)
             self._pinged = 0.0
-
-
-class _Guest:
-    """A stream that somebody opened to this member. A `net.link.Party`."""
-
-    def __init__(self, peers: Peers, address: str) -> None:
-        self.link: Link
-        self.address = address
-        self.copy: Incoming | None = None
-        self.deadline = peers.clock.monotonic() + DIAL_SECONDS
-        """When it will have been silent too long."""
-        self._peers = peers
-        self._hello: Hello | None = None
-        self._read = b""
-        self._frames = Frames()
-
-    @property
-    def sender(self) -> NodeId | None:
-        """Who it says it is."""
-        return None if self._hello is None else self._hello.sender
-
-    @property
-    def held(self) -> int:
-        """Bytes of a frame that is not complete yet."""
-        return self._frames.held
-
-    def sends_messages_of(self, sender: NodeId) -> bool:
-        """It is this member's stream of messages."""
-        hello = self._hello
-        return hello is not None and hello.purpose is Purpose.MESSAGES and hello.sender == sender
-
-    def opened(self) -> None:
-        """See `net.link.Party`: who called speaks first."""
-
-    def flushed(self) -> None:
-        """See `net.link.Party`: nothing waits for it."""
-
-    def received(self, data: bytes) -> None:
-        """See `net.link.Party`."""
-        try:
-            messages = self._take(data)
-            self._peers.count_received(messages, len(data))
-            if messages:
-                self._peers.deliver(messages)
-        except (CorruptData, MessageRefused) as fault:
-            self._peers.note(self.address, "peer_cut", address=self.address, reason=str(fault))
-            self.link.cut(str(fault))
-
-    def gone(self, reason: str) -> None:
-        """See `net.link.Party`. A port that is only knocked at is no news."""
-        self._peers.leave(self)
-        if self._hello is None and reason.startswith("TLS: "):
-            self._peers.note(self.address, "peer_refused", address=self.address, reason=reason)
-        if self.copy is not None:
-            self.copy.gone(reason)
-
-    def _take(self, data: bytes) -> list[Message]:
-        """The messages that `data` completes; everything else is dealt with here."""
-        if self._hello is None:
-            self._read += data
-            found = Hello.read(self._read)
-            if found is None:
-                return []
-            hello, length = found
-            self._peers.greet(self, hello)
-            if not self.link.open:
-                return []
-            self._hello = hello
-            data, self._read = self._read[length:], b""
-            if hello.purpose is Purpose.ROSTER:
-                self._frames = Frames(MAX_ROSTER_BYTES)
-        if self.copy is not None:
-            self.deadline = float("inf")  # it has time limits of its own
-            self.copy.received(data)
-            return []
-        self.deadline = self._peers.clock.monotonic() + SILENCE_SECONDS
-        messages: list[Message] = []
-        for payload in self._frames.take(data):
-            if self._hello.purpose is Purpose.ROSTER:
-                self.deadline = float("inf")  # the answer has a time limit
-                self._peers.apply(decode_application(payload), self._answer)
-            elif payload:
-                note = StateNote.decode(payload)
-                if note is None:
-                    messages += decode_batch(payload)
-                else:
-                    self._peers.noted(self._hello.sender, note)
-            elif self.link.unsent > _UNREAD_BYTES:
-                raise CorruptData("sends pings and does not take the answers")
-            else:
-                self.link.write(PING)
-        if self.held > _UNREAD_BYTES and self._peers.held > MAX_HELD_BYTES:
-            raise CorruptData("too many bytes of frames that are not complete are held")
-        for message in messages:
-            if message.sender != self._hello.sender:
-                raise CorruptData(
-                    f"message of member {message.sender:x} in the stream of {self._hello.sender:x}"
-                )
-        return messages
-
-    def _answer(self, roster: Roster) -> None:
-        self.link.write(frame(encode_document(roster)))
-        self.deadline = self._peers.clock.monotonic() + SILENCE_SECONDS

@@ -26,6 +26,7 @@ from netstore.net.peerwire import (
     Hello,
     Purpose,
     Roster,
+    Verdict,
     decode_roster,
     encode_document,
     frame,
@@ -37,6 +38,7 @@ from netstore.types import ClusterId, NodeId
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from netstore.net.peerproof import Secret
     from netstore.net.reactor import Reactor
     from netstore.net.tls import Credentials
     from netstore.node.cluster import Cluster
@@ -153,34 +155,40 @@ class Register:
 async def ask(
     reactor: Reactor,
     urls: Sequence[str],
-    credentials: Credentials | None,
-    program: str,
     application: Application | None = None,
+    *,
+    program: str,
+    credentials: Credentials | None,
+    secret: Secret | None,
 ) -> Roster:
     """Ask the members at these URLs in turn who is in the cluster; with an application, to be let in too.
 
-    The first answer counts, a refusal is tried elsewhere. CallFailed with the last reason when none is left.
-    Bounded by `ANSWER_SECONDS` and a call for each URL.
+    Both sides must prove that they belong to the cluster (`net.call`). The first answer counts, a refusal is
+    tried elsewhere. CallFailed with the last reason and verdict when none is left. Bounded by
+    `ANSWER_SECONDS` and a call for each URL.
     """
-    reason = "there is nobody to ask"
+    reason, verdict = "there is nobody to ask", int(Verdict.ACCEPTED)
+    hello = Hello(Purpose.ROSTER, ClusterId(0), NodeId(0), NodeId(0), program)
     for url in urls:
         try:
-            roster = await _ask_one(reactor, url, credentials, program, application)
+            roster = await _ask_one(reactor, url, hello, application, credentials=credentials, secret=secret)
         except CallFailed as fault:
-            reason = f"{url}: {fault}"
+            reason, verdict = f"{url}: {fault}", fault.verdict
             continue
         if roster.members and not roster.refusal:
             return roster
-        reason = f"{url}: {roster.refusal or 'it has no list of members yet'}"
-    raise CallFailed(reason)
+        reason, verdict = f"{url}: {roster.refusal or 'it has no list of members yet'}", int(Verdict.ACCEPTED)
+    raise CallFailed(reason, verdict)
 
 
 async def _ask_one(
     reactor: Reactor,
     url: str,
-    credentials: Credentials | None,
-    program: str,
+    hello: Hello,
     application: Application | None,
+    *,
+    credentials: Credentials | None,
+    secret: Secret | None,
 ) -> Roster:
     answered = trio.Event()
     rosters: list[Roster] = []
@@ -191,8 +199,7 @@ async def _ask_one(
             rosters.append(decode_roster(payload))
             answered.set()
 
-    hello = Hello(Purpose.ROSTER, ClusterId(0), NodeId(0), NodeId(0), program)
-    made = await call(reactor, url, hello, take, credentials)
+    made = await call(reactor, url, hello, take, credentials=credentials, secret=secret)
     try:
         made.link.write(frame(encode_document(application)))
         with trio.move_on_after(ANSWER_SECONDS):

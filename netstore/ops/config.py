@@ -46,6 +46,9 @@ LOG_LEVELS: Final = ("debug", "info", "warn", "error", "panic", "fatal")
 
 LOG_FORMATS: Final = ("auto", "json", "console")
 
+DEFAULT_CLUSTER_TOKEN: Final = "etcd-cluster"  # noqa: S105 - no secret: everybody knows it
+"""etcd's; everybody knows it, so it proves nothing."""
+
 MAX_ELECTION_MS: Final = 50_000
 """etcd's own bound: a cluster that needs longer to notice a dead leader is not in one place."""
 
@@ -283,8 +286,8 @@ class StoreConfig:
     )
     initial_cluster_token: str = setting(
         Text("give 1 to 256 printable characters", r".{1,256}"),
-        "etcd-cluster",
-        "Tells clusters apart that would otherwise get the same identity.",
+        DEFAULT_CLUSTER_TOKEN,
+        "Tells clusters apart, and is the join token of one that begins with several members.",
         variables=("ETCD_INITIAL_CLUSTER_TOKEN",),
     )
     join: tuple[Url, ...] = setting(
@@ -292,6 +295,18 @@ class StoreConfig:
         (),
         "Peer URLs of members of a running cluster, one of which lets this member in.",
         default_words="none: the cluster starts as initial_cluster says",
+    )
+    join_token: str | None = setting(
+        Text("give 1 to 256 printable characters, as netstorectl member token prints them", r".{1,256}"),
+        None,
+        "What a member proves itself with where no certificate does; kept in data_dir, and never printed.",
+        secret=True,
+        default_words="as data_dir has it, else made at the first start",
+    )
+    join_token_file: Path | None = setting(
+        Place(),
+        None,
+        "File to read join_token from, so that no list of processes shows it.",
     )
     voters: int = setting(
         Whole(1, 7, "members"),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from netstore.codec import crc32c
 from netstore.disk import datadir
-from netstore.disk.datadir import DAMAGED, DataDir, MemberIdentity
+from netstore.disk.datadir import DAMAGED, DataDir, MemberIdentity, keep_token, read_token
 from netstore.errors import CorruptData, NetstoreError
 from netstore.types import ClusterId, NodeId
 
@@ -281,3 +281,41 @@ def test_a_folder_without_identity_is_nobodys_until_it_is_adopted(tmp_path: Path
     with pytest.raises(ValueError, match="is member a1's"):
         data.adopt(OTHER)
     data.close()
+
+
+def test_a_join_token_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
+    assert read_token(tmp_path) is None
+    keep_token(tmp_path, "one")
+    keep_token(tmp_path, "another one")
+    assert read_token(tmp_path) == "another one"
+    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["token"]
+    (tmp_path / "token").chmod(0o640)
+    with pytest.raises(NetstoreError, match=r"mode 0640 lets other users read it: run chmod 600"):
+        read_token(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"another one\n", b"netstore join token\ntoken one\ncheck 00000000\n"]
+)
+def test_a_damaged_join_token_is_named_and_left(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(damage)
+    path.chmod(0o600)
+    with pytest.raises(CorruptData, match="token: damaged; nothing was changed"):
+        read_token(tmp_path)
+    assert path.read_bytes() == damage
+
+
+@pytest.mark.parametrize("token", ["", "two\nlines", "x" * 257])
+def test_what_is_no_token_is_not_kept(tmp_path: Path, token: str) -> None:
+    with pytest.raises(ValueError, match="1 to 256 printable"):
+        keep_token(tmp_path, token)
+
+
+def test_a_damaged_member_keeps_its_join_token(tmp_path: Path) -> None:
+    folder = DataDir.open(tmp_path / "data", ME)
+    keep_token(folder.path, "one")
+    folder.replace(OTHER)
+    assert read_token(folder.path) == "one"
+    folder.close()

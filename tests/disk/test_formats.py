@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from netstore.disk.datadir import MemberIdentity
+from typing import TYPE_CHECKING
+
+from netstore.disk.datadir import MemberIdentity, keep_token
 from netstore.disk.frame import Identity
 from netstore.disk.wal import Wal, segment_name
 from netstore.raft.entry import Entry, EntryKind, HardState
 from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.dump import DOCUMENTS, dump, dumped
 from tests.support.member import HandDevice
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_the_log_is_as_documented() -> None:
@@ -26,3 +31,10 @@ def test_the_identity_is_as_documented() -> None:
     text = (DOCUMENTS / "format-datadir.md").read_text()
     identity = MemberIdentity(ClusterId(0xC1), NodeId(0xA), "node1").encode().decode()
     assert "".join(f"    {line}\n" for line in identity.splitlines()) in text
+
+
+def test_the_join_token_is_as_documented(tmp_path: Path) -> None:
+    text = (DOCUMENTS / "format-datadir.md").read_text()
+    keep_token(tmp_path, "a token")
+    kept = (tmp_path / "token").read_text()
+    assert "".join(f"    {line}\n" for line in kept.splitlines()) in text

@@ -6,12 +6,14 @@ import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import trio
 
 from netstore.net import call as calling
 from netstore.net.call import CallFailed, call
-from netstore.net.peerwire import Hello, Purpose, Verdict, Welcome
+from netstore.net.peerproof import Secret
+from netstore.net.peerwire import Challenge, Hello, Proof, Purpose, Verdict, Welcome
 from netstore.types import ClusterId, NodeId
 from tests.support.links import eventually, running_reactor
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 HELLO = Hello(Purpose.MESSAGES, ClusterId(1), NodeId(2), NodeId(3), "test")
 WELCOME = Welcome(Verdict.ACCEPTED, ClusterId(1), NodeId(3))
+TOKEN = "a token"  # noqa: S105
+SECRET = Secret(TOKEN)
 
 
 class Answerer:
@@ -29,19 +33,35 @@ class Answerer:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         self.stream: trio.SocketStream | None = None
+        self.heard = b""
 
     async def answer(self, data: bytes) -> None:
         """Accept one call, read its hello, and say this."""
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self.listener))
-        stream = self.stream = await listener.accept()
-        heard = b""
-        while Hello.read(heard) is None:
-            heard += await stream.receive_some()
-        found = Hello.read(heard)
-        assert found is not None
-        assert found[0] == HELLO
+        stream = await self.hear()
         if data:
             await stream.send_all(data)
+
+    async def hear(self) -> trio.SocketStream:
+        """Accept one call and read its hello."""
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self.listener))
+        stream = self.stream = await listener.accept()
+        while (found := Hello.read(self.heard)) is None:
+            self.heard += await stream.receive_some()
+        assert msgspec.structs.replace(found[0], nonce=HELLO.nonce) == HELLO
+        assert found[0].nonce != HELLO.nonce
+        return stream
+
+    async def welcome(self, welcome: Welcome, more: bytes = b"", knows: str = TOKEN) -> None:
+        """Accept one call as a member does that knows this token, whatever the caller proves."""
+        stream = await self.hear()
+        hello, self.heard = self.heard, b""
+        challenge = Challenge(ClusterId(1), NodeId(3), bytes(range(32))).encode()
+        await stream.send_all(challenge)
+        while (found := Proof.read(self.heard)) is None:
+            self.heard += await stream.receive_some()
+        assert found[0].proof == SECRET.caller(hello, challenge)
+        proof = Secret(knows).called(hello, challenge, welcome.unproved())
+        await stream.send_all(msgspec.structs.replace(welcome, proof=proof).encode() + more)
 
 
 @contextmanager
@@ -57,9 +77,10 @@ async def test_a_welcome_opens_the_stream_and_what_follows_is_taken() -> None:
     got: list[bytes] = []
     with answerer() as other:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
-            nursery.start_soon(other.answer, WELCOME.encode() + b"first")
-            made = await call(reactor, other.url, HELLO, got.append, None)
-            assert made.welcome == WELCOME
+            nursery.start_soon(other.welcome, WELCOME, b"first")
+            made = await call(reactor, other.url, HELLO, got.append, credentials=None, secret=SECRET)
+            assert made.welcome is not None
+            assert made.welcome.unproved() == WELCOME.encode()
             made.link.write(b"ping")
             assert other.stream is not None
             assert await other.stream.receive_some() == b"ping"
@@ -74,10 +95,47 @@ async def test_a_refusal_is_told_with_its_verdict() -> None:
     with answerer() as other:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
             refusal = Welcome(Verdict.REMOVED, ClusterId(1), NodeId(3), "was removed")
-            nursery.start_soon(other.answer, refusal.encode())
+            nursery.start_soon(other.welcome, refusal)
             with pytest.raises(CallFailed, match="refused: was removed") as caught:
-                await call(reactor, other.url, HELLO, lambda _: None, None)
+                await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
             assert caught.value.verdict == Verdict.REMOVED
+
+
+async def test_a_stranger_cannot_say_that_this_member_was_removed() -> None:
+    """Who believes it stops for good."""
+    refusal = Welcome(Verdict.REMOVED, ClusterId(1), NodeId(3), "was removed")
+    async with running_reactor() as reactor, trio.open_nursery() as nursery:
+        for speak in (
+            lambda each: each.answer(refusal.encode()),
+            lambda each: each.welcome(refusal, b"", "x"),
+        ):
+            with answerer() as other:
+                nursery.start_soon(speak, other)
+                with pytest.raises(CallFailed, match="refused: was removed") as caught:
+                    await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+                assert caught.value.verdict == Verdict.FAILED
+
+
+async def test_who_does_not_prove_that_it_is_a_member_is_not_spoken_to() -> None:
+    async with running_reactor() as reactor, trio.open_nursery() as nursery:
+        for speak in (
+            lambda each: each.answer(WELCOME.encode()),
+            lambda each: each.welcome(WELCOME, b"", "x"),
+        ):
+            with answerer() as other:
+                nursery.start_soon(speak, other)
+                with pytest.raises(CallFailed, match="does not prove that it is a member") as caught:
+                    await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+                assert caught.value.verdict == Verdict.NOT_PROVED
+
+
+async def test_without_a_token_a_challenge_cannot_be_met() -> None:
+    challenge = Challenge(ClusterId(1), NodeId(3), bytes(32)).encode()
+    with answerer() as other:
+        async with running_reactor() as reactor, trio.open_nursery() as nursery:
+            nursery.start_soon(other.answer, challenge)
+            with pytest.raises(CallFailed, match="join token, and this member has none"):
+                await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=None)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +150,7 @@ async def test_what_is_no_welcome_fails_the_call(
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
             nursery.start_soon(other.answer, answer)
             with pytest.raises(CallFailed, match=reason or "no greeting within 0.2 s"):
-                await call(reactor, other.url, HELLO, lambda _: None, None)
+                await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
 
 
 async def test_nobody_there_is_told_in_words() -> None:
@@ -100,20 +158,20 @@ async def test_nobody_there_is_told_in_words() -> None:
         url = other.url
     async with running_reactor() as reactor:
         with pytest.raises(CallFailed, match="connection refused"):
-            await call(reactor, url, HELLO, lambda _: None, None)
+            await call(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
 
 
 async def test_tls_needs_a_certificate() -> None:
     async with running_reactor() as reactor:
         with pytest.raises(CallFailed, match="asks for TLS, and this member has no certificate"):
-            await call(reactor, "https://127.0.0.1:1", HELLO, lambda _: None, None)
+            await call(reactor, "https://127.0.0.1:1", HELLO, lambda _: None, credentials=None, secret=SECRET)
 
 
 async def test_a_stream_that_takes_nothing_is_given_up() -> None:
     with answerer() as other:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
-            nursery.start_soon(other.answer, WELCOME.encode())
-            made = await call(reactor, other.url, HELLO, lambda _: None, None)
+            nursery.start_soon(other.welcome, WELCOME)
+            made = await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
             made.link.write(bytes(32 << 20))
             with pytest.raises(CallFailed, match=r"took nothing for 0\.1 s"):
                 await made.drained(0.1)
@@ -124,7 +182,7 @@ async def test_a_call_that_is_cancelled_leaves_nothing_open() -> None:
     with answerer() as other:
         async with running_reactor() as reactor:
             with trio.move_on_after(0.05) as scope:
-                await call(reactor, other.url, HELLO, lambda _: None, None)
+                await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
             assert scope.cancelled_caught
             accepted, _ = other.listener.accept()
             accepted.settimeout(5)

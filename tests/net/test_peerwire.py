@@ -13,15 +13,18 @@ from hypothesis import strategies as st
 from netstore.codec import crc32c
 from netstore.errors import CorruptData
 from netstore.net import peerwire
+from netstore.net.peerproof import Secret
 from netstore.net.peerwire import (
     DIGEST_BYTES,
     MAX_GREETING_BYTES,
     PING,
     Application,
+    Challenge,
     CopyHead,
     CopyReader,
     Frames,
     Hello,
+    Proof,
     Purpose,
     Roster,
     StateNote,
@@ -34,6 +37,7 @@ from netstore.net.peerwire import (
     encode_document,
     frame,
     judge,
+    read_answer,
     read_frame,
 )
 from netstore.raft.entry import ConfState, Entry, EntryKind, SnapshotMeta
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
 
 IDS = st.integers(0, 2**64 - 1)
 TEXTS = st.text(max_size=100)
+NONCES = st.binary(min_size=32, max_size=32)
 CLUSTER, ME, OTHER = ClusterId(0xC1), NodeId(0xA), NodeId(0xB)
 
 hellos = st.builds(
@@ -59,12 +64,15 @@ hellos = st.builds(
     IDS.map(NodeId),
     IDS.map(NodeId),
     TEXTS,
+    NONCES,
+    st.booleans(),
     st.integers(0, 9),
-    st.integers(0, 9),
+    st.integers(2, 9),
 )
 welcomes = st.builds(
-    Welcome, st.integers(0, 255), IDS.map(ClusterId), IDS.map(NodeId), TEXTS, st.integers(0, 9)
+    Welcome, st.integers(0, 255), IDS.map(ClusterId), IDS.map(NodeId), TEXTS, NONCES, st.integers(0, 9)
 )
+challenges = st.builds(Challenge, IDS.map(ClusterId), IDS.map(NodeId), NONCES, st.integers(0, 9))
 
 
 @given(hellos, st.binary(max_size=9))
@@ -81,20 +89,39 @@ def test_a_welcome_comes_back_as_soon_as_it_is_whole(welcome: Welcome, more: byt
     assert all(Welcome.read(data[:end]) is None for end in range(len(data)))
 
 
+@given(challenges | welcomes, NONCES, st.binary(max_size=9))
+def test_answers_and_proofs_come_back(answer: Challenge | Welcome, proof: bytes, more: bytes) -> None:
+    data = answer.encode()
+    assert read_answer(data + more) == (answer, len(data))
+    assert all(read_answer(data[:end]) is None for end in range(len(data)))
+    data = Proof(proof).encode()
+    assert Proof.read(data + more) == (Proof(proof), len(data))
+
+
+def test_a_hello_of_the_first_version_is_read_so_that_it_can_be_refused() -> None:
+    body = bytes.fromhex("01 0100 0100") + bytes(24) + b"netstored 0.1.0"
+    read = Hello.read(greeting(1, body))
+    assert read is not None
+    assert (read[0].lowest, read[0].highest) == (1, 1)
+    assert judge(read[0], CLUSTER, ME)[0] is Verdict.OTHER_VERSION
+
+
 def test_a_long_text_is_cut_where_it_still_reads() -> None:
+    """Its bytes are proved, so they must be the same when the other side encodes what it read."""
     welcome = Welcome(Verdict.FAILED, CLUSTER, ME, "\N{EURO SIGN}" * 500)
     read = Welcome.read(welcome.encode())
     assert read is not None
-    assert welcome.text.startswith(read[0].text[:-1])
+    assert welcome.text.startswith(read[0].text)
+    assert read[0].unproved() == welcome.unproved()
     assert read[1] <= MAX_GREETING_BYTES
 
 
-@pytest.mark.parametrize("read", [Hello.read, Welcome.read])
+@pytest.mark.parametrize("read", [Hello.read, Welcome.read, Proof.read, read_answer])
 @given(data=st.binary(max_size=80))
 def test_a_greeting_of_any_bytes_is_corrupt_or_incomplete(
     read: Callable[[bytes], object], data: bytes
 ) -> None:
-    for text in (data, b"nstpeer\n" + data, greeting(1, data), greeting(2, data)):
+    for text in (data, b"nstpeer\n" + data, *(greeting(kind, data) for kind in (1, 2, 3, 4))):
         try:
             read(text)
         except CorruptData:
@@ -144,14 +171,14 @@ HELLO = Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test")
         (msgspec.structs.replace(HELLO, sender=ME), Verdict.OTHER_MEMBER, "calls itself a"),
         (msgspec.structs.replace(HELLO, sender=NodeId(0)), Verdict.OTHER_MEMBER, "calls itself 0"),
         (
-            msgspec.structs.replace(HELLO, lowest=2, highest=3),
+            msgspec.structs.replace(HELLO, lowest=3, highest=4),
             Verdict.OTHER_VERSION,
-            "speaks versions 2 to 3",
+            "speaks versions 3 to 4",
         ),
         (
-            msgspec.structs.replace(HELLO, lowest=0, highest=0),
+            msgspec.structs.replace(HELLO, lowest=0, highest=1),
             Verdict.OTHER_VERSION,
-            "speaks versions 0 to 0",
+            "speaks versions 0 to 1",
         ),
         (msgspec.structs.replace(HELLO, lowest=0, highest=9), Verdict.ACCEPTED, ""),
         (Hello(Purpose.ROSTER, ClusterId(0), NodeId(0), NodeId(0), "test"), Verdict.ACCEPTED, ""),
@@ -286,11 +313,20 @@ def test_an_absurd_or_overlong_state_copy_is_refused() -> None:
         CopyReader().take(CopyHead(1).encode() + b"x" + bytes(DIGEST_BYTES + 1))
 
 
+A_HELLO = Hello(Purpose.MESSAGES, CLUSTER, ME, OTHER, "netstored 0.1.0", nonce=bytes(range(32))).encode()
+A_CHALLENGE = Challenge(CLUSTER, OTHER, bytes(range(32, 64))).encode()
+A_SECRET = Secret("a token")
+A_WELCOME = Welcome(Verdict.ACCEPTED, CLUSTER, OTHER)
+A_PROOF = A_SECRET.called(A_HELLO, A_CHALLENGE, A_WELCOME.unproved())
+
+
 @pytest.mark.parametrize(
     ("heading", "data"),
     [
-        ("### Hello", Hello(Purpose.MESSAGES, CLUSTER, ME, OTHER, "netstored 0.1.0").encode()),
-        ("### Welcome", Welcome(Verdict.ACCEPTED, CLUSTER, OTHER).encode()),
+        ("### Hello", A_HELLO),
+        ("### Challenge", A_CHALLENGE),
+        ("### Proof", Proof(A_SECRET.caller(A_HELLO, A_CHALLENGE)).encode()),
+        ("### Welcome", msgspec.structs.replace(A_WELCOME, proof=A_PROOF).encode()),
         ("### Messages", encode_batch([Heartbeat(ME, OTHER, Term(2), Index(7), 3)])),
         ("### Note of a state", StateNote(Index(7), bytes(range(16))).encode()),
     ],

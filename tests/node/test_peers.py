@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import socket
 import time
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,19 +14,27 @@ import pytest
 import trio
 
 from netstore.disk.datadir import MemberIdentity
-from netstore.net.call import DIAL_SECONDS, CallFailed, call
+from netstore.limits import Budget
+from netstore.net.call import DIAL_SECONDS, Call, CallFailed, call
+from netstore.net.peerproof import Secret
 from netstore.net.peerwire import (
+    MAX_GREETING_BYTES,
     PING,
     Application,
+    Challenge,
     Hello,
+    Proof,
     Purpose,
     Roster,
     StateNote,
     Verdict,
+    Welcome,
     encode_batch,
     encode_document,
     frame,
+    read_answer,
 )
+from netstore.node import guests
 from netstore.node import peers as module
 from netstore.node.peers import Peers
 from netstore.node.register import ask
@@ -40,9 +49,12 @@ if TYPE_CHECKING:
 
     from netstore.net.link import Link
     from netstore.net.reactor import Reactor
+    from netstore.net.tls import Credentials
+    from netstore.node.guests import Guest
     from netstore.raft.messages import Message
 
 CLUSTER, A, B = ClusterId(0xC1), NodeId(0xA), NodeId(0xB)
+SECRET = Secret("a token")
 
 
 class HandClock:
@@ -61,7 +73,15 @@ class HandClock:
 class Member:
     """One end: the peers under test, and everything that they hand on."""
 
-    def __init__(self, reactor: Reactor, id_: NodeId, cluster: ClusterId = CLUSTER) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        id_: NodeId,
+        cluster: ClusterId = CLUSTER,
+        *,
+        secret: Secret | None = SECRET,
+        credentials: Credentials | None = None,
+    ) -> None:
         self.got: list[Message] = []
         self.refuses = ""
         self.lost: list[NodeId] = []
@@ -77,18 +97,32 @@ class Member:
         self.peers = Peers(
             identity=MemberIdentity(cluster, id_, f"m{id_:x}"),
             reactor=reactor,
-            credentials=None,
+            credentials=credentials,
             directory=lambda: (self.addresses, self.removed),
             register=self._register,
             expelled=self.expelled.append,
             noted=lambda *note: self.notes.append(note),
             clock=self.clock,
             log=self.log,
+            secret=secret,
+            budget=Budget(1 << 30),
         )
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-        self.peers.listen(sock, tls=False)
+        scheme = "http" if credentials is None else "https"
+        self.port = sock.getsockname()[1]
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
+        self.peers.listen(sock, tls=credentials is not None)
+
+    @property
+    def guests(self) -> list[Guest]:
+        """Streams of those who proved themselves."""
+        return list(self.peers.guests.members)
+
+    @property
+    def strangers(self) -> list[Guest]:
+        """Streams of those who have not."""
+        return list(self.peers.guests.strangers)
 
     def _register(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
         self.applications.append(application)
@@ -183,7 +217,7 @@ async def test_a_peer_that_takes_nothing_costs_its_bound_and_raft_is_told(
     monkeypatch.setattr(module, "OUTBOX_BYTES", 1 << 20)
     async with members() as (one, two):
         await met(one, two)
-        [guest] = two.peers._guests
+        [guest] = two.guests
         guest.link.pause()
         entry = Entry(Index(1), Term(1), EntryKind.NORMAL, bytes(300_000))
         for _ in range(60):
@@ -201,9 +235,9 @@ async def test_a_silent_peer_is_hung_up_on_and_called_again(monkeypatch: pytest.
     async with members() as (one, two):
         await met(one, two)
         since = one.peers.connected_since(B)
-        [guest] = two.peers._guests
+        [guest] = two.guests
         guest.link.pause()
-        one.clock.ahead += module.SILENCE_SECONDS + 1
+        one.clock.ahead += guests.SILENCE_SECONDS + 1
         await eventually(lambda: one.lost == [B], "Raft hears of it")
         assert "nothing was heard in time" in one.log.events("peer_lost")[0]
         await eventually(lambda: one.peers.connected_since(B) not in (None, since), "it is called again")
@@ -251,14 +285,20 @@ async def test_who_forgets_an_address_hangs_up() -> None:
     async with members() as (one, two):
         await met(one, two)
         one.addresses = {}
-        await eventually(lambda: not one.peers.connected(B) and not two.peers._guests, "the stream ends")
+        await eventually(lambda: not one.peers.connected(B) and not two.guests, "the stream ends")
+
+
+async def who_is_there(
+    member: Member, *urls: str, application: Application | None = None, secret: Secret | None = SECRET
+) -> Roster:
+    return await ask(member.peers.reactor, urls, application, program="test", credentials=None, secret=secret)
 
 
 async def test_who_asks_who_is_there_gets_an_answer() -> None:
     async with members() as (one, _):
         application = Application("new", ("http://p:1",))
-        assert (await ask(one.peers.reactor, [one.url], None, "test", application)).you == 5
-        await ask(one.peers.reactor, ["http://127.0.0.1:1", one.url], None, "test")
+        assert (await who_is_there(one, one.url, application=application)).you == 5
+        await who_is_there(one, "http://127.0.0.1:1", one.url)
         assert one.applications == [application, None]
 
 
@@ -266,11 +306,18 @@ async def test_who_has_no_list_yet_is_no_answer() -> None:
     async with members() as (one, two):
         one.listed = ()
         with pytest.raises(CallFailed, match="has no list of members yet"):
-            await ask(one.peers.reactor, [one.url], None, "test")
-        assert (await ask(one.peers.reactor, [one.url, two.url], None, "test")).members == two.listed
+            await who_is_there(one, one.url)
+        assert (await who_is_there(one, one.url, two.url)).members == two.listed
 
 
 STRANGER = Hello(Purpose.MESSAGES, CLUSTER, NodeId(0x99), A, "test")
+
+
+async def dial(member: Member, hello: Hello = STRANGER, secret: Secret | None = SECRET) -> Call:
+    """Call as a member that the called one has in no list, but that knows the token."""
+    return await call(
+        member.peers.reactor, member.url, hello, lambda _: None, credentials=None, secret=secret
+    )
 
 
 @pytest.mark.parametrize(
@@ -283,7 +330,7 @@ STRANGER = Hello(Purpose.MESSAGES, CLUSTER, NodeId(0x99), A, "test")
 )
 async def test_what_makes_no_sense_ends_the_stream(data: bytes, reason: str) -> None:
     async with members() as (one, _):
-        made = await call(one.peers.reactor, one.url, STRANGER, lambda _: None, None)
+        made = await dial(one)
         made.link.write(data)
         await made.over.wait()
         assert reason in one.log.events("peer_cut")[0]
@@ -303,9 +350,9 @@ async def test_what_cannot_be_true_ends_the_stream_and_not_the_member() -> None:
 
 async def test_pings_whose_answers_nobody_takes_end_the_stream() -> None:
     async with members() as (one, _):
-        made = await call(one.peers.reactor, one.url, STRANGER, lambda _: None, None)
+        made = await dial(one)
         made.link.pause()
-        [guest] = [each for each in one.peers._guests if each.sender == STRANGER.sender]
+        [guest] = [each for each in one.guests if each.sender == STRANGER.sender]
         guest.link._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         made.link._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         with trio.fail_after(10):
@@ -320,7 +367,7 @@ async def test_a_second_copy_is_refused_as_busy() -> None:
     async with members() as (one, _):
         wish = msgspec.structs.replace(STRANGER, purpose=Purpose.IMAGE)
         with pytest.raises(CallFailed, match="another state copy is being received") as caught:
-            await call(one.peers.reactor, one.url, wish, lambda _: None, None)
+            await dial(one, wish)
         assert caught.value.verdict == Verdict.BUSY
 
 
@@ -328,36 +375,187 @@ async def test_who_says_nothing_is_let_go() -> None:
     async with members() as (one, two):
         await met(one, two)
         with socket.create_connection(("127.0.0.1", int(one.url.rpartition(":")[2]))) as idle:
-            await eventually(lambda: len(one.peers._guests) == 2, "it was accepted")
+            await eventually(lambda: one.strangers, "it was accepted")
             one.clock.ahead += DIAL_SECONDS + 1
-            await eventually(lambda: len(one.peers._guests) < 2, "it was let go")
+            await eventually(lambda: not one.strangers, "it was let go")
             idle.settimeout(5)
             assert idle.recv(9) == b""
 
 
-async def test_more_streams_than_allowed_are_closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_GUESTS", 1)
+def knock(member: Member, *, at: str = "127.0.0.2", says: bytes = b"") -> socket.socket:
+    """A connection from another address of this machine that proves nothing."""
+    sock = socket.create_connection(("127.0.0.1", member.port), 5, (at, 0))
+    sock.sendall(says)
+    return sock
+
+
+def is_closed(sock: socket.socket) -> bool:
+    sock.setblocking(False)
+    try:
+        return sock.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def is_there(member: Member, address: str) -> bool:
+    return any(each.address == address for each in member.strangers)
+
+
+async def test_strangers_push_out_each_other_and_never_a_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guests, "MAX_STRANGERS", 6)
+    monkeypatch.setattr(guests, "MAX_STRANGERS_AT_ONE", 3)
     async with members() as (one, two):
         await met(one, two)
-        with socket.create_connection(("127.0.0.1", int(one.url.rpartition(":")[2]))) as late:
-            await eventually(lambda: one.log.events("guest_refused"), "it is told")
-            late.settimeout(5)
-            assert late.recv(9) == b""
+        since = two.peers.connected_since(A)
+        with ExitStack() as open_:
+            quiet: list[socket.socket] = []
+            while len(quiet) < 40:
+                quiet.append(open_.enter_context(knock(one)))
+                await eventually(lambda: len(one.strangers) >= min(3, len(quiet)), "it is there")
+                assert len(one.strangers) <= 3
+            await eventually(lambda: sum(map(is_closed, quiet)) == 37, "the older ones are gone")
+            assert not any(map(is_closed, quiet[-3:]))
+            for number in range(6):
+                open_.enter_context(knock(one, at=f"127.0.0.{10 + number}"))
+                await eventually(
+                    partial(is_there, one, f"127.0.0.{10 + number}"), "another address finds room"
+                )
+            assert len(one.strangers) == 6
+            made = await dial(one)
+            assert made.link.open
+            made.link.cut("over")
+        assert two.peers.connected_since(A) == since, "no stream of a member was touched"
+
+
+async def test_who_said_nothing_goes_before_who_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guests, "MAX_STRANGERS_AT_ONE", 2)
+    async with members() as (one, _):
+        with knock(one, says=b"nst") as first:
+            await eventually(lambda: [each.spoke for each in one.strangers] == [True], "it spoke")
+            for _ in range(3):
+                with knock(one):
+                    await eventually(lambda: len(one.strangers) == 2, "there are two")
+            with knock(one), knock(one):
+                await eventually(lambda: len(one.strangers) == 2, "there are two")
+                assert not is_closed(first)
+
+
+FAKE = Hello(Purpose.MESSAGES, CLUSTER, B, A, "test")
+
+
+async def test_ids_alone_open_nothing_and_cut_nothing() -> None:
+    """Everything in a hello can be seen by who listens, or asked for."""
+    async with members() as (one, two):
+        await met(one, two)
+        since, streams = two.peers.connected_since(A), one.guests
+        for purpose in (Purpose.MESSAGES, Purpose.IMAGE, Purpose.ROSTER):
+            for secret in (None, Secret("etcd-cluster"), Secret("")):
+                with pytest.raises(CallFailed):
+                    await dial(one, msgspec.structs.replace(FAKE, purpose=purpose), secret)
+        for more in (encode_batch([beat(B, A)]), frame(encode_document(None)), Proof(bytes(32)).encode()):
+            for doubts in (False, True):
+                hello = msgspec.structs.replace(FAKE, doubts=doubts).encode()
+                with knock(one, says=hello + more) as sock:
+                    await eventually(partial(is_closed, sock), "it is hung up on")
+        await eventually(lambda: not one.strangers, "nothing of them is left")
+        assert (one.got, one.applications) == ([], [])
+        assert (one.guests, two.peers.connected_since(A)) == (streams, since)
+
+
+async def test_a_greeting_that_was_recorded_is_of_no_use_again() -> None:
+    async with members() as (one, two):
+        await met(one, two)
+        hello = FAKE.encode()
+        with knock(one, says=hello) as first:
+            first.settimeout(5)
+            found = read_answer(await trio.to_thread.run_sync(first.recv, 1000))
+            assert found is not None
+            assert isinstance(found[0], Challenge)
+            proof = Proof(SECRET.caller(hello, found[0].encode())).encode()
+            with knock(one, says=hello) as second:
+                second.settimeout(5)
+                await trio.to_thread.run_sync(second.recv, 1000)
+                second.sendall(proof)
+                answer = read_answer(await trio.to_thread.run_sync(second.recv, 1000))
+                assert answer is not None
+                assert isinstance(answer[0], Welcome)
+                assert answer[0].verdict == Verdict.NOT_PROVED
+
+
+async def test_a_proved_stream_takes_the_place_of_the_one_before() -> None:
+    async with members() as (one, two):
+        await met(one, two)
+        [old] = one.guests
+        made = await dial(one, FAKE)
+        await eventually(lambda: not old.link.open, "the old one ends")
+        assert made.link.open
+        made.link.cut("over")
+
+
+async def test_a_stranger_makes_a_member_hold_one_greeting() -> None:
+    async with members() as (one, _):
+        for says in (STRANGER.encode()[:-1], b"nstpeer\n\x01"):
+            with knock(one, says=says):
+                await eventually(lambda: any(each.spoke for each in one.strangers), "it spoke")
+                assert sum(len(each._read) for each in one.strangers) <= MAX_GREETING_BYTES
+            await eventually(lambda: not one.strangers, "it is gone")
+        flood = b"nstpeer\n\x01" + (1024).to_bytes(2, "little") + bytes(1 << 20)
+        with knock(one) as sock:
+            sock.setblocking(False)
+            with suppress(OSError):
+                while not is_closed(sock):
+                    with suppress(BlockingIOError):
+                        sock.send(flood)
+                    await trio.lowlevel.checkpoint()
+        await eventually(lambda: not one.strangers, "it is gone")
+
+
+async def test_a_member_without_a_token_lets_nobody_prove_himself() -> None:
+    async with running_reactor() as reactor, trio.open_nursery() as nursery:
+        one = Member(reactor, A, secret=None)
+        nursery.start_soon(one.peers.run, one, one)
+        with pytest.raises(CallFailed, match="has no join token to compare with"):
+            await dial(one)
+        nursery.cancel_scope.cancel()
+
+
+async def test_streams_of_members_in_no_list_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guests, "MAX_UNLISTED", 2)
+    async with members() as (one, two):
+        await met(one, two)
+        made = [
+            await dial(one, msgspec.structs.replace(STRANGER, sender=NodeId(0x90 + each)))
+            for each in range(2)
+        ]
+        with pytest.raises(CallFailed, match="in no list here"):
+            await dial(one)
+        for each in made:
+            each.link.cut("over")
+
+
+async def test_lines_about_strangers_are_rationed() -> None:
+    async with members() as (one, _):
+        for number in range(100):
+            with pytest.raises(CallFailed):
+                await dial(one, msgspec.structs.replace(FAKE, sender=NodeId(1000 + number)), Secret("x"))
+        assert 0 < len(one.log.events("peer_refused")) < 60
 
 
 async def test_half_frames_of_many_streams_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_HELD_BYTES", 1 << 20)
+    monkeypatch.setattr(module, "MAX_HELD_BYTES", 1_000_000)
     half = frame(bytes(900_000))[:600_000]
     async with members() as (one, _):
-        first = await call(one.peers.reactor, one.url, STRANGER, lambda _: None, None)
+        first = await dial(one)
         first.link.write(half)
-        await eventually(lambda: one.peers.held == len(half), "it is held")
+        await eventually(lambda: one.peers.guests.budget.used == len(half), "it is held")
         other = msgspec.structs.replace(STRANGER, sender=NodeId(0x98))
-        second = await call(one.peers.reactor, one.url, other, lambda _: None, None)
+        second = await dial(one, other)
         second.link.write(half)
         await second.over.wait()
         assert first.link.open
-        assert one.peers.held == len(half)
+        assert one.peers.guests.budget.used == len(half)
         assert "not complete" in one.log.events("peer_cut")[0]
         first.link.cut("over")
 
@@ -365,7 +563,7 @@ async def test_half_frames_of_many_streams_are_bounded(monkeypatch: pytest.Monke
 async def test_without_descriptors_accepting_rests_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     async with members() as (one, two):
         await met(one, two)
-        [listener] = one.peers._listeners
+        [listener] = one.peers.guests._listeners
         refused = 0
 
         class Exhausted(socket.socket):
@@ -378,11 +576,11 @@ async def test_without_descriptors_accepting_rests_and_goes_on(monkeypatch: pyte
                 return listener.fileno()
 
         with Exhausted() as exhausted:
-            one.peers._accept(exhausted, tls=False)
+            one.peers.guests._accept(exhausted, tls=False)
         assert one.log.events("guest_refused") == ["{'reason': 'Too many open files'}"]
-        assert one.peers._resting
-        one.peers._resting[:] = [listener]
-        made = await call(one.peers.reactor, one.url, STRANGER, lambda _: None, None)
+        assert one.peers.guests._resting
+        one.peers.guests._resting[:] = [listener]
+        made = await dial(one)
         assert (refused, made.link.open) == (1, True)
         made.link.cut("over")
 

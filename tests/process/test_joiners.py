@@ -25,7 +25,7 @@ def test_of_eight_that_join_at_once_two_get_a_vote(tmp_path: Path) -> None:
     with Members(tmp_path, 1, PATIENT) as members:
         first = members["a"]
         for name in JOINERS:
-            members.spawn(name, "--join", members.peer_url("a"))
+            members.spawn(name, *members.joining("a"))
         until(lambda: len(named(first)) == 9, "all have joined and told their names", 120)
         until(lambda: len(voters(first)) == 3, "those that are to vote have caught up", 60)
         assert put(first, "after", "1").status == 201

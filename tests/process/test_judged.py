@@ -146,7 +146,7 @@ class Trial:
         assert self.cluster[name].process.wait(LONGEST_WAIT) == 2
         self.recorder.progress(CALLS, f"without {name}")
         self.cluster.wipe(name)
-        self.cluster.spawn(name, "--join", self.cluster.peer_url(other), *self.cluster.own_flags(name))
+        self.cluster.spawn(name, *self.cluster.joining(other), *self.cluster.own_flags(name))
         self.settle(name)
         new = self.id_of(name)
         assert new != number

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
 
+from netstore.disk.datadir import read_token
 from tests.support.daemon import Daemon, free_port, spawn
 from tests.support.netns import inside, until
 
@@ -156,9 +157,14 @@ class Members:
 
     def join(self, name: str, *flags: str, at: str = "a") -> Daemon:
         """Start a member that asks another one to let it in, and wait until it serves."""
-        daemon = self.spawn(name, "--join", self.peer_url(at), *flags)
+        daemon = self.spawn(name, *self.joining(at), *flags)
         daemon.wait_until_healthy(START_SECONDS)
         return daemon
+
+    def joining(self, at: str) -> tuple[str, ...]:
+        """The flags that let a member ask another one to let it in."""
+        found = read_token(self.daemons[at].data_dir)
+        return ("--join", self.peer_url(at), *(() if found is None else ("--join-token", found)))
 
     def wipe(self, name: str) -> None:
         """Take a stopped member's data away."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -109,7 +110,8 @@ def _how_to_start(added: MemberRecord, members: Sequence[MemberRecord], *, netst
     own = f"--initial-advertise-peer-urls {','.join(added.peer_urls)}"
     others = [(each.name, url) for each in members if each.id != added.id for url in each.peer_urls]
     if netstore and others:
-        return f"--join {others[0][1]} {own}"
+        secret = "" if others[0][1].startswith("https:") else "--join-token TOKEN "
+        return f"--join {others[0][1]} {secret}{own}"
     names = [f"{name}={url}" for name, url in others if name] + [f"NAME={url}" for url in added.peer_urls]
     return f"--name NAME --initial-cluster-state existing --initial-cluster {','.join(names)} {own}"
 
@@ -171,6 +173,38 @@ def rm(settings: Settings, who: str, *, yes: bool) -> None:
 
     ask_cluster(settings, removing)
     show(settings, (found,), single=True)
+
+
+@member.command("token")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    default=None,
+    help="Data folder of a member on this machine (default: as netstored chooses it).",
+)
+@pass_settings
+def token(settings: Settings, data_dir: Path | None) -> None:
+    """Print the cluster's join token, from the data folder of a member on this machine.
+
+    A new member gives it as --join-token where it joins over http. Nobody gets it over the network.
+    """
+    from netstore.disk.datadir import read_token  # noqa: PLC0415 - one command of many needs it
+    from netstore.errors import NetstoreError  # noqa: PLC0415
+    from netstore.ops.config import default_data_dir  # noqa: PLC0415
+
+    folder = default_data_dir() if data_dir is None else data_dir
+    try:
+        found = read_token(folder)
+    except NetstoreError as fault:
+        raise refused(str(fault)) from None
+    if found is None:
+        raise Failure(
+            Exit.NOT_FOUND,
+            f"{folder}: has no join token: name the data folder of a member with --data-dir; one that joined"
+            " by its certificate has none until it is started once with --join-token",
+        )
+    settings.show({"token": found}, Table(("TOKEN",), [(found,)]))
 
 
 @click.command(cls=Command)

@@ -1,0 +1,507 @@
+"""Streams that others open to this member: who is let in, what a stranger may cost, what members say here.
+
+Whoever has not proved that it is a member is a stranger. It gets `PROVE_SECONDS`, and may make this member
+hold one greeting. Strangers have a bound of their own, and when it is reached the least promising of those at
+the address that has most of them goes, one that never said anything before one that did: so they keep out
+each other, and never a member. Work on TLS handshakes is rationed, because each costs about a millisecond.
+
+A certificate that a trusted authority signed proves a caller (a TLS listener that asks for one); elsewhere it
+must answer a challenge with the cluster's join token (`net.peerproof`). Only what proved itself takes the
+place of an earlier stream of the same member. Frames that are not complete are charged to a budget.
+"""
+
+from __future__ import annotations
+
+import secrets
+import select
+from typing import TYPE_CHECKING, Final, Protocol
+
+from netstore.errors import CorruptData
+from netstore.net.accept import CannotAccept, accept
+from netstore.net.call import DIAL_SECONDS
+from netstore.net.link import Link
+from netstore.net.peerproof import NONCE_BYTES, same
+from netstore.net.peerwire import (
+    MAX_ROSTER_BYTES,
+    PING,
+    Challenge,
+    Frames,
+    Hello,
+    Proof,
+    Purpose,
+    StateNote,
+    Verdict,
+    Welcome,
+    decode_application,
+    decode_batch,
+    encode_document,
+    frame,
+    judge,
+)
+from netstore.raft.messages import MessageRefused
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from netstore.disk.datadir import MemberIdentity
+    from netstore.limits import Budget
+    from netstore.net.peerproof import Secret
+    from netstore.net.peerwire import Application, Roster
+    from netstore.net.reactor import Reactor
+    from netstore.net.tls import Credentials
+    from netstore.raft.messages import Message
+    from netstore.seams import Clock
+    from netstore.types import NodeId
+
+SILENCE_SECONDS: Final = 5.0
+"""A member that sends nothing for so long, not even a ping, is hung up on."""
+
+PROVE_SECONDS: Final = DIAL_SECONDS
+"""How long a caller may take for TLS and its proof together: what a member gives its own calls."""
+
+MAX_STRANGERS: Final = 128
+"""Streams of callers that have not proved who they are."""
+
+MAX_STRANGERS_AT_ONE: Final = 64
+"""The same of one address."""
+
+MAX_ASKING: Final = 16
+"""Roster streams that may be open at once, each for the seconds that letting somebody in takes."""
+
+MAX_UNLISTED: Final = 16
+"""Message streams of proved members that the list here does not have: this member may be the one that is
+behind."""
+
+MAX_GUESTS: Final = MAX_STRANGERS + MAX_ASKING + MAX_UNLISTED + 256
+"""Descriptors that all of these may take, with two streams for each of as many members as a list has."""
+
+ACCEPTS_AT_ONCE: Final = 4
+"""Connections accepted in one round of the reactor: who calls in a crowd gets many rounds to prove itself
+before the crowd behind it could push it out."""
+
+HANDSHAKES_PER_SECOND: Final = 200
+"""Steps of TLS handshakes done for strangers; more wait. Signing takes about a millisecond each."""
+
+HANDSHAKE_BURST: Final = 100
+
+UNREAD_BYTES: Final = 64 * 1024
+"""Answers to pings that a caller may leave unread; and what one may hold of a frame when the budget is
+spent."""
+
+LINES_PER_SECOND: Final = 1.0
+"""Log lines about callers, over time; what strangers do must not fill a disk."""
+
+LINES_BURST: Final = 20
+
+_BACKLOG: Final = 1024
+_IN: Final = select.EPOLLIN
+
+
+class Incoming(Protocol):
+    """One state copy that is being received."""
+
+    def received(self, data: bytes) -> None:
+        """Part of the stream. CorruptData when it makes no sense."""
+
+    def gone(self, reason: str) -> None:
+        """The stream is over."""
+
+
+class Home(Protocol):
+    """The member that is called (`node.peers.Peers`)."""
+
+    identity: MemberIdentity
+    reactor: Reactor
+    credentials: Credentials | None
+    clock: Clock
+
+    def listed(self) -> AbstractSet[NodeId]:
+        """Members, as far as this one knows."""
+
+    def removed(self) -> AbstractSet[NodeId]:
+        """Who was removed from the cluster."""
+
+    def copy_comes(self, link: Link, sender: NodeId) -> Incoming | None:
+        """A member is about to send a state copy; None while another is on its way."""
+
+    def came(self, sender: NodeId) -> None:
+        """A member's stream of messages is open."""
+
+    def deliver(self, messages: Sequence[Message], size: int) -> None:
+        """`size` bytes of a member were read, and completed these messages."""
+
+    def apply(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
+        """Somebody asks who is in the cluster, or to be let in."""
+
+    def noted(self, sender: NodeId, note: StateNote) -> None:
+        """A member says what its state was."""
+
+    def note(self, about: object, event: str, **fields: object) -> None:
+        """Log a line unless the last one about the same said the same."""
+
+
+class _Ration:
+    """So many a second, and a few at once."""
+
+    __slots__ = ("_at", "_left", "_most", "_rate")
+
+    def __init__(self, rate: float, most: float) -> None:
+        self._rate = rate
+        self._most = self._left = most
+        self._at = 0.0
+
+    def take(self, now: float) -> bool:
+        """Take one, if there is one."""
+        self._left = min(self._most, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class Guests:
+    """All streams that others opened to this member. Everything is a plain call on the loop."""
+
+    def __init__(self, home: Home, secret: Secret | None, budget: Budget) -> None:
+        """`secret` is what a caller without a certificate must know; without one nobody can. Frames that are
+        not complete count in `budget`.
+        """
+        self.home = home
+        self.secret = secret
+        self.budget = budget
+        self.members: dict[Guest, None] = {}
+        """Streams of those who proved themselves."""
+        self.strangers: dict[Guest, None] = {}
+        """The others, oldest first."""
+        self._listeners: dict[socket.socket, Callable[[int], None]] = {}
+        self._resting: list[socket.socket] = []
+        self._shaking: dict[Guest, None] = {}
+        """Strangers whose handshake waits for its turn."""
+        self._handshakes = _Ration(HANDSHAKES_PER_SECOND, HANDSHAKE_BURST)
+        self._lines = _Ration(LINES_PER_SECOND, LINES_BURST)
+
+    # --- accepting
+
+    def listen(self, sock: socket.socket, *, tls: bool) -> None:
+        """Take streams on this bound socket, which is owned here from now on."""
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+        self._listeners[sock] = lambda _: self._accept(sock, tls=tls)
+        self._attend(sock)
+
+    def stop_accepting(self) -> None:
+        """Close the listening sockets; open streams go on."""
+        for sock in self._listeners:
+            self.home.reactor.dismiss(sock.fileno())
+            sock.close()
+        self._listeners.clear()
+        self._resting.clear()
+
+    def close(self) -> None:
+        """Hang up on all."""
+        self.stop_accepting()
+        for guest in (*self.members, *self.strangers):
+            guest.link.cut("this member stops")
+
+    def _attend(self, sock: socket.socket) -> None:
+        self.home.reactor.attend(sock.fileno(), _IN, self._listeners[sock], self._not_taken)
+
+    def _not_taken(self, fault: Exception) -> None:
+        """Nothing could be made of a caller; its socket closes with the last that knows it."""
+        self.tell("guest_refused", "", repr(fault))
+
+    def _accept(self, listener: socket.socket, *, tls: bool) -> None:
+        for _ in range(ACCEPTS_AT_ONCE):
+            try:
+                accepted = accept(listener)
+            except CannotAccept as why:  # it would be told again at once, and again
+                self.tell("guest_refused", "", str(why))
+                self.home.reactor.dismiss(listener.fileno())
+                self._resting.append(listener)
+                return
+            if accepted is None:
+                return
+            sock, address = accepted
+            self._take_in(sock, str(address[0]), tls=tls)
+
+    def _take_in(self, sock: socket.socket, address: str, *, tls: bool) -> None:
+        self._make_room(address)
+        credentials = self.home.credentials if tls else None
+        context = None if credentials is None else credentials.server()
+        guest = Guest(self, address, certified=credentials is not None and credentials.client_auth)
+        guest.link = Link(self.home.reactor, sock, guest, context, gate=guest.may_shake)
+        self.strangers[guest] = None
+        guest.link.start()
+
+    def _make_room(self, address: str) -> None:
+        """Let the least promising stranger go if another one at `address` would be too many."""
+        addresses: dict[str, int] = {}
+        if len(self.strangers) < MAX_STRANGERS_AT_ONE:
+            return
+        for guest in self.strangers:
+            addresses[guest.address] = addresses.get(guest.address, 0) + 1
+        if addresses.get(address, 0) >= MAX_STRANGERS_AT_ONE:
+            crowded = address
+        elif len(self.strangers) >= MAX_STRANGERS:
+            crowded = max(addresses, key=lambda each: addresses[each])
+        else:
+            return
+        there = [guest for guest in self.strangers if guest.address == crowded]
+        least = next((guest for guest in there if not guest.spoke), there[0])
+        least.link.cut("too many callers that have not proved who they are")
+
+    # --- time
+
+    def look(self) -> None:
+        """Hang up on the late and the removed, accept again. Called a few times a second."""
+        now, removed = self.home.clock.monotonic(), self.home.removed()
+        for guest in [guest for guest in (*self.strangers, *self.members) if guest.deadline < now]:
+            guest.link.cut("nothing was heard in time")
+        for guest in [guest for guest in self.members if guest.sender in removed]:
+            guest.link.cut("removed from the cluster")
+        while self._shaking and self._handshakes.take(now):
+            first = next(iter(self._shaking))
+            del self._shaking[first]
+            first.shake()
+        resting, self._resting = self._resting, []
+        for sock in resting:
+            self._attend(sock)
+
+    # --- for guests
+
+    def may_shake(self, guest: Guest) -> bool:
+        """Whether a step of its TLS handshake may be done now; else it is done when its turn comes."""
+        if not self._shaking and self._handshakes.take(self.home.clock.monotonic()):
+            return True
+        self._shaking[guest] = None
+        return False
+
+    def tell(self, event: str, address: str, reason: str, **fields: object) -> None:
+        """Log a line about a caller, unless too many were logged, or the last one said the same."""
+        if self._lines.take(self.home.clock.monotonic()):
+            told = {"address": address} if address else {}
+            self.home.note(("guest", address, event), event, **told, **fields, reason=reason)
+
+    def enter(self, guest: Guest, hello: Hello) -> tuple[Verdict, str]:
+        """Who proved itself asks for a stream: take it in, or say why not."""
+        home, sender = self.home, hello.sender
+        if sender in home.removed():
+            return Verdict.REMOVED, f"member {sender:x} was removed from the cluster"
+        if hello.purpose is Purpose.IMAGE:
+            guest.copy = home.copy_comes(guest.link, sender)
+            if guest.copy is None:
+                return Verdict.BUSY, "another state copy is being received"
+        elif hello.purpose is Purpose.ROSTER:
+            if sum(other.purpose is Purpose.ROSTER for other in self.members) >= MAX_ASKING:
+                return Verdict.BUSY, "too many others ask at once"
+        else:
+            for other in [other for other in self.members if other.sends_messages_of(sender)]:
+                other.link.cut("called again")
+            listed = home.listed()
+            if sender not in listed:
+                unlisted = (each for each in self.members if each.purpose is Purpose.MESSAGES)
+                if sum(each.sender not in listed for each in unlisted) >= MAX_UNLISTED:
+                    return Verdict.BUSY, "too many members call that are in no list here"
+        del self.strangers[guest]
+        self.members[guest] = None
+        return Verdict.ACCEPTED, ""
+
+    def leave(self, guest: Guest) -> None:
+        """A guest is gone."""
+        self.strangers.pop(guest, None)
+        self.members.pop(guest, None)
+        self._shaking.pop(guest, None)
+
+
+class Guest:
+    """A stream that somebody opened to this member. A `net.link.Party`."""
+
+    def __init__(self, guests: Guests, address: str, *, certified: bool) -> None:
+        """`certified`: the stream opens only for a certificate that a trusted authority signed."""
+        self.link: Link
+        self.address = address
+        self.copy: Incoming | None = None
+        self.deadline = guests.home.clock.monotonic() + PROVE_SECONDS
+        """When it will have been silent too long."""
+        self.spoke = False
+        """Something came from it."""
+        self._guests = guests
+        self._certified = certified
+        self._account = guests.budget.account()
+        self._hello: Hello | None = None
+        self._said = b""
+        """The hello as it came."""
+        self._challenge: Challenge | None = None
+        self._entered = False
+        self._read = b""
+        self._frames = Frames()
+
+    @property
+    def sender(self) -> NodeId | None:
+        """Who it says it is."""
+        return None if self._hello is None else self._hello.sender
+
+    @property
+    def purpose(self) -> Purpose | None:
+        """What for."""
+        return None if self._hello is None else self._hello.purpose
+
+    def sends_messages_of(self, sender: NodeId) -> bool:
+        """It is this member's stream of messages."""
+        return self.purpose is Purpose.MESSAGES and self.sender == sender
+
+    # --- a party of its link
+
+    def opened(self) -> None:
+        """See `net.link.Party`: who called speaks first."""
+
+    def flushed(self) -> None:
+        """See `net.link.Party`: nothing waits for it."""
+
+    def may_shake(self) -> bool:
+        """See `net.link.Link`: a handshake goes on when there is time for it."""
+        self.spoke = True
+        return self._guests.may_shake(self)
+
+    def shake(self) -> None:
+        """Its handshake may go on now."""
+        self.link.resume(passed=True)
+
+    def received(self, data: bytes) -> None:
+        """See `net.link.Party`."""
+        self.spoke = True
+        try:
+            if self._entered:
+                self._take(data)
+            else:
+                self._greet(data)
+        except (CorruptData, MessageRefused) as fault:
+            self._guests.tell("peer_cut", self.address, str(fault))
+            self.link.cut(str(fault))
+
+    def gone(self, reason: str) -> None:
+        """See `net.link.Party`. A port that is only knocked at is no news."""
+        self._account.close()
+        self._guests.leave(self)
+        if self._hello is None and reason.startswith("TLS: "):
+            self._guests.tell("peer_refused", self.address, reason)
+        if self.copy is not None:
+            self.copy.gone(reason)
+
+    # --- who it is
+
+    def _greet(self, data: bytes) -> None:
+        """Before it is let in nothing may follow a greeting, so that no more than one is ever held."""
+        self._read += data
+        if self._hello is None:
+            found = Hello.read(self._read)
+            if found is None:
+                return
+            said, self._read = self._read, b""
+            hello, length = found
+            if len(said) != length:
+                raise CorruptData("a greeting is followed by more before it was answered")
+            self._said, self._hello = said, hello
+            self._judge(hello)
+        else:
+            proof = Proof.read(self._read)
+            if proof is None:
+                return
+            said, self._read = self._read, b""
+            if len(said) != proof[1] or self._challenge is None:
+                raise CorruptData("a proof is followed by more before it was answered")
+            self._check(self._hello, proof[0], self._challenge)
+
+    def _judge(self, hello: Hello) -> None:
+        """What needs no proof: does it mean this member at all?"""
+        own = self._guests.home.identity
+        verdict, text = judge(hello, own.cluster_id, own.member_id)
+        if verdict is not Verdict.ACCEPTED:
+            self._refuse(verdict, text)
+        elif self._certified and not hello.doubts:
+            self._enter(hello)
+        elif self._guests.secret is None:
+            self._refuse(Verdict.NOT_PROVED, "this member has no join token to compare with: give it one")
+        else:
+            nonce = secrets.token_bytes(NONCE_BYTES)
+            self._challenge = Challenge(own.cluster_id, own.member_id, nonce)
+            self.link.write(self._challenge.encode())
+
+    def _check(self, hello: Hello, proof: Proof, challenge: Challenge) -> None:
+        secret = self._guests.secret
+        if secret is not None and same(proof.proof, secret.caller(self._said, challenge.encode())):
+            self._enter(hello)
+        else:
+            self._refuse(Verdict.NOT_PROVED, "does not know the join token of this cluster")
+
+    def _enter(self, hello: Hello) -> None:
+        verdict, text = self._guests.enter(self, hello)
+        if verdict is not Verdict.ACCEPTED:
+            self._refuse(verdict, text)
+            return
+        self._entered = True
+        self.deadline = self._guests.home.clock.monotonic() + SILENCE_SECONDS
+        if hello.purpose is Purpose.ROSTER:
+            self._frames = Frames(MAX_ROSTER_BYTES)
+        elif hello.purpose is Purpose.IMAGE:
+            self.deadline = float("inf")  # it has time limits of its own
+        self._answer(Verdict.ACCEPTED, "")
+        if hello.purpose is Purpose.MESSAGES:
+            self._guests.home.came(hello.sender)
+
+    def _refuse(self, verdict: Verdict, text: str) -> None:
+        self._answer(verdict, text)
+        self._guests.tell("peer_refused", self.address, text, peer=f"{self.sender or 0:x}")
+        self.link.cut("refused")
+
+    def _answer(self, verdict: Verdict, text: str) -> None:
+        own, secret = self._guests.home.identity, self._guests.secret
+        welcome = Welcome(verdict, own.cluster_id, own.member_id, text)
+        if self._challenge is not None and secret is not None:
+            proof = secret.called(self._said, self._challenge.encode(), welcome.unproved())
+            welcome = Welcome(verdict, own.cluster_id, own.member_id, text, proof)
+        self.link.write(welcome.encode())
+
+    # --- what it says
+
+    def _take(self, data: bytes) -> None:
+        hello, home = self._hello, self._guests.home
+        if hello is None:
+            return
+        if self.copy is not None:
+            self.copy.received(data)
+            return
+        self.deadline = home.clock.monotonic() + SILENCE_SECONDS
+        payloads = self._frames.take(data)
+        self._account.charge(self._frames.held - self._account.held)
+        # Its own share counts alone: what clients hold must not cut members off from each other. And a frame
+        # that is larger than the share still comes through, if it is the only one.
+        budget, held = self._guests.budget, self._frames.held
+        if held > UNREAD_BYTES and held < budget.used > budget.limit:
+            raise CorruptData("too many bytes of frames that are not complete are held")
+        messages: list[Message] = []
+        for payload in payloads:
+            if hello.purpose is Purpose.ROSTER:
+                self.deadline = float("inf")  # the answer has a time limit
+                home.apply(decode_application(payload), self._tell)
+            elif payload:
+                note = StateNote.decode(payload)
+                if note is None:
+                    messages += decode_batch(payload)
+                else:
+                    home.noted(hello.sender, note)
+            elif self.link.unsent > UNREAD_BYTES:
+                raise CorruptData("sends pings and does not take the answers")
+            else:
+                self.link.write(PING)
+        for message in messages:
+            if message.sender != hello.sender:
+                raise CorruptData(f"message of member {message.sender:x} in the stream of {hello.sender:x}")
+        home.deliver(messages, len(data))
+
+    def _tell(self, roster: Roster) -> None:
+        self.link.write(frame(encode_document(roster)))
+        self.deadline = self._guests.home.clock.monotonic() + SILENCE_SECONDS
