@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from netstore.guard import guarded
 from netstore.net import http2
 from netstore.net.hpackcache import literal, status_field
-from netstore.net.http2 import FORGIVEN, HANDLED, HELD_LIMIT, Stream
+from netstore.net.http2 import FORGIVEN, HANDLED, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -458,6 +458,7 @@ class GrpcCall(Stream):
             self.finish()
             return
         connection.window -= size
+        connection.moved += size
         number = self.number
         connection.output.write(
             _HEAD_AND_DATA.pack(
@@ -625,9 +626,10 @@ class GrpcCall(Stream):
         return messages
 
     def _check_held(self) -> None:
-        if self.connection.held > HELD_LIMIT:
+        if self.connection.holds_too_much:
+            held = self.connection.held
             self._unhold()
-            self._failure = RESOURCE_EXHAUSTED, f"more than {HELD_LIMIT} bytes of unfinished messages"
+            self._failure = RESOURCE_EXHAUSTED, f"{held} bytes of unfinished messages on one connection"
 
     def _unhold(self) -> None:
         if self._buffer is not None:
@@ -684,6 +686,8 @@ class StreamCall(GrpcCall):
 
     __slots__ = ("_ended", "_handler", "_inbox", "_listed", "_lost", "_receiver")
 
+    patient = False
+
     def __init__(
         self, server: GrpcServer, connection: Http2Connection, number: int, head: Head, handler: StreamHandler
     ) -> None:
@@ -698,9 +702,15 @@ class StreamCall(GrpcCall):
 
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
         """See `http2.Stream.take`."""
-        self._inbox += self._messages(data, start, stop)
+        messages = self._messages(data, start, stop)
+        self._inbox += messages
         if ended:
             self._ended = True
+        elif self._buffer is not None:
+            if messages or self.since is None:
+                self.connection.began(self)
+        elif messages and self.since is not None:
+            self.connection.completed(self)
         if not self._listed:
             self._listed = True
             self.connection.ready.append(self)

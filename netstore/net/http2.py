@@ -97,13 +97,51 @@ PACE: Final = 256 * 1024
 then waits behind at most this much.
 """
 
-HOLD: Final = 16 * 1024 * 1024
+HOLD: Final = 1024 * 1024
 """Answered bytes of a connection that its peer's windows hold back, beyond which no new request of it is
-handled. Reading goes on, because only what is read opens the windows; but then ours are not opened again.
+handled; messages of streams are, which have a pace of their own. Reading goes on, because only what is read
+opens the windows; but then ours are not opened again. One answer may be far larger: it is given in pieces.
+"""
+
+HOLD_OVER: Final = 64 * 1024
+"""The same once the memory for all connections is spent."""
+
+STALL_SECONDS: Final = 30.0
+"""How long answers may be held back by the peer's windows while less than `STALL_RATE` gets through."""
+
+STALL_RATE: Final = 1024
+"""Bytes a second that a peer must let through."""
+
+PREFACE_SECONDS: Final = 10.0
+"""How long a peer may take for its preface and its first SETTINGS, from when its connection is accepted."""
+
+BLOCK_SECONDS: Final = 10.0
+"""How long a header block may take, from its HEADERS to its last CONTINUATION."""
+
+FRAME_SECONDS: Final = 30.0
+"""How long a frame may take, from its first byte to its last."""
+
+REQUEST_SECONDS: Final = 60.0
+"""How long a request may take to become complete, from its HEADERS; for a stream, its first message and each
+one that has begun. 2 MiB in this time are 35 KB a second.
+"""
+
+LOOK_SECONDS: Final = 5.0
+"""How often requests that took too long are looked for, on a connection that has any."""
+
+STREAM_COST: Final = 512
+"""Bytes that an open stream takes by itself, of which 400 were measured (`contrib/doc/adr/0004-http2.md`)."""
+
+UNFINISHED: Final = 2_048
+"""Requests of one connection that are begun and not complete, or of which no message has come: 1 MiB. Clients
+send a request whole, or in few pieces.
 """
 
 HELD_LIMIT: Final = 32 * 1024 * 1024
 """Bytes of one connection that belong to requests, or messages, of which the rest has not come."""
+
+HELD_OVER: Final = 2 * 1024 * 1024
+"""The same once the memory for all connections is spent: one message."""
 
 IDLE_FRAMES: Final = 2_000
 """Frames that carry nothing (SETTINGS, PRIORITY, empty DATA, unknown types, resets of what is closed) a
@@ -375,9 +413,13 @@ class Stream:
         "open",
         "opened_at",
         "queued",
+        "since",
         "thirsty",
         "turning",
     )
+
+    patient = True
+    """It may wait while the peer's windows hold back much of what was answered."""
 
     def __init__(self, connection: Http2Connection, number: int, head: Head) -> None:
         self.connection = connection
@@ -391,6 +433,8 @@ class Stream:
         the initial window changes no stream (RFC 9113, 6.9.2).
         """
         self.opened_at = connection.now
+        self.since: float | None = connection.now
+        """When what is not complete now was begun: the request, or a message of a stream."""
         self.half_closed = False
         """The client has sent everything."""
         self.open = True
@@ -453,6 +497,7 @@ class Stream:
         ):
             self.credit -= size
             connection.window -= size
+            connection.moved += size
             connection.strikes = FORGIVEN
             connection.output.write(_FRAME.pack(size << 8, 0, self.number) + prefix + data)
         elif size:
@@ -535,24 +580,30 @@ class Http2Connection:
         "_asked",
         "_block",
         "_block_ends",
+        "_block_since",
         "_block_stream",
         "_blocked",
         "_blocks",
+        "_charged",
         "_continuations",
         "_drain",
         "_early",
         "_ended",
         "_ended_floor",
         "_gaps",
+        "_held_back",
         "_idle",
         "_last",
         "_last_ping",
+        "_looked",
         "_more",
         "_paused",
         "_pauses",
         "_probed",
         "_rest",
+        "_rest_since",
         "_shrink",
+        "_stalled_since",
         "_started",
         "_taken",
         "_turn",
@@ -564,6 +615,7 @@ class Http2Connection:
         "held",
         "initial_window",
         "late",
+        "moved",
         "now",
         "output",
         "peer",
@@ -574,6 +626,7 @@ class Http2Connection:
         "spent",
         "streams",
         "strikes",
+        "unfinished",
         "window",
     )
 
@@ -593,6 +646,13 @@ class Http2Connection:
         """Streams that have something to be handled, in the order it came."""
         self.held = 0
         """Bytes of messages that have not come whole, counted by the application."""
+        self.unfinished = 0
+        """Open streams that are not complete: those with `since`."""
+        self._held_back: deque[Stream] = deque()
+        self._charged = 0
+        self.moved = 0
+        """Bytes of DATA that were sent since `_stalled_since`."""
+        self._looked = self._rest_since = self._block_since = self._stalled_since = self.now
         self.queued = 0
         """Bytes of DATA of all streams that wait for their turn or a window."""
         self.window = _DEFAULT_WINDOW
@@ -659,7 +719,7 @@ class Http2Connection:
     @property
     def hungry(self) -> bool:
         """`resume` may have something to do."""
-        return bool(self._turn or self.ready or self._watered)
+        return bool(self._turn or self.ready or self._held_back or self._watered)
 
     def receive(self, data: bytes) -> None:
         """Take the bytes of one read: parse them, then hand over what they complete. What is more than a
@@ -667,7 +727,12 @@ class Http2Connection:
         """
         if not self.reading:
             return
-        self._rest = self._rest + data if self._rest else data
+        if self._rest:
+            self._rest += data
+        else:
+            self._rest = data
+            if self._started:
+                self._rest_since = self.server.clock()
         self._work_on()
 
     def _work_on(self) -> None:
@@ -691,6 +756,8 @@ class Http2Connection:
             position = 0 if self._started else self._begin(data)
             if self._started:
                 position = self._parse(data, position)
+            if position:
+                self._rest_since = self.now
             if position < len(data) and self.reading:
                 self._rest = data[position:]
         except ConnectionFault as fault:
@@ -710,12 +777,19 @@ class Http2Connection:
         """
         if self._turn:
             self._pump()
-        ready = self.ready
-        while ready and self.queued <= HOLD:
+        ready, back = self.ready, self._held_back
+        hold = HOLD_OVER if self.queued > HOLD_OVER and self.output.account.over else HOLD
+        while ready or (back and self.queued <= hold):
             if self.spent >= SLICE:
                 self._ask()
                 break
-            stream = ready.popleft()
+            if back and self.queued <= hold:
+                stream = back.popleft()
+            else:
+                stream = ready.popleft()
+                if self.queued > hold and stream.patient and stream.open:
+                    back.append(stream)
+                    continue
             self.spent += HANDLED
             try:
                 stream.hand_over()
@@ -723,13 +797,43 @@ class Http2Connection:
                 raise
             except Exception as fault:  # noqa: BLE001 - told, and the stream ends
                 self._broken(stream, fault)
-        if self._taken >= CONNECTION_WINDOW // 2 and not ready and self.reading:
+        if self._taken >= CONNECTION_WINDOW // 2 and not ready and not back and self.reading:
             self.output.write(frame(WINDOW_UPDATE, 0, 0, _NUMBER.pack(self._taken)))
             self._taken = 0
         if self._more:
             self._ask()
         if self._watered:
             self._tell_drained()
+        self._charge()
+
+    def _charge(self) -> None:
+        """See that the account says what is held here: answers that wait for windows, messages that are not
+        whole, streams, and what was read and is not parsed.
+        """
+        held = self.queued + self.held + STREAM_COST * len(self.streams) + len(self._rest)
+        if held != self._charged:
+            self.output.account.charge(held - self._charged)
+            self._charged = held
+
+    @property
+    def holds_too_much(self) -> bool:
+        """Requests and messages that are not whole have come to their bound, which is lower once the memory
+        for all is spent.
+        """
+        held = self.held
+        return held > HELD_LIMIT or (held > HELD_OVER and self.output.account.over)
+
+    def began(self, stream: Stream) -> None:
+        """A stream has part of a message."""
+        if stream.since is None:
+            self.unfinished += 1
+        stream.since = self.now
+
+    def completed(self, stream: Stream) -> None:
+        """What a stream had in part is complete, or will not be."""
+        if stream.since is not None:
+            stream.since = None
+            self.unfinished -= 1
 
     def thirst(self, stream: Stream) -> None:
         """A stream wants to know, once, when it has drained."""
@@ -770,6 +874,7 @@ class Http2Connection:
         self.streams.clear()
         self._turn.clear()
         self._watered.clear()
+        self._held_back.clear()
         self._more = self._paused = False
         for stream in streams:
             self._lose(stream)
@@ -777,6 +882,7 @@ class Http2Connection:
         while ready:
             stream = ready.popleft()
             self._attempt(stream, stream.hand_over)
+        self._charge()
 
     def refuse(self, status: int, text: bytes) -> None:
         """The rest of a frame did not come in time."""
@@ -789,6 +895,11 @@ class Http2Connection:
         if self._paused and self._work.spend(now, 0):
             self._paused = False
             self._ask()
+        self.late = self._is_late(now)
+        if self.unfinished and now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            self._give_up_late(now)
+        self._check_progress(now)
         if self._probed is None:
             if now - self.now > PROBE_SECONDS:
                 self._probed = now
@@ -797,6 +908,39 @@ class Http2Connection:
             self._probed = None
         elif now - self._probed > PROBE_ANSWER_SECONDS:
             self.output.cut()
+
+    def _is_late(self, now: float) -> bool:
+        """The peer took longer than it may for its preface, a header block or a frame."""
+        if self.busy:
+            return False  # the rest may be here
+        if not self._started:
+            return now - self._rest_since > PREFACE_SECONDS
+        if self._block is not None and now - self._block_since > BLOCK_SECONDS:
+            return True
+        return bool(self._rest) and now - self._rest_since > FRAME_SECONDS
+
+    def _give_up_late(self, now: float) -> None:
+        """Reset the requests that did not become complete in time. O(open streams), charged."""
+        self.spent += len(self.streams) // _STREAMS_PER_UNIT
+        limit = now - REQUEST_SECONDS
+        for stream in [s for s in self.streams.values() if s.since is not None and s.since < limit]:
+            self._give_up(stream, CANCEL)
+        self.resume()
+
+    def _check_progress(self, now: float) -> None:
+        """Close a connection whose peer asks for answers and lets next to nothing of them through. What the
+        network does not take is the reactor's to judge.
+        """
+        if self.queued <= LOW_WATER or self.output.unsent() >= PACE:
+            enough = True
+        elif now - self._stalled_since <= STALL_SECONDS:
+            return
+        else:
+            enough = self.moved >= STALL_SECONDS * STALL_RATE
+        self._stalled_since = now
+        self.moved = 0
+        if not enough:
+            self._fail(ENHANCE_YOUR_CALM, "too little of what was asked for is let through by the windows")
 
     def drain(self) -> None:
         """The server stops: no new streams; close once those that are open have ended.
@@ -846,12 +990,15 @@ class Http2Connection:
             self._pump()
         else:
             self._blocked[stream] = None
+        self._charge()
 
     def close(self, stream: Stream) -> None:
         """A stream's answer is sent whole. One whose request was not is reset without blame (RFC 9113,
         8.1).
         """
         stream.open = False
+        if stream.since is not None:
+            self.completed(stream)
         if self.streams.pop(stream.number, None) is not None and not stream.half_closed:
             self.output.write(frame(RST_STREAM, 0, stream.number, _NUMBER.pack(NO_ERROR)))
             self._remember(stream.number, _RESET_BY_US)
@@ -870,7 +1017,8 @@ class Http2Connection:
             self._finish()
 
     def _drop(self, stream: Stream) -> None:
-        """Forget what a stream had queued."""
+        """Forget what a stream had queued, and what it was to complete."""
+        self.completed(stream)
         self._blocked.pop(stream, None)
         self.queued -= stream.drop()
 
@@ -897,6 +1045,7 @@ class Http2Connection:
             stream.credit -= size
             self.window -= size
             self.queued -= size
+            self.moved += size
             self.strikes = FORGIVEN
             output.write(_FRAME.pack(size << 8, 0, stream.number))
             for piece in pieces:
@@ -991,6 +1140,9 @@ class Http2Connection:
                 return
         if ended:
             stream.half_closed = True
+            if stream.since is not None:
+                stream.since = None
+                self.unfinished -= 1
         if stream.open:
             try:
                 stream.take(data, start, stop, ended)
@@ -1046,7 +1198,11 @@ class Http2Connection:
         if blocks.cost:
             self.spent += blocks.cost
             blocks.cost = 0
-        if len(self.streams) >= self.server.max_streams or self._drain == _CLOSING:
+        if (
+            len(self.streams) >= self.server.max_streams
+            or self._drain == _CLOSING
+            or (not ended and self.unfinished >= UNFINISHED)
+        ):
             self._blame(number, REFUSED_STREAM)
         elif ended and head.content_length:
             self._blame(number, PROTOCOL_ERROR)
@@ -1061,6 +1217,7 @@ class Http2Connection:
                 self.server.failed(head, fault)
                 return
             self.streams[number] = stream
+            self.unfinished += 1
             if self._drain == _WARNED:
                 self._attempt(stream, stream.drain)
             if ended and stream.open:
@@ -1069,6 +1226,7 @@ class Http2Connection:
     def _take_end(self, stream: Stream) -> None:
         """A request ends without DATA."""
         stream.half_closed = True
+        self.completed(stream)
         if stream.open:
             try:
                 stream.take(b"", 0, 0, END_STREAM)
@@ -1175,6 +1333,7 @@ class Http2Connection:
             self._block = bytearray(block)
             self._block_stream = number
             self._block_ends = flags & END_STREAM
+            self._block_since = self.now
             self._continuations = 0
 
     def _continuation(self, flags: int, payload: bytes) -> None:
@@ -1335,12 +1494,16 @@ class Http2Connection:
             self._broken(stream, fault)
 
     def _broken(self, stream: Stream, fault: Exception) -> None:
-        """A stream raised: it ends. Whoever waits for it is told first, in case nothing more goes well."""
+        """A stream raised: it ends."""
+        self._give_up(stream, INTERNAL_ERROR)
+        self.server.failed(stream, fault)
+
+    def _give_up(self, stream: Stream, code: int) -> None:
+        """Reset a stream. Whoever waits for it is told first, in case nothing more goes well."""
         if stream.open:
             stream.open = False
             self._attempt(stream, stream.lost)
-        self.reset(stream, INTERNAL_ERROR)
-        self.server.failed(stream, fault)
+        self.reset(stream, code)
 
     def _remember(self, number: int, fate: int) -> None:
         ended = self._ended

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from netstore.net.exchange import Request
 from netstore.net.hpackcache import literal, status_field
 from netstore.net.http1 import OPEN_BODY_LIMIT
-from netstore.net.http2 import ENHANCE_YOUR_CALM, HELD_LIMIT, INTERNAL_ERROR, Stream
+from netstore.net.http2 import ENHANCE_YOUR_CALM, INTERNAL_ERROR, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +83,7 @@ class Http2Exchange(Stream):
             request.body = b"".join(self._body)
             self._let_go()
             self.connection.ready.append(self)
-        elif self.connection.held > HELD_LIMIT:
+        elif self.connection.holds_too_much:
             self._let_go()
             self.connection.reset(self, ENHANCE_YOUR_CALM)
 

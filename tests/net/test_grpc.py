@@ -671,3 +671,75 @@ def test_a_connection_that_floods_is_served_whole_by_the_reactor(served: Served)
                 if each.kind == http2.HEADERS and each.flags & http2.END_STREAM:
                     ended.add(each.stream)
     assert ended == set(range(1, 2 * count, 2))
+
+
+def sweep_until(bare: Bare, time: float) -> None:
+    while bare.time < time:
+        bare.time += 1
+        bare.connection.sweep(bare.time)
+
+
+def test_a_stream_has_its_time_until_its_first_message_and_for_each_it_begins() -> None:
+    bare = Bare()
+    start = bare.time
+    for number in (1, 3):
+        bare.feed(bare.call(number, b"", path="/a.A/Keep", end=False))
+    bare.feed(frame(http2.DATA, 0, 3, message_of(2)))
+    assert bare.connection.unfinished == 1
+    sweep_until(bare, start + http2.REQUEST_SECONDS + http2.LOOK_SECONDS + 1)
+    assert set(bare.connection.streams) == {3}
+    assert bare.kept == [bytes(2), b"cancelled"]
+    bare.kept.clear()
+    sweep_until(bare, bare.time + 10_000)
+    assert set(bare.connection.streams) == {3}
+    # Messages that overlap with reads: each has its own time, whatever the number of pieces.
+    two = message_of(10) * 2
+    for piece in (two[:10], two[10:20], two[20:30]):
+        bare.feed(frame(http2.DATA, 0, 3, piece))
+        bare.time += http2.REQUEST_SECONDS - 10
+        bare.connection.sweep(bare.time)
+    assert bare.connection.unfinished == 0
+    assert bare.kept == [bytes(10), bytes(10)]
+    for _ in range(2):
+        bare.feed(frame(http2.DATA, 0, 3, b"\0"))
+        sweep_until(bare, bare.time + http2.REQUEST_SECONDS / 2)
+    assert bare.connection.unfinished == 1
+    sweep_until(bare, bare.time + http2.LOOK_SECONDS + 1)
+    assert not bare.connection.streams
+    assert bare.connection.held == 0
+    assert bare.kept[-1] == b"cancelled"
+
+
+def test_messages_of_streams_do_not_wait_for_answers_that_are_held_back() -> None:
+    """A lease is kept alive though a large answer waits for its window; calls wait, in their order."""
+    bare = Bare()
+    bare.feed(frame(http2.SETTINGS, 0, 0, b"\0\4" + bytes(4)), bare.call(1, b"", path="/a.A/Keep", end=False))
+    bare.feed(bare.call(3, message_of(1)))
+    (large, _), *_ = bare.asked
+    large.send(bytes(http2.HOLD))
+    bare.feed(
+        bare.call(5, message_of(1)), bare.call(7, message_of(2)), frame(http2.DATA, 0, 1, message_of(9))
+    )
+    assert bare.kept == [bytes(9)]
+    assert len(bare.asked) == 1
+    more = (10_000).to_bytes(4, "big")
+    bare.feed(frame(http2.WINDOW_UPDATE, 0, 3, more))
+    assert [message for _, message in bare.asked] == [bytes(1), bytes(1), bytes(2)]
+
+
+def test_calls_that_are_held_back_and_lost_are_not_handled() -> None:
+    bare = Bare()
+    bare.feed(frame(http2.SETTINGS, 0, 0, b"\0\4" + bytes(4)), bare.call(3, message_of(1)))
+    (large, _), *_ = bare.asked
+    large.send(bytes(http2.HOLD))
+    bare.feed(bare.call(5, message_of(1)), frame(http2.RST_STREAM, 0, 5, bytes(3) + b"\x08"))
+    bare.feed(frame(http2.WINDOW_UPDATE, 0, 3, (10_000).to_bytes(4, "big")))
+    assert len(bare.asked) == 1
+
+
+def test_unfinished_messages_have_a_lower_limit_once_the_memory_for_all_is_spent() -> None:
+    bare = Bare()
+    bare.connection.held = http2.HELD_OVER
+    bare.output.account.charge(1 << 31)
+    bare.feed(bare.call(1, message_of(5000)[:3000], end=False))
+    assert bare.trailers(bare.said)["grpc-status"] == "8"

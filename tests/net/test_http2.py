@@ -205,6 +205,11 @@ def check_books(connection: Http2Connection) -> None:
             assert not each.turning or each in connection._turn
             assert each.turning or each.window <= 0, "who may send is not passed over"
     assert all(each.queued and connection.streams.get(each.number) is each for each in connection._blocked)
+    assert connection.unfinished == sum(each.since is not None for each in streams)
+    assert all((each.since is None) is each.half_closed for each in streams)
+    connection._charge()
+    kept = connection.queued + connection.held + http2.STREAM_COST * len(streams) + len(connection._rest)
+    assert connection.output.account.held == kept
 
 
 @given(st.lists(st.tuples(KINDS, FLAGS, NUMBERS, PAYLOADS, ANSWERS), max_size=40))
@@ -230,6 +235,7 @@ def test_whatever_comes_is_taken_or_refused(stream: list[tuple[int, int, int, by
         check_books(connection)
         sent = wire.sent()
         if not connection.reading:
+            assert connection.output.account.held == 0
             assert sent[-1].kind == GOAWAY
             assert not connection.streams
             assert connection.queued == 0
@@ -922,6 +928,137 @@ def test_a_busy_client_that_repeats_itself_never_waits() -> None:
         wire.time += 1 / 250
         assert not wire.connection.busy
     assert len(wire.application.handed) == 30_000
+
+
+# --- time
+
+
+def late_after(wire: Wire, seconds: float) -> bool:
+    """Whether its peer is late that many seconds from now, looked at once a second."""
+    end = wire.time + seconds
+    while wire.time + 1 <= end:
+        wire.time += 1
+        wire.connection.sweep(wire.time)
+        while wire.output.run_turn():
+            pass
+    return wire.connection.late
+
+
+@pytest.mark.parametrize("begun", [b"", PREFACE[:20], PREFACE + frame(SETTINGS, 0, 0, bytes(6))[:12]])
+def test_a_preface_has_its_time_however_often_a_byte_comes(begun: bytes) -> None:
+    wire = Wire(greet=False)
+    for byte in begun:
+        wire.feed(bytes((byte,)))
+    settings = len(begun) > len(PREFACE)
+    limit = http2.FRAME_SECONDS if settings else http2.PREFACE_SECONDS
+    assert not late_after(wire, limit)
+    assert late_after(wire, 1)
+
+
+def test_a_frame_has_its_time_however_often_a_byte_comes() -> None:
+    wire = Wire(hold=True)
+    wire.feed(wire.request(1, end=False) + frame(DATA, 0, 1, bytes(100))[:20])
+    for _ in range(3):
+        assert not late_after(wire, http2.FRAME_SECONDS / 3)
+        wire.feed(b"x")
+    assert late_after(wire, 1)
+    wire.feed(bytes(86))
+    assert wire.verdict() is None
+    assert not late_after(wire, 1)
+    wire.feed(frame(PING, 0, 0, bytes(8))[:5])
+    assert not late_after(wire, http2.FRAME_SECONDS)
+
+
+def test_a_header_block_has_its_time_however_often_a_frame_comes() -> None:
+    wire = Wire()
+    wire.feed(frame(HEADERS, 0, 1, block()))
+    for _ in range(5):
+        assert not late_after(wire, http2.BLOCK_SECONDS / 5)
+        wire.feed(frame(CONTINUATION, 0, 1))
+    assert late_after(wire, 1)
+    wire.feed(frame(CONTINUATION, END_HEADERS, 1))
+    assert not late_after(wire, 100)
+
+
+def test_a_request_has_its_time_to_become_complete() -> None:
+    wire = Wire(hold=True)
+    wire.feed(wire.request(1, b"x"), wire.request(3, b"x", end=False))
+    late_after(wire, 30)
+    wire.feed(wire.request(5, end=False))
+    late_after(wire, http2.REQUEST_SECONDS - 30)
+    assert wire.sent() == []
+    wire.feed(frame(DATA, 0, 3, b"still coming"))
+    late_after(wire, http2.LOOK_SECONDS + 1)
+    assert wire.verdict() == ("stream", http2.CANCEL)
+    assert wire.application.lost == [3]
+    assert set(wire.connection.streams) == {1, 5}
+    late_after(wire, 1000)
+    assert set(wire.connection.streams) == {1}
+    assert wire.connection.unfinished == 0
+
+
+def test_requests_that_are_not_complete_have_a_number() -> None:
+    wire = Wire(hold=True)
+    last = 2 * http2.UNFINISHED + 1
+    for n in range(1, last, 2):
+        wire.feed(wire.request(n, end=False))
+    assert wire.verdict() is None
+    wire.feed(wire.request(last, end=False))
+    assert wire.verdict() == ("stream", http2.REFUSED_STREAM)
+    wire.feed(wire.request(last + 2), frame(DATA, END_STREAM, 1, b"x"), wire.request(last + 4, end=False))
+    assert wire.verdict() is None
+    assert wire.connection.output.account.held == http2.STREAM_COST * (http2.UNFINISHED + 2)
+
+
+def stalled(size: int) -> Wire:
+    wire = Wire(hold=True)
+    wire.feed(setting(http2.SET_INITIAL_WINDOW, 0), wire.request(1))
+    wire.application.streams[1].answer(bytes(size))
+    wire.sent()
+    return wire
+
+
+def test_who_lets_nothing_through_is_closed() -> None:
+    wire = stalled(100_000)
+    late_after(wire, http2.STALL_SECONDS)
+    assert wire.sent() == []
+    late_after(wire, 2)
+    assert wire.verdict() == ("connection", CALM)
+    assert wire.output.account.held == 0
+
+
+def test_who_lets_little_through_is_closed_and_who_lets_enough_is_not() -> None:
+    for every_second, closed in ((http2.STALL_RATE // 2, True), (2 * http2.STALL_RATE, False)):
+        wire = stalled(1_000_000)
+        for _ in range(100):
+            wire.feed(frame(WINDOW_UPDATE, 0, 1, number(every_second)))
+            wire.feed(frame(WINDOW_UPDATE, 0, 0, number(every_second)))
+            late_after(wire, 1)
+        assert wire.output.finished is closed
+
+
+def test_little_that_waits_and_a_slow_network_are_no_stall() -> None:
+    wire = stalled(http2.LOW_WATER)
+    late_after(wire, 1_000)
+    assert wire.sent() == []
+    wire = stalled(100_000)
+    wire.output.backlog = http2.PACE
+    late_after(wire, 1_000)
+    assert wire.sent() == []
+
+
+def test_who_holds_much_waits_sooner_once_the_memory_for_all_is_spent() -> None:
+    wire = stalled(http2.HOLD_OVER + 1)
+    wire.output.account.charge(1 << 30)
+    wire.feed(wire.request(3))
+    assert [n for n, _, _ in wire.application.handed] == [1]
+    wire.output.account.release(1 << 30)
+    wire.connection.resume()
+    assert [n for n, _, _ in wire.application.handed] == [1, 3]
+    small = stalled(http2.HOLD_OVER - 10)
+    small.output.account.charge(1 << 30)
+    small.feed(small.request(3))
+    assert [n for n, _, _ in small.application.handed] == [1, 3]
 
 
 # --- limits
