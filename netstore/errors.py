@@ -155,6 +155,15 @@ def too_many() -> Fault:
     return Fault(300, TOO_MANY.encode())
 
 
+def beyond_level(asked: int, level: int) -> Fault:
+    """The request belongs to a feature level that the cluster has not reached; it was not proposed."""
+    return Fault(
+        300,
+        b"etcdserver: feature level %d is not in force: the cluster is at %d until every member is upgraded"
+        % (asked, level),
+    )
+
+
 def refusal(text: bytes) -> Fault:
     """What the v3 API refuses with this text; nothing was changed."""
     return Fault(300, text)
@@ -177,3 +186,13 @@ class MustStop(Exception):  # noqa: N818 - named for what follows
 
 class CorruptData(NetstoreError):  # noqa: N818 - named for what was found
     """Stored bytes are not what was written. The text names the file and the offset; nothing was changed."""
+
+
+class UnknownCommand(CorruptData):
+    """A command that a later version may know: its number, or a field beyond those known here."""
+
+
+class CannotApply(Hopeless, MustStop):
+    """This member cannot carry out an entry of its log, whenever it is started. The text names the index and
+    what the operator can do; nothing of the entry was done.
+    """

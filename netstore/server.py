@@ -72,6 +72,7 @@ from netstore.node.driver import Driver
 from netstore.node.guests import MAX_GUESTS
 from netstore.node.host import CATCH_UP_ENTRIES, Host
 from netstore.node.lessor import Lessor
+from netstore.node.level import Levels
 from netstore.node.loop import Loop
 from netstore.node.peers import Peers
 from netstore.node.proposals import Proposals
@@ -628,6 +629,7 @@ class _Daemon:
         store.failed = host.engine_failed
         self.deadlines.failed = host.request_failed
         self.cluster = Cluster(host, log=get_logger("cluster"))
+        self.levels = Levels(host)
         self.register = Register(host, self.cluster, config.voters, get_logger("register"))
         self.lessor = Lessor(host, config.election_timeout / 1000)
         self.timekeeper = Timekeeper(
@@ -762,6 +764,7 @@ class _Daemon:
         for round_ in itertools.count():
             await trio.sleep(CHORES_SECONDS)
             self.cluster.tick()
+            self.levels.look()
             if beat and round_ % beat == 0:
                 manager.alive()
             if round_ % SAMPLE_ROUNDS == 0:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from hashlib import sha1
 from typing import TYPE_CHECKING, Final
 
-from netstore.node.proposals import REQUEST_ID_SIZE
 from netstore.raft.change import Change
 from netstore.raft.entry import ConfState, Entry, EntryKind, HardState, SnapshotMeta
 from netstore.state.commands import AddMember, encode
+from netstore.state.envelope import seal
 from netstore.types import ClusterId, Index, NodeId, Term
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def first_batch(members: Mapping[NodeId, tuple[str, ...]]) -> tuple[HardState, l
     All of it is committed. `members` gives their peer URLs by id.
     """
     entries = [
-        Entry(
-            Index(place), FIRST_TERM, EntryKind.NORMAL, bytes(REQUEST_ID_SIZE) + encode(AddMember(id_, urls))
-        )
+        Entry(Index(place), FIRST_TERM, EntryKind.NORMAL, seal(encode(AddMember(id_, urls))))
         for place, (id_, urls) in enumerate(sorted(members.items()), 1)
     ]
     return HardState(FIRST_TERM, NodeId(0), Index(len(entries))), entries
@@ -70,7 +68,7 @@ def catch_up(machine: Machine, entries: Sequence[Entry]) -> None:
     for entry in entries:
         if entry.index > machine.applied:
             data = Change.decode(entry.data).context if entry.kind is EntryKind.CHANGE else entry.data
-            machine.apply(entry.index, data[REQUEST_ID_SIZE:])
+            machine.enter(entry.index, data)
     machine.take_events()
     machine.save()
 

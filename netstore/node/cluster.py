@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from netstore import errors
 from netstore.errors import CorruptData, Fault
 from netstore.node.bootstrap import member_id
-from netstore.node.proposals import REQUEST_ID_SIZE
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.status import Refusal
 from netstore.state import member
@@ -39,9 +38,9 @@ from netstore.state.commands import (
     RefuseChange,
     RemoveMember,
     UpdateMember,
-    decode,
     encode,
 )
+from netstore.state.envelope import answering
 from netstore.state.member import MemberInfo
 from netstore.types import Index, NodeId, Term
 
@@ -237,7 +236,7 @@ class Cluster:
     def _asked(self, change: Change) -> None:
         """Another member asks this leader for a change."""
         try:
-            command = decode(change.context[REQUEST_ID_SIZE:])
+            command = self._host.machine.understand(change.context)
         except CorruptData as fault:
             self._log.warning("member_change_not_read", reason=str(fault))
             return
@@ -307,7 +306,7 @@ class Cluster:
         if asked.own:
             self._host.proposals.refuse([asked.payload], Fault(300, why.encode()))
         else:
-            self._host.relay(asked.payload[:REQUEST_ID_SIZE] + encode(RefuseChange(why)))
+            self._host.relay(answering(asked.payload, encode(RefuseChange(why))))
 
     def _objection(self, command: _Command) -> str | None:
         """Why the members as they are speak against a change, in etcd's words."""

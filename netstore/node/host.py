@@ -18,22 +18,23 @@ from __future__ import annotations
 
 import errno
 from collections import deque
+from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore import errors
-from netstore.errors import CorruptData, Fault, MustStop, NetstoreError
+from netstore.errors import CannotApply, CorruptData, Fault, MustStop, NetstoreError
 from netstore.guard import guarded
 from netstore.node.driver import Append
 from netstore.node.jobs import Jobs
-from netstore.node.proposals import REQUEST_ID_SIZE, Proposals
 from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import Forward, MessageRefused
 from netstore.raft.status import Fate, Refusal
 from netstore.seams import SyncFailed
-from netstore.state.commands import CompareAndDelete, Delete, ExpireNodes, RemoveMember, decode
+from netstore.state.commands import CompareAndDelete, Delete, ExpireNodes, RemoveMember
+from netstore.state.envelope import is_bare, request_of
 from netstore.state.v3commands import Compact, DeleteRange, LeaseExpire, LeaseRevoke
 from netstore.types import Index, Nanos, Term
 from netstore.watch.streams import Watches
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from netstore.disk.wal import Wal
     from netstore.node.driver import Driver
+    from netstore.node.proposals import Proposals
     from netstore.raft.change import Step
     from netstore.raft.entry import Entry, SnapshotMeta
     from netstore.raft.messages import InstallSnapshot, Message
@@ -139,7 +141,7 @@ class Host:
         """Requests that are answered in steps."""
         self.clock = clock
         self.proposals = proposals
-        self.proposals.now = clock.monotonic()
+        self.proposals.now, self.proposals.wall = clock.monotonic(), clock.wall()
         self.proposals.failed = self.hub.failed = self.watches.failed = self.request_failed
         self._driver = driver
         self._raft = driver.raft
@@ -199,12 +201,19 @@ class Host:
         """Highest log index known to be committed."""
         return self._raft.commit
 
-    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None]) -> None:
+    def propose(
+        self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
+    ) -> None:
         """Replicate a command; see `Member.propose`."""
         if self._stopping:
             done(errors.stopped())
             return
-        self.proposals.add(command, done)
+        machine = self.machine
+        level = machine.level_of(command)
+        if level > machine.level:
+            done(errors.beyond_level(level, machine.level))
+            return
+        self.proposals.add(command, done, principal, level)
         self._wake()
 
     def read(self, done: Callable[[Fault | None], None]) -> None:
@@ -284,10 +293,12 @@ class Host:
         """
         try:
             for message in messages:
-                if type(message) is Forward and message.kind is EntryKind.CHANGE:
+                if type(message) is not Forward:
+                    self._raft.step(message)
+                elif message.kind is EntryKind.CHANGE:
                     self._take_changes(message)
                 else:
-                    self._raft.step(message)
+                    self._take_proposals(message)
         except (MessageRefused, MustStop):
             raise
         except Exception as fault:
@@ -340,6 +351,26 @@ class Host:
             self._finish_read(token, errors.stopped())
         self._flush()
 
+    def _take_proposals(self, message: Forward) -> None:
+        """What another member asks this leader to put into the log, looked at before it is there: an entry
+        that a member could not carry out would stop every one of them.
+        """
+        if self._raft.leader != self.id:
+            self._raft.step(message)
+            return
+        understood: list[bytes] = []
+        for payload in message.payloads:
+            try:
+                self.machine.understand(payload)
+            except CorruptData as error:
+                self._log.warning("proposal_not_read", member=f"{message.sender:x}", reason=str(error))
+            else:
+                understood.append(payload)
+        if len(understood) == len(message.payloads):
+            self._raft.step(message)
+        elif understood:
+            self._raft.step(replace(message, payloads=understood))
+
     def _take_changes(self, message: Forward) -> None:
         if self.change_asked is None or self._raft.leader != self.id or message.to != self.id:
             self._raft.step(message)
@@ -355,6 +386,7 @@ class Host:
             raise self._failure
         proposals = self.proposals
         proposals.now = self.clock.monotonic()
+        proposals.wall = self.clock.wall()
         if proposals.queued and self._raft.leader:
             payloads = proposals.take(PAYLOADS_PER_TURN)
             if proposals.queued:
@@ -406,10 +438,16 @@ class Host:
         able: list[bytes] = []
         refused: list[bytes] = []
         for payload in payloads:
-            possible = self._disk_full is None and _only_removes(payload[REQUEST_ID_SIZE:])
+            possible = self._disk_full is None and self._only_removes(payload)
             (able if possible else refused).append(payload)
         self.proposals.refuse(refused, errors.no_space())
         return able
+
+    def _only_removes(self, payload: bytes) -> bool:
+        try:
+            return isinstance(self.machine.understand(payload), _REMOVALS)
+        except CorruptData:
+            return False
 
     def _apply(self, entries: Sequence[Entry]) -> None:
         machine, complete = self.machine, self.proposals.complete
@@ -422,12 +460,16 @@ class Host:
             if entry.kind is EntryKind.CHANGE:
                 self._raft.apply_change(entry)
                 data = Change.decode(data).context
-            command = data[REQUEST_ID_SIZE:]
-            outcome = machine.apply(entry.index, command)
-            if not command and self.observer is not None:
+            try:
+                outcome = machine.enter(entry.index, data)
+            except (NetstoreError, MemoryError):
+                raise
+            except Exception as error:
+                raise _broken(entry, error) from error
+            if self.observer is not None and is_bare(data):
                 self.observer.reached()
             if data:
-                complete(int.from_bytes(data[:REQUEST_ID_SIZE], "big"), outcome)
+                complete(request_of(data), outcome)
         self._raft.applied_to(entries[-1].index)
         publish = self.hub.publish
         for event in machine.take_events():
@@ -492,7 +534,11 @@ class Host:
             if failure is not None:
                 self.fail(DiskFailed(f"a state copy cannot be put in place: {failure}"))
                 return
-            self.machine.load()
+            try:
+                self.machine.load()
+            except NetstoreError as error:
+                self.fail(error)
+                return
             self.hub.interrupt()
             self.watches.replaced()
             self.proposals.jumped()
@@ -588,11 +634,12 @@ class Host:
             self._log.warning("log_mark_not_written", error=str(failure))
 
 
-def _only_removes(command: bytes) -> bool:
-    try:
-        return isinstance(decode(command), _REMOVALS)
-    except CorruptData:
-        return False
+def _broken(entry: Entry, error: Exception) -> CannotApply:
+    return CannotApply(
+        f"entry {entry.index} of the log cannot be applied: {type(error).__name__}: {error}; this is a fault"
+        f" of netstored. netstored --inspect-log {entry.index}:{entry.index} shows the entry, --skip-entry"
+        f" {entry.index} passes over it"
+    )
 
 
 def _refused(proposed: Proposed) -> Fault:

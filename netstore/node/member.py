@@ -51,10 +51,14 @@ class Member(Protocol):
     def hub(self) -> Hub:
         """Live watchers of the v2 tree."""
 
-    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None]) -> None:
-        """Replicate an encoded command (`state.commands`); `done` is called once, in the order of the log.
+    def propose(
+        self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
+    ) -> None:
+        """Replicate an encoded command (`state.commands`) for `principal`, who is noted with it; `done` is
+        called once, in the order of the log.
 
-        It gets what applying the command gave, or a Fault: refused (too many waiting, no place to send it) or
+        It gets what applying the command gave, or a Fault: refused (too many waiting, no place to send it,
+        beyond the cluster's feature level) or
         unknown (time limit, stop). May call `done` before it returns when the proposal is refused at once.
         """
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import takewhile
-from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from netstore import errors
 from netstore.guard import guarded, unguarded
+from netstore.state.envelope import request_of, seal
+from netstore.types import Nanos
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,11 +31,7 @@ MAX_WAITING: Final = 20_000
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
 """Bytes of commands that may wait at once."""
 
-REQUEST_ID_SIZE: Final = 8
-"""Bytes of the request id in front of each command in the log."""
-
 _ID_MASK: Final = (1 << 64) - 1
-_pack = Struct(">Q").pack
 
 
 class Proposals:
@@ -59,6 +56,8 @@ class Proposals:
         """Monotonic seconds; the loop sets it at each turn."""
         self.failed: Callable[[Exception], object] = unguarded
         """Told what a slot raised when it was completed."""
+        self.wall = Nanos(0)
+        """Wall time, set with it; what the envelopes tell."""
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -68,9 +67,9 @@ class Proposals:
         """Payloads wait to be proposed."""
         return bool(self._payloads)
 
-    def open(self, command: bytes, done: Done) -> bytes | None:
-        """Give a command its slot and return its payload, to be proposed by the caller. None (and `done` was
-        called) when too much waits already.
+    def open(self, command: bytes, done: Done, principal: bytes = b"", level: int = 1) -> bytes | None:
+        """Give a command its slot and return its payload (`state.envelope`), to be proposed by the caller.
+        None (and `done` was called) when too much waits already.
         """
         size = len(command)
         if len(self._slots) >= MAX_WAITING or (self._bytes and self._bytes + size > MAX_WAITING_BYTES):
@@ -79,11 +78,11 @@ class Proposals:
         self._next = (self._next + 1) & _ID_MASK
         self._slots[self._next] = (done, self.now + self.time_limit, size)
         self._bytes += size
-        return _pack(self._next) + command
+        return seal(command, request=self._next, level=level, wall=self.wall, principal=principal)
 
-    def add(self, command: bytes, done: Done) -> None:
+    def add(self, command: bytes, done: Done, principal: bytes = b"", level: int = 1) -> None:
         """Give a command its slot and queue its payload for `take`; refused like `open`."""
-        payload = self.open(command, done)
+        payload = self.open(command, done, principal, level)
         if payload is not None:
             self._payloads.append(payload)
 
@@ -98,7 +97,7 @@ class Proposals:
 
     def sent(self, term: Term, payloads: list[bytes]) -> None:
         """These were handed to Raft, in this term, as one batch."""
-        while self._sent and self._request(self._sent[0][1][-1]) not in self._slots:
+        while self._sent and request_of(self._sent[0][1][-1]) not in self._slots:
             self._sent.popleft()
         self._sent.append((term, payloads))
 
@@ -110,7 +109,7 @@ class Proposals:
         """
         again: list[bytes] = []
         while self._sent and self._sent[0][0] < term:
-            again += [each for each in self._sent.popleft()[1] if self._request(each) in self._slots]
+            again += [each for each in self._sent.popleft()[1] if request_of(each) in self._slots]
         if again:
             self.put_back(again)
 
@@ -137,7 +136,7 @@ class Proposals:
         for request in late:
             self.complete(request, fault())
         if late:
-            self._payloads = [each for each in self._payloads if self._request(each) in self._slots]
+            self._payloads = [each for each in self._payloads if request_of(each) in self._slots]
         return len(late)
 
     def fail_all(self, fault: Fault) -> None:
@@ -150,11 +149,7 @@ class Proposals:
     def refuse(self, payloads: list[bytes], fault: Fault) -> None:
         """These payloads were not proposed: complete their slots."""
         for payload in payloads:
-            self.complete(self._request(payload), fault)
-
-    @staticmethod
-    def _request(payload: bytes) -> int:
-        return int.from_bytes(payload[:REQUEST_ID_SIZE], "big")
+            self.complete(request_of(payload), fault)
 
     def _is_late(self, item: tuple[int, tuple[Done, float, int]]) -> bool:
         return item[1][1] < self.now

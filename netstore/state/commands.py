@@ -1,9 +1,11 @@
 """Every replicated command and its byte form: a msgpack array whose first element is the number of the
 command.
 
-The numbers are for ever, and 9 is not used any more. A command that must change in meaning gets a new number;
-one that only gains a field gains it at the end, with a default, so that old logs still decode. A field or
-number this version does not know is refused, never skipped: a member that guessed would drift from its peers.
+The numbers are for ever (9 is not used any more), and so are the fields of a command: one that must mean or
+say more gets a new number, and the *feature level* at which it came (`LEVELS`). A cluster's level is
+replicated, and rises when every member knows the next one; until then nobody proposes what belongs to it. So
+members of two releases can run side by side. A field or number that this version does not know stops the
+member, it is never skipped: who guessed would drift from its peers. The rules: contrib/doc/format-entry.md.
 
 A command carries everything its outcome depends on, and time is no part of that: how long a node lives is a
 number of seconds, counted by each member from when it applied the command (`countdown`). The instant at which
@@ -13,16 +15,27 @@ and refresh).
 
 from __future__ import annotations
 
-from typing import Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias, get_args
 
 import msgspec
 
-from netstore.errors import CorruptData
+from netstore.errors import CorruptData, UnknownCommand
 from netstore.state.v3commands import MAX_DEPTH, Txn, V3Command
 from netstore.types import Nanos
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 LATEST: Final = Nanos(2**63 - 1)
 """The latest instant a node can expire at, in the year 2262; a longer TTL is cut to it."""
+
+LEVEL: Final = 1
+"""The highest feature level that this release knows."""
+
+LEVELS: Final[dict[int, int]] = {}
+"""Number of a command -> the feature level at which it came, where that is not the first."""
+
+MAX_LEVEL: Final = 2**16 - 1
 
 _NANOS_PER_SECOND: Final = 1_000_000_000
 
@@ -31,6 +44,7 @@ LONGEST_TTL: Final = LATEST // _NANOS_PER_SECOND
 
 _Instant = Annotated[int, msgspec.Meta(ge=0, le=LATEST)]
 _Seconds = Annotated[int, msgspec.Meta(ge=0, le=LONGEST_TTL)]
+_Level = Annotated[int, msgspec.Meta(ge=1, le=MAX_LEVEL)]
 _Number = Annotated[int, msgspec.Meta(ge=0)]  # msgpack itself ends at 64 bits
 
 
@@ -116,15 +130,17 @@ class QuorumGet(KeyCommand, frozen=True, tag=8):
 
 
 class PublishMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=10):
-    """A member (re)started and tells its name and URLs.
+    """A member (re)started and tells its name and URLs, and the highest feature level it knows.
 
-    A member seen for the first time is added to the list.
+    A member seen for the first time is added to the list. One that knows less than the cluster's level is
+    refused.
     """
 
     id: _Number
     name: str
     client_urls: tuple[str, ...]
     peer_urls: tuple[str, ...]
+    level: _Level = LEVEL
 
 
 class SetClusterVersion(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=11):
@@ -172,6 +188,14 @@ class RefuseChange(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_
     why: str
 
 
+class RaiseLevel(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=17):
+    """From here on the cluster is at this feature level. Refused unless every member has told that it knows
+    it; without effect where the level is not below it.
+    """
+
+    level: _Level
+
+
 class JoinMember(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=18):
     """A program is let in as a learner, and is to vote if fewer than `voters` members vote or are to vote
     when this is applied: who asks at the same time is counted, too.
@@ -217,13 +241,25 @@ Command: TypeAlias = (
     | UpdateMember
     | PromoteMember
     | RefuseChange
+    | RaiseLevel
     | JoinMember
     | V3Command
 )
 
+_ARRAY_SIZES: Final = {0xDC: 2, 0xDD: 4}
+"""First byte of a long array -> bytes of its length."""
+
+_NUMBER_SIZES: Final = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
+"""First byte of an unsigned number -> its bytes."""
+
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Command)
 
+
+_FIELDS: Final[dict[int, int]] = {
+    kind.__struct_config__.tag: len(kind.__struct_fields__) for kind in get_args(Command)
+}
+"""Number of each command -> how many fields it has."""
 
 _TOO_DEEP: Final = f"not a command of this version: more than {MAX_DEPTH} transactions in one another"
 
@@ -244,13 +280,17 @@ def encode(command: Command) -> bytes:
 def decode(data: bytes) -> Command:
     """The command that `data` stands for.
 
-    Any bytes may be given; what `encode` did not make raises CorruptData.
+    Any bytes may be given; what `encode` did not make raises CorruptData, in words that every member finds
+    alike: UnknownCommand when a later version may have made it.
     """
     try:
         command: Command = _decoder.decode(data)
     except RecursionError:
         raise CorruptData(_TOO_DEEP) from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        unknown = _what_is_unknown(data, _FIELDS)
+        if unknown is not None:
+            raise UnknownCommand(f"not a command of this version: {unknown}") from None
         raise CorruptData(f"not a command of this version: {error}") from None
     if type(command) is Txn:
         if _is_deep(command):
@@ -258,6 +298,39 @@ def decode(data: bytes) -> Command:
     elif isinstance(command, KeyCommand) and not is_canonical(command.path):
         raise CorruptData(f"not a command of this version: path {command.path!r} is not canonical")
     return command
+
+
+def head_of(data: bytes) -> tuple[int, int] | None:
+    """The number of the command that these bytes begin with, and how many fields follow it; None when they
+    begin with none. Any bytes may be given. (msgpack specification, formats of arrays and of integers.)
+    """
+    first = data[0] if data else 0
+    if first & 0xF0 == 0x90:
+        count, at = first & 0x0F, 1
+    elif first in _ARRAY_SIZES:
+        at = 1 + _ARRAY_SIZES[first]
+        count = int.from_bytes(data[1:at], "big")
+    else:
+        return None
+    if count == 0 or len(data) <= at:
+        return None
+    if data[at] < 0x80:
+        return data[at], count - 1
+    size = _NUMBER_SIZES.get(data[at])
+    if size is None or len(data) < at + 1 + size:
+        return None
+    return int.from_bytes(data[at + 1 : at + 1 + size], "big"), count - 1
+
+
+def _what_is_unknown(data: bytes, fields: Mapping[int, int]) -> str | None:
+    head = head_of(data)
+    if head is None:
+        return None
+    number, count = head
+    if number not in fields:
+        return f"command {number} is not known"
+    known = fields[number]
+    return f"command {number} has {count} fields, and {known} are known" if count > known else None
 
 
 def _is_deep(txn: Txn) -> bool:

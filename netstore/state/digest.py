@@ -89,6 +89,7 @@ def _small_parts(machine: Machine) -> Iterator[bytes]:
             machine.tree.index,
             machine.statistics.replicated(),
             machine.cluster_version,
+            machine.level,
             mvcc.revision,
             mvcc.compacted,
         )

@@ -1,8 +1,9 @@
 """The single door to the replicated state.
 
 Invariants:
- 1. `apply` takes any bytes and raises for none of them. What cannot be decoded is refused in the same way on
-    every member.
+ 1. Whatever an entry holds, every member does the same with it. What is no command is refused alike. What a
+    later version may have written (`errors.UnknownCommand`, a level beyond `LEVEL`) is not for this member to
+    judge: it raises CannotApply, with nothing changed, and the member stops.
  2. The applied index moves in the same step as the state, and `save` hands both to the engine in one write,
     so that no crash can part them.
  3. The outcome depends on the state and the command alone.
@@ -10,13 +11,13 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import msgspec
 
 from netstore import errors
-from netstore.errors import CorruptData, Fault, NetstoreError, refusal
-from netstore.state import mirror, txn
+from netstore.errors import CannotApply, CorruptData, Fault, Hopeless, NetstoreError, UnknownCommand, refusal
+from netstore.state import commands, mirror, txn
 from netstore.state.alarm import Alarms
 from netstore.state.commands import (
     AddMember,
@@ -32,14 +33,16 @@ from netstore.state.commands import (
     PromoteMember,
     PublishMember,
     QuorumGet,
+    RaiseLevel,
     RefuseChange,
     RemoveMember,
     Set,
     SetClusterVersion,
     Update,
     UpdateMember,
-    decode,
+    head_of,
 )
+from netstore.state.envelope import FORMAT, Envelope, first_level_command, read
 from netstore.state.history import History
 from netstore.state.lease import Lease, LeaseRecord, Leases
 from netstore.state.member import (
@@ -93,6 +96,12 @@ class Machine:
     saves, once per batch.
     """
 
+    LEVEL: ClassVar[int] = commands.LEVEL
+    """The highest feature level that this member knows."""
+
+    LEVELS: ClassVar[Mapping[int, int]] = commands.LEVELS
+    """Number of a command -> its feature level, where that is not the first."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.applied = Index(0)
@@ -102,6 +111,8 @@ class Machine:
         self.statistics = Statistics()
         self.cluster_version = ""
         """The version all members can speak; empty before the first agreement."""
+        self.level = 1
+        """The feature level of the cluster: no command beyond it is proposed."""
         self.leases = Leases()
         self.mvcc = Mvcc(engine, self.leases.move)
         self.alarms = Alarms()
@@ -132,6 +143,7 @@ class Machine:
             UpdateMember: self._update_member,
             PromoteMember: self._promote_member,
             RefuseChange: self._refuse_change,
+            RaiseLevel: self._raise_level,
             JoinMember: self._join_member,
             Put: self._put,
             DeleteRange: self._delete_range,
@@ -159,13 +171,15 @@ class Machine:
     def load(self) -> None:
         """Become what the engine holds, dropping what was applied since.
 
-        O(stored nodes and v3 records). CorruptData when it cannot be read.
+        O(stored nodes and v3 records). CorruptData when it cannot be read; Hopeless when it is of a feature
+        level that this release does not know.
         """
         engine = self._engine
         self.applied = engine.applied()
         self.history = History()
         self.statistics = Statistics()
         self.cluster_version = ""
+        self.level = 1
         self._members = {}
         self._removed = set()
         self._scalars = None
@@ -174,6 +188,9 @@ class Machine:
             index = scalars.index
             self.statistics.restore(scalars.counts)
             self.cluster_version = scalars.version
+            self.level = scalars.level
+            if self.level > self.LEVEL:
+                raise Hopeless(self._older(self.level, self.LEVEL))
             self._scalars = scalars
         for member in mirror.load_all(engine, mirror.MEMBERS, MemberInfo):
             self._members[member.id] = member
@@ -203,20 +220,84 @@ class Machine:
         self.alarms.restore(mirror.load_all(engine, mirror.ALARMS, tuple[NodeId, int]))
         self._alarms_touched = set()
 
-    def apply(self, index: Index, command: bytes) -> Outcome:
-        """Carry out the log entry at `index`.
+    def enter(self, index: Index, payload: bytes) -> Outcome:
+        """Carry out the log entry at `index` as it lies in the log: a command in its envelope, or nothing.
 
-        Empty bytes are a leader's first entry: only the applied index moves.
+        CannotApply, with nothing changed, for what a later version has written.
+        """
+        command = first_level_command(payload) if payload else payload
+        if command is not None:
+            return self.apply(index, command)
+        try:
+            envelope = self._opened(payload)
+        except UnknownCommand as error:
+            raise CannotApply(_too_new(index, str(error))) from None
+        except CorruptData as error:
+            self.apply(index, b"")
+            return self._refusal(str(error))
+        return self.apply(index, envelope.command)
+
+    def _opened(self, payload: bytes) -> Envelope:
+        envelope = read(payload)
+        if envelope.format > FORMAT:
+            raise UnknownCommand(f"an entry of format {envelope.format}, and {FORMAT} is known")
+        if envelope.format != FORMAT:
+            raise CorruptData(f"an entry of format {envelope.format}, which never was")
+        if envelope.level > self.LEVEL:
+            number, _ = head_of(envelope.command) or (0, 0)
+            raise UnknownCommand(
+                f"command {number} of feature level {envelope.level}, and {self.LEVEL} is known"
+            )
+        if envelope.level > self.level:
+            raise CorruptData(f"feature level {envelope.level} in a cluster at {self.level}")
+        return envelope
+
+    def understand(self, payload: bytes) -> Command | None:
+        """The command of a payload that somebody asks to have proposed; None for one without a command.
+
+        CorruptData when it is none of this version and of the cluster's feature level.
+        """
+        command = first_level_command(payload)
+        if command is None:
+            command = self._opened(payload).command
+        if not command:
+            return None
+        if self.level_of(command) > self.level:
+            raise CorruptData(
+                f"a command of feature level {self.level_of(command)} in a cluster at {self.level}"
+            )
+        return self.decode(command)
+
+    @staticmethod
+    def decode(data: bytes) -> Command:
+        """The command that these bytes stand for (`commands.decode`)."""
+        return commands.decode(data)
+
+    def level_of(self, command: bytes) -> int:
+        """The feature level of an encoded command."""
+        if not self.LEVELS:
+            return 1
+        head = head_of(command)
+        return 1 if head is None else self.LEVELS.get(head[0], 1)
+
+    def apply(self, index: Index, command: bytes) -> Outcome:
+        """Carry out a command at `index`. CannotApply as by `enter`.
+
+        Empty bytes are an entry without a command: only the applied index moves.
         """
         if index <= self.applied:
             raise NetstoreError(f"entry {index} after {self.applied}: an entry is applied once, in order")
-        self.applied = index
         if not command:
+            self.applied = index
             return None
         try:
-            decoded: Command = decode(command)
+            decoded: Command = self.decode(command)
+        except UnknownCommand as error:
+            raise CannotApply(_too_new(index, str(error))) from None
         except CorruptData as error:
+            self.applied = index
             return Fault(300, str(error).encode(), self.tree.index)
+        self.applied = index
         return self._doors[type(decoded)](decoded)
 
     def take_events(self) -> list[Event]:
@@ -245,7 +326,9 @@ class Machine:
             changes[mirror.MEMBERS, key] = None if member is None else mirror.encode(member)
             if id_ in self._removed:
                 changes[mirror.REMOVED, key] = mirror.encode(id_)
-        scalars = mirror.Scalars(self.tree.index, self.statistics.replicated(), self.cluster_version)
+        scalars = mirror.Scalars(
+            self.tree.index, self.statistics.replicated(), self.cluster_version, self.level
+        )
         if scalars != self._scalars:
             changes[mirror.STATE, mirror.STATE_KEY] = mirror.encode(scalars)
             self._scalars = scalars
@@ -483,6 +566,8 @@ class Machine:
         id_ = NodeId(command.id)
         if id_ in self._removed:
             return self._refusal(ID_REMOVED)
+        if command.level < self.level:
+            return self._refusal(self._older(self.level, command.level))
         if id_ not in self._members:
             refusal = self._add_member(AddMember(id_, command.peer_urls))
             if refusal is not None:
@@ -490,7 +575,12 @@ class Machine:
         self.statistics.sets_success += 1
         self._record_member(
             "set",
-            msgspec.structs.replace(self._members[id_], name=command.name, client_urls=command.client_urls),
+            msgspec.structs.replace(
+                self._members[id_],
+                name=command.name,
+                client_urls=command.client_urls,
+                level=command.level,
+            ),
         )
         return None
 
@@ -572,6 +662,28 @@ class Machine:
         self._record_internal("set", b"/version")
         return None
 
+    @staticmethod
+    def _older(level: int, known: int) -> str:
+        return (
+            f"the cluster is at feature level {level}, this member knows {known}: it is older than the"
+            " cluster: upgrade it to the version of the others"
+        )
+
+    @property
+    def common_level(self) -> int:
+        """The highest feature level that every member has told that it knows; 0 while one has told none."""
+        return min((member.level for member in self._members.values()), default=0)
+
+    def _raise_level(self, command: RaiseLevel) -> Outcome:
+        if command.level > self.common_level:
+            return self._refusal(f"not every member knows feature level {command.level}")
+        if command.level > self.LEVEL:
+            raise CannotApply(
+                _too_new(self.applied, f"feature level {command.level}, and {self.LEVEL} is known")
+            )
+        self.level = max(self.level, command.level)
+        return None
+
     def _record(self, event: Event) -> None:
         self.history.add(event)
         if not event.refresh:
@@ -588,3 +700,11 @@ class Machine:
 
 def _life(command: Set | Create | Update | CompareAndSwap | InOrder) -> Life:
     return Life(Nanos(command.expires), command.ttl) if command.expires else FOR_EVER
+
+
+def _too_new(index: Index, what: str) -> str:
+    return (
+        f"entry {index} of the log: {what}; this member is older than the cluster: upgrade it to the version"
+        f" of the others. If no version knows it: netstored --inspect-log {index}:{index} shows it, and"
+        f" --skip-entry {index} passes over it"
+    )

@@ -31,7 +31,8 @@ def to_vote(members: Iterable[MemberInfo]) -> int:
 class MemberInfo(msgspec.Struct, array_like=True, frozen=True):
     """A member: its name, empty before it first published itself, where clients and where peers reach it.
 
-    A `learner` has no vote; with `promote` it is to get one as soon as it has caught up.
+    A `learner` has no vote; with `promote` it is to get one as soon as it has caught up. `level` is the
+    highest feature level it has told that it knows, 0 before it told any.
     """
 
     id: NodeId
@@ -40,3 +41,4 @@ class MemberInfo(msgspec.Struct, array_like=True, frozen=True):
     peer_urls: tuple[str, ...]
     learner: bool = False
     promote: bool = False
+    level: int = 0

@@ -49,11 +49,14 @@ STATE_KEY: Final = b"state"
 
 
 class Scalars(msgspec.Struct, array_like=True, frozen=True):
-    """The index, the counters in the order of `statistics.REPLICATED`, and the agreed version."""
+    """The index, the counters in the order of `statistics.REPLICATED`, the agreed version, and the feature
+    level.
+    """
 
     index: EtcdIndex
     counts: tuple[int, ...]
     version: str
+    level: int = 1
 
 
 class V3Scalars(msgspec.Struct, array_like=True, frozen=True):

@@ -28,7 +28,9 @@ class StuckMember(LocalMember):
         super().__init__()
         self.waiting: list[Callable[[Outcome | Fault], None]] = []
 
-    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None]) -> None:
+    def propose(
+        self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
+    ) -> None:
         self.waiting.append(done)
 
 

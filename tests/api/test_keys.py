@@ -51,7 +51,7 @@ def test_other_methods_are_refused(member: LocalMember, method: str) -> None:
 def test_what_the_cluster_cannot_do_is_told(
     member: LocalMember, monkeypatch: pytest.MonkeyPatch, outcome: Fault | None, cause: bytes
 ) -> None:
-    def propose(command: bytes, done: Callable[[Outcome | Fault], None]) -> None:
+    def propose(command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b"") -> None:
         done(outcome)
 
     monkeypatch.setattr(member, "propose", propose)

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from netstore.disk.wal import Replay
 from netstore.node import bootstrap
-from netstore.node.proposals import REQUEST_ID_SIZE
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.core import Boot, Config, Raft
 from netstore.raft.entry import ConfState, Entry, EntryKind, HardState, SnapshotMeta
 from netstore.state.commands import AddMember, Set, encode
+from netstore.state.envelope import seal
 from netstore.state.machine import Machine
 from netstore.types import Index, NodeId, Term
 from tests.support.local_member import memory_engine
@@ -45,7 +45,7 @@ def test_a_new_cluster_begins_with_its_members_and_nobody_leads() -> None:
     assert raft.status().conf.voters == (1, 2, 3)
     machine = Machine(memory_engine())
     for entry in entries:
-        machine.apply(entry.index, entry.data[REQUEST_ID_SIZE:])
+        machine.enter(entry.index, entry.data)
     assert {id_: member.peer_urls for id_, member in machine.members.items()} == MEMBERS
     assert machine.tree.index == 3
 
@@ -66,10 +66,10 @@ def test_a_log_is_empty_only_if_nothing_was_ever_said(replay: Replay, empty: boo
 
 def log() -> list[Entry]:
     """Two writes and a change of the members, the last of them not known to be committed."""
-    write = bytes(REQUEST_ID_SIZE) + encode(Set(b"/k", b"1"))
-    add = bytes(REQUEST_ID_SIZE) + encode(AddMember(9, ("http://n:1",)))
+    write = seal(encode(Set(b"/k", b"1")))
+    add = seal(encode(AddMember(9, ("http://n:1",))))
     change = Change((Step(StepKind.ADD_LEARNER, NodeId(9)),), context=add).encode()
-    last = bytes(REQUEST_ID_SIZE) + encode(Set(b"/k", b"2"))
+    last = seal(encode(Set(b"/k", b"2")))
     return [
         Entry(Index(5), Term(2), EntryKind.NORMAL, write),
         Entry(Index(6), Term(2), EntryKind.CHANGE, change),

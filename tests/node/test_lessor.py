@@ -34,12 +34,14 @@ class Leading(LocalMember):
         self.lessor = Lessor(self, ELECTION_SECONDS)
         self.lessor.look()
 
-    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None]) -> None:
+    def propose(
+        self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
+    ) -> None:
         self.proposed.append(decode(command))
         if self.loses:
             done(errors.timed_out())
         else:
-            super().propose(command, done)
+            super().propose(command, done, principal)
 
     def read(self, done: Callable[[Fault | None], None]) -> None:
         done(self.unreadable)

@@ -9,6 +9,7 @@ import pytest
 from netstore.errors import Fault
 from netstore.node.proposals import Proposals
 from netstore.state.commands import InOrder, encode
+from netstore.state.envelope import command_of, request_of
 from netstore.types import Event, Term
 from tests.support.group import TIME_LIMIT, Group
 
@@ -101,10 +102,10 @@ def test_only_what_is_overtaken_is_queued_again_and_in_order(term: int, again: l
         proposals.add(word, answered.append)
     payloads = proposals.take(9)
     proposals.sent(Term(4), payloads)
-    proposals.complete(int.from_bytes(payloads[1][:8], "big"), None)
+    proposals.complete(request_of(payloads[1]), None)
     proposals.add(b"third", answered.append)
     proposals.overtaken(Term(term))
-    assert [each[8:] for each in proposals.take(9)] == [*again, b"third"]
+    assert [command_of(each) for each in proposals.take(9)] == [*again, b"third"]
     assert answered == [None]
 
 
@@ -124,5 +125,5 @@ def test_what_was_sent_is_forgotten_once_it_is_answered() -> None:
         proposals.add(b"%d" % number, lambda _: None)
         [payload] = proposals.take(9)
         proposals.sent(Term(1), [payload])
-        proposals.complete(int.from_bytes(payload[:8], "big"), None)
+        proposals.complete(request_of(payload), None)
     assert len(proposals._sent) == 1

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.disk.engine import MemoryEngine
 from netstore.errors import Fault
-from netstore.node.proposals import REQUEST_ID_SIZE
 from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind
 from netstore.state.commands import decode
+from netstore.state.envelope import command_of
 from netstore.state.machine import Machine
 from netstore.state.mirror import TABLES
 from netstore.state.v3commands import (
@@ -82,8 +82,8 @@ class Ledger:
             data = entry.data
             if entry.kind is EntryKind.CHANGE:
                 data = Change.decode(data).context
-            command = data[REQUEST_ID_SIZE:]
-            outcome = machine.apply(entry.index, command)
+            command = command_of(data) if data else b""
+            outcome = machine.enter(entry.index, data)
             changes = machine.take_changes()
             self.pair_changes += changes
             if changes or (len(command) > 1 and command[1] in JUDGED):

@@ -93,12 +93,14 @@ FIRST_WRITTEN = [
     (commands.ExpireNodes(((b"/a", 5),)), "92149192c4022f6105"),
     (commands.NoteTtl(((b"/a", 5, 7),)), "92159193c4022f610507"),
     (commands.PublishMember(1, "n", ("c",), ("p", "q")), "950a01a16e91a16392a170a171"),
+    (commands.PublishMember(1, "n", ("c",), ("p", "q"), 3), "960a01a16e91a16392a170a17103"),
     (commands.SetClusterVersion("3"), "920ba133"),
     (commands.AddMember(1, ("p", "q"), True, True), "950c0192a170a171c3c3"),
     (commands.RemoveMember(1), "920d01"),
     (commands.UpdateMember(1, ("p",)), "930e0191a170"),
     (commands.PromoteMember(1), "920f01"),
     (commands.RefuseChange("no"), "9210a26e6f"),
+    (commands.RaiseLevel(3), "921103"),
     (commands.JoinMember(1, ("p",), 3, 2), "95120191a1700302"),
 ]
 

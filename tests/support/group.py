@@ -12,6 +12,7 @@ from netstore.node.bootstrap import first_batch
 from netstore.node.cluster import Cluster
 from netstore.node.driver import Driver
 from netstore.node.host import Host
+from netstore.node.level import Levels
 from netstore.node.proposals import Proposals
 from netstore.raft.core import Boot, Config, Raft
 from netstore.raft.entry import ConfState, HardState, SnapshotMeta
@@ -24,6 +25,7 @@ from tests.support.local_member import HandClock, memory_engine
 from tests.support.member import CLUSTER, HandDevice, Lines
 
 if TYPE_CHECKING:
+    from netstore.disk.engine import MemoryEngine
     from netstore.raft.messages import Message
 
 TICK: Final = 100_000_000
@@ -37,25 +39,39 @@ Members = dict[NodeId, tuple[str, ...]]
 class Peer:
     """One member. Without `initial` it joins: it waits for a state copy."""
 
-    def __init__(self, group: Group, id_: NodeId, initial: Members | None) -> None:
+    def __init__(
+        self,
+        group: Group,
+        id_: NodeId,
+        initial: Members | None,
+        release: type[Machine] = Machine,
+        before: Peer | None = None,
+    ) -> None:
+        """`release` is the version of the program, as far as it knows commands; `before` is the member whose
+        disk this one starts with.
+        """
         self.id = id_
         self.group = group
         self.woken = False
         self.cut_off = False
         self.lines = Lines()
-        self.device = HandDevice()
-        self.engine = memory_engine()
-        self.machine = Machine(self.engine)
-        wal, _ = Wal.open(self.device, Identity(CLUSTER, id_))
+        self.device: HandDevice = HandDevice(before.device.files if before else None)
+        self.engine: MemoryEngine = before.engine.crash() if before else memory_engine()
+        self.machine = release(self.engine)
+        self.machine.load()
+        wal, replay = Wal.open(self.device, Identity(CLUSTER, id_))
         hard_state, entries = first_batch(initial or {})
         meta = SnapshotMeta(Index(0), Term(0), ConfState(voters=tuple(sorted(initial or {}))))
-        wal.mark(meta, lambda _: None)
-        if initial:
-            wal.append(hard_state, entries, lambda _: None)
+        if before:
+            hard_state, meta, entries = replay.hard_state or hard_state, replay.mark or meta, replay.entries
         else:
-            hard_state = HardState(Term(0), NodeId(0), Index(0))
+            wal.mark(meta, lambda _: None)
+            if initial:
+                wal.append(hard_state, entries, lambda _: None)
+            else:
+                hard_state = HardState(Term(0), NodeId(0), Index(0))
         self.device.sync()
-        boot = Boot(hard_state, meta, entries, Index(0))
+        boot = Boot(hard_state, meta, entries, self.machine.applied)
         self.host = Host(
             name=f"m{id_:x}",
             cluster_id=CLUSTER,
@@ -74,15 +90,15 @@ class Peer:
             catch_up_entries=0,
         )
         self.cluster = Cluster(self.host, log=self.lines)
+        self.levels = Levels(self.host)
 
     def _wake(self) -> None:
         self.woken = True
 
     def publish(self) -> None:
         """Say one's name, as a member does when it starts."""
-        self.host.propose(
-            encode(PublishMember(self.id, self.host.name, (f"http://c{self.id:x}:1",), ())), lambda _: None
-        )
+        urls, known = (f"http://c{self.id:x}:1",), self.machine.LEVEL
+        self.host.propose(encode(PublishMember(self.id, self.host.name, urls, (), known)), lambda _: None)
         self.group.settle()
 
     def seen(self) -> dict[int, tuple[bool, bool]]:
@@ -117,6 +133,14 @@ class Group:
         """The program of an added member starts, and publishes itself once it knows a leader."""
         peer = self.peers[NodeId(id_)] = Peer(self, NodeId(id_), None)
         self.pass_time(0.3)
+        peer.publish()
+        return peer
+
+    def restart(self, id_: int, release: type[Machine] = Machine) -> Peer:
+        """A member's program is killed and starts again, as this version of it."""
+        before = self.peers[NodeId(id_)]
+        peer = self.peers[NodeId(id_)] = Peer(self, NodeId(id_), None, release, before)
+        self.pass_time(3)
         peer.publish()
         return peer
 
@@ -162,6 +186,7 @@ class Group:
             for peer in list(self.peers.values()):
                 peer.host.tick()
                 peer.cluster.tick()
+                peer.levels.look()
             self.settle()
 
     def pass_time(self, seconds: float) -> None:

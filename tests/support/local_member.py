@@ -236,7 +236,9 @@ class LocalMember:
         if not self.machine.cluster_version:
             self._apply(commands.encode(commands.SetClusterVersion("3.4.0")))
 
-    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None]) -> None:
+    def propose(
+        self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
+    ) -> None:
         done(self._apply(command))
         self.reaper.countdown.count(self.clock.monotonic())
 

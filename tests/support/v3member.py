@@ -111,12 +111,14 @@ class ReadableMember(LocalMember):
     def read(self, done: Callable[[Fault | None], None]) -> None:
         done(self.unreadable)
 
-    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None]) -> None:
+    def propose(
+        self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
+    ) -> None:
         self.proposed += 1
         if self.unwritable is not None:
             done(self.unwritable)
             return
-        super().propose(command, done)
+        super().propose(command, done, principal)
         self.settle()
 
     def settle(self) -> None:

@@ -53,7 +53,7 @@ def edges(kind: Descriptor, nesting: int = NESTING) -> Iterator[Message]:
 
 
 def _ordinary(kind: Descriptor) -> Any:
-    message = GetMessageClass(kind)()
+    message: Any = GetMessageClass(kind)()
     for field in kind.fields:
         if field.name == "key" and field.type == FieldDescriptor.TYPE_BYTES:
             message.key = b"a"
@@ -79,9 +79,11 @@ def _values(field: FieldDescriptor, nesting: int) -> Iterator[Any]:
         case FieldDescriptor.TYPE_STRING:
             yield from TEXTS
         case FieldDescriptor.TYPE_MESSAGE:
-            yield _ordinary(field.message_type)
+            inner = field.message_type
+            assert inner is not None
+            yield _ordinary(inner)
             if nesting:
-                yield from edges(field.message_type, nesting - 1)
+                yield from edges(inner, nesting - 1)
         case _:
             raise AssertionError(f"{field.full_name} has a type that is not known here")
 
