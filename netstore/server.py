@@ -663,7 +663,7 @@ class _Daemon:
                 b"/v2/stats/leader": self.statistics.leader,
             }
             below |= {PREFIX: KeysApi(host).handle, b"/v2/members": members.members}
-        return Router(exact, below)
+        return Router(exact, below, closed=(operate.PREFIX,))
 
     def _services(self) -> Services:
         config, store = self.config, self.store

@@ -1,6 +1,10 @@
 """From a path to its handler, and the answers that belong to no handler (v2 API, routes and path handling).
 
 Routes are exact paths, or prefixes (written with a trailing slash) that also match the path without it.
+
+What etcd's API has, pages of any origin may ask for unless `--cors` narrows it, as with etcd. What it has not
+is closed to them: a browser sends `Origin` with whatever changes something, and such a request is refused, so
+that no page, not even one whose name was made to point here, can remove a member.
 """
 
 from __future__ import annotations
@@ -8,9 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore.api.v2.paths import clean_path, unquote
+from netstore.net.exchange import field_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from netstore.net.exchange import Exchange
 
@@ -18,6 +23,8 @@ PLAIN: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 NOSNIFF: Final = b"X-Content-Type-Options: nosniff\r\n"
 _HTML: Final = b"Content-Type: text/html; charset=utf-8\r\n"
 _KNOWN_PATHS: Final = 4096
+_KNOWN_PATH_BYTES: Final = 256
+"""Longer paths are looked up each time, so that the table holds 1 MiB of them at most."""
 _ESCAPED: Final = ((b"&", b"&amp;"), (b"<", b"&lt;"), (b">", b"&gt;"), (b'"', b"&#34;"), (b"'", b"&#39;"))
 
 
@@ -55,7 +62,11 @@ class Redirect:
     def __call__(self, exchange: Exchange) -> None:
         request = exchange.request
         location = self._path + b"?" + request.query if request.query else self._path
-        fields = b"Location: %s\r\n" % location
+        try:
+            fields = field_line(b"Location", location)
+        except ValueError:
+            bad_request(exchange)
+            return
         if request.method not in (b"GET", b"HEAD"):
             exchange.respond(301, fields)
             return
@@ -65,30 +76,54 @@ class Redirect:
         exchange.respond(301, fields + _HTML, b'<a href="%s">Moved Permanently</a>.\n\n' % shown)
 
 
+class NoPages:
+    """Refuses what comes from a web page."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    def __call__(self, exchange: Exchange) -> None:
+        if exchange.request.origin is None:
+            self._handler(exchange)
+        else:
+            exchange.respond(403, PLAIN + NOSNIFF, b"Not for web pages: the request has an Origin header\n")
+
+
 class Router:
     """Sends each request to its handler.
 
-    `exact` routes match one decoded path; `below` routes match a path and everything under it. Paths seen
-    before cost one dictionary look-up (bounded table); a new one is decoded and cleaned first.
+    `exact` routes match one decoded path; `below` routes match a path and everything under it, those in
+    `closed` for no web page. Paths of handlers seen before cost one dictionary look-up (bounded table); a new
+    one is decoded and cleaned first, which gives the same handler.
     """
 
-    def __init__(self, exact: Mapping[bytes, Handler], below: Mapping[bytes, Handler]) -> None:
+    def __init__(
+        self,
+        exact: Mapping[bytes, Handler],
+        below: Mapping[bytes, Handler],
+        closed: Collection[bytes] = (),
+    ) -> None:
         self._exact = dict(exact)
-        self._below = [(path, path + b"/", handler) for path, handler in below.items()]
+        self._below = [
+            (path, path + b"/", NoPages(handler) if path in closed else handler)
+            for path, handler in below.items()
+        ]
         self._known: dict[bytes, Handler] = {}
 
     def handle(self, exchange: Exchange) -> None:
         """Answer, redirect or hand on one request."""
         request = exchange.request
-        if request.method == b"OPTIONS":
+        path = request.path
+        handler = self._known.get(path)
+        if handler is None:
+            handler = self._find(path)
+            if len(path) <= _KNOWN_PATH_BYTES and not isinstance(handler, Redirect):
+                if len(self._known) >= _KNOWN_PATHS:
+                    self._known.clear()
+                self._known[path] = handler
+        if request.method == b"OPTIONS" and (request.origin is None or not isinstance(handler, NoPages)):
             exchange.respond(200, b"")
             return
-        handler = self._known.get(request.path)
-        if handler is None:
-            handler = self._find(request.path)
-            if len(self._known) >= _KNOWN_PATHS:
-                self._known.clear()
-            self._known[request.path] = handler
         handler(exchange)
 
     def _find(self, raw: bytes) -> Handler:

@@ -8,10 +8,23 @@ awaited.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import re
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+_NO_VALUE: Final = re.compile(rb"[\0\r\n]")
+
+
+def field_line(name: bytes, value: bytes) -> bytes:
+    """A header line for `Exchange.respond` with a value that a client may have chosen. ValueError where it
+    would end the line and begin another one (RFC 9110, 5.5).
+    """
+    if _NO_VALUE.search(value):
+        raise ValueError("a field value with a line break or NUL")
+    return b"%b: %b\r\n" % (name, value)
 
 
 class Request:

@@ -19,7 +19,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore.net.chunked import BodyTooLarge, ChunkedBody
-from netstore.net.exchange import Request
+from netstore.net.exchange import Request, field_line
 from netstore.net.http1head import CHUNKED, KnownHeads, Malformed, refuse_unfinished
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PLAIN: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 _CORS: Final = (
     b"Access-Control-Allow-Methods: POST, GET, OPTIONS, PUT, DELETE\r\n"
-    b"Access-Control-Allow-Origin: %s\r\n"
+    b"%s"
     b"Access-Control-Allow-Headers: accept, content-type, authorization\r\n"
 )
 _STATUS_11: Final = {s.value: b"HTTP/1.1 %d %s\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
@@ -120,8 +120,10 @@ class Cors:
     def fields(self, origin: bytes | None) -> bytes:
         """The header lines for a request from this origin."""
         if self._origins is None:
-            return _CORS % b"*"
-        return _CORS % origin if origin in self._origins else b""
+            return _CORS % field_line(b"Access-Control-Allow-Origin", b"*")
+        if origin is None or origin not in self._origins:
+            return b""
+        return _CORS % field_line(b"Access-Control-Allow-Origin", origin)
 
 
 class Http1Server:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from netstore.api.v2.form import (
     FORM_LIMIT_BYTES,
+    MAX_PAIRS,
     NONE_GIVEN,
     Parameters,
     go_quote,
@@ -217,3 +218,17 @@ def test_nothing_given_is_nothing_asked() -> None:
 )
 def test_quoting_is_that_of_go(data: bytes, shown: bytes) -> None:
     assert go_quote(data) == shown
+
+
+def test_parameters_are_bounded_in_number() -> None:
+    assert len(parse_form(b"&".join(b"n%d=" % number for number in range(MAX_PAIRS)))) == MAX_PAIRS
+    for form in (b"&" * MAX_PAIRS, b"a&" * 5_000_000):
+        with pytest.raises(Fault, match="more than 1000 parameters"):
+            parse_form(form)
+
+
+def test_a_content_type_is_bounded() -> None:
+    kind = b"application/x-www-form-urlencoded"
+    assert outcome_of(Request(b"PUT", b"/", b"", b"value=1", kind + b";a=b" * 200)) == Parameters(b"1")
+    with pytest.raises(Fault, match="invalid media parameter"):
+        parameters_of(Request(b"PUT", b"/", b"", b"value=1", kind + b";a=b" * 16_000))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
 from netstore import errors
 from netstore.api.v2 import keys as keys_module
+from netstore.api.v2.paths import MAX_NAMES
 from netstore.net.exchange import Request
 from tests.support.local_member import LocalMember, RecordedExchange
 
@@ -189,3 +191,61 @@ def test_statistics_count_what_happened(member: LocalMember) -> None:
     assert not answer.body.endswith(b"\n")
     refused = member.send("POST", "/v2/stats/store")
     assert (refused.status, refused.headers["Allow"]) == (405, "GET")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "POST", "DELETE"])
+def test_a_key_that_lies_too_deep_is_refused_with_the_limit(member: LocalMember, method: str) -> None:
+    below = member.machine.tree.index
+    for path in ("/a" * (MAX_NAMES + 1), "%2Fa" * (MAX_NAMES + 1), "/a" * 30_000):
+        answer = member.send(method, f"/v2/keys{path}", b"value=1")
+        assert answer.status == 400
+        assert method == "HEAD" or b"more than 256 names" in answer.body
+    assert member.machine.tree.index == below
+    put(member, "/a" * MAX_NAMES)
+
+
+NUMBERS = (
+    "0", "1", "-1", "+1", " 1", "1 ", "1.0", "1e3", "0x1", "1_0",
+    "\N{ARABIC-INDIC DIGIT ONE}", "\N{SUPERSCRIPT TWO}", str(2**31), str(2**32), str(2**53),
+    str(2**63 - 1), str(2**63), str(2**64 - 1), str(2**64), str(2**64 + 1),
+    "9" * 400, "9" * 5000, "1" + "0" * 60_000, "0" * 60_000 + "1", "nan", "inf", "\0", "1\0", "", "true",
+)  # fmt: skip
+RAW = (b"%FF", b"%00", b"\xff", b"%C3%28", b"%ED%A0%80")
+NUMBER_FIELDS = {"ttl": 202, "prevIndex": 203, "waitIndex": 203}
+FLAGS = ("recursive", "sorted", "wait", "dir", "quorum", "stream", "noValueOnSuccess", "prevExist", "refresh")
+EDGES = (*(quote(number).encode() for number in NUMBERS), *RAW)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "POST", "DELETE"])
+@pytest.mark.parametrize("field", [*NUMBER_FIELDS, *FLAGS, "value", "prevValue", "unknown"])
+def test_every_parameter_at_its_edges_is_legal_or_refused(
+    member: LocalMember, method: str, field: str
+) -> None:
+    """Python's own words (`ValueError`, `OverflowError`) reach nobody, and the store goes on."""
+    put(member, "/a")
+    for edge in EDGES:
+        pair = f"{field}=".encode() + edge
+        for query, body in ((pair, b""), (b"", pair), (pair, b"value=1&ttl=5")):
+            request = Request(
+                method.encode(), b"/v2/keys/a", query, body, b"application/x-www-form-urlencoded"
+            )
+            exchange = RecordedExchange(request)
+            member.router.handle(exchange)
+            assert exchange.status in {200, 201, 400, 403, 404, 412}, (edge, exchange.body)
+            if exchange.status == 400 and method != "HEAD":
+                code = json.loads(exchange.body)["errorCode"]
+                assert code in {NUMBER_FIELDS.get(field, 209), 104, 201, 209, 210, 211, 212, 401}, (
+                    edge,
+                    code,
+                )
+    put(member, "/b")
+
+
+@pytest.mark.parametrize("ttl", [2**31, 2**62, 2**63 - 1, 2**64 - 1])
+def test_a_ttl_that_never_ends_is_shown_and_kept(member: LocalMember, ttl: int) -> None:
+    assert member.send("PUT", "/v2/keys/a", b"value=1&ttl=%d" % ttl).status == 201
+    node = json.loads(member.send("GET", "/v2/keys/a").body)["node"]
+    assert 0 < node["ttl"] <= ttl
+    assert node["expiration"].endswith("Z")
+    put(member, "/a")
+    assert "ttl" not in json.loads(member.send("GET", "/v2/keys/a").body)["node"]

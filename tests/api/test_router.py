@@ -6,9 +6,11 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from netstore.api.health import Health, Version
-from netstore.api.router import Redirect, Router, not_found
+from netstore.api.router import Redirect, Router
 from netstore.net.exchange import Request
 from netstore.node.timekeeper import Deadline, Deadlines
 from netstore.state.commands import PublishMember, SetClusterVersion, encode
@@ -72,19 +74,62 @@ def test_an_unclean_path_is_sent_to_its_clean_form(method: bytes, body: bytes) -
     assert b"Location: /below/b?x=1&y\r\n" in answer.fields
 
 
-def test_unknown_paths_do_not_pile_up() -> None:
+def test_known_paths_are_bounded_in_number_and_in_bytes() -> None:
     router = named(b"")
     for number in range(10_000):
         ask(router, b"/%d" % number)
-    assert len(router._known) <= 4096
+        ask(router, b"/%0300d" % number)
+        ask(router, b"/a//%d" % number)
+    assert 0 < len(router._known) <= 4096
+    assert max(map(len, router._known)) <= 256
+    assert not any(isinstance(handler, Redirect) for handler in router._known.values())
 
 
-def test_a_redirect_cannot_be_made_to_split_the_answer() -> None:
-    exchange = RecordedExchange(Request(b"GET", b"/a//b%0d%0aX: y"))
-    Router({}, {}).handle(exchange)
-    assert b"\r\nX: y" not in exchange.fields
-    assert isinstance(Redirect(b"/x"), Redirect)
-    not_found(RecordedExchange(Request(b"GET", b"/")))
+@given(
+    st.lists(st.sampled_from((b"/exact", b"/below", b"/%62elow/a", b"/a//b", b"/%zz", b"/x/../below", b"*")))
+)
+def test_a_known_path_means_what_an_unknown_one_means(paths: list[bytes]) -> None:
+    router = named(b"below")
+    for path in paths:
+        known, fresh = ask(router, path), ask(named(b"below"), path)
+        assert (known.status, known.fields, known.body) == (fresh.status, fresh.fields, fresh.body)
+
+
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [
+        (b"/a//b%0d%0aX: y", b""),
+        (b"/a//b\r\nX: y", b""),
+        (b"/a//b", b"x\r\nX: y"),
+        (b"/a//b", b"x\nX: y"),
+        (b"/a//b", b"\0"),
+    ],
+)
+@pytest.mark.parametrize("method", [b"GET", b"PUT"])
+def test_a_redirect_cannot_be_made_to_split_the_answer(path: bytes, query: bytes, method: bytes) -> None:
+    answer = ask(named(b""), path, method, query)
+    assert answer.status in {301, 400}
+    lines = answer.fields.split(b"\r\n")
+    assert not any(line.startswith(b"X:") for line in lines)
+    assert not any(sign in line for line in lines for sign in (b"\r", b"\n", b"\0"))
+
+
+def test_what_is_not_of_etcd_is_closed_to_web_pages() -> None:
+    asked: list[bytes] = []
+    router = Router(
+        {}, {b"/own": lambda e: asked.append(e.request.path), b"/v2": _answer(b"v2")}, closed=(b"/own",)
+    )
+    for path in (b"/own", b"/own/members", b"/%6fwn/members", b"/v2/keys"):
+        for method in (b"GET", b"POST", b"DELETE", b"OPTIONS"):
+            request = Request(method, path)
+            request.origin = b"http://a.example"
+            exchange = RecordedExchange(request)
+            router.handle(exchange)
+            assert exchange.status == (200 if path == b"/v2/keys" else 403), (method, path)
+    assert asked == []
+    ask(router, b"/own", b"POST")
+    assert asked == [b"/own"]
+    assert ask(router, b"/own", b"OPTIONS").status == 200
 
 
 def health(member: Solo) -> tuple[Health, Deadlines]:

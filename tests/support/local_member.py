@@ -230,6 +230,7 @@ class LocalMember:
                 b"/v2/members": members.members,
                 b"/netstore": OperateApi(self, self.cluster).handle,
             },
+            closed=(b"/netstore",),
         )
         publish = commands.PublishMember(self.id, self.name, ("http://c:1",), ("http://p:1",))
         self._apply(commands.encode(publish))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.api.router import method_allowed
 from netstore.api.v2.form import NONE_GIVEN, Parameters, parameters_of
-from netstore.api.v2.paths import unquote
+from netstore.api.v2.paths import check_depth, unquote
 from netstore.api.v2.render import Renderer
 from netstore.errors import Fault
 from netstore.state import commands
@@ -59,8 +59,8 @@ class KeysApi:
         method = request.method
         if method not in _METHODS and not method_allowed(exchange, ALLOWED):
             return
-        key = self._paths.get(request.path) or self._key(request.path)
         try:
+            key = self._paths.get(request.path) or self._key(request.path)
             if method == b"GET":
                 parameters = self._queries.get(request.query) or self._query(exchange)
             else:
@@ -84,8 +84,9 @@ class KeysApi:
     # What was asked
 
     def _key(self, path: bytes) -> bytes:
-        """The key a request path names."""
+        """The key a request path names; raises the Fault of one that is too deep."""
         key = unquote(path)[len(PREFIX) :].removesuffix(b"/") or b"/"
+        check_depth(key)
         if len(path) <= _REMEMBERED_BYTES:
             if len(self._paths) >= _REMEMBERED:
                 self._paths.clear()
