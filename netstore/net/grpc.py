@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore.guard import guarded
 from netstore.net import http2
+from netstore.net.expiry import Expiries
 from netstore.net.hpackcache import literal, status_field
 from netstore.net.http2 import FORGIVEN, HANDLED, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from netstore.net.expiry import Expiry
     from netstore.net.http2 import Head, Http2Connection
 
 OK: Final = 0
@@ -160,12 +162,22 @@ class Services:
         self.stream = dict(stream)
 
 
+class Alarm(Protocol):
+    """A call that will be made, as `node.timekeeper.Deadline`."""
+
+    def cancel(self) -> None:
+        """Do not make it."""
+
+
 class Log(Protocol):
     """The part of a structured logger that is used here."""
 
     def warning(self, event: str, **fields: Any) -> None:
         """One line."""
 
+
+LONGEST_SECONDS: Final = 366 * 24 * 3600.0
+"""A longer `grpc-timeout` means this: a hundred million hours are for ever to everybody."""
 
 TIMEOUT_FIELD: Final = b"grpc-timeout"
 """The header field that differs from call to call."""
@@ -187,6 +199,7 @@ _STOPPED: Final = "etcdserver: server stopped"
 _EXPIRED: Final = "context deadline exceeded"
 _FAILED: Final = "internal error; the log of the server has it"
 _MESSAGES_AT_ONCE: Final = 32
+_EXPIRED_AT_ONCE: Final = 256
 _TOLD_PATH: Final = 200
 _TOLD_FAULT: Final = 1000
 
@@ -200,7 +213,7 @@ def parse_timeout(text: bytes) -> float | None:
 @lru_cache(_TIMEOUTS_KNOWN)
 def _seconds(text: bytes) -> float | None:
     digits, unit = text[:-1], _UNITS.get(text[-1:])
-    return int(digits) * unit if unit is not None and digits.isdigit() else None
+    return min(int(digits) * unit, LONGEST_SECONDS) if unit is not None and digits.isdigit() else None
 
 
 def encode_text(text: str) -> bytes:
@@ -265,12 +278,14 @@ Route = Refusal | _Unary | _Streaming | _Plain
 class GrpcServer:
     """What all gRPC connections of a listener share. Implements `http2.Application`.
 
-    `after` makes a call once so many seconds have passed. `plain` opens the stream of a request that is not
-    gRPC and not to a method served here; without it such a request is refused.
+    `after` makes a call once so many seconds have passed; one alarm at a time serves all deadlines. `plain`
+    opens the stream of a request that is not gRPC and not to a method served here; without it such a request
+    is refused.
     """
 
     __slots__ = (
         "_after",
+        "_alarm",
         "_armed",
         "_timed",
         "clock",
@@ -284,7 +299,7 @@ class GrpcServer:
         self,
         services: Services,
         clock: Callable[[], float],
-        after: Callable[[float, Callable[[], None]], object],
+        after: Callable[[float, Callable[[], None]], Alarm | None],
         log: Log,
         *,
         message_limit: int = MESSAGE_LIMIT,
@@ -296,7 +311,8 @@ class GrpcServer:
         self.message_limit = message_limit
         self.plain = plain
         self._after = after
-        self._timed: dict[GrpcCall, None] = {}
+        self._timed: Expiries[GrpcCall] = Expiries()
+        self._alarm: Alarm | None = None
         self._armed: float | None = None
 
     def route(self, head: Head) -> Route:
@@ -349,14 +365,15 @@ class GrpcServer:
             call = StreamCall(self, connection, number, head, route.handler)
         if seconds is not None:
             call.deadline = connection.now + seconds
-            self._timed[call] = None
+            call.expiry = self._timed.add(call.deadline, call)
             if self._armed is None or call.deadline < self._armed:
                 self._arm(call.deadline)
         return call
 
     def settle(self, call: GrpcCall) -> None:
         """A call with a deadline is over."""
-        self._timed.pop(call, None)
+        if call.expiry is not None:
+            self._timed.settle(call.expiry)
 
     def failed(self, what: Stream | Head, fault: Exception) -> None:
         """See `http2.Application`. What a service raised is said here too."""
@@ -375,21 +392,25 @@ class GrpcServer:
         return f"unknown method {method} for service {service}" if known else f"unknown service {service}"
 
     def _arm(self, when: float) -> None:
+        """Have one alarm, at the earliest deadline."""
+        if self._alarm is not None:
+            self._alarm.cancel()
         self._armed = when
-        self._after(max(0.0, when - self.clock()), self._expire)
+        self._alarm = self._after(max(0.0, when - self.clock()), self._expire)
 
     def _expire(self) -> None:
-        """End the calls whose time is up. O(calls with a deadline), at most once for each tick."""
+        """End calls whose time is up: so many, and at the next tick the others."""
         now = self.clock()
         if self._armed is None or now < self._armed:
             return
-        self._armed = None
-        due = [call for call in self._timed if call.deadline is not None and call.deadline <= now]
-        for call in due:
-            call.end(DEADLINE_EXCEEDED, _EXPIRED)
-        rest = [call.deadline for call in self._timed if call.deadline is not None]
-        if rest:
-            self._arm(min(rest))
+        self._alarm = self._armed = None
+        try:
+            for call in self._timed.due(now, _EXPIRED_AT_ONCE):
+                call.connection.attempt(call, call.expire)
+        finally:
+            first = self._timed.first()
+            if first is not None:
+                self._arm(first)
 
 
 class GrpcCall(Stream):
@@ -404,6 +425,7 @@ class GrpcCall(Stream):
         "_need",
         "_owed",
         "deadline",
+        "expiry",
         "head",
         "server",
     )
@@ -413,6 +435,8 @@ class GrpcCall(Stream):
         self.server = server
         self.head = head
         self.deadline: float | None = None
+        self.expiry: Expiry[GrpcCall] | None = None
+        """Its place among the deadlines of all calls."""
         self._begun = False
         self._owed = 0
         self._buffer: bytearray | None = None
@@ -549,6 +573,10 @@ class GrpcCall(Stream):
         finally:
             if cancelled is not None:
                 self._guard(cancelled)
+
+    def expire(self) -> None:
+        """Its time is up."""
+        self.end(DEADLINE_EXCEEDED, _EXPIRED)
 
     def drained(self) -> None:
         """See `http2.Stream.drained`."""

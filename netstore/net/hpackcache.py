@@ -45,7 +45,7 @@ _LARGEST_ENTRY: Final = HeaderTable.DEFAULT_SIZE + _ENTRY_OVERHEAD
 _BLOCK_KNOWN_SIZE: Final = 4096
 _SHORT_TEXT: Final = 32
 _RESIZES: Final = 2
-_FIELD_WORK: Final = 2
+_FIELDS_PER_UNIT: Final = 4
 _CODED_PER_UNIT: Final = 5
 _TEXTS_KNOWN: Final = 4096
 _STATIC_NAMES: Final = {name: index for index, (name, _) in reversed(list(enumerate(_STATIC))) if index}
@@ -147,7 +147,7 @@ class HeaderBlocks(Generic[Meaning]):
 
     def _walk(self, block: bytes) -> list[Field]:
         fields: list[Field] = []
-        coded = 0
+        coded = added = 0
         most = self._most
         entries = self._entries
         position = self._resize(block)
@@ -185,12 +185,13 @@ class HeaderBlocks(Generic[Meaning]):
                         raise LargeList(f"more than {HUFFMAN_LIMIT} bytes of Huffman code in a header block")
                 field = (name, value)
                 if first & 0x40:
+                    added += 1
                     self._change()
                     self._table.add(name, value)
             fields.append(field)
-            if len(fields) > most:
+            if size > most and len(fields) > most:
                 raise LargeList(f"header list larger than {self._limit} bytes")
-        self.cost = _FIELD_WORK * len(fields) + coded // _CODED_PER_UNIT
+        self.cost = 1 + added + (len(fields) + added) // _FIELDS_PER_UNIT + coded // _CODED_PER_UNIT
         if len(fields) * _LARGEST_ENTRY + size > self._limit:
             self._measure(fields)
         return fields

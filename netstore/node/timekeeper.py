@@ -27,17 +27,23 @@ EXPIRE_SECONDS: Final = 0.5
 CHORES_SECONDS: Final = 1.0
 """How often the log is looked at for entries to forget, and for writes that found no space."""
 
-_FORGOTTEN_LIMIT: Final = 1024
+LONGEST_SECONDS: Final = 10 * 366 * 24 * 3600.0
+"""A later deadline is this far away: no process lives longer, and no arithmetic on times goes wrong."""
+
+_FORGOTTEN_ALLOWED: Final = 256
 
 
 class Deadline:
     """A call that will be made unless it is cancelled first."""
 
-    __slots__ = ("_call", "when")
+    __slots__ = ("_call", "_forgotten", "when")
 
-    def __init__(self, when: float, call: Callable[[], None]) -> None:
+    def __init__(
+        self, when: float, call: Callable[[], None], forgotten: Callable[[], None] | None = None
+    ) -> None:
         self.when = when
         self._call: Callable[[], None] | None = call
+        self._forgotten = forgotten
 
     @property
     def cancelled(self) -> bool:
@@ -45,8 +51,15 @@ class Deadline:
         return self._call is None
 
     def cancel(self) -> None:
-        """Do not call it. O(1)."""
-        self._call = None
+        """Do not call it. O(1), amortised."""
+        if self._call is not None:
+            self._call = None
+            if self._forgotten is not None:
+                self._forgotten()
+
+    def leave(self) -> None:
+        """It is in no heap any more, where one counts those that were cancelled."""
+        self._forgotten = None
 
     def run(self) -> None:
         """Call it, once."""
@@ -60,7 +73,7 @@ class Deadline:
 
 class Deadlines:
     """All deadlines of a program in one heap, looked at once a tick: exact to one tick, O(log n) each, no
-    task and no cancel scope.
+    task and no cancel scope. The heap holds at most twice as many as are alive, and a few hundred.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -68,28 +81,39 @@ class Deadlines:
         self.failed: Callable[[Exception], object] = unguarded
         """Told what a call raised."""
         self._heap: list[Deadline] = []
-        self._looked = 0
+        self._dead = 0
 
     def after(self, seconds: float, call: Callable[[], None]) -> Deadline:
         """Make a call once that much time has passed, for a request or whoever else asked: what it raises
         goes to `failed`.
         """
-        if len(self._heap) > _FORGOTTEN_LIMIT + 2 * self._looked:
-            self._heap = [d for d in self._heap if not d.cancelled]
-            heapify(self._heap)
-            self._looked = len(self._heap)
-        deadline = Deadline(self._clock.monotonic() + seconds, call)
+        when = self._clock.monotonic() + min(seconds, LONGEST_SECONDS)
+        deadline = Deadline(when, call, self._forget)
         heappush(self._heap, deadline)
         return deadline
 
     def run_due(self) -> bool:
-        """Make the calls that are due; whether there were any."""
+        """Make the calls that are due; whether there were any. What they ask for at once comes next time."""
         now = self._clock.monotonic()
-        ran = False
+        due: list[Deadline] = []
         while self._heap and self._heap[0].when <= now:
-            guarded(self.failed, heappop(self._heap).run)
-            ran = True
-        return ran
+            deadline = heappop(self._heap)
+            if deadline.cancelled:
+                self._dead -= 1
+            else:
+                deadline.leave()
+                due.append(deadline)
+        for deadline in due:
+            guarded(self.failed, deadline.run)
+        return bool(due)
+
+    def _forget(self) -> None:
+        """One in the heap was cancelled."""
+        self._dead += 1
+        if self._dead > _FORGOTTEN_ALLOWED + len(self._heap) // 2:
+            self._heap = [each for each in self._heap if not each.cancelled]
+            heapify(self._heap)
+            self._dead = 0
 
 
 class Timekeeper:

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from netstore.net import grpc as grpc_codec
 from netstore.net import http2
+from netstore.net.expiry import Expiries, Expiry
 from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services, encode_text, parse_timeout
 from netstore.net.http2 import Http2Connection, Http2Server, frame
+from netstore.node.timekeeper import Deadline
 from tests.support.h2client import REQUEST, Judged, block, fields, frames
 from tests.support.http import FakeOutput
 from tests.support.toy import PUMP_BYTES, PUMP_HIGH, Recorder, Served, toy_service
@@ -296,9 +298,10 @@ class Bare:
 
     def __init__(self) -> None:
         self.time = 100.0
-        self.due: list[tuple[float, Callable[[], None]]] = []
+        self.due: list[Deadline] = []
         self.asked: list[tuple[Call, bytes]] = []
         self.cancelled = 0
+        self.fail_cancel = False
         self.log = Recorder()
         self.kept: list[bytes] = []
         self.told: list[str] = []
@@ -321,8 +324,10 @@ class Bare:
     def _clock(self) -> float:
         return self.time
 
-    def _after(self, seconds: float, call: Callable[[], None]) -> None:
-        self.due.append((self.time + seconds, call))
+    def _after(self, seconds: float, call: Callable[[], None]) -> Deadline:
+        deadline = Deadline(self.time + seconds, call)
+        self.due.append(deadline)
+        return deadline
 
     def _ask(self, call: Call, message: bytes) -> None:
         self.asked.append((call, message))
@@ -330,13 +335,16 @@ class Bare:
 
     def _count(self) -> None:
         self.cancelled += 1
+        if self.fail_cancel:
+            raise ValueError("a defect")
 
     def run_due(self) -> None:
         """Make the calls whose time has come."""
-        due = [each for each in self.due if each[0] <= self.time]
-        self.due = [each for each in self.due if each[0] > self.time]
-        for _, call in due:
-            call()
+        alive = [each for each in self.due if not each.cancelled]
+        self.due = [each for each in alive if each.when > self.time]
+        for each in alive:
+            if each.when <= self.time:
+                each.run()
 
     def feed(self, *pieces: bytes) -> None:
         for piece in pieces:
@@ -743,3 +751,73 @@ def test_unfinished_messages_have_a_lower_limit_once_the_memory_for_all_is_spent
     bare.output.account.charge(1 << 31)
     bare.feed(bare.call(1, message_of(5000)[:3000], end=False))
     assert bare.trailers(bare.said)["grpc-status"] == "8"
+
+
+def test_calls_whose_time_shrinks_leave_nothing_behind() -> None:
+    """One alarm for all of them, and a place for each that is open."""
+    bare = Bare()
+    for i in range(3_000):
+        bare.feed(bare.call(2 * i + 1, message_of(0), ("grpc-timeout", f"{99_999_999 - i}H")))
+        bare.asked.pop()[0].reply(b"")
+        assert sum(not each.cancelled for each in bare.due) == 1
+    timed = bare.server._timed
+    assert (len(timed), bare.connection.streams) == (0, {})
+    assert timed.kept < 600
+    bare.feed(bare.call(9_001, message_of(0), ("grpc-timeout", "1S")))
+    bare.time += 1
+    bare.run_due()
+    assert bare.trailers(bare.output.sent)["grpc-status"] == "4"
+
+
+def test_many_calls_that_expire_at_once_end_in_several_ticks() -> None:
+    bare = Bare()
+    for i in range(600):
+        bare.feed(bare.call(2 * i + 1, message_of(0), ("grpc-timeout", "1S")))
+    bare.time += 2
+    for left in (344, 88, 0):
+        bare.run_due()
+        assert len(bare.connection.streams) == left
+    assert bare.cancelled == 600
+    assert bare.due == []
+
+
+def test_a_fault_while_a_call_expires_keeps_no_other_from_expiring() -> None:
+    bare = Bare()
+    for number in (1, 3, 5):
+        bare.feed(bare.call(number, message_of(0), ("grpc-timeout", "1S")))
+    bare.fail_cancel = True
+    bare.time += 2
+    bare.run_due()
+    assert bare.cancelled == 3
+    assert not bare.connection.streams
+
+
+def test_the_longest_time_limit_is_a_year() -> None:
+    assert parse_timeout(b"99999999H") == grpc_codec.LONGEST_SECONDS
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["add", "settle", "due"]), st.integers(0, 20), st.integers(1, 4)),
+        max_size=150,
+    )
+)
+def test_what_expires_is_what_the_slow_twin_says(steps: list[tuple[str, int, int]]) -> None:
+    expiries: Expiries[int] = Expiries()
+    alive: dict[int, tuple[float, Expiry[int]]] = {}
+    for number, (step, value, most) in enumerate(steps * 6):
+        if step == "add":
+            alive[number] = (value, expiries.add(value, number))
+        elif step == "settle" and alive:
+            _, entry = alive.pop(list(alive)[value % len(alive)])
+            for _ in range(most):
+                expiries.settle(entry)
+        else:
+            order = sorted(alive, key=lambda n: (alive[n][0], n))
+            expected = [n for n in order if alive[n][0] <= value][:most]
+            assert expiries.due(value, most) == expected
+            for n in expected:
+                expiries.settle(alive.pop(n)[1])
+        assert len(expiries) == len(alive)
+        assert expiries.kept <= 257 + 2 * len(alive)
+        assert expiries.first() == min((when for when, _ in alive.values()), default=None)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 
 from netstore.node.lessor import Lessor
-from netstore.node.timekeeper import Deadlines, Timekeeper
+from netstore.node.timekeeper import LONGEST_SECONDS, Deadline, Deadlines, Timekeeper
 from netstore.state.commands import Set, encode
 from netstore.types import Event, Nanos
 from tests.support.local_member import HandClock
@@ -36,7 +39,67 @@ def test_cancelled_deadlines_do_not_pile_up() -> None:
     deadlines = Deadlines(HandClock(Nanos(0)))
     for _ in range(100_000):
         deadlines.after(60, lambda: None).cancel()
-    assert len(deadlines._heap) < 5_000
+    assert len(deadlines._heap) < 600
+
+
+@given(st.lists(st.tuples(st.sampled_from(["after", "cancel", "run"]), st.integers(0, 30)), max_size=200))
+def test_the_heap_holds_little_more_than_what_is_alive(steps: list[tuple[str, int]]) -> None:
+    clock = HandClock(Nanos(0))
+    deadlines = Deadlines(clock)
+    alive: dict[int, Deadline] = {}
+    ran: list[int] = []
+    expected: list[int] = []
+    for number, (step, value) in enumerate(steps * 8):
+        if step == "after":
+            alive[number] = deadlines.after(value, partial(ran.append, number))
+        elif step == "cancel" and alive:
+            alive.pop(list(alive)[value % len(alive)]).cancel()
+        elif step == "run":
+            clock.now = Nanos(clock.now + value * 100_000_000)
+            now = clock.monotonic()
+            due = [n for n in sorted(alive, key=lambda n: alive[n].when) if alive[n].when <= now]
+            assert deadlines.run_due() is bool(due)
+            expected += due
+            for n in due:
+                del alive[n]
+        assert sorted(ran) == sorted(expected)
+        assert len(deadlines._heap) - deadlines._dead == len(alive)
+        assert deadlines._dead <= 256 + len(alive) + 1
+
+
+def test_a_deadline_that_asks_for_another_at_once_does_not_hold_the_tick() -> None:
+    deadlines = Deadlines(HandClock(Nanos(0)))
+    ran: list[int] = []
+
+    def again() -> None:
+        ran.append(1)
+        deadlines.after(0, again)
+
+    again()
+    for count in (2, 3):
+        assert deadlines.run_due()
+        assert len(ran) == count
+
+
+def test_a_deadline_may_cancel_one_that_is_due_too() -> None:
+    deadlines = Deadlines(HandClock(Nanos(0)))
+    ran: list[int] = []
+    both: list[Deadline] = []
+
+    def cancel_the_other() -> None:
+        both[0].cancel()
+
+    deadlines.after(0, cancel_the_other)
+    both.append(deadlines.after(0, lambda: ran.append(2)))
+    assert deadlines.run_due()
+    assert ran == []
+    assert (len(deadlines._heap), deadlines._dead) == (0, 0)
+
+
+def test_a_deadline_for_ever_is_far_away() -> None:
+    deadlines = Deadlines(HandClock(Nanos(0)))
+    assert deadlines.after(1e300, lambda: None).when == LONGEST_SECONDS
+    assert deadlines.after(float("inf"), lambda: None).when == LONGEST_SECONDS
 
 
 async def test_the_leader_expires_what_is_due(autojump_clock: trio.testing.MockClock) -> None:
