@@ -196,3 +196,9 @@ class CannotApply(Hopeless, MustStop):
     """This member cannot carry out an entry of its log, whenever it is started. The text names the index and
     what the operator can do; nothing of the entry was done.
     """
+
+
+class StateDamaged(CorruptData, MustStop):
+    """The member's own state on disk is not what was written. It must not be served: the member ends with
+    this, and its next start replaces it, if others of its cluster can be reached, or refuses (`server`).
+    """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from netstore.errors import StateDamaged
     from netstore.types import Index, Nanos
 
 
@@ -55,8 +56,19 @@ class Device(Protocol):
     def read(self, name: str) -> bytes:
         """The whole file, as stable storage has it. For start-up only: blocks."""
 
-    def write(self, name: str, offset: int, data: bytes, done: Callable[[OSError | None], None]) -> None:
-        """Put `data` at `offset` (creating and pre-allocating the file when it is new) and sync it."""
+    def write(
+        self, name: str, offset: int, data: bytes, done: Callable[[OSError | None], None], note: bytes = b""
+    ) -> None:
+        """Put `data` at `offset` (creating and pre-allocating the file when it is new) and sync it.
+
+        `note`, of at most 64 bytes, is kept beside the files before `done` is called, and not synced: it
+        outlives the process, and the power as a rule. The last one counts.
+        """
+
+    def notes(self) -> list[bytes]:
+        """The notes that are left, in no order: the last one, unless the power failed, and an older one. What
+        is not a note may be among them. For start-up only.
+        """
 
     def truncate(self, name: str, size: int) -> None:
         """Cut the file to `size` bytes and sync. For start-up only: blocks."""
@@ -81,14 +93,29 @@ class Engine(Protocol):
     def durable(self) -> Index:
         """The index of the last `write` known to be on stable storage."""
 
+    def behind(self) -> int:
+        """Bytes by which what is written and not durable is more than it should be: while it is not 0, write
+        no more than must be.
+        """
+
     def get(self, table: str, key: bytes) -> bytes | None:
-        """The value under key, with every accepted write seen."""
+        """The value under key, with every accepted write seen. What is not what was written raises
+        StateDamaged, here and in the other reads: the member must end.
+        """
 
     def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """What `get` gives for each of these keys, as of one moment."""
 
     def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         """Pairs with start <= key < end (None: to the end), in key order, with every accepted write seen."""
+
+    def count(self, table: str) -> int | None:
+        """How many records a table has, by what the last commit says; None while there are changes after it.
+        Who reads the table piece by piece compares.
+        """
+
+    def lost(self, table: str, key: bytes) -> StateDamaged:
+        """What to raise when a record that was written is not there."""
 
     def write(self, applied: Index, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         """Take changes ((table, key) -> value, None deletes) that belong to log entries up to `applied`."""

@@ -26,6 +26,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from netstore import __version__
@@ -38,6 +39,7 @@ from netstore.api.v2.stats import StatsApi
 from netstore.api.v3 import services as v3
 from netstore.api.v3.version import CLUSTER_VERSION
 from netstore.disk import images
+from netstore.disk.apart import examined, records
 from netstore.disk.datadir import (
     DAMAGED,
     MAX_TOKEN_CHARACTERS,
@@ -50,7 +52,7 @@ from netstore.disk.engine import LmdbEngine
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
 from netstore.disk.wal import Wal
-from netstore.errors import CorruptData, Fault, NetstoreError
+from netstore.errors import CorruptData, Fault, NetstoreError, StateDamaged
 from netstore.guard import guarded
 from netstore.limits import Shares, default_budget
 from netstore.net.call import CallFailed
@@ -86,7 +88,8 @@ from netstore.raft.core import Boot, Config, Raft
 from netstore.raft.entry import HardState, SnapshotMeta
 from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion, encode
 from netstore.state.machine import Machine
-from netstore.state.mirror import TABLES
+from netstore.state.member import MemberInfo
+from netstore.state.mirror import MEMBERS, TABLES
 from netstore.types import Nanos, NodeId
 from netstore.watch.hub import Hub
 
@@ -186,22 +189,27 @@ class _Store:
         """Blocks. CorruptData when something that was safe once cannot be read; nothing is changed then."""
         self.failed: Callable[[OSError], None] = _no_listener
         """Called when the state cannot be committed."""
+        self.damaged: Callable[[StateDamaged], object] = _raised_anyway
+        """Called when what was read of the state is not what was written: it must not be served."""
         self.log = get_logger("server")
         identity = folder.identity
         with ExitStack() as parts:
+            path = folder.state_dir / STATE_FILE
+            told = examined(path).log
             device = PosixDevice(folder.wal_dir, deliver)
             parts.callback(device.close)
-            self.wal, self.replay = Wal.open(device, Identity(identity.cluster_id, identity.member_id))
+            owner = Identity(identity.cluster_id, identity.member_id)
+            self.wal, self.replay = Wal.open(device, owner, told=told)
             parts.callback(self.wal.close)
             if self.replay.cut is not None:
                 self.log.warning("log_tail_cut", file=self.replay.cut.name, offset=self.replay.cut.offset)
             self.mark = self.replay.mark or SnapshotMeta()
-            path = folder.state_dir / STATE_FILE
-            placed = images.settle(folder.state_dir, path, self.mark.index)
+            placed = images.settle(folder.state_dir, path, self.mark.index, self.replay.last)
             if placed is not None:
                 self.log.info("state_copy_installed", index=placed)
-            self.engine = LmdbEngine(path, deliver, TABLES, self._engine_failed)
+            self.engine = LmdbEngine(path, deliver, TABLES, self._engine_failed, on_damage=self._found_damage)
             parts.callback(self._close_engine)
+            self.engine.log_position = self.wal.position
             self.machine = Machine(self.engine)
             self.machine.load()
             self._parts = parts.pop_all()
@@ -245,6 +253,9 @@ class _Store:
 
     def _engine_failed(self, failure: OSError) -> None:
         self.failed(failure)
+
+    def _found_damage(self, damage: StateDamaged) -> None:
+        self.damaged(damage)
 
     def _written(self, failure: OSError | None) -> None:
         """The beginning of a log was kept. Whatever is against it ends the member before it says anything."""
@@ -575,19 +586,13 @@ class _Daemon:
         path = self.folder.state_dir / STATE_FILE
         if not path.exists():
             return {}
+        decode = msgspec.msgpack.Decoder(MemberInfo).decode
         try:
-            engine = LmdbEngine(path, self.reactor.call_soon, TABLES, _no_listener)
-        except NetstoreError:
+            members = [decode(record) for record in records(path, MEMBERS)]
+        except (OSError, msgspec.MsgspecError):
             return {}
-        try:
-            machine = Machine(engine)
-            machine.load()
-        except CorruptData:
-            return {}
-        finally:
-            engine.close()
         own = self.folder.identity.member_id
-        return {id_: member.peer_urls for id_, member in machine.members.items() if id_ != own}
+        return {member.id: member.peer_urls for member in members if member.id != own}
 
     async def _open(self) -> None:
         """Open the store and put the member together around it."""
@@ -628,6 +633,7 @@ class _Daemon:
         )
         store.failed = host.engine_failed
         self.deadlines.failed = host.request_failed
+        store.damaged = host.fail
         self.cluster = Cluster(host, log=get_logger("cluster"))
         self.levels = Levels(host)
         self.register = Register(host, self.cluster, config.voters, get_logger("register"))
@@ -681,7 +687,13 @@ class _Daemon:
             watches=self.host.watches,
             lessor=self.lessor,
             members=self.cluster,
-            copies=Backups(self.folder.state_dir, store.engine, self._call_for_client, get_logger("backup")),
+            copies=Backups(
+                self.folder.state_dir,
+                store.engine,
+                self._call_for_client,
+                get_logger("backup"),
+                self.host.fail,
+            ),
             sizes=store.engine.sizes,
             after=self.deadlines.after,
             below=secrets.randbelow,
@@ -868,6 +880,10 @@ def _no_listener(error: OSError) -> None:
     raise NetstoreError(
         f"data_dir: the state cannot be written: {error}; free disk space or replace the disk"
     )
+
+
+def _raised_anyway(_damage: StateDamaged) -> None:
+    """While a store is opened, what reads it raises to who opens it."""
 
 
 def _shown(url: Url, sock: socket.socket) -> str:

@@ -10,15 +10,20 @@ The question at a record that does not verify is whether anyone was ever told th
   was never written in full and nobody was told: cut. If every sector was written (`frame`, invariant 3), it
   was whole once and may have been acknowledged: refuse.
 
-What it cannot see: a device that reports a sync it did not do, when the whole last group is gone; and a log
-emptied from the outside. Raft's quorum is the answer to the first, the applied index of the state to the
-second: a log that does not reach it is not the whole log.
+- Two places beside the log say how far it was on stable storage once: the state, as of each of its commits,
+  and a note that is written after each sync and not synced itself. A log that does not reach there, or has
+  other records there, is not the whole log (`Position`).
+
+What it cannot see: the last group, damaged so that it looks torn, when the power failed within moments of its
+sync (before the note was on the disk by itself, and before the next commit of the state): that is what a
+write that never finished leaves. And a device that reports a sync it did not do. Raft's quorum is the answer
+to both.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore import codec
 from netstore.codec import Malformed
@@ -127,6 +132,35 @@ class Record:
     segment: int
 
 
+class Position(NamedTuple):
+    """A place in a log that was on stable storage."""
+
+    segment: int
+    at: int
+    """Where a record ends."""
+    chain: int
+    """Head checksum of its last frame."""
+
+    def encode(self, seed: int) -> bytes:
+        """The note of it: these numbers (8, 4 and 4 bytes) and a checksum. `seed` is the identity's for this
+        segment: the note tells whose log it is.
+        """
+        fields = _POSITION.pack(*self)
+        return fields + codec.u32(codec.crc32c(fields, seed))
+
+    @classmethod
+    def decode(cls, note: bytes, identity: Identity) -> Position | None:
+        """The inverse; None for what is no such note, or is of another log."""
+        if len(note) != POSITION_BYTES:
+            return None
+        position = cls(*_POSITION.unpack_from(note))
+        return position if position.encode(identity.seed(position.segment)) == note else None
+
+
+_POSITION: Final = codec.layout("QII")
+POSITION_BYTES: Final = _POSITION.size + 4
+
+
 @dataclass(slots=True)
 class Diagnosis:
     """The verified records in order, the verdict on what follows them, and where writing goes on.
@@ -138,11 +172,35 @@ class Diagnosis:
     verdict: Verdict = field(default_factory=Clean)
     segment: int | None = None
     end: Place = START
+    unseen: set[Position] = field(default_factory=set)
+    """Places that were on stable storage once and are not there, though no snapshot covers them."""
 
 
-def diagnose(segments: Iterable[Segment], identity: Identity) -> Diagnosis:
-    """Judge the segments of one log, given in the order of their numbers, holding one at a time."""
-    found = Diagnosis()
+def diagnose(segments: Iterable[Segment], identity: Identity, safe: Iterable[Position] = ()) -> Diagnosis:
+    """Judge the segments of one log, given in the order of their numbers, holding one at a time.
+
+    `safe` are places that were on stable storage once.
+    """
+    found = _diagnose(segments, identity, set(safe))
+    if not found.unseen or isinstance(found.verdict, Refuse):
+        return found
+    place = max(found.unseen)
+    name = segment_name(place.segment)
+    if found.segment is None:
+        return _refuse(found, name, 0, "missing: the log has no file, and was written once")
+    if (found.segment, found.end.at) < (place.segment, place.at):
+        why = f"ends here, and was on stable storage up to offset {place.at} of {name}"
+        return _refuse(found, segment_name(found.segment), found.end.at, why)
+    return _refuse(found, name, place.at, "not the records that were on stable storage here")
+
+
+def segment_name(number: int) -> str:
+    """The file of a segment."""
+    return f"{number:016x}.wal"
+
+
+def _diagnose(segments: Iterable[Segment], identity: Identity, safe: set[Position]) -> Diagnosis:
+    found = Diagnosis(unseen=safe)
     blank: Segment | None = None
     suspect: CutTail | Refuse | None = None  # what is wrong with the tail of found.segment, if it is the last
     for segment in segments:
@@ -167,6 +225,8 @@ def diagnose(segments: Iterable[Segment], identity: Identity) -> Diagnosis:
         wrong = _wrong_opening(found, segment, first)
         if wrong is not None:
             return _refuse(found, *wrong)
+        if found.segment is None:
+            found.unseen = {place for place in safe if place.segment >= segment.number}
         suspect = _take(found, segment, seed)
     if suspect is not None:
         found.verdict = suspect
@@ -192,7 +252,7 @@ def _wrong_opening(found: Diagnosis, segment: Segment, first: Frame) -> tuple[st
     if first.kind != Kind.OPENING or opening.segment != segment.number:
         return segment.name, 0, "does not begin with its opening"
     if found.segment is not None and opening.previous != found.end:
-        name = f"{found.segment:016x}.wal"
+        name = segment_name(found.segment)
         return name, found.end.at, f"ends before offset {opening.previous.at}, where {segment.name} goes on"
     return None
 
@@ -208,6 +268,8 @@ def _take(found: Diagnosis, segment: Segment, seed: int) -> CutTail | Refuse | N
         if not frame.more:
             found.records.append(Record(frame.kind, b"".join(parts), segment.number))
             found.end = place
+            if found.unseen:
+                found.unseen.discard(Position(segment.number, *place))
             parts = []
     if not parts and _is_blank(segment.data, place.at):
         return None

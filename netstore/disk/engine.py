@@ -1,9 +1,10 @@
 """The state on disk: LMDB behind `seams.Engine`, and its in-memory twin.
 
 LMDB gives what is asked for here: ordered tables, one transaction for the data and the applied index, and
-after any crash the last commit. What it cannot give is a commit that the loop need not wait for. So:
+after any crash the last commit; `disk.tables` adds checksums. What it cannot give is a commit that the loop
+need not wait for. So:
 
-    write -> pending -> (every commit_interval, or commit_changes) -> in flight -> LMDB
+    write -> pending -> (every commit_interval, or commit_changes, or commit_bytes) -> in flight -> LMDB
 
 The loop owns `pending` and `in flight`, plain dictionaries of the newest value per key, and looks there
 before it looks in LMDB; the storage thread owns the write transaction and gets `in flight` whole, read-only.
@@ -15,35 +16,47 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import threading
 from functools import partial
-from hashlib import sha256
 from heapq import merge
 from operator import itemgetter
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import lmdb
 
-from netstore.codec import prefixed, read_prefixed, read_u64, u64
+from netstore.disk.apart import Marker
 from netstore.disk.datadir import sync_folder
-from netstore.errors import CorruptData, NetstoreError
+from netstore.disk.tables import Tables, Tracker, damaged
+from netstore.errors import CorruptData, NetstoreError, StateDamaged
+from netstore.limits import Budget
 from netstore.types import Index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from netstore.disk.tables import Pair
+
     Done = Callable[[OSError | None], None]
     Deliver = Callable[[Callable[[], object]], object]
     Changes = dict[tuple[str, bytes], bytes | None]
-    Pair = tuple[bytes, bytes]
 
 COMMIT_INTERVAL: Final = 0.1
 """Seconds between commits, as in etcd: the log is replayed from the last one, so longer is a longer start."""
 
 COMMIT_CHANGES: Final = 10_000
-"""Changes that are committed without waiting for the interval; the overlay holds about twice as many."""
+"""Changes that are committed without waiting for the interval."""
+
+COMMIT_BYTES: Final = 16 << 20
+"""The same by their size."""
+
+OVERLAY_BYTES: Final = 64 << 20
+"""Uncommitted changes beyond which the engine is `behind`: two commits and what comes while they are made."""
+
+CHANGE_COST: Final = 300
+"""Bytes a change takes in memory beside its key and value: two objects, a pair, two places in a table."""
 
 MAP_BYTES: Final = 1 << 30
 """Address space reserved at first; the file is only as large as its data."""
@@ -54,6 +67,9 @@ MAP_LIMIT_BYTES: Final = 1 << 36
 FULL_BYTES: Final = 1 << 20
 """With less free space than this a failed commit is taken for a full disk."""
 
+_PIECE_BYTES: Final = 256 * 1024
+"""A copy is written to its file in pieces of this size."""
+
 _NO_STATE: Final = (
     lmdb.CorruptedError,
     lmdb.InvalidError,
@@ -62,15 +78,11 @@ _NO_STATE: Final = (
 )
 """What opening a file says whose bytes are not what was written."""
 
-_OWN: Final = "engine"
-_APPLIED: Final = b"applied"
-_LONG: Final = "long:"
-"""Prefix of the table beside each table for keys that LMDB does not take: over 511 bytes, or empty."""
-
 
 class _Batch(NamedTuple):
     serial: int
     applied: Index
+    log: bytes
     changes: Changes
 
 
@@ -96,8 +108,11 @@ class LmdbEngine:
     Failures: a full disk or map is reported to `on_failure` and to every waiting `sync`, and the commit is
     tried again each interval, with nothing lost. Any other failure ends commits for good (what a failed sync
     left behind is unknown): it is reported the same way, and the member should stop; the log has everything.
-    Either way reads go on. The caller bounds the overlay: it stops writing when `durable` falls too far
-    behind `applied`.
+    Either way reads go on. The caller bounds the overlay: it writes no more while the engine is `behind`.
+
+    Damage: a read that meets a record which is not what was written raises StateDamaged, and `on_damage` is
+    told, also where somebody takes the exception for the failure of one request. The member must end; the
+    next `Marker.arrive` verifies the whole file.
     """
 
     def __init__(
@@ -107,8 +122,12 @@ class LmdbEngine:
         tables: Sequence[str],
         on_failure: Callable[[OSError], None],
         *,
+        on_damage: Callable[[StateDamaged], None] | None = None,
         commit_interval: float = COMMIT_INTERVAL,
         commit_changes: int = COMMIT_CHANGES,
+        commit_bytes: int = COMMIT_BYTES,
+        overlay_bytes: int = OVERLAY_BYTES,
+        budget: Budget | None = None,
         map_bytes: int = MAP_BYTES,
         map_limit_bytes: int = MAP_LIMIT_BYTES,
     ) -> None:
@@ -118,32 +137,48 @@ class LmdbEngine:
         self._path = path
         self._deliver = deliver
         self._on_failure = on_failure
+        self._on_damage = on_damage
         self._commit_interval = commit_interval
         self._commit_changes = commit_changes
+        self._commit_bytes = commit_bytes
+        self._overlay_bytes = overlay_bytes
         self._map_limit_bytes = map_limit_bytes
         self._map_bytes = map_bytes
+        self._names = tables
+        self._marker = Marker(path)
         try:
-            self._open(tables)
-            applied = self._stored_applied()
+            self._marker.check()
+            self._marker.arrive()
+            self._tables = Tables.open(path, tables, map_bytes)
         except _NO_STATE as error:
-            raise CorruptData(f"{path}: not a state ({error}); nothing was changed") from error
+            raise damaged(path, f"not a state that can be read ({error})") from error
         except (lmdb.Error, OSError) as error:
             raise NetstoreError(
                 f"{path}: the state cannot be opened ({error}): check the disk, and who owns the file"
             ) from error
-        self._longest_key = self._env.max_key_size()
+        self.log_position: Callable[[], bytes] = bytes
+        """Tells how far the log is on stable storage; kept with each commit (`disk.wal.Position`)."""
         # The loop's side. A serial numbers the writes; the applied index need not move with each.
         self._pending: Changes = {}
         self._in_flight: Changes = {}
+        self._overlay = (budget or Budget(overlay_bytes)).account()
+        self._pending_bytes = 0
         self._serial = self._handed = self._committed = 0
-        self._applied = self._durable = applied
+        self._applied = self._durable = self._tables.summary.applied
         self._busy = False
         self._ticking = False
         self._waiting: list[tuple[int, Done]] = []
         self._fatal: OSError | None = None
-        # Both sides: held for the moment in which the map moves, and while it must not (a copy being made).
+        self._damage: StateDamaged | None = None
+        # All sides. `_reading`: held for the moment in which the map moves. `_copying`: while it must not (a
+        # copy being made, which gives way). `_writing`: by a commit, and by who verifies between commits.
         self._reading = threading.Lock()
         self._copying = threading.Lock()
+        self._copy: socket.socket | None = None
+        self._writing = threading.Lock()
+        self._tracker: Tracker | None = None
+        self._replaced = 0
+        self._closed = False
         self._queue: SimpleQueue[_Batch | _Image | _Tick | _Stop] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="state-writer", daemon=True)
         self._thread.start()
@@ -154,16 +189,21 @@ class LmdbEngine:
     def durable(self) -> Index:
         return self._durable
 
+    def behind(self) -> int:
+        """See `seams.Engine`."""
+        return max(0, self._overlay.held - self._overlay_bytes)
+
     def get(self, table: str, key: bytes) -> bytes | None:
         place = (table, key)
         for overlay in (self._pending, self._in_flight):
             if place in overlay:
                 return overlay[place]
-        with self._reading, self._env.begin() as txn:
-            if 0 < len(key) <= self._longest_key:
-                return txn.get(key, db=self._tables[table])
-            stored = txn.get(_digest(key), db=self._tables[_LONG + table])
-            return None if stored is None else _split(stored)[1]
+        try:
+            with self._reading:
+                return self._tables.get(table, key)
+        except StateDamaged as error:
+            self._found(error)
+            raise
 
     def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """See `seams.Engine`. About 1 us for each key: one transaction, and one call of LMDB for all that are
@@ -181,29 +221,51 @@ class LmdbEngine:
                         found[key] = overlay[place]
                 if key not in found:
                     stored.append(key)
-        if not all(0 < len(key) <= self._longest_key for key in stored):
+        longest = self._tables.longest
+        if not all(0 < len(key) <= longest for key in stored):
             return [self.get(table, key) for key in keys]
-        with self._reading, self._env.begin() as txn:
-            found.update(txn.cursor(self._tables[table]).getmulti(stored))
+        try:
+            with self._reading:
+                found.update(self._tables.get_many(table, stored))
+        except StateDamaged as error:
+            self._found(error)
+            raise
         return [found.get(key) for key in keys]
 
-    def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[Pair]:
         overlay = {
             key: value
             for changes in (self._in_flight, self._pending)
             for (name, key), value in changes.items()
             if name == table and start <= key and (end is None or key < end)
         }
-        return self._merge(self._env.begin(), table, start, end, overlay)
+        return self._merge(self._tables.env.begin(), table, start, end, overlay)
+
+    def count(self, table: str) -> int | None:
+        """See `seams.Engine`."""
+        return None if self._pending or self._in_flight else self._tables.count(table)
+
+    def lost(self, table: str, key: bytes) -> StateDamaged:
+        """See `seams.Engine`."""
+        error = damaged(self._path, f"table {table}, key {key!r}: there is no such record")
+        self._found(error)
+        return error
 
     def write(self, applied: Index, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
-        """See `seams.Engine`. A dictionary update; ValueError when `applied` goes back."""
+        """See `seams.Engine`. A dictionary update, and 0.1 us for each change; ValueError when `applied` goes
+        back.
+        """
         if applied < self._applied:
             raise ValueError(f"applied index {applied} after {self._applied}")
         self._applied = applied
         self._serial += 1
         self._pending.update(changes)
-        if len(self._pending) >= self._commit_changes:
+        size = CHANGE_COST * len(changes)
+        for (_, key), value in changes.items():
+            size += len(key) + (0 if value is None else len(value))
+        self._pending_bytes += size
+        self._overlay.charge(size)
+        if len(self._pending) >= self._commit_changes or self._pending_bytes >= self._commit_bytes:
             self._hand_over()
         else:
             self._tick()
@@ -226,40 +288,103 @@ class LmdbEngine:
         if not isinstance(image, Path):
             raise TypeError(f"{image!r} is not the path of a copy")
         self._pending, self._in_flight = {}, {}
+        self._overlay.release(self._overlay.held)
+        self._pending_bytes = 0
         self._handed = self._serial
         self._queue.put(_Image(image, done))
 
     def copy_to(self, file: int) -> None:
         """Write a consistent copy of the last commit to a file descriptor. Blocks: for a thread of its own.
 
-        Reads and commits go on; only growing the map waits for it.
+        Reads and commits go on. OSError (EAGAIN) when the copy was given up, because the map had to grow or
+        the engine is closed: it may be asked for again.
         """
-        with self._copying:
+        near, far = socket.socketpair()
+        failures: list[OSError] = []
+        pump = threading.Thread(target=_pump, args=(far, file, failures), name="state-copy", daemon=True)
+        pump.start()
+        given_up: lmdb.Error | None = None
+        with self._copying, near:
+            self._copy = near
             try:
-                self._env.copyfd(file)
+                if self._closed:
+                    raise OSError(errno.EAGAIN, f"{self._path}: closed")
+                self._tables.env.copyfd(near.fileno())
             except lmdb.Error as error:
-                raise self._as_os_error(error) from error
+                given_up = error
+            finally:
+                self._copy = None
+        pump.join()
+        for failure in failures:
+            raise failure
+        if given_up is not None:
+            raise OSError(errno.EAGAIN, f"{self._path}: the copy was given up ({given_up})") from given_up
 
     def sizes(self) -> tuple[int, int]:
         """Bytes of the file, and of its pages that hold something, as of the last commit. About 20 us."""
-        with self._reading, self._env.begin() as txn:
-            tables = [txn.stat(table) for table in self._tables.values()]
-        pages = sum(each["branch_pages"] + each["leaf_pages"] + each["overflow_pages"] for each in tables)
-        page = self._env.stat()["psize"]
-        return (self._env.info()["last_pgno"] + 1) * page, pages * page
+        with self._reading:
+            return self._tables.pages()
 
     def close(self) -> None:
         """See `seams.Engine`. OSError when the last commit fails; the log still has what is missing."""
         self._queue.put(_Stop())
         self._thread.join()
         error = self._fatal
-        if error is None and self._committed != self._serial:
-            error = self._commit(_Batch(self._serial, self._applied, {**self._in_flight, **self._pending}))
+        if error is None and self._damage is None and self._committed != self._serial:
+            changes = {**self._in_flight, **self._pending}
+            error = self._commit(_Batch(self._serial, self._applied, self.log_position(), changes))
         for _, done in self._waiting:
             done(error)
-        self._env.close()
+        self._overlay.close()
+        self._closed = True
+        self._give_way()
+        with self._copying, self._writing:
+            self._tables.close()
+        if self._damage is None:
+            self._marker.leave()
         if error is not None:
             raise error
+
+    # --- verifying, from another thread
+
+    @property
+    def tables(self) -> list[str]:
+        """What `verify_step` goes through, in the order of their names."""
+        return sorted(self._tables.names)
+
+    def verify_step(self, tracker: Tracker, most_records: int, most_bytes: int) -> int | None:
+        """Verify the next records of a table; how many bytes they have, None when the table is done and is
+        what was written. Commits wait meanwhile. StateDamaged, which is told to `on_damage` too; OSError
+        (EAGAIN) when the state was replaced since the tracker began, or is closed.
+        """
+        with self._writing:
+            if self._closed or tracker.life not in (-1, self._replaced):
+                raise OSError(errno.EAGAIN, f"{self._path}: replaced")
+            tracker.life = self._replaced
+            self._tracker = tracker
+            try:
+                with self._tables.env.begin() as txn:
+                    after, part, size = self._tables.step(
+                        txn, tracker.table, tracker.after, most_records, most_bytes
+                    )
+                if not part.records:
+                    self._tracker = None
+                    self._tables.compare(tracker.table, tracker.seen)
+                    return None
+            except StateDamaged as error:
+                self._call(partial(self._found, error))
+                raise
+            tracker.after = after
+            tracker.records += part.records
+            tracker.total += part.total
+            return size
+
+    def _found(self, error: StateDamaged) -> None:
+        """On the loop: what was read is not what was written."""
+        if self._damage is None:
+            self._damage = error
+            if self._on_damage is not None:
+                self._on_damage(error)
 
     def _merge(
         self,
@@ -268,14 +393,16 @@ class LmdbEngine:
         start: bytes,
         end: bytes | None,
         overlay: dict[bytes, bytes | None],
-    ) -> Iterator[tuple[bytes, bytes]]:
-        with txn:
-            long = [_split(value) for _, value in _range(txn.cursor(self._tables[_LONG + table]), b"", None)]
-            above = sorted(pair for pair in long if start <= pair[0] and (end is None or pair[0] < end))
-            below = _range(txn.cursor(self._tables[table]), start, end)
-            stored = (pair for pair in merge(below, above, key=itemgetter(0)) if pair[0] not in overlay)
-            fresh = sorted((key, value) for key, value in overlay.items() if value is not None)
-            yield from merge(stored, fresh, key=itemgetter(0))
+    ) -> Iterator[Pair]:
+        try:
+            with txn:
+                below, above = self._tables.range(txn, table, start, end)
+                stored = (pair for pair in merge(below, above, key=itemgetter(0)) if pair[0] not in overlay)
+                fresh = sorted((key, value) for key, value in overlay.items() if value is not None)
+                yield from merge(stored, fresh, key=itemgetter(0))
+        except StateDamaged as error:
+            self._found(error)
+            raise
 
     def _tick(self) -> None:
         if not (self._ticking or self._busy or self._fatal):
@@ -290,8 +417,9 @@ class LmdbEngine:
         self._ticking = False
         self._in_flight = {**self._in_flight, **self._pending} if self._in_flight else self._pending
         self._pending = {}
+        self._pending_bytes = 0
         self._handed = self._serial
-        self._queue.put(_Batch(self._serial, self._applied, self._in_flight))
+        self._queue.put(_Batch(self._serial, self._applied, self.log_position(), self._in_flight))
 
     def _settle(self, batch: _Batch, error: OSError | None) -> None:
         """On the loop: a commit was made or failed."""
@@ -300,6 +428,7 @@ class LmdbEngine:
             self._committed = batch.serial
             self._durable = batch.applied
             self._in_flight = {}
+            self._overlay.release(self._overlay.held - self._pending_bytes)
             ready = [done for serial, done in self._waiting if serial <= batch.serial]
             self._waiting = [wait for wait in self._waiting if wait[0] > batch.serial]
         else:
@@ -308,7 +437,8 @@ class LmdbEngine:
                 self._fatal = error
             ready = [done for _, done in self._waiting]
             self._waiting = []
-        if error is None and (self._waiting or len(self._pending) >= self._commit_changes):
+        full = len(self._pending) >= self._commit_changes or self._pending_bytes >= self._commit_bytes
+        if error is None and (self._waiting or full):
             self._hand_over()
         elif self._handed != self._serial:
             self._tick()
@@ -357,63 +487,39 @@ class LmdbEngine:
     def _commit(self, batch: _Batch) -> OSError | None:
         while True:
             try:
-                with self._env.begin(write=True) as txn:
-                    self._put(txn, batch)
+                with self._writing:
+                    self._put(batch)
             except lmdb.MapFullError as error:
                 if not self._grow():
                     return OSError(errno.ENOSPC, f"{self._path}: {error}")
             except lmdb.Error as error:
                 return self._as_os_error(error)
+            except OSError as error:
+                return error
             else:
                 return None
 
-    def _open(self, tables: Sequence[str]) -> None:
-        self._env = lmdb.open(
-            str(self._path),
-            subdir=False,
-            map_size=self._map_bytes,
-            max_dbs=2 * len(tables) + 1,
-            mode=0o600,
-            readahead=False,
-        )
-        self._names = tables
-        self._tables = {name: self._env.open_db(name.encode()) for name in (_OWN, *tables)}
-        self._tables |= {_LONG + name: self._env.open_db((_LONG + name).encode()) for name in tables}
-
-    def _stored_applied(self) -> Index:
-        with self._env.begin(db=self._tables[_OWN]) as txn:
-            stored = txn.get(_APPLIED)
-        return Index(read_u64(stored, 0)[0] if stored else 0)
+    def _put(self, batch: _Batch) -> None:
+        self._tables.write(batch.applied, batch.log, batch.changes, self._tracker)
 
     def _replace(self, image: Path) -> Index | OSError:
         """Move a copy into the place of the file; its applied index. The loop does not read meanwhile."""
-        with self._copying:
-            self._env.close()
+        self._give_way()
+        with self._copying, self._writing:
+            self._replaced += 1
+            self._tracker = None
+            self._tables.close()
             try:
                 image.rename(self._path)
                 sync_folder(self._path.parent)
-                self._open(self._names)
-                return self._stored_applied()
+                self._tables = Tables.open(self._path, self._names, self._map_bytes)
+            except CorruptData as error:
+                return OSError(errno.EIO, str(error))
             except OSError as error:
                 return error
             except lmdb.Error as error:
                 return self._as_os_error(error)
-
-    def _put(self, txn: lmdb.Transaction, batch: _Batch) -> None:
-        # One call per change: LMDB's binding lets the loop run during each, also in `putmulti` (figures:
-        # DESIGN.md).
-        tables, longest = self._tables, self._longest_key
-        for (table, key), value in batch.changes.items():
-            if 0 < len(key) <= longest:
-                place, db, stored = key, tables[table], value
-            else:
-                place, db = _digest(key), tables[_LONG + table]
-                stored = None if value is None else prefixed(key) + value
-            if stored is None:
-                txn.delete(place, db=db)
-            else:
-                txn.put(place, stored, db=db)
-        txn.put(_APPLIED, u64(batch.applied), db=tables[_OWN])
+            return self._tables.summary.applied
 
     def _as_os_error(self, error: lmdb.Error) -> OSError:
         # LMDB reports a write that the full disk cut short as an input/output error. Trying such a commit
@@ -424,50 +530,40 @@ class LmdbEngine:
         return OSError(errno.ENOSPC if full else errno.EIO, f"{self._path}: {error}")
 
     def _grow(self) -> bool:
-        """Double the map; False at its limit. No transaction is open: look-ups hold the lock."""
-        size = self._env.info()["map_size"] * 2
+        """Double the map; False at its limit. No transaction is open: look-ups hold the lock, and a copy that
+        is being made gives way.
+        """
+        size = self._tables.env.info()["map_size"] * 2
         if size > self._map_limit_bytes:
             return False
-        with self._copying, self._reading:
-            self._env.set_mapsize(size)
+        self._give_way()
+        with self._copying, self._writing, self._reading:
+            self._tables.env.set_mapsize(size)
         return True
 
-
-def applied_in(path: Path) -> Index:
-    """What the state in this file has applied; the file must not be open in this process. Blocks.
-
-    CorruptData when it is no state.
-    """
-    try:
-        with (
-            lmdb.open(str(path), subdir=False, readonly=True, lock=False, max_dbs=1) as env,
-            env.begin() as txn,
-        ):
-            stored = txn.get(_APPLIED, db=env.open_db(_OWN.encode(), txn, create=False))
-    except lmdb.NotFoundError:
-        return Index(0)  # made, and ended before anything was written
-    except (lmdb.Error, OSError) as error:
-        raise CorruptData(f"{path}: not a state that can be read ({error})") from error
-    return Index(read_u64(stored, 0)[0] if stored else 0)
+    def _give_way(self) -> None:
+        """End a copy that is being made: whoever asked for it asks again."""
+        copy = self._copy
+        if copy is not None:
+            try:
+                copy.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return  # it came to its end by itself
 
 
-def _range(cursor: lmdb.Cursor, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
-    if not (cursor.set_range(start) if start else cursor.first()):
-        return
-    for key, value in cast("Iterator[Pair]", cursor):  # bytes, because the environment gives no buffers
-        if end is not None and key >= end:
-            return
-        yield key, value
-
-
-def _digest(key: bytes) -> bytes:
-    return sha256(key).digest()
-
-
-def _split(stored: bytes) -> tuple[bytes, bytes]:
-    """The key and value of a pair in a table for long keys."""
-    key, at = read_prefixed(stored, 0)
-    return key, stored[at:]
+def _pump(source: socket.socket, file: int, failures: list[OSError]) -> None:
+    """Write to a file what comes, to the end. When that fails what comes is not taken any more."""
+    with source:
+        while True:
+            try:
+                piece = memoryview(source.recv(_PIECE_BYTES))
+                if not piece:
+                    return
+                while piece:
+                    piece = piece[os.write(file, piece) :]
+            except OSError as error:
+                failures.append(error)
+                return
 
 
 class MemoryEngine:
@@ -491,6 +587,18 @@ class MemoryEngine:
 
     def durable(self) -> Index:
         return self._durable
+
+    def behind(self) -> int:
+        """See `seams.Engine`: what is not durable is counted, and bounded by nothing."""
+        return 0
+
+    def count(self, table: str) -> int | None:
+        """See `seams.Engine`."""
+        return len(self._seen[table])
+
+    def lost(self, table: str, key: bytes) -> StateDamaged:
+        """See `seams.Engine`."""
+        return StateDamaged(f"table {table}, key {key!r}: there is no such record")
 
     def get(self, table: str, key: bytes) -> bytes | None:
         return self._seen[table].get(key)

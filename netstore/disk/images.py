@@ -18,8 +18,8 @@ import re
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
+from netstore.disk.apart import examined
 from netstore.disk.datadir import sync_folder
-from netstore.disk.engine import applied_in
 from netstore.errors import CorruptData
 from netstore.types import Index
 
@@ -60,13 +60,14 @@ def forget_up_to(folder: Path, index: Index) -> None:
             image.unlink(missing_ok=True)
 
 
-def settle(folder: Path, state: Path, mark: Index) -> Index | None:
+def settle(folder: Path, state: Path, mark: Index, last: Index) -> Index | None:
     """At the start, before the state is opened: finish the replacing that the log's mark speaks of, and
     remove everything else that is left. The index of a copy that was put in place now, or None. Blocks.
 
-    CorruptData when the log stands on a copy that is not there, or is not what it was.
+    CorruptData when the log begins (`mark`) after what the state has applied, because a copy is not there or
+    is not what it was, or when it ends (`last`) before.
     """
-    applied = applied_in(state) if state.exists() else Index(0)
+    applied = examined(state).applied
     placed = None
     for image, index in _images(folder):
         if applied < mark == index and _is_whole(image):
@@ -82,6 +83,11 @@ def settle(folder: Path, state: Path, mark: Index) -> Index | None:
         raise CorruptData(
             f"{state}: the state has applied entry {applied}, the log begins after {mark}: restore the state,"
             " or remove the data folder and let the member join anew"
+        )
+    if applied > last:
+        raise CorruptData(
+            f"write-ahead log: ends with entry {last}, the state has applied entry {applied}: files of it"
+            " are missing; nothing was changed: restore this member from its peers or from a backup"
         )
     return placed
 

@@ -47,6 +47,11 @@ _PAUSE: Final = 0.002
 
 _SPARE: Final = "spare"
 
+_NOTES: Final = "synced"
+"""The file of notes: two, written in turn, so that one of them is whole."""
+
+_NOTE_BYTES: Final = 64
+
 
 class _Write(NamedTuple):
     name: str
@@ -57,6 +62,7 @@ class _Write(NamedTuple):
     """How many failures the caller had seen when it handed this over."""
     room: bool
     """False: there were MAX_WAITING_BYTES before it."""
+    note: bytes
 
 
 class _Remove(NamedTuple):
@@ -127,13 +133,27 @@ class PosixDevice:
         self._refused = OSError()
         self._dead: SyncFailed | None = None
         self._spare = _Spare(self._folder, file_bytes)
+        self._notes = -1
+        self._noted = 0
         self._inbox = _Inbox()
         self._writer = threading.Thread(target=self._run, name="disk-writer", daemon=True)
         self._writer.start()
 
     def names(self) -> list[str]:
         found = os.listdir(self._folder)  # noqa: PTH208 - the folder is a descriptor
-        return sorted(name for name in found if name != _SPARE)
+        return sorted(name for name in found if name not in (_SPARE, _NOTES))
+
+    def notes(self) -> list[bytes]:
+        try:
+            file = os.open(_NOTES, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
+        except FileNotFoundError:
+            return []
+        try:
+            data = os.pread(file, 2 * _NOTE_BYTES, 0)
+        finally:
+            os.close(file)
+        slots = (data[at : at + _NOTE_BYTES] for at in range(0, len(data), _NOTE_BYTES))
+        return [slot[1 : 1 + slot[0]] for slot in slots if slot]
 
     def read(self, name: str) -> bytes:
         # What an earlier process wrote may be in the page cache only or, after a failed sync, marked clean
@@ -147,14 +167,14 @@ class PosixDevice:
         finally:
             os.close(file)
 
-    def write(self, name: str, offset: int, data: bytes, done: Done) -> None:
+    def write(self, name: str, offset: int, data: bytes, done: Done, note: bytes = b"") -> None:
         if self._closed:
             raise RuntimeError("write after close")
         room = self._waiting_bytes < MAX_WAITING_BYTES
         if not room:
             data = b""
         self._waiting_bytes += len(data)
-        self._inbox.put(_Write(name, offset, data, done, self._life, room))
+        self._inbox.put(_Write(name, offset, data, done, self._life, room, note))
 
     def truncate(self, name: str, size: int) -> None:
         file = os.open(name, os.O_RDWR, dir_fd=self._folder)
@@ -186,6 +206,8 @@ class PosixDevice:
         self._inbox.close()
         if self._file >= 0:
             os.close(self._file)
+        if self._notes >= 0:
+            os.close(self._notes)
         os.close(self._folder)
 
     # From here to `_answer`: the writer thread.
@@ -242,9 +264,26 @@ class PosixDevice:
             os.fdatasync(self._file)
         except OSError as error:
             return self._die(error)
+        note = run[-1].note
+        if note:
+            self._keep(note)
         if end > self._file_bytes // 2:
             self._spare.prepare()
         return None
+
+    def _keep(self, note: bytes) -> None:
+        """Write a note over the older of the two. What hinders it hinders nothing else: a log without a newer
+        note is judged by the older one. 2 us.
+        """
+        try:
+            if self._notes < 0:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+                self._notes = os.open(_NOTES, flags, 0o600, dir_fd=self._folder)
+            slot = bytes((len(note),)) + note
+            os.pwrite(self._notes, slot.ljust(_NOTE_BYTES, b"\0"), self._noted % 2 * _NOTE_BYTES)
+        except OSError:
+            return
+        self._noted += 1
 
     def _switch(self, name: str) -> None:
         """Make `name` the file being written. All earlier writes are synced."""

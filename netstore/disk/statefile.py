@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Self
 
-import lmdb
-
-from netstore.errors import NetstoreError
+from netstore.disk.tables import Tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,33 +15,22 @@ if TYPE_CHECKING:
 class StateFile:
     """The tables of a file made by `LmdbEngine.copy_to`. Blocks: for a thread of its own. A context manager.
 
-    Tables whose keys are short only: what `LmdbEngine` keeps apart for their length is not seen.
+    Every record is verified when it is read, and a table that is read whole is all that was written: what
+    is not raises StateDamaged.
     """
 
     def __init__(self, path: Path) -> None:
-        """NetstoreError when it is no state."""
-        try:
-            self._env = lmdb.open(str(path), subdir=False, readonly=True, lock=False, max_dbs=64)
-        except lmdb.Error as error:
-            raise NetstoreError(f"{path}: not a state that can be read ({error})") from error
+        """StateDamaged when it is no state."""
+        self._tables = Tables.read(path)
 
     def scan(self, table: str, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        """Pairs with start <= key < end (None: to the end), in key order. NetstoreError when it is
-        damaged.
+        """Pairs with start <= key < end (None: to the end), in key order.
+
+        Short keys only: what is kept apart for the length of its key is not seen. Nothing from a table that
+        is not there.
         """
-        try:
-            with self._env.begin() as txn:
-                cursor = txn.cursor(self._env.open_db(table.encode(), txn, create=False))
-                if not (cursor.set_range(start) if start else cursor.first()):
-                    return
-                for key, value in cast("Iterator[tuple[bytes, bytes]]", cursor):
-                    if end is not None and key >= end:
-                        return
-                    yield key, value
-        except lmdb.NotFoundError:
-            return  # no such table: nothing was ever written to it
-        except lmdb.Error as error:
-            raise NetstoreError(f"{self._env.path()}: table {table} cannot be read ({error})") from error
+        with self._tables.env.begin() as txn:
+            yield from self._tables.walk(txn, table, start, end)
 
     def __enter__(self) -> Self:
         return self
@@ -51,4 +38,4 @@ class StateFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._env.close()
+        self._tables.close()

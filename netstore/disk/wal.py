@@ -16,26 +16,31 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore.codec import Malformed, prefixed, read_prefixed
-from netstore.disk.diagnose import START, CutTail, Diagnosis, Opening, Refuse, Segment, diagnose
+from netstore.disk.diagnose import (
+    START,
+    CutTail,
+    Diagnosis,
+    Opening,
+    Position,
+    Refuse,
+    Segment,
+    diagnose,
+    segment_name,
+)
 from netstore.disk.frame import Identity, Kind, Place, lay
 from netstore.errors import CorruptData
 from netstore.raft.entry import Entry, HardState, SnapshotMeta, decode_entries, encode_entries
+from netstore.types import Index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from netstore.seams import Device
-    from netstore.types import Index
 
 SEGMENT_BYTES: Final = 64 * 1024 * 1024
 """Size of a segment; a batch that does not fit opens the next one. Large enough that rolling is rare."""
 
 _NAME: Final = re.compile(r"([0-9a-f]{16})\.wal")
-
-
-def segment_name(number: int) -> str:
-    """The file of a segment."""
-    return f"{number:016x}.wal"
 
 
 @dataclass(slots=True)
@@ -47,6 +52,13 @@ class Replay:
     entries: list[Entry] = field(default_factory=list)
     cut: CutTail | None = None
     """The unfinished write that was removed from the end, if there was one."""
+
+    @property
+    def last(self) -> Index:
+        """The last entry, of those the mark stands for if there is none after it."""
+        if self.entries:
+            return self.entries[-1].index
+        return Index(self.mark.index if self.mark else 0)
 
 
 class _State(NamedTuple):
@@ -82,21 +94,24 @@ class Wal:
         self._state = _State(number, found.end, b"", b"", 0)
         self._closed: deque[_Closed] = deque()
         self._seed = identity.seed(max(number, 0))
-        self._synced = (number, found.end.at)
+        self._synced = Position(number, *found.end)
         self._marked = 0
         self._life = 0
         self._under_way = 0
 
     @classmethod
     def open(
-        cls, device: Device, identity: Identity, segment_bytes: int = SEGMENT_BYTES
+        cls, device: Device, identity: Identity, segment_bytes: int = SEGMENT_BYTES, *, told: bytes = b""
     ) -> tuple[Wal, Replay]:
         """Read the whole log, cut an unfinished write from its end, and be ready to append. Blocks.
+
+        `told` is what `position` said once and somebody else kept.
 
         CorruptData when something that was safe once cannot be read; the text names file and offset, nothing
         is changed. Holds the payloads of all segments that are left in memory.
         """
-        found = diagnose(_segments(device), identity)
+        notes = (Position.decode(note, identity) for note in (told, *device.notes()))
+        found = diagnose(_segments(device), identity, filter(None, notes))
         verdict = found.verdict
         if isinstance(verdict, Refuse):
             raise CorruptData(
@@ -109,6 +124,11 @@ class Wal:
             device.truncate(verdict.name, verdict.offset)
             replay.cut = verdict
         return wal, replay
+
+    def position(self) -> bytes:
+        """How far the log is on stable storage, for who keeps it beside: `open` asks for it. 1 us."""
+        number = self._synced.segment
+        return self._synced.encode(self._identity.seed(number)) if number >= 0 else b""
 
     def append(
         self,
@@ -142,13 +162,17 @@ class Wal:
     def drop_before(self, index: Index) -> None:
         """Remove the oldest segments that hold only entries below `index` and under the durable mark."""
         bound = min(index, self._marked + 1)
-        while self._closed and self._closed[0].highest < bound and self._closed[0].segment < self._synced[0]:
+        while (
+            self._closed
+            and self._closed[0].highest < bound
+            and self._closed[0].segment < self._synced.segment
+        ):
             self._device.remove(segment_name(self._closed.popleft().segment))
 
     def close(self) -> None:
         """Finish what is under way, note that it was, and close the device. Blocks."""
         if self._under_way == 0 and self._state.segment >= 0:
-            data, _ = lay(self._seed, self._state.place, Kind.SEAL, b"", self._synced[1])
+            data, _ = lay(self._seed, self._state.place, Kind.SEAL, b"", self._synced.at)
             self._device.write(segment_name(self._state.segment), self._state.place.at, data, _ignore)
         self._device.close()
 
@@ -166,7 +190,9 @@ class Wal:
         """
         before = self._state
         number, start, synced = before.segment, before.place.at, self._synced
-        data, place = lay(self._seed, before.place, kind, payload, synced[1] if synced[0] == number else 0)
+        data, place = lay(
+            self._seed, before.place, kind, payload, synced.at if synced.segment == number else 0
+        )
         highest = after.highest
         if place.at > self._segment_bytes or number < 0:
             if number >= 0:
@@ -180,15 +206,15 @@ class Wal:
             data = head + data
         self._state = _State(number, place, after.hard_state, after.mark, highest)
         self._under_way += 1
-        end = (number, place.at)
+        end = Position(number, *place)
         settle = partial(self._settle, self._life, before, end, done)
-        self._device.write(segment_name(number), start, data, settle)
+        self._device.write(segment_name(number), start, data, settle, end.encode(self._seed))
 
     def _settle(
         self,
         life: int,
         before: _State,
-        end: tuple[int, int],
+        end: Position,
         done: Callable[[OSError | None], None],
         error: OSError | None,
     ) -> None:

@@ -21,7 +21,7 @@ import msgspec
 from netstore.codec import varint
 from netstore.disk import boltfile
 from netstore.disk.statefile import StateFile
-from netstore.errors import Fault, NetstoreError, no_space, refusal
+from netstore.errors import Fault, NetstoreError, StateDamaged, no_space, refusal
 from netstore.state import mirror, pair
 from netstore.state.lease import LeaseRecord
 from netstore.state.member import MemberInfo
@@ -86,12 +86,19 @@ class Backups:
     """
 
     def __init__(
-        self, folder: Path, source: Source, deliver: Callable[[Callable[[], object]], None], log: Log
+        self,
+        folder: Path,
+        source: Source,
+        deliver: Callable[[Callable[[], object]], None],
+        log: Log,
+        damaged: Callable[[StateDamaged], None],
     ) -> None:
+        """`damaged` is told, on the loop, when a copy, and so the state, is not what was written."""
         self._folder = folder
         self._source = source
         self._deliver = deliver
         self._log = log
+        self._damaged = damaged
         self._busy = False
 
     def make(self, done: Callable[[BoltCopy | Fault], None]) -> None:
@@ -128,6 +135,8 @@ class Backups:
         else:
             self._log.warning("snapshot_not_made", error=str(outcome))
             done(refusal(FAILED))
+            if isinstance(outcome, StateDamaged):
+                self._damaged(outcome)
 
     def _copy(self) -> BoltCopy:
         state, bolt = self._folder / _STATE, self._folder / _BOLT

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 
 from netstore.disk import images
-from netstore.disk.engine import applied_in
-from netstore.errors import CorruptData, NetstoreError
+from netstore.disk.apart import verified
+from netstore.errors import CorruptData, NetstoreError, StateDamaged
 from netstore.net.call import Call, CallFailed, call
 from netstore.net.peerwire import CopyHead, CopyReader, Purpose, Verdict, Welcome, frame, read_frame
 from netstore.raft.messages import InstallSnapshot, decode_message, encode_message
@@ -105,7 +105,11 @@ class StateCopies:
         """Make a copy of the state as it is now; what it stands for."""
         await self._durable()
         await trio.to_thread.run_sync(self._make, part)
-        index = await trio.to_thread.run_sync(applied_in, part)
+        try:
+            index = await trio.to_thread.run_sync(verified, part)
+        except StateDamaged as fault:
+            self._host.fail(fault)  # a copy is what the state is
+            raise
         return self._host.image_meta_at(index)
 
     async def _durable(self) -> None:
@@ -214,7 +218,7 @@ class StateCopies:
             os.close(file)
         if copy.message is None or digest.digest() != copy.reader.digest:
             raise CorruptData("state copy does not fit its digest")
-        applied = await trio.to_thread.run_sync(applied_in, part)
+        applied = await trio.to_thread.run_sync(verified, part)
         if applied != copy.message.meta.index:
             raise CorruptData(f"state copy has applied {applied}, not {copy.message.meta.index}")
         image = await trio.to_thread.run_sync(images.complete, part, applied, digest.digest())

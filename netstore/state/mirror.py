@@ -13,7 +13,7 @@ Four tables of the v3 state:
  - `v3_alarms`: each alarm that is raised.
  - `v3_state`: the scalars, under the one key `state`.
 
-Every record is a msgpack array, but in `v3`. What cannot be read raises CorruptData naming table and key.
+Every record is a msgpack array, but in `v3`. What cannot be read raises StateDamaged naming table and key.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
-from netstore.errors import CorruptData
+from netstore.errors import StateDamaged
 from netstore.state.history import CAPACITY
 from netstore.state.mvcc import NEVER
 from netstore.state.records import RECORDS
@@ -181,9 +181,9 @@ def load_all(engine: Engine, table: str, kind: type[_T]) -> Iterator[_T]:
     return (record for _, record in _records(engine, table, msgspec.msgpack.Decoder(kind)))
 
 
-def corrupt(what: str) -> CorruptData:
+def corrupt(what: str) -> StateDamaged:
     """The stored state is not what was written."""
-    return CorruptData(f"{what}; restore this member from its peers or from a backup")
+    return StateDamaged(f"{what}; restore this member from its peers or from a backup")
 
 
 def _records(engine: Engine, table: str, decoder: msgspec.msgpack.Decoder[_T]) -> Iterator[tuple[bytes, _T]]:

@@ -132,7 +132,7 @@ class Mvcc:
     def load(self, revision: Revision, compacted: Revision, swept: Revision) -> None:
         """Become what the engine holds, given what was stored of its scalars.
 
-        O(records), 5 us each. CorruptData when they cannot be read.
+        O(records), 5 us each. StateDamaged when they cannot be read.
         """
         for _ in self.load_steps(revision, compacted, swept, UNBOUNDED, UNBOUNDED):
             pass
@@ -151,12 +151,13 @@ class Mvcc:
         self.suspended = True
         hashes.end()
         start = b""
-        last = 0
+        last = found = 0
         while True:
             count, size, stored = 0, 0, start
             with closing(self._records.scan(start)) as scan:
                 for stored, record in scan:
                     last = self._load(stored, record, swept)
+                    found += 1
                     count += 1
                     size += len(record)
                     if count >= step or size >= step_bytes:
@@ -165,6 +166,9 @@ class Mvcc:
                     break
             start = stored + b"\0"
             yield
+        lacking = self._records.lacking(found)
+        if lacking:
+            raise corrupt(last.to_bytes(PLACE_BYTES, "big"), lacking)
         if last >> NUMBER_BITS > revision:
             raise corrupt(last.to_bytes(PLACE_BYTES, "big"), f"the state is at revision {revision}")
         index = self._index

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from netstore.errors import CorruptData
+from netstore.errors import StateDamaged
 from netstore.state.keyindex import PLACE_BYTES
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class _Recent:
 class Records:
     """All records that can still be read, and what the engine has to be told of them.
 
-    CorruptData from every read of a record that is not there.
+    StateDamaged from every read of a record that is not there.
     """
 
     __slots__ = ("_engine", "_recent", "_unsaved", "size")
@@ -120,7 +120,7 @@ class Records:
         if record is None:
             record = self._engine.get(*stored)
             if record is None:
-                raise corrupt(stored[1], "there is no such record")
+                raise self._engine.lost(*stored)
         return record
 
     def _fetch(self, places: Sequence[int]) -> list[bytes]:
@@ -144,9 +144,14 @@ class Records:
         for key, known in zip(keys, found, strict=True):
             record = next(stored) if known is None else known
             if record is None:
-                raise corrupt(key, "there is no such record")
+                raise self._engine.lost(RECORDS, key)
             records.append(record)
         return records
+
+    def lacking(self, found: int) -> str:
+        """What is wrong with having found so many records in the engine, empty when nothing is."""
+        count = self._engine.count(RECORDS)
+        return "" if count in (None, found) else f"{found} records, {count} were written"
 
     def scan(self, start: bytes) -> Generator[tuple[bytes, bytes]]:
         """All records from this key of the engine on: in order what is saved, then in order what is not."""
@@ -159,8 +164,8 @@ class Records:
                 yield stored, unsaved_record
 
 
-def corrupt(stored: bytes, what: str) -> CorruptData:
+def corrupt(stored: bytes, what: str) -> StateDamaged:
     """What is wrong with a record, and what restores it."""
-    return CorruptData(
+    return StateDamaged(
         f"table {RECORDS}, key {stored!r}: {what}; restore this member from its peers or from a backup"
     )

@@ -17,6 +17,7 @@ class Waiting(NamedTuple):
     offset: int
     data: bytes
     done: Callable[[OSError | None], None] | None
+    note: bytes = b""
 
 
 class Platter:
@@ -25,6 +26,8 @@ class Platter:
     def __init__(self, disk: dict[str, bytes] | None = None, size: int = 0) -> None:
         self.disk = dict(disk or {})
         self.size = size
+        self.note = b""
+        """The last one; what it says is true also after a power loss, when it may be an older one."""
         self.waiting: list[Waiting] = []
         self.closed = False
 
@@ -34,9 +37,14 @@ class Platter:
     def read(self, name: str) -> bytes:
         return self.disk[name]
 
-    def write(self, name: str, offset: int, data: bytes, done: Callable[[OSError | None], None]) -> None:
+    def notes(self) -> list[bytes]:
+        return [self.note]
+
+    def write(
+        self, name: str, offset: int, data: bytes, done: Callable[[OSError | None], None], note: bytes = b""
+    ) -> None:
         assert not self.closed
-        self.waiting.append(Waiting(name, offset, data, done))
+        self.waiting.append(Waiting(name, offset, data, done, note))
 
     def truncate(self, name: str, size: int) -> None:
         self.disk[name] = self.disk[name][:size].ljust(self.size, b"\0")
@@ -55,6 +63,7 @@ class Platter:
         for job in ready:
             self._apply(self.disk, job)
             if job.done is not None:
+                self.note = job.note or self.note
                 job.done(None)
 
     def fail(self, error: OSError) -> None:
@@ -93,7 +102,9 @@ class Platter:
                 if old[part] != new[part] and next(chosen, False):
                     image[part] = new[part]
             disk[name] = bytes(image)
-        return Platter(disk, self.size)
+        after_all = Platter(disk, self.size)
+        after_all.note = self.note
+        return after_all
 
     def _apply(self, disk: dict[str, bytes], job: Waiting) -> None:
         if job.done is None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.disk.diagnose import Opening, Refuse, Segment, diagnose
+from netstore.disk.diagnose import Opening, Refuse, Segment, diagnose, segment_name
 from netstore.disk.frame import FRAGMENT, HEAD_BYTES, SECTOR, Frame, Identity, Kind, Place, lay, read
-from netstore.disk.wal import Replay, Wal, segment_name
+from netstore.disk.wal import Replay, Wal
 from netstore.errors import CorruptData
 from netstore.raft.entry import Entry, EntryKind, HardState
 from netstore.types import Index, NodeId, Term

@@ -250,7 +250,7 @@ def test_a_full_map_grows(tmp_path: Path) -> None:
     many = {("plain", b"%06d" % number): os.urandom(200) for number in range(5000)}
     opened.engine.write(Index(1), many)
     assert opened.sync() is None
-    assert opened.engine._env.info()["map_size"] > 1_000_000
+    assert opened.engine._tables.env.info()["map_size"] > 1_000_000
     assert all(opened.engine.get(*place) == value for place, value in many.items())
     opened.engine.close()
 

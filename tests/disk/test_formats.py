@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from netstore.disk.datadir import MemberIdentity, keep_token
+from netstore.disk.diagnose import segment_name
 from netstore.disk.frame import Identity
-from netstore.disk.wal import Wal, segment_name
+from netstore.disk.wal import Wal
 from netstore.raft.entry import Entry, EntryKind, HardState
 from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.dump import DOCUMENTS, dump, dumped

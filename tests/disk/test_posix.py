@@ -40,6 +40,12 @@ class Disk:
         self.sent += 1
         self.device.write(name, at, data, lambda error: self.answers.append((number, error)))
 
+    def write_noted(self, name: str, data: bytes, note: bytes) -> None:
+        self.sent += 1
+        at = self.end.get(name, 0)
+        self.end[name] = at + len(data)
+        self.device.write(name, at, data, lambda error: self.answers.append((len(self.answers), error)), note)
+
     def settle(self) -> list[OSError | None]:
         """All answers so far, once every write has one; they come in order."""
         self.hand.until(lambda: len(self.answers) == self.sent)
@@ -128,6 +134,23 @@ def test_a_new_file_is_filled_with_zeros_and_private(disk: Disk) -> None:
     assert status.st_size == BLOCK
     assert status.st_blocks * 512 >= BLOCK
     assert status.st_mode & 0o777 == 0o600
+
+
+def test_a_note_is_there_when_its_write_is_answered_and_the_one_before_with_it(disk: Disk) -> None:
+    assert disk.device.notes() == []
+    for number in range(5):
+        disk.write_noted("a", b"x" * 10, b"note %d" % number)
+        assert disk.settle()[-1] is None
+        assert b"note %d" % number in disk.device.notes()
+    assert sorted(disk.device.notes()) == [b"note 3", b"note 4"]
+    assert disk.device.names() == ["a"]
+    assert (disk.folder / "synced").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_note_that_cannot_be_kept_hinders_nothing(disk: Disk) -> None:
+    (disk.folder / "synced").mkdir()
+    disk.write_noted("a", b"x", b"note")
+    assert disk.settle() == [None]
 
 
 def test_writes_that_wait_are_joined_into_one_sync_and_one_delivery(

@@ -10,8 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from netstore.disk.diagnose import segment_name
 from netstore.disk.frame import FRAGMENT, Identity, Kind, Place, lay
-from netstore.disk.wal import Replay, Wal, segment_name
+from netstore.disk.wal import Replay, Wal
 from netstore.errors import CorruptData
 from netstore.raft.entry import ConfState, Entry, EntryKind, HardState, SnapshotMeta
 from netstore.types import Index, NodeId, Term
@@ -331,3 +332,92 @@ def test_an_append_of_nothing_is_a_sync() -> None:
     assert answers.got == [None]
     assert Wal.open(platter, IDENTITY, SEGMENT)[1] == Replay()
     assert Place(0, 0) < wal._state.place
+
+
+def written(platter: Platter, first: int, last: int) -> bytes:
+    """Entries one batch each, all kept; what the log says of how far it is."""
+    wal, _ = Wal.open(platter, IDENTITY, SEGMENT)
+    for index in range(first, last + 1):
+        wal.append(None, [entry(index, 1, b"x" * 100)], lambda error: None)
+        platter.turn()
+    return wal.position()
+
+
+def used(platter: Platter, name: str) -> int:
+    return len(platter.disk[name].rstrip(b"\0"))
+
+
+@pytest.mark.parametrize("kept_by", ["the device", "the state"])
+def test_a_log_whose_tail_went_after_it_was_synced_is_refused(kept_by: str) -> None:
+    """What is left looks as if the last write had never finished; only the note tells that it did."""
+    platter = Platter(size=SEGMENT)
+    told = written(platter, 1, 5)
+    name = segment_name(0)
+    end = used(platter, name)
+    if kept_by == "the device":
+        told = b""
+    else:
+        platter.note = b""
+    whole = dict(platter.disk)
+    for lost in (1, 3, 60, 119, 300, end):
+        platter.disk = dict(whole)
+        platter.disk[name] = platter.disk[name][: end - lost].ljust(SEGMENT, b"\0")
+        found = dict(platter.disk)
+        with pytest.raises(CorruptData, match=rf"{name} at offset \d+: (ends here, and was on|missing: the)"):
+            Wal.open(platter, IDENTITY, SEGMENT, told=told)
+        assert platter.disk == found, "nothing was changed"
+
+
+def test_a_log_with_no_file_left_is_refused() -> None:
+    platter = Platter(size=SEGMENT)
+    written(platter, 1, 40)
+    assert len(platter.disk) > 1
+    platter.disk.clear()
+    with pytest.raises(CorruptData, match="missing: the log has no file, and was written once"):
+        Wal.open(platter, IDENTITY, SEGMENT)
+
+
+def test_a_log_without_its_last_file_is_refused() -> None:
+    platter = Platter(size=SEGMENT)
+    written(platter, 1, 40)
+    del platter.disk[max(platter.disk)]
+    with pytest.raises(CorruptData, match="ends here, and was on stable storage up to offset"):
+        Wal.open(platter, IDENTITY, SEGMENT)
+
+
+def test_another_log_of_the_same_member_is_refused() -> None:
+    """As long, and whole; but not what was acknowledged."""
+    platter, other = Platter(size=SEGMENT), Platter(size=SEGMENT)
+    told = written(platter, 1, 5)
+    wal, _ = Wal.open(other, IDENTITY, SEGMENT)
+    for index in range(1, 7):
+        wal.append(None, [entry(index, 2, b"y" * 100)], lambda error: None)
+    other.turn()
+    with pytest.raises(CorruptData, match="not the records that were on stable storage here"):
+        Wal.open(other, IDENTITY, SEGMENT, told=told)
+
+
+def test_a_note_of_another_log_or_of_a_dropped_file_says_nothing() -> None:
+    platter = Platter(size=SEGMENT)
+    wal, _ = Wal.open(platter, IDENTITY, SEGMENT)
+    assert wal.position() == b""
+    wal.append(None, entries(1, 1), lambda error: None)
+    platter.turn()
+    early = wal.position()
+    wal.append(None, entries(2, 40, 100), lambda error: None)
+    wal.append(None, entries(41, 41), lambda error: None)
+    wal.mark(meta(40), lambda error: None)
+    platter.turn()
+    wal.drop_before(Index(41))
+    platter.turn()
+    assert segment_name(0) not in platter.disk
+    platter.note = early
+    _, replay = Wal.open(platter, IDENTITY, SEGMENT, told=early)
+    assert replay.last == 41
+    stranger = Platter(size=SEGMENT)
+    other, _ = Wal.open(stranger, Identity(0xC1, 0xB2), SEGMENT)
+    other.append(None, entries(1, 100, 100), lambda error: None)
+    stranger.turn()
+    for note in (other.position(), b"x", other.position()[:-1], bytes(20)):
+        _, replay = Wal.open(platter, IDENTITY, SEGMENT, told=note)
+        assert replay.last == 41

@@ -9,7 +9,7 @@ import pytest
 
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.statefile import StateFile
-from netstore.errors import Fault, NetstoreError
+from netstore.errors import Fault, NetstoreError, StateDamaged
 from netstore.node.backup import BUSY, FAILED, Backups, BoltCopy, buckets
 from netstore.state import v3commands as v3
 from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion, encode
@@ -34,8 +34,9 @@ class Place:
         self.machine = Machine(self.engine)
         self.machine.load()
         self.lines = Lines()
+        self.damage: list[StateDamaged] = []
         self.folder = folder
-        self.backups = Backups(folder, self.engine, self.calls.put, self.lines)
+        self.backups = Backups(folder, self.engine, self.calls.put, self.lines, self.damage.append)
 
     def failed(self, failure: OSError) -> None:
         raise failure
@@ -107,7 +108,7 @@ def test_what_is_in_a_copy(place: Place) -> None:
     copy.close()
     assert place.lines.events == ["snapshot_made"]
     left = {path.name for path in place.folder.iterdir()}
-    assert left == {"state.lmdb", "state.lmdb-lock", "again.lmdb"}, "copies have no names"
+    assert left == {"state.lmdb", "state.lmdb-lock", "state.lmdb-open", "again.lmdb"}, "copies have no names"
 
 
 def test_an_empty_store_can_be_copied(place: Place) -> None:

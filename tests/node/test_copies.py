@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from netstore.disk import images
-from netstore.disk.engine import LmdbEngine, applied_in
+from netstore.disk.apart import verified
+from netstore.disk.engine import LmdbEngine
 from netstore.node import copies as module
 from netstore.node.copies import StateCopies
 from netstore.raft.entry import ConfState, SnapshotMeta
@@ -106,7 +107,7 @@ async def test_a_copy_arrives_whole_durable_and_under_its_name(tmp_path: Path) -
         [(message, image)] = two.host.received
         assert message.meta == SnapshotMeta(Index(5), Term(2), ConfState(voters=(A,)))
         assert (message.sender, message.to, message.term) == (A, B, Term(3))
-        assert applied_in(image) == 5
+        assert verified(image) == 5
         assert two.files() == {image.name}
         assert one.files() == set()
 

@@ -44,6 +44,7 @@ class _Write(NamedTuple):
     life: int
     reported: int
     """How many runs had been reported when this was handed over."""
+    note: bytes = b""
 
 
 class _Finished(NamedTuple):
@@ -73,6 +74,8 @@ class Disk:
 
     def __init__(self, latency: float) -> None:
         self.files: dict[str, bytearray] = {}
+        self.note = b""
+        """The last one of `seams.Device`."""
         self.state: MemoryEngine = MemoryEngine(_nowhere, TABLES)
         """The state as its last commit left it."""
         self.copies: dict[Index, MemoryEngine] = {}
@@ -153,13 +156,16 @@ class SimDevice:
     def read(self, name: str) -> bytes:
         return bytes(self._disk.files[name])
 
+    def notes(self) -> list[bytes]:
+        return [self._disk.note]
+
     def truncate(self, name: str, size: int) -> None:
         del self._disk.files[name][size:]
         self._host.effect()
 
-    def write(self, name: str, offset: int, data: bytes, done: Done) -> None:
+    def write(self, name: str, offset: int, data: bytes, done: Done, note: bytes = b"") -> None:
         self._host.effect()
-        self._waiting.append(_Write(name, offset, data, done, self._life, self._reports))
+        self._waiting.append(_Write(name, offset, data, done, self._life, self._reports, note))
         if not self._run:
             self._start()
         self._host.effect()
@@ -217,6 +223,7 @@ class SimDevice:
         else:
             for write in run:
                 self._put(write)
+            disk.note = run[-1].note or disk.note
         self._run = []
         self._reports += 1
         if self._waiting:

@@ -17,9 +17,9 @@ import pytest
 
 from netstore.disk import diagnose as diagnosis
 from netstore.disk import frame
-from netstore.disk.diagnose import CutTail
+from netstore.disk.diagnose import CutTail, segment_name
 from netstore.disk.frame import Flaw, Frame, Place
-from netstore.disk.wal import Wal, segment_name
+from netstore.disk.wal import Wal
 from netstore.node.driver import Append, Driver
 from netstore.node.host import DiskFailed, Host
 from netstore.node.lessor import Lessor

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from netstore.disk.wal import segment_name
+from netstore.disk.diagnose import segment_name
 from netstore.errors import Fault
 from netstore.state import commands
 from netstore.types import NodeId

@@ -39,7 +39,12 @@ class HandDevice:
     def read(self, name: str) -> bytes:
         return bytes(self.files[name])
 
-    def write(self, name: str, offset: int, data: bytes, done: Callable[[OSError | None], None]) -> None:
+    def notes(self) -> list[bytes]:
+        return []
+
+    def write(
+        self, name: str, offset: int, data: bytes, done: Callable[[OSError | None], None], note: bytes = b""
+    ) -> None:
         self.waiting.append((name, offset, data, done))
 
     def truncate(self, name: str, size: int) -> None:

@@ -1,0 +1,113 @@
+"""A state is verified in a process of its own when it is not known to be whole."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.disk import apart
+from netstore.disk.apart import Marker, examined, records, verified, verify
+from netstore.errors import NetstoreError, StateDamaged
+from netstore.types import Index
+from tests.disk.test_tables import make_state, spoil, write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_whole_state_is_whole(tmp_path: Path) -> None:
+    assert verified(make_state(tmp_path / "state")) == 3
+
+
+def test_what_the_process_finds_is_raised_here(tmp_path: Path) -> None:
+    path = make_state(tmp_path / "state")
+    spoil(path, b"x" * 9000)
+    with pytest.raises(StateDamaged, match=r"state: table other, key b'big': not what was written; nothing"):
+        verify(path)
+
+
+def test_pages_that_end_the_process_are_damage(tmp_path: Path) -> None:
+    path = make_state(tmp_path / "state")
+    at = path.read_bytes().rindex(b"0123" + b"v" * 20) // 4096 * 4096
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(bytes(4096))
+    with pytest.raises(StateDamaged, match=r"pages are damaged: reading them ended a process with SIG\w+; n"):
+        verify(path)
+
+
+def test_a_later_format_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state"
+    monkeypatch.setattr("netstore.disk.tables.FORMAT", 2)
+    write(path, {("plain", b"a"): b"1"})
+    with pytest.raises(NetstoreError, match="upgrade") as caught:
+        verify(path)
+    assert not isinstance(caught.value, StateDamaged)
+
+
+def test_where_no_process_can_be_started_nothing_is_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_state(tmp_path / "state")
+    spoil(path, b"x" * 9000)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "nothing"))
+    verify(path)
+
+
+def test_only_an_end_that_was_not_orderly_is_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Path] = []
+    monkeypatch.setattr(apart, "verify", looked.append)
+    path = make_state(tmp_path / "state")
+    marker = Marker(path)
+    assert examined(path).applied == 3
+    marker.arrive()
+    marker.leave()
+    marker.check()
+    assert looked == []
+    marker.arrive()
+    marker.check()
+    assert looked == [path]
+    marker.check()
+    assert looked == [path], "once is enough"
+
+
+def test_a_state_that_is_not_there_or_was_never_written_is_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    assert examined(path).applied == 0
+    Marker(path).arrive()
+    assert examined(path).applied == 0
+    path.touch()
+    Marker(path).arrive()
+    Marker(path).check()
+
+
+def test_a_file_that_lacks_only_what_was_never_written_gets_it_back(tmp_path: Path) -> None:
+    path = make_state(tmp_path / "state")
+    write(path, {("other", b"more"): b"y" * 20_000})
+    write(path, {("other", b"more"): None})
+    whole = path.stat().st_size
+    os.truncate(path, whole - 4096)
+    if b"y" * 100 not in path.read_bytes()[-4096:]:
+        pytest.skip("the last page is in use")
+    Marker(path).check()
+    assert path.stat().st_size == whole
+    assert examined(path).applied == Index(5)
+
+
+def test_a_file_cut_short_is_damage(tmp_path: Path) -> None:
+    path = make_state(tmp_path / "state")
+    os.truncate(path, path.stat().st_size // 2 // 4096 * 4096)
+    with pytest.raises(StateDamaged, match=r"state: (cut short: the last \d+ bytes are gone|table)"):
+        Marker(path).check()
+
+
+def test_the_records_of_a_small_table_can_be_had_from_a_damaged_state(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    write(path, {("plain", b"a"): b"spoiled", ("other", b"1"): b"one", ("other", b"2"): b"two"})
+    spoil(path, b"spoiled")
+    assert records(path, "other") == [b"one", b"two"]
+    assert records(path, "plain") == []
