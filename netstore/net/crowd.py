@@ -13,6 +13,7 @@ number of connections is never refused before the limit is reached.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from itertools import islice
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -42,9 +43,9 @@ class Crowd(Generic[_C]):
     def __init__(self, most: int) -> None:
         """`most` is how many there may be."""
         self._most = most
-        # Dicts serve as ordered sets: what has been open longest comes first.
-        self._of: dict[str, dict[_C, None]] = {}
-        self._silent: dict[_C, None] = {}
+        # Ordered sets: what has been open longest comes first.
+        self._of: dict[str, OrderedDict[_C, None]] = {}
+        self._silent: OrderedDict[_C, None] = OrderedDict()
         self._count = 0
         self._largest: str | None = None
         """The principal that went beyond its share last; there cannot be two at once."""
@@ -106,7 +107,7 @@ class Crowd(Generic[_C]):
 
     def _put_in(self, connection: _C) -> None:
         principal = connection.principal
-        self._of.setdefault(principal, {})[connection] = None
+        self._of.setdefault(principal, OrderedDict())[connection] = None
         if self._is_large(principal):
             self._largest = principal
 

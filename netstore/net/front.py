@@ -12,9 +12,9 @@ from netstore.net.http1 import HEAD_SECONDS, Http1Connection
 from netstore.net.http2 import PREFACE, Http2Connection
 
 if TYPE_CHECKING:
+    from netstore.net.connection import Connection, Session
     from netstore.net.http1 import Http1Server
     from netstore.net.http2 import Http2Server
-    from netstore.net.reactor import Connection, Session
 
 ALPN = ("h2", "http/1.1")
 """What is offered to clients in a TLS handshake, the best first."""
@@ -29,6 +29,7 @@ class FirstBytes:
     reading = True
     hungry = False
     late = False
+    answers_need_reading = False
 
     def __init__(self, connection: Connection, http1: Http1Server, http2: Http2Server) -> None:
         self._connection = connection

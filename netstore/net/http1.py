@@ -93,6 +93,10 @@ class Output(Protocol):
     def unsent(self) -> int:
         """Bytes queued and not yet taken by the network."""
 
+    @property
+    def held_back(self) -> bool:
+        """Nothing new is to be handled: the connection holds too much of the memory for all."""
+
     def finish(self) -> None:
         """Send what is queued, then close."""
 
@@ -303,7 +307,7 @@ class Http1Connection:
     """One HTTP/1 connection: feed it with `receive`, it hands exchanges to the server's handler.
 
     `output` takes what must be sent. `reading` turns false when the rest of what comes means nothing any more
-    (refused, or closing after the last answer). See `reactor.Session`, which this implements.
+    (refused, or closing after the last answer). See `connection.Session`, which this implements.
     """
 
     __slots__ = (
@@ -383,6 +387,11 @@ class Http1Connection:
         return self.hungry or len(self._pending) >= PIPELINE_LIMIT or self._weight >= HIGH_WATER
 
     @property
+    def answers_need_reading(self) -> bool:
+        """Never: answers leave whatever the client sends."""
+        return False
+
+    @property
     def waiting(self) -> bool:
         """Part of a request is here, and the rest is not."""
         return not self.hungry and (self._head is not None or bool(self._begun))
@@ -415,6 +424,7 @@ class Http1Connection:
                 or len(pending) >= PIPELINE_LIMIT
                 or self._weight >= HIGH_WATER
                 or output.unsent() >= HIGH_WATER
+                or output.held_back
             ):
                 self.hungry = self._next is not None or self._at < len(self._data) or bool(self._later)
                 break

@@ -673,7 +673,7 @@ class Http2Connection:
         self.frame_limit = _SMALLEST_FRAME_LIMIT
         """The largest payload we send in one frame."""
         self.late = False
-        """See `reactor.Session`."""
+        """See `connection.Session`."""
         self.strikes = 0
         """Pings since our last answer that came too soon."""
         self.spent = 0
@@ -721,6 +721,11 @@ class Http2Connection:
         answers that wait: what opens the windows must be read.
         """
         return self._more or self._paused
+
+    @property
+    def answers_need_reading(self) -> bool:
+        """Always: windows are opened by what is read."""
+        return True
 
     @property
     def waiting(self) -> bool:
@@ -791,6 +796,8 @@ class Http2Connection:
             self._pump()
         ready, back = self.ready, self._held_back
         hold = HOLD_OVER if self.queued > HOLD_OVER and self.output.account.over else HOLD
+        if self.output.held_back:
+            hold = -1  # no new call, however little is queued
         while ready or (back and self.queued <= hold):
             if self.spent >= SLICE:
                 self._ask()

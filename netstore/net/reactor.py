@@ -22,26 +22,25 @@ import select
 import socket
 from collections import deque
 from email.utils import formatdate
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
 from netstore.guard import guarded
 from netstore.limits import Budget
+from netstore.meter import Meter
 from netstore.net.accept import CannotAccept, accept
+from netstore.net.connection import Connection
 from netstore.net.crowd import Crowd
-from netstore.net.http1 import HIGH_WATER
-from netstore.net.tls import TlsFailed, Tunnel
+from netstore.net.pressure import Pressure
+from netstore.net.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from netstore.net.connection import Session
     from netstore.net.http1 import Http1Server
     from netstore.net.tls import Credentials
-
-READ_SIZE: Final = 64 * 1024
-"""Bytes taken by one read; what a client sends beyond it waits for the next round."""
 
 MAX_CONNECTIONS: Final = 10_000
 """Open connections; at the limit `crowd` says who goes for one more, if anybody."""
@@ -49,112 +48,24 @@ MAX_CONNECTIONS: Final = 10_000
 STALL_SECONDS: Final = 30.0
 """How long a request may stay incomplete, an answer unread, or a closing connection open."""
 
-HANDSHAKE_SECONDS: Final = 10.0
-"""How long a client may take for its TLS handshake, from being accepted."""
-
 MEMORY: Final = 64 * 1024 * 1024
 """Bytes that all connections may hold together."""
-
-DRAIN_LIMIT: Final = 64 * 1024 * 1024
-"""Bytes read and dropped from a closing connection, so that the last answer reaches the client instead of a
-reset (RFC 9112, 9.6).
-"""
 
 LINGER_SECONDS: Final = 0.005
 """How long rounds may follow each other before other tasks get their turn."""
 
+ROUND_SECONDS: Final = 0.005
+"""How long one round may serve connections, and then send answers. Who was not served is in the next one, by
+turns (`turns.py`).
+"""
+
 _ACCEPTS_PER_ROUND: Final = 64
 _BACKLOG: Final = 1024
 _EVENTS_PER_ROUND: Final = 512
+_SWEPT_AT_ONCE: Final = 500
+"""Connections whose time is looked at before others are served: about 1 ms."""
 _LINGER_WAIT: Final = 0.001
 _IN: Final = select.EPOLLIN
-_OUT: Final = select.EPOLLOUT
-_PLAIN_HTTP: Final = (
-    b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
-    b"Client sent an HTTP request to an HTTPS server.\n"
-)
-
-
-class Session(Protocol):
-    """A codec over one connection, as the reactor drives it (`Http1Connection`, `Http2Connection`)."""
-
-    @property
-    def busy(self) -> bool:
-        """Nothing more should be read for now."""
-
-    @property
-    def reading(self) -> bool:
-        """What comes from the peer still means something."""
-
-    @property
-    def waiting(self) -> bool:
-        """Part of a message is here, the rest is not."""
-
-    @property
-    def late(self) -> bool:
-        """The peer took longer than it may to complete what it began; found out by `sweep`."""
-
-    @property
-    def hungry(self) -> bool:
-        """`resume` may have something to do once what was written is sent."""
-
-    def receive(self, data: bytes) -> None:
-        """Take the bytes of one read."""
-
-    def resume(self) -> None:
-        """Go on with what was read and not handled yet, if the bounds allow it now."""
-
-    def eof(self) -> None:
-        """The peer sends nothing more."""
-
-    def gone(self) -> None:
-        """The connection is closed."""
-
-    def refuse(self, status: int, text: bytes) -> None:
-        """Say why, then close."""
-
-    def sweep(self, now: float) -> None:
-        """Once a second, with the time."""
-
-    def drain(self) -> None:
-        """The server stops: take nothing new, and finish the connection once what waits is answered."""
-
-
-class Handshake:
-    """Stands in for the session of a TLS connection until it is open. Implements `Session`."""
-
-    busy = False
-    reading = True
-    waiting = True
-    hungry = False
-    late = False
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def receive(self, data: bytes) -> None:
-        """Never: nothing can be read before the handshake is over."""
-
-    def resume(self) -> None:
-        """Nothing waits."""
-
-    def eof(self) -> None:
-        """The peer gave up."""
-        self._connection.cut()
-
-    def gone(self) -> None:
-        """Nobody is to be told."""
-
-    def refuse(self, status: int, text: bytes) -> None:
-        """It took too long. Nothing can be said over what is not open."""
-        self._connection.abandon(f"{status}: {text.decode()}")
-
-    def sweep(self, now: float) -> None:
-        """`Connection.stalled` keeps the time."""
-
-    def drain(self) -> None:
-        """Nothing was asked yet."""
-        self._connection.cut()
 
 
 class Rounds(Protocol):
@@ -191,353 +102,6 @@ class Limits:
         """What all connections may hold together."""
 
 
-class Connection:
-    """One accepted socket: reads for its session, sends what the session wrote. Implements `http1.Output`.
-
-    With `credentials` both go through TLS; the session is made when the handshake is over.
-    """
-
-    __slots__ = (
-        "_accepted",
-        "_address",
-        "_closing",
-        "_dirty",
-        "_drained",
-        "_farewell",
-        "_mask",
-        "_reactor",
-        "_sealed",
-        "_socket",
-        "_spoken",
-        "_tunnel",
-        "_unsent",
-        "_unsent_size",
-        "account",
-        "fd",
-        "heard",
-        "principal",
-        "progress",
-        "session",
-        "settled",
-    )
-
-    def __init__(
-        self,
-        reactor: Reactor,
-        sock: socket.socket,
-        address: Any,
-        now: float,
-        credentials: Credentials | None = None,
-    ) -> None:
-        self._reactor = reactor
-        self._socket = sock
-        self._address = address
-        self.fd = sock.fileno()
-        self.account = reactor.memory.account()
-        """What this connection holds of the memory for all, here and in its session."""
-        self.principal: str = address[0] if isinstance(address, tuple) else ""
-        """Who this is, for sharing fairly and for the record: the common name of the certificate once that is
-        known, else the address without its port; empty for a socket of the machine's own.
-        """
-        self.session: Session = Handshake(self)
-        self.progress = self._accepted = now
-        self._tunnel = None if credentials is None else Tunnel(credentials.server(), None)
-        self._unsent: deque[bytes | memoryview] = deque()
-        self._sealed: bytes | memoryview | None = None
-        """What is to go over the wire before the rest, as it is."""
-        self.heard = False
-        """It sent something that its session was given, or opened its TLS."""
-        self._farewell = False
-        self._spoken = False
-        self.settled = False
-        self._unsent_size = 0
-        self._dirty = False
-        self._closing = False
-        self._drained = 0
-        self._mask = _IN
-
-    def begin(self) -> None:
-        """It can carry a session now."""
-        name = self.common_name
-        if name:
-            self._reactor.crowd.named(self, name)
-        self.session = self._reactor.session(self)
-
-    @property
-    def open(self) -> bool:
-        """The socket has not been closed."""
-        return self.fd >= 0
-
-    @property
-    def peer(self) -> str:
-        """The address of the client, as `127.0.0.1:40312`; empty where it has none."""
-        if not isinstance(self._address, tuple):
-            return ""
-        host, port = self._address[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-    @property
-    def protocol(self) -> str | None:
-        """What both sides agreed on in the TLS handshake (ALPN); None where they did not."""
-        return None if self._tunnel is None else self._tunnel.protocol
-
-    @property
-    def common_name(self) -> str | None:
-        """The common name in the client's certificate, if it showed one."""
-        return None if self._tunnel is None else self._tunnel.common_name
-
-    @property
-    def idle(self) -> bool:
-        """Nothing is being sent or answered, as far as can be told from here."""
-        return not (self._unsent_size or self._closing or self.session.waiting or self.session.busy)
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Queue bytes; they leave when the reactor flushes."""
-        if self.fd < 0:
-            return
-        self._unsent.append(data)
-        self._unsent_size += len(data)
-        if not self._dirty:
-            self._dirty = True
-            self._reactor.dirty.append(self)
-
-    def unsent(self) -> int:
-        """Bytes that the kernel has not taken yet."""
-        return self._unsent_size
-
-    def finish(self) -> None:
-        """Send what is queued, then close both ways, giving the peer time to read it."""
-        self._closing = True
-        if self.fd >= 0 and not self._dirty:
-            self._dirty = True
-            self._reactor.dirty.append(self)
-
-    def soon(self, call: Callable[[], None]) -> None:
-        """Make a call of the session in the next round: it has read more than it does in one."""
-        self._reactor.later(self, call)
-
-    def go_on(self, call: Callable[[], None]) -> None:
-        """That call, if the connection is still open."""
-        if self.fd >= 0:
-            call()
-            self._watch()
-
-    def cut(self) -> None:
-        """Close now."""
-        if self.fd < 0:
-            return
-        self._reactor.forget(self)
-        self._socket.close()
-        self.fd = -1
-        self._unsent.clear()
-        self._sealed = None
-        self._unsent_size = 0
-        self.account.close()
-        guarded(self._reactor.failed, self.session.gone)
-
-    def abandon(self, reason: str) -> None:
-        """The TLS handshake came to nothing."""
-        self._reactor.refused(self.peer, reason)
-        self.cut()
-
-    def ready(self, mask: int) -> None:
-        """The kernel has something to read, room to write, or bad news."""
-        if mask & _OUT:
-            self._send()
-            self.resume()
-        if mask & _IN and self.fd >= 0:
-            self._read()
-        elif mask & ~(_IN | _OUT):
-            self.cut()
-
-    def flush(self) -> None:
-        """Send what was written since the last flush, then go on with what had to wait for that."""
-        self._dirty = False
-        if self.fd >= 0 and not self._mask & _OUT:
-            self._send()
-        self.resume()
-
-    def sweep(self, now: float, limit: float) -> None:
-        """Once a second: look at the time. A peer that stalled for longer than the limit is given up."""
-        if self.fd >= 0 and self.stalled(now, limit):
-            self.give_up()
-
-    def stalled(self, now: float, limit: float) -> bool:
-        """The peer owes us something (the rest of a request, reading an answer, a close) for longer than the
-        limit, in seconds.
-        """
-        if self._tunnel is not None and not self._tunnel.open and now - self._accepted > HANDSHAKE_SECONDS:
-            return True
-        self.session.sweep(now)
-        if self.session.late:
-            return True
-        owes = self._closing or self._unsent_size > 0 or self.session.waiting
-        if not owes:
-            self.progress = now
-        return now - self.progress > limit
-
-    def give_up(self) -> None:
-        """The peer stalled: say so if it may still listen, then close."""
-        if self._tunnel is not None and not self._tunnel.open:
-            self.session.refuse(408, b"no handshake in time")
-        elif self._unsent_size or self._closing or not self.session.waiting:
-            self.cut()
-        else:
-            self.session.refuse(408, b"408 Request Timeout")
-
-    def _read(self) -> None:
-        try:
-            data = self._socket.recv(READ_SIZE)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            self.cut()
-            return
-        if self._closing or not self.session.reading:
-            self._drain(data)
-        elif data:
-            self.progress = self._reactor.now
-            if self._tunnel is not None:
-                data = self._untunnel(self._tunnel, data)
-            if not self.heard and (data or self._is_open):
-                self.heard = True
-                self._reactor.crowd.spoke(self)
-            if data:
-                self.session.receive(data)
-            if self._tunnel is not None and self._tunnel.ended and self.fd >= 0:
-                self.session.eof()
-            if self.session.busy or not self.session.reading or self._unsent_size > HIGH_WATER:
-                self._watch()
-        else:
-            self.session.eof()
-            self._watch()
-
-    @property
-    def _is_open(self) -> bool:
-        return self._tunnel is None or self._tunnel.open
-
-    def _untunnel(self, tunnel: Tunnel, data: bytes) -> bytes:
-        """The plain bytes that `data` completes; empty where the connection is not so far, or over."""
-        spoken, self._spoken = self._spoken, True
-        if not spoken and data[:1].isalpha():
-            # No record of TLS begins with a letter, every request of HTTP does.
-            self._tunnel = None
-            self.write(_PLAIN_HTTP)
-            self.finish()
-            return b""
-        shaken = tunnel.open
-        try:
-            plain = tunnel.take(data)
-        except TlsFailed as fault:
-            # Close in order: a reset would overtake the alert that says what is wrong.
-            self._seal(tunnel.outbound())
-            self._tunnel = None
-            self.finish()
-            if shaken:
-                self.session.gone()
-            else:
-                self._reactor.refused(self.peer, str(fault))
-            return b""
-        self._seal(tunnel.outbound())
-        if tunnel.open and not shaken:
-            self.begin()
-        return plain
-
-    def _seal(self, data: bytes) -> None:
-        """Send what TLS itself has to say."""
-        if data:
-            self._sealed = data if self._sealed is None else b"".join((self._sealed, data))
-            self._unsent_size += len(data)
-            if not self._dirty:
-                self._dirty = True
-                self._reactor.dirty.append(self)
-
-    def _drain(self, data: bytes) -> None:
-        self._drained += len(data)
-        if not data or self._drained > DRAIN_LIMIT:
-            if self._closing and not self._unsent_size:
-                self.cut()
-            elif not data:
-                self.session.eof()
-                self._watch()
-            else:
-                self.cut()
-
-    def _send(self) -> None:
-        unsent, tunnel = self._unsent, self._tunnel
-        while unsent or self._sealed is not None:
-            if self._sealed is not None:
-                data, self._sealed = self._sealed, None
-            else:
-                data = unsent.popleft()
-                if unsent and len(data) < READ_SIZE:
-                    unsent.appendleft(data)
-                    data = b"".join(unsent)
-                    unsent.clear()
-                if tunnel is not None:
-                    self._unsent_size -= len(data)
-                    data = tunnel.send(data)
-                    self._unsent_size += len(data)
-            try:
-                sent = self._socket.send(data)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            except OSError:
-                self.cut()
-                return
-            self._unsent_size -= sent
-            if sent:
-                self.progress = self._reactor.now
-            if sent < len(data):
-                rest = memoryview(data)[sent:]
-                if tunnel is not None:
-                    self._sealed = rest
-                else:
-                    unsent.appendleft(rest)
-                break
-        if self._closing and not self._unsent_size and tunnel is not None and not self._farewell:
-            self._farewell = True
-            self._seal(tunnel.close())
-        elif self._closing and not self._unsent_size:
-            self._shut()
-        elif self._unsent_size or self._mask != _IN:
-            self._watch()
-
-    def _shut(self) -> None:
-        try:
-            self._socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            self.cut()
-            return
-        self.progress = self._reactor.now
-        self.settle()
-        self._watch()
-
-    def settle(self) -> None:
-        """Everything was answered and sent, or nothing more can be."""
-        if not self.settled:
-            self.settled = True
-            self._reactor.settled()
-
-    def _watch(self) -> None:
-        """Tell the kernel what this connection waits for now."""
-        if self.fd < 0:
-            return
-        paused = not self._closing and (
-            self.session.busy or not self.session.reading or self._unsent_size > HIGH_WATER
-        )
-        mask = (0 if paused else _IN) | (_OUT if self._unsent_size else 0)
-        if mask != self._mask:
-            self._mask = mask
-            self._reactor.modify(self.fd, mask)
-
-    def resume(self) -> None:
-        """Answers left: handling and reading may go on."""
-        if self.fd >= 0 and (self._mask != _IN or self.session.hungry):
-            self.session.resume()
-            self._watch()
-
-
 class Reactor:
     """Accepts connections and drives them; see the module for what it promises.
 
@@ -546,12 +110,23 @@ class Reactor:
     `stop_accepting` is the first step of a graceful stop.
     """
 
-    def __init__(self, limits: Limits, http1: Http1Server, log: Log, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        http1: Http1Server,
+        log: Log,
+        clock: Callable[[], float],
+        meter: Meter | None = None,
+    ) -> None:
         self.dirty: list[Connection] = []
         self.now = clock()
         self.accepted = 0
         self.crowd: Crowd[Connection] = Crowd(limits.max_connections)
         self.memory = limits.memory
+        self.meter = meter or Meter(clock, log)
+        self.pressure = Pressure(limits.memory, self._holders, log)
+        self._turns: Turns[Connection] = Turns()
+        self._in_round = False
         self._limits = limits
         self._http1 = http1
         self._log = log
@@ -599,11 +174,6 @@ class Reactor:
             self._called = True
             self._ring()
 
-    def later(self, connection: Connection, call: Callable[[], None]) -> None:
-        """Make a call for a connection in the next round."""
-        if not self._closed:
-            self.call_soon(partial(self._serve, connection, connection.go_on, call))
-
     async def run(self, connect: Callable[[Connection, Http1Server], Session], rounds: Rounds) -> None:
         """Serve until cancelled, then cut every connection. `connect` makes the session of a new one.
 
@@ -615,22 +185,55 @@ class Reactor:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._sweep_each_second)
                 while True:
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    if self._pending:
+                        await trio.lowlevel.checkpoint()
+                    else:
+                        await trio.lowlevel.wait_readable(self._epoll.fileno())
                     others = self._clock() + LINGER_SECONDS
                     self._round(0)
-                    while self.now < others and self._round(_LINGER_WAIT):
+                    while self._clock() < others and self._round(_LINGER_WAIT):
                         pass
         finally:
             self._close()
 
     def flush(self) -> None:
-        """Send what was written since the last flush. A send may close a connection, which may write to
-        others: until all is out.
+        """Send what was written since the last flush, for `ROUND_SECONDS`; what is left takes its turns. A
+        send may close a connection, which may write to others: until all is out.
         """
+        clock, budget = self._clock, self.meter.budget
+        at = clock()
+        stop = at + ROUND_SECONDS
         while self.dirty:
             dirty, self.dirty = self.dirty, []
-            for connection in dirty:
+            for place, connection in enumerate(dirty, 1):
                 self._serve(connection, connection.flush)
+                now = clock()
+                if now - at > budget:
+                    self.meter.over("sending", now - at, connection.principal)
+                at = now
+                if now > stop:
+                    left, self.dirty = [*dirty[place:], *self.dirty], []
+                    for each in left:
+                        self.later(each)
+                    return
+
+    def later(self, connection: Connection) -> None:
+        """A connection has something to go on with: it gets a turn in one of the next rounds."""
+        if connection.open:
+            self._turns.add(connection, 0)
+            if not self._in_round and not self._called:
+                self._called = True
+                self._ring()
+
+    def hear(self) -> None:
+        """Read what members have sent and has not been read yet, because the loop was held. For who is about
+        to judge somebody by what was heard.
+        """
+        attended = self._attended
+        if attended and not self._in_round:
+            for fd, mask in self._epoll.poll(0, len(self._connections) + len(attended) + 16):
+                if fd in attended:
+                    self._attend_to(fd, mask)
 
     def modify(self, fd: int, mask: int) -> None:
         """Change what a descriptor waits for."""
@@ -656,6 +259,8 @@ class Reactor:
         """A connection is about to close its socket."""
         del self._connections[connection.fd]
         self.crowd.leave(connection)
+        self.pressure.forget(connection)
+        self._turns.remove(connection)
         connection.settle()
         self._epoll.unregister(connection.fd)
         if not self._accepting and self._listeners:
@@ -732,27 +337,90 @@ class Reactor:
         for _ in range(len(calls)):  # what they ask for in turn is for the next round
             calls.popleft()()
 
+    @property
+    def _pending(self) -> bool:
+        """There is something to do whatever the kernel says."""
+        return bool(self._turns or self.dirty)
+
+    def _holders(self) -> list[Connection]:
+        return list(self._connections.values())
+
     def _round(self, wait: float) -> bool:
         """Serve what is ready, waiting for it so many seconds; False when nothing was."""
-        ready = self._epoll.poll(wait, _EVENTS_PER_ROUND)
-        if not ready:
+        pending = self._pending
+        ready = self._epoll.poll(0 if pending else wait, _EVENTS_PER_ROUND)
+        if not ready and not pending:
             return False
-        self.now = self._clock()
+        clock, meter = self._clock, self.meter
+        self.now = clock()
+        self._in_round = True
         self._rounds.begin()
         connections = self._connections
+        asking: list[tuple[Connection, int]] = []
+        calling: list[int] = []
         for fd, mask in ready:
             connection = connections.get(fd)
             if connection is not None:
-                self._serve(connection, connection.ready, mask)
-            elif fd in self._attended:
+                asking.append((connection, mask))
+            elif fd in self._attended:  # members come first: who leads hangs on them
                 self._attend_to(fd, mask)
             elif fd in self._listeners:
-                self._accept(*self._listeners[fd])
+                calling.append(fd)
             elif fd == self._bell.fileno():
                 self._make_calls()
+        at = clock()
+        if at - self.now > meter.budget:
+            meter.over("messages and results", at - self.now)
+        if self._turns:
+            for connection, mask in asking:
+                self._turns.add(connection, mask)
+            at = self._serve_by_turns(at)
+        else:
+            at = self._serve_all(asking, at)
+        for fd in calling:
+            self._accept(*self._listeners[fd])
         self._rounds.end()
+        now = clock()
+        if now - at > meter.budget:
+            meter.over("turn", now - at)
         self.flush()
+        self.pressure.look(self.now)
+        self._in_round = False
         return True
+
+    def _serve_all(self, asking: list[tuple[Connection, int]], at: float) -> float:
+        """Serve these in the order in which the kernel told of them. Who is left when the time is over waits
+        for its turn. Gives the time.
+        """
+        clock, budget = self._clock, self.meter.budget
+        stop = at + ROUND_SECONDS
+        for place, (connection, mask) in enumerate(asking, 1):
+            self._serve(connection, connection.ready, mask)
+            now = clock()
+            if now - at > budget:
+                self.meter.over("requests", now - at, connection.principal)
+            at = now
+            if now > stop:
+                for left in asking[place:]:
+                    if left[0].open:
+                        self._turns.add(*left)
+                break
+        return at
+
+    def _serve_by_turns(self, at: float) -> float:
+        """Serve those who wait by turns, each at most once. Gives the time."""
+        clock, budget, turns = self._clock, self.meter.budget, self._turns
+        stop = at + ROUND_SECONDS
+        for _ in range(len(turns)):
+            if not turns or at > stop:
+                break
+            connection, mask = turns.take()
+            self._serve(connection, connection.ready, mask)
+            now = clock()
+            if now - at > budget:
+                self.meter.over("requests", now - at, connection.principal)
+            at = now
+        return at
 
     def _accept(self, listener: socket.socket, credentials: Credentials | None) -> None:
         for _ in range(_ACCEPTS_PER_ROUND):
@@ -829,19 +497,34 @@ class Reactor:
 
     def sweep(self) -> None:
         """Once a second: the date line, stalled peers, another try at accepting. O(connections)."""
-        self.now = now = self._clock()
+        self._sweep_begins()
+        self._sweep(list(self._connections.values()))
+
+    def _sweep_begins(self) -> None:
+        self.now = self._clock()
         self._refresh_date()
-        limit = self._limits.stall_seconds
-        for connection in list(self._connections.values()):
-            self._serve(connection, connection.sweep, now, limit)
+        self.pressure.sweep()
         if not self._accepting and self._listeners and (not self.crowd.full or self.crowd.yields):
             self._resume_accepting()
+
+    def _sweep(self, connections: Iterable[Connection]) -> None:
+        self.now = at = self._clock()
+        limit = self._limits.stall_seconds
+        for connection in connections:
+            self._serve(connection, connection.sweep, at, limit)
+        now = self._clock()
+        if now - at > self.meter.budget:
+            self.meter.over("sweep", now - at)
         self.flush()
 
     async def _sweep_each_second(self) -> None:
         while True:
             await trio.sleep(1)
-            self.sweep()
+            self._sweep_begins()
+            connections = list(self._connections.values())
+            for start in range(0, len(connections), _SWEPT_AT_ONCE):
+                self._sweep(connections[start : start + _SWEPT_AT_ONCE])
+                await trio.lowlevel.checkpoint()
 
     def _refresh_date(self) -> None:
         self._http1.set_date(b"Date: " + formatdate(usegmt=True).encode() + b"\r\n")

@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.lowlevel
 
 from netstore.guard import unguarded
-from netstore.net.http1 import HEAD_SECONDS, Http1Connection, Http1Exchange, Http1Server
-from netstore.net.reactor import HANDSHAKE_SECONDS, LINGER_SECONDS, Limits, Reactor
+from netstore.limits import Budget
+from netstore.net.connection import HANDSHAKE_SECONDS, SEND_SIZE
+from netstore.net.http1 import (
+    HEAD_SECONDS,
+    PIPELINE_LIMIT,
+    Http1Connection,
+    Http1Exchange,
+    Http1Server,
+)
+from netstore.net.reactor import LINGER_SECONDS, ROUND_SECONDS, Limits, Reactor
 from netstore.net.tls import Credentials
 from tests.support.certificates import Certificates
 
@@ -425,3 +434,112 @@ async def test_a_request_that_drips_is_refused_in_words() -> None:
             await stream.send_all(GET[at : at + 1])
         here.reactor.sweep()
         assert b" 408 " in await read_all(stream)
+
+
+def asking(here: Site, count: int, what: bytes = GET) -> list[socket.socket]:
+    """Connections that have sent something already when the loop looks next; nothing is awaited."""
+    made = [socket.create_connection(("127.0.0.1", here.port)) for _ in range(count)]
+    for one in made:
+        one.sendall(what)
+    return made
+
+
+async def test_a_principal_with_many_connections_waits_for_itself() -> None:
+    """Each request takes a whole round, so turns are all that decides."""
+    async with site() as here:
+        many = asking(here, 20)
+        few = asking(here, 1)
+        await here.until_asked(21)
+        for number, connection in enumerate(list(here.reactor._connections.values())):
+            here.reactor.crowd.named(connection, "few" if number == 20 else "many")
+        here.exchanges.clear()
+        order: list[str] = []
+
+        def handle(exchange: Http1Exchange) -> None:
+            here.exchanges.append(exchange)
+            order.append(exchange.request.path.decode())
+            here.time += 2 * ROUND_SECONDS
+            exchange.respond(200, b"")
+
+        here.server.handle = handle
+        for one in many:
+            one.sendall(GET.replace(b"/a", b"/many"))
+        for one in few:
+            one.sendall(GET.replace(b"/a", b"/few"))
+        await here.until_asked(21)
+        assert order.index("/few") <= 2
+        assert order.count("/many") == 20
+        assert here.reactor.meter.held >= 20
+        for one in (*many, *few):
+            one.close()
+
+
+async def test_what_one_connection_pipelines_does_not_hold_up_another() -> None:
+    async with site() as here:
+        flood = asking(here, 1, GET.replace(b"/a", b"/f") * 2000)
+        other = asking(here, 1)
+        await here.until_asked(2001)
+        paths = [exchange.request.path for exchange in here.exchanges]
+        assert paths.index(b"/a") <= 2 * PIPELINE_LIMIT
+        for one in (*flood, *other):
+            one.close()
+
+
+async def test_other_tasks_run_while_a_reader_takes_a_long_answer() -> None:
+    """Sending is done in pieces, however fast they are taken."""
+    async with site() as here:
+        here.answer = bytes(8 << 20)
+        (one,) = asking(here, 1)
+        one.setblocking(False)
+        left, turns = len(here.answer), 0
+        with trio.fail_after(10):
+            while left > 0:
+                turns += 1
+                await trio.lowlevel.checkpoint()
+                try:
+                    left -= len(one.recv(1 << 20))
+                except BlockingIOError:
+                    continue
+        assert turns > (8 << 20) // SEND_SIZE
+        one.close()
+
+
+async def test_who_holds_too_much_waits_and_goes_on_once_it_has_read() -> None:
+    async with site(Limits(memory=Budget(40 << 20))) as here:
+        here.answer = bytes(36 << 20)
+        (heavy,) = asking(here, 1)
+        await here.until_asked(1)
+        with trio.fail_after(10):
+            while not here.reactor.pressure.waiting:
+                await trio.lowlevel.checkpoint()
+        heavy.sendall(GET)
+        here.answer = b"hello"
+        (light,) = asking(here, 1)
+        await here.until_asked(2)
+        for _ in range(20):
+            await trio.lowlevel.checkpoint()
+        assert len(here.exchanges) == 2, "the heavy one's second request is not handled yet"
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(heavy))
+        got = 0
+        with trio.fail_after(10):
+            while len(here.exchanges) < 3:
+                got += len(await stream.receive_some(1 << 20))
+        assert got > 10 << 20
+        await stream.aclose()
+        light.close()
+
+
+async def test_memory_that_runs_out_costs_the_connection_that_holds_it() -> None:
+    async with site(Limits(memory=Budget(1 << 20))) as here:
+        here.answer = bytes(50 << 20)
+        (heavy,) = asking(here, 1)
+        await here.until_asked(1)
+        await here.until_open(0)
+        assert "connection_cut_for_memory" in here.log.events
+        assert here.reactor.memory.used == 0
+        here.answer = b"hello"
+        async with await here.connect() as stream:
+            await stream.send_all(GET)
+            with trio.fail_after(10):
+                assert (await stream.receive_some(65536)).endswith(b"hello")
+        heavy.close()

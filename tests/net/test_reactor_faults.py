@@ -16,10 +16,12 @@ import trio.lowlevel
 
 from netstore.errors import MustStop
 from netstore.net.http1 import Http1Server
-from netstore.net.reactor import Connection, Limits, Reactor
+from netstore.net.reactor import Limits, Reactor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from netstore.net.connection import Connection
 
 WAYS = ("receive", "resume", "eof", "sweep", "give_up", "drain", "gone", "made")
 
@@ -40,6 +42,7 @@ class Acting:
     busy = False
     reading = True
     late = False
+    answers_need_reading = False
 
     def __init__(self, site: Site, connection: Connection) -> None:
         self._site = site

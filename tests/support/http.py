@@ -36,6 +36,7 @@ class FakeOutput:
         self.finished = False
         self.was_cut = False
         self.backlog = 0
+        self.held_back = False
         self.account = Budget(1 << 30).account()
         self.turns: list[Callable[[], None]] = []
 

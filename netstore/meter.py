@@ -1,0 +1,60 @@
+"""How long pieces of work hold the loop. Everything that runs on the loop is a piece; its budget is stated.
+
+Whoever runs pieces reads the clock between them, once for each, and comes here only with what took longer
+than its budget: that is counted, the longest is kept, and a line tells the operator what it was, once a
+second at most.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PIECE_SECONDS: Final = 0.005
+"""What a piece of work may take: a client that asks for little waits for a few pieces of others' at most."""
+
+_TOLD_EVERY: Final = 1.0
+
+
+class Log(Protocol):
+    """The part of a structured logger that is used here."""
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+
+class Meter:
+    """Counts pieces of work beyond the budget. Plain numbers, to be read by whoever shows them."""
+
+    __slots__ = ("_log", "_suppressed", "_told", "budget", "clock", "held", "longest", "what")
+
+    def __init__(self, clock: Callable[[], float], log: Log, budget: float = PIECE_SECONDS) -> None:
+        """`clock` gives monotonic seconds, `budget` is in seconds."""
+        self.clock = clock
+        self.budget = budget
+        self.held = 0
+        """Pieces that took longer than the budget."""
+        self.longest = 0.0
+        """Seconds of the longest of them."""
+        self.what = ""
+        """What that was."""
+        self._log = log
+        self._told = float("-inf")
+        self._suppressed = 0
+
+    def over(self, kind: str, seconds: float, who: str = "") -> None:
+        """A piece of this kind took so long, beyond the budget; `who` names whom it was done for."""
+        self.held += 1
+        if seconds > self.longest:
+            self.longest = seconds
+            self.what = f"{kind} of {who}" if who else kind
+        now = self.clock()
+        if now - self._told < _TOLD_EVERY:
+            self._suppressed += 1
+            return
+        left_out, self._suppressed, self._told = self._suppressed, 0, now
+        self._log.warning(
+            "loop_held", work=kind, milliseconds=round(seconds * 1000, 1), principal=who, left_out=left_out
+        )

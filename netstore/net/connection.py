@@ -1,0 +1,562 @@
+"""One accepted socket and what stands between it and its session: TLS, what is not sent yet, and the time.
+
+`reactor` decides whose turn it is and makes every call in here; `Session` is what a codec has to offer. A
+connection does a bounded piece of work in a turn: one read, one piece of what its session has to hand over,
+and `SEND_SIZE` bytes sent.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from netstore.guard import guarded
+from netstore.net.http1 import HIGH_WATER
+from netstore.net.tls import TlsFailed, Tunnel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.net.reactor import Reactor
+    from netstore.net.tls import Credentials
+
+READ_SIZE: Final = 64 * 1024
+"""Bytes taken by one read; what a client sends beyond it waits for the next round."""
+
+SEND_SIZE: Final = 1024 * 1024
+"""Bytes sent in one turn; the rest waits for the next round, however fast the client reads."""
+
+JOINED_SIZE: Final = 256 * 1024
+"""Bytes of small pieces that are joined for one send."""
+
+HANDSHAKE_SECONDS: Final = 10.0
+"""How long a client may take for its TLS handshake, from being accepted."""
+
+DRAIN_LIMIT: Final = 64 * 1024 * 1024
+"""Bytes read and dropped from a closing connection, so that the last answer reaches the client instead of a
+reset (RFC 9112, 9.6).
+"""
+
+_UNCHARGED: Final = 4096
+"""Unsent bytes of a connection that are not worth the price of charging them."""
+
+_IN: Final = select.EPOLLIN
+_OUT: Final = select.EPOLLOUT
+_PLAIN_HTTP: Final = (
+    b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+    b"Client sent an HTTP request to an HTTPS server.\n"
+)
+
+
+class Session(Protocol):
+    """A codec over one connection, as the reactor drives it (`Http1Connection`, `Http2Connection`)."""
+
+    @property
+    def busy(self) -> bool:
+        """Nothing more should be read for now."""
+
+    @property
+    def reading(self) -> bool:
+        """What comes from the peer still means something."""
+
+    @property
+    def waiting(self) -> bool:
+        """Part of a message is here, the rest is not."""
+
+    @property
+    def late(self) -> bool:
+        """The peer took longer than it may to complete what it began; found out by `sweep`."""
+
+    @property
+    def answers_need_reading(self) -> bool:
+        """What the peer sends has to be read for answers to leave, whatever is held."""
+
+    @property
+    def hungry(self) -> bool:
+        """`resume` may have something to do once what was written is sent."""
+
+    def receive(self, data: bytes) -> None:
+        """Take the bytes of one read."""
+
+    def resume(self) -> None:
+        """Go on with what was read and not handled yet, if the bounds allow it now."""
+
+    def eof(self) -> None:
+        """The peer sends nothing more."""
+
+    def gone(self) -> None:
+        """The connection is closed."""
+
+    def refuse(self, status: int, text: bytes) -> None:
+        """Say why, then close."""
+
+    def sweep(self, now: float) -> None:
+        """Once a second, with the time."""
+
+    def drain(self) -> None:
+        """The server stops: take nothing new, and finish the connection once what waits is answered."""
+
+
+class Handshake:
+    """Stands in for the session of a TLS connection until it is open. Implements `Session`."""
+
+    busy = False
+    reading = True
+    waiting = True
+    hungry = False
+    late = False
+    answers_need_reading = True
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def receive(self, data: bytes) -> None:
+        """Never: nothing can be read before the handshake is over."""
+
+    def resume(self) -> None:
+        """Nothing waits."""
+
+    def eof(self) -> None:
+        """The peer gave up."""
+        self._connection.cut()
+
+    def gone(self) -> None:
+        """Nobody is to be told."""
+
+    def refuse(self, status: int, text: bytes) -> None:
+        """It took too long. Nothing can be said over what is not open."""
+        self._connection.abandon(f"{status}: {text.decode()}")
+
+    def sweep(self, now: float) -> None:
+        """`Connection.stalled` keeps the time."""
+
+    def drain(self) -> None:
+        """Nothing was asked yet."""
+        self._connection.cut()
+
+
+class Connection:
+    """One accepted socket: reads for its session, sends what the session wrote. Implements `http1.Output`.
+
+    With `credentials` both go through TLS; the session is made when the handshake is over.
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_address",
+        "_charged",
+        "_closing",
+        "_dirty",
+        "_doomed",
+        "_drained",
+        "_farewell",
+        "_mask",
+        "_reactor",
+        "_sealed",
+        "_socket",
+        "_soon",
+        "_spoken",
+        "_tunnel",
+        "_unsent",
+        "_unsent_size",
+        "account",
+        "fd",
+        "heard",
+        "held_back",
+        "principal",
+        "progress",
+        "session",
+        "settled",
+        "taken",
+    )
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        sock: socket.socket,
+        address: Any,
+        now: float,
+        credentials: Credentials | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._socket = sock
+        self._address = address
+        self.fd = sock.fileno()
+        self.account = reactor.memory.account()
+        """What this connection holds of the memory for all, here and in its session."""
+        self.principal: str = address[0] if isinstance(address, tuple) else ""
+        """Who this is, for sharing fairly and for the record: the common name of the certificate once that is
+        known, else the address without its port; empty for a socket of the machine's own.
+        """
+        self.session: Session = Handshake(self)
+        self.progress = self._accepted = now
+        self._tunnel = None if credentials is None else Tunnel(credentials.server(), None)
+        self._unsent: deque[bytes | memoryview] = deque()
+        self._sealed: bytes | memoryview | None = None
+        """What is to go over the wire before the rest, as it is."""
+        self.heard = False
+        """It sent something that its session was given, or opened its TLS."""
+        self._farewell = False
+        self._spoken = False
+        self.settled = False
+        self._unsent_size = 0
+        self._charged = 0
+        """What of it is charged to the account."""
+        self.taken = 0
+        """Bytes that the kernel took, in all."""
+        self.held_back = False
+        """It holds so much of the memory for all that nothing new is to be handled for it."""
+        self._doomed = False
+        """It is to be cut at its next turn: what it held is gone already."""
+        self._soon: Callable[[], None] | None = None
+        self._dirty = False
+        self._closing = False
+        self._drained = 0
+        self._mask = _IN
+
+    def begin(self) -> None:
+        """It can carry a session now."""
+        name = self.common_name
+        if name:
+            self._reactor.crowd.named(self, name)
+        self.session = self._reactor.session(self)
+
+    @property
+    def open(self) -> bool:
+        """The socket has not been closed."""
+        return self.fd >= 0
+
+    @property
+    def peer(self) -> str:
+        """The address of the client, as `127.0.0.1:40312`; empty where it has none."""
+        if not isinstance(self._address, tuple):
+            return ""
+        host, port = self._address[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def protocol(self) -> str | None:
+        """What both sides agreed on in the TLS handshake (ALPN); None where they did not."""
+        return None if self._tunnel is None else self._tunnel.protocol
+
+    @property
+    def common_name(self) -> str | None:
+        """The common name in the client's certificate, if it showed one."""
+        return None if self._tunnel is None else self._tunnel.common_name
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is being sent or answered, as far as can be told from here."""
+        return not (self._unsent_size or self._closing or self.session.waiting or self.session.busy)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Queue bytes; they leave when the reactor flushes."""
+        if self.fd < 0 or self._doomed:
+            return
+        self._unsent.append(data)
+        self._unsent_size += len(data)
+        if not self._dirty:
+            self._dirty = True
+            self._reactor.dirty.append(self)
+        if self._unsent_size > self._charged + _UNCHARGED:
+            self._charge()
+
+    def _charge(self) -> None:
+        """Bring the account up to date."""
+        more = self._unsent_size - self._charged
+        self._charged = self._unsent_size
+        self.account.charge(more)
+        if more > 0:
+            self._reactor.pressure.charged()
+
+    def doom(self) -> None:
+        """Let go of everything it holds, from within any call; it is cut at its next turn."""
+        self._doomed = True
+        self._unsent.clear()
+        self._sealed = None
+        self._unsent_size = self._charged = 0
+        self.account.close()
+        if not self._dirty:
+            self._dirty = True
+            self._reactor.dirty.append(self)
+
+    def hold_back(self, *, held: bool) -> None:
+        """Handle nothing new of it, or go on."""
+        self.held_back = held
+        self._watch()
+        if not held:
+            self._reactor.later(self)
+
+    def unsent(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return self._unsent_size
+
+    def finish(self) -> None:
+        """Send what is queued, then close both ways, giving the peer time to read it."""
+        self._closing = True
+        if self.fd >= 0 and not self._dirty:
+            self._dirty = True
+            self._reactor.dirty.append(self)
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Make a call of the session at the next turn: it has more to do than it does in one."""
+        self._soon = call
+        self._reactor.later(self)
+
+    def cut(self) -> None:
+        """Close now."""
+        if self.fd < 0:
+            return
+        self._reactor.forget(self)
+        self._socket.close()
+        self.fd = -1
+        self._unsent.clear()
+        self._sealed = None
+        self._unsent_size = 0
+        self.account.close()
+        guarded(self._reactor.failed, self.session.gone)
+
+    def abandon(self, reason: str) -> None:
+        """The TLS handshake came to nothing."""
+        self._reactor.refused(self.peer, reason)
+        self.cut()
+
+    def ready(self, mask: int) -> None:
+        """It is this connection's turn: the kernel has something to read, room to write or bad news, or there
+        is something to go on with.
+        """
+        if self._doomed:
+            self.cut()
+        elif mask & _OUT or self._dirty:
+            self._dirty = False
+            self._send()
+        if self.fd >= 0:
+            soon, self._soon = self._soon, None
+            if soon is not None:
+                soon()
+                self._watch()
+            elif self._mask != _IN or self.session.hungry:
+                self.session.resume()
+                self._watch()
+        if mask & self._mask & _IN and self.fd >= 0:
+            self._read()
+        elif mask & ~(_IN | _OUT):
+            self.cut()
+
+    def flush(self) -> None:
+        """Send what was written since the last flush. What the session has more to do waits for its turn."""
+        self._dirty = False
+        if self._doomed:
+            self.cut()
+            return
+        if self.fd >= 0 and not self._mask & _OUT:
+            self._send()
+        if self.fd < 0:
+            return
+        if self.session.hungry:
+            self._reactor.later(self)
+        elif self._mask != _IN:
+            self.session.resume()
+            self._watch()
+
+    def sweep(self, now: float, limit: float) -> None:
+        """Once a second: look at the time. A peer that stalled for longer than the limit is given up."""
+        if self.fd >= 0 and self.stalled(now, limit):
+            self.give_up()
+
+    def stalled(self, now: float, limit: float) -> bool:
+        """The peer owes us something (the rest of a request, reading an answer, a close) for longer than the
+        limit, in seconds.
+        """
+        if self._tunnel is not None and not self._tunnel.open and now - self._accepted > HANDSHAKE_SECONDS:
+            return True
+        self.session.sweep(now)
+        if self.session.late:
+            return True
+        owes = self._closing or self._unsent_size > 0 or self.session.waiting
+        if not owes:
+            self.progress = now
+        return now - self.progress > limit
+
+    def give_up(self) -> None:
+        """The peer stalled: say so if it may still listen, then close."""
+        if self._tunnel is not None and not self._tunnel.open:
+            self.session.refuse(408, b"no handshake in time")
+        elif self._unsent_size or self._closing or not self.session.waiting:
+            self.cut()
+        else:
+            self.session.refuse(408, b"408 Request Timeout")
+
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.cut()
+            return
+        if self._closing or not self.session.reading:
+            self._drain(data)
+        elif data:
+            self.progress = self._reactor.now
+            if self._tunnel is not None:
+                data = self._untunnel(self._tunnel, data)
+            if not self.heard and (data or self._is_open):
+                self.heard = True
+                self._reactor.crowd.spoke(self)
+            if data:
+                self.session.receive(data)
+            if self._tunnel is not None and self._tunnel.ended and self.fd >= 0:
+                self.session.eof()
+            if self.session.busy or not self.session.reading or self._unsent_size > HIGH_WATER:
+                self._watch()
+        else:
+            self.session.eof()
+            self._watch()
+
+    @property
+    def _is_open(self) -> bool:
+        return self._tunnel is None or self._tunnel.open
+
+    def _untunnel(self, tunnel: Tunnel, data: bytes) -> bytes:
+        """The plain bytes that `data` completes; empty where the connection is not so far, or over."""
+        spoken, self._spoken = self._spoken, True
+        if not spoken and data[:1].isalpha():
+            # No record of TLS begins with a letter, every request of HTTP does.
+            self._tunnel = None
+            self.write(_PLAIN_HTTP)
+            self.finish()
+            return b""
+        shaken = tunnel.open
+        try:
+            plain = tunnel.take(data)
+        except TlsFailed as fault:
+            # Close in order: a reset would overtake the alert that says what is wrong.
+            self._seal(tunnel.outbound())
+            self._tunnel = None
+            self.finish()
+            if shaken:
+                self.session.gone()
+            else:
+                self._reactor.refused(self.peer, str(fault))
+            return b""
+        self._seal(tunnel.outbound())
+        if tunnel.open and not shaken:
+            self.begin()
+        return plain
+
+    def _seal(self, data: bytes) -> None:
+        """Send what TLS itself has to say."""
+        if data:
+            self._sealed = data if self._sealed is None else b"".join((self._sealed, data))
+            self._unsent_size += len(data)
+            if not self._dirty:
+                self._dirty = True
+                self._reactor.dirty.append(self)
+
+    def _drain(self, data: bytes) -> None:
+        self._drained += len(data)
+        if not data or self._drained > DRAIN_LIMIT:
+            if self._closing and not self._unsent_size:
+                self.cut()
+            elif not data:
+                self.session.eof()
+                self._watch()
+            else:
+                self.cut()
+
+    def _send(self) -> None:
+        unsent, tunnel = self._unsent, self._tunnel
+        room = SEND_SIZE
+        while unsent or self._sealed is not None:
+            if self._sealed is not None:
+                data, self._sealed = self._sealed, None
+            else:
+                data = unsent.popleft()
+                if unsent and len(data) < READ_SIZE:
+                    data = self._joined(data)
+                if tunnel is not None:
+                    if len(data) > JOINED_SIZE:
+                        unsent.appendleft(memoryview(data)[JOINED_SIZE:])
+                        data = memoryview(data)[:JOINED_SIZE]
+                    self._unsent_size -= len(data)
+                    data = tunnel.send(data)
+                    self._unsent_size += len(data)
+            try:
+                sent = self._socket.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                self.cut()
+                return
+            self._unsent_size -= sent
+            if sent:
+                self.progress = self._reactor.now
+                self.taken += sent
+                room -= sent
+            if sent < len(data):
+                rest = memoryview(data)[sent:]
+                if tunnel is not None:
+                    self._sealed = rest
+                else:
+                    unsent.appendleft(rest)
+                break
+            if room <= 0:
+                break
+        if self._charged:
+            self._charge()
+        if self._closing and not self._unsent_size and tunnel is not None and not self._farewell:
+            self._farewell = True
+            self._seal(tunnel.close())
+        elif self._closing and not self._unsent_size:
+            self._shut()
+        elif self._unsent_size or self._mask != _IN:
+            self._watch()
+
+    def _joined(self, first: bytes | memoryview) -> bytes:
+        """Small pieces in one, because each send is a system call."""
+        unsent = self._unsent
+        if self._unsent_size <= JOINED_SIZE:
+            unsent.appendleft(first)
+            data = b"".join(unsent)
+            unsent.clear()
+            return data
+        pieces, size = [first], len(first)
+        while unsent and size < JOINED_SIZE:
+            pieces.append(unsent.popleft())
+            size += len(pieces[-1])
+        return b"".join(pieces)
+
+    def _shut(self) -> None:
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.cut()
+            return
+        self.progress = self._reactor.now
+        self.settle()
+        self._watch()
+
+    def settle(self) -> None:
+        """Everything was answered and sent, or nothing more can be."""
+        if not self.settled:
+            self.settled = True
+            self._reactor.settled()
+
+    def _watch(self) -> None:
+        """Tell the kernel what this connection waits for now."""
+        if self.fd < 0:
+            return
+        session = self.session
+        paused = not self._closing and (
+            session.busy
+            or not session.reading
+            or self._unsent_size > HIGH_WATER
+            or (self.held_back and not session.answers_need_reading)
+        )
+        mask = (0 if paused else _IN) | (_OUT if self._unsent_size else 0)
+        if mask != self._mask:
+            self._mask = mask
+            self._reactor.modify(self.fd, mask)

@@ -1,0 +1,127 @@
+"""Who waits, and who goes, when connections hold too much."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from netstore.limits import Budget
+from netstore.net.pressure import CUT, PACE, PATIENCE_SECONDS, Pressure
+
+LIMIT = 1000
+
+
+class Lines:
+    def __init__(self) -> None:
+        self.cut: list[tuple[str, int]] = []
+
+    def warning(self, event: str, **fields: Any) -> None:
+        assert event == "connection_cut_for_memory"
+        self.cut.append((fields["principal"], fields["bytes"]))
+
+
+class One:
+    """A connection as the pressure sees it."""
+
+    def __init__(self, here: Here, principal: str, held: int) -> None:
+        self.principal = principal
+        self.account = here.memory.account()
+        self.account.charge(held)
+        self.taken = 0
+        self.held_back = False
+        self.changes = 0
+        self.doomed = False
+
+    def hold_back(self, *, held: bool) -> None:
+        self.held_back = held
+        self.changes += 1
+
+    def doom(self) -> None:
+        self.doomed = True
+        self.account.close()
+
+
+class Here:
+    def __init__(self, **held: int) -> None:
+        self.memory = Budget(LIMIT)
+        self.log = Lines()
+        self.looked = 0
+        self.ones = [One(self, name, size) for name, size in held.items()]
+        self.pressure = Pressure(self.memory, self.holders, self.log)
+
+    def holders(self) -> list[One]:
+        self.looked += 1
+        return self.ones
+
+    def waiting(self) -> set[str]:
+        return {one.principal for one in self.ones if one.held_back}
+
+
+def test_below_the_mark_nobody_is_looked_at() -> None:
+    here = Here(a=200, b=300)
+    here.pressure.look(1.0)
+    here.pressure.charged()
+    assert (here.waiting(), here.looked) == (set(), 0)
+
+
+def test_the_heaviest_wait_until_what_the_others_hold_fits() -> None:
+    here = Here(small=10, heavy=400, medium=150, light=100)
+    here.pressure.look(1.0)
+    assert here.waiting() == {"heavy"}
+    for one in here.ones:
+        one.account.charge(100)
+    here.pressure.look(1.001)
+    assert here.waiting() == {"heavy", "medium"}
+    heavy = here.ones[1]
+    heavy.account.charge(-450)
+    here.pressure.look(2.0)
+    assert here.waiting() == {"heavy", "medium"}, "between the marks nothing changes"
+    here.ones[2].account.charge(-240)
+    here.pressure.look(3.0)
+    assert here.waiting() == set()
+    assert [one.changes for one in here.ones] == [0, 2, 2, 0]
+
+
+def test_above_the_mark_they_are_looked_for_now_and_then_only() -> None:
+    here = Here(a=600)
+    for number in range(50):
+        here.pressure.look(1.0 + number / 1000)
+    assert here.looked == 1
+
+
+def test_who_waits_and_takes_nothing_is_cut_once_the_budget_is_spent() -> None:
+    here = Here(stuck=700, reader=500)
+    here.pressure.look(1.0)
+    assert here.waiting() == {"stuck"}
+    stuck, reader = here.ones
+    for _ in range(PATIENCE_SECONDS):
+        assert not stuck.doomed
+        reader.taken += PACE
+        here.pressure.sweep()
+    assert (stuck.doomed, reader.doomed) == (True, False)
+    assert here.log.cut == [("stuck", 700)]
+
+
+def test_within_the_budget_who_waits_may_wait_for_ever() -> None:
+    here = Here(stuck=700)
+    here.pressure.look(1.0)
+    for _ in range(100):
+        here.pressure.sweep()
+    assert not here.ones[0].doomed
+
+
+def test_far_beyond_the_budget_the_heaviest_lose_what_they_hold_at_once() -> None:
+    here = Here(a=500, b=600, c=700)
+    here.pressure.charged()
+    assert not here.log.cut
+    here.ones[0].account.charge(int(LIMIT * CUT))
+    here.pressure.charged()
+    assert [one.doomed for one in here.ones] == [True, False, True]
+    assert here.memory.used <= LIMIT
+
+
+def test_who_is_gone_is_forgotten() -> None:
+    here = Here(a=600)
+    here.pressure.look(1.0)
+    assert here.pressure.waiting == 1
+    here.pressure.forget(here.ones[0])
+    assert here.pressure.waiting == 0

@@ -1,0 +1,30 @@
+"""What is told of pieces of work beyond their budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from netstore.meter import Meter
+
+
+class Lines:
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self.lines.append({"event": event, **fields})
+
+
+def test_everything_is_counted_and_a_line_comes_once_a_second() -> None:
+    now = 100.0
+    log = Lines()
+    meter = Meter(lambda: now, log, 0.005)
+    meter.over("turn", 0.010)
+    for _ in range(3):
+        now += 0.2
+        meter.over("requests", 0.020, "10.0.0.1")
+    now += 1.0
+    meter.over("sweep", 0.006)
+    assert (meter.held, meter.longest, meter.what) == (5, 0.020, "requests of 10.0.0.1")
+    assert [(line["work"], line["left_out"]) for line in log.lines] == [("turn", 0), ("sweep", 3)]
+    assert log.lines[0]["milliseconds"] == 10.0
