@@ -630,6 +630,7 @@ class _Daemon:
             snapshot_count=config.snapshot_count,
             log=get_logger("node"),
             catch_up_entries=min(CATCH_UP_ENTRIES, config.snapshot_count),
+            log_budget=self.shares.log,
         )
         store.failed = host.engine_failed
         self.deadlines.failed = host.request_failed

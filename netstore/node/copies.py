@@ -2,12 +2,15 @@
 
 Each has a stream of its own, and the work on files is done in threads, with about `PIECE_BYTES` in memory.
 A stream that is cut leaves nothing, and Raft asks again. Two copies for one peer are never sent at once, and
-one is received at a time.
+one is received at a time. Both sides give up a copy that is slower than `LEAST_RATE`, and the sender one that
+is of no use any more, because it leads no longer or the log that follows the copy had to be forgotten. After
+a failure the next copy for the same peer waits, longer each time: making one costs as much as the state.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -38,6 +41,18 @@ PIECE_BYTES: Final = 1024 * 1024
 STALL_SECONDS: Final = 30.0
 """How long the other side may take nothing, send nothing, or take to put a whole copy on its disk."""
 
+LEAST_RATE: Final = 256 * 1024
+"""Bytes a second that a copy must make on average, beyond its first `STALL_SECONDS`: the log keeps what
+follows a copy for as long as it is on its way."""
+
+FIRST_PAUSE_SECONDS: Final = 0.5
+
+LONGEST_PAUSE_SECONDS: Final = 30.0
+"""Before the next copy for a peer after one that failed: doubles from the first to the longest."""
+
+SPARE_BYTES: Final = 64 * 1024 * 1024
+"""Room on the disk that a copy that is received must leave."""
+
 MOST_AT_ONCE: Final = 2
 """Copies made and sent side by side; each needs as much room as the state."""
 
@@ -61,6 +76,8 @@ class StateCopies:
         self._peers = peers
         self._log = log
         self._sending: set[NodeId] = set()
+        self._pauses: dict[NodeId, float] = {}
+        """Of peers whose last copy failed."""
         self._receiving: _Incoming | None = None
         self._limit = trio.CapacityLimiter(MOST_AT_ONCE)
         self._host: Host
@@ -80,15 +97,18 @@ class StateCopies:
         if message.to in self._sending:
             return
         self._sending.add(message.to)
-        self._host.image_meta(self._engine.durable())  # from here on the log keeps what follows the copy
         self._nursery.start_soon(self._send, message)
 
     async def _send(self, message: InstallSnapshot) -> None:
         peer = message.to
         part = images.outgoing(self._folder, peer)
-        ok = False
+        ok = begun = False
         try:
+            await trio.sleep(self._pauses.get(peer, 0.0))
             async with self._limit:
+                # From here on the log keeps what follows the copy.
+                self._host.image_meta(self._engine.durable())
+                begun = True
                 meta = await self._copy(part)
                 self._log.info("state_copy_sending", peer=f"{peer:x}", index=meta.index)
                 await self._hand_over(peer, InstallSnapshot(message.sender, peer, message.term, meta), part)
@@ -99,7 +119,24 @@ class StateCopies:
         finally:
             part.unlink(missing_ok=True)
             self._sending.discard(peer)
-            self._host.image_sent(peer, ok=ok)
+            self._rest(peer, ok=ok)
+            if begun:
+                self._host.image_sent(peer, ok=ok)
+
+    def _rest(self, peer: NodeId, *, ok: bool) -> None:
+        """Remember how long the next copy for this peer waits."""
+        pause = self._pauses.pop(peer, FIRST_PAUSE_SECONDS / 2)
+        if not ok:
+            self._pauses = {other: each for other, each in self._pauses.items() if self._peers.urls(other)}
+            self._pauses[peer] = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _check_use(self, message: InstallSnapshot) -> None:
+        """CallFailed when the copy would be of no use where it is going."""
+        host = self._host
+        if (host.leader, host.term) != (message.sender, message.term):
+            raise CallFailed("another leader is there to send one")
+        if host.compacted > message.meta.index:
+            raise CallFailed("the log that follows it weighed too much and was forgotten")
 
     async def _copy(self, part: Path) -> SnapshotMeta:
         """Make a copy of the state as it is now; what it stands for."""
@@ -145,9 +182,12 @@ class StateCopies:
             digest = sha256()
             with part.open("rb") as file:
                 made.link.write(CopyHead(os.fstat(file.fileno()).st_size).encode())
+                pace = _Pace()
                 while piece := await trio.to_thread.run_sync(_read, file.fileno(), digest):
                     made.link.write(piece)
                     await made.drained(STALL_SECONDS)
+                    pace.check(len(piece))
+                    self._check_use(message)
             made.link.write(digest.digest())
             with trio.move_on_after(STALL_SECONDS):
                 await answer.wait_or_over(made)
@@ -210,8 +250,14 @@ class StateCopies:
         digest = sha256()
         file = await trio.to_thread.run_sync(_create, part)
         try:
+            pace = _Pace()
+            sized = False
             while not copy.complete:
                 pieces = await copy.pieces()
+                pace.check(sum(map(len, pieces)))
+                if not sized and copy.reader.size is not None:
+                    sized = True
+                    await trio.to_thread.run_sync(_check_room, self._folder, copy.reader.size)
                 await trio.to_thread.run_sync(_write, file, digest, pieces)
             await trio.to_thread.run_sync(os.fsync, file)
         finally:
@@ -312,6 +358,26 @@ class _Answer:
 
             nursery.start_soon(stop_when, self._come)
             nursery.start_soon(stop_when, made.over)
+
+
+class _Pace:
+    """Whether a copy goes fast enough."""
+
+    def __init__(self) -> None:
+        self._begun = trio.current_time()
+        self._bytes = 0
+
+    def check(self, more: int) -> None:
+        """So many bytes more are done. CallFailed when they took too long."""
+        self._bytes += more
+        if trio.current_time() - self._begun > STALL_SECONDS + self._bytes / LEAST_RATE:
+            raise CallFailed(f"slower than {LEAST_RATE} bytes a second")
+
+
+def _check_room(folder: Path, size: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if size + SPARE_BYTES > free:
+        raise CallFailed(f"a state copy of {size} bytes has no room on the disk, which has {free} left")
 
 
 def _read(file: int, digest: Hash) -> bytes:

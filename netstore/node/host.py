@@ -17,6 +17,7 @@ offered here; the log is marked with it; the engine takes it. Only then does Raf
 from __future__ import annotations
 
 import errno
+from bisect import insort
 from collections import deque
 from dataclasses import replace
 from itertools import takewhile
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from netstore import errors
 from netstore.errors import CannotApply, CorruptData, Fault, MustStop, NetstoreError
 from netstore.guard import guarded
+from netstore.limits import Budget
 from netstore.node.driver import Append
 from netstore.node.jobs import Jobs
 from netstore.raft.change import Change
@@ -56,6 +58,9 @@ if TYPE_CHECKING:
 
 CATCH_UP_ENTRIES: Final = 5_000
 """Entries kept in the log behind the durable state, so that a slow member catches up without a state copy."""
+
+LOG_BYTES: Final = 256 * 1024 * 1024
+"""What entries in memory may weigh where no budget is given."""
 
 MAX_WAITING_READS: Final = 20_000
 """Linearizable reads of this member that may wait at once."""
@@ -130,7 +135,9 @@ class Host:
         snapshot_count: int,
         log: Log,
         catch_up_entries: int = CATCH_UP_ENTRIES,
+        log_budget: Budget | None = None,
     ) -> None:
+        """`log_budget` bounds what entries in memory weigh, whatever `snapshot_count` says."""
         self.name = name
         self.cluster_id = cluster_id
         self.machine = machine
@@ -169,7 +176,10 @@ class Host:
         self._state_full: Index | None = None
         """What of the state was durable when a commit found no room."""
         self._compacted = self._raft.status().compacted
-        self._images_out = 0
+        self._log_account = (log_budget or Budget(LOG_BYTES)).account()
+        self._log_limit = LOG_BYTES if log_budget is None else log_budget.limit
+        self._images_out: list[Index] = []
+        """What copies that are on their way stand for, in order."""
         self._image_in: object = None
         self._installing = False
         self._read_token = 0
@@ -195,6 +205,11 @@ class Host:
     def term(self) -> Term:
         """The current term."""
         return self._raft.term
+
+    @property
+    def compacted(self) -> Index:
+        """Up to where the log is forgotten."""
+        return self._compacted
 
     @property
     def commit_index(self) -> Index:
@@ -313,9 +328,10 @@ class Host:
 
     def image_meta(self, index: Index) -> SnapshotMeta:
         """What a copy of the state that has applied `index` stands for. The log keeps that place until
-        `image_sent` is called.
+        `image_sent` is called, or until it weighs too much: then `compacted` passes it, and the copy is of no
+        use to anybody.
         """
-        self._images_out += 1
+        insort(self._images_out, index)
         return self._raft.snapshot_meta(index)
 
     def image_meta_at(self, index: Index) -> SnapshotMeta:
@@ -324,7 +340,7 @@ class Host:
 
     def image_sent(self, peer: NodeId, *, ok: bool) -> None:
         """The copy for this peer was delivered, or was given up."""
-        self._images_out -= 1
+        self._images_out.pop()  # with two of them on their way, the log keeps more for a while
         self._raft.report_snapshot(peer, ok)
         self._wake()
 
@@ -611,14 +627,24 @@ class Host:
     # --- housekeeping
 
     def compact(self) -> bool:
-        """Forget log entries the durable state makes needless, keeping some for slow members. True when
-        something was dropped.
+        """Forget log entries the durable state makes needless, keeping some for slow members and everything
+        for state copies that are on their way; fewer, and nothing for copies, when the log weighs too much.
+        True when something was dropped.
         """
-        durable = self._engine.durable()
-        busy = self._images_out or self._installing
-        if busy or durable - self._compacted < self._snapshot_count + self._catch_up_entries:
+        self._log_account.charge(self._raft.log_bytes - self._log_account.held)
+        if self._installing:
             return False
-        meta = self._raft.snapshot_meta(Index(durable - self._catch_up_entries))
+        durable = self._engine.durable()
+        keep = Index(durable - self._catch_up_entries)
+        if self._raft.log_bytes > self._log_limit:
+            keep = min(durable, max(keep, self._raft.place_before(self._log_limit // 2)))
+        elif durable - self._compacted < self._snapshot_count + self._catch_up_entries:
+            return False
+        elif self._images_out:
+            keep = min(keep, self._images_out[0])
+        if keep <= self._compacted:
+            return False
+        meta = self._raft.snapshot_meta(keep)
         self._raft.compact(meta.index)
         self._compacted = meta.index
         self._wal.mark(meta, self._marked)

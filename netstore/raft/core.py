@@ -395,6 +395,15 @@ class Raft:
         """End of the log, on disk or not."""
         return self.log.last
 
+    @property
+    def log_bytes(self) -> int:
+        """What all entries that are remembered weigh."""
+        return self.log.bytes
+
+    def place_before(self, max_bytes: int) -> Index:
+        """The last place after which the log weighs at most `max_bytes`. Costs the entries there."""
+        return self.log.place_before(max_bytes)
+
     def match_at(self, node: NodeId) -> Index:
         """How far the log of `node` is known to be on its disk and equal to this leader's."""
         return self.log.persisted if node == self.id else self.progress[node].match

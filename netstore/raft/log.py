@@ -52,6 +52,7 @@ class Log:
         "_flights",
         "applied",
         "applying",
+        "bytes",
         "commit",
         "compacted",
         "compacted_term",
@@ -66,6 +67,8 @@ class Log:
         applied."""
         self._entries: list[Entry] = []
         self._flights: deque[_Flight] = deque()
+        self.bytes = 0
+        """Of all entries that are remembered, `ENTRY_OVERHEAD_BYTES` for each included."""
         self.compacted = compacted
         self.compacted_term = term
         self.last = compacted
@@ -145,6 +148,16 @@ class Log:
         place = Index(self.compacted + count)
         return place, self.term(place)
 
+    def place_before(self, max_bytes: int) -> Index:
+        """The last place after which the remembered entries have at most `max_bytes` together. Costs the
+        number of those."""
+        size = 0
+        for back, entry in enumerate(reversed(self._entries)):
+            size += len(entry.data) + ENTRY_OVERHEAD_BYTES
+            if size > max_bytes:
+                return Index(self.last - back)
+        return self.compacted
+
     # --- growing
 
     def append(self, entries: Sequence[Entry]) -> None:
@@ -155,6 +168,7 @@ class Log:
                 f"entry {first.term}/{first.index} appended after {self.last_term}/{self.last}"
             )
         self._entries.extend(entries)
+        self.bytes += _size(entries)
         final = entries[-1]
         self.last = Index(self.compacted + len(self._entries))
         self.last_term = final.term
@@ -179,7 +193,9 @@ class Log:
     def _cut(self, index: Index) -> None:
         if index <= self.commit:
             raise InvariantBroken(f"a leader would replace entry {index}, committed up to {self.commit}")
-        del self._entries[index - self.compacted - 1 :]
+        start = index - self.compacted - 1
+        self.bytes -= _size(self._entries[start:])
+        del self._entries[start:]
         self.last = Index(index - 1)
         self.last_term = self.term(self.last)
         self.handed = min(self.handed, self.last)
@@ -260,7 +276,9 @@ class Log:
         if index > self.applied:
             raise InvariantBroken(f"compaction at {index}, but only {self.applied} is applied")
         self.compacted_term = self.term(index)
-        del self._entries[: index - self.compacted]
+        count = index - self.compacted
+        self.bytes -= _size(self._entries[:count])
+        del self._entries[:count]
         self.compacted = index
 
     def restart_after(self, index: Index, term: Term) -> None:
@@ -268,7 +286,12 @@ class Log:
         if index <= self.commit:
             raise InvariantBroken(f"state copy at {index} put over a log committed up to {self.commit}")
         self._entries.clear()
+        self.bytes = 0
         self._flights.clear()
         self.compacted = self.last = self.commit = self.applying = self.applied = index
         self.handed = self.persisted = index
         self.compacted_term = self.last_term = term
+
+
+def _size(entries: Sequence[Entry]) -> int:
+    return sum([len(entry.data) for entry in entries]) + len(entries) * ENTRY_OVERHEAD_BYTES

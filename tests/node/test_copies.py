@@ -41,6 +41,9 @@ class Host:
     def __init__(self) -> None:
         self.machine = Machine()
         self.held = 0
+        self.leader = A
+        self.term = Term(3)
+        self.compacted = Index(0)
         self.sent: list[tuple[NodeId, bool]] = []
         self.received: list[tuple[InstallSnapshot, Path]] = []
 
@@ -110,6 +113,71 @@ async def test_a_copy_arrives_whole_durable_and_under_its_name(tmp_path: Path) -
         assert verified(image) == 5
         assert two.files() == {image.name}
         assert one.files() == set()
+
+
+async def gives_up(one: Copier, two: Copier, why: str) -> None:
+    """A copy is asked for, comes to nothing, and leaves nothing; the next one waits longer, and succeeds."""
+    one.copies.request(WISH)
+    await eventually(lambda: one.host.sent, "it was given up")
+    assert (one.host.sent, one.host.held, two.host.received) == ([(B, False)], 0, [])
+    assert why in one.log.events("state_copy_not_sent")[0]
+    await eventually(lambda: two.copies._receiving is None, "the receiver is free again")
+    assert (one.files(), two.files()) == (set(), set())
+    assert one.copies._pauses == {B: module.FIRST_PAUSE_SECONDS}
+
+
+async def test_a_copy_of_who_leads_no_longer_is_given_up(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (one, two):
+        one.host.term = Term(4)
+        await gives_up(one, two, "another leader is there")
+
+
+async def test_a_copy_whose_log_was_forgotten_is_given_up(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (one, two):
+        one.host.compacted = Index(6)
+        await gives_up(one, two, "weighed too much and was forgotten")
+
+
+async def test_a_copy_that_creeps_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STALL_SECONDS", 0.0)
+    monkeypatch.setattr(module, "LEAST_RATE", 1 << 60)
+    monkeypatch.setattr(module.StateCopies, "_take", never)
+    async with pair(tmp_path) as (one, two):
+        one.copies.request(WISH)
+        await eventually(lambda: one.host.sent, "it was given up")
+        assert one.host.sent == [(B, False)]
+        assert two.host.received == []
+
+
+async def never(_self: StateCopies, _copy: object, _part: Path) -> Any:
+    await trio.sleep_forever()
+
+
+async def test_a_copy_that_has_no_room_is_refused_by_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SPARE_BYTES", 1 << 60)
+    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.01)
+    async with pair(tmp_path) as (one, two):
+        await gives_up(one, two, "has no room on the disk")
+        monkeypatch.setattr(module, "SPARE_BYTES", 0)
+        one.copies.request(WISH)
+        await eventually(lambda: two.host.received, "the next one arrives")
+        await eventually(lambda: one.copies._pauses == {}, "nothing is held against the peer")
+
+
+async def test_the_pause_before_a_copy_grows_to_its_bound(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (one, _):
+        pauses = []
+        for _ in range(9):
+            one.copies._rest(B, ok=False)
+            pauses.append(one.copies._pauses[B])
+        assert pauses[:4] == [0.5, 1.0, 2.0, 4.0]
+        assert pauses[-1] == module.LONGEST_PAUSE_SECONDS
+        one.copies._rest(A, ok=False)
+        one.addresses = {}
+        one.copies._rest(A, ok=False)
+        assert set(one.copies._pauses) == {A}, "who is no member any more is forgotten"
 
 
 async def test_what_was_not_durable_yet_is_in_it(tmp_path: Path) -> None:

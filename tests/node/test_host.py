@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.errors import NO_SPACE, STOPPED, TIMED_OUT, Fault
+from netstore.limits import Budget
 from netstore.node.host import CATCH_UP_ENTRIES, DiskFailed
 from netstore.node.timekeeper import Deadlines
 from netstore.raft.invariant import InvariantBroken
 from netstore.seams import SyncFailed
 from netstore.state.commands import Delete, QuorumGet, Set, encode
 from netstore.state.v3commands import DeleteRange
-from netstore.types import Event, Index, Nanos
+from netstore.types import Event, Index, Nanos, NodeId
 from tests.support.local_member import HandClock
 from tests.support.member import Solo
 
@@ -250,6 +251,52 @@ def test_the_log_forgets_what_the_durable_state_covers() -> None:
     member.settle()
     assert isinstance(outcomes[0], Event)
     assert value(member.crashed().lead()) == b"v"
+
+
+def test_a_log_that_weighs_too_much_is_forgotten_before_its_count_and_whatever_copies_need() -> None:
+    member = Solo(snapshot_count=100_000, log_budget=Budget(100_000)).lead()
+
+    def grow(count: int) -> None:
+        for _ in range(count):
+            member.host.propose(encode(QuorumGet(path=b"/" + b"x" * 1000)), lambda _: None)
+        member.settle()
+        member.engine.commit()
+
+    grow(50)
+    meta = member.host.image_meta(member.engine.durable())
+    assert not member.host.compact()
+    grow(30)
+    assert not member.host.compact(), "neither too long nor too heavy"
+    grow(100)
+    assert member.host.compact()
+    status = member.host.status()
+    assert member.host.compacted == status.compacted > meta.index
+    assert 0 < member.host._raft.log_bytes <= 50_000
+    assert status.last - status.compacted > 30
+    member.host.image_sent(NodeId(2), ok=False)
+    assert value(member.crashed().lead()) is None
+
+
+def test_the_log_keeps_what_follows_the_oldest_copy_on_its_way() -> None:
+    member = Solo(snapshot_count=10).lead()
+
+    def grow() -> None:
+        for _ in range(CATCH_UP_ENTRIES + 20):
+            member.host.propose(encode(QuorumGet(path=b"/")), lambda _: None)
+        member.settle()
+        member.engine.commit()
+
+    grow()
+    first = member.host.image_meta(Index(15))
+    member.host.image_meta(Index(18))
+    grow()
+    assert member.host.compact()
+    assert member.host.compacted == first.index
+    assert not member.host.compact()
+    member.host.image_sent(NodeId(2), ok=True)
+    member.host.image_sent(NodeId(3), ok=True)
+    assert member.host.compact()
+    assert member.host.compacted > 18
 
 
 def test_jobs_get_their_steps_after_turns_until_they_are_over() -> None:

@@ -135,6 +135,15 @@ class LogAndTwin(RuleBasedStateMachine):
         assert log.applying <= log.persisted <= log.handed <= log.last
 
     @invariant()
+    def weights(self) -> None:
+        kept = [len(each.data) + ENTRY_OVERHEAD_BYTES for each in self.all[self.compacted :]]
+        assert self.log.bytes == sum(kept)
+        for limit in (0, sum(kept) // 2, sum(kept)):
+            after = self.log.place_before(limit) - self.compacted
+            assert sum(kept[after:]) <= limit
+            assert after == 0 or sum(kept[after - 1 :]) > limit
+
+    @invariant()
     def what_is_called_persisted_survives_power_failure(self) -> None:
         """Now, and whichever of the writes under way reach the disk in order."""
         disk = list(self.disk)

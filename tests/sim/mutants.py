@@ -713,7 +713,7 @@ MUTANTS: Final = tuple(
             _copies,
             0,
         ),
-        ("the mark of a copy overtakes what waits", _set(Host, "_write", _mark_overtakes), _copies, 74),
+        ("the mark of a copy overtakes what waits", _set(Host, "_write", _mark_overtakes), _copies, 603),
         ("entries are applied under a copy", _set(Raft, "take_ready", _applies_under_a_copy), _copies, 15),
         ("the applied index is saved apart from the data", _set(Machine, "save", _index_apart), _crashes, 0),
         ("a loaded state has no members", _set(Machine, "load", _loads_no_members), _changes, 0),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.disk.engine import MemoryEngine
+    from netstore.limits import Budget
 
 ME = NodeId(7)
 CLUSTER = ClusterId(99)
@@ -96,6 +97,7 @@ class Solo:
         files: dict[str, bytearray] | None = None,
         engine: MemoryEngine | None = None,
         snapshot_count: int = 100_000,
+        log_budget: Budget | None = None,
     ) -> None:
         self.clock = HandClock()
         self.device = HandDevice(files)
@@ -129,6 +131,7 @@ class Solo:
             send=lambda _: None,
             flush=self._flush,
             snapshot_count=snapshot_count,
+            log_budget=log_budget,
             log=self.lines,
         )
 
