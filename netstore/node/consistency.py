@@ -1,10 +1,10 @@
 """Members compare their states: the one that differs stops before it answers anybody else.
 
-An entry of the log without a command is the place to compare at: a leader's first entry, and one that it
-proposes each `CHECK_SECONDS`. Every member works out the digest of its state there (`state.digest`) and tells
-the others. A voter counts; whoever differs from more than half of the voters is odd and stops. Where all have
-told and no digest has more than half, nobody knows whose state is right, and all stop: what is wrong must not
-be served (the members of a group of two, above all).
+Two kinds of places in the log are compared at: an entry without a command, which is a leader's first one and
+one that it proposes each `CHECK_SECONDS`, and every `MARK_ENTRIES`th entry. Every member tells the others the
+digest of its state there (`state.digest`). A voter counts; whoever differs from more than half of the voters
+is odd and stops. Where all have told and no digest has more than half, nobody knows whose state is right, and
+all stop: what is wrong must not be served (the members of a group of two, above all).
 
 A member judges only itself, by what it was told by the stream of each other member.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 
 from netstore.errors import Hopeless
-from netstore.state.digest import StateDigest
+from netstore.state.digest import digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,13 +31,10 @@ CHECK_SECONDS: Final = 60.0
 RETRY_SECONDS: Final = 1.0
 """After a difference was seen that is not settled: somebody who could settle it had not told."""
 
-STEP_SECONDS: Final = 0.005
-"""Between two pieces of a digest: the requests come first."""
-
 LOOK_SECONDS: Final = 0.1
-"""How often it is looked whether there is a digest to begin."""
+"""How often it is looked whether it is time for a comparison."""
 
-MOST_KEPT: Final = 8
+MOST_KEPT: Final = 64
 """Indexes whose digests are remembered: members are not all as far at once."""
 
 
@@ -48,7 +45,7 @@ class Odd(Hopeless):
 class Log(Protocol):
     """The part of a structured logger that is used here."""
 
-    def info(self, event: str, **fields: Any) -> None:
+    def debug(self, event: str, **fields: Any) -> None:
         """One line."""
 
     def warning(self, event: str, **fields: Any) -> None:
@@ -101,17 +98,18 @@ class Consistency:
         self._log = log
         self._check_seconds = check_seconds
         self._judge = Judge(host.id)
-        self._working: StateDigest | None = None
         self._next_check = 0.0
 
     def reached(self) -> None:
-        """See `node.host.Observer`: begin a digest of the state as it is now, in place of an older one."""
-        if len(self._host.status().conf.members()) > 1:
-            self._working = StateDigest(self._host.machine)
-
-    def replaced(self) -> None:
-        """See `node.host.Observer`."""
-        self._working = None
+        """See `node.host.Observer`: tell the digest of the state as it is now."""
+        host = self._host
+        if len(host.status().conf.members()) < 2:
+            return
+        index, value = host.machine.applied, digest(host.machine)
+        self._judge.tell(host.id, index, value)
+        self._tell(index, value)
+        self._log.debug("state_digest", index=index, digest=value.hex())
+        self._decide(index)
 
     def take(self, member: NodeId, index: Index, digest: bytes) -> None:
         """Another member says what its state was."""
@@ -121,30 +119,15 @@ class Consistency:
         self._decide(index)
 
     async def run(self) -> None:
-        """Work out digests, and ask for comparisons while this member leads, until cancelled."""
+        """Ask for comparisons while this member leads, until cancelled."""
         clock = self._host.clock
         self._next_check = clock.monotonic() + self._check_seconds
         while True:
-            await trio.sleep(LOOK_SECONDS if self._working is None else STEP_SECONDS)
-            self._work()
+            await trio.sleep(LOOK_SECONDS)
             if clock.monotonic() >= self._next_check:
                 self._next_check = clock.monotonic() + self._check_seconds
                 if self._host.leader == self._host.id and len(self._host.machine.members) > 1:
                     self._host.propose(b"", lambda _: None)
-
-    def _work(self) -> None:
-        digest = self._working
-        if digest is None:
-            return
-        digest.step()
-        if not digest.finished:
-            return
-        self._working = None
-        if not digest.void:
-            self._judge.tell(self._host.id, digest.index, digest.value)
-            self._tell(digest.index, digest.value)
-            self._log.info("state_digest", index=digest.index, digest=digest.value.hex())
-            self._decide(digest.index)
 
     def _decide(self, index: Index) -> None:
         if self._judge.differ(index):

@@ -62,6 +62,9 @@ CATCH_UP_ENTRIES: Final = 5_000
 LOG_BYTES: Final = 256 * 1024 * 1024
 """What entries in memory may weigh where no budget is given."""
 
+MARK_ENTRIES: Final = 1_024
+"""Members compare their states at every entry whose index is a multiple of this, in a message of 45 bytes."""
+
 MAX_WAITING_READS: Final = 20_000
 """Linearizable reads of this member that may wait at once."""
 
@@ -100,10 +103,7 @@ class Observer(Protocol):
     """Who looks at the state at certain places of the log (`node.consistency`)."""
 
     def reached(self) -> None:
-        """An entry without a command was just applied, and nothing after it."""
-
-    def replaced(self) -> None:
-        """The state became that of a copy."""
+        """An entry without a command, or every `MARK_ENTRIES`th, was just applied, and nothing after it."""
 
 
 class DiskFailed(NetstoreError, MustStop):  # noqa: N818 - named for what happened
@@ -435,6 +435,8 @@ class Host:
             self._leader_known = self._raft.leader
             self.leader_since = self.clock.wall()
             self._log.info("leader_changed", leader=f"{self._raft.leader:x}", term=self._raft.term)
+        if self._failure is not None:
+            raise self._failure  # found while entries were applied: their outcomes are not told
         self._flush()
 
     def _propose(self, payloads: list[bytes]) -> None:
@@ -482,7 +484,7 @@ class Host:
                 raise
             except Exception as error:
                 raise _broken(entry, error) from error
-            if self.observer is not None and is_bare(data):
+            if self.observer is not None and (is_bare(data) or entry.index % MARK_ENTRIES == 0):
                 self.observer.reached()
             if data:
                 complete(request_of(data), outcome)
@@ -558,8 +560,6 @@ class Host:
             self.hub.interrupt()
             self.watches.replaced()
             self.proposals.jumped()
-            if self.observer is not None:
-                self.observer.replaced()
             self._installing = False
             self.copies_installed += 1
             self._compacted = meta.index

@@ -1,108 +1,66 @@
-"""The digest of the replicated state at one index: members that applied the same log have the same.
+"""A digest of the replicated state, by which members find out that they hold the same.
 
-Everything that commands can change is in it: nodes of the v2 tree, members, counters, the pairs of the v3
-keys, leases and alarms. What a member does at its own pace (its event window, how far it has erased what a
-compaction forgets) is not. The sum of the parts' hashes does not depend on their order, so nothing is sorted.
+It grows with the log: each entry that is applied, each record of a v3 key and each event of the v2 tree that
+comes of it, goes into one checksum, in order. So it costs a fraction of a microsecond for each change and
+nothing else, is there after every entry, and is stored with the state: a restart and a copy go on with it.
+Two members that once got different results have different digests for ever, because going on from different
+checksums with the same bytes gives different checksums.
 
-It is worked out in pieces, between turns, while the state goes on changing: nodes of the tree are immutable
-values, and pairs are read at the revision of that index.
+The digest that is told adds what is small enough to be looked at each time: the counters, the members, and
+how many nodes, keys and leases there are, so that a part of the state that was not loaded shows too. What the
+records on a disk say is not its concern: each has a checksum of its own (`disk.engine`).
 """
 
 from __future__ import annotations
 
-from hashlib import blake2b
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from netstore.errors import Fault
-from netstore.state import mirror
+from netstore.codec import crc32c
+from netstore.state.keyindex import TO_THE_END
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from netstore.state.machine import Machine
-
-STEP: Final = 256
-"""Parts hashed in one piece: well under a millisecond."""
-
-STEP_BYTES: Final = 1 << 20
-"""Bytes of pairs hashed in one piece, give or take one pair."""
 
 DIGEST_BYTES: Final = 16
 
-_MODULUS: Final = 1 << (8 * DIGEST_BYTES)
+COMMAND_BYTES: Final = 256
+"""How much of a command counts: its kind and key. What it writes counts as what comes of it."""
+
+_pack = Struct(">IIQ").pack
 
 
-class StateDigest:
-    """Begun right after the entry at `machine.applied`; `step` until it is `finished`.
+class Trail:
+    """The checksum of everything that was applied."""
 
-    Beginning costs a reference for each node of the tree. It comes to nothing (`void`) when the v3 keys are
-    compacted past its revision meanwhile. Not to be used any more once the state was replaced by a copy.
-    """
+    __slots__ = ("checksum",)
 
-    def __init__(self, machine: Machine) -> None:
-        """Take hold of the state as it is."""
-        self.index = machine.applied
-        self.finished = False
-        self.void = False
-        """There is no value, and never will be."""
-        self._mvcc = machine.mvcc
-        self._revision = machine.mvcc.revision
-        self._nodes = list(machine.tree.nodes())
-        self._sum = sum(map(_hash, _small_parts(machine))) % _MODULUS
-        self._next_key = b"\0"
+    def __init__(self, checksum: int = 0) -> None:
+        self.checksum = checksum
 
-    @property
-    def value(self) -> bytes:
-        """The digest, once it is `finished`."""
-        return (self._sum % _MODULUS).to_bytes(DIGEST_BYTES, "big")
-
-    def step(self, most: int = STEP) -> None:
-        """Hash up to `most` parts more."""
-        if self._nodes:
-            taken, self._nodes = self._nodes[-most:], self._nodes[:-most]
-            for node in taken:
-                self._sum += _hash(b"v2" + mirror.encode((node.key, mirror.pack_node(node))))
-        elif not self.finished:
-            self._step_pairs(most)
-
-    def _step_pairs(self, most: int) -> None:
-        found = self._mvcc.records_from(self._next_key, self._revision, most, STEP_BYTES)
-        if isinstance(found, Fault):
-            self.finished = self.void = True
-            return
-        records, following = found
-        for record in records:
-            self._sum += _hash(b"v3" + record)
-        if following is None:
-            self.finished = True
-        else:
-            self._next_key = following
+    def add(self, data: bytes) -> None:
+        """These bytes are part of what applying an entry gave. 0.15 us, and 0.05 ns a byte."""
+        self.checksum = crc32c(data, self.checksum)
 
 
-def _small_parts(machine: Machine) -> Iterator[bytes]:
+def digest(machine: Machine) -> bytes:
+    """The digest of the state as it is, between two entries. O(members), about 20 us."""
     mvcc = machine.mvcc
-    yield b"at" + mirror.encode(
-        (
-            machine.applied,
-            machine.tree.index,
-            machine.statistics.replicated(),
-            machine.cluster_version,
-            machine.level,
-            mvcc.revision,
-            mvcc.compacted,
-        )
+    small = (
+        machine.applied,
+        machine.tree.index,
+        len(machine.tree),
+        len(machine.tree.timed),
+        machine.statistics.replicated(),
+        machine.cluster_version,
+        machine.level,
+        mvcc.compacted,
+        mvcc.count(b"\0", TO_THE_END),
+        len(machine.leases),
+        [machine.members[id_] for id_ in sorted(machine.members)],
+        sorted(machine.removed),
+        sorted(machine.alarms.active),
     )
-    for member in machine.members.values():
-        yield b"member" + msgspec.msgpack.encode(member)
-    for removed in machine.removed:
-        yield b"removed" + mirror.encode(removed)
-    for alarm in machine.alarms.active:
-        yield b"alarm" + mirror.encode(alarm)
-    for lease in machine.leases:
-        yield b"lease" + mirror.encode((lease.id, lease.ttl, lease.since, lease.remaining))
-
-
-def _hash(part: bytes) -> int:
-    return int.from_bytes(blake2b(part, digest_size=DIGEST_BYTES).digest(), "big")
+    return _pack(machine.trail.checksum, crc32c(msgspec.msgpack.encode(small)), mvcc.revision)

@@ -54,6 +54,9 @@ class Leases:
     def __iter__(self) -> Iterator[Lease]:
         return iter(self._leases.values())
 
+    def __len__(self) -> int:
+        return len(self._leases)
+
     def get(self, id_: int) -> Lease | None:
         """The lease with this id."""
         return self._leases.get(LeaseId(id_))

@@ -42,6 +42,7 @@ from netstore.state.commands import (
     UpdateMember,
     head_of,
 )
+from netstore.state.digest import COMMAND_BYTES, Trail
 from netstore.state.envelope import FORMAT, Envelope, first_level_command, read
 from netstore.state.history import History
 from netstore.state.lease import Lease, LeaseRecord, Leases
@@ -109,18 +110,22 @@ class Machine:
         self.tree = Tree()
         self.history = History()
         self.statistics = Statistics()
+        self.trail = Trail()
+        """What everything that was applied came to (`digest`)."""
         self.cluster_version = ""
         """The version all members can speak; empty before the first agreement."""
         self.level = 1
         """The feature level of the cluster: no command beyond it is proposed."""
         self.leases = Leases()
         self.mvcc = Mvcc(engine, self.leases.move)
+        self.mvcc.trail = self.trail
         self.alarms = Alarms()
         self._members: dict[NodeId, MemberInfo] = {}
         self._removed: set[NodeId] = set()
         self._events: list[Event] = []
         self._touched: set[NodeId] = set()
-        self._saved = EtcdIndex(0)
+        self._window: dict[bytes, bytes] = {}
+        """The records of the events since the last save, by where they are stored."""
         self._scalars: mirror.Scalars | None = None
         self._v3_scalars = mirror.NEW_V3
         self._alarms_touched: set[tuple[NodeId, int]] = set()
@@ -207,7 +212,7 @@ class Machine:
         self._load_v3()
         self._events = []
         self._touched = set()
-        self._saved = index
+        self._window = {}
 
     def _load_v3(self) -> None:
         engine = self._engine
@@ -215,6 +220,7 @@ class Machine:
         for stored in mirror.load_all(engine, mirror.V3_STATE, mirror.V3Scalars):
             scalars = stored
         self._v3_scalars = scalars
+        self.trail.checksum = scalars.trail
         self.leases.restore(mirror.load_all(engine, mirror.LEASES, LeaseRecord))
         self.mvcc.load(scalars.revision, scalars.compacted, scalars.swept)
         self.alarms.restore(mirror.load_all(engine, mirror.ALARMS, tuple[NodeId, int]))
@@ -290,6 +296,7 @@ class Machine:
         if not command:
             self.applied = index
             return None
+        self.trail.add(command[:COMMAND_BYTES])
         try:
             decoded: Command = self.decode(command)
         except UnknownCommand as error:
@@ -318,8 +325,9 @@ class Machine:
         for path, node in self.tree.take_changes().items():
             timed = self.tree.timed.get(path)
             changes[mirror.NODES, path] = None if node is None else mirror.pack_node(node, timed)
-        for event in self.history.since(self._saved + 1):
-            changes[mirror.WINDOW, mirror.window_key(event.index)] = mirror.pack_event(event)
+        window, self._window = self._window, {}
+        for key, packed in window.items():
+            changes[mirror.WINDOW, key] = packed
         for id_ in self._touched:
             key = mirror.member_key(id_)
             member = self._members.get(id_)
@@ -332,7 +340,6 @@ class Machine:
         if scalars != self._scalars:
             changes[mirror.STATE, mirror.STATE_KEY] = mirror.encode(scalars)
             self._scalars = scalars
-        self._saved = self.tree.index
         self._touched = set()
         self._save_v3(changes)
         self._engine.write(self.applied, changes)
@@ -348,7 +355,7 @@ class Machine:
             stored = mirror.encode(alarm) if alarm in self.alarms.active else None
             changes[mirror.ALARMS, mirror.alarm_key(*alarm)] = stored
         self._alarms_touched.clear()
-        scalars = mirror.V3Scalars(mvcc.revision, mvcc.compacted, mvcc.swept)
+        scalars = mirror.V3Scalars(mvcc.revision, mvcc.compacted, mvcc.swept, self.trail.checksum)
         if scalars != self._v3_scalars:
             changes[mirror.V3_STATE, mirror.STATE_KEY] = mirror.encode(scalars)
             self._v3_scalars = scalars
@@ -685,7 +692,7 @@ class Machine:
         return None
 
     def _record(self, event: Event) -> None:
-        self.history.add(event)
+        self._remember(event)
         if not event.refresh:
             self._events.append(event)
 
@@ -695,7 +702,13 @@ class Machine:
         It takes an index and a place in the window and is shown to nobody.
         """
         index = self.tree.skip()
-        self.history.add(Event(action, index, NodeView(path, index, index), internal=True))
+        self._remember(Event(action, index, NodeView(path, index, index), internal=True))
+
+    def _remember(self, event: Event) -> None:
+        packed = mirror.pack_event(event)
+        self.history.add(event)
+        self.trail.add(packed)
+        self._window[mirror.window_key(event.index)] = packed
 
 
 def _life(command: Set | Create | Update | CompareAndSwap | InOrder) -> Life:

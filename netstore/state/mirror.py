@@ -60,11 +60,14 @@ class Scalars(msgspec.Struct, array_like=True, frozen=True):
 
 
 class V3Scalars(msgspec.Struct, array_like=True, frozen=True):
-    """Where the v3 keys stand (`Mvcc.revision`, `compacted`, `swept`)."""
+    """Where the v3 keys stand (`Mvcc.revision`, `compacted`, `swept`), and what everything applied came to
+    (`digest.Trail`).
+    """
 
     revision: Revision
     compacted: Revision
     swept: Revision
+    trail: int = 0
 
 
 NEW_V3: Final = V3Scalars(Revision(1), NEVER, NEVER)

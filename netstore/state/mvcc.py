@@ -30,6 +30,7 @@ from netstore.errors import Fault, refusal
 from netstore.limits import Budget
 from netstore.state import pair
 from netstore.state.compaction import SWEEP_STEP, Pins, Sweep
+from netstore.state.digest import Trail
 from netstore.state.hashes import HASH_STEP, Hash, Hashes
 from netstore.state.keyindex import (
     DELETED,
@@ -98,6 +99,8 @@ class Mvcc:
         """`move_lease` is told when a key goes from one lease (0: none) to another."""
         self._engine = engine
         self._move_lease = move_lease
+        self.trail = Trail()
+        """Every record that is written goes into it."""
         self._pins = Pins()
         self._sorting = Budget(SORT_BYTES)
         self._reset(Revision(1), NEVER, NEVER)
@@ -294,6 +297,7 @@ class Mvcc:
 
     def _record(self, place: int, item: Item, record: bytes, before: int) -> None:
         self._records.add(place, record)
+        self.trail.add(record)
         key = item.key
         self._index.log.add(place, key)
         self._changes.append(
@@ -481,39 +485,6 @@ class Mvcc:
                 break
         is_small = len(places) == wanted and size <= SMALL_BYTES and unknown <= _SMALL_UNKNOWN
         return places if is_small else None
-
-    def records_from(
-        self, key: bytes, revision: Revision, most: int, size: int
-    ) -> tuple[list[bytes], bytes | None] | Fault:
-        """The records of the pairs from a key on as of a revision, as they are stored, and the key to go on
-        from, None at the end: as many as `most` keys have, or of about so many bytes.
-
-        Nothing is counted, and none comes out of memory but those that are not saved yet.
-        """
-        fault = self.check_revision(revision)
-        if fault is not None:
-            return fault
-        bound = bound_after(revision)
-        index = self._index
-        records: list[bytes] = []
-        keys = index.some_keys(key, TO_THE_END, bound, most)
-        places: list[int] = []
-        for each in keys:
-            item = index.items[each]
-            place = pair_below(item, bound)
-            if not place:
-                continue
-            if place == item.at:
-                places.append(place)
-                size -= item.size
-            else:
-                (record,) = self._records.stored((place,))
-                records.append(record)
-                size -= len(record)
-            if size <= 0:
-                return records + self._records.stored(places), each + b"\0"
-        following = keys[-1] + b"\0" if len(keys) == most else None
-        return records + self._records.stored(places), following
 
     # --- history
 

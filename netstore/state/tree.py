@@ -138,6 +138,10 @@ class Tree:
         self.changed = {}
         return None
 
+    def __len__(self) -> int:
+        """How many nodes there are beside the root."""
+        return len(self._nodes) - 1
+
     def take_changes(self) -> dict[bytes, NodeView | None]:
         """What changed since the last call."""
         changed, self.changed = self.changed, {}

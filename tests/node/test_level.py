@@ -11,7 +11,7 @@ from netstore.errors import CannotApply, Fault, Hopeless
 from netstore.raft.entry import EntryKind
 from netstore.raft.messages import Forward
 from netstore.state.commands import PublishMember, RaiseLevel, Set, encode
-from netstore.state.digest import StateDigest
+from netstore.state.digest import digest
 from netstore.state.envelope import command_of, seal
 from netstore.state.machine import Machine, Outcome
 from netstore.state.v3commands import Put
@@ -78,13 +78,7 @@ def write(group: Group) -> None:
 
 
 def digests(group: Group) -> set[bytes]:
-    found = set()
-    for peer in group.peers.values():
-        digest = StateDigest(peer.machine)
-        while not digest.finished:
-            digest.step()
-        found.add(digest.value)
-    return found
+    return {digest(peer.machine) for peer in group.peers.values()}
 
 
 def test_members_are_upgraded_one_by_one_under_load_and_back_again_until_the_last() -> None:

@@ -6,7 +6,9 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from netstore.state import mirror
-from netstore.state.digest import StateDigest
+from netstore.state.digest import digest as state_digest
+from netstore.state.keyindex import TO_THE_END
+from netstore.state.v3commands import Found, Range
 
 if TYPE_CHECKING:
     from netstore.state.machine import Machine
@@ -25,11 +27,12 @@ def image(machine: Machine) -> list[bytes]:
 
 
 def _pairs(machine: Machine) -> bytes:
-    """The v3 keys, and everything else that members compare among themselves; all of it is in the engine."""
-    whole = StateDigest(machine)
-    while not whole.finished:
-        whole.step(1 << 20)
-    return whole.value
+    """The v3 keys and their leases, the alarms, and what the members compare among themselves."""
+    found = machine.mvcc.range(Range(b"\0", TO_THE_END))
+    assert isinstance(found, Found)
+    leases = sorted((each.id, each.ttl, each.since, each.remaining) for each in machine.leases)
+    alarms = sorted(machine.alarms.active)
+    return mirror.encode((found.kvs, leases, alarms, sorted(machine.removed), state_digest(machine)))
 
 
 def digest(machine: Machine) -> str:

@@ -173,7 +173,8 @@ def test_a_batch_writes_each_node_and_slot_once() -> None:
     machine.save()
     (applied, changes), (_, unchanged) = engine._journal
     assert applied == 2_500
-    assert Counter(table for table, _ in changes) == {mirror.NODES: 1, mirror.WINDOW: 1_000, mirror.STATE: 1}
+    tables = {mirror.NODES: 1, mirror.WINDOW: 1_000, mirror.STATE: 1, mirror.V3_STATE: 1}
+    assert Counter(table for table, _ in changes) == tables
     assert unchanged == {}
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from netstore.errors import CannotApply, CorruptData, Fault
 from netstore.state import mirror
 from netstore.state.commands import Create, Delete, Set, decode, encode
-from netstore.state.digest import StateDigest
+from netstore.state.digest import digest
 from netstore.state.machine import Machine
 from netstore.state.v3commands import (
     MAX_DEPTH,
@@ -59,10 +59,7 @@ class _Replica:
         return {table: list(self.engine.scan(table, b"", None)) for table in mirror.TABLES}
 
     def digest(self) -> bytes:
-        digest = StateDigest(self.machine)
-        while not digest.finished:
-            digest.step(10_000)
-        return digest.value
+        return digest(self.machine)
 
 
 def entries() -> st.SearchStrategy[list[bytes]]:
