@@ -151,6 +151,7 @@ class Connection:
         "_dirty",
         "_doomed",
         "_drained",
+        "_drop",
         "_farewell",
         "_mask",
         "_reactor",
@@ -214,6 +215,7 @@ class Connection:
         self._dirty = False
         self._closing = False
         self._drained = 0
+        self._drop = DRAIN_LIMIT
         self._mask = _IN
 
     def begin(self) -> None:
@@ -293,9 +295,10 @@ class Connection:
         """Bytes that the kernel has not taken yet."""
         return self._unsent_size
 
-    def finish(self) -> None:
-        """Send what is queued, then close both ways, giving the peer time to read it."""
+    def finish(self, drop: int | None = None) -> None:
+        """Send what is queued, then close both ways, giving the peer time to read it; see `http1.Output`."""
         self._closing = True
+        self._drop = DRAIN_LIMIT if drop is None else drop
         if self.fd >= 0 and not self._dirty:
             self._dirty = True
             self._reactor.dirty.append(self)
@@ -458,7 +461,7 @@ class Connection:
 
     def _drain(self, data: bytes) -> None:
         self._drained += len(data)
-        if not data or self._drained > DRAIN_LIMIT:
+        if not data or self._drained > self._drop:
             if self._closing and not self._unsent_size:
                 self.cut()
             elif not data:

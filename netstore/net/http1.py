@@ -63,6 +63,11 @@ BODY_SECONDS: Final = 30.0
 BODY_RATE: Final = 1024
 """Of a body at least so many bytes a second must come, on average over each `BODY_SECONDS`."""
 
+REFUSED_DROP: Final = 64 * 1024
+"""Bytes that are read and dropped behind what was refused, for the answer to reach a client that is still
+sending. What comes of a head or a trailer without end is not worth more.
+"""
+
 _SMALL: Final = 4096
 """Bytes of one connection up to which nothing is charged: it would cost more than it tells."""
 _EXCHANGE_BYTES: Final = 512
@@ -97,8 +102,10 @@ class Output(Protocol):
     def held_back(self) -> bool:
         """Nothing new is to be handled: the connection holds too much of the memory for all."""
 
-    def finish(self) -> None:
-        """Send what is queued, then close."""
+    def finish(self, drop: int | None = None) -> None:
+        """Send what is queued, then close. So many bytes that still come are read and dropped before the
+        connection is cut; as many as a body may have when none are named.
+        """
 
     def cut(self) -> None:
         """Close now; what is queued is lost."""
@@ -108,18 +115,18 @@ class Output(Protocol):
 
 
 class Cors:
-    """Which web pages may read answers (v2 API, CORS): any (`*`), or the listed origins."""
+    """Which web pages may read answers (v2 API, CORS): any (`*`), or the listed origins, or none."""
 
     __slots__ = ("_origins",)
 
     def __init__(self, origins: Iterable[str] = ("*",)) -> None:
         listed = [origin.encode() for origin in origins]
-        self._origins = None if not listed or b"*" in listed else frozenset(listed)
+        self._origins = None if b"*" in listed else frozenset(listed)
 
     @property
-    def any(self) -> bool:
-        """Every origin may."""
-        return self._origins is None
+    def same(self) -> bool:
+        """The header lines do not depend on the origin: every one may, or none."""
+        return not self._origins
 
     def fields(self, origin: bytes | None) -> bytes:
         """The header lines for a request from this origin."""
@@ -159,7 +166,7 @@ class Http1Server:
     def set_date(self, date: bytes) -> None:
         """Use this date line from now on."""
         self._date = date
-        if self._cors.any:
+        if self._cors.same:
             self.common = date + self._cors.fields(None)
 
     def common_for(self, request: Request) -> bytes:
@@ -321,6 +328,7 @@ class Http1Connection:
         "_final",
         "_had",
         "_head",
+        "_known",
         "_later",
         "_next",
         "_part",
@@ -341,6 +349,7 @@ class Http1Connection:
 
     def __init__(self, server: Http1Server, output: Output) -> None:
         self.server = server
+        self._known = server.heads.find
         self.output = output
         self.closed = False
         self.reading = True
@@ -418,6 +427,9 @@ class Http1Connection:
         pending, server, output = self._pending, self.server, self.output
         turn = PIPELINE_LIMIT
         while not self.closed:
+            if self._at == len(self._data) and self._next is None and not self._later:
+                self.hungry = False
+                break
             if (
                 not turn
                 or self.endless
@@ -426,7 +438,7 @@ class Http1Connection:
                 or output.unsent() >= HIGH_WATER
                 or output.held_back
             ):
-                self.hungry = self._next is not None or self._at < len(self._data) or bool(self._later)
+                self.hungry = True
                 break
             request = self._next or self._read()
             if request is None:
@@ -439,7 +451,8 @@ class Http1Connection:
             self._next = None
             turn -= 1
             exchange = Http1Exchange(self, request)
-            self._writes += exchange.writes
+            if exchange.writes:
+                self._writes += 1
             if request.body:
                 self._weight += len(request.body)
             if pending:
@@ -449,10 +462,11 @@ class Http1Connection:
                 exchange.respond(request.status, _PLAIN, request.text)
             else:
                 server.handle(exchange)
-        if self._ended and self.endless:
-            self._give_up()
-        elif self._ended and not self.hungry:
-            self._finish()
+        if self._ended:
+            if self.endless:
+                self._give_up()
+            elif not self.hungry:
+                self._finish()
         if self.hungry or self._head is not None or self._begun or self._weight > _SMALL or self._charged:
             self._settle()
 
@@ -498,14 +512,17 @@ class Http1Connection:
         """This exchange is complete: send on from the head of the line as far as answers are."""
         if self.closed:
             return
-        self._writes -= exchange.writes
-        self.endless -= exchange.endless
+        if exchange.writes:
+            self._writes -= 1
+        if exchange.endless:
+            self.endless -= 1
         if exchange.request.body:
             self._weight -= len(exchange.request.body)
         pending = self._pending
         while pending and pending[0].complete:
-            if pending.popleft().closing:
-                self.output.finish()
+            first = pending.popleft()
+            if first.closing:
+                self.output.finish(REFUSED_DROP if isinstance(first.request, _Refusal) else None)
                 self.gone()
                 return
             if pending:
@@ -554,6 +571,22 @@ class Http1Connection:
 
     def _read(self) -> Request | None:
         """The next whole request, or a refusal in its place; None when more must come."""
+        if self._head is None and not self._begun:
+            # The way of most: a known head, all of whose body is here.
+            data, at = self._data, self._at
+            end = data.find(b"\r\n\r\n", at) + 4
+            head = self._known(data[at:end])
+            if head is not None:
+                known, length = head.request, head.length
+                if 0 < length <= len(data) - end and length <= self.server.body_limit:
+                    known = known.with_body(data[end : end + length])
+                    length = 0
+                    end += head.length
+                if not length:
+                    self._at = end
+                    if not known.keep_alive:
+                        self.read_no_more()
+                    return known
         try:
             request = self._take()
             while request is None and self._later:
@@ -586,11 +619,11 @@ class Http1Connection:
         if not length:
             self._at = end
             return head.request
-        if 0 < length <= len(data) - end and length <= server.body_limit:
-            self._at = end + length
-            return head.request.with_body(data[end : end + length])
         if length > server.body_limit:
             return _too_large(head.request)
+        if 0 < length <= len(data) - end:
+            self._at = end + length
+            return head.request.with_body(data[end : end + length])
         self._at = end
         self._part += 1
         self._head = head

@@ -36,11 +36,11 @@ METHOD_BYTES: Final = 64
 """The longest method; the longest one registered has 17."""
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_REQUEST_LINE: Final = re.compile(
-    rb"(%b{1,%d}+) ([!-~\x80-\xff]++) HTTP/([0-9]\.[0-9])\r\n" % (_TOKEN, METHOD_BYTES)
-)
 FIELD_LINE: Final = rb"%b++:[\t -~\x80-\xff]*+\r\n" % _TOKEN
-_FIELDS: Final = re.compile(rb"(?:%b)*+\r\n" % FIELD_LINE)
+_HEAD: Final = re.compile(
+    rb"(%b{1,%d}+) ([!-~\x80-\xff]++) HTTP/([0-9]\.[0-9])\r\n(?:%b)*+\r\n"
+    % (_TOKEN, METHOD_BYTES, FIELD_LINE)
+)
 _START: Final = re.compile(rb"%b{1,%d}+(?: |\Z)" % (_TOKEN, METHOD_BYTES))
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 _READ: Final = re.compile(
@@ -54,6 +54,7 @@ _ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*+://([^/?#]++)")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _CLOSE: Final = re.compile(rb"(?:\A|,)[\t ]*+close[\t ]*+(?:,|\Z)", re.IGNORECASE)
 _KEEP_ALIVE: Final = re.compile(rb"(?:\A|,)[\t ]*+keep-alive[\t ]*+(?:,|\Z)", re.IGNORECASE)
+_SLASH: Final = ord("/")
 _GRAMMAR: Final = b"malformed request line or header line (lines end with CRLF)"
 _ENDS_CHUNKED: Final = re.compile(rb"(?:.*,)?[\t ]*+chunked", re.IGNORECASE)
 
@@ -72,7 +73,7 @@ class Head:
 
     __slots__ = ("length", "private", "request")
 
-    def __init__(self, request: Request, length: int, *, private: bool) -> None:
+    def __init__(self, request: Request, length: int, private: bool) -> None:
         self.request = request
         self.length = length
         self.private = private
@@ -81,20 +82,20 @@ class Head:
 
 def parse_head(head: bytes) -> Head:
     """The meaning of one whole head, which ends with its empty line; raises Malformed. O(bytes)."""
-    line = _REQUEST_LINE.match(head)
-    if line is None or _FIELDS.fullmatch(head, line.end()) is None:
+    whole = _HEAD.fullmatch(head)
+    if whole is None:
         raise _bad(_GRAMMAR)
-    method, target, version = line.groups()
-    if version not in (b"1.1", b"1.0"):
-        status = 400 if version < b"1" else 505
-        raise Malformed(status, b"%d unsupported protocol version" % status)
+    method, target, version = whole.groups()
     request = Request(method, b"")
-    request.version = version
+    if version != b"1.1":
+        if version != b"1.0":
+            status = 400 if version < b"1" else 505
+            raise Malformed(status, b"%d unsupported protocol version" % status)
+        request.version = version
     length = coding = None
     private = closes = stays = False
-    for found in _READ.finditer(head, line.end() - 2):
-        name, value = found.groups()
-        name, value = name.lower(), value.strip(b" \t")
+    for written, padded in _READ.findall(head, whole.end(3)):
+        name, value = written.lower(), padded.strip(b" \t")
         if name == b"host":
             request.host = _once(request.host, value, b"Host")
         elif name == b"content-length":
@@ -115,14 +116,19 @@ def parse_head(head: bytes) -> Head:
             request.expects_continue = version == b"1.1" and value.lower() == b"100-continue"
         else:
             private = True
-    request.keep_alive = not closes and (stays or version == b"1.1")
+    if closes or version != b"1.1":
+        request.keep_alive = stays and not closes
     if request.host is None:
         if version == b"1.1":
             raise _bad(b"missing required Host header")
     elif _HOST.fullmatch(request.host) is None:
         raise _bad(b"malformed Host header")
-    _take_target(request, target)
-    return Head(request, _length_of(length, coding, version), private=private)
+    if target[0] != _SLASH or method == b"CONNECT":
+        target = _path_of(request, target)
+    request.path, _, request.query = target.partition(b"?")
+    if length is None and coding is None:
+        return Head(request, 0, private)
+    return Head(request, _length_of(length, coding, version), private)
 
 
 def refuse_unfinished(begun: bytes | bytearray, searched: int, limit: int) -> None:
@@ -143,12 +149,13 @@ class KnownHeads:
     A head that proves who asks is never kept. Bounded in number and in bytes; `count` 0 remembers nothing.
     """
 
-    __slots__ = ("_count", "_find", "_heads", "_size")
+    __slots__ = ("_count", "_heads", "_size", "find")
 
     def __init__(self, count: int = KNOWN_HEADS) -> None:
         self._count = count
         self._heads: dict[bytes, Head] = {}
-        self._find: Callable[[bytes], Head | None] = self._heads.get
+        self.find: Callable[[bytes], Head | None] = self._heads.get
+        """The meaning of these bytes where it is remembered: only of a whole head."""
         self._size = 0
 
     def __len__(self) -> int:
@@ -161,7 +168,7 @@ class KnownHeads:
 
     def read(self, head: bytes) -> Head:
         """The meaning of a whole head; raises Malformed."""
-        return self._find(head) or self._learn(head)
+        return self.find(head) or self._learn(head)
 
     def _learn(self, head: bytes) -> Head:
         meaning = parse_head(head)
@@ -174,19 +181,20 @@ class KnownHeads:
         return meaning
 
 
-def _take_target(request: Request, target: bytes) -> None:
-    """Path and query of the request target, in any of its forms (RFC 9112, 3.2)."""
+def _path_of(request: Request, target: bytes) -> bytes:
+    """Path and query of a request target that is more than they are; sets the host that stands in it (RFC
+    9112, 3.2).
+    """
     if request.method == b"CONNECT":
         raise Malformed(501, b"501 Not Implemented: no tunnel is opened here")
-    if not target.startswith(b"/") and not (target == b"*" and request.method == b"OPTIONS"):
-        absolute = _ABSOLUTE.match(target)
-        if absolute is None or _HOST.fullmatch(absolute[1]) is None:
-            raise _bad(b"malformed request target")
-        request.host = absolute[1]
-        target = target[absolute.end() :]
-        if not target.startswith(b"/"):
-            target = b"/" + target
-    request.path, _, request.query = target.partition(b"?")
+    if target == b"*" and request.method == b"OPTIONS":
+        return target
+    absolute = _ABSOLUTE.match(target)
+    if absolute is None or _HOST.fullmatch(absolute[1]) is None:
+        raise _bad(b"malformed request target")
+    request.host = absolute[1]
+    rest = target[absolute.end() :]
+    return rest if rest.startswith(b"/") else b"/" + rest
 
 
 def _length_of(length: bytes | None, coding: bytes | None, version: bytes) -> int:
@@ -201,9 +209,7 @@ def _length_of(length: bytes | None, coding: bytes | None, version: bytes) -> in
         if _ENDS_CHUNKED.fullmatch(coding) is None:
             raise _bad(b"the last Transfer-Encoding must be chunked")
         raise Malformed(501, b"501 Not Implemented: no Transfer-Encoding but chunked is known")
-    if length is None:
-        return 0
-    if _LENGTH.fullmatch(length) is None:
+    if length is None or _LENGTH.fullmatch(length) is None:
         raise _bad(b"malformed Content-Length")
     return int(length)
 

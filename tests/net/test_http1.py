@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.net.http1 import PIPELINE_LIMIT, Cors, Http1Server
+from netstore.net.http1 import PIPELINE_LIMIT, REFUSED_DROP, Cors, Http1Server
 from tests.support.http import Seen, Wire
 
 GET = b"GET /v2/keys/a?wait=true HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -183,6 +183,7 @@ def test_what_cannot_be_understood_is_refused_and_ends_the_connection(garbage: b
     assert wire.output.sent.rpartition(b"HTTP/1.1 ")[2].startswith(b"400 ")
     assert wire.output.finished
     assert len(wire.requests) <= 2
+    assert wire.output.dropped == REFUSED_DROP
 
 
 @given(st.binary(max_size=200), st.integers(0, 200))
@@ -213,6 +214,7 @@ def test_a_body_over_the_limit_is_handed_over_as_too_large(message: bytes) -> No
     assert [exchange.request.too_large for exchange in wire.exchanges] == [True]
     assert wire.requests[0][3] == b""
     assert wire.output.finished
+    assert wire.output.dropped is None  # the client may send all of it before it reads
 
 
 def test_a_body_at_the_limit_passes() -> None:
@@ -266,6 +268,8 @@ def test_origins_are_echoed_only_when_listed() -> None:
     )
     assert b"Access-Control" not in Wire(server).feed(asked % b"http://b.example:1").output.sent
     assert b"Access-Control-Allow-Origin: *\r\n" in Wire().feed(GET).output.sent
+    nobody = Http1Server(lambda _: None, cors=Cors([]))
+    assert b"Access-Control" not in Wire(nobody).feed(asked % b"http://a.example:1").output.sent
 
 
 @given(

@@ -36,6 +36,7 @@ MESSAGES = (
     b"GET /old HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
     b"PUT /long HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 300 + b"\r\n\r\n",
     b"PUT /big HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n",
+    b"PUT /big HTTP/1.1\r\nHost: x\r\nContent-Length: 401\r\n\r\n" + b"v" * 401,
 )
 ODD = (
     b"\r\n", b"\r", b"\n", b"\r\n\r\n", b"\n\n", b" ", b"\0", b"a", b"GET ", b"/b", b" HTTP/1.1\r\n",
@@ -75,6 +76,7 @@ def told(stream: bytes, cuts: list[int], heads: KnownHeads) -> Told:
 
 @given(STREAMS, st.lists(STREAMS, max_size=3), st.data())
 @example(MESSAGES[2], [b"\r\n\r\n" + MESSAGES[2]], None)
+@example(MESSAGES[-1], [MESSAGES[-1]], None)
 @example(b"\r\n\r\n", [b"\r\n\r\n" + MESSAGES[2]], None)
 @example(b"GET /a HTTP/1.1\nHost: x\n\nGET /b HTTP/1.1\r\nHost: x\r\n\r\n", [MESSAGES[0]], None)
 @example(b"\r\n\r\nGET /in HTTP/1.1\r\nHost: x\r\n\r\n", [MESSAGES[4]], None)

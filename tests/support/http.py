@@ -34,6 +34,7 @@ class FakeOutput:
     def __init__(self) -> None:
         self.sent = b""
         self.finished = False
+        self.dropped: int | None = None
         self.was_cut = False
         self.backlog = 0
         self.held_back = False
@@ -46,8 +47,9 @@ class FakeOutput:
     def unsent(self) -> int:
         return self.backlog
 
-    def finish(self) -> None:
+    def finish(self, drop: int | None = None) -> None:
         self.finished = True
+        self.dropped = drop
 
     def cut(self) -> None:
         self.was_cut = True
