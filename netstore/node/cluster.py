@@ -68,6 +68,9 @@ NOT_LEADER: Final = "etcdserver: not leader"
 BAD_TRANSFEREE: Final = "etcdserver: bad leader transferee"
 TRANSFER_TIMED_OUT: Final = "etcdserver: request timed out, leader transfer took too long"
 
+_IDS: Final = 1 << 64
+"""Ids are below it, and not 0."""
+
 _PATIENT: Final = (Refusal.CHANGE_PENDING, Refusal.TRANSFERRING, Refusal.NO_LEADER)
 """What passes by itself: the change waits."""
 
@@ -146,6 +149,9 @@ class Cluster:
         With `replaces` (0 is nobody) it takes the place of that member in one step. Refused while that one
         answers, while fewer than `CLEAN_COPIES` others vote or too few answer, and if it was removed before.
         """
+        if not 0 <= replaces < _IDS:
+            done(Fault(300, member.ID_NOT_FOUND.encode()))
+            return
         urls = tuple(sorted(peer_urls))
         self._ask(JoinMember(self._new_id(urls), urls, min(voters, MAX_VOTERS), replaces), done)
 
@@ -169,6 +175,9 @@ class Cluster:
 
     def update(self, id_: NodeId, peer_urls: tuple[str, ...], done: MemberDone) -> None:
         """A member is reached there from now on."""
+        if not 0 < id_ < _IDS:
+            done(Fault(300, member.ID_NOT_FOUND.encode()))
+            return
         command = UpdateMember(id_, tuple(sorted(peer_urls)))
         self._host.propose(encode(command), self._answer(id_, done))
 
@@ -205,6 +214,9 @@ class Cluster:
 
     def _ask(self, command: _Command, done: MemberDone) -> None:
         host = self._host
+        if not 0 < command.id < _IDS:
+            done(Fault(300, member.ID_NOT_FOUND.encode()))  # no change can name it, whoever leads
+            return
         asked: _Asked
 
         def complete(outcome: Outcome | Fault) -> None:
@@ -367,12 +379,17 @@ class Cluster:
     # --- what a leader does by itself
 
     def _promote_marked(self) -> None:
-        """Promote one member that is to vote and has caught up."""
+        """Promote one member that is to vote, has told its name, and has caught up.
+
+        Before it has its name in the list, another program with its URLs is given the same identity
+        (`node.register`): who voted already must not be given away so.
+        """
         members = self._host.machine.members
         if not any(each.promote for each in members.values()):
             return
         for peer in self._host.status().peers:
-            if peer.caught_up and peer.id in members and members[peer.id].promote:
+            info = members.get(peer.id)
+            if peer.caught_up and info is not None and info.promote and info.name:
                 steps = (Step(StepKind.ADD_VOTER, peer.id),)
                 self._host.change_members(
                     steps, encode(PromoteMember(peer.id)), self._told("member_promoted", peer.id)

@@ -3,7 +3,8 @@
 A member that is let in begins as a learner, and is meant to vote while fewer than the wished number do; the
 wish goes with the request, and it is `node.cluster` and the log that decide, not what this member knows. Who
 asks again, because it ended before it had written down who it is, gets the identity it was given before: it
-is known by its peer URLs, and by having no name yet.
+is known by its peer URLs, and by having no name yet. Nobody votes before its name is in the list, so an
+identity that is given twice has never voted; one whose damage is told is not given again.
 
 A member whose disk is damaged does not come back as who it was, because the others believe what it once
 acknowledged and nobody knows whom it voted for (`raft/DESIGN.md`). It asks to be replaced: one entry removes
@@ -83,7 +84,7 @@ class Register:
             answer(self._refused(application, wrong))
             return
         waiting = self._waiting_member(application)
-        if waiting is not None:
+        if waiting is not None and waiting != application.replaces:
             answer(self._roster(waiting))
         else:
             self._let_in(application, answer)
@@ -111,7 +112,9 @@ class Register:
         def done(outcome: MemberInfo | Fault) -> None:
             if isinstance(outcome, Fault):
                 waiting = self._waiting_member(application)
-                if waiting is not None:  # it asked twice, and the other request was first
+                if (
+                    waiting is not None and waiting != application.replaces
+                ):  # it asked twice, and the other request was first
                     answer(self._roster(waiting))
                 else:
                     answer(self._refused(application, self._explained(application, outcome)))

@@ -561,3 +561,21 @@ def test_a_voter_that_leaves_is_not_followed_by_a_learner_without_the_mark() -> 
     [joined] = answers
     assert isinstance(joined, MemberInfo)
     assert joined.promote, "the next that joins takes the place"
+
+
+@pytest.mark.parametrize("id_", [0, -1, 2**64, 2**70])
+@pytest.mark.parametrize("through", [1, 2])
+def test_an_id_that_is_none_never_reaches_another_member(through: int, id_: int) -> None:
+    """A follower would send what its leader takes for a damaged stream."""
+    group = Group(3)
+    cluster = group[through].cluster
+    answers: Answers = []
+    cluster.promote(NodeId(id_), answers.append)
+    cluster.remove(NodeId(id_), answers.append)
+    cluster.update(NodeId(id_), NEW, answers.append)
+    if id_:
+        cluster.join(NEW, voters=3, replaces=NodeId(id_), done=answers.append)
+    assert {refusal(answer) for answer in answers} == {member.ID_NOT_FOUND}
+    assert not group.sent
+    group.pass_time(1)
+    assert set(group[1].seen()) == {1, 2, 3}

@@ -10,7 +10,7 @@ from netstore.net.peerwire import Application, Roster
 from netstore.node.register import Register
 from netstore.state.member import MemberInfo, to_vote
 from netstore.types import NodeId
-from tests.support.group import TIME_LIMIT, Group
+from tests.support.group import TIME_LIMIT, Group, Peer
 from tests.support.member import CLUSTER
 
 if TYPE_CHECKING:
@@ -243,3 +243,26 @@ def test_one_is_replaced_while_others_join_and_votes_are_not_given_twice() -> No
     assert [answer.refusal for answer in answers] == [""] * 6
     promoted = [answer.you for answer in answers if desk.member(answer.you).promote]
     assert promoted == [answers[4].you], "the place became free with the one who took it"
+
+
+def test_a_member_that_was_damaged_before_it_told_its_name_comes_back_as_another() -> None:
+    """Nobody knows what it said under the identity it was given."""
+    desk = Desk(3)
+    first = desk.ask(Application("new", URL)).you
+    desk.group.pass_time(2)
+    roster = desk.ask(Application("new", URL, first))
+    assert roster.refusal == ""
+    assert roster.you not in (0, first)
+    assert first in desk.group[1].machine.removed
+
+
+def test_nobody_votes_before_its_name_is_in_the_list() -> None:
+    desk = Desk(1)
+    new = desk.ask(Application("new", URL)).you
+    peer = desk.group.peers[new] = Peer(desk.group, new, None)
+    desk.group.pass_time(3)
+    assert desk.group[1].host.status().peers[0].caught_up
+    assert desk.group[1].conf.voters == (1,)
+    peer.publish()
+    desk.group.pass_time(1)
+    assert set(desk.group[1].conf.voters) == {1, new}

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 DOWN_SECONDS = 2.0
 """Most a machine stays down."""
 
+DAY = 86_400.0
+"""Seconds a wall clock is set wrong at most."""
+
 SLOWEST = 5.0
 """Most seconds a slow disk takes for a sync."""
 
@@ -155,7 +158,7 @@ class Faults:
 
     def _jump(self, member: Member) -> None:
         self._struck("clock_jumps", member)
-        member.clock.jump(self._random.choice((-3600.0, -5.0, -0.5, 0.5, 5.0, 3600.0)))
+        member.clock.jump(self._random.choice((-DAY, -3600.0, -5.0, -0.5, 0.5, 5.0, 3600.0, DAY)))
 
     # --- the network
 

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from netstore.disk.frame import Identity
 from netstore.errors import CorruptData, Fault, MustStop
+from netstore.node.cluster import Cluster
 from netstore.node.driver import Driver
 from netstore.node.host import DiskFailed, Host
 from netstore.node.lessor import Lessor
 from netstore.node.proposals import Proposals
+from netstore.node.register import Register
 from netstore.node.timekeeper import CHORES_SECONDS, EXPIRE_SECONDS, Deadlines, Timekeeper
 from netstore.raft.core import Boot, Config, Raft
 from netstore.raft.entry import ConfState, HardState, SnapshotMeta
+from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import InstallSnapshot
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
@@ -26,16 +29,18 @@ from netstore.types import ClusterId, Event, Index, NodeId, Term
 from netstore.watch.hub import Hub
 from tests.sim.disk import Disk, SimDevice, StateEngine, finish_replacement
 from tests.sim.disk import Host as DiskHost
-from tests.sim.invariants import require
+from tests.sim.invariants import Violated, require
 from tests.sim.logrecord import LogRecord, WatchedWal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from netstore.net.peerwire import Application, Roster
     from netstore.raft.change import Step
     from netstore.raft.messages import Message
     from netstore.state.commands import Command
     from netstore.state.machine import Outcome
+    from netstore.state.member import MemberInfo
     from netstore.state.v3commands import Range
     from netstore.watch.streams import Sink, Stream
     from tests.sim.timeline import MachineClock
@@ -183,6 +188,10 @@ class Member:
             log=_Lines(self._note),
             catch_up_entries=plan.catch_up_entries,
         )
+        self.cluster = Cluster(self.host, log=_Lines(self._note))
+        self.register = Register(self.host, self.cluster, plan.wish, _Lines(self._note))
+        if not plan.joiners:
+            self.host.change_asked = None  # the operator asks for changes that `Cluster` does not make
         self.lessor = Lessor(self.host, plan.election_ticks * plan.tick)
         self.timekeeper = Timekeeper(self.host, Deadlines(self.clock), plan.tick, _nothing, self.lessor)
         self._next_expiry = self._next_chores = self.clock.monotonic()
@@ -274,6 +283,10 @@ class Member:
             self.world.note(f"{self.id:x} ends: {failure}")
             self.world.reach["members_ended_by_their_disk"] += 1
             self.crash()
+        except (AssertionError, InvariantBroken):
+            raise
+        except Exception as fault:
+            raise Violated(f"member {self.id:x} ended by itself: {fault!r}") from fault
 
     def _turns(self) -> None:
         self._turn_due = False
@@ -294,6 +307,8 @@ class Member:
         self._schedule_tick()
         self.world.ticked(self)
         self.host.tick()
+        if self.world.plan.joiners:
+            self.cluster.tick()
         now = self.clock.monotonic()
         if now >= self._next_expiry:
             self._next_expiry = now + EXPIRE_SECONDS
@@ -389,6 +404,39 @@ class Member:
     def change(self, steps: tuple[Step, ...], command: bytes, done: Done) -> None:
         """The operator asks for other members."""
         self._request(done, lambda answer: self.host.change_members(steps, command, answer))
+
+    def apply(self, application: Application, done: Callable[[Roster | Fault], None]) -> None:
+        """A program asks to be let in, as `node.peers` hands it to the register."""
+        told: list[Roster] = []
+
+        def serve(answer: Done) -> None:
+            def take(roster: Roster) -> None:
+                told.append(roster)
+                answer(None)
+
+            self.register.take(application, take)
+
+        self._request(lambda outcome: done(outcome if isinstance(outcome, Fault) else told[0]), serve)
+
+    def ask_cluster(
+        self,
+        call: Callable[[Callable[[MemberInfo | Fault], None]], None],
+        done: Callable[[MemberInfo | Fault], None],
+    ) -> None:
+        """An operator asks for a change of the members, as `api.operate` serves it."""
+        told: list[MemberInfo] = []
+
+        def serve(answer: Done) -> None:
+            def take(outcome: MemberInfo | Fault) -> None:
+                if isinstance(outcome, Fault):
+                    answer(outcome)
+                else:
+                    told.append(outcome)
+                    answer(None)
+
+            call(take)
+
+        self._request(lambda outcome: done(outcome if isinstance(outcome, Fault) else told[0]), serve)
 
     def watch(
         self,

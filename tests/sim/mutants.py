@@ -7,6 +7,7 @@ a success: PostgreSQL before 2018), and from this one: what simulation found her
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from multiprocessing import get_context
 from random import Random
@@ -20,10 +21,12 @@ from netstore.disk import frame
 from netstore.disk.diagnose import CutTail, segment_name
 from netstore.disk.frame import Flaw, Frame, Place
 from netstore.disk.wal import Wal
+from netstore.node.cluster import Cluster
 from netstore.node.driver import Append, Driver
 from netstore.node.host import DiskFailed, Host
 from netstore.node.lessor import Lessor
 from netstore.node.proposals import Proposals
+from netstore.node.register import Register
 from netstore.raft import core, election, membership, quorum, readindex, replication, snapshotting
 from netstore.raft.core import Raft
 from netstore.raft.entry import ConfState, SnapshotMeta
@@ -38,6 +41,7 @@ from netstore.state.countdown import Countdown
 from netstore.state.history import History
 from netstore.state.lease import Leases
 from netstore.state.machine import Machine
+from netstore.state.member import to_vote
 from netstore.state.tree import Tree
 from netstore.watch.hub import Hub
 from netstore.watch.streams import Watch, Watches
@@ -49,11 +53,13 @@ if TYPE_CHECKING:
 
     from netstore.disk.diagnose import Segment
     from netstore.errors import Fault
+    from netstore.net.peerwire import Application, Roster
     from netstore.raft.entry import Entry
     from netstore.raft.messages import Message
     from netstore.raft.ready import Ready
     from netstore.state.lease import Lease
-    from netstore.types import Event, Index
+    from netstore.state.v3commands import Range
+    from netstore.types import Event, Index, NodeId
     from netstore.watch.hub import Watcher
     from tests.sim.plan import Plan
 
@@ -90,7 +96,7 @@ def _steady(plan: Plan, *faults: str, size: int = 3, rate: float = 0.6) -> None:
     plan.outage = False
     plan.burst = 0
     plan.clients, plan.think, plan.patience, plan.pair_clients = 4, 0.03, 2.0, 0
-    plan.pair_watchers = plan.lease_clients = 0
+    plan.pair_watchers = plan.lease_clients = plan.joiners = plan.hostile = 0
     plan.sticky = 0.5
     plan.skew = plan.drift = plan.no_battery = 0.0
     plan.snapshot_count, plan.catch_up_entries = 10_000, 5_000
@@ -141,7 +147,8 @@ def _pairs(plan: Plan) -> None:
     """Two members of which one goes."""
     _changes(plan)
     plan.size = 2
-    plan.faults = {"membership": 2.0, "isolate": 1.0, "crash": 0.5}
+    plan.duration = 8.0
+    plan.faults = {"membership": 4.0, "partition": 1.5, "isolate": 1.5}
 
 
 def _pair_copies(plan: Plan) -> None:
@@ -220,6 +227,25 @@ def _pair_watched_copies(plan: Plan) -> None:
     """The same while states are replaced by copies."""
     _pair_copies(plan)
     plan.pair_watchers = 6
+
+
+def _joining(plan: Plan) -> None:
+    """Nine programs that join one member at the same instant."""
+    _steady(plan, "isolate", "crash", "transfer", size=1, rate=0.3)
+    plan.duration = 4.0
+    plan.joiners, plan.wish, plan.join_spread, plan.join_operations = 9, 3, 0.0, 0
+
+
+def _thieves(plan: Plan) -> None:
+    """Programs that ask for the places of others."""
+    _joining(plan)
+    plan.size, plan.joiners, plan.join_spread, plan.join_operations = 3, 2, 1.0, 20
+
+
+def _hostile(plan: Plan) -> None:
+    """Clients that send what no honest one does."""
+    _steady(plan, "crash", "transfer", rate=0.3)
+    plan.hostile = 4
 
 
 def _no_battery(plan: Plan) -> None:
@@ -538,6 +564,33 @@ def _no_replacement(watches: Watches) -> None:
     """The watches stand where they stood."""
 
 
+def _limit_overflows(machine: Machine, command: Range, range_: Any = Machine._range) -> Any:
+    if command.limit >= sys.maxsize:
+        raise ValueError("one more than that is no place in a list")
+    return range_(machine, command)
+
+
+# --- members
+
+
+def _decides_where_asked(
+    cluster: Cluster, urls: tuple[str, ...], *, voters: int, replaces: NodeId, done: Any
+) -> None:
+    learner = to_vote(cluster._host.machine.members.values()) >= voters
+    cluster.add(urls, learner=learner, done=done)
+
+
+def _same_identity(
+    register: Register, application: Application | None, answer: Callable[[Roster], None]
+) -> None:
+    assert application is not None
+    waiting = register._waiting_member(application)
+    if waiting is None:
+        register._let_in(application, answer)
+    else:
+        answer(register._roster(waiting))
+
+
 # --- time and answers
 
 
@@ -696,7 +749,7 @@ MUTANTS: Final = tuple(
             "one being removed does not campaign",
             _set(membership, "may_be_needed", lambda raft: raft.conf.votes(raft.id)),
             _pairs,
-            73,
+            44,
         ),
         ("a read is served without a round", _set(readindex, "_release", _reads_without_round), _reads, 9),
         (
@@ -759,6 +812,30 @@ MUTANTS: Final = tuple(
             1,
         ),
         ("request ids repeat in the next life", _set(Proposals, "__init__", _same_ids), _no_battery, 0),
+        (
+            "whether one joins to vote is decided where it asks",
+            _set(Cluster, "join", _decides_where_asked),
+            _joining,
+            0,
+        ),
+        (
+            "a member is replaced though it answers",
+            _set(Cluster, "_objection_to_replacing", lambda *_: None),
+            _thieves,
+            0,
+        ),
+        (
+            "a damaged member gets its identity again",
+            _set(Register, "take", _same_identity),
+            _thieves,
+            3,
+        ),
+        (
+            "a limit is counted up without an end",
+            _set(Machine, "_range", _limit_overflows),
+            _hostile,
+            17,
+        ),
         (
             "what may still happen is called refused",
             _set(Proposals, "expire", _wait_is_refusal),

@@ -91,6 +91,18 @@ class Plan:
     watchers: int = 2
     burst: int = 0
     """Writes made at once, in the middle of the run."""
+    joiners: int = 0
+    """Programs that join; then nobody else adds members, and no disk is damaged."""
+    wish: int = 3
+    """How many are to vote, as members are told when they start."""
+    join_spread: float = 0.0
+    """Seconds within which all of them ask."""
+    join_operations: int = 0
+    """How often an operator promotes, moves or loses a member meanwhile, or a thief asks for its place."""
+
+    hostile: int = 0
+    """Clients that send values at the edges of what a command admits."""
+
     mix: dict[str, int] = field(default_factory=dict)
     """Weight of each kind of operation."""
 
@@ -175,4 +187,32 @@ def draw(random: Random) -> Plan:
     plan.pair_clients = choose((0, 0, 1, 2))
     plan.pair_watchers = choose((0, 1, 3)) if plan.pair_clients else 0
     plan.lease_clients = choose((0, 0, 1, 3))
+    if chance() < 0.08:
+        join(plan, random)
+    elif chance() < 0.08:
+        attack(plan, random)
     return plan
+
+
+def join(plan: Plan, random: Random) -> None:
+    """Make it a run in which programs join."""
+    choose = random.choice
+    plan.size = choose((1, 1, 2, 3))
+    plan.joiners = choose((2, 5, 9))
+    plan.wish = choose((1, 3, 3, 3, 5))
+    plan.join_spread = choose((0.0, 0.01, 1.0))
+    plan.join_operations = choose((0, 0, 6))
+    plan.duration = min(max(plan.duration, 3.0), 6.0)
+    plan.hostile, plan.burst, plan.value_bytes = 0, 0, 0
+    plan.think = max(plan.think, 0.03)
+    plan.faults = {
+        name: rate for name, rate in plan.faults.items() if name not in {"membership", "rot", "misdirect"}
+    }
+
+
+def attack(plan: Plan, random: Random) -> None:
+    """Make it a run in which clients send what no honest one does."""
+    plan.hostile = random.choice((1, 2, 4))
+    plan.joiners, plan.burst, plan.lease_clients = 0, 0, 0
+    plan.think = max(plan.think, 0.03)
+    plan.max_append_bytes = 1024 * 1024

@@ -114,8 +114,8 @@ class Steward:
 
     def _gone(self, conf: ConfState) -> list[NodeId]:
         """Members that will never come back."""
-        members = self._world.members
-        return [node for node in conf.members() if members[node].refused or members[node].retired]
+        members = [self._world.members[node] for node in conf.members() if node in self._world.members]
+        return [each.id for each in members if each.refused or each.retired]
 
     def _busy(self) -> bool:
         now = self._world.timeline.now
@@ -141,10 +141,10 @@ class Steward:
             return
         self._were_members.update(conf.members())
         for node in sorted(self._were_members - {*conf.members()}):
-            if not world.members[node].retired and self._random.random() < 0.3:
+            if node in world.members and not world.members[node].retired and self._random.random() < 0.3:
                 self._retire(world.members[node])
         gone = self._gone(conf)
-        if gone and not self._busy():
+        if gone and not self._busy() and not world.plan.joiners:
             steps = [Step(StepKind.REMOVE, gone[0])]
             if conf.votes(gone[0]) and len(world.members) < MOST_MACHINES + 4:
                 steps.append(Step(StepKind.ADD_LEARNER, self._machine()))

@@ -22,7 +22,9 @@ from tests.check.history import Fate
 from tests.sim import plan as plans
 from tests.sim.disk import COPY_SECONDS, Disk
 from tests.sim.faults import Faults
+from tests.sim.hostile import Hostile
 from tests.sim.invariants import Invariant, Violated, all_invariants
+from tests.sim.joiners import Joiners
 from tests.sim.leaseload import LONGEST_TTL, LeaseLoad
 from tests.sim.ledger import Ledger
 from tests.sim.member import Member
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
 
 RECOVERY_TIMEOUTS: Final = 20
 """Election timeouts, at their longest, within which a healed cluster must serve and be equal."""
+
+JOIN_SECONDS: Final = 2.0
+"""What each program that joins adds to that: its change, its copy of the state and its promotion."""
 
 _STREAMS: Final = 8
 
@@ -94,6 +99,8 @@ class World:
         self.pairs = PairLoad(self, streams[7])
         self.pair_watches = PairWatches(self, Random(f"watches {seed}"))  # noqa: S311 - repeatable
         self.lease_load = LeaseLoad(self, Random(f"leases {seed}"))  # noqa: S311 - repeatable
+        self.hostile = Hostile(self, Random(f"hostile {seed}"))  # noqa: S311 - repeatable
+        self.joiners = Joiners(self, Random(f"joiners {seed}"))  # noqa: S311 - repeatable
 
     # --- the run
 
@@ -107,6 +114,8 @@ class World:
         self.pairs.start()
         self.pair_watches.start()
         self.lease_load.start()
+        self.joiners.start()
+        self.hostile.start()
         self.timeline.run(self.plan.duration)
         self.workload.stop()
         self.pair_watches.stop()
@@ -114,7 +123,10 @@ class World:
             self._heal()
         for hook in self._finished:
             hook()
-        judge(self)
+        if self.plan.hostile:
+            self.ledger.replay()
+        else:
+            judge(self)
 
     def _heal(self) -> None:
         self.note("faults stop")
@@ -123,6 +135,7 @@ class World:
         timeout = 2 * self.plan.election_ticks * self.plan.tick
         step = self.plan.tick
         limit = self.timeline.now + RECOVERY_TIMEOUTS * max(timeout, 0.5) + 20 * self.plan.disk_latency
+        limit += JOIN_SECONDS * self.plan.joiners
         if self.plan.lease_clients:
             limit += LONGEST_TTL + RETRY_SECONDS
         asked: list[Operation] = []
@@ -139,7 +152,7 @@ class World:
                 and leader.machine.applied == leader.raft.log.last
             ):
                 self.calm_since = self.timeline.now
-            if leader is not None and self.steward.settled(leader):
+            if leader is not None and self.steward.settled(leader) and self.joiners.settled(leader):
                 everyone = [self.members[node] for node in leader.raft.conf.members()]
                 if not asked:
                     asked = [self.workload.ask(member) for member in everyone]
@@ -161,7 +174,9 @@ class World:
 
     def _equal(self, leader: Member, everyone: list[Member]) -> bool:
         last = leader.raft.log.last
-        return not (leader.machine.tree.timed or any(leader.machine.leases)) and all(
+        counting = leader.machine.tree.timed or any(leader.machine.leases)
+        living = counting and not self.plan.hostile  # theirs live for centuries
+        return not living and all(
             member.up and member.machine.applied == last == member.raft.commit for member in everyone
         )
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from netstore.errors import MustStop
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 
-class Violated(AssertionError):  # noqa: N818 - named for the verdict
+class Violated(AssertionError, MustStop):  # noqa: N818 - named for the verdict
     """A property does not hold."""
 
 
@@ -74,6 +76,7 @@ def all_invariants() -> tuple[type[Invariant], ...]:
         durable_log,
         election_safety,
         expiry,
+        joining,
         kept_before_said,
         later_term,
         leader_completeness,
@@ -102,5 +105,6 @@ def all_invariants() -> tuple[type[Invariant], ...]:
         later_term.LaterTerm,
         pre_vote.PreVote,
         expiry.Expiry,
+        joining.Joining,
         digest.Digest,
     )

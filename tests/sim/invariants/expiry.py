@@ -22,6 +22,8 @@ class Expiry(Invariant):
 
     def turned(self, member: Member) -> None:
         history = member.machine.history
+        if self.world.plan.hostile:
+            return  # they propose instants themselves
         if history.last <= self._seen:
             return
         world = self.world
