@@ -51,6 +51,7 @@ from netstore.disk.datadir import (
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
+from netstore.disk.skips import read_skips
 from netstore.disk.wal import Wal
 from netstore.errors import CorruptData, Fault, NetstoreError, StateDamaged
 from netstore.guard import guarded
@@ -211,6 +212,9 @@ class _Store:
             parts.callback(self._close_engine)
             self.engine.log_position = self.wal.position
             self.machine = Machine(self.engine)
+            self.machine.passed_over = read_skips(folder.path)
+            if self.machine.passed_over:
+                self.log.warning("entries_skipped", entries=sorted(self.machine.passed_over))
             self.machine.load()
             self._parts = parts.pop_all()
 

@@ -1,23 +1,51 @@
-"""netstored: the words of its command line turned into one call of the server (exit codes: `cli.program`)."""
+"""netstored: the words of its command line turned into one call of the server (exit codes: `cli.program`), or
+into a look at the log of a member that does not run.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from netstore import __version__
 from netstore.cli import program
+from netstore.errors import NetstoreError
 from netstore.ops.config import STORE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from netstore.node.inspection import Inspection
     from netstore.ops.config import StoreConfig
+
+_TOOL: Final = re.compile(r"--?(inspect-log|skip-entry|confirm)(?:=(.*))?", re.DOTALL)
+_RANGE: Final = re.compile(r"([0-9]{0,19}):([0-9]{0,19})|([0-9]{1,19})")
+_EVERYTHING: Final = ":"
+
+
+@dataclass(slots=True)
+class _Work:
+    """What is to be done with the log in place of running the member."""
+
+    shown: str | None = None
+    """FROM:TO of the entries to list."""
+    skip: str | None = None
+    confirm: str | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run netstored with the words after its name (the process's own by default). Returns the exit code."""
-    return program.main(STORE, argv, _serve)
+    given = sys.argv[1:] if argv is None else argv
+    if not any(map(_TOOL.fullmatch, given)):
+        return program.main(STORE, given, _serve)
+    try:
+        work, rest = _take_apart(given)
+    except NetstoreError as error:
+        print(f"netstored: {error}", file=sys.stderr)
+        return program.HOPELESS
+    return program.main(STORE, rest, lambda config, _: _work_on_log(config, work))
 
 
 def _serve(config: StoreConfig, notices: Sequence[str]) -> None:
@@ -33,6 +61,83 @@ def _serve(config: StoreConfig, notices: Sequence[str]) -> None:
         log.warning("setting_without_effect", notice=notice)
     log.info("member_starting", version=__version__, name=config.name, data_dir=config.data_dir)
     trio.run(serve, config)
+
+
+def _take_apart(given: Sequence[str]) -> tuple[_Work, list[str]]:
+    work = _Work()
+    rest: list[str] = []
+    words = list(given)
+    while words:
+        word = words.pop(0)
+        match = _TOOL.fullmatch(word)
+        if match is None:
+            rest.append(word)
+            continue
+        flag, value = match.groups()
+        if value is None and words and _fits(flag, words[0]):
+            value = words.pop(0)
+        if flag == "inspect-log":
+            work.shown = _EVERYTHING if value is None else value
+        elif value is None:
+            raise NetstoreError(f"flag --{flag} needs a value; write --{flag}=VALUE")
+        elif flag == "skip-entry":
+            work.skip = value
+        else:
+            work.confirm = value
+    if work.shown is not None and not _RANGE.fullmatch(work.shown):
+        raise NetstoreError(f"--inspect-log: {work.shown!r} is no range of entries; write FROM:TO")
+    if work.skip is not None and not re.fullmatch("[0-9]{1,19}", work.skip):
+        raise NetstoreError(f"--skip-entry: {work.skip!r} is no index; --inspect-log lists the entries")
+    if work.confirm is not None and work.skip is None:
+        raise NetstoreError("--confirm goes with --skip-entry INDEX; name the entry")
+    return work, rest
+
+
+def _fits(flag: str, word: str) -> bool:
+    return _RANGE.fullmatch(word) is not None if flag == "inspect-log" else not word.startswith("--")
+
+
+def _work_on_log(config: StoreConfig, work: _Work) -> None:
+    from netstore.node.inspection import Inspection  # noqa: PLC0415 - as in `_serve`
+
+    with Inspection(config.data_dir, config.wal_dir) as inspection:
+        if work.shown is not None:
+            first, last = _bounds(work.shown)
+            for each in inspection.lines(first, last):
+                print(each)
+        if work.skip is not None:
+            _skip(inspection, int(work.skip), work.confirm)
+
+
+def _bounds(shown: str) -> tuple[int, int]:
+    match = _RANGE.fullmatch(shown)
+    assert match is not None, "it was checked"  # noqa: S101 - a bug, not an input
+    first, last, one = match.groups()
+    return (int(one), int(one)) if one else (int(first or 0), int(last or 10**19))
+
+
+def _skip(inspection: Inspection, index: int, confirm: str | None) -> None:
+    entry = inspection.find(index)
+    print(f"{entry.index} {entry.hash} {entry.line}")
+    if confirm is None and sys.stdin.isatty():
+        print(
+            f"What this entry says will not happen. Type its hash, {entry.hash}, to skip it: ",
+            end="",
+            flush=True,
+        )
+        confirm = sys.stdin.readline().strip()
+    if confirm is None:
+        raise NetstoreError(
+            f"entry {index} was not skipped: what it says would not happen; say that it is meant with"
+            f" --confirm {entry.hash}"
+        )
+    if confirm != entry.hash:
+        raise NetstoreError(f"entry {index} was not skipped: its hash is {entry.hash}, not {confirm!r}")
+    inspection.skip(entry)
+    print(f"Entry {index} is skipped by this member from its next start on.")
+    print("Every member of the cluster has to skip it, before its next start:")
+    print(f"    netstored --data-dir FOLDER --skip-entry {index} --confirm {entry.hash}")
+    print("Members compare their states when they run again; one that differs from the others stops.")
 
 
 if __name__ == "__main__":

@@ -243,10 +243,10 @@ def _read_identity(folder: Path, name: str = _IDENTITY) -> MemberIdentity | None
 
 
 def _write_identity(folder: Path, identity: MemberIdentity, name: str = _IDENTITY) -> None:
-    _write_whole(folder, name, identity.encode())
+    write_whole(folder, name, identity.encode())
 
 
-def _write_whole(folder: Path, name: str, content: bytes) -> None:
+def write_whole(folder: Path, name: str, content: bytes) -> None:
     """Write aside, sync, rename, sync: there is a whole file or none. Others may not read it."""
     aside = folder / f"{name}.new"
     with _explained(aside):
@@ -293,7 +293,7 @@ def keep_token(folder: Path, token: str) -> None:
     if not _is_token(token):
         raise ValueError(f"a join token has 1 to {MAX_TOKEN_CHARACTERS} printable characters")
     text = f"{_JOIN_TITLE}\ntoken {token}\n".encode()
-    _write_whole(folder, _JOIN, text + f"check {crc32c(text):08x}\n".encode())
+    write_whole(folder, _JOIN, text + f"check {crc32c(text):08x}\n".encode())
 
 
 def _is_token(token: str) -> bool:

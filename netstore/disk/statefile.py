@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from netstore.types import Index
+
 
 class StateFile:
     """The tables of a file made by `LmdbEngine.copy_to`. Blocks: for a thread of its own. A context manager.
@@ -22,6 +24,11 @@ class StateFile:
     def __init__(self, path: Path) -> None:
         """StateDamaged when it is no state."""
         self._tables = Tables.read(path)
+
+    @property
+    def applied(self) -> Index:
+        """The last log entry that is part of this state."""
+        return self._tables.summary.applied
 
     def scan(self, table: str, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         """Pairs with start <= key < end (None: to the end), in key order.

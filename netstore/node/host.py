@@ -36,8 +36,9 @@ from netstore.raft.messages import Forward, MessageRefused
 from netstore.raft.status import Fate, Refusal
 from netstore.seams import SyncFailed
 from netstore.state.commands import CompareAndDelete, Delete, ExpireNodes, RemoveMember
-from netstore.state.envelope import is_bare, request_of
+from netstore.state.envelope import command_of, is_bare, request_of
 from netstore.state.v3commands import Compact, DeleteRange, LeaseExpire, LeaseRevoke
+from netstore.state.words import describe
 from netstore.types import Index, Nanos, Term
 from netstore.watch.streams import Watches
 
@@ -483,7 +484,7 @@ class Host:
             except (NetstoreError, MemoryError):
                 raise
             except Exception as error:
-                raise _broken(entry, error) from error
+                raise _broken(entry, data, error) from error
             if self.observer is not None and (is_bare(data) or entry.index % MARK_ENTRIES == 0):
                 self.observer.reached()
             if data:
@@ -660,11 +661,12 @@ class Host:
             self._log.warning("log_mark_not_written", error=str(failure))
 
 
-def _broken(entry: Entry, error: Exception) -> CannotApply:
+def _broken(entry: Entry, payload: bytes, error: Exception) -> CannotApply:
+    what = describe(command_of(payload)) if payload else "which has no command"
     return CannotApply(
-        f"entry {entry.index} of the log cannot be applied: {type(error).__name__}: {error}; this is a fault"
-        f" of netstored. netstored --inspect-log {entry.index}:{entry.index} shows the entry, --skip-entry"
-        f" {entry.index} passes over it"
+        f"entry {entry.index} of the log, {what}, cannot be applied: {type(error).__name__}: {error}; this is"
+        f" a fault of netstored. netstored --inspect-log {entry.index}:{entry.index} shows the entry,"
+        f" --skip-entry {entry.index} passes over it"
     )
 
 

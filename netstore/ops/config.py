@@ -707,6 +707,11 @@ STORE: Final = Layered(
     original="etcd",
     foreign=ETCD_ONLY,
     default_file=CONFIG_FILE,
+    tools={
+        "inspect-log [FROM:TO]": "List the entries of a stopped member's log, and exit.",
+        "skip-entry INDEX": "Have a stopped member pass over an entry that it cannot apply, and exit.",
+        "confirm HASH": "Say that --skip-entry is meant, by the hash that --inspect-log shows.",
+    },
 )
 
 

@@ -470,6 +470,8 @@ class Layered(Generic[C]):
     """The name of that program."""
     foreign: Mapping[str, Foreign]
     default_file: Path
+    tools: Mapping[str, str] = field(default_factory=dict)
+    """Flags, with the value they take, that do something else than run it -> what; its program reads them."""
 
     def settings(self) -> tuple[Setting, ...]:
         """All settings, in the order declared."""
@@ -534,7 +536,9 @@ class Layered(Generic[C]):
     def parse(self, argv: Sequence[str]) -> Words:
         """Take a command line apart. Raises NetstoreError on an unknown flag or word or a missing value."""
         by_flag = {flag: each for each in self.settings() for flag in each.flags}
-        known = tuple(f"--{flag}" for flag in (*by_flag, *OWN_FLAGS))
+        known = tuple(
+            f"--{flag}" for flag in (*by_flag, *OWN_FLAGS, *(each.split()[0] for each in self.tools))
+        )
         words = Words({}, [], None, Task.RUN)
         file, task = None, Task.RUN
         rest = iter(argv)
@@ -638,6 +642,8 @@ class Layered(Generic[C]):
             lines.append(f"        {each.about}")
             lines.append(f"        Default: {default_words(each)}. Environment: {', '.join(each.variables)}.")
         lines.append("")
+        for words, about in self.tools.items():
+            lines += [f"  --{words}", f"        {about}"]
         for word, about in OWN_FLAGS.items():
             lines.append(f"  --{word}{' PATH' if word == 'config-file' else ''}")
             lines.append(f"        {about}")

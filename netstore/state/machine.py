@@ -76,6 +76,7 @@ from netstore.state.v3commands import (
     V3Command,
     V3Outcome,
 )
+from netstore.state.words import payload_hash
 from netstore.types import EtcdIndex, Event, Index, Nanos, NodeId, NodeView, Revision
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ class Machine:
         self.mvcc = Mvcc(engine, self.leases.move)
         self.mvcc.trail = self.trail
         self.alarms = Alarms()
+        self.passed_over: Mapping[Index, str] = {}
+        """Entries that an operator has this member pass over: index -> hash of the payload."""
         self._members: dict[NodeId, MemberInfo] = {}
         self._removed: set[NodeId] = set()
         self._events: list[Event] = []
@@ -231,6 +234,8 @@ class Machine:
 
         CannotApply, with nothing changed, for what a later version has written.
         """
+        if index in self.passed_over:
+            return self._pass_over(index, payload)
         command = first_level_command(payload) if payload else payload
         if command is not None:
             return self.apply(index, command)
@@ -242,6 +247,16 @@ class Machine:
             self.apply(index, b"")
             return self._refusal(str(error))
         return self.apply(index, envelope.command)
+
+    def _pass_over(self, index: Index, payload: bytes) -> Fault:
+        if payload_hash(payload) != self.passed_over[index]:
+            raise CannotApply(
+                f"entry {index} of the log is not the one that --skip-entry was given: it has the hash"
+                f" {payload_hash(payload)}, and {self.passed_over[index]} was to be skipped; remove the file"
+                " skipped from the data folder"
+            )
+        self.apply(index, b"")
+        return self._refusal("the entry was passed over")
 
     def _opened(self, payload: bytes) -> Envelope:
         envelope = read(payload)

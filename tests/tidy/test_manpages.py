@@ -52,7 +52,8 @@ def declared_options(program: object) -> set[str]:
     match program:
         case Layered():
             named = {f"--{flag}" for each in program.settings() for flag in each.flags}
-            return named | {f"--{flag}" for flag in OWN_FLAGS} | {"-h"}
+            tools = {f"--{words.split()[0]}" for words in program.tools}
+            return named | tools | {f"--{flag}" for flag in OWN_FLAGS} | {"-h"}
         case click.Command():
             return {
                 option for each in _click_options(program) for option in (*each.opts, *each.secondary_opts)

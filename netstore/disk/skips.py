@@ -1,0 +1,50 @@
+"""Entries that this member passes over when it applies its log: the file `skipped` in the data folder.
+
+An operator names one that stops every member (`netstored --skip-entry`). It is kept, so that every replay of
+the log gives the same state; and it names what the entry holds, so that it is never taken for another.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from netstore.codec import crc32c
+from netstore.disk.datadir import write_whole
+from netstore.errors import CorruptData
+from netstore.types import Index
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+NAME: Final = "skipped"
+
+MOST: Final = 64
+"""Entries that can be passed over: what needs more is not mended this way."""
+
+_TITLE: Final = "netstore skipped entries"
+
+
+def read_skips(folder: Path) -> dict[Index, str]:
+    """Index -> hash (`state.words.payload_hash`) of each entry that is passed over. Blocks.
+
+    CorruptData when the file is not what `keep_skips` wrote.
+    """
+    path = folder / NAME
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    text, _, check = data.rpartition(b"check ")
+    lines = text.decode("ascii", "replace").splitlines()
+    if check != f"{crc32c(text):08x}\n".encode() or lines[:1] != [_TITLE]:
+        raise CorruptData(f"{path}: damaged; nothing was changed: remove it and skip the entries again")
+    words = (each.split(" ") for each in lines[1:])
+    return {Index(int(index)): hash_ for _, index, hash_ in words}
+
+
+def keep_skips(folder: Path, skips: Mapping[Index, str]) -> None:
+    """Write them, on stable storage. Blocks. NetstoreError when it cannot be written."""
+    lines = [_TITLE, *(f"entry {index} {hash_}" for index, hash_ in sorted(skips.items()))]
+    text = "".join(f"{each}\n" for each in lines).encode()
+    write_whole(folder, NAME, text + f"check {crc32c(text):08x}\n".encode())

@@ -1,0 +1,108 @@
+"""A command, or a whole entry, as one line for people: what was asked, and how large what is left out is."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from netstore.errors import CorruptData
+from netstore.state import envelope
+from netstore.state.commands import decode, head_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_BYTES: Final = 60
+"""Of a key or text that are shown; of the rest there is the size."""
+
+MAX_ITEMS: Final = 4
+"""Of a list that are shown; of the rest there is the number."""
+
+MAX_NESTING: Final = 3
+"""Lists in one another that are shown."""
+
+HASH_BYTES: Final = 8
+
+_HIDDEN: Final = frozenset({"value", "prev_value"})
+"""Fields of which only the size is shown: what users keep in the store is not for its operator's eyes."""
+
+
+def payload_hash(payload: bytes) -> str:
+    """What tells one entry's payload from another: 16 hexadecimal digits of its BLAKE2b."""
+    return blake2b(payload, digest_size=HASH_BYTES).hexdigest()
+
+
+def describe(command: bytes) -> str:
+    """A command in words. Any bytes may be given."""
+    if not command:
+        return "no command"
+    try:
+        return _struct(decode(command), MAX_NESTING)
+    except CorruptData as error:
+        head = head_of(command)
+        number = "" if head is None else f"command {head[0]}, "
+        return f"{number}{len(command)} bytes: {error}"
+
+
+def when(wall: int) -> str:
+    """An instant of wall time, to the millisecond; `-` for none or one that no calendar has."""
+    try:
+        moment = datetime.fromtimestamp(wall / 1e9, UTC)
+    except (ValueError, OverflowError, OSError):
+        return "-"
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z") if wall else "-"
+
+
+def line(payload: bytes) -> str:
+    """A payload in words: when, who, and what, with the feature level where that is not the first."""
+    if not payload:
+        return "- - first entry of a term"
+    try:
+        found = envelope.read(payload)
+    except CorruptData as error:
+        return f"- - {error}"
+    if found.format != envelope.FORMAT:
+        return f"- - {len(payload)} bytes of format {found.format}, which this release does not know"
+    who = ascii(found.principal.decode("utf-8", "backslashreplace")) if found.principal else "-"
+    level = "" if found.level == 1 else f" (feature level {found.level})"
+    return f"{when(found.wall)} {who} {describe(found.command)}{level}"
+
+
+def _struct(value: msgspec.Struct, nesting: int) -> str:
+    shown = []
+    for name, default in zip(value.__struct_fields__, _defaults(value), strict=True):
+        field = getattr(value, name)
+        if field == default:
+            continue
+        hidden = name in _HIDDEN and isinstance(field, bytes)
+        shown.append(f"{name}={f'{len(field)} bytes' if hidden else _value(field, nesting)}")
+    return f"{type(value).__name__}({', '.join(shown)})"
+
+
+def _defaults(value: msgspec.Struct) -> Sequence[object]:
+    given = value.__struct_defaults__
+    return (msgspec.NODEFAULT,) * (len(value.__struct_fields__) - len(given)) + given
+
+
+def _value(value: object, nesting: int) -> str:
+    if isinstance(value, bytes):
+        return _text(ascii(value[:MAX_BYTES])[1:], len(value))
+    if isinstance(value, str):
+        return _text(ascii(value[:MAX_BYTES]), len(value))
+    if isinstance(value, msgspec.Struct):
+        return _struct(value, nesting) if nesting else type(value).__name__
+    if isinstance(value, tuple):
+        if not nesting:
+            return f"[{len(value)}]"
+        parts = [_value(each, nesting - 1) for each in value[:MAX_ITEMS]]
+        if len(value) > MAX_ITEMS:
+            parts.append(f"and {len(value) - MAX_ITEMS} more")
+        return f"[{', '.join(parts)}]"
+    return str(value)
+
+
+def _text(shown: str, size: int) -> str:
+    return shown if size <= MAX_BYTES else f"{shown}... ({size} bytes)"

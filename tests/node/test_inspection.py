@@ -1,0 +1,179 @@
+"""A log that cannot be applied: what is shown of it, and passing over an entry, alike at every start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.cli.netstored import main
+from netstore.disk.datadir import DataDir, MemberIdentity
+from netstore.disk.frame import Identity
+from netstore.disk.posix import PosixDevice
+from netstore.disk.skips import keep_skips, read_skips
+from netstore.disk.wal import Wal
+from netstore.errors import CannotApply, CorruptData, NetstoreError
+from netstore.node.inspection import Inspection
+from netstore.raft.change import Change, Step, StepKind
+from netstore.raft.entry import Entry, EntryKind, HardState
+from netstore.state import words
+from netstore.state.commands import AddMember, Set, encode
+from netstore.state.envelope import seal
+from netstore.state.machine import Machine
+from netstore.state.v3commands import Put, Range, Txn
+from netstore.types import ClusterId, Index, NodeId, Term
+from tests.support.local_member import memory_engine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WHEN = 1_795_000_000_123_000_000
+POISON = seal(b"\x92\x5a\xc4\x00", wall=WHEN)
+UNKNOWN = "command 90, 4 bytes: not a command of this version: command 90 is not known"
+PAYLOADS = (
+    b"",
+    seal(encode(Put(b"/registry/a", b"secret" * 9)), wall=WHEN, principal=b"node1"),
+    POISON,
+    seal(encode(Set(b"/a", b"1")), wall=WHEN),
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "data"
+    data = DataDir.open(path, MemberIdentity(ClusterId(0xC1), NodeId(0xA), "node1"))
+    wal, _ = Wal.open(PosixDevice(data.wal_dir, lambda call: call()), Identity(ClusterId(0xC1), NodeId(0xA)))
+    entries = [
+        Entry(Index(place), Term(2), EntryKind.NORMAL, payload) for place, payload in enumerate(PAYLOADS, 1)
+    ]
+    change = Change(
+        (Step(StepKind.ADD_LEARNER, NodeId(9)),), context=seal(encode(AddMember(9, ("http://p:1",))))
+    )
+    entries.append(Entry(Index(5), Term(2), EntryKind.CHANGE, change.encode()))
+    wal.append(HardState(Term(2), NodeId(0xA), Index(5)), entries, lambda _: None)
+    wal.close()
+    data.close()
+    return path
+
+
+def test_the_log_is_listed_in_words(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data-dir", str(folder), "--inspect-log"]) == 0
+    head, columns, *lines = capsys.readouterr().out.splitlines()
+    assert head == "# member a of cluster c1: entries 1 to 5, committed 5, in the state 0"
+    assert columns == "# index term kind hash time principal command"
+    shown = [each.split(" ", 4) for each in lines]
+    assert [each[:3] for each in shown] == [
+        *([str(index), "2", "entry"] for index in range(1, 5)),
+        ["5", "2", "change"],
+    ]
+    assert [each[3] for each in shown[:4]] == [words.payload_hash(each) for each in PAYLOADS]
+    assert [each[4] for each in shown] == [
+        "- - first entry of a term",
+        "2026-11-18T11:06:40.123Z 'node1' Put(key='/registry/a', value=54 bytes)",
+        f"2026-11-18T11:06:40.123Z - {UNKNOWN}",
+        "2026-11-18T11:06:40.123Z - Set(path='/a', value=1 bytes)",
+        "- - AddMember(id=9, peer_urls=['http://p:1'])",
+    ]
+
+
+def test_a_range_of_it_is_listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words_, indexes in (
+        (["2:3"], "23"),
+        (["4:"], "45"),
+        ([":1"], "1"),
+        (["3"], "3"),
+        (["--name", "x"], "12345"),
+    ):
+        assert main(["--inspect-log", *words_, "--data-dir", str(folder)]) == 0
+        lines = capsys.readouterr().out.splitlines()[2:]
+        assert "".join(each[0] for each in lines) == indexes
+
+
+def applied(folder: Path, upto: int = 5) -> Machine:
+    """What a member does with the log at a start."""
+    machine = Machine(memory_engine())
+    machine.passed_over = read_skips(folder)
+    for place, payload in enumerate(PAYLOADS[:upto], 1):
+        machine.enter(Index(place), payload)
+    return machine
+
+
+def test_an_entry_is_skipped_once_it_was_confirmed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(
+        CannotApply, match=r"entry 3 of the log: .*--inspect-log 3:3 shows it.*--skip-entry 3"
+    ):
+        applied(folder)
+    flags = ["--data-dir", str(folder), "--skip-entry", "3"]
+    assert main(flags) == 1
+    told = capsys.readouterr().err
+    hash_ = words.payload_hash(POISON)
+    assert (
+        f"was not skipped: what it says would not happen; say that it is meant with --confirm {hash_}" in told
+    )
+    assert main([*flags, "--confirm", "0" * 16]) == 1
+    assert read_skips(folder) == {}
+    assert main([*flags, f"--confirm={hash_}"]) == 0
+    said = capsys.readouterr().out
+    assert f"netstored --data-dir FOLDER --skip-entry 3 --confirm {hash_}" in said
+    assert "Every member of the cluster has to skip it" in said
+    for _ in range(2):
+        machine = applied(folder)
+        assert machine.applied == 4
+        assert machine.tree.file(b"/a") is not None
+        assert machine.mvcc.exists(b"/registry/a")
+    assert main(["--data-dir", str(folder), "--inspect-log", "3"]) == 0
+    assert capsys.readouterr().out.endswith("[skipped]\n")
+
+
+def test_a_skip_is_for_the_entry_that_was_seen_only(folder: Path) -> None:
+    keep_skips(folder, {Index(2): "0" * 16})
+    with pytest.raises(CannotApply, match="not the one that --skip-entry was given"):
+        applied(folder)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--skip-entry", "9"], "entry 9 is not in the log"),
+        (["--skip-entry", "x"], "'x' is no index"),
+        (["--skip-entry"], "--skip-entry needs a value"),
+        (["--inspect-log=x"], "no range of entries; write FROM:TO"),
+        (["--confirm", "00"], "goes with --skip-entry"),
+    ],
+)
+def test_what_cannot_be_done_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str], flags: list[str], told: str
+) -> None:
+    assert main(["--data-dir", str(folder), *flags]) in {1, 2}
+    assert told in capsys.readouterr().err
+
+
+def test_a_folder_that_is_none_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data-dir", str(tmp_path / "none"), "--inspect-log"]) == 1
+    assert "is no data folder of a member" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_in_use_is_left_alone(folder: Path) -> None:
+    with Inspection(folder, None), pytest.raises(NetstoreError, match="in use by process"):
+        Inspection(folder, None)
+
+
+def test_a_damaged_list_of_skipped_entries_is_refused(folder: Path) -> None:
+    keep_skips(folder, {Index(3): "ab", Index(12): "cd"})
+    assert read_skips(folder) == {3: "ab", 12: "cd"}
+    path = folder / "skipped"
+    path.write_bytes(path.read_bytes().replace(b"entry 3", b"entry 4"))
+    with pytest.raises(CorruptData, match="skipped: damaged"):
+        read_skips(folder)
+
+
+def test_what_is_long_is_told_by_its_size() -> None:
+    deep = Txn((), (Txn((), (Txn((), (Range(b"k"),)),)),))
+    many = Txn((), tuple(Put(b"%d" % number) for number in range(9)))
+    assert words.describe(encode(deep)) == "Txn(success=[Txn(success=[Txn(success=[Range])])])"
+    assert words.describe(encode(many)).endswith("Put(key='3'), and 5 more])")
+    assert words.describe(encode(Put(b"k" * 900))) == f"Put(key='{'k' * 60}'... (900 bytes))"
+    assert words.describe(b"\xff").startswith("1 bytes: not a command")
+    assert words.line(b"\x09" * 30) == "- - 30 bytes of format 9, which this release does not know"
+    assert words.when(2**64 - 1) in {"-", "2554-07-21T23:34:33.709Z"}
