@@ -288,6 +288,7 @@ class StoreConfig:
         Text("give 1 to 256 printable characters", r".{1,256}"),
         DEFAULT_CLUSTER_TOKEN,
         "Tells clusters apart, and is the join token of one that begins with several members.",
+        secret=True,
         variables=("ETCD_INITIAL_CLUSTER_TOKEN",),
     )
     join: tuple[Url, ...] = setting(

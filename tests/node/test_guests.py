@@ -1,0 +1,258 @@
+"""Streams that others open, fed by hand: any bytes, in any pieces, before and after a proof."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from netstore.disk.datadir import MemberIdentity
+from netstore.limits import Budget
+from netstore.net.peerproof import Secret
+from netstore.net.peerwire import (
+    MAX_GREETING_BYTES,
+    PING,
+    Challenge,
+    Hello,
+    Proof,
+    Purpose,
+    StateNote,
+    Verdict,
+    Welcome,
+    encode_batch,
+    encode_document,
+    frame,
+    read_answer,
+)
+from netstore.node import guests as module
+from netstore.node.guests import Guest, Guests
+from netstore.types import ClusterId, Index, NodeId
+from tests.support.raft_forms import damaged, extreme_messages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from netstore.net.peerwire import Application, Roster
+    from netstore.net.tls import Credentials
+    from netstore.raft.messages import Message
+
+CLUSTER, ME, OTHER = ClusterId(0xC1), NodeId(0xA), NodeId(0xB)
+SECRET = Secret("a token")
+
+
+class Wire:
+    """A link of which only the near end exists."""
+
+    def __init__(self) -> None:
+        self.party: Guest
+        self.open = True
+        self.unsent = 0
+        self.sent = b""
+        self.reason = ""
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    def cut(self, reason: str) -> None:
+        if self.open:
+            self.open, self.reason = False, reason
+            self.party.gone(reason)
+
+
+class Lodge:
+    """A member that is called, and remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.identity = MemberIdentity(CLUSTER, ME, "me")
+        self.reactor: Any = None
+        self.credentials: Credentials | None = None
+        self.clock: Any = self
+        self.got: list[Message] = []
+        self.notes: list[StateNote] = []
+        self.asked: list[Application | None] = []
+        self.lines: list[object] = []
+        self.now = 0.0
+        self.guests = Guests(self, SECRET, Budget(1 << 20))
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def listed(self) -> set[NodeId]:
+        return {ME, OTHER}
+
+    def removed(self) -> set[NodeId]:
+        return {NodeId(0xDEAD)}
+
+    def copy_comes(self, _link: object, _sender: NodeId) -> None:
+        return None
+
+    def came(self, sender: NodeId) -> None:
+        assert sender
+
+    def deliver(self, messages: Sequence[Message], size: int) -> None:
+        assert size
+        self.got += messages
+
+    def apply(self, application: Application | None, _answer: Callable[[Roster], None]) -> None:
+        self.asked.append(application)
+
+    def noted(self, sender: NodeId, note: StateNote) -> None:
+        assert sender
+        self.notes.append(note)
+
+    def note(self, about: object, event: str, **fields: object) -> None:
+        self.lines.append((about, event, fields))
+
+    def call(self, address: str = "10.0.0.1") -> Wire:
+        """Somebody connects."""
+        wire = Wire()
+        guest = Guest(self.guests, address, certified=False)
+        guest.link = wire  # type: ignore[assignment] # a link by what is used of it
+        wire.party = guest
+        self.guests.strangers[guest] = None
+        return wire
+
+
+def prove(wire: Wire, hello: Hello) -> None:
+    """Greet as who knows the token."""
+    said = hello.encode()
+    wire.party.received(said)
+    found = read_answer(wire.sent)
+    assert found is not None
+    assert isinstance(found[0], Challenge)
+    wire.sent = b""
+    wire.party.received(Proof(SECRET.caller(said, found[0].encode())).encode())
+
+
+def held(guests: Guests) -> int:
+    return sum(len(guest._read) for guest in guests.strangers)
+
+
+HELLOS = st.builds(
+    Hello,
+    st.sampled_from(Purpose),
+    st.sampled_from([CLUSTER, ClusterId(0), ClusterId(1)]),
+    st.sampled_from([OTHER, ME, NodeId(0), NodeId(0xDEAD), NodeId(2**64 - 1)]),
+    st.sampled_from([ME, NodeId(0), OTHER]),
+    st.text(max_size=20),
+)
+GREETINGS = HELLOS.map(Hello.encode) | st.binary(min_size=32, max_size=32).map(
+    lambda proof: Proof(proof).encode()
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    pieces=st.lists(damaged(GREETINGS) | GREETINGS | st.binary(max_size=3000), max_size=6),
+    cuts=st.lists(st.integers(1, 2000), max_size=6),
+)
+def test_nobody_gets_further_by_any_bytes_than_to_a_challenge(pieces: list[bytes], cuts: list[int]) -> None:
+    lodge = Lodge()
+    wire = lodge.call()
+    data = b"".join(pieces)
+    while data and wire.open:
+        size = cuts.pop() if cuts else len(data)
+        wire.party.received(data[:size])
+        data = data[size:]
+        assert held(lodge.guests) <= MAX_GREETING_BYTES + 15
+    assert not lodge.guests.members
+    assert (lodge.got, lodge.notes, lodge.asked) == ([], [], [])
+    assert len(wire.sent) <= 2 * MAX_GREETING_BYTES
+
+
+FRAMES = (
+    st.lists(extreme_messages(senders=(OTHER,), to=ME), min_size=1, max_size=4).map(encode_batch)
+    | st.just(PING)
+    | st.just(StateNote(Index(5), bytes(16)).encode())
+    | st.just(frame(encode_document(None)))
+    | st.binary(max_size=60).map(frame)
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    purpose=st.sampled_from([Purpose.MESSAGES, Purpose.ROSTER]),
+    pieces=st.lists(FRAMES | damaged(FRAMES), max_size=8),
+    cuts=st.lists(st.integers(1, 90), max_size=12),
+)
+def test_a_member_that_sends_any_bytes_is_heard_or_hung_up_on(
+    purpose: Purpose, pieces: list[bytes], cuts: list[int]
+) -> None:
+    lodge = Lodge()
+    wire = lodge.call()
+    prove(wire, Hello(purpose, CLUSTER, OTHER, ME, "test"))
+    assert list(lodge.guests.members) == [wire.party]
+    data = b"".join(pieces)
+    while data and wire.open:
+        size = cuts.pop() if cuts else len(data)
+        wire.party.received(data[:size])
+        data = data[size:]
+        assert lodge.guests.budget.used == (wire.party._frames.held if wire.open else 0)
+    assert all(message.sender == OTHER for message in lodge.got)
+    wire.cut("over")
+    assert (lodge.guests.budget.used, len(lodge.guests.members)) == (0, 0)
+
+
+def test_who_was_removed_hears_so_with_a_proof_and_nobody_else_does() -> None:
+    lodge = Lodge()
+    removed = Hello(Purpose.MESSAGES, CLUSTER, NodeId(0xDEAD), ME, "test")
+    wire = lodge.call()
+    prove(wire, removed)
+    found = read_answer(wire.sent)
+    assert found is not None
+    assert isinstance(found[0], Welcome)
+    assert found[0].verdict == Verdict.REMOVED
+    assert found[0].proof != bytes(32)
+    wire = lodge.call()
+    wire.party.received(removed.encode())
+    found = read_answer(wire.sent)
+    assert found is not None
+    assert isinstance(found[0], Challenge), "who has proved nothing is told nothing"
+
+
+def test_a_frame_larger_than_the_share_comes_through_alone() -> None:
+    lodge = Lodge()
+    first, second = lodge.call(), lodge.call("10.0.0.2")
+    prove(first, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
+    prove(second, Hello(Purpose.MESSAGES, CLUSTER, NodeId(0xC), ME, "test"))
+    large = frame(bytes(3 << 20))
+    first.party.received(large[: 2 << 20])
+    assert first.open
+    second.party.received(large[: module.UNREAD_BYTES])
+    assert second.open, "a little is always held"
+    second.party.received(large[module.UNREAD_BYTES : 1 << 20])
+    assert "too many bytes of frames" in second.reason
+    assert first.open
+
+
+def test_the_late_are_hung_up_on_by_how_far_they_came() -> None:
+    lodge = Lodge()
+    silent, greeted, proved = lodge.call(), lodge.call(), lodge.call()
+    greeted.party.received(Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test").encode())
+    prove(proved, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
+    lodge.now = module.PROVE_SECONDS - 0.1
+    proved.party.received(PING)
+    lodge.guests.look()
+    assert silent.open
+    assert greeted.open
+    lodge.now = module.PROVE_SECONDS + 0.1
+    lodge.guests.look()
+    assert (silent.open, greeted.open, proved.open) == (False, False, True)
+    lodge.now += module.SILENCE_SECONDS + 0.1
+    lodge.guests.look()
+    assert not proved.open
+
+
+@pytest.mark.parametrize("count", [module.MAX_ASKING])
+def test_few_may_ask_at_once(count: int) -> None:
+    lodge = Lodge()
+    asking = Hello(Purpose.ROSTER, ClusterId(0), NodeId(0), NodeId(0), "test")
+    wires = [lodge.call() for _ in range(count)]
+    for wire in wires:
+        prove(wire, asking)
+    late = lodge.call()
+    prove(late, asking)
+    assert all(wire.open for wire in wires)
+    assert (late.open, late.reason) == (False, "refused")

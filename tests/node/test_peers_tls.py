@@ -1,0 +1,123 @@
+"""Streams between members inside TLS: when a certificate is the proof, and when it is not."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from netstore.net import link as linking
+from netstore.net.call import CallFailed
+from netstore.net.peerproof import Secret
+from netstore.net.peerwire import Verdict
+from netstore.net.tls import Credentials
+from netstore.node import guests
+from tests.node.test_peers import A, B, Member, dial, knock, met, who_is_there
+from tests.support.certificates import Certificates
+from tests.support.links import Quiet, eventually, running_reactor
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+ONE, TWO = Secret("one token"), Secret("another token")
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Certificates:
+    made = Certificates(tmp_path / "tls")
+    monkeypatch.setenv("SSL_CERT_FILE", str(made.ca))  # the system trusts it too
+    return made
+
+
+def shown(files: Certificates, *, own_authority: bool) -> Credentials:
+    trusted = files.ca if own_authority else None
+    return Credentials(files.certificate, files.key, trusted, client_auth=own_authority, log=Quiet())
+
+
+@asynccontextmanager
+async def members(
+    one: Credentials, two: Credentials, *secrets: Secret | None
+) -> AsyncIterator[tuple[Member, Member]]:
+    """A and B with these certificates and tokens."""
+    async with running_reactor() as reactor, trio.open_nursery() as nursery:
+        first = Member(reactor, A, credentials=one, secret=secrets[0])
+        second = Member(reactor, B, credentials=two, secret=secrets[1])
+        for each in (first, second):
+            each.addresses = {A: (first.url,), B: (second.url,)}
+            nursery.start_soon(each.peers.run, each, each)
+        yield first, second
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("secrets", [(None, None), (ONE, TWO), (ONE, None)])
+async def test_a_certificate_of_the_own_authority_is_the_proof(
+    files: Certificates, secrets: tuple[Secret | None, Secret | None]
+) -> None:
+    mutual = shown(files, own_authority=True)
+    async with members(mutual, mutual, *secrets) as (one, two):
+        await met(one, two)
+
+
+async def test_one_that_the_system_trusts_is_none_and_the_token_counts(files: Certificates) -> None:
+    public = shown(files, own_authority=False)
+    async with members(public, public, ONE, ONE) as (one, two):
+        await met(one, two)
+    async with members(public, public, ONE, TWO) as (one, two):
+        await eventually(lambda: one.log.events("peer_not_reached"), "it is refused")
+        assert "does not know the join token" in one.log.events("peer_not_reached")[0]
+        assert not one.peers.connected(B)
+        assert not two.guests
+
+
+async def test_who_doubts_is_proved_to_though_it_needs_no_proof(files: Certificates) -> None:
+    """Each side decides by its own authority; a welcome alone convinces nobody who has none."""
+    mutual, public = shown(files, own_authority=True), shown(files, own_authority=False)
+    async with members(mutual, public, ONE, ONE) as (one, two):
+        await met(one, two)
+    async with members(mutual, public, ONE, TWO) as (one, two):
+        await eventually(lambda: two.log.events("peer_not_reached"), "the one that doubts is not content")
+        assert not two.peers.connected(A)
+
+
+async def test_without_a_certificate_nobody_comes_as_far_as_a_greeting(files: Certificates) -> None:
+    mutual = shown(files, own_authority=True)
+    async with members(mutual, mutual, ONE, ONE) as (one, two):
+        await met(one, two)
+        plain = one.url.replace("https", "http")
+        one.url, secure = plain, one.url
+        with pytest.raises(CallFailed) as caught:
+            await dial(one, secret=ONE)
+        assert caught.value.verdict == Verdict.ACCEPTED
+        with pytest.raises(CallFailed):
+            await who_is_there(one, plain, secret=ONE)
+        one.url = secure
+        assert len(one.guests) == 1
+
+
+async def test_handshakes_are_rationed_and_all_get_their_turn(
+    files: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guests, "HANDSHAKES_PER_SECOND", 0)
+    monkeypatch.setattr(guests, "HANDSHAKE_BURST", 0)
+    mutual = shown(files, own_authority=True)
+    async with members(mutual, mutual, None, None) as (one, two):
+        await eventually(lambda: one.peers.guests._shaking and two.peers.guests._shaking, "both wait")
+        with knock(one, says=b"\x16\x03\x01"):
+            await eventually(lambda: len(one.peers.guests._shaking) == 2, "so does a stranger")
+        for each in (one, two):
+            each.peers.guests._handshakes = guests._Ration(1000, 1000)
+        await met(one, two)
+        await eventually(lambda: not one.peers.guests._shaking, "nobody waits for ever")
+
+
+async def test_a_handshake_that_does_not_end_is_cut(
+    files: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linking, "HANDSHAKE_BYTES", 64)
+    mutual = shown(files, own_authority=True)
+    async with members(mutual, mutual, None, None) as (one, _):
+        await eventually(lambda: one.log.events("peer_refused"), "it is told")
+        assert "the handshake does not end" in one.log.events("peer_refused")[0]
