@@ -821,3 +821,47 @@ def test_what_expires_is_what_the_slow_twin_says(steps: list[tuple[str, int, int
         assert len(expiries) == len(alive)
         assert expiries.kept <= 257 + 2 * len(alive)
         assert expiries.first() == min((when for when, _ in alive.values()), default=None)
+
+
+LENGTHS = st.sampled_from([0, 1, 5, 2_097_152, 2_097_153, 2**31 - 1, 2**31, 2**32 - 1])
+WILD = st.lists(
+    st.tuples(
+        st.sampled_from([0, 0, 0, 1, 255]),
+        LENGTHS,
+        st.binary(max_size=12) | st.just(bytes(16_000)),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(
+    WILD,
+    st.sampled_from(["/a.A/Ask", "/a.A/Keep", "/a.A/None"]),
+    st.sampled_from(["", "99999999H", "0n", "-1S"]),
+)
+def test_extreme_lengths_of_messages_are_taken_or_refused(
+    wild: list[tuple[int, int, bytes, bool]], path: str, limit: str
+) -> None:
+    bare = Bare()
+    more = [("grpc-timeout", limit)] if limit else []
+    bare.feed(bare.call(1, b"", *more, path=path, end=False))
+    for flag, length, data, end in wild:
+        prefix = bytes((flag,)) + length.to_bytes(4, "big")
+        bare.feed(frame(http2.DATA, http2.END_STREAM if end else 0, 1, prefix + data))
+        bare.time += 1
+        bare.run_due()
+        bare.connection.sweep(bare.time)
+        assert bare.connection.held <= 2_097_157
+        if bare.connection.streams:
+            stream = bare.connection.streams[1]
+            assert isinstance(stream, grpc_codec.GrpcCall)
+            assert bare.connection.held == (len(stream._buffer) if stream._buffer is not None else 0)
+            assert bare.connection.unfinished == (stream.since is not None)
+        else:
+            assert (bare.connection.held, bare.connection.unfinished) == (0, 0)
+    bare.connection.gone()
+    assert bare.log.events == []
+    assert bare.connection.held == 0
+    assert len(bare.server._timed) == 0
