@@ -133,6 +133,11 @@ class HeaderBlocks(Generic[Meaning]):
         self._known[block] = found
         self._known_size += size
 
+    def forget(self) -> None:
+        """Nothing more will be read: let go of the memory and of the table."""
+        self._change()
+        self._entries.clear()
+
     def decode(self, block: bytes) -> list[Field]:
         """The fields of a block, in order. BadBlock when it cannot be read.
 

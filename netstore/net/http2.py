@@ -143,7 +143,7 @@ HELD_LIMIT: Final = 32 * 1024 * 1024
 HELD_OVER: Final = 2 * 1024 * 1024
 """The same once the memory for all connections is spent: one message."""
 
-IDLE_FRAMES: Final = 2_000
+IDLE_FRAMES: Final = 500
 """Frames that carry nothing (SETTINGS, PRIORITY, empty DATA, unknown types, resets of what is closed) a
 client may send in one go; a hundred more for every second that passes.
 """
@@ -194,6 +194,14 @@ have a time limit that varies, so this is more of them than a core answers.
 
 WORK_BURST: Final = 500_000
 """Units that a connection may cause ahead of that rate."""
+
+SHORT_SLICE: Final = 250
+"""What a turn has once all connections have caused `ROUND` in a round: a few requests, or a frame that takes
+more. So a round stays short however many ask for much, and who asks for little notices nothing.
+"""
+
+ROUND: Final = 5_000
+"""Units of work of one round, at 5 ms, from which turns are short."""
 
 _CHARGED_AT_ONCE: Final = SLICE // 4
 
@@ -344,7 +352,16 @@ class Http2Server:
     seconds, and bounds. `varying` names the header field that differs from request to request.
     """
 
-    __slots__ = ("_heads", "_heads_size", "application", "clock", "max_streams", "varying")
+    __slots__ = (
+        "_heads",
+        "_heads_size",
+        "_round_at",
+        "application",
+        "clock",
+        "max_streams",
+        "spent",
+        "varying",
+    )
 
     def __init__(
         self,
@@ -360,6 +377,19 @@ class Http2Server:
         self.max_streams = max_streams
         self._heads: dict[tuple[Field, ...], Head] = {}
         self._heads_size = 0
+        self._round_at = clock()
+        self.spent = 0
+        """Units of work that this round has taken."""
+
+    def turn(self, now: float) -> int:
+        """A turn begins: how many units of work it has. What it took is to be added to `spent`.
+
+        Rounds are told apart by the clock, which the reactor reads once in each.
+        """
+        if now != self._round_at:
+            self._round_at = now
+            self.spent = 0
+        return SLICE if self.spent < ROUND else SHORT_SLICE
 
     def head(self, fields: tuple[Field, ...]) -> Head:
         """The head these fields make. StreamFault when they are malformed, which is not remembered, or when
@@ -611,6 +641,7 @@ class Http2Connection:
         "_rest",
         "_rest_since",
         "_shrink",
+        "_slice",
         "_stalled_since",
         "_started",
         "_taken",
@@ -678,6 +709,7 @@ class Http2Connection:
         """Pings since our last answer that came too soon."""
         self.spent = 0
         """Units of work caused in this turn; streams count what they do in `take` and `hand_over`."""
+        self._slice = SLICE
         self._work = Allowance(WORK_BURST, self.now, WORK_RATE)
         self._pauses = Allowance(PAUSES, self.now, _PAUSES_PER_SECOND)
         self._paused = False
@@ -765,6 +797,8 @@ class Http2Connection:
                     return
         if self._paused:
             return
+        server = self.server
+        self._slice = server.turn(self.now)
         data, self._rest = self._rest, b""
         try:
             position = 0 if self._started else self._begin(data)
@@ -779,8 +813,9 @@ class Http2Connection:
                     self._rest_since = self.now
         except ConnectionFault as fault:
             self._fail(fault.code, str(fault))
-            return
-        self.resume()
+        else:
+            self.resume()
+        server.spent += self.spent
 
     def _ask(self) -> None:
         """Ask for a turn, in which those of others come first."""
@@ -799,7 +834,7 @@ class Http2Connection:
         if self.output.held_back:
             hold = -1  # no new call, however little is queued
         while ready or (back and self.queued <= hold):
-            if self.spent >= SLICE:
+            if self.spent >= self._slice:
                 self._ask()
                 break
             if back and self.queued <= hold:
@@ -823,14 +858,17 @@ class Http2Connection:
             self._ask()
         if self._watered:
             self._tell_drained()
-        if self.streams or self._rest or self._charged:
+        if self.streams or self._rest or self._block is not None or self._charged:
             self._charge()
 
     def _charge(self) -> None:
         """See that the account says what is held here: answers that wait for windows, messages that are not
         whole, streams, and what was read and is not parsed.
         """
+        block = self._block
         held = self.queued + self.held + STREAM_COST * len(self.streams) + len(self._rest)
+        if block is not None:
+            held += len(block)
         if held != self._charged:
             self.output.account.charge(held - self._charged)
             self._charged = held
@@ -870,7 +908,7 @@ class Http2Connection:
         for _ in range(len(watered)):
             if self.output.unsent() > LOW_WATER // 2:
                 break
-            if self.spent >= SLICE:
+            if self.spent >= self._slice:
                 self._ask()
                 break
             stream = watered.popleft()
@@ -895,6 +933,11 @@ class Http2Connection:
         self._turn.clear()
         self._watered.clear()
         self._held_back.clear()
+        # The connection may stay for a while, until its peer has read why it ends: it keeps nothing then.
+        self._block = None
+        self._blocks.forget()
+        self._ended.clear()
+        self._gaps.clear()
         self._more = self._paused = False
         for stream in streams:
             self._lose(stream)
@@ -1048,7 +1091,7 @@ class Http2Connection:
         """Frame what is queued, one frame of each stream in turn."""
         turn, output = self._turn, self.output
         while turn and self.window > 0 and output.unsent() < PACE:
-            if self.spent >= SLICE:
+            if self.spent >= self._slice:
                 self._ask()
                 break
             self.spent += 1
@@ -1114,7 +1157,7 @@ class Http2Connection:
         start = position + 9
         self._more = False
         while start <= size and self.reading:
-            if self.spent >= SLICE:
+            if self.spent >= self._slice:
                 self._more = True
                 break
             self.spent += 1

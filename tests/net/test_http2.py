@@ -209,6 +209,7 @@ def check_books(connection: Http2Connection) -> None:
     assert all((each.since is None) is each.half_closed for each in streams)
     connection._charge()
     kept = connection.queued + connection.held + http2.STREAM_COST * len(streams) + len(connection._rest)
+    kept += len(connection._block or b"")
     assert connection.output.account.held == kept
 
 
@@ -961,6 +962,48 @@ def test_what_was_read_is_worked_off_in_turns(flood: str) -> None:
     assert handed == list(range(1, 2 * len(handed), 2))
     assert len(handed) in (45, 8, 500)
     assert wire.verdict() is None
+
+
+def test_a_round_stays_short_however_many_ask_for_much() -> None:
+    """All connections do little more in a round than two may, and who asks for little is served in it."""
+    time = [2000.0]
+    wires = [Wire() for _ in range(40)]
+    server, handed = wires[0].server, wires[0].application.handed
+    server.clock = lambda: time[0]
+    for wire in wires:
+        wire.connection.server = server
+    time[0] += 1
+    for wire in wires[:-1]:
+        wire.connection.receive(fields_many(wire))
+    assert server.spent <= http2.ROUND + http2.SLICE + 39 * (http2.SHORT_SLICE + most_of_a_frame())
+    assert server.spent <= http2.ROUND + 39 * 2_600
+    wires[-1].connection.receive(wires[-1].request(1, b"small"))
+    assert handed[-1] == (1, b"/echo", b"small")
+    rounds = 0
+    while [wire for wire in wires if wire.output.turns]:
+        time[0] += 0.01
+        rounds += 1
+        for wire in wires:
+            wire.output.run_turn()
+        assert server.spent <= http2.ROUND + 40 * 2_600
+    assert rounds > 10
+    assert len(handed) == 39 * 45 + 1
+
+
+def test_a_connection_that_ended_keeps_nothing() -> None:
+    """Its peer may take its time to read why."""
+    wire = Wire(hold=True)
+    wire.feed(frame(HEADERS, END_HEADERS | END_STREAM, 1, wire.compressed()), wire.request(3))
+    wire.feed(frame(HEADERS, END_HEADERS, 9, block()), frame(RST_STREAM, 0, 9, number(8)))
+    wire.feed(frame(HEADERS, 0, 11, block()), frame(CONTINUATION, 0, 11, bytes(10_000)))
+    assert wire.connection.output.account.held > 10_000
+    wire.feed(frame(PING, 0, 0, bytes(8)) + bytes(100))
+    assert wire.verdict() == ("connection", http2.PROTOCOL_ERROR)
+    connection = wire.connection
+    assert connection.output.account.held == 0
+    assert (connection._block, connection._rest, connection._ended, connection._gaps) == (None, b"", {}, [])
+    assert not connection._blocks._known
+    assert not connection._blocks._entries
 
 
 def waits(connection: Http2Connection) -> bool:
