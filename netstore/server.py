@@ -56,6 +56,7 @@ from netstore.disk.wal import Wal
 from netstore.errors import CorruptData, Fault, NetstoreError, StateDamaged
 from netstore.guard import guarded
 from netstore.limits import Shares, default_budget
+from netstore.meter import Meter
 from netstore.net.call import CallFailed
 from netstore.net.front import ALPN, Front
 from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
@@ -99,6 +100,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
+    from netstore.limits import Budget
     from netstore.net.exchange import Exchange
     from netstore.net.peerwire import Roster
     from netstore.ops.config import StoreConfig, Url
@@ -154,9 +156,8 @@ def raise_descriptor_limit() -> int:
 class SystemClock:
     """The clocks of this machine. Implements `seams.Clock`."""
 
-    def monotonic(self) -> float:
-        """Seconds from an unknown start; never decreases."""
-        return time.monotonic()
+    monotonic = staticmethod(time.monotonic)
+    """Seconds from an unknown start; never decreases. The function itself: it is called for each request."""
 
     def wall(self) -> Nanos:
         """Wall time; may jump either way."""
@@ -186,7 +187,9 @@ def bind(key: str, url: Url) -> socket.socket:
 class _Store:
     """Log, state and position of one member, opened and found to fit together."""
 
-    def __init__(self, folder: DataDir, deliver: Callable[[Callable[[], object]], object]) -> None:
+    def __init__(
+        self, folder: DataDir, deliver: Callable[[Callable[[], object]], object], overlay: Budget
+    ) -> None:
         """Blocks. CorruptData when something that was safe once cannot be read; nothing is changed then."""
         self.failed: Callable[[OSError], None] = _no_listener
         """Called when the state cannot be committed."""
@@ -208,7 +211,9 @@ class _Store:
             placed = images.settle(folder.state_dir, path, self.mark.index, self.replay.last)
             if placed is not None:
                 self.log.info("state_copy_installed", index=placed)
-            self.engine = LmdbEngine(path, deliver, TABLES, self._engine_failed, on_damage=self._found_damage)
+            self.engine = LmdbEngine(
+                path, deliver, TABLES, self._engine_failed, on_damage=self._found_damage, budget=overlay
+            )
             parts.callback(self._close_engine)
             self.engine.log_position = self.wal.position
             self.machine = Machine(self.engine)
@@ -308,11 +313,13 @@ class _Daemon:
             cors=Cors(config.cors),
         )
         self.shares = Shares.of(config.memory_budget or default_budget(usable_memory()))
+        self.meter = Meter(self.clock.monotonic, get_logger("loop"), config.loop_budget_ms / 1000)
         self.reactor = Reactor(
             Limits(self._most_connections(), config.slow_client_seconds, self.shares.clients),
             self.http1,
             get_logger("net"),
             self.clock.monotonic,
+            self.meter,
         )
         self.deadlines = Deadlines(self.clock)
         self.grpc = GrpcServer(
@@ -324,7 +331,7 @@ class _Daemon:
             plain=opener(self._handle, self.http1),
         )
         self.front = Front(Http2Server(self.grpc, lambda: self.reactor.now, varying=TIMEOUT_FIELD))
-        self.loop = Loop()
+        self.loop = Loop(self.meter)
         self.initial = {
             bootstrap.member_id(map(str, each.peer_urls), config.initial_cluster_token): each
             for each in config.initial_cluster
@@ -553,7 +560,7 @@ class _Daemon:
         self.log.warning("member_replaced", old=f"{old:x}", new=f"{roster.you:x}", kept=DAMAGED)
 
     async def _open_store(self) -> Raft:
-        store = _Store(self.folder, self.reactor.call_soon)
+        store = _Store(self.folder, self.reactor.call_soon, self.shares.overlay)
         try:
             raft = await self._begin(store)
         except BaseException:
@@ -649,6 +656,8 @@ class _Daemon:
             config.heartbeat_interval / 1000,
             self.reactor.flush,
             self.lessor,
+            hear=self.reactor.hear,
+            meter=self.meter,
         )
         self.consistency = host.observer = Consistency(
             host, lambda index, digest: self.peers.tell(StateNote(index, digest)), get_logger("consistency")
@@ -665,7 +674,8 @@ class _Daemon:
             b"/health": Health(host, self.deadlines.after),
             loglevel.PATH: loglevel.LogLevel(set_level),
         }
-        below: dict[bytes, Handler] = {operate.PREFIX: operate.OperateApi(host, self.cluster).handle}
+        operating = operate.OperateApi(host, self.cluster, self.meter)
+        below: dict[bytes, Handler] = {operate.PREFIX: operating.handle}
         if self.config.enable_v2:
             exact |= {
                 b"/v2/machines": members.machines,

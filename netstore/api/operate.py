@@ -1,6 +1,6 @@
 """What operators ask that etcd's v2 API has no words for, under `/netstore/` on the client port:
 
-* `GET /netstore/status`: how this member stands in Raft;
+* `GET /netstore/status`: how this member stands in Raft, and what held its loop beyond `loop_budget_ms`;
 * `GET /netstore/members`: the members with their roles and, on the leader, how far each has come;
 * `POST /netstore/members` with `{"peerURLs": [...], "learner": true}`: add one; it is to vote unless told
   otherwise;
@@ -31,6 +31,7 @@ from netstore.raft.status import Role
 from netstore.state import member as words
 
 if TYPE_CHECKING:
+    from netstore.meter import Meter
     from netstore.net.exchange import Exchange
     from netstore.node.member import Member, Membership
     from netstore.raft.status import Status
@@ -45,9 +46,10 @@ _STATUS_OF: Final = {words.ID_NOT_FOUND: 404, words.ID_REMOVED: 410}
 class OperateApi:
     """Answers requests below `/netstore` for one member."""
 
-    def __init__(self, member: Member, cluster: Membership) -> None:
+    def __init__(self, member: Member, cluster: Membership, meter: Meter | None = None) -> None:
         self._member = member
         self._cluster = cluster
+        self._meter = meter
 
     def handle(self, exchange: Exchange) -> None:
         """Answer now, or when the change that was asked for is made or refused."""
@@ -92,8 +94,22 @@ class OperateApi:
                 "voters": [f"{voter:x}" for voter in conf.voters],
                 "learners": [f"{learner:x}" for learner in conf.learners],
                 "changing": conf.joint,
+                **self._loop(),
             },
         )
+
+    def _loop(self) -> dict[str, object]:
+        meter = self._meter
+        if meter is None:
+            return {}
+        return {
+            "loop": {
+                "budgetMs": round(meter.budget * 1000, 3),
+                "overBudget": meter.held,
+                "longestMs": round(meter.longest * 1000, 1),
+                "longestWork": meter.what,
+            }
+        }
 
     def _members(self, exchange: Exchange) -> None:
         if not method_allowed(exchange, b"GET,POST"):

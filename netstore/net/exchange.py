@@ -87,6 +87,10 @@ class Exchange(Protocol):
     """One request being answered."""
 
     @property
+    def principal(self) -> str:
+        """Who asks: the common name of a certificate, or an address; empty where neither is known."""
+
+    @property
     def request(self) -> Request:
         """What was asked."""
 

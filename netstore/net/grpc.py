@@ -80,6 +80,10 @@ class Call(Protocol):
         """The address of the client, as `127.0.0.1:40312`."""
 
     @property
+    def principal(self) -> str:
+        """Who asks: the common name of a certificate, or an address; empty where neither is known."""
+
+    @property
     def common_name(self) -> str | None:
         """The common name in the client's certificate, where one was asked for and shown."""
 
@@ -454,6 +458,11 @@ class GrpcCall(Stream):
     def peer(self) -> str:
         """See `Call.peer`."""
         return self.connection.peer
+
+    @property
+    def principal(self) -> str:
+        """See `Call.principal`."""
+        return self.connection.output.principal
 
     @property
     def common_name(self) -> str | None:

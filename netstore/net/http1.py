@@ -92,6 +92,10 @@ class Output(Protocol):
     def account(self) -> Account:
         """Where kept bytes are charged; closed by the owner."""
 
+    @property
+    def principal(self) -> str:
+        """Who is at the other end; see `Exchange.principal`."""
+
     def write(self, data: bytes | memoryview) -> None:
         """Queue bytes to be sent."""
 
@@ -205,6 +209,11 @@ class Http1Exchange:
         self._held_size = 0
         self._chunked = False
         self._gone: Callable[[], None] | None = None
+
+    @property
+    def principal(self) -> str:
+        """See `Exchange.principal`."""
+        return self._connection.output.principal
 
     def respond(self, status: int, fields: bytes, body: bytes = b"") -> None:
         """Answer in one piece; see `Exchange.respond`. Nothing happens where the answer is complete."""

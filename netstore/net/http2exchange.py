@@ -65,6 +65,11 @@ class Http2Exchange(Stream):
         if head.field(b"expect") == b"100-continue":
             self.put_head(_CONTINUE)
 
+    @property
+    def principal(self) -> str:
+        """See `Exchange.principal`."""
+        return self.connection.output.principal
+
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
         """See `http2.Stream.take`."""
         request = self.request

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
+    from netstore.meter import Meter
     from netstore.node.host import Host
 
 
 class Loop:
     """Runs a host's turns. `wake` is for the host to call; `begin` and `end` frame a round of the reactor."""
 
-    def __init__(self) -> None:
+    def __init__(self, meter: Meter | None = None) -> None:
+        """`meter` is told of long turns of the task; the reactor sees to those of its rounds."""
+        self._meter = meter
         self._host: Host | None = None
         self._due = False
         self._in_round = False
@@ -51,7 +54,7 @@ class Loop:
                 await self._woken.wait()
                 self._woken = trio.Event()
                 if self._due:
-                    self._turn()
+                    self._timed_turn()
         finally:
             self._host = None
             host.stop()
@@ -61,6 +64,16 @@ class Loop:
         while host.proposals:
             self._idle = trio.Event()
             await self._idle.wait()
+
+    def _timed_turn(self) -> None:
+        meter = self._meter
+        if meter is None:
+            self._turn()
+            return
+        begun = meter.clock()
+        self._turn()
+        if (seconds := meter.clock() - begun) > meter.budget:
+            meter.over("turn", seconds)
 
     def _turn(self) -> None:
         if self._host is None:

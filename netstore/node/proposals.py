@@ -7,7 +7,7 @@ stopped).
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +31,9 @@ MAX_WAITING: Final = 20_000
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
 """Bytes of commands that may wait at once."""
 
+TURN: Final = 16
+"""Payloads of one principal that are taken before those of the next."""
+
 _ID_MASK: Final = (1 << 64) - 1
 
 
@@ -48,7 +51,10 @@ class Proposals:
         self.time_limit = time_limit
         """Seconds a request may wait."""
         self._slots: dict[int, tuple[Done, float, int]] = {}
-        self._payloads: list[bytes] = []
+        self._first: deque[bytes] = deque()
+        """Payloads that go before all others: taken once already, or of the member itself."""
+        self._lines: OrderedDict[bytes, deque[bytes]] = OrderedDict()
+        """The others by principal; the next one's line is the first."""
         self._sent: deque[tuple[Term, list[bytes]]] = deque()
         """What was handed to Raft and may still be waited for, with the term in which it was."""
         self._bytes = 0
@@ -65,7 +71,7 @@ class Proposals:
     @property
     def queued(self) -> bool:
         """Payloads wait to be proposed."""
-        return bool(self._payloads)
+        return bool(self._first or self._lines)
 
     def open(self, command: bytes, done: Done, principal: bytes = b"", level: int = 1) -> bytes | None:
         """Give a command its slot and return its payload (`state.envelope`), to be proposed by the caller.
@@ -81,19 +87,39 @@ class Proposals:
         return seal(command, request=self._next, level=level, wall=self.wall, principal=principal)
 
     def add(self, command: bytes, done: Done, principal: bytes = b"", level: int = 1) -> None:
-        """Give a command its slot and queue its payload for `take`; refused like `open`."""
+        """Give a command its slot and queue its payload for `take`; refused like `open`. Without a principal
+        it is the member's own, ends of leases above all, and goes first.
+        """
         payload = self.open(command, done, principal, level)
-        if payload is not None:
-            self._payloads.append(payload)
+        if payload is None:
+            return
+        if not principal:
+            self._first.append(payload)
+        elif (line := self._lines.get(principal)) is not None:
+            line.append(payload)
+        else:
+            self._lines[principal] = deque((payload,))
 
     def take(self, most: int) -> list[bytes]:
-        """Up to `most` queued payloads, in the order they came."""
-        payloads, self._payloads = self._payloads[:most], self._payloads[most:]
+        """Up to `most` queued payloads: those of one principal in the order they came, and where not all can
+        be taken, principals by turns, so that who writes without a pause delays nobody but itself.
+        """
+        first, lines = self._first, self._lines
+        payloads = [first.popleft() for _ in range(min(most, len(first)))]
+        if lines and len(payloads) + sum(map(len, lines.values())) <= most:
+            for line in lines.values():
+                payloads += line
+            lines.clear()
+        while lines and len(payloads) < most:
+            principal, line = lines.popitem(last=False)
+            payloads += [line.popleft() for _ in range(min(TURN, len(line), most - len(payloads)))]
+            if line:
+                lines[principal] = line
         return payloads
 
     def put_back(self, payloads: list[bytes]) -> None:
         """These were taken and could not be proposed yet: they are the next again."""
-        self._payloads = payloads + self._payloads
+        self._first.extendleft(reversed(payloads))
 
     def sent(self, term: Term, payloads: list[bytes]) -> None:
         """These were handed to Raft, in this term, as one batch."""
@@ -136,12 +162,15 @@ class Proposals:
         for request in late:
             self.complete(request, fault())
         if late:
-            self._payloads = [each for each in self._payloads if request_of(each) in self._slots]
+            self._first = self._waited_for(self._first)
+            kept = [(principal, self._waited_for(line)) for principal, line in self._lines.items()]
+            self._lines = OrderedDict((principal, line) for principal, line in kept if line)
         return len(late)
 
     def fail_all(self, fault: Fault) -> None:
         """The member stops: complete every slot."""
-        self._payloads.clear()
+        self._first.clear()
+        self._lines.clear()
         self._sent.clear()
         for request in list(self._slots):
             self.complete(request, fault)
@@ -150,6 +179,9 @@ class Proposals:
         """These payloads were not proposed: complete their slots."""
         for payload in payloads:
             self.complete(request_of(payload), fault)
+
+    def _waited_for(self, payloads: deque[bytes]) -> deque[bytes]:
+        return deque(each for each in payloads if request_of(each) in self._slots)
 
     def _is_late(self, item: tuple[int, tuple[Done, float, int]]) -> bool:
         return item[1][1] < self.now

@@ -17,6 +17,7 @@ from netstore.guard import guarded, unguarded
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from netstore.meter import Meter
     from netstore.node.host import Host
     from netstore.node.lessor import Lessor
     from netstore.seams import Clock
@@ -126,7 +127,15 @@ class Timekeeper:
         tick_seconds: float,
         flush: Callable[[], None],
         lessor: Lessor,
+        *,
+        hear: Callable[[], None] | None = None,
+        meter: Meter | None = None,
     ) -> None:
+        """`hear` takes what others have sent by now, so that nobody is thought dead for what was not read
+        while the loop was held: it is called before each tick.
+        """
+        self._hear = hear
+        self._meter = meter
         self._host = host
         self._deadlines = deadlines
         self._tick_seconds = tick_seconds
@@ -141,10 +150,15 @@ class Timekeeper:
         next_expiry = next_chores = clock.monotonic()
         while True:
             await trio.sleep(self._tick_seconds)
+            begun = clock.monotonic()
+            if self._hear is not None:
+                self._hear()
             self._host.tick()
             if self._deadlines.run_due():
                 self._flush()
             now = clock.monotonic()
+            if self._meter is not None and now - begun > self._meter.budget:
+                self._meter.over("tick and deadlines", now - begun)
             if now >= next_expiry:
                 next_expiry = now + EXPIRE_SECONDS
                 self._lessor.look()

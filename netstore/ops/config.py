@@ -414,6 +414,11 @@ class StoreConfig:
         0,
         "Bytes all buffers may hold together; 0 for an eighth of the memory, from 64 to 512 MiB.",
     )
+    loop_budget_ms: int = setting(
+        Whole(1, 60_000, "milliseconds"),
+        5,
+        "Milliseconds a piece of work may take before it is counted, and told, as holding the loop.",
+    )
     max_header_bytes: int = setting(
         Whole(1024, 1 << 20, "bytes"),
         64 << 10,

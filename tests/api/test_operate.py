@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 
+from netstore.api.operate import OperateApi
 from netstore.errors import Fault, timed_out
+from netstore.meter import Meter
+from netstore.net.exchange import Request
 from netstore.raft.entry import ConfState
 from netstore.raft.progress import Flow
 from netstore.raft.status import PeerStatus
 from netstore.state import member as words
 from netstore.types import Index, NodeId
-from tests.support.local_member import LocalMember
+from tests.support.local_member import LocalMember, RecordedExchange
+from tests.support.member import Lines
 
 OWN = "8e9e05c52164694d"
 BODY = b'{"peerURLs":["http://new:1"],"learner":true}'
@@ -37,6 +41,20 @@ def test_status_tells_how_the_member_stands() -> None:
     assert (document["role"], document["leader"]) == ("follower", "")
     member.conf = ConfState(voters=(NodeId(5),), learners=(member.id,))
     assert asked(member, "GET", "status")[1]["role"] == "learner"
+
+
+def test_status_tells_what_held_the_loop() -> None:
+    member = LocalMember()
+    meter = Meter(lambda: 1.0, Lines(), budget=0.005)
+    meter.over("requests", 0.1234, "10.0.0.9")
+    exchange = RecordedExchange(Request(b"GET", b"/netstore/status"))
+    OperateApi(member, member.cluster, meter).handle(exchange)
+    assert json.loads(exchange.body)["loop"] == {
+        "budgetMs": 5.0,
+        "overBudget": 1,
+        "longestMs": 123.4,
+        "longestWork": "requests of 10.0.0.9",
+    }
 
 
 def test_members_are_listed_with_roles_and_on_the_leader_with_progress() -> None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, cast
 import pytest
 import trio
 
+from netstore.meter import Meter
 from netstore.node.loop import Loop
+from tests.support.member import Lines
 
 if TYPE_CHECKING:
     from netstore.node.host import Host
@@ -142,3 +144,25 @@ async def test_draining_waits_for_the_last_request() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert drained.is_set()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_long_turn_of_the_task_is_told() -> None:
+    now = 0.0
+    lines = Lines()
+    meter = Meter(lambda: now, lines)
+    loop = Loop(meter)
+
+    class Slow(Turns):
+        def turn(self) -> None:
+            nonlocal now
+            super().turn()
+            now += 1.0
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, loop, Slow(loop))
+        await trio.testing.wait_all_tasks_blocked()
+        loop.wake()
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert (meter.held, meter.longest, meter.what) == (1, 1.0, "turn")
+    assert lines.events == ["loop_held"]

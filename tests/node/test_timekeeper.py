@@ -10,6 +10,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netstore.meter import Meter
 from netstore.node.lessor import Lessor
 from netstore.node.timekeeper import LONGEST_SECONDS, Deadline, Deadlines, Timekeeper
 from netstore.state.commands import Set, encode
@@ -138,3 +139,55 @@ async def test_a_full_disk_is_tried_again(
             member.clock.now = Nanos(member.clock.now + 100_000_000)
         nursery.cancel_scope.cancel()
     assert len(tried) == 3
+
+
+async def test_what_members_sent_is_heard_before_anybody_is_judged(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Also by a tick that comes late: it was the loop that was held, not the leader that was silent."""
+    member = Solo().lead()
+    done: list[str] = []
+    tick = member.host.tick
+
+    def ticked() -> None:
+        done.append("tick")
+        tick()
+
+    member.host.tick = ticked  # type: ignore[method-assign]
+    keeper = Timekeeper(
+        member.host,
+        Deadlines(member.clock),
+        0.1,
+        lambda: None,
+        Lessor(member.host, 1.0),
+        hear=lambda: done.append("hear"),
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await trio.sleep(0.35)
+        nursery.cancel_scope.cancel()
+    assert done == ["hear", "tick"] * 3
+
+
+async def test_long_ticks_are_told(autojump_clock: trio.testing.MockClock) -> None:
+    member = Solo().lead()
+    meter = Meter(member.clock.monotonic, member.lines)
+
+    def hear() -> None:
+        member.clock.now = Nanos(member.clock.now + 50_000_000)
+
+    keeper = Timekeeper(
+        member.host,
+        Deadlines(member.clock),
+        0.1,
+        lambda: None,
+        Lessor(member.host, 1.0),
+        hear=hear,
+        meter=meter,
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await trio.sleep(0.25)
+        nursery.cancel_scope.cancel()
+    assert (meter.held, meter.what) == (2, "tick and deadlines")
+    assert "loop_held" in member.lines.events

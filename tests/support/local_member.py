@@ -75,6 +75,10 @@ class RecordedExchange:
     def request(self) -> Request:
         return self._request
 
+    @property
+    def principal(self) -> str:
+        return "here"
+
     def respond(self, status: int, fields: bytes, body: bytes = b"") -> None:
         assert not self.status, "answered twice"
         self.status, self.fields, self.done = status, fields, True

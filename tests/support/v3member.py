@@ -40,6 +40,7 @@ class FakeCall:
         self.deadline: float | None = None
         self.peer = "127.0.0.1:1"
         self.common_name: str | None = None
+        self.principal = "127.0.0.1"
         self.backlog = 0
         self.fields = fields or {}
         self.messages: list[bytes] = []

@@ -151,7 +151,9 @@ class KeysApi:
         return 0 if ttl is None else commands.expiry(self._member.clock.wall(), ttl)
 
     def _propose(self, exchange: Exchange, command: commands.Command, no_value: bool = False) -> None:
-        self._member.propose(commands.encode(command), partial(self._answer, exchange, no_value))
+        self._member.propose(
+            commands.encode(command), partial(self._answer, exchange, no_value), exchange.principal.encode()
+        )
 
     # Answers
 

@@ -94,7 +94,7 @@ class KvService:
         if fault is not None:
             refuse(call, fault)
         else:
-            self._member.propose(encode(command), partial(self._written, call))
+            self._member.propose(encode(command), partial(self._written, call), call.principal.encode())
 
     def _written(self, call: Call, outcome: Outcome | Fault) -> None:
         if isinstance(outcome, PutDone):
@@ -145,7 +145,9 @@ class KvService:
     def _compact(self, call: Call, request: pb.CompactionRequest) -> None:
         revision = request.revision
         self._member.propose(
-            encode(Compact(revision)), partial(self._compacted, call, revision, request.physical)
+            encode(Compact(revision)),
+            partial(self._compacted, call, revision, request.physical),
+            call.principal.encode(),
         )
 
     def _compacted(self, call: Call, revision: int, physical: bool, outcome: Outcome | Fault) -> None:

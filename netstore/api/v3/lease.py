@@ -91,7 +91,7 @@ class LeaseService:
         if fault is not None:
             refuse(call, fault)
         else:
-            self._member.propose(encode(command), partial(self._granted, call))
+            self._member.propose(encode(command), partial(self._granted, call), call.principal.encode())
 
     def _free_id(self) -> int:
         leases = self._member.machine.leases
@@ -108,7 +108,9 @@ class LeaseService:
             refuse(call, outcome)
 
     def _revoke(self, call: Call, request: pb.LeaseRevokeRequest) -> None:
-        self._member.propose(encode(LeaseRevoke(request.ID)), partial(self._revoked, call))
+        self._member.propose(
+            encode(LeaseRevoke(request.ID)), partial(self._revoked, call), call.principal.encode()
+        )
 
     def _revoked(self, call: Call, outcome: Outcome | Fault) -> None:
         if isinstance(outcome, Done):

@@ -134,7 +134,7 @@ class MaintenanceService:
             self._alarms(call, self._revision, (each for each in listed if kind in (0, each[1])))
             return
         command = SetAlarm(request.memberID, kind, active=action == pb.AlarmRequest.ACTIVATE)
-        self._member.propose(encode(command), partial(self._alarm_set, call))
+        self._member.propose(encode(command), partial(self._alarm_set, call), call.principal.encode())
 
     def _alarm_set(self, call: Call, outcome: Outcome | Fault) -> None:
         if isinstance(outcome, AlarmChanged):

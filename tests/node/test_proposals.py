@@ -1,0 +1,61 @@
+"""In which order what is written is proposed."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.errors import timed_out
+from netstore.node.proposals import TURN, Proposals
+from netstore.state.envelope import command_of
+
+
+def commands(payloads: list[bytes]) -> list[bytes]:
+    return [command_of(payload) for payload in payloads]
+
+
+def queue(*what: tuple[bytes, bytes]) -> Proposals:
+    """Proposals of these principals."""
+    made = Proposals(1, 10.0)
+    for principal, command in what:
+        made.add(command, lambda _: None, principal)
+    return made
+
+
+def test_who_writes_without_a_pause_delays_only_itself() -> None:
+    made = queue(*((b"flood", b"f%d" % number) for number in range(1000)), (b"other", b"o"))
+    first = commands(made.take(100))
+    assert first.index(b"o") == TURN
+    assert len(first) == 100
+    assert made.queued
+
+
+def test_the_members_own_go_first_and_what_was_taken_before_goes_before_them() -> None:
+    made = queue((b"a", b"1"), (b"", b"own"), (b"a", b"2"))
+    taken = made.take(2)
+    assert commands(taken) == [b"own", b"1"]
+    made.put_back(taken)
+    assert commands(made.take(9)) == [b"own", b"1", b"2"]
+    assert not made.queued
+
+
+@given(st.lists(st.sampled_from([b"", b"a", b"b", b"c"]), max_size=200), st.integers(1, 50))
+def test_nothing_is_lost_and_each_principal_keeps_its_order(what: list[bytes], most: int) -> None:
+    numbered = [(principal, b"%b-%d" % (principal, number)) for number, principal in enumerate(what)]
+    made = queue(*numbered)
+    taken: list[bytes] = []
+    while made.queued:
+        batch = commands(made.take(most))
+        assert 0 < len(batch) <= most
+        taken += batch
+    assert sorted(taken) == sorted(command for _, command in numbered)
+    for principal in (b"", b"a", b"b", b"c"):
+        own = [command for command in taken if command.startswith(principal + b"-")]
+        assert own == [command for each, command in numbered if each == principal]
+
+
+def test_what_timed_out_is_proposed_no_more() -> None:
+    made = queue((b"a", b"1"), (b"", b"own"))
+    made.now = 11.0
+    made.expire(timed_out)
+    assert not made.queued
