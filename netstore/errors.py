@@ -150,6 +150,11 @@ def failed() -> Fault:
     return Fault(300, FAILED.encode(), outcome_known=False)
 
 
+def no_space_unknown() -> Fault:
+    """The log found no room for the request, and will write it once there is: it may still take effect."""
+    return Fault(300, NO_SPACE.encode(), outcome_known=False)
+
+
 def too_many() -> Fault:
     """The bound on waiting proposals is reached; the request was not proposed."""
     return Fault(300, TOO_MANY.encode())

@@ -200,7 +200,7 @@ class _Store:
         with ExitStack() as parts:
             path = folder.state_dir / STATE_FILE
             told = examined(path).log
-            device = PosixDevice(folder.wal_dir, deliver)
+            self.device = device = PosixDevice(folder.wal_dir, deliver)
             parts.callback(device.close)
             owner = Identity(identity.cluster_id, identity.member_id)
             self.wal, self.replay = Wal.open(device, owner, told=told)
@@ -644,6 +644,7 @@ class _Daemon:
             log_budget=self.shares.log,
         )
         store.failed = host.engine_failed
+        host.room = store.device
         self.deadlines.failed = host.request_failed
         store.damaged = host.fail
         self.cluster = Cluster(host, log=get_logger("cluster"))

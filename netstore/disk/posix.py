@@ -39,6 +39,11 @@ MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
 MAX_RUN: Final = 1024
 """Most writes joined before one sync: as many parts as one system call takes (IOV_MAX)."""
 
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
+
+ROOM_BESIDE: Final = 16 * 1024 * 1024
+"""Bytes that must be free beside the next file before it is tried again: the state needs room first."""
+
 _STEP: Final = 256 * 1024
 """How much of the spare is filled and synced at a time: little, so that no sync queues behind much."""
 
@@ -69,11 +74,15 @@ class _Remove(NamedTuple):
     name: str
 
 
+class _Prepare:
+    pass
+
+
 class _Stop:
     pass
 
 
-_Job = _Write | _Remove | _Stop
+_Job = _Write | _Remove | _Prepare | _Stop
 
 
 class _Inbox:
@@ -196,6 +205,24 @@ class PosixDevice:
             raise RuntimeError("remove after close")
         self._inbox.put(_Remove(name))
 
+    @property
+    def low(self) -> OSError | None:
+        """Why there will be no file to go on in when the one being written is full, half of which is left
+        when this is found out; None while there will be.
+        """
+        failure = self._spare.failure
+        return failure if failure is not None and failure.errno in _NO_ROOM else None
+
+    def try_room(self) -> None:
+        """Try again to make the next file ready, if that failed and there is room for it now. One system
+        call.
+        """
+        if self._spare.failure is None or self._closed:
+            return
+        room = os.fstatvfs(self._folder)
+        if room.f_bavail * room.f_frsize >= self._file_bytes + ROOM_BESIDE:
+            self._inbox.put(_Prepare())
+
     def close(self) -> None:
         if self._closed:
             return
@@ -222,6 +249,9 @@ class PosixDevice:
                 return
             if isinstance(job, _Remove):
                 self._unlink(job.name)
+                continue
+            if isinstance(job, _Prepare):
+                self._spare.prepare_again()
                 continue
             run = [job]
             while held is None and len(run) < MAX_RUN and inbox:
@@ -336,16 +366,23 @@ class _Spare:
         self._filler: threading.Thread | None = None
         self._stop = False
         self._wanted = threading.Event()
-        self._failure: OSError | None = None
+        self.failure: OSError | None = None
+        """Why it could not be filled; None until that is known, and once it was."""
 
     def prepare(self) -> threading.Thread:
         """Begin to fill it in the background, unless that was begun before."""
         if self._filler is None:
-            self._failure = None
             self._wanted.clear()
             self._filler = threading.Thread(target=self._fill, name="disk-filler", daemon=True)
             self._filler.start()
         return self._filler
+
+    def prepare_again(self) -> None:
+        """Begin anew where it failed."""
+        if self.failure is not None and self._filler is not None:
+            self._filler.join()
+            self._filler = None
+            self.prepare()
 
     def take(self, name: str) -> int:
         """Make it the file `name` and return its descriptor; waits while it is filled.
@@ -353,12 +390,13 @@ class _Spare:
         OSError when there is no room for it, and another attempt may succeed; SyncFailed when its name may be
         lost.
         """
+        self.prepare_again()
         filler = self.prepare()
         self._wanted.set()
         filler.join()
         self._filler = None
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         os.rename(_SPARE, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         try:
             os.fsync(self._folder)
@@ -384,10 +422,11 @@ class _Spare:
                         os.fdatasync(file)
                         self._wanted.wait(_PAUSE)
                 os.fdatasync(file)
+                self.failure = None
             finally:
                 os.close(file)
         except OSError as error:
-            self._failure = error
+            self.failure = error
             self._give_back()
 
     def _give_back(self) -> None:

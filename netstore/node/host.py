@@ -37,7 +37,16 @@ from netstore.raft.status import Fate, Refusal
 from netstore.seams import SyncFailed
 from netstore.state.commands import CompareAndDelete, Delete, ExpireNodes, RemoveMember
 from netstore.state.envelope import command_of, is_bare, request_of
-from netstore.state.v3commands import Compact, DeleteRange, LeaseExpire, LeaseRevoke
+from netstore.state.v3commands import (
+    Compact,
+    DeleteRange,
+    LeaseExpire,
+    LeaseRenew,
+    LeaseRevoke,
+    Range,
+    SetAlarm,
+    Txn,
+)
 from netstore.state.words import describe
 from netstore.types import Index, Nanos, Term
 from netstore.watch.streams import Watches
@@ -81,8 +90,10 @@ _REMOVALS: Final = (
     LeaseRevoke,
     LeaseExpire,
     RemoveMember,
+    LeaseRenew,
+    SetAlarm,
 )
-"""Commands after which the state is not larger than before."""
+"""Commands after which the state is not larger than before; also transactions of these and of reads."""
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.ENOBUFS)
 
@@ -98,6 +109,17 @@ class Log(Protocol):
 
     def error(self, event: str, **fields: Any) -> None:
         """One line."""
+
+
+class LogRoom(Protocol):
+    """Where the log goes on when the file it writes is full (`disk.posix.PosixDevice`)."""
+
+    @property
+    def low(self) -> OSError | None:
+        """Why there will be no such file; None while there will be."""
+
+    def try_room(self) -> None:
+        """Look again, if there was none. Does not block."""
 
 
 class Observer(Protocol):
@@ -174,6 +196,9 @@ class Host:
         """What the log was given and has not kept yet: batches, and marks of state copies."""
         self._writing = 0
         self._disk_full: OSError | None = None
+        self.room: LogRoom | None = None
+        """Tells when the log gets low on room; without it, it never does."""
+        self._low_told = False
         self._state_full: Index | None = None
         """What of the state was durable when a commit found no room."""
         self._compacted = self._raft.status().compacted
@@ -408,7 +433,7 @@ class Host:
             payloads = proposals.take(PAYLOADS_PER_TURN)
             if proposals.queued:
                 self._wake()
-            if self._disk_full is not None or self._state_full is not None:
+            if self._disk_full is not None or self._state_full is not None or self._log_low():
                 payloads = self._refuse_growth(payloads)
             if payloads:
                 self._propose(payloads)
@@ -452,7 +477,7 @@ class Host:
     def _refuse_growth(self, payloads: list[bytes]) -> list[bytes]:
         """The disk is full: refuse what cannot be done, and give back what can.
 
-        While the log has room and the state has none, that is what only removes: how room comes back.
+        While the log has room in the file it writes, that is what only removes: how room comes back.
         """
         able: list[bytes] = []
         refused: list[bytes] = []
@@ -464,9 +489,22 @@ class Host:
 
     def _only_removes(self, payload: bytes) -> bool:
         try:
-            return isinstance(self.machine.understand(payload), _REMOVALS)
+            return _is_removal(self.machine.understand(payload))
         except CorruptData:
             return False
+
+    def _log_low(self) -> bool:
+        """Whether the log has no file to go on in when the one it writes is full: what is left of that is for
+        removals alone.
+        """
+        low = None if self.room is None else self.room.low
+        if (low is not None) is not self._low_told:
+            self._low_told = low is not None
+            if low is not None:
+                self._log.error("log_low_on_room", error=str(low), fix="free disk space")
+            else:
+                self._log.info("log_has_room")
+        return low is not None
 
     def _apply(self, entries: Sequence[Entry]) -> None:
         machine, complete = self.machine, self.proposals.complete
@@ -601,6 +639,10 @@ class Host:
         elif self._disk_full is None:
             self._disk_full = failure
             self._log.error("log_not_writable", error=str(failure), fix="free disk space")
+            if self._raft.status().conf.voters == (self.id,) and self.proposals.give_up_sent(
+                errors.no_space_unknown()
+            ):
+                self._flush()
 
     def engine_failed(self, failure: OSError) -> None:
         """The state could not be committed. For want of space the engine tries again by itself,
@@ -619,6 +661,8 @@ class Host:
         if self._state_full is not None and self._engine.durable() > self._state_full:
             self._state_full = None
             self._log.info("state_writable")
+        if self.room is not None:
+            self.room.try_room()
         if self._disk_full is None or self._writing:
             return
         self._disk_full = None
@@ -659,6 +703,14 @@ class Host:
             self.fail(DiskFailed(f"syncing the log failed: {failure}; the member stops"))
         else:
             self._log.warning("log_mark_not_written", error=str(failure))
+
+
+def _is_removal(command: object) -> bool:
+    if isinstance(command, Txn):
+        return all(
+            isinstance(each, Range) or _is_removal(each) for each in (*command.success, *command.failure)
+        )
+    return isinstance(command, _REMOVALS)
 
 
 def _broken(entry: Entry, payload: bytes, error: Exception) -> CannotApply:

@@ -154,6 +154,14 @@ class Proposals:
             if not guarded(self.failed, slot[0], outcome):
                 guarded(self.failed, slot[0], errors.failed())
 
+    def give_up_sent(self, fault: Fault) -> int:
+        """Nobody can say when what was handed to Raft is kept: complete its slots; how many."""
+        found = [request_of(each) for _, batch in self._sent for each in batch]
+        waiting = [request for request in found if request in self._slots]
+        for request in waiting:
+            self.complete(request, fault)
+        return len(waiting)
+
     def expire(self, fault: Callable[[], Fault]) -> int:
         """Give every slot past its time limit a fault; how many. Slots are in the order of their limits, so
         this is O(expired).

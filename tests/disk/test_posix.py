@@ -327,6 +327,42 @@ def test_a_new_file_that_cannot_be_made_is_a_failed_write(
     assert disk.content("a") == b"z"
 
 
+def low_on(disk: Disk) -> int | None:
+    """Why the device will have no next file."""
+    low = disk.device.low
+    return None if low is None else low.errno
+
+
+def test_want_of_room_for_the_next_file_is_told_while_half_of_this_one_is_left(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.write("a", b"x")
+    disk.settle()
+    assert low_on(disk) is None
+    failing(monkeypatch, "pwrite", errno.ENOSPC, thread="disk-filler")
+    disk.write("a", b"x" * (BLOCK // 2))
+    assert disk.settle()[-1] is None
+    filler = disk.device._spare._filler
+    assert filler is not None
+    filler.join()
+    assert low_on(disk) == errno.ENOSPC
+    disk.write("a", b"y")
+    assert disk.settle()[-1] is None, "there is room in the file"
+    full = os.statvfs_result((1, 1, 10, 0, 0, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "fstatvfs", lambda _: full)
+    disk.device.try_room()
+    assert disk.device._spare._filler is filler, "nothing is tried where there is no room"
+    monkeypatch.undo()
+    disk.device.try_room()
+    disk.write("a", b"z")
+    disk.settle()
+    again = disk.device._spare._filler
+    assert again is not None
+    again.join()
+    assert low_on(disk) is None
+    assert (disk.folder / "spare").exists()
+
+
 def test_more_than_the_bound_is_refused_in_its_turn(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(posix, "MAX_WAITING_BYTES", 10)
     gate = Gate(monkeypatch)

@@ -16,7 +16,7 @@ from netstore.node.timekeeper import Deadlines
 from netstore.raft.invariant import InvariantBroken
 from netstore.seams import SyncFailed
 from netstore.state.commands import Delete, QuorumGet, Set, encode
-from netstore.state.v3commands import DeleteRange
+from netstore.state.v3commands import Compact, DeleteRange, LeaseGrant, Put, Range, SetAlarm, Txn
 from netstore.types import Event, Index, Nanos, NodeId
 from tests.support.local_member import HandClock
 from tests.support.member import Solo
@@ -106,10 +106,12 @@ def test_a_full_disk_refuses_writes_and_heals() -> None:
     assert value(member) == b"kept"
     member.host.retry_writes()
     member.device.fail(FULL)
-    assert stuck == []
+    assert refusal(stuck) == NO_SPACE, "at once, and not when its time is over"
+    assert isinstance(stuck[0], Fault)
+    assert not stuck[0].outcome_known
     member.host.retry_writes()
     member.settle()
-    assert isinstance(stuck[0], Event)
+    assert len(stuck) == 1
     assert value(member) == b"stuck"
     assert member.lines.events.count("log_not_writable") == 2
     after = put(member, b"after")
@@ -168,6 +170,54 @@ def test_while_the_state_finds_no_room_what_only_removes_is_done() -> None:
     assert [refusal([each]) for each in refused] == [NO_SPACE] * 2
     assert len(outcomes) == 4
     assert value(member) is None
+
+
+class _Room:
+    """A disk without room for the next file of the log."""
+
+    def __init__(self) -> None:
+        self.low: OSError | None = FULL
+        self.tries = 0
+
+    def try_room(self) -> None:
+        self.tries += 1
+
+
+def test_a_log_that_is_low_on_room_takes_what_only_removes() -> None:
+    member = Solo().lead()
+    put(member)
+    member.settle()
+    room = member.host.room = _Room()
+    outcomes: Outcomes = []
+    wide = DeleteRange(b"a", b"b")
+    commands: list[tuple[Command | V3Command, bool]] = [
+        (Set(b"/other", b"v"), False),
+        (Put(b"a"), False),
+        (Delete(b"/k"), True),
+        (wide, True),
+        (Txn((), (wide, Range(b"a")), (Txn((), (wide,)),)), True),
+        (Txn((), (wide,), (Txn((), (Put(b"a"),)),)), False),
+        (Compact(1), True),
+        (LeaseGrant(1, 60), False),
+        (SetAlarm(1, 1, active=False), True),
+    ]
+    for command, possible in commands:
+        outcomes.clear()
+        member.host.propose(encode(command), outcomes.append)
+        member.turn()
+        refused = bool(outcomes) and isinstance(outcomes[0], Fault) and refusal(outcomes) == NO_SPACE
+        assert refused is not possible, command
+        member.settle()
+        assert len(outcomes) == 1, command
+    assert value(member) is None
+    assert member.lines.events.count("log_low_on_room") == 1
+    member.host.retry_writes()
+    assert room.tries == 1
+    room.low = None
+    put(member)
+    member.settle()
+    assert value(member) == b"v"
+    assert member.lines.events.count("log_has_room") == 1
 
 
 def test_while_the_log_finds_no_room_nothing_is_done() -> None:

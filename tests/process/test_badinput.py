@@ -43,6 +43,16 @@ def put(daemon: Daemon, key: str, value: str, limit: float = 20.0) -> tuple[int,
         connection.close()
 
 
+def delete(daemon: Daemon, key: str, limit: float = 20.0) -> int:
+    """Status of one v2 delete on a connection of its own."""
+    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=limit)
+    try:
+        connection.request("DELETE", f"/v2/keys{key}")
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
 def get(daemon: Daemon, key: str) -> str | None:
     """The value of a key, None when there is none."""
     with Wire(daemon.host, daemon.port) as wire:
@@ -303,6 +313,11 @@ def test_full_log_disk_stops_writes_and_heals(tmp_path: Path, small_disk: Path) 
         acknowledged = write_until_full(daemon)
         assert daemon.process.poll() is None, daemon.log
         assert get(daemon, "/before") == "1"
+        status, body = put(daemon, "/refused", "1")
+        assert (status, json.loads(body)["cause"]) == (500, "etcdserver: no space left on device")
+        gone, _ = acknowledged.popitem()
+        assert delete(daemon, gone) == 200, "what only removes has room"
+        assert get(daemon, gone) is None
         ballast.unlink()
         deadline = time.monotonic() + 20
         while put(daemon, "/after", "1")[0] not in {200, 201}:
