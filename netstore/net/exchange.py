@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+OPEN_BODY_LIMIT: Final = 4 * 1024 * 1024
+"""Unsent bytes of one connection beyond which `push` refuses: a watcher this far behind must start again from
+history.
+"""
+
 _NO_VALUE: Final = re.compile(rb"[\0\r\n]")
 
 

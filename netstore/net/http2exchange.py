@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from netstore.net.exchange import Request
+from netstore.net.exchange import OPEN_BODY_LIMIT, Request
 from netstore.net.hpackcache import literal, status_field
-from netstore.net.http1 import OPEN_BODY_LIMIT
 from netstore.net.http2 import ENHANCE_YOUR_CALM, INTERNAL_ERROR, Stream
 
 if TYPE_CHECKING:

@@ -109,6 +109,19 @@ def test_chunks_that_are_mostly_frame_are_refused(chunk: bytes) -> None:
         take_all(body, [chunk] * (FRAMING_LIMIT * 2 // len(chunk)))
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("extension", [0, 1, 2, 3])
+def test_how_chunks_are_cut_does_not_change_where_they_are_refused(size: int, extension: int) -> None:
+    stream = b"%d;%b\r\n%b\r\n" % (size, b"x" * extension, b"a" * size) * 9000
+    places = []
+    for step in (len(stream), 1, 7):
+        body = ChunkedBody(1 << 20, 100)
+        with pytest.raises(Malformed, match="too little data"):
+            take_all(body, (stream[at : at + step] for at in range(0, len(stream), step)))
+        places.append(len(body.data))
+    assert places[0] == places[1] == places[2]
+
+
 def test_an_endless_extension_is_refused_at_the_same_bound() -> None:
     body = ChunkedBody(1 << 20, 100)
     with pytest.raises(Malformed, match="too little data"):

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import h2.events
 
+from netstore.net.exchange import OPEN_BODY_LIMIT
 from netstore.net.grpc import GrpcServer, Services
-from netstore.net.http1 import OPEN_BODY_LIMIT, Http1Server
+from netstore.net.http1 import Http1Server
 from netstore.net.http2 import ENHANCE_YOUR_CALM, HELD_LIMIT, Http2Server
 from netstore.net.http2exchange import block_of, opener
 from tests.support.h2client import Headers, Judged

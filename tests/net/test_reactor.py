@@ -19,7 +19,6 @@ from netstore.net.http1 import (
     HEAD_SECONDS,
     PIPELINE_LIMIT,
     Http1Connection,
-    Http1Exchange,
     Http1Server,
 )
 from netstore.net.reactor import LINGER_SECONDS, ROUND_SECONDS, Limits, Reactor
@@ -29,6 +28,8 @@ from tests.support.certificates import Certificates
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from netstore.net.http1exchange import Http1Exchange
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 

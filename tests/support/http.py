@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from netstore.limits import Budget
-from netstore.net.http1 import Http1Connection, Http1Exchange, Http1Server
+from netstore.net.http1 import Http1Connection, Http1Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.net.exchange import Request
+    from netstore.net.http1exchange import Http1Exchange
 
 Seen = tuple[bytes, bytes, bytes, bytes, bytes | None, bytes, bool]
 

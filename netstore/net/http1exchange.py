@@ -1,0 +1,164 @@
+"""One request on an HTTP/1 connection and its answer: the lines of the head, the pieces of the body, and what
+is held until the answers before it are complete (RFC 9112).
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from netstore.net.exchange import OPEN_BODY_LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.net.exchange import Request
+    from netstore.net.http1 import Http1Connection
+
+PLAIN: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
+SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+"""Methods that change nothing."""
+
+_STATUS_11: Final = {s.value: b"HTTP/1.1 %d %s\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
+_STATUS_10: Final = {s.value: b"HTTP/1.0 %d %s\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
+
+
+class Http1Exchange:
+    """One request on an HTTP/1 connection and its answer. Implements `netstore.net.exchange.Exchange`."""
+
+    __slots__ = (
+        "_chunked",
+        "_connection",
+        "_gone",
+        "_held",
+        "_held_size",
+        "closing",
+        "complete",
+        "endless",
+        "request",
+        "writes",
+    )
+
+    def __init__(self, connection: Http1Connection, request: Request) -> None:
+        self.request = request
+        self.writes = request.method not in SAFE
+        """It may change what a later request sees."""
+        self.complete = False
+        """The whole answer has been given."""
+        self.endless = False
+        """The answer was begun and has no end yet, or somebody wants to know when the client hangs up."""
+        self.closing = not request.keep_alive
+        """The connection closes after this answer."""
+        self._connection = connection
+        self._held: list[bytes] | None = None
+        self._held_size = 0
+        self._chunked = False
+        self._gone: Callable[[], None] | None = None
+
+    @property
+    def principal(self) -> str:
+        """See `Exchange.principal`."""
+        return self._connection.output.principal
+
+    def respond(self, status: int, fields: bytes, body: bytes = b"") -> None:
+        """Answer in one piece; see `Exchange.respond`. Nothing happens where the answer is complete."""
+        if self.complete:  # who failed half-way is asked to say so, and may have answered already
+            return
+        request = self.request
+        line = _STATUS_11[status] if request.version == b"1.1" else _STATUS_10[status]
+        closing = b""
+        if self.closing:
+            closing = b"Connection: close\r\n"
+        elif request.version == b"1.0":
+            closing = b"Connection: keep-alive\r\n"
+        server = self._connection.server
+        common = server.common or server.common_for(request)
+        size = b"" if status in (204, 304) else b"Content-Length: %d\r\n" % len(body)
+        if request.method == b"HEAD":
+            body = b""
+        self._put(b"".join((line, fields, common, size, closing, b"\r\n", body)))
+        self._finished()
+
+    def refuse(self, status: int, text: bytes) -> None:
+        """Answer in plain text, then close; see `Exchange.refuse`."""
+        self.closing = True
+        self._connection.read_no_more()
+        self.respond(status, PLAIN, text)
+
+    def begin(self, status: int, fields: bytes) -> None:
+        """Send the head and keep the body open; see `Exchange.begin`."""
+        self._chunked = self.request.version == b"1.1"
+        line = _STATUS_11[status] if self._chunked else _STATUS_10[status]
+        self.closing = self.closing or not self._chunked
+        framing = b"Transfer-Encoding: chunked\r\n" if self._chunked else b""
+        if self.closing:
+            framing += b"Connection: close\r\n"
+        server = self._connection.server
+        common = server.common or server.common_for(self.request)
+        self._put(b"".join((line, fields, common, framing, b"\r\n")))
+        self._open()
+
+    def push(self, data: bytes) -> bool:
+        """Send a piece of the open body; see `Exchange.push`."""
+        connection = self._connection
+        if connection.closed or self.complete or connection.output.unsent() > OPEN_BODY_LIMIT:
+            return False
+        if self._held_size > OPEN_BODY_LIMIT:
+            return False
+        self._put(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        return True
+
+    def end(self) -> None:
+        """End the open body; see `Exchange.end`."""
+        if self.complete:
+            return
+        if self._chunked:
+            self._put(b"0\r\n\r\n")
+        self._finished()
+
+    def abort(self) -> None:
+        """Cut the connection; see `Exchange.abort`."""
+        self._connection.output.cut()
+
+    def on_gone(self, call: Callable[[], None]) -> None:
+        """Call when the client hangs up before the answer is complete; see `Exchange.on_gone`."""
+        self._gone = call
+        self._open()
+
+    def release(self) -> None:
+        """This exchange is now the first in line: let what it held go."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._connection.weigh(-self._held_size)
+            self._held_size = 0
+            for part in held:
+                self._connection.output.write(part)
+
+    def hold(self) -> None:
+        """Another exchange is ahead: keep what is answered until it is done."""
+        self._held = []
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self.complete = True
+        call, self._gone = self._gone, None
+        if call is not None:
+            call()
+
+    def _open(self) -> None:
+        if not self.endless and not self.complete:
+            self.endless = True
+            self._connection.endless += 1
+
+    def _finished(self) -> None:
+        self.complete = True
+        self._gone = None
+        self._connection.answered(self)
+
+    def _put(self, data: bytes) -> None:
+        if self._held is not None:
+            self._held.append(data)
+            self._held_size += len(data)
+            self._connection.weigh(len(data))
+        elif not self._connection.closed:
+            self._connection.output.write(data)
