@@ -37,6 +37,7 @@ from netstore.raft.status import Fate, Refusal
 from netstore.seams import SyncFailed
 from netstore.state.commands import CompareAndDelete, Delete, ExpireNodes, RemoveMember
 from netstore.state.envelope import command_of, is_bare, request_of
+from netstore.state.machine import UNFINISHED
 from netstore.state.v3commands import (
     Compact,
     DeleteRange,
@@ -52,7 +53,7 @@ from netstore.types import Index, Nanos, Term
 from netstore.watch.streams import Watches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from netstore.disk.wal import Wal
     from netstore.node.driver import Driver
@@ -80,6 +81,9 @@ MAX_WAITING_READS: Final = 20_000
 
 PAYLOADS_PER_TURN: Final = 512
 """Payloads proposed in one turn, about 5 ms of work to apply; the rest is the next turn's."""
+
+TURN_UNITS: Final = 5_000
+"""Microseconds, about, that one turn applies entries for: what one piece of work on the loop may take."""
 
 _REMOVALS: Final = (
     Delete,
@@ -190,6 +194,16 @@ class Host:
         """How often a state copy took the place of the state: what it holds was not applied here."""
         self._applied_term = Term(0)
         """Of the entry applied last."""
+        self._to_apply: deque[Entry] = deque()
+        """Committed entries that are not applied. The log holds them anyway."""
+        self._half_applied = False
+        """The first of them is begun (`machine.UNFINISHED`)."""
+        self._payload = b""
+        """What that one holds: request id and command."""
+        self._enough = 0
+        """What `machine.worked` is when this turn has applied enough."""
+        self._loading: Iterator[None] | None = None
+        """The state is being read anew after a copy took its place."""
         self._stopping = False
         self._failure: Exception | None = None
         self._unsynced: deque[Append | SnapshotMeta] = deque()
@@ -437,7 +451,8 @@ class Host:
                 payloads = self._refuse_growth(payloads)
             if payloads:
                 self._propose(payloads)
-        applied = 0
+        self._enough = self.machine.worked + TURN_UNITS
+        applied = bool(self._to_apply) and self._apply()
         while (effects := self._driver.take()) is not None:
             if effects.append is not None:
                 self._write(effects.append)
@@ -446,8 +461,8 @@ class Host:
             if effects.install is not None:
                 self._install(effects.install)
             if effects.apply:
-                self._apply(effects.apply)
-                applied += len(effects.apply)
+                self._to_apply.extend(effects.apply)
+                applied |= self._apply()
             for token in effects.reads_failed:
                 self._finish_read(token, errors.timed_out(errors.TIMED_OUT_LEADER))
             self._reads_waiting.extend((index, token) for token, index in effects.reads)
@@ -455,8 +470,12 @@ class Host:
             self._serve_reads()
         if applied:
             self.machine.save()
-        if not self._installing:
+        if self._loading is not None:
+            self._load_on(self._loading)
+        elif not self._installing:
             self._work_off()
+        if self._to_apply:
+            self._wake()
         if self._raft.leader != self._leader_known:
             self._leader_known = self._raft.leader
             self.leader_since = self.clock.wall()
@@ -506,34 +525,52 @@ class Host:
                 self._log.info("log_has_room")
         return low is not None
 
-    def _apply(self, entries: Sequence[Entry]) -> None:
-        machine, complete = self.machine, self.proposals.complete
-        for entry in entries:
-            if entry.term != self._applied_term:
-                self._applied_term = entry.term
-                self.proposals.overtaken(entry.term)
-                self._wake()
-            data = entry.data
-            if entry.kind is EntryKind.CHANGE:
-                self._raft.apply_change(entry)
-                data = Change.decode(data).context
+    def _apply(self) -> bool:
+        """Apply what is committed until the turn has worked enough; the rest is the next turn's. True when an
+        entry was applied to its end.
+        """
+        machine, waiting = self.machine, self._to_apply
+        last: Index | None = None
+        while waiting and machine.worked < self._enough:
+            entry = waiting[0]
+            if not self._half_applied:
+                self._meet(entry)
             try:
-                outcome = machine.enter(entry.index, data)
+                outcome = machine.go_on() if self._half_applied else machine.begin(entry.index, self._payload)
             except (NetstoreError, MemoryError):
                 raise
             except Exception as error:
-                raise _broken(entry, data, error) from error
-            if self.observer is not None and (is_bare(data) or entry.index % MARK_ENTRIES == 0):
+                raise _broken(entry, self._payload, error) from error
+            self._half_applied = outcome is UNFINISHED
+            if outcome is UNFINISHED:
+                continue
+            waiting.popleft()
+            last = entry.index
+            payload = self._payload
+            if self.observer is not None and (is_bare(payload) or last % MARK_ENTRIES == 0):
                 self.observer.reached()
-            if data:
-                complete(request_of(data), outcome)
-        self._raft.applied_to(entries[-1].index)
+            if payload:
+                self.proposals.complete(request_of(payload), outcome)
+        if last is not None:
+            self._raft.applied_to(last)
         publish = self.hub.publish
         for event in machine.take_events():
             publish(event)
         changes = machine.take_changes()
         if changes:
             self.watches.publish(changes)
+        return last is not None
+
+    def _meet(self, entry: Entry) -> None:
+        """An entry is about to be applied: what its term and its kind mean for this member."""
+        if entry.term != self._applied_term:
+            self._applied_term = entry.term
+            self.proposals.overtaken(entry.term)
+            self._wake()
+        self._payload = entry.data
+        if entry.kind is EntryKind.CHANGE:
+            self._raft.apply_change(entry)
+            self._payload = Change.decode(entry.data).context
 
     def _work_off(self) -> None:
         """A bounded piece of what is done beside the requests: what compaction erases, checksums of the
@@ -579,6 +616,8 @@ class Host:
 
     def _install(self, meta: SnapshotMeta) -> None:
         self._installing = True
+        self._to_apply.clear()  # the copy has it all
+        self._half_applied = False
         self._log.info("state_copy_installing", index=meta.index)
         self._write(meta)
 
@@ -591,22 +630,27 @@ class Host:
             if failure is not None:
                 self.fail(DiskFailed(f"a state copy cannot be put in place: {failure}"))
                 return
-            try:
-                self.machine.load()
-            except NetstoreError as error:
-                self.fail(error)
-                return
-            self.hub.interrupt()
-            self.watches.replaced()
-            self.proposals.jumped()
-            self._installing = False
-            self.copies_installed += 1
-            self._compacted = meta.index
-            self._raft.snapshot_installed(meta)
-            self._log.info("state_copy_installed", index=meta.index)
+            self._loading = self._load(meta)
             self._wake()
 
         self._engine.install(image, installed)
+
+    def _load(self, meta: SnapshotMeta) -> Iterator[None]:
+        """Become what the copy holds, in steps between the turns. Nothing is applied meanwhile."""
+        yield from self.machine.load_steps()
+        self.hub.interrupt()
+        self.watches.replaced()
+        self.proposals.jumped()
+        self._installing = False
+        self.copies_installed += 1
+        self._compacted = meta.index
+        self._raft.snapshot_installed(meta)
+        self._log.info("state_copy_installed", index=meta.index)
+
+    def _load_on(self, loading: Iterator[None]) -> None:
+        if next(loading, self) is self:
+            self._loading = None
+        self._wake()
 
     # --- the disk
 

@@ -7,11 +7,15 @@ Invariants:
  2. The applied index moves in the same step as the state, and `save` hands both to the engine in one write,
     so that no crash can part them.
  3. The outcome depends on the state and the command alone.
+ 4. A command that is long is carried out in pieces. Until it is finished it is not applied and nothing of it
+    is saved, and of a revision that it has not finished nobody sees anything.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from enum import Enum
+from types import GeneratorType
+from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 
 import msgspec
 
@@ -80,7 +84,7 @@ from netstore.state.words import payload_hash
 from netstore.types import EtcdIndex, Event, Index, Nanos, NodeId, NodeView, Revision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
     from netstore.seams import Engine
@@ -88,6 +92,29 @@ if TYPE_CHECKING:
 
 Outcome: TypeAlias = Event | V3Outcome | None
 """What applying a command gave: the change or the answer, the refusal, or nothing to tell."""
+
+Work: TypeAlias = "Generator[int, None, Outcome]"
+"""A command that is carried out in pieces (`txn`)."""
+
+APPLY_UNITS: Final = 2_000
+"""Microseconds, about, that `apply` and `go_on` work on one command."""
+
+COMMAND_UNITS: Final = 10
+"""Microseconds, about, that a command takes that is not carried out in pieces."""
+
+
+class Unfinished(Enum):
+    """A command was begun, and there is more to do of it."""
+
+    UNFINISHED = 0
+
+
+UNFINISHED: Final = Unfinished.UNFINISHED
+"""What `apply` and `go_on` give then."""
+
+
+if TYPE_CHECKING:
+    _LoadKeys = Callable[[Revision, Revision, Revision], Iterator[None] | None]
 
 
 class Machine:
@@ -132,8 +159,13 @@ class Machine:
         self._scalars: mirror.Scalars | None = None
         self._v3_scalars = mirror.NEW_V3
         self._alarms_touched: set[tuple[NodeId, int]] = set()
+        self._work: Work | None = None
+        """The command that is not finished."""
+        self._work_index = Index(0)
+        self.worked = 0
+        """Units worked so far by `apply` and `go_on`."""
         self._await_sweep: list[tuple[Revision, Callable[[], None]]] = []
-        self._doors: dict[type, Callable[..., Outcome]] = {
+        self._doors: dict[type, Callable[..., Outcome | Work]] = {
             Set: self._set,
             Create: self._create,
             Update: self._update,
@@ -182,7 +214,19 @@ class Machine:
         O(stored nodes and v3 records). CorruptData when it cannot be read; Hopeless when it is of a feature
         level that this release does not know.
         """
+        for _ in self._load(self.mvcc.load):
+            pass
+
+    def load_steps(self) -> Iterator[None]:
+        """The same in steps. Until the last, no v3 key can be read, and the rest is what it was before."""
+        return self._load(self.mvcc.load_steps)
+
+    def _load(
+        self, load_keys: Callable[[Revision, Revision, Revision], Iterator[None] | None]
+    ) -> Iterator[None]:
+        yield from self._load_v3(load_keys)
         engine = self._engine
+        self._work = None
         self.applied = engine.applied()
         self.history = History()
         self.statistics = Statistics()
@@ -212,12 +256,11 @@ class Machine:
         stray = self.tree.restore(index, nodes, timed)
         if stray is not None:
             raise mirror.corrupt(f"table {mirror.NODES}, key {stray!r} lies in no directory")
-        self._load_v3()
         self._events = []
         self._touched = set()
         self._window = {}
 
-    def _load_v3(self) -> None:
+    def _load_v3(self, load_keys: _LoadKeys) -> Iterator[None]:
         engine = self._engine
         scalars = mirror.NEW_V3
         for stored in mirror.load_all(engine, mirror.V3_STATE, mirror.V3Scalars):
@@ -225,7 +268,7 @@ class Machine:
         self._v3_scalars = scalars
         self.trail.checksum = scalars.trail
         self.leases.restore(mirror.load_all(engine, mirror.LEASES, LeaseRecord))
-        self.mvcc.load(scalars.revision, scalars.compacted, scalars.swept)
+        yield from load_keys(scalars.revision, scalars.compacted, scalars.swept) or ()
         self.alarms.restore(mirror.load_all(engine, mirror.ALARMS, tuple[NodeId, int]))
         self._alarms_touched = set()
 
@@ -234,19 +277,34 @@ class Machine:
 
         CannotApply, with nothing changed, for what a later version has written.
         """
+        return self._finished(self._enter(index, payload))
+
+    def begin(self, index: Index, payload: bytes, units: int = APPLY_UNITS) -> Outcome | Unfinished:
+        """The same for about so many units: what takes longer is `UNFINISHED`, and is to be finished by
+        `go_on` before anything else is applied.
+        """
+        outcome = self._enter(index, payload)
+        return self.go_on(units) if outcome is UNFINISHED else outcome
+
+    def _finished(self, outcome: Outcome | Unfinished) -> Outcome:
+        while outcome is UNFINISHED:
+            outcome = self.go_on()
+        return outcome
+
+    def _enter(self, index: Index, payload: bytes) -> Outcome | Unfinished:
         if index in self.passed_over:
             return self._pass_over(index, payload)
         command = first_level_command(payload) if payload else payload
         if command is not None:
-            return self.apply(index, command)
+            return self._start(index, command)
         try:
             envelope = self._opened(payload)
         except UnknownCommand as error:
             raise CannotApply(_too_new(index, str(error))) from None
         except CorruptData as error:
-            self.apply(index, b"")
+            self._start(index, b"")
             return self._refusal(str(error))
-        return self.apply(index, envelope.command)
+        return self._start(index, envelope.command)
 
     def _pass_over(self, index: Index, payload: bytes) -> Fault:
         if payload_hash(payload) != self.passed_over[index]:
@@ -306,6 +364,12 @@ class Machine:
 
         Empty bytes are an entry without a command: only the applied index moves.
         """
+        return self._finished(self._start(index, command))
+
+    def _start(self, index: Index, command: bytes) -> Outcome | Unfinished:
+        """Carry out a command, or take it up where it is done in pieces."""
+        if self._work is not None:
+            raise NetstoreError(f"entry {index} before entry {self._work_index} is finished")
         if index <= self.applied:
             raise NetstoreError(f"entry {index} after {self.applied}: an entry is applied once, in order")
         if not command:
@@ -319,8 +383,31 @@ class Machine:
         except CorruptData as error:
             self.applied = index
             return Fault(300, str(error).encode(), self.tree.index)
-        self.applied = index
-        return self._doors[type(decoded)](decoded)
+        before, self.applied = self.applied, index
+        self.worked += COMMAND_UNITS
+        outcome = self._doors[type(decoded)](decoded)
+        if not isinstance(outcome, GeneratorType):
+            return outcome  # type: ignore[return-value]  # work is a generator, always
+        self._work, self._work_index = outcome, index
+        self.applied = before
+        return UNFINISHED
+
+    def go_on(self, units: int = APPLY_UNITS) -> Outcome | Unfinished:
+        """Work on the unfinished command for so many units."""
+        work = self._work
+        if work is None:
+            raise NetstoreError("no entry is half applied")
+        try:
+            while units > 0:
+                worked = next(work)
+                units -= worked
+                self.worked += worked
+        except StopIteration as end:
+            self._work = None
+            self.applied = self._work_index
+            outcome: Outcome = end.value
+            return outcome
+        return UNFINISHED
 
     def take_events(self) -> list[Event]:
         """What live watchers may see of the changes since the last call, in order."""
@@ -332,10 +419,12 @@ class Machine:
         return self.mvcc.take_changes()
 
     def save(self) -> None:
-        """Hand everything applied since the last save to the engine.
+        """Hand everything applied since the last save to the engine; nothing while a command is half done.
 
         O(nodes touched), however often each was.
         """
+        if self._work is not None:
+            return
         changes: dict[tuple[str, bytes], bytes | None] = {}
         for path, node in self.tree.take_changes().items():
             timed = self.tree.timed.get(path)
@@ -378,7 +467,7 @@ class Machine:
     @property
     def sweeping(self) -> bool:
         """Whether `sweep` has something to do."""
-        return self.mvcc.sweeping
+        return self._work is None and self.mvcc.sweeping
 
     def sweep(self) -> None:
         """Do a bounded part of what a compaction has left to do, and save it. For between batches, again and
@@ -509,14 +598,20 @@ class Machine:
     def _put(self, command: Put) -> Outcome:
         return self._shut(command) or txn.put(self.mvcc, self.leases, command)
 
-    def _delete_range(self, command: DeleteRange) -> Outcome:
-        return self._shut(command) or txn.delete_range(self.mvcc, command)
+    def _delete_range(self, command: DeleteRange) -> Outcome | Work:
+        return self._shut(command) or txn.delete_range_steps(self.mvcc, command)
 
     def _range(self, command: Range) -> Outcome:
-        return self._shut(command) or self.mvcc.range(command)
+        return self._shut(command) or txn.range_later(self.mvcc, command)
 
-    def _txn(self, command: Txn) -> Outcome:
-        return self._shut(command) or txn.execute(self.mvcc, self.leases, command)
+    def _txn(self, command: Txn) -> Outcome | Work:
+        return self._shut(command) or txn.execute_steps(self.mvcc, self.leases, command)
+
+    def must_be_logged(self, command: Txn) -> bool:
+        """Whether a transaction must go through the log even if it only reads: it compares so many keys that
+        this is to be done in pieces, or a command is half done, and what it compares is in between.
+        """
+        return self._work is not None or txn.compared(self.mvcc, command) > txn.FEW_COMPARED
 
     def read_txn(self, command: Txn) -> TxnDone | Fault:
         """Answer a transaction that only reads (`txn.is_read`) here and now."""
@@ -537,31 +632,28 @@ class Machine:
         lease = self._shut(command) or self.leases.renew(command.id, self.applied)
         return lease if isinstance(lease, Fault) else LeaseGranted(self.mvcc.revision, lease.id, lease.ttl)
 
-    def _lease_revoke(self, command: LeaseRevoke) -> Outcome:
+    def _lease_revoke(self, command: LeaseRevoke) -> Outcome | Work:
         fault = self._shut(command)
         if fault is not None:
             return fault
         lease = self.leases.get(command.id)
         if lease is None:
             return refusal(errors.LEASE_NOT_FOUND)
-        self._end_lease(lease)
-        return Done(self.mvcc.revision)
+        return self._end_leases([lease])
 
-    def _lease_expire(self, command: LeaseExpire) -> Outcome:
+    def _lease_expire(self, command: LeaseExpire) -> Outcome | Work:
         fault = self._shut(command)
         if fault is not None:
             return fault
-        for id_, since in command.leases:
-            lease = self.leases.at(id_, since)
-            if lease is not None:
-                self._end_lease(lease)
-        return Done(self.mvcc.revision)
+        overdue = (self.leases.at(id_, since) for id_, since in command.leases)
+        return self._end_leases(lease for lease in overdue if lease is not None)
 
-    def _end_lease(self, lease: Lease) -> None:
-        for key in sorted(lease.keys):
-            self.mvcc.delete_range(key, b"")
-        self.mvcc.finish()
-        self.leases.remove(lease)
+    def _end_leases(self, leases: Iterable[Lease]) -> Work:
+        for lease in leases:
+            yield COMMAND_UNITS
+            yield from txn.end_lease_steps(self.mvcc, lease.keys)
+            self.leases.remove(lease)
+        return Done(self.mvcc.revision)
 
     def _lease_checkpoint(self, command: LeaseCheckpoint) -> Outcome:
         fault = self._shut(command)

@@ -51,7 +51,7 @@ from netstore.state.v3commands import BY_KEY, CREATE, DESCEND, MOD, VERSION, Fou
 from netstore.types import KeyChange, Revision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from netstore.seams import Engine
 
@@ -64,8 +64,11 @@ LOAD_STEP: Final = 500
 LOAD_BYTES: Final = 1 << 20
 """Bytes of records read in one step, give or take one."""
 
-DELETE_STEP: Final = 100
-"""Keys deleted in one step: 1 ms."""
+DELETE_STEP: Final = 64
+"""Keys deleted in one step."""
+
+DELETE_MICROSECONDS: Final = 10
+"""What deleting one key takes, about."""
 
 SORT_BYTES: Final = 64 * 1024 * 1024
 """What all sorted lists together may hold at once: half a million keys sorted by a number, 200,000 by value.
@@ -121,6 +124,8 @@ class Mvcc:
         self._pins.lost = True
         self._pins = Pins()
         self._changes: list[KeyChange] = []
+        self._finished = 0
+        """How many of these are of finished revisions."""
 
     @property
     def size(self) -> int:
@@ -260,22 +265,25 @@ class Mvcc:
         self._record(place, item, record, before)
         return before
 
-    def delete_range(self, key: bytes, range_end: bytes) -> int:
-        """Delete what is in the range, in key order; how many keys that were."""
-        number = self._number
-        for _ in self.delete_steps(key, range_end):
-            pass
-        return self._number - number
+    def delete(self, key: bytes) -> None:
+        """Delete a key that exists."""
+        self._delete(self._index.items[key])
 
-    def delete_steps(self, key: bytes, range_end: bytes, step: int = DELETE_STEP) -> Iterator[None]:
-        """The same in steps of so many keys, 10 us each. Nothing else may be written between them."""
+    def delete_steps(self, key: bytes, range_end: bytes) -> Generator[int, None, int]:
+        """Delete what is in the range, in key order, and give how many keys that were. Between steps of
+        `DELETE_STEP` keys it gives how many microseconds the last one took, about; nothing may be written
+        then.
+        """
         index = self._index
-        while gone := list(islice(index.live_keys(key, range_end), step)):
+        count = 0
+        while gone := list(islice(index.live_keys(key, range_end), DELETE_STEP)):
             for each in gone:
                 self._delete(index.items[each])
-            if len(gone) < step:
-                return
-            yield
+            count += len(gone)
+            yield len(gone) * DELETE_MICROSECONDS
+            if len(gone) < DELETE_STEP:
+                break
+        return count
 
     def _delete(self, item: Item) -> None:
         index, key = self._index, item.key
@@ -309,6 +317,7 @@ class Mvcc:
         if self._number:
             self.revision = Revision(self.revision + 1)
             self._number = 0
+            self._finished = len(self._changes)
         return self.revision
 
     def compact(self, revision: int) -> Fault | None:
@@ -343,6 +352,11 @@ class Mvcc:
         item = self._index.items.get(key)
         return 0 if item is None or not item.version else _number(item, target)
 
+    def size_of(self, key: bytes) -> int:
+        """Bytes of the newest record of a key, 0 where there is none."""
+        item = self._index.items.get(key)
+        return 0 if item is None else item.size
+
     def count(self, key: bytes, range_end: bytes) -> int:
         """How many keys in the range exist now. O(log n)."""
         return self._index.count_live(key, range_end)
@@ -374,7 +388,7 @@ class Mvcc:
         """Read keys at a revision in one call, however long that takes (v3 API, Range). With a bound
         (`keyindex`), as of there and not of `query.revision`.
         """
-        found = self.glance(query) if not bound else None
+        found = self.glance(query, bound)
         if found is not None:
             return found
         read = self.read(query, bound)
@@ -386,7 +400,7 @@ class Mvcc:
         while not is_all:
             given, is_all = read.give(UNBOUNDED)
             kvs += given
-        return Found(self.current if bound else self.revision, kvs, read.count, read.more)
+        return Found(self.revision, kvs, read.count, read.more)
 
     def read(self, query: Range, bound: int = 0) -> RangeRead | Fault:
         """Begin to read keys in steps, with a bound as of there. What it needs stays until it is closed."""
@@ -397,17 +411,19 @@ class Mvcc:
         bound = bound or bound_after(revision if revision > 0 else self.revision)
         return RangeRead(self._index, self._records, query, bound, self._sorting, self._pins)
 
-    def glance(self, query: Range) -> Found | Fault | None:
+    def glance(self, query: Range, bound: int = 0) -> Found | Fault | None:
         """The answer to a read that is a small one: a few hundred keys looked at, half a MiB given.
-        None for any other.
+        None for any other. With a bound (`keyindex`), as of there and not of `query.revision`.
 
         One key: about 3 us. A range: O(log n) and about 2 us for each pair in the answer.
         """
-        revision = query.revision
+        revision = query.revision if not bound else 0
         if revision > 0 or self.suspended:
             fault = self.check_revision(revision)
             if fault is not None:
                 return fault
+        if bound:
+            return None if query.sort_target != BY_KEY or is_filtered(query) else self._glance(query, bound)
         if not query.range_end and revision <= 0 and not self._number and not is_filtered(query):
             item = self._index.items.get(query.key)
             if item is None or not item.version:
@@ -567,13 +583,16 @@ class Mvcc:
     @property
     def unpublished(self) -> bool:
         """Whether `take_changes` has something to give."""
-        return bool(self._changes) and not self._number
+        return self._finished > 0
 
     def take_changes(self) -> list[KeyChange]:
-        """What has changed since the last call, in order. Nothing while a command is not finished."""
+        """What has changed since the last call, in order, of the revisions that are finished."""
         if self._number:
-            return []
-        changes, self._changes = self._changes, []
+            changes = self._changes[: self._finished]
+            del self._changes[: self._finished]
+        else:
+            changes, self._changes = self._changes, []
+        self._finished = 0
         return changes
 
     # --- compaction, saving

@@ -114,6 +114,11 @@ class RangeRead:
         self._units = units
         return all(self._units > 0 for _ in self._measuring)
 
+    @property
+    def units_left(self) -> int:
+        """What the last step did not need of its units; negative where it took a little more."""
+        return self._units
+
     def give(self, units: int = STEP_UNITS) -> tuple[list[bytes], bool]:
         """The next pairs, `PIECE_BYTES` of them at most and one more, and whether these were all. For when
         it was measured.

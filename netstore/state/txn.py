@@ -3,11 +3,20 @@
 Three stages, so that a transaction is done whole or not at all: every compare of the whole tree is decided on
 the state before it; then every operation on the path taken is checked for what could fail; then they run, in
 order, each seeing those before it, and nothing can fail any more.
+
+What is applied is done in pieces: a function named `..._steps` is a generator that gives, now and then, how
+many units of about a microsecond it has worked, so that whoever drives it can do something else in between;
+what it does is the same however it is driven. Nothing is read for answers here (`Later`).
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from heapq import merge
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+import msgspec
 
 from netstore import errors
 from netstore.errors import Fault, refusal
@@ -22,6 +31,7 @@ from netstore.state.v3commands import (
     Deleted,
     DeleteRange,
     Found,
+    Later,
     Operation,
     Put,
     PutDone,
@@ -32,13 +42,28 @@ from netstore.state.v3commands import (
 from netstore.types import Revision
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from netstore.state.lease import Leases
     from netstore.state.mvcc import Mvcc
 
 MAX_OPS: Final = 128
 """Compares, or operations of one branch, of a transaction and those nested in it (v3 API, validation)."""
+
+
+MAX_ALL_OPS: Final = 1_024
+"""Operations of a transaction and all nested in it, on both branches: `MAX_OPS` alone would allow 70,000."""
+
+MAX_COMPARED: Final = 100_000
+"""Keys that the compares of a transaction may look at: what one command does has an end."""
+
+FEW_COMPARED: Final = 500
+"""Keys that are compared in one call where a transaction only reads; with more it goes through the log."""
+
+_SORT_STEP: Final = 500
+_COMPARE_UNITS: Final = 5
+_WRITE_UNITS: Final = 10
+_UNIT_BYTES: Final = 2_048
 
 
 class _Path(NamedTuple):
@@ -50,7 +75,8 @@ class _Path(NamedTuple):
     steps: Sequence[Operation | _Path]
 
 
-_Response: TypeAlias = PutDone | Deleted | Found | TxnDone
+_Response: TypeAlias = PutDone | Deleted | Found | Later | TxnDone
+_Answer: TypeAlias = PutDone | Deleted | Later | TxnDone
 
 # --- before anything is proposed
 
@@ -58,9 +84,12 @@ _Response: TypeAlias = PutDone | Deleted | Found | TxnDone
 def check(command: Operation, max_ops: int = MAX_OPS) -> Fault | None:
     """What is wrong with a request whatever the state is; untaken branches are looked at, too.
 
-    Linear in the size of the request, but for deleted ranges and puts of one list: each with each.
+    Linear in the size of the request, but for deleted ranges and puts of one list: each deleted range with
+    those keys that are put in it.
     """
     if isinstance(command, Txn):
+        if _count(command) > MAX_ALL_OPS:
+            return refusal(errors.TOO_MANY_OPS)
         return _check_txn(command, max_ops) or _check_duplicates(command)
     return _check_operation(command)
 
@@ -68,6 +97,11 @@ def check(command: Operation, max_ops: int = MAX_OPS) -> Fault | None:
 def is_read(txn: Txn) -> bool:
     """Whether the transaction only reads, so that it need not enter the log."""
     return all(isinstance(operation, Range) for operation in (*txn.success, *txn.failure))
+
+
+def _count(txn: Txn) -> int:
+    operations = (*txn.success, *txn.failure)
+    return len(operations) + sum(_count(each) for each in operations if isinstance(each, Txn))
 
 
 def _check_txn(txn: Txn, max_ops: int) -> Fault | None:
@@ -122,21 +156,23 @@ def _writes(branch: Sequence[Operation]) -> tuple[set[bytes], list[DeleteRange]]
                 return None
             puts |= inner
             deletes += sides[0][1] + sides[1][1]
-    for operation in branch:
-        if isinstance(operation, Put):
-            if operation.key in puts or _any_covers(deletes, (operation.key,)):
-                return None
-            puts.add(operation.key)
+    own = [operation.key for operation in branch if isinstance(operation, Put)]
+    if len(set(own)) < len(own) or not puts.isdisjoint(own) or _any_covers(deletes, own):
+        return None
+    puts.update(own)
     return puts, deletes
 
 
 def _any_covers(deletes: Iterable[DeleteRange], puts: Iterable[bytes]) -> bool:
-    return any(_covers(delete, key) for delete in deletes for key in puts)
-
-
-def _covers(delete: DeleteRange, key: bytes) -> bool:
-    """Whether a deletion is seen to take a key; as in etcd, an open end is not looked into."""
-    return delete.key <= key < delete.range_end if delete.range_end else key == delete.key
+    """Whether a deletion is seen to take one of these keys; as in etcd, an open end is not looked into."""
+    keys = sorted(puts)
+    if not keys:
+        return False
+    for delete in deletes:
+        at = bisect_left(keys, delete.key)
+        if at < len(keys) and (keys[at] < delete.range_end if delete.range_end else keys[at] == delete.key):
+            return True
+    return False
 
 
 # --- when its turn in the log has come
@@ -148,59 +184,116 @@ def put(mvcc: Mvcc, leases: Leases, command: Put) -> PutDone | Fault:
         return refusal(errors.LEASE_NOT_FOUND)
     if (command.ignore_value or command.ignore_lease) and not mvcc.exists(command.key):
         return refusal(errors.KEY_NOT_FOUND)
-    before = _write(mvcc, command)
+    prev_kv = _write(mvcc, command)
     revision = mvcc.finish()
-    return PutDone(revision, mvcc.pair(before) if before and command.prev_kv else None)
+    return PutDone(revision) if prev_kv is None else PutDone(revision, prev_kv)
 
 
-def delete_range(mvcc: Mvcc, command: DeleteRange) -> Deleted:
+def range_later(mvcc: Mvcc, command: Range) -> Later | Fault:
+    """A read that stands alone in the log."""
+    return mvcc.check_revision(command.revision) or later(mvcc, command)
+
+
+def later(mvcc: Mvcc, query: Range) -> Later:
+    """A read of the state that is finished, at a revision that can be read."""
+    bound = bound_after(query.revision if query.revision > 0 else mvcc.revision)
+    return Later(mvcc.revision, query, bound)
+
+
+def delete_range_steps(mvcc: Mvcc, command: DeleteRange) -> Generator[int, None, Deleted]:
     """Carry out a deletion that stands alone."""
-    count, prev_kvs = _delete(mvcc, command)
-    return Deleted(mvcc.finish(), count, prev_kvs)
+    deleted = yield from _delete_steps(mvcc, command)
+    return Deleted(mvcc.finish(), deleted.deleted, deleted.prev_kvs)
+
+
+def end_lease_steps(mvcc: Mvcc, keys: Iterable[bytes]) -> Generator[int]:
+    """Delete the keys of a lease, in order."""
+    runs: list[list[bytes]] = []
+    unsorted = iter(keys)
+    while run := sorted(islice(unsorted, _SORT_STEP)):
+        runs.append(run)
+        yield len(run)
+    for key in list(runs[0]) if len(runs) == 1 else merge(*runs):
+        mvcc.delete(key)
+        yield _WRITE_UNITS
+    mvcc.finish()
 
 
 def execute(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault:
+    """Carry out a transaction in one call."""
+    steps = execute_steps(mvcc, leases, txn)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            done: TxnDone | Fault = end.value
+            return done
+
+
+def execute_steps(mvcc: Mvcc, leases: Leases, txn: Txn) -> Generator[int, None, TxnDone | Fault]:
     """Carry out a transaction."""
-    path = _decide(mvcc, txn)
+    if compared(mvcc, txn) > MAX_COMPARED:
+        return refusal(errors.TOO_MANY_OPS)
+    path = yield from _decide_steps(mvcc, txn)
     bad_put, bad_range = _look_ahead(mvcc, leases, path)
     fault = bad_put or bad_range
     if fault is not None:
         return fault
-    responses = _run(mvcc, path)
+    responses = yield from _run_steps(mvcc, path)
     return TxnDone(mvcc.finish(), path.succeeded, responses)
 
 
-def _decide(mvcc: Mvcc, txn: Txn) -> _Path:
+def compared(mvcc: Mvcc, txn: Txn) -> int:
+    """How many keys the ranges hold that a transaction compares, nested ones included. O(log n) for each."""
+    count = sum(mvcc.count(each.key, each.range_end) for each in txn.compares if each.range_end)
+    for branch in (txn.success, txn.failure):
+        for operation in branch:
+            if type(operation) is Txn:
+                count += compared(mvcc, operation)
+    return count
+
+
+def _decide_steps(mvcc: Mvcc, txn: Txn) -> Generator[int, None, _Path]:
     """The path through the tree, which is at most `MAX_DEPTH` deep."""
     succeeded = True
     for compare in txn.compares:
-        if not _holds(mvcc, compare):
-            succeeded = False
+        if compare.range_end or compare.target == VALUE:
+            succeeded = yield from _holds_steps(mvcc, compare)
+        else:
+            succeeded = _judge(compare.result, mvcc.number(compare.key, compare.target), compare.number)
+        if not succeeded:
             break
     operations = txn.success if succeeded else txn.failure
     if Txn not in map(type, operations):
         return _Path(succeeded, operations)
-    steps: list[Operation | _Path] = [
-        _decide(mvcc, operation) if isinstance(operation, Txn) else operation for operation in operations
-    ]
+    steps: list[Operation | _Path] = []
+    for operation in operations:
+        if isinstance(operation, Txn):
+            inner = yield from _decide_steps(mvcc, operation)
+            steps.append(inner)
+        else:
+            steps.append(operation)
     return _Path(succeeded, steps)
 
 
-def _holds(mvcc: Mvcc, compare: Compare) -> bool:
+def _holds_steps(mvcc: Mvcc, compare: Compare) -> Generator[int, None, bool]:
+    result = compare.result
     if compare.target == VALUE:
         # A missing key has no value, so nothing can be said of it, not even that it differs.
         seen = False
         for value in mvcc.values(compare.key, compare.range_end):
             seen = True
-            if not _judge(compare.result, value, compare.value):
+            if not _judge(result, value, compare.value):
                 return False
+            yield _COMPARE_UNITS + len(value) // _UNIT_BYTES
         return seen
-    if not compare.range_end:
-        return _judge(compare.result, mvcc.number(compare.key, compare.target), compare.number)
     if not mvcc.count(compare.key, compare.range_end):
-        return _judge(compare.result, 0, compare.number)
-    numbers = mvcc.numbers(compare.key, compare.range_end, compare.target)
-    return all(_judge(compare.result, number, compare.number) for number in numbers)
+        return _judge(result, 0, compare.number)
+    for number in mvcc.numbers(compare.key, compare.range_end, compare.target):
+        if not _judge(result, number, compare.number):
+            return False
+        yield 1
+    return True
 
 
 def _judge(result: int, left: int | bytes, right: int | bytes) -> bool:
@@ -232,41 +325,67 @@ def _look_ahead(mvcc: Mvcc, leases: Leases, path: _Path) -> tuple[Fault | None, 
     return None, bad_range
 
 
-def _run(mvcc: Mvcc, path: _Path) -> list[_Response]:
+def _run_steps(mvcc: Mvcc, path: _Path) -> Generator[int, None, list[_Response]]:
     responses: list[_Response] = []
     for step in path.steps:
         if type(step) is Put:
-            before = _write(mvcc, step)
-            prev = mvcc.pair(before) if before and step.prev_kv else None
-            responses.append(PutDone(mvcc.current, prev))
+            prev_kv = _write(mvcc, step)
+            responses.append(PutDone(mvcc.current, prev_kv))
+            yield _WRITE_UNITS + (mvcc.size_of(step.key) // _UNIT_BYTES if step.ignore_value else 0)
         elif type(step) is Range:
-            found = mvcc.range(step, bound_after(step.revision) if step.revision > 0 else mvcc.bound)
-            assert not isinstance(found, Fault), "its revision was checked"  # noqa: S101 - a bug, not an input
-            responses.append(found)
+            bound = bound_after(step.revision) if step.revision > 0 else mvcc.bound
+            responses.append(Later(mvcc.current, step, bound))
         elif type(step) is DeleteRange:
-            count, prev_kvs = _delete(mvcc, step)
-            responses.append(Deleted(mvcc.current, count, prev_kvs))
+            deleted = yield from _delete_steps(mvcc, step)
+            responses.append(deleted)
         elif type(step) is _Path:
-            responses.append(TxnDone(Revision(0), step.succeeded, _run(mvcc, step)))
+            inner = yield from _run_steps(mvcc, step)
+            responses.append(TxnDone(Revision(0), step.succeeded, inner))
     return responses
 
 
-def _delete(mvcc: Mvcc, command: DeleteRange) -> tuple[int, list[bytes]]:
-    """Delete a range: how many keys, and the pairs there were, where they are asked for."""
-    bound = mvcc.bound
-    count = mvcc.delete_range(command.key, command.range_end)
-    if not count or not command.prev_kv:
-        return count, []
-    found = mvcc.range(Range(command.key, command.range_end), bound)
-    return count, [] if isinstance(found, Fault) else found.kvs
+def _delete_steps(mvcc: Mvcc, command: DeleteRange) -> Generator[int, None, Deleted]:
+    """Delete a range. The pairs there were are those that are read at the bound before."""
+    bound, before = mvcc.bound, mvcc.current
+    count = yield from mvcc.delete_steps(command.key, command.range_end)
+    prev_kvs: list[bytes] | Later = []
+    if count and command.prev_kv:
+        prev_kvs = Later(before, Range(command.key, command.range_end), bound)
+    return Deleted(mvcc.current, count, prev_kvs)
 
 
-def _write(mvcc: Mvcc, command: Put) -> int:
-    """Put a pair. What is to be kept of a pair that an operation before it has deleted is empty."""
-    value, lease = command.value, command.lease
+def _write(mvcc: Mvcc, command: Put) -> Later | None:
+    """Put a pair; what was there before, where it is asked for. What is to be kept of a pair that an
+    operation before it has deleted is empty.
+    """
+    value, lease, bound = command.value, command.lease, mvcc.bound
     if command.ignore_lease:
         lease = mvcc.lease_of(command.key)
     if command.ignore_value:
         old = mvcc.get(command.key)
         value = b"" if old is None else pair.split(old).value
-    return mvcc.put(command.key, value, lease)
+    before = mvcc.put(command.key, value, lease)
+    return Later(mvcc.revision, Range(command.key), bound) if before and command.prev_kv else None
+
+
+# --- when somebody waits for the answer
+
+
+def settle(outcome: _Answer, find: Callable[[Later], Found]) -> PutDone | Deleted | Found | TxnDone:
+    """The outcome with everything that was left for later."""
+    if isinstance(outcome, Later):
+        found = find(outcome)
+        return msgspec.structs.replace(found, revision=outcome.revision)
+    if isinstance(outcome, PutDone):
+        prev_kv = outcome.prev_kv
+        if not isinstance(prev_kv, Later):
+            return outcome
+        kvs = find(prev_kv).kvs
+        return PutDone(outcome.revision, kvs[0] if kvs else None)
+    if isinstance(outcome, Deleted):
+        prev_kvs = outcome.prev_kvs
+        if not isinstance(prev_kvs, Later):
+            return outcome
+        return Deleted(outcome.revision, outcome.deleted, find(prev_kvs).kvs)
+    responses = [each if isinstance(each, Found) else settle(each, find) for each in outcome.responses]
+    return TxnDone(outcome.revision, outcome.succeeded, [*responses])

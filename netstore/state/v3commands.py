@@ -82,7 +82,9 @@ class DeleteRange(V3Struct, frozen=True, tag=65):
 
 
 class Range(V3Struct, frozen=True, tag=66):
-    """A read (v3 API, Range). Gives `Found`. It enters the log only inside a transaction that writes."""
+    """A read (v3 API, Range). Gives `Found`, in the log `Later`; it enters that only inside a transaction
+    that writes.
+    """
 
     key: _Key
     range_end: bytes = b""
@@ -187,11 +189,21 @@ V3Command: TypeAlias = (
 )
 
 
+class Later(msgspec.Struct, frozen=True, gc=False):
+    """What a read inside a command finds. Applying a command reads nothing: who waits for the answer reads it
+    then, as of a bound (`keyindex`), which is the state between two operations (`txn.settle`).
+    """
+
+    revision: Revision
+    query: Range
+    bound: int
+
+
 class PutDone(msgspec.Struct, frozen=True, gc=False):
     """`prev_kv` is the pair before, when it was asked for and there was one."""
 
     revision: Revision
-    prev_kv: bytes | None = None
+    prev_kv: bytes | Later | None = None
 
 
 class Deleted(msgspec.Struct, frozen=True, gc=False):
@@ -199,7 +211,7 @@ class Deleted(msgspec.Struct, frozen=True, gc=False):
 
     revision: Revision
     deleted: int
-    prev_kvs: list[bytes]
+    prev_kvs: list[bytes] | Later
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
@@ -219,7 +231,7 @@ class TxnDone(msgspec.Struct, frozen=True):
 
     revision: Revision
     succeeded: bool
-    responses: list[PutDone | Deleted | Found | TxnDone]
+    responses: list[PutDone | Deleted | Found | Later | TxnDone]
 
 
 class Done(msgspec.Struct, frozen=True, gc=False):
@@ -243,5 +255,7 @@ class AlarmChanged(msgspec.Struct, frozen=True, gc=False):
     alarms: list[tuple[NodeId, int]]
 
 
-V3Outcome: TypeAlias = PutDone | Deleted | Found | TxnDone | Done | LeaseGranted | AlarmChanged | Fault
+V3Outcome: TypeAlias = (
+    PutDone | Deleted | Found | Later | TxnDone | Done | LeaseGranted | AlarmChanged | Fault
+)
 """What applying a command of the v3 API gives."""

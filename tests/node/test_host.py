@@ -16,7 +16,7 @@ from netstore.node.timekeeper import Deadlines
 from netstore.raft.invariant import InvariantBroken
 from netstore.seams import SyncFailed
 from netstore.state.commands import Delete, QuorumGet, Set, encode
-from netstore.state.v3commands import Compact, DeleteRange, LeaseGrant, Put, Range, SetAlarm, Txn
+from netstore.state.v3commands import Compact, DeleteRange, Found, LeaseGrant, Put, Range, SetAlarm, Txn
 from netstore.types import Event, Index, Nanos, NodeId
 from tests.support.local_member import HandClock
 from tests.support.member import Solo
@@ -431,3 +431,51 @@ def test_a_deadline_that_raises_does_not_keep_the_others_from_being_called() -> 
     clock.now = Nanos(clock.now + 2_000_000_000)
     assert deadlines.run_due()
     assert (called, len(faults)) == ([1], 1)
+
+
+def put_many(member: Solo, keys: int) -> None:
+    for number in range(keys):
+        member.host.propose(encode(Put(b"%05d" % number)), lambda _: None)
+    member.settle()
+
+
+def test_what_comes_after_a_long_command_waits_for_it_and_nothing_else_does() -> None:
+    alone = Solo().lead()
+    put_many(alone, 3_000)
+    deleted: Outcomes = []
+    later: Outcomes = []
+    alone.host.propose(encode(DeleteRange(b"\0", b"\0")), deleted.append)
+    alone.turn()
+    alone.device.sync()
+    alone.turn()
+    assert not deleted
+    applied = alone.host.machine.applied
+    alone.host.propose(encode(Put(b"a")), later.append)
+    turns = 0
+    while not deleted:
+        count = alone.host.machine.mvcc.range(Range(b"\0", b"\0", count_only=True))
+        assert isinstance(count, Found)
+        assert count.count == 3_000
+        assert alone.host.machine.applied == applied
+        alone.host.tick()
+        alone.turn()
+        turns += 1
+    assert turns > 2
+    alone.settle()
+    assert len(later) == 1
+    assert alone.host.machine.applied == applied + 2
+    assert alone.crashed().host.machine.applied <= applied + 2
+
+
+def test_a_crash_in_the_middle_of_a_long_command_does_it_again() -> None:
+    alone = Solo().lead()
+    put_many(alone, 3_000)
+    alone.host.propose(encode(DeleteRange(b"\0", b"\0")), lambda _: None)
+    alone.turn()
+    alone.device.sync()
+    alone.turn()
+    alone.turn()
+    again = alone.crashed().lead()
+    found = again.host.machine.mvcc.range(Range(b"\0", b"\0", count_only=True))
+    assert isinstance(found, Found)
+    assert found.count == 0

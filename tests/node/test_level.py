@@ -19,7 +19,7 @@ from netstore.types import NodeId
 from tests.support.group import Group
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from netstore.state.commands import Command
 
@@ -44,8 +44,7 @@ class Later(Machine):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        doors: dict[type, Callable[..., Outcome]] = self._doors
-        doors[Append] = self._append
+        self._doors[Append] = self._append
 
     @staticmethod
     def decode(data: bytes) -> Command:

@@ -21,6 +21,7 @@ from netstore.types import Index, Revision
 from tests.state.v3_strategies import ENDS, KEYS, ranges, v3_commands
 from tests.state.v3_twin import Told, Twin
 from tests.support.local_member import memory_engine
+from tests.support.settled import settled
 
 if TYPE_CHECKING:
     from netstore.disk.engine import MemoryEngine
@@ -47,7 +48,7 @@ class Both:
     def apply(self, command: V3Command) -> None:
         machine = self.machine
         outcome = machine.apply(Index(machine.applied + 1), encode(command))
-        assert outcome == self.twin.apply(command)
+        assert settled(machine, outcome) == self.twin.apply(command)
         told = [
             (c.revision, c.key, c.pair, machine.mvcc.pair(c.before) if c.before else None)
             for c in machine.take_changes()

@@ -36,6 +36,7 @@ from netstore.types import Index
 from tests.state.v3_strategies import txns
 from tests.state.v3_twin import contains
 from tests.support.local_member import memory_engine
+from tests.support.settled import settled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +59,7 @@ def fresh() -> Machine:
 
 
 def apply(machine: Machine, command: V3Command) -> V3Outcome:
-    outcome = machine.apply(Index(machine.applied + 1), encode(command))
+    outcome = settled(machine, machine.apply(Index(machine.applied + 1), encode(command)))
     assert isinstance(outcome, V3Outcome)
     return outcome
 
@@ -173,7 +174,7 @@ def test_what_only_reads_is_known() -> None:
     assert not txn.is_read(both(both(GET)))
     machine = fresh()
     apply(machine, A)
-    assert machine.read_txn(both(GET)) == apply(machine, both(GET))
+    assert settled(machine, machine.read_txn(both(GET))) == apply(machine, both(GET))
     with pytest.raises(ValueError, match="goes through the log"):
         machine.read_txn(both(A))
 

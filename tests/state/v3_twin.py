@@ -21,6 +21,7 @@ from netstore.state.v3commands import (
     DeleteRange,
     Done,
     Found,
+    Later,
     LeaseCheckpoint,
     LeaseExpire,
     LeaseGrant,
@@ -268,8 +269,8 @@ class Twin:
                 found.append(self.check_revision(operation.revision))
         return [fault for fault in found if fault is not None]
 
-    def run(self, txn: Txn, before: Keys) -> tuple[bool, list[PutDone | Deleted | Found | TxnDone]]:
-        responses: list[PutDone | Deleted | Found | TxnDone] = []
+    def run(self, txn: Txn, before: Keys) -> tuple[bool, list[PutDone | Deleted | Found | Later | TxnDone]]:
+        responses: list[PutDone | Deleted | Found | Later | TxnDone] = []
         for operation in self.branch(txn, before):
             match operation:
                 case Put():

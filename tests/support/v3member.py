@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from netstore.api.v3.services import Options, build
 from netstore.net import grpc, http2
+from netstore.node.jobs import Jobs
 from netstore.node.timekeeper import Deadlines
 from netstore.state.member import MemberInfo
 from netstore.types import NodeId
@@ -105,6 +106,7 @@ class ReadableMember(LocalMember):
     def __init__(self) -> None:
         super().__init__()
         self.watches = Watches(self.machine.mvcc, lambda: None)
+        self.jobs = Jobs(lambda: None, Lines())
         self.unreadable: Fault | None = None
         self.unwritable: Fault | None = None
         self.proposed = 0
@@ -129,6 +131,8 @@ class ReadableMember(LocalMember):
             self.machine.sweep()
         while self.watches.behind:
             self.watches.step()
+        while self.jobs.ready:
+            self.jobs.run()
 
 
 class FakeLessor:
@@ -236,6 +240,7 @@ class Served:
         call = FakeCall(path, fields)
         message = request if isinstance(request, bytes) else request.SerializeToString()
         self.services.unary[call.path](call, message)
+        self.member.settle()
         return call
 
     def open(self, path: str, fields: dict[bytes, bytes] | None = None) -> tuple[FakeCall, Receiver]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from netstore.errors import Fault
     from netstore.net.grpc import Call, Handler, Receiver, StreamHandler
+    from netstore.node.jobs import Jobs
 
     _M = TypeVar("_M", bound=Message)
 
@@ -33,7 +34,11 @@ _NO_LEADER: Final = NO_LEADER.decode()
 
 
 class Replica(Member, Protocol):
-    """A member that can be read linearizably, too."""
+    """A member that can be read linearizably, and does long work in steps, too."""
+
+    @property
+    def jobs(self) -> Jobs:
+        """Requests that are answered in steps."""
 
     def read(self, done: Callable[[Fault | None], None]) -> None:
         """Call `done(None)` once this member's state holds everything that was acknowledged anywhere before

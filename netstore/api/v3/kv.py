@@ -18,10 +18,11 @@ from netstore.errors import Fault, refusal
 from netstore.net import grpc
 from netstore.state import txn
 from netstore.state.commands import encode
-from netstore.state.v3commands import Compact, Deleted, Done, PutDone, TxnDone
+from netstore.state.v3commands import Compact, Deleted, Done, Found, PutDone, TxnDone
 from netstore.types import Revision
 
 if TYPE_CHECKING:
+    from netstore.api.v3.answers import Answers
     from netstore.api.v3.door import Door, Replica
     from netstore.api.v3.messages import Headers
     from netstore.api.v3.quota import Quota
@@ -37,12 +38,20 @@ class KvService:
     """`etcdserverpb.KV`."""
 
     def __init__(
-        self, member: Replica, headers: Headers, quota: Quota, *, max_request_bytes: int, max_txn_ops: int
+        self,
+        member: Replica,
+        headers: Headers,
+        quota: Quota,
+        answers: Answers,
+        *,
+        max_request_bytes: int,
+        max_txn_ops: int,
     ) -> None:
         """`max_request_bytes` bounds what one write may hold, `max_txn_ops` each list of a transaction."""
         self._member = member
         self._headers = headers
         self._quota = quota
+        self._answers = answers
         self._most_bytes = max_request_bytes - ENVELOPE_BYTES
         self._max_txn_ops = max_txn_ops
 
@@ -97,12 +106,10 @@ class KvService:
             self._member.propose(encode(command), partial(self._written, call), call.principal.encode())
 
     def _written(self, call: Call, outcome: Outcome | Fault) -> None:
-        if isinstance(outcome, PutDone):
-            call.reply(messages.write_put(self._headers(outcome.revision), outcome))
-        elif isinstance(outcome, TxnDone):
-            call.reply(messages.write_txn(self._headers(outcome.revision), outcome))
-        elif isinstance(outcome, Deleted):
-            call.reply(messages.write_deleted(self._headers(outcome.revision), outcome))
+        if isinstance(outcome, PutDone) and outcome.prev_kv is None:
+            call.reply(self._headers(outcome.revision))
+        elif isinstance(outcome, PutDone | TxnDone | Deleted):
+            self._answers.send(call, outcome)
         else:
             _refuse_outcome(call, outcome)
 
@@ -127,18 +134,25 @@ class KvService:
         return own is not None and own.learner
 
     def _found(self, call: Call, query: Range, fault: Fault | None) -> None:
-        found = fault or self._member.machine.mvcc.range(query)
-        if isinstance(found, Fault):
+        mvcc = self._member.machine.mvcc
+        found = fault or mvcc.glance(query)
+        if isinstance(found, Found):
+            call.reply(messages.write_found(self._headers(found.revision), found))
+        elif isinstance(found, Fault):
             refuse(call, found)
         else:
-            call.reply(messages.write_found(self._headers(found.revision), found))
+            self._answers.send(call, txn.later(mvcc, query))
 
     def _read_txn(self, call: Call, command: Txn, fault: Fault | None) -> None:
-        outcome = fault or self._member.machine.read_txn(command)
+        machine = self._member.machine
+        if fault is None and machine.must_be_logged(command):
+            self._member.propose(encode(command), partial(self._written, call))
+            return
+        outcome = fault or machine.read_txn(command)
         if isinstance(outcome, Fault):
             refuse(call, outcome)
         else:
-            call.reply(messages.write_txn(self._headers(outcome.revision), outcome))
+            self._answers.send(call, outcome)
 
     # --- compaction
 

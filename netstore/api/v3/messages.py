@@ -8,7 +8,7 @@ guide); the tests compare them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -18,12 +18,15 @@ from netstore.errors import refusal
 from netstore.state import v3commands as v3
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from google.protobuf.message import Message
 
     from netstore.api.v3.pb import rpc_pb2 as pb
     from netstore.errors import Fault
     from netstore.node.member import Member
-    from netstore.state.v3commands import Deleted, Found, PutDone, TxnDone
+    from netstore.state.reads import RangeRead
+    from netstore.state.v3commands import Deleted, Found, Later, PutDone, TxnDone
 
     _M = TypeVar("_M", bound=Message)
 
@@ -32,6 +35,8 @@ _MASK64: Final = 2**64 - 1
 # A tag is the number of a field << 3 | 2 for bytes, | 0 for a number (protobuf encoding guide).
 _HEADER: Final = b"\x0a"
 _TWO: Final = b"\x12"
+_THREE: Final = b"\x1a"
+_UNSETTLED: Final = "this outcome holds what is still to be read"
 
 
 class BadMessage(Exception):  # noqa: N818 - named for what was found
@@ -178,7 +183,7 @@ class Headers:
         return self._bytes
 
 
-def _inner_header(revision: int) -> bytes:
+def inner_header(revision: int) -> bytes:
     """The header of an operation inside a transaction: the revision alone."""
     if not revision:
         return b"\x0a\x00"
@@ -192,27 +197,38 @@ def framed(tag: bytes, message: bytes) -> bytes:
 
 
 def write_put(header: bytes, outcome: PutDone) -> bytes:
-    """`PutResponse`."""
-    return header if outcome.prev_kv is None else header + framed(_TWO, outcome.prev_kv)
+    """`PutResponse`, of an outcome that is settled (`state.txn.settle`) as for all others here."""
+    prev_kv = outcome.prev_kv
+    if isinstance(prev_kv, v3.Later):
+        raise TypeError(_UNSETTLED)
+    return header if prev_kv is None else header + framed(_TWO, prev_kv)
 
 
 def write_deleted(header: bytes, outcome: Deleted) -> bytes:
     """`DeleteRangeResponse`."""
-    count = b"\x10" + varint(outcome.deleted) if outcome.deleted else b""
-    return b"".join((header, count, *_pairs(b"\x1a", outcome.prev_kvs)))
+    if isinstance(outcome.prev_kvs, v3.Later):
+        raise TypeError(_UNSETTLED)
+    return b"".join((header, _count_deleted(outcome), *pairs(_THREE, outcome.prev_kvs)))
+
+
+def _count_deleted(outcome: Deleted) -> bytes:
+    return b"\x10" + varint(outcome.deleted) if outcome.deleted else b""
 
 
 def write_found(header: bytes, outcome: Found) -> bytes:
     """`RangeResponse`."""
     kvs = outcome.kvs
-    more = b"\x18\x01" if outcome.more else b""
-    count = b"\x20" + varint(outcome.count) if outcome.count else b""
+    more_and_count = _more_and_count(outcome.more, outcome.count)
     if len(kvs) == 1:
-        return b"%b\x12%b%b%b%b" % (header, varint(len(kvs[0])), kvs[0], more, count)
-    return b"".join((header, *_pairs(_TWO, kvs), more, count))
+        return b"%b\x12%b%b%b" % (header, varint(len(kvs[0])), kvs[0], more_and_count)
+    return b"".join((header, *pairs(_TWO, kvs), more_and_count))
 
 
-def _pairs(tag: bytes, kvs: list[bytes]) -> list[bytes]:
+def _more_and_count(more: bool, count: int) -> bytes:
+    return (b"\x18\x01" if more else b"") + (b"\x20" + varint(count) if count else b"")
+
+
+def pairs(tag: bytes, kvs: list[bytes]) -> list[bytes]:
     """Pairs as a repeated field, in pieces to be joined. 0.2 us each."""
     heads: dict[int, bytes] = {}
     pieces: list[bytes] = []
@@ -228,19 +244,82 @@ def _pairs(tag: bytes, kvs: list[bytes]) -> list[bytes]:
 def write_txn(header: bytes, outcome: TxnDone) -> bytes:
     """`TxnResponse`."""
     succeeded = b"\x10\x01" if outcome.succeeded else b""
-    return b"".join((header, succeeded, *(framed(b"\x1a", _response(each)) for each in outcome.responses)))
+    return b"".join((header, succeeded, *(framed(_THREE, _response(each)) for each in outcome.responses)))
 
 
-def _response(outcome: PutDone | Deleted | Found | TxnDone) -> bytes:
-    """`ResponseOp`."""
-    header = _inner_header(outcome.revision)
+def write_answer(header: bytes, outcome: PutDone | Deleted | Found | TxnDone) -> bytes:
+    """The answer to the command that had this outcome."""
     if isinstance(outcome, v3.PutDone):
-        return framed(b"\x12", write_put(header, outcome))
+        return write_put(header, outcome)
     if isinstance(outcome, v3.Found):
-        return framed(b"\x0a", write_found(header, outcome))
+        return write_found(header, outcome)
     if isinstance(outcome, v3.Deleted):
-        return framed(b"\x1a", write_deleted(header, outcome))
-    return framed(b"\x22", write_txn(header, outcome))
+        return write_deleted(header, outcome)
+    return write_txn(header, outcome)
+
+
+Piece: TypeAlias = "bytes | tuple[bytes, RangeRead]"
+"""A piece of an answer: bytes, or all pairs that a read gives, as a repeated field with this tag."""
+
+
+def lay_out(
+    header: bytes, outcome: PutDone | Deleted | Found | Later | TxnDone, read_of: Callable[[Later], RangeRead]
+) -> tuple[list[Piece], int]:
+    """What `write_answer` writes, as pieces and their length in all. `read_of` gives the read, which was
+    measured, that answers what is left for later.
+    """
+    if isinstance(outcome, v3.TxnDone):
+        return _lay_out_txn(header, outcome, read_of)
+    if isinstance(outcome, v3.Found):
+        whole = write_found(header, outcome)
+        return [whole], len(whole)
+    if isinstance(outcome, v3.Later):
+        read = read_of(outcome)
+        return _around(header, (_TWO, read), _more_and_count(read.more, read.count))
+    if isinstance(outcome, v3.PutDone):
+        if isinstance(outcome.prev_kv, v3.Later):
+            return _around(header, (_TWO, read_of(outcome.prev_kv)))
+    elif isinstance(outcome.prev_kvs, v3.Later):
+        return _around(header + _count_deleted(outcome), (_THREE, read_of(outcome.prev_kvs)))
+    whole = write_answer(header, outcome)
+    return [whole], len(whole)
+
+
+def _around(front: bytes, pairs_of: tuple[bytes, RangeRead], end: bytes = b"") -> tuple[list[Piece], int]:
+    return [front, pairs_of, end], len(front) + pairs_of[1].size + len(end)
+
+
+def _lay_out_txn(
+    header: bytes, outcome: TxnDone, read_of: Callable[[Later], RangeRead]
+) -> tuple[list[Piece], int]:
+    front = header + (b"\x10\x01" if outcome.succeeded else b"")
+    pieces: list[Piece] = [front]
+    size = len(front)
+    for each in outcome.responses:
+        inner, inner_size = lay_out(inner_header(each.revision), each, read_of)
+        head = _RESPONSES[type(each)] + varint(inner_size)
+        head = _THREE + varint(len(head) + inner_size) + head
+        pieces.append(head)
+        pieces += inner
+        size += len(head) + inner_size
+    return pieces, size
+
+
+_RESPONSES: Final = {
+    v3.Found: b"\x0a",
+    v3.Later: b"\x0a",
+    v3.PutDone: b"\x12",
+    v3.Deleted: b"\x1a",
+    v3.TxnDone: b"\x22",
+}
+"""The field of `ResponseOp` for each."""
+
+
+def _response(outcome: PutDone | Deleted | Found | Later | TxnDone) -> bytes:
+    """`ResponseOp`."""
+    if isinstance(outcome, v3.Later):
+        raise TypeError(_UNSETTLED)
+    return framed(_RESPONSES[type(outcome)], write_answer(inner_header(outcome.revision), outcome))
 
 
 def write_kept_alive(header: bytes, lease: int, ttl: int) -> bytes:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from netstore.api.v3 import health
+from netstore.api.v3.answers import Answers
 from netstore.api.v3.cluster import ClusterService
 from netstore.api.v3.compaction import ByRevisions, ByTime
 from netstore.api.v3.door import Door
@@ -79,6 +80,7 @@ def build(
         member,
         headers,
         quota,
+        Answers(member, headers, after),
         max_request_bytes=options.max_request_bytes,
         max_txn_ops=options.max_txn_ops,
     )

@@ -14,7 +14,7 @@ from netstore.api.v3.pb import kv_pb2
 from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import Fault
 from netstore.state import v3commands as v3
-from netstore.state.v3commands import Deleted, Found, PutDone, TxnDone
+from netstore.state.v3commands import Deleted, Found, Later, PutDone, TxnDone
 from netstore.types import Revision, Term
 from tests.support.local_member import LocalMember
 
@@ -58,16 +58,19 @@ def kv(data: bytes) -> kv_pb2.KeyValue:
     return kv_pb2.KeyValue.FromString(data)
 
 
-def as_protobuf(outcome: PutDone | Found | Deleted | TxnDone) -> Any:
+def as_protobuf(outcome: PutDone | Found | Deleted | Later | TxnDone) -> Any:
     """The answer as protobuf has it, with the header of an operation inside a transaction."""
+    assert not isinstance(outcome, Later)
     inner = pb.ResponseHeader(revision=outcome.revision)
     if isinstance(outcome, PutDone):
+        assert not isinstance(outcome.prev_kv, Later)
         prev = None if outcome.prev_kv is None else kv(outcome.prev_kv)
         return pb.PutResponse(header=inner, prev_kv=prev)
     if isinstance(outcome, Found):
         kvs = list(map(kv, outcome.kvs))
         return pb.RangeResponse(header=inner, kvs=kvs, more=outcome.more, count=outcome.count)
     if isinstance(outcome, Deleted):
+        assert not isinstance(outcome.prev_kvs, Later)
         prev_kvs = list(map(kv, outcome.prev_kvs))
         return pb.DeleteRangeResponse(header=inner, deleted=outcome.deleted, prev_kvs=prev_kvs)
     responses = []

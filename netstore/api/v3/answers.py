@@ -1,0 +1,265 @@
+"""Answers that carry pairs: small ones at once, the others in steps, as fast as their client reads.
+
+What is read is as of a bound (`state.keyindex`): the moment the read was let in, or the place of an operation
+within a transaction, so an answer can be read long after that. A large one is a job (`node.jobs`) of two
+passes. The first finds out how long it is, which comes first on the wire; the second reads pairs and gives
+them away, and pauses while the client has more before it than `MOST_UNSENT`. So an answer of a gigabyte holds
+a few hundred KiB, and a client that does not read costs a pin on the history for `READ_SECONDS`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from netstore import errors
+from netstore.api.v3 import messages
+from netstore.api.v3.status import refuse
+from netstore.errors import Fault
+from netstore.net import grpc
+from netstore.state import txn
+from netstore.state.mvcc import SMALL_BYTES, SMALL_KEYS
+from netstore.state.reads import STEP_UNITS, Lost, TooMuch
+from netstore.state.v3commands import Deleted, Later, PutDone, TxnDone
+
+if TYPE_CHECKING:
+    from netstore.api.v3.door import After, Replica
+    from netstore.api.v3.messages import Headers, Piece
+    from netstore.net.grpc import Call
+    from netstore.state.reads import RangeRead
+    from netstore.state.v3commands import Found
+
+MOST_UNSENT: Final = 4 * grpc.LOW_WATER
+"""Bytes that wait for the client before no more is read for it."""
+
+READ_SECONDS: Final = 300.0
+"""How long an answer may take: what it needs of the history is kept that long."""
+
+LOOK_SECONDS: Final = 30.0
+"""How often it is looked for answers that have taken too long."""
+
+MOST_BYTES: Final = 2**31 - 1
+"""Bytes of one answer; more no client takes, as with etcd."""
+
+_READ_UNITS: Final = 20
+"""What turning to the next read of an answer costs, in the units of `state.reads`."""
+
+_TOO_LONG: Final = "grpc: trying to send message larger than max ({} vs. {})"
+
+
+class Answers:
+    """Answers calls of one member. `after` makes a call once some seconds have passed."""
+
+    def __init__(self, member: Replica, headers: Headers, after: After) -> None:
+        self._member = member
+        self._headers = headers
+        self._after = after
+        self._open: dict[_Answering, float] = {}
+        """Answers that are being given, and when they began. Seconds of the monotonic clock."""
+
+    def send(self, call: Call, outcome: PutDone | Deleted | Later | TxnDone) -> None:
+        """Answer a call with what applying a command gave, or with a read (`Later`)."""
+        header = self._headers(outcome.revision)
+        small = _Small(self._member)
+        try:
+            settled = txn.settle(outcome, small.find)
+        except _Large:
+            self._begin(call, header, outcome)
+        except _Refused as refused:
+            refuse(call, refused.fault)
+        else:
+            call.reply(messages.write_answer(header, settled))
+
+    def _begin(self, call: Call, header: bytes, outcome: PutDone | Deleted | Later | TxnDone) -> None:
+        """Give an answer in steps. What it reads stays from now on."""
+        answering = _Answering(self, self._member, call, header, outcome)
+        fault = answering.open(outcome) or self._member.jobs.start(_principal(call), answering)
+        if fault is not None:
+            answering.close()
+            refuse(call, fault)
+            return
+        if not self._open:
+            self._after(LOOK_SECONDS, self._look)
+        self._open[answering] = self._member.clock.monotonic()
+        call.on_cancelled(answering.close)
+
+    def closed(self, answering: _Answering) -> None:
+        """An answer is over."""
+        self._open.pop(answering, None)
+
+    def _look(self) -> None:
+        now = self._member.clock.monotonic()
+        for answering in [each for each, began in self._open.items() if began + READ_SECONDS < now]:
+            answering.give_up(errors.timed_out())
+        if self._open:
+            self._after(LOOK_SECONDS, self._look)
+
+
+class _Large(Exception):  # noqa: N818 - named for what was found
+    """The answer is not a small one."""
+
+
+class _Refused(Exception):  # noqa: N818 - named for what happened
+    """A read cannot be had."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__()
+        self.fault = fault
+
+
+class _Small:
+    """Finds the reads of an answer while that is a small one, all of them together."""
+
+    __slots__ = ("_keys", "_mvcc", "_size")
+
+    def __init__(self, member: Replica) -> None:
+        self._mvcc = member.machine.mvcc
+        self._keys = SMALL_KEYS
+        self._size = SMALL_BYTES
+
+    def find(self, later: Later) -> Found:
+        found = self._mvcc.glance(later.query, later.bound)
+        if found is None:
+            raise _Large
+        if isinstance(found, Fault):
+            raise _Refused(found)
+        self._keys -= len(found.kvs) + 1
+        self._size -= sum(map(len, found.kvs))
+        if self._size < 0 or self._keys < 0:
+            raise _Large
+        return found
+
+
+class _Answering:
+    """One answer that is given in steps. Implements `node.jobs.Job`."""
+
+    __slots__ = (
+        "_answers",
+        "_call",
+        "_header",
+        "_jobs",
+        "_mvcc",
+        "_outcome",
+        "_pieces",
+        "_reads",
+        "_unmeasured",
+    )
+
+    def __init__(
+        self,
+        answers: Answers,
+        member: Replica,
+        call: Call,
+        header: bytes,
+        outcome: PutDone | Deleted | Later | TxnDone,
+    ) -> None:
+        self._answers = answers
+        self._jobs = member.jobs
+        self._mvcc = member.machine.mvcc
+        self._call = call
+        self._header = header
+        self._outcome = outcome
+        self._reads: dict[int, RangeRead] = {}
+        """By the identity of what they answer."""
+        self._unmeasured: deque[RangeRead] = deque()
+        self._pieces: deque[Piece] | None = None
+
+    def open(self, outcome: PutDone | Deleted | Found | Later | TxnDone) -> Fault | None:
+        """Begin all reads of an outcome."""
+        if isinstance(outcome, TxnDone):
+            for response in outcome.responses:
+                fault = self.open(response)
+                if fault is not None:
+                    return fault
+            return None
+        later: object = outcome
+        if isinstance(outcome, PutDone):
+            later = outcome.prev_kv
+        elif isinstance(outcome, Deleted):
+            later = outcome.prev_kvs
+        if isinstance(later, Later):
+            read = self._mvcc.read(later.query, later.bound)
+            if isinstance(read, Fault):
+                return read
+            self._reads[id(later)] = read
+            self._unmeasured.append(read)
+        return None
+
+    def step(self) -> bool:
+        """See `node.jobs.Job`."""
+        try:
+            return self._measure() if self._pieces is None else self._give(self._pieces)
+        except Lost:
+            self.give_up(errors.timed_out(errors.TIMED_OUT_LEADER))
+        except TooMuch:
+            self.give_up(errors.too_many())
+        return True
+
+    def _measure(self) -> bool:
+        units = STEP_UNITS
+        while self._unmeasured and units > 0:
+            read = self._unmeasured[0]
+            is_measured = read.measure(units)
+            units = read.units_left - _READ_UNITS
+            if is_measured:
+                self._unmeasured.popleft()
+        if self._unmeasured:
+            return False
+        pieces, size = messages.lay_out(self._header, self._outcome, lambda later: self._reads[id(later)])
+        if size > MOST_BYTES:
+            self._call.finish(grpc.RESOURCE_EXHAUSTED, _TOO_LONG.format(size, MOST_BYTES))
+            self.close()
+            return True
+        self._pieces = deque(pieces)
+        self._call.begin_reply(size)
+        return False
+
+    def _give(self, pieces: deque[Piece]) -> bool:
+        call = self._call
+        if call.backlog > MOST_UNSENT:
+            self._jobs.pause(self)
+            call.on_drained(partial(self._jobs.resume, self))
+            return False
+        is_read = False
+        while pieces and not is_read:
+            piece = pieces[0]
+            if isinstance(piece, bytes):
+                call.push(piece)
+                pieces.popleft()
+                continue
+            tag, read = piece
+            kvs, is_all = read.give()
+            call.push(b"".join(messages.pairs(tag, kvs)))
+            is_read = bool(kvs)
+            if is_all:
+                pieces.popleft()
+        if pieces:
+            return False
+        call.end_reply()
+        self.close()
+        return True
+
+    def give_up(self, fault: Fault) -> None:
+        """End the call without the rest of its answer."""
+        refuse(self._call, fault)
+        self.close()
+
+    def failed(self, fault: Exception) -> None:  # noqa: ARG002 - it was logged
+        """See `node.jobs.Job`."""
+        self._call.finish(grpc.INTERNAL, errors.failed().cause.decode())
+        self.close()
+
+    def close(self) -> None:
+        """Nobody waits for this any more: let go of everything."""
+        self._jobs.cancel(self)
+        self._answers.closed(self)
+        for read in self._reads.values():
+            read.close()
+        self._reads.clear()
+        self._unmeasured.clear()
+
+
+def _principal(call: Call) -> str:
+    """Who asks: the name in the certificate, else the address without the port."""
+    return call.common_name or call.peer.rpartition(":")[0]

@@ -1,0 +1,217 @@
+"""Large answers: given in steps as the client reads, of one moment, and given up when nobody waits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.api.v3 import answers
+from netstore.api.v3.answers import MOST_UNSENT, READ_SECONDS
+from netstore.api.v3.pb import rpc_pb2 as pb
+from netstore.errors import MustStop
+from netstore.net import grpc
+from netstore.state.reads import PIECE_BYTES, RangeRead
+from tests.support.v3member import FakeCall, Served
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEYS = 1_200
+RANGE = "/etcdserverpb.KV/Range"
+TXN = "/etcdserverpb.KV/Txn"
+ALL = pb.RangeRequest(key=b"k", range_end=b"l")
+
+
+class SlowCall(FakeCall):
+    """A call whose client reads nothing before `drain`. Notes the most that waited for it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.most = 0
+        self.gone: Callable[[], None] = lambda: None
+
+    def push(self, data: bytes | memoryview) -> None:
+        super().push(data)
+        self.backlog += len(data)
+        self.most = max(self.most, self.backlog)
+
+    def on_cancelled(self, call: Callable[[], None]) -> None:
+        self.gone = call
+
+    def cancel(self) -> None:
+        """The client hangs up."""
+        self.status = grpc.CANCELLED
+        self.gone()
+
+
+@pytest.fixture
+def served() -> Served:
+    served = Served()
+    for number in range(KEYS):
+        put(served, b"k%05d" % number, bytes(1_000))
+    return served
+
+
+def put(served: Served, key: bytes, value: bytes = b"") -> None:
+    served.call("/etcdserverpb.KV/Put", pb.PutRequest(key=key, value=value))
+
+
+def begin(served: Served, path: str, request: pb.RangeRequest | pb.TxnRequest) -> SlowCall:
+    call = SlowCall(path)
+    served.services.unary[call.path](call, request.SerializeToString())
+    return call
+
+
+def run(served: Served, most: int = 10_000) -> int:
+    """Do the steps there are to do; how many."""
+    steps = 0
+    while served.member.jobs.ready and steps < most:
+        served.member.jobs.run(1)
+        steps += 1
+    return steps
+
+
+def finish(served: Served, call: SlowCall) -> bytes:
+    for _ in range(1_000):
+        run(served)
+        call.drain()
+    (message,) = call.messages
+    return message
+
+
+def test_a_large_range_is_that_of_the_moment_it_was_asked_for(served: Served) -> None:
+    expected = [b"k%05d" % number for number in range(KEYS)]
+    call = begin(served, RANGE, ALL)
+    run(served, 2)
+    put(served, b"k00000", b"later")
+    served.call("/etcdserverpb.KV/DeleteRange", pb.DeleteRangeRequest(key=b"k00001", range_end=b"k9"))
+    found = pb.RangeResponse.FromString(finish(served, call))
+    assert [kv.key for kv in found.kvs] == expected
+    assert {len(kv.value) for kv in found.kvs} == {1_000}
+    assert found.count == KEYS
+    assert found.header.revision == KEYS + 1
+
+
+def test_no_more_waits_than_may_however_slowly_a_client_reads(served: Served) -> None:
+    call = begin(served, RANGE, ALL)
+    run(served)
+    assert call.open
+    assert not served.member.jobs.ready
+    finish(served, call)
+    assert call.most <= MOST_UNSENT + 2 * PIECE_BYTES
+
+
+def test_a_client_that_hangs_up_leaves_nothing(served: Served) -> None:
+    call = begin(served, RANGE, ALL)
+    run(served)
+    assert len(served.member.jobs) == 1
+    call.cancel()
+    assert len(served.member.jobs) == 0
+    store = served.member.machine.mvcc
+    assert store._pins.allow(1 << 40)
+
+
+def test_a_client_that_never_reads_is_given_up(served: Served) -> None:
+    call = begin(served, RANGE, ALL)
+    run(served)
+    served.advance(READ_SECONDS / 2)
+    assert call.open
+    served.advance(READ_SECONDS)
+    assert (call.status, call.text) == (grpc.UNAVAILABLE, "etcdserver: request timed out")
+    assert len(served.member.jobs) == 0
+    assert served.member.machine.mvcc._pins.allow(1 << 40)
+
+
+def test_a_transaction_of_many_ranges_is_one_moment_and_many_steps(served: Served) -> None:
+    ranges = [pb.RequestOp(request_range=ALL) for _ in range(8)]
+    ranges[0] = pb.RequestOp(request_range=pb.RangeRequest(key=b"k00001"))
+    call = begin(served, TXN, pb.TxnRequest(success=ranges))
+    run(served, 1)
+    put(served, b"k00001", b"later")
+    done = pb.TxnResponse.FromString(finish(served, call))
+    assert [op.response_range.count for op in done.responses] == [1] + [KEYS] * 7
+    assert done.responses[0].response_range.kvs[0].version == 1
+    assert len({op.response_range.SerializeToString() for op in done.responses[1:]}) == 1
+    assert call.most <= MOST_UNSENT + 2 * PIECE_BYTES
+
+
+def test_what_a_writing_transaction_reads_is_between_its_operations(served: Served) -> None:
+    """Though it is read after the whole of it was applied, and after later ones."""
+    nested = pb.TxnRequest(success=[pb.RequestOp(request_range=ALL)])
+    ops = [
+        pb.RequestOp(request_range=ALL),
+        pb.RequestOp(request_put=pb.PutRequest(key=b"k00000", value=b"new", prev_kv=True)),
+        pb.RequestOp(request_range=pb.RangeRequest(key=b"k", range_end=b"l", count_only=True)),
+        pb.RequestOp(
+            request_delete_range=pb.DeleteRangeRequest(key=b"k00001", range_end=b"k01000", prev_kv=True)
+        ),
+        pb.RequestOp(request_txn=nested),
+    ]
+    call = begin(served, TXN, pb.TxnRequest(success=ops))
+    put(served, b"k00000", b"later still")
+    done = pb.TxnResponse.FromString(finish(served, call))
+    first, changed, count, deleted, last = done.responses
+    assert len(first.response_range.kvs) == KEYS
+    assert first.response_range.kvs[0].version == 1
+    assert len(changed.response_put.prev_kv.value) == 1_000
+    assert count.response_range.count == KEYS
+    assert [kv.key for kv in deleted.response_delete_range.prev_kvs] == [
+        b"k%05d" % n for n in range(1, 1_000)
+    ]
+    inner = last.response_txn.responses[0].response_range
+    assert [kv.key for kv in inner.kvs] == [b"k00000"] + [b"k%05d" % n for n in range(1_000, KEYS)]
+    assert inner.kvs[0].value == b"new"
+
+
+def test_a_read_that_compares_much_goes_through_the_log(served: Served) -> None:
+    everything = pb.Compare(key=b"k", range_end=b"l", target=pb.Compare.VERSION, version=1)
+    before = served.member.proposed
+    call = served.call(TXN, pb.TxnRequest(compare=[everything]))
+    assert pb.TxnResponse.FromString(call.messages[0]).succeeded
+    assert served.member.proposed == before + 1
+
+
+def test_an_answer_longer_than_clients_take_is_refused(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "MOST_BYTES", 1_000_000)
+    call = begin(served, RANGE, ALL)
+    run(served)
+    assert call.status == grpc.RESOURCE_EXHAUSTED
+    assert "larger than max" in call.text
+    assert len(served.member.jobs) == 0
+
+
+def test_an_answer_ends_with_the_state_it_was_of(served: Served) -> None:
+    call = begin(served, RANGE, ALL)
+    run(served, 2)
+    served.member.machine.load()
+    run(served)
+    assert call.status == grpc.UNAVAILABLE
+    assert len(served.member.jobs) == 0
+
+
+def test_an_answer_that_cannot_be_made_fails_alone(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def burst(self: RangeRead, units: int = 0) -> None:
+        raise MemoryError
+
+    call = begin(served, RANGE, ALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(RangeRead, "give", burst)
+        run(served)
+    assert call.status == grpc.INTERNAL
+    assert len(served.member.jobs) == 0
+    assert served.member.machine.mvcc._pins.allow(1 << 40)
+    finish(served, begin(served, RANGE, ALL))
+
+
+def test_a_record_that_is_gone_ends_the_member(served: Served) -> None:
+    records = served.member.machine.mvcc._records
+    records._recent.young.clear()
+    records._recent.old.clear()
+    engine = served.member.engine
+    engine.write(engine.applied(), {("v3", (700 << 32).to_bytes(12, "big")): None})
+    call = begin(served, RANGE, ALL)
+    with pytest.raises(MustStop, match="there is no such record"):
+        finish(served, call)

@@ -1,0 +1,213 @@
+"""Commands that are carried out in pieces: however small these are, the outcome is the same, and nobody sees
+half a revision.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from netstore import errors
+from netstore.errors import Fault, NetstoreError
+from netstore.state import txn
+from netstore.state.commands import encode
+from netstore.state.envelope import seal
+from netstore.state.machine import APPLY_UNITS, UNFINISHED, Machine, Outcome, Unfinished
+from netstore.state.mvcc import DELETE_STEP
+from netstore.state.v3commands import (
+    EQUAL,
+    LEASE,
+    NOT_EQUAL,
+    VALUE,
+    Compare,
+    Deleted,
+    DeleteRange,
+    Done,
+    Found,
+    LeaseExpire,
+    LeaseGrant,
+    LeaseRevoke,
+    Put,
+    Range,
+    Txn,
+    TxnDone,
+    V3Command,
+)
+from netstore.types import Index, Revision
+from tests.state.v3_strategies import v3_commands
+from tests.state.v3_twin import Twin
+from tests.support.local_member import memory_engine
+from tests.support.settled import settled
+
+ALL = (b"\0", b"\0")
+LEASES = tuple(LeaseGrant(id_, 5) for id_ in (1, 2, -3))
+
+
+def machine_with(*commands: V3Command) -> Machine:
+    machine = Machine(memory_engine())
+    machine.load()
+    for each in commands:
+        apply(machine, each)
+    machine.take_changes()
+    machine.save()
+    return machine
+
+
+def apply(machine: Machine, command: V3Command) -> Outcome:
+    return machine.apply(Index(machine.applied + 1), encode(command))
+
+
+def begin(machine: Machine, command: V3Command, units: int = APPLY_UNITS) -> Outcome | Unfinished:
+    return machine.begin(Index(machine.applied + 1), seal(encode(command)), units)
+
+
+def many(keys: int, lease: int = 0) -> list[V3Command]:
+    return [Put(b"%05d" % number, b"x", lease) for number in range(keys)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(v3_commands(alarms=False), min_size=1, max_size=15), st.integers(1, 3), st.integers(1, 20))
+def test_pieces_of_any_size_do_the_same_and_show_nothing_before_the_last(
+    commands: list[V3Command], step: int, units: int
+) -> None:
+    twin = Twin()
+    machine = machine_with()
+    for lease in LEASES:
+        apply(machine, lease)
+        twin.apply(lease)
+    machine.save()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("netstore.state.mvcc.DELETE_STEP", step)
+        for command in commands:
+            applied, before = machine.applied, machine.mvcc.range(Range(*ALL))
+            assert isinstance(before, Found)
+            outcome = begin(machine, command, units)
+            while outcome is UNFINISHED:
+                assert machine.applied == applied
+                assert machine.mvcc.range(Range(*ALL, revision=before.revision)) == before or (
+                    isinstance(command, LeaseExpire)
+                )
+                assert all(change.revision <= machine.mvcc.revision for change in machine.take_changes())
+                machine.save()
+                machine.sweep()
+                assert machine._engine.applied() == applied
+                start = Revision(max(1, machine.mvcc.compacted))
+                told, following = machine.mvcc.history(start, *ALL, looked=99, told=99, size=9_999)
+                assert all(change.revision <= machine.mvcc.revision for change in told)
+                assert following <= machine.mvcc.revision + 1
+                outcome = machine.go_on(units)
+            assert machine.applied == applied + 1
+            assert settled(machine, outcome) == twin.apply(command)
+            machine.save()
+        fresh = Machine(machine._engine)
+        fresh.load()
+        assert fresh.mvcc._index.items == machine.mvcc._index.items
+
+
+def test_a_wide_deletion_is_done_in_bounded_pieces() -> None:
+    machine = machine_with(*many(3_000))
+    log = machine.mvcc._index.log
+    end = log.end
+    outcome = begin(machine, DeleteRange(*ALL, prev_kv=True))
+    pieces = 1
+    while outcome is UNFINISHED:
+        assert log.end - end <= APPLY_UNITS // 10 + DELETE_STEP
+        end = log.end
+        outcome = machine.go_on()
+        pieces += 1
+    assert pieces > 10
+    assert isinstance(outcome, Deleted)
+    assert outcome.deleted == 3_000
+    assert len(machine.take_changes()) == 3_000
+
+
+@pytest.mark.parametrize("command", [LeaseRevoke(1), LeaseExpire(((1, 1), (2, 2)))])
+def test_the_keys_of_a_lease_end_in_bounded_pieces(command: V3Command) -> None:
+    machine = machine_with(*LEASES, *many(2_000, lease=1), Put(b"z", lease=2))
+    log = machine.mvcc._index.log
+    end = log.end
+    outcome = begin(machine, command)
+    while outcome is UNFINISHED:
+        assert log.end - end <= APPLY_UNITS // 10 + 1
+        end = log.end
+        outcome = machine.go_on()
+    assert isinstance(outcome, Done)
+    assert machine.leases.get(1) is None
+    deleted = [change.key for change in machine.take_changes()]
+    assert deleted[:2_000] == sorted(deleted[:2_000])
+
+
+def test_a_crash_in_the_middle_leaves_the_state_before() -> None:
+    machine = machine_with(*many(1_000))
+    applied, revision = machine.applied, machine.mvcc.revision
+    assert begin(machine, DeleteRange(*ALL)) is UNFINISHED
+    machine.save()
+    again = Machine(machine._engine)
+    again.load()
+    assert (again.applied, again.mvcc.revision) == (applied, revision)
+    found = again.mvcc.range(Range(*ALL, count_only=True))
+    assert isinstance(found, Found)
+    assert found.count == 1_000
+
+
+def test_nothing_is_applied_before_what_is_half_done() -> None:
+    machine = machine_with(*many(1_000))
+    at = machine.applied
+    assert begin(machine, DeleteRange(*ALL)) is UNFINISHED
+    with pytest.raises(NetstoreError, match=r"before entry .* is finished"):
+        machine.apply(Index(at + 2), encode(Put(b"a")))
+
+
+def test_a_state_that_is_loaded_has_nothing_half_done() -> None:
+    machine = machine_with(*many(1_000))
+    assert begin(machine, DeleteRange(*ALL)) is UNFINISHED
+    machine.load()
+    assert apply(machine, Put(b"a")) is not None
+    with pytest.raises(NetstoreError, match="no entry is half applied"):
+        machine.go_on()
+
+
+def test_compares_over_many_keys_are_done_in_pieces_and_end_early() -> None:
+    machine = machine_with(*many(2_000))
+    lease_is_none = Compare(b"\0", LEASE, EQUAL, 0, b"", b"\0")
+    differs = Compare(b"\0", VALUE, NOT_EQUAL, 0, b"x", b"\0")
+    outcome = begin(machine, Txn((lease_is_none,) * 5, (Put(b"a"),)))
+    assert outcome is UNFINISHED
+    while outcome is UNFINISHED:
+        outcome = machine.go_on()
+    assert isinstance(outcome, TxnDone)
+    assert outcome.succeeded
+    worked = machine.worked
+    outcome = begin(machine, Txn((differs,) * 40, (Put(b"a"),)))
+    assert isinstance(outcome, TxnDone)
+    assert machine.worked - worked < 100
+
+
+def test_more_compares_than_may_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(txn, "MAX_COMPARED", 1_000)
+    machine = machine_with(*many(501))
+    over_all = Compare(b"\0", LEASE, EQUAL, 0, b"", b"\0")
+    nested = Txn((over_all,), (Txn((over_all,)), Put(b"a")))
+    outcome = apply(machine, nested)
+    assert isinstance(outcome, Fault)
+    assert outcome == errors.refusal(errors.TOO_MANY_OPS)
+    assert isinstance(apply(machine, Txn((over_all,), (Put(b"a"),))), TxnDone)
+
+
+def test_loading_in_steps_gives_what_loading_gives() -> None:
+    machine = machine_with(*LEASES, *many(1_200, lease=2), DeleteRange(b"00", b"005"))
+    again = Machine(machine._engine)
+    steps = 0
+    for _ in again.load_steps():
+        steps += 1
+        assert again.mvcc.suspended
+        assert again.applied == 0
+    assert steps > 4
+    assert not again.mvcc.suspended
+    mine, others = again.mvcc._index, machine.mvcc._index
+    assert mine.items == others.items
+    assert (list(mine.live), list(mine.dead)) == (list(others.live), list(others.dead))
+    assert {lease.id: lease.keys for lease in again.leases} == {
+        lease.id: lease.keys for lease in machine.leases
+    }
