@@ -330,7 +330,14 @@ class _Daemon:
             message_limit=config.max_request_bytes + v3.BEYOND_REQUEST,
             plain=opener(self._handle, self.http1),
         )
-        self.front = Front(Http2Server(self.grpc, lambda: self.reactor.now, varying=TIMEOUT_FIELD))
+        self.front = Front(
+            Http2Server(
+                self.grpc,
+                lambda: self.reactor.now,
+                varying=TIMEOUT_FIELD,
+                soon=self.reactor.call_soon,
+            )
+        )
         self.loop = Loop(self.meter)
         self.initial = {
             bootstrap.member_id(map(str, each.peer_urls), config.initial_cluster_token): each

@@ -36,7 +36,7 @@ from netstore.net.http2 import (
 from tests.support.h2client import ENDING, OPENING, REQUEST, Judged, Wire, block, fields, frames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from netstore.net.http2 import Http2Connection
 
@@ -1004,6 +1004,37 @@ def test_a_connection_that_ended_keeps_nothing() -> None:
     assert (connection._block, connection._rest, connection._ended, connection._gaps) == (None, b"", {}, [])
     assert not connection._blocks._known
     assert not connection._blocks._entries
+
+
+def test_many_streams_of_connections_that_are_gone_are_told_over_rounds() -> None:
+    """None of them sends anything meanwhile, and all are told, each once."""
+    asked: list[Callable[[], object]] = []
+    wires = [Wire(hold=True, soon=asked.append) for _ in range(3)]
+    server, application = wires[0].server, wires[0].application
+    for wire in wires:
+        wire.connection.server = server
+        wire.feed(setting(http2.SET_INITIAL_WINDOW, 0))
+        for n in range(1, 801, 2):
+            wire.feed(wire.request(n, b"x", end=n % 3 > 0))
+    streams = [each for wire in wires for each in wire.connection.streams.values()]
+    streams[-1].put_data(b"", bytes(10))
+    for wire in wires:
+        wire.connection.gone()
+        wire.connection.gone()
+        check_books(wire.connection)
+        assert wire.connection.queued == 0
+    assert not any(each.open for each in streams)
+    assert len(application.lost) == http2.DEPARTED_AT_ONCE
+    rounds = 0
+    while asked:
+        rounds += 1
+        before = len(application.lost)
+        asked.pop()()
+        assert not asked or len(application.lost) == before + http2.DEPARTED_AT_ONCE
+    assert rounds == len(streams) // http2.DEPARTED_AT_ONCE
+    assert sorted(application.lost) == sorted(each.number for each in streams)
+    wires[0].connection.server.depart([])
+    assert not asked
 
 
 def waits(connection: Http2Connection) -> bool:
