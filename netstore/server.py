@@ -630,7 +630,9 @@ class _Daemon:
             secret=self.secret,
             budget=self.shares.peers,
         )
-        self.copies = StateCopies(self.folder.state_dir, store.engine, self.peers, get_logger("copies"))
+        self.copies = StateCopies(
+            self.folder.state_dir, store.engine, self.peers, get_logger("copies"), self.shares.copies
+        )
         limit = 5.0 + 2 * config.election_timeout / 1000
         self.host = host = Host(
             name=config.name,

@@ -21,7 +21,7 @@ from netstore.disk.apart import verified
 from netstore.errors import CorruptData, NetstoreError, StateDamaged
 from netstore.net.call import Call, CallFailed, call
 from netstore.net.peerwire import CopyHead, CopyReader, Purpose, Verdict, Welcome, frame, read_frame
-from netstore.raft.messages import InstallSnapshot, decode_message, encode_message
+from netstore.raft.messages import InstallSnapshot, MessageRefused, decode_message, encode_message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from netstore.disk.engine import LmdbEngine
+    from netstore.limits import Budget
     from netstore.net.link import Link
     from netstore.node.host import Host
     from netstore.node.peers import Peers
@@ -70,7 +71,9 @@ class Log(Protocol):
 class StateCopies:
     """Sends and receives copies of one member's state; the files lie in `folder`. `node.peers.Copies`."""
 
-    def __init__(self, folder: Path, engine: LmdbEngine, peers: Peers, log: Log) -> None:
+    def __init__(self, folder: Path, engine: LmdbEngine, peers: Peers, log: Log, budget: Budget) -> None:
+        """What is in memory of copies counts in `budget`."""
+        self._budget = budget
         self._folder = folder
         self._engine = engine
         self._peers = peers
@@ -103,9 +106,11 @@ class StateCopies:
         peer = message.to
         part = images.outgoing(self._folder, peer)
         ok = begun = False
+        account = self._budget.account()
         try:
             await trio.sleep(self._pauses.get(peer, 0.0))
             async with self._limit:
+                account.charge(2 * PIECE_BYTES)  # one piece is read while the one before is sent
                 # From here on the log keeps what follows the copy.
                 self._host.image_meta(self._engine.durable())
                 begun = True
@@ -117,6 +122,7 @@ class StateCopies:
         except (NetstoreError, OSError) as fault:
             self._log.warning("state_copy_not_sent", peer=f"{peer:x}", reason=str(fault))
         finally:
+            account.close()
             part.unlink(missing_ok=True)
             self._sending.discard(peer)
             self._rest(peer, ok=ok)
@@ -225,10 +231,16 @@ class StateCopies:
         return self._receiving
 
     async def _receive(self, copy: _Incoming) -> None:
+        account = self._budget.account()
+        account.charge(2 * PIECE_BYTES)  # one piece is written while the next one comes
         part = self._folder / images.INCOMING
         try:
             message, image = await self._take(copy, part)
-            self._host.image_received(message, image)
+            try:
+                self._host.image_received(message, image)
+            except MessageRefused:
+                await trio.to_thread.run_sync(image.unlink)
+                raise
         except (NetstoreError, OSError) as fault:
             self._log.warning("state_copy_not_received", peer=f"{copy.sender:x}", reason=str(fault))
             verdict, text = Verdict.FAILED, str(fault)
@@ -237,6 +249,7 @@ class StateCopies:
             self._log.info("state_copy_received", peer=f"{copy.sender:x}", index=message.meta.index)
             verdict, text = Verdict.ACCEPTED, ""
         finally:
+            account.close()
             self._receiving = None
         identity = self._peers.identity
         copy.link.write(Welcome(verdict, identity.cluster_id, identity.member_id, text).encode())

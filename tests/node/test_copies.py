@@ -10,10 +10,11 @@ import trio
 from netstore.disk import images
 from netstore.disk.apart import verified
 from netstore.disk.engine import LmdbEngine
+from netstore.limits import Budget
 from netstore.node import copies as module
 from netstore.node.copies import StateCopies
 from netstore.raft.entry import ConfState, SnapshotMeta
-from netstore.raft.messages import InstallSnapshot
+from netstore.raft.messages import InstallSnapshot, MessageRefused
 from netstore.types import Index, NodeId, Term
 from tests.node.test_peers import A, B, Member
 from tests.support.links import eventually, running_reactor
@@ -44,6 +45,7 @@ class Host:
         self.leader = A
         self.term = Term(3)
         self.compacted = Index(0)
+        self.refuses = ""
         self.sent: list[tuple[NodeId, bool]] = []
         self.received: list[tuple[InstallSnapshot, Path]] = []
 
@@ -59,6 +61,8 @@ class Host:
         self.sent.append((peer, ok))
 
     def image_received(self, message: InstallSnapshot, image: Path) -> None:
+        if self.refuses:
+            raise MessageRefused(self.refuses)
         self.received.append((message, image))
 
 
@@ -70,8 +74,9 @@ class Copier(Member):
         folder.mkdir()
         self.folder = folder
         self.host: Any = Host()
+        self.budget = Budget(1 << 24)
         self.engine = LmdbEngine(folder / "state.lmdb", reactor.call_soon, ("plain",), self._failed)
-        self.copies = StateCopies(folder, self.engine, self.peers, self.log)
+        self.copies = StateCopies(folder, self.engine, self.peers, self.log, self.budget)
 
     def _failed(self, error: OSError) -> None:
         raise error
@@ -112,6 +117,8 @@ async def test_a_copy_arrives_whole_durable_and_under_its_name(tmp_path: Path) -
         assert (message.sender, message.to, message.term) == (A, B, Term(3))
         assert verified(image) == 5
         assert two.files() == {image.name}
+        await eventually(lambda: not two.budget.used, "nothing is held of it any more")
+        assert one.budget.used == 0
         assert one.files() == set()
 
 
@@ -124,6 +131,14 @@ async def gives_up(one: Copier, two: Copier, why: str) -> None:
     await eventually(lambda: two.copies._receiving is None, "the receiver is free again")
     assert (one.files(), two.files()) == (set(), set())
     assert one.copies._pauses == {B: module.FIRST_PAUSE_SECONDS}
+
+
+async def test_a_copy_that_comes_with_what_cannot_be_true_is_refused_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    async with pair(tmp_path) as (one, two):
+        two.host.refuses = "a second leader"
+        await gives_up(one, two, "a second leader")
 
 
 async def test_a_copy_of_who_leads_no_longer_is_given_up(tmp_path: Path) -> None:

@@ -258,3 +258,48 @@ def test_readme_s_way_to_three_members(tmp_path: Path) -> None:
         for process in started:
             process.kill()
             process.wait(10)
+
+
+def added(members: Members, name: str) -> None:
+    """Add a member as an operator of etcd does."""
+    control = (sys.executable, "-m", "netstore.cli.netstorectl", "--endpoints", members["a"].url)
+    subprocess.run(
+        (*control, "member", "add", members.peer_url(name)),
+        env=clean_environment(),
+        capture_output=True,
+        check=True,
+        timeout=30,
+    )
+
+
+def test_etcd_s_way_to_one_more_member_needs_the_cluster_s_token_too(three: Members) -> None:
+    added(three, "d")
+    flags = (*three.beginning("d"), "--initial-cluster-state", "existing")
+    guess = three.spawn("d", *flags, "--initial-cluster-token", "guessed")
+    until(lambda: "does not know the join token" in guess.log, "it is told why")
+    guess.kill()
+    three.wipe_if_there("d")
+    member = three.spawn("d", *flags)
+    member.wait_until_healthy()
+    assert read_token(member.data_dir) == "only these know it"
+    three.daemons.pop("d").kill()
+
+
+def test_one_more_for_a_cluster_that_began_alone_gets_its_random_token(tmp_path: Path) -> None:
+    with Members(tmp_path, 1) as members:
+        added(members, "b")
+        token = read_token(members["a"].data_dir) or ""
+        flags = (*members.beginning("b"), "--initial-cluster-state", "existing", "--join-token", token)
+        members.spawn("b", *flags).wait_until_healthy()
+        assert read_token(members["b"].data_dir) == token
+
+
+def test_who_would_begin_beside_a_running_cluster_with_another_token_does_not(tmp_path: Path) -> None:
+    with Members(tmp_path, 3, flags=("--initial-cluster-token", "theirs")) as members:
+        members["c"].kill()
+        members.wipe("c")
+        members.flags = ("--initial-cluster-token", "its own")
+        lost = members.spawn("c", *members.beginning())
+        assert lost.process.wait(30) == 1
+        assert "initial_cluster_token: " in lost.log
+        assert "another cluster runs there" in lost.log
