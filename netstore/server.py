@@ -190,7 +190,9 @@ class _Store:
     def __init__(
         self, folder: DataDir, deliver: Callable[[Callable[[], object]], object], overlay: Budget
     ) -> None:
-        """Blocks. CorruptData when something that was safe once cannot be read; nothing is changed then."""
+        """`overlay` is for changes of the state that are not committed. Blocks.
+
+        CorruptData when something that was safe once cannot be read; nothing is changed then."""
         self.failed: Callable[[OSError], None] = _no_listener
         """Called when the state cannot be committed."""
         self.damaged: Callable[[StateDamaged], object] = _raised_anyway

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import threading
 from functools import partial
 from heapq import merge
@@ -68,7 +67,7 @@ FULL_BYTES: Final = 1 << 20
 """With less free space than this a failed commit is taken for a full disk."""
 
 _PIECE_BYTES: Final = 256 * 1024
-"""A copy is written to its file in pieces of this size."""
+"""A copy is written to its file in pieces of this size, and may be given up between them."""
 
 _NO_STATE: Final = (
     lmdb.CorruptedError,
@@ -140,8 +139,9 @@ class LmdbEngine:
         self._on_damage = on_damage
         self._commit_interval = commit_interval
         self._commit_changes = commit_changes
-        self._commit_bytes = commit_bytes
-        self._overlay_bytes = overlay_bytes
+        budget = budget or Budget(overlay_bytes)
+        self._overlay_bytes = min(overlay_bytes, budget.limit)
+        self._commit_bytes = min(commit_bytes, self._overlay_bytes // 4)
         self._map_limit_bytes = map_limit_bytes
         self._map_bytes = map_bytes
         self._names = tables
@@ -161,7 +161,7 @@ class LmdbEngine:
         # The loop's side. A serial numbers the writes; the applied index need not move with each.
         self._pending: Changes = {}
         self._in_flight: Changes = {}
-        self._overlay = (budget or Budget(overlay_bytes)).account()
+        self._overlay = budget.account()
         self._pending_bytes = 0
         self._serial = self._handed = self._committed = 0
         self._applied = self._durable = self._tables.summary.applied
@@ -170,12 +170,12 @@ class LmdbEngine:
         self._waiting: list[tuple[int, Done]] = []
         self._fatal: OSError | None = None
         self._damage: StateDamaged | None = None
-        # All sides. `_reading`: held for the moment in which the map moves. `_copying`: while it must not (a
-        # copy being made, which gives way). `_writing`: by a commit, and by who verifies between commits.
-        self._reading = threading.Lock()
-        self._copying = threading.Lock()
-        self._copy: socket.socket | None = None
+        # All sides. `_reading`: by a read of the loop, a scan from its first record to its last; with it and
+        # `_writing` the map may move. `_writing`: by a commit, and by who must not meet one.
+        self._reading = threading.RLock()
         self._writing = threading.Lock()
+        self._copies: set[lmdb.Transaction] = set()
+        """Of copies that are being made and were not given up."""
         self._tracker: Tracker | None = None
         self._replaced = 0
         self._closed = False
@@ -239,7 +239,9 @@ class LmdbEngine:
             for (name, key), value in changes.items()
             if name == table and start <= key and (end is None or key < end)
         }
-        return self._merge(self._tables.env.begin(), table, start, end, overlay)
+        pairs = self._merge(table, start, end, overlay)
+        next(pairs)  # begins it: it is of this moment
+        return pairs
 
     def count(self, table: str) -> int | None:
         """See `seams.Engine`."""
@@ -296,29 +298,36 @@ class LmdbEngine:
     def copy_to(self, file: int) -> None:
         """Write a consistent copy of the last commit to a file descriptor. Blocks: for a thread of its own.
 
-        Reads and commits go on. OSError (EAGAIN) when the copy was given up, because the map had to grow or
-        the engine is closed: it may be asked for again.
+        Reads and commits go on (LMDB's own copying keeps writers waiting): a read transaction keeps the pages
+        of that commit from being written over, the system copies them. OSError (EAGAIN) when the copy was
+        given up, because the map had to grow or the state was replaced or closed: it may be asked for again.
         """
-        near, far = socket.socketpair()
-        failures: list[OSError] = []
-        pump = threading.Thread(target=_pump, args=(far, file, failures), name="state-copy", daemon=True)
-        pump.start()
-        given_up: lmdb.Error | None = None
-        with self._copying, near:
-            self._copy = near
-            try:
-                if self._closed:
-                    raise OSError(errno.EAGAIN, f"{self._path}: closed")
-                self._tables.env.copyfd(near.fileno())
-            except lmdb.Error as error:
-                given_up = error
-            finally:
-                self._copy = None
-        pump.join()
-        for failure in failures:
-            raise failure
-        if given_up is not None:
-            raise OSError(errno.EAGAIN, f"{self._path}: the copy was given up ({given_up})") from given_up
+        with self._writing:  # between two commits the first two pages are those of the last one
+            if self._closed:
+                raise OSError(errno.EAGAIN, f"{self._path}: closed")
+            copy = self._tables.env.begin()
+            self._copies.add(copy)
+            page = self._tables.env.stat()["psize"]
+            end = (self._tables.env.info()["last_pgno"] + 1) * page
+            source = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            roots = memoryview(os.pread(source, 2 * page, 0))
+        at = len(roots)
+        try:
+            while roots:
+                roots = roots[os.write(file, roots) :]
+            while at < end and copy in self._copies:
+                sent = os.sendfile(file, source, at, min(end - at, _PIECE_BYTES))
+                if not sent:
+                    raise OSError(errno.EIO, f"{self._path}: ends before offset {end}")
+                at += sent
+        finally:
+            os.close(source)
+            with self._writing:
+                given_up = copy not in self._copies
+                self._copies.discard(copy)
+                copy.abort()
+        if given_up:
+            raise OSError(errno.EAGAIN, f"{self._path}: the copy was given up: the state needed room")
 
     def sizes(self) -> tuple[int, int]:
         """Bytes of the file, and of its pages that hold something, as of the last commit. About 20 us."""
@@ -336,9 +345,9 @@ class LmdbEngine:
         for _, done in self._waiting:
             done(error)
         self._overlay.close()
-        self._closed = True
-        self._give_way()
-        with self._copying, self._writing:
+        with self._writing:
+            self._closed = True
+            self._give_way()
             self._tables.close()
         if self._damage is None:
             self._marker.leave()
@@ -387,15 +396,12 @@ class LmdbEngine:
                 self._on_damage(error)
 
     def _merge(
-        self,
-        txn: lmdb.Transaction,
-        table: str,
-        start: bytes,
-        end: bytes | None,
-        overlay: dict[bytes, bytes | None],
+        self, table: str, start: bytes, end: bytes | None, overlay: dict[bytes, bytes | None]
     ) -> Iterator[Pair]:
+        """First a pair that is none, then the pairs. The map does not move until it is over, or closed."""
         try:
-            with txn:
+            with self._reading, self._tables.env.begin() as txn:
+                yield b"", b""
                 below, above = self._tables.range(txn, table, start, end)
                 stored = (pair for pair in merge(below, above, key=itemgetter(0)) if pair[0] not in overlay)
                 fresh = sorted((key, value) for key, value in overlay.items() if value is not None)
@@ -504,8 +510,8 @@ class LmdbEngine:
 
     def _replace(self, image: Path) -> Index | OSError:
         """Move a copy into the place of the file; its applied index. The loop does not read meanwhile."""
-        self._give_way()
-        with self._copying, self._writing:
+        with self._writing:
+            self._give_way()
             self._replaced += 1
             self._tracker = None
             self._tables.close()
@@ -536,34 +542,15 @@ class LmdbEngine:
         size = self._tables.env.info()["map_size"] * 2
         if size > self._map_limit_bytes:
             return False
-        self._give_way()
-        with self._copying, self._writing, self._reading:
+        with self._writing, self._reading:
+            self._give_way()
             self._tables.env.set_mapsize(size)
         return True
 
     def _give_way(self) -> None:
-        """End a copy that is being made: whoever asked for it asks again."""
-        copy = self._copy
-        if copy is not None:
-            try:
-                copy.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                return  # it came to its end by itself
-
-
-def _pump(source: socket.socket, file: int, failures: list[OSError]) -> None:
-    """Write to a file what comes, to the end. When that fails what comes is not taken any more."""
-    with source:
-        while True:
-            try:
-                piece = memoryview(source.recv(_PIECE_BYTES))
-                if not piece:
-                    return
-                while piece:
-                    piece = piece[os.write(file, piece) :]
-            except OSError as error:
-                failures.append(error)
-                return
+        """End copies that are being made, with `_writing` held: whoever asked for one asks again."""
+        while self._copies:
+            self._copies.pop().abort()
 
 
 class MemoryEngine:

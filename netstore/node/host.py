@@ -32,6 +32,7 @@ from netstore.node.jobs import Jobs
 from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind
 from netstore.raft.invariant import InvariantBroken
+from netstore.raft.messages import Append as PeerAppend
 from netstore.raft.messages import Forward, MessageRefused
 from netstore.raft.status import Fate, Refusal
 from netstore.seams import SyncFailed
@@ -84,6 +85,11 @@ PAYLOADS_PER_TURN: Final = 512
 
 TURN_UNITS: Final = 5_000
 """Microseconds, about, that one turn applies entries for: what one piece of work on the loop may take."""
+
+HELD_BYTES: Final = 16 * 1024 * 1024
+"""Entries taken from others while none are applied, because the state engine is behind; more are as lost on
+the way, and come again.
+"""
 
 _REMOVALS: Final = (
     Delete,
@@ -215,6 +221,7 @@ class Host:
         self._low_told = False
         self._state_full: Index | None = None
         """What of the state was durable when a commit found no room."""
+        self._held_bytes = 0
         self._compacted = self._raft.status().compacted
         self._log_account = (log_budget or Budget(LOG_BYTES)).account()
         self._log_limit = LOG_BYTES if log_budget is None else log_budget.limit
@@ -348,6 +355,8 @@ class Host:
         """
         try:
             for message in messages:
+                if self._raft.holding and not self._held_room(message):
+                    continue
                 if type(message) is not Forward:
                     self._raft.step(message)
                 elif message.kind is EntryKind.CHANGE:
@@ -360,6 +369,19 @@ class Host:
             raise InvariantBroken(f"a message of a peer was taken half: {fault!r}") from fault
         finally:
             self._wake()
+
+    def _held_room(self, message: Message) -> bool:
+        """While nothing is applied, the log in memory grows by what comes from others."""
+        if type(message) is PeerAppend:
+            size = sum(len(entry.data) for entry in message.entries)
+        elif type(message) is Forward:
+            size = sum(map(len, message.payloads))
+        else:
+            return True
+        if size and self._held_bytes + size > HELD_BYTES:
+            return False
+        self._held_bytes += size
+        return True
 
     def unreachable(self, peer: NodeId) -> None:
         """Messages for this peer were dropped."""
@@ -443,16 +465,21 @@ class Host:
         proposals = self.proposals
         proposals.now = self.clock.monotonic()
         proposals.wall = self.clock.wall()
+        self._hold()
         if proposals.queued and self._raft.leader:
             payloads = proposals.take(PAYLOADS_PER_TURN)
             if proposals.queued:
                 self._wake()
-            if self._disk_full is not None or self._state_full is not None or self._log_low():
+            if self._raft.holding:
+                full = self._state_full is not None
+                proposals.refuse(payloads, errors.no_space() if full else errors.too_many())
+                payloads = []
+            elif self._disk_full is not None or self._state_full is not None or self._log_low():
                 payloads = self._refuse_growth(payloads)
             if payloads:
                 self._propose(payloads)
         self._enough = self.machine.worked + TURN_UNITS
-        applied = bool(self._to_apply) and self._apply()
+        applied = self._apply()
         while (effects := self._driver.take()) is not None:
             if effects.append is not None:
                 self._write(effects.append)
@@ -474,7 +501,7 @@ class Host:
             self._load_on(self._loading)
         elif not self._installing:
             self._work_off()
-        if self._to_apply:
+        if self._to_apply and not self._raft.holding:
             self._wake()
         if self._raft.leader != self._leader_known:
             self._leader_known = self._raft.leader
@@ -483,6 +510,16 @@ class Host:
         if self._failure is not None:
             raise self._failure  # found while entries were applied: their outcomes are not told
         self._flush()
+
+    def _hold(self) -> None:
+        """Apply nothing while the engine is behind: the log keeps it. Looked at in each turn, so at each
+        tick.
+        """
+        behind = self._engine.behind() > 0
+        if behind != self._raft.holding:
+            self._raft.holding = behind
+            self._held_bytes = 0
+            self._log.info("state_behind" if behind else "state_caught_up", applied=self.machine.applied)
 
     def _propose(self, payloads: list[bytes]) -> None:
         proposed = self._raft.propose(payloads)
@@ -531,7 +568,7 @@ class Host:
         """
         machine, waiting = self.machine, self._to_apply
         last: Index | None = None
-        while waiting and machine.worked < self._enough:
+        while waiting and machine.worked < self._enough and not self._raft.holding:
             entry = waiting[0]
             if not self._half_applied:
                 self._meet(entry)
@@ -579,13 +616,14 @@ class Host:
         machine = self.machine
         if machine.mvcc.hashing:
             machine.mvcc.hash_on()
-        elif machine.sweeping:
+        elif machine.sweeping and not self._raft.holding:
             machine.sweep()
         if self.watches.behind:
             self.watches.step()
         if self.jobs.ready:
             self.jobs.run()
-        if machine.mvcc.hashing or machine.sweeping or self.watches.behind:
+        sweeping = machine.sweeping and not self._raft.holding
+        if machine.mvcc.hashing or sweeping or self.watches.behind:
             self._wake()
 
     def _serve_reads(self) -> None:

@@ -127,6 +127,7 @@ class Raft:
         "elapsed",
         "forwarded_bytes",
         "heartbeat_elapsed",
+        "holding",
         "id",
         "installing",
         "leader",
@@ -170,6 +171,8 @@ class Raft:
         """Since which entry which configuration holds, from the snapshot to the end of the log."""
         membership.follow_log(self, Index(boot.snapshot.index + 1))
         self.installing: SnapshotMeta | None = None
+        self.holding = False
+        """The host takes no entries to apply for now: its state is too far behind its log."""
         """The state copy the host is putting in place."""
 
         # Time, in ticks.
@@ -322,7 +325,7 @@ class Raft:
             or self.send_due
             or self.messages
             or self.after_sync
-            or (self.installing is None and log.appliable())
+            or (self.installing is None and not self.holding and log.appliable())
             or self.accepted is not None
             or self.reads_done
             or self.reads_failed
@@ -357,7 +360,7 @@ class Raft:
             self.snapshot,
             self.messages,
             self.after_sync,
-            log.hand_committed() if self.installing is None else [],
+            log.hand_committed() if self.installing is None and not self.holding else [],
             self.reads_done,
             self.reads_failed,
             bool(entries or votes or self.after_sync),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -17,8 +18,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from netstore.disk.engine import LmdbEngine, MemoryEngine
+from netstore.disk.engine import CHANGE_COST, LmdbEngine, MemoryEngine
 from netstore.errors import CorruptData
+from netstore.limits import Budget
 from netstore.types import Index
 from tests.disk.hand import PATIENCE, Hand
 
@@ -255,11 +257,40 @@ def test_a_full_map_grows(tmp_path: Path) -> None:
     opened.engine.close()
 
 
-def test_the_map_does_not_move_under_a_copy(tmp_path: Path) -> None:
-    """The copy goes into a pipe nobody reads yet; the map can only grow when it is done."""
-    opened = Opened(tmp_path / "state", map_bytes=1024 * 1024, commit_interval=0.001)
+def test_a_copy_gives_way_when_the_map_must_grow(tmp_path: Path) -> None:
+    """Whoever takes the copy has stopped taking: commits, and so the overlay, do not wait for that."""
+    opened = Opened(tmp_path / "state", map_bytes=8 * 1024 * 1024, commit_interval=0.001)
     engine = opened.engine
-    engine.write(Index(1), {("plain", b"%06d" % number): b"x" * 300 for number in range(1000)})
+    engine.write(Index(1), {("plain", b"%06d" % number): b"x" * 300 for number in range(10_000)})
+    assert opened.sync() is None
+    source, sink = os.pipe()
+    failures: list[OSError] = []
+
+    def copy_out() -> None:
+        try:
+            engine.copy_to(sink)
+        except OSError as error:
+            failures.append(error)
+
+    copier = threading.Thread(target=copy_out)
+    copier.start()
+    assert os.read(source, 1)
+    engine.write(Index(2), {("plain", b"%06d" % number): b"y" * 300 for number in range(10_000, 30_000)})
+    assert opened.sync() is None
+    assert engine.durable() == 2
+    with os.fdopen(source, "rb") as stream:
+        os.set_blocking(source, False)
+        while copier.is_alive():
+            stream.read(65536)
+    copier.join()
+    os.close(sink)
+    assert [failure.errno for failure in failures] == [errno.EAGAIN]
+    engine.close()
+
+
+def test_commits_go_on_while_a_copy_is_made(opened: Opened) -> None:
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"%06d" % number): b"x" * 300 for number in range(3000)})
     assert opened.sync() is None
     source, sink = os.pipe()
 
@@ -270,21 +301,84 @@ def test_the_map_does_not_move_under_a_copy(tmp_path: Path) -> None:
     copier = threading.Thread(target=copy_out)
     copier.start()
     first = os.read(source, 1)
-    engine.write(Index(2), {("plain", b"%06d" % number): b"y" * 300 for number in range(1000, 5000)})
-    answers = Answers()
-    engine.sync(answers)
-    assert engine.get("plain", b"004999") == b"y" * 300
+    for index in range(2, 20):
+        changed = {("plain", b"%06d" % number): b"%d" % index * 300 for number in range(index, 3000, 7)}
+        engine.write(Index(index), changed)
+        assert opened.sync() is None
     with os.fdopen(source, "rb") as stream:
         copy = first + stream.read()
     copier.join()
+    path = opened.engine._path.with_name("copy")
+    path.write_bytes(copy)
+    again = Opened(path)
+    assert again.engine.applied() == 1
+    assert {value for _, value in again.engine.scan("plain", b"", None)} == {b"x" * 300}
+    again.engine.close()
+
+
+def test_the_map_does_not_move_under_a_scan(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state", map_bytes=256 * 1024, commit_interval=0.001)
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"%06d" % number): b"x" for number in range(500)})
+    assert opened.sync() is None
+    scan = engine.scan("plain", b"", None)
+    assert next(scan) == (b"000000", b"x")
+    engine.write(Index(2), {("other", b"%06d" % number): b"y" * 300 for number in range(5000)})
+    answers = Answers()
+    engine.sync(answers)
+    assert engine.get("plain", b"000001") == b"x", "a read within a scan"
+    assert len(list(scan)) == 499
     opened.hand.until(lambda: bool(answers.got))
     assert answers.got == [None]
+    unread = engine.scan("plain", b"", None)
+    del unread
+    engine.write(Index(3), {("other", b"%07d" % number): b"y" * 300 for number in range(9000)})
+    assert opened.sync() is None
     engine.close()
-    (tmp_path / "copy").write_bytes(copy)
-    again = Opened(tmp_path / "copy")
-    assert again.engine.applied() == 1
-    assert len(list(again.engine.scan("plain", b"", None))) == 1000
-    again.engine.close()
+
+
+def test_closing_ends_a_copy(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state")
+    opened.engine.write(Index(1), {("plain", b"%06d" % number): b"x" * 300 for number in range(10_000)})
+    assert opened.sync() is None
+    source, sink = os.pipe()
+
+    def copy_out() -> None:
+        with contextlib.suppress(OSError):
+            opened.engine.copy_to(sink)
+
+    copier = threading.Thread(target=copy_out)
+    copier.start()
+    assert os.read(source, 1)
+    opened.engine.close()
+    os.close(source)
+    copier.join()
+    os.close(sink)
+    with pytest.raises(OSError, match="closed"):
+        opened.engine.copy_to(0)
+
+
+def test_the_overlay_is_counted_by_bytes_committed_by_bytes_and_told_when_it_is_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = Budget(1 << 20)
+    opened = Opened(tmp_path / "state", commit_interval=3600, commit_bytes=100_000, budget=budget)
+    engine = opened.engine
+    reached, go_on = hold(engine, monkeypatch)
+    engine.write(Index(1), {("plain", b"a"): bytes(100_000)})
+    assert reached.wait(PATIENCE), "committed for its size, long before the interval"
+    assert budget.used == 100_000 + 1 + CHANGE_COST
+    index = 1
+    while not engine.behind():
+        index += 1
+        engine.write(Index(index), {("plain", b"%d" % index): bytes(100_000), ("other", b"gone"): None})
+        assert index < 20
+    assert budget.used > 1 << 20
+    go_on.set()
+    opened.hand.until(lambda: not engine.behind())
+    assert opened.sync() is None
+    assert (budget.used, engine.durable()) == (0, index)
+    engine.close()
 
 
 def test_a_map_at_its_limit_is_told_tried_again_and_loses_nothing(tmp_path: Path) -> None:

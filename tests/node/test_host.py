@@ -9,17 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.errors import NO_SPACE, STOPPED, TIMED_OUT, Fault
+from netstore.disk.engine import MemoryEngine
+from netstore.errors import NO_SPACE, STOPPED, TIMED_OUT, TOO_MANY, Fault
 from netstore.limits import Budget
-from netstore.node.host import CATCH_UP_ENTRIES, DiskFailed
+from netstore.node.host import CATCH_UP_ENTRIES, HELD_BYTES, DiskFailed
 from netstore.node.timekeeper import Deadlines
+from netstore.raft.entry import EntryKind
 from netstore.raft.invariant import InvariantBroken
+from netstore.raft.messages import Forward
 from netstore.seams import SyncFailed
 from netstore.state.commands import Delete, QuorumGet, Set, encode
+from netstore.state.mirror import TABLES
 from netstore.state.v3commands import Compact, DeleteRange, Found, LeaseGrant, Put, Range, SetAlarm, Txn
 from netstore.types import Event, Index, Nanos, NodeId
 from tests.support.local_member import HandClock
-from tests.support.member import Solo
+from tests.support.member import ME, Solo
 
 if TYPE_CHECKING:
     from netstore.raft.messages import Message
@@ -228,6 +232,65 @@ def test_while_the_log_finds_no_room_nothing_is_done() -> None:
     member.host.propose(encode(Delete(b"/k")), outcomes.append)
     member.settle()
     assert refusal(outcomes) == NO_SPACE
+
+
+class Slow(MemoryEngine):
+    """An engine that says how far it is behind."""
+
+    late = 0
+
+    def behind(self) -> int:
+        return self.late
+
+
+def test_while_the_engine_is_behind_nothing_is_applied_and_nothing_is_taken() -> None:
+    engine = Slow(lambda call: call(), TABLES)
+    member = Solo(engine=engine).lead()
+    member.settle()
+    outcomes = put(member)
+    member.turn()
+    engine.late = 1
+    member.device.sync()
+    member.settle()
+    applied = member.host.machine.applied
+    assert outcomes == [], "committed, and kept by the log alone"
+    assert member.host.commit_index == applied + 1
+    late = put(member)
+    gone: Outcomes = []
+    member.host.propose(encode(Delete(b"/k")), gone.append)
+    member.settle()
+    assert [refusal(each) for each in (late, gone)] == [TOO_MANY] * 2
+    member.host.engine_failed(FULL)
+    full = put(member)
+    member.settle()
+    assert refusal(full) == NO_SPACE
+    engine.late = 0
+    member.host.tick()
+    member.settle()
+    assert len(outcomes) == 1
+    assert value(member) == b"v"
+
+
+def test_while_the_engine_is_behind_others_are_listened_to_within_a_bound() -> None:
+    engine = Slow(lambda call: call(), TABLES)
+    member = Solo(engine=engine).lead()
+    member.settle()
+    engine.late = 1
+    member.host.tick()
+    member.settle()
+    last = member.host.status().last
+    outcomes: Outcomes = []
+    payload = member.host.proposals.open(encode(Set(b"/big", bytes(HELD_BYTES // 4 - 200))), outcomes.append)
+    assert payload is not None
+    for _ in range(10):
+        member.host.receive([Forward(NodeId(9), ME, member.host.term, EntryKind.NORMAL, [payload])])
+        member.settle()
+    assert member.host.status().last - last == 4
+    assert member.host.machine.applied == last
+    engine.late = 0
+    member.host.tick()
+    member.settle()
+    assert member.host.machine.applied == last + 4
 
 
 def test_a_state_that_breaks_ends_the_member() -> None:
