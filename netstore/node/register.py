@@ -79,6 +79,22 @@ class Register:
         if application is None:
             answer(self._roster(NodeId(0)))
             return
+        try:
+            checked(application.peer_urls)
+        except BadPeerUrl as wrong:
+            answer(self._refused(application, str(wrong)))
+            return
+
+        def current(fault: Fault | None) -> None:
+            if fault is None:
+                self._judge(application, answer)
+            else:
+                answer(self._refused(application, fault.cause.decode("utf-8", "replace")))
+
+        # Whoever is taken for the applicant may have been removed meanwhile, as all but this member know.
+        self._host.read(current)
+
+    def _judge(self, application: Application, answer: Callable[[Roster], None]) -> None:
         wrong = self._unfit(application)
         if wrong:
             answer(self._refused(application, wrong))
@@ -90,10 +106,6 @@ class Register:
             self._let_in(application, answer)
 
     def _unfit(self, application: Application) -> str:
-        try:
-            checked(application.peer_urls)
-        except BadPeerUrl as wrong:
-            return str(wrong)
         if application.replaces in self._host.machine.removed and self._waiting_member(application) is None:
             return f"member {application.replaces:x} was removed from the cluster"
         return ""

@@ -266,3 +266,21 @@ def test_nobody_votes_before_its_name_is_in_the_list() -> None:
     peer.publish()
     desk.group.pass_time(1)
     assert set(desk.group[1].conf.voters) == {1, new}
+
+
+def test_an_identity_is_given_again_only_where_the_list_is_current() -> None:
+    """Who asks a member that has been cut off must not be told that he is one that was removed since."""
+    desk = Desk(3, at=3)
+    first = desk.ask(Application("new", URL)).you
+    desk.group[3].cut_off = True
+    desk.group[1].cluster.remove(first, lambda _: None)
+    desk.group.settle()
+    assert first in desk.group[3].machine.members
+    answers: list[Roster] = []
+    desk.register.take(Application("new", URL), answers.append)
+    desk.group.pass_time(1)
+    assert not answers
+    desk.group[3].cut_off = False
+    desk.group.pass_time(4)
+    [roster] = answers
+    assert roster.you != first

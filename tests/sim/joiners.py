@@ -116,7 +116,9 @@ class Joiners:
         elif what == "steal":
             place = through.machine.members[concerned].peer_urls
             thief = _Program(self, "thief", place, concerned)
-            through.apply(Application("thief", place, concerned), partial(self._stolen, thief))
+            thief.steals = True
+            self._programs.append(thief)
+            thief.ask()
         else:
             self._lose(through, concerned)
 
@@ -145,16 +147,6 @@ class Joiners:
         self.world.reach["member_requests_refused"] += isinstance(outcome, Fault)
         self.world.reach["member_requests_done"] += not isinstance(outcome, Fault)
 
-    def _stolen(self, thief: _Program, roster: Roster | Fault) -> None:
-        """Who took the place of a working member would be found by the invariants. The place of a silent one
-        is the thief's.
-        """
-        if isinstance(roster, Fault) or not roster.you:
-            self.world.reach["replacements_refused"] += 1
-        else:
-            self._programs.append(thief)
-            thief.become(roster.you)
-
 
 class _Program:
     """One that wants to be a member."""
@@ -164,6 +156,8 @@ class _Program:
     ) -> None:
         self.name = name
         self.you = NOBODY
+        self.steals = False
+        """It asks for the place of a member that works, as far as it knows."""
         self.over = False
         """It will not be let in any more."""
         self._joiners = joiners
@@ -188,20 +182,22 @@ class _Program:
         world = joiners.world
         if self.you or isinstance(roster, Fault) or not roster.you:
             world.reach["applications_refused"] += not self.you and not isinstance(roster, Fault)
-            if not isinstance(roster, Fault) and (
-                "reached at" in roster.refusal or "was removed" in roster.refusal
-            ):
+            if isinstance(roster, Fault) or "timed out" in roster.refusal:
+                return  # it may have been let in
+            if self.steals:
+                self.over = True  # the place of a silent member it would have got
+                world.reach["replacements_refused"] += 1
+            elif "reached at" in roster.refusal or "was removed" in roster.refusal:
                 self.over = self._asked > MOST_ASKED  # an operator gave its place away
             return
         if world.faults.over or joiners.random.random() < 0.8:
-            self.become(roster.you)
+            self.you = roster.you
+            self._start()
         else:
             world.reach["applications_forgotten"] += 1  # it ends before it has written down who it is
 
-    def become(self, you: NodeId) -> None:
-        """It has been given an identity, and starts."""
+    def _start(self) -> None:
         world = self._joiners.world
-        self.you = you
         if self.you in world.members:
             return
         world.reach["members_joined"] += 1

@@ -581,10 +581,11 @@ def _decides_where_asked(
     cluster.add(urls, learner=learner, done=done)
 
 
-def _same_identity(
-    register: Register, application: Application | None, answer: Callable[[Roster], None]
-) -> None:
-    assert application is not None
+def _told_at_once(register: Register, application: Application, answer: Callable[[Roster], None]) -> None:
+    register._judge(application, answer)
+
+
+def _same_identity(register: Register, application: Application, answer: Callable[[Roster], None]) -> None:
     waiting = register._waiting_member(application)
     if waiting is None:
         register._let_in(application, answer)
@@ -827,10 +828,11 @@ MUTANTS: Final = tuple(
         ),
         (
             "a damaged member gets its identity again",
-            _set(Register, "take", _same_identity),
+            _set(Register, "_judge", _same_identity),
             _thieves,
-            3,
+            1,
         ),
+        ("a joiner is told who it is from an old list", _set(Register, "take", _told_at_once), _thieves, 26),
         (
             "a limit is counted up without an end",
             _set(Machine, "_range", _limit_overflows),
