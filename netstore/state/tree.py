@@ -12,17 +12,26 @@ All nodes lie in one map by full path: a look-up costs the same at every depth.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
+from weakref import ref
 
 import msgspec
 
-from netstore.errors import Fault
+from netstore.errors import TOO_MANY, Fault
+from netstore.state.walk import MOST_WALKS, Walk
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 ROOT: Final = b"/"
+
+SMALL_NODES: Final = 500
+"""Nodes that are listed in one call: half a millisecond, and as much to show them."""
+
+SMALL_BYTES: Final = 512 * 1024
+"""Bytes of their values."""
 
 
 class Life(NamedTuple):
@@ -104,7 +113,7 @@ class Tree:
     missing ancestors), listing and removing a directory O(what it holds).
     """
 
-    __slots__ = ("_children", "_nodes", "changed", "index", "timed")
+    __slots__ = ("_children", "_nodes", "_walks", "changed", "index", "timed")
 
     def __init__(self) -> None:
         self.index = EtcdIndex(0)
@@ -114,6 +123,7 @@ class Tree:
         self._nodes: dict[bytes, NodeView] = {ROOT: _root()}
         self._children: dict[bytes, dict[bytes, None]] = {ROOT: {}}
         self.timed = TimedNodes()
+        self._walks: list[ref[Walk]] = []
 
     def restore(
         self, index: EtcdIndex, nodes: Iterable[NodeView], timed: Iterable[tuple[bytes, Timed]] = ()
@@ -135,6 +145,9 @@ class Tree:
                 return path
             siblings[path] = None
         self.timed.restore(timed)
+        for walk in self._live_walks():
+            walk.lost = True
+        self._walks = []
         self.changed = {}
         return None
 
@@ -159,19 +172,46 @@ class Tree:
         return None if node is None or node.dir else node
 
     def get(self, path: bytes, recursive: bool = False) -> Event | Fault:
-        """The node with, for a directory, its visible children.
+        """The node with, for a directory, its visible children, however many they are.
 
         With `recursive` theirs too. No index is taken.
         """
+        found = self._get(path, recursive, inf, inf)
+        assert not isinstance(found, Walk)  # noqa: S101 - nothing is more than everything
+        return found
+
+    def look(self, path: bytes, recursive: bool = False) -> Event | Walk | Fault:
+        """The same in bounded time: a walk where there are more than `SMALL_NODES` nodes to list, or values
+        of more than `SMALL_BYTES`. Fault 300 when there are too many walks.
+        """
+        return self._get(path, recursive, SMALL_NODES, SMALL_BYTES)
+
+    def _get(self, path: bytes, recursive: bool, most: float, size: float) -> Event | Walk | Fault:
         node = self._nodes.get(path)
         if node is None:
             return self._unreachable(path)
         if node.dir:
-            node = self._listing(node, recursive)
+            listing = self._listing(node, recursive, most, size)
+            if listing is None:
+                return self._walk(node, recursive)
+            node = listing
         return Event("get", self.index, node)
 
-    def _listing(self, top: NodeView, recursive: bool) -> NodeView:
-        """The directory with its children filled in.
+    def _walk(self, top: NodeView, recursive: bool) -> Walk | Fault:
+        self._walks = [ref(walk) for walk in self._live_walks()]
+        if len(self._walks) >= MOST_WALKS:
+            return Fault(300, TOO_MANY.encode(), self.index)
+        walk = Walk(self._nodes, self._children, top, self.index, recursive=recursive)
+        self._walks.append(ref(walk))
+        return walk
+
+    def _live_walks(self) -> list[Walk]:
+        """Those that somebody still holds."""
+        return [walk for each in self._walks if (walk := each()) is not None]
+
+    def _listing(self, top: NodeView, recursive: bool, most: float, size: float) -> NodeView | None:
+        """The directory with its children filled in; None when there are more nodes, or more bytes of values,
+        than that.
 
         Walks without recursion: a path may be thousands of names deep.
         """
@@ -182,7 +222,13 @@ class Tree:
         waiting = [top]
         while waiting:
             directory = waiting.pop()
+            most -= len(self._children[directory.key])
+            if most < 0:
+                return None
             children = [nodes[path] for path in sorted(self._visible(directory.key))]
+            size -= sum(len(child.value) for child in children if child.value)
+            if size < 0:
+                return None
             order.append((directory, children))
             if recursive:
                 waiting.extend(child for child in children if child.dir)
@@ -390,6 +436,8 @@ class Tree:
 
     def _store(self, node: NodeView, life: Life) -> None:
         path = node.key
+        if self._walks:
+            self._keep(path)
         self._nodes[path] = self.changed[path] = node
         if life.expires:
             self.timed.put(path, Timed(life.ttl, self.index))
@@ -420,7 +468,15 @@ class Tree:
         found.sort()
         return found
 
+    def _keep(self, path: bytes) -> None:
+        """A node is about to change: tell those who list the tree as it was."""
+        parent, node = parent_of(path), self._nodes.get(path)
+        for walk in self._live_walks():
+            walk.keep(parent, path, node)
+
     def _forget(self, path: bytes) -> None:
+        if self._walks:
+            self._keep(path)
         node = self._nodes.pop(path)
         self.changed[path] = None
         if node.dir:

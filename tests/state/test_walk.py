@@ -1,0 +1,166 @@
+"""A listing in pieces shows the tree as it was when it began, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.errors import Fault
+from netstore.state import tree as trees
+from netstore.state import walk as walks
+from netstore.state.tree import FOR_EVER, Tree
+from netstore.state.walk import Closed, Opened, Walk, WalkLost
+from netstore.types import Event, NodeView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PATHS = st.sampled_from(
+    [b"/a", b"/a/b", b"/a/b/c", b"/a/_h", b"/a/_h/x", b"/a/d", b"/a/d/e", b"/f", b"/a/b/g", b"/a/z"]
+)
+CHANGES = st.lists(st.tuples(st.sampled_from(("set", "dir", "delete")), PATHS), max_size=30)
+
+
+def change(tree: Tree, kind: str, path: bytes) -> None:
+    if kind == "delete":
+        tree.delete(path, True, True)
+    else:
+        tree.set(path, b"%d" % tree.index, kind == "dir", FOR_EVER)
+
+
+def flat(view: NodeView, recursive: bool) -> Iterator[tuple[str, NodeView]]:
+    """The rows of a listing made at once."""
+    yield "opened", view
+    for child in view.nodes or ():
+        if child.dir and recursive:
+            yield from flat(child, recursive)
+        else:
+            yield "row", child
+    yield "closed", view
+
+
+def rows(walk: Walk, between: Iterator[Any]) -> Iterator[tuple[str, NodeView]]:
+    for row in walk.rows():
+        if isinstance(row, Opened):
+            yield "opened", row.directory
+        elif isinstance(row, Closed):
+            yield "closed", row.directory
+        elif row is not None:
+            yield "row", row
+        next(between, None)
+
+
+def plain(found: list[tuple[str, NodeView]]) -> list[tuple[str, bytes, bytes | None, int]]:
+    return [(kind, view.key, view.value, view.modified) for kind, view in found]
+
+
+@given(CHANGES, CHANGES, st.sampled_from([b"/", b"/a", b"/a/b"]), st.booleans(), st.integers(0, 2))
+def test_it_shows_the_tree_as_it_was(
+    before: list[tuple[str, bytes]], meanwhile: list[tuple[str, bytes]], path: bytes, recursive: bool, at: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "SMALL_NODES", -1)
+        patch.setattr(walks, "SORTED_AT_ONCE", 1 + at)
+        tree = Tree()
+        for kind, where in before:
+            change(tree, kind, where)
+        then = tree.get(path, recursive)
+        walk = tree.look(path, recursive)
+        if isinstance(then, Fault) or not then.node.dir:
+            assert walk == then
+            return
+        assert isinstance(walk, Walk)
+        assert walk.index == tree.index
+        changes = iter(meanwhile)
+
+        def between() -> Iterator[None]:
+            for kind, where in changes:
+                change(tree, kind, where)
+                yield
+
+        assert plain(list(rows(walk, between()))) == plain(list(flat(then.node, recursive)))
+
+
+def test_a_small_listing_is_given_at_once_and_a_large_one_is_not() -> None:
+    tree = Tree()
+    for number in range(trees.SMALL_NODES):
+        tree.set(b"/d/%d" % number, b"", False, FOR_EVER)
+    assert isinstance(tree.look(b"/d"), Event)
+    assert isinstance(tree.look(b"/", True), Walk), "the directory counts too"
+    tree.set(b"/d/more", b"", False, FOR_EVER)
+    assert isinstance(tree.look(b"/d"), Walk)
+    tree.delete(b"/d/more", False, False)
+    tree.set(b"/d/0", b"x" * (trees.SMALL_BYTES + 1), False, FOR_EVER)
+    assert isinstance(tree.look(b"/d"), Walk)
+    assert isinstance(tree.get(b"/", True), Event)
+
+
+def test_no_piece_of_work_looks_at_more_than_its_share() -> None:
+    tree = Tree()
+    for number in range(5_000):
+        tree.set(b"/d/%06d" % (number * 7_919 % 5_000), b"", False, FOR_EVER)
+    walk = tree.look(b"/d")
+    assert isinstance(walk, Walk)
+    found = list(walk.rows())
+    assert [row is None for row in found[1:6]] == [True] * 5, "five runs of a thousand"
+    names = [row.key for row in found if isinstance(row, NodeView)]
+    assert names == sorted(names)
+    assert len(names) == 5_000
+
+
+def test_a_walk_nobody_holds_any_more_costs_nothing() -> None:
+    tree = Tree()
+    tree.set(b"/d/a", b"x" * (trees.SMALL_BYTES + 1), False, FOR_EVER)
+    for _ in range(3 * walks.MOST_WALKS):
+        assert isinstance(tree.look(b"/d"), Walk)
+    held = [tree.look(b"/d") for _ in range(walks.MOST_WALKS)]
+    assert all(isinstance(each, Walk) for each in held)
+    refused = tree.look(b"/d")
+    assert isinstance(refused, Fault)
+    assert refused.cause == b"etcdserver: too many requests"
+    del held
+    assert isinstance(tree.look(b"/d"), Walk)
+
+
+def test_a_walk_under_which_too_much_changes_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walks, "MOST_KEPT", 10)
+    tree = Tree()
+    tree.set(b"/d/a", b"x" * (trees.SMALL_BYTES + 1), False, FOR_EVER)
+    tree.set(b"/d/b/c", b"1", False, FOR_EVER)
+    walk = tree.look(b"/d", True)
+    assert isinstance(walk, Walk)
+    going = walk.rows()
+    next(going)
+    for number in range(11):
+        tree.set(b"/d/b/%d" % number, b"1", False, FOR_EVER)
+    with pytest.raises(WalkLost):
+        list(going)
+
+
+def test_a_directory_that_was_listed_is_remembered_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walks, "MOST_KEPT", 10)
+    tree = Tree()
+    tree.set(b"/d/a", b"x" * (trees.SMALL_BYTES + 1), False, FOR_EVER)
+    walk = tree.look(b"/d")
+    assert isinstance(walk, Walk)
+    going = walk.rows()
+    assert isinstance(next(going), Opened)
+    assert next(going) is None
+    first = next(going)
+    assert isinstance(first, NodeView)
+    for number in range(100):
+        tree.set(b"/d/%d" % number, b"1", False, FOR_EVER)
+    assert isinstance(next(going), Closed)
+
+
+def test_a_state_that_is_replaced_loses_its_walks() -> None:
+    tree = Tree()
+    tree.set(b"/d/a", b"x" * (trees.SMALL_BYTES + 1), False, FOR_EVER)
+    walk = tree.look(b"/d")
+    assert isinstance(walk, Walk)
+    tree.restore(tree.index, list(tree.nodes()))
+    with pytest.raises(WalkLost):
+        list(walk.rows())
