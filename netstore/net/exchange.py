@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+LOW_WATER: Final = 64 * 1024
+"""Unsent bytes at which `on_drained` is called."""
+
 OPEN_BODY_LIMIT: Final = 4 * 1024 * 1024
 """Unsent bytes of one connection beyond which `push` refuses: a watcher this far behind must start again from
 history.
@@ -109,11 +112,22 @@ class Exchange(Protocol):
     def refuse(self, status: int, text: bytes) -> None:
         """Answer in plain text and close the connection: the request is not HTTP as the RFC has it."""
 
-    def begin(self, status: int, fields: bytes) -> None:
-        """Send the head now and keep the body open: chunked for HTTP/1.1, until close for 1.0."""
+    @property
+    def backlog(self) -> int:
+        """Bytes of the connection, and held for this exchange, that the network has not taken."""
+
+    def begin(self, status: int, fields: bytes, *, endless: bool = True) -> None:
+        """Send the head now and keep the body open: chunked for HTTP/1.1, until close for 1.0. An answer that
+        has an end by itself (`endless` false) is finished when the server stops or the client sends no more.
+
+        For HEAD this is the whole answer.
+        """
 
     def push(self, data: bytes) -> bool:
         """Send a piece of an open body at once. False: the connection is gone or too far behind, stop."""
+
+    def on_drained(self, call: Callable[[], None]) -> None:
+        """Call once when the `backlog` is small; at once where it is."""
 
     def end(self) -> None:
         """Close an open body; the connection stays usable."""

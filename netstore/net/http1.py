@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore.net.chunked import BodyTooLarge, ChunkedBody
-from netstore.net.exchange import Request, field_line
+from netstore.net.exchange import LOW_WATER, Request, field_line
 from netstore.net.http1exchange import PLAIN, SAFE, Http1Exchange
 from netstore.net.http1head import CHUNKED, KnownHeads, Malformed, refuse_unfinished
 
@@ -195,6 +195,7 @@ class Http1Connection:
         "_since",
         "_swept",
         "_tells",
+        "_thirsty",
         "_weight",
         "_writes",
         "closed",
@@ -220,6 +221,8 @@ class Http1Connection:
         """How many of the answers outstanding have no end of their own."""
         self._pending: deque[Http1Exchange] = deque()
         self._writes = 0
+        self._thirsty: Http1Exchange | None = None
+        """The answer that goes on when the network has taken what was sent."""
         self._weight = 0
         """Bytes of held answers, and of bodies of unanswered requests."""
         self._charged = 0
@@ -284,6 +287,9 @@ class Http1Connection:
         of them is without an end, and a read does not have to wait for a write.
         """
         pending, server, output = self._pending, self.server, self.output
+        if self._thirsty is not None and output.unsent() <= LOW_WATER:
+            thirsty, self._thirsty = self._thirsty, None
+            thirsty.drained()
         turn = PIPELINE_LIMIT
         while not self.closed:
             if self._at == len(self._data) and self._next is None and not self._later:
@@ -326,8 +332,15 @@ class Http1Connection:
                 self._give_up()
             elif not self.hungry:
                 self._finish()
+        if self._thirsty is not None:
+            self.hungry = True
         if self.hungry or self._head is not None or self._begun or self._weight > _SMALL or self._charged:
             self._settle()
+
+    def thirst(self, exchange: Http1Exchange) -> None:
+        """The answer that is being sent goes on once the network has taken what was sent of it."""
+        self._thirsty = exchange
+        self.hungry = True
 
     def eof(self) -> None:
         """The peer sends nothing more. Plain answers still go out; an answer without an end is given up."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from netstore.net.exchange import OPEN_BODY_LIMIT
+from netstore.net.exchange import LOW_WATER, OPEN_BODY_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,8 @@ class Http1Exchange:
     __slots__ = (
         "_chunked",
         "_connection",
+        "_drained",
+        "_finite",
         "_gone",
         "_held",
         "_held_size",
@@ -53,12 +55,19 @@ class Http1Exchange:
         self._held: list[bytes] | None = None
         self._held_size = 0
         self._chunked = False
+        self._finite = False
         self._gone: Callable[[], None] | None = None
+        self._drained: Callable[[], None] | None = None
 
     @property
     def principal(self) -> str:
         """See `Exchange.principal`."""
         return self._connection.output.principal
+
+    @property
+    def backlog(self) -> int:
+        """See `Exchange.backlog`."""
+        return self._connection.output.unsent() + self._held_size
 
     def respond(self, status: int, fields: bytes, body: bytes = b"") -> None:
         """Answer in one piece; see `Exchange.respond`. Nothing happens where the answer is complete."""
@@ -85,7 +94,7 @@ class Http1Exchange:
         self._connection.read_no_more()
         self.respond(status, PLAIN, text)
 
-    def begin(self, status: int, fields: bytes) -> None:
+    def begin(self, status: int, fields: bytes, *, endless: bool = True) -> None:
         """Send the head and keep the body open; see `Exchange.begin`."""
         self._chunked = self.request.version == b"1.1"
         line = _STATUS_11[status] if self._chunked else _STATUS_10[status]
@@ -96,7 +105,11 @@ class Http1Exchange:
         server = self._connection.server
         common = server.common or server.common_for(self.request)
         self._put(b"".join((line, fields, common, framing, b"\r\n")))
-        self._open()
+        self._finite = not endless
+        if self.request.method == b"HEAD":
+            self._finished()
+        elif endless:
+            self._open()
 
     def push(self, data: bytes) -> bool:
         """Send a piece of the open body; see `Exchange.push`."""
@@ -123,7 +136,25 @@ class Http1Exchange:
     def on_gone(self, call: Callable[[], None]) -> None:
         """Call when the client hangs up before the answer is complete; see `Exchange.on_gone`."""
         self._gone = call
-        self._open()
+        if not self._finite:
+            self._open()
+
+    def on_drained(self, call: Callable[[], None]) -> None:
+        """See `Exchange.on_drained`."""
+        if self.complete:
+            return
+        if self.backlog <= LOW_WATER:
+            call()
+            return
+        self._drained = call
+        if self._held is None:
+            self._connection.thirst(self)
+
+    def drained(self) -> None:
+        """The network has taken nearly everything."""
+        call, self._drained = self._drained, None
+        if call is not None:
+            call()
 
     def release(self) -> None:
         """This exchange is now the first in line: let what it held go."""
@@ -133,6 +164,8 @@ class Http1Exchange:
             self._held_size = 0
             for part in held:
                 self._connection.output.write(part)
+            if self._drained is not None:
+                self._connection.thirst(self)
 
     def hold(self) -> None:
         """Another exchange is ahead: keep what is answered until it is done."""
@@ -152,7 +185,7 @@ class Http1Exchange:
 
     def _finished(self) -> None:
         self.complete = True
-        self._gone = None
+        self._gone = self._drained = None
         self._connection.answered(self)
 
     def _put(self, data: bytes) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from netstore.net.exchange import OPEN_BODY_LIMIT, Request
+from netstore.net.exchange import LOW_WATER, OPEN_BODY_LIMIT, Request
 from netstore.net.hpackcache import literal, status_field
 from netstore.net.http2 import ENHANCE_YOUR_CALM, INTERNAL_ERROR, Stream
 
@@ -38,7 +38,7 @@ def block_of(status: int, lines: bytes) -> bytes:
 class Http2Exchange(Stream):
     """One request on an HTTP/2 stream and its answer. Implements `netstore.net.exchange.Exchange`."""
 
-    __slots__ = ("_body", "_gone", "_handle", "_server", "_size", "request")
+    __slots__ = ("_body", "_drained", "_finite", "_gone", "_handle", "_server", "_size", "request")
 
     def __init__(
         self,
@@ -61,6 +61,8 @@ class Http2Exchange(Stream):
         self._size = 0
         self._handle: Callable[[Exchange], None] | None = handle
         self._gone: Callable[[], None] | None = None
+        self._drained: Callable[[], None] | None = None
+        self._finite = False
         if head.field(b"expect") == b"100-continue":
             self.put_head(_CONTINUE)
 
@@ -109,10 +111,28 @@ class Http2Exchange(Stream):
 
     def drain(self) -> None:
         """See `http2.Stream.drain`: an answer without an end is given up."""
+        if self._finite:
+            return
         gone, self._gone = self._gone, None
         if gone is not None:
             self.connection.reset(self, INTERNAL_ERROR)
             gone()
+
+    def on_drained(self, call: Callable[[], None]) -> None:
+        """See `Exchange.on_drained`."""
+        if not self.open:
+            return
+        if self.backlog <= LOW_WATER:
+            call()
+            return
+        self._drained = call
+        self.connection.thirst(self)
+
+    def drained(self) -> None:
+        """See `http2.Stream.drained`."""
+        call, self._drained = self._drained, None
+        if call is not None:
+            call()
 
     def respond(self, status: int, fields: bytes, body: bytes = b"") -> None:
         """Answer in one piece; see `Exchange.respond`."""
@@ -134,10 +154,16 @@ class Http2Exchange(Stream):
         """
         self.respond(status, _PLAIN, text)
 
-    def begin(self, status: int, fields: bytes) -> None:
+    def begin(self, status: int, fields: bytes, *, endless: bool = True) -> None:
         """Send the head and keep the body open; see `Exchange.begin`."""
-        if self.open:
-            self.put_head(block_of(status, fields + self._common()))
+        self._finite = not endless
+        if not self.open:
+            return
+        block = block_of(status, fields + self._common())
+        if self.request.method == b"HEAD":
+            self.put_last(block)
+        else:
+            self.put_head(block)
 
     def push(self, data: bytes) -> bool:
         """Send a piece of the open body; see `Exchange.push`."""

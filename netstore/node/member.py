@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.errors import Fault
+    from netstore.node.jobs import Jobs
     from netstore.raft.status import Status
     from netstore.seams import Clock
     from netstore.state.machine import Machine, Outcome
@@ -46,6 +47,10 @@ class Member(Protocol):
     @property
     def machine(self) -> Machine:
         """The replicated state as far as this member has applied it. Read only."""
+
+    @property
+    def jobs(self) -> Jobs:
+        """Requests that are answered in steps."""
 
     @property
     def hub(self) -> Hub:

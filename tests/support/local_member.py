@@ -5,7 +5,7 @@ Proposals are applied at once, time moves when a test says so.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from netstore.api.health import Health, Version
 from netstore.api.operate import OperateApi
@@ -16,6 +16,7 @@ from netstore.api.v2.stats import StatsApi
 from netstore.disk.engine import MemoryEngine
 from netstore.errors import Fault
 from netstore.net.exchange import Request
+from netstore.node.jobs import Jobs
 from netstore.node.lessor import Reaper
 from netstore.node.peers import RoundTrip, Traffic
 from netstore.node.timekeeper import Deadlines
@@ -57,6 +58,13 @@ class HandClock:
         return self.now
 
 
+class _FailingLog:
+    """A job that fails fails the test."""
+
+    def error(self, event: str, **fields: Any) -> None:
+        raise AssertionError(event, fields)
+
+
 class RecordedExchange:
     """`net.exchange.Exchange` that keeps the answer. `room` bounds what a slow reader's connection takes."""
 
@@ -70,6 +78,8 @@ class RecordedExchange:
         self.done = False
         self.room = room
         self._gone: Callable[[], None] | None = None
+        self._drained: Callable[[], None] | None = None
+        self._taken = 0
 
     @property
     def request(self) -> Request:
@@ -87,12 +97,30 @@ class RecordedExchange:
     def refuse(self, status: int, text: bytes) -> None:
         self.respond(status, b"", text)
 
-    def begin(self, status: int, fields: bytes) -> None:
+    @property
+    def backlog(self) -> int:
+        """What was pushed since the network took everything."""
+        return sum(map(len, self.pieces[self._taken :]))
+
+    def take(self) -> None:
+        """The network takes everything."""
+        self._taken = len(self.pieces)
+        call, self._drained = self._drained, None
+        if call is not None:
+            call()
+
+    def on_drained(self, call: Callable[[], None]) -> None:
+        self._drained = call
+
+    def begin(self, status: int, fields: bytes, *, endless: bool = True) -> None:
         assert not self.status, "answered twice"
         self.status, self.fields, self.open = status, fields, True
+        if self._request.method == b"HEAD":
+            self.open, self.done = False, True
 
     def push(self, data: bytes) -> bool:
-        assert self.open, "pushed to a body that is not open"
+        if not self.open:
+            return False
         if len(self.pieces) >= self.room:
             return False
         self.pieces.append(data)
@@ -214,6 +242,7 @@ class LocalMember:
         self.machine.load()
         self.hub = Hub()
         self.commit_index = self.machine.applied
+        self.jobs = Jobs(lambda: None, _FailingLog())
         self.keys = KeysApi(self)
         self.stats = StatsApi(self, NoPeers())
         self.cluster = LocalCluster(self)
@@ -299,4 +328,7 @@ class LocalMember:
         path, _, query = raw.partition(b"?")
         exchange = RecordedExchange(Request(method.encode(), path, query, body, content_type))
         self.router.handle(exchange)
+        while self.jobs.ready:
+            self.jobs.run()
+            exchange.take()
         return exchange

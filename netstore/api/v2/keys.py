@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.api.router import method_allowed
 from netstore.api.v2.form import NONE_GIVEN, Parameters, parameters_of
+from netstore.api.v2.listing import Listing
 from netstore.api.v2.paths import check_depth, unquote
 from netstore.api.v2.render import Renderer
 from netstore.errors import Fault
 from netstore.state import commands
+from netstore.state.walk import Walk
 from netstore.types import Event
 
 if TYPE_CHECKING:
@@ -114,7 +116,7 @@ class KeysApi:
             self._read(exchange, key, parameters)
 
     def _read(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
-        self._answer(exchange, False, self._machine.get(key, parameters.recursive))
+        self._answer(exchange, False, self._machine.look(key, parameters.recursive))
 
     def _put(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
         value, refresh, ttl = parameters.value, parameters.refresh, _seconds(parameters)
@@ -158,6 +160,9 @@ class KeysApi:
     # Answers
 
     def _answer(self, exchange: Exchange, no_value: bool, outcome: Outcome) -> None:
+        if isinstance(outcome, Walk):
+            Listing(exchange, outcome, self._render, self._member.jobs).begin(self._fields(outcome.index))
+            return
         if not isinstance(outcome, Event):
             self._refuse(exchange, outcome if isinstance(outcome, Fault) else _NO_OUTCOME)
             return

@@ -91,13 +91,13 @@ class Renderer:
 
         `past`: from the window, where a time left that has run out is not shown.
         """
-        node = self._node(event.node, past)
+        node = self.node(event.node, past)
         if event.prev is None:
             return b'{"action":"%b","node":%b}\n' % (event.action.encode(), node)
         return b'{"action":"%b","node":%b,"prevNode":%b}\n' % (
             event.action.encode(),
             node,
-            self._node(event.prev, past),
+            self.node(event.prev, past),
         )
 
     @staticmethod
@@ -105,7 +105,8 @@ class Renderer:
         """A change without its nodes (`noValueOnSuccess`)."""
         return b'{"action":"%b"}\n' % event.action.encode()
 
-    def _node(self, view: NodeView, past: bool) -> bytes:
+    def node(self, view: NodeView, past: bool = False) -> bytes:
+        """A node, with what was listed below it."""
         if view.value is not None and not view.expires:
             return b'{"key":%b,"value":%b,"modifiedIndex":%d,"createdIndex":%d}' % (
                 json_string(view.key),
@@ -115,7 +116,7 @@ class Renderer:
             )
         if view.nodes:
             return self._listing(view, past)
-        return self._opening(view, past) + _closing(view)
+        return self.opening(view, past) + closing(view)
 
     def _listing(self, top: NodeView, past: bool) -> bytes:
         """A directory with what was listed below it.
@@ -129,17 +130,17 @@ class Renderer:
             if isinstance(item, bytes):
                 parts.append(item)
             elif item.nodes:
-                parts.append(self._opening(item, past))
-                stack.append(b"]" + _closing(item))
+                parts.append(self.opening(item, past))
+                stack.append(b"]" + closing(item))
                 for child in reversed(item.nodes):
                     stack += (child, b",")
                 stack[-1] = b',"nodes":['
             else:
-                parts.append(self._node(item, past))
+                parts.append(self.node(item, past))
         return b"".join(parts)
 
-    def _opening(self, view: NodeView, past: bool) -> bytes:
-        """The members before `nodes`."""
+    def opening(self, view: NodeView, past: bool = False) -> bytes:
+        """A node up to where its `nodes` stand."""
         members = []
         if view.key != b"/":
             members.append(b'"key":' + json_string(view.key))
@@ -156,8 +157,8 @@ class Renderer:
         return b"{" + b",".join(members)
 
 
-def _closing(view: NodeView) -> bytes:
-    """The members after `nodes`; the root has none."""
+def closing(view: NodeView) -> bytes:
+    """A node from behind its `nodes`; of the root there is only the brace."""
     if not view.modified:
         return b"}"
     return b',"modifiedIndex":%d,"createdIndex":%d}' % (view.modified, view.created)
