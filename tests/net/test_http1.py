@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netstore.net.exchange import LOW_WATER
 from netstore.net.http1 import PIPELINE_LIMIT, REFUSED_DROP, Cors, Http1Server
 from tests.support.http import Seen, Wire
 
@@ -90,6 +91,59 @@ def test_a_stream_behind_a_slow_answer_is_held_and_then_flows() -> None:
     assert wire.output.sent.endswith(b"Transfer-Encoding: chunked\r\n\r\n6\r\nearly\n\r\n")
     second.end()
     assert wire.output.sent.endswith(b"0\r\n\r\n")
+
+
+def test_an_answer_in_pieces_goes_on_when_the_network_has_taken_what_was_sent() -> None:
+    wire = Wire(hold=True)
+    wire.feed(b"GET /long HTTP/1.1\r\nHost: x\r\n\r\nGET /next HTTP/1.1\r\nHost: x\r\n\r\n")
+    first, second = wire.exchanges
+    told: list[str] = []
+    first.begin(200, b"", endless=False)
+    first.on_drained(lambda: told.append("at once"))
+    wire.output.backlog = LOW_WATER + 1
+    first.on_drained(lambda: told.append("later"))
+    assert (told, first.backlog) == (["at once"], LOW_WATER + 1)
+    wire.connection.resume()
+    assert told == ["at once"]
+    wanted = wire.connection.hungry
+    wire.output.backlog = LOW_WATER
+    wire.connection.resume()
+    assert told == ["at once", "later"]
+    assert (wanted, wire.connection.hungry) == (True, False), "it wants to be asked until it was told"
+    second.begin(200, b"", endless=False)
+    assert second.push(b"x" * (LOW_WATER + 1))
+    second.on_drained(lambda: told.append("the next one"))
+    wire.connection.resume()
+    assert len(told) == 2, "it is held behind the first"
+    first.end()
+    wire.connection.resume()
+    assert told == ["at once", "later", "the next one"]
+
+
+def test_an_answer_that_has_an_end_survives_a_client_that_sends_no_more() -> None:
+    wire = Wire(hold=True)
+    wire.feed(b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n")
+    (exchange,) = wire.exchanges
+    gone: list[bool] = []
+    exchange.begin(200, b"", endless=False)
+    exchange.on_gone(lambda: gone.append(True))
+    wire.connection.eof()
+    assert not wire.output.was_cut
+    assert exchange.push(b"all of it")
+    exchange.end()
+    assert b"all of it" in wire.output.sent
+    assert wire.output.finished
+    assert not gone
+
+
+def test_the_head_of_an_answer_in_pieces_is_all_that_a_head_gets() -> None:
+    wire = Wire(hold=True).feed(b"HEAD /long HTTP/1.1\r\nHost: x\r\n\r\n")
+    (exchange,) = wire.exchanges
+    exchange.begin(200, b"", endless=False)
+    assert not exchange.push(b"body")
+    exchange.end()
+    assert wire.output.sent.endswith(b"\r\n\r\n")
+    assert wire.connection.pending == 0
 
 
 def test_a_push_too_far_behind_is_refused() -> None:

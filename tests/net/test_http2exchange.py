@@ -114,6 +114,40 @@ def test_an_open_body_is_pushed_piece_by_piece() -> None:
     assert not exchange.push(b"late")
 
 
+def test_an_answer_in_pieces_goes_on_when_the_client_has_taken_what_was_sent() -> None:
+    site = Site()
+    site.judge.greedy = False
+    number = site.ask()
+    exchange = site.exchanges[0]
+    told: list[str] = []
+    exchange.begin(200, b"", endless=False)
+    exchange.on_drained(lambda: told.append("at once"))
+    assert exchange.push(bytes(300_000))
+    exchange.on_drained(lambda: told.append("later"))
+    site.judge.settle()
+    assert told == ["at once"]
+    site.judge.client.increment_flow_control_window(1_000_000)
+    site.judge.client.increment_flow_control_window(1_000_000, number)
+    site.judge.settle()
+    assert told == ["at once", "later"]
+    site.judge.connection.streams[number].drain()
+    assert exchange.push(b"the rest"), "an answer that has an end is not given up"
+    exchange.end()
+    site.judge.settle()
+    assert site.judge.ended == {number}
+
+
+def test_the_head_of_an_answer_in_pieces_is_all_that_a_head_gets() -> None:
+    site = Site()
+    number = site.ask("HEAD", "/v2/keys/a")
+    exchange = site.exchanges[0]
+    exchange.begin(200, b"", endless=False)
+    assert not exchange.push(b"body")
+    exchange.end()
+    site.judge.settle()
+    assert site.judge.ended == {number}
+
+
 def test_a_watcher_too_far_behind_is_refused() -> None:
     site = Site()
     site.judge.greedy = False
