@@ -1224,11 +1224,11 @@ def test_the_heads_that_are_known_are_bounded_in_bytes() -> None:
         wire.feed(wire.request(2 * i + 1, b"", malformed(("n", str(i)), *many)))
         sizes.append(wire.server._heads_size)
     assert wire.verdict() is None
-    assert 1024 * 1024 < max(sizes) <= http2._HEADS_KNOWN_SIZE
+    assert 1024 * 1024 < max(sizes) <= http2.HEADS_KNOWN_SIZE
     assert sum(1 for a, b in pairwise(sizes) if b < a) >= 1
     assert wire.server._heads_size == sum(map(kept_size, wire.server._heads))
     known = len(wire.server._heads)
-    wire.feed(wire.request(9_001, b"", malformed(("large", "x" * http2._HEAD_KNOWN_SIZE))))
+    wire.feed(wire.request(9_001, b"", malformed(("large", "x" * http2.HEAD_KNOWN_SIZE))))
     assert len(wire.server._heads) == known
 
 

@@ -1,222 +1,109 @@
-"""HTTP/2, server side, as a pure codec: bytes in, streams opened and fed; answers in, bytes out (RFC 9113).
-
-What is read is parsed first, frame by frame, and only then handed over; what the streams answer meanwhile
-leaves in one send. So a fault of a handler is never taken for a fault of the client, and a request that was
-reset in the same turn is never handed over.
-
-Everything a peer makes us do is counted in units of work, of which a turn has `SLICE`: what was read and is
-more waits for the next turn, after those of other connections. Nothing is walked over that the peer can make
-long: streams keep what differs from the connection's window, and stand in a line only if they can send.
-
-Invariants that live here: frames of a stream leave in the order they were given; no DATA goes beyond the
-windows of the peer, and none of the peer beyond ours is kept; a fault of one stream ends that stream, a fault
-of the connection ends it with a GOAWAY that says why; after that nothing more of it is read. Nothing grows
-without a bound: see the constants, and `DESIGN.md` beside this file.
-"""
+"""One HTTP/2 connection: its frames read, streams fed, windows kept, and its end."""
 
 from __future__ import annotations
 
-import re
 from collections import deque
-from contextlib import suppress
-from struct import Struct
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from netstore.errors import MustStop
-from netstore.net.hpackcache import BadBlock, HeaderBlocks, LargeList, kept_size
+from netstore.net.hpackcache import BadBlock, HeaderBlocks, LargeList
+from netstore.net.http2.bounds import (
+    BLOCK_SECONDS,
+    CONNECTION_WINDOW,
+    CONTINUATIONS,
+    DEPARTED_AT_ONCE,
+    EARLY_RESETS,
+    FORGIVEN,
+    FRAME_SECONDS,
+    HANDLED,
+    HELD_LIMIT,
+    HELD_OVER,
+    HOLD,
+    HOLD_OVER,
+    IDLE_FRAMES,
+    IDLE_PING_SECONDS,
+    LIST_LIMIT,
+    LOOK_SECONDS,
+    LOW_WATER,
+    PACE,
+    PAUSES,
+    PING_SECONDS,
+    PING_STRIKES,
+    PREFACE_SECONDS,
+    PROBE_ANSWER_SECONDS,
+    PROBE_SECONDS,
+    REQUEST_SECONDS,
+    SLICE,
+    STALL_RATE,
+    STALL_SECONDS,
+    STREAM_COST,
+    STREAM_WINDOW,
+    UNFINISHED,
+    WORK_BURST,
+    WORK_RATE,
+    Allowance,
+)
+from netstore.net.http2.frames import (
+    ACK,
+    CANCEL,
+    COMPRESSION_ERROR,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    ENHANCE_YOUR_CALM,
+    FLOW_CONTROL_ERROR,
+    FRAME_HEAD,
+    FRAME_SIZE_ERROR,
+    GOAWAY,
+    HEADERS,
+    INTERNAL_ERROR,
+    MAX_FRAME,
+    MAX_WINDOW,
+    NO_ERROR,
+    NUMBER,
+    PADDED,
+    PING,
+    PREFACE,
+    PRIORITY,
+    PROTOCOL_ERROR,
+    PUSH_PROMISE,
+    REFUSED_STREAM,
+    RST_STREAM,
+    SET_ENABLE_PUSH,
+    SET_INITIAL_WINDOW,
+    SET_LIST_SIZE,
+    SET_MAX_FRAME,
+    SET_MAX_STREAMS,
+    SET_TABLE_SIZE,
+    SETTING,
+    SETTINGS,
+    STREAM_CLOSED,
+    WINDOW_UPDATE,
+    WITH_PRIORITY,
+    ConnectionFault,
+    StreamFault,
+    frame,
+    unpadded,
+)
+from netstore.net.http2.head import trailers_allowed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.net.hpackcache import Field
     from netstore.net.http1 import Output
+    from netstore.net.http2.head import Head
+    from netstore.net.http2.server import Http2Server
+    from netstore.net.http2.stream import Stream
 
-PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-"""What a client sends first (RFC 9113, 3.4)."""
-
-# Frame types (RFC 9113, 6).
-DATA: Final = 0
-HEADERS: Final = 1
-PRIORITY: Final = 2
-RST_STREAM: Final = 3
-SETTINGS: Final = 4
-PUSH_PROMISE: Final = 5
-PING: Final = 6
-GOAWAY: Final = 7
-WINDOW_UPDATE: Final = 8
-CONTINUATION: Final = 9
-
-# Flags.
-END_STREAM: Final = 0x1
-ACK: Final = 0x1
-END_HEADERS: Final = 0x4
-PADDED: Final = 0x8
-WITH_PRIORITY: Final = 0x20
-
-# Error codes (RFC 9113, 7).
-NO_ERROR: Final = 0
-PROTOCOL_ERROR: Final = 1
-INTERNAL_ERROR: Final = 2
-FLOW_CONTROL_ERROR: Final = 3
-SETTINGS_TIMEOUT: Final = 4
-STREAM_CLOSED: Final = 5
-FRAME_SIZE_ERROR: Final = 6
-REFUSED_STREAM: Final = 7
-CANCEL: Final = 8
-COMPRESSION_ERROR: Final = 9
-ENHANCE_YOUR_CALM: Final = 11
-
-# Settings (RFC 9113, 6.5.2).
-SET_TABLE_SIZE: Final = 1
-SET_ENABLE_PUSH: Final = 2
-SET_MAX_STREAMS: Final = 3
-SET_INITIAL_WINDOW: Final = 4
-SET_MAX_FRAME: Final = 5
-SET_LIST_SIZE: Final = 6
-
-MAX_FRAME: Final = 16_384
-"""Bytes of the payload of a frame we accept: the default, which every client keeps to."""
-
-MAX_STREAMS: Final = 16_384
-"""Open streams of one connection. Each watch cache and informer of Kubernetes holds hundreds."""
-
-STREAM_WINDOW: Final = 1024 * 1024
-"""Bytes a client may send on a stream ahead of us."""
-
-CONNECTION_WINDOW: Final = 4 * 1024 * 1024
-"""Bytes a client may send on all streams ahead of us."""
-
-LIST_LIMIT: Final = 64 * 1024
-"""Size of a header list as RFC 9113 (6.5.2) counts it, and of a header block as it is sent."""
-
-CONTINUATIONS: Final = 16
-"""Frames that one header block may be spread over."""
-
-PACE: Final = 256 * 1024
-"""Unsent bytes of a connection beyond which no further DATA is framed: what comes later on another stream
-then waits behind at most this much.
-"""
-
-HOLD: Final = 1024 * 1024
-"""Answered bytes of a connection that its peer's windows hold back, beyond which no new request of it is
-handled; messages of streams are, which have a pace of their own. Reading goes on, because only what is read
-opens the windows; but then ours are not opened again. One answer may be far larger: it is given in pieces.
-"""
-
-HOLD_OVER: Final = 64 * 1024
-"""The same once the memory for all connections is spent."""
-
-STALL_SECONDS: Final = 30.0
-"""How long answers may be held back by the peer's windows while less than `STALL_RATE` gets through."""
-
-STALL_RATE: Final = 1024
-"""Bytes a second that a peer must let through."""
-
-PREFACE_SECONDS: Final = 10.0
-"""How long a peer may take for its preface and its first SETTINGS, from when its connection is accepted."""
-
-BLOCK_SECONDS: Final = 10.0
-"""How long a header block may take, from its HEADERS to its last CONTINUATION."""
-
-FRAME_SECONDS: Final = 30.0
-"""How long a frame may take, from its first byte to its last."""
-
-REQUEST_SECONDS: Final = 60.0
-"""How long a request may take to become complete, from its HEADERS; for a stream, its first message and each
-one that has begun. 2 MiB in this time are 35 KB a second.
-"""
-
-LOOK_SECONDS: Final = 5.0
-"""How often requests that took too long are looked for, on a connection that has any."""
-
-STREAM_COST: Final = 512
-"""Bytes that an open stream takes by itself, of which 400 were measured (`contrib/doc/adr/0004-http2.md`)."""
-
-UNFINISHED: Final = 2_048
-"""Requests of one connection that are begun and not complete, or of which no message has come: 1 MiB. Clients
-send a request whole, or in few pieces.
-"""
-
-HELD_LIMIT: Final = 32 * 1024 * 1024
-"""Bytes of one connection that belong to requests, or messages, of which the rest has not come."""
-
-HELD_OVER: Final = 2 * 1024 * 1024
-"""The same once the memory for all connections is spent: one message."""
-
-IDLE_FRAMES: Final = 500
-"""Frames that carry nothing (SETTINGS, PRIORITY, empty DATA, unknown types, resets of what is closed) a
-client may send in one go; a hundred more for every second that passes.
-"""
-
-EARLY_RESETS: Final = 500
-"""Streams reset within a second of being opened, or for a fault of the client, that a connection may have in
-one go (CVE-2023-44487); a hundred more for every second that passes.
-"""
-
-_PER_SECOND: Final = 100
 _PAUSES_PER_SECOND: Final = 1 / 60
-_HEAD_FIELD_WORK: Final = 2
 _REFUSED_WORK: Final = 8
 _LOSS_WORK: Final = 10
 _SETTINGS_PER_UNIT: Final = 4
 _STREAMS_PER_UNIT: Final = 8
 _EARLY_SECONDS: Final = 1.0
-PING_SECONDS: Final = 5.0
-"""Pings of a client on a connection with open streams must be this far apart, as etcd asks."""
-
-IDLE_PING_SECONDS: Final = 2 * 3600.0
-"""And this far on a connection without."""
-
-PING_STRIKES: Final = 2
-"""Pings sooner than that, between two answers of ours, which are forgiven."""
-
-FORGIVEN: Final = -1
-"""Strikes after an answer: who was just told something may well ask whether that is all."""
-
-PROBE_SECONDS: Final = 2 * 3600.0
-"""A connection on which nothing was heard for so long is asked whether it is still there."""
-
-PROBE_ANSWER_SECONDS: Final = 20.0
-"""And is cut when it does not say so in this time."""
-
-LOW_WATER: Final = 64 * 1024
-"""Unsent bytes of a stream at which it has drained."""
-
-SLICE: Final = 2_500
-"""Units of work that a connection may cause in one turn; the rest of what was read waits for the next. A unit
-is about a microsecond of one core of 2020.
-"""
-
-WORK_RATE: Final = 500_000
-"""Units a second that a connection may cause for long. A busy client needs 12 for each request, 16 where they
-have a time limit that varies, so this is more of them than a core answers.
-"""
-
-WORK_BURST: Final = 500_000
-"""Units that a connection may cause ahead of that rate."""
-
-SHORT_SLICE: Final = 250
-"""What a turn has once all connections have caused `ROUND` in a round: a few requests, or a frame that takes
-more. So a round stays short however many ask for much, and who asks for little notices nothing.
-"""
-
-ROUND: Final = 5_000
-"""Units of work of one round, at 5 ms, from which turns are short."""
-
-DEPARTED_AT_ONCE: Final = 256
-"""Streams of connections that are gone which are told so in one round; a watch takes 10 us to forget."""
-
 _CHARGED_AT_ONCE: Final = SLICE // 4
 
-PAUSES: Final = 10
-"""How often a connection may be found beyond its rate, and not read until it is within it again, before it is
-closed; one more for every minute that passes.
-"""
-
-HANDLED: Final = 10
-"""Units for handing over one request or message; what its handler does is judged elsewhere."""
-
-_MAX_WINDOW: Final = 2**31 - 1
 _SMALLEST_FRAME_LIMIT: Final = 16_384
 _LARGEST_FRAME_LIMIT: Final = 2**24 - 1
 _FRAME_WANTED: Final = 64 * 1024
@@ -224,23 +111,9 @@ _DEFAULT_WINDOW: Final = 65_535
 _DEFAULT_TABLE: Final = 4_096
 _ENDED_KNOWN: Final = 1_024
 _GAPS_KNOWN: Final = 64
-_HEADS_KNOWN: Final = 4_096
-_HEADS_KNOWN_SIZE: Final = 4 * 1024 * 1024
-_HEAD_KNOWN_SIZE: Final = 4_096
 _DEBUG_LIMIT: Final = 256
 _DRAIN_PING: Final = b"draining"
 _ALIVE_PING: Final = b"alive..."
-
-_FRAME: Final = Struct(">IBI")
-_NUMBER: Final = Struct(">I")
-_SETTING: Final = Struct(">HI")
-_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
-_BAD_VALUE: Final = re.compile(rb"[\0\r\n]|^[ \t]|[ \t]$")
-_BAD_TARGET: Final = re.compile(rb"[\0-\x20\x7f]")
-_CONNECTION_FIELDS: Final = frozenset(
-    (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
-)
-_PSEUDO: Final = (b":method", b":scheme", b":authority", b":path")
 
 # How far a graceful end has come.
 _SERVING: Final = 0
@@ -250,394 +123,6 @@ _CLOSING: Final = 2
 # What became of a stream that is no more.
 _RESET_BY_US: Final = 1
 _RESET_BY_PEER: Final = 2
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """The bytes of one frame."""
-    return _FRAME.pack(len(payload) << 8 | kind, flags, stream) + payload
-
-
-class ConnectionFault(Exception):  # noqa: N818 - named for its scope in RFC 9113, 5.4.1
-    """The connection must end, with this error code. The text goes along as debug data."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-class StreamFault(Exception):  # noqa: N818 - named for its scope in RFC 9113, 5.4.2
-    """The stream must be reset, with this error code; what `Head` raises."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-class Head:
-    """A request's header list, checked once and shared by all requests with the same; never changed.
-
-    `fields` are those without a colon. `route` is whatever the application made of it. `cost` are the units
-    of work that it was to make, until they are charged.
-    """
-
-    __slots__ = ("authority", "content_length", "cost", "fields", "method", "path", "route", "scheme")
-
-    def __init__(self, fields: tuple[Field, ...]) -> None:
-        """StreamFault when the list is malformed (RFC 9113, 8.1.1)."""
-        pseudo: dict[bytes, bytes] = {}
-        count = 0
-        for name, value in fields:
-            if not name.startswith(b":"):
-                break
-            if name not in _PSEUDO or name in pseudo:
-                raise StreamFault(PROTOCOL_ERROR, f"pseudo-header field {name!r} is unknown or comes twice")
-            if _BAD_TARGET.search(value):
-                # A target is one word (RFC 9112, 3.2): what is put into a line of text later ends nothing.
-                raise StreamFault(PROTOCOL_ERROR, f"{name.decode()} has a space or a control character")
-            pseudo[name] = value
-            count += 1
-        self.fields = fields[count:]
-        self.cost = _HEAD_FIELD_WORK * len(fields)
-        self.content_length: int | None = None
-        _check(self.fields)
-        for name, value in self.fields:
-            if name == b"content-length":
-                length = int(value) if value.isdigit() and len(value) < 20 else -1
-                if length < 0 or self.content_length not in (None, length):
-                    raise StreamFault(PROTOCOL_ERROR, "content-length is not one number")
-                self.content_length = length
-        method, path = pseudo.get(b":method"), pseudo.get(b":path")
-        scheme = pseudo.get(b":scheme")
-        if not method or not path or not scheme or not _NAME.fullmatch(method.lower()):
-            raise StreamFault(PROTOCOL_ERROR, ":method, :scheme and :path must each be there")
-        self.method = method
-        self.path = path
-        self.scheme = scheme
-        self.authority = pseudo.get(b":authority")
-        self.route: Any = None
-
-    def field(self, name: bytes) -> bytes | None:
-        """The first value of a field, named in lower case. O(fields)."""
-        for key, value in self.fields:
-            if key == name:
-                return value
-        return None
-
-
-def _check(fields: tuple[Field, ...]) -> None:
-    """StreamFault for fields that HTTP/2 does not allow (RFC 9113, 8.2)."""
-    for name, value in fields:
-        if not _NAME.fullmatch(name):
-            raise StreamFault(PROTOCOL_ERROR, f"a header field is named {name!r}")
-        if name in _CONNECTION_FIELDS or (name == b"te" and value.lower() != b"trailers"):
-            raise StreamFault(PROTOCOL_ERROR, f"header field {name.decode()} belongs to HTTP/1")
-        if _BAD_VALUE.search(value):
-            raise StreamFault(PROTOCOL_ERROR, f"the value of header field {name.decode()} is not text")
-
-
-class Application(Protocol):
-    """Who makes streams of requests."""
-
-    def route(self, head: Head) -> Any:
-        """What to make of requests with this head; kept in `head.route` as long as the head is known."""
-
-    def open(self, connection: Http2Connection, number: int, head: Head, timeout: bytes | None) -> Stream:
-        """A request began: the stream that takes it. `timeout` is the field that varies."""
-
-    def failed(self, what: Stream | Head, fault: Exception) -> None:
-        """A stream, or the opening of one, raised. It is over already and whoever waits for it was told; this
-        is to say so in the log.
-        """
-
-
-class Http2Server:
-    """What all HTTP/2 connections of a listener share: the application, the heads it knows, a clock in
-    seconds, and bounds. `varying` names the header field that differs from request to request. `soon` makes a
-    call in the next round (`Reactor.call_soon`); without it, all streams of a connection that is gone are
-    told at once.
-    """
-
-    __slots__ = (
-        "_departing",
-        "_heads",
-        "_heads_size",
-        "_leaving",
-        "_round_at",
-        "_soon",
-        "application",
-        "clock",
-        "max_streams",
-        "spent",
-        "varying",
-    )
-
-    def __init__(
-        self,
-        application: Application,
-        clock: Callable[[], float],
-        *,
-        varying: bytes = b"",
-        max_streams: int = MAX_STREAMS,
-        soon: Callable[[Callable[[], object]], None] | None = None,
-    ) -> None:
-        self.application = application
-        self.clock = clock
-        self.varying = varying
-        self.max_streams = max_streams
-        self._heads: dict[tuple[Field, ...], Head] = {}
-        self._heads_size = 0
-        self._soon = soon
-        self._departing: deque[Stream] = deque()
-        self._leaving = False
-        self._round_at = clock()
-        self.spent = 0
-        """Units of work that this round has taken."""
-
-    def turn(self, now: float) -> int:
-        """A turn begins: how many units of work it has. What it took is to be added to `spent`.
-
-        Rounds are told apart by the clock, which the reactor reads once in each.
-        """
-        if now != self._round_at:
-            self._round_at = now
-            self.spent = 0
-        return SLICE if self.spent < ROUND else SHORT_SLICE
-
-    def depart(self, streams: list[Stream]) -> None:
-        """The connection of these is gone, and they are open no more: tell each that it is lost, so many in a
-        round, for 16,000 watches may go at once.
-        """
-        self._departing.extend(streams)
-        if not self._leaving:
-            self._leaving = True
-            self._tell_departed()
-
-    def _tell_departed(self) -> None:
-        departing, soon = self._departing, self._soon
-        left = DEPARTED_AT_ONCE
-        while departing and (left > 0 or soon is None):
-            left -= 1
-            stream = departing.popleft()
-            connection = stream.connection
-            connection.attempt(stream, stream.lost)
-            connection.hand_over_ready()
-        if departing and soon is not None:
-            soon(self._tell_departed)
-        else:
-            self._leaving = False
-
-    def head(self, fields: tuple[Field, ...]) -> Head:
-        """The head these fields make. StreamFault when they are malformed, which is not remembered, or when
-        the application cannot route them.
-
-        The key is everything a head and its route are made of, so what is remembered cannot mean something
-        else. Bounded by count and by bytes, with what a field costs beside its own.
-        """
-        head = self._heads.get(fields)
-        if head is None:
-            head = Head(fields)
-            try:
-                head.route = self.application.route(head)
-            except MustStop:
-                raise
-            except Exception as fault:
-                self.failed(head, fault)
-                raise StreamFault(INTERNAL_ERROR, "the request could not be routed") from fault
-            size = kept_size(fields)
-            if size <= _HEAD_KNOWN_SIZE:
-                if len(self._heads) >= _HEADS_KNOWN or self._heads_size + size > _HEADS_KNOWN_SIZE:
-                    self._heads.clear()
-                    self._heads_size = 0
-                self._heads[fields] = head
-                self._heads_size += size
-        return head
-
-    def failed(self, what: Stream | Head, fault: Exception) -> None:
-        """See `Application.failed`. Raises nothing: a fault that cannot be logged must not keep the streams
-        that follow from being told.
-        """
-        with suppress(Exception):
-            self.application.failed(what, fault)
-
-
-class Stream:
-    """One request and its answer, as frames. The application's streams derive from it.
-
-    What comes is given to `take` and `lost`, inside the parser: they only keep it, and put the stream into
-    `connection.ready`, for `hand_over` to handle once the read is parsed. Answers are given with `put_head`,
-    `put_data` and `put_last`.
-
-    What any of them raises ends this stream with INTERNAL_ERROR and no other: if it was still open, `lost` is
-    called, so that whoever waits for it hears of it.
-    """
-
-    __slots__ = (
-        "_last",
-        "_queue",
-        "allowed",
-        "connection",
-        "credit",
-        "expected",
-        "half_closed",
-        "number",
-        "open",
-        "opened_at",
-        "queued",
-        "since",
-        "thirsty",
-        "turning",
-    )
-
-    patient = True
-    """It may wait while the peer's windows hold back much of what was answered."""
-
-    def __init__(self, connection: Http2Connection, number: int, head: Head) -> None:
-        self.connection = connection
-        self.number = number
-        self.expected = head.content_length
-        """Bytes of the body that content-length promises and that have not come yet."""
-        self.allowed = STREAM_WINDOW
-        """Bytes the client may still send."""
-        self.credit = 0
-        """Bytes we may send beyond the connection's initial window: granted, less those sent. So a change of
-        the initial window changes no stream (RFC 9113, 6.9.2).
-        """
-        self.opened_at = connection.now
-        self.since: float | None = connection.now
-        """When what is not complete now was begun: the request, or a message of a stream."""
-        self.half_closed = False
-        """The client has sent everything."""
-        self.open = True
-        """The answer can still be given."""
-        self.turning = False
-        """It stands in the connection's line of streams that have something to send, and room for it."""
-        self.thirsty = False
-        """It wants to know when it has drained."""
-        self.queued = 0
-        """Bytes of DATA that wait for their turn or a window."""
-        self._queue: deque[bytes | memoryview] | None = None
-        self._last: bytes | None = None
-
-    @property
-    def window(self) -> int:
-        """Bytes we may still send; below zero after the client took some back."""
-        return self.connection.initial_window + self.credit
-
-    @property
-    def backlog(self) -> int:
-        """Bytes given to this stream that the kernel has not taken, with those of the connection before
-        them.
-        """
-        return self.queued + self.connection.output.unsent()
-
-    def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
-        """A piece of the body, `data[start:stop]`; `ended` with the last."""
-        raise NotImplementedError
-
-    def hand_over(self) -> None:
-        """The read is parsed: handle what was taken. Called once for each entry in `ready`."""
-        raise NotImplementedError
-
-    def lost(self) -> None:
-        """The client reset the stream, or the connection is over. The stream is not open any more."""
-        raise NotImplementedError
-
-    def drain(self) -> None:
-        """The server stops: end what has no end of its own."""
-
-    def drained(self) -> None:
-        """The backlog has fallen to `LOW_WATER`; for who asked for it with `connection.thirst`."""
-
-    def put_head(self, block: bytes) -> None:
-        """Send a header block; the body follows."""
-        self.connection.put_block(self.number, block, 0)
-
-    def put_data(self, prefix: bytes, data: bytes | memoryview) -> None:
-        """Send a piece of the body: `prefix` and `data`, which are apart so that many streams can share the
-        data. Never refused: the backlog grows instead.
-        """
-        size = len(prefix) + len(data)
-        connection = self.connection
-        if (
-            not self.queued
-            and size <= connection.initial_window + self.credit
-            and size <= connection.window
-            and size <= connection.frame_limit
-            and connection.output.unsent() < PACE
-        ):
-            self.credit -= size
-            connection.window -= size
-            connection.moved += size
-            connection.strikes = FORGIVEN
-            connection.output.write(_FRAME.pack(size << 8, 0, self.number) + prefix + data)
-        elif size:
-            if self._queue is None:
-                self._queue = deque()
-            if prefix:
-                self._queue.append(prefix)
-            if data:
-                self._queue.append(data)
-            self.queued += size
-            connection.enqueue(self, size)
-
-    def put_last(self, block: bytes = b"") -> None:
-        """End the answer, with trailers unless the block is empty, once everything before it is sent."""
-        self.open = False
-        self._last = block
-        if not self.queued:
-            self.sent()
-
-    def sent(self) -> None:
-        """The queue is empty: end the stream if it was to end."""
-        block = self._last
-        if block is None:
-            return
-        connection = self.connection
-        if block:
-            connection.put_block(self.number, block, END_STREAM)
-        else:
-            connection.output.write(_FRAME.pack(DATA, END_STREAM, self.number))
-        connection.strikes = FORGIVEN
-        connection.close(self)
-
-    def fill(self, room: int) -> list[bytes | memoryview]:
-        """Take up to `room` bytes out of the queue."""
-        queue = self._queue
-        pieces: list[bytes | memoryview] = []
-        while queue and room:
-            piece = queue.popleft()
-            if len(piece) > room:
-                view = memoryview(piece)
-                queue.appendleft(view[room:])
-                piece = view[:room]
-            room -= len(piece)
-            self.queued -= len(piece)
-            pieces.append(piece)
-        return pieces
-
-    def drop(self) -> int:
-        """Forget what was queued; how many bytes that were."""
-        dropped, self.queued = self.queued, 0
-        self._queue = None
-        return dropped
-
-
-class Allowance:
-    """So many in one go, and `rate` more for every second that passes."""
-
-    __slots__ = ("_at", "_left", "_most", "_rate")
-
-    def __init__(self, most: int, now: float, rate: float = _PER_SECOND) -> None:
-        self._most = most
-        self._left = float(most)
-        self._at = now
-        self._rate = rate
-
-    def spend(self, now: float, count: int = 1) -> bool:
-        """Whether that many were left. They are taken in any case: what was done was done."""
-        self._left = min(self._most, self._left + (now - self._at) * self._rate) - count
-        self._at = now
-        return self._left >= 0
 
 
 class Http2Connection:
@@ -776,8 +261,8 @@ class Http2Connection:
             (SET_LIST_SIZE, LIST_LIMIT),
         )
         output.write(
-            frame(SETTINGS, 0, 0, b"".join(_SETTING.pack(*setting) for setting in settings))
-            + frame(WINDOW_UPDATE, 0, 0, _NUMBER.pack(CONNECTION_WINDOW - _DEFAULT_WINDOW))
+            frame(SETTINGS, 0, 0, b"".join(SETTING.pack(*setting) for setting in settings))
+            + frame(WINDOW_UPDATE, 0, 0, NUMBER.pack(CONNECTION_WINDOW - _DEFAULT_WINDOW))
         )
 
     # --- the reactor's Session
@@ -887,7 +372,7 @@ class Http2Connection:
             except Exception as fault:  # noqa: BLE001 - told, and the stream ends
                 self._broken(stream, fault)
         if self._taken >= CONNECTION_WINDOW // 2 and not ready and not back and self.reading:
-            self.output.write(frame(WINDOW_UPDATE, 0, 0, _NUMBER.pack(self._taken)))
+            self.output.write(frame(WINDOW_UPDATE, 0, 0, NUMBER.pack(self._taken)))
             self._taken = 0
         if self._more:
             self._ask()
@@ -1064,7 +549,7 @@ class Http2Connection:
         if self._drain == _SERVING and self.reading:
             self._drain = _WARNED
             self.output.write(
-                frame(GOAWAY, 0, 0, _NUMBER.pack(_MAX_WINDOW) + _NUMBER.pack(NO_ERROR))
+                frame(GOAWAY, 0, 0, NUMBER.pack(MAX_WINDOW) + NUMBER.pack(NO_ERROR))
                 + frame(PING, 0, 0, _DRAIN_PING)
             )
             for stream in list(self.streams.values()):
@@ -1113,7 +598,7 @@ class Http2Connection:
         if stream.since is not None:
             self.completed(stream)
         if self.streams.pop(stream.number, None) is not None and not stream.half_closed:
-            self.output.write(frame(RST_STREAM, 0, stream.number, _NUMBER.pack(NO_ERROR)))
+            self.output.write(frame(RST_STREAM, 0, stream.number, NUMBER.pack(NO_ERROR)))
             self._remember(stream.number, _RESET_BY_US)
         if self._drain == _CLOSING and not self.streams:
             self._finish()
@@ -1124,7 +609,7 @@ class Http2Connection:
         if self.streams.pop(stream.number, None) is None:
             return
         self._drop(stream)
-        self.output.write(frame(RST_STREAM, 0, stream.number, _NUMBER.pack(code)))
+        self.output.write(frame(RST_STREAM, 0, stream.number, NUMBER.pack(code)))
         self._remember(stream.number, _RESET_BY_US)
         if self._drain == _CLOSING and not self.streams:
             self._finish()
@@ -1160,7 +645,7 @@ class Http2Connection:
             self.queued -= size
             self.moved += size
             self.strikes = FORGIVEN
-            output.write(_FRAME.pack(size << 8, 0, stream.number))
+            output.write(FRAME_HEAD.pack(size << 8, 0, stream.number))
             for piece in pieces:
                 output.write(piece)
             if stream.thirsty and stream.queued <= LOW_WATER // 2 < stream.queued + size:
@@ -1176,8 +661,8 @@ class Http2Connection:
         if not self.reading:
             return
         debug = text.encode()[:_DEBUG_LIMIT]
-        last = _NUMBER.pack(max(self._last, 0))
-        self.output.write(frame(GOAWAY, 0, 0, last + _NUMBER.pack(code) + debug))
+        last = NUMBER.pack(max(self._last, 0))
+        self.output.write(frame(GOAWAY, 0, 0, last + NUMBER.pack(code) + debug))
         self._finish()
 
     def _finish(self) -> None:
@@ -1191,9 +676,9 @@ class Http2Connection:
         if not data.startswith(PREFACE[: len(data)]):
             raise ConnectionFault(PROTOCOL_ERROR, "the connection preface is not that of HTTP/2")
         end = len(PREFACE)
-        if len(data) < end + _FRAME.size:
+        if len(data) < end + FRAME_HEAD.size:
             return 0
-        head, flags, _ = _FRAME.unpack_from(data, end)
+        head, flags, _ = FRAME_HEAD.unpack_from(data, end)
         if head & 0xFF != SETTINGS or flags & ACK:
             raise ConnectionFault(PROTOCOL_ERROR, "the first frame is not SETTINGS")
         self._started = True
@@ -1203,7 +688,7 @@ class Http2Connection:
         """Take every whole frame, or as many as a turn allows; where the rest begins."""
         size = len(data)
         streams = self.streams
-        unpack = _FRAME.unpack_from
+        unpack = FRAME_HEAD.unpack_from
         start = position + 9
         self._more = False
         while start <= size and self.reading:
@@ -1234,7 +719,7 @@ class Http2Connection:
             elif kind == WINDOW_UPDATE and length == 4:
                 self._window_update(number, data, start)
             else:
-                self._other(kind, flags, number & _MAX_WINDOW, data[start:stop])
+                self._other(kind, flags, number & MAX_WINDOW, data[start:stop])
             position = stop
             start = position + 9
         return position
@@ -1266,16 +751,16 @@ class Http2Connection:
         if not ended and stream.allowed < STREAM_WINDOW // 2 and stream.open:
             more = STREAM_WINDOW - stream.allowed
             stream.allowed = STREAM_WINDOW
-            self.output.write(frame(WINDOW_UPDATE, 0, stream.number, _NUMBER.pack(more)))
+            self.output.write(frame(WINDOW_UPDATE, 0, stream.number, NUMBER.pack(more)))
 
     def _odd_data(self, data: bytes, start: int, stop: int, flags: int, number: int) -> None:
         """DATA that is padded, empty, or of no stream that can take it."""
         if self._taken > CONNECTION_WINDOW:
             raise ConnectionFault(FLOW_CONTROL_ERROR, "more DATA than the connection's window")
-        number &= _MAX_WINDOW
+        number &= MAX_WINDOW
         counted = stop - start
         if flags & PADDED:
-            start, stop = _unpadded(data, start, stop)
+            start, stop = unpadded(data, start, stop)
         ended = flags & END_STREAM
         stream = self.streams.get(number)
         if start == stop and not ended:
@@ -1324,7 +809,7 @@ class Http2Connection:
             except MustStop:
                 raise
             except Exception as fault:  # noqa: BLE001 - told, and there is no stream
-                self.output.write(frame(RST_STREAM, 0, number, _NUMBER.pack(INTERNAL_ERROR)))
+                self.output.write(frame(RST_STREAM, 0, number, NUMBER.pack(INTERNAL_ERROR)))
                 self._remember(number, _RESET_BY_US)
                 self.server.failed(head, fault)
                 return
@@ -1368,13 +853,13 @@ class Http2Connection:
             self._take_end(stream)
 
     def _window_update(self, number: int, data: bytes, start: int) -> None:
-        more = _NUMBER.unpack_from(data, start)[0] & _MAX_WINDOW
-        number &= _MAX_WINDOW
+        more = NUMBER.unpack_from(data, start)[0] & MAX_WINDOW
+        number &= MAX_WINDOW
         if number == 0:
             if not more:
                 raise ConnectionFault(PROTOCOL_ERROR, "a WINDOW_UPDATE of nothing")
             self.window += more
-            if self.window > _MAX_WINDOW:
+            if self.window > MAX_WINDOW:
                 raise ConnectionFault(FLOW_CONTROL_ERROR, "the connection's window is larger than 2^31-1")
             return
         stream = self.streams.get(number)
@@ -1386,7 +871,7 @@ class Http2Connection:
             stream.credit += more
             self._widest = max(self._widest, stream.credit)
             window = self.initial_window + stream.credit
-            if window > _MAX_WINDOW:
+            if window > MAX_WINDOW:
                 self._blame(number, FLOW_CONTROL_ERROR)
             elif window > 0 and stream in self._blocked:
                 self._unblock(stream)
@@ -1433,7 +918,7 @@ class Http2Connection:
             raise ConnectionFault(PROTOCOL_ERROR, "HEADERS on no stream")
         start, stop = 0, len(payload)
         if flags & PADDED:
-            start, stop = _unpadded(payload, start, stop)
+            start, stop = unpadded(payload, start, stop)
         if flags & WITH_PRIORITY:
             start += 5
             if start > stop:
@@ -1494,9 +979,9 @@ class Http2Connection:
             return
         self.spent += len(payload) // 6 // _SETTINGS_PER_UNIT
         window = self.initial_window
-        for name, value in _SETTING.iter_unpack(payload):
+        for name, value in SETTING.iter_unpack(payload):
             if name == SET_INITIAL_WINDOW:
-                if value > _MAX_WINDOW:
+                if value > MAX_WINDOW:
                     raise ConnectionFault(FLOW_CONTROL_ERROR, "an initial window larger than 2^31-1")
                 window = value
             else:
@@ -1512,10 +997,10 @@ class Http2Connection:
         too large (RFC 9113, 6.9.2): `_widest` is a bound for what streams have beyond the initial window,
         and they are looked at only when that bound could be it.
         """
-        if window + self._widest > _MAX_WINDOW:
+        if window + self._widest > MAX_WINDOW:
             self.spent += len(self.streams) // _STREAMS_PER_UNIT
             self._widest = max((stream.credit for stream in self.streams.values()), default=0)
-            if window + self._widest > _MAX_WINDOW:
+            if window + self._widest > MAX_WINDOW:
                 raise ConnectionFault(FLOW_CONTROL_ERROR, "a stream's window is larger than 2^31-1")
         wider = window > self.initial_window
         self.initial_window = window
@@ -1545,8 +1030,8 @@ class Http2Connection:
             self._carries_nothing()
             if payload == _DRAIN_PING and self._drain == _WARNED:
                 self._drain = _CLOSING
-                last = _NUMBER.pack(max(self._last, 0))
-                self.output.write(frame(GOAWAY, 0, 0, last + _NUMBER.pack(NO_ERROR)))
+                last = NUMBER.pack(max(self._last, 0))
+                self.output.write(frame(GOAWAY, 0, 0, last + NUMBER.pack(NO_ERROR)))
                 if not self.streams:
                     self._finish()
             return
@@ -1568,7 +1053,7 @@ class Http2Connection:
             return  # it was on its way when we reset the stream
         if fate == _RESET_BY_PEER or number <= self._ended_floor:
             self._spend_early()
-            self.output.write(frame(RST_STREAM, 0, number, _NUMBER.pack(STREAM_CLOSED)))
+            self.output.write(frame(RST_STREAM, 0, number, NUMBER.pack(STREAM_CLOSED)))
         elif any(number in gap for gap in self._gaps):
             raise ConnectionFault(PROTOCOL_ERROR, f"{what} on stream {number}, which was passed over")
         else:
@@ -1582,7 +1067,7 @@ class Http2Connection:
         """Reset a stream for a fault of the client."""
         self._spend_early()
         stream = self.streams.pop(number, None)
-        self.output.write(frame(RST_STREAM, 0, number, _NUMBER.pack(code)))
+        self.output.write(frame(RST_STREAM, 0, number, NUMBER.pack(code)))
         self._remember(number, _RESET_BY_US)
         if stream is not None:
             self._lose(stream)
@@ -1632,23 +1117,3 @@ class Http2Connection:
     def _spend_early(self) -> None:
         if not self._early.spend(self.now):
             raise ConnectionFault(ENHANCE_YOUR_CALM, "too many streams reset early")
-
-
-def trailers_allowed(fields: list[Field]) -> bool:
-    """Whether these fields may stand after a body (RFC 9113, 8.1)."""
-    try:
-        _check(tuple(fields))
-    except StreamFault:
-        return False
-    return True
-
-
-def _unpadded(data: bytes, start: int, stop: int) -> tuple[int, int]:
-    """What a padded payload holds (RFC 9113, 6.1)."""
-    if start == stop:
-        raise ConnectionFault(FRAME_SIZE_ERROR, "a padded frame without its length")
-    padding = data[start]
-    start += 1
-    if start + padding > stop:
-        raise ConnectionFault(PROTOCOL_ERROR, "more padding than payload")
-    return start, stop - padding

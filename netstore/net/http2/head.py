@@ -1,0 +1,91 @@
+"""What a request says before its body: checked once, shared by all that say the same (RFC 9113, 8)."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from netstore.net.http2.frames import PROTOCOL_ERROR, StreamFault
+
+if TYPE_CHECKING:
+    from netstore.net.hpackcache import Field
+
+_HEAD_FIELD_WORK: Final = 2
+_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_BAD_VALUE: Final = re.compile(rb"[\0\r\n]|^[ \t]|[ \t]$")
+_BAD_TARGET: Final = re.compile(rb"[\0-\x20\x7f]")
+_CONNECTION_FIELDS: Final = frozenset(
+    (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
+)
+_PSEUDO: Final = (b":method", b":scheme", b":authority", b":path")
+
+
+class Head:
+    """A request's header list, checked once and shared by all requests with the same; never changed.
+
+    `fields` are those without a colon. `route` is whatever the application made of it. `cost` are the units
+    of work that it was to make, until they are charged.
+    """
+
+    __slots__ = ("authority", "content_length", "cost", "fields", "method", "path", "route", "scheme")
+
+    def __init__(self, fields: tuple[Field, ...]) -> None:
+        """StreamFault when the list is malformed (RFC 9113, 8.1.1)."""
+        pseudo: dict[bytes, bytes] = {}
+        count = 0
+        for name, value in fields:
+            if not name.startswith(b":"):
+                break
+            if name not in _PSEUDO or name in pseudo:
+                raise StreamFault(PROTOCOL_ERROR, f"pseudo-header field {name!r} is unknown or comes twice")
+            if _BAD_TARGET.search(value):
+                # A target is one word (RFC 9112, 3.2): what is put into a line of text later ends nothing.
+                raise StreamFault(PROTOCOL_ERROR, f"{name.decode()} has a space or a control character")
+            pseudo[name] = value
+            count += 1
+        self.fields = fields[count:]
+        self.cost = _HEAD_FIELD_WORK * len(fields)
+        self.content_length: int | None = None
+        check_fields(self.fields)
+        for name, value in self.fields:
+            if name == b"content-length":
+                length = int(value) if value.isdigit() and len(value) < 20 else -1
+                if length < 0 or self.content_length not in (None, length):
+                    raise StreamFault(PROTOCOL_ERROR, "content-length is not one number")
+                self.content_length = length
+        method, path = pseudo.get(b":method"), pseudo.get(b":path")
+        scheme = pseudo.get(b":scheme")
+        if not method or not path or not scheme or not _NAME.fullmatch(method.lower()):
+            raise StreamFault(PROTOCOL_ERROR, ":method, :scheme and :path must each be there")
+        self.method = method
+        self.path = path
+        self.scheme = scheme
+        self.authority = pseudo.get(b":authority")
+        self.route: Any = None
+
+    def field(self, name: bytes) -> bytes | None:
+        """The first value of a field, named in lower case. O(fields)."""
+        for key, value in self.fields:
+            if key == name:
+                return value
+        return None
+
+
+def check_fields(fields: tuple[Field, ...]) -> None:
+    """StreamFault for fields that HTTP/2 does not allow (RFC 9113, 8.2)."""
+    for name, value in fields:
+        if not _NAME.fullmatch(name):
+            raise StreamFault(PROTOCOL_ERROR, f"a header field is named {name!r}")
+        if name in _CONNECTION_FIELDS or (name == b"te" and value.lower() != b"trailers"):
+            raise StreamFault(PROTOCOL_ERROR, f"header field {name.decode()} belongs to HTTP/1")
+        if _BAD_VALUE.search(value):
+            raise StreamFault(PROTOCOL_ERROR, f"the value of header field {name.decode()} is not text")
+
+
+def trailers_allowed(fields: list[Field]) -> bool:
+    """Whether these fields may stand after a body (RFC 9113, 8.1)."""
+    try:
+        check_fields(tuple(fields))
+    except StreamFault:
+        return False
+    return True

@@ -1,0 +1,175 @@
+"""One request and its answer, as frames of a connection that many share."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from netstore.net.http2.bounds import FORGIVEN, PACE, STREAM_WINDOW
+from netstore.net.http2.frames import DATA, END_STREAM, FRAME_HEAD
+
+if TYPE_CHECKING:
+    from netstore.net.http2.connection import Http2Connection
+    from netstore.net.http2.head import Head
+
+
+class Stream:
+    """One request and its answer, as frames. The application's streams derive from it.
+
+    What comes is given to `take` and `lost`, inside the parser: they only keep it, and put the stream into
+    `connection.ready`, for `hand_over` to handle once the read is parsed. Answers are given with `put_head`,
+    `put_data` and `put_last`.
+
+    What any of them raises ends this stream with INTERNAL_ERROR and no other: if it was still open, `lost` is
+    called, so that whoever waits for it hears of it.
+    """
+
+    __slots__ = (
+        "_last",
+        "_queue",
+        "allowed",
+        "connection",
+        "credit",
+        "expected",
+        "half_closed",
+        "number",
+        "open",
+        "opened_at",
+        "queued",
+        "since",
+        "thirsty",
+        "turning",
+    )
+
+    patient = True
+    """It may wait while the peer's windows hold back much of what was answered."""
+
+    def __init__(self, connection: Http2Connection, number: int, head: Head) -> None:
+        self.connection = connection
+        self.number = number
+        self.expected = head.content_length
+        """Bytes of the body that content-length promises and that have not come yet."""
+        self.allowed = STREAM_WINDOW
+        """Bytes the client may still send."""
+        self.credit = 0
+        """Bytes we may send beyond the connection's initial window: granted, less those sent. So a change of
+        the initial window changes no stream (RFC 9113, 6.9.2).
+        """
+        self.opened_at = connection.now
+        self.since: float | None = connection.now
+        """When what is not complete now was begun: the request, or a message of a stream."""
+        self.half_closed = False
+        """The client has sent everything."""
+        self.open = True
+        """The answer can still be given."""
+        self.turning = False
+        """It stands in the connection's line of streams that have something to send, and room for it."""
+        self.thirsty = False
+        """It wants to know when it has drained."""
+        self.queued = 0
+        """Bytes of DATA that wait for their turn or a window."""
+        self._queue: deque[bytes | memoryview] | None = None
+        self._last: bytes | None = None
+
+    @property
+    def window(self) -> int:
+        """Bytes we may still send; below zero after the client took some back."""
+        return self.connection.initial_window + self.credit
+
+    @property
+    def backlog(self) -> int:
+        """Bytes given to this stream that the kernel has not taken, with those of the connection before
+        them.
+        """
+        return self.queued + self.connection.output.unsent()
+
+    def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
+        """A piece of the body, `data[start:stop]`; `ended` with the last."""
+        raise NotImplementedError
+
+    def hand_over(self) -> None:
+        """The read is parsed: handle what was taken. Called once for each entry in `ready`."""
+        raise NotImplementedError
+
+    def lost(self) -> None:
+        """The client reset the stream, or the connection is over. The stream is not open any more."""
+        raise NotImplementedError
+
+    def drain(self) -> None:
+        """The server stops: end what has no end of its own."""
+
+    def drained(self) -> None:
+        """The backlog has fallen to `LOW_WATER`; for who asked for it with `connection.thirst`."""
+
+    def put_head(self, block: bytes) -> None:
+        """Send a header block; the body follows."""
+        self.connection.put_block(self.number, block, 0)
+
+    def put_data(self, prefix: bytes, data: bytes | memoryview) -> None:
+        """Send a piece of the body: `prefix` and `data`, which are apart so that many streams can share the
+        data. Never refused: the backlog grows instead.
+        """
+        size = len(prefix) + len(data)
+        connection = self.connection
+        if (
+            not self.queued
+            and size <= connection.initial_window + self.credit
+            and size <= connection.window
+            and size <= connection.frame_limit
+            and connection.output.unsent() < PACE
+        ):
+            self.credit -= size
+            connection.window -= size
+            connection.moved += size
+            connection.strikes = FORGIVEN
+            connection.output.write(FRAME_HEAD.pack(size << 8, 0, self.number) + prefix + data)
+        elif size:
+            if self._queue is None:
+                self._queue = deque()
+            if prefix:
+                self._queue.append(prefix)
+            if data:
+                self._queue.append(data)
+            self.queued += size
+            connection.enqueue(self, size)
+
+    def put_last(self, block: bytes = b"") -> None:
+        """End the answer, with trailers unless the block is empty, once everything before it is sent."""
+        self.open = False
+        self._last = block
+        if not self.queued:
+            self.sent()
+
+    def sent(self) -> None:
+        """The queue is empty: end the stream if it was to end."""
+        block = self._last
+        if block is None:
+            return
+        connection = self.connection
+        if block:
+            connection.put_block(self.number, block, END_STREAM)
+        else:
+            connection.output.write(FRAME_HEAD.pack(DATA, END_STREAM, self.number))
+        connection.strikes = FORGIVEN
+        connection.close(self)
+
+    def fill(self, room: int) -> list[bytes | memoryview]:
+        """Take up to `room` bytes out of the queue."""
+        queue = self._queue
+        pieces: list[bytes | memoryview] = []
+        while queue and room:
+            piece = queue.popleft()
+            if len(piece) > room:
+                view = memoryview(piece)
+                queue.appendleft(view[room:])
+                piece = view[:room]
+            room -= len(piece)
+            self.queued -= len(piece)
+            pieces.append(piece)
+        return pieces
+
+    def drop(self) -> int:
+        """Forget what was queued; how many bytes that were."""
+        dropped, self.queued = self.queued, 0
+        self._queue = None
+        return dropped
