@@ -51,6 +51,7 @@ from netstore.disk.datadir import (
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
+from netstore.disk.scrub import Scrubber
 from netstore.disk.skips import read_skips
 from netstore.disk.wal import Wal
 from netstore.errors import CorruptData, Fault, NetstoreError, StateDamaged
@@ -658,6 +659,9 @@ class _Daemon:
         host.room = store.device
         self.deadlines.failed = host.request_failed
         store.damaged = host.fail
+        scrubber = Scrubber(store.engine, config.scrub_mib_per_second, get_logger("scrub"))
+        self.parts.callback(scrubber.stop)
+        scrubber.start()
         self.cluster = Cluster(host, log=get_logger("cluster"))
         self.levels = Levels(host)
         self.register = Register(host, self.cluster, config.voters, get_logger("register"))

@@ -474,6 +474,11 @@ class StoreConfig:
         30,
         "Seconds a client may stand still while it sends a request or reads an answer before it is cut off.",
     )
+    scrub_mib_per_second: int = setting(
+        Whole(0, 1024, "MiB"),
+        4,
+        "MiB of the stored state that are verified each second in the background, once an hour; 0: none.",
+    )
     log_level: str = setting(
         Choice(LOG_LEVELS),
         "info",

@@ -1,0 +1,100 @@
+"""The scrubber goes through everything, no faster than it may, and ends when it meets rot."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from netstore.disk.scrub import RECORD_COST, ROUND_SECONDS, STEP_RECORDS, Scrubber
+from netstore.types import Index
+from tests.disk.hand import PATIENCE
+from tests.disk.test_engine import Opened
+from tests.disk.test_tables import spoil
+from tests.support.member import Lines
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from netstore.disk.tables import Tracker
+    from netstore.errors import StateDamaged
+
+
+def state(path: Path, told: list[StateDamaged]) -> Opened:
+    opened = Opened(path, on_damage=told.append)
+    opened.engine.write(Index(1), {("plain", b"%04d" % number): b"v" * 100 for number in range(500)})
+    opened.engine.write(Index(2), {("other", b"spoiled"): b"to be spoiled", ("other", b"k" * 600): b"long"})
+    assert opened.sync() is None
+    return opened
+
+
+class Patience:
+    """Remembers how long it was asked to wait; says that it is over after so many rounds."""
+
+    def __init__(self, rounds: int) -> None:
+        self.left = rounds
+        self.waits: list[float] = []
+
+    def __call__(self, seconds: float) -> bool:
+        self.waits.append(seconds)
+        if seconds > ROUND_SECONDS / 2:
+            self.left -= 1
+        return self.left == 0
+
+
+def run(scrubber: Scrubber) -> None:
+    scrubber.start()
+    scrubber._thread.join(PATIENCE)
+    assert not scrubber._thread.is_alive()
+
+
+def test_a_round_verifies_everything_at_its_rate_and_is_logged(tmp_path: Path) -> None:
+    told: list[StateDamaged] = []
+    opened, patience, lines = state(tmp_path / "state", told), Patience(2), Lines()
+    scrubber = Scrubber(opened.engine, 1, lines, wait=patience)
+    run(scrubber)
+    assert (scrubber.rounds, lines.events, told) == (2, ["state_verified"] * 2, [])
+    assert scrubber.verified_bytes >= 500 * 104
+    least = 2 * (500 / STEP_RECORDS) * STEP_RECORDS * RECORD_COST / (1 << 20)
+    assert sum(wait for wait in patience.waits if wait < 1) >= least
+    opened.engine.close()
+
+
+def test_rot_is_told_and_ends_the_rounds(tmp_path: Path) -> None:
+    told: list[StateDamaged] = []
+    opened = state(tmp_path / "state", told)
+    spoil(tmp_path / "state", b"to be spoiled")
+    scrubber = Scrubber(opened.engine, 1, Lines(), wait=Patience(9))
+    run(scrubber)
+    opened.hand.drain()
+    assert ["key b'spoiled': not what was written" in str(each) for each in told] == [True]
+    assert scrubber.rounds == 0
+    opened.engine.close()
+
+
+def test_a_state_that_is_replaced_is_begun_anew() -> None:
+    class Replaced:
+        tables = ("plain",)
+        steps = 0
+
+        def verify_step(self, _tracker: Tracker, _records: int, _bytes: int) -> int | None:
+            self.steps += 1
+            if self.steps == 2:
+                raise OSError(errno.EAGAIN, "replaced")
+            return 1 if self.steps < 5 else None
+
+    lines = Lines()
+    scrubber = Scrubber(Replaced(), 1, lines, wait=Patience(1))  # type: ignore[arg-type]
+    run(scrubber)
+    assert (scrubber.rounds, lines.events) == (1, ["state_verified"])
+
+
+def test_it_stops_when_it_is_told_and_never_begins_at_rate_0(tmp_path: Path) -> None:
+    opened = state(tmp_path / "state", [])
+    idle = Scrubber(opened.engine, 0, Lines())
+    idle.start()
+    idle.stop()
+    busy = Scrubber(opened.engine, 1, Lines())
+    busy.start()
+    busy.stop()
+    assert not busy._thread.is_alive()
+    opened.engine.close()
