@@ -59,7 +59,7 @@ from netstore.state.member import (
     to_vote,
 )
 from netstore.state.mvcc import Mvcc
-from netstore.state.statistics import Statistics
+from netstore.state.statistics import REPLICATED, Statistics
 from netstore.state.tree import FOR_EVER, Life, Tree
 from netstore.state.v3commands import (
     AlarmChanged,
@@ -239,6 +239,10 @@ class Machine:
         index = EtcdIndex(0)
         for scalars in mirror.load_all(engine, mirror.STATE, mirror.Scalars):
             index = scalars.index
+            if len(scalars.counts) != len(REPLICATED):
+                raise mirror.corrupt(
+                    f"table {mirror.STATE}: {len(scalars.counts)} counters, and there are {len(REPLICATED)}"
+                )
             self.statistics.restore(scalars.counts)
             self.cluster_version = scalars.version
             self.level = scalars.level

@@ -202,6 +202,13 @@ def test_rot_in_the_engine_is_named(table: str) -> None:
         assert f"table {table}, key b'key'" in refusal(engine)
 
 
+def test_counters_of_another_kind_are_named() -> None:
+    engine = memory_engine()
+    scalars = mirror.Scalars(EtcdIndex(0), (1, 2, 3), "")
+    engine.write(Index(1), {(mirror.STATE, mirror.STATE_KEY): mirror.encode(scalars)})
+    assert "3 counters, and there are 13" in refusal(engine)
+
+
 def test_a_node_without_its_directory_is_named() -> None:
     engine = memory_engine()
     machine = machine_on(engine)

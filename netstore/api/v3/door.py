@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from netstore.api.v3.messages import BadMessage, parse
 from netstore.api.v3.status import NOT_A_MESSAGE, NOT_FOR_LEARNERS
 from netstore.errors import NO_LEADER
+from netstore.guard import guarded
 from netstore.net import grpc
 from netstore.node.member import Member
 
@@ -116,11 +117,18 @@ class Door:
         self._needing = needing
         if self._missed >= LOST_ELECTIONS:
             self._needing = {}
+            faults: list[Exception] = []
             for call, receiver in needing.items():
-                call.finish(grpc.UNAVAILABLE, _NO_LEADER)
-                receiver.cancelled()
+                guarded(faults.append, _leaderless, call, receiver)
+            if faults:
+                raise faults[0]  # told once; nobody's fault kept another's stream open
         if self._needing:
             self._look_later()
+
+
+def _leaderless(call: Call, receiver: Receiver) -> None:
+    call.finish(grpc.UNAVAILABLE, _NO_LEADER)
+    receiver.cancelled()
 
 
 class _Deaf:

@@ -146,7 +146,7 @@ class KvService:
     def _read_txn(self, call: Call, command: Txn, fault: Fault | None) -> None:
         machine = self._member.machine
         if fault is None and machine.must_be_logged(command):
-            self._member.propose(encode(command), partial(self._written, call))
+            self._member.propose(encode(command), partial(self._written, call), call.principal.encode())
             return
         outcome = fault or machine.read_txn(command)
         if isinstance(outcome, Fault):

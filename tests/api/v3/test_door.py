@@ -95,6 +95,46 @@ def test_streams_end_when_no_leader_is_seen_for_long(served: Served) -> None:
     assert served.member.watches.count == 1, "its watches are gone, too"
 
 
+def test_a_stream_that_cannot_be_ended_keeps_no_other_open(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, other = watching(served, NEEDS_LEADER), watching(served, NEEDS_LEADER)
+
+    def fail(status: int, text: str) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(broken, "finish", fail)
+    served.member.leader = NodeId(0)
+    for _ in range(2):
+        served.advance(1.0)
+    with pytest.raises(MemoryError):
+        served.advance(1.0)
+    assert other.status == grpc.UNAVAILABLE  # type: ignore[attr-defined]  # a FakeCall
+
+
+def test_who_writes_is_noted(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[bytes] = []
+    monkeypatch.setattr(
+        served.member, "propose", lambda command, done, principal=b"": noted.append(principal)
+    )
+    operation = pb.RequestOp(request_put=pb.PutRequest(key=b"a"))
+    for path, request in (
+        ("/etcdserverpb.KV/Put", pb.PutRequest(key=b"a")),
+        ("/etcdserverpb.KV/DeleteRange", pb.DeleteRangeRequest(key=b"a")),
+        ("/etcdserverpb.KV/Txn", pb.TxnRequest(success=[operation])),
+        ("/etcdserverpb.KV/Compact", pb.CompactionRequest(revision=1)),
+        ("/etcdserverpb.Lease/LeaseGrant", pb.LeaseGrantRequest(TTL=9)),
+        ("/etcdserverpb.Lease/LeaseRevoke", pb.LeaseRevokeRequest(ID=9)),
+        (
+            "/etcdserverpb.Maintenance/Alarm",
+            pb.AlarmRequest(action=pb.AlarmRequest.ACTIVATE, alarm=pb.NOSPACE),
+        ),
+    ):
+        served.call(path, request)
+        assert noted == [b"127.0.0.1"], path
+        noted.clear()
+
+
 def test_what_a_read_and_a_write_can_run_into(served: Served) -> None:
     served.member.unreadable = served.member.unwritable = timed_out()
     expected = (grpc.UNAVAILABLE, "etcdserver: request timed out")
