@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 PIECE_SECONDS: Final = 0.005
 """What a piece of work may take: a client that asks for little waits for a few pieces of others' at most."""
@@ -28,7 +28,7 @@ class Log(Protocol):
 class Meter:
     """Counts pieces of work beyond the budget. Plain numbers, to be read by whoever shows them."""
 
-    __slots__ = ("_log", "_suppressed", "_told", "budget", "clock", "held", "longest", "what")
+    __slots__ = ("_began", "_log", "_suppressed", "_told", "budget", "clock", "held", "longest", "what")
 
     def __init__(self, clock: Callable[[], float], log: Log, budget: float = PIECE_SECONDS) -> None:
         """`clock` gives monotonic seconds, `budget` is in seconds."""
@@ -43,13 +43,21 @@ class Meter:
         self._log = log
         self._told = float("-inf")
         self._suppressed = 0
+        self._began = 0.0
+
+    def collecting(self, phase: str, _: Mapping[str, int]) -> None:
+        """Count a collection of the interpreter's, which no piece of work asked for; for `gc.callbacks`. No
+        line is written: it may come in the middle of one.
+        """
+        now = self.clock()
+        if phase == "start":
+            self._began = now
+        elif now - self._began > self.budget:
+            self._count("garbage collection", now - self._began)
 
     def over(self, kind: str, seconds: float, who: str = "") -> None:
         """A piece of this kind took so long, beyond the budget; `who` names whom it was done for."""
-        self.held += 1
-        if seconds > self.longest:
-            self.longest = seconds
-            self.what = f"{kind} of {who}" if who else kind
+        self._count(f"{kind} of {who}" if who else kind, seconds)
         now = self.clock()
         if now - self._told < _TOLD_EVERY:
             self._suppressed += 1
@@ -58,3 +66,9 @@ class Meter:
         self._log.warning(
             "loop_held", work=kind, milliseconds=round(seconds * 1000, 1), principal=who, left_out=left_out
         )
+
+    def _count(self, what: str, seconds: float) -> None:
+        self.held += 1
+        if seconds > self.longest:
+            self.longest = seconds
+            self.what = what

@@ -15,6 +15,7 @@ damaged files aside and joins anew, under another identity (`node.register`); al
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import resource
@@ -317,6 +318,8 @@ class _Daemon:
         )
         self.shares = Shares.of(config.memory_budget or default_budget(usable_memory()))
         self.meter = Meter(self.clock.monotonic, get_logger("loop"), config.loop_budget_ms / 1000)
+        gc.callbacks.append(self.meter.collecting)
+        parts.callback(gc.callbacks.remove, self.meter.collecting)
         self.reactor = Reactor(
             Limits(self._most_connections(), config.slow_client_seconds, self.shares.clients),
             self.http1,
@@ -360,6 +363,8 @@ class _Daemon:
                 if self.folder.found is None:
                     await self._find_identity()
                 await self._open()
+                gc.collect()
+                gc.freeze()  # what was loaded is data: looking through it again and again would hold the loop
                 nursery.start_soon(self.loop.run, self.host)
                 nursery.start_soon(self.copies.run, self.host)
                 nursery.start_soon(self.peers.run, self.host, self.copies)

@@ -28,3 +28,14 @@ def test_everything_is_counted_and_a_line_comes_once_a_second() -> None:
     assert (meter.held, meter.longest, meter.what) == (5, 0.020, "requests of 10.0.0.1")
     assert [(line["work"], line["left_out"]) for line in log.lines] == [("turn", 0), ("sweep", 3)]
     assert log.lines[0]["milliseconds"] == 10.0
+
+
+def test_a_long_collection_is_counted_and_writes_no_line() -> None:
+    now = 100.0
+    log = Lines()
+    meter = Meter(lambda: now, log, 0.005)
+    for seconds in (0.001, 0.050, 0.004):
+        meter.collecting("start", {"generation": 2})
+        now += seconds
+        meter.collecting("stop", {"generation": 2})
+    assert (meter.held, meter.what, log.lines) == (1, "garbage collection", [])
