@@ -33,6 +33,9 @@ STEP_UNITS: Final = 1_000
 CHUNK: Final = 64
 """Keys looked at between two looks at how much work was done."""
 
+SORT_UNITS: Final = 6
+"""What a row costs that is sorted by value, beside reading it; its hash, 4 more for each `UNIT_BYTES`."""
+
 RECORD_UNITS: Final = 5
 UNIT_BYTES: Final = 2_048
 
@@ -91,6 +94,8 @@ class RangeRead:
         self._pinned: int | None = (bound >> NUMBER_BITS) - 1
         pins.add(self._pinned)
         self._sorting = sorting.account()
+        self._is_given = False
+        """The second pass has begun."""
         self._order: list[int] | None = None
         """Of a sorted list: its rows, each as one integer (`sorting`)."""
         self._units = 0
@@ -237,7 +242,9 @@ class RangeRead:
         if target == BY_MOD:
             return row.place >> NUMBER_BITS
         if target == BY_VALUE:
-            return pair.split(self._read(row.place)).value
+            record = self._read(row.place)
+            self._units -= SORT_UNITS + 4 * len(record) // UNIT_BYTES
+            return pair.split(record).value
         if item is None or item.at != row.place:
             _, created, _, version, _, _, _ = pair.fields(self._read(row.place))
         else:
@@ -257,6 +264,7 @@ class RangeRead:
         if self.size <= KEEP_BYTES:
             self._fetch = self._records.get_many
         keys_only = self._query.keys_only
+        self._is_given = True
         for rows in self._chosen(counts=False):
             if keys_only:
                 yield [self._without_value(row) for row in rows]
@@ -294,6 +302,9 @@ class RangeRead:
                 self._units -= CHUNK
                 some = map(place_and_size, self._order[start : start + CHUNK])
                 yield [_Row(place, size, None) for place, size in some]
+                if self._is_given:
+                    # Row by row: to let go of all of them at once takes long.
+                    self._order[start : start + CHUNK] = [0] * len(self._order[start : start + CHUNK])
             return
         left = self._limit
         for rows in self._walk():

@@ -11,7 +11,9 @@ from __future__ import annotations
 from hashlib import blake2b
 from heapq import merge
 from itertools import islice
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import msgspec
 
 from netstore.state import pair
 from netstore.state.keyindex import PLACE_BYTES
@@ -50,17 +52,17 @@ _PLACE: Final = (1 << _PLACE_BITS) - 1
 _COUNT: Final = (1 << _COUNT_BITS) - 1
 
 
-class _ByValue:
-    """A row that is sorted by its value."""
+class _ByValue(msgspec.Struct, gc=False, eq=False):
+    """A row that is sorted by its value. Of a value that is longer than `head`, `digest` tells it from others
+    without reading it, and `value` is there until its run is sorted.
+    """
 
-    __slots__ = ("digest", "head", "records", "rest", "value")
-
-    def __init__(self, value: bytes, rest: int, records: Records) -> None:
-        self.head = value[:_HEAD_BYTES]
-        self.rest = rest
-        self.records = records
-        self.value: bytes | None = value if len(value) > _HEAD_BYTES else None
-        self.digest = b"" if self.value is None else blake2b(value, digest_size=16).digest()
+    head: bytes
+    digest: bytes
+    rest: int
+    records: Any
+    """`records.Records`."""
+    value: bytes | None
 
     def __lt__(self, other: _ByValue) -> bool:
         if self.head != other.head:
@@ -113,7 +115,10 @@ class Sorter:
             self._account.charge(NUMBER_ROW_BYTES)
         else:
             self._few = FEW_VALUES
-            self._run.append(_ByValue(by, rest, self._records))
+            is_long = len(by) > _HEAD_BYTES
+            digest = blake2b(by, digest_size=16).digest() if is_long else b""
+            row = _ByValue(by[:_HEAD_BYTES], digest, rest, self._records, by if is_long else None)
+            self._run.append(row)
             self._run_bytes += len(by)
             self._longest = max(self._longest, len(by))
             self._account.charge(VALUE_ROW_BYTES)
@@ -148,10 +153,17 @@ class Sorter:
             self._end_run()
         runs = [*self._runs, self._kept]
         self._runs, self._kept = [], []
-        merged = merge(*runs, reverse=self._descend)
+        merged = merge(*map(_drain, runs), reverse=self._descend)
         rows = islice(merged, self._most) if self._most else merged
         while chunk := list(islice(rows, step)):
             yield [row & _REST if isinstance(row, int) else row.rest for row in chunk]
+
+
+def _drain(run: list[_Row]) -> Iterator[_Row]:
+    """The rows of a run, each of which is let go of as it is taken: all at once would take long."""
+    run.reverse()
+    while run:
+        yield run.pop()
 
 
 def place_and_size(row: int) -> tuple[int, int]:
