@@ -74,7 +74,7 @@ class Answers:
     def _begin(self, call: Call, header: bytes, outcome: PutDone | Deleted | Later | TxnDone) -> None:
         """Give an answer in steps. What it reads stays from now on."""
         answering = _Answering(self, self._member, call, header, outcome)
-        fault = answering.open(outcome) or self._member.jobs.start(_principal(call), answering)
+        fault = answering.open(outcome) or self._member.jobs.start(call.principal, answering)
         if fault is not None:
             answering.close()
             refuse(call, fault)
@@ -258,8 +258,3 @@ class _Answering:
             read.close()
         self._reads.clear()
         self._unmeasured.clear()
-
-
-def _principal(call: Call) -> str:
-    """Who asks: the name in the certificate, else the address without the port."""
-    return call.common_name or call.peer.rpartition(":")[0]
