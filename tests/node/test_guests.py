@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -137,6 +136,8 @@ HELLOS = st.builds(
     st.sampled_from([OTHER, ME, NodeId(0), NodeId(0xDEAD), NodeId(2**64 - 1)]),
     st.sampled_from([ME, NodeId(0), OTHER]),
     st.text(max_size=20),
+    st.just(bytes(32)),
+    st.booleans(),
 )
 GREETINGS = HELLOS.map(Hello.encode) | st.binary(min_size=32, max_size=32).map(
     lambda proof: Proof(proof).encode()
@@ -245,11 +246,46 @@ def test_the_late_are_hung_up_on_by_how_far_they_came() -> None:
     assert not proved.open
 
 
-@pytest.mark.parametrize("count", [module.MAX_ASKING])
-def test_few_may_ask_at_once(count: int) -> None:
+def test_room_is_made_by_the_silent_then_the_oldest_where_most_are() -> None:
+    lodge = Lodge()
+    crowd = [lodge.call("10.0.0.9") for _ in range(module.MAX_STRANGERS_AT_ONE)]
+    for wire in (crowd[0], crowd[2]):
+        wire.party.received(b"nst")
+    for lost in (1, 3):
+        lodge.guests._make_room("10.0.0.9")
+        assert [crowd.index(wire) for wire in crowd if not wire.open][-1] == lost
+        crowd.append(lodge.call("10.0.0.9"))
+    lodge.guests._make_room("10.0.0.8")
+    assert len(lodge.guests.strangers) == module.MAX_STRANGERS_AT_ONE, "there is room for others"
+    for number in range(module.MAX_STRANGERS - module.MAX_STRANGERS_AT_ONE):
+        lodge.guests._make_room(f"10.0.1.{number}")
+        lodge.call(f"10.0.1.{number}")
+    assert len(lodge.guests.strangers) == module.MAX_STRANGERS
+    lodge.guests._make_room("10.0.2.1")
+    assert not crowd[4].open, "who has most pays for a newcomer elsewhere"
+    for wire in crowd:
+        if wire.open:
+            wire.party.received(b"nst"[: 3 - len(wire.party._read)] or b"p")
+    lodge.call("10.0.2.1")
+    lodge.guests._make_room("10.0.2.2")
+    assert not crowd[0].open, "where all have spoken the oldest goes"
+
+
+def test_an_address_is_no_reason_to_push_out_who_proved_itself() -> None:
+    lodge = Lodge()
+    member = lodge.call("10.0.0.9")
+    prove(member, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
+    for _ in range(3 * module.MAX_STRANGERS):
+        lodge.guests._make_room("10.0.0.9")
+        lodge.call("10.0.0.9")
+    assert member.open
+    assert len(lodge.guests.strangers) == module.MAX_STRANGERS_AT_ONE
+
+
+def test_few_may_ask_at_once() -> None:
     lodge = Lodge()
     asking = Hello(Purpose.ROSTER, ClusterId(0), NodeId(0), NodeId(0), "test")
-    wires = [lodge.call() for _ in range(count)]
+    wires = [lodge.call() for _ in range(module.MAX_ASKING)]
     for wire in wires:
         prove(wire, asking)
     late = lodge.call()

@@ -429,19 +429,6 @@ async def test_strangers_push_out_each_other_and_never_a_member(monkeypatch: pyt
         assert two.peers.connected_since(A) == since, "no stream of a member was touched"
 
 
-async def test_who_said_nothing_goes_before_who_did(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guests, "MAX_STRANGERS_AT_ONE", 2)
-    async with members() as (one, _):
-        with knock(one, says=b"nst") as first:
-            await eventually(lambda: [each.spoke for each in one.strangers] == [True], "it spoke")
-            for _ in range(3):
-                with knock(one):
-                    await eventually(lambda: len(one.strangers) == 2, "there are two")
-            with knock(one), knock(one):
-                await eventually(lambda: len(one.strangers) == 2, "there are two")
-                assert not is_closed(first)
-
-
 FAKE = Hello(Purpose.MESSAGES, CLUSTER, B, A, "test")
 
 
