@@ -16,16 +16,20 @@ from netstore.errors import CannotApply, CorruptData, NetstoreError
 from netstore.node.inspection import Inspection
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.entry import Entry, EntryKind, HardState
-from netstore.state import words
+from netstore.state import commands, words
 from netstore.state.commands import AddMember, Set, encode
+from netstore.state.digest import digest
 from netstore.state.envelope import seal
 from netstore.state.machine import Machine
-from netstore.state.v3commands import Put, Range, Txn
+from netstore.state.v3commands import DeleteRange, Put, Range, Txn
 from netstore.types import ClusterId, Index, NodeId, Term
+from tests.support.group import Group, Peer
 from tests.support.local_member import memory_engine
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from netstore.disk.engine import MemoryEngine
 
 WHEN = 1_795_000_000_123_000_000
 POISON = seal(b"\x92\x5a\xc4\x00", wall=WHEN)
@@ -177,3 +181,66 @@ def test_what_is_long_is_told_by_its_size() -> None:
     assert words.describe(b"\xff").startswith("1 bytes: not a command")
     assert words.line(b"\x09" * 30) == "- - 30 bytes of format 9, which this release does not know"
     assert words.when(2**64 - 1) in {"-", "2554-07-21T23:34:33.709Z"}
+
+
+BUG = encode(Put(b"bug", b"1"))
+
+
+class Buggy(Machine):
+    """A release that cannot apply what holds a certain word."""
+
+    @staticmethod
+    def decode(data: bytes) -> commands.Command:
+        if b"bug" in data:
+            raise ZeroDivisionError
+        return Machine.decode(data)
+
+
+def passing_over(index: int, payload: bytes) -> type[Machine]:
+    """The same release, started with an entry to skip."""
+
+    class Skipping(Buggy):
+        def __init__(self, engine: MemoryEngine) -> None:
+            super().__init__(engine)
+            self.passed_over = {Index(index): words.payload_hash(payload)}
+
+    return Skipping
+
+
+def test_a_cluster_that_an_entry_stops_goes_on_once_every_member_skips_it() -> None:
+    group = Group(3)
+    for id_ in (1, 2, 3):
+        group.restart(id_, Buggy)
+    for peer in group.peers.values():
+        peer.engine.commit()
+    leader = group.leader
+    leader.host.propose(BUG, lambda _: None)
+    with pytest.raises(
+        CannotApply, match=r"Put\(key='bug', value=1 bytes\), cannot be applied: ZeroDivisionError"
+    ):
+        group.settle()
+    [entry] = [each for each in leader.host._to_apply if b"bug" in each.data]
+    skipping = passing_over(entry.index, entry.data)
+    for id_ in (1, 2, 3):
+        group.peers[NodeId(id_)] = Peer(group, NodeId(id_), None, skipping, group[id_])
+    group.pass_time(5)
+    outcomes: list[object] = []
+    group.leader.host.propose(encode(Put(b"after")), outcomes.append)
+    group.settle()
+    assert len(outcomes) == 1
+    machines = [peer.machine for peer in group.peers.values()]
+    assert {machine.mvcc.exists(b"bug") for machine in machines} == {False}
+    assert {machine.mvcc.exists(b"after") for machine in machines} == {True}
+    assert len({digest(machine) for machine in machines}) == 1
+
+
+def test_a_member_that_did_not_skip_what_the_others_did_has_another_digest() -> None:
+    payload = seal(encode(Put(b"a")))
+    states = []
+    for skipped in ({}, {Index(1): words.payload_hash(payload)}, {Index(1): words.payload_hash(payload)}):
+        machine = Machine(memory_engine())
+        machine.passed_over = skipped
+        machine.enter(Index(1), payload)
+        machine.enter(Index(2), seal(encode(DeleteRange(b"a"))))
+        states.append(digest(machine))
+    assert states[0] != states[1] == states[2]
