@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netstore.net.exchange import OPEN_BODY_LIMIT
 from netstore.net.http1 import (
     BEHIND_LIMIT,
     BODY_RATE,
@@ -103,6 +104,27 @@ def test_answers_that_wait_are_bounded_and_charged() -> None:
     assert not busy(wire)
     assert wire.output.sent.count(answer) == 100
     assert wire.output.account.held == 0
+
+
+def test_nothing_is_handed_over_while_answers_wait_for_the_network() -> None:
+    wire = Wire().feed(GET)
+    wire.output.backlog = HIGH_WATER
+    wire.feed(GET)
+    assert len(wire.exchanges) == 1
+    assert busy(wire)
+    wire.output.backlog = HIGH_WATER - 1
+    wire.connection.resume()
+    assert len(wire.exchanges) == 2
+
+
+def test_an_open_body_that_waits_is_bounded() -> None:
+    wire = Wire(hold=True).feed(GET + GET)
+    second = wire.exchanges[1]
+    second.begin(200, b"")
+    pushed = 0
+    while second.push(b"a" * 100_000):
+        pushed += 100_000
+    assert OPEN_BODY_LIMIT <= pushed <= OPEN_BODY_LIMIT + 100_000
 
 
 def test_bodies_of_unanswered_requests_are_bounded_and_charged() -> None:
@@ -266,6 +288,10 @@ def test_a_body_must_keep_a_pace(framing: bytes) -> None:
     assert sweeps(Wire().feed(head), 0, 300, b"v" * (BODY_RATE - 1)) == BODY_SECONDS
     burst = Wire().feed(head, b"v" * 500_000)  # what came at once pays for no later silence
     assert sweeps(burst, 0, 300, b"v") == BODY_SECONDS
+    burst = Wire().feed(head)
+    burst.connection.sweep(0)
+    burst.feed(b"v" * 500_000)
+    assert sweeps(burst, 1, 300, b"v") == 2 * BODY_SECONDS - 1
 
 
 def test_a_trailer_must_come_in_time() -> None:

@@ -309,6 +309,13 @@ def test_the_longest_head_passes_and_one_byte_more_does_not() -> None:
             assert [each[:3] for each in answers] == [b"200", answer], (size, step)
 
 
+def test_a_head_that_fills_its_limit_without_an_end_is_refused_at_once() -> None:
+    begun = head(b"Host: a", b"X: " + b"a" * 1024)[:1024]
+    assert Wire(head_limit=1024).feed(begun[:-1]).output.sent == b""
+    for pieces in ([begun], [begun[:500], begun[500:]]):
+        assert Wire(head_limit=1024).feed(*pieces).output.sent.startswith(b"HTTP/1.1 431 ")
+
+
 def test_what_can_become_no_head_is_refused_before_it_ends() -> None:
     for begun in (
         b"\x16\x03\x01",
