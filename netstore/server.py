@@ -335,6 +335,7 @@ class _Daemon:
             get_logger("grpc"),
             message_limit=config.max_request_bytes + v3.BEYOND_REQUEST,
             plain=opener(self._handle, self.http1),
+            soon=self.reactor.call_soon,
         )
         self.front = Front(
             Http2Server(

@@ -282,15 +282,17 @@ Route = Refusal | _Unary | _Streaming | _Plain
 class GrpcServer:
     """What all gRPC connections of a listener share. Implements `http2.Application`.
 
-    `after` makes a call once so many seconds have passed; one alarm at a time serves all deadlines. `plain`
-    opens the stream of a request that is not gRPC and not to a method served here; without it such a request
-    is refused.
+    `after` makes a call once so many seconds have passed; one alarm at a time serves all deadlines. `soon`
+    makes one in the next round (`Reactor.call_soon`), for when many calls expire at once; else they wait
+    for the next tick. `plain` opens the stream of a request that is not gRPC and not to a method served here;
+    without it such a request is refused.
     """
 
     __slots__ = (
         "_after",
         "_alarm",
         "_armed",
+        "_soon",
         "_timed",
         "clock",
         "log",
@@ -308,6 +310,7 @@ class GrpcServer:
         *,
         message_limit: int = MESSAGE_LIMIT,
         plain: Opener | None = None,
+        soon: Callable[[Callable[[], object]], None] | None = None,
     ) -> None:
         self.services = services
         self.clock = clock
@@ -315,6 +318,7 @@ class GrpcServer:
         self.message_limit = message_limit
         self.plain = plain
         self._after = after
+        self._soon = soon
         self._timed: Expiries[GrpcCall] = Expiries()
         self._alarm: Alarm | None = None
         self._armed: float | None = None
@@ -403,7 +407,7 @@ class GrpcServer:
         self._alarm = self._after(max(0.0, when - self.clock()), self._expire)
 
     def _expire(self) -> None:
-        """End calls whose time is up: so many, and at the next tick the others."""
+        """End calls whose time is up: so many, and soon the others."""
         now = self.clock()
         if self._armed is None or now < self._armed:
             return
@@ -413,7 +417,10 @@ class GrpcServer:
                 call.connection.attempt(call, call.expire)
         finally:
             first = self._timed.first()
-            if first is not None:
+            if first is not None and first <= now and self._soon is not None:
+                self._armed = first
+                self._soon(self._expire)
+            elif first is not None:
                 self._arm(first)
 
 

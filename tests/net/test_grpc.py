@@ -781,6 +781,24 @@ def test_many_calls_that_expire_at_once_end_in_several_ticks() -> None:
     assert bare.due == []
 
 
+def test_many_calls_that_expire_at_once_end_in_the_rounds_that_follow() -> None:
+    bare = Bare()
+    soon: list[Callable[[], object]] = []
+    bare.server._soon = soon.append
+    for i in range(600):
+        bare.feed(bare.call(2 * i + 1, message_of(0), ("grpc-timeout", "1S")))
+    bare.feed(bare.call(9_001, message_of(0), ("grpc-timeout", "9S")))
+    bare.time += 2
+    bare.run_due()
+    for left in (345, 89, 1):
+        assert len(bare.connection.streams) == left
+        assert len(soon) == (left > 1)
+        if soon:
+            soon.pop()()
+    assert bare.cancelled == 600
+    assert [each.when for each in bare.due] == [109.0]
+
+
 def test_a_fault_while_a_call_expires_keeps_no_other_from_expiring() -> None:
     bare = Bare()
     for number in (1, 3, 5):
