@@ -19,6 +19,7 @@ import os
 import threading
 from functools import partial
 from heapq import merge
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from operator import itemgetter
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -403,6 +404,9 @@ class LmdbEngine:
             with self._reading, self._tables.env.begin() as txn:
                 yield b"", b""
                 below, above = self._tables.range(txn, table, start, end)
+                if not above and not overlay:
+                    yield from below
+                    return
                 stored = (pair for pair in merge(below, above, key=itemgetter(0)) if pair[0] not in overlay)
                 fresh = sorted((key, value) for key, value in overlay.items() if value is not None)
                 yield from merge(stored, fresh, key=itemgetter(0))
@@ -540,7 +544,7 @@ class LmdbEngine:
         is being made gives way.
         """
         size = self._tables.env.info()["map_size"] * 2
-        if size > self._map_limit_bytes:
+        if size > self._map_limit_bytes or not _is_room_for(size // 2):
             return False
         with self._writing, self._reading:
             self._give_way()
@@ -551,6 +555,17 @@ class LmdbEngine:
         """End copies that are being made, with `_writing` held: whoever asked for one asks again."""
         while self._copies:
             self._copies.pop().abort()
+
+
+def _is_room_for(size: int) -> bool:
+    """Whether there is so much address space: a map that cannot be made again after it was given up would be
+    none at all.
+    """
+    try:
+        mmap(-1, size, flags=MAP_PRIVATE | MAP_ANONYMOUS, prot=0).close()
+    except OSError:
+        return False
+    return True
 
 
 class MemoryEngine:

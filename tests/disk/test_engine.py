@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -335,6 +336,34 @@ def test_the_map_does_not_move_under_a_scan(tmp_path: Path) -> None:
     engine.write(Index(3), {("other", b"%07d" % number): b"y" * 300 for number in range(9000)})
     assert opened.sync() is None
     engine.close()
+
+
+def test_little_address_space_is_a_small_map_and_a_full_one_no_end(tmp_path: Path) -> None:
+    """In a process of its own: the limit is one of processes."""
+    source = """
+import resource, sys
+from pathlib import Path
+from netstore.disk.engine import LmdbEngine
+from netstore.types import Index
+from tests.disk.hand import Hand
+resource.setrlimit(resource.RLIMIT_AS, (700 << 20, 700 << 20))
+hand, told = Hand(), []
+engine = LmdbEngine(Path(sys.argv[1]), hand, ("plain",), told.append, commit_interval=0.001)
+index = 0
+while not told:
+    index += 1
+    engine.write(Index(index), {("plain", b"%d" % index): bytes(8 << 20)})
+    hand.until(lambda: bool(told) or engine.durable() == index)
+    assert index < 200
+assert engine.get("plain", b"1") == bytes(8 << 20)
+print(told[0].errno, index)
+"""
+    command = [sys.executable, "-c", source, str(tmp_path / "state")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    number, index = map(int, done.stdout.split())
+    assert number == errno.ENOSPC
+    assert index > 10
 
 
 def test_closing_ends_a_copy(tmp_path: Path) -> None:
