@@ -231,8 +231,8 @@ class KeyIndex:
         for position, each in enumerate(log.keys(*span), span[0]):
             if key <= each and (to_the_end or each < range_end):
                 item = items[each]
-                if item.version and item.created < revision:
-                    continue  # it has existed all the time
+                if item.at < bound or (item.version and item.created < revision):
+                    continue  # nothing has happened to it, or it has existed all the time
                 past = item.past
                 before = 0 if past is None else past_below(past, bound)
                 if past is None or before * PLACE_BYTES == len(past):

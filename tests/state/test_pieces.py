@@ -211,3 +211,29 @@ def test_loading_in_steps_gives_what_loading_gives() -> None:
     assert {lease.id: lease.keys for lease in again.leases} == {
         lease.id: lease.keys for lease in machine.leases
     }
+
+
+def test_a_read_between_two_operations_counts_what_is_there_then() -> None:
+    """New keys and old ones, before, between and after the operations that make and delete them."""
+    everything, count = Range(*ALL), Range(*ALL, count_only=True)
+    operations = (
+        everything,
+        Put(b"e"),
+        Put(b"b"),
+        everything,
+        count,
+        Range(*ALL, limit=1),
+        DeleteRange(b"a"),
+        everything,
+        Put(b"c"),
+        count,
+        everything,
+        DeleteRange(b"b"),
+        everything,
+        Range(*ALL, sort_target=1, sort_order=2),
+    )
+    twin = Twin()
+    machine = machine_with()
+    for command in (Put(b"a"), Txn((), operations), Put(b"d"), DeleteRange(*ALL)):
+        outcome, expected = apply(machine, command), twin.apply(command)
+        assert settled(machine, outcome) == expected
