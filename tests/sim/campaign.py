@@ -81,6 +81,7 @@ REACHED: Final = (
     "operations_answered",
     "operations_refused",
     "operations_unknown",
+    "turns_amid_a_command",
     "extreme_commands",
     "extreme_reads",
     "extremes_taken",

@@ -78,9 +78,13 @@ class Hostile:
 
 @cache
 def edges() -> dict[str, tuple[Command, ...]]:
-    """The commands by their kind, so that each kind comes up as often as any other."""
+    """The commands by their kind, so that each kind comes up as often as any other. No client's request
+    becomes a `RaiseLevel`, and one to a level that nobody knows stops every member, as it should.
+    """
     kinds: dict[str, list[Command]] = {}
     for command in every_edge():
+        if isinstance(command, commands.RaiseLevel):
+            continue
         kinds.setdefault(type(command).__name__, []).append(command)
     return {kind: tuple(of) for kind, of in kinds.items()}
 

@@ -14,7 +14,7 @@ from netstore.disk.frame import Identity
 from netstore.errors import CorruptData, Fault, MustStop
 from netstore.node.cluster import Cluster
 from netstore.node.driver import Driver
-from netstore.node.host import DiskFailed, Host
+from netstore.node.host import TURN_UNITS, DiskFailed, Host
 from netstore.node.lessor import Lessor
 from netstore.node.proposals import Proposals
 from netstore.node.register import Register
@@ -24,7 +24,7 @@ from netstore.raft.entry import ConfState, HardState, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import InstallSnapshot
 from netstore.state.commands import encode
-from netstore.state.machine import Machine
+from netstore.state.machine import UNFINISHED, Machine
 from netstore.types import ClusterId, Event, Index, NodeId, Term
 from netstore.watch.hub import Hub
 from tests.sim.disk import Disk, SimDevice, StateEngine, finish_replacement
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from netstore.raft.change import Step
     from netstore.raft.messages import Message
     from netstore.state.commands import Command
-    from netstore.state.machine import Outcome
+    from netstore.state.machine import Outcome, Unfinished
     from netstore.state.member import MemberInfo
     from netstore.state.v3commands import Range
     from netstore.watch.streams import Sink, Stream
@@ -57,6 +57,19 @@ _CLOSED = Fault(300, b"the connection ended", outcome_known=False)
 
 class PowerLoss(MustStop):
     """The machine stops in the middle of a turn."""
+
+
+class _Piecewise(Machine):
+    """Carries out what may be done in pieces in the smallest of them, a turn of the member for each: whatever
+    goes on between the pieces of a command goes on in the simulation.
+    """
+
+    def go_on(self, units: int = 1) -> Outcome | Unfinished:
+        """One piece, which uses up what a turn may work."""
+        outcome = super().go_on(min(units, 1))
+        if outcome is UNFINISHED:
+            self.worked += TURN_UNITS
+        return outcome
 
 
 class _Lines:
@@ -149,7 +162,7 @@ class Member:
         if finish_replacement(disk, replay.mark):
             world.reach["replacements_finished"] += 1
         self.engine = StateEngine(disk, seams, plan.commit_interval, self._engine_failed)
-        self.machine = Machine(self.engine)
+        self.machine = (_Piecewise if plan.piecewise else Machine)(self.engine)
         self.machine.load()
         mark = replay.mark
         if mark is None:
@@ -293,6 +306,7 @@ class Member:
         while self._woken:
             self._woken = False
             self.host.turn()
+            self.world.reach["turns_amid_a_command"] += self.machine._work is not None
             self.world.turned(self)
 
     def _wake(self) -> None:

@@ -96,6 +96,7 @@ def _steady(plan: Plan, *faults: str, size: int = 3, rate: float = 0.6) -> None:
     plan.outage = False
     plan.burst = 0
     plan.clients, plan.think, plan.patience, plan.pair_clients = 4, 0.03, 2.0, 0
+    plan.piecewise = False
     plan.pair_watchers = plan.lease_clients = plan.joiners = plan.hostile = 0
     plan.sticky = 0.5
     plan.skew = plan.drift = plan.no_battery = 0.0
@@ -565,6 +566,11 @@ def _no_replacement(watches: Watches) -> None:
     """The watches stand where they stood."""
 
 
+def _digest_begins_anew(machine: Machine, load: Callable[[Machine], None] = Machine.load) -> None:
+    load(machine)
+    machine.trail.checksum = 0
+
+
 def _limit_overflows(machine: Machine, command: Range, range_: Any = Machine._range) -> Any:
     if command.limit >= sys.maxsize:
         raise ValueError("one more than that is no place in a list")
@@ -833,6 +839,7 @@ MUTANTS: Final = tuple(
             1,
         ),
         ("a joiner is told who it is from an old list", _set(Register, "take", _told_at_once), _thieves, 26),
+        ("a digest begins anew at a start", _set(Machine, "load", _digest_begins_anew), _crashes, 0),
         (
             "a limit is counted up without an end",
             _set(Machine, "_range", _limit_overflows),

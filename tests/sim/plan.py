@@ -100,6 +100,8 @@ class Plan:
     join_operations: int = 0
     """How often an operator promotes, moves or loses a member meanwhile, or a thief asks for its place."""
 
+    piecewise: bool = False
+    """Commands that may be done in pieces are, with a turn between any two."""
     hostile: int = 0
     """Clients that send values at the edges of what a command admits."""
 
@@ -187,6 +189,7 @@ def draw(random: Random) -> Plan:
     plan.pair_clients = choose((0, 0, 1, 2))
     plan.pair_watchers = choose((0, 1, 3)) if plan.pair_clients else 0
     plan.lease_clients = choose((0, 0, 1, 3))
+    plan.piecewise = chance() < 0.3
     if chance() < 0.08:
         join(plan, random)
     elif chance() < 0.08:

@@ -21,7 +21,7 @@ STORED: Final[list[dict[str, Any]]] = tomllib.loads(Path(__file__).with_name("se
 ]
 CHUNKS: Final = 25
 CHUNK_SEEDS: Final = 20
-REPEATED: Final = (3, 12, 41, 64, 107, 205, 25, 93, 13)
+REPEATED: Final = (3, 12, 41, 64, 107, 205, 13, 42, 26)
 """Seeds whose traces are compared; among them state copies, damage, membership changes, programs that join,
 and clients that send what no honest one does."""
 

@@ -32,6 +32,8 @@ class MachineSafety(Invariant):
         self.turned(member)
 
     def turned(self, member: Member) -> None:
+        if member.machine._work is not None:
+            return  # amid a command, which nobody sees
         if self._seen.get(member.id) != member.machine.applied and member.raft.installing is None:
             self._seen[member.id] = member.machine.applied
             self._compare(member)
