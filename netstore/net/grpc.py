@@ -201,6 +201,7 @@ _END_HEADERS: Final = 0x4
 _END_ALL: Final = 0x5
 _STOPPED: Final = "etcdserver: server stopped"
 _EXPIRED: Final = "context deadline exceeded"
+_UNREAD: Final = "answers wait to be read on this connection, and memory is short: read them first"
 _FAILED: Final = "internal error; the log of the server has it"
 _MESSAGES_AT_ONCE: Final = 32
 _EXPIRED_AT_ONCE: Final = 256
@@ -494,8 +495,11 @@ class GrpcCall(Stream):
             or self._begun
             or not connection.plain
         ):
-            self.send(message)
-            self.finish()
+            if connection.takes_answers:
+                self.send(message)
+                self.finish()
+            else:
+                self.finish(RESOURCE_EXHAUSTED, _UNREAD)
             return
         connection.window -= size
         connection.moved += size

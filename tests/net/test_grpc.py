@@ -13,6 +13,7 @@ from h2.settings import SettingCodes
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netstore.limits import Budget
 from netstore.net import grpc as grpc_codec
 from netstore.net import http2
 from netstore.net.expiry import Expiries, Expiry
@@ -883,3 +884,21 @@ def test_extreme_lengths_of_messages_are_taken_or_refused(
     assert bare.log.events == []
     assert bare.connection.held == 0
     assert len(bare.server._timed) == 0
+
+
+def test_answers_nobody_reads_are_refused_once_memory_is_spent() -> None:
+    """They come many at once, when the reads of a round are done: before one is queued, what waits counts."""
+    bare = Bare()
+    held: list[Call] = []
+    bare.server.services.unary[b"/a.A/Ask"] = lambda call, _: held.append(call)
+    for number in (1, 3, 5):
+        bare.feed(bare.call(number, message_of(3)))
+    bare.output.account = Budget(100_000).account()
+    for call in held[:2]:
+        call.reply(bytes(200_000))
+    assert bare.output.account.held >= 100_000
+    assert bare.connection.queued < 200_000
+    assert bare.trailers(bare.output.sent)["grpc-status"] == "8"
+    bare.output.account = Budget(1 << 30).account()
+    held[2].reply(bytes(200_000))
+    assert bare.connection.queued > 200_000

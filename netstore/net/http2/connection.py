@@ -401,6 +401,16 @@ class Http2Connection:
         held = self.held
         return held > HELD_LIMIT or (held > HELD_OVER and self.output.account.over)
 
+    @property
+    def takes_answers(self) -> bool:
+        """One more answer may wait here: few bytes do, or the memory for all is not spent. What waits is
+        charged first, because answers come many at once, when the reads of a round are done.
+        """
+        if self.queued <= HOLD_OVER:
+            return True
+        self._charge()
+        return not self.output.account.over
+
     def began(self, stream: Stream) -> None:
         """A stream has part of a message."""
         if stream.since is None:
