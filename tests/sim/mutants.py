@@ -246,7 +246,7 @@ def _thieves(plan: Plan) -> None:
 def _hostile(plan: Plan) -> None:
     """Clients that send what no honest one does."""
     _steady(plan, "crash", "transfer", rate=0.3)
-    plan.hostile = 4
+    plan.hostile, plan.think = 6, 0.015
 
 
 def _no_battery(plan: Plan) -> None:
@@ -836,7 +836,7 @@ MUTANTS: Final = tuple(
             "a damaged member gets its identity again",
             _set(Register, "_judge", _same_identity),
             _thieves,
-            1,
+            2,
         ),
         ("a joiner is told who it is from an old list", _set(Register, "take", _told_at_once), _thieves, 26),
         ("a digest begins anew at a start", _set(Machine, "load", _digest_begins_anew), _crashes, 0),
@@ -844,7 +844,7 @@ MUTANTS: Final = tuple(
             "a limit is counted up without an end",
             _set(Machine, "_range", _limit_overflows),
             _hostile,
-            17,
+            4,
         ),
         (
             "what may still happen is called refused",
