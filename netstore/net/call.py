@@ -13,7 +13,7 @@ import trio
 from netstore.errors import CorruptData, NetstoreError
 from netstore.net.link import Link
 from netstore.net.peerproof import NONCE_BYTES, same
-from netstore.net.peerwire import Challenge, Proof, Verdict, read_answer
+from netstore.net.peerwire import Challenge, Offer, Proof, Verdict, read_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ class Call:
         self._take = take
         self._secret = secret
         self._challenge: Challenge | None = None
-        self._proved = not hello.doubts
+        self._proved = hello.offer is Offer.CERTIFICATE
         """The other side is known to be a member."""
         self._greeted = trio.Event()
         self._flushed = trio.Event()
@@ -93,7 +93,7 @@ class Call:
         """See `net.link.Party`."""
         try:
             if self.welcome is not None:
-                self._take(data)
+                self._heed(data)
                 return
             self._read += data
             found = read_answer(self._read)
@@ -106,9 +106,14 @@ class Call:
                 return
             self._be_welcome(answer)
             if rest and self.link.open:
-                self._take(rest)
+                self._heed(rest)
         except CorruptData as fault:
             self.link.cut(str(fault))
+
+    def _heed(self, data: bytes) -> None:
+        """What follows a welcome counts only if that let this side in, and is proved."""
+        if self._proved and self.welcome is not None and self.welcome.verdict == Verdict.ACCEPTED:
+            self._take(data)
 
     def _prove(self, challenge: Challenge, rest: bytes) -> None:
         if rest or self._challenge is not None:
@@ -150,8 +155,9 @@ async def call(
     """Open a stream to the member at `url` and be welcome there. CallFailed, with the reason, when not.
 
     Each side proves to the other that it belongs to the cluster: by its certificate, where the stream has
-    TLS and an authority of its own is trusted, else by the join token that `secret` is made of. Bounded
-    by two times `DIAL_SECONDS`. Whoever calls ends the stream with `link.cut`.
+    TLS and an authority of its own is trusted, else by the join token that `secret` is made of. Nobody on
+    the way can talk them out of it: who is called and answers without a proof is not spoken to. Bounded by
+    two times `DIAL_SECONDS`. Whoever calls ends the stream with `link.cut`.
     """
     place = urlsplit(url)
     host, port = place.hostname or "", place.port or 0
@@ -161,8 +167,9 @@ async def call(
             raise CallFailed(f"{url} asks for TLS, and this member has no certificate for its peers")
         tls = credentials.client()
     sock = await _connect(host, port)
-    doubts = tls is None or credentials is None or not credentials.client_auth
-    hello = msgspec.structs.replace(hello, nonce=secrets.token_bytes(NONCE_BYTES), doubts=doubts)
+    certified = tls is not None and credentials is not None and credentials.client_auth
+    offer = Offer.CERTIFICATE if certified else Offer.TOKEN
+    hello = msgspec.structs.replace(hello, nonce=secrets.token_bytes(NONCE_BYTES), offer=offer)
     made = Call(hello, take, secret)
     made.link = Link(reactor, sock, made, tls, host)
     made.link.start()

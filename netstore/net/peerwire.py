@@ -3,7 +3,8 @@
 A stream belongs to the member that opened it, for one purpose. It opens with a `Hello`. Unless certificates
 prove both sides, a `Challenge` answers that, and a `Proof` the challenge (`net.peerproof`). Then comes a
 `Welcome`, which proves the side that was called, or refuses with a reason at any of these places. Nothing
-else is read before. Then, by purpose:
+else is read before. Whoever offers no proof in its hello gets the `Welcome` at once, which proves nothing and
+is a refusal unless it asks who is in the cluster. Then, by purpose:
 
 * messages: frames from the caller, each a batch of Raft messages. An empty frame is a ping, and is sent
   back. A frame that begins with a message of no length is a `StateNote`.
@@ -68,7 +69,7 @@ _NOTE: Final = b"\0\0\0\0\1"
 _MAGIC: Final = b"nstpeer\n"
 _GREETING: Final = layout("8sBHI")
 _HELLO: Final = layout("BHHQQQ")
-_ASKS: Final = layout(f"B{NONCE_BYTES}s")
+_OFFER: Final = layout(f"B{NONCE_BYTES}s")
 _WELCOME: Final = layout(f"BHQQ{PROOF_BYTES}s")
 _CHALLENGE: Final = layout(f"HQQ{NONCE_BYTES}s")
 _FRAME: Final = layout("II")
@@ -109,12 +110,22 @@ class Verdict(IntEnum):
     """One of the two sides does not know the cluster's join token."""
 
 
+class Offer(IntEnum):
+    """What the side that opened a stream proves itself with, and wants proof of from the other side."""
+
+    CERTIFICATE = 0
+    """Its certificate; that of the called side was proof enough for it."""
+    TOKEN = 1
+    """The join token, by a challenge. It does not go on unless the called side proves that it knows it."""
+    NOTHING = 2
+    """Nothing, and it wants no proof."""
+
+
 class Hello(msgspec.Struct, frozen=True, gc=False):
     """The first word of the side that opened the stream.
 
     For a roster stream `cluster`, `sender` and `receiver` may be 0: who asks need not know them yet. `nonce`
-    is a random number of this call alone. With `doubts` the called side must prove itself by a challenge,
-    because the caller does not take its certificate for one.
+    is a random number of this call alone, all zeros where nothing is to be proved by a token.
     """
 
     purpose: Purpose
@@ -123,14 +134,14 @@ class Hello(msgspec.Struct, frozen=True, gc=False):
     receiver: NodeId
     program: str
     nonce: bytes = _NO_NONCE
-    doubts: bool = True
+    offer: Offer = Offer.NOTHING
     lowest: int = LOWEST_VERSION
     highest: int = HIGHEST_VERSION
 
     def encode(self) -> bytes:
         """The bytes on the wire."""
         body = _HELLO.pack(self.purpose, self.lowest, self.highest, self.cluster, self.sender, self.receiver)
-        return _greeting(_HELLO_KIND, body + _ASKS.pack(self.doubts, self.nonce) + _text(self.program))
+        return _greeting(_HELLO_KIND, body + _OFFER.pack(self.offer, self.nonce) + _text(self.program))
 
     @classmethod
     def read(cls, data: bytes) -> tuple[Hello, int] | None:
@@ -145,15 +156,15 @@ class Hello(msgspec.Struct, frozen=True, gc=False):
             purpose = Purpose(number)
         except ValueError:
             raise CorruptData(f"hello has the unknown purpose {number}") from None
-        rest, doubts, nonce = body[_HELLO.size :], 1, _NO_NONCE
+        rest, offer, nonce = body[_HELLO.size :], int(Offer.NOTHING), _NO_NONCE
         if highest >= LOWEST_VERSION:
-            if len(rest) < _ASKS.size or rest[0] > 1:
-                raise CorruptData(f"hello of {len(body)} bytes has no nonce")
-            doubts, nonce = _ASKS.unpack_from(rest)
-            rest = rest[_ASKS.size :]
+            if len(rest) < _OFFER.size or rest[0] > Offer.NOTHING:
+                raise CorruptData(f"hello of {len(body)} bytes has no nonce, or offers what is not known")
+            offer, nonce = _OFFER.unpack_from(rest)
+            rest = rest[_OFFER.size :]
         program = _read_text(rest)
         ids = ClusterId(cluster), NodeId(sender), NodeId(receiver)
-        hello = cls(purpose, *ids, program, nonce, bool(doubts), lowest, highest)
+        hello = cls(purpose, *ids, program, nonce, Offer(offer), lowest, highest)
         return hello, _GREETING.size + len(body)
 
 

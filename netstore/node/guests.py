@@ -8,6 +8,9 @@ each other, and never a member. Work on TLS handshakes is rationed, because each
 A certificate that a trusted authority signed proves a caller (a TLS listener that asks for one); elsewhere it
 must answer a challenge with the cluster's join token (`net.peerproof`). Only what proved itself takes the
 place of an earlier stream of the same member. Frames that are not complete are charged to a budget.
+
+A stranger that offers no proof may ask one thing, who is in the cluster: the client port tells anybody that
+too. It stays a stranger, with a stranger's bounds.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from __future__ import annotations
 import secrets
 import select
 from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import structs
 
 from netstore.errors import CorruptData
 from netstore.net.accept import CannotAccept, accept
@@ -27,6 +32,7 @@ from netstore.net.peerwire import (
     Challenge,
     Frames,
     Hello,
+    Offer,
     Proof,
     Purpose,
     StateNote,
@@ -68,7 +74,22 @@ MAX_STRANGERS_AT_ONE: Final = 64
 """The same of one address."""
 
 MAX_ASKING: Final = 16
-"""Roster streams that may be open at once, each for the seconds that letting somebody in takes."""
+"""Roster streams of those who proved themselves that may be open at once, each for the seconds that letting
+somebody in takes; and as many strangers may be slow to take the answer."""
+
+MAX_QUESTION_BYTES: Final = 4096
+"""Largest frame of a stranger, who may ask who is in the cluster: an application with many addresses."""
+
+ANSWERS_PER_SECOND: Final = 100
+"""Strangers that are told who is in the cluster, over time."""
+
+ANSWERS_BURST: Final = 100
+
+JOINING_NEEDS: Final = (
+    "joining needs the cluster's join token: netstorectl member token prints it on a machine that has a"
+    " member; give it with --join-token-file"
+)
+"""What a stranger is told that wants to be let in."""
 
 MAX_UNLISTED: Final = 16
 """Message streams of proved members that the list here does not have: this member may be the one that is
@@ -182,6 +203,7 @@ class Guests:
         """Strangers whose handshake waits for its turn."""
         self._handshakes = _Ration(HANDSHAKES_PER_SECOND, HANDSHAKE_BURST)
         self._lines = _Ration(LINES_PER_SECOND, LINES_BURST)
+        self._answers = _Ration(ANSWERS_PER_SECOND, ANSWERS_BURST)
 
     # --- accepting
 
@@ -279,6 +301,11 @@ class Guests:
         self._shaking[guest] = None
         return False
 
+    def may_ask(self) -> bool:
+        """Whether one more stranger may be told who is in the cluster."""
+        owed = sum(guest.link.unsent > 0 for guest in self.strangers)
+        return owed < MAX_ASKING and self._answers.take(self.home.clock.monotonic())
+
     def tell(self, event: str, address: str, reason: str, **fields: object) -> None:
         """Log a line about a caller, unless too many were logged, or the last one said the same."""
         if self._lines.take(self.home.clock.monotonic()):
@@ -336,6 +363,10 @@ class Guest:
         """The hello as it came."""
         self._challenge: Challenge | None = None
         self._entered = False
+        self._asks = False
+        """It offered no proof, and may ask who is in the cluster."""
+        self._answered = False
+        """It was told."""
         self._read = b""
         self._frames = Frames()
 
@@ -359,7 +390,9 @@ class Guest:
         """See `net.link.Party`: who called speaks first."""
 
     def flushed(self) -> None:
-        """See `net.link.Party`: nothing waits for it."""
+        """See `net.link.Party`: only the end of a stranger that was answered waits for it."""
+        if self._answered:
+            self.link.cut("answered")
 
     def may_shake(self) -> bool:
         """See `net.link.Link`: a handshake goes on when there is time for it."""
@@ -376,6 +409,8 @@ class Guest:
         try:
             if self._entered:
                 self._take(data)
+            elif self._asks:
+                self._hear_question(data)
             else:
                 self._greet(data)
         except (CorruptData, MessageRefused) as fault:
@@ -394,7 +429,7 @@ class Guest:
     # --- who it is
 
     def _greet(self, data: bytes) -> None:
-        """Before it is let in nothing may follow a greeting, so that no more than one is ever held."""
+        """What has to be proved may be followed by nothing before it was answered; else little is held."""
         self._read += data
         if self._hello is None:
             found = Hello.read(self._read)
@@ -402,10 +437,15 @@ class Guest:
                 return
             said, self._read = self._read, b""
             hello, length = found
-            if len(said) != length:
+            rest = said[length:]
+            if rest and hello.offer is not Offer.NOTHING:
                 raise CorruptData("a greeting is followed by more before it was answered")
             self._said, self._hello = said, hello
             self._judge(hello)
+            if rest and self._entered:
+                self._take(rest)
+            elif rest and self._asks:
+                self._hear_question(rest)
         else:
             proof = Proof.read(self._read)
             if proof is None:
@@ -421,8 +461,10 @@ class Guest:
         verdict, text = judge(hello, own.cluster_id, own.member_id)
         if verdict is not Verdict.ACCEPTED:
             self._refuse(verdict, text)
-        elif self._certified and not hello.doubts:
+        elif self._certified and hello.offer is not Offer.TOKEN:
             self._enter(hello)
+        elif hello.offer is Offer.NOTHING:
+            self._be_asked(hello)
         elif self._guests.secret is None:
             self._refuse(Verdict.NOT_PROVED, "this member has no join token to compare with: give it one")
         else:
@@ -465,7 +507,41 @@ class Guest:
             welcome = Welcome(verdict, own.cluster_id, own.member_id, text, proof)
         self.link.write(welcome.encode())
 
-    # --- what it says
+    # --- what a stranger may ask
+
+    def _be_asked(self, hello: Hello) -> None:
+        if hello.purpose is not Purpose.ROSTER:
+            self._refuse(Verdict.NOT_PROVED, "offers no proof that it is a member")
+        elif not self._guests.may_ask():
+            self._refuse(Verdict.BUSY, "too many others ask at once")
+        else:
+            self._asks = True
+            self._frames = Frames(MAX_QUESTION_BYTES)
+            self._answer(Verdict.ACCEPTED, "")
+
+    def _hear_question(self, data: bytes) -> None:
+        payloads = self._frames.take(data)
+        self._account.charge(self._frames.held - self._account.held)
+        if not payloads:
+            return
+        if self._answered or len(payloads) > 1 or self._frames.held:
+            raise CorruptData("asks more than one thing without a proof")
+        self._answered = True
+        application = decode_application(payloads[0])
+        if application is None:
+            self._guests.home.apply(None, self._tell_stranger)
+        else:
+            self._guests.tell("peer_refused", self.address, "wants to join, and offers no proof")
+            self._guests.home.apply(
+                None, lambda roster: self._tell_stranger(structs.replace(roster, refusal=JOINING_NEEDS))
+            )
+
+    def _tell_stranger(self, roster: Roster) -> None:
+        self.link.write(frame(encode_document(roster)))
+        if not self.link.unsent:
+            self.link.cut("answered")
+
+    # --- what a member says
 
     def _take(self, data: bytes) -> None:
         hello, home = self._hello, self._guests.home

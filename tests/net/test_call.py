@@ -13,7 +13,7 @@ import trio
 from netstore.net import call as calling
 from netstore.net.call import CallFailed, call
 from netstore.net.peerproof import Secret
-from netstore.net.peerwire import Challenge, Hello, Proof, Purpose, Verdict, Welcome
+from netstore.net.peerwire import Challenge, Hello, Offer, Proof, Purpose, Verdict, Welcome
 from netstore.types import ClusterId, NodeId
 from tests.support.links import eventually, running_reactor
 
@@ -47,7 +47,8 @@ class Answerer:
         stream = self.stream = await listener.accept()
         while (found := Hello.read(self.heard)) is None:
             self.heard += await stream.receive_some()
-        assert msgspec.structs.replace(found[0], nonce=HELLO.nonce) == HELLO
+        assert found[0].offer is Offer.TOKEN
+        assert msgspec.structs.replace(found[0], nonce=HELLO.nonce, offer=HELLO.offer) == HELLO
         assert found[0].nonce != HELLO.nonce
         return stream
 
@@ -117,16 +118,23 @@ async def test_a_stranger_cannot_say_that_this_member_was_removed() -> None:
 
 
 async def test_who_does_not_prove_that_it_is_a_member_is_not_spoken_to() -> None:
+    got: list[bytes] = []
+    refusal = Welcome(Verdict.BUSY, ClusterId(1), NodeId(3), "not now")
     async with running_reactor() as reactor, trio.open_nursery() as nursery:
-        for speak in (
-            lambda each: each.answer(WELCOME.encode()),
-            lambda each: each.welcome(WELCOME, b"", "x"),
+        for speak, match in (
+            (
+                lambda each: each.answer(WELCOME.encode() + b"believe me"),
+                "does not prove that it is a member",
+            ),
+            (lambda each: each.welcome(WELCOME, b"believe me", "x"), "does not prove that it is a member"),
+            (lambda each: each.welcome(refusal, b"believe me"), "refused: not now"),
         ):
             with answerer() as other:
                 nursery.start_soon(speak, other)
-                with pytest.raises(CallFailed, match="does not prove that it is a member") as caught:
-                    await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
-                assert caught.value.verdict == Verdict.NOT_PROVED
+                with pytest.raises(CallFailed, match=match) as caught:
+                    await call(reactor, other.url, HELLO, got.append, credentials=None, secret=SECRET)
+                assert caught.value.verdict == (Verdict.NOT_PROVED if "prove" in match else Verdict.BUSY)
+    assert got == [], "nothing it says is heard"
 
 
 async def test_without_a_token_a_challenge_cannot_be_met() -> None:

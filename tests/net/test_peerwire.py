@@ -24,6 +24,7 @@ from netstore.net.peerwire import (
     CopyReader,
     Frames,
     Hello,
+    Offer,
     Proof,
     Purpose,
     Roster,
@@ -65,7 +66,7 @@ hellos = st.builds(
     IDS.map(NodeId),
     TEXTS,
     NONCES,
-    st.booleans(),
+    st.sampled_from(Offer),
     st.integers(0, 9),
     st.integers(2, 9),
 )
@@ -104,6 +105,13 @@ def test_a_hello_of_the_first_version_is_read_so_that_it_can_be_refused() -> Non
     assert read is not None
     assert (read[0].lowest, read[0].highest) == (1, 1)
     assert judge(read[0], CLUSTER, ME)[0] is Verdict.OTHER_VERSION
+
+
+def test_an_offer_that_is_not_known_is_corrupt() -> None:
+    body = bytearray(HELLO.encode()[15:])
+    body[29] = max(Offer) + 1
+    with pytest.raises(CorruptData, match="offers what is not known"):
+        Hello.read(greeting(1, bytes(body)))
 
 
 def test_a_long_text_is_cut_where_it_still_reads() -> None:
@@ -313,7 +321,9 @@ def test_an_absurd_or_overlong_state_copy_is_refused() -> None:
         CopyReader().take(CopyHead(1).encode() + b"x" + bytes(DIGEST_BYTES + 1))
 
 
-A_HELLO = Hello(Purpose.MESSAGES, CLUSTER, ME, OTHER, "netstored 0.1.0", nonce=bytes(range(32))).encode()
+A_HELLO = Hello(
+    Purpose.MESSAGES, CLUSTER, ME, OTHER, "netstored 0.1.0", nonce=bytes(range(32)), offer=Offer.TOKEN
+).encode()
 A_CHALLENGE = Challenge(CLUSTER, OTHER, bytes(range(32, 64))).encode()
 A_SECRET = Secret("a token")
 A_WELCOME = Welcome(Verdict.ACCEPTED, CLUSTER, OTHER)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from netstore.disk.datadir import MemberIdentity
 from netstore.limits import Budget
@@ -13,32 +14,39 @@ from netstore.net.peerproof import Secret
 from netstore.net.peerwire import (
     MAX_GREETING_BYTES,
     PING,
+    Application,
     Challenge,
     Hello,
+    Offer,
     Proof,
     Purpose,
+    Roster,
     StateNote,
     Verdict,
     Welcome,
+    decode_roster,
     encode_batch,
     encode_document,
     frame,
     read_answer,
+    read_frame,
 )
 from netstore.node import guests as module
 from netstore.node.guests import Guest, Guests
+from netstore.state.member import MemberInfo
 from netstore.types import ClusterId, Index, NodeId
 from tests.support.raft_forms import damaged, extreme_messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from netstore.net.peerwire import Application, Roster
     from netstore.net.tls import Credentials
     from netstore.raft.messages import Message
 
 CLUSTER, ME, OTHER = ClusterId(0xC1), NodeId(0xA), NodeId(0xB)
 SECRET = Secret("a token")
+MEMBER = MemberInfo(ME, "me", ("http://c:1",), ("http://p:1",), learner=False, promote=False)
+ROSTER = Roster(CLUSTER, NodeId(0), (MEMBER,))
 
 
 class Wire:
@@ -94,8 +102,10 @@ class Lodge:
         assert size
         self.got += messages
 
-    def apply(self, application: Application | None, _answer: Callable[[Roster], None]) -> None:
+    def apply(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
         self.asked.append(application)
+        if application is None:
+            answer(ROSTER)
 
     def noted(self, sender: NodeId, note: StateNote) -> None:
         assert sender
@@ -116,7 +126,7 @@ class Lodge:
 
 def prove(wire: Wire, hello: Hello) -> None:
     """Greet as who knows the token."""
-    said = hello.encode()
+    said = structs.replace(hello, offer=Offer.TOKEN).encode()
     wire.party.received(said)
     found = read_answer(wire.sent)
     assert found is not None
@@ -126,7 +136,7 @@ def prove(wire: Wire, hello: Hello) -> None:
 
 
 def held(guests: Guests) -> int:
-    return sum(len(guest._read) for guest in guests.strangers)
+    return sum(len(guest._read) + guest._frames.held for guest in guests.strangers)
 
 
 HELLOS = st.builds(
@@ -137,10 +147,15 @@ HELLOS = st.builds(
     st.sampled_from([ME, NodeId(0), OTHER]),
     st.text(max_size=20),
     st.just(bytes(32)),
-    st.booleans(),
+    st.sampled_from(Offer),
 )
-GREETINGS = HELLOS.map(Hello.encode) | st.binary(min_size=32, max_size=32).map(
-    lambda proof: Proof(proof).encode()
+QUESTIONS = st.sampled_from([None, Application("new", ("http://p:1",))]).map(
+    lambda application: frame(encode_document(application))
+)
+GREETINGS = (
+    HELLOS.map(Hello.encode)
+    | QUESTIONS
+    | st.binary(min_size=32, max_size=32).map(lambda proof: Proof(proof).encode())
 )
 
 
@@ -149,7 +164,9 @@ GREETINGS = HELLOS.map(Hello.encode) | st.binary(min_size=32, max_size=32).map(
     pieces=st.lists(damaged(GREETINGS) | GREETINGS | st.binary(max_size=3000), max_size=6),
     cuts=st.lists(st.integers(1, 2000), max_size=6),
 )
-def test_nobody_gets_further_by_any_bytes_than_to_a_challenge(pieces: list[bytes], cuts: list[int]) -> None:
+def test_nobody_gets_further_by_any_bytes_than_to_a_challenge_or_the_list_of_members(
+    pieces: list[bytes], cuts: list[int]
+) -> None:
     lodge = Lodge()
     wire = lodge.call()
     data = b"".join(pieces)
@@ -157,10 +174,13 @@ def test_nobody_gets_further_by_any_bytes_than_to_a_challenge(pieces: list[bytes
         size = cuts.pop() if cuts else len(data)
         wire.party.received(data[:size])
         data = data[size:]
-        assert held(lodge.guests) <= MAX_GREETING_BYTES + 15
+        assert held(lodge.guests) <= max(MAX_GREETING_BYTES + 15, module.MAX_QUESTION_BYTES + 8)
     assert not lodge.guests.members
-    assert (lodge.got, lodge.notes, lodge.asked) == ([], [], [])
+    assert (lodge.got, lodge.notes) == ([], [])
+    assert lodge.asked in ([], [None])
     assert len(wire.sent) <= 2 * MAX_GREETING_BYTES
+    wire.cut("over")
+    assert (lodge.guests.budget.used, len(lodge.guests.strangers)) == (0, 0)
 
 
 FRAMES = (
@@ -207,7 +227,7 @@ def test_who_was_removed_hears_so_with_a_proof_and_nobody_else_does() -> None:
     assert found[0].verdict == Verdict.REMOVED
     assert found[0].proof != bytes(32)
     wire = lodge.call()
-    wire.party.received(removed.encode())
+    wire.party.received(structs.replace(removed, offer=Offer.TOKEN).encode())
     found = read_answer(wire.sent)
     assert found is not None
     assert isinstance(found[0], Challenge), "who has proved nothing is told nothing"
@@ -231,7 +251,7 @@ def test_a_frame_larger_than_the_share_comes_through_alone() -> None:
 def test_the_late_are_hung_up_on_by_how_far_they_came() -> None:
     lodge = Lodge()
     silent, greeted, proved = lodge.call(), lodge.call(), lodge.call()
-    greeted.party.received(Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test").encode())
+    greeted.party.received(Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test", offer=Offer.TOKEN).encode())
     prove(proved, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
     lodge.now = module.PROVE_SECONDS - 0.1
     proved.party.received(PING)
@@ -292,3 +312,121 @@ def test_few_may_ask_at_once() -> None:
     prove(late, asking)
     assert all(wire.open for wire in wires)
     assert (late.open, late.reason) == (False, "refused")
+
+
+ASKING = Hello(Purpose.ROSTER, ClusterId(0), NodeId(0), NodeId(0), "x")
+
+
+def told(wire: Wire) -> tuple[Welcome, Roster | None]:
+    """What a caller without a proof was answered."""
+    found = read_answer(wire.sent)
+    assert found is not None
+    welcome, length = found
+    assert isinstance(welcome, Welcome)
+    assert welcome.proof == bytes(32), "it proves nothing to who proves nothing"
+    payload = read_frame(wire.sent, 1 << 20, length)
+    return welcome, None if payload is None else decode_roster(payload[0])
+
+
+def test_who_offers_no_proof_is_told_who_is_in_the_cluster_and_hung_up_on() -> None:
+    lodge = Lodge()
+    for cut in (1000, 1, 15, len(ASKING.encode()), len(ASKING.encode()) + 3):
+        wire = lodge.call()
+        data = ASKING.encode() + frame(encode_document(None))
+        wire.party.received(data[:cut])
+        if cut < len(data):
+            wire.party.received(data[cut:])
+        welcome, roster = told(wire)
+        assert (welcome.verdict, roster) == (Verdict.ACCEPTED, ROSTER)
+        assert (wire.open, wire.reason) == (False, "answered")
+    assert not lodge.lines, "it is no news"
+
+
+def test_who_offers_no_proof_and_wants_to_join_is_told_what_it_needs() -> None:
+    lodge = Lodge()
+    wire = lodge.call()
+    wish = Application("evil", ("http://127.0.0.1:9",), OTHER)
+    wire.party.received(ASKING.encode() + frame(encode_document(wish)))
+    welcome, roster = told(wire)
+    assert (welcome.verdict, roster) == (
+        Verdict.ACCEPTED,
+        structs.replace(ROSTER, refusal=module.JOINING_NEEDS),
+    )
+    assert "netstorectl member token" in module.JOINING_NEEDS
+    assert lodge.asked == [None], "nobody hears of the wish"
+    assert len(lodge.lines) == 1
+    assert not wire.open
+
+
+def test_who_offers_no_proof_is_refused_everything_else_at_once() -> None:
+    lodge = Lodge()
+    for purpose in (Purpose.MESSAGES, Purpose.IMAGE):
+        for more in (b"", PING, bytes(2000)):
+            wire = lodge.call()
+            wire.party.received(Hello(purpose, CLUSTER, OTHER, ME, "x").encode() + more)
+            welcome, _ = told(wire)
+            assert (welcome.verdict, wire.open) == (Verdict.NOT_PROVED, False)
+            assert "offers no proof" in welcome.text
+    assert not lodge.guests.members
+    assert len(lodge.lines) == 6
+
+
+def test_a_certificate_is_a_proof_for_who_offers_no_other() -> None:
+    lodge = Lodge()
+    wire = lodge.call()
+    wire.party._certified = True
+    wire.party.received(ASKING.encode() + frame(encode_document(None)))
+    assert list(lodge.guests.members) == [wire.party]
+    assert told(wire) == (Welcome(Verdict.ACCEPTED, CLUSTER, ME), ROSTER)
+
+
+def test_a_stranger_asks_one_thing_and_does_not_stay_for_it() -> None:
+    lodge = Lodge()
+    question = frame(encode_document(None))
+    for more in (question + question, question + b"x", frame(bytes(module.MAX_QUESTION_BYTES + 1))):
+        wire = lodge.call()
+        wire.party.received(ASKING.encode() + more)
+        assert (wire.open, told(wire)[1]) == (False, None)
+    slow = lodge.call()
+    slow.unsent = 1  # what the kernel does not take
+    slow.party.received(ASKING.encode() + question)
+    assert slow.open
+    slow.party.received(question)
+    assert "more than one thing" in slow.reason
+    slow = lodge.call()
+    slow.unsent = 1
+    slow.party.received(ASKING.encode() + question)
+    slow.party.flushed()
+    assert slow.reason == "answered"
+    waiting = lodge.call()
+    waiting.party.received(ASKING.encode())
+    lodge.now = module.PROVE_SECONDS + 0.1
+    lodge.guests.look()
+    assert not waiting.open
+
+
+def test_answers_to_strangers_are_rationed_and_few_are_owed() -> None:
+    lodge = Lodge()
+    data = ASKING.encode() + frame(encode_document(None))
+    owed = [lodge.call() for _ in range(module.MAX_ASKING)]
+    for wire in owed:
+        wire.party.received(ASKING.encode())
+        wire.unsent = 1
+        wire.party.received(frame(encode_document(None)))
+        assert wire.open
+    late = lodge.call()
+    late.party.received(data)
+    assert (told(late)[0].verdict, late.open) == (Verdict.BUSY, False)
+    for wire in owed:
+        wire.cut("over")
+    for _ in range(module.ANSWERS_BURST - module.MAX_ASKING):
+        wire = lodge.call()
+        wire.party.received(data)
+        assert told(wire)[0].verdict == Verdict.ACCEPTED
+    late = lodge.call()
+    late.party.received(data)
+    assert told(late)[0].verdict == Verdict.BUSY
+    lodge.now += 1.0
+    again = lodge.call()
+    again.party.received(data)
+    assert told(again)[1] == ROSTER

@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -23,6 +24,7 @@ from netstore.net.peerwire import (
     Application,
     Challenge,
     Hello,
+    Offer,
     Proof,
     Purpose,
     Roster,
@@ -429,7 +431,7 @@ async def test_strangers_push_out_each_other_and_never_a_member(monkeypatch: pyt
         assert two.peers.connected_since(A) == since, "no stream of a member was touched"
 
 
-FAKE = Hello(Purpose.MESSAGES, CLUSTER, B, A, "test")
+FAKE = Hello(Purpose.MESSAGES, CLUSTER, B, A, "test", offer=Offer.TOKEN)
 
 
 async def test_ids_alone_open_nothing_and_cut_nothing() -> None:
@@ -442,13 +444,43 @@ async def test_ids_alone_open_nothing_and_cut_nothing() -> None:
                 with pytest.raises(CallFailed):
                     await dial(one, msgspec.structs.replace(FAKE, purpose=purpose), secret)
         for more in (encode_batch([beat(B, A)]), frame(encode_document(None)), Proof(bytes(32)).encode()):
-            for doubts in (False, True):
-                hello = msgspec.structs.replace(FAKE, doubts=doubts).encode()
+            for offer in Offer:
+                hello = msgspec.structs.replace(FAKE, offer=offer).encode()
                 with knock(one, says=hello + more) as sock:
                     await eventually(partial(is_closed, sock), "it is hung up on")
         await eventually(lambda: not one.strangers, "nothing of them is left")
         assert (one.got, one.applications) == ([], [])
         assert (one.guests, two.peers.connected_since(A)) == (streams, since)
+
+
+async def test_nobody_on_the_way_talks_a_caller_out_of_proofs() -> None:
+    """The hello is passed on as one that offers no proof, which a member answers at once."""
+    async with members() as (one, _):
+        listener = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        heard = bytearray()
+
+        async def between() -> None:
+            near = await listener[0].accept()
+            far = await trio.open_tcp_stream("127.0.0.1", urlsplit(one.url).port or 0)
+            async with near, far:
+                found = Hello.read(await near.receive_some())
+                assert found is not None
+                asked = msgspec.structs.replace(found[0], offer=Offer.NOTHING).encode()
+                await far.send_all(asked + frame(encode_document(None)))
+                async for data in far:
+                    heard.extend(data)
+                await near.send_all(bytes(heard))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(between)
+            with pytest.raises(CallFailed, match="does not prove that it is a member"):
+                await who_is_there(one, f"http://127.0.0.1:{listener[0].socket.getsockname()[1]}")
+        answer = read_answer(bytes(heard))
+        assert answer is not None
+        assert isinstance(answer[0], Welcome)
+        assert answer[0].verdict == Verdict.ACCEPTED
+        assert one.applications == [None]
+        await listener[0].aclose()
 
 
 async def test_a_greeting_that_was_recorded_is_of_no_use_again() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import pytest
+from msgspec import structs
 
 from netstore.disk.datadir import read_token
 from netstore.net.peerproof import NONCE_BYTES, Secret
@@ -21,14 +22,17 @@ from netstore.net.peerwire import (
     Application,
     Challenge,
     Hello,
+    Offer,
     Proof,
     Purpose,
     Verdict,
     Welcome,
+    decode_roster,
     encode_batch,
     encode_document,
     frame,
     read_answer,
+    read_frame,
 )
 from netstore.raft.messages import MOST, Append, Heartbeat, VoteRequest
 from netstore.types import ClusterId, Index, NodeId, Term
@@ -106,7 +110,13 @@ def hello(members: Members, name: str, purpose: Purpose = Purpose.MESSAGES, *, s
     cluster = next(int(match, 16) for match in re.findall(r'"cluster": "([0-9a-f]+)"', members[name].log))
     me = NodeId(ids[name])
     return Hello(
-        purpose, ClusterId(cluster), NodeId(sender or other), me, "test", nonce=os.urandom(NONCE_BYTES)
+        purpose,
+        ClusterId(cluster),
+        NodeId(sender or other),
+        me,
+        "test",
+        nonce=os.urandom(NONCE_BYTES),
+        offer=Offer.TOKEN,
     )
 
 
@@ -148,6 +158,36 @@ def test_a_stranger_that_knows_all_ids_changes_nothing(three: Members) -> None:
         assert daemon.process.poll() is None
         assert (terms(daemon), len(listed(daemon))) == before[name]
         assert put(daemon, "after", name).status in {200, 201}
+
+
+def test_who_offers_no_proof_is_told_who_is_there_and_what_joining_needs(three: Members) -> None:
+    ids = {int(each["id"], 16) for each in listed(three["a"])}
+    nobody = Hello(Purpose.ROSTER, ClusterId(0), NodeId(0), NodeId(0), "test")
+    wish = Application("evil", ("http://127.0.0.1:9",), NodeId(min(ids)))
+    for name in three.daemons:
+        for application in (None, wish):
+            with Caller(three, name) as caller:
+                caller.sock.sendall(nobody.encode() + frame(encode_document(application)))
+                welcome = caller.answer()
+                assert isinstance(welcome, Welcome)
+                assert welcome.verdict == Verdict.ACCEPTED
+                while (found := read_frame(caller.read, 1 << 20)) is None:
+                    caller.read += caller.sock.recv(4096)
+                roster = decode_roster(found[0])
+                assert {member.id for member in roster.members} == ids
+                assert roster.you == 0
+                assert ("member token" in roster.refusal) == (application is not None)
+                assert caller.is_closed()
+        for purpose in (Purpose.MESSAGES, Purpose.IMAGE):
+            with Caller(three, name) as caller:
+                fake = structs.replace(hello(three, name, purpose), offer=Offer.NOTHING)
+                caller.sock.sendall(fake.encode())
+                welcome = caller.answer()
+                assert isinstance(welcome, Welcome)
+                assert welcome.verdict == Verdict.NOT_PROVED
+                assert caller.is_closed()
+    assert {int(each["id"], 16) for each in listed(three["a"])} == ids
+    write(three["a"], "asked", "by anybody")
 
 
 def test_a_lying_member_costs_its_stream_and_ends_nobody(three: Members) -> None:
