@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 import trio
 
-from netstore.errors import CorruptData, NetstoreError
+from netstore.errors import CorruptData, MustStop, NetstoreError
 from netstore.net.link import Link
 from netstore.net.peerproof import NONCE_BYTES, same
 from netstore.net.peerwire import Challenge, Offer, Proof, Verdict, read_answer
@@ -158,7 +158,27 @@ async def call(
     TLS and an authority of its own is trusted, else by the join token that `secret` is made of. Nobody on
     the way can talk them out of it: who is called and answers without a proof is not spoken to. Bounded by
     two times `DIAL_SECONDS`. Whoever calls ends the stream with `link.cut`.
+
+    Addresses come from a log that others write to, and what cannot be called is told in many ways (a name
+    that no resolver takes, no descriptor left, a certificate's rules): all of them are a CallFailed.
     """
+    try:
+        return await _call(reactor, url, hello, take, credentials=credentials, secret=secret)
+    except (CallFailed, MustStop):
+        raise
+    except Exception as fault:
+        raise CallFailed(f"{url} cannot be called: {type(fault).__name__}: {fault}") from fault
+
+
+async def _call(
+    reactor: Reactor,
+    url: str,
+    hello: Hello,
+    take: Callable[[bytes], None],
+    *,
+    credentials: Credentials | None,
+    secret: Secret | None,
+) -> Call:
     place = urlsplit(url)
     host, port = place.hostname or "", place.port or 0
     tls = None
@@ -171,11 +191,15 @@ async def call(
     offer = Offer.CERTIFICATE if certified else Offer.TOKEN
     hello = msgspec.structs.replace(hello, nonce=secrets.token_bytes(NONCE_BYTES), offer=offer)
     made = Call(hello, take, secret)
-    made.link = Link(reactor, sock, made, tls, host)
-    made.link.start()
     try:
+        made.link = Link(reactor, sock, made, tls, host)
+    except Exception:
+        sock.close()
+        raise
+    try:
+        made.link.start()
         await made.greeted()
-    except trio.Cancelled:
+    except BaseException:
         made.link.cut("given up")
         raise
     return made
@@ -190,13 +214,11 @@ async def _connect(host: str, port: int) -> socket.socket:
         except OSError as error:
             raise CallFailed(f"{host} is not found: {error.strerror or error}") from None
         for family, kind, protocol, _, address in places:
-            sock = trio.socket.socket(family, kind, protocol)
             try:
-                await sock.connect(address)
-                return socket.socket(fileno=sock.detach())
+                with trio.socket.socket(family, kind, protocol) as sock:
+                    await sock.connect(address)
+                    return socket.socket(fileno=sock.detach())
             except OSError as error:
                 fault = error
-            finally:
-                sock.close()
         raise CallFailed((fault.strerror or str(fault)).lower())
     raise CallFailed(f"no answer within {DIAL_SECONDS:g} s")

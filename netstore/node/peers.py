@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 
 from netstore import __version__
+from netstore.errors import MustStop
 from netstore.net.call import Call, CallFailed, call
 from netstore.net.peerwire import PING, Frames, Hello, Purpose, StateNote, Verdict, encode_batch
 from netstore.node.guests import SILENCE_SECONDS, Guests
@@ -406,6 +407,12 @@ class _Peer:
                     )
                     if fault.verdict == Verdict.REMOVED:
                         self._peers.refused_as_removed(str(fault))
+                except MustStop:
+                    raise
+                except Exception as fault:  # noqa: BLE001 - what goes wrong with one peer ends no other stream
+                    self._peers.note(
+                        self._id, "peer_failed", peer=f"{self._id:x}", url=self._url, reason=repr(fault)
+                    )
                 self._knocked = trio.Event()
                 with trio.move_on_after(pause * (0.5 + random.random() / 2)):  # noqa: S311 - spreads calls
                     await self._knocked.wait()

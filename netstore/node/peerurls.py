@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +29,8 @@ class BadPeerUrl(ValueError):  # noqa: N818 - named for what was found
 def checked(texts: Iterable[str]) -> tuple[str, ...]:
     """The URLs without blanks around them, sorted and each once; BadPeerUrl for the first that is none.
 
-    More is refused than etcd refuses: what no member can be reached at, or what is no address.
+    More is refused than etcd refuses: what no member can be reached at, or what is no address. Every entrance
+    by which URLs come into the log calls this.
     """
     urls = sorted({text.strip() for text in texts})
     if not urls:
@@ -77,6 +80,25 @@ def _check_address(url: str, scheme: str, address: str, rest: str) -> None:
         raise BadPeerUrl(f"URL must have scheme, host and port only: {url}")
     if host_port is None or not 0 < int(host_port[2]) < 1 << 16:
         raise BadPeerUrl(f'URL address does not have the form "host:port": {url}')
+    _check_host(url, host_port[1])
+
+
+def _check_host(url: str, host: str) -> None:
+    """What splits URLs and what looks names up must take it. A name is written as DNS has it: in ASCII, with
+    labels of 1 to 63 characters (RFC 5891 says how names in other scripts are written so).
+    """
+    fits = host.isascii()
+    try:
+        if host.startswith("["):
+            ipaddress.IPv6Address(host[1:-1])
+        host.encode("idna")
+        fits &= urlsplit(url).port is not None
+    except ValueError:
+        fits = False
+    if not fits:
+        raise BadPeerUrl(
+            f"peerURLs: {url}: {_quoted(host)} is neither a host name nor an IP address: write http://HOST:PORT"
+        )
 
 
 def _quoted(text: str) -> str:

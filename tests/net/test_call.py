@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import socket
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from netstore.net import call as calling
 from netstore.net.call import CallFailed, call
 from netstore.net.peerproof import Secret
 from netstore.net.peerwire import Challenge, Hello, Offer, Proof, Purpose, Verdict, Welcome
+from netstore.node.peerurls import BadPeerUrl, checked
+from netstore.raft.invariant import InvariantBroken
 from netstore.types import ClusterId, NodeId
 from tests.support.links import eventually, running_reactor
 
@@ -197,3 +204,102 @@ async def test_a_call_that_is_cancelled_leaves_nothing_open() -> None:
             while accepted.recv(4096):
                 pass
             accepted.close()
+
+
+HOSTILE = (
+    *(
+        "http://a..b:1",
+        "http://.:1",
+        "http://.a:1",
+        f"http://{'h' * 64}:1",
+        "http://xn--\u00e9:1",
+        "http://a\u2100b:1",
+    ),
+    *(
+        "http://[1]:1",
+        "http://[:::]:1",
+        "http://h:99999999",
+        "http://h:\u0661",
+        "http://\ud800:1",
+        "http://a\x00:1",
+    ),
+    *("", "http://", "://", "http://[", "x" * 100_000, "https://.a:1"),
+)
+
+
+class NoNames(trio.abc.HostnameResolver):
+    """A resolver that knows no name."""
+
+    async def getaddrinfo(self, *_: object, **__: object) -> NoReturn:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    async def getnameinfo(self, *_: object, **__: object) -> NoReturn:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+
+@pytest.mark.parametrize("url", HOSTILE)
+async def test_no_address_in_a_log_raises_anything_but_call_failed(url: str) -> None:
+    trio.socket.set_custom_hostname_resolver(NoNames())
+    async with running_reactor() as reactor:
+        with pytest.raises(CallFailed):
+            await call(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+
+
+@given(st.text(st.sampled_from("http:/s[]%@?#.1a-_!*~é\u2100\u00ad xn"), max_size=12), st.booleans())
+def test_whatever_is_let_into_a_log_can_be_called_or_not_but_ends_no_member(
+    text: str, brackets: bool
+) -> None:
+    url = f"http://[{text}]:1" if brackets else f"http://{text}:1"
+    with suppress(BadPeerUrl):
+        (url,) = checked([url])
+
+    async def run() -> None:
+        trio.socket.set_custom_hostname_resolver(NoNames())
+        async with running_reactor() as reactor:
+            with pytest.raises(CallFailed):
+                await call(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+
+    trio.run(run)
+
+
+def descriptors() -> int:
+    gc.collect()
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.parametrize(
+    "fault", [RuntimeError("strange"), OSError(errno.ENOMEM, "no memory"), MemoryError()]
+)
+@pytest.mark.parametrize("place", ["getaddrinfo", "socket", "Link", "attend", "opened"])
+async def test_whatever_goes_wrong_on_the_way_is_a_failed_call_that_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, place: str, fault: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise fault
+
+    with answerer() as other:
+        async with running_reactor() as reactor:
+            open_before = descriptors()
+            with monkeypatch.context() as patch:
+                owner: object = {
+                    "getaddrinfo": trio.socket,
+                    "socket": trio.socket,
+                    "Link": calling,
+                    "attend": reactor,
+                    "opened": calling.Call,
+                }[place]
+                patch.setattr(owner, place, fail)
+                with pytest.raises(CallFailed):
+                    await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+            assert descriptors() == open_before
+
+
+async def test_what_this_member_must_not_survive_is_no_failed_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise InvariantBroken("the log is wrong")
+
+    monkeypatch.setattr(calling, "Link", fail)
+    with answerer() as other:
+        async with running_reactor() as reactor:
+            with pytest.raises(InvariantBroken):
+                await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)

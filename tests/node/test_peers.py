@@ -186,6 +186,35 @@ async def test_messages_arrive_in_order_and_are_counted() -> None:
         assert (one.peers.traffic.appends_sent, one.lost) == (0, [])
 
 
+@pytest.mark.parametrize("url", ["http://a..b:1", "http://[1]:1", "http://h:99999999", "", "http://[:::]:1"])
+async def test_a_peer_whose_address_makes_no_sense_harms_nobody_else(url: str) -> None:
+    async with members() as (one, two):
+        one.addresses[NodeId(0xC)] = (url,)
+        await eventually(lambda: one.log.events("peer_not_reached"), "the address was tried")
+        await met(one, two)
+
+
+async def test_a_fault_with_one_peer_ends_no_other_stream_and_it_is_called_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faults = 0
+
+    async def breaks(peer: Any) -> None:
+        nonlocal faults
+        if peer._id == 0xC:
+            faults += 1
+            raise RuntimeError("strange")
+        await talk(peer)
+
+    talk = module._Peer._talk
+    monkeypatch.setattr(module._Peer, "_talk", breaks)
+    async with members() as (one, two):
+        one.addresses[NodeId(0xC)] = ("http://127.0.0.1:1",)
+        await met(one, two)
+        await eventually(lambda: faults > 2, "it was called again")
+        assert len(one.log.events("peer_failed")) == 1
+
+
 async def test_a_wish_for_a_state_copy_goes_another_way() -> None:
     async with members() as (one, two):
         await met(one, two)

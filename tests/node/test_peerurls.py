@@ -59,6 +59,36 @@ def test_what_nobody_can_be_reached_at_is_refused(url: str) -> None:
         checked([url])
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "a..b",
+        ".",
+        ".a",
+        "h" * 64,
+        "[1]",
+        "[:::]",
+        "[::1.2.3]",
+        "xn--é",
+        "a\u2100b",
+        "é",
+        "。",
+    ],
+)
+def test_a_host_that_nothing_can_look_up_is_refused_with_the_field_and_the_fix(host: str) -> None:
+    with pytest.raises(BadPeerUrl) as caught:
+        checked([f"http://{host}:1"])
+    assert str(caught.value).startswith("peerURLs: ")
+    assert "is neither a host name nor an IP address: write http://HOST:PORT" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "host", ["a_b.c-d.", "h" * 63, "[fe80::1]", "10.0.0.1", "xn--bcher-kva", "A.example"]
+)
+def test_names_and_addresses_are_taken(host: str) -> None:
+    assert checked([f"http://{host}:1"]) == (f"http://{host}:1",)
+
+
 def test_no_urls_and_too_many_are_refused() -> None:
     with pytest.raises(BadPeerUrl, match=r"^no valid URLs given$"):
         checked([])

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from netstore.api.v3 import messages
 from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.api.v3.status import BAD_MEMBER_URLS, refuse
 from netstore.errors import Fault
 from netstore.net import grpc
+from netstore.node.peerurls import BadPeerUrl, checked
 from netstore.types import NodeId
 
 if TYPE_CHECKING:
@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from netstore.net.grpc import Call, Handler
     from netstore.node.member import Membership
     from netstore.state.member import MemberInfo
-
-_URL: Final = re.compile(r"https?://[^/\s?#@]+:[0-9]{1,5}/?", re.ASCII)
-
-MOST_URLS: Final = 16
-"""Peer URLs of one member."""
 
 
 class ClusterService:
@@ -114,8 +109,8 @@ def _shown(member: MemberInfo) -> pb.Member:
 
 def _checked(call: Call, urls: Iterable[str]) -> tuple[str, ...]:
     """The URLs in their normal form; none, and the call was refused, where one is not fit for a peer."""
-    given = tuple(urls)
-    if not 0 < len(given) <= MOST_URLS or not all(_URL.fullmatch(url) for url in given):
+    try:
+        return checked(url.removesuffix("/") for url in urls)
+    except BadPeerUrl:
         call.finish(grpc.INVALID_ARGUMENT, BAD_MEMBER_URLS)
         return ()
-    return tuple(url.rstrip("/") for url in given)

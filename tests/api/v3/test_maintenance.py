@@ -124,8 +124,9 @@ def test_members_are_asked_and_answered(served: Served) -> None:
         ["http://h:1/path"],
         ["http://h:1", "h:2"],
         ["http://h:123456"],
-        ["http://h:1\n"],
-        ["http://h:1"] * 17,
+        ["http://h..b:1"],
+        ["http://[1]:1"],
+        [f"http://h:{port}" for port in range(1, 18)],
     ],
 )
 def test_urls_that_no_member_can_have(served: Served, urls: list[str]) -> None:

@@ -1,0 +1,116 @@
+"""Peer URLs that nobody can be called at: refused in words, and harmless where a log holds them already."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from netstore.api.v3.pb import rpc_pb2 as pb
+from netstore.disk.datadir import DataDir
+from netstore.disk.frame import Identity
+from netstore.disk.posix import PosixDevice
+from netstore.disk.wal import Wal
+from netstore.raft.entry import Entry, EntryKind
+from netstore.state.commands import AddMember, encode
+from netstore.state.envelope import seal
+from netstore.types import Index
+from tests.support.cluster import put
+from tests.support.daemon import start_netstored
+from tests.support.netns import until
+from tests.support.v3client import Refused, V3Client
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.daemon import Daemon
+
+HOSTILE: Final = (
+    *("http://a..b:2380", "http://[1]:2380", f"http://{'h' * 64}:2380", "http://.:1", "http://.a:1"),
+    *("http://xn--\u00e9:1", "http://[:::]:1", "http://a\u2100b:1"),
+)
+
+IN_A_LOG: Final = (
+    *HOSTILE,
+    "https://.a:1",
+    "http://h:99999999",
+    "http://a\x00b:1",
+    "",
+    "http://[",
+    "x" * 9999,
+)
+
+
+def members(daemon: Daemon, method: str, path: str, urls: list[str]) -> tuple[int, str]:
+    """Status and message of one request to the members of the v2 API."""
+    connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=20)
+    try:
+        body = json.dumps({"peerURLs": urls})
+        connection.request(method, f"/v2/members{path}", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, str(json.loads(answer.read())["message"])
+    finally:
+        connection.close()
+
+
+def add_to_log(folder: Path, urls: tuple[str, ...]) -> None:
+    """Put a member for each URL at the end of a stopped member's log."""
+    data = DataDir.lock(folder)
+    identity = data.identity
+    device = PosixDevice(data.wal_dir, lambda call: call())
+    wal, replay = Wal.open(device, Identity(identity.cluster_id, identity.member_id))
+    last = replay.entries[-1]
+    entries = [
+        Entry(
+            Index(last.index + n),
+            last.term,
+            EntryKind.NORMAL,
+            seal(encode(AddMember(n, (url,), learner=True))),
+        )
+        for n, url in enumerate(urls, 1)
+    ]
+    failures: list[OSError | None] = []
+    wal.append(replay.hard_state, entries, failures.append)
+    wal.close()
+    data.close()
+    assert failures == [None]
+
+
+def were_tried(daemon: Daemon, turns: int) -> bool:
+    return daemon.log.count('"peer_not_reached"') >= turns * len(IN_A_LOG)
+
+
+def test_a_request_is_told_the_field_and_the_fix_and_the_member_lives(tmp_path: Path) -> None:
+    with start_netstored(tmp_path) as daemon, closing(V3Client(daemon.url)) as client:
+        (own,) = client.cluster.MemberList(pb.MemberListRequest()).members
+        for url in HOSTILE:
+            for method, path in (("POST", ""), ("PUT", f"/{own.ID:x}")):
+                status, message = members(daemon, method, path, [url])
+                assert status == 400
+                assert "is neither a host name nor an IP address: write http://HOST:PORT" in message
+            for call, request in (
+                (client.cluster.MemberAdd, pb.MemberAddRequest(peerURLs=[url])),
+                (client.cluster.MemberUpdate, pb.MemberUpdateRequest(ID=own.ID, peerURLs=[url])),
+            ):
+                with pytest.raises(
+                    Refused, match="INVALID_ARGUMENT: etcdserver: given member URLs are invalid"
+                ):
+                    call(request)
+        assert put(daemon, "alive", "1").status == 201
+
+
+def test_a_log_that_holds_them_is_served_and_starts_again(tmp_path: Path) -> None:
+    with start_netstored(tmp_path) as daemon:
+        assert put(daemon, "before", "1").status == 201
+        assert daemon.stop() == 0
+        add_to_log(daemon.data_dir, IN_A_LOG)
+        for turn in (1, 2):
+            daemon.start_again()
+            until(partial(were_tried, daemon, turn), "every one of them was called")
+            assert put(daemon, "after", "1").status in {200, 201}
+            assert daemon.stop() == 0
+        assert "Traceback" not in daemon.log
