@@ -565,6 +565,9 @@ class Host:
     def _apply(self) -> bool:
         """Apply what is committed until the turn has worked enough; the rest is the next turn's. True when an
         entry was applied to its end.
+
+        After a command that was half done the turn has worked enough, however little that was: the state is
+        saved, swept and hashed between two such commands, even where nothing else is in the log.
         """
         machine, waiting = self.machine, self._to_apply
         last: Index | None = None
@@ -578,9 +581,12 @@ class Host:
                 raise
             except Exception as error:
                 raise _broken(entry, self._payload, error) from error
-            self._half_applied = outcome is UNFINISHED
             if outcome is UNFINISHED:
+                self._half_applied = True
                 continue
+            if self._half_applied:
+                self._half_applied = False
+                self._enough = 0
             waiting.popleft()
             last = entry.index
             payload = self._payload

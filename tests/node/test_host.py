@@ -530,6 +530,35 @@ def test_what_comes_after_a_long_command_waits_for_it_and_nothing_else_does() ->
     assert alone.crashed().host.machine.applied <= applied + 2
 
 
+def test_between_two_long_commands_the_state_is_saved_swept_and_hashed() -> None:
+    """Nothing but commands that are longer than one piece and shorter than a turn: were the next one begun in
+    the turn in which the one before ended, every turn would end in the middle of one.
+    """
+    member = Solo().lead()
+    host, machine = member.host, member.host.machine
+    for _ in range(30):
+        host.propose(encode(Put(b"old")), lambda _: None)
+    member.settle()
+    puts = [Put(b"%d" % number, b"v") for number in range(410)]
+    long = encode(Txn(success=tuple(Txn(success=tuple(puts[at : at + 100])) for at in range(0, 410, 100))))
+    host.propose(encode(Compact(25)), lambda _: None)
+    hashed: list[object] = []
+    halves = saved = 0
+    for turn in range(60):
+        while len(host.proposals) < 5:
+            host.propose(long, lambda _: None)
+        if turn == 5:
+            machine.mvcc.hash_kv(0, hashed.append)
+        host.turn()
+        member.device.sync()
+        halves = halves + 1 if member.engine.applied() == saved else 0
+        saved = member.engine.applied()
+        assert halves <= 3  # one that is waited for, and two pieces of a command
+    assert saved > 40
+    assert machine.mvcc.swept == 25
+    assert hashed
+
+
 def test_a_crash_in_the_middle_of_a_long_command_does_it_again() -> None:
     alone = Solo().lead()
     put_many(alone, 3_000)
