@@ -378,9 +378,10 @@ class _Spare:
         return self._filler
 
     def prepare_again(self) -> None:
-        """Begin anew where it failed."""
-        if self.failure is not None and self._filler is not None:
-            self._filler.join()
+        """Begin anew if it failed, whoever was told; nothing while another attempt is under way. Never waits:
+        the log's writes are behind it.
+        """
+        if self.failure is not None and (self._filler is None or not self._filler.is_alive()):
             self._filler = None
             self.prepare()
 

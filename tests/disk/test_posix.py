@@ -363,6 +363,49 @@ def test_want_of_room_for_the_next_file_is_told_while_half_of_this_one_is_left(
     assert (disk.folder / "spare").exists()
 
 
+def test_room_is_found_again_though_the_write_that_found_none_is_not_repeated(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.write("a", b"x")
+    disk.settle()
+    failing(monkeypatch, "pwrite", errno.ENOSPC, thread="disk-filler")
+    disk.write("b", b"the next file")
+    assert disk.settle()[-1] is not None
+    assert low_on(disk) == errno.ENOSPC
+    disk.device.try_room()
+    disk.write("a", b"y")
+    assert disk.settle()[-1] is None
+    filler = disk.device._spare._filler
+    assert filler is not None, "the attempt comes before the write behind it"
+    filler.join()
+    assert low_on(disk) is None
+
+
+def test_asking_for_room_twice_keeps_no_write_waiting(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.write("a", b"x")
+    disk.settle()
+    failing(monkeypatch, "pwrite", errno.ENOSPC, thread="disk-filler")
+    disk.write("a", b"x" * (BLOCK // 2))
+    disk.settle()
+    filler = disk.device._spare._filler
+    assert filler is not None
+    filler.join()
+    answered = threading.Event()
+    real = os.open
+
+    def slow(*arguments: Any, **options: Any) -> int:
+        if threading.current_thread().name == "disk-filler":
+            assert answered.wait(PATIENCE), "the write waits for the second attempt, and that for the first"
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(os, "open", slow)
+    disk.device.try_room()
+    disk.device.try_room()
+    disk.write("a", b"y")
+    assert disk.settle()[-1] is None
+    answered.set()
+
+
 def test_more_than_the_bound_is_refused_in_its_turn(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(posix, "MAX_WAITING_BYTES", 10)
     gate = Gate(monkeypatch)
