@@ -32,7 +32,7 @@ in etcd.
 """
 
 NOTES_AT_ONCE: Final = 1_000
-"""What is looked at for one note in the log: a few tens of kilobytes, and a millisecond to apply."""
+"""What is looked at for one note in the log, at most: a millisecond to apply."""
 
 
 class Replica(Member, Protocol):

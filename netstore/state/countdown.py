@@ -13,7 +13,7 @@ monotonic clock, and the leader proposes the end of what is overdue by its count
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import ceil, inf
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
@@ -28,6 +28,17 @@ MAX_DUE: Final = 500
 
 RETRY_SECONDS: Final = 3.0
 """After this long what is overdue and still there is told again."""
+
+MOST_BYTES: Final = 64 * 1024
+"""Bytes of the keys in one proposal, and one key more: a path may have tens of kilobytes."""
+
+COUNTED_AT_ONCE: Final = 5_000
+"""Renewals that are counted in one call, 1 us each. After a state was loaded there may be many; what is
+counted later lives longer.
+"""
+
+_FORGOTTEN: Final = 64
+"""Entries beyond twice those that count which the heap may hold."""
 
 MOST_GRACES: Final = 10
 """How often a member that comes to lead gives the same thing a grace: else leaders that follow each other
@@ -54,17 +65,66 @@ class Table(Protocol[K]):
     def timed_keys(self) -> Iterable[K]:
         """The keys of all that has a TTL."""
 
-    def take_renewed(self) -> Iterable[K]:
-        """The keys of what was made, renewed or loaded since the last call, for the one clock of this
-        member.
+    def take_renewed(self, most: int) -> Iterable[K]:
+        """The keys of so many of what was made, renewed or loaded and was not given yet, for the one clock of
+        this member.
         """
+
+    def take_removed(self, most: int) -> Iterable[K]:
+        """The same of what was removed."""
+
+
+class News(Generic[K]):
+    """What a table notes for who counts its time: which keys were renewed and which were removed since it was
+    asked.
+    """
+
+    __slots__ = ("_removed", "_renewed")
+
+    def __init__(self) -> None:
+        self._renewed: dict[K, None] = {}
+        self._removed: dict[K, None] = {}
+
+    def renew(self, key: K) -> None:
+        """Its time begins anew."""
+        self._renewed[key] = None
+
+    def remove(self, key: K) -> None:
+        """It is gone."""
+        self._renewed.pop(key, None)
+        self._removed[key] = None
+
+    def restart(self, keys: Iterable[K], gone: Iterable[K]) -> None:
+        """These are all there are, with their time beginning now; those were there before."""
+        self._renewed = dict.fromkeys(keys)
+        self._removed = dict.fromkeys(gone)
+
+    def take_renewed(self, most: int) -> list[K]:
+        """So many of those that were renewed and not taken yet."""
+        return _take(self._renewed, most)
+
+    def take_removed(self, most: int) -> list[K]:
+        """So many of those that were removed and not taken yet; some may be there again."""
+        return _take(self._removed, most)
+
+
+def _take(keys: dict[K, None], most: int) -> list[K]:
+    if len(keys) <= most:
+        taken = list(keys)
+        keys.clear()
+        return taken
+    taken = list(islice(keys, most))
+    for key in taken:
+        del keys[key]
+    return taken
 
 
 class Countdown(Generic[K]):
     """How long each has left by this member's count. Instants are seconds of its monotonic clock.
 
     A renewal counts from the first call after it was applied, so one of them has to be made often: what comes
-    between lets things live longer. O(1) for each renewed since the last call, O(log n) for a new one.
+    between lets things live longer. O(1) for each renewed or removed since the last call and at most
+    `COUNTED_AT_ONCE`, O(log n) for a new one; now and then the heap is made anew, O(n).
     """
 
     def __init__(self, table: Table[K]) -> None:
@@ -82,8 +142,13 @@ class Countdown(Generic[K]):
 
     def count(self, now: float) -> None:
         """Begin to count what was renewed since the last call."""
-        for key in self._table.take_renewed():
-            timed = self._table.get(key)
+        table = self._table
+        for key in table.take_removed(COUNTED_AT_ONCE):
+            if table.get(key) is None:
+                self._ends.pop(key, None)
+                self._looks.pop(key, None)
+        for key in table.take_renewed(COUNTED_AT_ONCE):
+            timed = table.get(key)
             if timed is None:
                 continue
             end = now + (timed.remaining or timed.ttl)
@@ -95,16 +160,19 @@ class Countdown(Generic[K]):
         """The seconds it has left, not below 0; None when it is not there."""
         self.count(now)
         timed = self._table.get(key)
-        return None if timed is None else max(0.0, self._end(key) - now)
+        if timed is None:
+            return None
+        return max(0.0, self._end(key) - now) if key in self._ends else timed.remaining or timed.ttl
 
     def due(self, now: float) -> list[tuple[K, Any]]:
-        """What is overdue, as (key, since), the longest overdue first and at most `MAX_DUE`. What was told is
-        not told again for `RETRY_SECONDS`.
+        """What is overdue, as (key, since), the longest overdue first, at most `MAX_DUE` and `MOST_BYTES`.
+        What was told is not told again for `RETRY_SECONDS`.
         """
         self.count(now)
         found: list[tuple[K, Any]] = []
-        heap, looks = self._heap, self._looks
-        while heap and heap[0][0] <= now and len(found) < MAX_DUE:
+        size = 0
+        looks = self._looks
+        while (heap := self._heap) and heap[0][0] <= now and len(found) < MAX_DUE and size < MOST_BYTES:
             when, key = heappop(heap)
             if looks.get(key) != when:
                 continue
@@ -115,6 +183,7 @@ class Countdown(Generic[K]):
             end = self._end(key)
             if end <= now:
                 found.append((key, timed.since))
+                size += _size(key)
             self._look(key, end if end > now else now + RETRY_SECONDS)
         return found
 
@@ -134,14 +203,21 @@ class Countdown(Generic[K]):
 
     def notes(self, now: float, longer_than: int, most: int) -> list[tuple[K, Any, int]]:
         """What is left, in whole seconds rounded up, of what has a longer TTL than this and is not overdue,
-        as (key, since, seconds): out of the next `most` of the round.
+        as (key, since, seconds): out of the next `most` of the round, or fewer where their keys are long.
         """
         self.count(now)
         found = []
+        size = 0
         for key in islice(self._noting, most):
             timed = self._table.get(key)
-            if timed is not None and timed.ttl > longer_than and (left := self._ends[key][0] - now) > 0:
+            if timed is None or timed.ttl <= longer_than or key not in self._ends:
+                continue
+            left = self._ends[key][0] - now
+            if left > 0:
                 found.append((key, timed.since, ceil(left)))
+                size += _size(key)
+                if size >= MOST_BYTES:
+                    break
         return found
 
     def _end(self, key: K) -> float:
@@ -153,3 +229,11 @@ class Countdown(Generic[K]):
     def _look(self, key: K, when: float) -> None:
         self._looks[key] = when
         heappush(self._heap, (when, key))
+        if len(self._heap) > 2 * len(self._looks) + _FORGOTTEN:
+            self._heap = [(each, key) for key, each in self._looks.items()]
+            heapify(self._heap)
+
+
+def _size(key: object) -> int:
+    """Bytes that a key takes in a proposal, about."""
+    return len(key) if isinstance(key, bytes) else 8

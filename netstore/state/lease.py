@@ -8,6 +8,7 @@ import msgspec
 
 from netstore import errors
 from netstore.errors import Fault, refusal
+from netstore.state.countdown import News
 from netstore.types import Index, LeaseId
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Leases:
     def __init__(self) -> None:
         self._leases: dict[LeaseId, Lease] = {}
         self._touched: dict[LeaseId, LeaseRecord | None] = {}
-        self._renewed: dict[LeaseId, None] = {}
+        self._news: News[LeaseId] = News()
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(self._leases.values())
@@ -86,7 +87,7 @@ class Leases:
     def remove(self, lease: Lease) -> None:
         """Forget a lease, whose keys have been deleted."""
         self._touched[lease.id] = None
-        self._renewed.pop(lease.id, None)
+        self._news.remove(lease.id)
         del self._leases[lease.id]
 
     def at(self, id_: int, since: int) -> Lease | None:
@@ -108,9 +109,10 @@ class Leases:
 
     def restore(self, records: Iterable[LeaseRecord]) -> None:
         """Become what was stored; the keys come by `move`."""
+        gone = self._leases
         self._leases = {r.id: Lease(r.id, r.ttl, r.since, r.remaining, set()) for r in records}
         self._touched = {}
-        self._renewed = dict.fromkeys(self._leases)
+        self._news.restart(self._leases, gone)
 
     def take_changes(self) -> dict[LeaseId, LeaseRecord | None]:
         """The leases changed since the last call; None for one that ended."""
@@ -121,13 +123,16 @@ class Leases:
         """The ids of all leases."""
         return self._leases
 
-    def take_renewed(self) -> Iterable[LeaseId]:
-        """The leases granted, renewed or loaded since the last call, for the one clock of this member."""
-        renewed, self._renewed = self._renewed, {}
-        return renewed
+    def take_renewed(self, most: int) -> Iterable[LeaseId]:
+        """See `countdown.Table`."""
+        return self._news.take_renewed(most)
+
+    def take_removed(self, most: int) -> Iterable[LeaseId]:
+        """See `countdown.Table`."""
+        return self._news.take_removed(most)
 
     def _renew(self, lease: Lease) -> None:
-        self._renewed[lease.id] = None
+        self._news.renew(lease.id)
         self._touch(lease)
 
     def _touch(self, lease: Lease) -> None:

@@ -19,6 +19,7 @@ from weakref import ref
 import msgspec
 
 from netstore.errors import TOO_MANY, Fault
+from netstore.state.countdown import News
 from netstore.state.walk import MOST_WALKS, Walk
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
 
@@ -59,11 +60,11 @@ class Timed(msgspec.Struct, gc=False):
 class TimedNodes:
     """The nodes that have a TTL, by path, as `countdown` counts them."""
 
-    __slots__ = ("_nodes", "_renewed")
+    __slots__ = ("_news", "_nodes")
 
     def __init__(self) -> None:
         self._nodes: dict[bytes, Timed] = {}
-        self._renewed: dict[bytes, None] = {}
+        self._news: News[bytes] = News()
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -76,25 +77,28 @@ class TimedNodes:
         """The paths."""
         return self._nodes
 
-    def take_renewed(self) -> Iterable[bytes]:
-        """The paths whose TTL began or was loaded since the last call, for the one clock of this member."""
-        renewed, self._renewed = self._renewed, {}
-        return renewed
+    def take_renewed(self, most: int) -> Iterable[bytes]:
+        """See `countdown.Table`."""
+        return self._news.take_renewed(most)
+
+    def take_removed(self, most: int) -> Iterable[bytes]:
+        """See `countdown.Table`."""
+        return self._news.take_removed(most)
 
     def restore(self, timed: Iterable[tuple[bytes, Timed]]) -> None:
         """Become what was stored."""
-        self._nodes = dict(timed)
-        self._renewed = dict.fromkeys(self._nodes)
+        gone, self._nodes = self._nodes, dict(timed)
+        self._news.restart(self._nodes, gone)
 
     def put(self, path: bytes, timed: Timed) -> None:
         """The TTL of the node at this path begins now."""
         self._nodes[path] = timed
-        self._renewed[path] = None
+        self._news.renew(path)
 
     def remove(self, path: bytes) -> None:
         """The node at this path has no TTL any more."""
         if self._nodes.pop(path, None) is not None:
-            self._renewed.pop(path, None)
+            self._news.remove(path)
 
 
 def _root() -> NodeView:

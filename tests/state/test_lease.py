@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from netstore.errors import LEASE_TTL_TOO_LARGE, Fault
+from netstore.state import countdown
 from netstore.state.countdown import MAX_DUE, MOST_GRACES, RETRY_SECONDS, Countdown
-from netstore.state.lease import Lease, LeaseRecord, Leases, granted_ttl
-from netstore.types import Index, LeaseId
+from netstore.state.lease import MAX_TTL, Lease, LeaseRecord, Leases, granted_ttl
+from netstore.state.tree import Life, Tree
+from netstore.types import Index, LeaseId, Nanos
 
 IDS = st.integers(1, 4)
 
@@ -197,3 +199,57 @@ def test_leaders_that_follow_each_other_without_end_keep_nothing_for_ever() -> N
         clock.lead(now, 2.0)
         now += 1.0
     assert clock.due(now) == [(1, 1)]
+
+
+def test_what_is_gone_is_forgotten_long_before_its_time() -> None:
+    leases = Leases()
+    clock = Countdown(leases)
+    for number in range(1, 3_001):
+        lease = leases.grant(number, MAX_TTL, Index(number))
+        assert isinstance(lease, Lease)
+        clock.count(float(number))
+        leases.remove(lease)
+    clock.count(4_000.0)
+    assert len(clock._ends) + len(clock._looks) == 0
+    assert len(clock._heap) <= 64
+
+
+def test_a_shrinking_ttl_leaves_a_small_heap() -> None:
+    leases = Leases()
+    clock = Countdown(leases)
+    for number in range(3_000):
+        kept = leases.get(1)
+        if kept is not None:
+            leases.remove(kept)
+        leases.grant(1, 10_000 - number, Index(number + 1))
+        clock.count(0.0)
+    assert len(clock._heap) <= 66
+    assert clock.due(7_000.9) == []
+    assert clock.due(7_001.0) == [(1, 3_000)]
+
+
+def test_what_was_loaded_is_counted_in_pieces_and_lives_longer_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(countdown, "COUNTED_AT_ONCE", 10)
+    leases = Leases()
+    clock = Countdown(leases)
+    leases.restore([LeaseRecord(LeaseId(number), 5, Index(1), 0) for number in range(1, 26)])
+    assert clock.left(LeaseId(25), 100.0) == 5, "not counted yet: it has everything before it"
+    clock.count(100.0)
+    clock.count(101.0)
+    assert [len(clock.due(now)) for now in (104.9, 105.0, 106.0)] == [0, 20, 5]
+
+
+def test_long_keys_come_in_small_proposals() -> None:
+    tree = Tree()
+    for number in range(10):
+        tree.set(b"/%d" % number + b"x" * 30_000, b"", False, Life(Nanos(1), 400))
+    clock: Countdown[bytes] = Countdown(tree.timed)
+    clock.count(0.0)
+    clock.begin_notes()
+    notes = []
+    while found := clock.notes(1.0, 300, 1_000):
+        notes.append(len(found))
+    assert notes == [3, 3, 3, 1]
+    assert [len(clock.due(500.0)) for _ in range(5)] == [3, 3, 3, 1, 0]
