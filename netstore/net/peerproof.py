@@ -3,8 +3,9 @@
 HMAC-SHA256 (RFC 2104) under a key made from the token, over the greetings exactly as they went over the wire:
 versions, purpose, cluster, both ids and a fresh random number of each side are all in them, so a proof is of
 no use in another stream, for another purpose or member, or back to the side that gave it. A token of few or
-guessable characters can be found by somebody who records a greeting and tries them at home (for one that
-members began with, a member's id is enough: `node.bootstrap` hashes it); random ones have 256 bits.
+guessable characters can be found by trying at home: by somebody who records a greeting, or is called in a
+member's place; and for one that members began with by anybody, because `node.bootstrap` hashes it in a
+member's id, which is no secret. Who calls gets a proof only after it gave its own. Random ones have 256 bits.
 """
 
 from __future__ import annotations

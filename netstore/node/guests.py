@@ -1,9 +1,9 @@
 """Streams that others open to this member: who is let in, what a stranger may cost, what members say here.
 
 Whoever has not proved that it is a member is a stranger. It gets `PROVE_SECONDS`, and may make this member
-hold one greeting. Strangers have a bound of their own, and when it is reached the least promising of those at
-the address that has most of them goes, one that never said anything before one that did: so they keep out
-each other, and never a member. Work on TLS handshakes is rationed, because each costs about a millisecond.
+hold one greeting. Strangers have a bound of their own, and when it is reached the least promising goes: of a
+crowd at one network, or else whoever came least far (`Guests.make_room`). So they keep out each other, and
+never a member. Work on TLS handshakes is rationed, because each costs about a millisecond.
 
 A certificate that a trusted authority signed proves a caller (a TLS listener that asks for one); elsewhere it
 must answer a challenge with the cluster's join token (`net.peerproof`). Only what proved itself takes the
@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import secrets
 import select
+from collections import Counter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import structs
 
 from netstore.errors import CorruptData
-from netstore.net.accept import CannotAccept, accept
+from netstore.net.accept import CannotAccept, accept, network_of
 from netstore.net.call import DIAL_SECONDS
 from netstore.net.link import Link
 from netstore.net.peerproof import NONCE_BYTES, same
@@ -71,7 +72,11 @@ MAX_STRANGERS: Final = 128
 """Streams of callers that have not proved who they are."""
 
 MAX_STRANGERS_AT_ONE: Final = 64
-"""The same of one address."""
+"""The same of one network (`net.accept.network_of`)."""
+
+CROWD: Final = 8
+"""Strangers of one network above which they pay for a newcomer elsewhere: more streams than a machine with
+members opens at once."""
 
 MAX_ASKING: Final = 16
 """Roster streams of those who proved themselves that may be open at once, each for the seconds that letting
@@ -116,6 +121,7 @@ LINES_PER_SECOND: Final = 1.0
 
 LINES_BURST: Final = 20
 
+_ONE_QUESTION: Final = "asks more than one thing"
 _BACKLOG: Final = 1024
 _IN: Final = select.EPOLLIN
 
@@ -250,7 +256,7 @@ class Guests:
             self._take_in(sock, str(address[0]), tls=tls)
 
     def _take_in(self, sock: socket.socket, address: str, *, tls: bool) -> None:
-        self._make_room(address)
+        self.make_room(address)
         credentials = self.home.credentials if tls else None
         context = None if credentials is None else credentials.server()
         guest = Guest(self, address, certified=credentials is not None and credentials.client_auth)
@@ -258,21 +264,23 @@ class Guests:
         self.strangers[guest] = None
         guest.link.start()
 
-    def _make_room(self, address: str) -> None:
-        """Let the least promising stranger go if another one at `address` would be too many."""
-        addresses: dict[str, int] = {}
+    def make_room(self, address: str) -> None:
+        """Let a stranger go if another one at `address` would be too many.
+
+        One of a network that has as many as it may have, else of the one that has most, if that is a crowd;
+        else anybody. Of those it is who came least far, and then of the network that has most.
+        """
         if len(self.strangers) < MAX_STRANGERS_AT_ONE:
             return
-        for guest in self.strangers:
-            addresses[guest.address] = addresses.get(guest.address, 0) + 1
-        if addresses.get(address, 0) >= MAX_STRANGERS_AT_ONE:
-            crowded = address
-        elif len(self.strangers) >= MAX_STRANGERS:
-            crowded = max(addresses, key=lambda each: addresses[each])
-        else:
-            return
-        there = [guest for guest in self.strangers if guest.address == crowded]
-        least = next((guest for guest in there if not guest.spoke), there[0])
+        counts = Counter(guest.network for guest in self.strangers)
+        network = network_of(address)
+        if counts[network] < MAX_STRANGERS_AT_ONE:
+            if len(self.strangers) < MAX_STRANGERS:
+                return
+            network = counts.most_common(1)[0][0]
+        crowd = counts[network] > CROWD
+        there = [guest for guest in self.strangers if not crowd or guest.network == network]
+        least = min(there, key=lambda guest: (guest.stage, -counts[guest.network]))
         least.link.cut("too many callers that have not proved who they are")
 
     # --- time
@@ -350,6 +358,7 @@ class Guest:
         """`certified`: the stream opens only for a certificate that a trusted authority signed."""
         self.link: Link
         self.address = address
+        self.network = network_of(address)
         self.copy: Incoming | None = None
         self.deadline = guests.home.clock.monotonic() + PROVE_SECONDS
         """When it will have been silent too long."""
@@ -362,11 +371,15 @@ class Guest:
         self._said = b""
         """The hello as it came."""
         self._challenge: Challenge | None = None
+        self._open = False
+        """It may speak: its TLS, if there is any, is there."""
         self._entered = False
         self._asks = False
         """It offered no proof, and may ask who is in the cluster."""
-        self._answered = False
-        """It was told."""
+        self._asked = False
+        """Its question is here: there is one on a roster stream."""
+        self._proved = False
+        """It answered a challenge."""
         self._read = b""
         self._frames = Frames()
 
@@ -380,6 +393,11 @@ class Guest:
         """What for."""
         return None if self._hello is None else self._hello.purpose
 
+    @property
+    def stage(self) -> int:
+        """How far it came: silent, speaking, through with its TLS, greeted."""
+        return 0 if not self.spoke else 1 + self._open + (self._hello is not None)
+
     def sends_messages_of(self, sender: NodeId) -> bool:
         """It is this member's stream of messages."""
         return self.purpose is Purpose.MESSAGES and self.sender == sender
@@ -388,10 +406,12 @@ class Guest:
 
     def opened(self) -> None:
         """See `net.link.Party`: who called speaks first."""
+        self._open = True
 
     def flushed(self) -> None:
         """See `net.link.Party`: only the end of a stranger that was answered waits for it."""
-        if self._answered:
+        self._charge()
+        if self._asked and self._asks:
             self.link.cut("answered")
 
     def may_shake(self) -> bool:
@@ -407,10 +427,8 @@ class Guest:
         """See `net.link.Party`."""
         self.spoke = True
         try:
-            if self._entered:
+            if self._entered or self._asks:
                 self._take(data)
-            elif self._asks:
-                self._hear_question(data)
             else:
                 self._greet(data)
         except (CorruptData, MessageRefused) as fault:
@@ -442,10 +460,8 @@ class Guest:
                 raise CorruptData("a greeting is followed by more before it was answered")
             self._said, self._hello = said, hello
             self._judge(hello)
-            if rest and self._entered:
+            if rest and (self._entered or self._asks):
                 self._take(rest)
-            elif rest and self._asks:
-                self._hear_question(rest)
         else:
             proof = Proof.read(self._read)
             if proof is None:
@@ -475,6 +491,7 @@ class Guest:
     def _check(self, hello: Hello, proof: Proof, challenge: Challenge) -> None:
         secret = self._guests.secret
         if secret is not None and same(proof.proof, secret.caller(self._said, challenge.encode())):
+            self._proved = True
             self._enter(hello)
         else:
             self._refuse(Verdict.NOT_PROVED, "does not know the join token of this cluster")
@@ -502,12 +519,13 @@ class Guest:
     def _answer(self, verdict: Verdict, text: str) -> None:
         own, secret = self._guests.home.identity, self._guests.secret
         welcome = Welcome(verdict, own.cluster_id, own.member_id, text)
-        if self._challenge is not None and secret is not None:
+        # A stranger gets nothing that the token could be found with by trying.
+        if self._proved and self._challenge is not None and secret is not None:
             proof = secret.called(self._said, self._challenge.encode(), welcome.unproved())
             welcome = Welcome(verdict, own.cluster_id, own.member_id, text, proof)
         self.link.write(welcome.encode())
 
-    # --- what a stranger may ask
+    # --- the question of a roster stream
 
     def _be_asked(self, hello: Hello) -> None:
         if hello.purpose is not Purpose.ROSTER:
@@ -519,29 +537,35 @@ class Guest:
             self._frames = Frames(MAX_QUESTION_BYTES)
             self._answer(Verdict.ACCEPTED, "")
 
-    def _hear_question(self, data: bytes) -> None:
-        payloads = self._frames.take(data)
-        self._account.charge(self._frames.held - self._account.held)
+    def _hear_question(self, payloads: list[bytes]) -> None:
         if not payloads:
             return
-        if self._answered or len(payloads) > 1 or self._frames.held:
-            raise CorruptData("asks more than one thing without a proof")
-        self._answered = True
+        if len(payloads) > 1 or self._frames.held:
+            raise CorruptData(_ONE_QUESTION)
+        self._asked = True
         application = decode_application(payloads[0])
-        if application is None:
-            self._guests.home.apply(None, self._tell_stranger)
+        home = self._guests.home
+        if not self._asks:
+            self.deadline = float("inf")  # the answer has a time limit
+            home.apply(application, self._tell)
+        elif application is None:
+            home.apply(None, self._tell)
         else:
             self._guests.tell("peer_refused", self.address, "wants to join, and offers no proof")
-            self._guests.home.apply(
-                None, lambda roster: self._tell_stranger(structs.replace(roster, refusal=JOINING_NEEDS))
-            )
+            home.apply(None, lambda roster: self._tell(structs.replace(roster, refusal=JOINING_NEEDS)))
 
-    def _tell_stranger(self, roster: Roster) -> None:
+    def _tell(self, roster: Roster) -> None:
         self.link.write(frame(encode_document(roster)))
-        if not self.link.unsent:
+        self._charge()
+        if not self._asks:
+            self.deadline = self._guests.home.clock.monotonic() + SILENCE_SECONDS
+        elif not self.link.unsent:
             self.link.cut("answered")
 
-    # --- what a member says
+    def _charge(self) -> None:
+        self._account.charge(self._frames.held + self.link.unsent - self._account.held)
+
+    # --- what it says
 
     def _take(self, data: bytes) -> None:
         hello, home = self._hello, self._guests.home
@@ -550,20 +574,23 @@ class Guest:
         if self.copy is not None:
             self.copy.received(data)
             return
-        self.deadline = home.clock.monotonic() + SILENCE_SECONDS
+        if self._asked:
+            raise CorruptData(_ONE_QUESTION)
+        if not self._asks:
+            self.deadline = home.clock.monotonic() + SILENCE_SECONDS
         payloads = self._frames.take(data)
-        self._account.charge(self._frames.held - self._account.held)
+        self._charge()
         # Its own share counts alone: what clients hold must not cut members off from each other. And a frame
         # that is larger than the share still comes through, if it is the only one.
         budget, held = self._guests.budget, self._frames.held
         if held > UNREAD_BYTES and held < budget.used > budget.limit:
             raise CorruptData("too many bytes of frames that are not complete are held")
+        if hello.purpose is Purpose.ROSTER:
+            self._hear_question(payloads)
+            return
         messages: list[Message] = []
         for payload in payloads:
-            if hello.purpose is Purpose.ROSTER:
-                self.deadline = float("inf")  # the answer has a time limit
-                home.apply(decode_application(payload), self._tell)
-            elif payload:
+            if payload:
                 note = StateNote.decode(payload)
                 if note is None:
                     messages += decode_batch(payload)
@@ -577,7 +604,3 @@ class Guest:
             if message.sender != hello.sender:
                 raise CorruptData(f"message of member {message.sender:x} in the stream of {hello.sender:x}")
         home.deliver(messages, len(data))
-
-    def _tell(self, roster: Roster) -> None:
-        self.link.write(frame(encode_document(roster)))
-        self.deadline = self._guests.home.clock.monotonic() + SILENCE_SECONDS

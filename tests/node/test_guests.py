@@ -272,22 +272,22 @@ def test_room_is_made_by_the_silent_then_the_oldest_where_most_are() -> None:
     for wire in (crowd[0], crowd[2]):
         wire.party.received(b"nst")
     for lost in (1, 3):
-        lodge.guests._make_room("10.0.0.9")
+        lodge.guests.make_room("10.0.0.9")
         assert [crowd.index(wire) for wire in crowd if not wire.open][-1] == lost
         crowd.append(lodge.call("10.0.0.9"))
-    lodge.guests._make_room("10.0.0.8")
+    lodge.guests.make_room("10.0.0.8")
     assert len(lodge.guests.strangers) == module.MAX_STRANGERS_AT_ONE, "there is room for others"
     for number in range(module.MAX_STRANGERS - module.MAX_STRANGERS_AT_ONE):
-        lodge.guests._make_room(f"10.0.1.{number}")
+        lodge.guests.make_room(f"10.0.1.{number}")
         lodge.call(f"10.0.1.{number}")
     assert len(lodge.guests.strangers) == module.MAX_STRANGERS
-    lodge.guests._make_room("10.0.2.1")
+    lodge.guests.make_room("10.0.2.1")
     assert not crowd[4].open, "who has most pays for a newcomer elsewhere"
     for wire in crowd:
         if wire.open:
             wire.party.received(b"nst"[: 3 - len(wire.party._read)] or b"p")
     lodge.call("10.0.2.1")
-    lodge.guests._make_room("10.0.2.2")
+    lodge.guests.make_room("10.0.2.2")
     assert not crowd[0].open, "where all have spoken the oldest goes"
 
 
@@ -296,10 +296,69 @@ def test_an_address_is_no_reason_to_push_out_who_proved_itself() -> None:
     member = lodge.call("10.0.0.9")
     prove(member, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
     for _ in range(3 * module.MAX_STRANGERS):
-        lodge.guests._make_room("10.0.0.9")
+        lodge.guests.make_room("10.0.0.9")
         lodge.call("10.0.0.9")
     assert member.open
     assert len(lodge.guests.strangers) == module.MAX_STRANGERS_AT_ONE
+
+
+def test_where_nobody_crowds_the_silent_go_before_who_spoke() -> None:
+    """Whoever has a network of IPv6 addresses for each of its streams pushes out no honest caller."""
+    lodge = Lodge()
+    greeted, asking = lodge.call("2001:db8:0:1::1"), lodge.call("2001:db8:0:1::2")
+    greeted.party.received(Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test", offer=Offer.TOKEN).encode())
+    asking.party.received(b"nst")
+    for number in range(3 * module.MAX_STRANGERS):
+        address = f"2001:db8:1:{number:x}::1"
+        lodge.guests.make_room(address)
+        wire = lodge.call(address)
+    assert (greeted.open, asking.open) == (True, True)
+    assert len(lodge.guests.strangers) == module.MAX_STRANGERS
+    for number in range(2 * module.MAX_STRANGERS):
+        address = f"2001:db8:2:{number:x}::1"
+        lodge.guests.make_room(address)
+        wire = lodge.call(address)
+        wire.party.received(b"nst")
+    assert (greeted.open, asking.open) == (True, False), "the oldest of those goes that came least far"
+
+
+def test_addresses_of_one_network_are_one_crowd() -> None:
+    lodge = Lodge()
+    for number in range(2 * module.MAX_STRANGERS):
+        lodge.guests.make_room(f"2001:db8::{number:x}")
+        lodge.call(f"2001:db8::{number:x}")
+    assert len(lodge.guests.strangers) == module.MAX_STRANGERS_AT_ONE
+
+
+def test_who_does_not_know_the_token_gets_nothing_made_of_it() -> None:
+    lodge = Lodge()
+    wire = lodge.call()
+    wire.party.received(Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test", offer=Offer.TOKEN).encode())
+    found = read_answer(wire.sent)
+    assert found is not None
+    wire.sent = b""
+    wire.party.received(Proof(bytes(32)).encode())
+    welcome, _ = told(wire)
+    assert (welcome.verdict, welcome.proof) == (Verdict.NOT_PROVED, bytes(32))
+
+
+def test_a_roster_stream_has_one_question() -> None:
+    lodge = Lodge()
+    question = frame(encode_document(None))
+    wire = lodge.call()
+    prove(wire, ASKING)
+    wire.unsent = 7  # what the kernel does not take
+    wire.party.received(question)
+    assert lodge.guests.budget.used == 7, "an answer that is owed is counted"
+    wire.party.received(question)
+    assert "more than one thing" in wire.reason
+    assert lodge.guests.budget.used == 0
+    assert lodge.asked == [None]
+    wire = lodge.call()
+    prove(wire, ASKING)
+    wire.party.received(question * 1000)
+    assert "more than one thing" in wire.reason
+    assert lodge.asked == [None]
 
 
 def test_few_may_ask_at_once() -> None:
