@@ -871,8 +871,20 @@ async def serve(config: StoreConfig, *, ready: Callable[[], None] | None = None)
         try:
             await daemon.serve(manager, ready)
         except* NetstoreError as faults:
-            raise faults.exceptions[0] from None
+            raise _first(faults) from None
+        except* MemoryError:
+            raise NetstoreError(
+                "memory ran out where nothing could be given up: the member ends; what it acknowledged is on"
+                " disk; allow the process more memory, or set a smaller memory_budget, and start it again"
+            ) from None
     daemon.log.info("member_stopped")
+
+
+def _first(fault: BaseException) -> BaseException:
+    """The first of what a group of exceptions holds."""
+    while isinstance(fault, BaseExceptionGroup):
+        fault = fault.exceptions[0]
+    return fault
 
 
 def _credentials(

@@ -17,9 +17,9 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from functools import partial
 from heapq import merge
-from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from operator import itemgetter
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -29,7 +29,7 @@ import lmdb
 
 from netstore.disk.apart import Marker
 from netstore.disk.datadir import sync_folder
-from netstore.disk.tables import Tables, Tracker, damaged
+from netstore.disk.tables import HEADROOM_BYTES, Tables, Tracker, damaged, is_room_for
 from netstore.errors import CorruptData, NetstoreError, StateDamaged
 from netstore.limits import Budget
 from netstore.types import Index
@@ -64,8 +64,17 @@ MAP_BYTES: Final = 1 << 30
 MAP_LIMIT_BYTES: Final = 1 << 36
 """The map doubles up to this (64 GiB); beyond it a commit fails like one on a full disk."""
 
+_GROWN_BYTES: Final = 1 << 20
+"""The map grows by multiples of this."""
+
 FULL_BYTES: Final = 1 << 20
 """With less free space than this a failed commit is taken for a full disk."""
+
+_PASSING: Final = (errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""Failures of a commit that may succeed when it is tried again."""
+
+_STARVED_SECONDS: Final = 0.01
+"""Until a result is told again that no memory was left to tell."""
 
 _PIECE_BYTES: Final = 256 * 1024
 """A copy is written to its file in pieces of this size, and may be given up between them."""
@@ -105,9 +114,10 @@ class LmdbEngine:
     A look-up costs about 1 us more than a dictionary's. `scan` holds a read transaction while it is
     consumed and sorts the overlay's part of the range first: for loading at start-up.
 
-    Failures: a full disk or map is reported to `on_failure` and to every waiting `sync`, and the commit is
-    tried again each interval, with nothing lost. Any other failure ends commits for good (what a failed sync
-    left behind is unknown): it is reported the same way, and the member should stop; the log has everything.
+    Failures: a full disk or map, or no memory, is reported to `on_failure` and to every waiting `sync`, and
+    the commit is tried again each interval, with nothing lost. Any other failure ends commits for good (what
+    a failed sync left behind is unknown): it is reported the same way, and the member should stop; the log
+    has everything.
     Either way reads go on. The caller bounds the overlay: it writes no more while the engine is `behind`.
 
     Damage: a read that meets a record which is not what was written raises StateDamaged, and `on_damage` is
@@ -423,13 +433,15 @@ class LmdbEngine:
         """Give everything written so far to the storage thread; while that is at work, `_settle` will."""
         if self._busy or self._fatal or self._handed == self._serial:
             return
-        self._busy = True
         self._ticking = False
-        self._in_flight = {**self._in_flight, **self._pending} if self._in_flight else self._pending
-        self._pending = {}
+        changes = {**self._in_flight, **self._pending} if self._in_flight else self._pending
+        fresh: Changes = {}
+        # Whatever may fail for want of memory comes before anything is changed.
+        self._queue.put(_Batch(self._serial, self._applied, self.log_position(), changes))
+        self._busy = True
+        self._in_flight, self._pending = changes, fresh
         self._pending_bytes = 0
         self._handed = self._serial
-        self._queue.put(_Batch(self._serial, self._applied, self.log_position(), self._in_flight))
 
     def _settle(self, batch: _Batch, error: OSError | None) -> None:
         """On the loop: a commit was made or failed."""
@@ -443,7 +455,7 @@ class LmdbEngine:
             self._waiting = [wait for wait in self._waiting if wait[0] > batch.serial]
         else:
             self._handed = self._committed
-            if error.errno != errno.ENOSPC:
+            if error.errno not in _PASSING:
                 self._fatal = error
             ready = [done for _, done in self._waiting]
             self._waiting = []
@@ -489,10 +501,15 @@ class LmdbEngine:
                 self._call(partial(self._installed, job, self._replace(job.path)))
 
     def _call(self, call: Callable[[], object]) -> None:
-        try:
-            self._deliver(call)
-        except RuntimeError:
-            return  # the loop has ended; `close` commits what is left
+        while True:
+            try:
+                self._deliver(call)
+            except MemoryError:
+                time.sleep(_STARVED_SECONDS)  # who is never answered waits for ever
+            except RuntimeError:
+                return  # the loop has ended; `close` commits what is left
+            else:
+                return
 
     def _commit(self, batch: _Batch) -> OSError | None:
         while True:
@@ -502,6 +519,8 @@ class LmdbEngine:
             except lmdb.MapFullError as error:
                 if not self._grow():
                     return OSError(errno.ENOSPC, f"{self._path}: {error}")
+            except (MemoryError, lmdb.MemoryError):
+                return OSError(errno.ENOMEM, f"{self._path}: {os.strerror(errno.ENOMEM)}")
             except lmdb.Error as error:
                 return self._as_os_error(error)
             except OSError as error:
@@ -525,6 +544,8 @@ class LmdbEngine:
                 self._tables = Tables.open(self._path, self._names, self._map_bytes)
             except CorruptData as error:
                 return OSError(errno.EIO, str(error))
+            except (MemoryError, lmdb.MemoryError):
+                return OSError(errno.EIO, f"{self._path}: no memory to open it again")
             except OSError as error:
                 return error
             except lmdb.Error as error:
@@ -540,12 +561,16 @@ class LmdbEngine:
         return OSError(errno.ENOSPC if full else errno.EIO, f"{self._path}: {error}")
 
     def _grow(self) -> bool:
-        """Double the map; False at its limit. No transaction is open: look-ups hold the lock, and a copy that
-        is being made gives way.
+        """Double the map, or make it larger by less where there is little address space; False at its limit.
+        No transaction is open: look-ups hold the lock, and a copy that is being made gives way.
         """
-        size = self._tables.env.info()["map_size"] * 2
-        if size > self._map_limit_bytes or not _is_room_for(size // 2):
+        now = self._tables.env.info()["map_size"]
+        for more in (now, now // 4 & -_GROWN_BYTES):
+            if more and now + more <= self._map_limit_bytes and is_room_for(more + HEADROOM_BYTES):
+                break
+        else:
             return False
+        size = now + more
         with self._writing, self._reading:
             self._give_way()
             self._tables.env.set_mapsize(size)
@@ -555,17 +580,6 @@ class LmdbEngine:
         """End copies that are being made, with `_writing` held: whoever asked for one asks again."""
         while self._copies:
             self._copies.pop().abort()
-
-
-def _is_room_for(size: int) -> bool:
-    """Whether there is so much address space: a map that cannot be made again after it was given up would be
-    none at all.
-    """
-    try:
-        mmap(-1, size, flags=MAP_PRIVATE | MAP_ANONYMOUS, prot=0).close()
-    except OSError:
-        return False
-    return True
 
 
 class MemoryEngine:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -182,8 +183,9 @@ class PosixDevice:
         room = self._waiting_bytes < MAX_WAITING_BYTES
         if not room:
             data = b""
-        self._waiting_bytes += len(data)
+        waiting = self._waiting_bytes + len(data)
         self._inbox.put(_Write(name, offset, data, done, self._life, room, note))
+        self._waiting_bytes = waiting
 
     def truncate(self, name: str, size: int) -> None:
         file = os.open(name, os.O_RDWR, dir_fd=self._folder)
@@ -259,12 +261,21 @@ class PosixDevice:
                 if isinstance(held, _Write) and _follows(run[-1], held):
                     run.append(held)
                     held = None
-            error = self._put(run)
-            call = partial(self._answer, run, error)
+            self._tell(run, self._put(run))
+
+    def _tell(self, run: list[_Write], error: OSError | None) -> None:
+        """Have the loop complete one run, however long there is no memory to say so: who is never answered
+        waits for ever.
+        """
+        while True:
             try:
-                self._deliver(call)
+                self._deliver(partial(self._answer, run, error))
+            except MemoryError:
+                time.sleep(_PAUSE)
             except RuntimeError:
-                continue  # the loop has ended and nobody waits, but what was accepted is still written
+                return  # the loop has ended and nobody waits, but what was accepted is still written
+            else:
+                return
 
     def _put(self, run: list[_Write]) -> OSError | None:
         """Write and sync one run; None, or why it failed."""
@@ -282,14 +293,16 @@ class PosixDevice:
             return self._die(error)
         except OSError as error:
             return self._refuse(first, error)
+        except MemoryError:
+            return self._refuse(first, _no_memory())
         try:
             end = _write_all(self._file, [write.data for write in run], first.offset)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             try:
                 os.ftruncate(self._file, first.offset)
             except OSError as worse:
                 return self._die(worse)
-            return self._refuse(first, error)
+            return self._refuse(first, error if isinstance(error, OSError) else _no_memory())
         try:
             os.fdatasync(self._file)
         except OSError as error:
@@ -311,7 +324,7 @@ class PosixDevice:
                 self._notes = os.open(_NOTES, flags, 0o600, dir_fd=self._folder)
             slot = bytes((len(note),)) + note
             os.pwrite(self._notes, slot.ljust(_NOTE_BYTES, b"\0"), self._noted % 2 * _NOTE_BYTES)
-        except OSError:
+        except (OSError, MemoryError):
             return
         self._noted += 1
 
@@ -369,12 +382,18 @@ class _Spare:
         self.failure: OSError | None = None
         """Why it could not be filled; None until that is known, and once it was."""
 
-    def prepare(self) -> threading.Thread:
-        """Begin to fill it in the background, unless that was begun before."""
+    def prepare(self) -> threading.Thread | None:
+        """Begin to fill it in the background, unless that was begun before; None where no thread can be had
+        now.
+        """
         if self._filler is None:
             self._wanted.clear()
-            self._filler = threading.Thread(target=self._fill, name="disk-filler", daemon=True)
-            self._filler.start()
+            filler = threading.Thread(target=self._fill, name="disk-filler", daemon=True)
+            try:
+                filler.start()
+            except (RuntimeError, MemoryError):
+                return None
+            self._filler = filler
         return self._filler
 
     def prepare_again(self) -> None:
@@ -394,7 +413,10 @@ class _Spare:
         self.prepare_again()
         filler = self.prepare()
         self._wanted.set()
-        filler.join()
+        if filler is None:
+            self._fill()
+        else:
+            filler.join()
         self._filler = None
         if self.failure is not None:
             raise self.failure
@@ -426,8 +448,8 @@ class _Spare:
                 self.failure = None
             finally:
                 os.close(file)
-        except OSError as error:
-            self.failure = error
+        except (OSError, MemoryError) as error:
+            self.failure = error if isinstance(error, OSError) else _no_memory()
             self._give_back()
 
     def _give_back(self) -> None:
@@ -436,6 +458,10 @@ class _Spare:
             os.unlink(_SPARE, dir_fd=self._folder)
         except OSError:
             return  # it was never made, or the disk is past helping; `_failure` is what counts
+
+
+def _no_memory() -> OSError:
+    return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
 
 def _follows(before: _Write, after: _Write) -> bool:

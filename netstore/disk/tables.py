@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 from hashlib import sha256
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, cast
 
 import lmdb
@@ -73,6 +74,11 @@ _LONG: Final = "long:"
 """Prefix of the table beside each table for keys that LMDB does not take: over 511 bytes, or empty."""
 
 _MOST_TABLES: Final = 64
+HEADROOM_BYTES: Final = 384 << 20
+"""Address space that the map leaves to everything else: a segment of the log that is read, the buffers of a
+small budget, and the stacks and arenas of a few threads.
+"""
+
 _LEAST_MAP: Final = 16 << 20
 
 _META: Final = layout("16xIIQQ48xIHHQQQQQQQ")
@@ -424,6 +430,9 @@ class Tables:
         return damaged(self.path, f"table {name}, key {shown}: not what was written")
 
     def _unreadable(self, name: str, error: lmdb.Error) -> StateDamaged:
+        """What an error of LMDB says of the state. MemoryError where it is none of the state's."""
+        if isinstance(error, lmdb.MemoryError):
+            raise MemoryError  # noqa: TRY004 - it is what LMDB said, in the name the rest of the program knows
         return damaged(self.path, f"table {name} cannot be read ({error})")
 
     # --- writing
@@ -432,6 +441,7 @@ class Tables:
         """Commit changes, on stable storage when it returns. lmdb.Error when that fails: nothing changed."""
         seeds, dbs, longest = self._seeds, self._dbs, self.longest
         moved = {name: [each.records, each.total] for name, each in self.summary.sums.items()}
+        seen_records = seen_total = 0
         # One call per change: LMDB's binding lets the loop run during each, also in `putmulti`.
         with self.env.begin(write=True) as txn:
             for (table, key), value in changes.items():
@@ -453,12 +463,15 @@ class Tables:
                 count[0] += added
                 count[1] += check
                 if tracker is not None and name == tracker.table and key <= tracker.after:
-                    tracker.records += added
-                    tracker.total += check
+                    seen_records += added
+                    seen_total += check
             sums = {name: Sum(records, total % _MODULUS) for name, (records, total) in moved.items()}
             summary = Summary(applied, log, sums)
             self._put_summary(txn, summary)
         self.summary = summary
+        if tracker is not None:  # not before: what was not committed is tried again
+            tracker.records += seen_records
+            tracker.total += seen_total
         # Pages that a transaction took and gave back are not written, and may have been the last.
         missing = shortage(self.path)
         if missing:
@@ -490,9 +503,22 @@ class Tracker:
         return Sum(self.records, self.total % _MODULUS)
 
 
+def is_room_for(size: int) -> bool:
+    """Whether there is so much address space: a map that cannot be made again after it was given up would be
+    none at all.
+    """
+    try:
+        mmap(-1, size, flags=MAP_PRIVATE | MAP_ANONYMOUS, prot=0).close()
+    except OSError:
+        return False
+    return True
+
+
 def _mapped(path: Path, map_bytes: int) -> lmdb.Environment:
     """Open with a map of this size, or of less where there is not so much address space, down to the file."""
     least = max(_LEAST_MAP, path.stat().st_size if path.exists() else 0)
+    while map_bytes // 2 >= least and not is_room_for(map_bytes + HEADROOM_BYTES):
+        map_bytes //= 2
     while True:
         try:
             return lmdb.open(

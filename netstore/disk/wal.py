@@ -140,7 +140,7 @@ class Wal:
         storage.
 
         Entries at or below an index written before replace it and all after it. About 10 us, 30 us for 64
-        small entries.
+        small entries. MemoryError, also of `mark`: nothing was done, and it may be tried again.
         """
         state = self._state
         kept = b"" if hard_state is None else hard_state.encode()
@@ -186,29 +186,29 @@ class Wal:
     ) -> None:
         """Lay one record, in the next segment if this one is full, and give it to the device.
 
-        `after` is the state once it is written, but for its place.
+        `after` is the state once it is written, but for its place. MemoryError: nothing was done.
         """
         before = self._state
-        number, start, synced = before.segment, before.place.at, self._synced
-        data, place = lay(
-            self._seed, before.place, kind, payload, synced.at if synced.segment == number else 0
-        )
-        highest = after.highest
-        if place.at > self._segment_bytes or number < 0:
-            if number >= 0:
-                self._closed.append(_Closed(number, before.highest))
+        number, start, synced, seed = before.segment, before.place.at, self._synced, self._seed
+        data, place = lay(seed, before.place, kind, payload, synced.at if synced.segment == number else 0)
+        full = place.at > self._segment_bytes
+        if full or number < 0:
             number, start = number + 1, 0
-            seed = self._seed = self._identity.seed(number)
+            seed = self._identity.seed(number)
             previous = before.place if number else START
             opening = Opening(self._identity, number, previous, before.hard_state, before.mark)
             head, place = lay(seed, Place(0, seed), Kind.OPENING, opening.encode(), 0)
             data, place = lay(seed, place, kind, payload, 0)
             data = head + data
-        self._state = _State(number, place, after.hard_state, after.mark, highest)
-        self._under_way += 1
+        state = _State(number, place, after.hard_state, after.mark, after.highest)
         end = Position(number, *place)
         settle = partial(self._settle, self._life, before, end, done)
-        self._device.write(segment_name(number), start, data, settle, end.encode(self._seed))
+        # Nothing is changed before the device has it: where memory is short, any line above may be the last.
+        self._device.write(segment_name(number), start, data, settle, end.encode(seed))
+        self._state, self._seed = state, seed
+        self._under_way += 1
+        if full and before.segment >= 0:
+            self._closed.append(_Closed(before.segment, before.highest))
 
     def _settle(
         self,

@@ -105,7 +105,12 @@ _REMOVALS: Final = (
 )
 """Commands after which the state is not larger than before; also transactions of these and of reads."""
 
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.ENOBUFS)
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
+_NO_MEANS: Final = (errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""What is missing beside the disk, for now: memory or descriptors."""
+
+_PASSING: Final = (*_NO_ROOM, *_NO_MEANS)
+"""Failures of a write that may succeed when it is tried again."""
 
 
 class Log(Protocol):
@@ -540,7 +545,8 @@ class Host:
         for payload in payloads:
             possible = self._disk_full is None and self._only_removes(payload)
             (able if possible else refused).append(payload)
-        self.proposals.refuse(refused, errors.no_space())
+        means = self._disk_full is not None and self._disk_full.errno in _NO_MEANS
+        self.proposals.refuse(refused, errors.too_many() if means else errors.no_space())
         return able
 
     def _only_removes(self, payload: bytes) -> bool:
@@ -703,12 +709,18 @@ class Host:
         if self._disk_full is None:
             self._give(record)
 
-    def _give(self, record: Append | SnapshotMeta) -> None:
+    def _give(self, record: Append | SnapshotMeta) -> bool:
+        """Hand a record to the log. False where there is no memory for it now."""
+        try:
+            if isinstance(record, Append):
+                self._wal.append(record.hard_state, record.entries, self._synced)
+            else:
+                self._wal.mark(record, self._synced)
+        except MemoryError:  # the log stands where it stood: what follows waits behind this record
+            self._not_written(OSError(errno.ENOMEM, "Cannot allocate memory"))
+            return False
         self._writing += 1
-        if isinstance(record, Append):
-            self._wal.append(record.hard_state, record.entries, self._synced)
-        else:
-            self._wal.mark(record, self._synced)
+        return True
 
     def _synced(self, failure: OSError | None) -> None:
         """The oldest write under way was kept, or it failed. A failed write takes all after it along and may
@@ -722,25 +734,30 @@ class Host:
                 self._wake()
             else:
                 self._replace_state(record)
-        elif isinstance(failure, SyncFailed) or failure.errno not in _NO_ROOM:
+        elif isinstance(failure, SyncFailed) or failure.errno not in _PASSING:
             self.fail(DiskFailed(f"writing the log failed: {failure}; nothing unsaved was acknowledged"))
-        elif self._disk_full is None:
-            self._disk_full = failure
-            self._log.error("log_not_writable", error=str(failure), fix="free disk space")
-            if self._raft.status().conf.voters == (self.id,) and self.proposals.give_up_sent(
-                errors.no_space_unknown()
-            ):
-                self._flush()
+        else:
+            self._not_written(failure)
+
+    def _not_written(self, failure: OSError) -> None:
+        """The log lacked something that may come back: records wait in order, and are tried again."""
+        if self._disk_full is not None:
+            return
+        self._disk_full = failure
+        self._log.error("log_not_writable", error=str(failure), fix=_remedy(failure))
+        alone = self._raft.status().conf.voters == (self.id,)
+        if failure.errno in _NO_ROOM and alone and self.proposals.give_up_sent(errors.no_space_unknown()):
+            self._flush()
 
     def engine_failed(self, failure: OSError) -> None:
         """The state could not be committed. For want of space the engine tries again by itself,
         and writes are refused until it succeeds.
         """
-        if failure.errno not in _NO_ROOM:
+        if failure.errno not in _PASSING:
             self.fail(DiskFailed(f"writing the state failed: {failure}; the log has what was acknowledged"))
         elif self._state_full is None:
             self._state_full = self._engine.durable()
-            self._log.error("state_not_writable", error=str(failure), fix="free disk space")
+            self._log.error("state_not_writable", error=str(failure), fix=_remedy(failure))
 
     def retry_writes(self) -> None:
         """Try again what could not be written, if anything: nothing of it was acknowledged, and reads went on
@@ -755,7 +772,8 @@ class Host:
             return
         self._disk_full = None
         for record in self._unsynced:
-            self._give(record)
+            if not self._give(record):
+                return
 
     # --- housekeeping
 
@@ -791,6 +809,12 @@ class Host:
             self.fail(DiskFailed(f"syncing the log failed: {failure}; the member stops"))
         else:
             self._log.warning("log_mark_not_written", error=str(failure))
+
+
+def _remedy(failure: OSError) -> str:
+    if failure.errno in _NO_ROOM:
+        return "free disk space"
+    return "allow this process more memory and open files"
 
 
 def _is_removal(command: object) -> bool:

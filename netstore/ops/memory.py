@@ -1,4 +1,4 @@
-"""How much memory this process may use: what its control group allows, or what the machine has.
+"""How much memory this process may use: what its limits and its control group allow, or what the machine has.
 
 Read from files of the kernel (cgroups(7), proc_meminfo(5)). A limit of version 2 counts at every level of the
 hierarchy, one of version 1 is looked for at the process's own place and at the root, where a container sees
@@ -7,20 +7,37 @@ its own. What cannot be read is no limit.
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 UNKNOWN: Final = 1 << 30
 """Bytes that are assumed where the kernel tells nothing."""
 
 
-def usable_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory this process may use. Reads a few small files below `root`."""
-    found = [size for size in (_machine(root), *_limits(root)) if size]
+PART_OF_SPACE: Final = 3
+"""Of limited address space one in so many parts is taken for memory: the others are the map of the state, and
+what threads reserve without using it.
+"""
+
+
+def usable_memory(root: Path = Path("/"), limit: Callable[[int], tuple[int, int]] | None = None) -> int:
+    """Bytes of memory this process may use. Reads a few small files below `root`; `limit` gives the soft and
+    the hard limit of a resource (getrlimit(2)).
+    """
+    own = _own(limit or resource.getrlimit)
+    found = [size for size in (_machine(root), *own, *_limits(root)) if size]
     return min(found, default=UNKNOWN)
+
+
+def _own(limit: Callable[[int], tuple[int, int]]) -> Iterator[int]:
+    for kind, part in ((resource.RLIMIT_AS, PART_OF_SPACE), (resource.RLIMIT_DATA, 1)):
+        soft, _ = limit(kind)
+        if soft != resource.RLIM_INFINITY:
+            yield soft // part
 
 
 def _machine(root: Path) -> int:

@@ -457,6 +457,59 @@ def test_any_other_failure_ends_commits(tmp_path: Path, monkeypatch: pytest.Monk
         engine.close()
 
 
+@pytest.mark.parametrize("shortage", [MemoryError, lmdb.MemoryError])
+def test_a_commit_without_memory_is_tried_again_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shortage: type[Exception]
+) -> None:
+    opened = Opened(tmp_path / "state", commit_interval=0.001)
+    engine = opened.engine
+    real, tries = engine._put, 0
+
+    def short(*arguments: Any) -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= 2:
+            raise shortage
+        real(*arguments)
+
+    monkeypatch.setattr(engine, "_put", short)
+    engine.write(Index(1), {("plain", b"a"): b"1"})
+    opened.wait_durable()
+    assert [each.errno for each in opened.failures] == [errno.ENOMEM] * 2
+    assert engine.get("plain", b"a") == b"1"
+    engine.close()
+
+
+def test_changes_that_cannot_be_handed_over_for_want_of_memory_are_handed_over_later(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short() -> bytes:
+        raise MemoryError
+
+    engine = opened.engine
+    monkeypatch.setattr(engine, "log_position", short)
+    engine.write(Index(1), {("plain", b"a"): b"1"})
+    with pytest.raises(MemoryError):
+        engine.sync(Answers())
+    monkeypatch.setattr(engine, "log_position", bytes)
+    assert opened.sync() is None
+    assert engine.durable() == 1
+
+
+def test_a_read_without_memory_is_no_damage(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Short:
+        def begin(self) -> None:
+            raise lmdb.MemoryError("mdb_txn_begin: Cannot allocate memory")
+
+    env = opened.engine._tables.env
+    monkeypatch.setattr(opened.engine._tables, "env", Short())
+    with pytest.raises(MemoryError):
+        opened.engine.get("plain", b"a")
+    with pytest.raises(MemoryError):
+        opened.engine.get_many("plain", [b"a"])
+    monkeypatch.setattr(opened.engine._tables, "env", env)
+
+
 def test_closing_answers_what_waits_and_keeps_what_was_written(tmp_path: Path) -> None:
     opened = Opened(tmp_path / "state", commit_interval=3600)
     answers = Answers()

@@ -516,3 +516,56 @@ def test_a_really_full_disk_refuses_and_recovers_when_there_is_room(small_disk: 
     assert disk.settle()[-1] is None
     assert disk.content("b") == b"room"
     disk.device.close()
+
+
+def test_no_memory_fails_a_write_that_may_be_tried_again(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.write("a", b"one")
+    disk.settle()
+    real = os.pwrite
+
+    def short(*arguments: Any) -> int:
+        if threading.current_thread().name == "disk-writer":
+            raise MemoryError
+        return real(*arguments)
+
+    monkeypatch.setattr(os, "pwrite", short)
+    disk.write("a", b"two", 3)
+    error = disk.settle()[-1]
+    assert error is not None
+    assert error.errno == errno.ENOMEM
+    assert not isinstance(error, SyncFailed)
+    monkeypatch.undo()
+    disk.write("a", b"two", 3)
+    assert disk.settle()[-1] is None
+    assert disk.content("a") == b"onetwo"
+
+
+def test_an_answer_is_told_again_when_there_was_no_memory_to_tell_it(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, tries = disk.device._deliver, 0
+
+    def short(call: Callable[[], object]) -> object:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise MemoryError
+        return real(call)
+
+    monkeypatch.setattr(disk.device, "_deliver", short)
+    disk.write("a", b"x")
+    assert disk.settle() == [None]
+    assert tries == 3
+
+
+def test_a_file_is_made_also_when_no_thread_can_be_started(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    disk.write("a", b"x" * BLOCK)
+    disk.write("b", b"y")
+    assert disk.settle() == [None, None]
+    assert disk.content("b") == b"y"

@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from netstore.disk.scrub import RECORD_COST, ROUND_SECONDS, STEP_RECORDS, Scrubber
+from netstore.disk.tables import Tracker
 from netstore.types import Index
 from tests.disk.hand import PATIENCE
 from tests.disk.test_engine import Opened
@@ -15,7 +16,6 @@ from tests.support.member import Lines
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from netstore.disk.tables import Tracker
     from netstore.errors import StateDamaged
 
 
@@ -69,6 +69,21 @@ def test_rot_is_told_and_ends_the_rounds(tmp_path: Path) -> None:
     assert ["key b'spoiled': not what was written" in str(each) for each in told] == [True]
     assert scrubber.rounds == 0
     opened.engine.close()
+
+
+def test_a_commit_that_failed_half_way_is_not_seen_twice(tmp_path: Path) -> None:
+    """What the scrubber has seen is kept true by commits, and only by those that were made."""
+    opened = Opened(tmp_path / "state", map_bytes=1 << 20, map_limit_bytes=1 << 24, commit_interval=60)
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"%04d" % number): b"v" for number in range(64)})
+    assert opened.sync() is None
+    tracker = Tracker("plain")
+    assert engine.verify_step(tracker, 32, 1 << 20) is not None
+    engine.write(Index(2), {("plain", b"%04d-" % number): b"x" * 100_000 for number in range(20)})
+    assert opened.sync() is None, "after the map has grown"
+    while engine.verify_step(tracker, 32, 1 << 20) is not None:
+        pass
+    engine.close()
 
 
 def test_a_state_that_is_replaced_is_begun_anew() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from hypothesis import settings
@@ -421,3 +421,29 @@ def test_a_note_of_another_log_or_of_a_dropped_file_says_nothing() -> None:
     for note in (other.position(), b"x", other.position()[:-1], bytes(20)):
         _, replay = Wal.open(platter, IDENTITY, SEGMENT, told=note)
         assert replay.last == 41
+
+
+def test_no_memory_for_a_record_that_opens_a_segment_leaves_the_log_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stopping afterwards seals the log where it stands; trying again writes the record."""
+    for again in (False, True):
+        platter, wal = fresh()
+        wal.append(HardState(Term(1), NodeId(0), Index(0)), entries(1, 3), Answers())
+        platter.turn()
+
+        def short(*arguments: Any) -> Any:
+            if arguments[0] == IDENTITY.seed(1) and arguments[2] == Kind.BATCH:
+                raise MemoryError
+            return lay(*arguments)
+
+        monkeypatch.setattr("netstore.disk.wal.lay", short)
+        with pytest.raises(MemoryError):
+            wal.append(None, entries(4, 6, SEGMENT // 2), Answers())
+        monkeypatch.undo()
+        if again:
+            wal.append(None, entries(4, 6, SEGMENT // 2), Answers())
+            platter.turn()
+        wal.close()
+        _, replay = Wal.open(Platter(platter.disk, SEGMENT), IDENTITY, SEGMENT)
+        assert replay.last == (6 if again else 3)

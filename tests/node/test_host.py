@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -122,6 +123,47 @@ def test_a_full_disk_refuses_writes_and_heals() -> None:
     member.settle()
     assert isinstance(after[0], Event)
     assert value(member.crashed().lead()) == b"after"
+
+
+def test_no_memory_for_a_record_of_the_log_keeps_it_and_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = Solo().lead()
+    put(member, b"kept")
+    member.settle()
+
+    def short(*_arguments: object) -> None:
+        raise MemoryError
+
+    first = put(member, b"first")
+    member.turn()
+    monkeypatch.setattr("netstore.disk.wal.lay", short)
+    second = put(member, b"second")
+    member.turn()
+    assert refusal_of_next(member) == TOO_MANY
+    member.host.retry_writes()
+    assert len(member.device.waiting) == 1, "the first is still under way"
+    member.settle()
+    member.host.retry_writes()
+    assert isinstance(first[0], Event)
+    assert second == []
+    monkeypatch.undo()
+    member.host.retry_writes()
+    member.settle()
+    assert isinstance(second[0], Event)
+    assert value(member.crashed().lead()) == b"second"
+
+
+@pytest.mark.parametrize("code", [errno.ENOMEM, errno.EMFILE])
+def test_what_is_missing_for_now_is_waited_for(code: int) -> None:
+    member = Solo().lead()
+    outcomes = put(member)
+    member.turn()
+    member.device.fail(OSError(code, os.strerror(code)))
+    assert refusal_of_next(member) == TOO_MANY
+    member.host.retry_writes()
+    member.settle()
+    assert isinstance(outcomes[0], Event)
+    member.host.engine_failed(OSError(code, os.strerror(code)))
+    member.turn()
 
 
 def refusal_of_next(member: Solo) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,7 +74,21 @@ def test_the_least_of_all_limits_counts(tmp_path: Path, files: dict[str, str], e
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert usable_memory(tmp_path) == expected
+    assert usable_memory(tmp_path, unlimited) == expected
+
+
+def unlimited(_kind: int) -> tuple[int, int]:
+    return resource.RLIM_INFINITY, resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [(resource.RLIMIT_AS, 100 << 20), (resource.RLIMIT_DATA, 300 << 20)]
+)
+def test_limits_of_the_process_count(tmp_path: Path, kind: int, expected: int) -> None:
+    def limited(asked: int) -> tuple[int, int]:
+        return (300 << 20, resource.RLIM_INFINITY) if asked == kind else unlimited(asked)
+
+    assert usable_memory(tmp_path, limited) == expected
 
 
 def test_this_machine_tells_something() -> None:
