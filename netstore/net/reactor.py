@@ -377,14 +377,14 @@ class Reactor:
             at = self._serve_by_turns(at)
         else:
             at = self._serve_all(asking, at)
-        for fd in calling:
-            self._accept(*self._listeners[fd])
+        if calling:
+            self._answer_the_door(calling)
         self._rounds.end()
         now = clock()
         if now - at > meter.budget:
             meter.over("turn", now - at)
         self.flush()
-        self.pressure.look(self.now)
+        guarded(self.failed, self.pressure.look, self.now)
         self._in_round = False
         return True
 
@@ -421,6 +421,17 @@ class Reactor:
                 self.meter.over("requests", now - at, connection.principal)
             at = now
         return at
+
+    def _answer_the_door(self, calling: list[int]) -> None:
+        """Accept from the listeners that are ready. One that fails for whatever reason makes all of them
+        rest: it would be ready again at once.
+        """
+        for fd in calling:
+            listener = self._listeners.get(fd)
+            if listener is None or not self._accepting:
+                return  # closed in this round, or all rest since the one before
+            if not guarded(self.failed, self._accept, *listener):
+                self._pause_accepting("accepting failed", len(self._connections))
 
     def _accept(self, listener: socket.socket, credentials: Credentials | None) -> None:
         for _ in range(_ACCEPTS_PER_ROUND):
@@ -485,12 +496,18 @@ class Reactor:
         guarded(fell, call, mask)
 
     def _pause_accepting(self, reason: str, connections: int) -> None:
+        """Stop watching all listeners, until a connection goes or the next sweep. May be called again."""
+        if not self._accepting:
+            return
         self._log.warning("accepting_paused", reason=reason, connections=connections)
         self._accepting = False
         for fd in self._listeners:
             self._epoll.unregister(fd)
 
     def _resume_accepting(self) -> None:
+        """Watch the listeners again; nothing where they are watched."""
+        if self._accepting:
+            return
         self._accepting = True
         for fd in self._listeners:
             self._epoll.register(fd, _IN)
@@ -503,7 +520,7 @@ class Reactor:
     def _sweep_begins(self) -> None:
         self.now = self._clock()
         self._refresh_date()
-        self.pressure.sweep()
+        guarded(self.failed, self.pressure.sweep)
         if not self._accepting and self._listeners and (not self.crowd.full or self.crowd.yields):
             self._resume_accepting()
 

@@ -15,6 +15,7 @@ import trio
 import trio.lowlevel
 
 from netstore.errors import MustStop
+from netstore.net.accept import CannotAccept
 from netstore.net.http1 import Http1Server
 from netstore.net.reactor import Limits, Reactor
 
@@ -118,6 +119,13 @@ class Site:
         listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = listener.getsockname()[1]
         self.reactor.listen(listener)
+
+    def listen(self) -> int:
+        """Listen at one more port; gives it."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.reactor.listen(listener)
+        port: int = listener.getsockname()[1]
+        return port
 
     def make(self, connection: Connection, _: Http1Server) -> Acting:
         made = Acting(self, connection)
@@ -258,3 +266,91 @@ async def test_without_descriptors_accepting_rests_and_lost_connections_are_nobo
         here.reactor.sweep()
         async with await trio.open_tcp_stream("127.0.0.1", here.port) as other:
             await here.echo(other, b"served")
+
+
+def caller(host: str, port: int) -> socket.socket:
+    """A connection from this address of the machine, which is a principal of its own."""
+    sock = socket.create_connection(("127.0.0.1", port), source_address=(host, 0))
+    sock.setblocking(False)
+    return sock
+
+
+@pytest.mark.parametrize("full", [True, False])
+async def test_listeners_that_are_ready_together_rest_together(
+    full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit of connections, and where the system gives none."""
+    async with site() as here:
+        second = here.listen()
+        here.reactor.crowd._most = 2
+        if full:
+            callers = [caller("127.0.0.1", here.port), caller("127.0.0.2", here.port)]
+            for sock in callers:
+                sock.send(b"hello")
+            await here.until(lambda: sum(each.connection.heard for each in here.sessions) == 2)
+        else:
+
+            def no_more(_: socket.socket) -> None:
+                raise CannotAccept("no descriptors")
+
+            monkeypatch.setattr("netstore.net.reactor.accept", no_more)
+            callers = []
+        callers += [caller("127.0.0.3", here.port), caller("127.0.0.4", second)]
+        await here.until(lambda: bool(here.log.events))
+        assert here.log.events == ["accepting_paused"]
+        here.reactor.stop_accepting()
+        for sock in callers:
+            sock.close()
+
+
+async def test_resting_and_going_on_may_be_asked_for_again() -> None:
+    async with site() as here:
+        for _ in range(2):
+            here.reactor._pause_accepting("a test", 0)
+        for _ in range(2):
+            here.reactor._resume_accepting()
+        async with await trio.open_tcp_stream("127.0.0.1", here.port) as other:
+            await here.echo(other, b"served")
+
+
+async def test_listeners_closed_in_a_round_are_not_accepted_from() -> None:
+    async with site() as here:
+        calling = list(here.reactor._listeners)
+        here.reactor.stop_accepting()
+        here.reactor._answer_the_door(calling)
+        assert here.reactor.open_connections == 0
+
+
+@pytest.mark.parametrize("place", ["accept", "admit", "make_room", "look", "look_after"])
+async def test_a_fault_in_what_concerns_all_connections_ends_none_of_them(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accepting, making room and looking at memory are done for clients as well: the loop goes on."""
+    async with site() as here, await trio.open_tcp_stream("127.0.0.1", here.port) as good:
+        await here.echo(good, b"before")
+        reactor = here.reactor
+
+        def fail(*_: object) -> None:
+            raise here.fault
+
+        with monkeypatch.context() as broken:
+            if place == "look":
+                broken.setattr(reactor.pressure, "look", fail)
+            elif place == "look_after":
+                broken.setattr(reactor.pressure, "sweep", fail)
+                reactor.sweep()
+            else:
+                broken.setattr(
+                    reactor, {"accept": "_accept", "admit": "_admit"}.get(place, "_make_room"), fail
+                )
+                reactor.crowd._most = 1
+                reactor.crowd._silent[here.sessions[0].connection] = None
+                calling = await trio.open_tcp_stream("127.0.0.1", here.port)
+                await here.until(lambda: "connection_failed" in here.log.events)
+                await calling.aclose()
+            await here.echo(good, b"meanwhile")
+        reactor.crowd._most = 10
+        reactor.sweep()
+        assert "connection_failed" in here.log.events
+        async with await trio.open_tcp_stream("127.0.0.1", here.port) as other:
+            await here.echo(other, b"new ones are served")
