@@ -60,7 +60,7 @@ class Call(Protocol):
     do nothing, so that whoever answers late need not ask.
 
     One large message can be given piece by piece as the socket drains, so that it never exists whole:
-    `begin_reply` with its length, then `push` while `backlog` is small and `on_drained` while it is not, then
+    `begin_reply` with its length, then `push` while there is `room` and `on_room` while there is none, then
     `end_reply`. `on_cancelled` says when nobody waits for the rest any more; `finish` with another status
     gives the message up half-way.
     """
@@ -97,6 +97,15 @@ class Call(Protocol):
         watcher whose backlog grows reads too slowly.
         """
 
+    @property
+    def room(self) -> int:
+        """Bytes that would leave, or only wait for the network, if they were pushed now: what the peer's
+        windows allow. 0 while those are closed, and while enough waits on the connection, on whatever call.
+        """
+
+    def takes_whole(self, size: int) -> bool:
+        """An answer of so many bytes may be given with `reply`, though all of it may have to wait."""
+
     def metadata(self, name: bytes) -> bytes | None:
         """The first value of a metadata key, given in lower case; None when there is none. O(fields)."""
 
@@ -107,7 +116,7 @@ class Call(Protocol):
         """Begin the one message of a unary call, which will be `size` bytes long (at most 2^32-1)."""
 
     def push(self, data: bytes | memoryview) -> None:
-        """Send the next piece of the message that was begun. Never refused: look at `backlog`. The bytes are
+        """Send the next piece of the message that was begun. Never refused: look at `room`. The bytes are
         not copied before they are framed, so they must not change.
 
         ValueError when the pieces are longer than the message was said to be.
@@ -125,6 +134,11 @@ class Call(Protocol):
     def on_drained(self, call: Callable[[], None]) -> None:
         """Call once when `backlog` has fallen to `LOW_WATER` or less; at once where it already has, so that
         whoever stops at a backlog must stop at a larger one.
+        """
+
+    def on_room(self, call: Callable[[], None]) -> None:
+        """Call once when there is `room`; at once where there is already. A call waits for this or for
+        `on_drained`, not for both.
         """
 
     def on_cancelled(self, call: Callable[[], None]) -> None:
@@ -577,6 +591,20 @@ class GrpcCall(Stream):
             return
         self._drained = call
         self.connection.thirst(self)
+
+    def takes_whole(self, size: int) -> bool:
+        """See `Call.takes_whole`."""
+        return self.connection.takes_whole(size)
+
+    def on_room(self, call: Callable[[], None]) -> None:
+        """See `Call.on_room`."""
+        if not self.open:
+            return
+        if self.room > 0:
+            self._guard(call)
+            return
+        self._drained = call
+        self.connection.want_room(self)
 
     def on_cancelled(self, call: Callable[[], None]) -> None:
         """See `Call.on_cancelled`."""

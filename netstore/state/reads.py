@@ -99,6 +99,8 @@ class RangeRead:
         self._order: list[int] | None = None
         """Of a sorted list: its rows, each as one integer (`sorting`)."""
         self._units = 0
+        self._room = PIECE_BYTES
+        """Bytes that may still be given in this step."""
         self._limit = min(max(query.limit, 0), MOST_PAIRS)
         self._filtered = is_filtered(query)
         self.count = 0
@@ -124,19 +126,21 @@ class RangeRead:
         """What the last step did not need of its units; negative where it took a little more."""
         return self._units
 
-    def give(self, units: int = STEP_UNITS) -> tuple[list[bytes], bool]:
-        """The next pairs, `PIECE_BYTES` of them at most and one more, and whether these were all. For when
-        it was measured.
+    def give(self, units: int = STEP_UNITS, most: int = PIECE_BYTES) -> tuple[list[bytes], bool]:
+        """The next pairs, `most` bytes of them at most (`PIECE_BYTES` where that is less) and one more, and
+        whether these were all. For when it was measured.
         """
         self._check()
         self._units = units
+        self._room = most = min(most, PIECE_BYTES)
         given: list[bytes] = []
         size = 0
         for chunk in self._giving:
             given += chunk
             size += sum(map(len, chunk))
-            if self._units <= 0 or size >= PIECE_BYTES:
+            if self._units <= 0 or size >= most:
                 return given, False
+            self._room = most - size
         self.close()
         return given, True
 
@@ -272,7 +276,7 @@ class RangeRead:
             batch: list[int] = []
             size = 0
             for row in rows:
-                if row.size and size + row.size <= PIECE_BYTES:
+                if row.size and size + row.size <= self._room:
                     batch.append(row.place)
                     size += row.size
                     continue

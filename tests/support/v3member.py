@@ -34,7 +34,9 @@ OPTIONS = Options(
 
 
 class FakeCall:
-    """A `net.grpc.Call` that keeps its answers. `backlog` is what a test says."""
+    """A `net.grpc.Call` that keeps its answers. `backlog` is what a test says, and `window` how much it lets
+    wait.
+    """
 
     def __init__(self, path: str, fields: dict[bytes, bytes] | None = None) -> None:
         self.path = path.encode()
@@ -43,6 +45,7 @@ class FakeCall:
         self.common_name: str | None = None
         self.principal = "127.0.0.1"
         self.backlog = 0
+        self.window = 1 << 20
         self.fields = fields or {}
         self.messages: list[bytes] = []
         self.status: int | None = None
@@ -83,6 +86,19 @@ class FakeCall:
 
     def on_drained(self, call: Callable[[], None]) -> None:
         if self.backlog <= http2.LOW_WATER:
+            call()
+        else:
+            self._drained = call
+
+    @property
+    def room(self) -> int:
+        return max(0, self.window - self.backlog)
+
+    def takes_whole(self, size: int) -> bool:
+        return size <= self.room
+
+    def on_room(self, call: Callable[[], None]) -> None:
+        if self.room:
             call()
         else:
             self._drained = call

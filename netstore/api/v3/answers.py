@@ -3,8 +3,9 @@
 What is read is as of a bound (`state.keyindex`): the moment the read was let in, or the place of an operation
 within a transaction, so an answer can be read long after that. A large one is a job (`node.jobs`) of two
 passes. The first finds out how long it is, which comes first on the wire; the second reads pairs and gives
-them away, and pauses while the client has more before it than `MOST_UNSENT`. So an answer of a gigabyte holds
-a few hundred KiB, and a client that does not read costs a pin on the history for `READ_SECONDS`.
+them away, no more of them than the client's windows let through and one more, and pauses while those are
+closed or enough waits on its connection (`Call.room`). So an answer of a gigabyte holds a few hundred KiB,
+and a client that does not read costs a pin on the history, until its connection is closed for that.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ if TYPE_CHECKING:
     from netstore.api.v3.messages import Headers, Piece
     from netstore.net.grpc import Call
     from netstore.state.reads import RangeRead
-    from netstore.state.v3commands import Found
+    from netstore.state.v3commands import Found, Range
 
-MOST_UNSENT: Final = 4 * grpc.LOW_WATER
-"""Bytes that wait for the client before no more is read for it."""
+EASY_BYTES: Final = 16 * 1024
+"""Bytes of an answer that is given whole whatever waits for the client."""
+
+SHARED_BYTES: Final = 8 * 1024
+"""Bytes from which a pair is given as it is, shared with all who ask for it, and not joined with others."""
 
 READ_SECONDS: Final = 300.0
 """How long an answer may take: what it needs of the history is kept that long."""
@@ -69,7 +73,20 @@ class Answers:
         except _Refused as refused:
             refuse(call, refused.fault)
         else:
-            call.reply(messages.write_answer(header, settled))
+            message = messages.write_answer(header, settled)
+            if len(message) > EASY_BYTES and not call.takes_whole(len(message)):
+                self._begin(call, header, outcome)
+            else:
+                call.reply(message)
+
+    def found(self, call: Call, query: Range, found: Found) -> None:
+        """Answer a Range with what was found at once."""
+        message = messages.write_found(self._headers(found.revision), found)
+        if len(message) > EASY_BYTES and not call.takes_whole(len(message)):
+            later = txn.later(self._member.machine.mvcc, query)
+            self._begin(call, self._headers(later.revision), later)
+        else:
+            call.reply(message)
 
     def _begin(self, call: Call, header: bytes, outcome: PutDone | Deleted | Later | TxnDone) -> None:
         """Give an answer in steps. What it reads stays from now on."""
@@ -217,9 +234,10 @@ class _Answering:
 
     def _give(self, pieces: deque[Piece]) -> bool:
         call = self._call
-        if call.backlog > MOST_UNSENT:
+        room = call.room
+        if room <= 0:
             self._jobs.pause(self)
-            call.on_drained(partial(self._jobs.resume, self))
+            call.on_room(partial(self._jobs.resume, self))
             return False
         is_read = False
         while pieces and not is_read:
@@ -229,8 +247,8 @@ class _Answering:
                 pieces.popleft()
                 continue
             tag, read = piece
-            kvs, is_all = read.give()
-            call.push(b"".join(messages.pairs(tag, kvs)))
+            kvs, is_all = read.give(most=room)
+            self._push(tag, kvs)
             is_read = bool(kvs)
             if is_all:
                 pieces.popleft()
@@ -239,6 +257,18 @@ class _Answering:
         call.end_reply()
         self.close()
         return True
+
+    def _push(self, tag: bytes, kvs: list[bytes]) -> None:
+        """Give pairs away, those that are large without a copy."""
+        small: list[bytes] = []
+        for piece in messages.pairs(tag, kvs):
+            if len(piece) < SHARED_BYTES:
+                small.append(piece)
+                continue
+            self._call.push(b"".join(small))
+            self._call.push(piece)
+            small = []
+        self._call.push(b"".join(small))
 
     def give_up(self, fault: Fault) -> None:
         """End the call without the rest of its answer."""

@@ -137,7 +137,7 @@ class KvService:
         mvcc = self._member.machine.mvcc
         found = fault or mvcc.glance(query)
         if isinstance(found, Found):
-            call.reply(messages.write_found(self._headers(found.revision), found))
+            self._answers.found(call, query, found)
         elif isinstance(found, Fault):
             refuse(call, found)
         else:

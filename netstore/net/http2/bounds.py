@@ -33,6 +33,18 @@ opens the windows; but then ours are not opened again. One answer may be far lar
 HOLD_OVER: Final = 64 * 1024
 """The same once the memory for all connections is spent."""
 
+GIVEN: Final = 512 * 1024
+"""Bytes of answers (those of streams of messages aside) that wait on a connection for windows or their turn,
+beyond which no more of a long answer is asked for, on any of its streams. What is given at last may be one
+pair, of at most a request's size, beyond it.
+"""
+
+GIVEN_OVER: Final = 64 * 1024
+"""The same once the memory for all connections is spent."""
+
+TOLD_AT_ONCE: Final = 4
+"""Streams that are told at once that there is room: the next ones are when these have not filled it."""
+
 STALL_SECONDS: Final = 30.0
 """How long answers may be held back by the peer's windows while less than `STALL_RATE` gets through."""
 

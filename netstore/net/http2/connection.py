@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
 from netstore.errors import MustStop
@@ -15,6 +15,8 @@ from netstore.net.http2.bounds import (
     EARLY_RESETS,
     FORGIVEN,
     FRAME_SECONDS,
+    GIVEN,
+    GIVEN_OVER,
     HANDLED,
     HELD_LIMIT,
     HELD_OVER,
@@ -38,6 +40,7 @@ from netstore.net.http2.bounds import (
     STALL_SECONDS,
     STREAM_COST,
     STREAM_WINDOW,
+    TOLD_AT_ONCE,
     UNFINISHED,
     WORK_BURST,
     WORK_RATE,
@@ -151,9 +154,11 @@ class Http2Connection:
         "_idle",
         "_last",
         "_last_ping",
+        "_line",
         "_looked",
         "_more",
         "_owed",
+        "_parked",
         "_partial",
         "_paused",
         "_pauses",
@@ -169,6 +174,7 @@ class Http2Connection:
         "_watered",
         "_widest",
         "_work",
+        "answers",
         "common_name",
         "frame_limit",
         "held",
@@ -217,6 +223,8 @@ class Http2Connection:
         self._owed = 0
         self.queued = 0
         """Bytes of DATA of all streams that wait for their turn or a window."""
+        self.answers = 0
+        """Those of them that are of `patient` streams."""
         self.window = _DEFAULT_WINDOW
         """Bytes of DATA we may still send."""
         self.initial_window = _DEFAULT_WINDOW
@@ -239,6 +247,10 @@ class Http2Connection:
         self._watered: deque[Stream] = deque()
         self._blocked: dict[Stream, None] = {}
         self._turn: deque[Stream] = deque()
+        self._parked: dict[Stream, None] = {}
+        """Streams that want room and whose own window has none."""
+        self._line: OrderedDict[Stream, None] = OrderedDict()
+        """Those whose window has: they wait for the connection. In the order they came."""
         self._blocks: HeaderBlocks[Head] = HeaderBlocks(server.head, server.varying, LIST_LIMIT)
         self._rest = b""
         self._started = False
@@ -287,7 +299,7 @@ class Http2Connection:
     @property
     def hungry(self) -> bool:
         """`resume` may have something to do."""
-        return bool(self._turn or self.ready or self._held_back or self._watered)
+        return bool(self._turn or self.ready or self._held_back or self._watered or self._line)
 
     def receive(self, data: bytes) -> None:
         """Take the bytes of one read: parse them, then hand over what they complete. What is more than a
@@ -378,6 +390,8 @@ class Http2Connection:
             self._ask()
         if self._watered:
             self._tell_drained()
+        if self._line:
+            self._tell_room()
         if self.streams or self._rest or self._block is not None or self._charged:
             self._charge()
 
@@ -449,6 +463,54 @@ class Http2Connection:
                 self.spent += HANDLED
                 self.attempt(stream, stream.drained)
 
+    @property
+    def takes_more(self) -> bool:
+        """More of a long answer may be given to this connection, as far as what waits on it goes."""
+        if self.output.unsent() >= PACE:
+            return False
+        answers = self.answers
+        return answers <= GIVEN_OVER or (answers <= GIVEN and not self.output.account.over)
+
+    def takes_whole(self, size: int) -> bool:
+        """An answer of so many bytes may be given in one piece, though all of it may have to wait here."""
+        return self.answers + size <= (GIVEN_OVER if self.output.account.over else GIVEN)
+
+    def want_room(self, stream: Stream) -> None:
+        """A stream wants to know, once, when it has `room`. For who has seen that it has none."""
+        if not stream.wanting:
+            stream.wanting = True
+            if stream.window > stream.queued:
+                self._line[stream] = None
+            else:
+                self._parked[stream] = None
+
+    def unwant(self, stream: Stream) -> None:
+        """A stream needs no room any more."""
+        stream.wanting = False
+        self._parked.pop(stream, None)
+        self._line.pop(stream, None)
+
+    def _tell_room(self) -> None:
+        """Tell the first streams in line that there is room. Whoever is left is reached without fail: either
+        there is no room, and what makes some calls `resume` (a window that opens, what is sent, a stream that
+        is dropped), or a turn is asked for here.
+        """
+        line = self._line
+        told = 0
+        while line and self.window > 0 and self.output.unsent() <= LOW_WATER and self.takes_more:
+            if told >= TOLD_AT_ONCE or self.spent >= self._slice:
+                self._ask()
+                break
+            stream, _ = line.popitem(last=False)
+            if stream.window <= stream.queued:
+                self.spent += 1
+                self._parked[stream] = None  # the peer took a part of its window back
+                continue
+            stream.wanting = False
+            told += 1
+            self.spent += HANDLED
+            self.attempt(stream, stream.drained)
+
     def eof(self) -> None:
         """The peer sends nothing more, and so can open no window: the connection is over."""
         self.gone()
@@ -464,8 +526,10 @@ class Http2Connection:
             stream.since = None
             if stream.queued:
                 stream.drop()
-        self.queued = self.unfinished = 0
+        self.queued = self.answers = self.unfinished = 0
         self._blocked.clear()
+        self._parked.clear()
+        self._line.clear()
         self.streams.clear()
         self._turn.clear()
         self._watered.clear()
@@ -539,7 +603,9 @@ class Http2Connection:
         """Close a connection whose peer asks for answers and lets next to nothing of them through. What the
         network does not take is the reactor's to judge.
         """
-        if self.queued <= LOW_WATER or self.output.unsent() >= PACE:
+        unsent = self.output.unsent()
+        waits = self.queued > LOW_WATER or self._parked or (self._line and unsent <= LOW_WATER)
+        if not waits or unsent >= PACE:
             enough = True
         elif now - self._stalled_since <= STALL_SECONDS:
             return
@@ -590,6 +656,8 @@ class Http2Connection:
     def enqueue(self, stream: Stream, size: int) -> None:
         """A stream has so many more bytes queued."""
         self.queued += size
+        if stream.patient:
+            self.answers += size
         if stream.turning:
             return
         if stream.window > 0:
@@ -628,7 +696,14 @@ class Http2Connection:
         """Forget what a stream had queued, and what it was to complete."""
         self.completed(stream)
         self._blocked.pop(stream, None)
-        self.queued -= stream.drop()
+        if stream.wanting:
+            self.unwant(stream)
+        dropped = stream.drop()
+        self.queued -= dropped
+        if stream.patient:
+            self.answers -= dropped
+        if self._line:
+            self._ask()
 
     # --- inside: sending
 
@@ -653,6 +728,8 @@ class Http2Connection:
             stream.credit -= size
             self.window -= size
             self.queued -= size
+            if stream.patient:
+                self.answers -= size
             self.moved += size
             self.strikes = FORGIVEN
             output.write(FRAME_HEAD.pack(size << 8, 0, stream.number))
@@ -883,14 +960,22 @@ class Http2Connection:
             window = self.initial_window + stream.credit
             if window > MAX_WINDOW:
                 self._blame(number, FLOW_CONTROL_ERROR)
-            elif window > 0 and stream in self._blocked:
-                self._unblock(stream)
+            elif window > 0:
+                if stream in self._blocked:
+                    self._unblock(stream)
+                if window > stream.queued and stream in self._parked:
+                    self._unpark(stream)
 
     def _unblock(self, stream: Stream) -> None:
         """A stream whose window was closed may send again."""
         del self._blocked[stream]
         stream.turning = True
         self._turn.append(stream)
+
+    def _unpark(self, stream: Stream) -> None:
+        """A stream that wants room has it, as far as its own window goes."""
+        del self._parked[stream]
+        self._line[stream] = None
 
     def _other(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         """Frames that are rare, or out of the ordinary."""
@@ -1018,6 +1103,10 @@ class Http2Connection:
             self.spent += len(self._blocked) // _STREAMS_PER_UNIT
             for stream in [each for each in self._blocked if window + each.credit > 0]:
                 self._unblock(stream)
+        if wider and self._parked:
+            self.spent += len(self._parked) // _STREAMS_PER_UNIT
+            for stream in [each for each in self._parked if window + each.credit > each.queued]:
+                self._unpark(stream)
 
     def _set(self, name: int, value: int) -> None:
         if name == SET_MAX_FRAME:

@@ -39,6 +39,7 @@ class Stream:
         "since",
         "thirsty",
         "turning",
+        "wanting",
     )
 
     patient = True
@@ -66,6 +67,8 @@ class Stream:
         """It stands in the connection's line of streams that have something to send, and room for it."""
         self.thirsty = False
         """It wants to know when it has drained."""
+        self.wanting = False
+        """It stands in one of the connection's lines of streams that wait for room."""
         self.queued = 0
         """Bytes of DATA that wait for their turn or a window."""
         self._queue: deque[bytes | memoryview] | None = None
@@ -83,6 +86,15 @@ class Stream:
         """
         return self.queued + self.connection.output.unsent()
 
+    @property
+    def room(self) -> int:
+        """Bytes that would leave, or only wait for the network, if they were given now; 0 while the peer's
+        windows or what waits on the connection hold back whatever is given. O(1).
+        """
+        connection = self.connection
+        room = min(connection.initial_window + self.credit - self.queued, connection.window)
+        return room if room > 0 and connection.takes_more else 0
+
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
         """A piece of the body, `data[start:stop]`; `ended` with the last."""
         raise NotImplementedError
@@ -99,7 +111,9 @@ class Stream:
         """The server stops: end what has no end of its own."""
 
     def drained(self) -> None:
-        """The backlog has fallen to `LOW_WATER`; for who asked for it with `connection.thirst`."""
+        """The backlog has fallen to `LOW_WATER`, for who asked for it with `connection.thirst`; or there is
+        `room`, for who asked for that with `connection.want_room`.
+        """
 
     def put_head(self, block: bytes) -> None:
         """Send a header block; the body follows."""
@@ -137,6 +151,8 @@ class Stream:
         """End the answer, with trailers unless the block is empty, once everything before it is sent."""
         self.open = False
         self._last = block
+        if self.wanting:
+            self.connection.unwant(self)
         if not self.queued:
             self.sent()
 

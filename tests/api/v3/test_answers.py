@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.api.v3 import answers
-from netstore.api.v3.answers import MOST_UNSENT, READ_SECONDS
+from netstore.api.v3.answers import READ_SECONDS
 from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import MustStop
 from netstore.net import grpc
-from netstore.state.reads import PIECE_BYTES, RangeRead
+from netstore.state.reads import RangeRead
 from tests.support.v3member import FakeCall, Served
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 KEYS = 1_200
+WINDOW = 256 * 1024
+PAIR = 1_100
 RANGE = "/etcdserverpb.KV/Range"
 TXN = "/etcdserverpb.KV/Txn"
 ALL = pb.RangeRequest(key=b"k", range_end=b"l")
@@ -29,6 +31,7 @@ class SlowCall(FakeCall):
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self.most = 0
+        self.window = WINDOW
         self.gone: Callable[[], None] = lambda: None
 
     def push(self, data: bytes | memoryview) -> None:
@@ -99,7 +102,7 @@ def test_no_more_waits_than_may_however_slowly_a_client_reads(served: Served) ->
     assert call.open
     assert not served.member.jobs.ready
     finish(served, call)
-    assert call.most <= MOST_UNSENT + 2 * PIECE_BYTES
+    assert call.most <= WINDOW + 2 * PAIR
 
 
 def test_a_client_that_hangs_up_leaves_nothing(served: Served) -> None:
@@ -133,7 +136,7 @@ def test_a_transaction_of_many_ranges_is_one_moment_and_many_steps(served: Serve
     assert [op.response_range.count for op in done.responses] == [1] + [KEYS] * 7
     assert done.responses[0].response_range.kvs[0].version == 1
     assert len({op.response_range.SerializeToString() for op in done.responses[1:]}) == 1
-    assert call.most <= MOST_UNSENT + 2 * PIECE_BYTES
+    assert call.most <= WINDOW + 2 * PAIR
 
 
 def test_what_a_writing_transaction_reads_is_between_its_operations(served: Served) -> None:
