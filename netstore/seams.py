@@ -46,8 +46,9 @@ class Device(Protocol):
     applications recover from fsync failures?").
 
     Nothing is written to a file before all earlier writes to other files are on stable storage. A write that
-    failed (disk full) leaves its file as it was before: what is already on its way behind it fails too, in
-    order, and the same place may be written again. After a failed sync the error is a `SyncFailed`.
+    failed (disk full) leaves its file as it was before, on stable storage too when `done` is called: what is
+    already on its way behind it fails too, in order, and the same place may be written again. After a failed
+    sync the error is a `SyncFailed`.
     """
 
     def names(self) -> list[str]:

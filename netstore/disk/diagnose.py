@@ -252,9 +252,17 @@ def _wrong_opening(found: Diagnosis, segment: Segment, first: Frame) -> tuple[st
     if first.kind != Kind.OPENING or opening.segment != segment.number:
         return segment.name, 0, "does not begin with its opening"
     if found.segment is not None and opening.previous != found.end:
-        name = segment_name(found.segment)
-        return name, found.end.at, f"ends before offset {opening.previous.at}, where {segment.name} goes on"
+        return segment_name(found.segment), found.end.at, _misfit(found.end, opening.previous, segment.name)
     return None
+
+
+def _misfit(end: Place, previous: Place, following: str) -> str:
+    """What is wrong with a segment that ends at `end`, where `following` goes on from `previous`."""
+    if end.at < previous.at:
+        return f"ends before offset {previous.at}, where {following} goes on"
+    if end.at > previous.at:
+        return f"ends behind offset {previous.at}, where {following} goes on, which was made before the rest"
+    return f"ends with another record than the one after which {following} goes on"
 
 
 def _take(found: Diagnosis, segment: Segment, seed: int) -> CutTail | Refuse | None:

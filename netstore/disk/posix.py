@@ -298,11 +298,7 @@ class PosixDevice:
         try:
             end = _write_all(self._file, [write.data for write in run], first.offset)
         except (OSError, MemoryError) as error:
-            try:
-                os.ftruncate(self._file, first.offset)
-            except OSError as worse:
-                return self._die(worse)
-            return self._refuse(first, error if isinstance(error, OSError) else _no_memory())
+            return self._take_back(first, error if isinstance(error, OSError) else _no_memory())
         try:
             os.fdatasync(self._file)
         except OSError as error:
@@ -313,6 +309,17 @@ class PosixDevice:
         if end > self._file_bytes // 2:
             self._spare.prepare()
         return None
+
+    def _take_back(self, first: _Write, error: OSError) -> OSError:
+        """Cut off what a failed write left, and sync the cut: another write may be safe elsewhere before this
+        file is synced again, and a power failure then must not bring back what never was.
+        """
+        try:
+            os.ftruncate(self._file, first.offset)
+            os.fsync(self._file)
+        except OSError as worse:
+            return self._die(worse)
+        return self._refuse(first, error)
 
     def _keep(self, note: bytes) -> None:
         """Write a note over the older of the two. What hinders it hinders nothing else: a log without a newer

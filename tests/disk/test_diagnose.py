@@ -284,6 +284,31 @@ def test_a_segment_that_ends_before_the_next_one_says_is_refused() -> None:
         opened({segment_name(0): shorter, segment_name(1): second})
 
 
+def test_a_segment_that_grew_after_the_next_one_was_made_is_refused_as_such() -> None:
+    """The next file was made before the rest: what a cut that never reached the disk would bring back."""
+    stories = [Story(segment_bytes=700), Story(segment_bytes=700)]
+    for story, data in zip(stories, (b"b" * 600, b"c" * 10), strict=True):
+        story.append(b"a" * 400)
+        story.turn()
+        story.append(data)
+        story.turn()
+    second, grown = stories[0].platter.disk[segment_name(1)], stories[1].platter.disk[segment_name(0)]
+    with pytest.raises(CorruptData, match=r"ends behind offset \d+, where 0000000000000001\.wal goes on"):
+        opened({segment_name(0): grown, segment_name(1): second})
+
+
+def test_a_segment_with_another_last_record_of_the_same_length_is_refused_as_such() -> None:
+    stories = [Story(segment_bytes=700), Story(segment_bytes=700)]
+    for story, letter in zip(stories, (b"a", b"b"), strict=True):
+        story.append(letter * 400)
+        story.turn()
+        story.append(b"c" * 600)
+        story.turn()
+    first, second = stories[0].platter.disk[segment_name(0)], stories[1].platter.disk[segment_name(1)]
+    with pytest.raises(CorruptData, match=r"ends with another record than the one after which"):
+        opened({segment_name(0): first, segment_name(1): second})
+
+
 def test_a_torn_segment_before_another_one_is_refused() -> None:
     story = Story(segment_bytes=700)
     story.append(b"a" * 600)

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +18,6 @@ from tests.disk.hand import PATIENCE, Hand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 BLOCK = 64 * 1024
 
@@ -279,13 +279,42 @@ def test_a_failed_write_leaves_nothing_behind_its_place(disk: Disk, monkeypatch:
     assert (disk.folder / "a").stat().st_size == 4
 
 
+@pytest.mark.parametrize("name", ["a", "b"], ids=["the file being written", "a new file"])
+def test_the_cut_of_a_failed_write_is_synced_before_anyone_hears_of_it(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """`synced` is what the platter has of each file: its size at the last sync."""
+    synced: dict[str, int] = {}
+    real_write, real_sync = os.pwrite, os.fsync
+
+    def half_then_full(file: int, data: bytes, offset: int) -> int:
+        if threading.current_thread().name != "disk-writer":
+            return real_write(file, data, offset)
+        if len(data) > 1:
+            return real_write(file, data[: len(data) - 1], offset)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def sync(file: int) -> None:
+        real_sync(file)
+        synced[Path(f"/proc/self/fd/{file}").readlink().name] = os.fstat(file).st_size
+
+    disk.write("a", b"kept")
+    disk.settle()
+    monkeypatch.setattr(os, "pwrite", half_then_full)
+    monkeypatch.setattr(os, "fsync", sync)
+    disk.write(name, b"abcdef")
+    assert disk.settle()[-1] is not None
+    assert synced[name] == {"a": 4, "b": 0}[name]
+
+
+@pytest.mark.parametrize("call", ["ftruncate", "fsync"])
 def test_a_failed_write_that_cannot_be_taken_back_ends_the_device(
-    disk: Disk, monkeypatch: pytest.MonkeyPatch
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     disk.write("a", b"x")
     disk.settle()
     failing(monkeypatch, "pwrite", errno.ENOSPC)
-    failing(monkeypatch, "ftruncate", errno.EIO)
+    failing(monkeypatch, call, errno.EIO)
     disk.write("a", b"y")
     assert isinstance(disk.settle()[-1], SyncFailed)
 
