@@ -69,6 +69,7 @@ REACHED: Final = (
     "damage_refused",
     "damage_harmless",
     "full_disks",
+    "short_disks",
     "slow_disks",
     "failed_syncs",
     "members_ended_by_their_disk",

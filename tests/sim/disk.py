@@ -83,6 +83,8 @@ class Disk:
         self.usual_latency = self.latency = latency
         """Seconds a sync takes; each is drawn around it."""
         self.full = False
+        self.short = False
+        """The next write finds no room, and the one after it does."""
         self.failing = False
         """The next sync fails."""
         self.plug: Callable[[], object] | None = None
@@ -146,6 +148,10 @@ class SimDevice:
         self._life = 0
         self._reports = 0
         self._refused = -1
+        self._cut: list[_Write] = []
+        """A run that found no room, cut off its file again, until that file is synced: the power would bring
+        sectors of it back.
+        """
         self._dead: SyncFailed | None = None
         self._gone = False
         disk.finished.clear()  # its numbers are those of one life
@@ -211,15 +217,17 @@ class SimDevice:
         error: OSError | None = None
         if self._dead is not None:
             error = self._dead
+        elif run[0].done is not None and run[0].life <= self._refused:
+            error = _no_room()  # it was never written
+        elif run[0].done is not None and (disk.full or disk.short):
+            disk.short = False
+            self._refused, self._cut = run[0].life, run
+            self._sync_cut()
+            error = _no_room()
         elif disk.failing:
             disk.failing = False
             self._tear(run)
             error = self._dead = SyncFailed(errno.EIO, "the simulated disk failed to sync")
-        elif run[0].done is not None and run[0].life <= self._refused:
-            error = OSError(errno.ENOSPC, "No space left on the simulated disk")
-        elif run[0].done is not None and disk.full:
-            self._refused = run[0].life
-            error = OSError(errno.ENOSPC, "No space left on the simulated disk")
         else:
             for write in run:
                 self._put(write)
@@ -234,8 +242,14 @@ class SimDevice:
             if write.done is not None:
                 write.done(error)
 
+    def _sync_cut(self) -> None:
+        """As `disk.posix` does, before anyone hears of the failure."""
+        self._cut = []
+
     def _put(self, write: _Write) -> None:
         files = self._disk.files
+        if self._cut and self._cut[0].name == write.name:
+            self._cut = []
         if write.done is None:
             files.pop(write.name, None)
             return
@@ -253,6 +267,7 @@ class SimDevice:
         """The machine stops: of the run under way any sectors are there, of what waits behind it nothing."""
         if not self._gone:
             self._gone = True
+            self._tear(self._cut)
             if self._dead is None and self._run and self._run[0].life > self._refused:
                 self._tear(self._run)
 
@@ -404,6 +419,10 @@ def _follows(before: _Write, after: _Write) -> bool:
         and after.offset == before.offset + len(before.data)
         and after.life == before.life
     )
+
+
+def _no_room() -> OSError:
+    return OSError(errno.ENOSPC, "No space left on the simulated disk")
 
 
 def _nowhere(call: Callable[[], object]) -> None:

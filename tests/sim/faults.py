@@ -49,7 +49,7 @@ class Faults:
         world.network.heal()
         for member in list(world.members.values()):
             member.fuse = None
-            member.disk.full = member.disk.failing = False
+            member.disk.full = member.disk.short = member.disk.failing = False
             member.disk.plug = None
             member.disk.latency = member.disk.usual_latency
             member.resume()
@@ -213,9 +213,15 @@ class Faults:
     # --- disks
 
     def _full(self, member: Member) -> None:
+        """For a while, or for one write."""
+        length = self._random.random()
+        if length < 0.1:
+            self._struck("short_disks", member)
+            member.disk.short = True
+            return
         self._struck("full_disks", member)
         member.disk.full = True
-        self._later(0.2 + 2 * self._random.random(), partial(setattr, member.disk, "full", False))
+        self._later(0.2 + 2 * length, partial(setattr, member.disk, "full", False))
 
     def _slow(self, member: Member) -> None:
         self._struck("slow_disks", member)

@@ -46,6 +46,7 @@ from netstore.state.tree import Tree
 from netstore.watch.hub import Hub
 from netstore.watch.streams import Watch, Watches
 from tests.sim import plan as plans
+from tests.sim.disk import SimDevice
 from tests.sim.world import World
 
 if TYPE_CHECKING:
@@ -167,6 +168,13 @@ def _pairs_only(plan: Plan) -> None:
 def _full(plan: Plan) -> None:
     """Disks that are full for a while."""
     _steady(plan, "full", "crash", rate=1.0)
+
+
+def _short(plan: Plan) -> None:
+    """The same with short files, marks all the time, and power that goes."""
+    _steady(plan, "power", "plug", "crash", rate=0.6)
+    plan.faults["full"] = 5.0
+    plan.segment_bytes, plan.snapshot_count, plan.catch_up_entries, plan.chores = 1024, 1, 2, 0.1
 
 
 def _broken(plan: Plan) -> None:
@@ -679,6 +687,7 @@ MUTANTS: Final = tuple(
             _full,
             0,
         ),
+        ("the cut of a failed write is not synced", _set(SimDevice, "_sync_cut", _nobody), _short, 0),
         (
             "an entry of an old term is committed by counting",
             _set(replication, "advance_commit", _commits_old_terms),
