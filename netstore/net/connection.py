@@ -154,6 +154,7 @@ class Connection:
         "_drop",
         "_farewell",
         "_mask",
+        "_mute",
         "_reactor",
         "_sealed",
         "_socket",
@@ -194,9 +195,10 @@ class Connection:
         self.session: Session = Handshake(self)
         self.progress = self._accepted = now
         self._tunnel = None if credentials is None else Tunnel(credentials.server(), None)
+        """Where there is one, nothing of `_unsent` leaves but through it, until the end of the connection."""
         self._unsent: deque[bytes | memoryview] = deque()
         self._sealed: bytes | memoryview | None = None
-        """What is to go over the wire before the rest, as it is."""
+        """What is to go over the wire before the rest, as it is: the rest of a record, or words of TLS."""
         self.heard = False
         """It sent something that its session was given, or opened its TLS."""
         self._farewell = False
@@ -211,6 +213,8 @@ class Connection:
         """It holds so much of the memory for all that nothing new is to be handled for it."""
         self._doomed = False
         """It is to be cut at its next turn: what it held is gone already."""
+        self._mute = False
+        """What the session writes is dropped: nobody is to get it."""
         self._soon: Callable[[], None] | None = None
         self._dirty = False
         self._closing = False
@@ -255,7 +259,7 @@ class Connection:
 
     def write(self, data: bytes | memoryview) -> None:
         """Queue bytes; they leave when the reactor flushes."""
-        if self.fd < 0 or self._doomed:
+        if self._mute:
             return
         self._unsent.append(data)
         self._unsent_size += len(data)
@@ -275,7 +279,7 @@ class Connection:
 
     def doom(self) -> None:
         """Let go of everything it holds, from within any call; it is cut at its next turn."""
-        self._doomed = True
+        self._doomed = self._mute = True
         self._unsent.clear()
         self._sealed = None
         self._unsent_size = self._charged = 0
@@ -315,6 +319,7 @@ class Connection:
         self._reactor.forget(self)
         self._socket.close()
         self.fd = -1
+        self._mute = True
         self._unsent.clear()
         self._sealed = None
         self._unsent_size = 0
@@ -373,7 +378,7 @@ class Connection:
         """The peer owes us something (the rest of a request, reading an answer, a close) for longer than the
         limit, in seconds.
         """
-        if self._tunnel is not None and not self._tunnel.open and now - self._accepted > HANDSHAKE_SECONDS:
+        if self._shaking and now - self._accepted > HANDSHAKE_SECONDS:
             return True
         self.session.sweep(now)
         if self.session.late:
@@ -385,7 +390,7 @@ class Connection:
 
     def give_up(self) -> None:
         """The peer stalled: say so if it may still listen, then close."""
-        if self._tunnel is not None and not self._tunnel.open:
+        if self._shaking:
             self.session.refuse(408, b"no handshake in time")
         elif self._unsent_size or self._closing or not self.session.waiting:
             self.cut()
@@ -406,12 +411,12 @@ class Connection:
             self.progress = self._reactor.now
             if self._tunnel is not None:
                 data = self._untunnel(self._tunnel, data)
-            if not self.heard and (data or self._is_open):
+            if not self.heard and (data or (self._tunnel is not None and self._tunnel.open)):
                 self.heard = True
                 self._reactor.crowd.spoke(self)
             if data:
                 self.session.receive(data)
-            if self._tunnel is not None and self._tunnel.ended and self.fd >= 0:
+            if self._tunnel is not None and self._tunnel.ended and not self._mute:
                 self.session.eof()
             if self.session.busy or not self.session.reading or self._unsent_size > HIGH_WATER:
                 self._watch()
@@ -420,26 +425,23 @@ class Connection:
             self._watch()
 
     @property
-    def _is_open(self) -> bool:
-        return self._tunnel is None or self._tunnel.open
+    def _shaking(self) -> bool:
+        """Its TLS handshake is under way."""
+        return self._tunnel is not None and not self._tunnel.open and not self._closing
 
     def _untunnel(self, tunnel: Tunnel, data: bytes) -> bytes:
         """The plain bytes that `data` completes; empty where the connection is not so far, or over."""
         spoken, self._spoken = self._spoken, True
         if not spoken and data[:1].isalpha():
             # No record of TLS begins with a letter, every request of HTTP does.
-            self._tunnel = None
-            self.write(_PLAIN_HTTP)
-            self.finish()
+            self._end_tls(_PLAIN_HTTP)
             return b""
         shaken = tunnel.open
         try:
             plain = tunnel.take(data)
         except TlsFailed as fault:
             # Close in order: a reset would overtake the alert that says what is wrong.
-            self._seal(tunnel.outbound())
-            self._tunnel = None
-            self.finish()
+            self._end_tls(tunnel.outbound())
             if shaken:
                 self.session.gone()
             else:
@@ -449,6 +451,17 @@ class Connection:
         if tunnel.open and not shaken:
             self.begin()
         return plain
+
+    def _end_tls(self, last: bytes) -> None:
+        """Nothing can be sealed any more: answers that were not are dropped, and after `last`, as it is, the
+        connection closes.
+        """
+        self._mute = self._farewell = True
+        self._unsent.clear()
+        self._unsent_size = 0 if self._sealed is None else len(self._sealed)
+        self._charge()
+        self._seal(last)
+        self.finish()
 
     def _seal(self, data: bytes) -> None:
         """Send what TLS itself has to say."""

@@ -209,6 +209,80 @@ async def test_a_letter_inside_a_handshake_is_no_http(tmp_path: Path) -> None:
             assert (await stream.receive_some(65536))[:1] == b"\x16"
 
 
+async def open_tls(stream: trio.SocketStream, files: Certificates) -> tuple[ssl.SSLObject, ssl.MemoryBIO]:
+    """Shake hands by hand; gives what seals, and where it puts what is sealed."""
+    inbound, outbound = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = files.context("http/1.1", shown=None).wrap_bio(inbound, outbound, server_hostname="localhost")
+    with trio.fail_after(10):
+        while True:
+            try:
+                tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await stream.send_all(outbound.read())
+                inbound.write(await stream.receive_some(65536))
+            else:
+                return tls, outbound
+
+
+BROKEN = b"\x17\x03\x03\x00\x20" + b"x" * 32
+"""A record that nobody sealed: what anybody on the way can put in."""
+
+SECRET = b"secret--"
+
+
+async def test_after_a_broken_record_nothing_leaves_that_was_not_sealed(tmp_path: Path) -> None:
+    """Neither what waits to be sent, nor what is answered later; an alert says why (RFC 8446, 6.2)."""
+    files = Certificates(tmp_path / "tls")
+    log: Any = Quiet()
+    credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
+    async with site(credentials=credentials) as here:
+        ((listener, _),) = here.reactor._listeners.values()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        sock = trio.socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+        await sock.connect(("127.0.0.1", here.port))
+        stream = trio.SocketStream(sock)
+        here.answer = SECRET * 100_000
+        tls, outbound = await open_tls(stream, files)
+        tls.write(GET)
+        await stream.send_all(outbound.read())
+        await here.until_asked(1)
+        (connection,) = here.reactor._connections.values()
+        await stream.send_all(BROKEN)
+        with trio.fail_after(10):
+            while not connection._closing:
+                await trio.lowlevel.checkpoint()
+        assert connection.unsent()
+        connection.write(SECRET)
+        here.reactor.flush()
+        data = await read_all(stream)
+        assert SECRET not in data
+        records = []
+        while data:
+            assert data[1:3] == b"\x03\x03"
+            size = 5 + int.from_bytes(data[3:5], "big")
+            records.append(data[:size])
+            data = data[size:]
+        assert {each[0] for each in records} == {0x17}, "in TLS 1.3 alerts are sealed, too"
+        assert len(records[-1]) < 64
+        await stream.aclose()
+        await here.until_open(0)
+        assert here.reactor.memory.used == 0
+
+
+async def test_what_speaks_no_tls_is_told_so_in_clear(tmp_path: Path) -> None:
+    files = Certificates(tmp_path / "tls")
+    log: Any = Quiet()
+    credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
+    async with site(credentials=credentials) as here, await here.connect() as stream:
+        await stream.send_all(GET)
+        assert b"Client sent an HTTP request to an HTTPS server" in await read_all(stream)
+        assert here.reactor.crowd.silent is not None, "that is no word of a client's"
+        await stream.aclose()
+        await here.until_open(0)
+        assert here.log.events == []
+
+
 async def test_an_idle_connection_is_left_alone() -> None:
     async with site(Limits(stall_seconds=5)) as here, await here.connect() as stream:
         await stream.send_all(GET)
