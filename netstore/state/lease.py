@@ -45,12 +45,18 @@ def granted_ttl(asked: int, minimum: int) -> int | Fault:
 
 
 class Leases:
-    """The replicated table. Every member has the same."""
+    """The replicated table. Every member has the same.
+
+    Of a command that is carried out in pieces nothing is seen here before it is finished: `keys_of` gives
+    what was there when it began (`begin`, `finish`), and leases end in its last piece.
+    """
 
     def __init__(self) -> None:
         self._leases: dict[LeaseId, Lease] = {}
         self._touched: dict[LeaseId, LeaseRecord | None] = {}
         self._news: News[LeaseId] = News()
+        self._moved: dict[LeaseId, dict[bytes, bool]] | None = None
+        """While a command is half done: of each lease the keys that it moved, and whether they were there."""
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(self._leases.values())
@@ -102,16 +108,44 @@ class Leases:
 
     def move(self, key: bytes, before: int, after: int) -> None:
         """A key changes its lease; 0 is none."""
+        moved = self._moved
+        if moved is not None:
+            if before:
+                moved.setdefault(LeaseId(before), {}).setdefault(key, True)
+            if after:
+                moved.setdefault(LeaseId(after), {}).setdefault(key, False)
         if before:
             self._leases[LeaseId(before)].keys.discard(key)
         if after:
             self._leases[LeaseId(after)].keys.add(key)
+
+    def begin(self) -> None:
+        """A command begins that is carried out in pieces: until `finish`, the keys it moves are remembered.
+        O(leases and keys that it moves) of memory.
+        """
+        self._moved = {}
+
+    def finish(self) -> None:
+        """It is over."""
+        self._moved = None
+
+    def keys_of(self, lease: Lease) -> set[bytes]:
+        """The keys of a lease as of the last command that is finished; not to be changed. O(keys) while one
+        is half done that has moved some of them.
+        """
+        moved = self._moved.get(lease.id) if self._moved else None
+        if not moved:
+            return lease.keys
+        kept = {key for key in lease.keys if key not in moved}
+        kept.update(key for key, was_there in moved.items() if was_there)
+        return kept
 
     def restore(self, records: Iterable[LeaseRecord]) -> None:
         """Become what was stored; the keys come by `move`."""
         gone = self._leases
         self._leases = {r.id: Lease(r.id, r.ttl, r.since, r.remaining, set()) for r in records}
         self._touched = {}
+        self._moved = None
         self._news.restart(self._leases, gone)
 
     def take_changes(self) -> dict[LeaseId, LeaseRecord | None]:

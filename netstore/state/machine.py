@@ -8,7 +8,7 @@ Invariants:
     so that no crash can part them.
  3. The outcome depends on the state and the command alone.
  4. A command that is long is carried out in pieces. Until it is finished it is not applied and nothing of it
-    is saved, and of a revision that it has not finished nobody sees anything.
+    is saved, and nobody sees anything of it: no revision, no change, no lease that it ends or moves keys of.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ from netstore.state.v3commands import (
 )
 from netstore.state.walk import Walk
 from netstore.state.words import payload_hash
-from netstore.types import EtcdIndex, Event, Index, Nanos, NodeId, NodeView, Revision
+from netstore.types import EtcdIndex, Event, Index, LeaseId, Nanos, NodeId, NodeView, Revision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -394,6 +394,7 @@ class Machine:
         if not isinstance(outcome, GeneratorType):
             return outcome  # type: ignore[return-value]  # work is a generator, always
         self._work, self._work_index = outcome, index
+        self.leases.begin()
         self.applied = before
         return UNFINISHED
 
@@ -409,6 +410,7 @@ class Machine:
                 self.worked += worked
         except StopIteration as end:
             self._work = None
+            self.leases.finish()
             self.applied = self._work_index
             outcome: Outcome = end.value
             return outcome
@@ -663,11 +665,15 @@ class Machine:
         return self._end_leases(lease for lease in overdue if lease is not None)
 
     def _end_leases(self, leases: Iterable[Lease]) -> Work:
+        ended: dict[LeaseId, Lease] = {}
         for lease in leases:
-            yield COMMAND_UNITS
-            yield from txn.end_lease_steps(self.mvcc, lease.keys)
+            if lease.id not in ended:
+                ended[lease.id] = lease
+                yield COMMAND_UNITS
+                yield from txn.end_lease_steps(self.mvcc, lease.keys)
+        for lease in ended.values():
             self.leases.remove(lease)
-        return Done(self.mvcc.revision)
+        return Done(self.mvcc.finish())
 
     def _lease_checkpoint(self, command: LeaseCheckpoint) -> Outcome:
         fault = self._shut(command)

@@ -12,8 +12,9 @@ is done in steps between the requests.
 
 Invariants:
  1. Records are never changed. A read at a revision that is not compacted gives the same for ever.
- 2. The revision moves once in a command (`finish`), and only when something was written. A command may be
-    carried out in pieces (`delete_steps`); until it is finished, nobody outside sees anything of it.
+ 2. The revision moves in `finish`, once in a command, and only when something was written: by one, or by as
+    many as the command made (`begin_revision`). A command may be carried out in pieces (`delete_steps`);
+    until it is finished, nobody outside sees anything of it, neither its changes nor its revisions.
  3. What compaction forgets is decided at once, in the command; records and index entries go later, in
     bounded steps (`sweep`), no answer depends on how far that has come, and what an open read needs stays.
 """
@@ -115,8 +116,8 @@ class Mvcc:
         """Reads before this are refused."""
         self.suspended = False
         """The engine is about to hold another state: no read is answered until `load`."""
-        self._number = 0
-        """Changes of the command that is not finished."""
+        self._start = self._next = bound_after(revision)
+        """The places of the first change of the command that is not finished, and of its next one."""
         self._index = KeyIndex()
         self._records = Records(self._engine)
         self._hashes = Hashes(self._index, self._records)
@@ -223,20 +224,20 @@ class Mvcc:
     @property
     def current(self) -> Revision:
         """The revision that what has been written so far can be seen at."""
-        return Revision(self.revision + 1) if self._number else self.revision
+        return Revision((self._next - 1) >> NUMBER_BITS)
 
     @property
     def bound(self) -> int:
         """The bound (`keyindex`) of the state as it is now, within a command too: a read there sees what was
         written so far and nothing that is written later.
         """
-        return (self.revision + 1) << NUMBER_BITS | self._number << 1
+        return self._next
 
     def put(self, key: bytes, value: bytes, lease: int) -> int:
         """Write a pair; the place of the pair before, 0 when there was none. O(log n) for a new key."""
-        revision = self.revision + 1
-        place = revision << NUMBER_BITS | self._number << 1
-        self._number += 1
+        place = self._next
+        self._next = place + 2
+        revision = place >> NUMBER_BITS
         index = self._index
         item = index.items.get(key)
         before = 0
@@ -287,9 +288,9 @@ class Mvcc:
 
     def _delete(self, item: Item) -> None:
         index, key = self._index, item.key
-        revision = self.revision + 1
-        place = revision << NUMBER_BITS | self._number << 1 | DELETED
-        self._number += 1
+        place = self._next | DELETED
+        self._next += 2
+        revision = Revision(place >> NUMBER_BITS)
         before = item.at
         remember(item)
         index.live.remove(key)
@@ -312,11 +313,15 @@ class Mvcc:
             KeyChange(key, Revision(place >> NUMBER_BITS), record, bool(place & DELETED), before)
         )
 
+    def begin_revision(self) -> None:
+        """What the command writes from now on is of the next revision, if it has written anything in this."""
+        self._next = bound_after(self.current)
+
     def finish(self) -> Revision:
         """The command is over: the revision moves if something was written."""
-        if self._number:
-            self.revision = Revision(self.revision + 1)
-            self._number = 0
+        if self._next != self._start:
+            self.revision = revision = self.current
+            self._start = self._next = bound_after(revision)
             self._finished = len(self._changes)
         return self.revision
 
@@ -424,7 +429,7 @@ class Mvcc:
                 return fault
         if bound:
             return None if query.sort_target != BY_KEY or is_filtered(query) else self._glance(query, bound)
-        if not query.range_end and revision <= 0 and not self._number and not is_filtered(query):
+        if not query.range_end and revision <= 0 and self._next == self._start and not is_filtered(query):
             item = self._index.items.get(query.key)
             if item is None or not item.version:
                 return Found(self.revision, [], 0)
@@ -548,7 +553,7 @@ class Mvcc:
     def _log_end(self) -> int:
         """The position after the last change of a command that is finished."""
         log = self._index.log
-        return log.find(self.revision + 1) if self._number else log.end
+        return log.find(self.revision + 1) if self._next != self._start else log.end
 
     def _changed_key(
         self, start: Revision, key: bytes, looked: int
@@ -568,7 +573,7 @@ class Mvcc:
             following = Revision(past_place(past, end) >> NUMBER_BITS)
         else:
             places.append(item.at)
-        if self._number:
+        if self._next != self._start:
             present = bound_after(self.revision)
             places = [place for place in places if place < present]
             following = min(following, Revision(self.revision + 1))
@@ -587,7 +592,7 @@ class Mvcc:
 
     def take_changes(self) -> list[KeyChange]:
         """What has changed since the last call, in order, of the revisions that are finished."""
-        if self._number:
+        if self._next != self._start:
             changes = self._changes[: self._finished]
             del self._changes[: self._finished]
         else:
@@ -600,7 +605,7 @@ class Mvcc:
     @property
     def sweeping(self) -> bool:
         """Whether `sweep` can go on: something is left to do, and nobody reads what would be erased."""
-        return self.swept < self.compacted and not self._number and self._pins.allow(self.compacted)
+        return self.swept < self.compacted and self._next == self._start and self._pins.allow(self.compacted)
 
     def sweep(self, steps: int = SWEEP_STEP) -> None:
         """Do a part of what compaction has left to do: look at so many changes and erase at most as many
@@ -626,7 +631,7 @@ class Mvcc:
     @property
     def hashing(self) -> bool:
         """Whether there is something to do for `hash_on`. Meanwhile nothing is swept."""
-        return bool(self._hashes) and not self._number
+        return bool(self._hashes) and self._next == self._start
 
     def hash_on(self, records: int = HASH_STEP) -> None:
         """Work on the checksum that was asked for first."""

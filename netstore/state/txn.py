@@ -207,7 +207,8 @@ def delete_range_steps(mvcc: Mvcc, command: DeleteRange) -> Generator[int, None,
 
 
 def end_lease_steps(mvcc: Mvcc, keys: Iterable[bytes]) -> Generator[int]:
-    """Delete the keys of a lease, in order."""
+    """Delete the keys of a lease, in order, in a revision of their own."""
+    mvcc.begin_revision()
     runs: list[list[bytes]] = []
     unsorted = iter(keys)
     while run := sorted(islice(unsorted, _SORT_STEP)):
@@ -216,7 +217,6 @@ def end_lease_steps(mvcc: Mvcc, keys: Iterable[bytes]) -> Generator[int]:
     for key in list(runs[0]) if len(runs) == 1 else merge(*runs):
         mvcc.delete(key)
         yield _WRITE_UNITS
-    mvcc.finish()
 
 
 def execute(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault:

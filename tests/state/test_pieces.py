@@ -62,7 +62,11 @@ def begin(machine: Machine, command: V3Command, units: int = APPLY_UNITS) -> Out
     return machine.begin(Index(machine.applied + 1), seal(encode(command)), units)
 
 
-def many(keys: int, lease: int = 0) -> list[V3Command]:
+def held_by_leases(machine: Machine) -> dict[int, set[bytes]]:
+    return {lease.id: set(machine.leases.keys_of(lease)) for lease in machine.leases}
+
+
+def many(keys: int, lease: int = 0) -> list[Put]:
     return [Put(b"%05d" % number, b"x", lease) for number in range(keys)]
 
 
@@ -82,12 +86,12 @@ def test_pieces_of_any_size_do_the_same_and_show_nothing_before_the_last(
         for command in commands:
             applied, before = machine.applied, machine.mvcc.range(Range(*ALL))
             assert isinstance(before, Found)
+            held = held_by_leases(machine)
             outcome = begin(machine, command, units)
             while outcome is UNFINISHED:
                 assert machine.applied == applied
-                assert machine.mvcc.range(Range(*ALL, revision=before.revision)) == before or (
-                    isinstance(command, LeaseExpire)
-                )
+                assert machine.mvcc.range(Range(*ALL)) == before
+                assert held_by_leases(machine) == held
                 assert all(change.revision <= machine.mvcc.revision for change in machine.take_changes())
                 machine.save()
                 machine.sweep()
@@ -136,6 +140,37 @@ def test_the_keys_of_a_lease_end_in_bounded_pieces(command: V3Command) -> None:
     assert machine.leases.get(1) is None
     deleted = [change.key for change in machine.take_changes()]
     assert deleted[:2_000] == sorted(deleted[:2_000])
+
+
+def test_leases_that_end_together_end_for_all_to_see_at_once_each_in_its_revision() -> None:
+    """One of them named twice: it ends once."""
+    machine = machine_with(*LEASES, *many(600, lease=1), *[Put(b"z%d" % n, lease=2) for n in range(600)])
+    before, held = machine.mvcc.revision, held_by_leases(machine)
+    outcome = begin(machine, LeaseExpire(((1, 1), (2, 2), (1, 1), (-3, 3))))
+    pieces = 1
+    while outcome is UNFINISHED:
+        assert machine.mvcc.revision == before
+        assert held_by_leases(machine) == held
+        assert not machine.take_changes()
+        outcome = machine.go_on()
+        pieces += 1
+    assert pieces > 5
+    assert isinstance(outcome, Done)
+    assert outcome.revision == machine.mvcc.revision == before + 2
+    assert not list(machine.leases)
+    assert [change.revision - before for change in machine.take_changes()] == [1] * 600 + [2] * 600
+
+
+def test_keys_that_a_transaction_gives_to_a_lease_are_its_when_it_is_over() -> None:
+    machine = machine_with(*LEASES, *many(100, lease=1))
+    puts = many(100, lease=2)
+    outcome = begin(machine, Txn(success=(DeleteRange(b"0009", b"0010"), *puts[:90])), 10)
+    held = {1: {put.key for put in many(100)}, 2: set(), -3: set()}
+    assert outcome is UNFINISHED
+    while outcome is UNFINISHED:
+        assert held_by_leases(machine) == held
+        outcome = machine.go_on(10)
+    assert {id_: len(keys) for id_, keys in held_by_leases(machine).items()} == {1: 0, 2: 90, -3: 0}
 
 
 def test_a_crash_in_the_middle_leaves_the_state_before() -> None:

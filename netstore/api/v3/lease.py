@@ -130,7 +130,7 @@ class LeaseService:
         if left < 0 or lease is None:
             answer = pb.LeaseTimeToLiveResponse(ID=id_, TTL=-1)
         else:
-            held = sorted(lease.keys) if keys else ()
+            held = sorted(machine.leases.keys_of(lease)) if keys else ()
             answer = pb.LeaseTimeToLiveResponse(ID=id_, TTL=left, grantedTTL=lease.ttl, keys=held)
         call.reply(messages.write(self._headers(machine.mvcc.revision), answer))
 
