@@ -238,6 +238,8 @@ class Host:
         self._reads_asked: dict[int, tuple[Callable[[Fault | None], None], float]] = {}
         self._reads_waiting: list[tuple[Index, int]] = []
         self._leader_known: NodeId | None = None
+        self._forgetful: set[NodeId] = set()
+        """Members that are known, since the leader changed, to lack what they acknowledged."""
         self.leader_since = Nanos(0)
         """Wall time at which this member came to know its leader; 0 before it knew any."""
 
@@ -347,6 +349,17 @@ class Host:
         if self.proposals.expire(errors.timed_out) + self._expire_reads():
             self._flush()
         self._raft.tick()
+        for peer, (acknowledged, kept) in self._raft.take_forgetful().items():
+            if peer not in self._forgetful:
+                self._forgetful.add(peer)
+                self._log.warning(
+                    "member_forgot",
+                    member=f"{peer:x}",
+                    acknowledged=acknowledged,
+                    kept_up_to=kept,
+                    advice="its data folder is older than what it acknowledged: remove it with netstorectl"
+                    f" member rm {peer:x}, empty the folder, and let it join",
+                )
         self._wake()
 
     def campaign(self) -> None:
@@ -510,6 +523,7 @@ class Host:
             self._wake()
         if self._raft.leader != self._leader_known:
             self._leader_known = self._raft.leader
+            self._forgetful.clear()
             self.leader_since = self.clock.wall()
             self._log.info("leader_changed", leader=f"{self._raft.leader:x}", term=self._raft.term)
         if self._failure is not None:

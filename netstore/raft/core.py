@@ -125,6 +125,7 @@ class Raft:
         "config",
         "draw",
         "elapsed",
+        "forgetful",
         "forwarded_bytes",
         "heartbeat_elapsed",
         "holding",
@@ -171,9 +172,9 @@ class Raft:
         """Since which entry which configuration holds, from the snapshot to the end of the log."""
         membership.follow_log(self, Index(boot.snapshot.index + 1))
         self.installing: SnapshotMeta | None = None
+        """The state copy the host is putting in place."""
         self.holding = False
         """The host takes no entries to apply for now: its state is too far behind its log."""
-        """The state copy the host is putting in place."""
 
         # Time, in ticks.
         self.ticks = 0
@@ -199,6 +200,8 @@ class Raft:
         """Appended and not committed: (last index, bytes) of each batch."""
         self.backlog_bytes = 0
         self.send_due = False
+        self.forgetful: dict[NodeId, tuple[Index, Index]] = {}
+        """See `take_forgetful`."""
 
         # A follower's.
         self.accepted: Index | None = None
@@ -232,6 +235,8 @@ class Raft:
         """
         if message.to != self.id or message.sender == self.id:
             return
+        if type(message) is Append and message.term >= self.term:
+            replication.check_committed(self, message)
         if message.term != self.term and not election.admit(self, message):
             return
         HANDLERS[self.role][type(message)](self, message)
@@ -315,6 +320,14 @@ class Raft:
         snapshotting.report(self, peer, ok=ok)
 
     # --- output
+
+    def take_forgetful(self) -> dict[NodeId, tuple[Index, Index]]:
+        """Members found since the last call that lack what they had acknowledged to this leader: how far that
+        went, and where their logs may end. Their disks were exchanged for older ones: they are sent nothing,
+        and what they acknowledged may have been counted.
+        """
+        found, self.forgetful = self.forgetful, {}
+        return found
 
     def has_ready(self) -> bool:
         """Whether `take_ready` would give anything to do. Cheap."""

@@ -25,9 +25,11 @@ class Progress:
     """One follower. `match` is known to be the same there; `next` is the next place to send; match < next."""
 
     __slots__ = (
+        "_unanswered",
         "_window",
         "caught_up",
         "commit_sent",
+        "denials",
         "flow",
         "heard",
         "inflight_bytes",
@@ -54,6 +56,9 @@ class Progress:
         self.snapshot = Index(0)
         self.round_acked = 0
         """The newest read round it confirmed (`readindex`)."""
+        self.denials = 0
+        """Probes in a row that were answered by denying what it had acknowledged."""
+        self._unanswered = False
         self.caught_up = False
         self.round_goal = Index(next_index - 1)
         self.round_started = now
@@ -74,7 +79,7 @@ class Progress:
             self._window.append((last, size))
             self.inflight_bytes += size
         else:
-            self.waiting = True
+            self.waiting = self._unanswered = True
 
     def full(self, max_messages: int, max_bytes: int) -> bool:
         """Whether the window is used up."""
@@ -91,10 +96,20 @@ class Progress:
         window = self._window
         while window and window[0][0] <= index:
             self.inflight_bytes -= window.popleft()[1]
+        self.denials = 0
         if index <= self.match:
             return False
         self.match = index
         self.next = max(self.next, Index(index + 1))
+        return True
+
+    def denied(self, at: Index) -> bool:
+        """Whether a follower that has no match at `at` denies what it acknowledged. Nothing is sent until it
+        answers a heartbeat."""
+        if self.flow is not Flow.PROBE or not at == self.match == self.next - 1 > 0:
+            return False
+        self.denials += self._unanswered
+        self._unanswered = False
         return True
 
     def rejected(self, at: Index, retry: Index) -> bool:
@@ -130,6 +145,7 @@ class Progress:
     def _reset(self, flow: Flow) -> None:
         self.flow = flow
         self.waiting = False
+        self.denials = 0
         self.snapshot = Index(0)
         self._window.clear()
         self.inflight_bytes = 0

@@ -8,7 +8,7 @@ while the messages are on their way.
 from __future__ import annotations
 
 from itertools import repeat
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from netstore.raft import election, membership, quorum, readindex, snapshotting
 from netstore.raft.change import Change
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
     from netstore.raft.core import Raft
     from netstore.raft.progress import Progress
+
+
+DENIALS_TOLD: Final = 3
+"""Probes in a row that a follower denies before it counts as forgetful: one denial may have been on its way
+since before it had what it acknowledged. Between two probes lies a heartbeat."""
 
 
 # --- proposing
@@ -140,7 +145,7 @@ def _feed(raft: Raft, peer: NodeId, progress: Progress) -> None:
                 return
             if progress.full(config.max_inflight_messages, config.max_inflight_bytes):
                 return
-        _send_append(raft, peer, progress, config.max_append_bytes)
+        _send_append(raft, peer, progress, 0 if progress.denials else config.max_append_bytes)
 
 
 def _send_append(raft: Raft, peer: NodeId, progress: Progress, max_bytes: int) -> None:
@@ -187,6 +192,10 @@ def take_rejected(raft: Raft, message: AppendRejected) -> None:
         if progress.flow is not Flow.SNAPSHOT:
             snapshotting.send(raft, message.sender, progress)
         return
+    if progress.denied(message.previous_index):
+        if progress.denials == DENIALS_TOLD:
+            raft.forgetful[message.sender] = progress.match, message.hint_index
+        return
     retry, _ = raft.log.last_not_above(message.hint_index, message.hint_term)
     if progress.rejected(message.previous_index, retry):
         raft.send_due = True
@@ -231,6 +240,24 @@ def take_heartbeat_answer(raft: Raft, message: HeartbeatAnswer) -> None:
 # --- the follower's side
 
 
+def check_committed(raft: Raft, message: Append) -> None:
+    """MessageRefused when a leader of this term or a later one has another entry than what is committed here:
+    no leader can (leader completeness, section 3.6.3). Looks at one entry, since terms never fall along a log
+    and equal entries follow equal ones.
+    """
+    log, previous = raft.log, message.previous_index
+    if previous >= log.commit:
+        return
+    count = min(len(message.entries), log.commit - previous)
+    place = previous + count
+    term = message.entries[count - 1].term if count else message.previous_term
+    if place >= log.compacted and term != log.term(place):
+        raise MessageRefused(
+            f"leader {message.sender:x} has entry {place} of term {term}; here it is committed, of term"
+            f" {log.term(place)}"
+        )
+
+
 def take_append(raft: Raft, message: Append) -> None:
     """Follower: AppendEntries (section 3.5). The answer waits for the disk; several before the next Ready
     become one."""
@@ -245,14 +272,8 @@ def take_append(raft: Raft, message: Append) -> None:
     previous = message.previous_index
     end = Index(previous + len(entries))
     if previous < log.commit:
-        # What is committed matches in any case (leader completeness), and may be forgotten here.
-        known = log.commit - previous
-        if len(entries) > known and entries[known - 1].term != log.term(log.commit):
-            raise MessageRefused(
-                f"leader {message.sender:x} has entry {log.commit} of term {entries[known - 1].term}; here"
-                f" it is committed, of term {log.term(log.commit)}"
-            )
-        entries = entries[known:]
+        # What is committed matches (`check_committed`), and may be forgotten here.
+        entries = entries[log.commit - previous :]
         end = max(end, log.commit)
     elif not log.matches(previous, message.previous_term):
         hint, _ = log.last_not_above(previous, message.previous_term)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netstore.errors import CorruptData
-from netstore.raft import election
+from netstore.raft import election, replication
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.core import HANDLERS, Boot, Config, Raft
 from netstore.raft.entry import (
@@ -296,10 +296,83 @@ def test_a_leader_that_contradicts_what_is_committed_is_refused() -> None:
     raft.step(Heartbeat(*HERE, Term(1), Index(2), 0))
     said(raft)
     raft.compact(Index(2))
-    wrong = Append(*HERE, Term(5), Index(0), Term(0), Index(0), [entry(i, 3) for i in range(1, 5)])
-    with pytest.raises(MessageRefused, match="has entry 2 of term 3; here it is committed, of term 1"):
-        raft.step(wrong)
+    for end in (5, 3):
+        for term in (1, 5):
+            wrong = Append(
+                *HERE, Term(term), Index(0), Term(0), Index(0), [entry(i, 3) for i in range(1, end)]
+            )
+            with pytest.raises(
+                MessageRefused, match="has entry 2 of term 3; here it is committed, of term 1"
+            ):
+                raft.step(wrong)
     assert (raft.last_index, raft.commit) == (3, 2)
+
+
+@pytest.mark.parametrize("leader", [TWO, THREE])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_nothing_is_changed_by_a_leader_that_is_refused(leader: NodeId, count: int) -> None:
+    """Else one message could keep a member from voting for, or hearing, the leader that there is."""
+    raft = member(1, TRIO, [1, 1, 1])
+    raft.step(Heartbeat(*HERE, Term(1), Index(2), 0))
+    said(raft)
+    raft.tick()
+    before = (raft.term, raft.leader, raft.vote, raft.elapsed, raft.role, raft.timeout)
+    wrong = [entry(i, 3) for i in range(2, 2 + count)]
+    with pytest.raises(MessageRefused, match="here it is committed"):
+        raft.step(
+            Append(leader, ONE, Term(5), Index(1), Term(1 if count else 3), Index(0), wrong),
+        )
+    assert (raft.term, raft.leader, raft.vote, raft.elapsed, raft.role, raft.timeout) == before
+    assert said(raft) == []
+
+
+def test_a_leader_that_was_overtaken_is_answered_whatever_it_has() -> None:
+    """Its entries may differ from what another one committed since."""
+    raft = member(1, TRIO, [1, 2, 2])
+    raft.step(Heartbeat(*HERE, Term(2), Index(3), 0))
+    said(raft)
+    raft.step(Append(THREE, ONE, Term(1), Index(1), Term(1), Index(1), [entry(2, 1)]))
+    assert said(raft) == [HeartbeatAnswer(ONE, THREE, Term(2), 0)]
+
+
+def acknowledged_by_two(index: int) -> Raft:
+    """A leader of term 1 with five entries, of which member 2 has acknowledged `index` and is probed anew."""
+    raft = leading()
+    raft.propose([b"x"] * 4)
+    said(raft)
+    raft.step(AppendAccepted(TWO, ONE, Term(1), Index(index)))
+    said(raft)
+    raft.report_unreachable(TWO)
+    return raft
+
+
+def test_a_member_that_lost_what_it_acknowledged_is_told_of_once_and_fed_nothing() -> None:
+    raft = acknowledged_by_two(3)
+    denial = AppendRejected(TWO, ONE, Term(1), Index(3), Index(1), Term(1), needs_snapshot=False)
+    sizes: list[int] = []
+    for _ in range(6):
+        assert raft.take_forgetful() == ({TWO: (3, 1)} if len(sizes) == replication.DENIALS_TOLD else {})
+        probes = [each for each in said(raft) if isinstance(each, Append) and each.to == TWO]
+        assert [probe.previous_index for probe in probes] == [3], "one in each heartbeat, no more"
+        sizes += [len(probe.entries) for probe in probes]
+        for _ in range(4):  # the same answer again is none to another probe
+            raft.step(denial)
+            assert not [each for each in said(raft) if isinstance(each, Append) and each.to == TWO]
+        raft.step(HeartbeatAnswer(TWO, ONE, Term(1), 0))
+    assert sizes == [2, 0, 0, 0, 0, 0]
+
+
+def test_a_denial_that_comes_late_holds_up_a_member_for_a_heartbeat() -> None:
+    raft = acknowledged_by_two(3)
+    said(raft)
+    raft.step(AppendRejected(TWO, ONE, Term(1), Index(3), Index(1), Term(1), needs_snapshot=False))
+    raft.step(HeartbeatAnswer(TWO, ONE, Term(1), 0))
+    said(raft)
+    raft.step(AppendAccepted(TWO, ONE, Term(1), Index(3)))
+    assert raft.progress[TWO].flow is Flow.REPLICATE
+    [append] = [each for each in said(raft) if isinstance(each, Append) and each.to == TWO]
+    assert len(append.entries) == 2
+    assert raft.take_forgetful() == {}
 
 
 def test_terms_and_roles_move_in_one_direction() -> None:
