@@ -107,6 +107,8 @@ class Call:
             self._be_welcome(answer)
             if rest and self.link.open:
                 self._heed(rest)
+        except MustStop:
+            raise
         except CorruptData as fault:
             self.link.cut(str(fault))
 

@@ -18,7 +18,7 @@ import trio
 
 from netstore.disk import images
 from netstore.disk.apart import verified
-from netstore.errors import CorruptData, NetstoreError, StateDamaged
+from netstore.errors import CorruptData, MustStop, NetstoreError, StateDamaged
 from netstore.net.call import Call, CallFailed, call
 from netstore.net.peerwire import CopyHead, CopyReader, Purpose, Verdict, Welcome, frame, read_frame
 from netstore.raft.messages import InstallSnapshot, MessageRefused, decode_message, encode_message
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from netstore.node.host import Host
     from netstore.node.peers import Peers
     from netstore.raft.entry import SnapshotMeta
-    from netstore.types import NodeId
+    from netstore.types import Index, NodeId
 
 PIECE_BYTES: Final = 1024 * 1024
 """Read, sent, hashed or written at a time."""
@@ -112,13 +112,17 @@ class StateCopies:
             async with self._limit:
                 account.charge(2 * PIECE_BYTES)  # one piece is read while the one before is sent
                 # From here on the log keeps what follows the copy.
-                self._host.image_meta(self._engine.durable())
+                place = self._engine.durable()
+                self._check_place(place)
+                self._host.image_meta(place)
                 begun = True
                 meta = await self._copy(part)
                 self._log.info("state_copy_sending", peer=f"{peer:x}", index=meta.index)
                 await self._hand_over(peer, InstallSnapshot(message.sender, peer, message.term, meta), part)
             ok = True
             self._log.info("state_copy_sent", peer=f"{peer:x}", index=meta.index)
+        except MustStop:
+            raise
         except (NetstoreError, OSError) as fault:
             self._log.warning("state_copy_not_sent", peer=f"{peer:x}", reason=str(fault))
         finally:
@@ -126,8 +130,7 @@ class StateCopies:
             part.unlink(missing_ok=True)
             self._sending.discard(peer)
             self._rest(peer, ok=ok)
-            if begun:
-                self._host.image_sent(peer, ok=ok)
+            self._host.image_sent(peer, ok=ok, begun=begun)
 
     def _rest(self, peer: NodeId, *, ok: bool) -> None:
         """Remember how long the next copy for this peer waits."""
@@ -144,6 +147,13 @@ class StateCopies:
         if host.compacted > message.meta.index:
             raise CallFailed("the log that follows it weighed too much and was forgotten")
 
+    def _check_place(self, index: Index) -> None:
+        """CallFailed when a log that follows a copy at `index` is not there: it was forgotten meanwhile, or
+        this member is being given a copy itself.
+        """
+        if not self._host.follows(index):
+            raise CallFailed("the log that follows it weighed too much and was forgotten, or is replaced")
+
     async def _copy(self, part: Path) -> SnapshotMeta:
         """Make a copy of the state as it is now; what it stands for."""
         await self._durable()
@@ -153,6 +163,7 @@ class StateCopies:
         except StateDamaged as fault:
             self._host.fail(fault)  # a copy is what the state is
             raise
+        self._check_place(index)
         return self._host.image_meta_at(index)
 
     async def _durable(self) -> None:
@@ -241,6 +252,8 @@ class StateCopies:
             except MessageRefused:
                 await trio.to_thread.run_sync(image.unlink)
                 raise
+        except MustStop:
+            raise
         except (NetstoreError, OSError) as fault:
             self._log.warning("state_copy_not_received", peer=f"{copy.sender:x}", reason=str(fault))
             verdict, text = Verdict.FAILED, str(fault)
@@ -277,7 +290,10 @@ class StateCopies:
             os.close(file)
         if copy.message is None or digest.digest() != copy.reader.digest:
             raise CorruptData("state copy does not fit its digest")
-        applied = await trio.to_thread.run_sync(verified, part)
+        try:
+            applied = await trio.to_thread.run_sync(verified, part)
+        except StateDamaged as fault:  # not this member's state: what was sent is not a whole one
+            raise CorruptData(str(fault)) from None
         if applied != copy.message.meta.index:
             raise CorruptData(f"state copy has applied {applied}, not {copy.message.meta.index}")
         image = await trio.to_thread.run_sync(images.complete, part, applied, digest.digest())

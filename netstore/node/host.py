@@ -411,28 +411,42 @@ class Host:
         `image_sent` is called, or until it weighs too much: then `compacted` passes it, and the copy is of no
         use to anybody.
         """
+        meta = self._raft.snapshot_meta(index)
         insort(self._images_out, index)
-        return self._raft.snapshot_meta(index)
+        return meta
+
+    def follows(self, index: Index) -> bool:
+        """Whether this member has the log that follows a copy of the state at `index`, and has applied as
+        much: what `image_meta` and `image_meta_at` take.
+        """
+        return self._compacted <= index <= self._raft.status().applied
 
     def image_meta_at(self, index: Index) -> SnapshotMeta:
         """The same for a copy that turned out to have applied more than `image_meta` was asked about."""
         return self._raft.snapshot_meta(index)
 
-    def image_sent(self, peer: NodeId, *, ok: bool) -> None:
-        """The copy for this peer was delivered, or was given up."""
-        self._images_out.pop()  # with two of them on their way, the log keeps more for a while
+    def image_sent(self, peer: NodeId, *, ok: bool, begun: bool = True) -> None:
+        """The copy for this peer was delivered, or was given up; if not `begun`, before `image_meta`."""
+        if begun:
+            self._images_out.pop()  # with two of them on their way, the log keeps more for a while
         self._raft.report_snapshot(peer, ok)
         self._wake()
 
     def image_received(self, message: InstallSnapshot, image: object) -> None:
         """A copy has arrived: complete, verified, durable. `image` is what the engine's `install` takes.
 
-        MessageRefused when it comes with what cannot be true.
+        MessageRefused when it comes with what cannot be true. InvariantBroken as by `receive`.
         """
         if self._raft.installing is None:
             self._image_in = image
-        self._raft.step(message)
-        self._wake()
+        try:
+            self._raft.step(message)
+        except (MessageRefused, MustStop):
+            raise
+        except Exception as fault:
+            raise InvariantBroken(f"a state copy was taken half: {fault!r}") from fault
+        finally:
+            self._wake()
 
     def fail(self, failure: Exception) -> None:
         """End the member: the state engine or another part it cannot live without has failed."""
@@ -597,7 +611,7 @@ class Host:
                 self._meet(entry)
             try:
                 outcome = machine.go_on() if self._half_applied else machine.begin(entry.index, self._payload)
-            except (NetstoreError, MemoryError):
+            except (MustStop, NetstoreError, MemoryError):
                 raise
             except Exception as error:
                 raise _broken(entry, self._payload, error) from error

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import pytest
 import trio
 
 from netstore.disk import images
 from netstore.disk.apart import verified
 from netstore.disk.engine import LmdbEngine
+from netstore.errors import StateDamaged
 from netstore.limits import Budget
 from netstore.node import copies as module
 from netstore.node.copies import StateCopies
 from netstore.raft.entry import ConfState, SnapshotMeta
+from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import InstallSnapshot, MessageRefused
 from netstore.types import Index, NodeId, Term
 from tests.node.test_peers import A, B, Member
@@ -22,8 +25,6 @@ from tests.support.links import eventually, running_reactor
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
-
-    import pytest
 
     from netstore.net.reactor import Reactor
 
@@ -49,6 +50,9 @@ class Host:
         self.sent: list[tuple[NodeId, bool]] = []
         self.received: list[tuple[InstallSnapshot, Path]] = []
 
+    def follows(self, index: Index) -> bool:
+        return self.compacted <= index
+
     def image_meta(self, index: Index) -> SnapshotMeta:
         self.held += 1
         return self.image_meta_at(index)
@@ -56,8 +60,8 @@ class Host:
     def image_meta_at(self, index: Index) -> SnapshotMeta:
         return SnapshotMeta(index, Term(2), ConfState(voters=(A,)))
 
-    def image_sent(self, peer: NodeId, *, ok: bool) -> None:
-        self.held -= 1
+    def image_sent(self, peer: NodeId, *, ok: bool, begun: bool = True) -> None:
+        self.held -= begun
         self.sent.append((peer, ok))
 
     def image_received(self, message: InstallSnapshot, image: Path) -> None:
@@ -151,6 +155,46 @@ async def test_a_copy_whose_log_was_forgotten_is_given_up(tmp_path: Path) -> Non
     async with pair(tmp_path) as (one, two):
         one.host.compacted = Index(6)
         await gives_up(one, two, "weighed too much and was forgotten")
+
+
+async def test_a_place_that_is_forgotten_while_the_copy_is_made_costs_the_copy_only(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (one, two):
+        places = iter([True, False])
+        one.host.follows = lambda _: next(places)
+        await gives_up(one, two, "is replaced")
+        assert one.host.held == 0
+
+
+async def test_a_member_without_a_place_for_a_copy_makes_none(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (one, two):
+        one.host.follows = lambda _: False
+        await gives_up(one, two, "is replaced")
+        assert one.host.held == 0
+
+
+@pytest.mark.parametrize("place", ["image_received", "image_meta_at"])
+async def test_what_a_member_must_not_survive_ends_it_from_a_copy_too(tmp_path: Path, place: str) -> None:
+    def broken(*_: object) -> NoReturn:
+        raise InvariantBroken("the log is wrong")
+
+    with pytest.RaisesGroup(InvariantBroken, flatten_subgroups=True, allow_unwrapped=True):
+        async with pair(tmp_path) as (one, two):
+            setattr(two.host if place == "image_received" else one.host, place, broken)
+            one.copies.request(WISH)
+            await trio.sleep_forever()
+
+
+async def test_a_copy_that_is_damaged_is_no_damage_of_who_gets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(path: Path) -> Index:
+        if path.name == images.INCOMING:
+            raise StateDamaged("rot")
+        return verified(path)
+
+    async with pair(tmp_path) as (one, two):
+        monkeypatch.setattr(module, "verified", found)
+        await gives_up(one, two, "rot")
 
 
 async def test_a_copy_that_creeps_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.disk.engine import MemoryEngine
-from netstore.errors import NO_SPACE, STOPPED, TIMED_OUT, TOO_MANY, Fault
+from netstore.errors import NO_SPACE, STOPPED, TIMED_OUT, TOO_MANY, CorruptData, Fault
 from netstore.limits import Budget
 from netstore.node.host import CATCH_UP_ENTRIES, HELD_BYTES, DiskFailed
 from netstore.node.timekeeper import Deadlines
-from netstore.raft.entry import EntryKind
+from netstore.raft.core import Raft
+from netstore.raft.entry import EntryKind, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
-from netstore.raft.messages import Forward
+from netstore.raft.messages import Forward, InstallSnapshot
 from netstore.seams import SyncFailed
 from netstore.state.commands import Delete, QuorumGet, Set, encode
 from netstore.state.mirror import TABLES
 from netstore.state.v3commands import Compact, DeleteRange, Found, LeaseGrant, Put, Range, SetAlarm, Txn
-from netstore.types import Event, Index, Nanos, NodeId
+from netstore.types import Event, Index, Nanos, NodeId, Term
 from tests.support.local_member import HandClock
 from tests.support.member import ME, Solo
 
@@ -371,6 +372,31 @@ def test_a_read_waits_for_the_log() -> None:
     member.settle()
     assert reads == [None]
     assert value(member) == b"v"
+
+
+def test_a_copy_that_stands_for_nothing_keeps_no_log() -> None:
+    member = Solo().lead()
+    put(member)
+    member.settle()
+    applied = member.host.machine.applied
+    assert member.host.follows(applied)
+    assert not member.host.follows(Index(applied + 1))
+    with pytest.raises(InvariantBroken):
+        member.host.image_meta(Index(applied + 1))
+    assert member.host._images_out == []
+    member.host.image_sent(ME, ok=False, begun=False)
+
+
+@pytest.mark.parametrize("fault", [KeyError("x"), CorruptData("x"), MemoryError()])
+def test_a_copy_that_is_taken_half_ends_the_member(monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
+    def step(*_: object) -> NoReturn:
+        raise fault
+
+    member = Solo().lead()
+    monkeypatch.setattr(Raft, "step", step)
+    wish = InstallSnapshot(NodeId(9), ME, Term(9), SnapshotMeta())
+    with pytest.raises(InvariantBroken, match="taken half"):
+        member.host.image_received(wish, None)
 
 
 def test_a_read_that_was_given_up_waits_for_no_index() -> None:

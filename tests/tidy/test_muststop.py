@@ -1,0 +1,78 @@
+"""What a member must not survive passes every `except` clause of the rooms that run on its loop."""
+
+from __future__ import annotations
+
+import ast
+from typing import Final
+
+from tests.support.daemon import ROOT
+
+ROOMS: Final = ("api", "net", "node", "raft", "watch")
+
+WIDE: Final = {"BaseException", "Exception", "NetstoreError", "Hopeless", "CorruptData", "UnknownCommand"}
+"""What `CannotApply`, `StateDamaged` and `InvariantBroken` are beside `MustStop`."""
+
+DECODING: Final = {
+    ("netstore/net/tls.py", "_refresh"): "reads certificates",
+    ("netstore/node/backup.py", "_run"): "damage that it finds is handed to the loop",
+    ("netstore/node/cluster.py", "_asked"): "reads a command's bytes",
+    ("netstore/node/guests.py", "received"): "bytes of a peer; the host wraps whatever else it raises",
+    ("netstore/node/host.py", "_only_removes"): "reads a command's bytes",
+    ("netstore/node/host.py", "_take_proposals"): "reads a command's bytes",
+    ("netstore/node/inspection.py", "_payload"): "reads a command's bytes",
+}
+"""Functions that need no clause for it, and why."""
+
+
+def caught(clause: ast.expr | None) -> set[str]:
+    """The names of the exceptions of a clause."""
+    if clause is None:
+        return {"BaseException"}
+    if isinstance(clause, ast.Tuple):
+        return set().union(*(caught(each) for each in clause.elts))
+    return {ast.unparse(clause).rpartition(".")[2]}
+
+
+def swallowed(source: str) -> list[tuple[str, int]]:
+    """Function and line of each clause that would catch a `MustStop`: it neither comes after one that lets it
+    pass, nor ends by raising it again.
+    """
+    found: list[tuple[str, int]] = []
+
+    def look(node: ast.AST, function: str) -> None:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            function = node.name
+        if isinstance(node, ast.Try | ast.TryStar):
+            passed = False
+            for handler in node.handlers:
+                last = handler.body[-1]
+                again = isinstance(last, ast.Raise) and last.exc is None
+                passed |= again and "MustStop" in caught(handler.type)
+                if caught(handler.type) & WIDE and not passed and not again:
+                    found.append((function, handler.lineno))
+        for child in ast.iter_child_nodes(node):
+            look(child, function)
+
+    look(ast.parse(source), "")
+    return found
+
+
+def test_nothing_on_the_loop_catches_what_a_member_must_not_survive() -> None:
+    found = {
+        (str(path.relative_to(ROOT)), function): line
+        for room in ROOMS
+        for path in sorted((ROOT / "netstore" / room).rglob("*.py"))
+        for function, line in swallowed(path.read_text())
+    }
+    assert {place: line for place, line in found.items() if place not in DECODING} == {}
+    assert set(DECODING) <= set(found), "an exception that is needed no more"
+
+
+def test_the_test_sees_what_swallows() -> None:
+    attempt = "def f():\n  try:\n    g()\n"
+    assert swallowed(f"{attempt}  except Exception as e:\n    log(e)") == [("f", 4)]
+    assert swallowed(f"{attempt}  except (OSError, errors.NetstoreError):\n    pass") == [("f", 4)]
+    assert swallowed(f"{attempt}  except MustStop:\n    pass\n  except Exception:\n    pass") == [("f", 6)]
+    assert swallowed(f"{attempt}  except MustStop:\n    raise\n  except Exception:\n    pass") == []
+    assert swallowed(f"{attempt}  except Exception:\n    h()\n    raise") == []
+    assert swallowed(f"{attempt}  except OSError:\n    pass") == []
