@@ -133,9 +133,12 @@ CHORES_SECONDS: Final = 0.1
 
 
 OWN_DESCRIPTORS: Final = 128 + MAX_GUESTS
-"""Open files that clients leave to the member: its log, its state, copies, its streams with others. A log
-that cannot open its next file would end it.
+"""Open files that clients leave to the member: its log, its state, copies, its streams with others. Where
+there are hardly more, clients get one in `CLIENTS_PART`: a single connection would shut out everybody else.
 """
+
+CLIENTS_PART: Final = 4
+"""A member alone needs 22 open files beside its clients."""
 
 MOST_DESCRIPTORS: Final = 1 << 20
 """Open files that are enough, where the system sets no limit."""
@@ -153,6 +156,11 @@ def raise_descriptor_limit() -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
             soft = most
     return most if soft == resource.RLIM_INFINITY else soft
+
+
+def connections_for(descriptors: int) -> int:
+    """How many client connections fit among so many open files."""
+    return max(1, descriptors // CLIENTS_PART, descriptors - OWN_DESCRIPTORS)
 
 
 class SystemClock:
@@ -451,7 +459,7 @@ class _Daemon:
     def _most_connections(self) -> int:
         """What the configuration allows, as far as there are descriptors for it beside the member's own."""
         wanted = self.config.max_connections
-        able = max(1, raise_descriptor_limit() - OWN_DESCRIPTORS)
+        able = connections_for(raise_descriptor_limit())
         if able < wanted:
             self.log.warning(
                 "connections_limited",
