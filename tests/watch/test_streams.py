@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import pytest
 from hypothesis import settings
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from netstore.api.v3.pb.rpc_pb2 import WatchResponse
+    from netstore.types import KeyChange
 
 
 class Response(NamedTuple):
@@ -197,6 +198,11 @@ class Watching(RuleBasedStateMachine):
             assert sink.take() == [Response(watch_id, self.twin.revision, b"", False, True, 0, "", False)]
             followed.ended = True
 
+    @rule(at_once=st.sampled_from((1, 2, 250)))
+    def slice(self, at_once: int) -> None:
+        """How much is told in one slice."""
+        streams.TOLD_AT_ONCE = at_once  # type: ignore[misc]  # put back at the end
+
     @rule(stream=st.integers(0, 1))
     def stick(self, stream: int) -> None:
         sink = self.streams[stream][1]
@@ -225,6 +231,8 @@ class Watching(RuleBasedStateMachine):
         self.read()
         opened, sink = self.streams[stream]
         opened.progress()
+        if self.store.watches.telling:
+            return  # it is answered at the end of the round
         if sink.sent:
             (response,) = sink.take()
             assert response.is_progress
@@ -247,6 +255,7 @@ class Watching(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "store"):
             self.settle()
+            streams.TOLD_AT_ONCE = TOLD_AT_ONCE  # type: ignore[misc]  # as it was
             for opened, _ in self.streams:
                 opened.close()
             assert self.store.watches.count == 0
@@ -256,6 +265,9 @@ class Watching(RuleBasedStateMachine):
         """What the clients make of what has come."""
         for stream, (_, sink) in enumerate(self.streams):
             for response in sink.take():
+                if response.watch_id == NO_WATCH:
+                    self.promised(stream, response.revision)
+                    continue
                 followed = self.followed[stream, response.watch_id]
                 assert not followed.ended
                 if response.canceled:
@@ -270,12 +282,21 @@ class Watching(RuleBasedStateMachine):
                 followed.revision = response.revision
                 followed.got += events
 
-    def complete(self, followed: Followed) -> None:
+    def promised(self, stream: int, revision: int) -> None:
+        """An answer to a request for progress that came during a round."""
+        for (of, _), followed in self.followed.items():
+            if of == stream and not followed.ended:
+                assert followed.revision <= revision
+                self.complete(followed, revision)
+
+    def complete(self, followed: Followed, revision: int | None = None) -> None:
+        """It has been told everything up to a revision, or the present."""
         wish = followed.wish
         expected = [
             change
             for change in self.history_with_prev(followed)
             if not (wish.no_put if KeyValue.FromString(change[2]).version else wish.no_delete)
+            and (revision is None or change[0] <= revision)
         ]
         assert [event[:3] for event in followed.got] == [event[:3] for event in expected]
         for got, wanted in zip(followed.got, expected, strict=True):
@@ -292,6 +313,7 @@ class Watching(RuleBasedStateMachine):
             self.twin.compacted = compacted
 
 
+TOLD_AT_ONCE = streams.TOLD_AT_ONCE
 TestWatching = Watching.TestCase
 TestWatching.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
@@ -305,6 +327,7 @@ def test_a_thousand_watches_are_given_the_same_bytes() -> None:
     for _, sink in opened:
         sink.take()
     store.apply(Put(b"a1", b"1"), Put(b"a2", b"2"))
+    store.settle()
     sent = [response for _, sink in opened for response in sink.take()]
     assert len(sent) == 1_000
     assert len({id(response.events) for response in sent}) == 1
@@ -584,3 +607,154 @@ def test_a_stream_that_cannot_be_told_ends_alone(behind: bool) -> None:
     for _, sink in (streams[0], streams[2]):
         values = [one[2] for response in sink.sent for one in told(response)]
         assert len(values) == (5 if behind else 4)
+
+
+class Counted(Wish):
+    """A wish that counts how often it is asked."""
+
+    asked = 0
+
+    def wants(self, change: KeyChange) -> bool:
+        Counted.asked += 1
+        return super().wants(change)
+
+
+@pytest.fixture
+def crowd() -> tuple[Store, Stream, Sink]:
+    """One stream with four slices of watches of one key."""
+    store = Store()
+    stream, sink = store.open()
+    for _ in range(4 * TOLD_AT_ONCE):
+        stream.create(Wish(b"a", b""))
+    sink.take()
+    return store, stream, sink
+
+
+def test_many_watches_are_told_in_slices(crowd: tuple[Store, Stream, Sink]) -> None:
+    """And in order: what comes meanwhile waits for the next round."""
+    store, _, sink = crowd
+    store.apply(Put(b"a", b"1"))
+    sent = [len(sink.sent)]
+    store.apply(Put(b"a", b"2"))
+    store.apply(Put(b"a", b"3"))
+    while store.watches.behind:
+        store.watches.step()
+        sent.append(len(sink.sent))
+    assert max(after - before for before, after in zip([0, *sent], sent, strict=False)) <= TOLD_AT_ONCE
+    values: dict[int, list[bytes]] = {}
+    for response in sink.take():
+        values.setdefault(response.watch_id, []).extend(event[2][-1:] for event in told(response))
+    assert len(values) == 4 * TOLD_AT_ONCE
+    assert set(map(tuple, values.values())) == {(b"1", b"2", b"3")}
+    assert store.woken
+
+
+def test_many_ranges_of_one_key_are_looked_at_in_slices() -> None:
+    store = Store()
+    stream, sink = store.open()
+    for number in range(2 * streams.LOOKED_AT_ONCE):
+        stream.create(Counted(b"a", b"b%d" % number, no_put=True))
+    Counted.asked = 0
+    store.apply(Put(b"a"))
+    assert Counted.asked <= streams.LOOKED_AT_ONCE
+    store.settle()
+    assert Counted.asked == 2 * streams.LOOKED_AT_ONCE
+    assert not any(response.events for response in sink.take())
+
+
+def test_a_request_for_progress_costs_the_same_however_many_watches_there_are(
+    crowd: tuple[Store, Stream, Sink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, stream, sink = crowd
+    stream.progress()
+    sink.take()
+    looked: list[object] = []
+    monkeypatch.setattr(streams.Watch, "is_told", lambda watch, _: looked.append(watch))
+    watches, stream._watches = stream._watches, Unwalkable(stream._watches)
+    for _ in range(600):
+        stream.progress()
+    stream._watches = watches
+    assert (len(sink.take()), looked, len(stream.ahead)) == (600, [], 0)
+
+
+class Unwalkable(dict[int, streams.Watch]):
+    """A dictionary that is not walked through."""
+
+    def values(self) -> NoReturn:
+        raise AssertionError("all watches are looked at")
+
+    __iter__ = items = values
+
+
+def test_progress_asked_during_a_round_is_answered_once_at_its_end(
+    crowd: tuple[Store, Stream, Sink],
+) -> None:
+    store, stream, sink = crowd
+    other, other_sink = store.open()
+    other.create(Wish(b"z", b""))
+    store.apply(Put(b"a"))
+    for _ in range(5):
+        stream.progress()
+        other.progress()
+    stream.create(Wish(b"b", b""))
+    store.settle()
+    assert [response.watch_id for response in sink.take()][-1] == NO_WATCH
+    assert [response.revision for response in other_sink.take() if response.is_progress] == [2]
+
+
+def test_too_much_that_waits_is_read_from_history(
+    crowd: tuple[Store, Stream, Sink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _, sink = crowd
+    monkeypatch.setattr(streams, "WAITING_BYTES", 10_000)
+    store.apply(Put(b"a", b"1"))
+    for _ in range(30):
+        store.apply(Put(b"a", b"v" * 400 + b"2"))
+        assert store.watches._waiting_bytes <= 10_000
+    store.settle()
+    count: dict[int, list[int]] = {}
+    for response in sink.take():
+        count.setdefault(response.watch_id, []).extend(event[0] for event in told(response))
+    assert len(count) == 4 * TOLD_AT_ONCE
+    assert set(map(tuple, count.values())) == {tuple(range(2, 33))}
+
+
+def test_a_round_that_fails_half_way_leaves_no_gap(
+    crowd: tuple[Store, Stream, Sink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _, sink = crowd
+    faults: list[Exception] = []
+    store.watches.failed = faults.append
+    store.apply(Put(b"a"))
+
+    def fail(watches: Watches) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stream, "holds", fail)
+        store.watches._tell_on()
+    store.settle()
+    assert len(faults) == 1
+    assert len({response.watch_id for response in sink.take()}) == 4 * TOLD_AT_ONCE
+
+
+def test_many_watches_are_forgotten_in_slices(crowd: tuple[Store, Stream, Sink]) -> None:
+    store, stream, sink = crowd
+    stream.close()
+    assert store.watches.count == 3 * TOLD_AT_ONCE
+    store.apply(Put(b"a"))
+    store.settle()
+    assert (store.watches.count, sink.take()) == (0, [])
+    assert not store.watches._ranges
+
+
+def test_ticks_of_many_watches_come_in_slices() -> None:
+    store = Store()
+    stream, sink = store.open()
+    for _ in range(3 * TOLD_AT_ONCE):
+        stream.create(ALL, progress_notify=True)
+    sink.take()
+    stream.tick()
+    assert len(sink.take()) == TOLD_AT_ONCE
+    store.settle()
+    assert len(sink.take()) == 2 * TOLD_AT_ONCE
