@@ -100,6 +100,9 @@ Work: TypeAlias = "Generator[int, None, Outcome]"
 APPLY_UNITS: Final = 2_000
 """Microseconds, about, that `apply` and `go_on` work on one command."""
 
+MOST_AWAIT_SWEEP: Final = 1_000
+"""How many may wait for compactions to be over; a read that is open keeps them waiting."""
+
 COMMAND_UNITS: Final = 10
 """Microseconds, about, that a command takes that is not carried out in pieces."""
 
@@ -165,7 +168,7 @@ class Machine:
         self._work_index = Index(0)
         self.worked = 0
         """Units worked so far by `apply` and `go_on`."""
-        self._await_sweep: list[tuple[Revision, Callable[[], None]]] = []
+        self._await_sweep: list[tuple[Revision, Callable[[Fault | None], None]]] = []
         self._doors: dict[type, Callable[..., Outcome | Work]] = {
             Set: self._set,
             Create: self._create,
@@ -264,6 +267,7 @@ class Machine:
         self._events = []
         self._touched = set()
         self._window = {}
+        self._tell_swept()
 
     def _load_v3(self, load_keys: _LoadKeys) -> Iterator[None]:
         engine = self._engine
@@ -482,21 +486,32 @@ class Machine:
         """
         self.mvcc.sweep()
         self.save()
-        swept = self.mvcc.swept
-        done = [call for revision, call in self._await_sweep if revision <= swept]
-        if done:
-            self._await_sweep = [wait for wait in self._await_sweep if wait[0] > swept]
-            for call in done:
-                call()
+        self._tell_swept()
 
-    def when_swept(self, revision: Revision, done: Callable[[], None]) -> None:
-        """Call `done` when nothing is left in the engine of what compaction up to `revision` forgets: during
-        a later `sweep`, or now (v3 API, Compact, physical).
+    def when_swept(self, revision: Revision, done: Callable[[Fault | None], None]) -> None:
+        """Call `done(None)` when nothing is left in the engine of what compaction up to `revision` forgets:
+        during a later `sweep`, at the end of a `load`, or now (v3 API, Compact, physical). It gets a Fault
+        now when `MOST_AWAIT_SWEEP` wait.
         """
-        if self.mvcc.swept >= min(revision, self.mvcc.compacted):
-            done()
+        if self._is_swept(revision):
+            done(None)
+        elif len(self._await_sweep) >= MOST_AWAIT_SWEEP:
+            done(errors.too_many())
         else:
             self._await_sweep.append((revision, done))
+
+    def _is_swept(self, revision: Revision) -> bool:
+        return self.mvcc.swept >= min(revision, self.mvcc.compacted)
+
+    def _tell_swept(self) -> None:
+        if not self._await_sweep:
+            return
+        waiting, self._await_sweep = self._await_sweep, []
+        for revision, done in waiting:
+            if self._is_swept(revision):
+                done(None)
+            else:
+                self._await_sweep.append((revision, done))
 
     # One door for each command. The counters are etcd's, oddities included (v2 API, statistics): some
     # refusals count as success.

@@ -189,6 +189,8 @@ class Mvcc:
                 if item.lease:
                     self._move_lease(key, 0, item.lease)
             yield
+        if swept < compacted:
+            self._sweep.begin(compacted)
         self.suspended = False
 
     def _load(self, stored: bytes, record: bytes, swept: Revision) -> int:

@@ -8,12 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netstore.errors import COMPACTED, FUTURE_REVISION, OUT_OF_RANGE, UNAVAILABLE, CorruptData, Fault
+from netstore.errors import (
+    COMPACTED,
+    FUTURE_REVISION,
+    OUT_OF_RANGE,
+    TOO_MANY,
+    UNAVAILABLE,
+    CorruptData,
+    Fault,
+)
 from netstore.state import pair, records
 from netstore.state.commands import encode
+from netstore.state.compaction import SWEEP_STEP
 from netstore.state.hashes import MAX_HASHES, Hash, _Run
 from netstore.state.keyindex import PLACE_BYTES
-from netstore.state.machine import Machine
+from netstore.state.machine import MOST_AWAIT_SWEEP, Machine
 from netstore.state.mvcc import NEVER, Mvcc
 from netstore.state.records import RECORDS, _Recent
 from netstore.state.v3commands import Compact, DeleteRange, Found, LeaseGrant, Put, Range, Txn, V3Command
@@ -338,12 +347,48 @@ def test_who_waits_for_a_compaction_is_told_when_it_is_over() -> None:
         both.apply(Put(b"a", b""))
     both.apply(Compact(3))
     told: list[int] = []
-    both.machine.when_swept(Revision(3), lambda: told.append(3))
+    both.machine.when_swept(Revision(3), lambda _: told.append(3))
     assert told == []
     both.machine.sweep()
     assert told == [3]
-    both.machine.when_swept(Revision(3), lambda: told.append(4))
+    both.machine.when_swept(Revision(3), lambda _: told.append(4))
     assert told == [3, 4]
+
+
+def test_a_compaction_that_is_half_over_goes_on_when_the_state_is_loaded() -> None:
+    """At a restart, and in a copy that takes the place of the state: who waited waits for the rest of it."""
+    both = Both()
+    for _ in range(2 * SWEEP_STEP):
+        both.apply(Put(b"a", b""))
+    both.apply(Compact(2 * SWEEP_STEP))
+    told: list[Fault | None] = []
+    both.machine.when_swept(Revision(2 * SWEEP_STEP), told.append)
+    both.machine.sweep()
+    both.machine.load()
+    assert told == []
+    assert both.machine.sweeping
+    for _ in range(3):
+        both.machine.sweep()
+    assert both.machine.mvcc.swept == both.machine.mvcc.compacted == 2 * SWEEP_STEP
+    assert told == [None]
+
+
+def test_a_copy_that_is_swept_answers_who_waited_here_and_not_too_many_wait() -> None:
+    ahead, both = Both(), Both()
+    for each in (ahead, both):
+        for _ in range(3):
+            each.apply(Put(b"a", b""))
+        each.apply(Compact(3))
+    told: list[Fault | None] = []
+    for _ in range(MOST_AWAIT_SWEEP + 1):
+        both.machine.when_swept(Revision(3), told.append)
+    assert [fault and fault.cause.decode() for fault in told] == [TOO_MANY]
+    ahead.machine.sweep()
+    ahead.save()
+    both.machine._engine = both.machine.mvcc._engine = ahead.machine._engine
+    both.machine.load()
+    assert told[1:] == [None] * MOST_AWAIT_SWEEP
+    assert not both.machine.sweeping
 
 
 @pytest.mark.parametrize(

@@ -168,10 +168,15 @@ class KvService:
         if not isinstance(outcome, Done):
             _refuse_outcome(call, outcome)
         elif physical:
-            answer = partial(self._compacted, call, revision, False, outcome)
-            self._member.machine.when_swept(Revision(revision), answer)
+            self._member.machine.when_swept(Revision(revision), partial(self._swept, call, outcome))
         else:
             call.reply(self._headers(outcome.revision))
+
+    def _swept(self, call: Call, outcome: Done, fault: Fault | None) -> None:
+        if fault is None:
+            call.reply(self._headers(outcome.revision))
+        else:
+            refuse(call, fault)
 
 
 def _is_serializable(request: pb.TxnRequest) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.api.v3.pb import rpc_pb2 as pb
-from netstore.errors import timed_out
+from netstore.errors import timed_out, too_many
 from netstore.net import grpc
 from netstore.state.machine import Machine
 from tests.support.v3member import Served
@@ -15,6 +15,7 @@ from tests.support.v3member import Served
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from netstore.errors import Fault
     from netstore.types import Revision
 
 
@@ -70,15 +71,19 @@ def test_a_transaction_waits_unless_all_its_reads_are_local(served: Served) -> N
 def test_a_physical_compaction_is_answered_when_it_is_over(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waiting: list[Callable[[], None]] = []
+    waiting: list[Callable[[Fault | None], None]] = []
 
-    def when_swept(_: Machine, revision: Revision, done: Callable[[], None]) -> None:
-        assert revision == 2
+    def when_swept(_: Machine, revision: Revision, done: Callable[[Fault | None], None]) -> None:
+        assert revision >= 2
         waiting.append(done)
 
     monkeypatch.setattr(Machine, "when_swept", when_swept)
     served.call("/etcdserverpb.KV/Put", pb.PutRequest(key=b"k"))
     call = served.call("/etcdserverpb.KV/Compact", pb.CompactionRequest(revision=2, physical=True))
     assert call.messages == []
-    waiting.pop()()
+    waiting.pop()(None)
     assert pb.CompactionResponse.FromString(call.messages[0]).header.revision == 2
+    served.call("/etcdserverpb.KV/Put", pb.PutRequest(key=b"k"))
+    call = served.call("/etcdserverpb.KV/Compact", pb.CompactionRequest(revision=3, physical=True))
+    waiting.pop()(too_many())
+    assert call.status == grpc.RESOURCE_EXHAUSTED
