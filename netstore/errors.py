@@ -199,8 +199,11 @@ class UnknownCommand(CorruptData):
 
 class CannotApply(Hopeless, MustStop):
     """This member cannot carry out an entry of its log, whenever it is started. The text names the index and
-    what the operator can do; nothing of the entry was done.
+    what the operator can do; nothing of the entry was done. `entry` is its index and the hash of its payload,
+    once it is known.
     """
+
+    entry: tuple[int, str] | None = None
 
 
 class StateDamaged(CorruptData, MustStop):

@@ -53,9 +53,9 @@ from netstore.disk.engine import LmdbEngine
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
 from netstore.disk.scrub import Scrubber
-from netstore.disk.skips import read_skips
+from netstore.disk.skips import keep_stop, read_skips
 from netstore.disk.wal import Wal
-from netstore.errors import CorruptData, Fault, NetstoreError, StateDamaged
+from netstore.errors import CannotApply, CorruptData, Fault, Hopeless, NetstoreError, StateDamaged
 from netstore.guard import guarded
 from netstore.limits import Shares, default_budget
 from netstore.meter import Meter
@@ -94,7 +94,7 @@ from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersi
 from netstore.state.machine import Machine
 from netstore.state.member import MemberInfo
 from netstore.state.mirror import MEMBERS, TABLES
-from netstore.types import Nanos, NodeId
+from netstore.types import Index, Nanos, NodeId
 from netstore.watch.hub import Hub
 
 if TYPE_CHECKING:
@@ -107,7 +107,6 @@ if TYPE_CHECKING:
     from netstore.net.peerwire import Roster
     from netstore.ops.config import StoreConfig, Url
     from netstore.state.machine import Outcome
-    from netstore.types import Index
 
 STATE_FILE: Final = "state.lmdb"
 
@@ -424,7 +423,7 @@ class _Daemon:
         config = self.config
         if config.join:
             if self.folder.found is None and any(url.scheme == "http" for url in config.join):
-                raise NetstoreError(
+                raise Hopeless(
                     "join_token: is needed to join over http: run netstorectl member token where a member"
                     " runs, and give what it prints with --join-token or --join-token-file"
                 )
@@ -879,7 +878,10 @@ async def serve(config: StoreConfig, *, ready: Callable[[], None] | None = None)
         try:
             await daemon.serve(manager, ready)
         except* NetstoreError as faults:
-            raise _first(faults) from None
+            fault = _first(faults)
+            if isinstance(fault, CannotApply) and fault.entry is not None:
+                keep_stop(daemon.folder.path, Index(fault.entry[0]), fault.entry[1])
+            raise fault from None
         except* MemoryError:
             raise NetstoreError(
                 "memory ran out where nothing could be given up: the member ends; what it acknowledged is on"

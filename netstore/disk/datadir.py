@@ -173,7 +173,7 @@ class DataDir:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Turn what the system says about `path` into one line with a fix."""
     try:
         yield
@@ -190,7 +190,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _make_folder(path: Path) -> None:
-    with _explained(path):
+    with explained(path):
         if not path.exists():
             path.mkdir(mode=0o700, parents=True)
             sync_folder(path.parent)
@@ -201,7 +201,7 @@ def _make_folder(path: Path) -> None:
 
 
 def _lock(path: Path) -> int:
-    with _explained(path / "lock"):
+    with explained(path / "lock"):
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -231,7 +231,7 @@ def _read_both(path: Path, wal: Path) -> MemberIdentity | None:
 
 def _read_identity(folder: Path, name: str = _IDENTITY) -> MemberIdentity | None:
     path = folder / name
-    with _explained(path):
+    with explained(path):
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -249,11 +249,13 @@ def _write_identity(folder: Path, identity: MemberIdentity, name: str = _IDENTIT
 def write_whole(folder: Path, name: str, content: bytes) -> None:
     """Write aside, sync, rename, sync: there is a whole file or none. Others may not read it."""
     aside = folder / f"{name}.new"
-    with _explained(aside):
+    with explained(aside):
         file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             os.fchmod(file, 0o600)
-            os.write(file, content)
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(file, rest) :]
             os.fsync(file)
         finally:
             os.close(file)
@@ -267,7 +269,7 @@ def read_token(folder: Path) -> str | None:
     NetstoreError when the file cannot be read, or others can read it; CorruptData when it is damaged.
     """
     path = folder / _JOIN
-    with _explained(path):
+    with explained(path):
         try:
             data, mode = path.read_bytes(), path.stat().st_mode & 0o777
         except FileNotFoundError:
@@ -305,7 +307,7 @@ def _finish_replacing(path: Path, wal: Path) -> None:
     fresh = _read_identity(path, _REPLACING)
     if fresh is None:
         return
-    with _explained(path):
+    with explained(path):
         for folder in (wal, path / "state"):
             _make_folder(folder / DAMAGED)
             for file in folder.iterdir():

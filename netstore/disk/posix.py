@@ -53,7 +53,7 @@ _PAUSE: Final = 0.002
 
 _SPARE: Final = "spare"
 
-_NOTES: Final = "synced"
+NOTES: Final = "synced"
 """The file of notes: two, written in turn, so that one of them is whole."""
 
 _NOTE_BYTES: Final = 64
@@ -120,6 +120,12 @@ class _Inbox:
         os.close(self._bell)
 
 
+def read_notes(data: bytes) -> list[bytes]:
+    """The notes in the bytes of the file `NOTES`."""
+    slots = (data[at : at + _NOTE_BYTES] for at in range(0, len(data), _NOTE_BYTES))
+    return [slot[1 : 1 + slot[0]] for slot in slots if slot]
+
+
 class PosixDevice:
     """A folder on a local file system. See `seams.Device` for the contract.
 
@@ -151,19 +157,18 @@ class PosixDevice:
 
     def names(self) -> list[str]:
         found = os.listdir(self._folder)  # noqa: PTH208 - the folder is a descriptor
-        return sorted(name for name in found if name not in (_SPARE, _NOTES))
+        return sorted(name for name in found if name not in (_SPARE, NOTES))
 
     def notes(self) -> list[bytes]:
         try:
-            file = os.open(_NOTES, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
+            file = os.open(NOTES, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
         except FileNotFoundError:
             return []
         try:
             data = os.pread(file, 2 * _NOTE_BYTES, 0)
         finally:
             os.close(file)
-        slots = (data[at : at + _NOTE_BYTES] for at in range(0, len(data), _NOTE_BYTES))
-        return [slot[1 : 1 + slot[0]] for slot in slots if slot]
+        return read_notes(data)
 
     def read(self, name: str) -> bytes:
         # What an earlier process wrote may be in the page cache only or, after a failed sync, marked clean
@@ -328,7 +333,7 @@ class PosixDevice:
         try:
             if self._notes < 0:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-                self._notes = os.open(_NOTES, flags, 0o600, dir_fd=self._folder)
+                self._notes = os.open(NOTES, flags, 0o600, dir_fd=self._folder)
             slot = bytes((len(note),)) + note
             os.pwrite(self._notes, slot.ljust(_NOTE_BYTES, b"\0"), self._noted % 2 * _NOTE_BYTES)
         except (OSError, MemoryError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from netstore.codec import crc32c
-from netstore.disk.datadir import write_whole
+from netstore.disk.datadir import explained, write_whole
 from netstore.errors import CorruptData
 from netstore.types import Index
 
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME: Final = "skipped"
+
+STOPPED: Final = "stopped-at"
+"""The file that names the entry which ended this member because it cannot be applied: only that one may be
+passed over, so that a sound write is not removed by a slip of a number.
+"""
 
 MOST: Final = 64
 """Entries that can be passed over: what needs more is not mended this way."""
@@ -30,21 +35,39 @@ def read_skips(folder: Path) -> dict[Index, str]:
 
     CorruptData when the file is not what `keep_skips` wrote.
     """
-    path = folder / NAME
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return {}
-    text, _, check = data.rpartition(b"check ")
-    lines = text.decode("ascii", "replace").splitlines()
-    if check != f"{crc32c(text):08x}\n".encode() or lines[:1] != [_TITLE]:
-        raise CorruptData(f"{path}: damaged; nothing was changed: remove it and skip the entries again")
-    words = (each.split(" ") for each in lines[1:])
-    return {Index(int(index)): hash_ for _, index, hash_ in words}
+    return _read(folder / NAME, "remove it and skip the entries again")
 
 
 def keep_skips(folder: Path, skips: Mapping[Index, str]) -> None:
     """Write them, on stable storage. Blocks. NetstoreError when it cannot be written."""
+    _keep(folder, NAME, skips)
+
+
+def read_stop(folder: Path) -> dict[Index, str]:
+    """The entry that ended this member, as `read_skips` gives it; empty where none has. Blocks."""
+    return _read(folder / STOPPED, "remove it and start the member again")
+
+
+def keep_stop(folder: Path, index: Index, hash_: str) -> None:
+    """Note that this entry ended the member. Blocks. NetstoreError when it cannot be written."""
+    _keep(folder, STOPPED, {index: hash_})
+
+
+def _read(path: Path, fix: str) -> dict[Index, str]:
+    with explained(path):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return {}
+    text, _, check = data.rpartition(b"check ")
+    lines = text.decode("ascii", "replace").splitlines()
+    if check != f"{crc32c(text):08x}\n".encode() or lines[:1] != [_TITLE]:
+        raise CorruptData(f"{path}: damaged; nothing was changed: {fix}")
+    words = (each.split(" ") for each in lines[1:])
+    return {Index(int(index)): hash_ for _, index, hash_ in words}
+
+
+def _keep(folder: Path, name: str, skips: Mapping[Index, str]) -> None:
     lines = [_TITLE, *(f"entry {index} {hash_}" for index, hash_ in sorted(skips.items()))]
     text = "".join(f"{each}\n" for each in lines).encode()
-    write_whole(folder, NAME, text + f"check {crc32c(text):08x}\n".encode())
+    write_whole(folder, name, text + f"check {crc32c(text):08x}\n".encode())

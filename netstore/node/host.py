@@ -49,7 +49,7 @@ from netstore.state.v3commands import (
     SetAlarm,
     Txn,
 )
-from netstore.state.words import describe
+from netstore.state.words import describe, payload_hash
 from netstore.types import Index, Nanos, Term
 from netstore.watch.streams import Watches
 
@@ -611,6 +611,9 @@ class Host:
                 self._meet(entry)
             try:
                 outcome = machine.go_on() if self._half_applied else machine.begin(entry.index, self._payload)
+            except CannotApply as fault:
+                fault.entry = entry.index, payload_hash(self._payload)
+                raise
             except (MustStop, NetstoreError, MemoryError):
                 raise
             except Exception as error:
@@ -855,11 +858,13 @@ def _is_removal(command: object) -> bool:
 
 def _broken(entry: Entry, payload: bytes, error: Exception) -> CannotApply:
     what = describe(command_of(payload)) if payload else "which has no command"
-    return CannotApply(
+    fault = CannotApply(
         f"entry {entry.index} of the log, {what}, cannot be applied: {type(error).__name__}: {error}; this is"
         f" a fault of netstored. netstored --inspect-log {entry.index}:{entry.index} shows the entry,"
         f" --skip-entry {entry.index} passes over it"
     )
+    fault.entry = entry.index, payload_hash(payload)
+    return fault
 
 
 def _refused(proposed: Proposed) -> Fault:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.disk.datadir import DataDir
 from netstore.disk.frame import Identity
-from netstore.disk.skips import MOST, keep_skips, read_skips
+from netstore.disk.posix import NOTES, read_notes
+from netstore.disk.skips import MOST, keep_skips, read_skips, read_stop
 from netstore.disk.statefile import StateFile
 from netstore.disk.wal import Wal
 from netstore.errors import CorruptData, NetstoreError
@@ -50,8 +51,8 @@ class _Files:
         raise NotImplementedError
 
     def notes(self) -> list[bytes]:
-        """None: whether the log lost its end is for the member's next start to judge."""
-        return []
+        path = self._folder / NOTES
+        return read_notes(path.read_bytes()) if path.exists() else []
 
     def truncate(self, name: str, size: int) -> None:
         """Left to the member's next start."""
@@ -86,7 +87,9 @@ class Inspection:
             files = _Files(self._folder.wal_dir)
             _, self.replay = Wal.open(files, Identity(identity.cluster_id, identity.member_id))
             self._skips = read_skips(path)
+            self._stop = read_stop(path)
             self.applied = self._applied()
+            self._compare()
         except BaseException:
             self._folder.close()
             raise
@@ -121,7 +124,13 @@ class Inspection:
         for entry in self.replay.entries:
             if entry.index == index:
                 payload = _payload(entry)
-                return Skip(entry.index, payload_hash(payload), line(payload))
+                found = Skip(entry.index, payload_hash(payload), line(payload))
+                if self._stop.get(entry.index) != found.hash:
+                    raise NetstoreError(
+                        f"entry {index} has not ended this member, and only what cannot be applied is"
+                        " skipped: start the member; where it ends at this entry, skip it then"
+                    )
+                return found
         raise NetstoreError(f"entry {index} is not in the log: netstored --inspect-log lists what is")
 
     def skip(self, entry: Skip) -> None:
@@ -130,6 +139,17 @@ class Inspection:
             raise NetstoreError(f"{MOST} entries are skipped already: restore this member from a backup")
         self._skips[entry.index] = entry.hash
         keep_skips(self._folder.path, self._skips)
+
+    def _compare(self) -> None:
+        """CorruptData when the log cannot be the one that the state comes from."""
+        replay = self.replay
+        last = replay.entries[-1].index if replay.entries else replay.mark.index if replay.mark else Index(0)
+        if last < self.applied:
+            raise CorruptData(
+                f"{self._folder.wal_dir}: the log ends at entry {last}, and the state has applied"
+                f" {self.applied}: files of the log are missing; restore this member from its peers, or from"
+                " a backup"
+            )
 
     def _applied(self) -> Index:
         path = self._folder.state_dir / STATE_FILE

@@ -10,7 +10,7 @@ from netstore.cli.netstored import main
 from netstore.disk.datadir import DataDir, MemberIdentity
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
-from netstore.disk.skips import keep_skips, read_skips
+from netstore.disk.skips import keep_skips, keep_stop, read_skips, read_stop
 from netstore.disk.wal import Wal
 from netstore.errors import CannotApply, CorruptData, NetstoreError
 from netstore.node.inspection import Inspection
@@ -23,6 +23,7 @@ from netstore.state.envelope import seal
 from netstore.state.machine import Machine
 from netstore.state.v3commands import DeleteRange, Put, Range, Txn
 from netstore.types import ClusterId, Index, NodeId, Term
+from tests.support.daemon import start_netstored
 from tests.support.group import Group, Peer
 from tests.support.local_member import memory_engine
 
@@ -108,9 +109,10 @@ def test_an_entry_is_skipped_once_it_was_confirmed(folder: Path, capsys: pytest.
     ):
         applied(folder)
     flags = ["--data-dir", str(folder), "--skip-entry", "3"]
+    hash_ = words.payload_hash(POISON)
+    keep_stop(folder, Index(3), hash_)
     assert main(flags) == 1
     told = capsys.readouterr().err
-    hash_ = words.payload_hash(POISON)
     assert (
         f"was not skipped: what it says would not happen; say that it is meant with --confirm {hash_}" in told
     )
@@ -127,6 +129,17 @@ def test_an_entry_is_skipped_once_it_was_confirmed(folder: Path, capsys: pytest.
         assert machine.mvcc.exists(b"/registry/a")
     assert main(["--data-dir", str(folder), "--inspect-log", "3"]) == 0
     assert capsys.readouterr().out.endswith("[skipped]\n")
+
+
+def test_only_what_has_ended_the_member_is_skipped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sound = words.payload_hash(PAYLOADS[1])
+    for stopped in ({}, {Index(3): words.payload_hash(POISON)}, {Index(2): "0" * 16}):
+        for index, hash_ in stopped.items():
+            keep_stop(folder, index, hash_)
+        assert main(["--data-dir", str(folder), "--skip-entry", "2", "--confirm", sound]) == 1
+        assert "entry 2 has not ended this member" in capsys.readouterr().err
+        assert read_skips(folder) == {}
+        assert read_stop(folder) == stopped
 
 
 def test_a_skip_is_for_the_entry_that_was_seen_only(folder: Path) -> None:
@@ -244,3 +257,19 @@ def test_a_member_that_did_not_skip_what_the_others_did_has_another_digest() -> 
         machine.enter(Index(2), seal(encode(DeleteRange(b"a"))))
         states.append(digest(machine))
     assert states[0] != states[1] == states[2]
+
+
+def test_a_log_whose_files_are_gone_is_not_shown_as_empty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with start_netstored(tmp_path) as daemon:
+        assert daemon.stop() == 0
+        for path in (daemon.data_dir / "wal").glob("*.wal"):
+            path.unlink()
+        assert main(["--data-dir", str(daemon.data_dir), "--inspect-log"]) == 1
+        told = capsys.readouterr()
+        assert "# index" not in told.out
+        assert "log" in told.err
+        (daemon.data_dir / "wal" / "synced").unlink()
+        assert main(["--data-dir", str(daemon.data_dir), "--inspect-log"]) == 1
+        assert "files of the log are missing" in capsys.readouterr().err

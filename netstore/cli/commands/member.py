@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -191,10 +192,10 @@ def token(settings: Settings, data_dir: Path | None) -> None:
     """
     from netstore.disk.datadir import read_token  # noqa: PLC0415 - one command of many needs it
     from netstore.errors import NetstoreError  # noqa: PLC0415
-    from netstore.ops.config import default_data_dir  # noqa: PLC0415
+    from netstore.ops.config import STORE  # noqa: PLC0415
 
-    folder = default_data_dir() if data_dir is None else data_dir
     try:
+        folder = STORE.load([], os.environ).config.data_dir if data_dir is None else data_dir
         found = read_token(folder)
     except NetstoreError as fault:
         raise refused(str(fault)) from None

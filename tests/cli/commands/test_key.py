@@ -114,7 +114,10 @@ def test_keys_with_odd_names_are_escaped_in_listings(ctl: Run, prefix: str) -> N
 
 def test_a_tree_too_deep_to_be_shown_is_told(ctl: Run, prefix: str) -> None:
     deep = f"{prefix}{'/a' * 1500}"
-    assert ctl("key", "set", deep, "1").status == 0
+    written = ctl("key", "set", deep, "1")
+    if written.status:  # netstored takes no key so deep, so none can make such a tree there
+        assert "more than 256 names" in written.err
+        return
     assert ctl("key", "get", deep).out == "1\n"
     assert ctl("key", "ls", f"{prefix}/a").out == f"{prefix}/a/a\n"
     told = ctl("key", "ls", "-r", prefix)
