@@ -1,9 +1,10 @@
 """The memory budget: how many bytes the buffers of the process may hold, and who holds them.
 
 A `Budget` is one number for a whole kind of buffer, split into shares for its parts; an `Account` belongs to
-whoever causes the bytes, a connection or a stream between members. Every buffer that grows with what somebody
-sends, or asks for, is charged to an account while it is held. Nothing is refused here: whoever owns the
-accounts looks at `Budget.over` and lets the heaviest wait, then go.
+whoever causes the bytes, a connection or a stream between members. A buffer that grows with what somebody
+sends, or asks for, is charged to an account while it is held; what is small and counted elsewhere (a few KiB
+that a connection has whatever it does) is not. Nothing is refused here: whoever owns the accounts looks at
+`Budget.over` and lets the heaviest wait, then go.
 
 Charges count what the buffers hold, without the interpreter's own cost for the objects around them; a table
 of many small things charges a fixed cost for each.
@@ -67,13 +68,17 @@ class Budget:
 class Account:
     """What one owner holds of a budget. `close` gives everything back; a closed account takes no more."""
 
-    __slots__ = ("_budget", "_closed", "held")
+    __slots__ = ("_budget", "_closed", "held", "lasting")
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self._closed = False
         self.held = 0
         """Bytes."""
+        self.lasting = 0
+        """How many of them stay however fast the owner takes what it is owed: its open streams, say. Whoever
+        charges them says so here.
+        """
 
     @property
     def over(self) -> bool:
@@ -93,6 +98,7 @@ class Account:
     def close(self) -> None:
         """The owner is gone, and with it everything it held. May be called again."""
         self.charge(-self.held)
+        self.lasting = 0
         self._closed = True
 
 

@@ -1,13 +1,18 @@
 """What happens when client connections hold more of the memory than they should.
 
-From `WAIT` of the budget on, nothing new is handled of the connections that hold most of it, until what the
-others hold fits; they go on taking their answers, which is how they get their turn again. One of them that
-takes less than `PACE` meanwhile is cut once the budget is spent, after `PATIENCE_SECONDS`. Where all this
-is not enough, because answers already under way or events for a thousand watches grow beyond twice the
-budget, the heaviest lose what they hold at once and are cut.
+From `WAIT` of the budget on, no new request is handled of the connections that hold most of what can be given
+back, until what the others hold fits. What they were answered goes on being sent, and over HTTP/2 read from
+them is what opens their windows; so each goes on as soon as it is no more among the heaviest, or has taken
+what it was owed. One of them that takes less than `PACE` meanwhile is cut once the budget is spent, after
+`PATIENCE_SECONDS`. Where all this is not enough, because answers already under way or events for a thousand
+watches grow beyond twice the budget, the heaviest lose what they hold at once and are cut.
 
-The heaviest are looked for at the mark only, and again when the sum has moved by a part or a while has
-passed, so that a charge costs a comparison.
+Only what reading gives back makes anybody wait (`Account.lasting` is the rest: HTTP/2 opens no new streams
+for who has many of them, instead), and nobody waits who holds no more than an equal part of the mark: those
+together cannot pass it.
+
+Who has to wait is looked at again when the sum has moved by a part or a while has passed, and only while the
+mark is passed or somebody waits, so that a charge costs a comparison.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ WAIT: Final = 0.5
 """Part of the budget from which the heaviest wait."""
 
 RELEASE: Final = 0.375
-"""Part of the budget below which all go on."""
+"""Part of the budget below which all go on at once."""
 
 CUT: Final = 2.0
 """Times the budget beyond which the heaviest lose what they hold at once."""
@@ -34,6 +39,7 @@ PACE: Final = 64 * 1024
 PATIENCE_SECONDS: Final = 3
 """For how many seconds it may take less."""
 
+_TOLD_EVERY: Final = 10.0
 _AGAIN_SECONDS: Final = 0.1
 _AGAIN_PART: Final = 16
 
@@ -72,7 +78,7 @@ class Pressure:
         self._held_back: dict[Holder, tuple[int, int]] = {}
         """What each had taken when it was looked at last, and for how many seconds it took too little."""
         self._looked_used = 0
-        self._looked_at = float("-inf")
+        self._looked_at = self._told_at = float("-inf")
 
     @property
     def waiting(self) -> int:
@@ -85,16 +91,19 @@ class Pressure:
             self._doom_the_heaviest()
 
     def look(self, now: float) -> None:
-        """Once a round: see who has to wait. O(1) below the mark, and mostly above it."""
+        """Once a round, and once a second: see who has to wait, and who does no longer. O(1) while nobody
+        has to, and mostly else.
+        """
         used = self._memory.used
-        if used <= self._wait:
-            if self._held_back and used <= self._release:
-                self._let_go()
+        if used <= self._wait and not self._held_back:
+            return
+        if used <= self._release:
+            self._let_go(list(self._held_back))
             return
         moved = abs(used - self._looked_used) * _AGAIN_PART > self._memory.limit
         if moved or now - self._looked_at >= _AGAIN_SECONDS:
             self._looked_used, self._looked_at = used, now
-            self._hold_back_the_heaviest(used - self._wait)
+            self._hold_back(self._heaviest(used - self._wait), now)
 
     def sweep(self) -> None:
         """Once a second: cut who waits, takes nothing, and stands in the way of others. O(who waits)."""
@@ -110,20 +119,45 @@ class Pressure:
         """It is closed."""
         self._held_back.pop(holder, None)
 
-    def _hold_back_the_heaviest(self, excess: int) -> None:
-        for holder in sorted(self._holders(), key=_weight, reverse=True):
-            if excess <= 0 or not holder.account.held:
-                return
-            excess -= holder.account.held
-            if holder not in self._held_back:
-                self._held_back[holder] = holder.taken, 0
-                holder.hold_back(held=True)
+    def _heaviest(self, excess: int) -> list[Holder]:
+        """Whose answers have to be taken so that what is held is less by so much. Who waits already and holds
+        more than its part goes on waiting though there is no excess, so that nobody is stopped and started
+        again around the mark.
+        """
+        holders = self._holders()
+        part = self._wait // max(len(holders), 1)
+        heaviest = []
+        for holder in sorted(holders, key=_given_back, reverse=True):
+            size = _given_back(holder)
+            if size <= part:
+                break
+            if excess > 0 or holder in self._held_back:
+                heaviest.append(holder)
+                excess -= size
+        return heaviest
 
-    def _let_go(self) -> None:
-        held_back = list(self._held_back)
-        self._held_back.clear()
-        for holder in held_back:
+    def _hold_back(self, heaviest: list[Holder], now: float) -> None:
+        """These wait, and nobody else."""
+        self._let_go(list(self._held_back.keys() - set(heaviest)))
+        new = [each for each in heaviest if each not in self._held_back]
+        for holder in new:
+            self._held_back[holder] = holder.taken, 0
+            holder.hold_back(held=True)
+        if new and now - self._told_at >= _TOLD_EVERY:
+            self._told_at = now
+            self._log.warning(
+                "connections_held_back",
+                principal=new[0].principal,
+                bytes=new[0].account.held,
+                connections=len(self._held_back),
+                reason="they hold most of the memory for connections, and it runs short",
+                fix="read answers as they come, or raise memory_budget",
+            )
+
+    def _let_go(self, holders: list[Holder]) -> None:
+        for holder in holders:
             holder.hold_back(held=False)
+            self._held_back.pop(holder, None)
 
     def _doom_the_heaviest(self) -> None:
         for holder in sorted(self._holders(), key=_weight, reverse=True):
@@ -145,3 +179,8 @@ class Pressure:
 
 def _weight(holder: Holder) -> int:
     return holder.account.held
+
+
+def _given_back(holder: Holder) -> int:
+    """What it holds until it has read its answers."""
+    return holder.account.held - holder.account.lasting

@@ -521,6 +521,7 @@ class Reactor:
         self.now = self._clock()
         self._refresh_date()
         guarded(self.failed, self.pressure.sweep)
+        guarded(self.failed, self.pressure.look, self.now)
         if not self._accepting and self._listeners and (not self.crowd.full or self.crowd.yields):
             self._resume_accepting()
 

@@ -1162,6 +1162,24 @@ def test_requests_that_are_not_complete_have_a_number() -> None:
     assert wire.connection.output.account.held == http2.STREAM_COST * (http2.UNFINISHED + 2)
 
 
+def test_once_memory_is_spent_who_has_many_streams_gets_no_new_ones() -> None:
+    """They are charged as what no reading gives back; what is open goes on, and others open theirs."""
+    wire = Wire(hold=True)
+    account = wire.connection.output.account
+    last = 2 * http2.STREAMS_OVER - 1
+    for n in range(1, last, 2):
+        wire.feed(wire.request(n))
+    assert account.lasting == account.held == http2.STREAM_COST * (http2.STREAMS_OVER - 1)
+    account.charge(1 << 40)
+    wire.feed(wire.request(last))
+    assert wire.verdict() is None
+    wire.feed(wire.request(last + 2))
+    assert wire.verdict() == ("stream", http2.REFUSED_STREAM)
+    account.charge(-(1 << 40))
+    wire.feed(wire.request(last + 4))
+    assert wire.verdict() is None
+
+
 def stalled(size: int) -> Wire:
     wire = Wire(hold=True)
     wire.feed(setting(http2.SET_INITIAL_WINDOW, 0), wire.request(1))

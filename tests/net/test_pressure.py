@@ -13,10 +13,14 @@ LIMIT = 1000
 class Lines:
     def __init__(self) -> None:
         self.cut: list[tuple[str, int]] = []
+        self.held_back: list[str] = []
 
     def warning(self, event: str, **fields: Any) -> None:
-        assert event == "connection_cut_for_memory"
-        self.cut.append((fields["principal"], fields["bytes"]))
+        if event == "connection_cut_for_memory":
+            self.cut.append((fields["principal"], fields["bytes"]))
+        else:
+            assert event == "connections_held_back"
+            self.held_back.append(fields["principal"])
 
 
 class One:
@@ -72,13 +76,53 @@ def test_the_heaviest_wait_until_what_the_others_hold_fits() -> None:
     here.pressure.look(1.001)
     assert here.waiting() == {"heavy", "medium"}
     heavy = here.ones[1]
-    heavy.account.charge(-450)
+    heavy.account.charge(-350)
+    here.ones[3].account.charge(-150)
     here.pressure.look(2.0)
-    assert here.waiting() == {"heavy", "medium"}, "between the marks nothing changes"
+    assert here.waiting() == {"heavy", "medium"}, "above the lower mark nobody who holds much is let go"
     here.ones[2].account.charge(-240)
+    heavy.account.charge(200)
     here.pressure.look(3.0)
+    assert here.waiting() == {"heavy"}, "who has taken what it was owed goes on"
+    heavy.account.charge(-150)
+    here.pressure.look(4.0)
     assert here.waiting() == set()
     assert [one.changes for one in here.ones] == [0, 2, 2, 0]
+    assert here.log.held_back == ["heavy"], "one line, not one for each of them"
+
+
+def test_who_took_what_it_was_owed_goes_on_whatever_others_keep() -> None:
+    """A crowd that holds a little each, for ever, keeps the sum between the marks."""
+    here = Here(me=150, **{f"stranger{number}": 4 for number in range(100)})
+    me = here.ones[0]
+    here.pressure.look(1.0)
+    assert here.waiting() == {"me"}
+    me.account.charge(-150)
+    here.pressure.look(2.0)
+    assert here.waiting() == set()
+
+
+def test_the_heaviest_change_while_memory_stays_short() -> None:
+    here = Here(first=400, second=150, **{f"other{number}": 10 for number in range(10)})
+    here.pressure.look(1.0)
+    assert here.waiting() == {"first"}
+    first, second = here.ones[:2]
+    first.account.charge(-400)
+    second.account.charge(400)
+    here.pressure.look(2.0)
+    assert here.waiting() == {"second"}
+
+
+def test_what_reading_does_not_give_back_makes_nobody_wait() -> None:
+    """Open streams are not answers: whoever waited for them to go would wait for ever."""
+    here = Here(watcher=900, reader=120, small=30)
+    watcher = here.ones[0]
+    watcher.account.lasting = 880
+    here.pressure.look(1.0)
+    assert here.waiting() == set(), "nobody holds more than an equal part of what can be given back"
+    here.ones[1].account.charge(100)
+    here.pressure.look(2.0)
+    assert here.waiting() == {"reader"}
 
 
 def test_above_the_mark_they_are_looked_for_now_and_then_only() -> None:

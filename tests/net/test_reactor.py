@@ -621,6 +621,28 @@ async def test_memory_that_runs_out_costs_the_connection_that_holds_it() -> None
         heavy.close()
 
 
+async def test_who_is_held_back_goes_on_without_a_round_that_sees_it() -> None:
+    """Each sweep looks, too: nothing else may come."""
+    async with site(Limits(memory=Budget(1000))) as here, await here.connect() as stream:
+        await here.until_open(1)
+        (connection,) = here.reactor._connections.values()
+
+        def waits() -> bool:
+            return connection.held_back
+
+        connection.account.charge(900)
+        here.reactor.sweep()
+        assert waits()
+        connection.account.charge(-900)
+        strangers = here.reactor.memory.account()
+        strangers.charge(400)
+        here.time += 1
+        here.reactor.sweep()
+        assert not waits()
+        await stream.send_all(GET)
+        await here.until_asked(1)
+
+
 async def test_members_can_be_heard_between_rounds() -> None:
     """What waits on clients' sockets is not touched."""
     async with site() as here:

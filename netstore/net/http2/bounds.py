@@ -71,6 +71,11 @@ LOOK_SECONDS: Final = 5.0
 STREAM_COST: Final = 512
 """Bytes that an open stream takes by itself: 380 for each of 800,000 calls, and more for what is larger."""
 
+STREAMS_OVER: Final = 1_024
+"""Open streams of one connection beyond which it gets no new ones once the memory for all connections is
+spent: they stay charged however fast the client reads, so that making it wait would help nobody.
+"""
+
 UNFINISHED: Final = 2_048
 """Requests of one connection that are begun and not complete, or of which no message has come: 1 MiB. Clients
 send a request whole, or in few pieces.

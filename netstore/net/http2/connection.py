@@ -40,6 +40,7 @@ from netstore.net.http2.bounds import (
     STALL_SECONDS,
     STREAM_COST,
     STREAM_WINDOW,
+    STREAMS_OVER,
     TOLD_AT_ONCE,
     UNFINISHED,
     WORK_BURST,
@@ -400,10 +401,12 @@ class Http2Connection:
         whole, streams, and what was read and is not parsed.
         """
         block = self._block
-        held = self.queued + self.held + STREAM_COST * len(self.streams) + len(self._rest)
+        lasting = STREAM_COST * len(self.streams)
+        held = self.queued + self.held + lasting + len(self._rest)
         if block is not None:
             held += len(block)
         if held != self._charged:
+            self.output.account.lasting = lasting
             self.output.account.charge(held - self._charged)
             self._charged = held
 
@@ -884,6 +887,7 @@ class Http2Connection:
             blocks.cost = head.cost = 0
         if (
             len(self.streams) >= self.server.max_streams
+            or (len(self.streams) >= STREAMS_OVER and self.output.account.over)
             or self._drain == _CLOSING
             or (not ended and self.unfinished >= UNFINISHED)
         ):
