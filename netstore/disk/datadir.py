@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FORMAT: Final = 1
-"""Version of the folder's layout. A newer one is refused."""
+FORMAT: Final = 2
+"""Version of the folder, of its log and of its state. Any other is refused: the only earlier one was never
+released, and its log, read as this one, would lose what was acknowledged.
+"""
 
 DAMAGED: Final = "damaged"
 """Where the files of a damaged member are kept, inside the folders they were in."""
@@ -89,6 +91,12 @@ class MemberIdentity:
             raise ValueError(
                 f"written in format {version}, this version reads up to {FORMAT}: upgrade netstore"
             )
+        if version < FORMAT:
+            raise ValueError(
+                f"written in format {version}, by a build before the first release; this version reads format"
+                f" {FORMAT} only: start the build that wrote it and copy the keys from it, or move the data"
+                " folder away and start this member anew"
+            )
         return cls(ClusterId(int(words["cluster"], 16)), NodeId(int(words["member"], 16)), words["name"])
 
 
@@ -110,7 +118,7 @@ class DataDir:
         """Make the folder if need be, lock it and read its identity, if it has one. Blocks.
 
         NetstoreError, in one line with the fix, when the folder is open to others, in use, unreadable, not a
-        folder, in a newer format, damaged, or apart from its log.
+        folder, in another format, damaged, or apart from its log.
         """
         wal = path / "wal" if wal_dir is None else wal_dir
         _make_folder(path)

@@ -28,14 +28,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from netstore import codec
 from netstore.codec import Malformed
 from netstore.disk.frame import Flaw, Frame, Identity, Kind, Place, read, witness
+from netstore.errors import NetstoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _NEAR: Final = 4096
 
-FORMAT: Final = 1
-"""Version of the log format; stands first in every opening."""
+FORMAT: Final = 2
+"""Version of the log and of the entries in it; stands first in every opening. Any other is refused."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -98,10 +99,15 @@ class Opening:
 
     @classmethod
     def decode(cls, data: bytes) -> Opening:
-        """Malformed when the bytes are not an opening of this format."""
+        """Malformed when the bytes are not an opening. NetstoreError, with the fix, for one of another
+        format: nothing is wrong with it.
+        """
         version, at = codec.read_varint(data, 0)
         if version != FORMAT:
-            raise Malformed(f"log format {version}, this program reads {FORMAT}")
+            raise NetstoreError(
+                f"written in log format {version}, this version reads {FORMAT}; nothing was changed: start"
+                " the build that wrote it"
+            )
         cluster, at = codec.read_varint(data, at)
         member, at = codec.read_varint(data, at)
         segment, at = codec.read_varint(data, at)
@@ -179,7 +185,7 @@ class Diagnosis:
 def diagnose(segments: Iterable[Segment], identity: Identity, safe: Iterable[Position] = ()) -> Diagnosis:
     """Judge the segments of one log, given in the order of their numbers, holding one at a time.
 
-    `safe` are places that were on stable storage once.
+    `safe` are places that were on stable storage once. NetstoreError for a log of another format.
     """
     found = _diagnose(segments, identity, set(safe))
     if not found.unseen or isinstance(found.verdict, Refuse):
@@ -249,6 +255,8 @@ def _wrong_opening(found: Diagnosis, segment: Segment, first: Frame) -> tuple[st
         opening = Opening.decode(first.payload)
     except Malformed as error:
         return segment.name, 0, str(error)
+    except NetstoreError as error:
+        raise NetstoreError(f"write-ahead log: {segment.name}: {error}") from None
     if first.kind != Kind.OPENING or opening.segment != segment.number:
         return segment.name, 0, "does not begin with its opening"
     if found.segment is not None and opening.previous != found.end:

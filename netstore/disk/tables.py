@@ -8,8 +8,7 @@ many records each table has and what their checksums add up to. So a whole table
 was written, and the newest of it: what LMDB's own pages lose or bring back shows in the sum, what they
 put into another order shows in the order of the keys.
 
-What was written by releases before there were checksums (format 0) is rewritten when it is opened to be
-written.
+A file from before there were checksums is refused: no release wrote one.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from netstore.errors import NetstoreError, StateDamaged
 from netstore.types import Index
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     Changes = Mapping[tuple[str, bytes], bytes | None]
@@ -67,8 +66,7 @@ inverted: what is left after the check does not depend on the bytes).
 _OWN: Final = "netstore"
 _OWN_KEY: Final = b"summary"
 _FIRST_OWN: Final = "engine"
-_FIRST_APPLIED: Final = b"applied"
-"""Table and key of the applied index in format 0, eight bytes."""
+"""The table that files from before there were checksums have."""
 
 _LONG: Final = "long:"
 """Prefix of the table beside each table for keys that LMDB does not take: over 511 bytes, or empty."""
@@ -111,6 +109,7 @@ class Summary(NamedTuple):
     sums: dict[str, Sum]
     """By the names of LMDB's tables."""
     format: int = FORMAT
+    """0: nothing was ever written."""
 
     def encode(self) -> bytes:
         """The record, without its checksum."""
@@ -190,15 +189,13 @@ class Tables:
     def open(cls, path: Path, names: Sequence[str], map_bytes: int) -> Self:
         """Open to read and write, made with these tables, and mode 0600, if it is not there.
 
-        What format 0 wrote is rewritten. StateDamaged when it is no state, or not a whole one; OSError or
-        lmdb.Error when it cannot be opened.
+        NetstoreError when it is of another format. StateDamaged when it is no state, or not a whole one;
+        OSError or lmdb.Error when it cannot be opened.
         """
         check_length(path)
         env = _mapped(path, map_bytes)
         try:
             found = _summary(path, env)
-            if found is not None and found.format < FORMAT:
-                found = _convert(env, found)
             wanted = [each for name in names for each in (name, _LONG + name)]
             sums = {} if found is None else found.sums
             fresh = [name for name in wanted if name not in sums]
@@ -320,7 +317,6 @@ class Tables:
         if name not in self._dbs:
             return
         first = self._seeds[name]
-        checked = self.summary.format > 0
         records = total = 0
         last = b""
         try:
@@ -332,9 +328,6 @@ class Tables:
                     if key <= last:
                         raise self._rotten(name, key)
                     last = key
-                    if not checked:
-                        yield key, stored
-                        continue
                     if len(stored) > JOINED_BYTES:
                         whole = fits(first, key, stored)
                     else:
@@ -344,7 +337,7 @@ class Tables:
                     records += 1
                     total += int.from_bytes(stored[-CHECK_BYTES:], "little")
                     yield key, stored[:-CHECK_BYTES]
-            if checked and not start and end is None:
+            if not start and end is None:
                 self._compare(name, Sum(records, total % _MODULUS), self._read_summary(txn).sums[name])
         except lmdb.Error as error:
             raise self._unreadable(name, error) from error
@@ -384,7 +377,7 @@ class Tables:
         count = 0
         with self.env.begin() as txn:
             if not self.summary.format:
-                return sum(1 for name in self.names for _ in self.walk(txn, name, b"", None))
+                return 0
             for name, expected in self._read_summary(txn).sums.items():
                 after = b""
                 records = total = 0
@@ -580,7 +573,8 @@ def _summary(path: Path, env: lmdb.Environment) -> Summary | None:
     try:
         own = env.open_db(_OWN.encode(), create=False)
     except lmdb.NotFoundError:
-        return _first_summary(path, env)
+        _refuse_written(path, env)
+        return None
     with env.begin() as txn:
         return _decode(path, txn.get(_OWN_KEY, db=own))
 
@@ -596,51 +590,19 @@ def _decode(path: Path, stored: bytes | None) -> Summary:
         raise NetstoreError(f"{path}: {error}") from None
 
 
-def _first_summary(path: Path, env: lmdb.Environment) -> Summary | None:
+def _refuse_written(path: Path, env: lmdb.Environment) -> None:
+    """A file without a summary must be new."""
     try:
-        own = env.open_db(_FIRST_OWN.encode(), create=False)
+        env.open_db(_FIRST_OWN.encode(), create=False)
     except lmdb.NotFoundError:
         if env.info()["last_txnid"]:
             raise damaged(path, f"table {_OWN} is missing") from None
-        return None
-    with env.begin() as txn:
-        stored = txn.get(_FIRST_APPLIED, db=own)
-        if stored is not None and len(stored) != 8:
-            raise damaged(path, f"table {_FIRST_OWN}, key {_FIRST_APPLIED!r}: not what was written")
-        names = [name.decode("utf-8", "replace") for name, _ in cast("Iterable[Pair]", txn.cursor())]
-    sums = {name: NOTHING for name in names if name != _FIRST_OWN}
-    return Summary(Index(read_u64(stored, 0)[0] if stored else 0), b"", sums, 0)
-
-
-def _convert(env: lmdb.Environment, first: Summary) -> Summary:
-    """Give every record its checksum: all or none of them. A second for 300,000 records."""
-    while True:
-        try:
-            with env.begin(write=True) as txn:
-                sums = {name: _convert_table(txn, env, name) for name in first.sums}
-                summary = Summary(first.applied, b"", sums)
-                stored, _ = sealed(seed(_OWN), _OWN_KEY, summary.encode())
-                txn.put(_OWN_KEY, stored, db=env.open_db(_OWN.encode(), txn))
-                txn.drop(env.open_db(_FIRST_OWN.encode(), txn))
-        except lmdb.MapFullError:
-            env.set_mapsize(env.info()["map_size"] * 2)
-        else:
-            return summary
-
-
-def _convert_table(txn: lmdb.Transaction, env: lmdb.Environment, name: str) -> Sum:
-    start = seed(name)
-    records = total = 0
-    cursor = txn.cursor(env.open_db(name.encode(), txn))
-    there = cursor.first()
-    while there:
-        key, value = cast("Pair", cursor.item())
-        stored, check = sealed(start, key, value)
-        cursor.put(key, stored)
-        records += 1
-        total += check
-        there = cursor.next()
-    return Sum(records, total % _MODULUS)
+        return
+    raise NetstoreError(
+        f"{path}: written without checksums, by a build before the first release; this version does not read"
+        " it, and nothing was changed: start the build that wrote it and copy the keys from it, or move the"
+        " data folder away and start this member anew"
+    )
 
 
 def _split(stored: bytes) -> Pair:

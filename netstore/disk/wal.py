@@ -108,7 +108,8 @@ class Wal:
         `told` is what `position` said once and somebody else kept.
 
         CorruptData when something that was safe once cannot be read; the text names file and offset, nothing
-        is changed. Holds the payloads of all segments that are left in memory.
+        is changed. NetstoreError, with the fix, for a log of another format. Holds the payloads of all
+        segments that are left in memory.
         """
         notes = (Position.decode(note, identity) for note in (told, *device.notes()))
         found = diagnose(_segments(device), identity, filter(None, notes))

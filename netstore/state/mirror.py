@@ -67,10 +67,10 @@ class V3Scalars(msgspec.Struct, array_like=True, frozen=True):
     revision: Revision
     compacted: Revision
     swept: Revision
-    trail: int = 0
+    trail: int
 
 
-NEW_V3: Final = V3Scalars(Revision(1), NEVER, NEVER)
+NEW_V3: Final = V3Scalars(Revision(1), NEVER, NEVER, 0)
 """What a store starts with, before anything is written."""
 
 
@@ -162,6 +162,8 @@ def load_nodes(engine: Engine) -> tuple[list[NodeView], list[tuple[bytes, Timed]
     for path, record in _records(engine, NODES, _decode_node):
         nodes.append(_view(path, record))
         if record.expires:
+            if not record.since:
+                raise corrupt(f"table {NODES}, key {path!r}: it ends at an instant, and has no TTL")
             timed.append((path, Timed(record.ttl, record.since, record.remaining)))
     return nodes, timed
 

@@ -176,9 +176,23 @@ def test_any_other_trouble_names_the_folder(folder: Path, monkeypatch: pytest.Mo
 
 
 def test_a_newer_format_is_refused(folder: Path) -> None:
-    text = (folder / "identity").read_bytes().rpartition(b"check ")[0].replace(b"format 1", b"format 2")
+    text = (folder / "identity").read_bytes().rpartition(b"check ")[0].replace(b"format 2", b"format 3")
     (folder / "identity").write_bytes(text + f"check {crc32c(text):08x}\n".encode())
-    assert "written in format 2, this version reads up to 1: upgrade netstore" in refused(folder)
+    assert "written in format 3, this version reads up to 2: upgrade netstore" in refused(folder)
+
+
+@pytest.mark.parametrize("where", ["", "wal"])
+def test_the_format_before_the_first_release_is_refused_by_name_and_left_as_it_is(
+    folder: Path, where: str
+) -> None:
+    path = folder / where / "identity"
+    text = path.read_bytes().rpartition(b"check ")[0].replace(b"format 2", b"format 1")
+    path.write_bytes(text + f"check {crc32c(text):08x}\n".encode())
+    before = path.read_bytes()
+    said = refused(folder)
+    assert f"{path}: written in format 1, by a build before the first release" in said
+    assert "start the build that wrote it and copy the keys from it, or move the data folder away" in said
+    assert path.read_bytes() == before
 
 
 def test_every_damage_of_the_identity_is_found(folder: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from netstore.disk.diagnose import Opening, Refuse, Segment, diagnose, segment_name
 from netstore.disk.frame import FRAGMENT, HEAD_BYTES, SECTOR, Frame, Identity, Kind, Place, lay, read
 from netstore.disk.wal import Replay, Wal
-from netstore.errors import CorruptData
+from netstore.errors import CorruptData, NetstoreError
 from netstore.raft.entry import Entry, EntryKind, HardState
 from netstore.types import Index, NodeId, Term
 from tests.disk.platter import Platter
@@ -329,11 +329,26 @@ def test_blank_segments_at_the_end_are_the_clean_end(stopped: Story) -> None:
     assert opened({}) == Replay()
 
 
-def test_an_opening_of_another_format_or_place_is_refused() -> None:
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_log_of_another_format_is_refused_by_name_and_is_not_damaged(version: int) -> None:
+    """A damaged log lets the member be replaced under another identity; nothing is wrong with this one."""
+    payload = bytes((version,)) + Opening(IDENTITY, 0, Place(0, 0), b"", b"").encode()[1:]
+    seed = IDENTITY.seed(0)
+    data, _ = lay(seed, Place(0, seed), Kind.OPENING, payload, 0)
+    disk = {segment_name(0): data}
+    platter = Platter(disk)
+    with pytest.raises(
+        NetstoreError, match=rf"0{{16}}\.wal: written in log format {version}, this version reads 2; nothing"
+    ) as refusal:
+        Wal.open(platter, IDENTITY)
+    assert not isinstance(refusal.value, CorruptData)
+    assert platter.disk == disk
+
+
+def test_an_opening_of_another_place_is_refused() -> None:
     opening = Opening(IDENTITY, 0, Place(0, 0), b"", b"")
     seed = IDENTITY.seed(0)
     for payload, why in (
-        (b"\x02" + opening.encode()[1:], "log format 2, this program reads 1"),
         (opening.encode() + b"x", "1 bytes too many"),
         (opening.encode()[:-1], "cut short"),
         (Opening(IDENTITY, 1, Place(0, 0), b"", b"").encode(), "does not begin with its opening"),

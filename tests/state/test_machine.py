@@ -263,6 +263,22 @@ COUNTED = [
 ]
 
 
+def test_what_an_earlier_build_left_out_is_not_guessed() -> None:
+    """A node without a TTL would end at once; a missing trail would not be the same on all members."""
+    engine = memory_engine()
+    machine = machine_on(engine)
+    apply(machine, commands.Set(b"/held", b"1", expires=commands.LATEST, ttl=5))
+    machine.save()
+    record = msgspec.msgpack.decode(engine.get(mirror.NODES, b"/held") or b"")
+    engine.write(Index(2), {(mirror.NODES, b"/held"): mirror.encode(record[:5])})
+    with pytest.raises(CorruptData, match="table v2, key b'/held': it ends at an instant, and has no TTL"):
+        machine_on(engine)
+    engine = memory_engine()
+    engine.write(Index(1), {(mirror.V3_STATE, mirror.STATE_KEY): mirror.encode((1, 0, 0))})
+    with pytest.raises(CorruptData, match="table v3_state"):
+        machine_on(engine)
+
+
 @pytest.mark.parametrize(("command", "counter"), COUNTED, ids=lambda value: str(value)[:40])
 def test_counters_are_those_of_etcd(command: Command, counter: str) -> None:
     """v2 API, statistics."""
