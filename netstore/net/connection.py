@@ -74,6 +74,10 @@ class Session(Protocol):
         """What the peer sends has to be read for answers to leave, whatever is held."""
 
     @property
+    def idle(self) -> bool:
+        """Nothing was asked that is not answered to its end: no request, stream or watch is open."""
+
+    @property
     def hungry(self) -> bool:
         """`resume` may have something to do once what was written is sent."""
 
@@ -104,6 +108,7 @@ class Handshake:
 
     busy = False
     reading = True
+    idle = True
     waiting = True
     hungry = False
     late = False
@@ -172,6 +177,7 @@ class Connection:
         "session",
         "settled",
         "taken",
+        "used",
     )
 
     def __init__(
@@ -194,6 +200,8 @@ class Connection:
         """
         self.session: Session = Handshake(self)
         self.progress = self._accepted = now
+        self.used: float = now
+        """When something came from the peer last; `progress` is moved on while it owes nothing."""
         self._tunnel = None if credentials is None else Tunnel(credentials.server(), None)
         """Where there is one, nothing of `_unsent` leaves but through it, until the end of the connection."""
         self._unsent: deque[bytes | memoryview] = deque()
@@ -254,8 +262,9 @@ class Connection:
 
     @property
     def idle(self) -> bool:
-        """Nothing is being sent or answered, as far as can be told from here."""
-        return not (self._unsent_size or self._closing or self.session.waiting or self.session.busy)
+        """Nothing was asked that is not answered to its end, and nothing of an answer waits to be sent."""
+        session = self.session
+        return session.idle and not (self._unsent_size or self._closing or session.waiting or session.busy)
 
     def write(self, data: bytes | memoryview) -> None:
         """Queue bytes; they leave when the reactor flushes."""
@@ -408,7 +417,7 @@ class Connection:
         if self._closing or not self.session.reading:
             self._drain(data)
         elif data:
-            self.progress = self._reactor.now
+            self.progress = self.used = self._reactor.now
             if self._tunnel is not None:
                 data = self._untunnel(self._tunnel, data)
             if not self.heard and (data or (self._tunnel is not None and self._tunnel.open)):

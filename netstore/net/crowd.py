@@ -5,7 +5,8 @@ the limit whoever costs the others most and itself least goes first:
 
 1. the connection that has been open longest without a word;
 2. else, where one principal has more than its share, one of its connections: the one that comes, if it is
-   one of its own, or the idle one that has been open longest.
+   one of its own, or the idle one of which nothing was heard for longest. Idle is what has nothing open: a
+   connection that carries watches, or waits for an answer, goes only where no idle one was found.
 
 Where neither applies, all are wanted, and the next wait in the kernel's queue. A single principal with any
 number of connections is never refused before the limit is reached.
@@ -21,7 +22,7 @@ SHARE: Final = 0.5
 """Part of all connections that one principal may keep when there is no room for others."""
 
 _LOOKED_AT: Final = 64
-"""Connections of one principal that are looked at to find an idle one."""
+"""Connections of one principal that are looked at to find an idle one; the next look begins with others."""
 
 
 class Connected(Protocol):
@@ -29,12 +30,19 @@ class Connected(Protocol):
 
     principal: str
 
+    used: float
+    """When something came of it last."""
+
     @property
     def idle(self) -> bool:
-        """Nothing is being sent or answered."""
+        """Nothing of it is open: no request, no watch, no answer that is being sent."""
 
 
 _C = TypeVar("_C", bound=Connected)
+
+
+def _used(connection: Connected) -> float:
+    return connection.used
 
 
 class Crowd(Generic[_C]):
@@ -43,7 +51,8 @@ class Crowd(Generic[_C]):
     def __init__(self, most: int) -> None:
         """`most` is how many there may be."""
         self._most = most
-        # Ordered sets: what has been open longest comes first.
+        # Ordered sets. What has been open longest without a word comes first; of a principal's connections,
+        # what was looked at longest ago, or never.
         self._of: dict[str, OrderedDict[_C, None]] = {}
         self._silent: OrderedDict[_C, None] = OrderedDict()
         self._count = 0
@@ -99,8 +108,11 @@ class Crowd(Generic[_C]):
         if self._largest is None or coming == self._largest or not self._is_large(self._largest):
             return None
         connections = self._of[self._largest]
-        idle = (each for each in islice(connections, _LOOKED_AT) if each.idle)
-        return next(idle, None) or next(iter(connections))
+        looked_at = list(islice(connections, _LOOKED_AT))
+        for each in looked_at:
+            connections.move_to_end(each)
+        idle = [each for each in looked_at if each.idle]
+        return min(idle or looked_at, key=_used)
 
     def _is_large(self, principal: str | None) -> bool:
         return principal is not None and len(self._of.get(principal, ())) > SHARE * self._most

@@ -26,6 +26,7 @@ class FirstBytes:
     """
 
     busy = False
+    idle = True
     reading = True
     hungry = False
     late = False

@@ -268,6 +268,11 @@ class Http1Connection:
         return not self.hungry and (self._head is not None or bool(self._begun))
 
     @property
+    def idle(self) -> bool:
+        """Every request was answered to its end."""
+        return not (self._pending or self.hungry)
+
+    @property
     def pending(self) -> int:
         """Requests handed over and not yet answered."""
         return len(self._pending)

@@ -122,7 +122,7 @@ class Reactor:
         self.now = clock()
         self.accepted = 0
         self.crowd: Crowd[Connection] = Crowd(limits.max_connections)
-        self.memory = limits.memory
+        self.memory: Budget = limits.memory
         self.meter = meter or Meter(clock, log)
         self.pressure = Pressure(limits.memory, self._holders, log)
         self._turns: Turns[Connection] = Turns()

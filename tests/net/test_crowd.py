@@ -11,9 +11,10 @@ from netstore.net.crowd import SHARE, Crowd
 class One:
     """A connection as the crowd sees it."""
 
-    def __init__(self, principal: str, *, idle: bool = True) -> None:
+    def __init__(self, principal: str, *, idle: bool = True, used: float = 0.0) -> None:
         self.principal = principal
         self.idle = idle
+        self.used = used
 
 
 def crowd(most: int, *connections: One, spoken: bool = True) -> Crowd[One]:
@@ -47,6 +48,22 @@ def test_a_lone_client_may_have_all_and_one_that_has_more_than_its_share_gives_w
     assert here.weakest("other") is many[5], "an idle one"
     many[5].idle = False
     assert here.weakest("other") is many[0], "else the oldest"
+
+
+def test_of_the_idle_ones_the_least_recently_used_goes() -> None:
+    """The oldest of a client is the one that it opened first and uses most."""
+    many = [One("many", used=100.0 - number) for number in range(10)]
+    many[9].idle = False
+    here = crowd(10, *many)
+    assert here.weakest("other") is many[8]
+
+
+def test_idle_ones_are_found_however_many_are_not() -> None:
+    """Each look is at others."""
+    many = [One("many", idle=number == 900) for number in range(1000)]
+    here = crowd(1000, *many)
+    looks = [here.weakest("other") for _ in range(1000 // 64 + 1)]
+    assert many[900] in looks
 
 
 def test_who_has_no_more_than_its_share_keeps_it() -> None:

@@ -1180,6 +1180,16 @@ def test_once_memory_is_spent_who_has_many_streams_gets_no_new_ones() -> None:
     assert wire.verdict() is None
 
 
+def test_a_connection_with_an_open_stream_is_not_idle() -> None:
+    wire = Wire(hold=True)
+    idle = [wire.connection.idle]
+    wire.feed(wire.request(1))
+    idle.append(wire.connection.idle)
+    wire.application.streams[1].answer()
+    idle.append(wire.connection.idle)
+    assert idle == [True, False, True]
+
+
 def stalled(size: int) -> Wire:
     wire = Wire(hold=True)
     wire.feed(setting(http2.SET_INITIAL_WINDOW, 0), wire.request(1))

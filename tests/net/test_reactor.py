@@ -357,6 +357,22 @@ async def test_who_has_more_than_its_share_makes_room_for_others() -> None:
             await stream.aclose()
 
 
+async def test_who_waits_for_an_answer_is_not_idle() -> None:
+    """A put under way, and a watch over HTTP/1, are requests that are not answered to their end."""
+    async with site() as here, await here.connect() as stream:
+        await here.until_open(1)
+        (connection,) = here.reactor._connections.values()
+        here.answer = None
+        idle = [connection.idle]
+        await stream.send_all(GET)
+        await here.until_asked(1)
+        idle.append(connection.idle)
+        here.exchanges[0].respond(200, b"", b"done")
+        here.reactor.flush()
+        idle.append(connection.idle)
+        assert idle == [True, False, True]
+
+
 async def test_a_hang_up_during_a_watch_is_told() -> None:
     async with site() as here:
         here.answer = None

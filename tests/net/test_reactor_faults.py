@@ -42,6 +42,7 @@ class Acting:
 
     busy = False
     reading = True
+    idle = True
     late = False
     answers_need_reading = False
 

@@ -298,6 +298,11 @@ class Http2Connection:
         return not self.busy and (bool(self._rest) or self._block is not None or not self._started)
 
     @property
+    def idle(self) -> bool:
+        """No stream is open."""
+        return not self.streams
+
+    @property
     def hungry(self) -> bool:
         """`resume` may have something to do."""
         return bool(self._turn or self.ready or self._held_back or self._watered or self._line)
