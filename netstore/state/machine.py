@@ -636,7 +636,12 @@ class Machine:
         return self._shut(command) or txn.range_later(self.mvcc, command)
 
     def _txn(self, command: Txn) -> Outcome | Work:
-        return self._shut(command) or txn.execute_steps(self.mvcc, self.leases, command)
+        done = self._shut(command) or txn.execute_short(self.mvcc, self.leases, command)
+        if done is None:
+            return txn.execute_steps(self.mvcc, self.leases, command)
+        if type(done) is TxnDone:
+            self.worked += txn.WRITE_UNITS * len(done.responses)
+        return done
 
     def must_be_logged(self, command: Txn) -> bool:
         """Whether a transaction must go through the log even if it only reads: it compares so many keys that

@@ -11,6 +11,8 @@ one more for each `UNIT_BYTES`.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore.state import pair
@@ -31,7 +33,13 @@ STEP_UNITS: Final = 1_000
 """Units of one step: about a millisecond."""
 
 CHUNK: Final = 64
-"""Keys looked at between two looks at how much work was done."""
+"""Rows, or changes, worked on between two looks at how much work was done."""
+
+RUN: Final = 256
+"""Keys fetched at once: with fewer, to find the first of them would be most of the work."""
+
+KEYS_PER_UNIT: Final = 4
+"""Keys looked at in a unit where nothing has to be known but their newest places."""
 
 SORT_UNITS: Final = 6
 """What a row costs that is sorted by value, beside reading it; its hash, 4 more for each `UNIT_BYTES`."""
@@ -169,6 +177,9 @@ class RangeRead:
             yield from self._count()
             if query.count_only:
                 return
+        if self._is_plain:
+            yield from self._measure_plain(counts=walks_all)
+            return
         if sorts:
             yield from self._sort(self._limit + 1 if first_only else 0, counts=walks_all)
         for rows in self._chosen(counts=walks_all and not sorts):
@@ -178,6 +189,21 @@ class RangeRead:
                 self.pairs += 1
                 if self._units <= 0:
                     yield
+            yield
+
+    def _measure_plain(self, *, counts: bool) -> Iterator[None]:
+        """The same for a plain list."""
+        for places, sizes in self._plain():
+            if counts:
+                self.count += len(places)
+            if sizes and not min(sizes):
+                for number, place in enumerate(places):
+                    if not sizes[number]:
+                        sizes[number] = len(self._read(place))
+                        if self._units <= 0:
+                            yield
+            self.pairs += len(places)
+            self.size += _as_fields(sizes)
             yield
 
     def _count(self) -> Iterator[None]:
@@ -269,6 +295,9 @@ class RangeRead:
             self._fetch = self._records.get_many
         keys_only = self._query.keys_only
         self._is_given = True
+        if self._is_plain:
+            yield from self._give_plain()
+            return
         for rows in self._chosen(counts=False):
             if keys_only:
                 yield [self._without_value(row) for row in rows]
@@ -289,6 +318,16 @@ class RangeRead:
             if batch:
                 yield self._read_many(batch)
 
+    def _give_plain(self) -> Iterator[list[bytes]]:
+        for places, sizes in self._plain():
+            start = 0
+            while start < len(places):
+                stop = start + max(bisect_right(list(accumulate(sizes[start:])), self._room), 1)
+                if not min(sizes[start:stop]):  # the size of one is not known: not more than that one at once
+                    stop = start + max(sizes[start:stop].index(0), 1)
+                yield self._read_many(places[start:stop])
+                start = stop
+
     def _without_value(self, row: _Row) -> bytes:
         item = row.item
         if item is None or item.at != row.place:
@@ -298,6 +337,37 @@ class RangeRead:
         return pair.join(item.key, item.created, modified, item.version, value=b"", lease=item.lease)
 
     # --- both
+
+    @property
+    def _is_plain(self) -> bool:
+        """A list in the order of its keys, all of them or so many, whose pairs are given as they are."""
+        query = self._query
+        return not (query.sort_target != BY_KEY or query.keys_only or self._filtered)
+
+    def _plain(self) -> Iterator[tuple[list[int], list[int]]]:
+        """The places of such a list and the sizes of their records, 0 where one is not known; `RUN` keys for
+        each piece. 0.2 us a key where nothing has changed since the bound.
+        """
+        index, bound = self._index, self._bound
+        items = index.items
+        left = self._limit
+        for keys in self._runs():
+            found = [items[each] for each in keys]
+            places = [item.at for item in found]
+            if index.newest_deletion < bound and places and max(places) < bound:
+                sizes = [item.size for item in found]
+                self._units -= len(keys) // KEYS_PER_UNIT + 1
+            else:
+                self._units -= len(keys) + 1
+                rows = list(self._rows(keys))
+                places = [row.place for row in rows]
+                sizes = [row.size for row in rows]
+            if self._limit and len(places) > left:
+                self.more = True
+                yield places[:left], sizes[:left]
+                return
+            left -= len(places)
+            yield places, sizes
 
     def _chosen(self, *, counts: bool) -> Iterator[list[_Row]]:
         """What is in the answer, in its order."""
@@ -327,15 +397,20 @@ class RangeRead:
             yield passing
 
     def _walk(self) -> Iterator[list[_Row]]:
-        """The pairs of the range as of the bound, by key, `CHUNK` keys looked at for each list."""
+        """The pairs of the range as of the bound, by key, `RUN` keys looked at for each list."""
+        for keys in self._runs():
+            self._units -= len(keys) + 1
+            yield list(self._rows(keys))
+
+    def _runs(self) -> Iterator[list[bytes]]:
+        """The keys that the range may hold at the bound, in order, `RUN` of them at once."""
         index, bound, query = self._index, self._bound, self._query
         key, range_end = query.key, query.range_end
         backwards = query.sort_order == DESCEND and query.sort_target == BY_KEY
         while True:
-            keys = index.some_keys(key, range_end, bound, CHUNK, backwards=backwards)
-            self._units -= len(keys) + 1
-            yield list(self._rows(keys))
-            if len(keys) < CHUNK or not range_end:
+            keys = index.some_keys(key, range_end, bound, RUN, backwards=backwards)
+            yield keys
+            if len(keys) < RUN or not range_end:
                 return
             if not backwards:
                 key = keys[-1] + b"\0"
@@ -395,6 +470,15 @@ def is_filtered(query: Range) -> bool:
         or query.min_create_revision
         or query.max_create_revision
     )
+
+
+def _as_fields(sizes: list[int]) -> int:
+    """Bytes that records of these sizes take as a repeated field with a number below 16: each has a tag of
+    one byte and its length before it (protobuf encoding guide).
+    """
+    if sizes and min(sizes) >= 1 << 7 and max(sizes) < 1 << 14:
+        return sum(sizes) + 3 * len(sizes)
+    return sum([size + 1 + (size.bit_length() + 6) // 7 for size in sizes])
 
 
 def _passes(number: int, least: int, most: int) -> bool:

@@ -97,15 +97,29 @@ class Records:
         """
         young = self._recent.young
         found = [young.get(place) for place in places]
+        if None not in found:
+            return found  # type: ignore[return-value]  # as was just seen
         missing = [place for place, record in zip(places, found, strict=True) if record is None]
         fetched = iter(self._fetch(missing) if missing else ())
         return [next(fetched) if record is None else record for record in found]
+
+    def are_near(self, places: Sequence[int], most: int) -> bool:
+        """Whether at most so many of these records have to be fetched from the engine. 0.05 us each."""
+        recent = self._recent
+        if len(places) <= most:
+            return True
+        missing = [place for place in places if place not in recent.young]
+        if len(missing) > most:
+            missing = [place for place in missing if place not in recent.old]
+        return len(missing) <= most
 
     def peek_many(self, places: Sequence[int]) -> list[bytes]:
         """The same for who reads much and once: nothing is remembered, so nothing is pushed out."""
         recent = self._recent
         young, old = recent.young, recent.old
         found = [young.get(place) or old.get(place) for place in places]
+        if None not in found:
+            return found  # type: ignore[return-value]  # as was just seen
         missing = [place for place, record in zip(places, found, strict=True) if record is None]
         stored = iter(self.stored(missing) if missing else ())
         return [next(stored) if record is None else record for record in found]
@@ -156,6 +170,9 @@ class Records:
     def scan(self, start: bytes) -> Generator[tuple[bytes, bytes]]:
         """All records from this key of the engine on: in order what is saved, then in order what is not."""
         unsaved = self._unsaved
+        if not unsaved:
+            yield from self._engine.scan(RECORDS, start, None)
+            return
         for stored, record in self._engine.scan(RECORDS, start, None):
             if (RECORDS, stored) not in unsaved:
                 yield stored, record

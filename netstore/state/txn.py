@@ -60,9 +60,11 @@ MAX_COMPARED: Final = 100_000
 FEW_COMPARED: Final = 500
 """Keys that are compared in one call where a transaction only reads; with more it goes through the log."""
 
+WRITE_UNITS: Final = 10
+"""Units of about a microsecond that one put takes, or a deletion of one key."""
+
 _SORT_STEP: Final = 500
 _COMPARE_UNITS: Final = 5
-_WRITE_UNITS: Final = 10
 _UNIT_BYTES: Final = 2_048
 
 
@@ -185,8 +187,7 @@ def put(mvcc: Mvcc, leases: Leases, command: Put) -> PutDone | Fault:
     if (command.ignore_value or command.ignore_lease) and not mvcc.exists(command.key):
         return refusal(errors.KEY_NOT_FOUND)
     prev_kv = _write(mvcc, command)
-    revision = mvcc.finish()
-    return PutDone(revision) if prev_kv is None else PutDone(revision, prev_kv)
+    return PutDone(mvcc.finish(), prev_kv)
 
 
 def range_later(mvcc: Mvcc, command: Range) -> Later | Fault:
@@ -216,7 +217,7 @@ def end_lease_steps(mvcc: Mvcc, keys: Iterable[bytes]) -> Generator[int]:
         yield len(run)
     for key in list(runs[0]) if len(runs) == 1 else merge(*runs):
         mvcc.delete(key)
-        yield _WRITE_UNITS
+        yield WRITE_UNITS
 
 
 def execute(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault:
@@ -228,6 +229,41 @@ def execute(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault:
         except StopIteration as end:
             done: TxnDone | Fault = end.value
             return done
+
+
+def execute_short(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault | None:
+    """Carry out a transaction of plain compares, puts and ranges, which needs no pieces: at most `MAX_OPS` of
+    each. None, and nothing was done, for any other. What it does is what `execute_steps` does.
+    """
+    succeeded = True
+    for compare in txn.compares:
+        if compare.range_end or compare.target == VALUE:
+            return None
+        if succeeded:
+            number = mvcc.number(compare.key, compare.target)
+            succeeded = _judge(compare.result, number, compare.number)
+    for branch in (txn.success, txn.failure):
+        for operation in branch:
+            if type(operation) is Put:
+                if operation.ignore_value:
+                    return None
+            elif type(operation) is not Range:
+                return None
+    operations = txn.success if succeeded else txn.failure
+    if max(len(txn.compares), len(operations)) > MAX_OPS:
+        return None  # the operator allows more
+    bad_put, bad_range = _look_ahead(mvcc, leases, _Path(succeeded, operations))
+    fault = bad_put or bad_range
+    if fault is not None:
+        return fault
+    responses: list[_Response] = []
+    for operation in operations:
+        if type(operation) is Put:
+            prev_kv = _write(mvcc, operation)
+            responses.append(PutDone(mvcc.current, prev_kv))
+        elif type(operation) is Range:
+            responses.append(_read_later(mvcc, operation))
+    return TxnDone(mvcc.finish(), succeeded, responses)
 
 
 def execute_steps(mvcc: Mvcc, leases: Leases, txn: Txn) -> Generator[int, None, TxnDone | Fault]:
@@ -331,10 +367,9 @@ def _run_steps(mvcc: Mvcc, path: _Path) -> Generator[int, None, list[_Response]]
         if type(step) is Put:
             prev_kv = _write(mvcc, step)
             responses.append(PutDone(mvcc.current, prev_kv))
-            yield _WRITE_UNITS + (mvcc.size_of(step.key) // _UNIT_BYTES if step.ignore_value else 0)
+            yield WRITE_UNITS + (mvcc.size_of(step.key) // _UNIT_BYTES if step.ignore_value else 0)
         elif type(step) is Range:
-            bound = bound_after(step.revision) if step.revision > 0 else mvcc.bound
-            responses.append(Later(mvcc.current, step, bound))
+            responses.append(_read_later(mvcc, step))
         elif type(step) is DeleteRange:
             deleted = yield from _delete_steps(mvcc, step)
             responses.append(deleted)
@@ -342,6 +377,12 @@ def _run_steps(mvcc: Mvcc, path: _Path) -> Generator[int, None, list[_Response]]
             inner = yield from _run_steps(mvcc, step)
             responses.append(TxnDone(Revision(0), step.succeeded, inner))
     return responses
+
+
+def _read_later(mvcc: Mvcc, query: Range) -> Later:
+    """A read between two operations of a transaction."""
+    bound = bound_after(query.revision) if query.revision > 0 else mvcc.bound
+    return Later(mvcc.current, query, bound)
 
 
 def _delete_steps(mvcc: Mvcc, command: DeleteRange) -> Generator[int, None, Deleted]:
@@ -358,14 +399,15 @@ def _write(mvcc: Mvcc, command: Put) -> Later | None:
     """Put a pair; what was there before, where it is asked for. What is to be kept of a pair that an
     operation before it has deleted is empty.
     """
-    value, lease, bound = command.value, command.lease, mvcc.bound
+    value, lease = command.value, command.lease
+    bound = mvcc.bound if command.prev_kv else 0
     if command.ignore_lease:
         lease = mvcc.lease_of(command.key)
     if command.ignore_value:
         old = mvcc.get(command.key)
         value = b"" if old is None else pair.split(old).value
     before = mvcc.put(command.key, value, lease)
-    return Later(mvcc.revision, Range(command.key), bound) if before and command.prev_kv else None
+    return Later(mvcc.revision, Range(command.key), bound) if bound and before else None
 
 
 # --- when somebody waits for the answer

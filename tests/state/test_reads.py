@@ -98,6 +98,7 @@ def test_an_answer_is_of_the_moment_it_was_asked_for(
     found: list[bytes] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reads, "CHUNK", chunk)
+        patch.setattr(reads, "RUN", chunk)
         patch.setattr(sorting, "RUN_ROWS", chunk)
         patch.setattr(reads, "PIECE_BYTES", 1)
         if isinstance(read, Fault):
@@ -247,3 +248,22 @@ def test_a_read_ends_with_the_state() -> None:
 def test_a_revision_that_is_gone_is_refused_before_the_first_step() -> None:
     store = Store([Put(b"a", b"1"), Compact(2)])
     assert isinstance(store.machine.mvcc.read(Range(*ALL, revision=1)), Fault)
+
+
+def test_a_list_out_of_memory_is_read_at_once_and_one_from_the_disk_in_steps() -> None:
+    store = Store()
+    keys = mvcc._SMALL_FAR + 1
+    for number in range(keys):
+        store.machine.mvcc.put(b"%06d" % number, b"", 0)
+        store.machine.mvcc.finish()
+    store.machine.take_changes()
+    store.machine.save()
+    found = store.machine.mvcc.glance(Range(*ALL))
+    assert isinstance(found, Found)
+    assert len(found.kvs) == keys
+    recent = store.machine.mvcc._records._recent
+    recent.old, recent.young = recent.young, {}
+    assert isinstance(store.machine.mvcc.glance(Range(*ALL)), Found)
+    recent.old, recent.young = {}, {}
+    assert store.machine.mvcc.glance(Range(*ALL)) is None
+    assert isinstance(store.machine.mvcc.glance(Range(*ALL, limit=keys - 1)), Found)

@@ -279,3 +279,37 @@ def test_codes_of_texts_are_known(code: int) -> None:
 @given(txns())
 def test_a_transaction_comes_back_from_its_bytes(command: Txn) -> None:
     assert decode(encode(command)) == command
+
+
+@given(st.lists(txns(), min_size=1, max_size=6))
+@settings(max_examples=60)
+def test_a_transaction_done_in_one_call_is_the_one_done_in_pieces(commands: list[Txn]) -> None:
+    """And one that is not short was not begun."""
+    one, other = fresh(), fresh()
+    for command in commands:
+        before = one.mvcc.bound
+        done = txn.execute_short(one.mvcc, one.leases, command)
+        if done is None:
+            assert one.mvcc.bound == before
+            done = txn.execute(one.mvcc, one.leases, command)
+        assert done == txn.execute(other.mvcc, other.leases, command)
+        assert one.take_changes() == other.take_changes()
+
+
+def test_only_a_transaction_with_a_bound_on_its_work_is_done_in_one_call() -> None:
+    machine = fresh()
+    apply(machine, A)
+    short = [both(A, B, GET), Txn((Compare(b"a", v3commands.MOD),), (A,), (GET,)), both()]
+    long = [
+        both(DELETE_A),
+        both(both(A)),
+        Txn((), (A,), (DELETE_A,)),
+        both(Put(b"a", ignore_value=True)),
+        both(*(Put(b"%d" % number) for number in range(txn.MAX_OPS + 1))),
+        Txn((Compare(b"a", v3commands.MOD, range_end=b"b"),), (), ()),
+        Txn((Compare(b"a", v3commands.VALUE),), (), ()),
+    ]
+    for command in short:
+        assert isinstance(txn.execute_short(machine.mvcc, machine.leases, command), TxnDone)
+    for command in long:
+        assert txn.execute_short(machine.mvcc, machine.leases, command) is None

@@ -73,20 +73,18 @@ class Answers:
         except _Refused as refused:
             refuse(call, refused.fault)
         else:
-            message = messages.write_answer(header, settled)
-            if len(message) > EASY_BYTES and not call.takes_whole(len(message)):
-                self._begin(call, header, outcome)
+            if _fits(call, SMALL_BYTES - small.size):
+                call.reply(messages.write_answer(header, settled))
             else:
-                call.reply(message)
+                self._begin(call, header, outcome)
 
     def found(self, call: Call, query: Range, found: Found) -> None:
         """Answer a Range with what was found at once."""
-        message = messages.write_found(self._headers(found.revision), found)
-        if len(message) > EASY_BYTES and not call.takes_whole(len(message)):
+        if _fits(call, sum(map(len, found.kvs))):
+            call.reply(messages.write_found(self._headers(found.revision), found))
+        else:
             later = txn.later(self._member.machine.mvcc, query)
             self._begin(call, self._headers(later.revision), later)
-        else:
-            call.reply(message)
 
     def _begin(self, call: Call, header: bytes, outcome: PutDone | Deleted | Later | TxnDone) -> None:
         """Give an answer in steps. What it reads stays from now on."""
@@ -113,6 +111,11 @@ class Answers:
             self._after(LOOK_SECONDS, self._look)
 
 
+def _fits(call: Call, size: int) -> bool:
+    """Whether an answer with so many bytes of pairs can be given whole: it leaves, or little waits."""
+    return size <= EASY_BYTES or call.takes_whole(size) or size <= call.room
+
+
 class _Large(Exception):  # noqa: N818 - named for what was found
     """The answer is not a small one."""
 
@@ -128,12 +131,13 @@ class _Refused(Exception):  # noqa: N818 - named for what happened
 class _Small:
     """Finds the reads of an answer while that is a small one, all of them together."""
 
-    __slots__ = ("_keys", "_mvcc", "_size")
+    __slots__ = ("_keys", "_mvcc", "size")
 
     def __init__(self, member: Replica) -> None:
         self._mvcc = member.machine.mvcc
         self._keys = SMALL_KEYS
-        self._size = SMALL_BYTES
+        self.size = SMALL_BYTES
+        """Bytes that the next ones may still have."""
 
     def find(self, later: Later) -> Found:
         found = self._mvcc.glance(later.query, later.bound)
@@ -142,8 +146,8 @@ class _Small:
         if isinstance(found, Fault):
             raise _Refused(found)
         self._keys -= len(found.kvs) + 1
-        self._size -= sum(map(len, found.kvs))
-        if self._size < 0 or self._keys < 0:
+        self.size -= sum(map(len, found.kvs))
+        if self.size < 0 or self._keys < 0:
             raise _Large
         return found
 

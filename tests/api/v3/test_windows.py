@@ -25,6 +25,9 @@ from tests.support.v3member import Served
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from netstore.errors import Fault
+    from netstore.node.jobs import Job
+
 BIG: Final = 1 << 20
 """Bytes of one value."""
 
@@ -380,3 +383,23 @@ def check_lines(connection: Http2Connection) -> None:
     waiting = [*connection._parked, *connection._line]
     assert sorted(each.number for each in streams if each.wanting) == sorted(e.number for e in waiting)
     assert all(each.window <= each.queued for each in connection._parked)
+
+
+def test_a_list_that_leaves_at_once_is_given_at_once(served: Served, clients: list[Client]) -> None:
+    """It needs no steps, though it is larger than what may wait."""
+    one = client(clients, served, MOST_WINDOW)
+    started: list[Job] = []
+    start = one.jobs.start
+
+    def note(principal: str, job: Job) -> Fault | None:
+        started.append(job)
+        return start(principal, job)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one.jobs, "start", note)
+        number = one.ask(LIST)
+        assert one.ended == {number}
+        assert len(started) == 0
+        one.initial(1_000)
+        one.ask(LIST)
+        assert len(started) == 1
