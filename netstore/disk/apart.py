@@ -101,8 +101,11 @@ def verified(path: Path) -> Index:
 
 
 def records(path: Path, table: str) -> list[bytes]:
-    """The records of a small table as far as they can still be read, of a state that is damaged. Blocks."""
-    return [bytes.fromhex(line) for line in _run(path, table).stdout.decode().split()]
+    """The records of a small table as far as they can still be read, of a state that is damaged. Blocks.
+
+    A process that damage ended may have written half of its last line, which is left out.
+    """
+    return [bytes.fromhex(line.decode()) for line in _run(path, table).stdout.split(b"\n")[:-1]]
 
 
 def _run(*words: str | Path) -> subprocess.CompletedProcess[bytes]:

@@ -13,7 +13,15 @@ import trio
 from netstore.errors import CorruptData, MustStop, NetstoreError
 from netstore.net.link import Link
 from netstore.net.peerproof import NONCE_BYTES, same
-from netstore.net.peerwire import Challenge, Offer, Proof, Verdict, read_answer
+from netstore.net.peerwire import (
+    HIGHEST_VERSION,
+    LOWEST_VERSION,
+    Challenge,
+    Offer,
+    Proof,
+    Verdict,
+    read_answer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,6 +108,7 @@ class Call:
             if found is None:
                 return
             answer, length = found
+            _check_version(answer)
             rest, self._read = self._read[length:], b""
             if isinstance(answer, Challenge):
                 self._prove(answer, rest)
@@ -143,6 +152,13 @@ class Call:
         self.over.set()
         self._greeted.set()
         self._flushed.set()
+
+
+def _check_version(answer: Challenge | Welcome) -> None:
+    """Whoever goes on does so in a version that the hello offered; a refusal may be in any."""
+    accepted = isinstance(answer, Challenge) or answer.verdict == Verdict.ACCEPTED
+    if accepted and not LOWEST_VERSION <= answer.version <= HIGHEST_VERSION:
+        raise CorruptData(f"answers in version {answer.version}, which was not offered")
 
 
 async def call(

@@ -113,8 +113,15 @@ class Link:
         return self._fd >= 0
 
     def start(self) -> None:
-        """Begin to read; the party hears `opened` as soon as it may write, at once where there is no TLS."""
-        self._reactor.attend(self._fd, _IN, self._ready, self._failed)
+        """Begin to read; the party hears `opened` as soon as it may write, at once where there is no TLS.
+
+        Over at once when the kernel can watch no more.
+        """
+        try:
+            self._reactor.attend(self._fd, _IN, self._ready, self._failed)
+        except OSError as error:
+            self.cut(f"cannot be watched: {error.strerror or error}")
+            return
         if self._tunnel is None:
             self._party.opened()
         else:
@@ -246,4 +253,7 @@ class Link:
         mask = (0 if self._paused else _IN) | (_OUT if self._waiting else 0)
         if mask != self._mask and self._fd >= 0:
             self._mask = mask
-            self._reactor.modify(self._fd, mask)
+            try:
+                self._reactor.modify(self._fd, mask)
+            except OSError as error:
+                self.cut(f"cannot be watched: {error.strerror or error}")

@@ -245,10 +245,10 @@ class Reactor:
     ) -> None:
         """Watch a descriptor that is no client's in the same rounds. `call` gets what it is ready for; what
         that raises is logged and given to `failed`, which lets go of whoever is behind it. `modify` changes
-        the mask; `dismiss` must come before it is closed.
+        the mask; `dismiss` must come before it is closed. OSError when the kernel can watch no more.
         """
-        self._attended[fd] = call, failed
         self._epoll.register(fd, mask)
+        self._attended[fd] = call, failed
 
     def dismiss(self, fd: int) -> None:
         """Watch it no more."""

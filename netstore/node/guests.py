@@ -101,7 +101,8 @@ MAX_UNLISTED: Final = 16
 behind."""
 
 MAX_GUESTS: Final = MAX_STRANGERS + MAX_ASKING + MAX_UNLISTED + 256
-"""Descriptors that all of these may take, with two streams for each of as many members as a list has."""
+"""Descriptors that are kept for streams opened here: one for each that the bounds above allow, and two for
+each of 128 members, more than a cluster has."""
 
 ACCEPTS_AT_ONCE: Final = 4
 """Connections accepted in one round of the reactor: who calls in a crowd gets many rounds to prove itself
@@ -298,7 +299,11 @@ class Guests:
             first.shake()
         resting, self._resting = self._resting, []
         for sock in resting:
-            self._attend(sock)
+            try:
+                self._attend(sock)
+            except OSError as fault:  # no memory for it in the kernel, or too much is watched
+                self.tell("guest_refused", "", fault.strerror or str(fault))
+                self._resting.append(sock)
 
     # --- for guests
 

@@ -482,8 +482,9 @@ class Host:
             self._raft.step(replace(message, payloads=understood))
 
     def _take_changes(self, message: Forward) -> None:
-        if self.change_asked is None or self._raft.leader != self.id or message.to != self.id:
-            self._raft.step(message)
+        leads = self._raft.leader == self.id and message.term == self._raft.term
+        if self.change_asked is None or not leads or message.to != self.id:
+            self._raft.step(message)  # which takes none but its own, of this term
             return
         for payload in message.payloads:
             self.change_asked(Change.decode(payload))

@@ -45,7 +45,6 @@ _SECRET_NAME: Final = re.compile(
     r"(?:.*[_-])?(?:password|passwd|passphrase|secret|authorization|cookie|credentials?|token|key|pem)(?:[_-]data)?",
     re.IGNORECASE,
 )
-_HARMLESS_NAMES: Final = frozenset({"initial_cluster_token"})
 _SECRET_TEXT: Final = re.compile(
     r"(?P<user>://[^/\s:@]*:)[^/\s@]+(?=@)"
     r"|(?P<field>(?:authorization|cookie)[\"']?\s*[:=]\s*[\"']?)[^\r\n\"',}]+"
@@ -130,7 +129,7 @@ def presentable(value: object, depth: int = MAX_DEPTH) -> object:
 
 @functools.lru_cache(maxsize=1024)
 def _is_secret(name: str) -> bool:
-    return name not in _HARMLESS_NAMES and _SECRET_NAME.fullmatch(name) is not None
+    return _SECRET_NAME.fullmatch(name) is not None
 
 
 def _mask(match: re.Match[str]) -> str:

@@ -753,7 +753,8 @@ class Machine:
     def _join_member(self, command: JoinMember) -> Outcome:
         """The one place where it is decided whether who joins is to vote: here everything before it has
         happened, on every member alike. Whom it replaces has left the configuration with this entry, and
-        leaves the list whatever becomes of the rest.
+        leaves the list even if the other is refused for its addresses; where the other's id was given before,
+        nothing is changed.
         """
         id_, replaced = NodeId(command.id), NodeId(command.replaces)
         if id_ in self._members or id_ in self._removed:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +13,6 @@ from netstore.disk.apart import Marker, examined, records, verified, verify
 from netstore.errors import NetstoreError, StateDamaged
 from netstore.types import Index
 from tests.disk.test_tables import make_state, spoil, write
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_a_whole_state_is_whole(tmp_path: Path) -> None:
@@ -111,3 +109,11 @@ def test_the_records_of_a_small_table_can_be_had_from_a_damaged_state(tmp_path: 
     spoil(path, b"spoiled")
     assert records(path, "other") == [b"one", b"two"]
     assert records(path, "plain") == []
+
+
+def test_half_of_a_record_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What shows them may end amid one."""
+    for half in (b"", b"6", b"61", b"616"):
+        shown = subprocess.CompletedProcess((), -7, stdout=b"6f6e65\n74776f\n" + half)
+        monkeypatch.setattr(apart, "_run", lambda *_, shown=shown: shown)
+        assert records(Path("state"), "other") == [b"one", b"two"]

@@ -333,3 +333,12 @@ def test_a_damaged_member_keeps_its_join_token(tmp_path: Path) -> None:
     folder.replace(OTHER)
     assert read_token(folder.path) == "one"
     folder.close()
+
+
+def test_what_a_full_disk_cuts_short_is_written_on_or_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, bytes(data[:3])))
+    datadir.write_whole(tmp_path, "name", b"all of it")
+    assert (tmp_path / "name").read_bytes() == b"all of it"

@@ -303,3 +303,17 @@ async def test_what_this_member_must_not_survive_is_no_failed_call(monkeypatch: 
         async with running_reactor() as reactor:
             with pytest.raises(InvariantBroken):
                 await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+
+
+async def test_an_answer_in_a_version_that_was_not_offered_is_not_understood() -> None:
+    later = msgspec.structs.replace(WELCOME, version=3)
+    challenge = Challenge(ClusterId(1), NodeId(3), bytes(32), version=3)
+    async with running_reactor() as reactor, trio.open_nursery() as nursery:
+        for speak in (
+            lambda each: each.welcome(later),
+            lambda each: each.answer(challenge.encode()),
+        ):
+            with answerer() as other:
+                nursery.start_soon(speak, other)
+                with pytest.raises(CallFailed, match="answers in version 3, which was not offered"):
+                    await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
@@ -16,6 +17,7 @@ from tests.support.links import Recorder, eventually, running_reactor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from netstore.net.reactor import Reactor
 
@@ -163,3 +165,42 @@ async def test_a_party_that_raises_costs_its_link_and_not_the_loop() -> None:
         with linked(reactor) as (caller, called):
             caller.link.write(b"still here")
             await has_arrived(called, 10)
+
+
+class Unwatching:
+    """A reactor whose kernel has no memory to watch a descriptor in other ways, or at all."""
+
+    def __init__(self, *, attends: bool) -> None:
+        self.attends = attends
+        self.dismissed = 0
+
+    def attend(self, *_: object) -> None:
+        if not self.attends:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def modify(self, *_: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    def dismiss(self, _: int) -> None:
+        self.dismissed += 1
+
+
+@pytest.mark.parametrize("attends", [True, False])
+def test_what_the_kernel_cannot_watch_ends_its_own_link_alone(attends: bool) -> None:
+    left, right = socket.socketpair()
+    party = Recorder()
+    party.link = Link(Unwatching(attends=attends), left, party)  # type: ignore[arg-type]
+    party.link.start()
+    assert party.link.open == attends
+    party.link.pause()
+    assert not party.link.open
+    assert party.is_open == attends, "who is not watched may not speak"
+    right.close()
+
+
+async def test_what_cannot_be_watched_is_not_remembered(tmp_path: Path) -> None:
+    async with running_reactor() as reactor:
+        with (tmp_path / "plain").open("w") as file:  # epoll watches no plain files
+            with pytest.raises(OSError, match="not permitted"):
+                reactor.attend(file.fileno(), 1, lambda _: None, lambda _: None)
+            reactor.dismiss(file.fileno())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import given, settings
@@ -489,3 +491,27 @@ def test_answers_to_strangers_are_rationed_and_few_are_owed() -> None:
     again = lodge.call()
     again.party.received(data)
     assert told(again)[1] == ROSTER
+
+
+def test_a_listener_that_cannot_be_watched_rests_on() -> None:
+    """In the task that keeps all streams: what it raised would end the member."""
+    lodge = Lodge()
+    faults = [OSError(errno.ENOSPC, "No space left on device")] * 2
+    watched: list[int] = []
+
+    class Kernel:
+        def attend(self, fd: int, *_: object) -> None:
+            if faults:
+                raise faults.pop()
+            watched.append(fd)
+
+    lodge.reactor = Kernel()
+    with socket.socket() as sock:
+        lodge.guests._listeners[sock] = lambda _: None
+        lodge.guests._resting.append(sock)
+        for left in (1, 0):
+            lodge.guests.look()
+            assert (len(faults), lodge.guests._resting) == (left, [sock])
+        assert lodge.lines
+        lodge.guests.look()
+        assert (watched, lodge.guests._resting) == ([sock.fileno()], [])

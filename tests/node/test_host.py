@@ -15,6 +15,7 @@ from netstore.errors import NO_SPACE, STOPPED, TIMED_OUT, TOO_MANY, CorruptData,
 from netstore.limits import Budget
 from netstore.node.host import CATCH_UP_ENTRIES, HELD_BYTES, DiskFailed
 from netstore.node.timekeeper import Deadlines
+from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.core import Raft
 from netstore.raft.entry import EntryKind, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
@@ -639,3 +640,14 @@ def test_a_crash_in_the_middle_of_a_long_command_does_it_again() -> None:
     found = again.host.machine.mvcc.range(Range(b"\0", b"\0", count_only=True))
     assert isinstance(found, Found)
     assert found.count == 0
+
+
+def test_a_change_is_asked_for_in_the_term_of_the_leader_only() -> None:
+    """What was forwarded in an earlier term may have been sent again since."""
+    member = Solo().lead()
+    asked: list[Change] = []
+    member.host.change_asked = asked.append
+    change = Change((Step(StepKind.ADD_LEARNER, NodeId(9)),))
+    for term in (member.host.term - 1, member.host.term):
+        member.host.receive((Forward(NodeId(9), ME, Term(term), EntryKind.CHANGE, [change.encode()]),))
+    assert asked == [change]

@@ -104,6 +104,8 @@ def add(settings: Settings, urls: tuple[str, ...], *, learner: bool) -> None:
     added, how = ask_cluster(settings, adding)
     show(settings, (added,), single=True)
     say(f"start it with an empty data folder and {how}")
+    if "--join-token" in how:
+        say("netstorectl member token prints TOKEN on a machine that has a member")
 
 
 def _how_to_start(added: MemberRecord, members: Sequence[MemberRecord], *, netstore: bool) -> str:
