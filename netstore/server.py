@@ -84,7 +84,7 @@ from netstore.node.peers import Peers
 from netstore.node.proposals import Proposals
 from netstore.node.register import Expelled, Register, ask
 from netstore.node.timekeeper import Deadlines, Timekeeper
-from netstore.ops.config import DEFAULT_CLUSTER_TOKEN
+from netstore.ops.config import DEFAULT_CLUSTER_TOKEN, Alone
 from netstore.ops.logging import get_logger, set_level
 from netstore.ops.memory import usable_memory
 from netstore.ops.notify import ServiceManager
@@ -419,7 +419,9 @@ class _Daemon:
         return None if token is None else Secret(token)
 
     def _first_token(self) -> str | None:
-        """That of a folder which has none: what the initial members share, or a random one of a lone one."""
+        """That of a folder which has none: what those share that `initial_cluster` names, now or later, or a
+        random one.
+        """
         config = self.config
         if config.join:
             if self.folder.found is None and any(url.scheme == "http" for url in config.join):
@@ -428,8 +430,8 @@ class _Daemon:
                     " runs, and give what it prints with --join-token or --join-token-file"
                 )
             return None
-        several = len(config.initial_cluster) > 1 or config.initial_cluster_state == "existing"
-        if several or config.initial_cluster_token != DEFAULT_CLUSTER_TOKEN:
+        shared = not isinstance(config.initial_cluster, Alone) or config.initial_cluster_state == "existing"
+        if shared or config.initial_cluster_token != DEFAULT_CLUSTER_TOKEN:
             return config.initial_cluster_token
         if self.folder.found is not None:
             return None  # it may have joined by its certificate: the others would have another one
@@ -489,18 +491,15 @@ class _Daemon:
         return MemberIdentity(roster.cluster, found.id, self.config.name)
 
     async def _refuse_to_begin_twice(self, identity: MemberIdentity) -> None:
-        """A member of a running cluster that lost its data must not begin as if it had never voted."""
+        """A member of a running cluster that lost its data must not begin as if it had never voted: it begins
+        only where none of the others can be connected to. Who is there has to say who is a member.
+        """
         others = self._others()
         if not others:
             return
         try:
-            roster = await self._ask_once(others)
-        except CallFailed as fault:
-            if fault.verdict == Verdict.NOT_PROVED:
-                raise NetstoreError(
-                    f"initial_cluster_token: {fault}: another cluster runs there: give its members' token, or"
-                    " other peer URLs"
-                ) from None
+            roster = await self._ask(others, patient=False)
+        except CallFailed:
             return  # nobody is there yet: all begin now
         if roster.cluster != identity.cluster_id:
             raise NetstoreError(
@@ -525,20 +524,45 @@ class _Daemon:
         self.acquainted = {member.id: member.peer_urls for member in roster.members if member.id != own}
 
     async def _ask(
-        self, urls: Sequence[str], application: Application | None = None, seconds: float = JOIN_SECONDS
+        self,
+        urls: Sequence[str],
+        application: Application | None = None,
+        seconds: float = JOIN_SECONDS,
+        *,
+        patient: bool = True,
     ) -> Roster:
-        """Ask again and again, for a while."""
+        """Ask again and again, for a while; another token stays another one, and is told at once. Who is not
+        `patient` gets CallFailed when nobody is there at all, and nobody was before.
+        """
         reason = ""
         with trio.move_on_after(seconds):
             while True:
                 try:
                     return await self._ask_once(urls, application)
                 except CallFailed as fault:
+                    if fault.verdict == Verdict.NOT_PROVED:
+                        raise self._other_token(fault) from None
+                    if fault.verdict is not None:
+                        patient = True
+                    elif not patient:
+                        raise
                     if str(fault) != reason:
                         reason = str(fault)
                         self.log.warning("cluster_not_reached", reason=reason)
                 await trio.sleep(1)
         raise NetstoreError(f"the cluster did not let this member in within {seconds:g} s: {reason}")
+
+    def _other_token(self, fault: CallFailed) -> NetstoreError:
+        shown = (
+            "run netstorectl member token where a member runs, and give what it prints with --join-token or"
+            " --join-token-file"
+        )
+        if self.config.join:
+            return NetstoreError(f"join_token: {fault}: {shown}")
+        return NetstoreError(
+            f"initial_cluster_token: {fault}: another cluster runs there, or its join token is another one:"
+            f" {shown}, or give other peer URLs"
+        )
 
     async def _ask_once(self, urls: Sequence[str], application: Application | None = None) -> Roster:
         return await ask(

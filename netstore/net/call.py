@@ -36,9 +36,11 @@ DIAL_SECONDS: Final = 5.0
 
 
 class CallFailed(NetstoreError):  # noqa: N818 - named for what happened
-    """A stream could not be opened, was refused, or broke. `verdict` is the refusal, if it was one."""
+    """A stream could not be opened, was refused, or broke. `verdict` is the refusal, FAILED where somebody
+    was there and gave none, None where nobody was there.
+    """
 
-    def __init__(self, text: str, verdict: int = Verdict.ACCEPTED) -> None:
+    def __init__(self, text: str, verdict: int | None = None) -> None:
         super().__init__(text)
         self.verdict = verdict
 
@@ -72,7 +74,7 @@ class Call:
         welcome = self.welcome
         if welcome is None:
             self.link.cut(f"no greeting within {DIAL_SECONDS:g} s")
-            raise CallFailed(self.reason)
+            raise CallFailed(self.reason, Verdict.FAILED)
         if welcome.verdict != Verdict.ACCEPTED:
             self.link.cut("refused")
             # Nobody stops for ever because a stranger says so.
@@ -185,7 +187,8 @@ async def call(
     except (CallFailed, MustStop):
         raise
     except Exception as fault:
-        raise CallFailed(f"{url} cannot be called: {type(fault).__name__}: {fault}") from fault
+        why = f"{url} cannot be called: {type(fault).__name__}: {fault}"
+        raise CallFailed(why, Verdict.FAILED) from fault
 
 
 async def _call(

@@ -179,21 +179,30 @@ async def ask(
     """Ask the members at these URLs in turn who is in the cluster; with an application, to be let in too.
 
     Both sides must prove that they belong to the cluster (`net.call`). The first answer counts, a refusal is
-    tried elsewhere. CallFailed with the last reason and verdict when none is left. Bounded by
-    `ANSWER_SECONDS` and a call for each URL.
+    tried elsewhere. CallFailed when none is left: NOT_PROVED where that is what one of them said, else what
+    the last one said that was there, and None where nobody was. Bounded by `ANSWER_SECONDS` and a call for
+    each URL.
     """
-    reason, verdict = "there is nobody to ask", int(Verdict.ACCEPTED)
+    worst = CallFailed("there is nobody to ask")
     hello = Hello(Purpose.ROSTER, ClusterId(0), NodeId(0), NodeId(0), program)
     for url in urls:
         try:
             roster = await _ask_one(reactor, url, hello, application, credentials=credentials, secret=secret)
         except CallFailed as fault:
-            reason, verdict = f"{url}: {fault}", fault.verdict
+            worst = _worse(worst, CallFailed(f"{url}: {fault}", fault.verdict))
             continue
         if roster.members and not roster.refusal:
             return roster
-        reason, verdict = f"{url}: {roster.refusal or 'it has no list of members yet'}", int(Verdict.ACCEPTED)
-    raise CallFailed(reason, verdict)
+        why = f"{url}: {roster.refusal or 'it has no list of members yet'}"
+        worst = _worse(worst, CallFailed(why, Verdict.FAILED))
+    raise worst
+
+
+def _worse(one: CallFailed, other: CallFailed) -> CallFailed:
+    """What says more: that a token is another one before any other answer, any answer before silence."""
+    if one.verdict == Verdict.NOT_PROVED or (other.verdict is None and one.verdict is not None):
+        return one
+    return other
 
 
 async def _ask_one(
@@ -225,7 +234,8 @@ async def _ask_one(
     finally:
         made.link.cut("done")
     if not rosters:
-        raise CallFailed(made.reason if made.reason != "done" else f"no answer within {ANSWER_SECONDS:g} s")
+        why = made.reason if made.reason != "done" else f"no answer within {ANSWER_SECONDS:g} s"
+        raise CallFailed(why, Verdict.FAILED)
     return rosters[0]
 
 

@@ -85,6 +85,12 @@ class InitialMember(NamedTuple):
     peer_urls: tuple[Url, ...]
 
 
+class Alone(tuple[InitialMember, ...]):
+    """The initial cluster of a member that was told of none: itself."""
+
+    __slots__ = ()
+
+
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(host)
@@ -495,7 +501,7 @@ class StoreConfig:
         own = {member.name: member.peer_urls for member in self.initial_cluster}
         self._derive("advertise_client_urls", self.listen_client_urls)
         self._derive("initial_advertise_peer_urls", own.get(self.name, self.listen_peer_urls))
-        self._derive("initial_cluster", (InitialMember(self.name, self.initial_advertise_peer_urls),))
+        self._derive("initial_cluster", Alone((InitialMember(self.name, self.initial_advertise_peer_urls),)))
         check_settings(self)
         self._check_listeners()
         self._check_reach("advertise_client_urls", "listen_client_urls")

@@ -341,6 +341,22 @@ async def test_who_has_no_list_yet_is_no_answer() -> None:
         assert (await who_is_there(one, one.url, two.url)).members == two.listed
 
 
+async def test_what_is_told_of_those_who_were_asked_is_what_says_most() -> None:
+    nobody = "http://127.0.0.1:1"
+    async with members() as (one, two):
+        one.listed = ()
+        for urls, secret, verdict in (
+            ([], SECRET, None),
+            ([nobody], SECRET, None),
+            ([one.url, nobody], SECRET, Verdict.FAILED),
+            ([nobody, one.url], SECRET, Verdict.FAILED),
+            ([two.url, one.url, nobody], Secret("another"), Verdict.NOT_PROVED),
+        ):
+            with pytest.raises(CallFailed) as caught:
+                await who_is_there(one, *urls, secret=secret)
+            assert caught.value.verdict == verdict
+
+
 STRANGER = Hello(Purpose.MESSAGES, CLUSTER, NodeId(0x99), A, "test")
 
 

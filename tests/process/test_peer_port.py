@@ -325,13 +325,49 @@ def test_etcd_s_way_to_one_more_member_needs_the_cluster_s_token_too(three: Memb
     three.daemons.pop("d").kill()
 
 
-def test_one_more_for_a_cluster_that_began_alone_gets_its_random_token(tmp_path: Path) -> None:
+def test_etcd_s_way_from_one_member_to_two_needs_no_more_than_etcd(tmp_path: Path) -> None:
     with Members(tmp_path, 1) as members:
         added(members, "b")
-        token = read_token(members["a"].data_dir) or ""
-        flags = (*members.beginning("b"), "--initial-cluster-state", "existing", "--join-token", token)
+        flags = (*members.beginning("b"), "--initial-cluster-state", "existing")
         members.spawn("b", *flags).wait_until_healthy()
+        assert read_token(members["b"].data_dir) == read_token(members["a"].data_dir) == WEAK
+        assert '"join_token_weak"' in members["a"].log
+
+
+def test_one_more_for_a_cluster_that_began_alone_is_told_at_once_where_its_token_is(
+    tmp_path: Path,
+) -> None:
+    with Members(tmp_path, 0) as members:
+        members.spawn("a", "--initial-advertise-peer-urls", members.peer_url("a")).wait_until_healthy()
+        added(members, "b")
+        names = f"a={members.peer_url('a')},b={members.peer_url('b')}"
+        flags = ("--initial-cluster", names, "--initial-cluster-state", "existing")
+        lost = members.spawn("b", *flags)
+        assert lost.process.wait(40) == 1
+        assert "netstorectl member token" in lost.log
+        assert "--join-token" in lost.log
+        token = read_token(members["a"].data_dir) or ""
+        assert len(token) > len(WEAK)
+        members.wipe_if_there("b")
+        members.spawn("b", *flags, "--join-token", token).wait_until_healthy()
         assert read_token(members["b"].data_dir) == token
+
+
+def test_who_is_answered_anything_does_not_begin_without_its_memory(tmp_path: Path) -> None:
+    """Who is there may be its cluster, busy or half started, in which it has voted before."""
+    with Members(tmp_path, 1) as members, socket.socket() as other:
+        port = int(members.peer_url("b").rpartition(":")[2])
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        members["a"].kill()
+        members.wipe("a")
+        lost = members.spawn("a", *members.beginning("b"))
+        accepted, _ = other.accept()
+        accepted.close()
+        other.close()
+        until(lambda: "connection refused" in lost.log, "it has asked again")
+        assert '"identity_found"' not in lost.log.rpartition('"member_starting"')[2]
 
 
 def test_who_would_begin_beside_a_running_cluster_with_another_token_does_not(tmp_path: Path) -> None:
