@@ -19,7 +19,7 @@ Invariants, for each watch:
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from netstore.codec import varint
@@ -198,7 +198,7 @@ class Stream:
         self.sink = sink
         self.live = 0
         """How many of its watches are live."""
-        self.ahead: dict[Watch, None] = {}
+        self.ahead: OrderedDict[Watch, None] = OrderedDict()
         """Live watches that began beyond what the others have been told; looked through as that moves on."""
         self.parked: list[Watch] = []
         """Lagging watches that wait for the sink."""

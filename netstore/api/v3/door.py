@@ -7,6 +7,7 @@ it moves on to another member (v3 API, request metadata).
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore.api.v3.messages import BadMessage, parse
@@ -30,6 +31,14 @@ if TYPE_CHECKING:
 
 LOST_ELECTIONS: Final = 3
 """Election timeouts without a leader after which a stream that needs one ends."""
+
+ENDED_AT_ONCE: Final = 256
+"""Streams that are ended in one go for want of a leader, at 18 us each; as many are looked at for whether
+they have ended by themselves.
+"""
+
+_LOOKED_FOR_EACH: Final = 2
+"""Streams looked at for each that comes, so that of those that are kept at most half have ended, or so."""
 
 _NO_LEADER: Final = NO_LEADER.decode()
 
@@ -60,8 +69,9 @@ class Door:
         self._member = member
         self._after = after
         self._election_seconds = election_seconds
-        self._needing: dict[Call, Receiver] = {}
-        """Streams that end when no leader is seen."""
+        self._needing: OrderedDict[Call, Receiver] = OrderedDict()
+        """Streams that end when no leader is seen, and some that have ended. Who was looked at last is last.
+        """
         self._watching = False
         self._missed = 0
 
@@ -88,8 +98,9 @@ class Door:
                 return DEAF
             receiver = method(call)
             if call.metadata(b"hasleader") == b"true":
+                self._forget_ended(_LOOKED_FOR_EACH)
                 self._needing[call] = receiver
-                self._look_later()
+                self._look_later(self._election_seconds)
             return receiver
 
         return handle
@@ -105,25 +116,38 @@ class Door:
             return False
         return True
 
-    def _look_later(self) -> None:
+    def _look_later(self, seconds: float) -> None:
         if not self._watching:
             self._watching = True
-            self._after(self._election_seconds, self._look)
+            self._after(seconds, self._look)
 
     def _look(self) -> None:
+        """Once an election timeout, or at once while there are streams to be ended. O(`ENDED_AT_ONCE`)."""
         self._watching = False
         self._missed = 0 if self._member.leader else self._missed + 1
-        needing = {call: receiver for call, receiver in self._needing.items() if call.open}
-        self._needing = needing
+        faults: list[Exception] = []
+        seconds = self._election_seconds
         if self._missed >= LOST_ELECTIONS:
-            self._needing = {}
-            faults: list[Exception] = []
-            for call, receiver in needing.items():
-                guarded(faults.append, _leaderless, call, receiver)
-            if faults:
-                raise faults[0]  # told once; nobody's fault kept another's stream open
+            seconds = 0
+            for _ in range(min(len(self._needing), ENDED_AT_ONCE)):
+                call, receiver = self._needing.popitem(last=False)
+                if call.open:
+                    guarded(faults.append, _leaderless, call, receiver)
+        else:
+            self._forget_ended(ENDED_AT_ONCE)
         if self._needing:
-            self._look_later()
+            self._look_later(seconds)
+        if faults:
+            raise faults[0]  # told once; nobody's fault kept another's stream open
+
+    def _forget_ended(self, looked: int) -> None:
+        needing = self._needing
+        for _ in range(min(looked, len(needing))):
+            call = next(iter(needing))
+            if call.open:
+                needing.move_to_end(call)
+            else:
+                del needing[call]
 
 
 def _leaderless(call: Call, receiver: Receiver) -> None:

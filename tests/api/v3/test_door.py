@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from netstore.api.v3.door import DEAF, ENDED_AT_ONCE, Door
 from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import timed_out
 from netstore.net import grpc
 from netstore.types import NodeId
-from tests.support.v3member import Served
+from tests.support.v3member import FakeCall, Served
 
 NEEDS_LEADER = {b"hasleader": b"true"}
 PATHS = sorted(Served().services.unary)
@@ -93,6 +94,44 @@ def test_streams_end_when_no_leader_is_seen_for_long(served: Served) -> None:
     assert (needing.status, needing.text) == (grpc.UNAVAILABLE, "etcdserver: no leader")  # type: ignore[attr-defined]  # as above
     assert careless.status is None  # type: ignore[attr-defined]  # as above
     assert served.member.watches.count == 1, "its watches are gone, too"
+
+
+def test_many_streams_end_in_slices(served: Served) -> None:
+    calls = [watching(served, NEEDS_LEADER) for _ in range(3 * ENDED_AT_ONCE)]
+    served.member.leader = NodeId(0)
+    for _ in range(2):
+        served.advance(1.0)
+    ended = [0]
+    for _ in range(3):
+        served.advance(1.0)
+        ended.append(sum(call.status is not None for call in calls))  # type: ignore[attr-defined]  # FakeCalls
+    assert ended == [0, ENDED_AT_ONCE, 2 * ENDED_AT_ONCE, 3 * ENDED_AT_ONCE]
+
+
+def test_a_look_costs_the_same_however_many_streams_need_a_leader(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3 * ENDED_AT_ONCE):
+        watching(served, NEEDS_LEADER)
+    looked: list[object] = []
+
+    def look(call: FakeCall) -> bool:
+        looked.append(call)
+        return True
+
+    monkeypatch.setattr(FakeCall, "open", property(look))
+    served.advance(1.0)
+    assert 0 < len(looked) <= ENDED_AT_ONCE
+
+
+def test_streams_that_have_ended_are_not_kept(served: Served) -> None:
+    door = Door(served.member, served.deadlines.after, 1.0)
+    handle = door.stream(lambda _: DEAF)
+    for _ in range(1_000):
+        call = FakeCall("/etcdserverpb.Watch/Watch", NEEDS_LEADER)
+        handle(call)
+        call.finish()
+    assert len(door._needing) <= 4
 
 
 def test_a_stream_that_cannot_be_ended_keeps_no_other_open(
