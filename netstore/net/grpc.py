@@ -776,6 +776,11 @@ class StreamCall(GrpcCall):
         self._lost = False
         connection.ready.append(self)
 
+    @property
+    def awaited(self) -> bool:  # type: ignore[override]  # a constant for what is no stream of messages
+        """See `http2.Stream.awaited`: a client may open a stream long before its first message."""
+        return self._buffer is not None
+
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
         """See `http2.Stream.take`."""
         messages = self._messages(data, start, stop)

@@ -688,19 +688,23 @@ def sweep_until(bare: Bare, time: float) -> None:
         bare.connection.sweep(bare.time)
 
 
-def test_a_stream_has_its_time_until_its_first_message_and_for_each_it_begins() -> None:
+def test_a_stream_has_its_time_for_each_message_it_begins() -> None:
+    """And for ever before its first: clients open streams before they have something to say."""
     bare = Bare()
     start = bare.time
-    for number in (1, 3):
+    for number in (1, 3, 5):
         bare.feed(bare.call(number, b"", path="/a.A/Keep", end=False))
-    bare.feed(frame(http2.DATA, 0, 3, message_of(2)))
-    assert bare.connection.unfinished == 1
+    bare.feed(frame(http2.DATA, 0, 3, message_of(2)), frame(http2.DATA, 0, 5, b"\0"))
+    assert bare.connection.unfinished == 2
     sweep_until(bare, start + http2.REQUEST_SECONDS + http2.LOOK_SECONDS + 1)
-    assert set(bare.connection.streams) == {3}
+    assert set(bare.connection.streams) == {1, 3}
     assert bare.kept == [bytes(2), b"cancelled"]
     bare.kept.clear()
     sweep_until(bare, bare.time + 10_000)
-    assert set(bare.connection.streams) == {3}
+    assert set(bare.connection.streams) == {1, 3}
+    bare.feed(frame(http2.DATA, http2.END_STREAM, 1, message_of(3)))
+    assert (bare.kept.pop(0), bare.connection.unfinished) == (bytes(3), 0)
+    bare.kept.clear()
     # Messages that overlap with reads: each has its own time, whatever the number of pieces.
     two = message_of(10) * 2
     for piece in (two[:10], two[10:20], two[20:30]):
@@ -714,7 +718,7 @@ def test_a_stream_has_its_time_until_its_first_message_and_for_each_it_begins() 
         sweep_until(bare, bare.time + http2.REQUEST_SECONDS / 2)
     assert bare.connection.unfinished == 1
     sweep_until(bare, bare.time + http2.LOOK_SECONDS + 1)
-    assert not bare.connection.streams
+    assert 3 not in bare.connection.streams
     assert bare.connection.held == 0
     assert bare.kept[-1] == b"cancelled"
 

@@ -1149,6 +1149,20 @@ def test_a_request_has_its_time_to_become_complete() -> None:
     assert wire.connection.unfinished == 0
 
 
+@pytest.mark.parametrize(("every_second", "stays"), [(1, False), (1, True), (4, True)])
+def test_a_slow_request_is_judged_by_its_pace(every_second: int, stays: bool) -> None:
+    """However long it takes in all; and by each stretch of time, whatever came before."""
+    wire = Wire(hold=True)
+    wire.feed(wire.request(1, end=False))
+    if not stays:
+        wire.feed(*(frame(DATA, 0, 1, bytes(16_000)) for _ in range(10)))
+    for _ in range(400):
+        if stays:
+            wire.feed(frame(DATA, 0, 1, bytes(every_second * http2.REQUEST_RATE)))
+        late_after(wire, 1)
+    assert (1 in wire.connection.streams) is stays
+
+
 def test_requests_that_are_not_complete_have_a_number() -> None:
     wire = Wire(hold=True)
     last = 2 * http2.UNFINISHED + 1
@@ -1203,8 +1217,35 @@ def test_who_lets_nothing_through_is_closed() -> None:
     late_after(wire, http2.STALL_SECONDS)
     assert wire.sent() == []
     late_after(wire, 2)
+    assert wire.verdict() == ("stream", CALM)
+    assert wire.connection.queued == 0
+    assert wire.application.lost == []
+    wire.feed(wire.request(3))
+    assert [n for n, _, _ in wire.application.handed] == [1, 3]
+
+
+def test_who_closes_the_window_of_the_connection_is_closed() -> None:
+    wire = Wire(hold=True)
+    wire.feed(setting(http2.SET_INITIAL_WINDOW, 1 << 20), wire.request(1))
+    wire.application.streams[1].answer(bytes(200_000))
+    wire.sent()
+    late_after(wire, http2.STALL_SECONDS)
+    assert wire.sent() == []
+    late_after(wire, 32)
     assert wire.verdict() == ("connection", CALM)
     assert wire.output.account.held == 0
+
+
+def test_the_heaviest_of_the_streams_nobody_reads_go_and_no_other() -> None:
+    wire = Wire(hold=True)
+    wire.feed(setting(http2.SET_INITIAL_WINDOW, 0), *(wire.request(n) for n in (1, 3, 5, 7)))
+    for number_, size in ((1, 100), (3, 100_000), (5, 50_000), (7, 100_000)):
+        wire.application.streams[number_].answer(bytes(size))
+    late_after(wire, http2.STALL_SECONDS - 1)
+    wire.feed(frame(WINDOW_UPDATE, 0, 7, number(10)))
+    late_after(wire, 3)
+    assert set(wire.connection.streams) == {1, 5, 7}
+    assert wire.output.finished is False
 
 
 def test_who_lets_little_through_is_closed_and_who_lets_enough_is_not() -> None:

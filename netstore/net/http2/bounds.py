@@ -61,9 +61,13 @@ FRAME_SECONDS: Final = 30.0
 """How long a frame may take, from its first byte to its last."""
 
 REQUEST_SECONDS: Final = 60.0
-"""How long a request may take to become complete, from its HEADERS; for a stream, its first message and each
-one that has begun. 2 MiB in this time are 35 KB a second.
+"""How long a request may take, from its HEADERS, and a message of a stream, from its first byte, to become
+complete or to have come on at `REQUEST_RATE`; then again so long. A stream without a byte of a message is not
+timed: clients open it before they have something to say.
 """
+
+REQUEST_RATE: Final = 1024
+"""Bytes a second of a request or message that is not complete, over each `REQUEST_SECONDS`."""
 
 LOOK_SECONDS: Final = 5.0
 """How often requests that took too long are looked for, on a connection that has any."""
@@ -149,7 +153,9 @@ closed; one more for every minute that passes.
 """
 
 HANDLED: Final = 10
-"""Units for handing over one request or message; what its handler does is judged elsewhere."""
+"""Units for handing over one request or message. Handlers are charged no more, so whatever one does at once
+has to be bounded by what its message holds, and not by what the member or the connection does.
+"""
 
 
 class Allowance:

@@ -34,6 +34,7 @@ from netstore.net.http2.bounds import (
     PREFACE_SECONDS,
     PROBE_ANSWER_SECONDS,
     PROBE_SECONDS,
+    REQUEST_RATE,
     REQUEST_SECONDS,
     SLICE,
     STALL_RATE,
@@ -206,7 +207,7 @@ class Http2Connection:
         self.common_name = common_name
         self.reading = True
         self.now = server.clock()
-        """When something was read last."""
+        """When it had its last turn: when something was read last, or was still to be worked off."""
         self.streams: dict[int, Stream] = {}
         self.ready: deque[Stream] = deque()
         """Streams that have something to be handled, in the order it came."""
@@ -246,10 +247,11 @@ class Http2Connection:
         self._asked = False
         self._widest = 0
         self._watered: deque[Stream] = deque()
-        self._blocked: dict[Stream, None] = {}
+        self._blocked: dict[Stream, float] = {}
+        """Streams that have something to send and no window, and since when."""
         self._turn: deque[Stream] = deque()
-        self._parked: dict[Stream, None] = {}
-        """Streams that want room and whose own window has none."""
+        self._parked: dict[Stream, float] = {}
+        """Streams that want room and whose own window has none, and since when."""
         self._line: OrderedDict[Stream, None] = OrderedDict()
         """Those whose window has: they wait for the connection. In the order they came."""
         self._blocks: HeaderBlocks[Head] = HeaderBlocks(server.head, server.varying, LIST_LIMIT)
@@ -438,6 +440,7 @@ class Http2Connection:
         if stream.since is None:
             self.unfinished += 1
         stream.since = self.now
+        stream.came = 0
 
     def completed(self, stream: Stream) -> None:
         """What a stream had in part is complete, or will not be."""
@@ -490,7 +493,7 @@ class Http2Connection:
             if stream.window > stream.queued:
                 self._line[stream] = None
             else:
-                self._parked[stream] = None
+                self._parked[stream] = self.server.clock()
 
     def unwant(self, stream: Stream) -> None:
         """A stream needs no room any more."""
@@ -512,7 +515,7 @@ class Http2Connection:
             stream, _ = line.popitem(last=False)
             if stream.window <= stream.queued:
                 self.spent += 1
-                self._parked[stream] = None  # the peer took a part of its window back
+                self._parked[stream] = self.server.clock()  # the peer took a part of its window back
                 continue
             stream.wanting = False
             told += 1
@@ -597,10 +600,19 @@ class Http2Connection:
         return bool(self._rest) and now - self._rest_since > FRAME_SECONDS
 
     def _give_up_late(self, now: float) -> None:
-        """Reset requests that did not become complete in time, so many at once. O(open streams), charged."""
+        """Reset requests of which too little came in their time, so many at once; the others begin another.
+        O(open streams), charged.
+        """
         self.spent += len(self.streams) // _STREAMS_PER_UNIT
         limit = now - REQUEST_SECONDS
-        late = [s for s in self.streams.values() if s.since is not None and s.since < limit]
+        late = []
+        for stream in self.streams.values():
+            if stream.since is not None and stream.since < limit and stream.awaited:
+                if stream.came < REQUEST_SECONDS * REQUEST_RATE:
+                    late.append(stream)
+                else:
+                    stream.since = now
+                    stream.came = 0
         for stream in late[:DEPARTED_AT_ONCE]:
             self._give_up(stream, CANCEL)
         if len(late) > DEPARTED_AT_ONCE:
@@ -608,8 +620,13 @@ class Http2Connection:
         self.resume()
 
     def _check_progress(self, now: float) -> None:
-        """Close a connection whose peer asks for answers and lets next to nothing of them through. What the
-        network does not take is the reactor's to judge.
+        """See that a peer that asks for answers lets them through. What the network does not take is the
+        reactor's to judge.
+
+        Streams whose own window has been closed all the while are reset, the heaviest first, until the
+        others hold little: whoever reads the others may not know of them. Where it is the window of the
+        connection, or the windows of streams are opened a little now and then, the connection is closed.
+        O(streams that wait), charged.
         """
         unsent = self.output.unsent()
         waits = self.queued > LOW_WATER or self._parked or (self._line and unsent <= LOW_WATER)
@@ -621,8 +638,28 @@ class Http2Connection:
             enough = self.moved >= STALL_SECONDS * STALL_RATE
         self._stalled_since = now
         self.moved = 0
-        if not enough:
+        if not enough and not (self.window > 0 and self._reset_stalled(now - STALL_SECONDS)):
             self._fail(ENHANCE_YOUR_CALM, "too little of what was asked for is let through by the windows")
+
+    def _reset_stalled(self, limit: float) -> bool:
+        """Reset streams whose window has been closed since before then; whether there were any that hold
+        much.
+        """
+        self.spent += (len(self._blocked) + len(self._parked)) // _STREAMS_PER_UNIT
+        stalled = [stream for stream, since in self._parked.items() if since <= limit]
+        blocked = [stream for stream, since in self._blocked.items() if since <= limit]
+        blocked.sort(key=_queued_of, reverse=True)
+        held = sum(map(_queued_of, blocked))
+        for stream in blocked:
+            if held <= LOW_WATER:
+                break
+            held -= stream.queued
+            stalled.append(stream)
+        for stream in stalled:
+            self._give_up(stream, ENHANCE_YOUR_CALM)
+        if stalled:
+            self.resume()
+        return bool(stalled)
 
     def drain(self) -> None:
         """The server stops: no new streams; close once those that are open have ended.
@@ -673,7 +710,7 @@ class Http2Connection:
             self._turn.append(stream)
             self._pump()
         else:
-            self._blocked[stream] = None
+            self._blocked[stream] = self.server.clock()
         self._charge()
 
     def close(self, stream: Stream) -> None:
@@ -728,7 +765,7 @@ class Http2Connection:
             if room <= 0 or not stream.queued:
                 stream.turning = False
                 if stream.queued:
-                    self._blocked[stream] = None
+                    self._blocked[stream] = self.server.clock()
                 continue
             size = stream.queued
             pieces = stream.fill(room)
@@ -823,6 +860,7 @@ class Http2Connection:
         """DATA of an open stream, which was already counted against its window."""
         if self._taken > CONNECTION_WINDOW:
             raise ConnectionFault(FLOW_CONTROL_ERROR, "more DATA than the connection's window")
+        stream.came += stop - start
         if stream.allowed < 0:
             self._blame(stream.number, FLOW_CONTROL_ERROR)
             return
@@ -1225,3 +1263,7 @@ class Http2Connection:
     def _spend_early(self) -> None:
         if not self._early.spend(self.now):
             raise ConnectionFault(ENHANCE_YOUR_CALM, "too many streams reset early")
+
+
+def _queued_of(stream: Stream) -> int:
+    return stream.queued

@@ -28,6 +28,7 @@ class Stream:
         "_last",
         "_queue",
         "allowed",
+        "came",
         "connection",
         "credit",
         "expected",
@@ -45,6 +46,9 @@ class Stream:
     patient = True
     """It may wait while the peer's windows hold back much of what was answered."""
 
+    awaited = True
+    """Something of it is here, or is owed, and the rest must come; asked only while it has `since`."""
+
     def __init__(self, connection: Http2Connection, number: int, head: Head) -> None:
         self.connection = connection
         self.number = number
@@ -58,7 +62,11 @@ class Stream:
         """
         self.opened_at = connection.now
         self.since: float | None = connection.now
-        """When what is not complete now was begun: the request, or a message of a stream."""
+        """When what is not complete now was begun: the request, or a message of a stream. Later where it has
+        come on at the pace that is asked for.
+        """
+        self.came = 0
+        """Bytes of DATA since then."""
         self.half_closed = False
         """The client has sent everything."""
         self.open = True
