@@ -110,6 +110,14 @@ class Engine(Protocol):
     def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         """Pairs with start <= key < end (None: to the end), in key order, with every accepted write seen."""
 
+    def some(
+        self, table: str, start: bytes, most: int, size: int
+    ) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+        """The next pairs from `start` on, at most so many, with values of about so many bytes; and where the
+        next ones begin, None when there are none. For who reads a table in steps between writes: a step costs
+        what it gives, however much is not durable.
+        """
+
     def count(self, table: str) -> int | None:
         """How many records a table has, by what the last commit says; None while there are changes after it.
         Who reads the table piece by piece compares.

@@ -18,8 +18,11 @@ import errno
 import os
 import threading
 import time
+from bisect import bisect_left
+from contextlib import closing
 from functools import partial
 from heapq import merge
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -35,7 +38,7 @@ from netstore.limits import Budget
 from netstore.types import Index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from netstore.disk.tables import Pair
 
@@ -108,6 +111,42 @@ class _Stop:
     pass
 
 
+class _InOrder:
+    """The keys of changes in order. Changes are only added while it is used."""
+
+    def __init__(self, changes: Changes) -> None:
+        self._changes = changes
+        self._seen = 0
+        self._tables: dict[str, list[bytes]] = {}
+
+    def keys(self, table: str, start: bytes, most: int) -> list[bytes]:
+        """The first keys of a table from `start` on. What came since the last call is put in its place: keys
+        that came in order, as those of records do, cost a comparison each.
+        """
+        if self._seen < len(self._changes):
+            for name, key in islice(self._changes, self._seen, None):
+                self._tables.setdefault(name, []).append(key)
+            self._seen = len(self._changes)
+            for keys in self._tables.values():
+                keys.sort()
+        keys = self._tables.get(table, [])
+        place = bisect_left(keys, start)
+        return keys[place : place + most]
+
+
+def _first(
+    pairs: Iterable[Pair], most: int, size: int, bound: bytes | None
+) -> tuple[list[Pair], bytes | None]:
+    """What `some` gives of pairs that end before `bound`."""
+    found: list[Pair] = []
+    for pair in pairs:
+        if len(found) >= most or size <= 0:
+            return found, pair[0]
+        found.append(pair)
+        size -= len(pair[1])
+    return found, bound
+
+
 class LmdbEngine:
     """Tables in one LMDB file. See `seams.Engine` for the contract; called on the loop unless said otherwise.
 
@@ -172,6 +211,8 @@ class LmdbEngine:
         # The loop's side. A serial numbers the writes; the applied index need not move with each.
         self._pending: Changes = {}
         self._in_flight: Changes = {}
+        self._in_order: list[_InOrder] = []
+        """The keys of these two in order, made when `some` asks for them."""
         self._overlay = budget.account()
         self._pending_bytes = 0
         self._serial = self._handed = self._committed = 0
@@ -254,6 +295,20 @@ class LmdbEngine:
         next(pairs)  # begins it: it is of this moment
         return pairs
 
+    def some(self, table: str, start: bytes, most: int, size: int) -> tuple[list[Pair], bytes | None]:
+        """See `seams.Engine`. What is not committed is put in order once a commit, not once a call."""
+        if not self._in_order:
+            self._in_order = [_InOrder(self._in_flight), _InOrder(self._pending)]
+        ahead = sorted({key for each in self._in_order for key in each.keys(table, start, most + 1)})
+        bound = ahead[most] if len(ahead) > most else None
+        overlay: dict[bytes, bytes | None] = {}
+        for key in ahead[:most]:
+            place = (table, key)
+            overlay[key] = (self._pending if place in self._pending else self._in_flight)[place]
+        with closing(self._merge(table, start, bound, overlay)) as pairs:
+            next(pairs)
+            return _first(pairs, most, size, bound)
+
     def count(self, table: str) -> int | None:
         """See `seams.Engine`."""
         return None if self._pending or self._in_flight else self._tables.count(table)
@@ -300,7 +355,7 @@ class LmdbEngine:
         """
         if not isinstance(image, Path):
             raise TypeError(f"{image!r} is not the path of a copy")
-        self._pending, self._in_flight = {}, {}
+        self._pending, self._in_flight, self._in_order = {}, {}, []
         self._overlay.release(self._overlay.held)
         self._pending_bytes = 0
         self._handed = self._serial
@@ -408,7 +463,7 @@ class LmdbEngine:
 
     def _merge(
         self, table: str, start: bytes, end: bytes | None, overlay: dict[bytes, bytes | None]
-    ) -> Iterator[Pair]:
+    ) -> Generator[Pair]:
         """First a pair that is none, then the pairs. The map does not move until it is over, or closed."""
         try:
             with self._reading, self._tables.env.begin() as txn:
@@ -440,6 +495,7 @@ class LmdbEngine:
         self._queue.put(_Batch(self._serial, self._applied, self.log_position(), changes))
         self._busy = True
         self._in_flight, self._pending = changes, fresh
+        self._in_order.clear()
         self._pending_bytes = 0
         self._handed = self._serial
 
@@ -450,6 +506,7 @@ class LmdbEngine:
             self._committed = batch.serial
             self._durable = batch.applied
             self._in_flight = {}
+            self._in_order.clear()
             self._overlay.release(self._overlay.held - self._pending_bytes)
             ready = [done for serial, done in self._waiting if serial <= batch.serial]
             self._waiting = [wait for wait in self._waiting if wait[0] > batch.serial]
@@ -627,6 +684,10 @@ class MemoryEngine:
         return iter(
             sorted((key, value) for key, value in pairs if start <= key and (end is None or key < end))
         )
+
+    def some(self, table: str, start: bytes, most: int, size: int) -> tuple[list[Pair], bytes | None]:
+        """See `seams.Engine`."""
+        return _first(self.scan(table, start, None), most, size, None)
 
     def write(self, applied: Index, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         if applied < self.applied():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore import errors
@@ -82,16 +81,15 @@ class Hashes:
         if not self._runs:
             return
         run = self._runs[0]
-        with closing(self._records.scan(run.start)) as stored:
-            for key, record in stored:
-                if records <= 0 or size <= 0:
-                    return
-                if int.from_bytes(key[:8], "big") > run.revision:
-                    break
-                records -= 1
-                size -= len(record)
-                run.start = key + b"\0"
-                self._hash(run, key, record)
+        stored, following = self._records.some(run.start, records, size)
+        for key, record in stored:
+            if int.from_bytes(key[:8], "big") > run.revision:
+                following = None
+                break
+            self._hash(run, key, record)
+        if following is not None:
+            run.start = following
+            return
         del self._runs[0]
         run.done(Hash(run.checksum, run.compacted, run.revision))
 

@@ -167,6 +167,23 @@ class Records:
         count = self._engine.count(RECORDS)
         return "" if count in (None, found) else f"{found} records, {count} were written"
 
+    def some(self, start: bytes, most: int, size: int) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+        """The next records from this key of the engine on, at most so many, of about so many bytes; and where
+        the next ones begin, None when there are none. What is not saved comes last, and all at once: it is
+        newer, and what one turn made.
+        """
+        found, following = self._engine.some(RECORDS, start, most, size)
+        unsaved = self._unsaved
+        if unsaved:
+            found = [each for each in found if (RECORDS, each[0]) not in unsaved]
+            if following is None:
+                found += [
+                    (stored, record)
+                    for (_, stored), record in unsaved.items()
+                    if record is not None and stored >= start
+                ]
+        return found, following
+
     def scan(self, start: bytes) -> Generator[tuple[bytes, bytes]]:
         """All records from this key of the engine on: in order what is saved, then in order what is not."""
         unsaved = self._unsaved

@@ -120,6 +120,17 @@ class Twins(RuleBasedStateMachine):
     def scan(self, table: str, start: bytes, end: bytes | None) -> None:
         assert list(self.lmdb.scan(table, start, end)) == list(self.memory.scan(table, start, end))
 
+    @rule(table=st.sampled_from(TABLES), start=keys, most=st.integers(1, 4), size=st.integers(1, 50))
+    def scan_in_steps(self, table: str, start: bytes, most: int, size: int) -> None:
+        found = []
+        following: bytes | None = start
+        while following is not None:
+            part, following = self.lmdb.some(table, following, most, size)
+            assert len(part) <= most
+            assert sum(len(value) for _, value in part[:-1]) < size
+            found += part
+        assert found == list(self.memory.scan(table, start, None))
+
     @rule(table=st.sampled_from(TABLES), key=keys)
     def get(self, table: str, key: bytes) -> None:
         assert self.lmdb.get(table, key) == self.memory.get(table, key)
@@ -175,6 +186,35 @@ def test_many_changes_commit_before_the_interval(tmp_path: Path) -> None:
     opened.engine.write(Index(1), {("plain", b"%d" % number): b"x" for number in range(10)})
     opened.wait_durable()
     opened.engine.close()
+
+
+def test_a_table_that_is_read_in_steps_is_put_in_order_once(opened: Opened) -> None:
+    """`looked` counts the changes that were gone through, whatever is done with them."""
+    looked = 0
+
+    class Counted(dict[tuple[str, bytes], bytes | None]):
+        def __iter__(self) -> Iterator[tuple[str, bytes]]:
+            nonlocal looked
+            for key in super().__iter__():
+                looked += 1
+                yield key
+
+        def items(self) -> Any:
+            return [(key, self[key]) for key in self]
+
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"%04d" % number): b"x" for number in range(2000)})
+    engine._pending = Counted(engine._pending)
+    found: list[bytes] = []
+    following: bytes | None = b""
+    while following is not None:
+        part, following = engine.some("plain", following, 20, 1000)
+        found += [key for key, _ in part]
+    assert found == [b"%04d" % number for number in range(2000)]
+    assert looked == 2000
+    engine.write(Index(2), {("plain", b"0000a"): b"new", ("plain", b"0001"): None})
+    part, _ = engine.some("plain", b"0000", 3, 1000)
+    assert part == [(b"0000", b"x"), (b"0000a", b"new")]  # the third is gone, and the next step begins there
 
 
 def test_an_applied_index_alone_becomes_durable(opened: Opened) -> None:

@@ -340,6 +340,12 @@ class StateEngine(MemoryEngine):
         self._settled()
         return super().scan(table, start, end)
 
+    def some(
+        self, table: str, start: bytes, most: int, size: int
+    ) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+        self._settled()
+        return super().some(table, start, most, size)
+
     def write(self, applied: Index, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         self._settled()
         self._host.effect()

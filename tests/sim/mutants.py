@@ -784,7 +784,7 @@ MUTANTS: Final = tuple(
             0,
         ),
         ("the mark of a copy overtakes what waits", _set(Host, "_write", _mark_overtakes), _copies, 603),
-        ("entries are applied under a copy", _set(Raft, "take_ready", _applies_under_a_copy), _copies, 15),
+        ("entries are applied under a copy", _set(Raft, "take_ready", _applies_under_a_copy), _copies, 184),
         ("the applied index is saved apart from the data", _set(Machine, "save", _index_apart), _crashes, 0),
         ("a loaded state has no members", _set(Machine, "load", _loads_no_members), _changes, 0),
         ("a copy's v3 keys are not loaded", _set(Machine, "_load_v3", _loads_no_pairs), _pair_copies, 0),
@@ -826,7 +826,7 @@ MUTANTS: Final = tuple(
             "v3 watches are not told of a copy",
             _set(Watches, "replaced", _no_replacement),
             _pair_watched_copies,
-            1,
+            0,
         ),
         ("request ids repeat in the next life", _set(Proposals, "__init__", _same_ids), _no_battery, 0),
         (
