@@ -59,6 +59,11 @@ ROUND_SECONDS: Final = 0.005
 turns (`turns.py`).
 """
 
+HELD_SECONDS: Final = 2.0
+"""Seconds between two looks at the clock that nobody is charged with: each second there is a sweep, so where
+there was none, nothing was read either.
+"""
+
 _ACCEPTS_PER_ROUND: Final = 64
 _BACKLOG: Final = 1024
 _EVENTS_PER_ROUND: Final = 512
@@ -119,7 +124,11 @@ class Reactor:
         meter: Meter | None = None,
     ) -> None:
         self.dirty: list[Connection] = []
-        self.now = clock()
+        self.now = self._looked = clock()
+        """Monotonic seconds, without those in which the loop was held or the process stopped, `HELD_SECONDS`:
+        what a peer takes too long for is judged by this, because it could not be heard meanwhile.
+        """
+        self._lost = 0.0
         self.accepted = 0
         self.crowd: Crowd[Connection] = Crowd(limits.max_connections)
         self.memory: Budget = limits.memory
@@ -345,6 +354,15 @@ class Reactor:
     def _holders(self) -> list[Connection]:
         return list(self._connections.values())
 
+    def _look_at_the_clock(self) -> float:
+        """Bring `now` up to date; gives the clock's own time."""
+        at = self._clock()
+        if at - self._looked > HELD_SECONDS:
+            self._lost += at - self._looked
+        self._looked = at
+        self.now = at - self._lost
+        return at
+
     def _round(self, wait: float) -> bool:
         """Serve what is ready, waiting for it so many seconds; False when nothing was."""
         pending = self._pending
@@ -352,7 +370,7 @@ class Reactor:
         if not ready and not pending:
             return False
         clock, meter = self._clock, self.meter
-        self.now = clock()
+        began = self._look_at_the_clock()
         self._in_round = True
         self._rounds.begin()
         connections = self._connections
@@ -369,8 +387,8 @@ class Reactor:
             elif fd == self._bell.fileno():
                 self._make_calls()
         at = clock()
-        if at - self.now > meter.budget:
-            meter.over("messages and results", at - self.now)
+        if at - began > meter.budget:
+            meter.over("messages and results", at - began)
         if self._turns:
             for connection, mask in asking:
                 self._turns.add(connection, mask)
@@ -518,7 +536,7 @@ class Reactor:
         self._sweep(list(self._connections.values()))
 
     def _sweep_begins(self) -> None:
-        self.now = self._clock()
+        self._look_at_the_clock()
         self._refresh_date()
         guarded(self.failed, self.pressure.sweep)
         guarded(self.failed, self.pressure.look, self.now)
@@ -526,10 +544,10 @@ class Reactor:
             self._resume_accepting()
 
     def _sweep(self, connections: Iterable[Connection]) -> None:
-        self.now = at = self._clock()
-        limit = self._limits.stall_seconds
+        at = self._look_at_the_clock()
+        seen, limit = self.now, self._limits.stall_seconds
         for connection in connections:
-            self._serve(connection, connection.sweep, at, limit)
+            self._serve(connection, connection.sweep, seen, limit)
         now = self._clock()
         if now - at > self.meter.budget:
             self.meter.over("sweep", now - at)

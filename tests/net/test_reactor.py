@@ -73,6 +73,13 @@ class Site:
     def end(self) -> None:
         self.ended += 1
 
+    def let_pass(self, seconds: float) -> None:
+        """So much time, with a sweep each second."""
+        until = self.time + seconds
+        while self.time < until:
+            self.time = min(self.time + 1, until)
+            self.reactor.sweep()
+
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
 
@@ -156,12 +163,39 @@ async def test_a_stalled_request_is_refused_in_words() -> None:
         with trio.fail_after(10):
             while not any(c.session.waiting for c in here.reactor._connections.values()):
                 await trio.lowlevel.checkpoint()
-        here.time += 4
-        here.reactor.sweep()
+        here.let_pass(4)
         assert here.reactor.open_connections == 1
-        here.time += 2
-        here.reactor.sweep()
+        here.let_pass(2)
         assert b" 408 " in await read_all(stream)
+
+
+@pytest.mark.parametrize("first", ["round", "sweep"])
+async def test_time_in_which_nothing_could_be_read_counts_for_nobody(first: str) -> None:
+    """Whether the process was stopped or its loop held, and whatever it does first afterwards."""
+    async with site(Limits(stall_seconds=5)) as here, await here.connect() as stream:
+        await stream.send_all(GET[:10])
+        with trio.fail_after(10):
+            while not any(each.heard for each in here.reactor._connections.values()):
+                await trio.lowlevel.checkpoint()
+        here.let_pass(4)
+        for stop in (3600.0, 2.5, 100.0):
+            here.time += stop
+            if first == "round":
+                here.reactor.call_soon(lambda: None)
+                rounds = here.rounds
+                with trio.fail_after(10):
+                    while here.rounds == rounds:
+                        await trio.lowlevel.checkpoint()
+            here.reactor.sweep()
+            assert here.reactor.open_connections == 1
+        await stream.send_all(GET[10:-1])
+        with trio.fail_after(10):
+            (connection,) = here.reactor._connections.values()
+            before = here.reactor.now
+            while connection.progress < before:
+                await trio.lowlevel.checkpoint()
+        here.let_pass(6)
+        assert b" 408 " in await read_all(stream), "no more time is won than was lost"
 
 
 async def test_a_handshake_has_its_time_limit(tmp_path: Path) -> None:
@@ -175,13 +209,11 @@ async def test_a_handshake_has_its_time_limit(tmp_path: Path) -> None:
     ):
         await slow.send_all(b"\x16\x03\x01")
         await here.until_open(2)
-        here.time += HANDSHAKE_SECONDS - 1
-        here.reactor.sweep()
+        here.let_pass(HANDSHAKE_SECONDS - 1)
         assert here.reactor.open_connections == 2
         # Bytes that come slowly win no time.
         await slow.send_all(b"\x02\x00")
-        here.time += 2
-        here.reactor.sweep()
+        here.let_pass(2)
         assert await read_all(silent) == b""
         assert await read_all(slow) == b""
         assert here.reactor.open_connections == 0
@@ -288,8 +320,7 @@ async def test_an_idle_connection_is_left_alone() -> None:
         await stream.send_all(GET)
         await stream.receive_some(65536)
         for _ in range(5):
-            here.time += 100
-            here.reactor.sweep()
+            here.let_pass(100)
         assert here.reactor.open_connections == 1
 
 
@@ -298,8 +329,7 @@ async def test_a_peer_that_reads_nothing_is_cut() -> None:
         here.answer = b"x" * 50_000_000
         await stream.send_all(GET)
         await here.until_asked(1)
-        here.time += 6
-        here.reactor.sweep()
+        here.let_pass(6)
         await here.until_open(0)
 
 
@@ -522,7 +552,7 @@ async def test_a_request_that_drips_is_refused_in_words() -> None:
                     await trio.lowlevel.checkpoint()
             here.reactor.sweep()
             assert here.reactor.open_connections == 1
-            here.time += 4
+            here.let_pass(4)
             await stream.send_all(GET[at : at + 1])
         here.reactor.sweep()
         assert b" 408 " in await read_all(stream)

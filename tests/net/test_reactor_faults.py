@@ -173,8 +173,9 @@ async def provoke(here: Site, way: str) -> None:
         elif way == "sweep":
             here.reactor.sweep()
         elif way == "give_up":
-            here.time += 6
-            here.reactor.sweep()
+            for _ in range(6):
+                here.time += 1
+                here.reactor.sweep()
         elif way == "drain":
             with trio.move_on_after(0.05):
                 await here.reactor.drain()
