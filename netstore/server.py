@@ -210,7 +210,7 @@ class _Store:
         identity = folder.identity
         with ExitStack() as parts:
             path = folder.state_dir / STATE_FILE
-            told = examined(path).log
+            told = examined(path, self._not_verified).log
             self.device = device = PosixDevice(folder.wal_dir, deliver)
             parts.callback(device.close)
             owner = Identity(identity.cluster_id, identity.member_id)
@@ -271,6 +271,13 @@ class _Store:
                 f"data_dir: cannot be written: {failure}; free disk space or replace the disk"
             )
 
+    def _not_verified(self, why: str) -> None:
+        self.log.warning(
+            "state_not_verified",
+            reason=why,
+            fix="give the process room for one more; until then what is read is verified as it is read",
+        )
+
     def _engine_failed(self, failure: OSError) -> None:
         self.failed(failure)
 
@@ -316,6 +323,8 @@ class _Daemon:
         )
         self.folder = DataDir.lock(config.data_dir, config.wal_dir)
         parts.callback(self.folder.close)
+        if self.folder.narrowed:
+            self.log.warning("files_made_private", files=self.folder.narrowed, mode="0600")
         self.parts = parts
         self.http1 = Http1Server(
             self._handle,
@@ -696,7 +705,7 @@ class _Daemon:
         host.room = store.device
         self.deadlines.failed = host.request_failed
         store.damaged = host.fail
-        scrubber = Scrubber(store.engine, config.scrub_mib_per_second, get_logger("scrub"))
+        self.scrubber = scrubber = Scrubber(store.engine, config.scrub_mib_per_second, get_logger("scrub"))
         self.parts.callback(scrubber.stop)
         scrubber.start()
         self.cluster = Cluster(host, log=get_logger("cluster"))
@@ -727,7 +736,7 @@ class _Daemon:
             b"/health": Health(host, self.deadlines.after),
             loglevel.PATH: loglevel.LogLevel(set_level),
         }
-        operating = operate.OperateApi(host, self.cluster, self.meter)
+        operating = operate.OperateApi(host, self.cluster, self.meter, self.scrubber)
         below: dict[bytes, Handler] = {operate.PREFIX: operating.handle}
         if self.config.enable_v2:
             exact |= {

@@ -1,6 +1,7 @@
 """What operators ask that etcd's v2 API has no words for, under `/netstore/` on the client port:
 
-* `GET /netstore/status`: how this member stands in Raft, and what held its loop beyond `loop_budget_ms`;
+* `GET /netstore/status`: how this member stands in Raft, what held its loop beyond `loop_budget_ms`, and
+  how far verifying the stored state has come;
 * `GET /netstore/members`: the members with their roles and, on the leader, how far each has come;
 * `POST /netstore/members` with `{"peerURLs": [...], "learner": true}`: add one; it is to vote unless told
   otherwise;
@@ -17,7 +18,7 @@ known.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -43,13 +44,29 @@ PREFIX: Final = b"/netstore"
 _STATUS_OF: Final = {words.ID_NOT_FOUND: 404, words.ID_REMOVED: 410}
 
 
+class Scrubbed(Protocol):
+    """The part of `disk.scrub.Scrubber` that is used here."""
+
+    rounds: int
+    """Of verifying the whole state, that came to their end."""
+    verified_bytes: int
+    """Of the round that is under way, or that was the last."""
+
+
 class OperateApi:
     """Answers requests below `/netstore` for one member."""
 
-    def __init__(self, member: Member, cluster: Membership, meter: Meter | None = None) -> None:
+    def __init__(
+        self,
+        member: Member,
+        cluster: Membership,
+        meter: Meter | None = None,
+        scrubber: Scrubbed | None = None,
+    ) -> None:
         self._member = member
         self._cluster = cluster
         self._meter = meter
+        self._scrubber = scrubber
 
     def handle(self, exchange: Exchange) -> None:
         """Answer now, or when the change that was asked for is made or refused."""
@@ -95,6 +112,7 @@ class OperateApi:
                 "learners": [f"{learner:x}" for learner in conf.learners],
                 "changing": conf.joint,
                 **self._loop(),
+                **self._scrub(),
             },
         )
 
@@ -110,6 +128,12 @@ class OperateApi:
                 "longestWork": meter.what,
             }
         }
+
+    def _scrub(self) -> dict[str, object]:
+        scrubber = self._scrubber
+        if scrubber is None:
+            return {}
+        return {"scrub": {"rounds": scrubber.rounds, "verifiedBytes": scrubber.verified_bytes}}
 
     def _members(self, exchange: Exchange) -> None:
         if not method_allowed(exchange, b"GET,POST"):

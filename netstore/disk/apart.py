@@ -22,7 +22,7 @@ from netstore.disk.tables import NEW, Summary, Tables, damaged, shortage, summar
 from netstore.errors import CorruptData, NetstoreError, StateDamaged
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from netstore.types import Index
 
@@ -33,16 +33,22 @@ _REFUSED: Final = 4
 """The same when it cannot be read for another reason."""
 
 
+class NotVerified(NetstoreError):  # noqa: N818 - named for what is so
+    """Nothing is known of a state: no process, memory or descriptor was left to look at it. It may be tried
+    again.
+    """
+
+
 def verify(path: Path) -> None:
     """Read all of a state that nobody writes. Blocks; the interpreter is free meanwhile.
 
     StateDamaged when something is not what was written, or cannot be read; NetstoreError when it is of a
-    later version. Where no process can be started nothing is verified.
+    later version; NotVerified when the process could not do its work.
     """
     try:
         done = _run(path)
-    except OSError:
-        return  # no process, memory or descriptor is left: reads verify what they read, as ever
+    except (OSError, MemoryError) as error:
+        raise NotVerified(f"{path}: not verified: no process could be started ({error})") from error
     said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
     if done.returncode == _FOUND:
         raise StateDamaged(said)
@@ -53,6 +59,10 @@ def verify(path: Path) -> None:
         what = f"its pages are damaged: reading them ended a process with {name}"
         missing = shortage(path)
         raise damaged(path, f"cut short: the last {missing} bytes are gone" if missing else what)
+    if done.returncode:
+        raise NotVerified(
+            f"{path}: not verified: its process ended with {done.returncode} ({said or 'no word'})"
+        )
 
 
 class Marker:
@@ -64,12 +74,23 @@ class Marker:
         self._state = state
         self._path = state.with_name(f"{state.name}-open")
 
-    def check(self) -> None:
-        """Verify the state if it is not known to be whole. Blocks. See `verify`."""
+    def check(self, unverified: Callable[[str], object] | None = None) -> None:
+        """Verify the state if it is not known to be whole. Blocks. See `verify`.
+
+        `unverified` is told why it could not be: the member may start, because reads verify what they read,
+        and the scrubber goes through the rest. What cannot be verified and is shorter than it says is not
+        opened: NotVerified.
+        """
         missing = shortage(self._state)
         found = self._path.exists()
         if (found or missing) and self._state.exists() and self._state.stat().st_size:
-            verify(self._state)
+            try:
+                verify(self._state)
+            except NotVerified as error:
+                if missing:
+                    raise
+                if unverified is not None:
+                    unverified(str(error))
         if missing:
             # What is gone was never part of the state: pages that a transaction took and gave back.
             os.truncate(self._state, self._state.stat().st_size + missing)
@@ -86,11 +107,11 @@ class Marker:
         self._path.unlink(missing_ok=True)
 
 
-def examined(path: Path) -> Summary:
+def examined(path: Path, unverified: Callable[[str], object] | None = None) -> Summary:
     """What the last commit said of a state that is about to be opened, verified if it is not known to be
-    whole. Blocks. See `verify`.
+    whole. Blocks. See `Marker.check`.
     """
-    Marker(path).check()
+    Marker(path).check(unverified)
     return summary_in(path) if path.exists() else NEW
 
 

@@ -21,6 +21,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -111,14 +112,18 @@ class DataDir:
         self.found = found
         """Whose it was already; None for a new or empty folder, which `adopt` makes somebody's."""
         self.is_new = False
+        self.narrowed: list[str] = []
+        """Files that had a mode wider than 0600 until now."""
         self._lock = lock
 
     @classmethod
     def lock(cls, path: Path, wal_dir: Path | None = None) -> DataDir:
         """Make the folder if need be, lock it and read its identity, if it has one. Blocks.
 
-        NetstoreError, in one line with the fix, when the folder is open to others, in use, unreadable, not a
-        folder, in another format, damaged, or apart from its log.
+        A file in it that others might read gets mode 0600 back: nobody could reach it through the folder.
+
+        NetstoreError, in one line with the fix, when the folder is open to others, has files of others, is in
+        use, unreadable, not a folder, in another format, damaged, or apart from its log.
         """
         wal = path / "wal" if wal_dir is None else wal_dir
         _make_folder(path)
@@ -127,11 +132,14 @@ class DataDir:
             _make_folder(wal)
             _make_folder(path / "state")
             _finish_replacing(path, wal)
+            narrowed = [each for folder in (path, wal, path / "state") for each in _narrow(folder)]
             found = _read_both(path, wal)
         except BaseException:
             os.close(lock)
             raise
-        return cls(path, wal, found, lock)
+        locked = cls(path, wal, found, lock)
+        locked.narrowed = narrowed
+        return locked
 
     @classmethod
     def open(cls, path: Path, fresh: MemberIdentity, wal_dir: Path | None = None) -> DataDir:
@@ -206,6 +214,25 @@ def _make_folder(path: Path) -> None:
         if mode & 0o077:
             raise NetstoreError(f"{path}: mode {mode:04o} lets other users in: run chmod 700 {path}")
         os.listdir(path)  # noqa: PTH208 - asks whether it can be read, and is a folder
+
+
+def _narrow(folder: Path) -> list[str]:
+    """Make the files of a folder private; which were not. The join token is left to `read_token`."""
+    narrowed = []
+    with explained(folder):
+        owners = {os.geteuid(), folder.stat().st_uid}
+        for entry in sorted(os.scandir(folder), key=lambda each: each.name):
+            status = entry.stat(follow_symlinks=False)
+            if status.st_uid not in owners:
+                raise NetstoreError(
+                    f"{entry.path}: belongs to user {status.st_uid}, not to who runs this or has the folder:"
+                    f" give it back with chown, or remove it"
+                )
+            wide = stat.S_ISREG(status.st_mode) and status.st_mode & 0o077
+            if wide and entry.name != _JOIN:
+                os.chmod(entry.path, 0o600)  # noqa: PTH101 - an entry has its path as text
+                narrowed.append(entry.path)
+    return narrowed
 
 
 def _lock(path: Path) -> int:

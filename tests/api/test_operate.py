@@ -57,6 +57,16 @@ def test_status_tells_what_held_the_loop() -> None:
     }
 
 
+def test_status_tells_how_far_the_state_is_verified() -> None:
+    class Scrubbed:
+        rounds, verified_bytes = 3, 4096
+
+    member = LocalMember()
+    exchange = RecordedExchange(Request(b"GET", b"/netstore/status"))
+    OperateApi(member, member.cluster, scrubber=Scrubbed()).handle(exchange)
+    assert json.loads(exchange.body)["scrub"] == {"rounds": 3, "verifiedBytes": 4096}
+
+
 def test_members_are_listed_with_roles_and_on_the_leader_with_progress() -> None:
     member = LocalMember()
     assert asked(member, "POST", "members", BODY)[0] == 201

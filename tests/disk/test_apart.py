@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from netstore.disk import apart
-from netstore.disk.apart import Marker, examined, records, verified, verify
+from netstore.disk.apart import Marker, NotVerified, examined, records, verified, verify
 from netstore.errors import NetstoreError, StateDamaged
 from netstore.types import Index
 from tests.disk.test_tables import make_state, spoil, write
@@ -45,13 +45,38 @@ def test_a_later_format_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not isinstance(caught.value, StateDamaged)
 
 
-def test_where_no_process_can_be_started_nothing_is_verified(
+def test_where_no_process_can_be_started_that_is_told_and_a_copy_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_state(tmp_path / "state")
-    spoil(path, b"x" * 9000)
     monkeypatch.setattr("sys.executable", str(tmp_path / "nothing"))
-    verify(path)
+    with pytest.raises(NotVerified, match="no process could be started"):
+        verified(path)
+    Marker(path).arrive()
+    told: list[str] = []
+    assert examined(path, told.append).applied == 3
+    assert [str(path) in each for each in told] == [True]
+
+
+def test_a_process_that_cannot_do_its_work_has_verified_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_state(tmp_path / "state")
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(NotVerified, match="ended with 1"):
+        verify(path)
+
+
+def test_what_is_short_and_cannot_be_verified_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_state(tmp_path / "state")
+    os.truncate(path, path.stat().st_size - 4096)
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    told: list[str] = []
+    with pytest.raises(NotVerified):
+        Marker(path).check(told.append)
+    assert told == []
 
 
 def test_only_an_end_that_was_not_orderly_is_looked_into(

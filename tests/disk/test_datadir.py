@@ -342,3 +342,36 @@ def test_what_a_full_disk_cuts_short_is_written_on_or_fails(
     monkeypatch.setattr(os, "write", lambda file, data: write(file, bytes(data[:3])))
     datadir.write_whole(tmp_path, "name", b"all of it")
     assert (tmp_path / "name").read_bytes() == b"all of it"
+
+
+def test_files_that_others_might_read_are_made_private_and_told(tmp_path: Path) -> None:
+    place = tmp_path / "data"
+    DataDir.open(place, MemberIdentity(ClusterId(1), NodeId(2), "n")).close()
+    outside = tmp_path / "outside"
+    outside.touch(mode=0o644)
+    outside.chmod(0o644)
+    (place / "wal" / "link").symlink_to(outside)
+    wide = [place / "identity", place / "wal" / "0000000000000000.wal", place / "state" / "state.lmdb"]
+    for file in wide:
+        file.touch()
+        file.chmod(0o644)
+    folder = DataDir.lock(place)
+    assert folder.narrowed == list(map(str, wide))
+    assert [file.stat().st_mode & 0o777 for file in (*wide, outside)] == [0o600] * 3 + [0o644]
+    folder.close()
+    again = DataDir.lock(place)
+    assert again.narrowed == []
+    again.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_a_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    place = tmp_path / "data"
+    DataDir.open(place, MemberIdentity(ClusterId(1), NodeId(2), "n")).close()
+    planted = place / "wal" / "0000000000000000.wal"
+    planted.touch(mode=0o600)
+    os.chown(planted, 12345, -1)
+    with pytest.raises(NetstoreError, match=r"0\.wal: belongs to user 12345"):
+        DataDir.lock(place)
+    os.chown(planted, os.geteuid(), -1)
+    DataDir.lock(place).close()
