@@ -98,6 +98,8 @@ class Consistency:
         self._log = log
         self._check_seconds = check_seconds
         self._judge = Judge(host.id)
+        self._copies = host.copies_installed
+        """State copies that the judge knows of."""
         self._next_check = 0.0
 
     def reached(self) -> None:
@@ -105,6 +107,7 @@ class Consistency:
         host = self._host
         if len(host.status().conf.members()) < 2:
             return
+        self._forget_replaced()
         index, value = host.machine.applied, digest(host.machine)
         self._judge.tell(host.id, index, value)
         self._tell(index, value)
@@ -115,6 +118,7 @@ class Consistency:
         """Another member says what its state was."""
         if member not in self._host.machine.members:
             return
+        self._forget_replaced()
         self._judge.tell(member, index, digest)
         self._decide(index)
 
@@ -128,6 +132,12 @@ class Consistency:
                 self._next_check = clock.monotonic() + self._check_seconds
                 if self._host.leader == self._host.id and len(self._host.machine.members) > 1:
                     self._host.propose(b"", lambda _: None)
+
+    def _forget_replaced(self) -> None:
+        """After a state copy, what was said of the state before it says nothing of the one that is here."""
+        if self._copies != self._host.copies_installed:
+            self._copies = self._host.copies_installed
+            self._judge = Judge(self._host.id)
 
     def _decide(self, index: Index) -> None:
         if self._judge.differ(index):

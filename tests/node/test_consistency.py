@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.node.consistency import MOST_KEPT, Judge
+from netstore.node.consistency import MOST_KEPT, Consistency, Judge, Odd
 from netstore.types import Index, NodeId
+from tests.support.group import Group
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,6 +71,27 @@ def test_only_the_newest_are_remembered() -> None:
         judge.tell(B, Index(index), b"y")
     assert judge.verdict(Index(1), (A, B)) == ""
     assert judge.verdict(Index(2), (A, B)) != ""
+
+
+class Quiet:
+    """A log that nobody reads."""
+
+    def debug(self, event: str, **fields: object) -> None: ...
+
+    warning = debug
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_was_said_of_a_state_says_nothing_of_the_copy_that_replaced_it(replaced: bool) -> None:
+    host = Group(3)[2].host
+    consistency = Consistency(host, lambda *_: None, Quiet())
+    consistency.reached()
+    index = host.machine.applied
+    consistency.take(NodeId(1), index, b"another")
+    if replaced:
+        host.copies_installed += 1
+    consistency.take(NodeId(3), index, b"another")
+    assert isinstance(host._failure, Odd) is not replaced
 
 
 @given(st.dictionaries(st.sampled_from((A, B, C, L)), st.sampled_from((b"x", b"y", b"z"))))
