@@ -30,7 +30,7 @@ from netstore.limits import Budget
 from netstore.node.driver import Append
 from netstore.node.jobs import Jobs
 from netstore.raft.change import Change
-from netstore.raft.entry import EntryKind
+from netstore.raft.entry import ENTRY_OVERHEAD_BYTES, EntryKind
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import Append as PeerAppend
 from netstore.raft.messages import Forward, MessageRefused
@@ -87,8 +87,8 @@ TURN_UNITS: Final = 5_000
 """Microseconds, about, that one turn applies entries for: what one piece of work on the loop may take."""
 
 HELD_BYTES: Final = 16 * 1024 * 1024
-"""Entries taken from others while none are applied, because the state engine is behind; more are as lost on
-the way, and come again.
+"""What the log in memory may grow by while no entries are applied, because the state engine is behind; more
+from others are as lost on the way, and come again.
 """
 
 _REMOVALS: Final = (
@@ -226,7 +226,8 @@ class Host:
         self._low_told = False
         self._state_full: Index | None = None
         """What of the state was durable when a commit found no room."""
-        self._held_bytes = 0
+        self._log_bytes_before = 0
+        """What the log in memory weighed when this member stopped applying; what is more is held."""
         self._compacted = self._raft.status().compacted
         self._log_account = (log_budget or Budget(LOG_BYTES)).account()
         self._log_limit = LOG_BYTES if log_budget is None else log_budget.limit
@@ -391,15 +392,13 @@ class Host:
     def _held_room(self, message: Message) -> bool:
         """While nothing is applied, the log in memory grows by what comes from others."""
         if type(message) is PeerAppend:
-            size = sum(len(entry.data) for entry in message.entries)
+            count, size = len(message.entries), sum(len(entry.data) for entry in message.entries)
         elif type(message) is Forward:
-            size = sum(map(len, message.payloads))
+            count, size = len(message.payloads), sum(map(len, message.payloads))
         else:
             return True
-        if size and self._held_bytes + size > HELD_BYTES:
-            return False
-        self._held_bytes += size
-        return True
+        size += count * ENTRY_OVERHEAD_BYTES
+        return not count or self._raft.log_bytes - self._log_bytes_before + size <= HELD_BYTES
 
     def unreachable(self, peer: NodeId) -> None:
         """Messages for this peer were dropped."""
@@ -552,7 +551,7 @@ class Host:
         behind = self._engine.behind() > 0
         if behind != self._raft.holding:
             self._raft.holding = behind
-            self._held_bytes = 0
+            self._log_bytes_before = self._raft.log_bytes
             self._log.info("state_behind" if behind else "state_caught_up", applied=self.machine.applied)
 
     def _propose(self, payloads: list[bytes]) -> None:

@@ -19,12 +19,13 @@ from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.core import Raft
 from netstore.raft.entry import EntryKind, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
-from netstore.raft.messages import Forward, InstallSnapshot
+from netstore.raft.messages import Append, Forward, InstallSnapshot
 from netstore.seams import SyncFailed
 from netstore.state.commands import Delete, QuorumGet, Set, encode
 from netstore.state.mirror import TABLES
 from netstore.state.v3commands import Compact, DeleteRange, Found, LeaseGrant, Put, Range, SetAlarm, Txn
 from netstore.types import Event, Index, Nanos, NodeId, Term
+from tests.support.group import Group
 from tests.support.local_member import HandClock
 from tests.support.member import ME, Solo
 
@@ -335,6 +336,28 @@ def test_while_the_engine_is_behind_others_are_listened_to_within_a_bound() -> N
     member.host.tick()
     member.settle()
     assert member.host.machine.applied == last + 4
+
+
+def test_what_is_held_is_counted_once_however_often_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Group(3)
+    leader, late = group[1].host, group[2].host
+    monkeypatch.setattr(group[2].engine, "behind", lambda: 1)
+    group.tick()
+    applied = late.machine.applied
+    big = encode(Set(b"/big", bytes(HELD_BYTES // 5)))
+    leader.propose(big, lambda _: None)
+    leader.turn()
+    [append] = [each for each in group.sent if isinstance(each, Append) and each.to == late.id]
+    for _ in range(10):
+        late.receive([append])
+    for _ in range(6):
+        leader.propose(big, lambda _: None)
+        group.settle()
+    assert late.machine.applied == applied
+    assert late.status().last == applied + 4, "a fifth does not fit"
+    monkeypatch.undo()
+    group.pass_time(1)
+    assert late.machine.applied == leader.machine.applied == applied + 7
 
 
 def test_a_state_that_breaks_ends_the_member() -> None:
