@@ -384,17 +384,23 @@ class Machine:
         if not command:
             self.applied = index
             return None
-        self.trail.add(command[:COMMAND_BYTES])
         try:
             decoded: Command = self.decode(command)
         except UnknownCommand as error:
             raise CannotApply(_too_new(index, str(error))) from None
         except CorruptData as error:
+            self.trail.add(command[:COMMAND_BYTES])
             self.applied = index
             return Fault(300, str(error).encode(), self.tree.index)
-        before, self.applied = self.applied, index
+        before, checksum = self.applied, self.trail.checksum
+        self.trail.add(command[:COMMAND_BYTES])
+        self.applied = index
         self.worked += COMMAND_UNITS
-        outcome = self._doors[type(decoded)](decoded)
+        try:
+            outcome = self._doors[type(decoded)](decoded)
+        except CannotApply:
+            self.applied, self.trail.checksum = before, checksum
+            raise
         if not isinstance(outcome, GeneratorType):
             return outcome  # type: ignore[return-value]  # work is a generator, always
         self._work, self._work_index = outcome, index

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from netstore.errors import CannotApply, CorruptData, Fault
 from netstore.state import envelope
-from netstore.state.commands import Set, encode
+from netstore.state.commands import PublishMember, RaiseLevel, Set, encode
+from netstore.state.digest import digest
 from netstore.state.envelope import HEAD_BYTES, seal
 from netstore.state.machine import Machine
 from netstore.state.v3commands import Put
@@ -101,10 +102,23 @@ def test_what_a_later_version_wrote_stops_the_member_before_anything_changes(
 ) -> None:
     machine = fresh()
     machine.enter(Index(1), seal(encode(Set(b"/a", b"1"))))
+    before = digest(machine)
     with pytest.raises(
         CannotApply, match=f"entry 2 of the log: .*{words}.*older than the cluster: upgrade it"
     ):
         machine.enter(Index(2), payload)
     assert machine.applied == 1
+    assert digest(machine) == before
     with pytest.raises(CorruptData, match=words):
         machine.understand(payload)
+
+
+def test_a_level_beyond_this_version_stops_the_member_before_anything_changes() -> None:
+    machine = fresh()
+    level = machine.LEVEL + 1
+    machine.enter(Index(1), seal(encode(PublishMember(7, "m", ("http://p:1",), (), level))))
+    before = digest(machine)
+    with pytest.raises(CannotApply, match=f"entry 2 of the log: feature level {level}"):
+        machine.enter(Index(2), seal(encode(RaiseLevel(level))))
+    assert machine.applied == 1
+    assert digest(machine) == before
