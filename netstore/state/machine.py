@@ -104,7 +104,10 @@ MOST_AWAIT_SWEEP: Final = 1_000
 """How many may wait for compactions to be over; a read that is open keeps them waiting."""
 
 COMMAND_UNITS: Final = 10
-"""Microseconds, about, that a command takes that is not carried out in pieces."""
+"""Microseconds, about, that a command takes that is not carried out in pieces, and each of what it ends."""
+
+NODE_UNITS: Final = 2
+"""The same for each node that it makes, removes or notes something of beside the one it names."""
 
 
 class Unfinished(Enum):
@@ -619,6 +622,7 @@ class Machine:
 
     def _expire(self, command: ExpireNodes) -> Outcome:
         for path, since in command.nodes:
+            self.worked += COMMAND_UNITS
             event = self.tree.expire(path, since)
             if event is not None:
                 self.statistics.expire_count += 1
@@ -626,6 +630,7 @@ class Machine:
         return None
 
     def _note_ttl(self, command: NoteTtl) -> Outcome:
+        self.worked += NODE_UNITS * len(command.nodes)
         for path, since, seconds in command.nodes:
             self.tree.note_ttl(path, since, seconds)
         return None
@@ -705,6 +710,7 @@ class Machine:
         fault = self._shut(command)
         if fault is not None:
             return fault
+        self.worked += NODE_UNITS * len(command.leases)
         for id_, since, remaining in command.leases:
             lease = self.leases.at(id_, since)
             if lease is not None:
@@ -847,6 +853,10 @@ class Machine:
 
     def _record(self, event: Event) -> None:
         self._remember(event)
+        if event.prev is None:
+            self.worked += NODE_UNITS * event.node.key.count(b"/")
+        elif event.removed:
+            self.worked += NODE_UNITS * len(event.removed)
         if not event.refresh:
             self._events.append(event)
 

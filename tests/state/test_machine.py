@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from netstore.errors import CannotApply, CorruptData, Fault, NetstoreError
 from netstore.state import commands, mirror
-from netstore.state.commands import Command, encode
-from netstore.state.machine import Machine
+from netstore.state.commands import Command, Delete, ExpireNodes, NoteTtl, Set, encode
+from netstore.state.machine import COMMAND_UNITS, NODE_UNITS, Machine
 from netstore.state.member import MemberInfo
 from netstore.state.tree import Timed
+from netstore.state.v3commands import LeaseCheckpoint
 from netstore.types import EtcdIndex, Event, Index, NodeId
 from tests.state.strategies import BASE, all_commands
 from tests.support.local_member import memory_engine
@@ -37,6 +38,22 @@ def apply(machine: Machine, command: Command | bytes) -> object:
     except CannotApply:  # a later version's, it may be; the member would stop
         machine.applied = Index(machine.applied + 1)
         return None
+
+
+def test_what_a_command_of_the_tree_works_is_counted_by_the_nodes_it_touches() -> None:
+    machine = machine_on(memory_engine())
+
+    def work(command: Command) -> int:
+        before = machine.worked
+        apply(machine, command)
+        return machine.worked - before
+
+    assert work(Set(b"/d" * 200 + b"/file")) >= 200 * NODE_UNITS
+    assert work(Set(b"/d" * 200 + b"/file")) == COMMAND_UNITS
+    assert work(Delete(b"/d", dir=True, recursive=True)) >= 200 * NODE_UNITS
+    assert work(ExpireNodes(((b"/gone", 1),) * 50)) >= 50 * COMMAND_UNITS
+    assert work(NoteTtl(((b"/gone", 1, 1),) * 50)) >= 50 * NODE_UNITS
+    assert work(LeaseCheckpoint(((1, 1, 1),) * 50)) >= 50 * NODE_UNITS
 
 
 def state_of(machine: Machine) -> object:
