@@ -387,7 +387,7 @@ class GrpcServer:
         else:
             call = StreamCall(self, connection, number, head, route.handler)
         if seconds is not None:
-            call.deadline = connection.now + seconds
+            call.deadline = self.clock() + seconds  # the connection's time is not that of the alarm
             call.expiry = self._timed.add(call.deadline, call)
             if self._armed is None or call.deadline < self._armed:
                 self._arm(call.deadline)

@@ -682,6 +682,20 @@ def test_a_connection_that_floods_is_served_whole_by_the_reactor(served: Served)
     assert ended == set(range(1, 2 * count, 2))
 
 
+def test_a_time_limit_runs_by_the_clock_of_its_alarm() -> None:
+    """The connection's time leaves out when the process was stopped: it may be far behind."""
+    bare = Bare()
+    bare.connection.server.clock = lambda: bare.time - 3600
+    bare.feed(bare.call(1, message_of(0), ("grpc-timeout", "5S")))
+    bare.time += 4
+    bare.run_due()
+    assert bare.cancelled == 0
+    assert len(bare.connection.streams) == 1
+    bare.time += 2
+    bare.run_due()
+    assert bare.trailers(bare.output.sent)["grpc-status"] == "4"
+
+
 def sweep_until(bare: Bare, time: float) -> None:
     while bare.time < time:
         bare.time += 1
