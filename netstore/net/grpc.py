@@ -125,8 +125,16 @@ class Call(Protocol):
     def end_reply(self) -> None:
         """The message is complete: end the call with `OK`. ValueError when pieces are missing."""
 
-    def send(self, message: bytes) -> None:
-        """Send one message of a stream. It is never refused: look at `backlog` before sending more."""
+    @property
+    def crowded(self) -> bool:
+        """The client's windows hold back this call, and much of the connection or, once the memory for all
+        is spent, anything of note: what nobody must have now should wait for `on_room`.
+        """
+
+    def send(self, message: bytes, shared: bytes = b"") -> None:
+        """Send one message of a stream, in two pieces where many calls send the same `shared` bytes, which
+        are not copied. It is never refused: look at `backlog` before sending more.
+        """
 
     def finish(self, status: int = OK, text: str = "") -> None:
         """End the call with this status; a text goes along as `grpc-message`."""
@@ -562,14 +570,23 @@ class GrpcCall(Stream):
             raise ValueError(f"a message ends that lacks {self._owed} bytes")
         self.finish()
 
-    def send(self, message: bytes) -> None:
+    @property
+    def crowded(self) -> bool:
+        """See `Call.crowded`."""
+        connection = self.connection
+        return connection.queued > LOW_WATER and self.window <= self.queued and connection.is_crowded
+
+    def send(self, message: bytes, shared: bytes = b"") -> None:
         """See `Call.send`."""
         if not self.open:
             return
         if not self._begun:
             self._begun = True
             self.put_head(_OPENING)
-        self.put_data(_PREFIX.pack(0, len(message)), message)
+        if shared:
+            self.put_data(_PREFIX.pack(0, len(message) + len(shared)) + message, shared)
+        else:
+            self.put_data(_PREFIX.pack(0, len(message)), message)
 
     def finish(self, status: int = OK, text: str = "") -> None:
         """See `Call.finish`."""

@@ -737,6 +737,43 @@ def test_a_stream_has_its_time_for_each_message_it_begins() -> None:
     assert bare.kept[-1] == b"cancelled"
 
 
+def test_what_all_streams_of_a_connection_hold_makes_it_crowded() -> None:
+    """Each holds little, and together they hold what a connection may; what is shared is not copied."""
+    bare = Bare()
+    bare.feed(frame(http2.SETTINGS, 0, 0, b"\0\4" + bytes(4)))
+    size = 1 << 20
+    bare.feed(*(bare.call(number, b"", path="/a.A/Keep", end=False) for number in range(1, 41, 2)))
+    shared = bytes(size)
+    told = []
+    connection = bare.connection
+    for call in connection.streams.values():
+        assert isinstance(call, grpc_codec.GrpcCall)
+        if not call.crowded:
+            call.send(b"head", shared)
+            told.append(call)
+    assert http2.CROWD < connection.queued <= http2.CROWD + size + 9
+    queues = [stream._queue for stream in connection.streams.values() if stream._queue]
+    assert len(queues) == len(told)
+    assert all(queue[-1] is shared for queue in queues)
+    roomy: list[int] = []
+    told[0].on_room(lambda: roomy.append(1))
+    bare.feed(
+        frame(http2.WINDOW_UPDATE, 0, 1, (2 * size).to_bytes(4, "big")),
+        frame(http2.WINDOW_UPDATE, 0, 0, (2 * size).to_bytes(4, "big")),
+    )
+    assert (roomy, told[0].crowded, told[1].crowded) == ([1], False, connection.queued > http2.CROWD)
+
+
+def test_few_bytes_make_a_connection_crowded_once_memory_is_spent() -> None:
+    bare = Bare()
+    bare.feed(frame(http2.SETTINGS, 0, 0, b"\0\4" + bytes(4)), bare.call(1, message_of(1)))
+    (call, _), *_ = bare.asked
+    call.send(bytes(http2.LOW_WATER + 1))
+    assert not call.crowded
+    bare.output.account.charge(1 << 40)
+    assert call.crowded
+
+
 def test_messages_of_streams_do_not_wait_for_answers_that_are_held_back() -> None:
     """A lease is kept alive though a large answer waits for its window; calls wait, in their order."""
     bare = Bare()

@@ -48,6 +48,8 @@ class FakeCall:
         self.window = 1 << 20
         self.fields = fields or {}
         self.messages: list[bytes] = []
+        self.shared: list[bytes] = []
+        self.crowded = False
         self.status: int | None = None
         self.text = ""
         self._drained: Callable[[], None] | None = None
@@ -76,9 +78,10 @@ class FakeCall:
         assert self._owed == 0, "a message is as long as it was said to be"
         self.reply(b"".join(self._pieces))
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, shared: bytes = b"") -> None:
         if self.open:
-            self.messages.append(message)
+            self.messages.append(message + shared)
+            self.shared.append(shared)
 
     def finish(self, status: int = grpc.OK, text: str = "") -> None:
         if self.open:
@@ -109,6 +112,10 @@ class FakeCall:
     def drain(self) -> None:
         """The client reads all that waits."""
         self.backlog = 0
+        self.tell()
+
+    def tell(self) -> None:
+        """What it waits for has come."""
         call, self._drained = self._drained, None
         if call is not None:
             call()

@@ -349,9 +349,13 @@ class WatchAnswers:
         told = self._told
         if events is not told[2] or watch_id != told[0] or revision != told[1] or not events:
             self._told = (watch_id, revision, events)
-            number = b"\x10" + varint(watch_id & _MASK64) if watch_id else b""
-            self._bytes = b"%b%b%b" % (self._headers(revision), number, events)
+            self._bytes = self.head(watch_id, revision) + events
         return self._bytes
+
+    def head(self, watch_id: int, revision: int) -> bytes:
+        """What stands before the events."""
+        number = b"\x10" + varint(watch_id & _MASK64) if watch_id else b""
+        return self._headers(revision) + number
 
     def special(
         self,

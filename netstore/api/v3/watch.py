@@ -1,8 +1,9 @@
 """The Watch service: a stream of requests in, a stream of changes out.
 
 Which watch is told what, and when, is decided in `watch.streams`; here its words are taken from the wire and
-its events, which are ready-made, are put onto it. A client that stops reading holds
-`watch.streams.MAX_BACKLOG` bytes; beyond that its watches wait and read history later.
+its events, which are ready-made, are put onto it. A stream that is not read holds
+`watch.streams.MAX_BACKLOG` bytes, and all streams of a connection whose windows are closed `net.http2.CROWD`,
+each and one response more; beyond that its watches wait and read history later.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.api.v3.status import NOT_A_MESSAGE
 from netstore.errors import FAILED
 from netstore.net import grpc
-from netstore.watch.streams import MAX_BACKLOG, Wish
+from netstore.watch.streams import MAX_BACKLOG, RESUME_BACKLOG, Wish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 MOST_UNREAD: Final = 4 * MAX_BACKLOG
 """Bytes of answers that a client may leave unread while it asks for more, before its stream ends."""
+
+SHARED_FROM: Final = 4096
+"""Bytes of events from which they are sent as they are, not copied behind the number of each watch."""
 
 JITTER: Final = 10
 """Progress comes up to a tenth of its interval later, for each stream in its own time."""
@@ -136,11 +140,20 @@ class _Watching:
 
     @property
     def backlog(self) -> int:
-        """What waits here and before it on the connection. Who finds it too much is told when it is not."""
-        backlog = self._call.backlog
-        if backlog > MAX_BACKLOG and not self._full:
-            self._full = True
-            self._call.on_drained(self._drained)
+        """What waits here and before it on the connection, more than `MAX_BACKLOG` where the connection is
+        crowded. Who finds it too much is told when it is not.
+        """
+        call = self._call
+        backlog = call.backlog
+        if backlog > MAX_BACKLOG:
+            if not self._full:
+                self._full = True
+                call.on_drained(self._drained)
+        elif call.crowded:
+            backlog = MAX_BACKLOG + 1
+            if not self._full:
+                self._full = True
+                call.on_room(self._drained)
         return backlog
 
     def send(
@@ -166,6 +179,9 @@ class _Watching:
                 reason=reason,
                 fragment=fragment,
             )
+        elif len(events) >= SHARED_FROM:
+            self._call.send(self._answers.head(watch_id, revision), events)
+            return
         else:
             answer = self._answers.plain(watch_id, revision, events)
         self._call.send(answer)
@@ -174,5 +190,8 @@ class _Watching:
         self._call.finish(grpc.INTERNAL, FAILED)
 
     def _drained(self) -> None:
-        self._full = False
-        self._stream.drained()
+        self._full = self._call.backlog >= RESUME_BACKLOG
+        if self._full:
+            self._call.on_drained(self._drained)  # there is room, but much still waits for the network
+        else:
+            self._stream.drained()

@@ -33,6 +33,11 @@ opens the windows; but then ours are not opened again. One answer may be far lar
 HOLD_OVER: Final = 64 * 1024
 """The same once the memory for all connections is spent."""
 
+CROWD: Final = 8 * 1024 * 1024
+"""Bytes of a connection that its peer's windows hold back, on all streams together, beyond which a stream
+whose window is closed is told no more events. A single one may hold half of it.
+"""
+
 GIVEN: Final = 512 * 1024
 """Bytes of answers (those of streams of messages aside) that wait on a connection for windows or their turn,
 beyond which no more of a long answer is asked for, on any of its streams. What is given at last may be one

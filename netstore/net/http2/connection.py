@@ -11,6 +11,7 @@ from netstore.net.http2.bounds import (
     BLOCK_SECONDS,
     CONNECTION_WINDOW,
     CONTINUATIONS,
+    CROWD,
     DEPARTED_AT_ONCE,
     EARLY_RESETS,
     FORGIVEN,
@@ -434,6 +435,11 @@ class Http2Connection:
             return True
         self._charge()
         return not self.output.account.over
+
+    @property
+    def is_crowded(self) -> bool:
+        """As much waits for windows as may, of all streams together."""
+        return self.queued > CROWD or self.output.account.over
 
     def began(self, stream: Stream) -> None:
         """A stream has part of a message."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from netstore.api.v3.pb import rpc_pb2 as pb
-from netstore.api.v3.watch import MOST_UNREAD
+from netstore.api.v3.watch import MOST_UNREAD, SHARED_FROM
 from netstore.net import grpc
-from netstore.watch.streams import MAX_BACKLOG
+from netstore.watch.streams import MAX_BACKLOG, RESUME_BACKLOG
 from tests.support.v3member import FakeCall, Served
 
 PATH = "/etcdserverpb.Watch/Watch"
@@ -77,6 +77,37 @@ def test_a_client_that_does_not_read_is_told_later(served: Served) -> None:
     put(served, b"2")
     waiting = answers(call)
     assert all(not answer.events for answer in waiting)
+    call.drain()
+    served.member.settle()
+    put(served, b"3")
+    values = [event.kv.value for answer in answers(call) for event in answer.events]
+    assert values == [b"1", b"2", b"3"]
+
+
+def test_large_events_are_the_same_bytes_for_watches_of_different_numbers(served: Served) -> None:
+    call, receiver = served.open(PATH)
+    for number in (7, 8, 9):
+        receiver.received(create(watch_id=number))
+    answers(call)
+    put(served, b"v" * SHARED_FROM)
+    assert len({id(shared) for shared in call.shared if shared}) == 1
+    told = answers(call)
+    assert [answer.watch_id for answer in told] == [7, 8, 9]
+    assert {answer.events[0].kv.value for answer in told} == {b"v" * SHARED_FROM}
+
+
+def test_a_stream_of_a_crowded_connection_is_told_later(served: Served) -> None:
+    call, receiver = served.open(PATH)
+    receiver.received(create())
+    answers(call)
+    call.crowded, call.window = True, 0
+    put(served, b"1")
+    put(served, b"2")
+    assert answers(call) == []
+    call.crowded, call.window = False, 1 << 20
+    call.backlog = RESUME_BACKLOG
+    call.tell()
+    assert answers(call) == [], "there is a window, but the network is slow"
     call.drain()
     served.member.settle()
     put(served, b"3")
