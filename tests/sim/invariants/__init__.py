@@ -85,6 +85,7 @@ def all_invariants() -> tuple[type[Invariant], ...]:
         monotone,
         order,
         pre_vote,
+        saved_between,
         single_vote,
     )
 
@@ -107,4 +108,5 @@ def all_invariants() -> tuple[type[Invariant], ...]:
         expiry.Expiry,
         joining.Joining,
         digest.Digest,
+        saved_between.SavedBetween,
     )
