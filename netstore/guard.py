@@ -22,17 +22,29 @@ if TYPE_CHECKING:
 def guarded(failed: Callable[[Exception], object], call: Callable[..., object], *arguments: object) -> bool:
     """Make a call for somebody else. False when it raised, and `failed` was given what.
 
-    MemoryError and RecursionError count as theirs too. Raises `MustStop`, and what `failed` raises. Costs
-    about 0.1 us.
+    MemoryError and RecursionError count as theirs too, and so does what `failed` raises in its turn: it is
+    lost, because what fails there, for want of memory most often, is saying what happened. Raises `MustStop`
+    from either, and everything where `failed` is `unguarded`. Costs about 0.1 us.
     """
     try:
         call(*arguments)
     except MustStop:
         raise
-    except Exception as fault:  # noqa: BLE001 - the edge this function is for
-        failed(fault)
+    except Exception as fault:
+        if failed is unguarded:
+            raise
+        _tell(failed, fault)
         return False
     return True
+
+
+def _tell(failed: Callable[[Exception], object], fault: Exception) -> None:
+    try:
+        failed(fault)
+    except MustStop:
+        raise
+    except Exception:  # noqa: BLE001 - the guarded call's caller must go on to let go of the party
+        return
 
 
 def unguarded(fault: Exception) -> None:

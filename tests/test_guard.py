@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from netstore.errors import CorruptData, Fault, MustStop
-from netstore.guard import guarded
+from netstore.guard import guarded, unguarded
 from netstore.node.host import DiskFailed
 from netstore.raft.invariant import InvariantBroken
 
@@ -30,6 +30,32 @@ def test_what_a_member_must_not_survive_goes_on(fault: BaseException) -> None:
     with pytest.raises(type(fault)):
         guarded(seen.append, throw, fault)
     assert seen == []
+
+
+@pytest.mark.parametrize("fault", THEIRS, ids=repr)
+def test_what_telling_of_it_raises_is_theirs_as_well(fault: Exception) -> None:
+    told: list[Exception] = []
+
+    def failed(first: Exception) -> None:
+        told.append(first)
+        raise fault
+
+    first = ValueError("the first")
+    assert not guarded(failed, throw, first)
+    assert told == [first]
+
+
+def test_a_member_that_must_stop_stops_there_too() -> None:
+    def failed(_: Exception) -> None:
+        raise MustStop
+
+    with pytest.raises(MustStop):
+        guarded(failed, throw, ValueError("theirs"))
+
+
+def test_unguarded_is_not_guarded() -> None:
+    with pytest.raises(MemoryError):
+        guarded(unguarded, throw, MemoryError())
 
 
 def test_what_goes_well_is_told_so() -> None:

@@ -12,7 +12,8 @@ passed, do Trio's other tasks get their turn; a way through Trio costs 100 us of
 
 Invariants: a socket is in the epoll set exactly while its connection is open; nothing here blocks for longer
 than that millisecond, and that only while nothing is ready; whatever is raised by what is done for a
-connection closes that connection only (`Reactor._serve`), unless the member must stop; what a connection may
+connection closes that connection only (`Reactor._serve`), and by what is done for all of them (accepting,
+looking at memory) nothing, unless the member must stop; what a connection may
 hold (unsent bytes, unanswered requests, time without progress) is bounded.
 """
 
@@ -508,8 +509,8 @@ class Reactor:
         call, failed = self._attended[fd]
 
         def fell(fault: Exception) -> None:
+            guarded(self.failed, failed, fault)  # first: it must not hang on whether a line can be written
             self._log.warning("stream_failed", error=repr(fault))
-            guarded(self.failed, failed, fault)
 
         guarded(fell, call, mask)
 

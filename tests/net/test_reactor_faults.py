@@ -249,6 +249,29 @@ async def test_a_stranger_on_a_watched_descriptor_is_let_go_and_the_loop_goes_on
         theirs.close()
 
 
+async def test_a_stranger_is_let_go_though_no_line_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that runs out runs out for the line that says so, too."""
+    async with site() as here:
+        ours, theirs = socket.socketpair()
+
+        def fail(*_: object, **__: object) -> None:
+            raise here.fault
+
+        with monkeypatch.context() as broken:
+            broken.setattr(here.log, "warning", fail)
+            here.reactor.attend(ours.fileno(), 1, fail, lambda _: here.reactor.dismiss(ours.fileno()))
+            theirs.send(b"x")
+            await here.until(lambda: ours.fileno() not in here.reactor._attended)
+            bad = await trio.open_tcp_stream("127.0.0.1", here.port)
+            await bad.send_all(b"be receive")
+            await here.until(lambda: [each.ended for each in here.sessions] == [1])
+            await bad.aclose()
+        async with await trio.open_tcp_stream("127.0.0.1", here.port) as other:
+            await here.echo(other, b"served")
+        ours.close()
+        theirs.close()
+
+
 async def test_a_result_of_the_own_disk_that_fails_ends_the_reactor() -> None:
     def fail() -> None:
         raise ValueError("an own result")
