@@ -23,7 +23,9 @@ second or two.
 """
 
 MOST_WALKS: Final = 64
-"""Walks of one tree at once; each slows every change down."""
+"""Walks of one tree at once; each slows every change down. Whoever opens them sees that one client does not
+have them all.
+"""
 
 SORTED_AT_ONCE: Final = 1_000
 """Names that are sorted in one piece of work: 0.3 ms."""

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.api.v2 import listing
+from netstore.errors import too_many
 from netstore.net.exchange import Request
-from netstore.node.jobs import MOST_EACH
 from netstore.state import tree
+from netstore.state.walk import MOST_WALKS
+from netstore.types import Nanos
 from tests.support.local_member import LocalMember, RecordedExchange
 
 if TYPE_CHECKING:
@@ -36,11 +38,19 @@ def filled(member: LocalMember, many: int = 40, size: int = 10) -> LocalMember:
     return member
 
 
-def asked(member: LocalMember, target: bytes = b"/v2/keys/d", query: bytes = b"") -> RecordedExchange:
+def asked(
+    member: LocalMember, target: bytes = b"/v2/keys/d", query: bytes = b"", principal: str = "here"
+) -> RecordedExchange:
     """A request whose answer is not taken by itself."""
-    exchange = RecordedExchange(Request(b"GET", target, query))
+    exchange = RecordedExchange(Request(b"GET", target, query), principal=principal)
     member.router.handle(exchange)
     return exchange
+
+
+def work(member: LocalMember) -> None:
+    """Do all there is to do."""
+    while member.jobs.ready:
+        member.jobs.run()
 
 
 @given(st.lists(PATHS, max_size=8), PATHS, st.booleans(), st.sampled_from(["", "&ttl=100"]))
@@ -118,15 +128,46 @@ def test_a_head_is_answered_without_a_body() -> None:
 
 
 @pytest.mark.usefixtures("everything_is_large")
-def test_too_many_at_once_are_refused_and_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree, "MOST_WALKS", MOST_EACH + 2)
+def test_too_many_at_once_are_refused_and_told_so() -> None:
+    """One principal does not get them all, and what it gives back can be had."""
     member = filled(LocalMember(), many=3)
-    waiting = [asked(member) for _ in range(MOST_EACH)]
+    waiting = [asked(member) for _ in range(MOST_WALKS // 2)]
     refused = asked(member)
     assert (refused.status, b"too many requests" in refused.text) == (500, True)
+    waiting.append(asked(member, principal="there"))
     while member.jobs.ready:
         member.jobs.run()
     assert all(exchange.done for exchange in waiting)
+    assert asked(member).status == 200
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_a_job_that_is_refused_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = filled(LocalMember(), many=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(member.jobs, "start", lambda *_: too_many())
+        assert {asked(member).status for _ in range(MOST_WALKS)} == {500}
+    assert asked(member).status == 200
+
+
+@pytest.mark.usefixtures("everything_is_large")
+@pytest.mark.parametrize("target", [b"/v2/keys/d", b"/v2/keys/none"])
+def test_who_takes_too_little_for_too_long_is_cut_for_others(
+    target: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "BACKLOG_BYTES", 1)
+    member = filled(LocalMember(), many=9)
+    slow, quick = asked(member), asked(member)
+    work(member)
+    member.clock.now = Nanos(member.clock.now + (listing.LONGEST_PAUSE - 1) * 10**9)
+    quick.take()
+    work(member)
+    asked(member, target)
+    kept = [slow.open, quick.open]
+    member.clock.now = Nanos(member.clock.now + 10**9)
+    asked(member, target)
+    assert [*kept, slow.open, quick.open] == [True, True, False, True]
+    assert len(member.keys._listings._paused) == 1
 
 
 @pytest.mark.usefixtures("everything_is_large")

@@ -68,8 +68,9 @@ class _FailingLog:
 class RecordedExchange:
     """`net.exchange.Exchange` that keeps the answer. `room` bounds what a slow reader's connection takes."""
 
-    def __init__(self, request: Request, room: int = 1_000_000) -> None:
+    def __init__(self, request: Request, room: int = 1_000_000, principal: str = "here") -> None:
         self._request = request
+        self.principal = principal
         self.status = 0
         self.fields = b""
         self.body = b""
@@ -84,10 +85,6 @@ class RecordedExchange:
     @property
     def request(self) -> Request:
         return self._request
-
-    @property
-    def principal(self) -> str:
-        return "here"
 
     def respond(self, status: int, fields: bytes, body: bytes = b"") -> None:
         assert not self.status, "answered twice"

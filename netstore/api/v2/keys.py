@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.api.router import method_allowed
 from netstore.api.v2.form import NONE_GIVEN, Parameters, parameters_of
-from netstore.api.v2.listing import Listing
+from netstore.api.v2.listing import Listings
 from netstore.api.v2.paths import check_depth, unquote
 from netstore.api.v2.render import Renderer
 from netstore.errors import Fault
@@ -48,6 +48,7 @@ class KeysApi:
         self._machine = member.machine
         self._hub = member.hub
         self._render = Renderer(member.cluster_id, member.clock)
+        self._listings = Listings(self._render, member.jobs, member.clock)
         self._paths: dict[bytes, bytes] = {}
         self._queries: dict[bytes, Parameters] = {b"": NONE_GIVEN}
         self._shown: tuple[Event | None, bytes] = (None, b"")
@@ -161,9 +162,10 @@ class KeysApi:
 
     def _answer(self, exchange: Exchange, no_value: bool, outcome: Outcome) -> None:
         if isinstance(outcome, Walk):
-            Listing(exchange, outcome, self._render, self._member.jobs).begin(self._fields(outcome.index))
+            self._listings.begin(exchange, outcome, self._fields(outcome.index))
             return
         if not isinstance(outcome, Event):
+            self._listings.cut_the_slow()  # they may be why there is too much for one more
             self._refuse(exchange, outcome if isinstance(outcome, Fault) else _NO_OUTCOME)
             return
         action = outcome.action

@@ -1,0 +1,45 @@
+"""Shares of what the whole member has so many of."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.admission import PARTS, Admission
+
+
+def test_one_principal_leaves_half_to_the_others() -> None:
+    places = Admission(64)
+    assert sum(places.enter("greedy") for _ in range(1_000)) == 32
+    assert sum(places.enter("other") for _ in range(1_000)) == 64 // PARTS
+    assert places.enter("third")
+
+
+def test_a_place_that_is_given_back_can_be_taken() -> None:
+    places = Admission(2)
+    assert [places.enter("a"), places.enter("a"), places.enter("b"), places.enter("c")] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+    places.leave("a")
+    assert places.enter("c")
+    with pytest.raises(KeyError):
+        places.leave("a")
+
+
+@given(st.integers(1, 40), st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=200))
+def test_it_counts_right_and_forgets_who_holds_nothing(most: int, steps: list[tuple[str, bool]]) -> None:
+    places = Admission(most)
+    held: dict[str, int] = {}
+    for principal, enters in steps:
+        if enters:
+            if places.enter(principal):
+                held[principal] = held.get(principal, 0) + 1
+        elif held.get(principal):
+            places.leave(principal)
+            held[principal] -= 1
+        assert places._held == {name: count for name, count in held.items() if count}
+        assert places.taken == sum(held.values()) <= most
