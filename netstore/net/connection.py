@@ -34,6 +34,11 @@ JOINED_SIZE: Final = 256 * 1024
 HANDSHAKE_SECONDS: Final = 10.0
 """How long a client may take for its TLS handshake, from being accepted."""
 
+RECORD_SECONDS: Final = 30.0
+"""How long a TLS record may take, from the sweep that sees part of it: 16 KiB, at more than half a KiB a
+second.
+"""
+
 DRAIN_LIMIT: Final = 64 * 1024 * 1024
 """Bytes read and dropped from a closing connection, so that the last answer reaches the client instead of a
 reset (RFC 9112, 9.6).
@@ -160,7 +165,10 @@ class Connection:
         "_farewell",
         "_mask",
         "_mute",
+        "_partial",
         "_reactor",
+        "_record",
+        "_record_since",
         "_sealed",
         "_socket",
         "_soon",
@@ -209,6 +217,11 @@ class Connection:
         """What is to go over the wire before the rest, as it is: the rest of a record, or words of TLS."""
         self.heard = False
         """It sent something that its session was given, or opened its TLS."""
+        self._partial = 0
+        """Bytes of a TLS record that has not come whole, as they are charged."""
+        self._record = 0
+        """Which record that was at the last sweep; timed since `_record_since`."""
+        self._record_since = 0.0
         self._farewell = False
         self._spoken = False
         self.settled = False
@@ -390,12 +403,18 @@ class Connection:
         if self._shaking and now - self._accepted > HANDSHAKE_SECONDS:
             return True
         self.session.sweep(now)
-        if self.session.late:
+        if self.session.late or (self._partial and self._is_record_late(now)):
             return True
-        owes = self._closing or self._unsent_size > 0 or self.session.waiting
+        owes = self._closing or self._unsent_size > 0 or self.session.waiting or self._partial > 0
         if not owes:
             self.progress = now
         return now - self.progress > limit
+
+    def _is_record_late(self, now: float) -> bool:
+        """The record that is here in part takes too long, however often a byte of it comes."""
+        if self._tunnel is not None and self._tunnel.records != self._record:
+            self._record, self._record_since = self._tunnel.records, now
+        return now - self._record_since > RECORD_SECONDS
 
     def give_up(self) -> None:
         """The peer stalled: say so if it may still listen, then close."""
@@ -457,6 +476,9 @@ class Connection:
                 self._reactor.refused(self.peer, str(fault))
             return b""
         self._seal(tunnel.outbound())
+        if tunnel.partial != self._partial:
+            self.account.charge(tunnel.partial - self._partial)
+            self._partial = tunnel.partial
         if tunnel.open and not shaken:
             self.begin()
         return plain
@@ -469,6 +491,8 @@ class Connection:
         self._unsent.clear()
         self._unsent_size = 0 if self._sealed is None else len(self._sealed)
         self._charge()
+        self.account.release(self._partial)
+        self._partial = 0
         self._seal(last)
         self.finish()
 

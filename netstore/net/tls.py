@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _READ_BYTES: Final = 256 * 1024
+_RECORD_HEAD: Final = 5
 
 
 class TlsFailed(NetstoreError):  # noqa: N818 - named for what happened
@@ -152,7 +153,7 @@ class Credentials:
 class Tunnel:
     """One end of a TLS stream as bytes in, bytes out. Plain bytes may be sent once it is `open`."""
 
-    __slots__ = ("_ended", "_inbound", "_outbound", "_tls", "open")
+    __slots__ = ("_ended", "_head", "_inbound", "_left", "_outbound", "_tls", "open", "partial", "records")
 
     def __init__(self, context: ssl.SSLContext, host: str | None) -> None:
         """`host` is whom to expect, None at the side that was called."""
@@ -163,6 +164,12 @@ class Tunnel:
         )
         self.open = False
         self._ended = False
+        self._head = b""
+        self._left = 0
+        self.records = 0
+        """Records that have begun."""
+        self.partial = 0
+        """Bytes of the last of them, whose rest has not come: the library keeps them, at most 16 KiB."""
 
     @property
     def protocol(self) -> str | None:
@@ -193,6 +200,7 @@ class Tunnel:
         Call `outbound` afterwards, also when it failed: the other side is told why.
         """
         self._inbound.write(data)
+        self._follow(data)
         if not self.open:
             self._shake()
             if not self.open:
@@ -209,6 +217,24 @@ class Tunnel:
         except ssl.SSLError as error:
             raise TlsFailed(_words(error)) from None
         return b"".join(pieces)
+
+    def _follow(self, data: bytes) -> None:
+        """Count records by their heads: three bytes, and two of length (RFC 8446, 5.1). O(records)."""
+        at = 0
+        while at < len(data):
+            if self._left:
+                step = min(self._left, len(data) - at)
+                self._left -= step
+            else:
+                if not self._head:
+                    self.records += 1
+                step = min(_RECORD_HEAD - len(self._head), len(data) - at)
+                self._head += data[at : at + step]
+                if len(self._head) == _RECORD_HEAD:
+                    self._left = int.from_bytes(self._head[3:])
+                    self._head = b""
+            at += step
+            self.partial = self.partial + step if self._left or self._head else 0
 
     def send(self, data: bytes | memoryview) -> bytes:
         """`data` as it goes over the wire, with anything else that waits to be sent."""

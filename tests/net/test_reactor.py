@@ -302,6 +302,36 @@ async def test_after_a_broken_record_nothing_leaves_that_was_not_sealed(tmp_path
         assert here.reactor.memory.used == 0
 
 
+async def test_a_record_that_does_not_come_whole_is_charged_and_timed(tmp_path: Path) -> None:
+    """However often a byte of it comes; one that becomes whole is neither any more."""
+    files = Certificates(tmp_path / "tls")
+    log: Any = Quiet()
+    credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
+    async with site(Limits(stall_seconds=20), credentials) as here, await here.connect() as stream:
+        tls, outbound = await open_tls(stream, files)
+        tls.write(GET + b"GET /b HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 10_000 + b"\r\n\r\n")
+        tls.write(GET + b"x" * 10_000)
+        sealed = outbound.read()
+        memory = here.reactor.memory
+        size = sealed.index(b"\x17\x03\x03", 10_000)
+        await stream.send_all(sealed[: size + 3])
+        await here.until_asked(2)
+        here.reactor.sweep()
+        assert memory.used == 3
+        sent = size + 3
+        for _ in range(3):
+            here.let_pass(8)
+            assert here.reactor.open_connections == 1
+            await stream.send_all(sealed[sent : sent + 100])
+            sent += 100
+            with trio.fail_after(10):
+                while memory.used < sent - size:
+                    await trio.lowlevel.checkpoint()
+        here.let_pass(8)
+        assert here.reactor.open_connections == 0
+        assert memory.used == 0
+
+
 async def test_what_speaks_no_tls_is_told_so_in_clear(tmp_path: Path) -> None:
     files = Certificates(tmp_path / "tls")
     log: Any = Quiet()
