@@ -197,3 +197,19 @@ def test_authorities_that_are_none_are_refused(files: Files) -> None:
     files.trusted.write_text("nonsense")
     with pytest.raises(NetstoreError, match=r"ca\.pem: .*authorities' certificates"):
         files.credentials()
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 7, 1000])
+def test_a_record_is_partial_until_its_last_byte(files: Files, step: int) -> None:
+    caller, called = pair(files.credentials(), files.credentials())
+    before = called.records
+    sealed = [caller.send(bytes(size)) for size in (1, 0, 700, 20)]
+    ends = [0]
+    for each in sealed:
+        ends.append(ends[-1] + len(each))
+    stream = b"".join(sealed)
+    for at in range(0, len(stream), step):
+        called.take(stream[at : at + step])
+        come = min(at + step, len(stream))
+        assert called.partial == come - max(end for end in ends if end <= come)
+    assert called.records - before == 3, "nothing makes no record"
