@@ -30,6 +30,19 @@ def test_a_place_that_is_given_back_can_be_taken() -> None:
         places.leave("a")
 
 
+def test_bytes_have_shares_too_and_the_first_may_be_of_any_size() -> None:
+    held = Admission(800)
+    assert held.enter("a", 1_000)
+    assert not held.enter("b", 1)
+    held.leave("a", 1_000)
+    assert held.enter("a", 400)
+    assert not held.enter("a", 1)
+    assert held.enter("b", 100)
+    assert not held.enter("b", 1)
+    held.leave("a", 400)
+    assert held.enter("b", 1)
+
+
 @given(st.integers(1, 40), st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=200))
 def test_it_counts_right_and_forgets_who_holds_nothing(most: int, steps: list[tuple[str, bool]]) -> None:
     places = Admission(most)

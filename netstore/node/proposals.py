@@ -12,6 +12,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from netstore import errors
+from netstore.admission import Admission
 from netstore.guard import guarded, unguarded
 from netstore.state.envelope import request_of, seal
 from netstore.types import Nanos
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     Done = Callable[[Outcome | Fault], None]
 
 MAX_WAITING: Final = 20_000
-"""Proposals of this member that may wait at once; at 10 us each that is 0.2 s of work."""
+"""Proposals of this member that may wait at once; at 10 us each that is 0.2 s of work. One principal has at
+most half of them (`admission`), the member itself what is left.
+"""
 
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
-"""Bytes of commands that may wait at once."""
+"""Bytes of commands that may wait at once, shared out like them."""
 
 TURN: Final = 16
 """Payloads of one principal that are taken before those of the next."""
@@ -50,14 +53,15 @@ class Proposals:
         self._next = origin
         self.time_limit = time_limit
         """Seconds a request may wait."""
-        self._slots: dict[int, tuple[Done, float, int]] = {}
+        self._slots: dict[int, tuple[Done, float, int, bytes]] = {}
+        self._places = Admission(MAX_WAITING)
+        self._bytes = Admission(MAX_WAITING_BYTES)
         self._first: deque[bytes] = deque()
         """Payloads that go before all others: taken once already, or of the member itself."""
         self._lines: OrderedDict[bytes, deque[bytes]] = OrderedDict()
         """The others by principal; the next one's line is the first."""
         self._sent: deque[tuple[Term, list[bytes]]] = deque()
         """What was handed to Raft and may still be waited for, with the term in which it was."""
-        self._bytes = 0
         self.now = 0.0
         """Monotonic seconds; the loop sets it at each turn."""
         self.failed: Callable[[Exception], object] = unguarded
@@ -75,15 +79,19 @@ class Proposals:
 
     def open(self, command: bytes, done: Done, principal: bytes = b"", level: int = 1) -> bytes | None:
         """Give a command its slot and return its payload (`state.envelope`), to be proposed by the caller.
-        None (and `done` was called) when too much waits already.
+        None (and `done` was called) when too much waits already, of all or of this principal.
         """
-        size = len(command)
-        if len(self._slots) >= MAX_WAITING or (self._bytes and self._bytes + size > MAX_WAITING_BYTES):
+        size = len(command) + 1  # nobody holds no bytes
+        if len(self._slots) >= MAX_WAITING or (principal and not self._places.enter(principal)):
+            done(errors.too_many())
+            return None
+        if not self._bytes.enter(principal, size):
+            if principal:
+                self._places.leave(principal)
             done(errors.too_many())
             return None
         self._next = (self._next + 1) & _ID_MASK
-        self._slots[self._next] = (done, self.now + self.time_limit, size)
-        self._bytes += size
+        self._slots[self._next] = (done, self.now + self.time_limit, size, principal)
         return seal(command, request=self._next, level=level, wall=self.wall, principal=principal)
 
     def add(self, command: bytes, done: Done, principal: bytes = b"", level: int = 1) -> None:
@@ -149,7 +157,9 @@ class Proposals:
         """
         slot = self._slots.pop(request, None)
         if slot is not None:
-            self._bytes -= slot[2]
+            if slot[3]:
+                self._places.leave(slot[3])
+            self._bytes.leave(slot[3], slot[2])
             # Whoever waits makes its answer now. Where it cannot, it is told that, and the next goes on.
             if not guarded(self.failed, slot[0], outcome):
                 guarded(self.failed, slot[0], errors.failed())
@@ -191,5 +201,5 @@ class Proposals:
     def _waited_for(self, payloads: deque[bytes]) -> deque[bytes]:
         return deque(each for each in payloads if request_of(each) in self._slots)
 
-    def _is_late(self, item: tuple[int, tuple[Done, float, int]]) -> bool:
+    def _is_late(self, item: tuple[int, tuple[Done, float, int, bytes]]) -> bool:
         return item[1][1] < self.now

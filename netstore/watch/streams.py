@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from netstore.admission import Admission
 from netstore.codec import varint
 from netstore.errors import COMPACTED, TOO_MANY
 from netstore.guard import guarded, unguarded
@@ -40,7 +41,7 @@ RESUME_BACKLOG: Final = 1 << 20
 """Bytes in the sink below which they go on."""
 
 MAX_WATCHES: Final = 100_000
-"""Watches of one member, about 1 KiB each."""
+"""Watches of one member, about 1 KiB each. One principal has at most half of them (`admission`)."""
 
 FRAGMENT_BYTES: Final = 2 << 20
 """Events of one response are cut to this for watches that ask for it: etcd's request limit and 512 KiB."""
@@ -191,8 +192,9 @@ class _Part(NamedTuple):
 class Stream:
     """The watches of one Watch call. Requests take effect in the order they are made."""
 
-    def __init__(self, watches: Watches, sink: Sink) -> None:
+    def __init__(self, watches: Watches, sink: Sink, principal: str) -> None:
         self._hub = watches
+        self.principal = principal
         self._watches: dict[int, Watch] = {}
         self._next_id = 0
         self.sink = sink
@@ -230,7 +232,6 @@ class Stream:
         start = Revision(start_revision or now + 1)
         watch = Watch(self, watch_id, wish._replace(key=key), start, progress_notify, fragment)
         self._watches[watch_id] = watch
-        hub.count += 1
         self.sink.send(watch_id, now, created=True)
         if start > now:
             hub.enliven(watch)
@@ -240,6 +241,7 @@ class Stream:
             hub.lag(watch)
 
     def _refusal(self, wish: Wish, start_revision: int, watch_id: int) -> str:
+        """Why there is no such watch, or nothing, and it has its place."""
         key, range_end = wish.key or b"\0", wish.range_end
         if range_end and range_end != TO_THE_END and range_end <= key:
             return EMPTY_RANGE
@@ -247,7 +249,7 @@ class Stream:
             return DUPLICATE_ID
         if start_revision < 0:
             return COMPACTED.decode()
-        return TOO_MANY if self._hub.count >= MAX_WATCHES else ""
+        return "" if self._hub.places.enter(self.principal) else TOO_MANY
 
     def cancel(self, watch_id: int) -> None:
         """End a watch; an unknown one is not answered (v3 API, cancel_request)."""
@@ -347,8 +349,7 @@ class Watches:
 
     def __init__(self, source: Source, wake: Callable[[], None]) -> None:
         self.source = source
-        self.count = 0
-        """How many watches there are."""
+        self.places = Admission(MAX_WATCHES)
         self.failed: Callable[[Exception], object] = unguarded
         """Told what telling a watch raised."""
         self._wake = wake
@@ -371,9 +372,14 @@ class Watches:
         self._chores: deque[Iterator[None]] = deque()
         """What is done in slices between rounds, in turn."""
 
-    def open(self, sink: Sink) -> Stream:
-        """A stream for one Watch call."""
-        return Stream(self, sink)
+    @property
+    def count(self) -> int:
+        """How many watches there are."""
+        return self.places.taken
+
+    def open(self, sink: Sink, principal: str = "") -> Stream:
+        """A stream for one Watch call of a principal."""
+        return Stream(self, sink, principal)
 
     @property
     def behind(self) -> bool:
@@ -566,7 +572,7 @@ class Watches:
 
     def forget(self, watch: Watch) -> None:
         """The watch has ended."""
-        self.count -= 1
+        self.places.leave(watch.stream.principal)
         if watch.live:
             self.deaden(watch)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netstore.admission import PARTS
 from netstore.errors import timed_out
-from netstore.node.proposals import TURN, Proposals
+from netstore.node.proposals import MAX_WAITING, MAX_WAITING_BYTES, TURN, Proposals
 from netstore.state.envelope import command_of
 
 
@@ -59,3 +62,33 @@ def test_what_timed_out_is_proposed_no_more() -> None:
     made.now = 11.0
     made.expire(timed_out)
     assert not made.queued
+
+
+def test_one_principal_leaves_half_of_the_places_to_the_others_and_the_rest_to_the_member() -> None:
+    made = queue(*((b"flood", b"x") for _ in range(MAX_WAITING)))
+    assert len(made) == MAX_WAITING // 2
+    for principal, most in ((b"other", MAX_WAITING // PARTS), (b"", MAX_WAITING)):
+        before = len(made)
+        for _ in range(most + 1):
+            made.add(b"y", lambda _: None, principal)
+        assert len(made) == min(before + most, MAX_WAITING)
+    made.fail_all(timed_out())
+    made.add(b"x", lambda _: None, b"flood")
+    assert len(made) == 1
+
+
+def _note(refused: list[bytes], principal: bytes, _: object) -> None:
+    refused.append(principal)
+
+
+def test_one_principal_leaves_half_of_the_bytes_to_the_others() -> None:
+    made = Proposals(1, 10.0)
+    refused: list[bytes] = []
+    large = bytes(1 << 20)
+    for principal in (b"flood", b"other"):
+        for _ in range(MAX_WAITING_BYTES >> 20):
+            made.add(large, partial(_note, refused, principal), principal)
+    assert len(made) == (MAX_WAITING_BYTES >> 20) * (PARTS + 2) // (2 * PARTS) - 1
+    assert set(refused) == {b"flood", b"other"}
+    made.fail_all(timed_out())
+    assert (made._bytes.taken, made._places.taken) == (0, 0)

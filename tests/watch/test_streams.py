@@ -373,6 +373,17 @@ def test_the_number_of_watches_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     assert [response.reason for response in sink.take()] == ["", "etcdserver: too many requests"]
 
 
+def test_one_principal_does_not_have_all_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MAX_WATCHES", 16)
+    watches = Store().watches
+    greedy, other = Sink(), Sink()
+    for sink, principal in ((greedy, "a"), (other, "b")):
+        stream = watches.open(sink, principal)
+        for _ in range(16):
+            stream.create(ALL)
+    assert [sum(not each.canceled for each in sink.take()) for sink in (greedy, other)] == [8, 2]
+
+
 def test_a_full_sink_gets_no_more_and_misses_nothing() -> None:
     """What waits is bounded by the bound and one response, however much happens."""
     store = Store()

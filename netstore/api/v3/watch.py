@@ -87,7 +87,7 @@ class _Watching:
         self._tick_later = tick_later
         self._ticking = False
         self._full = False
-        self._stream = watches.open(self)
+        self._stream = watches.open(self, call.principal)
 
     # --- Receiver
 
