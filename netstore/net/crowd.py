@@ -15,6 +15,7 @@ number of connections is never refused before the limit is reached.
 from __future__ import annotations
 
 from collections import OrderedDict
+from ipaddress import IPv6Address
 from itertools import islice
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -39,6 +40,20 @@ class Connected(Protocol):
 
 
 _C = TypeVar("_C", bound=Connected)
+
+
+def household(principal: str) -> str:
+    """Whom a principal counts with: every address of an IPv6 network of 64 bits is one host's to take (RFC
+    4291, 2.5.4; RFC 8981), so all of them count as one. Other addresses and names are each their own.
+    """
+    if ":" not in principal:
+        return principal
+    try:
+        address = IPv6Address(principal.partition("%")[0])
+    except ValueError:
+        return principal
+    mapped = address.ipv4_mapped
+    return str(mapped) if mapped is not None else f"{IPv6Address(int(address) >> 64 << 64)}/64"
 
 
 def _used(connection: Connected) -> float:
@@ -105,7 +120,7 @@ class Crowd(Generic[_C]):
         """
         if self._silent:
             return self.silent
-        if self._largest is None or coming == self._largest or not self._is_large(self._largest):
+        if self._largest is None or household(coming) == self._largest or not self._is_large(self._largest):
             return None
         connections = self._of[self._largest]
         looked_at = list(islice(connections, _LOOKED_AT))
@@ -118,13 +133,14 @@ class Crowd(Generic[_C]):
         return principal is not None and len(self._of.get(principal, ())) > SHARE * self._most
 
     def _put_in(self, connection: _C) -> None:
-        principal = connection.principal
+        principal = household(connection.principal)
         self._of.setdefault(principal, OrderedDict())[connection] = None
         if self._is_large(principal):
             self._largest = principal
 
     def _take_out(self, connection: _C) -> None:
-        connections = self._of[connection.principal]
+        principal = household(connection.principal)
+        connections = self._of[principal]
         del connections[connection]
         if not connections:
-            del self._of[connection.principal]
+            del self._of[principal]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.net.crowd import SHARE, Crowd
+from netstore.net.crowd import SHARE, Crowd, household
 
 
 class One:
@@ -64,6 +65,32 @@ def test_idle_ones_are_found_however_many_are_not() -> None:
     here = crowd(1000, *many)
     looks = [here.weakest("other") for _ in range(1000 // 64 + 1)]
     assert many[900] in looks
+
+
+def test_the_addresses_of_one_ipv6_network_are_one_principal() -> None:
+    many = [One(f"2001:db8::{number:x}") for number in range(10)]
+    here = crowd(10, *many)
+    assert here.weakest("2001:db8:0:1::1") is many[0]
+    assert here.weakest("2001:db8::ffff") is None
+    assert here.weakest("10.0.0.1") is many[0]
+    for each in many:
+        here.leave(each)
+    assert (len(here), here._of) == (0, {})
+
+
+@pytest.mark.parametrize(
+    ("principal", "counted"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("system:node:a", "system:node:a"),
+        ("", ""),
+    ],
+)
+def test_what_an_address_counts_as(principal: str, counted: str) -> None:
+    assert household(principal) == counted
 
 
 def test_who_has_no_more_than_its_share_keeps_it() -> None:
