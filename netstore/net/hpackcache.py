@@ -101,6 +101,13 @@ class HeaderBlocks(Generic[Meaning]):
         self._known_size = 0
         self._changed = False
 
+    @property
+    def held(self) -> int:
+        """Bytes that the table and what is remembered of blocks take, at most. O(1)."""
+        entries = len(self._entries)
+        table = HeaderTable.DEFAULT_SIZE + FIELD_COST * entries if entries else 0
+        return self._known_size + table
+
     def read(self, block: bytes) -> tuple[Meaning, bytes | None]:
         """What a block means, and the value of the varying field. BadBlock when it cannot be read."""
         found = self._known.get(block)

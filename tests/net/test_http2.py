@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.net import http2
-from netstore.net.hpackcache import HUFFMAN_LIMIT, kept_size
+from netstore.net.hpackcache import FIELD_COST, HUFFMAN_LIMIT, kept_size
 from netstore.net.http2 import (
     ACK,
     CONTINUATION,
@@ -210,7 +210,7 @@ def check_books(connection: Http2Connection) -> None:
     assert all((each.since is None) is each.half_closed for each in streams)
     connection._charge()
     kept = connection.queued + connection.held + http2.STREAM_COST * len(streams) + len(connection._rest)
-    kept += len(connection._block or b"")
+    kept += len(connection._block or b"") + connection._blocks.held
     assert connection.output.account.held == kept
 
 
@@ -1173,7 +1173,8 @@ def test_requests_that_are_not_complete_have_a_number() -> None:
     assert wire.verdict() == ("stream", http2.REFUSED_STREAM)
     wire.feed(wire.request(last + 2), frame(DATA, END_STREAM, 1, b"x"), wire.request(last + 4, end=False))
     assert wire.verdict() is None
-    assert wire.connection.output.account.held == http2.STREAM_COST * (http2.UNFINISHED + 2)
+    streams = http2.STREAM_COST * (http2.UNFINISHED + 2)
+    assert wire.connection.output.account.held == streams + wire.connection._blocks.held
 
 
 def test_once_memory_is_spent_who_has_many_streams_gets_no_new_ones() -> None:
@@ -1183,7 +1184,8 @@ def test_once_memory_is_spent_who_has_many_streams_gets_no_new_ones() -> None:
     last = 2 * http2.STREAMS_OVER - 1
     for n in range(1, last, 2):
         wire.feed(wire.request(n))
-    assert account.lasting == account.held == http2.STREAM_COST * (http2.STREAMS_OVER - 1)
+    streams = http2.STREAM_COST * (http2.STREAMS_OVER - 1)
+    assert account.lasting == account.held == streams + wire.connection._blocks.held
     account.charge(1 << 40)
     wire.feed(wire.request(last))
     assert wire.verdict() is None
@@ -1192,6 +1194,24 @@ def test_once_memory_is_spent_who_has_many_streams_gets_no_new_ones() -> None:
     account.charge(-(1 << 40))
     wire.feed(wire.request(last + 4))
     assert wire.verdict() is None
+
+
+def test_what_is_remembered_of_header_blocks_is_charged_while_nothing_is_open() -> None:
+    """As what lasts: no reading gives it back."""
+    wire = Wire(hold=True)
+    account = wire.connection.output.account
+    entries = b"".join(b"\x40\x02%02x\x01v" % number for number in range(100))
+    for number in range(60):
+        stream = 2 * number + 1
+        asked = block([*REQUEST, ("id", f"{number:03}")]) + (b"" if number else entries)
+        wire.feed(frame(HEADERS, END_HEADERS | END_STREAM, stream, asked))
+        wire.application.streams[stream].answer()
+    wire.connection.resume()
+    assert wire.connection.streams == {}
+    assert account.held == account.lasting
+    assert account.held > FIELD_COST * (100 + 60)
+    wire.connection.eof()
+    assert account.held == 0
 
 
 def test_a_connection_with_an_open_stream_is_not_idle() -> None:

@@ -401,15 +401,14 @@ class Http2Connection:
             self._tell_drained()
         if self._line:
             self._tell_room()
-        if self.streams or self._rest or self._block is not None or self._charged:
-            self._charge()
+        self._charge()
 
     def _charge(self) -> None:
         """See that the account says what is held here: answers that wait for windows, messages that are not
-        whole, streams, and what was read and is not parsed.
+        whole, streams, what was read and is not parsed, and what is remembered of header blocks.
         """
         block = self._block
-        lasting = STREAM_COST * len(self.streams)
+        lasting = STREAM_COST * len(self.streams) + self._blocks.held
         held = self.queued + self.held + lasting + len(self._rest)
         if block is not None:
             held += len(block)
