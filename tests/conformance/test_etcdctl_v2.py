@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import pytest
 
+from netstore.disk.datadir import read_token
 from tests.support.daemon import Daemon, free_port, start_netstored
 from tests.support.peers import etcdctl, start_etcd
 
@@ -455,7 +456,9 @@ def test_members_are_changed_and_refused_in_the_same_words(store: Daemon) -> Non
 
 
 def test_a_member_added_by_etcdctl_starts_as_it_says_and_votes(tmp_path: Path) -> None:
-    """The words it prints are the environment of the new member's program, as operators of etcd know it."""
+    """The words it prints are the environment of the new member's program, as operators of etcd know it. Only
+    the token of a cluster that began without `initial_cluster` has to be given besides.
+    """
     new = f"http://127.0.0.1:{free_port()}"
     with start_netstored(tmp_path) as first:
         told = etcdctl(first.url, "member", "add", "two", new)
@@ -467,7 +470,11 @@ def test_a_member_added_by_etcdctl_starts_as_it_says_and_votes(tmp_path: Path) -
         folder = tmp_path / "two"
         folder.mkdir()
         port = int(new.rpartition(":")[2])
-        with start_netstored(folder, peer_port=port, environment=environment) as second:
+        token = read_token(first.data_dir)
+        assert token is not None
+        with start_netstored(
+            folder, "--join-token", token, peer_port=port, environment=environment
+        ) as second:
             health = etcdctl(second.url, "cluster-health")
             assert health.stdout.endswith("cluster is healthy\n"), health
             assert etcdctl(first.url, "set", "/k", "1").returncode == 0

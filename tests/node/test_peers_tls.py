@@ -90,7 +90,7 @@ async def test_without_a_certificate_nobody_comes_as_far_as_a_greeting(files: Ce
         one.url, secure = plain, one.url
         with pytest.raises(CallFailed) as caught:
             await dial(one, secret=ONE)
-        assert caught.value.verdict == Verdict.ACCEPTED
+        assert caught.value.verdict == Verdict.FAILED, "somebody is there, and refuses nothing in words"
         with pytest.raises(CallFailed):
             await who_is_there(one, plain, secret=ONE)
         one.url = secure

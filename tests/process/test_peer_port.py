@@ -241,10 +241,11 @@ def test_a_default_token_is_told_as_weak_once(tmp_path: Path) -> None:
 
 
 def test_who_joins_needs_the_token_of_this_cluster(tmp_path: Path) -> None:
-    with Members(tmp_path, 1) as members:
+    with Members(tmp_path, 0) as members:
+        members.spawn("a", "--initial-advertise-peer-urls", members.peer_url("a")).wait_until_healthy()
         assert len(read_token(members["a"].data_dir) or "") == 64
         without = members.spawn("b", "--join", members.peer_url("a"))
-        assert without.process.wait(20) == 1
+        assert without.process.wait(20) == 2
         assert "join_token: is needed to join over http: run netstorectl member token" in without.log
         wrong = members.spawn("c", "--join", members.peer_url("a"), "--join-token", "guessed")
         until(lambda: "does not know the join token" in wrong.log, "it is told why")

@@ -18,7 +18,7 @@ import pytest
 
 from netstore.disk import diagnose as diagnosis
 from netstore.disk import frame
-from netstore.disk.diagnose import CutTail, segment_name
+from netstore.disk.diagnose import CutTail, Position, segment_name
 from netstore.disk.frame import Flaw, Frame, Place
 from netstore.disk.wal import Wal
 from netstore.node.cluster import Cluster
@@ -465,8 +465,14 @@ def _loads_no_pairs(machine: Machine, load_keys: object) -> Iterator[None]:
     return iter(())
 
 
-def _always_cut_tail(segment: Segment, seed: int, cut_at: int, flaw_at: int, flaw: Flaw) -> CutTail:
+def _cut_tail(segment: Segment, seed: int, cut_at: int, flaw_at: int, flaw: Flaw) -> CutTail:
     return CutTail(segment.name, cut_at, len(segment.data) - cut_at, "taken for a torn write")
+
+
+def _always_cuts_tail(patch: pytest.MonkeyPatch) -> None:
+    """Neither the records behind it nor the notes of what was synced speak against it."""
+    patch.setattr(diagnosis, "_judge", _cut_tail)
+    patch.setattr(Position, "decode", lambda _note, _identity: None)
 
 
 def _believes_payloads(data: bytes, seed: int, place: Place) -> Frame | Flaw:
@@ -775,7 +781,7 @@ MUTANTS: Final = tuple(
             _new_leaders,
             3,
         ),
-        ("an acknowledged tail is cut at the start", _set(diagnosis, "_judge", _always_cut_tail), _rotten, 0),
+        ("an acknowledged tail is cut at the start", _always_cuts_tail, _rotten, 0),
         ("a torn record is accepted", _set(diagnosis, "read", _believes_payloads), _torn, 3),
         (
             "segments are dropped before a mark covers them",

@@ -111,7 +111,9 @@ class Node:
 
     @contextlib.contextmanager
     def changes(self) -> Iterator[Callable[[], list[str]]]:
-        """Gives the changes of routes since the block began, a line each, as `ip monitor` tells them."""
+        """Gives the changes of routes since the block began, a line each, as `ip monitor` tells them, but for
+        those that the kernel makes by itself (a link-local address of IPv6 gets its routes seconds later).
+        """
         command = ("ip", "-n", self.netns, "monitor", "route")
         with tempfile.NamedTemporaryFile("w") as file, subprocess.Popen(command, stdout=file) as monitor:
 
@@ -123,7 +125,7 @@ class Node:
                     self.ip("route", "add", _PROBE, "dev", "eth0")
                     self.ip("route", "delete", _PROBE)
                     time.sleep(0.05)
-                yield lambda: [line for line in told() if _PROBE not in line]
+                yield lambda: [line for line in told() if _PROBE not in line and " proto kernel " not in line]
             finally:
                 monitor.kill()
 
