@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from netstore.disk.tables import Tables
@@ -111,10 +113,11 @@ def test_a_member_that_comes_back_too_late_gets_a_state_copy(cluster: Members) -
     late = cluster.followers()[1]
     cluster[late].kill()
     leader = cluster.leader()
-    compacted = cluster[leader].log.count('"log_compacted"')
+    write(cluster[leader], "gone", "1")
+    known = int(httpx.get(f"{cluster[leader].url}/v2/keys/gone").headers["x-raft-index"])
     until(
-        lambda: fill(cluster[leader], 100) and cluster[leader].log.count('"log_compacted"') > compacted,
-        "the leader's log was cut",
+        lambda: fill(cluster[leader], 100) and cut_before(cluster[leader]) > known,
+        "the leader's log has nothing left that the late one knows",
     )
     copied = cluster[late].log.count('"state_copy_installed"')
     cluster[late].start_again()
@@ -269,6 +272,12 @@ def test_a_sole_survivor_becomes_a_cluster_with_all_it_has(cluster: Members) -> 
     cluster.join(lost, at=survivor)
     converged(cluster, "alone", "1")
     assert get(cluster[lost], "kept") == "to the end"
+
+
+def cut_before(daemon: Daemon) -> int:
+    """The first entry that the log of a member still has, as it told last; 0 when it told of none."""
+    told = re.findall(r'"log_compacted".*"before": (\d+)', daemon.log)
+    return int(told[-1]) if told else 0
 
 
 def fill(daemon: Daemon, count: int) -> bool:
