@@ -11,7 +11,7 @@ long: streams keep what differs from the connection's window, and stand in a lin
 Invariants that live here: frames of a stream leave in the order they were given; no DATA goes beyond the
 windows of the peer, and none of the peer beyond ours is kept; a fault of one stream ends that stream, a fault
 of the connection ends it with a GOAWAY that says why; after that nothing more of it is read. Nothing grows
-without a bound: see `bounds.py`, and the table in the `DESIGN.md` of this room.
+without a bound: see `bounds.py`, and the table in `net/DESIGN.md`.
 """
 
 from netstore.net.http2.bounds import (

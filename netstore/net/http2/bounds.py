@@ -1,4 +1,4 @@
-"""What one HTTP/2 connection may do and hold, and why so much; the room's `DESIGN.md` has a table of it."""
+"""What one HTTP/2 connection may do and hold, and why so much; `net/DESIGN.md` has a table of it."""
 
 from __future__ import annotations
 
