@@ -65,13 +65,9 @@ class Table(Protocol[K]):
     def timed_keys(self) -> Iterable[K]:
         """The keys of all that has a TTL."""
 
-    def take_renewed(self, most: int) -> Iterable[K]:
-        """The keys of so many of what was made, renewed or loaded and was not given yet, for the one clock of
-        this member.
-        """
-
-    def take_removed(self, most: int) -> Iterable[K]:
-        """The same of what was removed."""
+    @property
+    def news(self) -> News[K]:
+        """What changed of it, for the one clock of this member."""
 
 
 class News(Generic[K]):
@@ -143,11 +139,11 @@ class Countdown(Generic[K]):
     def count(self, now: float) -> None:
         """Begin to count what was renewed since the last call."""
         table = self._table
-        for key in table.take_removed(COUNTED_AT_ONCE):
+        for key in table.news.take_removed(COUNTED_AT_ONCE):
             if table.get(key) is None:
                 self._ends.pop(key, None)
                 self._looks.pop(key, None)
-        for key in table.take_renewed(COUNTED_AT_ONCE):
+        for key in table.news.take_renewed(COUNTED_AT_ONCE):
             timed = table.get(key)
             if timed is None:
                 continue

@@ -54,7 +54,8 @@ class Leases:
     def __init__(self) -> None:
         self._leases: dict[LeaseId, Lease] = {}
         self._touched: dict[LeaseId, LeaseRecord | None] = {}
-        self._news: News[LeaseId] = News()
+        self.news: News[LeaseId] = News()
+        """See `countdown.Table`."""
         self._moved: dict[LeaseId, dict[bytes, bool]] | None = None
         """While a command is half done: of each lease the keys that it moved, and whether they were there."""
 
@@ -93,7 +94,7 @@ class Leases:
     def remove(self, lease: Lease) -> None:
         """Forget a lease, whose keys have been deleted."""
         self._touched[lease.id] = None
-        self._news.remove(lease.id)
+        self.news.remove(lease.id)
         del self._leases[lease.id]
 
     def at(self, id_: int, since: int) -> Lease | None:
@@ -146,7 +147,7 @@ class Leases:
         self._leases = {r.id: Lease(r.id, r.ttl, r.since, r.remaining, set()) for r in records}
         self._touched = {}
         self._moved = None
-        self._news.restart(self._leases, gone)
+        self.news.restart(self._leases, gone)
 
     def take_changes(self) -> dict[LeaseId, LeaseRecord | None]:
         """The leases changed since the last call; None for one that ended."""
@@ -157,16 +158,8 @@ class Leases:
         """The ids of all leases."""
         return self._leases
 
-    def take_renewed(self, most: int) -> Iterable[LeaseId]:
-        """See `countdown.Table`."""
-        return self._news.take_renewed(most)
-
-    def take_removed(self, most: int) -> Iterable[LeaseId]:
-        """See `countdown.Table`."""
-        return self._news.take_removed(most)
-
     def _renew(self, lease: Lease) -> None:
-        self._news.renew(lease.id)
+        self.news.renew(lease.id)
         self._touch(lease)
 
     def _touch(self, lease: Lease) -> None:

@@ -60,11 +60,12 @@ class Timed(msgspec.Struct, gc=False):
 class TimedNodes:
     """The nodes that have a TTL, by path, as `countdown` counts them."""
 
-    __slots__ = ("_news", "_nodes")
+    __slots__ = ("_nodes", "news")
 
     def __init__(self) -> None:
         self._nodes: dict[bytes, Timed] = {}
-        self._news: News[bytes] = News()
+        self.news: News[bytes] = News()
+        """See `countdown.Table`."""
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -77,28 +78,20 @@ class TimedNodes:
         """The paths."""
         return self._nodes
 
-    def take_renewed(self, most: int) -> Iterable[bytes]:
-        """See `countdown.Table`."""
-        return self._news.take_renewed(most)
-
-    def take_removed(self, most: int) -> Iterable[bytes]:
-        """See `countdown.Table`."""
-        return self._news.take_removed(most)
-
     def restore(self, timed: Iterable[tuple[bytes, Timed]]) -> None:
         """Become what was stored."""
         gone, self._nodes = self._nodes, dict(timed)
-        self._news.restart(self._nodes, gone)
+        self.news.restart(self._nodes, gone)
 
     def put(self, path: bytes, timed: Timed) -> None:
         """The TTL of the node at this path begins now."""
         self._nodes[path] = timed
-        self._news.renew(path)
+        self.news.renew(path)
 
     def remove(self, path: bytes) -> None:
         """The node at this path has no TTL any more."""
         if self._nodes.pop(path, None) is not None:
-            self._news.remove(path)
+            self.news.remove(path)
 
 
 def _root() -> NodeView:

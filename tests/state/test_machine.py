@@ -178,7 +178,7 @@ def test_what_a_note_left_of_a_ttl_is_stored_and_loaded() -> None:
     engine.commit()
     other = machine_on(engine)
     assert other.tree.timed.get(b"/a") == Timed(50, timed.since, 20)
-    assert list(other.tree.timed.take_renewed(10)) == [b"/a"]
+    assert list(other.tree.timed.news.take_renewed(10)) == [b"/a"]
 
 
 def test_a_batch_writes_each_node_and_slot_once() -> None:

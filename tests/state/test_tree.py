@@ -89,7 +89,7 @@ class AgainstTwin(RuleBasedStateMachine):
         copy.restore(self.tree.index, self.mirror.values(), timed)
         assert copy.get(b"/", True) == self.tree.get(b"/", True)
         assert {node.key: node for node in copy.nodes()} == {node.key: node for node in self.tree.nodes()}
-        assert sorted(copy.timed.take_renewed(1_000)) == [path for path, _ in timed]
+        assert sorted(copy.timed.news.take_renewed(1_000)) == [path for path, _ in timed]
         assert not copy.changed
         self.tree = copy
 
@@ -202,6 +202,6 @@ def test_what_has_no_ttl_any_more_never_ends() -> None:
     tree.set(b"/b/c", b"1", False, life(5))
     tree.delete(b"/b", False, True)
     assert not tree.timed
-    assert list(tree.timed.take_renewed(1_000)) == []
-    assert set(tree.timed.take_removed(1_000)) == {b"/a", b"/b/c"}
+    assert list(tree.timed.news.take_renewed(1_000)) == []
+    assert set(tree.timed.news.take_removed(1_000)) == {b"/a", b"/b/c"}
     assert tree.expire(b"/a", 1) is None

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 _MASK64: Final = 2**64 - 1
 
 # A tag is the number of a field << 3 | 2 for bytes, | 0 for a number (protobuf encoding guide).
-_HEADER: Final = b"\x0a"
 _TWO: Final = b"\x12"
 _THREE: Final = b"\x1a"
 _UNSETTLED: Final = "this outcome holds what is still to be read"
