@@ -4,7 +4,8 @@ stands behind them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import errno
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,16 @@ class SyncFailed(OSError):  # noqa: N818 - named for what happened
     """A sync failed, so nobody knows what is on stable storage: the device takes nothing more, only a restart
     helps.
     """
+
+
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
+"""Failures of a write or commit for want of space on the disk."""
+
+NO_MEANS: Final = (errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""Those for want of something else, for now: memory or descriptors."""
+
+PASSING: Final = (*NO_ROOM, *NO_MEANS)
+"""Failures after which the same may succeed when it is tried again."""
 
 
 class Device(Protocol):

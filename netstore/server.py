@@ -210,16 +210,16 @@ class _Store:
         identity = folder.identity
         with ExitStack() as parts:
             path = folder.state_dir / STATE_FILE
-            told = examined(path, self._not_verified).log
+            told = examined(path, self._not_verified)
             self.device = device = PosixDevice(folder.wal_dir, deliver)
             parts.callback(device.close)
             owner = Identity(identity.cluster_id, identity.member_id)
-            self.wal, self.replay = Wal.open(device, owner, told=told)
+            self.wal, self.replay = Wal.open(device, owner, told=told.log)
             parts.callback(self.wal.close)
             if self.replay.cut is not None:
                 self.log.warning("log_tail_cut", file=self.replay.cut.name, offset=self.replay.cut.offset)
             self.mark = self.replay.mark or SnapshotMeta()
-            placed = images.settle(folder.state_dir, path, self.mark.index, self.replay.last)
+            placed = images.settle(folder.state_dir, path, told.applied, self.mark.index, self.replay.last)
             if placed is not None:
                 self.log.info("state_copy_installed", index=placed)
             self.engine = LmdbEngine(

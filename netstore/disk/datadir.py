@@ -77,13 +77,13 @@ class MemberIdentity:
             f"name {self.name}",
         )
         text = "".join(f"{line}\n" for line in lines).encode()
-        return text + f"check {crc32c(text):08x}\n".encode()
+        return checked(text)
 
     @classmethod
     def decode(cls, data: bytes) -> MemberIdentity:
         """The inverse of `encode`. ValueError, with the reason, for anything else."""
-        text, _, check = data.rpartition(b"check ")
-        if check != f"{crc32c(text):08x}\n".encode():
+        text = unchecked(data)
+        if text is None:
             raise ValueError("damaged: the checksum does not fit")
         lines = text.decode().split("\n")
         words = dict(line.partition(" ")[::2] for line in lines[1:-1])
@@ -298,6 +298,17 @@ def write_whole(folder: Path, name: str, content: bytes) -> None:
         sync_folder(folder)
 
 
+def checked(text: bytes) -> bytes:
+    """A text with its checksum as the last line."""
+    return text + f"check {crc32c(text):08x}\n".encode()
+
+
+def unchecked(data: bytes) -> bytes | None:
+    """The inverse of `checked`; None when the checksum does not fit."""
+    text = data.rpartition(b"check ")[0]
+    return text if checked(text) == data else None
+
+
 def read_token(folder: Path) -> str | None:
     """The cluster's join token that a member's data folder keeps; None where there is none. Blocks.
 
@@ -311,10 +322,10 @@ def read_token(folder: Path) -> str | None:
             return None
     if mode & 0o077:
         raise NetstoreError(f"{path}: mode {mode:04o} lets other users read it: run chmod 600 {path}")
-    text, _, check = data.rpartition(b"check ")
-    title, _, rest = text.partition(b"\ntoken ")
+    text = unchecked(data)
+    title, _, rest = (text or b"").partition(b"\ntoken ")
     token = rest.removesuffix(b"\n").decode("utf-8", "replace")
-    if check != f"{crc32c(text):08x}\n".encode() or title != _JOIN_TITLE.encode() or not _is_token(token):
+    if text is None or title != _JOIN_TITLE.encode() or not _is_token(token):
         raise CorruptData(
             f"{path}: damaged; nothing was changed: remove it, and start this member once with --join-token,"
             " as netstorectl member token tells it on another member"
@@ -330,7 +341,7 @@ def keep_token(folder: Path, token: str) -> None:
     if not _is_token(token):
         raise ValueError(f"a join token has 1 to {MAX_TOKEN_CHARACTERS} printable characters")
     text = f"{_JOIN_TITLE}\ntoken {token}\n".encode()
-    write_whole(folder, _JOIN, text + f"check {crc32c(text):08x}\n".encode())
+    write_whole(folder, _JOIN, checked(text))
 
 
 def _is_token(token: str) -> bool:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import time
 from bisect import bisect_left
 from contextlib import closing
 from functools import partial
@@ -32,18 +31,20 @@ import lmdb
 
 from netstore.disk.apart import Marker
 from netstore.disk.datadir import sync_folder
+from netstore.disk.deliver import tell
 from netstore.disk.tables import HEADROOM_BYTES, Tables, Tracker, damaged, is_room_for
 from netstore.errors import CorruptData, NetstoreError, StateDamaged
 from netstore.limits import Budget
+from netstore.seams import PASSING
 from netstore.types import Index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
+    from netstore.disk.deliver import Deliver
     from netstore.disk.tables import Pair
 
     Done = Callable[[OSError | None], None]
-    Deliver = Callable[[Callable[[], object]], object]
     Changes = dict[tuple[str, bytes], bytes | None]
 
 COMMIT_INTERVAL: Final = 0.1
@@ -72,12 +73,6 @@ _GROWN_BYTES: Final = 1 << 20
 
 FULL_BYTES: Final = 1 << 20
 """With less free space than this a failed commit is taken for a full disk."""
-
-_PASSING: Final = (errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-"""Failures of a commit that may succeed when it is tried again."""
-
-_STARVED_SECONDS: Final = 0.01
-"""Until a result is told again that no memory was left to tell."""
 
 _PIECE_BYTES: Final = 256 * 1024
 """A copy is written to its file in pieces of this size, and may be given up between them."""
@@ -207,7 +202,7 @@ class LmdbEngine:
                 f"{path}: the state cannot be opened ({error}): check the disk, and who owns the file"
             ) from error
         self.log_position: Callable[[], bytes] = bytes
-        """Tells how far the log is on stable storage; kept with each commit (`disk.wal.Position`)."""
+        """Tells how far the log is on stable storage; kept with each commit (`disk.diagnose.Position`)."""
         # The loop's side. A serial numbers the writes; the applied index need not move with each.
         self._pending: Changes = {}
         self._in_flight: Changes = {}
@@ -439,19 +434,14 @@ class LmdbEngine:
             self._tracker = tracker
             try:
                 with self._tables.env.begin() as txn:
-                    after, part, size = self._tables.step(
-                        txn, tracker.table, tracker.after, most_records, most_bytes
-                    )
-                if not part.records:
+                    size = self._tables.step(txn, tracker, most_records, most_bytes)
+                if not size:
                     self._tracker = None
                     self._tables.compare(tracker.table, tracker.seen)
                     return None
             except StateDamaged as error:
-                self._call(partial(self._found, error))
+                tell(self._deliver, self._found, error)
                 raise
-            tracker.after = after
-            tracker.records += part.records
-            tracker.total += part.total
             return size
 
     def _found(self, error: StateDamaged) -> None:
@@ -512,7 +502,7 @@ class LmdbEngine:
             self._waiting = [wait for wait in self._waiting if wait[0] > batch.serial]
         else:
             self._handed = self._committed
-            if error.errno not in _PASSING:
+            if error.errno not in PASSING:
                 self._fatal = error
             ready = [done for _, done in self._waiting]
             self._waiting = []
@@ -548,25 +538,14 @@ class LmdbEngine:
                 try:
                     job = queue.get(timeout=self._commit_interval)
                 except Empty:
-                    self._call(self._hand_over)
+                    tell(self._deliver, self._hand_over)
                     continue
             if isinstance(job, _Stop):
                 return
             if isinstance(job, _Batch):
-                self._call(partial(self._settle, job, self._commit(job)))
+                tell(self._deliver, self._settle, job, self._commit(job))
             if isinstance(job, _Image):
-                self._call(partial(self._installed, job, self._replace(job.path)))
-
-    def _call(self, call: Callable[[], object]) -> None:
-        while True:
-            try:
-                self._deliver(call)
-            except MemoryError:
-                time.sleep(_STARVED_SECONDS)  # who is never answered waits for ever
-            except RuntimeError:
-                return  # the loop has ended; `close` commits what is left
-            else:
-                return
+                tell(self._deliver, self._installed, job, self._replace(job.path))
 
     def _commit(self, batch: _Batch) -> OSError | None:
         while True:

@@ -18,7 +18,6 @@ import re
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from netstore.disk.apart import examined
 from netstore.disk.datadir import sync_folder
 from netstore.errors import CorruptData
 from netstore.types import Index
@@ -60,14 +59,14 @@ def forget_up_to(folder: Path, index: Index) -> None:
             image.unlink(missing_ok=True)
 
 
-def settle(folder: Path, state: Path, mark: Index, last: Index) -> Index | None:
+def settle(folder: Path, state: Path, applied: Index, mark: Index, last: Index) -> Index | None:
     """At the start, before the state is opened: finish the replacing that the log's mark speaks of, and
-    remove everything else that is left. The index of a copy that was put in place now, or None. Blocks.
+    remove everything else that is left. `applied` is what the state has (`apart.examined`). The index of a
+    copy that was put in place now, or None. Blocks.
 
     CorruptData when the log begins (`mark`) after what the state has applied, because a copy is not there or
     is not what it was, or when it ends (`last`) before.
     """
-    applied = examined(state).applied
     placed = None
     for image, index in _images(folder):
         if applied < mark == index and _is_whole(image):

@@ -17,19 +17,19 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import time
 from collections import deque
-from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from netstore.seams import SyncFailed
+from netstore.disk.deliver import tell
+from netstore.seams import NO_ROOM, SyncFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from netstore.disk.deliver import Deliver
+
     Done = Callable[[OSError | None], None]
-    Deliver = Callable[[Callable[[], object]], object]
 
 FILE_BYTES: Final = 64 * 1024 * 1024
 """How much of a new file is prepared ahead."""
@@ -39,8 +39,6 @@ MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
 
 MAX_RUN: Final = 1024
 """Most writes joined before one sync: as many parts as one system call takes (IOV_MAX)."""
-
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 ROOM_BESIDE: Final = 16 * 1024 * 1024
 """Bytes that must be free beside the next file before it is tried again: the state needs room first."""
@@ -218,7 +216,7 @@ class PosixDevice:
         when this is found out; None while there will be.
         """
         failure = self._spare.failure
-        return failure if failure is not None and failure.errno in _NO_ROOM else None
+        return failure if failure is not None and failure.errno in NO_ROOM else None
 
     def try_room(self) -> None:
         """Try again to make the next file ready, if that failed and there is room for it now. One system
@@ -266,21 +264,7 @@ class PosixDevice:
                 if isinstance(held, _Write) and _follows(run[-1], held):
                     run.append(held)
                     held = None
-            self._tell(run, self._put(run))
-
-    def _tell(self, run: list[_Write], error: OSError | None) -> None:
-        """Have the loop complete one run, however long there is no memory to say so: who is never answered
-        waits for ever.
-        """
-        while True:
-            try:
-                self._deliver(partial(self._answer, run, error))
-            except MemoryError:
-                time.sleep(_PAUSE)
-            except RuntimeError:
-                return  # the loop has ended and nobody waits, but what was accepted is still written
-            else:
-                return
+            tell(self._deliver, self._answer, run, self._put(run))
 
     def _put(self, run: list[_Write]) -> OSError | None:
         """Write and sync one run; None, or why it failed."""
@@ -469,7 +453,7 @@ class _Spare:
         try:
             os.unlink(_SPARE, dir_fd=self._folder)
         except OSError:
-            return  # it was never made, or the disk is past helping; `_failure` is what counts
+            return  # it was never made, or the disk is past helping; `failure` is what counts
 
 
 def _no_memory() -> OSError:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from netstore.codec import crc32c
-from netstore.disk.datadir import explained, write_whole
+from netstore.disk.datadir import checked, explained, unchecked, write_whole
 from netstore.errors import CorruptData
 from netstore.types import Index
 
@@ -59,9 +58,9 @@ def _read(path: Path, fix: str) -> dict[Index, str]:
             data = path.read_bytes()
         except FileNotFoundError:
             return {}
-    text, _, check = data.rpartition(b"check ")
-    lines = text.decode("ascii", "replace").splitlines()
-    if check != f"{crc32c(text):08x}\n".encode() or lines[:1] != [_TITLE]:
+    text = unchecked(data)
+    lines = (text or b"").decode("ascii", "replace").splitlines()
+    if text is None or lines[:1] != [_TITLE]:
         raise CorruptData(f"{path}: damaged; nothing was changed: {fix}")
     words = (each.split(" ") for each in lines[1:])
     return {Index(int(index)): hash_ for _, index, hash_ in words}
@@ -70,4 +69,4 @@ def _read(path: Path, fix: str) -> dict[Index, str]:
 def _keep(folder: Path, name: str, skips: Mapping[Index, str]) -> None:
     lines = [_TITLE, *(f"entry {index} {hash_}" for index, hash_ in sorted(skips.items()))]
     text = "".join(f"{each}\n" for each in lines).encode()
-    write_whole(folder, name, text + f"check {crc32c(text):08x}\n".encode())
+    write_whole(folder, name, checked(text))

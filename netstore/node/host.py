@@ -35,7 +35,7 @@ from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import Append as PeerAppend
 from netstore.raft.messages import Forward, MessageRefused
 from netstore.raft.status import Fate, Refusal
-from netstore.seams import SyncFailed
+from netstore.seams import NO_MEANS, NO_ROOM, PASSING, SyncFailed
 from netstore.state.commands import CompareAndDelete, Delete, ExpireNodes, RemoveMember
 from netstore.state.envelope import command_of, is_bare, request_of
 from netstore.state.machine import UNFINISHED
@@ -104,13 +104,6 @@ _REMOVALS: Final = (
     SetAlarm,
 )
 """Commands after which the state is not larger than before; also transactions of these and of reads."""
-
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
-_NO_MEANS: Final = (errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-"""What is missing beside the disk, for now: memory or descriptors."""
-
-_PASSING: Final = (*_NO_ROOM, *_NO_MEANS)
-"""Failures of a write that may succeed when it is tried again."""
 
 
 class Log(Protocol):
@@ -573,7 +566,7 @@ class Host:
         for payload in payloads:
             possible = self._disk_full is None and self._only_removes(payload)
             (able if possible else refused).append(payload)
-        means = self._disk_full is not None and self._disk_full.errno in _NO_MEANS
+        means = self._disk_full is not None and self._disk_full.errno in NO_MEANS
         self.proposals.refuse(refused, errors.too_many() if means else errors.no_space())
         return able
 
@@ -765,7 +758,7 @@ class Host:
                 self._wake()
             else:
                 self._replace_state(record)
-        elif isinstance(failure, SyncFailed) or failure.errno not in _PASSING:
+        elif isinstance(failure, SyncFailed) or failure.errno not in PASSING:
             self.fail(DiskFailed(f"writing the log failed: {failure}; nothing unsaved was acknowledged"))
         else:
             self._not_written(failure)
@@ -777,14 +770,14 @@ class Host:
         self._disk_full = failure
         self._log.error("log_not_writable", error=str(failure), fix=_remedy(failure))
         alone = self._raft.status().conf.voters == (self.id,)
-        if failure.errno in _NO_ROOM and alone and self.proposals.give_up_sent(errors.no_space_unknown()):
+        if failure.errno in NO_ROOM and alone and self.proposals.give_up_sent(errors.no_space_unknown()):
             self._flush()
 
     def engine_failed(self, failure: OSError) -> None:
         """The state could not be committed. For want of space the engine tries again by itself,
         and writes are refused until it succeeds.
         """
-        if failure.errno not in _PASSING:
+        if failure.errno not in PASSING:
             self.fail(DiskFailed(f"writing the state failed: {failure}; the log has what was acknowledged"))
         elif self._state_full is None:
             self._state_full = self._engine.durable()
@@ -843,7 +836,7 @@ class Host:
 
 
 def _remedy(failure: OSError) -> str:
-    if failure.errno in _NO_ROOM:
+    if failure.errno in NO_ROOM:
         return "free disk space"
     return "allow this process more memory and open files"
 

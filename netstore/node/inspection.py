@@ -142,8 +142,7 @@ class Inspection:
 
     def _compare(self) -> None:
         """CorruptData when the log cannot be the one that the state comes from."""
-        replay = self.replay
-        last = replay.entries[-1].index if replay.entries else replay.mark.index if replay.mark else Index(0)
+        last = self.replay.last
         if last < self.applied:
             raise CorruptData(
                 f"{self._folder.wal_dir}: the log ends at entry {last}, and the state has applied"

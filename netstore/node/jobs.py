@@ -5,7 +5,7 @@ in steps, a few after each turn, and the steps are given out round-robin: by pri
 certificate's name or an address) first, and among the jobs of one principal second, so that who asks for a
 hundred lists slows down nobody but itself.
 
-Pure: there is no clock here, steps are counted. A step takes about `STEP_MILLISECONDS`; whoever writes one
+Pure: there is no clock here, steps are counted. A step takes about a millisecond; whoever writes one
 bounds it in rows and bytes.
 """
 
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.errors import Fault
-
-STEP_MILLISECONDS: Final = 1
-"""What one step of a job takes, about: the latency that the other requests see is that of a turn and a few
-steps.
-"""
 
 STEPS_PER_TURN: Final = 2
 """Steps that are done after one turn of the member."""

@@ -8,7 +8,7 @@ checksums with the same bytes gives different checksums.
 
 The digest that is told adds what is small enough to be looked at each time: the counters, the members, and
 how many nodes, keys and leases there are, so that a part of the state that was not loaded shows too. What the
-records on a disk say is not its concern: each has a checksum of its own (`disk.engine`).
+records on a disk say is not its concern: each has a checksum of its own (`disk.tables`).
 """
 
 from __future__ import annotations

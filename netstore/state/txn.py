@@ -215,7 +215,7 @@ def end_lease_steps(mvcc: Mvcc, keys: Iterable[bytes]) -> Generator[int]:
     while run := sorted(islice(unsorted, _SORT_STEP)):
         runs.append(run)
         yield len(run)
-    for key in list(runs[0]) if len(runs) == 1 else merge(*runs):
+    for key in merge(*runs):
         mvcc.delete(key)
         yield WRITE_UNITS
 

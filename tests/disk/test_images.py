@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from netstore.disk import images
-from netstore.disk.apart import verified
+from netstore.disk.apart import examined, verified
 from netstore.disk.engine import LmdbEngine
 from netstore.errors import CorruptData
 from netstore.types import Index, NodeId
@@ -49,33 +49,39 @@ def complete(folder: Path) -> Path:
     return images.complete(part, Index(9), sha256(part.read_bytes()).digest())
 
 
+def settle(folder: Path, mark: Index, last: Index) -> Index | None:
+    """As a member does it at its start."""
+    state = folder / "state"
+    return images.settle(folder, state, examined(state).applied, mark, last)
+
+
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if not path.name.endswith("-lock")}
 
 
 def test_before_it_was_complete_nothing_has_happened(folder: Path) -> None:
-    assert images.settle(folder, folder / "state", Index(0), LAST) is None
+    assert settle(folder, Index(0), LAST) is None
     assert names(folder) == {"state"}
     assert value_in(folder / "state") == b"old"
 
 
 def test_before_the_mark_nothing_has_happened(folder: Path) -> None:
     complete(folder)
-    assert images.settle(folder, folder / "state", Index(3), LAST) is None
+    assert settle(folder, Index(3), LAST) is None
     assert names(folder) == {"state"}
     assert value_in(folder / "state") == b"old"
 
 
 def test_after_the_mark_it_takes_its_place(folder: Path) -> None:
     complete(folder)
-    assert images.settle(folder, folder / "state", Index(9), LAST) == 9
+    assert settle(folder, Index(9), LAST) == 9
     assert names(folder) == {"state"}
     assert value_in(folder / "state") == b"new"
 
 
 def test_after_it_took_its_place_nothing_is_left_to_do(folder: Path) -> None:
     complete(folder).rename(folder / "state")
-    assert images.settle(folder, folder / "state", Index(9), LAST) is None
+    assert settle(folder, Index(9), LAST) is None
     assert value_in(folder / "state") == b"new"
 
 
@@ -85,20 +91,20 @@ def test_a_copy_that_is_not_what_its_name_says_is_no_copy(folder: Path) -> None:
         file.seek(100)
         file.write(b"rot")
     with pytest.raises(CorruptData, match="has applied entry 5, the log begins after 9"):
-        images.settle(folder, folder / "state", Index(9), LAST)
+        settle(folder, Index(9), LAST)
     assert value_in(folder / "state") == b"old"
 
 
 def test_a_state_that_is_gone_is_not_taken_for_a_new_one(folder: Path) -> None:
     (folder / "state").unlink()
     with pytest.raises(CorruptData, match="has applied entry 0, the log begins after 4"):
-        images.settle(folder, folder / "state", Index(4), LAST)
+        settle(folder, Index(4), LAST)
 
 
 def test_copies_that_were_to_be_sent_are_removed(folder: Path) -> None:
     images.outgoing(folder, NodeId(0xAB)).write_bytes(b"half")
     (folder / "kept").write_bytes(b"somebody else's")
-    images.settle(folder, folder / "state", Index(0), LAST)
+    settle(folder, Index(0), LAST)
     assert names(folder) == {"state", "kept"}
 
 
@@ -131,5 +137,5 @@ def test_what_is_no_state_has_applied_nothing_and_says_so(tmp_path: Path) -> Non
 
 def test_a_log_that_ends_before_the_state_is_not_the_whole_log(folder: Path) -> None:
     with pytest.raises(CorruptData, match="ends with entry 4, the state has applied entry 5: files of"):
-        images.settle(folder, folder / "state", Index(0), Index(4))
-    assert images.settle(folder, folder / "state", Index(0), Index(5)) is None
+        settle(folder, Index(0), Index(4))
+    assert settle(folder, Index(0), Index(5)) is None
