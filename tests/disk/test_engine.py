@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from netstore.disk.engine import CHANGE_COST, LmdbEngine, MemoryEngine
 from netstore.errors import CorruptData
 from netstore.limits import Budget
+from netstore.seams import PASSING
 from netstore.types import Index
 from tests.disk.hand import PATIENCE, Hand
 
@@ -495,6 +496,27 @@ def test_any_other_failure_ends_commits(tmp_path: Path, monkeypatch: pytest.Monk
     assert engine.durable() == 0
     with pytest.raises(OSError, match="Input/output error"):
         engine.close()
+
+
+@pytest.mark.parametrize("number", PASSING)
+def test_what_a_host_waits_for_the_engine_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    opened = Opened(tmp_path / "state")
+    engine = opened.engine
+
+    def short(*_arguments: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(engine, "_put", short)
+    engine.write(Index(1), {("plain", b"a"): b"1"})
+    error = opened.sync()
+    assert error is not None
+    assert error.errno == number
+    monkeypatch.undo()
+    assert opened.sync() is None
+    assert engine.durable() == 1
+    engine.close()
 
 
 @pytest.mark.parametrize("shortage", [MemoryError, lmdb.MemoryError])
