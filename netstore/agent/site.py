@@ -67,7 +67,11 @@ async def survey(config: AgentConfig, kernel: Kernel, client: V2Client) -> Site:
     backend = find(network)
     host = _host(config, choice, network)
     prepared = await backend.prepare(host)
-    return Site(network, backend, host, prepared, await _ground(config, kernel, network))
+    stores = await _stores(config)
+    links, addresses = await kernel.links(), await kernel.addresses()
+    return Site(
+        network, backend, host, prepared, ground(network, links, addresses, await kernel.routes(), stores)
+    )
 
 
 async def read_network(client: V2Client, prefix: str) -> Network:
@@ -94,9 +98,13 @@ async def revisit(site: Site, config: AgentConfig, kernel: Kernel) -> bool:
     agent that moved with every change of the default route would take the pods' routes along.
     NoInterfaceError while it is gone.
     """
-    former, site.ground = site.ground, await _ground(config, kernel, site.network)
-    name, ip = site.host.link.name, site.host.address.ip
+    stores = await _stores(config)
     links, addresses = await kernel.links(), await kernel.addresses()
+    former, site.ground = (
+        site.ground,
+        ground(site.network, links, addresses, await kernel.routes(), stores),
+    )
+    name, ip = site.host.link.name, site.host.address.ip
     numbers = {link.number for link in links if link.name == name}
     kept = [one for one in addresses if one.link in numbers and (one.ip == ip)]
     if not kept and show_ip(ip) not in config.iface and config.public_ip is None:
@@ -122,10 +130,8 @@ async def _choose(config: AgentConfig, kernel: Kernel) -> Choice:
     )
 
 
-async def _ground(config: AgentConfig, kernel: Kernel, network: Network) -> Ground:
-    """What of the host no lease may take over. A name of the store that does not resolve is left out: then
-    nothing is asked of it either.
-    """
+async def _stores(config: AgentConfig) -> set[int]:
+    """The addresses of the store. A name that does not resolve is left out: nothing is asked of it either."""
     stores: set[int] = set()
     with trio.move_on_after(RESOLVE_SECONDS):
         for host in {url.host for url in config.endpoints}:
@@ -133,7 +139,7 @@ async def _ground(config: AgentConfig, kernel: Kernel, network: Network) -> Grou
                 stores.add(parse_ip(host))
             except ValueError:
                 stores |= await _resolved(host)
-    return ground(network, await kernel.links(), await kernel.addresses(), await kernel.routes(), stores)
+    return stores
 
 
 async def _resolved(name: str) -> set[int]:

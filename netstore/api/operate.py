@@ -25,7 +25,7 @@ import msgspec
 from netstore import __version__
 from netstore.api.router import method_allowed, not_found
 from netstore.api.v2.members import BadBody, json_body, member_id_of, peer_urls_of
-from netstore.api.v2.paths import unquote
+from netstore.api.v2.percent import decode
 from netstore.api.v2.render import JSON
 from netstore.errors import Fault
 from netstore.raft.status import Role
@@ -70,7 +70,7 @@ class OperateApi:
 
     def handle(self, exchange: Exchange) -> None:
         """Answer now, or when the change that was asked for is made or refused."""
-        path = unquote(exchange.request.path).removeprefix(PREFIX + b"/").decode("utf-8", "replace")
+        path = decode(exchange.request.path).removeprefix(PREFIX + b"/").decode("utf-8", "replace")
         try:
             match path.split("/"):
                 case ["status"]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from netstore.api.v2.paths import clean_path, unquote
+from netstore.api.v2.paths import clean_path
+from netstore.api.v2.percent import decode
 from netstore.net.exchange import field_line
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Router:
 
     def _find(self, raw: bytes) -> Handler:
         try:
-            path = unquote(raw)
+            path = decode(raw)
             clean = clean_path(raw)
         except ValueError:
             return bad_request

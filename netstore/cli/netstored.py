@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         work, rest = _take_apart(given)
     except NetstoreError as error:
-        print(f"netstored: {error}", file=sys.stderr)
+        program.tell(STORE.program, error)
         return program.HOPELESS
     return program.main(STORE, rest, lambda config, _: _work_on_log(config, work))
 

@@ -40,7 +40,7 @@ def main(layered: Layered[C], argv: Sequence[str] | None, start: Callable[[C, Se
     try:
         loaded = layered.load(sys.argv[1:] if argv is None else argv, os.environ)
     except NetstoreError as error:
-        _tell(name, error)
+        tell(name, error)
         return HOPELESS
     match loaded.task:
         case Task.HELP:
@@ -77,7 +77,7 @@ def _run(name: str, start: Callable[[], None]) -> int:
     else:
         return STOPPED
     for each in errors:
-        _tell(name, each)
+        tell(name, each)
     return HOPELESS if any(isinstance(each, Hopeless) for each in errors) else FAILED
 
 
@@ -89,5 +89,6 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
-def _tell(name: str, error: BaseException) -> None:
+def tell(name: str, error: BaseException) -> None:
+    """Say on stderr, in one line, what a program of this name could not do."""
     print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)

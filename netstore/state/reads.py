@@ -5,8 +5,8 @@ then yields the pairs, as fast as somebody takes them. Between steps the store g
 newer changes of a key hide behind the bound. A step starts again after the last key it saw, so nothing is
 held between steps but that key; of a sorted list the places in order.
 
-Work is counted in units of about a microsecond: a key looked at is one, a record read is `RECORD_UNITS` and
-one more for each `UNIT_BYTES`.
+Work is counted in units of about a microsecond: a key looked at is one, or less where only its newest place
+is needed (`KEYS_PER_UNIT`), a record read is `RECORD_UNITS` and one more for each `UNIT_BYTES`.
 """
 
 from __future__ import annotations

@@ -479,8 +479,7 @@ class Watches:
         asking, self.asking = self.asking, {}
         for number, stream in enumerate(asking, 1):
             if not guarded(self.failed, stream.answer_progress, self._told):
-                stream.close()
-                guarded(self.failed, stream.sink.broken)
+                self._end(stream)
             if number % TOLD_AT_ONCE == 0:
                 yield
 
@@ -584,8 +583,11 @@ class Watches:
     def _break(self, watch: Watch) -> None:
         """A watch has a gap: its stream ends, with all its watches."""
         if watch.stream.holds(watch):
-            watch.stream.close()
-            guarded(self.failed, watch.stream.sink.broken)
+            self._end(watch.stream)
+
+    def _end(self, stream: Stream) -> None:
+        stream.close()
+        guarded(self.failed, stream.sink.broken)
 
     def _tell_all(self, wanted: Mapping[_Group, Sequence[KeyChange]], last: Revision) -> Iterator[None]:
         units = 0

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.api.v2.paths import MAX_NAMES, check_depth, clean_path, unquote
+from netstore.api.v2.paths import MAX_NAMES, check_depth, clean_path
+from netstore.api.v2.percent import decode
 from netstore.errors import Fault
 
 SEGMENTS = st.lists(
@@ -65,13 +66,13 @@ def test_locations(raw: bytes, location: bytes | None) -> None:
 
 @pytest.mark.parametrize("raw", [b"/%", b"/%1", b"/%zz", b"//%g0", b"/a%2"])
 def test_malformed_escapes_have_no_meaning(raw: bytes) -> None:
-    for function in (unquote, clean_path):
+    for function in (decode, clean_path):
         with pytest.raises(ValueError, match="hexadecimal"):
             function(raw)
 
 
 def test_a_path_is_decoded_once_and_plus_is_plus() -> None:
-    assert unquote(b"/a+b%2Bc%252F%00%ff") == b"/a+b+c%2F\x00\xff"
+    assert decode(b"/a+b%2Bc%252F%00%ff") == b"/a+b+c%2F\x00\xff"
 
 
 def test_how_deep_a_key_may_lie() -> None:

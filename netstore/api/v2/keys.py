@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 from netstore.api.router import method_allowed
 from netstore.api.v2.form import NONE_GIVEN, Parameters, parameters_of
 from netstore.api.v2.listing import Listings
-from netstore.api.v2.paths import check_depth, unquote
+from netstore.api.v2.paths import check_depth
+from netstore.api.v2.percent import decode
 from netstore.api.v2.render import Renderer
 from netstore.errors import Fault
 from netstore.state import commands
@@ -88,7 +89,7 @@ class KeysApi:
 
     def _key(self, path: bytes) -> bytes:
         """The key a request path names; raises the Fault of one that is too deep."""
-        key = unquote(path)[len(PREFIX) :].removesuffix(b"/") or b"/"
+        key = decode(path)[len(PREFIX) :].removesuffix(b"/") or b"/"
         check_depth(key)
         if len(path) <= _REMEMBERED_BYTES:
             if len(self._paths) >= _REMEMBERED:

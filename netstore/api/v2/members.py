@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from netstore.api.router import NOSNIFF, PLAIN, method_allowed
-from netstore.api.v2.paths import unquote
+from netstore.api.v2.percent import decode
 from netstore.errors import Fault
 from netstore.node.peerurls import BadPeerUrl, checked
 from netstore.state import member as words
@@ -50,7 +50,7 @@ class MembersApi:
         """Answer `/v2/members` and what lies below it."""
         if not method_allowed(exchange, _METHODS):
             return
-        path = unquote(exchange.request.path)
+        path = decode(exchange.request.path)
         below = path.removeprefix(PREFIX).removeprefix(b"/").decode("utf-8", "replace")
         match exchange.request.method:
             case b"GET":

@@ -20,14 +20,6 @@ _KEPT: Final = "/$&+,:;=@~"
 """What stays as it is in an encoded path, beside letters, digits and `_.-`."""
 
 
-def unquote(path: bytes) -> bytes:
-    """The path with its percent escapes undone, once.
-
-    A plus sign stays one. ValueError for a malformed escape.
-    """
-    return decode(path)
-
-
 def check_depth(key: bytes) -> None:
     """Raise Fault 209 for a key that lies deeper than `MAX_NAMES`."""
     if key.count(b"/") > MAX_NAMES:
@@ -40,7 +32,7 @@ def clean_path(path: bytes) -> bytes | None:
     A path is sent elsewhere when, once decoded, it has an empty segment, `.` or `..`. A slash at the end is
     kept. ValueError for a malformed escape.
     """
-    decoded = unquote(path)
+    decoded = decode(path)
     if not _UNCLEAN.search(decoded):
         return None
     names: list[bytes] = []
