@@ -91,6 +91,10 @@ class Account:
             self.held += size
             self._budget.add(size)
 
+    def hold(self, size: int) -> None:
+        """So many bytes are held now, whatever it was before."""
+        self.charge(size - self.held)
+
     def release(self, size: int) -> None:
         """So many bytes are held no more."""
         self.charge(-size)
@@ -105,14 +109,12 @@ class Account:
 @dataclass(slots=True, frozen=True)
 class Shares:
     """The budget of a member, and what it is split into. Each share may be used up whatever the others hold;
-    together they are the whole.
+    together they are at most the whole.
     """
 
     whole: Budget
     clients: Budget
     """What client connections hold: requests not answered yet, and answers not taken yet."""
-    answers: Budget
-    """What reads gather before it can be given to a connection: sorts, lists, jobs."""
     peers: Budget
     """Frames from and to other members."""
     overlay: Budget
@@ -129,7 +131,6 @@ class Shares:
         return cls(
             whole,
             clients=whole.share(size // 8),
-            answers=whole.share(size // 8),
             peers=whole.share(size // 4),
             overlay=whole.share(size // 8),
             log=whole.share(size // 4),

@@ -8,9 +8,10 @@ from urllib.parse import parse_qs
 import msgspec
 
 from netstore import __version__
-from netstore.api.router import NOSNIFF, PLAIN, method_allowed
+from netstore.api.router import NOSNIFF, method_allowed
 from netstore.api.v3.version import VERSION
 from netstore.errors import Fault
+from netstore.net.exchange import PLAIN
 from netstore.state.commands import QuorumGet, encode
 from netstore.state.v3commands import CORRUPT, NOSPACE
 

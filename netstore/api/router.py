@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore.api.v2.paths import clean_path
 from netstore.api.v2.percent import decode
-from netstore.net.exchange import field_line
+from netstore.net.exchange import PLAIN, field_line
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from netstore.net.exchange import Exchange
 
-PLAIN: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 NOSNIFF: Final = b"X-Content-Type-Options: nosniff\r\n"
 _HTML: Final = b"Content-Type: text/html; charset=utf-8\r\n"
 _KNOWN_PATHS: Final = 4096

@@ -351,7 +351,7 @@ class LmdbEngine:
         if not isinstance(image, Path):
             raise TypeError(f"{image!r} is not the path of a copy")
         self._pending, self._in_flight, self._in_order = {}, {}, []
-        self._overlay.release(self._overlay.held)
+        self._overlay.hold(0)
         self._pending_bytes = 0
         self._handed = self._serial
         self._queue.put(_Image(image, done))
@@ -497,7 +497,7 @@ class LmdbEngine:
             self._durable = batch.applied
             self._in_flight = {}
             self._in_order.clear()
-            self._overlay.release(self._overlay.held - self._pending_bytes)
+            self._overlay.hold(self._pending_bytes)
             ready = [done for serial, done in self._waiting if serial <= batch.serial]
             self._waiting = [wait for wait in self._waiting if wait[0] > batch.serial]
         else:

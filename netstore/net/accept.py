@@ -7,7 +7,6 @@ failed already, which concerns nobody but the caller, and that this process can 
 from __future__ import annotations
 
 import errno
-from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any, Final
 
 from netstore.errors import NetstoreError
@@ -56,14 +55,3 @@ def accept(listener: socket.socket) -> tuple[socket.socket, Any] | None:
         raise CannotAccept(fault.strerror or str(fault)) from None
     sock.setblocking(False)
     return sock, address
-
-
-def network_of(address: str) -> str:
-    """Whose address this is: itself for IPv4, the first 64 bits for IPv6, of which one customer has all."""
-    try:
-        found = ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(found, IPv4Address):
-        return address
-    return str(found.ipv4_mapped or found.packed[:8].hex())

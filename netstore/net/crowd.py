@@ -27,7 +27,7 @@ _LOOKED_AT: Final = 64
 
 
 class Connected(Protocol):
-    """The part of `reactor.Connection` that is used here. Compared by identity."""
+    """The part of `connection.Connection` that is used here. Compared by identity."""
 
     principal: str
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+PLAIN: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
+"""The header field of an answer in words."""
 
 LOW_WATER: Final = 64 * 1024
 """Unsent bytes at which `on_drained` is called."""

@@ -22,7 +22,7 @@ ALPN = ("h2", "http/1.1")
 
 class FirstBytes:
     """Stands in for the session of a connection until it has shown what it speaks. Implements
-    `reactor.Session`.
+    `connection.Session`.
     """
 
     busy = False

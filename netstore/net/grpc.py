@@ -13,7 +13,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore.guard import guarded
-from netstore.net import http2
+from netstore.net import exchange, http2
 from netstore.net.expiry import Expiries
 from netstore.net.hpackcache import literal, status_field
 from netstore.net.http2 import FORGIVEN, HANDLED, Stream
@@ -42,7 +42,7 @@ UNAVAILABLE: Final = 14
 DATA_LOSS: Final = 15
 UNAUTHENTICATED: Final = 16
 
-LOW_WATER: Final = http2.LOW_WATER
+LOW_WATER: Final = exchange.LOW_WATER
 """Unsent bytes of a call at which `on_drained` is called."""
 
 MESSAGE_LIMIT: Final = 2 * 1024 * 1024

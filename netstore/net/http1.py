@@ -18,8 +18,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore.net.chunked import BodyTooLarge, ChunkedBody
-from netstore.net.exchange import LOW_WATER, Request, field_line
-from netstore.net.http1exchange import PLAIN, SAFE, Http1Exchange
+from netstore.net.exchange import LOW_WATER, PLAIN, Request, field_line
+from netstore.net.http1exchange import SAFE, Http1Exchange
 from netstore.net.http1head import CHUNKED, KnownHeads, Malformed, refuse_unfinished
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from netstore.net.exchange import LOW_WATER, OPEN_BODY_LIMIT
+from netstore.net.exchange import LOW_WATER, OPEN_BODY_LIMIT, PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from netstore.net.exchange import Request
     from netstore.net.http1 import Http1Connection
 
-PLAIN: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 """Methods that change nothing."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from netstore.net.exchange import LOW_WATER, OPEN_BODY_LIMIT, Request
+from netstore.net.exchange import LOW_WATER, OPEN_BODY_LIMIT, PLAIN, Request
 from netstore.net.hpackcache import literal, status_field
 from netstore.net.http2 import ENHANCE_YOUR_CALM, INTERNAL_ERROR, Stream
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from netstore.net.http1 import Http1Server
     from netstore.net.http2 import Head, Http2Connection
 
-_PLAIN: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 _CONTINUE: Final = status_field(100)
 _HTTP1_ONLY: Final = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
 
@@ -152,7 +151,7 @@ class Http2Exchange(Stream):
         """Answer in plain text; see `Exchange.refuse`. The frames around it are sound, so the connection
         stays.
         """
-        self.respond(status, _PLAIN, text)
+        self.respond(status, PLAIN, text)
 
     def begin(self, status: int, fields: bytes, *, endless: bool = True) -> None:
         """Send the head and keep the body open; see `Exchange.begin`."""

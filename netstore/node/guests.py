@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import structs
 
-from netstore.errors import CorruptData
-from netstore.net.accept import CannotAccept, accept, network_of
+from netstore.errors import CorruptData, MustStop
+from netstore.net.accept import CannotAccept, accept
+from netstore.net.allowance import Allowance
 from netstore.net.call import DIAL_SECONDS
+from netstore.net.crowd import household
 from netstore.net.link import Link
 from netstore.net.peerproof import NONCE_BYTES, same
 from netstore.net.peerwire import (
@@ -72,7 +74,7 @@ MAX_STRANGERS: Final = 128
 """Streams of callers that have not proved who they are."""
 
 MAX_STRANGERS_AT_ONE: Final = 64
-"""The same of one network (`net.accept.network_of`)."""
+"""The same of one network (`net.crowd.household`)."""
 
 CROWD: Final = 8
 """Strangers of one network above which they pay for a newcomer elsewhere: more streams than a machine with
@@ -170,26 +172,6 @@ class Home(Protocol):
         """Log a line unless the last one about the same said the same."""
 
 
-class _Ration:
-    """So many a second, and a few at once."""
-
-    __slots__ = ("_at", "_left", "_most", "_rate")
-
-    def __init__(self, rate: float, most: float) -> None:
-        self._rate = rate
-        self._most = self._left = most
-        self._at = 0.0
-
-    def take(self, now: float) -> bool:
-        """Take one, if there is one."""
-        self._left = min(self._most, self._left + (now - self._at) * self._rate)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-
 class Guests:
     """All streams that others opened to this member. Everything is a plain call on the loop."""
 
@@ -208,9 +190,10 @@ class Guests:
         self._resting: list[socket.socket] = []
         self._shaking: dict[Guest, None] = {}
         """Strangers whose handshake waits for its turn."""
-        self._handshakes = _Ration(HANDSHAKES_PER_SECOND, HANDSHAKE_BURST)
-        self._lines = _Ration(LINES_PER_SECOND, LINES_BURST)
-        self._answers = _Ration(ANSWERS_PER_SECOND, ANSWERS_BURST)
+        now = home.clock.monotonic()
+        self._handshakes = Allowance(HANDSHAKE_BURST, now, HANDSHAKES_PER_SECOND)
+        self._lines = Allowance(LINES_BURST, now, LINES_PER_SECOND)
+        self._answers = Allowance(ANSWERS_BURST, now, ANSWERS_PER_SECOND)
 
     # --- accepting
 
@@ -274,7 +257,7 @@ class Guests:
         if len(self.strangers) < MAX_STRANGERS_AT_ONE:
             return
         counts = Counter(guest.network for guest in self.strangers)
-        network = network_of(address)
+        network = household(address)
         if counts[network] < MAX_STRANGERS_AT_ONE:
             if len(self.strangers) < MAX_STRANGERS:
                 return
@@ -363,7 +346,7 @@ class Guest:
         """`certified`: the stream opens only for a certificate that a trusted authority signed."""
         self.link: Link
         self.address = address
-        self.network = network_of(address)
+        self.network = household(address)
         self.copy: Incoming | None = None
         self.deadline = guests.home.clock.monotonic() + PROVE_SECONDS
         """When it will have been silent too long."""
@@ -436,6 +419,8 @@ class Guest:
                 self._take(data)
             else:
                 self._greet(data)
+        except MustStop:
+            raise
         except (CorruptData, MessageRefused) as fault:
             self._guests.tell("peer_cut", self.address, str(fault))
             self.link.cut(str(fault))
@@ -568,7 +553,7 @@ class Guest:
             self.link.cut("answered")
 
     def _charge(self) -> None:
-        self._account.charge(self._frames.held + self.link.unsent - self._account.held)
+        self._account.hold(self._frames.held + self.link.unsent)
 
     # --- what it says
 

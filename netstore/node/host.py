@@ -806,7 +806,7 @@ class Host:
         for state copies that are on their way; fewer, and nothing for copies, when the log weighs too much.
         True when something was dropped.
         """
-        self._log_account.charge(self._raft.log_bytes - self._log_account.held)
+        self._log_account.hold(self._raft.log_bytes)
         if self._installing:
             return False
         durable = self._engine.durable()

@@ -380,7 +380,7 @@ class _Peer:
         if link.unsent and link.unsent + len(data) > OUTBOX_BYTES:
             return False
         link.write(data)
-        self._account.charge(link.unsent - self._account.held)
+        self._account.hold(link.unsent)
         self._peers.count_sent(messages, len(data))
         return True
 
@@ -439,7 +439,7 @@ class _Peer:
             while not made.over.is_set():
                 with trio.move_on_after(PING_SECONDS):
                     await made.over.wait()
-                self._account.charge(made.link.unsent - self._account.held)
+                self._account.hold(made.link.unsent)
                 if made.link.taken != taken:
                     taken = made.link.taken
                     self._heard = peers.clock.monotonic()
@@ -451,7 +451,7 @@ class _Peer:
         finally:
             self._call = self.since = None
             self._pinged = 0.0
-            self._account.release(self._account.held)
+            self._account.hold(0)
             made.link.cut("forgotten")
         peers.note(self._id, "peer_lost", peer=f"{self._id:x}", url=self._url, reason=made.reason)
         peers.lost(self._id)

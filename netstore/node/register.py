@@ -100,7 +100,7 @@ class Register:
             answer(self._refused(application, wrong))
             return
         waiting = self._waiting_member(application)
-        if waiting is not None and waiting != application.replaces:
+        if waiting is not None:
             answer(self._roster(waiting))
         else:
             self._let_in(application, answer)
@@ -111,10 +111,10 @@ class Register:
         return ""
 
     def _waiting_member(self, application: Application) -> NodeId | None:
-        """The member that this applicant is already, but has not started as."""
+        """The member that this applicant is already, but has not started as; never the one it replaces."""
         urls = set(application.peer_urls)
         for member in self._host.machine.members.values():
-            if set(member.peer_urls) == urls and not member.name:
+            if set(member.peer_urls) == urls and not member.name and member.id != application.replaces:
                 return member.id
         return None
 
@@ -124,9 +124,7 @@ class Register:
         def done(outcome: MemberInfo | Fault) -> None:
             if isinstance(outcome, Fault):
                 waiting = self._waiting_member(application)
-                if (
-                    waiting is not None and waiting != application.replaces
-                ):  # it asked twice, and the other request was first
+                if waiting is not None:  # it asked twice, and the other request was first
                     answer(self._roster(waiting))
                 else:
                     answer(self._refused(application, self._explained(application, outcome)))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from netstore.net.accept import CannotAccept, accept, network_of
+from netstore.net.accept import CannotAccept, accept
 
 # accept(2), "Error handling", and the firewall's refusal.
 OF_THE_CONNECTION = [
@@ -65,19 +65,3 @@ def test_who_waits_is_given_with_its_address_and_does_not_block() -> None:
             assert address == caller.getsockname()
             assert not sock.getblocking()
             sock.close()
-
-
-@pytest.mark.parametrize(
-    ("address", "network"),
-    [
-        ("10.1.2.3", "10.1.2.3"),
-        ("2001:db8:0:7::1", "20010db800000007"),
-        ("2001:db8:0:7:ffff::2", "20010db800000007"),
-        ("2001:db8:0:8::1", "20010db800000008"),
-        ("fe80::1%eth0", "fe80000000000000"),
-        ("::ffff:10.1.2.3", "10.1.2.3"),
-        ("", ""),
-    ],
-)
-def test_an_address_belongs_to_a_network(address: str, network: str) -> None:
-    assert network_of(address) == network

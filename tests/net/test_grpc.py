@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from netstore.limits import Budget
 from netstore.net import grpc as grpc_codec
 from netstore.net import http2
+from netstore.net.exchange import LOW_WATER
 from netstore.net.expiry import Expiries, Expiry
 from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services, encode_text, parse_timeout
 from netstore.net.http2 import Http2Connection, Http2Server, frame
@@ -768,7 +769,7 @@ def test_few_bytes_make_a_connection_crowded_once_memory_is_spent() -> None:
     bare = Bare()
     bare.feed(frame(http2.SETTINGS, 0, 0, b"\0\4" + bytes(4)), bare.call(1, message_of(1)))
     (call, _), *_ = bare.asked
-    call.send(bytes(http2.LOW_WATER + 1))
+    call.send(bytes(LOW_WATER + 1))
     assert not call.crowded
     bare.output.account.charge(1 << 40)
     assert call.crowded

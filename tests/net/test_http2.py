@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.net import http2
+from netstore.net.allowance import Allowance
+from netstore.net.exchange import LOW_WATER
 from netstore.net.hpackcache import FIELD_COST, HUFFMAN_LIMIT, kept_size
 from netstore.net.http2 import (
     ACK,
@@ -1072,7 +1074,7 @@ def test_who_causes_more_work_than_its_rate_waits_and_is_closed_at_last() -> Non
 def test_a_busy_client_that_repeats_itself_never_waits() -> None:
     """25,000 requests a second, more than a core answers, and little allowed ahead."""
     wire = Wire()
-    wire.connection._work = http2.Allowance(10_000, wire.time, http2.WORK_RATE)
+    wire.connection._work = Allowance(10_000, wire.time, http2.WORK_RATE)
     first = 1
     for _ in range(60):
         wire.feed(b"".join(wire.request(n, b"x") for n in range(first, first + 200, 2)))
@@ -1279,7 +1281,7 @@ def test_who_lets_little_through_is_closed_and_who_lets_enough_is_not() -> None:
 
 
 def test_little_that_waits_and_a_slow_network_are_no_stall() -> None:
-    wire = stalled(http2.LOW_WATER)
+    wire = stalled(LOW_WATER)
     late_after(wire, 1_000)
     assert wire.sent() == []
     wire = stalled(100_000)

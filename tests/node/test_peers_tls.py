@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from netstore.net import link as linking
+from netstore.net.allowance import Allowance
 from netstore.net.call import CallFailed
 from netstore.net.peerproof import Secret
 from netstore.net.peerwire import Verdict
@@ -108,7 +109,7 @@ async def test_handshakes_are_rationed_and_all_get_their_turn(
         with knock(one, says=b"\x16\x03\x01"):
             await eventually(lambda: len(one.peers.guests._shaking) == 2, "so does a stranger")
         for each in (one, two):
-            each.peers.guests._handshakes = guests._Ration(1000, 1000)
+            each.peers.guests._handshakes = Allowance(1000, each.clock.monotonic(), 1000)
         await met(one, two)
         await eventually(lambda: not one.peers.guests._shaking, "nobody waits for ever")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from netstore.api.v3.services import Options, build
-from netstore.net import grpc, http2
+from netstore.net import grpc
+from netstore.net.exchange import LOW_WATER
 from netstore.node.jobs import Jobs
 from netstore.node.timekeeper import Deadlines
 from netstore.state.member import MemberInfo
@@ -88,7 +89,7 @@ class FakeCall:
             self.status, self.text = status, text
 
     def on_drained(self, call: Callable[[], None]) -> None:
-        if self.backlog <= http2.LOW_WATER:
+        if self.backlog <= LOW_WATER:
             call()
         else:
             self._drained = call

@@ -16,7 +16,6 @@ DECODING: Final = {
     ("netstore/net/tls.py", "_refresh"): "reads certificates",
     ("netstore/node/backup.py", "_run"): "damage that it finds is handed to the loop",
     ("netstore/node/cluster.py", "_asked"): "reads a command's bytes",
-    ("netstore/node/guests.py", "received"): "bytes of a peer; the host wraps whatever else it raises",
     ("netstore/node/host.py", "_only_removes"): "reads a command's bytes",
     ("netstore/node/host.py", "_take_proposals"): "reads a command's bytes",
     ("netstore/node/inspection.py", "_payload"): "reads a command's bytes",

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from netstore.api.router import NOSNIFF, PLAIN, method_allowed
+from netstore.api.router import NOSNIFF, method_allowed
 from netstore.api.v2.percent import decode
 from netstore.errors import Fault
+from netstore.net.exchange import PLAIN
 from netstore.node.peerurls import BadPeerUrl, checked
 from netstore.state import member as words
 from netstore.types import NodeId

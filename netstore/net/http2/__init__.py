@@ -30,7 +30,6 @@ from netstore.net.http2.bounds import (
     IDLE_FRAMES,
     LIST_LIMIT,
     LOOK_SECONDS,
-    LOW_WATER,
     MAX_STREAMS,
     PACE,
     PAUSES,
@@ -48,7 +47,6 @@ from netstore.net.http2.bounds import (
     STREAMS_OVER,
     UNFINISHED,
     WORK_RATE,
-    Allowance,
 )
 from netstore.net.http2.connection import Http2Connection
 from netstore.net.http2.frames import (
@@ -85,7 +83,7 @@ from netstore.net.http2.frames import (
     WITH_PRIORITY,
     frame,
 )
-from netstore.net.http2.head import Head, trailers_allowed
+from netstore.net.http2.head import Head
 from netstore.net.http2.server import HEAD_KNOWN_SIZE, HEADS_KNOWN_SIZE, Application, Http2Server
 from netstore.net.http2.stream import Stream
 
@@ -120,7 +118,6 @@ __all__ = [
     "INTERNAL_ERROR",
     "LIST_LIMIT",
     "LOOK_SECONDS",
-    "LOW_WATER",
     "MAX_FRAME",
     "MAX_STREAMS",
     "NO_ERROR",
@@ -156,12 +153,10 @@ __all__ = [
     "WINDOW_UPDATE",
     "WITH_PRIORITY",
     "WORK_RATE",
-    "Allowance",
     "Application",
     "Head",
     "Http2Connection",
     "Http2Server",
     "Stream",
     "frame",
-    "trailers_allowed",
 ]

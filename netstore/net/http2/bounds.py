@@ -106,7 +106,9 @@ EARLY_RESETS: Final = 500
 one go (CVE-2023-44487); a hundred more for every second that passes.
 """
 
-_PER_SECOND: Final = 100
+PER_SECOND: Final = 100
+"""How many more of both for every second that passes."""
+
 PING_SECONDS: Final = 5.0
 """Pings of a client on a connection with open streams must be this far apart, as etcd asks."""
 
@@ -124,9 +126,6 @@ PROBE_SECONDS: Final = 2 * 3600.0
 
 PROBE_ANSWER_SECONDS: Final = 20.0
 """And is cut when it does not say so in this time."""
-
-LOW_WATER: Final = 64 * 1024
-"""Unsent bytes of a stream at which it has drained."""
 
 SLICE: Final = 2_500
 """Units of work that a connection may cause in one turn; the rest of what was read waits for the next. A unit
@@ -161,21 +160,3 @@ HANDLED: Final = 10
 """Units for handing over one request or message. Handlers are charged no more, so whatever one does at once
 has to be bounded by what its message holds, and not by what the member or the connection does.
 """
-
-
-class Allowance:
-    """So many in one go, and `rate` more for every second that passes."""
-
-    __slots__ = ("_at", "_left", "_most", "_rate")
-
-    def __init__(self, most: int, now: float, rate: float = _PER_SECOND) -> None:
-        self._most = most
-        self._left = float(most)
-        self._at = now
-        self._rate = rate
-
-    def spend(self, now: float, count: int = 1) -> bool:
-        """Whether that many were left. They are taken in any case: what was done was done."""
-        self._left = min(self._most, self._left + (now - self._at) * self._rate) - count
-        self._at = now
-        return self._left >= 0

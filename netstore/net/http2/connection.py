@@ -6,6 +6,8 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
 from netstore.errors import MustStop
+from netstore.net.allowance import Allowance
+from netstore.net.exchange import LOW_WATER
 from netstore.net.hpackcache import BadBlock, HeaderBlocks, LargeList
 from netstore.net.http2.bounds import (
     BLOCK_SECONDS,
@@ -27,9 +29,9 @@ from netstore.net.http2.bounds import (
     IDLE_PING_SECONDS,
     LIST_LIMIT,
     LOOK_SECONDS,
-    LOW_WATER,
     PACE,
     PAUSES,
+    PER_SECOND,
     PING_SECONDS,
     PING_STRIKES,
     PREFACE_SECONDS,
@@ -47,7 +49,6 @@ from netstore.net.http2.bounds import (
     UNFINISHED,
     WORK_BURST,
     WORK_RATE,
-    Allowance,
 )
 from netstore.net.http2.frames import (
     ACK,
@@ -266,8 +267,8 @@ class Http2Connection:
         self._ended_floor = 0
         self._taken = 0
         self._shrink = False
-        self._idle = Allowance(IDLE_FRAMES, self.now)
-        self._early = Allowance(EARLY_RESETS, self.now)
+        self._idle = Allowance(IDLE_FRAMES, self.now, PER_SECOND)
+        self._early = Allowance(EARLY_RESETS, self.now, PER_SECOND)
         self._last_ping: float | None = None
         self._probed: float | None = None
         self._drain = _SERVING
@@ -964,12 +965,7 @@ class Http2Connection:
         stream.half_closed = True
         self.completed(stream)
         if stream.open:
-            try:
-                stream.take(b"", 0, 0, END_STREAM)
-            except MustStop:
-                raise
-            except Exception as fault:  # noqa: BLE001 - told, and the stream ends
-                self._broken(stream, fault)
+            self.attempt(stream, stream.take, b"", 0, 0, END_STREAM)
 
     def _trailers(self, number: int, block: bytes, ended: int) -> None:
         """A whole header block of a stream that was opened before: trailers, or a mistake."""
@@ -1232,10 +1228,10 @@ class Http2Connection:
             stream.open = False
             self.attempt(stream, stream.lost)
 
-    def attempt(self, stream: Stream, call: Callable[[], None]) -> None:
+    def attempt(self, stream: Stream, call: Callable[..., None], *arguments: object) -> None:
         """The edge of a stream: what it raises ends this stream, and whoever is called after it is called."""
         try:
-            call()
+            call(*arguments)
         except MustStop:
             raise
         except Exception as fault:  # noqa: BLE001 - told, and the stream ends

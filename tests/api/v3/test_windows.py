@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.limits import Budget
 from netstore.net import http2
+from netstore.net.exchange import LOW_WATER
 from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer
 from netstore.net.http2 import Http2Connection, Http2Server, frame
 from netstore.net.http2.bounds import GIVEN, GIVEN_OVER, TOLD_AT_ONCE
@@ -242,7 +243,7 @@ def test_what_waits_goes_on(served: Served, clients: list[Client], way: str) -> 
         assert number not in one.ended
         one.widen(number, MOST_WINDOW)
     elif way == "network":
-        one.network(http2.LOW_WATER)
+        one.network(LOW_WATER)
     elif way == "reset":
         one.reset(blocker)
     else:
