@@ -180,6 +180,7 @@ class Connection:
         "fd",
         "heard",
         "held_back",
+        "load",
         "principal",
         "progress",
         "session",
@@ -206,6 +207,8 @@ class Connection:
         """Who this is, for sharing fairly and for the record: the common name of the certificate once that is
         known, else the address without its port; empty for a socket of the machine's own.
         """
+        self.load = reactor.joined(self.principal)
+        """What was done for it lately, and whom it counts with."""
         self.session: Session = Handshake(self)
         self.progress = self._accepted = now
         self.used: float = now
@@ -247,8 +250,13 @@ class Connection:
         """It can carry a session now."""
         name = self.common_name
         if name:
-            self._reactor.crowd.named(self, name)
+            self._reactor.named(self, name)
         self.session = self._reactor.session(self)
+
+    @property
+    def household(self) -> str:
+        """Whom it counts with (`crowd.household`)."""
+        return self.load.household.name
 
     @property
     def open(self) -> bool:
@@ -316,6 +324,11 @@ class Connection:
         self._watch()
         if not held:
             self._reactor.later(self)
+
+    @property
+    def hurried(self) -> bool:
+        """This turn is to be a short one: others wait who ask for less."""
+        return self._reactor.hurried
 
     def unsent(self) -> int:
         """Bytes that the kernel has not taken yet."""

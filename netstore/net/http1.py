@@ -37,9 +37,13 @@ BODY_LIMIT: Final = 10 * 1024 * 1024
 """Bytes of a body: the form limit of the v2 API (limits)."""
 
 PIPELINE_LIMIT: Final = 128
-"""Unanswered requests of one connection beyond which nothing more is read from it; also how many are handed
-over in one turn before other connections have theirs.
-"""
+"""Unanswered requests of one connection beyond which nothing more is read from it."""
+
+TURN_LIMIT: Final = 32
+"""Requests of one connection that are handed over in one turn, of about 30 us each."""
+
+HURRIED_LIMIT: Final = 8
+"""The same in a turn that is to be short (`Output.hurried`)."""
 
 HIGH_WATER: Final = 1024 * 1024
 """Unsent bytes of one connection beyond which no further request of it is handled and nothing more is read
@@ -104,6 +108,10 @@ class Output(Protocol):
 
     def cut(self) -> None:
         """Close now; what is queued is lost."""
+
+    @property
+    def hurried(self) -> bool:
+        """This turn is to be a short one: others wait who ask for less."""
 
     def soon(self, call: Callable[[], None]) -> None:
         """Make a call of the codec in the next round, after those of others that are ready."""
@@ -295,14 +303,17 @@ class Http1Connection:
         if self._thirsty is not None and output.unsent() <= LOW_WATER:
             thirsty, self._thirsty = self._thirsty, None
             thirsty.drained()
-        turn = PIPELINE_LIMIT
+        turn = HURRIED_LIMIT if output.hurried else TURN_LIMIT
         while not self.closed:
             if self._at == len(self._data) and self._next is None and not self._later:
                 self.hungry = False
                 break
+            if not turn:
+                self.hungry = True
+                output.soon(self.resume)
+                break
             if (
-                not turn
-                or self.endless
+                self.endless
                 or len(pending) >= PIPELINE_LIMIT
                 or self._weight >= HIGH_WATER
                 or output.unsent() >= HIGH_WATER

@@ -32,7 +32,8 @@ from netstore.limits import Budget
 from netstore.meter import Meter
 from netstore.net.accept import CannotAccept, accept
 from netstore.net.connection import Connection
-from netstore.net.crowd import Crowd
+from netstore.net.crowd import Crowd, household
+from netstore.net.load import APART, LEVELS, Loads
 from netstore.net.pressure import Pressure
 from netstore.net.turns import Turns
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from netstore.net.connection import Session
     from netstore.net.http1 import Http1Server
+    from netstore.net.load import ConnectionLoad
     from netstore.net.tls import Credentials
 
 MAX_CONNECTIONS: Final = 10_000
@@ -59,6 +61,16 @@ ROUND_SECONDS: Final = 0.005
 """How long one round may serve connections, and then send answers. Who was not served is in the next one, by
 turns (`turns.py`).
 """
+
+HEAVY_SECONDS: Final = 0.001
+"""How much of a round is for those who stand `APART` levels or more above somebody who was served in the last
+`LIGHT_SECONDS` (`load.py`): who asks for little now and then waits for little more than this.
+"""
+
+LIGHT_SECONDS: Final = 0.1
+
+DOOR_SECONDS: Final = 0.001
+"""How much of a round is for accepting connections; each takes about 50 us."""
 
 HELD_SECONDS: Final = 2.0
 """Seconds between two looks at the clock that nobody is charged with: each second there is a sweep, so where
@@ -132,6 +144,12 @@ class Reactor:
         self._lost = 0.0
         self.accepted = 0
         self.crowd: Crowd[Connection] = Crowd(limits.max_connections)
+        self._loads = Loads()
+        self._lightest = LEVELS
+        """The lowest level that had to wait lately, at `_lightest_at`."""
+        self._lightest_at = self.now
+        self.hurried = False
+        """Turns are to be short, because others wait who ask for less."""
         self.memory: Budget = limits.memory
         self.meter = meter or Meter(clock, log)
         self.pressure = Pressure(limits.memory, self._holders, log)
@@ -230,7 +248,7 @@ class Reactor:
     def later(self, connection: Connection) -> None:
         """A connection has something to go on with: it gets a turn in one of the next rounds."""
         if connection.open:
-            self._turns.add(connection, 0)
+            self._turns.add(connection, 0, connection.load.level(self._looked) + APART)
             if not self._in_round and not self._called:
                 self._called = True
                 self._ring()
@@ -269,6 +287,7 @@ class Reactor:
         """A connection is about to close its socket."""
         del self._connections[connection.fd]
         self.crowd.leave(connection)
+        self._loads.leave(connection.load, self._looked)
         self.pressure.forget(connection)
         self._turns.remove(connection)
         connection.settle()
@@ -304,6 +323,15 @@ class Reactor:
             self._unsettled -= 1
             if self._unsettled == 0:
                 self._all_settled.set()
+
+    def joined(self, principal: str) -> ConnectionLoad:
+        """The load of a new connection of this principal, until it is forgotten."""
+        return self._loads.join(household(principal), self._looked)
+
+    def named(self, connection: Connection, principal: str) -> None:
+        """A connection turned out to be somebody else's than its address said."""
+        self.crowd.named(connection, principal)
+        self._loads.move(connection.load, household(principal), self._looked)
 
     def session(self, connection: Connection) -> Session:
         """The session of a connection that can carry one now."""
@@ -390,9 +418,9 @@ class Reactor:
         at = clock()
         if at - began > meter.budget:
             meter.over("messages and results", at - began)
-        if self._turns:
+        if self._turns or at - self._lightest_at < LIGHT_SECONDS:
             for connection, mask in asking:
-                self._turns.add(connection, mask)
+                self._turns.add(connection, mask, connection.load.level(at))
             at = self._serve_by_turns(at)
         else:
             at = self._serve_all(asking, at)
@@ -416,30 +444,48 @@ class Reactor:
         for place, (connection, mask) in enumerate(asking, 1):
             self._serve(connection, connection.ready, mask)
             now = clock()
+            connection.load.add(now, now - at)
             if now - at > budget:
                 self.meter.over("requests", now - at, connection.principal)
             at = now
             if now > stop:
-                for left in asking[place:]:
-                    if left[0].open:
-                        self._turns.add(*left)
+                for left, mask_left in asking[place:]:
+                    if left.open:
+                        self._turns.add(left, mask_left, left.load.level(now))
                 break
         return at
 
     def _serve_by_turns(self, at: float) -> float:
-        """Serve those who wait by turns, each at most once. Gives the time."""
-        clock, budget, turns = self._clock, self.meter.budget, self._turns
-        stop = at + ROUND_SECONDS
-        for _ in range(len(turns)):
-            if not turns or at > stop:
+        """Serve those who wait by turns. Gives the time.
+
+        Where some took far more of the loop than others that ask now and then, the round ends when these are
+        served, or after `HEAVY_SECONDS` where none of them asks now. One turn of each round is for those who
+        wait longest.
+        """
+        turns = self._turns
+        first = turns.first
+        if first <= self._lightest or at - self._lightest_at > LIGHT_SECONDS:
+            self._lightest, self._lightest_at = first, at
+        heavy = self._lightest + APART
+        stop = at + (ROUND_SECONDS if first < heavy else HEAVY_SECONDS)
+        self.hurried = first >= heavy
+        for _ in range(len(turns) - 1):
+            if at > stop or not turns or (turns.first >= heavy > first):
                 break
-            connection, mask = turns.take()
-            self._serve(connection, connection.ready, mask)
-            now = clock()
-            if now - at > budget:
-                self.meter.over("requests", now - at, connection.principal)
-            at = now
+            at = self._serve_one(*turns.take(), at)
+        if turns:
+            self.hurried = turns.first >= heavy
+            at = self._serve_one(*turns.spare(), at)
+        self.hurried = False
         return at
+
+    def _serve_one(self, connection: Connection, mask: int, at: float) -> float:
+        self._serve(connection, connection.ready, mask)
+        now = self._clock()
+        connection.load.add(now, now - at)
+        if now - at > self.meter.budget:
+            self.meter.over("requests", now - at, connection.principal)
+        return now
 
     def _answer_the_door(self, calling: list[int]) -> None:
         """Accept from the listeners that are ready. One that fails for whatever reason makes all of them
@@ -453,6 +499,7 @@ class Reactor:
                 self._pause_accepting("accepting failed", len(self._connections))
 
     def _accept(self, listener: socket.socket, credentials: Credentials | None) -> None:
+        stop = self._clock() + DOOR_SECONDS
         for _ in range(_ACCEPTS_PER_ROUND):
             if self.crowd.full and not self.crowd.yields:
                 self._pause_accepting("connection limit", self._limits.max_connections)
@@ -470,6 +517,8 @@ class Reactor:
                 return
             if not guarded(self.failed, self._admit, *accepted, credentials):
                 accepted[0].close()
+            if self._clock() > stop:
+                return
 
     def _admit(self, sock: socket.socket, address: Any, credentials: Credentials | None) -> None:
         if self.crowd.full and not self._make_room(address[0] if isinstance(address, tuple) else ""):

@@ -1,58 +1,90 @@
 """In which order connections are served that have to wait for their turn.
 
-Round-robin by principal, and among the connections of one principal round-robin again: who opens a thousand
-connections, or asks for a thousand things on one, waits for itself and not others for it.
+Who took least of the loop lately comes first (`load.py`): a client that asks for little waits for little,
+whatever others ask for. Among those of one level it is round-robin by principal, and among the connections of
+one principal round-robin again: who opens a thousand connections, or asks for a thousand things on one, waits
+for itself and not others for it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
+
+from netstore.net.load import LEVELS
 
 
 class Waiting(Protocol):
     """The part of `connection.Connection` that is used here. Compared by identity."""
 
-    principal: str
+    @property
+    def household(self) -> str:
+        """Whom it counts with (`crowd.household`)."""
 
 
 _C = TypeVar("_C", bound=Waiting)
+_Lines = OrderedDict[str, OrderedDict[_C, int]]
+
+_NONE: Final = LEVELS
+"""The first level when nobody waits."""
 
 
 class Turns(Generic[_C]):
-    """Connections that wait, each with what it waits for: bits that add up. Every call is O(1)."""
+    """Connections that wait, each with what it waits for: bits that add up. Every call is O(`LEVELS`)."""
 
     def __init__(self) -> None:
-        self._lines: OrderedDict[str, OrderedDict[_C, int]] = OrderedDict()
-        self._principals: dict[_C, str] = {}
+        self._levels: list[_Lines[_C]] = [OrderedDict() for _ in range(LEVELS)]
+        self._places: dict[_C, tuple[int, str]] = {}
+        self._spared = 0
 
     def __len__(self) -> int:
-        return len(self._principals)
+        return len(self._places)
 
-    def add(self, connection: _C, mask: int) -> None:
-        """It waits for a turn, at the end of its principal's line; one that waits already keeps its place."""
-        principal = self._principals.get(connection)
-        if principal is None:
-            principal = self._principals[connection] = connection.principal
-        line = self._lines.get(principal)
+    @property
+    def first(self) -> int:
+        """The level of who comes next; `LEVELS` when nobody waits."""
+        return next((level for level, lines in enumerate(self._levels) if lines), _NONE)
+
+    def add(self, connection: _C, mask: int, level: int) -> None:
+        """It waits for a turn, at the end of its principal's line of this level; one that waits already keeps
+        its place.
+        """
+        place = self._places.get(connection)
+        if place is None:
+            place = self._places[connection] = level, connection.household
+        lines = self._levels[place[0]]
+        line = lines.get(place[1])
         if line is None:
-            line = self._lines[principal] = OrderedDict()
+            line = lines[place[1]] = OrderedDict()
         line[connection] = line.get(connection, 0) | mask
 
     def take(self) -> tuple[_C, int]:
-        """Whose turn it is, and what it waited for. KeyError when nobody waits."""
-        principal, line = self._lines.popitem(last=False)
-        connection, mask = line.popitem(last=False)
-        del self._principals[connection]
-        if line:
-            self._lines[principal] = line
-        return connection, mask
+        """Whose turn it is, and what it waited for. StopIteration when nobody waits."""
+        return self._take(next(level for level, lines in enumerate(self._levels) if lines))
+
+    def spare(self) -> tuple[_C, int]:
+        """The same for one of those who would wait longest: the levels take turns here, so that whoever waits
+        behind others is served in the end. StopIteration when nobody waits.
+        """
+        order = (*range(self._spared + 1, LEVELS), *range(self._spared + 1))
+        self._spared = next(level for level in order if self._levels[level])
+        return self._take(self._spared)
 
     def remove(self, connection: _C) -> None:
         """It waits no more, if it did."""
-        principal = self._principals.pop(connection, None)
-        if principal is not None:
-            line = self._lines[principal]
+        place = self._places.pop(connection, None)
+        if place is not None:
+            level, name = place
+            line = self._levels[level][name]
             del line[connection]
             if not line:
-                del self._lines[principal]
+                del self._levels[level][name]
+
+    def _take(self, level: int) -> tuple[_C, int]:
+        lines = self._levels[level]
+        name, line = lines.popitem(last=False)
+        connection, mask = line.popitem(last=False)
+        del self._places[connection]
+        if line:
+            lines[name] = line
+        return connection, mask

@@ -13,7 +13,9 @@ from netstore.net.http1 import (
     BODY_SECONDS,
     HEAD_SECONDS,
     HIGH_WATER,
+    HURRIED_LIMIT,
     PIPELINE_LIMIT,
+    TURN_LIMIT,
     Http1Server,
 )
 from tests.support.http import Wire
@@ -81,13 +83,13 @@ def test_a_watch_that_is_asked_for_by_who_already_left_is_given_up() -> None:
 
 
 def test_answers_that_wait_are_bounded_and_charged() -> None:
-    wire = Wire(hold=True).feed(GET * 100)
+    wire = Wire(hold=True).feed(GET * TURN_LIMIT)
     for exchange in wire.exchanges:
         exchange.respond(200, b"", b"")
     slow = wire.feed(GET).exchanges[-1]
     answer = b"a" * 300_000
     wire.server.handle = lambda exchange: exchange.respond(200, b"", answer)
-    wire.feed(GET * 100)
+    wire.feed(GET * TURN_LIMIT)
     assert wire.connection.pending == 1 + HIGH_WATER // len(answer) + 1
     assert busy(wire)
     assert wire.output.account.held > HIGH_WATER
@@ -102,7 +104,7 @@ def test_answers_that_wait_are_bounded_and_charged() -> None:
     wire.connection.resume()
     assert wire.connection.pending == 0
     assert not busy(wire)
-    assert wire.output.sent.count(answer) == 100
+    assert wire.output.sent.count(answer) == TURN_LIMIT
     assert wire.output.account.held == 0
 
 
@@ -174,15 +176,20 @@ def test_everything_charged_is_given_back(parts: list[bytes], order: list[int], 
     assert wire.output.account.held == 0
 
 
-def test_other_connections_have_their_turn_after_so_many_requests() -> None:
-    wire = Wire().feed(GET * (3 * PIPELINE_LIMIT + 1))
-    seen = []
-    while True:
+@pytest.mark.parametrize(("hurried", "turn"), [(False, TURN_LIMIT), (True, HURRIED_LIMIT)])
+@pytest.mark.parametrize("hold", [False, True])
+def test_other_connections_have_their_turn_after_so_many_requests(
+    turn: int, *, hurried: bool, hold: bool
+) -> None:
+    """Whether they are answered or not: the next turn is asked for, and hangs on nothing."""
+    wire = Wire(hold=hold)
+    wire.output.hurried = hurried
+    wire.feed(GET * (3 * turn + 1))
+    seen = [len(wire.exchanges)]
+    while wire.output.run_turn():
         seen.append(len(wire.exchanges))
-        if not wire.connection.hungry:
-            break
-        wire.connection.resume()
-    assert seen == [PIPELINE_LIMIT, 2 * PIPELINE_LIMIT, 3 * PIPELINE_LIMIT, 3 * PIPELINE_LIMIT + 1]
+    assert seen == [turn, 2 * turn, 3 * turn, 3 * turn + 1]
+    assert not wire.connection.hungry
 
 
 def test_offers_to_upgrade_are_passed_over_with_their_bodies() -> None:

@@ -17,11 +17,13 @@ from netstore.limits import Budget
 from netstore.net.connection import HANDSHAKE_SECONDS, SEND_SIZE
 from netstore.net.http1 import (
     HEAD_SECONDS,
+    HURRIED_LIMIT,
     PIPELINE_LIMIT,
+    TURN_LIMIT,
     Http1Connection,
     Http1Server,
 )
-from netstore.net.reactor import LINGER_SECONDS, ROUND_SECONDS, Limits, Reactor
+from netstore.net.reactor import DOOR_SECONDS, LINGER_SECONDS, ROUND_SECONDS, Limits, Reactor
 from netstore.net.tls import Credentials
 from tests.support.certificates import Certificates
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from netstore.net.connection import Connection, Session
     from netstore.net.http1exchange import Http1Exchange
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -603,7 +606,7 @@ async def test_a_principal_with_many_connections_waits_for_itself() -> None:
         few = asking(here, 1)
         await here.until_asked(21)
         for number, connection in enumerate(list(here.reactor._connections.values())):
-            here.reactor.crowd.named(connection, "few" if number == 20 else "many")
+            here.reactor.named(connection, "few" if number == 20 else "many")
         here.exchanges.clear()
         order: list[str] = []
 
@@ -634,6 +637,97 @@ async def test_what_one_connection_pipelines_does_not_hold_up_another() -> None:
         paths = [exchange.request.path for exchange in here.exchanges]
         assert paths.index(b"/a") <= 2 * PIPELINE_LIMIT
         for one in (*flood, *other):
+            one.close()
+
+
+def timed(here: Site, seconds: float) -> None:
+    """Each request takes so long."""
+
+    def handle(exchange: Http1Exchange) -> None:
+        here.exchanges.append(exchange)
+        here.time += seconds
+        exchange.respond(200, b"")
+
+    here.server.handle = handle
+
+
+async def test_who_asks_for_little_is_served_before_those_who_ask_for_much() -> None:
+    """All at one address, and twenty of them have 400 requests each that wait."""
+    async with site() as here:
+        timed(here, 0.0002)
+        (other,) = asking(here, 1)
+        await here.until_asked(1)
+        floods = asking(here, 20, GET.replace(b"/a", b"/f") * 400)
+        for number in range(1, 8):
+            await here.until_asked(1000 * number)
+            sent = len(here.exchanges)
+            other.sendall(GET.replace(b"/a", b"/%d" % number))
+            await here.until_asked(sent + 4 * TURN_LIMIT)
+            paths = [exchange.request.path for exchange in here.exchanges]
+            assert paths.index(b"/%d" % number) <= sent + TURN_LIMIT + HURRIED_LIMIT
+        await here.until_asked(8000 + 8)
+        for one in (*floods, other):
+            one.close()
+
+
+async def test_to_connect_again_makes_nobody_light() -> None:
+    async with site() as here:
+        timed(here, 0.0002)
+        (other,) = asking(here, 1)
+        await here.until_asked(1)
+        for number in range(5):
+            sent = len(here.exchanges)
+            again = asking(here, 20, GET.replace(b"/a", b"/f") * 100)
+            await here.until_asked(sent + 1000)
+            sent = len(here.exchanges)
+            other.sendall(GET.replace(b"/a", b"/%d" % number))
+            await here.until_asked(sent + 4 * TURN_LIMIT)
+            paths = [exchange.request.path for exchange in here.exchanges]
+            assert paths.index(b"/%d" % number) <= sent + TURN_LIMIT + HURRIED_LIMIT
+            for one in again:
+                one.close()
+            await here.until_open(1)
+        other.close()
+
+
+async def test_who_asks_for_much_goes_on_beside_many_who_ask_for_little() -> None:
+    """They ask again whenever they are answered, and could take all the time there is."""
+    async with site() as here:
+        timed(here, 0.0002)
+        (flood,) = asking(here, 1, GET.replace(b"/a", b"/f") * 400)
+        await here.until_asked(400)
+        flood.sendall(GET.replace(b"/a", b"/f") * 400)
+        many = asking(here, 50)
+        while sum(exchange.request.path == b"/f" for exchange in here.exchanges) < 800:
+            asked = len(here.exchanges)
+            assert asked < 20_000
+            await here.until_asked(asked + 1)
+            for one in many:
+                one.setblocking(False)
+                try:
+                    if one.recv(65536):
+                        one.sendall(GET)
+                except BlockingIOError:
+                    continue
+        for one in (flood, *many):
+            one.close()
+
+
+async def test_a_round_has_little_time_for_those_who_connect() -> None:
+    async with site() as here:
+        session = here.reactor.session
+        came: list[int] = []
+
+        def slow(connection: Connection) -> Session:
+            came.append(here.rounds)
+            here.time += DOOR_SECONDS
+            return session(connection)
+
+        here.reactor.session = slow  # type: ignore[method-assign]
+        made = asking(here, 20)
+        await here.until_asked(20)
+        assert max(came.count(number) for number in came) <= 2
+        for one in made:
             one.close()
 
 

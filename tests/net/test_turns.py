@@ -1,10 +1,11 @@
-"""Whose turn it is: fair to principals, then to the connections of one."""
+"""Whose turn it is: who took little comes first; then fair to principals, then to the connections of one."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netstore.net.load import LEVELS
 from netstore.net.turns import Turns
 
 
@@ -12,7 +13,7 @@ class One:
     """A connection as the turns see it."""
 
     def __init__(self, principal: str, number: int = 0) -> None:
-        self.principal = principal
+        self.household = principal
         self.number = number
 
 
@@ -20,17 +21,17 @@ def order(turns: Turns[One]) -> list[tuple[str, int]]:
     taken = []
     while turns:
         one, _ = turns.take()
-        taken.append((one.principal, one.number))
+        taken.append((one.household, one.number))
     return taken
 
 
 def test_principals_take_turns_however_many_connections_they_have() -> None:
     turns: Turns[One] = Turns()
     for number in range(5):
-        turns.add(One("many", number), 1)
-    turns.add(One("few", 0), 1)
-    turns.add(One("one", 0), 1)
-    turns.add(One("few", 1), 1)
+        turns.add(One("many", number), 1, 0)
+    turns.add(One("few", 0), 1, 0)
+    turns.add(One("one", 0), 1, 0)
+    turns.add(One("few", 1), 1, 0)
     assert order(turns) == [
         ("many", 0),
         ("few", 0),
@@ -46,9 +47,9 @@ def test_principals_take_turns_however_many_connections_they_have() -> None:
 def test_who_waits_keeps_its_place_and_its_reasons_add_up() -> None:
     turns: Turns[One] = Turns()
     first, second = One("a"), One("a")
-    turns.add(first, 1)
-    turns.add(second, 1)
-    turns.add(first, 4)
+    turns.add(first, 1, 0)
+    turns.add(second, 1, 0)
+    turns.add(first, 4, 0)
     assert turns.take() == (first, 5)
     assert turns.take() == (second, 1)
     assert not turns
@@ -57,33 +58,67 @@ def test_who_waits_keeps_its_place_and_its_reasons_add_up() -> None:
 def test_a_new_name_does_not_lose_a_connection() -> None:
     turns: Turns[One] = Turns()
     one = One("address")
-    turns.add(one, 1)
-    one.principal = "name"
-    turns.add(one, 2)
+    turns.add(one, 1, 0)
+    one.household = "name"
+    turns.add(one, 2, 0)
     turns.remove(one)
     turns.remove(one)
     assert len(turns) == 0
 
 
-@given(st.lists(st.tuples(st.sampled_from("atr"), st.integers(0, 8)), max_size=60))
-def test_nobody_is_lost_or_served_twice(steps: list[tuple[str, int]]) -> None:
+def test_who_took_least_comes_first_whoever_it_is() -> None:
+    turns: Turns[One] = Turns()
+    for number, level in enumerate((20, 3, 7, 3, 0)):
+        turns.add(One("abcab"[number], number), 1, level)
+    assert turns.first == 0
+    assert [number for _, number in order(turns)] == [4, 1, 3, 2, 0]
+    assert turns.first == LEVELS
+
+
+def test_who_waits_behind_others_is_served_in_the_end() -> None:
+    """However much those at the front ask for: the spare turns go round the levels."""
+    turns: Turns[One] = Turns()
+    behind = [One("a", number) for number in range(6)]
+    for one, level in zip(behind, (2, 5, 5, 9, 20, 20), strict=True):
+        turns.add(one, 1, level)
+    served = []
+    for number in range(100):
+        turns.add(One("b", 100 + number), 1, 0)
+        one, _ = turns.spare()
+        served.append(one.number)
+        if len(turns) == 0:
+            break
+        turns.take()
+        turns.add(One("b", 200 + number), 1, 0)
+    assert set(range(6)) <= set(served[: 4 * 6])
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("atsr"), st.integers(0, 8), st.integers(0, LEVELS - 1)), max_size=60)
+)
+def test_nobody_is_lost_or_served_twice(steps: list[tuple[str, int, int]]) -> None:
     everybody = [One("xyz"[number % 3], number) for number in range(9)]
     turns: Turns[One] = Turns()
     waiting: list[One] = []
-    for step, number in steps:
+    levels: dict[One, int] = {}
+    for step, number, level in steps:
         one = everybody[number]
         if step == "a":
-            turns.add(one, 1)
+            turns.add(one, 1, level)
             if one not in waiting:
                 waiting.append(one)
+                levels[one] = level
         elif step == "r":
             turns.remove(one)
             if one in waiting:
                 waiting.remove(one)
         elif waiting:
-            taken, _ = turns.take()
-            # Of its principal it waited longest.
-            assert taken is next(each for each in waiting if each.principal == taken.principal)
+            taken, _ = turns.take() if step == "t" else turns.spare()
+            if step == "t":
+                assert levels[taken] == min(levels[each] for each in waiting)
+            alike = (each for each in waiting if each.household == taken.household)
+            # Of its principal and its level it waited longest.
+            assert taken is next(each for each in alike if levels[each] == levels[taken])
             waiting.remove(taken)
         assert len(turns) == len(waiting)
     assert {number for _, number in order(turns)} == {one.number for one in waiting}

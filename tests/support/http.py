@@ -39,6 +39,7 @@ class FakeOutput:
         self.was_cut = False
         self.backlog = 0
         self.held_back = False
+        self.hurried = False
         self.principal = "here"
         self.account = Budget(1 << 30).account()
         self.turns: list[Callable[[], None]] = []

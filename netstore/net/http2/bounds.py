@@ -133,7 +133,7 @@ is about a microsecond of one core of 2020.
 """
 
 WORK_RATE: Final = 500_000
-"""Units a second that a connection may cause for long. A busy client needs 12 for each request, 16 where they
+"""Units a second that a connection may cause for long. A busy client needs 17 for each request, 21 where they
 have a time limit that varies, so this is more of them than a core answers.
 """
 

@@ -39,6 +39,7 @@ from netstore.net.http2.bounds import (
     PROBE_SECONDS,
     REQUEST_RATE,
     REQUEST_SECONDS,
+    SHORT_SLICE,
     SLICE,
     STALL_RATE,
     STALL_SECONDS,
@@ -106,6 +107,7 @@ if TYPE_CHECKING:
 _PAUSES_PER_SECOND: Final = 1 / 60
 _REFUSED_WORK: Final = 8
 _LOSS_WORK: Final = 10
+_OPEN_WORK: Final = 5
 _SETTINGS_PER_UNIT: Final = 4
 _STREAMS_PER_UNIT: Final = 8
 _EARLY_SECONDS: Final = 1.0
@@ -340,7 +342,7 @@ class Http2Connection:
         if self._paused:
             return
         server = self.server
-        self._slice = server.turn(self.now)
+        self._slice = SHORT_SLICE if self.output.hurried else server.turn(self.now)
         data, self._rest = self._rest, b""
         try:
             position = 0 if self._started else self._begin(data)
@@ -953,6 +955,7 @@ class Http2Connection:
                 self._remember(number, _RESET_BY_US)
                 self.server.failed(head, fault)
                 return
+            self.spent += _OPEN_WORK
             self.streams[number] = stream
             self.unfinished += 1
             if self._drain == _WARNED:

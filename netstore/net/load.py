@@ -1,0 +1,130 @@
+"""How much of the loop somebody took lately, for serving first who took little.
+
+A load is a sum of seconds of work that is halved every `HALF_LIFE`: who takes a part `p` of the loop for long
+has about `p * HALF_LIFE / ln 2`. It is compared by levels, one for each factor of two, because whoever is
+within a factor of two of another should be served in the order of arrival.
+
+Each connection has a load, and so have all that count as one (`crowd.household`). A new connection begins
+with the load of these: to close one and open another makes nobody light.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import frexp
+from typing import Final
+
+HALF_LIFE: Final = 0.1
+"""Seconds. Some rounds long, so that one expensive request makes nobody wait for long."""
+
+LEAST: Final = 0.00025
+"""Seconds of load that are level 0: a few requests."""
+
+MOST: Final = 10
+"""The highest level of a load: from 0.13 s on, which is 90 % of the loop."""
+
+APART: Final = 2
+"""Levels between two who are not to be served alike. One that did not get done in its last turn stands so
+much higher.
+"""
+
+LEVELS: Final = 2 * MOST + APART + 1
+"""Levels of a connection: its own and that of all it counts with, added up, and `APART`."""
+
+_FORGOTTEN_SECONDS: Final = (MOST + 1) * HALF_LIFE
+"""After which every load is level 0."""
+
+
+class Load:
+    """Seconds of work, of which older ones count less. All times are monotonic seconds."""
+
+    __slots__ = ("_at", "_seconds")
+
+    def __init__(self, now: float, seconds: float = 0.0) -> None:
+        self._at = now
+        self._seconds = seconds
+
+    def seconds(self, now: float) -> float:
+        """The load at this time."""
+        if now > self._at:
+            self._seconds *= 0.5 ** ((now - self._at) / HALF_LIFE)
+            self._at = now
+        return self._seconds
+
+    def add(self, now: float, seconds: float) -> None:
+        """So much work was done."""
+        self._seconds = self.seconds(now) + seconds
+
+    def level(self, now: float) -> int:
+        """Between 0 and `MOST`."""
+        return min(max(frexp(self.seconds(now) / LEAST)[1], 0), MOST)
+
+
+class Household(Load):
+    """The load of all connections that count as one."""
+
+    __slots__ = ("connections", "name")
+
+    def __init__(self, name: str, now: float) -> None:
+        super().__init__(now)
+        self.name = name
+        self.connections = 0
+
+
+class ConnectionLoad(Load):
+    """The load of a connection, which is its household's too."""
+
+    __slots__ = ("household",)
+
+    def __init__(self, household: Household, now: float) -> None:
+        super().__init__(now, household.seconds(now))
+        self.household = household
+
+    def add(self, now: float, seconds: float) -> None:
+        """So much work was done for it."""
+        super().add(now, seconds)
+        self.household.add(now, seconds)
+
+    def level(self, now: float) -> int:
+        """Between 0 and 2 * `MOST`."""
+        return super().level(now) + self.household.level(now)
+
+
+class Loads:
+    """The loads of all households that have connections, or had until a second ago. Every call is O(1)."""
+
+    def __init__(self) -> None:
+        self._households: dict[str, Household] = {}
+        self._left: deque[tuple[float, Household]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._households)
+
+    def join(self, name: str, now: float) -> ConnectionLoad:
+        """The load of a new connection of this household."""
+        for _ in range(2):  # more than come, so that those that left do not gather
+            if not self._left or now - self._left[0][0] < _FORGOTTEN_SECONDS:
+                break
+            household = self._left.popleft()[1]
+            if not household.connections and not household.level(now):
+                self._households.pop(household.name, None)
+        return ConnectionLoad(self._entered(name, now), now)
+
+    def move(self, load: ConnectionLoad, name: str, now: float) -> None:
+        """A connection turned out to be of this household."""
+        self.leave(load, now)
+        load.household = self._entered(name, now)
+
+    def leave(self, load: ConnectionLoad, now: float) -> None:
+        """A connection is closed."""
+        household = load.household
+        household.connections -= 1
+        if not household.connections:
+            self._left.append((now, household))
+
+    def _entered(self, name: str, now: float) -> Household:
+        household = self._households.get(name)
+        if household is None:
+            household = self._households[name] = Household(name, now)
+        household.connections += 1
+        return household

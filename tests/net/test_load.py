@@ -1,0 +1,100 @@
+"""What counts as having taken much of the loop, and for how long."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.net.load import HALF_LIFE, LEAST, MOST, ConnectionLoad, Load, Loads
+
+
+def test_a_load_is_halved_every_half_life() -> None:
+    load = Load(10.0)
+    load.add(10.0, 8.0)
+    assert load.seconds(10.0) == 8.0
+    assert load.seconds(10.0 + HALF_LIFE) == pytest.approx(4.0)
+    assert load.seconds(10.0 + 3 * HALF_LIFE) == pytest.approx(1.0)
+    load.add(10.0 + 3 * HALF_LIFE, 0.5)
+    assert load.seconds(10.0 + 3 * HALF_LIFE) == pytest.approx(1.5)
+    assert load.seconds(9.0) == pytest.approx(1.5), "a clock that went back makes nobody heavier"
+
+
+def test_a_level_is_a_factor_of_two() -> None:
+    def level(seconds: float) -> int:
+        return Load(0.0, seconds).level(0.0)
+
+    assert level(0.0) == level(LEAST / 2) == 0
+    assert [level(LEAST * 1.5 * 2**step) for step in range(MOST)] == list(range(1, MOST + 1))
+    assert level(1e9) == MOST
+
+
+def test_a_connection_counts_in_its_household() -> None:
+    loads = Loads()
+    one, other = loads.join("10.0.0.1", 0.0), loads.join("10.0.0.1", 0.0)
+    elsewhere = loads.join("10.0.0.2", 0.0)
+    one.add(0.0, 1.0)
+    assert one.level(0.0) == 2 * MOST
+    assert other.level(0.0) == MOST
+    assert elsewhere.level(0.0) == 0
+
+
+def test_to_open_another_connection_makes_nobody_light() -> None:
+    loads = Loads()
+    one = loads.join("10.0.0.1", 0.0)
+    one.add(0.0, 1.0)
+    loads.leave(one, 0.0)
+    again = loads.join("10.0.0.1", 0.0)
+    assert again.level(0.0) == one.level(0.0) == 2 * MOST
+    assert loads.join("10.0.0.2", 0.0).level(0.0) == 0
+    assert again.level(MOST * HALF_LIFE + HALF_LIFE * 3) < 4
+
+
+def test_a_connection_with_a_name_counts_with_the_name() -> None:
+    loads = Loads()
+    one, other = loads.join("10.0.0.1", 0.0), loads.join("10.0.0.1", 0.0)
+    loads.move(one, "kubelet", 0.0)
+    one.add(0.0, 1.0)
+    assert (one.household.name, other.level(0.0)) == ("kubelet", 0)
+    assert (one.household.connections, other.household.connections) == (1, 1)
+
+
+def test_households_without_connections_are_forgotten() -> None:
+    loads = Loads()
+    now = 0.0
+    for number in range(1000):
+        loads.leave(loads.join(f"10.0.{number // 256}.{number % 256}", now), now)
+        now += HALF_LIFE
+    assert len(loads) <= 2 * (MOST + 2)
+
+
+@given(st.lists(st.tuples(st.sampled_from("jlawt"), st.integers(0, 3), st.integers(0, 30)), max_size=80))
+def test_a_household_is_there_while_it_has_a_connection_or_a_load(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    loads = Loads()
+    now = 0.0
+    kept: list[ConnectionLoad] = []
+    for step, number, amount in steps:
+        if step == "j":
+            kept.append(loads.join(f"n{number}", now))
+        elif step == "t":
+            now += amount * HALF_LIFE / 3
+        elif kept:
+            load = kept[number % len(kept)]
+            if step == "l":
+                kept.remove(load)
+                before = load.household.seconds(now)
+                loads.leave(load, now)
+                again = loads.join(load.household.name, now)
+                assert again.household.seconds(now) == pytest.approx(before, abs=LEAST)
+                loads.leave(again, now)
+            elif step == "a":
+                load.add(now, amount / 100)
+            else:
+                loads.move(load, f"n{amount % 4}", now)
+    for load in kept:
+        count = sum(each.household is load.household for each in kept)
+        assert load.household.connections == count
+        assert loads.join(load.household.name, now).household is load.household
+        load.household.connections -= 1
