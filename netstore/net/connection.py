@@ -618,7 +618,9 @@ class Connection:
             or self._unsent_size > HIGH_WATER
             or (self.held_back and not session.answers_need_reading)
         )
-        mask = (0 if paused else _IN) | (_OUT if self._unsent_size else 0)
+        # What is to be flushed is not waited for yet: only a send tells that the kernel takes no more.
+        waits = self._unsent_size and (not self._dirty or self._mask & _OUT)
+        mask = (0 if paused else _IN) | (_OUT if waits else 0)
         if mask != self._mask:
             self._mask = mask
             self._reactor.modify(self.fd, mask)

@@ -69,6 +69,12 @@ HEAVY_SECONDS: Final = 0.001
 
 LIGHT_SECONDS: Final = 0.1
 
+KERNEL_BUFFER: Final = 512 * 1024
+"""Bytes that the kernel may hold of a connection in each direction; it takes twice that for itself. Left
+alone it lets a buffer grow to what `tcp_rmem` and `tcp_wmem` say, 4 to 32 MiB, and counts it as memory of this
+process's control group (socket(7), tcp(7)).
+"""
+
 DOOR_SECONDS: Final = 0.001
 """How much of a round is for accepting connections; each takes about 50 us."""
 
@@ -185,6 +191,8 @@ class Reactor:
         """Serve what this socket accepts, over TLS if there are credentials; it must be bound. The reactor
         owns it from here on.
         """
+        for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            sock.setsockopt(socket.SOL_SOCKET, buffer, KERNEL_BUFFER)
         sock.listen(_BACKLOG)
         sock.setblocking(False)
         self._listeners[sock.fileno()] = sock, credentials

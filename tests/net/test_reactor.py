@@ -23,7 +23,7 @@ from netstore.net.http1 import (
     Http1Connection,
     Http1Server,
 )
-from netstore.net.reactor import DOOR_SECONDS, LINGER_SECONDS, ROUND_SECONDS, Limits, Reactor
+from netstore.net.reactor import DOOR_SECONDS, KERNEL_BUFFER, LINGER_SECONDS, ROUND_SECONDS, Limits, Reactor
 from netstore.net.tls import Credentials
 from tests.support.certificates import Certificates
 
@@ -711,6 +711,24 @@ async def test_who_asks_for_much_goes_on_beside_many_who_ask_for_little() -> Non
                     continue
         for one in (flood, *many):
             one.close()
+
+
+async def test_what_the_kernel_holds_of_a_connection_is_bounded() -> None:
+    async with site() as here, await here.connect() as stream:
+        await stream.send_all(GET)
+        await here.until_asked(1)
+        (connection,) = here.reactor._connections.values()
+        for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            size = connection._socket.getsockopt(socket.SOL_SOCKET, buffer)
+            assert size == 2 * KERNEL_BUFFER, "twice, as socket(7) says"
+
+
+async def test_a_refusal_leaves_in_the_round_it_is_made_in() -> None:
+    async with site() as here, await here.connect() as stream:
+        await stream.send_all(b"GET / HTTP/1.1\r\nNo colon\r\n\r\n")
+        rounds = here.rounds
+        assert b" 400 " in (await read_all(stream))
+        assert here.rounds == rounds + 1
 
 
 async def test_a_round_has_little_time_for_those_who_connect() -> None:
