@@ -71,8 +71,8 @@ LIGHT_SECONDS: Final = 0.1
 
 KERNEL_BUFFER: Final = 512 * 1024
 """Bytes that the kernel may hold of a connection in each direction; it takes twice that for itself. Left
-alone it lets a buffer grow to what `tcp_rmem` and `tcp_wmem` say, 4 to 32 MiB, and counts it as memory of this
-process's control group (socket(7), tcp(7)).
+alone it lets a buffer grow to what `tcp_rmem` and `tcp_wmem` say, 4 to 32 MiB, and counts it as memory of
+this process's control group (socket(7), tcp(7)).
 """
 
 DOOR_SECONDS: Final = 0.001

@@ -725,8 +725,9 @@ async def test_what_the_kernel_holds_of_a_connection_is_bounded() -> None:
 
 async def test_a_refusal_leaves_in_the_round_it_is_made_in() -> None:
     async with site() as here, await here.connect() as stream:
-        await stream.send_all(b"GET / HTTP/1.1\r\nNo colon\r\n\r\n")
+        await here.until_open(1)
         rounds = here.rounds
+        await stream.send_all(b"GET / HTTP/1.1\r\nNo colon\r\n\r\n")
         assert b" 400 " in (await read_all(stream))
         assert here.rounds == rounds + 1
 
