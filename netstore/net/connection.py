@@ -147,6 +147,39 @@ class Handshake:
         self._connection.cut()
 
 
+class Closed:
+    """Stands in for the session of a connection that is closed, so that the two do not keep each other: what
+    is left of them is freed at once, and not found by a collection that holds the loop. Implements `Session`.
+    """
+
+    busy = reading = waiting = late = answers_need_reading = hungry = False
+    idle = True
+
+    def receive(self, data: bytes) -> None:
+        """Nothing means anything any more."""
+
+    def resume(self) -> None:
+        """Nothing waits."""
+
+    def eof(self) -> None:
+        """Known already."""
+
+    def gone(self) -> None:
+        """Known already."""
+
+    def refuse(self, status: int, text: bytes) -> None:
+        """Nobody hears it."""
+
+    def sweep(self, now: float) -> None:
+        """Nothing is timed."""
+
+    def drain(self) -> None:
+        """It is over."""
+
+
+_CLOSED: Final = Closed()
+
+
 class Connection:
     """One accepted socket: reads for its session, sends what the session wrote. Implements `http1.Output`.
 
@@ -358,8 +391,10 @@ class Connection:
         self._unsent.clear()
         self._sealed = None
         self._unsent_size = 0
+        self._soon = None
         self.account.close()
-        guarded(self._reactor.failed, self.session.gone)
+        session, self.session = self.session, _CLOSED
+        guarded(self._reactor.failed, session.gone)
 
     def abandon(self, reason: str) -> None:
         """The TLS handshake came to nothing."""

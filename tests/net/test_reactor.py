@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import select
 import socket
 import ssl
@@ -23,6 +24,8 @@ from netstore.net.http1 import (
     Http1Connection,
     Http1Server,
 )
+from netstore.net.http2 import SETTINGS, Http2Connection, Http2Server, frame
+from netstore.net.http2.frames import PREFACE
 from netstore.net.reactor import DOOR_SECONDS, KERNEL_BUFFER, LINGER_SECONDS, ROUND_SECONDS, Limits, Reactor
 from netstore.net.tls import Credentials
 from tests.support.certificates import Certificates
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
     from netstore.net.connection import Connection, Session
     from netstore.net.http1exchange import Http1Exchange
+    from netstore.net.http2 import Head, Stream
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -711,6 +715,48 @@ async def test_who_asks_for_much_goes_on_beside_many_who_ask_for_little() -> Non
                     continue
         for one in (flood, *many):
             one.close()
+
+
+class Nothing:
+    """An HTTP/2 application that no request reaches."""
+
+    def route(self, head: Head) -> object:
+        raise AssertionError(head)
+
+    def open(self, connection: Http2Connection, number: int, head: Head, timeout: bytes | None) -> Stream:
+        raise AssertionError(head)
+
+    def failed(self, what: Stream | Head, fault: Exception) -> None:
+        raise AssertionError(what)
+
+
+@pytest.mark.parametrize("protocol", ["http/1.1", "h2"])
+async def test_a_closed_connection_is_freed_without_a_collection(protocol: str) -> None:
+    """Who opens and closes connections makes no work for the collector, which would hold the loop."""
+    async with site() as here:
+        two = Http2Server(Nothing(), lambda: here.time)
+        if protocol == "h2":
+            here.reactor.session = lambda connection: Http2Connection(two, connection)  # type: ignore[method-assign]
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                async with await here.connect() as stream:
+                    await stream.send_all(GET if protocol != "h2" else PREFACE + frame(SETTINGS, 0, 0))
+                    with trio.fail_after(10):
+                        await stream.receive_some(65536)
+                await here.until_open(0)
+            here.exchanges.clear()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            left = [
+                type(each).__name__ for each in gc.garbage if type(each).__module__.startswith("netstore")
+            ]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        assert left == []
 
 
 async def test_what_the_kernel_holds_of_a_connection_is_bounded() -> None:
