@@ -213,6 +213,7 @@ class Connection:
         "fd",
         "heard",
         "held_back",
+        "left",
         "load",
         "principal",
         "progress",
@@ -268,6 +269,8 @@ class Connection:
         """Bytes that the kernel took, in all."""
         self.held_back = False
         """It holds so much of the memory for all that nothing new is to be handled for it."""
+        self.left = 0
+        """Bytes that it held when it had been sent to last: what its peer did not take."""
         self._doomed = False
         """It is to be cut at its next turn: what it held is gone already."""
         self._mute = False
@@ -410,6 +413,7 @@ class Connection:
         elif mask & _OUT or self._dirty:
             self._dirty = False
             self._send()
+            self.left = self.account.held
         if self.fd >= 0:
             soon, self._soon = self._soon, None
             if soon is not None:
@@ -433,6 +437,7 @@ class Connection:
             self._send()
         if self.fd < 0:
             return
+        self.left = self.account.held
         if self.session.hungry:
             self._reactor.later(self)
         elif self._mask != _IN:

@@ -5,7 +5,8 @@ back, until what the others hold fits. What they were answered goes on being sen
 them is what opens their windows; so each goes on as soon as it is no more among the heaviest, or has taken
 what it was owed. One of them that takes less than `PACE` meanwhile is cut once the budget is spent, after
 `PATIENCE_SECONDS`. Where all this is not enough, because answers already under way or events for a thousand
-watches grow beyond twice the budget, the heaviest lose what they hold at once and are cut.
+watches grow beyond twice the budget, the heaviest lose what they hold at once and are cut; an answer that was
+made just now, and not sent yet, does not count there.
 
 Only what reading gives back makes anybody wait (`Account.lasting` is the rest: HTTP/2 opens no new streams
 for who has many of them, instead), and nobody waits who holds no more than an equal part of the mark: those
@@ -33,6 +34,11 @@ RELEASE: Final = 0.375
 CUT: Final = 2.0
 """Times the budget beyond which the heaviest lose what they hold at once."""
 
+FRESH: Final = 0.0625
+"""Part of the budget that one may hold in what was made since it was sent to last, before that counts when
+the heaviest are cut: 4 MiB of 64, an answer of v2 with the largest values before and after.
+"""
+
 PACE: Final = 64 * 1024
 """Bytes that one which waits has to take each second."""
 
@@ -40,6 +46,7 @@ PATIENCE_SECONDS: Final = 3
 """For how many seconds it may take less."""
 
 _TOLD_EVERY: Final = 10.0
+_CUT_TOLD_EVERY: Final = 1.0
 _AGAIN_SECONDS: Final = 0.1
 _AGAIN_PART: Final = 16
 
@@ -48,6 +55,7 @@ class Holder(Protocol):
     """The part of `connection.Connection` that is used here. Compared by identity."""
 
     account: Account
+    left: int
     principal: str
     taken: int
 
@@ -75,10 +83,14 @@ class Pressure:
         self._wait = int(memory.limit * WAIT)
         self._release = int(memory.limit * RELEASE)
         self._cut = int(memory.limit * CUT)
+        self._fresh = int(memory.limit * FRESH)
         self._held_back: dict[Holder, tuple[int, int]] = {}
         """What each had taken when it was looked at last, and for how many seconds it took too little."""
         self._looked_used = 0
-        self._looked_at = self._told_at = float("-inf")
+        self._looked_at = self._told_at = self._cut_told_at = float("-inf")
+        self._left_out = 0
+        """Cuts that were not told of since the last that was: a line takes longer than a cut."""
+        self._now = 0.0
 
     @property
     def waiting(self) -> int:
@@ -94,6 +106,7 @@ class Pressure:
         """Once a round, and once a second: see who has to wait, and who does no longer. O(1) while nobody
         has to, and mostly else.
         """
+        self._now = now
         used = self._memory.used
         if used <= self._wait and not self._held_back:
             return
@@ -160,25 +173,31 @@ class Pressure:
             self._held_back.pop(holder, None)
 
     def _doom_the_heaviest(self) -> None:
-        for holder in sorted(self._holders(), key=_weight, reverse=True):
+        for holder in sorted(self._holders(), key=self._not_taken, reverse=True):
             if self._memory.used <= self._memory.limit or not holder.account.held:
                 return
             self._drop(holder, "memory ran out and it held most")
 
+    def _not_taken(self, holder: Holder) -> int:
+        """What it holds, without what could not be sent yet."""
+        held = holder.account.held
+        return held - min(max(held - holder.left, 0), self._fresh)
+
     def _drop(self, holder: Holder, reason: str) -> None:
-        self._log.warning(
-            "connection_cut_for_memory",
-            principal=holder.principal,
-            bytes=holder.account.held,
-            reason=reason,
-            fix="read answers as they come, or raise memory_budget",
-        )
+        if self._now - self._cut_told_at >= _CUT_TOLD_EVERY:
+            left_out, self._left_out, self._cut_told_at = self._left_out, 0, self._now
+            self._log.warning(
+                "connection_cut_for_memory",
+                principal=holder.principal,
+                bytes=holder.account.held,
+                reason=reason,
+                left_out=left_out,
+                fix="read answers as they come, or raise memory_budget",
+            )
+        else:
+            self._left_out += 1
         self._held_back.pop(holder, None)
         holder.doom()
-
-
-def _weight(holder: Holder) -> int:
-    return holder.account.held
 
 
 def _given_back(holder: Holder) -> int:

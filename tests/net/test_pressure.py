@@ -18,6 +18,7 @@ class Lines:
     def warning(self, event: str, **fields: Any) -> None:
         if event == "connection_cut_for_memory":
             self.cut.append((fields["principal"], fields["bytes"]))
+            self.left_out: int = fields["left_out"]
         else:
             assert event == "connections_held_back"
             self.held_back.append(fields["principal"])
@@ -30,6 +31,7 @@ class One:
         self.principal = principal
         self.account = here.memory.account()
         self.account.charge(held)
+        self.left = held
         self.taken = 0
         self.held_back = False
         self.changes = 0
@@ -161,6 +163,32 @@ def test_far_beyond_the_budget_the_heaviest_lose_what_they_hold_at_once() -> Non
     here.pressure.charged()
     assert [one.doomed for one in here.ones] == [True, False, True]
     assert here.memory.used <= LIMIT
+
+
+def test_who_was_just_answered_is_not_cut_before_those_who_do_not_read() -> None:
+    """Many hold what they do not take, and an answer that is larger than what each of them holds is made."""
+    stuck = {f"stuck{number}": 30 for number in range(70)}
+    here = Here(**stuck, honest=0)
+    honest = here.ones[-1]
+    honest.account.charge(40)
+    here.pressure.charged()
+    assert [one.principal for one in here.ones if one.doomed]
+    assert not honest.doomed
+    assert here.memory.used <= LIMIT
+
+
+def test_many_cuts_are_one_line() -> None:
+    here = Here(**{f"stuck{number}": 30 for number in range(70)})
+    here.pressure.charged()
+    assert sum(one.doomed for one in here.ones) > 10
+    assert len(here.log.cut) == 1
+    assert here.log.left_out == 0
+    before = sum(one.doomed for one in here.ones)
+    here.pressure.look(2.0)
+    here.ones[-1].account.charge(int(CUT * LIMIT))
+    here.pressure.charged()
+    assert len(here.log.cut) == 2
+    assert here.log.left_out == before - 1
 
 
 def test_who_is_gone_is_forgotten() -> None:
