@@ -62,7 +62,7 @@ ROUND_SECONDS: Final = 0.005
 turns (`turns.py`).
 """
 
-HEAVY_SECONDS: Final = 0.001
+HEAVY_SECONDS: Final = 0.0005
 """How much of a round is for those who stand `APART` levels or more above somebody who was served in the last
 `LIGHT_SECONDS` (`load.py`): who asks for little now and then waits for little more than this.
 """

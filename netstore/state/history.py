@@ -1,9 +1,10 @@
 """The event window: the last 1000 changes, so that a client can take up a watch where it left (v2 API,
-history).
+history). Where their keys and values are more than `MOST_BYTES`, the window begins later.
 
 Invariant: the kept events have consecutive indexes `first` .. `last`, and event i lies in slot i modulo the
-capacity. Changes of the cluster's own data and refreshes take a slot like any other; that is what makes the
-indexes consecutive.
+capacity. `first` never goes back, and follows from the events alone: every member has the same window.
+Changes of the cluster's own data and refreshes take a slot like any other; that is what makes the indexes
+consecutive.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 CAPACITY: Final = 1000
 """How many events are kept: etcd's number, which clients see in error 401."""
 
+MOST_BYTES: Final = 64 * 1024 * 1024
+"""Bytes of keys and values, before and after, of all kept events; the newest is kept however large it is. Of
+values as large as they may be these are 30 events, and a thousand of 32 KiB.
+"""
+
 _NO_EVENT: Final = Event("", EtcdIndex(0), NodeView(b"", EtcdIndex(0), EtcdIndex(0)))
 """Stands in the slots outside `first` .. `last`."""
 _REMOVALS_OF_TREES: Final = frozenset({"delete", "expire"})
@@ -31,27 +37,39 @@ class History:
     on.
     """
 
-    __slots__ = ("_ring", "first", "last")
+    __slots__ = ("_bytes", "_ring", "first", "last")
 
     def __init__(self) -> None:
         self._ring = [_NO_EVENT] * CAPACITY
+        self._bytes = 0
         self.first = EtcdIndex(1)
         """Index of the oldest kept event; above `last` when there is none."""
         self.last = EtcdIndex(0)
         """Index of the newest kept event, 0 when there is none."""
 
     def add(self, event: Event) -> None:
-        """Keep an event whose index follows the last one; the oldest makes room."""
+        """Keep an event whose index follows the last one; the oldest make room. O(events that go)."""
         index = event.index
         if index != self.last + 1:
             raise NetstoreError(f"event {index} after {self.last}: the event window must not have gaps")
+        if index - self.first >= CAPACITY:
+            self._forget_first()
         self._ring[index % CAPACITY] = event
         self.last = index
-        if index - self.first >= CAPACITY:
-            self.first = EtcdIndex(index - CAPACITY + 1)
+        self._bytes += _size(event)
+        while self._bytes > MOST_BYTES and self.first < index:
+            self._forget_first()
+
+    def _forget_first(self) -> None:
+        place = self.first % CAPACITY
+        self._bytes -= _size(self._ring[place])
+        self._ring[place] = _NO_EVENT
+        self.first = EtcdIndex(self.first + 1)
 
     def restore(self, events: Iterable[Event]) -> None:
-        """Start from stored events, in any order, of consecutive indexes."""
+        """Start from stored events, in any order, of consecutive indexes. Those that had gone because of
+        their size go again.
+        """
         ordered = sorted(events, key=lambda event: event.index)
         if ordered:
             self.first = ordered[0].index
@@ -89,3 +107,8 @@ class History:
             if event.node.dir and event.action in _REMOVALS_OF_TREES and path.startswith(key):
                 return event
         return None
+
+
+def _size(event: Event) -> int:
+    size = len(event.node.key) + len(event.node.value or b"")
+    return size if event.prev is None else size + len(event.prev.value or b"")

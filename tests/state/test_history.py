@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.errors import Fault, NetstoreError
-from netstore.state.history import CAPACITY, History
+from netstore.state.history import CAPACITY, MOST_BYTES, History
 from netstore.types import EtcdIndex, Event, NodeView
 from tests.state.strategies import PATHS
 
@@ -85,6 +85,27 @@ def test_the_window_keeps_the_last_thousand(count: int) -> None:
             401, b"the requested history has been cleared [%d/1]" % (count - 999), count
         )
     assert history.scan(b"/", True, count + 1) is None
+
+
+@pytest.mark.parametrize("size", [40_000, 1_000_000, MOST_BYTES, MOST_BYTES + 1])
+def test_the_window_of_large_values_begins_later(size: int) -> None:
+    """In bytes it is bounded too; the same events are kept after a restart."""
+    value = bytes(size)
+    history, restored = History(), History()
+    stored: list[Event] = []
+    for index in range(1, 1500):
+        small = index > 1200
+        node = NodeView(b"/a", EtcdIndex(1), EtcdIndex(index), b"" if small else value)
+        stored.append(Event("set", EtcdIndex(index), node, None if small else node))
+        history.add(stored[-1])
+        kept = list(history.since(0))
+        assert kept[-1] is stored[-1]
+        assert len(kept) == 1 or sum(2 * len(each.node.value or b"") for each in kept) <= MOST_BYTES
+        if index == 1200:
+            assert len(kept) == max(MOST_BYTES // (2 * size + 2), 1)
+    restored.restore(reversed(stored[-CAPACITY:]))
+    assert list(restored.since(0)) == list(history.since(0))
+    assert (restored.first, restored.last) == (history.first, history.last)
 
 
 def test_an_empty_window_has_cleared_nothing() -> None:
