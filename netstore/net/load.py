@@ -28,6 +28,9 @@ APART: Final = 2
 much higher.
 """
 
+LIGHT: Final = 5
+"""The highest level of a connection that is light: it takes about a twentieth of the loop at most."""
+
 LEVELS: Final = 2 * MOST + APART + 1
 """Levels of a connection: its own and that of all it counts with, added up, and `APART`."""
 
@@ -84,6 +87,10 @@ class ConnectionLoad(Load):
         """So much work was done for it."""
         super().add(now, seconds)
         self.household.add(now, seconds)
+
+    def is_light(self, now: float) -> bool:
+        """Little was done for this connection lately, whatever was for its household."""
+        return super().level(now) <= LIGHT
 
     def level(self, now: float) -> int:
         """Between 0 and 2 * `MOST`."""

@@ -63,8 +63,8 @@ turns (`turns.py`).
 """
 
 HEAVY_SECONDS: Final = 0.0005
-"""How much of a round is for those who stand `APART` levels or more above somebody who was served in the last
-`LIGHT_SECONDS` (`load.py`): who asks for little now and then waits for little more than this.
+"""How much of a round is for those who stand `APART` levels or more above a light connection that asked in
+the last `LIGHT_SECONDS` (`load.py`): who asks for little now and then waits for little more than this.
 """
 
 LIGHT_SECONDS: Final = 0.1
@@ -152,8 +152,12 @@ class Reactor:
         self.crowd: Crowd[Connection] = Crowd(limits.max_connections)
         self._loads = Loads()
         self._lightest = LEVELS
-        """The lowest level that had to wait lately, at `_lightest_at`."""
+        """The lowest level of a light connection that asked lately, at `_lightest_at`."""
         self._lightest_at = self.now
+        self._heavy_at = float("-inf")
+        """When somebody waited who stood far above it. Without any the order is the kernel's, which costs
+        nothing.
+        """
         self.hurried = False
         """Turns are to be short, because others wait who ask for less."""
         self.memory: Budget = limits.memory
@@ -426,9 +430,8 @@ class Reactor:
         at = clock()
         if at - began > meter.budget:
             meter.over("messages and results", at - began)
-        if self._turns or at - self._lightest_at < LIGHT_SECONDS:
-            for connection, mask in asking:
-                self._turns.add(connection, mask, connection.load.level(at))
+        if self._turns or at - self._heavy_at < LIGHT_SECONDS:
+            self._line_up(asking, at)
             at = self._serve_by_turns(at)
         else:
             at = self._serve_all(asking, at)
@@ -463,17 +466,26 @@ class Reactor:
                 break
         return at
 
+    def _line_up(self, asking: list[tuple[Connection, int]], at: float) -> None:
+        """These wait for their turns, beside those who do already."""
+        if at - self._lightest_at > LIGHT_SECONDS:
+            self._lightest = LEVELS
+        for connection, mask in asking:
+            load = connection.load
+            level = load.level(at)
+            if level <= self._lightest and load.is_light(at):
+                self._lightest, self._lightest_at = level, at
+            self._turns.add(connection, mask, level)
+
     def _serve_by_turns(self, at: float) -> float:
         """Serve those who wait by turns. Gives the time.
 
-        Where some took far more of the loop than others that ask now and then, the round ends when these are
-        served, or after `HEAVY_SECONDS` where none of them asks now. One turn of each round is for those who
-        wait longest.
+        Where some stand far above a light connection that asks now and then, the round ends when the light
+        ones are served, or after `HEAVY_SECONDS` where none of them asks now. One turn of each round is for
+        those who wait longest.
         """
         turns = self._turns
         first = turns.first
-        if first <= self._lightest or at - self._lightest_at > LIGHT_SECONDS:
-            self._lightest, self._lightest_at = first, at
         heavy = self._lightest + APART
         stop = at + (ROUND_SECONDS if first < heavy else HEAVY_SECONDS)
         self.hurried = first >= heavy
@@ -482,9 +494,11 @@ class Reactor:
                 break
             at = self._serve_one(*turns.take(), at)
         if turns:
-            self.hurried = turns.first >= heavy
+            self.hurried = self.hurried or turns.first >= heavy
             at = self._serve_one(*turns.spare(), at)
-        self.hurried = False
+        if self.hurried:
+            self.hurried = False
+            self._heavy_at = at
         return at
 
     def _serve_one(self, connection: Connection, mask: int, at: float) -> float:

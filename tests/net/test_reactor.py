@@ -662,14 +662,14 @@ async def test_who_asks_for_little_is_served_before_those_who_ask_for_much() -> 
         (other,) = asking(here, 1)
         await here.until_asked(1)
         floods = asking(here, 20, GET.replace(b"/a", b"/f") * 400)
-        for number in range(1, 8):
+        for number in range(2, 8):
             await here.until_asked(1000 * number)
             sent = len(here.exchanges)
             other.sendall(GET.replace(b"/a", b"/%d" % number))
             await here.until_asked(sent + 4 * TURN_LIMIT)
             paths = [exchange.request.path for exchange in here.exchanges]
             assert paths.index(b"/%d" % number) <= sent + TURN_LIMIT + HURRIED_LIMIT
-        await here.until_asked(8000 + 8)
+        await here.until_asked(8000 + 7)
         for one in (*floods, other):
             one.close()
 
@@ -679,6 +679,8 @@ async def test_to_connect_again_makes_nobody_light() -> None:
         timed(here, 0.0002)
         (other,) = asking(here, 1)
         await here.until_asked(1)
+        first = asking(here, 1, GET.replace(b"/a", b"/f") * 1000)
+        await here.until_asked(1000)
         for number in range(5):
             sent = len(here.exchanges)
             again = asking(here, 20, GET.replace(b"/a", b"/f") * 100)
@@ -690,8 +692,9 @@ async def test_to_connect_again_makes_nobody_light() -> None:
             assert paths.index(b"/%d" % number) <= sent + TURN_LIMIT + HURRIED_LIMIT
             for one in again:
                 one.close()
-            await here.until_open(1)
-        other.close()
+            await here.until_open(2)
+        for one in (*first, other):
+            one.close()
 
 
 async def test_who_asks_for_much_goes_on_beside_many_who_ask_for_little() -> None:
