@@ -159,7 +159,7 @@ class Reactor:
         nothing.
         """
         self.hurried = False
-        """Turns are to be short, because others wait who ask for less."""
+        """Turns are to be short, because somebody asks now and then who asks for little."""
         self.memory: Budget = limits.memory
         self.meter = meter or Meter(clock, log)
         self.pressure = Pressure(limits.memory, self._holders, log)
@@ -488,17 +488,16 @@ class Reactor:
         first = turns.first
         heavy = self._lightest + APART
         stop = at + (ROUND_SECONDS if first < heavy else HEAVY_SECONDS)
-        self.hurried = first >= heavy
+        self.hurried = self._lightest < LEVELS
         for _ in range(len(turns) - 1):
-            if at > stop or not turns or (turns.first >= heavy > first):
+            if at > stop or not turns or turns.first >= heavy > first:
                 break
             at = self._serve_one(*turns.take(), at)
         if turns:
-            self.hurried = self.hurried or turns.first >= heavy
+            if turns.first >= heavy:
+                self._heavy_at = at
             at = self._serve_one(*turns.spare(), at)
-        if self.hurried:
-            self.hurried = False
-            self._heavy_at = at
+        self.hurried = False
         return at
 
     def _serve_one(self, connection: Connection, mask: int, at: float) -> float:
