@@ -34,6 +34,8 @@ LIGHT: Final = 5
 LEVELS: Final = 2 * MOST + APART + 1
 """Levels of a connection: its own and that of all it counts with, added up, and `APART`."""
 
+_STEP: Final = HALF_LIFE / 20
+
 _FORGOTTEN_SECONDS: Final = (MOST + 1) * HALF_LIFE
 """After which every load is level 0."""
 
@@ -55,8 +57,12 @@ class Load:
         return self._seconds
 
     def add(self, now: float, seconds: float) -> None:
-        """So much work was done."""
-        self._seconds = self.seconds(now) + seconds
+        """So much work was done. Within `_STEP` of the last time nothing is halved: this is done for each
+        request.
+        """
+        if now - self._at > _STEP:
+            self.seconds(now)
+        self._seconds += seconds
 
     def level(self, now: float) -> int:
         """Between 0 and `MOST`."""
@@ -85,7 +91,9 @@ class ConnectionLoad(Load):
 
     def add(self, now: float, seconds: float) -> None:
         """So much work was done for it."""
-        super().add(now, seconds)
+        if now - self._at > _STEP:
+            self.seconds(now)
+        self._seconds += seconds
         self.household.add(now, seconds)
 
     def is_light(self, now: float) -> bool:
