@@ -81,10 +81,10 @@ def outcomes(path: Path, commits: Sequence[Changes], places: Sequence[int], mask
 
 
 def require_found(path: Path, found: dict[int, str], mask: int) -> None:
-    """Nothing wrong was served. A state of one commit earlier is no wrong one: it says so (`applied`), and the
-    log has the rest or is refused (`images.settle`); only the numbers of the two newest commits, on LMDB's
-    first two pages, bring it back. What ended the process that read it is found by the one that verifies a
-    state apart, as a member has it done after an end that was not orderly.
+    """Nothing wrong was served. A state of one commit earlier is no wrong one: it says so (`applied`), and
+    the log has the rest or is refused (`images.settle`). Only the numbers of the two newest commits, on
+    LMDB's first two pages, bring it back. What ended the process that read it is found by the one that
+    verifies a state apart, as a member has it done after an end that was not orderly.
     """
     right = {"same", "found", "ended"}
     assert {
