@@ -2,7 +2,7 @@
 
 Whoever runs pieces reads the clock between them, once for each, and comes here only with what took longer
 than its budget: that is counted, the longest is kept, and a line tells the operator what it was, once a
-second at most.
+second at most. A turn of the member is one piece with many parts; the line names the one that took longest.
 """
 
 from __future__ import annotations
@@ -25,10 +25,53 @@ class Log(Protocol):
         """One line."""
 
 
+class Parts:
+    """Which part of a turn of the member took longest. Who runs the turn says when it begins and after each
+    part that ran: one clock reading each.
+    """
+
+    __slots__ = ("_at", "_clock", "_most", "longest")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock` gives monotonic seconds."""
+        self._clock = clock
+        self._at = 0.0
+        self._most = 0.0
+        self.longest = ""
+        """The part of the turn under way, or of the last one, that took longest at a stretch; empty when no
+        time went by in any.
+        """
+
+    def begin(self, now: float) -> None:
+        """A turn begins."""
+        self._at = now
+        self._most = 0.0
+        self.longest = ""
+
+    def ran(self, part: str) -> None:
+        """All since the last call was work on this part. 0.12 us."""
+        now = self._clock()
+        if now - self._at > self._most:
+            self._most = now - self._at
+            self.longest = part
+        self._at = now
+
+
 class Meter:
     """Counts pieces of work beyond the budget. Plain numbers, to be read by whoever shows them."""
 
-    __slots__ = ("_began", "_log", "_suppressed", "_told", "budget", "clock", "held", "longest", "what")
+    __slots__ = (
+        "_began",
+        "_log",
+        "_suppressed",
+        "_told",
+        "budget",
+        "clock",
+        "held",
+        "longest",
+        "part",
+        "what",
+    )
 
     def __init__(self, clock: Callable[[], float], log: Log, budget: float = PIECE_SECONDS) -> None:
         """`clock` gives monotonic seconds, `budget` is in seconds."""
@@ -40,6 +83,8 @@ class Meter:
         """Seconds of the longest of them."""
         self.what = ""
         """What that was."""
+        self.part = ""
+        """What took longest in the member's last turn (`Parts.longest`); empty: that is not known."""
         self._log = log
         self._told = float("-inf")
         self._suppressed = 0
@@ -54,6 +99,10 @@ class Meter:
             self._began = now
         elif now - self._began > self.budget:
             self._count("garbage collection", now - self._began)
+
+    def over_turn(self, seconds: float) -> None:
+        """A turn of the member took so long, beyond the budget."""
+        self.over(f"turn: {self.part}" if self.part else "turn", seconds)
 
     def over(self, kind: str, seconds: float, who: str = "") -> None:
         """A piece of this kind took so long, beyond the budget; `who` names whom it was done for."""

@@ -736,7 +736,7 @@ class _Daemon:
             b"/health": Health(host, self.deadlines.after),
             loglevel.PATH: loglevel.LogLevel(set_level),
         }
-        operating = operate.OperateApi(host, self.cluster, self.meter, self.scrubber)
+        operating = operate.OperateApi(host, self.cluster, self.meter, self.scrubber, self.shares)
         below: dict[bytes, Handler] = {operate.PREFIX: operating.handle}
         if self.config.enable_v2:
             exact |= {

@@ -1,7 +1,8 @@
 """What operators ask that etcd's v2 API has no words for, under `/netstore/` on the client port:
 
-* `GET /netstore/status`: how this member stands in Raft, what held its loop beyond `loop_budget_ms`, and
-  how far verifying the stored state has come;
+* `GET /netstore/status`: how this member stands in Raft, the feature level of the cluster, what held its
+  loop beyond `loop_budget_ms`, what its buffers hold of `memory_budget`, and how far verifying the stored
+  state has come;
 * `GET /netstore/members`: the members with their roles and, on the leader, how far each has come;
 * `POST /netstore/members` with `{"peerURLs": [...], "learner": true}`: add one; it is to vote unless told
   otherwise;
@@ -32,6 +33,7 @@ from netstore.raft.status import Role
 from netstore.state import member as words
 
 if TYPE_CHECKING:
+    from netstore.limits import Shares
     from netstore.meter import Meter
     from netstore.net.exchange import Exchange
     from netstore.node.member import Member, Membership
@@ -62,11 +64,13 @@ class OperateApi:
         cluster: Membership,
         meter: Meter | None = None,
         scrubber: Scrubbed | None = None,
+        shares: Shares | None = None,
     ) -> None:
         self._member = member
         self._cluster = cluster
         self._meter = meter
         self._scrubber = scrubber
+        self._shares = shares
 
     def handle(self, exchange: Exchange) -> None:
         """Answer now, or when the change that was asked for is made or refused."""
@@ -102,6 +106,7 @@ class OperateApi:
                 "clusterId": f"{member.cluster_id:x}",
                 "version": __version__,
                 "clusterVersion": member.machine.cluster_version,
+                "featureLevel": member.machine.level,
                 "role": _role(status),
                 "leader": f"{status.leader:x}" if status.leader else "",
                 "term": status.term,
@@ -112,6 +117,7 @@ class OperateApi:
                 "learners": [f"{learner:x}" for learner in conf.learners],
                 "changing": conf.joint,
                 **self._loop(),
+                **self._memory(),
                 **self._scrub(),
             },
         )
@@ -126,6 +132,24 @@ class OperateApi:
                 "overBudget": meter.held,
                 "longestMs": round(meter.longest * 1000, 1),
                 "longestWork": meter.what,
+            }
+        }
+
+    def _memory(self) -> dict[str, object]:
+        shares = self._shares
+        if shares is None:
+            return {}
+        return {
+            "memory": {
+                "budgetBytes": shares.whole.limit,
+                "usedBytes": shares.whole.used,
+                "sharesUsedBytes": {
+                    "clients": shares.clients.used,
+                    "peers": shares.peers.used,
+                    "overlay": shares.overlay.used,
+                    "log": shares.log.used,
+                    "copies": shares.copies.used,
+                },
             }
         }
 

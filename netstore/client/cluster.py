@@ -48,8 +48,25 @@ class MemberRecord(msgspec.Struct, frozen=True):
         return bool(self.name)
 
 
+class LoopStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """What held a member's loop since it started: pieces of work beyond the budget, and the longest."""
+
+    over_budget: int
+    longest_ms: float
+    longest_work: str
+
+
+class MemoryStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """What a member's buffers hold now of what they may."""
+
+    budget_bytes: int
+    used_bytes: int
+
+
 class MemberStatus(msgspec.Struct, frozen=True):
-    """How one member stands in Raft. `name` is empty where it is not told."""
+    """How one member stands in Raft. `name` is empty where it is not told; an etcd tells nothing of what may
+    be None.
+    """
 
     id: str
     name: str
@@ -60,6 +77,9 @@ class MemberStatus(msgspec.Struct, frozen=True):
     commit_index: int = msgspec.field(name="commitIndex")
     applied_index: int = msgspec.field(name="appliedIndex")
     problems: tuple[str, ...] = ()
+    feature_level: int | None = msgspec.field(default=None, name="featureLevel")
+    loop: LoopStatus | None = None
+    memory: MemoryStatus | None = None
 
 
 class _Listed(msgspec.Struct, frozen=True):

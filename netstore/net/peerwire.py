@@ -37,10 +37,12 @@ if TYPE_CHECKING:
 
     from netstore.raft.messages import Message
 
+FIRST_VERSION: Final = 1
+"""In which nobody proved who it was. It was never released; who speaks it is refused in its own format."""
+
 LOWEST_VERSION: Final = 2
 HIGHEST_VERSION: Final = 2
-"""The versions of this protocol that are spoken; a stream uses the highest that both sides know. In version 1
-nobody proved who it was; it was never released."""
+"""The versions of this protocol that are spoken; a stream uses the highest that both sides know."""
 
 MAX_GREETING_BYTES: Final = 1024
 """Largest body of a greeting. A stranger can make a member hold no more than this."""
@@ -70,7 +72,7 @@ _MAGIC: Final = b"nstpeer\n"
 _GREETING: Final = layout("8sBHI")
 _HELLO: Final = layout("BHHQQQ")
 _OFFER: Final = layout(f"B{NONCE_BYTES}s")
-_WELCOME: Final = layout(f"BHQQ{PROOF_BYTES}s")
+_WELCOME: Final = layout("BHQQ")
 _CHALLENGE: Final = layout(f"HQQ{NONCE_BYTES}s")
 _FRAME: Final = layout("II")
 _LENGTH: Final = layout("I")
@@ -207,7 +209,8 @@ class Welcome(msgspec.Struct, frozen=True, gc=False):
     """The answer to a hello: accepted, in a version of the protocol, or refused with a text for the log.
 
     Either way it says who answers: a caller that asked for another member learns who lives here. `proof` is
-    that of `peerproof.Secret.called`, all zeros where there was no challenge.
+    that of `peerproof.Secret.called`, all zeros where there was no challenge; in `FIRST_VERSION` there is
+    none.
     """
 
     verdict: int
@@ -219,8 +222,9 @@ class Welcome(msgspec.Struct, frozen=True, gc=False):
 
     def encode(self) -> bytes:
         """The bytes on the wire. A text that is too long is cut."""
-        body = _WELCOME.pack(self.verdict, self.version, self.cluster, self.member, self.proof)
-        return _greeting(_WELCOME_KIND, body + _text(self.text))
+        head = self.verdict, self.version, self.cluster, self.member
+        proof = b"" if self.version == FIRST_VERSION else self.proof
+        return _greeting(_WELCOME_KIND, _WELCOME.pack(*head) + proof + _text(self.text))
 
     def unproved(self) -> bytes:
         """The bytes that the proof is made over: those on the wire with zeros in its place."""
@@ -234,9 +238,13 @@ class Welcome(msgspec.Struct, frozen=True, gc=False):
             return None
         if len(body) < _WELCOME.size:
             raise CorruptData(f"welcome of {len(body)} bytes is too short")
-        verdict, version, cluster, member, proof = _WELCOME.unpack_from(body)
-        text = _read_text(body[_WELCOME.size :])
-        welcome = cls(verdict, ClusterId(cluster), NodeId(member), text, proof, version)
+        verdict, version, cluster, member = _WELCOME.unpack_from(body)
+        rest, proof = body[_WELCOME.size :], _NO_PROOF
+        if version != FIRST_VERSION:
+            if len(rest) < PROOF_BYTES:
+                raise CorruptData(f"welcome of {len(body)} bytes has no place for a proof")
+            proof, rest = rest[:PROOF_BYTES], rest[PROOF_BYTES:]
+        welcome = cls(verdict, ClusterId(cluster), NodeId(member), _read_text(rest), proof, version)
         return welcome, _GREETING.size + len(body)
 
 

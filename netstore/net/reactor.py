@@ -440,7 +440,7 @@ class Reactor:
         self._rounds.end()
         now = clock()
         if now - at > meter.budget:
-            meter.over("turn", now - at)
+            meter.over_turn(now - at)
         self.flush()
         guarded(self.failed, self.pressure.look, self.now)
         self._in_round = False

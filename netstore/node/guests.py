@@ -30,6 +30,7 @@ from netstore.net.crowd import household
 from netstore.net.link import Link
 from netstore.net.peerproof import NONCE_BYTES, same
 from netstore.net.peerwire import (
+    FIRST_VERSION,
     MAX_ROSTER_BYTES,
     PING,
     Challenge,
@@ -502,7 +503,12 @@ class Guest:
             self._guests.home.came(hello.sender)
 
     def _refuse(self, verdict: Verdict, text: str) -> None:
-        self._answer(verdict, text)
+        if self._hello is not None and self._hello.highest == FIRST_VERSION:
+            own = self._guests.home.identity
+            told = Welcome(verdict, own.cluster_id, own.member_id, text, version=FIRST_VERSION)
+            self.link.write(told.encode())
+        else:
+            self._answer(verdict, text)
         self._guests.tell("peer_refused", self.address, text, peer=f"{self.sender or 0:x}")
         self.link.cut("refused")
 

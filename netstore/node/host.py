@@ -27,6 +27,7 @@ from netstore import errors
 from netstore.errors import CannotApply, CorruptData, Fault, MustStop, NetstoreError
 from netstore.guard import guarded
 from netstore.limits import Budget
+from netstore.meter import Parts
 from netstore.node.driver import Append
 from netstore.node.jobs import Jobs
 from netstore.raft.change import Change
@@ -178,6 +179,8 @@ class Host:
         self.jobs = Jobs(wake, log)
         """Requests that are answered in steps."""
         self.clock = clock
+        self.parts = Parts(clock.monotonic)
+        """What the last turn spent its time on."""
         self.proposals = proposals
         self.proposals.now, self.proposals.wall = clock.monotonic(), clock.wall()
         self.proposals.failed = self.hub.failed = self.watches.failed = self.request_failed
@@ -488,8 +491,10 @@ class Host:
         if self._failure is not None:
             raise self._failure
         proposals = self.proposals
+        ran = self.parts.ran
         proposals.now = self.clock.monotonic()
         proposals.wall = self.clock.wall()
+        self.parts.begin(proposals.now)
         self._hold()
         if proposals.queued and self._raft.leader:
             payloads = proposals.take(PAYLOADS_PER_TURN)
@@ -503,6 +508,7 @@ class Host:
                 payloads = self._refuse_growth(payloads)
             if payloads:
                 self._propose(payloads)
+            ran("log")
         self._enough = self.machine.worked + TURN_UNITS
         applied = self._apply()
         while (effects := self._driver.take()) is not None:
@@ -512,6 +518,7 @@ class Host:
                 self._send(effects.send)
             if effects.install is not None:
                 self._install(effects.install)
+            ran("log")
             if effects.apply:
                 self._to_apply.extend(effects.apply)
                 applied |= self._apply()
@@ -520,10 +527,13 @@ class Host:
             self._reads_waiting.extend((index, token) for token, index in effects.reads)
         if self._reads_waiting:
             self._serve_reads()
+            ran("reads")
         if applied:
             self.machine.save()
+            ran("save")
         if self._loading is not None:
             self._load_on(self._loading)
+            ran("load")
         elif not self._installing:
             self._work_off()
         if self._to_apply and not self._raft.holding:
@@ -536,6 +546,7 @@ class Host:
         if self._failure is not None:
             raise self._failure  # found while entries were applied: their outcomes are not told
         self._flush()
+        ran("answers")
 
     def _hold(self) -> None:
         """Apply nothing while the engine is behind: the log keeps it. Looked at in each turn, so at each
@@ -597,6 +608,8 @@ class Host:
         saved, swept and hashed between two such commands, even where nothing else is in the log.
         """
         machine, waiting = self.machine, self._to_apply
+        if not waiting:
+            return False
         last: Index | None = None
         while waiting and machine.worked < self._enough and not self._raft.holding:
             entry = waiting[0]
@@ -626,12 +639,15 @@ class Host:
                 self.proposals.complete(request_of(payload), outcome)
         if last is not None:
             self._raft.applied_to(last)
+        self.parts.ran("apply")
         publish = self.hub.publish
-        for event in machine.take_events():
+        events, changes = machine.take_events(), machine.take_changes()
+        for event in events:
             publish(event)
-        changes = machine.take_changes()
         if changes:
             self.watches.publish(changes)
+        if events or changes:
+            self.parts.ran("watches")
         return last is not None
 
     def _meet(self, entry: Entry) -> None:
@@ -649,15 +665,19 @@ class Host:
         """A bounded piece of what is done beside the requests: what compaction erases, checksums of the
         history, what watches read that are behind, and steps of jobs. The rest is the next turn's.
         """
-        machine = self.machine
+        machine, ran = self.machine, self.parts.ran
         if machine.mvcc.hashing:
             machine.mvcc.hash_on()
+            ran("hash")
         elif machine.sweeping and not self._raft.holding:
             machine.sweep()
+            ran("sweep")
         if self.watches.behind:
             self.watches.step()
+            ran("watches")
         if self.jobs.ready:
             self.jobs.run()
+            ran("jobs")
         sweeping = machine.sweeping and not self._raft.holding
         if machine.mvcc.hashing or sweeping or self.watches.behind:
             self._wake()

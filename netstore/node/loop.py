@@ -42,6 +42,8 @@ class Loop:
         """Run a turn if the round brought something to do. Raises what the member must not survive."""
         if self._due:
             self._turn()
+        elif self._meter is not None:
+            self._meter.part = ""
         self._in_round = False
         if self._due:
             self._woken.set()
@@ -73,12 +75,14 @@ class Loop:
         begun = meter.clock()
         self._turn()
         if (seconds := meter.clock() - begun) > meter.budget:
-            meter.over("turn", seconds)
+            meter.over_turn(seconds)
 
     def _turn(self) -> None:
         if self._host is None:
             return
         self._due = False
         self._host.turn()
+        if self._meter is not None:
+            self._meter.part = self._host.parts.longest
         if self._idle is not None and not self._host.proposals:
             self._idle.set()

@@ -104,6 +104,8 @@ class Mvcc:
     fail (`txn`). Saving: `take_records`. Watching: `take_changes`, `history`.
     """
 
+    delete_step: int = DELETE_STEP
+
     def __init__(self, engine: Engine, move_lease: Callable[[bytes, int, int], None]) -> None:
         """`move_lease` is told when a key goes from one lease (0: none) to another."""
         self._engine = engine
@@ -279,17 +281,17 @@ class Mvcc:
 
     def delete_steps(self, key: bytes, range_end: bytes) -> Generator[int, None, int]:
         """Delete what is in the range, in key order, and give how many keys that were. Between steps of
-        `DELETE_STEP` keys it gives how many microseconds the last one took, about; nothing may be written
+        `delete_step` keys it gives how many microseconds the last one took, about; nothing may be written
         then.
         """
-        index = self._index
+        index, most = self._index, self.delete_step
         count = 0
-        while gone := list(islice(index.live_keys(key, range_end), DELETE_STEP)):
+        while gone := list(islice(index.live_keys(key, range_end), most)):
             for each in gone:
                 self._delete(index.items[each])
             count += len(gone)
             yield len(gone) * DELETE_MICROSECONDS
-            if len(gone) < DELETE_STEP:
+            if len(gone) < most:
                 break
         return count
 

@@ -9,6 +9,7 @@ import pytest
 
 from netstore.api.operate import OperateApi
 from netstore.errors import Fault, timed_out
+from netstore.limits import Shares
 from netstore.meter import Meter
 from netstore.net.exchange import Request
 from netstore.raft.entry import ConfState
@@ -54,6 +55,23 @@ def test_status_tells_what_held_the_loop() -> None:
         "overBudget": 1,
         "longestMs": 123.4,
         "longestWork": "requests of 10.0.0.9",
+    }
+
+
+def test_status_tells_what_the_buffers_hold_and_the_feature_level() -> None:
+    member = LocalMember()
+    member.machine.level = 3
+    shares = Shares.of(64 << 20)
+    shares.clients.account().charge(1_000)
+    shares.log.account().charge(24)
+    exchange = RecordedExchange(Request(b"GET", b"/netstore/status"))
+    OperateApi(member, member.cluster, shares=shares).handle(exchange)
+    document = json.loads(exchange.body)
+    assert document["featureLevel"] == 3
+    assert document["memory"] == {
+        "budgetBytes": 64 << 20,
+        "usedBytes": 1_024,
+        "sharesUsedBytes": {"clients": 1_000, "peers": 0, "overlay": 0, "log": 24, "copies": 0},
     }
 
 

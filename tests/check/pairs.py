@@ -6,7 +6,8 @@ against it. Strictly serializable means (v3 API; P2 and P3):
  c. a call that ended before another began does not come after it;
  d. a read shows all pairs as they were at the revision it names, which is at least the highest that anybody
     had been told when it began;
- e. a transaction took the branch that the pairs at its place called for.
+ e. a transaction took the branch that the pairs at its place called for;
+ f. a deletion of a range took all that was in it, at one revision.
 
 Values are unique, so that they name the call. Time is linear in calls and changes, but for the reads.
 """
@@ -90,23 +91,25 @@ def judge(calls: Sequence[PairCall], changes: Iterable[KeyChange]) -> None:
 def _authors(calls: Sequence[PairCall], history: dict[int, list[_Change]]) -> None:
     by_value = {call.written: call for call in calls if call.written is not None}
     seen: set[bytes] = set()
-    removers = {
-        (_revision(call), call.command.key)
-        for call in calls
-        if call.fate is Fate.ANSWERED and isinstance(call.command, DeleteRange) and _changed(call)
-    }
+    removers: dict[int, DeleteRange] = {}
+    for each in calls:
+        if each.fate is Fate.ANSWERED and isinstance(each.command, DeleteRange) and _changed(each):
+            if _revision(each) in removers:
+                raise Wrong(f"another was told that it deleted at the revision of {each}")
+            removers[_revision(each)] = each.command
     strays = Counter(
-        call.command.key
+        (call.command.key, call.command.range_end)
         for call in calls
         if isinstance(call.command, DeleteRange) and call.fate in {Fate.OPEN, Fate.UNKNOWN}
     )
+    pairs: set[bytes] = set()
     for revision, changes in history.items():
-        for key, value in changes:
+        gone = {key for key, value in changes if value is None}
+        if gone:
+            _remover(revision, gone, pairs, removers.get(revision), strays)
+        pairs = (pairs | {key for key, _ in changes}) - gone
+        for _, value in changes:
             if value is None:
-                if (revision, key) not in removers:
-                    strays[key] -= 1
-                    if strays[key] < 0:
-                        raise Wrong(f"nobody asked to delete {key!r} at revision {revision}")
                 continue
             call = by_value.get(value)
             if call is None or call.fate is Fate.REFUSED:
@@ -116,6 +119,31 @@ def _authors(calls: Sequence[PairCall], history: dict[int, list[_Change]]) -> No
             seen.add(value)
             if call.fate is Fate.ANSWERED and _revision(call) != revision:
                 raise Wrong(f"told of another revision than {revision}: {call}")
+
+
+def _remover(
+    revision: int,
+    gone: set[bytes],
+    pairs: set[bytes],
+    told: DeleteRange | None,
+    strays: Counter[tuple[bytes, bytes]],
+) -> None:
+    """Who deleted these keys of those there were: who was told so, or one without an answer that would have
+    deleted just them; of those, one that asked for less is taken first.
+    """
+    if told is not None:
+        if gone != _covered(told.key, told.range_end, pairs):
+            raise Wrong(f"{told} deleted {gone} of {pairs} at revision {revision}")
+        return
+    for key, range_end in sorted(strays, key=lambda stray: stray[1]):
+        if strays[key, range_end] > 0 and gone == _covered(key, range_end, pairs):
+            strays[key, range_end] -= 1
+            return
+    raise Wrong(f"nobody asked to delete {gone} of {pairs} at revision {revision}")
+
+
+def _covered(key: bytes, range_end: bytes, pairs: Iterable[bytes]) -> set[bytes]:
+    return {each for each in pairs if (key <= each < range_end if range_end else each == key)}
 
 
 def _real_time(calls: Sequence[PairCall], history: dict[int, list[_Change]]) -> None:
@@ -157,7 +185,8 @@ def _look(call: PairCall, pairs: dict[bytes, bytes], history: dict[int, list[_Ch
         if _Change(command.key, command.value) not in history.get(outcome.revision, ()):
             raise Wrong(f"told of a change that did not happen: {call}")
     elif isinstance(outcome, Deleted):
-        if outcome.deleted != (command.key in pairs):  # type: ignore[union-attr] # a deletion has a key
+        assert isinstance(command, DeleteRange)
+        if outcome.deleted != len(_covered(command.key, command.range_end, pairs)):
             raise Wrong(f"deleted {outcome.deleted} of {pairs}: {call}")
     elif isinstance(outcome, TxnDone):
         assert isinstance(command, Txn)

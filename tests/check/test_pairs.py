@@ -56,6 +56,7 @@ def history(random: Random) -> History:
                 Put(key, value),
                 Put(key, value),
                 DeleteRange(key),
+                DeleteRange(b"k", b"l"),
                 Txn((compare,), (Put(key, value),)),
                 EVERYTHING,
             )
@@ -144,9 +145,11 @@ def more_deleted(random: Random, calls: list[PairCall], changes: list[KeyChange]
     gone = _one(random, calls, Deleted)
     if gone is None or not isinstance(gone.outcome, Deleted):
         return False
-    if any(call.command == gone.command and call.fate is Fate.UNKNOWN for call in calls):
+    if gone.outcome.deleted > 1:
         return False
-    gone.outcome = msgspec.structs.replace(gone.outcome, deleted=1 - gone.outcome.deleted)
+    if any(isinstance(call.command, DeleteRange) and call.fate is Fate.UNKNOWN for call in calls):
+        return False
+    gone.outcome = msgspec.structs.replace(gone.outcome, deleted=int(not gone.outcome.deleted))
     return True
 
 
@@ -170,6 +173,18 @@ def backwards(random: Random, calls: list[PairCall], changes: list[KeyChange]) -
     return True
 
 
+def half_deleted(random: Random, calls: list[PairCall], changes: list[KeyChange]) -> bool:
+    """One key of a range that was deleted stays."""
+    places = [
+        place
+        for place, change in enumerate(changes)
+        if change.deleted and sum(each.revision == change.revision for each in changes) > 1
+    ]
+    if places:
+        del changes[random.choice(places)]
+    return bool(places)
+
+
 def _value(change: KeyChange) -> bytes | None:
     if change.deleted:
         return None
@@ -178,7 +193,8 @@ def _value(change: KeyChange) -> bytes | None:
 
 
 @pytest.mark.parametrize(
-    "spoil", [other_read, other_revision, refused, lost, twice, wrong_branch, more_deleted, backwards]
+    "spoil",
+    [other_read, other_revision, refused, lost, twice, wrong_branch, more_deleted, backwards, half_deleted],
 )
 def test_what_is_spoiled_is_rejected(
     spoil: Callable[[Random, list[PairCall], list[KeyChange]], bool],

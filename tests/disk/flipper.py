@@ -1,8 +1,10 @@
-"""`python -m tests.disk.flipper FILE EXPECTED FROM STEP MASK`: damage a state one byte at a time and read it.
+"""`python -m tests.disk.flipper FILE NOW BEFORE MASK`: damage a state one byte at a time and read it. NOW and
+BEFORE are files with the content of the state and of what it was one commit earlier; the offsets of the bytes
+come on standard input.
 
-A line for each byte: its offset, and `same` (what is read is what was written), `found` (StateDamaged) or
-`served` (something else was read, or refused in another way). A byte whose damage ends this process has a
-line that ends after the offset.
+A line for each byte: its offset, and `same` (what is read is what was written), `before` (what was there one
+commit earlier, all of it), `found` (StateDamaged that names the file) or `served` (something else was read,
+or refused in another way). A byte whose damage ends this process has a line that ends after the offset.
 """
 
 from __future__ import annotations
@@ -34,18 +36,19 @@ def content(path: Path) -> str:
 
 
 def main() -> None:
-    path, expected = Path(sys.argv[1]), Path(sys.argv[2]).read_text()
-    start, step, mask = map(int, sys.argv[3:])
+    path = Path(sys.argv[1])
+    now, before = (Path(name).read_text() for name in sys.argv[2:4])
+    mask = int(sys.argv[4])
     file = os.open(path, os.O_RDWR)
-    for at in range(start, path.stat().st_size, step):
+    for at in map(int, sys.stdin.read().split()):
         sys.stdout.write(f"{at} ")
         sys.stdout.flush()
         true = os.pread(file, 1, at)
         os.pwrite(file, bytes((true[0] ^ mask,)), at)
         try:
-            outcome = "same" if content(path) == expected else "served"
-        except StateDamaged:
-            outcome = "found"
+            outcome = {now: "same", before: "before"}.get(content(path), "served")
+        except StateDamaged as error:
+            outcome = "found" if str(error).startswith(f"{path}: ") else f"served with {error}"
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not the refusal that was meant
             outcome = f"served {type(error).__name__}: {error}"
         os.pwrite(file, true, at)

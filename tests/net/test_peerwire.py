@@ -16,6 +16,7 @@ from netstore.net import peerwire
 from netstore.net.peerproof import Secret
 from netstore.net.peerwire import (
     DIGEST_BYTES,
+    FIRST_VERSION,
     MAX_GREETING_BYTES,
     PING,
     Application,
@@ -71,7 +72,13 @@ hellos = st.builds(
     st.integers(2, 9),
 )
 welcomes = st.builds(
-    Welcome, st.integers(0, 255), IDS.map(ClusterId), IDS.map(NodeId), TEXTS, NONCES, st.integers(0, 9)
+    Welcome,
+    st.integers(0, 255),
+    IDS.map(ClusterId),
+    IDS.map(NodeId),
+    TEXTS,
+    NONCES,
+    st.integers(0, 9).filter(lambda version: version != FIRST_VERSION),
 )
 challenges = st.builds(Challenge, IDS.map(ClusterId), IDS.map(NodeId), NONCES, st.integers(0, 9))
 
@@ -105,6 +112,15 @@ def test_a_hello_of_the_first_version_is_read_so_that_it_can_be_refused() -> Non
     assert read is not None
     assert (read[0].lowest, read[0].highest) == (1, 1)
     assert judge(read[0], CLUSTER, ME)[0] is Verdict.OTHER_VERSION
+
+
+def test_a_refusal_in_the_first_version_is_what_that_wrote_and_read() -> None:
+    body = bytes.fromhex("03 0100 c1") + bytes(7) + b"\x0a" + bytes(7) + b"speaks another"
+    welcome = Welcome(
+        Verdict.OTHER_VERSION, ClusterId(0xC1), NodeId(0xA), "speaks another", version=FIRST_VERSION
+    )
+    assert welcome.encode() == greeting(2, body)
+    assert Welcome.read(greeting(2, body)) == (welcome, 15 + len(body))
 
 
 def test_an_offer_that_is_not_known_is_corrupt() -> None:

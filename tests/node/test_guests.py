@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
+from netstore.codec import crc32c
 from netstore.disk.datadir import MemberIdentity
 from netstore.limits import Budget
 from netstore.net.peerproof import Secret
@@ -330,6 +332,18 @@ def test_addresses_of_one_network_are_one_crowd() -> None:
         lodge.guests.make_room(f"2001:db8::{number:x}")
         lodge.call(f"2001:db8::{number:x}")
     assert len(lodge.guests.strangers) == module.MAX_STRANGERS_AT_ONE
+
+
+def test_who_speaks_the_first_version_is_refused_so_that_it_can_read_it() -> None:
+    """What it sent and how it read the answer is in the history: `peerwire` before proofs."""
+    lodge = Lodge()
+    wire = lodge.call()
+    first = struct.pack("<BHHQQQ", 1, 1, 1, CLUSTER, OTHER, ME) + b"netstored 0.0.9"
+    wire.party.received(struct.pack("<8sBHI", b"nstpeer\n", 1, len(first), crc32c(first)) + first)
+    body = wire.sent[15:]
+    assert struct.unpack_from("<BHQQ", body) == (Verdict.OTHER_VERSION, 1, CLUSTER, ME)
+    assert body[19:] == b"speaks versions 1 to 1 of the peer protocol, this member 2 to 2"
+    assert (wire.reason, lodge.got) == ("refused", [])
 
 
 def test_who_does_not_know_the_token_gets_nothing_made_of_it() -> None:

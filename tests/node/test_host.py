@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from netstore.disk.engine import MemoryEngine
 from netstore.errors import NO_SPACE, STOPPED, TIMED_OUT, TOO_MANY, CorruptData, Fault
 from netstore.limits import Budget
+from netstore.meter import Parts
 from netstore.node.host import CATCH_UP_ENTRIES, HELD_BYTES, DiskFailed
 from netstore.node.timekeeper import Deadlines
 from netstore.raft.change import Change, Step, StepKind
@@ -25,6 +26,7 @@ from netstore.state.commands import Delete, QuorumGet, Set, encode
 from netstore.state.mirror import TABLES
 from netstore.state.v3commands import Compact, DeleteRange, Found, LeaseGrant, Put, Range, SetAlarm, Txn
 from netstore.types import Event, Index, Nanos, NodeId, Term
+from netstore.watch.streams import Watches
 from tests.support.group import Group
 from tests.support.local_member import HandClock
 from tests.support.member import ME, Solo
@@ -674,3 +676,73 @@ def test_a_change_is_asked_for_in_the_term_of_the_leader_only() -> None:
     for term in (member.host.term - 1, member.host.term):
         member.host.receive((Forward(NodeId(9), ME, Term(term), EntryKind.CHANGE, [change.encode()]),))
     assert asked == [change]
+
+
+class SlowJob:
+    """One step, and it is over."""
+
+    def step(self) -> bool:
+        return True
+
+    def failed(self, fault: Exception) -> None:
+        raise fault
+
+
+@pytest.mark.parametrize(
+    ("slow", "part"),
+    [
+        ("_wal.append", "log"),
+        ("machine.begin", "apply"),
+        ("watches.publish", "watches"),
+        ("_serve_reads", "reads"),
+        ("machine.save", "save"),
+        ("machine.sweep", "sweep"),
+        ("watches.step", "watches"),
+        ("jobs.run", "jobs"),
+        ("_flush", "answers"),
+    ],
+)
+def test_a_turn_tells_which_part_of_it_took_longest(
+    slow: str, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member = Solo().lead()
+    for revision in range(3):
+        member.host.propose(encode(Put(b"k", b"%d" % revision)), lambda _: None)
+    member.settle()
+    owner: object = member.host
+    *path, name = slow.split(".")
+    for each in path:
+        owner = getattr(owner, each)
+    real = getattr(owner, name)
+
+    def slowly(*given: object) -> object:
+        member.clock.now = Nanos(member.clock.now + 1_000_000)
+        return real(*given)
+
+    monkeypatch.setattr(owner, name, slowly)
+    monkeypatch.setattr(Watches, "behind", True)
+    found: list[str] = []
+    member.host.read(lambda _: None)
+    assert member.host.jobs.start("somebody", SlowJob()) is None
+    member.host.propose(encode(Compact(3) if part == "sweep" else Put(b"k")), lambda _: None)
+    while member.woken and len(found) < 9:
+        member.turn()
+        found.append(member.host.parts.longest)
+        member.device.sync()
+    assert set(found) - {""} == {part}
+
+
+def test_a_turn_reads_the_clock_once_more_for_each_part_that_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, because this is on the way of every write."""
+    member = Solo().lead()
+    readings: list[str] = []
+    monkeypatch.setattr(Parts, "ran", lambda _, part: readings.append(part))
+    put(member)
+    member.turn()
+    member.device.sync()
+    member.turn()
+    assert readings == ["log", "log", "answers", "log", "apply", "watches", "save", "answers"]
+    readings.clear()
+    member.woken = True
+    member.turn()
+    assert readings == ["answers"]

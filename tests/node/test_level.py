@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
-import msgspec
 import pytest
 
 from netstore.errors import CannotApply, Fault, Hopeless
@@ -13,51 +12,16 @@ from netstore.raft.messages import Forward
 from netstore.state.commands import PublishMember, RaiseLevel, Set, encode
 from netstore.state.digest import digest
 from netstore.state.envelope import command_of, seal
-from netstore.state.machine import Machine, Outcome
+from netstore.state.machine import Machine
 from netstore.state.v3commands import Put
 from netstore.types import NodeId
 from tests.support.group import Group
+from tests.support.later import Later, appending
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from netstore.state.machine import Outcome
 
-    from netstore.state.commands import Command
-
-NUMBER: Final = 200
-
-
-class Append(msgspec.Struct, array_like=True, frozen=True, tag=NUMBER):
-    """A made-up command of a later release: a value gets longer."""
-
-    key: bytes
-    more: bytes
-
-
-_append: Final = msgspec.msgpack.Decoder(Append)
-
-
-class Later(Machine):
-    """The state machine of a later release, which knows a command of level 2."""
-
-    LEVEL: ClassVar[int] = 2
-    LEVELS: ClassVar[Mapping[int, int]] = {NUMBER: 2}
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._doors[Append] = self._append
-
-    @staticmethod
-    def decode(data: bytes) -> Command:
-        if data[:3] == b"\x93\xcc\xc8":
-            return _append.decode(data)  # type: ignore[return-value]  # no union of this release has it
-        return Machine.decode(data)
-
-    def _append(self, command: Append) -> Outcome:
-        old = self.mvcc.values(command.key, b"")
-        return self._put(Put(command.key, b"".join(old) + command.more))
-
-
-APPEND: Final = msgspec.msgpack.encode(Append(b"k", b"+"))
+APPEND: Final = appending(b"k")
 
 
 def ask(group: Group, id_: int, command: bytes) -> Outcome:

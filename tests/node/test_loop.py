@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 import trio
 
-from netstore.meter import Meter
+from netstore.meter import Meter, Parts
 from netstore.node.loop import Loop
 from tests.support.member import Lines
 
@@ -24,6 +24,7 @@ class Turns:
         self.waiting = 0
         self.again = 0
         self.stopped = False
+        self.parts = Parts(lambda: 0.0)
         self.fault: Exception | None = None
 
     @property
@@ -157,12 +158,33 @@ async def test_a_long_turn_of_the_task_is_told() -> None:
             nonlocal now
             super().turn()
             now += 1.0
+            self.parts.longest = "sweep" if self.turns == 1 else ""
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run, loop, Slow(loop))
         await trio.testing.wait_all_tasks_blocked()
         loop.wake()
         await trio.testing.wait_all_tasks_blocked()
+        assert (meter.held, meter.longest, meter.what) == (1, 1.0, "turn: sweep")
+        loop.wake()
+        await trio.testing.wait_all_tasks_blocked()
+        assert meter.part == ""
         nursery.cancel_scope.cancel()
-    assert (meter.held, meter.longest, meter.what) == (1, 1.0, "turn")
-    assert lines.events == ["loop_held"]
+    assert lines.events == ["loop_held"] * 2
+
+
+async def test_a_round_without_a_turn_forgets_what_the_last_turn_did() -> None:
+    meter = Meter(lambda: 0.0, Lines())
+    loop = Loop(meter)
+    host = Turns(loop)
+    host.parts.longest = "jobs"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, loop, host)
+        await trio.testing.wait_all_tasks_blocked()
+        for wake, part in ((True, "jobs"), (False, "")):
+            loop.begin()
+            if wake:
+                loop.wake()
+            loop.end()
+            assert meter.part == part
+        nursery.cancel_scope.cancel()

@@ -8,7 +8,6 @@ from netstore.disk.engine import MemoryEngine
 from netstore.errors import Fault
 from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind
-from netstore.state.commands import decode
 from netstore.state.envelope import command_of
 from netstore.state.machine import Machine
 from netstore.state.mirror import TABLES
@@ -39,7 +38,9 @@ JUDGED: Final = frozenset(
 class Ledger:
     """Entries from index 1 on. `events` and `pair_changes` are filled by `replay`."""
 
-    def __init__(self) -> None:
+    def __init__(self, release: type[Machine] = Machine) -> None:
+        """`release` is the latest that any member runs."""
+        self._release = release
         self.entries: list[Entry] = []
         self.committed_in: list[Term] = []
         """The term in which each was first seen to be committed; not the term it was made in."""
@@ -75,7 +76,7 @@ class Ledger:
 
     def replay(self) -> Machine:
         """A fresh state machine that applied everything, one entry at a time."""
-        machine = Machine(MemoryEngine(_nowhere, TABLES))
+        machine = self._release(MemoryEngine(_nowhere, TABLES))
         self.events, self.pair_changes, self.steps = [], [], []
         last = machine.history.last
         for entry in self.entries:
@@ -89,7 +90,7 @@ class Ledger:
             if changes or (len(command) > 1 and command[1] in JUDGED):
                 at = self.committed_at[entry.index - 1]
                 done = not isinstance(outcome, Fault)
-                self.steps.append(Step(entry.index, at, decode(command), tuple(changes), done))
+                self.steps.append(Step(entry.index, at, machine.decode(command), tuple(changes), done))
             machine.save()
             if machine.history.last > last:
                 shown = {event.index: event for event in machine.take_events()}

@@ -16,13 +16,14 @@ from netstore.node.cluster import Cluster
 from netstore.node.driver import Driver
 from netstore.node.host import TURN_UNITS, DiskFailed, Host
 from netstore.node.lessor import Lessor
+from netstore.node.level import Levels
 from netstore.node.proposals import Proposals
 from netstore.node.register import Register
 from netstore.node.timekeeper import CHORES_SECONDS, EXPIRE_SECONDS, Deadlines, Timekeeper
 from netstore.raft.core import Boot, Config, Raft
 from netstore.raft.entry import ConfState, HardState, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
-from netstore.raft.messages import InstallSnapshot
+from netstore.raft.messages import InstallSnapshot, MessageRefused
 from netstore.state.commands import encode
 from netstore.state.machine import UNFINISHED, Machine
 from netstore.types import ClusterId, Event, Index, NodeId, Term
@@ -31,6 +32,7 @@ from tests.sim.disk import Disk, SimDevice, StateEngine, finish_replacement
 from tests.sim.disk import Host as DiskHost
 from tests.sim.invariants import Violated, require
 from tests.sim.logrecord import LogRecord, WatchedWal
+from tests.support.later import Later
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,12 +66,28 @@ class _Piecewise(Machine):
     goes on between the pieces of a command goes on in the simulation.
     """
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.mvcc.delete_step = 1
+
     def go_on(self, units: int = 1) -> Outcome | Unfinished:
         """One piece, which uses up what a turn may work."""
         outcome = super().go_on(min(units, 1))
         if outcome is UNFINISHED:
             self.worked += TURN_UNITS
         return outcome
+
+
+class _PiecewiseLater(_Piecewise, Later):
+    """The same of the later release."""
+
+
+_RELEASES = {
+    (False, False): Machine,
+    (True, False): _Piecewise,
+    (False, True): Later,
+    (True, True): _PiecewiseLater,
+}
 
 
 class _Lines:
@@ -108,6 +126,8 @@ class Member:
         """Why it would not start, once it would not."""
         self.retired = False
         """Its operator took it away for good."""
+        self.later = False
+        """It runs the later release from its next start on."""
         self.fuse: int | None = None
         """Effects left before the power goes."""
         self.commit_seen = Index(0)
@@ -162,7 +182,7 @@ class Member:
         if finish_replacement(disk, replay.mark):
             world.reach["replacements_finished"] += 1
         self.engine = StateEngine(disk, seams, plan.commit_interval, self._engine_failed)
-        self.machine = (_Piecewise if plan.piecewise else Machine)(self.engine)
+        self.machine = _RELEASES[plan.piecewise, self.later](self.engine)
         self.machine.load()
         mark = replay.mark
         if mark is None:
@@ -205,6 +225,7 @@ class Member:
         self.register = Register(self.host, self.cluster, plan.wish, _Lines(self._note))
         if not plan.joiners:
             self.host.change_asked = None  # the operator asks for changes that `Cluster` does not make
+        self.levels = Levels(self.host)
         self.lessor = Lessor(self.host, plan.election_ticks * plan.tick)
         self.timekeeper = Timekeeper(self.host, Deadlines(self.clock), plan.tick, _nothing, self.lessor)
         self._next_expiry = self._next_chores = self.clock.monotonic()
@@ -323,6 +344,8 @@ class Member:
         self.host.tick()
         if self.world.plan.joiners:
             self.cluster.tick()
+        if self.world.plan.upgrades:
+            self.levels.look()
         now = self.clock.monotonic()
         if now >= self._next_expiry:
             self._next_expiry = now + EXPIRE_SECONDS
@@ -347,6 +370,17 @@ class Member:
         self.world.heard(self, message)
         self.host.receive((message,))
 
+    def hear_lie(self, message: Message) -> None:
+        """Something comes that no member can have sent. A member without a term cannot know."""
+        if self.raft.term and not self.paused:
+            self.enter(partial(self._refuse, message))
+
+    def _refuse(self, message: Message) -> None:
+        try:
+            self.host.receive((message,))
+        except MessageRefused:
+            self.world.reach["lies_refused"] += 1
+
     def unreachable(self, peer: NodeId) -> None:
         """Messages for a peer were dropped."""
         self.enter(partial(self.host.unreachable, peer))
@@ -364,6 +398,10 @@ class Member:
         self.world.network.send(messages)
 
     # --- requests
+
+    def propose_bytes(self, command: bytes, done: Done) -> None:
+        """A client asks to replicate what only the later release has words for."""
+        self._request(done, lambda answer: self.host.propose(command, answer))
 
     def propose(self, make: Callable[[MachineClock], Command], done: Done) -> None:
         """A client asks to replicate a command; what it needs of the time is this member's."""

@@ -35,14 +35,17 @@ from netstore.raft.log import Log
 from netstore.raft.messages import AppendAccepted, Forward, Heartbeat, VoteAnswer, VoteRequest
 from netstore.raft.status import Role
 from netstore.seams import SyncFailed
+from netstore.state import machine as machine_module
 from netstore.state import txn
 from netstore.state.commands import ExpireNodes, encode
 from netstore.state.countdown import Countdown
 from netstore.state.history import History
 from netstore.state.lease import Leases
-from netstore.state.machine import Machine
+from netstore.state.machine import APPLY_UNITS, Machine
 from netstore.state.member import to_vote
+from netstore.state.mvcc import Mvcc
 from netstore.state.tree import Tree
+from netstore.state.v3commands import Deleted
 from netstore.watch.hub import Hub
 from netstore.watch.streams import Watch, Watches
 from tests.sim import plan as plans
@@ -59,7 +62,7 @@ if TYPE_CHECKING:
     from netstore.raft.messages import Message
     from netstore.raft.ready import Ready
     from netstore.state.lease import Lease
-    from netstore.state.v3commands import Range
+    from netstore.state.v3commands import DeleteRange, Range
     from netstore.types import Event, Index, NodeId
     from netstore.watch.hub import Watcher
     from tests.sim.plan import Plan
@@ -99,6 +102,8 @@ def _steady(plan: Plan, *faults: str, size: int = 3, rate: float = 0.6) -> None:
     plan.clients, plan.think, plan.patience, plan.pair_clients = 4, 0.03, 2.0, 0
     plan.piecewise = False
     plan.pair_watchers = plan.lease_clients = plan.joiners = plan.hostile = 0
+    plan.pair_ranges = plan.lies = 0.0
+    plan.upgrades = False
     plan.sticky = 0.5
     plan.skew = plan.drift = plan.no_battery = 0.0
     plan.snapshot_count, plan.catch_up_entries = 10_000, 5_000
@@ -163,6 +168,26 @@ def _pairs_only(plan: Plan) -> None:
     """A calm cluster with v3 clients."""
     _steady(plan, "transfer")
     plan.pair_clients = 4
+
+
+def _pieces(plan: Plan) -> None:
+    """All keys are deleted again and again, a turn for each key, while machines crash."""
+    _steady(plan, "crash", "plug", "transfer")
+    plan.clients, plan.pair_clients, plan.pair_ranges, plan.piecewise = 1, 6, 0.3, True
+    plan.think, plan.turn_delay, plan.commit_interval = 0.01, 0.05, 0.001
+    plan.faults["crash"] = plan.faults["fuse"] = 2.0
+
+
+def _lied_to(plan: Plan) -> None:
+    """A calm cluster in which terms are spoken of that cannot be."""
+    _steady(plan, "transfer")
+    plan.lies = 0.01
+
+
+def _upgraded(plan: Plan) -> None:
+    """Members become a later release one by one."""
+    _steady(plan, "transfer", "isolate")
+    plans.upgrade(plan)
 
 
 def _full(plan: Plan) -> None:
@@ -591,6 +616,48 @@ def _limit_overflows(machine: Machine, command: Range, range_: Any = Machine._ra
     return range_(machine, command)
 
 
+def _ends_each_piece(mvcc: Mvcc, command: DeleteRange) -> Iterator[int]:
+    """What is deleted is there for all to see after each piece."""
+    steps = mvcc.delete_steps(command.key, command.range_end)
+    while True:
+        try:
+            worked = next(steps)
+        except StopIteration as end:
+            return Deleted(mvcc.finish(), end.value, [])  # type: ignore[return-value] # a generator's own
+        mvcc.finish()
+        yield worked
+
+
+def _reads_what_is_half_done(mvcc: Mvcc, query: Range, bound: int = 0, range_: Any = Mvcc.range) -> Any:
+    return range_(mvcc, query, bound or mvcc.bound)
+
+
+def _saves_what_is_half_done(
+    patch: pytest.MonkeyPatch, save: Callable[[Machine], None] = Machine.save
+) -> None:
+    """In every turn, whatever is under way."""
+
+    def save_all(machine: Machine) -> None:
+        work, machine._work = machine._work, None
+        save(machine)
+        machine._work = work
+
+    patch.setattr(Machine, "save", save_all)
+    patch.setattr(Host, "_work_off", lambda host, work=Host._work_off: (work(host), host.machine.save()))
+
+
+def _digests_pieces(machine: Machine, units: int = APPLY_UNITS, go_on: Any = Machine.go_on) -> Any:
+    machine.trail.add(b"a piece")
+    return go_on(machine, units)
+
+
+# --- releases
+
+
+def _some_know(machine: Machine) -> int:
+    return max((member.level for member in machine.members.values()), default=0)
+
+
 # --- members
 
 
@@ -854,6 +921,49 @@ MUTANTS: Final = tuple(
             2,
         ),
         ("a joiner is told who it is from an old list", _set(Register, "take", _told_at_once), _thieves, 26),
+        (
+            "a range is deleted key by key",
+            _set(txn, "delete_range_steps", _ends_each_piece),
+            _pieces,
+            1,
+        ),
+        (
+            "a read sees what a command has half done",
+            _set(Mvcc, "range", _reads_what_is_half_done),
+            _pieces,
+            1,
+        ),
+        (
+            "what a command has half done is saved",
+            _saves_what_is_half_done,
+            _pieces,
+            58,
+        ),
+        ("a digest tells pieces apart", _set(Machine, "go_on", _digests_pieces), _pieces, 1),
+        (
+            "a term that cannot be is taken over",
+            _set(election, "MOST_TERMS_AHEAD", 1 << 61),
+            _lied_to,
+            0,
+        ),
+        (
+            "the level rises when one member knows it",
+            _set(Machine, "common_level", property(_some_know)),
+            _upgraded,
+            1,
+        ),
+        (
+            "a command beyond the level is proposed",
+            _set(Machine, "level_of", lambda _machine, _command: 1),
+            _upgraded,
+            1,
+        ),
+        (
+            "everybody who joins is to vote",
+            _set(machine_module, "to_vote", lambda _members: 0),
+            _joining,
+            0,
+        ),
         ("a digest begins anew at a start", _set(Machine, "load", _digest_begins_anew), _crashes, 0),
         (
             "a limit is counted up without an end",

@@ -63,7 +63,9 @@ class PairLoad:
             self._world.timeline.after(self._world.plan.patience, partial(self._give_up, call))
 
     def _command(self, value: bytes) -> Put | DeleteRange | Txn | Range:
-        random = self._random
+        random, ranges = self._random, self._world.plan.pair_ranges
+        if ranges and random.random() < ranges:
+            return DeleteRange(EVERYTHING.key, EVERYTHING.range_end)
         key = b"k%d" % random.randrange(4)
         kind = random.random()
         if kind < 0.4:

@@ -104,6 +104,12 @@ class Plan:
     """Commands that may be done in pieces are, with a turn between any two."""
     hostile: int = 0
     """Clients that send values at the edges of what a command admits."""
+    pair_ranges: float = 0.0
+    """Chance that a client of the v3 keys deletes all of them at once."""
+    lies: float = 0.0
+    """Chance that a message comes twice, first in a term that nobody can have come to."""
+    upgrades: bool = False
+    """Members are restarted one by one as a later release, whose command clients ask for all along."""
 
     mix: dict[str, int] = field(default_factory=dict)
     """Weight of each kind of operation."""
@@ -194,7 +200,18 @@ def draw(random: Random) -> Plan:
         join(plan, random)
     elif chance() < 0.08:
         attack(plan, random)
+    plan.pair_ranges = choose((0.0, 0.0, 0.1))
+    plan.lies = choose((0.0, 0.0, 0.0, 0.003))
+    if not plan.joiners and not plan.hostile and chance() < 0.1:
+        upgrade(plan)
     return plan
+
+
+def upgrade(plan: Plan) -> None:
+    """Make it a run in which members are upgraded; who they are does not change meanwhile."""
+    plan.upgrades = True
+    for name in ("membership", "rot", "misdirect"):
+        plan.faults.pop(name, None)
 
 
 def join(plan: Plan, random: Random) -> None:

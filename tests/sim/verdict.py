@@ -24,7 +24,7 @@ def judge(world: World) -> None:
     events = world.ledger.events
     revisions.judge(load.operations, events)
     changes = world.ledger.pair_changes
-    pairs.judge(world.pairs.calls, [change for change in changes if change.key < b"l"])
+    pairs.judge(world.pairs.calls, [change for change in changes if b"k" <= change.key < b"l"])
     _judge_pair_watches(world)
     _judge_leases(world)
     world.reach["pair_calls_judged"] += len(world.pairs.calls)

@@ -10,14 +10,17 @@ states, fresh writes served: P11), and the judgement of what clients were told.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Final
 
+from netstore.raft.election import MOST_TERMS_AHEAD
 from netstore.raft.messages import InstallSnapshot
 from netstore.raft.status import Role
 from netstore.state.countdown import RETRY_SECONDS
-from netstore.types import Event, NodeId
+from netstore.state.machine import Machine
+from netstore.types import Event, NodeId, Term
 from tests.check.history import Fate
 from tests.sim import plan as plans
 from tests.sim.disk import COPY_SECONDS, Disk
@@ -31,10 +34,12 @@ from tests.sim.member import Member
 from tests.sim.network import Network
 from tests.sim.pairload import PairLoad
 from tests.sim.pairwatch import PairWatches
+from tests.sim.releases import Releases
 from tests.sim.steward import Steward
 from tests.sim.timeline import MachineClock, Timeline
 from tests.sim.verdict import judge
 from tests.sim.workload import Workload
+from tests.support.later import Later
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -67,7 +72,7 @@ class World:
         self.reach: Counter[str] = Counter()
         self.trace: list[str] | None = [] if trace else None
         self.timeline = Timeline()
-        self.ledger = Ledger()
+        self.ledger = Ledger(Later if self.plan.upgrades else Machine)
         self.members: dict[NodeId, Member] = {}
         self.leases: dict[tuple[bytes, int], tuple[float, int]] = {}
         """(key, instant of expiry) -> when it was written, with which TTL in seconds."""
@@ -101,6 +106,8 @@ class World:
         self.lease_load = LeaseLoad(self, Random(f"leases {seed}"))  # noqa: S311 - repeatable
         self.hostile = Hostile(self, Random(f"hostile {seed}"))  # noqa: S311 - repeatable
         self.joiners = Joiners(self, Random(f"joiners {seed}"))  # noqa: S311 - repeatable
+        self.releases = Releases(self, Random(f"releases {seed}"))  # noqa: S311 - repeatable
+        self._random_lies = Random(f"lies {seed}")  # noqa: S311 - repeatable
 
     # --- the run
 
@@ -116,6 +123,7 @@ class World:
         self.lease_load.start()
         self.joiners.start()
         self.hostile.start()
+        self.releases.start()
         self.timeline.run(self.plan.duration)
         self.workload.stop()
         self.pair_watches.stop()
@@ -289,6 +297,9 @@ class World:
         if member is None or not member.up:
             self._lost(message)
         else:
+            if self.plan.lies and not self.faults.over and self._random_lies.random() < self.plan.lies:
+                term = Term(message.term + 2 * MOST_TERMS_AHEAD)
+                member.hear_lie(replace(message, term=term))
             member.receive(message)
 
     def _lost(self, message: Message) -> None:

@@ -82,7 +82,7 @@ def test_pieces_of_any_size_do_the_same_and_show_nothing_before_the_last(
         twin.apply(lease)
     machine.save()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("netstore.state.mvcc.DELETE_STEP", step)
+        patch.setattr("netstore.state.mvcc.Mvcc.delete_step", step)
         for command in commands:
             applied, before = machine.applied, machine.mvcc.range(Range(*ALL))
             assert isinstance(before, Found)

@@ -83,7 +83,8 @@ def health(settings: Settings, *, cluster: bool) -> None:
 @_of_cluster
 @pass_settings
 def status(settings: Settings, *, cluster: bool) -> None:
-    """Show how the member at each endpoint stands: role, leader, term, and how far it has come.
+    """Show how the member at each endpoint stands: role, leader, term, how far it has come, the feature level
+    of the cluster, how much its buffers hold, and what held it up.
 
     Exit status 4 if one does not answer.
     """
@@ -94,18 +95,29 @@ def status(settings: Settings, *, cluster: bool) -> None:
 
 
 def _table(seen: Sequence[Standing]) -> Table:
-    headings = ("ENDPOINT", "ID", "NAME", "VERSION", "ROLE", "LEADER", "TERM", "INDEX", "APPLIED", "PROBLEM")
+    standing = ("ENDPOINT", "ID", "NAME", "VERSION", "ROLE", "LEADER", "TERM", "INDEX", "APPLIED")
+    headings = (*standing, "LEVEL", "MEMORY", "HELD", "LONGEST", "PROBLEM")
     rows: list[tuple[str | int | None, ...]] = []
     for each in seen:
         told = each.status
         if told is None:
-            rows.append((each.endpoint, *[None] * 8, each.problem))
+            rows.append((each.endpoint, *[None] * (len(headings) - 2), each.problem))
             continue
         problem = "; ".join(told.problems) or None
         numbers = (told.term, told.commit_index, told.applied_index)
         words = (told.id, told.name or None, told.version, told.role, told.leader or None)
-        rows.append((each.endpoint, *words, *numbers, problem))
+        rows.append((each.endpoint, *words, *numbers, told.feature_level, *_load(told), problem))
     return Table(headings, rows)
+
+
+def _load(told: MemberStatus) -> tuple[str | None, int | None, str | None]:
+    """How much of its memory budget a member uses, how often its loop was held, and the longest time."""
+    memory, loop = told.memory, told.loop
+    used = None if memory is None else f"{100 * memory.used_bytes / max(memory.budget_bytes, 1):.0f}%"
+    if loop is None:
+        return used, None, None
+    longest = f"{loop.longest_ms:.1f} ms {loop.longest_work}" if loop.over_budget else None
+    return used, loop.over_budget, longest
 
 
 def _content(seen: Standing) -> dict[str, object]:
@@ -123,6 +135,15 @@ def _content(seen: Standing) -> dict[str, object]:
         "commitIndex": told.commit_index,
         "appliedIndex": told.applied_index,
         "problems": list(told.problems),
+        "featureLevel": told.feature_level,
+        "memory": told.memory
+        and {"budgetBytes": told.memory.budget_bytes, "usedBytes": told.memory.used_bytes},
+        "loop": told.loop
+        and {
+            "overBudget": told.loop.over_budget,
+            "longestMs": told.loop.longest_ms,
+            "longestWork": told.loop.longest_work,
+        },
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -100,13 +100,20 @@ def test_what_is_no_peer_url_is_a_usage_error(run: Run, url: str) -> None:
         assert "write it as http://host:2380" in told.err
 
 
-def test_endpoints_are_asked_each_by_itself(ctl: Run, store: str) -> None:
+def test_endpoints_are_asked_each_by_itself(ctl: Run, store: str, request: pytest.FixtureRequest) -> None:
     told = ctl("endpoint", "status", "-o", "json")
     (seen,) = told.document["endpoints"]
     assert told.status == 0
     assert (seen["endpoint"], seen["role"], seen["problems"]) == (store, "leader", [])
     assert seen["leader"] == seen["id"]
     assert seen["commitIndex"] >= seen["appliedIndex"] > 0
+    if "netstored" in request.node.name:
+        assert seen["featureLevel"] == 1
+        assert seen["memory"]["budgetBytes"] >= 64 << 20
+        assert seen["memory"]["usedBytes"] >= 0
+        assert seen["loop"]["overBudget"] >= 0
+    else:
+        assert (seen["featureLevel"], seen["memory"], seen["loop"]) == (None, None, None)
     well = ctl("endpoint", "health", "--cluster")
     assert (well.status, well.rows[0][:2]) == (0, [store, "healthy"])
     both = f"{store},{DEAD}"
@@ -130,6 +137,48 @@ def test_members_are_offered_where_one_is_named(ctl: Run, monkeypatch: pytest.Mo
 
 
 # --- stores that are not well
+
+
+STANDING: Final = {
+    "id": "a",
+    "name": "one",
+    "version": "1.0",
+    "role": "leader",
+    "leader": "a",
+    "term": 2,
+    "commitIndex": 9,
+    "appliedIndex": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ({}, ["", "", "", ""]),
+        (
+            {
+                "featureLevel": 2,
+                "memory": {"budgetBytes": 1_000, "usedBytes": 254, "sharesUsedBytes": {"log": 254}},
+                "loop": {"budgetMs": 5.0, "overBudget": 0, "longestMs": 0.0, "longestWork": ""},
+            },
+            ["2", "25%", "0", ""],
+        ),
+        (
+            {"loop": {"overBudget": 3, "longestMs": 12.25, "longestWork": "turn: apply"}},
+            ["", "", "3", "12.2 ms turn: apply"],
+        ),
+    ],
+)
+def test_what_loads_a_member_is_shown_as_far_as_it_is_told(
+    run: Run, told: dict[str, Any], shown: list[str]
+) -> None:
+    with answering(lambda _: http("200 OK", json.dumps(STANDING | told))) as url:
+        plain = run("--endpoints", url, "endpoint", "status")
+        document = run("--endpoints", url, "endpoint", "status", "-o", "json").document
+    assert plain.rows == [[url, "a", "one", "1.0", "leader", "a", "2", "9", "8", *shown, ""]]
+    (seen,) = document["endpoints"]
+    for name, value in told.items():
+        assert seen[name] == (value if name == "featureLevel" else {key: value[key] for key in seen[name]})
 
 
 def test_an_unhealthy_endpoint_says_why(run: Run) -> None:

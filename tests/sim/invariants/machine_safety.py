@@ -1,5 +1,6 @@
 """State machine safety: members that have applied the same entries are in the same state (Ongaro's
-dissertation, section 3.6.3; P9). At every turn the scalars are compared, at some the whole image.
+dissertation, section 3.6.3; P9). At every turn the scalars and what all entries came to are compared, at some
+the whole image.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class MachineSafety(Invariant):
     def _compare(self, member: Member) -> None:
         machine = member.machine
         applied = machine.applied
-        scalars = (machine.tree.index, *machine.statistics.replicated())
+        scalars = (machine.tree.index, machine.trail.checksum, *machine.statistics.replicated())
         first = self._at.setdefault(applied, scalars)
         require(
             first == scalars, "states differ", member=member.id, applied=applied, first=first, here=scalars
