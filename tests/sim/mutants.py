@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 import pytest
+from msgspec import structs
 
 from netstore.disk import diagnose as diagnosis
 from netstore.disk import frame
@@ -46,6 +47,7 @@ from netstore.state.member import to_vote
 from netstore.state.mvcc import Mvcc
 from netstore.state.tree import Tree
 from netstore.state.v3commands import Deleted
+from netstore.types import NodeId
 from netstore.watch.hub import Hub
 from netstore.watch.streams import Watch, Watches
 from tests.sim import plan as plans
@@ -63,7 +65,7 @@ if TYPE_CHECKING:
     from netstore.raft.ready import Ready
     from netstore.state.lease import Lease
     from netstore.state.v3commands import DeleteRange, Range
-    from netstore.types import Event, Index, NodeId
+    from netstore.types import Event, Index
     from netstore.watch.hub import Watcher
     from tests.sim.plan import Plan
 
@@ -673,7 +675,8 @@ def _told_at_once(register: Register, application: Application, answer: Callable
 
 
 def _same_identity(register: Register, application: Application, answer: Callable[[Roster], None]) -> None:
-    waiting = register._waiting_member(application)
+    again = structs.replace(application, replaces=NodeId(0))
+    waiting = register._waiting_member(again)
     if waiting is None:
         register._let_in(application, answer)
     else:
