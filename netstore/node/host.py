@@ -20,7 +20,6 @@ import errno
 from bisect import insort
 from collections import deque
 from dataclasses import replace
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore import errors
@@ -29,6 +28,7 @@ from netstore.guard import guarded
 from netstore.limits import Budget
 from netstore.node.driver import Append
 from netstore.node.jobs import Jobs
+from netstore.node.reads import Reads
 from netstore.raft.change import Change
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES, EntryKind
 from netstore.raft.invariant import InvariantBroken
@@ -77,14 +77,17 @@ LOG_BYTES: Final = 256 * 1024 * 1024
 MARK_ENTRIES: Final = 1_024
 """Members compare their states at every entry whose index is a multiple of this, in a message of 45 bytes."""
 
-MAX_WAITING_READS: Final = 20_000
-"""Linearizable reads of this member that may wait at once."""
-
 PAYLOADS_PER_TURN: Final = 512
 """Payloads proposed in one turn, about 5 ms of work to apply; the rest is the next turn's."""
 
 TURN_UNITS: Final = 5_000
 """Microseconds, about, that one turn applies entries for: what one piece of work on the loop may take."""
+
+READ_UNITS: Final = 5_000
+"""The same for linearizable reads that can be answered; the others are answered in the next turns."""
+
+UNITS_A_READ: Final = 20
+"""Microseconds, about, that any of them takes, beside what it looks at (`Mvcc.glanced`)."""
 
 HELD_BYTES: Final = 16 * 1024 * 1024
 """What the log in memory may grow by while no entries are applied, because the state engine is behind; more
@@ -228,9 +231,7 @@ class Host:
         """What copies that are on their way stand for, in order."""
         self._image_in: object = None
         self._installing = False
-        self._read_token = 0
-        self._reads_asked: dict[int, tuple[Callable[[Fault | None], None], float]] = {}
-        self._reads_waiting: list[tuple[Index, int]] = []
+        self._reads = Reads(proposals.time_limit)
         self._leader_known: NodeId | None = None
         self._forgetful: set[NodeId] = set()
         """Members that are known, since the leader changed, to lack what they acknowledged."""
@@ -279,17 +280,20 @@ class Host:
         self.proposals.add(command, done, principal, level)
         self._wake()
 
-    def read(self, done: Callable[[Fault | None], None]) -> None:
+    def read(self, done: Callable[[Fault | None], None], principal: str = "") -> None:
         """Ask for a moment to read at: `done(None)` comes once this member's state holds everything that was
         acknowledged anywhere before this call (ReadIndex; Ongaro's dissertation, section 6.4). It gets a
-        Fault when that cannot be had in time. One round of messages serves all reads that wait for one.
+        Fault when that cannot be had in time, or when too much waits already, of all or of `principal`. One
+        round of messages serves all reads that wait for one.
         """
-        if self._stopping or len(self._reads_asked) >= MAX_WAITING_READS:
-            done(errors.stopped() if self._stopping else errors.too_many())
+        if self._stopping:
+            done(errors.stopped())
             return
-        self._read_token += 1
-        self._reads_asked[self._read_token] = (done, self.clock.monotonic() + self.proposals.time_limit)
-        self._raft.read(self._read_token)
+        number = self._reads.ask(done, principal, self.clock.monotonic())
+        if number is None:
+            done(errors.too_many())
+            return
+        self._raft.read(number)
         self._wake()
 
     def change_members(
@@ -449,8 +453,8 @@ class Host:
         """Complete every waiting request as unknown, and accept nothing more."""
         self._stopping = True
         self.proposals.fail_all(errors.stopped())
-        for token in list(self._reads_asked):
-            self._finish_read(token, errors.stopped())
+        for done in self._reads.take_all():
+            self._finish_read(done, errors.stopped())
         self._flush()
 
     def _take_proposals(self, message: Forward) -> None:
@@ -515,10 +519,11 @@ class Host:
             if effects.apply:
                 self._to_apply.extend(effects.apply)
                 applied |= self._apply()
-            for token in effects.reads_failed:
-                self._finish_read(token, errors.timed_out(errors.TIMED_OUT_LEADER))
-            self._reads_waiting.extend((index, token) for token, index in effects.reads)
-        if self._reads_waiting:
+            for number in effects.reads_failed:
+                self._finish_read(self._reads.drop(number), errors.timed_out(errors.TIMED_OUT_LEADER))
+            for number, index in effects.reads:
+                self._reads.confirm(number, index)
+        if self._reads:
             self._serve_reads()
         if applied:
             self.machine.save()
@@ -663,27 +668,29 @@ class Host:
             self._wake()
 
     def _serve_reads(self) -> None:
-        applied = self.machine.applied
-        for index, token in self._reads_waiting:
-            if index <= applied:
-                self._finish_read(token, None)
-        asked = self._reads_asked  # one that was given up waits no more, however far its index lies
-        self._reads_waiting = [wait for wait in self._reads_waiting if wait[0] > applied and wait[1] in asked]
+        """Answer the reads that can be answered, by turns of those who asked, until it was enough work."""
+        reads, mvcc = self._reads, self.machine.mvcc
+        reads.reach(self.machine.applied)
+        units = READ_UNITS
+        while units > 0 and (done := reads.take()) is not None:
+            before = mvcc.glanced
+            self._finish_read(done, None)
+            units -= UNITS_A_READ + mvcc.glanced - before
+        if reads.ready:
+            self._wake()
 
-    def _finish_read(self, token: int, fault: Fault | None) -> None:
-        read = self._reads_asked.pop(token, None)
-        if read is not None and not guarded(self.request_failed, read[0], fault):
-            guarded(self.request_failed, read[0], errors.failed())
+    def _finish_read(self, done: Callable[[Fault | None], None] | None, fault: Fault | None) -> None:
+        if done is not None and not guarded(self.request_failed, done, fault):
+            guarded(self.request_failed, done, errors.failed())
 
     def request_failed(self, fault: Exception) -> None:
         """Somebody's answer or event could not be made. That request fails, the member goes on."""
         self._log.error("request_failed", error=repr(fault))
 
     def _expire_reads(self) -> int:
-        now = self.proposals.now
-        late = [token for token, _ in takewhile(lambda item: item[1][1] < now, self._reads_asked.items())]
-        for token in late:
-            self._finish_read(token, errors.timed_out())
+        late = self._reads.take_late(self.proposals.now)
+        for done in late:
+            self._finish_read(done, errors.timed_out())
         return len(late)
 
     # --- a state copy from the leader

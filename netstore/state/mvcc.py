@@ -46,7 +46,7 @@ from netstore.state.keyindex import (
     past_place,
     remember,
 )
-from netstore.state.reads import UNBOUNDED, RangeRead, is_filtered
+from netstore.state.reads import UNBOUNDED, UNIT_BYTES, RangeRead, is_filtered
 from netstore.state.records import Records, corrupt
 from netstore.state.v3commands import BY_KEY, CREATE, DESCEND, MOD, VERSION, Found, Range
 from netstore.types import KeyChange, Revision
@@ -112,6 +112,8 @@ class Mvcc:
         """Every record that is written goes into it."""
         self._pins = Pins()
         self._sorting = Budget(SORT_BYTES)
+        self.glanced = 0
+        """Units of work (`reads`) that `glance` did so far for what is more than one key."""
         self._reset(Revision(1), NEVER, NEVER)
 
     def _reset(self, revision: Revision, compacted: Revision, swept: Revision) -> None:
@@ -465,6 +467,7 @@ class Mvcc:
         wanted = min(limit, count) if limit else count
         if wanted > SMALL_KEYS:
             return None
+        self.glanced += wanted
         backwards = query.sort_order == DESCEND
         keys = index.keys_at(key, range_end, bound, backwards=backwards) if wanted else ()
         if index.log.newest < bound:
@@ -481,6 +484,7 @@ class Mvcc:
         if not self._records.are_near(places, _SMALL_FAR):
             return None
         kvs = self._records.get_many(places)
+        self.glanced += len(kvs) + sum(map(len, kvs)) // UNIT_BYTES
         if query.keys_only:
             kvs = [pair.without_value(record) for record in kvs]
         return Found(self.revision, kvs, count, 0 < limit < count)
@@ -495,6 +499,7 @@ class Mvcc:
             return int(item is not None and pair_below(item, bound) > 0)
         since = log.find(bound >> NUMBER_BITS)
         if log.end - since <= _SMALL_CHANGES:
+            self.glanced += (log.end - since) // 2
             growth = index.growth(key, range_end, bound, log.newest + 1, (since, log.end))
             return index.count_live(key, range_end) - growth
         if index.count_near(key, range_end, bound) > SMALL_KEYS:

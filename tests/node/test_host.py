@@ -423,14 +423,6 @@ def test_a_copy_that_is_taken_half_ends_the_member(monkeypatch: pytest.MonkeyPat
         member.host.image_received(wish, None)
 
 
-def test_a_read_that_was_given_up_waits_for_no_index() -> None:
-    """A leader may name an index that never comes."""
-    member = Solo().lead()
-    member.host._reads_waiting.append((Index(2**61), 77))
-    member.host.turn()
-    assert member.host._reads_waiting == []
-
-
 def test_a_read_without_a_leader_is_refused() -> None:
     member = Solo()
     reads: list[Fault | None] = []
