@@ -2,9 +2,9 @@
 
 Each turn: take every input that is waiting (proposals, messages, ticks, finished syncs); step the driver with
 all of them; then, in this order, give the disk what must be kept, send what may go before the sync, apply
-what is committed, complete slots, hand the changes to the engine, flush the answers. What must not leave
-before the sync waits inside the driver until the disk says so. What arrives while the disk syncs is the next
-batch: there is no timer and nothing to tune.
+what is committed, complete slots, hand the changes to the engine, flush the answers, go on a little with long
+work. What must not leave before the sync waits inside the driver until the disk says so. What arrives while
+the disk syncs is the next batch: there is no timer and nothing to tune.
 
 No clock but the one given, no Trio, nothing awaited: a turn is atomic, which is why no lock exists. A fault
 in here, in the disk or in apply ends the member: half a turn must not be answered.
@@ -27,7 +27,7 @@ from netstore.errors import CannotApply, CorruptData, Fault, MustStop, NetstoreE
 from netstore.guard import guarded
 from netstore.limits import Budget
 from netstore.node.driver import Append
-from netstore.node.jobs import Jobs
+from netstore.node.jobs import STEPS_BESIDE, STEPS_PER_TURN, Jobs
 from netstore.node.reads import Reads
 from netstore.raft.change import Change
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES, EntryKind
@@ -88,6 +88,9 @@ READ_UNITS: Final = 5_000
 
 UNITS_A_READ: Final = 20
 """Microseconds, about, that any of them takes, beside what it looks at (`Mvcc.glanced`)."""
+
+BESIDE_SECONDS: Final = 0.1
+"""Whoever asked for something so lately will ask again: long work is done in short pieces."""
 
 HELD_BYTES: Final = 16 * 1024 * 1024
 """What the log in memory may grow by while no entries are applied, because the state engine is behind; more
@@ -232,6 +235,14 @@ class Host:
         self._image_in: object = None
         self._installing = False
         self._reads = Reads(proposals.time_limit)
+        self._asked = False
+        """Something was asked for since the last turn."""
+        self._asked_at = float("-inf")
+        """The last turn before which something was. Monotonic seconds."""
+        self._chore_is_next = False
+        """Of chores and jobs, where both are to be done and only one of them may."""
+        self.hurried: Callable[[], bool] = _never
+        """Whether others wait whom this member does not know of yet: at the sockets."""
         self._leader_known: NodeId | None = None
         self._forgetful: set[NodeId] = set()
         """Members that are known, since the leader changed, to lack what they acknowledged."""
@@ -278,6 +289,7 @@ class Host:
             done(errors.beyond_level(level, machine.level))
             return
         self.proposals.add(command, done, principal, level)
+        self._asked |= bool(principal)
         self._wake()
 
     def read(self, done: Callable[[Fault | None], None], principal: str = "") -> None:
@@ -294,6 +306,7 @@ class Host:
             done(errors.too_many())
             return
         self._raft.read(number)
+        self._asked = True
         self._wake()
 
     def change_members(
@@ -494,6 +507,8 @@ class Host:
         proposals = self.proposals
         proposals.now = self.clock.monotonic()
         proposals.wall = self.clock.wall()
+        if self._asked:
+            self._asked, self._asked_at = False, proposals.now
         self._hold()
         if proposals.queued and self._raft.leader:
             payloads = proposals.take(PAYLOADS_PER_TURN)
@@ -527,6 +542,9 @@ class Host:
             self._serve_reads()
         if applied:
             self.machine.save()
+        if self._failure is not None:
+            raise self._failure  # found while entries were applied: their outcomes are not told
+        self._flush()
         if self._loading is not None:
             self._load_on(self._loading)
         elif not self._installing:
@@ -539,7 +557,7 @@ class Host:
             self.leader_since = self.clock.wall()
             self._log.info("leader_changed", leader=f"{self._raft.leader:x}", term=self._raft.term)
         if self._failure is not None:
-            raise self._failure  # found while entries were applied: their outcomes are not told
+            raise self._failure
         self._flush()
 
     def _hold(self) -> None:
@@ -653,19 +671,39 @@ class Host:
     def _work_off(self) -> None:
         """A bounded piece of what is done beside the requests: what compaction erases, checksums of the
         history, what watches read that are behind, and steps of jobs. The rest is the next turn's.
+
+        While others ask for what is done at once, that is one step of a job, or one piece of a chore: they
+        wait for about a millisecond of it.
         """
-        machine = self.machine
-        if machine.mvcc.hashing:
-            machine.mvcc.hash_on()
-        elif machine.sweeping and not self._raft.holding:
-            machine.sweep()
+        machine, is_beside = self.machine, self._is_asked
+        has_chore, has_job = self._has_chore, self.jobs.ready
+        if is_beside and has_chore and has_job:
+            has_chore = self._chore_is_next
+            has_job = self._chore_is_next = not has_chore
+        if has_chore:
+            if machine.mvcc.hashing:
+                machine.mvcc.hash_on()
+            else:
+                machine.sweep()
         if self.watches.behind:
             self.watches.step()
-        if self.jobs.ready:
-            self.jobs.run()
-        sweeping = machine.sweeping and not self._raft.holding
-        if machine.mvcc.hashing or sweeping or self.watches.behind:
+        if has_job:
+            self.jobs.run(STEPS_BESIDE if is_beside else STEPS_PER_TURN)
+        if self._has_chore or self.watches.behind or self.jobs.ready:
             self._wake()
+
+    @property
+    def _has_chore(self) -> bool:
+        """There is something to be erased, or to be summed up, and it may be."""
+        machine = self.machine
+        return machine.mvcc.hashing or (machine.sweeping and not self._raft.holding)
+
+    @property
+    def _is_asked(self) -> bool:
+        """Somebody waits for the log or a moment to read at, asked for one lately, or waits to ask."""
+        if self.proposals or self._reads or self.hurried():
+            return True
+        return self.proposals.now - self._asked_at < BESIDE_SECONDS
 
     def _serve_reads(self) -> None:
         """Answer the reads that can be answered, by turns of those who asked, until it was enough work."""
@@ -840,6 +878,10 @@ class Host:
             self.fail(DiskFailed(f"syncing the log failed: {failure}; the member stops"))
         else:
             self._log.warning("log_mark_not_written", error=str(failure))
+
+
+def _never() -> bool:
+    return False
 
 
 def _remedy(failure: OSError) -> str:

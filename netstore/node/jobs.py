@@ -1,7 +1,7 @@
 """Long work on the loop, in bounded steps between the turns of the member.
 
 A job is work for one request that is too long to be done in one call: a list of many keys, a sort. It is done
-in steps, a few after each turn, and the steps are given out round-robin: by principal
+in steps, one or a few after each turn, and the steps are given out round-robin: by principal
 (`admission.household`) first, and among the jobs of one principal second, so that who asks for a hundred
 lists slows down nobody but itself.
 
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from netstore.errors import Fault
 
 STEPS_PER_TURN: Final = 2
-"""Steps that are done after one turn of the member."""
+"""Steps that are done after one turn of the member while nobody asks for anything else."""
+
+STEPS_BESIDE: Final = 1
+"""The same while others ask for what is done at once: they wait for a step, not for two."""
 
 MOST_EACH: Final = 1_024
 """Jobs of one principal at once: one address may be a proxy with many users behind it."""
