@@ -5,13 +5,14 @@ within a transaction, so an answer can be read long after that. A large one is a
 passes. The first finds out how long it is, which comes first on the wire; the second reads pairs and gives
 them away, no more of them than the client's windows let through and one more, and pauses while those are
 closed or enough waits on its connection (`Call.room`). So an answer of a gigabyte holds a few hundred KiB,
-and a client that does not read costs a pin on the history, until its connection is closed for that.
+and a client that does not read costs a pin on the history, until its answer is given up. Only the pace at
+which it takes what is ready is judged (`Pace`), never how long the whole takes: a slow client with a large
+answer gets it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from netstore import errors
@@ -37,11 +38,14 @@ EASY_BYTES: Final = 16 * 1024
 SHARED_BYTES: Final = 8 * 1024
 """Bytes from which a pair is given as it is, shared with all who ask for it, and not joined with others."""
 
-READ_SECONDS: Final = 300.0
-"""How long an answer may take: what it needs of the history is kept that long."""
+PACE_BYTES: Final = 192 * 1024
+PACE_SECONDS: Final = 60.0
+"""A client has to take that many bytes of an answer (or the rest of it) while it is waited for that long: 3
+KiB a second, as of a v2 list. What the answer needs of the history is kept meanwhile, however long that is.
+"""
 
-LOOK_SECONDS: Final = 30.0
-"""How often it is looked for answers that have taken too long."""
+LOOK_SECONDS: Final = 15.0
+"""How often it is looked for answers that are taken too slowly."""
 
 MOST_BYTES: Final = 2**31 - 1
 """Bytes of one answer; more no client takes, as with etcd."""
@@ -59,8 +63,8 @@ class Answers:
         self._member = member
         self._headers = headers
         self._after = after
-        self._open: dict[_Answering, float] = {}
-        """Answers that are being given, and when they began. Seconds of the monotonic clock."""
+        self._open: dict[_Answering, None] = {}
+        """Answers that are being given."""
 
     def send(self, call: Call, outcome: PutDone | Deleted | Later | TxnDone) -> None:
         """Answer a call with what applying a command gave, or with a read (`Later`)."""
@@ -96,7 +100,7 @@ class Answers:
             return
         if not self._open:
             self._after(LOOK_SECONDS, self._look)
-        self._open[answering] = self._member.clock.monotonic()
+        self._open[answering] = None
         call.on_cancelled(answering.close)
 
     def closed(self, answering: _Answering) -> None:
@@ -105,10 +109,48 @@ class Answers:
 
     def _look(self) -> None:
         now = self._member.clock.monotonic()
-        for answering in [each for each, began in self._open.items() if began + READ_SECONDS < now]:
+        for answering in [each for each in self._open if each.pace.is_slow(now)]:
             answering.give_up(errors.timed_out())
         if self._open:
             self._after(LOOK_SECONDS, self._look)
+
+
+class Pace:
+    """How fast a client takes what is ready for it. Only the time counts in which the client is waited for,
+    not that in which the answer is found or waits for its turn. Monotonic seconds.
+    """
+
+    __slots__ = ("_since", "_taken", "_waited")
+
+    def __init__(self) -> None:
+        self._taken = 0
+        """Bytes, since the client had taken enough of them."""
+        self._waited = 0.0
+        """How long it was waited for since then, before `_since`."""
+        self._since: float | None = None
+        """Since when it is waited for now."""
+
+    def wait(self, now: float) -> None:
+        """There is no room: the client has to take something first."""
+        self._since = now
+
+    def go_on(self, now: float) -> None:
+        """There is room."""
+        if self._since is not None:
+            self._waited += now - self._since
+            self._since = None
+
+    def take(self, size: int) -> None:
+        """So many bytes more found room."""
+        self._taken += size
+        if self._taken >= PACE_BYTES:
+            self._taken = 0
+            self._waited = 0.0
+
+    def is_slow(self, now: float) -> bool:
+        """It has been waited for too long for so little."""
+        waited = self._waited if self._since is None else self._waited + now - self._since
+        return waited > PACE_SECONDS
 
 
 def _fits(call: Call, size: int) -> bool:
@@ -158,6 +200,7 @@ class _Answering:
     __slots__ = (
         "_answers",
         "_call",
+        "_clock",
         "_header",
         "_jobs",
         "_mvcc",
@@ -165,6 +208,7 @@ class _Answering:
         "_pieces",
         "_reads",
         "_unmeasured",
+        "pace",
     )
 
     def __init__(
@@ -178,7 +222,9 @@ class _Answering:
         self._answers = answers
         self._jobs = member.jobs
         self._mvcc = member.machine.mvcc
+        self._clock = member.clock
         self._call = call
+        self.pace = Pace()
         self._header = header
         self._outcome = outcome
         self._reads: dict[int, RangeRead] = {}
@@ -240,19 +286,22 @@ class _Answering:
         call = self._call
         room = call.room
         if room <= 0:
+            self.pace.wait(self._clock.monotonic())
             self._jobs.pause(self)
-            call.on_room(partial(self._jobs.resume, self))
+            call.on_room(self._resume)
             return False
         is_read = False
         while pieces and not is_read:
             piece = pieces[0]
             if isinstance(piece, bytes):
                 call.push(piece)
+                self.pace.take(len(piece))
                 pieces.popleft()
                 continue
             tag, read = piece
             kvs, is_all = read.give(most=room)
             self._push(tag, kvs)
+            self.pace.take(sum(map(len, kvs)))
             is_read = bool(kvs)
             if is_all:
                 pieces.popleft()
@@ -261,6 +310,10 @@ class _Answering:
         call.end_reply()
         self.close()
         return True
+
+    def _resume(self) -> None:
+        self.pace.go_on(self._clock.monotonic())
+        self._jobs.resume(self)
 
     def _push(self, tag: bytes, kvs: list[bytes]) -> None:
         """Give pairs away, those that are large without a copy."""
