@@ -71,9 +71,9 @@ DELETE_STEP: Final = 64
 DELETE_MICROSECONDS: Final = 10
 """What deleting one key takes, about."""
 
-SORT_BYTES: Final = 64 * 1024 * 1024
-"""What all sorted lists together may hold at once: half a million keys sorted by a number, 200,000 by value.
-The first few of a sorted list (`sorting.FEW_NUMBERS`) are found among any number of keys.
+READ_BYTES: Final = 64 * 1024 * 1024
+"""What all reads in steps may hold where no budget is given: half a million rows that are sorted by a number,
+200,000 by value. The first few of a sorted list (`sorting.FEW_NUMBERS`) are found among any number of keys.
 """
 
 SMALL_KEYS: Final = 2_000
@@ -104,14 +104,21 @@ class Mvcc:
     fail (`txn`). Saving: `take_records`. Watching: `take_changes`, `history`.
     """
 
-    def __init__(self, engine: Engine, move_lease: Callable[[bytes, int, int], None]) -> None:
-        """`move_lease` is told when a key goes from one lease (0: none) to another."""
+    def __init__(
+        self,
+        engine: Engine,
+        move_lease: Callable[[bytes, int, int], None],
+        reads: Budget | None = None,
+    ) -> None:
+        """`move_lease` is told when a key goes from one lease (0: none) to another; `reads` is what all reads
+        in steps may hold together.
+        """
         self._engine = engine
         self._move_lease = move_lease
         self.trail = Trail()
         """Every record that is written goes into it."""
         self._pins = Pins()
-        self._sorting = Budget(SORT_BYTES)
+        self._read_budget = reads or Budget(READ_BYTES)
         self.glanced = 0
         """Units of work (`reads`) that `glance` did so far for what is more than one key."""
         self._reset(Revision(1), NEVER, NEVER)
@@ -417,13 +424,17 @@ class Mvcc:
         return Found(self.revision, kvs, read.count, read.more)
 
     def read(self, query: Range, bound: int = 0) -> RangeRead | Fault:
-        """Begin to read keys in steps, with a bound as of there. What it needs stays until it is closed."""
+        """Begin to read keys in steps, with a bound as of there. What it needs stays until it is closed.
+        Refused where those that are open hold all the memory that they may.
+        """
         revision = query.revision if not bound else 0
         fault = self.check_revision(revision)
         if fault is not None:
             return fault
+        if self._read_budget.over:
+            return errors.too_many()
         bound = bound or bound_after(revision if revision > 0 else self.revision)
-        return RangeRead(self._index, self._records, query, bound, self._sorting, self._pins)
+        return RangeRead(self._index, self._records, query, bound, self._read_budget, self._pins)
 
     def glance(self, query: Range, bound: int = 0) -> Found | Fault | None:
         """The answer to a read that is a small one: `SMALL_KEYS`, `SMALL_BYTES`, few of them from the disk.

@@ -16,6 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from netstore import errors
+from netstore.admission import Admission
 from netstore.api.v3 import messages
 from netstore.api.v3.status import refuse
 from netstore.errors import Fault
@@ -26,6 +27,8 @@ from netstore.state.reads import STEP_UNITS, Lost, TooMuch
 from netstore.state.v3commands import Deleted, Later, PutDone, TxnDone
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from netstore.api.v3.door import After, Replica
     from netstore.api.v3.messages import Headers, Piece
     from netstore.net.grpc import Call
@@ -47,6 +50,11 @@ KiB a second, as of a v2 list. What the answer needs of the history is kept mean
 LOOK_SECONDS: Final = 15.0
 """How often it is looked for answers that are taken too slowly."""
 
+MOST_READS: Final = 4_096
+"""Ranges that are read in steps at once, for all answers; a transaction may have many. One principal has at
+most half of them (`admission`). Each holds `state.reads.OPEN_BYTES`.
+"""
+
 MOST_BYTES: Final = 2**31 - 1
 """Bytes of one answer; more no client takes, as with etcd."""
 
@@ -63,8 +71,9 @@ class Answers:
         self._member = member
         self._headers = headers
         self._after = after
-        self._open: dict[_Answering, None] = {}
-        """Answers that are being given."""
+        self._reads = Admission(MOST_READS)
+        self._open: dict[_Answering, int] = {}
+        """Answers that are being given, and how many reads each has."""
 
     def send(self, call: Call, outcome: PutDone | Deleted | Later | TxnDone) -> None:
         """Answer a call with what applying a command gave, or with a read (`Later`)."""
@@ -92,20 +101,25 @@ class Answers:
 
     def _begin(self, call: Call, header: bytes, outcome: PutDone | Deleted | Later | TxnDone) -> None:
         """Give an answer in steps. What it reads stays from now on."""
-        answering = _Answering(self, self._member, call, header, outcome)
-        fault = answering.open(outcome) or self._member.jobs.start(call.principal, answering)
-        if fault is not None:
-            answering.close()
-            refuse(call, fault)
+        wanted = list(_reads_of(outcome))
+        if not self._reads.enter(call.principal, len(wanted)):
+            refuse(call, errors.too_many())
             return
+        answering = _Answering(self, self._member, call, header, outcome)
         if not self._open:
             self._after(LOOK_SECONDS, self._look)
-        self._open[answering] = None
-        call.on_cancelled(answering.close)
+        self._open[answering] = len(wanted)
+        fault = answering.open(wanted) or self._member.jobs.start(call.principal, answering)
+        if fault is not None:
+            answering.give_up(fault)
+        else:
+            call.on_cancelled(answering.close)
 
     def closed(self, answering: _Answering) -> None:
         """An answer is over."""
-        self._open.pop(answering, None)
+        reads = self._open.pop(answering, 0)
+        if reads:
+            self._reads.leave(answering.principal, reads)
 
     def _look(self) -> None:
         now = self._member.clock.monotonic()
@@ -194,6 +208,20 @@ class _Small:
         return found
 
 
+def _reads_of(outcome: object) -> Iterator[Later]:
+    """All reads of an outcome, in its order."""
+    if isinstance(outcome, TxnDone):
+        for response in outcome.responses:
+            yield from _reads_of(response)
+    later = outcome
+    if isinstance(outcome, PutDone):
+        later = outcome.prev_kv
+    elif isinstance(outcome, Deleted):
+        later = outcome.prev_kvs
+    if isinstance(later, Later):
+        yield later
+
+
 class _Answering:
     """One answer that is given in steps. Implements `node.jobs.Job`."""
 
@@ -209,6 +237,7 @@ class _Answering:
         "_reads",
         "_unmeasured",
         "pace",
+        "principal",
     )
 
     def __init__(
@@ -225,6 +254,7 @@ class _Answering:
         self._clock = member.clock
         self._call = call
         self.pace = Pace()
+        self.principal = call.principal
         self._header = header
         self._outcome = outcome
         self._reads: dict[int, RangeRead] = {}
@@ -232,20 +262,9 @@ class _Answering:
         self._unmeasured: deque[RangeRead] = deque()
         self._pieces: deque[Piece] | None = None
 
-    def open(self, outcome: PutDone | Deleted | Found | Later | TxnDone) -> Fault | None:
-        """Begin all reads of an outcome."""
-        if isinstance(outcome, TxnDone):
-            for response in outcome.responses:
-                fault = self.open(response)
-                if fault is not None:
-                    return fault
-            return None
-        later: object = outcome
-        if isinstance(outcome, PutDone):
-            later = outcome.prev_kv
-        elif isinstance(outcome, Deleted):
-            later = outcome.prev_kvs
-        if isinstance(later, Later):
+    def open(self, wanted: Iterable[Later]) -> Fault | None:
+        """Begin the reads of the outcome."""
+        for later in wanted:
             read = self._mvcc.read(later.query, later.bound)
             if isinstance(read, Fault):
                 return read

@@ -179,6 +179,33 @@ def test_an_answer_that_waits_for_its_turn_is_not_held_against_its_client(served
     finish(served, call)
 
 
+def test_one_principal_leaves_half_of_the_reads_to_the_others(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a transaction are counted one by one, and places are given back however an answer ends."""
+    monkeypatch.setattr(answers, "MOST_READS", 16)
+    served = Served()
+    for number in range(KEYS):
+        put(served, b"k%05d" % number, bytes(1_000))
+    three = pb.TxnRequest(success=[pb.RequestOp(request_range=ALL)] * 3)
+    calls = [begin(served, TXN, three) for _ in range(4)]
+    assert [call.status for call in calls] == [None, None, None, grpc.RESOURCE_EXHAUSTED]
+    assert calls[3].text == "etcdserver: too many requests"
+    other = SlowCall(RANGE)
+    other.principal = "10.0.0.9"
+    served.services.unary[other.path](other, ALL.SerializeToString())
+    assert other.open
+    calls[0].cancel()
+    finish(served, calls[1])
+    served.member.machine.load()
+    calls[2].drain()
+    other.drain()
+    run(served)
+    assert [call.open for call in (*calls, other)] == [False] * 5
+    finish(served, begin(served, RANGE, ALL))
+    assert served.member.machine.mvcc._read_budget.used == 0
+
+
 def test_a_transaction_of_many_ranges_is_one_moment_and_many_steps(served: Served) -> None:
     ranges = [pb.RequestOp(request_range=ALL) for _ in range(8)]
     ranges[0] = pb.RequestOp(request_range=pb.RangeRequest(key=b"k00001"))
