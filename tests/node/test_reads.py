@@ -123,3 +123,11 @@ def test_a_read_that_was_given_up_waits_for_no_index(monkeypatch: pytest.MonkeyP
     reader.member.host.tick()
     assert reader.told == ["ann: etcdserver: request timed out"]
     assert (len(waiting), waiting._behind, waiting._places.taken) == (0, [], 0)
+
+
+def test_the_addresses_of_one_ipv6_network_have_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader.of(monkeypatch)
+    for number in range(8):
+        reader.ask(f"2001:db8::{number:x}")
+    reader.ask("2001:db8:0:1::1")
+    assert reader.turn().index("2001:db8:0:1::1") == 1

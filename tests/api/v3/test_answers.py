@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.api.v3 import answers
-from netstore.api.v3.answers import LOOK_SECONDS, PACE_BYTES, PACE_SECONDS
+from netstore.api.v3.answers import LOOK_SECONDS, PACE_BYTES, PACE_SECONDS, Pace
 from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import MustStop
 from netstore.net import grpc
@@ -157,8 +157,20 @@ def test_a_slow_client_has_all_the_time_it_needs_at_its_pace(
     assert is_given_up(served, call) == is_cut
 
 
+def test_only_the_time_counts_in_which_a_client_is_waited_for() -> None:
+    pace = Pace()
+    pace.wait(0.0)
+    pace.go_on(PACE_SECONDS - 1)
+    assert not pace.is_slow(9 * PACE_SECONDS)
+    pace.wait(9 * PACE_SECONDS)
+    pace.take(PACE_BYTES - 1)
+    pace.go_on(9 * PACE_SECONDS + 2)
+    assert pace.is_slow(9 * PACE_SECONDS + 2), "though nobody waits at this moment"
+    pace.take(1)
+    assert not pace.is_slow(9 * PACE_SECONDS + 2)
+
+
 def test_a_client_that_makes_room_now_and_then_for_next_to_nothing_is_given_up(served: Served) -> None:
-    """Whatever it does at the moment when it is looked at."""
     call = begin(served, RANGE, ALL)
     run(served)
     for _ in range(int(1.2 * PACE_SECONDS + LOOK_SECONDS)):
