@@ -2,23 +2,48 @@
 
 For what is bounded for the whole member and held for as long as a client likes: without shares the first who
 comes may leave nothing to anybody else.
+
+A principal is the common name of a certificate, or an address, as it is noted for the record. Everything that
+is shared out by principals is shared out by their households: who keeps a table by principal asks `household`
+for its key.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable
+from functools import lru_cache
+from ipaddress import IPv6Address
+from typing import Final
 
 PARTS: Final = 8
 """A principal may hold one in so many of the places once more than half are taken."""
+
+_REMEMBERED: Final = 4_096
+"""IPv6 principals whose household is remembered; others are worked out anew, 6 us each."""
+
+
+def household(principal: str) -> str:
+    """Whom a principal counts with: every address of an IPv6 network of 64 bits is one host's to take (RFC
+    4291, 2.5.4; RFC 8981), so all of them count as one. Other addresses and names are each their own. A
+    household counts with itself.
+    """
+    return principal if ":" not in principal else _network(principal)
+
+
+@lru_cache(_REMEMBERED)
+def _network(principal: str) -> str:
+    try:
+        address = IPv6Address(principal.partition("%")[0])
+    except ValueError:
+        return principal
+    mapped = address.ipv4_mapped
+    return str(mapped) if mapped is not None else f"{IPv6Address(int(address) >> 64 << 64)}/64"
 
 
 class Admission:
     """At most `most` places, or bytes. While half of them are free, whoever asks gets what it asks for; from
     then on only principals that hold no more than their share, one in `PARTS`. So a single one leaves half to
-    the others. All calls are O(1); a principal that holds nothing is forgotten.
+    the others. Principals of one household have one share. All calls are O(1); who holds nothing is
+    forgotten.
     """
 
     __slots__ = ("_held", "_share", "most", "taken")
@@ -28,25 +53,28 @@ class Admission:
         self.taken = 0
         """What is held now."""
         self._share = max(1, most // PARTS)
-        self._held: dict[Hashable, int] = {}
+        self._held: dict[str, int] = {}
+        """By household."""
 
-    def enter(self, principal: Hashable, size: int = 1) -> bool:
+    def enter(self, principal: str, size: int = 1) -> bool:
         """Take a place, or so many bytes, to be given back with `leave`; False, and nothing is taken, where
         there is none. While nothing is held, any size is let in.
         """
-        held = self._held.get(principal, 0) + size
+        owner = household(principal)
+        held = self._held.get(owner, 0) + size
         taken = self.taken
         if taken and (taken + size > self.most or (2 * taken >= self.most and held > self._share)):
             return False
-        self._held[principal] = held
+        self._held[owner] = held
         self.taken = taken + size
         return True
 
-    def leave(self, principal: Hashable, size: int = 1) -> None:
+    def leave(self, principal: str, size: int = 1) -> None:
         """Give back what was taken. KeyError when the principal holds nothing."""
-        held = self._held[principal] - size
+        owner = household(principal)
+        held = self._held[owner] - size
         self.taken -= size
         if held:
-            self._held[principal] = held
+            self._held[owner] = held
         else:
-            del self._held[principal]
+            del self._held[owner]

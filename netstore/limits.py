@@ -123,6 +123,10 @@ class Shares:
     """Entries of the log that are kept in memory."""
     copies: Budget
     """Pieces of state copies and backups under way."""
+    reads: Budget
+    """Reads of the v3 keys that are done in steps, with the rows that they sort."""
+    walks: Budget
+    """Lists of the v2 tree that are done in steps: nodes as they were when it was asked for them."""
 
     @classmethod
     def of(cls, size: int) -> Shares:
@@ -135,6 +139,8 @@ class Shares:
             overlay=whole.share(size // 8),
             log=whole.share(size // 4),
             copies=whole.share(size // 8),
+            reads=whole.share(size * 3 // 32),
+            walks=whole.share(size // 32),
         )
 
 

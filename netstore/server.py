@@ -102,7 +102,6 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
-    from netstore.limits import Budget
     from netstore.net.exchange import Exchange
     from netstore.net.peerwire import Roster
     from netstore.ops.config import StoreConfig, Url
@@ -197,9 +196,9 @@ class _Store:
     """Log, state and position of one member, opened and found to fit together."""
 
     def __init__(
-        self, folder: DataDir, deliver: Callable[[Callable[[], object]], object], overlay: Budget
+        self, folder: DataDir, deliver: Callable[[Callable[[], object]], object], shares: Shares
     ) -> None:
-        """`overlay` is for changes of the state that are not committed. Blocks.
+        """Changes of the state that are not committed, and reads in steps, have their shares. Blocks.
 
         CorruptData when something that was safe once cannot be read; nothing is changed then."""
         self.failed: Callable[[OSError], None] = _no_listener
@@ -223,11 +222,16 @@ class _Store:
             if placed is not None:
                 self.log.info("state_copy_installed", index=placed)
             self.engine = LmdbEngine(
-                path, deliver, TABLES, self._engine_failed, on_damage=self._found_damage, budget=overlay
+                path,
+                deliver,
+                TABLES,
+                self._engine_failed,
+                on_damage=self._found_damage,
+                budget=shares.overlay,
             )
             parts.callback(self._close_engine)
             self.engine.log_position = self.wal.position
-            self.machine = Machine(self.engine)
+            self.machine = Machine(self.engine, shares.reads, shares.walks)
             self.machine.passed_over = read_skips(folder.path)
             if self.machine.passed_over:
                 self.log.warning("entries_skipped", entries=sorted(self.machine.passed_over))
@@ -616,7 +620,7 @@ class _Daemon:
         self.log.warning("member_replaced", old=f"{old:x}", new=f"{roster.you:x}", kept=DAMAGED)
 
     async def _open_store(self) -> Raft:
-        store = _Store(self.folder, self.reactor.call_soon, self.shares.overlay)
+        store = _Store(self.folder, self.reactor.call_soon, self.shares)
         try:
             raft = await self._begin(store)
         except BaseException:
@@ -703,6 +707,7 @@ class _Daemon:
         )
         store.failed = host.engine_failed
         host.room = store.device
+        host.contended = lambda: self.reactor.contended
         self.deadlines.failed = host.request_failed
         store.damaged = host.fail
         self.scrubber = scrubber = Scrubber(store.engine, config.scrub_mib_per_second, get_logger("scrub"))

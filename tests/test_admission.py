@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.admission import PARTS, Admission
+from netstore.admission import PARTS, Admission, household
 
 
 def test_one_principal_leaves_half_to_the_others() -> None:
@@ -56,3 +56,28 @@ def test_it_counts_right_and_forgets_who_holds_nothing(most: int, steps: list[tu
             held[principal] -= 1
         assert places._held == {name: count for name, count in held.items() if count}
         assert places.taken == sum(held.values()) <= most
+
+
+@pytest.mark.parametrize(
+    ("principal", "counted"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("system:node:a", "system:node:a"),
+        ("", ""),
+    ],
+)
+def test_what_an_address_counts_as(principal: str, counted: str) -> None:
+    assert household(principal) == counted
+    assert household(household(principal)) == counted
+
+
+def test_the_addresses_of_one_ipv6_network_have_one_share() -> None:
+    places = Admission(64)
+    assert sum(places.enter(f"2001:db8::{number:x}") for number in range(64)) == 32
+    assert sum(places.enter(f"2001:db8:0:1::{number:x}") for number in range(64)) == 64 // PARTS
+    for number in range(32):
+        places.leave(f"2001:db8::{number:x}")
+    assert places.taken == 64 // PARTS

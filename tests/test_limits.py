@@ -54,7 +54,15 @@ def test_used_is_the_sum_of_what_open_accounts_hold(steps: list[tuple[int, int, 
 
 def test_the_shares_together_are_no_more_than_the_whole() -> None:
     shares = Shares.of(SMALLEST)
-    parts = [shares.clients, shares.peers, shares.overlay, shares.log, shares.copies]
+    parts = [
+        shares.clients,
+        shares.peers,
+        shares.overlay,
+        shares.log,
+        shares.copies,
+        shares.reads,
+        shares.walks,
+    ]
     assert all(part.parent is shares.whole for part in parts)
     assert sum(part.limit for part in parts) <= shares.whole.limit
     for part in parts:

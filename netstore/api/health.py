@@ -67,7 +67,7 @@ class Health:
             return
         check = _Check(exchange)
         check.deadline = self._after(HEALTH_SECONDS, check.late)
-        self._member.propose(_READ, check.done)
+        self._member.propose(_READ, check.done, exchange.principal.encode())
 
     def _alarms(self, query: bytes) -> bool:
         """Whether an alarm is raised that the query does not exclude."""

@@ -291,7 +291,7 @@ class Connection:
 
     @property
     def household(self) -> str:
-        """Whom it counts with (`crowd.household`)."""
+        """Whom it counts with (`admission.household`)."""
         return self.load.household.name
 
     @property

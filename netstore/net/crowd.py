@@ -15,9 +15,10 @@ number of connections is never refused before the limit is reached.
 from __future__ import annotations
 
 from collections import OrderedDict
-from ipaddress import IPv6Address
 from itertools import islice
 from typing import Final, Generic, Protocol, TypeVar
+
+from netstore.admission import household
 
 SHARE: Final = 0.5
 """Part of all connections that one principal may keep when there is no room for others."""
@@ -40,20 +41,6 @@ class Connected(Protocol):
 
 
 _C = TypeVar("_C", bound=Connected)
-
-
-def household(principal: str) -> str:
-    """Whom a principal counts with: every address of an IPv6 network of 64 bits is one host's to take (RFC
-    4291, 2.5.4; RFC 8981), so all of them count as one. Other addresses and names are each their own.
-    """
-    if ":" not in principal:
-        return principal
-    try:
-        address = IPv6Address(principal.partition("%")[0])
-    except ValueError:
-        return principal
-    mapped = address.ipv4_mapped
-    return str(mapped) if mapped is not None else f"{IPv6Address(int(address) >> 64 << 64)}/64"
 
 
 def _used(connection: Connected) -> float:

@@ -4,7 +4,7 @@ A load is a sum of seconds of work that is halved every `HALF_LIFE`: who takes a
 has about `p * HALF_LIFE / ln 2`. It is compared by levels, one for each factor of two, because whoever is
 within a factor of two of another should be served in the order of arrival.
 
-Each connection has a load, and so have all that count as one (`crowd.household`). A new connection begins
+Each connection has a load, and so have all that count as one (`admission.household`). A new connection begins
 with the load of these: to close one and open another makes nobody light.
 """
 

@@ -27,12 +27,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
+from netstore.admission import household
 from netstore.guard import guarded
 from netstore.limits import Budget
 from netstore.meter import Meter
 from netstore.net.accept import CannotAccept, accept
 from netstore.net.connection import Connection
-from netstore.net.crowd import Crowd, household
+from netstore.net.crowd import Crowd
 from netstore.net.load import APART, LEVELS, Loads
 from netstore.net.pressure import Pressure
 from netstore.net.turns import Turns
@@ -185,6 +186,11 @@ class Reactor:
             end.setblocking(False)
         self._epoll.register(self._bell.fileno(), _IN)
         self._refresh_date()
+
+    @property
+    def contended(self) -> bool:
+        """Connections wait for their turn."""
+        return bool(self._turns)
 
     @property
     def open_connections(self) -> int:

@@ -19,7 +19,7 @@ class Waiting(Protocol):
 
     @property
     def household(self) -> str:
-        """Whom it counts with (`crowd.household`)."""
+        """Whom it counts with (`admission.household`)."""
 
 
 _C = TypeVar("_C", bound=Waiting)

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import structs
 
+from netstore.admission import household
 from netstore.errors import CorruptData, MustStop
 from netstore.net.accept import CannotAccept, accept
 from netstore.net.allowance import Allowance
 from netstore.net.call import DIAL_SECONDS
-from netstore.net.crowd import household
 from netstore.net.link import Link
 from netstore.net.peerproof import NONCE_BYTES, same
 from netstore.net.peerwire import (
@@ -75,7 +75,7 @@ MAX_STRANGERS: Final = 128
 """Streams of callers that have not proved who they are."""
 
 MAX_STRANGERS_AT_ONE: Final = 64
-"""The same of one network (`net.crowd.household`)."""
+"""The same of one network (`admission.household`)."""
 
 CROWD: Final = 8
 """Strangers of one network above which they pay for a newcomer elsewhere: more streams than a machine with

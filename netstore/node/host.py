@@ -2,9 +2,9 @@
 
 Each turn: take every input that is waiting (proposals, messages, ticks, finished syncs); step the driver with
 all of them; then, in this order, give the disk what must be kept, send what may go before the sync, apply
-what is committed, complete slots, hand the changes to the engine, flush the answers. What must not leave
-before the sync waits inside the driver until the disk says so. What arrives while the disk syncs is the next
-batch: there is no timer and nothing to tune.
+what is committed, complete slots, hand the changes to the engine, flush the answers, go on a little with long
+work. What must not leave before the sync waits inside the driver until the disk says so. What arrives while
+the disk syncs is the next batch: there is no timer and nothing to tune.
 
 No clock but the one given, no Trio, nothing awaited: a turn is atomic, which is why no lock exists. A fault
 in here, in the disk or in apply ends the member: half a turn must not be answered.
@@ -20,7 +20,6 @@ import errno
 from bisect import insort
 from collections import deque
 from dataclasses import replace
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore import errors
@@ -29,7 +28,8 @@ from netstore.guard import guarded
 from netstore.limits import Budget
 from netstore.meter import Parts
 from netstore.node.driver import Append
-from netstore.node.jobs import Jobs
+from netstore.node.jobs import STEPS_BESIDE, STEPS_PER_TURN, Jobs
+from netstore.node.reads import Reads
 from netstore.raft.change import Change
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES, EntryKind
 from netstore.raft.invariant import InvariantBroken
@@ -78,14 +78,20 @@ LOG_BYTES: Final = 256 * 1024 * 1024
 MARK_ENTRIES: Final = 1_024
 """Members compare their states at every entry whose index is a multiple of this, in a message of 45 bytes."""
 
-MAX_WAITING_READS: Final = 20_000
-"""Linearizable reads of this member that may wait at once."""
-
 PAYLOADS_PER_TURN: Final = 512
 """Payloads proposed in one turn, about 5 ms of work to apply; the rest is the next turn's."""
 
 TURN_UNITS: Final = 5_000
 """Microseconds, about, that one turn applies entries for: what one piece of work on the loop may take."""
+
+READ_UNITS: Final = 5_000
+"""The same for linearizable reads that can be answered; the others are answered in the next turns."""
+
+UNITS_A_READ: Final = 20
+"""Microseconds, about, that any of them takes, beside what it looks at (`Mvcc.glanced`)."""
+
+BESIDE_SECONDS: Final = 0.1
+"""Whoever asked for something so lately will ask again: long work is done in short pieces."""
 
 HELD_BYTES: Final = 16 * 1024 * 1024
 """What the log in memory may grow by while no entries are applied, because the state engine is behind; more
@@ -231,9 +237,15 @@ class Host:
         """What copies that are on their way stand for, in order."""
         self._image_in: object = None
         self._installing = False
-        self._read_token = 0
-        self._reads_asked: dict[int, tuple[Callable[[Fault | None], None], float]] = {}
-        self._reads_waiting: list[tuple[Index, int]] = []
+        self._reads = Reads(proposals.time_limit)
+        self._asked = False
+        """Something was asked for since the last turn."""
+        self._asked_at = float("-inf")
+        """The last turn before which something was. Monotonic seconds."""
+        self._chore_is_next = False
+        """Of chores and jobs, where both are to be done and only one of them may."""
+        self.contended: Callable[[], bool] = _never
+        """Whether others wait whom this member does not know of yet: at the sockets."""
         self._leader_known: NodeId | None = None
         self._forgetful: set[NodeId] = set()
         """Members that are known, since the leader changed, to lack what they acknowledged."""
@@ -280,19 +292,24 @@ class Host:
             done(errors.beyond_level(level, machine.level))
             return
         self.proposals.add(command, done, principal, level)
+        self._asked |= bool(principal)
         self._wake()
 
-    def read(self, done: Callable[[Fault | None], None]) -> None:
+    def read(self, done: Callable[[Fault | None], None], principal: str = "") -> None:
         """Ask for a moment to read at: `done(None)` comes once this member's state holds everything that was
         acknowledged anywhere before this call (ReadIndex; Ongaro's dissertation, section 6.4). It gets a
-        Fault when that cannot be had in time. One round of messages serves all reads that wait for one.
+        Fault when that cannot be had in time, or when too much waits already, of all or of `principal`. One
+        round of messages serves all reads that wait for one.
         """
-        if self._stopping or len(self._reads_asked) >= MAX_WAITING_READS:
-            done(errors.stopped() if self._stopping else errors.too_many())
+        if self._stopping:
+            done(errors.stopped())
             return
-        self._read_token += 1
-        self._reads_asked[self._read_token] = (done, self.clock.monotonic() + self.proposals.time_limit)
-        self._raft.read(self._read_token)
+        number = self._reads.ask(done, principal, self.clock.monotonic())
+        if number is None:
+            done(errors.too_many())
+            return
+        self._raft.read(number)
+        self._asked = True
         self._wake()
 
     def change_members(
@@ -452,8 +469,8 @@ class Host:
         """Complete every waiting request as unknown, and accept nothing more."""
         self._stopping = True
         self.proposals.fail_all(errors.stopped())
-        for token in list(self._reads_asked):
-            self._finish_read(token, errors.stopped())
+        for done in self._reads.take_all():
+            self._finish_read(done, errors.stopped())
         self._flush()
 
     def _take_proposals(self, message: Forward) -> None:
@@ -495,6 +512,8 @@ class Host:
         proposals.now = self.clock.monotonic()
         proposals.wall = self.clock.wall()
         self.parts.begin(proposals.now)
+        if self._asked:
+            self._asked, self._asked_at = False, proposals.now
         self._hold()
         if proposals.queued and self._raft.leader:
             payloads = proposals.take(PAYLOADS_PER_TURN)
@@ -522,15 +541,20 @@ class Host:
             if effects.apply:
                 self._to_apply.extend(effects.apply)
                 applied |= self._apply()
-            for token in effects.reads_failed:
-                self._finish_read(token, errors.timed_out(errors.TIMED_OUT_LEADER))
-            self._reads_waiting.extend((index, token) for token, index in effects.reads)
-        if self._reads_waiting:
+            for number in effects.reads_failed:
+                self._finish_read(self._reads.drop(number), errors.timed_out(errors.TIMED_OUT_LEADER))
+            for number, index in effects.reads:
+                self._reads.confirm(number, index)
+        if self._reads:
             self._serve_reads()
             ran("reads")
         if applied:
             self.machine.save()
             ran("save")
+        if self._failure is not None:
+            raise self._failure  # found while entries were applied: their outcomes are not told
+        self._flush()
+        ran("answers")
         if self._loading is not None:
             self._load_on(self._loading)
             ran("load")
@@ -544,7 +568,7 @@ class Host:
             self.leader_since = self.clock.wall()
             self._log.info("leader_changed", leader=f"{self._raft.leader:x}", term=self._raft.term)
         if self._failure is not None:
-            raise self._failure  # found while entries were applied: their outcomes are not told
+            raise self._failure
         self._flush()
         ran("answers")
 
@@ -664,46 +688,67 @@ class Host:
     def _work_off(self) -> None:
         """A bounded piece of what is done beside the requests: what compaction erases, checksums of the
         history, what watches read that are behind, and steps of jobs. The rest is the next turn's.
+
+        While others ask for what is done at once, that is one step of a job, or one piece of a chore: they
+        wait for about a millisecond of it.
         """
-        machine, ran = self.machine, self.parts.ran
-        if machine.mvcc.hashing:
+        machine, is_beside, ran = self.machine, self._is_asked, self.parts.ran
+        has_chore, has_job = self._has_chore, self.jobs.ready
+        if is_beside and has_chore and has_job:
+            has_chore = self._chore_is_next
+            has_job = self._chore_is_next = not has_chore
+        if has_chore and machine.mvcc.hashing:
             machine.mvcc.hash_on()
             ran("hash")
-        elif machine.sweeping and not self._raft.holding:
+        elif has_chore:
             machine.sweep()
             ran("sweep")
         if self.watches.behind:
             self.watches.step()
             ran("watches")
-        if self.jobs.ready:
-            self.jobs.run()
+        if has_job:
+            self.jobs.run(STEPS_BESIDE if is_beside else STEPS_PER_TURN)
             ran("jobs")
-        sweeping = machine.sweeping and not self._raft.holding
-        if machine.mvcc.hashing or sweeping or self.watches.behind:
+        if self._has_chore or self.watches.behind or self.jobs.ready:
             self._wake()
 
-    def _serve_reads(self) -> None:
-        applied = self.machine.applied
-        for index, token in self._reads_waiting:
-            if index <= applied:
-                self._finish_read(token, None)
-        asked = self._reads_asked  # one that was given up waits no more, however far its index lies
-        self._reads_waiting = [wait for wait in self._reads_waiting if wait[0] > applied and wait[1] in asked]
+    @property
+    def _has_chore(self) -> bool:
+        """There is something to be erased, or to be summed up, and it may be."""
+        machine = self.machine
+        return machine.mvcc.hashing or (machine.sweeping and not self._raft.holding)
 
-    def _finish_read(self, token: int, fault: Fault | None) -> None:
-        read = self._reads_asked.pop(token, None)
-        if read is not None and not guarded(self.request_failed, read[0], fault):
-            guarded(self.request_failed, read[0], errors.failed())
+    @property
+    def _is_asked(self) -> bool:
+        """Somebody waits for the log or a moment to read at, asked for one lately, or waits to ask."""
+        if self.proposals or self._reads or self.contended():
+            return True
+        return self.proposals.now - self._asked_at < BESIDE_SECONDS
+
+    def _serve_reads(self) -> None:
+        """Answer the reads that can be answered, by turns of those who asked, until it was enough work."""
+        reads, mvcc = self._reads, self.machine.mvcc
+        reads.reach(self.machine.applied)
+        units = READ_UNITS
+        while units > 0 and (done := reads.take()) is not None:
+            before = mvcc.glanced
+            self._finish_read(done, None)
+            units -= UNITS_A_READ + mvcc.glanced - before
+        if reads.ready:
+            self._wake()
+
+    def _finish_read(self, done: Callable[[Fault | None], None] | None, fault: Fault | None) -> None:
+        if done is not None and not guarded(self.request_failed, done, fault):
+            guarded(self.request_failed, done, errors.failed())
 
     def request_failed(self, fault: Exception) -> None:
         """Somebody's answer or event could not be made. That request fails, the member goes on."""
         self._log.error("request_failed", error=repr(fault))
 
     def _expire_reads(self) -> int:
-        now = self.proposals.now
-        late = [token for token, _ in takewhile(lambda item: item[1][1] < now, self._reads_asked.items())]
-        for token in late:
-            self._finish_read(token, errors.timed_out())
+        late = self._reads.take_late(self.proposals.now)
+        for done in late:
+            self._finish_read(done, errors.timed_out())
         return len(late)
 
     # --- a state copy from the leader
@@ -853,6 +898,10 @@ class Host:
             self.fail(DiskFailed(f"syncing the log failed: {failure}; the member stops"))
         else:
             self._log.warning("log_mark_not_written", error=str(failure))
+
+
+def _never() -> bool:
+    return False
 
 
 def _remedy(failure: OSError) -> str:

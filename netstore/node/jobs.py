@@ -1,9 +1,9 @@
 """Long work on the loop, in bounded steps between the turns of the member.
 
 A job is work for one request that is too long to be done in one call: a list of many keys, a sort. It is done
-in steps, a few after each turn, and the steps are given out round-robin: by principal (who asks: a
-certificate's name or an address) first, and among the jobs of one principal second, so that who asks for a
-hundred lists slows down nobody but itself.
+in steps, one or a few after each turn, and the steps are given out round-robin: by principal
+(`admission.household`) first, and among the jobs of one principal second, so that who asks for a hundred
+lists slows down nobody but itself.
 
 Pure: there is no clock here, steps are counted. A step takes about a millisecond; whoever writes one
 bounds it in rows and bytes.
@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore import errors
+from netstore.admission import household
 from netstore.guard import guarded
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
     from netstore.errors import Fault
 
 STEPS_PER_TURN: Final = 2
-"""Steps that are done after one turn of the member."""
+"""Steps that are done after one turn of the member while nobody asks for anything else."""
+
+STEPS_BESIDE: Final = 1
+"""The same while others ask for what is done at once: they wait for a step, not for two."""
 
 MOST_EACH: Final = 1_024
 """Jobs of one principal at once: one address may be a proxy with many users behind it."""
@@ -86,11 +90,12 @@ class Jobs:
 
         O(1), as all other calls here but `run`.
         """
-        owner = self._principals.get(principal)
+        name = household(principal)
+        owner = self._principals.get(name)
         if len(self._jobs) >= MOST_JOBS or (owner is not None and owner.count >= MOST_EACH):
             return errors.too_many()
         if owner is None:
-            owner = self._principals[principal] = _Principal(principal)
+            owner = self._principals[name] = _Principal(name)
         owner.count += 1
         self._jobs[job] = owner
         self._want(owner, job)

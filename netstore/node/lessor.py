@@ -38,8 +38,10 @@ NOTES_AT_ONCE: Final = 1_000
 class Replica(Member, Protocol):
     """A member that can be read linearizably (`node.host.Host`)."""
 
-    def read(self, done: Callable[[Fault | None], None]) -> None:
-        """Call `done(None)` once the state holds everything acknowledged anywhere before this call."""
+    def read(self, done: Callable[[Fault | None], None], principal: str = "") -> None:
+        """Call `done(None)` once the state holds everything acknowledged anywhere before this call; or `done`
+        with a Fault when that cannot be had, or too much waits already, of all or of `principal`.
+        """
 
 
 class Reaper(Generic[K]):
@@ -101,17 +103,17 @@ class Lessor:
             member, machine.tree.timed, election_seconds, ExpireNodes, NoteTtl
         )
 
-    def keep_alive(self, id_: int, done: Callable[[int | Fault], None]) -> None:
-        """Renew a lease, through the log: `done` gets its TTL in seconds, 0 when there is no such lease (any
-        more), or the Fault that the renewal met on its way. See `Member.propose` for when.
+    def keep_alive(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
+        """Renew a lease for `principal`, through the log: `done` gets its TTL in seconds, 0 when there is no
+        such lease (any more), or the Fault that the renewal met on its way. See `Member.propose` for when.
         """
-        self._member.propose(encode(LeaseRenew(id_)), partial(_renewed, done))
+        self._member.propose(encode(LeaseRenew(id_)), partial(_renewed, done), principal.encode())
 
-    def time_to_live(self, id_: int, done: Callable[[int | Fault], None]) -> None:
-        """Tell the whole seconds a lease has left, -1 when there is no such lease, as of a moment after this
-        call; or the Fault that keeps this member from knowing.
+    def time_to_live(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
+        """Tell `principal` the whole seconds a lease has left, -1 when there is no such lease, as of a moment
+        after this call; or the Fault that keeps this member from knowing.
         """
-        self._member.read(partial(self._tell, id_, done))
+        self._member.read(partial(self._tell, id_, done), principal)
 
     def look(self) -> None:
         """Count on; the leader proposes the end of what is overdue."""

@@ -12,7 +12,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from netstore import errors
-from netstore.admission import Admission
+from netstore.admission import Admission, household
 from netstore.guard import guarded, unguarded
 from netstore.state.envelope import request_of, seal
 from netstore.types import Nanos
@@ -35,7 +35,7 @@ MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
 """Bytes of commands that may wait at once, shared out like them."""
 
 TURN: Final = 16
-"""Payloads of one principal that are taken before those of the next."""
+"""Payloads of one principal (`admission.household`) that are taken before those of the next."""
 
 _ID_MASK: Final = (1 << 64) - 1
 
@@ -53,13 +53,13 @@ class Proposals:
         self._next = origin
         self.time_limit = time_limit
         """Seconds a request may wait."""
-        self._slots: dict[int, tuple[Done, float, int, bytes]] = {}
+        self._slots: dict[int, tuple[Done, float, int, str]] = {}
         self._places = Admission(MAX_WAITING)
         self._bytes = Admission(MAX_WAITING_BYTES)
         self._first: deque[bytes] = deque()
         """Payloads that go before all others: taken once already, or of the member itself."""
-        self._lines: OrderedDict[bytes, deque[bytes]] = OrderedDict()
-        """The others by principal; the next one's line is the first."""
+        self._lines: OrderedDict[str, deque[bytes]] = OrderedDict()
+        """The others by who asked (`admission.household`); the next one's line is the first."""
         self._sent: deque[tuple[Term, list[bytes]]] = deque()
         """What was handed to Raft and may still be waited for, with the term in which it was."""
         self.now = 0.0
@@ -82,16 +82,17 @@ class Proposals:
         None (and `done` was called) when too much waits already, of all or of this principal.
         """
         size = len(command) + 1  # nobody holds no bytes
-        if len(self._slots) >= MAX_WAITING or (principal and not self._places.enter(principal)):
+        owner = household(principal.decode())
+        if len(self._slots) >= MAX_WAITING or (owner and not self._places.enter(owner)):
             done(errors.too_many())
             return None
-        if not self._bytes.enter(principal, size):
-            if principal:
-                self._places.leave(principal)
+        if not self._bytes.enter(owner, size):
+            if owner:
+                self._places.leave(owner)
             done(errors.too_many())
             return None
         self._next = (self._next + 1) & _ID_MASK
-        self._slots[self._next] = (done, self.now + self.time_limit, size, principal)
+        self._slots[self._next] = (done, self.now + self.time_limit, size, owner)
         return seal(command, request=self._next, level=level, wall=self.wall, principal=principal)
 
     def add(self, command: bytes, done: Done, principal: bytes = b"", level: int = 1) -> None:
@@ -101,12 +102,13 @@ class Proposals:
         payload = self.open(command, done, principal, level)
         if payload is None:
             return
-        if not principal:
+        owner = household(principal.decode())
+        if not owner:
             self._first.append(payload)
-        elif (line := self._lines.get(principal)) is not None:
+        elif (line := self._lines.get(owner)) is not None:
             line.append(payload)
         else:
-            self._lines[principal] = deque((payload,))
+            self._lines[owner] = deque((payload,))
 
     def take(self, most: int) -> list[bytes]:
         """Up to `most` queued payloads: those of one principal in the order they came, and where not all can
@@ -119,10 +121,10 @@ class Proposals:
                 payloads += line
             lines.clear()
         while lines and len(payloads) < most:
-            principal, line = lines.popitem(last=False)
+            owner, line = lines.popitem(last=False)
             payloads += [line.popleft() for _ in range(min(TURN, len(line), most - len(payloads)))]
             if line:
-                lines[principal] = line
+                lines[owner] = line
         return payloads
 
     def put_back(self, payloads: list[bytes]) -> None:
@@ -181,8 +183,8 @@ class Proposals:
             self.complete(request, fault())
         if late:
             self._first = self._waited_for(self._first)
-            kept = [(principal, self._waited_for(line)) for principal, line in self._lines.items()]
-            self._lines = OrderedDict((principal, line) for principal, line in kept if line)
+            kept = [(owner, self._waited_for(line)) for owner, line in self._lines.items()]
+            self._lines = OrderedDict((owner, line) for owner, line in kept if line)
         return len(late)
 
     def fail_all(self, fault: Fault) -> None:
@@ -201,5 +203,5 @@ class Proposals:
     def _waited_for(self, payloads: deque[bytes]) -> deque[bytes]:
         return deque(each for each in payloads if request_of(each) in self._slots)
 
-    def _is_late(self, item: tuple[int, tuple[Done, float, int, bytes]]) -> bool:
+    def _is_late(self, item: tuple[int, tuple[Done, float, int, str]]) -> bool:
         return item[1][1] < self.now

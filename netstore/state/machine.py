@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
+    from netstore.limits import Budget
     from netstore.seams import Engine
     from netstore.types import KeyChange
 
@@ -138,11 +139,12 @@ class Machine:
     LEVELS: ClassVar[Mapping[int, int]] = commands.LEVELS
     """Number of a command -> its feature level, where that is not the first."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, reads: Budget | None = None, walks: Budget | None = None) -> None:
+        """`reads` and `walks` are what reads in steps of the v3 keys and of the v2 tree may hold."""
         self._engine = engine
         self.applied = Index(0)
         """The last log entry that is part of the state."""
-        self.tree = Tree()
+        self.tree = Tree(walks)
         self.history = History()
         self.statistics = Statistics()
         self.trail = Trail()
@@ -152,7 +154,7 @@ class Machine:
         self.level = 1
         """The feature level of the cluster: no command beyond it is proposed."""
         self.leases = Leases()
-        self.mvcc = Mvcc(engine, self.leases.move)
+        self.mvcc = Mvcc(engine, self.leases.move, reads)
         self.mvcc.trail = self.trail
         self.alarms = Alarms()
         self.passed_over: Mapping[Index, str] = {}

@@ -46,7 +46,7 @@ from netstore.state.keyindex import (
     past_place,
     remember,
 )
-from netstore.state.reads import UNBOUNDED, RangeRead, is_filtered
+from netstore.state.reads import UNBOUNDED, UNIT_BYTES, RangeRead, is_filtered
 from netstore.state.records import Records, corrupt
 from netstore.state.v3commands import BY_KEY, CREATE, DESCEND, MOD, VERSION, Found, Range
 from netstore.types import KeyChange, Revision
@@ -71,9 +71,9 @@ DELETE_STEP: Final = 64
 DELETE_MICROSECONDS: Final = 10
 """What deleting one key takes, about."""
 
-SORT_BYTES: Final = 64 * 1024 * 1024
-"""What all sorted lists together may hold at once: half a million keys sorted by a number, 200,000 by value.
-The first few of a sorted list (`sorting.FEW_NUMBERS`) are found among any number of keys.
+READ_BYTES: Final = 64 * 1024 * 1024
+"""What all reads in steps may hold where no budget is given: half a million rows that are sorted by a number,
+200,000 by value. The first few of a sorted list (`sorting.FEW_NUMBERS`) are found among any number of keys.
 """
 
 SMALL_KEYS: Final = 2_000
@@ -106,14 +106,23 @@ class Mvcc:
 
     delete_step: int = DELETE_STEP
 
-    def __init__(self, engine: Engine, move_lease: Callable[[bytes, int, int], None]) -> None:
-        """`move_lease` is told when a key goes from one lease (0: none) to another."""
+    def __init__(
+        self,
+        engine: Engine,
+        move_lease: Callable[[bytes, int, int], None],
+        reads: Budget | None = None,
+    ) -> None:
+        """`move_lease` is told when a key goes from one lease (0: none) to another; `reads` is what all reads
+        in steps may hold together.
+        """
         self._engine = engine
         self._move_lease = move_lease
         self.trail = Trail()
         """Every record that is written goes into it."""
         self._pins = Pins()
-        self._sorting = Budget(SORT_BYTES)
+        self._read_budget = reads or Budget(READ_BYTES)
+        self.glanced = 0
+        """Units of work (`reads`) that `glance` did so far for what is more than one key."""
         self._reset(Revision(1), NEVER, NEVER)
 
     def _reset(self, revision: Revision, compacted: Revision, swept: Revision) -> None:
@@ -417,13 +426,17 @@ class Mvcc:
         return Found(self.revision, kvs, read.count, read.more)
 
     def read(self, query: Range, bound: int = 0) -> RangeRead | Fault:
-        """Begin to read keys in steps, with a bound as of there. What it needs stays until it is closed."""
+        """Begin to read keys in steps, with a bound as of there. What it needs stays until it is closed.
+        Refused where those that are open hold all the memory that they may.
+        """
         revision = query.revision if not bound else 0
         fault = self.check_revision(revision)
         if fault is not None:
             return fault
+        if self._read_budget.over:
+            return errors.too_many()
         bound = bound or bound_after(revision if revision > 0 else self.revision)
-        return RangeRead(self._index, self._records, query, bound, self._sorting, self._pins)
+        return RangeRead(self._index, self._records, query, bound, self._read_budget, self._pins)
 
     def glance(self, query: Range, bound: int = 0) -> Found | Fault | None:
         """The answer to a read that is a small one: `SMALL_KEYS`, `SMALL_BYTES`, few of them from the disk.
@@ -467,6 +480,7 @@ class Mvcc:
         wanted = min(limit, count) if limit else count
         if wanted > SMALL_KEYS:
             return None
+        self.glanced += wanted
         backwards = query.sort_order == DESCEND
         keys = index.keys_at(key, range_end, bound, backwards=backwards) if wanted else ()
         if index.log.newest < bound:
@@ -483,6 +497,7 @@ class Mvcc:
         if not self._records.are_near(places, _SMALL_FAR):
             return None
         kvs = self._records.get_many(places)
+        self.glanced += len(kvs) + sum(map(len, kvs)) // UNIT_BYTES
         if query.keys_only:
             kvs = [pair.without_value(record) for record in kvs]
         return Found(self.revision, kvs, count, 0 < limit < count)
@@ -497,6 +512,7 @@ class Mvcc:
             return int(item is not None and pair_below(item, bound) > 0)
         since = log.find(bound >> NUMBER_BITS)
         if log.end - since <= _SMALL_CHANGES:
+            self.glanced += (log.end - since) // 2
             growth = index.growth(key, range_end, bound, log.newest + 1, (since, log.end))
             return index.count_live(key, range_end) - growth
         if index.count_near(key, range_end, bound) > SMALL_KEYS:

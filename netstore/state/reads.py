@@ -53,6 +53,9 @@ PIECE_BYTES: Final = 128 * 1024
 KEEP_BYTES: Final = 2 << 20
 """An answer up to this size is remembered (`records`): more would push out what others use."""
 
+OPEN_BYTES: Final = 11 * 1024
+"""What a read takes that is under way, with the keys of a run and the pairs of a chunk, about."""
+
 MOST_PAIRS: Final = 2**40
 """More than any store holds: a greater limit of an answer is cut to it, and adding one to it is safe."""
 
@@ -61,7 +64,7 @@ UNBOUNDED: Final = 1 << 62
 
 
 class TooMuch(Exception):  # noqa: N818 - named for what happened
-    """What is to be sorted does not fit into the memory that all sorts share."""
+    """What is to be sorted does not fit into the memory that all reads in steps share."""
 
 
 class Lost(Exception):  # noqa: N818 - named for what happened
@@ -91,9 +94,10 @@ class RangeRead:
         records: Records,
         query: Range,
         bound: int,
-        sorting: Budget,
+        budget: Budget,
         pins: Pins,
     ) -> None:
+        """What it holds is charged to `budget`."""
         self._index = index
         self._records = records
         self._query = query
@@ -101,7 +105,8 @@ class RangeRead:
         self._pins = pins
         self._pinned: int | None = (bound >> NUMBER_BITS) - 1
         pins.add(self._pinned)
-        self._sorting = sorting.account()
+        self._account = budget.account()
+        self._account.charge(OPEN_BYTES)
         self._is_given = False
         """The second pass has begun."""
         self._order: list[int] | None = None
@@ -157,7 +162,7 @@ class RangeRead:
         if self._pinned is not None:
             self._pins.remove(self._pinned)
             self._pinned = None
-        self._sorting.close()
+        self._account.close()
         self._order = None
         self._measuring.close()
         self._giving.close()
@@ -240,7 +245,7 @@ class RangeRead:
         """Find the order. With `first` only so many are sorted, those that come first by key."""
         query = self._query
         most = self._limit + 1 if self._limit else 0
-        sorter = Sorter(self._sorting, self._records, most, descend=query.sort_order == DESCEND)
+        sorter = Sorter(self._account, self._records, most, descend=query.sort_order == DESCEND)
         seen = 0
         for rows in self._walk():
             if counts:
@@ -252,7 +257,7 @@ class RangeRead:
                 sorter.add(self._sorted_by(row), row.place, row.size)
                 if self._units <= 0:
                     yield
-            if self._sorting.over:
+            if self._account.over:
                 raise TooMuch
             yield
             if first and seen >= first:

@@ -97,6 +97,8 @@ class Sorter:
         self._ordinal = 0
         self._run: list[_Row] = []
         self._run_bytes = 0
+        self._whole_bytes = 0
+        """Of values that are there until the run is sorted."""
         self._longest = 0
         self._few = FEW_NUMBERS
         self._kept: list[_Row] = []
@@ -122,6 +124,9 @@ class Sorter:
             self._run_bytes += len(by)
             self._longest = max(self._longest, len(by))
             self._account.charge(VALUE_ROW_BYTES)
+            if is_long:
+                self._whole_bytes += len(by)
+                self._account.charge(len(by))
         if len(self._run) >= RUN_ROWS or self._run_bytes >= RUN_BYTES:
             self._end_run()
 
@@ -144,8 +149,9 @@ class Sorter:
             self._kept = run
         else:
             self._runs.append(run)
+        self._account.release(self._whole_bytes)
         self._run = []
-        self._run_bytes = self._longest = 0
+        self._run_bytes = self._whole_bytes = self._longest = 0
 
     def order(self, step: int) -> Iterator[list[int]]:
         """The rows in order, `step` of them at a time, for `place_and_size`."""

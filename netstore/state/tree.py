@@ -19,8 +19,9 @@ from weakref import ref
 import msgspec
 
 from netstore.errors import TOO_MANY, Fault
+from netstore.limits import Budget
 from netstore.state.countdown import News
-from netstore.state.walk import MOST_WALKS, Walk
+from netstore.state.walk import ALONE, MOST_WALKS, WALK_BYTES, Walk
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
 
 if TYPE_CHECKING:
@@ -98,6 +99,10 @@ def _root() -> NodeView:
     return NodeView(ROOT, EtcdIndex(0), EtcdIndex(0), dir=True)
 
 
+def _held(walk: Walk) -> int:
+    return walk.account.held
+
+
 def parent_of(path: bytes) -> bytes:
     """The directory a path lies in; the root's is the root."""
     return path[: path.rfind(b"/")] or ROOT
@@ -110,9 +115,11 @@ class Tree:
     missing ancestors), listing and removing a directory O(what it holds).
     """
 
-    __slots__ = ("_children", "_nodes", "_walks", "changed", "index", "timed")
+    __slots__ = ("_budget", "_children", "_nodes", "_walks", "changed", "index", "timed")
 
-    def __init__(self) -> None:
+    def __init__(self, walks: Budget | None = None) -> None:
+        """`walks` is what all walks together may hold."""
+        self._budget = walks or Budget(WALK_BYTES)
         self.index = EtcdIndex(0)
         """Index of the last change."""
         self.changed: dict[bytes, NodeView | None] = {}
@@ -143,7 +150,7 @@ class Tree:
             siblings[path] = None
         self.timed.restore(timed)
         for walk in self._live_walks():
-            walk.lost = True
+            walk.lose()
         self._walks = []
         self.changed = {}
         return None
@@ -195,12 +202,30 @@ class Tree:
         return Event("get", self.index, node)
 
     def _walk(self, top: NodeView, recursive: bool) -> Walk | Fault:
-        self._walks = [ref(walk) for walk in self._live_walks()]
+        self._walks = [each for each in self._walks if each() is not None]
         if len(self._walks) >= MOST_WALKS:
             return Fault(300, TOO_MANY.encode(), self.index)
-        walk = Walk(self._nodes, self._children, top, self.index, recursive=recursive)
-        self._walks.append(ref(walk))
+        account = self._budget.account()
+        walk = Walk(
+            self._nodes,
+            self._children,
+            top,
+            self.index,
+            recursive=recursive,
+            account=account,
+            relieve=self._relieve,
+        )
+        self._walks.append(ref(walk, lambda _: account.close()))
         return walk
+
+    def _relieve(self) -> None:
+        """All walks together hold more than they may: those that hold most are lost, but for the last one."""
+        budget = self._budget
+        while budget.over:
+            walks = [walk for walk in self._live_walks() if walk.account.held]
+            if not walks or (len(walks) == 1 and budget.used <= ALONE * budget.limit):
+                return
+            max(walks, key=_held).lose()
 
     def _live_walks(self) -> list[Walk]:
         """Those that somebody still holds."""

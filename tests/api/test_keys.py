@@ -66,6 +66,23 @@ def test_what_the_cluster_cannot_do_is_told(
     assert "X-Raft-Index" not in answer.headers
 
 
+@pytest.mark.parametrize("path", ["/v2/keys/a?quorum=true", "/health"])
+def test_a_read_through_the_log_has_a_place_of_who_asks(
+    member: LocalMember, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    asked: list[bytes] = []
+
+    def propose(command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b"") -> None:
+        asked.append(principal)
+        done(errors.too_many())
+
+    monkeypatch.setattr(member, "propose", propose)
+    answer = member.send("GET", path)
+    assert asked == [b"here"]
+    assert answer.status in {500, 503}
+    assert b"etcdserver: too many requests" in answer.body or path == "/health"
+
+
 def test_local_reads_propose_nothing(member: LocalMember) -> None:
     put(member, "/a")
     before = member.commit_index

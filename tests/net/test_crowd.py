@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.net.crowd import SHARE, Crowd, household
+from netstore.net.crowd import SHARE, Crowd
 
 
 class One:
@@ -76,21 +75,6 @@ def test_the_addresses_of_one_ipv6_network_are_one_principal() -> None:
     for each in many:
         here.leave(each)
     assert (len(here), here._of) == (0, {})
-
-
-@pytest.mark.parametrize(
-    ("principal", "counted"),
-    [
-        ("10.0.0.1", "10.0.0.1"),
-        ("::ffff:10.0.0.1", "10.0.0.1"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("system:node:a", "system:node:a"),
-        ("", ""),
-    ],
-)
-def test_what_an_address_counts_as(principal: str, counted: str) -> None:
-    assert household(principal) == counted
 
 
 def test_who_has_no_more_than_its_share_keeps_it() -> None:

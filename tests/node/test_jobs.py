@@ -86,6 +86,17 @@ def test_principals_take_turns_however_many_jobs_one_has(bench: Bench) -> None:
     assert bench.run(8) == "a0 b a1 b a2 b a3 b"
 
 
+def test_the_addresses_of_one_ipv6_network_have_one_turn(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "MOST_EACH", 3)
+    for number in range(3):
+        bench.start(f"2001:db8::{number:x}", f"a{number}", steps=9)
+    bench.start("2001:db8:0:1::1", "b", steps=9)
+    assert bench.run(6) == "a0 b a1 b a2 b"
+    assert bench.jobs.start("2001:db8::ffff", Counted("c", 1, [])) == errors.too_many()
+
+
 def test_turns_go_on_where_the_last_run_ended(bench: Bench) -> None:
     bench.start("ann", "a", steps=9)
     bench.start("bob", "b", steps=9)

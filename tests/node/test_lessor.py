@@ -28,6 +28,8 @@ class Leading(LocalMember):
 
     def __init__(self) -> None:
         self.proposed: list[object] = []
+        self.asked: list[str] = []
+        """For whom something was read or proposed."""
         self.loses = False
         self.unreadable: Fault | None = None
         super().__init__()
@@ -38,12 +40,14 @@ class Leading(LocalMember):
         self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
     ) -> None:
         self.proposed.append(decode(command))
+        self.asked.append(principal.decode())
         if self.loses:
             done(errors.timed_out())
         else:
             super().propose(command, done, principal)
 
-    def read(self, done: Callable[[Fault | None], None]) -> None:
+    def read(self, done: Callable[[Fault | None], None], principal: str = "") -> None:
+        self.asked.append(principal)
         done(self.unreadable)
 
     def tick(self) -> None:
@@ -163,6 +167,16 @@ def test_a_renewal_overtakes_an_end_on_its_way(member: Leading) -> None:
     assert member.keep_alive(7) == 5
     member._apply(encode(end))
     assert member.machine.leases.get(7) is not None
+
+
+def test_what_is_asked_for_somebody_is_theirs(member: Leading) -> None:
+    """A renewal is a proposal of theirs, and the time left a read of theirs."""
+    member.grant(7, 5)
+    member.asked.clear()
+    answers: list[int | Fault] = []
+    member.lessor.keep_alive(7, answers.append, "ann")
+    member.lessor.time_to_live(7, answers.append, "bob")
+    assert (answers, member.asked) == ([5, 5], ["ann", "bob"])
 
 
 @pytest.mark.parametrize("fault", [errors.timed_out(), errors.refusal(errors.CORRUPT)])

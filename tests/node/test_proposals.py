@@ -33,6 +33,14 @@ def test_who_writes_without_a_pause_delays_only_itself() -> None:
     assert made.queued
 
 
+def test_the_addresses_of_one_ipv6_network_have_one_line() -> None:
+    many = ((b"2001:db8::%x" % number, b"f%d" % number) for number in range(200))
+    made = queue(*many, (b"2001:db8:0:1::1", b"o"))
+    assert commands(made.take(100)).index(b"o") == TURN
+    made.fail_all(timed_out())
+    assert (made._places.taken, made._bytes.taken) == (0, 0)
+
+
 def test_the_members_own_go_first_and_what_was_taken_before_goes_before_them() -> None:
     made = queue((b"a", b"1"), (b"", b"own"), (b"a", b"2"))
     taken = made.take(2)

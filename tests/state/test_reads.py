@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from netstore import errors
 from netstore.errors import Fault
 from netstore.state import mvcc, reads, sorting
 from netstore.state.commands import encode
@@ -197,7 +198,7 @@ def test_what_a_large_answer_holds_is_not_remembered(monkeypatch: pytest.MonkeyP
 
 def test_rows_that_do_not_fit_are_not_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first few of them are, and what was held is given back."""
-    monkeypatch.setattr(mvcc, "SORT_BYTES", 1_000 * sorting.NUMBER_ROW_BYTES)
+    monkeypatch.setattr(mvcc, "READ_BYTES", reads.OPEN_BYTES + 1_000 * sorting.NUMBER_ROW_BYTES)
     store = Store([Put(b"%04d" % number) for number in range(1_100)])
     by_version = Range(*ALL, sort_target=BY_VERSION, sort_order=ASCEND)
     for _ in range(3):
@@ -207,6 +208,34 @@ def test_rows_that_do_not_fit_are_not_sorted(monkeypatch: pytest.MonkeyPatch) ->
         read.close()
         few = store.read(Range(*ALL, sort_target=BY_VERSION, sort_order=ASCEND, limit=100))
         assert sum(len(some) for some in steps(few)) == 100
+
+
+def test_reads_that_are_open_hold_memory_and_are_refused_where_there_is_none() -> None:
+    store = Store([Put(b"%04d" % number, bytes(5_000)) for number in range(300)])
+    budget = store.machine.mvcc._read_budget
+    one = store.read(Range(*ALL))
+    assert budget.used == reads.OPEN_BYTES
+    budget.limit = 2 * reads.OPEN_BYTES
+    more = [store.read(Range(*ALL)) for _ in range(2)]
+    assert store.machine.mvcc.read(Range(*ALL)) == errors.too_many()
+    more[0].close()
+    assert not isinstance(store.machine.mvcc.read(Range(*ALL)), Fault)
+    list(steps(one))
+    more[1].close()
+    assert budget.used <= reads.OPEN_BYTES
+
+
+def test_values_are_charged_until_their_run_is_sorted() -> None:
+    store = Store([Put(b"%04d" % number, bytes(5_000)) for number in range(300)])
+    read = store.read(Range(*ALL, sort_target=BY_VALUE, sort_order=ASCEND))
+    budget = store.machine.mvcc._read_budget
+    most = 0
+    while not read.measure(1):
+        most = max(most, budget.used)
+    assert most > 200 * 5_000
+    assert budget.used == reads.OPEN_BYTES + 300 * sorting.VALUE_ROW_BYTES
+    read.close()
+    assert budget.used == 0
 
 
 @pytest.mark.parametrize("order", [ASCEND, DESCEND])

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.errors import Fault
+from netstore.limits import Budget
 from netstore.state import tree as trees
 from netstore.state import walk as walks
 from netstore.state.tree import FOR_EVER, Tree
@@ -164,3 +165,105 @@ def test_a_state_that_is_replaced_loses_its_walks() -> None:
     tree.restore(tree.index, list(tree.nodes()))
     with pytest.raises(WalkLost):
         list(walk.rows())
+
+
+LARGE = b"x" * (trees.SMALL_BYTES + 1)
+
+
+def begun(tree: Tree, path: bytes = b"/d", recursive: bool = False) -> tuple[Walk, Iterator[Any]]:
+    """A walk that is in its first directory."""
+    walk = tree.look(path, recursive)
+    assert isinstance(walk, Walk)
+    going = walk.rows()
+    assert isinstance(next(going), Opened)
+    return walk, going
+
+
+def full(count: int = 2_000) -> tuple[Tree, Budget]:
+    """A directory of so many nodes, and what walks may hold."""
+    budget = Budget(1 << 20)
+    tree = Tree(budget)
+    for number in range(count):
+        tree.set(b"/d/%06d" % number, b"v", False, FOR_EVER)
+    return tree, budget
+
+
+def test_what_a_walk_holds_is_charged_and_given_back() -> None:
+    tree, budget = full()
+    tree.set(b"/e", LARGE, False, FOR_EVER)
+    walk, going = begun(tree)
+    assert budget.used == 0
+    assert next(going) is None
+    rows = walks.ROW_BYTES * 2_000
+    assert budget.used == rows
+    tree.set(b"/d/001500", LARGE, False, FOR_EVER)
+    first = budget.used - rows
+    assert walks.KEPT_BYTES < first < walks.KEPT_BYTES + 100, "what was there, not what came"
+    tree.set(b"/d/001500", b"w", False, FOR_EVER)
+    assert budget.used == rows + first, "once for each node"
+    tree.set(b"/e", b"", False, FOR_EVER)
+    tree.delete(b"/d/000001", False, False)
+    tree.set(b"/d/new", b"", False, FOR_EVER)
+    assert budget.used < rows + 4 * first, "what is not listed costs nothing"
+    for _ in range(3):
+        next(going)
+    before = budget.used
+    tree.set(b"/d/001500", b"", False, FOR_EVER)
+    tree.set(b"/d/newer", b"", False, FOR_EVER)
+    assert budget.used == before
+    tree.set(b"/d/001501", b"", False, FOR_EVER)
+    assert budget.used == before + first, "it is among the rows that are still to be given"
+    assert len([row for row in going if isinstance(row, NodeView)]) > 1_990
+    assert budget.used == walk.account.held == walks.PASSED_BYTES
+    del walk, going
+    assert budget.used == 0
+
+
+def test_the_walk_that_holds_most_is_lost_and_the_others_go_on() -> None:
+    tree, budget = full()
+    for number in range(1_200):
+        tree.set(b"/e/%06d" % number, b"v", False, FOR_EVER)
+    tree.set(b"/f/a", LARGE, False, FOR_EVER)
+    _, going = begun(tree)
+    while next(going) is None:
+        pass
+    small, small_going = begun(tree, b"/f")
+    next(small_going)
+    budget.limit = budget.used + 1_000 * walks.ROW_BYTES
+    _, other_going = begun(tree, b"/e")
+    assert len([row for row in other_going if isinstance(row, NodeView)]) == 1_200
+    with pytest.raises(WalkLost):
+        next(going)
+    assert not small.lost
+    assert isinstance(next(small_going), NodeView)
+    assert budget.used == walks.ROW_BYTES + walks.PASSED_BYTES
+
+
+def test_who_comes_to_hold_most_is_refused_for_others() -> None:
+    tree, budget = full()
+    tree.set(b"/f/a", LARGE, False, FOR_EVER)
+    small, small_going = begun(tree, b"/f")
+    next(small_going)
+    budget.limit = 2_000 * walks.ROW_BYTES
+    _, going = begun(tree)
+    with pytest.raises(WalkLost):
+        next(going)
+    assert not small.lost
+    assert budget.used == walks.ROW_BYTES
+
+
+def test_the_last_walk_may_hold_twice_as_much_and_no_more() -> None:
+    tree, budget = full()
+    budget.limit = 1_800 * walks.ROW_BYTES
+    walk, going = begun(tree)
+    next(going)
+    assert budget.over
+    changed = 0
+    while not walk.lost:
+        assert budget.used <= walks.ALONE * budget.limit
+        tree.set(b"/d/%06d" % changed, b"w", False, FOR_EVER)
+        changed += 1
+    assert changed * walks.KEPT_BYTES < walks.ALONE * budget.limit
+    assert budget.used == 0
+    with pytest.raises(WalkLost):
+        list(going)

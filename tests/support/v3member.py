@@ -134,14 +134,20 @@ class ReadableMember(LocalMember):
         self.unreadable: Fault | None = None
         self.unwritable: Fault | None = None
         self.proposed = 0
+        self.readers: list[str] = []
+        """For whom it was read."""
+        self.writers: list[bytes] = []
+        """For whom something was proposed."""
 
-    def read(self, done: Callable[[Fault | None], None]) -> None:
+    def read(self, done: Callable[[Fault | None], None], principal: str = "") -> None:
+        self.readers.append(principal)
         done(self.unreadable)
 
     def propose(
         self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
     ) -> None:
         self.proposed += 1
+        self.writers.append(principal)
         if self.unwritable is not None:
             done(self.unwritable)
             return
@@ -166,16 +172,20 @@ class FakeLessor:
         self._member = member
         self.held: list[Callable[[int | Fault], None]] | None = None
 
-    def keep_alive(self, id_: int, done: Callable[[int | Fault], None]) -> None:
+    def keep_alive(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
+        self._member.writers.append(principal.encode())
         lease = self._member.machine.leases.get(id_)
         if self.held is not None:
             self.held.append(done)
         else:
             done(0 if lease is None else lease.ttl)
 
-    def time_to_live(self, id_: int, done: Callable[[int | Fault], None]) -> None:
-        lease = self._member.machine.leases.get(id_)
-        done(-1 if lease is None else lease.ttl - 1)
+    def time_to_live(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
+        def tell(fault: Fault | None) -> None:
+            lease = self._member.machine.leases.get(id_)
+            done(fault or (-1 if lease is None else lease.ttl - 1))
+
+        self._member.read(tell, principal)
 
 
 class FakeMembers:

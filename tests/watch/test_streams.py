@@ -384,6 +384,16 @@ def test_one_principal_does_not_have_all_watches(monkeypatch: pytest.MonkeyPatch
     assert [sum(not each.canceled for each in sink.take()) for sink in (greedy, other)] == [8, 2]
 
 
+def test_the_addresses_of_one_ipv6_network_have_one_share_of_the_watches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "MAX_WATCHES", 16)
+    watches, sink = Store().watches, Sink()
+    for number in range(16):
+        watches.open(sink, f"2001:db8::{number:x}").create(ALL)
+    assert sum(not each.canceled for each in sink.take()) == 8
+
+
 def test_a_full_sink_gets_no_more_and_misses_nothing() -> None:
     """What waits is bounded by the bound and one response, however much happens."""
     store = Store()

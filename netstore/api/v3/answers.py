@@ -5,16 +5,18 @@ within a transaction, so an answer can be read long after that. A large one is a
 passes. The first finds out how long it is, which comes first on the wire; the second reads pairs and gives
 them away, no more of them than the client's windows let through and one more, and pauses while those are
 closed or enough waits on its connection (`Call.room`). So an answer of a gigabyte holds a few hundred KiB,
-and a client that does not read costs a pin on the history, until its connection is closed for that.
+and a client that does not read costs a pin on the history, until its answer is given up. Only the pace at
+which it takes what is ready is judged (`Pace`), never how long the whole takes: a slow client with a large
+answer gets it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from netstore import errors
+from netstore.admission import Admission
 from netstore.api.v3 import messages
 from netstore.api.v3.status import refuse
 from netstore.errors import Fault
@@ -25,6 +27,8 @@ from netstore.state.reads import STEP_UNITS, Lost, TooMuch
 from netstore.state.v3commands import Deleted, Later, PutDone, TxnDone
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from netstore.api.v3.door import After, Replica
     from netstore.api.v3.messages import Headers, Piece
     from netstore.net.grpc import Call
@@ -37,11 +41,19 @@ EASY_BYTES: Final = 16 * 1024
 SHARED_BYTES: Final = 8 * 1024
 """Bytes from which a pair is given as it is, shared with all who ask for it, and not joined with others."""
 
-READ_SECONDS: Final = 300.0
-"""How long an answer may take: what it needs of the history is kept that long."""
+PACE_BYTES: Final = 192 * 1024
+PACE_SECONDS: Final = 60.0
+"""A client has to take that many bytes of an answer (or the rest of it) while it is waited for that long: 3
+KiB a second, as of a v2 list. What the answer needs of the history is kept meanwhile, however long that is.
+"""
 
-LOOK_SECONDS: Final = 30.0
-"""How often it is looked for answers that have taken too long."""
+LOOK_SECONDS: Final = 15.0
+"""How often it is looked for answers that are taken too slowly."""
+
+MOST_READS: Final = 4_096
+"""Ranges that are read in steps at once, for all answers; a transaction may have many. One principal has at
+most half of them (`admission`). Each holds `state.reads.OPEN_BYTES`.
+"""
 
 MOST_BYTES: Final = 2**31 - 1
 """Bytes of one answer; more no client takes, as with etcd."""
@@ -59,8 +71,9 @@ class Answers:
         self._member = member
         self._headers = headers
         self._after = after
-        self._open: dict[_Answering, float] = {}
-        """Answers that are being given, and when they began. Seconds of the monotonic clock."""
+        self._reads = Admission(MOST_READS)
+        self._open: dict[_Answering, int] = {}
+        """Answers that are being given, and how many reads each has."""
 
     def send(self, call: Call, outcome: PutDone | Deleted | Later | TxnDone) -> None:
         """Answer a call with what applying a command gave, or with a read (`Later`)."""
@@ -88,27 +101,70 @@ class Answers:
 
     def _begin(self, call: Call, header: bytes, outcome: PutDone | Deleted | Later | TxnDone) -> None:
         """Give an answer in steps. What it reads stays from now on."""
-        answering = _Answering(self, self._member, call, header, outcome)
-        fault = answering.open(outcome) or self._member.jobs.start(call.principal, answering)
-        if fault is not None:
-            answering.close()
-            refuse(call, fault)
+        wanted = list(_reads_of(outcome))
+        if not self._reads.enter(call.principal, len(wanted)):
+            refuse(call, errors.too_many())
             return
+        answering = _Answering(self, self._member, call, header, outcome)
         if not self._open:
             self._after(LOOK_SECONDS, self._look)
-        self._open[answering] = self._member.clock.monotonic()
-        call.on_cancelled(answering.close)
+        self._open[answering] = len(wanted)
+        fault = answering.open(wanted) or self._member.jobs.start(call.principal, answering)
+        if fault is not None:
+            answering.give_up(fault)
+        else:
+            call.on_cancelled(answering.close)
 
     def closed(self, answering: _Answering) -> None:
         """An answer is over."""
-        self._open.pop(answering, None)
+        reads = self._open.pop(answering, 0)
+        if reads:
+            self._reads.leave(answering.principal, reads)
 
     def _look(self) -> None:
         now = self._member.clock.monotonic()
-        for answering in [each for each, began in self._open.items() if began + READ_SECONDS < now]:
+        for answering in [each for each in self._open if each.pace.is_slow(now)]:
             answering.give_up(errors.timed_out())
         if self._open:
             self._after(LOOK_SECONDS, self._look)
+
+
+class Pace:
+    """How fast a client takes what is ready for it. Only the time counts in which the client is waited for,
+    not that in which the answer is found or waits for its turn. Monotonic seconds.
+    """
+
+    __slots__ = ("_since", "_taken", "_waited")
+
+    def __init__(self) -> None:
+        self._taken = 0
+        """Bytes, since the client had taken enough of them."""
+        self._waited = 0.0
+        """How long it was waited for since then, before `_since`."""
+        self._since: float | None = None
+        """Since when it is waited for now."""
+
+    def wait(self, now: float) -> None:
+        """There is no room: the client has to take something first."""
+        self._since = now
+
+    def go_on(self, now: float) -> None:
+        """There is room."""
+        if self._since is not None:
+            self._waited += now - self._since
+            self._since = None
+
+    def take(self, size: int) -> None:
+        """So many bytes more found room."""
+        self._taken += size
+        if self._taken >= PACE_BYTES:
+            self._taken = 0
+            self._waited = 0.0
+
+    def is_slow(self, now: float) -> bool:
+        """It has been waited for too long for so little."""
+        waited = self._waited if self._since is None else self._waited + now - self._since
+        return waited > PACE_SECONDS
 
 
 def _fits(call: Call, size: int) -> bool:
@@ -152,12 +208,27 @@ class _Small:
         return found
 
 
+def _reads_of(outcome: object) -> Iterator[Later]:
+    """All reads of an outcome, in its order."""
+    if isinstance(outcome, TxnDone):
+        for response in outcome.responses:
+            yield from _reads_of(response)
+    later = outcome
+    if isinstance(outcome, PutDone):
+        later = outcome.prev_kv
+    elif isinstance(outcome, Deleted):
+        later = outcome.prev_kvs
+    if isinstance(later, Later):
+        yield later
+
+
 class _Answering:
     """One answer that is given in steps. Implements `node.jobs.Job`."""
 
     __slots__ = (
         "_answers",
         "_call",
+        "_clock",
         "_header",
         "_jobs",
         "_mvcc",
@@ -165,6 +236,8 @@ class _Answering:
         "_pieces",
         "_reads",
         "_unmeasured",
+        "pace",
+        "principal",
     )
 
     def __init__(
@@ -178,7 +251,10 @@ class _Answering:
         self._answers = answers
         self._jobs = member.jobs
         self._mvcc = member.machine.mvcc
+        self._clock = member.clock
         self._call = call
+        self.pace = Pace()
+        self.principal = call.principal
         self._header = header
         self._outcome = outcome
         self._reads: dict[int, RangeRead] = {}
@@ -186,20 +262,9 @@ class _Answering:
         self._unmeasured: deque[RangeRead] = deque()
         self._pieces: deque[Piece] | None = None
 
-    def open(self, outcome: PutDone | Deleted | Found | Later | TxnDone) -> Fault | None:
-        """Begin all reads of an outcome."""
-        if isinstance(outcome, TxnDone):
-            for response in outcome.responses:
-                fault = self.open(response)
-                if fault is not None:
-                    return fault
-            return None
-        later: object = outcome
-        if isinstance(outcome, PutDone):
-            later = outcome.prev_kv
-        elif isinstance(outcome, Deleted):
-            later = outcome.prev_kvs
-        if isinstance(later, Later):
+    def open(self, wanted: Iterable[Later]) -> Fault | None:
+        """Begin the reads of the outcome."""
+        for later in wanted:
             read = self._mvcc.read(later.query, later.bound)
             if isinstance(read, Fault):
                 return read
@@ -240,19 +305,22 @@ class _Answering:
         call = self._call
         room = call.room
         if room <= 0:
+            self.pace.wait(self._clock.monotonic())
             self._jobs.pause(self)
-            call.on_room(partial(self._jobs.resume, self))
+            call.on_room(self._resume)
             return False
         is_read = False
         while pieces and not is_read:
             piece = pieces[0]
             if isinstance(piece, bytes):
                 call.push(piece)
+                self.pace.take(len(piece))
                 pieces.popleft()
                 continue
             tag, read = piece
             kvs, is_all = read.give(most=room)
             self._push(tag, kvs)
+            self.pace.take(sum(map(len, kvs)))
             is_read = bool(kvs)
             if is_all:
                 pieces.popleft()
@@ -261,6 +329,10 @@ class _Answering:
         call.end_reply()
         self.close()
         return True
+
+    def _resume(self) -> None:
+        self.pace.go_on(self._clock.monotonic())
+        self._jobs.resume(self)
 
     def _push(self, tag: bytes, kvs: list[bytes]) -> None:
         """Give pairs away, those that are large without a copy."""

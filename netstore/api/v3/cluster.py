@@ -79,7 +79,7 @@ class ClusterService:
 
     def _list(self, call: Call, request: pb.MemberListRequest) -> None:
         if request.linearizable:
-            self._member.read(partial(self._listed, call))
+            self._member.read(partial(self._listed, call), call.principal)
         else:
             self._listed(call, None)
 

@@ -50,9 +50,10 @@ class Replica(Member, Protocol):
     def jobs(self) -> Jobs:
         """Requests that are answered in steps."""
 
-    def read(self, done: Callable[[Fault | None], None]) -> None:
+    def read(self, done: Callable[[Fault | None], None], principal: str = "") -> None:
         """Call `done(None)` once this member's state holds everything that was acknowledged anywhere before
-        this call, or `done` with a Fault when that cannot be had in time. May be called before it returns.
+        this call, or `done` with a Fault when that cannot be had in time, or when too much waits already, of
+        all or of `principal`. May be called before it returns.
         """
 
 

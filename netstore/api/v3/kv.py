@@ -90,7 +90,7 @@ class KvService:
         elif _is_serializable(request):
             self._read_txn(call, command, None)
         else:
-            self._member.read(partial(self._read_txn, call, command))
+            self._member.read(partial(self._read_txn, call, command), call.principal)
 
     def _fits(self, call: Call, request: pb.DeleteRangeRequest | pb.TxnRequest) -> bool:
         if request.ByteSize() <= self._most_bytes:
@@ -126,7 +126,7 @@ class KvService:
         elif self._is_learner:
             call.finish(grpc.UNAVAILABLE, NOT_FOR_LEARNERS)
         else:
-            self._member.read(partial(self._found, call, query))
+            self._member.read(partial(self._found, call, query), call.principal)
 
     @property
     def _is_learner(self) -> bool:

@@ -40,11 +40,11 @@ _ID_BITS: Final = 62
 class Lessor(Protocol):
     """Who knows how long leases have left (`node.lessor.Lessor`)."""
 
-    def keep_alive(self, id_: int, done: Callable[[int | Fault], None]) -> None:
-        """Renew a lease; `done` gets its TTL in seconds, 0 when there is no such lease."""
+    def keep_alive(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
+        """Renew a lease for `principal`; `done` gets its TTL in seconds, 0 when there is no such lease."""
 
-    def time_to_live(self, id_: int, done: Callable[[int | Fault], None]) -> None:
-        """Tell the whole seconds a lease has left, -1 when there is no such lease."""
+    def time_to_live(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
+        """Tell `principal` the whole seconds a lease has left, -1 when there is no such lease."""
 
 
 class LeaseService:
@@ -119,7 +119,9 @@ class LeaseService:
             refuse(call, outcome)
 
     def _time_to_live(self, call: Call, request: pb.LeaseTimeToLiveRequest) -> None:
-        self._lessor.time_to_live(request.ID, partial(self._told, call, request.ID, request.keys))
+        self._lessor.time_to_live(
+            request.ID, partial(self._told, call, request.ID, request.keys), call.principal
+        )
 
     def _told(self, call: Call, id_: int, keys: bool, left: int | Fault) -> None:
         machine = self._member.machine
@@ -168,7 +170,7 @@ class _Renewals:
             return
         renewal = _Renewal(self, id_, self._member.machine.mvcc.revision)
         self._waiting.append(renewal)
-        self._lessor.keep_alive(id_, renewal.done)
+        self._lessor.keep_alive(id_, renewal.done, self._call.principal)
 
     def half_closed(self) -> None:
         self._closing = True

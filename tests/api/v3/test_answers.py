@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.api.v3 import answers
-from netstore.api.v3.answers import READ_SECONDS
+from netstore.api.v3.answers import LOOK_SECONDS, PACE_BYTES, PACE_SECONDS, Pace
 from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import MustStop
 from netstore.net import grpc
@@ -31,6 +31,7 @@ class SlowCall(FakeCall):
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self.most = 0
+        self.taken = 0
         self.window = WINDOW
         self.gone: Callable[[], None] = lambda: None
 
@@ -115,15 +116,106 @@ def test_a_client_that_hangs_up_leaves_nothing(served: Served) -> None:
     assert store._pins.allow(1 << 40)
 
 
-def test_a_client_that_never_reads_is_given_up(served: Served) -> None:
-    call = begin(served, RANGE, ALL)
-    run(served)
-    served.advance(READ_SECONDS / 2)
-    assert call.open
-    served.advance(READ_SECONDS)
+def pass_time(served: Served, call: SlowCall, seconds: float, rate: float = 0.0) -> None:
+    """Let the client take `rate` bytes a second of what waits for it."""
+    for _ in range(int(seconds)):
+        served.advance(1)
+        call.backlog = max(0, call.backlog - int(rate))
+        call.taken += int(rate)
+        if call.room:
+            call.tell()
+        run(served)
+
+
+def is_given_up(served: Served, call: SlowCall) -> bool:
+    if call.status in {None, grpc.OK}:
+        return False
     assert (call.status, call.text) == (grpc.UNAVAILABLE, "etcdserver: request timed out")
     assert len(served.member.jobs) == 0
     assert served.member.machine.mvcc._pins.allow(1 << 40)
+    return True
+
+
+def test_a_client_that_never_reads_is_given_up(served: Served) -> None:
+    call = begin(served, RANGE, ALL)
+    run(served)
+    pass_time(served, call, PACE_SECONDS)
+    assert call.open
+    pass_time(served, call, LOOK_SECONDS + 1)
+    assert is_given_up(served, call)
+
+
+@pytest.mark.parametrize(("rate", "is_cut"), [(1.2, False), (0.8, True)])
+def test_a_slow_client_has_all_the_time_it_needs_at_its_pace(
+    served: Served, rate: float, is_cut: bool
+) -> None:
+    """The whole takes more than five minutes, at a little more than the least pace."""
+    call = begin(served, RANGE, ALL)
+    run(served)
+    pass_time(served, call, 330, rate * PACE_BYTES / PACE_SECONDS)
+    assert call.taken > WINDOW
+    assert is_given_up(served, call) == is_cut
+
+
+def test_only_the_time_counts_in_which_a_client_is_waited_for() -> None:
+    pace = Pace()
+    pace.wait(0.0)
+    pace.go_on(PACE_SECONDS - 1)
+    assert not pace.is_slow(9 * PACE_SECONDS)
+    pace.wait(9 * PACE_SECONDS)
+    pace.take(PACE_BYTES - 1)
+    pace.go_on(9 * PACE_SECONDS + 2)
+    assert pace.is_slow(9 * PACE_SECONDS + 2), "though nobody waits at this moment"
+    pace.take(1)
+    assert not pace.is_slow(9 * PACE_SECONDS + 2)
+
+
+def test_a_client_that_makes_room_now_and_then_for_next_to_nothing_is_given_up(served: Served) -> None:
+    call = begin(served, RANGE, ALL)
+    run(served)
+    for _ in range(int(1.2 * PACE_SECONDS + LOOK_SECONDS)):
+        call.tell()
+        served.advance(0.1)
+        run(served)
+        served.advance(0.9)
+    assert is_given_up(served, call)
+
+
+def test_an_answer_that_waits_for_its_turn_is_not_held_against_its_client(served: Served) -> None:
+    call = begin(served, RANGE, ALL)
+    served.advance(10 * PACE_SECONDS)
+    run(served)
+    call.drain()
+    served.advance(10 * PACE_SECONDS)
+    assert call.open
+    finish(served, call)
+
+
+def test_one_principal_leaves_half_of_the_reads_to_the_others(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a transaction are counted one by one, and places are given back however an answer ends."""
+    monkeypatch.setattr(answers, "MOST_READS", 16)
+    served = Served()
+    for number in range(KEYS):
+        put(served, b"k%05d" % number, bytes(1_000))
+    three = pb.TxnRequest(success=[pb.RequestOp(request_range=ALL)] * 3)
+    calls = [begin(served, TXN, three) for _ in range(4)]
+    assert [call.status for call in calls] == [None, None, None, grpc.RESOURCE_EXHAUSTED]
+    assert calls[3].text == "etcdserver: too many requests"
+    other = SlowCall(RANGE)
+    other.principal = "10.0.0.9"
+    served.services.unary[other.path](other, ALL.SerializeToString())
+    assert other.open
+    calls[0].cancel()
+    finish(served, calls[1])
+    served.member.machine.load()
+    calls[2].drain()
+    other.drain()
+    run(served)
+    assert [call.open for call in (*calls, other)] == [False] * 5
+    finish(served, begin(served, RANGE, ALL))
+    assert served.member.machine.mvcc._read_budget.used == 0
 
 
 def test_a_transaction_of_many_ranges_is_one_moment_and_many_steps(served: Served) -> None:

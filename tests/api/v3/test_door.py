@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 import pytest
 
 from netstore.api.v3.door import DEAF, ENDED_AT_ONCE, Door
 from netstore.api.v3.pb import rpc_pb2 as pb
-from netstore.errors import timed_out
+from netstore.errors import timed_out, too_many
 from netstore.net import grpc
 from netstore.types import NodeId
 from tests.support.v3member import FakeCall, Served
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 NEEDS_LEADER = {b"hasleader": b"true"}
 PATHS = sorted(Served().services.unary)
@@ -172,6 +177,35 @@ def test_who_writes_is_noted(served: Served, monkeypatch: pytest.MonkeyPatch) ->
         served.call(path, request)
         assert noted == [b"127.0.0.1"], path
         noted.clear()
+
+
+@pytest.mark.parametrize(
+    ("path", "request_"),
+    [
+        ("/etcdserverpb.KV/Range", pb.RangeRequest(key=b"a")),
+        (
+            "/etcdserverpb.KV/Txn",
+            pb.TxnRequest(success=[pb.RequestOp(request_range=pb.RangeRequest(key=b"a"))]),
+        ),
+        ("/etcdserverpb.Cluster/MemberList", pb.MemberListRequest(linearizable=True)),
+        ("/etcdserverpb.Lease/LeaseTimeToLive", pb.LeaseTimeToLiveRequest(ID=9)),
+    ],
+    ids=lambda value: value.rpartition("/")[2] if isinstance(value, str) else "",
+)
+def test_what_waits_for_a_moment_to_read_at_has_a_place_of_who_asks(
+    served: Served, path: str, request_: Message
+) -> None:
+    assert served.call(path, request_).status == grpc.OK
+    assert served.member.readers == ["127.0.0.1"]
+    served.member.unreadable = too_many()
+    call = served.call(path, request_)
+    assert (call.status, call.text) == (grpc.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
+
+
+def test_a_renewal_has_a_place_of_who_asks(served: Served) -> None:
+    _, receiver = served.open("/etcdserverpb.Lease/LeaseKeepAlive")
+    receiver.received(pb.LeaseKeepAliveRequest(ID=9).SerializeToString())
+    assert served.member.writers == [b"127.0.0.1"]
 
 
 def test_what_a_read_and_a_write_can_run_into(served: Served) -> None:
