@@ -180,6 +180,7 @@ class Host:
         self.clock = clock
         self.proposals = proposals
         self.proposals.now, self.proposals.wall = clock.monotonic(), clock.wall()
+        machine.watched = hub.watched
         self.proposals.failed = self.hub.failed = self.watches.failed = self.request_failed
         self._driver = driver
         self._raft = driver.raft
@@ -590,15 +591,15 @@ class Host:
         return low is not None
 
     def _apply(self) -> bool:
-        """Apply what is committed until the turn has worked enough; the rest is the next turn's. True when an
-        entry was applied to its end.
+        """Apply what is committed until the turn has worked enough, or watchers of the tree are far behind;
+        the rest is the next turn's. True when an entry was applied to its end.
 
         After a command that was half done the turn has worked enough, however little that was: the state is
         saved, swept and hashed between two such commands, even where nothing else is in the log.
         """
         machine, waiting = self.machine, self._to_apply
         last: Index | None = None
-        while waiting and machine.worked < self._enough and not self._raft.holding:
+        while waiting and machine.worked < self._enough and not (self._raft.holding or self.hub.full):
             entry = waiting[0]
             if not self._half_applied:
                 self._meet(entry)
@@ -626,9 +627,7 @@ class Host:
                 self.proposals.complete(request_of(payload), outcome)
         if last is not None:
             self._raft.applied_to(last)
-        publish = self.hub.publish
-        for event in machine.take_events():
-            publish(event)
+        self.hub.publish(*machine.take_events())
         changes = machine.take_changes()
         if changes:
             self.watches.publish(changes)
@@ -647,19 +646,22 @@ class Host:
 
     def _work_off(self) -> None:
         """A bounded piece of what is done beside the requests: what compaction erases, checksums of the
-        history, what watches read that are behind, and steps of jobs. The rest is the next turn's.
+        history, watchers that have not been told, what watches read that are behind, and steps of jobs. The
+        rest is the next turn's.
         """
         machine = self.machine
         if machine.mvcc.hashing:
             machine.mvcc.hash_on()
         elif machine.sweeping and not self._raft.holding:
             machine.sweep()
+        if self.hub.behind:
+            self.hub.step()
         if self.watches.behind:
             self.watches.step()
         if self.jobs.ready:
             self.jobs.run()
         sweeping = machine.sweeping and not self._raft.holding
-        if machine.mvcc.hashing or sweeping or self.watches.behind:
+        if machine.mvcc.hashing or sweeping or self.hub.behind or self.watches.behind:
             self._wake()
 
     def _serve_reads(self) -> None:

@@ -8,7 +8,10 @@ Invariants:
     so that no crash can part them.
  3. The outcome depends on the state and the command alone.
  4. A command that is long is carried out in pieces. Until it is finished it is not applied and nothing of it
-    is saved, and nobody sees anything of it: no revision, no change, no lease that it ends or moves keys of.
+    can become durable, and nobody sees anything of it: no revision, no change, no lease that it ends or moves
+    keys of. But for directories of the v2 tree: one that is removed is out of sight, with all below it, from
+    one moment within the command on, with its index and its event in the window; live watchers are told when
+    all below it is cleared away.
 """
 
 from __future__ import annotations
@@ -107,7 +110,10 @@ COMMAND_UNITS: Final = 10
 """Microseconds, about, that a command takes that is not carried out in pieces, and each of what it ends."""
 
 NODE_UNITS: Final = 2
-"""The same for each node that it makes, removes or notes something of beside the one it names."""
+"""The same for each node that it makes or notes something of beside the one it names."""
+
+CLEAR_UNITS: Final = 4
+"""The same for each node that goes with a directory, and to save that."""
 
 
 class Unfinished(Enum):
@@ -157,6 +163,10 @@ class Machine:
         self.alarms = Alarms()
         self.passed_over: Mapping[Index, str] = {}
         """Entries that an operator has this member pass over: index -> hash of the payload."""
+        self.watched: Callable[[bytes], bool] = _perhaps
+        """Whether a live watcher is at a path of the tree: it is to be told when what is there goes with a
+        directory (`Event.removed`). This member's affair: nothing but who is told depends on it.
+        """
         self._members: dict[NodeId, MemberInfo] = {}
         self._removed: set[NodeId] = set()
         self._events: list[Event] = []
@@ -427,7 +437,15 @@ class Machine:
             self.applied = self._work_index
             outcome: Outcome = end.value
             return outcome
+        self._prepare()
         return UNFINISHED
+
+    def _prepare(self) -> None:
+        """Hand what a piece has written to the engine, to be saved with the whole. O(what was written)."""
+        changes = self.mvcc.take_records()
+        self._save_nodes(changes)
+        if changes:
+            self._engine.prepare(changes)
 
     def take_events(self) -> list[Event]:
         """What live watchers may see of the changes since the last call, in order."""
@@ -441,14 +459,13 @@ class Machine:
     def save(self) -> None:
         """Hand everything applied since the last save to the engine; nothing while a command is half done.
 
-        O(nodes touched), however often each was.
+        O(nodes touched), however often each was, and records written; of a command that was carried out in
+        pieces, in its last one.
         """
         if self._work is not None:
             return
         changes: dict[tuple[str, bytes], bytes | None] = {}
-        for path, node in self.tree.take_changes().items():
-            timed = self.tree.timed.get(path)
-            changes[mirror.NODES, path] = None if node is None else mirror.pack_node(node, timed)
+        self._save_nodes(changes)
         window, self._window = self._window, {}
         for key, packed in window.items():
             changes[mirror.WINDOW, key] = packed
@@ -467,6 +484,11 @@ class Machine:
         self._touched = set()
         self._save_v3(changes)
         self._engine.write(self.applied, changes)
+
+    def _save_nodes(self, changes: dict[tuple[str, bytes], bytes | None]) -> None:
+        for path, node in self.tree.take_changes().items():
+            timed = self.tree.timed.get(path)
+            changes[mirror.NODES, path] = None if node is None else mirror.pack_node(node, timed)
 
     def _save_v3(self, changes: dict[tuple[str, bytes], bytes | None]) -> None:
         mvcc = self.mvcc
@@ -579,15 +601,16 @@ class Machine:
             self.statistics.compare_and_swap_fail += 1
         return outcome
 
-    def _delete(self, command: Delete) -> Outcome:
+    def _delete(self, command: Delete) -> Outcome | Work:
         outcome = self.tree.delete(command.path, command.dir, command.recursive)
+        work: Work | None = None
         if isinstance(outcome, Event):
-            self._record(outcome)
+            work = self._record_removal(outcome)
         if isinstance(outcome, Event) or outcome.code == 107:
             self.statistics.delete_success += 1
         else:
             self.statistics.delete_fail += 1
-        return outcome
+        return work or outcome
 
     def _compare_and_delete(self, command: CompareAndDelete) -> Outcome:
         outcome = self.tree.compare_and_delete(command.path, command.prev_value, command.prev_index)
@@ -620,13 +643,15 @@ class Machine:
             self.statistics.gets_fail += 1
         return outcome
 
-    def _expire(self, command: ExpireNodes) -> Outcome:
+    def _expire(self, command: ExpireNodes) -> Work:
         for path, since in command.nodes:
-            self.worked += COMMAND_UNITS
             event = self.tree.expire(path, since)
             if event is not None:
                 self.statistics.expire_count += 1
-                self._record(event)
+                work = self._record_removal(event)
+                if work is not None:
+                    yield from work
+            yield COMMAND_UNITS
         return None
 
     def _note_ttl(self, command: NoteTtl) -> Outcome:
@@ -855,10 +880,26 @@ class Machine:
         self._remember(event)
         if event.prev is None:
             self.worked += NODE_UNITS * event.node.key.count(b"/")
-        elif event.removed:
-            self.worked += NODE_UNITS * len(event.removed)
         if not event.refresh:
             self._events.append(event)
+
+    def _record_removal(self, event: Event) -> Work | None:
+        """Something was removed; what is left to do where it was a directory that was not empty."""
+        if not self.tree.clearing:
+            self._record(event)
+            return None
+        self._remember(event)
+        return self._clear(event)
+
+    def _clear(self, event: Event) -> Work:
+        tree = self.tree
+        told: list[bytes] = []
+        while tree.clearing:
+            gone = tree.clear()
+            told += filter(self.watched, gone)
+            yield (CLEAR_UNITS + tree.walkers) * len(gone)
+        self._events.append(msgspec.structs.replace(event, removed=tuple(told)))
+        return event
 
     def _record_internal(self, action: str, path: bytes) -> None:
         """A change of the cluster's own data.
@@ -873,6 +914,10 @@ class Machine:
         self.history.add(event)
         self.trail.add(packed)
         self._window[mirror.window_key(event.index)] = packed
+
+
+def _perhaps(_: bytes) -> bool:
+    return True
 
 
 def _life(command: Set | Create | Update | CompareAndSwap | InOrder) -> Life:

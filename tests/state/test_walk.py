@@ -27,6 +27,8 @@ CHANGES = st.lists(st.tuples(st.sampled_from(("set", "dir", "delete")), PATHS), 
 def change(tree: Tree, kind: str, path: bytes) -> None:
     if kind == "delete":
         tree.delete(path, True, True)
+        while tree.clearing:
+            tree.clear(1)
     else:
         tree.set(path, b"%d" % tree.index, kind == "dir", FOR_EVER)
 
