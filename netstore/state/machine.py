@@ -726,7 +726,7 @@ class Machine:
             if lease.id not in ended:
                 ended[lease.id] = lease
                 yield COMMAND_UNITS
-                yield from txn.end_lease_steps(self.mvcc, lease.keys)
+                yield from txn.end_lease_steps(self.mvcc, lease.all_keys())
         for lease in ended.values():
             self.leases.remove(lease)
         return Done(self.mvcc.finish())

@@ -45,7 +45,7 @@ from tests.support.local_member import memory_engine
 from tests.support.settled import settled
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 ALL = (b"\0", b"\0")
 LEASES = tuple(LeaseGrant(id_, 5) for id_ in (1, 2, -3))
@@ -370,3 +370,39 @@ def test_nodes_that_expire_together_are_told_of_in_their_order() -> None:
         outcome = machine.go_on(10)
         told += machine.take_events()
     assert [(event.node.key, event.index) for event in told] == [(b"/a", 304), (b"/b", 305), (b"/c", 306)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(v3_commands(alarms=False), max_size=25), st.integers(1, 3))
+def test_the_keys_of_a_lease_are_listed_as_of_one_moment(commands: list[V3Command], at_once: int) -> None:
+    """Whatever happens between two steps, and also while commands are half done."""
+    machine = machine_with(*LEASES, *many(6, lease=1), *[Put(b"z%d" % n, lease=2) for n in range(4)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("netstore.state.lease.KEYS_AT_ONCE", at_once)
+        patch.setattr("netstore.state.mvcc.DELETE_STEP", 1)
+        listings: dict[int, tuple[Iterator[list[bytes]], set[bytes], set[bytes]]] = {}
+
+        def step() -> None:
+            for lease in machine.leases:
+                before = set(machine.leases.keys_of(lease))
+                steps, expected, listed = listings.get(
+                    lease.id, (machine.leases.listed(lease), before, set())
+                )
+                some = next(steps, None)
+                if some is None:
+                    assert listed == (expected if listed else before)
+                    listings.pop(lease.id, None)
+                    continue
+                assert len(some) <= at_once
+                listings[lease.id] = steps, expected if listed else before, listed | set(some)
+
+        for command in commands:
+            step()
+            outcome = begin(machine, command, 1)
+            while outcome is UNFINISHED:
+                step()
+                outcome = machine.go_on(1)
+            held = {lease.id: set(lease.all_keys()) for lease in machine.leases}
+            assert held == held_by_leases(machine)
+            for key, item in machine.mvcc._index.items.items():
+                assert all((key in keys) is (item.lease == id_) for id_, keys in held.items())
