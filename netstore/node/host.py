@@ -712,7 +712,9 @@ class Host:
         self._engine.install(image, installed)
 
     def _load(self, meta: SnapshotMeta) -> Iterator[None]:
-        """Become what the copy holds, in steps between the turns. Nothing is applied meanwhile."""
+        """Become what the copy holds, in steps between the turns, and let go of what was before. Nothing is
+        applied until it is what the copy holds.
+        """
         yield from self.machine.load_steps()
         self.hub.interrupt()
         self.watches.replaced()
@@ -722,6 +724,7 @@ class Host:
         self._compacted = meta.index
         self._raft.snapshot_installed(meta)
         self._log.info("state_copy_installed", index=meta.index)
+        yield from self.machine.let_go()
 
     def _load_on(self, loading: Iterator[None]) -> None:
         if next(loading, self) is self:

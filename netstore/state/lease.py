@@ -54,6 +54,11 @@ class LeaseRecord(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_f
     remaining: int
 
 
+def stored_leases(records: Iterable[LeaseRecord]) -> Iterator[tuple[LeaseId, Lease]]:
+    """The leases of these records, without their keys."""
+    return ((each.id, Lease(each.id, each.ttl, each.since, each.remaining, set())) for each in records)
+
+
 def granted_ttl(asked: int, minimum: int) -> int | Fault:
     """The TTL that a lease gets that was asked for with this one. Seconds."""
     return refusal(errors.LEASE_TTL_TOO_LARGE) if asked > MAX_TTL else max(asked, minimum)
@@ -188,13 +193,13 @@ class Leases:
                     (lease.keys.add if is_there else lease.keys.discard)(key)
             yield []
 
-    def restore(self, records: Iterable[LeaseRecord]) -> None:
-        """Become what was stored; the keys come by `move`."""
-        gone = self._leases
-        self._leases = {r.id: Lease(r.id, r.ttl, r.since, r.remaining, set()) for r in records}
+    def restore(self, leases: dict[LeaseId, Lease]) -> dict[LeaseId, Lease]:
+        """Become what was stored (`stored_leases`); the keys come by `move`. Gives what there was."""
+        gone, self._leases = self._leases, leases
         self._touched = {}
         self._moved = None
         self.news.restart(self._leases, gone)
+        return gone
 
     def take_changes(self) -> dict[LeaseId, LeaseRecord | None]:
         """The leases changed since the last call; None for one that ended."""

@@ -52,7 +52,7 @@ from netstore.state.commands import (
 from netstore.state.digest import COMMAND_BYTES, Trail
 from netstore.state.envelope import FORMAT, Envelope, first_level_command, read
 from netstore.state.history import History
-from netstore.state.lease import Lease, LeaseRecord, Leases
+from netstore.state.lease import Lease, Leases, stored_leases
 from netstore.state.member import (
     ID_EXISTS,
     ID_NOT_FOUND,
@@ -63,7 +63,7 @@ from netstore.state.member import (
 )
 from netstore.state.mvcc import Mvcc
 from netstore.state.statistics import REPLICATED, Statistics
-from netstore.state.tree import FOR_EVER, Life, Tree
+from netstore.state.tree import FOR_EVER, Life, Stored, Tree, let_go
 from netstore.state.v3commands import (
     AlarmChanged,
     Compact,
@@ -182,6 +182,7 @@ class Machine:
         self.worked = 0
         """Units worked so far by `apply` and `go_on`."""
         self._await_sweep: list[tuple[Revision, Callable[[Fault | None], None]]] = []
+        self._before: Iterator[None] = iter(())
         self._doors: dict[type, Callable[..., Outcome | Work]] = {
             Set: self._set,
             Create: self._create,
@@ -231,18 +232,32 @@ class Machine:
         O(stored nodes and v3 records). CorruptData when it cannot be read; Hopeless when it is of a feature
         level that this release does not know.
         """
-        for _ in self._load(self.mvcc.load):
+        for _ in self._load(self.mvcc.load, whole=True):
             pass
+        self._before = iter(())
 
     def load_steps(self) -> Iterator[None]:
-        """The same in steps. Until the last, no v3 key can be read, and the rest is what it was before."""
-        return self._load(self.mvcc.load_steps)
+        """The same in bounded steps. Until the last, no v3 key can be read, leases are those to come, and the
+        rest is what it was before. To be followed by `let_go`.
+        """
+        return self._load(self.mvcc.load_steps, whole=False)
 
     def _load(
-        self, load_keys: Callable[[Revision, Revision, Revision], Iterator[None] | None]
+        self, load_keys: Callable[[Revision, Revision, Revision], Iterator[None] | None], *, whole: bool
     ) -> Iterator[None]:
-        yield from self._load_v3(load_keys)
+        self.mvcc.suspended = True
         engine = self._engine
+        tree = Stored()
+        for nodes in mirror.load_nodes(engine, whole=whole):
+            stray = tree.add(nodes)
+            if stray is not None:
+                raise mirror.corrupt(f"table {mirror.NODES}, key {stray!r} lies in no directory")
+            yield
+        leases: dict[LeaseId, Lease] = {}
+        for records in mirror.load_leases(engine, whole=whole):
+            leases.update(stored_leases(records))
+            yield
+        yield from self._load_v3(load_keys, leases)
         self._work = None
         self.applied = engine.applied()
         self.history = History()
@@ -273,23 +288,26 @@ class Machine:
             raise mirror.corrupt(
                 f"table {mirror.WINDOW} ends at {self.history.last}, the state is at {index}"
             )
-        nodes, timed = mirror.load_nodes(engine)
-        stray = self.tree.restore(index, nodes, timed)
-        if stray is not None:
-            raise mirror.corrupt(f"table {mirror.NODES}, key {stray!r} lies in no directory")
+        self.tree.restore(index, tree)
         self._events = []
         self._touched = set()
         self._window = {}
+        self._before = tree.let_go()
         self._tell_swept()
 
-    def _load_v3(self, load_keys: _LoadKeys) -> Iterator[None]:
+    def let_go(self) -> Iterator[None]:
+        """Forget what was there before the last `load_steps` in bounded steps: at once it would take long."""
+        before, self._before = self._before, iter(())
+        return before
+
+    def _load_v3(self, load_keys: _LoadKeys, leases: dict[LeaseId, Lease]) -> Iterator[None]:
         engine = self._engine
         scalars = mirror.NEW_V3
         for stored in mirror.load_all(engine, mirror.V3_STATE, mirror.V3Scalars):
             scalars = stored
         self._v3_scalars = scalars
         self.trail.checksum = scalars.trail
-        self.leases.restore(mirror.load_all(engine, mirror.LEASES, LeaseRecord))
+        yield from let_go(self.leases.restore(leases))
         yield from load_keys(scalars.revision, scalars.compacted, scalars.swept) or ()
         self.alarms.restore(mirror.load_all(engine, mirror.ALARMS, tuple[NodeId, int]))
         self._alarms_touched = set()

@@ -13,7 +13,7 @@ All nodes lie in one map by full path: a look-up costs the same at every depth.
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import ref
 
 import msgspec
@@ -36,6 +36,10 @@ SMALL_BYTES: Final = 512 * 1024
 
 CLEAR_STEP: Final = 100
 """Nodes that are cleared away in one call: 0.2 ms, and as much for each few walks under way."""
+
+
+LET_GO_STEP: Final = 5_000
+"""Entries of a table that are let go of in one step: 1 ms."""
 
 
 class Life(NamedTuple):
@@ -101,6 +105,48 @@ def _root() -> NodeView:
     return NodeView(ROOT, EtcdIndex(0), EtcdIndex(0), dir=True)
 
 
+class Stored:
+    """The nodes of a tree that is being loaded; the root is implied."""
+
+    __slots__ = ("children", "nodes", "timed")
+
+    def __init__(self) -> None:
+        self.nodes: dict[bytes, NodeView] = {ROOT: _root()}
+        self.children: dict[bytes, dict[bytes, None]] = {ROOT: {}}
+        self.timed: list[tuple[bytes, Timed]] = []
+        """What is known of the TTLs of some."""
+
+    def add(self, nodes: Iterable[tuple[NodeView, Timed | None]]) -> bytes | None:
+        """The next nodes in the order of their paths. Gives the path of one that lies in no directory: then
+        the tree is of no use. Else None.
+        """
+        for node, timed in nodes:
+            path = node.key
+            siblings = self.children.get(parent_of(path))
+            if siblings is None:
+                return path
+            siblings[path] = None
+            self.nodes[path] = node
+            if node.dir:
+                self.children[path] = {}
+            if timed is not None:
+                self.timed.append((path, timed))
+        return None
+
+    def let_go(self) -> Iterator[None]:
+        """Forget all of it in steps of `LET_GO_STEP`: all at once would take long."""
+        yield from let_go(self.nodes)
+        yield from let_go(self.children)
+
+
+def let_go(table: dict[Any, Any]) -> Iterator[None]:
+    """Empty a dictionary that nobody looks at any more, in steps."""
+    while table:
+        for _ in range(min(LET_GO_STEP, len(table))):
+            table.popitem()
+        yield
+
+
 def parent_of(path: bytes) -> bytes:
     """The directory a path lies in; the root's is the root."""
     return path[: path.rfind(b"/")] or ROOT
@@ -132,33 +178,20 @@ class Tree:
         self._emptied: list[bytes] = []
         """Its directories that are still to be emptied."""
 
-    def restore(
-        self, index: EtcdIndex, nodes: Iterable[NodeView], timed: Iterable[tuple[bytes, Timed]] = ()
-    ) -> bytes | None:
-        """Become the tree of these nodes (the root is implied) as it was at `index`, with what is known of
-        the TTLs of some.
-
-        Gives the path of a node that lies in no directory: then the tree is of no use. Else None. O(n).
+    def restore(self, index: EtcdIndex, stored: Stored) -> None:
+        """Become the tree that was stored as it was at `index`. What it was is in `stored` then. O(nodes with
+        a TTL).
         """
         self.index = index
-        self._nodes = {ROOT: _root()}
-        self._nodes.update((node.key, node) for node in nodes)
-        self._children = {path: {} for path, node in self._nodes.items() if node.dir}
-        for path in self._nodes:
-            if path == ROOT:
-                continue
-            siblings = self._children.get(parent_of(path))
-            if siblings is None:
-                return path
-            siblings[path] = None
-        self.timed.restore(timed)
+        self._nodes, stored.nodes = stored.nodes, self._nodes
+        self._children, stored.children = stored.children, self._children
+        self.timed.restore(stored.timed)
         for walk in self._live_walks():
             walk.lost = True
         self._walks = []
         self._cleared = b""
         self._emptied = []
         self.changed = {}
-        return None
 
     def __len__(self) -> int:
         """How many nodes there are beside the root."""

@@ -4,7 +4,7 @@ half a revision.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +17,7 @@ from netstore.state import mirror, txn
 from netstore.state.commands import Command, Delete, ExpireNodes, Set, encode
 from netstore.state.envelope import seal
 from netstore.state.machine import APPLY_UNITS, CLEAR_UNITS, UNFINISHED, Machine, Outcome, Unfinished
-from netstore.state.mvcc import DELETE_STEP
+from netstore.state.mvcc import DELETE_STEP, LOAD_STEP
 from netstore.state.tree import CLEAR_STEP
 from netstore.state.v3commands import (
     EQUAL,
@@ -406,3 +406,36 @@ def test_the_keys_of_a_lease_are_listed_as_of_one_moment(commands: list[V3Comman
             assert held == held_by_leases(machine)
             for key, item in machine.mvcc._index.items.items():
                 assert all((key in keys) is (item.lease == id_) for id_, keys in held.items())
+
+
+def test_no_step_of_loading_looks_at_more_than_its_share() -> None:
+    machine = machine_with(*[LeaseGrant(number, 60) for number in range(1, 3_000)])
+    for number in range(3_000):
+        apply(machine, Set(b"/d/%d" % number, b"", False, Nanos(9), ttl=5))
+    machine.save()
+    engine = machine._engine
+    assert isinstance(engine, MemoryEngine)
+    engine.commit()
+    copy = Machine(engine)
+    apply(copy, Set(b"/old", b"", False))
+    given = [0]
+
+    def some(*arguments: Any, some: Any = engine.some) -> Any:
+        found = some(*arguments)
+        given[0] += len(found[0])
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "some", some)
+        before = 0
+        for _ in copy.load_steps():
+            assert given[0] - before <= LOAD_STEP
+            assert copy.tree.file(b"/old") is not None, "it is what it was before"
+            before = given[0]
+    assert given[0] == 6_000
+    assert len(copy.leases) == 2_999
+    assert len(copy.tree) == 3_001
+    assert copy.tree.file(b"/old") is None
+    steps = sum(1 for _ in copy.let_go())
+    assert steps == 2
+    assert sum(1 for _ in copy.let_go()) == 0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from netstore.errors import Fault
-from netstore.state.tree import FOR_EVER, Life, Timed, Tree
+from netstore.state.tree import FOR_EVER, Life, Stored, Timed, Tree
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
 from tests.state.strategies import BASE, EXPIRIES, FLAGS, INDEXES, PATHS, VALUES
 from tests.state.tree_twin import TreeTwin, outcome_of
@@ -96,11 +96,14 @@ class AgainstTwin(RuleBasedStateMachine):
             else:
                 self.mirror[path] = node
         copy = Tree()
-        timed = [(path, Timed(each.ttl, each.since)) for path, each in self.timed()]
-        copy.restore(self.tree.index, self.mirror.values(), timed)
+        timed = {path: Timed(each.ttl, each.since) for path, each in self.timed()}
+        stored = Stored()
+        for path in sorted(self.mirror):
+            assert stored.add([(self.mirror[path], timed.get(path))]) is None
+        copy.restore(self.tree.index, stored)
         assert copy.get(b"/", True) == self.tree.get(b"/", True)
         assert {node.key: node for node in copy.nodes()} == {node.key: node for node in self.tree.nodes()}
-        assert sorted(copy.timed.news.take_renewed(1_000)) == [path for path, _ in timed]
+        assert sorted(copy.timed.news.take_renewed(1_000)) == sorted(timed)
         assert not copy.changed
         self.tree = copy
 

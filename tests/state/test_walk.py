@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from netstore.errors import Fault
 from netstore.state import tree as trees
 from netstore.state import walk as walks
-from netstore.state.tree import FOR_EVER, Tree
+from netstore.state.tree import FOR_EVER, Stored, Tree
 from netstore.state.walk import Closed, Opened, Walk, WalkLost
 from netstore.types import Event, NodeView
 
@@ -163,6 +163,6 @@ def test_a_state_that_is_replaced_loses_its_walks() -> None:
     tree.set(b"/d/a", b"x" * (trees.SMALL_BYTES + 1), False, FOR_EVER)
     walk = tree.look(b"/d")
     assert isinstance(walk, Walk)
-    tree.restore(tree.index, list(tree.nodes()))
+    tree.restore(tree.index, Stored())
     with pytest.raises(WalkLost):
         list(walk.rows())
