@@ -140,6 +140,12 @@ class Engine(Protocol):
     def write(self, applied: Index, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         """Take changes ((table, key) -> value, None deletes) that belong to log entries up to `applied`."""
 
+    def prepare(self, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
+        """Take changes that are part of the next `write`: they can be read from now on, and become durable
+        together with it. So a write that is large is given in pieces, of which a crash or `close` before it
+        loses all.
+        """
+
     def sync(self, done: Callable[[OSError | None], None]) -> None:
         """Call `done` on the loop once everything written so far is durable, or with the error."""
 

@@ -53,10 +53,10 @@ class NodeView(msgspec.Struct, frozen=True, gc=False):
 class Event(msgspec.Struct, frozen=True, gc=False):
     """One successful change of the v2 tree, or the answer to a read (action `get`).
 
-    `index` is the store's index after it (for a read: the current one). `removed` lists the paths of all
-    nodes that went with a removed directory, itself excluded; `refresh` marks a change that wakes no watcher.
-    `internal` marks a change of the cluster's own data (members, version): it takes an index and a place in
-    the window, and no user ever sees it.
+    `index` is the store's index after it (for a read: the current one). `removed` lists the paths of those
+    nodes that went with a removed directory, itself excluded, at which there were live watchers; `refresh`
+    marks a change that wakes no watcher. `internal` marks a change of the cluster's own data (members,
+    version): it takes an index and a place in the window, and no user ever sees it.
     """
 
     action: str

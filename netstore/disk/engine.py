@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from bisect import bisect_left
 from contextlib import closing
 from functools import partial
@@ -77,6 +78,9 @@ FULL_BYTES: Final = 1 << 20
 _PIECE_BYTES: Final = 256 * 1024
 """A copy is written to its file in pieces of this size, and may be given up between them."""
 
+_LET_GO: Final = 500
+"""Changes that were committed are let go of so many at a time: 0.1 ms without the loop."""
+
 _NO_STATE: Final = (
     lmdb.CorruptedError,
     lmdb.InvalidError,
@@ -102,8 +106,30 @@ class _Image(NamedTuple):
     done: Done
 
 
+class _Spent(NamedTuple):
+    """Changes that nobody looks at any more. To let go of all of them at once would take long."""
+
+    changes: Changes
+
+
 class _Stop:
     pass
+
+
+def _let_go(changes: Changes) -> None:
+    """Empty a table that nobody looks at any more, and leave the loop its turns meanwhile."""
+    while changes:
+        for _ in range(min(_LET_GO, len(changes))):
+            changes.popitem()
+        time.sleep(0)
+
+
+def _cost(changes: Mapping[tuple[str, bytes], bytes | None]) -> int:
+    """Bytes that changes take in memory. 0.1 us each."""
+    size = CHANGE_COST * len(changes)
+    for (_, key), value in changes.items():
+        size += len(key) + (0 if value is None else len(value))
+    return size
 
 
 class _InOrder:
@@ -210,6 +236,8 @@ class LmdbEngine:
         """The keys of these two in order, made when `some` asks for them."""
         self._overlay = budget.account()
         self._pending_bytes = 0
+        self._prepared = 0
+        """Bytes in `_pending` that belong to the next write: nothing is handed over before that."""
         self._serial = self._handed = self._committed = 0
         self._applied = self._durable = self._tables.summary.applied
         self._busy = False
@@ -226,7 +254,7 @@ class LmdbEngine:
         self._tracker: Tracker | None = None
         self._replaced = 0
         self._closed = False
-        self._queue: SimpleQueue[_Batch | _Image | _Tick | _Stop] = SimpleQueue()
+        self._queue: SimpleQueue[_Batch | _Image | _Tick | _Spent | _Stop] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="state-writer", daemon=True)
         self._thread.start()
 
@@ -314,6 +342,13 @@ class LmdbEngine:
         self._found(error)
         return error
 
+    def prepare(self, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
+        """See `seams.Engine`. Costs what `write` does. What was written before is not committed meanwhile
+        either, unless a commit is under way; `behind` counts nothing of it before the write.
+        """
+        self._pending.update(changes)
+        self._prepared += _cost(changes)
+
     def write(self, applied: Index, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         """See `seams.Engine`. A dictionary update, and 0.1 us for each change; ValueError when `applied` goes
         back.
@@ -323,12 +358,12 @@ class LmdbEngine:
         self._applied = applied
         self._serial += 1
         self._pending.update(changes)
-        size = CHANGE_COST * len(changes)
-        for (_, key), value in changes.items():
-            size += len(key) + (0 if value is None else len(value))
+        size = self._prepared + _cost(changes)
+        self._prepared = 0
         self._pending_bytes += size
         self._overlay.charge(size)
-        if len(self._pending) >= self._commit_changes or self._pending_bytes >= self._commit_bytes:
+        full = len(self._pending) >= self._commit_changes or self._pending_bytes >= self._commit_bytes
+        if full or self._waiting:
             self._hand_over()
         else:
             self._tick()
@@ -352,7 +387,7 @@ class LmdbEngine:
             raise TypeError(f"{image!r} is not the path of a copy")
         self._pending, self._in_flight, self._in_order = {}, {}, []
         self._overlay.hold(0)
-        self._pending_bytes = 0
+        self._pending_bytes = self._prepared = 0
         self._handed = self._serial
         self._queue.put(_Image(image, done))
 
@@ -400,7 +435,11 @@ class LmdbEngine:
         self._queue.put(_Stop())
         self._thread.join()
         error = self._fatal
-        if error is None and self._damage is None and self._committed != self._serial:
+        if self._prepared:
+            for _, done in self._waiting:
+                done(OSError(errno.ECANCELED, f"{self._path}: closed within a write"))
+            self._waiting = []
+        elif error is None and self._damage is None and self._committed != self._serial:
             changes = {**self._in_flight, **self._pending}
             error = self._commit(_Batch(self._serial, self._applied, self.log_position(), changes))
         for _, done in self._waiting:
@@ -474,9 +513,14 @@ class LmdbEngine:
             self._ticking = True
             self._queue.put(_Tick())
 
+    def _due(self) -> None:
+        """The interval is over. A write that is prepared sees to the next one."""
+        self._ticking = False
+        self._hand_over()
+
     def _hand_over(self) -> None:
         """Give everything written so far to the storage thread; while that is at work, `_settle` will."""
-        if self._busy or self._fatal or self._handed == self._serial:
+        if self._busy or self._fatal or self._prepared or self._handed == self._serial:
             return
         self._ticking = False
         changes = {**self._in_flight, **self._pending} if self._in_flight else self._pending
@@ -496,6 +540,7 @@ class LmdbEngine:
             self._committed = batch.serial
             self._durable = batch.applied
             self._in_flight = {}
+            self._queue.put(_Spent(batch.changes))
             self._in_order.clear()
             self._overlay.hold(self._pending_bytes)
             ready = [done for serial, done in self._waiting if serial <= batch.serial]
@@ -538,12 +583,14 @@ class LmdbEngine:
                 try:
                     job = queue.get(timeout=self._commit_interval)
                 except Empty:
-                    tell(self._deliver, self._hand_over)
+                    tell(self._deliver, self._due)
                     continue
             if isinstance(job, _Stop):
                 return
             if isinstance(job, _Batch):
                 tell(self._deliver, self._settle, job, self._commit(job))
+            if isinstance(job, _Spent):
+                _let_go(job.changes)
             if isinstance(job, _Image):
                 tell(self._deliver, self._installed, job, self._replace(job.path))
 
@@ -631,6 +678,7 @@ class MemoryEngine:
         self._seen: dict[str, dict[bytes, bytes]] = {name: {} for name in tables}
         self._kept: dict[str, dict[bytes, bytes]] = {name: {} for name in tables}
         self._journal: list[tuple[Index, Changes]] = []
+        self._prepared: Changes = {}
         self._durable = Index(0)
         self._failure: OSError | None = None
 
@@ -668,10 +716,17 @@ class MemoryEngine:
         """See `seams.Engine`."""
         return _first(self.scan(table, start, None), most, size, None)
 
+    def prepare(self, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
+        """See `seams.Engine`."""
+        self._prepared.update(changes)
+        _change(self._seen, changes)
+
     def write(self, applied: Index, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         if applied < self.applied():
             raise ValueError(f"applied index {applied} after {self.applied()}")
-        self._journal.append((applied, dict(changes)))
+        prepared, self._prepared = self._prepared, {}
+        prepared.update(changes)
+        self._journal.append((applied, prepared))
         _change(self._seen, changes)
 
     def sync(self, done: Done) -> None:
@@ -693,6 +748,7 @@ class MemoryEngine:
             self._seen, self._kept = image.kept(), image.kept()
             self._durable = image.durable()
             self._journal.clear()
+            self._prepared = {}
         self._deliver(partial(done, self._failure))
 
     def commit(self, writes: int | None = None) -> None:

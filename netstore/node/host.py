@@ -189,6 +189,7 @@ class Host:
         """What the last turn spent its time on."""
         self.proposals = proposals
         self.proposals.now, self.proposals.wall = clock.monotonic(), clock.wall()
+        machine.watched = hub.watched
         self.proposals.failed = self.hub.failed = self.watches.failed = self.request_failed
         self._driver = driver
         self._raft = driver.raft
@@ -625,8 +626,8 @@ class Host:
         return low is not None
 
     def _apply(self) -> bool:
-        """Apply what is committed until the turn has worked enough; the rest is the next turn's. True when an
-        entry was applied to its end.
+        """Apply what is committed until the turn has worked enough, or watchers of the tree are far behind;
+        the rest is the next turn's. True when an entry was applied to its end.
 
         After a command that was half done the turn has worked enough, however little that was: the state is
         saved, swept and hashed between two such commands, even where nothing else is in the log.
@@ -635,7 +636,7 @@ class Host:
         if not waiting:
             return False
         last: Index | None = None
-        while waiting and machine.worked < self._enough and not self._raft.holding:
+        while waiting and machine.worked < self._enough and not (self._raft.holding or self.hub.full):
             entry = waiting[0]
             if not self._half_applied:
                 self._meet(entry)
@@ -664,10 +665,8 @@ class Host:
         if last is not None:
             self._raft.applied_to(last)
         self.parts.ran("apply")
-        publish = self.hub.publish
         events, changes = machine.take_events(), machine.take_changes()
-        for event in events:
-            publish(event)
+        self.hub.publish(*events)
         if changes:
             self.watches.publish(changes)
         if events or changes:
@@ -687,7 +686,8 @@ class Host:
 
     def _work_off(self) -> None:
         """A bounded piece of what is done beside the requests: what compaction erases, checksums of the
-        history, what watches read that are behind, and steps of jobs. The rest is the next turn's.
+        history, watchers that have not been told, what watches read that are behind, and steps of jobs. The
+        rest is the next turn's.
 
         While others ask for what is done at once, that is one step of a job, or one piece of a chore: they
         wait for about a millisecond of it.
@@ -703,13 +703,16 @@ class Host:
         elif has_chore:
             machine.sweep()
             ran("sweep")
-        if self.watches.behind:
-            self.watches.step()
+        if self.hub.behind or self.watches.behind:
+            if self.hub.behind:
+                self.hub.step()
+            if self.watches.behind:
+                self.watches.step()
             ran("watches")
         if has_job:
             self.jobs.run(STEPS_BESIDE if is_beside else STEPS_PER_TURN)
             ran("jobs")
-        if self._has_chore or self.watches.behind or self.jobs.ready:
+        if self._has_chore or self.hub.behind or self.watches.behind or self.jobs.ready:
             self._wake()
 
     @property
@@ -775,7 +778,9 @@ class Host:
         self._engine.install(image, installed)
 
     def _load(self, meta: SnapshotMeta) -> Iterator[None]:
-        """Become what the copy holds, in steps between the turns. Nothing is applied meanwhile."""
+        """Become what the copy holds, in steps between the turns, and let go of what was before. Nothing is
+        applied until it is what the copy holds.
+        """
         yield from self.machine.load_steps()
         self.hub.interrupt()
         self.watches.replaced()
@@ -785,6 +790,7 @@ class Host:
         self._compacted = meta.index
         self._raft.snapshot_installed(meta)
         self._log.info("state_copy_installed", index=meta.index)
+        yield from self.machine.let_go()
 
     def _load_on(self, loading: Iterator[None]) -> None:
         if next(loading, self) is self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -13,6 +14,9 @@ from netstore.types import Index, LeaseId
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+KEYS_AT_ONCE: Final = 1_000
+"""Keys of a lease that are looked at in one step of `Leases.listed`: 0.3 ms."""
 
 MAX_TTL: Final = 9_000_000_000
 """Seconds; more is refused, as by etcd."""
@@ -28,6 +32,17 @@ class Lease(msgspec.Struct, gc=False):
     since: Index
     remaining: int
     keys: set[bytes]
+    """Which it has, but for what `late` says."""
+    late: dict[bytes, bool] | None = None
+    """Keys that came (True) or went since `keys` is being listed, which is left alone meanwhile."""
+
+    def all_keys(self) -> Iterator[bytes]:
+        """The keys it has. While the iterator is used nothing may be listed."""
+        late = self.late
+        if not late:
+            return iter(self.keys)
+        came = [key for key, is_there in late.items() if is_there and key not in self.keys]
+        return chain((key for key in self.keys if key not in late or late[key]), came)
 
 
 class LeaseRecord(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -37,6 +52,11 @@ class LeaseRecord(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_f
     ttl: int
     since: Index
     remaining: int
+
+
+def stored_leases(records: Iterable[LeaseRecord]) -> Iterator[tuple[LeaseId, Lease]]:
+    """The leases of these records, without their keys."""
+    return ((each.id, Lease(each.id, each.ttl, each.since, each.remaining, set())) for each in records)
 
 
 def granted_ttl(asked: int, minimum: int) -> int | Fault:
@@ -116,9 +136,17 @@ class Leases:
             if after:
                 moved.setdefault(LeaseId(after), {}).setdefault(key, False)
         if before:
-            self._leases[LeaseId(before)].keys.discard(key)
+            lease = self._leases[LeaseId(before)]
+            if lease.late is None:
+                lease.keys.discard(key)
+            else:
+                lease.late[key] = False
         if after:
-            self._leases[LeaseId(after)].keys.add(key)
+            lease = self._leases[LeaseId(after)]
+            if lease.late is None:
+                lease.keys.add(key)
+            else:
+                lease.late[key] = True
 
     def begin(self) -> None:
         """A command begins that is carried out in pieces: until `finish`, the keys it moves are remembered.
@@ -135,19 +163,43 @@ class Leases:
         is half done that has moved some of them.
         """
         moved = self._moved.get(lease.id) if self._moved else None
-        if not moved:
+        if not moved and not lease.late:
             return lease.keys
-        kept = {key for key in lease.keys if key not in moved}
+        moved = moved or {}
+        kept = {key for key in lease.all_keys() if key not in moved}
         kept.update(key for key, was_there in moved.items() if was_there)
         return kept
 
-    def restore(self, records: Iterable[LeaseRecord]) -> None:
-        """Become what was stored; the keys come by `move`."""
-        gone = self._leases
-        self._leases = {r.id: Lease(r.id, r.ttl, r.since, r.remaining, set()) for r in records}
+    def listed(self, lease: Lease) -> Iterator[list[bytes]]:
+        """The keys of a lease, in no order, `KEYS_AT_ONCE` at a time, as they are at one moment: when the
+        first list comes that is not empty, or the iterator ends. The state may go on between two steps, but
+        of one lease there must be one such iterator at a time; one that is given up may be forgotten.
+        """
+        yield from self._caught_up(lease)
+        lease.late = {}
+        keys = iter(lease.keys)
+        while some := list(islice(keys, KEYS_AT_ONCE)):
+            yield some
+        yield from self._caught_up(lease)
+        lease.late = None
+
+    def _caught_up(self, lease: Lease) -> Iterator[list[bytes]]:
+        """Until `keys` is what the lease has, and no command is half done."""
+        while lease.late or self._moved is not None:
+            if self._moved is None:
+                late = lease.late or {}
+                for _ in range(min(KEYS_AT_ONCE, len(late))):
+                    key, is_there = late.popitem()
+                    (lease.keys.add if is_there else lease.keys.discard)(key)
+            yield []
+
+    def restore(self, leases: dict[LeaseId, Lease]) -> dict[LeaseId, Lease]:
+        """Become what was stored (`stored_leases`); the keys come by `move`. Gives what there was."""
+        gone, self._leases = self._leases, leases
         self._touched = {}
         self._moved = None
         self.news.restart(self._leases, gone)
+        return gone
 
     def take_changes(self) -> dict[LeaseId, LeaseRecord | None]:
         """The leases changed since the last call; None for one that ended."""

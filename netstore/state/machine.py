@@ -8,7 +8,10 @@ Invariants:
     so that no crash can part them.
  3. The outcome depends on the state and the command alone.
  4. A command that is long is carried out in pieces. Until it is finished it is not applied and nothing of it
-    is saved, and nobody sees anything of it: no revision, no change, no lease that it ends or moves keys of.
+    can become durable, and nobody sees anything of it: no revision, no change, no lease that it ends or moves
+    keys of. But for directories of the v2 tree: one that is removed is out of sight, with all below it, from
+    one moment within the command on, with its index and its event in the window; live watchers are told when
+    all below it is cleared away.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ from netstore.state.commands import (
 from netstore.state.digest import COMMAND_BYTES, Trail
 from netstore.state.envelope import FORMAT, Envelope, first_level_command, read
 from netstore.state.history import History
-from netstore.state.lease import Lease, LeaseRecord, Leases
+from netstore.state.lease import Lease, Leases, stored_leases
 from netstore.state.member import (
     ID_EXISTS,
     ID_NOT_FOUND,
@@ -60,7 +63,7 @@ from netstore.state.member import (
 )
 from netstore.state.mvcc import Mvcc
 from netstore.state.statistics import REPLICATED, Statistics
-from netstore.state.tree import FOR_EVER, Life, Tree
+from netstore.state.tree import FOR_EVER, Life, Stored, Tree, let_go
 from netstore.state.v3commands import (
     AlarmChanged,
     Compact,
@@ -108,7 +111,10 @@ COMMAND_UNITS: Final = 10
 """Microseconds, about, that a command takes that is not carried out in pieces, and each of what it ends."""
 
 NODE_UNITS: Final = 2
-"""The same for each node that it makes, removes or notes something of beside the one it names."""
+"""The same for each node that it makes or notes something of beside the one it names."""
+
+CLEAR_UNITS: Final = 4
+"""The same for each node that goes with a directory, and to save that."""
 
 
 class Unfinished(Enum):
@@ -159,6 +165,10 @@ class Machine:
         self.alarms = Alarms()
         self.passed_over: Mapping[Index, str] = {}
         """Entries that an operator has this member pass over: index -> hash of the payload."""
+        self.watched: Callable[[bytes], bool] = _perhaps
+        """Whether a live watcher is at a path of the tree: it is to be told when what is there goes with a
+        directory (`Event.removed`). This member's affair: nothing but who is told depends on it.
+        """
         self._members: dict[NodeId, MemberInfo] = {}
         self._removed: set[NodeId] = set()
         self._events: list[Event] = []
@@ -174,6 +184,7 @@ class Machine:
         self.worked = 0
         """Units worked so far by `apply` and `go_on`."""
         self._await_sweep: list[tuple[Revision, Callable[[Fault | None], None]]] = []
+        self._before: Iterator[None] = iter(())
         self._doors: dict[type, Callable[..., Outcome | Work]] = {
             Set: self._set,
             Create: self._create,
@@ -223,18 +234,32 @@ class Machine:
         O(stored nodes and v3 records). CorruptData when it cannot be read; Hopeless when it is of a feature
         level that this release does not know.
         """
-        for _ in self._load(self.mvcc.load):
+        for _ in self._load(self.mvcc.load, whole=True):
             pass
+        self._before = iter(())
 
     def load_steps(self) -> Iterator[None]:
-        """The same in steps. Until the last, no v3 key can be read, and the rest is what it was before."""
-        return self._load(self.mvcc.load_steps)
+        """The same in bounded steps. Until the last, no v3 key can be read, leases are those to come, and the
+        rest is what it was before. To be followed by `let_go`.
+        """
+        return self._load(self.mvcc.load_steps, whole=False)
 
     def _load(
-        self, load_keys: Callable[[Revision, Revision, Revision], Iterator[None] | None]
+        self, load_keys: Callable[[Revision, Revision, Revision], Iterator[None] | None], *, whole: bool
     ) -> Iterator[None]:
-        yield from self._load_v3(load_keys)
+        self.mvcc.suspended = True
         engine = self._engine
+        tree = Stored()
+        for nodes in mirror.load_nodes(engine, whole=whole):
+            stray = tree.add(nodes)
+            if stray is not None:
+                raise mirror.corrupt(f"table {mirror.NODES}, key {stray!r} lies in no directory")
+            yield
+        leases: dict[LeaseId, Lease] = {}
+        for records in mirror.load_leases(engine, whole=whole):
+            leases.update(stored_leases(records))
+            yield
+        yield from self._load_v3(load_keys, leases)
         self._work = None
         self.applied = engine.applied()
         self.history = History()
@@ -265,23 +290,26 @@ class Machine:
             raise mirror.corrupt(
                 f"table {mirror.WINDOW} ends at {self.history.last}, the state is at {index}"
             )
-        nodes, timed = mirror.load_nodes(engine)
-        stray = self.tree.restore(index, nodes, timed)
-        if stray is not None:
-            raise mirror.corrupt(f"table {mirror.NODES}, key {stray!r} lies in no directory")
+        self.tree.restore(index, tree)
         self._events = []
         self._touched = set()
         self._window = {}
+        self._before = tree.let_go()
         self._tell_swept()
 
-    def _load_v3(self, load_keys: _LoadKeys) -> Iterator[None]:
+    def let_go(self) -> Iterator[None]:
+        """Forget what was there before the last `load_steps` in bounded steps: at once it would take long."""
+        before, self._before = self._before, iter(())
+        return before
+
+    def _load_v3(self, load_keys: _LoadKeys, leases: dict[LeaseId, Lease]) -> Iterator[None]:
         engine = self._engine
         scalars = mirror.NEW_V3
         for stored in mirror.load_all(engine, mirror.V3_STATE, mirror.V3Scalars):
             scalars = stored
         self._v3_scalars = scalars
         self.trail.checksum = scalars.trail
-        self.leases.restore(mirror.load_all(engine, mirror.LEASES, LeaseRecord))
+        yield from let_go(self.leases.restore(leases))
         yield from load_keys(scalars.revision, scalars.compacted, scalars.swept) or ()
         self.alarms.restore(mirror.load_all(engine, mirror.ALARMS, tuple[NodeId, int]))
         self._alarms_touched = set()
@@ -429,7 +457,15 @@ class Machine:
             self.applied = self._work_index
             outcome: Outcome = end.value
             return outcome
+        self._prepare()
         return UNFINISHED
+
+    def _prepare(self) -> None:
+        """Hand what a piece has written to the engine, to be saved with the whole. O(what was written)."""
+        changes = self.mvcc.take_records()
+        self._save_nodes(changes)
+        if changes:
+            self._engine.prepare(changes)
 
     def take_events(self) -> list[Event]:
         """What live watchers may see of the changes since the last call, in order."""
@@ -443,14 +479,13 @@ class Machine:
     def save(self) -> None:
         """Hand everything applied since the last save to the engine; nothing while a command is half done.
 
-        O(nodes touched), however often each was.
+        O(nodes touched), however often each was, and records written; of a command that was carried out in
+        pieces, in its last one.
         """
         if self._work is not None:
             return
         changes: dict[tuple[str, bytes], bytes | None] = {}
-        for path, node in self.tree.take_changes().items():
-            timed = self.tree.timed.get(path)
-            changes[mirror.NODES, path] = None if node is None else mirror.pack_node(node, timed)
+        self._save_nodes(changes)
         window, self._window = self._window, {}
         for key, packed in window.items():
             changes[mirror.WINDOW, key] = packed
@@ -469,6 +504,11 @@ class Machine:
         self._touched = set()
         self._save_v3(changes)
         self._engine.write(self.applied, changes)
+
+    def _save_nodes(self, changes: dict[tuple[str, bytes], bytes | None]) -> None:
+        for path, node in self.tree.take_changes().items():
+            timed = self.tree.timed.get(path)
+            changes[mirror.NODES, path] = None if node is None else mirror.pack_node(node, timed)
 
     def _save_v3(self, changes: dict[tuple[str, bytes], bytes | None]) -> None:
         mvcc = self.mvcc
@@ -581,15 +621,16 @@ class Machine:
             self.statistics.compare_and_swap_fail += 1
         return outcome
 
-    def _delete(self, command: Delete) -> Outcome:
+    def _delete(self, command: Delete) -> Outcome | Work:
         outcome = self.tree.delete(command.path, command.dir, command.recursive)
+        work: Work | None = None
         if isinstance(outcome, Event):
-            self._record(outcome)
+            work = self._record_removal(outcome)
         if isinstance(outcome, Event) or outcome.code == 107:
             self.statistics.delete_success += 1
         else:
             self.statistics.delete_fail += 1
-        return outcome
+        return work or outcome
 
     def _compare_and_delete(self, command: CompareAndDelete) -> Outcome:
         outcome = self.tree.compare_and_delete(command.path, command.prev_value, command.prev_index)
@@ -622,13 +663,15 @@ class Machine:
             self.statistics.gets_fail += 1
         return outcome
 
-    def _expire(self, command: ExpireNodes) -> Outcome:
+    def _expire(self, command: ExpireNodes) -> Work:
         for path, since in command.nodes:
-            self.worked += COMMAND_UNITS
             event = self.tree.expire(path, since)
             if event is not None:
                 self.statistics.expire_count += 1
-                self._record(event)
+                work = self._record_removal(event)
+                if work is not None:
+                    yield from work
+            yield COMMAND_UNITS
         return None
 
     def _note_ttl(self, command: NoteTtl) -> Outcome:
@@ -703,7 +746,7 @@ class Machine:
             if lease.id not in ended:
                 ended[lease.id] = lease
                 yield COMMAND_UNITS
-                yield from txn.end_lease_steps(self.mvcc, lease.keys)
+                yield from txn.end_lease_steps(self.mvcc, lease.all_keys())
         for lease in ended.values():
             self.leases.remove(lease)
         return Done(self.mvcc.finish())
@@ -857,10 +900,26 @@ class Machine:
         self._remember(event)
         if event.prev is None:
             self.worked += NODE_UNITS * event.node.key.count(b"/")
-        elif event.removed:
-            self.worked += NODE_UNITS * len(event.removed)
         if not event.refresh:
             self._events.append(event)
+
+    def _record_removal(self, event: Event) -> Work | None:
+        """Something was removed; what is left to do where it was a directory that was not empty."""
+        if not self.tree.clearing:
+            self._record(event)
+            return None
+        self._remember(event)
+        return self._clear(event)
+
+    def _clear(self, event: Event) -> Work:
+        tree = self.tree
+        told: list[bytes] = []
+        while tree.clearing:
+            gone = tree.clear()
+            told += filter(self.watched, gone)
+            yield (CLEAR_UNITS + tree.walkers) * len(gone)
+        self._events.append(msgspec.structs.replace(event, removed=tuple(told)))
+        return event
 
     def _record_internal(self, action: str, path: bytes) -> None:
         """A change of the cluster's own data.
@@ -875,6 +934,10 @@ class Machine:
         self.history.add(event)
         self.trail.add(packed)
         self._window[mirror.window_key(event.index)] = packed
+
+
+def _perhaps(_: bytes) -> bool:
+    return True
 
 
 def _life(command: Set | Create | Update | CompareAndSwap | InOrder) -> Life:

@@ -24,7 +24,8 @@ import msgspec
 
 from netstore.errors import StateDamaged
 from netstore.state.history import CAPACITY
-from netstore.state.mvcc import NEVER
+from netstore.state.lease import LeaseRecord
+from netstore.state.mvcc import LOAD_BYTES, LOAD_STEP, NEVER
 from netstore.state.records import RECORDS
 from netstore.state.tree import Timed
 from netstore.types import EtcdIndex, Event, LeaseId, Nanos, NodeId, NodeView, Revision
@@ -101,6 +102,7 @@ encode: Final = msgspec.msgpack.Encoder().encode
 """The byte form of a record (a MemberInfo, Scalars)."""
 
 _decode_node: Final = msgspec.msgpack.Decoder(_NodeRecord)
+_decode_lease: Final = msgspec.msgpack.Decoder(LeaseRecord)
 _decode_event: Final = msgspec.msgpack.Decoder(_EventRecord)
 
 
@@ -155,17 +157,35 @@ def pack_event(event: Event) -> bytes:
     )
 
 
-def load_nodes(engine: Engine) -> tuple[list[NodeView], list[tuple[bytes, Timed]]]:
-    """Every stored node, and what those with a TTL count by, by their paths."""
-    nodes: list[NodeView] = []
-    timed: list[tuple[bytes, Timed]] = []
-    for path, record in _records(engine, NODES, _decode_node):
-        nodes.append(_view(path, record))
-        if record.expires:
-            if not record.since:
-                raise corrupt(f"table {NODES}, key {path!r}: it ends at an instant, and has no TTL")
-            timed.append((path, Timed(record.ttl, record.since, record.remaining)))
-    return nodes, timed
+def load_nodes(engine: Engine, *, whole: bool) -> Iterator[list[tuple[NodeView, Timed | None]]]:
+    """Every stored node, with what one with a TTL counts by, in the order of their paths; in steps of
+    `LOAD_STEP` or as a `whole`. The state must not change meanwhile.
+
+    A whole table is compared with its sum, of one in steps only the records are counted; and each step looks
+    at all paths that are too long to be keys of LMDB.
+    """
+    found = 0
+    for some in _some_records(engine, NODES, _decode_node, whole=whole):
+        nodes: list[tuple[NodeView, Timed | None]] = []
+        for path, record in some:
+            timed = None
+            if record.expires:
+                if not record.since:
+                    raise corrupt(f"table {NODES}, key {path!r}: it ends at an instant, and has no TTL")
+                timed = Timed(record.ttl, record.since, record.remaining)
+            nodes.append((_view(path, record), timed))
+        found += len(nodes)
+        yield nodes
+    _count(engine, NODES, found)
+
+
+def load_leases(engine: Engine, *, whole: bool) -> Iterator[list[LeaseRecord]]:
+    """Every stored lease, as `load_nodes`."""
+    found = 0
+    for some in _some_records(engine, LEASES, _decode_lease, whole=whole):
+        found += len(some)
+        yield [record for _, record in some]
+    _count(engine, LEASES, found)
 
 
 def load_events(engine: Engine) -> Iterator[Event]:
@@ -191,13 +211,34 @@ def corrupt(what: str) -> StateDamaged:
     return StateDamaged(f"{what}; restore this member from its peers or from a backup")
 
 
+def _some_records(
+    engine: Engine, table: str, decoder: msgspec.msgpack.Decoder[_T], *, whole: bool
+) -> Iterator[list[tuple[bytes, _T]]]:
+    if whole:
+        yield list(_records(engine, table, decoder))
+        return
+    start: bytes | None = b""
+    while start is not None:
+        stored, start = engine.some(table, start, LOAD_STEP, LOAD_BYTES)
+        yield [(key, _decoded(decoder, table, key, each)) for key, each in stored]
+
+
+def _count(engine: Engine, table: str, found: int) -> None:
+    count = engine.count(table)
+    if count not in {None, found}:
+        raise corrupt(f"table {table}: {found} records, {count} were written")
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[_T], table: str, key: bytes, stored: bytes) -> _T:
+    try:
+        return decoder.decode(stored)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise corrupt(f"table {table}, key {key!r}: {error}") from None
+
+
 def _records(engine: Engine, table: str, decoder: msgspec.msgpack.Decoder[_T]) -> Iterator[tuple[bytes, _T]]:
     for key, stored in engine.scan(table, b"", None):
-        try:
-            record = decoder.decode(stored)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise corrupt(f"table {table}, key {key!r}: {error}") from None
-        yield key, record
+        yield key, _decoded(decoder, table, key, stored)
 
 
 def _view(path: bytes, record: _NodeRecord) -> NodeView:

@@ -546,53 +546,69 @@ class Mvcc:
 
     def history(
         self, start: Revision, key: bytes, range_end: bytes, *, looked: int, told: int, size: int
-    ) -> tuple[list[KeyChange], Revision]:
-        """The changes in the range from revision `start` on, and the revision to go on from, which is beyond
-        the present when nothing is left. `start` must not be before `compacted`.
+    ) -> Iterator[tuple[list[KeyChange], Revision]]:
+        """The changes in the range from revision `start` on, in parts; with the last part the revision to go
+        on from, which is beyond the present when nothing is left, with the others 0. `start` must not be
+        before `compacted`; between two parts the state may go on, but not be replaced, nor `start` be
+        compacted.
 
-        At least one revision, never cut, and no more once `looked` changes of all keys were looked at, `told`
-        were found or their pairs have `size` bytes. About 0.05 us for each looked at and 4 us for each found.
+        All parts together are at least one revision, never cut, and no more once `looked` changes of all keys
+        were looked at, `told` were found or their pairs have `size` bytes; and no part is more than that,
+        give or take one change, however much a revision holds. About 0.05 us for each looked at and 4 us for
+        each found.
         """
-        if range_end:
-            found, following = self._changed(start, key, range_end, looked)
-        else:
-            found, following = self._changed_key(start, key, looked)
+        if not range_end:
+            yield self._history_of_key(start, key, looked, told, size)
+            return
+        log = self._index.log
+        at, end = log.find(start), self._log_end()
+        if at >= end:
+            yield [], Revision(max(start, self.revision + 1))
+            return
+        to_the_end = range_end == TO_THE_END
+        left, following = (looked, told, size), Revision(0)
+        while not following:
+            changes: list[KeyChange] = []
+            begin, end, room = at, min(at + max(looked, 1), end), size
+            for position, each in enumerate(log.keys(at, end), at):
+                if key <= each and (to_the_end or each < range_end):
+                    if changes and (len(changes) >= told or room <= 0):
+                        end = position
+                        break
+                    changes.append(self._change(log.place(position), each))
+                    room -= len(changes[-1].pair)
+            at, end = end, self._log_end()
+            left = left[0] - (at - begin), left[1] - len(changes), left[2] - (size - room)
+            if at >= end:
+                following = Revision(self.revision + 1)
+            elif min(left) <= 0:
+                end = log.after(at - 1)
+                following = Revision(log.revision(at) if at == end else 0)
+            yield changes, following
+
+    def _history_of_key(
+        self, start: Revision, key: bytes, looked: int, told: int, size: int
+    ) -> tuple[list[KeyChange], Revision]:
+        """Of one key, which changes a few times in a revision at most."""
+        places, following = self._changed_key(start, key, looked)
         changes: list[KeyChange] = []
         revision = 0
-        for place, each in found:
+        for place in places:
             if place >> NUMBER_BITS != revision:
                 revision = place >> NUMBER_BITS
                 if len(changes) >= told or size <= 0:
                     return changes, Revision(revision)
-            change = self._change(place, each)
+            change = self._change(place, key)
             changes.append(change)
             size -= len(change.pair)
         return changes, following
-
-    def _changed(
-        self, start: Revision, key: bytes, range_end: bytes, looked: int
-    ) -> tuple[list[tuple[int, bytes]], Revision]:
-        log = self._index.log
-        at, last = log.find(start), self._log_end()
-        if at >= last:
-            return [], Revision(max(start, self.revision + 1))
-        end = log.after(min(at + max(looked, 1), last) - 1)
-        to_the_end = range_end == TO_THE_END
-        found = [
-            (log.place(position), each)
-            for position, each in enumerate(log.keys(at, end), at)
-            if key <= each and (to_the_end or each < range_end)
-        ]
-        return found, Revision(log.revision(end) if end < last else self.revision + 1)
 
     def _log_end(self) -> int:
         """The position after the last change of a command that is finished."""
         log = self._index.log
         return log.find(self.revision + 1) if self._next != self._start else log.end
 
-    def _changed_key(
-        self, start: Revision, key: bytes, looked: int
-    ) -> tuple[list[tuple[int, bytes]], Revision]:
+    def _changed_key(self, start: Revision, key: bytes, looked: int) -> tuple[list[int], Revision]:
         item = self._index.items.get(key)
         following = Revision(max(start, self.revision + 1))
         if item is None or item.at >> NUMBER_BITS < start:
@@ -612,7 +628,7 @@ class Mvcc:
             present = bound_after(self.revision)
             places = [place for place in places if place < present]
             following = min(following, Revision(self.revision + 1))
-        return [(place, key) for place in places], following
+        return places, following
 
     def _change(self, place: int, key: bytes) -> KeyChange:
         """A change of the past, the pair before it included if that can still be read (v3 API, prev_kv)."""

@@ -6,28 +6,54 @@ The rules are etcd's (v2 API, watches, "which events match live"). An event goes
  3. when something was removed, the watchers at every path that went with it, hidden or not. A removed path's
     own watchers are named by rules 3 and 1, so a stream there gets the event twice, as from etcd.
 
+Telling is done in slices, one event after another: the first slice when the events come, the others between
+the turns of the member (`Hub.step`).
+
 Invariants: a watcher is in the maps exactly while `active`; a watcher that is not a stream leaves them with
 its first event; no watcher sees an event older than its `since`.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from netstore.guard import guarded, unguarded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from netstore.types import Event
 
+TOLD_AT_ONCE: Final = 250
+"""Watchers that are told something in one slice: about 1.5 ms."""
+
+LOOKED_AT_ONCE: Final = 5_000
+"""Paths that are looked up in one slice: about 1 ms."""
+
+MOST_WAITING: Final = 250
+"""Events that wait to be told, beyond which there should be no more: so the window holds them anyway."""
+
+_LOOKS: Final = LOOKED_AT_ONCE // TOLD_AT_ONCE
+"""So many look-ups take as long as to tell one watcher."""
+
 _REMOVALS: Final = frozenset({"delete", "compareAndDelete", "expire"})
+
+
+class _Maps:
+    """Watchers by path. Dicts serve as ordered sets: watchers are told in the order they came."""
+
+    __slots__ = ("above", "at")
+
+    def __init__(self) -> None:
+        self.at: dict[bytes, dict[Watcher, None]] = {}
+        self.above: dict[bytes, dict[Watcher, None]] = {}
 
 
 class Watcher:
     """One registered watch. `remove` takes it out, at O(1), as often as it is called."""
 
-    __slots__ = ("_hub", "active", "deliver", "path", "recursive", "since", "stream")
+    __slots__ = ("_hub", "active", "deliver", "maps", "path", "recursive", "since", "stream")
 
     def __init__(  # noqa: PLR0917 - made in one place only
         self,
@@ -39,6 +65,7 @@ class Watcher:
         deliver: Callable[[Event | None], bool],
     ) -> None:
         self._hub = hub
+        self.maps = hub.maps
         self.path = path
         self.recursive = recursive
         self.stream = stream
@@ -56,66 +83,122 @@ class Watcher:
 class Hub:
     """The watchers by path.
 
-    An event costs a look-up for each name in its key and a call for each watcher that is told.
+    An event costs a look-up for each name in its key and each path that was removed with it, and a call for
+    each watcher that is told.
     """
 
-    __slots__ = ("_above", "_at", "count", "failed")
+    __slots__ = ("_ending", "_left", "_round", "_waiting", "count", "failed", "maps")
 
     def __init__(self) -> None:
         self.count = 0
         """How many watchers are registered."""
         self.failed: Callable[[Exception], object] = unguarded
         """Told what a watcher raised when it was told something."""
-        # Dicts serve as ordered sets: watchers are told in the order they came.
-        self._at: dict[bytes, dict[Watcher, None]] = {}
-        self._above: dict[bytes, dict[Watcher, None]] = {}
+        self.maps = _Maps()
+        """Those that are told of events."""
+        self._ending: deque[_Maps] = deque()
+        """Those whose watches are being ended."""
+        self._waiting: deque[Event] = deque()
+        self._round: Iterator[None] = iter(())
+        """Tells the event under way."""
+        self._left = 0.0
+        """How many watchers this slice may still tell."""
 
     def watch(
         self, path: bytes, recursive: bool, stream: bool, since: int, deliver: Callable[[Event | None], bool]
     ) -> Watcher:
-        """Register a watch of `path` for events with an index of at least `since`.
+        """Register a watch of `path` for events with an index of at least `since`, none of which has been
+        published.
 
-        `deliver` is called during `publish`. When it returns False (the reader is gone or too far behind) the
-        watcher is removed, whatever it is; a slow reader costs what its connection may buffer, never a wait
-        here. It gets None, once and as the last, when the watch ends from this side, as it does when
-        `deliver` raises.
+        `deliver` is called during `publish` or `step`. When it returns False (the reader is gone or too far
+        behind) the watcher is removed, whatever it is; a slow reader costs what its connection may buffer,
+        never a wait here. It gets None, once and as the last, when the watch ends from this side, as it does
+        when `deliver` raises.
         """
         watcher = Watcher(self, path, recursive, stream, since, deliver)
-        self._at.setdefault(path, {})[watcher] = None
+        self.maps.at.setdefault(path, {})[watcher] = None
         if recursive:
-            self._above.setdefault(path, {})[watcher] = None
+            self.maps.above.setdefault(path, {})[watcher] = None
         self.count += 1
         return watcher
+
+    def watched(self, path: bytes) -> bool:
+        """Whether there is a watcher exactly at this path."""
+        return path in self.maps.at
+
+    @property
+    def behind(self) -> bool:
+        """Whether `step` has something to do."""
+        return bool(self._ending or self._waiting)
+
+    @property
+    def full(self) -> bool:
+        """So many events wait that no more should come before some are told."""
+        return len(self._waiting) >= MOST_WAITING
 
     def interrupt(self) -> None:
         """End every watch: the state has jumped, and what happened on the way is told to nobody.
 
         Whoever watches comes back with the index it has reached, and gets what the window holds or 401: a
-        watch that went on would have a silent gap. O(watchers).
+        watch that went on would have a silent gap. Nothing more is told to those that are here now; they are
+        ended in slices.
         """
-        for watchers in list(self._at.values()):
-            for watcher in tuple(watchers):
-                self._end(watcher)
+        self._waiting.clear()
+        self._round = iter(())
+        self._ending.append(self.maps)
+        self.maps = _Maps()
+        self._slice()
 
-    def publish(self, event: Event) -> None:
-        """Tell everybody who asked for this event. Every watcher gets the same object."""
-        at = self._at
-        if not at:
+    def publish(self, *events: Event) -> None:
+        """Tell everybody who asked for these events, the first `TOLD_AT_ONCE` of them now. Every watcher gets
+        the same object.
+        """
+        if not self.maps.at:
             return
-        key = event.node.key
+        is_telling = self.behind
+        self._waiting += events
+        if not is_telling:
+            self._slice()
+
+    def step(self) -> None:
+        """Go on telling, for one slice."""
+        self._slice()
+
+    def _slice(self) -> None:
+        self._left = TOLD_AT_ONCE
+        while self._left > 0:
+            if next(self._round, self) is None:
+                continue
+            if self._ending:
+                self._round = self._end_all(self._ending[0])
+            elif self._waiting:
+                self._round = self._tell_all(self._waiting[0])
+            else:
+                return
+
+    def _end_all(self, maps: _Maps) -> Iterator[None]:
+        while maps.at:
+            watchers = next(iter(maps.at.values()))
+            self._end(next(iter(watchers)))
+            self._left -= 1
+            if self._left <= 0:
+                yield
+        self._ending.popleft()
+
+    def _tell_all(self, event: Event) -> Iterator[None]:
+        """Tell an event. Who comes meanwhile asks for later ones."""
+        key, maps = event.node.key, self.maps
         if event.action in _REMOVALS:
             for path in event.removed:
-                if path in at:
-                    self._tell(at[path], event)
-            if key in at:
-                self._tell(at[key], event)
-        if self._above:
-            self._tell_above(key, event)
-        if key in at:
-            self._tell(at[key], event)
+                yield from self._tell(maps.at.get(path), event)
+            yield from self._tell(maps.at.get(key), event)
+        if maps.above:
+            yield from self._tell_above(key, event)
+        yield from self._tell(maps.at.get(key), event)
+        self._waiting.popleft()
 
-    def _tell_above(self, key: bytes, event: Event) -> None:
-        above = self._above
+    def _tell_above(self, key: bytes, event: Event) -> Iterator[None]:
+        above = self.maps.above
         # From the nearest ancestor up: the first hidden name on the way hides the key from all who are
         # further up.
         end = len(key)
@@ -123,18 +206,23 @@ class Hub:
             start = key.rfind(b"/", 0, end)
             if key.startswith(b"_", start + 1):
                 return
-            ancestor = key[:start] or b"/"
-            if ancestor in above:
-                self._tell(above[ancestor], event)
+            yield from self._tell(above.get(key[:start] or b"/"), event)
             end = start
 
-    def _tell(self, watchers: dict[Watcher, None], event: Event) -> None:
+    def _tell(self, watchers: dict[Watcher, None] | None, event: Event) -> Iterator[None]:
         index = event.index
-        for watcher in tuple(watchers):
-            if watcher.since > index or not watcher.active:
-                continue
-            if not guarded(self.failed, self._deliver, watcher, event):
-                self._end(watcher)
+        self._left -= 1 / _LOOKS
+        if self._left <= 0:
+            yield
+        for watcher in tuple(watchers or ()):
+            if watcher.since <= index and watcher.active:
+                if not guarded(self.failed, self._deliver, watcher, event):
+                    self._end(watcher)
+                self._left -= 1
+            else:
+                self._left -= 1 / _LOOKS
+            if self._left <= 0:
+                yield
 
     @staticmethod
     def _deliver(watcher: Watcher, event: Event) -> None:
@@ -147,9 +235,10 @@ class Hub:
 
     def _drop(self, watcher: Watcher) -> None:
         self.count -= 1
-        self._leave(self._at, watcher)
+        maps = watcher.maps
+        self._leave(maps.at, watcher)
         if watcher.recursive:
-            self._leave(self._above, watcher)
+            self._leave(maps.above, watcher)
 
     @staticmethod
     def _leave(paths: dict[bytes, dict[Watcher, None]], watcher: Watcher) -> None:

@@ -3,8 +3,9 @@
 A watch that wants nothing older than the next change is *live*: it stands in a group with all watches of the
 same range and wishes, the group's events are written once, and every watch of it is given the same bytes. A
 watch that is behind, because it began in the past or because its stream has more waiting to be sent than it
-may, is *lagging*: it reads history at its own pace, in bounded steps between the turns of the member
-(`Watches.step`), and becomes live when nothing is left.
+may, is *lagging*: it reads history, in bounded steps between the turns of the member (`Watches.step`), and
+becomes live when nothing is left. Watches that lag at the same revision and want the same read it once for
+all of them (`_Reading`), and readings take turns by the principals they are for.
 
 Telling the live watches is a *round*: it takes all changes that have come, and is done in slices, the first
 when the changes come and the others between the turns. Changes that come meanwhile wait for the next round.
@@ -20,6 +21,7 @@ Invariants, for each watch:
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from netstore.admission import Admission
@@ -30,7 +32,7 @@ from netstore.types import Revision
 from netstore.watch.ranges import TO_THE_END, Ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from netstore.types import KeyChange
 
@@ -56,10 +58,18 @@ PART_BYTES: Final = 1 << 20
 """Bytes of pairs in one response, give or take one revision."""
 
 TOLD_AT_ONCE: Final = 250
-"""Watches that are told something, or forgotten, in one slice: about 1.5 ms, at 6 us for one over gRPC."""
+"""Watches that are told something, and groups of them, in one slice: about 1.5 ms, at 6 us for one over
+gRPC.
+"""
 
-LOOKED_AT_ONCE: Final = 5_000
-"""Pairs of a change and a group that are looked at in one slice: about 1 ms."""
+MOVED_AT_ONCE: Final = 100
+"""Watches that stop being live in one slice: 20 us for one that has a range of its own."""
+
+LOOKED_AT_ONCE: Final = 1_500
+"""Pairs of a change and a group that are looked at in one slice: 0.5 ms, 2 where none were remembered."""
+
+EVENTS_AT_ONCE: Final = 1_000
+"""Events that are written in one slice: 1.5 ms."""
 
 MATCHED_AT_ONCE: Final = 100_000
 """Pairs of a change and a group that wants it which are gathered before they are told, give or take a
@@ -72,8 +82,16 @@ WAITING_BYTES: Final = 16 << 20
 _CHANGE_COST: Final = 200
 """Bytes that a waiting change takes beside its pair."""
 
+_PREV_EVENTS: Final = 5
+"""An event that shows the pair before takes as long as so many others: that pair is looked up."""
+
 NO_WATCH: Final = -1
 """The watch id of a response that is about none, or about one that was not made."""
+
+_SEARCH: Final = 3
+"""To look for the groups that a change concerns takes as long as so many looks at one."""
+
+_pair_of: Final = attrgetter("pair")
 
 EMPTY_RANGE: Final = "mvcc: watcher range is empty"
 DUPLICATE_ID: Final = "mvcc: duplicate watch ID provided on the WatchStream"
@@ -95,8 +113,8 @@ class Source(Protocol):
 
     def history(
         self, start: Revision, key: bytes, range_end: bytes, *, looked: int, told: int, size: int
-    ) -> tuple[list[KeyChange], Revision]:
-        """Changes in a range from a revision on, and the revision to go on from."""
+    ) -> Iterator[tuple[list[KeyChange], Revision]]:
+        """Changes in a range from a revision on, in bounded parts; with the last, where to go on from."""
 
     def pair(self, place: int) -> bytes:
         """The pair that a change names as the one before."""
@@ -185,8 +203,69 @@ class _Part(NamedTuple):
 
     revision: Revision
     first: Revision
-    events: list[bytes]
+    pieces: list[bytes]
+    """What watches get that asked for fragments."""
     joined: bytes
+
+
+class _Writing:
+    """Events that become responses of a moderate size, which cut no revision. They are added one by one."""
+
+    __slots__ = ("_events", "_first", "_parts", "_pieces", "_revision", "_size", "_total")
+
+    def __init__(self) -> None:
+        self._parts: list[_Part] = []
+        self._pieces: list[bytes] = []
+        self._events: list[bytes] = []
+        self._size = self._total = 0
+        self._first = self._revision = Revision(0)
+
+    def add(self, revision: Revision, event: bytes) -> None:
+        """The next event."""
+        size = len(event)
+        if self._total >= PART_BYTES and revision != self._revision:
+            self._end_part(self._revision)
+        if not self._total:
+            self._first = revision
+        self._revision = revision
+        if self._events and self._size + size >= FRAGMENT_BYTES:
+            self._end_piece()
+        self._events.append(event)
+        self._size += size
+        self._total += size
+
+    def finish(self, last: Revision) -> list[_Part]:
+        """There are no more events; what the last response may tell."""
+        if self._total:
+            self._end_part(max(last, self._revision))
+        return self._parts
+
+    def _end_piece(self) -> None:
+        self._pieces.append(b"".join(self._events))
+        self._events, self._size = [], 0
+
+    def _end_part(self, revision: Revision) -> None:
+        self._end_piece()
+        pieces, self._pieces = self._pieces, []
+        joined = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._parts.append(_Part(revision, self._first, pieces, joined))
+        self._total = 0
+
+
+class _Reading:
+    """What lagging watches read that want the same from the same revision on."""
+
+    __slots__ = ("began", "start", "steps", "watches", "wish")
+
+    def __init__(self, wish: Wish, start: Revision) -> None:
+        self.wish = wish
+        self.start = start
+        self.watches: deque[Watch] = deque()
+        """Those that have not been told yet what is read."""
+        self.steps: Iterator[None] | None = None
+        """What is left to do, once it was begun."""
+        self.began = 0
+        """How often the state had been replaced then."""
 
 
 class Stream:
@@ -303,8 +382,14 @@ class Stream:
         """The sink has room again: go on with what had to wait."""
         if self.parked and self.sink.backlog < RESUME_BACKLOG:
             parked, self.parked = self.parked, []
-            for watch in parked:
+            self._hub.do(self._unpark(parked))
+
+    def _unpark(self, parked: Sequence[Watch]) -> Iterator[None]:
+        for number, watch in enumerate(parked, 1):
+            if self.holds(watch):
                 self._hub.lag(watch)
+            if number % TOLD_AT_ONCE == 0:
+                yield
 
     def close(self) -> None:
         """The call has ended. Nothing is sent any more. Many watches are forgotten in slices."""
@@ -318,7 +403,7 @@ class Stream:
     def _leave(self, watches: Sequence[Watch]) -> Iterator[None]:
         for number, watch in enumerate(watches, 1):
             self._hub.forget(watch)
-            if number % TOLD_AT_ONCE == 0:
+            if number % MOVED_AT_ONCE == 0:
                 yield
 
     @property
@@ -355,7 +440,12 @@ class Watches:
         self._wake = wake
         self._ranges: Ranges[_Group] = Ranges()
         self._groups: dict[Wish, _Group] = {}
-        self._lagging: deque[Watch] = deque()
+        self._readings: dict[tuple[Wish, Revision], _Reading] = {}
+        """What lagging watches are to read and nobody has begun to."""
+        self._turns: OrderedDict[str, deque[_Reading]] = OrderedDict()
+        """All that is to be read, by the principal of the first who wants it; the next one first."""
+        self._replaced = 0
+        """How often the state was replaced."""
         self.asking: dict[Stream, None] = {}
         """Streams that asked for progress while a round was under way."""
         self._told = Revision(0)
@@ -384,7 +474,7 @@ class Watches:
     @property
     def behind(self) -> bool:
         """Whether `step` has something to do."""
-        return bool(self._lagging or self._chores) or self.telling
+        return bool(self._turns or self._chores) or self.telling
 
     @property
     def telling(self) -> bool:
@@ -396,26 +486,40 @@ class Watches:
         """Up to where all live watches have been told everything; for use between rounds."""
         return self._told if self.telling or self.source.unpublished else self.source.revision
 
-    def publish(self, changes: Sequence[KeyChange]) -> None:
+    def publish(self, changes: list[KeyChange]) -> None:
         """Tell the live watches of the changes of one or more whole revisions: the first `TOLD_AT_ONCE` of
-        them now, the others in `step`.
+        them now, the others in `step`. The list is used up.
 
         A look-up for each change, about 1 us for each event of a group, and about 6 us for each watch told.
         """
         self._published = self.source.revision
         if not self.telling and not self._ranges:
             self._told = self._published
+            self._let_go(changes)
             return
-        self._waiting += changes
+        count = len(changes)
+        if self._round is not None:
+            size = count * _CHANGE_COST
+            if self._waiting_bytes + size <= WAITING_BYTES:
+                size += sum(map(len, map(_pair_of, changes)))
+            self._waiting_bytes += size
+        if self._waiting:
+            self._waiting += changes
+        else:
+            self._waiting = changes
         if self._round is None:
             self._tell_on()
-        else:
-            self._waiting_bytes += sum(len(change.pair) + _CHANGE_COST for change in changes)
-            if self._waiting_bytes > WAITING_BYTES:
-                self._missed = True
-                self._waiting, self._waiting_bytes = [], 0
+        elif self._waiting_bytes > WAITING_BYTES:
+            self._missed = True
+            missed, self._waiting, self._waiting_bytes = self._waiting, [], 0
+            self._let_go(missed)
         if self.telling:
             self._wake()
+
+    def _let_go(self, changes: list[KeyChange]) -> None:
+        """Nobody wants these changes. To let go of many at once would take long."""
+        if len(changes) > LOOKED_AT_ONCE:
+            self.do(_shrink(changes))
 
     def do(self, chore: Iterator[None]) -> None:
         """Do something for a stream in slices, the first one at once where no round is under way."""
@@ -453,20 +557,23 @@ class Watches:
         self._waiting, self._waiting_bytes, self._missed = [], 0, False
         if missed:
             yield from self._miss()
-        find = self._ranges.find
+        changes.reverse()
         wanted: dict[_Group, list[KeyChange]] = {}
         looked = matched = 0
         revision = Revision(0)
-        for change in changes:
+        while changes:
+            change = changes.pop()
             if matched >= MATCHED_AT_ONCE and change.revision != revision:
                 yield from self._tell_all(wanted, revision)
                 wanted, matched = {}, 0
             revision = change.revision
-            for group in find(change.key):
-                looked += 1
-                if group.wish.wants(change):
-                    wanted.setdefault(group, []).append(change)
-                    matched += 1
+            looked += _SEARCH
+            for groups in self._ranges.pieces(change.key):
+                for group in groups:
+                    if group.wish.wants(change):
+                        wanted.setdefault(group, []).append(change)
+                        matched += 1
+                looked += len(groups)
                 if looked >= LOOKED_AT_ONCE:
                     looked = 0
                     yield
@@ -494,55 +601,106 @@ class Watches:
                     watch.start = max(watch.start, first)
                     self.lag(watch)
                 count += 1
-                if count % TOLD_AT_ONCE == 0:
+                if count % MOVED_AT_ONCE == 0:
                     yield
 
     def step(self) -> None:
-        """Do a slice of the round under way, of a chore between rounds, and bring one lagging watch a bounded
-        piece further.
-        """
+        """Do a slice of the round under way, of a chore between rounds, and of what lagging watches read."""
         if self._chores and self._round is None:
             self._do_chore()
         if self.telling:
             self._tell_on()
-        if not self._lagging:
-            return
-        watch = self._lagging.popleft()
-        if watch.stream.holds(watch) and not guarded(self.failed, self._catch_up, watch):
-            self._break(watch)
+        if self._turns:
+            self._read_on()
 
-    def _catch_up(self, watch: Watch) -> None:
-        stream, source = watch.stream, self.source
-        if watch.start < source.compacted:
-            stream.end_compacted(watch)
-            return
-        if stream.is_full:
-            stream.parked.append(watch)
-            return
-        wish = watch.wish
-        changes, following = source.history(
-            watch.start, wish.key, wish.range_end, looked=STEP_LOOKED, told=STEP_TOLD, size=PART_BYTES
+    def _read_on(self) -> None:
+        principal, queue = next(iter(self._turns.items()))
+        reading = queue.popleft()
+        if reading.steps is None or reading.began != self._replaced:
+            if reading.steps is None:
+                del self._readings[reading.wish, reading.start]
+            reading.steps, reading.began = self._read(reading), self._replaced
+        over: list[bool] = []
+        if not guarded(self.failed, _slice_of, reading.steps, over):
+            self.do(self._break_all(reading.watches))
+        elif not over:
+            queue.appendleft(reading)  # so that all whom it is for go on together
+        if queue:
+            self._turns.move_to_end(principal)
+        else:
+            del self._turns[principal]
+
+    def _read(self, reading: _Reading) -> Iterator[None]:
+        """Read a part of the history and tell it to all who want it. Each part of this is a slice."""
+        wish, start, watches, source = reading.wish, reading.start, reading.watches, self.source
+        if start >= source.compacted:
+            yield from self._park_full(watches)
+        writing = _Writing()
+        following = Revision(0)
+        steps = source.history(
+            start, wish.key, wish.range_end, looked=STEP_LOOKED, told=STEP_TOLD, size=PART_BYTES
         )
-        wanted = [change for change in changes if wish.wants(change)]
-        if wanted:
-            # Further than this response reaches, the watch has not been told.
-            for part in self._parts(wish, wanted, Revision(following - 1)):
-                self._send(watch, part)
+        while watches and not following:
+            if start < source.compacted:
+                yield from self._end_compacted(watches)
+                return
+            changes, following = next(steps)
+            for change in changes:
+                if wish.wants(change):
+                    writing.add(change.revision, self._event(change, wish.prev_kv))
+            if not following:
+                yield
+        # Further than this response reaches, the watches have not been told.
+        parts = writing.finish(Revision(following - 1))
+        for is_slice in _slices(watches):
+            watch = watches.popleft()
+            if watch.stream.holds(watch) and not guarded(self.failed, self._give, watch, parts, following):
+                self._break(watch)
+            if is_slice:
+                yield
+
+    def _park_full(self, watches: deque[Watch]) -> Iterator[None]:
+        """Those that cannot be told anything wait for room, and those that ended are forgotten."""
+        for is_slice in _slices(watches):
+            watch = watches.popleft()
+            if watch.stream.holds(watch):
+                (watch.stream.parked if watch.stream.is_full else watches).append(watch)
+            if is_slice:
+                yield
+
+    def _end_compacted(self, watches: deque[Watch]) -> Iterator[None]:
+        for is_slice in _slices(watches):
+            watch = watches.popleft()
+            if watch.stream.holds(watch) and not guarded(self.failed, watch.stream.end_compacted, watch):
+                self._break(watch)
+            if is_slice:
+                yield
+
+    def _give(self, watch: Watch, parts: Sequence[_Part], following: Revision) -> None:
+        if watch.stream.is_full:
+            watch.stream.parked.append(watch)
+            return
+        for part in parts:
+            self._send(watch, part)
         watch.start = following
-        if following > source.revision:
+        if following > self.source.revision:
             self.enliven(watch)
         else:
-            self._lagging.append(watch)
+            self.lag(watch)
 
     def replaced(self) -> None:
-        """The state has become another member's, which is further: every watch goes on from history. O(live
-        watches).
+        """The state has become another member's, which is further: every watch goes on from history. Done in
+        slices, as rounds are.
         """
+        self._replaced += 1
+        missed, self._waiting, self._waiting_bytes = self._waiting, [], 0
         self._round = None
-        self._waiting, self._waiting_bytes, self._missed = [], 0, False
-        for _ in self._miss():
-            pass
-        self._told = self._published = max(self._published, self.source.revision)
+        self._missed = True
+        self._published = max(self._published, self.source.revision)
+        self._tell_on()
+        self._let_go(missed)
+        if self.behind:
+            self._wake()
 
     def enliven(self, watch: Watch) -> None:
         """The watch wants nothing older than the next change."""
@@ -577,7 +735,12 @@ class Watches:
 
     def lag(self, watch: Watch) -> None:
         """The watch has to read history."""
-        self._lagging.append(watch)
+        place = watch.wish, watch.start
+        reading = self._readings.get(place)
+        if reading is None:
+            reading = self._readings[place] = _Reading(*place)
+            self._turns.setdefault(watch.stream.principal, deque()).append(reading)
+        reading.watches.append(watch)
         self._wake()
 
     def _break(self, watch: Watch) -> None:
@@ -585,19 +748,32 @@ class Watches:
         if watch.stream.holds(watch):
             self._end(watch.stream)
 
+    def _break_all(self, watches: deque[Watch]) -> Iterator[None]:
+        for is_slice in _slices(watches):
+            self._break(watches.popleft())
+            if is_slice:
+                yield
+
     def _end(self, stream: Stream) -> None:
         stream.close()
         guarded(self.failed, stream.sink.broken)
 
-    def _tell_all(self, wanted: Mapping[_Group, Sequence[KeyChange]], last: Revision) -> Iterator[None]:
+    def _tell_all(self, wanted: Mapping[_Group, list[KeyChange]], last: Revision) -> Iterator[None]:
         units = 0
         for group, changes in wanted.items():
-            watches = tuple(group.watches)
+            units += 1
+            writing = _Writing()
+            steps = self._write(writing, group.wish, changes)
+            over: list[bool] = []
+            while guarded(self.failed, _slice_of, steps, over) and not over:
+                units = 0
+                yield
+            watches = deque(group.watches)
             parts: list[_Part] = []
-            if not guarded(self.failed, self._make, parts, group.wish, changes, last):
-                for watch in watches:
-                    self._break(watch)
-            for watch in watches:
+            if not over or not guarded(self.failed, self._finish, parts, writing, last):
+                yield from self._break_all(watches)
+            while watches:
+                watch = watches.popleft()
                 units += 1
                 if (
                     watch.live
@@ -609,8 +785,21 @@ class Watches:
                     units = 0
                     yield
 
-    def _make(self, parts: list[_Part], wish: Wish, changes: Iterable[KeyChange], last: Revision) -> None:
-        parts += self._parts(wish, changes, last)
+    def _write(self, writing: _Writing, wish: Wish, changes: list[KeyChange]) -> Iterator[None]:
+        """The events of a group's changes, which are used up."""
+        changes.reverse()
+        units = 0
+        while changes:
+            change = changes.pop()
+            writing.add(change.revision, self._event(change, wish.prev_kv))
+            units += _PREV_EVENTS if wish.prev_kv else 1
+            if units >= EVENTS_AT_ONCE and changes:
+                units = 0
+                yield
+
+    @staticmethod
+    def _finish(parts: list[_Part], writing: _Writing, last: Revision) -> None:
+        parts += writing.finish(last)
 
     def _tell(self, watch: Watch, parts: Sequence[_Part]) -> None:
         for part in parts:
@@ -633,33 +822,11 @@ class Watches:
         watch.start = Revision(part.revision + 1)
         send = watch.stream.sink.send
         if watch.fragment and len(part.joined) >= FRAGMENT_BYTES:
-            pieces = list(_fragments(part.events))
-            for piece in pieces[:-1]:
+            for piece in part.pieces[:-1]:
                 send(watch.id, part.revision, piece, fragment=True)
-            send(watch.id, part.revision, pieces[-1])
+            send(watch.id, part.revision, part.pieces[-1])
         else:
             send(watch.id, part.revision, part.joined)
-
-    def _parts(self, wish: Wish, changes: Iterable[KeyChange], last: Revision) -> list[_Part]:
-        """The changes as responses of a moderate size that cut no revision; `last` is what the last of them
-        may tell.
-        """
-        parts: list[_Part] = []
-        events: list[bytes] = []
-        first = revision = Revision(0)
-        size = 0
-        for change in changes:
-            if size >= PART_BYTES and change.revision != revision:
-                parts.append(_Part(revision, first, events, b"".join(events)))
-                events, size = [], 0
-            revision = change.revision
-            if not events:
-                first = revision
-            event = self._event(change, wish.prev_kv)
-            events.append(event)
-            size += len(event)
-        parts.append(_Part(max(last, revision), first, events, b"".join(events)))
-        return parts
 
     def _event(self, change: KeyChange, prev_kv: bool) -> bytes:
         kind = _DELETE if change.deleted else b""
@@ -676,14 +843,14 @@ def _slice_of(work: Iterator[None], over: list[bool]) -> None:
         over.append(True)
 
 
-def _fragments(events: Iterable[bytes]) -> Iterable[bytes]:
-    """The events in pieces below `FRAGMENT_BYTES`, or of a single event."""
-    piece: list[bytes] = []
-    size = 0
-    for event in events:
-        if piece and size + len(event) >= FRAGMENT_BYTES:
-            yield b"".join(piece)
-            piece, size = [], 0
-        piece.append(event)
-        size += len(event)
-    yield b"".join(piece)
+def _shrink(changes: list[KeyChange]) -> Iterator[None]:
+    while changes:
+        del changes[-LOOKED_AT_ONCE:]
+        yield
+
+
+def _slices(watches: deque[Watch]) -> Iterator[bool]:
+    """For each watch that is there now, whether a slice ends with it and another follows."""
+    count = len(watches)
+    for number in range(1, count + 1):
+        yield number % TOLD_AT_ONCE == 0 and number < count

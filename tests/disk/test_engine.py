@@ -94,6 +94,17 @@ class Twins(RuleBasedStateMachine):
         for engine in (self.lmdb, self.memory):
             engine.write(Index(self.applied), changed)
 
+    @rule(pieces=st.lists(changes, max_size=3), changed=changes)
+    def write_in_pieces(
+        self,
+        pieces: list[dict[tuple[str, bytes], bytes | None]],
+        changed: dict[tuple[str, bytes], bytes | None],
+    ) -> None:
+        for piece in pieces:
+            for engine in (self.lmdb, self.memory):
+                engine.prepare(piece)
+        self.write(1, changed)
+
     @rule()
     def sync(self) -> None:
         answers = Answers()
@@ -739,3 +750,51 @@ def test_a_really_full_disk_is_told_and_recovers_when_there_is_room(tmp_path: Pa
         again.engine.close()
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+def test_a_write_that_is_given_in_pieces_becomes_durable_with_the_last_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    opened = Opened(path, commit_changes=3, commit_interval=0.001)
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"0"): b"0"})
+    for number in range(9):
+        engine.prepare({("plain", b"%d" % number): b"1"})
+    answers = Answers()
+    engine.sync(answers)
+    engine._hand_over()
+    assert (engine.durable(), engine.applied(), answers.got) == (0, 1, [])
+    assert engine.get("plain", b"8") == b"1"
+    engine.write(Index(2), {("plain", b"9"): b"1"})
+    opened.hand.until(lambda: answers.got == [None])
+    assert engine.durable() == 2
+    engine.write(Index(3), {})
+    engine.prepare({("plain", b"9"): b"2"})
+    engine.sync(answers)
+    engine.close()
+    assert isinstance(answers.got[1], OSError)
+    again = Opened(path)
+    assert again.engine.applied() == 2
+    assert list(again.engine.scan("plain", b"", None)) == [(b"%d" % number, b"1") for number in range(10)]
+    again.engine.close()
+
+
+def test_what_was_written_before_the_pieces_is_committed_by_the_interval_after_them(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state", commit_interval=0.001)
+    opened.engine.prepare({("plain", b"1"): b"1"})
+    opened.engine.write(Index(1), {})
+    opened.engine.prepare({("plain", b"2"): b"1"})
+    opened.hand.turn()
+    assert opened.engine.durable() == 0
+    opened.engine.write(Index(2), {})
+    opened.wait_durable()
+    opened.engine.close()
+
+
+def test_what_was_committed_is_let_go_of_piece_by_piece(tmp_path: Path) -> None:
+    opened = Opened(tmp_path / "state", commit_interval=3600)
+    opened.engine.write(Index(1), {("plain", b"%d" % number): b"x" for number in range(2_000)})
+    in_flight = opened.engine._in_flight or opened.engine._pending
+    assert opened.sync() is None
+    assert opened.engine._in_flight is not in_flight
+    opened.engine.close()
+    assert not in_flight, "the thread has emptied it"

@@ -346,6 +346,11 @@ class StateEngine(MemoryEngine):
         self._settled()
         return super().some(table, start, most, size)
 
+    def prepare(self, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
+        self._settled()
+        self._host.effect()
+        super().prepare(changes)
+
     def write(self, applied: Index, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         self._settled()
         self._host.effect()

@@ -590,9 +590,9 @@ def _watch_from_before(hub: Hub, *asked: Any, watch: Any = Hub.watch) -> Watcher
     return watch(hub, path, recursive, stream, 0, deliver)  # type: ignore[no-any-return] # the real one
 
 
-def _published_twice(hub: Hub, event: Event, publish: Callable[[Hub, Event], None] = Hub.publish) -> None:
-    publish(hub, event)
-    publish(hub, event)
+def _published_twice(hub: Hub, *events: Event, publish: Callable[..., None] = Hub.publish) -> None:
+    publish(hub, *events)
+    publish(hub, *events)
 
 
 def _no_interrupt(hub: Hub) -> None:

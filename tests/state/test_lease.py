@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from netstore.errors import LEASE_TTL_TOO_LARGE, Fault
 from netstore.state import countdown
 from netstore.state.countdown import MAX_DUE, MOST_GRACES, RETRY_SECONDS, Countdown
-from netstore.state.lease import MAX_TTL, Lease, LeaseRecord, Leases, granted_ttl
+from netstore.state.lease import MAX_TTL, Lease, LeaseRecord, Leases, granted_ttl, stored_leases
 from netstore.state.tree import Life, Tree
 from netstore.types import Index, LeaseId, Nanos
 
@@ -168,7 +168,8 @@ def test_a_wave_of_overdue_leases_comes_in_pieces() -> None:
 
 def test_a_loaded_lease_starts_with_what_a_checkpoint_left() -> None:
     leases = Leases()
-    leases.restore([LeaseRecord(LeaseId(1), 100, Index(5), 30), LeaseRecord(LeaseId(2), 100, Index(5), 0)])
+    records = [LeaseRecord(LeaseId(1), 100, Index(5), 30), LeaseRecord(LeaseId(2), 100, Index(5), 0)]
+    leases.restore(dict(stored_leases(records)))
     clock = Countdown(leases)
     assert (clock.left(LeaseId(1), 7.0), clock.left(LeaseId(2), 7.0)) == (30, 100)
     leases.renew(1, Index(6))
@@ -234,7 +235,8 @@ def test_what_was_loaded_is_counted_in_pieces_and_lives_longer_for_it(
     monkeypatch.setattr(countdown, "COUNTED_AT_ONCE", 10)
     leases = Leases()
     clock = Countdown(leases)
-    leases.restore([LeaseRecord(LeaseId(number), 5, Index(1), 0) for number in range(1, 26)])
+    records = [LeaseRecord(LeaseId(number), 5, Index(1), 0) for number in range(1, 26)]
+    leases.restore(dict(stored_leases(records)))
     assert clock.left(LeaseId(25), 100.0) == 5, "not counted yet: it has everything before it"
     clock.count(100.0)
     clock.count(101.0)

@@ -26,7 +26,7 @@ from netstore.state.machine import MOST_AWAIT_SWEEP, Machine
 from netstore.state.mvcc import NEVER, Mvcc
 from netstore.state.records import RECORDS, _Recent
 from netstore.state.v3commands import Compact, DeleteRange, Found, LeaseGrant, Put, Range, Txn, V3Command
-from netstore.types import Index, Revision
+from netstore.types import Index, KeyChange, Revision
 from tests.state.v3_strategies import ENDS, KEYS, ranges, v3_commands
 from tests.state.v3_twin import Told, Twin
 from tests.support.local_member import memory_engine
@@ -88,9 +88,12 @@ class Both:
         store = self.machine.mvcc
         found: list[Told] = []
         while start <= store.revision:
-            changes, following = store.history(
-                start, key, range_end, looked=limit, told=limit, size=limit * 10
-            )
+            changes: list[KeyChange] = []
+            parts = list(store.history(start, key, range_end, looked=limit, told=limit, size=limit * 10))
+            following = parts[-1][1]
+            for part, _ in parts:
+                assert not range_end or len(part) <= limit
+                changes += part
             assert following > start
             revisions = {change.revision for change in changes}
             assert not revisions or (start <= min(revisions) and max(revisions) < following)

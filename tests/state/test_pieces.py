@@ -4,17 +4,21 @@ half a revision.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netstore import errors
+from netstore.disk.engine import MemoryEngine
 from netstore.errors import Fault, NetstoreError
-from netstore.state import txn
-from netstore.state.commands import encode
+from netstore.state import mirror, txn
+from netstore.state.commands import Command, Delete, ExpireNodes, Set, encode
 from netstore.state.envelope import seal
-from netstore.state.machine import APPLY_UNITS, UNFINISHED, Machine, Outcome, Unfinished
-from netstore.state.mvcc import DELETE_STEP
+from netstore.state.machine import APPLY_UNITS, CLEAR_UNITS, UNFINISHED, Machine, Outcome, Unfinished
+from netstore.state.mvcc import DELETE_STEP, LOAD_STEP
+from netstore.state.tree import CLEAR_STEP
 from netstore.state.v3commands import (
     EQUAL,
     LEASE,
@@ -34,11 +38,14 @@ from netstore.state.v3commands import (
     TxnDone,
     V3Command,
 )
-from netstore.types import Index, Revision
+from netstore.types import EtcdIndex, Event, Index, Nanos, Revision
 from tests.state.v3_strategies import v3_commands
 from tests.state.v3_twin import Twin
 from tests.support.local_member import memory_engine
 from tests.support.settled import settled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 ALL = (b"\0", b"\0")
 LEASES = tuple(LeaseGrant(id_, 5) for id_ in (1, 2, -3))
@@ -54,16 +61,24 @@ def machine_with(*commands: V3Command) -> Machine:
     return machine
 
 
-def apply(machine: Machine, command: V3Command) -> Outcome:
+def apply(machine: Machine, command: Command) -> Outcome:
     return machine.apply(Index(machine.applied + 1), encode(command))
 
 
-def begin(machine: Machine, command: V3Command, units: int = APPLY_UNITS) -> Outcome | Unfinished:
+def begin(machine: Machine, command: Command, units: int = APPLY_UNITS) -> Outcome | Unfinished:
     return machine.begin(Index(machine.applied + 1), seal(encode(command)), units)
 
 
 def held_by_leases(machine: Machine) -> dict[int, set[bytes]]:
     return {lease.id: set(machine.leases.keys_of(lease)) for lease in machine.leases}
+
+
+def crashed(machine: Machine) -> MemoryEngine:
+    """What is left when the process ends after a commit of everything that may be committed."""
+    engine = machine._engine
+    assert isinstance(engine, MemoryEngine)
+    engine.commit()
+    return engine.crash()
 
 
 def many(keys: int, lease: int = 0) -> list[Put]:
@@ -97,9 +112,9 @@ def test_pieces_of_any_size_do_the_same_and_show_nothing_before_the_last(
                 machine.sweep()
                 assert machine._engine.applied() == applied
                 start = Revision(max(1, machine.mvcc.compacted))
-                told, following = machine.mvcc.history(start, *ALL, looked=99, told=99, size=9_999)
-                assert all(change.revision <= machine.mvcc.revision for change in told)
-                assert following <= machine.mvcc.revision + 1
+                for told, following in machine.mvcc.history(start, *ALL, looked=9, told=9, size=999):
+                    assert all(change.revision <= machine.mvcc.revision for change in told)
+                    assert following <= machine.mvcc.revision + 1
                 outcome = machine.go_on(units)
             assert machine.applied == applied + 1
             assert settled(machine, outcome) == twin.apply(command)
@@ -177,8 +192,9 @@ def test_a_crash_in_the_middle_leaves_the_state_before() -> None:
     machine = machine_with(*many(1_000))
     applied, revision = machine.applied, machine.mvcc.revision
     assert begin(machine, DeleteRange(*ALL)) is UNFINISHED
+    machine.go_on()
     machine.save()
-    again = Machine(machine._engine)
+    again = Machine(crashed(machine))
     again.load()
     assert (again.applied, again.mvcc.revision) == (applied, revision)
     found = again.mvcc.range(Range(*ALL, count_only=True))
@@ -197,6 +213,7 @@ def test_nothing_is_applied_before_what_is_half_done() -> None:
 def test_a_state_that_is_loaded_has_nothing_half_done() -> None:
     machine = machine_with(*many(1_000))
     assert begin(machine, DeleteRange(*ALL)) is UNFINISHED
+    machine._engine.install(crashed(machine), lambda _: None)
     machine.load()
     assert apply(machine, Put(b"a")) is not None
     with pytest.raises(NetstoreError, match="no entry is half applied"):
@@ -272,3 +289,153 @@ def test_a_read_between_two_operations_counts_what_is_there_then() -> None:
     for command in (Put(b"a"), Txn((), operations), Put(b"d"), DeleteRange(*ALL)):
         outcome, expected = apply(machine, command), twin.apply(command)
         assert settled(machine, outcome) == expected
+
+
+class Counting(MemoryEngine):
+    """Knows how many changes it was given at once."""
+
+    most = 0
+
+    def prepare(self, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
+        self.most = max(self.most, len(changes))
+        super().prepare(changes)
+
+    def write(self, applied: Index, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
+        self.most = max(self.most, len(changes))
+        super().write(applied, changes)
+
+
+def test_what_many_pieces_wrote_is_given_to_the_engine_piece_by_piece() -> None:
+    engine = Counting(lambda call: call(), mirror.TABLES)
+    machine = Machine(engine)
+    machine.load()
+    for put in many(2_000):
+        apply(machine, put)
+        machine.save()
+    for number in range(2_000):
+        apply(machine, Set(b"/d/%d" % number, b"", False))
+        machine.save()
+    engine.most = 0
+    for command in (DeleteRange(*ALL), Delete(b"/d", False, True)):
+        outcome = begin(machine, command)
+        while outcome is UNFINISHED:
+            machine.save()
+            assert engine.applied() < machine._work_index
+            outcome = machine.go_on()
+        machine.save()
+        assert engine.applied() == machine.applied
+    assert engine.most <= APPLY_UNITS // CLEAR_UNITS + CLEAR_STEP
+    assert not engine._seen[mirror.NODES]
+    assert len(engine._seen["v3"]) == 4_000
+
+
+@pytest.mark.parametrize("kind", ["delete", "expire"])
+def test_a_directory_goes_in_bounded_pieces_and_for_all_to_see_at_once(kind: str) -> None:
+    machine = machine_with()
+    apply(machine, Set(b"/d", b"", True, Nanos(9), ttl=5))
+    for number in range(3_000):
+        apply(machine, Set(b"/d/%d/x" % (number % 50), b"", False))
+        apply(machine, Set(b"/d/%d/%d" % (number % 50, number), b"", False))
+    machine.take_events()
+    machine.save()
+    count, index = len(machine.tree), EtcdIndex(machine.tree.index + 1)
+    machine.watched = lambda path: path == b"/d/7/7"
+    remove = Delete(b"/d", False, True) if kind == "delete" else ExpireNodes(((b"/d", 1),))
+    outcome = begin(machine, remove)
+    pieces = 1
+    while outcome is UNFINISHED:
+        assert count - len(machine.tree) <= APPLY_UNITS // CLEAR_UNITS + CLEAR_STEP + 1
+        count = len(machine.tree)
+        assert machine.look(b"/d/7/7") == Fault(100, b"/d", index)
+        assert isinstance(machine.history.scan(b"/d/7/7", False, index), Event), "who waits is answered"
+        assert not machine.take_events()
+        outcome = machine.go_on()
+        pieces += 1
+    assert pieces > 5
+    assert len(machine.tree) == 0
+    (event,) = machine.take_events()
+    assert (event.action, event.index, event.removed) == (kind, index, (b"/d/7/7",))
+
+
+def test_nodes_that_expire_together_are_told_of_in_their_order() -> None:
+    machine = machine_with()
+    for name in (b"a", b"b", b"c"):
+        apply(machine, Set(b"/" + name, b"", True, Nanos(9), ttl=5))
+    for number in range(300):
+        apply(machine, Set(b"/b/%d" % number, b"", False))
+    machine.take_events()
+    outcome = begin(machine, ExpireNodes(((b"/a", 1), (b"/b", 2), (b"/c", 3))), units=10)
+    told = machine.take_events()
+    while outcome is UNFINISHED:
+        outcome = machine.go_on(10)
+        told += machine.take_events()
+    assert [(event.node.key, event.index) for event in told] == [(b"/a", 304), (b"/b", 305), (b"/c", 306)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(v3_commands(alarms=False), max_size=25), st.integers(1, 3))
+def test_the_keys_of_a_lease_are_listed_as_of_one_moment(commands: list[V3Command], at_once: int) -> None:
+    """Whatever happens between two steps, and also while commands are half done."""
+    machine = machine_with(*LEASES, *many(6, lease=1), *[Put(b"z%d" % n, lease=2) for n in range(4)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("netstore.state.lease.KEYS_AT_ONCE", at_once)
+        patch.setattr("netstore.state.mvcc.DELETE_STEP", 1)
+        listings: dict[int, tuple[Iterator[list[bytes]], set[bytes], set[bytes]]] = {}
+
+        def step() -> None:
+            for lease in machine.leases:
+                before = set(machine.leases.keys_of(lease))
+                steps, expected, listed = listings.get(
+                    lease.id, (machine.leases.listed(lease), before, set())
+                )
+                some = next(steps, None)
+                if some is None:
+                    assert listed == (expected if listed else before)
+                    listings.pop(lease.id, None)
+                    continue
+                assert len(some) <= at_once
+                listings[lease.id] = steps, expected if listed else before, listed | set(some)
+
+        for command in commands:
+            step()
+            outcome = begin(machine, command, 1)
+            while outcome is UNFINISHED:
+                step()
+                outcome = machine.go_on(1)
+            held = {lease.id: set(lease.all_keys()) for lease in machine.leases}
+            assert held == held_by_leases(machine)
+            for key, item in machine.mvcc._index.items.items():
+                assert all((key in keys) is (item.lease == id_) for id_, keys in held.items())
+
+
+def test_no_step_of_loading_looks_at_more_than_its_share() -> None:
+    machine = machine_with(*[LeaseGrant(number, 60) for number in range(1, 3_000)])
+    for number in range(3_000):
+        apply(machine, Set(b"/d/%d" % number, b"", False, Nanos(9), ttl=5))
+    machine.save()
+    engine = machine._engine
+    assert isinstance(engine, MemoryEngine)
+    engine.commit()
+    copy = Machine(engine)
+    apply(copy, Set(b"/old", b"", False))
+    given = [0]
+
+    def some(*arguments: Any, some: Any = engine.some) -> Any:
+        found = some(*arguments)
+        given[0] += len(found[0])
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "some", some)
+        before = 0
+        for _ in copy.load_steps():
+            assert given[0] - before <= LOAD_STEP
+            assert copy.tree.file(b"/old") is not None, "it is what it was before"
+            before = given[0]
+    assert given[0] == 6_000
+    assert len(copy.leases) == 2_999
+    assert len(copy.tree) == 3_001
+    assert copy.tree.file(b"/old") is None
+    steps = sum(1 for _ in copy.let_go())
+    assert steps == 2
+    assert sum(1 for _ in copy.let_go()) == 0

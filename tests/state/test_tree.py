@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from netstore.errors import Fault
-from netstore.state.tree import FOR_EVER, Life, Timed, Tree
+from netstore.state.tree import FOR_EVER, Life, Stored, Timed, Tree
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
 from tests.state.strategies import BASE, EXPIRIES, FLAGS, INDEXES, PATHS, VALUES
 from tests.state.tree_twin import TreeTwin, outcome_of
 
 values = st.sampled_from(VALUES)
+
+
+def whole(tree: Tree, outcome: Any) -> Any:
+    """The outcome of a removal with all that went with it."""
+    removed = []
+    while tree.clearing:
+        removed += tree.clear(1)
+    return msgspec.structs.replace(outcome, removed=tuple(sorted(removed))) if removed else outcome
+
+
 LIVES = EXPIRIES.map(lambda expires: Life(Nanos(expires), 5) if expires else FOR_EVER)
 
 
@@ -29,7 +40,7 @@ class AgainstTwin(RuleBasedStateMachine):
         self.mirror: dict[bytes, NodeView] = {}
 
     def both(self, operation: str, *arguments: Any) -> None:
-        outcome = getattr(self.tree, operation)(*arguments)
+        outcome = whole(self.tree, getattr(self.tree, operation)(*arguments))
         assert outcome == outcome_of(self.twin, operation, *arguments)
 
     @rule(path=PATHS, recursive=FLAGS)
@@ -85,11 +96,14 @@ class AgainstTwin(RuleBasedStateMachine):
             else:
                 self.mirror[path] = node
         copy = Tree()
-        timed = [(path, Timed(each.ttl, each.since)) for path, each in self.timed()]
-        copy.restore(self.tree.index, self.mirror.values(), timed)
+        timed = {path: Timed(each.ttl, each.since) for path, each in self.timed()}
+        stored = Stored()
+        for path in sorted(self.mirror):
+            assert stored.add([(self.mirror[path], timed.get(path))]) is None
+        copy.restore(self.tree.index, stored)
         assert copy.get(b"/", True) == self.tree.get(b"/", True)
         assert {node.key: node for node in copy.nodes()} == {node.key: node for node in self.tree.nodes()}
-        assert sorted(copy.timed.news.take_renewed(1_000)) == [path for path, _ in timed]
+        assert sorted(copy.timed.news.take_renewed(1_000)) == sorted(timed)
         assert not copy.changed
         self.tree = copy
 
@@ -162,7 +176,7 @@ def test_a_path_of_many_thousand_names_needs_no_stack(recursive: bool) -> None:
     while node.nodes:
         depth, node = depth + 1, node.nodes[0]
     assert depth == (3_000 if recursive else 1)
-    gone = tree.delete(b"/a", False, True)
+    gone = whole(tree, tree.delete(b"/a", False, True))
     assert isinstance(gone, Event)
     assert len(gone.removed) == 2_999
     assert list(tree.nodes()) == []
@@ -200,8 +214,33 @@ def test_what_has_no_ttl_any_more_never_ends() -> None:
     tree.set(b"/a", b"1", False, life(5))
     tree.set(b"/a", b"1", False, never())
     tree.set(b"/b/c", b"1", False, life(5))
-    tree.delete(b"/b", False, True)
+    whole(tree, tree.delete(b"/b", False, True))
     assert not tree.timed
     assert list(tree.timed.news.take_renewed(1_000)) == []
     assert set(tree.timed.news.take_removed(1_000)) == {b"/a", b"/b/c"}
     assert tree.expire(b"/a", 1) is None
+
+
+def test_what_was_in_a_removed_directory_is_out_of_reach_before_it_is_cleared() -> None:
+    tree = Tree()
+    for number in range(500):
+        tree.set(b"/a/d/%03d/x" % number, b"1", False, never())
+    tree.set(b"/a/dx", b"1", False, never())
+    tree.set(b"/a/e", b"1", False, never())
+    event = tree.delete(b"/a/d", False, True)
+    assert isinstance(event, Event)
+    gone = 0
+    while tree.clearing:
+        for path in (b"/a/d", b"/a/d/000", b"/a/d/499/x", b"/a/d/never/was"):
+            assert tree.look(path) == Fault(100, b"/a/d", event.index)
+            assert tree.file(path) is None
+        listed = tree.look(b"/a", True)
+        assert isinstance(listed, Event)
+        assert [node.key for node in listed.node.nodes or ()] == [b"/a/dx", b"/a/e"]
+        step = len(tree.clear(30))
+        assert step <= 30
+        gone += step
+    assert gone == 1_000
+    assert {node.key for node in tree.nodes()} == {b"/a", b"/a/dx", b"/a/e"}
+    assert isinstance(tree.set(b"/a/d/000/x", b"2", False, never()), Event)
+    assert tree.file(b"/a/d/000/x") is not None

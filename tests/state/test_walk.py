@@ -12,7 +12,7 @@ from netstore.errors import Fault
 from netstore.limits import Budget
 from netstore.state import tree as trees
 from netstore.state import walk as walks
-from netstore.state.tree import FOR_EVER, Tree
+from netstore.state.tree import FOR_EVER, Stored, Tree
 from netstore.state.walk import Closed, Opened, Walk, WalkLost
 from netstore.types import Event, NodeView
 
@@ -28,6 +28,8 @@ CHANGES = st.lists(st.tuples(st.sampled_from(("set", "dir", "delete")), PATHS), 
 def change(tree: Tree, kind: str, path: bytes) -> None:
     if kind == "delete":
         tree.delete(path, True, True)
+        while tree.clearing:
+            tree.clear(1)
     else:
         tree.set(path, b"%d" % tree.index, kind == "dir", FOR_EVER)
 
@@ -162,7 +164,7 @@ def test_a_state_that_is_replaced_loses_its_walks() -> None:
     tree.set(b"/d/a", b"x" * (trees.SMALL_BYTES + 1), False, FOR_EVER)
     walk = tree.look(b"/d")
     assert isinstance(walk, Walk)
-    tree.restore(tree.index, list(tree.nodes()))
+    tree.restore(tree.index, Stored())
     with pytest.raises(WalkLost):
         list(walk.rows())
 

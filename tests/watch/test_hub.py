@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.types import EtcdIndex, Event, NodeView
-from netstore.watch.hub import Hub, Watcher
+from netstore.watch.hub import MOST_WAITING, TOLD_AT_ONCE, Hub, Watcher
 
 NAMES = st.sampled_from((b"a", b"b", b"_h"))
 PATHS = st.lists(NAMES, max_size=4).map(lambda names: b"/" + b"/".join(names))
@@ -112,7 +112,7 @@ def test_nothing_is_left_of_watchers_that_went(clients: list[Client], data: st.D
         client.watcher.remove()
         client.watcher.remove()
     assert hub.count == 0
-    assert hub._at == hub._above == {}
+    assert hub.maps.at == hub.maps.above == {}
     hub.publish(event(100, b"/a/b"))
     assert [client.got for client in clients] == [[] for _ in clients]
 
@@ -226,3 +226,80 @@ def test_an_interrupt_goes_on_past_a_watcher_that_raises() -> None:
     other = Client(b"/a", False, True, 1).join(hub)
     hub.interrupt()
     assert (len(faults), other.ends, hub.count) == (1, 1, 0)
+
+
+def crowd(hub: Hub, count: int, path: bytes = b"/a") -> list[Client]:
+    return [Client(path, False, True, 1).join(hub) for _ in range(count)]
+
+
+def told(clients: list[Client]) -> int:
+    return sum(len(client.got) + client.ends for client in clients)
+
+
+def test_many_watchers_are_told_in_slices_and_each_in_order() -> None:
+    hub = Hub()
+    clients = crowd(hub, 1_000)
+    events = [event(1, b"/a"), event(2, b"/a/b", "delete"), event(3, b"/a")]
+    hub.publish(*events[:2])
+    late = Client(b"/a", False, True, 3).join(hub)
+    hub.publish(events[2])
+    slices, before = 1, 0
+    while hub.behind:
+        assert told(clients) - before <= TOLD_AT_ONCE
+        before = told(clients)
+        hub.step()
+        slices += 1
+    assert slices >= 2 * 1_000 // TOLD_AT_ONCE
+    assert all(client.got == [events[0], events[2]] for client in clients)
+    assert late.got == [events[2]]
+
+
+def test_looking_for_who_watched_what_was_removed_is_work_too() -> None:
+    hub = Hub()
+    (client,) = crowd(hub, 1, b"/d/99999")
+    hub.publish(event(1, b"/d", "delete", tuple(b"/d/%d" % number for number in range(100_000))))
+    steps = 0
+    while hub.behind:
+        hub.step()
+        steps += 1
+    assert 15 <= steps <= 25
+    assert len(client.got) == 1
+
+
+def test_a_watcher_that_went_during_a_round_is_not_told() -> None:
+    hub = Hub()
+    clients = crowd(hub, TOLD_AT_ONCE + 1)
+    hub.publish(event(1, b"/a"))
+    last = clients[-1].watcher
+    assert last is not None
+    last.remove()
+    hub.step()
+    assert told(clients) == TOLD_AT_ONCE
+    assert not hub.behind
+
+
+def test_an_interrupt_of_many_ends_them_in_slices_and_tells_them_nothing_more() -> None:
+    hub = Hub()
+    clients = crowd(hub, 1_000)
+    hub.publish(event(1, b"/a"))
+    hub.interrupt()
+    late = Client(b"/a", False, True, 7).join(hub)
+    hub.publish(event(7, b"/a"))
+    before = TOLD_AT_ONCE
+    while hub.behind:
+        assert told(clients) - before <= TOLD_AT_ONCE
+        before = told(clients)
+        hub.step()
+    assert [client.ends for client in clients] == [1] * 1_000
+    assert sum(len(client.got) for client in clients) == TOLD_AT_ONCE, "of the event before"
+    assert (len(late.got), hub.count) == (1, 1)
+
+
+def test_it_is_full_while_much_waits() -> None:
+    hub = Hub()
+    crowd(hub, 2)
+    hub.publish(*[event(number, b"/a") for number in range(1, MOST_WAITING + 500)])
+    assert hub.full
+    while hub.behind:
+        hub.step()
+    assert not hub.full

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from netstore.watch.ranges import TO_THE_END, Ranges, _Node
+from netstore.watch import ranges as ranges_module
+from netstore.watch.ranges import FOUND_AT_ONCE, TO_THE_END, Ranges, _Node
 
 KEYS = st.binary(min_size=1, max_size=2).map(lambda key: bytes(byte % 8 for byte in key))
 ENDS = st.one_of(st.just(b""), st.just(TO_THE_END), KEYS, KEYS, KEYS)
@@ -104,3 +105,47 @@ def test_what_is_remembered_is_bounded() -> None:
     for number in range(10_000):
         assert ranges.find(b"k%d" % number) == (1,)
     assert len(ranges._remembered) <= 4_096
+
+
+def test_many_ranges_of_a_key_are_found_in_pieces_and_not_kept() -> None:
+    ranges: Ranges[int] = Ranges()
+    for number in range(1_000):
+        ranges.add(b"%04d" % number, b"x", number)
+        ranges.add(b"%04d" % number, TO_THE_END, 1_000 + number)
+    pieces = list(ranges.pieces(b"a"))
+    assert max(map(len, pieces)) <= FOUND_AT_ONCE
+    assert sorted(member for piece in pieces for member in piece) == list(range(2_000))
+    assert not ranges._remembered
+
+
+RANGES = st.lists(st.tuples(KEYS, ENDS).filter(lambda pair: not b"\0" < pair[1] <= pair[0]), max_size=30)
+
+
+@settings(deadline=None)
+@given(RANGES, st.lists(st.tuples(st.integers(0, 99), KEYS, ENDS), max_size=20), KEYS, st.integers(1, 3))
+def test_what_stays_is_found_once_whatever_comes_and_goes_meanwhile(
+    there: list[tuple[bytes, bytes]], changes: list[tuple[int, bytes, bytes]], key: bytes, most: int
+) -> None:
+    ranges: Ranges[int] = Ranges()
+    for number, (start, end) in enumerate(there):
+        ranges.add(start, end, number)
+    staying = dict(enumerate(there))
+    found: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranges_module, "FOUND_AT_ONCE", most)
+        for number, piece in enumerate(ranges.pieces(key)):
+            found += piece
+            if number < len(changes):
+                place, start, end = changes[number]
+                if not b"\0" < end <= start:
+                    ranges.add(start, end, 100 + number)
+                if staying and place % 2:
+                    gone = list(staying)[place % len(staying)]
+                    ranges.remove(*staying.pop(gone), gone)
+    expected = {
+        number
+        for number, (start, end) in staying.items()
+        if (key == start if not end else start <= key and (end == TO_THE_END or key < end))
+    }
+    assert expected <= set(found)
+    assert len(set(found)) == len(found)

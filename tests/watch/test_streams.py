@@ -200,8 +200,9 @@ class Watching(RuleBasedStateMachine):
 
     @rule(at_once=st.sampled_from((1, 2, 250)))
     def slice(self, at_once: int) -> None:
-        """How much is told in one slice."""
-        streams.TOLD_AT_ONCE = at_once  # type: ignore[misc]  # put back at the end
+        """How much is done in one slice."""
+        for name in SLICES:
+            setattr(streams, name, at_once)
 
     @rule(stream=st.integers(0, 1))
     def stick(self, stream: int) -> None:
@@ -255,7 +256,8 @@ class Watching(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "store"):
             self.settle()
-            streams.TOLD_AT_ONCE = TOLD_AT_ONCE  # type: ignore[misc]  # as it was
+            for name, as_it_was in SLICES.items():
+                setattr(streams, name, as_it_was)
             for opened, _ in self.streams:
                 opened.close()
             assert self.store.watches.count == 0
@@ -313,6 +315,17 @@ class Watching(RuleBasedStateMachine):
             self.twin.compacted = compacted
 
 
+SLICES = {
+    name: getattr(streams, name)
+    for name in (
+        "TOLD_AT_ONCE",
+        "MOVED_AT_ONCE",
+        "LOOKED_AT_ONCE",
+        "EVENTS_AT_ONCE",
+        "STEP_LOOKED",
+        "STEP_TOLD",
+    )
+}
 TOLD_AT_ONCE = streams.TOLD_AT_ONCE
 TestWatching = Watching.TestCase
 TestWatching.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
@@ -762,7 +775,7 @@ def test_a_round_that_fails_half_way_leaves_no_gap(
 def test_many_watches_are_forgotten_in_slices(crowd: tuple[Store, Stream, Sink]) -> None:
     store, stream, sink = crowd
     stream.close()
-    assert store.watches.count == 3 * TOLD_AT_ONCE
+    assert store.watches.count == 4 * TOLD_AT_ONCE - streams.MOVED_AT_ONCE
     store.apply(Put(b"a"))
     store.settle()
     assert (store.watches.count, sink.take()) == (0, [])
@@ -779,3 +792,170 @@ def test_ticks_of_many_watches_come_in_slices() -> None:
     assert len(sink.take()) == TOLD_AT_ONCE
     store.settle()
     assert len(sink.take()) == 2 * TOLD_AT_ONCE
+
+
+def large_revision(keys: int) -> tuple[Store, Stream, Sink]:
+    """A live watch of many keys, that are about to be deleted together."""
+    store = Store()
+    for number in range(keys):
+        store.apply(Put(b"%05d" % number, b"v"))
+    stream, sink = store.open()
+    return store, stream, sink
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> list[int]:
+    """How often a method is called, in the only element."""
+    calls, method = [0], getattr(owner, name)
+
+    def call(*arguments: object, **named: object) -> object:
+        calls[0] += 1
+        return method(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, call)
+    return calls
+
+
+def most_at_once(store: Store, calls: list[int]) -> int:
+    """Settle; the most calls of one step."""
+    most = before = calls[0]
+    while store.watches.behind:
+        store.watches.step()
+        most, before = max(most, calls[0] - before), calls[0]
+    return most
+
+
+@pytest.mark.parametrize("prev_kv", [False, True])
+def test_a_large_revision_is_written_in_slices_and_told_in_one_response(
+    monkeypatch: pytest.MonkeyPatch, prev_kv: bool
+) -> None:
+    store, stream, sink = large_revision(5_000)
+    stream.create(Wish(b"\0", b"\0", prev_kv))
+    sink.take()
+    calls = counted(monkeypatch, store.watches, "_event")
+    store.apply(DeleteRange(b"\0", b"\0"))
+    assert calls[0] <= streams.EVENTS_AT_ONCE
+    most = most_at_once(store, calls)
+    assert most <= streams.EVENTS_AT_ONCE // (5 if prev_kv else 1)
+    (response,) = sink.take()
+    assert len(list(told(response))) == calls[0] == 5_000
+
+
+def test_a_large_revision_is_read_from_history_in_slices_and_told_in_one_response(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, stream, sink = large_revision(3_000)
+    store.apply(DeleteRange(b"\0", b"\0"))
+    revision = store.machine.mvcc.revision
+    calls = counted(monkeypatch, store.machine.mvcc, "pair")
+    stream.create(ALL, revision)
+    assert most_at_once(store, calls) <= streams.STEP_TOLD + 1
+    _, response = sink.take()
+    assert [event[0] for event in told(response)] == [revision] * 3_000
+    store.apply(Put(b"a"))
+    assert [event[1] for response in sink.take() for event in told(response)] == [b"a"]
+
+
+def test_watches_that_lag_together_read_history_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _, _ = large_revision(1_000)
+    opened = [store.open() for _ in range(5)]
+    for stream, _ in opened:
+        for _ in range(100):
+            stream.create(ALL, 1)
+    calls = counted(monkeypatch, store.machine.mvcc, "pair")
+    sent = counted(monkeypatch, store.watches, "_send")
+    assert most_at_once(store, sent) <= TOLD_AT_ONCE
+    assert calls[0] == 1_000
+    for _, sink in opened:
+        counts = dict.fromkeys(range(100), 0)
+        for response in sink.take():
+            counts[response.watch_id] += len(list(told(response)))
+        assert set(counts.values()) == {1_000}
+
+
+def test_who_reads_much_does_not_keep_others_from_reading() -> None:
+    store = Store()
+    for _ in range(2_000):
+        store.apply(Put(b"a"))
+    greedy, modest = Sink(), Sink()
+    many = store.watches.open(greedy, "greedy")
+    for number in range(500):
+        many.create(Wish(b"\0", b"b%d" % number), 1)
+    store.watches.open(modest, "modest").create(ALL, 1_990)
+    store.watches.step()
+    store.watches.step()
+    assert len([event for response in modest.take() for event in told(response)]) == 12
+    store.settle()
+
+
+def test_a_watch_ends_when_what_it_reads_is_compacted_between_two_slices() -> None:
+    store, stream, sink = large_revision(1_000)
+    store.apply(DeleteRange(b"\0", b"\0"))
+    stream.create(ALL, store.machine.mvcc.revision)
+    store.watches.step()
+    store.apply(Put(b"a"), Put(b"b"))
+    store.apply(Compact(store.machine.mvcc.revision))
+    while store.machine.sweeping:
+        store.machine.sweep()
+    store.settle()
+    assert [response.canceled for response in sink.take()] == [False, True]
+
+
+def test_a_state_that_jumps_while_history_is_read_is_read_anew() -> None:
+    store, stream, sink = large_revision(1_000)
+    store.apply(DeleteRange(b"\0", b"\0"))
+    revision = store.machine.mvcc.revision
+    stream.create(ALL, revision)
+    store.watches.step()
+    store.machine._engine.commit()  # type: ignore[attr-defined]  # the engine in memory
+    store.machine.load()
+    store.watches.replaced()
+    store.settle()
+    events = [event[0] for response in sink.take() for event in told(response)]
+    assert events == [revision] * 1_000
+
+
+def test_many_watches_go_on_from_history_in_slices_when_the_state_jumps(
+    crowd: tuple[Store, Stream, Sink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, stream, sink = crowd
+    moved = counted(monkeypatch, store.watches, "deaden")
+    store.machine.apply(Index(1), encode(Put(b"a")))
+    store.machine.take_changes()
+    store.watches.replaced()
+    assert moved[0] == streams.MOVED_AT_ONCE
+    store.apply(Put(b"a"))
+    stream.progress()
+    assert not any(response.is_progress for response in sink.sent)
+    assert most_at_once(store, moved) <= streams.MOVED_AT_ONCE
+    got: dict[int, list[int]] = {}
+    for response in sink.take():
+        got.setdefault(response.watch_id, []).extend(event[0] for event in told(response))
+    assert len(got) == 4 * TOLD_AT_ONCE
+    assert set(map(tuple, got.values())) == {(2, 3)}
+
+
+def test_many_that_waited_for_room_go_on_in_slices(
+    crowd: tuple[Store, Stream, Sink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, stream, sink = crowd
+    sink.backlog = streams.MAX_BACKLOG + 1
+    store.apply(Put(b"a"))
+    store.settle()
+    assert len(stream.parked) == 4 * TOLD_AT_ONCE
+    sink.backlog = 0
+    lagging = counted(monkeypatch, store.watches, "lag")
+    stream.drained()
+    assert lagging[0] == TOLD_AT_ONCE
+    store.settle()
+    assert len(sink.take()) == 4 * TOLD_AT_ONCE
+
+
+def test_what_nobody_watches_is_let_go_of_in_slices() -> None:
+    store = Store()
+    for number in range(3 * streams.LOOKED_AT_ONCE):
+        store.machine.apply(Index(number + 1), encode(Put(b"%05d" % number)))
+    changes = store.machine.take_changes()
+    store.watches.publish(changes)
+    assert len(changes) == 2 * streams.LOOKED_AT_ONCE
+    store.settle()
+    assert not changes

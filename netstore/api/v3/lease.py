@@ -6,8 +6,11 @@ from __future__ import annotations
 
 from collections import deque
 from functools import partial
+from heapq import merge
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
+from netstore import errors
 from netstore.api.v3 import messages
 from netstore.api.v3.messages import BadMessage, parse
 from netstore.api.v3.pb import rpc_pb2 as pb
@@ -19,20 +22,25 @@ from netstore.state.lease import granted_ttl
 from netstore.state.v3commands import Done, LeaseGrant, LeaseGranted, LeaseRevoke
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from netstore.api.v3.door import Door
     from netstore.api.v3.messages import Headers
     from netstore.api.v3.quota import Quota
     from netstore.net.grpc import Call, Handler, StreamHandler
     from netstore.node.member import Member
+    from netstore.state.lease import Lease
     from netstore.state.machine import Outcome
+    from netstore.types import LeaseId
 
 MOST_WAITING: Final = 4_096
 """Renewals of one stream that may wait for the leader; more end it."""
 
 MOST_UNREAD: Final = 1 << 20
 """Bytes of answers that a client may leave unread before its stream ends."""
+
+FEW: Final = 1_000
+"""Leases, or keys of a lease, that are told in one call, and in one step where there are more: 1 ms."""
 
 _ID_BITS: Final = 62
 
@@ -67,6 +75,8 @@ class LeaseService:
         self._lessor = lessor
         self._below = below
         self._minimum_ttl = minimum_ttl
+        self._asked: dict[int, list[tuple[Call, int]]] = {}
+        """By lease whose many keys are being listed: the calls that come meanwhile, and its seconds left."""
 
     def methods(self, door: Door) -> dict[bytes, Handler]:
         """Path -> handler of the unary methods."""
@@ -129,6 +139,12 @@ class LeaseService:
             refuse(call, left)
             return
         lease = machine.leases.get(id_)
+        if lease is not None and left >= 0 and keys and len(lease.keys) + len(lease.late or ()) > FEW:
+            if id_ in self._asked:
+                self._asked[id_].append((call, left))
+            else:
+                self._list_keys(lease, [(call, left)])
+            return
         if left < 0 or lease is None:
             answer = pb.LeaseTimeToLiveResponse(ID=id_, TTL=-1)
         else:
@@ -136,13 +152,99 @@ class LeaseService:
             answer = pb.LeaseTimeToLiveResponse(ID=id_, TTL=left, grantedTTL=lease.ttl, keys=held)
         call.reply(messages.write(self._headers(machine.mvcc.revision), answer))
 
+    def _list_keys(self, lease: Lease, calls: list[tuple[Call, int]]) -> None:
+        """Who asks while its keys are listed wants them as of later: one list for all of those follows."""
+        self._asked[lease.id] = []
+        self._start([call for call, _ in calls], self._keys_of(lease, calls), partial(self._listed, lease.id))
+
+    def _keys_of(self, lease: Lease, calls: list[tuple[Call, int]]) -> Iterator[None]:
+        machine = self._member.machine
+        runs: list[list[bytes]] = []
+        head = self._headers(machine.mvcc.revision)
+        for some in machine.leases.listed(lease):
+            if some and not runs:
+                head = self._headers(machine.mvcc.revision)
+            if some:
+                runs.append(sorted(some))
+            yield
+        parts: list[bytes] = []
+        keys = merge(*runs)
+        while held := list(islice(keys, FEW)):
+            parts.append(pb.LeaseTimeToLiveResponse(keys=held).SerializeToString())
+            yield
+        told = b"".join(parts)
+        for call, left in calls:
+            answer = pb.LeaseTimeToLiveResponse(ID=lease.id, TTL=left, grantedTTL=lease.ttl)
+            call.reply(messages.write(head, answer) + told)
+            yield
+
+    def _listed(self, id_: int) -> None:
+        waiting = self._asked.pop(id_)
+        lease = self._member.machine.leases.get(id_)
+        if lease is not None and waiting:
+            self._list_keys(lease, waiting)
+            return
+        for call, left in waiting:
+            self._told(call, id_, True, left)
+
     def _list(self, call: Call, _: pb.LeaseLeasesRequest) -> None:
         machine = self._member.machine
-        answer = pb.LeaseLeasesResponse(leases=[pb.LeaseStatus(ID=lease.id) for lease in machine.leases])
-        call.reply(messages.write(self._headers(machine.mvcc.revision), answer))
+        head = self._headers(machine.mvcc.revision)
+        if len(machine.leases) > FEW:
+            self._start([call], self._ids(call, head, list(machine.leases.timed_keys())))
+        else:
+            call.reply(messages.write(head, _leases(machine.leases.timed_keys())))
+
+    @staticmethod
+    def _ids(call: Call, head: bytes, ids: list[LeaseId]) -> Iterator[None]:
+        parts = [head]
+        for start in range(0, len(ids), FEW):
+            parts.append(_leases(ids[start : start + FEW]).SerializeToString())
+            yield
+        call.reply(b"".join(parts))
+
+    def _start(
+        self, calls: list[Call], steps: Iterator[None], over: Callable[[], None] = lambda: None
+    ) -> None:
+        fault = self._member.jobs.start(calls[0].principal, _Listing(calls, steps, over))
+        if fault is not None:
+            for call in calls:
+                refuse(call, fault)
+            over()
 
     def _keep_alive(self, call: Call) -> _Renewals:
         return _Renewals(call, self._member, self._headers, self._lessor)
+
+
+def _leases(ids: Iterable[LeaseId]) -> pb.LeaseLeasesResponse:
+    return pb.LeaseLeasesResponse(leases=[pb.LeaseStatus(ID=id_) for id_ in ids])
+
+
+class _Listing:
+    """Answers that are made in steps. Implements `node.jobs.Job`; it goes on when its clients have gone, for
+    there is little left to do then.
+    """
+
+    __slots__ = ("_calls", "_over", "_steps")
+
+    def __init__(self, calls: list[Call], steps: Iterator[None], over: Callable[[], None]) -> None:
+        """`over` is called when there is nothing more to do, whatever happened."""
+        self._calls = calls
+        self._steps = steps
+        self._over = over
+
+    def step(self) -> bool:
+        """See `node.jobs.Job`."""
+        if next(self._steps, self) is not self:
+            return False
+        self._over()
+        return True
+
+    def failed(self, _: Exception) -> None:
+        """See `node.jobs.Job`."""
+        for call in self._calls:
+            call.finish(grpc.INTERNAL, errors.failed().cause.decode())
+        self._over()
 
 
 class _Renewals:
