@@ -272,7 +272,7 @@ class Host:
             done(errors.stopped())
             return
         machine = self.machine
-        level = machine.level_of(command)
+        level = machine.level_of(command) if machine.LEVELS else 1
         if level > machine.level:
             done(errors.beyond_level(level, machine.level))
             return
@@ -601,7 +601,10 @@ class Host:
         while waiting and machine.worked < self._enough and not self._raft.holding:
             entry = waiting[0]
             if not self._half_applied:
-                self._meet(entry)
+                if entry.term != self._applied_term or entry.kind is EntryKind.CHANGE:
+                    self._meet(entry)
+                else:
+                    self._payload = entry.data
             try:
                 outcome = machine.go_on() if self._half_applied else machine.begin(entry.index, self._payload)
             except CannotApply as fault:
@@ -620,7 +623,9 @@ class Host:
             waiting.popleft()
             last = entry.index
             payload = self._payload
-            if self.observer is not None and (is_bare(payload) or last % MARK_ENTRIES == 0):
+            if self.observer is not None and (
+                (outcome is None and is_bare(payload)) or last % MARK_ENTRIES == 0
+            ):
                 self.observer.reached()
             if payload:
                 self.proposals.complete(request_of(payload), outcome)

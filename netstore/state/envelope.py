@@ -54,7 +54,7 @@ def seal(command: bytes, *, request: int = 0, level: int = 1, wall: int = 0, pri
     """
     if principal:
         principal = principal[:MAX_PRINCIPAL_BYTES]
-        return b"%b%b%b" % (_pack(FORMAT, len(principal), level, request, wall), principal, command)
+        return _pack(FORMAT, len(principal), level, request, wall) + principal + command
     return _pack(FORMAT, 0, level, request, wall) + command
 
 

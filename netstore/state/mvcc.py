@@ -255,7 +255,9 @@ class Mvcc:
                 self._move_lease(key, 0, lease)
         else:
             old = item.at
-            remember(item)
+            if item.past is None:
+                item.past = bytearray()
+            item.past += old.to_bytes(PLACE_BYTES, "big")
             item.at = place
             if old & DELETED:
                 index.dead.remove(key)
@@ -316,9 +318,8 @@ class Mvcc:
         self.trail.add(record)
         key = item.key
         self._index.log.add(place, key)
-        self._changes.append(
-            KeyChange(key, Revision(place >> NUMBER_BITS), record, bool(place & DELETED), before)
-        )
+        revision: Revision = place >> NUMBER_BITS  # type: ignore[assignment]  # a call here would cost more
+        self._changes.append(KeyChange(key, revision, record, (place & DELETED) != 0, before))
 
     def begin_revision(self) -> None:
         """What the command writes from now on is of the next revision, if it has written anything in this."""
@@ -328,7 +329,7 @@ class Mvcc:
         """The command is over: the revision moves if something was written."""
         if self._next != self._start:
             self.revision = revision = self.current
-            self._start = self._next = bound_after(revision)
+            self._start = self._next = (revision + 1) << NUMBER_BITS
             self._finished = len(self._changes)
         return self.revision
 

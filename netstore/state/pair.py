@@ -29,17 +29,18 @@ class Pair(NamedTuple):
 
 
 def join(key: bytes, created: int, modified: int, version: int, *, value: bytes, lease: int) -> bytes:
-    """The bytes of a pair. About 1.5 us."""
+    """The bytes of a pair. About 1 us."""
     revision = varint(modified)
-    head = b"\n%b%b\x10%b\x18%b\x20%b" % (
+    # One piece for what nearly all have: putting the parts together is most of the work.
+    head = (b"\n%b%b\x10%b\x18%b\x20%b\x2a%b%b" if value else b"\n%b%b\x10%b\x18%b\x20%b%b%b") % (
         varint(len(key)),
         key,
         revision if created == modified else varint(created),
         revision,
         varint(version),
+        varint(len(value)) if value else b"",
+        value,
     )
-    if value:
-        head = b"%b\x2a%b%b" % (head, varint(len(value)), value)
     return b"%b\x30%b" % (head, varint(lease & _MASK64)) if lease else head
 
 

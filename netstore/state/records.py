@@ -33,19 +33,20 @@ class _Recent:
     looked for to be dropped.
     """
 
-    __slots__ = ("_room", "old", "young")
+    __slots__ = ("old", "room", "young")
 
     def __init__(self) -> None:
         self.young: dict[int, bytes] = {}
         self.old: dict[int, bytes] = {}
-        self._room = RECENT_BYTES
+        self.room = RECENT_BYTES
+        """Bytes that the younger generation may still take."""
 
     def keep(self, place: int, record: bytes) -> None:
         """Remember a record."""
-        self._room -= len(record) + _RECENT_COST
-        if self._room < 0:
+        self.room -= len(record) + _RECENT_COST
+        if self.room < 0:
             self.old, self.young = self.young, {}
-            self._room = RECENT_BYTES
+            self.room = RECENT_BYTES
         self.young[place] = record
 
 

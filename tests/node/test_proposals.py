@@ -91,4 +91,4 @@ def test_one_principal_leaves_half_of_the_bytes_to_the_others() -> None:
     assert len(made) == (MAX_WAITING_BYTES >> 20) * (PARTS + 2) // (2 * PARTS) - 1
     assert set(refused) == {b"flood", b"other"}
     made.fail_all(timed_out())
-    assert (made._bytes.taken, made._places.taken) == (0, 0)
+    assert (made._waiting.size, made._waiting.taken) == (0, 0)

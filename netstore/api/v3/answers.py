@@ -264,8 +264,12 @@ class _Answering:
 
     def _push(self, tag: bytes, kvs: list[bytes]) -> None:
         """Give pairs away, those that are large without a copy."""
+        pieces = messages.pairs(tag, kvs)
+        if not kvs or max(map(len, kvs)) < SHARED_BYTES:
+            self._call.push(b"".join(pieces))
+            return
         small: list[bytes] = []
-        for piece in messages.pairs(tag, kvs):
+        for piece in pieces:
             if len(piece) < SHARED_BYTES:
                 small.append(piece)
                 continue

@@ -228,15 +228,12 @@ def _more_and_count(more: bool, count: int) -> bytes:
 
 
 def pairs(tag: bytes, kvs: list[bytes]) -> list[bytes]:
-    """Pairs as a repeated field, in pieces to be joined. 0.2 us each."""
-    heads: dict[int, bytes] = {}
-    pieces: list[bytes] = []
-    for kv in kvs:
-        size = len(kv)
-        head = heads.get(size)
-        if head is None:
-            head = heads[size] = tag + varint(size)
-        pieces += (head, kv)
+    """Pairs as a repeated field, in pieces to be joined. 0.1 us each."""
+    sizes = list(map(len, kvs))
+    heads = {size: tag + varint(size) for size in set(sizes)}
+    pieces = [b""] * (2 * len(kvs))
+    pieces[::2] = map(heads.__getitem__, sizes)
+    pieces[1::2] = kvs
     return pieces
 
 
