@@ -76,6 +76,11 @@ SORT_BYTES: Final = 64 * 1024 * 1024
 The first few of a sorted list (`sorting.FEW_NUMBERS`) are found among any number of keys.
 """
 
+MEASURED_BYTES: Final = 16 * 1024 * 1024
+"""What all plain lists may remember together of their first pass: 200,000 pairs. When it is used up, the
+second pass looks for the keys again.
+"""
+
 SMALL_KEYS: Final = 2_000
 """Pairs that are answered in one call: 1 ms."""
 
@@ -112,6 +117,7 @@ class Mvcc:
         """Every record that is written goes into it."""
         self._pins = Pins()
         self._sorting = Budget(SORT_BYTES)
+        self._measured = Budget(MEASURED_BYTES)
         self._reset(Revision(1), NEVER, NEVER)
 
     def _reset(self, revision: Revision, compacted: Revision, swept: Revision) -> None:
@@ -422,7 +428,7 @@ class Mvcc:
         if fault is not None:
             return fault
         bound = bound or bound_after(revision if revision > 0 else self.revision)
-        return RangeRead(self._index, self._records, query, bound, self._sorting, self._pins)
+        return RangeRead(self._index, self._records, query, bound, self._sorting, self._measured, self._pins)
 
     def glance(self, query: Range, bound: int = 0) -> Found | Fault | None:
         """The answer to a read that is a small one: `SMALL_KEYS`, `SMALL_BYTES`, few of them from the disk.
