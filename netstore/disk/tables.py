@@ -29,7 +29,6 @@ from netstore.codec import (
     read_prefixed,
     read_u64,
     read_varint,
-    u32,
     u64,
     varint,
 )
@@ -46,6 +45,8 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 """Version of the records and of the summary. A later one is refused."""
 
+_CHECK: Final = layout("I")
+_pack_check: Final = _CHECK.pack
 CHECK_BYTES: Final = 4
 """What each record is longer than what was written."""
 
@@ -150,8 +151,11 @@ def seed(table: str) -> int:
 
 def sealed(start: int, key: bytes, value: bytes) -> tuple[bytes, int]:
     """A record as it is stored, and its checksum. `start` is the table's `seed`."""
-    check = extend(extend(start ^ len(key), key), value)
-    return value + u32(check), check
+    if len(value) > JOINED_BYTES:
+        check = extend(extend(start ^ len(key), key), value)
+    else:
+        check = extend(start ^ len(key), key + value)
+    return value + _pack_check(check), check
 
 
 def fits(start: int, key: bytes, stored: bytes) -> bool:
@@ -317,6 +321,7 @@ class Tables:
         if name not in self._dbs:
             return
         first = self._seeds[name]
+        check_at = _CHECK.unpack_from
         records = total = 0
         last = b""
         try:
@@ -335,8 +340,9 @@ class Tables:
                     if not whole:
                         raise self._rotten(name, key)
                     records += 1
-                    total += int.from_bytes(stored[-CHECK_BYTES:], "little")
-                    yield key, stored[:-CHECK_BYTES]
+                    value = stored[:-CHECK_BYTES]
+                    total += check_at(stored, len(value))[0]
+                    yield key, value
             if not start and end is None:
                 self._compare(name, Sum(records, total % _MODULUS), self._read_summary(txn).sums[name])
         except lmdb.Error as error:

@@ -172,65 +172,73 @@ class Mvcc:
         hashes.end()
         start = b""
         last = found = 0
-        while True:
-            count, size, stored = 0, 0, start
+        is_all = False
+        while not is_all:
             with closing(self._records.scan(start)) as scan:
-                for stored, record in scan:
-                    last = self._load(stored, record, swept)
-                    found += 1
-                    count += 1
-                    size += len(record)
-                    if count >= step or size >= step_bytes:
-                        break
-                else:
-                    break
-            start = stored + b"\0"
-            yield
+                count, stored, is_all = self._load(scan, swept, step, step_bytes)
+            if count:
+                found += count
+                last = int.from_bytes(stored, "big")
+                start = stored + b"\0"
+            if not is_all:
+                yield
         lacking = self._records.lacking(found)
         if lacking:
             raise corrupt(last.to_bytes(PLACE_BYTES, "big"), lacking)
         if last >> NUMBER_BITS > revision:
             raise corrupt(last.to_bytes(PLACE_BYTES, "big"), f"the state is at revision {revision}")
         index = self._index
-        keys = iter(index.items.items())
-        while some_items := list(islice(keys, step)):
-            index.live.update([key for key, item in some_items if item.version])
-            index.dead.update([key for key, item in some_items if not item.version])
-            for key, item in some_items:
+        items = iter(index.items.values())
+        while some := list(islice(items, step)):
+            index.live.update([item.key for item in some if item.version])
+            index.dead.update([item.key for item in some if not item.version])
+            for item in some:
                 if item.lease:
-                    self._move_lease(key, 0, item.lease)
+                    self._move_lease(item.key, 0, item.lease)
             yield
         if swept < compacted:
             self._sweep.begin(compacted)
         self.suspended = False
 
-    def _load(self, stored: bytes, record: bytes, swept: Revision) -> int:
-        place = int.from_bytes(stored, "big")
-        try:
-            key, created, modified, version, lease, _, _ = pair.fields(record)
-        except Malformed as error:
-            raise corrupt(stored, str(error)) from None
-        if modified != place >> NUMBER_BITS or (version == 0) != place & DELETED:
-            raise corrupt(stored, f"it says revision {modified}, version {version}")
-        index = self._index
-        item = index.items.get(key)
-        if item is None:
-            item = index.items[key] = Item(key, place, len(record), created, version, lease)
-        else:
-            remember(item)
-            item.at, item.size, item.created, item.version, item.lease = (
-                place,
-                len(record),
-                created,
-                version,
-                lease,
-            )
-        if place & DELETED:
-            index.newest_deletion = place
-        if modified >= swept:
-            index.log.add(place, item.key)
-        self._records.size += PLACE_BYTES + len(record)
-        return place
+    def _load(
+        self, scan: Iterator[tuple[bytes, bytes]], swept: Revision, step: int, step_bytes: int
+    ) -> tuple[int, bytes, bool]:
+        """Take so many of these records, or bytes; how many, the key of the last, and whether it was all."""
+        index, records = self._index, self._records
+        items, log = index.items, index.log
+        fields = pair.fields
+        stored, count, size, is_all = b"", 0, 0, True
+        for stored, record in scan:
+            place = int.from_bytes(stored, "big")
+            try:
+                key, created, modified, version, lease, _, _ = fields(record)
+            except Malformed as error:
+                raise corrupt(stored, str(error)) from None
+            deleted = place & DELETED
+            if modified != place >> NUMBER_BITS or (version == 0) != deleted:
+                raise corrupt(stored, f"it says revision {modified}, version {version}")
+            length = len(record)
+            item = items.get(key)
+            if item is None:
+                items[key] = item = Item(key, place, length, created, version, lease)
+            else:
+                remember(item)
+                item.at = place
+                item.size = length
+                item.created = created
+                item.version = version
+                item.lease = lease
+            if deleted:
+                index.newest_deletion = place
+            if modified >= swept:
+                log.add(place, item.key)
+            count += 1
+            size += length
+            if count >= step or size >= step_bytes:
+                is_all = False
+                break
+        records.size += PLACE_BYTES * count + size
+        return count, stored, is_all
 
     # --- writing
 
@@ -334,7 +342,7 @@ class Mvcc:
     def finish(self) -> Revision:
         """The command is over: the revision moves if something was written."""
         if self._next != self._start:
-            self.revision = revision = self.current
+            self.revision = revision = (self._next - 1) >> NUMBER_BITS  # type: ignore[assignment]  # `current`
             self._start = self._next = (revision + 1) << NUMBER_BITS
             self._finished = len(self._changes)
         return self.revision
