@@ -597,6 +597,7 @@ class Host:
         saved, swept and hashed between two such commands, even where nothing else is in the log.
         """
         machine, waiting = self.machine, self._to_apply
+        begin, complete = machine.begin, self.proposals.complete
         last: Index | None = None
         while waiting and machine.worked < self._enough and not self._raft.holding:
             entry = waiting[0]
@@ -606,7 +607,7 @@ class Host:
                 else:
                     self._payload = entry.data
             try:
-                outcome = machine.go_on() if self._half_applied else machine.begin(entry.index, self._payload)
+                outcome = machine.go_on() if self._half_applied else begin(entry.index, self._payload)
             except CannotApply as fault:
                 fault.entry = entry.index, payload_hash(self._payload)
                 raise
@@ -628,7 +629,7 @@ class Host:
             ):
                 self.observer.reached()
             if payload:
-                self.proposals.complete(request_of(payload), outcome)
+                complete(request_of(payload), outcome)
         if last is not None:
             self._raft.applied_to(last)
         publish = self.hub.publish

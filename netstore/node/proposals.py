@@ -89,7 +89,7 @@ class Proposals:
             return None
         self._next = request = (self._next + 1) & _ID_MASK
         self._slots[request] = (done, self.now + self.time_limit, size, principal)
-        return seal(command, request=request, level=level, wall=self.wall, principal=principal)
+        return seal(command, request, level, self.wall, principal)
 
     def add(self, command: bytes, done: Done, principal: bytes = b"", level: int = 1) -> None:
         """Give a command its slot and queue its payload for `take`; refused like `open`. Without a principal
@@ -98,12 +98,13 @@ class Proposals:
         payload = self.open(command, done, principal, level)
         if payload is None:
             return
-        if not principal:
-            self._first.append(payload)
-        elif (line := self._lines.get(principal)) is not None:
+        line = self._lines.get(principal)
+        if line is not None:
             line.append(payload)
-        else:
+        elif principal:
             self._lines[principal] = deque((payload,))
+        else:
+            self._first.append(payload)
 
     def take(self, most: int) -> list[bytes]:
         """Up to `most` queued payloads: those of one principal in the order they came, and where not all can

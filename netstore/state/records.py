@@ -67,9 +67,15 @@ class Records:
 
     def add(self, place: int, record: bytes) -> None:
         """A change was made."""
+        size = len(record)
         self._unsaved[RECORDS, place.to_bytes(PLACE_BYTES, "big")] = record
-        self._recent.keep(place, record)
-        self.size += PLACE_BYTES + len(record)
+        self.size += PLACE_BYTES + size
+        recent = self._recent
+        if recent.room < size + _RECENT_COST:
+            recent.keep(place, record)
+        else:  # what `keep` does then, without a call
+            recent.room -= size + _RECENT_COST
+            recent.young[place] = record
 
     def erase(self, stored: bytes) -> int:
         """Forget the record under this key of the engine; how many bytes it had."""

@@ -65,6 +65,9 @@ class Answers:
     def send(self, call: Call, outcome: PutDone | Deleted | Later | TxnDone) -> None:
         """Answer a call with what applying a command gave, or with a read (`Later`)."""
         header = self._headers(outcome.revision)
+        if type(outcome) is TxnDone and _is_short(outcome):
+            call.reply(messages.write_txn(header, outcome))
+            return
         small = _Small(self._member)
         try:
             settled = txn.settle(outcome, small.find)
@@ -109,6 +112,14 @@ class Answers:
             answering.give_up(errors.timed_out())
         if self._open:
             self._after(LOOK_SECONDS, self._look)
+
+
+def _is_short(outcome: TxnDone) -> bool:
+    """Whether a transaction did nothing but put, and nobody asked for what was there before."""
+    for response in outcome.responses:
+        if type(response) is not PutDone or response.prev_kv is not None:
+            return False
+    return True
 
 
 def _fits(call: Call, size: int) -> bool:
