@@ -92,10 +92,10 @@ class Records:
     def get(self, place: int) -> bytes:
         """The record at a place that is not erased; it is remembered."""
         recent = self._recent
-        record = recent.young.get(place) or recent.old.get(place)
+        record = recent.young.get(place)
         if record is None:
-            record = self._stored_one(place)
-        recent.keep(place, record)
+            record = recent.old.get(place) or self._stored_one(place)
+            recent.keep(place, record)
         return record
 
     def get_many(self, places: Sequence[int]) -> list[bytes]:
