@@ -323,9 +323,8 @@ class LmdbEngine:
         self._applied = applied
         self._serial += 1
         self._pending.update(changes)
-        size = CHANGE_COST * len(changes)
-        for (_, key), value in changes.items():
-            size += len(key) + (0 if value is None else len(value))
+        size = CHANGE_COST * len(changes) + sum([len(key) for _, key in changes])
+        size += sum([len(value) for value in changes.values() if value is not None])
         self._pending_bytes += size
         self._overlay.charge(size)
         if len(self._pending) >= self._commit_changes or self._pending_bytes >= self._commit_bytes:

@@ -432,20 +432,23 @@ class Tables:
         seeds, dbs, longest = self._seeds, self._dbs, self.longest
         moved = {name: [each.records, each.total] for name, each in self.summary.sums.items()}
         seen_records = seen_total = 0
+        name = ""
         # One call per change: LMDB's binding lets the loop run during each, also in `putmulti`.
         with self.env.begin(write=True) as txn:
             for (table, key), value in changes.items():
-                name = table
+                if name != table:  # nearly all are of one
+                    name = table
+                    start, db, count = seeds[name], dbs[name], moved[name]
                 if not 0 < len(key) <= longest:
                     name, value = _LONG + table, None if value is None else prefixed(key) + value  # noqa: PLW2901
                     key = sha256(key).digest()  # noqa: PLW2901
-                count = moved[name]
+                    start, db, count = seeds[name], dbs[name], moved[name]
                 added = check = 0
                 if value is None:
-                    old = txn.pop(key, db=dbs[name])
+                    old = txn.pop(key, db=db)
                 else:
-                    stored, check = sealed(seeds[name], key, value)
-                    old = txn.replace(key, stored, db=dbs[name])
+                    stored, check = sealed(start, key, value)
+                    old = txn.replace(key, stored, db=db)
                     added = 1
                 if old is not None:
                     added -= 1
