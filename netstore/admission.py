@@ -78,3 +78,56 @@ class Admission:
             self._held[owner] = held
         else:
             del self._held[owner]
+
+
+class WeighedAdmission:
+    """Places that each hold bytes: both are shared out as by an `Admission` of each, in one step. Who enters
+    is named by the household, which its caller needs too.
+    """
+
+    __slots__ = ("_held", "_share", "_size_share", "most", "most_size", "size", "taken")
+
+    def __init__(self, most: int, most_size: int) -> None:
+        self.most = most
+        self.most_size = most_size
+        self.taken = 0
+        """Places that are held now."""
+        self.size = 0
+        """Bytes that are held now."""
+        self._share = max(1, most // PARTS)
+        self._size_share = max(1, most_size // PARTS)
+        self._held: dict[str, tuple[int, int]] = {}
+
+    def enter(self, owner: str, size: int, places: int = 1) -> bool:
+        """Take a place of so many bytes (at least one), to be given back with `leave`; False, and nothing is
+        taken, where there are none. While nothing is held, any size is let in. Without `places` only the
+        bytes count.
+        """
+        held, held_size = self._held.get(owner, _NOTHING)
+        held += places
+        held_size += size
+        taken, taken_size = self.taken + places, self.size + size
+        # Below half of both, which is nearly always, nobody is refused.
+        if 2 * taken > self.most or 2 * taken_size > self.most_size:
+            is_half = 2 * self.taken >= self.most
+            if places and self.taken and (taken > self.most or (is_half and held > self._share)):
+                return False
+            is_half = 2 * self.size >= self.most_size
+            if self.size and (taken_size > self.most_size or (is_half and held_size > self._size_share)):
+                return False
+        self._held[owner] = held, held_size
+        self.taken, self.size = taken, taken_size
+        return True
+
+    def leave(self, owner: str, size: int, places: int = 1) -> None:
+        """Give back what was taken. KeyError when the principal holds nothing."""
+        held, held_size = self._held[owner]
+        self.taken -= places
+        self.size -= size
+        if held_size == size:
+            del self._held[owner]
+        else:
+            self._held[owner] = held - places, held_size - size
+
+
+_NOTHING: Final = (0, 0)

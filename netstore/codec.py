@@ -17,6 +17,8 @@ MAX_VARINT_BYTES: Final = 10
 
 _MAX_U64: Final = 2**64 - 1
 _SHORT: Final = tuple(bytes((number,)) for number in range(128))
+_MORE: Final = tuple(bytes((number | 128,)) for number in range(128))
+"""Seven bits that others follow."""
 
 
 class Malformed(ValueError):  # noqa: N818 - named for what was found
@@ -34,9 +36,9 @@ def varint(number: int) -> bytes:
         raise ValueError(f"{number} is not an unsigned 64-bit number")
     # Most numbers are short: without the loop they take a third of the time.
     if number < 1 << 14:
-        return bytes((number & 127 | 128, number >> 7))
+        return _MORE[number & 127] + _SHORT[number >> 7]
     if number < 1 << 21:
-        return bytes((number & 127 | 128, number >> 7 & 127 | 128, number >> 14))
+        return _MORE[number & 127] + _MORE[number >> 7 & 127] + _SHORT[number >> 14]
     if number < 1 << 28:
         return bytes((number & 127 | 128, number >> 7 & 127 | 128, number >> 14 & 127 | 128, number >> 21))
     out = bytearray()

@@ -30,15 +30,18 @@ def guarded(failed: Callable[[Exception], object], call: Callable[..., object], 
         call(*arguments)
     except MustStop:
         raise
-    except Exception as fault:
-        if failed is unguarded:
-            raise
-        _tell(failed, fault)
+    except Exception as fault:  # noqa: BLE001 - told
+        tell(failed, fault)
         return False
     return True
 
 
-def _tell(failed: Callable[[Exception], object], fault: Exception) -> None:
+def tell(failed: Callable[[Exception], object], fault: Exception) -> None:
+    """What `guarded` does with what a call raised, where it is not `MustStop`: for who makes its calls itself
+    because there are so many. Called where it was caught.
+    """
+    if failed is unguarded:
+        raise fault
     try:
         failed(fault)
     except MustStop:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.admission import PARTS, Admission, household
+from netstore.admission import PARTS, Admission, WeighedAdmission, household
+
+if TYPE_CHECKING:
+    from random import Random
 
 
 def test_one_principal_leaves_half_to_the_others() -> None:
@@ -81,3 +86,35 @@ def test_the_addresses_of_one_ipv6_network_have_one_share() -> None:
     for number in range(32):
         places.leave(f"2001:db8::{number:x}")
     assert places.taken == 64 // PARTS
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 400),
+    st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 90), st.integers(0, 1)), max_size=200),
+    st.randoms(),
+)
+def test_places_that_hold_bytes_are_shared_out_as_both_would_be(
+    most: int, most_size: int, steps: list[tuple[str, int, int]], coins: Random
+) -> None:
+    both, places, sizes = WeighedAdmission(most, most_size), Admission(most), Admission(most_size)
+    held: list[tuple[str, int, int]] = []
+    for principal, size, count in steps:
+        wanted = not count or places.enter(principal)
+        if wanted and not sizes.enter(principal, size):
+            wanted = False
+            if count:
+                places.leave(principal)
+        assert both.enter(principal, size, count) == wanted
+        if wanted:
+            held.append((principal, size, count))
+        if held and coins.random() < 0.5:
+            gone = held.pop(coins.randrange(len(held)))
+            both.leave(*gone)
+            sizes.leave(*gone[:2])
+            if gone[2]:
+                places.leave(gone[0])
+        assert (both.taken, both.size) == (places.taken, sizes.taken)
+    for gone in held:
+        both.leave(*gone)
+    assert (both._held, both.taken, both.size) == ({}, 0, 0)

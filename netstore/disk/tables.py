@@ -29,7 +29,6 @@ from netstore.codec import (
     read_prefixed,
     read_u64,
     read_varint,
-    u32,
     u64,
     varint,
 )
@@ -46,6 +45,8 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 """Version of the records and of the summary. A later one is refused."""
 
+_CHECK: Final = layout("I")
+_pack_check: Final = _CHECK.pack
 CHECK_BYTES: Final = 4
 """What each record is longer than what was written."""
 
@@ -150,8 +151,11 @@ def seed(table: str) -> int:
 
 def sealed(start: int, key: bytes, value: bytes) -> tuple[bytes, int]:
     """A record as it is stored, and its checksum. `start` is the table's `seed`."""
-    check = extend(extend(start ^ len(key), key), value)
-    return value + u32(check), check
+    if len(value) > JOINED_BYTES:
+        check = extend(extend(start ^ len(key), key), value)
+    else:
+        check = extend(start ^ len(key), key + value)
+    return value + _pack_check(check), check
 
 
 def fits(start: int, key: bytes, stored: bytes) -> bool:
@@ -317,6 +321,7 @@ class Tables:
         if name not in self._dbs:
             return
         first = self._seeds[name]
+        check_at = _CHECK.unpack_from
         records = total = 0
         last = b""
         try:
@@ -335,8 +340,9 @@ class Tables:
                     if not whole:
                         raise self._rotten(name, key)
                     records += 1
-                    total += int.from_bytes(stored[-CHECK_BYTES:], "little")
-                    yield key, stored[:-CHECK_BYTES]
+                    value = stored[:-CHECK_BYTES]
+                    total += check_at(stored, len(value))[0]
+                    yield key, value
             if not start and end is None:
                 self._compare(name, Sum(records, total % _MODULUS), self._read_summary(txn).sums[name])
         except lmdb.Error as error:
@@ -426,20 +432,23 @@ class Tables:
         seeds, dbs, longest = self._seeds, self._dbs, self.longest
         moved = {name: [each.records, each.total] for name, each in self.summary.sums.items()}
         seen_records = seen_total = 0
+        name = ""
         # One call per change: LMDB's binding lets the loop run during each, also in `putmulti`.
         with self.env.begin(write=True) as txn:
             for (table, key), value in changes.items():
-                name = table
+                if name != table:  # nearly all are of one
+                    name = table
+                    start, db, count = seeds[name], dbs[name], moved[name]
                 if not 0 < len(key) <= longest:
                     name, value = _LONG + table, None if value is None else prefixed(key) + value  # noqa: PLW2901
                     key = sha256(key).digest()  # noqa: PLW2901
-                count = moved[name]
+                    start, db, count = seeds[name], dbs[name], moved[name]
                 added = check = 0
                 if value is None:
-                    old = txn.pop(key, db=dbs[name])
+                    old = txn.pop(key, db=db)
                 else:
-                    stored, check = sealed(seeds[name], key, value)
-                    old = txn.replace(key, stored, db=dbs[name])
+                    stored, check = sealed(start, key, value)
+                    old = txn.replace(key, stored, db=db)
                     added = 1
                 if old is not None:
                     added -= 1

@@ -12,7 +12,8 @@ from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from netstore.guard import guarded
+from netstore.errors import MustStop
+from netstore.guard import guarded, tell
 from netstore.net import exchange, http2
 from netstore.net.expiry import Expiries
 from netstore.net.hpackcache import literal, status_field
@@ -377,6 +378,8 @@ class GrpcServer:
     def open(self, connection: Http2Connection, number: int, head: Head, timeout: bytes | None) -> Stream:
         """See `http2.Application`."""
         route: Route = head.route
+        if timeout is None and type(route) is _Unary:  # the way of most
+            return UnaryCall(self, connection, number, head, route.handler)
         if isinstance(route, Refusal):
             return RefusedCall(connection, number, head, route)
         if isinstance(route, _Plain):
@@ -771,7 +774,12 @@ class UnaryCall(GrpcCall):
             self.finish(*self._failure)
         elif handler is not None:
             message, self._message = self._message or b"", None
-            guarded(self._failed, handler, self, message)
+            try:
+                handler(self, message)
+            except MustStop:
+                raise
+            except Exception as fault:  # noqa: BLE001 - told
+                tell(self._failed, fault)
 
 
 class StreamCall(GrpcCall):

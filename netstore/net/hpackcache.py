@@ -85,6 +85,7 @@ class HeaderBlocks(Generic[Meaning]):
         "_table",
         "_varying",
         "cost",
+        "find",
     )
 
     def __init__(self, mean: Callable[[tuple[Field, ...]], Meaning], varying: bytes, limit: int) -> None:
@@ -98,6 +99,8 @@ class HeaderBlocks(Generic[Meaning]):
         self._table = self._decoder.header_table
         self._entries = self._table.dynamic_entries
         self._known: dict[bytes, tuple[Meaning, bytes | None]] = {}
+        self.find: Callable[[bytes], tuple[Meaning, bytes | None] | None] = self._known.get
+        """What `read` gives for a block that is remembered, None for any other."""
         self._known_size = 0
         self._changed = False
 

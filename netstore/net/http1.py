@@ -339,7 +339,7 @@ class Http1Connection:
             if pending:
                 exchange.hold()
             pending.append(exchange)
-            if isinstance(request, _Refusal):
+            if type(request) is _Refusal:
                 exchange.respond(request.status, PLAIN, request.text)
             else:
                 server.handle(exchange)

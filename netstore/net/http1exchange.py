@@ -84,8 +84,15 @@ class Http1Exchange:
         size = b"" if status in (204, 304) else b"Content-Length: %d\r\n" % len(body)
         if request.method == b"HEAD":
             body = b""
-        self._put(b"".join((line, fields, common, size, closing, b"\r\n", body)))
-        self._finished()
+        data = b"".join((line, fields, common, size, closing, b"\r\n", body))
+        connection = self._connection
+        if self._held is not None:
+            self._put(data)
+        elif not connection.closed:
+            connection.output.write(data)
+        self.complete = True
+        self._gone = self._drained = None
+        connection.answered(self)
 
     def refuse(self, status: int, text: bytes) -> None:
         """Answer in plain text, then close; see `Exchange.refuse`."""

@@ -288,7 +288,7 @@ class Host:
             done(errors.stopped())
             return
         machine = self.machine
-        level = machine.level_of(command)
+        level = machine.level_of(command) if machine.LEVELS else 1
         if level > machine.level:
             done(errors.beyond_level(level, machine.level))
             return
@@ -635,13 +635,17 @@ class Host:
         machine, waiting = self.machine, self._to_apply
         if not waiting:
             return False
+        begin, complete = machine.begin, self.proposals.complete
         last: Index | None = None
         while waiting and machine.worked < self._enough and not (self._raft.holding or self.hub.full):
             entry = waiting[0]
             if not self._half_applied:
-                self._meet(entry)
+                if entry.term != self._applied_term or entry.kind is EntryKind.CHANGE:
+                    self._meet(entry)
+                else:
+                    self._payload = entry.data
             try:
-                outcome = machine.go_on() if self._half_applied else machine.begin(entry.index, self._payload)
+                outcome = machine.go_on() if self._half_applied else begin(entry.index, self._payload)
             except CannotApply as fault:
                 fault.entry = entry.index, payload_hash(self._payload)
                 raise
@@ -658,10 +662,12 @@ class Host:
             waiting.popleft()
             last = entry.index
             payload = self._payload
-            if self.observer is not None and (is_bare(payload) or last % MARK_ENTRIES == 0):
+            if self.observer is not None and (
+                (outcome is None and is_bare(payload)) or last % MARK_ENTRIES == 0
+            ):
                 self.observer.reached()
             if payload:
-                self.proposals.complete(request_of(payload), outcome)
+                complete(request_of(payload), outcome)
         if last is not None:
             self._raft.applied_to(last)
         self.parts.ran("apply")

@@ -12,8 +12,9 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from netstore import errors
-from netstore.admission import Admission, household
-from netstore.guard import guarded, unguarded
+from netstore.admission import WeighedAdmission, household
+from netstore.errors import MustStop
+from netstore.guard import guarded, tell, unguarded
 from netstore.state.envelope import request_of, seal
 from netstore.types import Nanos
 
@@ -54,8 +55,8 @@ class Proposals:
         self.time_limit = time_limit
         """Seconds a request may wait."""
         self._slots: dict[int, tuple[Done, float, int, str]] = {}
-        self._places = Admission(MAX_WAITING)
-        self._bytes = Admission(MAX_WAITING_BYTES)
+        self._waiting = WeighedAdmission(MAX_WAITING, MAX_WAITING_BYTES)
+        """What the member itself proposes has no place there, only bytes."""
         self._first: deque[bytes] = deque()
         """Payloads that go before all others: taken once already, or of the member itself."""
         self._lines: OrderedDict[str, deque[bytes]] = OrderedDict()
@@ -83,17 +84,12 @@ class Proposals:
         """
         size = len(command) + 1  # nobody holds no bytes
         owner = household(principal.decode())
-        if len(self._slots) >= MAX_WAITING or (owner and not self._places.enter(owner)):
+        if len(self._slots) >= MAX_WAITING or not self._waiting.enter(owner, size, 1 if owner else 0):
             done(errors.too_many())
             return None
-        if not self._bytes.enter(owner, size):
-            if owner:
-                self._places.leave(owner)
-            done(errors.too_many())
-            return None
-        self._next = (self._next + 1) & _ID_MASK
-        self._slots[self._next] = (done, self.now + self.time_limit, size, owner)
-        return seal(command, request=self._next, level=level, wall=self.wall, principal=principal)
+        self._next = request = (self._next + 1) & _ID_MASK
+        self._slots[request] = (done, self.now + self.time_limit, size, owner)
+        return seal(command, request, level, self.wall, principal)
 
     def add(self, command: bytes, done: Done, principal: bytes = b"", level: int = 1) -> None:
         """Give a command its slot and queue its payload for `take`; refused like `open`. Without a principal
@@ -158,13 +154,18 @@ class Proposals:
         or timed out).
         """
         slot = self._slots.pop(request, None)
-        if slot is not None:
-            if slot[3]:
-                self._places.leave(slot[3])
-            self._bytes.leave(slot[3], slot[2])
-            # Whoever waits makes its answer now. Where it cannot, it is told that, and the next goes on.
-            if not guarded(self.failed, slot[0], outcome):
-                guarded(self.failed, slot[0], errors.failed())
+        if slot is None:
+            return
+        done, _, size, principal = slot
+        self._waiting.leave(principal, size, 1 if principal else 0)
+        # Whoever waits makes its answer now. Where it cannot, it is told that, and the next goes on.
+        try:
+            done(outcome)
+        except MustStop:
+            raise
+        except Exception as fault:  # noqa: BLE001 - told
+            tell(self.failed, fault)
+            guarded(self.failed, done, errors.failed())
 
     def give_up_sent(self, fault: Fault) -> int:
         """Nobody can say when what was handed to Raft is kept: complete its slots; how many."""

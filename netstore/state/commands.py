@@ -335,6 +335,8 @@ def _what_is_unknown(data: bytes, fields: Mapping[int, int]) -> str | None:
 
 def _is_deep(txn: Txn) -> bool:
     """Whether there are more than `MAX_DEPTH` transactions in one another. O(operations), no recursion."""
+    if Txn not in map(type, txn.success) and Txn not in map(type, txn.failure):
+        return False
     level: list[Txn] = [txn]
     for _ in range(MAX_DEPTH):
         level = [

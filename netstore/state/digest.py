@@ -22,6 +22,8 @@ from netstore.codec import crc32c
 from netstore.state.keyindex import TO_THE_END
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from netstore.state.machine import Machine
 
 DIGEST_BYTES: Final = 16
@@ -33,16 +35,40 @@ _pack = Struct(">IIQ").pack
 
 
 class Trail:
-    """The checksum of everything that was applied."""
+    """The checksum of everything that was applied. The checksum of bytes that follow one another is that of
+    them joined, so what is added waits until somebody asks.
+    """
 
-    __slots__ = ("checksum",)
+    __slots__ = ("_checksum", "_waiting", "add")
 
     def __init__(self, checksum: int = 0) -> None:
-        self.checksum = checksum
+        self._checksum = checksum
+        self._waiting: list[bytes] = []
+        self.add: Callable[[bytes], None] = self._waiting.append
+        """These bytes are part of what applying an entry gave. They are held until `settle`: whoever adds for
+        long calls it now and then.
+        """
 
-    def add(self, data: bytes) -> None:
-        """These bytes are part of what applying an entry gave. 0.15 us, and 0.05 ns a byte."""
-        self.checksum = crc32c(data, self.checksum)
+    @property
+    def checksum(self) -> int:
+        """Of everything that was added."""
+        self.settle()
+        return self._checksum
+
+    @checksum.setter
+    def checksum(self, checksum: int) -> None:
+        self._waiting.clear()
+        self._checksum = checksum
+
+    def settle(self) -> None:
+        """Work off what waits: 0.1 ns a byte."""
+        if self._waiting:
+            self._checksum = crc32c(b"".join(self._waiting), self._checksum)
+            self._waiting.clear()
+
+    def take_back(self) -> None:
+        """What was added last is no part of it. Only before anybody has asked for the checksum."""
+        self._waiting.pop()
 
 
 def digest(machine: Machine) -> bytes:

@@ -46,15 +46,16 @@ class Envelope(NamedTuple):
     command: bytes
 
 
-def seal(command: bytes, *, request: int = 0, level: int = 1, wall: int = 0, principal: bytes = b"") -> bytes:
+def seal(command: bytes, request: int = 0, level: int = 1, wall: int = 0, principal: bytes = b"") -> bytes:
     """A command as it enters the log. About 0.4 us.
 
     `wall` is cut to what has a place. The defaults are what every initial member of a new cluster writes
     alike.
     """
     if principal:
-        principal = principal[:MAX_PRINCIPAL_BYTES]
-        return b"%b%b%b" % (_pack(FORMAT, len(principal), level, request, wall), principal, command)
+        if len(principal) > MAX_PRINCIPAL_BYTES:
+            principal = principal[:MAX_PRINCIPAL_BYTES]
+        return _pack(FORMAT, len(principal), level, request, wall) + principal + command
     return _pack(FORMAT, 0, level, request, wall) + command
 
 

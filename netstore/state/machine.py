@@ -325,7 +325,8 @@ class Machine:
         """The same for about so many units: what takes longer is `UNFINISHED`, and is to be finished by
         `go_on` before anything else is applied.
         """
-        outcome = self._enter(index, payload)
+        command = None if self.passed_over else first_level_command(payload)
+        outcome = self._enter(index, payload) if command is None else self._start(index, command)
         return self.go_on(units) if outcome is UNFINISHED else outcome
 
     def _finished(self, outcome: Outcome | Unfinished) -> Outcome:
@@ -389,10 +390,8 @@ class Machine:
             )
         return self.decode(command)
 
-    @staticmethod
-    def decode(data: bytes) -> Command:
-        """The command that these bytes stand for (`commands.decode`)."""
-        return commands.decode(data)
+    decode = staticmethod(commands.decode)
+    """The command that bytes stand for."""
 
     def level_of(self, command: bytes) -> int:
         """The feature level of an encoded command."""
@@ -425,14 +424,15 @@ class Machine:
             self.trail.add(command[:COMMAND_BYTES])
             self.applied = index
             return Fault(300, str(error).encode(), self.tree.index)
-        before, checksum = self.applied, self.trail.checksum
+        before = self.applied
         self.trail.add(command[:COMMAND_BYTES])
         self.applied = index
         self.worked += COMMAND_UNITS
         try:
             outcome = self._doors[type(decoded)](decoded)
         except CannotApply:
-            self.applied, self.trail.checksum = before, checksum
+            self.applied = before
+            self.trail.take_back()
             raise
         if not isinstance(outcome, GeneratorType):
             return outcome  # type: ignore[return-value]  # work is a generator, always
@@ -458,6 +458,7 @@ class Machine:
             outcome: Outcome = end.value
             return outcome
         self._prepare()
+        self.trail.settle()
         return UNFINISHED
 
     def _prepare(self) -> None:
@@ -683,7 +684,12 @@ class Machine:
     # The v3 API. An alarm stands before everything that it shuts.
 
     def _put(self, command: Put) -> Outcome:
-        return self._shut(command) or txn.put(self.mvcc, self.leases, command)
+        alarms = self.alarms
+        if alarms.nospace or alarms.corrupt:
+            fault = alarms.refuse(command)
+            if fault is not None:
+                return fault
+        return txn.put(self.mvcc, self.leases, command)
 
     def _delete_range(self, command: DeleteRange) -> Outcome | Work:
         return self._shut(command) or txn.delete_range_steps(self.mvcc, command)

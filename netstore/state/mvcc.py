@@ -76,6 +76,11 @@ READ_BYTES: Final = 64 * 1024 * 1024
 200,000 by value. The first few of a sorted list (`sorting.FEW_NUMBERS`) are found among any number of keys.
 """
 
+MEASURED_BYTES: Final = 16 * 1024 * 1024
+"""What all plain lists may remember together of their first pass: 200,000 pairs. When it is used up, the
+second pass looks for the keys again.
+"""
+
 SMALL_KEYS: Final = 2_000
 """Pairs that are answered in one call: 1 ms."""
 
@@ -123,6 +128,7 @@ class Mvcc:
         self._read_budget = reads or Budget(READ_BYTES)
         self.glanced = 0
         """Units of work (`reads`) that `glance` did so far for what is more than one key."""
+        self._measured = self._read_budget.share(min(MEASURED_BYTES, self._read_budget.limit // 3))
         self._reset(Revision(1), NEVER, NEVER)
 
     def _reset(self, revision: Revision, compacted: Revision, swept: Revision) -> None:
@@ -177,65 +183,73 @@ class Mvcc:
         hashes.end()
         start = b""
         last = found = 0
-        while True:
-            count, size, stored = 0, 0, start
+        is_all = False
+        while not is_all:
             with closing(self._records.scan(start)) as scan:
-                for stored, record in scan:
-                    last = self._load(stored, record, swept)
-                    found += 1
-                    count += 1
-                    size += len(record)
-                    if count >= step or size >= step_bytes:
-                        break
-                else:
-                    break
-            start = stored + b"\0"
-            yield
+                count, stored, is_all = self._load(scan, swept, step, step_bytes)
+            if count:
+                found += count
+                last = int.from_bytes(stored, "big")
+                start = stored + b"\0"
+            if not is_all:
+                yield
         lacking = self._records.lacking(found)
         if lacking:
             raise corrupt(last.to_bytes(PLACE_BYTES, "big"), lacking)
         if last >> NUMBER_BITS > revision:
             raise corrupt(last.to_bytes(PLACE_BYTES, "big"), f"the state is at revision {revision}")
         index = self._index
-        keys = iter(index.items.items())
-        while some_items := list(islice(keys, step)):
-            index.live.update([key for key, item in some_items if item.version])
-            index.dead.update([key for key, item in some_items if not item.version])
-            for key, item in some_items:
+        items = iter(index.items.values())
+        while some := list(islice(items, step)):
+            index.live.update([item.key for item in some if item.version])
+            index.dead.update([item.key for item in some if not item.version])
+            for item in some:
                 if item.lease:
-                    self._move_lease(key, 0, item.lease)
+                    self._move_lease(item.key, 0, item.lease)
             yield
         if swept < compacted:
             self._sweep.begin(compacted)
         self.suspended = False
 
-    def _load(self, stored: bytes, record: bytes, swept: Revision) -> int:
-        place = int.from_bytes(stored, "big")
-        try:
-            key, created, modified, version, lease, _, _ = pair.fields(record)
-        except Malformed as error:
-            raise corrupt(stored, str(error)) from None
-        if modified != place >> NUMBER_BITS or (version == 0) != place & DELETED:
-            raise corrupt(stored, f"it says revision {modified}, version {version}")
-        index = self._index
-        item = index.items.get(key)
-        if item is None:
-            item = index.items[key] = Item(key, place, len(record), created, version, lease)
-        else:
-            remember(item)
-            item.at, item.size, item.created, item.version, item.lease = (
-                place,
-                len(record),
-                created,
-                version,
-                lease,
-            )
-        if place & DELETED:
-            index.newest_deletion = place
-        if modified >= swept:
-            index.log.add(place, item.key)
-        self._records.size += PLACE_BYTES + len(record)
-        return place
+    def _load(
+        self, scan: Iterator[tuple[bytes, bytes]], swept: Revision, step: int, step_bytes: int
+    ) -> tuple[int, bytes, bool]:
+        """Take so many of these records, or bytes; how many, the key of the last, and whether it was all."""
+        index, records = self._index, self._records
+        items, log = index.items, index.log
+        fields = pair.fields
+        stored, count, size, is_all = b"", 0, 0, True
+        for stored, record in scan:
+            place = int.from_bytes(stored, "big")
+            try:
+                key, created, modified, version, lease, _, _ = fields(record)
+            except Malformed as error:
+                raise corrupt(stored, str(error)) from None
+            deleted = place & DELETED
+            if modified != place >> NUMBER_BITS or (version == 0) != deleted:
+                raise corrupt(stored, f"it says revision {modified}, version {version}")
+            length = len(record)
+            item = items.get(key)
+            if item is None:
+                items[key] = item = Item(key, place, length, created, version, lease)
+            else:
+                remember(item)
+                item.at = place
+                item.size = length
+                item.created = created
+                item.version = version
+                item.lease = lease
+            if deleted:
+                index.newest_deletion = place
+            if modified >= swept:
+                log.add(place, item.key)
+            count += 1
+            size += length
+            if count >= step or size >= step_bytes:
+                is_all = False
+                break
+        records.size += PLACE_BYTES * count + size
+        return count, stored, is_all
 
     # --- writing
 
@@ -266,7 +280,9 @@ class Mvcc:
                 self._move_lease(key, 0, lease)
         else:
             old = item.at
-            remember(item)
+            if item.past is None:
+                item.past = bytearray()
+            item.past += old.to_bytes(PLACE_BYTES, "big")
             item.at = place
             if old & DELETED:
                 index.dead.remove(key)
@@ -327,9 +343,8 @@ class Mvcc:
         self.trail.add(record)
         key = item.key
         self._index.log.add(place, key)
-        self._changes.append(
-            KeyChange(key, Revision(place >> NUMBER_BITS), record, bool(place & DELETED), before)
-        )
+        revision: Revision = place >> NUMBER_BITS  # type: ignore[assignment]  # a call here would cost more
+        self._changes.append(KeyChange(key, revision, record, (place & DELETED) != 0, before))
 
     def begin_revision(self) -> None:
         """What the command writes from now on is of the next revision, if it has written anything in this."""
@@ -338,8 +353,8 @@ class Mvcc:
     def finish(self) -> Revision:
         """The command is over: the revision moves if something was written."""
         if self._next != self._start:
-            self.revision = revision = self.current
-            self._start = self._next = bound_after(revision)
+            self.revision = revision = (self._next - 1) >> NUMBER_BITS  # type: ignore[assignment]  # `current`
+            self._start = self._next = (revision + 1) << NUMBER_BITS
             self._finished = len(self._changes)
         return self.revision
 
@@ -436,7 +451,9 @@ class Mvcc:
         if self._read_budget.over:
             return errors.too_many()
         bound = bound or bound_after(revision if revision > 0 else self.revision)
-        return RangeRead(self._index, self._records, query, bound, self._read_budget, self._pins)
+        return RangeRead(
+            self._index, self._records, query, bound, self._read_budget, self._measured, self._pins
+        )
 
     def glance(self, query: Range, bound: int = 0) -> Found | Fault | None:
         """The answer to a read that is a small one: `SMALL_KEYS`, `SMALL_BYTES`, few of them from the disk.

@@ -3,7 +3,8 @@
 Two passes: `measure` finds out how much the answer holds, in numbers and in bytes, without keeping it; `give`
 then yields the pairs, as fast as somebody takes them. Between steps the store goes on: keys come and go, and
 newer changes of a key hide behind the bound. A step starts again after the last key it saw, so nothing is
-held between steps but that key; of a sorted list the places in order.
+held between steps but that key; of a sorted list the places in order, and of a plain one the places that the
+first pass found, where there is memory for them.
 
 Work is counted in units of about a microsecond: a key looked at is one, or less where only its newest place
 is needed (`KEYS_PER_UNIT`), a record read is `RECORD_UNITS` and one more for each `UNIT_BYTES`.
@@ -12,6 +13,7 @@ is needed (`KEYS_PER_UNIT`), a record read is `RECORD_UNITS` and one more for ea
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -49,6 +51,9 @@ UNIT_BYTES: Final = 2_048
 
 PIECE_BYTES: Final = 128 * 1024
 """Bytes of pairs given at once, give or take one pair."""
+
+ROW_BYTES: Final = 80
+"""What the place and the size of a pair take in memory, where nothing else holds them."""
 
 KEEP_BYTES: Final = 2 << 20
 """An answer up to this size is remembered (`records`): more would push out what others use."""
@@ -95,6 +100,7 @@ class RangeRead:
         query: Range,
         bound: int,
         budget: Budget,
+        measured: Budget,
         pins: Pins,
     ) -> None:
         """What it holds is charged to `budget`."""
@@ -107,6 +113,11 @@ class RangeRead:
         pins.add(self._pinned)
         self._account = budget.account()
         self._account.charge(OPEN_BYTES)
+        self._measured = measured.account()
+        self._found: deque[tuple[list[int], list[int], int]] | None = deque()
+        """Of a plain list: what the first pass has found, while there is memory for it. Places, sizes of
+        their records and the sum of them.
+        """
         self._is_given = False
         """The second pass has begun."""
         self._order: list[int] | None = None
@@ -148,9 +159,9 @@ class RangeRead:
         self._room = most = min(most, PIECE_BYTES)
         given: list[bytes] = []
         size = 0
-        for chunk in self._giving:
+        for chunk, chunk_size in self._giving:
             given += chunk
-            size += sum(map(len, chunk))
+            size += chunk_size
             if self._units <= 0 or size >= most:
                 return given, False
             self._room = most - size
@@ -163,7 +174,8 @@ class RangeRead:
             self._pins.remove(self._pinned)
             self._pinned = None
         self._account.close()
-        self._order = None
+        self._measured.close()
+        self._order = self._found = None
         self._measuring.close()
         self._giving.close()
 
@@ -201,14 +213,22 @@ class RangeRead:
         for places, sizes in self._plain():
             if counts:
                 self.count += len(places)
-            if sizes and not min(sizes):
+            least = min(sizes, default=1)
+            if not least:
                 for number, place in enumerate(places):
                     if not sizes[number]:
                         sizes[number] = len(self._read(place))
                         if self._units <= 0:
                             yield
             self.pairs += len(places)
-            self.size += _as_fields(sizes)
+            size = sum(sizes)
+            self.size += size + _heads_of(sizes)
+            if self._found is not None:
+                self._found.append((places, sizes, size))
+                self._measured.charge(ROW_BYTES * len(places))
+                if self._measured.over:
+                    self._measured.hold(0)
+                    self._found = None
             yield
 
     def _count(self) -> Iterator[None]:
@@ -293,7 +313,8 @@ class RangeRead:
 
     # --- the second pass
 
-    def _give(self) -> Generator[list[bytes]]:
+    def _give(self) -> Generator[tuple[list[bytes], int]]:
+        """Pairs, and how many bytes these have."""
         if self._query.count_only:
             return
         if self.size <= KEEP_BYTES:
@@ -305,7 +326,8 @@ class RangeRead:
             return
         for rows in self._chosen(counts=False):
             if keys_only:
-                yield [self._without_value(row) for row in rows]
+                short = [self._without_value(row) for row in rows]
+                yield short, sum(map(len, short))
                 continue
             batch: list[int] = []
             size = 0
@@ -315,23 +337,46 @@ class RangeRead:
                     size += row.size
                     continue
                 if batch:
-                    yield self._read_many(batch)
+                    yield self._read_many(batch), size
                 batch, size = [row.place], row.size
                 if not row.size:
-                    yield self._read_many(batch)
+                    (record,) = self._read_many(batch)
+                    yield [record], len(record)
                     batch = []
             if batch:
-                yield self._read_many(batch)
+                yield self._read_many(batch), size
 
-    def _give_plain(self) -> Iterator[list[bytes]]:
-        for places, sizes in self._plain():
+    def _give_plain(self) -> Iterator[tuple[list[bytes], int]]:
+        for places, sizes, whole in self._measured_rows():
             start = 0
+            if whole <= self._room and min(sizes, default=0):
+                yield self._read_sized(places, whole), whole
+                continue
             while start < len(places):
-                stop = start + max(bisect_right(list(accumulate(sizes[start:])), self._room), 1)
-                if not min(sizes[start:stop]):  # the size of one is not known: not more than that one at once
-                    stop = start + max(sizes[start:stop].index(0), 1)
-                yield self._read_many(places[start:stop])
+                some = sizes[start:]
+                size = sum(some)
+                if size > self._room:
+                    some = some[: max(bisect_right(list(accumulate(some)), self._room), 1)]
+                    size = sum(some)
+                if not min(some):  # the size of one is not known: not more than that one at once
+                    some = some[: max(some.index(0), 1)]
+                    size = sum(some)
+                stop = start + len(some)
+                if size:
+                    yield self._read_sized(places[start:stop], size), size
+                else:
+                    record = self._read(places[start])
+                    yield [record], len(record)
                 start = stop
+
+    def _measured_rows(self) -> Iterator[tuple[list[int], list[int], int]]:
+        """What the first pass has found, and the sums of the sizes."""
+        found = self._found
+        if found is None:
+            yield from ((places, sizes, sum(sizes)) for places, sizes in self._plain())
+            return
+        while found:
+            yield found.popleft()  # so that not all of them are let go of at once
 
     def _without_value(self, row: _Row) -> bytes:
         item = row.item
@@ -359,7 +404,8 @@ class RangeRead:
         for keys in self._runs():
             found = [items[each] for each in keys]
             places = [item.at for item in found]
-            if index.newest_deletion < bound and places and max(places) < bound:
+            is_latest = index.log.newest < bound  # or these were not changed since, which takes a look at all
+            if is_latest or (index.newest_deletion < bound and places and max(places) < bound):
                 sizes = [item.size for item in found]
                 self._units -= len(keys) // KEYS_PER_UNIT + 1
             else:
@@ -466,6 +512,11 @@ class RangeRead:
         self._units -= RECORD_UNITS * len(records) + sum(map(len, records)) // UNIT_BYTES
         return records
 
+    def _read_sized(self, places: Sequence[int], size: int) -> list[bytes]:
+        """The same for records that are known to have so many bytes together."""
+        self._units -= RECORD_UNITS * len(places) + size // UNIT_BYTES
+        return self._fetch(places)
+
 
 def is_filtered(query: Range) -> bool:
     """Whether the query leaves out pairs by their revisions."""
@@ -477,13 +528,13 @@ def is_filtered(query: Range) -> bool:
     )
 
 
-def _as_fields(sizes: list[int]) -> int:
-    """Bytes that records of these sizes take as a repeated field with a number below 16: each has a tag of
-    one byte and its length before it (protobuf encoding guide).
+def _heads_of(sizes: list[int]) -> int:
+    """Bytes that records of these sizes take beside their own as a repeated field with a number below 16:
+    each has a tag of one byte and its length before it (protobuf encoding guide).
     """
     if sizes and min(sizes) >= 1 << 7 and max(sizes) < 1 << 14:
-        return sum(sizes) + 3 * len(sizes)
-    return sum([size + 1 + (size.bit_length() + 6) // 7 for size in sizes])
+        return 3 * len(sizes)
+    return sum([1 + (size.bit_length() + 6) // 7 for size in sizes])
 
 
 def _passes(number: int, least: int, most: int) -> bool:

@@ -33,19 +33,20 @@ class _Recent:
     looked for to be dropped.
     """
 
-    __slots__ = ("_room", "old", "young")
+    __slots__ = ("old", "room", "young")
 
     def __init__(self) -> None:
         self.young: dict[int, bytes] = {}
         self.old: dict[int, bytes] = {}
-        self._room = RECENT_BYTES
+        self.room = RECENT_BYTES
+        """Bytes that the younger generation may still take."""
 
     def keep(self, place: int, record: bytes) -> None:
         """Remember a record."""
-        self._room -= len(record) + _RECENT_COST
-        if self._room < 0:
+        self.room -= len(record) + _RECENT_COST
+        if self.room < 0:
             self.old, self.young = self.young, {}
-            self._room = RECENT_BYTES
+            self.room = RECENT_BYTES
         self.young[place] = record
 
 
@@ -66,9 +67,15 @@ class Records:
 
     def add(self, place: int, record: bytes) -> None:
         """A change was made."""
+        size = len(record)
         self._unsaved[RECORDS, place.to_bytes(PLACE_BYTES, "big")] = record
-        self._recent.keep(place, record)
-        self.size += PLACE_BYTES + len(record)
+        self.size += PLACE_BYTES + size
+        recent = self._recent
+        if recent.room < size + _RECENT_COST:
+            recent.keep(place, record)
+        else:  # what `keep` does then, without a call
+            recent.room -= size + _RECENT_COST
+            recent.young[place] = record
 
     def erase(self, stored: bytes) -> int:
         """Forget the record under this key of the engine; how many bytes it had."""
@@ -85,18 +92,17 @@ class Records:
     def get(self, place: int) -> bytes:
         """The record at a place that is not erased; it is remembered."""
         recent = self._recent
-        record = recent.young.get(place) or recent.old.get(place)
+        record = recent.young.get(place)
         if record is None:
-            record = self._stored_one(place)
-        recent.keep(place, record)
+            record = recent.old.get(place) or self._stored_one(place)
+            recent.keep(place, record)
         return record
 
     def get_many(self, places: Sequence[int]) -> list[bytes]:
         """The records at these places, which are remembered. 0.1 us each where they were used lately, else
         2 us, where `get` takes 5.
         """
-        young = self._recent.young
-        found = [young.get(place) for place in places]
+        found = list(map(self._recent.young.get, places))
         if None not in found:
             return found  # type: ignore[return-value]  # as was just seen
         missing = [place for place, record in zip(places, found, strict=True) if record is None]
@@ -117,7 +123,9 @@ class Records:
         """The same for who reads much and once: nothing is remembered, so nothing is pushed out."""
         recent = self._recent
         young, old = recent.young, recent.old
-        found = [young.get(place) or old.get(place) for place in places]
+        found = list(map(young.get, places))
+        if None in found:
+            found = [record or old.get(place) for place, record in zip(places, found, strict=True)]
         if None not in found:
             return found  # type: ignore[return-value]  # as was just seen
         missing = [place for place, record in zip(places, found, strict=True) if record is None]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REPLICATED: Final = (
     "sets_success",
@@ -22,6 +26,8 @@ REPLICATED: Final = (
     "expire_count",
 )
 """The counters that are part of the replicated state, in the order they are stored."""
+
+_replicated: Final[Callable[[object], tuple[int, ...]]] = attrgetter(*REPLICATED)
 
 
 class Statistics(msgspec.Struct, gc=False):
@@ -48,7 +54,7 @@ class Statistics(msgspec.Struct, gc=False):
 
     def replicated(self) -> tuple[int, ...]:
         """The replicated counters, in the order of `REPLICATED`."""
-        return tuple(getattr(self, name) for name in REPLICATED)
+        return _replicated(self)
 
     def restore(self, counts: tuple[int, ...]) -> None:
         """Take over stored counters."""

@@ -89,6 +89,8 @@ def check(command: Operation, max_ops: int = MAX_OPS) -> Fault | None:
     Linear in the size of the request, but for deleted ranges and puts of one list: each deleted range with
     those keys that are put in it.
     """
+    if type(command) is Put and command.key and not (command.ignore_value or command.ignore_lease):
+        return None  # the way of most
     if isinstance(command, Txn):
         if _count(command) > MAX_ALL_OPS:
             return refusal(errors.TOO_MANY_OPS)
@@ -102,23 +104,30 @@ def is_read(txn: Txn) -> bool:
 
 
 def _count(txn: Txn) -> int:
-    operations = (*txn.success, *txn.failure)
-    return len(operations) + sum(_count(each) for each in operations if isinstance(each, Txn))
+    count = 0
+    for branch in (txn.success, txn.failure):
+        count += len(branch)
+        for each in branch:
+            if type(each) is Txn:
+                count += _count(each)
+    return count
 
 
 def _check_txn(txn: Txn, max_ops: int) -> Fault | None:
     count = max(len(txn.compares), len(txn.success), len(txn.failure))
     if count > max_ops:
         return refusal(errors.TOO_MANY_OPS)
-    if not all(compare.key for compare in txn.compares):
-        return refusal(errors.EMPTY_KEY)
-    for operation in (*txn.success, *txn.failure):
-        if isinstance(operation, Txn):
-            fault = _check_txn(operation, max_ops - count)
-        else:
-            fault = _check_operation(operation)
-        if fault is not None:
-            return fault
+    for compare in txn.compares:
+        if not compare.key:
+            return refusal(errors.EMPTY_KEY)
+    for branch in (txn.success, txn.failure):
+        for operation in branch:
+            if isinstance(operation, Txn):
+                fault = _check_txn(operation, max_ops - count)
+            else:
+                fault = _check_operation(operation)
+            if fault is not None:
+                return fault
     return None
 
 
@@ -135,7 +144,8 @@ def _check_operation(operation: Range | Put | DeleteRange) -> Fault | None:
 
 def _check_duplicates(txn: Txn) -> Fault | None:
     for branch in (txn.success, txn.failure):
-        if _writes(branch) is None:
+        is_plain = len(branch) < 2 and Txn not in map(type, branch)
+        if not is_plain and _writes(branch) is None:
             return refusal(errors.DUPLICATE_KEY)
     return None
 
@@ -182,6 +192,9 @@ def _any_covers(deletes: Iterable[DeleteRange], puts: Iterable[bytes]) -> bool:
 
 def put(mvcc: Mvcc, leases: Leases, command: Put) -> PutDone | Fault:
     """Carry out a put that stands alone."""
+    if not (command.lease or command.prev_kv or command.ignore_value or command.ignore_lease):
+        mvcc.put(command.key, command.value, 0)
+        return PutDone(mvcc.finish())
     if command.lease and leases.get(command.lease) is None:
         return refusal(errors.LEASE_NOT_FOUND)
     if (command.ignore_value or command.ignore_lease) and not mvcc.exists(command.key):

@@ -38,7 +38,7 @@ def test_the_addresses_of_one_ipv6_network_have_one_line() -> None:
     made = queue(*many, (b"2001:db8:0:1::1", b"o"))
     assert commands(made.take(100)).index(b"o") == TURN
     made.fail_all(timed_out())
-    assert (made._places.taken, made._bytes.taken) == (0, 0)
+    assert (made._waiting.taken, made._waiting.size) == (0, 0)
 
 
 def test_the_members_own_go_first_and_what_was_taken_before_goes_before_them() -> None:
@@ -99,4 +99,4 @@ def test_one_principal_leaves_half_of_the_bytes_to_the_others() -> None:
     assert len(made) == (MAX_WAITING_BYTES >> 20) * (PARTS + 2) // (2 * PARTS) - 1
     assert set(refused) == {b"flood", b"other"}
     made.fail_all(timed_out())
-    assert (made._bytes.taken, made._places.taken) == (0, 0)
+    assert (made._waiting.size, made._waiting.taken) == (0, 0)

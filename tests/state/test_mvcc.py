@@ -468,3 +468,15 @@ def test_a_record_that_is_gone_is_named_and_not_answered() -> None:
     both.machine.mvcc._records._recent = _Recent()
     with pytest.raises(CorruptData, match="there is no such record"):
         both.machine.mvcc.get(b"a")
+
+
+def test_reading_one_key_again_and_again_pushes_nothing_out_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(records, "RECENT_BYTES", 10_000)
+    kept = records.Records(memory_engine())
+    for place in range(2, 12, 2):
+        kept.add(place, b"%0100d" % place)
+    for _ in range(1_000):
+        assert kept.get(2) == b"%0100d" % 2
+    assert len(kept._recent.young) == 5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from netstore import errors
 from netstore.errors import Fault
-from netstore.state import mvcc, reads, sorting
+from netstore.state import keyindex, mvcc, reads, sorting
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
 from netstore.state.reads import CHUNK, PIECE_BYTES, STEP_UNITS, UNIT_BYTES, Lost, RangeRead, TooMuch
@@ -194,6 +194,39 @@ def test_what_a_large_answer_holds_is_not_remembered(monkeypatch: pytest.MonkeyP
     assert not recent.old
     assert sum(len(some) for some in steps(store.read(Range(b"0", b"09")))) == 900
     assert len(recent.young) == 900
+
+
+@pytest.mark.parametrize("rows", [10_000, 700])
+def test_a_plain_list_looks_for_its_keys_once_while_there_is_memory(
+    monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """What was remembered is given back, and the answer does not depend on it, whatever changes meanwhile."""
+    monkeypatch.setattr(mvcc, "MEASURED_BYTES", rows * reads.ROW_BYTES)
+    store = Store([Put(b"%04d" % number, b"v") for number in range(1_000)])
+    looked: list[int] = []
+    some_keys = keyindex.KeyIndex.some_keys
+
+    def counted(*arguments: Any, **options: Any) -> list[bytes]:
+        found = some_keys(*arguments, **options)
+        looked.append(len(found))
+        return found
+
+    monkeypatch.setattr(keyindex.KeyIndex, "some_keys", counted)
+    wanted = store.twin.range(Range(*ALL))
+    assert isinstance(wanted, Found)
+    read = store.read(Range(*ALL))
+    while not read.measure():
+        pass
+    store.apply(DeleteRange(b"0500", b"0600"))
+    store.apply(Put(b"0001", b"later"))
+    given: list[bytes] = []
+    is_all = False
+    while not is_all:
+        some, is_all = read.give()
+        given += some
+    assert given == wanted.kvs
+    assert sum(looked) == (1_000 if rows > 1_000 else 2_000)
+    assert store.machine.mvcc._measured.used == 0
 
 
 def test_rows_that_do_not_fit_are_not_sorted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,9 @@ class Answers:
     def send(self, call: Call, outcome: PutDone | Deleted | Later | TxnDone) -> None:
         """Answer a call with what applying a command gave, or with a read (`Later`)."""
         header = self._headers(outcome.revision)
+        if type(outcome) is TxnDone and _is_short(outcome):
+            call.reply(messages.write_txn(header, outcome))
+            return
         small = _Small(self._member)
         try:
             settled = txn.settle(outcome, small.find)
@@ -165,6 +168,14 @@ class Pace:
         """It has been waited for too long for so little."""
         waited = self._waited if self._since is None else self._waited + now - self._since
         return waited > PACE_SECONDS
+
+
+def _is_short(outcome: TxnDone) -> bool:
+    """Whether a transaction did nothing but put, and nobody asked for what was there before."""
+    for response in outcome.responses:
+        if type(response) is not PutDone or response.prev_kv is not None:
+            return False
+    return True
 
 
 def _fits(call: Call, size: int) -> bool:
@@ -336,8 +347,12 @@ class _Answering:
 
     def _push(self, tag: bytes, kvs: list[bytes]) -> None:
         """Give pairs away, those that are large without a copy."""
+        pieces = messages.pairs(tag, kvs)
+        if not kvs or max(map(len, kvs)) < SHARED_BYTES:
+            self._call.push(b"".join(pieces))
+            return
         small: list[bytes] = []
-        for piece in messages.pairs(tag, kvs):
+        for piece in pieces:
             if len(piece) < SHARED_BYTES:
                 small.append(piece)
                 continue

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Protocol
 
+from google.protobuf.message import DecodeError
+
 from netstore.api.v3.messages import BadMessage, parse
 from netstore.api.v3.status import NOT_A_MESSAGE, NOT_FOR_LEARNERS
 from netstore.errors import NO_LEADER
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from netstore.node.jobs import Jobs
 
     _M = TypeVar("_M", bound=Message)
+    _R = TypeVar("_R")
 
 LOST_ELECTIONS: Final = 3
 """Election timeouts without a leader after which a stream that needs one ends."""
@@ -78,13 +81,20 @@ class Door:
 
     def unary(self, kind: type[_M], method: Callable[[Call, _M], None], *, learner: bool = False) -> Handler:
         """A unary method. `learner`: one that learners serve, too."""
+        return self.unary_of(kind.FromString, method, learner=learner)
+
+    def unary_of(
+        self, read: Callable[[bytes], _R], method: Callable[[Call, _R], None], *, learner: bool = False
+    ) -> Handler:
+        """The same for a request that `read` makes of the message; DecodeError from it when that is none."""
+        lets_in = self._lets_in
 
         def handle(call: Call, message: bytes) -> None:
-            if not self._lets_in(call, learner=learner):
+            if not lets_in(call, learner):
                 return
             try:
-                request = parse(kind, message)
-            except BadMessage as error:
+                request = read(message)
+            except DecodeError as error:
                 call.finish(grpc.INTERNAL, NOT_A_MESSAGE.format(error))
             else:
                 method(call, request)
@@ -95,7 +105,7 @@ class Door:
         """A method with a stream of requests or of answers."""
 
         def handle(call: Call) -> Receiver:
-            if not self._lets_in(call, learner=learner):
+            if not self._lets_in(call, learner):
                 return DEAF
             receiver = method(call)
             if call.metadata(b"hasleader") == b"true":
@@ -106,12 +116,13 @@ class Door:
 
         return handle
 
-    def _lets_in(self, call: Call, *, learner: bool) -> bool:
+    def _lets_in(self, call: Call, learner: bool) -> bool:
         member = self._member
-        own = member.machine.members.get(member.id)
-        if own is not None and own.learner and not learner:
-            call.finish(grpc.UNAVAILABLE, NOT_FOR_LEARNERS)
-            return False
+        if not learner:
+            own = member.machine.members.get(member.id)
+            if own is not None and own.learner:
+                call.finish(grpc.UNAVAILABLE, NOT_FOR_LEARNERS)
+                return False
         if not member.leader and call.metadata(b"hasleader") == b"true":
             call.finish(grpc.UNAVAILABLE, _NO_LEADER)
             return False

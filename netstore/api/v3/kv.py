@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from netstore.api.v3.quota import Quota
     from netstore.net.grpc import Call, Handler
     from netstore.state.machine import Outcome
-    from netstore.state.v3commands import Operation, Range, Txn
+    from netstore.state.v3commands import Operation, Put, Range, Txn
 
 ENVELOPE_BYTES: Final = 32
 """What etcd adds to a request before it measures it, about: the operation that just fits there fits here."""
@@ -59,7 +59,7 @@ class KvService:
         """Path -> handler."""
         return {
             b"/etcdserverpb.KV/Range": door.unary(pb.RangeRequest, self._range, learner=True),
-            b"/etcdserverpb.KV/Put": door.unary(pb.PutRequest, self._put),
+            b"/etcdserverpb.KV/Put": door.unary_of(messages.parse_put, self._put),
             b"/etcdserverpb.KV/DeleteRange": door.unary(pb.DeleteRangeRequest, self._delete),
             b"/etcdserverpb.KV/Txn": door.unary(pb.TxnRequest, self._txn),
             b"/etcdserverpb.KV/Compact": door.unary(pb.CompactionRequest, self._compact),
@@ -67,8 +67,7 @@ class KvService:
 
     # --- writes
 
-    def _put(self, call: Call, request: pb.PutRequest) -> None:
-        command = messages.read_put(request)
+    def _put(self, call: Call, command: Put) -> None:
         if len(command.key) + len(command.value) > self._most_bytes:
             call.finish(grpc.INVALID_ARGUMENT, REQUEST_TOO_LARGE)
         else:

@@ -832,10 +832,11 @@ class Http2Connection:
         start = position + 9
         self._more = False
         while start <= size and self.reading:
-            if self.spent >= self._slice:
+            spent = self.spent
+            if spent >= self._slice:
                 self._more = True
                 break
-            self.spent += 1
+            self.spent = spent + 1
             head, flags, number = unpack(data, position)
             length = head >> 8
             stop = start + length
@@ -923,7 +924,7 @@ class Http2Connection:
         self._last = number
         blocks = self._blocks
         try:
-            head, timeout = blocks.read(block)
+            head, timeout = blocks.find(block) or blocks.read(block)
         except LargeList as fault:
             raise ConnectionFault(ENHANCE_YOUR_CALM, str(fault)) from None
         except BadBlock as fault:

@@ -87,3 +87,17 @@ def test_a_physical_compaction_is_answered_when_it_is_over(
     call = served.call("/etcdserverpb.KV/Compact", pb.CompactionRequest(revision=3, physical=True))
     waiting.pop()(too_many())
     assert call.status == grpc.RESOURCE_EXHAUSTED
+
+
+def test_each_option_of_a_put_means_something(served: Served) -> None:
+    def put(**fields: object) -> pb.PutResponse:
+        call = served.call("/etcdserverpb.KV/Put", pb.PutRequest(key=b"k", **fields))  # type: ignore[arg-type]
+        assert call.status == grpc.OK, call.text
+        return pb.PutResponse.FromString(call.messages[0])
+
+    served.call("/etcdserverpb.Lease/LeaseGrant", pb.LeaseGrantRequest(ID=5, TTL=100))
+    put(value=b"1", lease=5)
+    assert put(value=b"2", ignore_lease=True, prev_kv=True).prev_kv.value == b"1"
+    assert put(ignore_value=True, prev_kv=True).prev_kv.lease == 5
+    last = put(prev_kv=True).prev_kv
+    assert (last.value, last.lease, last.version) == (b"2", 0, 3)

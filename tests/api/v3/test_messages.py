@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -261,3 +262,54 @@ def test_what_is_no_message() -> None:
         parse(pb.PutRequest, b"\x0a\xff")
     unknown = parse(pb.PutRequest, b"\x0a\x01a\xf8\x07\x01")
     assert unknown.key == b"a", "fields nobody knows are ignored"
+
+
+_LENGTHS = (0, 1, 2, 127, 128, 129, 16_383, 16_384)
+
+
+@given(
+    st.sampled_from(_LENGTHS),
+    st.sampled_from(_LENGTHS),
+    st.sampled_from([0, 0, 5, -1]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_put_that_is_taken_apart_here_means_what_protobuf_says(
+    key: int, value: int, lease: int, prev_kv: bool, ignores: bool
+) -> None:
+    request = pb.PutRequest(
+        key=b"k" * key, value=b"v" * value, lease=lease, prev_kv=prev_kv, ignore_value=ignores
+    )
+    assert messages.parse_put(request.SerializeToString()) == messages.read_put(request)
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=12),
+        st.lists(
+            st.sampled_from(
+                [
+                    b"\x0a",
+                    b"\x12",
+                    b"\x00",
+                    b"\x01",
+                    b"\x02",
+                    b"\x80\x00",
+                    b"\x82\x00",
+                    b"\xff",
+                    b"a",
+                    b"\x18",
+                ]
+            ),
+            max_size=10,
+        ).map(b"".join),
+    )
+)
+def test_whatever_the_bytes_of_a_put_are_they_mean_what_protobuf_says(data: bytes) -> None:
+    try:
+        wanted = messages.read_put(pb.PutRequest.FromString(data))
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            messages.parse_put(data)
+    else:
+        assert messages.parse_put(data) == wanted
