@@ -108,45 +108,6 @@ class Session(Protocol):
         """The server stops: take nothing new, and finish the connection once what waits is answered."""
 
 
-class Handshake:
-    """Stands in for the session of a TLS connection until it is open. Implements `Session`."""
-
-    busy = False
-    reading = True
-    idle = True
-    waiting = True
-    hungry = False
-    late = False
-    answers_need_reading = True
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def receive(self, data: bytes) -> None:
-        """Never: nothing can be read before the handshake is over."""
-
-    def resume(self) -> None:
-        """Nothing waits."""
-
-    def eof(self) -> None:
-        """The peer gave up."""
-        self._connection.cut()
-
-    def gone(self) -> None:
-        """Nobody is to be told."""
-
-    def refuse(self, status: int, text: bytes) -> None:
-        """It took too long. Nothing can be said over what is not open."""
-        self._connection.abandon(f"{status}: {text.decode()}")
-
-    def sweep(self, now: float) -> None:
-        """`Connection.stalled` keeps the time."""
-
-    def drain(self) -> None:
-        """Nothing was asked yet."""
-        self._connection.cut()
-
-
 class Closed:
     """Stands in for the session of a connection that is closed, so that the two do not keep each other: what
     is left of them is freed at once, and not found by a collection that holds the loop. Implements `Session`.
@@ -175,6 +136,29 @@ class Closed:
 
     def drain(self) -> None:
         """It is over."""
+
+
+class Handshake(Closed):
+    """Stands in for the session of a TLS connection until it is open. Nothing can be read before."""
+
+    reading = True
+    waiting = True
+    answers_need_reading = True
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def eof(self) -> None:
+        """The peer gave up."""
+        self._connection.cut()
+
+    def refuse(self, status: int, text: bytes) -> None:
+        """It took too long. Nothing can be said over what is not open."""
+        self._connection.abandon(f"{status}: {text.decode()}")
+
+    def drain(self) -> None:
+        """Nothing was asked yet."""
+        self._connection.cut()
 
 
 _CLOSED: Final = Closed()
