@@ -87,6 +87,9 @@ TURN_UNITS: Final = 5_000
 READ_UNITS: Final = 5_000
 """The same for linearizable reads that can be answered; the others are answered in the next turns."""
 
+EXPIRED_AT_ONCE: Final = 250
+"""Writes that have waited too long which are told so at once, and as many reads: about 2 ms."""
+
 UNITS_A_READ: Final = 20
 """Microseconds, about, that any of them takes, beside what it looks at (`Mvcc.glanced`)."""
 
@@ -243,6 +246,8 @@ class Host:
         """Something was asked for since the last turn."""
         self._asked_at = float("-inf")
         """The last turn before which something was. Monotonic seconds."""
+        self._expiring = False
+        """There are more that have waited too long."""
         self._chore_is_next = False
         """Of chores and jobs, where both are to be done and only one of them may."""
         self.contended: Callable[[], bool] = _never
@@ -361,7 +366,7 @@ class Host:
     def tick(self) -> None:
         """One tick of protocol time: elections, heartbeats; also the time limit of waiting requests."""
         self.proposals.now = self.clock.monotonic()
-        if self.proposals.expire(errors.timed_out) + self._expire_reads():
+        if self._expire():
             self._flush()
         self._raft.tick()
         for peer, (acknowledged, kept) in self._raft.take_forgetful().items():
@@ -515,6 +520,8 @@ class Host:
         self.parts.begin(proposals.now)
         if self._asked:
             self._asked, self._asked_at = False, proposals.now
+        if self._expiring:
+            self._expire()
         self._hold()
         if proposals.queued and self._raft.leader:
             payloads = proposals.take(PAYLOADS_PER_TURN)
@@ -754,8 +761,16 @@ class Host:
         """Somebody's answer or event could not be made. That request fails, the member goes on."""
         self._log.error("request_failed", error=repr(fault))
 
+    def _expire(self) -> bool:
+        """Tell those that have waited too long, some at a time; whether there were any."""
+        told = self.proposals.expire(errors.timed_out, EXPIRED_AT_ONCE) + self._expire_reads()
+        self._expiring = told >= EXPIRED_AT_ONCE
+        if self._expiring:
+            self._wake()
+        return told > 0
+
     def _expire_reads(self) -> int:
-        late = self._reads.take_late(self.proposals.now)
+        late = self._reads.take_late(self.proposals.now, EXPIRED_AT_ONCE)
         for done in late:
             self._finish_read(done, errors.timed_out())
         return len(late)

@@ -8,7 +8,7 @@ stopped).
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
 from netstore import errors
@@ -175,17 +175,20 @@ class Proposals:
             self.complete(request, fault)
         return len(waiting)
 
-    def expire(self, fault: Callable[[], Fault]) -> int:
-        """Give every slot past its time limit a fault; how many. Slots are in the order of their limits, so
-        this is O(expired).
+    def expire(self, fault: Callable[[], Fault], most: int) -> int:
+        """Give up to so many slots past their time limit a fault; how many. Slots are in the order of their
+        limits, and so are the payloads of each line: this is O(expired), amortised.
         """
-        late = [request for request, _ in takewhile(self._is_late, self._slots.items())]
-        for request in late:
+        late = list(takewhile(self._is_late, islice(self._slots.items(), most)))
+        for request, (_, _, _, owner) in late:
             self.complete(request, fault())
+            line = self._lines.get(owner)
+            if line is not None:
+                self._forget_first(line)
+                if not line:
+                    del self._lines[owner]
         if late:
-            self._first = self._waited_for(self._first)
-            kept = [(owner, self._waited_for(line)) for owner, line in self._lines.items()]
-            self._lines = OrderedDict((owner, line) for owner, line in kept if line)
+            self._forget_first(self._first)
         return len(late)
 
     def fail_all(self, fault: Fault) -> None:
@@ -201,8 +204,10 @@ class Proposals:
         for payload in payloads:
             self.complete(request_of(payload), fault)
 
-    def _waited_for(self, payloads: deque[bytes]) -> deque[bytes]:
-        return deque(each for each in payloads if request_of(each) in self._slots)
+    def _forget_first(self, payloads: deque[bytes]) -> None:
+        """Let go of those at the front for which nobody waits."""
+        while payloads and request_of(payloads[0]) not in self._slots:
+            payloads.popleft()
 
     def _is_late(self, item: tuple[int, tuple[Done, float, int, str]]) -> bool:
         return item[1][1] < self.now

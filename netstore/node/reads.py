@@ -9,8 +9,8 @@ principals (`admission.household`) take turns, so that who asks for a thousand t
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from heapq import heapify, heappop, heappush
-from itertools import takewhile
+from heapq import heappop, heappush
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore.admission import Admission, household
@@ -29,6 +29,13 @@ MAX_WAITING: Final = 20_000
 """
 
 
+LINED_UP: Final = 1_000
+"""Reads that are put into the lines of those who asked at once, when they can be answered: 0.2 ms."""
+
+LINED_UP_EACH: Final = 64
+"""The same for the others, each time one is taken."""
+
+
 class _Read(NamedTuple):
     done: Done
     late: float
@@ -45,11 +52,17 @@ class Reads:
         self._places = Admission(MAX_WAITING)
         self._asked: dict[int, _Read] = {}
         """All that wait, in the order in which they came."""
-        self._behind: list[tuple[Index, int]] = []
-        """A heap: what has to be applied before a read can be answered. It may have some that were given up.
-        """
+        # All of these may have some that were given up.
+        self._behind: dict[Index, list[int]] = {}
+        """Those that can be answered once this is applied: few indexes, for one serves many."""
+        self._indexes: list[Index] = []
+        """A heap of these."""
+        self._reached: deque[int] = deque()
+        """Those that can be answered, and stand in no line yet."""
         self._lines: OrderedDict[str, deque[int]] = OrderedDict()
-        """Those that can be answered, by who asked; the next one's line is the first. They too."""
+        """The others of them, by who asked; the next one's line is the first."""
+        self._given_up = 0
+        """How many were, since they were looked for in `_behind`."""
 
     def __len__(self) -> int:
         """How many wait."""
@@ -58,7 +71,7 @@ class Reads:
     @property
     def ready(self) -> bool:
         """There may be one that can be answered."""
-        return bool(self._lines)
+        return bool(self._lines or self._reached)
 
     def ask(self, done: Done, principal: str, now: float) -> int | None:
         """One more read, at `now` by the monotonic clock; its number. None when too many wait, of all or of
@@ -73,21 +86,30 @@ class Reads:
 
     def confirm(self, number: int, index: Index) -> None:
         """This read may be answered once everything up to `index` is applied. O(log n)."""
-        if number in self._asked:
-            heappush(self._behind, (index, number))
+        if number not in self._asked:
+            return
+        numbers = self._behind.get(index)
+        if numbers is None:
+            numbers = self._behind[index] = []
+            heappush(self._indexes, index)
+        numbers.append(number)
 
     def reach(self, applied: Index) -> None:
-        """Everything up to here is applied. O(reads that can be answered now, and log n for each)."""
-        behind = self._behind
-        while behind and behind[0][0] <= applied:
-            _, number = heappop(behind)
-            read = self._asked.get(number)
-            if read is not None:
-                self._lines.setdefault(read.owner, deque()).append(number)
+        """Everything up to here is applied. O(indexes that were waited for, and `LINED_UP`), and 10 ns for
+        each further read.
+        """
+        indexes = self._indexes
+        while indexes and indexes[0] <= applied:
+            self._reached += self._behind.pop(heappop(indexes))
+        self._line_up(LINED_UP)
 
     def take(self) -> Done | None:
-        """The read whose turn it is; it waits no more. None where none can be answered."""
+        """The read whose turn it is; it waits no more. None where none can be answered. O(1), beside those
+        that were given up.
+        """
         lines = self._lines
+        if self._reached:
+            self._line_up(LINED_UP_EACH)
         while lines:
             owner, line = lines.popitem(last=False)
             done = self.drop(line.popleft())
@@ -97,6 +119,15 @@ class Reads:
                 return done
         return None
 
+    def _line_up(self, most: int) -> None:
+        """Put so many of those that can be answered into the lines of who asked."""
+        reached, asked = self._reached, self._asked
+        for _ in range(min(most, len(reached))):
+            number = reached.popleft()
+            read = asked.get(number)
+            if read is not None:
+                self._lines.setdefault(read.owner, deque()).append(number)
+
     def drop(self, number: int) -> Done | None:
         """Let a read wait no more; None when it does not."""
         read = self._asked.pop(number, None)
@@ -105,20 +136,26 @@ class Reads:
         self._places.leave(read.owner)
         return read.done
 
-    def take_late(self, now: float) -> list[Done]:
-        """Those that have waited too long, which wait no more. O(those), and of what waits where there are
-        any.
-        """
-        late = list(takewhile(lambda number: self._asked[number].late < now, self._asked))
+    def take_late(self, now: float, most: int) -> list[Done]:
+        """Up to so many of those that have waited too long, which wait no more. O(those), amortised."""
+        late = list(takewhile(lambda number: self._asked[number].late < now, islice(self._asked, most)))
         found = [done for number in late if (done := self.drop(number)) is not None]
-        if found:
-            self._behind = [each for each in self._behind if each[1] in self._asked]
-            heapify(self._behind)
+        self._given_up += len(found)
+        if self._given_up > MAX_WAITING or (found and not self._asked):
+            self._given_up = 0
+            asked = self._asked
+            for index, numbers in list(self._behind.items()):
+                numbers[:] = [number for number in numbers if number in asked]
+                if not numbers:
+                    del self._behind[index]
+            self._indexes = sorted(self._behind)
         return found
 
     def take_all(self) -> list[Done]:
         """All of them: the member stops."""
         found = [done for number in list(self._asked) if (done := self.drop(number)) is not None]
         self._behind.clear()
+        self._indexes.clear()
+        self._reached.clear()
         self._lines.clear()
         return found

@@ -68,7 +68,7 @@ def test_nothing_is_lost_and_each_principal_keeps_its_order(what: list[bytes], m
 def test_what_timed_out_is_proposed_no_more() -> None:
     made = queue((b"a", b"1"), (b"", b"own"))
     made.now = 11.0
-    made.expire(timed_out)
+    made.expire(timed_out, 1000)
     assert not made.queued
 
 

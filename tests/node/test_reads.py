@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from netstore.node import reads
-from netstore.node.host import READ_UNITS, UNITS_A_READ
+from netstore.node.host import EXPIRED_AT_ONCE, READ_UNITS, UNITS_A_READ
 from netstore.raft.core import Raft
 from netstore.state.v3commands import Range
 from netstore.types import Index
@@ -122,7 +122,8 @@ def test_a_read_that_was_given_up_waits_for_no_index(monkeypatch: pytest.MonkeyP
     reader.member.clock.now += 8_000_000_000  # type: ignore[assignment]
     reader.member.host.tick()
     assert reader.told == ["ann: etcdserver: request timed out"]
-    assert (len(waiting), waiting._behind, waiting._places.taken) == (0, [], 0)
+    assert (len(waiting), waiting._behind, waiting._places.taken) == (0, {}, 0)
+    assert waiting._indexes == []
 
 
 def test_the_addresses_of_one_ipv6_network_have_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,3 +132,37 @@ def test_the_addresses_of_one_ipv6_network_have_one_turn(monkeypatch: pytest.Mon
         reader.ask(f"2001:db8::{number:x}")
     reader.ask("2001:db8:0:1::1")
     assert reader.turn().index("2001:db8:0:1::1") == 1
+
+
+def test_many_that_waited_too_long_are_told_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader.of(monkeypatch)
+    host = reader.member.host
+    reader.ask("ann", 4 * EXPIRED_AT_ONCE)
+    for number in list(host._reads._asked):
+        host._reads.confirm(number, Index(2**61))
+    reader.member.clock.now += 8_000_000_000  # type: ignore[assignment]
+    reader.ask("bob")
+    seen: list[int] = []
+    host.tick()
+    while reader.member.woken and len(seen) < 20:
+        reader.member.woken = False
+        seen.append(len(reader.told))
+        host.turn()
+    assert seen == [EXPIRED_AT_ONCE * number for number in (1, 2, 3, 4)]
+    assert len(host._reads) == 1
+
+
+def test_what_was_given_up_does_not_gather(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long what has to be applied does not come."""
+    monkeypatch.setattr(reads, "MAX_WAITING", 64)
+    waiting = reads.Reads(5.0)
+    for second in range(0, 1000, 10):
+        for _ in range(20):
+            number = waiting.ask(lambda _: None, "ann", float(second))
+            assert number is not None
+            waiting.confirm(number, Index(second + 1))
+        waiting.take_late(second + 9.0, 19)
+        assert sum(map(len, waiting._behind.values())) <= 64 + 2 * 20 + len(waiting)
+        assert set(waiting._indexes) == set(waiting._behind)
+        for number in list(waiting._asked)[:-1]:
+            waiting.drop(number)
