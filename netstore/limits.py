@@ -12,7 +12,7 @@ of many small things charges a fixed cost for each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 SMALLEST: Final = 64 << 20
@@ -127,6 +127,11 @@ class Shares:
     """Reads of the v3 keys that are done in steps, with the rows that they sort."""
     walks: Budget
     """Lists of the v2 tree that are done in steps: nodes as they were when it was asked for them."""
+
+    @property
+    def parts(self) -> dict[str, Budget]:
+        """The shares by their names."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "whole"}
 
     @classmethod
     def of(cls, size: int) -> Shares:

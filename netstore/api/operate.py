@@ -143,13 +143,7 @@ class OperateApi:
             "memory": {
                 "budgetBytes": shares.whole.limit,
                 "usedBytes": shares.whole.used,
-                "sharesUsedBytes": {
-                    "clients": shares.clients.used,
-                    "peers": shares.peers.used,
-                    "overlay": shares.overlay.used,
-                    "log": shares.log.used,
-                    "copies": shares.copies.used,
-                },
+                "sharesUsedBytes": {name: share.used for name, share in shares.parts.items()},
             }
         }
 

@@ -186,6 +186,7 @@ class Connection:
         "_reactor",
         "_record",
         "_record_since",
+        "_resting",
         "_sealed",
         "_socket",
         "_soon",
@@ -265,6 +266,8 @@ class Connection:
         self._drained = 0
         self._drop = DRAIN_LIMIT
         self._mask = _IN
+        self._resting = False
+        """The kernel tells nothing of it: it waits for its turn."""
 
     def begin(self) -> None:
         """It can carry a session now."""
@@ -392,6 +395,9 @@ class Connection:
         """It is this connection's turn: the kernel has something to read, room to write or bad news, or there
         is something to go on with.
         """
+        if self._resting:
+            self._resting = False
+            self._reactor.modify(self.fd, self._mask)
         if self._doomed:
             self.cut()
         elif mask & _OUT or self._dirty:
@@ -647,4 +653,11 @@ class Connection:
         mask = (0 if paused else _IN) | (_OUT if waits else 0)
         if mask != self._mask:
             self._mask = mask
-            self._reactor.modify(self.fd, mask)
+            if not self._resting:
+                self._reactor.modify(self.fd, mask)
+
+    def rest(self) -> None:
+        """It waits for its turn, and the kernel told of it already: again is of no use until then."""
+        if not self._resting:
+            self._resting = True
+            self._reactor.modify(self.fd, 0)

@@ -299,6 +299,8 @@ class Http1Connection:
         """Hand over what is complete, as long as the answers outstanding are not too many or too large, none
         of them is without an end, and a read does not have to wait for a write.
         """
+        if self.closed:
+            return
         pending, server, output = self._pending, self.server, self.output
         if self._thirsty is not None and output.unsent() <= LOW_WATER:
             thirsty, self._thirsty = self._thirsty, None
@@ -374,7 +376,7 @@ class Http1Connection:
         self.hungry = False
         self.late = False
         self._drop()
-        self._next = None
+        self._next = self._thirsty = None
         pending = list(self._pending)
         self._pending.clear()
         self._weight = 0

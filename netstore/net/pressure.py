@@ -83,6 +83,8 @@ class Pressure:
         self._wait = int(memory.limit * WAIT)
         self._release = int(memory.limit * RELEASE)
         self._cut = int(memory.limit * CUT)
+        self._cut_from = self._cut
+        """Bytes held from which the heaviest are looked for: not at each charge, should they be too few."""
         self._fresh = int(memory.limit * FRESH)
         self._held_back: dict[Holder, tuple[int, int]] = {}
         """What each had taken when it was looked at last, and for how many seconds it took too little."""
@@ -99,14 +101,16 @@ class Pressure:
 
     def charged(self) -> None:
         """Something more is held. Makes room at once where it must; O(1) otherwise."""
-        if self._memory.used > self._cut:
+        if self._memory.used > self._cut_from:
             self._doom_the_heaviest()
+            self._cut_from = max(self._cut, self._memory.used + self._fresh)
 
     def look(self, now: float) -> None:
         """Once a round, and once a second: see who has to wait, and who does no longer. O(1) while nobody
         has to, and mostly else.
         """
         self._now = now
+        self._cut_from = self._cut
         used = self._memory.used
         if used <= self._wait and not self._held_back:
             return
@@ -178,10 +182,10 @@ class Pressure:
                 return
             self._drop(holder, "memory ran out and it held most")
 
-    def _not_taken(self, holder: Holder) -> int:
-        """What it holds, without what could not be sent yet."""
+    def _not_taken(self, holder: Holder) -> tuple[int, int]:
+        """What it holds, without what could not be sent yet; then all that it holds."""
         held = holder.account.held
-        return held - min(max(held - holder.left, 0), self._fresh)
+        return held - min(max(held - holder.left, 0), self._fresh), held
 
     def _drop(self, holder: Holder, reason: str) -> None:
         if self._now - self._cut_told_at >= _CUT_TOLD_EVERY:

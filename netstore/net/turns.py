@@ -40,6 +40,10 @@ class Turns(Generic[_C]):
     def __len__(self) -> int:
         return len(self._places)
 
+    def waits(self, connection: _C) -> bool:
+        """Whether it waits for a turn."""
+        return connection in self._places
+
     @property
     def first(self) -> int:
         """The level of who comes next; `LEVELS` when nobody waits."""
@@ -63,8 +67,8 @@ class Turns(Generic[_C]):
         return self._take(next(level for level, lines in enumerate(self._levels) if lines))
 
     def spare(self) -> tuple[_C, int]:
-        """The same for one of those who would wait longest: the levels take turns here, so that whoever waits
-        behind others is served in the end. StopIteration when nobody waits.
+        """The same, but of the next level in rotation: so whoever waits behind others is served in the end.
+        StopIteration when nobody waits.
         """
         order = (*range(self._spared + 1, LEVELS), *range(self._spared + 1))
         self._spared = next(level for level in order if self._levels[level])

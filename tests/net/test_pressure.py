@@ -177,6 +177,30 @@ def test_who_was_just_answered_is_not_cut_before_those_who_do_not_read() -> None
     assert here.memory.used <= LIMIT
 
 
+def test_what_is_fresh_is_cut_too_where_nothing_else_is_held() -> None:
+    """Connections that hold nothing stand before them, as those do that were opened first."""
+    idle = {f"idle{number}": 0 for number in range(50)}
+    here = Here(**idle, **{f"told{number}": 0 for number in range(100)})
+    for one in here.ones[50:]:
+        one.account.charge(LIMIT // 16)
+        here.pressure.charged()
+        assert here.memory.used <= CUT * LIMIT
+    assert {one.principal[:4] for one in here.ones if one.doomed} == {"told"}
+
+
+def test_the_heaviest_are_not_looked_for_at_each_charge() -> None:
+    """Even where nobody could be cut: what is held is not theirs."""
+    here = Here(one=10)
+    other = here.memory.account()
+    other.charge(int(CUT * LIMIT))
+    looks = []
+    for _ in range(1000):
+        other.charge(1)
+        here.pressure.charged()
+        looks.append(here.looked)
+    assert here.looked <= 1000 // (LIMIT // 16) + 1
+
+
 def test_many_cuts_are_one_line() -> None:
     here = Here(**{f"stuck{number}": 30 for number in range(70)})
     here.pressure.charged()

@@ -15,6 +15,7 @@ import trio.lowlevel
 
 from netstore.guard import unguarded
 from netstore.limits import Budget
+from netstore.net import reactor
 from netstore.net.connection import HANDSHAKE_SECONDS, SEND_SIZE
 from netstore.net.http1 import (
     HEAD_SECONDS,
@@ -760,6 +761,36 @@ async def test_a_closed_connection_is_freed_without_a_collection(protocol: str) 
             gc.garbage.clear()
             gc.enable()
         assert left == []
+
+
+async def test_the_kernel_tells_once_of_who_waits_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More wait than it tells of in a round, and somebody new is told of all the same."""
+    monkeypatch.setattr(reactor, "_EVENTS_PER_ROUND", 4)
+    monkeypatch.setattr(reactor, "_CROWD", 4)
+    async with site() as here:
+        many = asking(here, 200)
+        (other,) = asking(here, 1)
+        await here.until_asked(201)
+        connections = list(here.reactor._connections.values())
+        for number, connection in enumerate(connections):
+            here.reactor.named(connection, "other" if number == 200 else "many")
+        here.exchanges.clear()
+        timed(here, 2 * ROUND_SECONDS)
+        for one in many:
+            one.sendall(GET.replace(b"/a", b"/m"))
+        await here.until_asked(120)
+        other.sendall(GET.replace(b"/a", b"/b"))
+        sent = len(here.exchanges)
+        await here.until_asked(201)
+        paths = [exchange.request.path for exchange in here.exchanges]
+        assert paths.index(b"/b") <= sent + 4
+        assert paths.count(b"/m") == 200
+        assert not any(connection._resting for connection in connections)
+        for one in (*many, other):
+            one.sendall(GET)
+        await here.until_asked(402)
+        for one in (*many, other):
+            one.close()
 
 
 async def test_what_the_kernel_holds_of_a_connection_is_bounded() -> None:
