@@ -488,9 +488,9 @@ class Reactor:
     def _serve_by_turns(self, at: float) -> float:
         """Serve those who wait by turns. Gives the time.
 
-        Where some stand far above a light connection that asks now and then, the round ends when the light
-        ones are served, or after `HEAVY_SECONDS` where none of them asks now. One turn of each round goes to
-        the levels in rotation.
+        Where some stand far above a light connection that asks now and then, they have `HEAVY_SECONDS` of a
+        round, and half of that in one in which light ones are served. One turn of each round goes to who has
+        waited longest.
         """
         turns = self._turns
         first = turns.first
@@ -498,13 +498,15 @@ class Reactor:
         stop = at + (ROUND_SECONDS if first < heavy else HEAVY_SECONDS)
         self.hurried = self._lightest < LEVELS
         for _ in range(len(turns) - 1):
-            if at > stop or not turns or turns.first >= heavy > first:
+            if at > stop or not turns:
                 break
+            if first < heavy <= turns.first:
+                first, stop = heavy, min(stop, at + HEAVY_SECONDS / 2)  # the light are served
             at = self._serve_one(*turns.take(), at)
         if turns:
             if turns.first >= heavy:
                 self._heavy_at = at
-            at = self._serve_one(*turns.spare(), at)
+            at = self._serve_one(*turns.longest(), at)
         self.hurried = False
         return at
 

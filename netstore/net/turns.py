@@ -34,8 +34,8 @@ class Turns(Generic[_C]):
 
     def __init__(self) -> None:
         self._levels: list[_Lines[_C]] = [OrderedDict() for _ in range(LEVELS)]
-        self._places: dict[_C, tuple[int, str]] = {}
-        self._spared = 0
+        self._places: OrderedDict[_C, tuple[int, str]] = OrderedDict()
+        """Level and principal of each, in the order in which they came."""
 
     def __len__(self) -> int:
         return len(self._places)
@@ -66,13 +66,15 @@ class Turns(Generic[_C]):
         """Whose turn it is, and what it waited for. StopIteration when nobody waits."""
         return self._take(next(level for level, lines in enumerate(self._levels) if lines))
 
-    def spare(self) -> tuple[_C, int]:
-        """The same, but of the next level in rotation: so whoever waits behind others is served in the end.
-        StopIteration when nobody waits.
+    def longest(self) -> tuple[_C, int]:
+        """The same for who has waited longest, whatever its level: so whoever waits behind others is served
+        in the end. StopIteration when nobody waits.
         """
-        order = (*range(self._spared + 1, LEVELS), *range(self._spared + 1))
-        self._spared = next(level for level in order if self._levels[level])
-        return self._take(self._spared)
+        connection = next(iter(self._places))
+        level, name = self._places[connection]
+        mask = self._levels[level][name][connection]
+        self.remove(connection)
+        return connection, mask
 
     def remove(self, connection: _C) -> None:
         """It waits no more, if it did."""

@@ -75,22 +75,18 @@ def test_who_took_least_comes_first_whoever_it_is() -> None:
     assert turns.first == LEVELS
 
 
-def test_who_waits_behind_others_is_served_in_the_end() -> None:
-    """However much those at the front ask for: the spare turns go round the levels."""
+def test_who_has_waited_longest_is_served_in_the_end() -> None:
+    """However much those at the front ask for."""
     turns: Turns[One] = Turns()
     behind = [One("a", number) for number in range(6)]
-    for one, level in zip(behind, (2, 5, 5, 9, 20, 20), strict=True):
+    for one, level in zip(behind, (2, 20, 5, 9, 5, 20), strict=True):
         turns.add(one, 1, level)
-    served = []
-    for number in range(100):
+    for number in range(6):
         turns.add(One("b", 100 + number), 1, 0)
-        one, _ = turns.spare()
-        served.append(one.number)
-        if len(turns) == 0:
-            break
-        turns.take()
-        turns.add(One("b", 200 + number), 1, 0)
-    assert set(range(6)) <= set(served[: 4 * 6])
+        assert turns.longest() == (behind[number], 1)
+        one, _ = turns.take()
+        assert one.household == "b"
+    assert len(turns) == 0
 
 
 @given(
@@ -113,9 +109,11 @@ def test_nobody_is_lost_or_served_twice(steps: list[tuple[str, int, int]]) -> No
             if one in waiting:
                 waiting.remove(one)
         elif waiting:
-            taken, _ = turns.take() if step == "t" else turns.spare()
+            taken, _ = turns.take() if step == "t" else turns.longest()
             if step == "t":
                 assert levels[taken] == min(levels[each] for each in waiting)
+            else:
+                assert taken is waiting[0]
             alike = (each for each in waiting if each.household == taken.household)
             # Of its principal and its level it waited longest.
             assert taken is next(each for each in alike if levels[each] == levels[taken])
