@@ -195,6 +195,7 @@ class Connection:
         "_unsent",
         "_unsent_size",
         "account",
+        "charged",
         "fd",
         "heard",
         "held_back",
@@ -252,6 +253,8 @@ class Connection:
         """What of it is charged to the account."""
         self.taken = 0
         """Bytes that the kernel took, in all."""
+        self.charged = 0
+        """How many of them count in the load."""
         self.held_back = False
         """It holds so much of the memory for all that nothing new is to be handled for it."""
         self.left = 0
@@ -275,11 +278,6 @@ class Connection:
         if name:
             self._reactor.named(self, name)
         self.session = self._reactor.session(self)
-
-    @property
-    def household(self) -> str:
-        """Whom it counts with (`admission.household`)."""
-        return self.load.household.name
 
     @property
     def open(self) -> bool:

@@ -31,8 +31,9 @@ much higher.
 LIGHT: Final = 5
 """The highest level of a connection that is light: it takes about a twentieth of the loop at most."""
 
-LEVELS: Final = 2 * MOST + APART + 1
-"""Levels of a connection: its own and that of all it counts with, added up, and `APART`."""
+_OWN: Final = MOST + APART + 1
+LEVELS: Final = (MOST + 1) * _OWN
+"""Levels of a connection: by what its household took, and within that by what it took itself."""
 
 _STEP: Final = HALF_LIFE / 20
 
@@ -101,8 +102,10 @@ class ConnectionLoad(Load):
         return super().level(now) <= LIGHT
 
     def level(self, now: float) -> int:
-        """Between 0 and 2 * `MOST`."""
-        return super().level(now) + self.household.level(now)
+        """Between 0 and `LEVELS` - 1 - `APART`. First by the household: however its work is spread over
+        connections, one that takes less comes before it.
+        """
+        return _OWN * self.household.level(now) + super().level(now)
 
 
 class Loads:

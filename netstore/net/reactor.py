@@ -70,6 +70,17 @@ the last `LIGHT_SECONDS` (`load.py`): who asks for little now and then waits for
 
 LIGHT_SECONDS: Final = 0.1
 
+SEND_SECONDS: Final = 0.00001
+BYTE_SECONDS: Final = 5e-10
+"""What a send counts for a load, and each byte of it. Not by the clock: to send wakes up who receives, and
+that takes the processor.
+"""
+
+CHARGED_SECONDS: Final = 0.002
+"""The most that one turn counts for a load: a turn is bounded in work, and took longer where the processor
+was another's meanwhile.
+"""
+
 KERNEL_BUFFER: Final = 128 * 1024
 """Bytes that the kernel may hold of a connection in each direction; it takes twice that for itself. Left
 alone it lets a buffer grow to what `tcp_rmem` and `tcp_wmem` say, 4 to 32 MiB, and counts it as memory of
@@ -87,6 +98,8 @@ there was none, nothing was read either.
 _ACCEPTS_PER_ROUND: Final = 64
 _BACKLOG: Final = 1024
 _EVENTS_PER_ROUND: Final = 512
+_REVIEWED: Final = 16
+"""Connections whose level is looked at again in each round: 30 us."""
 _CROWD: Final = 64
 """Connections that wait, beyond which one more will not be served in the round in which it is told of."""
 _SWEPT_AT_ONCE: Final = 500
@@ -256,7 +269,8 @@ class Reactor:
             for place, connection in enumerate(dirty, 1):
                 self._serve(connection, connection.flush)
                 now = clock()
-                connection.load.add(now, now - at)
+                sent, connection.charged = connection.taken - connection.charged, connection.taken
+                connection.load.add(now, SEND_SECONDS + sent * BYTE_SECONDS)
                 if now - at > budget:
                     self.meter.over("sending", now - at, connection.principal)
                 at = now
@@ -269,7 +283,7 @@ class Reactor:
     def later(self, connection: Connection) -> None:
         """A connection has something to go on with: it gets a turn in one of the next rounds."""
         if connection.open:
-            self._turns.add(connection, 0, connection.load.level(self._looked) + APART)
+            self._turns.add(connection, 0, self._looked, APART)
             if not self._in_round and not self._called:
                 self._called = True
                 self._ring()
@@ -465,7 +479,7 @@ class Reactor:
             if at > stop:
                 for left, mask_left in asking[place:]:
                     if left.open:
-                        self._turns.add(left, mask_left, left.load.level(at))
+                        self._turns.add(left, mask_left, at)
                 break
         return at
 
@@ -479,11 +493,9 @@ class Reactor:
         for connection, mask in asking:
             if len(turns) > _CROWD or turns.waits(connection):
                 connection.rest()
-            load = connection.load
-            level = load.level(at)
-            if level <= self._lightest and load.is_light(at):
+            level = turns.add(connection, mask, at)
+            if level <= self._lightest and connection.load.is_light(at):
                 self._lightest, self._lightest_at = level, at
-            turns.add(connection, mask, level)
 
     def _serve_by_turns(self, at: float) -> float:
         """Serve those who wait by turns. Gives the time.
@@ -493,6 +505,7 @@ class Reactor:
         waited longest.
         """
         turns = self._turns
+        turns.review(at, _REVIEWED)
         first = turns.first
         heavy = self._lightest + APART
         stop = at + (ROUND_SECONDS if first < heavy else HEAVY_SECONDS)
@@ -513,7 +526,7 @@ class Reactor:
     def _serve_one(self, connection: Connection, mask: int, at: float) -> float:
         self._serve(connection, connection.ready, mask)
         now = self._clock()
-        connection.load.add(now, now - at)
+        connection.load.add(now, min(now - at, CHARGED_SECONDS))
         if now - at > self.meter.budget:
             self.meter.over("requests", now - at, connection.principal)
         return now

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.net.load import HALF_LIFE, LEAST, MOST, ConnectionLoad, Load, Loads
+from netstore.net.load import APART, HALF_LIFE, LEAST, LEVELS, MOST, ConnectionLoad, Load, Loads
 
 
 def test_a_load_is_halved_every_half_life() -> None:
@@ -34,9 +34,20 @@ def test_a_connection_counts_in_its_household() -> None:
     one, other = loads.join("10.0.0.1", 0.0), loads.join("10.0.0.1", 0.0)
     elsewhere = loads.join("10.0.0.2", 0.0)
     one.add(0.0, 1.0)
-    assert one.level(0.0) == 2 * MOST
-    assert other.level(0.0) == MOST
+    assert one.level(0.0) == LEVELS - 1 - APART
+    assert other.level(0.0) == LEVELS - 1 - APART - MOST
     assert elsewhere.level(0.0) == 0
+
+
+def test_one_that_takes_less_comes_before_many_that_take_little_each() -> None:
+    loads = Loads()
+    many = [loads.join("10.0.0.1", 0.0) for _ in range(1000)]
+    one = loads.join("10.0.0.2", 0.0)
+    for each in many:
+        each.add(0.0, LEAST / 2)
+    one.add(0.0, 20 * LEAST)
+    assert one.level(0.0) < min(each.level(0.0) for each in many)
+    assert many[0].is_light(0.0)
 
 
 def test_to_open_another_connection_makes_nobody_light() -> None:
@@ -45,7 +56,7 @@ def test_to_open_another_connection_makes_nobody_light() -> None:
     one.add(0.0, 1.0)
     loads.leave(one, 0.0)
     again = loads.join("10.0.0.1", 0.0)
-    assert again.level(0.0) == one.level(0.0) == 2 * MOST
+    assert again.level(0.0) == one.level(0.0) == LEVELS - 1 - APART
     assert loads.join("10.0.0.2", 0.0).level(0.0) == 0
     assert again.level(MOST * HALF_LIFE + HALF_LIFE * 3) < 4
 
