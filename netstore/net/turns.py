@@ -35,7 +35,7 @@ class _Place(NamedTuple):
 
 
 class Turns(Generic[_C]):
-    """Connections that wait, each with what it waits for: bits that add up. All calls but `review` are O(1)."""
+    """Connections that wait, each with what it waits for: bits that add up. All but `review` is O(1)."""
 
     def __init__(self) -> None:
         self._levels: list[_Lines[_C]] = [OrderedDict() for _ in range(LEVELS)]
