@@ -633,8 +633,8 @@ class Host:
         return low is not None
 
     def _apply(self) -> bool:
-        """Apply what is committed until the turn has worked enough, or watchers of the tree are far behind;
-        the rest is the next turn's. True when an entry was applied to its end.
+        """Apply what is committed until the turn has worked enough; the rest is the next turn's. True when an
+        entry was applied to its end.
 
         After a command that was half done the turn has worked enough, however little that was: the state is
         saved, swept and hashed between two such commands, even where nothing else is in the log.
@@ -644,7 +644,7 @@ class Host:
             return False
         begin, complete = machine.begin, self.proposals.complete
         last: Index | None = None
-        while waiting and machine.worked < self._enough and not (self._raft.holding or self.hub.full):
+        while waiting and machine.worked < self._enough and not self._raft.holding:
             entry = waiting[0]
             if not self._half_applied:
                 if entry.term != self._applied_term or entry.kind is EntryKind.CHANGE:

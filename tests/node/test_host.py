@@ -38,6 +38,7 @@ from netstore.state.v3commands import (
     Txn,
 )
 from netstore.types import Event, Index, Nanos, NodeId, Term
+from netstore.watch.hub import MOST_WAITING
 from netstore.watch.streams import Watches
 from tests.support.group import Group
 from tests.support.local_member import HandClock
@@ -372,6 +373,27 @@ def test_what_is_held_is_counted_once_however_often_it_comes(monkeypatch: pytest
     monkeypatch.undo()
     group.pass_time(1)
     assert late.machine.applied == leader.machine.applied == applied + 7
+
+
+def test_watchers_of_the_tree_hold_up_no_write() -> None:
+    member = Solo().lead()
+    ends: list[None] = []
+
+    def deliver(event: Event | None) -> bool:
+        if event is None:
+            ends.append(None)
+        return event is not None
+
+    for _ in range(2_000):
+        member.host.hub.watch(b"/k", False, True, 1, deliver)
+    for number in range(2 * MOST_WAITING):
+        outcomes = put(member, b"%d" % number)
+        member.turn()
+        member.device.sync()
+        member.turn()
+        assert len(outcomes) == 1
+        assert len(member.host.hub._waiting) <= MOST_WAITING + 10, "while they are being ended"
+    assert len(ends) == 2_000 - member.host.hub.count
 
 
 def test_a_state_that_breaks_ends_the_member() -> None:
