@@ -67,6 +67,12 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     refresh: bool = False
     internal: bool = False
 
+    @property
+    def size(self) -> int:
+        """Bytes of its key and of its values, before and after."""
+        size = len(self.node.key) + len(self.node.value or b"")
+        return size if self.prev is None else size + len(self.prev.value or b"")
+
 
 class KeyChange(msgspec.Struct, frozen=True, gc=False):
     """One change of one v3 key. `pair` is its ready-made `mvccpb.KeyValue`; of a deletion that holds only key

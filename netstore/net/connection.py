@@ -606,7 +606,9 @@ class Connection:
             self._watch()
 
     def _joined(self, first: bytes | memoryview) -> bytes:
-        """Small pieces in one, because each send is a system call."""
+        """Small pieces in one, because each send is a system call; a large one stays what it is, for it may
+        be kept by others as well.
+        """
         unsent = self._unsent
         if self._unsent_size <= JOINED_SIZE:
             unsent.appendleft(first)
@@ -614,7 +616,7 @@ class Connection:
             unsent.clear()
             return data
         pieces, size = [first], len(first)
-        while unsent and size < JOINED_SIZE:
+        while unsent and size + len(unsent[0]) <= JOINED_SIZE:
             pieces.append(unsent.popleft())
             size += len(pieces[-1])
         return b"".join(pieces)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 """Methods that change nothing."""
 
+SHARED_SIZE: Final = 4096
+"""A larger piece of a body is not copied to be framed: one that goes to many connections is kept once."""
+
 _STATUS_11: Final = {s.value: b"HTTP/1.1 %d %s\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
 _STATUS_10: Final = {s.value: b"HTTP/1.0 %d %s\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
 
@@ -124,7 +127,14 @@ class Http1Exchange:
             return False
         if self._held_size > OPEN_BODY_LIMIT:
             return False
-        self._put(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        if not self._chunked:
+            self._put(data)
+        elif len(data) <= SHARED_SIZE:
+            self._put(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            self._put(b"%x\r\n" % len(data))
+            self._put(data)
+            self._put(b"\r\n")
         return True
 
     def end(self) -> None:

@@ -98,7 +98,14 @@ BESIDE_SECONDS: Final = 0.1
 
 HELD_BYTES: Final = 16 * 1024 * 1024
 """What the log in memory may grow by while no entries are applied, because the state engine is behind; more
-from others are as lost on the way, and come again.
+from others are as lost on the way, and come again. While what is committed and not applied weighs more,
+whatever the reason, nothing of this member is proposed: it waits where it is bounded
+(`proposals.MAX_WAITING_BYTES`).
+"""
+
+UNAPPLIED_BYTES: Final = 64 * 1024 * 1024
+"""While what is committed and not applied weighs more, what others send for the log is as lost on the way. As
+much as may be uncommitted (`Config.max_uncommitted_bytes`), so that one large batch loses nothing.
 """
 
 _REMOVALS: Final = (
@@ -212,7 +219,9 @@ class Host:
         self._applied_term = Term(0)
         """Of the entry applied last."""
         self._to_apply: deque[Entry] = deque()
-        """Committed entries that are not applied. The log holds them anyway."""
+        """Committed entries that are not applied. The log holds them for as long."""
+        self._to_apply_bytes = 0
+        """What they weigh."""
         self._half_applied = False
         """The first of them is begun (`machine.UNFINISHED`)."""
         self._payload = b""
@@ -393,7 +402,7 @@ class Host:
         """
         try:
             for message in messages:
-                if self._raft.holding and not self._held_room(message):
+                if not self._has_room(message):
                     continue
                 if type(message) is not Forward:
                     self._raft.step(message)
@@ -408,8 +417,11 @@ class Host:
         finally:
             self._wake()
 
-    def _held_room(self, message: Message) -> bool:
-        """While nothing is applied, the log in memory grows by what comes from others."""
+    def _has_room(self, message: Message) -> bool:
+        """While nothing is applied, or too slowly, the log in memory grows by what comes from others."""
+        holding, late = self._raft.holding, self._to_apply_bytes > UNAPPLIED_BYTES
+        if not (holding or late):
+            return True
         if type(message) is PeerAppend:
             count, size = len(message.entries), sum(len(entry.data) for entry in message.entries)
         elif type(message) is Forward:
@@ -417,7 +429,9 @@ class Host:
         else:
             return True
         size += count * ENTRY_OVERHEAD_BYTES
-        return not count or self._raft.log_bytes - self._log_bytes_before + size <= HELD_BYTES
+        if not count:
+            return True
+        return not late and self._raft.log_bytes - self._log_bytes_before + size <= HELD_BYTES
 
     def unreachable(self, peer: NodeId) -> None:
         """Messages for this peer were dropped."""
@@ -524,17 +538,7 @@ class Host:
             self._expire()
         self._hold()
         if proposals.queued and self._raft.leader:
-            payloads = proposals.take(PAYLOADS_PER_TURN)
-            if proposals.queued:
-                self._wake()
-            if self._raft.holding:
-                full = self._state_full is not None
-                proposals.refuse(payloads, errors.no_space() if full else errors.too_many())
-                payloads = []
-            elif self._disk_full is not None or self._state_full is not None or self._log_low():
-                payloads = self._refuse_growth(payloads)
-            if payloads:
-                self._propose(payloads)
+            self._propose_queued()
             ran("log")
         self._enough = self.machine.worked + TURN_UNITS
         applied = self._apply()
@@ -548,6 +552,7 @@ class Host:
             ran("log")
             if effects.apply:
                 self._to_apply.extend(effects.apply)
+                self._to_apply_bytes += sum(map(_weight, effects.apply))
                 applied |= self._apply()
             for number in effects.reads_failed:
                 self._finish_read(self._reads.drop(number), errors.timed_out(errors.TIMED_OUT_LEADER))
@@ -589,6 +594,24 @@ class Host:
             self._raft.holding = behind
             self._log_bytes_before = self._raft.log_bytes
             self._log.info("state_behind" if behind else "state_caught_up", applied=self.machine.applied)
+
+    def _propose_queued(self) -> None:
+        """Propose what waits, up to `PAYLOADS_PER_TURN` of it; nothing while too much waits to be applied."""
+        proposals, holding = self.proposals, self._raft.holding
+        if self._to_apply_bytes > HELD_BYTES and not holding:
+            self._wake()
+            return
+        payloads = proposals.take(PAYLOADS_PER_TURN)
+        if proposals.queued:
+            self._wake()
+        if holding:
+            full = self._state_full is not None
+            proposals.refuse(payloads, errors.no_space() if full else errors.too_many())
+            payloads = []
+        elif self._disk_full is not None or self._state_full is not None or self._log_low():
+            payloads = self._refuse_growth(payloads)
+        if payloads:
+            self._propose(payloads)
 
     def _propose(self, payloads: list[bytes]) -> None:
         proposed = self._raft.propose(payloads)
@@ -633,8 +656,8 @@ class Host:
         return low is not None
 
     def _apply(self) -> bool:
-        """Apply what is committed until the turn has worked enough, or watchers of the tree are far behind;
-        the rest is the next turn's. True when an entry was applied to its end.
+        """Apply what is committed until the turn has worked enough; the rest is the next turn's. True when an
+        entry was applied to its end.
 
         After a command that was half done the turn has worked enough, however little that was: the state is
         saved, swept and hashed between two such commands, even where nothing else is in the log.
@@ -644,7 +667,7 @@ class Host:
             return False
         begin, complete = machine.begin, self.proposals.complete
         last: Index | None = None
-        while waiting and machine.worked < self._enough and not (self._raft.holding or self.hub.full):
+        while waiting and machine.worked < self._enough and not self._raft.holding:
             entry = waiting[0]
             if not self._half_applied:
                 if entry.term != self._applied_term or entry.kind is EntryKind.CHANGE:
@@ -667,6 +690,7 @@ class Host:
                 self._half_applied = False
                 self._enough = 0
             waiting.popleft()
+            self._to_apply_bytes -= _weight(entry)
             last = entry.index
             payload = self._payload
             if self.observer is not None and (
@@ -780,6 +804,7 @@ class Host:
     def _install(self, meta: SnapshotMeta) -> None:
         self._installing = True
         self._to_apply.clear()  # the copy has it all
+        self._to_apply_bytes = 0
         self._half_applied = False
         self._log.info("state_copy_installing", index=meta.index)
         self._write(meta)
@@ -925,6 +950,10 @@ class Host:
             self.fail(DiskFailed(f"syncing the log failed: {failure}; the member stops"))
         else:
             self._log.warning("log_mark_not_written", error=str(failure))
+
+
+def _weight(entry: Entry) -> int:
+    return len(entry.data) + ENTRY_OVERHEAD_BYTES
 
 
 def _never() -> bool:

@@ -33,6 +33,8 @@ _REMOVALS_OF_TREES: Final = frozenset({"delete", "expire"})
 class History:
     """The window.
 
+    It keeps nothing for watchers that have not been told yet: `watch.hub` has those events itself.
+
     Adding is O(1); `scan` looks at the events from `since` on, at most 1000, and at none for a watch from now
     on.
     """
@@ -56,13 +58,13 @@ class History:
             self._forget_first()
         self._ring[index % CAPACITY] = event
         self.last = index
-        self._bytes += _size(event)
+        self._bytes += event.size
         while self._bytes > MOST_BYTES and self.first < index:
             self._forget_first()
 
     def _forget_first(self) -> None:
         place = self.first % CAPACITY
-        self._bytes -= _size(self._ring[place])
+        self._bytes -= self._ring[place].size
         self._ring[place] = _NO_EVENT
         self.first = EtcdIndex(self.first + 1)
 
@@ -107,8 +109,3 @@ class History:
             if event.node.dir and event.action in _REMOVALS_OF_TREES and path.startswith(key):
                 return event
         return None
-
-
-def _size(event: Event) -> int:
-    size = len(event.node.key) + len(event.node.value or b"")
-    return size if event.prev is None else size + len(event.prev.value or b"")

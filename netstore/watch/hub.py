@@ -7,7 +7,8 @@ The rules are etcd's (v2 API, watches, "which events match live"). An event goes
     own watchers are named by rules 3 and 1, so a stream there gets the event twice, as from etcd.
 
 Telling is done in slices, one event after another: the first slice when the events come, the others between
-the turns of the member (`Hub.step`).
+the turns of the member (`Hub.step`). Nothing that happens waits for it: where telling falls behind, watchers
+are ended (`Hub.publish`), never passed over.
 
 Invariants: a watcher is in the maps exactly while `active`; a watcher that is not a stream leaves them with
 its first event; no watcher sees an event older than its `since`.
@@ -26,13 +27,29 @@ if TYPE_CHECKING:
     from netstore.types import Event
 
 TOLD_AT_ONCE: Final = 250
-"""Watchers that are told something in one slice: about 1.5 ms."""
+"""Watchers that are told something in one slice: about 1.5 ms. Each counts once more for each `UNIT_BYTES` of
+the event: of a large one, fewer are told.
+"""
+
+UNIT_BYTES: Final = 16 * 1024
+"""A slice hands over 4 MB and one event more."""
 
 LOOKED_AT_ONCE: Final = 5_000
 """Paths that are looked up in one slice: about 1 ms."""
 
 MOST_WAITING: Final = 250
-"""Events that wait to be told, beyond which there should be no more: so the window holds them anyway."""
+"""Events waiting to be told, beyond which those are ended whom an event that takes long has not reached: a
+quarter of what the window may hold for them when they come back.
+"""
+
+MOST_WAITING_BYTES: Final = 16 * 1024 * 1024
+"""The same for what these events hold (`Event.size`): a quarter of the window's bytes."""
+
+TOO_MANY_WAITING: Final = 1_000
+"""Events waiting when others come, at which all watches are ended: as many as the window holds at most."""
+
+TOO_MANY_WAITING_BYTES: Final = 64 * 1024 * 1024
+"""The same for what they hold. More than this and the events of one turn is never kept for watchers."""
 
 _LOOKS: Final = LOOKED_AT_ONCE // TOLD_AT_ONCE
 """So many look-ups take as long as to tell one watcher."""
@@ -87,7 +104,17 @@ class Hub:
     each watcher that is told.
     """
 
-    __slots__ = ("_ending", "_left", "_round", "_waiting", "count", "failed", "maps")
+    __slots__ = (
+        "_ending",
+        "_left",
+        "_round",
+        "_slices",
+        "_waiting",
+        "_waiting_bytes",
+        "count",
+        "failed",
+        "maps",
+    )
 
     def __init__(self) -> None:
         self.count = 0
@@ -99,8 +126,12 @@ class Hub:
         self._ending: deque[_Maps] = deque()
         """Those whose watches are being ended."""
         self._waiting: deque[Event] = deque()
+        """What is not told to its end; the first is the event under way."""
+        self._waiting_bytes = 0
         self._round: Iterator[None] = iter(())
         """Tells the event under way."""
+        self._slices = 0
+        """Slices that began with the event under way."""
         self._left = 0.0
         """How many watchers this slice may still tell."""
 
@@ -131,34 +162,38 @@ class Hub:
         """Whether `step` has something to do."""
         return bool(self._ending or self._waiting)
 
-    @property
-    def full(self) -> bool:
-        """So many events wait that no more should come before some are told."""
-        return len(self._waiting) >= MOST_WAITING
-
     def interrupt(self) -> None:
-        """End every watch: the state has jumped, and what happened on the way is told to nobody.
+        """End every watch: the state has jumped, or too much waits, and what happened is told to nobody.
 
         Whoever watches comes back with the index it has reached, and gets what the window holds or 401: a
         watch that went on would have a silent gap. Nothing more is told to those that are here now; they are
         ended in slices.
         """
         self._waiting.clear()
+        self._waiting_bytes = 0
         self._round = iter(())
         self._ending.append(self.maps)
         self.maps = _Maps()
         self._slice()
 
     def publish(self, *events: Event) -> None:
-        """Tell everybody who asked for these events, the first `TOLD_AT_ONCE` of them now. Every watcher gets
-        the same object.
+        """Tell everybody who asked for these events, the first slice of what there is to tell now. Every
+        watcher gets the same object.
+
+        While more than `MOST_WAITING` events or `MOST_WAITING_BYTES` wait, and the event under way has had
+        a whole slice, watchers that it has not reached are ended instead of told, those at its paths who ask
+        for later ones included: others are told soon, and whoever is ended comes back as after `interrupt`.
+        Where `TOO_MANY_WAITING` or `TOO_MANY_WAITING_BYTES` wait all the same when events come,
+        every watch is ended.
         """
-        if not self.maps.at:
+        if not (self.maps.at and events):
             return
-        is_telling = self.behind
+        if len(self._waiting) >= TOO_MANY_WAITING or self._waiting_bytes >= TOO_MANY_WAITING_BYTES:
+            self.interrupt()
+            return
         self._waiting += events
-        if not is_telling:
-            self._slice()
+        self._waiting_bytes += sum(event.size for event in events)
+        self._slice()
 
     def step(self) -> None:
         """Go on telling, for one slice."""
@@ -166,12 +201,14 @@ class Hub:
 
     def _slice(self) -> None:
         self._left = TOLD_AT_ONCE
+        self._slices += 1
         while self._left > 0:
             if next(self._round, self) is None:
                 continue
             if self._ending:
                 self._round = self._end_all(self._ending[0])
             elif self._waiting:
+                self._slices = 0
                 self._round = self._tell_all(self._waiting[0])
             else:
                 return
@@ -196,6 +233,7 @@ class Hub:
             yield from self._tell_above(key, event)
         yield from self._tell(maps.at.get(key), event)
         self._waiting.popleft()
+        self._waiting_bytes -= event.size
 
     def _tell_above(self, key: bytes, event: Event) -> Iterator[None]:
         above = self.maps.above
@@ -210,19 +248,26 @@ class Hub:
             end = start
 
     def _tell(self, watchers: dict[Watcher, None] | None, event: Event) -> Iterator[None]:
-        index = event.index
+        index, cost = event.index, 1 + event.size / UNIT_BYTES
         self._left -= 1 / _LOOKS
         if self._left <= 0:
             yield
         for watcher in tuple(watchers or ()):
-            if watcher.since <= index and watcher.active:
+            if self._slices > 1 and watcher.active and self._is_full:
+                self._end(watcher)
+                self._left -= 1
+            elif watcher.since <= index and watcher.active:
                 if not guarded(self.failed, self._deliver, watcher, event):
                     self._end(watcher)
-                self._left -= 1
+                self._left -= cost
             else:
                 self._left -= 1 / _LOOKS
             if self._left <= 0:
                 yield
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._waiting) > MOST_WAITING or self._waiting_bytes > MOST_WAITING_BYTES
 
     @staticmethod
     def _deliver(watcher: Watcher, event: Event) -> None:

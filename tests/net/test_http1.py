@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from netstore.net.exchange import LOW_WATER
 from netstore.net.http1 import PIPELINE_LIMIT, REFUSED_DROP, Cors, Http1Server
+from netstore.net.http1exchange import SHARED_SIZE
 from tests.support.http import Seen, Wire
 
 GET = b"GET /v2/keys/a?wait=true HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -91,6 +92,20 @@ def test_a_stream_behind_a_slow_answer_is_held_and_then_flows() -> None:
     assert wire.output.sent.endswith(b"Transfer-Encoding: chunked\r\n\r\n6\r\nearly\n\r\n")
     second.end()
     assert wire.output.sent.endswith(b"0\r\n\r\n")
+
+
+def test_a_large_piece_is_not_copied_to_be_framed(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire(hold=True).feed(GET)
+    [exchange] = wire.exchanges
+    exchange.begin(200, b"")
+    written: list[bytes] = []
+    monkeypatch.setattr(wire.output, "write", written.append)
+    small, large = b"s" * SHARED_SIZE, b"l" * (SHARED_SIZE + 1)
+    assert exchange.push(small)
+    assert exchange.push(large)
+    assert b"".join(written) == b"1000\r\n%b\r\n1001\r\n%b\r\n" % (small, large)
+    assert len(written) == 4
+    assert written[2] is large
 
 
 def test_an_answer_in_pieces_goes_on_when_the_network_has_taken_what_was_sent() -> None:

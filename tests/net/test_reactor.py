@@ -7,7 +7,7 @@ import select
 import socket
 import ssl
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
@@ -143,6 +143,24 @@ async def test_a_large_answer_to_a_slow_reader_arrives_whole() -> None:
         assert data.partition(b"\r\n\r\n")[2] == here.answer
         await stream.aclose()
         await here.until_open(0)
+
+
+async def test_a_large_piece_for_many_readers_is_kept_once() -> None:
+    """Also while part of it was sent."""
+    async with site() as here, await here.connect() as first, await here.connect() as second:
+        here.answer = None
+        for stream in (first, second):
+            await stream.send_all(GET)
+        await here.until_asked(2)
+        piece = bytes(30_000_000)
+        for exchange in here.exchanges:
+            exchange.begin(200, b"")
+            assert exchange.push(piece)
+            connection = cast("Connection", exchange._connection.output)
+            with trio.fail_after(10):
+                while not isinstance(rest := connection._unsent[0], memoryview):
+                    await trio.lowlevel.checkpoint()
+            assert rest.obj is piece
 
 
 async def test_unread_answers_stop_the_reading() -> None:

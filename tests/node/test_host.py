@@ -14,6 +14,7 @@ from netstore.disk.engine import MemoryEngine
 from netstore.errors import NO_SPACE, STOPPED, TIMED_OUT, TOO_MANY, CorruptData, Fault
 from netstore.limits import Budget
 from netstore.meter import Parts
+from netstore.node import host
 from netstore.node.host import BESIDE_SECONDS, CATCH_UP_ENTRIES, HELD_BYTES, DiskFailed
 from netstore.node.timekeeper import Deadlines
 from netstore.raft.change import Change, Step, StepKind
@@ -38,6 +39,7 @@ from netstore.state.v3commands import (
     Txn,
 )
 from netstore.types import Event, Index, Nanos, NodeId, Term
+from netstore.watch.hub import MOST_WAITING
 from netstore.watch.streams import Watches
 from tests.support.group import Group
 from tests.support.local_member import HandClock
@@ -372,6 +374,82 @@ def test_what_is_held_is_counted_once_however_often_it_comes(monkeypatch: pytest
     monkeypatch.undo()
     group.pass_time(1)
     assert late.machine.applied == leader.machine.applied == applied + 7
+
+
+def turns(member: Solo, count: int) -> None:
+    for _ in range(count):
+        member.turn()
+        member.device.sync()
+
+
+def test_while_much_is_committed_and_not_applied_own_requests_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = Solo().lead()
+    member.settle()
+    monkeypatch.setattr(host, "TURN_UNITS", 0)
+    start = member.host.status().last
+    outcomes = [put(member, bytes(HELD_BYTES // 4)) for _ in range(5)]
+    turns(member, 5)
+    later = [put(member, b"%d" % number) for number in range(3)]
+    turns(member, 5)
+    status = member.host.status()
+    assert (status.last, status.commit, status.applied) == (start + 5, start + 5, start)
+    assert outcomes == [[]] * 5
+    assert later == [[]] * 3, "neither proposed nor refused"
+    monkeypatch.undo()
+    member.settle()
+    assert [len(each) for each in outcomes + later] == [1] * 8
+    assert value(member) == b"2"
+    assert member.host._to_apply_bytes == 0
+
+
+def test_while_more_is_not_applied_what_others_send_is_lost_and_comes_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    group = Group(3)
+    leader, late = group[1].host, group[2].host
+    group.tick()
+    start = late.machine.applied
+    monkeypatch.setattr(host, "UNAPPLIED_BYTES", 1 << 20)
+    monkeypatch.setattr(late, "_apply", lambda: False)
+    monkeypatch.setattr(late, "_wake", lambda: None)
+    forward = Forward(leader.id, late.id, late.term, EntryKind.NORMAL, [b"payload"])
+    assert late._has_room(forward)
+    big = encode(Set(b"/big", bytes((1 << 20) // 64)))
+    for _ in range(80):
+        leader.propose(big, lambda _: None)
+        for _ in range(3):
+            group.settle()
+            late.turn()
+            group[2].device.sync()
+    assert leader.machine.applied == start + 80
+    assert start + 63 <= late.status().last <= start + 66
+    assert late.machine.applied == start
+    assert not late._has_room(forward)
+    monkeypatch.undo()
+    group.pass_time(1)
+    assert late.machine.applied == leader.machine.applied == start + 80
+    assert late._has_room(forward)
+
+
+def test_watchers_of_the_tree_hold_up_no_write() -> None:
+    member = Solo().lead()
+    ends: list[None] = []
+
+    def deliver(event: Event | None) -> bool:
+        if event is None:
+            ends.append(None)
+        return event is not None
+
+    for _ in range(2_000):
+        member.host.hub.watch(b"/k", False, True, 1, deliver)
+    for number in range(2 * MOST_WAITING):
+        outcomes = put(member, b"%d" % number)
+        member.turn()
+        member.device.sync()
+        member.turn()
+        assert len(outcomes) == 1
+        assert len(member.host.hub._waiting) <= MOST_WAITING + 10, "while they are being ended"
+    assert len(ends) == 2_000 - member.host.hub.count
 
 
 def test_a_state_that_breaks_ends_the_member() -> None:

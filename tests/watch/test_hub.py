@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.types import EtcdIndex, Event, NodeView
-from netstore.watch.hub import MOST_WAITING, TOLD_AT_ONCE, Hub, Watcher
+from netstore.watch.hub import (
+    MOST_WAITING,
+    MOST_WAITING_BYTES,
+    TOLD_AT_ONCE,
+    TOO_MANY_WAITING,
+    TOO_MANY_WAITING_BYTES,
+    UNIT_BYTES,
+    Hub,
+    Watcher,
+)
 
 NAMES = st.sampled_from((b"a", b"b", b"_h"))
 PATHS = st.lists(NAMES, max_size=4).map(lambda names: b"/" + b"/".join(names))
@@ -229,7 +238,7 @@ def test_an_interrupt_goes_on_past_a_watcher_that_raises() -> None:
 
 
 def crowd(hub: Hub, count: int, path: bytes = b"/a") -> list[Client]:
-    return [Client(path, False, True, 1).join(hub) for _ in range(count)]
+    return [Client(path, False, True, 1, room=1 << 60).join(hub) for _ in range(count)]
 
 
 def told(clients: list[Client]) -> int:
@@ -243,7 +252,8 @@ def test_many_watchers_are_told_in_slices_and_each_in_order() -> None:
     hub.publish(*events[:2])
     late = Client(b"/a", False, True, 3).join(hub)
     hub.publish(events[2])
-    slices, before = 1, 0
+    slices, before = 2, told(clients)
+    assert before == 2 * TOLD_AT_ONCE
     while hub.behind:
         assert told(clients) - before <= TOLD_AT_ONCE
         before = told(clients)
@@ -285,7 +295,8 @@ def test_an_interrupt_of_many_ends_them_in_slices_and_tells_them_nothing_more() 
     hub.interrupt()
     late = Client(b"/a", False, True, 7).join(hub)
     hub.publish(event(7, b"/a"))
-    before = TOLD_AT_ONCE
+    before = 3 * TOLD_AT_ONCE
+    assert told(clients) == before
     while hub.behind:
         assert told(clients) - before <= TOLD_AT_ONCE
         before = told(clients)
@@ -295,11 +306,107 @@ def test_an_interrupt_of_many_ends_them_in_slices_and_tells_them_nothing_more() 
     assert (len(late.got), hub.count) == (1, 1)
 
 
-def test_it_is_full_while_much_waits() -> None:
-    hub = Hub()
-    crowd(hub, 2)
-    hub.publish(*[event(number, b"/a") for number in range(1, MOST_WAITING + 500)])
-    assert hub.full
+def large(index: int, size: int) -> Event:
+    return Event("set", EtcdIndex(index), NodeView(b"/a", EtcdIndex(1), EtcdIndex(index), bytes(size)))
+
+
+def settle(hub: Hub) -> int:
+    steps = 0
     while hub.behind:
         hub.step()
-    assert not hub.full
+        steps += 1
+    return steps
+
+
+def test_of_a_large_event_a_slice_tells_fewer_watchers() -> None:
+    hub = Hub()
+    clients = crowd(hub, 100)
+    hub.publish(large(1, 49 * UNIT_BYTES))
+    assert told(clients) == TOLD_AT_ONCE // 50
+    settle(hub)
+    assert [len(client.got) for client in clients] == [1] * 100
+
+
+def test_a_slice_goes_on_with_each_turn_that_brings_events() -> None:
+    hub = Hub()
+    clients = crowd(hub, TOLD_AT_ONCE * 2)
+    for number in (1, 2):
+        hub.publish(event(number, b"/a"))
+    assert told(clients) == TOLD_AT_ONCE * 2
+
+
+def assert_no_gaps(clients: list[Client], last: int) -> None:
+    """Each was told all events to the last, or of all up to some one and then that its watch is over."""
+    for client in clients:
+        got = [each.index for each in client.got]
+        assert got == list(range(1, len(got) + 1))
+        assert client.ends == (len(got) < last), "ended, not passed over"
+
+
+@pytest.mark.parametrize(
+    ("most", "size"), [(MOST_WAITING, 1), (MOST_WAITING_BYTES // (1024 * 1024), 1024 * 1024)]
+)
+def test_where_much_waits_those_are_ended_whom_a_long_event_has_not_reached(most: int, size: int) -> None:
+    hub = Hub()
+    clients = crowd(hub, 1_000)
+    number = 0
+    while hub.count == 1_000:
+        assert len(hub._waiting) <= most + 1
+        number += 1
+        hub.publish(large(number, size))
+    assert number >= most
+    settle(hub)
+    last = number + 3
+    for each in range(number + 1, last + 1):
+        hub.publish(large(each, 1))
+        settle(hub)
+    assert_no_gaps(clients, last)
+    assert 0 < hub.count < 1_000, "some keep up now"
+    assert sum(client.ends for client in clients) == 1_000 - hub.count
+
+
+def test_events_of_which_each_is_told_at_once_end_nobody_however_many_come_together() -> None:
+    hub = Hub()
+    clients = crowd(hub, 7)
+    hub.publish(*[event(number, b"/a") for number in range(1, TOO_MANY_WAITING * 2)])
+    settle(hub)
+    assert_no_gaps(clients, TOO_MANY_WAITING * 2 - 1)
+    assert hub.count == 7
+
+
+@pytest.mark.parametrize(
+    ("most", "size"), [(TOO_MANY_WAITING, 0), (TOO_MANY_WAITING_BYTES // (1024 * 1024), 1024 * 1024)]
+)
+def test_where_too_much_waits_all_are_ended(most: int, size: int) -> None:
+    """Each event is told in less than a slice, but they come faster than slices do."""
+    hub = Hub()
+    clients = crowd(hub, 3)
+    last = 0
+    while hub.count:
+        assert len(hub._waiting) < most + 500
+        hub.publish(*[large(last + number, size) for number in range(1, 501)])
+        last += 500
+    assert not hub.behind
+    assert_no_gaps(clients, last)
+    assert last > most
+
+
+def test_those_who_ask_for_later_events_are_ended_where_they_hold_up_a_long_one() -> None:
+    hub = Hub()
+    clients = [Client(b"/a", False, True, 1 << 60).join(hub) for _ in range(20_000)]
+    for number in range(1, MOST_WAITING * 2):
+        hub.publish(event(number, b"/a"))
+    settle(hub)
+    assert hub.count < 20_000 // 2
+    assert all(client.got == [] for client in clients)
+    assert sum(client.ends for client in clients) == 20_000 - hub.count
+
+
+def test_a_watcher_that_is_slow_to_be_told_never_makes_more_wait_than_a_bound() -> None:
+    hub = Hub()
+    most = 0
+    for number in range(1, 2_000):
+        crowd(hub, 200)
+        hub.publish(event(number, b"/a"))
+        most = max(most, len(hub._waiting))
+    assert most <= TOO_MANY_WAITING
