@@ -207,8 +207,6 @@ class Mvcc:
                 if item.lease:
                     self._move_lease(item.key, 0, item.lease)
             yield
-        if swept < compacted:
-            self._sweep.begin(compacted)
         self.suspended = False
 
     def _load(
@@ -365,7 +363,6 @@ class Mvcc:
         if revision > self.revision:
             return refusal(errors.FUTURE_REVISION)
         self.compacted = Revision(revision)
-        self._sweep.begin(self.compacted)
         return None
 
     # --- reading
@@ -672,14 +669,22 @@ class Mvcc:
 
     @property
     def sweeping(self) -> bool:
-        """Whether `sweep` can go on: something is left to do, and nobody reads what would be erased."""
-        return self.swept < self.compacted and self._next == self._start and self._pins.allow(self.compacted)
+        """Whether `sweep` can go on: something is left to do, and nobody reads what would be erased. An open
+        read holds back what was there at its revision and after it, not what had gone before.
+        """
+        if self.swept >= self.compacted or self._next != self._start:
+            return False
+        allowed = self._pins.allow(self.compacted)
+        return self.swept < allowed and self._sweep.target <= allowed
 
     def sweep(self, steps: int = SWEEP_STEP) -> None:
         """Do a part of what compaction has left to do: look at so many changes and erase at most as many
         records and one. Call `take_changes` before and save after it.
         """
         if self.sweeping and not self._hashes:
+            allowed = self._pins.allow(self.compacted)
+            if self._sweep.target < allowed:
+                self._sweep.begin(allowed)
             self._sweep.step(steps)
 
     def take_records(self) -> dict[tuple[str, bytes], bytes | None]:

@@ -291,6 +291,8 @@ def test_nothing_is_erased_that_an_open_read_needs() -> None:
     read = store.read(Range(*ALL))
     for command in (Put(b"a", b"2"), DeleteRange(b"b"), Compact(4)):
         store.apply(command)
+    store.machine.sweep()
+    assert store.machine.mvcc.swept == 3, "what had gone before the read"
     assert not store.machine.sweeping
     store.machine.sweep()
     assert sum(len(some) for some in steps(read)) == 2

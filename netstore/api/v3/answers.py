@@ -5,9 +5,9 @@ within a transaction, so an answer can be read long after that. A large one is a
 passes. The first finds out how long it is, which comes first on the wire; the second reads pairs and gives
 them away, no more of them than the client's windows let through and one more, and pauses while those are
 closed or enough waits on its connection (`Call.room`). So an answer of a gigabyte holds a few hundred KiB,
-and a client that does not read costs a pin on the history, until its answer is given up. Only the pace at
-which it takes what is ready is judged (`Pace`), never how long the whole takes: a slow client with a large
-answer gets it.
+and a client that does not read costs a pin on the history, until its answer is given up. What is judged is
+the pace at which it takes what is ready (`Pace`), not how long the whole takes: a slow client with a large
+answer gets it, but for one that keeps compaction from erasing what it has to (`HELD_SECONDS`).
 """
 
 from __future__ import annotations
@@ -44,11 +44,17 @@ SHARED_BYTES: Final = 8 * 1024
 PACE_BYTES: Final = 192 * 1024
 PACE_SECONDS: Final = 60.0
 """A client has to take that many bytes of an answer (or the rest of it) while it is waited for that long: 3
-KiB a second, as of a v2 list. What the answer needs of the history is kept meanwhile, however long that is.
+KiB a second, as of a v2 list.
+"""
+
+HELD_SECONDS: Final = 300.0
+"""For how long an answer may keep compaction from erasing what it still needs, however fast it is taken: all
+that was compacted since would stay on the disk with it. Counted from the first look (`LOOK_SECONDS`) after
+the compaction. An answer that holds nothing back may last.
 """
 
 LOOK_SECONDS: Final = 15.0
-"""How often it is looked for answers that are taken too slowly."""
+"""How often it is looked for answers that are taken too slowly, or hold back erasing for too long."""
 
 MOST_READS: Final = 4_096
 """Ranges that are read in steps at once, for all answers; a transaction may have many. One principal has at
@@ -126,7 +132,7 @@ class Answers:
 
     def _look(self) -> None:
         now = self._member.clock.monotonic()
-        for answering in [each for each in self._open if each.pace.is_slow(now)]:
+        for answering in [each for each in self._open if each.pace.is_slow(now) or each.is_in_the_way(now)]:
             answering.give_up(errors.timed_out())
         if self._open:
             self._after(LOOK_SECONDS, self._look)
@@ -241,6 +247,7 @@ class _Answering:
         "_call",
         "_clock",
         "_header",
+        "_held_since",
         "_jobs",
         "_mvcc",
         "_outcome",
@@ -272,6 +279,8 @@ class _Answering:
         """By the identity of what they answer."""
         self._unmeasured: deque[RangeRead] = deque()
         self._pieces: deque[Piece] | None = None
+        self._held_since: float | None = None
+        """Since when it is known to hold back erasing, in monotonic seconds."""
 
     def open(self, wanted: Iterable[Later]) -> Fault | None:
         """Begin the reads of the outcome."""
@@ -340,6 +349,15 @@ class _Answering:
         call.end_reply()
         self.close()
         return True
+
+    def is_in_the_way(self, now: float) -> bool:
+        """It has held back erasing for too long. O(its reads)."""
+        compacted = self._mvcc.compacted
+        if not any(read.holds_back(compacted) for read in self._reads.values()):
+            self._held_since = None
+        elif self._held_since is None:
+            self._held_since = now
+        return self._held_since is not None and now - self._held_since > HELD_SECONDS
 
     def _resume(self) -> None:
         self.pace.go_on(self._clock.monotonic())
