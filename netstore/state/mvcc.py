@@ -126,8 +126,10 @@ class Mvcc:
         """Every record that is written goes into it."""
         self._pins = Pins()
         self._read_budget = reads or Budget(READ_BYTES)
-        self.glanced = 0
-        """Units of work (`reads`) that `glance` did so far for what is more than one key."""
+        self.read_units = 0
+        """Units of work (`reads`) that answers in one call took so far, beyond what the least of them takes:
+        whoever gives one adds what it looked at, `glance` what is more than one key.
+        """
         self._measured = self._read_budget.share(min(MEASURED_BYTES, self._read_budget.limit // 3))
         self._reset(Revision(1), NEVER, NEVER)
 
@@ -494,7 +496,7 @@ class Mvcc:
         wanted = min(limit, count) if limit else count
         if wanted > SMALL_KEYS:
             return None
-        self.glanced += wanted
+        self.read_units += wanted
         backwards = query.sort_order == DESCEND
         keys = index.keys_at(key, range_end, bound, backwards=backwards) if wanted else ()
         if index.log.newest < bound:
@@ -511,7 +513,7 @@ class Mvcc:
         if not self._records.are_near(places, _SMALL_FAR):
             return None
         kvs = self._records.get_many(places)
-        self.glanced += len(kvs) + sum(map(len, kvs)) // UNIT_BYTES
+        self.read_units += len(kvs) + sum(map(len, kvs)) // UNIT_BYTES
         if query.keys_only:
             kvs = [pair.without_value(record) for record in kvs]
         return Found(self.revision, kvs, count, 0 < limit < count)
@@ -526,7 +528,7 @@ class Mvcc:
             return int(item is not None and pair_below(item, bound) > 0)
         since = log.find(bound >> NUMBER_BITS)
         if log.end - since <= _SMALL_CHANGES:
-            self.glanced += (log.end - since) // 2
+            self.read_units += (log.end - since) // 2
             growth = index.growth(key, range_end, bound, log.newest + 1, (since, log.end))
             return index.count_live(key, range_end) - growth
         if index.count_near(key, range_end, bound) > SMALL_KEYS:

@@ -42,6 +42,9 @@ MOST_UNREAD: Final = 1 << 20
 FEW: Final = 1_000
 """Leases, or keys of a lease, that are told in one call, and in one step where there are more: 1 ms."""
 
+KEYS_PER_UNIT: Final = 8
+"""Keys of a lease that are told in one of the units of `Mvcc.read_units`."""
+
 _ID_BITS: Final = 62
 
 
@@ -148,7 +151,8 @@ class LeaseService:
         if left < 0 or lease is None:
             answer = pb.LeaseTimeToLiveResponse(ID=id_, TTL=-1)
         else:
-            held = sorted(machine.leases.keys_of(lease)) if keys else ()
+            held = sorted(machine.leases.keys_of(lease)) if keys else []
+            machine.mvcc.read_units += len(held) // KEYS_PER_UNIT
             answer = pb.LeaseTimeToLiveResponse(ID=id_, TTL=left, grantedTTL=lease.ttl, keys=held)
         call.reply(messages.write(self._headers(machine.mvcc.revision), answer))
 

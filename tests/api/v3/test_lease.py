@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from netstore.api.v3.lease import FEW, MOST_UNREAD, MOST_WAITING
+from netstore.api.v3.lease import FEW, KEYS_PER_UNIT, MOST_UNREAD, MOST_WAITING
 from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import NO_LEADER, refusal
 from netstore.net import grpc
@@ -187,6 +187,17 @@ def test_many_keys_of_a_lease_are_told_in_steps_as_of_one_moment(
         assert list(answer.keys) == [*keys[3:], b"new0", b"new1", b"new2"]
         assert answer.header.revision == revision + 6
     assert count[0] == 9_000, "those who came meanwhile share a list"
+
+
+def test_keys_that_are_told_at_once_are_counted(served: Served) -> None:
+    """So that a turn does not answer for too long (`Host._serve_reads`)."""
+    apply(served, LeaseGrant(1, 60), *[Put(b"%05d" % number, b"", 1) for number in range(FEW)])
+    mvcc = served.member.machine.mvcc
+    before = mvcc.read_units
+    for keys, units in ((False, 0), (True, FEW // KEYS_PER_UNIT)):
+        begin(served, "LeaseTimeToLive", pb.LeaseTimeToLiveRequest(ID=1, keys=keys))
+        assert mvcc.read_units - before == units
+    assert not served.member.jobs.ready
 
 
 def test_a_lease_that_ends_while_its_keys_are_listed_takes_all_of_them_along(served: Served) -> None:
