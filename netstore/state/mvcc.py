@@ -125,12 +125,12 @@ class Mvcc:
         self.trail = Trail()
         """Every record that is written goes into it."""
         self._pins = Pins()
-        self._read_budget = reads or Budget(READ_BYTES)
+        self.read_budget = reads or Budget(READ_BYTES)
         self.read_units = 0
         """Units of work (`reads`) that answers in one call took so far, beyond what the least of them takes:
         whoever gives one adds what it looked at, `glance` what is more than one key.
         """
-        self._measured = self._read_budget.share(min(MEASURED_BYTES, self._read_budget.limit // 3))
+        self._measured = self.read_budget.share(min(MEASURED_BYTES, self.read_budget.limit // 3))
         self._reset(Revision(1), NEVER, NEVER)
 
     def _reset(self, revision: Revision, compacted: Revision, swept: Revision) -> None:
@@ -447,11 +447,11 @@ class Mvcc:
         fault = self.check_revision(revision)
         if fault is not None:
             return fault
-        if self._read_budget.over:
+        if self.read_budget.over:
             return errors.too_many()
         bound = bound or bound_after(revision if revision > 0 else self.revision)
         return RangeRead(
-            self._index, self._records, query, bound, self._read_budget, self._measured, self._pins
+            self._index, self._records, query, bound, self.read_budget, self._measured, self._pins
         )
 
     def glance(self, query: Range, bound: int = 0) -> Found | Fault | None:

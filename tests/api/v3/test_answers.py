@@ -277,7 +277,7 @@ def test_one_principal_leaves_half_of_the_reads_to_the_others(
     run(served)
     assert [call.open for call in (*calls, other)] == [False] * 5
     finish(served, begin(served, RANGE, ALL))
-    assert served.member.machine.mvcc._read_budget.used == 0
+    assert served.member.machine.mvcc.read_budget.used == 0
 
 
 def test_a_transaction_of_many_ranges_is_one_moment_and_many_steps(served: Served) -> None:
