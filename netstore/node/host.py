@@ -91,7 +91,7 @@ EXPIRED_AT_ONCE: Final = 250
 """Writes that have waited too long which are told so at once, and as many reads: about 2 ms."""
 
 UNITS_A_READ: Final = 20
-"""Microseconds, about, that any of them takes, beside what it looks at (`Mvcc.glanced`)."""
+"""Microseconds, about, that any of them takes, beside what it looks at (`Mvcc.read_units`)."""
 
 BESIDE_SECONDS: Final = 0.1
 """Whoever asked for something so lately will ask again: long work is done in short pieces."""
@@ -771,9 +771,9 @@ class Host:
         reads.reach(self.machine.applied)
         units = READ_UNITS
         while units > 0 and (done := reads.take()) is not None:
-            before = mvcc.glanced
+            before = mvcc.read_units
             self._finish_read(done, None)
-            units -= UNITS_A_READ + mvcc.glanced - before
+            units -= UNITS_A_READ + mvcc.read_units - before
         if reads.ready:
             self._wake()
 

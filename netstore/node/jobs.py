@@ -3,7 +3,7 @@
 A job is work for one request that is too long to be done in one call: a list of many keys, a sort. It is done
 in steps, one or a few after each turn, and the steps are given out round-robin: by principal
 (`admission.household`) first, and among the jobs of one principal second, so that who asks for a hundred
-lists slows down nobody but itself.
+lists slows down nobody but itself. A job that several wait for has its steps in the turns of each (`share`).
 
 Pure: there is no clock here, steps are counted. A step takes about a millisecond; whoever writes one
 bounds it in rows and bytes.
@@ -72,7 +72,8 @@ class Jobs:
         self._wake = wake
         self._log = log
         self._principals: dict[str, _Principal] = {}
-        self._jobs: dict[Job, _Principal] = {}
+        self._jobs: dict[Job, dict[_Principal, None]] = {}
+        """Each with those whom it is for."""
         self._turns: OrderedDict[_Principal, None] = OrderedDict()
         """Principals with a job that wants a step, the next one first."""
 
@@ -88,40 +89,60 @@ class Jobs:
     def start(self, principal: str, job: Job) -> Fault | None:
         """Take on a job. A fault, and nothing is taken on, when this principal or all together have too many.
 
-        O(1), as all other calls here but `run`.
+        O(1), as all other calls here but `run`; O(those whom a job is for).
         """
-        name = household(principal)
-        owner = self._principals.get(name)
-        if len(self._jobs) >= MOST_JOBS or (owner is not None and owner.count >= MOST_EACH):
+        if len(self._jobs) >= MOST_JOBS:
             return errors.too_many()
+        owner = self._admit(principal)
         if owner is None:
-            owner = self._principals[name] = _Principal(name)
-        owner.count += 1
-        self._jobs[job] = owner
+            return errors.too_many()
+        self._jobs[job] = {owner: None}
         self._want(owner, job)
         return None
 
+    def share(self, principal: str, job: Job) -> Fault | None:
+        """Somebody else waits for a job too, which is not paused: it is one of theirs as well, and goes on
+        when it is their turn. A fault, and all stays as it is, when they have too many.
+        """
+        owners = self._jobs[job]
+        owner = self._principals.get(household(principal))
+        if owner is not None and owner in owners:
+            return None
+        owner = self._admit(principal)
+        if owner is None:
+            return errors.too_many()
+        owners[owner] = None
+        self._want(owner, job)
+        return None
+
+    def _admit(self, principal: str) -> _Principal | None:
+        """Who is to have one job more, if they may."""
+        name = household(principal)
+        owner = self._principals.get(name)
+        if owner is None:
+            owner = self._principals[name] = _Principal(name)
+        elif owner.count >= MOST_EACH:
+            return None
+        owner.count += 1
+        return owner
+
     def pause(self, job: Job) -> None:
         """Give the job no more steps until `resume`; for a job that waits for something."""
-        owner = self._jobs.get(job)
-        if owner is not None:
+        for owner in self._jobs.get(job, ()):
             self._rest(owner, job)
 
     def resume(self, job: Job) -> None:
         """Give a paused job its steps again. Nothing happens where the job is not paused, or is over."""
-        owner = self._jobs.get(job)
-        if owner is not None:
+        for owner in self._jobs.get(job, ()):
             self._want(owner, job)
 
     def cancel(self, job: Job) -> None:
         """Forget a job: nobody waits for it any more. Nothing happens when it is over already."""
-        owner = self._jobs.pop(job, None)
-        if owner is None:
-            return
-        self._rest(owner, job)
-        owner.count -= 1
-        if not owner.count:
-            del self._principals[owner.name]
+        for owner in self._jobs.pop(job, ()):
+            self._rest(owner, job)
+            owner.count -= 1
+            if not owner.count:
+                del self._principals[owner.name]
 
     def run(self, budget: int = STEPS_PER_TURN) -> None:
         """Do up to `budget` steps. A job whose step raises is over, and only that one; `MustStop` goes on."""

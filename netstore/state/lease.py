@@ -170,10 +170,15 @@ class Leases:
         kept.update(key for key, was_there in moved.items() if was_there)
         return kept
 
+    def looked_at(self, lease: Lease) -> int:
+        """How many keys `keys_of` looks at. O(1)."""
+        moved = self._moved.get(lease.id) if self._moved else None
+        return len(lease.keys) + len(lease.late or ()) + len(moved or ())
+
     def listed(self, lease: Lease) -> Iterator[list[bytes]]:
         """The keys of a lease, in no order, `KEYS_AT_ONCE` at a time, as they are at one moment: when the
         first list comes that is not empty, or the iterator ends. The state may go on between two steps, but
-        of one lease there must be one such iterator at a time; one that is given up may be forgotten.
+        of one lease there must be one such iterator at a time. Whoever gives one up says so to `unlist`.
         """
         yield from self._caught_up(lease)
         lease.late = {}
@@ -182,6 +187,13 @@ class Leases:
             yield some
         yield from self._caught_up(lease)
         lease.late = None
+
+    @staticmethod
+    def unlist(lease: Lease) -> None:
+        """The iterator over its keys is given up: what came and went meanwhile is put to them. O(that)."""
+        late, lease.late = lease.late or {}, None
+        lease.keys.difference_update([key for key, is_there in late.items() if not is_there])
+        lease.keys.update([key for key, is_there in late.items() if is_there])
 
     def _caught_up(self, lease: Lease) -> Iterator[list[bytes]]:
         """Until `keys` is what the lease has, and no command is half done."""

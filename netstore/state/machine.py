@@ -712,11 +712,14 @@ class Machine:
         return self._work is not None or txn.compared(self.mvcc, command) > txn.FEW_COMPARED
 
     def read_txn(self, command: Txn) -> TxnDone | Fault:
-        """Answer a transaction that only reads (`txn.is_read`) here and now."""
+        """Answer a transaction that only reads (`txn.is_read`) here and now. Counts in `Mvcc.read_units`."""
         if not txn.is_read(command):
             raise ValueError("a transaction that may write goes through the log")
         fault = self._shut(command) or self.mvcc.check_revision(0)
-        return fault or txn.execute(self.mvcc, self.leases, command)
+        if fault is not None:
+            return fault
+        self.mvcc.read_units += txn.read_units(self.mvcc, command)
+        return txn.execute(self.mvcc, self.leases, command)
 
     def _compact(self, command: Compact) -> Outcome:
         fault = self._shut(command) or self.mvcc.compact(command.revision)

@@ -125,10 +125,12 @@ class Mvcc:
         self.trail = Trail()
         """Every record that is written goes into it."""
         self._pins = Pins()
-        self._read_budget = reads or Budget(READ_BYTES)
-        self.glanced = 0
-        """Units of work (`reads`) that `glance` did so far for what is more than one key."""
-        self._measured = self._read_budget.share(min(MEASURED_BYTES, self._read_budget.limit // 3))
+        self.read_budget = reads or Budget(READ_BYTES)
+        self.read_units = 0
+        """Units of work (`reads`) that answers in one call took so far, beyond what the least of them takes:
+        whoever gives one adds what it looked at, `glance` what is more than one key.
+        """
+        self._measured = self.read_budget.share(min(MEASURED_BYTES, self.read_budget.limit // 3))
         self._reset(Revision(1), NEVER, NEVER)
 
     def _reset(self, revision: Revision, compacted: Revision, swept: Revision) -> None:
@@ -207,8 +209,6 @@ class Mvcc:
                 if item.lease:
                     self._move_lease(item.key, 0, item.lease)
             yield
-        if swept < compacted:
-            self._sweep.begin(compacted)
         self.suspended = False
 
     def _load(
@@ -365,7 +365,6 @@ class Mvcc:
         if revision > self.revision:
             return refusal(errors.FUTURE_REVISION)
         self.compacted = Revision(revision)
-        self._sweep.begin(self.compacted)
         return None
 
     # --- reading
@@ -448,11 +447,11 @@ class Mvcc:
         fault = self.check_revision(revision)
         if fault is not None:
             return fault
-        if self._read_budget.over:
+        if self.read_budget.over:
             return errors.too_many()
         bound = bound or bound_after(revision if revision > 0 else self.revision)
         return RangeRead(
-            self._index, self._records, query, bound, self._read_budget, self._measured, self._pins
+            self._index, self._records, query, bound, self.read_budget, self._measured, self._pins
         )
 
     def glance(self, query: Range, bound: int = 0) -> Found | Fault | None:
@@ -497,7 +496,7 @@ class Mvcc:
         wanted = min(limit, count) if limit else count
         if wanted > SMALL_KEYS:
             return None
-        self.glanced += wanted
+        self.read_units += wanted
         backwards = query.sort_order == DESCEND
         keys = index.keys_at(key, range_end, bound, backwards=backwards) if wanted else ()
         if index.log.newest < bound:
@@ -514,7 +513,7 @@ class Mvcc:
         if not self._records.are_near(places, _SMALL_FAR):
             return None
         kvs = self._records.get_many(places)
-        self.glanced += len(kvs) + sum(map(len, kvs)) // UNIT_BYTES
+        self.read_units += len(kvs) + sum(map(len, kvs)) // UNIT_BYTES
         if query.keys_only:
             kvs = [pair.without_value(record) for record in kvs]
         return Found(self.revision, kvs, count, 0 < limit < count)
@@ -529,7 +528,7 @@ class Mvcc:
             return int(item is not None and pair_below(item, bound) > 0)
         since = log.find(bound >> NUMBER_BITS)
         if log.end - since <= _SMALL_CHANGES:
-            self.glanced += (log.end - since) // 2
+            self.read_units += (log.end - since) // 2
             growth = index.growth(key, range_end, bound, log.newest + 1, (since, log.end))
             return index.count_live(key, range_end) - growth
         if index.count_near(key, range_end, bound) > SMALL_KEYS:
@@ -672,14 +671,22 @@ class Mvcc:
 
     @property
     def sweeping(self) -> bool:
-        """Whether `sweep` can go on: something is left to do, and nobody reads what would be erased."""
-        return self.swept < self.compacted and self._next == self._start and self._pins.allow(self.compacted)
+        """Whether `sweep` can go on: something is left to do, and nobody reads what would be erased. An open
+        read holds back what was there at its revision and after it, not what had gone before.
+        """
+        if self.swept >= self.compacted or self._next != self._start:
+            return False
+        allowed = self._pins.allow(self.compacted)
+        return self.swept < allowed and self._sweep.target <= allowed
 
     def sweep(self, steps: int = SWEEP_STEP) -> None:
         """Do a part of what compaction has left to do: look at so many changes and erase at most as many
         records and one. Call `take_changes` before and save after it.
         """
         if self.sweeping and not self._hashes:
+            allowed = self._pins.allow(self.compacted)
+            if self._sweep.target < allowed:
+                self._sweep.begin(allowed)
             self._sweep.step(steps)
 
     def take_records(self) -> dict[tuple[str, bytes], bytes | None]:

@@ -168,6 +168,10 @@ class RangeRead:
         self.close()
         return given, True
 
+    def holds_back(self, compacted: int) -> bool:
+        """Whether compaction up to this revision waits for the read to be closed."""
+        return self._pinned is not None and self._pinned < compacted
+
     def close(self) -> None:
         """Let go of what is held. May be called again."""
         if self._pinned is not None:

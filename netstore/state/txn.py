@@ -63,6 +63,9 @@ FEW_COMPARED: Final = 500
 WRITE_UNITS: Final = 10
 """Units of about a microsecond that one put takes, or a deletion of one key."""
 
+READ_UNITS: Final = 6
+"""Units that one operation takes of a transaction that only reads, until it is answered: a key is fetched."""
+
 _SORT_STEP: Final = 500
 _COMPARE_UNITS: Final = 5
 _UNIT_BYTES: Final = 2_048
@@ -101,6 +104,12 @@ def check(command: Operation, max_ops: int = MAX_OPS) -> Fault | None:
 def is_read(txn: Txn) -> bool:
     """Whether the transaction only reads, so that it need not enter the log."""
     return all(isinstance(operation, Range) for operation in (*txn.success, *txn.failure))
+
+
+def read_units(mvcc: Mvcc, txn: Txn) -> int:
+    """Units that a transaction takes that only reads, about, but for its ranges, which count themselves."""
+    operations = max(len(txn.success), len(txn.failure))
+    return READ_UNITS * operations + len(txn.compares) + compared(mvcc, txn)
 
 
 def _count(txn: Txn) -> int:

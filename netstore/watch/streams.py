@@ -5,7 +5,8 @@ same range and wishes, the group's events are written once, and every watch of i
 watch that is behind, because it began in the past or because its stream has more waiting to be sent than it
 may, is *lagging*: it reads history, in bounded steps between the turns of the member (`Watches.step`), and
 becomes live when nothing is left. Watches that lag at the same revision and want the same read it once for
-all of them (`_Reading`), and readings take turns by the principals they are for.
+all of them (`_Reading`). A reading stands in the queue of each household (`admission.household`) that has a
+watch in it: whoever's turn comes first does a slice of it.
 
 Telling the live watches is a *round*: it takes all changes that have come, and is done in slices, the first
 when the changes come and the others between the turns. Changes that come meanwhile wait for the next round.
@@ -24,7 +25,7 @@ from collections import OrderedDict, deque
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from netstore.admission import Admission
+from netstore.admission import Admission, household
 from netstore.codec import varint
 from netstore.errors import COMPACTED, TOO_MANY
 from netstore.guard import guarded, unguarded
@@ -255,13 +256,15 @@ class _Writing:
 class _Reading:
     """What lagging watches read that want the same from the same revision on."""
 
-    __slots__ = ("began", "start", "steps", "watches", "wish")
+    __slots__ = ("began", "owners", "start", "steps", "watches", "wish")
 
     def __init__(self, wish: Wish, start: Revision) -> None:
         self.wish = wish
         self.start = start
         self.watches: deque[Watch] = deque()
         """Those that have not been told yet what is read."""
+        self.owners: dict[str, int] = {}
+        """How many of these each household has; in whose queues the reading stands."""
         self.steps: Iterator[None] | None = None
         """What is left to do, once it was begun."""
         self.began = 0
@@ -274,6 +277,7 @@ class Stream:
     def __init__(self, watches: Watches, sink: Sink, principal: str) -> None:
         self._hub = watches
         self.principal = principal
+        self.owner = household(principal)
         self._watches: dict[int, Watch] = {}
         self._next_id = 0
         self.sink = sink
@@ -442,8 +446,10 @@ class Watches:
         self._groups: dict[Wish, _Group] = {}
         self._readings: dict[tuple[Wish, Revision], _Reading] = {}
         """What lagging watches are to read and nobody has begun to."""
-        self._turns: OrderedDict[str, deque[_Reading]] = OrderedDict()
-        """All that is to be read, by the principal of the first who wants it; the next one first."""
+        self._turns: OrderedDict[str, OrderedDict[_Reading, None]] = OrderedDict()
+        """All that is to be read, by the households that want it; the next one first. What a household has
+        begun stays its first.
+        """
         self._replaced = 0
         """How often the state was replaced."""
         self.asking: dict[Stream, None] = {}
@@ -614,27 +620,43 @@ class Watches:
             self._read_on()
 
     def _read_on(self) -> None:
-        principal, queue = next(iter(self._turns.items()))
-        reading = queue.popleft()
+        owner, queue = next(iter(self._turns.items()))
+        reading = next(iter(queue))
         if reading.steps is None or reading.began != self._replaced:
             if reading.steps is None:
                 del self._readings[reading.wish, reading.start]
             reading.steps, reading.began = self._read(reading), self._replaced
-        over: list[bool] = []
-        if not guarded(self.failed, _slice_of, reading.steps, over):
-            self.do(self._break_all(reading.watches))
-        elif not over:
-            queue.appendleft(reading)  # so that all whom it is for go on together
-        if queue:
-            self._turns.move_to_end(principal)
-        else:
-            del self._turns[principal]
+        if not guarded(self.failed, _slice_of, reading.steps, []):
+            reading.steps = self._break_readers(reading)
+        if owner in self._turns:
+            self._turns.move_to_end(owner)
+
+    def _take(self, reading: _Reading) -> Watch:
+        """The next watch of a reading, which stands in the queue of its household no longer if that was all
+        it was for there.
+        """
+        watch = reading.watches.popleft()
+        owner = watch.stream.owner
+        reading.owners[owner] -= 1
+        if not reading.owners[owner]:
+            del reading.owners[owner]
+            queue = self._turns[owner]
+            del queue[reading]
+            if not queue:
+                del self._turns[owner]
+        return watch
+
+    def _break_readers(self, reading: _Reading) -> Iterator[None]:
+        for is_slice in _slices(reading.watches):
+            self._break(self._take(reading))
+            if is_slice:
+                yield
 
     def _read(self, reading: _Reading) -> Iterator[None]:
         """Read a part of the history and tell it to all who want it. Each part of this is a slice."""
         wish, start, watches, source = reading.wish, reading.start, reading.watches, self.source
         if start >= source.compacted:
-            yield from self._park_full(watches)
+            yield from self._park_full(reading)
         writing = _Writing()
         following = Revision(0)
         steps = source.history(
@@ -642,7 +664,7 @@ class Watches:
         )
         while watches and not following:
             if start < source.compacted:
-                yield from self._end_compacted(watches)
+                yield from self._end_compacted(reading)
                 return
             changes, following = next(steps)
             for change in changes:
@@ -653,24 +675,29 @@ class Watches:
         # Further than this response reaches, the watches have not been told.
         parts = writing.finish(Revision(following - 1))
         for is_slice in _slices(watches):
-            watch = watches.popleft()
+            watch = self._take(reading)
             if watch.stream.holds(watch) and not guarded(self.failed, self._give, watch, parts, following):
                 self._break(watch)
             if is_slice:
                 yield
 
-    def _park_full(self, watches: deque[Watch]) -> Iterator[None]:
+    def _park_full(self, reading: _Reading) -> Iterator[None]:
         """Those that cannot be told anything wait for room, and those that ended are forgotten."""
+        watches = reading.watches
         for is_slice in _slices(watches):
-            watch = watches.popleft()
-            if watch.stream.holds(watch):
-                (watch.stream.parked if watch.stream.is_full else watches).append(watch)
+            stream = watches[0].stream
+            if stream.holds(watches[0]) and not stream.is_full:
+                watches.rotate(-1)
+            else:
+                watch = self._take(reading)
+                if stream.holds(watch):
+                    stream.parked.append(watch)
             if is_slice:
                 yield
 
-    def _end_compacted(self, watches: deque[Watch]) -> Iterator[None]:
-        for is_slice in _slices(watches):
-            watch = watches.popleft()
+    def _end_compacted(self, reading: _Reading) -> Iterator[None]:
+        for is_slice in _slices(reading.watches):
+            watch = self._take(reading)
             if watch.stream.holds(watch) and not guarded(self.failed, watch.stream.end_compacted, watch):
                 self._break(watch)
             if is_slice:
@@ -739,7 +766,11 @@ class Watches:
         reading = self._readings.get(place)
         if reading is None:
             reading = self._readings[place] = _Reading(*place)
-            self._turns.setdefault(watch.stream.principal, deque()).append(reading)
+        owner = watch.stream.owner
+        count = reading.owners.get(owner, 0)
+        if not count:
+            self._turns.setdefault(owner, OrderedDict())[reading] = None
+        reading.owners[owner] = count + 1
         reading.watches.append(watch)
         self._wake()
 

@@ -97,6 +97,24 @@ def test_the_addresses_of_one_ipv6_network_have_one_turn(
     assert bench.jobs.start("2001:db8::ffff", Counted("c", 1, [])) == errors.too_many()
 
 
+def test_a_job_that_several_wait_for_goes_on_in_the_turns_of_each(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = bench.start("ann", "s", steps=5)
+    for number in range(3):
+        bench.start("ann", f"a{number}", steps=9)
+    for _ in range(2):
+        assert bench.jobs.share("bob", shared) is None
+    assert bench.run(6) == "s s a0 s a1 s"
+    monkeypatch.setattr(rules, "MOST_EACH", 1)
+    bench.start("cem", "c", steps=9)
+    assert bench.jobs.share("cem", shared) == errors.too_many()
+    assert bench.run(3) == "a2 s c"
+    assert len(bench.jobs) == 4
+    assert bench.run(4) == "a0 c a1 c"
+    assert bench.jobs.start("bob", Counted("b", 1, [])) is None, "it was counted once, and no more"
+
+
 def test_turns_go_on_where_the_last_run_ended(bench: Bench) -> None:
     bench.start("ann", "a", steps=9)
     bench.start("bob", "b", steps=9)
@@ -151,10 +169,12 @@ def test_a_job_that_cannot_even_be_told_of_its_fault_ends_alone(bench: Bench) ->
 def test_a_cancelled_job_has_no_more_steps(bench: Bench) -> None:
     job = bench.start("ann", "a")
     bench.run(1)
+    assert bench.jobs.share("bob", job) is None
     bench.jobs.cancel(job)
     bench.jobs.cancel(job)
     assert bench.run(9) == ""
     assert len(bench.jobs) == 0
+    assert bench.jobs._principals == {}
 
 
 def test_a_job_may_cancel_itself_and_others_in_its_step(bench: Bench) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from netstore.node import reads
 from netstore.node.host import EXPIRED_AT_ONCE, READ_UNITS, UNITS_A_READ
 from netstore.raft.core import Raft
-from netstore.state.v3commands import Range
+from netstore.state.txn import READ_UNITS as TXN_UNITS
+from netstore.state.v3commands import GREATER, MOD, Compare, Range, Txn, TxnDone
 from netstore.types import Index
 from tests.support.member import Solo
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pytest
 
     from netstore.errors import Fault
+    from netstore.state.machine import Machine
 
 
 @dataclass
@@ -88,7 +90,7 @@ def test_reads_that_can_be_answered_take_turns_and_a_turn_has_so_much_work(
     assert not host._reads.ready
 
     def look(_: Fault | None) -> None:
-        host.machine.mvcc.glanced += READ_UNITS // 2
+        host.machine.mvcc.read_units += READ_UNITS // 2
 
     for _ in range(5):
         host.read(look, "ann")
@@ -106,9 +108,9 @@ def test_a_small_list_is_counted_by_what_it_holds() -> None:
         (Range(b"k", b"l"), 2_000, 2_100),
         (Range(b"k", b"l", limit=10), 20, 30),
     ):
-        before = mvcc.glanced
+        before = mvcc.read_units
         assert mvcc.glance(query) is not None
-        assert least <= mvcc.glanced - before <= most
+        assert least <= mvcc.read_units - before <= most
 
 
 def test_a_read_that_was_given_up_waits_for_no_index(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,3 +168,34 @@ def test_what_was_given_up_does_not_gather(monkeypatch: pytest.MonkeyPatch) -> N
         assert set(waiting._indexes) == set(waiting._behind)
         for number in list(waiting._asked)[:-1]:
             waiting.drop(number)
+
+
+def test_a_transaction_that_reads_is_counted_by_what_it_reads_and_compares(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As many are answered in one turn as there is work for."""
+    reader = Reader.of(monkeypatch)
+    host = reader.member.host
+    machine = host.machine
+    for number in range(200):
+        machine.mvcc.put(b"k%04d" % number, b"", 0)
+    machine.mvcc.finish()
+    gets = tuple(Range(b"k%04d" % number) for number in range(100))
+    compares = (Compare(b"k", MOD, GREATER, 0, b"", b"l"),)
+    for command, units in (
+        (Txn((), gets, ()), 100 * TXN_UNITS),
+        (Txn(compares, (), gets[:1]), TXN_UNITS + 1 + 200),
+        (Txn((), (), ()), 0),
+    ):
+        before = machine.mvcc.read_units
+        assert isinstance(machine.read_txn(command), TxnDone)
+        assert machine.mvcc.read_units - before == units
+        for _ in range(300):
+            host.read(partial(_read_txn, machine, command), "ann")
+        reader.turn()
+        assert 300 - len(host._reads) == -(-READ_UNITS // (UNITS_A_READ + units))
+        reader.member.settle()
+
+
+def _read_txn(machine: Machine, command: Txn, _: Fault | None) -> None:
+    machine.read_txn(command)

@@ -245,7 +245,7 @@ def test_rows_that_do_not_fit_are_not_sorted(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_reads_that_are_open_hold_memory_and_are_refused_where_there_is_none() -> None:
     store = Store([Put(b"%04d" % number, bytes(5_000)) for number in range(300)])
-    budget = store.machine.mvcc._read_budget
+    budget = store.machine.mvcc.read_budget
     one = store.read(Range(*ALL))
     assert budget.used == reads.OPEN_BYTES
     budget.limit = 2 * reads.OPEN_BYTES
@@ -261,7 +261,7 @@ def test_reads_that_are_open_hold_memory_and_are_refused_where_there_is_none() -
 def test_values_are_charged_until_their_run_is_sorted() -> None:
     store = Store([Put(b"%04d" % number, bytes(5_000)) for number in range(300)])
     read = store.read(Range(*ALL, sort_target=BY_VALUE, sort_order=ASCEND))
-    budget = store.machine.mvcc._read_budget
+    budget = store.machine.mvcc.read_budget
     most = 0
     while not read.measure(1):
         most = max(most, budget.used)
@@ -291,6 +291,8 @@ def test_nothing_is_erased_that_an_open_read_needs() -> None:
     read = store.read(Range(*ALL))
     for command in (Put(b"a", b"2"), DeleteRange(b"b"), Compact(4)):
         store.apply(command)
+    store.machine.sweep()
+    assert store.machine.mvcc.swept == 3, "what had gone before the read"
     assert not store.machine.sweeping
     store.machine.sweep()
     assert sum(len(some) for some in steps(read)) == 2

@@ -887,6 +887,52 @@ def test_who_reads_much_does_not_keep_others_from_reading() -> None:
     store.settle()
 
 
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_who_shares_a_reading_does_not_wait_for_all_that_others_read(is_shared: bool) -> None:
+    """A reading has a turn whenever one of those has it whom it is for."""
+    store = Store()
+    for _ in range(600):
+        store.apply(Put(b"a"))
+    many = [store.watches.open(Sink(), f"2001:db8::{number:x}") for number in range(10)]
+    for number in range(500):
+        many[number % 10].create(ALL, 1 + number)
+    sink = Sink()
+    modest = store.watches.open(sink, "modest")
+    modest.create(ALL if is_shared else Wish(b"a", b""), 500)
+    slices = 0
+    while not modest.live:
+        store.watches.step()
+        slices += 1
+    assert slices <= 4, "two households: every second slice is for either"
+    store.settle()
+    assert [event[0] for response in sink.take() for event in told(response)] == list(range(500, 602))
+
+
+def test_a_reading_that_fails_ends_the_streams_of_all_whom_it_was_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And it leaves the queue of each of them: others go on."""
+    store = Store()
+    faults: list[Exception] = []
+    store.watches.failed = faults.append
+    store.apply(Put(b"a"))
+    sinks: list[Sink] = []
+    for name in ("ann", "bob"):
+        sinks.append(Sink())
+        stream = store.watches.open(sinks[-1], name)
+        for _ in range(TOLD_AT_ONCE):
+            stream.create(ALL, 1)
+    other = store.watches.open(Sink(), "bob")
+    other.create(Wish(b"a", b""), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(store.machine.mvcc, "history", None)
+        while not faults:
+            store.watches.step()
+    store.settle()
+    assert (len(faults), [sink.ended for sink in sinks], other.live) == (1, [1, 1], 1)
+    assert store.watches.count == 1
+
+
 def test_a_watch_ends_when_what_it_reads_is_compacted_between_two_slices() -> None:
     store, stream, sink = large_revision(1_000)
     store.apply(DeleteRange(b"\0", b"\0"))

@@ -1,22 +1,25 @@
-"""Answers that carry pairs: small ones at once, the others in steps, as fast as their client reads.
+"""Answers that are large: given in steps, as fast as their client reads; small ones at once.
 
 What is read is as of a bound (`state.keyindex`): the moment the read was let in, or the place of an operation
 within a transaction, so an answer can be read long after that. A large one is a job (`node.jobs`) of two
 passes. The first finds out how long it is, which comes first on the wire; the second reads pairs and gives
 them away, no more of them than the client's windows let through and one more, and pauses while those are
 closed or enough waits on its connection (`Call.room`). So an answer of a gigabyte holds a few hundred KiB,
-and a client that does not read costs a pin on the history, until its answer is given up. Only the pace at
-which it takes what is ready is judged (`Pace`), never how long the whole takes: a slow client with a large
-answer gets it.
+and a client that does not read costs a pin on the history, until its answer is given up. What is judged is
+the pace at which it takes what is ready (`Pace`), not how long the whole takes: a slow client with a large
+answer gets it, but for one that keeps compaction from erasing what it has to (`HELD_SECONDS`).
+
+Answers that are no pairs are given in the same way once they are made (`Pieces`), to all who want the same.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from netstore import errors
-from netstore.admission import Admission
+from netstore.admission import Admission, household
 from netstore.api.v3 import messages
 from netstore.api.v3.status import refuse
 from netstore.errors import Fault
@@ -27,7 +30,7 @@ from netstore.state.reads import STEP_UNITS, Lost, TooMuch
 from netstore.state.v3commands import Deleted, Later, PutDone, TxnDone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from netstore.api.v3.door import After, Replica
     from netstore.api.v3.messages import Headers, Piece
@@ -44,11 +47,17 @@ SHARED_BYTES: Final = 8 * 1024
 PACE_BYTES: Final = 192 * 1024
 PACE_SECONDS: Final = 60.0
 """A client has to take that many bytes of an answer (or the rest of it) while it is waited for that long: 3
-KiB a second, as of a v2 list. What the answer needs of the history is kept meanwhile, however long that is.
+KiB a second, as of a v2 list.
+"""
+
+HELD_SECONDS: Final = 300.0
+"""For how long an answer may keep compaction from erasing what it still needs, however fast it is taken: all
+that was compacted since would stay on the disk with it. Counted from the first look (`LOOK_SECONDS`) after
+the compaction. An answer that holds nothing back may last.
 """
 
 LOOK_SECONDS: Final = 15.0
-"""How often it is looked for answers that are taken too slowly."""
+"""How often it is looked for answers that are taken too slowly, or hold back erasing for too long."""
 
 MOST_READS: Final = 4_096
 """Ranges that are read in steps at once, for all answers; a transaction may have many. One principal has at
@@ -72,8 +81,12 @@ class Answers:
         self._headers = headers
         self._after = after
         self._reads = Admission(MOST_READS)
-        self._open: dict[_Answering, int] = {}
+        self._open: dict[_Giving, int] = {}
         """Answers that are being given, and how many reads each has."""
+        self._held = Admission(member.machine.mvcc.read_budget.limit)
+        """Bytes of `Pieces` that are being given, counted once for each household that gets them. They are
+        charged to the budget of reads, once.
+        """
 
     def send(self, call: Call, outcome: PutDone | Deleted | Later | TxnDone) -> None:
         """Answer a call with what applying a command gave, or with a read (`Later`)."""
@@ -109,25 +122,70 @@ class Answers:
             refuse(call, errors.too_many())
             return
         answering = _Answering(self, self._member, call, header, outcome)
-        if not self._open:
-            self._after(LOOK_SECONDS, self._look)
-        self._open[answering] = len(wanted)
+        self._enter(answering, len(wanted))
         fault = answering.open(wanted) or self._member.jobs.start(call.principal, answering)
         if fault is not None:
             answering.give_up(fault)
         else:
             call.on_cancelled(answering.close)
 
-    def closed(self, answering: _Answering) -> None:
-        """An answer is over."""
-        reads = self._open.pop(answering, 0)
+    def give(self, call: Call, head: bytes, pieces: Pieces) -> None:
+        """Answer a call with these bytes and the pieces after them, in steps. O(1)."""
+        size = len(head) + pieces.size
+        if size > MOST_BYTES:
+            call.finish(grpc.RESOURCE_EXHAUSTED, _TOO_LONG.format(size, MOST_BYTES))
+            return
+        if not call.open:
+            return
+        if not self._hold(call.principal, pieces):
+            refuse(call, errors.too_many())
+            return
+        giving = _GivingPieces(self, self._member, call, head, pieces)
+        self._enter(giving, 0)
+        fault = self._member.jobs.start(call.principal, giving)
+        if fault is not None:
+            giving.give_up(fault)
+        else:
+            call.on_cancelled(giving.close)
+            call.begin_reply(size)
+
+    def _hold(self, principal: str, pieces: Pieces) -> bool:
+        owner, holders, budget = household(principal), pieces.holders, self._member.machine.mvcc.read_budget
+        if not holders and budget.over:
+            return False
+        if owner not in holders and not self._held.enter(owner, pieces.size):
+            return False
+        if not holders:
+            budget.add(pieces.size)
+        holders[owner] = holders.get(owner, 0) + 1
+        return True
+
+    def let_go(self, principal: str, pieces: Pieces) -> None:
+        """An answer of pieces is over."""
+        owner, holders = household(principal), pieces.holders
+        holders[owner] -= 1
+        if not holders[owner]:
+            del holders[owner]
+            self._held.leave(owner, pieces.size)
+        if not holders:
+            self._member.machine.mvcc.read_budget.add(-pieces.size)
+
+    def _enter(self, giving: _Giving, reads: int) -> None:
+        if not self._open:
+            self._after(LOOK_SECONDS, self._look)
+        self._open[giving] = reads
+
+    def closed(self, giving: _Giving) -> bool:
+        """An answer is over; whether it was not before."""
+        reads = self._open.pop(giving, None)
         if reads:
-            self._reads.leave(answering.principal, reads)
+            self._reads.leave(giving.principal, reads)
+        return reads is not None
 
     def _look(self) -> None:
         now = self._member.clock.monotonic()
-        for answering in [each for each in self._open if each.pace.is_slow(now)]:
-            answering.give_up(errors.timed_out())
+        for giving in [each for each in self._open if each.pace.is_slow(now) or each.is_in_the_way(now)]:
+            giving.give_up(errors.timed_out())
         if self._open:
             self._after(LOOK_SECONDS, self._look)
 
@@ -233,23 +291,112 @@ def _reads_of(outcome: object) -> Iterator[Later]:
         yield later
 
 
-class _Answering:
+class Pieces:
+    """What is the same of several answers, in pieces of a moderate size. They are not changed any more."""
+
+    __slots__ = ("holders", "pieces", "size")
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        """O(pieces)."""
+        self.pieces = pieces
+        self.size = sum(map(len, pieces))
+        """Bytes."""
+        self.holders: dict[str, int] = {}
+        """To how many calls of which households they are being given."""
+
+
+class _Giving(ABC):
     """One answer that is given in steps. Implements `node.jobs.Job`."""
 
-    __slots__ = (
-        "_answers",
-        "_call",
-        "_clock",
-        "_header",
-        "_jobs",
-        "_mvcc",
-        "_outcome",
-        "_pieces",
-        "_reads",
-        "_unmeasured",
-        "pace",
-        "principal",
-    )
+    __slots__ = ("_answers", "_call", "_clock", "_jobs", "pace", "principal")
+
+    def __init__(self, answers: Answers, member: Replica, call: Call) -> None:
+        self._answers = answers
+        self._jobs = member.jobs
+        self._clock = member.clock
+        self._call = call
+        self.pace = Pace()
+        self.principal = call.principal
+
+    def is_in_the_way(self, now: float) -> bool:  # noqa: ARG002 - of some that read
+        """It has held back erasing for too long."""
+        return False
+
+    def _room(self) -> int:
+        """How much may be given now. Where that is nothing there are no more steps until it is something."""
+        room = self._call.room
+        if room <= 0:
+            self.pace.wait(self._clock.monotonic())
+            self._jobs.pause(self)
+            self._call.on_room(self._resume)
+        return room
+
+    def _resume(self) -> None:
+        self.pace.go_on(self._clock.monotonic())
+        self._jobs.resume(self)
+
+    @abstractmethod
+    def step(self) -> bool:
+        """See `node.jobs.Job`."""
+
+    def give_up(self, fault: Fault) -> None:
+        """End the call without the rest of its answer."""
+        refuse(self._call, fault)
+        self.close()
+
+    def failed(self, fault: Exception) -> None:  # noqa: ARG002 - it was logged
+        """See `node.jobs.Job`."""
+        self._call.finish(grpc.INTERNAL, errors.failed().cause.decode())
+        self.close()
+
+    def close(self) -> None:
+        """Nobody waits for this any more: let go of everything. May be called again."""
+        self._jobs.cancel(self)
+        self._answers.closed(self)
+
+
+class _GivingPieces(_Giving):
+    """An answer that is there: one piece for each step."""
+
+    __slots__ = ("_at", "_head", "_pieces")
+
+    def __init__(self, answers: Answers, member: Replica, call: Call, head: bytes, pieces: Pieces) -> None:
+        super().__init__(answers, member, call)
+        self._head = head
+        self._pieces = pieces
+        self._at = 0
+        """How many pieces were given."""
+
+    def step(self) -> bool:
+        """See `node.jobs.Job`."""
+        if self._room() <= 0:
+            return False
+        if self._head:
+            self._call.push(self._head)
+            self._head = b""
+        pieces = self._pieces.pieces
+        if self._at < len(pieces):
+            piece = pieces[self._at]
+            self._at += 1
+            self._call.push(piece)
+            self.pace.take(len(piece))
+        if self._at < len(pieces):
+            return False
+        self._call.end_reply()
+        self.close()
+        return True
+
+    def close(self) -> None:
+        """See `_Giving.close`."""
+        self._jobs.cancel(self)
+        if self._answers.closed(self):
+            self._answers.let_go(self.principal, self._pieces)
+
+
+class _Answering(_Giving):
+    """An answer that is read."""
+
+    __slots__ = ("_header", "_held_since", "_mvcc", "_outcome", "_pieces", "_reads", "_unmeasured")
 
     def __init__(
         self,
@@ -259,19 +406,16 @@ class _Answering:
         header: bytes,
         outcome: PutDone | Deleted | Later | TxnDone,
     ) -> None:
-        self._answers = answers
-        self._jobs = member.jobs
+        super().__init__(answers, member, call)
         self._mvcc = member.machine.mvcc
-        self._clock = member.clock
-        self._call = call
-        self.pace = Pace()
-        self.principal = call.principal
         self._header = header
         self._outcome = outcome
         self._reads: dict[int, RangeRead] = {}
         """By the identity of what they answer."""
         self._unmeasured: deque[RangeRead] = deque()
         self._pieces: deque[Piece] | None = None
+        self._held_since: float | None = None
+        """Since when it is known to hold back erasing, in monotonic seconds."""
 
     def open(self, wanted: Iterable[Later]) -> Fault | None:
         """Begin the reads of the outcome."""
@@ -314,11 +458,8 @@ class _Answering:
 
     def _give(self, pieces: deque[Piece]) -> bool:
         call = self._call
-        room = call.room
+        room = self._room()
         if room <= 0:
-            self.pace.wait(self._clock.monotonic())
-            self._jobs.pause(self)
-            call.on_room(self._resume)
             return False
         is_read = False
         while pieces and not is_read:
@@ -341,9 +482,14 @@ class _Answering:
         self.close()
         return True
 
-    def _resume(self) -> None:
-        self.pace.go_on(self._clock.monotonic())
-        self._jobs.resume(self)
+    def is_in_the_way(self, now: float) -> bool:
+        """It has held back erasing for too long. O(its reads)."""
+        compacted = self._mvcc.compacted
+        if not any(read.holds_back(compacted) for read in self._reads.values()):
+            self._held_since = None
+        elif self._held_since is None:
+            self._held_since = now
+        return self._held_since is not None and now - self._held_since > HELD_SECONDS
 
     def _push(self, tag: bytes, kvs: list[bytes]) -> None:
         """Give pairs away, those that are large without a copy."""
@@ -361,20 +507,9 @@ class _Answering:
             small = []
         self._call.push(b"".join(small))
 
-    def give_up(self, fault: Fault) -> None:
-        """End the call without the rest of its answer."""
-        refuse(self._call, fault)
-        self.close()
-
-    def failed(self, fault: Exception) -> None:  # noqa: ARG002 - it was logged
-        """See `node.jobs.Job`."""
-        self._call.finish(grpc.INTERNAL, errors.failed().cause.decode())
-        self.close()
-
     def close(self) -> None:
-        """Nobody waits for this any more: let go of everything."""
-        self._jobs.cancel(self)
-        self._answers.closed(self)
+        """See `_Giving.close`."""
+        super().close()
         for read in self._reads.values():
             read.close()
         self._reads.clear()

@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections import deque
 from functools import partial
 from heapq import merge
-from itertools import islice
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from netstore import errors
 from netstore.api.v3 import messages
+from netstore.api.v3.answers import Pieces
 from netstore.api.v3.messages import BadMessage, parse
 from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.api.v3.status import NOT_A_MESSAGE, refuse
@@ -19,11 +19,13 @@ from netstore.errors import Fault
 from netstore.net import grpc
 from netstore.state.commands import encode
 from netstore.state.lease import granted_ttl
+from netstore.state.reads import PIECE_BYTES
 from netstore.state.v3commands import Done, LeaseGrant, LeaseGranted, LeaseRevoke
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from netstore.api.v3.answers import Answers
     from netstore.api.v3.door import Door
     from netstore.api.v3.messages import Headers
     from netstore.api.v3.quota import Quota
@@ -41,6 +43,12 @@ MOST_UNREAD: Final = 1 << 20
 
 FEW: Final = 1_000
 """Leases, or keys of a lease, that are told in one call, and in one step where there are more: 1 ms."""
+
+RUNS_AT_ONCE: Final = 50
+"""Lists of `state.lease.KEYS_AT_ONCE` keys that are let go of in one step: 1 ms."""
+
+KEYS_PER_UNIT: Final = 8
+"""Keys of a lease that are told in one of the units of `Mvcc.read_units`."""
 
 _ID_BITS: Final = 62
 
@@ -64,6 +72,7 @@ class LeaseService:
         headers: Headers,
         quota: Quota,
         lessor: Lessor,
+        answers: Answers,
         *,
         below: Callable[[int], int],
         minimum_ttl: int,
@@ -73,10 +82,11 @@ class LeaseService:
         self._headers = headers
         self._quota = quota
         self._lessor = lessor
+        self._answers = answers
         self._below = below
         self._minimum_ttl = minimum_ttl
-        self._asked: dict[int, list[tuple[Call, int]]] = {}
-        """By lease whose many keys are being listed: the calls that come meanwhile, and its seconds left."""
+        self._asked: dict[int, _Asked] = {}
+        """By lease whose many keys are being listed."""
 
     def methods(self, door: Door) -> dict[bytes, Handler]:
         """Path -> handler of the unary methods."""
@@ -139,25 +149,38 @@ class LeaseService:
             refuse(call, left)
             return
         lease = machine.leases.get(id_)
-        if lease is not None and left >= 0 and keys and len(lease.keys) + len(lease.late or ()) > FEW:
+        if lease is not None and left >= 0 and keys and machine.leases.looked_at(lease) > FEW:
             if id_ in self._asked:
-                self._asked[id_].append((call, left))
+                self._join(self._asked[id_], call, left)
             else:
                 self._list_keys(lease, [(call, left)])
             return
         if left < 0 or lease is None:
             answer = pb.LeaseTimeToLiveResponse(ID=id_, TTL=-1)
         else:
-            held = sorted(machine.leases.keys_of(lease)) if keys else ()
+            held = sorted(machine.leases.keys_of(lease)) if keys else []
+            machine.mvcc.read_units += len(held) // KEYS_PER_UNIT
             answer = pb.LeaseTimeToLiveResponse(ID=id_, TTL=left, grantedTTL=lease.ttl, keys=held)
         call.reply(messages.write(self._headers(machine.mvcc.revision), answer))
 
-    def _list_keys(self, lease: Lease, calls: list[tuple[Call, int]]) -> None:
-        """Who asks while its keys are listed wants them as of later: one list for all of those follows."""
-        self._asked[lease.id] = []
-        self._start([call for call, _ in calls], self._keys_of(lease, calls), partial(self._listed, lease.id))
+    def _join(self, asked: _Asked, call: Call, left: int) -> None:
+        """Who asks while the keys are listed wants them as of later, and waits for what is under way, too."""
+        fault = self._member.jobs.share(call.principal, asked.listing)
+        if fault is not None:
+            refuse(call, fault)
+        else:
+            asked.meanwhile.append((call, left))
 
-    def _keys_of(self, lease: Lease, calls: list[tuple[Call, int]]) -> Iterator[None]:
+    def _list_keys(self, lease: Lease, calls: list[tuple[Call, int]]) -> None:
+        """Tell all of them the keys: one list for those who asked while there was another."""
+        waiting = deque(calls)
+        listing = _Listing(
+            self._keys_of(lease, waiting), partial(self._failed, waiting), partial(self._listed, lease)
+        )
+        self._asked[lease.id] = _Asked(listing, [])
+        self._start(waiting, listing)
+
+    def _keys_of(self, lease: Lease, calls: deque[tuple[Call, int]]) -> Iterator[None]:
         machine = self._member.machine
         runs: list[list[bytes]] = []
         head = self._headers(machine.mvcc.revision)
@@ -167,50 +190,71 @@ class LeaseService:
             if some:
                 runs.append(sorted(some))
             yield
-        parts: list[bytes] = []
-        keys = merge(*runs)
-        while held := list(islice(keys, FEW)):
-            parts.append(pb.LeaseTimeToLiveResponse(keys=held).SerializeToString())
+        made: list[bytes] = []
+        for held in _some_of(merge(*runs)):
+            made.append(pb.LeaseTimeToLiveResponse(keys=held).SerializeToString())
             yield
-        told = b"".join(parts)
-        for call, left in calls:
+        while runs:
+            del runs[-RUNS_AT_ONCE:]
+            yield
+        pieces = Pieces(made)
+        while calls:
+            call, left = calls.popleft()
             answer = pb.LeaseTimeToLiveResponse(ID=lease.id, TTL=left, grantedTTL=lease.ttl)
-            call.reply(messages.write(head, answer) + told)
+            self._answers.give(call, messages.write(head, answer), pieces)
             yield
 
-    def _listed(self, id_: int) -> None:
-        waiting = self._asked.pop(id_)
-        lease = self._member.machine.leases.get(id_)
-        if lease is not None and waiting:
-            self._list_keys(lease, waiting)
+    def _listed(self, lease: Lease) -> None:
+        """The listing of a lease's keys is over, whatever came of it."""
+        if lease.late is not None:
+            self._member.machine.leases.unlist(lease)
+        waiting = self._asked.pop(lease.id).meanwhile
+        following = self._member.machine.leases.get(lease.id)
+        if following is not None and waiting:
+            self._list_keys(following, waiting)
             return
         for call, left in waiting:
-            self._told(call, id_, True, left)
+            self._told(call, lease.id, True, left)
 
     def _list(self, call: Call, _: pb.LeaseLeasesRequest) -> None:
         machine = self._member.machine
         head = self._headers(machine.mvcc.revision)
         if len(machine.leases) > FEW:
-            self._start([call], self._ids(call, head, list(machine.leases.timed_keys())))
+            waiting = deque([(call, 0)])
+            steps = self._ids(waiting, head, list(machine.leases.timed_keys()))
+            self._start(waiting, _Listing(steps, partial(self._failed, waiting)))
         else:
             call.reply(messages.write(head, _leases(machine.leases.timed_keys())))
 
-    @staticmethod
-    def _ids(call: Call, head: bytes, ids: list[LeaseId]) -> Iterator[None]:
-        parts = [head]
+    def _ids(self, calls: deque[tuple[Call, int]], head: bytes, ids: list[LeaseId]) -> Iterator[None]:
+        made: list[bytes] = []
         for start in range(0, len(ids), FEW):
-            parts.append(_leases(ids[start : start + FEW]).SerializeToString())
+            made.append(_leases(ids[start : start + FEW]).SerializeToString())
             yield
-        call.reply(b"".join(parts))
+        call, _ = calls.popleft()
+        self._answers.give(call, head, Pieces(made))
 
-    def _start(
-        self, calls: list[Call], steps: Iterator[None], over: Callable[[], None] = lambda: None
-    ) -> None:
-        fault = self._member.jobs.start(calls[0].principal, _Listing(calls, steps, over))
-        if fault is not None:
-            for call in calls:
+    def _start(self, calls: deque[tuple[Call, int]], listing: _Listing) -> None:
+        """Begin a listing for those of the calls that may have one; it goes on in the turns of each."""
+        jobs = self._member.jobs
+        is_begun = False
+        for _ in range(len(calls)):
+            call, left = calls.popleft()
+            begin = jobs.share if is_begun else jobs.start
+            fault = begin(call.principal, listing)
+            if fault is not None:
                 refuse(call, fault)
-            over()
+                continue
+            is_begun = True
+            calls.append((call, left))
+        if not is_begun:
+            listing.over()
+
+    @staticmethod
+    def _failed(calls: deque[tuple[Call, int]]) -> None:
+        while calls:
+            call, _ = calls.popleft()
+            call.finish(grpc.INTERNAL, errors.failed().cause.decode())
 
     def _keep_alive(self, call: Call) -> _Renewals:
         return _Renewals(call, self._member, self._headers, self._lessor)
@@ -220,31 +264,57 @@ def _leases(ids: Iterable[LeaseId]) -> pb.LeaseLeasesResponse:
     return pb.LeaseLeasesResponse(leases=[pb.LeaseStatus(ID=id_) for id_ in ids])
 
 
+def _some_of(keys: Iterator[bytes]) -> Iterator[list[bytes]]:
+    """The keys in lists of `FEW`, or of `PIECE_BYTES`, give or take one."""
+    some: list[bytes] = []
+    size = 0
+    for key in keys:
+        some.append(key)
+        size += len(key)
+        if len(some) >= FEW or size >= PIECE_BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
 class _Listing:
-    """Answers that are made in steps. Implements `node.jobs.Job`; it goes on when its clients have gone, for
-    there is little left to do then.
+    """What is told of many leases or keys, made in steps. Implements `node.jobs.Job`; it goes on when its
+    clients have gone, for there is little left to do then.
     """
 
-    __slots__ = ("_calls", "_over", "_steps")
+    __slots__ = ("_failed", "_steps", "over")
 
-    def __init__(self, calls: list[Call], steps: Iterator[None], over: Callable[[], None]) -> None:
-        """`over` is called when there is nothing more to do, whatever happened."""
-        self._calls = calls
+    def __init__(
+        self, steps: Iterator[None], failed: Callable[[], None], over: Callable[[], None] = lambda: None
+    ) -> None:
+        """`over` is called when there is nothing more to do, whatever happened; `failed` before it, where a
+        step raised.
+        """
         self._steps = steps
-        self._over = over
+        self._failed = failed
+        self.over = over
 
     def step(self) -> bool:
         """See `node.jobs.Job`."""
         if next(self._steps, self) is not self:
             return False
-        self._over()
+        self.over()
         return True
 
     def failed(self, _: Exception) -> None:
         """See `node.jobs.Job`."""
-        for call in self._calls:
-            call.finish(grpc.INTERNAL, errors.failed().cause.decode())
-        self._over()
+        self._failed()
+        self.over()
+
+
+class _Asked(NamedTuple):
+    """A listing of the keys of a lease that is under way, the calls that came meanwhile, and the seconds it
+    had left for each of these.
+    """
+
+    listing: _Listing
+    meanwhile: list[tuple[Call, int]]
 
 
 class _Renewals:

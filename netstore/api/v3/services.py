@@ -76,15 +76,18 @@ def build(
     headers = Headers(member)
     door = Door(member, after, options.election_seconds)
     quota = Quota(member, options.quota_bytes)
+    answers = Answers(member, headers, after)
     kv = KvService(
         member,
         headers,
         quota,
-        Answers(member, headers, after),
+        answers,
         max_request_bytes=options.max_request_bytes,
         max_txn_ops=options.max_txn_ops,
     )
-    lease = LeaseService(member, headers, quota, lessor, below=below, minimum_ttl=options.minimum_ttl)
+    lease = LeaseService(
+        member, headers, quota, lessor, answers, below=below, minimum_ttl=options.minimum_ttl
+    )
     maintenance = MaintenanceService(member, headers, quota, sizes=sizes, copies=copies, members=members)
     watch = WatchService(watches, WatchAnswers(headers), after, below, options.progress_seconds)
     cluster = ClusterService(member, headers, members)

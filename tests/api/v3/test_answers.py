@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.api.v3 import answers
-from netstore.api.v3.answers import LOOK_SECONDS, PACE_BYTES, PACE_SECONDS, Pace
+from netstore.api.v3.answers import HELD_SECONDS, LOOK_SECONDS, PACE_BYTES, PACE_SECONDS, Pace
 from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import MustStop
 from netstore.net import grpc
 from netstore.state.reads import RangeRead
+from netstore.types import Revision
 from tests.support.v3member import FakeCall, Served
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 KEYS = 1_200
 WINDOW = 256 * 1024
 PAIR = 1_100
+ANY = Revision(1 << 40)
 RANGE = "/etcdserverpb.KV/Range"
 TXN = "/etcdserverpb.KV/Txn"
 ALL = pb.RangeRequest(key=b"k", range_end=b"l")
@@ -113,7 +115,7 @@ def test_a_client_that_hangs_up_leaves_nothing(served: Served) -> None:
     call.cancel()
     assert len(served.member.jobs) == 0
     store = served.member.machine.mvcc
-    assert store._pins.allow(1 << 40)
+    assert store._pins.allow(ANY) == ANY
 
 
 def pass_time(served: Served, call: SlowCall, seconds: float, rate: float = 0.0) -> None:
@@ -132,7 +134,7 @@ def is_given_up(served: Served, call: SlowCall) -> bool:
         return False
     assert (call.status, call.text) == (grpc.UNAVAILABLE, "etcdserver: request timed out")
     assert len(served.member.jobs) == 0
-    assert served.member.machine.mvcc._pins.allow(1 << 40)
+    assert served.member.machine.mvcc._pins.allow(ANY) == ANY
     return True
 
 
@@ -155,6 +157,66 @@ def test_a_slow_client_has_all_the_time_it_needs_at_its_pace(
     pass_time(served, call, 330, rate * PACE_BYTES / PACE_SECONDS)
     assert call.taken > WINDOW
     assert is_given_up(served, call) == is_cut
+
+
+def read_on(served: Served, seconds: float, *calls: SlowCall) -> None:
+    """Let these clients take what they have to, and a little more."""
+    for _ in range(int(seconds)):
+        served.advance(1)
+        for call in calls:
+            call.backlog = max(0, call.backlog - int(1.1 * PACE_BYTES / PACE_SECONDS))
+            if call.room:
+                call.tell()
+        run(served)
+
+
+def compact(served: Served) -> None:
+    revision = served.member.machine.mvcc.revision
+    served.call("/etcdserverpb.KV/Compact", pb.CompactionRequest(revision=revision))
+
+
+def test_an_answer_holds_back_a_compaction_for_so_long_only(served: Served) -> None:
+    """However fast it is taken. One that holds nothing back lasts."""
+    for number in range(KEYS, 3 * KEYS):
+        put(served, b"k%05d" % number, bytes(1_000))
+    mvcc = served.member.machine.mvcc
+    old = begin(served, RANGE, ALL)
+    run(served)
+    read_on(served, 2 * HELD_SECONDS, old)
+    put(served, b"k00000")
+    compact(served)
+    new = begin(served, RANGE, ALL)
+    run(served)
+    read_on(served, HELD_SECONDS, old, new)
+    assert old.open
+    assert mvcc.swept < mvcc.compacted
+    read_on(served, 2 * LOOK_SECONDS, old, new)
+    assert (old.status, old.text) == (grpc.UNAVAILABLE, "etcdserver: request timed out")
+    served.member.settle()
+    assert mvcc.swept == mvcc.compacted
+    assert new.open
+    read_on(served, HELD_SECONDS, new)
+    assert new.open
+
+
+def test_an_answer_holds_back_what_was_compacted_since_and_nothing_older(served: Served) -> None:
+    """Else answers that follow one another would keep everything."""
+    mvcc = served.member.machine.mvcc
+    calls: list[SlowCall] = []
+    compacted: list[int] = []
+    for _ in range(3):
+        calls.append(begin(served, RANGE, ALL))
+        put(served, b"k00000")
+        compact(served)
+        compacted.append(mvcc.compacted)
+    assert mvcc.swept < compacted[0]
+    for number in range(3):
+        calls[number].cancel()
+        served.member.settle()
+        following = compacted[number] if number < 2 else mvcc.compacted
+        assert mvcc.swept == following
+    found = pb.RangeResponse.FromString(served.call(RANGE, ALL).messages[0])
+    assert found.count == KEYS
 
 
 def test_only_the_time_counts_in_which_a_client_is_waited_for() -> None:
@@ -215,7 +277,7 @@ def test_one_principal_leaves_half_of_the_reads_to_the_others(
     run(served)
     assert [call.open for call in (*calls, other)] == [False] * 5
     finish(served, begin(served, RANGE, ALL))
-    assert served.member.machine.mvcc._read_budget.used == 0
+    assert served.member.machine.mvcc.read_budget.used == 0
 
 
 def test_a_transaction_of_many_ranges_is_one_moment_and_many_steps(served: Served) -> None:
@@ -297,7 +359,7 @@ def test_an_answer_that_cannot_be_made_fails_alone(served: Served, monkeypatch: 
         run(served)
     assert call.status == grpc.INTERNAL
     assert len(served.member.jobs) == 0
-    assert served.member.machine.mvcc._pins.allow(1 << 40)
+    assert served.member.machine.mvcc._pins.allow(ANY) == ANY
     finish(served, begin(served, RANGE, ALL))
 
 

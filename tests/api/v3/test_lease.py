@@ -6,17 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from netstore.api.v3.lease import FEW, MOST_UNREAD, MOST_WAITING
+from netstore.api.v3.answers import LOOK_SECONDS, PACE_SECONDS
+from netstore.api.v3.lease import FEW, KEYS_PER_UNIT, MOST_UNREAD, MOST_WAITING
 from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import NO_LEADER, refusal
 from netstore.net import grpc
+from netstore.node import jobs
+from netstore.state import mvcc
 from netstore.state.commands import encode
+from netstore.state.envelope import seal
+from netstore.state.machine import UNFINISHED
 from netstore.state.v3commands import DeleteRange, Found, LeaseGrant, LeaseRevoke, Put, Range, V3Command
 from netstore.types import Index
 from tests.support.v3member import FakeCall, Served
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from google.protobuf.message import Message
 
@@ -189,6 +194,17 @@ def test_many_keys_of_a_lease_are_told_in_steps_as_of_one_moment(
     assert count[0] == 9_000, "those who came meanwhile share a list"
 
 
+def test_keys_that_are_told_at_once_are_counted(served: Served) -> None:
+    """So that a turn does not answer for too long (`Host._serve_reads`)."""
+    apply(served, LeaseGrant(1, 60), *[Put(b"%05d" % number, b"", 1) for number in range(FEW)])
+    store = served.member.machine.mvcc
+    before = store.read_units
+    for keys, units in ((False, 0), (True, FEW // KEYS_PER_UNIT)):
+        begin(served, "LeaseTimeToLive", pb.LeaseTimeToLiveRequest(ID=1, keys=keys))
+        assert store.read_units - before == units
+    assert not served.member.jobs.ready
+
+
 def test_a_lease_that_ends_while_its_keys_are_listed_takes_all_of_them_along(served: Served) -> None:
     apply(served, LeaseGrant(1, 60), *[Put(b"%05d" % number, b"", 1) for number in range(3_000)])
     call = begin(served, "LeaseTimeToLive", pb.LeaseTimeToLiveRequest(ID=1, keys=True))
@@ -214,3 +230,193 @@ def test_an_answer_in_steps_that_cannot_be_made_is_said_to_fail(
     assert call.status == grpc.INTERNAL
     again = served.call("/etcdserverpb.Lease/LeaseTimeToLive", asked)
     assert len(pb.LeaseTimeToLiveResponse.FromString(again.messages[0]).keys) == 3_000
+
+
+def test_a_listing_that_fails_keeps_no_notes_of_what_comes_and_goes(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply(served, LeaseGrant(1, 60), *[Put(b"%05d" % number, b"", 1) for number in range(3_000)])
+    lease = served.member.machine.leases.get(1)
+    assert lease is not None
+    call = begin(served, "LeaseTimeToLive", pb.LeaseTimeToLiveRequest(ID=1, keys=True))
+    served.member.jobs.run(2)
+    apply(served, DeleteRange(b"00000"), Put(b"new", b"", 1))
+    assert len(lease.late or ()) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr("netstore.api.v3.lease.sorted", None, raising=False)
+        served.member.settle()
+    assert call.status == grpc.INTERNAL
+    assert lease.late is None
+    assert lease.keys == {b"new", *[b"%05d" % number for number in range(1, 3_000)]}
+
+
+class SlowCall(FakeCall):
+    """A call whose client reads nothing before `drain`."""
+
+    def __init__(self, principal: str = "ann") -> None:
+        super().__init__("/etcdserverpb.Lease/LeaseTimeToLive")
+        self.principal = principal
+        self.window = 64 * 1024
+        self.most = 0
+        self.given: list[bytes] = []
+        self.gone: list[Callable[[], None]] = []
+
+    def push(self, data: bytes | memoryview) -> None:
+        assert isinstance(data, bytes)
+        super().push(data)
+        self.given.append(data)
+        self.backlog += len(data)
+        self.most = max(self.most, self.backlog)
+
+    def on_cancelled(self, call: Callable[[], None]) -> None:
+        self.gone.append(call)
+
+
+LONG = [b"%0200d" % number for number in range(3_000)]
+PART = 203 * FEW
+
+
+def ask_keys(served: Served, call: FakeCall) -> None:
+    served.services.unary[call.path](call, pb.LeaseTimeToLiveRequest(ID=1, keys=True).SerializeToString())
+
+
+@pytest.fixture
+def holding(served: Served) -> Served:
+    """With a lease that has many keys."""
+    apply(served, LeaseGrant(1, 60), *[Put(key, b"", 1) for key in LONG])
+    return served
+
+
+def test_keys_are_given_as_they_are_taken_and_the_same_bytes_to_all(holding: Served) -> None:
+    served = holding
+    ask_keys(served, FakeCall("/etcdserverpb.Lease/LeaseTimeToLive"))
+    calls = [SlowCall("ann"), SlowCall("bob")]
+    for call in calls:
+        ask_keys(served, call)
+    budget = served.member.machine.mvcc.read_budget
+    for _ in range(20):
+        served.member.settle()
+        if any(call.open for call in calls):
+            assert 200 * len(LONG) < budget.used < 210 * len(LONG), "they are held once"
+        for call in calls:
+            call.drain()
+    for call in calls:
+        assert list(pb.LeaseTimeToLiveResponse.FromString(call.messages[0]).keys) == LONG
+        assert call.most <= call.window + PART
+    first, second = (call.given for call in calls)
+    assert len(first) > 3
+    assert all(one is other for one, other in zip(first[1:], second[1:], strict=True))
+    assert budget.used == 0
+    assert len(served.member.jobs) == 0
+
+
+def test_who_does_not_take_the_keys_or_hangs_up_leaves_nothing(holding: Served) -> None:
+    served = holding
+    budget = served.member.machine.mvcc.read_budget
+    stuck, lost = SlowCall(), SlowCall()
+    ask_keys(served, stuck)
+    ask_keys(served, lost)
+    served.member.settle()
+    assert budget.used > 0
+    lost.status = grpc.CANCELLED
+    lost.gone[0]()
+    for _ in range(int(PACE_SECONDS + 2 * LOOK_SECONDS)):
+        served.advance(1)
+    assert (stuck.status, stuck.text) == (grpc.UNAVAILABLE, "etcdserver: request timed out")
+    assert budget.used == 0
+    assert len(served.member.jobs) == 0
+    late = SlowCall()
+    ask_keys(served, late)
+    late.status = grpc.CANCELLED
+    served.member.settle()
+    assert (late.given, budget.used) == ([], 0)
+
+
+def test_lists_that_are_not_taken_hold_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks twice for one list, or under two addresses of one network, holds it once."""
+    monkeypatch.setattr(mvcc, "READ_BYTES", 300 * len(LONG))
+    served = Served()
+    apply(served, LeaseGrant(1, 60), *[Put(key, b"", 1) for key in LONG])
+    ask_keys(served, FakeCall("/etcdserverpb.Lease/LeaseTimeToLive"))
+    for call in (calls := [SlowCall(name) for name in ("2001:db8::1", "2001:db8::2", "bob")]):
+        ask_keys(served, call)
+    served.member.settle()
+    assert [call.open for call in calls] == [True, True, False]
+    assert (calls[2].status, calls[2].text) == (grpc.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
+    for call in calls[:2]:
+        call.gone[0]()
+    assert served.member.machine.mvcc.read_budget.used == 0
+
+
+def test_who_asks_beside_others_has_the_keys_in_its_own_turns(served: Served) -> None:
+    """One that keeps many lists under way makes nobody wait who wants the keys of the same lease."""
+    keys = [b"%05d" % number for number in range(5_000)]
+    apply(served, LeaseGrant(1, 60), *[Put(key, b"", 1) for key in keys])
+
+    def ask(principal: str) -> FakeCall:
+        call = FakeCall("/etcdserverpb.Lease/LeaseTimeToLive")
+        call.principal = principal
+        ask_keys(served, call)
+        return call
+
+    ask("ann")
+    for _ in range(100):
+        served.member.jobs.start("ann", Endless())
+    for principal in ("ann", "bob"):
+        ask(principal)
+    call = ask("bob")
+    steps = 0
+    while call.open and steps < 1_000:
+        served.member.jobs.run(1)
+        steps += 1
+    assert call.status == grpc.OK
+    assert steps < 100, "about 20 for each of two lists, and as many of the other's"
+
+
+class Endless:
+    """A job that is never over."""
+
+    def step(self) -> bool:
+        return False
+
+    def failed(self, fault: Exception) -> None:
+        raise fault
+
+
+def test_who_has_too_many_jobs_is_refused_and_others_get_their_list(
+    holding: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = holding
+    monkeypatch.setattr(jobs, "MOST_EACH", 2)
+    first, busy, other = (SlowCall(name) for name in ("ann", "busy", "other"))
+    ask_keys(served, first)
+    hindrances = [Endless(), Endless()]
+    for each in hindrances:
+        assert served.member.jobs.start("busy", each) is None
+    for call in (busy, other):
+        call.window = 1 << 20
+        ask_keys(served, call)
+    for _ in range(100):
+        served.member.jobs.run(1)
+    assert (busy.status, busy.text) == (grpc.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
+    assert other.status == grpc.OK
+
+
+def test_keys_that_a_command_is_about_to_take_are_listed_in_steps(served: Served) -> None:
+    """Though few are left of them: nothing of the command is seen before it is over."""
+    apply(served, LeaseGrant(1, 60), *[Put(b"%05d" % number, b"", 1) for number in range(3_000)])
+    machine = served.member.machine
+    lease = machine.leases.get(1)
+    assert lease is not None
+    outcome = machine.begin(Index(machine.applied + 1), seal(encode(DeleteRange(b"0", b"1")), 1))
+    while len(lease.keys) > FEW:
+        assert outcome is UNFINISHED
+        outcome = machine.go_on()
+    assert outcome is UNFINISHED
+    call = begin(served, "LeaseTimeToLive", pb.LeaseTimeToLiveRequest(ID=1, keys=True))
+    assert call.open
+    while outcome is UNFINISHED:
+        served.member.jobs.run(1)
+        outcome = machine.go_on()
+    served.member.settle()
+    assert list(pb.LeaseTimeToLiveResponse.FromString(call.messages[0]).keys) == []
