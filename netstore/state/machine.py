@@ -260,10 +260,10 @@ class Machine:
         engine = self._engine
         tree = Stored()
         for nodes in mirror.load_nodes(engine, whole=whole):
-            stray = tree.add(nodes)
-            if stray is not None:
-                raise mirror.corrupt(f"table {mirror.NODES}, key {stray!r} lies in no directory")
+            tree.add(nodes)
             yield
+        if tree.stray is not None:
+            raise mirror.corrupt(f"table {mirror.NODES}, key {tree.stray!r} lies in no directory")
         leases: dict[LeaseId, Lease] = {}
         for records in mirror.load_leases(engine, whole=whole):
             leases.update(stored_leases(records))

@@ -113,30 +113,37 @@ def _held(walk: Walk) -> int:
 class Stored:
     """The nodes of a tree that is being loaded; the root is implied."""
 
-    __slots__ = ("children", "nodes", "timed")
+    __slots__ = ("_early", "children", "nodes", "timed")
 
     def __init__(self) -> None:
+        self._early: dict[bytes, dict[bytes, None]] = {}
+        """Nodes that came before the directory they lie in, by that."""
         self.nodes: dict[bytes, NodeView] = {ROOT: _root()}
         self.children: dict[bytes, dict[bytes, None]] = {ROOT: {}}
         self.timed: list[tuple[bytes, Timed]] = []
         """What is known of the TTLs of some."""
 
-    def add(self, nodes: Iterable[tuple[NodeView, Timed | None]]) -> bytes | None:
-        """The next nodes in the order of their paths. Gives the path of one that lies in no directory: then
-        the tree is of no use. Else None.
-        """
+    def add(self, nodes: Iterable[tuple[NodeView, Timed | None]]) -> None:
+        """The next nodes, in any order."""
         for node, timed in nodes:
             path = node.key
-            siblings = self.children.get(parent_of(path))
+            parent = parent_of(path)
+            siblings = self.children.get(parent)
             if siblings is None:
-                return path
+                siblings = self._early.setdefault(parent, {})
             siblings[path] = None
             self.nodes[path] = node
             if node.dir:
-                self.children[path] = {}
+                self.children[path] = self._early.pop(path, {})
             if timed is not None:
                 self.timed.append((path, timed))
-        return None
+
+    @property
+    def stray(self) -> bytes | None:
+        """The path of a node that lies in no directory, None when there is none. With one, after the last
+        nodes were added, the tree is of no use.
+        """
+        return next((path for children in self._early.values() for path in children), None)
 
     def let_go(self) -> Iterator[None]:
         """Forget all of it in steps of `LET_GO_STEP`: all at once would take long."""

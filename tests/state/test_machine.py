@@ -301,6 +301,8 @@ def test_a_node_without_its_directory_is_named() -> None:
     machine.save()
     engine.write(Index(1), {(mirror.NODES, b"/a"): None})
     assert "key b'/a/b' lies in no directory" in refusal(engine)
+    with pytest.raises(CorruptData, match="lies in no directory"):
+        list(Machine(engine).load_steps())
 
 
 def test_a_window_that_does_not_end_at_the_state_is_named() -> None:

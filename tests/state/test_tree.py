@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -15,6 +15,9 @@ from netstore.state.tree import FOR_EVER, Life, Stored, Timed, Tree
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
 from tests.state.strategies import BASE, EXPIRIES, FLAGS, INDEXES, PATHS, VALUES
 from tests.state.tree_twin import TreeTwin, outcome_of
+
+if TYPE_CHECKING:
+    from random import Random
 
 values = st.sampled_from(VALUES)
 
@@ -88,8 +91,9 @@ class AgainstTwin(RuleBasedStateMachine):
         kept = self.tree.timed.get(path)
         self.both("expire", path, (self.tree.index if kept is None else kept.since) - ago)
 
-    @rule()
-    def rebuild_from_what_changed(self) -> None:
+    @rule(random=st.randoms())
+    def rebuild_from_what_changed(self, random: Random) -> None:
+        """In any order."""
         for path, node in self.tree.take_changes().items():
             if node is None:
                 self.mirror.pop(path, None)
@@ -98,8 +102,11 @@ class AgainstTwin(RuleBasedStateMachine):
         copy = Tree()
         timed = {path: Timed(each.ttl, each.since) for path, each in self.timed()}
         stored = Stored()
-        for path in sorted(self.mirror):
-            assert stored.add([(self.mirror[path], timed.get(path))]) is None
+        paths = sorted(self.mirror)
+        random.shuffle(paths)
+        for path in paths:
+            stored.add([(self.mirror[path], timed.get(path))])
+        assert stored.stray is None
         copy.restore(self.tree.index, stored)
         assert copy.get(b"/", True) == self.tree.get(b"/", True)
         assert {node.key: node for node in copy.nodes()} == {node.key: node for node in self.tree.nodes()}
