@@ -150,7 +150,9 @@ class Engine(Protocol):
     def prepare(self, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         """Take changes that are part of the next `write`: they can be read from now on, and become durable
         together with it. So a write that is large is given in pieces, of which a crash or `close` before it
-        loses all.
+        loses all. With them a `close` may lose earlier writes that were not durable yet, as a crash does: the
+        log has these. What is prepared is held in memory until then, however much it is, and is not part of
+        `behind`.
         """
 
     def sync(self, done: Callable[[OSError | None], None]) -> None:
@@ -162,4 +164,4 @@ class Engine(Protocol):
         """
 
     def close(self) -> None:
-        """Make everything written durable, then close. Blocks."""
+        """Make everything written durable, but for what `prepare` says, then close. Blocks."""

@@ -272,7 +272,7 @@ class LmdbEngine:
 
     def behind(self) -> int:
         """See `seams.Engine`."""
-        return max(0, self._overlay.held - self._overlay_bytes)
+        return max(0, self._overlay.held - self._prepared - self._overlay_bytes)
 
     def get(self, table: str, key: bytes) -> bytes | None:
         place = (table, key)
@@ -387,10 +387,13 @@ class LmdbEngine:
 
     def prepare(self, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         """See `seams.Engine`. Costs what `write` does. What was written before is not committed meanwhile
-        either, unless a commit is under way; `behind` counts nothing of it before the write.
+        either, unless a commit is under way. It counts in the budget at once, and in `behind` from the write
+        on: the command that it is of must go on. So it has no bound but the size of that command.
         """
         self._pending.update(changes)
-        self._prepared += _cost(changes)
+        size = _cost(changes)
+        self._prepared += size
+        self._overlay.charge(size)
 
     def write(self, applied: Index, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         """See `seams.Engine`. A dictionary update, and 0.1 us for each change; ValueError when `applied` goes
@@ -401,10 +404,10 @@ class LmdbEngine:
         self._applied = applied
         self._serial += 1
         self._pending.update(changes)
-        size = self._prepared + _cost(changes)
-        self._prepared = 0
-        self._pending_bytes += size
+        size = _cost(changes)
         self._overlay.charge(size)
+        self._pending_bytes += self._prepared + size
+        self._prepared = 0
         full = len(self._pending) >= self._commit_changes or self._pending_bytes >= self._commit_bytes
         if full or self._waiting:
             self._hand_over()
@@ -585,7 +588,7 @@ class LmdbEngine:
             self._in_flight = {}
             self._queue.put(_Spent(batch.changes))
             self._in_order.clear()
-            self._overlay.hold(self._pending_bytes)
+            self._overlay.hold(self._pending_bytes + self._prepared)
             ready = [done for serial, done in self._waiting if serial <= batch.serial]
             self._waiting = [wait for wait in self._waiting if wait[0] > batch.serial]
         else:

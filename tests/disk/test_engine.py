@@ -272,6 +272,26 @@ def test_a_step_reads_what_it_gives_also_of_keys_that_are_long(
     assert looked <= 2 * len(written)
 
 
+def test_what_is_prepared_is_charged_at_once_and_never_too_much_for_its_own_command(tmp_path: Path) -> None:
+    budget = Budget(1000)
+    opened = Opened(tmp_path / "state", commit_interval=3600, budget=budget)
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"0"): b"v"})
+    written = 2 + CHANGE_COST
+    assert (budget.used, engine.behind()) == (written, 0)
+    engine.sync(lambda _: None)
+    for number in range(1, 6):
+        engine.prepare({("plain", b"%d" % number): b"v"})
+        assert (budget.used, engine.behind()) == (written * (number + 1), 0)
+    opened.hand.until(lambda: engine.durable() == 1)
+    assert (budget.used, engine.behind()) == (written * 5, 0), "what was committed meanwhile is not held"
+    engine.write(Index(2), {})
+    assert (budget.used, engine.behind()) == (written * 5, written * 5 - 1000)
+    opened.sync()
+    assert (budget.used, engine.behind()) == (0, 0)
+    engine.close()
+
+
 def test_an_applied_index_alone_becomes_durable(opened: Opened) -> None:
     opened.engine.write(Index(7), {})
     assert opened.sync() is None
