@@ -238,10 +238,6 @@ class Tree:
         changed, self.changed = self.changed, {}
         return changed
 
-    def nodes(self) -> Iterator[NodeView]:
-        """Every node but the root, in no particular order."""
-        return (node for path, node in self._nodes.items() if path != ROOT)
-
     # Reading
 
     def file(self, path: bytes) -> NodeView | None:

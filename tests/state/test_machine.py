@@ -23,6 +23,7 @@ from netstore.state.tree import Timed
 from netstore.state.v3commands import LeaseCheckpoint, Put, Txn
 from netstore.types import EtcdIndex, Event, Index, Nanos, NodeId
 from tests.state.strategies import BASE, all_commands
+from tests.support.contents import nodes_of
 from tests.support.local_member import memory_engine
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def state_of(machine: Machine) -> object:
     return (
         machine.applied,
         machine.tree.index,
-        {node.key: node for node in machine.tree.nodes()},
+        {node.key: node for node in nodes_of(machine.tree)},
         [msgspec.structs.replace(event, removed=()) for event in machine.history.since(0)],
         (machine.history.first, machine.history.last),
         machine.statistics.replicated(),
@@ -270,7 +271,7 @@ def test_a_path_of_any_length_is_kept() -> None:
     for path in paths:
         apply(machine, commands.Set(path, b"1", dir=True))
     machine.save()
-    assert {node.key for node in machine_on(engine).tree.nodes()} == paths
+    assert {node.key for node in nodes_of(machine_on(engine).tree)} == paths
 
 
 def refusal(engine: MemoryEngine) -> str:
