@@ -92,6 +92,10 @@ class Device(Protocol):
         """Finish what was accepted, then stop. Blocks."""
 
 
+SHORT_KEY_BYTES: Final = 511
+"""Keys up to this length an engine keeps in order, however many there are."""
+
+
 class Engine(Protocol):
     """Ordered tables of bytes with one applied index, changed together or not at all.
 
@@ -127,6 +131,9 @@ class Engine(Protocol):
         """The next pairs from `start` on, at most so many, with values of about so many bytes; and where the
         next ones begin, None when there are none. For who reads a table in steps between writes: a step costs
         what it gives, however much is not durable.
+
+        Keys of up to `SHORT_KEY_BYTES` come in order. Longer ones come after them, in an order of the
+        engine's own, and such a `start` is one that was given.
         """
 
     def count(self, table: str) -> int | None:
@@ -143,7 +150,9 @@ class Engine(Protocol):
     def prepare(self, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         """Take changes that are part of the next `write`: they can be read from now on, and become durable
         together with it. So a write that is large is given in pieces, of which a crash or `close` before it
-        loses all.
+        loses all. With them a `close` may lose earlier writes that were not durable yet, as a crash does: the
+        log has these. What is prepared is held in memory until then, however much it is, and is not part of
+        `behind`.
         """
 
     def sync(self, done: Callable[[OSError | None], None]) -> None:
@@ -155,4 +164,4 @@ class Engine(Protocol):
         """
 
     def close(self) -> None:
-        """Make everything written durable, then close. Blocks."""
+        """Make everything written durable, but for what `prepare` says, then close. Blocks."""

@@ -19,7 +19,6 @@ import os
 import threading
 import time
 from bisect import bisect_left
-from contextlib import closing
 from functools import partial
 from heapq import merge
 from itertools import islice
@@ -36,7 +35,7 @@ from netstore.disk.deliver import tell
 from netstore.disk.tables import HEADROOM_BYTES, Tables, Tracker, damaged, is_room_for
 from netstore.errors import CorruptData, NetstoreError, StateDamaged
 from netstore.limits import Budget
-from netstore.seams import PASSING
+from netstore.seams import PASSING, SHORT_KEY_BYTES
 from netstore.types import Index
 
 if TYPE_CHECKING:
@@ -135,24 +134,31 @@ def _cost(changes: Mapping[tuple[str, bytes], bytes | None]) -> int:
 class _InOrder:
     """The keys of changes in order. Changes are only added while it is used."""
 
-    def __init__(self, changes: Changes) -> None:
+    def __init__(self, changes: Changes, place: Callable[[str, bytes], tuple[str, bytes]]) -> None:
+        """`place` is that of `Tables`."""
         self._changes = changes
+        self._place = place
         self._seen = 0
         self._tables: dict[str, list[bytes]] = {}
+        self._keys: dict[bytes, bytes] = {}
+        """What lies at those places that are not the keys themselves."""
 
-    def keys(self, table: str, start: bytes, most: int) -> list[bytes]:
-        """The first keys of a table from `start` on. What came since the last call is put in its place: keys
-        that came in order, as those of records do, cost a comparison each.
+    def keys(self, name: str, start: bytes, most: int) -> dict[bytes, bytes]:
+        """The first places of one of LMDB's tables from `start` on, with their keys. What came since the last
+        call is put in its place: keys that came in order, as those of records do, cost a comparison each.
         """
         if self._seen < len(self._changes):
-            for name, key in islice(self._changes, self._seen, None):
-                self._tables.setdefault(name, []).append(key)
+            for table, key in islice(self._changes, self._seen, None):
+                beside, place = self._place(table, key)
+                self._tables.setdefault(beside, []).append(place)
+                if place is not key:
+                    self._keys[place] = key
             self._seen = len(self._changes)
-            for keys in self._tables.values():
-                keys.sort()
-        keys = self._tables.get(table, [])
-        place = bisect_left(keys, start)
-        return keys[place : place + most]
+            for places in self._tables.values():
+                places.sort()
+        places = self._tables.get(name, [])
+        at = bisect_left(places, start)
+        return {place: self._keys.get(place, place) for place in places[at : at + most]}
 
 
 def _first(
@@ -266,7 +272,7 @@ class LmdbEngine:
 
     def behind(self) -> int:
         """See `seams.Engine`."""
-        return max(0, self._overlay.held - self._overlay_bytes)
+        return max(0, self._overlay.held - self._prepared - self._overlay_bytes)
 
     def get(self, table: str, key: bytes) -> bytes | None:
         place = (table, key)
@@ -319,18 +325,55 @@ class LmdbEngine:
         return pairs
 
     def some(self, table: str, start: bytes, most: int, size: int) -> tuple[list[Pair], bytes | None]:
-        """See `seams.Engine`. What is not committed is put in order once a commit, not once a call."""
+        """See `seams.Engine`. What is not committed is put in order once a commit, not once a call. Keys that
+        LMDB does not take are given in the order of their places, after the others; but the empty one first.
+        """
+        found: list[Pair] = []
+        name, place = self._tables.place(table, start) if start else (table, b"")
+        if not start and (value := self.get(table, b"")) is not None:
+            found.append((b"", value))
+            size -= len(value)
+        if name == table:
+            some, following = self._some(table, name, place, most - len(found), size)
+            found += some
+            if following is not None:
+                return found, following
+            name, place = self._tables.beside(table), b""
+            size -= sum(len(value) for _, value in some)
+        some, following = self._some(table, name, place, most - len(found), size)
+        return found + some, following
+
+    def _some(
+        self, table: str, name: str, start: bytes, most: int, size: int
+    ) -> tuple[list[Pair], bytes | None]:
+        """The next pairs of one of LMDB's tables from a place on, without the empty key's."""
         if not self._in_order:
-            self._in_order = [_InOrder(self._in_flight), _InOrder(self._pending)]
-        ahead = sorted({key for each in self._in_order for key in each.keys(table, start, most + 1)})
+            place_of = self._tables.place
+            self._in_order = [_InOrder(self._in_flight, place_of), _InOrder(self._pending, place_of)]
+        keys: dict[bytes, bytes] = {}
+        for each in self._in_order:
+            keys |= each.keys(name, start, most + 2)
+        ahead = sorted(place for place, key in keys.items() if key)
         bound = ahead[most] if len(ahead) > most else None
-        overlay: dict[bytes, bytes | None] = {}
-        for key in ahead[:most]:
-            place = (table, key)
-            overlay[key] = (self._pending if place in self._pending else self._in_flight)[place]
-        with closing(self._merge(table, start, bound, overlay)) as pairs:
-            next(pairs)
-            return _first(pairs, most, size, bound)
+        overlay: dict[bytes, Pair | None] = {}
+        for place in ahead[:most]:
+            change = (table, keys[place])
+            value = (self._pending if change in self._pending else self._in_flight)[change]
+            overlay[place] = None if value is None else (change[1], value)
+        fresh = [(place, pair) for place, pair in overlay.items() if pair is not None]
+        try:
+            with self._reading, self._tables.env.begin() as txn:
+                if name == table:
+                    plain = self._tables.walk(txn, name, start, bound)
+                    stored: Iterator[tuple[bytes, Pair]] = ((pair[0], pair) for pair in plain)
+                else:
+                    stored = self._tables.long(txn, table, start, bound)
+                older = (each for each in stored if each[0] not in overlay and each[1][0])
+                both = merge(older, fresh, key=itemgetter(0)) if fresh else older
+                return _first((pair for _, pair in both), most, size, None if bound is None else keys[bound])
+        except StateDamaged as error:
+            self._found(error)
+            raise
 
     def count(self, table: str) -> int | None:
         """See `seams.Engine`."""
@@ -344,10 +387,13 @@ class LmdbEngine:
 
     def prepare(self, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         """See `seams.Engine`. Costs what `write` does. What was written before is not committed meanwhile
-        either, unless a commit is under way; `behind` counts nothing of it before the write.
+        either, unless a commit is under way. It counts in the budget at once, and in `behind` from the write
+        on: the command that it is of must go on. So it has no bound but the size of that command.
         """
         self._pending.update(changes)
-        self._prepared += _cost(changes)
+        size = _cost(changes)
+        self._prepared += size
+        self._overlay.charge(size)
 
     def write(self, applied: Index, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         """See `seams.Engine`. A dictionary update, and 0.1 us for each change; ValueError when `applied` goes
@@ -358,10 +404,10 @@ class LmdbEngine:
         self._applied = applied
         self._serial += 1
         self._pending.update(changes)
-        size = self._prepared + _cost(changes)
-        self._prepared = 0
-        self._pending_bytes += size
+        size = _cost(changes)
         self._overlay.charge(size)
+        self._pending_bytes += self._prepared + size
+        self._prepared = 0
         full = len(self._pending) >= self._commit_changes or self._pending_bytes >= self._commit_bytes
         if full or self._waiting:
             self._hand_over()
@@ -542,7 +588,7 @@ class LmdbEngine:
             self._in_flight = {}
             self._queue.put(_Spent(batch.changes))
             self._in_order.clear()
-            self._overlay.hold(self._pending_bytes)
+            self._overlay.hold(self._pending_bytes + self._prepared)
             ready = [done for serial, done in self._waiting if serial <= batch.serial]
             self._waiting = [wait for wait in self._waiting if wait[0] > batch.serial]
         else:
@@ -714,7 +760,10 @@ class MemoryEngine:
 
     def some(self, table: str, start: bytes, most: int, size: int) -> tuple[list[Pair], bytes | None]:
         """See `seams.Engine`."""
-        return _first(self.scan(table, start, None), most, size, None)
+        pairs = self._seen[table].items()
+        found = sorted((len(key) > SHORT_KEY_BYTES, key, value) for key, value in pairs)
+        place = bisect_left(found, (len(start) > SHORT_KEY_BYTES, start))
+        return _first(((key, value) for _, key, value in found[place:]), most, size, None)
 
     def prepare(self, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         """See `seams.Engine`."""

@@ -267,11 +267,22 @@ class Tables:
 
     # --- reading
 
+    @staticmethod
+    def beside(table: str) -> str:
+        """LMDB's table for those keys of a table that LMDB does not take."""
+        return _LONG + table
+
+    def place(self, table: str, key: bytes) -> tuple[str, bytes]:
+        """Where the value under a key lies: in which of LMDB's tables, and under which key of that. What lies
+        in the table itself lies under the key itself.
+        """
+        if 0 < len(key) <= self.longest:
+            return table, key
+        return _LONG + table, sha256(key).digest()
+
     def get(self, table: str, key: bytes) -> bytes | None:
         """The value under a key. About 1.5 us."""
-        name, place = table, key
-        if not 0 < len(key) <= self.longest:
-            name, place = _LONG + table, sha256(key).digest()
+        name, place = self.place(table, key)
         try:
             with self.env.begin() as txn:
                 stored = txn.get(place, db=self._dbs[name])
@@ -312,9 +323,15 @@ class Tables:
         one by one, and the others. A table that is read to its end from its beginning is compared with its
         sum.
         """
-        long = (_split(value) for _, value in self.walk(txn, _LONG + table, b"", None))
+        long = (pair for _, pair in self.long(txn, table, b"", None))
         above = sorted(pair for pair in long if start <= pair[0] and (end is None or pair[0] < end))
         return self.walk(txn, table, start, end), above
+
+    def long(
+        self, txn: lmdb.Transaction, table: str, start: bytes, end: bytes | None
+    ) -> Iterator[tuple[bytes, Pair]]:
+        """The pairs under keys that LMDB does not take, each with its place, in the order of these."""
+        return ((place, _split(value)) for place, value in self.walk(txn, _LONG + table, start, end))
 
     def walk(self, txn: lmdb.Transaction, name: str, start: bytes, end: bytes | None) -> Iterator[Pair]:
         """The pairs of one of LMDB's tables."""
@@ -439,7 +456,7 @@ class Tables:
                 if name != table:  # nearly all are of one
                     name = table
                     start, db, count = seeds[name], dbs[name], moved[name]
-                if not 0 < len(key) <= longest:
+                if not 0 < len(key) <= longest:  # `place`, without a call for each
                     name, value = _LONG + table, None if value is None else prefixed(key) + value  # noqa: PLW2901
                     key = sha256(key).digest()  # noqa: PLW2901
                     start, db, count = seeds[name], dbs[name], moved[name]

@@ -200,6 +200,7 @@ class Host:
         self.proposals = proposals
         self.proposals.now, self.proposals.wall = clock.monotonic(), clock.wall()
         machine.watched = hub.watched
+        machine.awaited = self._is_awaited
         self.proposals.failed = self.hub.failed = self.watches.failed = self.request_failed
         self._driver = driver
         self._raft = driver.raft
@@ -709,6 +710,10 @@ class Host:
         if events or changes:
             self.parts.ran("watches")
         return last is not None
+
+    def _is_awaited(self) -> bool:
+        """Whether a request of this member waits for the entry that is being applied."""
+        return self.proposals.awaits(request_of(self._payload))
 
     def _meet(self, entry: Entry) -> None:
         """An entry is about to be applied: what its term and its kind mean for this member."""

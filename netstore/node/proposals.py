@@ -149,6 +149,10 @@ class Proposals:
         """The state became that of a copy: what was sent may be part of it, and is not sent again."""
         self._sent.clear()
 
+    def awaits(self, request: int) -> bool:
+        """Whether somebody waits for the outcome of this request."""
+        return request in self._slots
+
     def complete(self, request: int, outcome: Outcome | Fault) -> None:
         """The entry of this request was applied. Nothing happens when nobody waits for it (another member's,
         or timed out).

@@ -62,6 +62,7 @@ from netstore.state.member import (
     to_vote,
 )
 from netstore.state.mvcc import Mvcc
+from netstore.state.reads import UNIT_BYTES
 from netstore.state.statistics import REPLICATED, Statistics
 from netstore.state.tree import FOR_EVER, Life, Stored, Tree, let_go
 from netstore.state.v3commands import (
@@ -108,10 +109,12 @@ MOST_AWAIT_SWEEP: Final = 1_000
 """How many may wait for compactions to be over; a read that is open keeps them waiting."""
 
 COMMAND_UNITS: Final = 10
-"""Microseconds, about, that a command takes that is not carried out in pieces, and each of what it ends."""
+"""Microseconds, about, that a command takes that is not carried out in pieces, and each of what it ends. One
+more for each `UNIT_BYTES` of it, of an event, and of what else it reads and writes.
+"""
 
 NODE_UNITS: Final = 2
-"""The same for each node that it makes or notes something of beside the one it names."""
+"""The same for each node that it makes, lists or notes something of beside the one it names."""
 
 CLEAR_UNITS: Final = 4
 """The same for each node that goes with a directory, and to save that."""
@@ -169,6 +172,10 @@ class Machine:
         """Whether a live watcher is at a path of the tree: it is to be told when what is there goes with a
         directory (`Event.removed`). This member's affair: nothing but who is told depends on it.
         """
+        self.awaited: Callable[[], bool] = _always
+        """Whether somebody waits here for the outcome of what is being applied: a read that goes through the
+        log is made for nobody else. This member's affair, as reads are: they change nothing.
+        """
         self._members: dict[NodeId, MemberInfo] = {}
         self._removed: set[NodeId] = set()
         self._events: list[Event] = []
@@ -182,7 +189,9 @@ class Machine:
         """The command that is not finished."""
         self._work_index = Index(0)
         self.worked = 0
-        """Units worked so far by `apply` and `go_on`."""
+        """Units worked so far by `apply` and `go_on`. Members count differently: nothing that is replicated
+        may depend on it.
+        """
         self._await_sweep: list[tuple[Revision, Callable[[Fault | None], None]]] = []
         self._before: Iterator[None] = iter(())
         self._doors: dict[type, Callable[..., Outcome | Work]] = {
@@ -251,10 +260,10 @@ class Machine:
         engine = self._engine
         tree = Stored()
         for nodes in mirror.load_nodes(engine, whole=whole):
-            stray = tree.add(nodes)
-            if stray is not None:
-                raise mirror.corrupt(f"table {mirror.NODES}, key {stray!r} lies in no directory")
+            tree.add(nodes)
             yield
+        if tree.stray is not None:
+            raise mirror.corrupt(f"table {mirror.NODES}, key {tree.stray!r} lies in no directory")
         leases: dict[LeaseId, Lease] = {}
         for records in mirror.load_leases(engine, whole=whole):
             leases.update(stored_leases(records))
@@ -427,7 +436,7 @@ class Machine:
         before = self.applied
         self.trail.add(command[:COMMAND_BYTES])
         self.applied = index
-        self.worked += COMMAND_UNITS
+        self.worked += COMMAND_UNITS + len(command) // UNIT_BYTES
         try:
             outcome = self._doors[type(decoded)](decoded)
         except CannotApply:
@@ -448,9 +457,10 @@ class Machine:
             raise NetstoreError("no entry is half applied")
         try:
             while units > 0:
+                before = self.worked
                 worked = next(work)
-                units -= worked
-                self.worked += worked
+                self.worked += worked  # beside what it counted itself
+                units -= self.worked - before
         except StopIteration as end:
             self._work = None
             self.leases.finish()
@@ -644,16 +654,26 @@ class Machine:
         return outcome
 
     def _quorum_get(self, command: QuorumGet) -> Outcome:
-        return self.look(command.path, command.recursive)
+        if not self.awaited():
+            self._count_get(self.tree.fault(command.path))
+            return None
+        tree = self.tree
+        nodes, size = tree.listed, tree.listed_bytes
+        outcome = self.look(command.path, command.recursive)
+        self.worked += NODE_UNITS * (tree.listed - nodes) + (tree.listed_bytes - size) // UNIT_BYTES
+        return outcome
 
     def look(self, path: bytes, recursive: bool = False) -> Event | Walk | Fault:
         """The same as `get` in bounded time (`Tree.look`)."""
         outcome = self.tree.look(path, recursive)
-        if type(outcome) is Fault and outcome.code != 300:  # how many walks there are is this member's affair
-            self.statistics.gets_fail += 1
-        else:
-            self.statistics.gets_success += 1
+        self._count_get(outcome if type(outcome) is Fault else None)
         return outcome
+
+    def _count_get(self, fault: Fault | None) -> None:
+        if fault is None or fault.code == 300:  # how many walks there are is this member's affair
+            self.statistics.gets_success += 1
+        else:
+            self.statistics.gets_fail += 1
 
     def get(self, path: bytes, recursive: bool = False) -> Event | Fault:
         """Read the tree as it is here and now, and count it."""
@@ -689,6 +709,8 @@ class Machine:
             fault = alarms.refuse(command)
             if fault is not None:
                 return fault
+        if command.ignore_value:
+            self.worked += self.mvcc.size_of(command.key) // UNIT_BYTES
         return txn.put(self.mvcc, self.leases, command)
 
     def _delete_range(self, command: DeleteRange) -> Outcome | Work:
@@ -940,12 +962,17 @@ class Machine:
 
     def _remember(self, event: Event) -> None:
         packed = mirror.pack_event(event)
+        self.worked += len(packed) // UNIT_BYTES
         self.history.add(event)
         self.trail.add(packed)
         self._window[mirror.window_key(event.index)] = packed
 
 
 def _perhaps(_: bytes) -> bool:
+    return True
+
+
+def _always() -> bool:
     return True
 
 

@@ -158,11 +158,11 @@ def pack_event(event: Event) -> bytes:
 
 
 def load_nodes(engine: Engine, *, whole: bool) -> Iterator[list[tuple[NodeView, Timed | None]]]:
-    """Every stored node, with what one with a TTL counts by, in the order of their paths; in steps of
-    `LOAD_STEP` or as a `whole`. The state must not change meanwhile.
+    """Every stored node, with what one with a TTL counts by, in steps of `LOAD_STEP` or as a `whole`; in the
+    order of their paths, but in steps long paths come last, in any order (`Engine.some`). The state must not
+    change meanwhile.
 
-    A whole table is compared with its sum, of one in steps only the records are counted; and each step looks
-    at all paths that are too long to be keys of LMDB.
+    A whole table is compared with its sum, of one in steps only the records are counted.
     """
     found = 0
     for some in _some_records(engine, NODES, _decode_node, whole=whole):

@@ -113,30 +113,37 @@ def _held(walk: Walk) -> int:
 class Stored:
     """The nodes of a tree that is being loaded; the root is implied."""
 
-    __slots__ = ("children", "nodes", "timed")
+    __slots__ = ("_early", "children", "nodes", "timed")
 
     def __init__(self) -> None:
+        self._early: dict[bytes, dict[bytes, None]] = {}
+        """Nodes that came before the directory they lie in, by that."""
         self.nodes: dict[bytes, NodeView] = {ROOT: _root()}
         self.children: dict[bytes, dict[bytes, None]] = {ROOT: {}}
         self.timed: list[tuple[bytes, Timed]] = []
         """What is known of the TTLs of some."""
 
-    def add(self, nodes: Iterable[tuple[NodeView, Timed | None]]) -> bytes | None:
-        """The next nodes in the order of their paths. Gives the path of one that lies in no directory: then
-        the tree is of no use. Else None.
-        """
+    def add(self, nodes: Iterable[tuple[NodeView, Timed | None]]) -> None:
+        """The next nodes, in any order."""
         for node, timed in nodes:
             path = node.key
-            siblings = self.children.get(parent_of(path))
+            parent = parent_of(path)
+            siblings = self.children.get(parent)
             if siblings is None:
-                return path
+                siblings = self._early.setdefault(parent, {})
             siblings[path] = None
             self.nodes[path] = node
             if node.dir:
-                self.children[path] = {}
+                self.children[path] = self._early.pop(path, {})
             if timed is not None:
                 self.timed.append((path, timed))
-        return None
+
+    @property
+    def stray(self) -> bytes | None:
+        """The path of a node that lies in no directory, None when there is none. With one, after the last
+        nodes were added, the tree is of no use.
+        """
+        return next((path for children in self._early.values() for path in children), None)
 
     def let_go(self) -> Iterator[None]:
         """Forget all of it in steps of `LET_GO_STEP`: all at once would take long."""
@@ -171,11 +178,15 @@ class Tree:
         "_budget",
         "_children",
         "_cleared",
+        "_cleared_at",
         "_emptied",
         "_nodes",
         "_walks",
         "changed",
+        "clear_step",
         "index",
+        "listed",
+        "listed_bytes",
         "timed",
     )
 
@@ -192,8 +203,16 @@ class Tree:
         self._walks: list[ref[Walk]] = []
         self._cleared = b""
         """What the paths begin with that are out of reach: a directory was removed. Empty: none."""
+        self._cleared_at = EtcdIndex(0)
+        """The index of that."""
         self._emptied: list[bytes] = []
         """Its directories that are still to be emptied."""
+        self.clear_step = CLEAR_STEP
+        """Nodes that `clear` forgets where it is not told how many."""
+        self.listed = 0
+        """Nodes looked at so far to list a directory or show a file."""
+        self.listed_bytes = 0
+        """Bytes of their values."""
 
     def restore(self, index: EtcdIndex, stored: Stored) -> None:
         """Become the tree that was stored as it was at `index`. What it was is in `stored` then. O(nodes with
@@ -218,10 +237,6 @@ class Tree:
         """What changed since the last call."""
         changed, self.changed = self.changed, {}
         return changed
-
-    def nodes(self) -> Iterator[NodeView]:
-        """Every node but the root, in no particular order."""
-        return (node for path, node in self._nodes.items() if path != ROOT)
 
     # Reading
 
@@ -249,12 +264,19 @@ class Tree:
         node = self._find(path)
         if node is None:
             return self._unreachable(path)
-        if node.dir:
+        if not node.dir:
+            self.listed += 1
+            self.listed_bytes += len(node.value or b"")
+        else:
             listing = self._listing(node, recursive, most, size)
             if listing is None:
                 return self._walk(node, recursive)
             node = listing
         return Event("get", self.index, node)
+
+    def fault(self, path: bytes) -> Fault | None:
+        """What `get` refuses with, None where it finds a node."""
+        return self._unreachable(path) if self._find(path) is None else None
 
     def _find(self, path: bytes) -> NodeView | None:
         """The node at a path, for who reads while a directory is being cleared away."""
@@ -310,7 +332,10 @@ class Tree:
             if most < 0:
                 return None
             children = [nodes[path] for path in sorted(self._visible(directory.key))]
-            size -= sum(len(child.value) for child in children if child.value)
+            values = sum(len(child.value) for child in children if child.value)
+            self.listed += len(self._children[directory.key])
+            self.listed_bytes += values
+            size -= values
             if size < 0:
                 return None
             order.append((directory, children))
@@ -535,6 +560,7 @@ class Tree:
         children = self._children.get(path)
         if children:
             self._cleared = path + b"/"
+            self._cleared_at = index
             self._emptied.append(path)
         elif children is not None:
             del self._children[path]
@@ -549,14 +575,15 @@ class Tree:
 
     @property
     def walkers(self) -> int:
-        """How many walks are told of each node that changes."""
-        return len(self._live_walks()) if self._walks else 0
+        """How many walks are told of each node that `clear` forgets."""
+        return len(self._walks_before()) if self._walks else 0
 
-    def clear(self, most: int = CLEAR_STEP) -> list[bytes]:
-        """Forget so many of the nodes that were below the directory that was removed last; their paths, each
-        directory before what it holds. About 2 us each.
+    def clear(self, most: int | None = None) -> list[bytes]:
+        """Forget so many (`clear_step`) of the nodes that were below the directory that was removed last;
+        their paths, each directory before what it holds. About 2 us each.
         """
-        walks = self._live_walks() if self._walks else ()
+        most = most or self.clear_step
+        walks = self._walks_before() if self._walks else ()
         gone: list[bytes] = []
         while self._emptied and len(gone) < most:
             directory = self._emptied[-1]
@@ -576,6 +603,12 @@ class Tree:
         if not self._emptied:
             self._cleared = b""
         return gone
+
+    def _walks_before(self) -> list[Walk]:
+        """Those that began before the directory was removed that is cleared away: to the others nothing of it
+        is there.
+        """
+        return [walk for walk in self._live_walks() if walk.index < self._cleared_at]
 
     def _keep(self, path: bytes) -> None:
         """A node is about to change: tell those who list the tree as it was."""

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from netstore.disk.engine import CHANGE_COST, LmdbEngine, MemoryEngine
+from netstore.disk.tables import Tables
 from netstore.errors import CorruptData
 from netstore.limits import Budget
-from netstore.seams import PASSING
+from netstore.seams import PASSING, SHORT_KEY_BYTES
 from netstore.types import Index
 from tests.disk.hand import PATIENCE, Hand
 
@@ -134,14 +135,24 @@ class Twins(RuleBasedStateMachine):
 
     @rule(table=st.sampled_from(TABLES), start=keys, most=st.integers(1, 4), size=st.integers(1, 50))
     def scan_in_steps(self, table: str, start: bytes, most: int, size: int) -> None:
-        found = []
-        following: bytes | None = start
-        while following is not None:
-            part, following = self.lmdb.some(table, following, most, size)
-            assert len(part) <= most
-            assert sum(len(value) for _, value in part[:-1]) < size
-            found += part
-        assert found == list(self.memory.scan(table, start, None))
+        if len(start) > SHORT_KEY_BYTES:
+            start = b""
+        expected = [
+            pair
+            for pair in self.memory.scan(table, b"", None)
+            if pair[0] >= start or len(pair[0]) > SHORT_KEY_BYTES
+        ]
+        for engine in (self.lmdb, self.memory):
+            found = []
+            following: bytes | None = start
+            while following is not None:
+                part, following = engine.some(table, following, most, size)
+                assert len(part) <= most
+                assert sum(len(value) for _, value in part[:-1]) < size
+                found += part
+            short = sum(len(key) <= SHORT_KEY_BYTES for key, _ in expected)
+            assert found[:short] == [pair for pair in expected if len(pair[0]) <= SHORT_KEY_BYTES]
+            assert sorted(found) == expected
 
     @rule(table=st.sampled_from(TABLES), key=keys)
     def get(self, table: str, key: bytes) -> None:
@@ -227,6 +238,58 @@ def test_a_table_that_is_read_in_steps_is_put_in_order_once(opened: Opened) -> N
     engine.write(Index(2), {("plain", b"0000a"): b"new", ("plain", b"0001"): None})
     part, _ = engine.some("plain", b"0000", 3, 1000)
     assert part == [(b"0000", b"x"), (b"0000a", b"new")]  # the third is gone, and the next step begins there
+
+
+def test_a_step_reads_what_it_gives_also_of_keys_that_are_long(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = 0
+    walk = Tables.walk
+
+    def counted(tables: Tables, *place: Any) -> Iterator[tuple[bytes, bytes]]:
+        nonlocal looked
+        for pair in walk(tables, *place):
+            looked += 1
+            yield pair
+
+    monkeypatch.setattr(Tables, "walk", counted)
+    engine = opened.engine
+    lengths = (3, SHORT_KEY_BYTES, SHORT_KEY_BYTES + 1, 700)
+    written = {b"%03d" % number * (length // 3) for number in range(500) for length in lengths}
+    written |= {b"", b"1" * SHORT_KEY_BYTES, b"1" * (SHORT_KEY_BYTES + 1)}
+    engine.write(Index(1), {("plain", key): b"v" for key in written})
+    opened.sync()
+    changed = sorted(written)[::7]
+    engine.write(Index(2), {("plain", key): b"w" for key in changed})
+    found: list[bytes] = []
+    following: bytes | None = b""
+    while following is not None:
+        before = looked
+        part, following = engine.some("plain", following, 20, 1000)
+        found += [key for key, _ in part]
+        assert looked - before <= 20 + 2
+    assert sorted(found) == sorted(written)
+    assert looked <= 2 * len(written)
+
+
+def test_what_is_prepared_is_charged_at_once_and_never_too_much_for_its_own_command(tmp_path: Path) -> None:
+    budget = Budget(1000)
+    opened = Opened(tmp_path / "state", commit_interval=3600, budget=budget)
+    engine = opened.engine
+    engine.write(Index(1), {("plain", b"0"): b"v"})
+    written = 2 + CHANGE_COST
+    assert (budget.used, engine.behind()) == (written, 0)
+    engine.sync(lambda _: None)
+    for number in range(1, 6):
+        engine.prepare({("plain", b"%d" % number): b"v"})
+        assert (budget.used, engine.behind()) == (written * (number + 1), 0)
+    opened.hand.until(lambda: engine.durable() == 1)
+    assert (budget.used, engine.behind()) == (written * 5, 0), "what was committed meanwhile is not held"
+    engine.write(Index(2), {})
+    assert (budget.used, engine.behind()) == (written * 5, written * 5 - 1000)
+    opened.sync()
+    assert (budget.used, engine.behind()) == (0, 0)
+    engine.close()
 
 
 def test_an_applied_index_alone_becomes_durable(opened: Opened) -> None:

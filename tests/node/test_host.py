@@ -15,7 +15,7 @@ from netstore.errors import NO_SPACE, STOPPED, TIMED_OUT, TOO_MANY, CorruptData,
 from netstore.limits import Budget
 from netstore.meter import Parts
 from netstore.node import host
-from netstore.node.host import BESIDE_SECONDS, CATCH_UP_ENTRIES, HELD_BYTES, DiskFailed
+from netstore.node.host import BESIDE_SECONDS, CATCH_UP_ENTRIES, HELD_BYTES, TURN_UNITS, DiskFailed
 from netstore.node.timekeeper import Deadlines
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.core import Raft
@@ -26,7 +26,7 @@ from netstore.seams import SyncFailed
 from netstore.state.commands import Delete, QuorumGet, Set, encode
 from netstore.state.machine import Machine
 from netstore.state.mirror import TABLES
-from netstore.state.reads import STEP_UNITS, RangeRead
+from netstore.state.reads import STEP_UNITS, UNIT_BYTES, RangeRead
 from netstore.state.v3commands import (
     BY_MOD,
     Compact,
@@ -34,6 +34,7 @@ from netstore.state.v3commands import (
     Found,
     LeaseGrant,
     Put,
+    PutDone,
     Range,
     SetAlarm,
     Txn,
@@ -928,3 +929,41 @@ def test_a_turn_reads_the_clock_once_more_for_each_part_that_ran(monkeypatch: py
     member.woken = True
     member.turn()
     assert readings == ["answers", "answers"]
+
+
+def test_a_turn_applies_as_many_large_puts_as_it_has_time_for() -> None:
+    member = Solo().lead()
+    answers: list[object] = []
+    size = 500 * UNIT_BYTES
+    for number in range(25):
+        member.host.propose(encode(Put(b"%d" % number, bytes(size))), answers.append)
+    member.turn()
+    assert not answers
+    member.device.sync()
+    member.turn()
+    assert 0 < len(answers) <= TURN_UNITS // 500 + 1
+    member.settle()
+    assert [type(each) for each in answers] == [PutDone] * 25
+
+
+def test_a_read_in_the_log_lists_only_where_somebody_waits_for_it() -> None:
+    member = Solo().lead()
+    for number in range(100):
+        member.host.propose(encode(Set(b"/d/%d" % number, b"v", False)), lambda _: None)
+    member.settle()
+    machine = member.host.machine
+    answers: list[object] = []
+    gets = machine.statistics.gets_success
+    for _ in range(3):
+        member.host.propose(encode(QuorumGet(b"/d", True)), answers.append)
+        listed = machine.tree.listed
+        member.settle()
+        assert machine.tree.listed - listed == 100
+    member.host.propose(encode(QuorumGet(b"/d", True)), answers.append)
+    member.turn()  # proposed, and not on the disk yet
+    member.host.proposals.fail_all(Fault(300, b"stopped"))
+    listed = machine.tree.listed
+    member.settle()
+    assert machine.tree.listed == listed
+    assert [type(each) for each in answers] == [Event] * 3 + [Fault]
+    assert machine.statistics.gets_success - gets == 4

@@ -23,6 +23,7 @@ from netstore.state.machine import Machine
 from netstore.state.mirror import TABLES
 from netstore.types import LeaseId
 from tests.support import kept
+from tests.support.contents import nodes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +73,7 @@ def test_the_folder_of_level_1_opens_and_holds_what_it_held(folder: Path) -> Non
             b"/" + b"long" * 200: b"l",
             b"/last": b"in the log only",
         }
-        assert len([node for node in machine.tree.nodes() if node.key.startswith(b"/queue/")]) == 1
+        assert len([node for node in nodes_of(machine.tree) if node.key.startswith(b"/queue/")]) == 1
         pairs = {
             key: pair.split(record).value
             for key in (b"a", b"b\x00" + b"k" * 600, b"ends", b"held", b"last", b"txn")

@@ -11,6 +11,7 @@ from netstore.node.proposals import Proposals
 from netstore.state.commands import InOrder, encode
 from netstore.state.envelope import command_of, request_of
 from netstore.types import Event, Term
+from tests.support.contents import nodes_of
 from tests.support.group import TIME_LIMIT, Group
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ ENQUEUE = encode(InOrder(b"/queue", b"job"))
 
 def jobs(group: Group, member: int) -> int:
     """How often the command was carried out: each time makes a node."""
-    return sum(node.key.startswith(b"/queue/") for node in group[member].machine.tree.nodes())
+    return sum(node.key.startswith(b"/queue/") for node in nodes_of(group[member].machine.tree))
 
 
 def test_what_was_sent_to_a_leader_that_died_is_sent_to_the_next() -> None:

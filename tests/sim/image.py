@@ -9,6 +9,7 @@ from netstore.state import mirror
 from netstore.state.digest import digest as state_digest
 from netstore.state.keyindex import TO_THE_END
 from netstore.state.v3commands import Found, Range
+from tests.support.contents import nodes_of
 
 if TYPE_CHECKING:
     from netstore.state.machine import Machine
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def image(machine: Machine) -> list[bytes]:
     """Every replicated thing, in a fixed order: nodes, window, members, scalars, v3 keys."""
-    nodes = sorted(machine.tree.nodes(), key=lambda node: node.key)
+    nodes = sorted(nodes_of(machine.tree), key=lambda node: node.key)
     return [
         *(node.key + mirror.pack_node(node) for node in nodes),
         *(mirror.pack_event(event) for event in machine.history.since(0)),

@@ -69,6 +69,7 @@ class _Piecewise(Machine):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.mvcc.delete_step = 1
+        self.tree.clear_step = 1
 
     def go_on(self, units: int = 1) -> Outcome | Unfinished:
         """One piece, which uses up what a turn may work."""

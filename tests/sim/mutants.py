@@ -45,7 +45,7 @@ from netstore.state.lease import Leases
 from netstore.state.machine import APPLY_UNITS, Machine
 from netstore.state.member import to_vote
 from netstore.state.mvcc import Mvcc
-from netstore.state.tree import Tree
+from netstore.state.tree import Tree, parent_of
 from netstore.state.v3commands import Deleted
 from netstore.types import NodeId
 from netstore.watch.hub import Hub
@@ -53,6 +53,7 @@ from netstore.watch.streams import Watch, Watches
 from tests.sim import plan as plans
 from tests.sim.disk import SimDevice
 from tests.sim.world import World
+from tests.support.contents import nodes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
     from netstore.raft.ready import Ready
     from netstore.state.lease import Lease
     from netstore.state.v3commands import DeleteRange, Range
-    from netstore.types import Event, Index
+    from netstore.types import Event, Index, NodeView
     from netstore.watch.hub import Watcher
     from tests.sim.plan import Plan
 
@@ -178,6 +179,14 @@ def _pieces(plan: Plan) -> None:
     plan.clients, plan.pair_clients, plan.pair_ranges, plan.piecewise = 1, 6, 0.3, True
     plan.think, plan.turn_delay, plan.commit_interval = 0.01, 0.05, 0.001
     plan.faults["crash"] = plan.faults["fuse"] = 2.0
+
+
+def _pieces_of_tree(plan: Plan) -> None:
+    """Directories are filled, listed and removed again and again, a turn for each node, while machines
+    crash.
+    """
+    _pieces(plan)
+    plan.clients, plan.pair_clients, plan.mix = 12, 0, {"tree": 8, "prune": 3, "list": 3}
 
 
 def _lied_to(plan: Plan) -> None:
@@ -648,6 +657,37 @@ def _saves_what_is_half_done(
     patch.setattr(Host, "_work_off", lambda host, work=Host._work_off: (work(host), host.machine.save()))
 
 
+def _in_sight_until_cleared(patch: pytest.MonkeyPatch) -> None:
+    """A directory leaves its parent when all that it held is gone, not before."""
+    remove, clear = Tree._remove, Tree.clear
+
+    def removed(tree: Tree, action: str, old: NodeView) -> Event:
+        event = remove(tree, action, old)
+        if tree.clearing:
+            tree._cleared = b""
+            tree._nodes[old.key] = old
+            tree._children[parent_of(old.key)][old.key] = None
+        return event
+
+    def cleared(tree: Tree, most: int | None = None) -> list[bytes]:
+        top = tree._emptied[0]
+        gone = clear(tree, most)
+        if not tree.clearing:
+            del tree._nodes[top], tree._children[parent_of(top)][top]
+        return gone
+
+    patch.setattr(Tree, "_remove", removed)
+    patch.setattr(Tree, "clear", cleared)
+
+
+def _commits_pieces(machine: Machine) -> None:
+    """What a piece has changed is durable before the rest."""
+    changes = machine.mvcc.take_records()
+    machine._save_nodes(changes)
+    machine._engine.write(machine.applied, changes)
+    machine._engine.sync(_nobody)
+
+
 def _digests_pieces(machine: Machine, units: int = APPLY_UNITS, go_on: Any = Machine.go_on) -> Any:
     machine.trail.add(b"a piece")
     return go_on(machine, units)
@@ -711,7 +751,7 @@ def _expires_by_wall_time(lessor: Lessor, look: Callable[[Lessor], None] = Lesso
     tree = host.machine.tree
     due = [
         (node.key, each.since)
-        for node in tree.nodes()
+        for node in nodes_of(tree)
         if 0 < node.expires <= host.clock.wall() and (each := tree.timed.get(node.key)) is not None
     ]
     if host.leader == host.id and due:
@@ -941,6 +981,18 @@ MUTANTS: Final = tuple(
             _saves_what_is_half_done,
             _pieces,
             58,
+        ),
+        (
+            "a directory is in sight until it is cleared away",
+            _in_sight_until_cleared,
+            _pieces_of_tree,
+            1,
+        ),
+        (
+            "a crash keeps what is half cleared away",
+            _set(Machine, "_prepare", _commits_pieces),
+            _pieces_of_tree,
+            4,
         ),
         ("a digest tells pieces apart", _set(Machine, "go_on", _digests_pieces), _pieces, 1),
         (

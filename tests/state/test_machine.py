@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,17 +13,22 @@ from hypothesis import strategies as st
 
 from netstore.errors import CannotApply, CorruptData, Fault, NetstoreError
 from netstore.state import commands, mirror
-from netstore.state.commands import Command, Delete, ExpireNodes, NoteTtl, Set, encode
-from netstore.state.machine import COMMAND_UNITS, NODE_UNITS, Machine
+from netstore.state.commands import Command, Delete, ExpireNodes, NoteTtl, QuorumGet, Set, encode
+from netstore.state.digest import digest
+from netstore.state.envelope import seal
+from netstore.state.machine import APPLY_UNITS, COMMAND_UNITS, NODE_UNITS, UNFINISHED, Machine
 from netstore.state.member import MemberInfo
+from netstore.state.reads import UNIT_BYTES
 from netstore.state.tree import Timed
-from netstore.state.v3commands import LeaseCheckpoint
-from netstore.types import EtcdIndex, Event, Index, NodeId
+from netstore.state.v3commands import LeaseCheckpoint, Put, Txn
+from netstore.types import EtcdIndex, Event, Index, Nanos, NodeId
 from tests.state.strategies import BASE, all_commands
+from tests.support.contents import nodes_of
 from tests.support.local_member import memory_engine
 
 if TYPE_CHECKING:
     from netstore.disk.engine import MemoryEngine
+    from netstore.state.v3commands import V3Command
 
 
 def machine_on(engine: MemoryEngine) -> Machine:
@@ -56,12 +62,75 @@ def test_what_a_command_of_the_tree_works_is_counted_by_the_nodes_it_touches() -
     assert work(LeaseCheckpoint(((1, 1, 1),) * 50)) >= 50 * NODE_UNITS
 
 
+def test_what_is_large_is_counted_by_its_bytes() -> None:
+    machine = machine_on(memory_engine())
+    large = 1_000 * UNIT_BYTES
+
+    def work(command: Command | V3Command) -> int:
+        before = machine.worked
+        machine.apply(Index(machine.applied + 1), encode(command))
+        return machine.worked - before
+
+    assert work(Put(b"k", b"1" * large)) >= 1_000
+    assert work(Put(b"k", ignore_value=True)) >= 1_000, "it writes the value again"
+    assert work(Txn((), (Put(b"k", b"1" * large),))) >= 1_000
+    assert work(Set(b"/k", b"1" * large)) >= 1_000
+    assert work(Set(b"/k", b"")) >= 1_000, "the event has the value before"
+    assert work(Set(b"/k", b"")) == COMMAND_UNITS
+
+
+def test_one_piece_of_an_expiry_is_as_long_as_what_it_ends_is_large() -> None:
+    machine = machine_on(memory_engine())
+    ends = []
+    for number in range(20):
+        path = b"/%d" % number
+        apply(machine, Set(path, b"1" * (APPLY_UNITS // 4 * UNIT_BYTES), expires=Nanos(1), ttl=1))
+        ends.append((path, int(machine.tree.index)))
+    outcome = machine.begin(Index(machine.applied + 1), seal(encode(ExpireNodes(tuple(ends))), 1))
+    left = [len(machine.tree)]
+    while outcome is UNFINISHED:
+        outcome = machine.go_on()
+        left.append(len(machine.tree))
+    assert left[0] >= 15
+    assert max(before - after for before, after in pairwise(left)) <= 5
+    assert left[-1] == 0
+
+
+def test_a_read_through_the_log_is_counted_by_what_it_lists() -> None:
+    machine = machine_on(memory_engine())
+    for number in range(200):
+        apply(machine, Set(b"/d/%d" % number, b"1" * UNIT_BYTES))
+    apply(machine, Set(b"/f", b"1" * 100 * UNIT_BYTES))
+    for path, units in ((b"/d", 200 * (NODE_UNITS + 1)), (b"/f", 100)):
+        before = machine.worked
+        assert isinstance(apply(machine, QuorumGet(path)), Event)
+        assert machine.worked - before >= units
+
+
+def test_a_read_that_nobody_waits_for_is_counted_and_lists_nothing() -> None:
+    """The state and the statistics are what they are where somebody waits."""
+    here, elsewhere = machine_on(memory_engine()), machine_on(memory_engine())
+    elsewhere.awaited = lambda: False
+    for machine in (here, elsewhere):
+        for number in range(50):
+            apply(machine, Set(b"/d/%d" % number, b"v"))
+    listed = here.tree.listed
+    for path in (b"/d", b"/d/1", b"/none", b"/d/1/below"):
+        assert apply(here, QuorumGet(path, True)) is not None
+        assert apply(elsewhere, QuorumGet(path, True)) is None
+    assert here.tree.listed - listed == 51
+    assert elsewhere.tree.listed == listed
+    assert here.statistics == elsewhere.statistics
+    assert state_of(here) == state_of(elsewhere)
+    assert digest(here) == digest(elsewhere)
+
+
 def state_of(machine: Machine) -> object:
     """Everything replicated that a machine can tell."""
     return (
         machine.applied,
         machine.tree.index,
-        {node.key: node for node in machine.tree.nodes()},
+        {node.key: node for node in nodes_of(machine.tree)},
         [msgspec.structs.replace(event, removed=()) for event in machine.history.since(0)],
         (machine.history.first, machine.history.last),
         machine.statistics.replicated(),
@@ -202,7 +271,7 @@ def test_a_path_of_any_length_is_kept() -> None:
     for path in paths:
         apply(machine, commands.Set(path, b"1", dir=True))
     machine.save()
-    assert {node.key for node in machine_on(engine).tree.nodes()} == paths
+    assert {node.key for node in nodes_of(machine_on(engine).tree)} == paths
 
 
 def refusal(engine: MemoryEngine) -> str:
@@ -233,6 +302,8 @@ def test_a_node_without_its_directory_is_named() -> None:
     machine.save()
     engine.write(Index(1), {(mirror.NODES, b"/a"): None})
     assert "key b'/a/b' lies in no directory" in refusal(engine)
+    with pytest.raises(CorruptData, match="lies in no directory"):
+        list(Machine(engine).load_steps())
 
 
 def test_a_window_that_does_not_end_at_the_state_is_named() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netstore import errors
-from netstore.disk.engine import MemoryEngine
+from netstore.disk.engine import LmdbEngine, MemoryEngine
 from netstore.errors import Fault, NetstoreError
 from netstore.state import mirror, txn
 from netstore.state.commands import Command, Delete, ExpireNodes, Set, encode
@@ -39,6 +39,7 @@ from netstore.state.v3commands import (
     V3Command,
 )
 from netstore.types import EtcdIndex, Event, Index, Nanos, Revision
+from tests.disk.hand import Hand
 from tests.state.v3_strategies import v3_commands
 from tests.state.v3_twin import Twin
 from tests.support.local_member import memory_engine
@@ -46,6 +47,7 @@ from tests.support.settled import settled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
 ALL = (b"\0", b"\0")
 LEASES = tuple(LeaseGrant(id_, 5) for id_ in (1, 2, -3))
@@ -263,6 +265,29 @@ def test_loading_in_steps_gives_what_loading_gives() -> None:
     assert {lease.id: lease.keys for lease in again.leases} == {
         lease.id: lease.keys for lease in machine.leases
     }
+
+
+def test_long_paths_are_loaded_in_steps_of_their_own_number(tmp_path: Path) -> None:
+    """Directories with short and with long paths, below one another, from an engine that sorts long ones its
+    own way.
+    """
+    hand = Hand()
+    engine = LmdbEngine(tmp_path / "state", hand, mirror.TABLES, lambda _: None)
+    machine = Machine(engine)
+    machine.load()
+    for number in range(400):
+        name = b"x" * (number % 2 * 600) + b"%d" % number
+        apply(machine, Set(b"/d/%b/%b/file" % (name, b"y" * 600), b"v", False))
+    machine.save()
+    durable: list[object] = []
+    engine.sync(durable.append)
+    hand.until(lambda: bool(durable))
+    again = Machine(engine)
+    steps = sum(1 for _ in again.load_steps())
+    assert steps >= 1_201 // LOAD_STEP
+    assert again.tree._children == machine.tree._children
+    assert again.tree._nodes == machine.tree._nodes
+    engine.close()
 
 
 def test_a_read_between_two_operations_counts_what_is_there_then() -> None:

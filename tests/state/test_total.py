@@ -28,6 +28,7 @@ from netstore.types import Index
 from tests.state.extremes import every_command, every_edge, nested
 from tests.state.strategies import all_commands
 from tests.state.v3_strategies import v3_commands
+from tests.support.contents import nodes_of
 from tests.support.local_member import memory_engine
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def test_a_path_of_many_names_is_made_and_taken_away() -> None:
     replica.apply(encode(Create(path)))
     assert replica.machine.tree.get(b"/d", recursive=True)
     assert not isinstance(replica.apply(encode(Delete(b"/d", recursive=True))), Fault)
-    assert not list(replica.machine.tree.nodes())
+    assert not list(nodes_of(replica.machine.tree))
 
 
 @pytest.mark.parametrize(

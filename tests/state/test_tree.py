@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -15,6 +15,10 @@ from netstore.state.tree import FOR_EVER, Life, Stored, Timed, Tree
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
 from tests.state.strategies import BASE, EXPIRIES, FLAGS, INDEXES, PATHS, VALUES
 from tests.state.tree_twin import TreeTwin, outcome_of
+from tests.support.contents import nodes_of
+
+if TYPE_CHECKING:
+    from random import Random
 
 values = st.sampled_from(VALUES)
 
@@ -88,8 +92,9 @@ class AgainstTwin(RuleBasedStateMachine):
         kept = self.tree.timed.get(path)
         self.both("expire", path, (self.tree.index if kept is None else kept.since) - ago)
 
-    @rule()
-    def rebuild_from_what_changed(self) -> None:
+    @rule(random=st.randoms())
+    def rebuild_from_what_changed(self, random: Random) -> None:
+        """In any order."""
         for path, node in self.tree.take_changes().items():
             if node is None:
                 self.mirror.pop(path, None)
@@ -98,11 +103,14 @@ class AgainstTwin(RuleBasedStateMachine):
         copy = Tree()
         timed = {path: Timed(each.ttl, each.since) for path, each in self.timed()}
         stored = Stored()
-        for path in sorted(self.mirror):
-            assert stored.add([(self.mirror[path], timed.get(path))]) is None
+        paths = sorted(self.mirror)
+        random.shuffle(paths)
+        for path in paths:
+            stored.add([(self.mirror[path], timed.get(path))])
+        assert stored.stray is None
         copy.restore(self.tree.index, stored)
         assert copy.get(b"/", True) == self.tree.get(b"/", True)
-        assert {node.key: node for node in copy.nodes()} == {node.key: node for node in self.tree.nodes()}
+        assert {node.key: node for node in nodes_of(copy)} == {node.key: node for node in nodes_of(self.tree)}
         assert sorted(copy.timed.news.take_renewed(1_000)) == sorted(timed)
         assert not copy.changed
         self.tree = copy
@@ -123,7 +131,9 @@ class AgainstTwin(RuleBasedStateMachine):
 
     @invariant()
     def nodes_are_those_of_the_twin(self) -> None:
-        assert {node.key for node in self.tree.nodes()} == {node.key for node in self.twin.root.descendants()}
+        assert {node.key for node in nodes_of(self.tree)} == {
+            node.key for node in self.twin.root.descendants()
+        }
 
 
 TestAgainstTwin = AgainstTwin.TestCase
@@ -179,7 +189,7 @@ def test_a_path_of_many_thousand_names_needs_no_stack(recursive: bool) -> None:
     gone = whole(tree, tree.delete(b"/a", False, True))
     assert isinstance(gone, Event)
     assert len(gone.removed) == 2_999
-    assert list(tree.nodes()) == []
+    assert list(nodes_of(tree)) == []
 
 
 def test_a_refresh_begins_the_ttl_anew_and_an_end_that_counts_from_before_is_void() -> None:
@@ -241,6 +251,6 @@ def test_what_was_in_a_removed_directory_is_out_of_reach_before_it_is_cleared() 
         assert step <= 30
         gone += step
     assert gone == 1_000
-    assert {node.key for node in tree.nodes()} == {b"/a", b"/a/dx", b"/a/e"}
+    assert {node.key for node in nodes_of(tree)} == {b"/a", b"/a/dx", b"/a/e"}
     assert isinstance(tree.set(b"/a/d/000/x", b"2", False, never()), Event)
     assert tree.file(b"/a/d/000/x") is not None

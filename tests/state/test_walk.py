@@ -143,6 +143,28 @@ def test_a_walk_under_which_too_much_changes_is_lost(monkeypatch: pytest.MonkeyP
         list(going)
 
 
+def test_a_walk_is_told_nothing_of_what_was_removed_before_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "SMALL_NODES", 3)
+    monkeypatch.setattr(walks, "MOST_KEPT", 10)
+    tree = Tree()
+    for directory in (b"/d", b"/k"):
+        for name in range(30):
+            tree.set(b"%b/%02d" % (directory, name), b"", False, FOR_EVER)
+    tree.delete(b"/d", True, True)
+    tree.clear(1)
+    assert tree.walkers == 0
+    walk = tree.look(b"/", True)
+    assert isinstance(walk, Walk)
+    assert tree.walkers == 0
+    found = []
+    for row in walk.rows():
+        if isinstance(row, NodeView):
+            found.append(row.key)
+        tree.clear(1)
+    assert found == [b"/k/%02d" % name for name in range(30)]
+    assert not tree.clearing
+
+
 def test_a_directory_that_was_listed_is_remembered_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walks, "MOST_KEPT", 10)
     tree = Tree()

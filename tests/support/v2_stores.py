@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from netstore.types import Nanos
+from tests.support.contents import nodes_of
 from tests.support.local_member import HandClock, LocalMember, RecordedExchange
 
 if TYPE_CHECKING:
@@ -148,7 +149,9 @@ class LocalStore:
 
     def top_level(self) -> list[bytes]:
         """The names in the root, hidden ones too, sorted."""
-        return sorted(node.key[1:] for node in self.member.machine.tree.nodes() if node.key.rfind(b"/") == 0)
+        return sorted(
+            node.key[1:] for node in nodes_of(self.member.machine.tree) if node.key.rfind(b"/") == 0
+        )
 
     def after_expiry(self, target: bytes, index: int) -> None:
         self.member.clock.now = Nanos(time.time_ns())
