@@ -113,7 +113,7 @@ class Step:
     @property
     def in_order(self) -> bool:
         """Whether a listing must come in order."""
-        return any(
+        return self.raw_query is None and any(
             name == b"sorted" and value in (b"true", b"1", b"T", b"True") for name, value in self.query
         )
 
