@@ -5,7 +5,7 @@ has about `p * HALF_LIFE / ln 2`. It is compared by levels, one for each factor 
 within a factor of two of another should be served in the order of arrival.
 
 Each connection has a load, and so have all that count as one (`admission.household`). A new connection begins
-with the load of these: to close one and open another makes nobody light.
+with the load of these and a little more: to close one and open another makes nobody light.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ HALF_LIFE: Final = 0.1
 
 LEAST: Final = 0.00025
 """Seconds of load that are level 0: a few requests."""
+
+NEWCOMER: Final = 0.01
+"""Seconds of load that a new connection begins with, beside those of its household: fifty that come at once
+stand behind who was there before, for a few half-lives.
+"""
 
 MOST: Final = 10
 """The highest level of a load: from 0.13 s on, which is 90 % of the loop."""
@@ -87,7 +92,7 @@ class ConnectionLoad(Load):
     __slots__ = ("household",)
 
     def __init__(self, household: Household, now: float) -> None:
-        super().__init__(now, household.seconds(now))
+        super().__init__(now, household.seconds(now) + NEWCOMER)
         self.household = household
 
     def add(self, now: float, seconds: float) -> None:

@@ -70,6 +70,9 @@ the last `LIGHT_SECONDS` (`load.py`): who asks for little now and then waits for
 
 LIGHT_SECONDS: Final = 0.1
 
+PASSED_OVER: Final = 4
+"""Rounds of which one has a turn for who has waited longest."""
+
 SEND_SECONDS: Final = 0.00001
 BYTE_SECONDS: Final = 5e-10
 """What a send counts for a load, and each byte of it. Not by the clock: to send wakes up who receives, and
@@ -170,6 +173,8 @@ class Reactor:
         self._lightest = LEVELS
         """The lowest level of a light connection that asked lately, at `_lightest_at`."""
         self._lightest_at = self.now
+        self._passed_over = 0
+        """Rounds since who had waited longest had a turn."""
         self._heavy_at = float("-inf")
         """When somebody waited who stood far above it. Without any the order is the kernel's, which costs
         nothing.
@@ -501,8 +506,8 @@ class Reactor:
         """Serve those who wait by turns. Gives the time.
 
         Where some stand far above a light connection that asks now and then, they have `HEAVY_SECONDS` of a
-        round, and half of that in one in which light ones are served. One turn of each round goes to who has
-        waited longest.
+        round, and half of that in one in which light ones are served. Of `PASSED_OVER` rounds one has a turn
+        for who has waited longest.
         """
         turns = self._turns
         turns.review(at, _REVIEWED)
@@ -516,9 +521,11 @@ class Reactor:
             if first < heavy <= turns.first:
                 first, stop = heavy, min(stop, at + HEAVY_SECONDS / 2)  # the light are served
             at = self._serve_one(*turns.take(), at)
-        if turns:
-            if turns.first >= heavy:
-                self._heavy_at = at
+        if turns and turns.first >= heavy:
+            self._heavy_at = at
+        self._passed_over += 1
+        if turns and (at <= stop or self._passed_over >= PASSED_OVER):
+            self._passed_over = 0
             at = self._serve_one(*turns.longest(), at)
         self.hurried = False
         return at

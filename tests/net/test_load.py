@@ -6,7 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.net.load import APART, HALF_LIFE, LEAST, LEVELS, MOST, ConnectionLoad, Load, Loads
+from netstore.net.load import (
+    APART,
+    HALF_LIFE,
+    LEAST,
+    LEVELS,
+    LIGHT,
+    MOST,
+    NEWCOMER,
+    ConnectionLoad,
+    Load,
+    Loads,
+)
+
+NEW = Load(0.0, NEWCOMER).level(0.0)
+"""The level of a connection that is new."""
 
 
 def test_a_load_is_halved_every_half_life() -> None:
@@ -35,8 +49,18 @@ def test_a_connection_counts_in_its_household() -> None:
     elsewhere = loads.join("10.0.0.2", 0.0)
     one.add(0.0, 1.0)
     assert one.level(0.0) == LEVELS - 1 - APART
-    assert other.level(0.0) == LEVELS - 1 - APART - MOST
-    assert elsewhere.level(0.0) == 0
+    assert other.level(0.0) == LEVELS - 1 - APART - MOST + NEW
+    assert elsewhere.level(0.0) == NEW
+
+
+def test_who_is_new_stands_behind_who_takes_little() -> None:
+    loads = Loads()
+    here = loads.join("10.0.0.1", 0.0)
+    now = 20 * HALF_LIFE
+    here.add(now, LEAST)
+    new = loads.join("10.0.0.1", now)
+    assert here.level(now) < new.level(now)
+    assert (NEW > LIGHT, new.is_light(now), new.is_light(now + 3 * HALF_LIFE)) == (True, False, True)
 
 
 def test_one_that_takes_less_comes_before_many_that_take_little_each() -> None:
@@ -47,7 +71,8 @@ def test_one_that_takes_less_comes_before_many_that_take_little_each() -> None:
         each.add(0.0, LEAST / 2)
     one.add(0.0, 20 * LEAST)
     assert one.level(0.0) < min(each.level(0.0) for each in many)
-    assert many[0].is_light(0.0)
+    assert not many[0].is_light(0.0)
+    assert many[0].is_light(3 * HALF_LIFE)
 
 
 def test_to_open_another_connection_makes_nobody_light() -> None:
@@ -57,7 +82,7 @@ def test_to_open_another_connection_makes_nobody_light() -> None:
     loads.leave(one, 0.0)
     again = loads.join("10.0.0.1", 0.0)
     assert again.level(0.0) == one.level(0.0) == LEVELS - 1 - APART
-    assert loads.join("10.0.0.2", 0.0).level(0.0) == 0
+    assert loads.join("10.0.0.2", 0.0).level(0.0) == NEW
     assert again.level(MOST * HALF_LIFE + HALF_LIFE * 3) < 4
 
 
@@ -66,7 +91,7 @@ def test_a_connection_with_a_name_counts_with_the_name() -> None:
     one, other = loads.join("10.0.0.1", 0.0), loads.join("10.0.0.1", 0.0)
     loads.move(one, "kubelet", 0.0)
     one.add(0.0, 1.0)
-    assert (one.household.name, other.level(0.0)) == ("kubelet", 0)
+    assert (one.household.name, other.level(0.0)) == ("kubelet", NEW)
     assert (one.household.connections, other.household.connections) == (1, 1)
 
 
