@@ -380,6 +380,7 @@ class Connection:
         self._sealed = None
         self._unsent_size = 0
         self._soon = None
+        self._resting = False
         self.account.close()
         session, self.session = self.session, _CLOSED
         guarded(self._reactor.failed, session.gone)

@@ -129,8 +129,9 @@ class Loads:
             if not self._left or now - self._left[0][0] < _FORGOTTEN_SECONDS:
                 break
             household = self._left.popleft()[1]
-            if not household.connections and not household.level(now):
-                self._households.pop(household.name, None)
+            is_idle = not household.connections and not household.level(now)
+            if is_idle and self._households.get(household.name) is household:
+                del self._households[household.name]
         return ConnectionLoad(self._entered(name, now), now)
 
     def move(self, load: ConnectionLoad, name: str, now: float) -> None:

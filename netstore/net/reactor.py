@@ -496,6 +496,8 @@ class Reactor:
         if at - self._lightest_at > LIGHT_SECONDS:
             self._lightest = LEVELS
         for connection, mask in asking:
+            if not connection.open:
+                continue  # what came before in this round closed it
             if len(turns) > _CROWD or turns.waits(connection):
                 connection.rest()
             level = turns.add(connection, mask, at)

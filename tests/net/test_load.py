@@ -104,6 +104,18 @@ def test_households_without_connections_are_forgotten() -> None:
     assert len(loads) <= 2 * (MOST + 2)
 
 
+def test_who_left_twice_takes_nobody_along_who_came_after() -> None:
+    loads = Loads()
+    gone = (MOST + 1) * HALF_LIFE
+    loads.leave(loads.join("a", 0.0), 0.0)
+    loads.leave(loads.join("a", 0.5), 0.5)
+    loads.join("b", gone + 0.2)
+    here = loads.join("a", gone + 0.3)
+    loads.join("b", gone + 0.6)
+    loads.join("b", gone + 0.7)
+    assert loads.join("a", gone + 0.8).household is here.household
+
+
 @given(st.lists(st.tuples(st.sampled_from("jlawt"), st.integers(0, 3), st.integers(0, 30)), max_size=80))
 def test_a_household_is_there_while_it_has_a_connection_or_a_load(
     steps: list[tuple[str, int, int]],

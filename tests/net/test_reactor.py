@@ -811,6 +811,33 @@ async def test_the_kernel_tells_once_of_who_waits_for_a_turn(monkeypatch: pytest
             one.close()
 
 
+async def test_what_is_closed_in_a_round_that_told_of_it_is_not_lined_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Others wait for their turns already."""
+    monkeypatch.setattr(reactor, "_CROWD", 0)
+    async with site() as here:
+        many = asking(here, 20)
+        await here.until_asked(20)
+        timed(here, 2 * ROUND_SECONDS)
+        closed = list(here.reactor._connections.values())[10:]
+
+        def cut() -> None:
+            for connection in closed:
+                connection.cut()
+
+        for one in many[:10]:
+            one.sendall(GET)
+        await here.until_asked(23)
+        for one in many[10:]:
+            one.sendall(GET)
+        here.reactor.call_soon(cut)
+        await here.until_asked(30)
+        assert here.reactor.open_connections == 10
+        for one in many:
+            one.close()
+
+
 async def test_what_the_kernel_holds_of_a_connection_is_bounded() -> None:
     async with site() as here, await here.connect() as stream:
         await stream.send_all(GET)
