@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
-from netstore import __version__
+from netstore import __version__, collector
 from netstore.api import loglevel, operate
 from netstore.api.health import Health, Version
 from netstore.api.router import Handler, Router
@@ -384,8 +384,7 @@ class _Daemon:
                 if self.folder.found is None:
                     await self._find_identity()
                 await self._open()
-                gc.collect()
-                gc.freeze()  # what was loaded is data: looking through it again and again would hold the loop
+                collector.bound()
                 nursery.start_soon(self.loop.run, self.host)
                 nursery.start_soon(self.copies.run, self.host)
                 nursery.start_soon(self.peers.run, self.host, self.copies)

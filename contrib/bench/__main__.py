@@ -11,13 +11,15 @@ import tempfile
 from pathlib import Path
 
 from contrib.bench import cluster, keys, routes, v3
+from contrib.bench.stores import beside
 from tests.support.peers import missing
 
 
 def main() -> int:
     """Run the parts asked for, all of them by default; 2 when something they need is missing."""
     parser = argparse.ArgumentParser(
-        prog="python -m contrib.bench", description="Measure netstore side by side with Debian's etcd."
+        prog="python -m contrib.bench",
+        description="Measure netstore side by side with Debian's etcd, or with another checkout.",
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help="keys, v3, cluster, routes; all by default")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each load on each store (5)")
@@ -28,14 +30,28 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=20, help="leaders killed in each cluster (20)")
     parser.add_argument("--nodes", type=int, default=1_000, help="nodes of the v3 control plane (1000)")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="CHECKOUT",
+        help="hold it against netstored of this folder instead of etcd; keys and v3 only",
+    )
     parser.add_argument("--folder", type=Path, help="where the stores keep their data (a temporary folder)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE too")
     arguments = parser.parse_args()
     parts = arguments.parts or ["keys", "v3", "cluster", "routes"]
     if unknown := set(parts) - {"keys", "v3", "cluster", "routes"}:
         parser.error(f"no part named {', '.join(sorted(unknown))}; there are keys, v3, cluster and routes")
+    if arguments.against is not None:
+        if not (arguments.against / "netstore" / "server.py").is_file():
+            parser.error(f"--against: {arguments.against} holds no checkout of netstore")
+        if set(parts) - {"keys", "v3"}:
+            parser.error("--against measures keys and v3: name them")
+    stores = beside(arguments.against)
     tools = {"keys": "wrk", "v3": "h2load", "cluster": "wrk", "routes": "ip"}
-    reason = missing("etcd", *(tool for part, tool in tools.items() if part in parts))
+    reason = missing(
+        *(["etcd"] if "etcd" in stores else []), *(tool for part, tool in tools.items() if part in parts)
+    )
     if "routes" in parts and os.geteuid() != 0:
         reason = (
             reason or "routes needs root, for a network namespace; `python -m contrib.bench keys` does not"
@@ -48,14 +64,14 @@ def main() -> int:
     tables = []
     if "keys" in parts:
         with tempfile.TemporaryDirectory(prefix="netstore-bench-", dir=arguments.folder) as folder:
-            tables.append(keys.measure(Path(folder), arguments.rounds, arguments.seconds))
+            tables.append(keys.measure(Path(folder), stores, arguments.rounds, arguments.seconds))
         print(tables[-1].text(), flush=True)
     if "v3" in parts:
         with tempfile.TemporaryDirectory(prefix="netstore-bench-", dir=arguments.folder) as folder:
             for table in (
-                v3.measure(Path(folder), arguments.rounds, arguments.seconds),
-                v3.measure_kubernetes(Path(folder), arguments.nodes, min(arguments.rounds, 3)),
-                v3.measure_size(Path(folder), arguments.rounds, arguments.restart_keys),
+                v3.measure(Path(folder), stores, arguments.rounds, arguments.seconds),
+                v3.measure_kubernetes(Path(folder), stores, arguments.nodes, min(arguments.rounds, 3)),
+                v3.measure_size(Path(folder), stores, arguments.rounds, arguments.restart_keys),
             ):
                 print(("\n" if tables else "") + table.text(), flush=True)
                 tables.append(table)

@@ -1,20 +1,21 @@
-"""v2 sets and gets by wrk against netstored and etcd, in alternating rounds."""
+"""v2 sets and gets by wrk against netstored and etcd or another checkout, in alternating rounds."""
 
 from __future__ import annotations
 
 import json
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from contrib.bench.report import Row, Table
-from tests.support.daemon import start_netstored
-from tests.support.peers import start_etcd
+from contrib.bench.stores import columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from contrib.bench.stores import Start
     from tests.support.daemon import Daemon
 
 SCRIPT: Final = Path(__file__).with_name("keys.lua")
@@ -24,12 +25,13 @@ Figures = dict[str, dict[str, list[dict[str, float]]]]
 """Load -> store -> one measurement for each round."""
 
 
-def measure(folder: Path, rounds: int, seconds: int) -> Table:
+def measure(folder: Path, starters: dict[str, Start], rounds: int, seconds: int) -> Table:
     """Run every load for `rounds` rounds of `seconds` on each store; the data lies in `folder`."""
-    (folder / "ours").mkdir()
-    (folder / "theirs").mkdir()
-    with start_netstored(folder / "ours") as ours, start_etcd(folder / "theirs") as theirs:
-        stores = {"netstored": ours, "etcd": theirs}
+    with ExitStack() as running:
+        stores: dict[str, Daemon] = {}
+        for name, start in starters.items():
+            (folder / name).mkdir()
+            stores[name] = running.enter_context(start(folder / name))
         for store in stores.values():
             wrk(store, "set", 8, 1)
         figures: Figures = {
@@ -39,7 +41,7 @@ def measure(folder: Path, rounds: int, seconds: int) -> Table:
     return Table(
         title="v2 keys by wrk, 1,000 keys of 32 bytes",
         note=f"medians of {rounds} alternating rounds of {seconds} s; data on {file_system(folder)}",
-        columns=("netstored", "etcd", "ratio", "p99 netstored", "p99 etcd"),
+        columns=(*columns(starters), *(f"p99 {name}" for name in starters)),
         rows=tuple(row(name, by_store) for name, by_store in figures.items()),
         figures=figures,
     )
@@ -78,8 +80,8 @@ def wrk(store: Daemon, mode: str, connections: int, seconds: int) -> dict[str, f
 
 def row(name: str, by_store: Mapping[str, list[dict[str, float]]]) -> Row:
     """The line of one load: medians of the rounds, netstored over etcd."""
-    ours, theirs = (median(each["per_second"] for each in by_store[store]) for store in ("netstored", "etcd"))
-    tails = [median(each["p99_ms"] for each in by_store[store]) for store in ("netstored", "etcd")]
+    ours, theirs = (median(each["per_second"] for each in rounds) for rounds in by_store.values())
+    tails = [median(each["p99_ms"] for each in rounds) for rounds in by_store.values()]
     return Row(
         name,
         (

@@ -1,4 +1,4 @@
-"""The v3 API side by side with etcd: unary calls by h2load, watches by a client of ours, memory, restart.
+"""The v3 API of two stores side by side: unary calls by h2load, watches by a client of ours, memory, restart.
 
 h2load sends one fixed body again and again, so puts go to one key. Both stores are started afresh for each
 load and take turns within a round's time; what the calls did is checked by the revision afterwards.
@@ -17,10 +17,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Final, Self
 
 from contrib.bench.report import Row, Table, span
+from contrib.bench.stores import columns
 from contrib.bench.v3watch import Fan
 from netstore.api.v3.pb import rpc_pb2 as pb
-from tests.support.daemon import start_netstored
-from tests.support.peers import start_etcd
 from tests.support.v3client import V3Client
 from tests.support.v3kubernetes import run
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from contrib.bench.stores import Start
     from tests.support.daemon import Daemon
     from tests.support.v3kubernetes import Outcome
 
@@ -37,11 +37,6 @@ LEASE: Final = 7
 VALUE: Final = b"v" * 256
 LIST_KEYS: Final = 10_000
 LARGE: Final = 1024
-
-STARTERS: Final[dict[str, Callable[..., Daemon]]] = {
-    "netstored": start_netstored,
-    "etcd": start_etcd,
-}
 
 Figures = dict[str, list[dict[str, float]]]
 """Store -> one measurement for each round."""
@@ -116,36 +111,36 @@ LOADS: Final = (
 )
 
 
-def measure(folder: Path, rounds: int, seconds: int) -> Table:
+def measure(folder: Path, stores: dict[str, Start], rounds: int, seconds: int) -> Table:
     """Run every load of unary calls for `rounds` rounds of `seconds` on each store."""
-    figures = {load.name: _run(folder, load, rounds, seconds) for load in LOADS}
+    figures = {load.name: _run(folder, stores, load, rounds, seconds) for load in LOADS}
     rows = [_row(name, by_store) for name, by_store in figures.items()]
-    fanned = _fan_out(folder, rounds)
+    fanned = _fan_out(folder, stores, rounds)
     figures["watch"] = fanned
     rows.append(_row("watch, 1,000 watchers of a key: events", fanned))
     return Table(
         title="v3 calls by h2load, values of 256 bytes, one member, fsync on",
         note=f"medians of {rounds} rounds of {seconds} s, stores taking turns, fresh for each load",
-        columns=("netstored", "etcd", "ratio", "p99 netstored", "p99 etcd"),
+        columns=(*columns(stores), *(f"p99 {name}" for name in stores)),
         rows=tuple(rows),
         figures=figures,
     )
 
 
-def _run(folder: Path, load: Load, rounds: int, seconds: int) -> Figures:
-    results: Figures = {name: [] for name in STARTERS}
+def _run(folder: Path, starters: dict[str, Start], load: Load, rounds: int, seconds: int) -> Figures:
+    results: Figures = {name: [] for name in starters}
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         body = Path(scratch) / "body"
         message = load.request.SerializeToString()
         body.write_bytes(struct.pack(">BI", 0, len(message)) + message)
-        with _Stores(Path(scratch)) as stores:
+        with _Stores(Path(scratch), starters) as stores:
             for client in stores.clients.values():
                 if load.prepare is not None:
                     load.prepare(client)
-            for name in STARTERS:
+            for name in starters:
                 _h2load(stores.daemons[name].url, load, body, 1)
             for number in range(rounds):
-                for name in sorted(STARTERS, reverse=number % 2 == 1):
+                for name in sorted(starters, reverse=number % 2 == 1):
                     before = _revision(stores.clients[name])
                     figures = _h2load(stores.daemons[name].url, load, body, seconds)
                     made = _revision(stores.clients[name]) - before
@@ -158,9 +153,9 @@ def _run(folder: Path, load: Load, rounds: int, seconds: int) -> Figures:
 class _Stores:
     """Both stores, running, each with a client."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, starters: dict[str, Start]) -> None:
         self.daemons: dict[str, Daemon] = {}
-        for name, start in STARTERS.items():
+        for name, start in starters.items():
             (folder / name).mkdir()
             self.daemons[name] = start(folder / name)
         self.clients = {name: V3Client(daemon.url) for name, daemon in self.daemons.items()}
@@ -208,10 +203,10 @@ def _h2load(url: str, load: Load, body: Path, seconds: int) -> dict[str, float]:
 
 
 def _row(name: str, by_store: Mapping[str, list[dict[str, float]]]) -> Row:
-    ours, theirs = (median(each["per_second"] for each in by_store[store]) for store in ("netstored", "etcd"))
+    ours, theirs = (median(each["per_second"] for each in rounds) for rounds in by_store.values())
     tails = [
-        f"{median(each['p99_ms'] for each in by_store[store]):.2f} ms" if by_store[store][0]["p99_ms"] else ""
-        for store in ("netstored", "etcd")
+        f"{median(each['p99_ms'] for each in rounds):.2f} ms" if rounds[0]["p99_ms"] else ""
+        for rounds in by_store.values()
     ]
     return Row(name, (f"{ours:,.0f}/s", f"{theirs:,.0f}/s", f"{ours / theirs:.2f}", *tails))
 
@@ -223,13 +218,13 @@ WATCHERS: Final = 1_000
 CHANGES: Final = 300
 
 
-def _fan_out(folder: Path, rounds: int) -> Figures:
+def _fan_out(folder: Path, starters: dict[str, Start], rounds: int) -> Figures:
     """How many events a second reach 1,000 watchers on 20 connections while one client writes."""
-    results: Figures = {name: [] for name in STARTERS}
-    with tempfile.TemporaryDirectory(dir=folder) as scratch, _Stores(Path(scratch)) as stores:
+    results: Figures = {name: [] for name in starters}
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, _Stores(Path(scratch), starters) as stores:
         fans = {name: Fan(daemon.url, KEY, WATCHERS, 20) for name, daemon in stores.daemons.items()}
         for number in range(rounds):
-            for name in sorted(STARTERS, reverse=number % 2 == 1):
+            for name in sorted(starters, reverse=number % 2 == 1):
                 client, fan = stores.clients[name], fans[name]
                 for _ in range(10):
                     client.kv.Put(pb.PutRequest(key=KEY, value=fan.mark))
@@ -251,15 +246,13 @@ def _fan_out(folder: Path, rounds: int) -> Figures:
 # --- Kubernetes
 
 
-def measure_kubernetes(folder: Path, nodes: int, rounds: int) -> Table:
+def measure_kubernetes(folder: Path, starters: dict[str, Start], nodes: int, rounds: int) -> Table:
     """A control plane of so many nodes on each store, everything it sees checked (`tests.support`)."""
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in STARTERS}
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in starters}
     for number in range(rounds):
-        for name in sorted(STARTERS, reverse=number % 2 == 1):
-            with tempfile.TemporaryDirectory(dir=folder) as scratch, STARTERS[name](Path(scratch)) as daemon:
-                outcomes[name].append(
-                    run(daemon.url, nodes=nodes, rounds=3, trust_progress=name == "netstored")
-                )
+        for name in sorted(starters, reverse=number % 2 == 1):
+            with tempfile.TemporaryDirectory(dir=folder) as scratch, starters[name](Path(scratch)) as daemon:
+                outcomes[name].append(run(daemon.url, nodes=nodes, rounds=3, trust_progress=name != "etcd"))
     rates = {name: [each.calls / each.seconds for each in runs] for name, runs in outcomes.items()}
     rows = [Row("calls of 4 writers, 8 informers following", _compared(rates, "/s"))]
     for what in ("create", "update", "delete", "list"):
@@ -272,7 +265,7 @@ def measure_kubernetes(folder: Path, nodes: int, rounds: int) -> Table:
     return Table(
         title=f"v3 under a Kubernetes control plane of {nodes:,} nodes",
         note=f"all of {rounds} rounds; a client in Python, the same for both",
-        columns=("netstored", "etcd", "ratio"),
+        columns=columns(starters),
         rows=tuple(rows),
         figures={name: [asdict(each) for each in runs] for name, runs in outcomes.items()},
     )
@@ -281,16 +274,16 @@ def measure_kubernetes(folder: Path, nodes: int, rounds: int) -> Table:
 # --- memory and restart
 
 
-def measure_size(folder: Path, rounds: int, restart_keys: int) -> Table:
+def measure_size(folder: Path, starters: dict[str, Start], rounds: int, restart_keys: int) -> Table:
     """Memory after 100,000 keys of 1 KiB, and how long a restart with many small keys takes."""
-    peaks: dict[str, list[float]] = {name: [] for name in STARTERS}
-    restarts: dict[str, list[float]] = {name: [] for name in STARTERS}
+    peaks: dict[str, list[float]] = {name: [] for name in starters}
+    restarts: dict[str, list[float]] = {name: [] for name in starters}
     for _ in range(rounds):
-        with tempfile.TemporaryDirectory(dir=folder) as scratch, _Stores(Path(scratch)) as stores:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch, _Stores(Path(scratch), starters) as stores:
             for name, client in stores.clients.items():
                 _fill(client, 100_000, LARGE)
                 peaks[name].append(_peak_mib(stores.daemons[name].pid))
-    with tempfile.TemporaryDirectory(dir=folder) as scratch, _Stores(Path(scratch)) as stores:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, _Stores(Path(scratch), starters) as stores:
         for client in stores.clients.values():
             _fill(client, restart_keys, 16)
         for _ in range(rounds):
@@ -306,14 +299,14 @@ def measure_size(folder: Path, rounds: int, restart_keys: int) -> Table:
     return Table(
         title="v3 memory and restart",
         note=f"all of {rounds} rounds; the ratio is of medians",
-        columns=("netstored", "etcd", "ratio"),
+        columns=columns(starters),
         rows=tuple(rows),
         figures={"peak_mib": peaks, "restart_s": restarts},
     )
 
 
 def _compared(values: Mapping[str, list[float]], unit: str) -> tuple[str, str, str]:
-    ours, theirs = values["netstored"], values["etcd"]
+    ours, theirs = values.values()
     return (span(ours, unit, 1), span(theirs, unit, 1), f"{median(ours) / median(theirs):.2f}")
 
 

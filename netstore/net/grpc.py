@@ -227,7 +227,8 @@ _EXPIRED: Final = "context deadline exceeded"
 _UNREAD: Final = "answers wait to be read on this connection, and memory is short: read them first"
 _FAILED: Final = "internal error; the log of the server has it"
 _MESSAGES_AT_ONCE: Final = 32
-_EXPIRED_AT_ONCE: Final = 256
+_EXPIRED_AT_ONCE: Final = 64
+"""Calls that are ended at once because their time is up: 1 ms. Who is not among them is in the next round."""
 _TOLD_PATH: Final = 200
 _TOLD_FAULT: Final = 1000
 

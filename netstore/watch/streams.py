@@ -152,6 +152,32 @@ class Sink(Protocol):
         """
 
 
+class _Nowhere:
+    """The `Sink` of a stream that is closed: the stream and what it sent to do not keep each other."""
+
+    backlog = 0
+
+    def send(
+        self,
+        watch_id: int,
+        revision: int,
+        events: bytes = b"",
+        *,
+        created: bool = False,
+        canceled: bool = False,
+        compact_revision: int = 0,
+        reason: str = "",
+        fragment: bool = False,
+    ) -> None:
+        """Nobody gets it."""
+
+    def broken(self) -> None:
+        """Nobody is to be told."""
+
+
+_NOWHERE: Final = _Nowhere()
+
+
 class Wish(NamedTuple):
     """What decides which events a watch gets and how they are written."""
 
@@ -280,7 +306,7 @@ class Stream:
         self.owner = household(principal)
         self._watches: dict[int, Watch] = {}
         self._next_id = 0
-        self.sink = sink
+        self.sink: Sink = sink
         self.live = 0
         """How many of its watches are live."""
         self.ahead: OrderedDict[Watch, None] = OrderedDict()
@@ -397,6 +423,7 @@ class Stream:
 
     def close(self) -> None:
         """The call has ended. Nothing is sent any more. Many watches are forgotten in slices."""
+        self.sink = _NOWHERE
         watches, self._watches = self._watches, {}
         self.ahead.clear()
         self.parked = []
@@ -786,8 +813,9 @@ class Watches:
                 yield
 
     def _end(self, stream: Stream) -> None:
+        sink = stream.sink
         stream.close()
-        guarded(self.failed, stream.sink.broken)
+        guarded(self.failed, sink.broken)
 
     def _tell_all(self, wanted: Mapping[_Group, list[KeyChange]], last: Revision) -> Iterator[None]:
         units = 0

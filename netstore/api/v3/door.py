@@ -63,7 +63,7 @@ class Replica(Member, Protocol):
 class After(Protocol):
     """Makes a call once that much time has passed (`node.timekeeper.Deadlines.after`)."""
 
-    def __call__(self, seconds: float, call: Callable[[], None], /) -> object: ...
+    def __call__(self, seconds: float, call: Callable[[], None], /) -> grpc.Alarm: ...
 
 
 class Door:

@@ -65,27 +65,28 @@ class WatchService:
     def _open(self, call: Call) -> _Watching:
         return _Watching(call, self._watches, self._answers, self._tick_later)
 
-    def _tick_later(self, call: Callable[[], None]) -> None:
+    def _tick_later(self, call: Callable[[], None]) -> grpc.Alarm:
         late = self._below(1000) / 1000 / JITTER
-        self._after(self._progress_seconds * (1 + late), call)
+        return self._after(self._progress_seconds * (1 + late), call)
 
 
 class _Watching:
     """One call: a `Receiver` of requests, and the `Sink` of what its watches are told."""
 
-    __slots__ = ("_answers", "_call", "_full", "_stream", "_tick_later", "_ticking")
+    __slots__ = ("_answers", "_call", "_full", "_stream", "_tick", "_tick_later")
 
     def __init__(
         self,
         call: Call,
         watches: Watches,
         answers: WatchAnswers,
-        tick_later: Callable[[Callable[[], None]], None],
+        tick_later: Callable[[Callable[[], None]], grpc.Alarm],
     ) -> None:
         self._call = call
         self._answers = answers
         self._tick_later = tick_later
-        self._ticking = False
+        self._tick: grpc.Alarm | None = None
+        """Set once a watch asked for progress."""
         self._full = False
         self._stream = watches.open(self, call.principal)
 
@@ -111,7 +112,7 @@ class _Watching:
         """Its watches go on."""
 
     def cancelled(self) -> None:
-        self._stream.close()
+        self._close()
 
     def _create(self, request: pb.WatchCreateRequest) -> None:
         filters = request.filters
@@ -123,18 +124,22 @@ class _Watching:
             progress_notify=request.progress_notify,
             fragment=request.fragment,
         )
-        if request.progress_notify and not self._ticking:
-            self._ticking = True
-            self._tick_later(self._tick)
+        if request.progress_notify and self._tick is None:
+            self._tick = self._tick_later(self._ticked)
 
-    def _tick(self) -> None:
+    def _ticked(self) -> None:
         if self._call.open:
             self._stream.tick()
-            self._tick_later(self._tick)
+            self._tick = self._tick_later(self._ticked)
 
     def _end(self, status: int, text: str) -> None:
         self._call.finish(status, text)
+        self._close()
+
+    def _close(self) -> None:
         self._stream.close()
+        if self._tick is not None:
+            self._tick.cancel()  # which would keep all of this for minutes
 
     # --- Sink
 
@@ -187,7 +192,7 @@ class _Watching:
         self._call.send(answer)
 
     def broken(self) -> None:
-        self._call.finish(grpc.INTERNAL, FAILED)
+        self._end(grpc.INTERNAL, FAILED)
 
     def _drained(self) -> None:
         self._full = self._call.backlog >= RESUME_BACKLOG

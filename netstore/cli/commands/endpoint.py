@@ -81,20 +81,36 @@ def health(settings: Settings, *, cluster: bool) -> None:
 
 @endpoint.command("status")
 @_of_cluster
+@click.option("--wide", is_flag=True, help="Show all that is known, on lines that fit no narrow terminal.")
 @pass_settings
-def status(settings: Settings, *, cluster: bool) -> None:
-    """Show how the member at each endpoint stands: role, leader, term, how far it has come, the feature level
-    of the cluster, how much its buffers hold, and what held it up.
+def status(settings: Settings, *, cluster: bool, wide: bool) -> None:
+    """Show how the member at each endpoint stands: its role, its term, and how far it has come. With --wide
+    also its id, version and leader, the feature level of the cluster, how much its buffers hold, and what
+    held it up.
 
     Exit status 4 if one does not answer.
     """
     seen = [Standing(address) for address in _addresses(settings, whole=cluster)]
     settings.run(partial(_at_each, settings, seen, _look_at_status))
-    settings.show({"endpoints": [_content(each) for each in seen]}, _table(seen))
+    view = _wide_table(seen) if wide else _table(seen)
+    settings.show({"endpoints": [_content(each) for each in seen]}, view)
     _complain([f"{each.endpoint}: {each.problem}" for each in seen if each.status is None])
 
 
 def _table(seen: Sequence[Standing]) -> Table:
+    """What fits 80 columns."""
+    rows: list[tuple[str | int | None, ...]] = []
+    for each in seen:
+        told = each.status
+        if told is None:
+            rows.append((each.endpoint, None, None, None, None, None, each.problem))
+            continue
+        numbers = (told.term, told.commit_index, told.applied_index)
+        rows.append((each.endpoint, told.name or None, told.role, *numbers, _problem(told)))
+    return Table(("ENDPOINT", "NAME", "ROLE", "TERM", "INDEX", "APPLIED", "PROBLEM"), rows)
+
+
+def _wide_table(seen: Sequence[Standing]) -> Table:
     standing = ("ENDPOINT", "ID", "NAME", "VERSION", "ROLE", "LEADER", "TERM", "INDEX", "APPLIED")
     headings = (*standing, "LEVEL", "MEMORY", "HELD", "LONGEST", "PROBLEM")
     rows: list[tuple[str | int | None, ...]] = []
@@ -103,11 +119,15 @@ def _table(seen: Sequence[Standing]) -> Table:
         if told is None:
             rows.append((each.endpoint, *[None] * (len(headings) - 2), each.problem))
             continue
-        problem = "; ".join(told.problems) or None
         numbers = (told.term, told.commit_index, told.applied_index)
         words = (told.id, told.name or None, told.version, told.role, told.leader or None)
-        rows.append((each.endpoint, *words, *numbers, told.feature_level, *_load(told), problem))
+        rows.append((each.endpoint, *words, *numbers, told.feature_level, *_load(told), _problem(told)))
     return Table(headings, rows)
+
+
+def _problem(told: MemberStatus) -> str | None:
+    problems = told.problems if told.leader else ("knows no leader", *told.problems)
+    return "; ".join(problems) or None
 
 
 def _load(told: MemberStatus) -> tuple[str | None, int | None, str | None]:

@@ -148,7 +148,7 @@ more. So a round stays short however many ask for much, and who asks for little 
 ROUND: Final = 5_000
 """Units of work of one round, at 5 ms, from which turns are short."""
 
-DEPARTED_AT_ONCE: Final = 256
+DEPARTED_AT_ONCE: Final = 64
 """Streams of connections that are gone which are told so in one round; a watch takes 10 us to forget."""
 
 PAUSES: Final = 10

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 from netstore.net.http2.frames import PROTOCOL_ERROR, StreamFault
@@ -11,9 +10,10 @@ if TYPE_CHECKING:
     from netstore.net.hpackcache import Field
 
 _HEAD_FIELD_WORK: Final = 2
-_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
-_BAD_VALUE: Final = re.compile(rb"[\0\r\n]|^[ \t]|[ \t]$")
-_BAD_TARGET: Final = re.compile(rb"[\0-\x20\x7f]")
+_NAME: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
+"""Bytes that a field name may have."""
+_NO_TARGET: Final = bytes((*range(0x21), 0x7F))
+"""Bytes that the value of a pseudo-header field may not have."""
 _CONNECTION_FIELDS: Final = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
 )
@@ -38,7 +38,7 @@ class Head:
                 break
             if name not in _PSEUDO or name in pseudo:
                 raise StreamFault(PROTOCOL_ERROR, f"pseudo-header field {name!r} is unknown or comes twice")
-            if _BAD_TARGET.search(value):
+            if len(value.translate(None, _NO_TARGET)) != len(value):
                 # A target is one word (RFC 9112, 3.2): what is put into a line of text later ends nothing.
                 raise StreamFault(PROTOCOL_ERROR, f"{name.decode()} has a space or a control character")
             pseudo[name] = value
@@ -55,7 +55,7 @@ class Head:
                 self.content_length = length
         method, path = pseudo.get(b":method"), pseudo.get(b":path")
         scheme = pseudo.get(b":scheme")
-        if not method or not path or not scheme or not _NAME.fullmatch(method.lower()):
+        if not method or not path or not scheme or method.lower().translate(None, _NAME):
             raise StreamFault(PROTOCOL_ERROR, ":method, :scheme and :path must each be there")
         self.method = method
         self.path = path
@@ -72,13 +72,13 @@ class Head:
 
 
 def check_fields(fields: tuple[Field, ...]) -> None:
-    """StreamFault for fields that HTTP/2 does not allow (RFC 9113, 8.2)."""
+    """StreamFault for fields that HTTP/2 does not allow (RFC 9113, 8.2). O(bytes), at some ns for each."""
     for name, value in fields:
-        if not _NAME.fullmatch(name):
+        if not name or name.translate(None, _NAME):
             raise StreamFault(PROTOCOL_ERROR, f"a header field is named {name!r}")
         if name in _CONNECTION_FIELDS or (name == b"te" and value.lower() != b"trailers"):
             raise StreamFault(PROTOCOL_ERROR, f"header field {name.decode()} belongs to HTTP/1")
-        if _BAD_VALUE.search(value):
+        if b"\n" in value or b"\r" in value or b"\0" in value or value.strip(b" \t") != value:
             raise StreamFault(PROTOCOL_ERROR, f"the value of header field {name.decode()} is not text")
 
 
