@@ -29,8 +29,13 @@ MOST: Final = 10
 """The highest level of a load: from 0.13 s on, which is 90 % of the loop."""
 
 APART: Final = 2
-"""Levels between two who are not to be served alike. One that did not get done in its last turn stands so
-much higher.
+"""Levels between two who are not to be served alike. One that did not get done in its last turn, or whose
+last turn was long, stands so much higher.
+"""
+
+LONG_TURN: Final = 0.0003
+"""Seconds of a turn that is long: whoever waits behind some of them waits for longer than behind many others,
+however little each of them took in all. A small request takes half of this.
 """
 
 LIGHT: Final = 5
@@ -89,11 +94,13 @@ class Household(Load):
 class ConnectionLoad(Load):
     """The load of a connection, which is its household's too."""
 
-    __slots__ = ("household",)
+    __slots__ = ("household", "last_turn")
 
     def __init__(self, household: Household, now: float) -> None:
         super().__init__(now, household.seconds(now) + NEWCOMER)
         self.household = household
+        self.last_turn = 0.0
+        """Seconds that the last turn took."""
 
     def add(self, now: float, seconds: float) -> None:
         """So much work was done for it."""

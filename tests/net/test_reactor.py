@@ -27,6 +27,7 @@ from netstore.net.http1 import (
 )
 from netstore.net.http2 import SETTINGS, Http2Connection, Http2Server, frame
 from netstore.net.http2.frames import PREFACE
+from netstore.net.load import LONG_TURN
 from netstore.net.reactor import DOOR_SECONDS, KERNEL_BUFFER, LINGER_SECONDS, ROUND_SECONDS, Limits, Reactor
 from netstore.net.tls import Credentials
 from tests.support.certificates import Certificates
@@ -636,7 +637,7 @@ async def test_a_principal_with_many_connections_waits_for_itself() -> None:
         def handle(exchange: Http1Exchange) -> None:
             here.exchanges.append(exchange)
             order.append(exchange.request.path.decode())
-            here.time += 2 * ROUND_SECONDS
+            here.time += 3 * ROUND_SECONDS
             exchange.respond(200, b"")
 
         here.server.handle = handle
@@ -689,6 +690,28 @@ async def test_who_asks_for_little_is_served_before_those_who_ask_for_much() -> 
             paths = [exchange.request.path for exchange in here.exchanges]
             assert paths.index(b"/%d" % number) <= sent + TURN_LIMIT + HURRIED_LIMIT
         await here.until_asked(8000 + 7)
+        for one in (*floods, other):
+            one.close()
+
+
+async def test_who_had_a_short_turn_is_served_before_those_who_had_long_ones() -> None:
+    """Though each of them took as much lately."""
+    async with site() as here:
+        timed(here, 2 * LONG_TURN)
+        floods = asking(here, 20, GET.replace(b"/a", b"/f"))
+        await here.until_asked(20)
+        timed(here, LONG_TURN / 2)
+        (other,) = asking(here, 1)
+        await here.until_asked(21)
+        now = here.time
+        for connection in here.reactor._connections.values():
+            connection.load.add(now, 0.02 - connection.load.seconds(now))
+        here.reactor._heavy_at = now  # there are turns
+        for one in floods:
+            one.sendall(GET.replace(b"/a", b"/f"))
+        other.sendall(GET.replace(b"/a", b"/b"))
+        await here.until_asked(42)
+        assert here.exchanges[21].request.path == b"/b"
         for one in (*floods, other):
             one.close()
 

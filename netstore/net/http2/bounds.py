@@ -127,7 +127,7 @@ PROBE_SECONDS: Final = 2 * 3600.0
 PROBE_ANSWER_SECONDS: Final = 20.0
 """And is cut when it does not say so in this time."""
 
-SLICE: Final = 2_500
+SLICE: Final = 1_000
 """Units of work that a connection may cause in one turn; the rest of what was read waits for the next. A unit
 is about a microsecond of one core of 2020.
 """
@@ -145,8 +145,8 @@ SHORT_SLICE: Final = 250
 more. So a round stays short however many ask for much, and who asks for little notices nothing.
 """
 
-ROUND: Final = 5_000
-"""Units of work of one round, at 5 ms, from which turns are short."""
+ROUND: Final = 2_500
+"""Units of work of one round, at 2.5 ms, from which turns are short."""
 
 DEPARTED_AT_ONCE: Final = 64
 """Streams of connections that are gone which are told so in one round; a watch takes 10 us to forget."""
