@@ -114,6 +114,9 @@ class Engine(Protocol):
         no more than must be.
         """
 
+    eased: Callable[[], object]
+    """Called on the loop when a commit was made while the engine was `behind`: now it is by less, or not."""
+
     def get(self, table: str, key: bytes) -> bytes | None:
         """The value under key, with every accepted write seen. What is not what was written raises
         StateDamaged, here and in the other reads: the member must end.

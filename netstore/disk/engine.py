@@ -115,6 +115,10 @@ class _Stop:
     pass
 
 
+def _nobody() -> None:
+    """Nobody waits for the engine."""
+
+
 def _let_go(changes: Changes) -> None:
     """Empty a table that nobody looks at any more, and leave the loop its turns meanwhile."""
     while changes:
@@ -235,6 +239,8 @@ class LmdbEngine:
             ) from error
         self.log_position: Callable[[], bytes] = bytes
         """Tells how far the log is on stable storage; kept with each commit (`disk.diagnose.Position`)."""
+        self.eased: Callable[[], object] = _nobody
+        """See `seams.Engine`."""
         # The loop's side. A serial numbers the writes; the applied index need not move with each.
         self._pending: Changes = {}
         self._in_flight: Changes = {}
@@ -588,7 +594,10 @@ class LmdbEngine:
             self._in_flight = {}
             self._queue.put(_Spent(batch.changes))
             self._in_order.clear()
+            behind = self.behind() > 0
             self._overlay.hold(self._pending_bytes + self._prepared)
+            if behind:
+                self.eased()
             ready = [done for serial, done in self._waiting if serial <= batch.serial]
             self._waiting = [wait for wait in self._waiting if wait[0] > batch.serial]
         else:
@@ -727,6 +736,8 @@ class MemoryEngine:
         self._prepared: Changes = {}
         self._durable = Index(0)
         self._failure: OSError | None = None
+        self.eased: Callable[[], object] = _nobody
+        """See `seams.Engine`; called by nothing here."""
 
     def applied(self) -> Index:
         return self._journal[-1][0] if self._journal else self._durable

@@ -286,7 +286,7 @@ class Cluster:
     def _try(self, asked: _Asked) -> bool:
         """Propose a change, or refuse it. False when it has to wait."""
         host = self._host
-        if not host.leader:
+        if not host.leader or host.crowded:
             return False
         if host.leader == host.id:
             if not self._is_current():

@@ -88,7 +88,9 @@ READ_UNITS: Final = 5_000
 """The same for linearizable reads that can be answered; the others are answered in the next turns."""
 
 EXPIRED_AT_ONCE: Final = 250
-"""Writes that have waited too long which are told so at once, and as many reads: about 2 ms."""
+"""Writes that have waited too long, or that the disk has no room for, which are told so at once, and as many
+reads: about 2 ms.
+"""
 
 UNITS_A_READ: Final = 20
 """Microseconds, about, that any of them takes, beside what it looks at (`Mvcc.read_units`)."""
@@ -98,9 +100,14 @@ BESIDE_SECONDS: Final = 0.1
 
 HELD_BYTES: Final = 16 * 1024 * 1024
 """What the log in memory may grow by while no entries are applied, because the state engine is behind; more
-from others are as lost on the way, and come again. While what is committed and not applied weighs more,
-whatever the reason, nothing of this member is proposed: it waits where it is bounded
-(`proposals.MAX_WAITING_BYTES`).
+from others waits where they propose it to this leader, as much again, and is as lost on the way otherwise.
+While what is committed and not applied weighs more, whatever the reason, nothing of this member is proposed:
+it waits where it is bounded (`proposals.MAX_WAITING_BYTES`).
+"""
+
+BEHIND_SECONDS: Final = 1.0
+"""The state engine may be behind for so long before what waits for it is refused. One that is only slow is
+for some tenths of a second at a time. Seconds of the monotonic clock, looked at in each turn.
 """
 
 UNAPPLIED_BYTES: Final = 64 * 1024 * 1024
@@ -202,6 +209,7 @@ class Host:
         machine.watched = hub.watched
         machine.awaited = self._is_awaited
         self.proposals.failed = self.hub.failed = self.watches.failed = self.request_failed
+        engine.eased = wake
         self._driver = driver
         self._raft = driver.raft
         self._wal = wal
@@ -249,6 +257,11 @@ class Host:
         self._log_limit = LOG_BYTES if log_budget is None else log_budget.limit
         self._images_out: list[Index] = []
         """What copies that are on their way stand for, in order."""
+        self._behind_since = 0.0
+        """Since when the engine is behind, or is not. Monotonic seconds."""
+        self._put_off: deque[Forward] = deque()
+        """What others proposed to this leader and the log has no room for while the engine is behind."""
+        self._put_off_bytes = 0
         self._image_in: object = None
         self._installing = False
         self._reads = Reads(proposals.time_limit)
@@ -258,6 +271,8 @@ class Host:
         """The last turn before which something was. Monotonic seconds."""
         self._expiring = False
         """There are more that have waited too long."""
+        self._giving_up = False
+        """There are more in the log that it found no room for."""
         self._chore_is_next = False
         """Of chores and jobs, where both are to be done and only one of them may."""
         self.contended: Callable[[], bool] = _never
@@ -295,6 +310,16 @@ class Host:
         """Highest log index known to be committed."""
         return self._raft.commit
 
+    @property
+    def holding(self) -> bool:
+        """Nothing is applied for now: the state engine is behind."""
+        return self._raft.holding
+
+    @property
+    def crowded(self) -> bool:
+        """Nothing of this member is to be proposed now: nothing is applied, or too much waits for that."""
+        return self._raft.holding or self._to_apply_bytes > HELD_BYTES
+
     def propose(
         self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
     ) -> None:
@@ -331,9 +356,14 @@ class Host:
     def change_members(
         self, steps: tuple[Step, ...], command: bytes, done: Callable[[Outcome | Fault], None]
     ) -> None:
-        """Change who votes and who learns, and apply `command` to the state in the same entry of the log."""
+        """Change who votes and who learns, and apply `command` to the state in the same entry of the log.
+        Refused while the member is `crowded`.
+        """
         if self._stopping:
             done(errors.stopped())
+            return
+        if self.crowded:
+            done(errors.too_many())
             return
         payload = self.proposals.open(command, done)
         if payload is None:
@@ -404,6 +434,7 @@ class Host:
         try:
             for message in messages:
                 if not self._has_room(message):
+                    self._put_off_for_now(message)
                     continue
                 if type(message) is not Forward:
                     self._raft.step(message)
@@ -423,16 +454,42 @@ class Host:
         holding, late = self._raft.holding, self._to_apply_bytes > UNAPPLIED_BYTES
         if not (holding or late):
             return True
-        if type(message) is PeerAppend:
-            count, size = len(message.entries), sum(len(entry.data) for entry in message.entries)
-        elif type(message) is Forward:
-            count, size = len(message.payloads), sum(map(len, message.payloads))
-        else:
-            return True
-        size += count * ENTRY_OVERHEAD_BYTES
-        if not count:
+        size = _growth(message)
+        if not size:
             return True
         return not late and self._raft.log_bytes - self._log_bytes_before + size <= HELD_BYTES
+
+    def _put_off_for_now(self, message: Message) -> None:
+        """There is no room for this message. While the engine is only slow, what is proposed to this leader
+        waits as its own proposals do, for `HELD_BYTES` altogether or as one message; anything else is lost.
+        """
+        if type(message) is not Forward or message.kind is not EntryKind.NORMAL or not self._leads(message):
+            return
+        size = _growth(message)
+        crowded = self._put_off and self._put_off_bytes + size > HELD_BYTES
+        if not crowded and self._raft.holding and not self._behind_too_long:
+            self._put_off.append(message)
+            self._put_off_bytes += size
+
+    def _take_put_off(self) -> None:
+        """Take what was put off and has room now, some at a time; Raft takes none of an earlier term. All of
+        it is lost once the engine has been behind for too long.
+        """
+        waiting, payloads = self._put_off, 0
+        if self._behind_too_long:
+            waiting.clear()
+            self._put_off_bytes = 0
+        while waiting and payloads < PAYLOADS_PER_TURN and self._has_room(waiting[0]):
+            message = waiting.popleft()
+            self._put_off_bytes -= _growth(message)
+            payloads += len(message.payloads)
+            self._take_proposals(message)
+        if waiting and self._has_room(waiting[0]):
+            self._wake()
+
+    def _leads(self, message: Forward) -> bool:
+        """This member leads, and is the leader who is asked."""
+        return self._raft.leader == self.id == message.to and message.term == self._raft.term
 
     def unreachable(self, peer: NodeId) -> None:
         """Messages for this peer were dropped."""
@@ -515,8 +572,7 @@ class Host:
             self._raft.step(replace(message, payloads=understood))
 
     def _take_changes(self, message: Forward) -> None:
-        leads = self._raft.leader == self.id and message.term == self._raft.term
-        if self.change_asked is None or not leads or message.to != self.id:
+        if self.change_asked is None or not self._leads(message):
             self._raft.step(message)  # which takes none but its own, of this term
             return
         for payload in message.payloads:
@@ -537,6 +593,8 @@ class Host:
             self._asked, self._asked_at = False, proposals.now
         if self._expiring:
             self._expire()
+        if self._giving_up:
+            self._give_up()
         self._hold()
         if proposals.queued and self._raft.leader:
             self._propose_queued()
@@ -588,40 +646,59 @@ class Host:
 
     def _hold(self) -> None:
         """Apply nothing while the engine is behind: the log keeps it. Looked at in each turn, so at each
-        tick.
+        tick, and when the engine has made a commit (`Engine.eased`).
         """
         behind = self._engine.behind() > 0
         if behind != self._raft.holding:
             self._raft.holding = behind
+            self._behind_since = self.proposals.now
             self._log_bytes_before = self._raft.log_bytes
             self._log.info("state_behind" if behind else "state_caught_up", applied=self.machine.applied)
+        if self._put_off:
+            self._take_put_off()
+
+    @property
+    def _behind_too_long(self) -> bool:
+        """The engine is behind for want of room, or for longer than one that is only slow."""
+        if not self._raft.holding:
+            return False
+        return self._state_full is not None or self.proposals.now - self._behind_since > BEHIND_SECONDS
 
     def _propose_queued(self) -> None:
-        """Propose what waits, up to `PAYLOADS_PER_TURN` of it; nothing while too much waits to be applied."""
-        proposals, holding = self.proposals, self._raft.holding
-        if self._to_apply_bytes > HELD_BYTES and not holding:
+        """Propose what waits, up to `PAYLOADS_PER_TURN` of it. While the engine is behind it goes on waiting,
+        or is refused (`_behind_too_long`); also while too much waits to be applied.
+        """
+        proposals = self.proposals
+        if self._raft.holding:
+            if self._behind_too_long:
+                full = self._state_full is not None
+                refused = proposals.take(EXPIRED_AT_ONCE)
+                proposals.refuse(refused, errors.no_space() if full else errors.too_many())
+                if proposals.queued:
+                    self._wake()
+            return
+        if self._to_apply_bytes > HELD_BYTES:
             self._wake()
             return
         payloads = proposals.take(PAYLOADS_PER_TURN)
+        if self._disk_full is not None or self._state_full is not None or self._log_low():
+            payloads = self._refuse_growth(payloads)
+        if payloads and not self._propose(payloads):
+            return
         if proposals.queued:
             self._wake()
-        if holding:
-            full = self._state_full is not None
-            proposals.refuse(payloads, errors.no_space() if full else errors.too_many())
-            payloads = []
-        elif self._disk_full is not None or self._state_full is not None or self._log_low():
-            payloads = self._refuse_growth(payloads)
-        if payloads:
-            self._propose(payloads)
 
-    def _propose(self, payloads: list[bytes]) -> None:
+    def _propose(self, payloads: list[bytes]) -> bool:
+        """False when these wait, for as long as leadership is being transferred: a tick looks again."""
         proposed = self._raft.propose(payloads)
         if proposed.fate is not Fate.REFUSED:
             self.proposals.sent(self._raft.term, payloads)
         elif proposed.refusal is Refusal.TRANSFERRING:
             self.proposals.put_back(payloads)
+            return False
         else:
             self.proposals.refuse(payloads, _refused(proposed))
+        return True
 
     def _refuse_growth(self, payloads: list[bytes]) -> list[bytes]:
         """The disk is full: refuse what cannot be done, and give back what can.
@@ -892,8 +969,19 @@ class Host:
         self._disk_full = failure
         self._log.error("log_not_writable", error=str(failure), fix=_remedy(failure))
         alone = self._raft.status().conf.voters == (self.id,)
-        if failure.errno in NO_ROOM and alone and self.proposals.give_up_sent(errors.no_space_unknown()):
-            self._flush()
+        if failure.errno in NO_ROOM and alone:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Tell some of those whose writes the log finds no room for; the others in the next turns, unless it
+        is tried again meanwhile.
+        """
+        self._giving_up = self._disk_full is not None and self.proposals.give_up_sent(
+            errors.no_space_unknown(), EXPIRED_AT_ONCE
+        )
+        if self._giving_up:
+            self._wake()
+        self._flush()
 
     def engine_failed(self, failure: OSError) -> None:
         """The state could not be committed. For want of space the engine tries again by itself,
@@ -904,6 +992,7 @@ class Host:
         elif self._state_full is None:
             self._state_full = self._engine.durable()
             self._log.error("state_not_writable", error=str(failure), fix=_remedy(failure))
+            self._wake()  # who waits for the engine is told
 
     def retry_writes(self) -> None:
         """Try again what could not be written, if anything: nothing of it was acknowledged, and reads went on
@@ -959,6 +1048,17 @@ class Host:
 
 def _weight(entry: Entry) -> int:
     return len(entry.data) + ENTRY_OVERHEAD_BYTES
+
+
+def _growth(message: Message) -> int:
+    """What the log would grow by."""
+    if type(message) is PeerAppend:
+        count, size = len(message.entries), sum(len(entry.data) for entry in message.entries)
+    elif type(message) is Forward:
+        count, size = len(message.payloads), sum(map(len, message.payloads))
+    else:
+        return 0
+    return size + count * ENTRY_OVERHEAD_BYTES
 
 
 def _never() -> bool:

@@ -67,7 +67,10 @@ class Reaper(Generic[K]):
         self._next_notes = 0.0
 
     def look(self) -> None:
-        """Count on; the leader proposes what is to end, and notes what is left. Bounded work."""
+        """Count on; the leader proposes what is to end, and notes what is left. Bounded work.
+
+        While nothing is applied, nothing is ended: renewals that came in time may wait.
+        """
         member, countdown = self._member, self.countdown
         now = member.clock.monotonic()
         if member.leader != member.id:
@@ -78,6 +81,9 @@ class Reaper(Generic[K]):
             self._led = member.term
             countdown.lead(now, self._grace_seconds)
             self._next_notes = now + NOTE_SECONDS
+        if member.holding:
+            countdown.count(now)
+            return
         due = countdown.due(now)
         if due:
             member.propose(encode(self._end(tuple(due))), _ignore)

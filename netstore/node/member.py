@@ -35,6 +35,10 @@ class Member(Protocol):
     @property
     def term(self) -> Term: ...
     @property
+    def holding(self) -> bool:
+        """Nothing is applied for now: the state engine is behind."""
+
+    @property
     def commit_index(self) -> Index:
         """Highest log index known to be committed."""
 

@@ -16,14 +16,13 @@ from netstore.admission import WeighedAdmission, household
 from netstore.errors import MustStop
 from netstore.guard import guarded, tell, unguarded
 from netstore.state.envelope import request_of, seal
-from netstore.types import Nanos
+from netstore.types import Nanos, Term
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.errors import Fault
     from netstore.state.machine import Outcome
-    from netstore.types import Term
 
     Done = Callable[[Outcome | Fault], None]
 
@@ -37,6 +36,9 @@ MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
 
 TURN: Final = 16
 """Payloads of one principal (`admission.household`) that are taken before those of the next."""
+
+AGAIN_AT_ONCE: Final = 1_000
+"""Payloads of an earlier term that are looked at in one `take`: 0.3 ms. A batch of them may come on top."""
 
 _ID_MASK: Final = (1 << 64) - 1
 
@@ -58,11 +60,15 @@ class Proposals:
         self._waiting = WeighedAdmission(MAX_WAITING, MAX_WAITING_BYTES)
         """What the member itself proposes has no place there, only bytes."""
         self._first: deque[bytes] = deque()
-        """Payloads that go before all others: taken once already, or of the member itself."""
+        """Payloads that go before those of the lines: put back, or of the member itself."""
         self._lines: OrderedDict[str, deque[bytes]] = OrderedDict()
         """The others by who asked (`admission.household`); the next one's line is the first."""
         self._sent: deque[tuple[Term, list[bytes]]] = deque()
         """What was handed to Raft and may still be waited for, with the term in which it was."""
+        self._term = Term(0)
+        """What was handed over in an earlier one is to be queued again."""
+        self._again: deque[bytes] = deque()
+        """Payloads that go before all others: they were sent once, in vain."""
         self.now = 0.0
         """Monotonic seconds; the loop sets it at each turn."""
         self.failed: Callable[[Exception], object] = unguarded
@@ -75,8 +81,13 @@ class Proposals:
 
     @property
     def queued(self) -> bool:
-        """Payloads wait to be proposed."""
-        return bool(self._first or self._lines)
+        """Payloads wait to be proposed, or are to be looked at again."""
+        return bool(self._first or self._lines or self._again or self._is_overtaken)
+
+    @property
+    def _is_overtaken(self) -> bool:
+        """There is something left that was sent in an earlier term."""
+        return bool(self._sent) and self._sent[0][0] < self._term
 
     def open(self, command: bytes, done: Done, principal: bytes = b"", level: int = 1) -> bytes | None:
         """Give a command its slot and return its payload (`state.envelope`), to be proposed by the caller.
@@ -108,10 +119,16 @@ class Proposals:
 
     def take(self, most: int) -> list[bytes]:
         """Up to `most` queued payloads: those of one principal in the order they came, and where not all can
-        be taken, principals by turns, so that who writes without a pause delays nobody but itself.
+        be taken, principals by turns, so that who writes without a pause delays nobody but itself. What was
+        overtaken comes before the others, however many calls that takes: some of these may give nothing.
         """
-        first, lines = self._first, self._lines
-        payloads = [first.popleft() for _ in range(min(most, len(first)))]
+        first, lines, again = self._first, self._lines, self._again
+        if self._is_overtaken:
+            self._queue_again()
+        payloads = [again.popleft() for _ in range(min(most, len(again)))]
+        if self._is_overtaken:
+            return payloads
+        payloads += [first.popleft() for _ in range(min(most - len(payloads), len(first)))]
         if lines and len(payloads) + sum(map(len, lines.values())) <= most:
             for line in lines.values():
                 payloads += line
@@ -136,14 +153,17 @@ class Proposals:
     def overtaken(self, term: Term) -> None:
         """An entry of this term was applied. What was sent in an earlier term and has not been applied never
         will be: entries of the log are in the order of their terms, and a leader takes only what was sent in
-        its own (Ongaro's dissertation, section 3.6). It is queued again, so that a request survives the
-        leader it was given to, and still happens once at most.
+        its own (Ongaro's dissertation, section 3.6). It is queued again, by the next calls of `take`, so that
+        a request survives the leader it was given to, and still happens once at most.
         """
-        again: list[bytes] = []
-        while self._sent and self._sent[0][0] < term:
-            again += [each for each in self._sent.popleft()[1] if request_of(each) in self._slots]
-        if again:
-            self.put_back(again)
+        self._term = term
+
+    def _queue_again(self) -> None:
+        most = AGAIN_AT_ONCE
+        while most > 0 and self._is_overtaken:
+            batch = self._sent.popleft()[1]
+            self._again += [each for each in batch if request_of(each) in self._slots]
+            most -= len(batch)
 
     def jumped(self) -> None:
         """The state became that of a copy: what was sent may be part of it, and is not sent again."""
@@ -171,13 +191,18 @@ class Proposals:
             tell(self.failed, fault)
             guarded(self.failed, done, errors.failed())
 
-    def give_up_sent(self, fault: Fault) -> int:
-        """Nobody can say when what was handed to Raft is kept: complete its slots; how many."""
-        found = [request_of(each) for _, batch in self._sent for each in batch]
-        waiting = [request for request in found if request in self._slots]
-        for request in waiting:
-            self.complete(request, fault)
-        return len(waiting)
+    def give_up_sent(self, fault: Fault, most: int) -> bool:
+        """Nobody can say when what was handed to Raft is kept: complete the slots of so many payloads, the
+        oldest first. Whether there are more.
+        """
+        while self._sent and most > 0:
+            term, batch = self._sent.popleft()
+            if len(batch) > most:
+                self._sent.appendleft((term, batch[most:]))
+            for payload in batch[:most]:
+                self.complete(request_of(payload), fault)
+            most -= len(batch)
+        return bool(self._sent)
 
     def expire(self, fault: Callable[[], Fault], most: int) -> int:
         """Give up to so many slots past their time limit a fault; how many. Slots are in the order of their
@@ -193,18 +218,20 @@ class Proposals:
                     del self._lines[owner]
         if late:
             self._forget_first(self._first)
+            self._forget_first(self._again)
         return len(late)
 
     def fail_all(self, fault: Fault) -> None:
         """The member stops: complete every slot."""
         self._first.clear()
         self._lines.clear()
+        self._again.clear()
         self._sent.clear()
         for request in list(self._slots):
             self.complete(request, fault)
 
     def refuse(self, payloads: list[bytes], fault: Fault) -> None:
-        """These payloads were not proposed: complete their slots."""
+        """These payloads were not proposed: complete their slots, all at once. 10 us each."""
         for payload in payloads:
             self.complete(request_of(payload), fault)
 

@@ -518,10 +518,16 @@ def test_the_overlay_is_counted_by_bytes_committed_by_bytes_and_told_when_it_is_
         engine.write(Index(index), {("plain", b"%d" % index): bytes(100_000), ("other", b"gone"): None})
         assert index < 20
     assert budget.used > 1 << 20
+    eased: list[bool] = []
+    engine.eased = lambda: eased.append(engine.behind() > 0)
     go_on.set()
     opened.hand.until(lambda: not engine.behind())
+    assert eased == [False], "told by the commit that made room"
     assert opened.sync() is None
     assert (budget.used, engine.durable()) == (0, index)
+    engine.write(Index(index + 1), {("plain", b"a"): b"v"})
+    assert opened.sync() is None
+    assert len(eased) == 1, "only while it is behind"
     engine.close()
 
 

@@ -16,6 +16,7 @@ from netstore.node.cluster import (
     NOT_LEADER,
     TRANSFER_TIMED_OUT,
 )
+from netstore.node.host import HELD_BYTES
 from netstore.raft.change import Change, Step, StepKind
 from netstore.state import member
 from netstore.state.commands import PublishMember, RefuseChange, Set, UpdateMember, encode
@@ -341,6 +342,32 @@ def test_a_change_waits_for_a_leader() -> None:
     group.pass_time(5)
     assert len(answers) == 1
     assert isinstance(answers[0], MemberInfo)
+
+
+@pytest.mark.parametrize("through", [1, 2])
+@pytest.mark.parametrize("why", ["behind", "late"])
+def test_a_change_waits_while_too_much_is_not_applied(
+    through: int, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = Group(3)
+    asked_of, last = group[through], group[1].host.status().last
+    answers: list[MemberInfo | Fault] = []
+    if why == "behind":
+        monkeypatch.setattr(asked_of.engine, "behind", lambda: 1)
+    else:
+        monkeypatch.setattr(asked_of.host, "_to_apply_bytes", HELD_BYTES + 1)
+    group.tick()
+    asked_of.cluster.add(NEW, learner=False, done=answers.append)
+    group.settle()
+    told: list[object] = []
+    asked_of.host.change_members((Step(StepKind.ADD_LEARNER, NodeId(9)),), b"", told.append)
+    assert [each.cause.decode() for each in told if isinstance(each, Fault)] == [TOO_MANY]
+    assert group[1].host.status().last == last
+    assert answers == []
+    monkeypatch.undo()
+    group.tick(2)
+    [answer] = answers
+    assert isinstance(answer, MemberInfo)
 
 
 @pytest.mark.parametrize("through", [1, 2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn, cast
 
 import pytest
@@ -15,13 +16,24 @@ from netstore.errors import NO_SPACE, STOPPED, TIMED_OUT, TOO_MANY, CorruptData,
 from netstore.limits import Budget
 from netstore.meter import Parts
 from netstore.node import host
-from netstore.node.host import BESIDE_SECONDS, CATCH_UP_ENTRIES, HELD_BYTES, TURN_UNITS, DiskFailed
+from netstore.node.host import (
+    BEHIND_SECONDS,
+    BESIDE_SECONDS,
+    CATCH_UP_ENTRIES,
+    EXPIRED_AT_ONCE,
+    HELD_BYTES,
+    PAYLOADS_PER_TURN,
+    TURN_UNITS,
+    DiskFailed,
+)
+from netstore.node.lessor import Lessor
 from netstore.node.timekeeper import Deadlines
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.core import Raft
 from netstore.raft.entry import EntryKind, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import Append, Forward, InstallSnapshot
+from netstore.raft.status import Fate, Proposed, Refusal
 from netstore.seams import SyncFailed
 from netstore.state.commands import Delete, QuorumGet, Set, encode
 from netstore.state.machine import Machine
@@ -305,7 +317,33 @@ class Slow(MemoryEngine):
         return self.late
 
 
-def test_while_the_engine_is_behind_nothing_is_applied_and_nothing_is_taken() -> None:
+def behind() -> tuple[Solo, Slow]:
+    """A leader whose engine is behind."""
+    engine = Slow(lambda call: call(), TABLES)
+    member = Solo(engine=engine).lead()
+    member.settle()
+    engine.late = 1
+    member.host.tick()
+    turns(member, 2)
+    assert member.host.holding
+    assert not member.woken
+    return member, engine
+
+
+def pass_time(member: Solo, seconds: float) -> None:
+    member.clock.now = Nanos(member.clock.now + int(seconds * 1e9))
+    member.host.tick()
+    turns(member, 1)
+
+
+def catch_up(member: Solo, engine: Slow) -> None:
+    """The engine makes a commit, and says so."""
+    engine.late = 0
+    engine.eased()
+    member.settle()
+
+
+def test_while_the_engine_is_behind_nothing_is_applied_and_what_is_asked_waits() -> None:
     engine = Slow(lambda call: call(), TABLES)
     member = Solo(engine=engine).lead()
     member.settle()
@@ -313,46 +351,218 @@ def test_while_the_engine_is_behind_nothing_is_applied_and_nothing_is_taken() ->
     member.turn()
     engine.late = 1
     member.device.sync()
-    member.settle()
-    applied = member.host.machine.applied
+    turns(member, 3)
+    status = member.host.status()
     assert outcomes == [], "committed, and kept by the log alone"
-    assert member.host.commit_index == applied + 1
-    late = put(member)
-    gone: Outcomes = []
-    member.host.propose(encode(Delete(b"/k")), gone.append)
-    member.settle()
-    assert [refusal(each) for each in (late, gone)] == [TOO_MANY] * 2
-    member.host.engine_failed(FULL)
-    full = put(member)
-    member.settle()
-    assert refusal(full) == NO_SPACE
-    engine.late = 0
+    assert member.host.commit_index == member.host.machine.applied + 1
+    later = [put(member, b"%d" % number) for number in range(2 * PAYLOADS_PER_TURN)]
+    for _ in range(9):
+        turns(member, 1)
+        assert not member.woken, "there is nothing to do before the engine has made a commit"
+        pass_time(member, 0.1)
+    assert later == [[]] * len(later)
+    assert member.host.status().last == status.last
+    catch_up(member, engine)
+    assert [len(each) for each in (outcomes, *later)] == [1] * (1 + len(later))
+    assert not any(isinstance(each[0], Fault) for each in later)
+    assert value(member) == b"%d" % (len(later) - 1)
+    assert member.lines.events.count("state_behind") == member.lines.events.count("state_caught_up") == 1
+
+
+def test_what_waits_for_the_engine_is_refused_when_it_has_been_behind_for_too_long() -> None:
+    member, engine = behind()
+    waiting = [put(member) for _ in range(2 * EXPIRED_AT_ONCE)]
+    pass_time(member, BEHIND_SECONDS - 0.1)
+    assert waiting == [[]] * len(waiting)
+    pass_time(member, 0.2)
+    assert [len(each) for each in waiting] == [1] * EXPIRED_AT_ONCE + [0] * EXPIRED_AT_ONCE, "some at a time"
+    turns(member, 2)
+    assert {refusal(each) for each in waiting} == {TOO_MANY}
+    assert all(isinstance(each[0], Fault) and each[0].outcome_known for each in waiting)
+    assert refusal_of_next(member) == TOO_MANY
+    catch_up(member, engine)
+    engine.late = 1
     member.host.tick()
+    after = put(member)
+    turns(member, 2)
+    assert after == [], "its time begins anew"
+    catch_up(member, engine)
+    assert isinstance(after[0], Event)
+
+
+def test_what_waits_for_an_engine_that_finds_no_room_is_refused_at_once() -> None:
+    member, engine = behind()
+    waiting = put(member)
+    turns(member, 1)
+    assert waiting == []
+    member.host.engine_failed(FULL)
+    turns(member, 1)
+    assert refusal(waiting) == NO_SPACE, "without a tick"
+    assert refusal_of_next(member) == NO_SPACE
+    catch_up(member, engine)
+
+
+def test_while_the_engine_is_behind_reads_go_on() -> None:
+    member, _ = behind()
+    waiting = put(member)
+    reads: list[Fault | None] = []
+    member.host.read(reads.append, "bob")
+    turns(member, 2)
+    assert (waiting, reads) == ([], [None])
+
+
+def test_while_the_engine_is_behind_no_lease_ends_whose_renewal_waits() -> None:
+    engine = Slow(lambda call: call(), TABLES)
+    member = Solo(engine=engine).lead()
+    lessor = Lessor(member.host, 0.0)
+    member.host.propose(encode(LeaseGrant(1, 2)), lambda _: None)
     member.settle()
-    assert len(outcomes) == 1
-    assert value(member) == b"v"
+    lessor.look()
+    pass_time(member, 1.7)
+    engine.late = 1
+    pass_time(member, 0.1)
+    told: list[int | Fault] = []
+    lessor.keep_alive(1, told.append, "ann")
+    pass_time(member, 0.7)
+    lessor.look()
+    turns(member, 1)
+    assert told == []
+    catch_up(member, engine)
+    assert told == [2]
+    lessor.look()
+    member.settle()
+    assert list(member.host.machine.leases.timed_keys()) == [1]
+    pass_time(member, 2.1)
+    lessor.look()
+    member.settle()
+    assert list(member.host.machine.leases.timed_keys()) == []
+
+
+def forward(member: Solo, size: int = HELD_BYTES // 4 - 200) -> Forward:
+    payload = member.host.proposals.open(encode(Set(b"/big", bytes(size))), lambda _: None)
+    assert payload is not None
+    member.host.proposals.fail_all(Fault(300, b"only the payload is wanted"))
+    return Forward(NodeId(9), ME, member.host.term, EntryKind.NORMAL, [payload])
 
 
 def test_while_the_engine_is_behind_others_are_listened_to_within_a_bound() -> None:
-    engine = Slow(lambda call: call(), TABLES)
-    member = Solo(engine=engine).lead()
-    member.settle()
-    engine.late = 1
-    member.host.tick()
-    member.settle()
+    """A part of it is put into the log, as much again waits for that."""
+    member, engine = behind()
     last = member.host.status().last
-    outcomes: Outcomes = []
-    payload = member.host.proposals.open(encode(Set(b"/big", bytes(HELD_BYTES // 4 - 200))), outcomes.append)
-    assert payload is not None
+    message = forward(member)
     for _ in range(10):
-        member.host.receive([Forward(NodeId(9), ME, member.host.term, EntryKind.NORMAL, [payload])])
-        member.settle()
+        member.host.receive([message])
+        turns(member, 2)
+        assert not member.woken
     assert member.host.status().last - last == 4
     assert member.host.machine.applied == last
+    catch_up(member, engine)
+    assert member.host.machine.applied == last + 8
+    member.host.receive([message])
+    member.settle()
+    assert member.host.machine.applied == last + 9
+
+
+@pytest.mark.parametrize("why", ["late", "full", "term"])
+def test_what_others_ask_waits_no_longer_than_what_is_asked_here(why: str) -> None:
+    member, engine = behind()
+    last = member.host.status().last
+    message = forward(member)
+    for _ in range(6):
+        member.host.receive([message])
+        turns(member, 1)
+    assert len(member.host._put_off) == 2
+    if why == "late":
+        pass_time(member, BEHIND_SECONDS + 0.1)
+    elif why == "full":
+        member.host.engine_failed(FULL)
+        turns(member, 1)
+    else:
+        member.host._put_off[0] = member.host._put_off[1] = replace(message, term=Term(message.term - 1))
+    if why != "term":
+        member.host.receive([message])
+    catch_up(member, engine)
+    assert (len(member.host._put_off), member.host._put_off_bytes) == (0, 0)
+    assert member.host.machine.applied == last + 4
+
+
+def test_what_others_asked_is_taken_some_at_a_time() -> None:
+    member, engine = behind()
+    host = member.host
+    [payload] = forward(member, 1).payloads
+    host._log_bytes_before -= HELD_BYTES
+    many = Forward(NodeId(9), ME, host.term, EntryKind.NORMAL, [payload] * PAYLOADS_PER_TURN)
+    host.receive([many] * 3)
+    assert len(host._put_off) == 3
+    last = host.status().last
     engine.late = 0
+    engine.eased()
+    member.turn()
+    assert host.status().last == last + PAYLOADS_PER_TURN
+    assert member.woken
+    member.settle()
+    assert host.status().last == last + 3 * PAYLOADS_PER_TURN
+
+
+def test_what_a_member_asks_of_a_leader_whose_engine_is_behind_is_done_when_it_is_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    group = Group(3)
+    leader, other = group[1], group[2]
+    monkeypatch.setattr(leader.engine, "behind", lambda: 1)
+    group.tick()
+    outcomes: list[Outcomes] = []
+    for number in range(7):
+        outcomes.append([])
+        big = encode(Set(b"/%d" % number, bytes(HELD_BYTES // 5)))
+        other.host.propose(big, outcomes[-1].append)
+        group.settle()
+    assert [len(each) for each in outcomes] == [1] * 4 + [0] * 3
+    monkeypatch.undo()
+    leader.engine.eased()
+    group.settle()
+    assert [type(each) for [each] in outcomes] == [Event] * 7
+
+
+def test_while_leadership_is_handed_over_what_waits_makes_no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = Solo().lead()
+    with monkeypatch.context() as patch:
+        handing = Proposed(Fate.REFUSED, refusal=Refusal.TRANSFERRING)
+        patch.setattr(Raft, "propose", lambda _self, _payloads: handing)
+        outcomes = [put(member) for _ in range(2 * PAYLOADS_PER_TURN)]
+        turns(member, 2)
+        assert not member.woken
     member.host.tick()
     member.settle()
-    assert member.host.machine.applied == last + 4
+    assert [type(each) for [each] in outcomes] == [Event] * len(outcomes)
+
+
+def test_writes_the_log_finds_no_room_for_are_given_up_some_at_a_time() -> None:
+    member = Solo().lead()
+    outcomes = [put(member) for _ in range(3 * EXPIRED_AT_ONCE)]
+    member.turn()
+    member.turn()
+    member.device.fail(FULL)
+    told = [sum(map(len, outcomes))]
+    for _ in range(2):
+        member.turn()
+        told.append(sum(map(len, outcomes)))
+    assert told == [EXPIRED_AT_ONCE, 2 * EXPIRED_AT_ONCE, 3 * EXPIRED_AT_ONCE]
+    assert {refusal(each) for each in outcomes} == {NO_SPACE}
+    turns(member, 1)
+    assert not member.woken
+
+
+def test_what_the_log_has_room_for_again_is_given_up_no_more() -> None:
+    member = Solo().lead()
+    outcomes = [put(member) for _ in range(2 * EXPIRED_AT_ONCE)]
+    member.turn()
+    member.device.fail(FULL)
+    member.host.retry_writes()
+    member.settle()
+    assert [isinstance(each, Event) for [each] in outcomes] == [False] * EXPIRED_AT_ONCE + [
+        True
+    ] * EXPIRED_AT_ONCE
 
 
 def test_what_is_held_is_counted_once_however_often_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:

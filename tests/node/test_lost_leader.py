@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.errors import Fault
-from netstore.node.proposals import Proposals
+from netstore.errors import Fault, timed_out
+from netstore.node.proposals import AGAIN_AT_ONCE, Proposals
 from netstore.state.commands import InOrder, encode
 from netstore.state.envelope import command_of, request_of
 from netstore.types import Event, Term
@@ -108,6 +108,46 @@ def test_only_what_is_overtaken_is_queued_again_and_in_order(term: int, again: l
     proposals.overtaken(Term(term))
     assert [command_of(each) for each in proposals.take(9)] == [*again, b"third"]
     assert answered == [None]
+
+
+def test_what_was_overtaken_is_queued_again_some_at_a_time_and_before_all_else() -> None:
+    proposals = Proposals(1, TIME_LIMIT)
+    for number in range(3 * AGAIN_AT_ONCE):
+        proposals.add(b"%d" % number, lambda _: None, b"ann")
+    old: list[bytes] = []
+    while batch := proposals.take(100):
+        proposals.sent(Term(4), batch)
+        old += batch
+    for payload in old[:-10:2]:
+        proposals.complete(request_of(payload), None)
+    proposals.add(b"own", lambda _: None)
+    proposals.overtaken(Term(5))
+    again: list[bytes] = []
+    calls = 0
+    while proposals.queued:
+        before = sum(len(batch) for _, batch in proposals._sent)
+        taken = proposals.take(512)
+        assert before - sum(len(batch) for _, batch in proposals._sent) <= AGAIN_AT_ONCE + 100
+        again += taken
+        calls += 1
+    left = [payload for payload in old if proposals.awaits(request_of(payload))]
+    assert again[:-1] == left
+    assert command_of(again[-1]) == b"own"
+    assert calls >= 3
+
+
+def test_what_timed_out_after_it_was_overtaken_is_not_sent_again() -> None:
+    proposals = Proposals(1, TIME_LIMIT)
+    for word in (b"first", b"second"):
+        proposals.add(word, lambda _: None)
+    proposals.sent(Term(4), proposals.take(9))
+    proposals.overtaken(Term(5))
+    proposals.now = TIME_LIMIT + 1
+    assert proposals.expire(timed_out, 1) == 1
+    assert not proposals.take(0)
+    assert [command_of(each) for each in proposals._again] == [b"second"]
+    assert proposals.expire(timed_out, 9) == 1
+    assert not proposals.take(9)
 
 
 def test_after_a_state_copy_nothing_is_sent_again() -> None:
