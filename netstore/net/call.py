@@ -228,7 +228,7 @@ async def _call(
 
 async def _connect(host: str, port: int) -> socket.socket:
     """A connected socket; names are resolved in a thread, and their addresses tried in turn."""
-    fault: OSError = OSError("has no address")
+    why = "has no address"
     with trio.move_on_after(DIAL_SECONDS):
         try:
             places = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -240,6 +240,6 @@ async def _connect(host: str, port: int) -> socket.socket:
                     await sock.connect(address)
                     return socket.socket(fileno=sock.detach())
             except OSError as error:
-                fault = error
-        raise CallFailed((fault.strerror or str(fault)).lower())
+                why = (error.strerror or str(error)).lower()  # kept, it would keep this frame, and that it
+        raise CallFailed(why)
     raise CallFailed(f"no answer within {DIAL_SECONDS:g} s")

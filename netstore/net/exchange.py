@@ -138,4 +138,4 @@ class Exchange(Protocol):
         """Cut the connection without ending the body."""
 
     def on_gone(self, call: Callable[[], None]) -> None:
-        """Call once if the client hangs up before the answer is complete."""
+        """Call once if the client hangs up before the answer is complete; never where it has already."""

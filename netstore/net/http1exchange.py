@@ -151,6 +151,8 @@ class Http1Exchange:
 
     def on_gone(self, call: Callable[[], None]) -> None:
         """Call when the client hangs up before the answer is complete; see `Exchange.on_gone`."""
+        if self.complete:
+            return
         self._gone = call
         if not self._finite:
             self._open()
@@ -190,6 +192,7 @@ class Http1Exchange:
     def lost(self) -> None:
         """The connection is gone."""
         self.complete = True
+        self._drained = None  # who waits for that holds this exchange
         call, self._gone = self._gone, None
         if call is not None:
             call()

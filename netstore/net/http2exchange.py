@@ -106,6 +106,7 @@ class Http2Exchange(Stream):
     def lost(self) -> None:
         """See `http2.Stream.lost`."""
         self._let_go()
+        self._drained = None  # who waits for that holds this exchange
         self.connection.ready.append(self)
 
     def drain(self) -> None:
@@ -114,6 +115,7 @@ class Http2Exchange(Stream):
             return
         gone, self._gone = self._gone, None
         if gone is not None:
+            self._drained = None
             self.connection.reset(self, INTERNAL_ERROR)
             gone()
 
@@ -137,7 +139,7 @@ class Http2Exchange(Stream):
         """Answer in one piece; see `Exchange.respond`."""
         if not self.open:
             return
-        self._gone = None
+        self._gone = self._drained = None
         size = b"" if status in (204, 304) else b"Content-Length: %d\r\n" % len(body)
         block = block_of(status, fields + self._common() + size)
         if not body or self.request.method == b"HEAD":
@@ -174,16 +176,18 @@ class Http2Exchange(Stream):
     def end(self) -> None:
         """End the open body; see `Exchange.end`."""
         if self.open:
-            self._gone = None
+            self._gone = self._drained = None
             self.put_last()
 
     def abort(self) -> None:
         """Give the stream up; see `Exchange.abort`."""
+        self._gone = self._drained = None
         self.connection.reset(self, INTERNAL_ERROR)
 
     def on_gone(self, call: Callable[[], None]) -> None:
         """Call when the client gives up before the answer is complete; see `Exchange.on_gone`."""
-        self._gone = call
+        if self.open:
+            self._gone = call
 
     def _let_go(self) -> None:
         self.connection.held -= sum(map(len, self._body))

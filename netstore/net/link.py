@@ -51,6 +51,25 @@ class Party(Protocol):
         """The link is over; nothing more comes."""
 
 
+class _Nobody:
+    """The `Party` of a link that is over: the link and who talked over it do not keep each other."""
+
+    def opened(self) -> None:
+        """Nothing may be written."""
+
+    def received(self, data: bytes) -> None:
+        """Nobody gets it."""
+
+    def flushed(self) -> None:
+        """Nobody wrote."""
+
+    def gone(self, reason: str) -> None:
+        """Nobody is to be told."""
+
+
+_NOBODY: Final = _Nobody()
+
+
 class Link:
     """A connected stream. `start` makes it live."""
 
@@ -93,7 +112,7 @@ class Link:
         self._reactor = reactor
         self._socket = sock
         self._fd = sock.fileno()
-        self._party = party
+        self._party: Party = party
         self._tunnel = None if tls is None else Tunnel(tls, host)
         self._waiting: deque[bytes | memoryview] = deque()
         self.unsent = 0
@@ -152,7 +171,8 @@ class Link:
         self._socket.close()
         self._waiting.clear()
         self.unsent = 0
-        self._party.gone(reason)
+        party, self._party, self._gate = self._party, _NOBODY, None
+        party.gone(reason)
 
     def _failed(self, fault: Exception) -> None:
         """What its party does with what came raised this: the other side is not listened to any more."""

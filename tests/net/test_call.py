@@ -22,6 +22,7 @@ from netstore.net.peerwire import Challenge, Hello, Offer, Proof, Purpose, Verdi
 from netstore.node.peerurls import BadPeerUrl, checked
 from netstore.raft.invariant import InvariantBroken
 from netstore.types import ClusterId, NodeId
+from tests.support.daemon import free_port
 from tests.support.links import eventually, running_reactor
 
 if TYPE_CHECKING:
@@ -292,6 +293,25 @@ async def test_whatever_goes_wrong_on_the_way_is_a_failed_call_that_leaves_nothi
                 with pytest.raises(CallFailed):
                     await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
             assert descriptors() == open_before
+
+
+async def test_a_call_that_nobody_takes_leaves_nothing_to_the_collector() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    async with running_reactor() as reactor:
+        gc.collect()
+        gc.disable()
+        try:
+            with pytest.raises(CallFailed, match="connection refused") as caught:
+                await call(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+            del caught
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            left = [each for each in gc.garbage if isinstance(each, OSError)]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        assert left == []
 
 
 async def test_what_this_member_must_not_survive_is_no_failed_call(monkeypatch: pytest.MonkeyPatch) -> None:

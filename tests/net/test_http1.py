@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from netstore.net.exchange import LOW_WATER
 from netstore.net.http1 import PIPELINE_LIMIT, REFUSED_DROP, Cors, Http1Server
 from netstore.net.http1exchange import SHARED_SIZE
-from tests.support.http import Seen, Wire
+from tests.support.http import Seen, Wire, waiting
 
 GET = b"GET /v2/keys/a?wait=true HTTP/1.1\r\nHost: x\r\n\r\n"
 PUT = b"PUT /v2/keys/a HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 7\r\n\r\nvalue=b"
@@ -133,6 +133,26 @@ def test_an_answer_in_pieces_goes_on_when_the_network_has_taken_what_was_sent() 
     first.end()
     wire.connection.resume()
     assert told == ["at once", "later", "the next one"]
+
+
+@pytest.mark.parametrize("end", ["the client hangs up", "end", "respond"])
+def test_an_answer_that_is_over_keeps_nobody_who_waited(end: str) -> None:
+    wire = Wire(hold=True)
+    wire.feed(b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n")
+    (exchange,) = wire.exchanges
+    if end != "respond":
+        exchange.begin(200, b"", endless=False)
+    wire.output.backlog = LOW_WATER + 1
+    waiter = waiting(exchange)
+    assert waiter() is not None
+    if end == "end":
+        exchange.end()
+    elif end == "respond":
+        exchange.respond(200, b"")
+    else:
+        wire.connection.gone()
+    assert waiter() is None, "it and the exchange do not hold each other"
+    assert waiting(exchange)() is None, "nor is it kept from then on"
 
 
 def test_an_answer_that_has_an_end_survives_a_client_that_sends_no_more() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import h2.events
+import pytest
 
 from netstore.net.exchange import OPEN_BODY_LIMIT
 from netstore.net.grpc import GrpcServer, Services
@@ -12,6 +13,7 @@ from netstore.net.http1 import Http1Server
 from netstore.net.http2 import ENHANCE_YOUR_CALM, HELD_LIMIT, Http2Server
 from netstore.net.http2exchange import block_of, opener
 from tests.support.h2client import Headers, Judged
+from tests.support.http import waiting
 from tests.support.toy import Recorder
 
 if TYPE_CHECKING:
@@ -135,6 +137,30 @@ def test_an_answer_in_pieces_goes_on_when_the_client_has_taken_what_was_sent() -
     exchange.end()
     site.judge.settle()
     assert site.judge.ended == {number}
+
+
+@pytest.mark.parametrize("end", ["reset", "gone", "drain", "end", "respond", "abort"])
+def test_an_answer_that_is_over_keeps_nobody_who_waited(end: str) -> None:
+    site = Site()
+    number = site.ask()
+    exchange = site.exchanges[0]
+    exchange.begin(200, b"", endless=end == "drain")
+    assert exchange.push(bytes(300_000))
+    waiter = waiting(exchange)
+    assert waiter() is not None
+    if end == "reset":
+        site.judge.client.reset_stream(number)
+        site.judge.settle()
+    elif end == "gone":
+        site.judge.connection.gone()
+    elif end == "drain":
+        site.judge.connection.streams[number].drain()
+    elif end == "respond":
+        exchange.respond(200, b"")
+    else:
+        getattr(exchange, end)()
+    assert waiter() is None, "it and the exchange do not hold each other"
+    assert waiting(exchange)() is None, "nor is it kept from then on"
 
 
 def test_the_head_of_an_answer_in_pieces_is_all_that_a_head_gets() -> None:

@@ -8,6 +8,7 @@ import socket
 import ssl
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from weakref import ref
 
 import pytest
 import trustme
@@ -104,6 +105,25 @@ async def test_an_end_is_told_once_with_its_reason() -> None:
             assert (caller.reasons, called.reasons) == (["had enough"], ["closed by the other side"])
             assert not caller.link.open
             assert not called.link.open
+
+
+async def test_a_link_that_is_over_does_not_keep_its_party() -> None:
+    """They would hold each other, as long as the process runs (`netstore.collector`)."""
+
+    class Porter(Recorder):
+        def is_here(self) -> bool:
+            return True
+
+    async with running_reactor() as reactor:
+        left, right = socket.socketpair()
+        party = Porter()
+        party.link = Link(reactor, left, party, gate=party.is_here)
+        party.link.start()
+        kept = ref(party)
+        party.link.cut("over")
+        del party
+        assert kept() is None
+        right.close()
 
 
 async def test_a_reset_is_told_by_its_name() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import signal
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -12,14 +10,25 @@ import httpx
 import pytest
 
 from netstore.disk.tables import Tables
-from tests.support.cluster import PACE, Members, converged, get, healthy, listed, put, request, write
+from tests.support.cluster import (
+    PACE,
+    Members,
+    converged,
+    cut_before,
+    fill,
+    get,
+    healthy,
+    listed,
+    put,
+    request,
+    write,
+)
 from tests.support.netns import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.support.daemon import Daemon
 
 pytestmark = pytest.mark.xdist_group("cluster")
 
@@ -272,25 +281,3 @@ def test_a_sole_survivor_becomes_a_cluster_with_all_it_has(cluster: Members) -> 
     cluster.join(lost, at=survivor)
     converged(cluster, "alone", "1")
     assert get(cluster[lost], "kept") == "to the end"
-
-
-def cut_before(daemon: Daemon) -> int:
-    """The first entry that the log of a member still has, as it told last; 0 when it told of none."""
-    told = re.findall(r'"log_compacted".*"before": (\d+)', daemon.log)
-    return int(told[-1]) if told else 0
-
-
-def fill(daemon: Daemon, count: int) -> bool:
-    """Write that many keys, sent at once over one connection. True when all were."""
-    body = "".join(
-        f"PUT /v2/keys/fill-{number}?value={number} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
-        for number in range(count)
-    )
-    got = b""
-    with socket.create_connection((daemon.host, daemon.port), 10) as stream:
-        stream.sendall(body.encode())
-        while got.count(b"HTTP/1.1 20") < count:
-            data = stream.recv(65536)
-            assert data, got[-300:]
-            got += data
-    return True

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import shutil
+import socket
 import sys
 import time
 from contextlib import ExitStack
@@ -17,7 +19,7 @@ from tests.support.daemon import Daemon, free_port, spawn
 from tests.support.netns import inside, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -96,6 +98,9 @@ class Members:
     peer_scheme: str = "http"
     host_of: Callable[[str], str] = lambda _: "127.0.0.1"
     netns_of: Callable[[str], str | None] = lambda _: None
+    program: str = "netstore.cli.netstored"
+    """The module that is run."""
+    environment_of: Callable[[str], Mapping[str, str]] = lambda _: {}
     daemons: dict[str, Daemon] = field(default_factory=dict)
     ports: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -141,7 +146,7 @@ class Members:
         client_url = f"http://{self.host_of(name)}:{self.ports[name][0]}"
         data = self.folder / f"{name}.data"
         command = (
-            *(sys.executable, "-m", "netstore.cli.netstored", "--name", name, "--data-dir", str(data)),
+            *(sys.executable, "-m", self.program, "--name", name, "--data-dir", str(data)),
             *("--listen-client-urls", client_url, "--listen-peer-urls", peer_url),
             *self.flags,
             *flags,
@@ -152,6 +157,7 @@ class Members:
             data,
             self.folder / f"{name}.log",
             netns=self.netns_of(name),
+            environment=self.environment_of(name),
         )
         return daemon
 
@@ -227,3 +233,25 @@ def converged(members: Members, key: str, value: str) -> None:
             return get(daemon, key) == value
 
         until(shows, f"{key}={value} shows at {daemon.url}")
+
+
+def cut_before(daemon: Daemon) -> int:
+    """The first entry that the log of a member still has, as it told last; 0 when it told of none."""
+    told = re.findall(r'"log_compacted".*"before": (\d+)', daemon.log)
+    return int(told[-1]) if told else 0
+
+
+def fill(daemon: Daemon, count: int) -> bool:
+    """Write that many keys, sent at once over one connection. True when all were."""
+    body = "".join(
+        f"PUT /v2/keys/fill-{number}?value={number} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+        for number in range(count)
+    )
+    got = b""
+    with socket.create_connection((daemon.host, daemon.port), 10) as stream:
+        stream.sendall(body.encode())
+        while got.count(b"HTTP/1.1 20") < count:
+            data = stream.recv(65536)
+            assert data, got[-300:]
+            got += data
+    return True

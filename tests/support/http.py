@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from netstore.limits import Budget
 from netstore.net.http1 import Http1Connection, Http1Server
@@ -10,7 +11,7 @@ from netstore.net.http1 import Http1Connection, Http1Server
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.net.exchange import Request
+    from netstore.net.exchange import Exchange, Request
     from netstore.net.http1exchange import Http1Exchange
 
 Seen = tuple[bytes, bytes, bytes, bytes, bytes | None, bytes, bool]
@@ -92,3 +93,23 @@ class Wire:
         self.exchanges.append(exchange)
         if not self.hold:
             exchange.respond(200, b"", exchange.request.path)
+
+
+class Waiter:
+    """Wants to be told something, and holds the exchange it waits for."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        self.calls = 0
+
+    def call(self) -> None:
+        """What it waits for has happened."""
+        self.calls += 1
+
+
+def waiting(exchange: Exchange) -> ref[Waiter]:
+    """One that waits for the end of its client, and for room."""
+    waiter = Waiter(exchange)
+    exchange.on_gone(waiter.call)
+    exchange.on_drained(waiter.call)
+    return ref(waiter)

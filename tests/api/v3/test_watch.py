@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 
 from netstore.api.v3.pb import rpc_pb2 as pb
@@ -45,6 +47,17 @@ def test_two_clients_with_the_same_watch_get_the_same_bytes(served: Served) -> N
     assert made.created
     assert [event.kv.value for event in told.events] == [b"v"]
     assert told.header.revision == served.member.machine.mvcc.revision
+
+
+def test_a_stream_that_is_over_is_kept_by_nobody(served: Served) -> None:
+    call, receiver = served.open(PATH)
+    receiver.received(create(progress_notify=True))
+    answers(call)
+    deadlines = served.deadlines._heap
+    assert [each.cancelled for each in deadlines] == [False]
+    receiver.cancelled()
+    assert [each.cancelled for each in deadlines] == [True], "the next progress is minutes away"
+    assert cast("Any", receiver)._stream.sink is not receiver, "they would hold each other"
 
 
 def test_progress_comes_in_the_streams_own_time(served: Served) -> None:
