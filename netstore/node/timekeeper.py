@@ -162,19 +162,29 @@ class Timekeeper:
                 self._host.compact()
 
     async def _wait(self) -> None:
-        """Wait for the next tick. The deadlines that are left of the last one are made meanwhile: others have
-        their turn between two pieces of them, and no tick waits for more than one.
+        """Wait for the next tick. What is left to be done of the last one, deadlines and the counting of
+        TTLs, is done meanwhile: others have their turn between two pieces, and no tick waits for more than
+        one.
         """
+        clock = self._host.clock
         next_tick = trio.current_time() + self._tick_seconds
-        while self._deadlines.behind and trio.current_time() < next_tick:
+        while (self._deadlines.behind or self._lessor.behind) and trio.current_time() < next_tick:
             await trio.lowlevel.checkpoint()
-            self._make_due("deadlines", self._host.clock.monotonic())
+            begun = clock.monotonic()
+            if self._deadlines.behind:
+                self._make_due("deadlines", begun)
+            else:
+                self._lessor.count()
+                self._measure("counting of TTLs", begun)
         await trio.sleep_until(next_tick)
 
     def _make_due(self, work: str, begun: float) -> float:
         """Make a piece of the calls that are due. When it is done, by the monotonic clock."""
         if self._deadlines.run_due():
             self._flush()
+        return self._measure(work, begun)
+
+    def _measure(self, work: str, begun: float) -> float:
         now = self._host.clock.monotonic()
         if self._meter is not None and now - begun > self._meter.budget:
             self._meter.over(work, now - begun)

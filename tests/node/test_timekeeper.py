@@ -14,7 +14,9 @@ from netstore.meter import Meter
 from netstore.node.lessor import Lessor
 from netstore.node.timekeeper import DUE_AT_ONCE, LONGEST_SECONDS, Deadline, Deadlines, Timekeeper
 from netstore.state.commands import Set, encode
-from netstore.types import Event, Nanos
+from netstore.state.countdown import COUNTED_AT_ONCE
+from netstore.state.lease import LeaseRecord, stored_leases
+from netstore.types import Event, Index, LeaseId, Nanos
 from tests.support.local_member import HandClock
 from tests.support.member import Solo
 
@@ -238,6 +240,32 @@ async def test_no_tick_waits_for_all_that_is_due(autojump_clock: trio.testing.Mo
         await trio.sleep(0.65)
         nursery.cancel_scope.cancel()
     assert done[:8] == ["tick", "piece", "piece", "piece", "tick", "piece", "piece", "tick"]
+
+
+async def test_what_a_state_has_with_a_ttl_is_counted_between_ticks(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """However many there are, all of them soon, and in pieces."""
+    member = Solo().lead()
+    count = 3 * COUNTED_AT_ONCE
+    leases = [LeaseRecord(LeaseId(number), 60, Index(1), 0) for number in range(1, count + 1)]
+    member.host.machine.leases.restore(dict(stored_leases(leases)))
+    lessor = Lessor(member.host, 1.0)
+    counted: list[int] = []
+    keeper = Timekeeper(
+        member.host,
+        Deadlines(member.clock),
+        0.1,
+        lambda: None,
+        lessor,
+        hear=lambda: counted.append(len(lessor._leases.countdown)),
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await trio.sleep(0.35)
+        nursery.cancel_scope.cancel()
+    assert counted == [0, count, count]
+    assert not lessor.behind
 
 
 async def test_a_full_disk_is_tried_again(
