@@ -162,21 +162,29 @@ class Timekeeper:
                 self._host.compact()
 
     async def _wait(self) -> None:
-        """Wait for the next tick. What is left to be done of the last one, deadlines and the counting of
-        TTLs, is done meanwhile: others have their turn between two pieces, and no tick waits for more than
-        one.
+        """Wait for the next tick. What is left to be done of the last one is done meanwhile: others have
+        their turn between two pieces, and no tick waits for more than one.
         """
-        clock = self._host.clock
         next_tick = trio.current_time() + self._tick_seconds
-        while (self._deadlines.behind or self._lessor.behind) and trio.current_time() < next_tick:
+        while self._behind and trio.current_time() < next_tick:
             await trio.lowlevel.checkpoint()
-            begun = clock.monotonic()
-            if self._deadlines.behind:
-                self._make_due("deadlines", begun)
-            else:
-                self._lessor.count()
-                self._measure("counting of TTLs", begun)
+            self._go_on(self._host.clock.monotonic())
         await trio.sleep_until(next_tick)
+
+    @property
+    def _behind(self) -> bool:
+        return self._deadlines.behind or self._lessor.behind or self._host.forgetting
+
+    def _go_on(self, begun: float) -> None:
+        """Do a piece of what is left."""
+        if self._deadlines.behind:
+            self._make_due("deadlines", begun)
+        elif self._lessor.behind:
+            self._lessor.count()
+            self._measure("counting of TTLs", begun)
+        else:
+            self._host.compact()
+            self._measure("forgetting of the log", begun)
 
     def _make_due(self, work: str, begun: float) -> float:
         """Make a piece of the calls that are due. When it is done, by the monotonic clock."""
