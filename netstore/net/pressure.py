@@ -144,10 +144,10 @@ class Pressure:
         holders = self._holders()
         part = self._wait // max(len(holders), 1)
         heaviest = []
-        for holder in sorted(holders, key=_given_back, reverse=True):
+        # Most hold less than their part: these are not put in order, which for 10,000 would take 3 ms.
+        large = [each for each in holders if each.account.held - each.account.lasting > part]
+        for holder in sorted(large, key=_given_back, reverse=True):
             size = _given_back(holder)
-            if size <= part:
-                break
             if excess > 0 or holder in self._held_back:
                 heaviest.append(holder)
                 excess -= size

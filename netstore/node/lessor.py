@@ -66,8 +66,12 @@ class Reaper(Generic[K]):
         self._led: Term | None = None
         self._next_notes = 0.0
 
+    def count(self) -> bool:
+        """Count on; whether more is to be counted soon. Bounded work."""
+        return self.countdown.count(self._member.clock.monotonic())
+
     def look(self) -> None:
-        """Count on; the leader proposes what is to end, and notes what is left. Bounded work.
+        """The leader proposes what is to end, and notes what is left; others count on. Bounded work.
 
         While nothing is applied, nothing is ended: renewals that came in time may wait.
         """
@@ -108,6 +112,8 @@ class Lessor:
         self._nodes: Reaper[bytes] = Reaper(
             member, machine.tree.timed, election_seconds, ExpireNodes, NoteTtl
         )
+        self.behind = False
+        """There may be more to count than was at once."""
 
     def keep_alive(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
         """Renew a lease for `principal`, through the log: `done` gets its TTL in seconds, 0 when there is no
@@ -122,9 +128,14 @@ class Lessor:
         self._member.read(partial(self._tell, id_, done), principal)
 
     def look(self) -> None:
-        """Count on; the leader proposes the end of what is overdue."""
+        """Count on; the leader proposes the end of what is overdue. It may be `behind` then."""
         self._leases.look()
         self._nodes.look()
+        self.behind = True
+
+    def count(self) -> None:
+        """Count on with one piece, to be called until it is not `behind` any more, between other work."""
+        self.behind = self._leases.count() or self._nodes.count()
 
     def _tell(self, id_: int, done: Callable[[int | Fault], None], fault: Fault | None) -> None:
         left = self._leases.countdown.left(LeaseId(id_), self._member.clock.monotonic())

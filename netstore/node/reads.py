@@ -9,9 +9,10 @@ principals (`admission.household`) take turns, so that who asks for a thousand t
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from heapq import heappop, heappush
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from sortedcontainers import SortedDict  # type: ignore[import-untyped]  # it has no annotations
 
 from netstore.admission import Admission, household
 
@@ -52,17 +53,17 @@ class Reads:
         self._places = Admission(MAX_WAITING)
         self._asked: dict[int, _Read] = {}
         """All that wait, in the order in which they came."""
-        # All of these may have some that were given up.
-        self._behind: dict[Index, list[int]] = {}
-        """Those that can be answered once this is applied: few indexes, for one serves many."""
-        self._indexes: list[Index] = []
-        """A heap of these."""
+        self._behind = SortedDict()
+        """Those that can be answered once this index is applied, as an ordered set: few indexes, for one
+        serves many.
+        """
+        self._index_of: dict[int, Index] = {}
+        """Of each that waits and was confirmed, for what."""
+        # These may have some that were given up.
         self._reached: deque[int] = deque()
         """Those that can be answered, and stand in no line yet."""
         self._lines: OrderedDict[str, deque[int]] = OrderedDict()
         """The others of them, by who asked; the next one's line is the first."""
-        self._given_up = 0
-        """How many were, since they were looked for in `_behind`."""
 
     def __len__(self) -> int:
         """How many wait."""
@@ -86,21 +87,21 @@ class Reads:
 
     def confirm(self, number: int, index: Index) -> None:
         """This read may be answered once everything up to `index` is applied. O(log n)."""
-        if number not in self._asked:
+        if number not in self._asked or number in self._index_of:
             return
         numbers = self._behind.get(index)
         if numbers is None:
-            numbers = self._behind[index] = []
-            heappush(self._indexes, index)
-        numbers.append(number)
+            numbers = self._behind[index] = {}
+        numbers[number] = None
+        self._index_of[number] = index
 
     def reach(self, applied: Index) -> None:
         """Everything up to here is applied. O(indexes that were waited for, and `LINED_UP`), and 10 ns for
         each further read.
         """
-        indexes = self._indexes
-        while indexes and indexes[0] <= applied:
-            self._reached += self._behind.pop(heappop(indexes))
+        behind = self._behind
+        while behind and behind.peekitem(0)[0] <= applied:
+            self._reached += behind.popitem(0)[1]
         self._line_up(LINED_UP)
 
     def take(self) -> Done | None:
@@ -134,28 +135,23 @@ class Reads:
         if read is None:
             return None
         self._places.leave(read.owner)
+        index = self._index_of.pop(number, None)
+        numbers = None if index is None else self._behind.get(index)
+        if numbers is not None:
+            numbers.pop(number, None)
+            if not numbers:
+                del self._behind[index]
         return read.done
 
     def take_late(self, now: float, most: int) -> list[Done]:
-        """Up to so many of those that have waited too long, which wait no more. O(those), amortised."""
+        """Up to so many of those that have waited too long, which wait no more. O(those)."""
         late = list(takewhile(lambda number: self._asked[number].late < now, islice(self._asked, most)))
-        found = [done for number in late if (done := self.drop(number)) is not None]
-        self._given_up += len(found)
-        if self._given_up > MAX_WAITING or (found and not self._asked):
-            self._given_up = 0
-            asked = self._asked
-            for index, numbers in list(self._behind.items()):
-                numbers[:] = [number for number in numbers if number in asked]
-                if not numbers:
-                    del self._behind[index]
-            self._indexes = sorted(self._behind)
-        return found
+        return [done for number in late if (done := self.drop(number)) is not None]
 
     def take_all(self) -> list[Done]:
         """All of them: the member stops."""
         found = [done for number in list(self._asked) if (done := self.drop(number)) is not None]
         self._behind.clear()
-        self._indexes.clear()
         self._reached.clear()
         self._lines.clear()
         return found

@@ -7,17 +7,18 @@ Replicated state never reads a clock: what has a TTL ends because the leader cou
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from netstore.guard import guarded, unguarded
+from netstore.net.expiry import Expiries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.meter import Meter
+    from netstore.net.expiry import Expiry
     from netstore.node.host import Host
     from netstore.node.lessor import Lessor
     from netstore.seams import Clock
@@ -31,20 +32,23 @@ CHORES_SECONDS: Final = 1.0
 LONGEST_SECONDS: Final = 10 * 366 * 24 * 3600.0
 """A later deadline is this far away: no process lives longer, and no arithmetic on times goes wrong."""
 
-_FORGOTTEN_ALLOWED: Final = 256
+DUE_AT_ONCE: Final = 250
+"""Calls that are made in one piece: about a millisecond, where each does as much as most do."""
 
 
 class Deadline:
     """A call that will be made unless it is cancelled first."""
 
-    __slots__ = ("_call", "_forgotten", "when")
+    __slots__ = ("_among", "_call", "_place", "when")
 
     def __init__(
-        self, when: float, call: Callable[[], None], forgotten: Callable[[], None] | None = None
+        self, when: float, call: Callable[[], None], among: Expiries[Deadline] | None = None
     ) -> None:
+        """`among` takes it in, and knows when it is due."""
         self.when = when
         self._call: Callable[[], None] | None = call
-        self._forgotten = forgotten
+        self._among = among
+        self._place: Expiry[Deadline] | None = None if among is None else among.add(when, self)
 
     @property
     def cancelled(self) -> bool:
@@ -52,69 +56,63 @@ class Deadline:
         return self._call is None
 
     def cancel(self) -> None:
-        """Do not call it. O(1), amortised."""
-        if self._call is not None:
-            self._call = None
-            if self._forgotten is not None:
-                self._forgotten()
-
-    def leave(self) -> None:
-        """It is in no heap any more, where one counts those that were cancelled."""
-        self._forgotten = None
+        """Do not call it. O(log n). May be said again, and after it was called."""
+        self._call = None
+        if self._place is not None and self._among is not None:
+            self._among.settle(self._place)
+            self._place = None
 
     def run(self) -> None:
         """Call it, once."""
-        call, self._call = self._call, None
+        call = self._call
+        self.cancel()
         if call is not None:
             call()
 
-    def __lt__(self, other: Deadline) -> bool:
-        return self.when < other.when
-
 
 class Deadlines:
-    """All deadlines of a program in one heap, looked at once a tick: exact to one tick, O(log n) each, no
-    task and no cancel scope. The heap holds at most twice as many as are alive, and a few hundred.
+    """All deadlines of a program in one list, looked at once a tick: exact to one tick, O(log n) each, no
+    task and no cancel scope. What was called or cancelled is not in it.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.failed: Callable[[Exception], object] = unguarded
         """Told what a call raised."""
-        self._heap: list[Deadline] = []
-        self._dead = 0
+        self._expiries: Expiries[Deadline] = Expiries()
+        self._until: tuple[float, int] | None = None
+        """What was due then, and had been asked for by then, is being called, in pieces."""
+
+    def __len__(self) -> int:
+        """How many calls will be made."""
+        return len(self._expiries)
+
+    @property
+    def behind(self) -> bool:
+        """Some that were due when `run_due` began are not called yet: it goes on with them, and only them."""
+        return self._until is not None
 
     def after(self, seconds: float, call: Callable[[], None]) -> Deadline:
         """Make a call once that much time has passed, for a request or whoever else asked: what it raises
-        goes to `failed`.
+        goes to `failed`. O(log n).
         """
         when = self._clock.monotonic() + min(seconds, LONGEST_SECONDS)
-        deadline = Deadline(when, call, self._forget)
-        heappush(self._heap, deadline)
-        return deadline
+        return Deadline(when, call, self._expiries)
 
     def run_due(self) -> bool:
-        """Make the calls that are due; whether there were any. What they ask for at once comes next time."""
-        now = self._clock.monotonic()
-        due: list[Deadline] = []
-        while self._heap and self._heap[0].when <= now:
-            deadline = heappop(self._heap)
-            if deadline.cancelled:
-                self._dead -= 1
-            else:
-                deadline.leave()
-                due.append(deadline)
+        """Make the calls that are due, `DUE_AT_ONCE` at most; whether there were any. The others are made by
+        the calls that follow, while it is `behind`; what all these ask for at once comes after them.
+        """
+        expiries = self._expiries
+        if self._until is None:
+            self._until = self._clock.monotonic(), expiries.added
+        now, last = self._until
+        due = expiries.due(now, DUE_AT_ONCE, last)
         for deadline in due:
             guarded(self.failed, deadline.run)
+        if not expiries.is_due(now, last):
+            self._until = None
         return bool(due)
-
-    def _forget(self) -> None:
-        """One in the heap was cancelled."""
-        self._dead += 1
-        if self._dead > _FORGOTTEN_ALLOWED + len(self._heap) // 2:
-            self._heap = [each for each in self._heap if not each.cancelled]
-            heapify(self._heap)
-            self._dead = 0
 
 
 class Timekeeper:
@@ -149,16 +147,12 @@ class Timekeeper:
         clock = self._host.clock
         next_expiry = next_chores = clock.monotonic()
         while True:
-            await trio.sleep(self._tick_seconds)
+            await self._wait()
             begun = clock.monotonic()
             if self._hear is not None:
                 self._hear()
             self._host.tick()
-            if self._deadlines.run_due():
-                self._flush()
-            now = clock.monotonic()
-            if self._meter is not None and now - begun > self._meter.budget:
-                self._meter.over("tick and deadlines", now - begun)
+            now = self._make_due("tick and deadlines", begun)
             if now >= next_expiry:
                 next_expiry = now + EXPIRE_SECONDS
                 self._lessor.look()
@@ -166,3 +160,40 @@ class Timekeeper:
                 next_chores = now + CHORES_SECONDS
                 self._host.retry_writes()
                 self._host.compact()
+
+    async def _wait(self) -> None:
+        """Wait for the next tick. What is left to be done of the last one is done meanwhile: others have
+        their turn between two pieces, and no tick waits for more than one.
+        """
+        next_tick = trio.current_time() + self._tick_seconds
+        while self._behind and trio.current_time() < next_tick:
+            await trio.lowlevel.checkpoint()
+            self._go_on(self._host.clock.monotonic())
+        await trio.sleep_until(next_tick)
+
+    @property
+    def _behind(self) -> bool:
+        return self._deadlines.behind or self._lessor.behind or self._host.forgetting
+
+    def _go_on(self, begun: float) -> None:
+        """Do a piece of what is left."""
+        if self._deadlines.behind:
+            self._make_due("deadlines", begun)
+        elif self._lessor.behind:
+            self._lessor.count()
+            self._measure("counting of TTLs", begun)
+        else:
+            self._host.compact()
+            self._measure("forgetting of the log", begun)
+
+    def _make_due(self, work: str, begun: float) -> float:
+        """Make a piece of the calls that are due. When it is done, by the monotonic clock."""
+        if self._deadlines.run_due():
+            self._flush()
+        return self._measure(work, begun)
+
+    def _measure(self, work: str, begun: float) -> float:
+        now = self._host.clock.monotonic()
+        if self._meter is not None and now - begun > self._meter.budget:
+            self._meter.over(work, now - begun)
+        return now

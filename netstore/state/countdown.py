@@ -13,13 +13,14 @@ monotonic clock, and the leader proposes the end of what is overdue by its count
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import ceil, inf
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
+from sortedcontainers import SortedList  # type: ignore[import-untyped]  # it has no annotations
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 K = TypeVar("K", bound=Any)
 
@@ -32,13 +33,10 @@ RETRY_SECONDS: Final = 3.0
 MOST_BYTES: Final = 64 * 1024
 """Bytes of the keys in one proposal, and one key more: a path may have tens of kilobytes."""
 
-COUNTED_AT_ONCE: Final = 5_000
-"""Renewals that are counted in one call, 1 us each. After a state was loaded there may be many; what is
-counted later lives longer.
+COUNTED_AT_ONCE: Final = 500
+"""Renewals that are counted in one call, removals, and ends that are looked at: 1 to 5 us each. After a state
+was loaded there may be many; what is counted later lives longer.
 """
-
-_FORGOTTEN: Final = 64
-"""Entries beyond twice those that count which the heap may hold."""
 
 MOST_GRACES: Final = 10
 """How often a member that comes to lead gives the same thing a grace: else leaders that follow each other
@@ -90,6 +88,15 @@ class News(Generic[K]):
         self._renewed.pop(key, None)
         self._removed[key] = None
 
+    @property
+    def waits(self) -> bool:
+        """Something was not taken yet."""
+        return bool(self._renewed or self._removed)
+
+    def take_one(self, key: K) -> bool:
+        """Take this one; whether it was renewed and not taken yet."""
+        return self._renewed.pop(key, self) is None
+
     def restart(self, keys: Iterable[K], gone: Iterable[K]) -> None:
         """These are all there are, with their time beginning now; those were there before."""
         self._renewed = dict.fromkeys(keys)
@@ -119,45 +126,65 @@ class Countdown(Generic[K]):
     """How long each has left by this member's count. Instants are seconds of its monotonic clock.
 
     A renewal counts from the first call after it was applied, so one of them has to be made often: what comes
-    between lets things live longer. O(1) for each renewed or removed since the last call and at most
-    `COUNTED_AT_ONCE`, O(log n) for a new one; now and then the heap is made anew, O(n).
+    between lets things live longer. Each call does at most `COUNTED_AT_ONCE` of what is to be done of each
+    kind, O(log n) each, and has nothing to make up for; nothing is held of what is gone.
     """
 
     def __init__(self, table: Table[K]) -> None:
         self._table = table
         self._ends: dict[K, tuple[float, int]] = {}
         """When each is over, and how often this member had come to lead when it began to count."""
-        # One entry for each key counts, the one at `_looks[key]`; it may be earlier than the end.
+        # Each key is in one of these, or will be: when it is to be looked at, which may be before its end, or
+        # that this time has come.
         self._looks: dict[K, float] = {}
-        self._heap: list[tuple[float, K]] = []
+        self._overdue: dict[K, None] = {}
+        self._places: SortedList = SortedList()
+        """`_looks`, as (time, key)."""
         self._led = -inf
         """When this member came to lead last."""
         self._leads = 0
         self._grace = 0.0
-        self._noting: Iterator[K] = iter(())
+        self._noted: tuple[float, K] | None = None
+        """How far the round of notes has come in `_places`."""
 
-    def count(self, now: float) -> None:
-        """Begin to count what was renewed since the last call."""
+    def __len__(self) -> int:
+        """How many are counted."""
+        return len(self._ends)
+
+    def count(self, now: float) -> bool:
+        """Begin to count what was renewed since the last call, and look whose time has come. Whether some of
+        that is left for another call, which should come soon.
+        """
         table = self._table
-        for key in table.news.take_removed(COUNTED_AT_ONCE):
+        news = table.news
+        for key in news.take_removed(COUNTED_AT_ONCE):
             if table.get(key) is None:
-                self._ends.pop(key, None)
-                self._looks.pop(key, None)
-        for key in table.news.take_renewed(COUNTED_AT_ONCE):
-            timed = table.get(key)
-            if timed is None:
-                continue
-            end = now + (timed.remaining or timed.ttl)
-            self._ends[key] = end, self._leads
-            if end < self._looks.get(key, inf):
+                self._forget(key)
+        for key in news.take_renewed(COUNTED_AT_ONCE):
+            self._begin(key, now)
+        return not self._look_through(now) or news.waits
+
+    def _look_through(self, now: float) -> bool:
+        """Look at those whose time for that has come: whether at all of them."""
+        places = self._places
+        for _ in range(COUNTED_AT_ONCE):
+            if not places or places[0][0] > now:
+                return True
+            key = places[0][1]
+            end = self._end(key)
+            if end > now:
                 self._look(key, end)
+            else:
+                self._unlook(key)
+                self._overdue[key] = None
+        return not places or places[0][0] > now
 
     def left(self, key: K, now: float) -> float | None:
-        """The seconds it has left, not below 0; None when it is not there."""
-        self.count(now)
+        """The seconds it has left, not below 0; None when it is not there. O(log n)."""
         timed = self._table.get(key)
         if timed is None:
             return None
+        self._catch_up(key, now)
         return max(0.0, self._end(key) - now) if key in self._ends else timed.remaining or timed.ttl
 
     def due(self, now: float) -> list[tuple[K, Any]]:
@@ -167,19 +194,21 @@ class Countdown(Generic[K]):
         self.count(now)
         found: list[tuple[K, Any]] = []
         size = 0
-        looks = self._looks
-        while (heap := self._heap) and heap[0][0] <= now and len(found) < MAX_DUE and size < MOST_BYTES:
-            when, key = heappop(heap)
-            if looks.get(key) != when:
-                continue
+        for key in list(islice(self._overdue, MAX_DUE)):
             timed = self._table.get(key)
             if timed is None:
-                del looks[key], self._ends[key]
+                self._forget(key)
+                continue
+            self._catch_up(key, now)
+            if key not in self._overdue:
                 continue
             end = self._end(key)
             if end <= now:
+                if size >= MOST_BYTES:
+                    break
                 found.append((key, timed.since))
                 size += _size(key)
+            del self._overdue[key]
             self._look(key, end if end > now else now + RETRY_SECONDS)
         return found
 
@@ -194,26 +223,34 @@ class Countdown(Generic[K]):
         self._grace = grace
 
     def begin_notes(self) -> None:
-        """Begin another round of `notes`. O(n), a copy of the keys."""
-        self._noting = iter(list(self._table.timed_keys()))
+        """Begin another round of `notes`."""
+        self._noted = (-inf, self._places[0][1]) if self._places else None
 
     def notes(self, now: float, longer_than: int, most: int) -> list[tuple[K, Any, int]]:
         """What is left, in whole seconds rounded up, of what has a longer TTL than this and is not overdue,
         as (key, since, seconds): out of the next `most` of the round, or fewer where their keys are long.
+        What is renewed while the round lasts may be left out, or come twice.
         """
-        self.count(now)
-        found = []
+        found: list[tuple[K, Any, int]] = []
+        if self._noted is None:
+            return found
+        places = list(islice(self._places.irange(self._noted, inclusive=(False, True)), most))
         size = 0
-        for key in islice(self._noting, most):
+        for place in places:
+            self._noted = place
+            key = place[1]
             timed = self._table.get(key)
-            if timed is None or timed.ttl <= longer_than or key not in self._ends:
+            if timed is None or timed.ttl <= longer_than:
                 continue
+            self._catch_up(key, now)
             left = self._ends[key][0] - now
             if left > 0:
                 found.append((key, timed.since, ceil(left)))
                 size += _size(key)
                 if size >= MOST_BYTES:
-                    break
+                    return found
+        if len(places) < most:
+            self._noted = None
         return found
 
     def _end(self, key: K) -> float:
@@ -222,12 +259,36 @@ class Countdown(Generic[K]):
             return max(end, self._led) + self._grace
         return end
 
+    def _begin(self, key: K, now: float) -> None:
+        """It was renewed: its time begins now."""
+        timed = self._table.get(key)
+        if timed is None:
+            return
+        end = now + (timed.remaining or timed.ttl)
+        self._ends[key] = end, self._leads
+        self._overdue.pop(key, None)
+        if end < self._looks.get(key, inf):
+            self._look(key, end)
+
+    def _catch_up(self, key: K, now: float) -> None:
+        """Count its renewal before anything is said of it."""
+        if self._table.news.take_one(key):
+            self._begin(key, now)
+
     def _look(self, key: K, when: float) -> None:
+        self._unlook(key)
         self._looks[key] = when
-        heappush(self._heap, (when, key))
-        if len(self._heap) > 2 * len(self._looks) + _FORGOTTEN:
-            self._heap = [(each, key) for key, each in self._looks.items()]
-            heapify(self._heap)
+        self._places.add((when, key))
+
+    def _unlook(self, key: K) -> None:
+        when = self._looks.pop(key, None)
+        if when is not None:
+            self._places.remove((when, key))
+
+    def _forget(self, key: K) -> None:
+        self._ends.pop(key, None)
+        self._overdue.pop(key, None)
+        self._unlook(key)
 
 
 def _size(key: object) -> int:

@@ -31,8 +31,9 @@ DELETED: Final = 1
 
 NUMBER_BITS: Final = 32
 
-_TRIM: Final = 10_000
-"""Changes that the log in memory may keep needlessly before its arrays are cut."""
+_LOT_BITS: Final = 13
+_LOT: Final = 1 << _LOT_BITS
+"""Changes that lie in one piece of the log in memory, and are let go of together: 0.1 ms."""
 
 
 class Item(msgspec.Struct, gc=False):
@@ -97,33 +98,48 @@ def pair_below(item: Item, bound: int) -> int:
     return 0 if place & DELETED else place
 
 
+class _Lot:
+    """Changes that follow one another."""
+
+    __slots__ = ("keys", "numbers", "revisions")
+
+    def __init__(self) -> None:
+        self.revisions = array("q")
+        self.numbers = array("I")
+        self.keys: list[bytes] = []
+
+
+def _last_of(lot: _Lot) -> int:
+    return lot.revisions[-1]
+
+
 class Log:
     """The changes since the last compaction in order: 20 bytes for each beside what others hold anyway.
 
-    A position stays what it is when older changes are forgotten.
+    A position stays what it is when older changes are forgotten. They lie in lots of `_LOT`, each filled
+    before the next one begins, so that forgetting some moves none of the others.
     """
 
-    __slots__ = ("_base", "_keys", "_numbers", "_revisions", "first")
+    __slots__ = ("_base", "_lots", "end", "first")
 
     def __init__(self) -> None:
-        self._revisions = array("q")
-        self._numbers = array("I")
-        self._keys: list[bytes] = []
+        self._lots: list[_Lot] = []
         self._base = 0
-        """The position of what stands first in the arrays."""
+        """The position of what stands first in the first lot, or will; a multiple of `_LOT`."""
         self.first = 0
         """The position of the first change that is not forgotten."""
+        self.end = 0
+        """The position of the next change to come."""
 
     def add(self, place: int, key: bytes) -> None:
         """One more change, which is the newest."""
-        self._revisions.append(place >> NUMBER_BITS)
-        self._numbers.append(place & 0xFFFFFFFF)
-        self._keys.append(key)
-
-    @property
-    def end(self) -> int:
-        """The position of the next change to come."""
-        return self._base + len(self._keys)
+        if not self.end % _LOT:
+            self._lots.append(_Lot())
+        lot = self._lots[-1]
+        lot.revisions.append(place >> NUMBER_BITS)
+        lot.numbers.append(place & 0xFFFFFFFF)
+        lot.keys.append(key)
+        self.end += 1
 
     @property
     def newest(self) -> int:
@@ -132,37 +148,51 @@ class Log:
 
     def find(self, revision: int) -> int:
         """The position of the first change that is not older than this. O(log n)."""
-        return self._base + bisect_left(self._revisions, revision, self.first - self._base)
+        start = self.first
+        number = bisect_left(self._lots, revision, (start - self._base) >> _LOT_BITS, key=_last_of)
+        if number == len(self._lots):
+            return self.end
+        begin = self._base + (number << _LOT_BITS)
+        return begin + bisect_left(self._lots[number].revisions, revision, max(0, start - begin))
 
     def after(self, at: int) -> int:
-        """Where the next revision begins after that of the change at `at`."""
-        start = at - self._base
-        return self._base + bisect_right(self._revisions, self._revisions[start], start)
+        """Where the next revision begins after that of the change at `at`. O(log n)."""
+        revision = self.revision(at)
+        number = bisect_right(self._lots, revision, (at - self._base) >> _LOT_BITS, key=_last_of)
+        if number == len(self._lots):
+            return self.end
+        begin = self._base + (number << _LOT_BITS)
+        return begin + bisect_right(self._lots[number].revisions, revision, max(0, at - begin))
 
     def key(self, at: int) -> bytes:
         """The key that was changed there."""
-        return self._keys[at - self._base]
+        return self._lots[(at - self._base) >> _LOT_BITS].keys[at % _LOT]
 
     def place(self, at: int) -> int:
         """The place of the change there."""
-        at -= self._base
-        return self._revisions[at] << NUMBER_BITS | self._numbers[at]
+        lot = self._lots[(at - self._base) >> _LOT_BITS]
+        return lot.revisions[at % _LOT] << NUMBER_BITS | lot.numbers[at % _LOT]
 
     def revision(self, at: int) -> int:
         """The revision of the change there."""
-        return self._revisions[at - self._base]
+        return self._lots[(at - self._base) >> _LOT_BITS].revisions[at % _LOT]
 
     def keys(self, start: int, end: int) -> list[bytes]:
         """The keys that were changed from one position to another."""
-        return self._keys[start - self._base : end - self._base]
+        found: list[bytes] = []
+        while start < min(end, self.end):
+            some = self._lots[(start - self._base) >> _LOT_BITS].keys
+            found += some[start % _LOT : start % _LOT + end - start]
+            start += _LOT - start % _LOT
+        return found
 
     def forget(self, before: int) -> None:
-        """Let go of all changes that lie before this position."""
+        """Let go of all changes that lie before this position. O(lots that are needless then)."""
         self.first = before
-        needless = before - self._base
-        if needless >= _TRIM or needless * 2 >= len(self._keys):
-            del self._revisions[:needless], self._numbers[:needless], self._keys[:needless]
-            self._base = before
+        needless = (before - self._base) >> _LOT_BITS
+        if needless:
+            del self._lots[:needless]
+            self._base += needless << _LOT_BITS
 
 
 class KeyIndex:

@@ -17,7 +17,6 @@ from netstore.limits import Budget
 from netstore.net import grpc as grpc_codec
 from netstore.net import http2
 from netstore.net.exchange import LOW_WATER
-from netstore.net.expiry import Expiries, Expiry
 from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services, encode_text, parse_timeout
 from netstore.net.http2 import Http2Connection, Http2Server, frame
 from netstore.node.timekeeper import Deadline
@@ -817,9 +816,7 @@ def test_calls_whose_time_shrinks_leave_nothing_behind() -> None:
         bare.feed(bare.call(2 * i + 1, message_of(0), ("grpc-timeout", f"{8_000 - i}H")))
         bare.asked.pop()[0].reply(b"")
         assert sum(not each.cancelled for each in bare.due) == 1
-    timed = bare.server._timed
-    assert (len(timed), bare.connection.streams) == (0, {})
-    assert timed.kept < 600
+    assert (len(bare.server._timed), bare.connection.streams) == (0, {})
     bare.feed(bare.call(9_001, message_of(0), ("grpc-timeout", "1S")))
     bare.time += 1
     bare.run_due()
@@ -869,33 +866,6 @@ def test_a_fault_while_a_call_expires_keeps_no_other_from_expiring() -> None:
 
 def test_the_longest_time_limit_is_a_year() -> None:
     assert parse_timeout(b"99999999H") == grpc_codec.LONGEST_SECONDS
-
-
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(["add", "settle", "due"]), st.integers(0, 20), st.integers(1, 4)),
-        max_size=150,
-    )
-)
-def test_what_expires_is_what_the_slow_twin_says(steps: list[tuple[str, int, int]]) -> None:
-    expiries: Expiries[int] = Expiries()
-    alive: dict[int, tuple[float, Expiry[int]]] = {}
-    for number, (step, value, most) in enumerate(steps * 6):
-        if step == "add":
-            alive[number] = (value, expiries.add(value, number))
-        elif step == "settle" and alive:
-            _, entry = alive.pop(list(alive)[value % len(alive)])
-            for _ in range(most):
-                expiries.settle(entry)
-        else:
-            order = sorted(alive, key=lambda n: (alive[n][0], n))
-            expected = [n for n in order if alive[n][0] <= value][:most]
-            assert expiries.due(value, most) == expected
-            for n in expected:
-                expiries.settle(alive.pop(n)[1])
-        assert len(expiries) == len(alive)
-        assert expiries.kept <= 257 + 2 * len(alive)
-        assert expiries.first() == min((when for when, _ in alive.values()), default=None)
 
 
 LENGTHS = st.sampled_from([0, 1, 5, 2_097_152, 2_097_153, 2**31 - 1, 2**31, 2**32 - 1])

@@ -753,6 +753,26 @@ def test_the_log_forgets_what_the_durable_state_covers() -> None:
     assert value(member.crashed().lead()) == b"v"
 
 
+def test_a_long_log_is_forgotten_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "FORGOTTEN_AT_ONCE", 40)
+    member = Solo(snapshot_count=100).lead()
+    for _ in range(CATCH_UP_ENTRIES + 110):
+        member.host.propose(encode(QuorumGet(path=b"/")), lambda _: None)
+    member.settle()
+    member.engine.commit()
+    kept = [member.host.status().compacted]
+    while member.host.compact():
+        kept.append(member.host.status().compacted)
+        assert 0 < kept[-1] - kept[-2] <= 40
+        assert member.host.forgetting is (kept[-1] < member.host.compacted)
+    assert len(kept) > 3
+    assert kept[-1] == member.host.compacted
+    outcomes = put(member)
+    member.settle()
+    assert isinstance(outcomes[0], Event)
+    assert value(member.crashed().lead()) == b"v"
+
+
 def test_a_log_that_weighs_too_much_is_forgotten_before_its_count_and_whatever_copies_need() -> None:
     member = Solo(snapshot_count=100_000, log_budget=Budget(100_000)).lead()
 

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from netstore.meter import Meter
 from netstore.node.lessor import Lessor
-from netstore.node.timekeeper import LONGEST_SECONDS, Deadline, Deadlines, Timekeeper
+from netstore.node.timekeeper import DUE_AT_ONCE, LONGEST_SECONDS, Deadline, Deadlines, Timekeeper
 from netstore.state.commands import Set, encode
-from netstore.types import Event, Nanos
+from netstore.state.countdown import COUNTED_AT_ONCE
+from netstore.state.lease import LeaseRecord, stored_leases
+from netstore.types import Event, Index, LeaseId, Nanos
 from tests.support.local_member import HandClock
 from tests.support.member import Solo
 
@@ -40,11 +42,11 @@ def test_cancelled_deadlines_do_not_pile_up() -> None:
     deadlines = Deadlines(HandClock(Nanos(0)))
     for _ in range(100_000):
         deadlines.after(60, lambda: None).cancel()
-    assert len(deadlines._heap) < 600
+    assert len(deadlines) == 0
 
 
 @given(st.lists(st.tuples(st.sampled_from(["after", "cancel", "run"]), st.integers(0, 30)), max_size=200))
-def test_the_heap_holds_little_more_than_what_is_alive(steps: list[tuple[str, int]]) -> None:
+def test_it_holds_what_is_alive_and_nothing_else(steps: list[tuple[str, int]]) -> None:
     clock = HandClock(Nanos(0))
     deadlines = Deadlines(clock)
     alive: dict[int, Deadline] = {}
@@ -64,8 +66,8 @@ def test_the_heap_holds_little_more_than_what_is_alive(steps: list[tuple[str, in
             for n in due:
                 del alive[n]
         assert sorted(ran) == sorted(expected)
-        assert len(deadlines._heap) - deadlines._dead == len(alive)
-        assert deadlines._dead <= 256 + len(alive) + 1
+        assert len(deadlines) == len(alive)
+        assert not deadlines.behind
 
 
 def test_a_deadline_that_asks_for_another_at_once_does_not_hold_the_tick() -> None:
@@ -94,7 +96,52 @@ def test_a_deadline_may_cancel_one_that_is_due_too() -> None:
     both.append(deadlines.after(0, lambda: ran.append(2)))
     assert deadlines.run_due()
     assert ran == []
-    assert (len(deadlines._heap), deadlines._dead) == (0, 0)
+    assert len(deadlines) == 0
+
+
+def test_many_that_are_due_are_called_in_pieces_and_in_order() -> None:
+    clock = HandClock(Nanos(0))
+    deadlines = Deadlines(clock)
+    ran: list[int] = []
+    for number in range(4 * DUE_AT_ONCE):
+        deadlines.after(1, partial(ran.append, number))
+    clock.now = Nanos(1_000_000_000)
+    for piece in range(1, 5):
+        assert deadlines.run_due()
+        assert ran == list(range(piece * DUE_AT_ONCE))
+        assert deadlines.behind is (piece < 4)
+    assert not deadlines.run_due()
+
+
+def test_what_is_asked_for_while_many_are_called_comes_after_all_of_them() -> None:
+    """Also where no time went by, and at the instant at which they were due."""
+    deadlines = Deadlines(HandClock(Nanos(0)))
+    ran: list[int] = []
+
+    def again() -> None:
+        ran.append(1)
+        deadlines.after(0, again)
+
+    for _ in range(2 * DUE_AT_ONCE + 1):
+        deadlines.after(0, again)
+    for called in (DUE_AT_ONCE, 2 * DUE_AT_ONCE, 2 * DUE_AT_ONCE + 1):
+        assert deadlines.run_due()
+        assert len(ran) == called
+    assert not deadlines.behind
+    assert len(deadlines) == 2 * DUE_AT_ONCE + 1
+    assert deadlines.run_due()
+    assert len(ran) == 3 * DUE_AT_ONCE + 1
+
+
+def test_one_that_is_cancelled_between_two_pieces_is_not_called() -> None:
+    deadlines = Deadlines(HandClock(Nanos(0)))
+    ran: list[int] = []
+    asked = [deadlines.after(0, partial(ran.append, number)) for number in range(DUE_AT_ONCE + 2)]
+    assert deadlines.run_due()
+    asked[-2].cancel()
+    assert deadlines.run_due()
+    assert ran[DUE_AT_ONCE:] == [DUE_AT_ONCE + 1]
+    assert not deadlines.behind
 
 
 def test_a_deadline_for_ever_is_far_away() -> None:
@@ -123,6 +170,102 @@ async def test_the_leader_expires_what_is_due(autojump_clock: trio.testing.MockC
         await pass_time()
         nursery.cancel_scope.cancel()
     assert not isinstance(member.host.machine.get(b"/k"), Event)
+
+
+async def test_others_have_their_turn_between_pieces_of_what_is_due(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """All are called before the next tick, what was answered leaves after each piece, and what asks again at
+    once is called once a tick.
+    """
+    member = Solo().lead()
+    deadlines = Deadlines(member.clock)
+    done: list[str] = []
+    ran: list[int] = []
+
+    def again() -> None:
+        done.append("again")
+        deadlines.after(0, again)
+
+    deadlines.after(0, again)
+    for number in range(3 * DUE_AT_ONCE - 1):
+        deadlines.after(0, partial(ran.append, number))
+    keeper = Timekeeper(
+        member.host,
+        deadlines,
+        0.1,
+        lambda: done.append(f"flush {len(ran)}"),
+        Lessor(member.host, 1.0),
+        hear=lambda: done.append("tick"),
+    )
+
+    async def other() -> None:
+        seen = -1
+        while len(ran) < 3 * DUE_AT_ONCE - 1:
+            assert len(ran) - seen <= DUE_AT_ONCE
+            seen = len(ran)
+            if ran:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.sleep(0.1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        nursery.start_soon(other)
+        await trio.sleep(0.25)
+        nursery.cancel_scope.cancel()
+    pieces = [f"flush {called * DUE_AT_ONCE - 1}" for called in (1, 2, 3)]
+    assert done == ["tick", "again", *pieces, "tick", "again", pieces[-1]]
+
+
+async def test_no_tick_waits_for_all_that_is_due(autojump_clock: trio.testing.MockClock) -> None:
+    """What takes longer than to the next tick goes on after it."""
+    member = Solo().lead()
+    deadlines = Deadlines(member.clock)
+    done: list[str] = []
+    for _ in range(5):
+        for _ in range(DUE_AT_ONCE - 1):
+            deadlines.after(0, lambda: None)
+        deadlines.after(0, lambda: autojump_clock.jump(0.07))
+    keeper = Timekeeper(
+        member.host,
+        deadlines,
+        0.1,
+        lambda: done.append("piece"),
+        Lessor(member.host, 1.0),
+        hear=lambda: done.append("tick"),
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await trio.sleep(0.65)
+        nursery.cancel_scope.cancel()
+    assert done[:8] == ["tick", "piece", "piece", "piece", "tick", "piece", "piece", "tick"]
+
+
+async def test_what_a_state_has_with_a_ttl_is_counted_between_ticks(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """However many there are, all of them soon, and in pieces."""
+    member = Solo().lead()
+    count = 3 * COUNTED_AT_ONCE
+    leases = [LeaseRecord(LeaseId(number), 60, Index(1), 0) for number in range(1, count + 1)]
+    member.host.machine.leases.restore(dict(stored_leases(leases)))
+    lessor = Lessor(member.host, 1.0)
+    counted: list[int] = []
+    keeper = Timekeeper(
+        member.host,
+        Deadlines(member.clock),
+        0.1,
+        lambda: None,
+        lessor,
+        hear=lambda: counted.append(len(lessor._leases.countdown)),
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await trio.sleep(0.35)
+        nursery.cancel_scope.cancel()
+    assert counted == [0, count, count]
+    assert not lessor.behind
 
 
 async def test_a_full_disk_is_tried_again(

@@ -113,7 +113,8 @@ class Clocks(RuleBasedStateMachine):
                 assert left == max(0.0, self.ends[id_] - self.now)
             else:
                 assert left is None
-        assert len(self.clock._heap) <= 200
+        self.clock.count(self.now)
+        assert len(self.clock) == len(self.leases)
 
 
 TestClocks = Clocks.TestCase
@@ -139,7 +140,7 @@ def test_many_renewals_of_a_lease_cost_no_memory() -> None:
     for index in range(2, 1_000):
         leases.renew(1, Index(index))
         clock.due(float(index))
-    assert len(clock._heap) == 1
+    assert len(clock._places) == 1
 
 
 def test_a_lease_granted_again_with_a_shorter_ttl_ends_in_its_own_time() -> None:
@@ -160,7 +161,8 @@ def test_a_wave_of_overdue_leases_comes_in_pieces() -> None:
     clock = Countdown(leases)
     for id_ in range(1, 2 * MAX_DUE + 2):
         leases.grant(id_, 1, Index(id_))
-    clock.due(0.0)
+    while clock.count(0.0):
+        pass
     pieces = [len(clock.due(1.0)) for _ in range(4)]
     assert pieces == [MAX_DUE, MAX_DUE, 1, 0]
     assert len(clock.due(1.0 + RETRY_SECONDS)) == MAX_DUE
@@ -211,11 +213,11 @@ def test_what_is_gone_is_forgotten_long_before_its_time() -> None:
         clock.count(float(number))
         leases.remove(lease)
     clock.count(4_000.0)
-    assert len(clock._ends) + len(clock._looks) == 0
-    assert len(clock._heap) <= 64
+    clock.count(4_000.0)
+    assert len(clock) + len(clock._looks) + len(clock._places) == 0
 
 
-def test_a_shrinking_ttl_leaves_a_small_heap() -> None:
+def test_a_shrinking_ttl_leaves_nothing_behind() -> None:
     leases = Leases()
     clock = Countdown(leases)
     for number in range(3_000):
@@ -224,7 +226,7 @@ def test_a_shrinking_ttl_leaves_a_small_heap() -> None:
             leases.remove(kept)
         leases.grant(1, 10_000 - number, Index(number + 1))
         clock.count(0.0)
-    assert len(clock._heap) <= 66
+    assert len(clock._places) == 1
     assert clock.due(7_000.9) == []
     assert clock.due(7_001.0) == [(1, 3_000)]
 
@@ -238,9 +240,88 @@ def test_what_was_loaded_is_counted_in_pieces_and_lives_longer_for_it(
     records = [LeaseRecord(LeaseId(number), 5, Index(1), 0) for number in range(1, 26)]
     leases.restore(dict(stored_leases(records)))
     assert clock.left(LeaseId(25), 100.0) == 5, "not counted yet: it has everything before it"
-    clock.count(100.0)
-    clock.count(101.0)
-    assert [len(clock.due(now)) for now in (104.9, 105.0, 106.0)] == [0, 20, 5]
+    assert clock.count(100.0)
+    assert clock.count(100.0)
+    assert not clock.count(101.0)
+    assert [len(clock.due(now)) for now in (104.9, 105.0, 105.0, 105.0, 106.0)] == [0, 10, 10, 1, 4]
+
+
+def test_a_renewal_that_is_not_counted_yet_spares_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would be ended in the name of that very renewal."""
+    leases = Leases()
+    clock = Countdown(leases)
+    for number in range(1, 41):
+        leases.grant(number, 5, Index(number))
+    clock.count(0.0)
+    monkeypatch.setattr(countdown, "COUNTED_AT_ONCE", 10)
+    for number in range(1, 41):
+        leases.renew(number, Index(100 + number))
+    assert [clock.due(6.0) for _ in range(6)] == [[]] * 6
+    assert not clock.count(6.0)
+    found = [each for _ in range(6) for each in clock.due(11.0)]
+    assert sorted(found) == [(number, 100 + number) for number in range(1, 41)]
+
+
+class Instant(float):
+    """A time that counts how often it is compared."""
+
+    compared = 0
+
+    __hash__ = float.__hash__
+
+    def __lt__(self, other: float) -> bool:
+        Instant.compared += 1
+        return float(self) < float(other)
+
+    def __gt__(self, other: float) -> bool:
+        Instant.compared += 1
+        return float(self) > float(other)
+
+    def __le__(self, other: float) -> bool:
+        Instant.compared += 1
+        return float(self) <= float(other)
+
+    def __eq__(self, other: object) -> bool:
+        Instant.compared += 1
+        return float(self) == other
+
+    def __add__(self, other: float) -> Instant:
+        return Instant(float(self) + other)
+
+
+def test_no_call_does_more_for_more_leases() -> None:
+    """Whether they come, go, are all renewed, or are overdue at once."""
+    leases = Leases()
+    clock = Countdown(leases)
+    most = 0
+
+    def count(now: float) -> bool:
+        nonlocal most
+        before = Instant.compared
+        is_behind = clock.count(Instant(now))
+        most = max(most, Instant.compared - before)
+        return is_behind
+
+    for number in range(1, 20_001):
+        leases.grant(number, 5 + number % 50, Index(number))
+    while count(0.0):
+        pass
+    for number in range(1, 15_001):
+        lease = leases.get(number)
+        assert lease is not None
+        leases.remove(lease)
+    while count(1.0):
+        pass
+    for number in range(15_001, 20_001):
+        leases.renew(number, Index(number))
+    for now in (2.0, 56.5, 57.0):
+        while count(now):
+            pass
+    for _ in range(20):
+        before = Instant.compared
+        clock.due(Instant(60.0))
+        most = max(most, Instant.compared - before)
+    assert most < 60 * countdown.COUNTED_AT_ONCE
 
 
 def test_long_keys_come_in_small_proposals() -> None:

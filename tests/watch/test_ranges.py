@@ -107,6 +107,20 @@ def test_what_is_remembered_is_bounded() -> None:
     assert len(ranges._remembered) <= 4_096
 
 
+def test_what_is_remembered_is_bounded_by_what_it_holds() -> None:
+    """It is let go of in one piece."""
+    ranges: Ranges[int] = Ranges()
+    for number in range(400):
+        ranges.add(b"a", b"z%d" % number, number)
+    for number in range(1_000):
+        assert len(ranges.find(b"k%d" % number)) == 400
+        assert sum(map(len, ranges._remembered.values())) <= 100_400
+    ranges.add(b"b", b"", 400)
+    for number in range(200):
+        ranges.find(b"k%d" % number)
+    assert len(ranges._remembered) == 200
+
+
 def test_many_ranges_of_a_key_are_found_in_pieces_and_not_kept() -> None:
     ranges: Ranges[int] = Ranges()
     for number in range(1_000):

@@ -147,6 +147,24 @@ def test_a_client_that_never_reads_is_given_up(served: Served) -> None:
     assert is_given_up(served, call)
 
 
+def test_many_clients_that_never_read_are_given_up_in_pieces(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "LOOKED_AT_ONCE", 3)
+    calls = [begin(served, RANGE, ALL) for _ in range(8)]
+    run(served)
+    given_up = [0]
+    for _ in range(int(PACE_SECONDS + 2 * LOOK_SECONDS)):
+        served.advance(1)
+        given_up.append(sum(not call.open for call in calls))
+        assert given_up[-1] - given_up[-2] <= 3
+    assert given_up[-1] == len(calls)
+    late = begin(served, RANGE, ALL)
+    run(served)
+    pass_time(served, late, PACE_SECONDS + LOOK_SECONDS + 1)
+    assert is_given_up(served, late)
+
+
 @pytest.mark.parametrize(("rate", "is_cut"), [(1.2, False), (0.8, True)])
 def test_a_slow_client_has_all_the_time_it_needs_at_its_pace(
     served: Served, rate: float, is_cut: bool
