@@ -77,6 +77,10 @@ class _Output(FakeOutput):
         self.writes += 1
 
 
+def _never(_seconds: float, _call: object) -> Any:
+    """Nothing here waits for time to pass."""
+
+
 class _Client:
     """One HTTP/2 connection that makes calls of one method."""
 
@@ -149,7 +153,7 @@ class _Store:
             members=FakeMembers(),
             copies=_nobody,
             sizes=lambda: (0, 0),
-            after=lambda _seconds, _call: None,
+            after=_never,
             below=lambda bound: bound // 2,
             log=Lines(),
         )
