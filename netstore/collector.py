@@ -2,11 +2,16 @@
 
 Nearly everything here is freed as soon as nobody refers to it, and without the collector. What it looks for
 are objects that refer to each other; it does so now and then, in one go, and by itself looks through all
-objects there are: 20 ms for 100,000 open streams. `bound` lets it look through each object three times while
-it is young, and never again: what has lived through that is set aside (`gc.freeze`).
+objects there are: 20 ms for 100,000 open streams. `bound` lets it look through each object while it is young,
+up to three times, and never again: all that is there after it has looked through everything is set aside
+(`gc.freeze`), however young it is.
 
-So a cycle of objects that lived long is never freed. Whatever lives long and is let go of again (connections,
-streams, watches, leases) has to break its cycles itself, as `net.connection.Closed` does.
+So a cycle of objects that lived long is never freed, and of those that live for a moment the few that are
+there at such a moment. Whatever lives long and is let go of again (connections, streams, watches, leases) has
+to break its cycles itself, as `net.connection.Closed` does; an exception must not be kept by its own frame.
+
+What counts is what objects refer to: the collector walks a list of a million numbers whole. Who keeps so many
+for a while keeps them where it has nothing to walk (`array`, bytes).
 """
 
 from __future__ import annotations

@@ -49,6 +49,7 @@ from netstore.disk.datadir import (
     keep_token,
     read_token,
 )
+from netstore.disk.deliver import watch_threads
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
@@ -347,6 +348,7 @@ class _Daemon:
             self.clock.monotonic,
             self.meter,
         )
+        parts.callback(watch_threads(self.reactor.call_soon))
         self.deadlines = Deadlines(self.clock)
         self.grpc = GrpcServer(
             Services({}, {}),

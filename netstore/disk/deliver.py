@@ -1,10 +1,13 @@
-"""How a thread of the disk tells the loop what came of its work."""
+"""How a thread tells the loop what came of its work, and that it ended by a fault."""
 
 from __future__ import annotations
 
+import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVarTuple
+
+from netstore.errors import MustStop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,3 +34,29 @@ def tell(deliver: Deliver, call: Callable[[*_Arguments], object], *arguments: *_
             return  # nobody waits any more; what was accepted is still written, `close` does the rest
         else:
             return
+
+
+class ThreadFell(MustStop):
+    """A thread ended by a fault of its own: nobody does its work any more."""
+
+
+def watch_threads(deliver: Deliver) -> Callable[[], None]:
+    """From now on a thread of this process that ends by an exception has it raised on the loop, as
+    `ThreadFell`, which ends the member: without its writer it would go on and keep nothing. Gives what undoes
+    this.
+    """
+    before = threading.excepthook
+
+    def fell(args: threading.ExceptHookArgs) -> None:
+        before(args)
+        tell(deliver, _raise, "" if args.thread is None else args.thread.name, args.exc_value)
+
+    def undo() -> None:
+        threading.excepthook = before
+
+    threading.excepthook = fell
+    return undo
+
+
+def _raise(name: str, fault: BaseException | None) -> None:
+    raise ThreadFell(f"thread {name} ended by {fault!r}") from fault

@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import time
 from bisect import bisect_left
 from functools import partial
 from heapq import merge
@@ -124,7 +123,7 @@ def _let_go(changes: Changes) -> None:
     while changes:
         for _ in range(min(_LET_GO, len(changes))):
             changes.popitem()
-        time.sleep(0)
+        os.sched_yield()
 
 
 def _cost(changes: Mapping[tuple[str, bytes], bytes | None]) -> int:

@@ -132,7 +132,8 @@ class Loads:
 
     def join(self, name: str, now: float) -> ConnectionLoad:
         """The load of a new connection of this household."""
-        for _ in range(2):  # more than come, so that those that left do not gather
+        # A connection that turns out to be another household's leaves two entries. More are taken than come.
+        for _ in range(3):
             if not self._left or now - self._left[0][0] < _FORGOTTEN_SECONDS:
                 break
             household = self._left.popleft()[1]

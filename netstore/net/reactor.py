@@ -79,9 +79,9 @@ BYTE_SECONDS: Final = 5e-10
 that takes the processor.
 """
 
-CHARGED_SECONDS: Final = 0.002
-"""The most that one turn counts for a load: a turn is bounded in work, and took longer where the processor
-was another's meanwhile.
+CHARGED_SECONDS: Final = 0.02
+"""The most that one turn counts for a load: what takes longer did because the processor was another's, or the
+process stopped.
 """
 
 KERNEL_BUFFER: Final = 128 * 1024
@@ -583,8 +583,8 @@ class Reactor:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._epoll.register(sock.fileno(), _IN)  # fails where the kernel can watch no more
         connection = Connection(self, sock, address, self.now, credentials)
-        self._epoll.register(connection.fd, _IN)
         self._connections[connection.fd] = connection
         self.crowd.join(connection)
         self.accepted += 1

@@ -177,8 +177,11 @@ class StateCopies:
 
         self._engine.sync(synced)
         await done.wait()
-        if failure is not None:
-            raise failure
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            failure = None  # which would keep this frame, as its traceback does
 
     def _make(self, part: Path) -> None:
         file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -162,8 +162,10 @@ class Jobs:
 
     def _fail(self, job: Job, fault: Exception) -> None:
         self.cancel(job)
+        guarded(
+            partial(self._failed_twice, job), job.failed, fault
+        )  # must not hang on whether a line is written
         self._log.error("job_failed", job=type(job).__name__, error=repr(fault))
-        guarded(partial(self._failed_twice, job), job.failed, fault)
 
     def _failed_twice(self, job: Job, fault: Exception) -> None:
         self._log.error("job_failed_twice", job=type(job).__name__, error=repr(fault))

@@ -193,7 +193,10 @@ async def ask(
             return roster
         why = f"{url}: {roster.refusal or 'it has no list of members yet'}"
         worst = _worse(worst, CallFailed(why, Verdict.FAILED))
-    raise worst
+    try:
+        raise worst
+    finally:
+        del worst  # which would keep this frame, as its traceback does
 
 
 def _worse(one: CallFailed, other: CallFailed) -> CallFailed:

@@ -88,6 +88,8 @@ class Answers:
         """Answers that are being given, and how many reads each has."""
         self._unlooked: list[_Giving] = []
         """Those that are still to be looked at this time."""
+        self._looking = False
+        """`_look` is going to be called."""
         self._held = Admission(member.machine.mvcc.read_budget.limit)
         """Bytes of `Pieces` that are being given, counted once for each household that gets them. They are
         charged to the budget of reads, once.
@@ -176,9 +178,8 @@ class Answers:
             self._member.machine.mvcc.read_budget.add(-pieces.size)
 
     def _enter(self, giving: _Giving, reads: int) -> None:
-        if not self._open and not self._unlooked:
-            self._after(LOOK_SECONDS, self._look)
         self._open[giving] = reads
+        self._look_later(LOOK_SECONDS)
 
     def closed(self, giving: _Giving) -> bool:
         """An answer is over; whether it was not before."""
@@ -188,6 +189,7 @@ class Answers:
         return reads is not None
 
     def _look(self) -> None:
+        self._looking = False
         now = self._member.clock.monotonic()
         unlooked = self._unlooked = self._unlooked or list(self._open)
         some = unlooked[-LOOKED_AT_ONCE:]
@@ -198,7 +200,12 @@ class Answers:
                     giving.give_up(errors.timed_out())
         finally:
             if unlooked or self._open:
-                self._after(0 if unlooked else LOOK_SECONDS, self._look)
+                self._look_later(0 if unlooked else LOOK_SECONDS)
+
+    def _look_later(self, seconds: float) -> None:
+        if not self._looking:
+            self._looking = True
+            self._after(seconds, self._look)
 
 
 class Pace:

@@ -150,7 +150,10 @@ class Door:
         if self._needing:
             self._look_later(seconds)
         if faults:
-            raise faults[0]  # told once; nobody's fault kept another's stream open
+            try:
+                raise faults[0]  # told once; nobody's fault kept another's stream open
+            finally:
+                faults.clear()  # which would keep this frame, as its traceback does
 
     def _forget_ended(self, looked: int) -> None:
         needing = self._needing
