@@ -68,7 +68,7 @@ class KeysApi:
         member.hub.prepare = self._prepare
         self._paths: dict[bytes, bytes] = {}
         self._queries: dict[bytes, Parameters] = {b"": NONE_GIVEN}
-        self._shown: tuple[Event | None, bytes] = (None, b"")
+        self._shown: tuple[Event | None, tuple[bytes, ...]] = (None, ())
 
     def handle(self, exchange: Exchange) -> None:
         """Answer the request now, or as soon as what it waits for has happened.
@@ -277,11 +277,11 @@ class KeysApi:
         """See `Hub.prepare`: show a large event."""
         if is_small(event):
             return
-        made = []
+        line = []
         for part, work in self._render.event_parts(event):
-            made.append(part)
+            line.append(part)
             yield work / _WORK_OF_TELLING
-        self._shown = (event, b"".join(made))
+        self._shown = (event, tuple(line))
 
     def _deliver(self, exchange: Exchange, stream: bool, event: Event | None) -> bool:
         """Hand an event to a watcher's connection; end the body for None.
@@ -291,16 +291,18 @@ class KeysApi:
         if event is None:
             exchange.end()
             return False
-        taken = exchange.push(self._line(event))
+        taken = exchange.push(*self._line(event))
         if not stream or not taken:
             exchange.end()
         return taken
 
-    def _line(self, event: Event) -> bytes:
-        """The event's one line of JSON; all who are told of it share one object."""
+    def _line(self, event: Event) -> tuple[bytes, ...]:
+        """The event's one line of JSON, in parts: to join those of a large one takes too long. All who are
+        told of it share the same.
+        """
         shown, line = self._shown
         if shown is not event:
-            line = self._render.event(event)
+            line = (self._render.event(event),)
             self._shown = (event, line)
         return line
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from netstore.seams import Clock
 
 STEP_WORK: Final = 200 * NODE_WORK
-"""Work of one step (`render.Part`), and one piece more: one or two milliseconds."""
+"""Work of one step (`render.Part`), and one piece more: about a millisecond."""
 
 STEP_BYTES: Final = 64 * 1024
 """Bytes made in one step, and one piece more."""

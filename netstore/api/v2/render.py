@@ -34,8 +34,8 @@ _encode_string: Final = msgspec.json.Encoder().encode
 Part = tuple[bytes, int]
 """A piece of JSON, and the work of making it: 1 for a byte of plain text, which is about a nanosecond."""
 
-PIECE_BYTES: Final = 32 * 1024
-"""Bytes of keys, values and causes that are shown in one piece of work: 2 ms at worst."""
+PIECE_BYTES: Final = 16 * 1024
+"""Bytes of keys, values and causes that are shown in one piece of work: a millisecond at worst."""
 
 NODE_WORK: Final = 4_000
 """The work of a node, beside that of its key and value."""
