@@ -146,7 +146,9 @@ def no_space() -> Fault:
 
 
 def failed() -> Fault:
-    """This member failed to make the answer: its log has the reason. The request may have taken effect."""
+    """This member failed to make the answer, and its log has the reason, or has too many large ones to make.
+    The request may have taken effect.
+    """
     return Fault(300, FAILED.encode(), outcome_known=False)
 
 

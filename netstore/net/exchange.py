@@ -125,8 +125,10 @@ class Exchange(Protocol):
         For HEAD this is the whole answer.
         """
 
-    def push(self, data: bytes) -> bool:
-        """Send a piece of an open body at once. False: the connection is gone or too far behind, stop."""
+    def push(self, *parts: bytes) -> bool:
+        """Send a piece of an open body, all of it or nothing. False: the connection is gone or too far
+        behind, stop.
+        """
 
     def on_drained(self, call: Callable[[], None]) -> None:
         """Call once when the `backlog` is small; at once where it is."""

@@ -120,20 +120,22 @@ class Http1Exchange:
         elif endless:
             self._open()
 
-    def push(self, data: bytes) -> bool:
+    def push(self, *parts: bytes) -> bool:
         """Send a piece of the open body; see `Exchange.push`."""
         connection = self._connection
         if connection.closed or self.complete or connection.output.unsent() > OPEN_BODY_LIMIT:
             return False
         if self._held_size > OPEN_BODY_LIMIT:
             return False
-        if not self._chunked:
-            self._put(data)
-        elif len(data) <= SHARED_SIZE:
-            self._put(b"%x\r\n%b\r\n" % (len(data), data))
-        else:
-            self._put(b"%x\r\n" % len(data))
-            self._put(data)
+        size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+        if self._chunked:
+            if size <= SHARED_SIZE:
+                self._put(b"%x\r\n%b\r\n" % (size, b"".join(parts)))
+                return True
+            self._put(b"%x\r\n" % size)
+        for part in parts:
+            self._put(part)
+        if self._chunked:
             self._put(b"\r\n")
         return True
 

@@ -166,11 +166,12 @@ class Http2Exchange(Stream):
         else:
             self.put_head(block)
 
-    def push(self, data: bytes) -> bool:
+    def push(self, *parts: bytes) -> bool:
         """Send a piece of the open body; see `Exchange.push`."""
         if not self.open or self.backlog > OPEN_BODY_LIMIT:
             return False
-        self.put_data(b"", data)
+        for part in parts:
+            self.put_data(b"", part)
         return True
 
     def end(self) -> None:

@@ -57,6 +57,13 @@ _LOOKS: Final = LOOKED_AT_ONCE // TOLD_AT_ONCE
 _REMOVALS: Final = frozenset({"delete", "compareAndDelete", "expire"})
 
 
+_NOTHING: Final = iter(())
+
+
+def _nothing_to_prepare(_: Event) -> Iterator[float]:
+    return _NOTHING
+
+
 class _Maps:
     """Watchers by path. Dicts serve as ordered sets: watchers are told in the order they came."""
 
@@ -107,6 +114,7 @@ class Hub:
     __slots__ = (
         "_ending",
         "_left",
+        "_preparation",
         "_round",
         "_slices",
         "_waiting",
@@ -114,6 +122,7 @@ class Hub:
         "count",
         "failed",
         "maps",
+        "prepare",
     )
 
     def __init__(self) -> None:
@@ -121,6 +130,10 @@ class Hub:
         """How many watchers are registered."""
         self.failed: Callable[[Exception], object] = unguarded
         """Told what a watcher raised when it was told something."""
+        self.prepare: Callable[[Event], Iterator[float]] = _nothing_to_prepare
+        """What is done once before an event is told, in pieces of work; each is told as how many watchers
+        could be told something meanwhile. What it raises is handed to `failed`, and the event is told.
+        """
         self.maps = _Maps()
         """Those that are told of events."""
         self._ending: deque[_Maps] = deque()
@@ -130,6 +143,8 @@ class Hub:
         self._waiting_bytes = 0
         self._round: Iterator[None] = iter(())
         """Tells the event under way."""
+        self._preparation: Iterator[float] | None = None
+        """Prepares the event under way; None when that is done."""
         self._slices = 0
         """Slices that began with the event under way."""
         self._left = 0.0
@@ -172,6 +187,7 @@ class Hub:
         self._waiting.clear()
         self._waiting_bytes = 0
         self._round = iter(())
+        self._preparation = None
         self._ending.append(self.maps)
         self.maps = _Maps()
         self._slice()
@@ -225,6 +241,7 @@ class Hub:
     def _tell_all(self, event: Event) -> Iterator[None]:
         """Tell an event. Who comes meanwhile asks for later ones."""
         key, maps = event.node.key, self.maps
+        self._preparation = self.prepare(event)
         if event.action in _REMOVALS:
             for path in event.removed:
                 yield from self._tell(maps.at.get(path), event)
@@ -234,6 +251,7 @@ class Hub:
         yield from self._tell(maps.at.get(key), event)
         self._waiting.popleft()
         self._waiting_bytes -= event.size
+        self._preparation = None
 
     def _tell_above(self, key: bytes, event: Event) -> Iterator[None]:
         above = self.maps.above
@@ -252,6 +270,11 @@ class Hub:
         self._left -= 1 / _LOOKS
         if self._left <= 0:
             yield
+        while watchers and self._preparation is not None and not (self._slices > 1 and self._is_full):
+            if not guarded(self.failed, self._prepare_on):
+                self._preparation = None
+            if self._left <= 0:
+                yield
         for watcher in tuple(watchers or ()):
             if self._slices > 1 and watcher.active and self._is_full:
                 self._end(watcher)
@@ -264,6 +287,13 @@ class Hub:
                 self._left -= 1 / _LOOKS
             if self._left <= 0:
                 yield
+
+    def _prepare_on(self) -> None:
+        work = next(self._preparation or _NOTHING, None)
+        if work is None:
+            self._preparation = None
+        else:
+            self._left -= work
 
     @property
     def _is_full(self) -> bool:

@@ -108,6 +108,21 @@ def test_a_large_piece_is_not_copied_to_be_framed(monkeypatch: pytest.MonkeyPatc
     assert written[2] is large
 
 
+@pytest.mark.parametrize("size", [1, SHARED_SIZE])
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_a_piece_in_parts_is_one_chunk(size: int, version: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire(hold=True).feed(GET.replace(b"1.1", version))
+    [exchange] = wire.exchanges
+    exchange.begin(200, b"")
+    written: list[bytes] = []
+    monkeypatch.setattr(wire.output, "write", written.append)
+    parts = (b"a" * size, b"b" * size, b"c" * size)
+    assert exchange.push(*parts)
+    body = b"".join(parts)
+    assert b"".join(written) == (body if version == b"1.0" else b"%x\r\n%b\r\n" % (len(body), body))
+    assert size == 1 or all(any(each is part for each in written) for part in parts)
+
+
 def test_an_answer_in_pieces_goes_on_when_the_network_has_taken_what_was_sent() -> None:
     wire = Wire(hold=True)
     wire.feed(b"GET /long HTTP/1.1\r\nHost: x\r\n\r\nGET /next HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -109,7 +109,7 @@ def test_an_open_body_is_pushed_piece_by_piece() -> None:
     exchange.begin(200, b"")
     assert exchange.push(b"one\n")
     assert site.answer(number)[1] == b"one\n"
-    assert exchange.push(b"two\n")
+    assert exchange.push(b"t", b"wo\n")
     exchange.end()
     assert site.answer(number)[1] == b"one\ntwo\n"
     assert site.judge.ended == {number}

@@ -115,12 +115,12 @@ class RecordedExchange:
         if self._request.method == b"HEAD":
             self.open, self.done = False, True
 
-    def push(self, data: bytes) -> bool:
+    def push(self, *parts: bytes) -> bool:
         if not self.open:
             return False
         if len(self.pieces) >= self.room:
             return False
-        self.pieces.append(data)
+        self.pieces += parts
         return True
 
     def end(self) -> None:

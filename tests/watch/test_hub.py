@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,9 @@ from netstore.watch.hub import (
     Hub,
     Watcher,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NAMES = st.sampled_from((b"a", b"b", b"_h"))
 PATHS = st.lists(NAMES, max_size=4).map(lambda names: b"/" + b"/".join(names))
@@ -410,3 +414,81 @@ def test_a_watcher_that_is_slow_to_be_told_never_makes_more_wait_than_a_bound() 
         hub.publish(event(number, b"/a"))
         most = max(most, len(hub._waiting))
     assert most <= TOO_MANY_WAITING
+
+
+def test_an_event_is_prepared_in_slices_and_once_before_it_is_told() -> None:
+    hub, done = Hub(), []
+
+    def prepare(change: Event) -> Iterator[float]:
+        for part in range(5):
+            done.append((change.index, part))
+            yield TOLD_AT_ONCE
+
+    hub.prepare = prepare
+    clients = [Client(path, True, True, 1).join(hub) for path in (b"/a", b"/", b"/a")]
+    changes = [event(index, b"/a") for index in (1, 2)]
+    hub.publish(*changes)
+    slices = 1
+    while hub.behind:
+        assert len(done) == slices
+        hub.step()
+        slices += 1
+    assert done == [(index, part) for index in (1, 2) for part in range(5)]
+    assert all(client.got == changes for client in clients)
+
+
+def test_preparing_that_fails_is_told_and_the_event_too() -> None:
+    hub, failures = Hub(), list[Exception]()
+    hub.failed = failures.append
+
+    def prepare(_: Event) -> Iterator[float]:
+        yield 1
+        raise MemoryError
+
+    hub.prepare = prepare
+    client = Client(b"/a", False, True, 1).join(hub)
+    hub.publish(event(1, b"/a"))
+    assert [type(each) for each in failures] == [MemoryError]
+    assert len(client.got) == 1
+
+
+def test_nothing_is_prepared_for_who_is_ended_or_gone() -> None:
+    hub, done = Hub(), []
+
+    def prepare(change: Event) -> Iterator[float]:
+        while True:
+            done.append(change.index)
+            yield TOLD_AT_ONCE
+
+    hub.prepare = prepare
+    gone, ended = (Client(path, False, True, 1).join(hub) for path in (b"/gone", b"/ended"))
+    hub.publish(event(1, b"/nobody"), event(2, b"/gone"))
+    assert gone.watcher is not None
+    gone.watcher.remove()
+    hub.step()
+    assert (done, hub.behind) == ([2], False)
+    hub.publish(*(event(index, b"/ended") for index in range(3, MOST_WAITING + 4)))
+    hub.step()
+    assert (done, ended.ends) == ([2, 3, 3], 0)
+    hub.step()
+    assert done == [2, 3, 3]
+    assert (ended.got, ended.ends, hub.behind) == ([], 1, False)
+
+
+def test_nothing_of_an_interrupted_event_is_told() -> None:
+    hub, done = Hub(), []
+
+    def prepare(change: Event) -> Iterator[float]:
+        done.append(change.index)
+        yield TOLD_AT_ONCE
+        done.append(change.index)
+
+    hub.prepare = prepare
+    client = Client(b"/a", False, True, 1).join(hub)
+    hub.publish(event(1, b"/a"))
+    hub.interrupt()
+    later = Client(b"/a", False, True, 2).join(hub)
+    hub.publish(event(2, b"/a"))
+    hub.step()
+    assert done == [1, 2, 2]
+    assert (client.got, client.ends, [each.index for each in later.got]) == ([], 1, [2])

@@ -12,16 +12,20 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.api.router import method_allowed
 from netstore.api.v2.form import NONE_GIVEN, Parameters, parameters_of
-from netstore.api.v2.listing import Listings
+from netstore.api.v2.listing import listing_parts
 from netstore.api.v2.paths import check_depth
 from netstore.api.v2.percent import decode
-from netstore.api.v2.render import Renderer
-from netstore.errors import Fault
+from netstore.api.v2.pieces import Answers
+from netstore.api.v2.render import PIECE_BYTES, Part, Renderer, Rendering, is_small
+from netstore.errors import Fault, failed
 from netstore.state import commands
-from netstore.state.walk import Walk
+from netstore.state.tree import SMALL_BYTES
+from netstore.state.walk import MOST_WALKS, Walk
 from netstore.types import Event
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from netstore.net.exchange import Exchange
     from netstore.node.member import Member
     from netstore.state.machine import Outcome
@@ -38,6 +42,16 @@ Beyond that many the memory starts anew, so a scan of the key space cannot fill 
 """
 _REMEMBERED_BYTES: Final = 512
 """Longer ones are worked out each time."""
+AT_ONCE_WORK: Final = 4_500_000
+"""Work of showing an answer (`render.Part`) that is done at once, and one piece more: about 4 ms. Enough for
+1.5 MB of plain text in any language; an answer that is more is sent in pieces.
+"""
+
+MOST_HELD: Final = 64 * 1024 * 1024
+"""Bytes of values that answers in pieces hold until they are shown."""
+
+_WORK_OF_TELLING: Final = 6_000
+"""The work that takes as long as to tell one watcher."""
 _NO_OUTCOME: Final = Fault(300, b"the command has no outcome to tell")
 
 
@@ -49,10 +63,12 @@ class KeysApi:
         self._machine = member.machine
         self._hub = member.hub
         self._render = Renderer(member.cluster_id, member.clock)
-        self._listings = Listings(self._render, member.jobs, member.clock)
+        self._listings = Answers(member.jobs, member.clock, MOST_WALKS)
+        self._large = Answers(member.jobs, member.clock, MOST_HELD)
+        member.hub.prepare = self._prepare
         self._paths: dict[bytes, bytes] = {}
         self._queries: dict[bytes, Parameters] = {b"": NONE_GIVEN}
-        self._shown: tuple[Event | None, bytes] = (None, b"")
+        self._shown: tuple[Event | None, tuple[bytes, ...]] = (None, ())
 
     def handle(self, exchange: Exchange) -> None:
         """Answer the request now, or as soon as what it waits for has happened.
@@ -162,20 +178,49 @@ class KeysApi:
     # Answers
 
     def _answer(self, exchange: Exchange, no_value: bool, outcome: Outcome) -> None:
-        if isinstance(outcome, Walk):
-            self._listings.begin(exchange, outcome, self._fields(outcome.index))
-            return
-        if not isinstance(outcome, Event):
+        if isinstance(outcome, Event):
+            action = outcome.action
+            created = action == "create" or (action == "set" and outcome.prev is None)
+            status, fields = 201 if created else 200, self._fields(outcome.index)
+            if no_value:
+                exchange.respond(status, fields, self._render.action(outcome))
+            elif is_small(outcome):
+                exchange.respond(status, fields, self._render.event(outcome))
+            else:
+                self._show(exchange, status, fields, outcome)
+        elif isinstance(outcome, Walk):
+            rendering = Rendering(listing_parts(outcome, self._render))
+            fault = self._listings.begin(exchange, 200, self._fields(outcome.index), rendering)
+            if fault is not None:
+                self._refuse(exchange, fault)
+        else:
             self._listings.cut_the_slow()  # they may be why there is too much for one more
             self._refuse(exchange, outcome if isinstance(outcome, Fault) else _NO_OUTCOME)
+
+    def _show(self, exchange: Exchange, status: int, fields: bytes, shown: Event | Fault) -> None:
+        """Answer with what may be long: at once where that is little work, else in pieces. Where there is
+        too much other work, a write that was done has an outcome that cannot be told.
+        """
+        parts: Iterator[Part]
+        if isinstance(shown, Fault):
+            parts, size, done = self._render.fault_parts(shown), len(shown.cause), False
+        else:
+            parts, size, done = self._render.event_parts(shown), _held(shown), shown.action != "get"
+        rendering = Rendering(parts)
+        body = rendering.more(AT_ONCE_WORK)
+        if rendering.over:
+            exchange.respond(status, fields, body)
             return
-        action = outcome.action
-        created = action == "create" or (action == "set" and outcome.prev is None)
-        body = self._render.action(outcome) if no_value else self._render.event(outcome)
-        exchange.respond(201 if created else 200, self._fields(outcome.index), body)
+        fault = self._large.begin(exchange, status, fields, rendering, ready=body, size=size)
+        if fault is not None:
+            self._refuse(exchange, failed() if done else fault)
 
     def _refuse(self, exchange: Exchange, fault: Fault) -> None:
-        exchange.respond(fault.http_status, self._render.fault_fields(fault), self._render.fault(fault))
+        status, fields = fault.http_status, self._render.fault_fields(fault)
+        if len(fault.cause) <= PIECE_BYTES:
+            exchange.respond(status, fields, self._render.fault(fault))
+        else:
+            self._show(exchange, status, fields, fault)
 
     def _fields(self, index: EtcdIndex) -> bytes:
         member = self._member
@@ -195,15 +240,48 @@ class KeysApi:
         if isinstance(found, Fault):
             self._refuse(exchange, found)
             return
-        exchange.begin(200, self._fields(now))
         if found is not None:
-            exchange.push(self._render.event(found, past=True))
-            if not parameters.stream:
-                exchange.end()
+            self._tell_past(exchange, self._fields(now), parameters.stream, found)
             return
+        exchange.begin(200, self._fields(now))
         deliver = partial(self._deliver, exchange, parameters.stream)
         watcher = self._hub.watch(key, parameters.recursive, parameters.stream, since, deliver)
         exchange.on_gone(watcher.remove)
+
+    def _tell_past(self, exchange: Exchange, fields: bytes, stream: bool, event: Event) -> None:
+        """Hand over an event out of the window; where there is too much other work to show it, the watch is
+        refused.
+        """
+        rendering = Rendering(self._render.event_parts(event, past=True))
+        line = rendering.more(AT_ONCE_WORK)
+        if not rendering.over:
+            fault = self._large.begin(
+                exchange,
+                200,
+                fields,
+                rendering,
+                ready=line,
+                size=_held(event),
+                endless=True,
+                stays_open=stream,
+            )
+            if fault is not None:
+                self._refuse(exchange, fault)
+            return
+        exchange.begin(200, fields)
+        exchange.push(line)
+        if not stream:
+            exchange.end()
+
+    def _prepare(self, event: Event) -> Iterator[float]:
+        """See `Hub.prepare`: show a large event."""
+        if is_small(event):
+            return
+        line = []
+        for part, work in self._render.event_parts(event):
+            line.append(part)
+            yield work / _WORK_OF_TELLING
+        self._shown = (event, tuple(line))
 
     def _deliver(self, exchange: Exchange, stream: bool, event: Event | None) -> bool:
         """Hand an event to a watcher's connection; end the body for None.
@@ -213,18 +291,25 @@ class KeysApi:
         if event is None:
             exchange.end()
             return False
-        taken = exchange.push(self._line(event))
+        taken = exchange.push(*self._line(event))
         if not stream or not taken:
             exchange.end()
         return taken
 
-    def _line(self, event: Event) -> bytes:
-        """The event's one line of JSON; all who are told of it share one object."""
+    def _line(self, event: Event) -> tuple[bytes, ...]:
+        """The event's one line of JSON, in parts: to join those of a large one takes too long. All who are
+        told of it share the same.
+        """
         shown, line = self._shown
         if shown is not event:
-            line = self._render.event(event)
+            line = (self._render.event(event),)
             self._shown = (event, line)
         return line
+
+
+def _held(event: Event) -> int:
+    """Bytes of values that an event holds, at most."""
+    return event.size + (SMALL_BYTES if event.node.nodes else 0)
 
 
 def _seconds(parameters: Parameters) -> int:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import lru_cache
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from netstore.errors import Fault
     from netstore.seams import Clock
     from netstore.types import ClusterId, EtcdIndex, Event, Index, Nanos, NodeView, Term
@@ -28,14 +31,30 @@ _REPLACED: Final = tuple(
 """What msgspec leaves as it is and etcd escapes."""
 _encode_string: Final = msgspec.json.Encoder().encode
 
+Part = tuple[bytes, int]
+"""A piece of JSON, and the work of making it: 1 for a byte of plain text, which is about a nanosecond."""
+
+PIECE_BYTES: Final = 16 * 1024
+"""Bytes of keys, values and causes that are shown in one piece of work: a millisecond at worst."""
+
+NODE_WORK: Final = 4_000
+"""The work of a node, beside that of its key and value."""
+
+_TEXT_WORK: Final = 3
+"""The work of a byte of what is not all ASCII."""
+_REPAIR_WORK: Final = 128
+"""The work of a byte where something is not UTF-8."""
+_ESCAPE_WORK: Final = 10
+"""The work of a byte by which something is longer in JSON."""
+
 
 def json_string(data: bytes) -> bytes:
     """Bytes as a JSON string, escaped as etcd does.
 
     What is not UTF-8 shows as the replacement character, byte by byte.
 
-    Cost of a MB: about 3 ms, and as much again where anything is not UTF-8; 20 to 30 ms where every character
-    is escaped.
+    Cost of a MB: 1 to 3 ms where little is escaped, 10 to 30 ms where everything is, up to 80 ms where it is
+    not UTF-8. What may be long is shown by `string_parts`.
     """
     special = data.translate(None, _ESCAPED_ALIKE)
     if not special:
@@ -61,6 +80,70 @@ def _json_string_repaired(data: bytes) -> bytes:
     marked = data.replace(b"~", b"~a").replace(b"?", b"~b").decode("utf-8", "surrogateescape")
     shown = json_string(marked.encode("utf-8", "replace"))
     return shown.replace(b"?", b"\\ufffd").replace(b"~b", b"?").replace(b"~a", b"~")
+
+
+def string_parts(data: bytes) -> Iterator[Part]:
+    """`json_string` in pieces, each of at most `PIECE_BYTES` of the data."""
+    start = 0
+    while True:
+        end = _cut(data, start + PIECE_BYTES)
+        piece = data[start:end]
+        shown = json_string(piece)
+        work = _work(piece.isascii(), len(piece), shown)
+        if end == len(data):
+            yield shown[1:] if start else shown, work
+            return
+        yield shown[1 if start else 0 : -1], work
+        start = end
+
+
+def _cut(data: bytes, at: int) -> int:
+    """The place at `at`, or up to three bytes before, that lies in no UTF-8 sequence."""
+    if at >= len(data):
+        return len(data)
+    for place in range(at, at - 4, -1):
+        if data[place] & 0xC0 != 0x80:  # not the continuation of a sequence
+            return place
+    return at
+
+
+def _work(is_ascii: bool, size: int, shown: bytes) -> int:
+    """The work that so many bytes were, from what they came to."""
+    escapes = (len(shown) - size) * _ESCAPE_WORK
+    if is_ascii:
+        return size + escapes
+    return size * (_REPAIR_WORK if b"\\ufffd" in shown else _TEXT_WORK) + escapes
+
+
+class Rendering:
+    """Something that is shown in pieces of bounded work."""
+
+    __slots__ = ("_parts", "over")
+
+    def __init__(self, parts: Iterator[Part]) -> None:
+        self._parts = parts
+        self.over = False
+        """There is no more."""
+
+    def more(self, work: int, size: float = inf) -> bytes:
+        """What comes next: until so much work is done or so many bytes are made, and one part more. What a
+        part raises is raised.
+        """
+        made = []
+        for part, part_work in self._parts:
+            made.append(part)
+            work -= part_work
+            size -= len(part)
+            if work <= 0 or size <= 0:
+                break
+        else:
+            self.over = True
+        return b"".join(made)
+
+
+def is_small(event: Event) -> bool:
+    """Whether it is shown by `Renderer.event`, in one piece of work."""
+    return event.node.nodes is None and event.size <= PIECE_BYTES
 
 
 def expiration(instant: Nanos) -> bytes:
@@ -103,6 +186,13 @@ class Renderer:
             fault.index,
         )
 
+    @staticmethod
+    def fault_parts(fault: Fault) -> Iterator[Part]:
+        """`fault` in pieces: a cause may hold two values."""
+        yield b'{"errorCode":%d,"message":"%b","cause":' % (fault.code, fault.message.encode()), 0
+        yield from string_parts(fault.cause)
+        yield b',"index":%d}\n' % fault.index, 0
+
     def event(self, event: Event, *, past: bool = False) -> bytes:
         """A change or an answer, one line.
 
@@ -116,6 +206,15 @@ class Renderer:
             node,
             self.node(event.prev, past),
         )
+
+    def event_parts(self, event: Event, *, past: bool = False) -> Iterator[Part]:
+        """`event` in pieces."""
+        yield b'{"action":"%b","node":' % event.action.encode(), 0
+        yield from self._tree_parts(event.node, past)
+        if event.prev is not None:
+            yield b',"prevNode":', 0
+            yield from self._tree_parts(event.prev, past)
+        yield b"}\n", 0
 
     @staticmethod
     def action(event: Event) -> bytes:
@@ -132,29 +231,55 @@ class Renderer:
                 view.created,
             )
         if view.nodes:
-            return self._listing(view, past)
+            return b"".join([part for part, _ in self._tree_parts(view, past)])
         return self.opening(view, past) + closing(view)
 
-    def _listing(self, top: NodeView, past: bool) -> bytes:
-        """A directory with what was listed below it.
+    def _tree_parts(self, top: NodeView, past: bool) -> Iterator[Part]:
+        """A node in pieces, with what was listed below it.
 
         A stack, not recursion: a path may be thousands of names deep.
         """
-        parts: list[bytes] = []
         stack: list[NodeView | bytes] = [top]
         while stack:
             item = stack.pop()
             if isinstance(item, bytes):
-                parts.append(item)
+                yield item, 0
             elif item.nodes:
-                parts.append(self.opening(item, past))
+                yield from self.opening_parts(item, past)
                 stack.append(b"]" + closing(item))
                 for child in reversed(item.nodes):
                     stack += (child, b",")
                 stack[-1] = b',"nodes":['
+            elif len(item.key) + len(item.value or b"") <= PIECE_BYTES:
+                yield self._small_part(item, past)
             else:
-                parts.append(self.node(item, past))
-        return b"".join(parts)
+                yield from self.node_parts(item, past)
+
+    def node_parts(self, view: NodeView, past: bool = False) -> Iterator[Part]:
+        """A node that has nothing listed below it, in pieces."""
+        if len(view.key) + len(view.value or b"") <= PIECE_BYTES:
+            yield self._small_part(view, past)
+        else:
+            yield from self.opening_parts(view, past)
+            yield closing(view), 0
+
+    def _small_part(self, view: NodeView, past: bool) -> Part:
+        shown, key, value = self.node(view, past), view.key, view.value or b""
+        return shown, NODE_WORK + _work(key.isascii() and value.isascii(), len(key) + len(value), shown)
+
+    def opening_parts(self, view: NodeView, past: bool = False) -> Iterator[Part]:
+        """`opening` in pieces."""
+        size = len(view.key) + len(view.value or b"")
+        if size <= PIECE_BYTES:
+            shown = self.opening(view, past)
+            yield shown, NODE_WORK + _work(False, size, shown)
+            return
+        yield b'{"key":', NODE_WORK
+        yield from string_parts(view.key)
+        if view.value is not None:
+            yield b',"value":', 0
+            yield from string_parts(view.value)
+        yield b"".join([b"," + member for member in self._properties(view, past)]), 0
 
     def opening(self, view: NodeView, past: bool = False) -> bytes:
         """A node up to where its `nodes` stand."""
@@ -163,6 +288,11 @@ class Renderer:
             members.append(b'"key":' + json_string(view.key))
         if view.value is not None:
             members.append(b'"value":' + json_string(view.value))
+        return b"{" + b",".join(members + self._properties(view, past))
+
+    def _properties(self, view: NodeView, past: bool) -> list[bytes]:
+        """What is said of a node behind its key and value."""
+        members = []
         if view.dir:
             members.append(b'"dir":true')
         if view.expires:
@@ -171,7 +301,7 @@ class Renderer:
             left = -((self._clock.wall() - view.expires) // _NANOS_PER_SECOND)
             if left > 0 or (left and not past):
                 members.append(b'"ttl":%d' % left)
-        return b"{" + b",".join(members)
+        return members
 
 
 def closing(view: NodeView) -> bytes:

@@ -1,0 +1,381 @@
+"""Large values: the same bytes as in one piece, shown in pieces between which others are answered."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from random import Random
+from typing import TYPE_CHECKING
+from urllib.parse import quote_from_bytes
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.api.v2 import keys, pieces, render
+from netstore.api.v2.render import PIECE_BYTES, Renderer, Rendering, json_string, string_parts
+from netstore.errors import Fault, too_many
+from netstore.net.exchange import Request
+from netstore.state import tree
+from netstore.types import ClusterId, EtcdIndex, Event, Nanos, NodeView
+from tests.support.local_member import HandClock, LocalMember, RecordedExchange
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MB = 1024 * 1024
+RANDOM = Random(1).randbytes(MB)  # noqa: S311 - no secret
+LONGEST_PIECE = 6 * PIECE_BYTES + 100
+"""Bytes that a piece comes to at most: every byte is six."""
+
+BYTES = st.one_of(
+    st.binary(),
+    st.lists(
+        st.sampled_from((b"a", b"\xe2", b"\x82", b"\xac", b"\xf0\x9f\x98\x80", b"<", b"\b", b"?", b"~"))
+    ).map(b"".join),
+    st.text().map(str.encode),
+)
+SIZES = st.integers(4, 9)
+
+
+@cache
+def form(value: bytes) -> bytes:
+    return b"value=" + quote_from_bytes(value).encode()
+
+
+def put(member: LocalMember, path: str, value: bytes, query: str = "") -> RecordedExchange:
+    return asked(member, path, query, method=b"PUT", body=form(value))
+
+
+def asked(
+    member: LocalMember,
+    path: str,
+    query: str = "",
+    *,
+    method: bytes = b"GET",
+    body: bytes = b"",
+    principal: str = "here",
+) -> RecordedExchange:
+    """A request whose answer is not worked on by itself."""
+    kind = b"application/x-www-form-urlencoded"
+    request = Request(method, b"/v2/keys" + path.encode(), query.encode(), body, kind)
+    exchange = RecordedExchange(request, principal=principal)
+    member.router.handle(exchange)
+    return exchange
+
+
+def finish(member: LocalMember, *exchanges: RecordedExchange) -> int:
+    """Do all there is to do while clients read; in how many steps."""
+    steps = 0
+    while member.jobs.ready:
+        member.jobs.run(1)
+        steps += 1
+        for exchange in exchanges:
+            exchange.take()
+    return steps
+
+
+def shown(value: bytes) -> bytes:
+    return b'"value":' + json_string(value)
+
+
+@pytest.fixture
+def member() -> LocalMember:
+    """Has a large value at `/large` and a small one at `/small`."""
+    made = LocalMember()
+    put(made, "/small", b"1")
+    answer = put(made, "/large", RANDOM)
+    finish(made, answer)
+    assert answer.done
+    return made
+
+
+# The same bytes
+
+
+@given(BYTES, SIZES)
+def test_pieces_of_a_string_are_the_string(data: bytes, size: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(render, "PIECE_BYTES", size)
+        parts = [part for part, _ in string_parts(data)]
+    assert b"".join(parts) == json_string(data)
+    assert len(parts) <= len(data) // (size - 3) + 1
+
+
+@given(BYTES, SIZES, BYTES)
+def test_pieces_of_an_event_are_the_event(value: bytes, size: int, name: bytes) -> None:
+    renderer = Renderer(ClusterId(1), HandClock())
+    one, two = EtcdIndex(1), EtcdIndex(2)
+    node = NodeView(b"/d/" + name, one, two, value, expires=Nanos(HandClock().now + 5 * 10**9))
+    below = NodeView(b"/d", one, two, dir=True, nodes=(node, NodeView(b"/d/b", one, two, value)))
+    top = NodeView(b"/", EtcdIndex(0), EtcdIndex(0), dir=True, nodes=(below, below))
+    for event in (Event("set", two, node, node), Event("get", two, top), Event("create", two, node)):
+        whole = renderer.event(event)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(render, "PIECE_BYTES", size)
+            rendering = Rendering(renderer.event_parts(event))
+            made = [rendering.more(1)]
+            while not rendering.over:
+                made.append(rendering.more(1))
+        assert b"".join(made) == whole
+
+
+@given(BYTES.filter(bool), SIZES)
+def test_pieces_of_a_refusal_are_the_refusal(cause: bytes, size: int) -> None:
+    fault = Fault(101, cause, 7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(render, "PIECE_BYTES", size)
+        parts = [part for part, _ in Renderer.fault_parts(fault)]
+    assert b"".join(parts) == Renderer.fault(fault)
+
+
+# Answers
+
+
+@pytest.mark.parametrize(
+    "value", [RANDOM, b"\xff" * MB, b"\b" * MB, b"<" * MB], ids=["random", "ff", "bs", "lt"]
+)
+def test_an_answer_comes_whole_and_others_are_answered_meanwhile(value: bytes) -> None:
+    member = LocalMember()
+    put(member, "/small", b"1")
+    answer = put(member, "/large", value)
+    assert (answer.status, answer.done) == (201, False)
+    steps = 0
+    while not answer.done:
+        member.jobs.run(1)
+        answer.take()
+        steps += 1
+        assert asked(member, "/small").done
+    assert steps >= 25
+    assert max(map(len, answer.pieces)) <= 8 * LONGEST_PIECE
+    assert len(member.jobs) == 0
+    whole = Renderer(ClusterId(1), HandClock()).event(_event(member, "set"))
+    assert answer.text == whole
+
+
+def _event(member: LocalMember, action: str) -> Event:
+    node = member.machine.tree.file(b"/large")
+    assert node is not None
+    return Event(action, member.machine.tree.index, node)
+
+
+@pytest.mark.parametrize(
+    ("method", "query", "status", "values"),
+    [
+        (b"GET", "", 200, 1),
+        (b"GET", "quorum=true", 200, 1),
+        (b"PUT", "", 200, 2),
+        (b"PUT", "prevExist=true", 200, 2),
+        (b"PUT", "prevIndex=5", 200, 2),
+        (b"POST", "", 201, 1),
+        (b"DELETE", "", 200, 1),
+        (b"DELETE", "prevIndex=5", 200, 1),
+    ],
+)
+def test_every_kind_of_answer_comes_in_pieces(
+    member: LocalMember, method: bytes, query: str, status: int, values: int
+) -> None:
+    body = form(RANDOM) if method in {b"PUT", b"POST"} else b""
+    answer = asked(member, "/large", query, method=method, body=body) if method != b"POST" else None
+    if answer is None:
+        answer = asked(member, "/queue", query, method=method, body=body)
+    assert (answer.status, answer.done) == (status, False)
+    assert finish(member, answer) >= 25 * values
+    assert answer.done
+    assert answer.text.count(shown(RANDOM)) == values
+
+
+def test_a_refusal_that_names_two_values_comes_in_pieces(member: LocalMember) -> None:
+    other = RANDOM[::-1]
+    body = b"value=1&prevValue=" + quote_from_bytes(other).encode()
+    answer = asked(member, "/large", method=b"PUT", body=body)
+    assert (answer.status, answer.done) == (412, False)
+    assert finish(member, answer) >= 50
+    cause = b'"cause":' + json_string(b"[%b != %b]" % (other, RANDOM))
+    assert cause in answer.text
+    assert json.loads(answer.text)["errorCode"] == 101
+
+
+@pytest.mark.parametrize(
+    "value", [b"x" * (3 * MB // 2), "\u0436".encode() * (5 * MB // 8)], ids=["ascii", "text"]
+)
+def test_plain_text_is_answered_at_once(value: bytes) -> None:
+    member = LocalMember()
+    answer = put(member, "/large", value)
+    assert (answer.done, answer.pieces) == (True, [])
+    assert shown(value) in answer.body
+
+
+def test_a_head_is_answered_without_a_body(member: LocalMember) -> None:
+    answer = asked(member, "/large", method=b"HEAD")
+    finish(member)
+    assert (answer.status, answer.text, answer.done) == (200, b"", True)
+    _nothing_is_held(member)
+
+
+def test_values_in_lists_are_shown_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = LocalMember()
+    for name in "abcdef":
+        finish(member, put(member, f"/d/{name}", RANDOM[: MB // 8]))
+    whole = asked(member, "/d")
+    assert not whole.done, "below what a walk is for"
+    monkeypatch.setattr(tree, "SMALL_BYTES", 0)
+    walked = asked(member, "/d")
+    steps = finish(member, whole, walked)
+    assert steps >= 40
+    assert whole.text == Renderer(ClusterId(1), HandClock()).event(_listed(member))
+    assert walked.text.startswith(b'{"action":"get","node":{"key":"/d","dir":true,"nodes":[{"key":"/d/')
+    assert walked.text.count(shown(RANDOM[: MB // 8])) == 6
+    assert max(map(len, walked.pieces)) <= 4 * LONGEST_PIECE
+    _nothing_is_held(member)
+
+
+def _listed(member: LocalMember) -> Event:
+    found = member.machine.tree.get(b"/d")
+    assert isinstance(found, Event)
+    return found
+
+
+# Who goes, who does not read, and too many
+
+
+def _nothing_is_held(member: LocalMember) -> None:
+    assert len(member.jobs) == 0
+    assert member.keys._large._places.taken == 0
+    assert not member.keys._large._paused
+
+
+def test_a_client_that_hangs_up_frees_its_place(member: LocalMember) -> None:
+    reading, paused = asked(member, "/large"), asked(member, "/large")
+    finish(member, reading)
+    assert reading.done
+    assert not paused.done
+    assert len(member.keys._large._paused) == 1
+    paused.hang_up()
+    _nothing_is_held(member)
+    working = asked(member, "/large")
+    member.jobs.run(3)
+    working.hang_up()
+    _nothing_is_held(member)
+
+
+def test_no_more_is_made_than_the_client_takes(member: LocalMember) -> None:
+    answer = asked(member, "/large")
+    most = 0
+    while not answer.done:
+        finish(member)
+        most = max(most, answer.backlog)
+        answer.take()
+    assert most <= pieces.BACKLOG_BYTES + 8 * LONGEST_PIECE
+    assert shown(RANDOM) in answer.text
+
+
+def test_an_answer_waits_for_those_before_it_on_its_connection(
+    member: LocalMember, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(pieces, "BACKLOG_BYTES", -1)
+        answer = asked(member, "/large")
+        finish(member)
+        assert answer.pieces == []
+    answer.take()
+    finish(member, answer)
+    assert answer.done
+    assert shown(RANDOM) in answer.text
+
+
+def test_who_takes_too_little_for_too_long_is_cut_for_others(member: LocalMember) -> None:
+    slow = asked(member, "/large")
+    finish(member)
+    member.clock.now = Nanos(member.clock.now + pieces.LONGEST_PAUSE * 10**9)
+    finish(member, asked(member, "/large"))
+    assert not slow.open
+
+
+def _bytes_are_held(member: LocalMember, patch: pytest.MonkeyPatch) -> None:
+    member.keys._large._places.most = 2 * MB
+
+
+def _jobs_are_refused(member: LocalMember, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(member.jobs, "start", lambda *_: too_many())
+
+
+@pytest.mark.parametrize("bound", [_bytes_are_held, _jobs_are_refused])
+def test_beyond_the_bound_reads_are_refused_and_what_was_done_is_not_called_so(
+    member: LocalMember,
+    bound: Callable[[LocalMember, pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waiting = asked(member, "/large")
+    with monkeypatch.context() as patch:
+        bound(member, patch)
+        read = asked(member, "/large")
+        watch = asked(member, "/large", "wait=true&waitIndex=5")
+        written = put(member, "/large", RANDOM)
+        refused = asked(member, "/large", method=b"PUT", body=b"value=1&prevValue=" + form(RANDOM[1:])[6:])
+        assert [each.status for each in (read, watch, written, refused)] == [500] * 4
+        assert all(b"too many requests" in each.text for each in (read, watch, refused))
+        assert b"the answer could not be made" in written.text
+    finish(member, waiting)
+    assert waiting.done
+    _nothing_is_held(member)
+
+
+# Watches
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_event_out_of_the_window_comes_in_pieces(member: LocalMember, stream: bool) -> None:
+    watch = asked(member, "/large", f"wait=true&waitIndex=1&stream={str(stream).lower()}")
+    assert not watch.pieces
+    assert finish(member, watch) >= 25
+    assert watch.text.endswith(b"}\n")
+    assert shown(RANDOM) in watch.text
+    assert (watch.done, watch.open) == (not stream, stream)
+    _nothing_is_held(member)
+
+
+def test_watchers_get_a_large_event_whole_and_in_order(member: LocalMember) -> None:
+    streams = [asked(member, path, "wait=true&stream=true&recursive=true") for path in ("/large", "/")]
+    once = asked(member, "/large", "wait=true")
+    written = put(member, "/large", RANDOM)
+    put(member, "/large/", b"2")
+    put(member, "/small", b"3")
+    steps = 0
+    while not once.pieces:
+        member.hub.step()
+        steps += 1
+        assert asked(member, "/small").done
+    assert steps >= 50
+    while member.hub.behind:
+        member.hub.step()
+    finish(member, written)
+    assert once.text == written.text
+    assert once.done
+    for stream in streams:
+        assert all(one is other for one, other in zip(stream.pieces, once.pieces, strict=False))
+    lines = [stream.text.splitlines(keepends=True) for stream in streams]
+    assert [told[0] for told in lines] == [written.text] * 2
+    assert [json.loads(line)["node"]["value"] for line in lines[0][1:]] == ["2"]
+    assert [json.loads(line)["node"]["value"] for line in lines[1][1:]] == ["2", "3"]
+
+
+def test_an_event_that_nobody_waits_for_is_not_shown(member: LocalMember) -> None:
+    asked(member, "/small", "wait=true&stream=true")
+    watch = asked(member, "/large", "wait=true&stream=true")
+    put(member, "/large", RANDOM)
+    member.hub.step()
+    behind = [member.hub.behind]
+    watch.hang_up()
+    member.hub.step()
+    behind.append(member.hub.behind)
+    put(member, "/other", RANDOM)
+    behind.append(member.hub.behind)
+    assert behind == [True, False, False]
+
+
+def test_what_is_done_at_once_is_little() -> None:
+    """A value of plain text is; one that is escaped is not."""
+    assert sum(work for _, work in string_parts(b"x" * MB)) < keys.AT_ONCE_WORK / 4
+    for value in (RANDOM, b"\xff" * MB, b"\b" * MB, b"<" * MB, b"\0" * MB):
+        assert sum(work for _, work in string_parts(value)) > 8 * keys.AT_ONCE_WORK
