@@ -164,7 +164,7 @@ class Jobs:
         self.cancel(job)
         guarded(
             partial(self._failed_twice, job), job.failed, fault
-        )  # must not hang on whether a line is written
+        )  # first: a line may fail
         self._log.error("job_failed", job=type(job).__name__, error=repr(fault))
 
     def _failed_twice(self, job: Job, fault: Exception) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     State = bytes | None
 
-STEPS: Final = 400_000
+STEPS: Final = 4_000_000
 """Steps after which the search gives up, which counts as a failure: a judge that falls silent proves
 nothing.
 """

@@ -219,6 +219,8 @@ def join(plan: Plan, random: Random) -> None:
     choose = random.choice
     plan.size = choose((1, 1, 2, 3))
     plan.joiners = choose((2, 5, 9))
+    # They go on asking when the faults stop: what they ask must fit through the network, or nothing commits.
+    plan.max_append_bytes = max(plan.max_append_bytes, 2_000)
     plan.wish = choose((1, 3, 3, 3, 5))
     plan.join_spread = choose((0.0, 0.01, 1.0))
     plan.join_operations = choose((0, 0, 6))
