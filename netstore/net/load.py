@@ -30,12 +30,18 @@ MOST: Final = 10
 
 APART: Final = 2
 """Levels between two who are not to be served alike. One that did not get done in its last turn, or whose
-last turn was long, stands so much higher.
+turns are long, stands so much higher.
 """
 
-LONG_TURN: Final = 0.0003
-"""Seconds of a turn that is long: whoever waits behind some of them waits for longer than behind many others,
-however little each of them took in all. A small request takes half of this.
+LONG_TURN: Final = 0.0004
+"""Seconds that turns take which are long: whoever waits behind some of them waits for longer than behind many
+others, however little each of them took in all. A small request takes 0.1 ms.
+"""
+
+_LONGEST_TURN: Final = 0.001
+_LAST_TURN: Final = 0.25
+"""What the last turn counts for, at this length at most: one in which the processor was another's makes none
+long.
 """
 
 LIGHT: Final = 5
@@ -94,13 +100,23 @@ class Household(Load):
 class ConnectionLoad(Load):
     """The load of a connection, which is its household's too."""
 
-    __slots__ = ("household", "last_turn")
+    __slots__ = ("_turn", "household")
 
     def __init__(self, household: Household, now: float) -> None:
         super().__init__(now, household.seconds(now) + NEWCOMER)
         self.household = household
-        self.last_turn = 0.0
-        """Seconds that the last turn took."""
+        self._turn = 0.0
+        """Seconds that the last turns took, on average."""
+
+    @property
+    def has_long_turns(self) -> bool:
+        """Its turns take long."""
+        return self._turn > LONG_TURN
+
+    def add_turn(self, now: float, seconds: float) -> None:
+        """A turn of it took so long."""
+        self._turn += (min(seconds, _LONGEST_TURN) - self._turn) * _LAST_TURN
+        self.add(now, seconds)
 
     def add(self, now: float, seconds: float) -> None:
         """So much work was done for it."""

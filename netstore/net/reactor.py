@@ -34,7 +34,7 @@ from netstore.meter import Meter
 from netstore.net.accept import CannotAccept, accept
 from netstore.net.connection import Connection
 from netstore.net.crowd import Crowd
-from netstore.net.load import APART, LEVELS, LONG_TURN, Loads
+from netstore.net.load import APART, LEVELS, Loads
 from netstore.net.pressure import Pressure
 from netstore.net.turns import Turns
 
@@ -58,7 +58,7 @@ MEMORY: Final = 64 * 1024 * 1024
 LINGER_SECONDS: Final = 0.005
 """How long rounds may follow each other before other tasks get their turn."""
 
-ROUND_SECONDS: Final = 0.0025
+ROUND_SECONDS: Final = 0.003
 """How long one round may serve connections, and then send answers. Who was not served is in the next one, by
 turns (`turns.py`).
 """
@@ -501,7 +501,7 @@ class Reactor:
             if len(turns) > _CROWD or turns.waits(connection):
                 connection.rest()
             load = connection.load
-            level = turns.add(connection, mask, at, APART if load.last_turn > LONG_TURN else 0)
+            level = turns.add(connection, mask, at, APART if load.has_long_turns else 0)
             if level <= self._lightest and load.is_light(at):
                 self._lightest, self._lightest_at = level, at
 
@@ -536,9 +536,7 @@ class Reactor:
     def _serve_one(self, connection: Connection, mask: int, at: float) -> float:
         self._serve(connection, connection.ready, mask)
         now = self._clock()
-        load = connection.load
-        load.last_turn = min(now - at, CHARGED_SECONDS)
-        load.add(now, load.last_turn)
+        connection.load.add_turn(now, min(now - at, CHARGED_SECONDS))
         if now - at > self.meter.budget:
             self.meter.over("requests", now - at, connection.principal)
         return now

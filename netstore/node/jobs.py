@@ -162,9 +162,7 @@ class Jobs:
 
     def _fail(self, job: Job, fault: Exception) -> None:
         self.cancel(job)
-        guarded(
-            partial(self._failed_twice, job), job.failed, fault
-        )  # first: a line may fail
+        guarded(partial(self._failed_twice, job), job.failed, fault)  # first: a line may fail
         self._log.error("job_failed", job=type(job).__name__, error=repr(fault))
 
     def _failed_twice(self, job: Job, fault: Exception) -> None:

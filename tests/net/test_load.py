@@ -12,6 +12,7 @@ from netstore.net.load import (
     LEAST,
     LEVELS,
     LIGHT,
+    LONG_TURN,
     MOST,
     NEWCOMER,
     ConnectionLoad,
@@ -146,3 +147,18 @@ def test_a_household_is_there_while_it_has_a_connection_or_a_load(
         assert load.household.connections == count
         assert loads.join(load.household.name, now).household is load.household
         load.household.connections -= 1
+
+
+def test_one_turn_that_took_long_makes_none_long() -> None:
+    load = Loads().join("ann", 0.0)
+    for number in range(8):
+        load.add_turn(number / 1000, LONG_TURN / 4)
+        assert not load.has_long_turns
+    load.add_turn(0.01, 1.0)
+    assert not load.has_long_turns
+    for number in range(3):
+        load.add_turn(0.02 + number / 1000, 2 * LONG_TURN)
+    assert load.has_long_turns
+    for number in range(4):
+        load.add_turn(0.03 + number / 1000, LONG_TURN / 4)
+    assert not load.has_long_turns

@@ -694,15 +694,19 @@ async def test_who_asks_for_little_is_served_before_those_who_ask_for_much() -> 
             one.close()
 
 
-async def test_who_had_a_short_turn_is_served_before_those_who_had_long_ones() -> None:
+async def test_who_has_short_turns_is_served_before_those_who_have_long_ones() -> None:
     """Though each of them took as much lately."""
     async with site() as here:
         timed(here, 2 * LONG_TURN)
         floods = asking(here, 20, GET.replace(b"/a", b"/f"))
-        await here.until_asked(20)
+        for number in range(1, 5):
+            await here.until_asked(20 * number)
+            for one in floods:
+                one.sendall(GET.replace(b"/a", b"/f"))
+        await here.until_asked(100)
         timed(here, LONG_TURN / 2)
         (other,) = asking(here, 1)
-        await here.until_asked(21)
+        await here.until_asked(101)
         now = here.time
         for connection in here.reactor._connections.values():
             connection.load.add(now, 0.02 - connection.load.seconds(now))
@@ -710,8 +714,8 @@ async def test_who_had_a_short_turn_is_served_before_those_who_had_long_ones() -
         for one in floods:
             one.sendall(GET.replace(b"/a", b"/f"))
         other.sendall(GET.replace(b"/a", b"/b"))
-        await here.until_asked(42)
-        assert here.exchanges[21].request.path == b"/b"
+        await here.until_asked(122)
+        assert here.exchanges[101].request.path == b"/b"
         for one in (*floods, other):
             one.close()
 

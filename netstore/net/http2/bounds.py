@@ -145,8 +145,8 @@ SHORT_SLICE: Final = 250
 more. So a round stays short however many ask for much, and who asks for little notices nothing.
 """
 
-ROUND: Final = 2_500
-"""Units of work of one round, at 2.5 ms, from which turns are short."""
+ROUND: Final = 3_000
+"""Units of work of one round, at 3 ms, from which turns are short."""
 
 DEPARTED_AT_ONCE: Final = 64
 """Streams of connections that are gone which are told so in one round; a watch takes 10 us to forget."""

@@ -1,0 +1,38 @@
+"""What becomes of a thread that ends by a fault."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netstore.disk.deliver import ThreadFell, watch_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def test_what_ends_a_thread_is_raised_on_the_loop() -> None:
+    calls: list[Callable[[], object]] = []
+    told: list[threading.ExceptHookArgs] = []
+    hook, threading.excepthook = threading.excepthook, told.append
+    try:
+        undo = watch_threads(calls.append)
+        for name, work in (("good", list), ("bad", _fail)):
+            thread = threading.Thread(target=work, name=name)
+            thread.start()
+            thread.join()
+        undo()
+        assert threading.excepthook == told.append
+    finally:
+        threading.excepthook = hook
+    assert len(told) == 1, "the traceback is printed as before"
+    (call,) = calls
+    with pytest.raises(ThreadFell, match=r"thread bad ended by OSError\(22, 'odd'\)") as fell:
+        call()
+    assert isinstance(fell.value.__cause__, OSError)
+
+
+def _fail() -> None:
+    raise OSError(22, "odd")
