@@ -41,6 +41,7 @@ class Alarms:
 
     def __init__(self) -> None:
         self._active: set[tuple[NodeId, int]] = set()
+        self._sorted: list[tuple[NodeId, int]] = []
         self.nospace = False
         """Some member has no space."""
         self.corrupt = False
@@ -48,8 +49,8 @@ class Alarms:
 
     @property
     def active(self) -> list[tuple[NodeId, int]]:
-        """All that are raised, by member and kind."""
-        return sorted(self._active)
+        """All that are raised, by member and kind; not to be changed."""
+        return self._sorted
 
     def set(self, command: SetAlarm) -> list[tuple[NodeId, int]]:
         """Raise or clear one; what changed."""
@@ -72,6 +73,7 @@ class Alarms:
         return refusal(errors.QUOTA) if self.nospace and cost(command) else None
 
     def _look(self) -> None:
+        self._sorted = sorted(self._active)
         kinds = {kind for _, kind in self._active}
         self.nospace = NOSPACE in kinds
         self.corrupt = CORRUPT in kinds

@@ -10,10 +10,11 @@ import msgspec
 from netstore import errors
 from netstore.errors import Fault, refusal
 from netstore.state.countdown import News
+from netstore.state.reads import Lost
 from netstore.types import Index, LeaseId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
 KEYS_AT_ONCE: Final = 1_000
 """Keys of a lease that are looked at in one step of `Leases.listed`: 0.3 ms."""
@@ -54,7 +55,7 @@ class LeaseRecord(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_f
     remaining: int
 
 
-def stored_leases(records: Iterable[LeaseRecord]) -> Iterator[tuple[LeaseId, Lease]]:
+def stored_leases(records: Iterable[LeaseRecord]) -> Iterator[tuple[LeaseId, Lease | None]]:
     """The leases of these records, without their keys."""
     return ((each.id, Lease(each.id, each.ttl, each.since, each.remaining, set())) for each in records)
 
@@ -72,7 +73,13 @@ class Leases:
     """
 
     def __init__(self) -> None:
-        self._leases: dict[LeaseId, Lease] = {}
+        self._leases: dict[LeaseId, Lease | None] = {}
+        """None for one that ended while all were listed: what is listed neither grows nor shrinks."""
+        self._gone: dict[LeaseId, None] = {}
+        """Which those are."""
+        self._young: dict[LeaseId, Lease] = {}
+        """Leases that were granted while all were listed."""
+        self._is_listing = False
         self._touched: dict[LeaseId, LeaseRecord | None] = {}
         self.news: News[LeaseId] = News()
         """See `countdown.Table`."""
@@ -80,24 +87,31 @@ class Leases:
         """While a command is half done: of each lease the keys that it moved, and whether they were there."""
 
     def __iter__(self) -> Iterator[Lease]:
-        return iter(self._leases.values())
+        old = (lease for lease in self._leases.values() if lease is not None)
+        return chain(old, self._young.values())
 
     def __len__(self) -> int:
-        return len(self._leases)
+        return len(self._leases) - len(self._gone) + len(self._young)
 
     def get(self, id_: int) -> Lease | None:
         """The lease with this id."""
-        return self._leases.get(LeaseId(id_))
+        lease = self._leases.get(LeaseId(id_))
+        return lease if lease is not None or not self._young else self._young.get(LeaseId(id_))
 
     def grant(self, id_: int, ttl: int, index: Index) -> Lease | Fault:
         """Make a lease."""
         if not id_:
             return refusal(errors.LEASE_NOT_FOUND)
-        if id_ in self._leases:
+        if self.get(id_) is not None:
             return refusal(errors.LEASE_EXISTS)
         if ttl > MAX_TTL:
             return refusal(errors.LEASE_TTL_TOO_LARGE)
-        lease = self._leases[LeaseId(id_)] = Lease(LeaseId(id_), ttl, index, 0, set())
+        lease = Lease(LeaseId(id_), ttl, index, 0, set())
+        if self._is_listing and lease.id not in self._gone:
+            self._young[lease.id] = lease
+        else:
+            self._gone.pop(lease.id, None)
+            self._leases[lease.id] = lease
         self._renew(lease)
         return lease
 
@@ -115,7 +129,13 @@ class Leases:
         """Forget a lease, whose keys have been deleted."""
         self._touched[lease.id] = None
         self.news.remove(lease.id)
-        del self._leases[lease.id]
+        if self._young.pop(lease.id, None) is not None:
+            return
+        if self._is_listing:
+            self._leases[lease.id] = None
+            self._gone[lease.id] = None
+        else:
+            del self._leases[lease.id]
 
     def at(self, id_: int, since: int) -> Lease | None:
         """The lease, if nothing has renewed it after this index."""
@@ -136,13 +156,13 @@ class Leases:
             if after:
                 moved.setdefault(LeaseId(after), {}).setdefault(key, False)
         if before:
-            lease = self._leases[LeaseId(before)]
+            lease = self._leases.get(LeaseId(before)) or self._young[LeaseId(before)]
             if lease.late is None:
                 lease.keys.discard(key)
             else:
                 lease.late[key] = False
         if after:
-            lease = self._leases[LeaseId(after)]
+            lease = self._leases.get(LeaseId(after)) or self._young[LeaseId(after)]
             if lease.late is None:
                 lease.keys.add(key)
             else:
@@ -205,9 +225,40 @@ class Leases:
                     (lease.keys.add if is_there else lease.keys.discard)(key)
             yield []
 
-    def restore(self, leases: dict[LeaseId, Lease]) -> dict[LeaseId, Lease]:
+    def ids(self) -> Generator[list[LeaseId]]:
+        """The ids of all leases, `KEYS_AT_ONCE` at a time, as they are at one moment: when the first list
+        comes that is not empty, or the iterator ends. The state may go on between two steps, but there must
+        be one such iterator at a time. Lost when the state is replaced by another meanwhile.
+        """
+        yield from self._settled()
+        leases = self._leases
+        self._is_listing = True
+        try:
+            ids = iter(leases)
+            while some := list(islice(ids, KEYS_AT_ONCE)):
+                yield some
+                if self._leases is not leases:
+                    raise Lost
+        finally:
+            if self._leases is leases:
+                self._is_listing = False
+        yield from self._settled()
+
+    def _settled(self) -> Iterator[list[LeaseId]]:
+        """Until what came and went while all were listed is put to the others."""
+        while self._gone or self._young:
+            for _ in range(min(KEYS_AT_ONCE, len(self._gone))):
+                del self._leases[self._gone.popitem()[0]]
+            for _ in range(min(KEYS_AT_ONCE, len(self._young))):
+                id_, lease = self._young.popitem()
+                self._leases[id_] = lease
+            yield []
+
+    def restore(self, leases: dict[LeaseId, Lease | None]) -> dict[LeaseId, Lease | None]:
         """Become what was stored (`stored_leases`); the keys come by `move`. Gives what there was."""
         gone, self._leases = self._leases, leases
+        gone.update(self._young)
+        self._gone, self._young, self._is_listing = {}, {}, False
         self._touched = {}
         self._moved = None
         self.news.restart(self._leases, gone)
@@ -220,7 +271,7 @@ class Leases:
 
     def timed_keys(self) -> Iterable[LeaseId]:
         """The ids of all leases."""
-        return self._leases
+        return [lease.id for lease in self]
 
     def _renew(self, lease: Lease) -> None:
         self.news.renew(lease.id)

@@ -264,7 +264,7 @@ class Machine:
             yield
         if tree.stray is not None:
             raise mirror.corrupt(f"table {mirror.NODES}, key {tree.stray!r} lies in no directory")
-        leases: dict[LeaseId, Lease] = {}
+        leases: dict[LeaseId, Lease | None] = {}
         for records in mirror.load_leases(engine, whole=whole):
             leases.update(stored_leases(records))
             yield
@@ -311,7 +311,7 @@ class Machine:
         before, self._before = self._before, iter(())
         return before
 
-    def _load_v3(self, load_keys: _LoadKeys, leases: dict[LeaseId, Lease]) -> Iterator[None]:
+    def _load_v3(self, load_keys: _LoadKeys, leases: dict[LeaseId, Lease | None]) -> Iterator[None]:
         engine = self._engine
         scalars = mirror.NEW_V3
         for stored in mirror.load_all(engine, mirror.V3_STATE, mirror.V3Scalars):

@@ -23,6 +23,9 @@ TO_THE_END: Final = b"\0"
 _REMEMBERED: Final = 4_096
 """Answers kept until a range comes or goes: keys that change often are few."""
 
+_REMEMBERED_BYTES: Final = 1_024
+"""Longer keys are not remembered."""
+
 _REMEMBERED_MEMBERS: Final = 100_000
 """Members in all of them: to let go of these takes 0.3 ms."""
 
@@ -117,6 +120,8 @@ class Ranges(Generic[_T]):
             yield members
 
     def _remember(self, key: bytes, found: tuple[_T, ...]) -> None:
+        if len(key) > _REMEMBERED_BYTES:
+            return
         if len(self._remembered) >= _REMEMBERED or self._remembered_members >= _REMEMBERED_MEMBERS:
             self._forget()
         self._remembered[key] = found

@@ -25,7 +25,7 @@ from collections import OrderedDict, deque
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from netstore.admission import Admission, household
+from netstore.admission import WeighedAdmission, household
 from netstore.codec import varint
 from netstore.errors import COMPACTED, TOO_MANY
 from netstore.guard import guarded, unguarded
@@ -45,6 +45,9 @@ RESUME_BACKLOG: Final = 1 << 20
 
 MAX_WATCHES: Final = 100_000
 """Watches of one member, about 1 KiB each. One principal has at most half of them (`admission`)."""
+
+MAX_WATCH_BYTES: Final = 64 << 20
+"""Bytes of the keys and the range ends of all watches. One principal has at most half of them."""
 
 FRAGMENT_BYTES: Final = 2 << 20
 """Events of one response are cut to this for watches that ask for it: etcd's request limit and 512 KiB."""
@@ -358,7 +361,7 @@ class Stream:
             return DUPLICATE_ID
         if start_revision < 0:
             return COMPACTED.decode()
-        return "" if self._hub.places.enter(self.principal) else TOO_MANY
+        return "" if self._hub.enter(self.owner, key, range_end) else TOO_MANY
 
     def cancel(self, watch_id: int) -> None:
         """End a watch; an unknown one is not answered (v3 API, cancel_request)."""
@@ -465,7 +468,7 @@ class Watches:
 
     def __init__(self, source: Source, wake: Callable[[], None]) -> None:
         self.source = source
-        self.places = Admission(MAX_WATCHES)
+        self._places = WeighedAdmission(MAX_WATCHES, MAX_WATCH_BYTES)
         self.failed: Callable[[Exception], object] = unguarded
         """Told what telling a watch raised."""
         self._wake = wake
@@ -498,7 +501,11 @@ class Watches:
     @property
     def count(self) -> int:
         """How many watches there are."""
-        return self.places.taken
+        return self._places.taken
+
+    def enter(self, owner: str, key: bytes, range_end: bytes) -> bool:
+        """A household may have one watch more, of this range; it has its place until `forget`."""
+        return self._places.enter(owner, 1 + len(key) + len(range_end))
 
     def open(self, sink: Sink, principal: str = "") -> Stream:
         """A stream for one Watch call of a principal."""
@@ -783,7 +790,8 @@ class Watches:
 
     def forget(self, watch: Watch) -> None:
         """The watch has ended."""
-        self.places.leave(watch.stream.principal)
+        wish = watch.wish
+        self._places.leave(watch.stream.owner, 1 + len(wish.key) + len(wish.range_end))
         if watch.live:
             self.deaden(watch)
 

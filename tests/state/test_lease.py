@@ -14,6 +14,7 @@ from netstore.errors import LEASE_TTL_TOO_LARGE, Fault
 from netstore.state import countdown
 from netstore.state.countdown import MAX_DUE, MOST_GRACES, RETRY_SECONDS, Countdown
 from netstore.state.lease import MAX_TTL, Lease, LeaseRecord, Leases, granted_ttl, stored_leases
+from netstore.state.reads import Lost
 from netstore.state.tree import Life, Tree
 from netstore.types import Index, LeaseId, Nanos
 
@@ -336,3 +337,68 @@ def test_long_keys_come_in_small_proposals() -> None:
         notes.append(len(found))
     assert notes == [3, 3, 3, 1]
     assert [len(clock.due(500.0)) for _ in range(5)] == [3, 3, 3, 1, 0]
+
+
+def test_all_leases_are_listed_as_of_one_moment_whatever_comes_and_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("netstore.state.lease.KEYS_AT_ONCE", 3)
+    leases = Leases()
+    there = set()
+    for id_ in range(1, 20):
+        leases.grant(id_, 60, Index(id_))
+        there.add(id_)
+
+    def end(id_: int) -> None:
+        lease = leases.get(id_)
+        assert lease is not None
+        leases.remove(lease)
+        there.discard(id_)
+
+    def grant(id_: int) -> None:
+        lease = leases.grant(id_, 60, Index(id_))
+        assert isinstance(lease, Lease) == (id_ not in there)
+        there.add(id_)
+
+    for turn in range(4):
+        told: set[int] = set()
+        before = set(there)
+        for number, some in enumerate(leases.ids()):
+            assert len(some) <= 3
+            assert told.isdisjoint(some)
+            told.update(some)
+            if turn == 3 and number == 2:
+                break
+            if number < 9:
+                new = 100 * turn + 50 + number
+                end(min(there))
+                grant(new)
+                grant(new)
+                leases.move(b"key", 0, new)
+                if number % 3 == 0:
+                    end(new)
+                if number % 3 == 1:
+                    grant(min(before - there, default=new))
+            assert {lease.id for lease in leases} == set(leases.timed_keys()) == there
+            assert len(leases) == len(there)
+            assert all((leases.get(id_) is not None) == (id_ in there) for id_ in range(500))
+        if turn < 3:
+            assert told == before
+            assert leases._gone == leases._young == {}
+    assert {id_ for some in leases.ids() for id_ in some} == there
+
+
+def test_a_list_of_all_leases_ends_with_the_state_it_began_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netstore.state.lease.KEYS_AT_ONCE", 3)
+    leases = Leases()
+    for id_ in range(1, 10):
+        leases.grant(id_, 60, Index(id_))
+    ids = leases.ids()
+    assert len(next(ids)) == 3
+    leases.grant(11, 60, Index(11))
+    gone = leases.restore({})
+    assert len(gone) == 10
+    with pytest.raises(Lost):
+        next(ids)
+    leases.grant(1, 60, Index(12))
+    assert [*leases.ids()] == [[1]]

@@ -163,3 +163,11 @@ def test_what_stays_is_found_once_whatever_comes_and_goes_meanwhile(
     }
     assert expected <= set(found)
     assert len(set(found)) == len(found)
+
+
+def test_long_keys_are_not_remembered() -> None:
+    ranges: Ranges[int] = Ranges()
+    ranges.add(b"k", TO_THE_END, 1)
+    for key in (b"k" * 1024, b"k" * 1025):
+        assert [*ranges.find(key)] == [1]
+    assert [*ranges._remembered] == [b"k" * 1024]

@@ -1005,3 +1005,18 @@ def test_what_nobody_watches_is_let_go_of_in_slices() -> None:
     assert len(changes) == 2 * streams.LOOKED_AT_ONCE
     store.settle()
     assert not changes
+
+
+def test_the_keys_of_watches_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MAX_WATCH_BYTES", 16 * 1024)
+    watches, sink, key = Store().watches, Sink(), b"k" * 1023
+    stream = watches.open(sink, "a")
+    for _ in range(8):
+        stream.create(Wish(key, b""))
+    stream.create(Wish(key, b""))
+    assert [response.reason for response in sink.take()] == [*[""] * 8, "etcdserver: too many requests"]
+    stream.cancel(1)
+    stream.create(Wish(b"j", key[:1000]))
+    assert sink.take()[-1].reason == ""
+    stream.close()
+    assert watches.count == 0

@@ -10,6 +10,8 @@ the pace at which it takes what is ready (`Pace`), not how long the whole takes:
 answer gets it, but for one that keeps compaction from erasing what it has to (`HELD_SECONDS`).
 
 Answers that are no pairs are given in the same way once they are made (`Pieces`), to all who want the same.
+What they are made of is charged as it grows, to each household that waits for them, and who has no room for
+more is refused before the rest is made.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from netstore.state.reads import STEP_UNITS, Lost, TooMuch
 from netstore.state.v3commands import Deleted, Later, PutDone, TxnDone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from netstore.api.v3.door import After, Replica
     from netstore.api.v3.messages import Headers, Piece
@@ -91,8 +93,8 @@ class Answers:
         self._looking = False
         """`_look` is going to be called."""
         self._held = Admission(member.machine.mvcc.read_budget.limit)
-        """Bytes of `Pieces` that are being given, counted once for each household that gets them. They are
-        charged to the budget of reads, once.
+        """Bytes of `Pieces` that are made or being given, counted once for each household that gets them.
+        They are charged to the budget of reads, once.
         """
 
     def send(self, call: Call, outcome: PutDone | Deleted | Later | TxnDone) -> None:
@@ -109,14 +111,14 @@ class Answers:
         except _Refused as refused:
             refuse(call, refused.fault)
         else:
-            if _fits(call, SMALL_BYTES - small.size):
+            if fits(call, SMALL_BYTES - small.size):
                 call.reply(messages.write_answer(header, settled))
             else:
                 self._begin(call, header, outcome)
 
     def found(self, call: Call, query: Range, found: Found) -> None:
         """Answer a Range with what was found at once."""
-        if _fits(call, sum(map(len, found.kvs))):
+        if fits(call, sum(map(len, found.kvs))):
             call.reply(messages.write_found(self._headers(found.revision), found))
         else:
             later = txn.later(self._member.machine.mvcc, query)
@@ -136,8 +138,63 @@ class Answers:
         else:
             call.on_cancelled(answering.close)
 
+    def grow(self, pieces: Pieces, size: int) -> bool:
+        """So many bytes more are held to make pieces, fewer where negative. Asked before they are made. The
+        first household that waits for the pieces holds them; where it has no room for more, its calls get
+        none of them, and the next one does. False, and nothing is held, where there is none. O(1) for each
+        call that waits, once.
+        """
+        if size <= 0:
+            self._add(pieces, size)
+            return pieces.payer is not None
+        budget = self._member.machine.mvcc.read_budget
+        if budget.over or budget.used + size > budget.limit:
+            self._drop_payer(pieces)
+            return False
+        if pieces.payer is not None and self._held.enter(pieces.payer, size):
+            budget.add(size)
+            pieces.held += size
+            return True
+        whole = pieces.held + size
+        self._drop_payer(pieces)
+        for owner in pieces.line:
+            if owner not in pieces.refused and self._held.enter(owner, whole):
+                budget.add(whole)
+                pieces.payer, pieces.held = owner, whole
+                return True
+            pieces.refused.add(owner)
+        return False
+
+    def _add(self, pieces: Pieces, size: int) -> None:
+        """Less is held by who holds it."""
+        if size and pieces.payer is not None:
+            self._held.leave(pieces.payer, -size)
+            self._member.machine.mvcc.read_budget.add(size)
+            pieces.held += size
+
+    def _drop_payer(self, pieces: Pieces) -> None:
+        if pieces.payer is not None:
+            pieces.refused.add(pieces.payer)
+            self._add(pieces, -pieces.held)
+            pieces.payer = None
+
+    def made(self, pieces: Pieces) -> None:
+        """Nothing is added to pieces any more, and nobody new gets them. May be called again. O(1)."""
+        payer, pieces.payer, pieces.line = pieces.payer, None, iter(())
+        if payer is not None and payer not in pieces.holders:
+            self._leave(payer, pieces)
+
+    def _leave(self, owner: str, pieces: Pieces) -> None:
+        """A household holds them no more."""
+        if pieces.held:
+            self._held.leave(owner, pieces.held)
+        if not pieces.holders and pieces.payer is None:
+            self._member.machine.mvcc.read_budget.add(-pieces.held)
+
     def give(self, call: Call, head: bytes, pieces: Pieces) -> None:
-        """Answer a call with these bytes and the pieces after them, in steps. O(1)."""
+        """Answer a call with these bytes and the pieces after them, in steps, or refuse it where there is
+        no room. The pieces are made, but for `made`. O(1).
+        """
         size = len(head) + pieces.size
         if size > MOST_BYTES:
             call.finish(grpc.RESOURCE_EXHAUSTED, _TOO_LONG.format(size, MOST_BYTES))
@@ -157,13 +214,12 @@ class Answers:
             call.begin_reply(size)
 
     def _hold(self, principal: str, pieces: Pieces) -> bool:
-        owner, holders, budget = household(principal), pieces.holders, self._member.machine.mvcc.read_budget
-        if not holders and budget.over:
-            return False
-        if owner not in holders and not self._held.enter(owner, pieces.size):
-            return False
-        if not holders:
-            budget.add(pieces.size)
+        owner, holders = household(principal), pieces.holders
+        if owner != pieces.payer and owner not in holders:
+            if pieces.payer is None or owner in pieces.refused:
+                return False
+            if pieces.held and not self._held.enter(owner, pieces.held):
+                return False
         holders[owner] = holders.get(owner, 0) + 1
         return True
 
@@ -173,9 +229,8 @@ class Answers:
         holders[owner] -= 1
         if not holders[owner]:
             del holders[owner]
-            self._held.leave(owner, pieces.size)
-        if not holders:
-            self._member.machine.mvcc.read_budget.add(-pieces.size)
+            if owner != pieces.payer:
+                self._leave(owner, pieces)
 
     def _enter(self, giving: _Giving, reads: int) -> None:
         self._open[giving] = reads
@@ -254,8 +309,8 @@ def _is_short(outcome: TxnDone) -> bool:
     return True
 
 
-def _fits(call: Call, size: int) -> bool:
-    """Whether an answer with so many bytes of pairs can be given whole: it leaves, or little waits."""
+def fits(call: Call, size: int) -> bool:
+    """Whether an answer with so many bytes of pairs or keys may be given whole: it leaves or little waits."""
     return size <= EASY_BYTES or call.takes_whole(size) or size <= call.room
 
 
@@ -310,17 +365,33 @@ def _reads_of(outcome: object) -> Iterator[Later]:
 
 
 class Pieces:
-    """What is the same of several answers, in pieces of a moderate size. They are not changed any more."""
+    """What is the same of several answers, in pieces of a moderate size. They are not changed any more once
+    they are given. What is held of them, and to make them, is charged (`Answers.grow`), to one household
+    while they are made, and to all that they are given to.
+    """
 
-    __slots__ = ("holders", "pieces", "size")
+    __slots__ = ("held", "holders", "line", "payer", "pieces", "refused", "size")
 
-    def __init__(self, pieces: Sequence[bytes]) -> None:
-        """O(pieces)."""
-        self.pieces = pieces
-        self.size = sum(map(len, pieces))
-        """Bytes."""
+    def __init__(self, principals: Iterable[str]) -> None:
+        """They are made for these, the first of whom wait longest. O(1)."""
+        self.pieces: list[bytes] = []
+        self.size = 0
+        """Bytes of the pieces."""
+        self.held = 0
+        """Bytes that are charged."""
+        self.line: Iterator[str] = map(household, principals)
+        """Who may hold what is made when those before have no room for it."""
+        self.payer = next(self.line, None)
+        """Who holds it, until it is made and begun to be given; None where there was no room."""
+        self.refused: set[str] = set()
+        """Who had no room."""
         self.holders: dict[str, int] = {}
         """To how many calls of which households they are being given."""
+
+    def add(self, piece: bytes) -> None:
+        """One piece more. What it holds is charged already."""
+        self.pieces.append(piece)
+        self.size += len(piece)
 
 
 class _Giving(ABC):

@@ -9,9 +9,11 @@ from functools import partial
 from heapq import merge
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+import msgspec
+
 from netstore import errors
 from netstore.api.v3 import messages
-from netstore.api.v3.answers import Pieces
+from netstore.api.v3.answers import Pieces, fits
 from netstore.api.v3.messages import BadMessage, parse
 from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.api.v3.status import NOT_A_MESSAGE, refuse
@@ -19,7 +21,7 @@ from netstore.errors import Fault
 from netstore.net import grpc
 from netstore.state.commands import encode
 from netstore.state.lease import granted_ttl
-from netstore.state.reads import PIECE_BYTES
+from netstore.state.reads import PIECE_BYTES, UNIT_BYTES, Lost
 from netstore.state.v3commands import Done, LeaseGrant, LeaseGranted, LeaseRevoke
 
 if TYPE_CHECKING:
@@ -42,15 +44,34 @@ MOST_UNREAD: Final = 1 << 20
 """Bytes of answers that a client may leave unread before its stream ends."""
 
 FEW: Final = 1_000
-"""Leases, or keys of a lease, that are told in one call, and in one step where there are more: 1 ms."""
+"""Keys of a lease that are told in one call, if they have no more than `PIECE_BYTES`, and keys or leases in
+one step where there are more: 1 ms.
+"""
+
+FEW_LEASES: Final = 100
+"""Leases that are told in one call: a request counts for less than what many take."""
+
+WAYS: Final = 8
+"""Sorted runs of keys that are merged at once. A run lies in parts of a step's keys and bytes by this, so
+that one part of each is about what a step works on.
+"""
 
 RUNS_AT_ONCE: Final = 50
-"""Lists of `state.lease.KEYS_AT_ONCE` keys that are let go of in one step: 1 ms."""
+"""Runs of `FEW` keys that are let go of in one step where there is no room for more."""
+
+KEY_BYTES: Final = 8
+"""What a key takes in a run or in a piece beside its own bytes, at most: its length and its field."""
 
 KEYS_PER_UNIT: Final = 8
 """Keys of a lease that are told in one of the units of `Mvcc.read_units`."""
 
+_ALL: Final = 0
+"""In `_asked` the listing of all leases; no lease has this id."""
+
 _ID_BITS: Final = 62
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
 class Lessor(Protocol):
@@ -86,7 +107,7 @@ class LeaseService:
         self._below = below
         self._minimum_ttl = minimum_ttl
         self._asked: dict[int, _Asked] = {}
-        """By lease whose many keys are being listed."""
+        """By lease whose many keys are being listed; `_ALL` for the list of leases."""
 
     def methods(self, door: Door) -> dict[bytes, Handler]:
         """Path -> handler of the unary methods."""
@@ -149,19 +170,34 @@ class LeaseService:
             refuse(call, left)
             return
         lease = machine.leases.get(id_)
-        if lease is not None and left >= 0 and keys and machine.leases.looked_at(lease) > FEW:
-            if id_ in self._asked:
-                self._join(self._asked[id_], call, left)
-            else:
-                self._list_keys(lease, [(call, left)])
-            return
         if left < 0 or lease is None:
             answer = pb.LeaseTimeToLiveResponse(ID=id_, TTL=-1)
         else:
-            held = sorted(machine.leases.keys_of(lease)) if keys else []
-            machine.mvcc.read_units += len(held) // KEYS_PER_UNIT
+            held = self._few_keys(call, lease) if keys else ()
+            if held is None:
+                self._ask_keys(call, lease, left)
+                return
             answer = pb.LeaseTimeToLiveResponse(ID=id_, TTL=left, grantedTTL=lease.ttl, keys=held)
         call.reply(messages.write(self._headers(machine.mvcc.revision), answer))
+
+    def _few_keys(self, call: Call, lease: Lease) -> Iterable[bytes] | None:
+        """The keys of a lease, sorted, if they may be told in one call. What is looked at is counted."""
+        machine = self._member.machine
+        if machine.leases.looked_at(lease) > FEW:
+            return None
+        held = machine.leases.keys_of(lease)
+        size = sum(map(len, held))
+        machine.mvcc.read_units += len(held) // KEYS_PER_UNIT
+        if size > PIECE_BYTES or not fits(call, size):
+            return None
+        machine.mvcc.read_units += size // UNIT_BYTES
+        return sorted(held)
+
+    def _ask_keys(self, call: Call, lease: Lease, left: int) -> None:
+        if lease.id in self._asked:
+            self._join(self._asked[lease.id], call, left)
+        else:
+            self._list_keys(lease, [(call, left)])
 
     def _join(self, asked: _Asked, call: Call, left: int) -> None:
         """Who asks while the keys are listed wants them as of later, and waits for what is under way, too."""
@@ -181,28 +217,40 @@ class LeaseService:
         self._start(waiting, listing)
 
     def _keys_of(self, lease: Lease, calls: deque[tuple[Call, int]]) -> Iterator[None]:
-        machine = self._member.machine
-        runs: list[list[bytes]] = []
+        machine, answers = self._member.machine, self._answers
+        pieces = Pieces(call.principal for call, _ in calls)
+        runs: deque[deque[bytes]] = deque()
         head = self._headers(machine.mvcc.revision)
-        for some in machine.leases.listed(lease):
-            if some and not runs:
-                head = self._headers(machine.mvcc.revision)
-            if some:
-                runs.append(sorted(some))
-            yield
-        made: list[bytes] = []
-        for held in _some_of(merge(*runs)):
-            made.append(pb.LeaseTimeToLiveResponse(keys=held).SerializeToString())
-            yield
-        while runs:
-            del runs[-RUNS_AT_ONCE:]
-            yield
-        pieces = Pieces(made)
-        while calls:
-            call, left = calls.popleft()
-            answer = pb.LeaseTimeToLiveResponse(ID=lease.id, TTL=left, grantedTTL=lease.ttl)
-            self._answers.give(call, messages.write(head, answer), pieces)
-            yield
+        try:
+            for some in machine.leases.listed(lease):
+                if some and not runs:
+                    head = self._headers(machine.mvcc.revision)
+                cuts = list(_some_of(some))
+                if not all(answers.grow(pieces, _charge(cut)) for cut in cuts):
+                    break
+                for cut in cuts:
+                    runs.append(_run(sorted(cut)))
+                    yield
+                if not cuts:
+                    yield
+            else:
+                yield from _merge_most(runs)
+                for held in _some_of(merge(*map(_drained, runs))):
+                    piece = pb.LeaseTimeToLiveResponse(keys=held).SerializeToString()
+                    pieces.add(piece)
+                    answers.grow(pieces, len(piece) - _charge(held))
+                    yield
+            while runs:
+                for _ in range(min(RUNS_AT_ONCE, len(runs))):
+                    runs.pop()
+                yield
+            while calls:
+                call, left = calls.popleft()
+                answer = pb.LeaseTimeToLiveResponse(ID=lease.id, TTL=left, grantedTTL=lease.ttl)
+                answers.give(call, messages.write(head, answer), pieces)
+                yield
+        finally:
+            answers.made(pieces)
 
     def _listed(self, lease: Lease) -> None:
         """The listing of a lease's keys is over, whatever came of it."""
@@ -218,21 +266,54 @@ class LeaseService:
 
     def _list(self, call: Call, _: pb.LeaseLeasesRequest) -> None:
         machine = self._member.machine
-        head = self._headers(machine.mvcc.revision)
-        if len(machine.leases) > FEW:
-            waiting = deque([(call, 0)])
-            steps = self._ids(waiting, head, list(machine.leases.timed_keys()))
-            self._start(waiting, _Listing(steps, partial(self._failed, waiting)))
-        else:
+        if len(machine.leases) <= FEW_LEASES:
+            head = self._headers(machine.mvcc.revision)
             call.reply(messages.write(head, _leases(machine.leases.timed_keys())))
+        elif _ALL in self._asked:
+            self._join(self._asked[_ALL], call, 0)
+        else:
+            self._list_ids([(call, 0)])
 
-    def _ids(self, calls: deque[tuple[Call, int]], head: bytes, ids: list[LeaseId]) -> Iterator[None]:
-        made: list[bytes] = []
-        for start in range(0, len(ids), FEW):
-            made.append(_leases(ids[start : start + FEW]).SerializeToString())
-            yield
-        call, _ = calls.popleft()
-        self._answers.give(call, head, Pieces(made))
+    def _list_ids(self, calls: list[tuple[Call, int]]) -> None:
+        """Tell all of them the leases: one list for those who asked while there was another."""
+        waiting = deque(calls)
+        listing = _Listing(self._ids(waiting), partial(self._failed, waiting), self._ids_listed)
+        self._asked[_ALL] = _Asked(listing, [])
+        self._start(waiting, listing)
+
+    def _ids(self, calls: deque[tuple[Call, int]]) -> Iterator[None]:
+        machine, answers = self._member.machine, self._answers
+        pieces = Pieces(call.principal for call, _ in calls)
+        head = self._headers(machine.mvcc.revision)
+        lists = machine.leases.ids()
+        try:
+            for some in lists:
+                if some:
+                    if not pieces.pieces:
+                        head = self._headers(machine.mvcc.revision)
+                    piece = _leases(some).SerializeToString()
+                    if not answers.grow(pieces, len(piece)):
+                        break
+                    pieces.add(piece)
+                yield
+            while calls:
+                call, _ = calls.popleft()
+                answers.give(call, head, pieces)
+                yield
+        except Lost:
+            while calls:
+                call, _ = calls.popleft()
+                refuse(call, errors.timed_out(errors.TIMED_OUT_LEADER))
+                yield
+        finally:
+            lists.close()
+            answers.made(pieces)
+
+    def _ids_listed(self) -> None:
+        """The listing of the leases is over, whatever came of it."""
+        waiting = self._asked.pop(_ALL).meanwhile
+        if waiting:
+            self._list_ids(waiting)
 
     def _start(self, calls: deque[tuple[Call, int]], listing: _Listing) -> None:
         """Begin a listing for those of the calls that may have one; it goes on in the turns of each."""
@@ -264,18 +345,47 @@ def _leases(ids: Iterable[LeaseId]) -> pb.LeaseLeasesResponse:
     return pb.LeaseLeasesResponse(leases=[pb.LeaseStatus(ID=id_) for id_ in ids])
 
 
-def _some_of(keys: Iterator[bytes]) -> Iterator[list[bytes]]:
-    """The keys in lists of `FEW`, or of `PIECE_BYTES`, give or take one."""
+def _some_of(keys: Iterable[bytes], parts: int = 1) -> Iterator[list[bytes]]:
+    """The keys in lists of `FEW`, or of `PIECE_BYTES`, give or take one, or of one in so many parts of it."""
+    most, most_bytes = FEW // parts, PIECE_BYTES // parts
     some: list[bytes] = []
     size = 0
     for key in keys:
         some.append(key)
         size += len(key)
-        if len(some) >= FEW or size >= PIECE_BYTES:
+        if len(some) >= most or size >= most_bytes:
             yield some
             some, size = [], 0
     if some:
         yield some
+
+
+def _charge(keys: list[bytes]) -> int:
+    """What keys take in a run, and no less than in a piece. Bytes."""
+    return sum(map(len, keys)) + KEY_BYTES * len(keys)
+
+
+def _run(keys: Iterable[bytes]) -> deque[bytes]:
+    """Sorted keys in parts, so that the collector has little to look at and they are let go of one by one."""
+    return deque(_pack(part) for part in _some_of(keys, WAYS))
+
+
+def _drained(run: deque[bytes]) -> Iterator[bytes]:
+    """The keys of a run, each part of which is let go of as it is taken."""
+    while run:
+        yield from _unpack(run.popleft())
+
+
+def _merge_most(runs: deque[deque[bytes]]) -> Iterator[None]:
+    """Merge runs in steps of `FEW` keys, or `PIECE_BYTES`, until there are no more than `WAYS`. O(keys *
+    log(runs)).
+    """
+    while len(runs) > WAYS:
+        merged: deque[bytes] = deque()
+        for some in _some_of(merge(*[_drained(runs.popleft()) for _ in range(WAYS)])):
+            merged += _run(some)
+            yield
+        runs.append(merged)
 
 
 class _Listing:

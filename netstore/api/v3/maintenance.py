@@ -6,6 +6,7 @@ from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Protocol
 
+from netstore import errors
 from netstore.api.v3 import messages
 from netstore.api.v3.door import Single
 from netstore.api.v3.pb import rpc_pb2 as pb
@@ -32,6 +33,11 @@ PIECE_BYTES: Final = 32 * 1024
 
 MOST_UNSENT: Final = 1 << 20
 """Bytes of a snapshot that wait for the client at a time."""
+
+MOST_ALARMS: Final = 1_000
+"""Alarms beyond which a client may raise no more: all are told in one answer, and a client may raise them for
+members that there never were.
+"""
 
 _KINDS: Final = (NOSPACE, CORRUPT)
 
@@ -133,7 +139,11 @@ class MaintenanceService:
             listed = self._member.machine.alarms.active if action == pb.AlarmRequest.GET else ()
             self._alarms(call, self._revision, (each for each in listed if kind in (0, each[1])))
             return
-        command = SetAlarm(request.memberID, kind, active=action == pb.AlarmRequest.ACTIVATE)
+        raises = action == pb.AlarmRequest.ACTIVATE
+        if raises and len(self._member.machine.alarms.active) >= MOST_ALARMS:
+            refuse(call, errors.too_many())
+            return
+        command = SetAlarm(request.memberID, kind, active=raises)
         self._member.propose(encode(command), partial(self._alarm_set, call), call.principal.encode())
 
     def _alarm_set(self, call: Call, outcome: Outcome | Fault) -> None:

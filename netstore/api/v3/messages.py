@@ -8,7 +8,7 @@ guide); the tests compare them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast
 
 from google.protobuf.message import DecodeError
 
@@ -265,9 +265,13 @@ def pairs(tag: bytes, kvs: list[bytes]) -> list[bytes]:
 
 
 def write_txn(header: bytes, outcome: TxnDone) -> bytes:
-    """`TxnResponse`."""
-    succeeded = b"\x10\x01" if outcome.succeeded else b""
-    return b"".join((header, succeeded, *(framed(_THREE, _response(each)) for each in outcome.responses)))
+    """`TxnResponse`. What is nested is laid out first: joined at each level, it would be copied at each."""
+    pieces, _ = lay_out(header, outcome, _unsettled)
+    return b"".join(cast("list[bytes]", pieces))
+
+
+def _unsettled(_: Later) -> RangeRead:
+    raise TypeError(_UNSETTLED)
 
 
 def write_answer(header: bytes, outcome: PutDone | Deleted | Found | TxnDone) -> bytes:
@@ -336,13 +340,6 @@ _RESPONSES: Final = {
     v3.TxnDone: b"\x22",
 }
 """The field of `ResponseOp` for each."""
-
-
-def _response(outcome: PutDone | Deleted | Found | Later | TxnDone) -> bytes:
-    """`ResponseOp`."""
-    if isinstance(outcome, v3.Later):
-        raise TypeError(_UNSETTLED)
-    return framed(_RESPONSES[type(outcome)], write_answer(inner_header(outcome.revision), outcome))
 
 
 def write_kept_alive(header: bytes, lease: int, ttl: int) -> bytes:

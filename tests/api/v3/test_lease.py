@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from netstore.api.v3.answers import LOOK_SECONDS, PACE_SECONDS
-from netstore.api.v3.lease import FEW, KEYS_PER_UNIT, MOST_UNREAD, MOST_WAITING
+from netstore.api.v3.lease import FEW, FEW_LEASES, KEYS_PER_UNIT, MOST_UNREAD, MOST_WAITING
 from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import NO_LEADER, refusal
 from netstore.net import grpc
@@ -16,6 +18,7 @@ from netstore.state import mvcc
 from netstore.state.commands import encode
 from netstore.state.envelope import seal
 from netstore.state.machine import UNFINISHED
+from netstore.state.reads import PIECE_BYTES, UNIT_BYTES
 from netstore.state.v3commands import DeleteRange, Found, LeaseGrant, LeaseRevoke, Put, Range, V3Command
 from netstore.types import Index
 from tests.support.v3member import FakeCall, Served
@@ -199,7 +202,7 @@ def test_keys_that_are_told_at_once_are_counted(served: Served) -> None:
     apply(served, LeaseGrant(1, 60), *[Put(b"%05d" % number, b"", 1) for number in range(FEW)])
     store = served.member.machine.mvcc
     before = store.read_units
-    for keys, units in ((False, 0), (True, FEW // KEYS_PER_UNIT)):
+    for keys, units in ((False, 0), (True, FEW // KEYS_PER_UNIT + 5 * FEW // UNIT_BYTES)):
         begin(served, "LeaseTimeToLive", pb.LeaseTimeToLiveRequest(ID=1, keys=keys))
         assert store.read_units - before == units
     assert not served.member.jobs.ready
@@ -274,6 +277,7 @@ class SlowCall(FakeCall):
 
 LONG = [b"%0200d" % number for number in range(3_000)]
 PART = 203 * FEW
+REFUSED = (grpc.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
 
 
 def ask_keys(served: Served, call: FakeCall) -> None:
@@ -334,16 +338,18 @@ def test_who_does_not_take_the_keys_or_hangs_up_leaves_nothing(holding: Served) 
 
 def test_lists_that_are_not_taken_hold_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who asks twice for one list, or under two addresses of one network, holds it once."""
-    monkeypatch.setattr(mvcc, "READ_BYTES", 300 * len(LONG))
+    monkeypatch.setattr(mvcc, "READ_BYTES", 540 * len(LONG))
     served = Served()
     apply(served, LeaseGrant(1, 60), *[Put(key, b"", 1) for key in LONG])
-    ask_keys(served, FakeCall("/etcdserverpb.Lease/LeaseTimeToLive"))
-    for call in (calls := [SlowCall(name) for name in ("2001:db8::1", "2001:db8::2", "bob")]):
+    first = FakeCall("/etcdserverpb.Lease/LeaseTimeToLive")
+    ask_keys(served, first)
+    first.status = grpc.CANCELLED
+    for call in (calls := [SlowCall(name) for name in ("2001:db8::1", "2001:db8::2", "bob", "carol")]):
         ask_keys(served, call)
     served.member.settle()
-    assert [call.open for call in calls] == [True, True, False]
-    assert (calls[2].status, calls[2].text) == (grpc.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
-    for call in calls[:2]:
+    assert [call.open for call in calls] == [True, True, True, False]
+    assert (calls[3].status, calls[3].text) == REFUSED
+    for call in calls[:3]:
         call.gone[0]()
     assert served.member.machine.mvcc.read_budget.used == 0
 
@@ -420,3 +426,197 @@ def test_keys_that_a_command_is_about_to_take_are_listed_in_steps(served: Served
         outcome = machine.go_on()
     served.member.settle()
     assert list(pb.LeaseTimeToLiveResponse.FromString(call.messages[0]).keys) == []
+
+
+HUGE = [b"k" * 60_000 + b"%03d" % number for number in range(40)]
+"""Fewer than `FEW` keys, of more than `PIECE_BYTES`."""
+
+
+@pytest.fixture
+def huge(served: Served) -> Served:
+    """With a lease that has a few keys which are long and begin alike."""
+    apply(served, LeaseGrant(1, 60), *[Put(key, b"", 1) for key in HUGE])
+    return served
+
+
+def test_a_few_long_keys_are_told_in_steps_of_bytes(huge: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: dict[str, list[int]] = {"sorted": [], "made": []}
+    kind = pb.LeaseTimeToLiveResponse
+
+    def sort(keys: list[bytes]) -> list[bytes]:
+        sizes["sorted"].append(sum(map(len, keys)))
+        return sorted(keys)
+
+    def make(**fields: Any) -> Any:
+        sizes["made"].append(sum(map(len, fields.get("keys", ()))))
+        return kind(**fields)
+
+    monkeypatch.setattr("netstore.api.v3.lease.sorted", sort, raising=False)
+    monkeypatch.setattr(pb, "LeaseTimeToLiveResponse", make)
+    call = SlowCall()
+    call.window = 1 << 30
+    ask_keys(huge, call)
+    assert call.open, "a job"
+    huge.member.settle()
+    for some in sizes.values():
+        assert sum(some) == sum(map(len, HUGE))
+        assert max(some) <= PIECE_BYTES + len(HUGE[0])
+    answer = kind.FromString(call.messages[0])
+    assert (answer.TTL, answer.grantedTTL, list(answer.keys)) == (59, 60, HUGE)
+    assert answer.SerializeToString() == call.messages[0]
+
+
+def test_bytes_of_keys_that_are_told_at_once_are_counted(served: Served) -> None:
+    apply(served, LeaseGrant(1, 60), *[Put(b"%0100d" % number, b"", 1) for number in range(FEW)])
+    before = served.member.machine.mvcc.read_units
+    begin(served, "LeaseTimeToLive", pb.LeaseTimeToLiveRequest(ID=1, keys=True))
+    units = served.member.machine.mvcc.read_units - before
+    assert units == FEW // KEYS_PER_UNIT + 100 * FEW // UNIT_BYTES
+
+
+def test_keys_are_told_at_once_only_to_who_can_take_them(served: Served) -> None:
+    apply(served, LeaseGrant(1, 60), *[Put(b"%0100d" % number, b"", 1) for number in range(FEW)])
+    call = SlowCall()
+    call.backlog = call.window
+    ask_keys(served, call)
+    served.member.settle()
+    assert (call.open, call.given) == (True, [])
+    assert served.member.machine.mvcc.read_budget.used > 100 * FEW
+    call.drain()
+    served.member.settle()
+    assert len(pb.LeaseTimeToLiveResponse.FromString(call.messages[0]).keys) == FEW
+
+
+def test_what_a_list_of_keys_is_made_of_is_charged_as_it_grows(huge: Served) -> None:
+    budget, jobs = huge.member.machine.mvcc.read_budget, huge.member.jobs
+    call = SlowCall()
+    ask_keys(huge, call)
+    jobs.run(1)
+    assert budget.used >= sum(map(len, HUGE))
+    most = 0
+    while jobs.ready:
+        jobs.run(1)
+        most = max(most, budget.used)
+        assert budget.used >= sum(map(len, HUGE))
+    assert most < 1.1 * sum(map(len, HUGE))
+    call.gone[0]()
+    assert budget.used == 0
+
+
+def test_a_list_of_keys_that_has_no_room_is_refused_before_it_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mvcc, "READ_BYTES", sum(map(len, HUGE)) * 3 // 2)
+    served = Served()
+    apply(served, LeaseGrant(1, 60), *[Put(key, b"", 1) for key in HUGE])
+    count = counting(monkeypatch, "LeaseTimeToLiveResponse", "keys")
+    calls = [SlowCall("ann"), SlowCall("bob")]
+    for call in calls:
+        ask_keys(served, call)
+    served.member.settle()
+    assert [(call.status, call.text) for call in calls] == [REFUSED, REFUSED]
+    assert count[0] == 0
+    assert served.member.machine.mvcc.read_budget.used == 0
+    lease = served.member.machine.leases.get(1)
+    assert lease is not None
+    assert not lease.late
+
+
+def test_one_list_takes_no_more_than_half_of_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though nobody else holds any."""
+    monkeypatch.setattr(mvcc, "READ_BYTES", 24 * 2 * FEW)
+    for leases, status in ((2 * FEW, grpc.OK), (5 * FEW, grpc.RESOURCE_EXHAUSTED)):
+        served = Served()
+        apply(served, *[LeaseGrant((1 << 61) + number, 60) for number in range(leases)])
+        budget, most = served.member.machine.mvcc.read_budget, 0
+        call = begin(served, "LeaseLeases", pb.LeaseLeasesRequest())
+        while served.member.jobs.ready:
+            served.member.jobs.run(1)
+            most = max(most, budget.used)
+        assert call.status == status
+        assert most <= budget.limit // 2 + 12 * FEW
+        assert budget.used == 0
+
+
+def test_whoever_has_room_gets_the_list_where_others_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 203 * len(LONG)
+    monkeypatch.setattr(mvcc, "READ_BYTES", 4 * size)
+    served = Served()
+    apply(served, LeaseGrant(1, 60), *[Put(key, b"", 1) for key in LONG])
+    first = SlowCall("ann")
+    ask_keys(served, first)
+    served.member.settle()
+    apply(served, LeaseGrant(2, 60), *[Put(b"2" + key, b"", 2) for key in LONG])
+    second = SlowCall("bob")
+    served.services.unary[second.path](second, pb.LeaseTimeToLiveRequest(ID=2, keys=True).SerializeToString())
+    served.member.settle()
+    assert (first.open, second.open) == (True, True)
+    apply(served, LeaseGrant(3, 60), *[Put(b"3%06d" % number, b"", 3) for number in range(2_000)])
+    calls = [SlowCall("ann"), SlowCall("eve")]
+    begun = SlowCall("ann")
+    for call in (begun, *calls):
+        call.window = 1 << 20
+        served.services.unary[call.path](call, pb.LeaseTimeToLiveRequest(ID=3, keys=True).SerializeToString())
+    served.member.settle()
+    assert [(call.status, call.text) for call in (begun, calls[0])] == [REFUSED, REFUSED]
+    assert calls[1].status == grpc.OK
+    assert len(pb.LeaseTimeToLiveResponse.FromString(calls[1].messages[0]).keys) == 2_000
+
+
+def test_lists_of_leases_are_shared_and_as_of_after_they_were_asked_for(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply(served, *[LeaseGrant(number, 60) for number in range(1, 2 * FEW + 1)])
+    kind = pb.LeaseLeasesResponse
+    count = counting(monkeypatch, "LeaseLeasesResponse", "leases")
+    calls = [begin(served, "LeaseLeases", pb.LeaseLeasesRequest()) for _ in range(100)]
+    served.member.jobs.run(1)
+    apply(served, LeaseRevoke(1), LeaseGrant(9_000, 60))
+    calls.append(begin(served, "LeaseLeases", pb.LeaseLeasesRequest()))
+    served.member.settle()
+    told = [{each.ID for each in kind.FromString(call.messages[0]).leases} for call in calls]
+    assert told[0] == set(range(1, 2 * FEW + 1))
+    assert all(some == {*range(2, 2 * FEW + 1), 9_000} for some in told[1:])
+    assert count[0] == 2 * 2 * FEW
+
+
+def test_leases_are_told_alike_in_one_call_and_in_steps(served: Served) -> None:
+    for number in range(1, FEW_LEASES + 2):
+        apply(served, LeaseGrant(number << 40, 60))
+        call = begin(served, "LeaseLeases", pb.LeaseLeasesRequest())
+        assert call.open == (number > FEW_LEASES)
+        served.member.settle()
+        answer = pb.LeaseLeasesResponse.FromString(call.messages[0])
+        assert answer.SerializeToString() == call.messages[0]
+        assert [each.ID for each in answer.leases] == [each << 40 for each in range(1, number + 1)]
+
+
+def test_what_the_collector_walks_is_no_list_of_keys_or_leases(served: Served) -> None:
+    """It would walk them three times, in one go each."""
+    number = 10 * FEW
+    apply(served, *[LeaseGrant(id_, 60) for id_ in range(1, number)])
+    apply(served, *[Put(b"%05d" % id_, b"", 1) for id_ in range(number)])
+    gc.collect()
+    before = {id(each) for each in gc.get_objects()}
+    for _ in range(20):
+        begin(served, "LeaseLeases", pb.LeaseLeasesRequest())
+    ask_keys(served, SlowCall())
+    most = 0
+    while served.member.jobs.ready:
+        served.member.jobs.run(5)
+        new = (each for each in gc.get_objects() if id(each) not in before)
+        most = max(most, sum(len(each) for each in new if isinstance(each, list | deque)))
+    assert most < 7 * FEW, "what is worked on in a step, of each list"
+
+
+def test_a_list_of_leases_ends_when_the_state_is_replaced(served: Served) -> None:
+    apply(served, *[LeaseGrant(number, 60) for number in range(1, 3 * FEW)])
+    call = begin(served, "LeaseLeases", pb.LeaseLeasesRequest())
+    served.member.jobs.run(1)
+    gone = served.member.machine.leases.restore({})
+    gone.clear()
+    served.member.settle()
+    assert call.status == grpc.UNAVAILABLE
+    again = served.call("/etcdserverpb.Lease/LeaseLeases", pb.LeaseLeasesRequest())
+    assert again.status == grpc.OK
+    assert served.member.machine.mvcc.read_budget.used == 0

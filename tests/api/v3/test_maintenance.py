@@ -6,6 +6,7 @@ import hashlib
 
 import pytest
 
+from netstore.api.v3 import maintenance
 from netstore.api.v3.maintenance import MOST_UNSENT, PIECE_BYTES
 from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.api.v3.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -15,7 +16,7 @@ from netstore.net import grpc
 from netstore.node import cluster
 from netstore.state import member
 from netstore.types import NodeId
-from tests.support.v3member import FakeCopy, Served
+from tests.support.v3member import FakeCall, FakeCopy, Served
 
 
 @pytest.fixture
@@ -179,3 +180,18 @@ def test_health(served: Served) -> None:
     assert call.open, "the status may still change"
     assert HealthCheckResponse.FromString(call.messages[0]).status == HealthCheckResponse.SERVING
     receiver.cancelled()
+
+
+def test_a_client_raises_only_so_many_alarms(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told in one answer, each time somebody asks for the status."""
+    monkeypatch.setattr(maintenance, "MOST_ALARMS", 3)
+
+    def ask(action: pb.AlarmRequest.AlarmAction, member: int) -> FakeCall:
+        request = pb.AlarmRequest(action=action, memberID=member, alarm=pb.NOSPACE)
+        return served.call("/etcdserverpb.Maintenance/Alarm", request)
+
+    calls = [ask(pb.AlarmRequest.ACTIVATE, member) for member in range(1, 5)]
+    assert [call.status for call in calls] == [grpc.OK] * 3 + [grpc.RESOURCE_EXHAUSTED]
+    assert calls[3].text == "etcdserver: too many requests"
+    assert ask(pb.AlarmRequest.DEACTIVATE, 1).status == grpc.OK
+    assert ask(pb.AlarmRequest.ACTIVATE, 4).status == grpc.OK

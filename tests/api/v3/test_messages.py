@@ -116,6 +116,22 @@ def test_answers(outcome: PutDone | Found | Deleted | TxnDone) -> None:
     assert write(Headers(member)(7), outcome) == expected.SerializeToString()
 
 
+def test_a_transaction_is_not_copied_at_each_level_it_lies_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied, framed = [0], messages.framed
+
+    def frame(tag: bytes, message: bytes) -> bytes:
+        copied[0] += len(message)
+        return framed(tag, message)
+
+    monkeypatch.setattr(messages, "framed", frame)
+    outcome: Found | TxnDone = Found(Revision(0), [bytes(1_000)] * 100, 100, False)
+    for _ in range(messages.MAX_DEPTH):
+        outcome = TxnDone(Revision(0), True, [outcome])
+    answer = messages.write_answer(b"", outcome)
+    assert len(answer) > 100_000
+    assert copied[0] < 2 * len(answer)
+
+
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 10**10))
 def test_renewals(lease: int, ttl: int) -> None:
     member = LocalMember()
