@@ -10,6 +10,7 @@ from heapq import merge
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from netstore import errors
+from netstore.admission import Admission
 from netstore.api.v3 import messages
 from netstore.api.v3.answers import Pieces
 from netstore.api.v3.messages import BadMessage, parse
@@ -43,6 +44,14 @@ MOST_UNREAD: Final = 1 << 20
 
 FEW: Final = 1_000
 """Leases, or keys of a lease, that are told in one call, and in one step where there are more: 1 ms."""
+
+MOST_MEANWHILE: Final = 1_024
+"""Calls that may wait for the next list of the keys of a lease, one principal at most half of them: starting
+it costs 2 us each.
+"""
+
+TOLD_AT_ONCE: Final = 64
+"""Of them so many are answered in one step where the lease has ended: 1 ms."""
 
 RUNS_AT_ONCE: Final = 50
 """Lists of `state.lease.KEYS_AT_ONCE` keys that are let go of in one step: 1 ms."""
@@ -166,6 +175,8 @@ class LeaseService:
     def _join(self, asked: _Asked, call: Call, left: int) -> None:
         """Who asks while the keys are listed wants them as of later, and waits for what is under way, too."""
         fault = self._member.jobs.share(call.principal, asked.listing)
+        if fault is None and not asked.places.enter(call.principal):
+            fault = errors.too_many()
         if fault is not None:
             refuse(call, fault)
         else:
@@ -177,7 +188,7 @@ class LeaseService:
         listing = _Listing(
             self._keys_of(lease, waiting), partial(self._failed, waiting), partial(self._listed, lease)
         )
-        self._asked[lease.id] = _Asked(listing, [])
+        self._asked[lease.id] = _Asked(listing, [], Admission(MOST_MEANWHILE))
         self._start(waiting, listing)
 
     def _keys_of(self, lease: Lease, calls: deque[tuple[Call, int]]) -> Iterator[None]:
@@ -213,8 +224,16 @@ class LeaseService:
         if following is not None and waiting:
             self._list_keys(following, waiting)
             return
-        for call, left in waiting:
-            self._told(call, lease.id, True, left)
+        calls = deque(waiting)
+        self._start(calls, _Listing(self._answered(lease.id, calls), partial(self._failed, calls)))
+
+    def _answered(self, id_: LeaseId, calls: deque[tuple[Call, int]]) -> Iterator[None]:
+        """Answer those who wait for the keys of a lease that has ended."""
+        while calls:
+            for _ in range(min(TOLD_AT_ONCE, len(calls))):
+                call, left = calls.popleft()
+                self._told(call, id_, True, left)
+            yield
 
     def _list(self, call: Call, _: pb.LeaseLeasesRequest) -> None:
         machine = self._member.machine
@@ -309,12 +328,13 @@ class _Listing:
 
 
 class _Asked(NamedTuple):
-    """A listing of the keys of a lease that is under way, the calls that came meanwhile, and the seconds it
-    had left for each of these.
+    """A listing of the keys of a lease that is under way, the calls that came meanwhile, the seconds it had
+    left for each of these, and who has how many of them.
     """
 
     listing: _Listing
     meanwhile: list[tuple[Call, int]]
+    places: Admission
 
 
 class _Renewals:
