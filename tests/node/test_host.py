@@ -469,6 +469,7 @@ def test_no_lease_ends_whose_renewal_waits_somewhere(where: str, monkeypatch: py
         assert told == []
     if where == "put off":
         leader.host._hold()  # what was put off waits still
+        leader.host._own_is_next = True
         lessors[0].look()
     group.tick()
     group.settle()
@@ -598,6 +599,27 @@ def test_what_others_ask_waits_for_what_is_not_committed(monkeypatch: pytest.Mon
         turns(member, 3)
         assert not member.woken
         assert len(member.host._put_off) == 2
+    member.host.tick()
+    member.settle()
+    assert member.host.machine.applied == last + 2
+
+
+def test_what_others_ask_waits_behind_what_waits_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there would be room for it."""
+    member = Solo().lead()
+    last = member.host.status().last
+    real = Raft.propose
+
+    def propose(raft: Raft, payloads: list[bytes]) -> Proposed:
+        if len(payloads[0]) > 1_000:
+            return Proposed(Fate.REFUSED, refusal=Refusal.BACKLOG_FULL)
+        return real(raft, payloads)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Raft, "propose", propose)
+        member.host.receive([forward(member, 1_000), forward(member, 1)])
+        turns(member, 3)
+        assert member.host.status().last == last
     member.host.tick()
     member.settle()
     assert member.host.machine.applied == last + 2
@@ -830,13 +852,15 @@ def test_while_much_is_committed_and_not_applied_own_requests_wait(monkeypatch: 
 
 
 def test_what_waits_is_proposed_in_the_turn_after_all_was_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "HELD_BYTES", 100)
     member = Solo().lead()
     member.settle()
     with monkeypatch.context() as patch:
         patch.setattr(host, "TURN_UNITS", 0)
-        for number in range(5):
-            put(member, bytes(HELD_BYTES // 4 + number))
+        put(member, bytes(100))
+        put(member, bytes(100))
         turns(member, 5)
+        assert member.host.crowded
         later = put(member)
         turns(member, 1)
     member.settle()

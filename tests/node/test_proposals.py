@@ -55,11 +55,11 @@ def test_the_members_own_go_first_and_what_was_taken_before_goes_before_them() -
 def test_what_is_put_back_keeps_its_place_among_what_was_sent_in_vain() -> None:
     """However much of either there is."""
     made = queue(*((b"ann", b"%d" % number) for number in range(900)))
-    made.sent(Term(1), made.take(450))
-    first = made.take(450)
-    made.put_back(first)
+    made.sent(Term(1), made.take(700))
+    made.put_back(made.take(100))
     made.overtaken(Term(2))
-    made.put_back(made.take(512))
+    for most in (512, 100):
+        made.put_back(made.take(most))
     assert commands(made.take(512) + made.take(512)) == [b"%d" % number for number in range(900)]
     assert not made.queued
 
@@ -84,6 +84,16 @@ def test_what_timed_out_is_proposed_no_more() -> None:
     made.now = 11.0
     made.expire(timed_out, 1000)
     assert not made.queued
+
+
+def test_only_what_was_handed_to_raft_is_given_up() -> None:
+    made = queue(*((b"ann", b"%d" % number) for number in range(9)))
+    made.sent(Term(1), made.take(3))
+    made.overtaken(Term(2))
+    made.sent(Term(2), made.take(2))
+    assert made.give_up_sent(timed_out(), 1)
+    made.give_up_sent(timed_out(), 9)
+    assert commands(made.take(9)) == [b"%d" % number for number in range(2, 9)]
 
 
 def test_what_was_told_that_it_timed_out_is_taken_from_no_place() -> None:
