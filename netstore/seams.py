@@ -114,6 +114,9 @@ class Engine(Protocol):
         no more than must be.
         """
 
+    def failing(self) -> bool:
+        """The last commit failed: it is tried again, or never will be."""
+
     eased: Callable[[], object]
     """Called on the loop when a commit was made while the engine was `behind`: now it is by less, or not."""
 

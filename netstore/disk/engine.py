@@ -254,6 +254,7 @@ class LmdbEngine:
         self._busy = False
         self._ticking = False
         self._waiting: list[tuple[int, Done]] = []
+        self._failing = False
         self._fatal: OSError | None = None
         self._damage: StateDamaged | None = None
         # All sides. `_reading`: by a read of the loop, a scan from its first record to its last; with it and
@@ -278,6 +279,10 @@ class LmdbEngine:
     def behind(self) -> int:
         """See `seams.Engine`."""
         return max(0, self._overlay.held - self._prepared - self._overlay_bytes)
+
+    def failing(self) -> bool:
+        """See `seams.Engine`."""
+        return self._failing
 
     def get(self, table: str, key: bytes) -> bytes | None:
         place = (table, key)
@@ -587,6 +592,7 @@ class LmdbEngine:
     def _settle(self, batch: _Batch, error: OSError | None) -> None:
         """On the loop: a commit was made or failed."""
         self._busy = False
+        self._failing = error is not None
         if error is None:
             self._committed = batch.serial
             self._durable = batch.applied
@@ -617,6 +623,7 @@ class LmdbEngine:
 
     def _installed(self, image: _Image, outcome: Index | OSError) -> None:
         """On the loop: the copy is in place, or it never will be and nothing more is committed."""
+        self._failing = isinstance(outcome, OSError)
         if isinstance(outcome, OSError):
             error = self._fatal = outcome
         else:
@@ -747,6 +754,10 @@ class MemoryEngine:
     def behind(self) -> int:
         """See `seams.Engine`: what is not durable is counted, and bounded by nothing."""
         return 0
+
+    def failing(self) -> bool:
+        """See `seams.Engine`."""
+        return self._failure is not None
 
     def count(self, table: str) -> int | None:
         """See `seams.Engine`."""

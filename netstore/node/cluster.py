@@ -40,7 +40,7 @@ from netstore.state.commands import (
     UpdateMember,
     encode,
 )
-from netstore.state.envelope import answering
+from netstore.state.envelope import answering, request_of
 from netstore.state.member import MemberInfo
 from netstore.types import Index, NodeId, Term
 
@@ -286,8 +286,13 @@ class Cluster:
     def _try(self, asked: _Asked) -> bool:
         """Propose a change, or refuse it. False when it has to wait."""
         host = self._host
-        if not host.leader or host.crowded:
+        if not host.leader:
             return False
+        if host.crowded:
+            fault = host.held_back()
+            if fault is not None:
+                self._refuse(asked, fault.cause.decode())
+            return fault is not None
         if host.leader == host.id:
             if not self._is_current():
                 return False
@@ -316,7 +321,7 @@ class Cluster:
 
     def _refuse(self, asked: _Asked, why: str) -> None:
         if asked.own:
-            self._host.proposals.refuse([asked.payload], Fault(300, why.encode()))
+            self._host.proposals.complete(request_of(asked.payload), Fault(300, why.encode()))
         else:
             self._host.relay(answering(asked.payload, encode(RefuseChange(why))))
 

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
     from netstore.disk.wal import Wal
     from netstore.node.driver import Driver
-    from netstore.node.proposals import Proposals
+    from netstore.node.proposals import Proposals, Slot
     from netstore.raft.change import Step
     from netstore.raft.entry import Entry, SnapshotMeta
     from netstore.raft.messages import InstallSnapshot, Message
@@ -102,21 +102,25 @@ BESIDE_SECONDS: Final = 0.1
 """Whoever asked for something so lately will ask again: long work is done in short pieces."""
 
 HELD_BYTES: Final = 16 * 1024 * 1024
-"""What the log in memory may grow by while no entries are applied, because the state engine is behind; more
-from others waits where they propose it to this leader, as much again, and is as lost on the way otherwise.
-While what is committed and not applied weighs more, whatever the reason, nothing of this member is proposed:
-it waits where it is bounded (`proposals.MAX_WAITING_BYTES`).
+"""What the log of a follower in memory may grow by while no entries are applied, because the state engine is
+behind; more is as lost on the way. A leader whose entries that are committed and not applied weigh more, or
+whose engine is behind, proposes nothing: it is `crowded`. What this member is asked waits where it is bounded
+(`proposals.MAX_WAITING_BYTES`), what others ask of it is put off, up to twice as much; more is as lost.
 """
 
 BEHIND_SECONDS: Final = 1.0
-"""The state engine may be behind for so long before what waits for it is refused. One that is only slow is
-for some tenths of a second at a time. Seconds of the monotonic clock, looked at in each turn.
+"""A leader may be `crowded` for so long, while something waits, before what waits is refused. One whose
+engine is only slow is for some tenths of a second at a time. Seconds of the monotonic clock, looked at in
+each turn.
 """
 
 UNAPPLIED_BYTES: Final = 64 * 1024 * 1024
-"""While what is committed and not applied weighs more, what others send for the log is as lost on the way. As
-much as may be uncommitted (`Config.max_uncommitted_bytes`), so that one large batch loses nothing.
+"""While what is committed and not applied weighs more, what a leader sends for the log is as lost on the way.
+As much as may be uncommitted (`Config.max_uncommitted_bytes`), so that one large batch loses nothing.
 """
+
+_PATIENT: Final = (Refusal.TRANSFERRING, Refusal.BACKLOG_FULL)
+"""What passes by itself: what others ask of this leader waits."""
 
 _REMOVALS: Final = (
     Delete,
@@ -251,8 +255,8 @@ class Host:
         self.room: LogRoom | None = None
         """Tells when the log gets low on room; without it, it never does."""
         self._low_told = False
-        self._state_full: Index | None = None
-        """What of the state was durable when a commit found no room."""
+        self._state_full = False
+        """A commit found no room, and none has been made since."""
         self._log_bytes_before = 0
         """What the log in memory weighed when this member stopped applying; what is more is held."""
         self._compacted = self._forgotten = self._raft.status().compacted
@@ -260,11 +264,15 @@ class Host:
         self._log_limit = LOG_BYTES if log_budget is None else log_budget.limit
         self._images_out: list[Index] = []
         """What copies that are on their way stand for, in order."""
-        self._behind_since = 0.0
-        """Since when the engine is behind, or is not. Monotonic seconds."""
+        self._stalled_since: float | None = None
+        """Since when something waits and cannot be proposed, because this member is `crowded`: nothing has
+        been since. Monotonic seconds.
+        """
         self._put_off: deque[Forward] = deque()
-        """What others proposed to this leader and the log has no room for while the engine is behind."""
+        """What others asked this leader to propose and waits for that, in the order it came."""
         self._put_off_bytes = 0
+        self._own_is_next = True
+        """Of the own requests and what was put off, where both wait."""
         self._image_in: object = None
         self._installing = False
         self._reads = Reads(proposals.time_limit)
@@ -320,8 +328,16 @@ class Host:
 
     @property
     def crowded(self) -> bool:
-        """Nothing of this member is to be proposed now: nothing is applied, or too much waits for that."""
-        return self._raft.holding or self._to_apply_bytes > HELD_BYTES
+        """It leads and is to propose nothing now: nothing is applied, or too much waits for that. A follower
+        passes on what it is asked, whatever its own engine does: the log is bounded by its leader.
+        """
+        raft = self._raft
+        return (raft.holding or self._to_apply_bytes > HELD_BYTES) and raft.leader == raft.id
+
+    @property
+    def backed_up(self) -> bool:
+        """See `Member.backed_up`: it is crowded, or what others asked is put off."""
+        return self.crowded or bool(self._put_off)
 
     def propose(
         self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
@@ -360,7 +376,7 @@ class Host:
         self, steps: tuple[Step, ...], command: bytes, done: Callable[[Outcome | Fault], None]
     ) -> None:
         """Change who votes and who learns, and apply `command` to the state in the same entry of the log.
-        Refused while the member is `crowded`.
+        Refused by a leader that is `crowded`, at once.
         """
         if self._stopping:
             done(errors.stopped())
@@ -373,7 +389,7 @@ class Host:
             return
         proposed = self._raft.propose_change(Change(steps, context=payload))
         if proposed.fate is Fate.REFUSED:
-            self.proposals.refuse([payload], _refused(proposed))
+            self.proposals.complete(request_of(payload), _refused(proposed))
         self._wake()
 
     @property
@@ -436,15 +452,13 @@ class Host:
         """
         try:
             for message in messages:
-                if not self._has_room(message):
-                    self._put_off_for_now(message)
-                    continue
-                if type(message) is not Forward:
+                if type(message) is Forward and self._leads(message):
+                    if message.kind is EntryKind.CHANGE:
+                        self._take_changes(message)
+                    else:
+                        self._take_proposals(message)
+                elif self._has_room(message):
                     self._raft.step(message)
-                elif message.kind is EntryKind.CHANGE:
-                    self._take_changes(message)
-                else:
-                    self._take_proposals(message)
         except (MessageRefused, MustStop):
             raise
         except Exception as fault:
@@ -453,42 +467,14 @@ class Host:
             self._wake()
 
     def _has_room(self, message: Message) -> bool:
-        """While nothing is applied, or too slowly, the log in memory grows by what comes from others."""
+        """While nothing is applied, or too slowly, the log in memory grows by what its leader sends."""
         holding, late = self._raft.holding, self._to_apply_bytes > UNAPPLIED_BYTES
         if not (holding or late):
             return True
-        size = _growth(message)
+        size = _weigh([entry.data for entry in message.entries]) if type(message) is PeerAppend else 0
         if not size:
             return True
         return not late and self._raft.log_bytes - self._log_bytes_before + size <= HELD_BYTES
-
-    def _put_off_for_now(self, message: Message) -> None:
-        """There is no room for this message. While the engine is only slow, what is proposed to this leader
-        waits as its own proposals do, for `HELD_BYTES` altogether or as one message; anything else is lost.
-        """
-        if type(message) is not Forward or message.kind is not EntryKind.NORMAL or not self._leads(message):
-            return
-        size = _growth(message)
-        crowded = self._put_off and self._put_off_bytes + size > HELD_BYTES
-        if not crowded and self._raft.holding and not self._behind_too_long:
-            self._put_off.append(message)
-            self._put_off_bytes += size
-
-    def _take_put_off(self) -> None:
-        """Take what was put off and has room now, some at a time; Raft takes none of an earlier term. All of
-        it is lost once the engine has been behind for too long.
-        """
-        waiting, payloads = self._put_off, 0
-        if self._behind_too_long:
-            waiting.clear()
-            self._put_off_bytes = 0
-        while waiting and payloads < PAYLOADS_PER_TURN and self._has_room(waiting[0]):
-            message = waiting.popleft()
-            self._put_off_bytes -= _growth(message)
-            payloads += len(message.payloads)
-            self._take_proposals(message)
-        if waiting and self._has_room(waiting[0]):
-            self._wake()
 
     def _leads(self, message: Forward) -> bool:
         """This member leads, and is the leader who is asked."""
@@ -556,11 +542,9 @@ class Host:
 
     def _take_proposals(self, message: Forward) -> None:
         """What another member asks this leader to put into the log, looked at before it is there: an entry
-        that a member could not carry out would stop every one of them.
+        that a member could not carry out would stop every one of them. It waits behind what waits already;
+        more than `HELD_BYTES` says is lost.
         """
-        if self._raft.leader != self.id:
-            self._raft.step(message)
-            return
         understood: list[bytes] = []
         for payload in message.payloads:
             try:
@@ -569,14 +553,42 @@ class Host:
                 self._log.warning("proposal_not_read", member=f"{message.sender:x}", reason=str(error))
             else:
                 understood.append(payload)
-        if len(understood) == len(message.payloads):
-            self._raft.step(message)
-        elif understood:
-            self._raft.step(replace(message, payloads=understood))
+        if len(understood) < len(message.payloads):
+            message = replace(message, payloads=understood)
+        if not (self._put_off or self.crowded) and self._propose_for(message):
+            return
+        size = _weigh(message.payloads)
+        if not self._put_off or self._put_off_bytes + size <= 2 * HELD_BYTES:
+            self._put_off.append(message)
+            self._put_off_bytes += size
+
+    def _propose_for(self, message: Forward) -> bool:
+        """Put into the log what another member asks. False when that has to wait. What the disk has no room
+        for is lost: a refusal would have to go through the log as well.
+        """
+        payloads = message.payloads
+        if self._is_short:
+            payloads = [payload for payload in payloads if self._is_possible(payload)]
+        return not payloads or self._raft.propose(payloads).refusal not in _PATIENT
+
+    def _propose_put_off(self) -> None:
+        """Propose what was put off, some at a time, in its order. What was asked of the leader of an earlier
+        term is lost with that.
+        """
+        waiting, payloads = self._put_off, 0
+        while waiting and payloads < PAYLOADS_PER_TURN:
+            message = waiting[0]
+            if self._leads(message) and not self._propose_for(message):
+                return  # a tick looks again, or what is committed meanwhile
+            waiting.popleft()
+            self._put_off_bytes -= _weigh(message.payloads)
+            payloads += len(message.payloads)
+        if waiting:
+            self._wake()
 
     def _take_changes(self, message: Forward) -> None:
-        if self.change_asked is None or not self._leads(message):
-            self._raft.step(message)  # which takes none but its own, of this term
+        if self.change_asked is None:
+            self._raft.step(message)
             return
         for payload in message.payloads:
             self.change_asked(Change.decode(payload))
@@ -599,8 +611,8 @@ class Host:
         if self._giving_up:
             self._give_up()
         self._hold()
-        if proposals.queued and self._raft.leader:
-            self._propose_queued()
+        if self._put_off or (proposals.queued and self._raft.leader):
+            self._propose_waiting()
             ran("log")
         self._enough = self.machine.worked + TURN_UNITS
         applied = self._apply()
@@ -635,7 +647,9 @@ class Host:
             ran("load")
         elif not self._installing:
             self._work_off()
-        if self._to_apply and not self._raft.holding:
+        if (self._to_apply and not self._raft.holding) or (
+            self._stalled_since is not None and not self.crowded
+        ):
             self._wake()
         if self._raft.leader != self._leader_known:
             self._leader_known = self._raft.leader
@@ -654,74 +668,93 @@ class Host:
         behind = self._engine.behind() > 0
         if behind != self._raft.holding:
             self._raft.holding = behind
-            self._behind_since = self.proposals.now
             self._log_bytes_before = self._raft.log_bytes
             self._log.info("state_behind" if behind else "state_caught_up", applied=self.machine.applied)
-        if self._put_off:
-            self._take_put_off()
+        if self._stalled_since is not None and not self.crowded:
+            self._stalled_since = None
 
-    @property
-    def _behind_too_long(self) -> bool:
-        """The engine is behind for want of room, or for longer than one that is only slow."""
-        if not self._raft.holding:
-            return False
-        return self._state_full is not None or self.proposals.now - self._behind_since > BEHIND_SECONDS
-
-    def _propose_queued(self) -> None:
-        """Propose what waits, up to `PAYLOADS_PER_TURN` of it. While the engine is behind it goes on waiting,
-        or is refused (`_behind_too_long`); also while too much waits to be applied.
+    def held_back(self) -> Fault | None:
+        """Something waits to be proposed while this member is `crowded`. None while it is to go on waiting,
+        or what it is to be refused with: nothing could be proposed for too long, or the engine has no room.
         """
-        proposals = self.proposals
-        if self._raft.holding:
-            if self._behind_too_long:
-                full = self._state_full is not None
-                refused = proposals.take(EXPIRED_AT_ONCE)
-                proposals.refuse(refused, errors.no_space() if full else errors.too_many())
-                if proposals.queued:
+        if self._stalled_since is None:
+            self._stalled_since = self.proposals.now
+        if self._state_full and self._raft.holding:
+            return errors.no_space()
+        return errors.too_many() if self.proposals.now - self._stalled_since > BEHIND_SECONDS else None
+
+    def _propose_waiting(self) -> None:
+        """Propose the own requests and what was put off, up to `PAYLOADS_PER_TURN` of each, by turns for who
+        goes first. While the member is `crowded` they go on waiting, or some are refused; what others asked
+        is lost then, and refused to nobody.
+        """
+        if self.crowded:
+            fault = self.held_back()
+            if fault is not None:
+                self._put_off.clear()
+                self._put_off_bytes = 0
+                self.proposals.refuse(self.proposals.take(EXPIRED_AT_ONCE), fault)
+                if self.proposals.queued:
                     self._wake()
             return
-        if self._to_apply_bytes > HELD_BYTES:
-            self._wake()
+        own_is_first = self._own_is_next
+        self._own_is_next = not own_is_first
+        if own_is_first:
+            self._propose_queued()
+        self._propose_put_off()
+        if not own_is_first:
+            self._propose_queued()
+
+    def _propose_queued(self) -> None:
+        proposals = self.proposals
+        if not (proposals.queued and self._raft.leader):
             return
-        payloads = proposals.take(PAYLOADS_PER_TURN)
-        if self._disk_full is not None or self._state_full is not None or self._log_low():
-            payloads = self._refuse_growth(payloads)
-        if payloads and not self._propose(payloads):
+        slots = proposals.take(PAYLOADS_PER_TURN)
+        if self._is_short:
+            slots = self._refuse_growth(slots)
+        if slots and not self._propose(slots):
             return
         if proposals.queued:
             self._wake()
 
-    def _propose(self, payloads: list[bytes]) -> bool:
+    def _propose(self, slots: list[Slot]) -> bool:
         """False when these wait, for as long as leadership is being transferred: a tick looks again."""
-        proposed = self._raft.propose(payloads)
+        proposed = self._raft.propose([slot.payload for slot in slots])
         if proposed.fate is not Fate.REFUSED:
-            self.proposals.sent(self._raft.term, payloads)
+            self.proposals.sent(self._raft.term, slots)
         elif proposed.refusal is Refusal.TRANSFERRING:
-            self.proposals.put_back(payloads)
+            self.proposals.put_back(slots)
             return False
         else:
-            self.proposals.refuse(payloads, _refused(proposed))
+            self.proposals.refuse(slots, _refused(proposed))
         return True
 
-    def _refuse_growth(self, payloads: list[bytes]) -> list[bytes]:
-        """The disk is full: refuse what cannot be done, and give back what can.
+    @property
+    def _is_short(self) -> bool:
+        """The disk has no room for the log or the state: not all is possible."""
+        return self._disk_full is not None or self._state_full or self._log_low()
 
-        While the log has room in the file it writes, that is what only removes: how room comes back.
+    def _is_possible(self, payload: bytes) -> bool:
+        """Whether this can be done while the member is short of room: what only removes, which is how room
+        comes back, while the log has some in the file it writes.
         """
-        able: list[bytes] = []
-        refused: list[bytes] = []
-        for payload in payloads:
-            possible = self._disk_full is None and self._only_removes(payload)
-            (able if possible else refused).append(payload)
-        means = self._disk_full is not None and self._disk_full.errno in NO_MEANS
-        self.proposals.refuse(refused, errors.too_many() if means else errors.no_space())
-        return able
+        return self._disk_full is None and self._only_removes(payload)
 
     def _only_removes(self, payload: bytes) -> bool:
         try:
             return _is_removal(self.machine.understand(payload))
         except CorruptData:
             return False
+
+    def _refuse_growth(self, slots: list[Slot]) -> list[Slot]:
+        """The disk is full: refuse what cannot be done, and give back what can."""
+        able: list[Slot] = []
+        refused: list[Slot] = []
+        for slot in slots:
+            (able if self._is_possible(slot.payload) else refused).append(slot)
+        means = self._disk_full is not None and self._disk_full.errno in NO_MEANS
+        self.proposals.refuse(refused, errors.too_many() if means else errors.no_space())
+        return able
 
     def _log_low(self) -> bool:
         """Whether the log has no file to go on in when the one it writes is full: what is left of that is for
@@ -992,8 +1025,8 @@ class Host:
         """
         if failure.errno not in PASSING:
             self.fail(DiskFailed(f"writing the state failed: {failure}; the log has what was acknowledged"))
-        elif self._state_full is None:
-            self._state_full = self._engine.durable()
+        elif not self._state_full:
+            self._state_full = True
             self._log.error("state_not_writable", error=str(failure), fix=_remedy(failure))
             self._wake()  # who waits for the engine is told
 
@@ -1001,8 +1034,8 @@ class Host:
         """Try again what could not be written, if anything: nothing of it was acknowledged, and reads went on
         meanwhile.
         """
-        if self._state_full is not None and self._engine.durable() > self._state_full:
-            self._state_full = None
+        if self._state_full and not self._engine.failing():
+            self._state_full = False
             self._log.info("state_writable")
         if self.room is not None:
             self.room.try_room()
@@ -1066,15 +1099,9 @@ def _weight(entry: Entry) -> int:
     return len(entry.data) + ENTRY_OVERHEAD_BYTES
 
 
-def _growth(message: Message) -> int:
+def _weigh(payloads: Sequence[bytes]) -> int:
     """What the log would grow by."""
-    if type(message) is PeerAppend:
-        count, size = len(message.entries), sum(len(entry.data) for entry in message.entries)
-    elif type(message) is Forward:
-        count, size = len(message.payloads), sum(map(len, message.payloads))
-    else:
-        return 0
-    return size + count * ENTRY_OVERHEAD_BYTES
+    return sum(map(len, payloads)) + len(payloads) * ENTRY_OVERHEAD_BYTES
 
 
 def _never() -> bool:

@@ -18,7 +18,7 @@ from netstore.state.v3commands import LeaseCheckpoint, LeaseExpire, LeaseGranted
 from netstore.types import LeaseId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from netstore.state.countdown import Table
     from netstore.state.machine import Outcome
@@ -70,10 +70,12 @@ class Reaper(Generic[K]):
         """Count on; whether more is to be counted soon. Bounded work."""
         return self.countdown.count(self._member.clock.monotonic())
 
-    def look(self) -> None:
-        """The leader proposes what is to end, and notes what is left; others count on. Bounded work.
+    def look(self, spared: Container[K] = ()) -> None:
+        """The leader proposes what is to end, but for what is spared, and notes what is left; others count
+        on. Bounded work.
 
-        While nothing is applied, nothing is ended: renewals that came in time may wait.
+        While requests wait that the leader does not propose for now, its own or those of others, nothing is
+        ended: renewals that came in time may be among them.
         """
         member, countdown = self._member, self.countdown
         now = member.clock.monotonic()
@@ -85,10 +87,10 @@ class Reaper(Generic[K]):
             self._led = member.term
             countdown.lead(now, self._grace_seconds)
             self._next_notes = now + NOTE_SECONDS
-        if member.holding:
+        if member.backed_up:
             countdown.count(now)
             return
-        due = countdown.due(now)
+        due = [each for each in countdown.due(now) if each[0] not in spared]
         if due:
             member.propose(encode(self._end(tuple(due))), _ignore)
         if now >= self._next_notes:
@@ -112,14 +114,19 @@ class Lessor:
         self._nodes: Reaper[bytes] = Reaper(
             member, machine.tree.timed, election_seconds, ExpireNodes, NoteTtl
         )
+        self._renewing: dict[LeaseId, int] = {}
+        """How many renewals of a lease this member has asked for that have no outcome yet."""
         self.behind = False
         """There may be more to count than was at once."""
 
     def keep_alive(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
         """Renew a lease for `principal`, through the log: `done` gets its TTL in seconds, 0 when there is no
         such lease (any more), or the Fault that the renewal met on its way. See `Member.propose` for when.
+        Until then this member does not propose its end.
         """
-        self._member.propose(encode(LeaseRenew(id_)), partial(_renewed, done), principal.encode())
+        lease, renewing = LeaseId(id_), self._renewing
+        renewing[lease] = renewing.get(lease, 0) + 1
+        self._member.propose(encode(LeaseRenew(id_)), partial(self._renewed, lease, done), principal.encode())
 
     def time_to_live(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
         """Tell `principal` the whole seconds a lease has left, -1 when there is no such lease, as of a moment
@@ -129,7 +136,7 @@ class Lessor:
 
     def look(self) -> None:
         """Count on; the leader proposes the end of what is overdue. It may be `behind` then."""
-        self._leases.look()
+        self._leases.look(self._renewing)
         self._nodes.look()
         self.behind = True
 
@@ -137,18 +144,20 @@ class Lessor:
         """Count on with one piece, to be called until it is not `behind` any more, between other work."""
         self.behind = self._leases.count() or self._nodes.count()
 
+    def _renewed(self, id_: LeaseId, done: Callable[[int | Fault], None], outcome: Outcome | Fault) -> None:
+        left = self._renewing.pop(id_, 0) - 1
+        if left > 0:
+            self._renewing[id_] = left
+        if isinstance(outcome, LeaseGranted):
+            done(outcome.ttl)
+        elif isinstance(outcome, Fault) and outcome.cause != LEASE_NOT_FOUND:
+            done(outcome)
+        else:
+            done(0)
+
     def _tell(self, id_: int, done: Callable[[int | Fault], None], fault: Fault | None) -> None:
         left = self._leases.countdown.left(LeaseId(id_), self._member.clock.monotonic())
         done(fault or (-1 if left is None else int(left)))
-
-
-def _renewed(done: Callable[[int | Fault], None], outcome: Outcome | Fault) -> None:
-    if isinstance(outcome, LeaseGranted):
-        done(outcome.ttl)
-    elif isinstance(outcome, Fault) and outcome.cause != LEASE_NOT_FOUND:
-        done(outcome)
-    else:
-        done(0)
 
 
 def _ignore(_: Outcome | Fault) -> None:

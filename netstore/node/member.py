@@ -35,8 +35,8 @@ class Member(Protocol):
     @property
     def term(self) -> Term: ...
     @property
-    def holding(self) -> bool:
-        """Nothing is applied for now: the state engine is behind."""
+    def backed_up(self) -> bool:
+        """It leads, and requests wait that may be older than what it would propose by itself now."""
 
     @property
     def commit_index(self) -> Index:

@@ -11,15 +11,17 @@ from collections import OrderedDict, deque
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from netstore import errors
 from netstore.admission import WeighedAdmission, household
 from netstore.errors import MustStop
 from netstore.guard import guarded, tell, unguarded
-from netstore.state.envelope import request_of, seal
+from netstore.state.envelope import seal
 from netstore.types import Nanos, Term
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from netstore.errors import Fault
     from netstore.state.machine import Outcome
@@ -32,15 +34,35 @@ most half of them (`admission`), the member itself what is left.
 """
 
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
-"""Bytes of commands that may wait at once, shared out like them."""
+"""Bytes of commands that may wait at once, shared out like them: queued, or handed to Raft and not answered.
+Where they are queued elsewhere, as in the log, that is the same memory.
+"""
 
 TURN: Final = 16
 """Payloads of one principal (`admission.household`) that are taken before those of the next."""
 
-AGAIN_AT_ONCE: Final = 1_000
-"""Payloads of an earlier term that are looked at in one `take`: 0.3 ms. A batch of them may come on top."""
+NEVER_AGAIN: Final = Term(1 << 64)
+"""Later than any term: what is marked with it is not sent again, whichever leader comes."""
+
+_QUEUED: Final = Term(0)
+"""Earlier than any: what is not handed to Raft."""
 
 _ID_MASK: Final = (1 << 64) - 1
+
+
+class Slot(msgspec.Struct, eq=False):
+    """A request that waits for its outcome. `late_at` is in monotonic seconds; `term` is that in which the
+    payload was handed to Raft.
+    """
+
+    request: int
+    payload: bytes
+    """Empty once it is completed: whoever has the slot in a queue passes over it."""
+    done: Done
+    late_at: float
+    size: int
+    owner: str
+    term: Term = _QUEUED
 
 
 class Proposals:
@@ -56,19 +78,16 @@ class Proposals:
         self._next = origin
         self.time_limit = time_limit
         """Seconds a request may wait."""
-        self._slots: dict[int, tuple[Done, float, int, str]] = {}
+        self._slots: dict[int, Slot] = {}
+        """In the order in which they were opened, which is that of their time limits."""
         self._waiting = WeighedAdmission(MAX_WAITING, MAX_WAITING_BYTES)
         """What the member itself proposes has no place there, only bytes."""
-        self._first: deque[bytes] = deque()
-        """Payloads that go before those of the lines: put back, or of the member itself."""
-        self._lines: OrderedDict[str, deque[bytes]] = OrderedDict()
+        self._again: deque[Slot] = deque()
+        """What goes before all others: it was taken once, in vain."""
+        self._first: deque[Slot] = deque()
+        """What the member itself proposes, which goes before the lines."""
+        self._lines: OrderedDict[str, deque[Slot]] = OrderedDict()
         """The others by who asked (`admission.household`); the next one's line is the first."""
-        self._sent: deque[tuple[Term, list[bytes]]] = deque()
-        """What was handed to Raft and may still be waited for, with the term in which it was."""
-        self._term = Term(0)
-        """What was handed over in an earlier one is to be queued again."""
-        self._again: deque[bytes] = deque()
-        """Payloads that go before all others: they were sent once, in vain."""
         self.now = 0.0
         """Monotonic seconds; the loop sets it at each turn."""
         self.failed: Callable[[Exception], object] = unguarded
@@ -81,93 +100,88 @@ class Proposals:
 
     @property
     def queued(self) -> bool:
-        """Payloads wait to be proposed, or are to be looked at again."""
-        return bool(self._first or self._lines or self._again or self._is_overtaken)
-
-    @property
-    def _is_overtaken(self) -> bool:
-        """There is something left that was sent in an earlier term."""
-        return bool(self._sent) and self._sent[0][0] < self._term
+        """There is something to `take`, or there was."""
+        return bool(self._first or self._lines or self._again)
 
     def open(self, command: bytes, done: Done, principal: bytes = b"", level: int = 1) -> bytes | None:
         """Give a command its slot and return its payload (`state.envelope`), to be proposed by the caller.
         None (and `done` was called) when too much waits already, of all or of this principal.
         """
+        slot = self._open(command, done, principal, level)
+        return None if slot is None else slot.payload
+
+    def _open(self, command: bytes, done: Done, principal: bytes, level: int) -> Slot | None:
         size = len(command) + 1  # nobody holds no bytes
         owner = household(principal.decode())
         if len(self._slots) >= MAX_WAITING or not self._waiting.enter(owner, size, 1 if owner else 0):
             done(errors.too_many())
             return None
         self._next = request = (self._next + 1) & _ID_MASK
-        self._slots[request] = (done, self.now + self.time_limit, size, owner)
-        return seal(command, request, level, self.wall, principal)
+        payload = seal(command, request, level, self.wall, principal)
+        slot = self._slots[request] = Slot(request, payload, done, self.now + self.time_limit, size, owner)
+        return slot
 
     def add(self, command: bytes, done: Done, principal: bytes = b"", level: int = 1) -> None:
-        """Give a command its slot and queue its payload for `take`; refused like `open`. Without a principal
-        it is the member's own, ends of leases above all, and goes first.
+        """Give a command its slot and queue it for `take`; refused like `open`. Without a principal it is the
+        member's own, ends of leases above all, and goes first.
         """
-        payload = self.open(command, done, principal, level)
-        if payload is None:
+        slot = self._open(command, done, principal, level)
+        if slot is None:
             return
-        owner = household(principal.decode())
-        if not owner:
-            self._first.append(payload)
-        elif (line := self._lines.get(owner)) is not None:
-            line.append(payload)
+        if not slot.owner:
+            self._first.append(slot)
+        elif (line := self._lines.get(slot.owner)) is not None:
+            line.append(slot)
         else:
-            self._lines[owner] = deque((payload,))
+            self._lines[slot.owner] = deque((slot,))
 
-    def take(self, most: int) -> list[bytes]:
-        """Up to `most` queued payloads: those of one principal in the order they came, and where not all can
-        be taken, principals by turns, so that who writes without a pause delays nobody but itself. What was
-        overtaken comes before the others, however many calls that takes: some of these may give nothing.
+    def take(self, most: int) -> list[Slot]:
+        """Up to `most` of what is queued, and fewer where some have been completed meanwhile: those of one
+        principal in the order they came, and where not all can be taken, principals by turns, so that who
+        writes without a pause delays nobody but itself. What was put back or overtaken comes before the
+        member's own, and that before the lines.
         """
         first, lines, again = self._first, self._lines, self._again
-        if self._is_overtaken:
-            self._queue_again()
-        payloads = [again.popleft() for _ in range(min(most, len(again)))]
-        if self._is_overtaken:
-            return payloads
-        payloads += [first.popleft() for _ in range(min(most - len(payloads), len(first)))]
-        if lines and len(payloads) + sum(map(len, lines.values())) <= most:
+        slots = [again.popleft() for _ in range(min(most, len(again)))]
+        slots += [first.popleft() for _ in range(min(most - len(slots), len(first)))]
+        if lines and len(slots) + sum(map(len, lines.values())) <= most:
             for line in lines.values():
-                payloads += line
+                slots += line
             lines.clear()
-        while lines and len(payloads) < most:
+        while lines and len(slots) < most:
             owner, line = lines.popitem(last=False)
-            payloads += [line.popleft() for _ in range(min(TURN, len(line), most - len(payloads)))]
+            slots += [line.popleft() for _ in range(min(TURN, len(line), most - len(slots)))]
             if line:
                 lines[owner] = line
-        return payloads
+        return [slot for slot in slots if slot.payload]
 
-    def put_back(self, payloads: list[bytes]) -> None:
+    def put_back(self, slots: list[Slot]) -> None:
         """These were taken and could not be proposed yet: they are the next again."""
-        self._first.extendleft(reversed(payloads))
+        self._again.extendleft(reversed(slots))
 
-    def sent(self, term: Term, payloads: list[bytes]) -> None:
-        """These were handed to Raft, in this term, as one batch."""
-        while self._sent and request_of(self._sent[0][1][-1]) not in self._slots:
-            self._sent.popleft()
-        self._sent.append((term, payloads))
+    def sent(self, term: Term, slots: Sequence[Slot]) -> None:
+        """These were handed to Raft, in this term."""
+        for slot in slots:
+            slot.term = term
 
     def overtaken(self, term: Term) -> None:
         """An entry of this term was applied. What was sent in an earlier term and has not been applied never
         will be: entries of the log are in the order of their terms, and a leader takes only what was sent in
-        its own (Ongaro's dissertation, section 3.6). It is queued again, by the next calls of `take`, so that
-        a request survives the leader it was given to, and still happens once at most.
+        its own (Ongaro's dissertation, section 3.6). It is queued again, in the order in which it was opened
+        and with what was put back, so that a request survives the leader it was given to, and still happens
+        once at most. O(`MAX_WAITING`): 2 ms.
         """
-        self._term = term
-
-    def _queue_again(self) -> None:
-        most = AGAIN_AT_ONCE
-        while most > 0 and self._is_overtaken:
-            batch = self._sent.popleft()[1]
-            self._again += [each for each in batch if request_of(each) in self._slots]
-            most -= len(batch)
+        waiting = set(self._again)
+        again = [slot for slot in self._slots.values() if _QUEUED < slot.term < term or slot in waiting]
+        for slot in again:
+            slot.term = _QUEUED
+        self._again = deque(again)
 
     def jumped(self) -> None:
-        """The state became that of a copy: what was sent may be part of it, and is not sent again."""
-        self._sent.clear()
+        """The state became that of a copy: what was sent may be part of it, and is not sent again. O(all)."""
+        for slot in self._slots.values():
+            if slot.term:
+                slot.term = NEVER_AGAIN
 
     def awaits(self, request: int) -> bool:
         """Whether somebody waits for the outcome of this request."""
@@ -180,8 +194,9 @@ class Proposals:
         slot = self._slots.pop(request, None)
         if slot is None:
             return
-        done, _, size, principal = slot
-        self._waiting.leave(principal, size, 1 if principal else 0)
+        done, owner = slot.done, slot.owner
+        slot.payload = b""
+        self._waiting.leave(owner, slot.size, 1 if owner else 0)
         # Whoever waits makes its answer now. Where it cannot, it is told that, and the next goes on.
         try:
             done(outcome)
@@ -192,33 +207,28 @@ class Proposals:
             guarded(self.failed, done, errors.failed())
 
     def give_up_sent(self, fault: Fault, most: int) -> bool:
-        """Nobody can say when what was handed to Raft is kept: complete the slots of so many payloads, the
-        oldest first. Whether there are more.
+        """Nobody can say when what was handed to Raft is kept: complete so many slots of it, the oldest
+        first. Whether there may be more. O(`MAX_WAITING`) to find them: 1 ms.
         """
-        while self._sent and most > 0:
-            term, batch = self._sent.popleft()
-            if len(batch) > most:
-                self._sent.appendleft((term, batch[most:]))
-            for payload in batch[:most]:
-                self.complete(request_of(payload), fault)
-            most -= len(batch)
-        return bool(self._sent)
+        sent = list(islice((slot for slot in self._slots.values() if slot.term), most))
+        self.refuse(sent, fault)
+        return len(sent) == most
 
     def expire(self, fault: Callable[[], Fault], most: int) -> int:
         """Give up to so many slots past their time limit a fault; how many. Slots are in the order of their
-        limits, and so are the payloads of each line: this is O(expired), amortised.
+        limits, and so is each line: this is O(expired), amortised.
         """
-        late = list(takewhile(self._is_late, islice(self._slots.items(), most)))
-        for request, (_, _, _, owner) in late:
-            self.complete(request, fault())
-            line = self._lines.get(owner)
+        late = list(takewhile(self._is_late, islice(self._slots.values(), most)))
+        for slot in late:
+            self.complete(slot.request, fault())
+            line = self._lines.get(slot.owner)
             if line is not None:
-                self._forget_first(line)
+                _forget_first(line)
                 if not line:
-                    del self._lines[owner]
+                    del self._lines[slot.owner]
         if late:
-            self._forget_first(self._first)
-            self._forget_first(self._again)
+            _forget_first(self._first)
+            _forget_first(self._again)
         return len(late)
 
     def fail_all(self, fault: Fault) -> None:
@@ -226,19 +236,18 @@ class Proposals:
         self._first.clear()
         self._lines.clear()
         self._again.clear()
-        self._sent.clear()
-        for request in list(self._slots):
-            self.complete(request, fault)
+        self.refuse(list(self._slots.values()), fault)
 
-    def refuse(self, payloads: list[bytes], fault: Fault) -> None:
-        """These payloads were not proposed: complete their slots, all at once. 10 us each."""
-        for payload in payloads:
-            self.complete(request_of(payload), fault)
+    def refuse(self, slots: list[Slot], fault: Fault) -> None:
+        """These go no further: complete them, all at once. 10 us each."""
+        for slot in slots:
+            self.complete(slot.request, fault)
 
-    def _forget_first(self, payloads: deque[bytes]) -> None:
-        """Let go of those at the front for which nobody waits."""
-        while payloads and request_of(payloads[0]) not in self._slots:
-            payloads.popleft()
+    def _is_late(self, slot: Slot) -> bool:
+        return slot.late_at < self.now
 
-    def _is_late(self, item: tuple[int, tuple[Done, float, int, str]]) -> bool:
-        return item[1][1] < self.now
+
+def _forget_first(slots: deque[Slot]) -> None:
+    """Let go of those at the front for which nobody waits."""
+    while slots and not slots[0].payload:
+        slots.popleft()

@@ -36,13 +36,15 @@ class Lease(msgspec.Struct, gc=False):
     """Which it has, but for what `late` says."""
     late: dict[bytes, bool] | None = None
     """Keys that came (True) or went since `keys` is being listed, which is left alone meanwhile."""
+    is_given_up: bool = False
+    """It is not being listed any more: `late` is put to the keys with the changes that come (`_settle`)."""
 
     def all_keys(self) -> Iterator[bytes]:
-        """The keys it has. While the iterator is used nothing may be listed."""
+        """The keys it has. While the iterator is used nothing may be listed, nor any of them moved."""
         late = self.late
         if not late:
             return iter(self.keys)
-        came = [key for key, is_there in late.items() if is_there and key not in self.keys]
+        came = (key for key, is_there in late.items() if is_there and key not in self.keys)
         return chain((key for key in self.keys if key not in late or late[key]), came)
 
 
@@ -53,6 +55,13 @@ class LeaseRecord(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_f
     ttl: int
     since: Index
     remaining: int
+
+
+def _settle(lease: Lease, late: dict[bytes, bool], most: int) -> None:
+    """Put so much of what came and went to the keys."""
+    for _ in range(min(most, len(late))):
+        key, is_there = late.popitem()
+        (lease.keys.add if is_there else lease.keys.discard)(key)
 
 
 def stored_leases(records: Iterable[LeaseRecord]) -> Iterator[tuple[LeaseId, Lease | None]]:
@@ -160,13 +169,13 @@ class Leases:
             if lease.late is None:
                 lease.keys.discard(key)
             else:
-                lease.late[key] = False
+                self._note(lease, lease.late, key, is_there=False)
         if after:
             lease = self._leases.get(LeaseId(after)) or self._young[LeaseId(after)]
             if lease.late is None:
                 lease.keys.add(key)
             else:
-                lease.late[key] = True
+                self._note(lease, lease.late, key, is_there=True)
 
     def begin(self) -> None:
         """A command begins that is carried out in pieces: until `finish`, the keys it moves are remembered.
@@ -200,6 +209,7 @@ class Leases:
         first list comes that is not empty, or the iterator ends. The state may go on between two steps, but
         of one lease there must be one such iterator at a time. Whoever gives one up says so to `unlist`.
         """
+        lease.is_given_up = False
         yield from self._caught_up(lease)
         lease.late = {}
         keys = iter(lease.keys)
@@ -210,19 +220,25 @@ class Leases:
 
     @staticmethod
     def unlist(lease: Lease) -> None:
-        """The iterator over its keys is given up: what came and went meanwhile is put to them. O(that)."""
-        late, lease.late = lease.late or {}, None
-        lease.keys.difference_update([key for key, is_there in late.items() if not is_there])
-        lease.keys.update([key for key, is_there in late.items() if is_there])
+        """The iterator over its keys is given up. What came and went meanwhile is put to them by and by: a
+        little with each change of its keys, the rest when they are listed again. O(1).
+        """
+        lease.is_given_up = True
+
+    @staticmethod
+    def _note(lease: Lease, late: dict[bytes, bool], key: bytes, *, is_there: bool) -> None:
+        """A key came or went that cannot be put to the others at once. O(1)."""
+        late[key] = is_there
+        if lease.is_given_up:
+            _settle(lease, late, 2)  # so there is always less of it
+            if not late:
+                lease.late, lease.is_given_up = None, False
 
     def _caught_up(self, lease: Lease) -> Iterator[list[bytes]]:
         """Until `keys` is what the lease has, and no command is half done."""
         while lease.late or self._moved is not None:
-            if self._moved is None:
-                late = lease.late or {}
-                for _ in range(min(KEYS_AT_ONCE, len(late))):
-                    key, is_there = late.popitem()
-                    (lease.keys.add if is_there else lease.keys.discard)(key)
+            if self._moved is None and lease.late:
+                _settle(lease, lease.late, KEYS_AT_ONCE)
             yield []
 
     def ids(self) -> Generator[list[LeaseId]]:

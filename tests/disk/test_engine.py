@@ -593,9 +593,18 @@ def test_what_a_host_waits_for_the_engine_tries_again(
     error = opened.sync()
     assert error is not None
     assert error.errno == number
+    assert engine.failing()
     monkeypatch.undo()
     assert opened.sync() is None
     assert engine.durable() == 1
+    assert not engine.failing()
+    monkeypatch.setattr(engine, "_put", short)
+    engine.write(Index(1), {("plain", b"b"): b"2"})
+    assert opened.sync() is not None
+    assert engine.failing()
+    monkeypatch.undo()
+    assert opened.sync() is None
+    assert (engine.durable(), engine.failing()) == (1, False)
     engine.close()
 
 

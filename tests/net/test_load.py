@@ -151,14 +151,13 @@ def test_a_household_is_there_while_it_has_a_connection_or_a_load(
 
 def test_one_turn_that_took_long_makes_none_long() -> None:
     load = Loads().join("ann", 0.0)
-    for number in range(8):
-        load.add_turn(number / 1000, LONG_TURN / 4)
-        assert not load.has_long_turns
-    load.add_turn(0.01, 1.0)
-    assert not load.has_long_turns
-    for number in range(3):
-        load.add_turn(0.02 + number / 1000, 2 * LONG_TURN)
-    assert load.has_long_turns
-    for number in range(4):
-        load.add_turn(0.03 + number / 1000, LONG_TURN / 4)
-    assert not load.has_long_turns
+
+    def seen(turns: int, seconds: float) -> bool:
+        for _ in range(turns):
+            load.add_turn(0.0, seconds)
+        return load.has_long_turns
+
+    assert not seen(8, LONG_TURN / 4)
+    assert not seen(1, 1.0)
+    assert seen(3, 2 * LONG_TURN)
+    assert not seen(4, LONG_TURN / 4)

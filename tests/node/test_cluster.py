@@ -16,7 +16,7 @@ from netstore.node.cluster import (
     NOT_LEADER,
     TRANSFER_TIMED_OUT,
 )
-from netstore.node.host import HELD_BYTES
+from netstore.node.host import BEHIND_SECONDS, HELD_BYTES
 from netstore.raft.change import Change, Step, StepKind
 from netstore.state import member
 from netstore.state.commands import PublishMember, RefuseChange, Set, UpdateMember, encode
@@ -344,26 +344,58 @@ def test_a_change_waits_for_a_leader() -> None:
     assert isinstance(answers[0], MemberInfo)
 
 
+def crowd(group: Group, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The leader's engine is behind, or it has too much to apply."""
+    if why == "behind":
+        monkeypatch.setattr(group[1].engine, "behind", lambda: 1)
+    else:
+        monkeypatch.setattr(group[1].host, "_to_apply_bytes", HELD_BYTES + 1)
+    group.tick()
+
+
 @pytest.mark.parametrize("through", [1, 2])
 @pytest.mark.parametrize("why", ["behind", "late"])
-def test_a_change_waits_while_too_much_is_not_applied(
+def test_a_change_waits_while_the_leader_has_too_much_to_apply(
     through: int, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group = Group(3)
-    asked_of, last = group[through], group[1].host.status().last
+    last = group[1].host.status().last
     answers: list[MemberInfo | Fault] = []
-    if why == "behind":
-        monkeypatch.setattr(asked_of.engine, "behind", lambda: 1)
-    else:
-        monkeypatch.setattr(asked_of.host, "_to_apply_bytes", HELD_BYTES + 1)
-    group.tick()
-    asked_of.cluster.add(NEW, learner=False, done=answers.append)
+    crowd(group, why, monkeypatch)
+    group[through].cluster.add(NEW, learner=False, done=answers.append)
     group.settle()
     told: list[object] = []
-    asked_of.host.change_members((Step(StepKind.ADD_LEARNER, NodeId(9)),), b"", told.append)
+    group[1].host.change_members((Step(StepKind.ADD_LEARNER, NodeId(9)),), b"", told.append)
     assert [each.cause.decode() for each in told if isinstance(each, Fault)] == [TOO_MANY]
     assert group[1].host.status().last == last
+    group.pass_time(BEHIND_SECONDS - 0.2)
     assert answers == []
+    monkeypatch.undo()
+    group.tick(2)
+    [answer] = answers
+    assert isinstance(answer, MemberInfo)
+
+
+@pytest.mark.parametrize("why", ["behind", "late"])
+def test_a_change_waits_no_longer_than_other_requests(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Group(3)
+    answers: list[MemberInfo | Fault] = []
+    crowd(group, why, monkeypatch)
+    group[1].cluster.add(NEW, learner=False, done=answers.append)
+    group.pass_time(BEHIND_SECONDS + 0.3)
+    [answer] = answers
+    assert isinstance(answer, Fault)
+    assert (answer.cause.decode(), answer.outcome_known) == (TOO_MANY, True)
+
+
+def test_a_change_is_passed_on_whatever_the_own_engine_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Group(3)
+    answers: list[MemberInfo | Fault] = []
+    monkeypatch.setattr(group[2].engine, "behind", lambda: 1)
+    group.tick()
+    group[2].cluster.add(NEW, learner=False, done=answers.append)
+    group.settle()
+    assert len(group[1].machine.members) == 4
     monkeypatch.undo()
     group.tick(2)
     [answer] = answers

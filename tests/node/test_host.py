@@ -30,12 +30,13 @@ from netstore.node.lessor import Lessor
 from netstore.node.timekeeper import Deadlines
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.core import Raft
-from netstore.raft.entry import EntryKind, SnapshotMeta
+from netstore.raft.entry import Entry, EntryKind, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import Append, Forward, InstallSnapshot
 from netstore.raft.status import Fate, Proposed, Refusal
 from netstore.seams import SyncFailed
 from netstore.state.commands import Delete, QuorumGet, Set, encode
+from netstore.state.envelope import seal
 from netstore.state.machine import Machine
 from netstore.state.mirror import TABLES
 from netstore.state.reads import STEP_UNITS, UNIT_BYTES, RangeRead
@@ -371,7 +372,9 @@ def test_while_the_engine_is_behind_nothing_is_applied_and_what_is_asked_waits()
 
 def test_what_waits_for_the_engine_is_refused_when_it_has_been_behind_for_too_long() -> None:
     member, engine = behind()
+    pass_time(member, 2 * BEHIND_SECONDS)
     waiting = [put(member) for _ in range(2 * EXPIRED_AT_ONCE)]
+    turns(member, 1)
     pass_time(member, BEHIND_SECONDS - 0.1)
     assert waiting == [[]] * len(waiting)
     pass_time(member, 0.2)
@@ -438,6 +441,46 @@ def test_while_the_engine_is_behind_no_lease_ends_whose_renewal_waits() -> None:
     assert list(member.host.machine.leases.timed_keys()) == []
 
 
+@pytest.mark.parametrize("where", ["queued", "put off", "passed on"])
+def test_no_lease_ends_whose_renewal_waits_somewhere(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a leader that has much to apply, or at one whose engine is behind, of a follower; or at a follower
+    whose own engine is behind.
+    """
+    group = Group(3)
+    leader, other = group[1], group[2]
+    asked_of = leader if where == "queued" else other
+    lessors = Lessor(leader.host, 0.0), Lessor(asked_of.host, 0.0)
+    other.host.propose(encode(LeaseGrant(5, 2)), lambda _: None)
+    group.settle()
+    lessors[0].look()
+    group.pass_time(1.7)
+    with monkeypatch.context() as patch:
+        if where == "queued":
+            patch.setattr(leader.host, "_to_apply_bytes", HELD_BYTES + 1)
+        else:
+            patch.setattr((leader if where == "put off" else other).engine, "behind", lambda: 1)
+        group.tick()
+        told: list[int | Fault] = []
+        lessors[1].keep_alive(5, told.append, "ann")
+        group.settle()
+        group.pass_time(0.4)
+        lessors[0].look()
+        group.settle()
+        assert told == []
+    if where == "put off":
+        leader.host._hold()  # what was put off waits still
+        leader.host._own_is_next = True
+        lessors[0].look()
+    group.tick()
+    group.settle()
+    assert told == [2]
+    lessors[0].look()
+    group.pass_time(2.5)
+    lessors[0].look()
+    group.settle()
+    assert leader.machine.leases.get(5) is None
+
+
 def forward(member: Solo, size: int = HELD_BYTES // 4 - 200) -> Forward:
     payload = member.host.proposals.open(encode(Set(b"/big", bytes(size))), lambda _: None)
     assert payload is not None
@@ -445,8 +488,8 @@ def forward(member: Solo, size: int = HELD_BYTES // 4 - 200) -> Forward:
     return Forward(NodeId(9), ME, member.host.term, EntryKind.NORMAL, [payload])
 
 
-def test_while_the_engine_is_behind_others_are_listened_to_within_a_bound() -> None:
-    """A part of it is put into the log, as much again waits for that."""
+def test_while_the_engine_is_behind_what_others_ask_waits_within_a_bound() -> None:
+    """None of it is in the log: a read would have to wait for it."""
     member, engine = behind()
     last = member.host.status().last
     message = forward(member)
@@ -454,10 +497,11 @@ def test_while_the_engine_is_behind_others_are_listened_to_within_a_bound() -> N
         member.host.receive([message])
         turns(member, 2)
         assert not member.woken
-    assert member.host.status().last - last == 4
-    assert member.host.machine.applied == last
+    assert member.host.status().last == last
+    assert (len(member.host._put_off), member.host.backed_up) == (8, True)
     catch_up(member, engine)
     assert member.host.machine.applied == last + 8
+    assert (len(member.host._put_off), member.host._put_off_bytes, member.host.backed_up) == (0, 0, False)
     member.host.receive([message])
     member.settle()
     assert member.host.machine.applied == last + 9
@@ -468,7 +512,7 @@ def test_what_others_ask_waits_no_longer_than_what_is_asked_here(why: str) -> No
     member, engine = behind()
     last = member.host.status().last
     message = forward(member)
-    for _ in range(6):
+    for _ in range(2):
         member.host.receive([message])
         turns(member, 1)
     assert len(member.host._put_off) == 2
@@ -483,14 +527,13 @@ def test_what_others_ask_waits_no_longer_than_what_is_asked_here(why: str) -> No
         member.host.receive([message])
     catch_up(member, engine)
     assert (len(member.host._put_off), member.host._put_off_bytes) == (0, 0)
-    assert member.host.machine.applied == last + 4
+    assert member.host.machine.applied == last + (why == "late")
 
 
 def test_what_others_asked_is_taken_some_at_a_time() -> None:
     member, engine = behind()
     host = member.host
     [payload] = forward(member, 1).payloads
-    host._log_bytes_before -= HELD_BYTES
     many = Forward(NodeId(9), ME, host.term, EntryKind.NORMAL, [payload] * PAYLOADS_PER_TURN)
     host.receive([many] * 3)
     assert len(host._put_off) == 3
@@ -504,24 +547,219 @@ def test_what_others_asked_is_taken_some_at_a_time() -> None:
     assert host.status().last == last + 3 * PAYLOADS_PER_TURN
 
 
+@pytest.mark.parametrize("size", [HELD_BYTES // 5, 9])
 def test_what_a_member_asks_of_a_leader_whose_engine_is_behind_is_done_when_it_is_no_more(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     group = Group(3)
     leader, other = group[1], group[2]
     monkeypatch.setattr(leader.engine, "behind", lambda: 1)
     group.tick()
-    outcomes: list[Outcomes] = []
+    done: list[Outcome | Fault] = []
     for number in range(7):
-        outcomes.append([])
-        big = encode(Set(b"/%d" % number, bytes(HELD_BYTES // 5)))
-        other.host.propose(big, outcomes[-1].append)
+        other.host.propose(encode(Set(b"/k", bytes(size if number < 6 else 1))), done.append)
         group.settle()
-    assert [len(each) for each in outcomes] == [1] * 4 + [0] * 3
+    assert done == []
     monkeypatch.undo()
     leader.engine.eased()
     group.settle()
-    assert [type(each) for [each] in outcomes] == [Event] * 7
+    sizes = [len(each.node.value or b"") for each in done if isinstance(each, Event)]
+    assert sizes == [size] * 6 + [1], "in the order in which they were asked"
+
+
+def test_what_was_put_off_waits_while_leadership_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Group(3)
+    leader, other = group[1], group[2]
+    monkeypatch.setattr(leader.engine, "behind", lambda: 1)
+    group.tick()
+    done: list[Outcome | Fault] = []
+    other.host.propose(encode(Set(b"/k", b"early")), done.append)
+    group.settle()
+    group[3].cut_off = True
+    term = leader.host.term
+    assert leader.host.transfer(NodeId(3)) is None
+    group.settle()
+    monkeypatch.undo()
+    group.tick()
+    other.host.propose(encode(Set(b"/k", b"late")), done.append)
+    group.settle()
+    assert (len(leader.host._put_off), done) == (2, [])
+    group.pass_time(2)
+    assert [each.node.value for each in done if isinstance(each, Event)] == [b"early", b"late"]
+    assert leader.host.term == term, "by the leader it was asked of"
+
+
+def test_what_others_ask_waits_for_what_is_not_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = Solo().lead()
+    last = member.host.status().last
+    with monkeypatch.context() as patch:
+        full = Proposed(Fate.REFUSED, refusal=Refusal.BACKLOG_FULL)
+        patch.setattr(Raft, "propose", lambda _self, _payloads: full)
+        member.host.receive([forward(member, 1)] * 2)
+        turns(member, 3)
+        assert not member.woken
+        assert len(member.host._put_off) == 2
+    member.host.tick()
+    member.settle()
+    assert member.host.machine.applied == last + 2
+
+
+def test_what_others_ask_waits_behind_what_waits_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there would be room for it."""
+    member = Solo().lead()
+    last = member.host.status().last
+    real = Raft.propose
+
+    def propose(raft: Raft, payloads: list[bytes]) -> Proposed:
+        if len(payloads[0]) > 1_000:
+            return Proposed(Fate.REFUSED, refusal=Refusal.BACKLOG_FULL)
+        return real(raft, payloads)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Raft, "propose", propose)
+        member.host.receive([forward(member, 1_000), forward(member, 1)])
+        turns(member, 3)
+        assert member.host.status().last == last
+    member.host.tick()
+    member.settle()
+    assert member.host.machine.applied == last + 2
+
+
+def test_a_leader_serves_its_own_clients_however_much_others_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others ask waits as its own does while too much is not applied."""
+    monkeypatch.setattr(host, "HELD_BYTES", 100_000)
+    monkeypatch.setattr(host, "TURN_UNITS", 100)
+    member = Solo().lead()
+    message = forward(member, 10_000)
+    own: Outcomes = []
+    start = member.host.machine.applied
+    for step in range(300):
+        member.clock.now = Nanos(member.clock.now + 10_000_000)
+        if step % 10 == 0:
+            member.host.tick()
+        member.host.receive([message] * (30 if step == 0 else 5))
+        if step == 5:
+            assert member.host.crowded
+            own = put(member)
+        turns(member, 1)
+        assert member.host._put_off_bytes <= 2 * host.HELD_BYTES
+    assert [type(each) for each in own] == [Event]
+    assert member.host.machine.applied > start + 1_000
+
+
+def test_own_requests_and_those_of_others_go_first_by_turns() -> None:
+    order = []
+    member, engine = behind()
+    message = forward(member, 3)
+    for _ in range(4):
+        engine.late = 1
+        member.host.tick()
+        turns(member, 1)
+        put(member, b"own")
+        member.host.receive([message])
+        last = member.host.status().last
+        engine.late = 0
+        engine.eased()
+        turns(member, 1)
+        assert member.host.status().last == last + 2
+        payload = member.host._raft.log.between(Index(last + 1), Index(last + 1))[0].data
+        order.append(b"/big" in payload)
+        member.settle()
+    assert order in ([True, False] * 2, [False, True] * 2)
+
+
+@pytest.mark.parametrize("why", ["behind", "late"])
+def test_what_waits_is_refused_only_when_nothing_could_be_proposed(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that is slow for long, but lets something through now and then, refuses nothing."""
+    member = Solo(engine=(engine := Slow(lambda call: call(), TABLES))).lead()
+    member.settle()
+    member.host.tick()
+
+    def crowd(is_crowded: int) -> None:
+        if why == "behind":
+            engine.late = is_crowded
+        else:
+            member.host._to_apply_bytes = is_crowded * (HELD_BYTES + 1)
+        member.host.tick()
+
+    for _ in range(5):
+        crowd(1)
+        waiting = put(member)
+        turns(member, 1)
+        pass_time(member, BEHIND_SECONDS - 0.1)
+        assert waiting == []
+        crowd(0)
+        member.settle()
+        assert [type(each) for each in waiting] == [Event]
+    crowd(1)
+    pass_time(member, 5.0)
+    waiting = put(member)
+    turns(member, 1)
+    pass_time(member, BEHIND_SECONDS - 0.1)
+    assert waiting == []
+    pass_time(member, 0.2)
+    assert refusal(waiting) == TOO_MANY
+    crowd(0)
+    member.settle()
+
+
+def test_a_follower_passes_on_what_it_is_asked_whatever_its_engine_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    group = Group(3)
+    leader, other = group[1], group[2]
+    monkeypatch.setattr(other.engine, "behind", lambda: 1)
+    group.tick()
+    done: list[Outcome | Fault] = []
+    other.host.propose(encode(Set(b"/k", b"v")), done.append)
+    group.settle()
+    assert leader.machine.tree.file(b"/k") is not None
+    assert done == [], "it answers by its own state"
+    monkeypatch.undo()
+    other.engine.eased()
+    group.settle()
+    assert [type(each) for each in done] == [Event]
+
+
+@pytest.mark.parametrize("short", ["log", "low", "state"])
+def test_a_leader_without_room_does_not_let_others_fill_the_log(short: str) -> None:
+    member = Solo().lead()
+    put(member)
+    member.settle()
+    last = member.host.status().last
+    if short == "log":
+        member.host._disk_full = FULL
+    elif short == "low":
+        member.host.room = _Room()
+    else:
+        member.host.engine_failed(FULL)
+    payloads = [*forward(member, 9).payloads, seal(encode(Delete(b"/k")), 1)]
+    member.host.receive([Forward(NodeId(9), ME, member.host.term, EntryKind.NORMAL, payloads)])
+    member.settle()
+    assert member.host.status().last == last + (short != "log")
+    assert value(member) == (b"v" if short == "log" else None)
+
+
+def test_a_state_that_failed_once_is_writable_after_the_next_commit_whatever_that_held() -> None:
+    """Also one that moves no index, as of what a sweep erased."""
+    member = Solo().lead()
+    put(member)
+    member.settle()
+    member.engine.commit()
+    member.host.machine.sweep()
+    member.engine.fail(FULL)
+    member.host.engine_failed(FULL)
+    member.host.retry_writes()
+    assert refusal_of_next(member) == NO_SPACE
+    member.engine.fail(None)
+    member.engine.commit()
+    member.host.retry_writes()
+    outcomes = put(member)
+    member.settle()
+    assert [type(each) for each in outcomes] == [Event]
+    assert member.lines.events.count("state_writable") == 1
 
 
 def test_while_leadership_is_handed_over_what_waits_makes_no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -613,6 +851,22 @@ def test_while_much_is_committed_and_not_applied_own_requests_wait(monkeypatch: 
     assert member.host._to_apply_bytes == 0
 
 
+def test_what_waits_is_proposed_in_the_turn_after_all_was_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "HELD_BYTES", 100)
+    member = Solo().lead()
+    member.settle()
+    with monkeypatch.context() as patch:
+        patch.setattr(host, "TURN_UNITS", 0)
+        put(member, bytes(100))
+        put(member, bytes(100))
+        turns(member, 5)
+        assert member.host.crowded
+        later = put(member)
+        turns(member, 1)
+    member.settle()
+    assert [type(each) for each in later] == [Event]
+
+
 def test_while_more_is_not_applied_what_others_send_is_lost_and_comes_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -623,8 +877,9 @@ def test_while_more_is_not_applied_what_others_send_is_lost_and_comes_again(
     monkeypatch.setattr(host, "UNAPPLIED_BYTES", 1 << 20)
     monkeypatch.setattr(late, "_apply", lambda: False)
     monkeypatch.setattr(late, "_wake", lambda: None)
-    forward = Forward(leader.id, late.id, late.term, EntryKind.NORMAL, [b"payload"])
-    assert late._has_room(forward)
+    entry = Entry(Index(1), late.term, EntryKind.NORMAL, b"payload")
+    message = Append(leader.id, late.id, late.term, Index(0), Term(0), Index(0), [entry])
+    assert late._has_room(message)
     big = encode(Set(b"/big", bytes((1 << 20) // 64)))
     for _ in range(80):
         leader.propose(big, lambda _: None)
@@ -635,11 +890,11 @@ def test_while_more_is_not_applied_what_others_send_is_lost_and_comes_again(
     assert leader.machine.applied == start + 80
     assert start + 63 <= late.status().last <= start + 66
     assert late.machine.applied == start
-    assert not late._has_room(forward)
+    assert not late._has_room(message)
     monkeypatch.undo()
     group.pass_time(1)
     assert late.machine.applied == leader.machine.applied == start + 80
-    assert late._has_room(forward)
+    assert late._has_room(message)
 
 
 def test_watchers_of_the_tree_hold_up_no_write() -> None:

@@ -198,3 +198,38 @@ def test_the_leader_notes_what_long_leases_have_left(member: Leading) -> None:
     assert lease.remaining == 700
     member.keep_alive(7)
     assert lease.remaining == 0
+
+
+def test_a_lease_does_not_end_while_its_renewal_waits(
+    member: Leading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are of it, and whatever comes of them."""
+    member.grant(7, 5)
+    member.grant(8, 5)
+    member.wait(4)
+    told: list[int | Fault] = []
+    waiting: list[Callable[[Outcome | Fault], None]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(member, "propose", lambda _command, done, _principal: waiting.append(done))
+        for _ in range(2):
+            member.lessor.keep_alive(7, told.append)
+    member.wait(2)
+    assert member.expired() == [8]
+    waiting.pop()(errors.too_many())
+    member.wait(4)
+    assert member.expired() == [8]
+    waiting.pop()(errors.timed_out())
+    assert told == [errors.too_many(), errors.timed_out()]
+    member.wait(4)
+    assert member.expired() == [8, 7]
+    assert not member.lessor._renewing
+
+
+def test_nothing_ends_while_requests_wait_that_may_have_come_before(member: Leading) -> None:
+    member.grant(7, 5)
+    member.backed_up = True
+    member.wait(9)
+    assert member.expired() == []
+    member.backed_up = False
+    member.wait(LOOK_SECONDS)
+    assert member.expired() == [7]

@@ -133,7 +133,7 @@ def test_what_a_member_could_not_carry_out_is_not_taken_from_another() -> None:
 def test_an_entry_tells_who_asked_and_when() -> None:
     group = Group(1)
     group[1].host.propose(encode(Set(b"/a")), lambda _: None, b"node1")
-    [payload] = group[1].host.proposals.take(9)
+    payload = group[1].host.proposals.take(9)[0].payload
     assert payload[20:25] == b"node1"
     assert command_of(payload) == encode(Set(b"/a"))
     assert int.from_bytes(payload[12:20], "little") == group.clock.wall()

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from netstore.admission import PARTS
 from netstore.errors import timed_out
-from netstore.node.proposals import MAX_WAITING, MAX_WAITING_BYTES, TURN, Proposals
+from netstore.node.proposals import MAX_WAITING, MAX_WAITING_BYTES, TURN, Proposals, Slot
 from netstore.state.envelope import command_of
+from netstore.types import Term
 
 
-def commands(payloads: list[bytes]) -> list[bytes]:
-    return [command_of(payload) for payload in payloads]
+def commands(slots: list[Slot]) -> list[bytes]:
+    return [command_of(slot.payload) for slot in slots]
 
 
 def queue(*what: tuple[bytes, bytes]) -> Proposals:
@@ -46,7 +47,20 @@ def test_the_members_own_go_first_and_what_was_taken_before_goes_before_them() -
     taken = made.take(2)
     assert commands(taken) == [b"own", b"1"]
     made.put_back(taken)
-    assert commands(made.take(9)) == [b"own", b"1", b"2"]
+    made.add(b"end", lambda _: None)
+    assert commands(made.take(9)) == [b"own", b"1", b"end", b"2"]
+    assert not made.queued
+
+
+def test_what_is_put_back_keeps_its_place_among_what_was_sent_in_vain() -> None:
+    """However much of either there is."""
+    made = queue(*((b"ann", b"%d" % number) for number in range(900)))
+    made.sent(Term(1), made.take(700))
+    made.put_back(made.take(100))
+    made.overtaken(Term(2))
+    for most in (512, 100):
+        made.put_back(made.take(most))
+    assert commands(made.take(512) + made.take(512)) == [b"%d" % number for number in range(900)]
     assert not made.queued
 
 
@@ -70,6 +84,30 @@ def test_what_timed_out_is_proposed_no_more() -> None:
     made.now = 11.0
     made.expire(timed_out, 1000)
     assert not made.queued
+
+
+def test_only_what_was_handed_to_raft_is_given_up() -> None:
+    made = queue(*((b"ann", b"%d" % number) for number in range(9)))
+    made.sent(Term(1), made.take(3))
+    made.overtaken(Term(2))
+    made.sent(Term(2), made.take(2))
+    assert made.give_up_sent(timed_out(), 1)
+    made.give_up_sent(timed_out(), 9)
+    assert commands(made.take(9)) == [b"%d" % number for number in range(2, 9)]
+
+
+def test_what_was_told_that_it_timed_out_is_taken_from_no_place() -> None:
+    made = queue((b"ann", b"old"), (b"", b"older"))
+    made.now = 9.0
+    made.add(b"young", lambda _: None, b"bob")
+    made.sent(Term(1), made.take(2))
+    made.put_back(made.take(9))
+    made.overtaken(Term(2))
+    made.put_back(sorted(made.take(9), key=lambda slot: -slot.request))
+    made.now = 11.0
+    assert made.expire(timed_out, 1000) == 2
+    assert commands(made.take(9)) == [b"young"]
+    assert (len(made), made.queued) == (1, False)
 
 
 def test_one_principal_leaves_half_of_the_places_to_the_others_and_the_rest_to_the_member() -> None:

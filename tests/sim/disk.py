@@ -330,6 +330,7 @@ class StateEngine(MemoryEngine):
         self._due = False
         self._gone = False
         self._replacing = False
+        self._failing = False
         super().install(disk.state, _ignore)
 
     def get(self, table: str, key: bytes) -> bytes | None:
@@ -366,6 +367,9 @@ class StateEngine(MemoryEngine):
         delay = min(self._disk.latency * (1 + 9 * self._host.random.random()), COPY_SECONDS)
         self._host.timeline.after(delay, partial(self._host.enter, partial(self._replace, image, done)))
 
+    def failing(self) -> bool:
+        return self._failing
+
     def power_loss(self) -> None:
         """The machine stops: what was not committed is gone."""
         if not self._gone:
@@ -401,6 +405,7 @@ class StateEngine(MemoryEngine):
         self._due = False
         if self._gone or self._replacing:
             return
+        self._failing = self._disk.full
         if self._disk.full:
             self._due = True
             self._host.timeline.after(self._interval, self._commit_due)

@@ -5,8 +5,10 @@ The table's commands are held to the twin in `test_mvcc`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -17,6 +19,9 @@ from netstore.state.lease import MAX_TTL, Lease, LeaseRecord, Leases, granted_tt
 from netstore.state.reads import Lost
 from netstore.state.tree import Life, Tree
 from netstore.types import Index, LeaseId, Nanos
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 IDS = st.integers(1, 4)
 
@@ -402,3 +407,60 @@ def test_a_list_of_all_leases_ends_with_the_state_it_began_in(monkeypatch: pytes
         next(ids)
     leases.grant(1, 60, Index(12))
     assert [*leases.ids()] == [[1]]
+
+
+STEPS = st.sampled_from(("come", "go", "list", "give up"))
+
+
+@given(st.lists(st.tuples(STEPS, st.integers(0, 9)), max_size=60))
+def test_a_listing_may_be_given_up_at_any_moment(steps: list[tuple[str, int]]) -> None:
+    leases = Leases()
+    lease = leases.grant(1, 60, Index(1))
+    assert isinstance(lease, Lease)
+    held: set[bytes] = set()
+    listing: Iterator[list[bytes]] | None = None
+    listed: set[bytes] = set()
+    expected: set[bytes] = set()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("netstore.state.lease.KEYS_AT_ONCE", 2)
+        for step, number in steps:
+            key = b"%d" % number
+            if step in {"come", "go"}:
+                is_there = step == "come"
+                if (key in held) is not is_there:
+                    leases.move(key, 0 if is_there else 1, 1 if is_there else 0)
+                (held.add if is_there else held.discard)(key)
+            elif step == "give up" and listing is not None:
+                listing = None
+                if lease.late is not None:
+                    leases.unlist(lease)
+            elif step == "list":
+                if listing is None:
+                    listing, listed = leases.listed(lease), set()
+                some = next(listing, None)
+                if some is None:
+                    assert listed == (expected if listed else held)
+                    listing = None
+                elif some:
+                    expected = expected if listed else set(held)
+                    listed.update(some)
+            assert set(lease.all_keys()) == set(leases.keys_of(lease)) == held
+
+
+def test_what_came_while_keys_were_listed_is_put_to_them_a_little_at_a_time() -> None:
+    leases = Leases()
+    lease = leases.grant(1, 60, Index(1))
+    assert isinstance(lease, Lease)
+    for number in range(3_000):
+        leases.move(b"%d" % number, 0, 1)
+    next(leases.listed(lease))
+    for number in range(3_000, 4_000):
+        leases.move(b"%d" % number, 0, 1)
+    leases.unlist(lease)
+    assert (len(lease.keys), len(lease.late or ())) == (3_000, 1_000)
+    for number in range(999):
+        leases.move(b"%d" % number, 1, 0)
+        assert len(lease.late or ()) == 999 - number
+    leases.move(b"999", 1, 0)
+    assert lease.late is None
+    assert lease.keys == {b"%d" % number for number in range(1_000, 4_000)}

@@ -232,7 +232,7 @@ class LocalMember:
         self.leader_since = START
         self.conf = ConfState(voters=(self.id,))
         self.term = Term(2)
-        self.holding = False
+        self.backed_up = False
         self.peers: tuple[PeerStatus, ...] = ()
         self.engine = engine or memory_engine()
         self.clock = clock or HandClock()

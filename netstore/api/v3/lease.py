@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import msgspec
 
 from netstore import errors
+from netstore.admission import Admission
 from netstore.api.v3 import messages
 from netstore.api.v3.answers import Pieces, fits
 from netstore.api.v3.messages import BadMessage, parse
@@ -55,6 +56,14 @@ WAYS: Final = 8
 """Sorted runs of keys that are merged at once. A run lies in parts of a step's keys and bytes by this, so
 that one part of each is about what a step works on.
 """
+
+MOST_MEANWHILE: Final = 1_024
+"""Calls that may wait for the next list of the keys of a lease, one principal at most half of them: starting
+it costs 2 us each.
+"""
+
+TOLD_AT_ONCE: Final = 64
+"""Of them so many are answered in one step where the lease has ended: 1 ms."""
 
 RUNS_AT_ONCE: Final = 50
 """Runs of `FEW` keys that are let go of in one step where there is no room for more."""
@@ -202,6 +211,8 @@ class LeaseService:
     def _join(self, asked: _Asked, call: Call, left: int) -> None:
         """Who asks while the keys are listed wants them as of later, and waits for what is under way, too."""
         fault = self._member.jobs.share(call.principal, asked.listing)
+        if fault is None and not asked.places.enter(call.principal):
+            fault = errors.too_many()
         if fault is not None:
             refuse(call, fault)
         else:
@@ -213,7 +224,7 @@ class LeaseService:
         listing = _Listing(
             self._keys_of(lease, waiting), partial(self._failed, waiting), partial(self._listed, lease)
         )
-        self._asked[lease.id] = _Asked(listing, [])
+        self._asked[lease.id] = _Asked(listing, [], Admission(MOST_MEANWHILE))
         self._start(waiting, listing)
 
     def _keys_of(self, lease: Lease, calls: deque[tuple[Call, int]]) -> Iterator[None]:
@@ -261,8 +272,16 @@ class LeaseService:
         if following is not None and waiting:
             self._list_keys(following, waiting)
             return
-        for call, left in waiting:
-            self._told(call, lease.id, True, left)
+        calls = deque(waiting)
+        self._start(calls, _Listing(self._answered(lease.id, calls), partial(self._failed, calls)))
+
+    def _answered(self, id_: LeaseId, calls: deque[tuple[Call, int]]) -> Iterator[None]:
+        """Answer those who wait for the keys of a lease that has ended."""
+        while calls:
+            for _ in range(min(TOLD_AT_ONCE, len(calls))):
+                call, left = calls.popleft()
+                self._told(call, id_, True, left)
+            yield
 
     def _list(self, call: Call, _: pb.LeaseLeasesRequest) -> None:
         machine = self._member.machine
@@ -278,7 +297,7 @@ class LeaseService:
         """Tell all of them the leases: one list for those who asked while there was another."""
         waiting = deque(calls)
         listing = _Listing(self._ids(waiting), partial(self._failed, waiting), self._ids_listed)
-        self._asked[_ALL] = _Asked(listing, [])
+        self._asked[_ALL] = _Asked(listing, [], Admission(MOST_MEANWHILE))
         self._start(waiting, listing)
 
     def _ids(self, calls: deque[tuple[Call, int]]) -> Iterator[None]:
@@ -419,12 +438,13 @@ class _Listing:
 
 
 class _Asked(NamedTuple):
-    """A listing of the keys of a lease that is under way, the calls that came meanwhile, and the seconds it
-    had left for each of these.
+    """A listing of the keys of a lease that is under way, the calls that came meanwhile, the seconds it had
+    left for each of these, and who has how many of them.
     """
 
     listing: _Listing
     meanwhile: list[tuple[Call, int]]
+    places: Admission
 
 
 class _Renewals:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from netstore.api.v3.answers import LOOK_SECONDS, PACE_SECONDS
-from netstore.api.v3.lease import FEW, FEW_LEASES, KEYS_PER_UNIT, MOST_UNREAD, MOST_WAITING
+from netstore.api.v3.lease import (
+    FEW,
+    FEW_LEASES,
+    KEYS_PER_UNIT,
+    MOST_MEANWHILE,
+    MOST_UNREAD,
+    MOST_WAITING,
+    TOLD_AT_ONCE,
+)
 from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import NO_LEADER, refusal
 from netstore.net import grpc
@@ -249,8 +257,41 @@ def test_a_listing_that_fails_keeps_no_notes_of_what_comes_and_goes(
         patch.setattr("netstore.api.v3.lease.sorted", None, raising=False)
         served.member.settle()
     assert call.status == grpc.INTERNAL
+    kept = {b"new", *[b"%05d" % number for number in range(1, 3_000)]}
+    assert set(lease.all_keys()) == kept
+    apply(served, Put(b"other", b"", 1), DeleteRange(b"other"))
     assert lease.late is None
-    assert lease.keys == {b"new", *[b"%05d" % number for number in range(1, 3_000)]}
+    assert lease.keys == kept
+
+
+def test_those_who_wait_for_the_keys_of_a_lease_that_ends_are_told_some_at_a_time(served: Served) -> None:
+    """And only so many of one principal may."""
+    apply(served, LeaseGrant(1, 60), *[Put(b"%05d" % number, b"", 1) for number in range(3_000)])
+    first = FakeCall("/etcdserverpb.Lease/LeaseTimeToLive")
+    ask_keys(served, first)
+    waiting = [FakeCall("/etcdserverpb.Lease/LeaseTimeToLive") for _ in range(MOST_MEANWHILE)]
+    for call in waiting:
+        ask_keys(served, call)
+    refused = waiting[MOST_MEANWHILE // 2 :]
+    assert {(call.status, call.text) for call in refused} == {
+        (grpc.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
+    }
+    waiting = waiting[: MOST_MEANWHILE // 2]
+    assert all(call.open for call in waiting)
+    other = FakeCall("/etcdserverpb.Lease/LeaseTimeToLive")
+    other.principal = "bob"
+    ask_keys(served, other)
+    waiting.append(other)
+    apply(served, LeaseRevoke(1))
+    before = 0
+    while any(call.open for call in waiting):
+        served.member.jobs.run(1)
+        told = sum(not call.open for call in waiting)
+        assert told - before <= TOLD_AT_ONCE
+        before = told
+    assert {pb.LeaseTimeToLiveResponse.FromString(call.messages[0]).TTL for call in waiting} == {-1}
+    served.member.settle()
+    assert len(served.member.jobs) == 0
 
 
 class SlowCall(FakeCall):
