@@ -14,7 +14,6 @@ Values are unique, so that they name the call. Time is linear in calls and chang
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -97,16 +96,22 @@ def _authors(calls: Sequence[PairCall], history: dict[int, list[_Change]]) -> No
             if _revision(each) in removers:
                 raise Wrong(f"another was told that it deleted at the revision of {each}")
             removers[_revision(each)] = each.command
-    strays = Counter(
-        (call.command.key, call.command.range_end)
+    strays = [
+        call.command
         for call in calls
         if isinstance(call.command, DeleteRange) and call.fate in {Fate.OPEN, Fate.UNKNOWN}
-    )
+    ]
+    untold: list[tuple[str, list[int]]] = []
+    """Deletions that nobody was told of, and which of the strays may each have been."""
     pairs: set[bytes] = set()
     for revision, changes in history.items():
         gone = {key for key, value in changes if value is None}
         if gone:
-            _remover(revision, gone, pairs, removers.get(revision), strays)
+            told, text = removers.get(revision), f"{gone} of {pairs} at revision {revision}"
+            if told is None:
+                untold.append((text, [n for n, stray in enumerate(strays) if gone == _taken(stray, pairs)]))
+            elif gone != _taken(told, pairs):
+                raise Wrong(f"{told} deleted {text}")
         pairs = (pairs | {key for key, _ in changes}) - gone
         for _, value in changes:
             if value is None:
@@ -119,27 +124,31 @@ def _authors(calls: Sequence[PairCall], history: dict[int, list[_Change]]) -> No
             seen.add(value)
             if call.fate is Fate.ANSWERED and _revision(call) != revision:
                 raise Wrong(f"told of another revision than {revision}: {call}")
+    _match(untold)
 
 
-def _remover(
-    revision: int,
-    gone: set[bytes],
-    pairs: set[bytes],
-    told: DeleteRange | None,
-    strays: Counter[tuple[bytes, bytes]],
-) -> None:
-    """Who deleted these keys of those there were: who was told so, or one without an answer that would have
-    deleted just them; of those, one that asked for less is taken first.
+def _match(untold: Sequence[tuple[str, list[int]]]) -> None:
+    """Find a call without an answer for each deletion that nobody was told of, and one call for each. What
+    was given to one deletion is taken back where another call would do for it (augmenting paths).
     """
-    if told is not None:
-        if gone != _covered(told.key, told.range_end, pairs):
-            raise Wrong(f"{told} deleted {gone} of {pairs} at revision {revision}")
-        return
-    for key, range_end in sorted(strays, key=lambda stray: stray[1]):
-        if strays[key, range_end] > 0 and gone == _covered(key, range_end, pairs):
-            strays[key, range_end] -= 1
-            return
-    raise Wrong(f"nobody asked to delete {gone} of {pairs} at revision {revision}")
+    given: dict[int, int] = {}
+
+    def find(deletion: int, tried: set[int]) -> bool:
+        for stray in untold[deletion][1]:
+            if stray not in tried:
+                tried.add(stray)
+                if stray not in given or find(given[stray], tried):
+                    given[stray] = deletion
+                    return True
+        return False
+
+    for deletion, (text, _) in enumerate(untold):
+        if not find(deletion, set()):
+            raise Wrong(f"nobody asked to delete {text}")
+
+
+def _taken(command: DeleteRange, pairs: Iterable[bytes]) -> set[bytes]:
+    return _covered(command.key, command.range_end, pairs)
 
 
 def _covered(key: bytes, range_end: bytes, pairs: Iterable[bytes]) -> set[bytes]:

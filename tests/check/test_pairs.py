@@ -208,3 +208,33 @@ def test_what_is_spoiled_is_rejected(
                 pairs.judge(calls, changes)
             rejected += 1
     assert rejected > HISTORIES // 4
+
+
+@pytest.mark.parametrize("known", [0, 1, 2])
+def test_a_deletion_nobody_was_told_of_is_given_to_whoever_leaves_the_others_theirs(known: int) -> None:
+    """The range took one key, which the deletion of that key could have done as well; that one came later."""
+    machine = Machine(memory_engine())
+    commands = (
+        Put(b"k0", b"a"),
+        DeleteRange(b"k", b"l"),
+        Put(b"k0", b"b"),
+        Put(b"k2", b"c"),
+        DeleteRange(b"k0"),
+    )
+    calls: list[PairCall] = []
+    changes: list[KeyChange] = []
+    for number, command in enumerate(commands):
+        call = PairCall(number, command, 10 * number)
+        outcome = machine.apply(Index(machine.applied + 1), encode(command))
+        if isinstance(command, Put):
+            call.end(10 * number + 5, outcome)
+        else:
+            call.fate = Fate.UNKNOWN
+        calls.append(call)
+        changes += machine.take_changes()
+    if known == 2:
+        pairs.judge(calls, changes)
+        return
+    del calls[(1, 4)[known]]
+    with pytest.raises(Wrong, match="nobody asked to delete"):
+        pairs.judge(calls, changes)
