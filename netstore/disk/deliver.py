@@ -48,8 +48,9 @@ def watch_threads(deliver: Deliver) -> Callable[[], None]:
     before = threading.excepthook
 
     def fell(args: threading.ExceptHookArgs) -> None:
-        before(args)
-        tell(deliver, _raise, "" if args.thread is None else args.thread.name, args.exc_value)
+        if args.exc_type is not SystemExit:  # which ends a thread in order
+            tell(deliver, _raise, "" if args.thread is None else args.thread.name, args.exc_value)
+        before(args)  # afterwards: it may fail, for want of room for what it prints
 
     def undo() -> None:
         threading.excepthook = before

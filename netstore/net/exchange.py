@@ -130,8 +130,10 @@ class Exchange(Protocol):
         behind, stop.
         """
 
-    def on_drained(self, call: Callable[[], None]) -> None:
-        """Call once when the `backlog` is small; at once where it is."""
+    def on_drained(self, call: Callable[[], None]) -> bool:
+        """Call once when the `backlog` is small; at once where it is. False, and never, where the answer is
+        over.
+        """
 
     def end(self) -> None:
         """Close an open body; the connection stays usable."""

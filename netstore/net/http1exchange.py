@@ -159,16 +159,17 @@ class Http1Exchange:
         if not self._finite:
             self._open()
 
-    def on_drained(self, call: Callable[[], None]) -> None:
+    def on_drained(self, call: Callable[[], None]) -> bool:
         """See `Exchange.on_drained`."""
         if self.complete:
-            return
+            return False
         if self.backlog <= LOW_WATER:
             call()
-            return
+            return True
         self._drained = call
         if self._held is None:
             self._connection.thirst(self)
+        return True
 
     def drained(self) -> None:
         """The network has taken nearly everything."""

@@ -119,15 +119,16 @@ class Http2Exchange(Stream):
             self.connection.reset(self, INTERNAL_ERROR)
             gone()
 
-    def on_drained(self, call: Callable[[], None]) -> None:
+    def on_drained(self, call: Callable[[], None]) -> bool:
         """See `Exchange.on_drained`."""
         if not self.open:
-            return
+            return False
         if self.backlog <= LOW_WATER:
             call()
-            return
+            return True
         self._drained = call
         self.connection.thirst(self)
+        return True
 
     def drained(self) -> None:
         """See `http2.Stream.drained`."""

@@ -555,7 +555,7 @@ class Host:
                 understood.append(payload)
         if len(understood) < len(message.payloads):
             message = replace(message, payloads=understood)
-        if not (self._put_off or self.crowded) and self._propose_for(message):
+        if not message.payloads or (not (self._put_off or self.crowded) and self._propose_for(message)):
             return
         size = _weigh(message.payloads)
         if not self._put_off or self._put_off_bytes + size <= 2 * HELD_BYTES:

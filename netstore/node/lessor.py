@@ -126,7 +126,8 @@ class Lessor:
         """
         lease, renewing = LeaseId(id_), self._renewing
         renewing[lease] = renewing.get(lease, 0) + 1
-        self._member.propose(encode(LeaseRenew(id_)), partial(self._renewed, lease, done), principal.encode())
+        waits = [lease]
+        self._member.propose(encode(LeaseRenew(id_)), partial(self._renewed, waits, done), principal.encode())
 
     def time_to_live(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
         """Tell `principal` the whole seconds a lease has left, -1 when there is no such lease, as of a moment
@@ -144,10 +145,14 @@ class Lessor:
         """Count on with one piece, to be called until it is not `behind` any more, between other work."""
         self.behind = self._leases.count() or self._nodes.count()
 
-    def _renewed(self, id_: LeaseId, done: Callable[[int | Fault], None], outcome: Outcome | Fault) -> None:
-        left = self._renewing.pop(id_, 0) - 1
-        if left > 0:
-            self._renewing[id_] = left
+    def _renewed(
+        self, waits: list[LeaseId], done: Callable[[int | Fault], None], outcome: Outcome | Fault
+    ) -> None:
+        if waits:  # once, however often this is told: whose `done` raises is told of that too
+            id_ = waits.pop()
+            left = self._renewing.pop(id_) - 1
+            if left:
+                self._renewing[id_] = left
         if isinstance(outcome, LeaseGranted):
             done(outcome.ttl)
         elif isinstance(outcome, Fault) and outcome.cause != LEASE_NOT_FOUND:

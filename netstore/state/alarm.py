@@ -6,6 +6,8 @@ refuses everything; raised when members were found to differ.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from netstore import errors
@@ -40,8 +42,9 @@ class Alarms:
     """The replicated table of (member, kind)."""
 
     def __init__(self) -> None:
-        self._active: set[tuple[NodeId, int]] = set()
         self._sorted: list[tuple[NodeId, int]] = []
+        self._kinds: Counter[int] = Counter()
+        """How many of each kind are raised."""
         self.nospace = False
         """Some member has no space."""
         self.corrupt = False
@@ -53,17 +56,23 @@ class Alarms:
         return self._sorted
 
     def set(self, command: SetAlarm) -> list[tuple[NodeId, int]]:
-        """Raise or clear one; what changed."""
+        """Raise or clear one; what changed. O(log alarms), and 8 bytes moved for each."""
         alarm = (NodeId(command.member), command.kind)
-        if (alarm in self._active) is command.active:
+        place = bisect_left(self._sorted, alarm)
+        if (self._sorted[place : place + 1] == [alarm]) is command.active:
             return []
-        self._active ^= {alarm}
+        if command.active:
+            self._sorted.insert(place, alarm)
+        else:
+            del self._sorted[place]
+        self._kinds[command.kind] += 1 if command.active else -1
         self._look()
         return [alarm]
 
     def restore(self, alarms: Iterable[tuple[NodeId, int]]) -> None:
         """Become what was stored."""
-        self._active = set(alarms)
+        self._sorted = sorted(set(alarms))
+        self._kinds = Counter(kind for _, kind in self._sorted)
         self._look()
 
     def refuse(self, command: V3Command) -> Fault | None:
@@ -73,10 +82,8 @@ class Alarms:
         return refusal(errors.QUOTA) if self.nospace and cost(command) else None
 
     def _look(self) -> None:
-        self._sorted = sorted(self._active)
-        kinds = {kind for _, kind in self._active}
-        self.nospace = NOSPACE in kinds
-        self.corrupt = CORRUPT in kinds
+        self.nospace = self._kinds[NOSPACE] > 0
+        self.corrupt = self._kinds[CORRUPT] > 0
 
 
 def _cost_of_all(operations: Iterable[Operation]) -> int:

@@ -136,15 +136,18 @@ class Countdown(Generic[K]):
         """When each is over, and how often this member had come to lead when it began to count."""
         # Each key is in one of these, or will be: when it is to be looked at, which may be before its end, or
         # that this time has come.
-        self._looks: dict[K, float] = {}
+        self._looks: dict[K, tuple[float, int]] = {}
         self._overdue: dict[K, None] = {}
         self._places: SortedList = SortedList()
-        """`_looks`, as (time, key)."""
+        """`_looks`, as (time, number, key): numbers decide where times are the same, for keys may be long and
+        begin alike.
+        """
+        self._last = 0
         self._led = -inf
         """When this member came to lead last."""
         self._leads = 0
         self._grace = 0.0
-        self._noted: tuple[float, K] | None = None
+        self._noted: tuple[float, int, K] | tuple[float, int] | None = None
         """How far the round of notes has come in `_places`."""
 
     def __len__(self) -> int:
@@ -170,7 +173,7 @@ class Countdown(Generic[K]):
         for _ in range(COUNTED_AT_ONCE):
             if not places or places[0][0] > now:
                 return True
-            key = places[0][1]
+            key = places[0][2]
             end = self._end(key)
             if end > now:
                 self._look(key, end)
@@ -224,7 +227,7 @@ class Countdown(Generic[K]):
 
     def begin_notes(self) -> None:
         """Begin another round of `notes`."""
-        self._noted = (-inf, self._places[0][1]) if self._places else None
+        self._noted = (-inf, 0) if self._places else None
 
     def notes(self, now: float, longer_than: int, most: int) -> list[tuple[K, Any, int]]:
         """What is left, in whole seconds rounded up, of what has a longer TTL than this and is not overdue,
@@ -238,7 +241,7 @@ class Countdown(Generic[K]):
         size = 0
         for place in places:
             self._noted = place
-            key = place[1]
+            key = place[2]
             timed = self._table.get(key)
             if timed is None or timed.ttl <= longer_than:
                 continue
@@ -267,7 +270,7 @@ class Countdown(Generic[K]):
         end = now + (timed.remaining or timed.ttl)
         self._ends[key] = end, self._leads
         self._overdue.pop(key, None)
-        if end < self._looks.get(key, inf):
+        if end < self._looks.get(key, _NEVER)[0]:
             self._look(key, end)
 
     def _catch_up(self, key: K, now: float) -> None:
@@ -277,18 +280,22 @@ class Countdown(Generic[K]):
 
     def _look(self, key: K, when: float) -> None:
         self._unlook(key)
-        self._looks[key] = when
-        self._places.add((when, key))
+        self._last += 1
+        self._looks[key] = when, self._last
+        self._places.add((when, self._last, key))
 
     def _unlook(self, key: K) -> None:
-        when = self._looks.pop(key, None)
-        if when is not None:
-            self._places.remove((when, key))
+        place = self._looks.pop(key, None)
+        if place is not None:
+            self._places.remove((*place, key))
 
     def _forget(self, key: K) -> None:
         self._ends.pop(key, None)
         self._overdue.pop(key, None)
         self._unlook(key)
+
+
+_NEVER: Final = (inf, 0)
 
 
 def _size(key: object) -> int:

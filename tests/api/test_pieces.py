@@ -213,6 +213,29 @@ def test_a_head_is_answered_without_a_body(member: LocalMember) -> None:
     _nothing_is_held(member)
 
 
+@pytest.mark.parametrize("path", ["/large", "/d"])
+def test_a_head_behind_what_is_not_read_waits_for_nobody(
+    member: LocalMember, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    put(member, "/d/a", b"1")
+    monkeypatch.setattr(pieces, "BACKLOG_BYTES", -1)
+    monkeypatch.setattr(tree, "SMALL_BYTES", 0)
+    answer = asked(member, path, method=b"HEAD")
+    finish(member)
+    assert (answer.status, answer.done) == (200, True)
+    _nothing_is_held(member)
+    assert member.keys._listings._places.taken == 0
+
+
+def test_what_is_shown_counts_for_the_turn(member: LocalMember) -> None:
+    """Most answers are made in the turn that applied what they tell of."""
+    for value in (b"\xff" * 1_000, b"\xff" * 34_000):
+        put(member, "/heavy", value)
+        before = member.machine.worked
+        asked(member, "/heavy", "quorum=true")
+        assert member.machine.worked - before > 6 * len(value) // 100
+
+
 def test_values_in_lists_are_shown_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     member = LocalMember()
     for name in "abcdef":

@@ -14,6 +14,7 @@ Values are unique, so that they name the call. Time is linear in calls and chang
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +24,7 @@ from netstore.state.v3commands import Deleted, DeleteRange, Found, Put, PutDone,
 from tests.check.history import NEVER, Fate, Wrong
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from netstore.types import KeyChange
 
@@ -97,10 +98,11 @@ def _authors(calls: Sequence[PairCall], history: dict[int, list[_Change]]) -> No
                 raise Wrong(f"another was told that it deleted at the revision of {each}")
             removers[_revision(each)] = each.command
     strays = [
-        call.command
+        (call.command, call.called)
         for call in calls
         if isinstance(call.command, DeleteRange) and call.fate in {Fate.OPEN, Fate.UNKNOWN}
     ]
+    seen_by = _seen_by(calls)
     untold: list[tuple[str, list[int]]] = []
     """Deletions that nobody was told of, and which of the strays may each have been."""
     pairs: set[bytes] = set()
@@ -109,7 +111,9 @@ def _authors(calls: Sequence[PairCall], history: dict[int, list[_Change]]) -> No
         if gone:
             told, text = removers.get(revision), f"{gone} of {pairs} at revision {revision}"
             if told is None:
-                untold.append((text, [n for n, stray in enumerate(strays) if gone == _taken(stray, pairs)]))
+                until = seen_by(revision)
+                may = [n for n, (it, at) in enumerate(strays) if at < until and gone == _taken(it, pairs)]
+                untold.append((text, may))
             elif gone != _taken(told, pairs):
                 raise Wrong(f"{told} deleted {text}")
         pairs = (pairs | {key for key, _ in changes}) - gone
@@ -125,6 +129,18 @@ def _authors(calls: Sequence[PairCall], history: dict[int, list[_Change]]) -> No
             if call.fate is Fate.ANSWERED and _revision(call) != revision:
                 raise Wrong(f"told of another revision than {revision}: {call}")
     _match(untold)
+
+
+def _seen_by(calls: Sequence[PairCall]) -> Callable[[int], int]:
+    """Until when a revision had happened: the first answer that tells of it, or of a later one."""
+    told = sorted((_revision(call), call.returned) for call in calls if call.fate is Fate.ANSWERED)
+    first = NEVER
+    times = []
+    for _, returned in reversed(told):
+        first = min(first, returned)
+        times.append(first)
+    times.reverse()
+    return lambda revision: [*times, NEVER][bisect_left(told, (revision, 0))]
 
 
 def _match(untold: Sequence[tuple[str, list[int]]]) -> None:

@@ -214,7 +214,7 @@ def test_what_is_spoiled_is_rejected(
 def test_a_deletion_nobody_was_told_of_is_given_to_whoever_leaves_the_others_theirs(known: int) -> None:
     """The range took one key, which the deletion of that key could have done as well; that one came later."""
     machine = Machine(memory_engine())
-    commands = (
+    commands: tuple[Put | DeleteRange, ...] = (
         Put(b"k0", b"a"),
         DeleteRange(b"k", b"l"),
         Put(b"k0", b"b"),

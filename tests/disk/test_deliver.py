@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -36,3 +37,28 @@ def test_what_ends_a_thread_is_raised_on_the_loop() -> None:
 
 def _fail() -> None:
     raise OSError(22, "odd")
+
+
+@pytest.mark.parametrize("fault", [OSError(22, "odd"), SystemExit(3)])
+def test_a_thread_is_told_of_where_nothing_can_be_printed(fault: BaseException) -> None:
+    """The disk that is full may be that of the log."""
+    calls: list[Callable[[], object]] = []
+
+    def no_room(_: threading.ExceptHookArgs) -> None:
+        raise OSError(28, "no space left on device")
+
+    hook, threading.excepthook = threading.excepthook, no_room
+    second, sys.excepthook = sys.excepthook, lambda *_: None
+    try:
+        undo = watch_threads(calls.append)
+        thread = threading.Thread(target=_raise, args=(fault,))
+        thread.start()
+        thread.join()
+        undo()
+    finally:
+        threading.excepthook, sys.excepthook = hook, second
+    assert len(calls) == isinstance(fault, OSError), "who asks to end by SystemExit has not failed"
+
+
+def _raise(fault: BaseException) -> None:
+    raise fault

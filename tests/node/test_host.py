@@ -507,6 +507,13 @@ def test_while_the_engine_is_behind_what_others_ask_waits_within_a_bound() -> No
     assert member.host.machine.applied == last + 9
 
 
+def test_what_asks_for_nothing_is_not_put_off() -> None:
+    member, _ = behind()
+    message = replace(forward(member), payloads=[])
+    member.host.receive([message] * 100)
+    assert len(member.host._put_off) == 0
+
+
 @pytest.mark.parametrize("why", ["late", "full", "term"])
 def test_what_others_ask_waits_no_longer_than_what_is_asked_here(why: str) -> None:
     member, engine = behind()

@@ -84,6 +84,27 @@ def member() -> Leading:
     return Leading()
 
 
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_renewal_counts_once_however_often_its_outcome_is_told(raises: bool) -> None:
+    member = Leading()
+    member.grant(7, 5)
+    waiting: list[Callable[[Outcome | Fault], None]] = []
+    member.propose = lambda command, done, principal=b"": waiting.append(done)  # type: ignore[method-assign]
+
+    def done(_: int | Fault) -> None:
+        if raises:
+            raise RuntimeError("the client is gone")
+
+    for _ in range(2):
+        member.lessor.keep_alive(7, done)
+    for _ in range(2):
+        try:
+            waiting[0](errors.timed_out())
+        except RuntimeError:
+            assert raises
+    assert member.lessor._renewing == {7: 1}
+
+
 def test_a_lease_lives_its_ttl_and_goes_with_its_keys(member: Leading) -> None:
     member.grant(7, 5, b"a", b"b")
     member.wait(4.9)

@@ -464,3 +464,42 @@ def test_what_came_while_keys_were_listed_is_put_to_them_a_little_at_a_time() ->
     leases.move(b"999", 1, 0)
     assert lease.late is None
     assert lease.keys == {b"%d" % number for number in range(1_000, 4_000)}
+
+
+def test_what_came_and_went_while_keys_are_listed_is_not_kept() -> None:
+    leases = Leases()
+    lease = leases.grant(1, 60, Index(1))
+    assert isinstance(lease, Lease)
+    for number in range(3_000):
+        leases.move(b"%d" % number, 0, 1)
+    next(leases.listed(lease))
+    for number in range(3_000, 5_000):
+        leases.move(b"%d" % number, 0, 1)
+        leases.move(b"%d" % number, 1, 0)
+    leases.move(b"7", 1, 0)
+    leases.move(b"7", 0, 1)
+    assert not lease.late
+
+
+class Compared(bytes):
+    """Counts comparisons."""
+
+    times = 0
+
+    def __lt__(self, other: object) -> bool:
+        Compared.times += 1
+        return super().__lt__(other)  # type: ignore[operator]  # like with like
+
+
+def test_keys_that_begin_alike_are_not_compared() -> None:
+    """Each comparison goes through all that they have in common."""
+    table = Tree()
+    for number in range(1_000):
+        table.set(b"/%d" % number, b"", False, Life(Nanos(1), 60))
+    clock: Countdown[bytes] = Countdown(table.timed)
+    while clock.count(0.0):
+        pass
+    for _, number, key in list(clock._places):
+        clock._unlook(key)
+        clock._look(Compared(key), 60.0 + number * 0)
+    assert Compared.times == 0

@@ -106,8 +106,11 @@ class RecordedExchange:
         if call is not None:
             call()
 
-    def on_drained(self, call: Callable[[], None]) -> None:
+    def on_drained(self, call: Callable[[], None]) -> bool:
+        if self.done:
+            return False
         self._drained = call
+        return True
 
     def begin(self, status: int, fields: bytes, *, endless: bool = True) -> None:
         assert not self.status, "answered twice"

@@ -47,6 +47,12 @@ AT_ONCE_WORK: Final = 4_500_000
 1.5 MB of plain text in any language; an answer that is more is sent in pieces.
 """
 
+WORK_PER_UNIT: Final = 1_000
+"""Work of showing an answer that counts as a unit of the member's turn, in which most answers are made."""
+
+SHOWN_PER_UNIT: Final = 64
+"""The same for a short answer, by the bytes it comes to."""
+
 MOST_HELD: Final = 64 * 1024 * 1024
 """Bytes of values that answers in pieces hold until they are shown."""
 
@@ -185,7 +191,9 @@ class KeysApi:
             if no_value:
                 exchange.respond(status, fields, self._render.action(outcome))
             elif is_small(outcome):
-                exchange.respond(status, fields, self._render.event(outcome))
+                body = self._render.event(outcome)
+                self._machine.worked += len(body) // SHOWN_PER_UNIT
+                exchange.respond(status, fields, body)
             else:
                 self._show(exchange, status, fields, outcome)
         elif isinstance(outcome, Walk):
@@ -208,6 +216,7 @@ class KeysApi:
             parts, size, done = self._render.event_parts(shown), _held(shown), shown.action != "get"
         rendering = Rendering(parts)
         body = rendering.more(AT_ONCE_WORK)
+        self._machine.worked += rendering.worked // WORK_PER_UNIT
         if rendering.over:
             exchange.respond(status, fields, body)
             return

@@ -162,8 +162,10 @@ class Answer:
         if self._exchange.backlog <= BACKLOG_BYTES:
             return False
         self._answers.pause(self)
-        self._exchange.on_drained(self._resume)
-        return True
+        if self._exchange.on_drained(self._resume):
+            return True
+        self._answers.resume(self)
+        return False  # it is over: the next piece finds that out
 
     def _resume(self) -> None:
         if not self._over:

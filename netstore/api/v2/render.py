@@ -118,10 +118,12 @@ def _work(is_ascii: bool, size: int, shown: bytes) -> int:
 class Rendering:
     """Something that is shown in pieces of bounded work."""
 
-    __slots__ = ("_parts", "over")
+    __slots__ = ("_parts", "over", "worked")
 
     def __init__(self, parts: Iterator[Part]) -> None:
         self._parts = parts
+        self.worked = 0
+        """Work done so far."""
         self.over = False
         """There is no more."""
 
@@ -132,6 +134,7 @@ class Rendering:
         made = []
         for part, part_work in self._parts:
             made.append(part)
+            self.worked += part_work
             work -= part_work
             size -= len(part)
             if work <= 0 or size <= 0:

@@ -279,13 +279,13 @@ class LeaseService:
         """Answer those who wait for the keys of a lease that has ended."""
         while calls:
             for _ in range(min(TOLD_AT_ONCE, len(calls))):
-                call, left = calls.popleft()
-                self._told(call, id_, True, left)
+                call, _ = calls.popleft()
+                self._told(call, id_, False, -1)
             yield
 
     def _list(self, call: Call, _: pb.LeaseLeasesRequest) -> None:
         machine = self._member.machine
-        if len(machine.leases) <= FEW_LEASES:
+        if machine.leases.places <= FEW_LEASES:
             head = self._headers(machine.mvcc.revision)
             call.reply(messages.write(head, _leases(machine.leases.timed_keys())))
         elif _ALL in self._asked:
