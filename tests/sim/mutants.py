@@ -643,20 +643,6 @@ def _reads_what_is_half_done(mvcc: Mvcc, query: Range, bound: int = 0, range_: A
     return range_(mvcc, query, bound or mvcc.bound)
 
 
-def _saves_what_is_half_done(
-    patch: pytest.MonkeyPatch, save: Callable[[Machine], None] = Machine.save
-) -> None:
-    """In every turn, whatever is under way."""
-
-    def save_all(machine: Machine) -> None:
-        work, machine._work = machine._work, None
-        save(machine)
-        machine._work = work
-
-    patch.setattr(Machine, "save", save_all)
-    patch.setattr(Host, "_work_off", lambda host, work=Host._work_off: (work(host), host.machine.save()))
-
-
 def _in_sight_until_cleared(patch: pytest.MonkeyPatch) -> None:
     """A directory leaves its parent when all that it held is gone, not before."""
     remove, clear = Tree._remove, Tree.clear
@@ -975,12 +961,6 @@ MUTANTS: Final = tuple(
             _set(Mvcc, "range", _reads_what_is_half_done),
             _pieces,
             1,
-        ),
-        (
-            "what a command has half done is saved",
-            _saves_what_is_half_done,
-            _pieces,
-            58,
         ),
         (
             "a directory is in sight until it is cleared away",

@@ -212,6 +212,21 @@ def test_nothing_is_applied_before_what_is_half_done() -> None:
         machine.apply(Index(at + 2), encode(Put(b"a")))
 
 
+def test_what_is_half_done_is_not_saved() -> None:
+    machine = machine_with(*many(1_000))
+    machine.save()
+    written: list[Index] = []
+    machine._engine.write = lambda applied, _: written.append(applied)  # type: ignore[method-assign]
+    assert begin(machine, DeleteRange(*ALL)) is UNFINISHED
+    machine.save()
+    assert written == []
+    while machine.go_on() is UNFINISHED:
+        machine.save()
+        assert written == []
+    machine.save()
+    assert written == [machine.applied]
+
+
 def test_a_state_that_is_loaded_has_nothing_half_done() -> None:
     machine = machine_with(*many(1_000))
     assert begin(machine, DeleteRange(*ALL)) is UNFINISHED
