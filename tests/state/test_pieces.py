@@ -216,7 +216,7 @@ def test_what_is_half_done_is_not_saved() -> None:
     machine = machine_with(*many(1_000))
     machine.save()
     written: list[Index] = []
-    machine._engine.write = lambda applied, _: written.append(applied)  # type: ignore[method-assign]
+    machine._engine.write = lambda applied, changes: written.append(applied)  # type: ignore[method-assign]
     assert begin(machine, DeleteRange(*ALL)) is UNFINISHED
     machine.save()
     assert written == []
