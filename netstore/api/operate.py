@@ -116,6 +116,7 @@ class OperateApi:
                 "voters": [f"{voter:x}" for voter in conf.voters],
                 "learners": [f"{learner:x}" for learner in conf.learners],
                 "changing": conf.joint,
+                "backedUp": member.backed_up,
                 **self._loop(),
                 **self._memory(),
                 **self._scrub(),

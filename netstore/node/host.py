@@ -84,6 +84,11 @@ MARK_ENTRIES: Final = 1_024
 PAYLOADS_PER_TURN: Final = 512
 """Payloads proposed in one turn, about 5 ms of work to apply; the rest is the next turn's."""
 
+BYTES_PER_TURN: Final = 1024 * 1024
+"""Bytes of payloads that a turn proposes of its own and of those of others each, and one payload more: they
+are framed for the log and for each member in it, 8 ms for a MiB on a busy machine of 2020.
+"""
+
 TURN_UNITS: Final = 5_000
 """Microseconds, about, that one turn applies entries for: what one piece of work on the loop may take."""
 
@@ -575,13 +580,15 @@ class Host:
         """Propose what was put off, some at a time, in its order. What was asked of the leader of an earlier
         term is lost with that.
         """
-        waiting, payloads = self._put_off, 0
-        while waiting and payloads < PAYLOADS_PER_TURN:
+        waiting, payloads, size = self._put_off, 0, 0
+        while waiting and payloads < PAYLOADS_PER_TURN and size < BYTES_PER_TURN:
             message = waiting[0]
             if self._leads(message) and not self._propose_for(message):
                 return  # a tick looks again, or what is committed meanwhile
             waiting.popleft()
-            self._put_off_bytes -= _weigh(message.payloads)
+            weight = _weigh(message.payloads)
+            self._put_off_bytes -= weight
+            size += weight
             payloads += len(message.payloads)
         if waiting:
             self._wake()
@@ -709,13 +716,25 @@ class Host:
         proposals = self.proposals
         if not (proposals.queued and self._raft.leader):
             return
-        slots = proposals.take(PAYLOADS_PER_TURN)
+        slots = self._take()
         if self._is_short:
             slots = self._refuse_growth(slots)
         if slots and not self._propose(slots):
             return
         if proposals.queued:
             self._wake()
+
+    def _take(self) -> list[Slot]:
+        """What is to be proposed next: `PAYLOADS_PER_TURN` of it, or `BYTES_PER_TURN`."""
+        slots = self.proposals.take(PAYLOADS_PER_TURN)
+        size = 0
+        for number, slot in enumerate(slots, 1):
+            size += len(slot.payload)
+            if size >= BYTES_PER_TURN:
+                if number < len(slots):
+                    self.proposals.put_back(slots[number:])
+                return slots[:number]
+        return slots
 
     def _propose(self, slots: list[Slot]) -> bool:
         """False when these wait, for as long as leadership is being transferred: a tick looks again."""

@@ -57,7 +57,9 @@ class Reaper(Generic[K]):
         end: Callable[[tuple[tuple[K, Any], ...]], Command],
         note: Callable[[tuple[tuple[K, Any, int], ...]], Command],
     ) -> None:
-        """`grace_seconds`, one election timeout, is what is spared under a new leader."""
+        """`grace_seconds`, one election timeout, is what is spared under a new leader, and after requests had
+        to wait.
+        """
         self._member = member
         self._grace_seconds = grace_seconds
         self._end = end
@@ -75,7 +77,8 @@ class Reaper(Generic[K]):
         on. Bounded work.
 
         While requests wait that the leader does not propose for now, its own or those of others, nothing is
-        ended: renewals that came in time may be among them.
+        ended: renewals that came in time may be among them, or were refused. Afterwards their owners have the
+        grace to renew them that they have under a new leader.
         """
         member, countdown = self._member, self.countdown
         now = member.clock.monotonic()
@@ -83,13 +86,14 @@ class Reaper(Generic[K]):
             self._led = None
             countdown.count(now)
             return
+        if member.backed_up:
+            self._led = None
+            countdown.count(now)
+            return
         if self._led != member.term:
             self._led = member.term
             countdown.lead(now, self._grace_seconds)
             self._next_notes = now + NOTE_SECONDS
-        if member.backed_up:
-            countdown.count(now)
-            return
         due = [each for each in countdown.due(now) if each[0] not in spared]
         if due:
             member.propose(encode(self._end(tuple(due))), _ignore)

@@ -19,6 +19,7 @@ from netstore.node import host
 from netstore.node.host import (
     BEHIND_SECONDS,
     BESIDE_SECONDS,
+    BYTES_PER_TURN,
     CATCH_UP_ENTRIES,
     EXPIRED_AT_ONCE,
     HELD_BYTES,
@@ -836,6 +837,19 @@ def turns(member: Solo, count: int) -> None:
     for _ in range(count):
         member.turn()
         member.device.sync()
+
+
+def test_a_turn_proposes_few_large_requests_in_their_order() -> None:
+    member = Solo().lead()
+    member.settle()
+    start = member.host.status().last
+    for _ in range(5):
+        put(member, bytes(BYTES_PER_TURN * 2 // 3))
+    seen = []
+    for _ in range(4):
+        member.turn()
+        seen.append(member.host.status().last - start)
+    assert seen == [2, 4, 5, 5]
 
 
 def test_while_much_is_committed_and_not_applied_own_requests_wait(monkeypatch: pytest.MonkeyPatch) -> None:

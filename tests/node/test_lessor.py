@@ -84,6 +84,25 @@ def member() -> Leading:
     return Leading()
 
 
+def test_after_requests_had_to_wait_what_is_overdue_may_be_renewed(member: Leading) -> None:
+    """Its renewals may have been refused meanwhile."""
+    member.grant(7, 5)
+    member.backed_up = True
+    for _ in range(20):
+        member.wait(LOOK_SECONDS)
+        member.lessor.look()
+    member.backed_up = False
+    member.lessor.look()
+    assert member.expired() == []
+    assert member.keep_alive(7) == 5
+    member.wait(4.5)
+    member.lessor.look()
+    assert member.expired() == []
+    member.wait(0.6 + ELECTION_SECONDS)
+    member.lessor.look()
+    assert member.expired() == [7]
+
+
 @pytest.mark.parametrize("raises", [False, True])
 def test_a_renewal_counts_once_however_often_its_outcome_is_told(raises: bool) -> None:
     member = Leading()

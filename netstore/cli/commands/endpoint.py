@@ -93,7 +93,7 @@ def status(settings: Settings, *, cluster: bool, wide: bool) -> None:
     seen = [Standing(address) for address in _addresses(settings, whole=cluster)]
     settings.run(partial(_at_each, settings, seen, _look_at_status))
     view = _wide_table(seen) if wide else _table(seen)
-    settings.show({"endpoints": [_content(each) for each in seen]}, view)
+    settings.show({"endpoints": [_content(each) for each in seen]}, view, wide=wide)
     _complain([f"{each.endpoint}: {each.problem}" for each in seen if each.status is None])
 
 

@@ -113,9 +113,11 @@ class Settings:
             return Form(self.output)
         return Form.TABLE if sys.stdout.isatty() else Form.PLAIN
 
-    def show(self, content: object, view: Table) -> None:
-        """Print one answer: its JSON document, or the rows of `view`."""
-        emit(render(self.form, content, view, columns=columns()))
+    def show(self, content: object, view: Table, *, wide: bool = False) -> None:
+        """Print one answer: its JSON document, or the rows of `view`; these are not made to fit the terminal
+        where they are `wide`.
+        """
+        emit(render(self.form, content, view, columns=None if wide else columns()))
 
     def key(self, *names: str) -> str:
         """A key of the network: the prefix and the names below it."""

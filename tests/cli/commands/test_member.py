@@ -128,6 +128,7 @@ def test_endpoints_are_asked_each_by_itself(ctl: Run, store: str, request: pytes
         told = ctl("endpoint", "status", *words, "-o", "table")
         assert told.out.startswith("ENDPOINT ")
         assert words or max(map(len, told.out.splitlines())) <= 80
+        assert len(told.out.splitlines()) == 3, "no cell is folded"
 
 
 def test_members_are_offered_where_one_is_named(ctl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
