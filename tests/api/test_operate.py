@@ -40,6 +40,9 @@ def test_status_tells_how_the_member_stands() -> None:
     member.leader = NodeId(0)
     document = asked(member, "GET", "status")[1]
     assert (document["role"], document["leader"]) == ("follower", "")
+    assert document["backedUp"] is False
+    member.backed_up = True
+    assert asked(member, "GET", "status")[1]["backedUp"] is True
     member.conf = ConfState(voters=(NodeId(5),), learners=(member.id,))
     assert asked(member, "GET", "status")[1]["role"] == "learner"
 

@@ -272,4 +272,6 @@ def test_nothing_ends_while_requests_wait_that_may_have_come_before(member: Lead
     assert member.expired() == []
     member.backed_up = False
     member.wait(LOOK_SECONDS)
+    assert member.expired() == []
+    member.wait(ELECTION_SECONDS + LOOK_SECONDS)
     assert member.expired() == [7]
