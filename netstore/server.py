@@ -124,9 +124,6 @@ REPLACE_SECONDS: Final = 20.0
 
 NO_MEMBER: Final = NodeId(0)
 
-LATEST_WALL: Final = (1 << 63) - 1
-"""Nanoseconds since 1970."""
-
 LEAVE_SECONDS: Final = 0.01
 """How often a stopping leader looks whether another one has taken over."""
 
@@ -172,8 +169,8 @@ class SystemClock:
     """Seconds from an unknown start; never decreases. The function itself: it is called for each request."""
 
     def wall(self) -> Nanos:
-        """Wall time; may jump either way. Kept within what can be written down: 1970 to 2262."""
-        return Nanos(min(max(time.time_ns(), 0), LATEST_WALL))
+        """Wall time; may jump either way. Not before 1970, which could not be written down."""
+        return Nanos(max(time.time_ns(), 0))
 
 
 def bind(key: str, url: Url) -> socket.socket:

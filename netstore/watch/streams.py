@@ -160,18 +160,7 @@ class _Nowhere:
 
     backlog = 0
 
-    def send(
-        self,
-        watch_id: int,
-        revision: int,
-        events: bytes = b"",
-        *,
-        created: bool = False,
-        canceled: bool = False,
-        compact_revision: int = 0,
-        reason: str = "",
-        fragment: bool = False,
-    ) -> None:
+    def send(self, *_: object, **__: object) -> None:
         """Nobody gets it."""
 
     def broken(self) -> None:

@@ -139,8 +139,8 @@ def _seen_by(calls: Sequence[PairCall]) -> Callable[[int], int]:
     for _, returned in reversed(told):
         first = min(first, returned)
         times.append(first)
-    times.reverse()
-    return lambda revision: [*times, NEVER][bisect_left(told, (revision, 0))]
+    times = [*reversed(times), NEVER]
+    return lambda revision: times[bisect_left(told, (revision, 0))]
 
 
 def _match(untold: Sequence[tuple[str, list[int]]]) -> None:

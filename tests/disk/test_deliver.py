@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +21,7 @@ def test_what_ends_a_thread_is_raised_on_the_loop() -> None:
     hook, threading.excepthook = threading.excepthook, told.append
     try:
         undo = watch_threads(calls.append)
-        for name, work in (("good", list), ("bad", _fail)):
+        for name, work in (("good", list), ("bad", partial(_raise, OSError(22, "odd")))):
             thread = threading.Thread(target=work, name=name)
             thread.start()
             thread.join()
@@ -33,10 +34,6 @@ def test_what_ends_a_thread_is_raised_on_the_loop() -> None:
     with pytest.raises(ThreadFell, match=r"thread bad ended by OSError\(22, 'odd'\)") as fell:
         call()
     assert isinstance(fell.value.__cause__, OSError)
-
-
-def _fail() -> None:
-    raise OSError(22, "odd")
 
 
 @pytest.mark.parametrize("fault", [OSError(22, "odd"), SystemExit(3)])

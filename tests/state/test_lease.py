@@ -447,13 +447,19 @@ def test_a_listing_may_be_given_up_at_any_moment(steps: list[tuple[str, int]]) -
             assert set(lease.all_keys()) == set(leases.keys_of(lease)) == held
 
 
-def test_what_came_while_keys_were_listed_is_put_to_them_a_little_at_a_time() -> None:
+def being_listed(keys: int) -> tuple[Leases, Lease]:
+    """A lease with so many keys, of which the first are listed."""
     leases = Leases()
     lease = leases.grant(1, 60, Index(1))
     assert isinstance(lease, Lease)
-    for number in range(3_000):
+    for number in range(keys):
         leases.move(b"%d" % number, 0, 1)
     next(leases.listed(lease))
+    return leases, lease
+
+
+def test_what_came_while_keys_were_listed_is_put_to_them_a_little_at_a_time() -> None:
+    leases, lease = being_listed(3_000)
     for number in range(3_000, 4_000):
         leases.move(b"%d" % number, 0, 1)
     leases.unlist(lease)
@@ -467,12 +473,7 @@ def test_what_came_while_keys_were_listed_is_put_to_them_a_little_at_a_time() ->
 
 
 def test_what_came_and_went_while_keys_are_listed_is_not_kept() -> None:
-    leases = Leases()
-    lease = leases.grant(1, 60, Index(1))
-    assert isinstance(lease, Lease)
-    for number in range(3_000):
-        leases.move(b"%d" % number, 0, 1)
-    next(leases.listed(lease))
+    leases, lease = being_listed(3_000)
     for number in range(3_000, 5_000):
         leases.move(b"%d" % number, 0, 1)
         leases.move(b"%d" % number, 1, 0)
