@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
-from netstore import __version__, collector
+from netstore import __version__
 from netstore.api import loglevel, operate
 from netstore.api.health import Health, Version
 from netstore.api.router import Handler, Router
@@ -39,6 +39,7 @@ from netstore.api.v2.members import MembersApi
 from netstore.api.v2.stats import StatsApi
 from netstore.api.v3 import services as v3
 from netstore.api.v3.version import CLUSTER_VERSION
+from netstore.collector import Collector
 from netstore.disk import images
 from netstore.disk.apart import examined, records
 from netstore.disk.datadir import (
@@ -341,12 +342,15 @@ class _Daemon:
         self.meter = Meter(self.clock.monotonic, get_logger("loop"), config.loop_budget_ms / 1000)
         gc.callbacks.append(self.meter.collecting)
         parts.callback(gc.callbacks.remove, self.meter.collecting)
+        self.collector = Collector(self.clock.monotonic)
+        parts.callback(self.collector.end)
         self.reactor = Reactor(
             Limits(self._most_connections(), config.slow_client_seconds, self.shares.clients),
             self.http1,
             get_logger("net"),
             self.clock.monotonic,
             self.meter,
+            worked=self.collector.worked,
         )
         parts.callback(watch_threads(self.reactor.call_soon))
         self.deadlines = Deadlines(self.clock)
@@ -386,7 +390,7 @@ class _Daemon:
                 if self.folder.found is None:
                     await self._find_identity()
                 await self._open()
-                collector.bound()
+                self.collector.begin()
                 nursery.start_soon(self.loop.run, self.host)
                 nursery.start_soon(self.copies.run, self.host)
                 nursery.start_soon(self.peers.run, self.host, self.copies)

@@ -10,36 +10,104 @@ import pytest
 
 from tests.support.daemon import ROOT
 
-GROWS: Final = """
+LOOKS: Final = """
 import gc
-from netstore import collector
+from netstore.collector import Collector
 
-collector.bound()
-collector.bound()
+class Clock:
+    now = 0.0
+    def __call__(self):
+        return self.now
+
+clock = Clock()
+collector = Collector(clock)
+collector.begin()
+collector.begin()
 registered = len(gc.callbacks)
-most = rounds = 0
+most = [0, 0, 0]
+rounds = [0, 0, 0]
 
 def look(phase, info):
-    global most, rounds
-    if phase == "start" and info["generation"] == 2:
-        rounds += 1
-        most = max(most, len(gc.get_objects(generation=2)))
+    generation = info["generation"]
+    if phase == "start":
+        rounds[generation] += 1
+        looked = sum(len(gc.get_objects(generation=each)) for each in range(generation + 1))
+        most[generation] = max(most[generation], looked)
+        clock.now += looking
 
 gc.callbacks.append(look)
+looking = 0.0
+"""
+
+GROWS: Final = """
 kept = [[] for _ in range(1_000)]
 for step in range(300):
     for number in range(1_000):
         kept[number].append([number])
-print(most, rounds, registered)
+print(most[2], rounds[2], registered)
 """
+
+RENEWED: Final = """
+from collections import deque
+kept = deque(([] for _ in range(100_000)))
+gc.collect()
+gc.freeze()
+most[:] = rounds[:] = 0, 0, 0
+for step in range(300_000):
+    kept.append([])
+    kept.popleft()
+    if step % 1_000 == 0:
+        collector.worked(0.0031)
+collector.end()
+collector.end()
+print(most[0], rounds[0], len(gc.callbacks))
+"""
+
+LONG_LOOKS: Final = """
+looking = 0.0003
+collector.worked(0.0)
+kept = []
+most[:] = rounds[:] = 0, 0, 0
+frozen = gc.get_freeze_count()
+for step in range(8):
+    kept.extend([] for _ in range(500))
+    collector.worked(0.0031)
+print(rounds[0], gc.get_freeze_count() - frozen, rounds[1] + rounds[2])
+"""
+
+
+def _run(program: str) -> tuple[int, ...]:
+    run = subprocess.run(
+        (sys.executable, "-c", LOOKS + program),
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return tuple(map(int, run.stdout.split()))
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="its collector takes small steps")
 def test_what_got_old_is_not_looked_through_again() -> None:
-    run = subprocess.run(
-        (sys.executable, "-c", GROWS), cwd=ROOT, check=True, capture_output=True, text=True, timeout=60
-    )
-    most, rounds, registered = map(int, run.stdout.split())
+    most, rounds, registered = _run(GROWS)
     assert most <= 30_000
     assert rounds >= 5, "the oldest generation was looked through at all"
     assert registered == 1
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="its collector takes small steps")
+def test_where_as_many_go_as_come_they_are_looked_through_as_work_is_done() -> None:
+    """The interpreter counts what was made less what was let go of: here it would never look."""
+    most, rounds, registered = _run(RENEWED)
+    assert most <= 5_000
+    assert rounds >= 299
+    assert registered == 1, "of the test's own, once the collector has ended"
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="its collector takes small steps")
+def test_what_takes_long_to_look_through_is_set_aside_at_once() -> None:
+    rounds, frozen, older = _run(LONG_LOOKS)
+    assert rounds == 8
+    assert frozen >= 4_000
+    assert older == 0, "nothing was looked through twice"

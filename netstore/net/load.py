@@ -29,8 +29,11 @@ MOST: Final = 10
 """The highest level of a load: from 0.13 s on, which is 90 % of the loop."""
 
 APART: Final = 2
-"""Levels between two who are not to be served alike. One that did not get done in its last turn, or whose
-turns are long, stands so much higher.
+"""Levels between two of whom one took far more."""
+
+BEHIND: Final = MOST + 1
+"""Levels that a connection stands higher that did not get done in its last turn, or whose turns are long:
+behind all others of its household. Fifty who share the loop took less each than one who asks now and then.
 """
 
 LONG_TURN: Final = 0.0004
@@ -47,9 +50,11 @@ long.
 LIGHT: Final = 5
 """The highest level of a connection that is light: it takes about a twentieth of the loop at most."""
 
-_OWN: Final = MOST + APART + 1
-LEVELS: Final = (MOST + 1) * _OWN
-"""Levels of a connection: by what its household took, and within that by what it took itself."""
+OWN: Final = MOST + BEHIND + 1
+"""Levels of the connections of one household, by what each took itself."""
+
+LEVELS: Final = (MOST + 1) * OWN
+"""Levels of a connection: by what its household took, and within that its own."""
 
 _STEP: Final = HALF_LIFE / 20
 
@@ -126,14 +131,8 @@ class ConnectionLoad(Load):
         self.household.add(now, seconds)
 
     def is_light(self, now: float) -> bool:
-        """Little was done for this connection lately, whatever was for its household."""
-        return super().level(now) <= LIGHT
-
-    def level(self, now: float) -> int:
-        """Between 0 and `LEVELS` - 1 - `APART`. First by the household: however its work is spread over
-        connections, one that takes less comes before it.
-        """
-        return _OWN * self.household.level(now) + super().level(now)
+        """Little was done for this connection lately."""
+        return self.level(now) <= LIGHT
 
 
 class Loads:

@@ -34,7 +34,7 @@ from netstore.meter import Meter
 from netstore.net.accept import CannotAccept, accept
 from netstore.net.connection import Connection
 from netstore.net.crowd import Crowd
-from netstore.net.load import APART, LEVELS, Loads
+from netstore.net.load import APART, BEHIND, LEVELS, Loads
 from netstore.net.pressure import Pressure
 from netstore.net.turns import Turns
 
@@ -160,7 +160,11 @@ class Reactor:
         log: Log,
         clock: Callable[[], float],
         meter: Meter | None = None,
+        *,
+        worked: Callable[[float], object] = lambda _: None,
     ) -> None:
+        """`worked` is told after each round how many seconds it took."""
+        self._worked = worked
         self.dirty: list[Connection] = []
         self.now = self._looked = clock()
         """Monotonic seconds, without those in which the loop was held or the process stopped, `HELD_SECONDS`:
@@ -288,7 +292,7 @@ class Reactor:
     def later(self, connection: Connection) -> None:
         """A connection has something to go on with: it gets a turn in one of the next rounds."""
         if connection.open:
-            self._turns.add(connection, 0, self._looked, APART)
+            self._turns.add(connection, 0, self._looked, BEHIND)
             if not self._in_round and not self._called:
                 self._called = True
                 self._ring()
@@ -471,6 +475,7 @@ class Reactor:
             meter.over_turn(now - at)
         self.flush()
         guarded(self.failed, self.pressure.look, self.now)
+        self._worked(now - began)
         self._in_round = False
         return True
 
@@ -501,7 +506,7 @@ class Reactor:
             if len(turns) > _CROWD or turns.waits(connection):
                 connection.rest()
             load = connection.load
-            level = turns.add(connection, mask, at, APART if load.has_long_turns else 0)
+            level = turns.add(connection, mask, at, BEHIND if load.has_long_turns else 0)
             if level <= self._lightest and load.is_light(at):
                 self._lightest, self._lightest_at = level, at
 

@@ -7,10 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.net.load import (
-    APART,
     HALF_LIFE,
     LEAST,
-    LEVELS,
     LIGHT,
     LONG_TURN,
     MOST,
@@ -49,9 +47,9 @@ def test_a_connection_counts_in_its_household() -> None:
     one, other = loads.join("10.0.0.1", 0.0), loads.join("10.0.0.1", 0.0)
     elsewhere = loads.join("10.0.0.2", 0.0)
     one.add(0.0, 1.0)
-    assert one.level(0.0) == LEVELS - 1 - APART
-    assert other.level(0.0) == LEVELS - 1 - APART - MOST + NEW
-    assert elsewhere.level(0.0) == NEW
+    assert (one.level(0.0), other.level(0.0), elsewhere.level(0.0)) == (MOST, NEW, NEW)
+    assert one.household is other.household
+    assert (one.household.level(0.0), elsewhere.household.level(0.0)) == (MOST, 0)
 
 
 def test_who_is_new_stands_behind_who_takes_little() -> None:
@@ -71,7 +69,7 @@ def test_one_that_takes_less_comes_before_many_that_take_little_each() -> None:
     for each in many:
         each.add(0.0, LEAST / 2)
     one.add(0.0, 20 * LEAST)
-    assert one.level(0.0) < min(each.level(0.0) for each in many)
+    assert one.household.level(0.0) < many[0].household.level(0.0)
     assert not many[0].is_light(0.0)
     assert many[0].is_light(3 * HALF_LIFE)
 
@@ -82,7 +80,7 @@ def test_to_open_another_connection_makes_nobody_light() -> None:
     one.add(0.0, 1.0)
     loads.leave(one, 0.0)
     again = loads.join("10.0.0.1", 0.0)
-    assert again.level(0.0) == one.level(0.0) == LEVELS - 1 - APART
+    assert again.level(0.0) == again.household.level(0.0) == one.level(0.0) == MOST
     assert loads.join("10.0.0.2", 0.0).level(0.0) == NEW
     assert again.level(MOST * HALF_LIFE + HALF_LIFE * 3) < 4
 

@@ -7,22 +7,36 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.net.load import LEVELS
+from netstore.net.load import BEHIND, LEVELS, MOST, OWN
 from netstore.net.turns import Turns
+
+
+class House:
+    """A household as the turns see it."""
+
+    def __init__(self, name: str, took: int = 0) -> None:
+        self.name = name
+        self.took = took
+
+    def level(self, _: float) -> int:
+        return self.took
 
 
 class One:
     """A connection as the turns see it."""
 
-    def __init__(self, principal: str, number: int = 0) -> None:
+    def __init__(self, principal: str | House, number: int = 0, took: int = 0) -> None:
         self.load: Any = self
-        self.household = self
-        self.name = principal
+        self.household = principal if isinstance(principal, House) else House(principal)
         self.number = number
-        self.stands = 0
+        self.took = took
+
+    @property
+    def name(self) -> str:
+        return self.household.name
 
     def level(self, _: float) -> int:
-        return self.stands
+        return self.took
 
 
 def order(turns: Turns[One]) -> list[tuple[str, int]]:
@@ -67,7 +81,7 @@ def test_a_new_name_does_not_lose_a_connection() -> None:
     turns: Turns[One] = Turns()
     one = One("address")
     turns.add(one, 1, 0.0)
-    one.name = "name"
+    one.household = House("name")
     turns.add(one, 2, 0.0)
     turns.remove(one)
     turns.remove(one)
@@ -76,11 +90,59 @@ def test_a_new_name_does_not_lose_a_connection() -> None:
 
 def test_who_took_least_comes_first_whoever_it_is() -> None:
     turns: Turns[One] = Turns()
-    for number, level in enumerate((20, 3, 7, 3, 0)):
-        turns.add(One("abcab"[number], number), 1, 0.0, level)
+    for number, level in enumerate((10, 3, 7, 3, 0)):
+        turns.add(One("abcab"[number], number, level), 1, 0.0)
     assert turns.first == 0
-    assert [number for _, number in order(turns)] == [4, 1, 3, 2, 0]
+    assert [number for _, number in order(turns)] == [4, 3, 1, 2, 0], "b has just had its turn"
     assert turns.first == LEVELS
+
+
+def test_what_the_household_took_comes_first() -> None:
+    turns: Turns[One] = Turns()
+    greedy, modest = House("greedy", MOST), House("modest", 1)
+    assert turns.add(One(greedy, 1, took=0), 1, 0.0) == OWN * MOST
+    assert turns.add(One(modest, 2, took=MOST), 1, 0.0, BEHIND) == OWN + MOST + BEHIND
+    assert turns.add(One(modest, 3, took=MOST), 1, 0.0) == OWN + MOST
+    assert turns.first == OWN + MOST
+    assert [number for _, number in order(turns)] == [3, 2, 1]
+
+
+def test_who_is_behind_comes_after_all_others_of_its_household_however_little_it_took() -> None:
+    turns: Turns[One] = Turns()
+    house = House("a", MOST)
+    for number in range(50):
+        turns.add(One(house, number), 1, 0.0, BEHIND)
+    turns.add(One(house, 99, took=MOST), 1, 0.0)
+    assert turns.take()[0].number == 99
+
+
+def test_a_household_whose_load_has_changed_takes_all_along() -> None:
+    """Or who came before the change would stand before, or behind, who came after it."""
+    turns: Turns[One] = Turns()
+    house, other = House("a", 4), House("b", 5)
+    for number in range(50):
+        turns.add(One(house, number), 1, 0.0, BEHIND)
+    turns.add(One(other, 200), 1, 0.0)
+    house.took = 5
+    turns.add(One(house, 100, took=3), 1, 0.0)
+    assert turns.first == 5 * OWN
+    assert [number for _, number in order(turns)] == [200, 100, *range(50)]
+    for number in range(50):
+        turns.add(One(house, number), 1, 0.0)
+    turns.add(One(other, 200), 1, 0.0)
+    other.took = 4
+    turns.review(1.0, 51)
+    assert turns.take()[0].number == 200
+
+
+def test_who_waits_under_another_name_by_now_moves_no_household_of_that_name() -> None:
+    turns: Turns[One] = Turns()
+    one = One(House("address", 3))
+    turns.add(one, 1, 0.0)
+    one.household = House("name", 9)
+    turns.review(1.0, 1)
+    assert turns.first == 3 * OWN
+    assert turns.take() == (one, 1)
 
 
 def test_who_has_waited_longest_is_served_in_the_end() -> None:
@@ -101,15 +163,15 @@ def test_whose_load_has_fallen_comes_further_ahead() -> None:
     turns: Turns[One] = Turns()
     many = [One("a", number) for number in range(100)]
     for one in many:
-        one.stands = 5
+        one.took = 5
         turns.add(one, 1, 0.0)
     late = One("b", 1000)
-    late.stands = 12
+    late.took = 8
     turns.add(late, 4, 0.0, 2)
     turns.review(1.0, 200)
     assert turns.first == 5
-    late.stands = 0
-    many[7].stands = 9
+    late.took = 0
+    many[7].took = 9
     for _ in range(10):
         assert turns.first == 5
         turns.review(2.0, 10)
@@ -119,9 +181,7 @@ def test_whose_load_has_fallen_comes_further_ahead() -> None:
     assert [number for _, number in order(turns)] == list(range(100)), "nobody is moved back"
 
 
-@given(
-    st.lists(st.tuples(st.sampled_from("atsr"), st.integers(0, 8), st.integers(0, LEVELS - 1)), max_size=60)
-)
+@given(st.lists(st.tuples(st.sampled_from("atsr"), st.integers(0, 8), st.integers(0, OWN - 1)), max_size=60))
 def test_nobody_is_lost_or_served_twice(steps: list[tuple[str, int, int]]) -> None:
     everybody = [One("xyz"[number % 3], number) for number in range(9)]
     turns: Turns[One] = Turns()
