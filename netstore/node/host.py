@@ -716,25 +716,13 @@ class Host:
         proposals = self.proposals
         if not (proposals.queued and self._raft.leader):
             return
-        slots = self._take()
+        slots = self.proposals.take(PAYLOADS_PER_TURN, BYTES_PER_TURN)
         if self._is_short:
             slots = self._refuse_growth(slots)
         if slots and not self._propose(slots):
             return
         if proposals.queued:
             self._wake()
-
-    def _take(self) -> list[Slot]:
-        """What is to be proposed next: `PAYLOADS_PER_TURN` of it, or `BYTES_PER_TURN`."""
-        slots = self.proposals.take(PAYLOADS_PER_TURN)
-        size = 0
-        for number, slot in enumerate(slots, 1):
-            size += len(slot.payload)
-            if size >= BYTES_PER_TURN:
-                if number < len(slots):
-                    self.proposals.put_back(slots[number:])
-                return slots[:number]
-        return slots
 
     def _propose(self, slots: list[Slot]) -> bool:
         """False when these wait, for as long as leadership is being transferred: a tick looks again."""

@@ -41,6 +41,9 @@ Where they are queued elsewhere, as in the log, that is the same memory.
 TURN: Final = 16
 """Payloads of one principal (`admission.household`) that are taken before those of the next."""
 
+TURN_BYTES: Final = 128 * 1024
+"""What they weigh, and one payload more."""
+
 NEVER_AGAIN: Final = Term(1 << 64)
 """Later than any term: what is marked with it is not sent again, whichever leader comes."""
 
@@ -135,22 +138,29 @@ class Proposals:
         else:
             self._lines[slot.owner] = deque((slot,))
 
-    def take(self, most: int) -> list[Slot]:
-        """Up to `most` of what is queued, and fewer where some have been completed meanwhile: those of one
-        principal in the order they came, and where not all can be taken, principals by turns, so that who
-        writes without a pause delays nobody but itself. What was put back or overtaken comes before the
-        member's own, and that before the lines.
+    def take(self, most: int, most_bytes: int = MAX_WAITING_BYTES) -> list[Slot]:
+        """Up to `most` of what is queued, until they weigh `most_bytes`, and fewer where some have been
+        completed meanwhile: those of one principal in the order they came, and where not all can be taken,
+        principals by turns, so that who writes without a pause delays nobody but itself. What was put back or
+        overtaken comes before the member's own, and that before the lines.
         """
-        first, lines, again = self._first, self._lines, self._again
-        slots = [again.popleft() for _ in range(min(most, len(again)))]
-        slots += [first.popleft() for _ in range(min(most - len(slots), len(first)))]
+        lines = self._lines
+        slots, size = _take(self._again, most, most_bytes)
+        if self._first:
+            taken, weight = _take(self._first, most - len(slots), most_bytes - size)
+            slots += taken
+            size += weight
         if lines and len(slots) + sum(map(len, lines.values())) <= most:
-            for line in lines.values():
-                slots += line
-            lines.clear()
-        while lines and len(slots) < most:
+            weight = sum(len(slot.payload) for line in lines.values() for slot in line)
+            if size + weight <= most_bytes:
+                for line in lines.values():
+                    slots += line
+                lines.clear()
+        while lines and len(slots) < most and size < most_bytes:
             owner, line = lines.popitem(last=False)
-            slots += [line.popleft() for _ in range(min(TURN, len(line), most - len(slots)))]
+            taken, weight = _take(line, min(TURN, most - len(slots)), min(TURN_BYTES, most_bytes - size))
+            slots += taken
+            size += weight
             if line:
                 lines[owner] = line
         return [slot for slot in slots if slot.payload]
@@ -245,6 +255,17 @@ class Proposals:
 
     def _is_late(self, slot: Slot) -> bool:
         return slot.late_at < self.now
+
+
+def _take(line: deque[Slot], most: int, most_bytes: int) -> tuple[list[Slot], int]:
+    """The first ones of it, until there are so many or they weigh so much; and what they weigh."""
+    slots: list[Slot] = []
+    size = 0
+    while line and len(slots) < most and size < most_bytes:
+        slot = line.popleft()
+        slots.append(slot)
+        size += len(slot.payload)
+    return slots, size
 
 
 def _forget_first(slots: deque[Slot]) -> None:

@@ -843,13 +843,16 @@ def test_a_turn_proposes_few_large_requests_in_their_order() -> None:
     member = Solo().lead()
     member.settle()
     start = member.host.status().last
-    for _ in range(5):
-        put(member, bytes(BYTES_PER_TURN * 2 // 3))
+    outcomes = [put(member, bytes(BYTES_PER_TURN * 2 // 3)) for _ in range(5)]
     seen = []
     for _ in range(4):
         member.turn()
         seen.append(member.host.status().last - start)
     assert seen == [2, 4, 5, 5]
+    member.settle()
+    events = [outcome for [outcome] in outcomes if isinstance(outcome, Event)]
+    indexes = [event.node.modified for event in events]
+    assert (len(indexes), sorted(indexes)) == (5, indexes)
 
 
 def test_while_much_is_committed_and_not_applied_own_requests_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from netstore.admission import PARTS
 from netstore.errors import timed_out
-from netstore.node.proposals import MAX_WAITING, MAX_WAITING_BYTES, TURN, Proposals, Slot
+from netstore.node.proposals import MAX_WAITING, MAX_WAITING_BYTES, TURN, TURN_BYTES, Proposals, Slot
 from netstore.state.envelope import command_of
 from netstore.types import Term
 
@@ -32,6 +32,26 @@ def test_who_writes_without_a_pause_delays_only_itself() -> None:
     assert first.index(b"o") == TURN
     assert len(first) == 100
     assert made.queued
+
+
+def test_who_writes_much_at_a_time_delays_only_itself() -> None:
+    """By bytes as by count: nothing is taken that has to be put back, before everybody else."""
+    large = bytes(TURN_BYTES // 2)
+    made = queue(*[(b"flood", large)] * 60, (b"other", b"o"), (b"", b"own"))
+    taken = commands(made.take(512, 8 * TURN_BYTES))
+    assert (taken[0], taken.index(b"o")) == (b"own", 3)
+    assert sum(map(len, taken)) <= 8 * TURN_BYTES + len(large)
+    made.add(b"again", lambda _: None, b"other")
+    made.add(b"own again", lambda _: None)
+    taken = commands(made.take(512, 8 * TURN_BYTES))
+    assert taken[0] == b"own again"
+    assert taken.index(b"again") <= 3
+
+
+def test_one_payload_is_taken_however_large() -> None:
+    made = queue((b"ann", bytes(5000)), (b"ann", b"1"), (b"bob", b"2"))
+    made.put_back(made.take(1, 10))
+    assert [len(made.take(9, 10)) for _ in range(4)] == [1, 1, 1, 0]
 
 
 def test_the_addresses_of_one_ipv6_network_have_one_line() -> None:
