@@ -61,8 +61,8 @@ def run(arguments: Sequence[str]) -> int:
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx is not None else PROGRAM
         text = error.format_message()
-        end = "" if text.endswith((".", "?")) else "."
-        say(f"{text}{end} See '{path} --help'.")
+        stop = "" if text.endswith((".", "?")) else "."
+        say(f"{text}{stop} See '{path} --help'.")
         return Exit.USAGE
     except click.ClickException as error:
         say(error.format_message())
