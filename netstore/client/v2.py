@@ -15,6 +15,7 @@ Redirects are not followed: a store never sends one, and following it could turn
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import sys
@@ -212,6 +213,9 @@ _decode_members = msgspec.json.Decoder(_Members).decode
 _decode_member = msgspec.json.Decoder(Member).decode
 _decode_words = msgspec.json.Decoder(dict[str, str]).decode
 
+
+_OF_OURS: Final = re.compile("ALERT_(.*CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)")
+"""What OpenSSL calls an alert that is about our certificate."""
 
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 """What OpenSSL calls an answer that is no TLS, in one release or another."""
@@ -529,6 +533,7 @@ class V2Client:
                     reason = _reason(error)
                 except httpx.TransportError as error:
                     reason = _reason(error)
+                    sent = not _is_turned_away(error)
                 else:
                     if response.status_code < 500 or write or any_status:
                         self.endpoints.pin(endpoint)
@@ -629,14 +634,30 @@ def _index(endpoint: str, response: httpx.Response) -> int:
     )
 
 
-def _reason(error: Exception) -> str:
-    """Why nothing came of a request. What TLS had against it stands behind errors that say nothing."""
+def _tls_fault(error: Exception) -> ssl.SSLError | None:
+    """What TLS had against a request: it stands behind errors that say nothing."""
     cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLError):
-            told = f"TLS: {words(cause)}"
-            return f"{told}; is it http:// there?" if cause.reason in _NO_TLS else told
+    while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__
+    return cause
+
+
+def _is_turned_away(error: Exception) -> bool:
+    """The store does not accept our certificate. It may say so after the request was sent (RFC 8446, 4.4.2.4
+    and 6.2), which it has not read then.
+    """
+    fault = _tls_fault(error)
+    return fault is not None and _OF_OURS.search(fault.reason or "") is not None
+
+
+def _reason(error: Exception) -> str:
+    """Why nothing came of a request."""
+    fault = _tls_fault(error)
+    if fault is not None:
+        told = f"TLS: {words(fault)}"
+        if _is_turned_away(error):
+            return f"{told}: the store wants a certificate of ours that it trusts"
+        return f"{told}; is it http:// there?" if fault.reason in _NO_TLS else told
     if isinstance(error, httpx.ConnectTimeout):
         return "no connection, or no end of its TLS handshake, in time"
     return str(error) or type(error).__name__

@@ -336,10 +336,15 @@ def test_keys_are_cleaned_as_every_client_does(given: str, key: str) -> None:
 
 
 def handshaking(context: ssl.SSLContext, listener: socket.socket) -> None:
-    """Take one connection, shake hands as far as that goes, and hang up."""
+    """Take one connection, shake hands as far as that goes, and wait until the client hangs up."""
     sock, _ = listener.accept()
-    with suppress(OSError), context.wrap_socket(sock, server_side=True) as shaken:
-        shaken.recv(65536)
+    shaking = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+    with suppress(OSError):
+        shaking.do_handshake()
+    with suppress(OSError), socket.socket(fileno=shaking.detach()) as rest:
+        rest.shutdown(socket.SHUT_WR)
+        while rest.recv(65536):
+            pass
 
 
 def test_a_store_whose_certificate_is_not_trusted(
@@ -357,6 +362,28 @@ def test_a_store_whose_certificate_is_not_trusted(
     assert told.status == Exit.UNAVAILABLE
     assert f"({url}: TLS: certificate refused: " in told.err
     assert told.err.endswith("check --endpoints, --ca-file, --cert-file and that the store runs there\n")
+
+
+@pytest.mark.parametrize("shown", [None, "stranger"])
+@pytest.mark.parametrize("words", [("key", "ls"), ("key", "set", "/a", "b")])
+def test_a_store_that_does_not_accept_our_certificate_has_done_nothing(
+    run: Run, certificates: Certificates, shown: str | None, words: tuple[str, ...]
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificates.ca))
+    context.load_cert_chain(certificates.certificate, certificates.key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    ours = ["--ca-file", str(certificates.ca)]
+    if shown is not None:
+        ours += ["--cert-file", str(certificates.folder / f"{shown}.pem")]
+        ours += ["--key-file", str(certificates.folder / f"{shown}.key")]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        server = threading.Thread(target=handshaking, args=(context, listener))
+        server.start()
+        told = run("--endpoints", url, *ours, *words)
+        server.join()
+    assert told.status == Exit.UNAVAILABLE
+    assert "the store wants a certificate of ours that it trusts" in told.err
 
 
 def answering_in_plain(listener: socket.socket) -> None:
