@@ -69,6 +69,11 @@ class Admission:
         self.taken = taken + size
         return True
 
+    @property
+    def most_of_one(self) -> int:
+        """How much a principal can hold, taken little by little, while nobody else holds anything."""
+        return -(-self.most // 2)
+
     def leave(self, principal: str, size: int = 1) -> None:
         """Give back what was taken. KeyError when the principal holds nothing."""
         owner = household(principal)

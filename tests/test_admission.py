@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def test_one_principal_leaves_half_to_the_others() -> None:
     places = Admission(64)
-    assert sum(places.enter("greedy") for _ in range(1_000)) == 32
+    assert sum(places.enter("greedy") for _ in range(1_000)) == 32 == places.most_of_one
+    odd = Admission(5)
+    assert sum(odd.enter("greedy") for _ in range(1_000)) == odd.most_of_one
     assert sum(places.enter("other") for _ in range(1_000)) == 64 // PARTS
     assert places.enter("third")
 

@@ -60,7 +60,9 @@ def run(arguments: Sequence[str]) -> int:
         return Exit.USAGE
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx is not None else PROGRAM
-        say(f"{error.format_message()} See '{path} --help'.")
+        text = error.format_message()
+        stop = "" if text.endswith((".", "?")) else "."
+        say(f"{text}{stop} See '{path} --help'.")
         return Exit.USAGE
     except click.ClickException as error:
         say(error.format_message())

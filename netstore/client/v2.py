@@ -15,6 +15,7 @@ Redirects are not followed: a store never sends one, and following it could turn
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import sys
@@ -28,6 +29,7 @@ import trio
 from netstore import __version__
 from netstore.client.endpoints import Endpoints
 from netstore.errors import NetstoreError
+from netstore.net.tls import words
 
 # httpx imports its own command line, and with it rich and pygments, when it finds them: 40 of its 60 ms.
 # Entering None makes that import fail the way it does where the extra is not installed, which httpx provides
@@ -212,19 +214,29 @@ _decode_member = msgspec.json.Decoder(Member).decode
 _decode_words = msgspec.json.Decoder(dict[str, str]).decode
 
 
+_OF_OURS: Final = re.compile("ALERT_(.*CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)")
+"""What OpenSSL calls an alert that is about our certificate."""
+
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+"""What OpenSSL calls an answer that is no TLS, in one release or another."""
+
+
 def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None) -> ssl.SSLContext:
     """A client's TLS settings: the system's trust or `ca_file` alone, and our certificate if there is one."""
     try:
         context = ssl.create_default_context(cafile=ca_file or None)
     except OSError as error:
-        raise NetstoreError(f"CA file {ca_file}: {error}") from None
+        raise NetstoreError(
+            f"CA file {ca_file}: {words(error)}: give a PEM file of authorities' certificates"
+        ) from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if cert_file:
         try:
             context.load_cert_chain(cert_file, key_file or None)
         except OSError as error:
             raise NetstoreError(
-                f"certificate {cert_file} with key {key_file or cert_file}: {error}"
+                f"certificate {cert_file} with key {key_file or cert_file}: {words(error)}: give a PEM"
+                " certificate and the key that belongs to it"
             ) from None
     return context
 
@@ -521,6 +533,7 @@ class V2Client:
                     reason = _reason(error)
                 except httpx.TransportError as error:
                     reason = _reason(error)
+                    sent = not _is_turned_away(error)
                 else:
                     if response.status_code < 500 or write or any_status:
                         self.endpoints.pin(endpoint)
@@ -530,9 +543,11 @@ class V2Client:
                         body = await _read(endpoint, response)
                     finally:
                         await _close(response)
+                    refusal = _refusal(endpoint, response, body, write=False)
                     if endpoint == order[-1]:
-                        raise _refusal(endpoint, response, body, write=False)
-                    tried.append((endpoint, f"status {response.status_code}"))
+                        raise refusal
+                    reason = refusal.problem if isinstance(refusal, BadAnswer) else str(refusal)
+                    tried.append((endpoint, reason))
                     continue
             tried.append((endpoint, reason))
             if write and sent:
@@ -619,7 +634,32 @@ def _index(endpoint: str, response: httpx.Response) -> int:
     )
 
 
+def _tls_fault(error: Exception) -> ssl.SSLError | None:
+    """What TLS had against a request: it stands behind errors that say nothing."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
+def _is_turned_away(error: Exception) -> bool:
+    """The store does not accept our certificate. It may say so after the request was sent (RFC 8446, 4.4.2.4
+    and 6.2), which it has not read then.
+    """
+    fault = _tls_fault(error)
+    return fault is not None and _OF_OURS.search(fault.reason or "") is not None
+
+
 def _reason(error: Exception) -> str:
+    """Why nothing came of a request."""
+    fault = _tls_fault(error)
+    if fault is not None:
+        told = f"TLS: {words(fault)}"
+        if _is_turned_away(error):
+            return f"{told}: the store wants a certificate of ours that it trusts"
+        return f"{told}; is it http:// there?" if fault.reason in _NO_TLS else told
+    if isinstance(error, httpx.ConnectTimeout):
+        return "no connection, or no end of its TLS handshake, in time"
     return str(error) or type(error).__name__
 
 

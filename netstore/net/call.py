@@ -16,6 +16,7 @@ from netstore.net.peerproof import NONCE_BYTES, same
 from netstore.net.peerwire import (
     HIGHEST_VERSION,
     LOWEST_VERSION,
+    SEALED_VERSION,
     Challenge,
     Offer,
     Proof,
@@ -117,6 +118,8 @@ class Call:
                 return
             self._be_welcome(answer)
             if rest and self.link.open:
+                rest = self.link.unsealed(rest)
+            if rest and self.link.open:
                 self._heed(rest)
         except MustStop:
             raise
@@ -141,6 +144,8 @@ class Call:
         if self._challenge is not None and self._secret is not None:
             greetings = self._hello.encode(), self._challenge.encode(), welcome.unproved()
             self._proved = same(welcome.proof, self._secret.called(*greetings))
+            if self._proved and welcome.version >= SEALED_VERSION:
+                self.link.seal(self._secret.caller_seal(*greetings[:2]))
         self.welcome = welcome
         self._greeted.set()
 
@@ -210,7 +215,9 @@ async def _call(
     sock = await _connect(host, port)
     certified = tls is not None and credentials is not None and credentials.client_auth
     offer = Offer.CERTIFICATE if certified else Offer.TOKEN
-    hello = msgspec.structs.replace(hello, nonce=secrets.token_bytes(NONCE_BYTES), offer=offer)
+    hello = msgspec.structs.replace(
+        hello, nonce=secrets.token_bytes(NONCE_BYTES), offer=offer, highest=HIGHEST_VERSION
+    )
     made = Call(hello, take, secret)
     try:
         made.link = Link(reactor, sock, made, tls, host)

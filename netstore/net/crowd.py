@@ -51,8 +51,8 @@ class Crowd(Generic[_C]):
     """The open connections. Every call is O(1)."""
 
     def __init__(self, most: int) -> None:
-        """`most` is how many there may be."""
-        self._most = most
+        self.most = most
+        """How many there may be."""
         # Ordered sets. What has been open longest without a word comes first; of a principal's connections,
         # what was looked at longest ago, or never.
         self._of: dict[str, OrderedDict[_C, None]] = {}
@@ -65,9 +65,14 @@ class Crowd(Generic[_C]):
         return self._count
 
     @property
+    def share(self) -> int:
+        """How many of them one principal may keep when there is no room for others."""
+        return int(SHARE * self.most)
+
+    @property
     def full(self) -> bool:
         """There is no room for one more."""
-        return self._count >= self._most
+        return self._count >= self.most
 
     @property
     def yields(self) -> bool:
@@ -117,7 +122,7 @@ class Crowd(Generic[_C]):
         return min(idle or looked_at, key=_used)
 
     def _is_large(self, principal: str | None) -> bool:
-        return principal is not None and len(self._of.get(principal, ())) > SHARE * self._most
+        return principal is not None and len(self._of.get(principal, ())) > self.share
 
     def _put_in(self, connection: _C) -> None:
         principal = household(connection.principal)

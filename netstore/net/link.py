@@ -14,6 +14,7 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
+from netstore.net.seal import Altered
 from netstore.net.tls import TlsFailed, Tunnel
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.net.reactor import Reactor
+    from netstore.net.seal import Seal
 
 READ_BYTES: Final = 256 * 1024
 """Taken by one read."""
@@ -81,6 +83,7 @@ class Link:
         "_passed",
         "_paused",
         "_reactor",
+        "_seal",
         "_shaken",
         "_socket",
         "_tunnel",
@@ -114,6 +117,7 @@ class Link:
         self._fd = sock.fileno()
         self._party: Party = party
         self._tunnel = None if tls is None else Tunnel(tls, host)
+        self._seal: Seal | None = None
         self._waiting: deque[bytes | memoryview] = deque()
         self.unsent = 0
         """Bytes that the kernel has not taken yet."""
@@ -149,7 +153,23 @@ class Link:
     def write(self, data: bytes) -> None:
         """Send bytes; they are lost when the link is over, or ends before they are sent."""
         if self._fd >= 0:
+            if self._seal is not None:
+                data = self._seal.close(data)
             self._put(data if self._tunnel is None else self._tunnel.send(data))
+
+    def seal(self, seal: Seal) -> None:
+        """From now on what is written and read goes in records."""
+        self._seal = seal
+
+    def unsealed(self, data: bytes) -> bytes:
+        """What was read, without its records; where it was changed on the way nothing, and this is over."""
+        if self._seal is None:
+            return data
+        try:
+            return self._seal.open(data)
+        except Altered as fault:
+            self.cut(str(fault))
+            return b""
 
     def pause(self) -> None:
         """Read nothing more for now."""
@@ -206,7 +226,7 @@ class Link:
         if not data:
             self.cut("closed by the other side")
         elif self._tunnel is None:
-            self._party.received(data)
+            self._hear(data)
         else:
             self._untunnel(self._tunnel, data)
 
@@ -227,6 +247,11 @@ class Link:
         if tunnel.open and not shaken and self._fd >= 0:
             self._party.opened()
         if plain and self._fd >= 0:
+            self._hear(plain)
+
+    def _hear(self, data: bytes) -> None:
+        plain = self.unsealed(data)
+        if plain:
             self._party.received(plain)
 
     def _put(self, data: bytes) -> None:

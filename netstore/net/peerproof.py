@@ -6,12 +6,15 @@ no use in another stream, for another purpose or member, or back to the side tha
 guessable characters can be found by trying at home: by somebody who records a greeting, or is called in a
 member's place; and for one that members began with by anybody, because `node.bootstrap` hashes it in a
 member's id, which is no secret. Who calls gets a proof only after it gave its own. Random ones have 256 bits.
+What follows has a tag on each record, from version 3 of the protocol on (`net.seal`).
 """
 
 from __future__ import annotations
 
 import hmac
 from typing import Final
+
+from netstore.net.seal import Seal
 
 PROOF_BYTES: Final = 32
 
@@ -21,6 +24,7 @@ NONCE_BYTES: Final = 32
 _KEY: Final = b"netstore peer protocol 2"
 _CALLER: Final = b"caller"
 _CALLED: Final = b"called"
+_SAID_BY: Final = b"said by "
 
 
 class Secret:
@@ -38,6 +42,18 @@ class Secret:
     def called(self, hello: bytes, challenge: bytes, welcome: bytes) -> bytes:
         """What the side that was called proves itself and its answer with."""
         return self._over(_CALLED, hello, challenge, welcome)
+
+    def caller_seal(self, hello: bytes, challenge: bytes) -> Seal:
+        """What the side that called puts on what it says after the welcome, and expects."""
+        return Seal(*self._said(hello, challenge))
+
+    def called_seal(self, hello: bytes, challenge: bytes) -> Seal:
+        """The same at the side that was called."""
+        caller, called = self._said(hello, challenge)
+        return Seal(called, caller)
+
+    def _said(self, *greetings: bytes) -> tuple[bytes, bytes]:
+        return self._over(_SAID_BY + _CALLER, *greetings), self._over(_SAID_BY + _CALLED, *greetings)
 
     def _over(self, side: bytes, *greetings: bytes) -> bytes:
         # Every greeting begins with its own length, so no two rows of them have the same bytes.

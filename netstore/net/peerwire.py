@@ -4,7 +4,8 @@ A stream belongs to the member that opened it, for one purpose. It opens with a 
 prove both sides, a `Challenge` answers that, and a `Proof` the challenge (`net.peerproof`). Then comes a
 `Welcome`, which proves the side that was called, or refuses with a reason at any of these places. Nothing
 else is read before. Whoever offers no proof in its hello gets the `Welcome` at once, which proves nothing and
-is a refusal unless it asks who is in the cluster. Then, by purpose:
+is a refusal unless it asks who is in the cluster. After a challenge everything goes in records that prove who
+sent them (`net.seal`), if both sides speak `SEALED_VERSION`. Then, by purpose:
 
 * messages: frames from the caller, each a batch of Raft messages. An empty frame is a ping, and is sent
   back. A frame that begins with a message of no length is a `StateNote`.
@@ -41,8 +42,13 @@ FIRST_VERSION: Final = 1
 """In which nobody proved who it was. It was never released; who speaks it is refused in its own format."""
 
 LOWEST_VERSION: Final = 2
-HIGHEST_VERSION: Final = 2
-"""The versions of this protocol that are spoken; a stream uses the highest that both sides know."""
+HIGHEST_VERSION: Final = 3
+"""The versions of this protocol that are spoken; a stream uses the highest that both sides know. The proofs
+are made over both sides' words for it, so nobody on the way talks them down.
+"""
+
+SEALED_VERSION: Final = 3
+"""From which on what follows a challenge goes in records (`net.seal`)."""
 
 MAX_GREETING_BYTES: Final = 1024
 """Largest body of a greeting. A stranger can make a member hold no more than this."""
@@ -138,7 +144,13 @@ class Hello(msgspec.Struct, frozen=True, gc=False):
     nonce: bytes = _NO_NONCE
     offer: Offer = Offer.NOTHING
     lowest: int = LOWEST_VERSION
-    highest: int = HIGHEST_VERSION
+    highest: int = LOWEST_VERSION
+    """`net.call` says what it speaks."""
+
+    @property
+    def version(self) -> int:
+        """What is spoken with who said this: the highest that both know, or that this side does."""
+        return max(LOWEST_VERSION, min(self.highest, HIGHEST_VERSION))
 
     def encode(self) -> bytes:
         """The bytes on the wire."""
@@ -176,7 +188,7 @@ class Challenge(msgspec.Struct, frozen=True, gc=False):
     cluster: ClusterId
     member: NodeId
     nonce: bytes
-    version: int = HIGHEST_VERSION
+    version: int = LOWEST_VERSION
 
     def encode(self) -> bytes:
         """The bytes on the wire."""
@@ -218,7 +230,7 @@ class Welcome(msgspec.Struct, frozen=True, gc=False):
     member: NodeId
     text: str = ""
     proof: bytes = _NO_PROOF
-    version: int = HIGHEST_VERSION
+    version: int = LOWEST_VERSION
 
     def encode(self) -> bytes:
         """The bytes on the wire. A text that is too long is cut."""

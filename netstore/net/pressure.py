@@ -167,8 +167,11 @@ class Pressure:
                 principal=new[0].principal,
                 bytes=new[0].account.held,
                 connections=len(self._held_back),
-                reason="they hold most of the memory for connections, and it runs short",
-                fix="read answers as they come, or raise memory_budget",
+                reason=f"client connections hold more than {self._wait} bytes, and these hold most of them",
+                limit="memory_budget",
+                held_by_all=self._memory.used,
+                held_until=self._release,
+                fix="read answers as they come, or raise memory_budget: an eighth of it is for connections",
             )
 
     def _let_go(self, holders: list[Holder]) -> None:
@@ -195,6 +198,7 @@ class Pressure:
                 principal=holder.principal,
                 bytes=holder.account.held,
                 reason=reason,
+                limit="memory_budget",
                 left_out=left_out,
                 fix="read answers as they come, or raise memory_budget",
             )

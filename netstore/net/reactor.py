@@ -601,10 +601,12 @@ class Reactor:
         if self.now - self._crowded_told >= 1:
             self._crowded_told = self.now
             said = weakest is None or weakest.heard
+            share = f"it has more than its share, {self.crowd.share} of {self.crowd.most}"
             self._log.warning(
                 "connection_let_go",
                 principal=gone,
-                reason="it has more than its share" if said else "it never said anything",
+                reason=share if said else "it never said anything",
+                limit="max_connections",
                 connections=len(self.crowd),
                 fix="raise max_connections if all of them are wanted",
             )

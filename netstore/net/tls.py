@@ -17,6 +17,7 @@ next handshake; files that cannot be read then are told once, and what was read 
 from __future__ import annotations
 
 import contextlib
+import re
 import ssl
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -24,6 +25,9 @@ from netstore.errors import NetstoreError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_SOURCE: Final = re.compile(r"^\[[^]]*\] | \(_ssl\.c:\d+\)$")
+"""The library's name before what went wrong, and the place in its source after it."""
 
 _READ_BYTES: Final = 256 * 1024
 _RECORD_HEAD: Final = 5
@@ -128,7 +132,7 @@ class Credentials:
                 context.load_cert_chain(self._certificate, self._key)
             except (ssl.SSLError, OSError) as error:
                 raise NetstoreError(
-                    f"{self._certificate} and {self._key}: {_words(error)}: give a PEM certificate and the"
+                    f"{self._certificate} and {self._key}: {words(error)}: give a PEM certificate and the"
                     " key that belongs to it"
                 ) from None
             self._trust(context)
@@ -146,7 +150,7 @@ class Credentials:
             context.load_verify_locations(self._trusted)
         except (ssl.SSLError, OSError) as error:
             raise NetstoreError(
-                f"{self._trusted}: {_words(error)}: give a PEM file of authorities' certificates"
+                f"{self._trusted}: {words(error)}: give a PEM file of authorities' certificates"
             ) from None
 
 
@@ -215,7 +219,7 @@ class Tunnel:
         except ssl.SSLZeroReturnError:
             self._ended = True
         except ssl.SSLError as error:
-            raise TlsFailed(_words(error)) from None
+            raise TlsFailed(words(error)) from None
         return b"".join(pieces)
 
     def _follow(self, data: bytes) -> None:
@@ -258,14 +262,14 @@ class Tunnel:
         except ssl.SSLWantReadError:
             return
         except ssl.SSLError as error:
-            raise TlsFailed(_words(error)) from None
+            raise TlsFailed(words(error)) from None
         self.open = True
 
 
-def _words(error: OSError) -> str:
-    """What went wrong, without numbers of the library's source."""
+def words(error: OSError) -> str:
+    """What went wrong with TLS or its files, without numbers of the library's source."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate refused: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return (error.reason or str(error)).replace("_", " ").lower()
+        return (error.reason or _SOURCE.sub("", str(error))).replace("_", " ").lower()
     return error.strerror or str(error)

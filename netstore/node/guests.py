@@ -31,8 +31,10 @@ from netstore.net.link import Link
 from netstore.net.peerproof import NONCE_BYTES, same
 from netstore.net.peerwire import (
     FIRST_VERSION,
+    LOWEST_VERSION,
     MAX_ROSTER_BYTES,
     PING,
+    SEALED_VERSION,
     Challenge,
     Frames,
     Hello,
@@ -48,6 +50,7 @@ from netstore.net.peerwire import (
     frame,
     judge,
 )
+from netstore.net.seal import ALTERED
 from netstore.raft.messages import MessageRefused
 
 if TYPE_CHECKING:
@@ -432,6 +435,8 @@ class Guest:
         self._guests.leave(self)
         if self._hello is None and reason.startswith("TLS: "):
             self._guests.tell("peer_refused", self.address, reason)
+        elif reason.startswith(ALTERED):
+            self._guests.tell("peer_cut", self.address, reason)
         if self.copy is not None:
             self.copy.gone(reason)
 
@@ -476,7 +481,7 @@ class Guest:
             self._refuse(Verdict.NOT_PROVED, "this member has no join token to compare with: give it one")
         else:
             nonce = secrets.token_bytes(NONCE_BYTES)
-            self._challenge = Challenge(own.cluster_id, own.member_id, nonce)
+            self._challenge = Challenge(own.cluster_id, own.member_id, nonce, hello.version)
             self.link.write(self._challenge.encode())
 
     def _check(self, hello: Hello, proof: Proof, challenge: Challenge) -> None:
@@ -499,6 +504,9 @@ class Guest:
         elif hello.purpose is Purpose.IMAGE:
             self.deadline = float("inf")  # it has time limits of its own
         self._answer(Verdict.ACCEPTED, "")
+        secret = self._guests.secret
+        if secret is not None and self._challenge is not None and hello.version >= SEALED_VERSION:
+            self.link.seal(secret.called_seal(self._said, self._challenge.encode()))
         if hello.purpose is Purpose.MESSAGES:
             self._guests.home.came(hello.sender)
 
@@ -514,11 +522,12 @@ class Guest:
 
     def _answer(self, verdict: Verdict, text: str) -> None:
         own, secret = self._guests.home.identity, self._guests.secret
-        welcome = Welcome(verdict, own.cluster_id, own.member_id, text)
+        version = LOWEST_VERSION if self._hello is None else self._hello.version
+        welcome = Welcome(verdict, own.cluster_id, own.member_id, text, version=version)
         # A stranger gets nothing that the token could be found with by trying.
         if self._proved and self._challenge is not None and secret is not None:
             proof = secret.called(self._said, self._challenge.encode(), welcome.unproved())
-            welcome = Welcome(verdict, own.cluster_id, own.member_id, text, proof)
+            welcome = structs.replace(welcome, proof=proof)
         self.link.write(welcome.encode())
 
     # --- the question of a roster stream

@@ -102,13 +102,14 @@ def test_alarms_are_raised_listed_and_cleared(v3: V3Client) -> None:
     assert alarms(v3) == []
     activate, deactivate = AlarmRequest.ACTIVATE, AlarmRequest.DEACTIVATE
     assert alarms(v3, action=activate, memberID=me, alarm=NOSPACE) == [(me, NOSPACE)]
-    assert alarms(v3, action=activate, memberID=5, alarm=NOSPACE) == [(5, NOSPACE)]
-    assert sorted(alarms(v3, alarm=NONE)) == sorted([(me, NOSPACE), (5, NOSPACE)])
-    assert alarms(v3, alarm=CORRUPT) == []
+    assert alarms(v3, action=activate, memberID=me, alarm=NOSPACE) == [(me, NOSPACE)]
+    assert alarms(v3, action=activate, memberID=me, alarm=CORRUPT) == [(me, CORRUPT)]
+    assert sorted(alarms(v3, alarm=NONE)) == [(me, NOSPACE), (me, CORRUPT)]
+    assert alarms(v3, alarm=CORRUPT) == [(me, CORRUPT)]
     shown = set(v3.maintenance.Status(StatusRequest()).errors)
-    assert shown == {f"memberID:{me} alarm:NOSPACE ", "memberID:5 alarm:NOSPACE "}
-    assert alarms(v3, action=deactivate, memberID=5, alarm=NOSPACE) == [(5, NOSPACE)]
-    assert alarms(v3, action=deactivate, memberID=5, alarm=NOSPACE) == []
+    assert shown == {f"memberID:{me} alarm:NOSPACE ", f"memberID:{me} alarm:CORRUPT "}
+    assert alarms(v3, action=deactivate, memberID=me, alarm=CORRUPT) == [(me, CORRUPT)]
+    assert alarms(v3, action=deactivate, memberID=me, alarm=CORRUPT) == []
     assert alarms(v3, action=deactivate, memberID=me, alarm=NOSPACE) == [(me, NOSPACE)]
     assert alarms(v3) == []
 

@@ -17,6 +17,7 @@ from netstore.net.peerproof import Secret
 from netstore.net.peerwire import (
     DIGEST_BYTES,
     FIRST_VERSION,
+    HIGHEST_VERSION,
     MAX_GREETING_BYTES,
     PING,
     Application,
@@ -195,9 +196,9 @@ HELLO = Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test")
         (msgspec.structs.replace(HELLO, sender=ME), Verdict.OTHER_MEMBER, "calls itself a"),
         (msgspec.structs.replace(HELLO, sender=NodeId(0)), Verdict.OTHER_MEMBER, "calls itself 0"),
         (
-            msgspec.structs.replace(HELLO, lowest=3, highest=4),
+            msgspec.structs.replace(HELLO, lowest=4, highest=5),
             Verdict.OTHER_VERSION,
-            "speaks versions 3 to 4",
+            "speaks versions 4 to 5",
         ),
         (
             msgspec.structs.replace(HELLO, lowest=0, highest=1),
@@ -338,11 +339,18 @@ def test_an_absurd_or_overlong_state_copy_is_refused() -> None:
 
 
 A_HELLO = Hello(
-    Purpose.MESSAGES, CLUSTER, ME, OTHER, "netstored 0.1.0", nonce=bytes(range(32)), offer=Offer.TOKEN
+    Purpose.MESSAGES,
+    CLUSTER,
+    ME,
+    OTHER,
+    "netstored 0.1.0",
+    nonce=bytes(range(32)),
+    offer=Offer.TOKEN,
+    highest=HIGHEST_VERSION,
 ).encode()
-A_CHALLENGE = Challenge(CLUSTER, OTHER, bytes(range(32, 64))).encode()
+A_CHALLENGE = Challenge(CLUSTER, OTHER, bytes(range(32, 64)), HIGHEST_VERSION).encode()
 A_SECRET = Secret("a token")
-A_WELCOME = Welcome(Verdict.ACCEPTED, CLUSTER, OTHER)
+A_WELCOME = Welcome(Verdict.ACCEPTED, CLUSTER, OTHER, version=HIGHEST_VERSION)
 A_PROOF = A_SECRET.called(A_HELLO, A_CHALLENGE, A_WELCOME.unproved())
 
 
@@ -353,6 +361,7 @@ A_PROOF = A_SECRET.called(A_HELLO, A_CHALLENGE, A_WELCOME.unproved())
         ("### Challenge", A_CHALLENGE),
         ("### Proof", Proof(A_SECRET.caller(A_HELLO, A_CHALLENGE)).encode()),
         ("### Welcome", msgspec.structs.replace(A_WELCOME, proof=A_PROOF).encode()),
+        ("## Records", A_SECRET.caller_seal(A_HELLO, A_CHALLENGE).close(PING)),
         ("### Messages", encode_batch([Heartbeat(ME, OTHER, Term(2), Index(7), 3)])),
         ("### Note of a state", StateNote(Index(7), bytes(range(16))).encode()),
     ],

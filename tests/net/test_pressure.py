@@ -22,6 +22,7 @@ class Lines:
         else:
             assert event == "connections_held_back"
             self.held_back.append(fields["principal"])
+            self.line = fields
 
 
 class One:
@@ -91,6 +92,17 @@ def test_the_heaviest_wait_until_what_the_others_hold_fits() -> None:
     assert here.waiting() == set()
     assert [one.changes for one in here.ones] == [0, 2, 2, 0]
     assert here.log.held_back == ["heavy"], "one line, not one for each of them"
+
+
+def test_the_line_says_which_limit_holds_them_back_and_how_to_raise_it() -> None:
+    here = Here(small=10, heavy=400, medium=150, light=100)
+    here.pressure.look(1.0)
+    line = here.log.line
+    assert line["limit"] == "memory_budget"
+    assert (line["principal"], line["bytes"], line["connections"]) == ("heavy", 400, 1)
+    assert (line["held_by_all"], line["held_until"]) == (660, 375)
+    assert line["reason"] == "client connections hold more than 500 bytes, and these hold most of them"
+    assert "raise memory_budget" in line["fix"]
 
 
 def test_who_took_what_it_was_owed_goes_on_whatever_others_keep() -> None:

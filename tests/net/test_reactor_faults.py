@@ -307,7 +307,7 @@ async def test_listeners_that_are_ready_together_rest_together(
     """At the limit of connections, and where the system gives none."""
     async with site() as here:
         second = here.listen()
-        here.reactor.crowd._most = 2
+        here.reactor.crowd.most = 2
         if full:
             callers = [caller("127.0.0.1", here.port), caller("127.0.0.2", here.port)]
             for sock in callers:
@@ -368,13 +368,13 @@ async def test_a_fault_in_what_concerns_all_connections_ends_none_of_them(
                 broken.setattr(
                     reactor, {"accept": "_accept", "admit": "_admit"}.get(place, "_make_room"), fail
                 )
-                reactor.crowd._most = 1
+                reactor.crowd.most = 1
                 reactor.crowd._silent[here.sessions[0].connection] = None
                 calling = await trio.open_tcp_stream("127.0.0.1", here.port)
                 await here.until(lambda: "connection_failed" in here.log.events)
                 await calling.aclose()
             await here.echo(good, b"meanwhile")
-        reactor.crowd._most = 10
+        reactor.crowd.most = 10
         reactor.sweep()
         assert "connection_failed" in here.log.events
         async with await trio.open_tcp_stream("127.0.0.1", here.port) as other:

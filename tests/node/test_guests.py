@@ -342,7 +342,7 @@ def test_who_speaks_the_first_version_is_refused_so_that_it_can_read_it() -> Non
     wire.party.received(struct.pack("<8sBHI", b"nstpeer\n", 1, len(first), crc32c(first)) + first)
     body = wire.sent[15:]
     assert struct.unpack_from("<BHQQ", body) == (Verdict.OTHER_VERSION, 1, CLUSTER, ME)
-    assert body[19:] == b"speaks versions 1 to 1 of the peer protocol, this member 2 to 2"
+    assert body[19:] == b"speaks versions 1 to 1 of the peer protocol, this member 2 to 3"
     assert (wire.reason, lodge.got) == ("refused", [])
 
 

@@ -16,6 +16,7 @@ import trio
 
 from netstore.disk.datadir import MemberIdentity
 from netstore.limits import Budget
+from netstore.net import call as calling
 from netstore.net.call import DIAL_SECONDS, Call, CallFailed, call
 from netstore.net.peerproof import Secret
 from netstore.net.peerwire import (
@@ -526,6 +527,106 @@ async def test_nobody_on_the_way_talks_a_caller_out_of_proofs() -> None:
         assert answer[0].verdict == Verdict.ACCEPTED
         assert one.applications == [None]
         await listener[0].aclose()
+
+
+class Between:
+    """Somebody on the way to a member, who passes everything on as `alter` makes it, by who says it."""
+
+    def __init__(self, alter: Callable[[bool, bytes], bytes] = lambda _, data: data) -> None:
+        self.alter = alter
+        self.near: trio.SocketStream
+        self.far: trio.SocketStream
+        self.url = ""
+
+    async def run(self, member: Member, *, task_status: trio.TaskStatus[None]) -> None:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+        task_status.started()
+        self.near = await listener.accept()
+        self.far = await trio.open_tcp_stream("127.0.0.1", member.port)
+        async with self.near, self.far, listener, trio.open_nursery() as nursery:
+            nursery.start_soon(partial(self._pass_on, self.near, self.far, from_caller=True))
+            await self._pass_on(self.far, self.near, from_caller=False)
+            nursery.cancel_scope.cancel()
+
+    async def _pass_on(self, one: trio.SocketStream, other: trio.SocketStream, *, from_caller: bool) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in one:
+                await other.send_all(self.alter(from_caller, bytes(data)))
+
+
+async def test_nobody_on_the_way_adds_to_what_members_say() -> None:
+    async with members() as (one, _), trio.open_nursery() as nursery:
+        between = Between()
+        await nursery.start(between.run, one)
+        heard: list[bytes] = []
+        made = await call(
+            one.peers.reactor, between.url, STRANGER, heard.append, credentials=None, secret=SECRET
+        )
+        made.link.write(encode_batch([beat(NodeId(0x99), A)]))
+        made.link.write(PING)
+        await eventually(lambda: one.got, "what the member said arrives")
+        await eventually(lambda: heard == [PING], "and it is answered")
+        await between.far.send_all(encode_batch([beat(NodeId(0x99), A, 7)]) * 2)
+        await made.over.wait()
+        assert "changed on the way: " in one.log.events("peer_cut")[0]
+        assert one.got == [beat(NodeId(0x99), A)]
+        nursery.cancel_scope.cancel()
+
+
+async def test_nobody_on_the_way_adds_to_the_answers() -> None:
+    async with members() as (one, _), trio.open_nursery() as nursery:
+        between = Between()
+        await nursery.start(between.run, one)
+        heard: list[bytes] = []
+        made = await call(
+            one.peers.reactor, between.url, STRANGER, heard.append, credentials=None, secret=SECRET
+        )
+        await between.near.send_all(PING * 10)
+        await made.over.wait()
+        assert made.reason.startswith("changed on the way: ")
+        assert heard == []
+        nursery.cancel_scope.cancel()
+
+
+def earlier_hello(from_caller: bool, data: bytes) -> bytes:
+    found = Hello.read(data) if from_caller and data[8] == 1 else None
+    return data if found is None else msgspec.structs.replace(found[0], highest=2).encode()
+
+
+def earlier_challenge(from_caller: bool, data: bytes) -> bytes:
+    found = None if from_caller else read_answer(data)
+    if found is None or not isinstance(found[0], Challenge):
+        return data
+    return msgspec.structs.replace(found[0], version=2).encode()
+
+
+@pytest.mark.parametrize("alter", [earlier_hello, earlier_challenge])
+async def test_nobody_on_the_way_talks_members_down_to_an_earlier_version(
+    alter: Callable[[bool, bytes], bytes],
+) -> None:
+    async with members() as (one, _), trio.open_nursery() as nursery:
+        between = Between(alter)
+        await nursery.start(between.run, one)
+        with pytest.raises(CallFailed, match="does not know the join token"):
+            await call(
+                one.peers.reactor, between.url, STRANGER, lambda _: None, credentials=None, secret=SECRET
+            )
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_member_of_the_earlier_version_is_spoken_with_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with members() as (one, two):
+        await met(one, two)
+        monkeypatch.setattr(calling, "HIGHEST_VERSION", 2)
+        made = await dial(one)
+        assert made.welcome is not None
+        assert made.welcome.version == 2
+        assert made.link._seal is None
+        made.link.write(encode_batch([beat(NodeId(0x99), A)]))
+        await eventually(lambda: one.got, "it is understood")
 
 
 async def test_a_greeting_that_was_recorded_is_of_no_use_again() -> None:

@@ -77,6 +77,11 @@ _READ_UNITS: Final = 20
 
 _TOO_LONG: Final = "grpc: trying to send message larger than max ({} vs. {})"
 
+_NO_ROOM: Final = (
+    "etcdserver: the list is larger than the {} bytes that one client gets of memory_budget (3/64 of it):"
+    " raise memory_budget, or ask for less"
+)
+
 
 class Answers:
     """Answers calls of one member. `after` makes a call once some seconds have passed."""
@@ -148,6 +153,7 @@ class Answers:
             self._add(pieces, size)
             return pieces.payer is not None
         budget = self._member.machine.mvcc.read_budget
+        pieces.wanted = pieces.held + size
         if budget.over or budget.used + size > budget.limit:
             self._drop_payer(pieces)
             return False
@@ -202,7 +208,7 @@ class Answers:
         if not call.open:
             return
         if not self._hold(call.principal, pieces):
-            refuse(call, errors.too_many())
+            self._refuse(call, pieces)
             return
         giving = _GivingPieces(self, self._member, call, head, pieces)
         self._enter(giving, 0)
@@ -212,6 +218,14 @@ class Answers:
         else:
             call.on_cancelled(giving.close)
             call.begin_reply(size)
+
+    def _refuse(self, call: Call, pieces: Pieces) -> None:
+        """There is no room: because there never is for so much, or because others hold it now."""
+        most = self._held.most_of_one
+        if pieces.wanted > most:
+            call.finish(grpc.RESOURCE_EXHAUSTED, _NO_ROOM.format(most))
+        else:
+            refuse(call, errors.too_many())
 
     def _hold(self, principal: str, pieces: Pieces) -> bool:
         owner, holders = household(principal), pieces.holders
@@ -370,7 +384,7 @@ class Pieces:
     while they are made, and to all that they are given to.
     """
 
-    __slots__ = ("held", "holders", "line", "payer", "pieces", "refused", "size")
+    __slots__ = ("held", "holders", "line", "payer", "pieces", "refused", "size", "wanted")
 
     def __init__(self, principals: Iterable[str]) -> None:
         """They are made for these, the first of whom wait longest. O(1)."""
@@ -379,6 +393,8 @@ class Pieces:
         """Bytes of the pieces."""
         self.held = 0
         """Bytes that are charged."""
+        self.wanted = 0
+        """Bytes that were to be held when more was asked for last."""
         self.line: Iterator[str] = map(household, principals)
         """Who may hold what is made when those before have no room for it."""
         self.payer = next(self.line, None)

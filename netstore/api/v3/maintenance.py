@@ -12,8 +12,9 @@ from netstore.api.v3.door import Single
 from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.api.v3.status import refuse
 from netstore.api.v3.version import VERSION
-from netstore.errors import NO_LEADER, Fault
+from netstore.errors import NO_LEADER, Fault, refusal
 from netstore.state.commands import encode
+from netstore.state.member import ID_NOT_FOUND
 from netstore.state.v3commands import CORRUPT, NOSPACE, AlarmChanged, SetAlarm
 from netstore.types import NodeId
 
@@ -35,8 +36,8 @@ MOST_UNSENT: Final = 1 << 20
 """Bytes of a snapshot that wait for the client at a time."""
 
 MOST_ALARMS: Final = 1_000
-"""Alarms beyond which a client may raise no more: all are told in one answer, and a client may raise them for
-members that there never were.
+"""Alarms beyond which a client may raise no more: all are told in one answer, and those of members that were
+removed stay until they are cleared.
 """
 
 _KINDS: Final = (NOSPACE, CORRUPT)
@@ -133,22 +134,32 @@ class MaintenanceService:
     # --- alarms
 
     def _alarm(self, call: Call, request: pb.AlarmRequest) -> None:
-        """Listing answers from here, without the quorum that etcd needs for it."""
+        """Listing answers from here, without the quorum that etcd needs for it. Nobody raises an alarm of a
+        member that there is not; one of a member that was removed can still be cleared.
+        """
         action, kind = request.action, request.alarm
         if action == pb.AlarmRequest.GET or kind not in _KINDS:
             listed = self._member.machine.alarms.active if action == pb.AlarmRequest.GET else ()
             self._alarms(call, self._revision, (each for each in listed if kind in (0, each[1])))
             return
         raises = action == pb.AlarmRequest.ACTIVATE
-        if raises and len(self._member.machine.alarms.active) >= MOST_ALARMS:
+        machine = self._member.machine
+        if raises and request.memberID not in machine.members:
+            refuse(call, refusal(ID_NOT_FOUND.encode()))
+            return
+        if raises and len(machine.alarms.active) >= MOST_ALARMS:
             refuse(call, errors.too_many())
             return
         command = SetAlarm(request.memberID, kind, active=raises)
-        self._member.propose(encode(command), partial(self._alarm_set, call), call.principal.encode())
+        self._member.propose(
+            encode(command), partial(self._alarm_set, call, command), call.principal.encode()
+        )
 
-    def _alarm_set(self, call: Call, outcome: Outcome | Fault) -> None:
+    def _alarm_set(self, call: Call, command: SetAlarm, outcome: Outcome | Fault) -> None:
+        """What is raised is told, also where it was before; what is cleared only if it was raised."""
         if isinstance(outcome, AlarmChanged):
-            self._alarms(call, outcome.revision, outcome.alarms)
+            raised = [(NodeId(command.member), command.kind)] if command.active else outcome.alarms
+            self._alarms(call, outcome.revision, raised)
         elif isinstance(outcome, Fault):
             refuse(call, outcome)
 

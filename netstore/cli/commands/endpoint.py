@@ -26,7 +26,7 @@ class Health:
     endpoint: str
     healthy: bool = False
     milliseconds: float | None = None
-    problem: str | None = None
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -35,7 +35,16 @@ class Standing:
 
     endpoint: str
     status: MemberStatus | None = None
-    problem: str | None = None
+    unanswered: tuple[str, ...] = ()
+    """Why there is none."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with it, or why it is not known."""
+        told = self.status
+        if told is None:
+            return self.unanswered
+        return told.problems if told.leader else ("knows no leader", *told.problems)
 
 
 _T = TypeVar("_T", Health, Standing)
@@ -70,13 +79,13 @@ def health(settings: Settings, *, cluster: bool) -> None:
                     each.endpoint,
                     "healthy" if each.healthy else "unhealthy",
                     None if each.milliseconds is None else f"{each.milliseconds:.1f}",
-                    each.problem,
+                    _joined(each),
                 )
                 for each in seen
             ],
         ),
     )
-    _complain([f"{each.endpoint}: {each.problem}" for each in seen if not each.healthy])
+    _complain([each for each in seen if not each.healthy])
 
 
 @endpoint.command("status")
@@ -94,7 +103,7 @@ def status(settings: Settings, *, cluster: bool, wide: bool) -> None:
     settings.run(partial(_at_each, settings, seen, _look_at_status))
     view = _wide_table(seen) if wide else _table(seen)
     settings.show({"endpoints": [_content(each) for each in seen]}, view, wide=wide)
-    _complain([f"{each.endpoint}: {each.problem}" for each in seen if each.status is None])
+    _complain([each for each in seen if each.status is None])
 
 
 def _table(seen: Sequence[Standing]) -> Table:
@@ -103,10 +112,10 @@ def _table(seen: Sequence[Standing]) -> Table:
     for each in seen:
         told = each.status
         if told is None:
-            rows.append((each.endpoint, None, None, None, None, None, each.problem))
+            rows.append((each.endpoint, None, None, None, None, None, _joined(each)))
             continue
         numbers = (told.term, told.commit_index, told.applied_index)
-        rows.append((each.endpoint, told.name or None, told.role, *numbers, _problem(told)))
+        rows.append((each.endpoint, told.name or None, told.role, *numbers, _joined(each)))
     return Table(("ENDPOINT", "NAME", "ROLE", "TERM", "INDEX", "APPLIED", "PROBLEM"), rows)
 
 
@@ -117,17 +126,16 @@ def _wide_table(seen: Sequence[Standing]) -> Table:
     for each in seen:
         told = each.status
         if told is None:
-            rows.append((each.endpoint, *[None] * (len(headings) - 2), each.problem))
+            rows.append((each.endpoint, *[None] * (len(headings) - 2), _joined(each)))
             continue
         numbers = (told.term, told.commit_index, told.applied_index)
         words = (told.id, told.name or None, told.version, told.role, told.leader or None)
-        rows.append((each.endpoint, *words, *numbers, told.feature_level, *_load(told), _problem(told)))
+        rows.append((each.endpoint, *words, *numbers, told.feature_level, *_load(told), _joined(each)))
     return Table(headings, rows)
 
 
-def _problem(told: MemberStatus) -> str | None:
-    problems = told.problems if told.leader else ("knows no leader", *told.problems)
-    return "; ".join(problems) or None
+def _joined(seen: Health | Standing) -> str | None:
+    return "; ".join(seen.problems) or None
 
 
 def _load(told: MemberStatus) -> tuple[str | None, int | None, str | None]:
@@ -141,28 +149,27 @@ def _load(told: MemberStatus) -> tuple[str | None, int | None, str | None]:
 
 
 def _content(seen: Standing) -> dict[str, object]:
+    """The same fields whether it answered or not; null is: not told."""
     told = seen.status
-    if told is None:
-        return {"endpoint": seen.endpoint, "problem": seen.problem}
+    memory, loop = (None, None) if told is None else (told.memory, told.loop)
     return {
         "endpoint": seen.endpoint,
-        "id": told.id,
-        "name": told.name,
-        "version": told.version,
-        "role": told.role,
-        "leader": told.leader,
-        "term": told.term,
-        "commitIndex": told.commit_index,
-        "appliedIndex": told.applied_index,
-        "problems": list(told.problems),
-        "featureLevel": told.feature_level,
-        "memory": told.memory
-        and {"budgetBytes": told.memory.budget_bytes, "usedBytes": told.memory.used_bytes},
-        "loop": told.loop
+        "id": told and told.id,
+        "name": told and told.name,
+        "version": told and told.version,
+        "role": told and told.role,
+        "leader": told and told.leader,
+        "term": told and told.term,
+        "commitIndex": told and told.commit_index,
+        "appliedIndex": told and told.applied_index,
+        "problems": list(seen.problems),
+        "featureLevel": told and told.feature_level,
+        "memory": memory and {"budgetBytes": memory.budget_bytes, "usedBytes": memory.used_bytes},
+        "loop": loop
         and {
-            "overBudget": told.loop.over_budget,
-            "longestMs": told.loop.longest_ms,
-            "longestWork": told.loop.longest_work,
+            "overBudget": loop.over_budget,
+            "longestMs": loop.longest_ms,
+            "longestWork": loop.longest_work,
         },
     }
 
@@ -195,12 +202,12 @@ async def _look_at_health(client: V2Client, seen: Health) -> None:
         try:
             told = await client.health()
         except ClientError as error:
-            seen.problem = failure_of(error).text
+            seen.problems = (failure_of(error).text,)
             return
     seen.milliseconds = round(1000 * (trio.current_time() - start), 1)
     seen.healthy = told.get("health") == "true"
     if not seen.healthy:
-        seen.problem = told.get("reason") or "says that it is not healthy"
+        seen.problems = (told.get("reason") or "says that it is not healthy",)
 
 
 async def _look_at_status(client: V2Client, seen: Standing) -> None:
@@ -211,9 +218,9 @@ async def _look_at_status(client: V2Client, seen: Standing) -> None:
         try:
             seen.status = await ClusterClient(client).status()
         except ClientError as error:
-            seen.problem = failure_of(error).text
+            seen.unanswered = (failure_of(error).text,)
 
 
-def _complain(problems: Sequence[str]) -> None:
-    if problems:
-        raise Failure(Exit.UNAVAILABLE, "; ".join(problems))
+def _complain(seen: Sequence[Health | Standing]) -> None:
+    if seen:
+        raise Failure(Exit.UNAVAILABLE, "; ".join(f"{each.endpoint}: {_joined(each)}" for each in seen))

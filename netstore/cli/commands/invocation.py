@@ -37,6 +37,11 @@ DEFAULT_TIMEOUT: Final = 8.0
 
 MAX_TIMEOUT: Final = 3600.0
 
+OF_ETCDCTL: Final = frozenset(
+    ("alarm", "compact", "compaction", "defrag", "del", "get", "lease", "put", "snapshot", "txn", "watch")
+)
+"""Commands of etcdctl for what the v3 API has: they work on netstored, so they are not here again."""
+
 MAX_INPUT_BYTES: Final = 10 * 1024 * 1024
 """The v2 API takes no longer form (v2 API, "Limits"); more on standard input is a mistake."""
 
@@ -364,6 +369,15 @@ class Group(click.Group):
     def get_help_option_names(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """`-h` as well, everywhere."""
         return HELP_OPTIONS
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Whoever looks here for what etcdctl has is told so."""
+        if ctx.parent is None and args[0] in OF_ETCDCTL and args[0] not in self.commands:
+            text = f"No such command '{args[0]}'; etcdctl has it: ETCDCTL_API=3 etcdctl {args[0]}"
+            raise click.UsageError(text, ctx)
+        return super().resolve_command(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The shared options in the program's own help, only the verbs in a noun's."""

@@ -291,7 +291,7 @@ def _report(settings: Settings, text: bytes, where: dict[str, object]) -> None:
             **where,
             "config": config,
             "effective": dict(rows) or None,
-            "problem": problem,
+            "problems": [] if problem is None else [problem],
             "warnings": list(told),
         },
         Table(("FIELD", "VALUE"), rows),

@@ -41,7 +41,7 @@ class Endpoint:
     member: str | None = None
     leader: bool | None = None
     latency_milliseconds: float | None = None
-    problem: str | None = None
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -54,8 +54,8 @@ class NetworkState:
     backend: str | None = None
     leases: int | None = None
     reservations: int | None = None
-    problems: int | None = None
-    problem: str | None = None
+    bad_leases: int | None = None
+    problems: tuple[str, ...] = ()
 
 
 @click.command(cls=Command)
@@ -73,9 +73,9 @@ def status(settings: Settings) -> None:
     emit(_drawn(settings.form, endpoints, network))
     sick = [seen for seen in endpoints if seen.health != "healthy"]
     if sick:
-        raise Failure(Exit.UNAVAILABLE, "; ".join(f"{seen.endpoint}: {seen.problem}" for seen in sick))
+        raise Failure(Exit.UNAVAILABLE, "; ".join(f"{seen.endpoint}: {_joined(seen)}" for seen in sick))
     if network.config == "invalid":
-        raise refused(f"{settings.key('config')}: {network.problem}")
+        raise refused(f"{settings.key('config')}: {_joined(network)}")
 
 
 async def _look_at_all(settings: Settings) -> list[Endpoint]:
@@ -103,12 +103,12 @@ async def _look_at(client: V2Client, seen: Endpoint) -> None:
             told = await client.health()
             seen.latency_milliseconds = round(1000 * (trio.current_time() - start), 1)
         except ClientError as error:
-            seen.problem = failure_of(error).text
+            seen.problems = (failure_of(error).text,)
             return
         if told.get("health") == "true":
             seen.health = "healthy"
         else:
-            seen.problem = told.get("reason") or "says that it is not healthy"
+            seen.problems = (told.get("reason") or "says that it is not healthy",)
         try:
             member = _member_at(await client.members(), seen.endpoint)
             if member is not None:
@@ -133,18 +133,19 @@ def _network(settings: Settings) -> NetworkState:
     try:
         config, entries = settings.ask(reading)
     except Failure as failure:
-        state.config, state.problem = "unknown", failure.text
+        state.config, state.problems = "unknown", (failure.text,)
         return state
     network = None
     if config is not None:
-        network, state.problem = checked((config.value or "").encode())
+        network, problem = checked((config.value or "").encode())
+        state.problems = () if problem is None else (problem,)
         state.config = "invalid" if network is None else "valid"
     if network is not None:
         state.network, state.backend = str(network.network), network.backend_type
     records = survey(entries, network)
     state.leases = sum(record.lease is not None and not record.reserved for record in records)
     state.reservations = sum(record.reserved for record in records)
-    state.problems = sum(bool(record.problems) for record in records)
+    state.bad_leases = sum(bool(record.problems) for record in records)
     return state
 
 
@@ -154,6 +155,10 @@ def _content(seen: Endpoint | NetworkState) -> dict[str, object]:
         re.sub("_([a-z])", lambda letter: letter[1].upper(), name): value
         for name, value in asdict(seen).items()
     }
+
+
+def _joined(seen: Endpoint | NetworkState) -> str | None:
+    return "; ".join(seen.problems) or None
 
 
 def _drawn(form: Form, endpoints: Sequence[Endpoint], network: NetworkState) -> str:
@@ -168,7 +173,7 @@ def _drawn(form: Form, endpoints: Sequence[Endpoint], network: NetworkState) -> 
             seen.member,
             leads[seen.leader],
             None if seen.latency_milliseconds is None else f"{seen.latency_milliseconds:.1f}",
-            seen.problem,
+            _joined(seen),
         )
         for seen in endpoints
     ]
@@ -180,8 +185,8 @@ def _drawn(form: Form, endpoints: Sequence[Endpoint], network: NetworkState) -> 
             network.backend,
             network.leases,
             network.reservations,
-            network.problems,
-            network.problem,
+            network.bad_leases,
+            _joined(network),
         )
     ]
     if form is Form.PLAIN:

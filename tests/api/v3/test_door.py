@@ -171,7 +171,7 @@ def test_who_writes_is_noted(served: Served, monkeypatch: pytest.MonkeyPatch) ->
         ("/etcdserverpb.Lease/LeaseRevoke", pb.LeaseRevokeRequest(ID=9)),
         (
             "/etcdserverpb.Maintenance/Alarm",
-            pb.AlarmRequest(action=pb.AlarmRequest.ACTIVATE, alarm=pb.NOSPACE),
+            pb.AlarmRequest(action=pb.AlarmRequest.ACTIVATE, memberID=served.member.id, alarm=pb.NOSPACE),
         ),
     ):
         served.call(path, request)
@@ -225,7 +225,7 @@ def test_what_a_read_and_a_write_can_run_into(served: Served) -> None:
         ("/etcdserverpb.Lease/LeaseRevoke", pb.LeaseRevokeRequest(ID=9)),
         (
             "/etcdserverpb.Maintenance/Alarm",
-            pb.AlarmRequest(action=pb.AlarmRequest.ACTIVATE, alarm=pb.NOSPACE),
+            pb.AlarmRequest(action=pb.AlarmRequest.ACTIVATE, memberID=served.member.id, alarm=pb.NOSPACE),
         ),
         ("/etcdserverpb.Cluster/MemberList", pb.MemberListRequest(linearizable=True)),
     ):

@@ -15,6 +15,7 @@ from netstore.errors import Fault, refusal
 from netstore.net import grpc
 from netstore.node import cluster
 from netstore.state import member
+from netstore.state.v3commands import NOSPACE, SetAlarm
 from netstore.types import NodeId
 from tests.support.v3member import FakeCall, FakeCopy, Served
 
@@ -182,16 +183,40 @@ def test_health(served: Served) -> None:
     receiver.cancelled()
 
 
+def set_alarm(
+    served: Served, action: pb.AlarmRequest.AlarmAction, id_: int, kind: pb.AlarmType = pb.NOSPACE
+) -> FakeCall:
+    return served.call(
+        "/etcdserverpb.Maintenance/Alarm", pb.AlarmRequest(action=action, memberID=id_, alarm=kind)
+    )
+
+
+def test_alarms_are_raised_of_members_that_there_are(served: Served) -> None:
+    """So there are as many as members and kinds, whatever numbers a client makes up."""
+    activate, me = pb.AlarmRequest.ACTIVATE, served.member.id
+    before = served.member.proposed
+    for id_ in (0, 5, me + 1, 2**64 - 1):
+        call = set_alarm(served, activate, id_)
+        assert (call.status, call.text) == (grpc.NOT_FOUND, "etcdserver: member not found")
+    assert served.member.proposed == before, "nothing of it is in the log"
+    for kind in (pb.NOSPACE, pb.CORRUPT):
+        assert set_alarm(served, activate, me, kind).status == grpc.OK
+    assert served.member.machine.alarms.active == [(me, pb.NOSPACE), (me, pb.CORRUPT)]
+
+
+def test_an_alarm_of_a_member_that_was_removed_can_be_cleared(served: Served) -> None:
+    served.member.machine.alarms.set(SetAlarm(5, NOSPACE, active=True))
+    call = set_alarm(served, pb.AlarmRequest.DEACTIVATE, 5)
+    assert [each.memberID for each in pb.AlarmResponse.FromString(call.messages[0]).alarms] == [5]
+    assert served.member.machine.alarms.active == []
+
+
 def test_a_client_raises_only_so_many_alarms(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are told in one answer, each time somebody asks for the status."""
+    """They are told in one answer, each time somebody asks for the status; removed members leave theirs."""
     monkeypatch.setattr(maintenance, "MOST_ALARMS", 3)
-
-    def ask(action: pb.AlarmRequest.AlarmAction, member: int) -> FakeCall:
-        request = pb.AlarmRequest(action=action, memberID=member, alarm=pb.NOSPACE)
-        return served.call("/etcdserverpb.Maintenance/Alarm", request)
-
-    calls = [ask(pb.AlarmRequest.ACTIVATE, member) for member in range(1, 5)]
-    assert [call.status for call in calls] == [grpc.OK] * 3 + [grpc.RESOURCE_EXHAUSTED]
-    assert calls[3].text == "etcdserver: too many requests"
-    assert ask(pb.AlarmRequest.DEACTIVATE, 1).status == grpc.OK
-    assert ask(pb.AlarmRequest.ACTIVATE, 4).status == grpc.OK
+    for removed in (1, 2, 3):
+        served.member.machine.alarms.set(SetAlarm(removed, NOSPACE, active=True))
+    call = set_alarm(served, pb.AlarmRequest.ACTIVATE, served.member.id)
+    assert (call.status, call.text) == (grpc.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
+    assert set_alarm(served, pb.AlarmRequest.DEACTIVATE, 1).status == grpc.OK
+    assert set_alarm(served, pb.AlarmRequest.ACTIVATE, served.member.id).status == grpc.OK

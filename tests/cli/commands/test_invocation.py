@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
+import ssl
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from netstore.cli import netstorectl
 from netstore.cli.commands.invocation import Exit, Settings, clean
 from tests.cli.commands.conftest import Terminal, answering, http
+from tests.support.certificates import Certificates
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +33,11 @@ def served(body: str = FILE, status: str = "200 OK") -> bytes:
 
 def error(code: int, cause: str, status: str) -> bytes:
     return served(json.dumps({"errorCode": code, "message": "m", "cause": cause, "index": 0}), status)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("tls"))
 
 
 # Options
@@ -321,3 +330,120 @@ def test_a_watch_that_ends_says_where_to_go_on(run: Run) -> None:
 )
 def test_keys_are_cleaned_as_every_client_does(given: str, key: str) -> None:
     assert clean(given) == key
+
+
+# TLS
+
+
+def handshaking(context: ssl.SSLContext, listener: socket.socket) -> None:
+    """Take one connection, shake hands as far as that goes, and wait until the client hangs up."""
+    sock, _ = listener.accept()
+    shaking = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+    with suppress(OSError):
+        shaking.do_handshake()
+    with suppress(OSError), socket.socket(fileno=shaking.detach()) as rest:
+        rest.shutdown(socket.SHUT_WR)
+        while rest.recv(65536):
+            pass
+
+
+def test_a_store_whose_certificate_is_not_trusted(
+    run: Run, certificates: Certificates, tmp_path: Path
+) -> None:
+    other = Certificates(tmp_path / "other")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.certificate, certificates.key)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        server = threading.Thread(target=handshaking, args=(context, listener))
+        server.start()
+        told = run("--endpoints", url, "--ca-file", str(other.ca), "member", "ls")
+        server.join()
+    assert told.status == Exit.UNAVAILABLE
+    assert f"({url}: TLS: certificate refused: " in told.err
+    assert told.err.endswith("check --endpoints, --ca-file, --cert-file and that the store runs there\n")
+
+
+@pytest.mark.parametrize("shown", [None, "stranger"])
+@pytest.mark.parametrize("words", [("key", "ls"), ("key", "set", "/a", "b")])
+def test_a_store_that_does_not_accept_our_certificate_has_done_nothing(
+    run: Run, certificates: Certificates, shown: str | None, words: tuple[str, ...]
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificates.ca))
+    context.load_cert_chain(certificates.certificate, certificates.key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    ours = ["--ca-file", str(certificates.ca)]
+    if shown is not None:
+        ours += ["--cert-file", str(certificates.folder / f"{shown}.pem")]
+        ours += ["--key-file", str(certificates.folder / f"{shown}.key")]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        server = threading.Thread(target=handshaking, args=(context, listener))
+        server.start()
+        told = run("--endpoints", url, *ours, *words)
+        server.join()
+    assert told.status == Exit.UNAVAILABLE
+    assert "the store wants a certificate of ours that it trusts" in told.err
+
+
+def answering_in_plain(listener: socket.socket) -> None:
+    """Take one connection and answer it as a store does that has no TLS."""
+    sock, _ = listener.accept()
+    with sock:
+        sock.recv(65536)
+        sock.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+
+def test_https_where_a_store_speaks_http(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=answering_in_plain, args=(listener,))
+        server.start()
+        told = run("--endpoints", f"https://127.0.0.1:{listener.getsockname()[1]}", "key", "get", "/a")
+        server.join()
+    assert told.status == Exit.UNAVAILABLE
+    assert "TLS: " in told.err
+    assert "; is it http:// there?)" in told.err
+
+
+@pytest.mark.parametrize("content", ["", "no certificate\n", None])
+def test_files_that_hold_no_certificate(run: Run, tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "file"
+    if content is not None:
+        path.write_text(content)
+    for option, fix in (
+        ("--ca-file", "give a PEM file of authorities' certificates"),
+        ("--cert-file", "give a PEM certificate and the key that belongs to it"),
+    ):
+        told = run("--endpoints", "https://127.0.0.1:1", option, str(path), "key", "ls")
+        assert told.status == Exit.USAGE
+        assert str(path) in told.err
+        assert told.err.endswith(f": {fix}\n")
+        assert ".c:" not in told.err
+        assert "Errno" not in told.err
+
+
+# What is said
+
+
+def test_what_the_first_of_two_stores_said_is_told(run: Run) -> None:
+    sick = error(300, "etcdserver: request timed out", "500 Internal Server Error")
+    with answering(lambda _head: sick) as url:
+        told = run("--endpoints", f"{url},{DEAD}", "key", "get", "--quorum", "/a")
+    assert told.status == Exit.UNAVAILABLE
+    assert f"{url}: 300: " in told.err
+    assert "etcdserver: request timed out" in told.err
+
+
+@pytest.mark.parametrize("words", [("--timeout", "0", "status"), ("key", "set", "/a"), ("bogus",)])
+def test_a_usage_error_ends_before_the_help_is_named(run: Run, words: tuple[str, ...]) -> None:
+    told = run(*words)
+    assert told.status == Exit.USAGE
+    assert ". See 'netstorectl" in told.err
+
+
+@pytest.mark.parametrize("words", [("alarm", "list"), ("snapshot", "save", "x"), ("get", "/a")])
+def test_who_looks_for_what_etcdctl_has_is_told(run: Run, words: tuple[str, ...]) -> None:
+    told = run(*words)
+    assert told.status == Exit.USAGE
+    assert f"ETCDCTL_API=3 etcdctl {words[0]}. See" in told.err
+    assert "etcdctl" not in run("member", "get").err, "only where no noun was given"

@@ -123,6 +123,12 @@ def test_endpoints_are_asked_each_by_itself(ctl: Run, store: str, request: pytes
         assert [row[0] for row in told.rows] == [store, DEAD]
         assert told.rows[1][-1]
         assert f"{DEAD}: no endpoint answered" in told.err
+        told = ctl("--endpoints", both, "endpoint", verb, "-o", "json")
+        there, missing = told.document["endpoints"]
+        assert there.keys() == missing.keys(), "the same fields for each"
+        assert there["problems"] == []
+        (problem,) = missing["problems"]
+        assert problem.startswith("no endpoint answered")
     assert ctl("endpoint", "health", "-o", "table").out.startswith("ENDPOINT ")
     for words in ((), ("--wide",)):
         told = ctl("endpoint", "status", *words, "-o", "table")
@@ -183,6 +189,15 @@ def test_what_loads_a_member_is_shown_as_far_as_it_is_told(
     (seen,) = document["endpoints"]
     for name, value in told.items():
         assert seen[name] == (value if name == "featureLevel" else {key: value[key] for key in seen[name]})
+
+
+def test_all_problems_of_an_endpoint_are_in_one_list(run: Run) -> None:
+    told = STANDING | {"leader": "", "problems": ["ALARM NOSPACE"]}
+    with answering(lambda _: http("200 OK", json.dumps(told))) as url:
+        document = run("--endpoints", url, "endpoint", "status", "-o", "json").document
+        rows = run("--endpoints", url, "endpoint", "status").rows
+    assert document["endpoints"][0]["problems"] == ["knows no leader", "ALARM NOSPACE"]
+    assert rows[0][-1] == "knows no leader; ALARM NOSPACE"
 
 
 def test_an_unhealthy_endpoint_says_why(run: Run) -> None:

@@ -151,7 +151,8 @@ def test_check_without_a_source_looks_at_the_store(ctl: Run, prefix: str) -> Non
     told = ctl("network", "check", "-o", "json")
     assert told.status == 1
     assert told.document["config"] is None
-    assert told.document["problem"].startswith("document: not a JSON object")
+    (problem,) = told.document["problems"]
+    assert problem.startswith("document: not a JSON object")
     assert ctl("network", "get").status == 1
 
 

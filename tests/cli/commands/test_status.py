@@ -25,7 +25,7 @@ def test_a_healthy_store_with_a_network(ctl: Run, store: str, prefix: str) -> No
     told = ctl("status", "-o", "json")
     assert (told.status, told.err) == (0, "")
     (endpoint,) = told.document["endpoints"]
-    assert (endpoint["endpoint"], endpoint["health"], endpoint["problem"]) == (store, "healthy", None)
+    assert (endpoint["endpoint"], endpoint["health"], endpoint["problems"]) == (store, "healthy", [])
     assert endpoint["version"].startswith("3.")
     assert endpoint["leader"] is True
     assert endpoint["member"] == "default"
@@ -37,8 +37,8 @@ def test_a_healthy_store_with_a_network(ctl: Run, store: str, prefix: str) -> No
         "backend": "host-gw",
         "leases": 1,
         "reservations": 1,
-        "problems": 1,
-        "problem": None,
+        "badLeases": 1,
+        "problems": [],
     }
 
 
@@ -102,7 +102,7 @@ def test_an_endpoint_that_says_it_is_not_healthy(run: Run) -> None:
     (endpoint,) = told.document["endpoints"]
     assert (endpoint["health"], endpoint["member"], endpoint["leader"]) == ("unhealthy", None, None)
     assert told.document["network"]["config"] == "unknown"
-    assert told.document["network"]["problem"] == "the store could not answer: no leader"
+    assert told.document["network"]["problems"] == ["the store could not answer: no leader"]
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", http("200 OK", "<html>")])
