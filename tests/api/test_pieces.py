@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netstore.api.v2 import form as forms
 from netstore.api.v2 import keys, pieces, render
 from netstore.api.v2.render import PIECE_BYTES, Renderer, Rendering, json_string, string_parts
 from netstore.errors import Fault, too_many
@@ -21,7 +22,7 @@ from netstore.types import ClusterId, EtcdIndex, Event, Nanos, NodeView
 from tests.support.local_member import HandClock, LocalMember, RecordedExchange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 MB = 1024 * 1024
 RANDOM = Random(1).randbytes(MB)  # noqa: S311 - no secret
@@ -77,6 +78,14 @@ def finish(member: LocalMember, *exchanges: RecordedExchange) -> int:
 
 def shown(value: bytes) -> bytes:
     return b'"value":' + json_string(value)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forms_are_read_at_once() -> Iterator[None]:
+    """What is counted here are the steps of answers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forms, "PIECE_BYTES", forms.FORM_LIMIT_BYTES)
+        yield
 
 
 @pytest.fixture

@@ -81,6 +81,8 @@ class RecordedExchange:
         self._gone: Callable[[], None] | None = None
         self._drained: Callable[[], None] | None = None
         self._taken = 0
+        self.charged = 0.0
+        """Seconds of work that were done beside its turns."""
 
     @property
     def request(self) -> Request:
@@ -132,6 +134,13 @@ class RecordedExchange:
 
     def abort(self) -> None:
         self.open, self.done = False, True
+
+    def defer(self, gone: Callable[[], None]) -> None:
+        assert not self.status, "answered already"
+        self._gone = gone
+
+    def worked(self, seconds: float) -> None:
+        self.charged += seconds
 
     def on_gone(self, call: Callable[[], None]) -> None:
         self._gone = call

@@ -11,11 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from netstore.api.router import method_allowed
+from netstore.api.v2 import form
 from netstore.api.v2.form import NONE_GIVEN, Parameters, parameters_of
 from netstore.api.v2.listing import listing_parts
 from netstore.api.v2.paths import check_depth
 from netstore.api.v2.percent import decode
 from netstore.api.v2.pieces import Answers
+from netstore.api.v2.reading import Readings
 from netstore.api.v2.render import PIECE_BYTES, Part, Renderer, Rendering, is_small
 from netstore.errors import Fault, failed
 from netstore.state import commands
@@ -69,6 +71,7 @@ class KeysApi:
         self._machine = member.machine
         self._hub = member.hub
         self._render = Renderer(member.cluster_id, member.clock)
+        self._readings = Readings(member.jobs)
         self._listings = Answers(member.jobs, member.clock, MOST_WALKS)
         self._large = Answers(member.jobs, member.clock, MOST_HELD)
         member.hub.prepare = self._prepare
@@ -89,11 +92,24 @@ class KeysApi:
             key = self._paths.get(request.path) or self._key(request.path)
             if method == b"GET":
                 parameters = self._queries.get(request.query) or self._query(exchange)
+            elif len(request.body) > form.PIECE_BYTES:
+                self._readings.begin(exchange, partial(self._read_form, exchange, key))
+                return
             else:
                 parameters = parameters_of(request)
         except Fault as fault:
             self._refuse(exchange, fault)
             return
+        self._carry_out(exchange, key, parameters)
+
+    def _read_form(self, exchange: Exchange, key: bytes, outcome: Parameters | Fault) -> None:
+        if isinstance(outcome, Fault):
+            self._refuse(exchange, outcome)
+        else:
+            self._carry_out(exchange, key, outcome)
+
+    def _carry_out(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
+        method = exchange.request.method
         # etcd asks its store for the state of authentication at each request, and counts it as a read.
         self._machine.statistics.gets_fail += 1
         if method == b"GET":
