@@ -392,6 +392,81 @@ def test_watchers_get_a_large_event_whole_and_in_order(member: LocalMember) -> N
     assert [json.loads(line)["node"]["value"] for line in lines[1][1:]] == ["2", "3"]
 
 
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the size of each piece of an event when that is made."""
+    sizes: list[int] = []
+    event_parts = Renderer.event_parts
+
+    def counted(renderer: Renderer, event: Event, *, past: bool = False) -> Iterator[render.Part]:
+        for part, work in event_parts(renderer, event, past=past):
+            sizes.append(len(part))
+            yield part, work
+
+    monkeypatch.setattr(Renderer, "event_parts", counted)
+    return sizes
+
+
+@pytest.mark.parametrize("first", ["answer", "watchers", "both"])
+@pytest.mark.parametrize("value", [b"x" * MB, RANDOM], ids=["plain", "random"])
+def test_an_event_is_made_once_for_its_answer_and_its_watchers(
+    member: LocalMember, made: list[int], value: bytes, first: str
+) -> None:
+    watch = asked(member, "/other", "wait=true")
+    written = put(member, "/other", value)
+    if first == "answer":
+        finish(member, written)
+    while member.hub.behind:
+        member.hub.step()
+        if first == "both":
+            member.jobs.run(1)
+            written.take()
+    finish(member, written)
+    assert watch.done
+    assert watch.text == written.text
+    assert sum(made) == len(written.text)
+    assert member.keys._lines._lines == []
+
+
+def test_lines_are_kept_within_a_bound_and_while_they_are_read(
+    member: LocalMember, made: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member.keys._lines, "_most", 5 * MB // 2)
+    monkeypatch.setattr(member, "_publish", lambda: None)
+    lines = member.keys._lines
+    asked(member, "/", "wait=true&recursive=true&stream=true")
+    slow = put(member, "/slow", RANDOM)
+    plain = [put(member, f"/{number}", b"x" * MB) for number in range(3)]
+    assert all(each.done for each in plain)
+    assert [line.event.node.key for line in lines._lines] == [b"/slow", b"/2"]
+    assert lines._size == sum(line.event.size for line in lines._lines)
+    other = put(member, "/other", RANDOM)
+    third = put(member, "/third", RANDOM)
+    assert [line.event.node.key for line in lines._lines] == [b"/slow", b"/other"]
+    finish(member, slow, other, third)
+    assert all(shown(RANDOM) in each.text for each in (slow, other, third))
+    put(member, "/last", b"x" * (3 * MB))
+    assert lines._lines == []
+    assert lines._size == 0
+
+
+def test_lines_that_nobody_is_told_are_not_kept(member: LocalMember, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(member, "_publish", lambda: None)
+    watch = asked(member, "/small", "wait=true")
+    finish(member, put(member, "/other", RANDOM))
+    watch.hang_up()
+    assert len(member.keys._lines._lines) == 1
+    finish(member, put(member, "/other", RANDOM))
+    assert member.keys._lines._lines == []
+
+
+def test_showing_what_a_watch_missed_counts_for_the_turn(member: LocalMember) -> None:
+    before = member.machine.worked
+    watch = asked(member, "/large", "wait=true&waitIndex=1")
+    assert member.machine.worked - before >= keys.AT_ONCE_WORK // keys.WORK_PER_UNIT
+    watch.hang_up()
+
+
 def test_an_event_that_nobody_waits_for_is_not_shown(member: LocalMember) -> None:
     asked(member, "/small", "wait=true&stream=true")
     watch = asked(member, "/large", "wait=true&stream=true")

@@ -279,11 +279,13 @@ class LocalMember:
         self._apply(commands.encode(publish))
         if not self.machine.cluster_version:
             self._apply(commands.encode(commands.SetClusterVersion("3.4.0")))
+        self._publish()
 
     def propose(
         self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
     ) -> None:
         done(self._apply(command))
+        self._publish()
         self.reaper.countdown.count(self.clock.monotonic())
 
     def status(self) -> Status:
@@ -309,11 +311,14 @@ class LocalMember:
     def _apply(self, command: bytes) -> Outcome:
         self.commit_index = Index(self.commit_index + 1)
         outcome = self.machine.apply(self.commit_index, command)
-        for event in self.machine.take_events():
-            self.hub.publish(event)
         self.machine.save()
         self.engine.commit()
         return outcome
+
+    def _publish(self) -> None:
+        """Tell watchers what was answered."""
+        for event in self.machine.take_events():
+            self.hub.publish(event)
 
     def advance(self, nanos: int) -> None:
         """Let time pass, with the leader's ticks in it."""
