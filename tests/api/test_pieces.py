@@ -19,7 +19,7 @@ from netstore.errors import Fault, too_many
 from netstore.net.exchange import Request
 from netstore.state import tree
 from netstore.types import ClusterId, EtcdIndex, Event, Nanos, NodeView
-from tests.support.local_member import HandClock, LocalMember, RecordedExchange
+from tests.support.local_member import START, LocalMember, RecordedExchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,9 +113,9 @@ def test_pieces_of_a_string_are_the_string(data: bytes, size: int) -> None:
 
 @given(BYTES, SIZES, BYTES)
 def test_pieces_of_an_event_are_the_event(value: bytes, size: int, name: bytes) -> None:
-    renderer = Renderer(ClusterId(1), HandClock())
+    renderer = Renderer(ClusterId(1), lambda _: 5.0)
     one, two = EtcdIndex(1), EtcdIndex(2)
-    node = NodeView(b"/d/" + name, one, two, value, expires=Nanos(HandClock().now + 5 * 10**9))
+    node = NodeView(b"/d/" + name, one, two, value, expires=Nanos(START + 5 * 10**9))
     below = NodeView(b"/d", one, two, dir=True, nodes=(node, NodeView(b"/d/b", one, two, value)))
     top = NodeView(b"/", EtcdIndex(0), EtcdIndex(0), dir=True, nodes=(below, below))
     for event in (Event("set", two, node, node), Event("get", two, top), Event("create", two, node)):
@@ -158,7 +158,7 @@ def test_an_answer_comes_whole_and_others_are_answered_meanwhile(value: bytes) -
     assert steps >= 25
     assert max(map(len, answer.pieces)) <= 8 * LONGEST_PIECE
     assert len(member.jobs) == 0
-    whole = Renderer(ClusterId(1), HandClock()).event(_event(member, "set"))
+    whole = Renderer(ClusterId(1), lambda _: 5.0).event(_event(member, "set"))
     assert answer.text == whole
 
 
@@ -255,7 +255,7 @@ def test_values_in_lists_are_shown_in_pieces(monkeypatch: pytest.MonkeyPatch) ->
     walked = asked(member, "/d")
     steps = finish(member, whole, walked)
     assert steps >= 40
-    assert whole.text == Renderer(ClusterId(1), HandClock()).event(_listed(member))
+    assert whole.text == Renderer(ClusterId(1), lambda _: 5.0).event(_listed(member))
     assert walked.text.startswith(b'{"action":"get","node":{"key":"/d","dir":true,"nodes":[{"key":"/d/')
     assert walked.text.count(shown(RANDOM[: MB // 8])) == 6
     assert max(map(len, walked.pieces)) <= 4 * LONGEST_PIECE

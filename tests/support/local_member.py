@@ -50,12 +50,14 @@ class HandClock:
 
     def __init__(self, now: Nanos = START) -> None:
         self.now = now
+        self.wrong = 0
+        """Nanoseconds by which the wall clock is wrong."""
 
     def monotonic(self) -> float:
         return self.now / 1e9
 
     def wall(self) -> Nanos:
-        return self.now
+        return Nanos(self.now + self.wrong)
 
 
 class _FailingLog:
@@ -253,10 +255,10 @@ class LocalMember:
         self.hub = Hub()
         self.commit_index = self.machine.applied
         self.jobs = Jobs(lambda: None, _FailingLog())
-        self.keys = KeysApi(self)
         self.stats = StatsApi(self, NoPeers())
         self.cluster = LocalCluster(self)
         self.reaper = Reaper(self, self.machine.tree.timed, 0.0, commands.ExpireNodes, commands.NoteTtl)
+        self.keys = KeysApi(self, self.reaper.countdown)
         self.deadlines = Deadlines(self.clock)
         members = MembersApi(self, self.cluster)
         self.router = Router(

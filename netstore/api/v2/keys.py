@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
     from netstore.net.exchange import Exchange
     from netstore.node.member import Member
+    from netstore.state.countdown import Countdown
     from netstore.state.machine import Outcome
-    from netstore.types import EtcdIndex, Nanos
+    from netstore.types import EtcdIndex, Nanos, NodeView
 
 PREFIX: Final = b"/v2/keys"
 ALLOWED: Final = b"HEAD,GET,PUT,POST,DELETE"
@@ -68,11 +69,13 @@ _NO_OUTCOME: Final = Fault(300, b"the command has no outcome to tell")
 class KeysApi:
     """Answers every request below `/v2/keys` for one member. Plain calls on the loop."""
 
-    def __init__(self, member: Member) -> None:
+    def __init__(self, member: Member, countdown: Countdown[bytes]) -> None:
+        """`countdown` tells how long nodes have left."""
         self._member = member
         self._machine = member.machine
         self._hub = member.hub
-        self._render = Renderer(member.cluster_id, member.clock)
+        self._render = Renderer(member.cluster_id, self._left)
+        self._countdown = countdown
         self._readings = Readings(member.jobs)
         self._listings = Answers(member.jobs, member.clock, MOST_WALKS)
         self._large = Answers(member.jobs, member.clock, MOST_HELD)
@@ -202,6 +205,14 @@ class KeysApi:
         )
 
     # Answers
+
+    def _left(self, view: NodeView) -> float:
+        """The seconds that a node has left, by this member's count, which no wall clock moves. Only of time
+        that is over, and of which nothing is known any more, the instant is told that was meant then.
+        """
+        clock = self._member.clock
+        left = self._countdown.left_since(view.key, self._machine.tree.begun(view), clock.monotonic())
+        return max(0.0, (view.expires - clock.wall()) / 1e9) if left is None else left
 
     def _answer(self, exchange: Exchange, no_value: bool, outcome: Outcome) -> None:
         if isinstance(outcome, Event):
