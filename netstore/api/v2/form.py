@@ -106,6 +106,7 @@ def parameters_in_pieces(request: Request) -> Generator[int, None, Parameters]:
     if alone is not None:
         return alone
     form = yield from _form_in_pieces(body)
+    yield PIECE_BYTES
     return _with_query(form, request)
 
 
@@ -201,6 +202,8 @@ def _decoded_in_pieces(data: bytes, start: int, stop: int) -> Generator[int, Non
         made.append(decoded)
         yield len(piece) // (_PLAIN if decoded is piece else 1)
         start = end
+    if len(made) > 1:
+        yield PIECE_BYTES  # to join what may be 10 MiB is a piece of its own, and so is what is done with it
     return b"".join(made)
 
 
