@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qs
 
 import msgspec
 
 from netstore import __version__
 from netstore.api.router import NOSNIFF, method_allowed
+from netstore.api.v2.form import MAX_PAIRS
+from netstore.api.v2.percent import BadEscapeError, decode
 from netstore.api.v3.version import VERSION
 from netstore.errors import Fault
 from netstore.net.exchange import PLAIN
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 HEALTH_SECONDS: Final = 1.0
 """How long the read through the log may take before the member calls itself unhealthy, as etcd."""
 
-ALARMS: Final = {NOSPACE: "NOSPACE", CORRUPT: "CORRUPT"}
+ALARMS: Final = {NOSPACE: b"NOSPACE", CORRUPT: b"CORRUPT"}
 """The kinds of alarms, as they are named in a query."""
 
 _JSON: Final = b"Content-Type: application/json\r\n"
@@ -52,7 +53,8 @@ class Health:
     """Answers `/health`: no alarm is raised, a leader is known, a read through the log comes back in time.
 
     It goes through the log, and not by a read index, because a member whose disk takes nothing is not well.
-    Each `exclude` in the query names an alarm that is passed over.
+    Each `exclude` in the query names an alarm that is passed over; in a query of more than `MAX_PAIRS` none
+    does.
     """
 
     def __init__(self, member: Member, after: Callable[[float, Callable[[], None]], Deadline]) -> None:
@@ -73,9 +75,24 @@ class Health:
         """Whether an alarm is raised that the query does not exclude."""
         raised = {kind for _, kind in self._member.machine.alarms.active}
         if raised and query:
-            excluded = parse_qs(query.decode("latin-1")).get("exclude", ())
+            excluded = _excluded(query)
             raised -= {kind for kind, name in ALARMS.items() if name in excluded}
         return bool(raised)
+
+
+def _excluded(query: bytes) -> set[bytes]:
+    """What each `exclude` of a query names; what is malformed names nothing."""
+    if query.count(b"&") >= MAX_PAIRS:
+        return set()
+    names = set()
+    for pair in query.split(b"&"):
+        name, _, value = pair.partition(b"=")
+        try:
+            if decode(name) == b"exclude":
+                names.add(decode(value))
+        except BadEscapeError:
+            continue
+    return names
 
 
 class _Check:

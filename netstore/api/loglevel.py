@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from netstore.api.router import method_allowed
+from netstore.api.v2.members import JSON_LIMIT_BYTES
 from netstore.api.v2.render import JSON
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ class LogLevel:
 
 
 def _level(body: bytes) -> str | None:
-    """The level in a body, empty when it names none; None when the body is no JSON object."""
+    """The level in a body, empty when it names none; None when the body is no JSON object, or a long one."""
+    if len(body) > JSON_LIMIT_BYTES:
+        return None
     try:
         document = msgspec.json.decode(body, type=dict[str, object] | None)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

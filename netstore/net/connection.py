@@ -363,6 +363,10 @@ class Connection:
             self._dirty = True
             self._reactor.dirty.append(self)
 
+    def worked(self, seconds: float) -> None:
+        """So much work was done for it beside its turns; see `http1.Output`."""
+        self._reactor.worked(self, seconds)
+
     def soon(self, call: Callable[[], None]) -> None:
         """Make a call of the session at the next turn: it has more to do than it does in one."""
         self._soon = call

@@ -141,5 +141,16 @@ class Exchange(Protocol):
     def abort(self) -> None:
         """Cut the connection without ending the body."""
 
+    def defer(self, gone: Callable[[], None]) -> None:
+        """The request is worked on before it can take its place among others: nothing that follows it on an
+        HTTP/1 connection is handed over before it is answered. `gone` is called once if the connection is
+        lost before that; a client that sends no more is answered.
+        """
+
+    def worked(self, seconds: float) -> None:
+        """So much work was done for this request beside the turns of its connection: it counts for the
+        connection's load (`net.load`).
+        """
+
     def on_gone(self, call: Callable[[], None]) -> None:
         """Call once if the client hangs up before the answer is complete; never where it has already."""

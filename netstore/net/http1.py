@@ -113,6 +113,9 @@ class Output(Protocol):
     def hurried(self) -> bool:
         """This turn is to be a short one: others wait who ask for less."""
 
+    def worked(self, seconds: float) -> None:
+        """So much work was done for the connection beside its turns."""
+
     def soon(self, call: Callable[[], None]) -> None:
         """Make a call of the codec in the next round, after those of others that are ready."""
 
@@ -207,6 +210,7 @@ class Http1Connection:
         "_weight",
         "_writes",
         "closed",
+        "deferred",
         "endless",
         "hungry",
         "late",
@@ -227,6 +231,8 @@ class Http1Connection:
         """The peer took longer than it may to complete what it began."""
         self.endless = 0
         """How many of the answers outstanding have no end of their own."""
+        self.deferred = False
+        """The request that was handed over last is worked on before it takes its place (`Exchange.defer`)."""
         self._pending: deque[Http1Exchange] = deque()
         self._writes = 0
         self._thirsty: Http1Exchange | None = None
@@ -297,7 +303,7 @@ class Http1Connection:
 
     def resume(self) -> None:
         """Hand over what is complete, as long as the answers outstanding are not too many or too large, none
-        of them is without an end, and a read does not have to wait for a write.
+        of them is without an end or deferred, and a read does not have to wait for a write.
         """
         if self.closed:
             return
@@ -316,6 +322,7 @@ class Http1Connection:
                 break
             if (
                 self.endless
+                or self.deferred
                 or len(pending) >= PIPELINE_LIMIT
                 or self._weight >= HIGH_WATER
                 or output.unsent() >= HIGH_WATER
@@ -406,6 +413,8 @@ class Http1Connection:
             self._writes -= 1
         if exchange.endless:
             self.endless -= 1
+        if exchange.deferred:
+            self.deferred = False
         if exchange.request.body:
             self._weight -= len(exchange.request.body)
         pending = self._pending

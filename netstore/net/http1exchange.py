@@ -38,6 +38,7 @@ class Http1Exchange:
         "_held_size",
         "closing",
         "complete",
+        "deferred",
         "endless",
         "request",
         "writes",
@@ -51,6 +52,8 @@ class Http1Exchange:
         """The whole answer has been given."""
         self.endless = False
         """The answer was begun and has no end yet, or somebody wants to know when the client hangs up."""
+        self.deferred = False
+        """Nothing behind it is handed over before it is complete."""
         self.closing = not request.keep_alive
         """The connection closes after this answer."""
         self._connection = connection
@@ -158,6 +161,17 @@ class Http1Exchange:
         self._gone = call
         if not self._finite:
             self._open()
+
+    def defer(self, gone: Callable[[], None]) -> None:
+        """See `Exchange.defer`."""
+        if not self.complete:
+            self._gone = gone
+            self.deferred = self._connection.deferred = True
+
+    def worked(self, seconds: float) -> None:
+        """See `Exchange.worked`."""
+        if not self._connection.closed:
+            self._connection.output.worked(seconds)
 
     def on_drained(self, call: Callable[[], None]) -> bool:
         """See `Exchange.on_drained`."""

@@ -186,6 +186,16 @@ class Http2Exchange(Stream):
         self._gone = self._drained = None
         self.connection.reset(self, INTERNAL_ERROR)
 
+    def defer(self, gone: Callable[[], None]) -> None:
+        """See `Exchange.defer`. Streams of a connection do not wait for each other."""
+        if self.open:
+            self._gone = gone
+            self._finite = True
+
+    def worked(self, seconds: float) -> None:
+        """See `Exchange.worked`."""
+        self.connection.output.worked(seconds)
+
     def on_gone(self, call: Callable[[], None]) -> None:
         """Call when the client gives up before the answer is complete; see `Exchange.on_gone`."""
         if self.open:

@@ -289,6 +289,10 @@ class Reactor:
                         self.later(each)
                     return
 
+    def worked(self, connection: Connection, seconds: float) -> None:
+        """So much work was done for a connection beside its turns."""
+        connection.load.add(self._clock(), seconds)
+
     def later(self, connection: Connection) -> None:
         """A connection has something to go on with: it gets a turn in one of the next rounds."""
         if connection.open:

@@ -123,6 +123,11 @@ class Lessor:
         self.behind = False
         """There may be more to count than was at once."""
 
+    @property
+    def nodes(self) -> Countdown[bytes]:
+        """How long the nodes of the v2 tree have left."""
+        return self._nodes.countdown
+
     def keep_alive(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
         """Renew a lease for `principal`, through the log: `done` gets its TTL in seconds, 0 when there is no
         such lease (any more), or the Fault that the renewal met on its way. See `Member.propose` for when.

@@ -132,8 +132,10 @@ class Countdown(Generic[K]):
 
     def __init__(self, table: Table[K]) -> None:
         self._table = table
-        self._ends: dict[K, tuple[float, int]] = {}
-        """When each is over, and how often this member had come to lead when it began to count."""
+        self._ends: dict[K, tuple[float, int, Any]] = {}
+        """When each is over, how often this member had come to lead when it began to count, and the index of
+        the renewal that it counts from.
+        """
         # Each key is in one of these, or will be: when it is to be looked at, which may be before its end, or
         # that this time has come.
         self._looks: dict[K, tuple[float, int]] = {}
@@ -189,6 +191,18 @@ class Countdown(Generic[K]):
             return None
         self._catch_up(key, now)
         return max(0.0, self._end(key) - now) if key in self._ends else timed.remaining or timed.ttl
+
+    def left_since(self, key: K, since: Any, now: float) -> float | None:
+        """The seconds left of the TTL that began at the index `since`, below 0 where it is overdue; all of
+        them where it is not counted yet, and never more. None where that is not known: something has come
+        after it and was counted. Changes nothing.
+        """
+        counted, timed = self._ends.get(key), self._table.get(key)
+        if counted is None or counted[2] != since:
+            is_new = timed is not None and timed.since == since
+            return float(timed.remaining or timed.ttl) if is_new and timed is not None else None
+        left = self._end(key) - now
+        return min(left, timed.ttl) if timed is not None and timed.since == since else left
 
     def due(self, now: float) -> list[tuple[K, Any]]:
         """What is overdue, as (key, since), the longest overdue first, at most `MAX_DUE` and `MOST_BYTES`.
@@ -257,7 +271,7 @@ class Countdown(Generic[K]):
         return found
 
     def _end(self, key: K) -> float:
-        end, leads = self._ends[key]
+        end, leads, _ = self._ends[key]
         if 0 < self._leads - leads <= MOST_GRACES:
             return max(end, self._led) + self._grace
         return end
@@ -268,7 +282,7 @@ class Countdown(Generic[K]):
         if timed is None:
             return
         end = now + (timed.remaining or timed.ttl)
-        self._ends[key] = end, self._leads
+        self._ends[key] = end, self._leads, timed.since
         self._overdue.pop(key, None)
         if end < self._looks.get(key, _NEVER)[0]:
             self._look(key, end)

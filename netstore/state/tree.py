@@ -245,6 +245,14 @@ class Tree:
         node = self._find(path)
         return None if node is None or node.dir else node
 
+    def begun(self, view: NodeView) -> EtcdIndex:
+        """The index at which what a node is shown to have of time began. A TTL of a directory begins anew
+        without a change of the directory.
+        """
+        node, timed = self._nodes.get(view.key), self.timed.get(view.key)
+        is_that = node is not None and timed is not None and node.expires == view.expires
+        return timed.since if is_that and timed is not None else view.modified
+
     def get(self, path: bytes, recursive: bool = False) -> Event | Fault:
         """The node with, for a directory, its visible children, however many they are.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from netstore.api.v2.form import MAX_PAIRS
 from netstore.errors import NO_SPACE, Fault, timed_out
 from netstore.state.v3commands import CORRUPT, NOSPACE, SetAlarm
 from netstore.types import Nanos, NodeId
@@ -81,12 +82,15 @@ def test_an_alarm_is_not_healthy_unless_it_is_passed_over() -> None:
         "?exclude=CORRUPT&x=1",
         "?exclude=nonsense",
         "?exclude=NOSPACE;x=%zz",
+        "?exclude=NOSPACE&exclude=CORRUPT%zz",
+        "?exclude=NOSPACE&exclude=CORRUPT" + "&" * MAX_PAIRS,
     ):
         answer = member.send("GET", f"/health{query}")
         assert (answer.status, answer.body) == UNHEALTHY
-    both = member.send("GET", "/health?exclude=NOSPACE&exclude=CORRUPT")
-    member.waiting[0](None)
-    assert (both.status, both.body) == HEALTHY
+    for query in ("exclude=NOSPACE&exclude=CORRUPT", "x=%zz&%65xclude=NO%53PACE&exclude=CORRUPT&exclude"):
+        both = member.send("GET", f"/health?{query}")
+        member.waiting.pop()(None)
+        assert (both.status, both.body) == HEALTHY
 
 
 def test_a_client_that_is_gone_is_not_answered() -> None:

@@ -6,7 +6,7 @@ That its answers are etcd's is the business of `tests/conformance`.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
@@ -14,7 +14,9 @@ import pytest
 from netstore import errors
 from netstore.api.v2 import keys as keys_module
 from netstore.api.v2.paths import MAX_NAMES
+from netstore.api.v2.render import expiration
 from netstore.net.exchange import Request
+from netstore.types import Nanos
 from tests.support.local_member import LocalMember, RecordedExchange
 
 if TYPE_CHECKING:
@@ -189,6 +191,61 @@ def test_a_past_event_shows_no_time_that_has_run_out(member: LocalMember) -> Non
     assert "ttl" not in found[0]["node"]
     assert found[1]["action"] == "expire"
     assert "ttl" not in found[1]["prevNode"]
+
+
+YEAR = 365 * 86_400 * 10**9
+
+
+@pytest.mark.parametrize("wrong", [YEAR, -YEAR, 70 * 10**9, -70 * 10**9])
+def test_the_time_left_is_counted_by_no_wall_clock(member: LocalMember, wrong: int) -> None:
+    """Neither that of what was written before the clock was set nor that of what is written after."""
+
+    def ask(method: str, target: str, body: bytes = b"") -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(member.send(method, f"/v2/keys{target}", body).text)
+        return answer
+
+    for path, body in (("/a", b"value=1&ttl=100"), ("/d", b"dir=true&ttl=100"), ("/b", b"value=1&ttl=100")):
+        assert ask("PUT", path, body)["node"]["ttl"] == 100
+    watches = [member.send("GET", f"/v2/keys/{key}?wait=true") for key in "ab"]
+    member.advance(10 * 10**9)
+    member.clock.wrong = wrong
+    assert [ask("GET", path)["node"]["ttl"] for path in ("/a", "/d", "/b", "/a?quorum=true")] == [90] * 4
+    assert [node["ttl"] for node in ask("GET", "/?sorted=true")["node"]["nodes"]] == [90] * 3
+    assert ask("GET", "/a?wait=true&waitIndex=1")["node"]["ttl"] == 90
+    assert ask("PUT", "/d", b"dir=true&ttl=50&prevExist=true")["node"]["ttl"] == 50
+    member.advance(10 * 10**9)
+    assert ask("GET", "/d")["node"]["ttl"] == 40
+    renewed = ask("PUT", "/a", b"ttl=60&refresh=true&prevExist=true")
+    assert (renewed["node"]["ttl"], renewed["prevNode"]["ttl"]) == (60, 80)
+    assert renewed["node"]["expiration"] == expiration(Nanos(member.clock.wall() + 60 * 10**9)).decode()
+    changed = ask("PUT", "/a", b"value=2&ttl=7")
+    assert (changed["node"]["ttl"], json.loads(watches[0].text)["node"]["ttl"]) == (7, 7)
+    assert changed["prevNode"]["ttl"] == json.loads(watches[0].text)["prevNode"]["ttl"] == 60
+    assert ask("DELETE", "/b")["prevNode"]["ttl"] == json.loads(watches[1].text)["prevNode"]["ttl"] == 80
+    member.advance(6 * 10**9)
+    assert ask("GET", "/a")["node"]["ttl"] == 1
+
+
+def test_of_two_times_that_began_in_one_turn_each_shows_its_own(
+    member: LocalMember, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member.clock.wrong = -YEAR
+    member.send("PUT", "/v2/keys/a", b"value=1&ttl=1000")
+    monkeypatch.setattr(member.reaper.countdown, "count", lambda _: False)
+    member.clock.wrong = 0
+    member.send("PUT", "/v2/keys/a", b"value=1&ttl=5")
+    answer = json.loads(member.send("PUT", "/v2/keys/a", b"value=1&ttl=7").body)
+    assert (answer["node"]["ttl"], answer["prevNode"]["ttl"]) == (7, 5)
+
+
+def test_what_is_overdue_shows_by_how_much(member: LocalMember) -> None:
+    member.send("PUT", "/v2/keys/a", b"value=1&ttl=2")
+    member.clock.wrong = YEAR
+    shown = []
+    for _ in range(6):
+        member.clock.now = Nanos(member.clock.now + 10**9)
+        shown.append(json.loads(member.send("GET", "/v2/keys/a").body)["node"].get("ttl"))
+    assert shown == [1, None, -1, -2, -3, -4]
 
 
 def test_statistics_count_what_happened(member: LocalMember) -> None:

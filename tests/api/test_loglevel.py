@@ -7,6 +7,7 @@ import json
 import pytest
 
 from netstore.api.loglevel import LEVELS, LogLevel
+from netstore.api.v2.members import JSON_LIMIT_BYTES
 from netstore.net.exchange import Request
 from netstore.ops import logging
 from tests.support.local_member import RecordedExchange
@@ -49,7 +50,8 @@ def test_a_level_is_taken(body: bytes, level: str) -> None:
         (b"[]", "Invalid json body"),
         (b'{"Level":3}', "Invalid json body"),
         (b'{"Level":"\xff"}', "Invalid json body"),
-        (b'{"Level":' + b"[" * 100_000, "Invalid json body"),
+        (b'{"Level":' + b"[" * 10_000, "Invalid json body"),
+        (b'{"Level":"DEBUG"}' + b" " * JSON_LIMIT_BYTES, "Invalid json body"),
     ],
 )
 def test_anything_else_is_refused(body: bytes, said: str) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from netstore.api.v2.members import JSON_LIMIT_BYTES
 from netstore.errors import Fault, timed_out
+from netstore.net.exchange import Request
 from netstore.state import member as words
 from netstore.types import NodeId
-from tests.support.local_member import LocalMember
-
-if TYPE_CHECKING:
-    from tests.support.local_member import RecordedExchange
+from tests.support.local_member import LocalMember, RecordedExchange
 
 JSON = b"application/json"
 OWN = "8e9e05c52164694d"
@@ -101,11 +100,27 @@ def test_bodies_that_are_none_are_refused(body: bytes, said: str) -> None:
     assert member.cluster.asked == []
 
 
-@pytest.mark.parametrize("body", [b"junk", b"\xff", b"[" * 100_000, b'{"peerURLs":["\xff"]}'])
+@pytest.mark.parametrize("body", [b"junk", b"\xff", b"[" * 10_000, b'{"peerURLs":["\xff"]}'])
 def test_bodies_that_are_not_json_are_refused(body: bytes) -> None:
     status, document = asked(LocalMember(), "POST", "/v2/members", body)
     assert status == 400
     assert document["message"]
+
+
+def test_a_body_is_bounded() -> None:
+    member = LocalMember()
+    urls = b",".join(b'"http://%b:%d"' % (b"n" * 63, 1000 + number) for number in range(16))
+    most = (b'{"peerURLs":[%b],"x":"' % urls).ljust(JSON_LIMIT_BYTES - 2, b"x") + b'"}'
+    said = {"message": f"the body has more than {JSON_LIMIT_BYTES} bytes"}
+    for body in (most + b" ", b" " * (JSON_LIMIT_BYTES + 1), b"[" * 1_000_000):
+        assert asked(member, "POST", "/v2/members", body) == (413, said)
+    assert member.cluster.asked == []
+    request = Request(b"POST", b"/v2/members", content_type=JSON)
+    request.too_large = True
+    exchange = RecordedExchange(request)
+    member.router.handle(exchange)
+    assert (exchange.status, json.loads(exchange.body)) == (413, said)
+    assert asked(member, "POST", "/v2/members", most)[0] == 201
 
 
 @pytest.mark.parametrize(

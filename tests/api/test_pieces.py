@@ -12,16 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netstore.api.v2 import form as forms
 from netstore.api.v2 import keys, pieces, render
 from netstore.api.v2.render import PIECE_BYTES, Renderer, Rendering, json_string, string_parts
 from netstore.errors import Fault, too_many
 from netstore.net.exchange import Request
 from netstore.state import tree
 from netstore.types import ClusterId, EtcdIndex, Event, Nanos, NodeView
-from tests.support.local_member import HandClock, LocalMember, RecordedExchange
+from tests.support.local_member import START, LocalMember, RecordedExchange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 MB = 1024 * 1024
 RANDOM = Random(1).randbytes(MB)  # noqa: S311 - no secret
@@ -79,6 +80,14 @@ def shown(value: bytes) -> bytes:
     return b'"value":' + json_string(value)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forms_are_read_at_once() -> Iterator[None]:
+    """What is counted here are the steps of answers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forms, "PIECE_BYTES", forms.FORM_LIMIT_BYTES)
+        yield
+
+
 @pytest.fixture
 def member() -> LocalMember:
     """Has a large value at `/large` and a small one at `/small`."""
@@ -104,9 +113,9 @@ def test_pieces_of_a_string_are_the_string(data: bytes, size: int) -> None:
 
 @given(BYTES, SIZES, BYTES)
 def test_pieces_of_an_event_are_the_event(value: bytes, size: int, name: bytes) -> None:
-    renderer = Renderer(ClusterId(1), HandClock())
+    renderer = Renderer(ClusterId(1), lambda _: 5.0)
     one, two = EtcdIndex(1), EtcdIndex(2)
-    node = NodeView(b"/d/" + name, one, two, value, expires=Nanos(HandClock().now + 5 * 10**9))
+    node = NodeView(b"/d/" + name, one, two, value, expires=Nanos(START + 5 * 10**9))
     below = NodeView(b"/d", one, two, dir=True, nodes=(node, NodeView(b"/d/b", one, two, value)))
     top = NodeView(b"/", EtcdIndex(0), EtcdIndex(0), dir=True, nodes=(below, below))
     for event in (Event("set", two, node, node), Event("get", two, top), Event("create", two, node)):
@@ -149,7 +158,7 @@ def test_an_answer_comes_whole_and_others_are_answered_meanwhile(value: bytes) -
     assert steps >= 25
     assert max(map(len, answer.pieces)) <= 8 * LONGEST_PIECE
     assert len(member.jobs) == 0
-    whole = Renderer(ClusterId(1), HandClock()).event(_event(member, "set"))
+    whole = Renderer(ClusterId(1), lambda _: 5.0).event(_event(member, "set"))
     assert answer.text == whole
 
 
@@ -246,7 +255,7 @@ def test_values_in_lists_are_shown_in_pieces(monkeypatch: pytest.MonkeyPatch) ->
     walked = asked(member, "/d")
     steps = finish(member, whole, walked)
     assert steps >= 40
-    assert whole.text == Renderer(ClusterId(1), HandClock()).event(_listed(member))
+    assert whole.text == Renderer(ClusterId(1), lambda _: 5.0).event(_listed(member))
     assert walked.text.startswith(b'{"action":"get","node":{"key":"/d","dir":true,"nodes":[{"key":"/d/')
     assert walked.text.count(shown(RANDOM[: MB // 8])) == 6
     assert max(map(len, walked.pieces)) <= 4 * LONGEST_PIECE
@@ -381,6 +390,81 @@ def test_watchers_get_a_large_event_whole_and_in_order(member: LocalMember) -> N
     assert [told[0] for told in lines] == [written.text] * 2
     assert [json.loads(line)["node"]["value"] for line in lines[0][1:]] == ["2"]
     assert [json.loads(line)["node"]["value"] for line in lines[1][1:]] == ["2", "3"]
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the size of each piece of an event when that is made."""
+    sizes: list[int] = []
+    event_parts = Renderer.event_parts
+
+    def counted(renderer: Renderer, event: Event, *, past: bool = False) -> Iterator[render.Part]:
+        for part, work in event_parts(renderer, event, past=past):
+            sizes.append(len(part))
+            yield part, work
+
+    monkeypatch.setattr(Renderer, "event_parts", counted)
+    return sizes
+
+
+@pytest.mark.parametrize("first", ["answer", "watchers", "both"])
+@pytest.mark.parametrize("value", [b"x" * MB, RANDOM], ids=["plain", "random"])
+def test_an_event_is_made_once_for_its_answer_and_its_watchers(
+    member: LocalMember, made: list[int], value: bytes, first: str
+) -> None:
+    watch = asked(member, "/other", "wait=true")
+    written = put(member, "/other", value)
+    if first == "answer":
+        finish(member, written)
+    while member.hub.behind:
+        member.hub.step()
+        if first == "both":
+            member.jobs.run(1)
+            written.take()
+    finish(member, written)
+    assert watch.done
+    assert watch.text == written.text
+    assert sum(made) == len(written.text)
+    assert member.keys._lines._lines == []
+
+
+def test_lines_are_kept_within_a_bound_and_while_they_are_read(
+    member: LocalMember, made: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member.keys._lines, "_most", 5 * MB // 2)
+    monkeypatch.setattr(member, "_publish", lambda: None)
+    lines = member.keys._lines
+    asked(member, "/", "wait=true&recursive=true&stream=true")
+    slow = put(member, "/slow", RANDOM)
+    plain = [put(member, f"/{number}", b"x" * MB) for number in range(3)]
+    assert all(each.done for each in plain)
+    assert [line.event.node.key for line in lines._lines] == [b"/slow", b"/2"]
+    assert lines._size == sum(line.event.size for line in lines._lines)
+    other = put(member, "/other", RANDOM)
+    third = put(member, "/third", RANDOM)
+    assert [line.event.node.key for line in lines._lines] == [b"/slow", b"/other"]
+    finish(member, slow, other, third)
+    assert all(shown(RANDOM) in each.text for each in (slow, other, third))
+    put(member, "/last", b"x" * (3 * MB))
+    assert lines._lines == []
+    assert lines._size == 0
+
+
+def test_lines_that_nobody_is_told_are_not_kept(member: LocalMember, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(member, "_publish", lambda: None)
+    watch = asked(member, "/small", "wait=true")
+    finish(member, put(member, "/other", RANDOM))
+    watch.hang_up()
+    assert len(member.keys._lines._lines) == 1
+    finish(member, put(member, "/other", RANDOM))
+    assert member.keys._lines._lines == []
+
+
+def test_showing_what_a_watch_missed_counts_for_the_turn(member: LocalMember) -> None:
+    before = member.machine.worked
+    watch = asked(member, "/large", "wait=true&waitIndex=1")
+    assert member.machine.worked - before >= keys.AT_ONCE_WORK // keys.WORK_PER_UNIT
+    watch.hang_up()
 
 
 def test_an_event_that_nobody_waits_for_is_not_shown(member: LocalMember) -> None:

@@ -13,13 +13,17 @@ from hypothesis import strategies as st
 from netstore.api.v2.render import Renderer, expiration, json_string
 from netstore.errors import MESSAGES, Fault
 from netstore.types import ClusterId, EtcdIndex, Event, Index, Nanos, NodeView, Term
-from tests.support.local_member import START, HandClock
+from tests.support.local_member import START
 
 SECOND = 1_000_000_000
 
 
+def left(node: NodeView) -> float:
+    return (node.expires - START) / SECOND
+
+
 def renderer() -> Renderer:
-    return Renderer(ClusterId(0xABC), HandClock())
+    return Renderer(ClusterId(0xABC), left)
 
 
 def view(key: bytes = b"/k", **fields: Any) -> NodeView:

@@ -8,6 +8,7 @@ see whether more will come.
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from tests.support.daemon import start_netstored
 from tests.support.peers import start_etcd
-from tests.support.v2_stores import FORM, Answer, HttpStore, LocalStore, Question, Store, Watching
+from tests.support.v2_stores import FORM, Answer, HttpStore, LocalStore, Question, Shown, Store, Watching
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -258,6 +259,7 @@ def run(script: Sequence[Step], guide: LocalStore, peers: Sequence[HttpStore]) -
     """Ask all stores the same and compare each with the guide."""
     stores: list[Store] = [guide, *peers]
     base = align(stores)
+    began = time.monotonic()
     counted = [counters(store) for store in stores]
     assert [index_of(store) for store in stores] == [base] * len(stores)
     open_watches: list[tuple[Step, list[Watching]]] = []
@@ -271,7 +273,7 @@ def run(script: Sequence[Step], guide: LocalStore, peers: Sequence[HttpStore]) -
             heads = [answer if isinstance(answer, Answer) else answer.head for answer in answers]
             shown = [head.shown(in_order=step.in_order) for head in heads]
             for other in shown[1:]:
-                assert other == shown[0], question
+                compare(shown[0], other, began, question)
             assert len(watching) in {0, len(stores)}, question
             if step.expires and heads[0].status in (200, 201):
                 for store in stores:
@@ -292,12 +294,21 @@ def run(script: Sequence[Step], guide: LocalStore, peers: Sequence[HttpStore]) -
                 watch.close()
 
 
+def compare(wanted: Shown, got: Shown, began: float, question: Question) -> None:
+    """The two are the same, but for what may have passed of a time to live: the stores are asked one after
+    the other, and what is compared happened since `began`.
+    """
+    assert got.same == wanted.same, question
+    assert got.difference(wanted) <= time.monotonic() - began + 1, (question, wanted.seconds, got.seconds)
+
+
 def finish(
     open_watches: Sequence[tuple[Step, list[Watching]]], guide: LocalStore, stores: Sequence[Store], base: int
 ) -> None:
     """Give every watch a last event at its own path, so that what it got before is known to be all.
 
-    Then compare.
+    Then compare. What a watch gets may be an event of an earlier run, out of the window: etcd shows what was
+    left of a TTL when that happened, netstore what is left now.
     """
     wipe(stores, guide.top_level())
     for step, _ in open_watches:
@@ -309,14 +320,17 @@ def finish(
         wanted = [Answer(200, {}, line).shown(in_order=True) for line in lines]
         for other in others:
             got, got_end = other.lines(len(lines), ended=ended)
-            assert [Answer(200, {}, line).shown(in_order=True) for line in got] == wanted, step.question(base)
             assert got_end == ended, step.question(base)
+            for line, guided in zip(got, wanted, strict=True):
+                told = Answer(200, {}, line).shown(in_order=True)
+                compare(guided, told, guide.made, step.question(base))
 
 
 @pytest.fixture(scope="module")
 def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpStore]:
     with start_etcd(tmp_path_factory.mktemp("etcd")) as daemon:
         store = HttpStore(daemon.url)
+        store.settle()
         yield store
         store.close()
 
@@ -325,6 +339,7 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpStore]:
 def netstored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpStore]:
     with start_netstored(tmp_path_factory.mktemp("netstored")) as daemon:
         store = HttpStore(daemon.url)
+        store.settle()
         yield store
         store.close()
 
@@ -348,3 +363,16 @@ def test_daemon_answers_as_etcd(
     script: list[Step], guide: LocalStore, netstored: HttpStore, etcd: HttpStore
 ) -> None:
     run(script, guide, [netstored, etcd])
+
+
+def test_times_to_live_are_compared_by_what_may_have_passed() -> None:
+    def shown(seconds: int | None) -> Shown:
+        left = b"" if seconds is None else b',"ttl":%d' % seconds
+        body = b'{"action":"set","node":{"key":"/a"%b,"modifiedIndex":4},"prevNode":{"key":"/a","ttl":7}}'
+        return Answer(200, {}, body % left).shown(in_order=True)
+
+    for one, two, seconds in ((994, 995, 1), (1000, 1000, 0), (1000, 989, 11), (None, -2, 2), (0, None, 0)):
+        assert shown(one).same == shown(two).same
+        assert shown(one).difference(shown(two)) == shown(two).difference(shown(one)) == seconds
+    assert shown(None).same != shown(1).same
+    assert shown(1).same != shown(-1).same

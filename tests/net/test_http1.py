@@ -346,6 +346,33 @@ def test_a_client_that_only_stops_sending_still_gets_its_answer() -> None:
     assert wire.output.finished
 
 
+def test_nothing_overtakes_a_request_that_is_deferred() -> None:
+    wire = Wire(hold=True).feed(PUT)
+    gone: list[bool] = []
+    wire.exchanges[0].defer(lambda: gone.append(True))
+    wire.exchanges[0].worked(0.5)
+    assert wire.output.charged == 0.5
+    wire.feed(PUT + GET)
+    assert len(wire.exchanges) == 1
+    wire.exchanges[0].respond(200, b"")
+    wire.connection.resume()
+    assert len(wire.exchanges) == 2
+    wire.exchanges[1].defer(lambda: gone.append(True))
+    wire.connection.gone()
+    assert gone == [True]
+
+
+def test_a_client_that_only_stops_sending_gets_an_answer_that_was_deferred() -> None:
+    wire = Wire(hold=True).feed(PUT)
+    gone: list[bool] = []
+    wire.exchanges[0].defer(lambda: gone.append(True))
+    wire.connection.eof()
+    wire.exchanges[0].respond(200, b"", b"here")
+    assert gone == []
+    assert wire.output.sent.endswith(b"here")
+    assert wire.output.finished
+
+
 def test_an_answered_request_is_not_told_of_the_end() -> None:
     wire = Wire(hold=True).feed(GET)
     gone: list[bool] = []

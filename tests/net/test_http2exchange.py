@@ -249,6 +249,23 @@ def test_a_stop_gives_up_what_has_no_end() -> None:
     assert plain not in site.judge.connection.streams
 
 
+def test_a_request_that_is_deferred_is_answered_while_the_server_stops() -> None:
+    site = Site()
+    lost, asked = site.ask(), site.ask()
+    gone: list[int] = []
+    site.exchanges[0].defer(lambda: gone.append(lost))
+    site.exchanges[1].defer(lambda: gone.append(asked))
+    site.exchanges[1].worked(0.5)
+    assert site.judge.output.charged == 0.5
+    site.judge.client.reset_stream(lost)
+    site.judge.settle()
+    site.judge.connection.drain()
+    assert gone == [lost]
+    assert asked in site.judge.connection.streams
+    site.exchanges[1].respond(200, b"", b"x")
+    assert asked not in site.judge.connection.streams
+
+
 def test_header_lines_become_fields() -> None:
     assert block_of(200, b"") == b"\x88"
     assert block_of(200, b"TE:x\r\nTransfer-Encoding: chunked\r\nbroken\r\n") == b"\x88\x00\x02te\x01x"

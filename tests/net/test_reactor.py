@@ -720,6 +720,18 @@ async def test_who_has_short_turns_is_served_before_those_who_have_long_ones() -
             one.close()
 
 
+async def test_what_is_done_beside_its_turns_counts_for_a_connection() -> None:
+    async with site() as here:
+        timed(here, 0.0)
+        (client,) = asking(here, 1)
+        await here.until_asked(1)
+        (connection,) = here.reactor._connections.values()
+        before = connection.load.seconds(here.time)
+        here.exchanges[0].worked(0.5)
+        assert connection.load.seconds(here.time) == pytest.approx(before + 0.5)
+        client.close()
+
+
 async def test_to_connect_again_makes_nobody_light() -> None:
     async with site() as here:
         timed(here, 0.0002)

@@ -43,6 +43,7 @@ class FakeOutput:
         self.hurried = False
         self.principal = "here"
         self.account = Budget(1 << 30).account()
+        self.charged = 0.0
         self.turns: list[Callable[[], None]] = []
 
     def write(self, data: bytes | memoryview) -> None:
@@ -57,6 +58,9 @@ class FakeOutput:
 
     def cut(self) -> None:
         self.was_cut = True
+
+    def worked(self, seconds: float) -> None:
+        self.charged += seconds
 
     def soon(self, call: Callable[[], None]) -> None:
         self.turns.append(call)

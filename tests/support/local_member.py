@@ -50,12 +50,14 @@ class HandClock:
 
     def __init__(self, now: Nanos = START) -> None:
         self.now = now
+        self.wrong = 0
+        """Nanoseconds by which the wall clock is wrong."""
 
     def monotonic(self) -> float:
         return self.now / 1e9
 
     def wall(self) -> Nanos:
-        return self.now
+        return Nanos(self.now + self.wrong)
 
 
 class _FailingLog:
@@ -81,6 +83,8 @@ class RecordedExchange:
         self._gone: Callable[[], None] | None = None
         self._drained: Callable[[], None] | None = None
         self._taken = 0
+        self.charged = 0.0
+        """Seconds of work that were done beside its turns."""
 
     @property
     def request(self) -> Request:
@@ -132,6 +136,13 @@ class RecordedExchange:
 
     def abort(self) -> None:
         self.open, self.done = False, True
+
+    def defer(self, gone: Callable[[], None]) -> None:
+        assert not self.status, "answered already"
+        self._gone = gone
+
+    def worked(self, seconds: float) -> None:
+        self.charged += seconds
 
     def on_gone(self, call: Callable[[], None]) -> None:
         self._gone = call
@@ -244,10 +255,10 @@ class LocalMember:
         self.hub = Hub()
         self.commit_index = self.machine.applied
         self.jobs = Jobs(lambda: None, _FailingLog())
-        self.keys = KeysApi(self)
         self.stats = StatsApi(self, NoPeers())
         self.cluster = LocalCluster(self)
         self.reaper = Reaper(self, self.machine.tree.timed, 0.0, commands.ExpireNodes, commands.NoteTtl)
+        self.keys = KeysApi(self, self.reaper.countdown)
         self.deadlines = Deadlines(self.clock)
         members = MembersApi(self, self.cluster)
         self.router = Router(
@@ -270,11 +281,13 @@ class LocalMember:
         self._apply(commands.encode(publish))
         if not self.machine.cluster_version:
             self._apply(commands.encode(commands.SetClusterVersion("3.4.0")))
+        self._publish()
 
     def propose(
         self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
     ) -> None:
         done(self._apply(command))
+        self._publish()
         self.reaper.countdown.count(self.clock.monotonic())
 
     def status(self) -> Status:
@@ -300,11 +313,14 @@ class LocalMember:
     def _apply(self, command: bytes) -> Outcome:
         self.commit_index = Index(self.commit_index + 1)
         outcome = self.machine.apply(self.commit_index, command)
-        for event in self.machine.take_events():
-            self.hub.publish(event)
         self.machine.save()
         self.engine.commit()
         return outcome
+
+    def _publish(self) -> None:
+        """Tell watchers what was answered."""
+        for event in self.machine.take_events():
+            self.hub.publish(event)
 
     def advance(self, nanos: int) -> None:
         """Let time pass, with the leader's ticks in it."""

@@ -1,7 +1,7 @@
 """Stores with a v2 API, asked in the same words: a member in this process, or a server behind a socket.
 
-What two stores answer is compared byte for byte, save for what must differ: instants, a second more or less
-to live, the order of an unsorted listing, the numbers of clusters and of Raft.
+What two stores answer is compared byte for byte, save for what must differ: instants, the order of an
+unsorted listing, the numbers of clusters and of Raft, and what passed between the two of the time to live.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import socket
 import time
 from dataclasses import dataclass, field
 from http.client import HTTPResponse
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from netstore.types import Nanos
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 FORM: Final = b"application/x-www-form-urlencoded"
-_WAIT_SECONDS: Final = 10.0
+_WAIT_SECONDS: Final = 60.0
+"""For what comes at once where others do not hold the processor or the disk."""
+_POLL_SECONDS: Final = 0.02
 _COMPARED: Final = ("Content-Type", "X-Etcd-Index", "Allow", "Location", "X-Content-Type-Options")
 _PRESENCE: Final = ("X-Etcd-Cluster-Id", "X-Raft-Index", "X-Raft-Term")
 _EXPIRATION: Final = re.compile(rb'"expiration":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z"')
-_TTL: Final = re.compile(rb'"ttl":(-?\d+)')
+_TTL: Final = re.compile(rb',?"ttl":(-?\d+)')
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,22 @@ class Question:
         return self.target.partition(b"?")[2]
 
 
+class Shown(NamedTuple):
+    """An answer as it is compared: what must be the same, and the seconds to live that it names, in order.
+    One that is over counts as 0 and may be left out.
+    """
+
+    same: tuple[int, dict[str, str], object]
+    seconds: tuple[int, ...]
+    overdue: int
+    """By how many seconds something is, at most."""
+
+    def difference(self, other: Shown) -> float:
+        """The most seconds by which times to live differ, or are overdue."""
+        pairs = zip(self.seconds, other.seconds, strict=True)
+        return max((abs(one - two) for one, two in pairs), default=0) + max(self.overdue, other.overdue)
+
+
 @dataclass
 class Answer:
     """A status, the fields that are compared, and a body."""
@@ -56,34 +74,34 @@ class Answer:
     fields: dict[str, str]
     body: bytes
 
-    def shown(self, *, in_order: bool) -> tuple[int, dict[str, str], object]:
+    def shown(self, *, in_order: bool) -> Shown:
         """The answer without what may differ."""
-        body: object = _TTL.sub(_rounded, _EXPIRATION.sub(b'"expiration":""', self.body))
-        if not in_order and b'"nodes"' in self.body:
-            body = _sorted(json.loads(self.body, object_hook=_timeless))
-        return self.status, self.fields, body
+        body = _EXPIRATION.sub(b'"expiration":""', self.body)
+        if not in_order and b'"nodes"' in body:
+            body = json.dumps(_sorted(json.loads(body)), separators=(",", ":")).encode()
+        left = [int(seconds) for seconds in _TTL.findall(body)]
+        overdue = -min((0, *left))
+        return Shown(
+            (self.status, self.fields, _TTL.sub(_alive, body)),
+            tuple(each for each in left if each > 0),
+            overdue,
+        )
 
     @property
     def index(self) -> int:
         return int(self.fields["X-Etcd-Index"])
 
 
-def _rounded(found: re.Match[bytes]) -> bytes:
-    return b'"ttl":%d' % (round(int(found[1]) / 10) * 10)
-
-
-def _timeless(node: dict[str, Any]) -> dict[str, Any]:
-    node.pop("expiration", None)
-    if "ttl" in node:
-        node["ttl"] = round(node["ttl"] / 10)
-    return node
+def _alive(found: re.Match[bytes]) -> bytes:
+    """That it has a time to live, without how long that is."""
+    return b',"ttl":0' if int(found[1]) > 0 else b""
 
 
 def _sorted(document: Any) -> Any:
     if isinstance(document, dict):
         return {name: _sorted(value) for name, value in document.items()}
     if isinstance(document, list):
-        return sorted(map(_sorted, document), key=lambda node: json.dumps(node, sort_keys=True))
+        return sorted(map(_sorted, document), key=lambda node: json.dumps(node["key"]))
     return document
 
 
@@ -137,6 +155,7 @@ class LocalStore:
     """A member in this process that shows the real time."""
 
     member: LocalMember = field(default_factory=lambda: LocalMember(clock=HandClock(Nanos(time.time_ns()))))
+    made: float = field(default_factory=time.monotonic)
 
     def ask(self, question: Question) -> Answer | Watching:
         self.member.clock.now = Nanos(time.time_ns())
@@ -207,6 +226,17 @@ class HttpStore:
         assert isinstance(watch, HttpWatching)
         watch.lines(1, ended=True)
         watch.close()
+
+    def settle(self) -> None:
+        """Return when the store has decided its version: a change of its own, which takes an index."""
+        until = time.monotonic() + _WAIT_SECONDS
+        while time.monotonic() < until:
+            answer = self.ask(Question(b"GET", b"/version"))
+            assert isinstance(answer, Answer)
+            if json.loads(answer.body)["etcdcluster"] != "not_decided":
+                return
+            time.sleep(_POLL_SECONDS)
+        raise AssertionError("the store has not decided its version")
 
     def close(self) -> None:
         """Hang up."""

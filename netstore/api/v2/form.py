@@ -15,6 +15,8 @@ from netstore.api.v2.percent import BadEscapeError, decode
 from netstore.errors import Fault
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from netstore.net.exchange import Request
 
 FORM_LIMIT_BYTES: Final = 10 * 1024 * 1024
@@ -25,15 +27,32 @@ MAX_PAIRS: Final = 1000
 two seconds to read.
 """
 
+PIECE_BYTES: Final = 64 * 1024
+"""Bytes of a form that are read in one piece of work: 0.7 ms at worst. A longer one is read in pieces."""
+
+PAIR_WORK: Final = 128
+"""The work of a pair, beside that of its bytes."""
+
+_PLAIN: Final = 8
+"""So many bytes in which nothing is to be decoded are as much work as one in which something is."""
+
+LONGEST_NAME: Final = 16
+"""Bytes of the longest name that means something; of a form that is read in pieces, longer ones are not kept.
+"""
+
 CONTENT_TYPE_BYTES: Final = 1024
 """Longest content type that is read."""
 
 _UINT64_MAX: Final = 2**64 - 1
 _UINT64_DIGITS: Final = 20
+_ZEROS: Final = b"0" * 4096
+_LONGEST_BOOLEAN: Final = 5
+_PERCENT: Final = ord("%")
 _BOOLEANS: Final = {
     **dict.fromkeys((b"1", b"t", b"T", b"TRUE", b"true", b"True"), True),
     **dict.fromkeys((b"0", b"f", b"F", b"FALSE", b"false", b"False"), False),
 }
+_WITH_FORM: Final = (b"PUT", b"POST")
 _FORM_TYPE: Final = b"application/x-www-form-urlencoded"
 _TO_DECODE: Final = (b"%", b"+", b"&", b";")
 
@@ -68,24 +87,53 @@ NONE_GIVEN: Final = Parameters()
 
 def parameters_of(request: Request) -> Parameters:
     """What the request asks for; raises the Fault of the first parameter that is wrong."""
-    if request.method not in (b"PUT", b"POST"):
+    if request.method not in _WITH_FORM:
         return read_parameters(parse_form(request.query), request.method)
-    body, query = request.body, request.query
+    body = _form_of(request)
+    alone = _lone_value(body, request.query)
+    return _with_query(parse_form(body), request) if alone is None else alone
+
+
+def parameters_in_pieces(request: Request) -> Generator[int, None, Parameters]:
+    """`parameters_of` in pieces of bounded work: gives the work of each, which is 1 for a byte that is
+    decoded. A value that is not escaped and has nothing beside it is found in the first piece, which takes
+    2 ms for the longest.
+    """
+    if request.method not in _WITH_FORM:
+        return parameters_of(request)
+    body = _form_of(request)
+    alone = _lone_value(body, request.query)
+    if alone is not None:
+        return alone
+    form = yield from _form_in_pieces(body)
+    yield PIECE_BYTES
+    return _with_query(form, request)
+
+
+def _form_of(request: Request) -> bytes:
+    """The form that is the body; empty where it is something else."""
     if request.too_large:
         raise _bad_form(b"http: POST too large")
     if not _is_form(request.content_type):
-        body = b""
-    elif len(body) > FORM_LIMIT_BYTES:
+        return b""
+    if len(request.body) > FORM_LIMIT_BYTES:
         raise _bad_form(b"http: POST too large")
-    if not query and body.startswith(b"value="):
-        for sign in _TO_DECODE:
-            if sign in body:
-                break
-        else:
-            return Parameters(body[6:])
-    form = parse_form(body)
-    if query:
-        for name, value in parse_form(query).items():
+    return request.body
+
+
+def _lone_value(body: bytes, query: bytes) -> Parameters | None:
+    """What is asked for where that is a value with nothing to decode in it."""
+    if query or not body.startswith(b"value="):
+        return None
+    for sign in _TO_DECODE:
+        if sign in body:
+            return None
+    return Parameters(body[6:])
+
+
+def _with_query(form: Form, request: Request) -> Parameters:
+    if request.query:
+        for name, value in parse_form(request.query).items():
             form.setdefault(name, value)
     return read_parameters(form, request.method)
 
@@ -107,6 +155,56 @@ def parse_form(data: bytes) -> Form:
     except BadEscapeError as bad:
         raise _bad_form(b"invalid URL escape " + go_quote(bad.escape)) from None
     return form
+
+
+def _form_in_pieces(data: bytes) -> Generator[int, None, Form]:
+    """`parse_form` in pieces, without names that mean nothing."""
+    pairs = 1
+    for start in range(0, len(data), PIECE_BYTES):
+        pairs += data.count(b"&", start, start + PIECE_BYTES)
+        yield PIECE_BYTES // _PLAIN
+    if pairs > MAX_PAIRS:
+        raise _bad_form(b"more than %d parameters" % MAX_PAIRS)
+    if b";" in data:
+        raise _bad_form(b"invalid semicolon separator in query")
+    form: Form = {}
+    start = 0
+    try:
+        while start < len(data):
+            end = data.find(b"&", start)
+            end = len(data) if end < 0 else end
+            equals = data.find(b"=", start, end)
+            equals = end if equals < 0 else equals
+            if start < end:
+                yield PAIR_WORK
+                name = yield from _decoded_in_pieces(data, start, equals)
+                value = yield from _decoded_in_pieces(data, equals + 1, end)
+                if len(name) <= LONGEST_NAME:
+                    form.setdefault(name, value)
+            start = end + 1
+    except BadEscapeError as bad:
+        raise _bad_form(b"invalid URL escape " + go_quote(bad.escape)) from None
+    return form
+
+
+def _decoded_in_pieces(data: bytes, start: int, stop: int) -> Generator[int, None, bytes]:
+    """`_decode` of a part of the form, in pieces."""
+    made = []
+    while start < stop:
+        end = min(start + PIECE_BYTES, stop)
+        # An escape is not divided, nor the three bytes that a malformed one is told by.
+        if data[end - 1] == _PERCENT:
+            end = min(end + 2, stop)
+        elif data[end - 2] == _PERCENT:
+            end = min(end + 1, stop)
+        piece = data[start:end]
+        decoded = _decode(piece)
+        made.append(decoded)
+        yield len(piece) // (_PLAIN if decoded is piece else 1)
+        start = end
+    if len(made) > 1:
+        yield PIECE_BYTES  # to join what may be 10 MiB is a piece of its own, and so is what is done with it
+    return b"".join(made)
 
 
 def read_parameters(form: Form, method: bytes) -> Parameters:
@@ -157,7 +255,7 @@ def _flag(form: Form, name: bytes, shown: bytes | None = None) -> bool:
     text = form.get(name)
     if text is None:
         return False
-    flag = _BOOLEANS.get(text)
+    flag = _BOOLEANS.get(text) if len(text) <= _LONGEST_BOOLEAN else None
     if flag is None:
         raise Fault(209, b"invalid value for " + (shown or b'"%b"' % name))
     return flag
@@ -168,13 +266,16 @@ def _number(form: Form, name: bytes, code: int) -> int:
     if text is None:
         return 0
     # The length is checked first: Python refuses to convert numbers of thousands of digits.
-    if (
-        text.isdigit()
-        and len(text.lstrip(b"0")) <= _UINT64_DIGITS
-        and (number := int(text[-_UINT64_DIGITS:])) <= _UINT64_MAX
-    ):
+    last = text[-_UINT64_DIGITS:]
+    if last.isdigit() and _is_zeros(text, len(text) - len(last)) and (number := int(last)) <= _UINT64_MAX:
         return number
     raise Fault(code, b'invalid value for "%b"' % name)
+
+
+def _is_zeros(text: bytes, end: int) -> bool:
+    """Whether there is nothing but the digit 0 before `end`: 0.5 ms for the longest form."""
+    size = len(_ZEROS)
+    return all(text.startswith(_ZEROS[: end - start], start) for start in range(0, end, size))
 
 
 def _decode(text: bytes) -> bytes:

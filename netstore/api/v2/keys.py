@@ -11,11 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from netstore.api.router import method_allowed
+from netstore.api.v2 import form
 from netstore.api.v2.form import NONE_GIVEN, Parameters, parameters_of
+from netstore.api.v2.line import Line, Lines
 from netstore.api.v2.listing import listing_parts
 from netstore.api.v2.paths import check_depth
 from netstore.api.v2.percent import decode
 from netstore.api.v2.pieces import Answers
+from netstore.api.v2.reading import Readings
 from netstore.api.v2.render import PIECE_BYTES, Part, Renderer, Rendering, is_small
 from netstore.errors import Fault, failed
 from netstore.state import commands
@@ -28,8 +31,9 @@ if TYPE_CHECKING:
 
     from netstore.net.exchange import Exchange
     from netstore.node.member import Member
+    from netstore.state.countdown import Countdown
     from netstore.state.machine import Outcome
-    from netstore.types import EtcdIndex, Nanos
+    from netstore.types import EtcdIndex, Nanos, NodeView
 
 PREFIX: Final = b"/v2/keys"
 ALLOWED: Final = b"HEAD,GET,PUT,POST,DELETE"
@@ -58,23 +62,29 @@ MOST_HELD: Final = 64 * 1024 * 1024
 
 _WORK_OF_TELLING: Final = 6_000
 """The work that takes as long as to tell one watcher."""
+_NOTHING: Final[Iterator[float]] = iter(())
 _NO_OUTCOME: Final = Fault(300, b"the command has no outcome to tell")
 
 
 class KeysApi:
     """Answers every request below `/v2/keys` for one member. Plain calls on the loop."""
 
-    def __init__(self, member: Member) -> None:
+    def __init__(self, member: Member, countdown: Countdown[bytes]) -> None:
+        """`countdown` tells how long nodes have left."""
         self._member = member
         self._machine = member.machine
         self._hub = member.hub
-        self._render = Renderer(member.cluster_id, member.clock)
+        self._render = Renderer(member.cluster_id, self._left)
+        self._countdown = countdown
+        self._readings = Readings(member.jobs)
         self._listings = Answers(member.jobs, member.clock, MOST_WALKS)
         self._large = Answers(member.jobs, member.clock, MOST_HELD)
         member.hub.prepare = self._prepare
         self._paths: dict[bytes, bytes] = {}
         self._queries: dict[bytes, Parameters] = {b"": NONE_GIVEN}
-        self._shown: tuple[Event | None, tuple[bytes, ...]] = (None, ())
+        self._lines = Lines()
+        self._told: tuple[Event | None, list[bytes]] = (None, [])
+        """The event that watchers were told last, and its line."""
 
     def handle(self, exchange: Exchange) -> None:
         """Answer the request now, or as soon as what it waits for has happened.
@@ -89,11 +99,24 @@ class KeysApi:
             key = self._paths.get(request.path) or self._key(request.path)
             if method == b"GET":
                 parameters = self._queries.get(request.query) or self._query(exchange)
+            elif len(request.body) > form.PIECE_BYTES:
+                self._readings.begin(exchange, partial(self._read_form, exchange, key))
+                return
             else:
                 parameters = parameters_of(request)
         except Fault as fault:
             self._refuse(exchange, fault)
             return
+        self._carry_out(exchange, key, parameters)
+
+    def _read_form(self, exchange: Exchange, key: bytes, outcome: Parameters | Fault) -> None:
+        if isinstance(outcome, Fault):
+            self._refuse(exchange, outcome)
+        else:
+            self._carry_out(exchange, key, outcome)
+
+    def _carry_out(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
+        method = exchange.request.method
         # etcd asks its store for the state of authentication at each request, and counts it as a read.
         self._machine.statistics.gets_fail += 1
         if method == b"GET":
@@ -183,6 +206,14 @@ class KeysApi:
 
     # Answers
 
+    def _left(self, view: NodeView) -> float:
+        """The seconds that a node has left, by this member's count, which no wall clock moves. Only of time
+        that is over, and of which nothing is known any more, the instant is told that was meant then.
+        """
+        clock = self._member.clock
+        left = self._countdown.left_since(view.key, self._machine.tree.begun(view), clock.monotonic())
+        return max(0.0, (view.expires - clock.wall()) / 1e9) if left is None else left
+
     def _answer(self, exchange: Exchange, no_value: bool, outcome: Outcome) -> None:
         if isinstance(outcome, Event):
             action = outcome.action
@@ -195,7 +226,8 @@ class KeysApi:
                 self._machine.worked += len(body) // SHOWN_PER_UNIT
                 exchange.respond(status, fields, body)
             else:
-                self._show(exchange, status, fields, outcome)
+                parts, size = self._parts(outcome), _held(outcome)
+                self._show(exchange, status, fields, parts, size, done=action != "get")
         elif isinstance(outcome, Walk):
             rendering = Rendering(listing_parts(outcome, self._render))
             fault = self._listings.begin(exchange, 200, self._fields(outcome.index), rendering)
@@ -205,31 +237,63 @@ class KeysApi:
             self._listings.cut_the_slow()  # they may be why there is too much for one more
             self._refuse(exchange, outcome if isinstance(outcome, Fault) else _NO_OUTCOME)
 
-    def _show(self, exchange: Exchange, status: int, fields: bytes, shown: Event | Fault) -> None:
-        """Answer with what may be long: at once where that is little work, else in pieces. Where there is
-        too much other work, a write that was done has an outcome that cannot be told.
+    def _parts(self, event: Event) -> Iterator[Part]:
+        """A large event in pieces, which are kept for watchers where there may be some to tell."""
+        parts = self._render.event_parts(event)
+        if event.action == "get":
+            return parts
+        if not self._hub.count:
+            self._lines.take(event)
+            return parts
+        line = self._lines.share(event, parts)
+        return parts if line is None else line.read()
+
+    def _show(
+        self,
+        exchange: Exchange,
+        status: int,
+        fields: bytes,
+        parts: Iterator[Part],
+        size: int,
+        *,
+        done: bool = False,
+        endless: bool = False,
+        stays_open: bool = False,
+    ) -> None:
+        """Answer with what may be long, and holds `size`: at once where that is little work, else in pieces.
+        Where there is too much other work it is refused; a write that was `done` has an outcome that cannot
+        be told. `endless` and `stays_open` are for watches (`Answers.begin`).
         """
-        parts: Iterator[Part]
-        if isinstance(shown, Fault):
-            parts, size, done = self._render.fault_parts(shown), len(shown.cause), False
-        else:
-            parts, size, done = self._render.event_parts(shown), _held(shown), shown.action != "get"
         rendering = Rendering(parts)
         body = rendering.more(AT_ONCE_WORK)
         self._machine.worked += rendering.worked // WORK_PER_UNIT
-        if rendering.over:
+        if not rendering.over:
+            fault = self._large.begin(
+                exchange,
+                status,
+                fields,
+                rendering,
+                ready=body,
+                size=size,
+                endless=endless,
+                stays_open=stays_open,
+            )
+            if fault is not None:
+                self._refuse(exchange, failed() if done else fault)
+        elif endless:
+            exchange.begin(status, fields)
+            exchange.push(body)
+            if not stays_open:
+                exchange.end()
+        else:
             exchange.respond(status, fields, body)
-            return
-        fault = self._large.begin(exchange, status, fields, rendering, ready=body, size=size)
-        if fault is not None:
-            self._refuse(exchange, failed() if done else fault)
 
     def _refuse(self, exchange: Exchange, fault: Fault) -> None:
         status, fields = fault.http_status, self._render.fault_fields(fault)
         if len(fault.cause) <= PIECE_BYTES:
             exchange.respond(status, fields, self._render.fault(fault))
         else:
-            self._show(exchange, status, fields, fault)
+            self._show(exchange, status, fields, self._render.fault_parts(fault), len(fault.cause))
 
     def _fields(self, index: EtcdIndex) -> bytes:
         member = self._member
@@ -241,7 +305,7 @@ class KeysApi:
         """Serve a watch: from the window when it holds a match, else from the next match on.
 
         A stream with a match in the window gets that one and then nothing, its body staying open: etcd's
-        behaviour.
+        behaviour. Where there is too much other work to show it, the watch is refused.
         """
         now = self._machine.tree.index
         since = parameters.wait_index or now + 1
@@ -250,47 +314,33 @@ class KeysApi:
             self._refuse(exchange, found)
             return
         if found is not None:
-            self._tell_past(exchange, self._fields(now), parameters.stream, found)
+            parts = self._render.event_parts(found, past=True)
+            self._show(
+                exchange,
+                200,
+                self._fields(now),
+                parts,
+                _held(found),
+                endless=True,
+                stays_open=parameters.stream,
+            )
             return
         exchange.begin(200, self._fields(now))
         deliver = partial(self._deliver, exchange, parameters.stream)
         watcher = self._hub.watch(key, parameters.recursive, parameters.stream, since, deliver)
         exchange.on_gone(watcher.remove)
 
-    def _tell_past(self, exchange: Exchange, fields: bytes, stream: bool, event: Event) -> None:
-        """Hand over an event out of the window; where there is too much other work to show it, the watch is
-        refused.
-        """
-        rendering = Rendering(self._render.event_parts(event, past=True))
-        line = rendering.more(AT_ONCE_WORK)
-        if not rendering.over:
-            fault = self._large.begin(
-                exchange,
-                200,
-                fields,
-                rendering,
-                ready=line,
-                size=_held(event),
-                endless=True,
-                stays_open=stream,
-            )
-            if fault is not None:
-                self._refuse(exchange, fault)
-            return
-        exchange.begin(200, fields)
-        exchange.push(line)
-        if not stream:
-            exchange.end()
-
     def _prepare(self, event: Event) -> Iterator[float]:
-        """See `Hub.prepare`: show a large event."""
+        """See `Hub.prepare`: show a large event, as far as that was not done for its answer."""
+        line = self._lines.take(event)
         if is_small(event):
-            return
-        line = []
-        for part, work in self._render.event_parts(event):
-            line.append(part)
+            return _NOTHING
+        return self._make(line or Line(event, self._render.event_parts(event)))
+
+    def _make(self, line: Line) -> Iterator[float]:
+        for work in line.make():
             yield work / _WORK_OF_TELLING
-        self._shown = (event, tuple(line))
+        self._told = (line.event, line.made)
 
     def _deliver(self, exchange: Exchange, stream: bool, event: Event | None) -> bool:
         """Hand an event to a watcher's connection; end the body for None.
@@ -305,14 +355,12 @@ class KeysApi:
             exchange.end()
         return taken
 
-    def _line(self, event: Event) -> tuple[bytes, ...]:
-        """The event's one line of JSON, in parts: to join those of a large one takes too long. All who are
-        told of it share the same.
-        """
-        shown, line = self._shown
-        if shown is not event:
-            line = (self._render.event(event),)
-            self._shown = (event, line)
+    def _line(self, event: Event) -> list[bytes]:
+        """The event's one line of JSON, in parts. All who are told of it share the same."""
+        told, line = self._told
+        if told is not event:
+            line = [self._render.event(event)]
+            self._told = (event, line)
         return line
 
 

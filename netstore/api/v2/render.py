@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import lru_cache
-from math import inf
+from math import ceil, inf
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from netstore.errors import Fault
-    from netstore.seams import Clock
     from netstore.types import ClusterId, EtcdIndex, Event, Index, Nanos, NodeView, Term
 
 JSON: Final = b"Content-Type: application/json\r\n"
@@ -162,10 +161,11 @@ def _date_and_time(seconds: int) -> bytes:
 
 
 class Renderer:
-    """Renders for one member: its cluster id is in every head, its clock tells the time left."""
+    """Renders for one member: its cluster id is in every head, its count tells the time left."""
 
-    def __init__(self, cluster: ClusterId, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, cluster: ClusterId, left: Callable[[NodeView], float]) -> None:
+        """`left` tells the seconds that a node with a TTL has left, below 0 where it is overdue."""
+        self._left = left
         start = JSON + b"X-Etcd-Cluster-Id: %x\r\n" % cluster
         self._success = start + b"X-Etcd-Index: %d\r\nX-Raft-Index: %d\r\nX-Raft-Term: %d\r\n"
         self._failure = start + b"X-Etcd-Index: %d\r\n"
@@ -301,7 +301,7 @@ class Renderer:
         if view.expires:
             members.append(b'"expiration":"%b"' % expiration(view.expires))
             # The ceiling of the seconds left; when overdue, cut towards zero. Zero is left out.
-            left = -((self._clock.wall() - view.expires) // _NANOS_PER_SECOND)
+            left = ceil(self._left(view))
             if left > 0 or (left and not past):
                 members.append(b'"ttl":%d' % left)
         return members
