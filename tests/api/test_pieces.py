@@ -242,7 +242,25 @@ def test_what_is_shown_counts_for_the_turn(member: LocalMember) -> None:
         put(member, "/heavy", value)
         before = member.machine.worked
         asked(member, "/heavy", "quorum=true")
-        assert member.machine.worked - before > 6 * len(value) // 100
+        assert member.machine.worked - before > 4 * len(value) // 100
+
+
+def test_what_a_refusal_shows_counts_for_the_turn(member: LocalMember) -> None:
+    for value in (b"\xff" * 10_000, b"\xff" * 34_000):
+        put(member, "/heavy", value)
+        before = member.machine.worked
+        refused = asked(member, "/heavy", method=b"PUT", body=b"value=1&prevValue=x")
+        finish(member, refused)
+        assert refused.status == 412
+        assert member.machine.worked - before > 4 * len(value) // 100
+
+
+def test_plain_text_counts_for_little(member: LocalMember) -> None:
+    value = b"a" * 8_000
+    put(member, "/plain", value)
+    before = member.machine.worked
+    asked(member, "/plain", "quorum=true")
+    assert member.machine.worked - before < 50, "microseconds"
 
 
 def test_values_in_lists_are_shown_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from netstore.api.v2.paths import check_depth
 from netstore.api.v2.percent import decode
 from netstore.api.v2.pieces import Answers
 from netstore.api.v2.reading import Readings
-from netstore.api.v2.render import PIECE_BYTES, Part, Renderer, Rendering, is_small
+from netstore.api.v2.render import PIECE_BYTES, Part, Renderer, Rendering, is_small, shown_work
 from netstore.errors import Fault, failed
 from netstore.state import commands
 from netstore.state.tree import SMALL_BYTES
@@ -53,9 +53,6 @@ AT_ONCE_WORK: Final = 4_500_000
 
 WORK_PER_UNIT: Final = 1_000
 """Work of showing an answer that counts as a unit of the member's turn, in which most answers are made."""
-
-SHOWN_PER_UNIT: Final = 64
-"""The same for a short answer, by the bytes it comes to."""
 
 MOST_HELD: Final = 64 * 1024 * 1024
 """Bytes of values that answers in pieces hold until they are shown."""
@@ -223,7 +220,7 @@ class KeysApi:
                 exchange.respond(status, fields, self._render.action(outcome))
             elif is_small(outcome):
                 body = self._render.event(outcome)
-                self._machine.worked += len(body) // SHOWN_PER_UNIT
+                self._machine.worked += shown_work(body, outcome.size) // WORK_PER_UNIT
                 exchange.respond(status, fields, body)
             else:
                 parts, size = self._parts(outcome), _held(outcome)
@@ -291,7 +288,9 @@ class KeysApi:
     def _refuse(self, exchange: Exchange, fault: Fault) -> None:
         status, fields = fault.http_status, self._render.fault_fields(fault)
         if len(fault.cause) <= PIECE_BYTES:
-            exchange.respond(status, fields, self._render.fault(fault))
+            body = self._render.fault(fault)
+            self._machine.worked += shown_work(body, len(fault.cause)) // WORK_PER_UNIT
+            exchange.respond(status, fields, body)
         else:
             self._show(exchange, status, fields, self._render.fault_parts(fault), len(fault.cause))
 
