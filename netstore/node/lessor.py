@@ -28,8 +28,11 @@ K = TypeVar("K", bound=Any)
 
 NOTE_SECONDS: Final = 300.0
 """How often the leader notes in the log what longer TTLs have left, for members that start anew; 5 minutes as
-in etcd.
+in etcd. Where requests wait, the notes do so too, but no longer than this.
 """
+
+AGAIN_SECONDS: Final = 1.0
+"""After so long what is overdue is looked at again while requests wait."""
 
 NOTES_AT_ONCE: Final = 1_000
 """What is looked at for one note in the log, at most: a millisecond to apply."""
@@ -57,8 +60,8 @@ class Reaper(Generic[K]):
         end: Callable[[tuple[tuple[K, Any], ...]], Command],
         note: Callable[[tuple[tuple[K, Any, int], ...]], Command],
     ) -> None:
-        """`grace_seconds`, one election timeout, is what is spared under a new leader, and after requests had
-        to wait.
+        """For `grace_seconds`, one election timeout, what is overdue is spared under a new leader, and after
+        requests had to wait.
         """
         self._member = member
         self._grace_seconds = grace_seconds
@@ -66,7 +69,13 @@ class Reaper(Generic[K]):
         self._note = note
         self.countdown = Countdown(table)
         self._led: Term | None = None
-        self._next_notes = 0.0
+        now = member.clock.monotonic()
+        self._next_notes = now + NOTE_SECONDS
+        """Whoever leads by then: leaders that follow each other would put it off without end."""
+        self._free_at = now
+        """When this member was last seen with no requests that wait."""
+        self._waits = False
+        """It had some at the last look."""
 
     def count(self) -> bool:
         """Count on; whether more is to be counted soon. Bounded work."""
@@ -76,9 +85,11 @@ class Reaper(Generic[K]):
         """The leader proposes what is to end, but for what is spared, and notes what is left; others count
         on. Bounded work.
 
-        While requests wait that the leader does not propose for now, its own or those of others, nothing is
-        ended: renewals that came in time may be among them, or were refused. Afterwards their owners have the
-        grace to renew them that they have under a new leader.
+        While requests wait that the leader does not propose for now, its own or those of others, renewals
+        that came in time may be among them, or were refused. What is overdue meanwhile is not ended then, nor
+        for a grace afterwards: whatever has a TTL, for nobody can tell whose renewals these are. That puts
+        off its end by `countdown.LONGEST_SPARED` at most, and takes nothing of what it is spared under a new
+        leader.
         """
         member, countdown = self._member, self.countdown
         now = member.clock.monotonic()
@@ -86,23 +97,30 @@ class Reaper(Generic[K]):
             self._led = None
             countdown.count(now)
             return
-        if member.backed_up:
-            self._led = None
-            countdown.count(now)
-            return
         if self._led != member.term:
             self._led = member.term
             countdown.lead(now, self._grace_seconds)
-            self._next_notes = now + NOTE_SECONDS
+        waits, waited = member.backed_up, self._waits
+        if waits or waited:
+            countdown.spare(now, AGAIN_SECONDS if waits else self._grace_seconds)
+        self._waits = waits
+        if not waits:
+            self._free_at = now
         due = [each for each in countdown.due(now) if each[0] not in spared]
         if due:
             member.propose(encode(self._end(tuple(due))), _ignore)
-        if now >= self._next_notes:
+        if not waits or now >= self._free_at + NOTE_SECONDS:
+            self._note_some(now)
+
+    def _note_some(self, now: float) -> None:
+        """Go on with the notes, where it is time for some."""
+        countdown = self.countdown
+        if now >= self._next_notes and not countdown.noting:
             self._next_notes = now + NOTE_SECONDS
             countdown.begin_notes()
         left = countdown.notes(now, int(NOTE_SECONDS), NOTES_AT_ONCE)
         if left:
-            member.propose(encode(self._note(tuple(left))), _ignore)
+            self._member.propose(encode(self._note(tuple(left))), _ignore)
 
 
 class Lessor:

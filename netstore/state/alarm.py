@@ -55,12 +55,17 @@ class Alarms:
         """All that are raised, by member and kind; not to be changed."""
         return self._sorted
 
+    def raised(self, alarm: tuple[NodeId, int]) -> bool:
+        """Whether this one is raised. O(log alarms)."""
+        place = bisect_left(self._sorted, alarm)
+        return self._sorted[place : place + 1] == [alarm]
+
     def set(self, command: SetAlarm) -> list[tuple[NodeId, int]]:
         """Raise or clear one; what changed. O(log alarms), and 8 bytes moved for each."""
         alarm = (NodeId(command.member), command.kind)
-        place = bisect_left(self._sorted, alarm)
-        if (self._sorted[place : place + 1] == [alarm]) is command.active:
+        if self.raised(alarm) is command.active:
             return []
+        place = bisect_left(self._sorted, alarm)
         if command.active:
             self._sorted.insert(place, alarm)
         else:

@@ -8,7 +8,9 @@ monotonic clock, and the leader proposes the end of what is overdue by its count
     no member has counted on since, as after a restart.
  2. A proposal that is overtaken by a renewal is void, whoever made it: it names the index of the renewal it
     counts from (`Timed.since`).
- 3. However often leaders change, a member spares what is overdue at most `MOST_GRACES` times.
+ 3. However often leaders change, a member spares what is overdue for that reason at most `MOST_GRACES` times.
+ 4. However often requests have to wait, nothing ends more than `LONGEST_SPARED` later for that reason than it
+    would by the rest.
 """
 
 from __future__ import annotations
@@ -41,6 +43,11 @@ was loaded there may be many; what is counted later lives longer.
 MOST_GRACES: Final = 10
 """How often a member that comes to lead gives the same thing a grace: else leaders that follow each other
 faster than graces pass would keep it for ever.
+"""
+
+LONGEST_SPARED: Final = 60.0
+"""By so many seconds an end is put off, at most, because requests wait or had to: else a leader that always
+has more to do than it can would end nothing.
 """
 
 
@@ -149,6 +156,8 @@ class Countdown(Generic[K]):
         """When this member came to lead last."""
         self._leads = 0
         self._grace = 0.0
+        self._spared_until = -inf
+        """Before this, nothing is overdue that has not been so for long."""
         self._noted: tuple[float, int, K] | tuple[float, int] | None = None
         """How far the round of notes has come in `_places`."""
 
@@ -239,6 +248,17 @@ class Countdown(Generic[K]):
         self._leads += 1
         self._grace = grace
 
+    def spare(self, now: float, grace: float) -> None:
+        """Requests wait at this member, which leads, or did until now: what is overdue, or will be within so
+        many seconds, has these from now, for its owner to renew it, up to `LONGEST_SPARED` after its time.
+        """
+        self._spared_until = now + grace
+
+    @property
+    def noting(self) -> bool:
+        """A round of `notes` is not over."""
+        return self._noted is not None
+
     def begin_notes(self) -> None:
         """Begin another round of `notes`."""
         self._noted = (-inf, 0) if self._places else None
@@ -273,8 +293,8 @@ class Countdown(Generic[K]):
     def _end(self, key: K) -> float:
         end, leads, _ = self._ends[key]
         if 0 < self._leads - leads <= MOST_GRACES:
-            return max(end, self._led) + self._grace
-        return end
+            end = max(end, self._led) + self._grace
+        return max(end, min(self._spared_until, end + LONGEST_SPARED))
 
     def _begin(self, key: K, now: float) -> None:
         """It was renewed: its time begins now."""

@@ -529,7 +529,7 @@ class Machine:
                 None if record is None else mirror.encode(record)
             )
         for alarm in self._alarms_touched:
-            stored = mirror.encode(alarm) if alarm in self.alarms.active else None
+            stored = mirror.encode(alarm) if self.alarms.raised(alarm) else None
             changes[mirror.ALARMS, mirror.alarm_key(*alarm)] = stored
         self._alarms_touched.clear()
         scalars = mirror.V3Scalars(mvcc.revision, mvcc.compacted, mvcc.swept, self.trail.checksum)

@@ -19,6 +19,8 @@ from netstore.errors import Fault, too_many
 from netstore.net.exchange import Request
 from netstore.state import tree
 from netstore.types import ClusterId, EtcdIndex, Event, Nanos, NodeView
+from tests.net.test_http2exchange import Site
+from tests.support.http import Wire
 from tests.support.local_member import START, LocalMember, RecordedExchange
 
 if TYPE_CHECKING:
@@ -232,6 +234,47 @@ def test_a_head_behind_what_is_not_read_waits_for_nobody(
     answer = asked(member, path, method=b"HEAD")
     finish(member)
     assert (answer.status, answer.done) == (200, True)
+    _nothing_is_held(member)
+    assert member.keys._listings._places.taken == 0
+
+
+@pytest.mark.parametrize("path", ["/large", "/d"])
+def test_a_head_in_a_line_of_requests_waits_for_nobody(
+    member: LocalMember, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """With exchanges of a connection whose client reads nothing."""
+    put(member, "/d/a", b"1")
+    monkeypatch.setattr(tree, "SMALL_BYTES", 0)
+    wire = Wire(hold=True)
+    wire.feed(b"GET /first HTTP/1.1\r\nHost: x\r\n\r\n")
+    wire.feed(b"HEAD /v2/keys%b HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode())
+    first, head = wire.exchanges
+    first.begin(200, b"", endless=False)
+    wire.output.backlog = pieces.BACKLOG_BYTES + 1
+    member.router.handle(head)
+    finish(member)
+    assert head.complete
+    _nothing_is_held(member)
+    assert member.keys._listings._places.taken == 0
+    first.end()
+    assert wire.output.sent.count(b"HTTP/1.1 200 OK\r\n") == 2
+
+
+@pytest.mark.parametrize("path", ["/large", "/d"])
+def test_a_head_beside_what_is_not_read_waits_for_nobody(
+    member: LocalMember, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """With exchanges of HTTP/2."""
+    put(member, "/d/a", b"1")
+    monkeypatch.setattr(pieces, "BACKLOG_BYTES", -1)
+    monkeypatch.setattr(tree, "SMALL_BYTES", 0)
+    site = Site()
+    number = site.ask("HEAD", f"/v2/keys{path}")
+    (head,) = site.exchanges
+    member.router.handle(head)
+    finish(member)
+    site.judge.settle()
+    assert site.judge.ended == {number}
     _nothing_is_held(member)
     assert member.keys._listings._places.taken == 0
 

@@ -2,7 +2,7 @@
 against it. Strictly serializable means (v3 API; P2 and P3):
 
  a. a change that was told happened at the revision that was told, and was asked for by that call;
- b. what was refused never happened, and what has no answer happened once at most;
+ b. what was refused never happened, and what has no answer happened once at most, after it was called;
  c. a call that ended before another began does not come after it;
  d. a read shows all pairs as they were at the revision it names, which is at least the highest that anybody
     had been told when it began;
@@ -105,30 +105,49 @@ def _authors(calls: Sequence[PairCall], history: dict[int, list[_Change]]) -> No
     seen_by = _seen_by(calls)
     untold: list[tuple[str, list[int]]] = []
     """Deletions that nobody was told of, and which of the strays may each have been."""
-    pairs: set[bytes] = set()
+    pairs: dict[bytes, bytes] = {}
     for revision, changes in history.items():
+        until = seen_by(revision)
         gone = {key for key, value in changes if value is None}
         if gone:
-            told, text = removers.get(revision), f"{gone} of {pairs} at revision {revision}"
+            told, text = removers.pop(revision, None), f"{gone} of {set(pairs)} at revision {revision}"
             if told is None:
-                until = seen_by(revision)
                 may = [n for n, (it, at) in enumerate(strays) if at < until and gone == _taken(it, pairs)]
                 untold.append((text, may))
             elif gone != _taken(told, pairs):
                 raise Wrong(f"{told} deleted {text}")
-        pairs = (pairs | {key for key, _ in changes}) - gone
-        for _, value in changes:
+        before, pairs = pairs, {key: value for key, value in pairs.items() if key not in gone}
+        for key, value in changes:
             if value is None:
                 continue
+            pairs[key] = value
             call = by_value.get(value)
             if call is None or call.fate is Fate.REFUSED:
                 raise Wrong(f"nobody asked for {value!r} at revision {revision}: {call}")
             if value in seen:
                 raise Wrong(f"{value!r} happened twice, again at revision {revision}: {call}")
             seen.add(value)
-            if call.fate is Fate.ANSWERED and _revision(call) != revision:
-                raise Wrong(f"told of another revision than {revision}: {call}")
+            if call.fate is Fate.ANSWERED:
+                if _revision(call) != revision:
+                    raise Wrong(f"told of another revision than {revision}: {call}")
+                continue
+            if call.called >= until:
+                raise Wrong(f"somebody knew of revision {revision} before it was asked for: {call}")
+            if not _would_write(call.command, key, before):
+                raise Wrong(f"it would not have put {key!r} in {before}: {call}")
+    if removers:
+        raise Wrong(f"told of deletions that did not happen: {removers}")
     _match(untold)
+
+
+def _would_write(command: object, key: bytes, pairs: dict[bytes, bytes]) -> bool:
+    """Whether it puts this key, where these pairs are there before it."""
+    if isinstance(command, Txn):
+        compare, put = command.compares[0], command.success[0]
+        assert isinstance(put, Put)
+        return put.key == key and pairs.get(compare.key) == compare.value
+    assert isinstance(command, Put)
+    return command.key == key
 
 
 def _seen_by(calls: Sequence[PairCall]) -> Callable[[int], int]:
@@ -218,6 +237,10 @@ def _look(call: PairCall, pairs: dict[bytes, bytes], history: dict[int, list[_Ch
         compare = command.compares[0]
         if outcome.succeeded != (pairs.get(compare.key) == compare.value):
             raise Wrong(f"took the wrong branch, with {pairs}: {call}")
+        put = command.success[0]
+        assert isinstance(put, Put)
+        if outcome.succeeded and _Change(put.key, put.value) not in history.get(outcome.revision, ()):
+            raise Wrong(f"told of a change that did not happen: {call}")
     else:
         assert isinstance(outcome, Found)
         shown = {}

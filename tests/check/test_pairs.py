@@ -27,7 +27,7 @@ from netstore.state.v3commands import (
 )
 from netstore.types import Index, Revision
 from tests.check import pairs
-from tests.check.history import Fate, Wrong
+from tests.check.history import NEVER, Fate, Wrong
 from tests.check.pairs import PairCall
 from tests.support.local_member import memory_engine
 
@@ -185,6 +185,109 @@ def half_deleted(random: Random, calls: list[PairCall], changes: list[KeyChange]
     return bool(places)
 
 
+def lost_txn(random: Random, calls: list[PairCall], changes: list[KeyChange]) -> bool:
+    """What a transaction put last, and everything after it."""
+    done = _written(calls, Txn)
+    if not done:
+        return False
+    del calls[calls.index(done[-1]) + 1 :]
+    changes[:] = [change for change in changes if change.revision < _revision(done[-1])]
+    return True
+
+
+def lost_deletion(random: Random, calls: list[PairCall], changes: list[KeyChange]) -> bool:
+    """Of all that was deleted last, and everything after it."""
+    done = [call for call in calls if isinstance(call.outcome, Deleted) and call.outcome.deleted]
+    if not done or done[-1].fate is not Fate.ANSWERED:
+        return False
+    del calls[calls.index(done[-1]) + 1 :]
+    changes[:] = [change for change in changes if change.revision < _revision(done[-1])]
+    return True
+
+
+def _written(calls: list[PairCall], kind: type[Put | Txn]) -> list[PairCall]:
+    """Calls that were told that they wrote."""
+    return [
+        call
+        for call in calls
+        if call.fate is Fate.ANSWERED
+        and isinstance(call.command, kind)
+        and (
+            isinstance(call.outcome, PutDone)
+            or (isinstance(call.outcome, TxnDone) and call.outcome.succeeded)
+        )
+    ]
+
+
+def _revision(call: PairCall) -> int:
+    assert isinstance(call.outcome, PutDone | TxnDone | Deleted | Found)
+    return call.outcome.revision
+
+
+def _untold(call: PairCall) -> None:
+    """Nobody was told what came of it."""
+    call.fate, call.outcome, call.returned = Fate.UNKNOWN, None, NEVER
+
+
+def _too_late(random: Random, calls: list[PairCall], found: list[PairCall]) -> bool:
+    """One of these was called when others had been told of its revision, and has no answer."""
+    if not found:
+        return False
+    call = random.choice(found)
+    times = [
+        each.returned
+        for each in calls
+        if each.fate is Fate.ANSWERED and each is not call and _revision(each) >= _revision(call)
+    ]
+    if times:
+        call.called = min(times) + random.randrange(2)
+        _untold(call)
+    return bool(times)
+
+
+def late_put(random: Random, calls: list[PairCall], changes: list[KeyChange]) -> bool:
+    return _too_late(random, calls, _written(calls, Put))
+
+
+def late_txn(random: Random, calls: list[PairCall], changes: list[KeyChange]) -> bool:
+    return _too_late(random, calls, _written(calls, Txn))
+
+
+def late_deletion(random: Random, calls: list[PairCall], changes: list[KeyChange]) -> bool:
+    if any(isinstance(call.command, DeleteRange) and call.fate is Fate.UNKNOWN for call in calls):
+        return False
+    found = [call for call in calls if isinstance(call.outcome, Deleted) and call.outcome.deleted]
+    return _too_late(random, calls, [call for call in found if call.fate is Fate.ANSWERED])
+
+
+def other_key(random: Random, calls: list[PairCall], changes: list[KeyChange]) -> bool:
+    """One without an answer wrote another key than it was to."""
+    done = _written(calls, Put) + _written(calls, Txn)
+    if not done:
+        return False
+    call = random.choice(done)
+    if isinstance(call.command, Put):
+        call.command = msgspec.structs.replace(call.command, key=b"k9")
+    elif isinstance(call.command, Txn):
+        put = msgspec.structs.replace(call.command.success[0], key=b"k9")
+        call.command = msgspec.structs.replace(call.command, success=(put,))
+    _untold(call)
+    return True
+
+
+def wrong_branch_untold(random: Random, calls: list[PairCall], changes: list[KeyChange]) -> bool:
+    """A transaction without an answer wrote what it was not to."""
+    done = _written(calls, Txn)
+    if not done:
+        return False
+    call = random.choice(done)
+    assert isinstance(call.command, Txn)
+    compare = msgspec.structs.replace(call.command.compares[0], value=b"?")
+    call.command = msgspec.structs.replace(call.command, compares=(compare,))
+    _untold(call)
+    return True
+
+
 def _value(change: KeyChange) -> bytes | None:
     if change.deleted:
         return None
@@ -194,7 +297,24 @@ def _value(change: KeyChange) -> bytes | None:
 
 @pytest.mark.parametrize(
     "spoil",
-    [other_read, other_revision, refused, lost, twice, wrong_branch, more_deleted, backwards, half_deleted],
+    [
+        other_read,
+        other_revision,
+        refused,
+        lost,
+        lost_txn,
+        lost_deletion,
+        twice,
+        wrong_branch,
+        wrong_branch_untold,
+        other_key,
+        more_deleted,
+        backwards,
+        half_deleted,
+        late_put,
+        late_txn,
+        late_deletion,
+    ],
 )
 def test_what_is_spoiled_is_rejected(
     spoil: Callable[[Random, list[PairCall], list[KeyChange]], bool],

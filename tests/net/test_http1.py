@@ -170,6 +170,34 @@ def test_an_answer_that_is_over_keeps_nobody_who_waited(end: str) -> None:
     assert waiting(exchange)() is None, "nor is it kept from then on"
 
 
+@pytest.mark.parametrize("backlog", [0, LOW_WATER + 1])
+@pytest.mark.parametrize("end", ["head", "the client hangs up", "end", "respond"])
+def test_who_waits_for_room_is_told_that_there_will_be_none(end: str, backlog: int) -> None:
+    """Else it waits for ever."""
+    wire = Wire(hold=True).feed(GET.replace(b"GET", b"HEAD") if end == "head" else GET)
+    (exchange,) = wire.exchanges
+    told: list[bool] = []
+    if end != "respond":
+        exchange.begin(200, b"", endless=False)
+    if end != "head":
+        for unsent in (LOW_WATER + 1, 0):
+            wire.output.backlog = unsent
+            assert exchange.on_drained(lambda: told.append(True))
+        assert told == [True]
+    wire.output.backlog = backlog
+    if end == "end":
+        exchange.end()
+    elif end == "respond":
+        exchange.respond(200, b"")
+    elif end != "head":
+        wire.connection.gone()
+    told.clear()
+    assert not exchange.on_drained(lambda: told.append(True))
+    wire.output.backlog = 0
+    wire.connection.resume()
+    assert told == []
+
+
 def test_an_answer_that_has_an_end_survives_a_client_that_sends_no_more() -> None:
     wire = Wire(hold=True)
     wire.feed(b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -163,6 +163,32 @@ def test_an_answer_that_is_over_keeps_nobody_who_waited(end: str) -> None:
     assert waiting(exchange)() is None, "nor is it kept from then on"
 
 
+@pytest.mark.parametrize("end", ["head", "reset", "end", "respond", "abort"])
+def test_who_waits_for_room_is_told_that_there_will_be_none(end: str) -> None:
+    """Else it waits for ever."""
+    site = Site()
+    site.judge.greedy = False
+    number = site.ask("HEAD" if end == "head" else "GET")
+    exchange = site.exchanges[0]
+    told: list[bool] = []
+    exchange.begin(200, b"", endless=False)
+    if end != "head":
+        assert exchange.on_drained(lambda: told.append(True))
+        assert exchange.push(bytes(300_000))
+        assert exchange.on_drained(lambda: told.append(True))
+    if end == "reset":
+        site.judge.client.reset_stream(number)
+        site.judge.settle()
+    elif end == "respond":
+        exchange.respond(200, b"")
+    elif end != "head":
+        getattr(exchange, end)()
+    told.clear()
+    assert not exchange.on_drained(lambda: told.append(True))
+    site.judge.settle()
+    assert told == []
+
+
 def test_the_head_of_an_answer_in_pieces_is_all_that_a_head_gets() -> None:
     site = Site()
     number = site.ask("HEAD", "/v2/keys/a")

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore import errors
+from netstore.node import lessor
 from netstore.node.lessor import NOTE_SECONDS, Lessor
-from netstore.state.commands import decode, encode
+from netstore.state.commands import ExpireNodes, NoteTtl, decode, encode
+from netstore.state.countdown import LONGEST_SPARED, MOST_GRACES
 from netstore.state.v3commands import LeaseCheckpoint, LeaseExpire, LeaseGrant, LeaseRenew, Put
 from netstore.types import Nanos, NodeId, Term
 from tests.support.local_member import LocalMember
@@ -34,6 +36,7 @@ class Leading(LocalMember):
         self.unreadable: Fault | None = None
         super().__init__()
         self.lessor = Lessor(self, ELECTION_SECONDS)
+        self.reaper = self.lessor._nodes
         self.lessor.look()
 
     def propose(
@@ -51,7 +54,6 @@ class Leading(LocalMember):
         done(self.unreadable)
 
     def tick(self) -> None:
-        super().tick()
         self.lessor.look()
 
     def wait(self, seconds: float) -> None:
@@ -74,6 +76,14 @@ class Leading(LocalMember):
         self.lessor.time_to_live(id_, answers.append)
         (answer,) = answers
         return answer
+
+    def back_up(self, times: int) -> None:
+        """Requests wait at every other look, so many times."""
+        for _ in range(times):
+            self.backed_up = True
+            self.wait(LOOK_SECONDS)
+            self.backed_up = False
+            self.wait(LOOK_SECONDS)
 
     def expired(self) -> list[int]:
         return [id_ for c in self.proposed if isinstance(c, LeaseExpire) for id_, _ in c.leases]
@@ -101,6 +111,72 @@ def test_after_requests_had_to_wait_what_is_overdue_may_be_renewed(member: Leadi
     member.wait(0.6 + ELECTION_SECONDS)
     member.lessor.look()
     assert member.expired() == [7]
+
+
+def test_however_often_requests_had_to_wait_what_is_overdue_may_be_renewed(member: Leading) -> None:
+    """What became overdue while they did, and what does soon after."""
+    member.grant(7, 30)
+    member.grant(8, 31)
+    member.back_up(2 * MOST_GRACES)
+    member.wait(8)
+    member.backed_up = True
+    member.wait(2.5)
+    member.backed_up = False
+    member.wait(LOOK_SECONDS)
+    assert member.expired() == []
+    assert (member.keep_alive(7), member.keep_alive(8)) == (30, 31)
+    member.wait(29)
+    assert member.expired() == []
+
+
+@pytest.mark.parametrize("grace", [0.1, 3.0])
+def test_what_is_spared_is_spared_from_when_no_more_requests_wait(member: Leading, grace: float) -> None:
+    """Whatever is between two looks."""
+    member.lessor = Lessor(member, grace)
+    member.grant(7, 5)
+    member.backed_up = True
+    member.wait(9)
+    member.backed_up = False
+    member.wait(LOOK_SECONDS)
+    assert member.expired() == []
+    member.wait(max(grace, LOOK_SECONDS) - 0.1)
+    assert member.expired() == []
+    member.wait(LOOK_SECONDS)
+    assert member.expired() == [7]
+
+
+def test_what_a_new_leader_spares_is_not_less_for_requests_that_had_to_wait(member: Leading) -> None:
+    member.grant(7, 60)
+    member.back_up(2 * MOST_GRACES)
+    member.leader = NodeId(1)
+    member.wait(60)
+    member.leader, member.term = member.id, Term(3)
+    member.lessor.look()
+    assert member.expired() == []
+    member.wait(ELECTION_SECONDS)
+    assert member.expired() == [7]
+
+
+@pytest.mark.parametrize("pauses", [False, True])
+def test_requests_that_wait_without_end_keep_nothing_for_ever(member: Leading, pauses: bool) -> None:
+    """Nor those that wait again and again, of a lease or of a node."""
+    member.grant(7, 5)
+    member.send("PUT", "/v2/keys/node", b"value=1&ttl=5")
+
+    def wait(seconds: float) -> None:
+        for _ in range(int(seconds / LOOK_SECONDS)):
+            member.wait(LOOK_SECONDS)
+            member.backed_up = not (pauses and member.backed_up)
+
+    member.backed_up = True
+    wait(5 + LONGEST_SPARED - 2 * LOOK_SECONDS)
+    assert (member.expired(), _nodes_ended(member)) == ([], [])
+    wait(3 * LOOK_SECONDS)
+    assert (member.expired(), _nodes_ended(member)) == ([7], [b"/node"])
+
+
+def _nodes_ended(member: Leading) -> list[bytes]:
+    return [path for c in member.proposed if isinstance(c, ExpireNodes) for path, _ in c.nodes]
 
 
 @pytest.mark.parametrize("raises", [False, True])
@@ -238,6 +314,62 @@ def test_the_leader_notes_what_long_leases_have_left(member: Leading) -> None:
     assert lease.remaining == 700
     member.keep_alive(7)
     assert lease.remaining == 0
+
+
+def _noted(member: Leading) -> tuple[int, int]:
+    """How often something was noted of leases, and of nodes."""
+    kinds = [type(command) for command in member.proposed]
+    return kinds.count(LeaseCheckpoint), kinds.count(NoteTtl)
+
+
+@pytest.mark.parametrize("hindrance", ["none", "requests wait", "another leads", "elected again"])
+def test_what_happens_now_and_then_puts_no_notes_off(member: Leading, hindrance: str) -> None:
+    """Else what nobody renews would live as long as members are restarted."""
+    member.grant(7, 36_000)
+    member.send("PUT", "/v2/keys/node", b"value=1&ttl=36000")
+    for number in range(4 * int(NOTE_SECONDS / LOOK_SECONDS)):
+        now_and_then = number % 200 == 0
+        member.backed_up = hindrance == "requests wait" and now_and_then
+        if now_and_then and hindrance == "elected again":
+            member.term = Term(member.term + 1)
+        member.leader = NodeId(1) if hindrance == "another leads" and now_and_then else member.id
+        member.wait(LOOK_SECONDS)
+    member.wait(LOOK_SECONDS)
+    assert _noted(member) == (4, 4)
+
+
+def test_notes_wait_for_requests_that_wait_but_not_without_end(member: Leading) -> None:
+    member.grant(7, 36_000)
+    member.send("PUT", "/v2/keys/node", b"value=1&ttl=36000")
+    member.wait(NOTE_SECONDS - 1)
+    member.backed_up = True
+    member.wait(NOTE_SECONDS - 1)
+    assert _noted(member) == (0, 0)
+    member.wait(2)
+    assert _noted(member) == (1, 1)
+
+
+def test_a_lease_that_nobody_renews_ends_though_its_member_is_restarted(member: Leading) -> None:
+    member.grant(7, 1_800)
+    for _ in range(3):
+        for number in range(2_400):
+            member.backed_up = number % 480 == 0
+            member.wait(LOOK_SECONDS)
+        member.machine.save()
+        member.machine.load()
+        member.lessor = Lessor(member, ELECTION_SECONDS)
+    assert member.machine.leases.get(7) is None
+
+
+def test_a_round_of_notes_that_takes_long_comes_to_its_end(
+    member: Leading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lessor, "NOTES_AT_ONCE", 1)
+    for id_ in range(1, 1_001):
+        member.grant(id_, 36_000)
+    member.wait(3 * NOTE_SECONDS)
+    noted = {id_ for c in member.proposed if isinstance(c, LeaseCheckpoint) for id_, _, _ in c.leases}
+    assert noted == set(range(1, 1_001))
 
 
 def test_a_lease_does_not_end_while_its_renewal_waits(

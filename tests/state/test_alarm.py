@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
 from netstore.errors import DATA_LOSS, RESOURCE_EXHAUSTED, Fault
@@ -25,8 +27,11 @@ from netstore.state.v3commands import (
     Txn,
     V3Command,
 )
-from netstore.types import Index
+from netstore.types import Index, NodeId
 from tests.support.local_member import memory_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PUT = Put(b"key", b"value")
 GROWING = (PUT, Txn((), (PUT,)), Txn((), (), (Txn((), (PUT,)),)), LeaseGrant(2, 5))
@@ -102,3 +107,70 @@ def test_only_a_change_is_told_and_kept(machine: Machine) -> None:
     assert again.alarms.active == machine.alarms.active == [(8, NOSPACE), (8, CORRUPT)]
     assert again.alarms.nospace
     assert again.alarms.corrupt
+
+
+@pytest.mark.parametrize(("kind", "command"), [(NOSPACE, PUT), (CORRUPT, Compact(1))])
+def test_what_several_members_raised_is_shut_until_the_last_has_cleared(
+    machine: Machine, kind: int, command: V3Command
+) -> None:
+    for member in (9, 8, 9):
+        apply(machine, SetAlarm(member, kind, active=True))
+    for member in (9, 9, 7):
+        apply(machine, SetAlarm(member, kind, active=False))
+        machine.save()
+        again = Machine(machine._engine)
+        again.load()
+        for each in (machine, again):
+            assert isinstance(apply(each, command), Fault)
+    apply(machine, SetAlarm(8, kind, active=False))
+    assert machine.alarms.active == []
+    assert not isinstance(apply(machine, command), Fault)
+
+
+def test_the_kinds_are_shut_each_by_itself(machine: Machine) -> None:
+    for kind in (CORRUPT, NOSPACE):
+        apply(machine, SetAlarm(9, kind, active=True))
+    apply(machine, SetAlarm(9, CORRUPT, active=False))
+    assert (machine.alarms.nospace, machine.alarms.corrupt) == (True, False)
+
+
+def test_alarms_are_told_by_member_and_kind(machine: Machine) -> None:
+    alarms = [(member, kind) for member in (1, 5, 9, (1 << 64) - 1) for kind in (NOSPACE, CORRUPT)]
+    for member, kind in alarms[::2] + alarms[::-2]:
+        apply(machine, SetAlarm(member, kind, active=True))
+    assert machine.alarms.active == alarms
+    machine.save()
+    again = Machine(machine._engine)
+    again.load()
+    assert again.alarms.active == alarms
+
+
+class Walked(list[tuple[NodeId, int]]):
+    """Counts what is looked at, one after the other or by its place."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[tuple[NodeId, int]]:
+        self.looks += len(self)
+        return super().__iter__()
+
+    def __contains__(self, alarm: object) -> bool:
+        self.looks += len(self)
+        return super().__contains__(alarm)
+
+    def __getitem__(self, place: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(place)
+
+
+def test_one_alarm_costs_little_however_many_are_raised(machine: Machine) -> None:
+    """To raise, to clear and to keep."""
+    number = 10_000
+    machine.alarms.restore([(NodeId(member), NOSPACE) for member in range(number)])
+    for active, members in ((True, range(number, number + 100)), (False, range(0, number, 100))):
+        machine.alarms._sorted = walked = Walked(machine.alarms._sorted)
+        for member in members:
+            apply(machine, SetAlarm(member, NOSPACE, active=active))
+            assert machine.alarms.raised((NodeId(member), NOSPACE)) is active
+        machine.save()
+        assert 0 < walked.looks < 100 * 100

@@ -5,6 +5,7 @@ The table's commands are held to the twin in `test_mvcc`.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 import pytest
@@ -38,6 +39,12 @@ class Clocks(RuleBasedStateMachine):
         self.began: dict[int, tuple[float, int]] = {}
         self.leads: list[float] = []
         self.told: dict[int, float] = {}
+        self.spared_until = -inf
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(countdown, "LONGEST_SPARED", 3.0)
+
+    def teardown(self) -> None:
+        self.patch.undo()
 
     @rule(id_=IDS, ttl=st.sampled_from((1, 3, 10)))
     def grant(self, id_: int, ttl: int) -> None:
@@ -72,12 +79,19 @@ class Clocks(RuleBasedStateMachine):
         self.leads.append(self.now)
         self.clock.lead(self.now, 1.0)
 
+    @rule()
+    def spare(self) -> None:
+        self.spared_until = self.now + 2.0
+        self.clock.spare(self.now, 2.0)
+
     @property
     def ends(self) -> dict[int, float]:
         found = {}
-        for id_, (end, leads) in self.began.items():
-            spared = len(self.leads) - leads
-            found[id_] = max(end, self.leads[-1]) + 1.0 if 0 < spared <= MOST_GRACES else end
+        for id_, (began, leads) in self.began.items():
+            graces = len(self.leads) - leads
+            end = max(began, self.leads[-1]) + 1.0 if 0 < graces <= MOST_GRACES else began
+            spared = max(end, self.spared_until)
+            found[id_] = min(spared, end + 3.0)
         return found
 
     @rule()

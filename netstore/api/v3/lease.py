@@ -231,11 +231,11 @@ class LeaseService:
         machine, answers = self._member.machine, self._answers
         pieces = Pieces(call.principal for call, _ in calls)
         runs: deque[deque[bytes]] = deque()
-        head = self._headers(machine.mvcc.revision)
+        head = None
         try:
             for some in machine.leases.listed(lease):
-                if some and not runs:
-                    head = self._headers(machine.mvcc.revision)
+                if some and head is None:
+                    head = self._head_of(lease)
                 cuts = list(_some_of(some))
                 if not all(answers.grow(pieces, _charge(cut)) for cut in cuts):
                     break
@@ -245,6 +245,7 @@ class LeaseService:
                 if not cuts:
                     yield
             else:
+                head = head or self._head_of(lease)
                 yield from _merge_most(runs)
                 for held in _some_of(merge(*map(_drained, runs))):
                     piece = pb.LeaseTimeToLiveResponse(keys=held).SerializeToString()
@@ -255,6 +256,9 @@ class LeaseService:
                 for _ in range(min(RUNS_AT_ONCE, len(runs))):
                     runs.pop()
                 yield
+            if head is None:
+                yield from self._asked_again(lease.id, calls)
+                return
             while calls:
                 call, left = calls.popleft()
                 answer = pb.LeaseTimeToLiveResponse(ID=lease.id, TTL=left, grantedTTL=lease.ttl)
@@ -268,19 +272,32 @@ class LeaseService:
         if lease.late is not None:
             self._member.machine.leases.unlist(lease)
         waiting = self._asked.pop(lease.id).meanwhile
-        following = self._member.machine.leases.get(lease.id)
-        if following is not None and waiting:
-            self._list_keys(following, waiting)
+        if waiting and self._is_there(lease):
+            self._list_keys(lease, waiting)
             return
         calls = deque(waiting)
-        self._start(calls, _Listing(self._answered(lease.id, calls), partial(self._failed, calls)))
+        self._start(calls, _Listing(self._asked_again(lease.id, calls), partial(self._failed, calls)))
 
-    def _answered(self, id_: LeaseId, calls: deque[tuple[Call, int]]) -> Iterator[None]:
-        """Answer those who wait for the keys of a lease that has ended."""
+    def _is_there(self, lease: Lease) -> bool:
+        """It has not ended since, whether or not another has its id."""
+        return self._member.machine.leases.get(lease.id) is lease
+
+    def _head_of(self, lease: Lease) -> bytes | None:
+        """The head of an answer that tells what a lease has now, while it is there."""
+        return self._headers(self._member.machine.mvcc.revision) if self._is_there(lease) else None
+
+    def _asked_again(self, id_: LeaseId, calls: deque[tuple[Call, int]]) -> Iterator[None]:
+        """Answer those who wait for the keys of a lease that has ended: that there is none, or where another
+        has its id now, what that one has left.
+        """
         while calls:
+            is_there = self._member.machine.leases.get(id_) is not None
             for _ in range(min(TOLD_AT_ONCE, len(calls))):
                 call, _ = calls.popleft()
-                self._told(call, id_, False, -1)
+                if is_there:
+                    self._lessor.time_to_live(id_, partial(self._told, call, id_, True), call.principal)
+                else:
+                    self._told(call, id_, False, -1)
             yield
 
     def _list(self, call: Call, _: pb.LeaseLeasesRequest) -> None:

@@ -294,6 +294,84 @@ def test_those_who_wait_for_the_keys_of_a_lease_that_ends_are_told_some_at_a_tim
     assert len(served.member.jobs) == 0
 
 
+def left(call: FakeCall) -> tuple[int, int, list[bytes]]:
+    """What was told of a lease: how long it has left, of how much, and its keys."""
+    answer = pb.LeaseTimeToLiveResponse.FromString(call.messages[0])
+    return answer.TTL, answer.grantedTTL, list(answer.keys)
+
+
+KEYS = [b"%05d" % number for number in range(3_000)]
+
+
+def test_who_waited_for_the_keys_of_a_lease_is_told_of_the_next_one_with_its_id(served: Served) -> None:
+    """All of it: none has what one lease had left, and the keys of another."""
+    apply(served, LeaseGrant(1, 3_600), *[Put(key, b"", 1) for key in KEYS])
+    calls = [FakeCall("/etcdserverpb.Lease/LeaseTimeToLive") for _ in range(4)]
+    ask_keys(served, calls[0])
+    served.member.jobs.run(1)
+    ask_keys(served, calls[1])
+    apply(served, LeaseRevoke(1))
+    ask_keys(served, calls[2])
+    apply(served, LeaseGrant(1, 5), Put(b"new", b"", 1))
+    ask_keys(served, calls[3])
+    served.member.settle()
+    assert left(calls[0]) == (3_599, 3_600, KEYS)
+    assert left(calls[1]) == (4, 5, [b"new"])
+    assert left(calls[2]) == (-1, 0, [])
+    assert left(calls[3]) == (4, 5, [b"new"])
+    assert served.member.machine.mvcc.read_budget.used == len(served.member.jobs) == 0
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_lease_that_ends_before_its_keys_are_listed_is_not_told_of(served: Served, follows: bool) -> None:
+    apply(served, LeaseGrant(1, 3_600), *[Put(key, b"", 1) for key in KEYS])
+    calls = [FakeCall("/etcdserverpb.Lease/LeaseTimeToLive") for _ in range(2)]
+    for call in calls:
+        ask_keys(served, call)
+    apply(served, LeaseRevoke(1))
+    if follows:
+        apply(served, LeaseGrant(1, 5), *[Put(key, b"", 1) for key in KEYS])
+    served.member.settle()
+    for call in calls:
+        assert left(call) == ((4, 5, KEYS) if follows else (-1, 0, []))
+        revision = pb.LeaseTimeToLiveResponse.FromString(call.messages[0]).header.revision
+        assert revision == served.member.machine.mvcc.revision
+    assert served.member.machine.mvcc.read_budget.used == len(served.member.jobs) == 0
+
+
+def test_keys_of_a_lease_of_a_state_that_was_replaced_are_not_told(served: Served) -> None:
+    apply(served, LeaseGrant(1, 3_600), *[Put(key, b"", 1) for key in KEYS])
+    call = FakeCall("/etcdserverpb.Lease/LeaseTimeToLive")
+    ask_keys(served, call)
+    served.member.machine.leases.restore({})
+    served.member.settle()
+    assert left(call) == (-1, 0, [])
+    assert served.member.machine.mvcc.read_budget.used == 0
+
+
+def test_who_waited_for_an_ended_lease_is_told_of_one_that_follows_meanwhile(served: Served) -> None:
+    apply(served, LeaseGrant(1, 3_600), *[Put(key, b"", 1) for key in KEYS])
+    calls = [FakeCall("/etcdserverpb.Lease/LeaseTimeToLive") for _ in range(3 * TOLD_AT_ONCE)]
+    ask_keys(served, FakeCall("/etcdserverpb.Lease/LeaseTimeToLive"))
+    served.member.jobs.run(1)
+    for call in calls:
+        ask_keys(served, call)
+    apply(served, LeaseRevoke(1))
+    while all(call.open for call in calls):
+        served.member.jobs.run(1)
+    apply(served, LeaseGrant(1, 5), Put(b"new", b"", 1))
+    readers = served.member.readers
+    before = len(readers)
+    while served.member.jobs.ready:
+        asked = len(readers)
+        served.member.jobs.run(1)
+        assert len(readers) - asked <= TOLD_AT_ONCE
+    assert len(readers) - before == 2 * TOLD_AT_ONCE
+    served.member.settle()
+    told = [left(call) for call in calls]
+    assert told == [(-1, 0, [])] * TOLD_AT_ONCE + [(4, 5, [b"new"])] * 2 * TOLD_AT_ONCE
+
+
 class SlowCall(FakeCall):
     """A call whose client reads nothing before `drain`."""
 
@@ -624,6 +702,21 @@ def test_lists_of_leases_are_shared_and_as_of_after_they_were_asked_for(
     assert told[0] == set(range(1, 2 * FEW + 1))
     assert all(some == {*range(2, 2 * FEW + 1), 9_000} for some in told[1:])
     assert count[0] == 2 * 2 * FEW
+
+
+def test_leases_that_are_gone_count_for_a_list_while_their_places_are_there(served: Served) -> None:
+    """They are looked at as well."""
+    number = 3 * FEW
+    apply(served, *[LeaseGrant(id_, 60) for id_ in range(1, number)])
+    begin(served, "LeaseLeases", pb.LeaseLeasesRequest())
+    served.member.jobs.run(1)
+    apply(served, *[LeaseRevoke(id_) for id_ in range(2, number)])
+    assert (len(served.member.machine.leases), served.member.machine.leases.places) == (1, number - 1)
+    call = begin(served, "LeaseLeases", pb.LeaseLeasesRequest())
+    assert call.open, "in steps"
+    served.member.settle()
+    assert [each.ID for each in pb.LeaseLeasesResponse.FromString(call.messages[0]).leases] == [1]
+    assert served.member.machine.leases.places == 1
 
 
 def test_leases_are_told_alike_in_one_call_and_in_steps(served: Served) -> None:
