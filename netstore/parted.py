@@ -8,7 +8,7 @@ A dictionary that has filled its room is built anew, larger, in one piece: 8 ms 
 from __future__ import annotations
 
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Final, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -154,12 +154,12 @@ class Parted(Generic[K, V]):
         del self._first[key]
 
     @overload
-    def pop(self, key: K) -> V: ...
+    def pop(self, key: K, /) -> V: ...
 
     @overload
-    def pop(self, key: K, default: D) -> V | D: ...
+    def pop(self, key: K, default: D, /) -> V | D: ...
 
-    def pop(self, key: K, *default: D) -> V | D:
+    def pop(self, key: K, /, *default: Any) -> Any:
         """As of a dictionary."""
         parts = self._parts
         if parts:

@@ -294,13 +294,13 @@ class Leases:
         """Become what was stored; the keys come by `move`. Gives the steps in which what there was is let go
         of.
         """
-        gone = self._leases, self._young
+        gone, young = self._leases, self._young
         self._leases = stored.leases
         self._gone, self._young, self._is_listing = Parted(), Parted(), False
         self._touched = {}
         self._moved = None
         self.news.restart(stored.renewed)
-        return chain.from_iterable(map(self._let_go, gone))
+        return chain(self._let_go(gone), self._let_go(young))
 
     def _let_go(self, gone: Parted[LeaseId, Any]) -> Iterator[None]:
         """Who counts their time is told of those that are there no more."""
