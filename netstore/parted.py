@@ -26,6 +26,9 @@ PARTS: Final = 256
 LET_GO_STEP: Final = 2_000
 """Entries that are let go of in one step: 1 ms."""
 
+_ROOMS: Final = 16
+"""Parts whose room is given back in one step."""
+
 _MASK: Final = PARTS - 1
 
 _SALT: Final = hash("the parts of a table")
@@ -168,6 +171,11 @@ class Parted(Generic[K, V]):
                 return part.pop(key)
         return self._first.pop(key, *default)
 
+    @property
+    def is_large(self) -> bool:
+        """It is more than one dictionary, or was: whoever is done with it should `let_go`."""
+        return bool(self._parts)
+
     def popitem(self) -> tuple[K, V]:
         """Take out an entry, whichever; KeyError when there is none. Those of the first dictionary go before
         others, and no part is passed over for ever while others fill.
@@ -217,7 +225,20 @@ class Parted(Generic[K, V]):
         """Forget all of it in steps of `LET_GO_STEP`, when nobody looks at it any more: all at once would
         take long.
         """
-        while self.take(LET_GO_STEP):
+        while self:
+            left, rooms = LET_GO_STEP, _ROOMS
+            while left and rooms and self:
+                table = self._parts[-1] if self._parts else self._first
+                some = min(left, len(table))
+                for _ in range(some):
+                    table.popitem()
+                left -= some
+                if self._parts and not table:
+                    self._parts.pop()  # and the room it had
+                    rooms -= 1
+            yield
+        while self._parts:
+            del self._parts[-_ROOMS:]
             yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
@@ -69,6 +70,18 @@ def _settle(lease: Lease, late: Parted[bytes, bool], most: int) -> None:
             keys.pop(key, None)
 
 
+def _forget(moved: Parted[LeaseId, Parted[bytes, bool]]) -> Iterator[None]:
+    left = LET_GO_STEP
+    while moved:
+        _, keys = moved.popitem()
+        if keys.is_large:
+            yield from keys.let_go()
+        left -= 1 + len(keys)
+        if left <= 0:
+            left = LET_GO_STEP
+            yield
+
+
 class StoredLeases:
     """The leases of a state that is being loaded, without their keys."""
 
@@ -109,8 +122,10 @@ class Leases:
         self._touched: dict[LeaseId, LeaseRecord | None] = {}
         self.news: News[LeaseId] = News()
         """See `countdown.Table`."""
-        self._moved: dict[LeaseId, Parted[bytes, bool]] | None = None
+        self._moved: Parted[LeaseId, Parted[bytes, bool]] | None = None
         """While a command is half done: of each lease the keys that it moved, and whether they were there."""
+        self._spent: deque[Iterator[None]] = deque()
+        """Lets go of large tables that nobody looks at any more, in steps."""
 
     def __iter__(self) -> Iterator[Lease]:
         old = (lease for lease in self._leases.values() if lease is not None)
@@ -160,6 +175,8 @@ class Leases:
         """Forget a lease, whose keys have been deleted."""
         self._touched[lease.id] = None
         self.news.remove(lease.id)
+        if lease.keys.is_large:
+            self._spent.append(lease.keys.let_go())
         if self._young.pop(lease.id, None) is not None:
             return
         if self._is_listing:
@@ -204,11 +221,24 @@ class Leases:
         """A command begins that is carried out in pieces: until `finish`, the keys it moves are remembered.
         O(leases and keys that it moves) of memory.
         """
-        self._moved = {}
+        self._moved = Parted()
 
     def finish(self) -> None:
-        """It is over."""
-        self._moved = None
+        """It is over. What was remembered is let go of by `let_go`, where that is much."""
+        moved, self._moved = self._moved, None
+        if moved:
+            self._spent.append(_forget(moved))
+            self.let_go()
+
+    @property
+    def spent(self) -> bool:
+        """Whether there is something to do for `let_go`."""
+        return bool(self._spent)
+
+    def let_go(self) -> None:
+        """Let go of some of what nobody looks at any more: all at once would take long."""
+        if self._spent and next(self._spent[0], self) is self:
+            self._spent.popleft()
 
     def keys_of(self, lease: Lease) -> set[bytes]:
         """The keys of a lease as of the last command that is finished. O(keys)."""

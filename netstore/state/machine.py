@@ -540,12 +540,15 @@ class Machine:
     @property
     def sweeping(self) -> bool:
         """Whether `sweep` has something to do."""
-        return self._work is None and self.mvcc.sweeping
+        return self._work is None and (self.leases.spent or self.mvcc.sweeping)
 
     def sweep(self) -> None:
-        """Do a bounded part of what a compaction has left to do, and save it. For between batches, again and
-        again while `sweeping`.
+        """Do a bounded part of what a compaction or a long command has left to do, and save it. For between
+        batches, again and again while `sweeping`.
         """
+        if self.leases.spent:
+            self.leases.let_go()
+            return
         self.mvcc.sweep()
         self.save()
         self._tell_swept()

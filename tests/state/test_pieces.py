@@ -513,3 +513,64 @@ def test_no_step_of_loading_lets_go_of_more_than_its_share(monkeypatch: pytest.M
     assert not any(held)
     assert old.tree.timed.news.take_removed(1_000)
     assert len(old.leases.news.take_removed(1_000)) == 99
+
+
+def test_what_a_command_remembered_is_let_go_of_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in ("parted", "state.lease"):
+        monkeypatch.setattr(f"netstore.{room}.LET_GO_STEP", 10)
+    monkeypatch.setattr(parted, "FIRST", 10)
+    machine = machine_with(LeaseGrant(1, 60), *[LeaseGrant(number, 60) for number in range(2, 50)])
+    for number in range(200):
+        apply(machine, Put(b"%d" % number, b"", 1 if number < 150 else number - 148))
+    outcome = begin(machine, DeleteRange(*ALL), 1)
+    remembered: Any = None
+    while outcome is UNFINISHED:
+        remembered = machine.leases._moved
+        outcome = machine.go_on(1)
+    sizes = []
+    while True:
+        sizes.append(sum(map(len, remembered.values())))
+        if not machine.sweeping:
+            break
+        machine.sweep()
+    assert sizes[-1] == 0
+    assert len(sizes) >= 10
+    assert sizes == sorted(sizes, reverse=True)
+    lease = machine.leases.get(1)
+    assert lease is not None
+    assert not lease.keys
+    apply(machine, LeaseRevoke(1))
+    assert machine.sweeping, "the room that its keys took"
+    while machine.sweeping:
+        machine.sweep()
+    assert not lease.keys.is_large
+
+
+@given(st.lists(v3_commands(), max_size=40))
+@settings(max_examples=30)
+def test_no_order_of_a_table_decides_anything(commands: list[V3Command]) -> None:
+    """Members have other hashes: here other salts, and tables of many parts from the second entry on."""
+    found = []
+    for salt in (1, 2):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(parted, "_SALT", salt)
+            for room in (parted, tree):
+                patch.setattr(room, "FIRST", 1)
+            machine = machine_with(*LEASES)
+            for number, each in enumerate(commands):
+                apply(machine, each)
+                apply(machine, Set(b"/d/%d/%d" % (number % 3, number), b"", False, Nanos(9), ttl=number + 1))
+                outcome = begin(machine, LeaseRevoke(2) if number % 5 == 4 else LeaseGrant(2, 5), 1)
+                while outcome is UNFINISHED:
+                    outcome = machine.go_on(1)
+                machine.take_changes()
+                if number % 7 == 6:
+                    outcome = begin(machine, Delete(b"/d/1", True, True), 1)
+                    while outcome is UNFINISHED:
+                        outcome = machine.go_on(1)
+                machine.save()
+            engine = machine._engine
+            assert isinstance(engine, MemoryEngine)
+            engine.commit()
+            found.append((machine.trail.checksum, engine.kept()))
+    assert found[0] == found[1]
