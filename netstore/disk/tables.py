@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from hashlib import sha256
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
-from typing import TYPE_CHECKING, Final, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self, cast
 
 import lmdb
 from google_crc32c import extend
@@ -36,11 +36,18 @@ from netstore.errors import NetstoreError, StateDamaged
 from netstore.types import Index
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    Changes = Mapping[tuple[str, bytes], bytes | None]
     Pair = tuple[bytes, bytes]
+
+
+class Changes(Protocol):
+    """What is to be written by table and key, None for what is to be erased: the last of each holds."""
+
+    def items(self) -> Iterable[tuple[tuple[str, bytes], bytes | None]]:
+        """All of them, in order."""
+
 
 FORMAT: Final = 1
 """Version of the records and of the summary. A later one is refused."""

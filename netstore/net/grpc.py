@@ -13,16 +13,16 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore.errors import MustStop
+from netstore.expiry import Expiries
 from netstore.guard import guarded, tell
 from netstore.net import exchange, http2
-from netstore.net.expiry import Expiries
 from netstore.net.hpackcache import literal, status_field
 from netstore.net.http2 import FORGIVEN, HANDLED, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from netstore.net.expiry import Expiry
+    from netstore.expiry import Expiry
     from netstore.net.http2 import Head, Http2Connection
 
 OK: Final = 0

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from netstore.expiry import Expiries
 from netstore.guard import guarded, unguarded
-from netstore.net.expiry import Expiries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from netstore.expiry import Expiry
     from netstore.meter import Meter
-    from netstore.net.expiry import Expiry
     from netstore.node.host import Host
     from netstore.node.lessor import Lessor
     from netstore.seams import Clock

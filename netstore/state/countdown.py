@@ -15,11 +15,11 @@ monotonic clock, and the leader proposes the end of what is overdue by its count
 
 from __future__ import annotations
 
-from itertools import islice
 from math import ceil, inf
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
-from sortedcontainers import SortedList  # type: ignore[import-untyped]  # it has no annotations
+from netstore.expiry import Expiries, Expiry
+from netstore.parted import Parted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -83,8 +83,8 @@ class News(Generic[K]):
     __slots__ = ("_removed", "_renewed")
 
     def __init__(self) -> None:
-        self._renewed: dict[K, None] = {}
-        self._removed: dict[K, None] = {}
+        self._renewed: Parted[K, None] = Parted()
+        self._removed: Parted[K, None] = Parted()
 
     def renew(self, key: K) -> None:
         """Its time begins anew."""
@@ -104,29 +104,37 @@ class News(Generic[K]):
         """Take this one; whether it was renewed and not taken yet."""
         return self._renewed.pop(key, self) is None
 
-    def restart(self, keys: Iterable[K], gone: Iterable[K]) -> None:
-        """These are all there are, with their time beginning now; those were there before."""
-        self._renewed = dict.fromkeys(keys)
-        self._removed = dict.fromkeys(gone)
+    def restart(self, keys: Parted[K, None]) -> None:
+        """These are all there are, with their time beginning now; the table is taken over. What was there
+        before and is not any more is told by `remove`.
+        """
+        self._renewed = keys
 
     def take_renewed(self, most: int) -> list[K]:
         """So many of those that were renewed and not taken yet."""
-        return _take(self._renewed, most)
+        return self._renewed.take(most)
 
     def take_removed(self, most: int) -> list[K]:
         """So many of those that were removed and not taken yet; some may be there again."""
-        return _take(self._removed, most)
+        return self._removed.take(most)
 
 
-def _take(keys: dict[K, None], most: int) -> list[K]:
-    if len(keys) <= most:
-        taken = list(keys)
-        keys.clear()
-        return taken
-    taken = list(islice(keys, most))
-    for key in taken:
-        del keys[key]
-    return taken
+class _Count(Generic[K]):
+    """What is known of one of them."""
+
+    __slots__ = ("end", "is_overdue", "leads", "look", "since")
+
+    def __init__(self, end: float, leads: int, since: Any, look: Expiry[K]) -> None:
+        self.end = end
+        """When its time is over."""
+        self.leads = leads
+        """How often this member had come to lead when that began to be counted."""
+        self.since = since
+        """The index of the renewal that it counts from."""
+        self.look = look
+        """Its place among those to be looked at, or among those that are overdue."""
+        self.is_overdue = False
+        """Which of the two."""
 
 
 class Countdown(Generic[K]):
@@ -139,31 +147,23 @@ class Countdown(Generic[K]):
 
     def __init__(self, table: Table[K]) -> None:
         self._table = table
-        self._ends: dict[K, tuple[float, int, Any]] = {}
-        """When each is over, how often this member had come to lead when it began to count, and the index of
-        the renewal that it counts from.
-        """
-        # Each key is in one of these, or will be: when it is to be looked at, which may be before its end, or
-        # that this time has come.
-        self._looks: dict[K, tuple[float, int]] = {}
-        self._overdue: dict[K, None] = {}
-        self._places: SortedList = SortedList()
-        """`_looks`, as (time, number, key): numbers decide where times are the same, for keys may be long and
-        begin alike.
-        """
-        self._last = 0
+        self._counts: Parted[K, _Count[K]] = Parted()
+        self._looks: Expiries[K] = Expiries()
+        """When each is to be looked at, which may be before its end."""
+        self._overdue: Expiries[K] = Expiries()
+        """Those whose end has come, by when that was seen."""
         self._led = -inf
         """When this member came to lead last."""
         self._leads = 0
         self._grace = 0.0
         self._spared_until = -inf
         """Before this, nothing is overdue that has not been so for long."""
-        self._noted: tuple[float, int, K] | tuple[float, int] | None = None
-        """How far the round of notes has come in `_places`."""
+        self._noted: tuple[float, int] | None = None
+        """How far the round of notes has come in `_looks`: a time, and a number of those that have it."""
 
     def __len__(self) -> int:
         """How many are counted."""
-        return len(self._ends)
+        return len(self._counts)
 
     def count(self, now: float) -> bool:
         """Begin to count what was renewed since the last call, and look whose time has come. Whether some of
@@ -180,18 +180,16 @@ class Countdown(Generic[K]):
 
     def _look_through(self, now: float) -> bool:
         """Look at those whose time for that has come: whether at all of them."""
-        places = self._places
-        for _ in range(COUNTED_AT_ONCE):
-            if not places or places[0][0] > now:
-                return True
-            key = places[0][2]
-            end = self._end(key)
-            if end > now:
-                self._look(key, end)
-            else:
-                self._unlook(key)
-                self._overdue[key] = None
-        return not places or places[0][0] > now
+        looks, overdue = self._looks, self._overdue
+        for key in looks.due(now, COUNTED_AT_ONCE):
+            if self._table.get(key) is None:
+                self._forget(key)
+                continue
+            count = self._counts[key]
+            end = self._end(count)
+            count.is_overdue = end <= now
+            count.look = overdue.add(now, key) if count.is_overdue else looks.add(end, key)
+        return not looks.is_due(now)
 
     def left(self, key: K, now: float) -> float | None:
         """The seconds it has left, not below 0; None when it is not there. O(log n)."""
@@ -199,18 +197,19 @@ class Countdown(Generic[K]):
         if timed is None:
             return None
         self._catch_up(key, now)
-        return max(0.0, self._end(key) - now) if key in self._ends else timed.remaining or timed.ttl
+        count = self._counts.get(key)
+        return float(timed.remaining or timed.ttl) if count is None else max(0.0, self._end(count) - now)
 
     def left_since(self, key: K, since: Any, now: float) -> float | None:
         """The seconds left of the TTL that began at the index `since`, below 0 where it is overdue; all of
         them where it is not counted yet, and never more. None where that is not known: something has come
         after it and was counted. Changes nothing.
         """
-        counted, timed = self._ends.get(key), self._table.get(key)
-        if counted is None or counted[2] != since:
+        count, timed = self._counts.get(key), self._table.get(key)
+        if count is None or count.since != since:
             is_new = timed is not None and timed.since == since
             return float(timed.remaining or timed.ttl) if is_new and timed is not None else None
-        left = self._end(key) - now
+        left = self._end(count) - now
         return min(left, timed.ttl) if timed is not None and timed.since == since else left
 
     def due(self, now: float) -> list[tuple[K, Any]]:
@@ -220,22 +219,22 @@ class Countdown(Generic[K]):
         self.count(now)
         found: list[tuple[K, Any]] = []
         size = 0
-        for key in list(islice(self._overdue, MAX_DUE)):
+        for _, _, key in self._overdue.following(_FIRST, MAX_DUE):
             timed = self._table.get(key)
             if timed is None:
                 self._forget(key)
                 continue
             self._catch_up(key, now)
-            if key not in self._overdue:
+            count = self._counts[key]
+            if not count.is_overdue:
                 continue
-            end = self._end(key)
+            end = self._end(count)
             if end <= now:
                 if size >= MOST_BYTES:
                     break
                 found.append((key, timed.since))
                 size += _size(key)
-            del self._overdue[key]
-            self._look(key, end if end > now else now + RETRY_SECONDS)
+            self._look(key, count, end if end > now else now + RETRY_SECONDS)
         return found
 
     def lead(self, now: float, grace: float) -> None:
@@ -261,7 +260,7 @@ class Countdown(Generic[K]):
 
     def begin_notes(self) -> None:
         """Begin another round of `notes`."""
-        self._noted = (-inf, 0) if self._places else None
+        self._noted = _FIRST if self._looks else None
 
     def notes(self, now: float, longer_than: int, most: int) -> list[tuple[K, Any, int]]:
         """What is left, in whole seconds rounded up, of what has a longer TTL than this and is not overdue,
@@ -271,28 +270,27 @@ class Countdown(Generic[K]):
         found: list[tuple[K, Any, int]] = []
         if self._noted is None:
             return found
-        places = list(islice(self._places.irange(self._noted, inclusive=(False, True)), most))
+        entries = self._looks.following(self._noted, most)
         size = 0
-        for place in places:
-            self._noted = place
-            key = place[2]
+        for when, number, key in entries:
+            self._noted = when, number
             timed = self._table.get(key)
             if timed is None or timed.ttl <= longer_than:
                 continue
             self._catch_up(key, now)
-            left = self._ends[key][0] - now
+            left = self._counts[key].end - now
             if left > 0:
                 found.append((key, timed.since, ceil(left)))
                 size += _size(key)
                 if size >= MOST_BYTES:
                     return found
-        if len(places) < most:
+        if len(entries) < most:
             self._noted = None
         return found
 
-    def _end(self, key: K) -> float:
-        end, leads, _ = self._ends[key]
-        if 0 < self._leads - leads <= MOST_GRACES:
+    def _end(self, count: _Count[K]) -> float:
+        end = count.end
+        if 0 < self._leads - count.leads <= MOST_GRACES:
             end = max(end, self._led) + self._grace
         return max(end, min(self._spared_until, end + LONGEST_SPARED))
 
@@ -302,34 +300,36 @@ class Countdown(Generic[K]):
         if timed is None:
             return
         end = now + (timed.remaining or timed.ttl)
-        self._ends[key] = end, self._leads, timed.since
-        self._overdue.pop(key, None)
-        if end < self._looks.get(key, _NEVER)[0]:
-            self._look(key, end)
+        count = self._counts.get(key)
+        if count is None:
+            self._counts[key] = _Count(end, self._leads, timed.since, self._looks.add(end, key))
+            return
+        count.end, count.leads, count.since = end, self._leads, timed.since
+        place = count.look.place
+        if count.is_overdue or place is None or end < place[0]:
+            self._look(key, count, end)
 
     def _catch_up(self, key: K, now: float) -> None:
         """Count its renewal before anything is said of it."""
         if self._table.news.take_one(key):
             self._begin(key, now)
 
-    def _look(self, key: K, when: float) -> None:
-        self._unlook(key)
-        self._last += 1
-        self._looks[key] = when, self._last
-        self._places.add((when, self._last, key))
+    def _look(self, key: K, count: _Count[K], when: float) -> None:
+        self._unlook(count)
+        count.is_overdue = False
+        count.look = self._looks.add(when, key)
 
-    def _unlook(self, key: K) -> None:
-        place = self._looks.pop(key, None)
-        if place is not None:
-            self._places.remove((*place, key))
+    def _unlook(self, count: _Count[K]) -> None:
+        (self._overdue if count.is_overdue else self._looks).settle(count.look)
 
     def _forget(self, key: K) -> None:
-        self._ends.pop(key, None)
-        self._overdue.pop(key, None)
-        self._unlook(key)
+        count = self._counts.pop(key, None)
+        if count is not None:
+            self._unlook(count)
 
 
-_NEVER: Final = (inf, 0)
+_FIRST: Final = (-inf, 0)
+"""Before all times and numbers."""
 
 
 def _size(key: object) -> int:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from sortedcontainers import SortedList  # type: ignore[import-untyped]  # it has no annotations
 
+from netstore.parted import LET_GO_STEP, Parted
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -203,12 +205,25 @@ class KeyIndex:
     __slots__ = ("dead", "items", "live", "log", "newest_deletion")
 
     def __init__(self) -> None:
-        self.items: dict[bytes, Item] = {}
+        self.items: Parted[bytes, Item] = Parted()
         self.live: SortedList = SortedList()
         self.dead: SortedList = SortedList()
         self.log = Log()
         self.newest_deletion = 0
         """Where the last deletion lies. At a bound above it, no key that is dead now is seen."""
+
+    def let_go(self) -> Iterator[None]:
+        """Forget all of it in steps, when nobody looks at it any more: all at once would take long."""
+        log = self.log
+        while log.first < log.end:
+            log.forget(min(log.first + _LOT, log.end))
+            yield
+        for keys in (self.live, self.dead):
+            while keys:
+                for _ in range(min(len(keys), LET_GO_STEP // 2)):
+                    keys.pop()
+                yield
+        yield from self.items.let_go()
 
     def live_keys(self, key: bytes, range_end: bytes, *, backwards: bool = False) -> Iterable[bytes]:
         """The keys in the range that exist now, in order."""

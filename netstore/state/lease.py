@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import chain, islice
-from typing import TYPE_CHECKING, Final
+from collections import deque
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from netstore import errors
 from netstore.errors import Fault, refusal
+from netstore.parted import LET_GO_STEP, Parted, batches
 from netstore.state.countdown import News
 from netstore.state.reads import Lost
 from netstore.types import Index, LeaseId
@@ -32,9 +34,9 @@ class Lease(msgspec.Struct, gc=False):
     ttl: int
     since: Index
     remaining: int
-    keys: set[bytes]
+    keys: Parted[bytes, None] = msgspec.field(default_factory=Parted)
     """Which it has, but for what `late` says."""
-    late: dict[bytes, bool] | None = None
+    late: Parted[bytes, bool] | None = None
     """Keys that came (True) or went since `keys` is being listed, which is left alone meanwhile."""
     is_given_up: bool = False
     """It is not being listed any more: `late` is put to the keys with the changes that come (`_settle`)."""
@@ -57,16 +59,44 @@ class LeaseRecord(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_f
     remaining: int
 
 
-def _settle(lease: Lease, late: dict[bytes, bool], most: int) -> None:
+def _settle(lease: Lease, late: Parted[bytes, bool], most: int) -> None:
     """Put so much of what came and went to the keys."""
+    keys = lease.keys
     for _ in range(min(most, len(late))):
         key, is_there = late.popitem()
-        (lease.keys.add if is_there else lease.keys.discard)(key)
+        if is_there:
+            keys[key] = None
+        else:
+            keys.pop(key, None)
 
 
-def stored_leases(records: Iterable[LeaseRecord]) -> Iterator[tuple[LeaseId, Lease | None]]:
-    """The leases of these records, without their keys."""
-    return ((each.id, Lease(each.id, each.ttl, each.since, each.remaining, set())) for each in records)
+def _forget(moved: Parted[LeaseId, Parted[bytes, bool]]) -> Iterator[None]:
+    left = LET_GO_STEP
+    while moved:
+        _, keys = moved.popitem()
+        if keys.is_large:
+            yield from keys.let_go()
+        left -= 1 + len(keys)
+        if left <= 0:
+            left = LET_GO_STEP
+            yield
+
+
+class StoredLeases:
+    """The leases of a state that is being loaded, without their keys."""
+
+    __slots__ = ("leases", "renewed")
+
+    def __init__(self) -> None:
+        self.leases: Parted[LeaseId, Lease | None] = Parted()
+        self.renewed: Parted[LeaseId, None] = Parted()
+        """Their ids, for who counts their time."""
+
+    def add(self, records: Iterable[LeaseRecord]) -> None:
+        """The next ones."""
+        for each in records:
+            self.leases[each.id] = Lease(each.id, each.ttl, each.since, each.remaining)
+            self.renewed[each.id] = None
 
 
 def granted_ttl(asked: int, minimum: int) -> int | Fault:
@@ -82,18 +112,20 @@ class Leases:
     """
 
     def __init__(self) -> None:
-        self._leases: dict[LeaseId, Lease | None] = {}
+        self._leases: Parted[LeaseId, Lease | None] = Parted()
         """None for one that ended while all were listed: what is listed neither grows nor shrinks."""
-        self._gone: dict[LeaseId, None] = {}
+        self._gone: Parted[LeaseId, None] = Parted()
         """Which those are."""
-        self._young: dict[LeaseId, Lease] = {}
+        self._young: Parted[LeaseId, Lease] = Parted()
         """Leases that were granted while all were listed."""
         self._is_listing = False
         self._touched: dict[LeaseId, LeaseRecord | None] = {}
         self.news: News[LeaseId] = News()
         """See `countdown.Table`."""
-        self._moved: dict[LeaseId, dict[bytes, bool]] | None = None
+        self._moved: Parted[LeaseId, Parted[bytes, bool]] | None = None
         """While a command is half done: of each lease the keys that it moved, and whether they were there."""
+        self._spent: deque[Iterator[None]] = deque()
+        """Lets go of large tables that nobody looks at any more, in steps."""
 
     def __iter__(self) -> Iterator[Lease]:
         old = (lease for lease in self._leases.values() if lease is not None)
@@ -120,7 +152,7 @@ class Leases:
             return refusal(errors.LEASE_EXISTS)
         if ttl > MAX_TTL:
             return refusal(errors.LEASE_TTL_TOO_LARGE)
-        lease = Lease(LeaseId(id_), ttl, index, 0, set())
+        lease = Lease(LeaseId(id_), ttl, index, 0)
         if self._is_listing and lease.id not in self._gone:
             self._young[lease.id] = lease
         else:
@@ -143,6 +175,8 @@ class Leases:
         """Forget a lease, whose keys have been deleted."""
         self._touched[lease.id] = None
         self.news.remove(lease.id)
+        if lease.keys.is_large:
+            self._spent.append(lease.keys.let_go())
         if self._young.pop(lease.id, None) is not None:
             return
         if self._is_listing:
@@ -165,20 +199,21 @@ class Leases:
         """A key changes its lease; 0 is none."""
         moved = self._moved
         if moved is not None:
-            if before:
-                moved.setdefault(LeaseId(before), {}).setdefault(key, True)
-            if after:
-                moved.setdefault(LeaseId(after), {}).setdefault(key, False)
+            for id_, was_there in ((LeaseId(before), True), (LeaseId(after), False)):
+                if id_:
+                    if id_ not in moved:
+                        moved[id_] = Parted()
+                    moved[id_].setdefault(key, was_there)
         if before:
             lease = self._leases.get(LeaseId(before)) or self._young[LeaseId(before)]
             if lease.late is None:
-                lease.keys.discard(key)
+                lease.keys.pop(key, None)
             else:
                 self._note(lease, lease.late, key, is_there=False)
         if after:
             lease = self._leases.get(LeaseId(after)) or self._young[LeaseId(after)]
             if lease.late is None:
-                lease.keys.add(key)
+                lease.keys[key] = None
             else:
                 self._note(lease, lease.late, key, is_there=True)
 
@@ -186,20 +221,30 @@ class Leases:
         """A command begins that is carried out in pieces: until `finish`, the keys it moves are remembered.
         O(leases and keys that it moves) of memory.
         """
-        self._moved = {}
+        self._moved = Parted()
 
     def finish(self) -> None:
-        """It is over."""
-        self._moved = None
+        """It is over. What was remembered is let go of by `let_go`, where that is much."""
+        moved, self._moved = self._moved, None
+        if moved:
+            self._spent.append(_forget(moved))
+            self.let_go()
+
+    @property
+    def spent(self) -> bool:
+        """Whether there is something to do for `let_go`."""
+        return bool(self._spent)
+
+    def let_go(self) -> None:
+        """Let go of some of what nobody looks at any more: all at once would take long."""
+        if self._spent and next(self._spent[0], self) is self:
+            self._spent.popleft()
 
     def keys_of(self, lease: Lease) -> set[bytes]:
-        """The keys of a lease as of the last command that is finished; not to be changed. O(keys) while one
-        is half done that has moved some of them.
-        """
+        """The keys of a lease as of the last command that is finished. O(keys)."""
         moved = self._moved.get(lease.id) if self._moved else None
-        if not moved and not lease.late:
-            return lease.keys
-        moved = moved or {}
+        if not moved:
+            return set(lease.all_keys())
         kept = {key for key in lease.all_keys() if key not in moved}
         kept.update(key for key, was_there in moved.items() if was_there)
         return kept
@@ -216,10 +261,8 @@ class Leases:
         """
         lease.is_given_up = False
         yield from self._caught_up(lease)
-        lease.late = {}
-        keys = iter(lease.keys)
-        while some := list(islice(keys, KEYS_AT_ONCE)):
-            yield some
+        lease.late = Parted()
+        yield from batches(lease.keys, KEYS_AT_ONCE)
         yield from self._caught_up(lease)
         lease.late = None
 
@@ -231,7 +274,7 @@ class Leases:
         lease.is_given_up = True
 
     @staticmethod
-    def _note(lease: Lease, late: dict[bytes, bool], key: bytes, *, is_there: bool) -> None:
+    def _note(lease: Lease, late: Parted[bytes, bool], key: bytes, *, is_there: bool) -> None:
         """A key came or went that cannot be put to the others at once. O(1)."""
         if (key in lease.keys) is is_there:
             late.pop(key, None)
@@ -258,8 +301,7 @@ class Leases:
         leases = self._leases
         self._is_listing = True
         try:
-            ids = iter(leases)
-            while some := list(islice(ids, KEYS_AT_ONCE)):
+            for some in batches(leases, KEYS_AT_ONCE):
                 yield some
                 if self._leases is not leases:
                     raise Lost
@@ -278,15 +320,32 @@ class Leases:
                 self._leases[id_] = lease
             yield []
 
-    def restore(self, leases: dict[LeaseId, Lease | None]) -> dict[LeaseId, Lease | None]:
-        """Become what was stored (`stored_leases`); the keys come by `move`. Gives what there was."""
-        gone, self._leases = self._leases, leases
-        gone.update(self._young)
-        self._gone, self._young, self._is_listing = {}, {}, False
+    def restore(self, stored: StoredLeases) -> Iterator[None]:
+        """Become what was stored; the keys come by `move`. Gives the steps in which what there was is let go
+        of.
+        """
+        gone, young = self._leases, self._young
+        self._leases = stored.leases
+        self._gone, self._young, self._is_listing = Parted(), Parted(), False
         self._touched = {}
         self._moved = None
-        self.news.restart(self._leases, gone)
-        return gone
+        self.news.restart(stored.renewed)
+        return chain(self._let_go(gone), self._let_go(young))
+
+    def _let_go(self, gone: Parted[LeaseId, Any]) -> Iterator[None]:
+        """Who counts their time is told of those that are there no more."""
+        while gone:
+            left = LET_GO_STEP
+            while gone and left > 0:
+                id_, lease = gone.popitem()
+                left -= 1
+                if self.get(id_) is None:
+                    self.news.remove(id_)
+                for keys in () if lease is None else (lease.keys, lease.late):
+                    if keys:
+                        left -= len(keys)
+                        yield from keys.let_go()
+            yield
 
     def take_changes(self) -> dict[LeaseId, LeaseRecord | None]:
         """The leases changed since the last call; None for one that ended."""

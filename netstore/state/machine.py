@@ -52,7 +52,7 @@ from netstore.state.commands import (
 from netstore.state.digest import COMMAND_BYTES, Trail
 from netstore.state.envelope import FORMAT, Envelope, first_level_command, read
 from netstore.state.history import History
-from netstore.state.lease import Lease, Leases, stored_leases
+from netstore.state.lease import Lease, Leases, StoredLeases
 from netstore.state.member import (
     ID_EXISTS,
     ID_NOT_FOUND,
@@ -64,7 +64,7 @@ from netstore.state.member import (
 from netstore.state.mvcc import Mvcc
 from netstore.state.reads import UNIT_BYTES
 from netstore.state.statistics import REPLICATED, Statistics
-from netstore.state.tree import FOR_EVER, Life, Stored, Tree, let_go
+from netstore.state.tree import FOR_EVER, Life, Stored, Tree
 from netstore.state.v3commands import (
     AlarmChanged,
     Compact,
@@ -245,7 +245,8 @@ class Machine:
         """
         for _ in self._load(self.mvcc.load, whole=True):
             pass
-        self._before = iter(())
+        for _ in self.let_go():
+            pass
 
     def load_steps(self) -> Iterator[None]:
         """The same in bounded steps. Until the last, no v3 key can be read, leases are those to come, and the
@@ -264,9 +265,9 @@ class Machine:
             yield
         if tree.stray is not None:
             raise mirror.corrupt(f"table {mirror.NODES}, key {tree.stray!r} lies in no directory")
-        leases: dict[LeaseId, Lease | None] = {}
+        leases = StoredLeases()
         for records in mirror.load_leases(engine, whole=whole):
-            leases.update(stored_leases(records))
+            leases.add(records)
             yield
         yield from self._load_v3(load_keys, leases)
         self._work = None
@@ -299,11 +300,10 @@ class Machine:
             raise mirror.corrupt(
                 f"table {mirror.WINDOW} ends at {self.history.last}, the state is at {index}"
             )
-        self.tree.restore(index, tree)
+        self._before = self.tree.restore(index, tree)
         self._events = []
         self._touched = set()
         self._window = {}
-        self._before = tree.let_go()
         self._tell_swept()
 
     def let_go(self) -> Iterator[None]:
@@ -311,14 +311,14 @@ class Machine:
         before, self._before = self._before, iter(())
         return before
 
-    def _load_v3(self, load_keys: _LoadKeys, leases: dict[LeaseId, Lease | None]) -> Iterator[None]:
+    def _load_v3(self, load_keys: _LoadKeys, leases: StoredLeases) -> Iterator[None]:
         engine = self._engine
         scalars = mirror.NEW_V3
         for stored in mirror.load_all(engine, mirror.V3_STATE, mirror.V3Scalars):
             scalars = stored
         self._v3_scalars = scalars
         self.trail.checksum = scalars.trail
-        yield from let_go(self.leases.restore(leases))
+        yield from self.leases.restore(leases)
         yield from load_keys(scalars.revision, scalars.compacted, scalars.swept) or ()
         self.alarms.restore(mirror.load_all(engine, mirror.ALARMS, tuple[NodeId, int]))
         self._alarms_touched = set()
@@ -540,12 +540,15 @@ class Machine:
     @property
     def sweeping(self) -> bool:
         """Whether `sweep` has something to do."""
-        return self._work is None and self.mvcc.sweeping
+        return self._work is None and (self.leases.spent or self.mvcc.sweeping)
 
     def sweep(self) -> None:
-        """Do a bounded part of what a compaction has left to do, and save it. For between batches, again and
-        again while `sweeping`.
+        """Do a bounded part of what a compaction or a long command has left to do, and save it. For between
+        batches, again and again while `sweeping`.
         """
+        if self.leases.spent:
+            self.leases.let_go()
+            return
         self.mvcc.sweep()
         self.save()
         self._tell_swept()

@@ -29,6 +29,7 @@ from netstore import errors
 from netstore.codec import Malformed
 from netstore.errors import Fault, refusal
 from netstore.limits import Budget
+from netstore.parted import batches
 from netstore.state import pair
 from netstore.state.compaction import SWEEP_STEP, Pins, Sweep
 from netstore.state.digest import Trail
@@ -178,11 +179,14 @@ class Mvcc:
         step: int = LOAD_STEP,
         step_bytes: int = LOAD_BYTES,
     ) -> Iterator[None]:
-        """The same in steps of so many records or bytes, about. No read is answered before the last."""
-        hashes = self._hashes
+        """The same in steps of so many records or bytes, about, after those in which what there was is let go
+        of. No read is answered before the last.
+        """
+        hashes, before = self._hashes, self._index
         self._reset(revision, compacted, swept)
         self.suspended = True
         hashes.end()
+        yield from before.let_go()
         start = b""
         last = found = 0
         is_all = False
@@ -201,8 +205,7 @@ class Mvcc:
         if last >> NUMBER_BITS > revision:
             raise corrupt(last.to_bytes(PLACE_BYTES, "big"), f"the state is at revision {revision}")
         index = self._index
-        items = iter(index.items.values())
-        while some := list(islice(items, step)):
+        for some in batches(index.items.values(), step):
             index.live.update([item.key for item in some if item.version])
             index.dead.update([item.key for item in some if not item.version])
             for item in some:
@@ -501,7 +504,7 @@ class Mvcc:
         keys = index.keys_at(key, range_end, bound, backwards=backwards) if wanted else ()
         if index.log.newest < bound:
             items = index.items
-            found = [items[each] for each in islice(keys, wanted)]
+            found = items.many(islice(keys, wanted))
             if sum([item.size for item in found]) > SMALL_BYTES:
                 return None
             places = [item.at for item in found]

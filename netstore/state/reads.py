@@ -406,7 +406,7 @@ class RangeRead:
         items = index.items
         left = self._limit
         for keys in self._runs():
-            found = [items[each] for each in keys]
+            found = items.many(keys)
             places = [item.at for item in found]
             is_latest = index.log.newest < bound  # or these were not changed since, which takes a look at all
             if is_latest or (index.newest_deletion < bound and places and max(places) < bound):
@@ -475,9 +475,8 @@ class RangeRead:
                 range_end = keys[-1]
 
     def _rows(self, keys: Iterable[bytes]) -> Iterator[_Row]:
-        items, bound = self._index.items, self._bound
-        for each in keys:
-            item = items[each]
+        bound = self._bound
+        for item in self._index.items.many(keys):
             place = item.at
             if place < bound:
                 if not place & DELETED:

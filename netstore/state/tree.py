@@ -12,14 +12,16 @@ All nodes lie in one map by full path: a look-up costs the same at every depth.
 
 from __future__ import annotations
 
+from itertools import chain
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from weakref import ref
 
 import msgspec
 
 from netstore.errors import TOO_MANY, Fault
 from netstore.limits import Budget
+from netstore.parted import FIRST, LET_GO_STEP, Parted
 from netstore.state.countdown import News
 from netstore.state.walk import ALONE, MOST_WALKS, WALK_BYTES, Walk
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
@@ -37,10 +39,6 @@ SMALL_BYTES: Final = 512 * 1024
 
 CLEAR_STEP: Final = 100
 """Nodes that are cleared away in one call: 0.2 ms, and as much for each few walks under way."""
-
-
-LET_GO_STEP: Final = 5_000
-"""Entries of a table that are let go of in one step: 1 ms."""
 
 
 class Life(NamedTuple):
@@ -71,7 +69,7 @@ class TimedNodes:
     __slots__ = ("_nodes", "news")
 
     def __init__(self) -> None:
-        self._nodes: dict[bytes, Timed] = {}
+        self._nodes: Parted[bytes, Timed] = Parted()
         self.news: News[bytes] = News()
         """See `countdown.Table`."""
 
@@ -86,10 +84,21 @@ class TimedNodes:
         """The paths."""
         return self._nodes
 
-    def restore(self, timed: Iterable[tuple[bytes, Timed]]) -> None:
-        """Become what was stored."""
-        gone, self._nodes = self._nodes, dict(timed)
-        self.news.restart(self._nodes, gone)
+    def restore(self, timed: Parted[bytes, Timed], renewed: Parted[bytes, None]) -> Iterator[None]:
+        """Become what was stored; `renewed` are its paths. Gives the steps in which what there was is let go
+        of.
+        """
+        gone, self._nodes = self._nodes, timed
+        self.news.restart(renewed)
+        return self._let_go(gone)
+
+    def _let_go(self, gone: Parted[bytes, Timed]) -> Iterator[None]:
+        """Who counts their time is told of those that are there no more."""
+        while some := gone.take(LET_GO_STEP):
+            for path in some:
+                if path not in self._nodes:
+                    self.news.remove(path)
+            yield
 
     def put(self, path: bytes, timed: Timed) -> None:
         """The TTL of the node at this path begins now."""
@@ -110,33 +119,52 @@ def _held(walk: Walk) -> int:
     return walk.account.held
 
 
+Children: TypeAlias = dict[bytes, None] | Parted[bytes, None]
+"""The paths of the nodes in a directory. Most are few."""
+
+
+def _join(children: Children, path: bytes) -> Children:
+    """Add a path. A directory that gets large has a table of parts from then on. O(1)."""
+    children[path] = None
+    if type(children) is dict and len(children) >= FIRST:
+        return Parted(children)
+    return children
+
+
 class Stored:
     """The nodes of a tree that is being loaded; the root is implied."""
 
-    __slots__ = ("_early", "children", "nodes", "timed")
+    __slots__ = ("_early", "children", "nodes", "renewed", "timed")
 
     def __init__(self) -> None:
-        self._early: dict[bytes, dict[bytes, None]] = {}
+        self._early: Parted[bytes, Children] = Parted()
         """Nodes that came before the directory they lie in, by that."""
-        self.nodes: dict[bytes, NodeView] = {ROOT: _root()}
-        self.children: dict[bytes, dict[bytes, None]] = {ROOT: {}}
-        self.timed: list[tuple[bytes, Timed]] = []
+        self.nodes: Parted[bytes, NodeView] = Parted({ROOT: _root()})
+        self.children: Parted[bytes, Children] = Parted({ROOT: {}})
+        self.timed: Parted[bytes, Timed] = Parted()
         """What is known of the TTLs of some."""
+        self.renewed: Parted[bytes, None] = Parted()
+        """Their paths, for who counts their time."""
 
     def add(self, nodes: Iterable[tuple[NodeView, Timed | None]]) -> None:
         """The next nodes, in any order."""
         for node, timed in nodes:
             path = node.key
             parent = parent_of(path)
-            siblings = self.children.get(parent)
+            home = self.children
+            siblings = home.get(parent)
             if siblings is None:
-                siblings = self._early.setdefault(parent, {})
-            siblings[path] = None
+                home = self._early
+                siblings = home.setdefault(parent, {})
+            joined = _join(siblings, path)
+            if joined is not siblings:
+                home[parent] = joined
             self.nodes[path] = node
             if node.dir:
                 self.children[path] = self._early.pop(path, {})
             if timed is not None:
-                self.timed.append((path, timed))
+                self.timed[path] = timed
+                self.renewed[path] = None
 
     @property
     def stray(self) -> bytes | None:
@@ -147,16 +175,15 @@ class Stored:
 
     def let_go(self) -> Iterator[None]:
         """Forget all of it in steps of `LET_GO_STEP`: all at once would take long."""
-        yield from let_go(self.nodes)
-        yield from let_go(self.children)
-
-
-def let_go(table: dict[Any, Any]) -> Iterator[None]:
-    """Empty a dictionary that nobody looks at any more, in steps."""
-    while table:
-        for _ in range(min(LET_GO_STEP, len(table))):
-            table.popitem()
-        yield
+        yield from self.nodes.let_go()
+        while self.children:
+            left = LET_GO_STEP
+            while self.children and left > 0:
+                _, children = self.children.popitem()
+                left -= 1 + len(children)
+                if isinstance(children, Parted):
+                    yield from children.let_go()
+            yield
 
 
 def parent_of(path: bytes) -> bytes:
@@ -197,8 +224,8 @@ class Tree:
         """Index of the last change."""
         self.changed: dict[bytes, NodeView | None] = {}
         """What each node touched since `take_changes` is now; None is gone."""
-        self._nodes: dict[bytes, NodeView] = {ROOT: _root()}
-        self._children: dict[bytes, dict[bytes, None]] = {ROOT: {}}
+        self._nodes: Parted[bytes, NodeView] = Parted({ROOT: _root()})
+        self._children: Parted[bytes, Children] = Parted({ROOT: {}})
         self.timed = TimedNodes()
         self._walks: list[ref[Walk]] = []
         self._cleared = b""
@@ -214,20 +241,21 @@ class Tree:
         self.listed_bytes = 0
         """Bytes of their values."""
 
-    def restore(self, index: EtcdIndex, stored: Stored) -> None:
-        """Become the tree that was stored as it was at `index`. What it was is in `stored` then. O(nodes with
-        a TTL).
+    def restore(self, index: EtcdIndex, stored: Stored) -> Iterator[None]:
+        """Become the tree that was stored as it was at `index`. Gives the steps in which what it was, which
+        is in `stored` then, is let go of. O(walks).
         """
         self.index = index
         self._nodes, stored.nodes = stored.nodes, self._nodes
         self._children, stored.children = stored.children, self._children
-        self.timed.restore(stored.timed)
+        timed = self.timed.restore(stored.timed, stored.renewed)
         for walk in self._live_walks():
             walk.lose()
         self._walks = []
         self._cleared = b""
         self._emptied = []
         self.changed = {}
+        return chain(timed, stored.let_go())
 
     def __len__(self) -> int:
         """How many nodes there are beside the root."""
@@ -538,7 +566,9 @@ class Tree:
             above = parent_of(path)
             children = self._children.get(above)
             if children is not None:
-                children[path] = None
+                joined = _join(children, path)
+                if joined is not children:
+                    self._children[above] = joined
                 return
             self._children[above] = {path: None}
             self._store(NodeView(above, index, index, None, True), FOR_EVER)

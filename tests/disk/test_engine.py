@@ -19,6 +19,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from netstore.disk import engine as engines
 from netstore.disk.engine import CHANGE_COST, LmdbEngine, MemoryEngine
 from netstore.disk.tables import Tables
 from netstore.errors import CorruptData
@@ -227,7 +228,7 @@ def test_a_table_that_is_read_in_steps_is_put_in_order_once(opened: Opened) -> N
 
     engine = opened.engine
     engine.write(Index(1), {("plain", b"%04d" % number): b"x" for number in range(2000)})
-    engine._pending = Counted(engine._pending)
+    engine._pending.layers = [Counted(each) for each in engine._pending.layers]
     found: list[bytes] = []
     following: bytes | None = b""
     while following is not None:
@@ -238,6 +239,61 @@ def test_a_table_that_is_read_in_steps_is_put_in_order_once(opened: Opened) -> N
     engine.write(Index(2), {("plain", b"0000a"): b"new", ("plain", b"0001"): None})
     part, _ = engine.some("plain", b"0000", 3, 1000)
     assert part == [(b"0000", b"x"), (b"0000a", b"new")]  # the third is gone, and the next step begins there
+
+
+def test_what_waits_lies_in_dictionaries_that_are_not_large(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came last holds, wherever it lies, until it is committed and after."""
+    monkeypatch.setattr(engines, "_LAYER", 10)
+    engine = opened.engine
+    for number in range(0, 100, 5):
+        changes: dict[tuple[str, bytes], bytes | None] = {
+            ("plain", b"%d" % (each % 60)): b"%d" % each for each in range(number, number + 5)
+        }
+        changes["plain", b"gone"] = b"not yet" if number < 90 else None
+        engine.prepare(changes)
+    assert max(map(len, engine._pending.layers)) <= 10 + 6
+    assert len(engine._pending.layers) > 7
+    expected = {b"%d" % each: b"%d" % (each + 60 if each < 40 else each) for each in range(60)}
+
+    def is_there() -> None:
+        assert engine.get_many("plain", [*expected, b"gone"]) == [*expected.values(), None]
+        assert [engine.get("plain", key) for key in (*expected, b"gone")] == [*expected.values(), None]
+        assert dict(engine.scan("plain", b"", None)) == expected
+        assert engine.some("plain", b"", 1_000, 1_000_000) == (sorted(expected.items()), None)
+
+    is_there()
+    engine.write(Index(1), {})
+    is_there()
+    assert opened.sync() is None
+    assert not engine._pending
+    assert not engine._in_flight
+    is_there()
+
+
+def test_what_no_commit_took_goes_with_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many failed, in dictionaries that are not large, and few where little was written."""
+    monkeypatch.setattr(engines, "_LAYER", 10)
+    opened = Opened(tmp_path / "state")
+    engine = opened.engine
+
+    def short(*_arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(engine, "_put", short)
+    for number in range(40):
+        engine.write(Index(number + 1), {("plain", b"%d" % (number % 30)): b"%d" % number})
+        assert opened.sync() is not None
+    assert [len(each) for each in engine._in_flight.layers] == [10, 10, 10, 10]
+    expected = {b"%d" % each: b"%d" % (each + 30 if each < 10 else each) for each in range(30)}
+    assert dict(engine.scan("plain", b"", None)) == expected
+    monkeypatch.delattr(engine, "_put")
+    assert opened.sync() is None
+    engine.close()
+    again = Opened(tmp_path / "state").engine
+    assert dict(again.scan("plain", b"", None)) == expected
+    again.close()
 
 
 def test_a_step_reads_what_it_gives_also_of_keys_that_are_long(

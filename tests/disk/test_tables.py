@@ -281,7 +281,7 @@ def test_verifying_in_steps_counts_right_whatever_is_committed_between_them(tmp_
     while trackers:
         index += 1
         keys = [b"%03d" % (index * each % 97) for each in (3, 7, 31)]
-        changes: Changes = {
+        changes: dict[tuple[str, bytes], bytes | None] = {
             ("plain", keys[0]): b"%d" % index,
             ("plain", keys[1]): None,
             ("other", keys[2] * 200): b"%d" % index if index % 2 else None,

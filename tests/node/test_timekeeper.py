@@ -15,7 +15,7 @@ from netstore.node.lessor import Lessor
 from netstore.node.timekeeper import DUE_AT_ONCE, LONGEST_SECONDS, Deadline, Deadlines, Timekeeper
 from netstore.state.commands import Set, encode
 from netstore.state.countdown import COUNTED_AT_ONCE
-from netstore.state.lease import LeaseRecord, stored_leases
+from netstore.state.lease import LeaseRecord, StoredLeases
 from netstore.types import Event, Index, LeaseId, Nanos
 from tests.support.local_member import HandClock
 from tests.support.member import Solo
@@ -249,7 +249,9 @@ async def test_what_a_state_has_with_a_ttl_is_counted_between_ticks(
     member = Solo().lead()
     count = 3 * COUNTED_AT_ONCE
     leases = [LeaseRecord(LeaseId(number), 60, Index(1), 0) for number in range(1, count + 1)]
-    member.host.machine.leases.restore(dict(stored_leases(leases)))
+    stored = StoredLeases()
+    stored.add(leases)
+    member.host.machine.leases.restore(stored)
     lessor = Lessor(member.host, 1.0)
     counted: list[int] = []
     keeper = Timekeeper(

@@ -727,8 +727,8 @@ def _never_expires(lessor: Lessor) -> None:
 
 def _revives(countdown: Countdown[bytes], now: float, grace: float) -> None:
     """What is overdue under a new leader has all of its time again on that member alone."""
-    for key, (_, _, since) in list(countdown._ends.items()):
-        countdown._ends[key] = (now + 3600.0, countdown._leads + 1, since)
+    for count in countdown._counts.values():
+        count.end, count.leads = now + 3600.0, countdown._leads + 1
     countdown._leads += 1
 
 

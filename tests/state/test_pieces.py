@@ -4,17 +4,21 @@ half a revision.
 
 from __future__ import annotations
 
+import gc
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netstore import errors
+from netstore import errors, parted
 from netstore.disk.engine import LmdbEngine, MemoryEngine
 from netstore.errors import Fault, NetstoreError
-from netstore.state import mirror, txn
+from netstore.state import mirror, tree, txn
 from netstore.state.commands import Command, Delete, ExpireNodes, Set, encode
+from netstore.state.countdown import Countdown
 from netstore.state.envelope import seal
 from netstore.state.machine import APPLY_UNITS, CLEAR_UNITS, UNFINISHED, Machine, Outcome, Unfinished
 from netstore.state.mvcc import DELETE_STEP, LOAD_STEP
@@ -46,7 +50,7 @@ from tests.support.local_member import memory_engine
 from tests.support.settled import settled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sized
     from pathlib import Path
 
 ALL = (b"\0", b"\0")
@@ -476,6 +480,151 @@ def test_no_step_of_loading_looks_at_more_than_its_share() -> None:
     assert len(copy.leases) == 2_999
     assert len(copy.tree) == 3_001
     assert copy.tree.file(b"/old") is None
-    steps = sum(1 for _ in copy.let_go())
-    assert steps == 2
+    assert sum(1 for _ in copy.let_go()) == 2
     assert sum(1 for _ in copy.let_go()) == 0
+
+
+def test_no_step_of_loading_lets_go_of_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what there was: nodes, leases, keys, whoever has many of whatever."""
+    for room in ("parted", "state.lease", "state.tree", "state.keyindex"):
+        monkeypatch.setattr(f"netstore.{room}.LET_GO_STEP", 10)
+    monkeypatch.setattr("netstore.state.keyindex._LOT_BITS", 3)
+    monkeypatch.setattr("netstore.state.keyindex._LOT", 8)
+    monkeypatch.setattr(parted, "FIRST", 10)
+    monkeypatch.setattr(tree, "FIRST", 10)
+    old = machine_with(*[LeaseGrant(number, 60) for number in range(1, 100)])
+    for number in range(200):
+        apply(old, Set(b"/d/%d" % number, b"", False, Nanos(9), ttl=5))
+        apply(old, Put(b"%d" % number, b"", 1))
+    assert isinstance(old._engine, MemoryEngine)
+    old._engine.install(memory_engine(), lambda _: None)
+    lease = old.leases.get(1)
+    assert lease is not None
+    tables: dict[str, Sized] = {
+        "nodes": old.tree._nodes,
+        "the children of a directory": old.tree._children[b"/d"],
+        "what has a TTL": old.tree.timed._nodes,
+        "leases": old.leases._leases,
+        "the keys of a lease": lease.keys,
+        "keys": old.mvcc._index.items,
+        "living keys": old.mvcc._index.live,
+    }
+    held = [len(each) for each in tables.values()]
+    for _ in (each for work in (old.load_steps, old.let_go) for each in work()):
+        before, held = held, [len(each) for each in tables.values()]
+        for name, left, had in zip(tables, held, before, strict=True):
+            assert left >= had - 10, name
+    assert not any(held)
+    assert old.tree.timed.news.take_removed(1_000)
+    assert len(old.leases.news.take_removed(1_000)) == 99
+
+
+def test_what_a_command_remembered_is_let_go_of_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in ("parted", "state.lease"):
+        monkeypatch.setattr(f"netstore.{room}.LET_GO_STEP", 10)
+    monkeypatch.setattr(parted, "FIRST", 10)
+    machine = machine_with(LeaseGrant(1, 60), *[LeaseGrant(number, 60) for number in range(2, 50)])
+    for number in range(200):
+        apply(machine, Put(b"%d" % number, b"", 1 if number < 150 else number - 148))
+    outcome = begin(machine, DeleteRange(*ALL), 1)
+    remembered: Any = None
+    while outcome is UNFINISHED:
+        remembered = machine.leases._moved
+        outcome = machine.go_on(1)
+    sizes = []
+    while True:
+        sizes.append(sum(map(len, remembered.values())))
+        if not machine.sweeping:
+            break
+        machine.sweep()
+    assert sizes[-1] == 0
+    assert len(sizes) >= 10
+    assert sizes == sorted(sizes, reverse=True)
+    lease = machine.leases.get(1)
+    assert lease is not None
+    assert not lease.keys
+    apply(machine, LeaseRevoke(1))
+    steps = 0
+    while machine.leases.spent:
+        machine.sweep()
+        steps += 1
+    assert steps > 10, "the room that its keys took is given back"
+    assert not lease.keys.is_large
+
+
+@given(st.lists(v3_commands(), max_size=40))
+@settings(max_examples=30)
+def test_no_order_of_a_table_decides_anything(commands: list[V3Command]) -> None:
+    """Members have other hashes: here other salts, and tables of many parts from the second entry on."""
+    found = []
+    for salt in (1, 2):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(parted, "_SALT", salt)
+            for room in (parted, tree):
+                patch.setattr(room, "FIRST", 1)
+            machine = machine_with(*LEASES)
+            for number, each in enumerate(commands):
+                apply(machine, each)
+                apply(machine, Set(b"/d/%d/%d" % (number % 3, number), b"", False, Nanos(9), ttl=number + 1))
+                outcome = begin(machine, LeaseRevoke(2) if number % 5 == 4 else LeaseGrant(2, 5), 1)
+                while outcome is UNFINISHED:
+                    outcome = machine.go_on(1)
+                machine.take_changes()
+                if number % 7 == 6:
+                    outcome = begin(machine, Delete(b"/d/1", True, True), 1)
+                    while outcome is UNFINISHED:
+                        outcome = machine.go_on(1)
+                machine.save()
+            engine = machine._engine
+            assert isinstance(engine, MemoryEngine)
+            engine.commit()
+            found.append((machine.trail.checksum, engine.kept()))
+    assert found[0] == found[1]
+
+
+def test_nothing_that_clients_make_many_of_lies_in_one_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be built anew in one piece. Looked at is all that a machine, and who counts its time, hold."""
+    for room in (parted, tree):
+        monkeypatch.setattr(room, "FIRST", 50)
+    machine = machine_with()
+    clocks: list[Countdown[Any]] = [Countdown(machine.leases), Countdown(machine.tree.timed)]
+    for number in range(1, 2_001):
+        apply(machine, LeaseGrant(number, 60))
+        apply(machine, Put(b"of one lease %d" % number, b"", 1))
+        apply(machine, Put(b"of its own %d" % number, b"", number))
+        apply(machine, Set(b"/d/%d" % number, b"", False, Nanos(9), ttl=5))
+        apply(machine, Set(b"/%d/x" % number, b"", True))
+        machine.take_changes()
+        machine.take_events()
+        machine.save()
+        if number % 100:
+            assert isinstance(machine._engine, MemoryEngine)
+            machine._engine.commit()
+        for clock in clocks if number > 1_000 else ():
+            clock.count(0.0)
+    lease = machine.leases.get(1)
+    assert lease is not None
+    listing = machine.leases.listed(lease)
+    next(listing)
+    lists = machine.leases.ids()
+    next(lists)
+    outcome = begin(machine, DeleteRange(*ALL), 1)
+    while outcome is UNFINISHED and len(lease.late or ()) < 500:
+        outcome = machine.go_on(1)
+    assert len(machine.leases._moved or ()) > 1_000
+    for number in range(2_000, 3_000):
+        machine.leases.grant(number + 1, 60, Index(1))
+    beside: list[object] = [machine._engine, machine.mvcc._records._recent, machine.leases._touched]
+    seen = {id(each) for each in beside}
+    waiting: list[object] = [machine, *clocks]
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen or isinstance(each, type | ModuleType | FunctionType):
+            continue
+        seen.add(id(each))
+        assert not isinstance(each, dict | set) or len(each) < 200, next(iter(each))
+        waiting += gc.get_referents(each)
+        if isinstance(each, msgspec.Struct):  # the collector does not look into some
+            waiting += [getattr(each, name) for name in each.__struct_fields__]
+    assert len(machine.leases._young) == 1_000
+    lists.close()

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netstore import parted
 from netstore.errors import Fault
 from netstore.limits import Budget
 from netstore.state import tree as trees
@@ -60,13 +61,24 @@ def plain(found: list[tuple[str, NodeView]]) -> list[tuple[str, bytes, bytes | N
     return [(kind, view.key, view.value, view.modified) for kind, view in found]
 
 
-@given(CHANGES, CHANGES, st.sampled_from([b"/", b"/a", b"/a/b"]), st.booleans(), st.integers(0, 2))
-def test_it_shows_the_tree_as_it_was(
-    before: list[tuple[str, bytes]], meanwhile: list[tuple[str, bytes]], path: bytes, recursive: bool, at: int
+@given(
+    CHANGES, CHANGES, st.sampled_from([b"/", b"/a", b"/a/b"]), st.booleans(), st.integers(0, 2), st.booleans()
+)
+def test_it_shows_the_tree_as_it_was(  # noqa: PLR0917 - what is drawn
+    before: list[tuple[str, bytes]],
+    meanwhile: list[tuple[str, bytes]],
+    path: bytes,
+    recursive: bool,
+    at: int,
+    is_large: bool,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trees, "SMALL_NODES", -1)
         patch.setattr(walks, "SORTED_AT_ONCE", 1 + at)
+        if is_large:
+            patch.setattr(parted, "FIRST", 1)
+            patch.setattr(trees, "FIRST", 1)
+            patch.setattr(walks, "TAKEN_AT_ONCE", 1)
         tree = Tree()
         for kind, where in before:
             change(tree, kind, where)
@@ -291,3 +303,28 @@ def test_the_last_walk_may_hold_twice_as_much_and_no_more() -> None:
     assert budget.used == 0
     with pytest.raises(WalkLost):
         list(going)
+
+
+def test_names_of_a_large_directory_are_taken_in_pieces() -> None:
+    """Whatever comes and goes between two of them."""
+    count = walks.TAKEN_AT_ONCE + 10_000
+    tree = Tree()
+    for number in range(count):
+        tree.set(b"/d/%06d" % number, b"", False, FOR_EVER)
+    _, going = begun(tree)
+    assert next(going) is None
+    for number in range(0, count, 100):
+        tree.delete(b"/d/%06d" % number, False, False)
+        tree.set(b"/d/%06d" % number, b"again", False, FOR_EVER)
+        tree.set(b"/d/%06d new" % number, b"", False, FOR_EVER)
+    for number in range(1, count, 100):
+        tree.delete(b"/d/%06d" % number, False, False)
+    pieces = 1
+    names: list[bytes] = []
+    for row in going:
+        pieces += row is None
+        if isinstance(row, NodeView):
+            names.append(row.key)
+            assert row.value == b""
+    assert names == [b"/d/%06d" % number for number in range(count)]
+    assert pieces > count // walks.SORTED_AT_ONCE, "and one more for each so many names"

@@ -9,7 +9,7 @@ from weakref import ref
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.net.expiry import Expiries, Expiry
+from netstore.expiry import Expiries, Expiry
 
 if TYPE_CHECKING:
     from collections.abc import Callable

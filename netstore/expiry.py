@@ -1,6 +1,7 @@
-"""When calls expire: all of them in one sorted list, so that a server needs a single alarm.
+"""What expires, and when: all of it in one sorted list, so that one look at the clock, or a single alarm, is
+enough for any number of deadlines of requests, calls, leases or nodes with a TTL.
 
-Most calls are answered long before their time, so what is settled is taken out at once. The list is one of
+Most of it is settled or renewed long before its time, and is taken out at once. The list is one of
 short lists (`sortedcontainers`), of at most 2,000 entries each, and every change moves the entries of one or
 two of them: unlike a heap, whose dead entries have to be cleared away now and then, it has no work to make up
 for. What does grow with the number of entries is one move of a pointer for each 500 of them.
@@ -8,6 +9,7 @@ for. What does grow with the number of entries is one move of a pointer for each
 
 from __future__ import annotations
 
+from itertools import islice
 from math import inf
 from typing import Generic, TypeVar
 
@@ -61,6 +63,14 @@ class Expiries(Generic[T]):
     def added(self) -> int:
         """How many there were so far: the number of the last one that was added."""
         return self._added
+
+    def following(self, after: tuple[float, int], most: int) -> list[tuple[float, int, T]]:
+        """The next ones by time, up to so many, as (when, number, what), behind one that expires at that time
+        and was added as that number, which need not be there any more. O(log n).
+        """
+        when, number = after
+        places = islice(self._places.irange((when, number + 1)), most)
+        return [(when, number, entry.what) for when, number, entry in places]
 
     def first(self) -> float | None:
         """When the next one expires; None where none does. O(1)."""

@@ -1,0 +1,152 @@
+"""A table of many parts is a dictionary to whoever uses it, and no part of it gets large."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore import parted
+from netstore.parted import FIRST, LET_GO_STEP, PARTS, Parted, batches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MANY = 300_000
+
+CALLS: dict[str, Callable[[Any, int, int], object]] = {
+    "set": lambda table, key, value: table.__setitem__(key, value),
+    "set another": lambda table, key, value: table.__setitem__(key + 40, value),
+    "del": lambda table, key, _: table.__delitem__(key),
+    "[]": lambda table, key, _: table[key],
+    "get": lambda table, key, _: table.get(key),
+    "get or": lambda table, key, value: table.get(key, value),
+    "pop": lambda table, key, _: table.pop(key),
+    "pop or": lambda table, key, value: table.pop(key, value),
+    "setdefault": lambda table, key, value: table.setdefault(key, value),
+    "update": lambda table, key, value: table.update({key: value, key + 1: value}),
+    "in": lambda table, key, _: key in table,
+}
+STEPS = st.tuples(st.sampled_from([*CALLS, "popitem", "take"]), st.integers(0, 40), st.integers(0, 3))
+
+
+def done(table: Any, call: str, key: int, value: int) -> object:
+    try:
+        return CALLS[call](table, key, value)
+    except KeyError:
+        return KeyError
+
+
+@given(st.integers(1, 8), st.lists(STEPS, max_size=60))
+def test_it_does_what_a_dictionary_does(first: int, steps: list[tuple[str, int, int]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parted, "FIRST", first)
+        table: Parted[int, int] = Parted({1: 1})
+        twin = {1: 1}
+        for call, key, value in steps * 2:
+            if call == "take":
+                taken = table.take(value)
+                assert len(taken) == len(set(taken)) == min(value, len(twin))
+                assert all(twin.pop(each, None) is not None for each in taken)
+            elif call == "popitem":
+                if twin:
+                    found, was = table.popitem()
+                    assert twin.pop(found) == was
+                else:
+                    with pytest.raises(KeyError):
+                        table.popitem()
+            else:
+                assert done(table, call, key, value) == done(twin, call, key, value)
+            assert len(table) == len(twin)
+            assert bool(table) is bool(twin)
+        assert sorted(table) == sorted(twin)
+        assert sorted(table.items()) == sorted(twin.items())
+        assert sorted(table.values()) == sorted(twin.values())
+        assert table.many(twin) == list(twin.values())
+        assert table == twin
+        assert table == Parted(dict(twin))
+        assert table != {**twin, 1_000: 0}
+        assert len(table._first) <= first + 1, "what `update` brought at once"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [b"/registry/pods/default/pod-%08d" % number for number in range(MANY)],
+        [number * PARTS for number in range(MANY)],
+        [number << 40 for number in range(MANY)],
+    ],
+    ids=["paths", "numbers that end alike", "numbers that begin alike"],
+)
+def test_no_part_of_a_large_table_is_large(keys: list[Any]) -> None:
+    table: Parted[Any, None] = Parted()
+    for key in keys:
+        table[key] = None
+    first, *parts = map(len, table.parts())
+    assert (first, len(parts), len(table)) == (FIRST, PARTS, MANY)
+    assert max(parts) < 1.5 * (MANY - FIRST) / PARTS
+
+
+def test_what_is_deleted_and_comes_again_makes_the_first_dictionary_no_larger() -> None:
+    table: Parted[int, int] = Parted()
+    chance = Random(1)  # noqa: S311 - a test repeats itself
+    for number in range(4 * FIRST):
+        table[number] = number
+        table.pop(chance.randrange(number + 1), None)
+        assert len(next(table.parts())) <= FIRST
+
+
+def test_a_dictionary_that_got_large_becomes_the_first_one() -> None:
+    first = dict.fromkeys(range(FIRST))
+    table = Parted(first)
+    table[-1] = None
+    assert next(table.parts()) is first
+    assert len(first) == FIRST
+    assert sorted(table) == list(range(-1, FIRST))
+
+
+def test_it_is_let_go_of_in_steps() -> None:
+    table: Parted[int, int] = Parted()
+    for number in range(3 * FIRST):
+        table[number] = number
+    before = len(table)
+    for _ in table.let_go():
+        assert before - LET_GO_STEP <= len(table) < before
+        before = len(table)
+    assert not table
+    table[1] = 1
+    assert len([*table.parts()]) == 1, "it is small again"
+
+
+def test_what_is_taken_is_not_always_what_came_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parted, "FIRST", 10)
+    table: Parted[int, None] = Parted(dict.fromkeys(range(5_000)))
+    table.update(dict.fromkeys(range(5_000, 6_000)))
+    waits = set(table)
+    for number in range(6_000, 24_000):
+        table[number] = None
+        waits.difference_update(table.take(1))
+    assert not waits, "those that were there when it began are taken, though others came all the while"
+
+
+def test_what_comes_to_a_part_is_behind_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parted, "FIRST", 10)
+    table: Parted[int, None] = Parted()
+    for number in range(100):
+        table[number] = None
+    before = [list(part) for part in table.parts()]
+    for number in range(200):
+        table[number] = None
+    after = [list(part) for part in table.parts()]
+    assert all(new[: len(old)] == old for old, new in zip(before, after, strict=True))
+
+
+@given(st.lists(st.integers()), st.integers(1, 5))
+def test_batches_are_of_one_size(entries: list[int], most: int) -> None:
+    found = list(batches(entries, most))
+    assert [each for some in found for each in some] == entries
+    assert all(len(some) == most for some in found[:-1])
+    assert all(found)
