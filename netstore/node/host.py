@@ -621,9 +621,14 @@ class Host:
         if self._put_off or (proposals.queued and self._raft.leader):
             self._propose_waiting()
             ran("log")
+        if self._writing < len(self._unsynced) and self._disk_full is None:
+            self._give_on()
+            ran("log")
         self._enough = self.machine.worked + TURN_UNITS
         applied = self._apply()
-        while (effects := self._driver.take()) is not None:
+        has_more = False
+        while not has_more and (effects := self._driver.take()) is not None:
+            has_more = self._raft.has_more
             if effects.append is not None:
                 self._write(effects.append)
             if effects.send:
@@ -654,9 +659,8 @@ class Host:
             ran("load")
         elif not self._installing:
             self._work_off()
-        if (self._to_apply and not self._raft.holding) or (
-            self._stalled_since is not None and not self.crowded
-        ):
+        is_stalled = self._stalled_since is not None and not self.crowded
+        if has_more or is_stalled or (self._to_apply and not self._raft.holding):
             self._wake()
         if self._raft.leader != self._leader_known:
             self._leader_known = self._raft.leader
@@ -984,8 +988,22 @@ class Host:
 
     def _write(self, record: Append | SnapshotMeta) -> None:
         self._unsynced.append(record)
-        if self._disk_full is None:
+        if self._disk_full is None and self._writing == len(self._unsynced) - 1:
             self._give(record)
+
+    def _give_on(self) -> None:
+        """Hand to the log, in order, some of what had to wait while it could not be written, `BYTES_PER_TURN`
+        and one record more; the rest in the next turns.
+        """
+        size = 0
+        while self._writing < len(self._unsynced) and size < BYTES_PER_TURN:
+            record = self._unsynced[self._writing]
+            if not self._give(record):
+                return
+            if isinstance(record, Append):
+                size += sum(map(_weight, record.entries))
+        if self._writing < len(self._unsynced):
+            self._wake()
 
     def _give(self, record: Append | SnapshotMeta) -> bool:
         """Hand a record to the log. False where there is no memory for it now."""
@@ -1061,9 +1079,7 @@ class Host:
         if self._disk_full is None or self._writing:
             return
         self._disk_full = None
-        for record in self._unsynced:
-            if not self._give(record):
-                return
+        self._give_on()
 
     # --- housekeeping
 

@@ -1473,3 +1473,56 @@ def test_a_read_in_the_log_lists_only_where_somebody_waits_for_it() -> None:
     assert machine.tree.listed == listed
     assert [type(each) for each in answers] == [Event] * 3 + [Fault]
     assert machine.statistics.gets_success - gets == 4
+
+
+def test_a_turn_writes_and_sends_what_one_ready_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest is the next turn's: a follower may be sent much in one round, and a leader owe it much."""
+    group = Group(3)
+    follower = group[2]
+    leader = group.leader
+    first = leader.host.status().last + 1
+    room = follower.host._raft.config.max_ready_bytes
+    entries = [
+        Entry(Index(first + place), leader.host.term, EntryKind.NORMAL, bytes(room // 4))
+        for place in range(9)
+    ]
+    last = entries[0].index - 1
+    written: list[int] = []
+    write = follower.host._wal.append
+    monkeypatch.setattr(
+        follower.host._wal, "append", lambda _, some, done: (written.append(len(some)), write(_, some, done))
+    )
+    term = leader.host.term
+    follower.host.receive(
+        [Append(leader.id, follower.id, term, Index(last), term, leader.host.commit_index, entries)]
+    )
+    turns = 0
+    while follower.woken:
+        follower.woken = False
+        follower.host.turn()
+        turns += 1
+        assert len(written) <= turns
+    assert written == [3, 3, 3]
+
+
+def test_what_the_log_had_no_room_for_is_written_some_in_each_turn() -> None:
+    member = Solo().lead()
+    put(member)
+    member.turn()
+    member.host.retry_writes()
+    stuck = [put(member, bytes(BYTES_PER_TURN // 2)) for _ in range(5)]
+    for _ in range(5):
+        member.turn()
+    member.device.fail(FULL)
+    member.host.retry_writes()
+    seen = [len(member.device.waiting)]
+    last = put(member, b"last")
+    while member.woken:
+        member.turn()
+        seen.append(len(member.device.waiting))
+    assert seen[0] < seen[1] < seen[-1]
+    member.settle()
+    assert all(isinstance(outcomes[0], Fault) for outcomes in stuck), "they were given up when it was full"
+    assert isinstance(last[0], Event)
+    assert value(member) == b"last"
+    assert value(member.crashed().lead()) == b"last"
