@@ -445,7 +445,7 @@ class Reactor:
     @property
     def _pending(self) -> bool:
         """There is something to do whatever the kernel says."""
-        return bool(self._turns or self.dirty or self._unfinished)
+        return bool(self._turns or self.dirty or self._unfinished or self.pressure.looking)
 
     def _holders(self) -> list[Connection]:
         return list(self._connections.values())
