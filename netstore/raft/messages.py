@@ -186,6 +186,19 @@ class Forward:
 
 
 @dataclass(slots=True)
+class ForwardRefused:
+    """A leader has not appended what was forwarded to it in this term, and never will. Of which payloads it
+    says so, and `why`, is between the hosts: `requests` are what they call them.
+    """
+
+    sender: NodeId
+    to: NodeId
+    term: Term
+    why: int
+    requests: Sequence[int]
+
+
+@dataclass(slots=True)
 class ReadRequest:
     """A follower asks for a read index for all its reads up to `sequence` (section 6.4)."""
 
@@ -219,6 +232,7 @@ Message: TypeAlias = (
     | InstallSnapshot
     | TimeoutNow
     | Forward
+    | ForwardRefused
     | ReadRequest
     | ReadAnswer
 )
@@ -232,6 +246,7 @@ _PRE_VOTE_ANSWER_KIND: Final = 2
 _APPEND_KIND: Final = 5
 _INSTALL_KIND: Final = 10
 _FORWARD_KIND: Final = 12
+_REFUSED_KIND: Final = 15
 
 _FIXED: Final[dict[type[Message], tuple[int, Struct, tuple[str, ...]]]] = {
     PreVoteRequest: (1, layout("QQ"), ("last_index", "last_term")),
@@ -271,6 +286,10 @@ def encode_message(message: Message) -> bytes:
             parts.append(_LENGTH.pack(len(payload)))
             parts.append(payload)
         return b"".join(parts)
+    if isinstance(message, ForwardRefused):
+        count = len(message.requests)
+        head = _HEAD.pack(_REFUSED_KIND, message.sender, message.to, message.term)
+        return head + _FORWARD.pack(message.why, count) + layout(f"{count}Q").pack(*message.requests)
     number, form, fields = _FIXED[kind]
     head = _HEAD.pack(number, message.sender, message.to, message.term)
     return head + form.pack(*[getattr(message, field) for field in fields])
@@ -350,6 +369,17 @@ def _decode_forward(data: bytes, sender: NodeId, to: NodeId, term: Term) -> Forw
     return Forward(sender, to, term, EntryKind(kind), payloads)
 
 
+def _decode_refused(data: bytes, sender: NodeId, to: NodeId, term: Term) -> ForwardRefused:
+    size = len(data)
+    at = _HEAD.size + _FORWARD.size
+    if size < at:
+        raise CorruptData(f"refusal of what was forwarded is cut short at {size} bytes")
+    why, count = _FORWARD.unpack_from(data, _HEAD.size)
+    if not 0 < count <= MOST_PAYLOADS or size != at + 8 * count:
+        raise CorruptData(f"refusal of what was forwarded has {size} bytes and claims {count} requests")
+    return ForwardRefused(sender, to, term, why, layout(f"{count}Q").unpack_from(data, at))
+
+
 def _fixed_decoder(
     message: type[Message], form: Struct, fields: tuple[str, ...]
 ) -> Callable[[bytes, NodeId, NodeId, Term], Message]:
@@ -377,5 +407,6 @@ _DECODERS: Final[dict[int, Callable[[bytes, NodeId, NodeId, Term], Message]]] = 
     _APPEND_KIND: _decode_append,
     _INSTALL_KIND: _decode_install,
     _FORWARD_KIND: _decode_forward,
+    _REFUSED_KIND: _decode_refused,
     **{number: _fixed_decoder(kind, form, fields) for kind, (number, form, fields) in _FIXED.items()},
 }

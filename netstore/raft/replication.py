@@ -85,8 +85,8 @@ def append(raft: Raft, payloads: Sequence[bytes], kind: EntryKind, size: int | N
 
 
 def take_forward(raft: Raft, message: Forward) -> None:
-    """Leader: what a follower was asked to propose. A refusal is not told: the follower's request runs into
-    its time limit."""
+    """Leader: what a follower was asked to propose. A refusal is not told here: a host that wants it told
+    takes these messages itself, and says `ForwardRefused`."""
     if message.kind is EntryKind.NORMAL:
         propose(raft, message.payloads)
         return
