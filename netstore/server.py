@@ -751,7 +751,9 @@ class _Daemon:
                 b"/v2/stats/self": self.statistics.own,
                 b"/v2/stats/leader": self.statistics.leader,
             }
-            below |= {PREFIX: KeysApi(host).handle, b"/v2/members": members.members}
+            keys = KeysApi(host)
+            self.lessor.renewing_nodes = keys.renewing
+            below |= {PREFIX: keys.handle, b"/v2/members": members.members}
         return Router(exact, below, closed=(operate.PREFIX,))
 
     def _services(self) -> Services:
