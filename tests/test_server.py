@@ -44,7 +44,7 @@ def test_the_lessor_knows_of_what_writes_of_keys_wait() -> None:
         seen.append(b"/n" in lessor.renewing_nodes)
         propose(*arguments)
 
-    member.propose = note  # type: ignore[method-assign] # to look at what is so meanwhile
+    member.propose = note  # type: ignore[method-assign,assignment] # to look at what is so meanwhile
     member.send("PUT", "/v2/keys/n?ttl=5&value=v")
     assert seen == [True]
     assert b"/n" not in lessor.renewing_nodes

@@ -28,7 +28,7 @@ from netstore.codec import crc32c, layout
 from netstore.errors import CorruptData
 from netstore.net.peerproof import NONCE_BYTES, PROOF_BYTES
 from netstore.raft.entry import MAX_DATA_BYTES
-from netstore.raft.messages import InstallSnapshot, decode_message, encode_message
+from netstore.raft.messages import InstallSnapshot, decode_message, message_parts
 from netstore.state.member import MemberInfo  # noqa: TC001 - msgspec reads the annotations
 from netstore.types import ClusterId, Index, NodeId
 
@@ -369,16 +369,17 @@ def encode_batch(messages: Iterable[Message]) -> bytes:
     """
     frames: list[bytes] = []
     parts: list[bytes] = []
-    size = 0
+    count = size = 0
     for message in messages:
-        encoded = encode_message(message)
-        full = size + _LENGTH.size + len(encoded) > FRAME_BYTES or len(parts) >= 2 * FRAME_MESSAGES
-        if parts and full:
+        encoded = message_parts(message)
+        length = sum(map(len, encoded))
+        if count and (size + _LENGTH.size + length > FRAME_BYTES or count >= FRAME_MESSAGES):
             frames.append(frame(b"".join(parts)))
-            parts, size = [], 0
-        parts.append(_LENGTH.pack(len(encoded)))
-        parts.append(encoded)
-        size += _LENGTH.size + len(encoded)
+            parts, count, size = [], 0, 0
+        parts.append(_LENGTH.pack(length))
+        parts += encoded
+        count += 1
+        size += _LENGTH.size + length
     if parts:
         frames.append(frame(b"".join(parts)))
     return frames[0] if len(frames) == 1 else b"".join(frames)
@@ -397,7 +398,7 @@ def decode_batch(payload: bytes) -> list[Message]:
             raise CorruptData(f"message claims {length} bytes at offset {at} of {end}")
         if len(messages) == MAX_FRAME_MESSAGES:
             raise CorruptData(f"batch of more than {MAX_FRAME_MESSAGES} messages")
-        message = decode_message(payload[at : at + length])
+        message = decode_message(payload, at, at + length)
         if type(message) is InstallSnapshot:
             raise CorruptData("a message that announces a state copy, without one")
         messages.append(message)

@@ -7,6 +7,7 @@ import select
 import socket
 import ssl
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -1020,19 +1021,14 @@ async def test_members_have_their_turns_while_others_send_much() -> None:
         heard: list[int] = []
         rounds: list[int] = []
 
-        def ready(place: int) -> None:
+        def ready(place: int, _: int) -> None:
             heard.append(place)  # nothing is read: it is ready again at once, for ever
             rounds.append(here.rounds)
             here.time += HEAR_SECONDS * 2 / 3
 
         for place, (ours, theirs) in enumerate(pairs):
             theirs.send(b"x")
-            here.reactor.attend(
-                ours.fileno(),
-                select.EPOLLIN,
-                lambda _, place=place: ready(place),
-                unguarded,  # type: ignore[misc]
-            )
+            here.reactor.attend(ours.fileno(), select.EPOLLIN, partial(ready, place), unguarded)
         with trio.fail_after(10):
             while len(heard) < 24:
                 await trio.lowlevel.checkpoint()
@@ -1051,18 +1047,13 @@ async def test_members_are_heard_in_pieces_and_each_once() -> None:
         pairs = [socket.socketpair() for _ in range(4)]
         heard: list[int] = []
 
-        def ready(place: int) -> None:
+        def ready(place: int, _: int) -> None:
             heard.append(place)
             here.time += HEAR_SECONDS * 2 / 3
 
         for place, (ours, theirs) in enumerate(pairs):
             theirs.send(b"x")
-            here.reactor.attend(
-                ours.fileno(),
-                select.EPOLLIN,
-                lambda _, place=place: ready(place),
-                unguarded,  # type: ignore[misc]
-            )
+            here.reactor.attend(ours.fileno(), select.EPOLLIN, partial(ready, place), unguarded)
         assert [here.reactor.hear(), len(heard)] == [False, 2]
         here.reactor.dismiss(pairs[heard[0]][0].fileno())
         assert [here.reactor.hear(), len(heard)] == [True, 4]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 from hypothesis import given
@@ -62,6 +62,8 @@ from tests.support.local_member import HandClock
 from tests.support.member import ME, Solo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from netstore.raft.messages import Message
     from netstore.state.commands import Command
     from netstore.state.machine import Outcome
@@ -1491,9 +1493,12 @@ def test_a_turn_writes_and_sends_what_one_ready_has_room_for(monkeypatch: pytest
     last = entries[0].index - 1
     written: list[int] = []
     write = follower.host._wal.append
-    monkeypatch.setattr(
-        follower.host._wal, "append", lambda _, some, done: (written.append(len(some)), write(_, some, done))
-    )
+
+    def note(state: Any, some: Sequence[Entry], done: Any) -> None:
+        written.append(len(some))
+        write(state, some, done)
+
+    monkeypatch.setattr(follower.host._wal, "append", note)
     term = leader.host.term
     follower.host.receive(
         [Append(leader.id, follower.id, term, Index(last), term, leader.host.commit_index, entries)]
@@ -1539,6 +1544,19 @@ def told(member: Solo, number: int = 1) -> list[ForwardRefused]:
     return [message for message in sent if isinstance(message, ForwardRefused)]
 
 
+def decoding(member: Solo, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What the member decodes from now on."""
+    decoded: list[bytes] = []
+    understand = member.host.machine.understand
+
+    def note(payload: bytes) -> object:
+        decoded.append(payload)
+        return understand(payload)
+
+    monkeypatch.setattr(member.host.machine, "understand", note)
+    return decoded
+
+
 def test_what_was_put_off_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However often it is tried, and however short of room the member is."""
     member = Solo().lead()
@@ -1551,11 +1569,7 @@ def test_what_was_put_off_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> No
         [seal(encode(Set(b"/k", b"v")), 1), seal(encode(Delete(b"/k")), 2)],
     )
     member.host.room = _Room()
-    decoded: list[bytes] = []
-    understand = member.host.machine.understand
-    monkeypatch.setattr(
-        member.host.machine, "understand", lambda payload: (decoded.append(payload), understand(payload))[1]
-    )
+    decoded = decoding(member, monkeypatch)
     with monkeypatch.context() as patch:
         full = Proposed(Fate.REFUSED, refusal=Refusal.BACKLOG_FULL)
         patch.setattr(Raft, "propose", lambda _self, _payloads: full)
@@ -1576,11 +1590,7 @@ def test_own_requests_that_are_put_back_are_decoded_once(monkeypatch: pytest.Mon
     member = Solo().lead()
     member.settle()
     member.host.room = _Room()
-    decoded: list[bytes] = []
-    understand = member.host.machine.understand
-    monkeypatch.setattr(
-        member.host.machine, "understand", lambda payload: (decoded.append(payload), understand(payload))[1]
-    )
+    decoded = decoding(member, monkeypatch)
     busy = Proposed(Fate.REFUSED, refusal=Refusal.TRANSFERRING)
     monkeypatch.setattr(Raft, "propose", lambda _self, _payloads: busy)
     member.host.propose(encode(Delete(b"/k")), lambda _: None)

@@ -626,7 +626,9 @@ def test_the_disk_is_given_a_bounded_number_of_bytes_at_once_and_vouches_for_no_
     raft = member(1, TRIO, max_ready_bytes=100)
     entries = [entry(index, 1, bytes(24)) for index in range(1, 6)]
     raft.step(Append(TWO, ONE, Term(1), Index(0), Term(0), Index(5), entries))
-    given, kept, told = [], [], []
+    given: list[list[int]] = []
+    kept: list[int] = []
+    told: list[Message] = []
     while raft.has_ready():
         ready = raft.take_ready()
         given.append([each.index for each in ready.entries])
