@@ -58,7 +58,8 @@ class Leading(LocalMember):
         done(self.unreadable)
 
     def tick(self) -> None:
-        super().tick()
+        if self.reaper is not self.lessor._nodes:
+            super().tick()
         self.lessor.look()
 
     def wait(self, seconds: float) -> None:
