@@ -755,7 +755,9 @@ class _Daemon:
                 b"/v2/stats/self": self.statistics.own,
                 b"/v2/stats/leader": self.statistics.leader,
             }
-            below |= {PREFIX: KeysApi(host, self.lessor.nodes).handle, b"/v2/members": members.members}
+            keys = KeysApi(host, self.lessor.nodes)
+            self.lessor.renewing_nodes = keys.renewing
+            below |= {PREFIX: keys.handle, b"/v2/members": members.members}
         return Router(exact, below, closed=(operate.PREFIX,))
 
     def _services(self) -> Services:

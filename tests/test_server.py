@@ -1,15 +1,50 @@
-"""The clock of the daemon."""
+"""The clock of the daemon, and how its parts are put together."""
 
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from netstore.server import SystemClock
+from netstore.node.lessor import Lessor
+from netstore.server import SystemClock, _Daemon
+from tests.support.local_member import LocalMember
+
+if TYPE_CHECKING:
+    from netstore.node.lessor import Replica
 
 
 @pytest.mark.parametrize(("told", "wall"), [(-1, 0), (0, 0), (5, 5)])
 def test_no_wall_time_is_before_1970(told: int, wall: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time_ns", lambda: told)
     assert SystemClock().wall() == wall
+
+
+def test_the_lessor_knows_of_what_writes_of_keys_wait() -> None:
+    member = LocalMember()
+    lessor = Lessor(cast("Replica", member), 1.0)
+    daemon = SimpleNamespace(
+        host=member,
+        cluster=member.cluster,
+        deadlines=member.deadlines,
+        meter=None,
+        scrubber=None,
+        shares=None,
+        statistics=member.stats,
+        lessor=lessor,
+        config=SimpleNamespace(enable_v2=True),
+    )
+    member.router = _Daemon._routes(cast("_Daemon", daemon))
+    seen: list[bool] = []
+    propose = member.propose
+
+    def note(*arguments: Any) -> None:
+        seen.append(b"/n" in lessor.renewing_nodes)
+        propose(*arguments)
+
+    member.propose = note  # type: ignore[method-assign,assignment] # to look at what is so meanwhile
+    member.send("PUT", "/v2/keys/n?ttl=5&value=v")
+    assert seen == [True]
+    assert b"/n" not in lessor.renewing_nodes

@@ -326,7 +326,7 @@ class Connection:
         self._charged = self._unsent_size
         self.account.charge(more)
         if more > 0:
-            self._reactor.pressure.charged()
+            self._reactor.pressure.charged(self)
 
     def doom(self) -> None:
         """Let go of everything it holds, from within any call; it is cut at its next turn."""

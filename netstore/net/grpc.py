@@ -155,6 +155,11 @@ class Call(Protocol):
         passed, or the server stops. For a stream `Receiver.cancelled` says the same.
         """
 
+    def guard(self, call: Callable[[], None]) -> None:
+        """Do something for this call alone: what that raises is logged and ends the call, and where even that
+        cannot be said its connection.
+        """
+
 
 class Receiver(Protocol):
     """Who takes what a client sends on a stream."""
@@ -608,7 +613,7 @@ class GrpcCall(Stream):
         if not self.open:
             return
         if self.backlog <= LOW_WATER:
-            self._guard(call)
+            self.guard(call)
             return
         self._drained = call
         self.connection.thirst(self)
@@ -622,7 +627,7 @@ class GrpcCall(Stream):
         if not self.open:
             return
         if self.room > 0:
-            self._guard(call)
+            self.guard(call)
             return
         self._drained = call
         self.connection.want_room(self)
@@ -641,7 +646,7 @@ class GrpcCall(Stream):
             self.finish(status, text)
         finally:
             if cancelled is not None:
-                self._guard(cancelled)
+                self.guard(cancelled)
 
     def expire(self) -> None:
         """Its time is up."""
@@ -651,7 +656,7 @@ class GrpcCall(Stream):
         """See `http2.Stream.drained`."""
         call, self._drained = self._drained, None
         if call is not None:
-            self._guard(call)
+            self.guard(call)
 
     def lost(self) -> None:
         """See `http2.Stream.lost`."""
@@ -661,14 +666,19 @@ class GrpcCall(Stream):
             self.server.settle(self)
         self.connection.ready.append(self)
 
-    def _guard(self, call: Callable[[], None]) -> None:
-        """The edge of a call: a fault of its service ends this call only."""
+    def guard(self, call: Callable[[], None]) -> None:
+        """See `Call.guard`: the edge of a call."""
         guarded(self._failed, call)
 
     def _failed(self, fault: Exception) -> None:
         """The service raised: whoever waits for the end of this call is told that it came, on both sides."""
         try:
             self.end(INTERNAL, _FAILED)
+        except MustStop:
+            raise
+        except Exception:  # noqa: BLE001 - nobody is to wait for an end that cannot be said
+            output = self.connection.output
+            output.soon(output.cut)  # not under whoever works for the connection now
         finally:
             self.server.failed(self, fault)
 
@@ -768,7 +778,7 @@ class UnaryCall(GrpcCall):
         if not self.open:
             cancelled, self._cancelled = self._cancelled, None
             if cancelled is not None:
-                self._guard(cancelled)
+                self.guard(cancelled)
             return
         handler, self._handler = self._handler, None
         if self._failure is not None:
@@ -826,7 +836,7 @@ class StreamCall(GrpcCall):
         """See `http2.Stream.hand_over`."""
         self._listed = False
         if self.open:
-            self._guard(self._serve)
+            self.guard(self._serve)
         else:
             self._tell_end()
 
@@ -839,7 +849,7 @@ class StreamCall(GrpcCall):
             super().end(status, text)
         finally:
             if receiver is not None:
-                self._guard(receiver.cancelled)
+                self.guard(receiver.cancelled)
 
     def drain(self) -> None:
         """See `http2.Stream.drain`: the client is told to go on elsewhere."""
@@ -862,9 +872,9 @@ class StreamCall(GrpcCall):
         cancelled, self._cancelled = self._cancelled, None
         self._inbox.clear()
         if receiver is not None:
-            self._guard(receiver.cancelled)
+            self.guard(receiver.cancelled)
         if cancelled is not None:
-            self._guard(cancelled)
+            self.guard(cancelled)
 
     def _serve(self) -> None:
         handler, self._handler = self._handler, None
@@ -874,7 +884,7 @@ class StreamCall(GrpcCall):
                 self._receiver = receiver
             elif self._lost:
                 # Its connection ended while the handler ran: this receiver has not heard of it.
-                self._guard(receiver.cancelled)
+                self.guard(receiver.cancelled)
         inbox, self._inbox = self._inbox[:_MESSAGES_AT_ONCE], self._inbox[_MESSAGES_AT_ONCE:]
         self.connection.spent += HANDLED * len(inbox)
         for message in inbox:

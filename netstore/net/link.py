@@ -78,6 +78,7 @@ class Link:
     __slots__ = (
         "_fd",
         "_gate",
+        "_later",
         "_mask",
         "_party",
         "_passed",
@@ -126,6 +127,8 @@ class Link:
         self._mask = _IN
         self._paused = False
         self._gate = gate
+        self._later: Callable[[], None] | None = None
+        """What is to be done with what was read, before more is."""
         self._passed = False
         self._shaken = 0
         """Bytes of the handshake that were read."""
@@ -182,6 +185,14 @@ class Link:
         self._passed = passed
         self._watch()
 
+    def later(self, call: Callable[[], None]) -> None:
+        """Make this call in the next round, before anything more is read: what was read is too much to be
+        taken at once. What it raises is as if `received` had.
+        """
+        if self._fd >= 0:
+            self._later = call
+            self._reactor.again(self._fd)
+
     def cut(self, reason: str) -> None:
         """Be over now."""
         if self._fd < 0:
@@ -191,7 +202,7 @@ class Link:
         self._socket.close()
         self._waiting.clear()
         self.unsent = 0
-        party, self._party, self._gate = self._party, _NOBODY, None
+        party, self._party, self._gate, self._later = self._party, _NOBODY, None, None
         party.gone(reason)
 
     def _failed(self, fault: Exception) -> None:
@@ -201,7 +212,10 @@ class Link:
     def _ready(self, mask: int) -> None:
         if mask & _OUT:
             self._flush()
-        if mask & _IN and self._fd >= 0:
+        call, self._later = self._later, None
+        if call is not None:
+            call()  # what the kernel told of it tells again
+        elif mask & _IN and self._fd >= 0 and not self._paused:
             self._read()
         elif mask & ~(_IN | _OUT) and self._fd >= 0:
             self.cut(self._error())

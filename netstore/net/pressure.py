@@ -13,7 +13,8 @@ for who has many of them, instead), and nobody waits who holds no more than an e
 together cannot pass it.
 
 Who has to wait is looked at again when the sum has moved by a part or a while has passed, and only while the
-mark is passed or somebody waits, so that a charge costs a comparison.
+mark is passed or somebody waits, so that a charge costs a comparison. However many connections there are, a
+look takes `STEPS_AT_ONCE`; the next one, a round later, goes on with it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from netstore.limits import Account, Budget
 
@@ -45,6 +46,16 @@ PACE: Final = 64 * 1024
 PATIENCE_SECONDS: Final = 3
 """For how many seconds it may take less."""
 
+STEPS_AT_ONCE: Final = 500
+"""Connections that are looked at in one piece, or held back, let go or cut: a millisecond and a half."""
+
+LARGE_PART: Final = 512
+"""Who holds more than one in so many parts of the budget is found at once when the heaviest are cut: no more
+than a thousand hold so much. The others are looked for.
+"""
+
+_MOST_LARGE: Final = 4096
+_HELD_MOST: Final = "memory ran out and it held most"
 _TOLD_EVERY: Final = 10.0
 _CUT_TOLD_EVERY: Final = 1.0
 _AGAIN_SECONDS: Final = 0.1
@@ -86,6 +97,13 @@ class Pressure:
         self._cut_from = self._cut
         """Bytes held from which the heaviest are looked for: not at each charge, should they be too few."""
         self._fresh = int(memory.limit * FRESH)
+        self._large_from = memory.limit // LARGE_PART
+        self._large: dict[Holder, None] = {}
+        """Who holds more than that, or did."""
+        self._finding: Iterator[None] | None = None
+        """It is being found out who has to wait."""
+        self._cutting: Iterator[None] | None = None
+        """It is being looked for who holds most, where nobody holds much."""
         self._held_back: dict[Holder, tuple[int, int]] = {}
         """What each had taken when it was looked at last, and for how many seconds it took too little."""
         self._looked_used = 0
@@ -99,28 +117,42 @@ class Pressure:
         """How many connections are held back."""
         return len(self._held_back)
 
-    def charged(self) -> None:
+    @property
+    def looking(self) -> bool:
+        """A look is not over: the next one goes on with it."""
+        return self._finding is not None or self._cutting is not None
+
+    def charged(self, holder: Holder) -> None:
         """Something more is held. Makes room at once where it must; O(1) otherwise."""
+        if holder.account.held > self._large_from:
+            self._large[holder] = None
+            if len(self._large) > _MOST_LARGE:
+                self._large = {each: None for each in self._large if each.account.held > self._large_from}
         if self._memory.used > self._cut_from:
             self._doom_the_heaviest()
             self._cut_from = max(self._cut, self._memory.used + self._fresh)
 
     def look(self, now: float) -> None:
         """Once a round, and once a second: see who has to wait, and who does no longer. O(1) while nobody
-        has to, and mostly else.
+        has to, and mostly else; never more than `STEPS_AT_ONCE`.
         """
         self._now = now
         self._cut_from = self._cut
+        if self._cutting is not None:
+            self._cutting = _go_on(self._cutting)
+        if self._finding is not None:
+            self._finding = _go_on(self._finding)
+            return
         used = self._memory.used
         if used <= self._wait and not self._held_back:
             return
         if used <= self._release:
-            self._let_go(list(self._held_back))
+            self._finding = _go_on(self._let_all_go())
             return
         moved = abs(used - self._looked_used) * _AGAIN_PART > self._memory.limit
         if moved or now - self._looked_at >= _AGAIN_SECONDS:
             self._looked_used, self._looked_at = used, now
-            self._hold_back(self._heaviest(used - self._wait), now)
+            self._finding = _go_on(self._find(now))
 
     def sweep(self) -> None:
         """Once a second: cut who waits, takes nothing, and stands in the way of others. O(who waits)."""
@@ -135,37 +167,43 @@ class Pressure:
     def forget(self, holder: Holder) -> None:
         """It is closed."""
         self._held_back.pop(holder, None)
+        self._large.pop(holder, None)
 
-    def _heaviest(self, excess: int) -> list[Holder]:
-        """Whose answers have to be taken so that what is held is less by so much. Who waits already and holds
-        more than its part goes on waiting though there is no excess, so that nobody is stopped and started
-        again around the mark.
+    def _find(self, now: float) -> Iterator[None]:
+        """Hold back those whose answers have to be taken so that what is held is less by what is too much,
+        the heaviest first, and let go of the others. Who waits already and holds more than its part goes on
+        waiting though there is no excess, so that nobody is stopped and started again around the mark.
         """
         holders = self._holders()
         part = self._wait // max(len(holders), 1)
-        heaviest = []
-        # Most hold less than their part: these are not put in order, which for 10,000 would take 3 ms.
-        large = [each for each in holders if each.account.held - each.account.lasting > part]
-        for holder in sorted(large, key=_given_back, reverse=True):
+        found = _Heaviest()
+        for holder in holders:  # most hold less than their part
             size = _given_back(holder)
-            if excess > 0 or holder in self._held_back:
-                heaviest.append(holder)
+            if size > part:
+                found.add(holder, size)
+            yield
+        excess = self._memory.used - self._wait
+        waits: set[Holder] = set()
+        first: Holder | None = None
+        for holder in found.in_order(_given_back):
+            size = _given_back(holder)
+            if size > part and (excess > 0 or holder in self._held_back):
+                waits.add(holder)
                 excess -= size
-        return heaviest
-
-    def _hold_back(self, heaviest: list[Holder], now: float) -> None:
-        """These wait, and nobody else."""
-        self._let_go(list(self._held_back.keys() - set(heaviest)))
-        new = [each for each in heaviest if each not in self._held_back]
-        for holder in new:
-            self._held_back[holder] = holder.taken, 0
-            holder.hold_back(held=True)
-        if new and now - self._told_at >= _TOLD_EVERY:
+                if holder not in self._held_back:
+                    first = first or holder
+                    self._held_back[holder] = holder.taken, 0
+                    holder.hold_back(held=True)
+            yield
+        for holder in self._held_back.keys() - waits:
+            self._let_go(holder)
+            yield
+        if first is not None and now - self._told_at >= _TOLD_EVERY:
             self._told_at = now
             self._log.warning(
                 "connections_held_back",
-                principal=new[0].principal,
-                bytes=new[0].account.held,
+                principal=first.principal,
+                bytes=first.account.held,
                 connections=len(self._held_back),
                 reason=f"client connections hold more than {self._wait} bytes, and these hold most of them",
                 limit="memory_budget",
@@ -174,16 +212,50 @@ class Pressure:
                 fix="read answers as they come, or raise memory_budget: an eighth of it is for connections",
             )
 
-    def _let_go(self, holders: list[Holder]) -> None:
-        for holder in holders:
+    def _let_all_go(self) -> Iterator[None]:
+        while self._held_back and self._memory.used <= self._release:
+            self._let_go(next(iter(self._held_back)))
+            yield
+
+    def _let_go(self, holder: Holder) -> None:
+        if self._held_back.pop(holder, None) is not None:
             holder.hold_back(held=False)
-            self._held_back.pop(holder, None)
 
     def _doom_the_heaviest(self) -> None:
-        for holder in sorted(self._holders(), key=self._not_taken, reverse=True):
-            if self._memory.used <= self._memory.limit or not holder.account.held:
+        """Cut those who hold most, until the budget holds the others: who holds much at once, and where that
+        is not enough, some of the others, and the rest of these with the next looks and charges. While they
+        are looked for, what is fresh counts only where more of it comes than one may have.
+        """
+        memory = self._memory
+        large = sorted(self._large, key=self._not_taken, reverse=True)
+        for holder in large:
+            if memory.used <= memory.limit:
                 return
-            self._drop(holder, "memory ran out and it held most")
+            if self._not_taken(holder)[0] > self._large_from:
+                self._drop(holder, _HELD_MOST)
+        self._cutting = _go_on(self._cutting or self._cut_many())
+        if memory.used > self._cut + self._fresh:
+            for holder in large:
+                if memory.used <= self._cut:
+                    return
+                if holder.account.held:
+                    self._drop(holder, _HELD_MOST)
+
+    def _cut_many(self) -> Iterator[None]:
+        limit = self._memory.limit
+        holders = self._holders()
+        part = limit // max(len(holders), 1)
+        found = _Heaviest()
+        for holder in holders:  # without those who hold more than their part, the others fit
+            if holder.account.held > part:
+                found.add(holder, self._not_taken(holder)[0])
+            yield
+        for holder in found.in_order(self._not_taken):
+            if self._memory.used <= limit:
+                return
+            if holder.account.held:
+                self._drop(holder, _HELD_MOST)
+            yield
 
     def _not_taken(self, holder: Holder) -> tuple[int, int]:
         """What it holds, without what could not be sent yet; then all that it holds."""
@@ -206,6 +278,35 @@ class Pressure:
             self._left_out += 1
         self._held_back.pop(holder, None)
         holder.doom()
+
+
+class _Heaviest:
+    """Holders in the order of what they hold, without putting thousands in order: those within a factor of
+    two of each other come in any order, where they are many.
+    """
+
+    def __init__(self) -> None:
+        self._classes: dict[int, list[Holder]] = {}
+
+    def add(self, holder: Holder, size: int) -> None:
+        """One more, which holds so many bytes."""
+        self._classes.setdefault(size.bit_length(), []).append(holder)
+
+    def in_order(self, key: Callable[[Holder], Any]) -> Iterator[Holder]:
+        """The heaviest first; `key` puts in order those of one size."""
+        for size in sorted(self._classes, reverse=True):
+            some = self._classes[size]
+            if len(some) <= STEPS_AT_ONCE:
+                some.sort(key=key, reverse=True)
+            yield from some
+
+
+def _go_on(steps: Iterator[None]) -> Iterator[None] | None:
+    """Do some of the steps; what is left of them."""
+    for _ in range(STEPS_AT_ONCE):
+        if next(steps, steps) is steps:
+            return None
+    return steps
 
 
 def _given_back(holder: Holder) -> int:

@@ -90,6 +90,11 @@ alone it lets a buffer grow to what `tcp_rmem` and `tcp_wmem` say, 4 to 32 MiB, 
 this process's control group (socket(7), tcp(7)). For a client 20 ms away these are 6 MiB a second.
 """
 
+HEAR_SECONDS: Final = 0.002
+"""How much of a round is for what members have sent; the last that is taken may end after it. Who was not
+heard is the first in the next round.
+"""
+
 DOOR_SECONDS: Final = 0.001
 """How much of a round is for accepting connections; each takes about 50 us."""
 
@@ -198,6 +203,12 @@ class Reactor:
         self._listeners: dict[int, tuple[socket.socket, Credentials | None]] = {}
         self._connections: dict[int, Connection] = {}
         self._attended: dict[int, tuple[Callable[[int], None], Callable[[Exception], None]]] = {}
+        self._unheard: dict[int, None] = {}
+        """Of those attended, who was ready in the last round and had no turn."""
+        self._unfinished: dict[int, None] = {}
+        """Who has more to do with what it read."""
+        self._to_hear: dict[int, int] | None = None
+        """What `hear` is still to read."""
         self._accepting = True
         self._closed = False
         self._unsettled = 0
@@ -301,15 +312,29 @@ class Reactor:
                 self._called = True
                 self._ring()
 
-    def hear(self) -> None:
-        """Read what members have sent and has not been read yet, because the loop was held. For who is about
-        to judge somebody by what was heard.
+    def hear(self) -> bool:
+        """Read what members have sent and has not been read yet, because the loop was held, once from each.
+        For who is about to judge somebody by what was heard. False when the time was over before all had
+        their turn: the next call goes on, and there is one for each of them at most.
         """
         attended = self._attended
-        if attended and not self._in_round:
-            for fd, mask in self._epoll.poll(0, len(self._connections) + len(attended) + 16):
-                if fd in attended:
-                    self._attend_to(fd, mask)
+        if not attended or self._in_round:
+            return True
+        if self._to_hear is None:
+            told = self._epoll.poll(0, len(self._connections) + len(attended) + 16)
+            self._to_hear = dict.fromkeys(self._unfinished, 0) | {
+                fd: mask for fd, mask in told if fd in attended
+            }
+        self._to_hear = self._attend_to_some(self._to_hear) or None
+        return self._to_hear is None
+
+    def again(self, fd: int) -> None:
+        """Give this descriptor that is attended a turn in the next round, whatever the kernel says."""
+        if fd in self._attended:
+            self._unfinished[fd] = None
+            if not self._in_round and not self._called:
+                self._called = True
+                self._ring()
 
     def modify(self, fd: int, mask: int) -> None:
         """Change what a descriptor waits for."""
@@ -329,6 +354,8 @@ class Reactor:
     def dismiss(self, fd: int) -> None:
         """Watch it no more."""
         if self._attended.pop(fd, None) is not None:
+            self._unfinished.pop(fd, None)
+            self._unheard.pop(fd, None)
             self._epoll.unregister(fd)
 
     def forget(self, connection: Connection) -> None:
@@ -426,7 +453,7 @@ class Reactor:
     @property
     def _pending(self) -> bool:
         """There is something to do whatever the kernel says."""
-        return bool(self._turns or self.dirty)
+        return bool(self._turns or self.dirty or self._unfinished or self.pressure.looking)
 
     def _holders(self) -> list[Connection]:
         return list(self._connections.values())
@@ -453,19 +480,23 @@ class Reactor:
         connections = self._connections
         asking: list[tuple[Connection, int]] = []
         calling: list[int] = []
+        members: dict[int, int] = {}
         for fd, mask in ready:
             connection = connections.get(fd)
             if connection is not None:
                 asking.append((connection, mask))
-            elif fd in self._attended:  # members come first: who leads hangs on them
-                self._attend_to(fd, mask)
+            elif fd in self._attended:
+                members[fd] = mask
             elif fd in self._listeners:
                 calling.append(fd)
             elif fd == self._bell.fileno():
                 self._make_calls()
         at = clock()
         if at - began > meter.budget:
-            meter.over("messages and results", at - began)
+            meter.over("results", at - began)
+        if members or self._unfinished:  # they come first: who leads hangs on them
+            self._hear_some(members)
+            at = clock()
         if self._turns or at - self._heavy_at < LIGHT_SECONDS:
             self._line_up(asking, at)
             at = self._serve_by_turns(at)
@@ -618,6 +649,31 @@ class Reactor:
             return False
         weakest.cut()
         return True
+
+    def _hear_some(self, members: dict[int, int]) -> None:
+        """Give these their turns, and who has more to do. First who had none in the last round: the kernel
+        tells of it again.
+        """
+        first = {fd: members[fd] for fd in self._unheard if fd in members}
+        unfinished = {fd: members.get(fd, 0) for fd in self._unfinished if fd not in first}
+        self._unheard = dict.fromkeys(self._attend_to_some(first | unfinished | members))
+
+    def _attend_to_some(self, members: dict[int, int]) -> dict[int, int]:
+        """Give these their turns until the time is over. Who is left, in order."""
+        clock, budget = self._clock, self.meter.budget
+        at = clock()
+        stop = at + HEAR_SECONDS
+        for place, (fd, mask) in enumerate(members.items(), 1):
+            if fd in self._attended:  # else what came before let go of it
+                self._unfinished.pop(fd, None)
+                self._attend_to(fd, mask)
+                now = clock()
+                if now - at > budget:
+                    self.meter.over("messages", now - at)
+                at = now
+            if at > stop:
+                return dict(list(members.items())[place:])
+        return {}
 
     def _attend_to(self, fd: int, mask: int) -> None:
         call, failed = self._attended[fd]

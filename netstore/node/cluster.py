@@ -124,6 +124,10 @@ class Cluster:
         self._waiting: deque[_Asked] = deque()
         self._sent: list[_Asked] = []
         """Own requests that were given to Raft and have no answer yet."""
+        self._held_since: float | None = None
+        """Since when the first of those that wait does so because the host is `crowded`, or the ones before
+        it did. Monotonic seconds.
+        """
         self._named = 0
         """Ids given to new members."""
         self._tidy_at = Index(0)
@@ -282,6 +286,7 @@ class Cluster:
             if not first.over and first.deadline >= now and not self._try(first):
                 return
             self._waiting.popleft()
+        self._held_since = None
 
     def _try(self, asked: _Asked) -> bool:
         """Propose a change, or refuse it. False when it has to wait."""
@@ -289,10 +294,13 @@ class Cluster:
         if not host.leader:
             return False
         if host.crowded:
-            fault = host.held_back()
+            if self._held_since is None:
+                self._held_since = host.clock.monotonic()
+            fault = host.held_back(self._held_since)
             if fault is not None:
                 self._refuse(asked, fault.cause.decode())
             return fault is not None
+        self._held_since = None
         if host.leader == host.id:
             if not self._is_current():
                 return False

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import secrets
 import select
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import structs
@@ -118,6 +118,14 @@ HANDSHAKES_PER_SECOND: Final = 200
 """Steps of TLS handshakes done for strangers; more wait. Signing takes about a millisecond each."""
 
 HANDSHAKE_BURST: Final = 100
+
+TAKEN_MESSAGES: Final = 512
+"""Messages of a member that are taken in one turn, give or take a frame: about 2 ms. What was read beside
+them is taken in the next rounds, before more is read.
+"""
+
+TAKEN_BYTES: Final = 256 * 1024
+"""The same for bytes of frames, without the last one."""
 
 UNREAD_BYTES: Final = 64 * 1024
 """Answers to pings that a caller may leave unread; and what one may hold of a frame when the budget is
@@ -374,6 +382,8 @@ class Guest:
         """It answered a challenge."""
         self._read = b""
         self._frames = Frames()
+        self._payloads: deque[bytes] = deque()
+        """What is complete and was not taken yet: no more than one read completes."""
 
     @property
     def sender(self) -> NodeId | None:
@@ -426,12 +436,16 @@ class Guest:
         except MustStop:
             raise
         except (CorruptData, MessageRefused) as fault:
-            self._guests.tell("peer_cut", self.address, str(fault))
-            self.link.cut(str(fault))
+            self._cut(fault)
+
+    def _cut(self, fault: Exception) -> None:
+        self._guests.tell("peer_cut", self.address, str(fault))
+        self.link.cut(str(fault))
 
     def gone(self, reason: str) -> None:
         """See `net.link.Party`. A port that is only knocked at is no news."""
         self._account.close()
+        self._payloads.clear()
         self._guests.leave(self)
         if self._hello is None and reason.startswith("TLS: "):
             self._guests.tell("peer_refused", self.address, reason)
@@ -593,12 +607,35 @@ class Guest:
         if hello.purpose is Purpose.ROSTER:
             self._hear_question(payloads)
             return
+        self._payloads.extend(payloads)
+        self._take_messages(hello, len(data))
+
+    def _go_on(self) -> None:
+        """Take more of what was read."""
+        if self._hello is None:
+            return
+        try:
+            self._take_messages(self._hello, 0)
+        except MustStop:
+            raise
+        except (CorruptData, MessageRefused) as fault:
+            self._cut(fault)
+
+    def _take_messages(self, hello: Hello, size: int) -> None:
+        """Take the next frames, until it is enough for one turn. `size` bytes were read."""
+        home, payloads = self._guests.home, self._payloads
         messages: list[Message] = []
-        for payload in payloads:
+        count = taken = 0
+        while payloads and count < TAKEN_MESSAGES and taken < TAKEN_BYTES:
+            payload = payloads.popleft()
+            taken += len(payload)
+            count += 1
             if payload:
                 note = StateNote.decode(payload)
                 if note is None:
-                    messages += decode_batch(payload)
+                    batch = decode_batch(payload)
+                    messages += batch
+                    count += len(batch)
                 else:
                     home.noted(hello.sender, note)
             elif self.link.unsent > UNREAD_BYTES:
@@ -608,4 +645,6 @@ class Guest:
         for message in messages:
             if message.sender != hello.sender:
                 raise CorruptData(f"message of member {message.sender:x} in the stream of {hello.sender:x}")
-        home.deliver(messages, len(data))
+        if payloads:
+            self.link.later(self._go_on)
+        home.deliver(messages, size)

@@ -19,7 +19,8 @@ from __future__ import annotations
 import errno
 from bisect import insort
 from collections import deque
-from dataclasses import replace
+from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore import errors
@@ -34,7 +35,7 @@ from netstore.raft.change import Change
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES, EntryKind
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import Append as PeerAppend
-from netstore.raft.messages import Forward, MessageRefused
+from netstore.raft.messages import Forward, ForwardRefused, MessageRefused
 from netstore.raft.status import Fate, Refusal
 from netstore.seams import NO_MEANS, NO_ROOM, PASSING, SyncFailed
 from netstore.state.commands import CompareAndDelete, Delete, ExpireNodes, RemoveMember
@@ -110,7 +111,7 @@ HELD_BYTES: Final = 16 * 1024 * 1024
 """What the log of a follower in memory may grow by while no entries are applied, because the state engine is
 behind; more is as lost on the way. A leader whose entries that are committed and not applied weigh more, or
 whose engine is behind, proposes nothing: it is `crowded`. What this member is asked waits where it is bounded
-(`proposals.MAX_WAITING_BYTES`), what others ask of it is put off, up to twice as much; more is as lost.
+(`proposals.MAX_WAITING_BYTES`), what others ask of it is put off, up to twice as much; more is refused.
 """
 
 BEHIND_SECONDS: Final = 1.0
@@ -140,6 +141,33 @@ _REMOVALS: Final = (
     SetAlarm,
 )
 """Commands after which the state is not larger than before; also transactions of these and of reads."""
+
+
+class Why(IntEnum):
+    """Why a leader does not propose what another member asks: what `ForwardRefused` says. A number that is
+    not known here is as `FAILED`.
+    """
+
+    FAILED = 0
+    """It cannot be read, or is too large for any log."""
+    TOO_MANY = 1
+    NO_SPACE = 2
+
+
+_FAULTS: Final[dict[int, Fault]] = {Why.TOO_MANY: errors.too_many(), Why.NO_SPACE: errors.no_space()}
+_NOT_TAKEN: Final = errors.refusal(b"etcdserver: the leader cannot take this request")
+
+
+@dataclass(slots=True)
+class _Asked:
+    """What another member asks this leader to propose, and what is known of it without decoding it again."""
+
+    by: Forward
+    payloads: list[bytes]
+    removes: list[bool]
+    """Of each, whether it only removes."""
+    size: int
+    """What all of them weighed when they came."""
 
 
 class Log(Protocol):
@@ -271,11 +299,13 @@ class Host:
         """What copies that are on their way stand for, in order."""
         self._stalled_since: float | None = None
         """Since when something waits and cannot be proposed, because this member is `crowded`: nothing has
-        been since. Monotonic seconds.
+        been since, and something has waited all the while. Monotonic seconds.
         """
-        self._put_off: deque[Forward] = deque()
+        self._put_off: deque[_Asked] = deque()
         """What others asked this leader to propose and waits for that, in the order it came."""
         self._put_off_bytes = 0
+        self._refused: deque[tuple[Slot, Fault]] = deque()
+        """Own requests that the leader did not take, and whose callers are to be told so."""
         self._own_is_next = True
         """Of the own requests and what was put off, where both wait."""
         self._image_in: object = None
@@ -464,6 +494,8 @@ class Host:
                         self._take_proposals(message)
                 elif self._has_room(message):
                     self._raft.step(message)
+                    if type(message) is ForwardRefused:
+                        self._hear_refusal(message)
         except (MessageRefused, MustStop):
             raise
         except Exception as fault:
@@ -548,50 +580,100 @@ class Host:
     def _take_proposals(self, message: Forward) -> None:
         """What another member asks this leader to put into the log, looked at before it is there: an entry
         that a member could not carry out would stop every one of them. It waits behind what waits already;
-        more than `HELD_BYTES` says is lost.
+        more than `HELD_BYTES` says is refused.
         """
-        understood: list[bytes] = []
+        payloads: list[bytes] = []
+        removes: list[bool] = []
+        unread: list[bytes] = []
         for payload in message.payloads:
             try:
-                self.machine.understand(payload)
+                command = self.machine.understand(payload)
             except CorruptData as error:
                 self._log.warning("proposal_not_read", member=f"{message.sender:x}", reason=str(error))
+                unread.append(payload)
             else:
-                understood.append(payload)
-        if len(understood) < len(message.payloads):
-            message = replace(message, payloads=understood)
-        if not message.payloads or (not (self._put_off or self.crowded) and self._propose_for(message)):
+                payloads.append(payload)
+                removes.append(_is_removal(command))
+        self._refuse_others(message, unread, Why.FAILED)
+        asked = _Asked(message, payloads, removes, _weigh(payloads))
+        if not payloads or (not (self._put_off or self.crowded) and self._propose_for(asked)):
             return
-        size = _weigh(message.payloads)
-        if not self._put_off or self._put_off_bytes + size <= 2 * HELD_BYTES:
-            self._put_off.append(message)
-            self._put_off_bytes += size
+        if not self._put_off or self._put_off_bytes + asked.size <= 2 * HELD_BYTES:
+            self._put_off.append(asked)
+            self._put_off_bytes += asked.size
+        else:
+            self._refuse_others(message, asked.payloads, Why.TOO_MANY)
 
-    def _propose_for(self, message: Forward) -> bool:
+    def _propose_for(self, asked: _Asked) -> bool:
         """Put into the log what another member asks. False when that has to wait. What the disk has no room
-        for is lost: a refusal would have to go through the log as well.
+        for is refused.
         """
-        payloads = message.payloads
         if self._is_short:
-            payloads = [payload for payload in payloads if self._is_possible(payload)]
-        return not payloads or self._raft.propose(payloads).refusal not in _PATIENT
+            self._keep_possible(asked)
+        if not asked.payloads:
+            return True
+        refusal = self._raft.propose(asked.payloads).refusal
+        if refusal is not None and refusal not in _PATIENT:
+            self._refuse_others(asked.by, asked.payloads, Why.FAILED)
+        return refusal not in _PATIENT
+
+    def _keep_possible(self, asked: _Asked) -> None:
+        """Refuse what this cannot be done of while the member is short of room."""
+        able = [self._disk_full is None and removes for removes in asked.removes]
+        if all(able):
+            return
+        refused = [payload for payload, can in zip(asked.payloads, able, strict=True) if not can]
+        asked.payloads = [payload for payload, can in zip(asked.payloads, able, strict=True) if can]
+        asked.removes = [True] * len(asked.payloads)
+        self._refuse_others(asked.by, refused, Why.TOO_MANY if self._lacks_means else Why.NO_SPACE)
+
+    def _refuse_others(self, message: Forward, payloads: Sequence[bytes], why: Why) -> None:
+        """Tell who asked in this term that these are not in the log, and never will be by this leader: it is
+        the only one of its term, and who is told asks nobody else.
+        """
+        if payloads and self._leads(message):
+            requests = tuple(map(request_of, payloads))
+            self._raft.send(ForwardRefused(self.id, message.sender, message.term, why, requests))
+
+    def _hear_refusal(self, message: ForwardRefused) -> None:
+        """The leader of that term has not proposed what it was given in it. What was given to another one
+        since may be done by that; what a state copy may hold has no term any more.
+        """
+        fault = _FAULTS.get(message.why, _NOT_TAKEN)
+        self._refused += [(slot, fault) for slot in self.proposals.refused(message.term, message.requests)]
+
+    def _tell_refused(self) -> None:
+        """Tell some of those whose requests the leader did not take."""
+        refused = self._refused
+        for _ in range(min(len(refused), EXPIRED_AT_ONCE)):
+            slot, fault = refused.popleft()
+            self.proposals.complete(slot.request, fault)
+        if refused:
+            self._wake()
 
     def _propose_put_off(self) -> None:
         """Propose what was put off, some at a time, in its order. What was asked of the leader of an earlier
-        term is lost with that.
+        term is lost with that: who asked asks again.
         """
         waiting, payloads, size = self._put_off, 0, 0
         while waiting and payloads < PAYLOADS_PER_TURN and size < BYTES_PER_TURN:
-            message = waiting[0]
-            if self._leads(message) and not self._propose_for(message):
+            asked = waiting[0]
+            payloads += len(asked.payloads)
+            if self._leads(asked.by) and not self._propose_for(asked):
                 return  # a tick looks again, or what is committed meanwhile
-            waiting.popleft()
-            weight = _weigh(message.payloads)
-            self._put_off_bytes -= weight
-            size += weight
-            payloads += len(message.payloads)
+            self._put_off_bytes -= waiting.popleft().size
+            size += asked.size
         if waiting:
             self._wake()
+
+    def _refuse_put_off(self, why: Why) -> None:
+        """Refuse some of what was put off."""
+        waiting, payloads = self._put_off, 0
+        while waiting and payloads < PAYLOADS_PER_TURN:
+            asked = waiting.popleft()
+            self._put_off_bytes -= asked.size
+            payloads += len(asked.payloads)
+            self._refuse_others(asked.by, asked.payloads, why)
 
     def _take_changes(self, message: Forward) -> None:
         if self.change_asked is None:
@@ -617,13 +699,20 @@ class Host:
             self._expire()
         if self._giving_up:
             self._give_up()
+        if self._refused:
+            self._tell_refused()
         self._hold()
         if self._put_off or (proposals.queued and self._raft.leader):
             self._propose_waiting()
             ran("log")
+        if self._writing < len(self._unsynced) and self._disk_full is None:
+            self._give_on()
+            ran("log")
         self._enough = self.machine.worked + TURN_UNITS
         applied = self._apply()
-        while (effects := self._driver.take()) is not None:
+        has_more = False
+        while not has_more and (effects := self._driver.take()) is not None:
+            has_more = self._raft.has_more
             if effects.append is not None:
                 self._write(effects.append)
             if effects.send:
@@ -654,9 +743,8 @@ class Host:
             ran("load")
         elif not self._installing:
             self._work_off()
-        if (self._to_apply and not self._raft.holding) or (
-            self._stalled_since is not None and not self.crowded
-        ):
+        is_stalled = self._stalled_since is not None and not self.crowded
+        if has_more or is_stalled or (self._to_apply and not self._raft.holding):
             self._wake()
         if self._raft.leader != self._leader_known:
             self._leader_known = self._raft.leader
@@ -677,31 +765,35 @@ class Host:
             self._raft.holding = behind
             self._log_bytes_before = self._raft.log_bytes
             self._log.info("state_behind" if behind else "state_caught_up", applied=self.machine.applied)
-        if self._stalled_since is not None and not self.crowded:
+        if self._stalled_since is not None and not (self._has_waiting and self.crowded):
             self._stalled_since = None
 
-    def held_back(self) -> Fault | None:
-        """Something waits to be proposed while this member is `crowded`. None while it is to go on waiting,
-        or what it is to be refused with: nothing could be proposed for too long, or the engine has no room.
+    @property
+    def _has_waiting(self) -> bool:
+        """Something waits to be proposed, asked here or by others."""
+        return bool(self._put_off) or self.proposals.queued
+
+    def held_back(self, since: float) -> Fault | None:
+        """Something has waited to be proposed since then, and this member was `crowded` all the while. None
+        while it is to go on waiting, or what it is to be refused with: nothing could be proposed for too
+        long, or the engine has no room. Monotonic seconds.
         """
-        if self._stalled_since is None:
-            self._stalled_since = self.proposals.now
         if self._state_full and self._raft.holding:
             return errors.no_space()
-        return errors.too_many() if self.proposals.now - self._stalled_since > BEHIND_SECONDS else None
+        return errors.too_many() if self.proposals.now - since > BEHIND_SECONDS else None
 
     def _propose_waiting(self) -> None:
         """Propose the own requests and what was put off, up to `PAYLOADS_PER_TURN` of each, by turns for who
-        goes first. While the member is `crowded` they go on waiting, or some are refused; what others asked
-        is lost then, and refused to nobody.
+        goes first. While the member is `crowded` they go on waiting, or some of each are refused.
         """
         if self.crowded:
-            fault = self.held_back()
+            if self._stalled_since is None:
+                self._stalled_since = self.proposals.now
+            fault = self.held_back(self._stalled_since)
             if fault is not None:
-                self._put_off.clear()
-                self._put_off_bytes = 0
+                self._refuse_put_off(Why.NO_SPACE if self._state_full else Why.TOO_MANY)
                 self.proposals.refuse(self.proposals.take(EXPIRED_AT_ONCE), fault)
-                if self.proposals.queued:
+                if self.proposals.queued or self._put_off:
                     self._wake()
             return
         own_is_first = self._own_is_next
@@ -741,11 +833,20 @@ class Host:
         """The disk has no room for the log or the state: not all is possible."""
         return self._disk_full is not None or self._state_full or self._log_low()
 
-    def _is_possible(self, payload: bytes) -> bool:
+    @property
+    def _lacks_means(self) -> bool:
+        """It is memory or descriptors that the log wants, and not room on the disk."""
+        return self._disk_full is not None and self._disk_full.errno in NO_MEANS
+
+    def _is_possible(self, slot: Slot) -> bool:
         """Whether this can be done while the member is short of room: what only removes, which is how room
-        comes back, while the log has some in the file it writes.
+        comes back, while the log has some in the file it writes. It is decoded once.
         """
-        return self._disk_full is None and self._only_removes(payload)
+        if self._disk_full is not None:
+            return False
+        if slot.removes is None:
+            slot.removes = self._only_removes(slot.payload)
+        return slot.removes
 
     def _only_removes(self, payload: bytes) -> bool:
         try:
@@ -758,9 +859,8 @@ class Host:
         able: list[Slot] = []
         refused: list[Slot] = []
         for slot in slots:
-            (able if self._is_possible(slot.payload) else refused).append(slot)
-        means = self._disk_full is not None and self._disk_full.errno in NO_MEANS
-        self.proposals.refuse(refused, errors.too_many() if means else errors.no_space())
+            (able if self._is_possible(slot) else refused).append(slot)
+        self.proposals.refuse(refused, errors.too_many() if self._lacks_means else errors.no_space())
         return able
 
     def _log_low(self) -> bool:
@@ -972,8 +1072,22 @@ class Host:
 
     def _write(self, record: Append | SnapshotMeta) -> None:
         self._unsynced.append(record)
-        if self._disk_full is None:
+        if self._disk_full is None and self._writing == len(self._unsynced) - 1:
             self._give(record)
+
+    def _give_on(self) -> None:
+        """Hand to the log, in order, some of what had to wait while it could not be written, `BYTES_PER_TURN`
+        and one record more; the rest in the next turns.
+        """
+        size = 0
+        while self._writing < len(self._unsynced) and size < BYTES_PER_TURN:
+            record = self._unsynced[self._writing]
+            if not self._give(record):
+                return
+            if isinstance(record, Append):
+                size += sum(map(_weight, record.entries))
+        if self._writing < len(self._unsynced):
+            self._wake()
 
     def _give(self, record: Append | SnapshotMeta) -> bool:
         """Hand a record to the log. False where there is no memory for it now."""
@@ -1049,9 +1163,7 @@ class Host:
         if self._disk_full is None or self._writing:
             return
         self._disk_full = None
-        for record in self._unsynced:
-            if not self._give(record):
-                return
+        self._give_on()
 
     # --- housekeeping
 

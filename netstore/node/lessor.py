@@ -138,6 +138,10 @@ class Lessor:
         )
         self._renewing: dict[LeaseId, int] = {}
         """How many renewals of a lease this member has asked for that have no outcome yet."""
+        self.renewing_nodes: Container[bytes] = ()
+        """Nodes with a TTL for which this member has asked for a write that has no outcome yet: it does not
+        propose their end. Set by who knows (`api.v2.keys`).
+        """
         self.behind = False
         """There may be more to count than was at once."""
 
@@ -165,7 +169,7 @@ class Lessor:
     def look(self) -> None:
         """Count on; the leader proposes the end of what is overdue. It may be `behind` then."""
         self._leases.look(self._renewing)
-        self._nodes.look()
+        self._nodes.look(self.renewing_nodes)
         self.behind = True
 
     def count(self) -> None:

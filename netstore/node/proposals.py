@@ -66,6 +66,8 @@ class Slot(msgspec.Struct, eq=False):
     size: int
     owner: str
     term: Term = _QUEUED
+    removes: bool | None = None
+    """Whether it only removes, once somebody looked."""
 
 
 class Proposals:
@@ -252,6 +254,18 @@ class Proposals:
         """These go no further: complete them, all at once. 10 us each."""
         for slot in slots:
             self.complete(slot.request, fault)
+
+    def refused(self, term: Term, requests: Sequence[int]) -> list[Slot]:
+        """The leader to whom these were handed in this term did not propose them, and never will: those that
+        wait and were handed to no other since. The caller completes them; they are not sent again.
+        """
+        found: list[Slot] = []
+        for request in requests:
+            slot = self._slots.get(request)
+            if slot is not None and slot.term == term:
+                slot.term = NEVER_AGAIN
+                found.append(slot)
+        return found
 
     def _is_late(self, slot: Slot) -> bool:
         return slot.late_at < self.now

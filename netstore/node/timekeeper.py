@@ -126,11 +126,12 @@ class Timekeeper:
         flush: Callable[[], None],
         lessor: Lessor,
         *,
-        hear: Callable[[], None] | None = None,
+        hear: Callable[[], bool] | None = None,
         meter: Meter | None = None,
     ) -> None:
         """`hear` takes what others have sent by now, so that nobody is thought dead for what was not read
-        while the loop was held: it is called before each tick.
+        while the loop was held: it is called before each tick, again and again while it says that there is
+        more.
         """
         self._hear = hear
         self._meter = meter
@@ -149,8 +150,10 @@ class Timekeeper:
         while True:
             await self._wait()
             begun = clock.monotonic()
-            if self._hear is not None:
-                self._hear()
+            while self._hear is not None and not self._hear():
+                self._measure("messages", begun)
+                await trio.lowlevel.checkpoint()
+                begun = clock.monotonic()
             self._host.tick()
             now = self._make_due("tick and deadlines", begun)
             if now >= next_expiry:

@@ -23,6 +23,7 @@ from netstore.raft.messages import (
     AppendAccepted,
     AppendRejected,
     Forward,
+    ForwardRefused,
     Heartbeat,
     HeartbeatAnswer,
     InstallSnapshot,
@@ -60,8 +61,11 @@ class Config:
     max_inflight_messages: int = 256
     """Window per follower, in messages with entries that were not answered."""
     max_inflight_bytes: int = 16 * 1024 * 1024
-    max_append_bytes: int = 1024 * 1024
+    max_append_bytes: int = 256 * 1024
     """Size at which one message is full; a single larger entry still travels."""
+    max_ready_bytes: int = 512 * 1024
+    """Entries for the disk in one Ready, or one larger entry; and entries in its messages, give or take the
+    last of these. What is more is the next one's."""
     max_uncommitted_bytes: int = 64 * 1024 * 1024
     """Backlog over which a leader refuses proposals; also the most a follower forwards in one turn."""
     max_waiting_reads: int = 65536
@@ -76,6 +80,7 @@ class Config:
             "max_inflight_messages",
             "max_inflight_bytes",
             "max_append_bytes",
+            "max_ready_bytes",
             "max_uncommitted_bytes",
             "max_waiting_reads",
         ):
@@ -141,6 +146,7 @@ class Raft:
         "reads_failed",
         "role",
         "send_due",
+        "send_next",
         "snapshot",
         "term",
         "term_durable",
@@ -200,6 +206,8 @@ class Raft:
         """Appended and not committed: (last index, bytes) of each batch."""
         self.backlog_bytes = 0
         self.send_due = False
+        self.send_next = NodeId(0)
+        """Whose turn it is to be sent what it lacks, or the next one's after it."""
         self.forgetful: dict[NodeId, tuple[Index, Index]] = {}
         """See `take_forgetful`."""
 
@@ -344,11 +352,16 @@ class Raft:
             or self.reads_failed
             or self.reads.unsent
             or self.snapshot is not None
-            or told.commit != log.commit
+            or told.commit < min(log.commit, log.handed)
             or told.term != self.term
             or told.vote != self.vote
             or readindex.can_open(self)
         )
+
+    @property
+    def has_more(self) -> bool:
+        """The last Ready had no room for all that is to be written and sent (`Config.max_ready_bytes`)."""
+        return self.send_due or self.log.handed < self.log.last
 
     def take_ready(self) -> Ready:
         """Everything to do since the last call. The caller has promised to do it, in the order that `ready`
@@ -359,14 +372,15 @@ class Raft:
             readindex.forward(self)
         if self.send_due:
             replication.send_all(self)
-        replication.answer_appends(self)
         log = self.log
+        entries = log.hand_out(self.config.max_ready_bytes)
+        replication.answer_appends(self)
         told = self._told
         hard_state = None
         votes = told.term != self.term or told.vote != self.vote
-        if votes or told.commit != log.commit:
-            self._told = hard_state = HardState(self.term, self.vote, log.commit)
-        entries = log.hand_out()
+        commit = min(log.commit, log.handed)  # the disk is not told of more than it is given
+        if votes or told.commit != commit:
+            self._told = hard_state = HardState(self.term, self.vote, commit)
         ready = Ready(
             hard_state,
             entries,
@@ -511,6 +525,7 @@ _STANDING: Final[dict[type[Message], Callable[[Raft, Any], None]]] = {
     HeartbeatAnswer: _ignore,
     TimeoutNow: _ignore,
     Forward: _ignore,
+    ForwardRefused: _ignore,
     ReadRequest: readindex.refuse_request,
     ReadAnswer: _ignore,
 }
@@ -528,6 +543,7 @@ HANDLERS: Final[dict[Role, dict[type[Message], Callable[[Raft, Any], None]]]] = 
         InstallSnapshot: snapshotting.take_install,
         TimeoutNow: election.lead_now,
         Forward: _ignore,
+        ForwardRefused: _ignore,
         ReadRequest: readindex.refuse_request,
         ReadAnswer: readindex.take_answer,
     },
@@ -545,6 +561,7 @@ HANDLERS: Final[dict[Role, dict[type[Message], Callable[[Raft, Any], None]]]] = 
         InstallSnapshot: election.refuse_second_leader,
         TimeoutNow: _ignore,
         Forward: replication.take_forward,
+        ForwardRefused: _ignore,
         ReadRequest: readindex.take_request,
         ReadAnswer: _ignore,
     },

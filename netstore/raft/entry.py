@@ -197,8 +197,13 @@ def encode_entries(entries: Sequence[Entry]) -> bytes:
 
     12 bytes and 13 for each entry beside the payloads; an empty batch has index 0. About 0.15 us an entry.
     """
+    return b"".join(entry_parts(entries))
+
+
+def entry_parts(entries: Sequence[Entry]) -> list[bytes]:
+    """The same in parts, for who joins them with others: payloads are large, and are not copied here."""
     if not entries:
-        return _BATCH.pack(0, 0)
+        return [_BATCH.pack(0, 0)]
     parts = [_BATCH.pack(entries[0].index, len(entries))]
     add = parts.append
     pack = _ROW.pack
@@ -206,17 +211,21 @@ def encode_entries(entries: Sequence[Entry]) -> bytes:
         data = entry.data
         add(pack(entry.term, entry.kind, len(data)))
         add(data)
-    return b"".join(parts)
+    return parts
 
 
-def decode_entries(data: bytes, most: int | None = None) -> list[Entry]:
-    """The inverse of `encode_entries`; CorruptData for anything else, falling terms and changes that are none
-    included, and for more than `most` entries. About 0.3 us an entry.
+def decode_entries(
+    data: bytes, most: int | None = None, start: int = 0, end: int | None = None
+) -> list[Entry]:
+    """The inverse of `encode_entries`, from `start` to `end` of these bytes, which are not copied but for the
+    payloads; CorruptData for anything else, falling terms and changes that are none included, and for more
+    than `most` entries. About 0.3 us an entry.
     """
-    size = len(data)
+    end = len(data) if end is None else end
+    size = end - start
     if size < _BATCH.size:
         raise CorruptData(f"entry batch is cut short at {size} bytes")
-    index, count = _BATCH.unpack_from(data)
+    index, count = _BATCH.unpack_from(data, start)
     if count * _ROW.size > size - _BATCH.size or (most is not None and count > most):
         raise CorruptData(f"entry batch of {size} bytes cannot hold {count} entries")
     if (index == 0) != (count == 0) or index + count > MOST_STORED:
@@ -224,17 +233,17 @@ def decode_entries(data: bytes, most: int | None = None) -> list[Entry]:
     entries: list[Entry] = []
     add = entries.append
     unpack = _ROW.unpack_from
-    at = _BATCH.size
+    at = start + _BATCH.size
     before = 0
     for place in range(index, index + count):
-        if at + _ROW.size > size:
-            raise CorruptData(f"entry {place} is cut short in its head at offset {at}")
+        if at + _ROW.size > end:
+            raise CorruptData(f"entry {place} is cut short in its head at offset {at - start}")
         term, kind, length = unpack(data, at)
         at += _ROW.size
         if kind > 1 or term < before or term == 0:
             raise CorruptData(f"entry {place} has kind {kind} and term {term} after term {before}")
-        if length > MAX_DATA_BYTES or length > size - at:
-            raise CorruptData(f"entry {place} claims {length} bytes at offset {at} of {size}")
+        if length > MAX_DATA_BYTES or length > end - at:
+            raise CorruptData(f"entry {place} claims {length} bytes at offset {at - start} of {size}")
         payload = data[at : at + length]
         if kind:
             Change.decode(payload)
@@ -243,8 +252,8 @@ def decode_entries(data: bytes, most: int | None = None) -> list[Entry]:
         before = term
     if before > MOST_STORED:
         raise CorruptData(f"entry batch ends in term {before}: no group reaches it")
-    if at != size:
-        raise CorruptData(f"entry batch has {size - at} bytes after its last entry")
+    if at != end:
+        raise CorruptData(f"entry batch has {end - at} bytes after its last entry")
     return entries
 
 

@@ -50,6 +50,7 @@ class Log:
     __slots__ = (
         "_entries",
         "_flights",
+        "_unhanded",
         "applied",
         "applying",
         "bytes",
@@ -67,6 +68,7 @@ class Log:
         applied."""
         self._entries: list[Entry] = []
         self._flights: deque[_Flight] = deque()
+        self._unhanded = 0
         self.bytes = 0
         """Of all entries that are remembered, `ENTRY_OVERHEAD_BYTES` for each included."""
         self.compacted = compacted
@@ -80,6 +82,8 @@ class Log:
             self.append(entries)
         self.handed = self.last
         self.persisted = self.last
+        self._unhanded = 0
+        """What was not given to the disk weighs so much at most, what was cut meanwhile included."""
 
     # --- looking
 
@@ -168,7 +172,9 @@ class Log:
                 f"entry {first.term}/{first.index} appended after {self.last_term}/{self.last}"
             )
         self._entries.extend(entries)
-        self.bytes += _size(entries)
+        size = _size(entries)
+        self.bytes += size
+        self._unhanded += size
         final = entries[-1]
         self.last = Index(self.compacted + len(self._entries))
         self.last_term = final.term
@@ -205,12 +211,20 @@ class Log:
 
     # --- the disk
 
-    def hand_out(self) -> list[Entry]:
-        """Entries not yet given to the disk; they count as given from now on."""
-        entries = self.between(self.handed + 1, self.last)
+    def hand_out(self, max_bytes: int) -> list[Entry]:
+        """The next entries not yet given to the disk that have at most `max_bytes` together, or one that has
+        more; they count as given from now on.
+        """
+        size = self._unhanded
+        if size <= max_bytes:
+            entries = self.between(self.handed + 1, self.last)
+        else:
+            entries, size = self.from_(self.handed + 1, max_bytes)
         if entries:
-            self.handed = self.last
-            self._flights.append(_Flight(self.last, self.last_term))
+            final = entries[-1]
+            self.handed = final.index
+            self._flights.append(_Flight(final.index, final.term))
+        self._unhanded = 0 if self.handed == self.last else self._unhanded - size
         return entries
 
     def synced(self, index: int, term: int) -> bool:

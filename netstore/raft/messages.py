@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from netstore.codec import layout
 from netstore.errors import CorruptData, NetstoreError
 from netstore.raft.change import Change
-from netstore.raft.entry import MAX_DATA_BYTES, Entry, EntryKind, SnapshotMeta, decode_entries, encode_entries
+from netstore.raft.entry import MAX_DATA_BYTES, Entry, EntryKind, SnapshotMeta, decode_entries, entry_parts
 from netstore.types import Index, NodeId, Term
 
 if TYPE_CHECKING:
@@ -186,6 +186,19 @@ class Forward:
 
 
 @dataclass(slots=True)
+class ForwardRefused:
+    """A leader has not appended what was forwarded to it in this term, and never will. Of which payloads it
+    says so, and `why`, is between the hosts: `requests` are what they call them.
+    """
+
+    sender: NodeId
+    to: NodeId
+    term: Term
+    why: int
+    requests: Sequence[int]
+
+
+@dataclass(slots=True)
 class ReadRequest:
     """A follower asks for a read index for all its reads up to `sequence` (section 6.4)."""
 
@@ -219,6 +232,7 @@ Message: TypeAlias = (
     | InstallSnapshot
     | TimeoutNow
     | Forward
+    | ForwardRefused
     | ReadRequest
     | ReadAnswer
 )
@@ -232,6 +246,7 @@ _PRE_VOTE_ANSWER_KIND: Final = 2
 _APPEND_KIND: Final = 5
 _INSTALL_KIND: Final = 10
 _FORWARD_KIND: Final = 12
+_REFUSED_KIND: Final = 15
 
 _FIXED: Final[dict[type[Message], tuple[int, Struct, tuple[str, ...]]]] = {
     PreVoteRequest: (1, layout("QQ"), ("last_index", "last_term")),
@@ -255,13 +270,18 @@ _FIXED: Final[dict[type[Message], tuple[int, Struct, tuple[str, ...]]]] = {
 
 def encode_message(message: Message) -> bytes:
     """The byte form of any message. Costs its size."""
+    return b"".join(message_parts(message))
+
+
+def message_parts(message: Message) -> list[bytes]:
+    """The same in parts, for who joins them with others: payloads are large, and are not copied here."""
     kind = type(message)
     if isinstance(message, Append):
         head = _HEAD.pack(_APPEND_KIND, message.sender, message.to, message.term)
         place = _APPEND.pack(message.previous_index, message.previous_term, message.commit)
-        return head + place + encode_entries(message.entries)
+        return [head, place, *entry_parts(message.entries)]
     if isinstance(message, InstallSnapshot):
-        return _HEAD.pack(_INSTALL_KIND, message.sender, message.to, message.term) + message.meta.encode()
+        return [_HEAD.pack(_INSTALL_KIND, message.sender, message.to, message.term), message.meta.encode()]
     if isinstance(message, Forward):
         parts = [
             _HEAD.pack(_FORWARD_KIND, message.sender, message.to, message.term),
@@ -270,38 +290,47 @@ def encode_message(message: Message) -> bytes:
         for payload in message.payloads:
             parts.append(_LENGTH.pack(len(payload)))
             parts.append(payload)
-        return b"".join(parts)
+        return parts
+    if isinstance(message, ForwardRefused):
+        count = len(message.requests)
+        head = _HEAD.pack(_REFUSED_KIND, message.sender, message.to, message.term)
+        return [head, _FORWARD.pack(message.why, count), layout(f"{count}Q").pack(*message.requests)]
     number, form, fields = _FIXED[kind]
     head = _HEAD.pack(number, message.sender, message.to, message.term)
-    return head + form.pack(*[getattr(message, field) for field in fields])
+    return [head, form.pack(*[getattr(message, field) for field in fields])]
 
 
-def decode_message(data: bytes) -> Message:
-    """The inverse of `encode_message`; CorruptData for anything else, ids and terms of 0 included.
+def decode_message(data: bytes, start: int = 0, end: int | None = None) -> Message:
+    """The inverse of `encode_message`, from `start` to `end` of these bytes; CorruptData for anything else,
+    ids and terms of 0 included. Entries are taken from where they lie, for they are what is large.
 
     Only a `PreVoteAnswer` may come from a member in term 0.
     """
-    if len(data) < _HEAD.size:
-        raise CorruptData(f"message is cut short at {len(data)} bytes")
-    kind, sender, to, term = _HEAD.unpack_from(data)
+    end = len(data) if end is None else end
+    if end - start < _HEAD.size:
+        raise CorruptData(f"message is cut short at {end - start} bytes")
+    kind, sender, to, term = _HEAD.unpack_from(data, start)
     if not (sender and to) or not (term or kind == _PRE_VOTE_ANSWER_KIND):
         raise CorruptData(f"message from {sender:x} to {to:x} in term {term}: none of them may be 0")
     if term > MOST:
         raise CorruptData(f"message of term {term}, more than {MOST}")
+    if kind == _APPEND_KIND:
+        return _decode_append(data, start, end, (NodeId(sender), NodeId(to), Term(term)))
     decode = _DECODERS.get(kind)
     if decode is None:
         raise CorruptData(f"message of unknown kind {kind}")
-    return decode(data, NodeId(sender), NodeId(to), Term(term))
+    return decode(data[start:end], NodeId(sender), NodeId(to), Term(term))
 
 
-def _decode_append(data: bytes, sender: NodeId, to: NodeId, term: Term) -> Append:
-    start = _HEAD.size + _APPEND.size
-    if len(data) < start:
-        raise CorruptData(f"append message is cut short at {len(data)} bytes")
-    previous, previous_term, commit = _APPEND.unpack_from(data, _HEAD.size)
+def _decode_append(data: bytes, start: int, end: int, head: tuple[NodeId, NodeId, Term]) -> Append:
+    term = head[2]
+    at = start + _HEAD.size + _APPEND.size
+    if end < at:
+        raise CorruptData(f"append message is cut short at {end - start} bytes")
+    previous, previous_term, commit = _APPEND.unpack_from(data, start + _HEAD.size)
     if previous > MOST or commit > MOST:
         raise CorruptData(f"append message follows {previous} and commits {commit}, more than {MOST}")
-    entries = decode_entries(data[start:], MOST_ENTRIES)
+    entries = decode_entries(data, MOST_ENTRIES, at, end)
     if previous_term > term or (previous == 0) != (previous_term == 0):
         raise CorruptData(f"append message of term {term} follows {previous} of term {previous_term}")
     if entries and (
@@ -311,7 +340,7 @@ def _decode_append(data: bytes, sender: NodeId, to: NodeId, term: Term) -> Appen
         or entries[-1].term > term
     ):
         raise CorruptData(f"append message of term {term} has entries that do not follow {previous}")
-    return Append(sender, to, term, Index(previous), Term(previous_term), Index(commit), entries)
+    return Append(*head, Index(previous), Term(previous_term), Index(commit), entries)
 
 
 def _decode_install(data: bytes, sender: NodeId, to: NodeId, term: Term) -> InstallSnapshot:
@@ -350,6 +379,17 @@ def _decode_forward(data: bytes, sender: NodeId, to: NodeId, term: Term) -> Forw
     return Forward(sender, to, term, EntryKind(kind), payloads)
 
 
+def _decode_refused(data: bytes, sender: NodeId, to: NodeId, term: Term) -> ForwardRefused:
+    size = len(data)
+    at = _HEAD.size + _FORWARD.size
+    if size < at:
+        raise CorruptData(f"refusal of what was forwarded is cut short at {size} bytes")
+    why, count = _FORWARD.unpack_from(data, _HEAD.size)
+    if not 0 < count <= MOST_PAYLOADS or size != at + 8 * count:
+        raise CorruptData(f"refusal of what was forwarded has {size} bytes and claims {count} requests")
+    return ForwardRefused(sender, to, term, why, layout(f"{count}Q").unpack_from(data, at))
+
+
 def _fixed_decoder(
     message: type[Message], form: Struct, fields: tuple[str, ...]
 ) -> Callable[[bytes, NodeId, NodeId, Term], Message]:
@@ -374,8 +414,8 @@ def _fixed_decoder(
 
 
 _DECODERS: Final[dict[int, Callable[[bytes, NodeId, NodeId, Term], Message]]] = {
-    _APPEND_KIND: _decode_append,
     _INSTALL_KIND: _decode_install,
     _FORWARD_KIND: _decode_forward,
+    _REFUSED_KIND: _decode_refused,
     **{number: _fixed_decoder(kind, form, fields) for kind, (number, form, fields) in _FIXED.items()},
 }

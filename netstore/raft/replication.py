@@ -7,7 +7,10 @@ while the messages are on their way.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import deque
 from itertools import repeat
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, cast
 
 from netstore.raft import election, membership, quorum, readindex, snapshotting
@@ -82,8 +85,8 @@ def append(raft: Raft, payloads: Sequence[bytes], kind: EntryKind, size: int | N
 
 
 def take_forward(raft: Raft, message: Forward) -> None:
-    """Leader: what a follower was asked to propose. A refusal is not told: the follower's request runs into
-    its time limit."""
+    """Leader: what a follower was asked to propose. A refusal is not told here: a host that wants it told
+    takes these messages itself, and says `ForwardRefused`."""
     if message.kind is EntryKind.NORMAL:
         propose(raft, message.payloads)
         return
@@ -130,37 +133,58 @@ def advance_commit(raft: Raft) -> None:
 
 
 def send_all(raft: Raft) -> None:
-    """Give every follower what its window allows."""
+    """Give every follower what its window allows, one message each by turns, until `max_ready_bytes` are on
+    their way. What is left is for the next Ready, which goes on with whose turn it is then: one that was
+    away, and lacks much, delays no other.
+    """
     raft.send_due = False
-    for peer, progress in raft.progress.items():
-        _feed(raft, peer, progress)
-
-
-def _feed(raft: Raft, peer: NodeId, progress: Progress) -> None:
-    log = raft.log
     config = raft.config
-    while progress.flow is not Flow.SNAPSHOT and not progress.waiting:
-        if progress.flow is Flow.REPLICATE:
-            if progress.next > log.last and progress.commit_sent >= log.commit:
-                return
-            if progress.full(config.max_inflight_messages, config.max_inflight_bytes):
-                return
-        _send_append(raft, peer, progress, 0 if progress.denials else config.max_append_bytes)
+    sent = 0
+    waiting = deque(_from(raft.progress, raft.send_next))
+    while waiting:
+        peer, progress = turn = waiting.popleft()
+        if not _lacks(raft, progress):
+            continue
+        if sent >= config.max_ready_bytes:
+            raft.send_due, raft.send_next = True, peer
+            return
+        sent += _send_append(raft, peer, progress, 0 if progress.denials else config.max_append_bytes)
+        waiting.append(turn)
 
 
-def _send_append(raft: Raft, peer: NodeId, progress: Progress, max_bytes: int) -> None:
-    """One Append after `progress.next`, empty if `max_bytes` is 0; a state copy if that place is
-    forgotten."""
+def _from(progress: dict[NodeId, Progress], first: NodeId) -> list[tuple[NodeId, Progress]]:
+    """All of them in the order of their ids, from this one on and round."""
+    turns = list(progress.items())
+    place = bisect_left(turns, first, key=itemgetter(0))
+    return turns[place:] + turns[:place]
+
+
+def _lacks(raft: Raft, progress: Progress) -> bool:
+    """Whether a follower is to be sent something, and may be."""
+    if progress.flow is Flow.SNAPSHOT or progress.waiting:
+        return False
+    if progress.flow is Flow.PROBE:
+        return True
+    log, config = raft.log, raft.config
+    if progress.next > log.last and progress.commit_sent >= log.commit:
+        return False
+    return not progress.full(config.max_inflight_messages, config.max_inflight_bytes)
+
+
+def _send_append(raft: Raft, peer: NodeId, progress: Progress, max_bytes: int) -> int:
+    """One Append after `progress.next`, empty if `max_bytes` is 0; a state copy if that place is forgotten.
+    What its entries weigh."""
     log = raft.log
     previous = Index(progress.next - 1)
     if not log.holds(previous):
         snapshotting.send(raft, peer, progress)
-        return
+        return 0
     entries, size = log.from_(progress.next, max_bytes) if max_bytes else ([], 0)
     raft.send(Append(raft.id, peer, raft.term, previous, log.term(previous), log.commit, entries))
     progress.commit_sent = log.commit
     if entries or progress.flow is Flow.PROBE:
         progress.sent(Index(previous + len(entries)), size)
+    return size
 
 
 def take_accepted(raft: Raft, message: AppendAccepted) -> None:
@@ -298,11 +322,13 @@ def _reject(raft: Raft, message: Append, hint: Index, *, needs_snapshot: bool) -
 
 
 def answer_appends(raft: Raft) -> None:
-    """Tell the leader how far this log matches its own: at once if that is on disk, else after the sync."""
-    index = raft.accepted
-    if index is None:
+    """Tell the leader how far this log matches its own: at once if that is on disk, else after the sync. Of
+    what was not given to the disk yet it is told later."""
+    if raft.accepted is None:
         return
-    raft.accepted = None
+    index = Index(min(raft.accepted, raft.log.handed))
+    if index == raft.accepted:
+        raft.accepted = None
     answer = AppendAccepted(raft.id, raft.leader, raft.term, index)
     if index <= raft.log.persisted:
         raft.messages.append(answer)

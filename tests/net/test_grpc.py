@@ -931,3 +931,36 @@ def test_answers_nobody_reads_are_refused_once_memory_is_spent() -> None:
     bare.output.account = Budget(1 << 30).account()
     held[2].reply(bytes(200_000))
     assert bare.connection.queued > 200_000
+
+
+def test_a_call_whose_end_cannot_be_said_takes_its_connection_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for it is not to wait for ever. Not at once: others may be at work for the connection."""
+    bare = Bare()
+    bare.feed(bare.call(1, message_of(3)))
+    [(call, _)] = bare.asked
+
+    def defect() -> None:
+        raise ValueError("a defect")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(grpc_codec, "_status", lambda *_: defect())
+        call.guard(defect)
+    seen = [bare.output.was_cut]
+    bare.output.run_turn()
+    assert [*seen, bare.output.was_cut] == [False, True]
+    assert bare.cancelled == 1
+    assert len(bare.log.events) == 1
+
+
+def test_what_is_done_for_a_call_alone_ends_only_that_one() -> None:
+    bare = Bare()
+    bare.feed(bare.call(1, message_of(3)), bare.call(3, message_of(3)))
+    call, other = (call for call, _ in bare.asked)
+
+    def defect() -> None:
+        raise ValueError("a defect")
+
+    call.guard(defect)
+    bare.feed(b"")
+    assert bare.trailers(bare.said)["grpc-status"] == "13"
+    assert (call.open, other.open, bare.output.was_cut) == (False, True, False)

@@ -224,3 +224,40 @@ async def test_what_cannot_be_watched_is_not_remembered(tmp_path: Path) -> None:
             with pytest.raises(OSError, match="not permitted"):
                 reactor.attend(file.fileno(), 1, lambda _: None, lambda _: None)
             reactor.dismiss(file.fileno())
+
+
+async def test_what_was_read_is_gone_on_with_before_more_is_read() -> None:
+    async with running_reactor() as reactor:
+        with linked(reactor) as (caller, called):
+            order: list[int] = []
+
+            def go_on() -> None:
+                order.append(len(called.got))
+                if len(order) < 3:
+                    called.link.later(go_on)
+
+            called.link.later(go_on)
+            caller.link.write(b"more")
+            await has_arrived(called, 4)
+            assert order == [0, 0, 0]
+            order.clear()
+            called.link.later(go_on)
+            await eventually(lambda: len(order) == 3, "also where nothing comes")
+            called.link.later(go_on)
+            called.link.cut("over")
+            called.link.later(go_on)
+            caller.link.write(b"x")
+            await eventually(lambda: caller.reasons, "it is over")
+            assert len(order) == 3
+
+
+async def test_what_going_on_raises_cuts_the_link() -> None:
+    async with running_reactor() as reactor:
+        with linked(reactor) as (_, called):
+
+            def fail() -> None:
+                raise ValueError("no sense")
+
+            called.link.later(fail)
+            await eventually(lambda: called.reasons, "it is over")
+            assert "no sense" in called.reasons[0]

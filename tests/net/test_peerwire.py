@@ -17,6 +17,8 @@ from netstore.net.peerproof import Secret
 from netstore.net.peerwire import (
     DIGEST_BYTES,
     FIRST_VERSION,
+    FRAME_BYTES,
+    FRAME_MESSAGES,
     HIGHEST_VERSION,
     MAX_GREETING_BYTES,
     PING,
@@ -274,9 +276,19 @@ def test_a_state_copy_is_not_announced_among_other_messages() -> None:
 def test_what_does_not_fit_one_frame_goes_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = Entry(Index(1), Term(1), EntryKind.NORMAL, bytes(400))
     large = Append(OTHER, ME, Term(1), Index(0), Term(0), Index(0), (entry,))
-    monkeypatch.setattr(peerwire, "MAX_FRAME_BYTES", 1000)
+    monkeypatch.setattr(peerwire, "FRAME_BYTES", 1000)
     payloads = Frames().take(encode_batch([large] * 5))
     assert [len(decode_batch(payload)) for payload in payloads] == [2, 2, 1]
+
+
+def test_a_frame_has_so_many_messages_and_bytes_that_it_is_taken_in_one_piece() -> None:
+    heartbeat = Heartbeat(OTHER, ME, Term(1), Index(0), 0)
+    payloads = Frames().take(encode_batch([heartbeat] * (2 * FRAME_MESSAGES + 1)))
+    assert [len(decode_batch(payload)) for payload in payloads] == [FRAME_MESSAGES, FRAME_MESSAGES, 1]
+    large = Entry(Index(1), Term(1), EntryKind.NORMAL, bytes(FRAME_BYTES * 3))
+    append = Append(OTHER, ME, Term(1), Index(0), Term(0), Index(0), (large,))
+    payloads = Frames().take(encode_batch([heartbeat, append, heartbeat]))
+    assert [len(decode_batch(payload)) for payload in payloads] == [1, 1, 1], "a larger one is alone"
 
 
 @given(st.binary(max_size=60))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from netstore.limits import Budget
-from netstore.net.pressure import CUT, PACE, PATIENCE_SECONDS, Pressure
+from netstore.limits import Account, Budget
+from netstore.net.pressure import CUT, FRESH, PACE, PATIENCE_SECONDS, STEPS_AT_ONCE, Pressure
 
 LIMIT = 1000
 
@@ -59,6 +59,11 @@ class Here:
         self.looked += 1
         return self.ones
 
+    def charged(self) -> None:
+        """Everybody says that it holds more."""
+        for one in self.ones:
+            self.pressure.charged(one)
+
     def waiting(self) -> set[str]:
         return {one.principal for one in self.ones if one.held_back}
 
@@ -66,7 +71,7 @@ class Here:
 def test_below_the_mark_nobody_is_looked_at() -> None:
     here = Here(a=200, b=300)
     here.pressure.look(1.0)
-    here.pressure.charged()
+    here.charged()
     assert (here.waiting(), here.looked) == (set(), 0)
 
 
@@ -169,10 +174,10 @@ def test_within_the_budget_who_waits_may_wait_for_ever() -> None:
 
 def test_far_beyond_the_budget_the_heaviest_lose_what_they_hold_at_once() -> None:
     here = Here(a=500, b=600, c=700)
-    here.pressure.charged()
+    here.charged()
     assert not here.log.cut
     here.ones[0].account.charge(int(LIMIT * CUT))
-    here.pressure.charged()
+    here.charged()
     assert [one.doomed for one in here.ones] == [True, False, True]
     assert here.memory.used <= LIMIT
 
@@ -183,7 +188,7 @@ def test_who_was_just_answered_is_not_cut_before_those_who_do_not_read() -> None
     here = Here(**stuck, honest=0)
     honest = here.ones[-1]
     honest.account.charge(40)
-    here.pressure.charged()
+    here.pressure.charged(honest)
     assert [one.principal for one in here.ones if one.doomed]
     assert not honest.doomed
     assert here.memory.used <= LIMIT
@@ -195,7 +200,7 @@ def test_what_is_fresh_is_cut_too_where_nothing_else_is_held() -> None:
     here = Here(**idle, **{f"told{number}": 0 for number in range(100)})
     for one in here.ones[50:]:
         one.account.charge(LIMIT // 16)
-        here.pressure.charged()
+        here.pressure.charged(one)
         assert here.memory.used <= CUT * LIMIT
     assert {one.principal[:4] for one in here.ones if one.doomed} == {"told"}
 
@@ -208,21 +213,21 @@ def test_the_heaviest_are_not_looked_for_at_each_charge() -> None:
     looks = []
     for _ in range(1000):
         other.charge(1)
-        here.pressure.charged()
+        here.pressure.charged(here.ones[0])
         looks.append(here.looked)
     assert here.looked <= 1000 // (LIMIT // 16) + 1
 
 
 def test_many_cuts_are_one_line() -> None:
     here = Here(**{f"stuck{number}": 30 for number in range(70)})
-    here.pressure.charged()
+    here.charged()
     assert sum(one.doomed for one in here.ones) > 10
     assert len(here.log.cut) == 1
     assert here.log.left_out == 0
     before = sum(one.doomed for one in here.ones)
     here.pressure.look(2.0)
     here.ones[-1].account.charge(int(CUT * LIMIT))
-    here.pressure.charged()
+    here.charged()
     assert len(here.log.cut) == 2
     assert here.log.left_out == before - 1
 
@@ -233,3 +238,97 @@ def test_who_is_gone_is_forgotten() -> None:
     assert here.pressure.waiting == 1
     here.pressure.forget(here.ones[0])
     assert here.pressure.waiting == 0
+
+
+class Counted(One):
+    """Counts how often it is asked what it holds."""
+
+    def __init__(self, here: Crowded, held: int) -> None:
+        self.here = here
+        super().__init__(here, "one", held)
+
+    @property
+    def account(self) -> Account:
+        self.here.steps += 1
+        return self._account
+
+    @account.setter
+    def account(self, account: Account) -> None:
+        self._account = account
+
+
+class Crowded(Here):
+    """So many connections that hold the same each."""
+
+    def __init__(self, count: int, limit: int, held: int) -> None:
+        self.steps = 0
+        super().__init__()
+        self.memory.limit = limit
+        self.pressure = Pressure(self.memory, self.holders, self.log)
+        self.ones = [Counted(self, held) for _ in range(count)]
+
+
+def test_a_look_at_many_is_made_in_pieces() -> None:
+    here = Crowded(10_000, limit=64 << 20, held=5000)
+    most = 0
+    looks = 0
+    here.pressure.look(1.0)
+    while here.pressure.looking:
+        here.steps = 0
+        here.pressure.look(1.0)
+        most = max(most, here.steps)
+        looks += 1
+    assert most <= 8 * STEPS_AT_ONCE
+    assert looks >= 20
+    waiting = [one for one in here.ones if one.held_back]
+    assert here.memory.used - 5000 * len(waiting) <= 32 << 20 < here.memory.used - 5000 * (len(waiting) - 1)
+    for one in here.ones:
+        one.account.charge(-4000)
+    changed = sum(one.changes for one in here.ones)
+    here.pressure.look(2.0)
+    assert sum(one.changes for one in here.ones) - changed == STEPS_AT_ONCE
+    for _ in range(100):
+        here.pressure.look(2.0)
+    assert not here.pressure.waiting
+    assert not any(one.held_back for one in here.ones)
+
+
+def test_many_that_hold_little_each_are_cut_in_pieces() -> None:
+    here = Crowded(10_000, limit=64 << 20, held=14_000)
+    here.steps = 0
+    for number in range(100):
+        here.pressure.charged(here.ones[number])
+    assert here.steps <= 100 + 8 * STEPS_AT_ONCE
+    looks = 0
+    while here.pressure.looking:
+        here.steps = 0
+        doomed = sum(one.doomed for one in here.ones)
+        here.pressure.look(1.0)
+        assert here.steps <= 10 * STEPS_AT_ONCE
+        assert sum(one.doomed for one in here.ones) - doomed <= STEPS_AT_ONCE
+        looks += 1
+    assert looks >= 20
+    assert (64 << 20) - 14_000 < here.memory.used <= 64 << 20
+
+
+def test_who_holds_much_is_cut_at_once_among_many() -> None:
+    here = Crowded(10_000, limit=64 << 20, held=0)
+    large = here.ones[9_000:9_600]
+    for one in large:
+        one.account.charge(256 << 10)
+        one.left = 256 << 10
+        here.pressure.charged(one)
+    assert any(one.doomed for one in large)
+    assert not here.pressure.looking
+    assert here.memory.used <= CUT * here.memory.limit
+    for one in here.ones:
+        here.pressure.forget(one)
+    assert not here.pressure._large
+
+
+def test_what_is_fresh_is_bounded_while_those_who_do_not_read_are_looked_for() -> None:
+    here = Crowded(10_000, limit=64 << 20, held=10_000)
+    for one in here.ones[9_000:9_100]:
+        one.account.charge(2 << 20)
+        here.pressure.charged(one)
+        assert here.memory.used <= (CUT + 2 * FRESH) * here.memory.limit

@@ -7,6 +7,7 @@ import select
 import socket
 import ssl
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -28,7 +29,15 @@ from netstore.net.http1 import (
 from netstore.net.http2 import SETTINGS, Http2Connection, Http2Server, frame
 from netstore.net.http2.frames import PREFACE
 from netstore.net.load import LONG_TURN
-from netstore.net.reactor import DOOR_SECONDS, KERNEL_BUFFER, LINGER_SECONDS, ROUND_SECONDS, Limits, Reactor
+from netstore.net.reactor import (
+    DOOR_SECONDS,
+    HEAR_SECONDS,
+    KERNEL_BUFFER,
+    LINGER_SECONDS,
+    ROUND_SECONDS,
+    Limits,
+    Reactor,
+)
 from netstore.net.tls import Credentials
 from tests.support.certificates import Certificates
 
@@ -1015,3 +1024,54 @@ async def test_members_can_be_heard_between_rounds() -> None:
             assert len(here.exchanges) == 1
             await here.until_asked(2)
             here.reactor.dismiss(ours.fileno())
+
+
+async def test_members_have_their_turns_while_others_send_much() -> None:
+    """Who was not heard in a round is the first in the next one."""
+    async with site() as here:
+        pairs = [socket.socketpair() for _ in range(4)]
+        heard: list[int] = []
+        rounds: list[int] = []
+
+        def ready(place: int, _: int) -> None:
+            heard.append(place)  # nothing is read: it is ready again at once, for ever
+            rounds.append(here.rounds)
+            here.time += HEAR_SECONDS * 2 / 3
+
+        for place, (ours, theirs) in enumerate(pairs):
+            theirs.send(b"x")
+            here.reactor.attend(ours.fileno(), select.EPOLLIN, partial(ready, place), unguarded)
+        with trio.fail_after(10):
+            while len(heard) < 24:
+                await trio.lowlevel.checkpoint()
+        for ours, theirs in pairs:
+            here.reactor.dismiss(ours.fileno())
+            ours.close()
+            theirs.close()
+        most = max(rounds.count(number) for number in rounds)
+        assert most == 2
+        for start in range(0, 20, 4):
+            assert sorted(heard[start : start + 4]) == [0, 1, 2, 3]
+
+
+async def test_members_are_heard_in_pieces_and_each_once() -> None:
+    async with site() as here:
+        pairs = [socket.socketpair() for _ in range(4)]
+        heard: list[int] = []
+
+        def ready(place: int, _: int) -> None:
+            heard.append(place)
+            here.time += HEAR_SECONDS * 2 / 3
+
+        for place, (ours, theirs) in enumerate(pairs):
+            theirs.send(b"x")
+            here.reactor.attend(ours.fileno(), select.EPOLLIN, partial(ready, place), unguarded)
+        assert [here.reactor.hear(), len(heard)] == [False, 2]
+        here.reactor.dismiss(pairs[heard[0]][0].fileno())
+        assert [here.reactor.hear(), len(heard)] == [True, 4]
+        assert sorted(heard) == [0, 1, 2, 3]
+        for ours, theirs in pairs:
+            here.reactor.dismiss(ours.fileno())
+            ours.close()
+            theirs.close()
+        assert here.reactor.hear()

@@ -36,9 +36,11 @@ from netstore.net.peerwire import (
     read_frame,
 )
 from netstore.node import guests as module
-from netstore.node.guests import Guest, Guests
+from netstore.node.guests import TAKEN_BYTES, TAKEN_MESSAGES, Guest, Guests
+from netstore.raft.entry import Entry, EntryKind
+from netstore.raft.messages import Append, Heartbeat
 from netstore.state.member import MemberInfo
-from netstore.types import ClusterId, Index, NodeId
+from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.raft_forms import damaged, extreme_messages
 
 if TYPE_CHECKING:
@@ -62,13 +64,25 @@ class Wire:
         self.unsent = 0
         self.sent = b""
         self.reason = ""
+        self.left: Callable[[], None] | None = None
 
     def write(self, data: bytes) -> None:
         self.sent += data
 
+    def later(self, call: Callable[[], None]) -> None:
+        assert self.left is None
+        self.left = call
+
+    def go_on(self) -> bool:
+        """The next round, in which more is read only if this is False."""
+        call, self.left = self.left, None
+        if call is not None:
+            call()
+        return call is not None
+
     def cut(self, reason: str) -> None:
         if self.open:
-            self.open, self.reason = False, reason
+            self.open, self.reason, self.left = False, reason, None
             self.party.gone(reason)
 
 
@@ -81,6 +95,7 @@ class Lodge:
         self.credentials: Credentials | None = None
         self.clock: Any = self
         self.got: list[Message] = []
+        self.read = 0
         self.notes: list[StateNote] = []
         self.asked: list[Application | None] = []
         self.lines: list[object] = []
@@ -103,7 +118,7 @@ class Lodge:
         assert sender
 
     def deliver(self, messages: Sequence[Message], size: int) -> None:
-        assert size
+        self.read += size
         self.got += messages
 
     def apply(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
@@ -529,3 +544,46 @@ def test_a_listener_that_cannot_be_watched_rests_on() -> None:
         assert lodge.lines
         lodge.guests.look()
         assert (watched, lodge.guests._resting) == ([sock.fileno()], [])
+
+
+def test_much_that_was_read_at_once_is_taken_in_pieces_and_in_order() -> None:
+    lodge = Lodge()
+    wire = lodge.call()
+    prove(wire, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
+    beats = [Heartbeat(OTHER, ME, Term(1), Index(number), 0) for number in range(1000)]
+    data = b"".join(encode_batch([beat]) for beat in beats)
+    wire.party.received(data)
+    assert lodge.read == len(data)
+    taken = [len(lodge.got)]
+    while wire.go_on():
+        taken.append(len(lodge.got))
+    assert taken == [TAKEN_MESSAGES // 2, TAKEN_MESSAGES, 3 * TAKEN_MESSAGES // 2, 1000]
+    assert lodge.got == beats
+    assert lodge.read == len(data)
+
+
+def test_large_frames_that_were_read_at_once_are_taken_in_pieces() -> None:
+    lodge = Lodge()
+    wire = lodge.call()
+    prove(wire, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
+    entry = Entry(Index(1), Term(1), EntryKind.NORMAL, bytes(TAKEN_BYTES // 2))
+    append = encode_batch([Append(OTHER, ME, Term(1), Index(0), Term(0), Index(0), (entry,))])
+    wire.party.received(append * 5)
+    taken = [len(lodge.got)]
+    while wire.go_on():
+        taken.append(len(lodge.got))
+    assert taken == [2, 4, 5]
+
+
+def test_what_makes_no_sense_ends_the_stream_also_in_a_later_piece() -> None:
+    lodge = Lodge()
+    wire = lodge.call()
+    prove(wire, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
+    beat = encode_batch([Heartbeat(OTHER, ME, Term(1), Index(1), 0)])
+    wire.party.received(beat * TAKEN_MESSAGES + frame(b"nonsense") + beat)
+    was_open = wire.open
+    while wire.go_on():
+        pass
+    assert (was_open, wire.open) == (True, False)
+    assert len(lodge.got) < TAKEN_MESSAGES + 1
+    assert lodge.guests.budget.used == 0

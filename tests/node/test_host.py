@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 from hypothesis import given
@@ -26,6 +26,7 @@ from netstore.node.host import (
     PAYLOADS_PER_TURN,
     TURN_UNITS,
     DiskFailed,
+    Why,
 )
 from netstore.node.lessor import Lessor
 from netstore.node.timekeeper import Deadlines
@@ -33,11 +34,11 @@ from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.core import Raft
 from netstore.raft.entry import Entry, EntryKind, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
-from netstore.raft.messages import Append, Forward, InstallSnapshot
+from netstore.raft.messages import Append, Forward, ForwardRefused, InstallSnapshot
 from netstore.raft.status import Fate, Proposed, Refusal
 from netstore.seams import SyncFailed
 from netstore.state.commands import Delete, QuorumGet, Set, encode
-from netstore.state.envelope import seal
+from netstore.state.envelope import request_of, seal
 from netstore.state.machine import Machine
 from netstore.state.mirror import TABLES
 from netstore.state.reads import STEP_UNITS, UNIT_BYTES, RangeRead
@@ -61,6 +62,8 @@ from tests.support.local_member import HandClock
 from tests.support.member import ME, Solo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from netstore.raft.messages import Message
     from netstore.state.commands import Command
     from netstore.state.machine import Outcome
@@ -530,7 +533,8 @@ def test_what_others_ask_waits_no_longer_than_what_is_asked_here(why: str) -> No
         member.host.engine_failed(FULL)
         turns(member, 1)
     else:
-        member.host._put_off[0] = member.host._put_off[1] = replace(message, term=Term(message.term - 1))
+        for asked in member.host._put_off:
+            asked.by = replace(message, term=Term(message.term - 1))
     if why != "term":
         member.host.receive([message])
     catch_up(member, engine)
@@ -1476,3 +1480,254 @@ def test_a_read_in_the_log_lists_only_where_somebody_waits_for_it() -> None:
     assert machine.tree.listed == listed
     assert [type(each) for each in answers] == [Event] * 3 + [Fault]
     assert machine.statistics.gets_success - gets == 4
+
+
+def test_a_turn_writes_and_sends_what_one_ready_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest is the next turn's: a follower may be sent much in one round, and a leader owe it much."""
+    group = Group(3)
+    follower = group[2]
+    leader = group.leader
+    first = leader.host.status().last + 1
+    room = follower.host._raft.config.max_ready_bytes
+    entries = [
+        Entry(Index(first + place), leader.host.term, EntryKind.NORMAL, bytes(room // 4))
+        for place in range(9)
+    ]
+    last = entries[0].index - 1
+    written: list[int] = []
+    write = follower.host._wal.append
+
+    def note(state: Any, some: Sequence[Entry], done: Any) -> None:
+        written.append(len(some))
+        write(state, some, done)
+
+    monkeypatch.setattr(follower.host._wal, "append", note)
+    term = leader.host.term
+    follower.host.receive(
+        [Append(leader.id, follower.id, term, Index(last), term, leader.host.commit_index, entries)]
+    )
+    turns = 0
+    while follower.woken:
+        follower.woken = False
+        follower.host.turn()
+        turns += 1
+        assert len(written) <= turns
+    assert written == [3, 3, 3]
+
+
+def test_what_the_log_had_no_room_for_is_written_some_in_each_turn() -> None:
+    member = Solo().lead()
+    put(member)
+    member.turn()
+    member.host.retry_writes()
+    stuck = [put(member, bytes(BYTES_PER_TURN // 2)) for _ in range(5)]
+    for _ in range(5):
+        member.turn()
+    member.device.fail(FULL)
+    member.host.retry_writes()
+    seen = [len(member.device.waiting)]
+    last = put(member, b"last")
+    while member.woken:
+        member.turn()
+        seen.append(len(member.device.waiting))
+    assert seen[0] < seen[1] < seen[-1]
+    member.settle()
+    assert all(isinstance(outcomes[0], Fault) for outcomes in stuck), "they were given up when it was full"
+    assert isinstance(last[0], Event)
+    assert value(member) == b"last"
+    assert value(member.crashed().lead()) == b"last"
+
+
+def told(member: Solo, number: int = 1) -> list[ForwardRefused]:
+    """What the member tells others of what it does not take, in so many turns."""
+    sent: list[Message] = []
+    member.host._send = sent.extend
+    for _ in range(number):
+        member.turn()
+    return [message for message in sent if isinstance(message, ForwardRefused)]
+
+
+def decoding(member: Solo, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What the member decodes from now on."""
+    decoded: list[bytes] = []
+    understand = member.host.machine.understand
+
+    def note(payload: bytes) -> object:
+        decoded.append(payload)
+        return understand(payload)
+
+    monkeypatch.setattr(member.host.machine, "understand", note)
+    return decoded
+
+
+def test_what_was_put_off_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is tried, and however short of room the member is."""
+    member = Solo().lead()
+    member.settle()
+    message = Forward(
+        NodeId(9),
+        ME,
+        member.host.term,
+        EntryKind.NORMAL,
+        [seal(encode(Set(b"/k", b"v")), 1), seal(encode(Delete(b"/k")), 2)],
+    )
+    member.host.room = _Room()
+    decoded = decoding(member, monkeypatch)
+    with monkeypatch.context() as patch:
+        full = Proposed(Fate.REFUSED, refusal=Refusal.BACKLOG_FULL)
+        patch.setattr(Raft, "propose", lambda _self, _payloads: full)
+        member.host.receive([message] * 2)
+        assert [list(each.requests) for each in told(member)] == [[1]], "the second waits behind the first"
+        for _ in range(5):
+            member.host.tick()
+            assert told(member) == []
+    assert decoded == [*message.payloads] * 2
+    last = member.host.status().last
+    member.host.tick()
+    member.settle()
+    assert member.host.status().last == last + 2
+    assert len(decoded) == 4
+
+
+def test_own_requests_that_are_put_back_are_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = Solo().lead()
+    member.settle()
+    member.host.room = _Room()
+    decoded = decoding(member, monkeypatch)
+    busy = Proposed(Fate.REFUSED, refusal=Refusal.TRANSFERRING)
+    monkeypatch.setattr(Raft, "propose", lambda _self, _payloads: busy)
+    member.host.propose(encode(Delete(b"/k")), lambda _: None)
+    for _ in range(5):
+        member.host.tick()
+        member.turn()
+    assert len(decoded) == 1
+
+
+@pytest.mark.parametrize(
+    ("short", "why"), [(FULL, Why.NO_SPACE), (OSError(errno.ENOMEM, "no memory"), Why.TOO_MANY)]
+)
+def test_who_asks_a_leader_without_room_is_told_so(short: OSError, why: Why) -> None:
+    member = Solo().lead()
+    member.settle()
+    message = forward(member, 9)
+    member.host._disk_full = short
+    member.host.receive([message])
+    assert told(member) == [
+        ForwardRefused(ME, NodeId(9), message.term, why, tuple(map(request_of, message.payloads)))
+    ]
+
+
+def test_who_asks_what_no_log_takes_is_told_so() -> None:
+    member = Solo().lead()
+    member.settle()
+    message = Forward(NodeId(9), ME, member.host.term, EntryKind.NORMAL, [seal(b"nonsense", 5)])
+    member.host.receive([message])
+    assert [(each.why, list(each.requests)) for each in told(member)] == [(Why.FAILED, [5])]
+
+
+def test_more_than_may_be_put_off_is_refused_to_who_asks_it() -> None:
+    member, _ = behind()
+    message = forward(member)
+    member.host.receive([message] * 9)
+    assert len(member.host._put_off) == 8
+    assert [each.why for each in told(member)] == [Why.TOO_MANY]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_what_others_asked_is_refused_some_at_a_time(full: bool) -> None:
+    member, _ = behind()
+    [payload] = forward(member, 1).payloads
+    many = Forward(NodeId(9), ME, member.host.term, EntryKind.NORMAL, [payload] * PAYLOADS_PER_TURN)
+    earlier = replace(many, term=Term(many.term - 1))
+    member.host.receive([many] * 3)
+    member.host._put_off[2].by = earlier
+    if full:
+        member.host.engine_failed(FULL)
+        turn = told(member)
+    else:
+        turns(member, 1)
+        member.clock.now = Nanos(member.clock.now + int((BEHIND_SECONDS + 0.1) * 1e9))
+        member.host.tick()
+        turn = told(member)
+    why = Why.NO_SPACE if full else Why.TOO_MANY
+    assert [(each.why, len(each.requests)) for each in turn] == [(why, PAYLOADS_PER_TURN)]
+    assert len(member.host._put_off) == 2
+    assert member.woken
+    assert len(told(member)) == 1
+    assert told(member) == [], "the leader of another term was asked, and who asked asks again"
+    assert (len(member.host._put_off), member.host._put_off_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize(("full", "cause"), [(False, TOO_MANY), (True, NO_SPACE)])
+def test_who_asked_a_follower_is_told_at_once_that_its_leader_does_not_take_it(
+    full: bool, cause: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = Group(3)
+    leader, other = group[1], group[2]
+    monkeypatch.setattr(leader.engine, "behind", lambda: 1)
+    group.tick()
+    done: list[Outcome | Fault] = []
+    other.host.propose(encode(Set(b"/k", b"v")), done.append)
+    group.settle()
+    assert done == []
+    if full:
+        leader.host.engine_failed(FULL)
+        group.settle()
+    else:
+        group.pass_time(BEHIND_SECONDS + 0.2)
+    [fault] = done
+    assert isinstance(fault, Fault)
+    assert (fault.cause.decode(), fault.outcome_known) == (cause, True)
+    monkeypatch.undo()
+    leader.host._state_full = False
+    leader.engine.eased()
+    group.pass_time(1)
+    assert other.machine.tree.file(b"/k") is None, "it was not done, and is not"
+    assert len(done) == 1
+
+
+def test_many_that_a_leader_did_not_take_are_told_some_at_a_time() -> None:
+    group = Group(3)
+    leader, other = group[1], group[2]
+    done: list[Outcome | Fault] = []
+    for _ in range(2 * EXPIRED_AT_ONCE + 1):
+        other.host.propose(encode(Set(b"/k", b"v")), done.append)
+    other.woken = False
+    other.host.turn()
+    requests = tuple(other.host.proposals._slots)
+    group.sent.clear()
+    other.host.receive([ForwardRefused(leader.id, other.id, other.host.term, Why.TOO_MANY, requests)] * 2)
+    seen = []
+    while other.woken:
+        other.woken = False
+        other.host.turn()
+        seen.append(len(done))
+    assert seen[:3] == [EXPIRED_AT_ONCE, 2 * EXPIRED_AT_ONCE, 2 * EXPIRED_AT_ONCE + 1]
+    assert len(done) == seen[2]
+    unknown = ForwardRefused(leader.id, other.id, other.host.term, 200, (1,))
+    other.host.receive([unknown])
+
+
+def test_a_stall_counts_from_when_something_waits() -> None:
+    """Not from when something else did, which went before."""
+    member, engine = behind()
+    early = put(member)
+    turns(member, 1)
+    assert member.host._stalled_since is not None
+    member.host.proposals.refuse(member.host.proposals.take(9), Fault(300, b"gone"))
+    assert len(early) == 1
+    turns(member, 1)
+    pass_time(member, 5 * BEHIND_SECONDS)
+    late = put(member)
+    turns(member, 1)
+    assert late == []
+    pass_time(member, BEHIND_SECONDS - 0.1)
+    assert late == []
+    pass_time(member, 0.2)
+    assert refusal(late) == TOO_MANY
+    pass_time(member, 5 * BEHIND_SECONDS)
+    last = put(member)
+    turns(member, 1)
+    assert last == [], "what was refused waits no more"
+    catch_up(member, engine)
+    assert [type(each) for each in last] == [Event]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,8 +10,8 @@ import pytest
 from netstore import errors
 from netstore.node import lessor
 from netstore.node.lessor import NOTE_SECONDS, Lessor
-from netstore.state.commands import ExpireNodes, NoteTtl, decode, encode
-from netstore.state.countdown import LONGEST_SPARED, MOST_GRACES
+from netstore.state.commands import ExpireNodes, NoteTtl, Set, decode, encode
+from netstore.state.countdown import LONGEST_SPARED, MOST_GRACES, RETRY_SECONDS
 from netstore.state.v3commands import LeaseCheckpoint, LeaseExpire, LeaseGrant, LeaseRenew, Put
 from netstore.types import Nanos, NodeId, Term
 from tests.support.local_member import LocalMember
@@ -37,6 +38,9 @@ class Leading(LocalMember):
         super().__init__()
         self.lessor = Lessor(self, ELECTION_SECONDS)
         self.reaper = self.lessor._nodes
+        self.lessor.renewing_nodes = self.keys.renewing
+        self.waiting: list[Callable[[Outcome | Fault], None]] | None = None
+        """What is proposed waits here, where a test says so."""
         self.lessor.look()
 
     def propose(
@@ -44,7 +48,9 @@ class Leading(LocalMember):
     ) -> None:
         self.proposed.append(decode(command))
         self.asked.append(principal.decode())
-        if self.loses:
+        if self.waiting is not None and principal:
+            self.waiting.append(done)
+        elif self.loses:
             done(errors.timed_out())
         else:
             super().propose(command, done, principal)
@@ -84,6 +90,9 @@ class Leading(LocalMember):
             self.wait(LOOK_SECONDS)
             self.backed_up = False
             self.wait(LOOK_SECONDS)
+
+    def nodes_ended(self) -> list[bytes]:
+        return [path for c in self.proposed if isinstance(c, ExpireNodes) for path, _ in c.nodes]
 
     def expired(self) -> list[int]:
         return [id_ for c in self.proposed if isinstance(c, LeaseExpire) for id_, _ in c.leases]
@@ -407,3 +416,64 @@ def test_nothing_ends_while_requests_wait_that_may_have_come_before(member: Lead
     assert member.expired() == []
     member.wait(ELECTION_SECONDS + LOOK_SECONDS)
     assert member.expired() == [7]
+
+
+REFRESHED = [
+    "/v2/keys/n?ttl=5&refresh=true&prevExist=true",
+    "/v2/keys/n?ttl=5&value=w",
+    "/v2/keys/n?value=w&prevValue=v",
+    "/v2/keys/n?value=for+ever",
+]
+
+
+@pytest.mark.parametrize("target", REFRESHED)
+@pytest.mark.parametrize("raises", [False, True])
+def test_no_node_ends_while_a_write_of_it_waits(target: str, raises: bool) -> None:
+    member = Leading()
+    member.reaper = member.lessor._nodes
+    for name in ("n", "other"):
+        member.send("PUT", f"/v2/keys/{name}?ttl=5&value=v")
+    member.lessor.look()
+    member.wait(4)
+    member.waiting = []
+    for _ in range(2):
+        member.send("PUT", target)
+    member.wait(2)
+    assert member.nodes_ended() == [b"/other"]
+    first, second = member.waiting
+    fault = errors.too_many()
+    first(fault)
+    if raises:
+        with suppress(AssertionError):
+            first(fault)  # whose answer raises is told of that as well
+    member.wait(4)
+    assert b"/n" not in member.nodes_ended(), "one of them waits still"
+    second(fault)
+    assert not member.keys.renewing
+    member.waiting = None
+    member.wait(RETRY_SECONDS)
+    assert member.nodes_ended()[-1] == b"/n"
+
+
+def test_a_node_that_is_to_get_a_ttl_does_not_end_before_all_that_waits_of_it(member: Leading) -> None:
+    """The write that gave it one may have been applied meanwhile, and the next one not."""
+    member.reaper = member.lessor._nodes
+    member.waiting = []
+    member.send("PUT", "/v2/keys/n?ttl=1&value=v")
+    member.send("PUT", "/v2/keys/n?ttl=1&value=v")
+    [first, second] = member.waiting
+    member.waiting = None
+    first(member._apply(encode(Set(b"/n", b"v", expires=1, ttl=1))))
+    member.lessor.look()
+    member.wait(4)
+    assert member.nodes_ended() == []
+    second(errors.too_many())
+    member.wait(RETRY_SECONDS)
+    assert member.nodes_ended() == [b"/n"]
+
+
+def test_writes_of_what_has_no_ttl_are_not_counted(member: Leading) -> None:
+    member.waiting = []
+    member.send("PUT", "/v2/keys/n?value=v")
+    member.send("POST", "/v2/keys/dir?ttl=5&value=v")
+    assert not member.keys.renewing

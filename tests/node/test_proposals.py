@@ -158,3 +158,19 @@ def test_one_principal_leaves_half_of_the_bytes_to_the_others() -> None:
     assert set(refused) == {b"flood", b"other"}
     made.fail_all(timed_out())
     assert (made._waiting.size, made._waiting.taken) == (0, 0)
+
+
+def test_a_leader_refuses_only_what_it_was_given_in_its_term() -> None:
+    """Another one may have done since what it was given then; and what a state copy may hold is not known."""
+    made = queue(*((b"ann", b"%d" % number) for number in range(5)))
+    slots = made.take(5)
+    one, two, three, four, five = (slot.request for slot in slots)
+    made.sent(Term(1), slots[:3])
+    made.sent(Term(2), slots[3:4])
+    assert made.refused(Term(1), [one, 77, four, five]) == slots[:1]
+    made.overtaken(Term(2))
+    assert [slot.request for slot in made.take(9)] == [two, three], "what is refused is not sent again"
+    made.sent(Term(2), slots[1:3])
+    assert made.refused(Term(1), [two]) == []
+    made.jumped()
+    assert made.refused(Term(2), [two, three, four]) == []

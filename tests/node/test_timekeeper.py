@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 import trio.testing
@@ -22,6 +22,12 @@ from tests.support.member import Solo
 
 if TYPE_CHECKING:
     import pytest
+
+
+def said(done: list[Any], what: object) -> bool:
+    """Note that all was heard."""
+    done.append(what)
+    return True
 
 
 def test_deadlines_run_in_order_once_and_only_when_due() -> None:
@@ -196,7 +202,7 @@ async def test_others_have_their_turn_between_pieces_of_what_is_due(
         0.1,
         lambda: done.append(f"flush {len(ran)}"),
         Lessor(member.host, 1.0),
-        hear=lambda: done.append("tick"),
+        hear=partial(said, done, "tick"),
     )
 
     async def other() -> None:
@@ -233,7 +239,7 @@ async def test_no_tick_waits_for_all_that_is_due(autojump_clock: trio.testing.Mo
         0.1,
         lambda: done.append("piece"),
         Lessor(member.host, 1.0),
-        hear=lambda: done.append("tick"),
+        hear=partial(said, done, "tick"),
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keeper.run)
@@ -260,7 +266,7 @@ async def test_what_a_state_has_with_a_ttl_is_counted_between_ticks(
         0.1,
         lambda: None,
         lessor,
-        hear=lambda: counted.append(len(lessor._leases.countdown)),
+        hear=lambda: said(counted, len(lessor._leases.countdown)),
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keeper.run)
@@ -305,7 +311,7 @@ async def test_what_members_sent_is_heard_before_anybody_is_judged(
         0.1,
         lambda: None,
         Lessor(member.host, 1.0),
-        hear=lambda: done.append("hear"),
+        hear=partial(said, done, "hear"),
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keeper.run)
@@ -318,8 +324,9 @@ async def test_long_ticks_are_told(autojump_clock: trio.testing.MockClock) -> No
     member = Solo().lead()
     meter = Meter(member.clock.monotonic, member.lines)
 
-    def hear() -> None:
+    def hear() -> bool:
         member.clock.now = Nanos(member.clock.now + 50_000_000)
+        return True
 
     keeper = Timekeeper(
         member.host,

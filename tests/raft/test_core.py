@@ -619,6 +619,80 @@ def test_nothing_is_ready_twice() -> None:
     assert not any((ready.entries, ready.messages, ready.after_sync, ready.committed, ready.reads))
 
 
+# --- what one Ready has room for
+
+
+def test_the_disk_is_given_a_bounded_number_of_bytes_at_once_and_vouches_for_no_more() -> None:
+    raft = member(1, TRIO, max_ready_bytes=100)
+    entries = [entry(index, 1, bytes(24)) for index in range(1, 6)]
+    raft.step(Append(TWO, ONE, Term(1), Index(0), Term(0), Index(5), entries))
+    given: list[list[int]] = []
+    kept: list[int] = []
+    told: list[Message] = []
+    while raft.has_ready():
+        ready = raft.take_ready()
+        given.append([each.index for each in ready.entries])
+        assert ready.hard_state is not None
+        kept.append(ready.hard_state.commit)
+        told += ready.after_sync
+        assert raft.has_more == (len(given) < 3)
+    assert given == [[1, 2], [3, 4], [5]]
+    assert kept == [2, 4, 5], "no log on disk is behind the commit index beside it"
+    assert told == [AppendAccepted(ONE, TWO, Term(1), Index(index)) for index in (2, 4, 5)]
+    raft.persisted(Index(2), Term(1))
+    assert [each.index for each in raft.take_ready().committed] == [1, 2]
+
+
+def test_a_larger_entry_is_given_to_the_disk_alone() -> None:
+    raft = member(1, TRIO, max_ready_bytes=100)
+    sizes = (10, 500, 10)
+    entries = [entry(index, 1, bytes(size)) for index, size in enumerate(sizes, 1)]
+    raft.step(Append(TWO, ONE, Term(1), Index(0), Term(0), Index(0), entries))
+    given = []
+    while raft.has_ready():
+        given.append([each.index for each in raft.take_ready().entries])
+    assert given == [[1], [2], [3]]
+
+
+def test_what_was_cut_before_the_disk_had_it_is_not_given_to_it() -> None:
+    raft = member(1, TRIO, max_ready_bytes=100)
+    entries = [entry(index, 1, bytes(24)) for index in range(1, 6)]
+    raft.step(Append(TWO, ONE, Term(1), Index(0), Term(0), Index(0), entries))
+    assert len(raft.take_ready().entries) == 2
+    raft.step(Append(THREE, ONE, Term(2), Index(1), Term(1), Index(0), [entry(2, 2)]))
+    ready = raft.take_ready()
+    assert list(ready.entries) == [entry(2, 2)]
+    assert list(ready.after_sync) == [AppendAccepted(ONE, THREE, Term(2), Index(2))]
+    assert not raft.has_more
+
+
+@pytest.mark.parametrize(("away", "other"), [(TWO, THREE), (THREE, TWO)])
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_follower_that_was_away_is_sent_a_bounded_number_of_bytes_at_once_and_delays_no_other(
+    away: NodeId, other: NodeId, most: int
+) -> None:
+    """50 bytes are a message."""
+    cluster = group(3, max_ready_bytes=most * 50, max_append_bytes=50)
+    leader = cluster.hosts[ONE]
+    for number in range(20):
+        leader.raft.propose([bytes((number,)) * 34])
+        cluster.settle(lambda message: away not in (message.sender, message.to))
+    raft = leader.raft
+    raft.report_unreachable(away)
+    said(raft)
+    raft.step(AppendAccepted(away, ONE, raft.term, Index(1)))
+    sent: list[list[tuple[int, int]]] = []
+    while raft.has_ready():
+        if len(sent) == 3:
+            raft.propose([bytes(34)])
+        messages = raft.take_ready().messages
+        appends = [each for each in messages if isinstance(each, Append) and each.entries]
+        assert len(appends) <= most
+        sent.append([(each.to, each.entries[0].index) for each in appends])
+    assert (other, 22) in sent[3] + sent[4], "in its turn"
+    assert [index for turn in sent for to, index in turn if to == away] == list(range(2, 23))
+
+
 # --- state copies
 
 

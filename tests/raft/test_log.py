@@ -13,6 +13,9 @@ from netstore.raft.log import MAX_APPLY_ENTRIES, Log
 from netstore.types import Index, Term
 from tests.support.raft_cluster import entry
 
+ALL = 1 << 40
+"""Bytes: more than there are."""
+
 
 class LogAndTwin(RuleBasedStateMachine):
     """`all` is every entry there is now, from 1 on, as a plain list; `disk` is what a slow disk holds."""
@@ -60,11 +63,12 @@ class LogAndTwin(RuleBasedStateMachine):
     def later_term(self) -> None:
         self.term += 1
 
-    @rule()
-    def hand_out(self) -> None:
-        entries = self.log.hand_out()
+    @rule(most=st.integers(1, 4 * ENTRY_OVERHEAD_BYTES) | st.just(ALL))
+    def hand_out(self, most: int) -> None:
+        entries = self.log.hand_out(most)
         if entries:
             self.writes.append(entries)
+            assert len(entries) == 1 or sum(len(each.data) + ENTRY_OVERHEAD_BYTES for each in entries) <= most
 
     @precondition(lambda self: self.writes)
     @rule(count=st.integers(1, 3))
@@ -163,13 +167,13 @@ def test_a_sync_of_entries_that_came_back_is_not_taken_for_theirs() -> None:
     log = Log(Index(0), Term(0), [])
     first = [entry(1, 1)]
     log.append(first)
-    log.hand_out()
+    log.hand_out(ALL)
     log.merge([entry(1, 2)])
-    log.hand_out()
+    log.hand_out(ALL)
     # A leader of term 3 had the first entry, and not the second.
     log._cut(Index(1))
     log.append(first)
-    log.hand_out()
+    log.hand_out(ALL)
     assert not log.synced(1, 1)
     assert log.persisted == 0
     assert not log.synced(1, 2)
@@ -180,7 +184,7 @@ def test_a_sync_of_entries_that_came_back_is_not_taken_for_theirs() -> None:
 def test_a_sync_reported_twice_or_out_of_nowhere_changes_nothing() -> None:
     log = Log(Index(0), Term(0), [])
     log.append([entry(1, 1), entry(2, 1)])
-    log.hand_out()
+    log.hand_out(ALL)
     assert not log.synced(7, 1)
     assert log.synced(2, 1)
     assert not log.synced(2, 1)
@@ -204,7 +208,7 @@ def test_a_state_copy_replaces_the_log() -> None:
     assert log.term(9) == 3
     assert log.last_not_above(4, 9) == (4, 0)
     log.append([entry(10, 3)])
-    assert log.hand_out() == [entry(10, 3)]
+    assert log.hand_out(ALL) == [entry(10, 3)]
 
 
 def test_broken_rules_stop_the_member() -> None:

@@ -199,6 +199,7 @@ class Member:
             id=self.id,
             election_ticks=plan.election_ticks,
             max_append_bytes=plan.max_append_bytes,
+            max_ready_bytes=2 * plan.max_append_bytes,
             max_inflight_messages=plan.max_inflight,
         )
         self.raft = Raft(config, boot, world.random_raft.randrange)

@@ -331,7 +331,7 @@ class LocalMember:
 
     def tick(self) -> None:
         """What a leader does every half second."""
-        self.reaper.look()
+        self.reaper.look(self.keys.renewing)
 
     def send(
         self,

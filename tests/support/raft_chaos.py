@@ -177,6 +177,7 @@ class Chaos:
             "max_uncommitted_bytes": rng.choice((300, 2_000, 100_000)),
             "max_waiting_reads": rng.choice((2, 1000)),
         }
+        self.options["max_ready_bytes"] = 2 * self.options["max_append_bytes"]
         self.pre_vote = rng.random() < 0.8
         self.check_quorum = rng.random() < 0.8
         self.loss = rng.choice((0.0, 0.02, 0.2))

@@ -15,6 +15,7 @@ from netstore.raft.messages import (
     AppendAccepted,
     AppendRejected,
     Forward,
+    ForwardRefused,
     Heartbeat,
     HeartbeatAnswer,
     InstallSnapshot,
@@ -125,7 +126,7 @@ def _messages_of(
 ) -> Message:
     term = head[2]
     flag = st.booleans()
-    kind = draw(st.integers(0, 13))
+    kind = draw(st.integers(0, 14))
     if kind == 0:
         previous = draw(places_of)
         previous_term = draw(st.integers(1, term)) if previous else 0
@@ -140,6 +141,9 @@ def _messages_of(
             change.encode() for change in draw(st.lists(changes(), min_size=1, max_size=2))
         ]
         return Forward(*head, EntryKind.CHANGE, payloads)
+    if kind == 4:
+        requests = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4).map(tuple)
+        return ForwardRefused(*head, draw(st.integers(0, 255)), draw(requests))
     places = [draw(numbers_of) for _ in range(3)]
     terms = [Term(place) for place in places]
     numbers: list[Message] = [

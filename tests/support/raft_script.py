@@ -45,6 +45,7 @@ from netstore.raft.messages import (
     AppendAccepted,
     AppendRejected,
     Forward,
+    ForwardRefused,
     Heartbeat,
     HeartbeatAnswer,
     InstallSnapshot,
@@ -307,6 +308,8 @@ def _body(message: Message) -> str:
             return "lead now"
         case Forward():
             return f"proposes {_payloads(message.payloads)}"
+        case ForwardRefused():
+            return f"has not taken {len(message.requests)} proposals"
         case ReadRequest():
             return f"which index for reads up to {message.sequence}?"
         case ReadAnswer():

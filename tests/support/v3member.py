@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from netstore.api.v3.services import Options, build
+from netstore.guard import guarded
 from netstore.net import grpc
 from netstore.net.exchange import LOW_WATER
 from netstore.node.jobs import Jobs
@@ -109,6 +110,9 @@ class FakeCall:
 
     def on_cancelled(self, call: Callable[[], None]) -> None:
         """Nobody cancels a call here."""
+
+    def guard(self, call: Callable[[], None]) -> None:
+        guarded(lambda _: self.finish(grpc.INTERNAL, "guarded"), call)
 
     def drain(self) -> None:
         """The client reads all that waits."""

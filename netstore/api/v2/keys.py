@@ -27,7 +27,7 @@ from netstore.state.walk import MOST_WALKS, Walk
 from netstore.types import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from netstore.net.exchange import Exchange
     from netstore.node.member import Member
@@ -82,6 +82,10 @@ class KeysApi:
         self._lines = Lines()
         self._told: tuple[Event | None, list[bytes]] = (None, [])
         """The event that watchers were told last, and its line."""
+        self.renewing: dict[bytes, int] = {}
+        """Keys that have a TTL or are to get one, and how many writes of them this member has asked for that
+        have no outcome yet (`node.lessor.Lessor.renewing_nodes`).
+        """
 
     def handle(self, exchange: Exchange) -> None:
         """Answer the request now, or as soon as what it waits for has happened.
@@ -177,7 +181,8 @@ class KeysApi:
             command = commands.Update(key, value, expires, refresh, ttl)
         else:
             command = commands.Set(key, value, parameters.dir, expires, refresh, ttl)
-        self._propose(exchange, command, parameters.no_value)
+        renews = ttl or refresh or self._machine.tree.timed.get(key) is not None
+        self._propose(exchange, command, parameters.no_value, key if renews else b"")
 
     def _post(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
         expires, ttl = self._expires(parameters), _seconds(parameters)
@@ -196,10 +201,25 @@ class KeysApi:
         ttl = parameters.ttl
         return 0 if ttl is None else commands.expiry(self._member.clock.wall(), ttl)
 
-    def _propose(self, exchange: Exchange, command: commands.Command, no_value: bool = False) -> None:
-        self._member.propose(
-            commands.encode(command), partial(self._answer, exchange, no_value), exchange.principal.encode()
-        )
+    def _propose(
+        self, exchange: Exchange, command: commands.Command, no_value: bool = False, renews: bytes = b""
+    ) -> None:
+        """`renews` is the key whose time may begin anew: until there is an outcome this member does not
+        propose its end, which would overtake what waits.
+        """
+        done = partial(self._answer, exchange, no_value)
+        if renews:
+            self.renewing[renews] = self.renewing.get(renews, 0) + 1
+            done = partial(self._renewed, [renews], done)
+        self._member.propose(commands.encode(command), done, exchange.principal.encode())
+
+    def _renewed(self, waits: list[bytes], done: Callable[[Outcome], None], outcome: Outcome) -> None:
+        if waits:  # once, however often this is told: whose `done` raises is told of that too
+            key = waits.pop()
+            left = self.renewing.pop(key) - 1
+            if left:
+                self.renewing[key] = left
+        done(outcome)
 
     # Answers
 

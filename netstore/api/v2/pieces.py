@@ -65,14 +65,22 @@ class Answers:
         principal = exchange.principal
         if not self._places.enter(principal, size):
             return errors.too_many()
-        answer = Answer(exchange, rendering, self, ready=ready, size=size, stays_open=stays_open)
-        fault = self._jobs.start(principal, answer)
-        if fault is not None:
+        try:
+            answer = Answer(exchange, rendering, self, ready=ready, size=size, stays_open=stays_open)
+        except Exception:
             self._places.leave(principal, size)
-            return fault
-        exchange.begin(status, fields, endless=endless)
-        exchange.on_gone(answer.cancel)
-        return None
+            raise
+        try:
+            fault = self._jobs.start(principal, answer)
+            if fault is None:
+                exchange.begin(status, fields, endless=endless)
+                exchange.on_gone(answer.cancel)
+        except Exception:
+            answer.cancel()
+            raise
+        if fault is not None:
+            answer.cancel()
+        return fault
 
     def cut_the_slow(self) -> None:
         """Cut the answers of clients that took too little for too long. O(those)."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from netstore import errors
@@ -135,13 +136,21 @@ class Answers:
         if not self._reads.enter(call.principal, len(wanted)):
             refuse(call, errors.too_many())
             return
-        answering = _Answering(self, self._member, call, header, outcome)
-        self._enter(answering, len(wanted))
-        fault = answering.open(wanted) or self._member.jobs.start(call.principal, answering)
+        try:
+            answering = _Answering(self, self._member, call, header, outcome)
+            self._enter(answering, len(wanted))
+        except Exception:
+            self._reads.leave(call.principal, len(wanted))
+            raise
+        try:
+            fault = answering.open(wanted) or self._member.jobs.start(call.principal, answering)
+            if fault is None:
+                call.on_cancelled(answering.close)
+        except Exception:
+            answering.close()
+            raise
         if fault is not None:
             answering.give_up(fault)
-        else:
-            call.on_cancelled(answering.close)
 
     def grow(self, pieces: Pieces, size: int) -> bool:
         """So many bytes more are held to make pieces, fewer where negative. Asked before they are made. The
@@ -199,25 +208,37 @@ class Answers:
 
     def give(self, call: Call, head: bytes, pieces: Pieces) -> None:
         """Answer a call with these bytes and the pieces after them, in steps, or refuse it where there is
-        no room. The pieces are made, but for `made`. O(1).
+        no room. The pieces are made, but for `made`. O(1). It may be one of many: what is raised on the way
+        ends this call (`Call.guard`).
         """
+        call.guard(partial(self._give, call, head, pieces))
+
+    def _give(self, call: Call, head: bytes, pieces: Pieces) -> None:
         size = len(head) + pieces.size
         if size > MOST_BYTES:
             call.finish(grpc.RESOURCE_EXHAUSTED, _TOO_LONG.format(size, MOST_BYTES))
             return
         if not call.open:
             return
+        giving = _GivingPieces(self, self._member, call, head, pieces)
         if not self._hold(call.principal, pieces):
             self._refuse(call, pieces)
             return
-        giving = _GivingPieces(self, self._member, call, head, pieces)
-        self._enter(giving, 0)
-        fault = self._member.jobs.start(call.principal, giving)
+        try:
+            self._enter(giving, 0)
+        except Exception:
+            self.let_go(call.principal, pieces)
+            raise
+        try:
+            fault = self._member.jobs.start(call.principal, giving)
+            if fault is None:
+                call.on_cancelled(giving.close)
+                call.begin_reply(size)
+        except Exception:
+            giving.close()
+            raise
         if fault is not None:
             giving.give_up(fault)
-        else:
-            call.on_cancelled(giving.close)
-            call.begin_reply(size)
 
     def _refuse(self, call: Call, pieces: Pieces) -> None:
         """There is no room: because there never is for so much, or because others hold it now."""
@@ -247,8 +268,8 @@ class Answers:
                 self._leave(owner, pieces)
 
     def _enter(self, giving: _Giving, reads: int) -> None:
-        self._open[giving] = reads
         self._look_later(LOOK_SECONDS)
+        self._open[giving] = reads
 
     def closed(self, giving: _Giving) -> bool:
         """An answer is over; whether it was not before."""
@@ -273,8 +294,8 @@ class Answers:
 
     def _look_later(self, seconds: float) -> None:
         if not self._looking:
-            self._looking = True
             self._after(seconds, self._look)
+            self._looking = True
 
 
 class Pace:

@@ -206,7 +206,7 @@ class LeaseService:
         if lease.id in self._asked:
             self._join(self._asked[lease.id], call, left)
         else:
-            self._list_keys(lease, [(call, left)])
+            self._list_keys(lease, deque(((call, left),)))
 
     def _join(self, asked: _Asked, call: Call, left: int) -> None:
         """Who asks while the keys are listed wants them as of later, and waits for what is under way, too."""
@@ -218,9 +218,8 @@ class LeaseService:
         else:
             asked.meanwhile.append((call, left))
 
-    def _list_keys(self, lease: Lease, calls: list[tuple[Call, int]]) -> None:
+    def _list_keys(self, lease: Lease, waiting: deque[tuple[Call, int]]) -> None:
         """Tell all of them the keys: one list for those who asked while there was another."""
-        waiting = deque(calls)
         listing = _Listing(
             self._keys_of(lease, waiting), partial(self._failed, waiting), partial(self._listed, lease)
         )
@@ -260,9 +259,10 @@ class LeaseService:
                 yield from self._asked_again(lease.id, calls)
                 return
             while calls:
-                call, left = calls.popleft()
+                call, left = calls[0]
                 answer = pb.LeaseTimeToLiveResponse(ID=lease.id, TTL=left, grantedTTL=lease.ttl)
                 answers.give(call, messages.write(head, answer), pieces)
+                calls.popleft()
                 yield
         finally:
             answers.made(pieces)
@@ -272,11 +272,15 @@ class LeaseService:
         if lease.late is not None:
             self._member.machine.leases.unlist(lease)
         waiting = self._asked.pop(lease.id).meanwhile
-        if waiting and self._is_there(lease):
-            self._list_keys(lease, waiting)
-            return
         calls = deque(waiting)
-        self._start(calls, _Listing(self._asked_again(lease.id, calls), partial(self._failed, calls)))
+        try:
+            if calls and self._is_there(lease):
+                self._list_keys(lease, calls)
+            else:
+                self._start(calls, _Listing(self._asked_again(lease.id, calls), partial(self._failed, calls)))
+        except Exception:
+            self._failed(calls)
+            raise
 
     def _is_there(self, lease: Lease) -> bool:
         """It has not ended since, whether or not another has its id."""
@@ -295,9 +299,10 @@ class LeaseService:
             for _ in range(min(TOLD_AT_ONCE, len(calls))):
                 call, _ = calls.popleft()
                 if is_there:
-                    self._lessor.time_to_live(id_, partial(self._told, call, id_, True), call.principal)
+                    told = partial(self._told, call, id_, True)
+                    call.guard(partial(self._lessor.time_to_live, id_, told, call.principal))
                 else:
-                    self._told(call, id_, False, -1)
+                    call.guard(partial(self._told, call, id_, False, -1))
             yield
 
     def _list(self, call: Call, _: pb.LeaseLeasesRequest) -> None:
@@ -308,11 +313,10 @@ class LeaseService:
         elif _ALL in self._asked:
             self._join(self._asked[_ALL], call, 0)
         else:
-            self._list_ids([(call, 0)])
+            self._list_ids(deque(((call, 0),)))
 
-    def _list_ids(self, calls: list[tuple[Call, int]]) -> None:
+    def _list_ids(self, waiting: deque[tuple[Call, int]]) -> None:
         """Tell all of them the leases: one list for those who asked while there was another."""
-        waiting = deque(calls)
         listing = _Listing(self._ids(waiting), partial(self._failed, waiting), self._ids_listed)
         self._asked[_ALL] = _Asked(listing, [], Admission(MOST_MEANWHILE))
         self._start(waiting, listing)
@@ -339,7 +343,7 @@ class LeaseService:
         except Lost:
             while calls:
                 call, _ = calls.popleft()
-                refuse(call, errors.timed_out(errors.TIMED_OUT_LEADER))
+                call.guard(partial(refuse, call, errors.timed_out(errors.TIMED_OUT_LEADER)))
                 yield
         finally:
             lists.close()
@@ -347,31 +351,40 @@ class LeaseService:
 
     def _ids_listed(self) -> None:
         """The listing of the leases is over, whatever came of it."""
-        waiting = self._asked.pop(_ALL).meanwhile
-        if waiting:
-            self._list_ids(waiting)
+        calls = deque(self._asked.pop(_ALL).meanwhile)
+        if calls:
+            try:
+                self._list_ids(calls)
+            except Exception:
+                self._failed(calls)
+                raise
 
     def _start(self, calls: deque[tuple[Call, int]], listing: _Listing) -> None:
         """Begin a listing for those of the calls that may have one; it goes on in the turns of each."""
-        jobs = self._member.jobs
         is_begun = False
-        for _ in range(len(calls)):
-            call, left = calls.popleft()
-            begin = jobs.share if is_begun else jobs.start
-            fault = begin(call.principal, listing)
-            if fault is not None:
-                refuse(call, fault)
-                continue
-            is_begun = True
-            calls.append((call, left))
-        if not is_begun:
-            listing.over()
+        try:
+            for _ in range(len(calls)):
+                call, _ = calls[0]
+                begin = self._member.jobs.share if is_begun else self._member.jobs.start
+                fault = begin(call.principal, listing)
+                if fault is None:
+                    is_begun = True
+                    calls.rotate(-1)
+                else:
+                    calls.popleft()
+                    call.guard(partial(refuse, call, fault))
+        except Exception:
+            self._failed(calls)
+            raise
+        finally:
+            if not is_begun:
+                listing.over()
 
     @staticmethod
     def _failed(calls: deque[tuple[Call, int]]) -> None:
         while calls:
             call, _ = calls.popleft()
-            call.finish(grpc.INTERNAL, errors.failed().cause.decode())
+            call.guard(partial(call.finish, grpc.INTERNAL, errors.failed().cause.decode()))
 
     def _keep_alive(self, call: Call) -> _Renewals:
         return _Renewals(call, self._member, self._headers, self._lessor)
@@ -450,8 +463,10 @@ class _Listing:
 
     def failed(self, _: Exception) -> None:
         """See `node.jobs.Job`."""
-        self._failed()
-        self.over()
+        try:
+            self._failed()
+        finally:
+            self.over()
 
 
 class _Asked(NamedTuple):

@@ -759,3 +759,81 @@ def test_a_list_of_leases_ends_when_the_state_is_replaced(served: Served) -> Non
     again = served.call("/etcdserverpb.Lease/LeaseLeases", pb.LeaseLeasesRequest())
     assert again.status == grpc.OK
     assert served.member.machine.mvcc.read_budget.used == 0
+
+
+class Unlucky(FakeCall):
+    """A call for which nothing can be begun, and, where it is `mute`, nothing ended."""
+
+    def __init__(self, path: str, *, mute: bool = False) -> None:
+        super().__init__("/etcdserverpb.Lease/" + path)
+        self.mute = mute
+        self.finished = 0
+
+    def begin_reply(self, size: int) -> None:
+        raise MemoryError
+
+    def finish(self, status: int = grpc.OK, text: str = "") -> None:
+        self.finished += 1
+        if self.mute:
+            raise MemoryError
+        super().finish(status, text)
+
+
+@pytest.mark.parametrize("path", ["LeaseLeases", "LeaseTimeToLive"])
+@pytest.mark.parametrize("mute", [False, True])
+def test_an_answer_that_cannot_be_begun_fails_its_own_call_and_no_other(
+    served: Served, path: str, mute: bool
+) -> None:
+    apply(served, *[LeaseGrant(number, 60) for number in range(1, 2 * FEW)])
+    apply(served, *[Put(b"%05d" % number, b"", 1) for number in range(2 * FEW)])
+    message = pb.LeaseTimeToLiveRequest(ID=1, keys=True) if path.endswith("Live") else pb.LeaseLeasesRequest()
+    calls = [FakeCall("/etcdserverpb.Lease/" + path), Unlucky(path, mute=mute)]
+    calls += [FakeCall("/etcdserverpb.Lease/" + path) for _ in range(3)]
+    for call in calls:
+        served.services.unary[call.path](call, message.SerializeToString())
+        if call is calls[0]:
+            served.member.jobs.run(1)
+    served.member.settle()
+    assert [call.status for call in calls] == [grpc.OK, None if mute else grpc.INTERNAL, *[grpc.OK] * 3]
+    assert isinstance(calls[1], Unlucky)
+    assert calls[1].finished == 1
+    assert served.member.machine.mvcc.read_budget.used == 0
+    assert len(served.member.jobs) == 0
+
+
+@pytest.mark.parametrize("path", ["LeaseLeases", "LeaseTimeToLive"])
+def test_a_listing_that_fails_is_told_to_all_who_wait_whatever_becomes_of_one_of_them(
+    served: Served, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And to those who came meanwhile, and who ask later get a new one."""
+    apply(served, *[LeaseGrant(number, 60) for number in range(1, 2 * FEW)])
+    apply(served, *[Put(b"%05d" % number, b"", 1) for number in range(2 * FEW)])
+    message = pb.LeaseTimeToLiveRequest(ID=1, keys=True) if path.endswith("Live") else pb.LeaseLeasesRequest()
+
+    def ask(call: FakeCall) -> FakeCall:
+        served.services.unary[call.path](call, message.SerializeToString())
+        return call
+
+    first = ask(FakeCall("/etcdserverpb.Lease/" + path))
+    calls = [ask(Unlucky(path, mute=number == 1)) for number in range(4)]
+    failing = served.member.jobs.start
+    with monkeypatch.context() as patch:
+
+        def start(principal: str, job: Any) -> Any:
+            if len(served.member.jobs) == 0:
+                raise MemoryError
+            return failing(principal, job)
+
+        served.member.jobs.run(1)
+        patch.setattr(served.member.jobs, "start", start)
+        for name in ("grow", "add"):
+            patch.setattr(f"netstore.api.v3.answers.Pieces.{name}", None, raising=False)
+        served.member.settle()
+    assert first.status == grpc.INTERNAL
+    assert [call.status for call in calls] == [grpc.INTERNAL, None, grpc.INTERNAL, grpc.INTERNAL]
+    assert all(call.finished for call in calls if isinstance(call, Unlucky))
+    assert served.member.machine.mvcc.read_budget.used == 0
+    assert len(served.member.jobs) == 0
+    again = ask(FakeCall("/etcdserverpb.Lease/" + path))
+    served.member.settle()
+    assert again.status == grpc.OK
