@@ -50,6 +50,11 @@ are made over both sides' words for it, so nobody on the way talks them down.
 SEALED_VERSION: Final = 3
 """From which on what follows a challenge goes in records (`net.seal`)."""
 
+REFUSING_VERSION: Final = 3
+"""From which on `raft.messages.ForwardRefused` is known. It is not sent in an earlier one: a kind that is not
+known ends the stream.
+"""
+
 MAX_GREETING_BYTES: Final = 1024
 """Largest body of a greeting. A stranger can make a member hold no more than this."""
 

@@ -21,9 +21,19 @@ import trio
 from netstore import __version__
 from netstore.errors import MustStop
 from netstore.net.call import Call, CallFailed, call
-from netstore.net.peerwire import PING, Frames, Hello, Purpose, StateNote, Verdict, encode_batch
+from netstore.net.peerwire import (
+    LOWEST_VERSION,
+    PING,
+    REFUSING_VERSION,
+    Frames,
+    Hello,
+    Purpose,
+    StateNote,
+    Verdict,
+    encode_batch,
+)
 from netstore.node.guests import SILENCE_SECONDS, Guests
-from netstore.raft.messages import Append, InstallSnapshot
+from netstore.raft.messages import Append, ForwardRefused, InstallSnapshot
 
 if TYPE_CHECKING:
     import socket
@@ -355,6 +365,12 @@ class _Peer:
     def connected(self) -> bool:
         return self._call is not None
 
+    @property
+    def _version(self) -> int:
+        """Of the protocol in which this stream goes on."""
+        welcome = self._call.welcome if self._call is not None else None
+        return LOWEST_VERSION if welcome is None else welcome.version
+
     def move(self, urls: tuple[str, ...]) -> None:
         """It is reached there; a stream to an address that is no more among them ends."""
         if urls == self._urls:
@@ -375,6 +391,8 @@ class _Peer:
         """False when they were dropped although there is a stream, because it is full."""
         if self._call is None:
             return True  # Raft was told when the stream broke
+        if self._version < REFUSING_VERSION:
+            messages = [each for each in messages if type(each) is not ForwardRefused]
         link = self._call.link
         data = encode_batch(messages)
         if link.unsent and link.unsent + len(data) > OUTBOX_BYTES:

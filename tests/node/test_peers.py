@@ -42,7 +42,7 @@ from netstore.node import peers as module
 from netstore.node.peers import Peers
 from netstore.node.register import ask
 from netstore.raft.entry import Entry, EntryKind, SnapshotMeta
-from netstore.raft.messages import Append, Heartbeat, InstallSnapshot, MessageRefused
+from netstore.raft.messages import Append, ForwardRefused, Heartbeat, InstallSnapshot, MessageRefused
 from netstore.state.member import MemberInfo
 from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.links import Quiet, eventually, running_reactor
@@ -627,6 +627,22 @@ async def test_a_member_of_the_earlier_version_is_spoken_with_as_before(
         assert made.link._seal is None
         made.link.write(encode_batch([beat(NodeId(0x99), A)]))
         await eventually(lambda: one.got, "it is understood")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+async def test_refusals_are_said_to_who_knows_them(monkeypatch: pytest.MonkeyPatch, version: int) -> None:
+    monkeypatch.setattr(calling, "HIGHEST_VERSION", version)
+    async with members() as (one, two):
+        await met(one, two)
+        refused = ForwardRefused(A, B, Term(1), 1, (7, 8))
+        one.peers.send([beat(A, B, 1), refused, beat(A, B, 2)])
+        one.peers.send([refused])
+        one.peers.send([beat(A, B, 3)])
+        known = [refused] * (version == 3)
+        expected = [beat(A, B, 1), *known, beat(A, B, 2), *known, beat(A, B, 3)]
+        await eventually(lambda: len(two.got) == len(expected), "all has arrived")
+        assert two.got == expected
+        assert one.lost == []
 
 
 async def test_a_greeting_that_was_recorded_is_of_no_use_again() -> None:
