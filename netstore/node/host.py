@@ -17,7 +17,6 @@ offered here; the log is marked with it; the engine takes it. Only then does Raf
 from __future__ import annotations
 
 import errno
-from bisect import insort
 from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -29,6 +28,8 @@ from netstore.limits import Budget
 from netstore.meter import Parts
 from netstore.node.driver import Append
 from netstore.node.jobs import STEPS_BESIDE, STEPS_PER_TURN, Jobs
+from netstore.node.pacing import Pacing
+from netstore.node.proposals import TURN
 from netstore.node.reads import Reads
 from netstore.raft.change import Change
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES, EntryKind
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
     from netstore.disk.wal import Wal
     from netstore.node.driver import Driver
+    from netstore.node.pacing import Behind
     from netstore.node.proposals import Proposals, Slot
     from netstore.raft.change import Step
     from netstore.raft.entry import Entry, SnapshotMeta
@@ -267,14 +269,18 @@ class Host:
         self._compacted = self._forgotten = self._raft.status().compacted
         self._log_account = (log_budget or Budget(LOG_BYTES)).account()
         self._log_limit = LOG_BYTES if log_budget is None else log_budget.limit
-        self._images_out: list[Index] = []
-        """What copies that are on their way stand for, in order."""
+        self._pacing = Pacing(self._log_limit, self._compacted)
+        self._paced = False
+        """It was told that writes are paced."""
+        self._compact_at = 0
+        """What the log has to weigh before a tick looks whether some of it is to be forgotten."""
         self._stalled_since: float | None = None
         """Since when something waits and cannot be proposed, because this member is `crowded`: nothing has
         been since. Monotonic seconds.
         """
-        self._put_off: deque[Forward] = deque()
-        """What others asked this leader to propose and waits for that, in the order it came."""
+        self._put_off: deque[tuple[float, Forward]] = deque()
+        """What others asked this leader to propose and waits for that, in the order it came, and since when.
+        """
         self._put_off_bytes = 0
         self._own_is_next = True
         """Of the own requests and what was put off, where both wait."""
@@ -341,8 +347,18 @@ class Host:
 
     @property
     def backed_up(self) -> bool:
-        """See `Member.backed_up`: it is crowded, or what others asked is put off."""
-        return self.crowded or bool(self._put_off)
+        """See `Member.backed_up`: it is crowded, what others asked is put off, or writes are paced."""
+        return self.crowded or bool(self._put_off) or self._pacing.paced
+
+    @property
+    def paced_to(self) -> int:
+        """See `Member.paced_to`."""
+        pacing = self._pacing
+        return 0 if pacing.rate is None or not pacing.paced else max(1, int(pacing.rate))
+
+    def behind(self) -> list[Behind]:
+        """See `Member.behind`."""
+        return self._pacing.behind()
 
     def propose(
         self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
@@ -433,6 +449,7 @@ class Host:
         if self._expire():
             self._flush()
         self._raft.tick()
+        self._pace()
         for peer, (acknowledged, kept) in self._raft.take_forgetful().items():
             if peer not in self._forgetful:
                 self._forgetful.add(peer)
@@ -490,14 +507,18 @@ class Host:
         self._raft.report_unreachable(peer)
         self._wake()
 
-    def image_meta(self, index: Index) -> SnapshotMeta:
-        """What a copy of the state that has applied `index` stands for. The log keeps that place until
-        `image_sent` is called, or until it weighs too much: then `compacted` passes it, and the copy is of no
-        use to anybody.
+    def image_meta(self, index: Index, peer: NodeId) -> SnapshotMeta:
+        """What a copy of the state that has applied `index` stands for; it is for this peer. The log keeps
+        that place until the peer has taken what follows, or `image_sent` says that there is no copy, or until
+        it weighs too much: then `compacted` passes it, and the copy is of no use to anybody.
         """
         meta = self._raft.snapshot_meta(index)
-        insort(self._images_out, index)
+        self._pacing.copy_begun(peer, index, self.clock.monotonic())
         return meta
+
+    def image_moved(self, peer: NodeId, sent: int, size: int) -> None:
+        """So many bytes of the copy for this peer have left."""
+        self._pacing.copy_sent(peer, sent, size)
 
     def follows(self, index: Index) -> bool:
         """Whether this member has the log that follows a copy of the state at `index`, and has applied as
@@ -505,14 +526,16 @@ class Host:
         """
         return self._compacted <= index <= self._raft.status().applied
 
-    def image_meta_at(self, index: Index) -> SnapshotMeta:
+    def image_meta_at(self, index: Index, peer: NodeId) -> SnapshotMeta:
         """The same for a copy that turned out to have applied more than `image_meta` was asked about."""
-        return self._raft.snapshot_meta(index)
+        meta = self._raft.snapshot_meta(index)
+        self._pacing.copy_made(peer, index)
+        return meta
 
     def image_sent(self, peer: NodeId, *, ok: bool, begun: bool = True) -> None:
         """The copy for this peer was delivered, or was given up; if not `begun`, before `image_meta`."""
         if begun:
-            self._images_out.pop()  # with two of them on their way, the log keeps more for a while
+            self._pacing.copy_over(peer, ok=ok)
         self._raft.report_snapshot(peer, ok)
         self._wake()
 
@@ -560,11 +583,12 @@ class Host:
                 understood.append(payload)
         if len(understood) < len(message.payloads):
             message = replace(message, payloads=understood)
-        if not message.payloads or (not (self._put_off or self.crowded) and self._propose_for(message)):
+        has_to_wait = self._put_off or self.crowded or self._pacing.rate is not None
+        if not message.payloads or (not has_to_wait and self._propose_for(message)):
             return
         size = _weigh(message.payloads)
         if not self._put_off or self._put_off_bytes + size <= 2 * HELD_BYTES:
-            self._put_off.append(message)
+            self._put_off.append((self.proposals.now, message))
             self._put_off_bytes += size
 
     def _propose_for(self, message: Forward) -> bool:
@@ -578,20 +602,23 @@ class Host:
 
     def _propose_put_off(self) -> None:
         """Propose what was put off, some at a time, in its order. What was asked of the leader of an earlier
-        term is lost with that.
+        term is lost with that; and so is what nobody waits for any more where it was asked.
         """
-        waiting, payloads, size = self._put_off, 0, 0
-        while waiting and payloads < PAYLOADS_PER_TURN and size < BYTES_PER_TURN:
-            message = waiting[0]
-            if self._leads(message) and not self._propose_for(message):
-                return  # a tick looks again, or what is committed meanwhile
-            waiting.popleft()
+        waiting, payloads, size, most = self._put_off, 0, 0, self._most_bytes
+        late = self.proposals.now - self.proposals.time_limit
+        while waiting and payloads < PAYLOADS_PER_TURN and size < most:
+            came, message = waiting[0]
             weight = _weigh(message.payloads)
+            if came > late and self._leads(message):
+                if not self._propose_for(message):
+                    return  # a tick looks again, or what is committed meanwhile
+                size += weight
+                self._pacing.spend(weight)
+            waiting.popleft()
             self._put_off_bytes -= weight
-            size += weight
             payloads += len(message.payloads)
         if waiting:
-            self._wake()
+            self._go_on_proposing()
 
     def _take_changes(self, message: Forward) -> None:
         if self.change_asked is None:
@@ -704,6 +731,9 @@ class Host:
                 if self.proposals.queued:
                     self._wake()
             return
+        if self._pacing.room == 0:
+            self._pacing.hold()
+            return
         own_is_first = self._own_is_next
         self._own_is_next = not own_is_first
         if own_is_first:
@@ -714,7 +744,7 @@ class Host:
 
     def _propose_queued(self) -> None:
         proposals = self.proposals
-        if not (proposals.queued and self._raft.leader):
+        if not (proposals.queued and self._raft.leader and self._most_bytes):
             return
         slots = self._take()
         if self._is_short:
@@ -722,24 +752,44 @@ class Host:
         if slots and not self._propose(slots):
             return
         if proposals.queued:
+            self._go_on_proposing()
+
+    def _go_on_proposing(self) -> None:
+        """The rest is the next turn's, or the next tick's where there is no room before."""
+        if self._pacing.room == 0:
+            self._pacing.hold()
+        else:
             self._wake()
 
+    @property
+    def _most_bytes(self) -> int:
+        """Bytes that are proposed next: `BYTES_PER_TURN`, or what writes that are paced have left of them."""
+        room = self._pacing.room
+        return BYTES_PER_TURN if room is None else min(BYTES_PER_TURN, room)
+
     def _take(self) -> list[Slot]:
-        """What is to be proposed next: `PAYLOADS_PER_TURN` of it, or `BYTES_PER_TURN`."""
-        slots = self.proposals.take(PAYLOADS_PER_TURN)
+        """What is to be proposed next: `PAYLOADS_PER_TURN` of it, or `_most_bytes`. While writes are paced
+        little is put back, for what is goes before what others ask.
+        """
+        proposals, most = self.proposals, self._most_bytes
+        at_once = PAYLOADS_PER_TURN if self._pacing.rate is None else TURN
+        slots: list[Slot] = []
         size = 0
-        for number, slot in enumerate(slots, 1):
-            size += len(slot.payload)
-            if size >= BYTES_PER_TURN:
-                if number < len(slots):
-                    self.proposals.put_back(slots[number:])
-                return slots[:number]
+        while taken := proposals.take(min(at_once, PAYLOADS_PER_TURN - len(slots))):
+            for number, slot in enumerate(taken, 1):
+                size += len(slot.payload)
+                if size >= most:
+                    if number < len(taken):
+                        proposals.put_back(taken[number:])
+                    return slots + taken[:number]
+            slots += taken
         return slots
 
     def _propose(self, slots: list[Slot]) -> bool:
         """False when these wait, for as long as leadership is being transferred: a tick looks again."""
         proposed = self._raft.propose([slot.payload for slot in slots])
         if proposed.fate is not Fate.REFUSED:
+            self._pacing.spend(_weigh([slot.payload for slot in slots]))
             self.proposals.sent(self._raft.term, slots)
         elif proposed.refusal is Refusal.TRANSFERRING:
             self.proposals.put_back(slots)
@@ -972,6 +1022,7 @@ class Host:
         self.copies_installed += 1
         self._compacted = self._forgotten = meta.index
         self._raft.snapshot_installed(meta)
+        self._pacing.restart(meta.index)
         self._log.info("state_copy_installed", index=meta.index)
         yield from self.machine.let_go()
 
@@ -1069,9 +1120,9 @@ class Host:
 
     def compact(self) -> bool:
         """Forget log entries the durable state makes needless, keeping some for slow members and everything
-        for state copies that are on their way; fewer, and nothing for copies, when the log weighs too much.
-        True when something was dropped. At most `FORGOTTEN_AT_ONCE` of them leave the memory at once, the
-        others with the next calls, while it is `forgetting`.
+        for those that are brought up; fewer when the log weighs too much, and for whom is brought up as many
+        as it may weigh. True when something was dropped. At most `FORGOTTEN_AT_ONCE` of them leave the memory
+        at once, the others with the next calls, while it is `forgetting`.
         """
         self._log_account.hold(self._raft.log_bytes)
         if self._installing:
@@ -1085,10 +1136,14 @@ class Host:
             keep = min(durable, max(keep, self._raft.place_before(self._log_limit // 2)))
         elif durable - self._compacted < self._snapshot_count + self._catch_up_entries:
             return False
-        elif self._images_out:
-            keep = min(keep, self._images_out[0])
+        self._measure_log()
+        needed = self._pacing.needed()
+        if needed is not None:
+            keep = min(keep, needed)
         if keep <= self._compacted:
+            self._compact_at = self._raft.log_bytes + self._log_limit // 16
             return False
+        self._compact_at = 0
         meta = self._raft.snapshot_meta(keep)
         self._compacted = meta.index
         self._forget()
@@ -1102,8 +1157,30 @@ class Host:
         return self._forgotten < self._compacted and not self._installing
 
     def _forget(self) -> None:
+        before = self._raft.log_bytes
         self._forgotten = Index(min(self._compacted, self._forgotten + FORGOTTEN_AT_ONCE))
         self._raft.compact(self._forgotten)
+        self._pacing.forgot(self._forgotten, before - self._raft.log_bytes)
+
+    def _measure_log(self) -> None:
+        self._pacing.measure(self._raft.log.last, self._raft.log_bytes)
+
+    def _pace(self) -> None:
+        """Look how far others are, so how fast this leader writes, and whether the log has to be shortened
+        before the next look at it is due. Once a tick.
+        """
+        pacing, weight = self._pacing, self._raft.log_bytes
+        self._measure_log()
+        pacing.look(self.proposals.now, self._raft.status())
+        if pacing.paced is not self._paced:
+            self._paced = pacing.paced
+            if self._paced:
+                peers = [f"{each.id:x}" for each in pacing.behind() if each.counts]
+                self._log.info("writes_paced", peers=peers, bytes_per_second=self.paced_to)
+            else:
+                self._log.info("writes_not_paced")
+        if weight > max(self._log_limit, self._compact_at) and not self.forgetting:
+            self.compact()
 
     def _marked(self, failure: OSError | None) -> None:
         if failure is None:

@@ -112,7 +112,7 @@ def _table(seen: Sequence[Standing]) -> Table:
 
 def _wide_table(seen: Sequence[Standing]) -> Table:
     standing = ("ENDPOINT", "ID", "NAME", "VERSION", "ROLE", "LEADER", "TERM", "INDEX", "APPLIED")
-    headings = (*standing, "LEVEL", "MEMORY", "HELD", "LONGEST", "PROBLEM")
+    headings = (*standing, "LEVEL", "MEMORY", "HELD", "LONGEST", "WAITS FOR", "PROBLEM")
     rows: list[tuple[str | int | None, ...]] = []
     for each in seen:
         told = each.status
@@ -121,7 +121,17 @@ def _wide_table(seen: Sequence[Standing]) -> Table:
             continue
         numbers = (told.term, told.commit_index, told.applied_index)
         words = (told.id, told.name or None, told.version, told.role, told.leader or None)
-        rows.append((each.endpoint, *words, *numbers, told.feature_level, *_load(told), _problem(told)))
+        rows.append(
+            (
+                each.endpoint,
+                *words,
+                *numbers,
+                told.feature_level,
+                *_load(told),
+                _waits_for(told),
+                _problem(told),
+            )
+        )
     return Table(headings, rows)
 
 
@@ -140,6 +150,16 @@ def _load(told: MemberStatus) -> tuple[str | None, int | None, str | None]:
     return used, loop.over_budget, longest
 
 
+def _waits_for(told: MemberStatus) -> str | None:
+    """What a member that leads is waiting for: its own disk, or others that are being brought up."""
+    waits = [f"{each.id} {each.words}" for each in told.behind]
+    if told.paced_to:
+        waits.append(f"writes paced to {told.paced_to / 1e6:.2f} MB/s")
+    elif told.backed_up:
+        waits.append("requests wait")
+    return "; ".join(waits) or None
+
+
 def _content(seen: Standing) -> dict[str, object]:
     told = seen.status
     if told is None:
@@ -155,6 +175,9 @@ def _content(seen: Standing) -> dict[str, object]:
         "commitIndex": told.commit_index,
         "appliedIndex": told.applied_index,
         "problems": list(told.problems),
+        "backedUp": told.backed_up,
+        "pacedBytesPerSecond": told.paced_to,
+        "behind": [each.content for each in told.behind],
         "featureLevel": told.feature_level,
         "memory": told.memory
         and {"budgetBytes": told.memory.budget_bytes, "usedBytes": told.memory.used_bytes},
