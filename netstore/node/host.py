@@ -534,9 +534,8 @@ class Host:
 
     def image_sent(self, peer: NodeId, *, ok: bool, begun: bool = True) -> None:
         """The copy for this peer was delivered, or was given up; if not `begun`, before `image_meta`."""
-        if begun:
-            self._pacing.copy_over(peer, ok=ok)
-        self._raft.report_snapshot(peer, ok)
+        index = self._pacing.copy_over(peer, ok=ok) if begun else Index(0)
+        self._raft.report_snapshot(peer, ok, index)
         self._wake()
 
     def image_received(self, message: InstallSnapshot, image: object) -> None:
@@ -1171,14 +1170,14 @@ class Host:
         """
         pacing, weight = self._pacing, self._raft.log_bytes
         self._measure_log()
+        if pacing.paced and not self._paced:
+            self._paced = True
+            peers = [f"{each.id:x}" for each in pacing.behind() if each.counts]
+            self._log.info("writes_paced", peers=peers, bytes_per_second=self.paced_to)
         pacing.look(self.proposals.now, self._raft.status())
-        if pacing.paced is not self._paced:
-            self._paced = pacing.paced
-            if self._paced:
-                peers = [f"{each.id:x}" for each in pacing.behind() if each.counts]
-                self._log.info("writes_paced", peers=peers, bytes_per_second=self.paced_to)
-            else:
-                self._log.info("writes_not_paced")
+        if self._paced and not pacing.paced:
+            self._paced = False
+            self._log.info("writes_not_paced")
         if weight > max(self._log_limit, self._compact_at) and not self.forgetting:
             self.compact()
 

@@ -236,12 +236,14 @@ class Pacing:
         if record is not None:
             record.sent, record.size = sent, size
 
-    def copy_over(self, peer: NodeId, *, ok: bool) -> None:
-        """It was delivered, or given up."""
+    def copy_over(self, peer: NodeId, *, ok: bool) -> Index:
+        """It was delivered, or given up: the place it was of."""
         record = self._peers.get(peer)
-        if record is not None:
-            record.copying, record.installing = False, ok
-            record.sent = record.size if ok else 0
+        if record is None:
+            return Index(0)
+        record.copying, record.installing = False, ok
+        record.sent = record.size if ok else 0
+        return record.place
 
     # --- the rate
 

@@ -1075,7 +1075,7 @@ def test_a_log_that_weighs_too_much_is_forgotten_before_its_count_and_whatever_c
     assert value(member.crashed().lead()) is None
 
 
-def test_the_log_keeps_what_follows_the_oldest_copy_on_its_way() -> None:
+def test_the_log_keeps_what_follows_the_oldest_copy_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
     member = Solo(snapshot_count=10).lead()
 
     def grow() -> None:
@@ -1091,9 +1091,13 @@ def test_the_log_keeps_what_follows_the_oldest_copy_on_its_way() -> None:
     assert member.host.compact()
     assert member.host.compacted == first.index
     assert not member.host.compact()
+    member.host.image_meta_at(Index(20), NodeId(3))
+    reported: list[tuple[NodeId, bool, Index]] = []
+    monkeypatch.setattr(Raft, "report_snapshot", lambda _, *told: reported.append(told))
     member.host.image_sent(NodeId(2), ok=True)
     assert not member.host.compact()
     member.host.image_sent(NodeId(3), ok=True)
+    assert reported == [(2, True, 15), (3, True, 20)]
     assert not member.host.compact(), "they need what follows the copies"
     member.host.tick()  # and turn out to be no members
     assert member.host.compact()
