@@ -1,8 +1,8 @@
 """What operators ask that etcd's v2 API has no words for, under `/netstore/` on the client port:
 
 * `GET /netstore/status`: how this member stands in Raft, the feature level of the cluster, what held its
-  loop beyond `loop_budget_ms`, what its buffers hold of `memory_budget`, and how far verifying the stored
-  state has come;
+  loop beyond `loop_budget_ms`, what its buffers hold of `memory_budget`, how far verifying the stored state
+  has come and, on the leader, who is being brought up and whether writes are paced;
 * `GET /netstore/members`: the members with their roles and, on the leader, how far each has come;
 * `POST /netstore/members` with `{"peerURLs": [...], "learner": true}`: add one; it is to vote unless told
   otherwise;

@@ -2,9 +2,11 @@
 
 Each has a stream of its own, and the work on files is done in threads, with about `PIECE_BYTES` in memory.
 A stream that is cut leaves nothing, and Raft asks again. Two copies for one peer are never sent at once, and
-one is received at a time. Both sides give up a copy that is slower than `LEAST_RATE`, and the sender one that
-is of no use any more, because it leads no longer or the log that follows the copy had to be forgotten. After
-a failure the next copy for the same peer waits, longer each time: making one costs as much as the state.
+one is received at a time. While one is on its way the leader writes so slowly that the log after it stays
+within its bound, as far as that helps (`node.pacing`). Both sides give up a copy that is slower than
+`LEAST_RATE`, and the sender one that is of no use any more, because it leads no longer or the log that
+follows the copy had to be forgotten. After a failure the next copy for the same peer waits, longer each time:
+making one costs as much as the state.
 """
 
 from __future__ import annotations

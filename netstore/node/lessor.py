@@ -76,9 +76,9 @@ class Reaper(Generic[K]):
         """The leader proposes what is to end, but for what is spared, and notes what is left; others count
         on. Bounded work.
 
-        While requests wait that the leader does not propose for now, its own or those of others, nothing is
-        ended: renewals that came in time may be among them, or were refused. Afterwards their owners have the
-        grace to renew them that they have under a new leader.
+        While requests wait that the leader does not propose for now, its own or those of others, or writes
+        are paced, nothing is ended: renewals that came in time may be among them, or were refused. Afterwards
+        their owners have the grace to renew them that they have under a new leader.
         """
         member, countdown = self._member, self.countdown
         now = member.clock.monotonic()

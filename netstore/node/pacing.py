@@ -207,12 +207,9 @@ class Pacing:
 
     def needed(self) -> Index | None:
         """The first place of the log that somebody needs who is brought up, and that the bound allows."""
-        places = [
-            peer.place
-            for peer in self._peers.values()
-            if peer.is_kept_for and self._total - self._sum(peer.place) <= self._limit
-        ]
-        return min(places, default=None)
+        begin, most = self._places[0], self._limit
+        places = [peer.place for peer in self._peers.values() if peer.is_kept_for and peer.place >= begin]
+        return min((place for place in places if self._total - self._sum(place) <= most), default=None)
 
     # --- state copies
 

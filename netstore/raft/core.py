@@ -314,7 +314,7 @@ class Raft:
         """Messages to `peer` were dropped: stop streaming and find out what it has."""
         replication.lose(self, peer)
 
-    def report_snapshot(self, peer: NodeId, ok: bool, index: Index = Index(0)) -> None:
+    def report_snapshot(self, peer: NodeId, ok: bool, index: int = 0) -> None:
         """A state copy for `peer` was given up, or arrived: its host has stepped the `InstallSnapshot`
         there. It was one at `index`, which may be after the place that was asked for."""
         snapshotting.report(self, peer, ok=ok, index=index)

@@ -209,6 +209,7 @@ def test_a_copy_that_will_not_be_there_in_time_slows_nobody() -> None:
     assert course.behind[0].counts is False
     assert course.now < PACED_SECONDS
     course.until(lambda: course.compacted > 1_000, most=10.0)
+    assert course.pacing.needed() is None, "what is forgotten keeps nothing"
 
 
 def test_copies_that_are_never_taken_slow_others_for_a_bounded_time() -> None:
