@@ -617,7 +617,7 @@ class Host:
             self._put_off_bytes -= weight
             payloads += len(message.payloads)
         if waiting:
-            self._go_on_proposing()
+            self._wake()
 
     def _take_changes(self, message: Forward) -> None:
         if self.change_asked is None:
@@ -751,13 +751,6 @@ class Host:
         if slots and not self._propose(slots):
             return
         if proposals.queued:
-            self._go_on_proposing()
-
-    def _go_on_proposing(self) -> None:
-        """The rest is the next turn's, or the next tick's where there is no room before."""
-        if self._pacing.room == 0:
-            self._pacing.hold()
-        else:
             self._wake()
 
     @property
