@@ -130,10 +130,12 @@ class _Peer:
         self.samples.clear()
 
     def copied(self) -> float:
-        """What is done of a copy, of 3 parts of about the same length: made; sent; verified and loaded."""
+        """What is done of a copy, of 3 parts of about the same length: made; sent; verified and loaded. How
+        far making it is nobody tells: as if three quarters were done.
+        """
         if self.installing:
             return 2.5
-        return 1 + self.sent / self.size if self.size else 0.5
+        return 1 + self.sent / self.size if self.size else 0.75
 
     def speed(self) -> float | None:
         """Bytes a second that it takes of the log; None while that is not known."""
@@ -297,12 +299,14 @@ class Pacing:
         return max(rate, self.least) if record.counts else None
 
     def _for_copy(self, record: _Peer, now: float) -> tuple[float, float]:
-        """What the bound leaves, spread over the time that the copy will still take: the rate, and that. Both
-        become what they are by what was done so far, so a copy that slows down makes writes slower, too.
+        """What the bound leaves, spread over the time that the copy will still take: the rate. And how long
+        it will take at least: while it is made, twice as long as that has taken. All of it follows from what
+        was done so far, so a copy that slows down makes writes slower, too.
         """
-        done = record.copied()
-        left = max(1.0, (now - record.begun) * (3 - done) / done)
-        return (self._limit * 15 / 16 - record.gap) / left, left
+        done, spent = record.copied(), now - record.begun
+        left = spent * (3 - done) / done
+        rate = (self._limit * 15 / 16 - record.gap) / max(1.0, left)
+        return rate, min(left, 2 * spent)
 
     def _for_log(self, record: _Peer, now: float) -> tuple[float, float] | None:
         """Three quarters of what it takes itself, so that it comes nearer; and how long that will take. None
@@ -320,10 +324,10 @@ class Pacing:
             samples.popleft()
         if not record.is_behind:
             return None
-        speed = record.speed()
+        speed, is_early = record.speed(), now - samples[0][0] < WINDOW_SECONDS
         if speed is None or speed < self.least:
-            return (0.0, 0.0) if now - samples[0][0] < WINDOW_SECONDS else None
-        return speed * 3 / 4, (record.gap - near) / (speed / 4)
+            return (0.0, 0.0) if is_early else None
+        return speed * 3 / 4, 0.0 if is_early else (record.gap - near) / (speed / 4)
 
     # --- writing
 

@@ -132,7 +132,15 @@ FAST = LIMIT / 2
 
 
 @pytest.mark.parametrize(
-    "parts", [(10.0, 10.0, 10.0), (1.0, 20.0, 2.0), (20.0, 1.0, 1.0), (1.0, 1.0, 20.0), (0.1, 0.2, 0.1)]
+    "parts",
+    [
+        (10.0, 10.0, 10.0),
+        (1.0, 20.0, 2.0),
+        (20.0, 1.0, 1.0),
+        (1.0, 1.0, 20.0),
+        (0.1, 0.2, 0.1),
+        (60.0, 10.0, 10.0),
+    ],
 )
 def test_the_log_after_a_state_copy_stays_within_its_bound_until_it_is_there(
     parts: tuple[float, float, float],
@@ -164,6 +172,14 @@ def test_a_member_that_takes_the_log_comes_near_and_writes_go_on() -> None:
     assert course.last - course.match <= (LIMIT / NEAR_PART + FAST * TICK) / ENTRY
     assert course.written(taken / 2) > FAST / 4, "three quarters of what it takes"
     assert course.heaviest <= LIMIT * 1.01
+
+
+def test_a_member_that_begins_slowly_is_not_given_up() -> None:
+    course = Course(FAST)
+    course.until(lambda: course.pacing.paced)
+    course.ticks(1.0, takes=1.5 * course.pacing.least + ENTRY / TICK)
+    course.until(lambda: not course.behind, takes=FAST / 2)
+    assert course.compacted <= course.match
 
 
 def test_who_is_little_behind_slows_nobody() -> None:
@@ -245,7 +261,7 @@ def test_of_two_the_slower_one_counts_and_who_is_no_member_is_forgotten() -> Non
     pacing.copy_sent(HE, 1, 2)
     pacing.look(1.0, standing(100, {SHE: 1, HE: 1}))
     pacing.look(2.0, standing(100, {SHE: 1, HE: 1}))
-    assert pacing.rate == pytest.approx((LIMIT * 15 / 16 - 50 * ENTRY) / (2.0 * 5))
+    assert pacing.rate == pytest.approx((LIMIT * 15 / 16 - 50 * ENTRY) / (2.0 * 3))
     assert pacing.needed() == 50
     assert pacing.behind() == [
         Behind(SHE, is_copying=True, sent=0, size=0, entries=50, counts=True),
