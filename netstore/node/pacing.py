@@ -131,10 +131,11 @@ class _Peer:
 
     def copied(self) -> float:
         """What is done of a copy, of 3 parts of about the same length: made; sent; verified and loaded. How
-        far making it is nobody tells: as if three quarters were done.
+        far the first and the last are nobody tells: three quarters of the first count as done, and none of
+        the last.
         """
         if self.installing:
-            return 2.5
+            return 2.0
         return 1 + self.sent / self.size if self.size else 0.75
 
     def speed(self) -> float | None:
