@@ -52,7 +52,7 @@ class Course:
         self.silent: frozenset[NodeId] = frozenset()
         self.rates: list[float] = []
         """Bytes a second that were written, for each tick."""
-        self.part = 0.0
+        self.part = self.taken = 0.0
         self.heaviest = 0
         self.shorten(match)
         self.pacing.look(0.0, standing(match, {SHE: match}))
@@ -71,7 +71,8 @@ class Course:
         """A tick goes by, in which the other one takes so many bytes a second of the log."""
         pacing = self.pacing
         self.now += TICK
-        self.match = min(self.last, self.match + int(takes * TICK / ENTRY))
+        self.taken += takes * TICK / ENTRY
+        self.match, self.taken = min(self.last, self.match + int(self.taken)), self.taken % 1
         pacing.measure(Index(self.last), self.weight)
         pacing.look(self.now, standing(self.last, {SHE: self.match}, silent=self.silent))
         self.part += self.demand * TICK / ENTRY
@@ -177,7 +178,7 @@ def test_a_member_that_takes_the_log_comes_near_and_writes_go_on() -> None:
 def test_a_member_that_begins_slowly_is_not_given_up() -> None:
     course = Course(FAST)
     course.until(lambda: course.pacing.paced)
-    course.ticks(1.0, takes=1.5 * course.pacing.least + ENTRY / TICK)
+    course.ticks(2.0, takes=1.2 * course.pacing.least)
     course.until(lambda: not course.behind, takes=FAST / 2)
     assert course.compacted <= course.match
 
