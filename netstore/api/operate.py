@@ -1,8 +1,8 @@
 """What operators ask that etcd's v2 API has no words for, under `/netstore/` on the client port:
 
 * `GET /netstore/status`: how this member stands in Raft, the feature level of the cluster, what held its
-  loop beyond `loop_budget_ms`, what its buffers hold of `memory_budget`, and how far verifying the stored
-  state has come;
+  loop beyond `loop_budget_ms`, what its buffers hold of `memory_budget`, how far verifying the stored state
+  has come and, on the leader, who is being brought up and whether writes are paced;
 * `GET /netstore/members`: the members with their roles and, on the leader, how far each has come;
 * `POST /netstore/members` with `{"peerURLs": [...], "learner": true}`: add one; it is to vote unless told
   otherwise;
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from netstore.meter import Meter
     from netstore.net.exchange import Exchange
     from netstore.node.member import Member, Membership
+    from netstore.node.pacing import Behind
     from netstore.raft.status import Status
     from netstore.state.member import MemberInfo
     from netstore.types import NodeId
@@ -117,6 +118,8 @@ class OperateApi:
                 "learners": [f"{learner:x}" for learner in conf.learners],
                 "changing": conf.joint,
                 "backedUp": member.backed_up,
+                "pacedBytesPerSecond": member.paced_to,
+                "behind": [_shown_behind(each) for each in member.behind()],
                 **self._loop(),
                 **self._memory(),
                 **self._scrub(),
@@ -168,11 +171,14 @@ class OperateApi:
             return
         known, status = self._member.machine.members, self._member.status()
         peers = {peer.id: peer for peer in status.peers}
+        behind = {each.id: each for each in self._member.behind()}
         listed = []
         for id_ in sorted(known):
             shown = _shown(known[id_], status.leader)
             if id_ in peers:
                 shown |= {"active": peers[id_].active, "matchIndex": peers[id_].match}
+            if id_ in behind:
+                shown["behind"] = _shown_behind(behind[id_])
             listed.append(shown)
         _respond(exchange, 200, {"members": listed})
 
@@ -226,6 +232,14 @@ def _shown(member: MemberInfo, leader: NodeId) -> dict[str, object]:
         "role": role,
         "promote": member.promote,
     }
+
+
+def _shown_behind(behind: Behind) -> dict[str, object]:
+    """A member that is being brought up. While its copy is made its size is not known: 0."""
+    shown: dict[str, object] = {"id": f"{behind.id:x}", "state": "catching up"}
+    if behind.is_copying:
+        shown |= {"state": "copying", "sentBytes": behind.sent, "totalBytes": behind.size}
+    return shown | {"entriesBehind": behind.entries, "waitedFor": behind.counts}
 
 
 def _named(text: str) -> NodeId:

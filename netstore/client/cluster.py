@@ -27,6 +27,34 @@ _GATEWAY_UNAVAILABLE: Final = (4, 14)
 """gRPC's codes DEADLINE_EXCEEDED and UNAVAILABLE."""
 
 
+class BehindStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A member that is being brought up: `copying` a state, or `catching up` with the log."""
+
+    id: str
+    state: str
+    entries_behind: int
+    waited_for: bool
+    """Writes go slower where it could not get there otherwise."""
+    sent_bytes: int | None = None
+    total_bytes: int | None = None
+    """0 while the copy is being made."""
+
+    @property
+    def words(self) -> str:
+        """In a few words."""
+        if self.sent_bytes is None or self.total_bytes is None:
+            return f"{self.state}, {self.entries_behind} entries"
+        if not self.total_bytes:
+            return self.state
+        return f"{self.state} {100 * self.sent_bytes // self.total_bytes}%"
+
+    @property
+    def content(self) -> dict[str, object]:
+        """As the member tells it."""
+        content: dict[str, object] = msgspec.to_builtins(self)
+        return content
+
+
 class MemberRecord(msgspec.Struct, frozen=True):
     """One member. `role` is leader, voter or learner; `promote` tells that a learner will vote by itself.
 
@@ -41,6 +69,7 @@ class MemberRecord(msgspec.Struct, frozen=True):
     promote: bool = False
     active: bool | None = None
     match_index: int | None = msgspec.field(default=None, name="matchIndex")
+    behind: BehindStatus | None = None
 
     @property
     def started(self) -> bool:
@@ -80,6 +109,10 @@ class MemberStatus(msgspec.Struct, frozen=True):
     feature_level: int | None = msgspec.field(default=None, name="featureLevel")
     loop: LoopStatus | None = None
     memory: MemoryStatus | None = None
+    backed_up: bool = msgspec.field(default=False, name="backedUp")
+    paced_to: int = msgspec.field(default=0, name="pacedBytesPerSecond")
+    """Bytes a second that it proposes at most; 0 where writes are not paced."""
+    behind: tuple[BehindStatus, ...] = ()
 
 
 class _Listed(msgspec.Struct, frozen=True):

@@ -2,9 +2,11 @@
 
 Each has a stream of its own, and the work on files is done in threads, with about `PIECE_BYTES` in memory.
 A stream that is cut leaves nothing, and Raft asks again. Two copies for one peer are never sent at once, and
-one is received at a time. Both sides give up a copy that is slower than `LEAST_RATE`, and the sender one that
-is of no use any more, because it leads no longer or the log that follows the copy had to be forgotten. After
-a failure the next copy for the same peer waits, longer each time: making one costs as much as the state.
+one is received at a time. While one is on its way the leader writes so slowly that the log after it stays
+within its bound, as far as that helps (`node.pacing`). Both sides give up a copy that is slower than
+`LEAST_RATE`, and the sender one that is of no use any more, because it leads no longer or the log that
+follows the copy had to be forgotten. After a failure the next copy for the same peer waits, longer each time:
+making one costs as much as the state.
 """
 
 from __future__ import annotations
@@ -114,9 +116,9 @@ class StateCopies:
                 # From here on the log keeps what follows the copy.
                 place = self._engine.durable()
                 self._check_place(place)
-                self._host.image_meta(place)
+                self._host.image_meta(place, peer)
                 begun = True
-                meta = await self._copy(part)
+                meta = await self._copy(part, peer)
                 self._log.info("state_copy_sending", peer=f"{peer:x}", index=meta.index)
                 await self._hand_over(peer, InstallSnapshot(message.sender, peer, message.term, meta), part)
             ok = True
@@ -154,7 +156,7 @@ class StateCopies:
         if not self._host.follows(index):
             raise CallFailed("the log that follows it weighed too much and was forgotten, or is replaced")
 
-    async def _copy(self, part: Path) -> SnapshotMeta:
+    async def _copy(self, part: Path, peer: NodeId) -> SnapshotMeta:
         """Make a copy of the state as it is now; what it stands for."""
         await self._durable()
         await trio.to_thread.run_sync(self._make, part)
@@ -164,7 +166,7 @@ class StateCopies:
             self._host.fail(fault)  # a copy is what the state is
             raise
         self._check_place(index)
-        return self._host.image_meta_at(index)
+        return self._host.image_meta_at(index, peer)
 
     async def _durable(self) -> None:
         done = trio.Event()
@@ -201,12 +203,16 @@ class StateCopies:
             made.link.write(frame(encode_message(message)))
             digest = sha256()
             with part.open("rb") as file:
-                made.link.write(CopyHead(os.fstat(file.fileno()).st_size).encode())
+                size, sent = os.fstat(file.fileno()).st_size, 0
+                made.link.write(CopyHead(size).encode())
+                self._host.image_moved(peer, sent, size)
                 pace = _Pace()
                 while piece := await trio.to_thread.run_sync(_read, file.fileno(), digest):
                     made.link.write(piece)
                     await made.drained(STALL_SECONDS)
                     pace.check(len(piece))
+                    sent += len(piece)
+                    self._host.image_moved(peer, sent, size)
                     self._check_use(message)
             made.link.write(digest.digest())
             with trio.move_on_after(STALL_SECONDS):

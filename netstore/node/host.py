@@ -17,7 +17,6 @@ offered here; the log is marked with it; the engine takes it. Only then does Raf
 from __future__ import annotations
 
 import errno
-from bisect import insort
 from collections import deque
 from dataclasses import dataclass
 from enum import IntEnum
@@ -30,6 +29,7 @@ from netstore.limits import Budget
 from netstore.meter import Parts
 from netstore.node.driver import Append
 from netstore.node.jobs import STEPS_BESIDE, STEPS_PER_TURN, Jobs
+from netstore.node.pacing import Pacing
 from netstore.node.reads import Reads
 from netstore.raft.change import Change
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES, EntryKind
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
     from netstore.disk.wal import Wal
     from netstore.node.driver import Driver
+    from netstore.node.pacing import Behind
     from netstore.node.proposals import Proposals, Slot
     from netstore.raft.change import Step
     from netstore.raft.entry import Entry, SnapshotMeta
@@ -86,8 +87,9 @@ PAYLOADS_PER_TURN: Final = 512
 """Payloads proposed in one turn, about 5 ms of work to apply; the rest is the next turn's."""
 
 BYTES_PER_TURN: Final = 1024 * 1024
-"""Bytes of payloads that a turn proposes of its own and of those of others each, and one payload more: they
-are framed for the log and for each member in it, 8 ms for a MiB on a busy machine of 2020.
+"""Bytes of payloads that a turn proposes of its own, of what others asked and waits, and of what they ask
+before the next turn, each, and one payload or message more: they are framed for the log and for each member
+in it, 8 ms for a MiB on a busy machine of 2020.
 """
 
 TURN_UNITS: Final = 5_000
@@ -168,6 +170,8 @@ class _Asked:
     """Of each, whether it only removes."""
     size: int
     """What all of them weighed when they came."""
+    came: float
+    """When that was, in monotonic seconds."""
 
 
 class Log(Protocol):
@@ -295,8 +299,11 @@ class Host:
         self._compacted = self._forgotten = self._raft.status().compacted
         self._log_account = (log_budget or Budget(LOG_BYTES)).account()
         self._log_limit = LOG_BYTES if log_budget is None else log_budget.limit
-        self._images_out: list[Index] = []
-        """What copies that are on their way stand for, in order."""
+        self._pacing = Pacing(self._log_limit, self._compacted)
+        self._paced = False
+        """It was told that writes are paced."""
+        self._compact_at = 0
+        """What the log has to weigh before a tick looks whether some of it is to be forgotten."""
         self._stalled_since: float | None = None
         """Since when something waits and cannot be proposed, because this member is `crowded`: nothing has
         been since, and something has waited all the while. Monotonic seconds.
@@ -304,6 +311,8 @@ class Host:
         self._put_off: deque[_Asked] = deque()
         """What others asked this leader to propose and waits for that, in the order it came."""
         self._put_off_bytes = 0
+        self._others_bytes = 0
+        """What was proposed for others since the last turn."""
         self._refused: deque[tuple[Slot, Fault]] = deque()
         """Own requests that the leader did not take, and whose callers are to be told so."""
         self._own_is_next = True
@@ -371,8 +380,18 @@ class Host:
 
     @property
     def backed_up(self) -> bool:
-        """See `Member.backed_up`: it is crowded, or what others asked is put off."""
-        return self.crowded or bool(self._put_off)
+        """See `Member.backed_up`: it is crowded, what others asked is put off, or writes are paced."""
+        return self.crowded or bool(self._put_off) or self._pacing.paced
+
+    @property
+    def paced_to(self) -> int:
+        """See `Member.paced_to`."""
+        pacing = self._pacing
+        return 0 if pacing.rate is None or not pacing.paced else max(1, int(pacing.rate))
+
+    def behind(self) -> list[Behind]:
+        """See `Member.behind`."""
+        return self._pacing.behind()
 
     def propose(
         self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
@@ -463,6 +482,7 @@ class Host:
         if self._expire():
             self._flush()
         self._raft.tick()
+        self._pace()
         for peer, (acknowledged, kept) in self._raft.take_forgetful().items():
             if peer not in self._forgetful:
                 self._forgetful.add(peer)
@@ -522,14 +542,18 @@ class Host:
         self._raft.report_unreachable(peer)
         self._wake()
 
-    def image_meta(self, index: Index) -> SnapshotMeta:
-        """What a copy of the state that has applied `index` stands for. The log keeps that place until
-        `image_sent` is called, or until it weighs too much: then `compacted` passes it, and the copy is of no
-        use to anybody.
+    def image_meta(self, index: Index, peer: NodeId) -> SnapshotMeta:
+        """What a copy of the state that has applied `index` stands for; it is for this peer. The log keeps
+        that place until the peer has taken what follows, or `image_sent` says that there is no copy, or until
+        it weighs too much: then `compacted` passes it, and the copy is of no use to anybody.
         """
         meta = self._raft.snapshot_meta(index)
-        insort(self._images_out, index)
+        self._pacing.copy_begun(peer, index, self.clock.monotonic())
         return meta
+
+    def image_moved(self, peer: NodeId, sent: int, size: int) -> None:
+        """So many bytes of the copy for this peer have left."""
+        self._pacing.copy_sent(peer, sent, size)
 
     def follows(self, index: Index) -> bool:
         """Whether this member has the log that follows a copy of the state at `index`, and has applied as
@@ -537,15 +561,16 @@ class Host:
         """
         return self._compacted <= index <= self._raft.status().applied
 
-    def image_meta_at(self, index: Index) -> SnapshotMeta:
+    def image_meta_at(self, index: Index, peer: NodeId) -> SnapshotMeta:
         """The same for a copy that turned out to have applied more than `image_meta` was asked about."""
-        return self._raft.snapshot_meta(index)
+        meta = self._raft.snapshot_meta(index)
+        self._pacing.copy_made(peer, index)
+        return meta
 
     def image_sent(self, peer: NodeId, *, ok: bool, begun: bool = True) -> None:
         """The copy for this peer was delivered, or was given up; if not `begun`, before `image_meta`."""
-        if begun:
-            self._images_out.pop()  # with two of them on their way, the log keeps more for a while
-        self._raft.report_snapshot(peer, ok)
+        index = self._pacing.copy_over(peer, ok=ok) if begun else Index(0)
+        self._raft.report_snapshot(peer, ok, index)
         self._wake()
 
     def image_received(self, message: InstallSnapshot, image: object) -> None:
@@ -595,10 +620,16 @@ class Host:
                 payloads.append(payload)
                 removes.append(_is_removal(command))
         self._refuse_others(message, unread, Why.FAILED)
-        asked = _Asked(message, payloads, removes, _weigh(payloads))
-        if not payloads or (not (self._put_off or self.crowded) and self._propose_for(asked)):
-            return
-        if not self._put_off or self._put_off_bytes + asked.size <= 2 * HELD_BYTES:
+        asked = _Asked(message, payloads, removes, _weigh(payloads), self.proposals.now)
+        has_to_wait = (
+            self._put_off
+            or self.crowded
+            or self._pacing.rate is not None
+            or self._others_bytes >= BYTES_PER_TURN
+        )
+        if not payloads or (not has_to_wait and self._propose_for(asked)):
+            self._others_bytes += asked.size
+        elif not self._put_off or self._put_off_bytes + asked.size <= 2 * HELD_BYTES:
             self._put_off.append(asked)
             self._put_off_bytes += asked.size
         else:
@@ -653,16 +684,19 @@ class Host:
 
     def _propose_put_off(self) -> None:
         """Propose what was put off, some at a time, in its order. What was asked of the leader of an earlier
-        term is lost with that: who asked asks again.
+        term is lost with that: who asked asks again. So is what nobody waits for any more where it was asked.
         """
-        waiting, payloads, size = self._put_off, 0, 0
-        while waiting and payloads < PAYLOADS_PER_TURN and size < BYTES_PER_TURN:
+        waiting, payloads, size, most = self._put_off, 0, 0, self._most_bytes
+        late = self.proposals.now - self.proposals.time_limit
+        while waiting and payloads < PAYLOADS_PER_TURN and size < most:
             asked = waiting[0]
             payloads += len(asked.payloads)
-            if self._leads(asked.by) and not self._propose_for(asked):
-                return  # a tick looks again, or what is committed meanwhile
+            if asked.came > late and self._leads(asked.by):
+                if not self._propose_for(asked):
+                    return  # a tick looks again, or what is committed meanwhile
+                size += asked.size
+                self._pacing.spend(asked.size)
             self._put_off_bytes -= waiting.popleft().size
-            size += asked.size
         if waiting:
             self._wake()
 
@@ -702,6 +736,7 @@ class Host:
         if self._refused:
             self._tell_refused()
         self._hold()
+        self._others_bytes = 0
         if self._put_off or (proposals.queued and self._raft.leader):
             self._propose_waiting()
             ran("log")
@@ -796,6 +831,9 @@ class Host:
                 if self.proposals.queued or self._put_off:
                     self._wake()
             return
+        if self._pacing.room == 0:
+            self._pacing.hold()
+            return
         own_is_first = self._own_is_next
         self._own_is_next = not own_is_first
         if own_is_first:
@@ -806,9 +844,9 @@ class Host:
 
     def _propose_queued(self) -> None:
         proposals = self.proposals
-        if not (proposals.queued and self._raft.leader):
+        if not (proposals.queued and self._raft.leader and self._most_bytes):
             return
-        slots = self.proposals.take(PAYLOADS_PER_TURN, BYTES_PER_TURN)
+        slots = proposals.take(PAYLOADS_PER_TURN, self._most_bytes)
         if self._is_short:
             slots = self._refuse_growth(slots)
         if slots and not self._propose(slots):
@@ -816,10 +854,17 @@ class Host:
         if proposals.queued:
             self._wake()
 
+    @property
+    def _most_bytes(self) -> int:
+        """Bytes that are proposed next: `BYTES_PER_TURN`, or what writes that are paced have left of them."""
+        room = self._pacing.room
+        return BYTES_PER_TURN if room is None else min(BYTES_PER_TURN, room)
+
     def _propose(self, slots: list[Slot]) -> bool:
         """False when these wait, for as long as leadership is being transferred: a tick looks again."""
         proposed = self._raft.propose([slot.payload for slot in slots])
         if proposed.fate is not Fate.REFUSED:
+            self._pacing.spend(_weigh([slot.payload for slot in slots]))
             self.proposals.sent(self._raft.term, slots)
         elif proposed.refusal is Refusal.TRANSFERRING:
             self.proposals.put_back(slots)
@@ -1060,6 +1105,7 @@ class Host:
         self.copies_installed += 1
         self._compacted = self._forgotten = meta.index
         self._raft.snapshot_installed(meta)
+        self._pacing.restart(meta.index)
         self._log.info("state_copy_installed", index=meta.index)
         yield from self.machine.let_go()
 
@@ -1169,9 +1215,9 @@ class Host:
 
     def compact(self) -> bool:
         """Forget log entries the durable state makes needless, keeping some for slow members and everything
-        for state copies that are on their way; fewer, and nothing for copies, when the log weighs too much.
-        True when something was dropped. At most `FORGOTTEN_AT_ONCE` of them leave the memory at once, the
-        others with the next calls, while it is `forgetting`.
+        for those that are brought up; fewer when the log weighs too much, and for whom is brought up as many
+        as it may weigh. True when something was dropped. At most `FORGOTTEN_AT_ONCE` of them leave the memory
+        at once, the others with the next calls, while it is `forgetting`.
         """
         self._log_account.hold(self._raft.log_bytes)
         if self._installing:
@@ -1185,10 +1231,14 @@ class Host:
             keep = min(durable, max(keep, self._raft.place_before(self._log_limit // 2)))
         elif durable - self._compacted < self._snapshot_count + self._catch_up_entries:
             return False
-        elif self._images_out:
-            keep = min(keep, self._images_out[0])
+        self._measure_log()
+        needed = self._pacing.needed()
+        if needed is not None:
+            keep = min(keep, needed)
         if keep <= self._compacted:
+            self._compact_at = self._raft.log_bytes + self._log_limit // 16
             return False
+        self._compact_at = 0
         meta = self._raft.snapshot_meta(keep)
         self._compacted = meta.index
         self._forget()
@@ -1202,8 +1252,30 @@ class Host:
         return self._forgotten < self._compacted and not self._installing
 
     def _forget(self) -> None:
+        before = self._raft.log_bytes
         self._forgotten = Index(min(self._compacted, self._forgotten + FORGOTTEN_AT_ONCE))
         self._raft.compact(self._forgotten)
+        self._pacing.forgot(self._forgotten, before - self._raft.log_bytes)
+
+    def _measure_log(self) -> None:
+        self._pacing.measure(self._raft.log.last, self._raft.log_bytes)
+
+    def _pace(self) -> None:
+        """Look how far others are, so how fast this leader writes, and whether the log has to be shortened
+        before the next look at it is due. Once a tick.
+        """
+        pacing, weight = self._pacing, self._raft.log_bytes
+        self._measure_log()
+        if pacing.paced and not self._paced:
+            self._paced = True
+            peers = [f"{each.id:x}" for each in pacing.behind() if each.counts]
+            self._log.info("writes_paced", peers=peers, bytes_per_second=self.paced_to)
+        pacing.look(self.proposals.now, self._raft.status())
+        if self._paced and not pacing.paced:
+            self._paced = False
+            self._log.info("writes_not_paced")
+        if weight > max(self._log_limit, self._compact_at) and not self.forgetting:
+            self.compact()
 
     def _marked(self, failure: OSError | None) -> None:
         if failure is None:

@@ -85,11 +85,11 @@ class Reaper(Generic[K]):
         """The leader proposes what is to end, but for what is spared, and notes what is left; others count
         on. Bounded work.
 
-        While requests wait that the leader does not propose for now, its own or those of others, renewals
-        that came in time may be among them, or were refused. What is overdue meanwhile is not ended then, nor
-        for a grace afterwards: whatever has a TTL, for nobody can tell whose renewals these are. That puts
-        off its end by `countdown.LONGEST_SPARED` at most, and takes nothing of what it is spared under a new
-        leader.
+        While requests wait that the leader does not propose for now, its own or those of others, or writes
+        are paced, renewals that came in time may be among them, or were refused. What is overdue meanwhile is
+        not ended then, nor for a grace afterwards: whatever has a TTL, for nobody can tell whose renewals
+        these are. That puts off its end by `countdown.LONGEST_SPARED` at most, and takes nothing of what it
+        is spared under a new leader.
         """
         member, countdown = self._member, self.countdown
         now = member.clock.monotonic()

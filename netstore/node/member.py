@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from netstore.errors import Fault
     from netstore.node.jobs import Jobs
+    from netstore.node.pacing import Behind
     from netstore.raft.status import Status
     from netstore.seams import Clock
     from netstore.state.machine import Machine, Outcome
@@ -37,6 +38,15 @@ class Member(Protocol):
     @property
     def backed_up(self) -> bool:
         """It leads, and requests wait that may be older than what it would propose by itself now."""
+
+    @property
+    def paced_to(self) -> int:
+        """Bytes a second that it proposes at most, because others are brought up; 0 where nothing waits for
+        that.
+        """
+
+    def behind(self) -> list[Behind]:
+        """Those that are being brought up, where it leads. Costs the number of members."""
 
     @property
     def commit_index(self) -> Index:

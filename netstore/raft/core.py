@@ -322,10 +322,10 @@ class Raft:
         """Messages to `peer` were dropped: stop streaming and find out what it has."""
         replication.lose(self, peer)
 
-    def report_snapshot(self, peer: NodeId, ok: bool) -> None:
+    def report_snapshot(self, peer: NodeId, ok: bool, index: int = 0) -> None:
         """A state copy for `peer` was given up, or arrived: its host has stepped the `InstallSnapshot`
-        there."""
-        snapshotting.report(self, peer, ok=ok)
+        there. It was one at `index`, which may be after the place that was asked for."""
+        snapshotting.report(self, peer, ok=ok, index=index)
 
     # --- output
 

@@ -38,13 +38,14 @@ def send(raft: Raft, peer: NodeId, progress: Progress) -> None:
     raft.send(InstallSnapshot(raft.id, peer, raft.term, meta_at(raft, applied)))
 
 
-def report(raft: Raft, peer: NodeId, *, ok: bool) -> None:
+def report(raft: Raft, peer: NodeId, *, ok: bool, index: int) -> None:
     """Leader: the host has sent the copy, or gave up. Either way the follower's next answer tells where it
-    is."""
+    is. A copy that was made later than it was asked for is at a later `index`: the log may have been
+    forgotten up to there, and an attempt before that place would end in the next copy."""
     progress = raft.progress.get(peer)
     if progress is None or progress.flow is not Flow.SNAPSHOT:
         return
-    copied = progress.snapshot
+    copied = max(progress.snapshot, index)
     progress.probe()
     if ok:
         progress.next = Index(max(progress.next, copied + 1))

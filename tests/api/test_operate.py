@@ -12,6 +12,7 @@ from netstore.errors import Fault, timed_out
 from netstore.limits import Shares
 from netstore.meter import Meter
 from netstore.net.exchange import Request
+from netstore.node.pacing import Behind
 from netstore.raft.entry import ConfState
 from netstore.raft.progress import Flow
 from netstore.raft.status import PeerStatus
@@ -45,6 +46,27 @@ def test_status_tells_how_the_member_stands() -> None:
     assert asked(member, "GET", "status")[1]["backedUp"] is True
     member.conf = ConfState(voters=(NodeId(5),), learners=(member.id,))
     assert asked(member, "GET", "status")[1]["role"] == "learner"
+
+
+def test_status_and_members_tell_who_is_brought_up() -> None:
+    member = LocalMember()
+    document = asked(member, "GET", "status")[1]
+    assert (document["pacedBytesPerSecond"], document["behind"]) == (0, [])
+    assert "behind" not in asked(member, "GET", "members")[1]["members"][0]
+    member.paced_to = 1_000
+    member.others_behind = [
+        Behind(member.id, is_copying=True, sent=3, size=7, entries=9, counts=True),
+        Behind(NodeId(5), is_copying=False, sent=7, size=7, entries=4, counts=False),
+    ]
+    document = asked(member, "GET", "status")[1]
+    copying = {"id": OWN, "state": "copying", "sentBytes": 3, "totalBytes": 7}
+    copying |= {"entriesBehind": 9, "waitedFor": True}
+    assert document["pacedBytesPerSecond"] == 1_000
+    assert document["behind"] == [
+        copying,
+        {"id": "5", "state": "catching up", "entriesBehind": 4, "waitedFor": False},
+    ]
+    assert asked(member, "GET", "members")[1]["members"][0]["behind"] == copying
 
 
 def test_status_tells_what_held_the_loop() -> None:

@@ -91,6 +91,18 @@ def test_a_member_alone_grows_to_three_and_is_never_stuck() -> None:
     assert group[1].lines.events.count("member_promoted") == 2
 
 
+def test_a_member_that_was_given_a_copy_knows_what_its_log_weighs_since() -> None:
+    """It may lead next, and others may need that log."""
+    group = Group(1)
+    host = group.start(add(group, group[1]).id).host
+    assert host.copies_installed
+    for _ in range(5):
+        group[1].host.propose(encode(Set(path=b"/k")), lambda _: None)
+    group.pass_time(1)
+    pacing = host._pacing
+    assert pacing._total - pacing._sum(host.compacted) == host._raft.log_bytes > 0
+
+
 def test_a_member_added_as_learner_stays_one_until_it_is_promoted() -> None:
     group = Group(1)
     added = add(group, group[1], learner=True)

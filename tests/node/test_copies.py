@@ -48,16 +48,22 @@ class Host:
         self.compacted = Index(0)
         self.refuses = ""
         self.sent: list[tuple[NodeId, bool]] = []
+        self.moved: list[tuple[int, int]] = []
         self.received: list[tuple[InstallSnapshot, Path]] = []
 
     def follows(self, index: Index) -> bool:
         return self.compacted <= index
 
-    def image_meta(self, index: Index) -> SnapshotMeta:
+    def image_meta(self, index: Index, peer: NodeId) -> SnapshotMeta:
+        assert peer == B
         self.held += 1
-        return self.image_meta_at(index)
+        return self.image_meta_at(index, peer)
 
-    def image_meta_at(self, index: Index) -> SnapshotMeta:
+    def image_moved(self, peer: NodeId, sent: int, size: int) -> None:
+        assert peer == B
+        self.moved.append((sent, size))
+
+    def image_meta_at(self, index: Index, peer: NodeId) -> SnapshotMeta:
         return SnapshotMeta(index, Term(2), ConfState(voters=(A,)))
 
     def image_sent(self, peer: NodeId, *, ok: bool, begun: bool = True) -> None:
@@ -120,6 +126,9 @@ async def test_a_copy_arrives_whole_durable_and_under_its_name(tmp_path: Path) -
         assert message.meta == SnapshotMeta(Index(5), Term(2), ConfState(voters=(A,)))
         assert (message.sender, message.to, message.term) == (A, B, Term(3))
         assert verified(image) == 5
+        size = image.stat().st_size
+        assert (one.host.moved[0], one.host.moved[-1]) == ((0, size), (size, size))
+        assert one.host.moved == sorted(one.host.moved)
         assert two.files() == {image.name}
         await eventually(lambda: not two.budget.used, "nothing is held of it any more")
         assert one.budget.used == 0

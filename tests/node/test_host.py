@@ -35,6 +35,7 @@ from netstore.raft.core import Raft
 from netstore.raft.entry import Entry, EntryKind, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import Append, Forward, ForwardRefused, InstallSnapshot
+from netstore.raft.progress import Progress
 from netstore.raft.status import Fate, Proposed, Refusal
 from netstore.seams import SyncFailed
 from netstore.state.commands import Delete, QuorumGet, Set, encode
@@ -992,8 +993,8 @@ def test_a_copy_that_stands_for_nothing_keeps_no_log() -> None:
     assert member.host.follows(applied)
     assert not member.host.follows(Index(applied + 1))
     with pytest.raises(InvariantBroken):
-        member.host.image_meta(Index(applied + 1))
-    assert member.host._images_out == []
+        member.host.image_meta(Index(applied + 1), ME)
+    assert member.host.behind() == []
     member.host.image_sent(ME, ok=False, begun=False)
 
 
@@ -1066,7 +1067,7 @@ def test_a_log_that_weighs_too_much_is_forgotten_before_its_count_and_whatever_c
         member.engine.commit()
 
     grow(50)
-    meta = member.host.image_meta(member.engine.durable())
+    meta = member.host.image_meta(member.engine.durable(), NodeId(2))
     assert not member.host.compact()
     grow(30)
     assert not member.host.compact(), "neither too long nor too heavy"
@@ -1080,7 +1081,7 @@ def test_a_log_that_weighs_too_much_is_forgotten_before_its_count_and_whatever_c
     assert value(member.crashed().lead()) is None
 
 
-def test_the_log_keeps_what_follows_the_oldest_copy_on_its_way() -> None:
+def test_the_log_keeps_what_follows_the_oldest_copy_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
     member = Solo(snapshot_count=10).lead()
 
     def grow() -> None:
@@ -1090,16 +1091,200 @@ def test_the_log_keeps_what_follows_the_oldest_copy_on_its_way() -> None:
         member.engine.commit()
 
     grow()
-    first = member.host.image_meta(Index(15))
-    member.host.image_meta(Index(18))
+    first = member.host.image_meta(Index(15), NodeId(2))
+    member.host.image_meta(Index(18), NodeId(3))
     grow()
     assert member.host.compact()
     assert member.host.compacted == first.index
     assert not member.host.compact()
+    member.host.image_meta_at(Index(20), NodeId(3))
+    reported: list[tuple[NodeId, bool, Index]] = []
+    monkeypatch.setattr(Raft, "report_snapshot", lambda _, *told: reported.append(told))
     member.host.image_sent(NodeId(2), ok=True)
+    assert not member.host.compact()
     member.host.image_sent(NodeId(3), ok=True)
+    assert reported == [(2, True, 15), (3, True, 20)]
+    assert not member.host.compact(), "they need what follows the copies"
+    member.host.tick()  # and turn out to be no members
     assert member.host.compact()
     assert member.host.compacted > 18
+
+
+LIGHT = Budget(1_000_000)
+"""Of a log in which an entry of 1,000 bytes is a thousandth."""
+
+
+def paced(seconds: float = 3.4) -> Solo:
+    """A leader that has made a copy for another member for so long: it writes a tenth of its log a second, or
+    less.
+    """
+    member = Solo(log_budget=LIGHT).lead()
+    member.settle()
+    raft = member.host._raft
+    raft.progress[NodeId(9)] = Progress(Index(1), 0)
+    raft.progress[NodeId(9)].heard = 1 << 40
+    member.host.image_meta(Index(member.host.status().applied), NodeId(9))
+    for _ in range(round(seconds / 0.1)):
+        pass_time(member, 0.1)
+    assert member.host._pacing.rate is not None
+    assert not member.host.backed_up
+    return member
+
+
+def tick(member: Solo) -> None:
+    pass_time(member, 0.1)
+    member.settle()
+
+
+def test_writes_that_are_paced_wait_and_all_are_done() -> None:
+    member = paced()
+    outcomes = [put(member, bytes(1_000)) for _ in range(100)]
+    member.settle()
+    weight = member.host._raft.log_bytes
+    assert not member.woken, "it does not turn for what has to wait"
+    assert member.host.backed_up
+    done = sum(map(bool, outcomes))
+    assert 5 <= done <= 15, "what a tick has room for"
+    assert [bool(each) for each in outcomes] == [True] * done + [False] * (100 - done)
+    assert 0 < member.host.paced_to <= 100_000
+    for _ in range(60):
+        before = member.host._raft.log_bytes
+        tick(member)
+        rate = member.host._pacing.rate
+        assert rate is not None
+        assert 0 <= member.host._raft.log_bytes - before <= max(rate * 0.1 + 1_200, 1_200)
+    assert [len(each) for each in outcomes] == [1] * 100
+    assert all(isinstance(outcome, Event) for [outcome] in outcomes), "and none is refused"
+    assert member.host._raft.log_bytes - weight > 90_000
+    assert member.lines.events.count("writes_paced") == 1
+    for _ in range(60):
+        tick(member)
+    assert (member.host.paced_to, member.host.backed_up) == (0, False)
+    assert [each for each in member.lines.events if "paced" in each] == ["writes_paced", "writes_not_paced"]
+
+
+def test_own_writes_and_those_of_others_are_paced_together_and_take_turns() -> None:
+    member = paced()
+    [payload] = forward(member, 1_000).payloads
+    message = Forward(NodeId(9), ME, member.host.term, EntryKind.NORMAL, [payload])
+    for _ in range(40):
+        member.host.receive([message])
+        put(member, bytes(1_000))
+    before = member.host.status().last
+    tick(member)
+    assert 0 < member.host.status().last - before <= 12
+    own, others = len(member.host.proposals), len(member.host._put_off)
+    while member.host.proposals:
+        tick(member)
+    assert own > 20 < others
+    assert len(member.host._put_off) <= 12, "neither waited for all of the other"
+    assert member.host.backed_up, "renewals may be among them"
+
+
+def test_what_others_asked_and_nobody_waits_for_any_more_is_not_written() -> None:
+    member = paced(20.0)
+    limit = member.host.proposals.time_limit
+    message = forward(member, 30_000)
+    for _ in range(40):
+        member.host.receive([message])
+    last = member.host.status().last
+    for _ in range(round(limit / 0.1) + 50):
+        tick(member)
+    done = member.host.status().last - last
+    assert 0 < done < 20
+    assert (len(member.host._put_off), member.host._put_off_bytes) == (0, 0)
+
+
+def test_writes_that_are_paced_leave_others_their_turn() -> None:
+    """What one writer asks is not taken, and put back, before what another one does."""
+    member = paced(20.0)
+    order: list[str] = []
+
+    def ask(who: str) -> None:
+        command = encode(Set(b"/k", bytes(1_000)))
+        member.host.propose(command, lambda _: order.append(who), who.encode())
+
+    for _ in range(400):
+        ask("busy")
+    tick(member)
+    ask("calm")
+    for _ in range(20):
+        tick(member)
+    assert "calm" in order
+    assert order.index("calm") < 60
+
+
+def test_while_writes_are_paced_nothing_ends_whose_renewal_waits() -> None:
+    """A key of the v2 tree is renewed by a write like others, which may wait behind them."""
+    member = paced(20.0)
+    lessor = Lessor(member.host, 1.0)
+
+    def renew() -> Outcomes:
+        outcomes: Outcomes = []
+        command = encode(Set(b"/short", b"v", expires=1 << 60, ttl=2))
+        member.host.propose(command, outcomes.append, b"ann")
+        return outcomes
+
+    def is_there() -> bool:
+        return isinstance(member.host.machine.get(b"/short"), Event)
+
+    def go_on(seconds: float) -> None:
+        for _ in range(round(seconds / 0.5)):
+            for _ in range(5):
+                tick(member)
+            lessor.look()
+            member.settle()
+
+    renew()
+    go_on(1.0)
+    put(member, bytes(50_000))
+    tick(member)
+    renewed = renew()
+    go_on(3.0)
+    assert (renewed, is_there()) == ([], True)
+    while not renewed:
+        go_on(0.5)
+    [outcome] = renewed
+    assert isinstance(outcome, Event)
+    assert outcome.prev is not None, "it was there all the time"
+    go_on(30.0)
+    assert not is_there(), "it ends when nobody renews it"
+
+
+def test_a_log_that_outgrows_its_bound_between_two_chores_is_shortened_at_a_tick() -> None:
+    member = Solo(log_budget=LIGHT).lead()
+    for _ in range(100):
+        for _ in range(100):
+            put(member, bytes(1_000))
+        member.settle()
+        member.engine.commit()
+        pass_time(member, 0.1)
+        member.settle()
+        while member.host.forgetting:
+            member.host.compact()
+        assert member.host._raft.log_bytes <= LIGHT.limit
+    assert member.host.compacted > 0
+
+
+def test_the_log_keeps_what_a_member_needs_that_takes_it_as_far_as_it_may() -> None:
+    member = paced()
+    peer = member.host._raft.progress[NodeId(9)]
+    place = member.host.status().last
+    member.host.image_sent(NodeId(9), ok=True)
+    for _ in range(200):
+        put(member, bytes(1_000))
+    for _ in range(120):
+        tick(member)
+        member.engine.commit()
+        member.host.compact()
+        assert member.host._raft.log_bytes <= LIGHT.limit
+    assert member.host.compacted <= place
+    [behind] = member.host.behind()
+    assert (behind.id, behind.is_copying, behind.counts) == (9, True, True)
+    peer.match = member.host.status().last
+    tick(member)
+    assert member.host.behind() == []
+    assert member.host._pacing.rate is None
 
 
 def test_jobs_get_their_steps_after_turns_until_they_are_over() -> None:

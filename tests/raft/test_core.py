@@ -758,6 +758,34 @@ def test_a_copy_goes_to_members_that_are_there() -> None:
     assert leader.raft.status().peers[1].flow is Flow.PROBE
 
 
+def test_after_a_copy_that_was_made_later_than_it_was_asked_for_the_log_goes_on_there() -> None:
+    """What lies before is forgotten: an attempt there would end in another copy."""
+    cluster = group(3, election_ticks=3)
+    leader = cluster.hosts[ONE]
+
+    def without_three(message: Message) -> bool:
+        return THREE not in (message.sender, message.to)
+
+    leader.raft.propose([b"a"])
+    cluster.settle(without_three)
+    leader.compact(Index(2))
+    leader.raft.step(HeartbeatAnswer(THREE, ONE, Term(1), 0))
+    leader.raft.report_unreachable(THREE)
+    leader.raft.step(HeartbeatAnswer(THREE, ONE, Term(1), 0))
+    [asked] = [m for m in said(leader.raft) if isinstance(m, InstallSnapshot)]
+    leader.raft.propose([b"b", b"c"])
+    cluster.settle(without_three)
+    made = leader.raft.applied
+    assert made > asked.meta.index
+    leader.compact(made)
+    leader.raft.report_snapshot(THREE, ok=True, index=made)
+    leader.raft.propose([b"d"])
+    cluster.settle(without_three)
+    leader.raft.step(HeartbeatAnswer(THREE, ONE, Term(1), 0))
+    [sent] = [m for m in said(leader.raft) if isinstance(m, Append) and m.to == THREE]
+    assert (sent.previous_index, len(sent.entries)) == (made, 1)
+
+
 def test_a_description_exists_for_what_is_applied_and_not_forgotten() -> None:
     raft = leading()
     raft.step(AppendAccepted(TWO, ONE, Term(1), Index(1)))

@@ -32,6 +32,7 @@ REACHED: Final = (
     "copies_received",
     "replacements_finished",
     "compactions",
+    "ticks_paced",
     # membership
     "membership_changes",
     "membership_learn",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from netstore.disk.frame import Identity
 from netstore.errors import CorruptData, Fault, MustStop
+from netstore.limits import Budget
 from netstore.node.cluster import Cluster
 from netstore.node.driver import Driver
 from netstore.node.host import TURN_UNITS, DiskFailed, Host
@@ -222,6 +223,7 @@ class Member:
             snapshot_count=plan.snapshot_count,
             log=_Lines(self._note),
             catch_up_entries=plan.catch_up_entries,
+            log_budget=Budget(plan.log_bytes) if plan.log_bytes else None,
         )
         self.cluster = Cluster(self.host, log=_Lines(self._note))
         self.register = Register(self.host, self.cluster, plan.wish, _Lines(self._note))
@@ -348,6 +350,7 @@ class Member:
             self.cluster.tick()
         if self.world.plan.upgrades:
             self.levels.look()
+        self.world.reach["ticks_paced"] += self.host.paced_to > 0
         now = self.clock.monotonic()
         if now >= self._next_expiry:
             self._next_expiry = now + EXPIRE_SECONDS

@@ -109,7 +109,7 @@ def _steady(plan: Plan, *faults: str, size: int = 3, rate: float = 0.6) -> None:
     plan.upgrades = False
     plan.sticky = 0.5
     plan.skew = plan.drift = plan.no_battery = 0.0
-    plan.snapshot_count, plan.catch_up_entries = 10_000, 5_000
+    plan.snapshot_count, plan.catch_up_entries, plan.log_bytes = 10_000, 5_000, 0
     plan.max_append_bytes, plan.max_inflight = 1024 * 1024, 64
     plan.disk_latency = 0.001
 

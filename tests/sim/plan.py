@@ -45,6 +45,8 @@ class Plan:
     election_ticks: int = 10
     snapshot_count: int = 10_000
     catch_up_entries: int = 5_000
+    log_bytes: int = 0
+    """What a log in memory may weigh; 0 for the program's own bound, which no run comes near."""
     segment_bytes: int = 16 * 1024
     commit_interval: float = 0.1
     time_limit: float = 7.0
@@ -204,6 +206,8 @@ def draw(random: Random) -> Plan:
     plan.lies = choose((0.0, 0.0, 0.0, 0.003))
     if not plan.joiners and not plan.hostile and chance() < 0.1:
         upgrade(plan)
+    if plan.value_bytes and chance() < 0.5:
+        plan.log_bytes = choose((100_000, 400_000))
     return plan
 
 

@@ -313,7 +313,7 @@ class World:
         """
         image = sender.engine.copy()
         index = image.applied()
-        meta = sender.host.image_meta(index)
+        meta = sender.host.image_meta(index, message.to)
         self.reach["copies_sent"] += 1
         offer = InstallSnapshot(message.sender, message.to, message.term, meta)
         receiver = self.members.get(message.to)

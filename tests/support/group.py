@@ -169,11 +169,11 @@ class Group:
                 receiver.host.receive((message,))
             return
         if receiver is None or lost:
-            sender.host.image_meta(message.meta.index)
+            sender.host.image_meta(message.meta.index, message.to)
             sender.host.image_sent(message.to, ok=False)
             return
         sender.engine.commit()
-        meta = sender.host.image_meta(sender.engine.durable())
+        meta = sender.host.image_meta(sender.engine.durable(), message.to)
         receiver.host.image_received(
             InstallSnapshot(message.sender, message.to, message.term, meta), sender.engine
         )

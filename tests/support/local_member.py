@@ -31,6 +31,7 @@ from netstore.watch.hub import Hub
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from netstore.node.pacing import Behind
     from netstore.raft.status import PeerStatus
     from netstore.state.machine import Outcome
     from netstore.state.member import MemberInfo
@@ -247,6 +248,8 @@ class LocalMember:
         self.conf = ConfState(voters=(self.id,))
         self.term = Term(2)
         self.backed_up = False
+        self.paced_to = 0
+        self.others_behind: list[Behind] = []
         self.peers: tuple[PeerStatus, ...] = ()
         self.engine = engine or memory_engine()
         self.clock = clock or HandClock()
@@ -289,6 +292,10 @@ class LocalMember:
         done(self._apply(command))
         self._publish()
         self.reaper.countdown.count(self.clock.monotonic())
+
+    def behind(self) -> list[Behind]:
+        """Who is being brought up."""
+        return self.others_behind
 
     def status(self) -> Status:
         """What Raft would tell of itself."""

@@ -121,7 +121,7 @@ def _table(seen: Sequence[Standing]) -> Table:
 
 def _wide_table(seen: Sequence[Standing]) -> Table:
     standing = ("ENDPOINT", "ID", "NAME", "VERSION", "ROLE", "LEADER", "TERM", "INDEX", "APPLIED")
-    headings = (*standing, "LEVEL", "MEMORY", "HELD", "LONGEST", "PROBLEM")
+    headings = (*standing, "LEVEL", "MEMORY", "HELD", "LONGEST", "WAITS FOR", "PROBLEM")
     rows: list[tuple[str | int | None, ...]] = []
     for each in seen:
         told = each.status
@@ -130,7 +130,8 @@ def _wide_table(seen: Sequence[Standing]) -> Table:
             continue
         numbers = (told.term, told.commit_index, told.applied_index)
         words = (told.id, told.name or None, told.version, told.role, told.leader or None)
-        rows.append((each.endpoint, *words, *numbers, told.feature_level, *_load(told), _joined(each)))
+        loads = (*_load(told), _waits_for(told))
+        rows.append((each.endpoint, *words, *numbers, told.feature_level, *loads, _joined(each)))
     return Table(headings, rows)
 
 
@@ -148,6 +149,16 @@ def _load(told: MemberStatus) -> tuple[str | None, int | None, str | None]:
     return used, loop.over_budget, longest
 
 
+def _waits_for(told: MemberStatus) -> str | None:
+    """What a member that leads is waiting for: its own disk, or others that are being brought up."""
+    waits = [f"{each.id} {each.words}" for each in told.behind]
+    if told.paced_to:
+        waits.append(f"writes paced to {told.paced_to / 1e6:.2f} MB/s")
+    elif told.backed_up:
+        waits.append("requests wait")
+    return "; ".join(waits) or None
+
+
 def _content(seen: Standing) -> dict[str, object]:
     """The same fields whether it answered or not; null is: not told."""
     told = seen.status
@@ -163,6 +174,9 @@ def _content(seen: Standing) -> dict[str, object]:
         "commitIndex": told and told.commit_index,
         "appliedIndex": told and told.applied_index,
         "problems": list(seen.problems),
+        "backedUp": told and told.backed_up,
+        "pacedBytesPerSecond": told and told.paced_to,
+        "behind": told and [each.content for each in told.behind],
         "featureLevel": told and told.feature_level,
         "memory": memory and {"budgetBytes": memory.budget_bytes, "usedBytes": memory.used_bytes},
         "loop": loop

@@ -281,6 +281,8 @@ def _state(record: MemberRecord) -> str:
         return "unstarted"
     if record.active is False:
         return "silent"
+    if record.behind is not None:
+        return record.behind.words
     return "catching up" if record.promote else "started"
 
 
@@ -293,6 +295,7 @@ def _content(record: MemberRecord) -> dict[str, object]:
         "promote": record.promote,
         "active": record.active,
         "matchIndex": record.match_index,
+        "behind": record.behind and record.behind.content,
         "peerURLs": list(record.peer_urls),
         "clientURLs": list(record.client_urls),
     }

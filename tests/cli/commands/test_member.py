@@ -162,22 +162,44 @@ STANDING: Final = {
 }
 
 
+COPYING: Final[dict[str, Any]] = {
+    "id": "b",
+    "state": "copying",
+    "sentBytes": 459,
+    "totalBytes": 1_000,
+    "entriesBehind": 5,
+    "waitedFor": True,
+}
+CATCHING_UP: Final[dict[str, Any]] = {
+    "id": "c",
+    "state": "catching up",
+    "entriesBehind": 77,
+    "waitedFor": False,
+}
+
+
 @pytest.mark.parametrize(
     ("told", "shown"),
     [
-        ({}, ["", "", "", ""]),
+        ({}, ["", "", "", "", ""]),
         (
             {
                 "featureLevel": 2,
                 "memory": {"budgetBytes": 1_000, "usedBytes": 254, "sharesUsedBytes": {"log": 254}},
                 "loop": {"budgetMs": 5.0, "overBudget": 0, "longestMs": 0.0, "longestWork": ""},
             },
-            ["2", "25%", "0", ""],
+            ["2", "25%", "0", "", ""],
         ),
         (
             {"loop": {"overBudget": 3, "longestMs": 12.25, "longestWork": "turn: apply"}},
-            ["", "", "3", "12.2 ms turn: apply"],
+            ["", "", "3", "12.2 ms turn: apply", ""],
         ),
+        ({"backedUp": True}, ["", "", "", "", "requests wait"]),
+        (
+            {"backedUp": True, "pacedBytesPerSecond": 1_500_000, "behind": [COPYING, CATCHING_UP]},
+            [*[""] * 4, "b copying 45%; c catching up, 77 entries; writes paced to 1.50 MB/s"],
+        ),
+        ({"behind": [COPYING | {"totalBytes": 0}]}, [*[""] * 4, "b copying"]),
     ],
 )
 def test_what_loads_a_member_is_shown_as_far_as_it_is_told(
@@ -189,7 +211,19 @@ def test_what_loads_a_member_is_shown_as_far_as_it_is_told(
     assert plain.rows == [[url, "a", "one", "1.0", "leader", "a", "2", "9", "8", *shown, ""]]
     (seen,) = document["endpoints"]
     for name, value in told.items():
-        assert seen[name] == (value if name == "featureLevel" else {key: value[key] for key in seen[name]})
+        assert seen[name] == ({key: value[key] for key in seen[name]} if isinstance(value, dict) else value)
+
+
+def test_members_that_are_brought_up_are_listed_as_such(run: Run) -> None:
+    shown = {"name": "one", "peerURLs": [], "clientURLs": [], "role": "voter", "active": True}
+    members = [{"id": each["id"], **shown, "behind": each} for each in (COPYING, CATCHING_UP)]
+    with answering(
+        lambda _: http("200 OK", json.dumps({"members": [*members, {"id": "d", **shown}]}))
+    ) as url:
+        plain = run("--endpoints", url, "member", "ls")
+        document = run("--endpoints", url, "member", "ls", "-o", "json").document
+    assert [row[3] for row in plain.rows] == ["copying 45%", "catching up, 77 entries", "started"]
+    assert [each["behind"] for each in document["members"]] == [COPYING, CATCHING_UP, None]
 
 
 def test_all_problems_of_an_endpoint_are_in_one_list(run: Run) -> None:

@@ -1,0 +1,360 @@
+"""How fast a leader writes while other members are brought up: so slowly that the log behind each of them
+does not outgrow what it may weigh before it is there.
+
+Without that, a member that was away is given a state copy whose log is forgotten before it arrives, and then
+another, for as long as the load lasts. Who counts is alive, its place is in the log, and it moves fast enough
+to be there in time: by a state copy, or by taking the log. Who does not slows nobody.
+
+Pure: the host tells time, places and bytes. Looked at once a tick; what is proposed between two looks is at
+most what the rate gives for that time, and one request more.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from netstore.raft.status import Role
+from netstore.types import Index, NodeId
+
+if TYPE_CHECKING:
+    from netstore.raft.status import PeerStatus, Status
+
+PACED_SECONDS: Final = 256.0
+"""Writes are paced for one member at most so long, and no longer than it is expected to take: what takes
+longer is slow because of the member, and others are not to pay for that. A tenth of the time in which nothing
+is paced for it is given back. The least rate is that at which the log outgrows its bound in this time: less
+would save nothing, and at more a slow copy would be lost though it may take as long.
+"""
+
+WINDOW_SECONDS: Final = 5.0
+"""How fast a member takes the log is judged by so much time. Who takes less than the least rate in it does
+not count: a single slow sync does not make it so.
+"""
+
+LINGER_SECONDS: Final = 5.0
+"""Writes count as paced for so long after one had to wait."""
+
+BEHIND_PART: Final = 2
+"""A member is behind when the log after its place weighs this part of its bound: then it is brought up."""
+
+NEAR_PART: Final = 8
+"""It is there when no more than this part is after its place."""
+
+_MARKS: Final = 256
+"""The log is marked once for this part of its bound."""
+
+_LEAST_SPAN: Final = 0.5
+"""Seconds after which a speed may be judged."""
+
+
+class Behind(msgspec.Struct, frozen=True, gc=False):
+    """A member that is being brought up, as its leader sees it."""
+
+    id: NodeId
+    is_copying: bool
+    """It is given a state copy; else it takes the log."""
+    sent: int
+    """Bytes of that copy; of `size` ones, 0 while it is being made."""
+    size: int
+    entries: int
+    """Of the log after its place."""
+    counts: bool
+    """Writes are paced where it needs that."""
+
+
+class _Peer:
+    """One other member. All seconds are monotonic."""
+
+    __slots__ = (
+        "begun",
+        "copying",
+        "counts",
+        "entries",
+        "gap",
+        "installing",
+        "is_alive",
+        "is_behind",
+        "is_hopeless",
+        "place",
+        "samples",
+        "sent",
+        "size",
+        "used",
+    )
+
+    def __init__(self) -> None:
+        self.place = Index(0)
+        """The log after it is what this member needs."""
+        self.gap = 0.0
+        """What that weighs."""
+        self.entries = 0
+        self.copying = False
+        """A state copy is made or sent."""
+        self.installing = False
+        """A copy was delivered, and it has not taken the log after that yet."""
+        self.begun = 0.0
+        """When that copy was."""
+        self.sent = self.size = 0
+        self.is_alive = False
+        self.is_behind = False
+        """It was far behind, and has not come near since."""
+        self.is_hopeless = False
+        """It will not be there in time."""
+        self.counts = False
+        self.used = 0.0
+        """Seconds that writes were paced for it, less what was given back."""
+        self.samples: deque[tuple[float, float]] = deque()
+        """When it had taken how much of the log."""
+
+    @property
+    def is_brought_up(self) -> bool:
+        return self.copying or self.installing or self.is_behind
+
+    @property
+    def is_kept_for(self) -> bool:
+        """The log keeps what it needs, within its bound."""
+        return self.copying or (self.is_brought_up and not self.is_hopeless)
+
+    def hope(self) -> None:
+        """It begins anew."""
+        if self.used <= PACED_SECONDS / 2:
+            self.is_hopeless = False
+
+    def forget(self) -> None:
+        """What it needs is not in the log, or it is led by others. A copy under way ends for itself."""
+        self.installing = self.is_behind = self.counts = False
+        self.samples.clear()
+
+    def copied(self) -> float:
+        """What is done of a copy, of 3 parts of about the same length: made; sent; verified and loaded. How
+        far the first and the last are nobody tells: three quarters of the first count as done, and none of
+        the last.
+        """
+        if self.installing:
+            return 2.0
+        return 1 + self.sent / self.size if self.size else 0.75
+
+    def speed(self) -> float | None:
+        """Bytes a second that it takes of the log; None while that is not known."""
+        (begun, first), (ended, last) = self.samples[0], self.samples[-1]
+        return (last - first) / (ended - begun) if ended - begun >= _LEAST_SPAN else None
+
+
+class Pacing:
+    """What the log weighs after the places of others, and how fast it may grow therefore."""
+
+    def __init__(self, limit: int, compacted: Index) -> None:
+        """`limit` is what the log may weigh; it begins after `compacted`."""
+        self._limit = limit
+        self.least = limit / PACED_SECONDS
+        """Bytes a second that are written however slow who counts is."""
+        self.rate: float | None = None
+        """Bytes a second that may be written; None: any number."""
+        self._room = 0.0
+        """Bytes that may be written before the next look; less than 0 where more were."""
+        self._looked: float | None = None
+        self._held = False
+        """Something had to wait since the last look."""
+        self._held_at = float("-inf")
+        self._peers: dict[NodeId, _Peer] = {}
+        self._forgotten = 0
+        """Bytes that the log has let go of."""
+        self._last = compacted
+        self._total = 0
+        """Bytes that were ever in the log, up to its end."""
+        # Places of the log, and the bytes that were ever in it up to there. Between two, entries count as
+        # equally long.
+        self._places: list[Index] = [compacted]
+        self._sums: list[int] = [0]
+
+    # --- the log
+
+    def restart(self, compacted: Index) -> None:
+        """The log is empty and begins after this place."""
+        self._last, self._total, self._forgotten = compacted, 0, 0
+        self._places, self._sums = [compacted], [0]
+
+    def measure(self, last: Index, log_bytes: int) -> None:
+        """The log ends there and weighs so much. O(1), but for what was cut off."""
+        places, sums = self._places, self._sums
+        while len(places) > 1 and places[-1] > last:
+            places.pop()
+            sums.pop()
+        self._last, self._total = last, self._forgotten + log_bytes
+        if last > places[-1] and self._total - sums[-1] >= self._limit / _MARKS:
+            places.append(last)
+            sums.append(self._total)
+
+    def forgot(self, compacted: Index, size: int) -> None:
+        """The log has let go of so many bytes, up to this place."""
+        self._forgotten += size
+        count = bisect_right(self._places, compacted)
+        self._places[:count] = [compacted]
+        self._sums[:count] = [self._forgotten]
+
+    def _sum(self, place: Index) -> float:
+        """Bytes that were ever in the log up to this place, about."""
+        places, sums = self._places, self._sums
+        if place >= self._last:
+            return self._total
+        at = bisect_right(places, place)
+        if not at:
+            return sums[0]
+        low, below = places[at - 1], sums[at - 1]
+        high, above = (places[at], sums[at]) if at < len(places) else (self._last, self._total)
+        return below + (above - below) * (place - low) / max(high - low, 1)
+
+    def needed(self) -> Index | None:
+        """The first place of the log that somebody needs who is brought up, and that the bound allows."""
+        begin, most = self._places[0], self._limit
+        places = [peer.place for peer in self._peers.values() if peer.is_kept_for and peer.place >= begin]
+        return min((place for place in places if self._total - self._sum(place) <= most), default=None)
+
+    # --- state copies
+
+    def copy_begun(self, peer: NodeId, index: Index, now: float) -> None:
+        """A copy is being made; the log after `index` will be needed."""
+        record = self._peers.setdefault(peer, _Peer())
+        record.place = min(index, record.place) if record.copying else index
+        record.copying, record.installing, record.begun = True, False, now
+        record.sent = record.size = 0
+        record.hope()
+
+    def copy_made(self, peer: NodeId, index: Index) -> None:
+        """It is of the state at this place, which may be after the one it was begun at."""
+        record = self._peers.get(peer)
+        if record is not None:
+            record.place = max(record.place, index)
+
+    def copy_sent(self, peer: NodeId, sent: int, size: int) -> None:
+        """So many bytes of a copy of this size have left."""
+        record = self._peers.get(peer)
+        if record is not None:
+            record.sent, record.size = sent, size
+
+    def copy_over(self, peer: NodeId, *, ok: bool) -> Index:
+        """It was delivered, or given up: the place it was of."""
+        record = self._peers.get(peer)
+        if record is None:
+            return Index(0)
+        record.copying, record.installing = False, ok
+        record.sent = record.size if ok else 0
+        return record.place
+
+    # --- the rate
+
+    def look(self, now: float, status: Status) -> None:
+        """Judge all others anew, and give the next moment its bytes. `measure` was called just before."""
+        seconds = 0.0 if self._looked is None else now - self._looked
+        self._looked = now
+        if self._held:
+            self._held_at = now
+        peers = status.peers if status.role is Role.LEADER else ()
+        known = {peer.id for peer in peers}
+        for id_, record in list(self._peers.items()):
+            if id_ not in known:
+                record.forget()
+                if not record.copying:
+                    del self._peers[id_]
+        rates = [self._judge(self._peers.setdefault(peer.id, _Peer()), peer, now, seconds) for peer in peers]
+        self._held = False
+        self.rate = min((rate for rate in rates if rate is not None), default=None)
+        self._room = 0.0 if self.rate is None else min(self._room, 0.0) + self.rate * seconds
+
+    def _judge(self, record: _Peer, peer: PeerStatus, now: float, seconds: float) -> float | None:
+        """The rate that this member needs; None where it needs none, or does not count."""
+        if record.counts and self._held:
+            record.used += seconds
+        else:
+            record.used = max(0.0, record.used - seconds / 10)
+        record.counts = False
+        if record.installing and peer.match >= record.place:
+            record.installing, record.is_behind = False, True
+        if not (record.copying or record.installing):
+            record.place = peer.match
+        record.gap = self._total - self._sum(record.place)
+        record.entries = max(0, self._last - record.place)
+        record.is_alive = peer.active
+        if not record.place or record.place < self._places[0]:
+            record.forget()  # it was not heard of yet, or needs a copy
+            return None
+        if not peer.active:
+            record.samples.clear()
+            record.is_behind = False
+            record.installing &= now - record.begun < PACED_SECONDS
+            return None
+        if record.copying or record.installing:
+            record.samples.clear()
+            need: tuple[float, float] | None = self._for_copy(record, now)
+        else:
+            need = self._for_log(record, now)
+        if need is None:
+            return None
+        rate, left = need
+        record.is_hopeless |= left > PACED_SECONDS - record.used
+        record.counts = not record.is_hopeless
+        return max(rate, self.least) if record.counts else None
+
+    def _for_copy(self, record: _Peer, now: float) -> tuple[float, float]:
+        """What the bound leaves, spread over the time that the copy will still take: the rate. And how long
+        it will take at least: while it is made, twice as long as that has taken. All of it follows from what
+        was done so far, so a copy that slows down makes writes slower, too.
+        """
+        done, spent = record.copied(), now - record.begun
+        left = spent * (3 - done) / done
+        rate = (self._limit * 15 / 16 - record.gap) / max(1.0, left)
+        return rate, min(left, 2 * spent)
+
+    def _for_log(self, record: _Peer, now: float) -> tuple[float, float] | None:
+        """Three quarters of what it takes itself, so that it comes nearer; and how long that will take. None
+        when it is not behind, or stands still.
+        """
+        samples, near = record.samples, self._limit / NEAR_PART
+        if record.gap > self._limit / BEHIND_PART and not record.is_behind:
+            record.is_behind = True
+            samples.clear()  # what it did not take before need not have been there
+        if record.gap <= near:
+            record.is_behind = False
+            record.hope()
+        samples.append((now, self._sum(record.place)))
+        while len(samples) > 2 and now - samples[1][0] >= WINDOW_SECONDS:
+            samples.popleft()
+        if not record.is_behind:
+            return None
+        speed, is_early = record.speed(), now - samples[0][0] < WINDOW_SECONDS
+        if speed is None or speed < self.least:
+            return (0.0, 0.0) if is_early else None
+        return speed * 3 / 4, 0.0 if is_early else (record.gap - near) / (speed / 4)
+
+    # --- writing
+
+    @property
+    def room(self) -> int | None:
+        """Bytes that may be proposed now, none where 0; None: any number."""
+        return None if self.rate is None else max(0, int(self._room))
+
+    def spend(self, size: int) -> None:
+        """So many bytes were proposed."""
+        if self.rate is not None:
+            self._room -= size
+
+    def hold(self) -> None:
+        """Something waits because there is no room."""
+        self._held = True
+
+    @property
+    def paced(self) -> bool:
+        """Something had to wait lately."""
+        return self._held or (self._looked or 0.0) - self._held_at < LINGER_SECONDS
+
+    def behind(self) -> list[Behind]:
+        """Who is there and is being brought up, or is not near, by ids."""
+        return [
+            Behind(id_, peer.copying or peer.installing, peer.sent, peer.size, peer.entries, peer.counts)
+            for id_, peer in sorted(self._peers.items())
+            if peer.copying or (peer.is_alive and peer.place and peer.gap > self._limit / NEAR_PART)
+        ]
