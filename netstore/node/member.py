@@ -37,7 +37,9 @@ class Member(Protocol):
     def term(self) -> Term: ...
     @property
     def backed_up(self) -> bool:
-        """It leads, and requests wait that may be older than what it would propose by itself now."""
+        """It leads, and what is asked of it now waits, or would: some of that may be older than what it would
+        propose by itself. A follower passes on what it is asked.
+        """
 
     @property
     def paced_to(self) -> int:
