@@ -228,9 +228,9 @@ def align(stores: Sequence[Store]) -> int:
     indexes = [index_of(store) for store in stores]
     for store, index in zip(stores, indexes, strict=True):
         for _ in range(max(indexes) - index):
-            store.ask(filler)
-        store.ask(filler)
-        store.ask(Question(b"DELETE", b"/v2/keys/_filler"))
+            change(store, filler)
+        change(store, filler)
+        change(store, Question(b"DELETE", b"/v2/keys/_filler"))
     return index_of(stores[0])
 
 
@@ -252,7 +252,18 @@ def wipe(stores: Sequence[Store], keys: Iterable[bytes]) -> None:
     """Remove these keys of the top level, in the same order everywhere."""
     for key in keys:
         for store in stores:
-            store.ask(Question(b"DELETE", b"/v2/keys/" + quote_from_bytes(key).encode() + b"?recursive=true"))
+            change(
+                store, Question(b"DELETE", b"/v2/keys/" + quote_from_bytes(key).encode() + b"?recursive=true")
+            )
+
+
+def change(store: Store, question: Question) -> None:
+    """Ask for a change of which nothing is compared. The store must have judged it: one that had no time for
+    it would differ from the others from then on.
+    """
+    answer = store.ask(question)
+    assert isinstance(answer, Answer)
+    assert answer.status < 500, (store, question, answer)
 
 
 def run(script: Sequence[Step], guide: LocalStore, peers: Sequence[HttpStore]) -> None:
@@ -314,7 +325,7 @@ def finish(
     for step, _ in open_watches:
         for method, query in ((b"PUT", b"?dir=true"), (b"DELETE", b"?recursive=true")):
             for store in stores:
-                store.ask(Question(method, step.path + query))
+                change(store, Question(method, step.path + query))
     for step, (guiding, *others) in open_watches:
         lines, ended = guiding.lines(0, ended=True)
         wanted = [Answer(200, {}, line).shown(in_order=True) for line in lines]

@@ -666,6 +666,32 @@ def test_what_was_cut_before_the_disk_had_it_is_not_given_to_it() -> None:
     assert not raft.has_more
 
 
+@pytest.mark.parametrize("handed", [0, 2, 4])
+def test_nothing_follows_the_mark_of_a_copy_that_the_copy_takes_the_place_of(handed: int) -> None:
+    """Or the log on disk would go back behind the mark, and could not be read."""
+    raft = member(1, TRIO, max_ready_bytes=100)
+    entries = [entry(index, 1, bytes(24)) for index in range(1, 6)]
+    raft.step(Append(TWO, ONE, Term(1), Index(0), Term(0), Index(0), entries))
+    for _ in range(handed // 2):
+        raft.take_ready()
+    meta = SnapshotMeta(Index(20), Term(2), TRIO)
+    raft.step(InstallSnapshot(THREE, ONE, Term(2), meta))
+    snapshots = []
+    while raft.has_ready():
+        ready = raft.take_ready()
+        snapshots.append(ready.snapshot)
+        assert (list(ready.entries), list(ready.after_sync)) == ([], [])
+        assert ready.hard_state is None or ready.hard_state.commit == 0
+        assert not raft.has_more
+    assert snapshots[0] == meta
+    raft.snapshot_installed(meta)
+    ready = raft.take_ready()
+    assert (list(ready.entries), ready.hard_state) == ([], HardState(Term(2), NodeId(0), Index(20)))
+    assert list(ready.messages) == [AppendAccepted(ONE, THREE, Term(2), Index(20))]
+    raft.step(Append(THREE, ONE, Term(2), Index(20), Term(2), Index(20), [entry(21, 2)]))
+    assert list(raft.take_ready().entries) == [entry(21, 2)]
+
+
 @pytest.mark.parametrize(("away", "other"), [(TWO, THREE), (THREE, TWO)])
 @pytest.mark.parametrize("most", [1, 2])
 def test_a_follower_that_was_away_is_sent_a_bounded_number_of_bytes_at_once_and_delays_no_other(
