@@ -30,6 +30,7 @@ from netstore.disk.diagnose import (
 from netstore.disk.frame import Identity, Kind, Place, lay
 from netstore.errors import CorruptData
 from netstore.raft.entry import Entry, HardState, SnapshotMeta, decode_entries, encode_entries
+from netstore.raft.invariant import InvariantBroken
 from netstore.types import Index
 
 if TYPE_CHECKING:
@@ -70,6 +71,10 @@ class _State(NamedTuple):
     mark: bytes
     highest: int
     """Highest index in this segment."""
+    start: int
+    """The index of the mark."""
+    last: int | None
+    """The last entry, or the mark where that is further; None in a log with neither."""
 
 
 class _Closed(NamedTuple):
@@ -83,6 +88,10 @@ class Wal:
     Completions come in the order of the calls. When a write fails, it and everything after it that was
     already under way is reported as failed, in order, and the log stands where it stood before: the same
     batch may be appended again, unless the error is `SyncFailed`, after which only a restart helps.
+
+    Until the last of those is reported nothing is taken: it would be kept, and they are not. InvariantBroken
+    for who tries, and for entries that do not follow what is there: a log that no start could read is not
+    written.
     """
 
     def __init__(self, device: Device, identity: Identity, segment_bytes: int, found: Diagnosis) -> None:
@@ -91,13 +100,15 @@ class Wal:
         self._identity = identity
         self._segment_bytes = segment_bytes
         number = -1 if found.segment is None else found.segment
-        self._state = _State(number, found.end, b"", b"", 0)
+        self._state = _State(number, found.end, b"", b"", 0, 0, None)
         self._closed: deque[_Closed] = deque()
         self._seed = identity.seed(max(number, 0))
         self._synced = Position(number, *found.end)
         self._marked = 0
         self._life = 0
         self._under_way = 0
+        self._failing = 0
+        """How many of them have failed and are still to be reported."""
 
     @classmethod
     def open(
@@ -146,8 +157,14 @@ class Wal:
         state = self._state
         kept = b"" if hard_state is None else hard_state.encode()
         payload = prefixed(kept) + (encode_entries(entries) if entries else b"")
-        highest = max(state.highest, entries[-1].index) if entries else state.highest
-        after = _State(state.segment, state.place, kept or state.hard_state, state.mark, highest)
+        highest, last = state.highest, state.last
+        if entries:
+            first = entries[0].index
+            if first <= state.start or (last is not None and first > last + 1):
+                raise InvariantBroken(f"entry {first} given to a log of entries {state.start + 1} to {last}")
+            last = entries[-1].index
+            highest = max(highest, last)
+        after = state._replace(hard_state=kept or state.hard_state, highest=highest, last=last)
         self._write(Kind.BATCH, payload, after, done)
 
     def mark(self, meta: SnapshotMeta, done: Callable[[OSError | None], None]) -> None:
@@ -157,7 +174,8 @@ class Wal:
         5.1).
         """
         encoded = meta.encode()
-        after = self._state._replace(mark=encoded)
+        last = max(self._state.last or 0, meta.index)
+        after = self._state._replace(mark=encoded, start=meta.index, last=last)
         self._write(Kind.MARK, encoded, after, partial(self._set_mark, meta.index, done))
 
     def drop_before(self, index: Index) -> None:
@@ -189,6 +207,8 @@ class Wal:
 
         `after` is the state once it is written, but for its place. MemoryError: nothing was done.
         """
+        if self._failing:
+            raise InvariantBroken("a record was given to a log that has not reported all that failed")
         before = self._state
         number, start, synced, seed = before.segment, before.place.at, self._synced, self._seed
         data, place = lay(seed, before.place, kind, payload, synced.at if synced.segment == number else 0)
@@ -201,15 +221,21 @@ class Wal:
             head, place = lay(seed, Place(0, seed), Kind.OPENING, opening.encode(), 0)
             data, place = lay(seed, place, kind, payload, 0)
             data = head + data
-        state = _State(number, place, after.hard_state, after.mark, after.highest)
+        state = after._replace(segment=number, place=place)
         end = Position(number, *place)
         settle = partial(self._settle, self._life, before, end, done)
-        # Nothing is changed before the device has it: where memory is short, any line above may be the last.
-        self._device.write(segment_name(number), start, data, settle, end.encode(seed))
+        closes = full and before.segment >= 0
+        if closes:
+            self._closed.append(_Closed(before.segment, before.highest))
+        # Nothing else is changed before the device has it: where memory is short, any line may be the last.
+        try:
+            self._device.write(segment_name(number), start, data, settle, end.encode(seed))
+        except MemoryError:
+            if closes:
+                self._closed.pop()
+            raise
         self._state, self._seed = state, seed
         self._under_way += 1
-        if full and before.segment >= 0:
-            self._closed.append(_Closed(before.segment, before.highest))
 
     def _settle(
         self,
@@ -224,10 +250,13 @@ class Wal:
             self._synced = end
         elif life == self._life:  # the first of those that fail together
             self._life += 1
+            self._failing = self._under_way
             self._state = before
             self._seed = self._identity.seed(max(before.segment, 0))
             while self._closed and self._closed[-1].segment >= before.segment:
                 self._closed.pop()
+        else:
+            self._failing -= 1
         done(error)
 
     def _replay(self, found: Diagnosis) -> Replay:
@@ -245,7 +274,13 @@ class Wal:
                 raise CorruptData(f"write-ahead log: {segment_name(record.segment)}: {error}") from None
         replay = log.finish()
         self._marked = replay.mark.index if replay.mark else 0
-        self._state = self._state._replace(hard_state=log.hard_state, mark=log.mark, highest=highest)
+        self._state = self._state._replace(
+            hard_state=log.hard_state,
+            mark=log.mark,
+            highest=highest,
+            start=self._marked,
+            last=replay.last if replay.mark or replay.entries else None,
+        )
         return replay
 
 

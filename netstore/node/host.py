@@ -174,6 +174,15 @@ class _Asked:
     """When that was, in monotonic seconds."""
 
 
+@dataclass(slots=True, frozen=True)
+class Mark:
+    """For the log: a state at this place stands for what was before."""
+
+    meta: SnapshotMeta
+    is_copy: bool = False
+    """It is that of a state copy, which takes the place of the state once this is written."""
+
+
 class Log(Protocol):
     """The part of a structured logger that is used here."""
 
@@ -285,8 +294,10 @@ class Host:
         """The state is being read anew after a copy took its place."""
         self._stopping = False
         self._failure: Exception | None = None
-        self._unsynced: deque[Append | SnapshotMeta] = deque()
-        """What the log was given and has not kept yet: batches, and marks of state copies."""
+        self._unsynced: deque[Append | Mark] = deque()
+        """All that is for the log and that it has not kept yet, in order: whatever one of these lacks, those
+        behind it wait.
+        """
         self._writing = 0
         self._disk_full: OSError | None = None
         self.room: LogRoom | None = None
@@ -1077,7 +1088,7 @@ class Host:
         self._to_apply_bytes = 0
         self._half_applied = False
         self._log.info("state_copy_installing", index=meta.index)
-        self._write(meta)
+        self._write(Mark(meta, is_copy=True))
 
     def _replace_state(self, meta: SnapshotMeta) -> None:
         """The log is marked with the copy: it takes the place of the state."""
@@ -1116,7 +1127,7 @@ class Host:
 
     # --- the disk
 
-    def _write(self, record: Append | SnapshotMeta) -> None:
+    def _write(self, record: Append | Mark) -> None:
         self._unsynced.append(record)
         if self._disk_full is None and self._writing == len(self._unsynced) - 1:
             self._give(record)
@@ -1135,13 +1146,13 @@ class Host:
         if self._writing < len(self._unsynced):
             self._wake()
 
-    def _give(self, record: Append | SnapshotMeta) -> bool:
+    def _give(self, record: Append | Mark) -> bool:
         """Hand a record to the log. False where there is no memory for it now."""
         try:
             if isinstance(record, Append):
                 self._wal.append(record.hard_state, record.entries, self._synced)
             else:
-                self._wal.mark(record, self._synced)
+                self._wal.mark(record.meta, self._synced)
         except MemoryError:  # the log stands where it stood: what follows waits behind this record
             self._not_written(OSError(errno.ENOMEM, "Cannot allocate memory"))
             return False
@@ -1158,8 +1169,10 @@ class Host:
             if isinstance(record, Append):
                 self._driver.synced()
                 self._wake()
+            elif record.is_copy:
+                self._replace_state(record.meta)
             else:
-                self._replace_state(record)
+                self._wal.drop_before(Index(self._compacted + 1))
         elif isinstance(failure, SyncFailed) or failure.errno not in PASSING:
             self.fail(DiskFailed(f"writing the log failed: {failure}; nothing unsaved was acknowledged"))
         else:
@@ -1242,7 +1255,7 @@ class Host:
         meta = self._raft.snapshot_meta(keep)
         self._compacted = meta.index
         self._forget()
-        self._wal.mark(meta, self._marked)
+        self._write(Mark(meta))
         self._log.info("log_compacted", before=meta.index, durable=durable)
         return True
 
@@ -1276,14 +1289,6 @@ class Host:
             self._log.info("writes_not_paced")
         if weight > max(self._log_limit, self._compact_at) and not self.forgetting:
             self.compact()
-
-    def _marked(self, failure: OSError | None) -> None:
-        if failure is None:
-            self._wal.drop_before(Index(self._compacted + 1))
-        elif isinstance(failure, SyncFailed):
-            self.fail(DiskFailed(f"syncing the log failed: {failure}; the member stops"))
-        else:
-            self._log.warning("log_mark_not_written", error=str(failure))
 
 
 def _weight(entry: Entry) -> int:

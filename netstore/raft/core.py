@@ -342,7 +342,7 @@ class Raft:
         log = self.log
         told = self._told
         return bool(
-            log.handed < log.last
+            self._has_entries
             or self.send_due
             or self.messages
             or self.after_sync
@@ -361,7 +361,14 @@ class Raft:
     @property
     def has_more(self) -> bool:
         """The last Ready had no room for all that is to be written and sent (`Config.max_ready_bytes`)."""
-        return self.send_due or self.log.handed < self.log.last
+        return self.send_due or self._has_entries
+
+    @property
+    def _has_entries(self) -> bool:
+        """There are entries to be given to the disk. While a state copy replaces the log there are none: the
+        disk has the mark of the copy already, and they would stand behind it.
+        """
+        return self.installing is None and self.log.handed < self.log.last
 
     def take_ready(self) -> Ready:
         """Everything to do since the last call. The caller has promised to do it, in the order that `ready`
@@ -373,7 +380,7 @@ class Raft:
         if self.send_due:
             replication.send_all(self)
         log = self.log
-        entries = log.hand_out(self.config.max_ready_bytes)
+        entries = log.hand_out(self.config.max_ready_bytes) if self._has_entries else []
         replication.answer_appends(self)
         told = self._told
         hard_state = None

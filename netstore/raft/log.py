@@ -300,7 +300,7 @@ class Log:
         if index <= self.commit:
             raise InvariantBroken(f"state copy at {index} put over a log committed up to {self.commit}")
         self._entries.clear()
-        self.bytes = 0
+        self.bytes = self._unhanded = 0
         self._flights.clear()
         self.compacted = self.last = self.commit = self.applying = self.applied = index
         self.handed = self.persisted = index

@@ -323,11 +323,11 @@ def _reject(raft: Raft, message: Append, hint: Index, *, needs_snapshot: bool) -
 
 def answer_appends(raft: Raft) -> None:
     """Tell the leader how far this log matches its own: at once if that is on disk, else after the sync. Of
-    what was not given to the disk yet it is told later."""
+    what was not given to the disk yet it is told later; never, if a state copy takes the place of that."""
     if raft.accepted is None:
         return
     index = Index(min(raft.accepted, raft.log.handed))
-    if index == raft.accepted:
+    if index == raft.accepted or raft.installing is not None:
         raft.accepted = None
     answer = AppendAccepted(raft.id, raft.leader, raft.term, index)
     if index <= raft.log.persisted:

@@ -15,6 +15,7 @@ from netstore.disk.frame import FRAGMENT, Identity, Kind, Place, lay
 from netstore.disk.wal import Replay, Wal
 from netstore.errors import CorruptData
 from netstore.raft.entry import ConfState, Entry, EntryKind, HardState, SnapshotMeta
+from netstore.raft.invariant import InvariantBroken
 from netstore.types import Index, NodeId, Term
 from tests.disk.platter import Platter
 
@@ -261,20 +262,58 @@ def test_after_a_full_disk_the_same_batch_may_be_appended_again() -> None:
     assert replay.hard_state is None
 
 
-def test_what_is_appended_between_two_failures_of_one_group_survives() -> None:
+def test_nothing_is_taken_until_all_that_failed_is_reported() -> None:
+    """It would be kept, and what was given before it is not."""
     platter, wal = fresh()
-    later = Answers()
+    answers = Answers()
+    left: list[int] = []
 
-    def again(error: OSError | None) -> None:
-        assert error is FULL
-        wal.append(None, entries(1, 1), later)
+    def failed(error: OSError | None) -> None:
+        answers(error)
+        left.append(2 - len(left))
+        if left[-1]:
+            with pytest.raises(InvariantBroken, match="has not reported all that failed"):
+                wal.append(HardState(Term(1), NodeId(0), Index(0)), [], answers)
+            with pytest.raises(InvariantBroken, match="has not reported all that failed"):
+                wal.mark(meta(1), answers)
+        else:
+            wal.append(None, entries(1, 1), answers)
 
-    wal.append(None, entries(1, 2), again)
-    wal.append(None, entries(3, 4), Answers())
-    platter.fail(FULL)
+    wal.append(None, entries(1, 2), answers)
     platter.turn()
-    assert later.got == [None]
-    assert Wal.open(platter, IDENTITY, SEGMENT)[1].entries == entries(1, 1)
+    wal.mark(meta(1), failed)
+    wal.append(None, entries(3, 4), failed)
+    wal.append(None, entries(5, 6), failed)
+    platter.fail(FULL)
+    wal.append(None, entries(2, 2), answers)
+    platter.turn()
+    assert answers.got == [None, FULL, FULL, FULL, None, None]
+    assert Wal.open(platter, IDENTITY, SEGMENT)[1].entries == entries(1, 2)
+
+
+def test_entries_that_do_not_follow_are_not_taken() -> None:
+    """No start could read that log."""
+    platter, wal = fresh()
+    wal.append(None, entries(1, 4), Answers())
+    platter.turn()
+    wal.append(None, entries(5, 7), Answers())
+    platter.fail(FULL)
+    with pytest.raises(InvariantBroken, match="entry 6 given to a log of entries 1 to 4"):
+        wal.append(None, entries(6, 6), Answers())
+    wal.mark(meta(2), Answers())
+    with pytest.raises(InvariantBroken, match="entry 2 given to a log of entries 3 to 4"):
+        wal.append(None, entries(2, 3), Answers())
+    wal.append(None, entries(3, 3), Answers())
+    wal.mark(meta(9), Answers())
+    with pytest.raises(InvariantBroken, match="entry 4 given to a log of entries 10 to 9"):
+        wal.append(None, entries(4, 5), Answers())
+    platter.turn()
+    wal, replay = Wal.open(platter, IDENTITY, SEGMENT)
+    assert (replay.mark, replay.entries) == (meta(9), [])
+    for first in (9, 11):
+        with pytest.raises(InvariantBroken, match="given to a log of entries 10 to 9"):
+            wal.append(None, entries(first, first), Answers())
+    wal.append(None, entries(10, 12), Answers())
 
 
 def test_a_stop_with_writes_on_their_way_finishes_them() -> None:
@@ -310,6 +349,7 @@ def test_a_record_that_does_not_decode_is_refused_with_its_file(kind: Kind, payl
 def test_entries_that_leave_a_gap_are_refused() -> None:
     platter, wal = fresh()
     wal.append(None, entries(1, 2), Answers())
+    wal._state = wal._state._replace(last=4)
     wal.append(None, entries(5, 5), Answers())
     platter.turn()
     with pytest.raises(CorruptData, match="entry 5 follows entry 2"):

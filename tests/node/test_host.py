@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.disk.engine import MemoryEngine
+from netstore.disk.frame import Identity
+from netstore.disk.wal import Wal
 from netstore.errors import NO_SPACE, STOPPED, TIMED_OUT, TOO_MANY, CorruptData, Fault
 from netstore.limits import Budget
 from netstore.meter import Parts
@@ -60,7 +62,7 @@ from netstore.watch.hub import MOST_WAITING
 from netstore.watch.streams import Watches
 from tests.support.group import Group
 from tests.support.local_member import HandClock
-from tests.support.member import ME, Solo
+from tests.support.member import CLUSTER, ME, Solo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -1037,6 +1039,85 @@ def test_the_log_forgets_what_the_durable_state_covers() -> None:
     assert value(member.crashed().lead()) == b"v"
 
 
+def forgetting() -> Solo:
+    """A member whose log is marked, which the disk has not kept yet."""
+    member = Solo(snapshot_count=10, log_budget=Budget(20_000)).lead()
+    for _ in range(50):
+        member.host.propose(encode(QuorumGet(path=b"/" + b"x" * 1000)), lambda _: None)
+    member.settle()
+    member.engine.commit()
+    assert member.host.compact()
+    assert len(member.device.waiting) == 1
+    return member
+
+
+def test_what_is_given_behind_a_mark_that_finds_no_room_waits_for_it() -> None:
+    """The disk reports one failure after the other: what comes between two of them must not be kept while
+    what was given before it is not.
+    """
+    member = forgetting()
+    lost = put(member, b"lost")
+    member.turn()
+    persisted = member.host.status().persisted
+    member.device.fail(FULL, writes=1)
+    between = put(member, b"between")
+    member.host.campaign()
+    member.turn()
+    assert refusal(between) == NO_SPACE
+    assert len(member.device.waiting) == 1, "nothing is given until all that failed is reported"
+    member.device.fail(FULL)
+    member.turn()
+    assert member.host.status().persisted == persisted
+    member.host.retry_writes()
+    after = put(member, b"after")
+    member.settle()
+    assert isinstance(after[0], Event)
+    assert len(lost) == 1
+    assert member.host.status().persisted == persisted + 2
+    again = member.crashed()
+    assert again.host.compacted == member.host.compacted
+    assert value(again.lead()) == b"after"
+
+
+@pytest.mark.parametrize("lack", ["room", "memory"])
+def test_a_mark_that_could_not_be_written_is_written_when_it_can(
+    lack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member = Solo(snapshot_count=10, log_budget=Budget(20_000)).lead()
+    for _ in range(50):
+        member.host.propose(encode(QuorumGet(path=b"/" + b"x" * 1000)), lambda _: None)
+    member.settle()
+    member.engine.commit()
+    dropped: list[Index] = []
+    monkeypatch.setattr(member.host._wal, "drop_before", dropped.append)
+    if lack == "memory":
+
+        def short(*_arguments: object) -> None:
+            raise MemoryError
+
+        with monkeypatch.context() as patch:
+            patch.setattr("netstore.disk.wal.lay", short)
+            assert member.host.compact()
+    else:
+        assert member.host.compact()
+        member.device.fail(FULL)
+    assert not member.device.waiting
+    assert member.lines.events[-2:].count("log_not_writable") == 1
+    assert member.crashed().host.compacted == 0
+    member.host.retry_writes()
+    member.settle()
+    assert dropped == [member.host.compacted + 1]
+    assert member.crashed().host.compacted == member.host.compacted > 0
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), SyncFailed(errno.EIO, "gone")])
+def test_a_mark_that_a_broken_disk_did_not_take_ends_the_member(error: OSError) -> None:
+    member = forgetting()
+    member.device.fail(error)
+    with pytest.raises(DiskFailed):
+        member.host.turn()
+
+
 def test_a_long_log_is_forgotten_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "FORGOTTEN_AT_ONCE", 40)
     member = Solo(snapshot_count=100).lead()
@@ -1698,6 +1779,49 @@ def test_a_turn_writes_and_sends_what_one_ready_has_room_for(monkeypatch: pytest
         turns += 1
         assert len(written) <= turns
     assert written == [3, 3, 3]
+
+
+def test_what_was_to_be_written_is_not_when_a_copy_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would stand in the log behind the mark of the copy, and no start could read that."""
+    group = Group(3)
+    follower, leader = group[2], group.leader
+    raft = follower.host._raft
+    first = raft.log.last + 1
+    room = raft.config.max_ready_bytes
+    entries = [
+        Entry(Index(first + place), leader.host.term, EntryKind.NORMAL, bytes(room // 4))
+        for place in range(9)
+    ]
+    meta = SnapshotMeta(Index(first + 20), leader.host.term, follower.conf)
+    image = leader.engine.crash()
+    image.write(meta.index, {})
+    installs: list[Any] = []
+    monkeypatch.setattr(follower.engine, "install", lambda image, done: installs.append((image, done)))
+    term, ends = leader.host.term, (leader.id, follower.id)
+    message = Append(*ends, term, Index(first - 1), term, leader.host.commit_index, entries)
+    follower.host.receive([message])
+    follower.host.turn()
+    assert raft.log.handed == first + 2
+    follower.host.image_received(InstallSnapshot(*ends, term, meta), image)
+    while follower.woken:
+        follower.woken = False
+        follower.host.turn()
+        follower.device.sync()
+    [(_, done)] = installs
+    monkeypatch.undo()
+    follower.engine.install(image, done)
+    behind = Entry(Index(meta.index + 1), term, EntryKind.NORMAL, b"")
+    follower.host.turn()
+    while raft.installing is not None:
+        follower.host.turn()
+    follower.host.receive([Append(*ends, term, meta.index, term, meta.index, [behind])])
+    while follower.woken or follower.device.waiting:
+        follower.woken = False
+        follower.host.turn()
+        follower.device.sync()
+    assert raft.log.persisted == behind.index
+    replay = Wal.open(follower.device, Identity(CLUSTER, follower.id))[1]
+    assert (replay.mark, replay.entries) == (meta, [behind])
 
 
 def test_what_the_log_had_no_room_for_is_written_some_in_each_turn() -> None:

@@ -643,6 +643,27 @@ def test_the_disk_is_given_a_bounded_number_of_bytes_at_once_and_vouches_for_no_
     assert [each.index for each in raft.take_ready().committed] == [1, 2]
 
 
+def test_while_a_copy_replaces_the_log_the_disk_is_given_none_of_it() -> None:
+    raft = member(1, TRIO, max_ready_bytes=100)
+    entries = [entry(index, 1, bytes(24)) for index in range(1, 6)]
+    raft.step(Append(TWO, ONE, Term(1), Index(0), Term(0), Index(5), entries))
+    assert len(raft.take_ready().entries) == 2
+    assert raft.log.handed < raft.last_index
+    meta = SnapshotMeta(Index(9), Term(1), TRIO)
+    raft.step(InstallSnapshot(TWO, ONE, Term(1), meta))
+    assert not raft.has_more
+    ready = raft.take_ready()
+    assert (ready.snapshot, ready.entries) == (meta, [])
+    assert ready.hard_state is None
+    raft.persisted(Index(2), Term(1))
+    assert not raft.has_ready()
+    raft.snapshot_installed(meta)
+    assert list(raft.take_ready().messages) == [AppendAccepted(ONE, TWO, Term(1), Index(9))]
+    raft.step(Append(TWO, ONE, Term(1), Index(9), Term(1), Index(9), [entry(10, 1)]))
+    assert [each.index for each in raft.take_ready().entries] == [10]
+    assert not raft.has_more
+
+
 def test_a_larger_entry_is_given_to_the_disk_alone() -> None:
     raft = member(1, TRIO, max_ready_bytes=100)
     sizes = (10, 500, 10)

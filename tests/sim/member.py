@@ -189,7 +189,7 @@ class Member:
         mark = replay.mark
         if mark is None:
             mark = SnapshotMeta(index=Index(0), term=Term(0), conf=ConfState(voters=self.founders))
-            self.wal.mark(mark, _ignore)
+            self.wal.mark(mark, self._begun)
         boot = Boot(
             hard_state=replay.hard_state or HardState(),
             snapshot=mark,
@@ -614,15 +614,16 @@ class Member:
             for done, outcome in outbox:
                 done(outcome)
 
+    def _begun(self, failure: OSError | None) -> None:
+        """As `server` does: without the beginning of its log a member ends."""
+        if failure is not None:
+            self.host.fail(DiskFailed(str(failure)))
+
     def _engine_failed(self, failure: OSError) -> None:
         self.host.engine_failed(failure)
 
     def _note(self, line: str) -> None:
         self.world.note(f"{self.id:x} {line}")
-
-
-def _ignore(_error: OSError | None) -> None:
-    """A log that cannot be marked at the start fails again at the first batch."""
 
 
 def _nothing() -> None:

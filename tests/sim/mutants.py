@@ -24,7 +24,7 @@ from netstore.disk.frame import Flaw, Frame, Place
 from netstore.disk.wal import Wal
 from netstore.node.cluster import Cluster
 from netstore.node.driver import Append, Driver
-from netstore.node.host import DiskFailed, Host
+from netstore.node.host import DiskFailed, Host, Mark
 from netstore.node.lessor import Lessor
 from netstore.node.proposals import Proposals
 from netstore.node.register import Register
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from netstore.disk.diagnose import Segment
     from netstore.errors import Fault
     from netstore.net.peerwire import Application, Roster
-    from netstore.raft.entry import Entry
+    from netstore.raft.entry import Entry, HardState
     from netstore.raft.messages import Message
     from netstore.raft.ready import Ready
     from netstore.state.lease import Lease
@@ -213,6 +213,14 @@ def _short(plan: Plan) -> None:
     plan.segment_bytes, plan.snapshot_count, plan.catch_up_entries, plan.chores = 1024, 1, 2, 0.1
 
 
+def _short_and_slow(plan: Plan) -> None:
+    """The same where marks and batches wait for the disk together."""
+    _short(plan)
+    plan.faults["full"] = 10.0
+    plan.chores, plan.catch_up_entries, plan.disk_latency = 0.01, 0, 0.03
+    plan.clients, plan.think = 12, 0.02
+
+
 def _broken(plan: Plan) -> None:
     """Disks that fail to sync."""
     _steady(plan, "sync", "crash", rate=1.0)
@@ -351,13 +359,13 @@ def _nothing_waits(raft: Raft, take: Callable[[Raft], Ready] = Raft.take_ready) 
     return ready
 
 
-def _reported_at_once(host: Host, record: Append | SnapshotMeta) -> None:
+def _reported_at_once(host: Host, record: Append | Mark) -> None:
     host._writing += 1
     if isinstance(record, Append):
         host._wal.append(record.hard_state, record.entries, _nobody)
         host._synced(None)
     else:
-        host._wal.mark(record, host._synced)
+        host._wal.mark(record.meta, host._synced)
 
 
 def _failed_sync_is_success(
@@ -530,20 +538,54 @@ def _drops_all_but_one(wal: Wal, index: Index) -> None:
         wal._device.remove(segment_name(wal._closed.popleft().segment))
 
 
-def _mark_overtakes(host: Host, record: Append | SnapshotMeta) -> None:
-    if isinstance(record, Append):
-        host._unsynced.append(record)
-        if host._disk_full is None:
-            host._give(record)
+def _mark_overtakes(
+    host: Host, record: Append | Mark, write: Callable[[Host, Append | Mark], None] = Host._write
+) -> None:
+    if isinstance(record, Append) or not record.is_copy:
+        write(host, record)
         return
 
     def marked(failure: OSError | None) -> None:
         if failure is not None:
             host.fail(DiskFailed(str(failure)))
         else:
-            host._replace_state(record)
+            host._replace_state(record.meta)
 
-    host._wal.mark(record, marked)
+    host._wal.mark(record.meta, marked)
+
+
+def _mark_beside(
+    host: Host, record: Append | Mark, write: Callable[[Host, Append | Mark], None] = Host._write
+) -> None:
+    if isinstance(record, Append) or record.is_copy:
+        write(host, record)
+        return
+
+    def marked(failure: OSError | None) -> None:
+        if failure is None:
+            host._wal.drop_before(record.meta.index)
+
+    host._wal.mark(record.meta, marked)
+
+
+def _unguarded(put: Put) -> Put:
+    """The same with a log that takes whatever it is given, whenever."""
+    append, lay = Wal.append, Wal._write
+
+    def appended(wal: Wal, hard_state: HardState | None, entries: Sequence[Entry], done: Any) -> None:
+        wal._state = wal._state._replace(start=0, last=None)
+        append(wal, hard_state, entries, done)
+
+    def laid(wal: Wal, *record: Any) -> None:
+        wal._failing = 0
+        lay(wal, *record)
+
+    def both(patch: pytest.MonkeyPatch) -> None:
+        put(patch)
+        patch.setattr(Wal, "append", appended)
+        patch.setattr(Wal, "_write", laid)
+
+    return both
 
 
 # --- the state
@@ -885,7 +927,18 @@ MUTANTS: Final = tuple(
             _copies,
             0,
         ),
-        ("the mark of a copy overtakes what waits", _set(Host, "_write", _mark_overtakes), _copies, 603),
+        (
+            "the mark of a copy overtakes what waits",
+            _unguarded(_set(Host, "_write", _mark_overtakes)),
+            _copies,
+            140,
+        ),
+        (
+            "what follows a mark that failed does not wait for it",
+            _unguarded(_set(Host, "_write", _mark_beside)),
+            _short_and_slow,
+            4,
+        ),
         ("entries are applied under a copy", _set(Raft, "take_ready", _applies_under_a_copy), _copies, 184),
         ("the applied index is saved apart from the data", _set(Machine, "save", _index_apart), _crashes, 0),
         ("a loaded state has no members", _set(Machine, "load", _loads_no_members), _changes, 0),

@@ -67,9 +67,9 @@ class HandDevice:
             file[offset : offset + len(data)] = data
             done(None)
 
-    def fail(self, error: OSError) -> None:
-        """Fail everything that waits, in order."""
-        for _ in range(len(self.waiting)):
+    def fail(self, error: OSError, writes: int | None = None) -> None:
+        """Fail the oldest writes, all of them unless told otherwise, in order."""
+        for _ in range(len(self.waiting) if writes is None else writes):
             self.waiting.popleft()[3](error)
 
 
