@@ -124,6 +124,10 @@ class WeighedAdmission:
         self.taken, self.size = taken, taken_size
         return True
 
+    def size_of(self, owner: str) -> int:
+        """Bytes that this household holds."""
+        return self._held.get(owner, _NOTHING)[1]
+
     def leave(self, owner: str, size: int, places: int = 1) -> None:
         """Give back what was taken. KeyError when the principal holds nothing."""
         held, held_size = self._held[owner]

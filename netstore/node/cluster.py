@@ -291,6 +291,8 @@ class Cluster:
     def _try(self, asked: _Asked) -> bool:
         """Propose a change, or refuse it. False when it has to wait."""
         host = self._host
+        if not host.crowded:
+            self._held_since = None
         if not host.leader:
             return False
         if host.crowded:
@@ -300,7 +302,6 @@ class Cluster:
             if fault is not None:
                 self._refuse(asked, fault.cause.decode())
             return fault is not None
-        self._held_since = None
         if host.leader == host.id:
             if not self._is_current():
                 return False

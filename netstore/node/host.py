@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore import errors
+from netstore.admission import household
 from netstore.errors import CannotApply, CorruptData, Fault, MustStop, NetstoreError
 from netstore.guard import guarded
 from netstore.limits import Budget
@@ -30,6 +30,7 @@ from netstore.meter import Parts
 from netstore.node.driver import Append
 from netstore.node.jobs import STEPS_BESIDE, STEPS_PER_TURN, Jobs
 from netstore.node.pacing import Pacing
+from netstore.node.putoff import Asked, PutOff
 from netstore.node.reads import Reads
 from netstore.raft.change import Change
 from netstore.raft.entry import ENTRY_OVERHEAD_BYTES, EntryKind
@@ -39,7 +40,7 @@ from netstore.raft.messages import Forward, ForwardRefused, MessageRefused
 from netstore.raft.status import Fate, Refusal
 from netstore.seams import NO_MEANS, NO_ROOM, PASSING, SyncFailed
 from netstore.state.commands import CompareAndDelete, Delete, ExpireNodes, RemoveMember
-from netstore.state.envelope import command_of, is_bare, request_of
+from netstore.state.envelope import command_of, is_bare, principal_of, request_of
 from netstore.state.machine import UNFINISHED
 from netstore.state.v3commands import (
     Compact,
@@ -113,7 +114,8 @@ HELD_BYTES: Final = 16 * 1024 * 1024
 """What the log of a follower in memory may grow by while no entries are applied, because the state engine is
 behind; more is as lost on the way. A leader whose entries that are committed and not applied weigh more, or
 whose engine is behind, proposes nothing: it is `crowded`. What this member is asked waits where it is bounded
-(`proposals.MAX_WAITING_BYTES`), what others ask of it is put off, up to twice as much; more is refused.
+(`proposals.MAX_WAITING_BYTES`), what others ask of it is put off (`putoff`), up to twice as much; more is
+refused.
 """
 
 BEHIND_SECONDS: Final = 1.0
@@ -158,20 +160,6 @@ class Why(IntEnum):
 
 _FAULTS: Final[dict[int, Fault]] = {Why.TOO_MANY: errors.too_many(), Why.NO_SPACE: errors.no_space()}
 _NOT_TAKEN: Final = errors.refusal(b"etcdserver: the leader cannot take this request")
-
-
-@dataclass(slots=True)
-class _Asked:
-    """What another member asks this leader to propose, and what is known of it without decoding it again."""
-
-    by: Forward
-    payloads: list[bytes]
-    removes: list[bool]
-    """Of each, whether it only removes."""
-    size: int
-    """What all of them weighed when they came."""
-    came: float
-    """When that was, in monotonic seconds."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -319,9 +307,8 @@ class Host:
         """Since when something waits and cannot be proposed, because this member is `crowded`: nothing has
         been since, and something has waited all the while. Monotonic seconds.
         """
-        self._put_off: deque[_Asked] = deque()
-        """What others asked this leader to propose and waits for that, in the order it came."""
-        self._put_off_bytes = 0
+        self._put_off = PutOff(2 * HELD_BYTES)
+        """What others asked this leader to propose and waits for that."""
         self._others_bytes = 0
         """What was proposed for others since the last turn."""
         self._refused: deque[tuple[Slot, Fault]] = deque()
@@ -546,7 +533,11 @@ class Host:
 
     def _leads(self, message: Forward) -> bool:
         """This member leads, and is the leader who is asked."""
-        return self._raft.leader == self.id == message.to and message.term == self._raft.term
+        return message.to == self.id and self._led_in(message.term)
+
+    def _led_in(self, term: Term) -> bool:
+        """This member leads in this term, which is the current one."""
+        return self._raft.leader == self.id and term == self._raft.term
 
     def unreachable(self, peer: NodeId) -> None:
         """Messages for this peer were dropped."""
@@ -615,67 +606,85 @@ class Host:
 
     def _take_proposals(self, message: Forward) -> None:
         """What another member asks this leader to put into the log, looked at before it is there: an entry
-        that a member could not carry out would stop every one of them. It waits behind what waits already;
-        more than `HELD_BYTES` says is refused.
+        that a member could not carry out would stop every one of them. It waits behind what waits already, in
+        the line of who asked; what that has no place for, or would not get to in time, is refused.
         """
-        payloads: list[bytes] = []
-        removes: list[bool] = []
-        unread: list[bytes] = []
+        waits: list[Asked] = []
         for payload in message.payloads:
+            request = request_of(payload)
             try:
                 command = self.machine.understand(payload)
             except CorruptData as error:
                 self._log.warning("proposal_not_read", member=f"{message.sender:x}", reason=str(error))
-                unread.append(payload)
-            else:
-                payloads.append(payload)
-                removes.append(_is_removal(command))
-        self._refuse_others(message, unread, Why.FAILED)
-        asked = _Asked(message, payloads, removes, _weigh(payloads), self.proposals.now)
-        has_to_wait = (
+                self._refuse_others(message.sender, message.term, (request,), Why.FAILED)
+                continue
+            owner = household(principal_of(payload).decode(errors="replace"))
+            size = len(payload) + ENTRY_OVERHEAD_BYTES
+            removes, now = _is_removal(command), self.proposals.now
+            waits.append(Asked(message.sender, message.term, request, payload, owner, removes, size, now))
+        if not waits:
+            return
+        if not (
             self._put_off
             or self.crowded
             or self._pacing.rate is not None
             or self._others_bytes >= BYTES_PER_TURN
-        )
-        if not payloads or (not has_to_wait and self._propose_for(asked)):
-            self._others_bytes += asked.size
-        elif not self._put_off or self._put_off_bytes + asked.size <= 2 * HELD_BYTES:
-            self._put_off.append(asked)
-            self._put_off_bytes += asked.size
-        else:
-            self._refuse_others(message, asked.payloads, Why.TOO_MANY)
+        ):
+            size = sum(asked.size for asked in waits)
+            waits = self._propose_for(waits)
+            if not waits:
+                self._others_bytes += size
+        rate = self._pacing.rate
+        most = float("inf") if rate is None else rate * self._patience
+        self._refuse_asked([asked for asked in waits if not self._put_off.add(asked, most)], Why.TOO_MANY)
 
-    def _propose_for(self, asked: _Asked) -> bool:
-        """Put into the log what another member asks. False when that has to wait. What the disk has no room
-        for is refused.
+    @property
+    def _patience(self) -> float:
+        """Seconds that what others asked may wait: half of the time for which somebody waits there. Its slot
+        was opened before it came here, and its outcome is known there after it is applied.
+        """
+        return self.proposals.time_limit / 2
+
+    def _propose_for(self, asked: list[Asked]) -> list[Asked]:
+        """Put into the log what other members ask; what of it has to wait, all or nothing. What the disk has
+        no room for is refused.
         """
         if self._is_short:
-            self._keep_possible(asked)
-        if not asked.payloads:
-            return True
-        refusal = self._raft.propose(asked.payloads).refusal
-        if refusal is not None and refusal not in _PATIENT:
-            self._refuse_others(asked.by, asked.payloads, Why.FAILED)
-        return refusal not in _PATIENT
+            asked = self._keep_possible(asked)
+        if not asked:
+            return []
+        refusal = self._raft.propose([each.payload for each in asked]).refusal
+        if refusal in _PATIENT:
+            return asked
+        if refusal is not None:
+            self._refuse_asked(asked, Why.FAILED)
+        else:
+            self._pacing.spend(sum(each.size for each in asked))
+        return []
 
-    def _keep_possible(self, asked: _Asked) -> None:
+    def _keep_possible(self, asked: list[Asked]) -> list[Asked]:
         """Refuse what this cannot be done of while the member is short of room."""
-        able = [self._disk_full is None and removes for removes in asked.removes]
-        if all(able):
-            return
-        refused = [payload for payload, can in zip(asked.payloads, able, strict=True) if not can]
-        asked.payloads = [payload for payload, can in zip(asked.payloads, able, strict=True) if can]
-        asked.removes = [True] * len(asked.payloads)
-        self._refuse_others(asked.by, refused, Why.TOO_MANY if self._lacks_means else Why.NO_SPACE)
+        able: list[Asked] = []
+        refused: list[Asked] = []
+        for each in asked:
+            (able if each.removes and self._disk_full is None else refused).append(each)
+        self._refuse_asked(refused, Why.TOO_MANY if self._lacks_means else Why.NO_SPACE)
+        return able
 
-    def _refuse_others(self, message: Forward, payloads: Sequence[bytes], why: Why) -> None:
+    def _refuse_asked(self, asked: Sequence[Asked], why: Why) -> None:
+        """Tell who asked, in a message for each member that did."""
+        requests: dict[tuple[NodeId, Term], list[int]] = {}
+        for each in asked:
+            requests.setdefault((each.sender, each.term), []).append(each.request)
+        for (sender, term), those in requests.items():
+            self._refuse_others(sender, term, tuple(those), why)
+
+    def _refuse_others(self, sender: NodeId, term: Term, requests: tuple[int, ...], why: Why) -> None:
         """Tell who asked in this term that these are not in the log, and never will be by this leader: it is
         the only one of its term, and who is told asks nobody else.
         """
-        if payloads and self._leads(message):
-            requests = tuple(map(request_of, payloads))
-            self._raft.send(ForwardRefused(self.id, message.sender, message.term, why, requests))
+        if self._led_in(term):
+            self._raft.send(ForwardRefused(self.id, sender, term, why, requests))
 
     def _hear_refusal(self, message: ForwardRefused) -> None:
         """The leader of that term has not proposed what it was given in it. What was given to another one
@@ -694,31 +703,38 @@ class Host:
             self._wake()
 
     def _propose_put_off(self) -> None:
-        """Propose what was put off, some at a time, in its order. What was asked of the leader of an earlier
-        term is lost with that: who asked asks again. So is what nobody waits for any more where it was asked.
+        """Propose what was put off, some at a time, by turns of who asked. What was asked of the leader of an
+        earlier term is lost with that: who asked asks again.
         """
-        waiting, payloads, size, most = self._put_off, 0, 0, self._most_bytes
-        late = self.proposals.now - self.proposals.time_limit
-        while waiting and payloads < PAYLOADS_PER_TURN and size < most:
-            asked = waiting[0]
-            payloads += len(asked.payloads)
-            if asked.came > late and self._leads(asked.by):
-                if not self._propose_for(asked):
-                    return  # a tick looks again, or what is committed meanwhile
-                size += asked.size
-                self._pacing.spend(asked.size)
-            self._put_off_bytes -= waiting.popleft().size
-        if waiting:
+        waiting = self._put_off
+        if not waiting:
+            return
+        most, fitting = self._most_bytes
+        found = waiting.take(PAYLOADS_PER_TURN, most, fitting=fitting)
+        asked = [each for each in found if self._led_in(each.term)]
+        waits = self._propose_for(asked)
+        kept = set(waits)
+        waiting.leave(each for each in found if each not in kept)
+        waiting.put_back(waits)
+        if waiting and not waits:  # else a tick looks again, or what is committed meanwhile
+            self._go_on(found, fitting=fitting)
+
+    def _go_on(self, taken: Sequence[object], *, fitting: bool) -> None:
+        """More waits than was taken. Where there is no room for it, and nothing fits, a tick looks again."""
+        if fitting:
+            self._pacing.hold()
+        if taken or not fitting:
             self._wake()
 
-    def _refuse_put_off(self, why: Why) -> None:
-        """Refuse some of what was put off."""
-        waiting, payloads = self._put_off, 0
-        while waiting and payloads < PAYLOADS_PER_TURN:
-            asked = waiting.popleft()
-            self._put_off_bytes -= asked.size
-            payloads += len(asked.payloads)
-            self._refuse_others(asked.by, asked.payloads, why)
+    def _refuse_late(self) -> None:
+        """Refuse some of what was put off for so long that there may be nobody soon who waits for it: so
+        nothing is written of which its client was told that it took too long, and what comes later is done in
+        time.
+        """
+        late = self._put_off.give_up(PAYLOADS_PER_TURN, self.proposals.now - self._patience)
+        self._refuse_asked(late, Why.TOO_MANY)
+        if len(late) == PAYLOADS_PER_TURN:
+            self._wake()
 
     def _take_changes(self, message: Forward) -> None:
         if self.change_asked is None:
@@ -832,21 +848,21 @@ class Host:
         """Propose the own requests and what was put off, up to `PAYLOADS_PER_TURN` of each, by turns for who
         goes first. While the member is `crowded` they go on waiting, or some of each are refused.
         """
+        self._refuse_late()
         if self.crowded:
             if self._stalled_since is None:
                 self._stalled_since = self.proposals.now
             fault = self.held_back(self._stalled_since)
             if fault is not None:
-                self._refuse_put_off(Why.NO_SPACE if self._state_full else Why.TOO_MANY)
+                why = Why.NO_SPACE if self._state_full else Why.TOO_MANY
+                self._refuse_asked(self._put_off.give_up(PAYLOADS_PER_TURN), why)
                 self.proposals.refuse(self.proposals.take(EXPIRED_AT_ONCE), fault)
                 if self.proposals.queued or self._put_off:
                     self._wake()
             return
-        if self._pacing.room == 0:
-            self._pacing.hold()
-            return
         own_is_first = self._own_is_next
-        self._own_is_next = not own_is_first
+        if self._pacing.room != 0:
+            self._own_is_next = not own_is_first
         if own_is_first:
             self._propose_queued()
         self._propose_put_off()
@@ -855,21 +871,27 @@ class Host:
 
     def _propose_queued(self) -> None:
         proposals = self.proposals
-        if not (proposals.queued and self._raft.leader and self._most_bytes):
+        if not (proposals.queued and self._raft.leader):
             return
-        slots = proposals.take(PAYLOADS_PER_TURN, self._most_bytes)
+        most, fitting = self._most_bytes
+        slots = taken = proposals.take(PAYLOADS_PER_TURN, most, fitting=fitting)
         if self._is_short:
             slots = self._refuse_growth(slots)
         if slots and not self._propose(slots):
             return
         if proposals.queued:
-            self._wake()
+            self._go_on(taken, fitting=fitting)
 
     @property
-    def _most_bytes(self) -> int:
-        """Bytes that are proposed next: `BYTES_PER_TURN`, or what writes that are paced have left of them."""
-        room = self._pacing.room
-        return BYTES_PER_TURN if room is None else min(BYTES_PER_TURN, room)
+    def _most_bytes(self) -> tuple[int, bool]:
+        """Bytes that are proposed next: `BYTES_PER_TURN`, or what writes that are paced have left of them.
+        Where that is nothing, what is kept for small requests; and that it is to be kept to.
+        """
+        pacing = self._pacing
+        room = pacing.room
+        if room == 0:
+            return min(BYTES_PER_TURN, pacing.spare), True
+        return BYTES_PER_TURN if room is None else min(BYTES_PER_TURN, room), False
 
     def _propose(self, slots: list[Slot]) -> bool:
         """False when these wait, for as long as leadership is being transferred: a tick looks again."""

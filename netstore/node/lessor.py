@@ -73,7 +73,9 @@ class Reaper(Generic[K]):
         self._next_notes = now + NOTE_SECONDS
         """Whoever leads by then: leaders that follow each other would put it off without end."""
         self._free_at = now
-        """When this member was last seen with no requests that wait."""
+        """When this member last led with no requests that wait. Under leaders that follow each other and all
+        have some, notes would be put off without end if that began anew with each.
+        """
         self._waits = False
         """It had some at the last look."""
 

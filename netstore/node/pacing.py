@@ -38,6 +38,18 @@ not count: a single slow sync does not make it so.
 LINGER_SECONDS: Final = 5.0
 """Writes count as paced for so long after one had to wait."""
 
+DEBT_SECONDS: Final = 3.0
+"""Where more was written than there was room for, because one request was so large, what waits does so for
+what the rate gives in this time, at most: less than half of the time limit of a request, so that it is done.
+That is 1.5 MiB, the default's largest request, at the least rate of the default's log. What a larger one
+exceeds it by shows in what the log weighs, so in the next rates.
+"""
+
+SPARE_PART: Final = 8
+"""Meanwhile this part of the rate is for small requests: what of it is not used is kept for a second. It is
+counted like all that is written, so the rate is what it was.
+"""
+
 BEHIND_PART: Final = 2
 """A member is behind when the log after its place weighs this part of its bound: then it is brought up."""
 
@@ -156,6 +168,8 @@ class Pacing:
         """Bytes a second that may be written; None: any number."""
         self._room = 0.0
         """Bytes that may be written before the next look; less than 0 where more were."""
+        self._spare = 0.0
+        """Bytes of small requests that may be written where there is no room."""
         self._looked: float | None = None
         self._held = False
         """Something had to wait since the last look."""
@@ -263,7 +277,13 @@ class Pacing:
         rates = [self._judge(self._peers.setdefault(peer.id, _Peer()), peer, now, seconds) for peer in peers]
         self._held = False
         self.rate = min((rate for rate in rates if rate is not None), default=None)
-        self._room = 0.0 if self.rate is None else min(self._room, 0.0) + self.rate * seconds
+        self._give(self.rate or 0.0, seconds)
+
+    def _give(self, rate: float, seconds: float) -> None:
+        """So many bytes for so many seconds. Where there was room, what is left of it is lost."""
+        self._room = max(min(self._room, 0.0), -rate * DEBT_SECONDS) + rate * seconds
+        spare = rate / SPARE_PART
+        self._spare = min(self._spare + spare * seconds, spare)
 
     def _judge(self, record: _Peer, peer: PeerStatus, now: float, seconds: float) -> float | None:
         """The rate that this member needs; None where it needs none, or does not count."""
@@ -337,10 +357,18 @@ class Pacing:
         """Bytes that may be proposed now, none where 0; None: any number."""
         return None if self.rate is None else max(0, int(self._room))
 
+    @property
+    def spare(self) -> int:
+        """Bytes that may be proposed where there is no room, of requests that are no larger."""
+        return int(self._spare)
+
     def spend(self, size: int) -> None:
         """So many bytes were proposed."""
-        if self.rate is not None:
-            self._room -= size
+        if self.rate is None:
+            return
+        if not self.room:
+            self._spare = max(0.0, self._spare - size)
+        self._room -= size
 
     def hold(self) -> None:
         """Something waits because there is no room."""

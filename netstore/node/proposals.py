@@ -7,7 +7,7 @@ stopped).
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +17,7 @@ from netstore import errors
 from netstore.admission import WeighedAdmission, household
 from netstore.errors import MustStop
 from netstore.guard import guarded, tell, unguarded
+from netstore.node.lines import Lines
 from netstore.state.envelope import seal
 from netstore.types import Nanos, Term
 
@@ -37,12 +38,6 @@ MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
 """Bytes of commands that may wait at once, shared out like them: queued, or handed to Raft and not answered.
 Where they are queued elsewhere, as in the log, that is the same memory.
 """
-
-TURN: Final = 16
-"""Payloads of one principal (`admission.household`) that are taken before those of the next."""
-
-TURN_BYTES: Final = 128 * 1024
-"""What they weigh, and one payload more."""
 
 NEVER_AGAIN: Final = Term(1 << 64)
 """Later than any term: what is marked with it is not sent again, whichever leader comes."""
@@ -87,12 +82,8 @@ class Proposals:
         """In the order in which they were opened, which is that of their time limits."""
         self._waiting = WeighedAdmission(MAX_WAITING, MAX_WAITING_BYTES)
         """What the member itself proposes has no place there, only bytes."""
-        self._again: deque[Slot] = deque()
-        """What goes before all others: it was taken once, in vain."""
-        self._first: deque[Slot] = deque()
-        """What the member itself proposes, which goes before the lines."""
-        self._lines: OrderedDict[str, deque[Slot]] = OrderedDict()
-        """The others by who asked (`admission.household`); the next one's line is the first."""
+        self._lines: Lines[Slot] = Lines()
+        """What is to be handed to Raft."""
         self.now = 0.0
         """Monotonic seconds; the loop sets it at each turn."""
         self.failed: Callable[[Exception], object] = unguarded
@@ -106,7 +97,7 @@ class Proposals:
     @property
     def queued(self) -> bool:
         """There is something to `take`, or there was."""
-        return bool(self._first or self._lines or self._again)
+        return bool(self._lines)
 
     def open(self, command: bytes, done: Done, principal: bytes = b"", level: int = 1) -> bytes | None:
         """Give a command its slot and return its payload (`state.envelope`), to be proposed by the caller.
@@ -131,45 +122,18 @@ class Proposals:
         member's own, ends of leases above all, and goes first.
         """
         slot = self._open(command, done, principal, level)
-        if slot is None:
-            return
-        if not slot.owner:
-            self._first.append(slot)
-        elif (line := self._lines.get(slot.owner)) is not None:
-            line.append(slot)
-        else:
-            self._lines[slot.owner] = deque((slot,))
+        if slot is not None:
+            self._lines.add(slot)
 
-    def take(self, most: int, most_bytes: int = MAX_WAITING_BYTES) -> list[Slot]:
-        """Up to `most` of what is queued, until they weigh `most_bytes`, and fewer where some have been
-        completed meanwhile: those of one principal in the order they came, and where not all can be taken,
-        principals by turns, so that who writes without a pause delays nobody but itself. What was put back or
-        overtaken comes before the member's own, and that before the lines.
+    def take(self, most: int, most_bytes: int = MAX_WAITING_BYTES, *, fitting: bool = False) -> list[Slot]:
+        """Some of what is queued, by turns of who asked: see `Lines.take`. What was overtaken counts as put
+        back.
         """
-        lines = self._lines
-        slots, size = _take(self._again, most, most_bytes)
-        if self._first:
-            taken, weight = _take(self._first, most - len(slots), most_bytes - size)
-            slots += taken
-            size += weight
-        if lines and len(slots) + sum(map(len, lines.values())) <= most:
-            weight = sum(len(slot.payload) for line in lines.values() for slot in line)
-            if size + weight <= most_bytes:
-                for line in lines.values():
-                    slots += line
-                lines.clear()
-        while lines and len(slots) < most and size < most_bytes:
-            owner, line = lines.popitem(last=False)
-            taken, weight = _take(line, min(TURN, most - len(slots)), min(TURN_BYTES, most_bytes - size))
-            slots += taken
-            size += weight
-            if line:
-                lines[owner] = line
-        return [slot for slot in slots if slot.payload]
+        return self._lines.take(most, most_bytes, fitting=fitting)
 
     def put_back(self, slots: list[Slot]) -> None:
-        """These were taken and could not be proposed yet: they are the next again."""
-        self._again.extendleft(reversed(slots))
+        """See `Lines.put_back`."""
+        self._lines.put_back(slots)
 
     def sent(self, term: Term, slots: Sequence[Slot]) -> None:
         """These were handed to Raft, in this term."""
@@ -183,11 +147,11 @@ class Proposals:
         and with what was put back, so that a request survives the leader it was given to, and still happens
         once at most. O(`MAX_WAITING`): 2 ms.
         """
-        waiting = set(self._again)
+        waiting = set(self._lines.again)
         again = [slot for slot in self._slots.values() if _QUEUED < slot.term < term or slot in waiting]
         for slot in again:
             slot.term = _QUEUED
-        self._again = deque(again)
+        self._lines.again = deque(again)
 
     def jumped(self) -> None:
         """The state became that of a copy: what was sent may be part of it, and is not sent again. O(all)."""
@@ -233,21 +197,12 @@ class Proposals:
         late = list(takewhile(self._is_late, islice(self._slots.values(), most)))
         for slot in late:
             self.complete(slot.request, fault())
-            line = self._lines.get(slot.owner)
-            if line is not None:
-                _forget_first(line)
-                if not line:
-                    del self._lines[slot.owner]
-        if late:
-            _forget_first(self._first)
-            _forget_first(self._again)
+            self._lines.forget(slot)
         return len(late)
 
     def fail_all(self, fault: Fault) -> None:
         """The member stops: complete every slot."""
-        self._first.clear()
         self._lines.clear()
-        self._again.clear()
         self.refuse(list(self._slots.values()), fault)
 
     def refuse(self, slots: list[Slot], fault: Fault) -> None:
@@ -269,20 +224,3 @@ class Proposals:
 
     def _is_late(self, slot: Slot) -> bool:
         return slot.late_at < self.now
-
-
-def _take(line: deque[Slot], most: int, most_bytes: int) -> tuple[list[Slot], int]:
-    """The first ones of it, until there are so many or they weigh so much; and what they weigh."""
-    slots: list[Slot] = []
-    size = 0
-    while line and len(slots) < most and size < most_bytes:
-        slot = line.popleft()
-        slots.append(slot)
-        size += len(slot.payload)
-    return slots, size
-
-
-def _forget_first(slots: deque[Slot]) -> None:
-    """Let go of those at the front for which nobody waits."""
-    while slots and not slots[0].payload:
-        slots.popleft()

@@ -64,6 +64,11 @@ def request_of(payload: bytes) -> int:
     return int.from_bytes(payload[_REQUEST], "little")
 
 
+def principal_of(payload: bytes) -> bytes:
+    """Who asked for a payload that `seal` made; empty for a member itself."""
+    return payload[HEAD_BYTES : HEAD_BYTES + payload[1]]
+
+
 def is_bare(payload: bytes) -> bool:
     """Whether there is no command in a payload: a leader's first entry of a term, or one with an envelope
     only.

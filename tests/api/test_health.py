@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from netstore.api.health import MOST_CHECKS
 from netstore.api.v2.form import MAX_PAIRS
 from netstore.errors import NO_SPACE, Fault, timed_out
 from netstore.state.v3commands import CORRUPT, NOSPACE, SetAlarm
@@ -28,11 +29,13 @@ class StuckMember(LocalMember):
     def __init__(self) -> None:
         super().__init__()
         self.waiting: list[Callable[[Outcome | Fault], None]] = []
+        self.principals: list[bytes] = []
 
     def propose(
         self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
     ) -> None:
         self.waiting.append(done)
+        self.principals.append(principal)
 
 
 def test_a_member_with_a_leader_and_a_log_that_moves_is_healthy() -> None:
@@ -101,6 +104,48 @@ def test_a_client_that_is_gone_is_not_answered() -> None:
     member.clock.now = Nanos(START + 2_000_000_000)
     member.deadlines.run_due()
     assert answer.status == 0
+
+
+def test_checks_that_come_together_wait_for_one_read_of_the_members_own() -> None:
+    """Behind nobody's requests, and however many ask."""
+    member = StuckMember()
+    answers = [member.send("GET", "/health") for _ in range(3)]
+    assert member.principals == [b""]
+    answers[1].hang_up()
+    member.waiting[0](None)
+    assert [answer.status for answer in answers] == [200, 0, 200]
+    late = member.send("GET", "/health")
+    assert (len(member.waiting), late.status) == (2, 0), "it asks anew"
+    member.waiting[1](timed_out())
+    assert late.status == 503
+
+
+def test_a_read_that_was_lost_keeps_nobody_waiting_who_asks_after_it() -> None:
+    member = StuckMember()
+    member.send("GET", "/health")
+    member.clock.now = Nanos(START + 900_000_000)
+    member.deadlines.run_due()
+    between = member.send("GET", "/health")
+    member.clock.now = Nanos(START + 1_000_000_000)
+    member.deadlines.run_due()
+    after = member.send("GET", "/health")
+    assert len(member.waiting) == 2
+    member.waiting[1](None)
+    assert (between.status, after.status) == (0, 200)
+    member.waiting[0](None)
+    assert between.status == 200, "the first came back late, but in its time"
+
+
+def test_who_asks_without_waiting_leaves_half_to_the_others() -> None:
+    member = StuckMember()
+    answers = [member.send("GET", "/health") for _ in range(MOST_CHECKS)]
+    assert [answer.status for answer in answers].count(503) == MOST_CHECKS // 2
+    answers[0].hang_up()
+    answers[1].hang_up()
+    assert member.send("GET", "/health").status == 0
+    member.waiting[0](None)
+    assert [answer.status for answer in answers].count(200) == MOST_CHECKS // 2 - 2
+    assert len(member.waiting) == 1
 
 
 def test_the_version_is_told_with_that_of_the_cluster() -> None:

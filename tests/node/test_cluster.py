@@ -400,6 +400,41 @@ def test_a_change_waits_no_longer_than_other_requests(why: str, monkeypatch: pyt
     assert (answer.cause.decode(), answer.outcome_known) == (TOO_MANY, True)
 
 
+@pytest.mark.parametrize("why", ["behind", "late"])
+def test_how_long_a_change_has_waited_counts_anew_when_its_leader_was_none_meanwhile(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = Group(3)
+    host = group[1].host
+    answers: list[MemberInfo | Fault] = []
+    group.pass_time(5)
+    group[2].cut_off = group[3].cut_off = True
+    lost = 0.0
+    while host.leader:
+        group.pass_time(0.1)
+        lost += 0.1
+    group[2].cut_off = group[3].cut_off = False
+    host.campaign()
+    group.pass_time(5)
+    assert host.leader == host.id
+    group[2].cut_off = group[3].cut_off = True
+    group.pass_time(lost - 0.5)
+    crowd(group, why, monkeypatch)
+    group[1].cluster.add(NEW, learner=False, done=answers.append)
+    group.pass_time(BEHIND_SECONDS + 0.3)
+    assert (host.leader, answers) == (0, [])
+    group[2].cut_off = group[3].cut_off = False
+    host.campaign()
+    group.settle()
+    assert host.leader == host.id
+    assert host.crowded
+    group.pass_time(BEHIND_SECONDS - 0.2)
+    assert answers == []
+    group.pass_time(0.5)
+    [answer] = answers
+    assert refusal(answer) == TOO_MANY
+
+
 def test_a_change_is_passed_on_whatever_the_own_engine_does(monkeypatch: pytest.MonkeyPatch) -> None:
     group = Group(3)
     answers: list[MemberInfo | Fault] = []

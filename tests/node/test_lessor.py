@@ -358,6 +358,17 @@ def test_notes_wait_for_requests_that_wait_but_not_without_end(member: Leading) 
     assert _noted(member) == (1, 1)
 
 
+def test_a_leader_that_begins_while_requests_wait_puts_no_notes_off(member: Leading) -> None:
+    """How often they were put off before it led, it does not know."""
+    member.grant(7, 36_000)
+    member.leader = NodeId(8)
+    member.wait(NOTE_SECONDS + 1)
+    member.backed_up = True
+    member.leader = member.id
+    member.wait(LOOK_SECONDS)
+    assert _noted(member) == (1, 0)
+
+
 def test_a_lease_that_nobody_renews_ends_though_its_member_is_restarted(member: Leading) -> None:
     member.grant(7, 1_800)
     for _ in range(3):

@@ -8,8 +8,10 @@ import pytest
 
 from netstore.node.pacing import (
     BEHIND_PART,
+    DEBT_SECONDS,
     NEAR_PART,
     PACED_SECONDS,
+    SPARE_PART,
     WINDOW_SECONDS,
     Behind,
     Pacing,
@@ -238,7 +240,56 @@ def test_copies_that_are_never_taken_slow_others_for_a_bounded_time() -> None:
         course.pacing.copy_over(SHE, ok=False)
         course.ticks(10.0)
     paced = sum(rate < FAST for rate in course.rates) * TICK
-    assert paced <= PACED_SECONDS + course.now / 10 + 25
+    given_back = (course.now - paced) / 10
+    assert PACED_SECONDS + given_back / 2 < paced <= PACED_SECONDS + given_back + 25
+
+
+def test_who_was_waited_for_in_vain_is_not_until_half_of_that_is_given_back() -> None:
+    """So it gets a time that may be enough, and not a little again and again."""
+    course = Course(FAST)
+
+    def copying() -> bool:
+        course.pacing.copy_over(SHE, ok=False)
+        course.match = 0
+        course.pacing.copy_begun(SHE, Index(course.last), course.now)
+        course.ticks(3.0)
+        return course.behind[0].counts
+
+    course.until(lambda: not copying())
+    used = course.pacing._peers[SHE].used
+    assert used > 0.9 * PACED_SECONDS
+    begun = course.now
+    assert course.until(copying, most=2 * PACED_SECONDS * 10) >= 10 * (used - PACED_SECONDS / 2)
+    assert course.now - begun < 10 * (used - PACED_SECONDS / 2) + 20, "a tenth of the time"
+
+
+def test_one_large_request_is_waited_for_a_moment_and_small_ones_do_not_wait() -> None:
+    pacing = Pacing(LIMIT, Index(0))
+    rate = 40_000.0
+
+    def give(seconds: float) -> None:
+        pacing.rate = rate
+        for _ in range(round(seconds / TICK)):
+            pacing._give(rate, TICK)
+
+    give(5.0)
+    assert (pacing.room, pacing.spare) == (rate * TICK, rate / SPARE_PART), "nothing more is saved up"
+    pacing.spend(ENTRY)
+    assert (pacing.room, pacing.spare) == (rate * TICK - ENTRY, rate / SPARE_PART)
+    pacing.spend(3 * LIMIT)
+    assert (pacing.room, pacing.spare) == (0, rate / SPARE_PART)
+    give(DEBT_SECONDS - TICK)
+    assert pacing.room == 0
+    give(2 * TICK)
+    assert pacing.room
+    pacing.spend(pacing.room + ENTRY)
+    written = 0
+    for _ in range(100):
+        give(TICK)
+        for _ in range(100):
+            written += (size := min(pacing.room or pacing.spare, 700))
+            pacing.spend(size)
+    assert written == pytest.approx(rate * 100 * TICK, rel=0.05), "the small ones are counted"
 
 
 def test_a_member_that_is_always_too_slow_slows_others_for_a_bounded_time() -> None:

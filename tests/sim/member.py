@@ -55,6 +55,9 @@ CLUSTER = ClusterId(0xC1)
 MAX_STALLED = 400
 """Messages the sockets of a process that stands still can hold."""
 
+CLIENT = b"client"
+"""Who asks for what is not the member's own."""
+
 _CLOSED = Fault(300, b"the connection ended", outcome_known=False)
 
 
@@ -406,11 +409,11 @@ class Member:
 
     def propose_bytes(self, command: bytes, done: Done) -> None:
         """A client asks to replicate what only the later release has words for."""
-        self._request(done, lambda answer: self.host.propose(command, answer))
+        self._request(done, lambda answer: self.host.propose(command, answer, CLIENT))
 
     def propose(self, make: Callable[[MachineClock], Command], done: Done) -> None:
         """A client asks to replicate a command; what it needs of the time is this member's."""
-        self._request(done, lambda answer: self.host.propose(encode(make(self.clock)), answer))
+        self._request(done, lambda answer: self.host.propose(encode(make(self.clock)), answer, CLIENT))
 
     def read(self, path: bytes, recursive: bool, done: Done) -> None:
         """A linearizable read without a log entry."""
