@@ -182,14 +182,23 @@ class Link:
         self._seal = seal
 
     def unsealed(self, data: bytes) -> bytes:
-        """What was read, without its records; where it was changed on the way nothing, and this is over."""
+        """What was read, without its records, or as much of it as is taken in a turn: the rest comes in the
+        next ones. Where it was changed on the way nothing, and this is over.
+        """
         if self._seal is None:
             return data
         try:
-            return self._seal.open(data)
+            plain = self._seal.open(data)
         except Altered as fault:
             self.cut(str(fault))
             return b""
+        self._go_on()
+        return plain
+
+    def _go_on(self) -> None:
+        """There is another turn for what was read and not taken."""
+        if self._seal is not None and self._seal.more and not self._paused and self._fd >= 0:
+            self._reactor.again(self._fd)
 
     def pause(self) -> None:
         """Read nothing more for now."""
@@ -201,6 +210,7 @@ class Link:
         self._paused = False
         self._passed = passed
         self._watch()
+        self._go_on()
 
     def later(self, call: Callable[[], None]) -> None:
         """Make this call in the next round, before anything more is read: what was read is too much to be
@@ -233,6 +243,9 @@ class Link:
         call, self._later = self._later, None
         if call is not None:
             call()  # what the kernel told of it tells again
+            self._go_on()
+        elif self._seal is not None and self._seal.more and self._fd >= 0 and not self._paused:
+            self._hear(b"")
         elif mask & _IN and self._fd >= 0 and not self._paused:
             self._read()
         elif mask & ~(_IN | _OUT) and self._fd >= 0:

@@ -15,7 +15,7 @@ import pytest
 import trustme
 
 from netstore.net.link import MADE_BYTES, Link
-from netstore.net.seal import Seal
+from netstore.net.seal import OPENED_RECORDS, Seal
 from tests.support.links import Recorder, eventually, running_reactor
 
 if TYPE_CHECKING:
@@ -280,6 +280,65 @@ def test_a_large_write_is_put_into_records_as_it_is_taken() -> None:
     assert came.startswith(b"before")
     assert Seal(b"to here", b"from here").open(came[6:]) == b"short" + LARGE + b"after"
     party.link.cut("over")
+    right.close()
+
+
+def test_short_records_are_taken_in_the_next_rounds_before_more_is_read() -> None:
+    left, right = socket.socketpair()
+    reactor, party = Watching(), Recorder()
+    party.link = Link(reactor, left, party)  # type: ignore[arg-type]
+    party.link.start()
+    party.link.seal(Seal(b"here", b"there"))
+    there = Seal(b"there", b"here")
+    right.send(b"".join(there.close(b"x") for _ in range(2 * OPENED_RECORDS + 1)))
+    party.link._ready(select.EPOLLIN)
+    assert (len(party.got), reactor.wanted) == (OPENED_RECORDS, 1)
+    right.send(there.close(b"y"))
+    party.link._ready(select.EPOLLIN)
+    assert (party.got, reactor.wanted) == (b"x" * 2 * OPENED_RECORDS, 2)
+    party.link.pause()
+    party.link._ready(0)
+    assert len(party.got) == 2 * OPENED_RECORDS, "a paused link hears nothing"
+    party.link.resume()
+    assert reactor.wanted == 3
+    party.link._ready(select.EPOLLIN)
+    assert (len(party.got), reactor.wanted) == (2 * OPENED_RECORDS + 1, 3)
+    party.link._ready(select.EPOLLIN)
+    assert party.got.endswith(b"xy")
+    right.send(b"".join(there.close(b"x") for _ in range(OPENED_RECORDS + 1)))
+    party.link._ready(select.EPOLLIN)
+    party.link.pause()
+    right.close()
+    party.link._ready(select.EPOLLHUP)
+    assert party.reasons == ["closed by the other side"]
+
+
+def test_a_paused_link_is_not_read_whatever_the_kernel_says() -> None:
+    left, right = socket.socketpair()
+    party = Recorder()
+    party.link = Link(Watching(), left, party)  # type: ignore[arg-type]
+    party.link.start()
+    right.send(b"x")
+    party.link.pause()
+    party.link._ready(select.EPOLLIN)
+    assert party.got == b""
+    party.link.resume()
+    party.link._ready(select.EPOLLIN)
+    assert party.got == b"x"
+    party.link.cut("over")
+    right.close()
+
+
+def test_what_was_to_be_done_later_is_not_done_once_the_link_is_cut() -> None:
+    left, right = socket.socketpair()
+    party = Recorder()
+    party.link = Link(Watching(), left, party)  # type: ignore[arg-type]
+    party.link.start()
+    done: list[str] = []
+    party.link.later(lambda: done.append("late"))
+    party.link.cut("over")
+    party.link._ready(0)
+    assert not done
     right.close()
 
 
