@@ -406,7 +406,7 @@ class Connection:
         elif mask & _OUT or self._dirty:
             self._dirty = False
             self._send()
-            self.left = self.account.held
+            self._leave()
         if self.fd >= 0:
             soon, self._soon = self._soon, None
             if soon is not None:
@@ -419,6 +419,8 @@ class Connection:
             self._read()
         elif mask & ~(_IN | _OUT):
             self.cut()
+        if self.account.held != self.left:
+            self._reactor.pressure.charged(self)  # by a codec, for what it keeps
 
     def flush(self) -> None:
         """Send what was written since the last flush. What the session has more to do waits for its turn."""
@@ -430,12 +432,19 @@ class Connection:
             self._send()
         if self.fd < 0:
             return
-        self.left = self.account.held
+        self._leave()
         if self.session.hungry:
             self._reactor.later(self)
         elif self._mask != _IN:
             self.session.resume()
             self._watch()
+
+    def _leave(self) -> None:
+        """It was sent to: what is held now is what was left."""
+        held = self.account.held
+        if held != self.left:
+            self.left = held
+            self._reactor.pressure.moved(self)
 
     def sweep(self, now: float, limit: float) -> None:
         """Once a second: look at the time. A peer that stalled for longer than the limit is given up."""

@@ -2,8 +2,9 @@
 
 A write goes to the kernel at once when nothing waits before it; a message between members that a turn of
 the loop decided on is then on its way before the turn ends, without a switch of tasks. What the kernel does
-not take waits here; the party bounds it by looking at `unsent`. Nothing blocks. A link is over once, and
-tells its party so, with the reason.
+not take waits here; the party bounds it by looking at `unsent`. Tags and TLS are made as the kernel takes
+what they are made of, `MADE_BYTES` in a turn, so that a large write holds nobody up. Nothing blocks. A link
+is over once, and tells its party so, with the reason.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 READ_BYTES: Final = 256 * 1024
 """Taken by one read."""
+
+MADE_BYTES: Final = 256 * 1024
+"""Of what was written, put into records or TLS in one turn: half a millisecond."""
 
 HANDSHAKE_BYTES: Final = 128 * 1024
 """Longest handshake that the other side may send: far more than a chain of certificates."""
@@ -89,6 +93,7 @@ class Link:
         "_socket",
         "_tunnel",
         "_waiting",
+        "_written",
         "taken",
         "unsent",
     )
@@ -120,6 +125,9 @@ class Link:
         self._tunnel = None if tls is None else Tunnel(tls, host)
         self._seal: Seal | None = None
         self._waiting: deque[bytes | memoryview] = deque()
+        """What goes to the kernel as it is."""
+        self._written: deque[bytes | memoryview] = deque()
+        """What follows that, and is still to be put into records or TLS."""
         self.unsent = 0
         """Bytes that the kernel has not taken yet."""
         self.taken = 0
@@ -155,24 +163,42 @@ class Link:
 
     def write(self, data: bytes) -> None:
         """Send bytes; they are lost when the link is over, or ends before they are sent."""
-        if self._fd >= 0:
-            if self._seal is not None:
-                data = self._seal.close(data)
-            self._put(data if self._tunnel is None else self._tunnel.send(data))
+        if self._fd < 0 or not data:
+            return
+        if self._seal is None and self._tunnel is None:
+            self._put(data)
+            return
+        first = not self.unsent
+        self._written.append(data)
+        self.unsent += len(data)
+        if first:
+            self._put(self._make())
+            self._watch()
 
     def seal(self, seal: Seal) -> None:
         """From now on what is written and read goes in records."""
+        while self._written:
+            self._put(self._make())  # greetings: they are short
         self._seal = seal
 
     def unsealed(self, data: bytes) -> bytes:
-        """What was read, without its records; where it was changed on the way nothing, and this is over."""
+        """What was read, without its records, or as much of it as is taken in a turn: the rest comes in the
+        next ones. Where it was changed on the way nothing, and this is over.
+        """
         if self._seal is None:
             return data
         try:
-            return self._seal.open(data)
+            plain = self._seal.open(data)
         except Altered as fault:
             self.cut(str(fault))
             return b""
+        self._go_on()
+        return plain
+
+    def _go_on(self) -> None:
+        """There is another turn for what was read and not taken."""
+        if self._seal is not None and self._seal.more and not self._paused and self._fd >= 0:
+            self._reactor.again(self._fd)
 
     def pause(self) -> None:
         """Read nothing more for now."""
@@ -184,6 +210,7 @@ class Link:
         self._paused = False
         self._passed = passed
         self._watch()
+        self._go_on()
 
     def later(self, call: Callable[[], None]) -> None:
         """Make this call in the next round, before anything more is read: what was read is too much to be
@@ -201,6 +228,7 @@ class Link:
         self._fd = -1
         self._socket.close()
         self._waiting.clear()
+        self._written.clear()
         self.unsent = 0
         party, self._party, self._gate, self._later = self._party, _NOBODY, None, None
         party.gone(reason)
@@ -215,6 +243,9 @@ class Link:
         call, self._later = self._later, None
         if call is not None:
             call()  # what the kernel told of it tells again
+            self._go_on()
+        elif self._seal is not None and self._seal.more and self._fd >= 0 and not self._paused:
+            self._hear(b"")
         elif mask & _IN and self._fd >= 0 and not self._paused:
             self._read()
         elif mask & ~(_IN | _OUT) and self._fd >= 0:
@@ -268,9 +299,30 @@ class Link:
         if plain:
             self._party.received(plain)
 
+    def _make(self) -> bytes:
+        """The next of what was written as it goes over the wire."""
+        written = self._written
+        pieces: list[bytes | memoryview] = []
+        room = MADE_BYTES
+        while written and room:
+            data = written.popleft()
+            if len(data) > room:
+                data = memoryview(data)
+                written.appendleft(data[room:])
+                data = data[:room]
+            pieces.append(data)
+            room -= len(data)
+        made = b"".join(pieces)
+        self.unsent -= len(made)
+        if self._seal is not None:
+            made = self._seal.close(made)
+        return made if self._tunnel is None else self._tunnel.send(made)
+
     def _put(self, data: bytes) -> None:
+        """Send what goes to the kernel as it is, after what waits for that, and before what is to be made."""
         if not data or self._fd < 0:
             return
+        sent = 0
         if not self._waiting:
             try:
                 sent = self._socket.send(data)
@@ -281,15 +333,16 @@ class Link:
                 return
             if sent == len(data):
                 return
-            self._waiting.append(memoryview(data)[sent:])
-            self.unsent = len(data) - sent
-            self._watch()
-        else:
-            self._waiting.append(data)
-            self.unsent += len(data)
+        self._waiting.append(memoryview(data)[sent:])
+        self.unsent += len(data) - sent
+        self._watch()
 
     def _flush(self) -> None:
         waiting = self._waiting
+        if not waiting and self._written:
+            made = self._make()
+            waiting.append(made)
+            self.unsent += len(made)
         while waiting:
             data = waiting.popleft()
             try:
@@ -304,12 +357,14 @@ class Link:
             if sent < len(data):
                 waiting.appendleft(memoryview(data)[sent:])
                 return
+        if self._written:
+            return  # the kernel tells again that it takes more
         self._watch()
         self._party.flushed()
 
     def _watch(self) -> None:
         """Tell the kernel what this link waits for now."""
-        mask = (0 if self._paused else _IN) | (_OUT if self._waiting else 0)
+        mask = (0 if self._paused else _IN) | (_OUT if self.unsent else 0)
         if mask != self._mask and self._fd >= 0:
             self._mask = mask
             try:

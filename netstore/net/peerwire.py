@@ -29,12 +29,12 @@ from netstore.codec import crc32c, layout
 from netstore.errors import CorruptData
 from netstore.net.peerproof import NONCE_BYTES, PROOF_BYTES
 from netstore.raft.entry import MAX_DATA_BYTES
-from netstore.raft.messages import InstallSnapshot, decode_message, message_parts
+from netstore.raft.messages import InstallSnapshot, decode_in_pieces, message_parts
 from netstore.state.member import MemberInfo  # noqa: TC001 - msgspec reads the annotations
 from netstore.types import ClusterId, Index, NodeId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from netstore.raft.messages import Message
 
@@ -64,11 +64,10 @@ MAX_FRAME_BYTES: Final = 2 * MAX_DATA_BYTES
 """Largest payload of a frame: one message with the largest entry, or a turn of forwarded proposals."""
 
 FRAME_BYTES: Final = 256 * 1024
-"""What a frame of several messages is not longer than: it is taken in one piece, 0.6 ms of large entries and
-3 ms of the smallest."""
+"""What a frame of several messages is not longer than: 0.6 ms of large entries and 3 ms of the smallest."""
 
 MAX_FRAME_MESSAGES: Final = 1 << 16
-"""Most messages that are taken in one frame."""
+"""Most messages that are taken in one frame; turn by turn (`decode_batch`)."""
 
 FRAME_MESSAGES: Final = 512
 """Most messages that are put into one: about 2 ms to take."""
@@ -402,10 +401,14 @@ def encode_batch(messages: Iterable[Message]) -> bytes:
     return frames[0] if len(frames) == 1 else b"".join(frames)
 
 
-def decode_batch(payload: bytes) -> list[Message]:
-    """The messages of a frame; at least one, and none that belongs before a state copy."""
-    messages: list[Message] = []
+def decode_batch(payload: bytes) -> Iterator[Message]:
+    """The messages of a frame; at least one, and none that belongs before a state copy. Each is taken apart
+    when it is asked for (`raft.messages.decode_in_pieces`), and what is damaged further on found then.
+    """
     at, end = 0, len(payload)
+    if not end:
+        raise CorruptData("batch without messages")
+    count = 0
     while at < end:
         if at + _LENGTH.size > end:
             raise CorruptData(f"batch is cut short at offset {at} of {end}")
@@ -413,16 +416,14 @@ def decode_batch(payload: bytes) -> list[Message]:
         at += _LENGTH.size
         if length > end - at:
             raise CorruptData(f"message claims {length} bytes at offset {at} of {end}")
-        if len(messages) == MAX_FRAME_MESSAGES:
+        if count == MAX_FRAME_MESSAGES:
             raise CorruptData(f"batch of more than {MAX_FRAME_MESSAGES} messages")
-        message = decode_message(payload, at, at + length)
-        if type(message) is InstallSnapshot:
-            raise CorruptData("a message that announces a state copy, without one")
-        messages.append(message)
+        for message in decode_in_pieces(payload, at, at + length):
+            if type(message) is InstallSnapshot:
+                raise CorruptData("a message that announces a state copy, without one")
+            yield message
+        count += 1
         at += length
-    if not messages:
-        raise CorruptData("batch without messages")
-    return messages
 
 
 def read_frame(data: bytes, limit: int, at: int = 0) -> tuple[bytes, int] | None:
@@ -443,41 +444,53 @@ def read_frame(data: bytes, limit: int, at: int = 0) -> tuple[bytes, int] | None
 
 
 class Frames:
-    """Cuts what was read into the payloads of frames. Holds what has arrived of one frame, no more."""
+    """Cuts what was read into the payloads of frames, one at a time. Holds what was read and not taken."""
 
-    __slots__ = ("_limit", "_parts", "_size", "_wanted")
+    __slots__ = ("_at", "_buffer", "_limit", "_parts", "_wanted", "held")
 
     def __init__(self, limit: int = MAX_FRAME_BYTES) -> None:
         self._limit = limit
+        self._buffer = b""
+        self._at = 0
+        """Where in it the next frame begins."""
         self._parts: list[bytes] = []
-        self._size = 0
+        """What follows it."""
         self._wanted = _FRAME.size
+        self.held = 0
+        """Bytes that were added and not taken."""
 
     @property
-    def held(self) -> int:
-        """Bytes of a frame that is not complete yet."""
-        return self._size
+    def more(self) -> bool:
+        """Perhaps a whole frame is here."""
+        return self.held >= self._wanted
 
-    def take(self, data: bytes) -> list[bytes]:
-        """The payloads that `data` completes, in order. CorruptData where a frame is too long or damaged."""
-        payloads: list[bytes] = []
+    def add(self, data: bytes) -> None:
+        """This was read."""
         self._parts.append(data)
-        self._size += len(data)
-        if self._size < self._wanted:
-            return payloads
-        buffer = b"".join(self._parts) if len(self._parts) > 1 else data
-        at = 0
-        while (found := read_frame(buffer, self._limit, at)) is not None:
-            payload, at = found
-            payloads.append(payload)
-        head = buffer[at : at + _FRAME.size]
+        self.held += len(data)
+
+    def take(self) -> bytes | None:
+        """The next payload; None while it is incomplete. CorruptData where a frame is too long or damaged."""
+        if self.held < self._wanted:
+            return None
+        if self._parts:
+            rest = self._buffer[self._at :]
+            self._buffer = b"".join([rest, *self._parts] if rest else self._parts)
+            self._at = 0
+            self._parts = []
+        found = read_frame(self._buffer, self._limit, self._at)
+        if found is None:
+            self._wanted = _FRAME.size
+            if self.held >= _FRAME.size:
+                self._wanted += _FRAME.unpack_from(self._buffer, self._at)[0]
+            return None
+        payload, end = found
+        self.held -= end - self._at
+        self._at = end
         self._wanted = _FRAME.size
-        if len(head) == _FRAME.size:
-            self._wanted += _FRAME.unpack(head)[0]
-        rest = buffer[at:]
-        self._parts = [rest] if rest else []
-        self._size = len(rest)
-        return payloads
+        if not self.held or end > FRAME_BYTES:
+            self._buffer, self._at = self._buffer[end:], 0
+        return payload
 
 
 class CopyReader:

@@ -5,16 +5,18 @@ back, until what the others hold fits. What they were answered goes on being sen
 them is what opens their windows; so each goes on as soon as it is no more among the heaviest, or has taken
 what it was owed. One of them that takes less than `PACE` meanwhile is cut once the budget is spent, after
 `PATIENCE_SECONDS`. Where all this is not enough, because answers already under way or events for a thousand
-watches grow beyond twice the budget, the heaviest lose what they hold at once and are cut; an answer that was
-made just now, and not sent yet, does not count there.
+watches grow beyond twice the budget, the heaviest lose what they hold at once and are cut, until the budget
+holds the others; an answer that was made just now, and not sent yet, does not count there. While more than
+twice the budget is held all the same, it does. So no charge leaves more than that: who holds most is known at
+each (`_Ranks`), and holds no less than what was charged.
 
 Only what reading gives back makes anybody wait (`Account.lasting` is the rest: HTTP/2 opens no new streams
 for who has many of them, instead), and nobody waits who holds no more than an equal part of the mark: those
 together cannot pass it.
 
 Who has to wait is looked at again when the sum has moved by a part or a while has passed, and only while the
-mark is passed or somebody waits, so that a charge costs a comparison. However many connections there are, a
-look takes `STEPS_AT_ONCE`; the next one, a round later, goes on with it.
+mark is passed or somebody waits. However many connections there are, a look takes `STEPS_AT_ONCE` for who has
+to wait, who takes too little and who is cut, each; the next one, a round later, goes on with it.
 """
 
 from __future__ import annotations
@@ -49,12 +51,6 @@ PATIENCE_SECONDS: Final = 3
 STEPS_AT_ONCE: Final = 500
 """Connections that are looked at in one piece, or held back, let go or cut: a millisecond and a half."""
 
-LARGE_PART: Final = 512
-"""Who holds more than one in so many parts of the budget is found at once when the heaviest are cut: no more
-than a thousand hold so much. The others are looked for.
-"""
-
-_MOST_LARGE: Final = 4096
 _HELD_MOST: Final = "memory ran out and it held most"
 _TOLD_EVERY: Final = 10.0
 _CUT_TOLD_EVERY: Final = 1.0
@@ -94,16 +90,15 @@ class Pressure:
         self._wait = int(memory.limit * WAIT)
         self._release = int(memory.limit * RELEASE)
         self._cut = int(memory.limit * CUT)
-        self._cut_from = self._cut
-        """Bytes held from which the heaviest are looked for: not at each charge, should they be too few."""
         self._fresh = int(memory.limit * FRESH)
-        self._large_from = memory.limit // LARGE_PART
-        self._large: dict[Holder, None] = {}
-        """Who holds more than that, or did."""
+        self._by_held = _Ranks()
+        self._by_not_taken = _Ranks()
         self._finding: Iterator[None] | None = None
         """It is being found out who has to wait."""
-        self._cutting: Iterator[None] | None = None
-        """It is being looked for who holds most, where nobody holds much."""
+        self._sweeping: Iterator[None] | None = None
+        """It is being found out who took too little."""
+        self._cutting = False
+        """The heaviest are being cut."""
         self._held_back: dict[Holder, tuple[int, int]] = {}
         """What each had taken when it was looked at last, and for how many seconds it took too little."""
         self._looked_used = 0
@@ -120,26 +115,28 @@ class Pressure:
     @property
     def looking(self) -> bool:
         """A look is not over: the next one goes on with it."""
-        return self._finding is not None or self._cutting is not None
+        return self._cutting or self._finding is not None or self._sweeping is not None
 
     def charged(self, holder: Holder) -> None:
         """Something more is held. Makes room at once where it must; O(1) otherwise."""
-        if holder.account.held > self._large_from:
-            self._large[holder] = None
-            if len(self._large) > _MOST_LARGE:
-                self._large = {each: None for each in self._large if each.account.held > self._large_from}
-        if self._memory.used > self._cut_from:
-            self._doom_the_heaviest()
-            self._cut_from = max(self._cut, self._memory.used + self._fresh)
+        self.moved(holder)
+        if self._memory.used > self._cut:
+            self._make_room()
+
+    def moved(self, holder: Holder) -> None:
+        """It holds more or less, or was sent to."""
+        self._by_held.put(holder, holder.account.held)
+        self._by_not_taken.put(holder, self._not_taken(holder))
 
     def look(self, now: float) -> None:
         """Once a round, and once a second: see who has to wait, and who does no longer. O(1) while nobody
-        has to, and mostly else; never more than `STEPS_AT_ONCE`.
+        has to, and mostly else; never more than `STEPS_AT_ONCE` of each kind.
         """
         self._now = now
-        self._cut_from = self._cut
-        if self._cutting is not None:
-            self._cutting = _go_on(self._cutting)
+        if self._cutting:
+            self._make_room()
+        if self._sweeping is not None:
+            self._sweeping = _go_on(self._sweeping)
         if self._finding is not None:
             self._finding = _go_on(self._finding)
             return
@@ -155,19 +152,28 @@ class Pressure:
             self._finding = _go_on(self._find(now))
 
     def sweep(self) -> None:
-        """Once a second: cut who waits, takes nothing, and stands in the way of others. O(who waits)."""
-        over = self._memory.over
-        for holder, (taken, slow) in list(self._held_back.items()):
-            slow = slow + 1 if holder.taken - taken < PACE else 0  # noqa: PLW2901
-            self._held_back[holder] = holder.taken, slow
-            if over and slow >= PATIENCE_SECONDS:
-                self._drop(holder, "it took nothing while memory was short")
-                over = self._memory.over
+        """Once a second: cut who waits, takes nothing, and stands in the way of others. A piece of it; the
+        looks go on with it.
+        """
+        if self._sweeping is None:
+            self._sweeping = _go_on(self._cut_the_slow())
+
+    def _cut_the_slow(self) -> Iterator[None]:
+        for holder in list(self._held_back):
+            state = self._held_back.get(holder)
+            if state is not None:
+                taken, slow = state
+                slow = slow + 1 if holder.taken - taken < PACE else 0
+                self._held_back[holder] = holder.taken, slow
+                if slow >= PATIENCE_SECONDS and self._memory.over:
+                    self._drop(holder, "it took nothing while memory was short")
+            yield
 
     def forget(self, holder: Holder) -> None:
         """It is closed."""
         self._held_back.pop(holder, None)
-        self._large.pop(holder, None)
+        self._by_held.put(holder, 0)
+        self._by_not_taken.put(holder, 0)
 
     def _find(self, now: float) -> Iterator[None]:
         """Hold back those whose answers have to be taken so that what is held is less by what is too much,
@@ -221,46 +227,36 @@ class Pressure:
         if self._held_back.pop(holder, None) is not None:
             holder.hold_back(held=False)
 
-    def _doom_the_heaviest(self) -> None:
-        """Cut those who hold most, until the budget holds the others: who holds much at once, and where that
-        is not enough, some of the others, and the rest of these with the next looks and charges. While they
-        are looked for, what is fresh counts only where more of it comes than one may have.
+    def _make_room(self) -> None:
+        """Cut those who hold most that is not fresh, until the budget holds the others; the rest of them with
+        the next looks and charges. Nobody goes who holds no more than an equal part of it: those together
+        fit. What is fresh counts only while too much is held all the same.
         """
         memory = self._memory
-        large = sorted(self._large, key=self._not_taken, reverse=True)
-        for holder in large:
-            if memory.used <= memory.limit:
+        self._cutting = False
+        for _ in range(STEPS_AT_ONCE):
+            holder = self._by_not_taken.heaviest
+            if memory.used <= memory.limit or holder is None:
+                break
+            size = self._not_taken(holder)
+            if self._by_not_taken.put(holder, size):
+                continue  # it had less than was told of it
+            if size <= memory.limit // max(len(self._by_held), 1):
+                break
+            self._drop(holder, _HELD_MOST)
+        else:
+            self._cutting = memory.used > memory.limit
+        for _ in range(STEPS_AT_ONCE):
+            holder = self._by_held.heaviest
+            if memory.used <= self._cut or holder is None:
                 return
-            if self._not_taken(holder)[0] > self._large_from:
+            if not self._by_held.put(holder, holder.account.held):
                 self._drop(holder, _HELD_MOST)
-        self._cutting = _go_on(self._cutting or self._cut_many())
-        if memory.used > self._cut + self._fresh:
-            for holder in large:
-                if memory.used <= self._cut:
-                    return
-                if holder.account.held:
-                    self._drop(holder, _HELD_MOST)
 
-    def _cut_many(self) -> Iterator[None]:
-        limit = self._memory.limit
-        holders = self._holders()
-        part = limit // max(len(holders), 1)
-        found = _Heaviest()
-        for holder in holders:  # without those who hold more than their part, the others fit
-            if holder.account.held > part:
-                found.add(holder, self._not_taken(holder)[0])
-            yield
-        for holder in found.in_order(self._not_taken):
-            if self._memory.used <= limit:
-                return
-            if holder.account.held:
-                self._drop(holder, _HELD_MOST)
-            yield
-
-    def _not_taken(self, holder: Holder) -> tuple[int, int]:
-        """What it holds, without what could not be sent yet; then all that it holds."""
+    def _not_taken(self, holder: Holder) -> int:
+        """What it holds, without what could not be sent yet."""
         held = holder.account.held
-        return held - min(max(held - holder.left, 0), self._fresh), held
+        return held - min(max(held - holder.left, 0), self._fresh)
 
     def _drop(self, holder: Holder, reason: str) -> None:
         if self._now - self._cut_told_at >= _CUT_TOLD_EVERY:
@@ -276,8 +272,48 @@ class Pressure:
             )
         else:
             self._left_out += 1
-        self._held_back.pop(holder, None)
         holder.doom()
+        self.forget(holder)
+
+
+class _Ranks:
+    """Holders by what they hold, an eighth of it more or less: the heaviest is known at once."""
+
+    def __init__(self) -> None:
+        self._ranks: dict[Holder, int] = {}
+        self._lines: dict[int, dict[Holder, None]] = {}
+        self._taken = 0
+        """A bit for each rank that somebody has."""
+
+    def __len__(self) -> int:
+        """How many hold anything."""
+        return len(self._ranks)
+
+    @property
+    def heaviest(self) -> Holder | None:
+        """One of the highest rank; None where nobody holds anything."""
+        return next(iter(self._lines[self._taken.bit_length() - 1])) if self._taken else None
+
+    def put(self, holder: Holder, size: int) -> bool:
+        """It holds so many bytes now. Whether that is another rank than before."""
+        length = size.bit_length()
+        rank = 8 * length + (size << 4 >> length) if size > 0 else 0
+        before = self._ranks.get(holder, 0)
+        if rank == before:
+            return False
+        if before:
+            line = self._lines[before]
+            del line[holder]
+            if not line:
+                del self._lines[before]
+                self._taken &= ~(1 << before)
+        if rank:
+            self._ranks[holder] = rank
+            self._lines.setdefault(rank, {})[holder] = None
+            self._taken |= 1 << rank
+        else:
+            del self._ranks[holder]
+        return True
 
 
 class _Heaviest:

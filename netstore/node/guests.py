@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import secrets
 import select
-from collections import Counter, deque
+from collections import Counter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import structs
@@ -51,11 +51,11 @@ from netstore.net.peerwire import (
     judge,
 )
 from netstore.net.seal import ALTERED
-from netstore.raft.messages import MessageRefused
+from netstore.raft.messages import Append, Forward, MessageRefused
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from collections.abc import Set as AbstractSet
 
     from netstore.disk.datadir import MemberIdentity
@@ -120,12 +120,12 @@ HANDSHAKES_PER_SECOND: Final = 200
 HANDSHAKE_BURST: Final = 100
 
 TAKEN_MESSAGES: Final = 512
-"""Messages of a member that are taken in one turn, give or take a frame: about 2 ms. What was read beside
-them is taken in the next rounds, before more is read.
+"""Frames, messages and forwarded requests of a member that are taken in one turn: about 2 ms. What was read
+beside them is taken apart in the next rounds, before more is read.
 """
 
 TAKEN_BYTES: Final = 256 * 1024
-"""The same for bytes of frames, without the last one."""
+"""The same for bytes of what they propose or append, without the last message."""
 
 UNREAD_BYTES: Final = 64 * 1024
 """Answers to pings that a caller may leave unread; and what one may hold of a frame when the budget is
@@ -382,8 +382,9 @@ class Guest:
         """It answered a challenge."""
         self._read = b""
         self._frames = Frames()
-        self._payloads: deque[bytes] = deque()
-        """What is complete and was not taken yet: no more than one read completes."""
+        self._batch: Iterator[Message] = iter(())
+        """What was not taken yet of the last frame."""
+        self._batch_size = 0
 
     @property
     def sender(self) -> NodeId | None:
@@ -445,7 +446,7 @@ class Guest:
     def gone(self, reason: str) -> None:
         """See `net.link.Party`. A port that is only knocked at is no news."""
         self._account.close()
-        self._payloads.clear()
+        self._batch = iter(())
         self._guests.leave(self)
         if self._hello is None and reason.startswith("TLS: "):
             self._guests.tell("peer_refused", self.address, reason)
@@ -556,13 +557,14 @@ class Guest:
             self._frames = Frames(MAX_QUESTION_BYTES)
             self._answer(Verdict.ACCEPTED, "")
 
-    def _hear_question(self, payloads: list[bytes]) -> None:
-        if not payloads:
+    def _hear_question(self) -> None:
+        payload = self._frames.take()
+        if payload is None:
             return
-        if len(payloads) > 1 or self._frames.held:
+        if self._frames.held:
             raise CorruptData(_ONE_QUESTION)
         self._asked = True
-        application = decode_application(payloads[0])
+        application = decode_application(payload)
         home = self._guests.home
         if not self._asks:
             self.deadline = float("inf")  # the answer has a time limit
@@ -582,7 +584,7 @@ class Guest:
             self.link.cut("answered")
 
     def _charge(self) -> None:
-        self._account.hold(self._frames.held + self.link.unsent)
+        self._account.hold(self._frames.held + self._batch_size + self.link.unsent)
 
     # --- what it says
 
@@ -597,23 +599,18 @@ class Guest:
             raise CorruptData(_ONE_QUESTION)
         if not self._asks:
             self.deadline = home.clock.monotonic() + SILENCE_SECONDS
-        payloads = self._frames.take(data)
-        self._charge()
-        # Its own share counts alone: what clients hold must not cut members off from each other. And a frame
-        # that is larger than the share still comes through, if it is the only one.
-        budget, held = self._guests.budget, self._frames.held
-        if held > UNREAD_BYTES and held < budget.used > budget.limit:
-            raise CorruptData("too many bytes of frames that are not complete are held")
+        self._frames.add(data)
         if hello.purpose is Purpose.ROSTER:
-            self._hear_question(payloads)
+            self._hear_question()
+            self._hold()
             return
-        self._payloads.extend(payloads)
         self._take_messages(hello, len(data))
 
     def _go_on(self) -> None:
         """Take more of what was read."""
         if self._hello is None:
             return
+        self.deadline = self._guests.home.clock.monotonic() + SILENCE_SECONDS
         try:
             self._take_messages(self._hello, 0)
         except MustStop:
@@ -622,29 +619,61 @@ class Guest:
             self._cut(fault)
 
     def _take_messages(self, hello: Hello, size: int) -> None:
-        """Take the next frames, until it is enough for one turn. `size` bytes were read."""
-        home, payloads = self._guests.home, self._payloads
+        """Take the next messages, until it is enough for one turn. `size` bytes were read."""
+        home, frames = self._guests.home, self._frames
         messages: list[Message] = []
-        count = taken = 0
-        while payloads and count < TAKEN_MESSAGES and taken < TAKEN_BYTES:
-            payload = payloads.popleft()
-            taken += len(payload)
+        count = taken = pings = 0
+        while True:
+            for message in self._batch:
+                if message.sender != hello.sender:
+                    raise CorruptData(
+                        f"message of member {message.sender:x} in the stream of {hello.sender:x}"
+                    )
+                messages.append(message)
+                count += len(message.payloads) if type(message) is Forward else 1
+                taken += _weight(message)
+                if count >= TAKEN_MESSAGES or taken >= TAKEN_BYTES:
+                    break
+            else:
+                self._batch_size = 0
+            if count >= TAKEN_MESSAGES or taken >= TAKEN_BYTES:
+                self.link.later(self._go_on)
+                break
+            payload = frames.take()
+            if payload is None:
+                break
             count += 1
             if payload:
-                note = StateNote.decode(payload)
-                if note is None:
-                    batch = decode_batch(payload)
-                    messages += batch
-                    count += len(batch)
-                else:
-                    home.noted(hello.sender, note)
-            elif self.link.unsent > UNREAD_BYTES:
-                raise CorruptData("sends pings and does not take the answers")
+                self._take_frame(hello, payload)
             else:
-                self.link.write(PING)
-        for message in messages:
-            if message.sender != hello.sender:
-                raise CorruptData(f"message of member {message.sender:x} in the stream of {hello.sender:x}")
-        if payloads:
-            self.link.later(self._go_on)
+                pings += 1
+        if pings:
+            if self.link.unsent > UNREAD_BYTES:
+                raise CorruptData("sends pings and does not take the answers")
+            self.link.write(PING * pings)
+        self._hold()
         home.deliver(messages, size)
+
+    def _take_frame(self, hello: Hello, payload: bytes) -> None:
+        note = StateNote.decode(payload)
+        if note is None:
+            self._batch, self._batch_size = decode_batch(payload), len(payload)
+        else:
+            self._guests.home.noted(hello.sender, note)
+
+    def _hold(self) -> None:
+        """Charge what is held of frames. Its own share counts alone: what clients hold must not cut members
+        off from each other. And a frame that is larger than the share still comes through, if it is the only
+        one.
+        """
+        self._charge()
+        budget, held = self._guests.budget, self._frames.held
+        if not self._frames.more and held > UNREAD_BYTES and held < budget.used > budget.limit:
+            raise CorruptData("too many bytes of frames that are not complete are held")
+
+
+def _weight(message: Message) -> int:
+    """Bytes of what is proposed or appended."""
+    if type(message) is Append:
+        return sum(len(entry.data) for entry in message.entries)
+    return sum(map(len, message.payloads)) if type(message) is Forward else 0

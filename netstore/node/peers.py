@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 
 from netstore import __version__
-from netstore.errors import MustStop
+from netstore.errors import CorruptData, MustStop
 from netstore.net.call import Call, CallFailed, call
 from netstore.net.peerwire import (
     LOWEST_VERSION,
@@ -74,6 +74,9 @@ MAX_HELD_BYTES: Final = 256 * 1024 * 1024
 
 LOOK_SECONDS: Final = 0.1
 """How often the list of members is looked at, and streams for silence."""
+
+MOST_ANSWERS: Final = 512
+"""Answers to pings that are taken in one read; one ping is on its way at a time."""
 
 _NOTES: Final = 256
 
@@ -477,6 +480,12 @@ class _Peer:
     def _take(self, data: bytes) -> None:
         """A ping has come back, perhaps in pieces."""
         self._heard = self._peers.clock.monotonic()
-        if self._frames.take(data) and self._pinged:
+        self._frames.add(data)
+        answers = 0
+        while self._frames.take() is not None:
+            answers += 1
+            if answers > MOST_ANSWERS:
+                raise CorruptData("answers pings that were not sent")
+        if answers and self._pinged:
             self.round_trip.add(self._heard - self._pinged)
             self._pinged = 0.0

@@ -220,7 +220,9 @@ async def _ask_one(
     frames = Frames(MAX_ROSTER_BYTES)
 
     def take(data: bytes) -> None:
-        for payload in frames.take(data):
+        frames.add(data)
+        payload = frames.take()
+        if payload is not None:
             rosters.append(decode_roster(payload))
             answered.set()
 

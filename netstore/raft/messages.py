@@ -18,7 +18,7 @@ from netstore.raft.entry import MAX_DATA_BYTES, Entry, EntryKind, SnapshotMeta, 
 from netstore.types import Index, NodeId, Term
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from struct import Struct
 
 MOST: Final = 2**62 - 1
@@ -32,6 +32,11 @@ MOST_ENTRIES: Final = 1 << 17
 
 MOST_PAYLOADS: Final = 1 << 16
 """Payloads in one forward message; a follower's host proposes far fewer in a turn."""
+
+
+PIECE_PAYLOADS: Final = 512
+PIECE_BYTES: Final = 256 * 1024
+"""Payloads of a forward message that are taken apart at once, and bytes of them without the last."""
 
 
 class MessageRefused(NetstoreError):  # noqa: N818 - named for what happened
@@ -309,17 +314,33 @@ def decode_message(data: bytes, start: int = 0, end: int | None = None) -> Messa
     end = len(data) if end is None else end
     if end - start < _HEAD.size:
         raise CorruptData(f"message is cut short at {end - start} bytes")
+    kind, sender, to, term = _read_head(data, start)
+    if kind == _APPEND_KIND:
+        return _decode_append(data, start, end, (sender, to, term))
+    decode = _DECODERS.get(kind)
+    if decode is None:
+        raise CorruptData(f"message of unknown kind {kind}")
+    return decode(data[start:end], sender, to, term)
+
+
+def _read_head(data: bytes, start: int) -> tuple[int, NodeId, NodeId, Term]:
     kind, sender, to, term = _HEAD.unpack_from(data, start)
     if not (sender and to) or not (term or kind == _PRE_VOTE_ANSWER_KIND):
         raise CorruptData(f"message from {sender:x} to {to:x} in term {term}: none of them may be 0")
     if term > MOST:
         raise CorruptData(f"message of term {term}, more than {MOST}")
-    if kind == _APPEND_KIND:
-        return _decode_append(data, start, end, (NodeId(sender), NodeId(to), Term(term)))
-    decode = _DECODERS.get(kind)
-    if decode is None:
-        raise CorruptData(f"message of unknown kind {kind}")
-    return decode(data[start:end], NodeId(sender), NodeId(to), Term(term))
+    return kind, NodeId(sender), NodeId(to), Term(term)
+
+
+def decode_in_pieces(data: bytes, start: int, end: int) -> Iterator[Message]:
+    """The same in pieces, for who takes them turn by turn: what was forwarded comes in several messages, of
+    `PIECE_PAYLOADS` or `PIECE_BYTES` each, which say together what it said. One that is damaged further on is
+    CorruptData there.
+    """
+    if end - start >= _HEAD.size and data[start] == _FORWARD_KIND:
+        yield from _forward_pieces(data, start, end)
+    else:
+        yield decode_message(data, start, end)
 
 
 def _decode_append(data: bytes, start: int, end: int, head: tuple[NodeId, NodeId, Term]) -> Append:
@@ -354,29 +375,60 @@ def _decode_install(data: bytes, sender: NodeId, to: NodeId, term: Term) -> Inst
 
 
 def _decode_forward(data: bytes, sender: NodeId, to: NodeId, term: Term) -> Forward:
-    size = len(data)
-    at = _HEAD.size + _FORWARD.size
-    if size < at:
+    kind, count = _read_forward(data, 0, len(data))
+    payloads, at = _read_payloads(data, _HEAD.size + _FORWARD.size, len(data), kind, count)
+    _check_end(at, len(data))
+    return Forward(sender, to, term, kind, payloads)
+
+
+def _forward_pieces(data: bytes, start: int, end: int) -> Iterator[Forward]:
+    sender, to, term = _read_head(data, start)[1:]
+    kind, left = _read_forward(data, start, end)
+    at = start + _HEAD.size + _FORWARD.size
+    while left:
+        payloads, at = _read_payloads(data, at, end, kind, min(left, PIECE_PAYLOADS), most_bytes=PIECE_BYTES)
+        left -= len(payloads)
+        if not left:
+            _check_end(at, end)
+        yield Forward(sender, to, term, kind, payloads)
+
+
+def _read_forward(data: bytes, start: int, end: int) -> tuple[EntryKind, int]:
+    """The kind and number of the payloads of a forward message."""
+    size = end - start
+    head = _HEAD.size + _FORWARD.size
+    if size < head:
         raise CorruptData(f"forward message is cut short at {size} bytes")
-    kind, count = _FORWARD.unpack_from(data, _HEAD.size)
-    if kind > 1 or not 0 < count <= MOST_PAYLOADS or count * _LENGTH.size > size - at:
+    kind, count = _FORWARD.unpack_from(data, start + _HEAD.size)
+    if kind > 1 or not 0 < count <= MOST_PAYLOADS or count * _LENGTH.size > size - head:
         raise CorruptData(f"forward message of {size} bytes claims {count} payloads of kind {kind}")
+    return EntryKind(kind), count
+
+
+def _read_payloads(
+    data: bytes, at: int, end: int, kind: EntryKind, count: int, *, most_bytes: int = 1 << 62
+) -> tuple[list[bytes], int]:
+    """So many of them from `at` on, or as many as have so many bytes; and the place after them."""
     payloads: list[bytes] = []
-    for _ in range(count):
-        if at + _LENGTH.size > size:
+    stop = at + most_bytes
+    while len(payloads) < count and at < stop:
+        if at + _LENGTH.size > end:
             raise CorruptData(f"forward message is cut short at offset {at}")
         (length,) = _LENGTH.unpack_from(data, at)
         at += _LENGTH.size
-        if length > MAX_DATA_BYTES or length > size - at:
-            raise CorruptData(f"forwarded payload claims {length} bytes at offset {at} of {size}")
+        if length > MAX_DATA_BYTES or length > end - at:
+            raise CorruptData(f"forwarded payload claims {length} bytes at offset {at} of {end}")
         payload = data[at : at + length]
         if kind == EntryKind.CHANGE:
             Change.decode(payload)
         payloads.append(payload)
         at += length
-    if at != size:
-        raise CorruptData(f"forward message has {size - at} bytes after its last payload")
-    return Forward(sender, to, term, EntryKind(kind), payloads)
+    return payloads, at
+
+
+def _check_end(at: int, end: int) -> None:
+    if at != end:
+        raise CorruptData(f"forward message has {end - at} bytes after its last payload")
 
 
 def _decode_refused(data: bytes, sender: NodeId, to: NodeId, term: Term) -> ForwardRefused:

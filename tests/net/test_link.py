@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import ssl
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 from weakref import ref
 
 import pytest
 import trustme
 
-from netstore.net.link import Link
+from netstore.net.link import MADE_BYTES, Link
+from netstore.net.seal import OPENED_RECORDS, Seal
 from tests.support.links import Recorder, eventually, running_reactor
 
 if TYPE_CHECKING:
@@ -215,6 +217,128 @@ def test_what_the_kernel_cannot_watch_ends_its_own_link_alone(attends: bool) -> 
     party.link.pause()
     assert not party.link.open
     assert party.is_open == attends, "who is not watched may not speak"
+    right.close()
+
+
+class Watching:
+    """A reactor that makes no rounds."""
+
+    def __init__(self) -> None:
+        self.mask = 0
+        self.wanted = 0
+        """How often another round was asked for."""
+
+    def attend(self, _fd: int, mask: int, *_: object) -> None:
+        self.mask = mask
+
+    def modify(self, _: int, mask: int) -> None:
+        self.mask = mask
+
+    def again(self, _: int) -> None:
+        self.wanted += 1
+
+    def dismiss(self, _: int) -> None:
+        self.mask = 0
+
+
+class CountingSeal(Seal):
+    """Counts the bytes that it makes records of."""
+
+    def __init__(self) -> None:
+        super().__init__(b"from here", b"to here")
+        self.made = 0
+
+    def close(self, data: bytes) -> bytes:
+        self.made += len(data)
+        return super().close(data)
+
+
+def test_a_large_write_is_put_into_records_as_it_is_taken() -> None:
+    left, right = socket.socketpair()
+    right.setblocking(False)
+    reactor, party, seal = Watching(), Recorder(), CountingSeal()
+    party.link = Link(reactor, left, party)  # type: ignore[arg-type]
+    party.link.start()
+    party.link.write(b"before")
+    party.link.seal(seal)
+    party.link.write(b"short")
+    assert (seal.made, party.link.unsent) == (5, 0)
+    party.link.write(LARGE)
+    assert seal.made <= 5 + MADE_BYTES
+    assert party.link.unsent > len(LARGE) - 2 * MADE_BYTES, "what is still to be made counts"
+    party.link.write(b"after")
+    came = b""
+    while reactor.mask & select.EPOLLOUT:
+        made = seal.made
+        came += right.recv(1 << 20)
+        party.link._ready(select.EPOLLOUT)
+        assert seal.made <= made + MADE_BYTES
+    with suppress(BlockingIOError):
+        while True:
+            came += right.recv(1 << 20)
+    assert (party.link.unsent, party.flushes) == (0, 1)
+    assert came.startswith(b"before")
+    assert Seal(b"to here", b"from here").open(came[6:]) == b"short" + LARGE + b"after"
+    party.link.cut("over")
+    right.close()
+
+
+def test_short_records_are_taken_in_the_next_rounds_before_more_is_read() -> None:
+    left, right = socket.socketpair()
+    reactor, party = Watching(), Recorder()
+    party.link = Link(reactor, left, party)  # type: ignore[arg-type]
+    party.link.start()
+    party.link.seal(Seal(b"here", b"there"))
+    there = Seal(b"there", b"here")
+    right.send(b"".join(there.close(b"x") for _ in range(2 * OPENED_RECORDS + 1)))
+    party.link._ready(select.EPOLLIN)
+    assert (len(party.got), reactor.wanted) == (OPENED_RECORDS, 1)
+    right.send(there.close(b"y"))
+    party.link._ready(select.EPOLLIN)
+    assert (party.got, reactor.wanted) == (b"x" * 2 * OPENED_RECORDS, 2)
+    party.link.pause()
+    party.link._ready(0)
+    assert len(party.got) == 2 * OPENED_RECORDS, "a paused link hears nothing"
+    party.link.resume()
+    assert reactor.wanted == 3
+    party.link._ready(select.EPOLLIN)
+    assert (len(party.got), reactor.wanted) == (2 * OPENED_RECORDS + 1, 3)
+    party.link._ready(select.EPOLLIN)
+    assert party.got.endswith(b"xy")
+    right.send(b"".join(there.close(b"x") for _ in range(OPENED_RECORDS + 1)))
+    party.link._ready(select.EPOLLIN)
+    party.link.pause()
+    right.close()
+    party.link._ready(select.EPOLLHUP)
+    assert party.reasons == ["closed by the other side"]
+
+
+def test_a_paused_link_is_not_read_whatever_the_kernel_says() -> None:
+    left, right = socket.socketpair()
+    party = Recorder()
+    party.link = Link(Watching(), left, party)  # type: ignore[arg-type]
+    party.link.start()
+    right.send(b"x")
+    party.link.pause()
+    party.link._ready(select.EPOLLIN)
+    assert party.got == b""
+    party.link.resume()
+    party.link._ready(select.EPOLLIN)
+    assert party.got == b"x"
+    party.link.cut("over")
+    right.close()
+
+
+def test_what_was_to_be_done_later_is_not_done_once_the_link_is_cut() -> None:
+    left, right = socket.socketpair()
+    party = Recorder()
+    party.link = Link(Watching(), left, party)  # type: ignore[arg-type]
+    party.link.start()
+    done: list[str] = []
+    party.link.later(lambda: done.append("late"))
+    party.link.cut("over")
+    party.link._ready(0)
+    assert not done
     right.close()
 
 

@@ -983,6 +983,19 @@ async def test_memory_that_runs_out_costs_the_connection_that_holds_it() -> None
         heavy.close()
 
 
+async def test_what_a_codec_keeps_of_requests_counts_among_what_is_held() -> None:
+    async with site() as here:
+        here.answer = None
+        here.reactor.memory.limit = here.reactor.pressure._cut = 50_000
+        head = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+        async with await here.connect() as stream:
+            await stream.send_all(head)
+            await here.until_open(1)
+            await stream.send_all(bytes(60_000))
+            await here.until_open(0)
+        assert "connection_cut_for_memory" in here.log.events
+
+
 async def test_who_is_held_back_goes_on_without_a_round_that_sees_it() -> None:
     """Each sweep looks, too: nothing else may come."""
     async with site(Limits(memory=Budget(1000))) as here, await here.connect() as stream:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.net.peerproof import Secret
-from netstore.net.seal import RECORD_BYTES, TAG_BYTES, Altered, Seal
+from netstore.net.seal import OPENED_RECORDS, RECORD_BYTES, TAG_BYTES, Altered, Seal
 
 KEYS = b"from here", b"to here"
 HEAD = 4 + TAG_BYTES
@@ -37,6 +37,19 @@ def test_what_is_long_goes_in_several_records() -> None:
     assert len(sent) == len(said) + records * HEAD
     assert there.open(sent) == said
     assert here.close(b"") == b""
+
+
+def test_records_that_are_short_are_taken_turn_by_turn() -> None:
+    here, there = both()
+    said = bytes(range(256)) * 10
+    sent = b"".join(here.close(said[at : at + 1]) for at in range(len(said)))
+    heard = [there.open(sent[:-1])]
+    while there.more:
+        heard.append(there.open(b""))
+    heard.append(there.open(sent[-1:]))
+    assert b"".join(heard) == said
+    assert {len(each) for each in heard[:-2]} == {OPENED_RECORDS}
+    assert (there.more, there.open(b"")) == (False, b"")
 
 
 @given(st.binary(min_size=1, max_size=40), st.data())

@@ -7,6 +7,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
@@ -14,6 +15,7 @@ from msgspec import structs
 from netstore.codec import crc32c
 from netstore.disk.datadir import MemberIdentity
 from netstore.limits import Budget
+from netstore.net import peerwire
 from netstore.net.peerproof import Secret
 from netstore.net.peerwire import (
     MAX_GREETING_BYTES,
@@ -38,13 +40,13 @@ from netstore.net.peerwire import (
 from netstore.node import guests as module
 from netstore.node.guests import TAKEN_BYTES, TAKEN_MESSAGES, Guest, Guests
 from netstore.raft.entry import Entry, EntryKind
-from netstore.raft.messages import Append, Heartbeat
+from netstore.raft.messages import Append, Forward, Heartbeat, decode_in_pieces
 from netstore.state.member import MemberInfo
 from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.raft_forms import damaged, extreme_messages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from netstore.net.tls import Credentials
     from netstore.raft.messages import Message
@@ -573,6 +575,54 @@ def test_large_frames_that_were_read_at_once_are_taken_in_pieces() -> None:
     while wire.go_on():
         taken.append(len(lodge.got))
     assert taken == [2, 4, 5]
+
+
+@pytest.mark.parametrize("what", ["messages in one frame", "forwarded requests", "pings"])
+def test_no_turn_takes_more_apart_than_its_bound(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is a member may write frames that this program would not."""
+    lodge = Lodge()
+    wire = lodge.call()
+    prove(wire, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
+    made: list[Message] = []
+    if what == "pings":
+        data = PING * 5000
+    elif what == "forwarded requests":
+        payloads = [number.to_bytes(2) for number in range(5000)]
+        data = encode_batch([Forward(OTHER, ME, Term(1), EntryKind.NORMAL, payloads)])
+    else:
+        monkeypatch.setattr(peerwire, "FRAME_MESSAGES", 5000)
+        beats = [Heartbeat(OTHER, ME, Term(1), Index(number), 0) for number in range(5000)]
+        data = encode_batch(beats)
+
+    def counted(*arguments: Any) -> Iterator[Message]:
+        for message in decode_in_pieces(*arguments):
+            made.append(message)
+            yield message
+
+    monkeypatch.setattr(peerwire, "decode_in_pieces", counted)
+    wire.sent = b""
+    wire.unsent = 0
+    wire.party.received(data)
+    lodge.now += 100
+    turns = 0
+    while True:
+        turns += 1
+        size = sum(len(each.payloads) if isinstance(each, Forward) else 1 for each in made)
+        assert size + len(wire.sent) // len(PING) <= turns * TAKEN_MESSAGES
+        if wire.left is not None:
+            assert lodge.guests.budget.used > 0, "what was read and not taken is charged"
+        if not wire.go_on():
+            break
+        assert wire.party.deadline > lodge.now, "who is still being heard is not silent"
+    assert turns >= 5000 // TAKEN_MESSAGES
+    assert lodge.guests.budget.used == 0
+    if what == "pings":
+        assert wire.sent == data
+    elif what == "forwarded requests":
+        forwards = [each for each in lodge.got if isinstance(each, Forward)]
+        assert [payload for each in forwards for payload in each.payloads] == payloads
+    else:
+        assert lodge.got == beats
 
 
 def test_what_makes_no_sense_ends_the_stream_also_in_a_later_piece() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from netstore.errors import CorruptData
 from netstore.raft import messages as module
@@ -23,6 +27,7 @@ from netstore.raft.messages import (
     ReadAnswer,
     TimeoutNow,
     VoteAnswer,
+    decode_in_pieces,
     decode_message,
     encode_message,
 )
@@ -36,6 +41,35 @@ HEAD = (NodeId(1), NodeId(2), Term(3))
 @given(messages())
 def test_messages_come_back(message: Message) -> None:
     assert decode_message(encode_message(message)) == message
+
+
+@given(messages(), st.integers(1, 3), st.integers(1, 20))
+def test_pieces_say_together_what_the_message_said(message: Message, most: int, most_bytes: int) -> None:
+    raw = b"before" + encode_message(message) + b"after"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PIECE_PAYLOADS", most)
+        patch.setattr(module, "PIECE_BYTES", most_bytes)
+        pieces = list(decode_in_pieces(raw, 6, len(raw) - 5))
+    if isinstance(message, Forward):
+        payloads: list[bytes] = []
+        for piece in pieces:
+            assert isinstance(piece, Forward)
+            assert 0 < len(piece.payloads) <= most
+            payloads += piece.payloads
+        assert replace(message, payloads=payloads) == message
+    else:
+        assert pieces == [message]
+
+
+@given(damaged(messages().map(encode_message)))
+def test_damage_is_found_in_pieces_as_it_is_in_one(raw: bytes) -> None:
+    try:
+        decode_message(raw)
+        sound = True
+    except CorruptData:
+        sound = False
+    with nullcontext() if sound else pytest.raises(CorruptData):
+        list(decode_in_pieces(raw, 0, len(raw)))
 
 
 @given(damaged(messages().map(encode_message)))
