@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
