@@ -567,9 +567,9 @@ class Host:
         self._pacing.copy_made(peer, index)
         return meta
 
-    def image_sent(self, peer: NodeId, *, ok: bool, begun: bool = True) -> None:
+    def image_sent(self, peer: NodeId, *, ok: bool, begun: bool = True, refused: bool = False) -> None:
         """The copy for this peer was delivered, or was given up; if not `begun`, before `image_meta`."""
-        index = self._pacing.copy_over(peer, ok=ok) if begun else Index(0)
+        index = self._pacing.copy_over(peer, ok=ok, refused=refused) if begun else Index(0)
         self._raft.report_snapshot(peer, ok, index)
         self._wake()
 
