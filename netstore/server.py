@@ -90,6 +90,7 @@ from netstore.ops.config import DEFAULT_CLUSTER_TOKEN, Alone
 from netstore.ops.logging import get_logger, set_level
 from netstore.ops.memory import usable_memory
 from netstore.ops.notify import ServiceManager
+from netstore.ops.start import Start
 from netstore.raft.core import Boot, Config, Raft
 from netstore.raft.entry import HardState, SnapshotMeta
 from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion, encode
@@ -198,7 +199,11 @@ class _Store:
     """Log, state and position of one member, opened and found to fit together."""
 
     def __init__(
-        self, folder: DataDir, deliver: Callable[[Callable[[], object]], object], shares: Shares
+        self,
+        folder: DataDir,
+        deliver: Callable[[Callable[[], object]], object],
+        shares: Shares,
+        start: Start,
     ) -> None:
         """Changes of the state that are not committed, and reads in steps, have their shares. Blocks.
 
@@ -211,7 +216,7 @@ class _Store:
         identity = folder.identity
         with ExitStack() as parts:
             path = folder.state_dir / STATE_FILE
-            told = examined(path, self._not_verified)
+            told = examined(path, self._not_verified, start.verifying)
             self.device = device = PosixDevice(folder.wal_dir, deliver)
             parts.callback(device.close)
             owner = Identity(identity.cluster_id, identity.member_id)
@@ -237,7 +242,8 @@ class _Store:
             self.machine.passed_over = read_skips(folder.path)
             if self.machine.passed_over:
                 self.log.warning("entries_skipped", entries=sorted(self.machine.passed_over))
-            self.machine.load()
+            start.loading(self.machine.stored, self.engine.sizes()[1])
+            self.machine.load(start.loaded)
             self._parts = parts.pop_all()
 
     def boot(self, initial: Mapping[NodeId, Sequence[str]]) -> Boot:
@@ -309,9 +315,10 @@ class _Store:
 class _Daemon:
     """One run of a member: its parts in the order in which they come to life."""
 
-    def __init__(self, config: StoreConfig, parts: ExitStack) -> None:
+    def __init__(self, config: StoreConfig, parts: ExitStack, manager: ServiceManager) -> None:
         """Whatever can be refused before anything is written."""
         self.config = config
+        self.manager = manager
         self.log = get_logger("server")
         self.clock = SystemClock()
         self.clients = [bind("listen_client_urls", url) for url in config.listen_client_urls]
@@ -381,8 +388,9 @@ class _Daemon:
         self.acquainted: dict[NodeId, tuple[str, ...]] = {}
         """Where others are reached, as the cluster said before this member had a list of its own."""
 
-    async def serve(self, manager: ServiceManager, ready: Callable[[], None] | None) -> None:
+    async def serve(self, ready: Callable[[], None] | None) -> None:
         """Run until a signal asks to stop, or until a fault that must not be survived."""
+        manager = self.manager
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stop_on_signal, signals, manager, nursery.cancel_scope)
@@ -625,7 +633,8 @@ class _Daemon:
         self.log.warning("member_replaced", old=f"{old:x}", new=f"{roster.you:x}", kept=DAMAGED)
 
     async def _open_store(self) -> Raft:
-        store = _Store(self.folder, self.reactor.call_soon, self.shares)
+        start = Start(self.manager, self.clock.monotonic, self.log)
+        store = _Store(self.folder, self.reactor.call_soon, self.shares, start)
         try:
             raft = await self._begin(store)
         except BaseException:
@@ -919,9 +928,9 @@ async def serve(config: StoreConfig, *, ready: Callable[[], None] | None = None)
     """
     manager = ServiceManager(os.environ)
     with ExitStack() as parts:
-        daemon = _Daemon(config, parts)
+        daemon = _Daemon(config, parts, manager)
         try:
-            await daemon.serve(manager, ready)
+            await daemon.serve(ready)
         except* NetstoreError as faults:
             fault = _first(faults)
             if isinstance(fault, CannotApply) and fault.entry is not None:
