@@ -170,9 +170,24 @@ class SystemClock:
     monotonic = staticmethod(time.monotonic)
     """Seconds from an unknown start; never decreases. The function itself: it is called for each request."""
 
+    def __init__(self) -> None:
+        """Nothing is read."""
+        self._wall = 0
+        self._is_told = False
+
     def wall(self) -> Nanos:
-        """Wall time; may jump either way. Not before 1970, which could not be written down."""
-        return Nanos(max(time.time_ns(), 0))
+        """Wall time; may jump either way. Not before 1970, which could not be written down; beyond 2262,
+        where nanoseconds do not fit 64 bits, it stands still at what was read last, and that is told once.
+        """
+        try:
+            self._wall = max(time.time_ns(), 0)
+        except OverflowError:
+            if not self._is_told:
+                self._is_told = True
+                get_logger("server").warning(
+                    "wall_clock_wrong", reason="it is beyond the year 2262", fix="set the clock"
+                )
+        return Nanos(self._wall)
 
 
 def bind(key: str, url: Url) -> socket.socket:

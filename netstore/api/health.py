@@ -18,6 +18,7 @@ from netstore.state.v3commands import CORRUPT, NOSPACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
     from netstore.net.exchange import Exchange
     from netstore.node.member import Member
@@ -64,20 +65,23 @@ class Health:
     def __call__(self, exchange: Exchange) -> None:
         if not method_allowed(exchange, b"GET"):
             return
-        if self._alarms(exchange.request.query) or not self._member.leader:
-            _answer(exchange, healthy=False)
+        alarms = self._alarms(exchange.request.query)
+        if alarms or not self._member.leader:
+            _answer(exchange, "; ".join(alarms) or "knows no leader")
             return
-        check = _Check(exchange)
+        check = _Check(exchange, self._member)
         check.deadline = self._after(HEALTH_SECONDS, check.late)
         self._member.propose(_READ, check.done, exchange.principal.encode())
 
-    def _alarms(self, query: bytes) -> bool:
-        """Whether an alarm is raised that the query does not exclude."""
-        raised = {kind for _, kind in self._member.machine.alarms.active}
-        if raised and query:
-            excluded = _excluded(query)
-            raised -= {kind for kind, name in ALARMS.items() if name in excluded}
-        return bool(raised)
+    def _alarms(self, query: bytes) -> list[str]:
+        """The alarms that are raised and that the query does not exclude."""
+        return raised(self._member, _excluded(query) if query else set())
+
+
+def raised(member: Member, excluded: AbstractSet[bytes] = frozenset()) -> list[str]:
+    """The alarms that are raised, whoever did, but those of these names."""
+    kinds = sorted({kind for _, kind in member.machine.alarms.active})
+    return [f"alarm {ALARMS[kind].decode()}" for kind in kinds if ALARMS[kind] not in excluded]
 
 
 def _excluded(query: bytes) -> set[bytes]:
@@ -98,22 +102,27 @@ def _excluded(query: bytes) -> set[bytes]:
 class _Check:
     """One health request on its way through the log."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, member: Member) -> None:
         self._exchange = exchange
+        self._member = member
         self._answered = False
         self.deadline: Deadline | None = None
         exchange.on_gone(self._forget)
 
     def done(self, outcome: Outcome | Fault) -> None:
-        self._finish(healthy=not isinstance(outcome, Fault))
+        if isinstance(outcome, Fault):
+            self._finish(outcome.cause.decode("utf-8", "replace") or outcome.message)
+        else:
+            self._finish("")
 
     def late(self) -> None:
-        self._finish(healthy=False)
+        self._finish(f"the log takes longer than {HEALTH_SECONDS:g} s")
 
-    def _finish(self, *, healthy: bool) -> None:
+    def _finish(self, reason: str) -> None:
         if not self._answered:
             self._forget()
-            _answer(self._exchange, healthy=healthy)
+            own = self._member.problems() if reason else []
+            _answer(self._exchange, "; ".join(own) or reason)
 
     def _forget(self) -> None:
         self._answered = True
@@ -121,8 +130,10 @@ class _Check:
             self.deadline.cancel()
 
 
-def _answer(exchange: Exchange, *, healthy: bool) -> None:
-    if healthy:
-        exchange.respond(200, PLAIN, b'{"health":"true"}')
+def _answer(exchange: Exchange, reason: str) -> None:
+    """Without a reason against it the member is well. etcd 3.4 gives no reason, later ones do."""
+    if reason:
+        told = {"health": "false", "reason": reason}
+        exchange.respond(503, PLAIN + NOSNIFF, msgspec.json.encode(told) + b"\n")
     else:
-        exchange.respond(503, PLAIN + NOSNIFF, b'{"health":"false"}\n')
+        exchange.respond(200, PLAIN, b'{"health":"true"}')
