@@ -672,8 +672,10 @@ def _word_of_system(error: BaseException) -> str:
             return cause.strerror or ""
         if isinstance(cause, OSError) and cause.errno:
             return os.strerror(cause.errno)
-        group = isinstance(cause, BaseExceptionGroup)
-        cause = cause.exceptions[0] if group else cause.__cause__ or cause.__context__
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        else:
+            cause = cause.__cause__ or cause.__context__
     return ""
 
 
