@@ -90,6 +90,7 @@ from netstore.ops.config import DEFAULT_CLUSTER_TOKEN, Alone
 from netstore.ops.logging import get_logger, set_level
 from netstore.ops.memory import usable_memory
 from netstore.ops.notify import ServiceManager
+from netstore.ops.start import Start
 from netstore.raft.core import Boot, Config, Raft
 from netstore.raft.entry import HardState, SnapshotMeta
 from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion, encode
@@ -169,9 +170,24 @@ class SystemClock:
     monotonic = staticmethod(time.monotonic)
     """Seconds from an unknown start; never decreases. The function itself: it is called for each request."""
 
+    def __init__(self) -> None:
+        """Nothing is read."""
+        self._wall = 0
+        self._is_told = False
+
     def wall(self) -> Nanos:
-        """Wall time; may jump either way. Not before 1970, which could not be written down."""
-        return Nanos(max(time.time_ns(), 0))
+        """Wall time; may jump either way. Not before 1970, which could not be written down; beyond 2262,
+        where nanoseconds do not fit 64 bits, it stands still at what was read last, and that is told once.
+        """
+        try:
+            self._wall = max(time.time_ns(), 0)
+        except OverflowError:
+            if not self._is_told:
+                self._is_told = True
+                get_logger("server").warning(
+                    "wall_clock_wrong", reason="it is beyond the year 2262", fix="set the clock"
+                )
+        return Nanos(self._wall)
 
 
 def bind(key: str, url: Url) -> socket.socket:
@@ -198,7 +214,11 @@ class _Store:
     """Log, state and position of one member, opened and found to fit together."""
 
     def __init__(
-        self, folder: DataDir, deliver: Callable[[Callable[[], object]], object], shares: Shares
+        self,
+        folder: DataDir,
+        deliver: Callable[[Callable[[], object]], object],
+        shares: Shares,
+        start: Start,
     ) -> None:
         """Changes of the state that are not committed, and reads in steps, have their shares. Blocks.
 
@@ -211,7 +231,7 @@ class _Store:
         identity = folder.identity
         with ExitStack() as parts:
             path = folder.state_dir / STATE_FILE
-            told = examined(path, self._not_verified)
+            told = examined(path, self._not_verified, start.verifying)
             self.device = device = PosixDevice(folder.wal_dir, deliver)
             parts.callback(device.close)
             owner = Identity(identity.cluster_id, identity.member_id)
@@ -237,7 +257,8 @@ class _Store:
             self.machine.passed_over = read_skips(folder.path)
             if self.machine.passed_over:
                 self.log.warning("entries_skipped", entries=sorted(self.machine.passed_over))
-            self.machine.load()
+            start.loading(self.machine.stored, self.engine.sizes()[1])
+            self.machine.load(start.loaded)
             self._parts = parts.pop_all()
 
     def boot(self, initial: Mapping[NodeId, Sequence[str]]) -> Boot:
@@ -309,9 +330,10 @@ class _Store:
 class _Daemon:
     """One run of a member: its parts in the order in which they come to life."""
 
-    def __init__(self, config: StoreConfig, parts: ExitStack) -> None:
+    def __init__(self, config: StoreConfig, parts: ExitStack, manager: ServiceManager) -> None:
         """Whatever can be refused before anything is written."""
         self.config = config
+        self.manager = manager
         self.log = get_logger("server")
         self.clock = SystemClock()
         self.clients = [bind("listen_client_urls", url) for url in config.listen_client_urls]
@@ -381,8 +403,9 @@ class _Daemon:
         self.acquainted: dict[NodeId, tuple[str, ...]] = {}
         """Where others are reached, as the cluster said before this member had a list of its own."""
 
-    async def serve(self, manager: ServiceManager, ready: Callable[[], None] | None) -> None:
+    async def serve(self, ready: Callable[[], None] | None) -> None:
         """Run until a signal asks to stop, or until a fault that must not be survived."""
+        manager = self.manager
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stop_on_signal, signals, manager, nursery.cancel_scope)
@@ -625,7 +648,8 @@ class _Daemon:
         self.log.warning("member_replaced", old=f"{old:x}", new=f"{roster.you:x}", kept=DAMAGED)
 
     async def _open_store(self) -> Raft:
-        store = _Store(self.folder, self.reactor.call_soon, self.shares)
+        start = Start(self.manager, self.clock.monotonic, self.log)
+        store = _Store(self.folder, self.reactor.call_soon, self.shares, start)
         try:
             raft = await self._begin(store)
         except BaseException:
@@ -919,9 +943,9 @@ async def serve(config: StoreConfig, *, ready: Callable[[], None] | None = None)
     """
     manager = ServiceManager(os.environ)
     with ExitStack() as parts:
-        daemon = _Daemon(config, parts)
+        daemon = _Daemon(config, parts, manager)
         try:
-            await daemon.serve(manager, ready)
+            await daemon.serve(ready)
         except* NetstoreError as faults:
             fault = _first(faults)
             if isinstance(fault, CannotApply) and fault.entry is not None:

@@ -10,6 +10,7 @@ import pytest
 
 from netstore.node.lessor import Lessor
 from netstore.server import SystemClock, _Daemon
+from tests.support.links import Quiet
 from tests.support.local_member import LocalMember
 
 if TYPE_CHECKING:
@@ -20,6 +21,22 @@ if TYPE_CHECKING:
 def test_no_wall_time_is_before_1970(told: int, wall: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time_ns", lambda: told)
     assert SystemClock().wall() == wall
+
+
+def test_a_wall_clock_that_no_number_holds_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, lines = SystemClock(), Quiet()
+    monkeypatch.setattr("netstore.server.get_logger", lambda _: lines)
+    monkeypatch.setattr("time.time_ns", lambda: 7)
+    assert clock.wall() == 7
+
+    def beyond() -> int:
+        raise OverflowError("timestamp too large to convert to C PyTime_t")
+
+    monkeypatch.setattr("time.time_ns", beyond)
+    assert (clock.wall(), clock.wall()) == (7, 7)
+    assert len(lines.events("wall_clock_wrong")) == 1, "told once"
+    monkeypatch.setattr("time.time_ns", lambda: 9)
+    assert clock.wall() == 9
 
 
 def test_the_lessor_knows_of_what_writes_of_keys_wait() -> None:

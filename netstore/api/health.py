@@ -21,6 +21,7 @@ from netstore.state.v3commands import CORRUPT, NOSPACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
     from netstore.net.exchange import Exchange
     from netstore.node.member import Member
@@ -77,14 +78,14 @@ class Health:
     def __call__(self, exchange: Exchange) -> None:
         if not method_allowed(exchange, b"GET"):
             return
-        if (
-            self._alarms(exchange.request.query)
-            or not self._member.leader
-            or not self._admission.enter(exchange.principal)
-        ):
-            _answer(exchange, healthy=False)
+        alarms = self._alarms(exchange.request.query)
+        if alarms or not self._member.leader:
+            _answer(exchange, "; ".join(alarms) or "knows no leader")
             return
-        check = _Check(exchange, self._admission)
+        if not self._admission.enter(exchange.principal):
+            _answer(exchange, "too many checks of health wait")
+            return
+        check = _Check(exchange, self._member, self._admission)
         check.deadline = self._after(HEALTH_SECONDS, check.late)
         if self._round is not None:
             self._round.join(check)
@@ -96,7 +97,9 @@ class Health:
 
     def _done(self, begun: _Round, outcome: Outcome | Fault) -> None:
         self._over(begun)
-        begun.answer(self._member.hub.failed, healthy=not isinstance(outcome, Fault))
+        fault = outcome if isinstance(outcome, Fault) else None
+        reason = "" if fault is None else fault.cause.decode("utf-8", "replace") or fault.message
+        begun.answer(self._member.hub.failed, reason)
 
     def _over(self, begun: _Round) -> None:
         """Who asks from now on waits for another read."""
@@ -105,13 +108,15 @@ class Health:
         if self._round is begun:
             self._round = None
 
-    def _alarms(self, query: bytes) -> bool:
-        """Whether an alarm is raised that the query does not exclude."""
-        raised = {kind for _, kind in self._member.machine.alarms.active}
-        if raised and query:
-            excluded = _excluded(query)
-            raised -= {kind for kind, name in ALARMS.items() if name in excluded}
-        return bool(raised)
+    def _alarms(self, query: bytes) -> list[str]:
+        """The alarms that are raised and that the query does not exclude."""
+        return raised(self._member, _excluded(query) if query else set())
+
+
+def raised(member: Member, excluded: AbstractSet[bytes] = frozenset()) -> list[str]:
+    """The alarms that are raised, whoever did, but those of these names."""
+    kinds = sorted({kind for _, kind in member.machine.alarms.active})
+    return [f"alarm {ALARMS[kind].decode()}" for kind in kinds if ALARMS[kind] not in excluded]
 
 
 def _excluded(query: bytes) -> set[bytes]:
@@ -141,17 +146,18 @@ class _Round:
         self._checks[check] = None
         check.among = self._checks
 
-    def answer(self, failed: Callable[[Exception], object], *, healthy: bool) -> None:
+    def answer(self, failed: Callable[[Exception], object], reason: str) -> None:
         """The read came back. Whose answer cannot be made keeps no other from its own."""
         for check in list(self._checks):
-            guarded(failed, partial(check.finish, healthy=healthy))
+            guarded(failed, check.finish, reason)
 
 
 class _Check:
     """One health request that waits."""
 
-    def __init__(self, exchange: Exchange, admission: Admission) -> None:
+    def __init__(self, exchange: Exchange, member: Member, admission: Admission) -> None:
         self._exchange = exchange
+        self._member = member
         self._admission = admission
         self.among: dict[_Check, None] = {}
         self.deadline: Deadline | None = None
@@ -159,13 +165,14 @@ class _Check:
 
     def late(self) -> None:
         """It has waited for long enough."""
-        self.finish(healthy=False)
+        self.finish(f"the log takes longer than {HEALTH_SECONDS:g} s")
 
-    def finish(self, *, healthy: bool) -> None:
-        """Answer, once."""
+    def finish(self, reason: str) -> None:
+        """Answer, once; a reason is why the member is not well."""
         if self in self.among:
             self._forget()
-            _answer(self._exchange, healthy=healthy)
+            own = self._member.problems() if reason else []
+            _answer(self._exchange, "; ".join(own) or reason)
 
     def _forget(self) -> None:
         if self in self.among:
@@ -175,8 +182,10 @@ class _Check:
             self.deadline.cancel()
 
 
-def _answer(exchange: Exchange, *, healthy: bool) -> None:
-    if healthy:
-        exchange.respond(200, PLAIN, b'{"health":"true"}')
+def _answer(exchange: Exchange, reason: str) -> None:
+    """Without a reason against it the member is well. etcd 3.4 gives no reason, later ones do."""
+    if reason:
+        told = {"health": "false", "reason": reason}
+        exchange.respond(503, PLAIN + NOSNIFF, msgspec.json.encode(told) + b"\n")
     else:
-        exchange.respond(503, PLAIN + NOSNIFF, b'{"health":"false"}\n')
+        exchange.respond(200, PLAIN, b'{"health":"true"}')

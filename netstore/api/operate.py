@@ -1,8 +1,9 @@
 """What operators ask that etcd's v2 API has no words for, under `/netstore/` on the client port:
 
-* `GET /netstore/status`: how this member stands in Raft, the feature level of the cluster, what held its
-  loop beyond `loop_budget_ms`, what its buffers hold of `memory_budget`, how far verifying the stored state
-  has come and, on the leader, who is being brought up and whether writes are paced;
+* `GET /netstore/status`: how this member stands in Raft, what is wrong with it, the feature level of the
+  cluster, what held its loop beyond `loop_budget_ms`, what its buffers hold of `memory_budget`, how far
+  verifying the stored state has come and, on the leader, who is being brought up and whether writes are
+  paced;
 * `GET /netstore/members`: the members with their roles and, on the leader, how far each has come;
 * `POST /netstore/members` with `{"peerURLs": [...], "learner": true}`: add one; it is to vote unless told
   otherwise;
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from netstore import __version__
+from netstore.api.health import raised
 from netstore.api.router import method_allowed, not_found
 from netstore.api.v2.members import BadBody, json_body, member_id_of, peer_urls_of
 from netstore.api.v2.percent import decode
@@ -117,6 +119,7 @@ class OperateApi:
                 "voters": [f"{voter:x}" for voter in conf.voters],
                 "learners": [f"{learner:x}" for learner in conf.learners],
                 "changing": conf.joint,
+                "problems": [*raised(member), *member.problems()],
                 "backedUp": member.backed_up,
                 "pacedBytesPerSecond": member.paced_to,
                 "behind": [_shown_behind(each) for each in member.behind()],

@@ -15,6 +15,7 @@ Redirects are not followed: a store never sends one, and following it could turn
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import ssl
@@ -660,7 +661,22 @@ def _reason(error: Exception) -> str:
         return f"{told}; is it http:// there?" if fault.reason in _NO_TLS else told
     if isinstance(error, httpx.ConnectTimeout):
         return "no connection, or no end of its TLS handshake, in time"
-    return str(error) or type(error).__name__
+    return _word_of_system(error) or str(error) or type(error).__name__
+
+
+def _word_of_system(error: BaseException) -> str:
+    """What the system said where no connection was made; what is around that repeats the address."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, socket.gaierror):
+            return cause.strerror or ""
+        if isinstance(cause, OSError) and cause.errno:
+            return os.strerror(cause.errno)
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        else:
+            cause = cause.__cause__ or cause.__context__
+    return ""
 
 
 def _path(key: str) -> str:

@@ -74,16 +74,22 @@ class Marker:
         self._state = state
         self._path = state.with_name(f"{state.name}-open")
 
-    def check(self, unverified: Callable[[str], object] | None = None) -> None:
+    def check(
+        self,
+        unverified: Callable[[str], object] | None = None,
+        verifying: Callable[[int], object] | None = None,
+    ) -> None:
         """Verify the state if it is not known to be whole. Blocks. See `verify`.
 
         `unverified` is told why it could not be: the member may start, because reads verify what they read,
         and the scrubber goes through the rest. What cannot be verified and is shorter than it says is not
-        opened: NotVerified.
+        opened: NotVerified. `verifying` is told the size of what is about to be read.
         """
         missing = shortage(self._state)
         found = self._path.exists()
         if (found or missing) and self._state.exists() and self._state.stat().st_size:
+            if verifying is not None:
+                verifying(self._state.stat().st_size)
             try:
                 verify(self._state)
             except NotVerified as error:
@@ -107,11 +113,15 @@ class Marker:
         self._path.unlink(missing_ok=True)
 
 
-def examined(path: Path, unverified: Callable[[str], object] | None = None) -> Summary:
+def examined(
+    path: Path,
+    unverified: Callable[[str], object] | None = None,
+    verifying: Callable[[int], object] | None = None,
+) -> Summary:
     """What the last commit said of a state that is about to be opened, verified if it is not known to be
     whole. Blocks. See `Marker.check`.
     """
-    Marker(path).check(unverified)
+    Marker(path).check(unverified, verifying)
     return summary_in(path) if path.exists() else NEW
 
 

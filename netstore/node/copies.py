@@ -5,8 +5,9 @@ A stream that is cut leaves nothing, and Raft asks again. Two copies for one pee
 one is received at a time. While one is on its way the leader writes so slowly that the log after it stays
 within its bound, as far as that helps (`node.pacing`). Both sides give up a copy that is slower than
 `LEAST_RATE`, and the sender one that is of no use any more, because it leads no longer or the log that
-follows the copy had to be forgotten. After a failure the next copy for the same peer waits, longer each time:
-making one costs as much as the state.
+follows the copy had to be forgotten. A receiver that refuses says why at once, and hears the rest out, for
+else its word might be lost; the sender stops at that word. After a failure the next copy for the same peer
+waits, longer each time: making one costs as much as the state.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class StateCopies:
     async def _send(self, message: InstallSnapshot) -> None:
         peer = message.to
         part = images.outgoing(self._folder, peer)
-        ok = begun = False
+        ok = begun = refused = False
         account = self._budget.account()
         try:
             await trio.sleep(self._pauses.get(peer, 0.0))
@@ -126,13 +127,14 @@ class StateCopies:
         except MustStop:
             raise
         except (NetstoreError, OSError) as fault:
+            refused = isinstance(fault, CallFailed) and fault.verdict is not None
             self._log.warning("state_copy_not_sent", peer=f"{peer:x}", reason=str(fault))
         finally:
             account.close()
             part.unlink(missing_ok=True)
             self._sending.discard(peer)
             self._rest(peer, ok=ok)
-            self._host.image_sent(peer, ok=ok, begun=begun)
+            self._host.image_sent(peer, ok=ok, begun=begun, refused=refused)
 
     def _rest(self, peer: NodeId, *, ok: bool) -> None:
         """Remember how long the next copy for this peer waits."""
@@ -193,36 +195,40 @@ class StateCopies:
             os.close(file)
 
     async def _hand_over(self, peer: NodeId, message: InstallSnapshot, part: Path) -> None:
-        """Stream the copy and wait until the peer says that it is whole and on its disk."""
+        """Stream the copy until the peer says that it is whole and on its disk, or refuses it."""
         answer = _Answer()
         urls = self._peers.urls(peer)
         if not urls:
             raise CallFailed("its address is not known")
         made = await self._call_one_of(urls, peer, answer)
         try:
-            made.link.write(frame(encode_message(message)))
-            digest = sha256()
-            with part.open("rb") as file:
-                size, sent = os.fstat(file.fileno()).st_size, 0
-                made.link.write(CopyHead(size).encode())
-                self._host.image_moved(peer, sent, size)
-                pace = _Pace()
-                while piece := await trio.to_thread.run_sync(_read, file.fileno(), digest):
-                    made.link.write(piece)
-                    await made.drained(STALL_SECONDS)
-                    pace.check(len(piece))
-                    sent += len(piece)
-                    self._host.image_moved(peer, sent, size)
-                    self._check_use(message)
-            made.link.write(digest.digest())
-            with trio.move_on_after(STALL_SECONDS):
-                await answer.wait_or_over(made)
+            with answer.waiting:
+                await self._stream(made, peer, message, part)
+                with trio.move_on_after(STALL_SECONDS):
+                    await made.over.wait()
             if answer.welcome is None:
                 raise CallFailed(made.reason or "no word that it arrived")
             if answer.welcome.verdict != Verdict.ACCEPTED:
-                raise CallFailed(answer.welcome.text)
+                raise CallFailed(f"refused: {answer.welcome.text}", answer.welcome.verdict)
         finally:
             made.link.cut("done")
+
+    async def _stream(self, made: Call, peer: NodeId, message: InstallSnapshot, part: Path) -> None:
+        made.link.write(frame(encode_message(message)))
+        digest = sha256()
+        with part.open("rb") as file:
+            size, sent = os.fstat(file.fileno()).st_size, 0
+            made.link.write(CopyHead(size).encode())
+            self._host.image_moved(peer, sent, size)
+            pace = _Pace()
+            while piece := await trio.to_thread.run_sync(_read, file.fileno(), digest):
+                made.link.write(piece)
+                await made.drained(STALL_SECONDS)
+                pace.check(len(piece))
+                sent += len(piece)
+                self._host.image_moved(peer, sent, size)
+                self._check_use(message)
+        made.link.write(digest.digest())
 
     async def _call_one_of(self, urls: Sequence[str], peer: NodeId, answer: _Answer) -> Call:
         for place, url in enumerate(urls, 1):
@@ -274,6 +280,7 @@ class StateCopies:
             account.close()
             self._receiving = None
         identity = self._peers.identity
+        copy.leave()
         copy.link.write(Welcome(verdict, identity.cluster_id, identity.member_id, text).encode())
         with trio.move_on_after(STALL_SECONDS):
             await copy.over.wait()
@@ -323,6 +330,7 @@ class _Incoming:
         self._held: list[bytes] = []
         self._size = 0
         self._more = trio.Event()
+        self._left = False
 
     @property
     def complete(self) -> bool:
@@ -342,8 +350,18 @@ class _Incoming:
         self.link.resume()
         return pieces
 
+    def leave(self) -> None:
+        """Nothing more of it is wanted. What comes all the same is read: closed with something unread, TCP
+        takes back what this side has written last.
+        """
+        self._left = True
+        self._held = []
+        self.link.resume()
+
     def received(self, data: bytes) -> None:
         """See `node.peers.Incoming`."""
+        if self._left:
+            return
         if self.message is None:
             self._head += data
             found = read_frame(self._head, PIECE_BYTES)
@@ -375,7 +393,8 @@ class _Answer:
 
     def __init__(self) -> None:
         self.welcome: Welcome | None = None
-        self._come = trio.Event()
+        self.waiting = trio.CancelScope()
+        """What is done until it has come."""
         self._read = b""
 
     def take(self, data: bytes) -> None:
@@ -384,18 +403,7 @@ class _Answer:
         found = Welcome.read(self._read)
         if found is not None:
             self.welcome = found[0]
-            self._come.set()
-
-    async def wait_or_over(self, made: Call) -> None:
-        """Until it has come, or never will."""
-        async with trio.open_nursery() as nursery:
-
-            async def stop_when(event: trio.Event) -> None:
-                await event.wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(stop_when, self._come)
-            nursery.start_soon(stop_when, made.over)
+            self.waiting.cancel()
 
 
 class _Pace:

@@ -292,7 +292,7 @@ class Host:
         self.room: LogRoom | None = None
         """Tells when the log gets low on room; without it, it never does."""
         self._low_told = False
-        self._state_full = False
+        self._state_full: OSError | None = None
         """A commit found no room, and none has been made since."""
         self._log_bytes_before = 0
         """What the log in memory weighed when this member stopped applying; what is more is held."""
@@ -387,6 +387,16 @@ class Host:
         """See `Member.paced_to`."""
         pacing = self._pacing
         return 0 if pacing.rate is None or not pacing.paced else max(1, int(pacing.rate))
+
+    def problems(self) -> list[str]:
+        """See `Member.problems`."""
+        low = None if self.room is None else self.room.low
+        found = (
+            ("log cannot be written", self._disk_full),
+            ("log has no room to grow", low),
+            ("state cannot be written", self._state_full),
+        )
+        return [f"{what}: {_in_words(failure)}" for what, failure in found if failure is not None]
 
     def behind(self) -> list[Behind]:
         """See `Member.behind`."""
@@ -570,9 +580,9 @@ class Host:
         self._pacing.copy_made(peer, index)
         return meta
 
-    def image_sent(self, peer: NodeId, *, ok: bool, begun: bool = True) -> None:
+    def image_sent(self, peer: NodeId, *, ok: bool, begun: bool = True, refused: bool = False) -> None:
         """The copy for this peer was delivered, or was given up; if not `begun`, before `image_meta`."""
-        index = self._pacing.copy_over(peer, ok=ok) if begun else Index(0)
+        index = self._pacing.copy_over(peer, ok=ok, refused=refused) if begun else Index(0)
         self._raft.report_snapshot(peer, ok, index)
         self._wake()
 
@@ -910,7 +920,7 @@ class Host:
     @property
     def _is_short(self) -> bool:
         """The disk has no room for the log or the state: not all is possible."""
-        return self._disk_full is not None or self._state_full or self._log_low()
+        return self._disk_full is not None or self._state_full is not None or self._log_low()
 
     @property
     def _lacks_means(self) -> bool:
@@ -1228,8 +1238,8 @@ class Host:
         """
         if failure.errno not in PASSING:
             self.fail(DiskFailed(f"writing the state failed: {failure}; the log has what was acknowledged"))
-        elif not self._state_full:
-            self._state_full = True
+        elif self._state_full is None:
+            self._state_full = failure
             self._log.error("state_not_writable", error=str(failure), fix=_remedy(failure))
             self._wake()  # who waits for the engine is told
 
@@ -1238,7 +1248,7 @@ class Host:
         meanwhile.
         """
         if self._state_full and not self._engine.failing():
-            self._state_full = False
+            self._state_full = None
             self._log.info("state_writable")
         if self.room is not None:
             self.room.try_room()
@@ -1325,6 +1335,11 @@ def _weigh(payloads: Sequence[bytes]) -> int:
 
 def _never() -> bool:
     return False
+
+
+def _in_words(failure: OSError) -> str:
+    """As a client is told it; the log has the file as well."""
+    return "no space left on device" if failure.errno in NO_ROOM else str(failure)
 
 
 def _remedy(failure: OSError) -> str:

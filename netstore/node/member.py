@@ -47,6 +47,9 @@ class Member(Protocol):
         that.
         """
 
+    def problems(self) -> list[str]:
+        """Why it refuses what is asked of it, in words; nothing where it is well."""
+
     def behind(self) -> list[Behind]:
         """Those that are being brought up, where it leads. Costs the number of members."""
 

@@ -92,6 +92,7 @@ class _Peer:
         "is_behind",
         "is_hopeless",
         "place",
+        "refused",
         "samples",
         "sent",
         "size",
@@ -111,6 +112,8 @@ class _Peer:
         self.begun = 0.0
         """When that copy was."""
         self.sent = self.size = 0
+        self.refused: int | None = None
+        """It refused the last copy when so much of it had left."""
         self.is_alive = False
         self.is_behind = False
         """It was far behind, and has not come near since."""
@@ -130,6 +133,11 @@ class _Peer:
     def is_kept_for(self) -> bool:
         """The log keeps what it needs, within its bound."""
         return self.copying or (self.is_brought_up and not self.is_hopeless)
+
+    @property
+    def is_unlikely(self) -> bool:
+        """It refused the last copy, and this one has not come clearly further: it may refuse that, too."""
+        return self.copying and self.refused is not None and self.sent <= self.refused + self.size / 8
 
     def hope(self) -> None:
         """It begins anew."""
@@ -250,12 +258,13 @@ class Pacing:
         if record is not None:
             record.sent, record.size = sent, size
 
-    def copy_over(self, peer: NodeId, *, ok: bool) -> Index:
-        """It was delivered, or given up: the place it was of."""
+    def copy_over(self, peer: NodeId, *, ok: bool, refused: bool = False) -> Index:
+        """It was delivered, or given up, because the member refused it or not: the place it was of."""
         record = self._peers.get(peer)
         if record is None:
             return Index(0)
         record.copying, record.installing = False, ok
+        record.refused = record.sent if refused else None if ok else record.refused
         record.sent = record.size if ok else 0
         return record.place
 
@@ -316,7 +325,7 @@ class Pacing:
             return None
         rate, left = need
         record.is_hopeless |= left > PACED_SECONDS - record.used
-        record.counts = not record.is_hopeless
+        record.counts = not (record.is_hopeless or record.is_unlikely)
         return max(rate, self.least) if record.counts else None
 
     def _for_copy(self, record: _Peer, now: float) -> tuple[float, float]:

@@ -50,6 +50,10 @@ class ServiceManager:
         """A sentence for `systemctl status`."""
         return self._send("", status)
 
+    def extend(self, seconds: float, status: str = "") -> bool:
+        """Start-up goes on, and will have told more, or be finished, within so many seconds."""
+        return self._send(f"EXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}", status)
+
     def reloading(self, status: str = "") -> bool:
         """The configuration is being read again; `ready` must follow (Type=notify-reload wants the time)."""
         return self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}", status)

@@ -63,6 +63,7 @@ from netstore.state.member import (
 )
 from netstore.state.mvcc import Mvcc
 from netstore.state.reads import UNIT_BYTES
+from netstore.state.records import RECORDS
 from netstore.state.statistics import REPLICATED, Statistics
 from netstore.state.tree import FOR_EVER, Life, Stored, Tree
 from netstore.state.v3commands import (
@@ -130,8 +131,8 @@ UNFINISHED: Final = Unfinished.UNFINISHED
 """What `apply` and `go_on` give then."""
 
 
-if TYPE_CHECKING:
-    _LoadKeys = Callable[[Revision, Revision, Revision], Iterator[None] | None]
+def _to_nobody(_: int) -> None:
+    """Nobody wants to know how far loading is."""
 
 
 class Machine:
@@ -194,6 +195,7 @@ class Machine:
         """
         self._await_sweep: list[tuple[Revision, Callable[[Fault | None], None]]] = []
         self._before: Iterator[None] = iter(())
+        self._loaded = 0
         self._doors: dict[type, Callable[..., Outcome | Work]] = {
             Set: self._set,
             Create: self._create,
@@ -237,14 +239,15 @@ class Machine:
         """The members that were removed; their ids are never used again."""
         return self._removed
 
-    def load(self) -> None:
-        """Become what the engine holds, dropping what was applied since.
+    def load(self, told: Callable[[int], object] = _to_nobody) -> None:
+        """Become what the engine holds, dropping what was applied since. `told` gets how many records were
+        read so far, after some hundred each.
 
         O(stored nodes and v3 records). CorruptData when it cannot be read; Hopeless when it is of a feature
         level that this release does not know.
         """
-        for _ in self._load(self.mvcc.load, whole=True):
-            pass
+        for _ in self._load(whole=True):
+            told(self._loaded + self.mvcc.loaded)
         for _ in self.let_go():
             pass
 
@@ -252,24 +255,30 @@ class Machine:
         """The same in bounded steps. Until the last, no v3 key can be read, leases are those to come, and the
         rest is what it was before. To be followed by `let_go`.
         """
-        return self._load(self.mvcc.load_steps, whole=False)
+        return self._load(whole=False)
 
-    def _load(
-        self, load_keys: Callable[[Revision, Revision, Revision], Iterator[None] | None], *, whole: bool
-    ) -> Iterator[None]:
+    @property
+    def stored(self) -> int:
+        """How many records `load` reads of v2 nodes, leases and v3 keys."""
+        return sum(self._engine.count(table) or 0 for table in (mirror.NODES, mirror.LEASES, RECORDS))
+
+    def _load(self, *, whole: bool) -> Iterator[None]:
+        self._loaded = self.mvcc.loaded = 0
         self.mvcc.suspended = True
         engine = self._engine
         tree = Stored()
         for nodes in mirror.load_nodes(engine, whole=whole):
             tree.add(nodes)
+            self._loaded += len(nodes)
             yield
         if tree.stray is not None:
             raise mirror.corrupt(f"table {mirror.NODES}, key {tree.stray!r} lies in no directory")
         leases = StoredLeases()
         for records in mirror.load_leases(engine, whole=whole):
             leases.add(records)
+            self._loaded += len(records)
             yield
-        yield from self._load_v3(load_keys, leases)
+        yield from self._load_v3(leases, whole=whole)
         self._work = None
         self.applied = engine.applied()
         self.history = History()
@@ -311,7 +320,7 @@ class Machine:
         before, self._before = self._before, iter(())
         return before
 
-    def _load_v3(self, load_keys: _LoadKeys, leases: StoredLeases) -> Iterator[None]:
+    def _load_v3(self, leases: StoredLeases, *, whole: bool) -> Iterator[None]:
         engine = self._engine
         scalars = mirror.NEW_V3
         for stored in mirror.load_all(engine, mirror.V3_STATE, mirror.V3Scalars):
@@ -319,7 +328,7 @@ class Machine:
         self._v3_scalars = scalars
         self.trail.checksum = scalars.trail
         yield from self.leases.restore(leases)
-        yield from load_keys(scalars.revision, scalars.compacted, scalars.swept) or ()
+        yield from self.mvcc.load_steps(scalars.revision, scalars.compacted, scalars.swept, whole=whole)
         self.alarms.restore(mirror.load_all(engine, mirror.ALARMS, tuple[NodeId, int]))
         self._alarms_touched = set()
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from netstore.errors import StateDamaged
+from netstore.parted import batches
 from netstore.state.history import CAPACITY
 from netstore.state.lease import LeaseRecord
 from netstore.state.mvcc import LOAD_BYTES, LOAD_STEP, NEVER
@@ -158,11 +159,11 @@ def pack_event(event: Event) -> bytes:
 
 
 def load_nodes(engine: Engine, *, whole: bool) -> Iterator[list[tuple[NodeView, Timed | None]]]:
-    """Every stored node, with what one with a TTL counts by, in steps of `LOAD_STEP` or as a `whole`; in the
-    order of their paths, but in steps long paths come last, in any order (`Engine.some`). The state must not
-    change meanwhile.
+    """Every stored node, with what one with a TTL counts by, in steps of `LOAD_STEP`; in the order of their
+    paths, but where the table is not read as a `whole` long paths come last, in any order (`Engine.some`).
+    The state must not change meanwhile.
 
-    A whole table is compared with its sum, of one in steps only the records are counted.
+    As a whole the table is read by one scan and compared with its sum, else only the records are counted.
     """
     found = 0
     for some in _some_records(engine, NODES, _decode_node, whole=whole):
@@ -215,7 +216,7 @@ def _some_records(
     engine: Engine, table: str, decoder: msgspec.msgpack.Decoder[_T], *, whole: bool
 ) -> Iterator[list[tuple[bytes, _T]]]:
     if whole:
-        yield list(_records(engine, table, decoder))
+        yield from batches(_records(engine, table, decoder), LOAD_STEP)
         return
     start: bytes | None = b""
     while start is not None:

@@ -21,7 +21,6 @@ Invariants:
 
 from __future__ import annotations
 
-from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -132,6 +131,8 @@ class Mvcc:
         whoever gives one adds what it looked at, `glance` what is more than one key.
         """
         self._measured = self.read_budget.share(min(MEASURED_BYTES, self.read_budget.limit // 3))
+        self.loaded = 0
+        """Records that were read since `load_steps` began."""
         self._reset(Revision(1), NEVER, NEVER)
 
     def _reset(self, revision: Revision, compacted: Revision, swept: Revision) -> None:
@@ -163,14 +164,6 @@ class Mvcc:
         """Nothing is left in the engine of what compaction up to this revision forgets."""
         return self._sweep.swept
 
-    def load(self, revision: Revision, compacted: Revision, swept: Revision) -> None:
-        """Become what the engine holds, given what was stored of its scalars.
-
-        O(records), 5 us each. StateDamaged when they cannot be read.
-        """
-        for _ in self.load_steps(revision, compacted, swept, UNBOUNDED, UNBOUNDED):
-            pass
-
     def load_steps(
         self,
         revision: Revision,
@@ -178,27 +171,40 @@ class Mvcc:
         swept: Revision,
         step: int = LOAD_STEP,
         step_bytes: int = LOAD_BYTES,
+        *,
+        whole: bool = False,
     ) -> Iterator[None]:
-        """The same in steps of so many records or bytes, about, after those in which what there was is let go
-        of. No read is answered before the last.
+        """Become what the engine holds, given what was stored of its scalars: in steps of so many records or
+        bytes, about, after those in which what there was is let go of. No read is answered before the last.
+        As a `whole` the records are read by one scan, and compared with their sum.
+
+        O(records), 5 us each. StateDamaged when they cannot be read.
         """
         hashes, before = self._hashes, self._index
         self._reset(revision, compacted, swept)
+        self.loaded = 0
         self.suspended = True
         hashes.end()
         yield from before.let_go()
         start = b""
         last = found = 0
         is_all = False
-        while not is_all:
-            with closing(self._records.scan(start)) as scan:
+        scan = self._records.scan(start)
+        try:
+            while not is_all:
                 count, stored, is_all = self._load(scan, swept, step, step_bytes)
-            if count:
-                found += count
-                last = int.from_bytes(stored, "big")
-                start = stored + b"\0"
-            if not is_all:
-                yield
+                if count:
+                    self.loaded = found = found + count
+                    last = int.from_bytes(stored, "big")
+                    start = stored + b"\0"
+                if not (is_all or whole):
+                    scan.close()
+                    yield
+                    scan = self._records.scan(start)
+                elif not is_all:
+                    yield
+        finally:
+            scan.close()
         lacking = self._records.lacking(found)
         if lacking:
             raise corrupt(last.to_bytes(PLACE_BYTES, "big"), lacking)

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from netstore.state.machine import Outcome
 
 HEALTHY = (200, b'{"health":"true"}')
-UNHEALTHY = (503, b'{"health":"false"}\n')
+
+
+def unhealthy(reason: str) -> tuple[int, bytes]:
+    return 503, b'{"health":"false","reason":"%s"}\n' % reason.encode()
 
 
 class StuckMember(LocalMember):
@@ -48,7 +51,7 @@ def test_without_a_leader_a_member_is_not_healthy() -> None:
     member = StuckMember()
     member.leader = NodeId(0)
     answer = member.send("GET", "/health")
-    assert (answer.status, answer.body) == UNHEALTHY
+    assert (answer.status, answer.body) == unhealthy("knows no leader")
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert not member.waiting
 
@@ -62,9 +65,9 @@ def test_without_a_quorum_a_member_says_so_after_a_second() -> None:
     assert answer.status == 0
     member.clock.now = Nanos(START + 1_000_000_000)
     member.deadlines.run_due()
-    assert (answer.status, answer.body) == UNHEALTHY
+    assert (answer.status, answer.body) == unhealthy("the log takes longer than 1 s")
     member.waiting[0](None)
-    assert (answer.status, answer.body) == UNHEALTHY, "answered once"
+    assert (answer.status, answer.body) == unhealthy("the log takes longer than 1 s"), "answered once"
 
 
 @pytest.mark.parametrize("fault", [Fault(300, NO_SPACE.encode()), timed_out()])
@@ -72,28 +75,33 @@ def test_a_log_that_takes_nothing_is_not_healthy(fault: Fault) -> None:
     member = StuckMember()
     answer = member.send("GET", "/health")
     member.waiting[0](fault)
-    assert (answer.status, answer.body) == UNHEALTHY
+    assert (answer.status, answer.body) == unhealthy(fault.cause.decode())
+    member.own_problems = ["log cannot be written: full"]
+    answer = member.send("GET", "/health")
+    member.waiting[1](fault)
+    assert (answer.status, answer.body) == unhealthy("log cannot be written: full")
 
 
 def test_an_alarm_is_not_healthy_unless_it_is_passed_over() -> None:
     member = StuckMember()
     for kind in (NOSPACE, CORRUPT):
         member.machine.alarms.set(SetAlarm(7, kind, active=True))
-    for query in (
-        "",
-        "?exclude=NOSPACE",
-        "?exclude=CORRUPT&x=1",
-        "?exclude=nonsense",
-        "?exclude=NOSPACE;x=%zz",
-        "?exclude=NOSPACE&exclude=CORRUPT%zz",
-        "?exclude=NOSPACE&exclude=CORRUPT" + "&" * MAX_PAIRS,
+    both = "alarm NOSPACE; alarm CORRUPT"
+    for query, reason in (
+        ("", both),
+        ("?exclude=NOSPACE", "alarm CORRUPT"),
+        ("?exclude=CORRUPT&x=1", "alarm NOSPACE"),
+        ("?exclude=nonsense", both),
+        ("?exclude=NOSPACE;x=%zz", both),
+        ("?exclude=NOSPACE&exclude=CORRUPT%zz", "alarm CORRUPT"),
+        ("?exclude=NOSPACE&exclude=CORRUPT" + "&" * MAX_PAIRS, both),
     ):
         answer = member.send("GET", f"/health{query}")
-        assert (answer.status, answer.body) == UNHEALTHY
+        assert (answer.status, answer.body) == unhealthy(reason), query
     for query in ("exclude=NOSPACE&exclude=CORRUPT", "x=%zz&%65xclude=NO%53PACE&exclude=CORRUPT&exclude"):
-        both = member.send("GET", f"/health?{query}")
+        answer = member.send("GET", f"/health?{query}")
         member.waiting.pop()(None)
-        assert (both.status, both.body) == HEALTHY
+        assert (answer.status, answer.body) == HEALTHY
 
 
 def test_a_client_that_is_gone_is_not_answered() -> None:

@@ -17,6 +17,7 @@ from netstore.raft.entry import ConfState
 from netstore.raft.progress import Flow
 from netstore.raft.status import PeerStatus
 from netstore.state import member as words
+from netstore.state.v3commands import NOSPACE, SetAlarm
 from netstore.types import Index, NodeId
 from tests.support.local_member import LocalMember, RecordedExchange
 from tests.support.member import Lines
@@ -42,6 +43,11 @@ def test_status_tells_how_the_member_stands() -> None:
     document = asked(member, "GET", "status")[1]
     assert (document["role"], document["leader"]) == ("follower", "")
     assert document["backedUp"] is False
+    assert document["problems"] == []
+    member.own_problems = ["log cannot be written: full"]
+    member.machine.alarms.set(SetAlarm(7, NOSPACE, active=True))
+    told = asked(member, "GET", "status")[1]["problems"]
+    assert told == ["alarm NOSPACE", "log cannot be written: full"]
     member.backed_up = True
     assert asked(member, "GET", "status")[1]["backedUp"] is True
     member.conf = ConfState(voters=(NodeId(5),), learners=(member.id,))

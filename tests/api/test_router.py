@@ -141,7 +141,7 @@ def test_health_needs_a_leader() -> None:
     check, _ = health(Solo())
     exchange = RecordedExchange(Request(b"GET", b"/health"))
     check(exchange)
-    assert (exchange.status, exchange.body) == (503, b'{"health":"false"}\n')
+    assert (exchange.status, exchange.body) == (503, b'{"health":"false","reason":"knows no leader"}\n')
 
 
 def test_health_goes_through_the_log() -> None:

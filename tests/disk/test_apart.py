@@ -54,8 +54,12 @@ def test_where_no_process_can_be_started_that_is_told_and_a_copy_is_not_taken(
         verified(path)
     Marker(path).arrive()
     told: list[str] = []
-    assert examined(path, told.append).applied == 3
+    sizes: list[int] = []
+    assert examined(path, told.append, sizes.append).applied == 3
     assert [str(path) in each for each in told] == [True]
+    assert sizes == [path.stat().st_size], "what is about to be read is told before"
+    assert examined(path, told.append, sizes.append).applied == 3
+    assert len(sizes) == 1, "nothing is verified after that"
 
 
 def test_a_process_that_cannot_do_its_work_has_verified_nothing(

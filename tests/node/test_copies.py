@@ -48,6 +48,7 @@ class Host:
         self.compacted = Index(0)
         self.refuses = ""
         self.sent: list[tuple[NodeId, bool]] = []
+        self.refused: list[bool] = []
         self.moved: list[tuple[int, int]] = []
         self.received: list[tuple[InstallSnapshot, Path]] = []
 
@@ -66,9 +67,10 @@ class Host:
     def image_meta_at(self, index: Index, peer: NodeId) -> SnapshotMeta:
         return SnapshotMeta(index, Term(2), ConfState(voters=(A,)))
 
-    def image_sent(self, peer: NodeId, *, ok: bool, begun: bool = True) -> None:
+    def image_sent(self, peer: NodeId, *, ok: bool, begun: bool = True, refused: bool = False) -> None:
         self.held -= begun
         self.sent.append((peer, ok))
+        self.refused.append(refused)
 
     def image_received(self, message: InstallSnapshot, image: Path) -> None:
         if self.refuses:
@@ -232,6 +234,55 @@ async def test_a_copy_that_has_no_room_is_refused_by_its_size(
         one.copies.request(WISH)
         await eventually(lambda: two.host.received, "the next one arrives")
         await eventually(lambda: one.copies._pauses == {}, "nothing is held against the peer")
+
+
+async def test_a_refusal_ends_the_sending_at_once_and_is_told_as_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SPARE_BYTES", 1 << 60)
+    async with pair(tmp_path) as (one, _):
+        # More than sockets hold, so that the sender waits for a receiver that has stopped to take it.
+        one.engine.write(Index(6), {("plain", b"big%d" % number): bytes(1 << 20) for number in range(32)})
+        left = []
+        leave = module._Incoming.leave
+
+        def leaves(copy: module._Incoming) -> None:
+            left.append(copy)
+            leave(copy)
+
+        monkeypatch.setattr(module._Incoming, "leave", leaves)
+        one.copies.request(WISH)
+        await eventually(lambda: one.host.sent, "the sender stops at the word")
+        assert "refused: a state copy of" in one.log.events("state_copy_not_sent")[0]
+        assert "has no room on the disk" in one.log.events("state_copy_not_sent")[0]
+        assert one.host.refused == [True]
+        sent, size = one.host.moved[-1]
+        assert sent < size
+        await eventually(lambda: left, "the receiver has refused")
+        await eventually(left[0].over.is_set, "the receiver reads to the end of the stream")
+
+
+async def test_what_comes_of_a_copy_that_was_refused_is_read_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SPARE_BYTES", 1 << 60)
+    monkeypatch.setattr(module._Answer, "take", lambda *_: None)  # as a sender that does not listen
+    async with pair(tmp_path) as (one, two):
+        one.engine.write(Index(6), {("plain", b"big%d" % number): bytes(1 << 20) for number in range(32)})
+        one.copies.request(WISH)
+        await eventually(
+            lambda: one.host.moved and one.host.moved[-1][0] == one.host.moved[-1][1], "all of it is taken"
+        )
+        assert two.log.events("state_copy_not_received")
+        assert (two.budget.used, two.host.received, two.files()) == (0, [], set())
+
+
+async def test_a_copy_that_breaks_off_is_no_refusal(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (one, _):
+        one.addresses = {A: (one.url,), B: ("http://127.0.0.1:1",)}
+        one.copies.request(WISH)
+        await eventually(lambda: one.host.sent, "it was given up")
+        assert one.host.refused == [False]
 
 
 async def test_the_pause_before_a_copy_grows_to_its_bound(tmp_path: Path) -> None:

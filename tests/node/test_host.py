@@ -301,6 +301,7 @@ def test_a_log_that_is_low_on_room_takes_what_only_removes() -> None:
         assert len(outcomes) == 1, command
     assert value(member) is None
     assert member.lines.events.count("log_low_on_room") == 1
+    assert member.host.problems() == ["log has no room to grow: no space left on device"]
     member.host.retry_writes()
     assert room.tries == 1
     room.low = None
@@ -318,6 +319,7 @@ def test_while_the_log_finds_no_room_nothing_is_done() -> None:
     member.host.propose(encode(Delete(b"/k")), outcomes.append)
     member.settle()
     assert refusal(outcomes) == NO_SPACE
+    assert member.host.problems() == ["log cannot be written: no space left on device"]
 
 
 class Slow(MemoryEngine):
@@ -2101,13 +2103,14 @@ def test_who_asked_a_follower_is_told_at_once_that_its_leader_does_not_take_it(
     if full:
         leader.host.engine_failed(FULL)
         group.settle()
+        assert leader.host.problems() == ["state cannot be written: no space left on device"]
     else:
         group.pass_time(BEHIND_SECONDS + 0.2)
     [fault] = done
     assert isinstance(fault, Fault)
     assert (fault.cause.decode(), fault.outcome_known) == (cause, True)
     monkeypatch.undo()
-    leader.host._state_full = False
+    leader.host._state_full = None
     leader.engine.eased()
     group.pass_time(1)
     assert other.machine.tree.file(b"/k") is None, "it was not done, and is not"

@@ -231,6 +231,31 @@ def test_a_copy_that_will_not_be_there_in_time_slows_nobody() -> None:
     assert course.pacing.needed() is None, "what is forgotten keeps nothing"
 
 
+def test_who_refused_a_copy_slows_nobody_until_the_next_one_gets_further() -> None:
+    course = Course(FAST)
+    pacing = course.pacing
+    course.ticks(1.0)
+    pacing.copy_begun(SHE, Index(course.last), course.now)
+    pacing.copy_sent(SHE, 100, 1_000)
+    course.ticks(1.0)
+    assert course.behind[0].counts
+    pacing.copy_over(SHE, ok=False, refused=True)
+    for sent in (0, 100, 225):
+        pacing.copy_begun(SHE, Index(course.last), course.now)
+        pacing.copy_sent(SHE, sent, 1_000)
+        course.ticks(1.0)
+        assert (course.behind[0].counts, pacing.rate) == (False, None)
+        pacing.copy_over(SHE, ok=False)
+    pacing.copy_begun(SHE, Index(course.last), course.now)
+    pacing.copy_sent(SHE, 226, 1_000)
+    course.tick()
+    assert course.behind[0].counts, "it takes more than the one before"
+    pacing.copy_over(SHE, ok=True)
+    pacing.copy_begun(SHE, Index(course.last), course.now)
+    course.tick()
+    assert course.behind[0].counts, "what it took makes up for what it refused"
+
+
 def test_copies_that_are_never_taken_slow_others_for_a_bounded_time() -> None:
     course = Course(FAST)
     for _ in range(200):

@@ -18,6 +18,7 @@ from netstore.state.digest import digest
 from netstore.state.envelope import seal
 from netstore.state.machine import APPLY_UNITS, COMMAND_UNITS, NODE_UNITS, UNFINISHED, Machine
 from netstore.state.member import MemberInfo
+from netstore.state.mvcc import LOAD_STEP
 from netstore.state.reads import UNIT_BYTES
 from netstore.state.tree import Timed
 from netstore.state.v3commands import LeaseCheckpoint, Put, Txn
@@ -323,6 +324,22 @@ def test_loading_starts_from_nothing() -> None:
     assert state_of(machine) == state_of(machine_on(memory_engine()))
     assert machine.take_events() == []
     machine.save()
+
+
+def test_loading_tells_how_far_it_is() -> None:
+    engine = memory_engine()
+    machine = machine_on(engine)
+    for number in range(2 * LOAD_STEP):
+        apply(machine, commands.Set(b"/n%d" % number, b"1"))
+        apply(machine, encode(Put(b"k%d" % number, b"1")))
+    machine.save()
+    told: list[int] = []
+    again = Machine(engine)
+    again.load(told.append)
+    assert told == sorted(told)
+    steps = [after - before for before, after in pairwise((0, *told))]
+    assert max(steps) <= LOAD_STEP, "never long without a word"
+    assert again.stored == told[-1] >= 4 * LOAD_STEP
 
 
 COUNTED = [

@@ -250,6 +250,7 @@ class LocalMember:
         self.backed_up = False
         self.paced_to = 0
         self.others_behind: list[Behind] = []
+        self.own_problems: list[str] = []
         self.peers: tuple[PeerStatus, ...] = ()
         self.engine = engine or memory_engine()
         self.clock = clock or HandClock()
@@ -292,6 +293,10 @@ class LocalMember:
         done(self._apply(command))
         self._publish()
         self.reaper.countdown.count(self.clock.monotonic())
+
+    def problems(self) -> list[str]:
+        """Why it refuses what is asked."""
+        return self.own_problems
 
     def behind(self) -> list[Behind]:
         """Who is being brought up."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import re
 import shlex
 import subprocess
@@ -20,8 +21,10 @@ import click
 import pytest
 import tomli
 
+from netstore.cli.commands.endpoint import Standing, _content, status
 from netstore.ops.config import AGENT, STORE
 from netstore.ops.layered import OWN_FLAGS, Layered, Setting, default_words
+from tests.support.local_member import LocalMember
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -332,3 +335,22 @@ Help
 """
     assert documented_options(text) == {"-h", "--help", "-w"}
     assert [(each.text, each.section) for each in entries(text)] == [("Help", "OPTIONS"), ('"a".', "OPTIONS")]
+
+
+def test_what_a_member_tells_of_itself_is_listed_field_by_field() -> None:
+    text = (MAN / "netstorectl.1").read_text()
+    begin = text.index(".It Ic endpoint status")
+    middle, end = (text.index(f".It Li GET /netstore/{each}") for each in ("status", "members"))
+    answer = LocalMember().send("GET", "/netstore/status")
+    for listed, told in (
+        (text[begin:middle], _content(Standing("http://a"))),
+        (text[begin:end], json.loads(answer.body)),
+    ):
+        heads = re.findall(r"^\.It Li (.*)$", listed, re.MULTILINE)
+        assert told.keys() <= {name for head in heads for name in head.split(" , ")}
+
+
+def test_the_help_of_endpoint_status_names_what_a_leader_waits_for() -> None:
+    told = " ".join((status.help or "").split())
+    assert "WAITS FOR" in told
+    assert "paced" in told

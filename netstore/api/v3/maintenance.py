@@ -117,6 +117,7 @@ class MaintenanceService:
         problems += [
             f"memberID:{id_} alarm:{pb.AlarmType.Name(kind)} " for id_, kind in machine.alarms.active
         ]
+        problems += member.problems()
         answer = pb.StatusResponse(
             version=VERSION,
             dbSize=size,

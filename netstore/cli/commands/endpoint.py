@@ -93,9 +93,10 @@ def health(settings: Settings, *, cluster: bool) -> None:
 @click.option("--wide", is_flag=True, help="Show all that is known, on lines that fit no narrow terminal.")
 @pass_settings
 def status(settings: Settings, *, cluster: bool, wide: bool) -> None:
-    """Show how the member at each endpoint stands: its role, its term, and how far it has come. With --wide
-    also its id, version and leader, the feature level of the cluster, how much its buffers hold, and what
-    held it up.
+    """Show how the member at each endpoint stands: its role, its term, how far it has come, and its problems.
+    With --wide also its id, version and leader, the feature level of the cluster, how much its buffers hold,
+    what held it up and, as WAITS FOR, what a leader waits for: who is being brought up, and the rate to which
+    writes are paced for that.
 
     Exit status 4 if one does not answer.
     """
@@ -216,7 +217,7 @@ async def _look_at_health(client: V2Client, seen: Health) -> None:
         try:
             told = await client.health()
         except ClientError as error:
-            seen.problems = (failure_of(error).text,)
+            seen.problems = (failure_of(error, named=True).text,)
             return
     seen.milliseconds = round(1000 * (trio.current_time() - start), 1)
     seen.healthy = told.get("health") == "true"
@@ -232,7 +233,7 @@ async def _look_at_status(client: V2Client, seen: Standing) -> None:
         try:
             seen.status = await ClusterClient(client).status()
         except ClientError as error:
-            seen.unanswered = (failure_of(error).text,)
+            seen.unanswered = (failure_of(error, named=True).text,)
 
 
 def _complain(seen: Sequence[Health | Standing]) -> None:

@@ -434,12 +434,16 @@ MAY_HAVE_HAPPENED: Final = (
 NOT_TEXT: Final = "{}: not UTF-8; the v2 API carries text only, so encode it, for example in base64"
 
 
-def failure_of(error: ClientError) -> Failure:
-    """What a failed call means for the command: its exit status, and one line with the fix."""
+def failure_of(error: ClientError, *, named: bool = False) -> Failure:
+    """What a failed call means for the command: its exit status, and one line with the fix. `named`: it is
+    shown beside the one endpoint that was asked, and does not name it.
+    """
     from netstore.client.v2 import BadAnswer, Unreachable, V2Error  # noqa: PLC0415 - loaded by whoever raised it
 
     tried = error.tried if isinstance(error, Unreachable) else []
-    reason = "; ".join(f"{endpoint}: {reason}" for endpoint, reason in tried) or str(error)
+    reason = "; ".join(why if named else f"{endpoint}: {why}" for endpoint, why in tried) or str(error)
+    if named and isinstance(error, BadAnswer):
+        reason = error.problem
     if not error.outcome_known:
         return Failure(Exit.UNKNOWN, f"{MAY_HAVE_HAPPENED} ({reason})")
     if isinstance(error, V2Error):

@@ -277,12 +277,12 @@ def show(settings: Settings, members: Sequence[MemberRecord], *, single: bool = 
 
 
 def _state(record: MemberRecord) -> str:
+    if record.behind is not None and record.active is not False:
+        return record.behind.words  # a new one tells its name when it has the state
     if not record.started:
         return "unstarted"
     if record.active is False:
         return "silent"
-    if record.behind is not None:
-        return record.behind.words
     return "catching up" if record.promote else "started"
 
 

@@ -103,7 +103,7 @@ async def _look_at(client: V2Client, seen: Endpoint) -> None:
             told = await client.health()
             seen.latency_milliseconds = round(1000 * (trio.current_time() - start), 1)
         except ClientError as error:
-            seen.problems = (failure_of(error).text,)
+            seen.problems = (failure_of(error, named=True).text,)
             return
         if told.get("health") == "true":
             seen.health = "healthy"

@@ -124,7 +124,8 @@ def test_endpoints_are_asked_each_by_itself(ctl: Run, store: str, request: pytes
         assert told.status == 4
         assert [row[0] for row in told.rows] == [store, DEAD]
         assert told.rows[1][-1]
-        assert f"{DEAD}: no endpoint answered" in told.err
+        assert f"{DEAD}: no endpoint answered (Connection refused); " in told.err
+        assert told.err.count(DEAD) == 1
         told = ctl("--endpoints", both, "endpoint", verb, "-o", "json")
         there, missing = told.document["endpoints"]
         assert there.keys() == missing.keys(), "the same fields for each"
@@ -264,6 +265,26 @@ def test_a_wide_table_is_not_made_to_fit_the_terminal(
     assert (headings.split()[0], headings.split()[-1]) == ("ENDPOINT", "PROBLEM")
     assert len(row) > 100
     assert "12.2 ms turn: apply" in row
+
+
+def test_a_new_member_that_is_given_the_state_is_copying_and_not_unstarted(run: Run) -> None:
+    def shown(**more: object) -> str:
+        new = {"id": "b", "name": "", "peerURLs": [], "clientURLs": [], "role": "learner", **more}
+        body = json.dumps({"members": [new]})
+        with answering(lambda _: http("200 OK", body)) as url:
+            told = run("--endpoints", url, "member", "ls")
+        return told.rows[0][3]
+
+    assert shown() == "unstarted"
+    assert shown(active=True, behind=COPYING) == "copying 45%"
+    assert shown(active=False, behind=COPYING) == "unstarted"
+
+
+def test_what_a_member_says_is_wrong_with_it_is_a_problem(run: Run) -> None:
+    body = json.dumps({**STANDING, "problems": ["log has no room to grow: full"]})
+    with answering(lambda _: http("200 OK", body)) as url:
+        told = run("--endpoints", url, "endpoint", "status")
+    assert (told.status, told.rows[0][-1]) == (0, "log has no room to grow: full")
 
 
 def test_an_unhealthy_endpoint_says_why(run: Run) -> None:

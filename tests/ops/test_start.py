@@ -1,0 +1,54 @@
+"""What is told of a start that takes long."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from netstore.ops.notify import ServiceManager
+from netstore.ops.start import STEP_SECONDS, TOLD_SECONDS, Start
+from tests.support.links import Quiet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_it_is_told_how_far_loading_is_and_no_more_often_than_needed(tmp_path: Path) -> None:
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as listening:
+        listening.bind(str(tmp_path / "notify"))
+        listening.setblocking(False)
+        now, log = [100.0], Quiet()
+        start = Start(ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "notify")}), lambda: now[0], log)
+
+        def told() -> str:
+            return listening.recv(4096).decode()
+
+        start.verifying(100 * 2**20)
+        assert told() == "EXTEND_TIMEOUT_USEC=160000000\nSTATUS=verifying the state, 105 MB"
+        start.loading(2_000, 5_000_000)
+        usec = f"{STEP_SECONDS * 1e6:.0f}"
+        assert told() == f"EXTEND_TIMEOUT_USEC={usec}\nSTATUS=loading 2000 keys, 5 MB"
+        for records in range(0, 2_001, 10):
+            now[0] += TOLD_SECONDS / 64
+            start.loaded(records)
+        assert told() == f"EXTEND_TIMEOUT_USEC={usec}\nSTATUS=loading 2000 keys, 31%"
+        assert told() == f"EXTEND_TIMEOUT_USEC={usec}\nSTATUS=loading 2000 keys, 63%"
+        assert told() == f"EXTEND_TIMEOUT_USEC={usec}\nSTATUS=loading 2000 keys, 95%"
+        lines = [line for line in log.lines if line[0] == "state_loading"]
+        assert [fields for _, fields in lines] == [
+            "{'records': 2000, 'bytes': 5000000}",
+            "{'records': 2000, 'loaded': 630}",
+            "{'records': 2000, 'loaded': 1270}",
+            "{'records': 2000, 'loaded': 1910}",
+        ]
+        assert log.events("state_verifying") == ["{'bytes': 104857600}"]
+
+
+def test_an_empty_store_is_loaded_too() -> None:
+    now, log = [0.0], Quiet()
+    start = Start(ServiceManager({}), lambda: now[0], log)
+    start.loading(0, 0)
+    now[0] = TOLD_SECONDS
+    start.loaded(0)
+    assert log.events("state_loading")[1] == "{'records': 0, 'loaded': 0}"
