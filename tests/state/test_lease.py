@@ -5,6 +5,7 @@ The table's commands are held to the twin in `test_mvcc`.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from netstore import parted
 from netstore.errors import LEASE_TTL_TOO_LARGE, Fault
+from netstore.parted import LET_GO_STEP
 from netstore.state import countdown
 from netstore.state.countdown import MAX_DUE, MOST_GRACES, RETRY_SECONDS, Countdown
 from netstore.state.lease import MAX_TTL, Lease, LeaseRecord, Leases, StoredLeases, granted_ttl
@@ -473,8 +476,7 @@ def test_a_listing_may_be_given_up_at_any_moment(steps: list[tuple[str, int]]) -
                 (held.add if is_there else held.discard)(key)
             elif step == "give up" and listing is not None:
                 listing = None
-                if lease.late is not None:
-                    leases.unlist(lease)
+                leases.unlist(lease)
             elif step == "list":
                 if listing is None:
                     listing, listed = leases.listed(lease), set()
@@ -482,6 +484,7 @@ def test_a_listing_may_be_given_up_at_any_moment(steps: list[tuple[str, int]]) -
                 if some is None:
                     assert listed == (expected if listed else held)
                     listing = None
+                    leases.unlist(lease)
                 elif some:
                     expected = expected if listed else set(held)
                     listed.update(some)
@@ -511,6 +514,51 @@ def test_what_came_while_keys_were_listed_is_put_to_them_a_little_at_a_time() ->
     leases.move(b"999", 1, 0)
     assert lease.late is None
     assert set(lease.keys) == {b"%d" % number for number in range(1_000, 4_000)}
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_lease_that_ends_is_let_go_of_in_steps_when_it_is_listed_no_more(
+    monkeypatch: pytest.MonkeyPatch, is_replaced: bool
+) -> None:
+    """Its keys, and what came and went while they were listed."""
+    monkeypatch.setattr(parted, "FIRST", 10)
+    leases, lease = being_listed(10_000)
+    for number in range(10_000):
+        leases.move(b"%d" % number, 1, 0)
+    if is_replaced:
+        for _ in leases.restore(StoredLeases()):
+            pass
+    else:
+        leases.remove(lease)
+    assert not leases.spent
+    late = lease.late
+    assert late is not None
+    assert (len(lease.keys), len(late)) == (10_000, 10_000)
+    leases.unlist(lease)
+    sizes = [20_000]
+    while leases.spent:
+        leases.let_go()
+        sizes.append(len(lease.keys) + len(late))
+    assert all(before - after <= LET_GO_STEP for before, after in pairwise(sizes))
+    assert sizes[-1] == 0
+    assert [*leases.listed(lease)] == [], "of what is gone nothing is listed"
+
+
+def test_a_lease_that_ends_after_its_listing_was_given_up_is_let_go_of_in_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parted, "FIRST", 10)
+    leases, lease = being_listed(5_000)
+    for number in range(5_000):
+        leases.move(b"%d" % number, 1, 0)
+    leases.unlist(lease)
+    leases.remove(lease)
+    late = lease.late
+    assert late is not None
+    assert len(late) == 5_000
+    while leases.spent:
+        leases.let_go()
+    assert (len(lease.keys), len(late)) == (0, 0)
 
 
 def test_what_came_and_went_while_keys_are_listed_is_not_kept() -> None:
