@@ -11,7 +11,7 @@ import msgspec
 from netstore import errors
 from netstore.errors import Fault, refusal
 from netstore.parted import LET_GO_STEP, Parted, batches
-from netstore.state.countdown import News
+from netstore.state.countdown import News, Waiting
 from netstore.state.reads import Lost
 from netstore.types import Index, LeaseId
 
@@ -91,14 +91,14 @@ class StoredLeases:
 
     def __init__(self) -> None:
         self.leases: Parted[LeaseId, Lease | None] = Parted()
-        self.renewed: Parted[LeaseId, None] = Parted()
+        self.renewed: Waiting[LeaseId] = Waiting()
         """Their ids, for who counts their time."""
 
     def add(self, records: Iterable[LeaseRecord]) -> None:
         """The next ones."""
         for each in records:
             self.leases[each.id] = Lease(each.id, each.ttl, each.since, each.remaining)
-            self.renewed[each.id] = None
+            self.renewed.add(each.id)
 
 
 def granted_ttl(asked: int, minimum: int) -> int | Fault:
@@ -352,8 +352,8 @@ class Leases:
         self._gone, self._young, self._is_listing = Parted(), Parted(), False
         self._touched = {}
         self._moved = None
-        self.news.restart(stored.renewed)
-        return chain(self._let_go(gone), self._let_go(young))
+        waited = self.news.restart(stored.renewed)
+        return chain(waited, self._let_go(gone), self._let_go(young))
 
     def _let_go(self, gone: Parted[LeaseId, Any]) -> Iterator[None]:
         """Who counts their time is told of those that are there no more."""
