@@ -8,7 +8,6 @@ A dictionary that has filled its room is built anew, larger, in one piece: 8 ms 
 from __future__ import annotations
 
 from itertools import chain, islice
-from secrets import randbits
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
 
 if TYPE_CHECKING:
@@ -32,11 +31,11 @@ _ROOMS: Final = 16
 
 _MASK: Final = PARTS - 1
 
-_SALT: Final = randbits(64) | 1
-"""Another one in each process, and secret, so that nobody who chooses keys, numbers above all, can choose
-their part. The hash of a key, which for a number is the number, is multiplied by it; the part is told by the
-highest of the lower 64 bits of the product, on which all bits of the salt and of the hash bear. That also
-keeps the hashes of the keys of one part different in all bits.
+_SALT: Final = hash("the parts of a table") & (1 << 64) - 1 | 1
+"""Another one in each process, as secret as Python's own salt, so that nobody who chooses keys, numbers above
+all, can choose their part. The hash of a key, which for a number is the number, is multiplied by it; the part
+is told by the highest of the lower 64 bits of the product, on which all of the salt and of the hash bears.
+That also keeps the hashes of the keys of one part different in all bits.
 """
 
 _SHIFT: Final = 56
