@@ -357,8 +357,13 @@ class KeysApi:
         return self._make(line or Line(event, self._render.event_parts(event)))
 
     def _make(self, line: Line) -> Iterator[float]:
+        """Make what is not made of a line; all of it anew where its answer failed over it."""
         for work in line.make():
             yield work / _WORK_OF_TELLING
+        if line.failed:
+            line = Line(line.event, self._render.event_parts(line.event))
+            for work in line.make():
+                yield work / _WORK_OF_TELLING
         self._told = (line.event, line.made)
 
     def _deliver(self, exchange: Exchange, stream: bool, event: Event | None) -> bool:
