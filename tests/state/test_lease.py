@@ -581,6 +581,29 @@ def test_a_listing_may_be_given_up_at_any_moment(steps: list[tuple[str, int]]) -
             assert set(lease.all_keys()) == set(leases.keys_of(lease)) == held
 
 
+def test_a_key_that_moves_twice_in_a_command_was_where_it_was_before() -> None:
+    leases = Leases()
+    one, two = leases.grant(1, 60, Index(1)), leases.grant(2, 60, Index(2))
+    assert isinstance(one, Lease)
+    assert isinstance(two, Lease)
+    for key in (b"back", b"on", b"away"):
+        leases.move(key, 0, 1)
+    leases.begin()
+    for before, after in ((1, 2), (2, 1)):
+        leases.move(b"back", before, after)
+    for before, after in ((1, 0), (0, 1), (1, 2)):
+        leases.move(b"on", before, after)
+    for before, after in ((1, 2), (2, 0)):
+        leases.move(b"away", before, after)
+    for before, after in ((0, 1), (1, 0), (0, 2)):
+        leases.move(b"new", before, after)
+    assert leases.keys_of(one) == {b"back", b"on", b"away"}
+    assert leases.keys_of(two) == set()
+    leases.finish()
+    assert leases.keys_of(one) == {b"back"}
+    assert leases.keys_of(two) == {b"on", b"new"}
+
+
 def being_listed(keys: int) -> tuple[Leases, Lease]:
     """A lease with so many keys, of which the first are listed."""
     leases = Leases()
