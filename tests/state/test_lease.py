@@ -643,7 +643,7 @@ def test_a_lease_that_ends_is_let_go_of_in_steps_when_it_is_listed_no_more(
             pass
     else:
         leases.remove(lease)
-    assert not leases.spent
+    assert [*leases._spent] == []
     late = lease.late
     assert late is not None
     assert (len(lease.keys), len(late)) == (10_000, 10_000)

@@ -57,9 +57,7 @@ def test_an_alarm_of_no_known_kind_is_not_raised_and_needs_no_clearing(served: S
 def test_an_action_that_there_is_not_is_refused(served: Served, action: int) -> None:
     before = served.member.proposed
     for kind in (pb.NONE, pb.NOSPACE):
-        call = set_alarm(
-            served, cast("pb.AlarmRequest.AlarmAction", action), served.member.id, cast("pb.AlarmType", kind)
-        )
+        call = set_alarm(served, cast("pb.AlarmRequest.AlarmAction", action), served.member.id, kind)
         assert (call.status, call.text) == (grpc.INVALID_ARGUMENT, "etcdserver: unknown action of an alarm")
     assert served.member.proposed == before
 
