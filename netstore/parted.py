@@ -31,10 +31,14 @@ _ROOMS: Final = 16
 
 _MASK: Final = PARTS - 1
 
-_SALT: Final = hash("the parts of a table")
-"""Another one in each process, so that nobody who chooses keys, numbers above all, can choose their part. It
-also keeps the hashes of the keys of one part different in all bits.
+_SALT: Final = hash("the parts of a table") & (1 << 64) - 1 | 1
+"""Another one in each process, as secret as Python's own salt, so that nobody who chooses keys, numbers above
+all, can choose their part. The hash of a key, which for a number is the number, is multiplied by it; the part
+is told by the highest of the lower 64 bits of the product, on which all of the salt and of the hash bears.
+That also keeps the hashes of the keys of one part different in all bits.
 """
+
+_SHIFT: Final = 56
 
 
 class Parted(Generic[K, V]):
@@ -83,14 +87,14 @@ class Parted(Generic[K, V]):
 
     def __contains__(self, key: K) -> bool:
         parts = self._parts
-        if parts and key in parts[hash((key, _SALT)) & _MASK]:
+        if parts and key in parts[(hash(key) * _SALT >> _SHIFT) & _MASK]:
             return True
         return key in self._first
 
     def __getitem__(self, key: K) -> V:
         parts = self._parts
         if parts:
-            part = parts[hash((key, _SALT)) & _MASK]
+            part = parts[(hash(key) * _SALT >> _SHIFT) & _MASK]
             if key in part:
                 return part[key]
         return self._first[key]
@@ -105,7 +109,7 @@ class Parted(Generic[K, V]):
         """As of a dictionary."""
         parts = self._parts
         if parts:
-            value = parts[hash((key, _SALT)) & _MASK].get(key, default)
+            value = parts[(hash(key) * _SALT >> _SHIFT) & _MASK].get(key, default)
             if value is not default:
                 return value
         return self._first.get(key, default)
@@ -116,7 +120,8 @@ class Parted(Generic[K, V]):
         if not parts:
             return [first[key] for key in keys]
         return [
-            part[key] if key in (part := parts[hash((key, _SALT)) & _MASK]) else first[key] for key in keys
+            part[key] if key in (part := parts[(hash(key) * _SALT >> _SHIFT) & _MASK]) else first[key]
+            for key in keys
         ]
 
     def __setitem__(self, key: K, value: V) -> None:
@@ -128,7 +133,7 @@ class Parted(Generic[K, V]):
         elif key in first:
             first[key] = value
         else:
-            parts[hash((key, _SALT)) & _MASK][key] = value
+            parts[(hash(key) * _SALT >> _SHIFT) & _MASK][key] = value
 
     def setdefault(self, key: K, value: V) -> V:
         """As of a dictionary."""
@@ -150,7 +155,7 @@ class Parted(Generic[K, V]):
     def __delitem__(self, key: K) -> None:
         parts = self._parts
         if parts:
-            part = parts[hash((key, _SALT)) & _MASK]
+            part = parts[(hash(key) * _SALT >> _SHIFT) & _MASK]
             if key in part:
                 del part[key]
                 return
@@ -166,7 +171,7 @@ class Parted(Generic[K, V]):
         """As of a dictionary."""
         parts = self._parts
         if parts:
-            part = parts[hash((key, _SALT)) & _MASK]
+            part = parts[(hash(key) * _SALT >> _SHIFT) & _MASK]
             if key in part:
                 return part.pop(key)
         return self._first.pop(key, *default)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +16,11 @@ from netstore import parted
 from netstore.parted import FIRST, LET_GO_STEP, PARTS, Parted, batches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 MANY = 300_000
+SALT = 0x9E3779B97F4A7C15
+"""One of those that there may be: a test repeats itself."""
 
 CALLS: dict[str, Callable[[Any, int, int], object]] = {
     "set": lambda table, key, value: table.__setitem__(key, value),
@@ -81,13 +86,55 @@ def test_it_does_what_a_dictionary_does(first: int, steps: list[tuple[str, int, 
     ],
     ids=["paths", "numbers that end alike", "numbers that begin alike"],
 )
-def test_no_part_of_a_large_table_is_large(keys: list[Any]) -> None:
+def test_no_part_of_a_large_table_is_large(keys: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parted, "_SALT", SALT)
     table: Parted[Any, None] = Parted()
     for key in keys:
         table[key] = None
     first, *parts = map(len, table.parts())
     assert (first, len(parts), len(table)) == (FIRST, PARTS, MANY)
     assert max(parts) < 1.5 * (MANY - FIRST) / PARTS
+
+
+def numbers_alike(most: int) -> Iterator[int]:
+    """Numbers whose hash, as part of a tuple, ends in the same bits whatever else is in the tuple behind
+    them: what CPython adds and multiplies by is public.
+    """
+    bits = (1 << 64) - 1
+    inverse = pow(14029467366897019727, -1, 1 << 64)
+    for middle in range(1 << 23):
+        number = ((((0x1234567 << 33) | (middle << 10) | 0x55) - 2870177450012600261) * inverse) & bits
+        if number < (1 << 61) - 1:
+            yield number
+            most -= 1
+        if not most:
+            return
+
+
+def test_whoever_chooses_numbers_does_not_choose_their_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parted, "_SALT", SALT)
+    table: Parted[int, None] = Parted()
+    for number in numbers_alike(2 * FIRST):
+        table[number] = None
+    _, *parts = map(len, table.parts())
+    assert sum(parts) == FIRST
+    assert max(parts) < 2 * FIRST / PARTS
+
+
+def test_the_salt_of_each_process_is_another_one() -> None:
+    """Odd, so that it takes no bit of a number away."""
+    told = "import netstore.parted; print(netstore.parted._SALT)"
+    environment = {**os.environ, "PYTHONHASHSEED": "random"}
+    salts = {
+        int(
+            subprocess.run(
+                [sys.executable, "-c", told], env=environment, capture_output=True, check=True
+            ).stdout
+        )
+        for _ in range(2)
+    }
+    assert len(salts) == 2
+    assert all(salt % 2 and 0 < salt < 1 << 64 for salt in salts)
 
 
 def test_what_is_deleted_and_comes_again_makes_the_first_dictionary_no_larger() -> None:

@@ -47,6 +47,54 @@ class Replica(Member, Protocol):
         """
 
 
+class Renewals(Generic[K]):
+    """What this member has asked to renew and knows no outcome of yet: until then it does not propose its
+    end, which would overtake what waits.
+    """
+
+    def __init__(self) -> None:
+        self._asked: dict[K, int] = {}
+        """How often each."""
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._asked
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+    def propose(
+        self,
+        member: Member,
+        key: K,
+        command: Command,
+        done: Callable[[Outcome | Fault], None],
+        principal: bytes,
+    ) -> None:
+        """Propose what may renew this one (`Member.propose`). What raises has asked for nothing."""
+        encoded = encode(command)
+        self._asked[key] = self._asked.get(key, 0) + 1
+        waits = [key]
+        try:
+            member.propose(encoded, partial(self._told, waits, done), principal)
+        except BaseException:
+            self._settle(waits)
+            raise
+
+    def _told(
+        self, waits: list[K], done: Callable[[Outcome | Fault], None], outcome: Outcome | Fault
+    ) -> None:
+        self._settle(waits)
+        done(outcome)
+
+    def _settle(self, waits: list[K]) -> None:
+        """Once, however often this is told: whose `done` raises is told of that too."""
+        if waits:
+            key = waits.pop()
+            left = self._asked.pop(key) - 1
+            if left:
+                self._asked[key] = left
+
+
 class Reaper(Generic[K]):
     """Proposes, while this member leads, the end of what is overdue in one table. `end` and `note` make the
     commands. `look` has to be called twice a second or so, whoever leads.
@@ -138,8 +186,7 @@ class Lessor:
         self._nodes: Reaper[bytes] = Reaper(
             member, machine.tree.timed, election_seconds, ExpireNodes, NoteTtl
         )
-        self._renewing: dict[LeaseId, int] = {}
-        """How many renewals of a lease this member has asked for that have no outcome yet."""
+        self._renewing: Renewals[LeaseId] = Renewals()
         self.renewing_nodes: Container[bytes] = ()
         """Nodes with a TTL for which this member has asked for a write that has no outcome yet: it does not
         propose their end. Set by who knows (`api.v2.keys`).
@@ -157,10 +204,8 @@ class Lessor:
         such lease (any more), or the Fault that the renewal met on its way. See `Member.propose` for when.
         Until then this member does not propose its end.
         """
-        lease, renewing = LeaseId(id_), self._renewing
-        renewing[lease] = renewing.get(lease, 0) + 1
-        waits = [lease]
-        self._member.propose(encode(LeaseRenew(id_)), partial(self._renewed, waits, done), principal.encode())
+        told = partial(_tell_ttl, done)
+        self._renewing.propose(self._member, LeaseId(id_), LeaseRenew(id_), told, principal.encode())
 
     def time_to_live(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
         """Tell `principal` the whole seconds a lease has left, -1 when there is no such lease, as of a moment
@@ -178,24 +223,19 @@ class Lessor:
         """Count on with one piece, to be called until it is not `behind` any more, between other work."""
         self.behind = self._leases.count() or self._nodes.count()
 
-    def _renewed(
-        self, waits: list[LeaseId], done: Callable[[int | Fault], None], outcome: Outcome | Fault
-    ) -> None:
-        if waits:  # once, however often this is told: whose `done` raises is told of that too
-            id_ = waits.pop()
-            left = self._renewing.pop(id_) - 1
-            if left:
-                self._renewing[id_] = left
-        if isinstance(outcome, LeaseGranted):
-            done(outcome.ttl)
-        elif isinstance(outcome, Fault) and outcome.cause != LEASE_NOT_FOUND:
-            done(outcome)
-        else:
-            done(0)
-
     def _tell(self, id_: int, done: Callable[[int | Fault], None], fault: Fault | None) -> None:
         left = self._leases.countdown.left(LeaseId(id_), self._member.clock.monotonic())
         done(fault or (-1 if left is None else int(left)))
+
+
+def _tell_ttl(done: Callable[[int | Fault], None], outcome: Outcome | Fault) -> None:
+    """What a renewal of a lease came to; see `Lessor.keep_alive`."""
+    if isinstance(outcome, LeaseGranted):
+        done(outcome.ttl)
+    elif isinstance(outcome, Fault) and outcome.cause != LEASE_NOT_FOUND:
+        done(outcome)
+    else:
+        done(0)
 
 
 def _ignore(_: Outcome | Fault) -> None:

@@ -15,14 +15,15 @@ monotonic clock, and the leader proposes the end of what is overdue by its count
 
 from __future__ import annotations
 
+from collections import deque
 from math import ceil, inf
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from netstore.expiry import Expiries, Expiry
-from netstore.parted import Parted
+from netstore.parted import LET_GO_STEP, Parted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 K = TypeVar("K", bound=Any)
 
@@ -75,25 +76,78 @@ class Table(Protocol[K]):
         """What changed of it, for the one clock of this member."""
 
 
+class Waiting(Generic[K]):
+    """Keys that wait to be taken, each once, in the order in which they came: one that comes again keeps its
+    place. So each is taken after what was there before it, however many come, and however often.
+    """
+
+    __slots__ = ("_is_wanted", "_order", "_spent")
+
+    def __init__(self) -> None:
+        self._order: deque[K] = deque()
+        self._is_wanted: Parted[K, bool] = Parted()
+        """Of each key in the order: not, where it was dropped since. Its place is kept, so that who drops
+        keys and adds them again makes the order no longer than there are keys.
+        """
+        self._spent: Iterator[None] = iter(())
+        """Gives back the room of many that were taken, in steps."""
+
+    def __len__(self) -> int:
+        """How many places there are. O(1)."""
+        return len(self._order)
+
+    def add(self, key: K) -> None:
+        """It waits, from now on if it did not."""
+        if key not in self._is_wanted:
+            self._order.append(key)
+        self._is_wanted[key] = True
+
+    def drop(self, key: K) -> bool:
+        """It waits no more; whether it did."""
+        if not self._is_wanted.get(key, False):
+            return False
+        self._is_wanted[key] = False
+        return True
+
+    def take(self, most: int) -> list[K]:
+        """The next that wait, of so many places."""
+        order, is_wanted = self._order, self._is_wanted
+        keys = [order.popleft() for _ in range(min(most, len(order)))]
+        found = [key for key in keys if is_wanted.pop(key)]
+        next(self._spent, None)
+        if not order and is_wanted.is_large:
+            self._is_wanted, self._spent = Parted(), is_wanted.let_go()
+        return found
+
+    def let_go(self) -> Iterator[None]:
+        """Forget all of it in steps, when nobody looks at it any more."""
+        order = self._order
+        while order:
+            for _ in range(min(LET_GO_STEP, len(order))):
+                order.popleft()
+            yield
+        yield from self._is_wanted.let_go()
+
+
 class News(Generic[K]):
     """What a table notes for who counts its time: which keys were renewed and which were removed since it was
-    asked.
+    asked. What was noted first is told first: else a flood of others would put a key off for ever.
     """
 
     __slots__ = ("_removed", "_renewed")
 
     def __init__(self) -> None:
-        self._renewed: Parted[K, None] = Parted()
-        self._removed: Parted[K, None] = Parted()
+        self._renewed: Waiting[K] = Waiting()
+        self._removed: Waiting[K] = Waiting()
 
     def renew(self, key: K) -> None:
         """Its time begins anew."""
-        self._renewed[key] = None
+        self._renewed.add(key)
 
     def remove(self, key: K) -> None:
         """It is gone."""
-        self._renewed.pop(key, None)
-        self._removed[key] = None
+        self._renewed.drop(key)
+        self._removed.add(key)
 
     @property
     def waits(self) -> bool:
@@ -102,16 +156,17 @@ class News(Generic[K]):
 
     def take_one(self, key: K) -> bool:
         """Take this one; whether it was renewed and not taken yet."""
-        return self._renewed.pop(key, self) is None
+        return self._renewed.drop(key)
 
-    def restart(self, keys: Parted[K, None]) -> None:
-        """These are all there are, with their time beginning now; the table is taken over. What was there
-        before and is not any more is told by `remove`.
+    def restart(self, keys: Waiting[K]) -> Iterator[None]:
+        """These are all there are, with their time beginning now; they are taken over. What was there before
+        and is not any more is told by `remove`. Gives the steps in which what waited is let go of.
         """
-        self._renewed = keys
+        gone, self._renewed = self._renewed, keys
+        return gone.let_go()
 
     def take_renewed(self, most: int) -> list[K]:
-        """So many of those that were renewed and not taken yet."""
+        """So many of those that were renewed and not taken yet, or fewer though some are left (`waits`)."""
         return self._renewed.take(most)
 
     def take_removed(self, most: int) -> list[K]:

@@ -11,7 +11,7 @@ import msgspec
 from netstore import errors
 from netstore.errors import Fault, refusal
 from netstore.parted import LET_GO_STEP, Parted, batches
-from netstore.state.countdown import News
+from netstore.state.countdown import News, Waiting
 from netstore.state.reads import Lost
 from netstore.types import Index, LeaseId
 
@@ -37,9 +37,11 @@ class Lease(msgspec.Struct, gc=False):
     keys: Parted[bytes, None] = msgspec.field(default_factory=Parted)
     """Which it has, but for what `late` says."""
     late: Parted[bytes, bool] | None = None
-    """Keys that came (True) or went since `keys` is being listed, which is left alone meanwhile."""
-    is_given_up: bool = False
-    """It is not being listed any more: `late` is put to the keys with the changes that come (`_settle`)."""
+    """Keys that came (True) or went since `keys` is being listed, which is left alone meanwhile. When the
+    listing was given up, `late` is put to the keys with the changes that come (`_settle`).
+    """
+    is_listed: bool = False
+    """Its keys belong to a listing: they are not let go of before that is over, whatever becomes of it."""
 
     def all_keys(self) -> Iterator[bytes]:
         """The keys it has. While the iterator is used nothing may be listed, nor any of them moved."""
@@ -89,14 +91,14 @@ class StoredLeases:
 
     def __init__(self) -> None:
         self.leases: Parted[LeaseId, Lease | None] = Parted()
-        self.renewed: Parted[LeaseId, None] = Parted()
+        self.renewed: Waiting[LeaseId] = Waiting()
         """Their ids, for who counts their time."""
 
     def add(self, records: Iterable[LeaseRecord]) -> None:
         """The next ones."""
         for each in records:
             self.leases[each.id] = Lease(each.id, each.ttl, each.since, each.remaining)
-            self.renewed[each.id] = None
+            self.renewed.add(each.id)
 
 
 def granted_ttl(asked: int, minimum: int) -> int | Fault:
@@ -175,8 +177,7 @@ class Leases:
         """Forget a lease, whose keys have been deleted."""
         self._touched[lease.id] = None
         self.news.remove(lease.id)
-        if lease.keys.is_large:
-            self._spent.append(lease.keys.let_go())
+        self._spend(lease)
         if self._young.pop(lease.id, None) is not None:
             return
         if self._is_listing:
@@ -240,6 +241,18 @@ class Leases:
         if self._spent and next(self._spent[0], self) is self:
             self._spent.popleft()
 
+    def _spend(self, lease: Lease) -> None:
+        """A lease is gone: let go of its keys, unless a listing has them (`unlist`)."""
+        if lease.is_listed:
+            return
+        for keys in (lease.keys, lease.late):
+            if keys is not None and keys.is_large:
+                self._spent.append(keys.let_go())
+
+    def _is_there(self, lease: Lease) -> bool:
+        """It has not ended, whether or not another has its id."""
+        return self.get(lease.id) is lease
+
     def keys_of(self, lease: Lease) -> set[bytes]:
         """The keys of a lease as of the last command that is finished. O(keys)."""
         moved = self._moved.get(lease.id) if self._moved else None
@@ -256,22 +269,32 @@ class Leases:
 
     def listed(self, lease: Lease) -> Iterator[list[bytes]]:
         """The keys of a lease, in no order, `KEYS_AT_ONCE` at a time, as they are at one moment: when the
-        first list comes that is not empty, or the iterator ends. The state may go on between two steps, but
-        of one lease there must be one such iterator at a time. Whoever gives one up says so to `unlist`.
+        first list comes that is not empty, or the iterator ends. None if the lease ends before that; if it
+        does so later, or the state is replaced by another, they come none the less. The state may go on
+        between two steps, but of one lease there must be one such iterator at a time. Whoever is done with
+        one, at its end or before, says so to `unlist`.
         """
-        lease.is_given_up = False
+        if not self._is_there(lease):
+            return
+        lease.is_listed = True
         yield from self._caught_up(lease)
+        if not self._is_there(lease):
+            return
         lease.late = Parted()
         yield from batches(lease.keys, KEYS_AT_ONCE)
-        yield from self._caught_up(lease)
-        lease.late = None
+        if self._is_there(lease):
+            yield from self._caught_up(lease)
+            lease.late = None
 
-    @staticmethod
-    def unlist(lease: Lease) -> None:
-        """The iterator over its keys is given up. What came and went meanwhile is put to them by and by: a
-        little with each change of its keys, the rest when they are listed again. O(1).
+    def unlist(self, lease: Lease) -> None:
+        """The iterator over its keys is used no more. Where it is given up, what came and went meanwhile is
+        put to them by and by: a little with each change of its keys, the rest when they are listed again. If
+        the lease has ended, its keys are let go of now, by `let_go`. O(1).
         """
-        lease.is_given_up = True
+        if lease.is_listed:
+            lease.is_listed = False
+            if not self._is_there(lease):
+                self._spend(lease)
 
     @staticmethod
     def _note(lease: Lease, late: Parted[bytes, bool], key: bytes, *, is_there: bool) -> None:
@@ -280,10 +303,10 @@ class Leases:
             late.pop(key, None)
         else:
             late[key] = is_there
-        if lease.is_given_up:
+        if not lease.is_listed:
             _settle(lease, late, 2)  # so there is always less of it
             if not late:
-                lease.late, lease.is_given_up = None, False
+                lease.late = None
 
     def _caught_up(self, lease: Lease) -> Iterator[list[bytes]]:
         """Until `keys` is what the lease has, and no command is half done."""
@@ -329,8 +352,8 @@ class Leases:
         self._gone, self._young, self._is_listing = Parted(), Parted(), False
         self._touched = {}
         self._moved = None
-        self.news.restart(stored.renewed)
-        return chain(self._let_go(gone), self._let_go(young))
+        waited = self.news.restart(stored.renewed)
+        return chain(waited, self._let_go(gone), self._let_go(young))
 
     def _let_go(self, gone: Parted[LeaseId, Any]) -> Iterator[None]:
         """Who counts their time is told of those that are there no more."""
@@ -341,7 +364,7 @@ class Leases:
                 left -= 1
                 if self.get(id_) is None:
                     self.news.remove(id_)
-                for keys in () if lease is None else (lease.keys, lease.late):
+                for keys in () if lease is None or lease.is_listed else (lease.keys, lease.late):
                     if keys:
                         left -= len(keys)
                         yield from keys.let_go()

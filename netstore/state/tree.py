@@ -22,7 +22,7 @@ import msgspec
 from netstore.errors import TOO_MANY, Fault
 from netstore.limits import Budget
 from netstore.parted import FIRST, LET_GO_STEP, Parted
-from netstore.state.countdown import News
+from netstore.state.countdown import News, Waiting
 from netstore.state.walk import ALONE, MOST_WALKS, WALK_BYTES, Walk
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
 
@@ -84,13 +84,12 @@ class TimedNodes:
         """The paths."""
         return self._nodes
 
-    def restore(self, timed: Parted[bytes, Timed], renewed: Parted[bytes, None]) -> Iterator[None]:
+    def restore(self, timed: Parted[bytes, Timed], renewed: Waiting[bytes]) -> Iterator[None]:
         """Become what was stored; `renewed` are its paths. Gives the steps in which what there was is let go
         of.
         """
         gone, self._nodes = self._nodes, timed
-        self.news.restart(renewed)
-        return self._let_go(gone)
+        return chain(self.news.restart(renewed), self._let_go(gone))
 
     def _let_go(self, gone: Parted[bytes, Timed]) -> Iterator[None]:
         """Who counts their time is told of those that are there no more."""
@@ -143,7 +142,7 @@ class Stored:
         self.children: Parted[bytes, Children] = Parted({ROOT: {}})
         self.timed: Parted[bytes, Timed] = Parted()
         """What is known of the TTLs of some."""
-        self.renewed: Parted[bytes, None] = Parted()
+        self.renewed: Waiting[bytes] = Waiting()
         """Their paths, for who counts their time."""
 
     def add(self, nodes: Iterable[tuple[NodeView, Timed | None]]) -> None:
@@ -164,7 +163,7 @@ class Stored:
                 self.children[path] = self._early.pop(path, {})
             if timed is not None:
                 self.timed[path] = timed
-                self.renewed[path] = None
+                self.renewed.add(path)
 
     @property
     def stray(self) -> bytes | None:

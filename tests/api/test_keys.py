@@ -226,6 +226,19 @@ def test_the_time_left_is_counted_by_no_wall_clock(member: LocalMember, wrong: i
     assert ask("GET", "/a")["node"]["ttl"] == 1
 
 
+def test_the_time_left_of_a_renewed_directory_is_counted_by_no_wall_clock(member: LocalMember) -> None:
+    def left() -> int:
+        found: int = json.loads(member.send("GET", "/v2/keys/d").text)["node"]["ttl"]
+        return found
+
+    member.send("PUT", "/v2/keys/d", b"dir=true&ttl=100")
+    member.advance(10**9)
+    member.send("PUT", "/v2/keys/d", b"dir=true&ttl=50&prevExist=true")
+    member.advance(10 * 10**9)
+    member.clock.wrong = YEAR
+    assert left() == 40
+
+
 def test_of_two_times_that_began_in_one_turn_each_shows_its_own(
     member: LocalMember, monkeypatch: pytest.MonkeyPatch
 ) -> None:

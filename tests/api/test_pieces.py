@@ -489,6 +489,45 @@ def test_an_event_is_made_once_for_its_answer_and_its_watchers(
     assert member.keys._lines._lines == []
 
 
+@pytest.mark.parametrize("where", ["answer", "watchers"])
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_line_that_fails_at_one_is_whole_for_the_other_or_cut(
+    member: LocalMember, monkeypatch: pytest.MonkeyPatch, where: str, is_begun: bool
+) -> None:
+    """Whether the watchers' part of the work has begun or not."""
+    watch = asked(member, "/other", "wait=true")
+    broken: list[bool] = []
+    event_parts = Renderer.event_parts
+
+    def breaking(renderer: Renderer, event: Event, *, past: bool = False) -> Iterator[render.Part]:
+        for part in event_parts(renderer, event, past=past):
+            if broken and broken.pop():
+                raise MemoryError
+            yield part
+
+    monkeypatch.setattr(Renderer, "event_parts", breaking)
+    written = put(member, "/other", RANDOM)
+    history = member.machine.history
+    (event,) = history.since(history.last)
+    whole = member.keys._render.event(event)
+    member.hub.failed = lambda _: None
+    if is_begun:
+        member.hub.step()
+    assert not watch.text.endswith(whole)
+    broken.append(True)
+    if where == "answer":
+        while broken:
+            member.jobs.run(1)
+    while member.hub.behind:
+        member.hub.step()
+    finish(member, written)
+    assert not broken
+    assert written.cut
+    assert watch.text == whole
+    assert watch.done
+    assert member.keys._lines._lines == []
+
+
 def test_lines_are_kept_within_a_bound_and_while_they_are_read(
     member: LocalMember, made: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -506,9 +545,17 @@ def test_lines_are_kept_within_a_bound_and_while_they_are_read(
     assert [line.event.node.key for line in lines._lines] == [b"/slow", b"/other"]
     finish(member, slow, other, third)
     assert all(shown(RANDOM) in each.text for each in (slow, other, third))
-    put(member, "/last", b"x" * (3 * MB))
-    assert lines._lines == []
-    assert lines._size == 0
+    kept = [line.event.node.key for line in lines._lines]
+    assert kept == [b"/slow", b"/other"]
+    put(member, "/never", b"x" * (3 * MB))
+    assert [line.event.node.key for line in lines._lines] == kept, "nothing makes room for what never fits"
+    put(member, "/fits", b"x" * (2 * MB))
+    assert [line.event.node.key for line in lines._lines] == [b"/fits"]
+    put(member, "/slow", RANDOM)
+    assert [line.event.node.key for line in lines._lines] == [b"/slow"]
+    put(member, "/beside", b"x" * (2 * MB))
+    assert [line.event.node.key for line in lines._lines] == [b"/slow"]
+    assert lines._size == lines._lines[0].event.size
 
 
 def test_lines_that_nobody_is_told_are_not_kept(member: LocalMember, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,14 @@ FORMS = st.lists(PAIRS, max_size=6).map(b"&".join)
 QUERIES = st.one_of(st.just(b""), st.just(b""), FORMS)
 
 
+def test_the_longest_name_is_read_in_pieces_too() -> None:
+    body = b"value=" + b"%41" * form.PIECE_BYTES + b"&noValueOnSuccess=true"
+    outcome, works = pieced(Request(b"PUT", b"/v2/keys/a", b"", body, FORM))
+    assert isinstance(outcome, Parameters)
+    assert outcome.no_value
+    assert len(works) > 1
+
+
 @given(FORMS, QUERIES, st.integers(2, 9), st.sampled_from((b"PUT", b"POST", b"DELETE")))
 def test_what_is_read_in_pieces_is_what_is_read_in_one(
     body: bytes, query: bytes, size: int, method: bytes

@@ -206,7 +206,7 @@ def test_a_renewal_counts_once_however_often_its_outcome_is_told(raises: bool) -
             waiting[0](errors.timed_out())
         except RuntimeError:
             assert raises
-    assert member.lessor._renewing == {7: 1}
+    assert member.lessor._renewing._asked == {7: 1}
 
 
 def test_a_lease_lives_its_ttl_and_goes_with_its_keys(member: Leading) -> None:
@@ -427,6 +427,33 @@ def test_nothing_ends_while_requests_wait_that_may_have_come_before(member: Lead
     assert member.expired() == []
     member.wait(ELECTION_SECONDS + LOOK_SECONDS)
     assert member.expired() == [7]
+
+
+@pytest.mark.parametrize("fails", ["netstore.node.lessor.encode", "propose"])
+def test_a_renewal_that_could_not_be_asked_for_keeps_nothing(
+    member: Leading, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """A lease, or a node."""
+
+    def fail(*_: object) -> bytes:
+        raise MemoryError
+
+    member.send("PUT", "/v2/keys/n?ttl=5&value=v")
+    member.grant(7, 5)
+    with monkeypatch.context() as patch:
+        if fails == "propose":
+            patch.setattr(member, "propose", fail)
+        else:
+            patch.setattr(fails, fail)
+        with pytest.raises(MemoryError):
+            member.lessor.keep_alive(7, lambda _: None)
+        with pytest.raises(MemoryError):
+            member.send("PUT", "/v2/keys/n?ttl=5&value=w")
+    member.wait(6)
+    assert member.expired() == [7]
+    assert member.nodes_ended() == [b"/n"]
+    assert not member.lessor._renewing
+    assert not member.keys.renewing
 
 
 REFRESHED = [

@@ -5,6 +5,7 @@ The table's commands are held to the twin in `test_mvcc`.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from netstore import parted
 from netstore.errors import LEASE_TTL_TOO_LARGE, Fault
+from netstore.parted import LET_GO_STEP, PARTS
 from netstore.state import countdown
-from netstore.state.countdown import MAX_DUE, MOST_GRACES, RETRY_SECONDS, Countdown
+from netstore.state.countdown import (
+    COUNTED_AT_ONCE,
+    MAX_DUE,
+    MOST_GRACES,
+    RETRY_SECONDS,
+    Countdown,
+    Waiting,
+)
 from netstore.state.lease import MAX_TTL, Lease, LeaseRecord, Leases, StoredLeases, granted_ttl
 from netstore.state.reads import Lost
 from netstore.state.tree import Life, Tree
@@ -307,6 +317,89 @@ def test_a_renewal_that_is_not_counted_yet_spares_its_lease(monkeypatch: pytest.
     assert sorted(found) == [(number, 100 + number) for number in range(1, 41)]
 
 
+def test_a_flood_of_renewals_puts_no_lease_off() -> None:
+    """Though more come between two calls than one call counts."""
+    leases = Leases()
+    clock = Countdown(leases)
+    leases.grant(1, 5, Index(1))
+    for number in range(2, 2 + COUNTED_AT_ONCE + 100):
+        leases.grant(number, 600, Index(number))
+    clock.count(0.0)
+    for turn in range(8):
+        for number in range(2, 2 + COUNTED_AT_ONCE + 100):
+            leases.renew(number, Index(1_000 + turn))
+        found = clock.due(float(turn))
+        assert found == ([(1, 1)] if turn == 5 else [])
+    for number in range(2, 2 * COUNTED_AT_ONCE):
+        leases.grant(-number, 5, Index(number))
+    for turn in range(3):
+        for number in range(2, 2 + COUNTED_AT_ONCE):
+            leases.renew(number, Index(2_000 + turn))
+        clock.count(9.0)
+    assert all(clock._counts.get(LeaseId(-number)) for number in range(2, COUNTED_AT_ONCE))
+
+
+WAITING_STEPS = st.tuples(st.sampled_from(("add", "drop", "take")), st.integers(0, 9))
+
+
+@given(st.lists(WAITING_STEPS, max_size=60))
+def test_what_waits_longest_is_taken_first(steps: list[tuple[str, int]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parted, "FIRST", 2)
+        waiting: Waiting[int] = Waiting()
+        twin: dict[int, bool] = {}
+        for step, number in steps:
+            if step == "add":
+                waiting.add(number)
+                twin[number] = True
+            elif step == "drop":
+                assert waiting.drop(number) is twin.get(number, False)
+                if number in twin:
+                    twin[number] = False
+            else:
+                places = list(twin)[:number]
+                assert waiting.take(number) == [key for key in places if twin[key]]
+                for key in places:
+                    del twin[key]
+            assert len(waiting) == len(twin)
+        waiting.take(10)
+        assert not waiting._is_wanted.is_large, "the room is given back"
+
+
+def test_the_room_of_many_that_waited_is_given_back_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parted, "FIRST", 2)
+    waiting: Waiting[int] = Waiting()
+    for number in range(1_000):
+        waiting.add(number)
+    table = waiting._is_wanted
+    assert waiting.take(1_000) == [*range(1_000)]
+    rooms = [len([*table.parts()])]
+    for number in range(20):
+        waiting.add(number)
+        assert waiting.take(1) == [number]
+        rooms.append(len([*table.parts()]))
+    assert rooms[0] == PARTS + 1
+    assert rooms[-1] == 1
+    assert all(before - after <= 16 for before, after in pairwise(rooms))
+    for number in range(5_000):
+        waiting.add(number)
+    sizes = [len(waiting) for _ in waiting.let_go()]
+    assert sizes[:3] == [3_000, 1_000, 0]
+    assert not waiting._is_wanted
+
+
+def test_what_comes_and_goes_uncounted_takes_no_more_places_than_there_are_keys() -> None:
+    leases = Leases()
+    clock = Countdown(leases)
+    for index in range(1, 2_000):
+        lease = leases.grant(1, 5, Index(index))
+        assert isinstance(lease, Lease)
+        clock.left(LeaseId(1), 0.0)
+        leases.renew(1, Index(index))
+        leases.remove(lease)
+    assert (len(leases.news._renewed), len(leases.news._removed)) == (1, 1)
+
+
 class Instant(float):
     """A time that counts how often it is compared."""
 
@@ -441,7 +534,7 @@ def test_a_list_of_all_leases_ends_with_the_state_it_began_in(monkeypatch: pytes
     assert len(next(ids)) == 3
     leases.grant(11, 60, Index(11))
     gone = leases.restore(StoredLeases())
-    assert len([*gone]) == 2, "one table after the other"
+    assert len([*gone]) == 4, "what waited to be counted, then one table after the other"
     assert not leases.news.take_renewed(1)
     assert sorted(leases.news.take_removed(20)) == [*range(1, 10), 11]
     with pytest.raises(Lost):
@@ -473,8 +566,7 @@ def test_a_listing_may_be_given_up_at_any_moment(steps: list[tuple[str, int]]) -
                 (held.add if is_there else held.discard)(key)
             elif step == "give up" and listing is not None:
                 listing = None
-                if lease.late is not None:
-                    leases.unlist(lease)
+                leases.unlist(lease)
             elif step == "list":
                 if listing is None:
                     listing, listed = leases.listed(lease), set()
@@ -482,10 +574,34 @@ def test_a_listing_may_be_given_up_at_any_moment(steps: list[tuple[str, int]]) -
                 if some is None:
                     assert listed == (expected if listed else held)
                     listing = None
+                    leases.unlist(lease)
                 elif some:
                     expected = expected if listed else set(held)
                     listed.update(some)
             assert set(lease.all_keys()) == set(leases.keys_of(lease)) == held
+
+
+def test_a_key_that_moves_twice_in_a_command_was_where_it_was_before() -> None:
+    leases = Leases()
+    one, two = leases.grant(1, 60, Index(1)), leases.grant(2, 60, Index(2))
+    assert isinstance(one, Lease)
+    assert isinstance(two, Lease)
+    for key in (b"back", b"on", b"away"):
+        leases.move(key, 0, 1)
+    leases.begin()
+    for before, after in ((1, 2), (2, 1)):
+        leases.move(b"back", before, after)
+    for before, after in ((1, 0), (0, 1), (1, 2)):
+        leases.move(b"on", before, after)
+    for before, after in ((1, 2), (2, 0)):
+        leases.move(b"away", before, after)
+    for before, after in ((0, 1), (1, 0), (0, 2)):
+        leases.move(b"new", before, after)
+    assert leases.keys_of(one) == {b"back", b"on", b"away"}
+    assert leases.keys_of(two) == set()
+    leases.finish()
+    assert leases.keys_of(one) == {b"back"}
+    assert leases.keys_of(two) == {b"on", b"new"}
 
 
 def being_listed(keys: int) -> tuple[Leases, Lease]:
@@ -511,6 +627,51 @@ def test_what_came_while_keys_were_listed_is_put_to_them_a_little_at_a_time() ->
     leases.move(b"999", 1, 0)
     assert lease.late is None
     assert set(lease.keys) == {b"%d" % number for number in range(1_000, 4_000)}
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_lease_that_ends_is_let_go_of_in_steps_when_it_is_listed_no_more(
+    monkeypatch: pytest.MonkeyPatch, is_replaced: bool
+) -> None:
+    """Its keys, and what came and went while they were listed."""
+    monkeypatch.setattr(parted, "FIRST", 10)
+    leases, lease = being_listed(10_000)
+    for number in range(10_000):
+        leases.move(b"%d" % number, 1, 0)
+    if is_replaced:
+        for _ in leases.restore(StoredLeases()):
+            pass
+    else:
+        leases.remove(lease)
+    assert [*leases._spent] == []
+    late = lease.late
+    assert late is not None
+    assert (len(lease.keys), len(late)) == (10_000, 10_000)
+    leases.unlist(lease)
+    sizes = [20_000]
+    while leases.spent:
+        leases.let_go()
+        sizes.append(len(lease.keys) + len(late))
+    assert all(before - after <= LET_GO_STEP for before, after in pairwise(sizes))
+    assert sizes[-1] == 0
+    assert [*leases.listed(lease)] == [], "of what is gone nothing is listed"
+
+
+def test_a_lease_that_ends_after_its_listing_was_given_up_is_let_go_of_in_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parted, "FIRST", 10)
+    leases, lease = being_listed(5_000)
+    for number in range(5_000):
+        leases.move(b"%d" % number, 1, 0)
+    leases.unlist(lease)
+    leases.remove(lease)
+    late = lease.late
+    assert late is not None
+    assert len(late) == 5_000
+    while leases.spent:
+        leases.let_go()
+    assert (len(lease.keys), len(late)) == (0, 0)
 
 
 def test_what_came_and_went_while_keys_are_listed_is_not_kept() -> None:

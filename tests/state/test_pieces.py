@@ -557,7 +557,7 @@ def test_what_a_command_remembered_is_let_go_of_in_steps(monkeypatch: pytest.Mon
 def test_no_order_of_a_table_decides_anything(commands: list[V3Command]) -> None:
     """Members have other hashes: here other salts, and tables of many parts from the second entry on."""
     found = []
-    for salt in (1, 2):
+    for salt in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(parted, "_SALT", salt)
             for room in (parted, tree):

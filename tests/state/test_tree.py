@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from netstore.errors import Fault
-from netstore.state.tree import FOR_EVER, Life, Stored, Timed, Tree
+from netstore.parted import Parted
+from netstore.state.countdown import Countdown, Waiting
+from netstore.state.tree import FOR_EVER, Life, Stored, Timed, TimedNodes, Tree
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
 from tests.state.strategies import BASE, EXPIRIES, FLAGS, INDEXES, PATHS, VALUES
 from tests.state.tree_twin import TreeTwin, outcome_of
@@ -217,6 +219,40 @@ def test_a_directory_that_gets_a_ttl_counts_from_that_though_its_index_stays() -
     event = tree.expire(b"/d", 3)
     assert event is not None
     assert event.node.dir
+
+
+def test_the_time_of_a_directory_begins_anew_without_a_change_of_it() -> None:
+    tree = Tree()
+    tree.set(b"/d", b"", True, life(5))
+    tree.set(b"/a", b"1", False, life(5))
+    for number in (1, 2):
+        event = tree.update(b"/d", b"", Life(Nanos(number), 9))
+        assert isinstance(event, Event)
+        found = tree.get(b"/d")
+        assert isinstance(found, Event)
+        assert found.node.modified == 1
+        assert tree.begun(found.node) == event.index == 2 + number
+    file = tree.file(b"/a")
+    assert file is not None
+    assert tree.begun(file) == 2
+
+
+def test_what_is_in_the_new_state_too_is_not_told_to_be_gone() -> None:
+    """Its time, which begins with that state, would not be counted."""
+    nodes = TimedNodes()
+    clock: Countdown[bytes] = Countdown(nodes)
+    for path in (b"/kept", b"/gone"):
+        nodes.put(path, Timed(5, EtcdIndex(1)))
+    clock.count(0.0)
+    renewed: Waiting[bytes] = Waiting()
+    renewed.add(b"/kept")
+    for _ in nodes.restore(Parted({b"/kept": Timed(5, EtcdIndex(9))}), renewed):
+        pass
+    assert not clock.count(100.0)
+    assert len(clock) == 1
+    assert clock.due(104.9) == []
+    assert clock.due(105.0) == [(b"/kept", 9)]
+    assert nodes.news.take_removed(9) == []
 
 
 def test_what_has_no_ttl_any_more_never_ends() -> None:

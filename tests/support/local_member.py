@@ -80,6 +80,8 @@ class RecordedExchange:
         self.pieces: list[bytes] = []
         self.open = False
         self.done = False
+        self.cut = False
+        """It was given up half-way."""
         self.room = room
         self._gone: Callable[[], None] | None = None
         self._drained: Callable[[], None] | None = None
@@ -136,7 +138,7 @@ class RecordedExchange:
         self.open, self.done = False, True
 
     def abort(self) -> None:
-        self.open, self.done = False, True
+        self.open, self.done, self.cut = False, True, True
 
     def defer(self, gone: Callable[[], None]) -> None:
         assert not self.status, "answered already"

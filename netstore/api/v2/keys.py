@@ -21,13 +21,14 @@ from netstore.api.v2.pieces import Answers
 from netstore.api.v2.reading import Readings
 from netstore.api.v2.render import PIECE_BYTES, Part, Renderer, Rendering, is_small, shown_work
 from netstore.errors import Fault, failed
+from netstore.node.lessor import Renewals
 from netstore.state import commands
 from netstore.state.tree import SMALL_BYTES
 from netstore.state.walk import MOST_WALKS, Walk
 from netstore.types import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from netstore.net.exchange import Exchange
     from netstore.node.member import Member
@@ -82,9 +83,9 @@ class KeysApi:
         self._lines = Lines()
         self._told: tuple[Event | None, list[bytes]] = (None, [])
         """The event that watchers were told last, and its line."""
-        self.renewing: dict[bytes, int] = {}
-        """Keys that have a TTL or are to get one, and how many writes of them this member has asked for that
-        have no outcome yet (`node.lessor.Lessor.renewing_nodes`).
+        self.renewing: Renewals[bytes] = Renewals()
+        """Keys that have a TTL or are to get one, of which this member has asked for a write that has no
+        outcome yet (`node.lessor.Lessor.renewing_nodes`).
         """
 
     def handle(self, exchange: Exchange) -> None:
@@ -208,18 +209,11 @@ class KeysApi:
         propose its end, which would overtake what waits.
         """
         done = partial(self._answer, exchange, no_value)
+        principal = exchange.principal.encode()
         if renews:
-            self.renewing[renews] = self.renewing.get(renews, 0) + 1
-            done = partial(self._renewed, [renews], done)
-        self._member.propose(commands.encode(command), done, exchange.principal.encode())
-
-    def _renewed(self, waits: list[bytes], done: Callable[[Outcome], None], outcome: Outcome) -> None:
-        if waits:  # once, however often this is told: whose `done` raises is told of that too
-            key = waits.pop()
-            left = self.renewing.pop(key) - 1
-            if left:
-                self.renewing[key] = left
-        done(outcome)
+            self.renewing.propose(self._member, renews, command, done, principal)
+        else:
+            self._member.propose(commands.encode(command), done, principal)
 
     # Answers
 
@@ -357,8 +351,13 @@ class KeysApi:
         return self._make(line or Line(event, self._render.event_parts(event)))
 
     def _make(self, line: Line) -> Iterator[float]:
+        """Make what is not made of a line; all of it anew where its answer failed over it."""
         for work in line.make():
             yield work / _WORK_OF_TELLING
+        if line.failed:
+            line = Line(line.event, self._render.event_parts(line.event))
+            for work in line.make():
+                yield work / _WORK_OF_TELLING
         self._told = (line.event, line.made)
 
     def _deliver(self, exchange: Exchange, stream: bool, event: Event | None) -> bool:

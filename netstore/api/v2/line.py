@@ -22,7 +22,7 @@ MOST_SHARED: Final = 4 * 1024 * 1024
 class Line:
     """An event as one line of JSON, in parts: to join those of a large one takes too long."""
 
-    __slots__ = ("_lines", "_made", "_parts", "event", "readers", "told")
+    __slots__ = ("_lines", "_made", "_parts", "event", "failed", "readers", "told")
 
     def __init__(self, event: Event, parts: Iterator[Part], lines: Lines | None = None) -> None:
         self.event = event
@@ -30,6 +30,8 @@ class Line:
         """Answers that are not at its end."""
         self.told = False
         """It, or a later event, is told to watchers."""
+        self.failed = False
+        """To make it raised, at whoever needed the next part first: it has no end."""
         self._lines = lines
         self._parts = parts
         self._made: list[bytes] = []
@@ -48,12 +50,10 @@ class Line:
                 if made < len(self._made):
                     part = self._made[made]
                     work = len(part)
-                else:
-                    following = next(self._parts, None)
-                    if following is None:
-                        return
+                elif (following := self._make_part()) is not None:
                     part, work = following
-                    self._made.append(part)
+                else:
+                    return
                 made += 1
                 yield part, work
         finally:
@@ -62,10 +62,22 @@ class Line:
                 self._lines.drop(self)
 
     def make(self) -> Iterator[int]:
-        """Make what is not made yet; gives the work of each part."""
-        for part, work in self._parts:
-            self._made.append(part)
-            yield work
+        """Make what is not made yet, unless it has `failed`; gives the work of each part."""
+        while not self.failed and (following := self._make_part()) is not None:
+            yield following[1]
+
+    def _make_part(self) -> Part | None:
+        """The next part, None at the end. Once that raised it does so again."""
+        if self.failed:
+            raise RuntimeError("the line could not be made")
+        try:
+            following = next(self._parts, None)
+            if following is not None:
+                self._made.append(following[0])
+        except BaseException:
+            self.failed = True
+            raise
+        return following
 
 
 class Lines:
@@ -81,14 +93,14 @@ class Lines:
 
     def share(self, event: Event, parts: Iterator[Part]) -> Line | None:
         """The line of an event that is answered; None where there is no room to keep it. The oldest that
-        nobody reads make room.
+        nobody reads make room, if that is enough.
         """
+        if sum(line.event.size for line in self._lines if line.readers) + event.size > self._most:
+            return None
         for line in [line for line in self._lines if not line.readers]:
             if self._size + event.size <= self._most:
                 break
             self.drop(line)
-        if self._size + event.size > self._most:
-            return None
         line = Line(event, parts, self)
         self._lines.append(line)
         self._size += event.size

@@ -269,8 +269,7 @@ class LeaseService:
 
     def _listed(self, lease: Lease) -> None:
         """The listing of a lease's keys is over, whatever came of it."""
-        if lease.late is not None:
-            self._member.machine.leases.unlist(lease)
+        self._member.machine.leases.unlist(lease)
         waiting = self._asked.pop(lease.id).meanwhile
         calls = deque(waiting)
         try:

@@ -13,6 +13,7 @@ from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.api.v3.status import refuse
 from netstore.api.v3.version import VERSION
 from netstore.errors import NO_LEADER, Fault, refusal
+from netstore.net import grpc
 from netstore.state.commands import encode
 from netstore.state.member import ID_NOT_FOUND
 from netstore.state.v3commands import CORRUPT, NOSPACE, AlarmChanged, SetAlarm
@@ -39,6 +40,9 @@ MOST_ALARMS: Final = 1_000
 """Alarms beyond which a client may raise no more: all are told in one answer, and those of members that were
 removed stay until they are cleared.
 """
+
+UNKNOWN_ACTION: Final = "etcdserver: unknown action of an alarm"
+UNKNOWN_ALARM: Final = "etcdserver: unknown alarm"
 
 _KINDS: Final = (NOSPACE, CORRUPT)
 
@@ -136,17 +140,26 @@ class MaintenanceService:
 
     def _alarm(self, call: Call, request: pb.AlarmRequest) -> None:
         """Listing answers from here, without the quorum that etcd needs for it. Nobody raises an alarm of a
-        member that there is not; one of a member that was removed can still be cleared.
+        member that there is not, nor of a kind that there is not; one of a member that was removed can still
+        be cleared.
         """
-        action, kind = request.action, request.alarm
-        if action == pb.AlarmRequest.GET or kind not in _KINDS:
-            listed = self._member.machine.alarms.active if action == pb.AlarmRequest.GET else ()
-            self._alarms(call, self._revision, (each for each in listed if kind in (0, each[1])))
+        action, kind, machine = request.action, request.alarm, self._member.machine
+        if action == pb.AlarmRequest.GET:
+            listed = (each for each in machine.alarms.active if kind in (0, each[1]))
+            self._alarms(call, self._revision, listed)
+            return
+        if action not in (pb.AlarmRequest.ACTIVATE, pb.AlarmRequest.DEACTIVATE):
+            call.finish(grpc.INVALID_ARGUMENT, UNKNOWN_ACTION)
             return
         raises = action == pb.AlarmRequest.ACTIVATE
-        machine = self._member.machine
         if raises and request.memberID not in machine.members:
             refuse(call, refusal(ID_NOT_FOUND.encode()))
+            return
+        if kind not in _KINDS:
+            if raises:
+                call.finish(grpc.INVALID_ARGUMENT, UNKNOWN_ALARM)
+            else:
+                self._alarms(call, self._revision, ())
             return
         if raises and len(machine.alarms.active) >= MOST_ALARMS:
             refuse(call, errors.too_many())

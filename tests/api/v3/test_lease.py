@@ -22,6 +22,7 @@ from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import NO_LEADER, refusal
 from netstore.net import grpc
 from netstore.node import jobs
+from netstore.parted import FIRST, LET_GO_STEP
 from netstore.state import mvcc
 from netstore.state.commands import encode
 from netstore.state.envelope import seal
@@ -227,6 +228,40 @@ def test_a_lease_that_ends_while_its_keys_are_listed_takes_all_of_them_along(ser
     assert found.count == 0
     served.member.settle()
     assert len(pb.LeaseTimeToLiveResponse.FromString(call.messages[0]).keys) == 3_000
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_keys_of_a_large_lease_are_told_though_it_is_let_go_of_meanwhile(
+    served: Served, is_replaced: bool, at_once: int
+) -> None:
+    """The lease ends, or the state is replaced by another; what is left to do is done between the steps."""
+    keys = [b"%06d" % number for number in range(FIRST + 5_000)]
+    apply(served, LeaseGrant(1, 60), *[Put(key, b"", 1) for key in keys])
+    machine, ready = served.member.machine, served.member.jobs
+    lease = machine.leases.get(1)
+    assert lease is not None
+    call = begin(served, "LeaseTimeToLive", pb.LeaseTimeToLiveRequest(ID=1, keys=True))
+    ready.run(6)
+    steps: Iterator[None] = iter(())
+    if is_replaced:
+        steps = machine.leases.restore(StoredLeases())
+    else:
+        apply(served, LeaseRevoke(1))
+    while call.open:
+        if machine.sweeping:
+            machine.sweep()
+        next(steps, None)
+        ready.run(at_once)
+    assert call.status == grpc.OK
+    assert list(pb.LeaseTimeToLiveResponse.FromString(b"".join(call.messages)).keys) == keys
+    served.member.settle()
+    before = len(lease.keys)
+    while machine.leases.spent:
+        assert len(lease.keys) >= before - LET_GO_STEP
+        before = len(lease.keys)
+        machine.leases.let_go()
+    assert not lease.keys
 
 
 def test_an_answer_in_steps_that_cannot_be_made_is_said_to_fail(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import cast
 
 import pytest
 
@@ -38,11 +39,31 @@ def test_status_without_a_leader(served: Served) -> None:
     assert (answer.leader, answer.dbSize, answer.dbSizeInUse) == (0, 2_000_000, 1_000_000)
 
 
-def test_an_alarm_of_no_kind_changes_nothing(served: Served) -> None:
-    before = served.member.proposed
-    for action in (pb.AlarmRequest.ACTIVATE, pb.AlarmRequest.DEACTIVATE):
-        call = served.call("/etcdserverpb.Maintenance/Alarm", pb.AlarmRequest(action=action))
+@pytest.mark.parametrize("kind", [0, 7, -1])
+def test_an_alarm_of_no_known_kind_is_not_raised_and_needs_no_clearing(served: Served, kind: int) -> None:
+    before, me = served.member.proposed, served.member.id
+
+    def ask(action: pb.AlarmRequest.AlarmAction, id_: int) -> FakeCall:
+        request = pb.AlarmRequest(action=action, memberID=id_, alarm=cast("pb.AlarmType", kind))
+        return served.call("/etcdserverpb.Maintenance/Alarm", request)
+
+    call = ask(pb.AlarmRequest.ACTIVATE, me)
+    assert (call.status, call.text) == (grpc.INVALID_ARGUMENT, "etcdserver: unknown alarm")
+    call = ask(pb.AlarmRequest.ACTIVATE, 2**64 - 1)
+    assert (call.status, call.text) == (grpc.NOT_FOUND, "etcdserver: member not found")
+    for id_ in (me, 2**64 - 1):
+        call = ask(pb.AlarmRequest.DEACTIVATE, id_)
+        assert call.status == grpc.OK
         assert not pb.AlarmResponse.FromString(call.messages[0]).alarms
+    assert served.member.proposed == before
+
+
+@pytest.mark.parametrize("action", [9, -1])
+def test_an_action_that_there_is_not_is_refused(served: Served, action: int) -> None:
+    before = served.member.proposed
+    for kind in (pb.NONE, pb.NOSPACE):
+        call = set_alarm(served, cast("pb.AlarmRequest.AlarmAction", action), served.member.id, kind)
+        assert (call.status, call.text) == (grpc.INVALID_ARGUMENT, "etcdserver: unknown action of an alarm")
     assert served.member.proposed == before
 
 
