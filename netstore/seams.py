@@ -136,7 +136,8 @@ class Engine(Protocol):
     ) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
         """The next pairs from `start` on, at most so many, with values of about so many bytes; and where the
         next ones begin, None when there are none. For who reads a table in steps between writes: a step costs
-        what it gives, however much is not durable.
+        what it gives, however much is not durable. One may give nothing, and the next one begins where it
+        did: the engine has something to do first.
 
         Keys of up to `SHORT_KEY_BYTES` come in order. Longer ones come after them, in an order of the
         engine's own, and such a `start` is one that was given.

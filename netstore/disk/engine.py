@@ -17,10 +17,11 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from bisect import bisect_left
 from functools import partial
 from heapq import merge
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from operator import itemgetter
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -81,6 +82,18 @@ _LAYER: Final = 40_000
 built anew in one piece: of so many in 1 ms, of a million in 50 ms.
 """
 
+_IN_ORDER: Final = 2_000
+"""Changes that a call of `some` puts in order before it gives nothing and the next one goes on: 2 ms."""
+
+_RUN: Final = 5_000
+"""Keys in one list of those in order. A list is merged with what belongs into it, and all of it is moved."""
+
+_HASHED: Final = 500
+"""Bytes of a key that LMDB does not take which are as much work as putting a change in order."""
+
+_REPEATS: Final = 4
+"""How often the same place may come on average before a call of `some` gives less than it was asked for."""
+
 _LET_GO: Final = 500
 """Changes that were committed are let go of so many at a time: 0.1 ms without the loop."""
 
@@ -93,15 +106,79 @@ _NO_STATE: Final = (
 """What opening a file says whose bytes are not what was written."""
 
 
+class _Order:
+    """The keys of one layer in order, as far as it was put in order. What has come since then is behind what
+    there was: a dictionary keeps the order in which its keys came.
+    """
+
+    __slots__ = ("_keys", "_runs", "seen")
+
+    def __init__(self) -> None:
+        self.seen = 0
+        """How many of the layer are in order."""
+        self._runs: dict[str, list[list[bytes]]] = {}
+        """Places in one of LMDB's tables, in lists of which each is in order."""
+        self._keys: dict[bytes, bytes] = {}
+        """What lies at those places that are not the keys themselves."""
+
+    def go_on(self, layer: Changes, work: int, place_of: Callable[[str, bytes], tuple[str, bytes]]) -> int:
+        """Put more of the layer in order; what is left of the work. `place_of` is that of `Tables`."""
+        fresh: dict[str, list[bytes]] = {}
+        for table, key in islice(layer, self.seen, self.seen + work):
+            name, place = place_of(table, key)
+            fresh.setdefault(name, []).append(place)
+            self.seen += 1
+            work -= 1
+            if place is not key:
+                self._keys[place] = key
+                work -= len(key) // _HASHED
+                if work <= 0:
+                    break
+        for name, places in fresh.items():
+            places.sort()
+            runs = self._runs.setdefault(name, [])
+            if not runs or len(runs[-1]) + len(places) > _RUN:
+                runs.append(places)
+                continue
+            run = runs[-1]
+            is_behind = run[-1] < places[0]
+            run += places
+            if not is_behind:
+                run.sort()
+        return work
+
+    def runs(self, name: str, start: bytes) -> Iterator[Iterator[bytes]]:
+        """The places in one of LMDB's tables from `start` on: each of these is in order. None is touched
+        before it is asked for.
+        """
+        for run in self._runs.get(name, ()):
+            at = bisect_left(run, start)
+            if at < len(run):
+                yield map(run.__getitem__, range(at, len(run)))
+
+    def key(self, place: bytes) -> bytes:
+        """What lies at a place."""
+        return self._keys.get(place, place)
+
+    def let_go(self) -> dict[bytes, bytes]:
+        """What takes long to let go of. The keys are the layer's as well, so that their lists do not."""
+        self._runs.clear()
+        return self._keys
+
+
 class _Overlay:
     """Changes that wait, in the order they came: one dictionary until it is large, then another one. What
     lies in a later one holds. A look-up looks in each: 1 us for the million changes of a long command.
+
+    Each has its order, which is worked out when `some` needs it, and goes where the dictionary goes: it holds
+    until the changes are committed, whoever has them.
     """
 
-    __slots__ = ("layers",)
+    __slots__ = ("layers", "orders")
 
     def __init__(self) -> None:
         self.layers: list[Changes] = [{}]
+        self.orders = [_Order()]
 
     def __bool__(self) -> bool:
         return bool(self.layers[0])
@@ -113,20 +190,71 @@ class _Overlay:
     def update(self, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         """These have come."""
         if len(self.layers[-1]) >= _LAYER:
-            self.layers.append({})
+            self._add({}, _Order())
         self.layers[-1].update(changes)
 
     def take(self, others: _Overlay) -> None:
         """These have come, and nothing comes to them any more. What is long is not copied."""
-        for layer in others.layers:
+        for layer, order in zip(others.layers, others.orders, strict=True):
             if len(self.layers[-1]) + len(layer) > _LAYER:
-                self.layers.append(layer)
+                self._add(layer, order)
             else:
                 self.layers[-1].update(layer)
+
+    def _add(self, layer: Changes, order: _Order) -> None:
+        self.layers.append(layer)
+        self.orders.append(order)
 
     def items(self) -> Iterator[tuple[tuple[str, bytes], bytes | None]]:
         """All of them, so that the last of each place holds."""
         return chain.from_iterable(layer.items() for layer in self.layers)
+
+    def put_in_order(self, work: int, place_of: Callable[[str, bytes], tuple[str, bytes]]) -> int:
+        """Put in order what is not, and tell what is left of the work; when nothing is, there may be more."""
+        for layer, order in zip(self.layers, self.orders, strict=True):
+            if order.seen < len(layer) and work > 0:
+                work = order.go_on(layer, work, place_of)
+        return work
+
+
+class _Ahead(NamedTuple):
+    """The first of the changes that wait, from a place of one of LMDB's tables on."""
+
+    changes: dict[bytes, Pair | None]
+    """What is at these places, in order; None where something is erased."""
+    bound: bytes | None
+    """The place of the next one, None when there is none."""
+    following: bytes | None
+    """Its key."""
+
+
+def _ahead(overlays: Sequence[_Overlay], table: str, name: str, start: bytes, most: int) -> _Ahead:
+    """At most so many, without the empty key's. `overlays` are in order: all of them, the newest first.
+
+    O(log n) for each of their lists, and for each place; a place that changed in many layers counts as many,
+    so that there may be fewer.
+    """
+    layers: list[tuple[Changes, _Order]] = []
+    runs: list[Iterator[tuple[bytes, int]]] = []
+    for overlay in overlays:
+        for layer, order in zip(reversed(overlay.layers), reversed(overlay.orders), strict=True):
+            runs.extend(zip(run, repeat(len(layers))) for run in order.runs(name, start))
+            layers.append((layer, order))
+    found: dict[bytes, Pair | None] = {}
+    last: bytes | None = None
+    for looked, (place, number) in enumerate(merge(*runs)):
+        if place == last:
+            continue  # the first of them is of the newest layer
+        last = place
+        layer, order = layers[number]
+        key = order.key(place)
+        if not key:
+            continue
+        if len(found) >= most or (found and looked >= _REPEATS * most):
+            return _Ahead(found, place, key)
+        value = layer[table, key]
+        found[place] = None if value is None else (key, value)
+    return _Ahead(found, None, None)
 
 
 class _Batch(NamedTuple):
@@ -137,7 +265,7 @@ class _Batch(NamedTuple):
 
 
 class _Tick:
-    """There is something to commit: ask for it after the interval."""
+    """There is something to commit: ask for it after the interval, unless a batch comes before."""
 
 
 class _Image(NamedTuple):
@@ -161,11 +289,16 @@ def _nobody() -> None:
 
 def _let_go(changes: _Overlay) -> None:
     """Empty tables that nobody looks at any more, and leave the loop its turns meanwhile."""
-    for layer in changes.layers:
-        while layer:
-            for _ in range(min(_LET_GO, len(layer))):
-                layer.popitem()
-            os.sched_yield()
+    for layer, order in zip(changes.layers, changes.orders, strict=True):
+        _empty(order.let_go())
+        _empty(layer)
+
+
+def _empty(table: dict[bytes, bytes] | Changes) -> None:
+    while table:
+        for _ in range(min(_LET_GO, len(table))):
+            table.popitem()
+        os.sched_yield()
 
 
 def _cost(changes: Mapping[tuple[str, bytes], bytes | None]) -> int:
@@ -174,43 +307,6 @@ def _cost(changes: Mapping[tuple[str, bytes], bytes | None]) -> int:
     for (_, key), value in changes.items():
         size += len(key) + (0 if value is None else len(value))
     return size
-
-
-class _InOrder:
-    """The keys of changes in order. Changes are only added while it is used."""
-
-    def __init__(self, changes: _Overlay, place: Callable[[str, bytes], tuple[str, bytes]]) -> None:
-        """`place` is that of `Tables`."""
-        self._changes = changes
-        self._place = place
-        self._seen = [0]
-        """How many of each layer were put in order."""
-        self._tables: dict[str, list[bytes]] = {}
-        self._keys: dict[bytes, bytes] = {}
-        """What lies at those places that are not the keys themselves."""
-
-    def keys(self, name: str, start: bytes, most: int) -> dict[bytes, bytes]:
-        """The first places of one of LMDB's tables from `start` on, with their keys. What came since the last
-        call is put in its place: keys that came in order, as those of records do, cost a comparison each.
-        """
-        layers, seen = self._changes.layers, self._seen
-        if len(seen) < len(layers) or seen[-1] < len(layers[-1]):
-            at = len(seen) - 1
-            seen += [0] * (len(layers) - len(seen))
-            for number in range(at, len(layers)):
-                for table, key in islice(layers[number], seen[number], None):
-                    if any((table, key) in layer for layer in layers[:number]):
-                        continue
-                    beside, place = self._place(table, key)
-                    self._tables.setdefault(beside, []).append(place)
-                    if place is not key:
-                        self._keys[place] = key
-                seen[number] = len(layers[number])
-            for places in self._tables.values():
-                places.sort()
-        places = self._tables.get(name, [])
-        at = bisect_left(places, start)
-        return {place: self._keys.get(place, place) for place in places[at : at + most]}
 
 
 def _first(
@@ -292,8 +388,6 @@ class LmdbEngine:
         # The loop's side. A serial numbers the writes; the applied index need not move with each.
         self._pending = _Overlay()
         self._in_flight = _Overlay()
-        self._in_order: list[_InOrder] = []
-        """The keys of these two in order, made when `some` asks for them."""
         self._overlay = budget.account()
         self._pending_bytes = 0
         self._prepared = 0
@@ -385,9 +479,15 @@ class LmdbEngine:
         return pairs
 
     def some(self, table: str, start: bytes, most: int, size: int) -> tuple[list[Pair], bytes | None]:
-        """See `seams.Engine`. What is not committed is put in order once a commit, not once a call. Keys that
-        LMDB does not take are given in the order of their places, after the others; but the empty one first.
+        """See `seams.Engine`. What is not committed is put in order once, by this, and in pieces: a call that
+        does not come to the end of it gives nothing. Keys that LMDB does not take are given in the order of
+        their places, after the others; but the empty one first.
         """
+        work = _IN_ORDER
+        for overlay in (self._in_flight, self._pending):
+            work = overlay.put_in_order(work, self._tables.place)
+        if work <= 0:
+            return [], start
         found: list[Pair] = []
         name, place = self._tables.place(table, start) if start else (table, b"")
         if not start and (value := self.get(table, b"")) is not None:
@@ -407,20 +507,7 @@ class LmdbEngine:
         self, table: str, name: str, start: bytes, most: int, size: int
     ) -> tuple[list[Pair], bytes | None]:
         """The next pairs of one of LMDB's tables from a place on, without the empty key's."""
-        if not self._in_order:
-            place_of = self._tables.place
-            self._in_order = [_InOrder(self._in_flight, place_of), _InOrder(self._pending, place_of)]
-        keys: dict[bytes, bytes] = {}
-        for each in self._in_order:
-            keys |= each.keys(name, start, most + 2)
-        ahead = sorted(place for place, key in keys.items() if key)
-        bound = ahead[most] if len(ahead) > most else None
-        overlay: dict[bytes, Pair | None] = {}
-        layers = [*reversed(self._pending.layers), *reversed(self._in_flight.layers)]
-        for place in ahead[:most]:
-            change = (table, keys[place])
-            value = next(layer[change] for layer in layers if change in layer)
-            overlay[place] = None if value is None else (change[1], value)
+        overlay, bound, following = _ahead((self._pending, self._in_flight), table, name, start, most)
         fresh = [(place, pair) for place, pair in overlay.items() if pair is not None]
         try:
             with self._reading, self._tables.env.begin() as txn:
@@ -431,7 +518,7 @@ class LmdbEngine:
                     stored = self._tables.long(txn, table, start, bound)
                 older = (each for each in stored if each[0] not in overlay and each[1][0])
                 both = merge(older, fresh, key=itemgetter(0)) if fresh else older
-                return _first((pair for _, pair in both), most, size, None if bound is None else keys[bound])
+                return _first((pair for _, pair in both), most, size, following)
         except StateDamaged as error:
             self._found(error)
             raise
@@ -494,7 +581,7 @@ class LmdbEngine:
             raise TypeError(f"{image!r} is not the path of a copy")
         for changes in (self._pending, self._in_flight):
             self._queue.put(_Spent(changes))
-        self._pending, self._in_flight, self._in_order = _Overlay(), _Overlay(), []
+        self._pending, self._in_flight = _Overlay(), _Overlay()
         self._overlay.hold(0)
         self._pending_bytes = self._prepared = 0
         self._handed = self._serial
@@ -641,7 +728,6 @@ class LmdbEngine:
         self._queue.put(_Batch(self._serial, self._applied, self.log_position(), changes))
         self._busy = True
         self._in_flight, self._pending = changes, fresh
-        self._in_order.clear()
         self._pending_bytes = 0
         self._handed = self._serial
 
@@ -654,7 +740,6 @@ class LmdbEngine:
             self._durable = batch.applied
             self._in_flight = _Overlay()
             self._queue.put(_Spent(batch.changes))
-            self._in_order.clear()
             behind = self.behind() > 0
             self._overlay.hold(self._pending_bytes + self._prepared)
             if behind:
@@ -694,17 +779,20 @@ class LmdbEngine:
 
     def _run(self) -> None:
         queue = self._queue
+        due: float | None = None
         while True:
-            job = queue.get()
-            if isinstance(job, _Tick):
-                try:
-                    job = queue.get(timeout=self._commit_interval)
-                except Empty:
-                    tell(self._deliver, self._due)
-                    continue
+            try:
+                job = queue.get(timeout=None if due is None else max(0.0, due - time.monotonic()))
+            except Empty:
+                due = None
+                tell(self._deliver, self._due)
+                continue
             if isinstance(job, _Stop):
                 return
+            if isinstance(job, _Tick):
+                due = time.monotonic() + self._commit_interval
             if isinstance(job, _Batch):
+                due = None
                 tell(self._deliver, self._settle, job, self._commit(job))
             if isinstance(job, _Spent):
                 _let_go(job.changes)

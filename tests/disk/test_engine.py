@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import lmdb
 import pytest
@@ -212,33 +213,261 @@ def test_many_changes_commit_before_the_interval(tmp_path: Path) -> None:
     opened.engine.close()
 
 
-def test_a_table_that_is_read_in_steps_is_put_in_order_once(opened: Opened) -> None:
-    """`looked` counts the changes that were gone through, whatever is done with them."""
-    looked = 0
+class Work:
+    """Counts what `some` does: changes that it puts in order, and comparisons of their keys."""
 
-    class Counted(dict[tuple[str, bytes], bytes | None]):
-        def __iter__(self) -> Iterator[tuple[str, bytes]]:
-            nonlocal looked
-            for key in super().__iter__():
-                looked += 1
-                yield key
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.placed = self.compared = 0
+        place = Tables.place
 
-        def items(self) -> Any:
-            return [(key, self[key]) for key in self]
+        def counted(tables: Tables, table: str, key: bytes) -> tuple[str, bytes]:
+            self.placed += 1
+            return place(tables, table, key)
 
-    engine = opened.engine
-    engine.write(Index(1), {("plain", b"%04d" % number): b"x" for number in range(2000)})
-    engine._pending.layers = [Counted(each) for each in engine._pending.layers]
+        monkeypatch.setattr(Tables, "place", counted)
+        work = self
+
+        class Key(bytes):
+            """One whose comparisons are counted."""
+
+            def __lt__(self, other: bytes) -> bool:
+                work.compared += 1
+                return bytes.__lt__(self, other)
+
+            def __eq__(self, other: object) -> bool:
+                work.compared += 1
+                return bytes.__eq__(self, other)
+
+            __hash__ = bytes.__hash__
+
+        self.key: type[bytes] = Key
+
+    def taken(self) -> tuple[int, int]:
+        """How much it was since the last call."""
+        done = self.placed, self.compared
+        self.placed = self.compared = 0
+        return done
+
+
+STEP = 100
+"""Pairs that are read at once below."""
+
+PLACED = engines._IN_ORDER + 2
+"""Changes that one call puts in order at most, with where it begins."""
+
+COMPARED = 12 * engines._IN_ORDER + 2 * engines._RUN + 50 * STEP
+"""Comparisons of one call at most: to order a piece, to merge it with those before it, and to find and merge
+the next of all lists.
+"""
+
+
+def read(engine: LmdbEngine, work: Work) -> tuple[list[bytes], int]:
+    """All keys of a table in steps, no longer than they may be, and how many of these gave nothing."""
+    work.taken()
     found: list[bytes] = []
+    empty = 0
     following: bytes | None = b""
     while following is not None:
-        part, following = engine.some("plain", following, 20, 1000)
-        found += [key for key, _ in part]
-    assert found == [b"%04d" % number for number in range(2000)]
-    assert looked == 2000
-    engine.write(Index(2), {("plain", b"0000a"): b"new", ("plain", b"0001"): None})
-    part, _ = engine.some("plain", b"0000", 3, 1000)
-    assert part == [(b"0000", b"x"), (b"0000a", b"new")]  # the third is gone, and the next step begins there
+        part, following = engine.some("plain", following, STEP, 1_000_000)
+        placed, compared = work.taken()
+        assert placed <= PLACED
+        assert compared <= COMPARED
+        empty += not part
+        found += [bytes(key) for key, _ in part]  # their comparisons are not counted
+        assert found == sorted(set(found))
+    return found, empty
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_what_waits_is_put_in_order_once_and_in_pieces(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, in_order: bool
+) -> None:
+    """Whatever waits, and whatever becomes of it meanwhile: one call holds the loop for a piece of it."""
+    monkeypatch.setattr(engines, "_LAYER", 15_000)
+    engine, work = opened.engine, Work(monkeypatch)
+    count = 40_000
+    numbers = list(range(0, 2 * count, 2))
+    if not in_order:
+        random.Random(1).shuffle(numbers)  # noqa: S311 - any order will do
+    for at in range(0, count, 1_000):
+        engine.prepare({("plain", work.key(b"%05d" % number)): b"x" for number in numbers[at : at + 1_000]})
+    assert len(engine._pending.layers) == 3
+    expected = [b"%05d" % number for number in sorted(numbers)]
+    found, empty = read(engine, work)
+    assert found == expected
+    assert empty == count // engines._IN_ORDER
+    reached, go_on = hold(engine, monkeypatch)
+    engine.write(Index(1), {})  # hands over
+    assert reached.wait(PATIENCE)
+    assert engine._in_flight
+    assert not engine._pending
+    assert read(engine, work) == (expected, 0), "its order went with it"
+    engine.prepare({("plain", work.key(b"%05d" % number)): b"y" for number in range(1, 6_000, 2)})
+    expected = sorted([*expected, *(b"%05d" % number for number in range(1, 6_000, 2))])
+    assert read(engine, work) == (expected, 1)
+    go_on.set()
+    opened.hand.until(lambda: not engine._in_flight)
+    assert read(engine, work) == (expected, 0), "nothing is done again when a commit was made"
+    engine.write(Index(2), {})
+
+
+def test_what_no_commit_took_keeps_its_order(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_LAYER", 2_500)
+    engine, work = opened.engine, Work(monkeypatch)
+
+    def short(*_arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_put", short)
+        engine.prepare({("plain", work.key(b"%05d" % number)): b"x" for number in range(3_000)})
+        engine.write(Index(1), {})
+        engine._hand_over()
+        engine.prepare({("plain", work.key(b"%05d" % number)): b"x" for number in range(3_000, 6_000)})
+        expected = [b"%05d" % number for number in range(6_000)]
+        assert read(engine, work)[0] == expected
+        opened.hand.until(engine.failing)
+        engine.write(Index(2), {})
+        assert opened.sync() is not None
+        assert len(engine._in_flight) == 6_000
+        assert read(engine, work) == (expected, 0)
+
+
+def test_what_changed_in_many_layers_does_not_make_a_step_long(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "_LAYER", 500)
+    engine, work = opened.engine, Work(monkeypatch)
+    keys = [b"%03d" % number for number in range(500)]
+    for number in range(40):
+        engine.prepare({("plain", work.key(key)): b"%d" % number for key in keys})
+    assert len(engine._pending.layers) == 40
+    found, _ = read(engine, work)
+    assert found == keys
+    part, following = engine.some("plain", b"", STEP, 1_000_000)
+    assert part == [(b"%03d" % number, b"39") for number in range(len(part))]
+    assert following == b"%03d" % len(part)
+    assert 0 < len(part) < STEP
+    engine.write(Index(1), {})
+
+
+class Steps(RuleBasedStateMachine):
+    """A step gives what there is at its moment between where it begins and where the next one does: whatever
+    waits, is under way, was not committed, or is not in order yet.
+    """
+
+    NAMES = (b"", *(b"%02d" % number for number in range(30)), b"c" * 511, b"c" * 512, LONG, LONG + b"2")
+    SIZES: Final = {"_LAYER": 6, "_IN_ORDER": 5, "_RUN": 4, "_REPEATS": 2}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="netstore-engine-"))
+        self.before = {name: getattr(engines, name) for name in self.SIZES}
+        for name, size in self.SIZES.items():
+            setattr(engines, name, size)
+        self.opened = Opened(self.folder / "state", commit_interval=3600)
+        self.engine = self.opened.engine
+        self.fails = False
+        self.model: dict[bytes, bytes] = {}
+        self.following = b""
+        self.applied = 0
+        put = self.engine._put
+
+        def put_or_fail(batch: Any) -> None:
+            if self.fails:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            put(batch)
+
+        self.engine._put = put_or_fail  # type: ignore[method-assign]
+
+    def teardown(self) -> None:
+        self.fails = False
+        self.write({})
+        self.engine.close()
+        for name, size in self.before.items():
+            setattr(engines, name, size)
+        shutil.rmtree(self.folder)
+
+    def change(self, given: dict[bytes, bytes | None]) -> dict[tuple[str, bytes], bytes | None]:
+        for key, value in given.items():
+            self.model.pop(key, None)
+            if value is not None:
+                self.model[key] = value
+        return {("plain", key): value for key, value in given.items()} | {("other", b"beside"): b"x"}
+
+    given = st.dictionaries(st.sampled_from(NAMES), st.one_of(st.none(), st.binary(max_size=9)), max_size=8)
+
+    @rule(given=given)
+    def prepare(self, given: dict[bytes, bytes | None]) -> None:
+        self.engine.prepare(self.change(given))
+
+    @rule(given=given)
+    def write(self, given: dict[bytes, bytes | None]) -> None:
+        self.applied += 1
+        self.engine.write(Index(self.applied), self.change(given))
+
+    @rule(fails=st.booleans())
+    def hand_over(self, fails: bool) -> None:
+        if not self.engine._busy:
+            self.fails = fails
+        self.engine._hand_over()
+
+    @rule()
+    def settle(self) -> None:
+        self.opened.hand.until(lambda: not self.engine._busy)
+
+    @rule(most=st.integers(1, 9), size=st.integers(1, 60))
+    def go_on(self, most: int, size: int) -> None:
+        """The next step of a reading that goes on while all else happens."""
+        self.following = self.step(self.following, most, size)[1] or b""
+
+    @rule(
+        start=st.sampled_from([name for name in NAMES if len(name) <= SHORT_KEY_BYTES]),
+        most=st.integers(1, 9),
+    )
+    def from_anywhere(self, start: bytes, most: int) -> None:
+        self.step(start, most, 1_000)
+
+    def step(self, start: bytes, most: int, size: int) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+        part, following = self.engine.some("plain", start, most, size)
+        assert len(part) <= most
+        assert sum(len(value) for _, value in part[:-1]) < size
+        assert all(self.model[key] == value for key, value in part)
+        short = [key for key, _ in part if len(key) <= SHORT_KEY_BYTES]
+        is_behind = following is None or len(following) > SHORT_KEY_BYTES
+        if len(start) > SHORT_KEY_BYTES:
+            assert not short
+        else:
+            keys = sorted(key for key in self.model if start <= key and len(key) <= SHORT_KEY_BYTES)
+            assert short == [key for key in keys if is_behind or key < (following or b"")]
+        return part, following
+
+    @rule(most=st.integers(1, 9), place=st.integers(0, 40))
+    def read(self, most: int, place: int) -> None:
+        """All of it, then from one of its keys on in other steps."""
+        whole = self.all_from(b"", 4)
+        assert sorted(whole) == sorted(self.model.items())
+        if whole:
+            rest = whole[place % len(whole) :]
+            assert self.all_from(rest[0][0], most) == rest
+
+    def all_from(self, start: bytes, most: int) -> list[tuple[bytes, bytes]]:
+        found = []
+        waiting = len(self.engine._pending) + len(self.engine._in_flight)
+        following: bytes | None = start
+        empty = 0
+        while following is not None:
+            begun = following
+            part, following = self.step(begun, most, 1_000)
+            empty += following == begun
+            found += part
+            assert empty <= 2 * waiting, "it comes to an end"
+            assert len(found) <= len(self.model)
+        return found
+
+
+Steps.TestCase.settings = settings(max_examples=30, stateful_step_count=40)
+TestSteps = Steps.TestCase
 
 
 def test_what_waits_lies_in_dictionaries_that_are_not_large(
@@ -820,6 +1049,24 @@ def test_a_copy_replaces_everything_also_what_was_not_committed(
     assert engine.durable() == 10
 
 
+def test_the_interval_commits_after_a_copy_that_came_within_one(tmp_path: Path) -> None:
+    source = Opened(tmp_path / "source")
+    source.engine.write(Index(5), {("plain", b"a"): b"copied"})
+    assert source.sync() is None
+    image = copied(source.engine, tmp_path / "image")
+    source.engine.close()
+    opened = Opened(tmp_path / "state", commit_interval=0.2)
+    opened.engine.write(Index(1), {("plain", b"old"): b"1"})
+    answers = Answers()
+    opened.engine.install(image, answers)
+    opened.hand.until(lambda: bool(answers.got))
+    assert opened.engine.durable() == 5
+    opened.engine.write(Index(6), {("plain", b"b"): b"2"})
+    opened.wait_durable()
+    assert opened.engine.durable() == 6
+    opened.engine.close()
+
+
 def test_a_copy_that_cannot_be_put_in_place_ends_the_engine(tmp_path: Path) -> None:
     opened = Opened(tmp_path / "state")
     answers = Answers()
@@ -924,11 +1171,30 @@ def test_what_was_written_before_the_pieces_is_committed_by_the_interval_after_t
     opened.engine.close()
 
 
-def test_what_was_committed_is_let_go_of_piece_by_piece(tmp_path: Path) -> None:
+def test_what_was_committed_is_let_go_of_piece_by_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened = Opened(tmp_path / "state", commit_interval=3600)
-    opened.engine.write(Index(1), {("plain", b"%d" % number): b"x" for number in range(2_000)})
+    written = 2_000
+    opened.engine.write(
+        Index(1), {("plain", b"%0*d" % (SHORT_KEY_BYTES + 9, number)): b"x" for number in range(written)}
+    )
     in_flight = opened.engine._in_flight or opened.engine._pending
+    while not opened.engine.some("plain", b"", 1, 1)[0]:
+        pass
+    (order,) = in_flight.orders
+    assert len(order._keys) == written
+    turns = 0
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+
+    monkeypatch.setattr(os, "sched_yield", turn)
     assert opened.sync() is None
     assert opened.engine._in_flight is not in_flight
     opened.engine.close()
     assert not in_flight, "the thread has emptied it"
+    assert not order._keys
+    assert not order._runs
+    assert turns == 2 * written // engines._LET_GO
