@@ -372,15 +372,19 @@ def test_who_gave_back_what_it_held_is_not_cut_for_it() -> None:
 
 def test_those_who_wait_and_take_too_little_are_looked_at_in_pieces() -> None:
     here = Crowded(10_000, limit=64 << 20, held=9_000)
+
+    def looking() -> bool:
+        return here.pressure.looking
+
     here.pressure.look(1.0)
-    while here.pressure.looking:
+    while looking():
         here.pressure.look(1.0)
     assert here.pressure.waiting > 2 * STEPS_AT_ONCE
     for _ in range(PATIENCE_SECONDS):
         here.steps = 0
         here.pressure.sweep()
         assert here.steps <= 8 * STEPS_AT_ONCE
-        while here.pressure.looking:
+        while looking():
             doomed, here.steps = sum(one.doomed for one in here.ones), 0
             here.pressure.sweep()  # one at a time
             here.pressure.look(1.0)
@@ -396,9 +400,7 @@ def test_the_heaviest_is_known(changes: list[tuple[int, int]]) -> None:
     for place, size in changes:
         ranks.put(here.ones[place], size)
         sizes[place] = size
-        heaviest = ranks.heaviest
-        if heaviest is None:
-            assert not any(sizes)
-        else:
-            assert 0 < max(sizes) <= sizes[here.ones.index(heaviest)] * 9 / 8  # type: ignore[arg-type]
+        heaviest: Any = ranks.heaviest
+        assert (heaviest is None) == (not any(sizes))
+        assert max(sizes) <= (0 if heaviest is None else sizes[here.ones.index(heaviest)] * 9 / 8)
         assert len(ranks) == sum(size > 0 for size in sizes)
