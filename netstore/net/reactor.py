@@ -168,7 +168,7 @@ class Reactor:
         *,
         worked: Callable[[float], object] = lambda _: None,
     ) -> None:
-        """`worked` is told after each round how many seconds it took."""
+        """`worked` is told how many seconds each round took, each piece of a sweep and each `hear`."""
         self._worked = worked
         self.dirty: list[Connection] = []
         self.now = self._looked = clock()
@@ -207,6 +207,8 @@ class Reactor:
         """Of those attended, who was ready in the last round and had no turn."""
         self._unfinished: dict[int, None] = {}
         """Who has more to do with what it read."""
+        self._hearing: dict[int, int] = {}
+        """Who is to have a turn now, and what the kernel said of it."""
         self._to_hear: dict[int, int] | None = None
         """What `hear` is still to read."""
         self._accepting = True
@@ -320,12 +322,14 @@ class Reactor:
         attended = self._attended
         if not attended or self._in_round:
             return True
+        began = self._clock()
         if self._to_hear is None:
             told = self._epoll.poll(0, len(self._connections) + len(attended) + 16)
             self._to_hear = dict.fromkeys(self._unfinished, 0) | {
                 fd: mask for fd, mask in told if fd in attended
             }
         self._to_hear = self._attend_to_some(self._to_hear) or None
+        self._worked(self._clock() - began)
         return self._to_hear is None
 
     def again(self, fd: int) -> None:
@@ -356,6 +360,9 @@ class Reactor:
         if self._attended.pop(fd, None) is not None:
             self._unfinished.pop(fd, None)
             self._unheard.pop(fd, None)
+            self._hearing.pop(fd, None)  # what the kernel said is not of whoever has this number next
+            if self._to_hear is not None:
+                self._to_hear.pop(fd, None)
             self._epoll.unregister(fd)
 
     def forget(self, connection: Connection) -> None:
@@ -481,6 +488,7 @@ class Reactor:
         asking: list[tuple[Connection, int]] = []
         calling: list[int] = []
         members: dict[int, int] = {}
+        rung = False
         for fd, mask in ready:
             connection = connections.get(fd)
             if connection is not None:
@@ -490,7 +498,10 @@ class Reactor:
             elif fd in self._listeners:
                 calling.append(fd)
             elif fd == self._bell.fileno():
-                self._make_calls()
+                rung = True
+        self._hearing = members
+        if rung:
+            self._make_calls()
         at = clock()
         if at - began > meter.budget:
             meter.over("results", at - began)
@@ -510,7 +521,7 @@ class Reactor:
             meter.over_turn(now - at)
         self.flush()
         guarded(self.failed, self.pressure.look, self.now)
-        self._worked(now - began)
+        self._worked(clock() - began)
         self._in_round = False
         return True
 
@@ -659,21 +670,23 @@ class Reactor:
         self._unheard = dict.fromkeys(self._attend_to_some(first | unfinished | members))
 
     def _attend_to_some(self, members: dict[int, int]) -> dict[int, int]:
-        """Give these their turns until the time is over. Who is left, in order."""
+        """Give these their turns until the time is over. Who is left, in order; whoever is dismissed
+        meanwhile is not among them.
+        """
         clock, budget = self._clock, self.meter.budget
         at = clock()
         stop = at + HEAR_SECONDS
-        for place, (fd, mask) in enumerate(members.items(), 1):
-            if fd in self._attended:  # else what came before let go of it
-                self._unfinished.pop(fd, None)
-                self._attend_to(fd, mask)
-                now = clock()
-                if now - at > budget:
-                    self.meter.over("messages", now - at)
-                at = now
-            if at > stop:
-                return dict(list(members.items())[place:])
-        return {}
+        self._hearing = members
+        while members and at <= stop:
+            fd = next(iter(members))
+            mask = members.pop(fd)
+            self._unfinished.pop(fd, None)
+            self._attend_to(fd, mask)
+            now = clock()
+            if now - at > budget:
+                self.meter.over("messages", now - at)
+            at = now
+        return members
 
     def _attend_to(self, fd: int, mask: int) -> None:
         call, failed = self._attended[fd]
@@ -723,6 +736,7 @@ class Reactor:
         if now - at > self.meter.budget:
             self.meter.over("sweep", now - at)
         self.flush()
+        self._worked(self._clock() - at)
 
     async def _sweep_each_second(self) -> None:
         while True:

@@ -21,6 +21,7 @@ from netstore.net.peerproof import Secret
 from netstore.net.peerwire import (
     HIGHEST_VERSION,
     LOWEST_VERSION,
+    SEALED_VERSION,
     Challenge,
     Hello,
     Offer,
@@ -83,6 +84,8 @@ class Answerer:
             self.heard += await stream.receive_some()
         assert found[0].proof == SECRET.caller(hello, challenge)
         proof = Secret(knows).called(hello, challenge, welcome.unproved())
+        if welcome.version >= SEALED_VERSION:
+            more = SECRET.called_seal(hello, challenge).close(more)
         await stream.send_all(msgspec.structs.replace(welcome, proof=proof).encode() + more)
 
 
@@ -111,6 +114,17 @@ async def test_a_welcome_opens_the_stream_and_what_follows_is_taken() -> None:
             await made.drained(5)
             made.link.cut("done")
             assert made.over.is_set()
+
+
+async def test_what_comes_with_the_welcome_is_taken_out_of_its_records() -> None:
+    got: list[bytes] = []
+    sealed = Welcome(Verdict.ACCEPTED, ClusterId(1), NodeId(3), version=SEALED_VERSION)
+    with answerer() as other:
+        async with running_reactor() as reactor, trio.open_nursery() as nursery:
+            nursery.start_soon(other.welcome, sealed, b"first")
+            made = await call(reactor, other.url, HELLO, got.append, credentials=None, secret=SECRET)
+            await eventually(lambda: b"".join(got) == b"first", "it was taken")
+            made.link.cut("done")
 
 
 async def test_a_refusal_is_told_with_its_verdict() -> None:

@@ -400,9 +400,7 @@ def test_the_heaviest_is_known(changes: list[tuple[int, int]]) -> None:
     for place, size in changes:
         ranks.put(here.ones[place], size)
         sizes[place] = size
-        heaviest = ranks.heaviest
-        if heaviest is None:
-            assert not any(sizes)
-        else:
-            assert 0 < max(sizes) <= sizes[here.ones.index(heaviest)] * 9 / 8  # type: ignore[arg-type]
+        heaviest: Any = ranks.heaviest
+        assert (heaviest is None) == (not any(sizes))
+        assert max(sizes) <= (0 if heaviest is None else sizes[here.ones.index(heaviest)] * 9 / 8)
         assert len(ranks) == sum(size > 0 for size in sizes)

@@ -1067,6 +1067,109 @@ async def test_members_have_their_turns_while_others_send_much() -> None:
             assert sorted(heard[start : start + 4]) == [0, 1, 2, 3]
 
 
+def reopened(fd: int) -> tuple[socket.socket, list[socket.socket]]:
+    """A socket that has this number, which is free, and others that have to be closed."""
+    others: list[socket.socket] = []
+    while not others or fd not in {each.fileno() for each in others}:
+        others += socket.socketpair()
+    return next(each for each in others if each.fileno() == fd), others
+
+
+@pytest.mark.parametrize("when", ["in a round", "between two calls"])
+async def test_what_was_told_of_a_descriptor_is_not_told_to_whoever_has_it_next(when: str) -> None:
+    async with site() as here:
+        pairs = [socket.socketpair() for _ in range(2)]
+        opened: list[socket.socket] = []
+        heard: list[str] = []
+
+        def change() -> None:
+            second = pairs[1][0]
+            fd = second.fileno()
+            here.reactor.dismiss(fd)
+            second.close()
+            new, others = reopened(fd)
+            opened.extend(others)
+            here.reactor.attend(fd, 0, lambda _: heard.append("the next one"), unguarded)
+            assert new.fileno() == fd
+
+        def ready(_: int) -> None:
+            heard.append("one")
+            for ours, _theirs in pairs:
+                here.reactor.modify(ours.fileno(), 0)
+            if when == "in a round":
+                change()
+            else:
+                here.time += 2 * HEAR_SECONDS
+
+        await trio.testing.wait_all_tasks_blocked()
+        for _, theirs in pairs:
+            theirs.send(b"x")
+        here.reactor.attend(pairs[0][0].fileno(), select.EPOLLIN, ready, unguarded)
+        here.reactor.attend(pairs[1][0].fileno(), select.EPOLLIN, lambda _: heard.append("two"), unguarded)
+        if when == "in a round":
+            with trio.fail_after(10):
+                while not heard:
+                    await trio.lowlevel.checkpoint()
+            await trio.testing.wait_all_tasks_blocked()
+        else:
+            assert not here.reactor.hear()
+            here.reactor.call_soon(change)
+            here.reactor._round(0)
+            assert here.reactor.hear()
+        assert heard == ["one"]
+        for fd in list(here.reactor._attended):
+            here.reactor.dismiss(fd)
+        for ours, theirs in pairs:
+            ours.close()
+            theirs.close()
+        for each in opened:
+            each.close()
+
+
+async def test_who_has_more_to_do_with_what_it_read_is_heard_too() -> None:
+    async with site() as here:
+        ours, theirs = socket.socketpair()
+        heard: list[int] = []
+        with ours, theirs:
+            here.reactor.attend(ours.fileno(), select.EPOLLIN, heard.append, unguarded)
+            here.reactor.again(ours.fileno())
+            assert here.reactor.hear()
+            assert heard == [0]
+            here.reactor.again(ours.fileno())
+            assert here.reactor._pending
+            here.reactor.dismiss(ours.fileno())
+            assert not here.reactor._pending, "the loop would not rest any more"
+
+
+async def test_all_work_of_the_reactor_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with site() as here:
+        worked: list[float] = []
+        here.reactor._worked = worked.append
+        ours, theirs = socket.socketpair()
+
+        def look(_: float) -> None:
+            here.time += 0.25
+
+        def hear(_: int) -> None:
+            ours.recv(9)
+            here.time += 0.5
+
+        monkeypatch.setattr(here.reactor.pressure, "look", look)
+        (client,) = asking(here, 1)
+        await here.until_asked(1)
+        assert 0.25 <= sum(worked) < 10, "what follows the turns of a round too"
+        worked.clear()
+        with ours, theirs, client:
+            here.reactor.attend(ours.fileno(), select.EPOLLIN, hear, unguarded)
+            theirs.send(b"x")
+            assert here.reactor.hear()
+            assert sum(worked) == 0.5
+            here.reactor.dismiss(ours.fileno())
+        worked.clear()
+        here.reactor.sweep()
+        assert len(worked) == 1
+
+
 async def test_members_are_heard_in_pieces_and_each_once() -> None:
     async with site() as here:
         pairs = [socket.socketpair() for _ in range(4)]

@@ -39,7 +39,7 @@ from netstore.net.peerwire import (
 )
 from netstore.node import guests
 from netstore.node import peers as module
-from netstore.node.peers import Peers
+from netstore.node.peers import MOST_ANSWERS, Peers
 from netstore.node.register import ask
 from netstore.raft.entry import Entry, EntryKind, SnapshotMeta
 from netstore.raft.messages import Append, ForwardRefused, Heartbeat, InstallSnapshot, MessageRefused
@@ -394,6 +394,14 @@ async def test_what_cannot_be_true_ends_the_stream_and_not_the_member() -> None:
         await eventually(lambda: one.lost, "the stream ends")
         assert "term 9 cannot be" in two.log.events("peer_cut")[0]
         await eventually(lambda: one.peers.connected_since(B) not in (None, since), "it is called again")
+
+
+async def test_answers_to_pings_that_were_not_sent_end_the_stream() -> None:
+    async with members() as (one, two):
+        await met(one, two)
+        [guest] = [each for each in two.guests if each.sender == A]
+        guest.link.write(PING * (MOST_ANSWERS + 1))
+        await eventually(lambda: one.lost, "the stream ends")
 
 
 async def test_pings_whose_answers_nobody_takes_end_the_stream() -> None:
