@@ -8,9 +8,9 @@ what it was owed. One of them that takes less than `PACE` meanwhile is cut once 
 watches grow beyond twice the budget, the heaviest lose what they hold at once and are cut; an answer that was
 made just now, and not sent yet, does not count there.
 
-Only what reading gives back makes anybody wait (`Account.lasting` is the rest: HTTP/2 opens no new streams
-for who has many of them, instead), and nobody waits who holds no more than an equal part of the mark: those
-together cannot pass it.
+Only what reading answers gives back makes anybody wait (`Account.lasting` is the rest: HTTP/2 opens no new
+streams for who has many of them, instead; `Account.promised` is for requests, which `intake` bounds), and
+nobody waits who holds no more than an equal part of the mark: those together cannot pass it.
 
 Who has to wait is looked at again when the sum has moved by a part or a while has passed, and only while the
 mark is passed or somebody waits, so that a charge costs a comparison. However many connections there are, a
@@ -258,9 +258,9 @@ class Pressure:
             yield
 
     def _not_taken(self, holder: Holder) -> tuple[int, int]:
-        """What it holds, without what could not be sent yet; then all that it holds."""
-        held = holder.account.held
-        return held - min(max(held - holder.left, 0), self._fresh), held
+        """What it holds, without what requests were given and what could not be sent yet; then all of it."""
+        held = holder.account.held - holder.account.promised
+        return held - min(max(held - holder.left, 0), self._fresh), holder.account.held
 
     def _drop(self, holder: Holder, reason: str) -> None:
         if self._now - self._cut_told_at >= _CUT_TOLD_EVERY:
@@ -311,4 +311,5 @@ def _go_on(steps: Iterator[None]) -> Iterator[None] | None:
 
 def _given_back(holder: Holder) -> int:
     """What it holds until it has read its answers."""
-    return holder.account.held - holder.account.lasting
+    account = holder.account
+    return account.held - account.lasting - account.promised

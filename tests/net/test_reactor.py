@@ -967,6 +967,31 @@ async def test_who_holds_too_much_waits_and_goes_on_once_it_has_read() -> None:
         light.close()
 
 
+async def test_large_bodies_sent_at_once_all_come_whole() -> None:
+    """Time stands still: none is refused for taking long, so this ends only if one after another is read."""
+    size, count = 1 << 20, 12
+    async with site(Limits(memory=Budget(4 << 20))) as here:
+        clients = [await here.connect() for _ in range(count)]
+        most = 0
+
+        async def send(client: trio.SocketStream) -> None:
+            nonlocal most
+            await client.send_all(b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
+            for _ in range(size // 65536):
+                await client.send_all(bytes(65536))
+                most = max(most, here.reactor.memory.used)
+            assert (await client.receive_some(65536)).endswith(b"hello")
+            await client.aclose()
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for client in clients:
+                    nursery.start_soon(send, client)
+        assert len(here.exchanges) == count
+        assert most < 4 << 20
+        assert here.log.events == ["requests_wait_for_memory"]
+
+
 async def test_memory_that_runs_out_costs_the_connection_that_holds_it() -> None:
     async with site(Limits(memory=Budget(1 << 20))) as here:
         here.answer = bytes(50 << 20)
