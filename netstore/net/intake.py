@@ -146,10 +146,10 @@ class Intake:
             return True
         grows = claim.granted
         self._take_back(claim)
-        claim.wanted, claim.kept = size, kept + _COST
-        if self._kept + claim.kept > self._room and not self._make_room(claim):
-            claim.wanted = 0
+        kept += _COST
+        if self._kept + kept > self._room and not self._make_room(claim):
             raise Crowded
+        claim.wanted, claim.kept = size, kept
         line = self._lines.setdefault(claim.household, OrderedDict())
         line[claim] = None
         if grows:
@@ -242,6 +242,8 @@ class Intake:
     def _make_room(self, claim: Claim) -> bool:
         """Refuse the newest of the household of which most wait; False where that is this one's."""
         lines = self._lines
+        if not lines:
+            return False
         name = max(lines, key=lambda each: len(lines[each]))
         if len(lines[name]) <= len(lines.get(claim.household, ())) + 1:
             return False
