@@ -184,6 +184,13 @@ class Hopeless(NetstoreError):  # noqa: N818 - named for what trying again is
     """The program would end the same way if it were started again; it ends with an exit code that says so."""
 
 
+class Shed(Exception):  # noqa: N818 - named for what happened
+    """Work under way was given up for want of what `limit`, a setting, bounds. The words say of what."""
+
+    limit = ""
+    fix = ""
+
+
 class MustStop(Exception):  # noqa: N818 - named for what follows
     """Marks what a member must not survive, whoever's request it was met in: what it holds proves nothing any
     more. A subclass of it passes every guard (`netstore.guard`); anything else that is raised on behalf of a

@@ -68,7 +68,7 @@ class Budget:
 class Account:
     """What one owner holds of a budget. `close` gives everything back; a closed account takes no more."""
 
-    __slots__ = ("_budget", "_closed", "held", "lasting")
+    __slots__ = ("_budget", "_closed", "held", "lasting", "promised")
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
@@ -78,6 +78,10 @@ class Account:
         self.lasting = 0
         """How many of them stay however fast the owner takes what it is owed: its open streams, say. Whoever
         charges them says so here.
+        """
+        self.promised = 0
+        """How many were given to requests that are being read, or worked on, for all of their size
+        (`net.intake`).
         """
 
     @property
@@ -102,7 +106,7 @@ class Account:
     def close(self) -> None:
         """The owner is gone, and with it everything it held. May be called again."""
         self.charge(-self.held)
-        self.lasting = 0
+        self.lasting = self.promised = 0
         self._closed = True
 
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 READ_SIZE: Final = 64 * 1024
 """Bytes taken by one read; what a client sends beyond it waits for the next round."""
 
+FIRST_READ: Final = 8 * 1024
+"""The same while bodies wait for memory (`intake`), of who has none for one."""
+
 SEND_SIZE: Final = 1024 * 1024
 """Bytes sent in one turn; the rest waits for the next round, however fast the client reads."""
 
@@ -199,6 +202,7 @@ class Connection:
         "fd",
         "heard",
         "held_back",
+        "intake",
         "left",
         "load",
         "principal",
@@ -223,6 +227,8 @@ class Connection:
         self.fd = sock.fileno()
         self.account = reactor.memory.account()
         """What this connection holds of the memory for all, here and in its session."""
+        self.intake = reactor.intake
+        """Where its session asks before it reads a large body."""
         self.principal: str = address[0] if isinstance(address, tuple) else ""
         """Who this is, for sharing fairly and for the record: the common name of the certificate once that is
         known, else the address without its port; empty for a socket of the machine's own.
@@ -344,6 +350,12 @@ class Connection:
         self.held_back = held
         self._watch()
         if not held:
+            self._reactor.later(self)
+
+    def again(self) -> None:
+        """The session has something to go on with, or is to be read again; see `http1.Output`."""
+        if self.fd >= 0:
+            self._watch()
             self._reactor.later(self)
 
     @property
@@ -481,8 +493,9 @@ class Connection:
             self.session.refuse(408, b"408 Request Timeout")
 
     def _read(self) -> None:
+        few = self.intake.waiting and not self.account.promised
         try:
-            data = self._socket.recv(READ_SIZE)
+            data = self._socket.recv(FIRST_READ if few else READ_SIZE)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -656,11 +669,12 @@ class Connection:
         if self.fd < 0:
             return
         session = self.session
+        promised = self.account.promised  # a body is read whatever of answers waits: others wait for it
         paused = not self._closing and (
             session.busy
             or not session.reading
-            or self._unsent_size > HIGH_WATER
-            or (self.held_back and not session.answers_need_reading)
+            or (self._unsent_size > HIGH_WATER and not promised)
+            or (self.held_back and not (promised or session.answers_need_reading))
         )
         # What is to be flushed is not waited for yet: only a send tells that the kernel takes no more.
         waits = self._unsent_size and (not self._dirty or self._mask & _OUT)

@@ -12,12 +12,13 @@ from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from netstore.errors import MustStop
+from netstore.errors import TOO_MANY, MustStop
 from netstore.expiry import Expiries
 from netstore.guard import guarded, tell
 from netstore.net import exchange, http2
 from netstore.net.hpackcache import literal, status_field
 from netstore.net.http2 import FORGIVEN, HANDLED, Stream
+from netstore.net.intake import SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -692,10 +693,12 @@ class GrpcCall(Stream):
         buffer = self._buffer
         if buffer is not None:
             buffer += memoryview(data)[start:stop]
-            self.connection.held += stop - start
+            self.weigh(len(buffer))
             if len(buffer) < self._need:
                 self._check_held()
                 return messages
+            if self.claim is not None:
+                self.connection.output.intake.whole(self.claim)
             data, start, stop = bytes(buffer), 0, len(buffer)
             self._unhold()
         need = 5
@@ -728,20 +731,33 @@ class GrpcCall(Stream):
         if start < stop:
             self._buffer = bytearray(data[start:stop])
             self._need = need
-            self.connection.held += stop - start
+            if need > SMALL and not self.want(need, stop - start):
+                self._buffer = None
+                self._failure = RESOURCE_EXHAUSTED, TOO_MANY
+                return messages
+            self.weigh(stop - start)
             self._check_held()
         return messages
+
+    def given_up(self, status: int, reason: bytes) -> None:  # noqa: ARG002 - a call has its own status
+        """See `intake.Asker`."""
+        self._unhold()
+        self.unclaim()
+        self._failure = RESOURCE_EXHAUSTED, reason.decode()
+        self.connection.ready.append(self)
+        self.connection.output.again()
 
     def _check_held(self) -> None:
         if self.connection.holds_too_much:
             held = self.connection.held
             self._unhold()
+            self.unclaim()
             self._failure = RESOURCE_EXHAUSTED, f"{held} bytes of unfinished messages on one connection"
 
     def _unhold(self) -> None:
         if self._buffer is not None:
-            self.connection.held -= len(self._buffer)
             self._buffer = None
+            self.weigh(0)
 
 
 class UnaryCall(GrpcCall):
@@ -820,6 +836,8 @@ class StreamCall(GrpcCall):
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
         """See `http2.Stream.take`."""
         messages = self._messages(data, start, stop)
+        if self.claim is not None and self.claim.asker is None:
+            self.unclaim()
         self._inbox += messages
         if ended:
             self._ended = True

@@ -21,12 +21,14 @@ from netstore.net.chunked import BodyTooLarge, ChunkedBody
 from netstore.net.exchange import LOW_WATER, PLAIN, Request, field_line
 from netstore.net.http1exchange import SAFE, Http1Exchange
 from netstore.net.http1head import CHUNKED, KnownHeads, Malformed, refuse_unfinished
+from netstore.net.intake import GROWTH, TOO_MANY, Claim, Crowded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from netstore.limits import Account
     from netstore.net.http1head import Head
+    from netstore.net.intake import Intake
 
 HEAD_LIMIT: Final = 64 * 1024
 """Bytes of request line and header lines together, with the empty line that ends them; of a trailer too. A
@@ -100,6 +102,13 @@ class Output(Protocol):
     @property
     def held_back(self) -> bool:
         """Nothing new is to be handled: the connection holds too much of the memory for all."""
+
+    @property
+    def intake(self) -> Intake:
+        """Where a body asks for memory."""
+
+    def again(self) -> None:
+        """The codec has something to go on with, or is to be read again; called from anywhere."""
 
     def finish(self, drop: int | None = None) -> None:
         """Send what is queued, then close. So many bytes that still come are read and dropped before the
@@ -193,6 +202,8 @@ class Http1Connection:
         "_body",
         "_charged",
         "_chunks",
+        "_claim",
+        "_claimed",
         "_data",
         "_ended",
         "_final",
@@ -207,7 +218,9 @@ class Http1Connection:
         "_swept",
         "_tells",
         "_thirsty",
+        "_verdict",
         "_weight",
+        "_whole",
         "_writes",
         "closed",
         "deferred",
@@ -250,6 +263,14 @@ class Http1Connection:
         """The head of a request whose body is not whole."""
         self._body = bytearray()
         self._chunks: ChunkedBody | None = None
+        self._claim: Claim | None = None
+        """The memory for that body, or that it waits for."""
+        self._whole: Claim | None = None
+        """The same of the request that became whole last, until it is handed over."""
+        self._claimed = 0
+        """Bytes of bodies of unanswered requests that their claims are charged with."""
+        self._verdict: tuple[int, bytes] | None = None
+        """Why the body that is not whole will not be read on."""
         self._tells = False
         """The client waits to be told that it may send the body."""
         self._next: Request | None = None
@@ -269,6 +290,9 @@ class Http1Connection:
         """So much is outstanding that nothing more should be read for now."""
         if self.endless and len(self._later) + len(self._data) - self._at < BEHIND_LIMIT:
             return False
+        claim = self._claim
+        if claim is not None:
+            return not claim.granted
         return self.hungry or len(self._pending) >= PIPELINE_LIMIT or self._weight >= HIGH_WATER
 
     @property
@@ -279,6 +303,8 @@ class Http1Connection:
     @property
     def waiting(self) -> bool:
         """Part of a request is here, and the rest is not."""
+        if self._claim is not None and not self._claim.granted:
+            return False
         return not self.hungry and (self._head is not None or bool(self._begun))
 
     @property
@@ -307,6 +333,10 @@ class Http1Connection:
         """
         if self.closed:
             return
+        if self._verdict is not None:
+            verdict, self._verdict = self._verdict, None
+            self.refuse(*verdict)
+            return
         pending, server, output = self._pending, self.server, self.output
         if self._thirsty is not None and output.unsent() <= LOW_WATER:
             thirsty, self._thirsty = self._thirsty, None
@@ -329,6 +359,13 @@ class Http1Connection:
                 or output.held_back
             ):
                 self.hungry = True
+                if self._head is None or self._next is not None:
+                    break
+                # Its body is read on all the same: others wait for the memory that it was given.
+                self._next = self._read()
+                if self._next is None:
+                    self.hungry = False
+                self._release_whole()
                 break
             request = self._next or self._read()
             if request is None:
@@ -336,6 +373,7 @@ class Http1Connection:
                 break
             if self._writes and request.method in SAFE:
                 self._next = request
+                self._release_whole()
                 self.hungry = True
                 break
             self._next = None
@@ -345,6 +383,7 @@ class Http1Connection:
                 self._writes += 1
             if request.body:
                 self._weight += len(request.body)
+                self._give(exchange)
             if pending:
                 exchange.hold()
             pending.append(exchange)
@@ -383,7 +422,10 @@ class Http1Connection:
         self.hungry = False
         self.late = False
         self._drop()
-        self._next = self._thirsty = None
+        self._release_whole()
+        self._next = self._thirsty = self._verdict = None
+        for exchange in self._pending:
+            self._take_from(exchange)
         pending = list(self._pending)
         self._pending.clear()
         self._weight = 0
@@ -417,11 +459,13 @@ class Http1Connection:
             self.deferred = False
         if exchange.request.body:
             self._weight -= len(exchange.request.body)
+            self._take_from(exchange)
         pending = self._pending
         while pending and pending[0].complete:
             first = pending.popleft()
             if first.closing:
-                self.output.finish(REFUSED_DROP if isinstance(first.request, _Refusal) else None)
+                request = first.request
+                self.output.finish(request.drop if isinstance(request, _Refusal) else None)
                 self.gone()
                 return
             if pending:
@@ -528,11 +572,16 @@ class Http1Connection:
         self._head = head
         self._chunks = ChunkedBody(server.body_limit, server.head_limit) if length == CHUNKED else None
         request = self._take_body(head)
-        if request is None and head.request.expects_continue:
+        if request is None and self._claim is not None and self._claim.granted:
+            self._say_continue(head)
+        return request
+
+    def _say_continue(self, head: Head) -> None:
+        """The body may come, if the client waits to be told so."""
+        if head.request.expects_continue:
             self._tells = bool(self._pending)
             if not self._tells:
                 self.output.write(_CONTINUE)
-        return request
 
     def _take_body(self, head: Head) -> Request | None:
         """The request of this head, when what is here completes its body."""
@@ -550,9 +599,12 @@ class Http1Connection:
             whole = len(body) == head.length
         if not whole:
             self._data, self._at = b"", 0
-            return None
+            return self._claim_for(head)
         self._at = at
         request = head.request.with_body(bytes(body))
+        if self._claim is not None:
+            self._whole, self._claim = self._claim, None
+            self.output.intake.whole(self._whole)
         self._let_go()
         return request
 
@@ -588,8 +640,68 @@ class Http1Connection:
     def _let_go(self) -> None:
         self._head = self._chunks = None
         self._tells = False
+        if self._claim is not None:
+            claim, self._claim = self._claim, None
+            self.output.intake.release(claim)
         if self._body:
             self._body = bytearray()
+
+    # --- the memory of bodies (`intake`)
+
+    def admitted(self) -> None:
+        """See `intake.Asker`."""
+        if self._head is not None and not self._kept_body():
+            self._say_continue(self._head)
+        self._settle()
+        self.output.again()
+
+    def given_up(self, status: int, reason: bytes) -> None:
+        """See `intake.Asker`."""
+        self._verdict = status, reason
+        self.hungry = True
+        self._settle()
+        self.output.again()
+
+    def _claim_for(self, head: Head) -> Request | None:
+        """See that the body that is not whole has its memory, or waits for it; a refusal where it cannot."""
+        came, chunks, claim = self._kept_body(), self._chunks, self._claim
+        if claim is None:
+            output = self.output
+            claim = self._claim = Claim(output.account, output.principal, self)
+        elif chunks is None or came <= claim.size or not claim.granted:
+            claim.came = came
+            return None
+        claim.came = came
+        size = (
+            head.length if chunks is None else min(max(GROWTH, 4 * came), self.server.body_limit + HEAD_LIMIT)
+        )
+        try:
+            self.output.intake.ask(claim, size, came)
+        except Crowded:
+            return _Refusal(503, TOO_MANY)
+        return None
+
+    def _give(self, exchange: Http1Exchange) -> None:
+        """The request that became whole is handed over: one that changes something keeps the memory of its
+        body until it is answered; others may wait for long.
+        """
+        claim, self._whole = self._whole, None
+        if claim is not None and exchange.writes:
+            exchange.claim = claim
+            self._claimed += len(exchange.request.body)
+        elif claim is not None:
+            self.output.intake.release(claim)
+
+    def _take_from(self, exchange: Http1Exchange) -> None:
+        claim, exchange.claim = exchange.claim, None
+        if claim is not None:
+            self._claimed -= len(exchange.request.body)
+            self.output.intake.release(claim)
+
+    def _release_whole(self) -> None:
+        claim, self._whole = self._whole, None
+        if claim is not None:
+            self.output.intake.release(claim)
 
     # --- inside
 
@@ -617,8 +729,10 @@ class Http1Connection:
             - self._at
             + len(self._begun)
             + len(self._later)
-            + self._kept_body()
+            + (0 if self._claim is not None and self._claim.granted else self._kept_body())
+            + (0 if self._next is None else len(self._next.body))
             + self._weight
+            - self._claimed
             + len(self._pending) * _EXCHANGE_BYTES
         )
         kept = kept if kept > _SMALL else 0
@@ -638,10 +752,12 @@ def _too_large(request: Request) -> Request:
 class _Refusal(Request):
     """Stands in the line for a request that could not be understood; answered in its turn."""
 
-    __slots__ = ("status", "text")
+    __slots__ = ("drop", "status", "text")
 
     def __init__(self, status: int, text: bytes) -> None:
         super().__init__(b"", b"")
         self.keep_alive = False
         self.status = status
         self.text = text
+        self.drop: int | None = None if status == 503 else REFUSED_DROP
+        """Who is only asked to come again is sound: all that it still sends of this one is dropped."""

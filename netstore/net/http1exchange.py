@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from netstore.net.exchange import Request
     from netstore.net.http1 import Http1Connection
+    from netstore.net.intake import Claim
 
 SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 """Methods that change nothing."""
@@ -36,6 +37,7 @@ class Http1Exchange:
         "_gone",
         "_held",
         "_held_size",
+        "claim",
         "closing",
         "complete",
         "deferred",
@@ -48,6 +50,8 @@ class Http1Exchange:
         self.request = request
         self.writes = request.method not in SAFE
         """It may change what a later request sees."""
+        self.claim: Claim | None = None
+        """The memory of its body, until it is answered."""
         self.complete = False
         """The whole answer has been given."""
         self.endless = False

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.net.exchange import LOW_WATER, OPEN_BODY_LIMIT, PLAIN, Request
 from netstore.net.hpackcache import literal, status_field
+from netstore.net.http1exchange import SAFE
 from netstore.net.http2 import ENHANCE_YOUR_CALM, INTERNAL_ERROR, Stream
+from netstore.net.intake import GROWTH, SMALL, TOO_MANY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +39,18 @@ def block_of(status: int, lines: bytes) -> bytes:
 class Http2Exchange(Stream):
     """One request on an HTTP/2 stream and its answer. Implements `netstore.net.exchange.Exchange`."""
 
-    __slots__ = ("_body", "_drained", "_finite", "_gone", "_handle", "_server", "_size", "request")
+    __slots__ = (
+        "_body",
+        "_claimed",
+        "_drained",
+        "_finite",
+        "_gone",
+        "_handle",
+        "_server",
+        "_size",
+        "_verdict",
+        "request",
+    )
 
     def __init__(
         self,
@@ -58,6 +71,10 @@ class Http2Exchange(Stream):
         self._server = server
         self._body: list[bytes] = []
         self._size = 0
+        self._claimed = 0
+        """Bytes of memory that were asked for."""
+        self._verdict: tuple[int, bytes] | None = None
+        """Why the body will not be read on."""
         self._handle: Callable[[Exchange], None] | None = handle
         self._gone: Callable[[], None] | None = None
         self._drained: Callable[[], None] | None = None
@@ -73,7 +90,7 @@ class Http2Exchange(Stream):
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
         """See `http2.Stream.take`."""
         request = self.request
-        if request.too_large:
+        if request.too_large or self._verdict is not None:
             return
         self._size += stop - start
         if self._size > self._server.body_limit:
@@ -83,14 +100,45 @@ class Http2Exchange(Stream):
             return
         if start < stop:
             self._body.append(data[start:stop])
-            self.connection.held += stop - start
+            self.weigh(self._size)
         if ended:
+            if self.claim is not None:
+                self.connection.output.intake.whole(self.claim)
             request.body = b"".join(self._body)
             self._let_go()
+            self.connection.ready.append(self)
+        elif self._size > self._claimed and not self._claim_more():
+            self._let_go()
+            self._verdict = 503, TOO_MANY
             self.connection.ready.append(self)
         elif self.connection.holds_too_much:
             self._let_go()
             self.connection.reset(self, ENHANCE_YOUR_CALM)
+
+    def _claim_more(self) -> bool:
+        """Ask for memory for all of the body, or where its size is not known, for more than has come. False
+        where no more can wait.
+        """
+        known = self.expected
+        most = self._server.body_limit
+        size = self._size if known is None else min(self._size + known, most)
+        if size <= SMALL:
+            return True
+        if known is None:
+            size = min(max(GROWTH, 4 * size), most)
+        self._claimed = size
+        if not self.want(size, self._size):
+            return False
+        self.weigh(self._size)
+        return True
+
+    def given_up(self, status: int, reason: bytes) -> None:
+        """See `intake.Asker`."""
+        self._let_go()
+        self.unclaim()
+        self._verdict = status, reason
+        self.connection.ready.append(self)
+        self.connection.output.again()
 
     def hand_over(self) -> None:
         """See `http2.Stream.hand_over`."""
@@ -100,7 +148,11 @@ class Http2Exchange(Stream):
                 gone()
             return
         handle, self._handle = self._handle, None
-        if handle is not None:
+        if self._verdict is not None:
+            self.refuse(*self._verdict)
+        elif handle is not None:
+            if self.request.method in SAFE:  # it may wait for long
+                self.unclaim()
             handle(self)
 
     def lost(self) -> None:
@@ -202,8 +254,8 @@ class Http2Exchange(Stream):
             self._gone = call
 
     def _let_go(self) -> None:
-        self.connection.held -= sum(map(len, self._body))
         self._body.clear()
+        self.weigh(0)
 
     def _common(self) -> bytes:
         return self._server.common or self._server.common_for(self.request)

@@ -10,9 +10,9 @@ holds the others; an answer that was made just now, and not sent yet, does not c
 twice the budget is held all the same, it does. So no charge leaves more than that: who holds most is known at
 each (`_Ranks`), and holds no less than what was charged.
 
-Only what reading gives back makes anybody wait (`Account.lasting` is the rest: HTTP/2 opens no new streams
-for who has many of them, instead), and nobody waits who holds no more than an equal part of the mark: those
-together cannot pass it.
+Only what reading answers gives back makes anybody wait (`Account.lasting` is the rest: HTTP/2 opens no new
+streams for who has many of them, instead; `Account.promised` is for requests, which `intake` bounds), and
+nobody waits who holds no more than an equal part of the mark: those together cannot pass it.
 
 Who has to wait is looked at again when the sum has moved by a part or a while has passed, and only while the
 mark is passed or somebody waits. However many connections there are, a look takes `STEPS_AT_ONCE` for who has
@@ -125,7 +125,7 @@ class Pressure:
 
     def moved(self, holder: Holder) -> None:
         """It holds more or less, or was sent to."""
-        self._by_held.put(holder, holder.account.held)
+        self._by_held.put(holder, _own(holder))
         self._by_not_taken.put(holder, self._not_taken(holder))
 
     def look(self, now: float) -> None:
@@ -250,12 +250,12 @@ class Pressure:
             holder = self._by_held.heaviest
             if memory.used <= self._cut or holder is None:
                 return
-            if not self._by_held.put(holder, holder.account.held):
+            if not self._by_held.put(holder, _own(holder)):
                 self._drop(holder, _HELD_MOST)
 
     def _not_taken(self, holder: Holder) -> int:
-        """What it holds, without what could not be sent yet."""
-        held = holder.account.held
+        """What it holds, without what requests were given and what could not be sent yet."""
+        held = _own(holder)
         return held - min(max(held - holder.left, 0), self._fresh)
 
     def _drop(self, holder: Holder, reason: str) -> None:
@@ -345,6 +345,12 @@ def _go_on(steps: Iterator[None]) -> Iterator[None] | None:
     return steps
 
 
+def _own(holder: Holder) -> int:
+    """What it holds beside what requests were given, which nobody is cut for."""
+    return holder.account.held - holder.account.promised
+
+
 def _given_back(holder: Holder) -> int:
     """What it holds until it has read its answers."""
-    return holder.account.held - holder.account.lasting
+    account = holder.account
+    return account.held - account.lasting - account.promised

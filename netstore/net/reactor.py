@@ -34,6 +34,7 @@ from netstore.meter import Meter
 from netstore.net.accept import CannotAccept, accept
 from netstore.net.connection import Connection
 from netstore.net.crowd import Crowd
+from netstore.net.intake import Intake
 from netstore.net.load import APART, BEHIND, LEVELS, Loads
 from netstore.net.pressure import Pressure
 from netstore.net.turns import Turns
@@ -193,6 +194,7 @@ class Reactor:
         self.memory: Budget = limits.memory
         self.meter = meter or Meter(clock, log)
         self.pressure = Pressure(limits.memory, self._holders, log)
+        self.intake = Intake(limits.memory, log)
         self._turns: Turns[Connection] = Turns()
         self._in_round = False
         self._limits = limits
@@ -521,6 +523,7 @@ class Reactor:
             meter.over_turn(now - at)
         self.flush()
         guarded(self.failed, self.pressure.look, self.now)
+        guarded(self.failed, self.intake.look, self.now)
         self._worked(clock() - began)
         self._in_round = False
         return True
@@ -724,6 +727,8 @@ class Reactor:
         self._refresh_date()
         guarded(self.failed, self.pressure.sweep)
         guarded(self.failed, self.pressure.look, self.now)
+        guarded(self.failed, self.intake.sweep)
+        guarded(self.failed, self.intake.look, self.now)
         if not self._accepting and self._listeners and (not self.crowd.full or self.crowd.yields):
             self._resume_accepting()
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore import errors
 from netstore.admission import household
+from netstore.errors import Shed
 from netstore.guard import guarded
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class Log(Protocol):
     """The part of a structured logger that is used here."""
 
     def error(self, event: str, **fields: Any) -> None:
+        """One line."""
+
+    def warning(self, event: str, **fields: Any) -> None:
         """One line."""
 
 
@@ -163,6 +167,10 @@ class Jobs:
     def _fail(self, job: Job, fault: Exception) -> None:
         self.cancel(job)
         guarded(partial(self._failed_twice, job), job.failed, fault)  # first: a line may fail
+        if isinstance(fault, Shed):
+            name = type(job).__name__
+            self._log.warning("job_given_up", job=name, reason=str(fault), limit=fault.limit, fix=fault.fix)
+            return
         self._log.error("job_failed", job=type(job).__name__, error=repr(fault))
 
     def _failed_twice(self, job: Job, fault: Exception) -> None:

@@ -23,7 +23,7 @@ from netstore.errors import TOO_MANY, Fault
 from netstore.limits import Budget
 from netstore.parted import FIRST, LET_GO_STEP, Parted
 from netstore.state.countdown import News, Waiting
-from netstore.state.walk import ALONE, MOST_WALKS, WALK_BYTES, Walk
+from netstore.state.walk import ALONE, MOST_WALKS, ROW_BYTES, WALK_BYTES, Walk
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ class Tree:
 
     def _walk(self, top: NodeView, recursive: bool) -> Walk | Fault:
         self._walks = [each for each in self._walks if each() is not None]
-        if len(self._walks) >= MOST_WALKS:
+        if len(self._walks) >= MOST_WALKS or not self._has_room_for(top):
             return Fault(300, TOO_MANY.encode(), self.index)
         account = self._budget.account()
         walk = Walk(
@@ -335,7 +335,16 @@ class Tree:
             relieve=self._relieve,
         )
         self._walks.append(ref(walk, lambda _: account.close()))
+        self._relieve()
         return walk
+
+    def _has_room_for(self, top: NodeView) -> bool:
+        """A walk of this directory would not be the one that is lost at once (`_relieve`)."""
+        budget = self._budget
+        size = ROW_BYTES * len(self._children.get(top.key, ()))
+        held = max((walk.account.held for walk in self._live_walks()), default=0)
+        most = budget.limit if held else ALONE * budget.limit
+        return budget.used + size <= most or size < held
 
     def _relieve(self) -> None:
         """All walks together hold more than they may: those that hold most are lost, but for the last one."""

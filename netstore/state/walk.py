@@ -8,6 +8,8 @@ walk. A walk that would have to remember too much is `lost`.
 What a walk holds is charged to its account (`limits`): names and nodes of the directories that it is in,
 nodes that changed since it began, with their values, and the directories that it has been in. While all walks
 together hold more than their budget, the one that holds most is lost; the last one may hold twice as much.
+What it takes to list its first directory is charged when it is made, so that the tree refuses one that would
+be lost at once, before anything is answered.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from netstore.errors import Shed
 from netstore.parted import Parted, batches
 
 if TYPE_CHECKING:
@@ -70,8 +73,16 @@ class Closed(NamedTuple):
     directory: NodeView
 
 
-class WalkLost(Exception):  # noqa: N818 - named for what happened
-    """Too much has changed since the walk began for it to go on."""
+class WalkLost(Shed):
+    """The walk cannot go on: too much has changed since it began, or all of them hold too much."""
+
+    limit = "memory_budget"
+    fix = "list less at once, or raise memory_budget: a thirty-second of it is for v2 lists"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "v2 lists under way hold more than they may, too much changed under this one, or all was replaced"
+        )
 
 
 class Walk:
@@ -109,6 +120,10 @@ class Walk:
         """Bytes charged for each directory that the walk has not left."""
         self._inside: list[tuple[NodeView, Generator[NodeView | None]]] = []
         """The directories it is in, with what is left of them."""
+        self._reserved = ROW_BYTES * len(children.get(top.key, ()))
+        """What it takes to list the first directory, charged from the start: whoever comes next sees it."""
+        self.account.charge(self._reserved)
+        self._charges[top.key] = self._reserved
         self._below = top.key if top.key.endswith(b"/") else top.key + b"/"
 
     def keep(self, parent: bytes, path: bytes, node: NodeView | None) -> None:
@@ -171,7 +186,9 @@ class Walk:
     def _enter(self, directory: NodeView) -> None:
         """List a directory next. WalkLost when that is too much."""
         path = directory.key
-        self._charge(path, ROW_BYTES * (len(self._children.get(path, ())) + len(self._kept.get(path, ()))))
+        reserved, self._reserved = self._reserved, 0
+        rows = len(self._children.get(path, ())) + len(self._kept.get(path, ()))
+        self._charge(path, ROW_BYTES * rows - reserved)
         if self.lost:
             raise WalkLost
         self._inside.append((directory, self._listed(directory)))

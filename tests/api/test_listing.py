@@ -188,5 +188,5 @@ def test_a_state_that_is_replaced_cuts_the_answer(monkeypatch: pytest.MonkeyPatc
 
 
 class _Log:
-    def error(self, event: str, **fields: object) -> None:
-        assert event == "job_failed"
+    def warning(self, event: str, **fields: object) -> None:
+        assert (event, fields["limit"]) == ("job_given_up", "memory_budget")

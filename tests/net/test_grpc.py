@@ -19,9 +19,10 @@ from netstore.net import http2
 from netstore.net.exchange import LOW_WATER
 from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services, encode_text, parse_timeout
 from netstore.net.http2 import Http2Connection, Http2Server, frame
+from netstore.net.intake import Intake
 from netstore.node.timekeeper import Deadline
 from tests.support.h2client import REQUEST, Judged, block, fields, frames
-from tests.support.http import FakeOutput
+from tests.support.http import FakeOutput, Told
 from tests.support.toy import PUMP_BYTES, PUMP_HIGH, Recorder, Served, toy_service
 
 if TYPE_CHECKING:
@@ -440,6 +441,115 @@ def test_unfinished_messages_of_a_connection_have_a_limit() -> None:
     bare.feed(bare.call(1, message_of(5000)[:3000], end=False))
     assert bare.trailers(bare.said)["grpc-status"] == "8"
     assert bare.connection.held == http2.HELD_LIMIT
+
+
+SIZE = 200_000
+PREFIXED = message_of(SIZE)
+
+
+def sharing(count: int) -> list[Bare]:
+    """Connections that have memory for one message at a time."""
+    memory = Budget(2 * SIZE + 100)
+    intake = Intake(memory, Told())
+    bares = [Bare() for _ in range(count)]
+    for bare in bares:
+        bare.output.intake = intake
+        bare.output.account = memory.account()
+    return bares
+
+
+def allowed(bare: Bare, stream: int) -> int:
+    """What the client may send on this stream beyond what it has sent."""
+    return bare.connection.streams[stream].allowed
+
+
+def send(bare: Bare, stream: int, start: int, stop: int, *, end: bool = False) -> None:
+    for at in range(start, stop, 16_384):
+        piece = PREFIXED[at : min(at + 16_384, stop)]
+        last = end and at + 16_384 >= stop
+        bare.feed(frame(http2.DATA, http2.END_STREAM if last else 0, stream, piece))
+
+
+def test_a_message_gets_its_window_once_those_before_it_are_answered() -> None:
+    first, second = sharing(2)
+    for bare in (first, second):
+        bare.feed(bare.call(1, b"", end=False), bare.call(3, b"", path="/a.A/Keep", end=False))
+        send(bare, 1, 0, 49_152)
+    whole = SIZE + 5
+    assert allowed(first, 1) == whole - 49_152
+    assert allowed(second, 1) == http2.STREAM_WINDOW - 49_152
+    assert second.connection.held == 49_152
+    assert first.connection.held == 0
+    send(second, 1, 49_152, http2.STREAM_WINDOW)
+    assert allowed(second, 1) == 0, "not one byte beyond the first window"
+    for _ in range(20):
+        second.time += 60
+        second.connection.sweep(second.time)
+    assert 1 in second.connection.streams, "it cannot send, so it is not late"
+    second.feed(frame(http2.DATA, 0, 3, message_of(10)))
+    assert len(second.kept) == 1, "other streams go on"
+    send(first, 1, 49_152, whole, end=True)
+    assert allowed(second, 1) == 0
+    (call, message), *_ = first.asked
+    assert len(message) == SIZE
+    call.reply(b"")
+    assert allowed(second, 1) == whole - http2.STREAM_WINDOW
+    assert second.output.asked == 1
+    send(second, 1, http2.STREAM_WINDOW, whole, end=True)
+    assert second.asked[0][1] == PREFIXED[5:]
+    second.asked[0][0].reply(b"")
+    for bare in (first, second):
+        assert bare.output.account.promised == bare.connection.held == 0
+
+
+def test_streams_of_one_connection_that_each_hold_a_part_come_whole_one_after_another() -> None:
+    (bare,) = sharing(1)
+    numbers = range(1, 41, 2)
+    for number in numbers:
+        bare.feed(bare.call(number, b"", end=False))
+        if number in bare.connection.streams:
+            send(bare, number, 0, 16_384)
+    waiting = list(bare.connection.streams)
+    assert len(waiting) >= 3
+    while bare.connection.streams:
+        able = [each.number for each in bare.connection.streams.values() if not each.waits]
+        assert len(able) == 1
+        send(bare, able[0], 16_384, SIZE + 5, end=True)
+        bare.asked.pop()[0].reply(b"")
+    assert bare.output.account.promised == bare.connection.held == 0
+
+
+def test_messages_beyond_those_that_may_wait_are_refused_in_words() -> None:
+    (bare,) = sharing(1)
+    for number in range(1, 41, 2):
+        bare.feed(bare.call(number, b"", end=False))
+        if number in bare.connection.streams:
+            send(bare, number, 0, 16_384)
+    assert bare.trailers(bare.said)["grpc-status"] == "8"
+    assert bare.trailers(bare.said)["grpc-message"] == "etcdserver: too many requests"
+
+
+def test_who_waits_gives_its_place_up_when_it_goes() -> None:
+    first, second = sharing(2)
+    for bare in (first, second):
+        bare.feed(bare.call(1, b"", end=False))
+        send(bare, 1, 0, 16_384)
+    second.feed(frame(http2.RST_STREAM, 0, 1, bytes(3) + b"\x08"))
+    assert second.output.intake.waiting == 0
+    assert second.connection.held == 0
+    first.connection.gone()
+    assert first.output.account.promised == 0
+
+
+def test_a_message_that_is_given_up_ends_its_call_in_words() -> None:
+    (bare,) = sharing(1)
+    bare.feed(bare.call(1, b"", end=False))
+    send(bare, 1, 0, 16_384)
+    bare.connection.streams[1].given_up(408, b"too slow")
+    bare.connection.resume()
+    assert bare.trailers(bare.output.sent)["grpc-status"] == "8"
+    assert bare.trailers(bare.output.sent)["grpc-message"] == "too slow"
+    assert bare.output.account.promised == 0
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=5), st.lists(st.integers(0, 400), max_size=9))
@@ -905,13 +1015,14 @@ def test_extreme_lengths_of_messages_are_taken_or_refused(
         if bare.connection.streams:
             stream = bare.connection.streams[1]
             assert isinstance(stream, grpc_codec.GrpcCall)
-            assert bare.connection.held == (len(stream._buffer) if stream._buffer is not None else 0)
+            buffered = len(stream._buffer) if stream._buffer is not None else 0
+            assert bare.connection.held == (0 if stream.claim is not None else buffered)
             assert bare.connection.unfinished == (stream.since is not None)
         else:
             assert (bare.connection.held, bare.connection.unfinished) == (0, 0)
     bare.connection.gone()
     assert bare.log.events == []
-    assert bare.connection.held == 0
+    assert bare.connection.held == bare.output.account.promised == 0
     assert len(bare.server._timed) == 0
 
 

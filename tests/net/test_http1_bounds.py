@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netstore.limits import Budget
 from netstore.net.exchange import OPEN_BODY_LIMIT
 from netstore.net.http1 import (
     BEHIND_LIMIT,
@@ -18,7 +19,8 @@ from netstore.net.http1 import (
     TURN_LIMIT,
     Http1Server,
 )
-from tests.support.http import Wire
+from netstore.net.intake import GROWTH, TOO_MANY, TOO_SLOW, Intake
+from tests.support.http import Told, Wire
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 PUT = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
@@ -145,13 +147,131 @@ def test_bodies_of_unanswered_requests_are_bounded_and_charged() -> None:
     assert wire.output.account.held == 0
 
 
-def test_a_body_that_has_not_come_whole_is_charged() -> None:
-    for head in (b"Content-Length: 20000", b"Transfer-Encoding: chunked\r\n\r\n4e20"):
+def test_a_body_that_has_not_come_whole_is_charged_for_all_of_it() -> None:
+    for head, size in (
+        (b"Content-Length: 20000", 20000),
+        (b"Transfer-Encoding: chunked\r\n\r\n4e20", GROWTH),
+    ):
         wire = Wire().feed(b"PUT / HTTP/1.1\r\nHost: x\r\n%b\r\n%b" % (head, b"\r\n" * (b"C" in head[:1])))
         wire.feed(b"v" * 8000)
-        assert 8000 <= wire.output.account.held < 9000
+        assert wire.output.account.held == wire.output.account.promised == size
         wire.connection.gone()
-        assert wire.output.account.held == 0
+        assert wire.output.account.held == wire.output.account.promised == 0
+
+
+BODY = 50_000
+LARGE = b"%b /a HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n"
+
+
+def sharing(count: int) -> list[Wire]:
+    """Connections that have memory for one body at a time."""
+    memory = Budget(BODY * 2)
+    intake = Intake(memory, Told())
+    wires = [Wire(hold=True) for _ in range(count)]
+    for wire in wires:
+        wire.output.intake = intake
+        wire.output.account = memory.account()
+    return wires
+
+
+def test_a_body_waits_unread_and_untimed_until_those_before_it_are_answered() -> None:
+    first, second = sharing(2)
+    first.feed(LARGE % b"PUT", bytes(1000))
+    second.feed(LARGE % b"PUT" + bytes(1000))
+    assert (first.connection.busy, second.connection.busy) == (False, True)
+    assert not second.connection.waiting, "it owes nothing"
+    for second_of_time in range(100):
+        second.connection.sweep(float(second_of_time))
+        assert not second.connection.late
+    first.feed(bytes(BODY - 1000))
+    assert len(first.exchanges) == 1
+    assert second.connection.busy, "the first one's body is still held"
+    first.exchanges[0].respond(200, b"")
+    assert (busy(second), second.output.asked) == (False, 1)
+    second.feed(bytes(BODY - 1000))
+    assert len(second.exchanges[0].request.body) == BODY
+    second.exchanges[0].respond(200, b"")
+    assert first.output.account.held == second.output.account.held == 0
+
+
+def test_who_waits_with_its_body_is_told_to_send_it_once_there_is_memory() -> None:
+    first, second = sharing(2)
+    first.feed(LARGE % b"PUT")
+    second.feed(LARGE[:-2] % b"PUT" + b"Expect: 100-continue\r\n\r\n")
+    assert second.output.sent == b""
+    first.connection.gone()
+    assert second.output.sent.startswith(b"HTTP/1.1 100")
+
+
+def test_a_body_is_read_whatever_is_held_of_answers() -> None:
+    (wire,) = sharing(1)
+    wire.feed(LARGE % b"PUT", bytes(1000))
+    wire.output.held_back = True
+    wire.output.backlog = HIGH_WATER
+    for _ in range(4):
+        assert not busy(wire)
+        wire.feed(bytes(10_000))
+    wire.feed(bytes(9_000))
+    assert busy(wire)
+    assert not wire.exchanges, "it is whole, and handled when answers are taken"
+    assert wire.output.account.promised == 0
+    assert wire.output.account.held >= BODY
+    wire.output.held_back = False
+    wire.output.backlog = 0
+    wire.connection.resume()
+    wire.exchanges[0].respond(200, b"")
+    assert wire.output.account.held == 0
+
+
+def test_a_request_that_changes_nothing_keeps_others_waiting_no_longer_than_it_is_read() -> None:
+    first, second = sharing(2)
+    first.feed(LARGE % b"GET", bytes(1000))
+    second.feed(LARGE % b"PUT", bytes(1000))
+    assert busy(second)
+    first.feed(bytes(BODY - 1000))
+    assert not busy(second)
+    assert first.output.account.held >= BODY
+
+
+def test_chunked_bodies_that_grow_together_come_whole_one_after_another() -> None:
+    wires = sharing(3)
+    chunk = b"2710\r\n" + bytes(10_000) + b"\r\n"
+    left = [30] * 3
+    for wire in wires:
+        wire.feed(b"PUT /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while any(left):
+        places = [place for place in range(3) if left[place] and not wires[place].connection.busy]
+        assert places, "one of them can always go on"
+        for place in places:
+            if left[place] and not wires[place].connection.busy:
+                left[place] -= 1
+                wires[place].feed(chunk if left[place] else chunk + b"0\r\n\r\n")
+                for exchange in wires[place].exchanges:
+                    exchange.respond(200, b"")
+    assert [len(wire.exchanges[0].request.body) for wire in wires] == [300_000] * 3
+    assert all(wire.output.account.held == 0 for wire in wires)
+
+
+def test_a_body_beyond_those_that_may_wait_is_refused_in_words() -> None:
+    wires = sharing(5)
+    for wire in wires:
+        wire.feed(LARGE % b"PUT" + bytes(20_000))
+    refused = wires[-1].output
+    assert refused.sent.startswith(b"HTTP/1.1 503 ")
+    assert TOO_MANY in refused.sent
+    assert refused.finished
+    assert refused.dropped is None, "what it still sends is dropped until it has read that"
+
+
+def test_a_body_that_is_given_up_is_refused_in_its_turn() -> None:
+    (wire,) = sharing(1)
+    wire.feed(LARGE % b"PUT", bytes(1000))
+    wire.connection.given_up(408, TOO_SLOW)
+    assert wire.output.sent == b""
+    assert wire.output.asked == 1
+    wire.connection.resume()
+    assert wire.output.sent.startswith(b"HTTP/1.1 408 ")
+    assert wire.output.account.held == wire.output.account.promised == 0
 
 
 @given(

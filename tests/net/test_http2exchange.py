@@ -12,6 +12,7 @@ from netstore.net.grpc import GrpcServer, Services
 from netstore.net.http1 import Http1Server
 from netstore.net.http2 import ENHANCE_YOUR_CALM, HELD_LIMIT, Http2Server
 from netstore.net.http2exchange import block_of, opener
+from netstore.net.intake import TOO_MANY, Claim
 from tests.support.h2client import Headers, Judged
 from tests.support.http import waiting
 from tests.support.toy import Recorder
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 class Site:
     """Exchanges kept as they come, and the judge that asks."""
 
-    def __init__(self) -> None:
+    def __init__(self, body_limit: int = 1000) -> None:
         self.exchanges: list[Exchange] = []
-        http1 = Http1Server(self.exchanges.append, body_limit=1000)
+        http1 = Http1Server(self.exchanges.append, body_limit=body_limit)
         http1.set_date(b"Date: now\r\n")
         plain = opener(self.exchanges.append, http1)
         grpc = GrpcServer(Services({}, {}), lambda: 0.0, lambda _s, _c: None, Recorder(), plain=plain)
@@ -251,6 +252,36 @@ def test_unfinished_bodies_of_a_connection_have_a_limit() -> None:
     site.judge.settle()
     assert site.judge.resets == {1: ENHANCE_YOUR_CALM}
     assert site.judge.connection.held == HELD_LIMIT
+
+
+@pytest.mark.parametrize(("method", "keeps"), [("PUT", True), ("GET", False)])
+def test_a_large_body_has_its_memory_until_a_write_is_answered(method: str, keeps: bool) -> None:
+    site = Site(body_limit=400_000)
+    account = site.judge.connection.output.account
+    number = site.ask(method, "/", bytes(200_000))
+    assert len(site.exchanges[0].request.body) == 200_000
+    assert bool(account.promised) == keeps
+    site.exchanges[0].respond(200, b"", b"done\n")
+    assert site.answer(number)[1] == b"done\n"
+    assert account.promised == site.judge.connection.held == 0
+
+
+def test_a_large_body_that_cannot_wait_is_refused_in_words() -> None:
+    site = Site(body_limit=400_000)
+    output = site.judge.connection.output
+    output.intake._room = output.intake._mark = 0
+    other = Claim(output.account, "other", site.judge)  # type: ignore[arg-type]  # nothing is told to it
+    assert output.intake.ask(other, 20_000, 0)
+    site.judge.client.send_headers(
+        1, [(":method", "PUT"), (":scheme", "http"), (":path", "/"), (":authority", "x")]
+    )
+    for _ in range(2):
+        site.judge.client.send_data(1, bytes(16_000))
+    head, body = site.answer(1)
+    assert (head[":status"], body) == ("503", TOO_MANY)
+    assert not site.exchanges
+    output.intake.release(other)
+    assert output.account.promised == site.judge.connection.held == 0
 
 
 def test_who_asks_whether_to_go_on_is_told_to() -> None:

@@ -150,6 +150,20 @@ def test_what_reading_does_not_give_back_makes_nobody_wait() -> None:
     assert here.waiting() == {"reader"}
 
 
+def test_what_requests_were_given_makes_nobody_wait_and_is_cut_after_answers() -> None:
+    """Only reading on frees that."""
+    here = Here(sender=900, reader=250, small=30)
+    sender, reader, _ = here.ones
+    sender.account.promised = 900
+    here.pressure.look(1.0)
+    assert here.waiting() == {"reader"}
+    reader.account.charge(850)
+    reader.left = reader.account.held
+    assert here.memory.used > LIMIT * CUT
+    here.charged()
+    assert [one.doomed for one in here.ones] == [False, True, False]
+
+
 def test_above_the_mark_they_are_looked_for_now_and_then_only() -> None:
     here = Here(a=600)
     for number in range(50):

@@ -967,6 +967,31 @@ async def test_who_holds_too_much_waits_and_goes_on_once_it_has_read() -> None:
         light.close()
 
 
+async def test_large_bodies_sent_at_once_all_come_whole() -> None:
+    """Time stands still: none is refused for taking long, so this ends only if one after another is read."""
+    size, count = 1 << 20, 12
+    async with site(Limits(memory=Budget(4 << 20))) as here:
+        clients = [await here.connect() for _ in range(count)]
+        most = 0
+
+        async def send(client: trio.SocketStream) -> None:
+            nonlocal most
+            await client.send_all(b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
+            for _ in range(size // 65536):
+                await client.send_all(bytes(65536))
+                most = max(most, here.reactor.memory.used)
+            assert (await client.receive_some(65536)).endswith(b"hello")
+            await client.aclose()
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for client in clients:
+                    nursery.start_soon(send, client)
+        assert len(here.exchanges) == count
+        assert most < 4 << 20
+        assert here.log.events == ["requests_wait_for_memory"]
+
+
 async def test_memory_that_runs_out_costs_the_connection_that_holds_it() -> None:
     async with site(Limits(memory=Budget(1 << 20))) as here:
         here.answer = bytes(50 << 20)
@@ -983,17 +1008,22 @@ async def test_memory_that_runs_out_costs_the_connection_that_holds_it() -> None
         heavy.close()
 
 
-async def test_what_a_codec_keeps_of_requests_counts_among_what_is_held() -> None:
+async def test_a_body_that_was_given_its_memory_is_read_on_whatever_is_held() -> None:
     async with site() as here:
-        here.answer = None
         here.reactor.memory.limit = here.reactor.pressure._cut = 50_000
         head = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
         async with await here.connect() as stream:
             await stream.send_all(head)
             await here.until_open(1)
             await stream.send_all(bytes(60_000))
-            await here.until_open(0)
-        assert "connection_cut_for_memory" in here.log.events
+            (connection,) = here.reactor._connections.values()
+            with trio.fail_after(10):
+                while connection.account.promised < 100_000:
+                    await trio.lowlevel.checkpoint()
+            here.reactor.sweep()
+            await stream.send_all(bytes(40_000))
+            await here.until_asked(1)
+        assert "connection_cut_for_memory" not in here.log.events
 
 
 async def test_who_is_held_back_goes_on_without_a_round_that_sees_it() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from netstore import errors
-from netstore.errors import CorruptData
+from netstore.errors import CorruptData, Shed
 from netstore.node import jobs as rules
 from netstore.node.jobs import Jobs
 
@@ -22,6 +22,9 @@ class Lines:
         self.events: list[str] = []
 
     def error(self, event: str, **_: Any) -> None:
+        self.events.append(event)
+
+    def warning(self, event: str, **_: Any) -> None:
         self.events.append(event)
 
 
@@ -149,6 +152,21 @@ def test_a_step_that_raises_ends_its_job_and_no_other(bench: Bench) -> None:
     assert [str(fault) for fault in bad.faults] == ["no such record"]
     assert good.left == 0
     assert bench.log.events == ["job_failed"]
+
+
+def test_work_that_is_given_up_for_want_of_room_is_a_warning_that_names_the_setting(bench: Bench) -> None:
+    class Full(Shed):
+        limit = "some_setting"
+
+    bad = bench.start("ann", "bad")
+
+    def burst() -> None:
+        raise Full("no room for it")
+
+    bad.in_step = burst
+    bench.run(1)
+    assert [str(fault) for fault in bad.faults] == ["no room for it"]
+    assert bench.log.events == ["job_given_up"]
 
 
 def test_a_job_that_cannot_even_be_told_of_its_fault_ends_alone(bench: Bench) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore import parted
-from netstore.errors import Fault
+from netstore.errors import TOO_MANY, Fault
 from netstore.limits import Budget
 from netstore.state import tree as trees
 from netstore.state import walk as walks
@@ -228,7 +228,7 @@ def test_what_a_walk_holds_is_charged_and_given_back() -> None:
     tree, budget = full()
     tree.set(b"/e", LARGE, False, FOR_EVER)
     walk, going = begun(tree)
-    assert budget.used == 0
+    assert budget.used == walks.ROW_BYTES * 2_000, "who comes next sees it"
     assert next(going) is None
     rows = walks.ROW_BYTES * 2_000
     assert budget.used == rows
@@ -281,11 +281,19 @@ def test_who_comes_to_hold_most_is_refused_for_others() -> None:
     small, small_going = begun(tree, b"/f")
     next(small_going)
     budget.limit = 2_000 * walks.ROW_BYTES
-    _, going = begun(tree)
-    with pytest.raises(WalkLost):
-        next(going)
+    refused = tree.look(b"/d")
+    assert isinstance(refused, Fault)
+    assert refused.cause == TOO_MANY.encode()
     assert not small.lost
     assert budget.used == walks.ROW_BYTES
+
+
+def test_a_list_as_large_as_those_under_way_is_refused_and_they_go_on() -> None:
+    tree, budget = full()
+    budget.limit = 3_000 * walks.ROW_BYTES
+    _, going = begun(tree)
+    assert isinstance(tree.look(b"/d"), Fault)
+    assert len([row for row in going if isinstance(row, NodeView)]) == 2_000
 
 
 def test_the_last_walk_may_hold_twice_as_much_and_no_more() -> None:

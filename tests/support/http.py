@@ -7,6 +7,7 @@ from weakref import ref
 
 from netstore.limits import Budget
 from netstore.net.http1 import Http1Connection, Http1Server
+from netstore.net.intake import Intake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,10 +31,23 @@ def seen(request: Request) -> Seen:
     )
 
 
+class Told:
+    """Keeps the events that would be logged."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self.events.append(event)
+
+
 class FakeOutput:
     """Collects what a codec sends."""
 
-    def __init__(self) -> None:
+    def __init__(self, intake: Intake | None = None, memory: Budget | None = None) -> None:
+        memory = memory or Budget(1 << 30)
+        self.intake = intake or Intake(memory, Told())
+        self.asked = 0
         self.sent = b""
         self.finished = False
         self.dropped: int | None = None
@@ -42,7 +56,7 @@ class FakeOutput:
         self.held_back = False
         self.hurried = False
         self.principal = "here"
-        self.account = Budget(1 << 30).account()
+        self.account = memory.account()
         self.charged = 0.0
         self.turns: list[Callable[[], None]] = []
 
@@ -64,6 +78,9 @@ class FakeOutput:
 
     def soon(self, call: Callable[[], None]) -> None:
         self.turns.append(call)
+
+    def again(self) -> None:
+        self.asked += 1
 
     def run_turn(self) -> bool:
         """Make the calls that were asked for; whether there were any."""

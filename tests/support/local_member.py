@@ -67,6 +67,9 @@ class _FailingLog:
     def error(self, event: str, **fields: Any) -> None:
         raise AssertionError(event, fields)
 
+    def warning(self, event: str, **fields: Any) -> None:
+        raise AssertionError(event, fields)
+
 
 class RecordedExchange:
     """`net.exchange.Exchange` that keeps the answer. `room` bounds what a slow reader's connection takes."""

@@ -7,8 +7,10 @@ from typing import Final
 MAX_STREAMS: Final = 16_384
 """Open streams of one connection. Each watch cache and informer of Kubernetes holds hundreds."""
 
-STREAM_WINDOW: Final = 1024 * 1024
-"""Bytes a client may send on a stream ahead of us."""
+STREAM_WINDOW: Final = 64 * 1024
+"""Bytes a client may send on a stream ahead of us, as most servers let it. A larger body or message has its
+window opened for all of it once it has its memory (`intake`), which it may have to wait for.
+"""
 
 CONNECTION_WINDOW: Final = 4 * 1024 * 1024
 """Bytes a client may send on all streams ahead of us."""

@@ -386,6 +386,7 @@ class Http2Connection:
             else:
                 stream = ready.popleft()
                 if self.queued > hold and stream.patient and stream.open:
+                    stream.unclaim()  # it may wait for long
                     back.append(stream)
                     continue
             self.spent += HANDLED
@@ -455,6 +456,13 @@ class Http2Connection:
         if stream.since is not None:
             stream.since = None
             self.unfinished -= 1
+
+    def widen(self, stream: Stream, allowed: int) -> None:
+        """The client may send so many bytes on this stream, or more where it may already."""
+        more = allowed - stream.allowed
+        if more > 0:
+            stream.allowed = allowed
+            self.output.write(frame(WINDOW_UPDATE, 0, stream.number, NUMBER.pack(more)))
 
     def thirst(self, stream: Stream) -> None:
         """A stream wants to know, once, when it has drained."""
@@ -543,6 +551,7 @@ class Http2Connection:
         for stream in self.streams.values():
             stream.open = False
             stream.since = None
+            stream.unclaim()
             if stream.queued:
                 stream.drop()
         self.queued = self.answers = self.unfinished = 0
@@ -616,7 +625,10 @@ class Http2Connection:
         late = []
         for stream in self.streams.values():
             if stream.since is not None and stream.since < limit and stream.awaited:
-                if stream.came < REQUEST_SECONDS * REQUEST_RATE:
+                if stream.waits:
+                    stream.since = now
+                    stream.came = 0
+                elif stream.came < REQUEST_SECONDS * REQUEST_RATE:
                     late.append(stream)
                 else:
                     stream.since = now
@@ -726,6 +738,7 @@ class Http2Connection:
         8.1).
         """
         stream.open = False
+        stream.unclaim()
         if stream.since is not None:
             self.completed(stream)
         if self.streams.pop(stream.number, None) is not None and not stream.half_closed:
@@ -748,6 +761,7 @@ class Http2Connection:
     def _drop(self, stream: Stream) -> None:
         """Forget what a stream had queued, and what it was to complete."""
         self.completed(stream)
+        stream.unclaim()
         self._blocked.pop(stream, None)
         if stream.wanting:
             self.unwant(stream)
@@ -890,10 +904,8 @@ class Http2Connection:
                 raise
             except Exception as fault:  # noqa: BLE001 - told, and the stream ends
                 self._broken(stream, fault)
-        if not ended and stream.allowed < STREAM_WINDOW // 2 and stream.open:
-            more = STREAM_WINDOW - stream.allowed
-            stream.allowed = STREAM_WINDOW
-            self.output.write(frame(WINDOW_UPDATE, 0, stream.number, NUMBER.pack(more)))
+        if not ended and stream.allowed < STREAM_WINDOW // 2 and stream.open and not stream.waits:
+            self.widen(stream, STREAM_WINDOW)
 
     def _odd_data(self, data: bytes, start: int, stop: int, flags: int, number: int) -> None:
         """DATA that is padded, empty, or of no stream that can take it."""

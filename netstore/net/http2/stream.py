@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from netstore.net.http2.bounds import FORGIVEN, PACE, STREAM_WINDOW
 from netstore.net.http2.frames import DATA, END_STREAM, FRAME_HEAD
+from netstore.net.intake import Claim, Crowded
 
 if TYPE_CHECKING:
     from netstore.net.http2.connection import Http2Connection
@@ -27,8 +28,10 @@ class Stream:
     __slots__ = (
         "_last",
         "_queue",
+        "_weighed",
         "allowed",
         "came",
+        "claim",
         "connection",
         "credit",
         "expected",
@@ -67,6 +70,10 @@ class Stream:
         """
         self.came = 0
         """Bytes of DATA since then."""
+        self.claim: Claim | None = None
+        """The memory for what has not come whole, or that it waits for; of a unary call or a request until it
+        is answered.
+        """
         self.half_closed = False
         """The client has sent everything."""
         self.open = True
@@ -79,6 +86,7 @@ class Stream:
         """It stands in one of the connection's lines of streams that wait for room."""
         self.queued = 0
         """Bytes of DATA that wait for their turn or a window."""
+        self._weighed = 0
         self._queue: deque[bytes | memoryview] | None = None
         self._last: bytes | None = None
 
@@ -103,6 +111,61 @@ class Stream:
         room = min(connection.initial_window + self.credit - self.queued, connection.window)
         return room if room > 0 and connection.takes_more else 0
 
+    @property
+    def waits(self) -> bool:
+        """What it sends is not to come before there is memory for it."""
+        return self.claim is not None and not self.claim.granted
+
+    def want(self, size: int, came: int) -> bool:
+        """So many bytes are wanted in all for what has come in part: they are there, or it waits for them.
+        False where no more can wait.
+        """
+        output = self.connection.output
+        claim = self.claim
+        if claim is None:
+            claim = self.claim = Claim(output.account, output.principal, self)
+        claim.came = came
+        try:
+            granted = output.intake.ask(claim, size, STREAM_WINDOW)
+        except Crowded:
+            self.unclaim()
+            return False
+        if granted and size - came > self.allowed:
+            self.connection.widen(self, size - came)
+        return True
+
+    def weigh(self, came: int) -> None:
+        """So many bytes are here of what has not come whole. They count in the connection's `held` where they
+        have no claim that counts them.
+        """
+        claim = self.claim
+        if claim is not None:
+            claim.came = came
+            if claim.granted:
+                came = 0
+        self.connection.held += came - self._weighed
+        self._weighed = came
+
+    def unclaim(self) -> None:
+        """It needs no memory any more."""
+        claim, self.claim = self.claim, None
+        if claim is not None:
+            self.connection.output.intake.release(claim)
+
+    def admitted(self) -> None:
+        """See `intake.Asker`."""
+        claim = self.claim
+        if claim is not None and self.open:
+            self.since = self.connection.now if self.since is not None else None
+            self.came = 0
+            self.connection.widen(self, claim.size - claim.came)
+            self.weigh(claim.came)
+            self.connection.output.again()
+
+    def given_up(self, status: int, reason: bytes) -> None:
+        """See `intake.Asker`."""
+        raise NotImplementedError
+
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
         """A piece of the body, `data[start:stop]`; `ended` with the last."""
         raise NotImplementedError
@@ -125,6 +188,8 @@ class Stream:
 
     def put_head(self, block: bytes) -> None:
         """Send a header block; the body follows."""
+        if self.claim is not None and self.claim.asker is None:
+            self.unclaim()
         self.connection.put_block(self.number, block, 0)
 
     def put_data(self, prefix: bytes, data: bytes | memoryview) -> None:
@@ -158,6 +223,7 @@ class Stream:
     def put_last(self, block: bytes = b"") -> None:
         """End the answer, with trailers unless the block is empty, once everything before it is sent."""
         self.open = False
+        self.unclaim()
         self._last = block
         if self.wanting:
             self.connection.unwant(self)
