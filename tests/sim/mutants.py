@@ -504,7 +504,7 @@ def _reads_before_own_commit(raft: Raft) -> bool:
 # --- the disk
 
 
-def _loads_no_pairs(machine: Machine, load_keys: object, leases: object) -> Iterator[None]:
+def _loads_no_pairs(machine: Machine, leases: object, *, whole: bool) -> Iterator[None]:
     """What a copy holds of the v3 keys is left where it is."""
     return iter(())
 
