@@ -125,8 +125,9 @@ class Pressure:
 
     def moved(self, holder: Holder) -> None:
         """It holds more or less, or was sent to."""
-        self._by_held.put(holder, _own(holder))
-        self._by_not_taken.put(holder, self._not_taken(holder))
+        own = _own(holder)
+        self._by_held.put(holder, own)
+        self._by_not_taken.put(holder, self._without_fresh(holder, own))
 
     def look(self, now: float) -> None:
         """Once a round, and once a second: see who has to wait, and who does no longer. O(1) while nobody
@@ -238,7 +239,7 @@ class Pressure:
             holder = self._by_not_taken.heaviest
             if memory.used <= memory.limit or holder is None:
                 break
-            size = self._not_taken(holder)
+            size = self._without_fresh(holder, _own(holder))
             if self._by_not_taken.put(holder, size):
                 continue  # it had less than was told of it
             if size <= memory.limit // max(len(self._by_held), 1):
@@ -253,10 +254,9 @@ class Pressure:
             if not self._by_held.put(holder, _own(holder)):
                 self._drop(holder, _HELD_MOST)
 
-    def _not_taken(self, holder: Holder) -> int:
-        """What it holds, without what requests were given and what could not be sent yet."""
-        held = _own(holder)
-        return held - min(max(held - holder.left, 0), self._fresh)
+    def _without_fresh(self, holder: Holder, own: int) -> int:
+        """What of its `own` could have been sent, or is more than may be fresh."""
+        return own - min(max(own - holder.left, 0), self._fresh)
 
     def _drop(self, holder: Holder, reason: str) -> None:
         if self._now - self._cut_told_at >= _CUT_TOLD_EVERY:

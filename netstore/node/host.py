@@ -859,7 +859,8 @@ class Host:
         """Propose the own requests and what was put off, up to `PAYLOADS_PER_TURN` of each, by turns for who
         goes first. While the member is `crowded` they go on waiting, or some of each are refused.
         """
-        self._refuse_late()
+        if self._put_off:
+            self._refuse_late()
         if self.crowded:
             if self._stalled_since is None:
                 self._stalled_since = self.proposals.now
@@ -906,9 +907,11 @@ class Host:
 
     def _propose(self, slots: list[Slot]) -> bool:
         """False when these wait, for as long as leadership is being transferred: a tick looks again."""
-        proposed = self._raft.propose([slot.payload for slot in slots])
+        payloads = [slot.payload for slot in slots]
+        proposed = self._raft.propose(payloads)
         if proposed.fate is not Fate.REFUSED:
-            self._pacing.spend(_weigh([slot.payload for slot in slots]))
+            if self._pacing.rate is not None:
+                self._pacing.spend(_weigh(payloads))
             self.proposals.sent(self._raft.term, slots)
         elif proposed.refusal is Refusal.TRANSFERRING:
             self.proposals.put_back(slots)
