@@ -195,8 +195,7 @@ class Connection:
         "_soon",
         "_spoken",
         "_tunnel",
-        "_unsent",
-        "_unsent_size",
+        "_queue",
         "account",
         "charged",
         "fd",
@@ -210,6 +209,7 @@ class Connection:
         "session",
         "settled",
         "taken",
+        "unsent",
         "used",
     )
 
@@ -240,8 +240,8 @@ class Connection:
         self.used: float = now
         """When something came from the peer last; `progress` is moved on while it owes nothing."""
         self._tunnel = None if credentials is None else Tunnel(credentials.server(), None)
-        """Where there is one, nothing of `_unsent` leaves but through it, until the end of the connection."""
-        self._unsent: deque[bytes | memoryview] = deque()
+        """Where there is one, nothing of `_queue` leaves but through it, until the end of the connection."""
+        self._queue: deque[bytes | memoryview] = deque()
         self._sealed: bytes | memoryview | None = None
         """What is to go over the wire before the rest, as it is: the rest of a record, or words of TLS."""
         self.heard = False
@@ -254,7 +254,8 @@ class Connection:
         self._farewell = False
         self._spoken = False
         self.settled = False
-        self._unsent_size = 0
+        self.unsent = 0
+        """Bytes that the kernel has not taken yet; see `http1.Output`."""
         self._charged = 0
         """What of it is charged to the account."""
         self.taken = 0
@@ -312,24 +313,24 @@ class Connection:
     def idle(self) -> bool:
         """Nothing was asked that is not answered to its end, and nothing of an answer waits to be sent."""
         session = self.session
-        return session.idle and not (self._unsent_size or self._closing or session.waiting or session.busy)
+        return session.idle and not (self.unsent or self._closing or session.waiting or session.busy)
 
     def write(self, data: bytes | memoryview) -> None:
         """Queue bytes; they leave when the reactor flushes."""
         if self._mute:
             return
-        self._unsent.append(data)
-        self._unsent_size += len(data)
+        self._queue.append(data)
+        self.unsent += len(data)
         if not self._dirty:
             self._dirty = True
             self._reactor.dirty.append(self)
-        if self._unsent_size > self._charged + _UNCHARGED:
+        if self.unsent > self._charged + _UNCHARGED:
             self._charge()
 
     def _charge(self) -> None:
         """Bring the account up to date."""
-        more = self._unsent_size - self._charged
-        self._charged = self._unsent_size
+        more = self.unsent - self._charged
+        self._charged = self.unsent
         self.account.charge(more)
         if more > 0:
             self._reactor.pressure.charged(self)
@@ -337,9 +338,9 @@ class Connection:
     def doom(self) -> None:
         """Let go of everything it holds, from within any call; it is cut at its next turn."""
         self._doomed = self._mute = True
-        self._unsent.clear()
+        self._queue.clear()
         self._sealed = None
-        self._unsent_size = self._charged = 0
+        self.unsent = self._charged = 0
         self.account.close()
         if not self._dirty:
             self._dirty = True
@@ -362,10 +363,6 @@ class Connection:
     def hurried(self) -> bool:
         """This turn is to be a short one: others wait who ask for less."""
         return self._reactor.hurried
-
-    def unsent(self) -> int:
-        """Bytes that the kernel has not taken yet."""
-        return self._unsent_size
 
     def finish(self, drop: int | None = None) -> None:
         """Send what is queued, then close both ways, giving the peer time to read it; see `http1.Output`."""
@@ -392,9 +389,9 @@ class Connection:
         self._socket.close()
         self.fd = -1
         self._mute = True
-        self._unsent.clear()
+        self._queue.clear()
         self._sealed = None
-        self._unsent_size = 0
+        self.unsent = 0
         self._soon = None
         self._resting = False
         self.account.close()
@@ -418,7 +415,8 @@ class Connection:
         elif mask & _OUT or self._dirty:
             self._dirty = False
             self._send()
-            self._leave()
+            if self.account.held != self.left:
+                self._leave()
         if self.fd >= 0:
             soon, self._soon = self._soon, None
             if soon is not None:
@@ -444,7 +442,8 @@ class Connection:
             self._send()
         if self.fd < 0:
             return
-        self._leave()
+        if self.account.held != self.left:
+            self._leave()
         if self.session.hungry:
             self._reactor.later(self)
         elif self._mask != _IN:
@@ -453,10 +452,8 @@ class Connection:
 
     def _leave(self) -> None:
         """It was sent to: what is held now is what was left."""
-        held = self.account.held
-        if held != self.left:
-            self.left = held
-            self._reactor.pressure.moved(self)
+        self.left = self.account.held
+        self._reactor.pressure.moved(self)
 
     def sweep(self, now: float, limit: float) -> None:
         """Once a second: look at the time. A peer that stalled for longer than the limit is given up."""
@@ -472,7 +469,7 @@ class Connection:
         self.session.sweep(now)
         if self.session.late or (self._partial and self._is_record_late(now)):
             return True
-        owes = self._closing or self._unsent_size > 0 or self.session.waiting or self._partial > 0
+        owes = self._closing or self.unsent > 0 or self.session.waiting or self._partial > 0
         if not owes:
             self.progress = now
         return now - self.progress > limit
@@ -487,7 +484,7 @@ class Connection:
         """The peer stalled: say so if it may still listen, then close."""
         if self._shaking:
             self.session.refuse(408, b"no handshake in time")
-        elif self._unsent_size or self._closing or not self.session.waiting:
+        elif self.unsent or self._closing or not self.session.waiting:
             self.cut()
         else:
             self.session.refuse(408, b"408 Request Timeout")
@@ -514,7 +511,7 @@ class Connection:
                 self.session.receive(data)
             if self._tunnel is not None and self._tunnel.ended and not self._mute:
                 self.session.eof()
-            if self.session.busy or not self.session.reading or self._unsent_size > HIGH_WATER:
+            if self.session.busy or not self.session.reading or self.unsent > HIGH_WATER:
                 self._watch()
         else:
             self.session.eof()
@@ -556,8 +553,8 @@ class Connection:
         connection closes.
         """
         self._mute = self._farewell = True
-        self._unsent.clear()
-        self._unsent_size = 0 if self._sealed is None else len(self._sealed)
+        self._queue.clear()
+        self.unsent = 0 if self._sealed is None else len(self._sealed)
         self._charge()
         self.account.release(self._partial)
         self._partial = 0
@@ -568,7 +565,7 @@ class Connection:
         """Send what TLS itself has to say."""
         if data:
             self._sealed = data if self._sealed is None else b"".join((self._sealed, data))
-            self._unsent_size += len(data)
+            self.unsent += len(data)
             if not self._dirty:
                 self._dirty = True
                 self._reactor.dirty.append(self)
@@ -576,7 +573,7 @@ class Connection:
     def _drain(self, data: bytes) -> None:
         self._drained += len(data)
         if not data or self._drained > self._drop:
-            if self._closing and not self._unsent_size:
+            if self._closing and not self.unsent:
                 self.cut()
             elif not data:
                 self.session.eof()
@@ -585,22 +582,22 @@ class Connection:
                 self.cut()
 
     def _send(self) -> None:
-        unsent, tunnel = self._unsent, self._tunnel
+        queue, tunnel = self._queue, self._tunnel
         room = SEND_SIZE
-        while unsent or self._sealed is not None:
+        while queue or self._sealed is not None:
             if self._sealed is not None:
                 data, self._sealed = self._sealed, None
             else:
-                data = unsent.popleft()
-                if unsent and len(data) < READ_SIZE:
+                data = queue.popleft()
+                if queue and len(data) < READ_SIZE:
                     data = self._joined(data)
                 if tunnel is not None:
                     if len(data) > JOINED_SIZE:
-                        unsent.appendleft(memoryview(data)[JOINED_SIZE:])
+                        queue.appendleft(memoryview(data)[JOINED_SIZE:])
                         data = memoryview(data)[:JOINED_SIZE]
-                    self._unsent_size -= len(data)
+                    self.unsent -= len(data)
                     data = tunnel.send(data)
-                    self._unsent_size += len(data)
+                    self.unsent += len(data)
             try:
                 sent = self._socket.send(data)
             except (BlockingIOError, InterruptedError):
@@ -608,7 +605,7 @@ class Connection:
             except OSError:
                 self.cut()
                 return
-            self._unsent_size -= sent
+            self.unsent -= sent
             if sent:
                 self.progress = self._reactor.now
                 self.taken += sent
@@ -618,33 +615,33 @@ class Connection:
                 if tunnel is not None:
                     self._sealed = rest
                 else:
-                    unsent.appendleft(rest)
+                    queue.appendleft(rest)
                 break
             if room <= 0:
                 break
         if self._charged:
             self._charge()
-        if self._closing and not self._unsent_size and tunnel is not None and not self._farewell:
+        if self._closing and not self.unsent and tunnel is not None and not self._farewell:
             self._farewell = True
             self._seal(tunnel.close())
-        elif self._closing and not self._unsent_size:
+        elif self._closing and not self.unsent:
             self._shut()
-        elif self._unsent_size or self._mask != _IN:
+        elif self.unsent or self._mask != _IN:
             self._watch()
 
     def _joined(self, first: bytes | memoryview) -> bytes:
         """Small pieces in one, because each send is a system call; a large one stays what it is, for it may
         be kept by others as well.
         """
-        unsent = self._unsent
-        if self._unsent_size <= JOINED_SIZE:
-            unsent.appendleft(first)
-            data = b"".join(unsent)
-            unsent.clear()
+        queue = self._queue
+        if self.unsent <= JOINED_SIZE:
+            queue.appendleft(first)
+            data = b"".join(queue)
+            queue.clear()
             return data
         pieces, size = [first], len(first)
-        while unsent and size + len(unsent[0]) <= JOINED_SIZE:
-            pieces.append(unsent.popleft())
+        while queue and size + len(queue[0]) <= JOINED_SIZE:
+            pieces.append(queue.popleft())
             size += len(pieces[-1])
         return b"".join(pieces)
 
@@ -673,11 +670,11 @@ class Connection:
         paused = not self._closing and (
             session.busy
             or not session.reading
-            or (self._unsent_size > HIGH_WATER and not promised)
+            or (self.unsent > HIGH_WATER and not promised)
             or (self.held_back and not (promised or session.answers_need_reading))
         )
         # What is to be flushed is not waited for yet: only a send tells that the kernel takes no more.
-        waits = self._unsent_size and (not self._dirty or self._mask & _OUT)
+        waits = self.unsent and (not self._dirty or self._mask & _OUT)
         mask = (0 if paused else _IN) | (_OUT if waits else 0)
         if mask != self._mask:
             self._mask = mask

@@ -96,6 +96,7 @@ class Output(Protocol):
     def write(self, data: bytes | memoryview) -> None:
         """Queue bytes to be sent."""
 
+    @property
     def unsent(self) -> int:
         """Bytes queued and not yet taken by the network."""
 
@@ -338,15 +339,15 @@ class Http1Connection:
             self.refuse(*verdict)
             return
         pending, server, output = self._pending, self.server, self.output
-        if self._thirsty is not None and output.unsent() <= LOW_WATER:
+        if self._thirsty is not None and output.unsent <= LOW_WATER:
             thirsty, self._thirsty = self._thirsty, None
             thirsty.drained()
-        turn = HURRIED_LIMIT if output.hurried else TURN_LIMIT
+        turn = 0
         while not self.closed:
             if self._at == len(self._data) and self._next is None and not self._later:
                 self.hungry = False
                 break
-            if not turn:
+            if turn >= HURRIED_LIMIT and (turn >= TURN_LIMIT or output.hurried):
                 self.hungry = True
                 output.soon(self.resume)
                 break
@@ -355,7 +356,7 @@ class Http1Connection:
                 or self.deferred
                 or len(pending) >= PIPELINE_LIMIT
                 or self._weight >= HIGH_WATER
-                or output.unsent() >= HIGH_WATER
+                or output.unsent >= HIGH_WATER
                 or output.held_back
             ):
                 self.hungry = True
@@ -377,13 +378,14 @@ class Http1Connection:
                 self.hungry = True
                 break
             self._next = None
-            turn -= 1
+            turn += 1
             exchange = Http1Exchange(self, request)
             if exchange.writes:
                 self._writes += 1
             if request.body:
                 self._weight += len(request.body)
-                self._give(exchange)
+                if self._whole is not None:
+                    self._give(exchange)
             if pending:
                 exchange.hold()
             pending.append(exchange)
@@ -459,7 +461,8 @@ class Http1Connection:
             self.deferred = False
         if exchange.request.body:
             self._weight -= len(exchange.request.body)
-            self._take_from(exchange)
+            if exchange.claim is not None:
+                self._take_from(exchange)
         pending = self._pending
         while pending and pending[0].complete:
             first = pending.popleft()
@@ -490,7 +493,7 @@ class Http1Connection:
         sweep that sees it, so that no clock is read for what comes at once.
         """
         self.late = False
-        if not self.waiting or self.busy or self.output.unsent() >= HIGH_WATER:
+        if not self.waiting or self.busy or self.output.unsent >= HIGH_WATER:
             self._swept = 0
             return
         had = self._kept_body()
@@ -709,7 +712,7 @@ class Http1Connection:
         """The peer sends nothing more, and all of it is handed over: close after the last answer."""
         if self._pending:
             self._pending[-1].closing = True
-        elif self.output.unsent():
+        elif self.output.unsent:
             self.output.finish()
             self.gone()
         else:

@@ -76,7 +76,7 @@ class Http1Exchange:
     @property
     def backlog(self) -> int:
         """See `Exchange.backlog`."""
-        return self._connection.output.unsent() + self._held_size
+        return self._connection.output.unsent + self._held_size
 
     def respond(self, status: int, fields: bytes, body: bytes = b"") -> None:
         """Answer in one piece; see `Exchange.respond`. Nothing happens where the answer is complete."""
@@ -130,7 +130,7 @@ class Http1Exchange:
     def push(self, *parts: bytes) -> bool:
         """Send a piece of the open body; see `Exchange.push`."""
         connection = self._connection
-        if connection.closed or self.complete or connection.output.unsent() > OPEN_BODY_LIMIT:
+        if connection.closed or self.complete or connection.output.unsent > OPEN_BODY_LIMIT:
             return False
         if self._held_size > OPEN_BODY_LIMIT:
             return False

@@ -10,8 +10,8 @@ with the load of these and a little more: to close one and open another makes no
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
-from math import frexp
 from typing import Final
 
 HALF_LIFE: Final = 0.1
@@ -57,6 +57,10 @@ LEVELS: Final = (MOST + 1) * OWN
 """Levels of a connection: by what its household took, and within that its own."""
 
 _STEP: Final = HALF_LIFE / 20
+"""Seconds within which nothing is halved: 3 %. Loads are looked at several times for each request."""
+
+_BOUNDS: Final = tuple(LEAST * 2**level for level in range(MOST))
+"""From which load on each level but 0 is."""
 
 _FORGOTTEN_SECONDS: Final = (MOST + 1) * HALF_LIFE
 """After which every load is level 0."""
@@ -79,16 +83,16 @@ class Load:
         return self._seconds
 
     def add(self, now: float, seconds: float) -> None:
-        """So much work was done. Within `_STEP` of the last time nothing is halved: this is done for each
-        request.
-        """
+        """So much work was done."""
         if now - self._at > _STEP:
             self.seconds(now)
         self._seconds += seconds
 
     def level(self, now: float) -> int:
         """Between 0 and `MOST`."""
-        return min(max(frexp(self.seconds(now) / LEAST)[1], 0), MOST)
+        if now - self._at > _STEP:
+            self.seconds(now)
+        return bisect_right(_BOUNDS, self._seconds)
 
 
 class Household(Load):
@@ -105,22 +109,21 @@ class Household(Load):
 class ConnectionLoad(Load):
     """The load of a connection, which is its household's too."""
 
-    __slots__ = ("_turn", "household")
+    __slots__ = ("_turn", "has_long_turns", "household")
 
     def __init__(self, household: Household, now: float) -> None:
         super().__init__(now, household.seconds(now) + NEWCOMER)
         self.household = household
         self._turn = 0.0
         """Seconds that the last turns took, on average."""
-
-    @property
-    def has_long_turns(self) -> bool:
+        self.has_long_turns = False
         """Its turns take long."""
-        return self._turn > LONG_TURN
 
     def add_turn(self, now: float, seconds: float) -> None:
         """A turn of it took so long."""
-        self._turn += (min(seconds, _LONGEST_TURN) - self._turn) * _LAST_TURN
+        counted = seconds if seconds < _LONGEST_TURN else _LONGEST_TURN
+        self._turn += (counted - self._turn) * _LAST_TURN
+        self.has_long_turns = self._turn > LONG_TURN
         self.add(now, seconds)
 
     def add(self, now: float, seconds: float) -> None:
@@ -128,7 +131,10 @@ class ConnectionLoad(Load):
         if now - self._at > _STEP:
             self.seconds(now)
         self._seconds += seconds
-        self.household.add(now, seconds)
+        household = self.household
+        if now - household._at > _STEP:
+            household.seconds(now)
+        household._seconds += seconds
 
     def is_light(self, now: float) -> bool:
         """Little was done for this connection lately."""

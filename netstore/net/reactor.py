@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 
 from netstore.admission import household
-from netstore.guard import guarded
+from netstore.errors import MustStop
+from netstore.guard import guarded, tell
 from netstore.limits import Budget
 from netstore.meter import Meter
 from netstore.net.accept import CannotAccept, accept
@@ -291,7 +292,12 @@ class Reactor:
         while self.dirty:
             dirty, self.dirty = self.dirty, []
             for place, connection in enumerate(dirty, 1):
-                self._serve(connection, connection.flush)
+                try:
+                    connection.flush()
+                except MustStop:
+                    raise
+                except Exception as fault:  # noqa: BLE001 - as `_serve`, without its two calls
+                    self._fell(connection, fault)
                 now = clock()
                 sent, connection.charged = connection.taken - connection.charged, connection.taken
                 connection.load.add(now, SEND_SECONDS + sent * BYTE_SECONDS)
@@ -430,6 +436,11 @@ class Reactor:
         if not guarded(self.failed, call, *arguments):
             connection.cut()
 
+    def _fell(self, connection: Connection, fault: Exception) -> None:
+        """What `_serve` does about a fault. Called where it was caught."""
+        tell(self.failed, fault)
+        connection.cut()
+
     def refused(self, peer: str, reason: str) -> None:
         """A TLS handshake failed. Told at most once a second: anybody can make it happen."""
         if self.now - self._refusal_told >= 1:
@@ -547,12 +558,14 @@ class Reactor:
         not to tell of those again.
         """
         turns = self._turns
+        turns.review(at, _REVIEWED)  # of those who wait since an earlier round
+        waiting = turns.places
         if at - self._lightest_at > LIGHT_SECONDS:
             self._lightest = LEVELS
         for connection, mask in asking:
-            if not connection.open:
+            if connection.fd < 0:
                 continue  # what came before in this round closed it
-            if len(turns) > _CROWD or turns.waits(connection):
+            if len(waiting) > _CROWD or connection in waiting:
                 connection.rest()
             load = connection.load
             level = turns.add(connection, mask, at, BEHIND if load.has_long_turns else 0)
@@ -567,32 +580,39 @@ class Reactor:
         for who has waited longest.
         """
         turns = self._turns
-        turns.review(at, _REVIEWED)
         first = turns.first
         heavy = self._lightest + APART
         stop = at + (ROUND_SECONDS if first < heavy else HEAVY_SECONDS)
         self.hurried = self._lightest < LEVELS
-        for _ in range(len(turns) - 1):
-            if at > stop or not turns:
+        waiting = turns.places
+        for _ in range(len(waiting) - 1):
+            if at > stop or not waiting:
                 break
             if first < heavy <= turns.first:
                 first, stop = heavy, min(stop, at + HEAVY_SECONDS / 2)  # the light are served
             at = self._serve_one(*turns.take(), at)
-        if turns and turns.first >= heavy:
+        if waiting and turns.first >= heavy:
             self._heavy_at = at
         self._passed_over += 1
-        if turns and (at <= stop or self._passed_over >= PASSED_OVER):
+        if waiting and (at <= stop or self._passed_over >= PASSED_OVER):
             self._passed_over = 0
             at = self._serve_one(*turns.longest(), at)
         self.hurried = False
         return at
 
     def _serve_one(self, connection: Connection, mask: int, at: float) -> float:
-        self._serve(connection, connection.ready, mask)
+        try:
+            connection.ready(mask)
+        except MustStop:
+            raise
+        except Exception as fault:  # noqa: BLE001 - as `_serve`, without its two calls
+            self._fell(connection, fault)
         now = self._clock()
-        connection.load.add_turn(now, min(now - at, CHARGED_SECONDS))
-        if now - at > self.meter.budget:
-            self.meter.over("requests", now - at, connection.principal)
+        seconds = now - at
+        if seconds > self.meter.budget:
+            self.meter.over("requests", seconds, connection.principal)
+            seconds = min(seconds, CHARGED_SECONDS)
+        connection.load.add_turn(now, seconds)
         return now
 
     def _answer_the_door(self, calling: list[int]) -> None:

@@ -11,7 +11,7 @@ household took counts for all its connections at once.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from netstore.net.load import LEVELS, OWN
 
@@ -41,41 +41,32 @@ class _Household(Generic[_C]):
         """Where it waits among the others; `LEVELS` where it does not."""
         self.lines: dict[int, OrderedDict[_C, int]] = {}
         self.taken = 0
-        """A bit for each level that has a line."""
+        """A bit for each level in whose line somebody stands."""
 
     def add(self, connection: _C, level: int, mask: int) -> None:
         """At the end of the line of its level."""
         line = self.lines.get(level)
         if line is None:
             line = self.lines[level] = OrderedDict()
-            self.taken |= 1 << level
+        self.taken |= 1 << level
         line[connection] = mask
 
     def take(self) -> tuple[_C, int]:
         """The first one of the first line."""
-        level = _lowest(self.taken)
-        taken = self.lines[level].popitem(last=False)
-        self._tidy(level)
-        return taken
+        bit = self.taken & -self.taken
+        line = self.lines[bit.bit_length() - 1]
+        first = line.popitem(last=False)
+        if not line:
+            self.taken ^= bit
+        return first
 
     def leave(self, connection: _C, level: int) -> int:
         """This one goes; what it waited for."""
-        mask = self.lines[level].pop(connection)
-        self._tidy(level)
+        line = self.lines[level]
+        mask = line.pop(connection)
+        if not line:
+            self.taken ^= 1 << level
         return mask
-
-    def _tidy(self, level: int) -> None:
-        if not self.lines[level]:
-            del self.lines[level]
-            self.taken &= ~(1 << level)
-
-
-class _Place(NamedTuple):
-    level: int
-    """Its own, within its household."""
-    household: str
-    above: int
-    """How far above its load it stands."""
 
 
 class Turns(Generic[_C]):
@@ -87,63 +78,69 @@ class Turns(Generic[_C]):
         self._taken = 0
         """A bit for each level at which some household waits."""
         self._households: dict[str, _Household[_C]] = {}
-        self._places: OrderedDict[_C, _Place] = OrderedDict()
-        """Where each stands, in the order in which they came."""
+        self.places: OrderedDict[_C, tuple[int, _Household[_C], int]] = OrderedDict()
+        """Who waits, in the order in which they came; to be read only. Of each its level within its
+        household, that, and how far above its load it stands. Plain tuples: one is made for each turn.
+        """
         self._reviewed: OrderedDict[_C, None] = OrderedDict()
         """The same, in the order in which their levels were looked at."""
 
     def __len__(self) -> int:
-        return len(self._places)
-
-    def waits(self, connection: _C) -> bool:
-        """Whether it waits for a turn."""
-        return connection in self._places
+        return len(self.places)
 
     @property
     def first(self) -> int:
         """The level of who comes next; `LEVELS` when nobody waits."""
-        return _lowest(self._taken) if self._taken else LEVELS
+        taken = self._taken
+        return (taken & -taken).bit_length() - 1 if taken else LEVELS
 
     def add(self, connection: _C, mask: int, now: float, above: int = 0) -> int:
         """It waits for a turn, at the end of its household's line of the level of its load at `now`, or so
         many levels above; one that waits already keeps its place. Gives the level.
         """
-        place = self._places.get(connection)
-        if place is None:
-            load = connection.load
-            place = _Place(load.level(now) + above, load.household.name, above)
-            household = self._households.get(place.household)
-            if household is None:
-                household = self._households[place.household] = _Household(place.household)
-            household.level = load.household.level(now)
-            household.add(connection, place.level, mask)
-            self._places[connection] = place
-            self._reviewed[connection] = None
-            self._stand(household)
-        else:
-            household = self._households[place.household]
-            household.lines[place.level][connection] |= mask
-        return OWN * household.level + place.level
+        place = self.places.get(connection)
+        if place is not None:
+            level, household, _ = place
+            household.lines[level][connection] |= mask
+            return OWN * household.level + level
+        load = connection.load
+        owner = load.household
+        level = load.level(now) + above
+        known = self._households.get(owner.name)
+        if known is None:
+            known = self._households[owner.name] = _Household(owner.name)
+        known.level = owner.level(now)
+        known.add(connection, level, mask)
+        self.places[connection] = level, known, above
+        self._reviewed[connection] = None
+        level += OWN * known.level
+        if level != known.stands:
+            self._stand(known)
+        return level
 
     def take(self) -> tuple[_C, int]:
         """Whose turn it is, and what it waited for. IndexError when nobody waits."""
-        household = next(iter(self._levels[self.first].values()))
-        connection, mask = household.take()
-        del self._places[connection], self._reviewed[connection]
-        self._go(household)  # to the end of its line
+        level = self.first
+        line = self._levels[level]
+        household = next(iter(line.values()))
+        first = household.take()
+        connection = first[0]
+        del self.places[connection], self._reviewed[connection]
+        if len(line) > 1:
+            self._go(household)  # to the end of its line
         self._stand(household)
-        return connection, mask
+        return first
 
     def longest(self) -> tuple[_C, int]:
         """The same for who has waited longest, whatever its level: so whoever waits behind others is served
         in the end. StopIteration when nobody waits.
         """
-        connection = next(iter(self._places))
+        connection = next(iter(self.places))
         return connection, self._leave(connection)
 
     def remove(self, connection: _C) -> None:
         """It waits no more, if it did."""
-        if connection in self._places:
+        if connection in self.places:
             self._leave(connection)
 
     def review(self, now: float, most: int) -> None:
@@ -153,31 +150,30 @@ class Turns(Generic[_C]):
         for _ in range(min(most, len(self._reviewed))):
             connection = next(iter(self._reviewed))
             self._reviewed.move_to_end(connection)
-            place = self._places[connection]
-            household = self._households[place.household]
-            level = connection.load.level(now) + place.above
-            if level < place.level:
-                household.add(connection, level, household.leave(connection, place.level))
-                self._places[connection] = place._replace(level=level)
+            stands, household, above = self.places[connection]
+            level = connection.load.level(now) + above
+            if level < stands:
+                household.add(connection, level, household.leave(connection, stands))
+                self.places[connection] = level, household, above
             if connection.load.household.name == household.name:
                 household.level = connection.load.household.level(now)
             self._stand(household)
 
     def _leave(self, connection: _C) -> int:
-        place = self._places.pop(connection)
+        level, household, _ = self.places.pop(connection)
         del self._reviewed[connection]
-        household = self._households[place.household]
-        mask = household.leave(connection, place.level)
+        mask = household.leave(connection, level)
         self._stand(household)
         return mask
 
     def _stand(self, household: _Household[_C]) -> None:
         """It waits where its first connection does. Where it waits there already it keeps its turn."""
-        if not household.taken:
+        taken = household.taken
+        if not taken:
             self._go(household)
             del self._households[household.name]
             return
-        level = OWN * household.level + _lowest(household.taken)
+        level = OWN * household.level + (taken & -taken).bit_length() - 1
         if level != household.stands:
             self._go(household)
             household.stands = level
@@ -191,8 +187,3 @@ class Turns(Generic[_C]):
             del line[household.name]
             if not line:
                 self._taken &= ~(1 << level)
-
-
-def _lowest(bits: int) -> int:
-    """The place of the lowest bit that is set."""
-    return (bits & -bits).bit_length() - 1

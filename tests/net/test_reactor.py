@@ -168,7 +168,7 @@ async def test_a_large_piece_for_many_readers_is_kept_once() -> None:
             assert exchange.push(piece)
             connection = cast("Connection", exchange._connection.output)
             with trio.fail_after(10):
-                while not isinstance(rest := connection._unsent[0], memoryview):
+                while not isinstance(rest := connection._queue[0], memoryview):
                     await trio.lowlevel.checkpoint()
             assert rest.obj is piece
 
@@ -320,7 +320,7 @@ async def test_after_a_broken_record_nothing_leaves_that_was_not_sealed(tmp_path
         with trio.fail_after(10):
             while not connection._closing:
                 await trio.lowlevel.checkpoint()
-        assert connection.unsent()
+        assert connection.unsent
         connection.write(SECRET)
         here.reactor.flush()
         data = await read_all(stream)

@@ -63,6 +63,7 @@ class FakeOutput:
     def write(self, data: bytes | memoryview) -> None:
         self.sent += data
 
+    @property
     def unsent(self) -> int:
         return self.backlog
 

@@ -477,7 +477,7 @@ class Http2Connection:
         """
         watered = self._watered
         for _ in range(len(watered)):
-            if self.output.unsent() > LOW_WATER // 2:
+            if self.output.unsent > LOW_WATER // 2:
                 break
             if self.spent >= self._slice:
                 self._ask()
@@ -493,7 +493,7 @@ class Http2Connection:
     @property
     def takes_more(self) -> bool:
         """More of a long answer may be given to this connection, as far as what waits on it goes."""
-        if self.output.unsent() >= PACE:
+        if self.output.unsent >= PACE:
             return False
         answers = self.answers
         return answers <= GIVEN_OVER or (answers <= GIVEN and not self.output.account.over)
@@ -524,7 +524,7 @@ class Http2Connection:
         """
         line = self._line
         told = 0
-        while line and self.window > 0 and self.output.unsent() <= LOW_WATER and self.takes_more:
+        while line and self.window > 0 and self.output.unsent <= LOW_WATER and self.takes_more:
             if told >= TOLD_AT_ONCE or self.spent >= self._slice:
                 self._ask()
                 break
@@ -648,7 +648,7 @@ class Http2Connection:
         connection, or the windows of streams are opened a little now and then, the connection is closed.
         O(streams that wait), charged.
         """
-        unsent = self.output.unsent()
+        unsent = self.output.unsent
         waits = self.queued > LOW_WATER or self._parked or (self._line and unsent <= LOW_WATER)
         if not waits or unsent >= PACE:
             enough = True
@@ -716,7 +716,7 @@ class Http2Connection:
     @property
     def plain(self) -> bool:
         """A constant header block may be sent as it is, and a small answer at once."""
-        return not self._shrink and self.output.unsent() < PACE
+        return not self._shrink and self.output.unsent < PACE
 
     def enqueue(self, stream: Stream, size: int) -> None:
         """A stream has so many more bytes queued."""
@@ -777,7 +777,7 @@ class Http2Connection:
     def _pump(self) -> None:
         """Frame what is queued, one frame of each stream in turn."""
         turn, output = self._turn, self.output
-        while turn and self.window > 0 and output.unsent() < PACE:
+        while turn and self.window > 0 and output.unsent < PACE:
             if self.spent >= self._slice:
                 self._ask()
                 break

@@ -100,7 +100,7 @@ class Stream:
         """Bytes given to this stream that the kernel has not taken, with those of the connection before
         them.
         """
-        return self.queued + self.connection.output.unsent()
+        return self.queued + self.connection.output.unsent
 
     @property
     def room(self) -> int:
@@ -203,7 +203,7 @@ class Stream:
             and size <= connection.initial_window + self.credit
             and size <= connection.window
             and size <= connection.frame_limit
-            and connection.output.unsent() < PACE
+            and connection.output.unsent < PACE
         ):
             self.credit -= size
             connection.window -= size
