@@ -56,8 +56,8 @@ OWN: Final = MOST + BEHIND + 1
 LEVELS: Final = (MOST + 1) * OWN
 """Levels of a connection: by what its household took, and within that its own."""
 
-_STEP: Final = HALF_LIFE / 20
-"""Seconds within which nothing is halved: 3 %. Loads are looked at several times for each request."""
+_STEP: Final = HALF_LIFE / 10
+"""Seconds within which nothing is halved: 7 %. Loads are added to and looked at for each request."""
 
 _BOUNDS: Final = tuple(LEAST * 2**level for level in range(MOST))
 """From which load on each level but 0 is."""
@@ -124,7 +124,13 @@ class ConnectionLoad(Load):
         counted = seconds if seconds < _LONGEST_TURN else _LONGEST_TURN
         self._turn += (counted - self._turn) * _LAST_TURN
         self.has_long_turns = self._turn > LONG_TURN
-        self.add(now, seconds)
+        if now - self._at > _STEP:
+            self.seconds(now)
+        self._seconds += seconds
+        household = self.household
+        if now - household._at > _STEP:
+            household.seconds(now)
+        household._seconds += seconds
 
     def add(self, now: float, seconds: float) -> None:
         """So much work was done for it."""

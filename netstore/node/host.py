@@ -362,7 +362,7 @@ class Host:
     @property
     def commit_index(self) -> Index:
         """Highest log index known to be committed."""
-        return self._raft.commit
+        return self._raft.log.commit
 
     @property
     def holding(self) -> bool:
@@ -795,7 +795,7 @@ class Host:
             ran("log")
             if effects.apply:
                 self._to_apply.extend(effects.apply)
-                self._to_apply_bytes += sum(map(_weight, effects.apply))
+                self._to_apply_bytes += _weigh([entry.data for entry in effects.apply])
                 applied |= self._apply()
             for number in effects.reads_failed:
                 self._finish_read(self._reads.drop(number), errors.timed_out(errors.TIMED_OUT_LEADER))
@@ -1003,7 +1003,7 @@ class Host:
                 self._half_applied = False
                 self._enough = 0
             waiting.popleft()
-            self._to_apply_bytes -= _weight(entry)
+            self._to_apply_bytes -= len(entry.data) + ENTRY_OVERHEAD_BYTES
             last = entry.index
             payload = self._payload
             if self.observer is not None and (
@@ -1178,7 +1178,7 @@ class Host:
             if not self._give(record):
                 return
             if isinstance(record, Append):
-                size += sum(map(_weight, record.entries))
+                size += _weigh([entry.data for entry in record.entries])
         if self._writing < len(self._unsynced):
             self._wake()
 
@@ -1325,10 +1325,6 @@ class Host:
             self._log.info("writes_not_paced")
         if weight > max(self._log_limit, self._compact_at) and not self.forgetting:
             self.compact()
-
-
-def _weight(entry: Entry) -> int:
-    return len(entry.data) + ENTRY_OVERHEAD_BYTES
 
 
 def _weigh(payloads: Sequence[bytes]) -> int:

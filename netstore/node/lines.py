@@ -70,7 +70,7 @@ class Lines(Generic[W]):
         if self.again:
             return [item for item in taken if item.payload]
         if lines and len(taken) + sum(map(len, lines.values())) <= most:
-            weight = sum(len(item.payload) for line in lines.values() for item in line)
+            weight = sum([len(item.payload) for line in lines.values() for item in line])
             if size + weight <= most_bytes:
                 for line in lines.values():
                     taken += line

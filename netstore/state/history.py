@@ -39,10 +39,12 @@ class History:
     on.
     """
 
-    __slots__ = ("_bytes", "_ring", "first", "last")
+    __slots__ = ("_bytes", "_ring", "_sizes", "first", "last")
 
     def __init__(self) -> None:
         self._ring = [_NO_EVENT] * CAPACITY
+        self._sizes = [0] * CAPACITY
+        """Bytes of the event in each slot."""
         self._bytes = 0
         self.first = EtcdIndex(1)
         """Index of the oldest kept event; above `last` when there is none."""
@@ -56,15 +58,17 @@ class History:
             raise NetstoreError(f"event {index} after {self.last}: the event window must not have gaps")
         if index - self.first >= CAPACITY:
             self._forget_first()
-        self._ring[index % CAPACITY] = event
+        place = index % CAPACITY
+        self._ring[place] = event
+        self._sizes[place] = size = event.size
         self.last = index
-        self._bytes += event.size
+        self._bytes += size
         while self._bytes > MOST_BYTES and self.first < index:
             self._forget_first()
 
     def _forget_first(self) -> None:
         place = self.first % CAPACITY
-        self._bytes -= self._ring[place].size
+        self._bytes -= self._sizes[place]
         self._ring[place] = _NO_EVENT
         self.first = EtcdIndex(self.first + 1)
 

@@ -527,8 +527,11 @@ class Machine:
 
     def _save_nodes(self, changes: dict[tuple[str, bytes], bytes | None]) -> None:
         for path, node in self.tree.take_changes().items():
-            timed = self.tree.timed.get(path)
-            changes[mirror.NODES, path] = None if node is None else mirror.pack_node(node, timed)
+            if node is None:
+                changes[mirror.NODES, path] = None
+            else:
+                timed = self.tree.timed.get(path) if node.expires else None
+                changes[mirror.NODES, path] = mirror.pack_node(node, timed)
 
     def _save_v3(self, changes: dict[tuple[str, bytes], bytes | None]) -> None:
         mvcc = self.mvcc

@@ -442,7 +442,7 @@ class Tree:
             return Fault(102, path, self.index)
         # The event shows the index of the change, the directory keeps its own (v2 API, update).
         index = self._next()
-        self._store(NodeView(path, old.created, old.modified, None, True, life.expires), life)
+        self._store(NodeView(path, old.created, old.modified, None, True, life.expires), life, old)
         node = NodeView(path, old.created, index, None, True, life.expires)
         return Event("update", index, node, old, refresh=refresh)
 
@@ -565,7 +565,7 @@ class Tree:
             self._adopt(path, index)
         if directory:
             self._children[path] = {}
-        self._store(node, life)
+        self._store(node, life, old)
         return Event(action, index, node, old, (), refresh)
 
     def _adopt(self, path: bytes, index: EtcdIndex) -> None:
@@ -579,24 +579,25 @@ class Tree:
                     self._children[above] = joined
                 return
             self._children[above] = {path: None}
-            self._store(NodeView(above, index, index, None, True), FOR_EVER)
+            self._store(NodeView(above, index, index, None, True), FOR_EVER, None)
             path = above
 
     def _overwrite(self, action: str, old: NodeView, value: bytes, life: Life, refresh: bool) -> Event:
         """Give a file a new value and expiry; it stays the node it was created as."""
         index = self._next()
         node = NodeView(old.key, old.created, index, value, False, life.expires)
-        self._store(node, life)
+        self._store(node, life, old)
         return Event(action, index, node, old, (), refresh)
 
-    def _store(self, node: NodeView, life: Life) -> None:
+    def _store(self, node: NodeView, life: Life, old: NodeView | None) -> None:
+        """Put a node in place of `old`, or where nothing is."""
         path = node.key
         if self._walks:
             self._keep(path)
         self._nodes[path] = self.changed[path] = node
         if life.expires:
             self.timed.put(path, Timed(life.ttl, self.index))
-        else:
+        elif old is not None and old.expires:
             self.timed.remove(path)
 
     def _remove(self, action: str, old: NodeView) -> Event:

@@ -114,7 +114,7 @@ def _form_of(request: Request) -> bytes:
     """The form that is the body; empty where it is something else."""
     if request.too_large:
         raise _bad_form(b"http: POST too large")
-    if not _is_form(request.content_type):
+    if request.content_type != _FORM_TYPE and not _is_form(request.content_type):
         return b""
     if len(request.body) > FORM_LIMIT_BYTES:
         raise _bad_form(b"http: POST too large")
@@ -301,8 +301,6 @@ _TYPE: Final = re.compile(rb"(" + _TOKEN + rb")?(/)?(" + _TOKEN + rb")?")
 
 def _is_form(content_type: bytes | None) -> bool:
     """Whether the body is a form; raises Fault 210 when the type cannot be parsed. None given: it is not."""
-    if content_type == _FORM_TYPE:
-        return True
     if not content_type:
         return False
     if len(content_type) > CONTENT_TYPE_BYTES:

@@ -60,6 +60,9 @@ MOST_HELD: Final = 64 * 1024 * 1024
 
 _WORK_OF_TELLING: Final = 6_000
 """The work that takes as long as to tell one watcher."""
+_NO_LIFE: Final = (0, 0)
+_LITTLE: Final = 512
+"""Bytes of an answer whose showing is not counted: it takes 5 us at worst."""
 _NOTHING: Final[Iterator[float]] = iter(())
 _NO_OUTCOME: Final = Fault(300, b"the command has no outcome to tell")
 
@@ -168,8 +171,8 @@ class KeysApi:
         self._answer(exchange, False, self._machine.look(key, parameters.recursive))
 
     def _put(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
-        value, refresh, ttl = parameters.value, parameters.refresh, _seconds(parameters)
-        expires = self._expires(parameters)
+        value, refresh = parameters.value, parameters.refresh
+        expires, ttl = _NO_LIFE if parameters.ttl is None else self._life(parameters.ttl)
         conditional = parameters.prev_index or parameters.prev_value
         command: commands.Command
         if parameters.prev_exist is False:
@@ -186,7 +189,7 @@ class KeysApi:
         self._propose(exchange, command, parameters.no_value, key if renews else b"")
 
     def _post(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
-        expires, ttl = self._expires(parameters), _seconds(parameters)
+        expires, ttl = _NO_LIFE if parameters.ttl is None else self._life(parameters.ttl)
         command = commands.InOrder(key, parameters.value, parameters.dir, expires, ttl)
         self._propose(exchange, command, parameters.no_value)
 
@@ -198,9 +201,9 @@ class KeysApi:
         else:
             self._propose(exchange, commands.Delete(key, parameters.dir, parameters.recursive))
 
-    def _expires(self, parameters: Parameters) -> Nanos | int:
-        ttl = parameters.ttl
-        return 0 if ttl is None else commands.expiry(self._member.clock.wall(), ttl)
+    def _life(self, ttl: int) -> tuple[int, int]:
+        """When a TTL that was given is over, and how many seconds it is."""
+        return commands.expiry(self._member.clock.wall(), ttl), min(ttl, commands.LONGEST_TTL)
 
     def _propose(
         self, exchange: Exchange, command: commands.Command, no_value: bool = False, renews: bytes = b""
@@ -232,9 +235,10 @@ class KeysApi:
             status, fields = 201 if created else 200, self._fields(outcome.index)
             if no_value:
                 exchange.respond(status, fields, self._render.action(outcome))
-            elif is_small(outcome):
+            elif outcome.node.nodes is None and (size := outcome.size) <= PIECE_BYTES:
                 body = self._render.event(outcome)
-                self._machine.worked += shown_work(body, outcome.size) // WORK_PER_UNIT
+                if len(body) > _LITTLE:
+                    self._machine.worked += shown_work(body, size) // WORK_PER_UNIT
                 exchange.respond(status, fields, body)
             else:
                 parts, size = self._parts(outcome), _held(outcome)
@@ -303,7 +307,8 @@ class KeysApi:
         status, fields = fault.http_status, self._render.fault_fields(fault)
         if len(fault.cause) <= PIECE_BYTES:
             body = self._render.fault(fault)
-            self._machine.worked += shown_work(body, len(fault.cause)) // WORK_PER_UNIT
+            if len(body) > _LITTLE:
+                self._machine.worked += shown_work(body, len(fault.cause)) // WORK_PER_UNIT
             exchange.respond(status, fields, body)
         else:
             self._show(exchange, status, fields, self._render.fault_parts(fault), len(fault.cause))
@@ -385,7 +390,3 @@ class KeysApi:
 def _held(event: Event) -> int:
     """Bytes of values that an event holds, at most."""
     return event.size + (SMALL_BYTES if event.node.nodes else 0)
-
-
-def _seconds(parameters: Parameters) -> int:
-    return min(parameters.ttl or 0, commands.LONGEST_TTL)
