@@ -269,7 +269,7 @@ def is_canonical(path: bytes) -> bool:
 
     "/" or names each led by one slash, no slash at the end.
     """
-    return path == b"/" or (path.startswith(b"/") and b"//" not in path and not path.endswith(b"/"))
+    return path[:1] == b"/" and (b"//" not in path + b"/" or path == b"/")
 
 
 def encode(command: Command) -> bytes:

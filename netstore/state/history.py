@@ -56,9 +56,10 @@ class History:
         index = event.index
         if index != self.last + 1:
             raise NetstoreError(f"event {index} after {self.last}: the event window must not have gaps")
-        if index - self.first >= CAPACITY:
-            self._forget_first()
         place = index % CAPACITY
+        if index - self.first >= CAPACITY:  # the oldest lies where this one goes
+            self._bytes -= self._sizes[place]
+            self.first = EtcdIndex(self.first + 1)
         self._ring[place] = event
         self._sizes[place] = size = event.size
         self.last = index

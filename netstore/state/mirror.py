@@ -107,9 +107,12 @@ _decode_lease: Final = msgspec.msgpack.Decoder(LeaseRecord)
 _decode_event: Final = msgspec.msgpack.Decoder(_EventRecord)
 
 
+_WINDOW_KEYS: Final = tuple(b"%03d" % place for place in range(CAPACITY))
+
+
 def window_key(index: EtcdIndex) -> bytes:
     """Where the event with this index lies in its table, until the one a thousand later takes its place."""
-    return b"%03d" % (index % CAPACITY)
+    return _WINDOW_KEYS[index % CAPACITY]
 
 
 def member_key(member: NodeId) -> bytes:

@@ -28,7 +28,7 @@ _REPLACED: Final = tuple(
     (character.encode(), b"\\u%04x" % ord(character)) for character in ("<", ">", "&", "\u2028", "\u2029")
 )
 """What msgspec leaves as it is and etcd escapes."""
-_encode_string: Final = msgspec.json.Encoder().encode
+_encode: Final = msgspec.json.Encoder().encode
 
 Part = tuple[bytes, int]
 """A piece of JSON, and the work of making it: 1 for a byte of plain text, which is about a nanosecond."""
@@ -57,12 +57,12 @@ def json_string(data: bytes) -> bytes:
     """
     special = data.translate(None, _ESCAPED_ALIKE)
     if not special:
-        return _encode_string(data.decode("ascii"))
+        return _encode(data.decode("ascii"))
     try:
         text = data.decode()
     except UnicodeDecodeError:
         return _json_string_repaired(data)
-    shown = _encode_string(text)
+    shown = _encode(text)
     if b"\b" in special or b"\f" in special:
         # A raw NUL, which is never in what was encoded, stands for an escaped backslash meanwhile.
         shown = shown.replace(b"\\\\", b"\0").replace(b"\\b", b"\\u0008").replace(b"\\f", b"\\u000c")
@@ -119,6 +119,47 @@ def shown_work(shown: bytes, size: int) -> int:
     What is not UTF-8 counts as escapes here, of six bytes for one. 1 us for 100 KiB.
     """
     return _work(shown.isascii(), size, shown)
+
+
+class _Node(msgspec.Struct, gc=False):
+    """A node as it is shown that has a value and no TTL."""
+
+    key: str
+    value: str
+    modifiedIndex: int  # noqa: N815 - as it is shown
+    createdIndex: int  # noqa: N815
+
+
+class _Event(msgspec.Struct, gc=False, omit_defaults=True):
+    """An event of such nodes."""
+
+    action: str
+    node: _Node
+    prevNode: _Node | None = None  # noqa: N815
+
+
+def _plain(event: Event) -> _Event | None:
+    """The event to be encoded in one go, which is 1 us instead of 2: where its nodes have values and no TTLs,
+    and nothing in them is escaped in another way than msgspec does it. That is so for most.
+    """
+    node, prev = event.node, event.prev
+    value = node.value
+    if value is None or node.expires:
+        return None
+    key = node.key
+    if prev is None:
+        if (key + value).translate(None, _ESCAPED_ALIKE):
+            return None
+        return _Event(event.action, _Node(key.decode(), value.decode(), node.modified, node.created))
+    before = prev.value
+    if before is None or prev.expires or (key + value + before).translate(None, _ESCAPED_ALIKE):
+        return None
+    name = key.decode()
+    return _Event(
+        event.action,
+        _Node(name, value.decode(), node.modified, node.created),
+        _Node(name, before.decode(), prev.modified, prev.created),
+    )
 
 
 class Rendering:
@@ -208,6 +249,9 @@ class Renderer:
 
         `past`: from the window, where a time left that has run out is not shown.
         """
+        plain = _plain(event)
+        if plain is not None:
+            return _encode(plain) + b"\n"
         node = self.node(event.node, past)
         if event.prev is None:
             return b'{"action":"%b","node":%b}\n' % (event.action.encode(), node)
