@@ -75,6 +75,9 @@ LIGHT_SECONDS: Final = 0.1
 PASSED_OVER: Final = 4
 """Rounds of which one has a turn for who has waited longest."""
 
+SENT_IN_PASSING: Final = 64 * 1024
+"""Bytes to be sent for which nobody stands behind others: its turn is as short as that of a request."""
+
 SEND_SECONDS: Final = 0.00001
 BYTE_SECONDS: Final = 5e-10
 """What a send counts for a load, and each byte of it. Not by the clock: to send wakes up who receives, and
@@ -307,7 +310,7 @@ class Reactor:
                 if now > stop:
                     left, self.dirty = [*dirty[place:], *self.dirty], []
                     for each in left:
-                        self.later(each)
+                        self._wait(each, BEHIND if each.unsent > SENT_IN_PASSING else 0)
                     return
 
     def worked(self, connection: Connection, seconds: float) -> None:
@@ -316,8 +319,12 @@ class Reactor:
 
     def later(self, connection: Connection) -> None:
         """A connection has something to go on with: it gets a turn in one of the next rounds."""
+        self._wait(connection, BEHIND)
+
+    def _wait(self, connection: Connection, above: int) -> None:
+        """A connection waits for a turn, so many levels above its load."""
         if connection.open:
-            self._turns.add(connection, 0, self._looked, BEHIND)
+            self._turns.add(connection, 0, self._looked, above)
             if not self._in_round and not self._called:
                 self._called = True
                 self._ring()
