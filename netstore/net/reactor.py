@@ -480,7 +480,7 @@ class Reactor:
     @property
     def _pending(self) -> bool:
         """There is something to do whatever the kernel says."""
-        return bool(self._turns or self.dirty or self._unfinished or self.pressure.looking)
+        return bool(self._turns.places or self.dirty or self._unfinished or self.pressure.looking)
 
     def _holders(self) -> list[Connection]:
         return list(self._connections.values())
@@ -528,7 +528,7 @@ class Reactor:
         if members or self._unfinished:  # they come first: who leads hangs on them
             self._hear_some(members)
             at = clock()
-        if self._turns or at - self._heavy_at < LIGHT_SECONDS:
+        if self._turns.places or at - self._heavy_at < LIGHT_SECONDS:
             self._line_up(asking, at)
             at = self._serve_by_turns(at)
         else:
