@@ -289,6 +289,8 @@ class Reactor:
         """Send what was written since the last flush, for `ROUND_SECONDS`; what is left takes its turns. A
         send may close a connection, which may write to others: until all is out.
         """
+        if not self.dirty:
+            return
         clock, budget = self._clock, self.meter.budget
         at = clock()
         stop = at + ROUND_SECONDS
