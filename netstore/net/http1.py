@@ -289,11 +289,11 @@ class Http1Connection:
     @property
     def busy(self) -> bool:
         """So much is outstanding that nothing more should be read for now."""
-        if self.endless and len(self._later) + len(self._data) - self._at < BEHIND_LIMIT:
-            return False
         claim = self._claim
         if claim is not None:
             return not claim.granted
+        if self.endless and len(self._later) + len(self._data) - self._at < BEHIND_LIMIT:
+            return False
         return self.hungry or len(self._pending) >= PIPELINE_LIMIT or self._weight >= HIGH_WATER
 
     @property
@@ -605,7 +605,8 @@ class Http1Connection:
             return self._claim_for(head)
         self._at = at
         request = head.request.with_body(bytes(body))
-        if self._claim is not None:
+        if self._claim is not None and body:  # one that turned out empty needs no memory
+            self._release_whole()
             self._whole, self._claim = self._claim, None
             self.output.intake.whole(self._whole)
         self._let_go()
