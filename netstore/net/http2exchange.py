@@ -46,6 +46,7 @@ class Http2Exchange(Stream):
         "_finite",
         "_gone",
         "_handle",
+        "_reads",
         "_server",
         "_size",
         "_verdict",
@@ -76,6 +77,8 @@ class Http2Exchange(Stream):
         self._verdict: tuple[int, bytes] | None = None
         """Why the body will not be read on."""
         self._handle: Callable[[Exchange], None] | None = handle
+        self._reads = head.method not in SAFE
+        """The body is read. What changes nothing may stay for long, and nobody looks at its body."""
         self._gone: Callable[[], None] | None = None
         self._drained: Callable[[], None] | None = None
         self._finite = False
@@ -98,15 +101,16 @@ class Http2Exchange(Stream):
             self._let_go()
             self.connection.ready.append(self)
             return
-        if start < stop:
+        if start < stop and self._reads:
             self._body.append(data[start:stop])
             self.weigh(self._size)
         if ended:
-            if self.claim is not None:
-                self.connection.output.intake.whole(self.claim)
+            self.complete()
             request.body = b"".join(self._body)
             self._let_go()
             self.connection.ready.append(self)
+        elif not self._reads:
+            return
         elif self._size > self._claimed and not self._claim_more():
             self._let_go()
             self._verdict = 503, TOO_MANY
@@ -151,9 +155,19 @@ class Http2Exchange(Stream):
         if self._verdict is not None:
             self.refuse(*self._verdict)
         elif handle is not None:
-            if self.request.method in SAFE:  # it may wait for long
-                self.unclaim()
             handle(self)
+
+    @property
+    def size(self) -> int:
+        """See `http2.Stream.size`."""
+        return len(self.request.body)
+
+    def free(self) -> None:
+        """See `http2.Stream.free`. The answer may wait for the client's windows for long; the body does not
+        stay for that.
+        """
+        self.request.body = b""
+        super().free()
 
     def lost(self) -> None:
         """See `http2.Stream.lost`."""
