@@ -6,6 +6,7 @@ table; what belongs to HTTP/1 alone is left out (RFC 9113, 8.2.2).
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 from netstore.net.exchange import LOW_WATER, OPEN_BODY_LIMIT, PLAIN, Request
@@ -70,7 +71,7 @@ class Http2Exchange(Stream):
         request.version = b"2"
         self.request = request
         self._server = server
-        self._body: list[bytes] = []
+        self._body: BytesIO | None = None
         self._size = 0
         self._claimed = 0
         """Bytes of memory that were asked for."""
@@ -102,11 +103,13 @@ class Http2Exchange(Stream):
             self.connection.ready.append(self)
             return
         if start < stop and self._reads:
-            self._body.append(data[start:stop])
+            if self._body is None:
+                self._body = BytesIO()
+            self._body.write(memoryview(data)[start:stop])
             self.weigh(self._size)
         if ended:
             self.complete()
-            request.body = b"".join(self._body)
+            request.body = self._body.getvalue() if self._body is not None else b""  # which copies nothing
             self._let_go()
             self.connection.ready.append(self)
         elif not self._reads:
@@ -268,7 +271,7 @@ class Http2Exchange(Stream):
             self._gone = call
 
     def _let_go(self) -> None:
-        self._body.clear()
+        self._body = None
         self.weigh(0)
 
     def _common(self) -> bytes:

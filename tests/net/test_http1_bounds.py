@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -177,6 +179,28 @@ def test_no_request_that_became_whole_leaves_memory_behind(method: bytes, last: 
         assert wire.connection.pending == 0
         assert memory.held == memory.promised == 0
     assert len(wire.exchanges) == 3 + 3 * bool(before)
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 8000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"]
+)
+def test_a_large_body_is_handed_over_without_a_copy(framing: bytes) -> None:
+    """One of the longest takes longer than a piece of work may."""
+    wire = Wire(hold=True).feed(b"PUT /a HTTP/1.1\r\nHost: x\r\n" + framing)
+    piece, last = bytes(50_000), b""
+    if b"chunked" in framing:
+        piece, last = b"c350\r\n" + piece + b"\r\n", b"0\r\n\r\n"
+    tracemalloc.start()
+    try:
+        wire.feed(*[piece] * 159)
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        wire.feed(piece + last)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(wire.exchanges[0].request.body) == 8_000_000
+    assert peak - before < 2_000_000
 
 
 def test_a_request_has_the_memory_of_its_own_body_and_of_no_other() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import h2.events
@@ -10,7 +11,7 @@ import pytest
 from netstore.net.exchange import OPEN_BODY_LIMIT
 from netstore.net.grpc import GrpcServer, Services
 from netstore.net.http1 import Http1Server
-from netstore.net.http2 import ENHANCE_YOUR_CALM, HELD_LIMIT, Http2Server
+from netstore.net.http2 import DATA, END_STREAM, ENHANCE_YOUR_CALM, HELD_LIMIT, Http2Server, frame
 from netstore.net.http2exchange import block_of, opener
 from netstore.net.intake import GROWTH, TOO_MANY, Claim
 from tests.support.h2client import Headers, Judged
@@ -304,6 +305,29 @@ def test_the_body_of_a_write_is_charged_while_its_answer_goes_out_and_is_not_kep
     assert site.judge.connection.queued > 0, "the windows hold it back"
     assert exchange.request.body == b""
     assert account.held - site.judge.connection.queued < 20_000
+
+
+def test_a_large_body_is_handed_over_without_a_copy() -> None:
+    site = Site(body_limit=9_000_000)
+    site.judge.client.send_headers(
+        1, [(":method", "PUT"), (":scheme", "http"), (":path", "/"), (":authority", "x")]
+    )
+    site.judge.settle()
+    connection = site.judge.connection
+    connection.streams[1].allowed = 9_000_000
+    connection.streams[1].expected = 8_000_000
+    tracemalloc.start()
+    try:
+        for _ in range(499):
+            connection.receive(frame(DATA, 0, 1, bytes(16_000)))
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        connection.receive(frame(DATA, END_STREAM, 1, bytes(16_000)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(site.exchanges[0].request.body) == 8_000_000
+    assert peak - before < 2_000_000
 
 
 def test_a_body_of_unknown_size_that_waits_counts_with_all_that_has_come_of_it() -> None:
