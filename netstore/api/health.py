@@ -32,7 +32,9 @@ HEALTH_SECONDS: Final = 1.0
 """How long the read through the log may take before the member calls itself unhealthy, as etcd."""
 
 MOST_CHECKS: Final = 250
-"""Checks that may wait at once, of one principal half of them: they are answered in one piece, about 2 ms."""
+"""Checks that may wait at once, of one principal half of them: they are answered in one piece, about 2 ms.
+Others are told at once what was found last.
+"""
 
 ALARMS: Final = {NOSPACE: b"NOSPACE", CORRUPT: b"CORRUPT"}
 """The kinds of alarms, as they are named in a query."""
@@ -40,6 +42,8 @@ ALARMS: Final = {NOSPACE: b"NOSPACE", CORRUPT: b"CORRUPT"}
 _JSON: Final = b"Content-Type: application/json\r\n"
 _SERVER: Final = b"Server: netstore/%s\r\n" % __version__.encode()
 _READ: Final = encode(QuorumGet(path=b"/"))
+_LATE: Final = f"the log takes longer than {HEALTH_SECONDS:g} s"
+_FIRST: Final = "no read through the log has come back yet"
 
 
 class Version:
@@ -61,8 +65,10 @@ class Health:
 
     It goes through the log, and not by a read index, because a member whose disk takes nothing is not well.
     The read is the member's own, so that it waits behind nobody's requests, least of all those of the client
-    that asks: who writes much would otherwise have its member restarted for that. All that ask while one is
-    on its way wait for that one, so that however many ask, there is one of them in the log at a time.
+    that asks: who writes much would otherwise have its member restarted for that. All that ask while one has
+    no outcome wait for that one, so that however many ask, and however long it takes, there is one of them in
+    the log at a time. Each waits for `HEALTH_SECONDS`. Who finds no place to wait is told what was found
+    last, until the read under way is late: a member that is well is not called ill because many ask.
 
     Each `exclude` in the query names an alarm that is passed over; in a query of more than `MAX_PAIRS` none
     does.
@@ -73,7 +79,9 @@ class Health:
         self._after = after
         self._admission = Admission(MOST_CHECKS)
         self._round: _Round | None = None
-        """The read on its way, while it may come in time."""
+        """The read that has no outcome yet."""
+        self._found = _FIRST
+        """Why the member was not well when a read came back, or took too long; empty when it was."""
 
     def __call__(self, exchange: Exchange) -> None:
         if not method_allowed(exchange, b"GET"):
@@ -83,7 +91,7 @@ class Health:
             _answer(exchange, "; ".join(alarms) or "knows no leader")
             return
         if not self._admission.enter(exchange.principal):
-            _answer(exchange, "too many checks of health wait")
+            _answer(exchange, _explained(self._member, self._found))
             return
         check = _Check(exchange, self._member, self._admission)
         check.deadline = self._after(HEALTH_SECONDS, check.late)
@@ -92,21 +100,22 @@ class Health:
             return
         self._round = begun = _Round()
         begun.join(check)
-        begun.deadline = self._after(HEALTH_SECONDS, partial(self._over, begun))
+        begun.deadline = self._after(HEALTH_SECONDS, self._late)
         self._member.propose(_READ, partial(self._done, begun))
 
     def _done(self, begun: _Round, outcome: Outcome | Fault) -> None:
-        self._over(begun)
-        fault = outcome if isinstance(outcome, Fault) else None
-        reason = "" if fault is None else fault.cause.decode("utf-8", "replace") or fault.message
-        begun.answer(self._member.hub.failed, reason)
-
-    def _over(self, begun: _Round) -> None:
-        """Who asks from now on waits for another read."""
         if begun.deadline is not None:
             begun.deadline.cancel()
         if self._round is begun:
             self._round = None
+        fault = outcome if isinstance(outcome, Fault) else None
+        reason = "" if fault is None else fault.cause.decode("utf-8", "replace") or fault.message
+        self._found = reason
+        begun.answer(self._member.hub.failed, reason)
+
+    def _late(self) -> None:
+        """The read that is under way takes too long."""
+        self._found = _LATE
 
     def _alarms(self, query: bytes) -> list[str]:
         """The alarms that are raised and that the query does not exclude."""
@@ -165,14 +174,13 @@ class _Check:
 
     def late(self) -> None:
         """It has waited for long enough."""
-        self.finish(f"the log takes longer than {HEALTH_SECONDS:g} s")
+        self.finish(_LATE)
 
     def finish(self, reason: str) -> None:
         """Answer, once; a reason is why the member is not well."""
         if self in self.among:
             self._forget()
-            own = self._member.problems() if reason else []
-            _answer(self._exchange, "; ".join(own) or reason)
+            _answer(self._exchange, _explained(self._member, reason))
 
     def _forget(self) -> None:
         if self in self.among:
@@ -180,6 +188,11 @@ class _Check:
             self._admission.leave(self._exchange.principal)
         if self.deadline is not None:
             self.deadline.cancel()
+
+
+def _explained(member: Member, reason: str) -> str:
+    """The reason against a member in its own words, where it knows better; empty where there is none."""
+    return ("; ".join(member.problems()) or reason) if reason else ""
 
 
 def _answer(exchange: Exchange, reason: str) -> None:

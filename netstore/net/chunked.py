@@ -7,6 +7,7 @@ data is bounded, so that no body can be mostly frame, and no trailer longer than
 from __future__ import annotations
 
 import re
+from io import BytesIO
 from typing import Final
 
 from netstore.net.http1head import FIELD_LINE, Malformed
@@ -27,12 +28,13 @@ class BodyTooLarge(Exception):  # noqa: N818 - named for what is wrong with it
 
 
 class ChunkedBody:
-    """Feed it with `take` until it has `ended`; `data` is the body so far, at most `limit` bytes."""
+    """Feed it with `take` until it has `ended`; the body so far has `size` bytes, at most `limit`."""
 
-    __slots__ = ("_framing", "_left", "_limit", "_line", "_step", "_trailer", "data")
+    __slots__ = ("_data", "_framing", "_left", "_limit", "_line", "_step", "_trailer", "size")
 
     def __init__(self, limit: int, trailer_limit: int) -> None:
-        self.data = bytearray()
+        self._data = BytesIO()
+        self.size = 0
         self._limit = limit
         self._step = _SIZE
         self._left = 0
@@ -52,7 +54,11 @@ class ChunkedBody:
     @property
     def held(self) -> int:
         """Bytes that are kept."""
-        return len(self.data) + len(self._line)
+        return self.size + len(self._line)
+
+    def whole(self) -> bytes:
+        """The body. Nothing is copied for it."""
+        return self._data.getvalue()
 
     def take(self, data: bytes, at: int) -> int:
         """Take bytes from `at` on; the place behind the last one that belongs to the body. Raises Malformed
@@ -63,14 +69,16 @@ class ChunkedBody:
                 end = at + self._left
                 if data.startswith(b"\r\n", end):
                     # All of a chunk is here, as it mostly is.
-                    self.data += data[at:end]
+                    self._data.write(data[at:end])
+                    self.size += self._left
                     self._admit(2)
                     self._framing -= 2
                     self._step = _SIZE
                     at = end + 2
                     continue
                 part = data[at:end]
-                self.data += part
+                self._data.write(part)
+                self.size += len(part)
                 self._left -= len(part)
                 at += len(part)
                 if not self._left:
@@ -94,7 +102,7 @@ class ChunkedBody:
         if self._step == _TRAILER:
             if size > self._trailer:
                 raise Malformed(431, b"431 Request Header Fields Too Large")
-        elif size > self._framing + len(self.data) // 2:
+        elif size > self._framing + self.size // 2:
             raise Malformed(400, b"400 Bad Request: chunks with too little data")
 
     def _read(self, line: bytes) -> None:
@@ -116,6 +124,6 @@ class ChunkedBody:
         if found is None:
             raise Malformed(400, b"400 Bad Request: malformed chunk")
         self._left = int(found[1], 16)
-        if len(self.data) + self._left > self._limit:
+        if self.size + self._left > self._limit:
             raise BodyTooLarge
         self._step = _DATA if self._left else _TRAILER

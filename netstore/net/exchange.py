@@ -40,7 +40,8 @@ def field_line(name: bytes, value: bytes) -> bytes:
 class Request:
     """A parsed request. `path` and `query` are as sent (still percent-encoded), split at the first `?`.
 
-    Never changed once it is handed over: a connection may hand over the same object for equal requests.
+    Never changed while its answer is owed: a connection may hand over the same object for equal requests. The
+    body of a method that changes nothing may be left out.
     """
 
     __slots__ = (

@@ -233,6 +233,8 @@ _EXPIRED: Final = "context deadline exceeded"
 _UNREAD: Final = "answers wait to be read on this connection, and memory is short: read them first"
 _FAILED: Final = "internal error; the log of the server has it"
 _MESSAGES_AT_ONCE: Final = 32
+_MESSAGE_COST: Final = 64
+"""What a message of a stream that waits is charged, beside its bytes."""
 _EXPIRED_AT_ONCE: Final = 64
 """Calls that are ended at once because their time is up: 1 ms. Who is not among them is in the next round."""
 _TOLD_PATH: Final = 200
@@ -697,9 +699,8 @@ class GrpcCall(Stream):
             if len(buffer) < self._need:
                 self._check_held()
                 return messages
-            if self.claim is not None:
-                self.connection.output.intake.whole(self.claim)
             data, start, stop = bytes(buffer), 0, len(buffer)
+            self.complete()
             self._unhold()
         need = 5
         while stop - start >= 5:
@@ -789,6 +790,11 @@ class UnaryCall(GrpcCall):
         if ended or self._failure is not None:
             self.connection.ready.append(self)
 
+    @property
+    def size(self) -> int:
+        """See `http2.Stream.size`."""
+        return 0 if self._message is None else len(self._message)
+
     def hand_over(self) -> None:
         """See `http2.Stream.hand_over`."""
         if not self.open:
@@ -812,7 +818,7 @@ class UnaryCall(GrpcCall):
 class StreamCall(GrpcCall):
     """Messages both ways until one side has enough. Handed over as it opens, and as messages come."""
 
-    __slots__ = ("_ended", "_handler", "_inbox", "_listed", "_lost", "_receiver")
+    __slots__ = ("_ended", "_handler", "_inbox", "_inbox_size", "_listed", "_lost", "_receiver")
 
     patient = False
 
@@ -823,6 +829,8 @@ class StreamCall(GrpcCall):
         self._handler: StreamHandler | None = handler
         self._receiver: Receiver | None = None
         self._inbox: list[bytes] = []
+        self._inbox_size = 0
+        """Bytes of them, kept while they are more than a few."""
         self._ended = False
         self._listed = True
         self._lost = False
@@ -833,12 +841,18 @@ class StreamCall(GrpcCall):
         """See `http2.Stream.awaited`: a client may open a stream long before its first message."""
         return self._buffer is not None
 
+    def complete(self) -> None:
+        """See `http2.Stream.complete`. A stream may last for ever, and the next message has its own claim."""
+        self.unclaim()
+
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
         """See `http2.Stream.take`."""
         messages = self._messages(data, start, stop)
-        if self.claim is not None and self.claim.asker is None:
-            self.unclaim()
-        self._inbox += messages
+        if messages:
+            self._inbox += messages
+            self._inbox_size += sum(map(len, messages)) + _MESSAGE_COST * len(messages)
+            if self._inbox_size > SMALL:
+                self.keep(self._inbox_size)
         if ended:
             self._ended = True
         elif self._buffer is not None:
@@ -879,6 +893,12 @@ class StreamCall(GrpcCall):
             self._receiver = None
             super().finish(status, text)
 
+    def free(self) -> None:
+        """See `http2.Stream.free`."""
+        self._inbox.clear()
+        self._inbox_size = 0
+        super().free()
+
     def lost(self) -> None:
         """See `http2.Stream.lost`."""
         self._lost = True
@@ -888,7 +908,6 @@ class StreamCall(GrpcCall):
         """The call was lost: each who waits for its end is told, whatever the other makes of it."""
         receiver, self._receiver = self._receiver, None
         cancelled, self._cancelled = self._cancelled, None
-        self._inbox.clear()
         if receiver is not None:
             self.guard(receiver.cancelled)
         if cancelled is not None:
@@ -905,6 +924,12 @@ class StreamCall(GrpcCall):
                 self.guard(receiver.cancelled)
         inbox, self._inbox = self._inbox[:_MESSAGES_AT_ONCE], self._inbox[_MESSAGES_AT_ONCE:]
         self.connection.spent += HANDLED * len(inbox)
+        if self._inbox:
+            self._inbox_size -= sum(map(len, inbox)) + _MESSAGE_COST * len(inbox)
+        else:
+            self._inbox_size = 0
+        if self.kept:
+            self.keep(self._inbox_size)
         for message in inbox:
             if self.open and self._receiver is not None:
                 self._receiver.received(message)

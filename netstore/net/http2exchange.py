@@ -6,6 +6,7 @@ table; what belongs to HTTP/1 alone is left out (RFC 9113, 8.2.2).
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 from netstore.net.exchange import LOW_WATER, OPEN_BODY_LIMIT, PLAIN, Request
@@ -46,6 +47,7 @@ class Http2Exchange(Stream):
         "_finite",
         "_gone",
         "_handle",
+        "_reads",
         "_server",
         "_size",
         "_verdict",
@@ -69,13 +71,15 @@ class Http2Exchange(Stream):
         request.version = b"2"
         self.request = request
         self._server = server
-        self._body: list[bytes] = []
+        self._body: BytesIO | None = None
         self._size = 0
         self._claimed = 0
         """Bytes of memory that were asked for."""
         self._verdict: tuple[int, bytes] | None = None
         """Why the body will not be read on."""
         self._handle: Callable[[Exchange], None] | None = handle
+        self._reads = head.method not in SAFE
+        """The body is read. What changes nothing may stay for long, and nobody looks at its body."""
         self._gone: Callable[[], None] | None = None
         self._drained: Callable[[], None] | None = None
         self._finite = False
@@ -98,15 +102,18 @@ class Http2Exchange(Stream):
             self._let_go()
             self.connection.ready.append(self)
             return
-        if start < stop:
-            self._body.append(data[start:stop])
+        if start < stop and self._reads:
+            if self._body is None:
+                self._body = BytesIO()
+            self._body.write(memoryview(data)[start:stop])
             self.weigh(self._size)
         if ended:
-            if self.claim is not None:
-                self.connection.output.intake.whole(self.claim)
-            request.body = b"".join(self._body)
+            self.complete()
+            request.body = self._body.getvalue() if self._body is not None else b""  # which copies nothing
             self._let_go()
             self.connection.ready.append(self)
+        elif not self._reads:
+            return
         elif self._size > self._claimed and not self._claim_more():
             self._let_go()
             self._verdict = 503, TOO_MANY
@@ -151,9 +158,19 @@ class Http2Exchange(Stream):
         if self._verdict is not None:
             self.refuse(*self._verdict)
         elif handle is not None:
-            if self.request.method in SAFE:  # it may wait for long
-                self.unclaim()
             handle(self)
+
+    @property
+    def size(self) -> int:
+        """See `http2.Stream.size`."""
+        return len(self.request.body)
+
+    def free(self) -> None:
+        """See `http2.Stream.free`. The answer may wait for the client's windows for long; the body does not
+        stay for that.
+        """
+        self.request.body = b""
+        super().free()
 
     def lost(self) -> None:
         """See `http2.Stream.lost`."""
@@ -254,7 +271,7 @@ class Http2Exchange(Stream):
             self._gone = call
 
     def _let_go(self) -> None:
-        self._body.clear()
+        self._body = None
         self.weigh(0)
 
     def _common(self) -> bytes:

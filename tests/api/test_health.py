@@ -128,32 +128,71 @@ def test_checks_that_come_together_wait_for_one_read_of_the_members_own() -> Non
     assert late.status == 503
 
 
-def test_a_read_that_was_lost_keeps_nobody_waiting_who_asks_after_it() -> None:
+def passes(member: StuckMember, seconds: float) -> None:
+    member.clock.now = Nanos(member.clock.now + int(seconds * 1e9))
+    member.deadlines.run_due()
+
+
+def test_however_long_a_read_takes_there_is_one_in_the_log() -> None:
     member = StuckMember()
-    member.send("GET", "/health")
-    member.clock.now = Nanos(START + 900_000_000)
-    member.deadlines.run_due()
-    between = member.send("GET", "/health")
-    member.clock.now = Nanos(START + 1_000_000_000)
-    member.deadlines.run_due()
+    answers = []
+    for _ in range(5):
+        answers.append(member.send("GET", "/health"))
+        passes(member, 0.6)
+    assert len(member.waiting) == 1
+    late = unhealthy("the log takes longer than 1 s")
+    assert [(answer.status, answer.body) for answer in answers[:4]] == [late] * 4
+    member.waiting[0](None)
+    assert (answers[4].status, answers[4].body) == HEALTHY, "who asked later waits for it, too"
     after = member.send("GET", "/health")
     assert len(member.waiting) == 2
+    member.waiting[0](timed_out())
+    assert after.status == 0, "that one is over"
     member.waiting[1](None)
-    assert (between.status, after.status) == (0, 200)
-    member.waiting[0](None)
-    assert between.status == 200, "the first came back late, but in its time"
+    assert after.status == 200
 
 
 def test_who_asks_without_waiting_leaves_half_to_the_others() -> None:
     member = StuckMember()
     answers = [member.send("GET", "/health") for _ in range(MOST_CHECKS)]
-    assert [answer.status for answer in answers].count(503) == MOST_CHECKS // 2
+    assert [answer.status for answer in answers].count(0) == MOST_CHECKS // 2
     answers[0].hang_up()
     answers[1].hang_up()
     assert member.send("GET", "/health").status == 0
     member.waiting[0](None)
     assert [answer.status for answer in answers].count(200) == MOST_CHECKS // 2 - 2
     assert len(member.waiting) == 1
+
+
+def fill(member: StuckMember) -> None:
+    for _ in range(MOST_CHECKS // 2):
+        assert member.send("GET", "/health").status == 0
+
+
+def test_a_member_is_not_called_ill_because_many_ask() -> None:
+    """Who finds no place is told what was found last, until the read under way is late."""
+    member = StuckMember()
+    fill(member)
+    answer = member.send("GET", "/health")
+    assert (answer.status, answer.body) == unhealthy("no read through the log has come back yet")
+    member.waiting[0](None)
+    fill(member)
+    answer = member.send("GET", "/health")
+    assert (answer.status, answer.body) == HEALTHY
+    passes(member, 1)
+    fill(member)
+    answer = member.send("GET", "/health")
+    assert (answer.status, answer.body) == unhealthy("the log takes longer than 1 s")
+    member.own_problems = ["log cannot be written: full"]
+    answer = member.send("GET", "/health")
+    assert (answer.status, answer.body) == unhealthy("log cannot be written: full")
+    member.waiting[1](timed_out())
+    fill(member)
+    assert member.send("GET", "/health").status == 503
+    member.waiting[2](None)
+    fill(member)
+    assert member.send("GET", "/health").status == 200
+    assert len(member.waiting) == 4
 
 
 def test_the_version_is_told_with_that_of_the_cluster() -> None:

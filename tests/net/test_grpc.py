@@ -519,6 +519,122 @@ def test_streams_of_one_connection_that_each_hold_a_part_come_whole_one_after_an
     assert bare.output.account.promised == bare.connection.held == 0
 
 
+def test_each_message_of_a_stream_has_its_own_memory() -> None:
+    """Also one that begins in the DATA that ends the one before it."""
+    (bare,) = sharing(1)
+    bare.feed(bare.call(1, b"", path="/a.A/Keep", end=False))
+    send(bare, 1, 0, SIZE - 5_000)
+    bare.feed(frame(http2.DATA, 0, 1, PREFIXED[SIZE - 5_000 :] + PREFIXED[:10_000]))
+    assert bare.kept == [PREFIXED[5:]]
+    assert bare.output.account.promised == SIZE + 5
+    send(bare, 1, 10_000, SIZE + 5)
+    assert bare.kept == [PREFIXED[5:]] * 2
+    assert bare.output.account.promised == bare.connection.held == 0
+
+
+def test_the_next_message_of_a_stream_waits_for_those_that_came_before_it() -> None:
+    first, second = sharing(2)
+    first.feed(first.call(1, b"", path="/a.A/Keep", end=False))
+    second.feed(second.call(1, b"", end=False))
+    send(first, 1, 0, SIZE - 5_000)
+    send(second, 1, 0, 49_152)
+    assert second.connection.streams[1].waits
+    first.feed(frame(http2.DATA, 0, 1, PREFIXED[SIZE - 5_000 :] + PREFIXED[:10_000]))
+    stream = first.connection.streams[1]
+    assert (stream.waits, second.connection.streams[1].waits) == (True, False)
+    assert allowed(first, 1) <= http2.STREAM_WINDOW
+    send(second, 1, 49_152, SIZE + 5, end=True)
+    second.asked[0][0].reply(b"")
+    assert not stream.waits
+    send(first, 1, 10_000, SIZE + 5)
+    assert first.kept == [PREFIXED[5:]] * 2
+    for bare in (first, second):
+        assert bare.output.account.promised == bare.connection.held == 0
+
+
+def test_what_came_whole_without_its_memory_keeps_no_place_among_those_that_wait() -> None:
+    first, second = sharing(2)
+    for bare in (first, second):
+        bare.feed(bare.call(1, b"", end=False))
+    send(first, 1, 0, 49_152)
+    message = message_of(60_000)
+    for at in range(0, len(message), 16_384):
+        last = at + 16_384 >= len(message)
+        if last:
+            assert second.output.intake.waiting == 1
+        piece = message[at : at + 16_384]
+        second.feed(frame(http2.DATA, http2.END_STREAM if last else 0, 1, piece))
+    assert second.output.intake.waiting == 0
+    assert second.output.account.held >= 60_000
+    second.asked[0][0].reply(b"")
+    second.feed(frame(http2.PING, 0, 0, bytes(8)))
+    assert second.connection.held == 0
+    assert second.output.account.held < 2_000
+
+
+@pytest.mark.parametrize("size", [10_000, 1_900_000])
+def test_whole_calls_behind_answers_that_wait_are_charged_and_keep_nobody_waiting(size: int) -> None:
+    bare = Bare()
+    bare.feed(bare.call(1, message_of(10)))
+    bare.asked.pop()[0].reply(bytes(http2.HOLD + 100_000))
+    queued, before = bare.connection.queued, bare.output.account.held
+    assert queued > http2.HOLD
+    for number in (3, 5):
+        bare.feed(bare.call(number, b"", end=False))
+        message = message_of(size)
+        for at in range(0, len(message), 16_384):
+            last = at + 16_384 >= len(message)
+            piece = message[at : at + 16_384]
+            bare.feed(frame(http2.DATA, http2.END_STREAM if last else 0, number, piece))
+    account = bare.output.account
+    assert not bare.asked
+    assert account.promised == bare.connection.held == 0
+    assert account.held >= before + 2 * size
+    assert account.lasting >= 2 * size, "no reading of answers gives that back: it stops nobody"
+    bare.feed(frame(http2.RST_STREAM, 0, 5, bytes(3) + b"\x08"))
+    assert before + size <= account.held < before + 2 * size
+    window = (queued + 1_000_000).to_bytes(4, "big")
+    bare.feed(frame(http2.WINDOW_UPDATE, 0, 0, window) + frame(http2.WINDOW_UPDATE, 0, 1, window))
+    bare.asked.pop()[0].reply(b"")
+    assert account.held < 2_000
+
+
+def test_a_large_call_is_charged_as_the_connections_own_once_its_answer_is_begun() -> None:
+    (bare,) = sharing(1)
+    bare.feed(bare.call(1, b"", end=False))
+    send(bare, 1, 0, SIZE + 5, end=True)
+    call, _ = bare.asked.pop()
+    account = bare.output.account
+    assert account.promised == SIZE + 5
+    call.begin_reply(10)
+    assert account.promised == 0
+    assert account.lasting >= SIZE
+    call.push(bytes(10))
+    call.end_reply()
+    assert account.held < 2_000
+
+
+@pytest.mark.parametrize("ends", ["read", "reset", "gone"])
+def test_messages_of_a_stream_that_were_not_handed_over_are_charged(ends: str) -> None:
+    bare = Bare()
+    bare.feed(bare.call(1, b"", path="/a.A/Keep", end=False))
+    account = bare.output.account
+    before = account.held
+    piece = message_of(100) * 100
+    bare.connection.receive(frame(http2.DATA, 0, 1, piece) * 4)
+    left = 400 - len(bare.kept)
+    assert left > 200
+    assert account.held >= before + 100 * left
+    assert account.lasting >= 100 * left
+    if ends == "gone":
+        bare.connection.gone()
+        assert account.held == 0
+        return
+    bare.feed(frame(http2.RST_STREAM, 0, 1, bytes(3) + b"\x08") if ends == "reset" else b"")
+    assert len(bare.kept) == (400 if ends == "read" else 401 - left)
+    assert account.held <= before
+
+
 def test_messages_beyond_those_that_may_wait_are_refused_in_words() -> None:
     (bare,) = sharing(1)
     for number in range(1, 41, 2):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -159,6 +161,56 @@ def test_a_body_that_has_not_come_whole_is_charged_for_all_of_it() -> None:
         assert wire.output.account.held == wire.output.account.promised == 0
 
 
+@pytest.mark.parametrize("method", [b"GET", b"PUT"])
+@pytest.mark.parametrize("last", [b"0\r\n\r\n", b"1\r\nv\r\n0\r\n\r\n", b"0\r\nX: y\r\n\r\n"])
+@pytest.mark.parametrize("before", [b"", PUT])
+def test_no_request_that_became_whole_leaves_memory_behind(method: bytes, last: bytes, before: bytes) -> None:
+    """Whatever its body turns out to be, and whether it is handed over at once or waits for a write."""
+    wire = Wire(hold=True)
+    memory = wire.output.account
+    for _ in range(3):
+        wire.feed(before)
+        wire.feed(method + b" /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert memory.promised == GROWTH
+        wire.feed(last)
+        for exchange in wire.exchanges:
+            exchange.respond(200, b"")
+            wire.connection.resume()
+        assert wire.connection.pending == 0
+        assert memory.held == memory.promised == 0
+    assert len(wire.exchanges) == 3 + 3 * bool(before)
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 8000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"]
+)
+def test_a_large_body_is_handed_over_without_a_copy(framing: bytes) -> None:
+    """One of the longest takes longer than a piece of work may."""
+    wire = Wire(hold=True).feed(b"PUT /a HTTP/1.1\r\nHost: x\r\n" + framing)
+    piece, last = bytes(50_000), b""
+    if b"chunked" in framing:
+        piece, last = b"c350\r\n" + piece + b"\r\n", b"0\r\n\r\n"
+    tracemalloc.start()
+    try:
+        wire.feed(*[piece] * 159)
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        wire.feed(piece + last)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(wire.exchanges[0].request.body) == 8_000_000
+    assert peak - before < 2_000_000
+
+
+def test_a_request_has_the_memory_of_its_own_body_and_of_no_other() -> None:
+    wire = Wire(hold=True)
+    wire.feed(b"PUT /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"0\r\n\r\n")
+    wire.exchanges[0].respond(200, b"")
+    wire.feed(PUT)
+    assert wire.exchanges[1].claim is None
+
+
 BODY = 50_000
 LARGE = b"%b /a HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n"
 
@@ -192,6 +244,17 @@ def test_a_body_waits_unread_and_untimed_until_those_before_it_are_answered() ->
     assert len(second.exchanges[0].request.body) == BODY
     second.exchanges[0].respond(200, b"")
     assert first.output.account.held == second.output.account.held == 0
+
+
+def test_a_body_waits_also_behind_an_answer_that_turned_out_to_have_no_end() -> None:
+    first, second = sharing(2)
+    first.feed(LARGE % b"PUT", bytes(1000))
+    second.feed(GET + LARGE % b"PUT")
+    assert busy(second)
+    watch(second)
+    assert busy(second), "it has no memory yet"
+    first.connection.gone()
+    assert not busy(second)
 
 
 def test_who_waits_with_its_body_is_told_to_send_it_once_there_is_memory() -> None:

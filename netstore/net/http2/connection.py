@@ -158,6 +158,7 @@ class Http2Connection:
         "_gaps",
         "_held_back",
         "_idle",
+        "_kept",
         "_last",
         "_last_ping",
         "_line",
@@ -220,6 +221,8 @@ class Http2Connection:
         self.unfinished = 0
         """Open streams that are not complete: those with `since`."""
         self._held_back: deque[Stream] = deque()
+        self._kept = 0
+        """Bytes of whole requests and messages that are charged here, and not to a claim."""
         self._charged = 0
         self.moved = 0
         """Bytes of DATA that were sent since `_stalled_since`."""
@@ -386,7 +389,7 @@ class Http2Connection:
             else:
                 stream = ready.popleft()
                 if self.queued > hold and stream.patient and stream.open:
-                    stream.unclaim()  # it may wait for long
+                    stream.set_aside()
                     back.append(stream)
                     continue
             self.spent += HANDLED
@@ -409,10 +412,11 @@ class Http2Connection:
 
     def _charge(self) -> None:
         """See that the account says what is held here: answers that wait for windows, messages that are not
-        whole, streams, what was read and is not parsed, and what is remembered of header blocks.
+        whole, whole ones that have no claim, streams, what was read and is not parsed, and what is remembered
+        of header blocks.
         """
         block = self._block
-        lasting = STREAM_COST * len(self.streams) + self._blocks.held
+        lasting = STREAM_COST * len(self.streams) + self._blocks.held + self._kept
         held = self.queued + self.held + lasting + len(self._rest)
         if block is not None:
             held += len(block)
@@ -420,6 +424,13 @@ class Http2Connection:
             self.output.account.lasting = lasting
             self.output.account.charge(held - self._charged)
             self._charged = held
+
+    def keep(self, more: int) -> None:
+        """A stream keeps so many bytes more, or fewer, of what came whole. Charged at once: answers are given
+        at any time, and what is idle is not looked at again.
+        """
+        self._kept += more
+        self._charge()
 
     @property
     def holds_too_much(self) -> bool:
@@ -551,7 +562,7 @@ class Http2Connection:
         for stream in self.streams.values():
             stream.open = False
             stream.since = None
-            stream.unclaim()
+            stream.free()
             if stream.queued:
                 stream.drop()
         self.queued = self.answers = self.unfinished = 0
@@ -738,7 +749,7 @@ class Http2Connection:
         8.1).
         """
         stream.open = False
-        stream.unclaim()
+        stream.free()
         if stream.since is not None:
             self.completed(stream)
         if self.streams.pop(stream.number, None) is not None and not stream.half_closed:
@@ -761,7 +772,7 @@ class Http2Connection:
     def _drop(self, stream: Stream) -> None:
         """Forget what a stream had queued, and what it was to complete."""
         self.completed(stream)
-        stream.unclaim()
+        stream.free()
         self._blocked.pop(stream, None)
         if stream.wanting:
             self.unwant(stream)

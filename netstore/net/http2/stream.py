@@ -36,6 +36,7 @@ class Stream:
         "credit",
         "expected",
         "half_closed",
+        "kept",
         "number",
         "open",
         "opened_at",
@@ -72,8 +73,10 @@ class Stream:
         """Bytes of DATA since then."""
         self.claim: Claim | None = None
         """The memory for what has not come whole, or that it waits for; of a unary call or a request until it
-        is answered.
+        is answered, or may be for long.
         """
+        self.kept = 0
+        """Bytes of what came whole that stay here and have no claim."""
         self.half_closed = False
         """The client has sent everything."""
         self.open = True
@@ -116,17 +119,23 @@ class Stream:
         """What it sends is not to come before there is memory for it."""
         return self.claim is not None and not self.claim.granted
 
+    @property
+    def size(self) -> int:
+        """Bytes of a whole request that was not handed over."""
+        return 0
+
     def want(self, size: int, came: int) -> bool:
         """So many bytes are wanted in all for what has come in part: they are there, or it waits for them.
         False where no more can wait.
         """
         output = self.connection.output
         claim = self.claim
-        if claim is None:
+        if claim is None or claim.asker is None:
+            self.unclaim()
             claim = self.claim = Claim(output.account, output.principal, self)
         claim.came = came
         try:
-            granted = output.intake.ask(claim, size, STREAM_WINDOW)
+            granted = output.intake.ask(claim, size, max(came, STREAM_WINDOW))
         except Crowded:
             self.unclaim()
             return False
@@ -140,14 +149,46 @@ class Stream:
         """
         claim = self.claim
         if claim is not None:
-            claim.came = came
+            if claim.asker is not None:
+                claim.came = came
             if claim.granted:
                 came = 0
         self.connection.held += came - self._weighed
         self._weighed = came
 
+    def complete(self) -> None:
+        """What has come in part is whole. It keeps its memory until it is answered."""
+        claim = self.claim
+        if claim is not None:
+            self.connection.output.intake.whole(claim)
+            if not claim.granted:  # the rest came within the first window
+                self.set_aside()
+
+    def set_aside(self) -> None:
+        """It may be long until it is answered, and nobody is to wait for its memory: what is here of a whole
+        request is the connection's own from now on, until it is over.
+        """
+        claim = self.claim
+        size = self.size if claim is None else claim.came
+        self.unclaim()
+        if size:
+            self.keep(size)
+
+    def keep(self, size: int) -> None:
+        """So many bytes that came whole stay here."""
+        kept, self.kept = self.kept, size
+        self.connection.keep(size - kept)
+
     def unclaim(self) -> None:
-        """It needs no memory any more."""
+        """Nothing is here any more that its claim is for."""
+        claim, self.claim = self.claim, None
+        if claim is not None:
+            self.connection.output.intake.release(claim)
+
+    def free(self) -> None:
+        """It is over: it needs no memory any more."""
+        if self.kept:
+            self.keep(0)
         claim, self.claim = self.claim, None
         if claim is not None:
             self.connection.output.intake.release(claim)
@@ -189,7 +230,7 @@ class Stream:
     def put_head(self, block: bytes) -> None:
         """Send a header block; the body follows."""
         if self.claim is not None and self.claim.asker is None:
-            self.unclaim()
+            self.set_aside()
         self.connection.put_block(self.number, block, 0)
 
     def put_data(self, prefix: bytes, data: bytes | memoryview) -> None:
@@ -223,7 +264,7 @@ class Stream:
     def put_last(self, block: bytes = b"") -> None:
         """End the answer, with trailers unless the block is empty, once everything before it is sent."""
         self.open = False
-        self.unclaim()
+        self.free()
         self._last = block
         if self.wanting:
             self.connection.unwant(self)
