@@ -17,6 +17,7 @@ Invariants:
 from __future__ import annotations
 
 from enum import Enum
+from heapq import merge
 from types import GeneratorType
 from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 
@@ -24,6 +25,7 @@ import msgspec
 
 from netstore import errors
 from netstore.errors import CannotApply, CorruptData, Fault, Hopeless, NetstoreError, UnknownCommand, refusal
+from netstore.parted import batches
 from netstore.state import commands, mirror, txn
 from netstore.state.alarm import Alarms
 from netstore.state.commands import (
@@ -959,11 +961,16 @@ class Machine:
 
     def _clear(self, event: Event) -> Work:
         tree = self.tree
-        told: list[bytes] = []
+        runs: list[list[bytes]] = []
         while tree.clearing:
             gone = tree.clear()
-            told += filter(self.watched, gone)
+            if run := sorted(filter(self.watched, gone)):
+                runs.append(run)
             yield (CLEAR_UNITS + tree.walkers) * len(gone)
+        told: list[bytes] = []
+        for some in batches(merge(*runs), tree.clear_step):
+            told += some
+            yield CLEAR_UNITS * len(some)
         self._events.append(msgspec.structs.replace(event, removed=tuple(told)))
         return event
 

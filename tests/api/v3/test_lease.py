@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from netstore import parted
 from netstore.api.v3.answers import LOOK_SECONDS, PACE_SECONDS
 from netstore.api.v3.lease import (
     FEW,
@@ -753,6 +754,21 @@ def test_leases_that_are_gone_count_for_a_list_while_their_places_are_there(serv
     served.member.settle()
     assert [each.ID for each in pb.LeaseLeasesResponse.FromString(call.messages[0]).leases] == [1]
     assert served.member.machine.leases.places == 1
+
+
+@pytest.mark.parametrize("number", [FEW_LEASES, 12 * FEW])
+def test_the_order_of_leases_tells_nothing_of_the_table_they_lie_in(
+    served: Served, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Else who chooses ids would know which ones lie in one part of it."""
+    monkeypatch.setattr(parted, "FIRST", 10)
+    ids = [(id_ * 0x9E3779B97F4A7C15 & (1 << 64) - 1) - (1 << 63) for id_ in range(1, number + 1)]
+    apply(served, *[LeaseGrant(id_, 60) for id_ in ids])
+    assert [*served.member.machine.leases.timed_keys()] != sorted(ids)
+    call = begin(served, "LeaseLeases", pb.LeaseLeasesRequest())
+    served.member.settle()
+    answer = pb.LeaseLeasesResponse.FromString(call.messages[0])
+    assert [each.ID for each in answer.leases] == sorted(ids)
 
 
 def test_leases_are_told_alike_in_one_call_and_in_steps(served: Served) -> None:
