@@ -22,6 +22,7 @@ def test_a_share_counts_in_what_it_is_a_share_of() -> None:
     assert whole.used == 110
     assert whole.over
     assert clients.over, "a share is over when the whole is"
+    assert not clients.spent, "but it has room of its own"
 
 
 def test_a_closed_account_gives_everything_back_and_takes_no_more() -> None:

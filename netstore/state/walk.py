@@ -157,7 +157,7 @@ class Walk:
     def _charge(self, directory: bytes, size: int) -> None:
         self._charges[directory] = self._charges.get(directory, 0) + size
         self.account.charge(size)
-        if self.account.over:
+        if self.account.spent:
             self._relieve()
 
     def rows(self) -> Iterator[NodeView | Opened | Closed | None]:

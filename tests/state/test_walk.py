@@ -313,6 +313,25 @@ def test_the_last_walk_may_hold_twice_as_much_and_no_more() -> None:
         list(going)
 
 
+def test_what_other_parts_of_the_memory_hold_takes_no_walk_away() -> None:
+    """A walk would give back next to nothing of it."""
+    whole = Budget(1 << 20)
+    tree = Tree(whole.share(1 << 17))
+    for number in range(4_000):
+        tree.set(b"/%s/%06d" % (b"d" if number % 2 else b"e", number), b"v", False, FOR_EVER)
+    tree.set(b"/f/a", LARGE, False, FOR_EVER)
+    one, going = begun(tree)
+    whole.share(1 << 19).account().charge(1 << 20)
+    assert whole.over
+    other, other_going = begun(tree, b"/e")
+    for number in range(1, 4_000, 40):
+        tree.set(b"/d/%06d" % number, b"w", False, FOR_EVER)
+    assert not one.lost
+    assert not other.lost
+    for rows in (going, other_going):
+        assert len([row for row in rows if isinstance(row, NodeView)]) == 2_000
+
+
 def test_names_of_a_large_directory_are_taken_in_pieces() -> None:
     """Whatever comes and goes between two of them."""
     count = walks.TAKEN_AT_ONCE + 10_000

@@ -21,6 +21,7 @@ from netstore.api.v3.lease import (
 )
 from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import NO_LEADER, refusal
+from netstore.limits import Budget
 from netstore.net import grpc
 from netstore.node import jobs
 from netstore.parted import FIRST, LET_GO_STEP
@@ -445,6 +446,14 @@ def holding(served: Served) -> Served:
     """With a lease that has many keys."""
     apply(served, LeaseGrant(1, 60), *[Put(key, b"", 1) for key in LONG])
     return served
+
+
+def test_what_other_parts_of_the_memory_hold_ends_no_list(served: Served) -> None:
+    apply(served, *[LeaseGrant(number, 60) for number in range(1, 3 * FEW)])
+    call = begin(served, "LeaseLeases", pb.LeaseLeasesRequest())
+    served.member.machine.mvcc.read_budget.parent = Budget(-1)
+    served.member.settle()
+    assert len(pb.LeaseLeasesResponse.FromString(call.messages[0]).leases) == 3 * FEW - 1
 
 
 def test_keys_are_given_as_they_are_taken_and_the_same_bytes_to_all(holding: Served) -> None:
