@@ -249,7 +249,7 @@ class Machine:
         level that this release does not know.
         """
         for _ in self._load(whole=True):
-            told(self._loaded + self.mvcc.loaded)
+            told(self.loaded)
         for _ in self.let_go():
             pass
 
@@ -260,8 +260,15 @@ class Machine:
         return self._load(whole=False)
 
     @property
+    def loaded(self) -> int:
+        """How many records were read since `load` or `load_steps` began last."""
+        return self._loaded + self.mvcc.loaded
+
+    @property
     def stored(self) -> int:
-        """How many records `load` reads of v2 nodes, leases and v3 keys."""
+        """How many records `load` reads: one for each v2 node and lease, and for each change of a v3 key that
+        is not compacted away.
+        """
         return sum(self._engine.count(table) or 0 for table in (mirror.NODES, mirror.LEASES, RECORDS))
 
     def _load(self, *, whole: bool) -> Iterator[None]:
