@@ -23,7 +23,7 @@ from netstore.errors import TOO_MANY, Fault
 from netstore.limits import Budget
 from netstore.parted import FIRST, LET_GO_STEP, Parted
 from netstore.state.countdown import News, Waiting
-from netstore.state.walk import ALONE, MOST_WALKS, ROW_BYTES, WALK_BYTES, Walk
+from netstore.state.walk import ALONE, HELD, MOST_WALKS, REPLACED, ROW_BYTES, WALK_BYTES, Walk
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ class Tree:
         self._children, stored.children = stored.children, self._children
         timed = self.timed.restore(stored.timed, stored.renewed)
         for walk in self._live_walks():
-            walk.lose()
+            walk.lose(REPLACED)
         self._walks = []
         self._cleared = b""
         self._emptied = []
@@ -350,7 +350,7 @@ class Tree:
         one.
         """
         while (walks := self._holding_walks()) and self._budget.used > self._room_of(len(walks)):
-            max(walks, key=_held).lose()
+            max(walks, key=_held).lose(HELD)
 
     def _room_of(self, walks: int) -> int:
         """What so many walks may hold together, whatever other parts of the memory budget hold."""

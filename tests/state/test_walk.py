@@ -151,8 +151,9 @@ def test_a_walk_under_which_too_much_changes_is_lost(monkeypatch: pytest.MonkeyP
     next(going)
     for number in range(11):
         tree.set(b"/d/b/%d" % number, b"1", False, FOR_EVER)
-    with pytest.raises(WalkLost):
+    with pytest.raises(WalkLost, match="changed under a v2 list") as lost:
         list(going)
+    assert not lost.value.limit, "no setting bounds that"
 
 
 def test_a_walk_is_told_nothing_of_what_was_removed_before_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,8 +200,9 @@ def test_a_state_that_is_replaced_loses_its_walks() -> None:
     walk = tree.look(b"/d")
     assert isinstance(walk, Walk)
     tree.restore(tree.index, Stored())
-    with pytest.raises(WalkLost):
+    with pytest.raises(WalkLost, match="took the place of the state") as lost:
         list(walk.rows())
+    assert not lost.value.limit
 
 
 LARGE = b"x" * (trees.SMALL_BYTES + 1)
@@ -309,8 +311,9 @@ def test_the_last_walk_may_hold_twice_as_much_and_no_more() -> None:
         changed += 1
     assert changed * walks.KEPT_BYTES < walks.ALONE * budget.limit
     assert budget.used == 0
-    with pytest.raises(WalkLost):
+    with pytest.raises(WalkLost, match="hold more than they may") as lost:
         list(going)
+    assert lost.value.limit == "memory_budget"
 
 
 def test_what_other_parts_of_the_memory_hold_takes_no_walk_away() -> None:
