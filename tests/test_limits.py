@@ -22,7 +22,14 @@ def test_a_share_counts_in_what_it_is_a_share_of() -> None:
     assert whole.used == 110
     assert whole.over
     assert clients.over, "a share is over when the whole is"
-    assert not clients.spent, "but it has room of its own"
+
+
+def test_a_share_is_spent_by_what_it_holds_itself() -> None:
+    whole = Budget(100)
+    clients, peers = whole.share(80).account(), whole.share(80).account()
+    peers.charge(101)
+    clients.charge(80)
+    assert (clients.over, clients.spent, peers.spent) == (True, False, True)
 
 
 def test_a_closed_account_gives_everything_back_and_takes_no_more() -> None:
