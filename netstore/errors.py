@@ -185,7 +185,9 @@ class Hopeless(NetstoreError):  # noqa: N818 - named for what trying again is
 
 
 class Shed(Exception):  # noqa: N818 - named for what happened
-    """Work under way was given up for want of what `limit`, a setting, bounds. The words say of what."""
+    """Work under way was given up for want of what `limit`, a setting, bounds, or where that is empty, of
+    what none does. The words say of what.
+    """
 
     limit = ""
     fix = ""

@@ -4,10 +4,13 @@ A `Budget` is one number for a whole kind of buffer, split into shares for its p
 whoever causes the bytes, a connection or a stream between members. A buffer that grows with what somebody
 sends, or asks for, is charged to an account while it is held; what is small and counted elsewhere (a few KiB
 that a connection has whatever it does) is not. Nothing is refused here: whoever owns the accounts looks at
-`Budget.over` and lets the heaviest wait, then go.
+`Budget.over` and `Budget.spent` and lets the heaviest wait, then go.
 
 Charges count what the buffers hold, without the interpreter's own cost for the objects around them; a table
 of many small things charges a fixed cost for each.
+
+What is under way is given up by `spent`, what its own share holds, alone: given up because another share
+holds too much, it would give back nothing to speak of. By `over` somebody waits, or nothing new is begun.
 """
 
 from __future__ import annotations
@@ -44,11 +47,16 @@ class Budget:
         return Budget(limit, self)
 
     @property
+    def spent(self) -> bool:
+        """More is held here than may be, whatever other shares of the same whole hold."""
+        return self.used > self.limit
+
+    @property
     def over(self) -> bool:
         """More is held than may be, here or in what this is a share of."""
         budget: Budget | None = self
         while budget is not None:
-            if budget.used > budget.limit:
+            if budget.spent:
                 return True
             budget = budget.parent
         return False
@@ -85,8 +93,13 @@ class Account:
         """
 
     @property
+    def spent(self) -> bool:
+        """The budget is spent: who holds most of it should go."""
+        return self._budget.spent
+
+    @property
     def over(self) -> bool:
-        """The budget is spent: who holds most of it should wait, or go."""
+        """The budget is spent, or what it is a share of: who holds most should wait."""
         return self._budget.over
 
     def charge(self, size: int) -> None:

@@ -235,12 +235,21 @@ class _Store:
             self.device = device = PosixDevice(folder.wal_dir, deliver)
             parts.callback(device.close)
             owner = Identity(identity.cluster_id, identity.member_id)
-            self.wal, self.replay = Wal.open(device, owner, told=told.log)
+            self.wal, self.replay = Wal.open(
+                device, owner, told=told.log, moved=partial(start.moved, "reading the log")
+            )
             parts.callback(self.wal.close)
             if self.replay.cut is not None:
                 self.log.warning("log_tail_cut", file=self.replay.cut.name, offset=self.replay.cut.offset)
             self.mark = self.replay.mark or SnapshotMeta()
-            placed = images.settle(folder.state_dir, path, told.applied, self.mark.index, self.replay.last)
+            placed = images.settle(
+                folder.state_dir,
+                path,
+                told.applied,
+                self.mark.index,
+                self.replay.last,
+                partial(start.moved, "checking a copy of the state"),
+            )
             if placed is not None:
                 self.log.info("state_copy_installed", index=placed)
             self.engine = LmdbEngine(
@@ -336,6 +345,7 @@ class _Daemon:
         self.manager = manager
         self.log = get_logger("server")
         self.clock = SystemClock()
+        self.start = Start(manager, self.clock.monotonic, self.log)
         self.clients = [bind("listen_client_urls", url) for url in config.listen_client_urls]
         self.callers = [bind("listen_peer_urls", url) for url in config.listen_peer_urls]
         for sock in (*self.clients, *self.callers):
@@ -426,6 +436,7 @@ class _Daemon:
                     self.host.campaign()
                 published = trio.Event()
                 nursery.start_soon(self._publish, published)
+                nursery.start_soon(self._tell_start)
                 with trio.move_on_after(PUBLISH_SECONDS if self.host.machine.applied else float("inf")):
                     await published.wait()
                 self._serve_clients(manager)
@@ -648,8 +659,7 @@ class _Daemon:
         self.log.warning("member_replaced", old=f"{old:x}", new=f"{roster.you:x}", kept=DAMAGED)
 
     async def _open_store(self) -> Raft:
-        start = Start(self.manager, self.clock.monotonic, self.log)
-        store = _Store(self.folder, self.reactor.call_soon, self.shares, start)
+        store = _Store(self.folder, self.reactor.call_soon, self.shares, self.start)
         try:
             raft = await self._begin(store)
         except BaseException:
@@ -715,6 +725,8 @@ class _Daemon:
         self.copies = StateCopies(
             self.folder.state_dir, store.engine, self.peers, get_logger("copies"), self.shares.copies
         )
+        self.copies.moved = partial(self.start.moved, "receiving the state")
+        self.copies.verifying = self.start.verifying
         limit = 5.0 + 2 * config.election_timeout / 1000
         self.host = host = Host(
             name=config.name,
@@ -837,7 +849,26 @@ class _Daemon:
             _shown(url, sock) for url, sock in zip(self.config.listen_client_urls, self.clients, strict=True)
         ]
         self.log.info("serving_clients", urls=urls, version=__version__, data_dir=str(self.config.data_dir))
+        self.start.over = True
         manager.ready(f"serving clients on {', '.join(urls)}")
+
+    async def _tell_start(self) -> None:
+        """Until clients are served, tell what moves of the member: one that joins gets its state from others,
+        loads it, and applies what has come since.
+        """
+        start, machine = self.start, self.host.machine
+        loaded = machine.loaded  # at the opening; until that changes a copy is put in place
+        was_loading = False
+        while not start.over:
+            is_loading = machine.mvcc.suspended and machine.loaded != loaded
+            if is_loading and not was_loading:
+                start.loading(machine.stored, self.store.engine.sizes()[1])
+            if is_loading:
+                start.loaded(machine.loaded)
+            else:
+                start.applied(machine.applied)
+            was_loading = is_loading
+            await trio.sleep(CHORES_SECONDS)
 
     async def _publish(self, published: trio.Event) -> None:
         """Tell the cluster this member's name and URLs, as etcd does at each start; whoever leads also sets

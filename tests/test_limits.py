@@ -24,6 +24,14 @@ def test_a_share_counts_in_what_it_is_a_share_of() -> None:
     assert clients.over, "a share is over when the whole is"
 
 
+def test_a_share_is_spent_by_what_it_holds_itself() -> None:
+    whole = Budget(100)
+    clients, peers = whole.share(80).account(), whole.share(80).account()
+    peers.charge(101)
+    clients.charge(80)
+    assert (clients.over, clients.spent, peers.spent) == (True, False, True)
+
+
 def test_a_closed_account_gives_everything_back_and_takes_no_more() -> None:
     budget = Budget(10)
     account = budget.account()

@@ -16,11 +16,9 @@ from netstore import parted
 from netstore.parted import FIRST, LET_GO_STEP, PARTS, Parted, batches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 MANY = 300_000
-SALT = 0x9E3779B97F4A7C15
-"""One of those that there may be: a test repeats itself."""
 
 CALLS: dict[str, Callable[[Any, int, int], object]] = {
     "set": lambda table, key, value: table.__setitem__(key, value),
@@ -86,8 +84,7 @@ def test_it_does_what_a_dictionary_does(first: int, steps: list[tuple[str, int, 
     ],
     ids=["paths", "numbers that end alike", "numbers that begin alike"],
 )
-def test_no_part_of_a_large_table_is_large(keys: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parted, "_SALT", SALT)
+def test_no_part_of_a_large_table_is_large(keys: list[Any]) -> None:
     table: Parted[Any, None] = Parted()
     for key in keys:
         table[key] = None
@@ -111,8 +108,7 @@ def numbers_alike(most: int) -> Iterator[int]:
             return
 
 
-def test_whoever_chooses_numbers_does_not_choose_their_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parted, "_SALT", SALT)
+def test_whoever_chooses_numbers_does_not_choose_their_part() -> None:
     table: Parted[int, None] = Parted()
     for number in numbers_alike(2 * FIRST):
         table[number] = None
@@ -121,20 +117,41 @@ def test_whoever_chooses_numbers_does_not_choose_their_part(monkeypatch: pytest.
     assert max(parts) < 2 * FIRST / PARTS
 
 
-def test_the_salt_of_each_process_is_another_one() -> None:
-    """Odd, so that it takes no bit of a number away."""
-    told = "import netstore.parted; print(netstore.parted._SALT)"
+def parts_of(numbers: Iterable[int]) -> dict[int, int]:
+    """In which part of a large table each lies."""
+    table: Parted[int, None] = Parted({-number - 1: None for number in range(FIRST)})
+    for number in numbers:
+        table[number] = None
+    return {number: at for at, part in enumerate(table.parts()) for number in part if number >= 0}
+
+
+def test_whoever_knows_the_parts_of_some_numbers_does_not_know_those_of_others() -> None:
+    """Of a product with a secret number each bit tells one of it, and the part of twice a number is known."""
+    chance = Random(1)  # noqa: S311 - a test repeats itself
+    numbers = [chance.getrandbits(60) for _ in range(4_000)]
+    once, twice = parts_of(numbers), parts_of(2 * number for number in numbers)
+    told = sum((twice[2 * number] - 2 * once[number]) % PARTS < 2 for number in numbers)
+    assert told < 2 * 2 * len(numbers) / PARTS
+
+
+def test_each_process_has_other_parts() -> None:
+    told = """if True:
+        from netstore.parted import FIRST, Parted
+        for keys in ([*range(FIRST + 20)], [b"%d" % number for number in range(FIRST + 20)]):
+            table = Parted(dict.fromkeys(keys[:FIRST]))
+            for key in keys[FIRST:]:
+                table[key] = None
+            print([*map(sorted, table.parts())][1:])
+    """
     environment = {**os.environ, "PYTHONHASHSEED": "random"}
-    salts = {
-        int(
-            subprocess.run(
-                [sys.executable, "-c", told], env=environment, capture_output=True, check=True
-            ).stdout
-        )
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", told], env=environment, capture_output=True, check=True
+        ).stdout.splitlines()
         for _ in range(2)
-    }
-    assert len(salts) == 2
-    assert all(salt % 2 and 0 < salt < 1 << 64 for salt in salts)
+    )
+    assert len(first) == 2
+    assert all(one != other for one, other in zip(first, second, strict=True))
 
 
 def test_what_is_deleted_and_comes_again_makes_the_first_dictionary_no_larger() -> None:

@@ -7,13 +7,18 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+import trio
 
 from netstore.node.lessor import Lessor
+from netstore.ops.notify import ServiceManager
+from netstore.ops.start import Start
 from netstore.server import SystemClock, _Daemon
 from tests.support.links import Quiet
 from tests.support.local_member import LocalMember
 
 if TYPE_CHECKING:
+    from trio.testing import MockClock
+
     from netstore.node.lessor import Replica
 
 
@@ -65,3 +70,38 @@ def test_the_lessor_knows_of_what_writes_of_keys_wait() -> None:
     member.send("PUT", "/v2/keys/n?ttl=5&value=v")
     assert seen == [True]
     assert b"/n" not in lessor.renewing_nodes
+
+
+async def test_what_a_member_that_joins_gets_from_others_is_told_until_it_serves(
+    autojump_clock: MockClock,
+) -> None:
+    """The service manager would give it up else."""
+    log = Quiet()
+    machine = SimpleNamespace(mvcc=SimpleNamespace(suspended=False), loaded=0, stored=900, applied=0)
+    engine = SimpleNamespace(sizes=lambda: (5_000, 4_000))
+    daemon = SimpleNamespace(
+        start=Start(ServiceManager({}), trio.current_time, log),
+        host=SimpleNamespace(machine=machine),
+        store=SimpleNamespace(engine=engine),
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_Daemon._tell_start, cast("_Daemon", daemon))
+        await trio.sleep(60)
+        assert log.lines == [], "nothing moves"
+        machine.mvcc.suspended = True
+        await trio.sleep(60)
+        assert log.lines == [], "a copy takes the place of the state"
+        machine.loaded = 300
+        await trio.sleep(60)
+        machine.loaded = 600
+        await trio.sleep(60)
+        machine.mvcc.suspended = False
+        machine.applied = 70
+        await trio.sleep(60)
+        daemon.start.over = True
+    assert log.events("state_loading") == [
+        "{'records': 900, 'bytes': 4000}",
+        "{'records': 900, 'loaded': 300}",
+        "{'records': 900, 'loaded': 600}",
+    ]
+    assert log.events("start_moves") == ["{'doing': 'applying the log', 'index': 70}"]

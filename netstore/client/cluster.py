@@ -109,10 +109,10 @@ class MemberStatus(msgspec.Struct, frozen=True):
     feature_level: int | None = msgspec.field(default=None, name="featureLevel")
     loop: LoopStatus | None = None
     memory: MemoryStatus | None = None
-    backed_up: bool = msgspec.field(default=False, name="backedUp")
-    paced_to: int = msgspec.field(default=0, name="pacedBytesPerSecond")
+    backed_up: bool | None = msgspec.field(default=None, name="backedUp")
+    paced_to: int | None = msgspec.field(default=None, name="pacedBytesPerSecond")
     """Bytes a second that it proposes at most; 0 where writes are not paced."""
-    behind: tuple[BehindStatus, ...] = ()
+    behind: tuple[BehindStatus, ...] | None = None
 
 
 class _Listed(msgspec.Struct, frozen=True):

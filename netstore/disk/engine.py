@@ -118,8 +118,10 @@ class _Order:
         """How many of the layer are in order."""
         self._runs: dict[str, list[list[bytes]]] = {}
         """Places in one of LMDB's tables, in lists of which each is in order."""
-        self._keys: dict[bytes, bytes] = {}
-        """What lies at those places that are not the keys themselves."""
+        self._keys: dict[str, dict[bytes, bytes]] = {}
+        """What lies at places of one of LMDB's tables that are not the keys themselves. In another one the
+        same bytes may be a key.
+        """
 
     def go_on(self, layer: Changes, work: int, place_of: Callable[[str, bytes], tuple[str, bytes]]) -> int:
         """Put more of the layer in order; what is left of the work. `place_of` is that of `Tables`."""
@@ -130,7 +132,7 @@ class _Order:
             self.seen += 1
             work -= 1
             if place is not key:
-                self._keys[place] = key
+                self._keys.setdefault(name, {})[place] = key
                 work -= len(key) // _HASHED
                 if work <= 0:
                     break
@@ -156,14 +158,15 @@ class _Order:
             if at < len(run):
                 yield map(run.__getitem__, range(at, len(run)))
 
-    def key(self, place: bytes) -> bytes:
-        """What lies at a place."""
-        return self._keys.get(place, place)
+    def key(self, name: str, place: bytes) -> bytes:
+        """What lies at a place of one of LMDB's tables."""
+        keys = self._keys.get(name)
+        return place if keys is None else keys.get(place, place)
 
-    def let_go(self) -> dict[bytes, bytes]:
+    def let_go(self) -> Iterable[dict[bytes, bytes]]:
         """What takes long to let go of. The keys are the layer's as well, so that their lists do not."""
         self._runs.clear()
-        return self._keys
+        return self._keys.values()
 
 
 class _Overlay:
@@ -194,7 +197,9 @@ class _Overlay:
         self.layers[-1].update(changes)
 
     def take(self, others: _Overlay) -> None:
-        """These have come, and nothing comes to them any more. What is long is not copied."""
+        """These have come, and nothing comes to them any more. What is long is not copied; what is short is
+        put to the last layer without its order, so that commits that fail make no more layers.
+        """
         for layer, order in zip(others.layers, others.orders, strict=True):
             if len(self.layers[-1]) + len(layer) > _LAYER:
                 self._add(layer, order)
@@ -247,7 +252,7 @@ def _ahead(overlays: Sequence[_Overlay], table: str, name: str, start: bytes, mo
             continue  # the first of them is of the newest layer
         last = place
         layer, order = layers[number]
-        key = order.key(place)
+        key = order.key(name, place)
         if not key:
             continue
         if len(found) >= most or (found and looked >= _REPEATS * most):
@@ -290,7 +295,8 @@ def _nobody() -> None:
 def _let_go(changes: _Overlay) -> None:
     """Empty tables that nobody looks at any more, and leave the loop its turns meanwhile."""
     for layer, order in zip(changes.layers, changes.orders, strict=True):
-        _empty(order.let_go())
+        for keys in order.let_go():
+            _empty(keys)
         _empty(layer)
 
 
@@ -479,9 +485,10 @@ class LmdbEngine:
         return pairs
 
     def some(self, table: str, start: bytes, most: int, size: int) -> tuple[list[Pair], bytes | None]:
-        """See `seams.Engine`. What is not committed is put in order once, by this, and in pieces: a call that
-        does not come to the end of it gives nothing. Keys that LMDB does not take are given in the order of
-        their places, after the others; but the empty one first.
+        """See `seams.Engine`. What is not committed is put in order by this, and in pieces: a call that does
+        not come to the end of it gives nothing. Once, or once more where it was joined to what came before it
+        (`_Overlay.take`). Keys that LMDB does not take are given in the order of their places, after the
+        others; but the empty one first.
         """
         work = _IN_ORDER
         for overlay in (self._in_flight, self._pending):

@@ -23,6 +23,7 @@ from netstore.errors import CorruptData
 from netstore.types import Index
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from netstore.types import NodeId
@@ -32,6 +33,10 @@ INCOMING: Final = "incoming.part"
 _IMAGE: Final = re.compile(r"([0-9a-f]{16})-([0-9a-f]{64})\.image")
 _LEFTOVER: Final = re.compile(r"incoming\.part|outgoing-[0-9a-f]{1,16}\.part")
 _READ_BYTES: Final = 1024 * 1024
+
+
+def _to_nobody(_: int) -> None:
+    pass
 
 
 def outgoing(folder: Path, peer: NodeId) -> Path:
@@ -59,17 +64,24 @@ def forget_up_to(folder: Path, index: Index) -> None:
             image.unlink(missing_ok=True)
 
 
-def settle(folder: Path, state: Path, applied: Index, mark: Index, last: Index) -> Index | None:
+def settle(  # noqa: PLR0917 - what is on the disk, and who is told
+    folder: Path,
+    state: Path,
+    applied: Index,
+    mark: Index,
+    last: Index,
+    moved: Callable[[int], object] = _to_nobody,
+) -> Index | None:
     """At the start, before the state is opened: finish the replacing that the log's mark speaks of, and
     remove everything else that is left. `applied` is what the state has (`apart.examined`). The index of a
-    copy that was put in place now, or None. Blocks.
+    copy that was put in place now, or None. Blocks; `moved` gets how many bytes of a copy were read so far.
 
     CorruptData when the log begins (`mark`) after what the state has applied, because a copy is not there or
     is not what it was, or when it ends (`last`) before.
     """
     placed = None
     for image, index in _images(folder):
-        if applied < mark == index and _is_whole(image):
+        if applied < mark == index and _is_whole(image, moved):
             image.rename(state)
             sync_folder(folder)
             applied = placed = index
@@ -100,10 +112,13 @@ def _images(folder: Path) -> list[tuple[Path, Index]]:
     return found
 
 
-def _is_whole(image: Path) -> bool:
+def _is_whole(image: Path, moved: Callable[[int], object]) -> bool:
     match = _IMAGE.fullmatch(image.name)
     digest = sha256()
+    size = 0
     with image.open("rb") as file:
         while piece := file.read(_READ_BYTES):
             digest.update(piece)
+            size += len(piece)
+            moved(size)
     return match is not None and digest.hexdigest() == match[2]

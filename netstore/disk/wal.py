@@ -62,6 +62,10 @@ class Replay:
         return Index(self.mark.index if self.mark else 0)
 
 
+def _to_nobody(_: int) -> None:
+    pass
+
+
 class _State(NamedTuple):
     """Where the log stands: what a failed write takes back."""
 
@@ -112,18 +116,25 @@ class Wal:
 
     @classmethod
     def open(
-        cls, device: Device, identity: Identity, segment_bytes: int = SEGMENT_BYTES, *, told: bytes = b""
+        cls,
+        device: Device,
+        identity: Identity,
+        segment_bytes: int = SEGMENT_BYTES,
+        *,
+        told: bytes = b"",
+        moved: Callable[[int], object] = _to_nobody,
     ) -> tuple[Wal, Replay]:
         """Read the whole log, cut an unfinished write from its end, and be ready to append. Blocks.
 
-        `told` is what `position` said once and somebody else kept.
+        `told` is what `position` said once and somebody else kept. `moved` gets how many bytes were read so
+        far, after each segment.
 
         CorruptData when something that was safe once cannot be read; the text names file and offset, nothing
         is changed. NetstoreError, with the fix, for a log of another format. Holds the payloads of all
         segments that are left in memory.
         """
         notes = (Position.decode(note, identity) for note in (told, *device.notes()))
-        found = diagnose(_segments(device), identity, filter(None, notes))
+        found = diagnose(_segments(device, moved), identity, filter(None, notes))
         verdict = found.verdict
         if isinstance(verdict, Refuse):
             raise CorruptData(
@@ -345,8 +356,9 @@ class _Log:
                 held.clear()
 
 
-def _segments(device: Device) -> Iterator[Segment]:
+def _segments(device: Device, moved: Callable[[int], object]) -> Iterator[Segment]:
     """The log's files in order, read one at a time; other names are somebody else's."""
+    size = 0
     for name in device.names():
         match = _NAME.fullmatch(name)
         if match:
@@ -356,6 +368,8 @@ def _segments(device: Device) -> Iterator[Segment]:
                 raise CorruptData(
                     f"write-ahead log: {name} cannot be read: {error.strerror or error}"
                 ) from error
+            size += len(data)
+            moved(size)
             yield Segment(name, int(match[1], 16), data)
 
 

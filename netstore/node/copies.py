@@ -27,7 +27,7 @@ from netstore.net.peerwire import CopyHead, CopyReader, Purpose, Verdict, Welcom
 from netstore.raft.messages import InstallSnapshot, MessageRefused, decode_message, encode_message
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from hashlib import _Hash as Hash
     from pathlib import Path
 
@@ -71,6 +71,10 @@ class Log(Protocol):
         """One line."""
 
 
+def _to_nobody(_: int) -> None:
+    pass
+
+
 class StateCopies:
     """Sends and receives copies of one member's state; the files lie in `folder`. `node.peers.Copies`."""
 
@@ -86,6 +90,12 @@ class StateCopies:
         """Of peers whose last copy failed."""
         self._receiving: _Incoming | None = None
         self._limit = trio.CapacityLimiter(MOST_AT_ONCE)
+        self.moved: Callable[[int], object] = _to_nobody
+        """Called with how many bytes of a copy were received so far, after each piece: a member without a
+        state waits for that.
+        """
+        self.verifying: Callable[[int], object] = _to_nobody
+        """Called when all of a copy of so many bytes was received, before it is synced and verified."""
         self._host: Host
         self._nursery: trio.Nursery
 
@@ -294,6 +304,7 @@ class StateCopies:
         try:
             pace = _Pace()
             sized = False
+            size = 0
             while not copy.complete:
                 pieces = await copy.pieces()
                 pace.check(sum(map(len, pieces)))
@@ -301,6 +312,9 @@ class StateCopies:
                     sized = True
                     await trio.to_thread.run_sync(_check_room, self._folder, copy.reader.size)
                 await trio.to_thread.run_sync(_write, file, digest, pieces)
+                size += sum(map(len, pieces))
+                self.moved(size)
+            self.verifying(size)
             await trio.to_thread.run_sync(os.fsync, file)
         finally:
             os.close(file)

@@ -169,7 +169,8 @@ class Jobs:
         guarded(partial(self._failed_twice, job), job.failed, fault)  # first: a line may fail
         if isinstance(fault, Shed):
             name = type(job).__name__
-            self._log.warning("job_given_up", job=name, reason=str(fault), limit=fault.limit, fix=fault.fix)
+            limit = {"limit": fault.limit} if fault.limit else {}
+            self._log.warning("job_given_up", job=name, reason=str(fault), **limit, fix=fault.fix)
             return
         self._log.error("job_failed", job=type(job).__name__, error=repr(fault))
 

@@ -49,7 +49,7 @@ class Replica(Member, Protocol):
 
 class Renewals(Generic[K]):
     """What this member has asked to renew and knows no outcome of yet: until then it does not propose its
-    end, which would overtake what waits.
+    end, which would overtake what waits, for `countdown.LONGEST_SPARED` at most.
     """
 
     def __init__(self) -> None:
@@ -138,8 +138,8 @@ class Reaper(Generic[K]):
         While requests wait that the leader does not propose for now, its own or those of others, or writes
         are paced, renewals that came in time may be among them, or were refused. What is overdue meanwhile is
         not ended then, nor for a grace afterwards: whatever has a TTL, for nobody can tell whose renewals
-        these are. That puts off its end by `countdown.LONGEST_SPARED` at most, and takes nothing of what it
-        is spared under a new leader.
+        these are. That, and that something is in `spared`, puts off its end by `countdown.LONGEST_SPARED` at
+        most in all, and takes nothing of what it is spared under a new leader.
         """
         member, countdown = self._member, self.countdown
         now = member.clock.monotonic()
@@ -156,7 +156,7 @@ class Reaper(Generic[K]):
         self._waits = waits
         if not waits:
             self._free_at = now
-        due = [each for each in countdown.due(now) if each[0] not in spared]
+        due = countdown.due(now, spared)
         if due:
             member.propose(encode(self._end(tuple(due))), _ignore)
         if not waits or now >= self._free_at + NOTE_SECONDS:
@@ -188,8 +188,8 @@ class Lessor:
         )
         self._renewing: Renewals[LeaseId] = Renewals()
         self.renewing_nodes: Container[bytes] = ()
-        """Nodes with a TTL for which this member has asked for a write that has no outcome yet: it does not
-        propose their end. Set by who knows (`api.v2.keys`).
+        """Nodes with a TTL for which this member has asked for a write that may renew them and has no outcome
+        yet: it spares them (`Renewals`). Set by who knows (`api.v2.keys`).
         """
         self.behind = False
         """There may be more to count than was at once."""
@@ -202,7 +202,7 @@ class Lessor:
     def keep_alive(self, id_: int, done: Callable[[int | Fault], None], principal: str = "") -> None:
         """Renew a lease for `principal`, through the log: `done` gets its TTL in seconds, 0 when there is no
         such lease (any more), or the Fault that the renewal met on its way. See `Member.propose` for when.
-        Until then this member does not propose its end.
+        Until then this member spares it (`Renewals`).
         """
         told = partial(_tell_ttl, done)
         self._renewing.propose(self._member, LeaseId(id_), LeaseRenew(id_), told, principal.encode())

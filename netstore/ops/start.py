@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from netstore.ops.notify import ServiceManager
 
 TOLD_SECONDS: Final = 5.0
-"""So often it is told how far loading is."""
+"""So often it is told how far it is, at most."""
 
 STEP_SECONDS: Final = 60.0
 """The manager is asked for so much time until it is told the next time."""
 
 LEAST_VERIFIED: Final = 1024 * 1024
-"""Bytes of the state that a slow disk verifies in a second, at least; how far that is nobody tells."""
+"""Bytes of the state that a slow disk syncs and verifies in a second, at least; how far that is nobody tells.
+"""
 
 
 class Log(Protocol):
@@ -38,9 +39,28 @@ class Start:
         self._log = log
         self._told = now()
         self._records = 0
+        self._applied = 0
+        self._loaded = -1
+        self.over = False
+        """The store serves: nothing is told of it any more. Set by who knows."""
+
+    def moved(self, doing: str, size: int) -> None:
+        """So many bytes were read, checked or received so far: what is being done, in words."""
+        if self._is_time():
+            self._log.info("start_moves", doing=doing, bytes=size)
+            self._manager.extend(STEP_SECONDS, f"{doing}, {size / 1e6:.0f} MB")
+
+    def applied(self, index: int) -> None:
+        """The log was applied so far. May be told again."""
+        if index != self._applied and self._is_time():
+            self._applied = index
+            self._log.info("start_moves", doing="applying the log", index=index)
+            self._manager.extend(STEP_SECONDS, f"applying the log, entry {index}")
 
     def verifying(self, size: int) -> None:
-        """A state of so many bytes, which was not closed, is about to be verified."""
+        """A state of so many bytes is about to be verified: one that was not closed, or a copy."""
+        if self.over:
+            return
         self._log.info("state_verifying", bytes=size)
         self._manager.extend(
             STEP_SECONDS + size / LEAST_VERIFIED, f"verifying the state, {size / 1e6:.0f} MB"
@@ -48,17 +68,24 @@ class Start:
 
     def loading(self, records: int, size: int) -> None:
         """A state of so many records is about to be read; they and what holds them are so many bytes."""
-        self._records = records
+        self._records, self._loaded = records, -1
         self._told = self._now()
         self._log.info("state_loading", records=records, bytes=size)
-        self._manager.extend(STEP_SECONDS, f"loading {records} keys, {size / 1e6:.0f} MB")
+        self._manager.extend(STEP_SECONDS, f"loading {records} records, {size / 1e6:.0f} MB")
 
     def loaded(self, records: int) -> None:
-        """So many were read so far."""
-        now = self._now()
-        if now - self._told < TOLD_SECONDS:
+        """So many were read so far. May be told again."""
+        if records == self._loaded or not self._is_time():
             return
-        self._told = now
+        self._loaded = records
         self._log.info("state_loading", records=self._records, loaded=records)
         percent = 100 * records // max(self._records, 1)
-        self._manager.extend(STEP_SECONDS, f"loading {self._records} keys, {percent}%")
+        self._manager.extend(STEP_SECONDS, f"loading {self._records} records, {percent}%")
+
+    def _is_time(self) -> bool:
+        """Whether something is to be told again; then it is."""
+        now = self._now()
+        is_time = not self.over and now - self._told >= TOLD_SECONDS
+        if is_time:
+            self._told = now
+        return is_time

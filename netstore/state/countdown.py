@@ -9,8 +9,8 @@ monotonic clock, and the leader proposes the end of what is overdue by its count
  2. A proposal that is overtaken by a renewal is void, whoever made it: it names the index of the renewal it
     counts from (`Timed.since`).
  3. However often leaders change, a member spares what is overdue for that reason at most `MOST_GRACES` times.
- 4. However often requests have to wait, nothing ends more than `LONGEST_SPARED` later for that reason than it
-    would by the rest.
+ 4. However often requests have to wait, and however many renewals of the same thing wait or are refused,
+    nothing ends more than `LONGEST_SPARED` later for these reasons together than it would by the rest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from netstore.expiry import Expiries, Expiry
 from netstore.parted import LET_GO_STEP, Parted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
 K = TypeVar("K", bound=Any)
 
@@ -47,8 +47,9 @@ faster than graces pass would keep it for ever.
 """
 
 LONGEST_SPARED: Final = 60.0
-"""By so many seconds an end is put off, at most, because requests wait or had to: else a leader that always
-has more to do than it can would end nothing.
+"""By so many seconds an end is put off, at most, because requests wait or had to, or what may renew it
+waits: else a leader that always has more to do than it can would end nothing, and what others try to write
+all the time, as a lock, would outlive its owner for ever.
 """
 
 
@@ -267,9 +268,10 @@ class Countdown(Generic[K]):
         left = self._end(count) - now
         return min(left, timed.ttl) if timed is not None and timed.since == since else left
 
-    def due(self, now: float) -> list[tuple[K, Any]]:
+    def due(self, now: float, spared: Container[K] = ()) -> list[tuple[K, Any]]:
         """What is overdue, as (key, since), the longest overdue first, at most `MAX_DUE` and `MOST_BYTES`.
-        What was told is not told again for `RETRY_SECONDS`.
+        What was told is not told again for `RETRY_SECONDS`. What is `spared` has up to `LONGEST_SPARED` after
+        its time; once it is not spared any more, the next call may tell it.
         """
         self.count(now)
         found: list[tuple[K, Any]] = []
@@ -284,12 +286,15 @@ class Countdown(Generic[K]):
             if not count.is_overdue:
                 continue
             end = self._end(count)
-            if end <= now:
+            if end <= now and key in spared and self._end(count, inf) > now:
+                end = now  # looked at again behind all others
+            elif end <= now:
                 if size >= MOST_BYTES:
                     break
                 found.append((key, timed.since))
                 size += _size(key)
-            self._look(key, count, end if end > now else now + RETRY_SECONDS)
+                end = now + RETRY_SECONDS
+            self._look(key, count, end)
         return found
 
     def lead(self, now: float, grace: float) -> None:
@@ -343,11 +348,12 @@ class Countdown(Generic[K]):
             self._noted = None
         return found
 
-    def _end(self, count: _Count[K]) -> float:
+    def _end(self, count: _Count[K], spared_until: float = -inf) -> float:
+        """When it ends. Whatever spares it does so here, under the one bound."""
         end = count.end
         if 0 < self._leads - count.leads <= MOST_GRACES:
             end = max(end, self._led) + self._grace
-        return max(end, min(self._spared_until, end + LONGEST_SPARED))
+        return max(end, min(max(self._spared_until, spared_until), end + LONGEST_SPARED))
 
     def _begin(self, key: K, now: float) -> None:
         """It was renewed: its time begins now."""

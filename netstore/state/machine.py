@@ -17,6 +17,7 @@ Invariants:
 from __future__ import annotations
 
 from enum import Enum
+from heapq import merge
 from types import GeneratorType
 from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 
@@ -24,6 +25,7 @@ import msgspec
 
 from netstore import errors
 from netstore.errors import CannotApply, CorruptData, Fault, Hopeless, NetstoreError, UnknownCommand, refusal
+from netstore.parted import batches
 from netstore.state import commands, mirror, txn
 from netstore.state.alarm import Alarms
 from netstore.state.commands import (
@@ -247,7 +249,7 @@ class Machine:
         level that this release does not know.
         """
         for _ in self._load(whole=True):
-            told(self._loaded + self.mvcc.loaded)
+            told(self.loaded)
         for _ in self.let_go():
             pass
 
@@ -258,8 +260,15 @@ class Machine:
         return self._load(whole=False)
 
     @property
+    def loaded(self) -> int:
+        """How many records were read since `load` or `load_steps` began last."""
+        return self._loaded + self.mvcc.loaded
+
+    @property
     def stored(self) -> int:
-        """How many records `load` reads of v2 nodes, leases and v3 keys."""
+        """How many records `load` reads: one for each v2 node and lease, and for each change of a v3 key that
+        is not compacted away.
+        """
         return sum(self._engine.count(table) or 0 for table in (mirror.NODES, mirror.LEASES, RECORDS))
 
     def _load(self, *, whole: bool) -> Iterator[None]:
@@ -959,11 +968,16 @@ class Machine:
 
     def _clear(self, event: Event) -> Work:
         tree = self.tree
-        told: list[bytes] = []
+        runs: list[list[bytes]] = []
         while tree.clearing:
             gone = tree.clear()
-            told += filter(self.watched, gone)
+            if run := sorted(filter(self.watched, gone)):
+                runs.append(run)
             yield (CLEAR_UNITS + tree.walkers) * len(gone)
+        told: list[bytes] = []
+        for some in batches(merge(*runs), tree.clear_step):
+            told += some
+            yield CLEAR_UNITS * len(some)
         self._events.append(msgspec.structs.replace(event, removed=tuple(told)))
         return event
 

@@ -281,7 +281,7 @@ class RangeRead:
                 sorter.add(self._sorted_by(row), row.place, row.size)
                 if self._units <= 0:
                     yield
-            if self._account.over:
+            if self._account.spent:
                 raise TooMuch
             yield
             if first and seen >= first:

@@ -23,7 +23,7 @@ from netstore.errors import TOO_MANY, Fault
 from netstore.limits import Budget
 from netstore.parted import FIRST, LET_GO_STEP, Parted
 from netstore.state.countdown import News, Waiting
-from netstore.state.walk import ALONE, MOST_WALKS, ROW_BYTES, WALK_BYTES, Walk
+from netstore.state.walk import ALONE, HELD, MOST_WALKS, REPLACED, ROW_BYTES, WALK_BYTES, Walk
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ class Tree:
         self._children, stored.children = stored.children, self._children
         timed = self.timed.restore(stored.timed, stored.renewed)
         for walk in self._live_walks():
-            walk.lose()
+            walk.lose(REPLACED)
         self._walks = []
         self._cleared = b""
         self._emptied = []
@@ -340,20 +340,24 @@ class Tree:
 
     def _has_room_for(self, top: NodeView) -> bool:
         """A walk of this directory would not be the one that is lost at once (`_relieve`)."""
-        budget = self._budget
         size = ROW_BYTES * len(self._children.get(top.key, ()))
-        held = max((walk.account.held for walk in self._live_walks()), default=0)
-        most = budget.limit if held else ALONE * budget.limit
-        return budget.used + size <= most or size < held
+        holding = self._holding_walks()
+        room = self._room_of(len(holding) + 1)
+        return self._budget.used + size <= room or size < max(map(_held, holding), default=0)
 
     def _relieve(self) -> None:
-        """All walks together hold more than they may: those that hold most are lost, but for the last one."""
-        budget = self._budget
-        while budget.over:
-            walks = [walk for walk in self._live_walks() if walk.account.held]
-            if not walks or (len(walks) == 1 and budget.used <= ALONE * budget.limit):
-                return
-            max(walks, key=_held).lose()
+        """Where all walks together hold more than they may, those that hold most are lost, but for the last
+        one.
+        """
+        while (walks := self._holding_walks()) and self._budget.used > self._room_of(len(walks)):
+            max(walks, key=_held).lose(HELD)
+
+    def _room_of(self, walks: int) -> int:
+        """What so many walks may hold together, whatever other parts of the memory budget hold."""
+        return self._budget.limit * (ALONE if walks == 1 else 1)
+
+    def _holding_walks(self) -> list[Walk]:
+        return [walk for walk in self._live_walks() if walk.account.held]
 
     def _live_walks(self) -> list[Walk]:
         """Those that somebody still holds."""

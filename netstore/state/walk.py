@@ -73,16 +73,39 @@ class Closed(NamedTuple):
     directory: NodeView
 
 
+class Loss(NamedTuple):
+    """Why a walk cannot go on: the cause, the setting that bounds it, if one does, and what helps."""
+
+    cause: str
+    limit: str
+    fix: str
+
+
+HELD: Final = Loss(
+    "v2 lists under way hold more than they may",
+    "memory_budget",
+    "list less at once, or raise memory_budget: a thirty-second of it is for v2 lists",
+)
+
+CHANGED: Final = Loss(
+    f"more than {MOST_KEPT} nodes changed under a v2 list, which no setting bounds",
+    "",
+    "list a smaller directory, or while less of it is written",
+)
+
+REPLACED: Final = Loss(
+    "a copy from the leader took the place of the state while a v2 list was under way",
+    "",
+    "list again: this member had fallen behind",
+)
+
+
 class WalkLost(Shed):
-    """The walk cannot go on: too much has changed since it began, or all of them hold too much."""
+    """The walk cannot go on."""
 
-    limit = "memory_budget"
-    fix = "list less at once, or raise memory_budget: a thirty-second of it is for v2 lists"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "v2 lists under way hold more than they may, too much changed under this one, or all was replaced"
-        )
+    def __init__(self, loss: Loss) -> None:
+        super().__init__(loss.cause)
+        self.limit, self.fix = loss.limit, loss.fix
 
 
 class Walk:
@@ -104,7 +127,8 @@ class Walk:
         """
         self.index = index
         """Index of the tree it shows."""
-        self.lost = False
+        self.lost: Loss | None = None
+        """Why it cannot go on, once it cannot."""
         self.account = account
         self._relieve = relieve
         self._nodes = nodes
@@ -141,13 +165,13 @@ class Walk:
             kept[path] = node
             self._count += 1
             if self._count > MOST_KEPT:
-                self.lose()
+                self.lose(CHANGED)
             else:
                 self._charge(parent, size)
 
-    def lose(self) -> None:
+    def lose(self, loss: Loss) -> None:
         """Let go of everything: whoever lists the rest is told WalkLost. O(rows that are held)."""
-        self.lost = True
+        self.lost = loss
         self.account.close()
         self._kept = {}
         self._charges = {}
@@ -157,7 +181,7 @@ class Walk:
     def _charge(self, directory: bytes, size: int) -> None:
         self._charges[directory] = self._charges.get(directory, 0) + size
         self.account.charge(size)
-        if self.account.over:
+        if self.account.spent:
             self._relieve()
 
     def rows(self) -> Iterator[NodeView | Opened | Closed | None]:
@@ -177,8 +201,8 @@ class Walk:
                 self._enter(node)
                 break
             else:
-                if self.lost:
-                    raise WalkLost
+                if self.lost is not None:
+                    raise WalkLost(self.lost)
                 inside.pop()
                 self._leave(directory.key)
                 yield Closed(directory)
@@ -189,8 +213,8 @@ class Walk:
         reserved, self._reserved = self._reserved, 0
         rows = len(self._children.get(path, ())) + len(self._kept.get(path, ()))
         self._charge(path, ROW_BYTES * rows - reserved)
-        if self.lost:
-            raise WalkLost
+        if self.lost is not None:
+            raise WalkLost(self.lost)
         self._inside.append((directory, self._listed(directory)))
 
     def _leave(self, directory: bytes) -> None:

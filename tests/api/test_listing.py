@@ -189,4 +189,4 @@ def test_a_state_that_is_replaced_cuts_the_answer(monkeypatch: pytest.MonkeyPatc
 
 class _Log:
     def warning(self, event: str, **fields: object) -> None:
-        assert (event, fields["limit"]) == ("job_given_up", "memory_budget")
+        assert (event, "limit" in fields) == ("job_given_up", False)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -351,12 +352,27 @@ def test_what_changed_in_many_layers_does_not_make_a_step_long(
     engine.write(Index(1), {})
 
 
+def test_a_key_that_is_the_place_of_another_one_is_that_key(opened: Opened) -> None:
+    engine, place = opened.engine, sha256(LONG).digest()
+    engine.prepare({("plain", LONG): b"long", ("plain", place): b"short"})
+    assert engine.some("plain", b"", 9, 999) == ([(place, b"short"), (LONG, b"long")], None)
+    engine.write(Index(1), {})
+
+
 class Steps(RuleBasedStateMachine):
     """A step gives what there is at its moment between where it begins and where the next one does: whatever
     waits, is under way, was not committed, or is not in order yet.
     """
 
-    NAMES = (b"", *(b"%02d" % number for number in range(30)), b"c" * 511, b"c" * 512, LONG, LONG + b"2")
+    NAMES = (
+        b"",
+        *(b"%02d" % number for number in range(30)),
+        b"c" * 511,
+        b"c" * 512,
+        LONG,
+        LONG + b"2",
+        sha256(LONG).digest(),  # the place of another key, in another of LMDB's tables
+    )
     SIZES: Final = {"_LAYER": 6, "_IN_ORDER": 5, "_RUN": 4, "_REPEATS": 2}
 
     def __init__(self) -> None:
@@ -1183,7 +1199,8 @@ def test_what_was_committed_is_let_go_of_piece_by_piece(
     while not opened.engine.some("plain", b"", 1, 1)[0]:
         pass
     (order,) = in_flight.orders
-    assert len(order._keys) == written
+    (keys,) = order._keys.values()
+    assert len(keys) == written
     turns = 0
 
     def turn() -> None:
@@ -1195,6 +1212,6 @@ def test_what_was_committed_is_let_go_of_piece_by_piece(
     assert opened.engine._in_flight is not in_flight
     opened.engine.close()
     assert not in_flight, "the thread has emptied it"
-    assert not order._keys
+    assert not keys
     assert not order._runs
     assert turns == 2 * written // engines._LET_GO

@@ -73,8 +73,10 @@ def test_before_the_mark_nothing_has_happened(folder: Path) -> None:
 
 
 def test_after_the_mark_it_takes_its_place(folder: Path) -> None:
-    complete(folder)
-    assert settle(folder, Index(9), LAST) == 9
+    image = complete(folder)
+    size, read = image.stat().st_size, list[int]()
+    assert images.settle(folder, folder / "state", Index(3), Index(9), LAST, read.append) == 9
+    assert read[-1] == size, "it is told how far it was checked"
     assert names(folder) == {"state"}
     assert value_in(folder / "state") == b"new"
 

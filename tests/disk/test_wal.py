@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -214,7 +215,10 @@ def test_a_full_segment_is_followed_by_one_that_repeats_what_must_not_be_lost() 
     wal.drop_before(Index(1000))
     platter.turn()
     assert segment_name(0) not in platter.disk
-    replay = Wal.open(platter, IDENTITY, SEGMENT)[1]
+    read: list[int] = []
+    replay = Wal.open(platter, IDENTITY, SEGMENT, moved=read.append)[1]
+    assert len(read) > 1, "it is told of each segment"
+    assert read == [*accumulate(map(len, platter.disk.values()))]
     assert (replay.hard_state, replay.mark) == (hard_state, meta(60))
     assert [kept.index for kept in replay.entries] == list(range(61, 93))
 

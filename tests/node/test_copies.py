@@ -120,6 +120,9 @@ async def pair(tmp_path: Path) -> AsyncIterator[tuple[Copier, Copier]]:
 
 async def test_a_copy_arrives_whole_durable_and_under_its_name(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
+        arrived: list[tuple[str, int]] = []
+        two.copies.moved = lambda size: arrived.append(("moved", size))
+        two.copies.verifying = lambda size: arrived.append(("verifying", size))
         one.copies.request(WISH)
         one.copies.request(WISH)
         await eventually(lambda: one.host.sent, "it was sent")
@@ -129,6 +132,8 @@ async def test_a_copy_arrives_whole_durable_and_under_its_name(tmp_path: Path) -
         assert (message.sender, message.to, message.term) == (A, B, Term(3))
         assert verified(image) == 5
         size = image.stat().st_size
+        assert arrived[-2:] == [("moved", size), ("verifying", size)]
+        assert arrived[:-1] == sorted(arrived[:-1])
         assert (one.host.moved[0], one.host.moved[-1]) == ((0, size), (size, size))
         assert one.host.moved == sorted(one.host.moved)
         assert two.files() == {image.name}

@@ -11,7 +11,7 @@ from netstore import errors
 from netstore.node import lessor
 from netstore.node.lessor import NOTE_SECONDS, Lessor
 from netstore.state.commands import ExpireNodes, NoteTtl, Set, decode, encode
-from netstore.state.countdown import LONGEST_SPARED, MOST_GRACES, RETRY_SECONDS
+from netstore.state.countdown import LONGEST_SPARED, MOST_GRACES
 from netstore.state.v3commands import LeaseCheckpoint, LeaseExpire, LeaseGrant, LeaseRenew, Put
 from netstore.types import Nanos, NodeId, Term
 from tests.support.local_member import LocalMember
@@ -412,7 +412,7 @@ def test_a_lease_does_not_end_while_its_renewal_waits(
     assert member.expired() == [8]
     waiting.pop()(errors.timed_out())
     assert told == [errors.too_many(), errors.timed_out()]
-    member.wait(4)
+    member.wait(LOOK_SECONDS)
     assert member.expired() == [8, 7]
     assert not member.lessor._renewing
 
@@ -489,7 +489,7 @@ def test_no_node_ends_while_a_write_of_it_waits(target: str, raises: bool) -> No
     second(fault)
     assert not member.keys.renewing
     member.waiting = None
-    member.wait(RETRY_SECONDS)
+    member.wait(LOOK_SECONDS)
     assert member.nodes_ended()[-1] == b"/n"
 
 
@@ -506,8 +506,59 @@ def test_a_node_that_is_to_get_a_ttl_does_not_end_before_all_that_waits_of_it(me
     member.wait(4)
     assert member.nodes_ended() == []
     second(errors.too_many())
-    member.wait(RETRY_SECONDS)
+    member.wait(LOOK_SECONDS)
     assert member.nodes_ended() == [b"/n"]
+
+
+@pytest.mark.parametrize(
+    ("target", "most"),
+    [
+        ("/v2/keys/lock?prevExist=false&ttl=5&value=b", 0),
+        ("/v2/keys/lock?prevExist=false&value=b", 0),
+        ("/v2/keys/lock?prevValue=other&ttl=5&value=b", LONGEST_SPARED),
+        ("/v2/keys/lock?prevIndex=999&ttl=5&value=b", LONGEST_SPARED),
+        ("/v2/keys/lock?dir=true&ttl=5", LONGEST_SPARED),
+    ],
+)
+def test_what_others_try_to_write_without_end_ends(member: Leading, target: str, most: float) -> None:
+    """A lock whose owner is gone, say: one of them always waits, and none renews it."""
+    member.reaper = member.lessor._nodes
+    member.send("PUT", "/v2/keys/lock?ttl=5&value=dead")
+    member.lessor.look()
+    member.waiting = []
+    member.send("PUT", target)
+    seconds = 0.0
+    while not member.nodes_ended():
+        member.send("PUT", target)  # the next asks before the other is answered
+        first = member.waiting.pop(0)
+        first(errors.too_many())
+        member.wait(LOOK_SECONDS)
+        seconds += LOOK_SECONDS
+        assert seconds <= 5 + most + LOOK_SECONDS
+    assert seconds >= 5 + most
+
+
+def test_a_lease_whose_renewals_are_refused_without_end_ends(member: Leading) -> None:
+    member.grant(7, 5)
+    waiting: list[Callable[[Outcome | Fault], None]] = []
+    propose = member.propose
+
+    def wait(command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b"") -> None:
+        if decode(command) == LeaseRenew(7):
+            waiting.append(done)
+        else:
+            propose(command, done, principal)
+
+    member.propose = wait  # type: ignore[method-assign]
+    member.lessor.keep_alive(7, lambda _: None)
+    seconds = 0.0
+    while not member.expired():
+        member.lessor.keep_alive(7, lambda _: None)
+        waiting.pop(0)(errors.too_many())
+        member.wait(LOOK_SECONDS)
+        seconds += LOOK_SECONDS
+        assert seconds <= 5 + LONGEST_SPARED + LOOK_SECONDS
+    assert seconds >= 5 + LONGEST_SPARED
 
 
 def test_writes_of_what_has_no_ttl_are_not_counted(member: Leading) -> None:

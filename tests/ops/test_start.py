@@ -28,13 +28,13 @@ def test_it_is_told_how_far_loading_is_and_no_more_often_than_needed(tmp_path: P
         assert told() == "EXTEND_TIMEOUT_USEC=160000000\nSTATUS=verifying the state, 105 MB"
         start.loading(2_000, 5_000_000)
         usec = f"{STEP_SECONDS * 1e6:.0f}"
-        assert told() == f"EXTEND_TIMEOUT_USEC={usec}\nSTATUS=loading 2000 keys, 5 MB"
+        assert told() == f"EXTEND_TIMEOUT_USEC={usec}\nSTATUS=loading 2000 records, 5 MB"
         for records in range(0, 2_001, 10):
             now[0] += TOLD_SECONDS / 64
             start.loaded(records)
-        assert told() == f"EXTEND_TIMEOUT_USEC={usec}\nSTATUS=loading 2000 keys, 31%"
-        assert told() == f"EXTEND_TIMEOUT_USEC={usec}\nSTATUS=loading 2000 keys, 63%"
-        assert told() == f"EXTEND_TIMEOUT_USEC={usec}\nSTATUS=loading 2000 keys, 95%"
+        assert told() == f"EXTEND_TIMEOUT_USEC={usec}\nSTATUS=loading 2000 records, 31%"
+        assert told() == f"EXTEND_TIMEOUT_USEC={usec}\nSTATUS=loading 2000 records, 63%"
+        assert told() == f"EXTEND_TIMEOUT_USEC={usec}\nSTATUS=loading 2000 records, 95%"
         lines = [line for line in log.lines if line[0] == "state_loading"]
         assert [fields for _, fields in lines] == [
             "{'records': 2000, 'bytes': 5000000}",
@@ -52,3 +52,37 @@ def test_an_empty_store_is_loaded_too() -> None:
     now[0] = TOLD_SECONDS
     start.loaded(0)
     assert log.events("state_loading")[1] == "{'records': 0, 'loaded': 0}"
+
+
+def test_what_moves_is_told_until_the_store_serves() -> None:
+    """And what stands still is not: the manager shall give that up."""
+    now, log = [0.0], Quiet()
+    start = Start(ServiceManager({}), lambda: now[0], log)
+    for size in range(0, 100_000_000, 1_000_000):
+        start.moved("reading the log", size)
+        now[0] += TOLD_SECONDS / 40
+    assert log.events("start_moves") == [
+        "{'doing': 'reading the log', 'bytes': 40000000}",
+        "{'doing': 'reading the log', 'bytes': 80000000}",
+    ]
+    log.lines.clear()
+    for index in (7, 7, 8, 8):
+        now[0] += TOLD_SECONDS
+        start.applied(index)
+    assert log.events("start_moves") == [
+        "{'doing': 'applying the log', 'index': 7}",
+        "{'doing': 'applying the log', 'index': 8}",
+    ]
+    start.loading(50, 1_000)
+    for records in (10, 10, 20):
+        now[0] += TOLD_SECONDS
+        start.loaded(records)
+    assert len(log.events("state_loading")) == 3
+    log.lines.clear()
+    start.over = True
+    now[0] += TOLD_SECONDS
+    start.loaded(30)
+    start.applied(9)
+    start.moved("receiving the state", 1)
+    start.verifying(1)
+    assert log.lines == []

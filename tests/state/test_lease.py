@@ -50,6 +50,8 @@ class Clocks(RuleBasedStateMachine):
         self.leads: list[float] = []
         self.told: dict[int, float] = {}
         self.spared_until = -inf
+        self.waiting: set[int] = set()
+        """Renewals of these wait, whatever comes of them."""
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(countdown, "LONGEST_SPARED", 3.0)
 
@@ -94,28 +96,36 @@ class Clocks(RuleBasedStateMachine):
         self.spared_until = self.now + 2.0
         self.clock.spare(self.now, 2.0)
 
+    @rule(ids=st.sets(IDS))
+    def ask(self, ids: set[int]) -> None:
+        self.waiting = ids
+
     @property
     def ends(self) -> dict[int, float]:
+        return self._ends(set())
+
+    def _ends(self, waiting: set[int]) -> dict[int, float]:
         found = {}
         for id_, (began, leads) in self.began.items():
             graces = len(self.leads) - leads
             end = max(began, self.leads[-1]) + 1.0 if 0 < graces <= MOST_GRACES else began
-            spared = max(end, self.spared_until)
+            spared = max(end, self.now + 0.1 if id_ in waiting else end, self.spared_until)
             found[id_] = min(spared, end + 3.0)
         return found
 
     @rule()
     def look(self) -> None:
-        due = self.clock.due(self.now)
+        due = self.clock.due(self.now, set(map(LeaseId, self.waiting)))
+        ends = self._ends(self.waiting)
         assert len({id_ for id_, _ in due}) == len(due)
         for each, since in due:
             id_ = int(each)
             lease = self.leases.at(id_, since)
             assert lease is not None
-            assert self.ends[id_] <= self.now, "told before its time"
+            assert ends[id_] <= self.now, "told before its time"
             assert self.now - self.told.get(id_, -9.0) >= RETRY_SECONDS, "told twice in a row"
             self.told[id_] = self.now
-        for id_, end in self.ends.items():
+        for id_, end in ends.items():
             if end <= self.now:
                 assert self.now - self.told.get(id_, -9.0) < RETRY_SECONDS, "overdue and not told"
 
@@ -239,6 +249,31 @@ def test_leaders_that_follow_each_other_without_end_keep_nothing_for_ever() -> N
         clock.lead(now, 2.0)
         now += 1.0
     assert clock.due(now) == [(1, 1)]
+
+
+def test_more_that_are_spared_than_one_look_finds_put_off_no_other() -> None:
+    """And each is told as soon as it is not spared any more."""
+    leases = Leases()
+    clock = Countdown(leases)
+    spared = set(range(1, 2 * MAX_DUE + 1))
+    for number in (*spared, len(spared) + 1):
+        leases.grant(number, 5, Index(number))
+    while clock.count(0.0):
+        pass
+    found: list[int] = []
+    for look in range(6):
+        now = 6.0 + look / 2  # no end is told again in this time
+        while clock.count(now):
+            pass
+        found += [id_ for id_, _ in clock.due(now, set(map(LeaseId, spared)))]
+    assert found == [len(spared) + 1]
+    assert len(clock._looks) + len(clock._overdue) == len(leases)
+    told: set[int] = set()
+    for now in (8.6, 8.7, 8.8):
+        while clock.count(now):
+            pass
+        told |= {id_ for id_, _ in clock.due(now)}
+    assert told == spared
 
 
 def test_what_is_gone_is_forgotten_long_before_its_time() -> None:

@@ -555,11 +555,11 @@ def test_what_a_command_remembered_is_let_go_of_in_steps(monkeypatch: pytest.Mon
 @given(st.lists(v3_commands(), max_size=40))
 @settings(max_examples=30)
 def test_no_order_of_a_table_decides_anything(commands: list[V3Command]) -> None:
-    """Members have other hashes: here other salts, and tables of many parts from the second entry on."""
+    """Members have other hashes: here other parts, and tables of many parts from the second entry on."""
     found = []
-    for salt in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F):
+    for shift in (56, 48):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(parted, "_SALT", salt)
+            patch.setattr(parted, "_SHIFT", shift)
             for room in (parted, tree):
                 patch.setattr(room, "FIRST", 1)
             machine = machine_with(*LEASES)
@@ -580,6 +580,24 @@ def test_no_order_of_a_table_decides_anything(commands: list[V3Command]) -> None
             engine.commit()
             found.append((machine.trail.checksum, engine.kept()))
     assert found[0] == found[1]
+
+
+def test_who_watches_below_a_removed_directory_is_told_in_the_order_of_paths(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not in that of the table they lie in."""
+    for room in (parted, tree):
+        monkeypatch.setattr(room, "FIRST", 10)
+    machine = machine_with()
+    machine.watched = lambda path: path.endswith(b"7")
+    for number in range(2_000):
+        apply(machine, Set(b"/d/%04d" % number, b"", False))
+    machine.take_events()
+    outcome = begin(machine, Delete(b"/d", True, True), 1)
+    while outcome is UNFINISHED:
+        outcome = machine.go_on(1)
+    (event,) = machine.take_events()
+    assert event.removed == tuple(b"/d/%04d" % number for number in range(7, 2_000, 10))
 
 
 def test_nothing_that_clients_make_many_of_lies_in_one_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:

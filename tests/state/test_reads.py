@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from netstore import errors
 from netstore.errors import Fault
+from netstore.limits import Budget
 from netstore.state import keyindex, mvcc, reads, sorting
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
@@ -241,6 +242,13 @@ def test_rows_that_do_not_fit_are_not_sorted(monkeypatch: pytest.MonkeyPatch) ->
         read.close()
         few = store.read(Range(*ALL, sort_target=BY_VERSION, sort_order=ASCEND, limit=100))
         assert sum(len(some) for some in steps(few)) == 100
+
+
+def test_what_other_parts_of_the_memory_hold_ends_no_sort() -> None:
+    store = Store([Put(b"%04d" % number) for number in range(1_100)])
+    read = store.read(Range(*ALL, sort_target=BY_VERSION, sort_order=ASCEND))
+    store.machine.mvcc.read_budget.parent = Budget(-1)
+    assert sum(len(some) for some in steps(read)) == 1_100
 
 
 def test_reads_that_are_open_hold_memory_and_are_refused_where_there_is_none() -> None:

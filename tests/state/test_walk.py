@@ -151,8 +151,9 @@ def test_a_walk_under_which_too_much_changes_is_lost(monkeypatch: pytest.MonkeyP
     next(going)
     for number in range(11):
         tree.set(b"/d/b/%d" % number, b"1", False, FOR_EVER)
-    with pytest.raises(WalkLost):
+    with pytest.raises(WalkLost, match="changed under a v2 list") as lost:
         list(going)
+    assert not lost.value.limit, "no setting bounds that"
 
 
 def test_a_walk_is_told_nothing_of_what_was_removed_before_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,8 +200,9 @@ def test_a_state_that_is_replaced_loses_its_walks() -> None:
     walk = tree.look(b"/d")
     assert isinstance(walk, Walk)
     tree.restore(tree.index, Stored())
-    with pytest.raises(WalkLost):
+    with pytest.raises(WalkLost, match="took the place of the state") as lost:
         list(walk.rows())
+    assert not lost.value.limit
 
 
 LARGE = b"x" * (trees.SMALL_BYTES + 1)
@@ -309,8 +311,28 @@ def test_the_last_walk_may_hold_twice_as_much_and_no_more() -> None:
         changed += 1
     assert changed * walks.KEPT_BYTES < walks.ALONE * budget.limit
     assert budget.used == 0
-    with pytest.raises(WalkLost):
+    with pytest.raises(WalkLost, match="hold more than they may") as lost:
         list(going)
+    assert lost.value.limit == "memory_budget"
+
+
+def test_what_other_parts_of_the_memory_hold_takes_no_walk_away() -> None:
+    """A walk would give back next to nothing of it."""
+    whole = Budget(1 << 20)
+    tree = Tree(whole.share(1 << 17))
+    for number in range(4_000):
+        tree.set(b"/%s/%06d" % (b"d" if number % 2 else b"e", number), b"v", False, FOR_EVER)
+    tree.set(b"/f/a", LARGE, False, FOR_EVER)
+    one, going = begun(tree)
+    whole.share(1 << 19).account().charge(1 << 20)
+    assert whole.over
+    other, other_going = begun(tree, b"/e")
+    for number in range(1, 4_000, 40):
+        tree.set(b"/d/%06d" % number, b"w", False, FOR_EVER)
+    assert not one.lost
+    assert not other.lost
+    for rows in (going, other_going):
+        assert len([row for row in rows if isinstance(row, NodeView)]) == 2_000
 
 
 def test_names_of_a_large_directory_are_taken_in_pieces() -> None:

@@ -18,16 +18,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+import msgspec
 import pytest
 import tomli
 
+from netstore.api.operate import OperateApi
 from netstore.cli.commands.endpoint import Standing, _content, status
+from netstore.client.cluster import MemberStatus
+from netstore.limits import SMALLEST, Shares
+from netstore.meter import Meter
+from netstore.net.exchange import Request
+from netstore.node.pacing import Behind
 from netstore.ops.config import AGENT, STORE
 from netstore.ops.layered import OWN_FLAGS, Layered, Setting, default_words
-from tests.support.local_member import LocalMember
+from netstore.types import NodeId
+from tests.support.links import Quiet
+from tests.support.local_member import LocalMember, RecordedExchange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
 MAN = ROOT / "man"
@@ -341,13 +350,40 @@ def test_what_a_member_tells_of_itself_is_listed_field_by_field() -> None:
     text = (MAN / "netstorectl.1").read_text()
     begin = text.index(".It Ic endpoint status")
     middle, end = (text.index(f".It Li GET /netstore/{each}") for each in ("status", "members"))
-    answer = LocalMember().send("GET", "/netstore/status")
-    for listed, told in (
-        (text[begin:middle], _content(Standing("http://a"))),
-        (text[begin:end], json.loads(answer.body)),
-    ):
+    member, exchange = LocalMember(), RecordedExchange(Request(b"GET", b"/netstore/status"))
+    member.others_behind = [Behind(NodeId(5), is_copying=True, sent=1, size=2, entries=3, counts=True)]
+    meter = Meter(lambda: 1.0, Quiet())
+    OperateApi(member, member.cluster, meter, Scrubbed(), Shares.of(SMALLEST)).handle(exchange)
+    whole = json.loads(exchange.body)
+    shown = _content(Standing("http://a", msgspec.convert(whole, MemberStatus)))
+    for listed, told in ((text[begin:middle], shown), (text[begin:end], whole)):
         heads = re.findall(r"^\.It Li (.*)$", listed, re.MULTILINE)
         assert told.keys() <= {name for head in heads for name in head.split(" , ")}
+    elsewhere = {"behind"}  # of the first page, which says so
+    for listed, told in (
+        (text[begin:middle], {**shown, **dict.fromkeys(elsewhere)}),
+        (text[middle:end], whole),
+    ):
+        for head, inner in told.items():
+            if names := set(_names(inner)):
+                _, below = listed.split(f"\n.It Li {head}\n")
+                below = below.split("\n.It ")[0]
+                assert names <= set(re.findall(r"^\.Li (\w+)", below, re.MULTILINE)), head
+
+
+class Scrubbed:
+    rounds, verified_bytes = 3, 4096
+
+
+def _names(told: object) -> Iterator[str]:
+    """The names of fields at all depths."""
+    if isinstance(told, list):
+        for each in told:
+            yield from _names(each)
+    elif isinstance(told, dict):
+        for name, inner in told.items():
+            yield name
+            yield from _names(inner)
 
 
 def test_the_help_of_endpoint_status_names_what_a_leader_waits_for() -> None:

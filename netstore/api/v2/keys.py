@@ -185,7 +185,9 @@ class KeysApi:
             command = commands.Update(key, value, expires, refresh, ttl)
         else:
             command = commands.Set(key, value, parameters.dir, expires, refresh, ttl)
-        renews = ttl or refresh or self._machine.tree.timed.get(key) is not None
+        # One that is to create its node can only fail where there is one.
+        may_renew = parameters.prev_exist is not False
+        renews = may_renew and (ttl or refresh or self._machine.tree.timed.get(key) is not None)
         self._propose(exchange, command, parameters.no_value, key if renews else b"")
 
     def _post(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:

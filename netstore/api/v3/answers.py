@@ -163,7 +163,7 @@ class Answers:
             return pieces.payer is not None
         budget = self._member.machine.mvcc.read_budget
         pieces.wanted = pieces.held + size
-        if budget.over or budget.used + size > budget.limit:
+        if budget.used + size > budget.limit:
             self._drop_payer(pieces)
             return False
         if pieces.payer is not None and self._held.enter(pieces.payer, size):

@@ -24,6 +24,7 @@ from netstore.state.commands import encode
 from netstore.state.lease import granted_ttl
 from netstore.state.reads import PIECE_BYTES, UNIT_BYTES, Lost
 from netstore.state.v3commands import Done, LeaseGrant, LeaseGranted, LeaseRevoke
+from netstore.types import LeaseId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from netstore.node.member import Member
     from netstore.state.lease import Lease
     from netstore.state.machine import Outcome
-    from netstore.types import LeaseId
-
 MOST_WAITING: Final = 4_096
 """Renewals of one stream that may wait for the leader; more end it."""
 
@@ -71,6 +70,9 @@ RUNS_AT_ONCE: Final = 50
 KEY_BYTES: Final = 8
 """What a key takes in a run or in a piece beside its own bytes, at most: its length and its field."""
 
+ID_BYTES: Final = 13
+"""What the id of a lease takes in a run or in a piece, at most."""
+
 KEYS_PER_UNIT: Final = 8
 """Keys of a lease that are told in one of the units of `Mvcc.read_units`."""
 
@@ -78,6 +80,9 @@ _ALL: Final = 0
 """In `_asked` the listing of all leases; no lease has this id."""
 
 _ID_BITS: Final = 62
+
+_LEAST: Final = 1 << 63
+"""No id is below this, negated."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[bytes]).decode
@@ -251,10 +256,7 @@ class LeaseService:
                     pieces.add(piece)
                     answers.grow(pieces, len(piece) - _charge(held))
                     yield
-            while runs:
-                for _ in range(min(RUNS_AT_ONCE, len(runs))):
-                    runs.pop()
-                yield
+            yield from _emptied(runs)
             if head is None:
                 yield from self._asked_again(lease.id, calls)
                 return
@@ -308,7 +310,7 @@ class LeaseService:
         machine = self._member.machine
         if machine.leases.places <= FEW_LEASES:
             head = self._headers(machine.mvcc.revision)
-            call.reply(messages.write(head, _leases(machine.leases.timed_keys())))
+            call.reply(messages.write(head, _leases(sorted(machine.leases.timed_keys()))))
         elif _ALL in self._asked:
             self._join(self._asked[_ALL], call, 0)
         else:
@@ -323,18 +325,26 @@ class LeaseService:
     def _ids(self, calls: deque[tuple[Call, int]]) -> Iterator[None]:
         machine, answers = self._member.machine, self._answers
         pieces = Pieces(call.principal for call, _ in calls)
+        runs: deque[deque[bytes]] = deque()
         head = self._headers(machine.mvcc.revision)
         lists = machine.leases.ids()
         try:
             for some in lists:
                 if some:
-                    if not pieces.pieces:
+                    if not runs:
                         head = self._headers(machine.mvcc.revision)
-                    piece = _leases(some).SerializeToString()
-                    if not answers.grow(pieces, len(piece)):
+                    if not answers.grow(pieces, ID_BYTES * len(some)):
                         break
-                    pieces.add(piece)
+                    runs.append(_run(sorted(map(_key_of, some))))
                 yield
+            else:
+                yield from _merge_most(runs)
+                for held in _some_of(merge(*map(_drained, runs))):
+                    piece = _leases(map(_id_of, held)).SerializeToString()
+                    pieces.add(piece)
+                    answers.grow(pieces, len(piece) - ID_BYTES * len(held))
+                    yield
+            yield from _emptied(runs)
             while calls:
                 call, _ = calls.popleft()
                 answers.give(call, head, pieces)
@@ -393,6 +403,16 @@ def _leases(ids: Iterable[LeaseId]) -> pb.LeaseLeasesResponse:
     return pb.LeaseLeasesResponse(leases=[pb.LeaseStatus(ID=id_) for id_ in ids])
 
 
+def _key_of(id_: LeaseId) -> bytes:
+    """The id of a lease in bytes that are sorted as ids are."""
+    return (id_ + _LEAST).to_bytes(8, "big")
+
+
+def _id_of(key: bytes) -> LeaseId:
+    """The id that `_key_of` was given."""
+    return LeaseId(int.from_bytes(key, "big") - _LEAST)
+
+
 def _some_of(keys: Iterable[bytes], parts: int = 1) -> Iterator[list[bytes]]:
     """The keys in lists of `FEW`, or of `PIECE_BYTES`, give or take one, or of one in so many parts of it."""
     most, most_bytes = FEW // parts, PIECE_BYTES // parts
@@ -434,6 +454,14 @@ def _merge_most(runs: deque[deque[bytes]]) -> Iterator[None]:
             merged += _run(some)
             yield
         runs.append(merged)
+
+
+def _emptied(runs: deque[deque[bytes]]) -> Iterator[None]:
+    """Let go of what is left of runs, in steps."""
+    while runs:
+        for _ in range(min(RUNS_AT_ONCE, len(runs))):
+            runs.pop()
+        yield
 
 
 class _Listing:

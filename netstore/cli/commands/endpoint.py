@@ -151,8 +151,10 @@ def _load(told: MemberStatus) -> tuple[str | None, int | None, str | None]:
 
 
 def _waits_for(told: MemberStatus) -> str | None:
-    """What a member that leads is waiting for: its own disk, or others that are being brought up."""
-    waits = [f"{each.id} {each.words}" for each in told.behind]
+    """What a member that leads is waiting for: others that are being brought up; or that it lets requests
+    wait, for its disk or another of the causes of `backedUp`.
+    """
+    waits = [f"{each.id} {each.words}" for each in told.behind or ()]
     if told.paced_to:
         waits.append(f"writes paced to {told.paced_to / 1e6:.2f} MB/s")
     elif told.backed_up:
@@ -163,7 +165,7 @@ def _waits_for(told: MemberStatus) -> str | None:
 def _content(seen: Standing) -> dict[str, object]:
     """The same fields whether it answered or not; null is: not told."""
     told = seen.status
-    memory, loop = (None, None) if told is None else (told.memory, told.loop)
+    memory, loop, behind = (None, None, None) if told is None else (told.memory, told.loop, told.behind)
     return {
         "endpoint": seen.endpoint,
         "id": told and told.id,
@@ -177,7 +179,7 @@ def _content(seen: Standing) -> dict[str, object]:
         "problems": list(seen.problems),
         "backedUp": told and told.backed_up,
         "pacedBytesPerSecond": told and told.paced_to,
-        "behind": told and [each.content for each in told.behind],
+        "behind": None if behind is None else [each.content for each in behind],
         "featureLevel": told and told.feature_level,
         "memory": memory and {"budgetBytes": memory.budget_bytes, "usedBytes": memory.used_bytes},
         "loop": loop

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from netstore import parted
 from netstore.api.v3.answers import LOOK_SECONDS, PACE_SECONDS
 from netstore.api.v3.lease import (
     FEW,
@@ -20,6 +21,7 @@ from netstore.api.v3.lease import (
 )
 from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import NO_LEADER, refusal
+from netstore.limits import Budget
 from netstore.net import grpc
 from netstore.node import jobs
 from netstore.parted import FIRST, LET_GO_STEP
@@ -446,6 +448,14 @@ def holding(served: Served) -> Served:
     return served
 
 
+def test_what_other_parts_of_the_memory_hold_ends_no_list(served: Served) -> None:
+    apply(served, *[LeaseGrant(number, 60) for number in range(1, 3 * FEW)])
+    call = begin(served, "LeaseLeases", pb.LeaseLeasesRequest())
+    served.member.machine.mvcc.read_budget.parent = Budget(-1)
+    served.member.settle()
+    assert len(pb.LeaseLeasesResponse.FromString(call.messages[0]).leases) == 3 * FEW - 1
+
+
 def test_keys_are_given_as_they_are_taken_and_the_same_bytes_to_all(holding: Served) -> None:
     served = holding
     ask_keys(served, FakeCall("/etcdserverpb.Lease/LeaseTimeToLive"))
@@ -753,6 +763,21 @@ def test_leases_that_are_gone_count_for_a_list_while_their_places_are_there(serv
     served.member.settle()
     assert [each.ID for each in pb.LeaseLeasesResponse.FromString(call.messages[0]).leases] == [1]
     assert served.member.machine.leases.places == 1
+
+
+@pytest.mark.parametrize("number", [FEW_LEASES, 12 * FEW])
+def test_the_order_of_leases_tells_nothing_of_the_table_they_lie_in(
+    served: Served, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Else who chooses ids would know which ones lie in one part of it."""
+    monkeypatch.setattr(parted, "FIRST", 10)
+    ids = [(id_ * 0x9E3779B97F4A7C15 & (1 << 64) - 1) - (1 << 63) for id_ in range(1, number + 1)]
+    apply(served, *[LeaseGrant(id_, 60) for id_ in ids])
+    assert [*served.member.machine.leases.timed_keys()] != sorted(ids)
+    call = begin(served, "LeaseLeases", pb.LeaseLeasesRequest())
+    served.member.settle()
+    answer = pb.LeaseLeasesResponse.FromString(call.messages[0])
+    assert [each.ID for each in answer.leases] == sorted(ids)
 
 
 def test_leases_are_told_alike_in_one_call_and_in_steps(served: Served) -> None:

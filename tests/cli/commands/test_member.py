@@ -115,7 +115,8 @@ def test_endpoints_are_asked_each_by_itself(ctl: Run, store: str, request: pytes
         assert seen["memory"]["usedBytes"] >= 0
         assert seen["loop"]["overBudget"] >= 0
     else:
-        assert (seen["featureLevel"], seen["memory"], seen["loop"]) == (None, None, None)
+        names = ("featureLevel", "memory", "loop", "backedUp", "pacedBytesPerSecond", "behind")
+        assert [seen[name] for name in names] == [None] * len(names), "what is not told"
     well = ctl("endpoint", "health", "--cluster")
     assert (well.status, well.rows[0][:2]) == (0, [store, "healthy"])
     both = f"{store},{DEAD}"
@@ -162,6 +163,8 @@ STANDING: Final = {
     "appliedIndex": 8,
 }
 
+
+ALWAYS: Final = ("endpoint", "problems")
 
 COPYING: Final[dict[str, Any]] = {
     "id": "b",
@@ -211,6 +214,7 @@ def test_what_loads_a_member_is_shown_as_far_as_it_is_told(
         document = run("--endpoints", url, "endpoint", "status", "-o", "json").document
     assert plain.rows == [[url, "a", "one", "1.0", "leader", "a", "2", "9", "8", *shown, ""]]
     (seen,) = document["endpoints"]
+    assert all(value is None for name, value in seen.items() if name not in {*STANDING, *told, *ALWAYS})
     for name, value in told.items():
         assert seen[name] == ({key: value[key] for key in seen[name]} if isinstance(value, dict) else value)
 
