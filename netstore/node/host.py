@@ -23,13 +23,14 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore import errors
-from netstore.admission import household
 from netstore.errors import CannotApply, CorruptData, Fault, MustStop, NetstoreError
 from netstore.guard import guarded
 from netstore.limits import Budget
 from netstore.meter import Parts
 from netstore.node.driver import Append
 from netstore.node.jobs import STEPS_BESIDE, STEPS_PER_TURN, Jobs
+from netstore.node.lines import owner_of
+from netstore.node.member import OWN
 from netstore.node.pacing import Pacing
 from netstore.node.putoff import Asked, PutOff
 from netstore.node.reads import Reads
@@ -402,9 +403,7 @@ class Host:
         """See `Member.behind`."""
         return self._pacing.behind()
 
-    def propose(
-        self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
-    ) -> None:
+    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes) -> None:
         """Replicate a command; see `Member.propose`."""
         if self._stopping:
             done(errors.stopped())
@@ -447,7 +446,7 @@ class Host:
         if self.crowded:
             done(errors.too_many())
             return
-        payload = self.proposals.open(command, done)
+        payload = self.proposals.open(command, done, OWN)
         if payload is None:
             return
         proposed = self._raft.propose_change(Change(steps, context=payload))
@@ -463,6 +462,8 @@ class Host:
     def propose_change(self, change: Change) -> Refusal | None:
         """Change the members for a request that has its slot elsewhere: `change.context` is its payload."""
         refusal = self._raft.propose_change(change).refusal
+        if refusal is None:
+            self._pacing.spend(len(change.context) + ENTRY_OVERHEAD_BYTES)
         self._wake()
         return refusal
 
@@ -471,6 +472,7 @@ class Host:
         there.
         """
         self._raft.propose((payload,))
+        self._pacing.spend(len(payload) + ENTRY_OVERHEAD_BYTES)
         self._wake()
 
     def transfer(self, to: NodeId) -> Refusal | None:
@@ -629,10 +631,9 @@ class Host:
                 self._log.warning("proposal_not_read", member=f"{message.sender:x}", reason=str(error))
                 self._refuse_others(message.sender, message.term, (request,), Why.FAILED)
                 continue
-            owner = household(principal_of(payload).decode(errors="replace"))
             size = len(payload) + ENTRY_OVERHEAD_BYTES
             removes, now = _is_removal(command), self.proposals.now
-            waits.append(Asked(message.sender, message.term, request, payload, owner, removes, size, now))
+            waits.append(Asked(message.sender, message.term, request, payload, "", removes, size, now))
         if not waits:
             return
         if not (
@@ -647,6 +648,8 @@ class Host:
                 self._others_bytes += size
         rate = self._pacing.rate
         most = float("inf") if rate is None else rate * self._patience
+        for asked in waits:
+            asked.owner = owner_of(principal_of(asked.payload))
         self._refuse_asked([asked for asked in waits if not self._put_off.add(asked, most)], Why.TOO_MANY)
 
     @property

@@ -5,7 +5,10 @@ that who asks without a pause delays nobody but itself: at the member it asked, 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+
+from netstore.admission import household
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,6 +18,15 @@ TURN: Final = 16
 
 TURN_BYTES: Final = 128 * 1024
 """What they weigh, and one payload more."""
+
+_REMEMBERED: Final = 4_096
+"""Principals whose line is remembered."""
+
+
+@lru_cache(_REMEMBERED)
+def owner_of(principal: bytes) -> str:
+    """Whose line it is that a principal's requests wait in; empty for `member.OWN`."""
+    return household(principal.decode(errors="replace"))
 
 
 class Waiting(Protocol):

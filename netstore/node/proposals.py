@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from netstore import errors
-from netstore.admission import WeighedAdmission, household
+from netstore.admission import WeighedAdmission
 from netstore.errors import MustStop
 from netstore.guard import guarded, tell, unguarded
-from netstore.node.lines import Lines
+from netstore.node.lines import Lines, owner_of
 from netstore.state.envelope import seal
 from netstore.types import Nanos, Term
 
@@ -99,7 +99,7 @@ class Proposals:
         """There is something to `take`, or there was."""
         return bool(self._lines)
 
-    def open(self, command: bytes, done: Done, principal: bytes = b"", level: int = 1) -> bytes | None:
+    def open(self, command: bytes, done: Done, principal: bytes, level: int = 1) -> bytes | None:
         """Give a command its slot and return its payload (`state.envelope`), to be proposed by the caller.
         None (and `done` was called) when too much waits already, of all or of this principal.
         """
@@ -108,7 +108,7 @@ class Proposals:
 
     def _open(self, command: bytes, done: Done, principal: bytes, level: int) -> Slot | None:
         size = len(command) + 1  # nobody holds no bytes
-        owner = household(principal.decode())
+        owner = owner_of(principal)
         if len(self._slots) >= MAX_WAITING or not self._waiting.enter(owner, size, 1 if owner else 0):
             done(errors.too_many())
             return None
@@ -117,8 +117,8 @@ class Proposals:
         slot = self._slots[request] = Slot(request, payload, done, self.now + self.time_limit, size, owner)
         return slot
 
-    def add(self, command: bytes, done: Done, principal: bytes = b"", level: int = 1) -> None:
-        """Give a command its slot and queue it for `take`; refused like `open`. Without a principal it is the
+    def add(self, command: bytes, done: Done, principal: bytes, level: int = 1) -> None:
+        """Give a command its slot and queue it for `take`; refused like `open`. For `member.OWN` it is the
         member's own, ends of leases above all, and goes first.
         """
         slot = self._open(command, done, principal, level)

@@ -32,6 +32,7 @@ class Asked(msgspec.Struct, eq=False):
     request: int
     payload: bytes
     owner: str
+    """Set before it waits."""
     removes: bool
     """It only removes."""
     size: int

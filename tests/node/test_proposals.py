@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from netstore.admission import PARTS
 from netstore.errors import timed_out
 from netstore.node.lines import TURN, TURN_BYTES
+from netstore.node.member import OWN
 from netstore.node.proposals import MAX_WAITING, MAX_WAITING_BYTES, Proposals, Slot
 from netstore.state.envelope import command_of
 from netstore.types import Term
@@ -43,7 +44,7 @@ def test_who_writes_much_at_a_time_delays_only_itself() -> None:
     assert (taken[0], taken.index(b"o")) == (b"own", 3)
     assert sum(map(len, taken)) <= 8 * TURN_BYTES + len(large)
     made.add(b"again", lambda _: None, b"other")
-    made.add(b"own again", lambda _: None)
+    made.add(b"own again", lambda _: None, OWN)
     taken = commands(made.take(512, 8 * TURN_BYTES))
     assert taken[0] == b"own again"
     assert taken.index(b"again") <= 3
@@ -68,7 +69,7 @@ def test_the_members_own_go_first_and_what_was_taken_before_goes_before_them() -
     taken = made.take(2)
     assert commands(taken) == [b"own", b"1"]
     made.put_back(taken)
-    made.add(b"end", lambda _: None)
+    made.add(b"end", lambda _: None, OWN)
     assert commands(made.take(9)) == [b"own", b"1", b"end", b"2"]
     assert not made.queued
 
