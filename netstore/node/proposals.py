@@ -7,7 +7,6 @@ stopped).
 
 from __future__ import annotations
 
-from collections import deque
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
@@ -126,9 +125,7 @@ class Proposals:
             self._lines.add(slot)
 
     def take(self, most: int, most_bytes: int = MAX_WAITING_BYTES, *, fitting: bool = False) -> list[Slot]:
-        """Some of what is queued, by turns of who asked: see `Lines.take`. What was overtaken counts as put
-        back.
-        """
+        """Some of what is queued, by turns of who asked: see `Lines.take`."""
         return self._lines.take(most, most_bytes, fitting=fitting)
 
     def put_back(self, slots: list[Slot]) -> None:
@@ -143,15 +140,17 @@ class Proposals:
     def overtaken(self, term: Term) -> None:
         """An entry of this term was applied. What was sent in an earlier term and has not been applied never
         will be: entries of the log are in the order of their terms, and a leader takes only what was sent in
-        its own (Ongaro's dissertation, section 3.6). It is queued again, in the order in which it was opened
-        and with what was put back, so that a request survives the leader it was given to, and still happens
-        once at most. O(`MAX_WAITING`): 2 ms.
+        its own (Ongaro's dissertation, section 3.6). It is queued again, in the line of who asked and in the
+        order in which it was opened, so that a request survives the leader it was given to, and still happens
+        once at most. O(`MAX_WAITING`): 2 ms, 13 where as many asked.
         """
-        waiting = set(self._lines.again)
-        again = [slot for slot in self._slots.values() if _QUEUED < slot.term < term or slot in waiting]
+        again = [slot for slot in self._slots.values() if _QUEUED < slot.term < term]
+        if not again:
+            return
         for slot in again:
             slot.term = _QUEUED
-        self._lines.again = deque(again)
+        first = next(iter(self._slots))
+        self._lines.put_among(again, lambda slot: (slot.request - first) & _ID_MASK)
 
     def jumped(self) -> None:
         """The state became that of a copy: what was sent may be part of it, and is not sent again. O(all)."""

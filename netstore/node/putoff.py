@@ -52,11 +52,6 @@ class PutOff:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    @property
-    def size(self) -> int:
-        """What all of it weighs."""
-        return self._held.size
-
     def add(self, asked: Asked, most: float) -> bool:
         """Let it wait. False where there is too much, of all or of its household: more than `most` bytes of
         one line would not be proposed in time. A member's own is held to no such number.

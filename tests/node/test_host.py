@@ -514,7 +514,11 @@ def test_while_the_engine_is_behind_what_others_ask_waits_within_a_bound() -> No
     assert (len(member.host._put_off), member.host.backed_up) == (8, True)
     catch_up(member, engine)
     assert member.host.machine.applied == last + 8
-    assert (len(member.host._put_off), member.host._put_off.size, member.host.backed_up) == (0, 0, False)
+    assert (len(member.host._put_off), member.host._put_off._held.size, member.host.backed_up) == (
+        0,
+        0,
+        False,
+    )
     member.host.receive([message])
     member.settle()
     assert member.host.machine.applied == last + 9
@@ -547,7 +551,7 @@ def test_what_others_ask_waits_no_longer_than_what_is_asked_here(why: str) -> No
     if why != "term":
         member.host.receive([message])
     catch_up(member, engine)
-    assert (len(member.host._put_off), member.host._put_off.size) == (0, 0)
+    assert (len(member.host._put_off), member.host._put_off._held.size) == (0, 0)
     assert member.host.machine.applied == last + (why == "late")
 
 
@@ -663,7 +667,7 @@ def test_a_leader_serves_its_own_clients_however_much_others_ask(monkeypatch: py
             assert member.host.crowded
             own = put(member)
         turns(member, 1)
-        assert member.host._put_off.size <= 2 * host.HELD_BYTES
+        assert member.host._put_off._held.size <= 2 * host.HELD_BYTES
     assert [type(each) for each in own] == [Event]
     assert member.host.machine.applied > start + 1_000
 
@@ -1286,7 +1290,7 @@ def test_what_others_asked_and_is_not_done_in_time_is_refused_to_them() -> None:
     assert {each.why for each in refused} == {Why.TOO_MANY}
     assert 0 < done[-1] < 10
     assert done[-1] + sum(len(each.requests) for each in refused) == 40, "each is the one or the other"
-    assert host._put_off.size == 0
+    assert host._put_off._held.size == 0
     for _ in range(100):
         tick(member)
     assert host.status().last == last + done[-1]
@@ -2086,7 +2090,7 @@ def test_what_others_asked_is_refused_some_at_a_time(full: bool) -> None:
     assert member.woken
     assert len(told(member)) == 1
     assert told(member) == [], "the leader of another term was asked, and who asked asks again"
-    assert (len(member.host._put_off), member.host._put_off.size) == (0, 0)
+    assert (len(member.host._put_off), member.host._put_off._held.size) == (0, 0)
 
 
 @pytest.mark.parametrize(("full", "cause"), [(False, TOO_MANY), (True, NO_SPACE)])
