@@ -110,8 +110,8 @@ class Lines(Generic[W]):
                 self._first.appendleft(item)
 
     def put_among(self, items: Iterable[W], order: Callable[[W], int]) -> None:
-        """These were taken in vain: each has its place by `order` in its line, whose others are in that order,
-        too; and their lines are the next. O(what is in these lines).
+        """These were taken in vain: each has its place by `order` in its line, whose others are in
+        that order, too; and their lines are the next. O(what is in these lines).
         """
         returned: dict[str, list[W]] = {}
         for item in items:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from netstore.node.lines import TURN, TURN_BYTES, Lines
 
 if TYPE_CHECKING:
