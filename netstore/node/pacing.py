@@ -113,7 +113,7 @@ class _Peer:
         """When that copy was."""
         self.sent = self.size = 0
         self.refused: int | None = None
-        """It refused the last copy when so much of it had left."""
+        """It refused the last copy when so much of it had left; None where that did not end so."""
         self.is_alive = False
         self.is_behind = False
         """It was far behind, and has not come near since."""
@@ -259,12 +259,15 @@ class Pacing:
             record.sent, record.size = sent, size
 
     def copy_over(self, peer: NodeId, *, ok: bool, refused: bool = False) -> Index:
-        """It was delivered, or given up, because the member refused it or not: the place it was of."""
+        """It was delivered, or given up, because the member refused it or not: the place it was of. One that
+        was lost for another reason, the log having outgrown it above all, is no refusal, and the next one is
+        as likely as any: else one refusal would keep the member away for as long as others write.
+        """
         record = self._peers.get(peer)
         if record is None:
             return Index(0)
         record.copying, record.installing = False, ok
-        record.refused = record.sent if refused else None if ok else record.refused
+        record.refused = record.sent if refused else None
         record.sent = record.size if ok else 0
         return record.place
 
