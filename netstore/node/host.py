@@ -1191,7 +1191,7 @@ class Host:
             if isinstance(record, Append):
                 self._wal.append(record.hard_state, record.entries, self._synced)
             else:
-                self._wal.mark(record.meta, self._synced)
+                self._wal.mark(record.meta, self._synced, replaces=record.is_copy)
         except MemoryError:  # the log stands where it stood: what follows waits behind this record
             self._not_written(OSError(errno.ENOMEM, "Cannot allocate memory"))
             return False
