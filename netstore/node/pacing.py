@@ -6,7 +6,8 @@ another, for as long as the load lasts. Who counts is alive, its place is in the
 to be there in time: by a state copy, or by taking the log. Who does not slows nobody.
 
 Pure: the host tells time, places and bytes. Looked at once a tick; what is proposed between two looks is at
-most what the rate gives for that time, and one request more.
+most what the rate gives for that time, and one request more. What the member asks for itself, and changes of
+the members, do not wait, and are counted.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ LINGER_SECONDS: Final = 5.0
 
 DEBT_SECONDS: Final = 3.0
 """Where more was written than there was room for, because one request was so large, what waits does so for
-what the rate gives in this time, at most: less than half of the time limit of a request, so that it is done.
+what the rate gives in this time, at most: less than half of the time limit of a request, so that it is done,
+where the election timeout is more than 500 ms; what others asked may be refused where it is shorter.
 That is 1.5 MiB, the default's largest request, at the least rate of the default's log. What a larger one
 exceeds it by shows in what the log weighs, so in the next rates.
 """
