@@ -741,9 +741,9 @@ class Host:
             self._wake()
 
     def _refuse_late(self) -> None:
-        """Refuse some of what was put off for so long that there may be nobody soon who waits for it: so
-        nothing is written of which its client was told that it took too long, and what comes later is done in
-        time.
+        """Refuse some of what was put off for so long that there may be nobody soon who waits for it: it
+        would be written for nothing, and what comes later is done in time. That counts from when it came here: what
+        its member could not pass on at once may be written after its client was told that it took too long.
         """
         late = self._put_off.give_up(PAYLOADS_PER_TURN, self.proposals.now - self._patience)
         self._refuse_asked(late, Why.TOO_MANY)
@@ -1218,8 +1218,11 @@ class Host:
             self._not_written(failure)
 
     def _not_written(self, failure: OSError) -> None:
-        """The log lacked something that may come back: records wait in order, and are tried again."""
-        if self._disk_full is not None:
+        """The log lacked something that may come back: records wait in order, and are tried again. Of several
+        things that it lacks at once, room is what is told: nobody but the operator gives it back.
+        """
+        before = self._disk_full
+        if before is not None and (before.errno in NO_ROOM or failure.errno not in NO_ROOM):
             return
         self._disk_full = failure
         self._log.error("log_not_writable", error=str(failure), fix=_remedy(failure))

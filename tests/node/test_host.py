@@ -197,6 +197,28 @@ def test_no_memory_for_a_record_of_the_log_keeps_it_and_its_order(monkeypatch: p
     assert value(member.crashed().lead()) == b"second"
 
 
+def test_want_of_room_is_told_also_where_memory_was_wanted_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = Solo().lead()
+
+    def short(*_arguments: object) -> None:
+        raise MemoryError
+
+    first = put(member, b"first")
+    member.turn()
+    monkeypatch.setattr("netstore.disk.wal.lay", short)
+    second = put(member, b"second")
+    member.turn()
+    assert refusal_of_next(member) == TOO_MANY
+    member.device.fail(FULL)
+    assert [refusal(first), refusal(second)] == [NO_SPACE, NO_SPACE], "at once, as where only that is wanted"
+    assert refusal_of_next(member) == NO_SPACE
+    assert member.host.problems() == ["log cannot be written: no space left on device"]
+    monkeypatch.undo()
+    member.host.retry_writes()
+    member.settle()
+    assert value(member) == b"second", "nobody was told that it did not happen"
+
+
 @pytest.mark.parametrize("code", [errno.ENOMEM, errno.EMFILE])
 def test_what_is_missing_for_now_is_waited_for(code: int) -> None:
     member = Solo().lead()
