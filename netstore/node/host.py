@@ -742,8 +742,9 @@ class Host:
 
     def _refuse_late(self) -> None:
         """Refuse some of what was put off for so long that there may be nobody soon who waits for it: it
-        would be written for nothing, and what comes later is done in time. That counts from when it came here: what
-        its member could not pass on at once may be written after its client was told that it took too long.
+        would be written for nothing, and what comes later is done in time. That counts from when it came
+        here: what its member could not pass on at once may be written after its client was told that it took
+        too long.
         """
         late = self._put_off.give_up(PAYLOADS_PER_TURN, self.proposals.now - self._patience)
         self._refuse_asked(late, Why.TOO_MANY)

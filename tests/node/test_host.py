@@ -1928,6 +1928,27 @@ def test_a_turn_writes_and_sends_what_one_ready_has_room_for(monkeypatch: pytest
     assert written == [3, 3, 3]
 
 
+def test_after_a_copy_in_the_place_of_another_log_the_log_takes_what_follows_the_copy() -> None:
+    """Not what follows the entries that it had beyond: they are another leader's."""
+    group = Group(3)
+    follower, leader = group[2], group.leader
+    first, term = follower.host._raft.log.last + 1, leader.host.term
+    entries = [Entry(Index(first + place), term, EntryKind.NORMAL, b"") for place in range(9)]
+    ends, commit = (leader.id, follower.id), leader.host.commit_index
+    follower.host.receive([Append(*ends, term, Index(first - 1), term, commit, entries)])
+    group.settle()
+    later = Term(term + 1)
+    meta = SnapshotMeta(Index(first + 2), later, follower.conf)
+    image = leader.engine.crash()
+    image.write(meta.index, {})
+    follower.host.image_received(InstallSnapshot(*ends, later, meta), image)
+    group.settle()
+    assert follower.host._raft.log.last == meta.index
+    after = Entry(Index(entries[-1].index + 1), later, EntryKind.NORMAL, b"")
+    with pytest.raises(InvariantBroken, match=f"given to a log of entries {meta.index + 1} to {meta.index}"):
+        follower.host._wal.append(None, [after], lambda _: None)
+
+
 def test_what_was_to_be_written_is_not_when_a_copy_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would stand in the log behind the mark of the copy, and no start could read that."""
     group = Group(3)
