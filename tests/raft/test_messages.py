@@ -68,8 +68,9 @@ def test_pieces_say_together_what_the_message_said(message: Message, most: int, 
             entries += piece.entries
             place = (entries[-1].index, entries[-1].term) if entries else place
             assert decode_message(encode_message(piece)) == piece, "which can be said alone"
-        first = replace(pieces[0], entries=entries)  # type: ignore[type-var] # seen above
-        assert first == message
+        first = pieces[0]
+        assert isinstance(first, Append)
+        assert replace(first, entries=entries) == message
     else:
         assert pieces == [message]
 
