@@ -82,6 +82,7 @@ from netstore.node.host import CATCH_UP_ENTRIES, Host
 from netstore.node.lessor import Lessor
 from netstore.node.level import Levels
 from netstore.node.loop import Loop
+from netstore.node.member import OWN
 from netstore.node.peers import Peers
 from netstore.node.proposals import Proposals
 from netstore.node.register import Expelled, Register, ask
@@ -903,7 +904,7 @@ class _Daemon:
                 outcomes.append(outcome)
                 done.set()
 
-            self.host.propose(command, take)
+            self.host.propose(command, take, OWN)
             await done.wait()
             if not isinstance(outcomes[0], Fault):
                 return

@@ -16,6 +16,7 @@ from netstore.api.v3.version import VERSION
 from netstore.errors import Fault
 from netstore.guard import guarded
 from netstore.net.exchange import PLAIN
+from netstore.node.member import OWN
 from netstore.state.commands import QuorumGet, encode
 from netstore.state.v3commands import CORRUPT, NOSPACE
 
@@ -101,7 +102,7 @@ class Health:
         self._round = begun = _Round()
         begun.join(check)
         begun.deadline = self._after(HEALTH_SECONDS, self._late)
-        self._member.propose(_READ, partial(self._done, begun))
+        self._member.propose(_READ, partial(self._done, begun), OWN)
 
     def _done(self, begun: _Round, outcome: Outcome | Fault) -> None:
         if begun.deadline is not None:

@@ -169,7 +169,10 @@ class OperateApi:
             if not isinstance(learner, bool):
                 raise BadBody(400, "learner: must be true or false")
             self._cluster.add(
-                peer_urls_of(document), learner=learner, done=partial(self._changed, exchange, 201)
+                peer_urls_of(document),
+                learner=learner,
+                done=partial(self._changed, exchange, 201),
+                principal=exchange.principal.encode(),
             )
             return
         known, status = self._member.machine.members, self._member.status()
@@ -188,16 +191,17 @@ class OperateApi:
     def _member_named(self, exchange: Exchange, name: str) -> None:
         if not method_allowed(exchange, b"PUT,DELETE"):
             return
-        done = partial(self._changed, exchange, 200)
+        done, principal = partial(self._changed, exchange, 200), exchange.principal.encode()
         if exchange.request.method == b"PUT":
-            self._cluster.update(_named(name), peer_urls_of(json_body(exchange)), done)
+            self._cluster.update(_named(name), peer_urls_of(json_body(exchange)), done, principal)
         else:
-            self._cluster.remove(_named(name), done)
+            self._cluster.remove(_named(name), done, principal)
 
     def _promote(self, exchange: Exchange, name: str) -> None:
         if method_allowed(exchange, b"POST"):
             json_body(exchange)
-            self._cluster.promote(_named(name), partial(self._changed, exchange, 200))
+            done = partial(self._changed, exchange, 200)
+            self._cluster.promote(_named(name), done, exchange.principal.encode())
 
     def _transfer(self, exchange: Exchange) -> None:
         if method_allowed(exchange, b"POST"):

@@ -178,14 +178,16 @@ class Wal:
         after = state._replace(hard_state=kept or state.hard_state, highest=highest, last=last)
         self._write(Kind.BATCH, payload, after, done)
 
-    def mark(self, meta: SnapshotMeta, done: Callable[[OSError | None], None]) -> None:
+    def mark(
+        self, meta: SnapshotMeta, done: Callable[[OSError | None], None], *, replaces: bool = False
+    ) -> None:
         """Note that a snapshot at `meta`, already on stable storage, stands for all entries up to its index.
 
-        If the log holds no entry with that index and term, the snapshot replaces the whole log (Raft, section
-        5.1).
+        If the log holds no entry with that index and term, the snapshot `replaces` the whole log (Raft,
+        section 5.1): what is appended next follows it.
         """
         encoded = meta.encode()
-        last = max(self._state.last or 0, meta.index)
+        last = meta.index if replaces else max(self._state.last or 0, meta.index)
         after = self._state._replace(mark=encoded, start=meta.index, last=last)
         self._write(Kind.MARK, encoded, after, partial(self._set_mark, meta.index, done))
 

@@ -26,8 +26,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from netstore import errors
+from netstore.admission import PARTS
 from netstore.errors import CorruptData, Fault
 from netstore.node.bootstrap import member_id
+from netstore.node.lines import owner_of
+from netstore.node.member import OWN
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.status import Refusal
 from netstore.state import member
@@ -40,7 +43,7 @@ from netstore.state.commands import (
     UpdateMember,
     encode,
 )
-from netstore.state.envelope import answering, request_of
+from netstore.state.envelope import answering, principal_of, request_of
 from netstore.state.member import MemberInfo
 from netstore.types import Index, NodeId, Term
 
@@ -53,7 +56,9 @@ if TYPE_CHECKING:
     MemberDone: TypeAlias = Callable[[MemberInfo | Fault], None]
 
 MAX_WAITING_CHANGES: Final = 64
-"""Changes that may wait for their turn at a leader; more are refused."""
+"""Changes that may wait for their turn at a leader; more are refused. One household has half of them, as in
+`admission`.
+"""
 
 MAX_LEARNERS: Final = 64
 """Learners a cluster may have unless the operator says otherwise: each is fed by the leader."""
@@ -96,13 +101,15 @@ class Log(Protocol):
 class _Asked:
     """A change that waits for its turn. `payload` begins with the id of the request, wherever its slot is."""
 
-    __slots__ = ("again", "command", "copies", "deadline", "over", "own", "payload", "term")
+    __slots__ = ("again", "command", "copies", "deadline", "over", "own", "owner", "payload", "term")
 
     def __init__(self, command: _Command, payload: bytes, deadline: float, *, own: bool) -> None:
         self.command = command
         self.payload = payload
         self.deadline = deadline
         self.own = own
+        self.owner = ""
+        """Which household asks; empty for a member itself."""
         self.term = Term(0)
         """In which it was given to Raft."""
         self.copies = 0
@@ -137,14 +144,15 @@ class Cluster:
 
     # --- what can be asked
 
-    def add(self, peer_urls: tuple[str, ...], *, learner: bool, done: MemberDone) -> None:
-        """Add a member that is reached there; without `learner` it is to vote once it has caught up.
+    def add(self, peer_urls: tuple[str, ...], *, learner: bool, done: MemberDone, principal: bytes) -> None:
+        """Add a member that is reached there, as `principal` asks; without `learner` it is to vote once it
+        has caught up.
 
         `done` gets the new member before it has started, or why there is none: an URL is taken, or there are
         too many learners or voters.
         """
         urls = tuple(sorted(peer_urls))
-        self._ask(AddMember(self._new_id(urls), urls, learner=True, promote=not learner), done)
+        self._ask(AddMember(self._new_id(urls), urls, learner=True, promote=not learner), done, principal)
 
     def join(self, peer_urls: tuple[str, ...], *, voters: int, replaces: NodeId, done: MemberDone) -> None:
         """Let in a program that is reached there. It is to vote if fewer than `voters` (`MAX_VOTERS` at most)
@@ -152,12 +160,14 @@ class Cluster:
 
         With `replaces` (0 is nobody) it takes the place of that member in one step. Refused while that one
         answers, while fewer than `CLEAN_COPIES` others vote or too few answer, and if it was removed before.
+
+        It is no client that asks, but who has proved that it belongs here: `guests.MAX_ASKING` of them.
         """
         if not 0 <= replaces < _IDS:
             done(Fault(300, member.ID_NOT_FOUND.encode()))
             return
         urls = tuple(sorted(peer_urls))
-        self._ask(JoinMember(self._new_id(urls), urls, min(voters, MAX_VOTERS), replaces), done)
+        self._ask(JoinMember(self._new_id(urls), urls, min(voters, MAX_VOTERS), replaces), done, OWN)
 
     def _new_id(self, urls: tuple[str, ...]) -> NodeId:
         """An id nobody has had: from URLs and time, as etcd works it out, and also from who gives it and how
@@ -167,23 +177,23 @@ class Cluster:
         now, own = self._host.clock.wall(), self._host.id
         return member_id(urls, f"{now} {own:x} {self._named}")
 
-    def remove(self, id_: NodeId, done: MemberDone) -> None:
+    def remove(self, id_: NodeId, done: MemberDone, principal: bytes) -> None:
         """Remove a member for ever; `done` gets what it was. Refused where too few started voters would be
         left, or too few of them answer, and where there is no such member or it was removed before.
         """
-        self._ask(RemoveMember(id_), done)
+        self._ask(RemoveMember(id_), done, principal)
 
-    def promote(self, id_: NodeId, done: MemberDone) -> None:
+    def promote(self, id_: NodeId, done: MemberDone, principal: bytes) -> None:
         """Give a learner its vote; refused until it has caught up."""
-        self._ask(PromoteMember(id_), done)
+        self._ask(PromoteMember(id_), done, principal)
 
-    def update(self, id_: NodeId, peer_urls: tuple[str, ...], done: MemberDone) -> None:
+    def update(self, id_: NodeId, peer_urls: tuple[str, ...], done: MemberDone, principal: bytes) -> None:
         """A member is reached there from now on."""
         if not 0 < id_ < _IDS:
             done(Fault(300, member.ID_NOT_FOUND.encode()))
             return
         command = UpdateMember(id_, tuple(sorted(peer_urls)))
-        self._host.propose(encode(command), self._answer(id_, done))
+        self._host.propose(encode(command), self._answer(id_, done), principal)
 
     def transfer(self, to: NodeId, done: Callable[[Fault | None], None]) -> None:
         """Let another voter lead. `done(None)` comes once it does. Only the leader can be asked."""
@@ -216,7 +226,7 @@ class Cluster:
 
     # --- one change
 
-    def _ask(self, command: _Command, done: MemberDone) -> None:
+    def _ask(self, command: _Command, done: MemberDone, principal: bytes) -> None:
         host = self._host
         if not 0 < command.id < _IDS:
             done(Fault(300, member.ID_NOT_FOUND.encode()))  # no change can name it, whoever leads
@@ -232,9 +242,10 @@ class Cluster:
         answer = self._answer(NodeId(command.id), done)
         asked = _Asked(command, b"", float("inf"), own=True)
         asked.copies = host.copies_installed
-        payload = host.proposals.open(encode(command), complete)
+        payload = host.proposals.open(encode(command), complete, principal)
         if payload is not None:
             asked.payload = payload
+            asked.owner = owner_of(principal)
             self._enqueue(asked)
 
     def _answer(self, id_: NodeId, done: MemberDone) -> Callable[[Outcome | Fault], None]:
@@ -258,7 +269,9 @@ class Cluster:
             return
         if isinstance(command, _Command):
             deadline = self._host.clock.monotonic() + self._host.proposals.time_limit
-            self._enqueue(_Asked(command, change.context, deadline, own=False))
+            asked = _Asked(command, change.context, deadline, own=False)
+            asked.owner = owner_of(principal_of(change.context))
+            self._enqueue(asked)
         else:
             self._log.warning("member_change_not_read", reason=f"{type(command).__name__} is none")
 
@@ -273,11 +286,20 @@ class Cluster:
                 self._waiting.append(each)
 
     def _enqueue(self, asked: _Asked) -> None:
-        if len(self._waiting) + len(self._sent) >= MAX_WAITING_CHANGES:
+        if not self._has_place(asked.owner):
             self._refuse(asked, errors.TOO_MANY)
             return
         self._waiting.append(asked)
         self._advance()
+
+    def _has_place(self, owner: str) -> bool:
+        """Whether a change that this household asks for may wait."""
+        held = [each.owner for each in (*self._waiting, *self._sent)]
+        if 2 * len(held) < MAX_WAITING_CHANGES:
+            return True
+        return len(held) < MAX_WAITING_CHANGES and not (
+            owner and held.count(owner) >= MAX_WAITING_CHANGES // PARTS
+        )
 
     def _advance(self) -> None:
         now = self._host.clock.monotonic()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 
 from netstore.errors import Hopeless
+from netstore.node.member import OWN
 from netstore.state.digest import digest
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class Consistency:
             if clock.monotonic() >= self._next_check:
                 self._next_check = clock.monotonic() + self._check_seconds
                 if self._host.leader == self._host.id and len(self._host.machine.members) > 1:
-                    self._host.propose(b"", lambda _: None)
+                    self._host.propose(b"", lambda _: None, OWN)
 
     def _forget_replaced(self) -> None:
         """After a state copy, what was said of the state before it says nothing of the one that is here."""

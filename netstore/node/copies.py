@@ -61,6 +61,12 @@ MOST_AT_ONCE: Final = 2
 """Copies made and sent side by side; each needs as much room as the state."""
 
 
+class CopyRefused(CallFailed):
+    """The other side has begun to take a copy, and could not: the next one may end likewise. Who is not let
+    in, or is not answered, has been told nothing of that.
+    """
+
+
 class Log(Protocol):
     """The part of a structured logger that is used here."""
 
@@ -137,7 +143,7 @@ class StateCopies:
         except MustStop:
             raise
         except (NetstoreError, OSError) as fault:
-            refused = isinstance(fault, CallFailed) and fault.verdict is not None
+            refused = isinstance(fault, CopyRefused)
             self._log.warning("state_copy_not_sent", peer=f"{peer:x}", reason=str(fault))
         finally:
             account.close()
@@ -218,8 +224,10 @@ class StateCopies:
                     await made.over.wait()
             if answer.welcome is None:
                 raise CallFailed(made.reason or "no word that it arrived")
-            if answer.welcome.verdict != Verdict.ACCEPTED:
-                raise CallFailed(f"refused: {answer.welcome.text}", answer.welcome.verdict)
+            verdict = answer.welcome.verdict
+            if verdict != Verdict.ACCEPTED:
+                failed = CopyRefused if verdict == Verdict.FAILED else CallFailed
+                raise failed(f"refused: {answer.welcome.text}", verdict)
         finally:
             made.link.cut("done")
 

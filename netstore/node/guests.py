@@ -124,6 +124,9 @@ TAKEN_MESSAGES: Final = 512
 beside them is taken apart in the next rounds, before more is read.
 """
 
+ENTRIES_A_MESSAGE: Final = 4
+"""So many entries that are appended count as one more of them."""
+
 TAKEN_BYTES: Final = 256 * 1024
 """The same for bytes of what they propose or append, without the last message."""
 
@@ -630,7 +633,7 @@ class Guest:
                         f"message of member {message.sender:x} in the stream of {hello.sender:x}"
                     )
                 messages.append(message)
-                count += len(message.payloads) if type(message) is Forward else 1
+                count += _parts(message)
                 taken += _weight(message)
                 if count >= TAKEN_MESSAGES or taken >= TAKEN_BYTES:
                     break
@@ -670,6 +673,13 @@ class Guest:
         budget, held = self._guests.budget, self._frames.held
         if not self._frames.more and held > UNREAD_BYTES and held < budget.used > budget.limit:
             raise CorruptData("too many bytes of frames that are not complete are held")
+
+
+def _parts(message: Message) -> int:
+    """What it counts as."""
+    if type(message) is Append:
+        return 1 + len(message.entries) // ENTRIES_A_MESSAGE
+    return len(message.payloads) if type(message) is Forward else 1
 
 
 def _weight(message: Message) -> int:

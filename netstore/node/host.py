@@ -23,13 +23,14 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore import errors
-from netstore.admission import household
 from netstore.errors import CannotApply, CorruptData, Fault, MustStop, NetstoreError
 from netstore.guard import guarded
 from netstore.limits import Budget
 from netstore.meter import Parts
 from netstore.node.driver import Append
 from netstore.node.jobs import STEPS_BESIDE, STEPS_PER_TURN, Jobs
+from netstore.node.lines import owner_of
+from netstore.node.member import OWN
 from netstore.node.pacing import Pacing
 from netstore.node.putoff import Asked, PutOff
 from netstore.node.reads import Reads
@@ -402,9 +403,7 @@ class Host:
         """See `Member.behind`."""
         return self._pacing.behind()
 
-    def propose(
-        self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
-    ) -> None:
+    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes) -> None:
         """Replicate a command; see `Member.propose`."""
         if self._stopping:
             done(errors.stopped())
@@ -447,7 +446,7 @@ class Host:
         if self.crowded:
             done(errors.too_many())
             return
-        payload = self.proposals.open(command, done)
+        payload = self.proposals.open(command, done, OWN)
         if payload is None:
             return
         proposed = self._raft.propose_change(Change(steps, context=payload))
@@ -463,6 +462,8 @@ class Host:
     def propose_change(self, change: Change) -> Refusal | None:
         """Change the members for a request that has its slot elsewhere: `change.context` is its payload."""
         refusal = self._raft.propose_change(change).refusal
+        if refusal is None:
+            self._pacing.spend(len(change.context) + ENTRY_OVERHEAD_BYTES)
         self._wake()
         return refusal
 
@@ -471,6 +472,7 @@ class Host:
         there.
         """
         self._raft.propose((payload,))
+        self._pacing.spend(len(payload) + ENTRY_OVERHEAD_BYTES)
         self._wake()
 
     def transfer(self, to: NodeId) -> Refusal | None:
@@ -629,10 +631,9 @@ class Host:
                 self._log.warning("proposal_not_read", member=f"{message.sender:x}", reason=str(error))
                 self._refuse_others(message.sender, message.term, (request,), Why.FAILED)
                 continue
-            owner = household(principal_of(payload).decode(errors="replace"))
             size = len(payload) + ENTRY_OVERHEAD_BYTES
             removes, now = _is_removal(command), self.proposals.now
-            waits.append(Asked(message.sender, message.term, request, payload, owner, removes, size, now))
+            waits.append(Asked(message.sender, message.term, request, payload, "", removes, size, now))
         if not waits:
             return
         if not (
@@ -647,6 +648,8 @@ class Host:
                 self._others_bytes += size
         rate = self._pacing.rate
         most = float("inf") if rate is None else rate * self._patience
+        for asked in waits:
+            asked.owner = owner_of(principal_of(asked.payload))
         self._refuse_asked([asked for asked in waits if not self._put_off.add(asked, most)], Why.TOO_MANY)
 
     @property
@@ -738,9 +741,10 @@ class Host:
             self._wake()
 
     def _refuse_late(self) -> None:
-        """Refuse some of what was put off for so long that there may be nobody soon who waits for it: so
-        nothing is written of which its client was told that it took too long, and what comes later is done in
-        time.
+        """Refuse some of what was put off for so long that there may be nobody soon who waits for it: it
+        would be written for nothing, and what comes later is done in time. That counts from when it came
+        here: what its member could not pass on at once may be written after its client was told that it took
+        too long.
         """
         late = self._put_off.give_up(PAYLOADS_PER_TURN, self.proposals.now - self._patience)
         self._refuse_asked(late, Why.TOO_MANY)
@@ -1188,7 +1192,7 @@ class Host:
             if isinstance(record, Append):
                 self._wal.append(record.hard_state, record.entries, self._synced)
             else:
-                self._wal.mark(record.meta, self._synced)
+                self._wal.mark(record.meta, self._synced, replaces=record.is_copy)
         except MemoryError:  # the log stands where it stood: what follows waits behind this record
             self._not_written(OSError(errno.ENOMEM, "Cannot allocate memory"))
             return False
@@ -1215,8 +1219,11 @@ class Host:
             self._not_written(failure)
 
     def _not_written(self, failure: OSError) -> None:
-        """The log lacked something that may come back: records wait in order, and are tried again."""
-        if self._disk_full is not None:
+        """The log lacked something that may come back: records wait in order, and are tried again. Of several
+        things that it lacks at once, room is what is told: nobody but the operator gives it back.
+        """
+        before = self._disk_full
+        if before is not None and (before.errno in NO_ROOM or failure.errno not in NO_ROOM):
             return
         self._disk_full = failure
         self._log.error("log_not_writable", error=str(failure), fix=_remedy(failure))

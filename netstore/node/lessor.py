@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from netstore.errors import LEASE_NOT_FOUND, Fault
-from netstore.node.member import Member
+from netstore.node.member import OWN, Member
 from netstore.state.commands import Command, ExpireNodes, NoteTtl, encode
 from netstore.state.countdown import Countdown
 from netstore.state.v3commands import LeaseCheckpoint, LeaseExpire, LeaseGranted, LeaseRenew
@@ -158,7 +158,7 @@ class Reaper(Generic[K]):
             self._free_at = now
         due = countdown.due(now, spared)
         if due:
-            member.propose(encode(self._end(tuple(due))), _ignore)
+            member.propose(encode(self._end(tuple(due))), _ignore, OWN)
         if not waits or now >= self._free_at + NOTE_SECONDS:
             self._note_some(now)
 
@@ -170,7 +170,7 @@ class Reaper(Generic[K]):
             countdown.begin_notes()
         left = countdown.notes(now, int(NOTE_SECONDS), NOTES_AT_ONCE)
         if left:
-            self._member.propose(encode(self._note(tuple(left))), _ignore)
+            self._member.propose(encode(self._note(tuple(left))), _ignore, OWN)
 
 
 class Lessor:

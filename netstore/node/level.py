@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from netstore.node.member import OWN
 from netstore.state.commands import RaiseLevel, encode
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Levels:
         level = min(machine.common_level, machine.LEVEL)
         if level > machine.level:
             self._raising = True
-            member.propose(encode(RaiseLevel(level)), self._raised)
+            member.propose(encode(RaiseLevel(level)), self._raised, OWN)
 
     def _raised(self, _: Outcome | Fault) -> None:
         self._raising = False

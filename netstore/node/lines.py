@@ -5,16 +5,28 @@ that who asks without a pause delays nobody but itself: at the member it asked, 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
+from netstore.admission import household
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 TURN: Final = 16
 """Payloads of one line that are taken before those of the next."""
 
 TURN_BYTES: Final = 128 * 1024
 """What they weigh, and one payload more."""
+
+_REMEMBERED: Final = 4_096
+"""Principals whose line is remembered."""
+
+
+@lru_cache(_REMEMBERED)
+def owner_of(principal: bytes) -> str:
+    """Whose line it is that a principal's requests wait in; empty for `member.OWN`."""
+    return household(principal.decode(errors="replace"))
 
 
 class Waiting(Protocol):
@@ -30,18 +42,18 @@ W = TypeVar("W", bound=Waiting)
 
 
 class Lines(Generic[W]):
-    """The lines of those that asked one member. All calls but `take` are O(1) for each that waits."""
+    """The lines of those that asked one member. All calls but `take` and `put_among` are O(1) for each that
+    waits.
+    """
 
     def __init__(self) -> None:
-        self.again: deque[W] = deque()
-        """What goes before all others: it was taken once, in vain."""
         self._first: deque[W] = deque()
         """What a member asks for itself, which goes before the lines."""
         self._lines: OrderedDict[str, deque[W]] = OrderedDict()
         """The others by who asked; the next one's line is the first."""
 
     def __bool__(self) -> bool:
-        return bool(self._first or self._lines or self.again)
+        return bool(self._first or self._lines)
 
     def add(self, item: W) -> None:
         """It is the last of its line. A member's own, ends of leases above all, goes first."""
@@ -54,29 +66,27 @@ class Lines(Generic[W]):
 
     def take(self, most: int, most_bytes: int, *, fitting: bool = False) -> list[W]:
         """Up to `most` of what waits, until it weighs `most_bytes`, and fewer where for some nobody waits any
-        more: of one line in the order they came, and where not all can be taken, lines by turns. What was put
-        back comes before the members' own, and that before the lines.
+        more: of one line in the order they came, and where not all can be taken, lines by turns. The member's
+        own comes before the lines.
 
         With `fitting` no more than `most_bytes`: a line waits whose next payload is larger, and the others go
-        on. Only the members' own is taken then whatever it weighs, within `TURN_BYTES`.
+        on. Only the member's own is taken then whatever it weighs, within `TURN_BYTES`. `most` lines have
+        their turns, at most: there may be more to take.
         """
         lines = self._lines
-        taken, size = _take(self.again, most, most_bytes, most_bytes if fitting else None)
+        taken: list[W] = []
+        size = 0
         if self._first:
-            room = most_bytes - size
-            own, weight = _take(self._first, most - len(taken), max(room, TURN_BYTES) if fitting else room)
-            taken += own
-            size += weight
-        if self.again:
-            return [item for item in taken if item.payload]
-        if lines and len(taken) + sum(map(len, lines.values())) <= most:
+            taken, size = _take(self._first, most, max(most_bytes, TURN_BYTES) if fitting else most_bytes)
+        if lines and len(lines) <= most and len(taken) + sum(map(len, lines.values())) <= most:
             weight = sum([len(item.payload) for line in lines.values() for item in line])
             if size + weight <= most_bytes:
                 for line in lines.values():
                     taken += line
                 lines.clear()
-        passed = 0
-        while passed < min(len(lines), most) and len(taken) < most and size < most_bytes:
+        turns, passed = most, 0
+        while turns and passed < len(lines) and len(taken) < most and size < most_bytes:
+            turns -= 1
             owner, line = lines.popitem(last=False)
             room = most_bytes - size
             some, weight = _take(
@@ -90,8 +100,38 @@ class Lines(Generic[W]):
         return [item for item in taken if item.payload]
 
     def put_back(self, items: Iterable[W]) -> None:
-        """These were taken and could not be proposed yet: they are the next again."""
-        self.again.extendleft(reversed(list(items)))
+        """These were taken, in this order, and could not be proposed yet: they are the first of their lines
+        again, and their lines the next.
+        """
+        for item in reversed(list(items)):
+            if item.owner:
+                self._line_next(item.owner).appendleft(item)
+            else:
+                self._first.appendleft(item)
+
+    def put_among(self, items: Iterable[W], order: Callable[[W], int]) -> None:
+        """These were taken in vain: each has its place by `order` in its line, whose others are in
+        that order, too; and their lines are the next. O(what is in these lines).
+        """
+        returned: dict[str, list[W]] = {}
+        for item in items:
+            returned.setdefault(item.owner, []).append(item)
+        for owner, those in reversed(returned.items()):
+            line = self._line_next(owner) if owner else self._first
+            if not line or order(line[0]) > order(those[-1]):
+                line.extendleft(reversed(those))
+            else:
+                there = [item for item in line if item.payload]
+                line.clear()
+                line.extend(sorted([*those, *there], key=order))
+
+    def _line_next(self, owner: str) -> deque[W]:
+        """The line of who asked, which has the next turn."""
+        line = self._lines.get(owner)
+        if line is None:
+            line = self._lines[owner] = deque()
+        self._lines.move_to_end(owner, last=False)
+        return line
 
     def forget(self, item: W) -> None:
         """Nobody waits for this one any more, nor for what came before it."""
@@ -102,13 +142,11 @@ class Lines(Generic[W]):
                 del self._lines[item.owner]
         elif not item.owner:
             _forget_first(self._first)
-        _forget_first(self.again)
 
     def clear(self) -> None:
         """Nothing waits."""
         self._first.clear()
         self._lines.clear()
-        self.again.clear()
 
 
 def _take(line: deque[W], most: int, most_bytes: int, room: int | None = None) -> tuple[list[W], int]:

@@ -4,7 +4,7 @@ propose.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from netstore.state.member import MemberInfo
     from netstore.types import ClusterId, Index, Nanos, NodeId, Term
     from netstore.watch.hub import Hub
+
+OWN: Final = b""
+"""As a principal: the member asks for itself, and for no client. That goes first, has no share, and waits for
+nobody that is brought up.
+"""
 
 
 class Member(Protocol):
@@ -75,11 +80,9 @@ class Member(Protocol):
     def hub(self) -> Hub:
         """Live watchers of the v2 tree."""
 
-    def propose(
-        self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
-    ) -> None:
-        """Replicate an encoded command (`state.commands`) for `principal`, who is noted with it; `done` is
-        called once, in the order of the log.
+    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes) -> None:
+        """Replicate an encoded command (`state.commands`) for `principal`, who is noted with it, or `OWN`;
+        `done` is called once, in the order of the log.
 
         It gets what applying the command gave, or a Fault: refused (too many waiting, no place to send it,
         beyond the cluster's feature level) or
@@ -91,23 +94,32 @@ class Member(Protocol):
 
 
 class Membership(Protocol):
-    """What can be changed about the members (`node.cluster.Cluster`). `done` is called once, on the loop; a
-    Fault has etcd's words (`state.member`) as its cause.
+    """What can be changed about the members (`node.cluster.Cluster`), for a principal. `done` is called once,
+    on the loop; a Fault has etcd's words (`state.member`) as its cause.
     """
 
     def add(
-        self, peer_urls: tuple[str, ...], *, learner: bool, done: Callable[[MemberInfo | Fault], None]
+        self,
+        peer_urls: tuple[str, ...],
+        *,
+        learner: bool,
+        done: Callable[[MemberInfo | Fault], None],
+        principal: bytes,
     ) -> None:
         """Add a member that is reached there; without `learner` it votes once it has caught up."""
 
-    def remove(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None]) -> None:
+    def remove(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None], principal: bytes) -> None:
         """Remove a member for ever; `done` gets what it was."""
 
-    def promote(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None]) -> None:
+    def promote(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None], principal: bytes) -> None:
         """Give a learner its vote."""
 
     def update(
-        self, id_: NodeId, peer_urls: tuple[str, ...], done: Callable[[MemberInfo | Fault], None]
+        self,
+        id_: NodeId,
+        peer_urls: tuple[str, ...],
+        done: Callable[[MemberInfo | Fault], None],
+        principal: bytes,
     ) -> None:
         """A member is reached there from now on."""
 

@@ -6,7 +6,8 @@ another, for as long as the load lasts. Who counts is alive, its place is in the
 to be there in time: by a state copy, or by taking the log. Who does not slows nobody.
 
 Pure: the host tells time, places and bytes. Looked at once a tick; what is proposed between two looks is at
-most what the rate gives for that time, and one request more.
+most what the rate gives for that time, and one request more. What the member asks for itself, and changes of
+the members, do not wait, and are counted.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ LINGER_SECONDS: Final = 5.0
 
 DEBT_SECONDS: Final = 3.0
 """Where more was written than there was room for, because one request was so large, what waits does so for
-what the rate gives in this time, at most: less than half of the time limit of a request, so that it is done.
+what the rate gives in this time, at most: less than half of the time limit of a request, so that it is done,
+where the election timeout is more than 500 ms; what others asked may be refused where it is shorter.
 That is 1.5 MiB, the default's largest request, at the least rate of the default's log. What a larger one
 exceeds it by shows in what the log weighs, so in the next rates.
 """
@@ -113,7 +115,7 @@ class _Peer:
         """When that copy was."""
         self.sent = self.size = 0
         self.refused: int | None = None
-        """It refused the last copy when so much of it had left."""
+        """It refused the last copy when so much of it had left; None where that did not end so."""
         self.is_alive = False
         self.is_behind = False
         """It was far behind, and has not come near since."""
@@ -259,12 +261,15 @@ class Pacing:
             record.sent, record.size = sent, size
 
     def copy_over(self, peer: NodeId, *, ok: bool, refused: bool = False) -> Index:
-        """It was delivered, or given up, because the member refused it or not: the place it was of."""
+        """It was delivered, or given up, because the member refused it or not: the place it was of. One that
+        was lost for another reason, the log having outgrown it above all, is no refusal, and the next one is
+        as likely as any: else one refusal would keep the member away for as long as others write.
+        """
         record = self._peers.get(peer)
         if record is None:
             return Index(0)
         record.copying, record.installing = False, ok
-        record.refused = record.sent if refused else None if ok else record.refused
+        record.refused = record.sent if refused else None
         record.sent = record.size if ok else 0
         return record.place
 

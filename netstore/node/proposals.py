@@ -7,17 +7,16 @@ stopped).
 
 from __future__ import annotations
 
-from collections import deque
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from netstore import errors
-from netstore.admission import WeighedAdmission, household
+from netstore.admission import WeighedAdmission
 from netstore.errors import MustStop
 from netstore.guard import guarded, tell, unguarded
-from netstore.node.lines import Lines
+from netstore.node.lines import Lines, owner_of
 from netstore.state.envelope import seal
 from netstore.types import Nanos, Term
 
@@ -99,7 +98,7 @@ class Proposals:
         """There is something to `take`, or there was."""
         return bool(self._lines)
 
-    def open(self, command: bytes, done: Done, principal: bytes = b"", level: int = 1) -> bytes | None:
+    def open(self, command: bytes, done: Done, principal: bytes, level: int = 1) -> bytes | None:
         """Give a command its slot and return its payload (`state.envelope`), to be proposed by the caller.
         None (and `done` was called) when too much waits already, of all or of this principal.
         """
@@ -108,7 +107,7 @@ class Proposals:
 
     def _open(self, command: bytes, done: Done, principal: bytes, level: int) -> Slot | None:
         size = len(command) + 1  # nobody holds no bytes
-        owner = household(principal.decode())
+        owner = owner_of(principal)
         if len(self._slots) >= MAX_WAITING or not self._waiting.enter(owner, size, 1 if owner else 0):
             done(errors.too_many())
             return None
@@ -117,8 +116,8 @@ class Proposals:
         slot = self._slots[request] = Slot(request, payload, done, self.now + self.time_limit, size, owner)
         return slot
 
-    def add(self, command: bytes, done: Done, principal: bytes = b"", level: int = 1) -> None:
-        """Give a command its slot and queue it for `take`; refused like `open`. Without a principal it is the
+    def add(self, command: bytes, done: Done, principal: bytes, level: int = 1) -> None:
+        """Give a command its slot and queue it for `take`; refused like `open`. For `member.OWN` it is the
         member's own, ends of leases above all, and goes first.
         """
         slot = self._open(command, done, principal, level)
@@ -126,9 +125,7 @@ class Proposals:
             self._lines.add(slot)
 
     def take(self, most: int, most_bytes: int = MAX_WAITING_BYTES, *, fitting: bool = False) -> list[Slot]:
-        """Some of what is queued, by turns of who asked: see `Lines.take`. What was overtaken counts as put
-        back.
-        """
+        """Some of what is queued, by turns of who asked: see `Lines.take`."""
         return self._lines.take(most, most_bytes, fitting=fitting)
 
     def put_back(self, slots: list[Slot]) -> None:
@@ -143,15 +140,17 @@ class Proposals:
     def overtaken(self, term: Term) -> None:
         """An entry of this term was applied. What was sent in an earlier term and has not been applied never
         will be: entries of the log are in the order of their terms, and a leader takes only what was sent in
-        its own (Ongaro's dissertation, section 3.6). It is queued again, in the order in which it was opened
-        and with what was put back, so that a request survives the leader it was given to, and still happens
-        once at most. O(`MAX_WAITING`): 2 ms.
+        its own (Ongaro's dissertation, section 3.6). It is queued again, in the line of who asked and in the
+        order in which it was opened, so that a request survives the leader it was given to, and still happens
+        once at most. O(`MAX_WAITING`): 2 ms, 13 where as many asked.
         """
-        waiting = set(self._lines.again)
-        again = [slot for slot in self._slots.values() if _QUEUED < slot.term < term or slot in waiting]
+        again = [slot for slot in self._slots.values() if _QUEUED < slot.term < term]
+        if not again:
+            return
         for slot in again:
             slot.term = _QUEUED
-        self._lines.again = deque(again)
+        first = next(iter(self._slots))
+        self._lines.put_among(again, lambda slot: (slot.request - first) & _ID_MASK)
 
     def jumped(self) -> None:
         """The state became that of a copy: what was sent may be part of it, and is not sent again. O(all)."""

@@ -32,6 +32,7 @@ class Asked(msgspec.Struct, eq=False):
     request: int
     payload: bytes
     owner: str
+    """Set before it waits."""
     removes: bool
     """It only removes."""
     size: int
@@ -50,11 +51,6 @@ class PutOff:
 
     def __len__(self) -> int:
         return len(self._waiting)
-
-    @property
-    def size(self) -> int:
-        """What all of it weighs."""
-        return self._held.size
 
     def add(self, asked: Asked, most: float) -> bool:
         """Let it wait. False where there is too much, of all or of its household: more than `most` bytes of

@@ -20,7 +20,7 @@ from netstore.raft.change import Change
 from netstore.types import Index, NodeId, Term
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 MAX_DATA_BYTES: Final = 64 * 1024 * 1024
 """Largest payload of one entry. A bound against absurd lengths; what users may write is limited far below
@@ -222,6 +222,35 @@ def decode_entries(
     than `most` entries. About 0.3 us an entry.
     """
     end = len(data) if end is None else end
+    places = _read_batch(data, most, start, end)
+    entries, at = _read_entries(data, start, start + _BATCH.size, end, places)
+    _check_end(at, end)
+    return entries
+
+
+def entry_pieces(
+    data: bytes, most: int, start: int, end: int, *, piece: int, piece_bytes: int
+) -> Iterator[list[Entry]]:
+    """The same in pieces, each taken apart when it is asked for: up to `piece` entries, or until they have
+    `piece_bytes`. At least one piece, which is empty where the batch is.
+    """
+    places = _read_batch(data, most, start, end)
+    at, before = start + _BATCH.size, 0
+    while True:
+        entries, at = _read_entries(
+            data, start, at, end, places[:piece], before=before, most_bytes=piece_bytes
+        )
+        places = places[len(entries) :]
+        if not places:
+            _check_end(at, end)
+        yield entries
+        if not places:
+            return
+        before = entries[-1].term
+
+
+def _read_batch(data: bytes, most: int | None, start: int, end: int) -> range:
+    """The indexes of the entries of a batch."""
     size = end - start
     if size < _BATCH.size:
         raise CorruptData(f"entry batch is cut short at {size} bytes")
@@ -230,12 +259,20 @@ def decode_entries(
         raise CorruptData(f"entry batch of {size} bytes cannot hold {count} entries")
     if (index == 0) != (count == 0) or index + count > MOST_STORED:
         raise CorruptData(f"entry batch of {count} entries starts at index {index}")
+    return range(index, index + count)
+
+
+def _read_entries(
+    data: bytes, start: int, at: int, end: int, places: range, *, before: int = 0, most_bytes: int = 1 << 62
+) -> tuple[list[Entry], int]:
+    """The entries of these indexes from `at` on, of a batch that begins at `start`, or as many as have so
+    many bytes; and the place after them. `before` is the term before.
+    """
     entries: list[Entry] = []
     add = entries.append
     unpack = _ROW.unpack_from
-    at = start + _BATCH.size
-    before = 0
-    for place in range(index, index + count):
+    stop = at + most_bytes
+    for place in places:
         if at + _ROW.size > end:
             raise CorruptData(f"entry {place} is cut short in its head at offset {at - start}")
         term, kind, length = unpack(data, at)
@@ -243,18 +280,23 @@ def decode_entries(
         if kind > 1 or term < before or term == 0:
             raise CorruptData(f"entry {place} has kind {kind} and term {term} after term {before}")
         if length > MAX_DATA_BYTES or length > end - at:
-            raise CorruptData(f"entry {place} claims {length} bytes at offset {at - start} of {size}")
+            raise CorruptData(f"entry {place} claims {length} bytes at offset {at - start} of {end - start}")
         payload = data[at : at + length]
         if kind:
             Change.decode(payload)
         add(Entry(place, term, _KINDS[kind], payload))  # type: ignore[arg-type] # checked above
         at += length
         before = term
+        if at >= stop:
+            break
     if before > MOST_STORED:
         raise CorruptData(f"entry batch ends in term {before}: no group reaches it")
+    return entries, at
+
+
+def _check_end(at: int, end: int) -> None:
     if at != end:
         raise CorruptData(f"entry batch has {end - at} bytes after its last entry")
-    return entries
 
 
 _KINDS: Final = (EntryKind.NORMAL, EntryKind.CHANGE)

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from netstore.codec import layout
 from netstore.errors import CorruptData, NetstoreError
 from netstore.raft.change import Change
-from netstore.raft.entry import MAX_DATA_BYTES, Entry, EntryKind, SnapshotMeta, decode_entries, entry_parts
+from netstore.raft.entry import (
+    MAX_DATA_BYTES,
+    Entry,
+    EntryKind,
+    SnapshotMeta,
+    decode_entries,
+    entry_parts,
+    entry_pieces,
+)
 from netstore.types import Index, NodeId, Term
 
 if TYPE_CHECKING:
@@ -36,7 +44,9 @@ MOST_PAYLOADS: Final = 1 << 16
 
 PIECE_PAYLOADS: Final = 512
 PIECE_BYTES: Final = 256 * 1024
-"""Payloads of a forward message that are taken apart at once, and bytes of them without the last."""
+"""Payloads of a forward message, or entries of an append message, that are taken apart at once, and bytes of
+them without the last.
+"""
 
 
 class MessageRefused(NetstoreError):  # noqa: N818 - named for what happened
@@ -333,25 +343,48 @@ def _read_head(data: bytes, start: int) -> tuple[int, NodeId, NodeId, Term]:
 
 
 def decode_in_pieces(data: bytes, start: int, end: int) -> Iterator[Message]:
-    """The same in pieces, for who takes them turn by turn: what was forwarded comes in several messages, of
-    `PIECE_PAYLOADS` or `PIECE_BYTES` each, which say together what it said. One that is damaged further on is
-    CorruptData there.
+    """The same in pieces, for who takes them turn by turn: what was forwarded or is to be appended comes in
+    several messages, of `PIECE_PAYLOADS` or `PIECE_BYTES` each, which say together what it said. One that is
+    damaged further on is CorruptData there.
     """
-    if end - start >= _HEAD.size and data[start] == _FORWARD_KIND:
+    kind = data[start] if end - start >= _HEAD.size else 0
+    if kind == _FORWARD_KIND:
         yield from _forward_pieces(data, start, end)
+    elif kind == _APPEND_KIND:
+        yield from _append_pieces(data, start, end)
     else:
         yield decode_message(data, start, end)
 
 
 def _decode_append(data: bytes, start: int, end: int, head: tuple[NodeId, NodeId, Term]) -> Append:
-    term = head[2]
     at = start + _HEAD.size + _APPEND.size
-    if end < at:
+    place = _read_place(data, start, end)
+    return _append(head, place, decode_entries(data, MOST_ENTRIES, at, end))
+
+
+def _append_pieces(data: bytes, start: int, end: int) -> Iterator[Append]:
+    """Each piece follows the one before it."""
+    head = _read_head(data, start)[1:]
+    at = start + _HEAD.size + _APPEND.size
+    place = _read_place(data, start, end)
+    for entries in entry_pieces(data, MOST_ENTRIES, at, end, piece=PIECE_PAYLOADS, piece_bytes=PIECE_BYTES):
+        yield _append(head, place, entries)
+        if entries:
+            place = entries[-1].index, entries[-1].term, place[2]
+
+
+def _read_place(data: bytes, start: int, end: int) -> tuple[int, int, int]:
+    """Index and term of what the entries follow, and what is committed."""
+    if end < start + _HEAD.size + _APPEND.size:
         raise CorruptData(f"append message is cut short at {end - start} bytes")
     previous, previous_term, commit = _APPEND.unpack_from(data, start + _HEAD.size)
     if previous > MOST or commit > MOST:
         raise CorruptData(f"append message follows {previous} and commits {commit}, more than {MOST}")
-    entries = decode_entries(data, MOST_ENTRIES, at, end)
+    return previous, previous_term, commit
+
+
+def _append(head: tuple[NodeId, NodeId, Term], place: tuple[int, int, int], entries: list[Entry]) -> Append:
+    term, (previous, previous_term, commit) = head[2], place
     if previous_term > term or (previous == 0) != (previous_term == 0):
         raise CorruptData(f"append message of term {term} follows {previous} of term {previous_term}")
     if entries and (

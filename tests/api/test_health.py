@@ -34,9 +34,7 @@ class StuckMember(LocalMember):
         self.waiting: list[Callable[[Outcome | Fault], None]] = []
         self.principals: list[bytes] = []
 
-    def propose(
-        self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
-    ) -> None:
+    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes) -> None:
         self.waiting.append(done)
         self.principals.append(principal)
 

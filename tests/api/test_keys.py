@@ -55,7 +55,7 @@ def test_other_methods_are_refused(member: LocalMember, method: str) -> None:
 def test_what_the_cluster_cannot_do_is_told(
     member: LocalMember, monkeypatch: pytest.MonkeyPatch, outcome: Fault | None, cause: bytes
 ) -> None:
-    def propose(command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b"") -> None:
+    def propose(command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes) -> None:
         done(outcome)
 
     monkeypatch.setattr(member, "propose", propose)
@@ -74,7 +74,7 @@ def test_a_read_through_the_log_has_a_place_of_who_asks_and_a_check_of_health_is
 ) -> None:
     asked: list[bytes] = []
 
-    def propose(command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b"") -> None:
+    def propose(command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes) -> None:
         asked.append(principal)
         done(errors.too_many())
 

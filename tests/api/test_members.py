@@ -67,6 +67,7 @@ def test_a_member_is_added_to_vote() -> None:
         {"id": "abc", "name": "", "peerURLs": ["http://new:1"], "clientURLs": []},
     )
     assert member.cluster.asked == [("add", ("http://new:1",), False)]
+    assert member.cluster.askers == [b"here"]
 
 
 def test_keys_of_the_body_are_read_in_any_case() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from netstore.api.health import Health, Version
 from netstore.api.router import Redirect, Router
 from netstore.net.exchange import Request
+from netstore.node.member import OWN
 from netstore.node.timekeeper import Deadline, Deadlines
 from netstore.state.commands import PublishMember, SetClusterVersion, encode
 from netstore.types import Nanos, NodeId
@@ -172,7 +173,7 @@ def test_version_names_what_the_cluster_agreed_on() -> None:
         exchange = RecordedExchange(Request(b"GET", b"/version"))
         Version(member.host)(exchange)
         told.append(json.loads(exchange.body))
-        member.host.propose(encode(SetClusterVersion("3.4.0")), lambda _: None)
+        member.host.propose(encode(SetClusterVersion("3.4.0")), lambda _: None, OWN)
         member.settle()
     assert [each["etcdcluster"] for each in told] == ["not_decided", "3.4.0"]
     assert set(told[0]) == {"etcdserver", "etcdcluster"}
@@ -180,7 +181,9 @@ def test_version_names_what_the_cluster_agreed_on() -> None:
 
 def test_a_published_member_is_known() -> None:
     member = Solo().lead()
-    member.host.propose(encode(PublishMember(ME, "solo", ("http://a:1",), ("http://a:2",))), lambda _: None)
+    member.host.propose(
+        encode(PublishMember(ME, "solo", ("http://a:1",), ("http://a:2",))), lambda _: None, OWN
+    )
     member.settle()
     assert member.host.machine.members[NodeId(7)].client_urls == ("http://a:1",)
 

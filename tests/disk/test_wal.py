@@ -111,13 +111,16 @@ class Log(RuleBasedStateMachine):
             mark = meta(last.index, last.term)
             self.wal.mark(mark, self.promise(now.marked(mark)))
 
-    @rule(ahead=st.integers(1, 5))
+    @rule(ahead=st.integers(-3, 5))
     def mark_installed(self, ahead: int) -> None:
-        """A snapshot from the leader, beyond the log's end."""
+        """A snapshot from the leader, beyond the log's end or where the log is another one."""
         now = self.views[-1]
         last = now.entries[-1] if now.entries else entry(now.first - 1, now.mark.term if now.mark else 1)
-        mark = meta(last.index + ahead, last.term + 1)
-        self.wal.mark(mark, self.promise(now.marked(mark)))
+        mark = meta(max(now.first, last.index + ahead), last.term + 1)
+        self.wal.mark(mark, self.promise(now.marked(mark)), replaces=True)
+        if mark.index < last.index:
+            with pytest.raises(InvariantBroken, match="given to a log of entries"):
+                self.wal.append(None, [entry(last.index + 1, mark.term)], Answers())
 
     @rule(beyond=st.integers(0, 10))
     def drop(self, beyond: int) -> None:
@@ -318,6 +321,19 @@ def test_entries_that_do_not_follow_are_not_taken() -> None:
         with pytest.raises(InvariantBroken, match="given to a log of entries 10 to 9"):
             wal.append(None, entries(first, first), Answers())
     wal.append(None, entries(10, 12), Answers())
+
+
+def test_what_follows_a_copy_that_takes_the_place_of_another_log_is_what_comes_after_the_copy() -> None:
+    """Entries that the log had beyond that place are those of another log."""
+    platter, wal = fresh()
+    wal.append(None, entries(1, 15), Answers())
+    wal.mark(meta(12, 2), Answers(), replaces=True)
+    for first in (12, 14, 16):
+        with pytest.raises(InvariantBroken, match="given to a log of entries 13 to 12"):
+            wal.append(None, [entry(first, 2)], Answers())
+    wal.append(None, [entry(13, 2)], Answers())
+    platter.turn()
+    assert Wal.open(platter, IDENTITY, SEGMENT)[1].entries == [entry(13, 2)]
 
 
 def test_a_stop_with_writes_on_their_way_finishes_them() -> None:

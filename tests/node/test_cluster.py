@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from netstore.admission import PARTS
 from netstore.errors import TIMED_OUT, TOO_MANY, Fault
 from netstore.node.cluster import (
     BAD_TRANSFEREE,
@@ -15,14 +16,19 @@ from netstore.node.cluster import (
     MAX_WAITING_CHANGES,
     NOT_LEADER,
     TRANSFER_TIMED_OUT,
+    Cluster,
 )
 from netstore.node.host import BEHIND_SECONDS, HELD_BYTES
+from netstore.node.lines import TURN
+from netstore.node.member import OWN
+from netstore.node.proposals import MAX_WAITING
 from netstore.raft.change import Change, Step, StepKind
 from netstore.state import member
 from netstore.state.commands import PublishMember, RefuseChange, Set, UpdateMember, encode
 from netstore.state.member import MemberInfo
 from netstore.types import Event, NodeId
 from tests.support.group import Group, Peer
+from tests.support.member import Lines, Solo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +54,7 @@ def refusal(answer: MemberInfo | Fault | None) -> str:
 
 
 def add(group: Group, through: Peer, urls: tuple[str, ...] = NEW, *, learner: bool = False) -> MemberInfo:
-    answer = asked(group, lambda done: through.cluster.add(urls, learner=learner, done=done))
+    answer = asked(group, lambda done: through.cluster.add(urls, learner=learner, done=done, principal=OWN))
     assert isinstance(answer, MemberInfo)
     return answer
 
@@ -81,7 +87,7 @@ def test_a_member_alone_grows_to_three_and_is_never_stuck() -> None:
     group = Group(1)
     first, second = add(group, group[1]), add(group, group[1], ("http://other:1",))
     outcomes: list[object] = []
-    group[1].host.propose(encode(Set(path=b"/k")), outcomes.append)
+    group[1].host.propose(encode(Set(path=b"/k")), outcomes.append, OWN)
     group.settle()
     assert isinstance(outcomes[0], Event), "members that have not started have no say"
     group.start(first.id)
@@ -97,7 +103,7 @@ def test_a_member_that_was_given_a_copy_knows_what_its_log_weighs_since() -> Non
     host = group.start(add(group, group[1]).id).host
     assert host.copies_installed
     for _ in range(5):
-        group[1].host.propose(encode(Set(path=b"/k")), lambda _: None)
+        group[1].host.propose(encode(Set(path=b"/k")), lambda _: None, OWN)
     group.pass_time(1)
     pacing = host._pacing
     assert pacing._total - pacing._sum(host.compacted) == host._raft.log_bytes > 0
@@ -110,7 +116,7 @@ def test_a_member_added_as_learner_stays_one_until_it_is_promoted() -> None:
     group.start(added.id)
     group.pass_time(20)
     assert voters(group[1]) == {1}
-    promoted = asked(group, lambda done: group[added.id].cluster.promote(added.id, done))
+    promoted = asked(group, lambda done: group[added.id].cluster.promote(added.id, done, OWN))
     assert isinstance(promoted, MemberInfo)
     assert not promoted.learner
     assert voters(group[1]) == {1, added.id}
@@ -120,7 +126,7 @@ def test_ids_differ_where_urls_or_times_do() -> None:
     group = Group(1)
     began = group.clock.wall() // 10**9
     first = add(group, group[1])
-    asked(group, lambda done: group[1].cluster.remove(first.id, done))
+    asked(group, lambda done: group[1].cluster.remove(first.id, done, OWN))
     again = add(group, group[1])
     assert group.clock.wall() // 10**9 == began, "within the same second"
     other = add(group, group[1], ("http://other:1", "http://another:1"))
@@ -132,7 +138,9 @@ def test_ids_differ_where_urls_or_times_do() -> None:
 def test_an_url_belongs_to_one_member(through: int) -> None:
     group = Group(3)
     urls = ("http://fine:1", "http://p3:1")
-    answer = asked(group, lambda done: group[through].cluster.add(urls, learner=True, done=done))
+    answer = asked(
+        group, lambda done: group[through].cluster.add(urls, learner=True, done=done, principal=OWN)
+    )
     assert refusal(answer) == member.PEER_URL_EXISTS
     assert set(group[1].seen()) == {1, 2, 3}
 
@@ -141,21 +149,23 @@ def test_there_are_only_so_many_learners() -> None:
     group = Group(1)
     for number in range(MAX_LEARNERS):
         add(group, group[1], (f"http://learner{number}:1",), learner=number >= 3)
-    answer = asked(group, lambda done: group[1].cluster.add(NEW, learner=True, done=done))
+    answer = asked(group, lambda done: group[1].cluster.add(NEW, learner=True, done=done, principal=OWN))
     assert refusal(answer) == member.TOO_MANY_LEARNERS
 
 
 def test_there_are_only_so_many_voters() -> None:
     group = Group(MAX_VOTERS - 1)
     meant = add(group, group[1])
-    answer = asked(group, lambda done: group[2].cluster.add(("http://more:1",), learner=False, done=done))
+    answer = asked(
+        group, lambda done: group[2].cluster.add(("http://more:1",), learner=False, done=done, principal=OWN)
+    )
     assert refusal(answer) == member.TOO_MANY_VOTERS
     learner = add(group, group[2], ("http://more:1",), learner=True)
     group.start(meant.id)
     group.start(learner.id)
     group.pass_time(3)
     assert len(group[1].conf.voters) == MAX_VOTERS
-    answer = asked(group, partial(group[1].cluster.promote, learner.id))
+    answer = asked(group, partial(group[1].cluster.promote, learner.id, principal=OWN))
     assert refusal(answer) == member.TOO_MANY_VOTERS
 
 
@@ -165,8 +175,8 @@ def test_changes_that_come_together_are_made_one_after_the_other() -> None:
     for number in range(3):
         for peer in (group[2], group[1]):
             url = f"http://new{number}{peer.id}:1"
-            peer.cluster.add((url,), learner=True, done=answers.append)
-    group[3].cluster.remove(NodeId(2), answers.append)
+            peer.cluster.add((url,), learner=True, done=answers.append, principal=OWN)
+    group[3].cluster.remove(NodeId(2), answers.append, OWN)
     group.pass_time(2)
     assert len(answers) == 7
     assert all(isinstance(answer, MemberInfo) for answer in answers)
@@ -181,7 +191,7 @@ def test_only_so_many_changes_wait() -> None:
     group.pass_time(5)
     answers: Answers = []
     for number in range(MAX_WAITING_CHANGES + 1):
-        group[1].cluster.add((f"http://new{number}:1",), learner=True, done=answers.append)
+        group[1].cluster.add((f"http://new{number}:1",), learner=True, done=answers.append, principal=OWN)
     assert [refusal(answer) for answer in answers] == [TOO_MANY]
 
 
@@ -189,9 +199,9 @@ def test_an_url_that_was_taken_on_the_way_leaves_no_nameless_learner_behind() ->
     """The leader judges what is applied; what it has not applied yet may take the URL first."""
     group = Group(3)
     answers: Answers = []
-    group[1].host.propose(encode(UpdateMember(3, NEW)), lambda _: None)
+    group[1].host.propose(encode(UpdateMember(3, NEW)), lambda _: None, OWN)
     group[1].host.turn()
-    group[1].cluster.add(NEW, learner=True, done=answers.append)
+    group[1].cluster.add(NEW, learner=True, done=answers.append, principal=OWN)
     group.settle()
     assert [refusal(answer) for answer in answers] == [member.PEER_URL_EXISTS]
     group.tick(2)
@@ -207,7 +217,7 @@ def test_an_url_that_was_taken_on_the_way_leaves_no_nameless_learner_behind() ->
 @pytest.mark.parametrize("gone", [1, 2, 3])
 def test_any_voter_can_be_removed_through_any(through: int, gone: int) -> None:
     group = Group(3)
-    removed = asked(group, lambda done: group[through].cluster.remove(NodeId(gone), done))
+    removed = asked(group, lambda done: group[through].cluster.remove(NodeId(gone), done, OWN))
     assert isinstance(removed, MemberInfo)
     assert removed.id == gone
     del group.peers[NodeId(gone)]
@@ -219,19 +229,19 @@ def test_any_voter_can_be_removed_through_any(through: int, gone: int) -> None:
 
 def test_an_id_is_never_used_again() -> None:
     group = Group(3)
-    asked(group, lambda done: group[1].cluster.remove(NodeId(3), done))
-    again = asked(group, lambda done: group[2].cluster.remove(NodeId(3), done))
+    asked(group, lambda done: group[1].cluster.remove(NodeId(3), done, OWN))
+    again = asked(group, lambda done: group[2].cluster.remove(NodeId(3), done, OWN))
     assert refusal(again) == member.ID_REMOVED
-    changed = asked(group, lambda done: group[2].cluster.update(NodeId(3), NEW, done))
+    changed = asked(group, lambda done: group[2].cluster.update(NodeId(3), NEW, done, OWN))
     assert refusal(changed) == member.ID_REMOVED
-    unknown = asked(group, lambda done: group[2].cluster.remove(NodeId(9), done))
+    unknown = asked(group, lambda done: group[2].cluster.remove(NodeId(9), done, OWN))
     assert refusal(unknown) == member.ID_NOT_FOUND
 
 
 def test_the_last_voter_stays() -> None:
     group = Group(1)
     add(group, group[1], learner=True)
-    answer = asked(group, lambda done: group[1].cluster.remove(NodeId(1), done))
+    answer = asked(group, lambda done: group[1].cluster.remove(NodeId(1), done, OWN))
     assert refusal(answer) == member.NOT_ENOUGH_STARTED
 
 
@@ -240,9 +250,9 @@ def test_a_quorum_that_answers_stays(through: int) -> None:
     group = Group(3)
     group[3].cut_off = True
     group.pass_time(3)
-    answer = asked(group, lambda done: group[through].cluster.remove(NodeId(2), done))
+    answer = asked(group, lambda done: group[through].cluster.remove(NodeId(2), done, OWN))
     assert refusal(answer) == member.UNHEALTHY
-    gone = asked(group, lambda done: group[through].cluster.remove(NodeId(3), done))
+    gone = asked(group, lambda done: group[through].cluster.remove(NodeId(3), done, OWN))
     assert isinstance(gone, MemberInfo)
     assert voters(group[1]) == {1, 2}
 
@@ -252,7 +262,7 @@ def test_voters_that_have_not_started_do_not_count() -> None:
     for id_ in (2, 3):
         known = group[1].machine._members
         known[NodeId(id_)] = MemberInfo(NodeId(id_), "", (), (f"http://p{id_}:1",))
-    answer = asked(group, lambda done: group[1].cluster.remove(NodeId(1), done))
+    answer = asked(group, lambda done: group[1].cluster.remove(NodeId(1), done, OWN))
     assert refusal(answer) == member.NOT_ENOUGH_STARTED
 
 
@@ -261,7 +271,7 @@ def test_a_learner_can_always_be_removed() -> None:
     added = add(group, group[1])
     group[3].cut_off = True
     group.pass_time(3)
-    removed = asked(group, lambda done: group[2].cluster.remove(added.id, done))
+    removed = asked(group, lambda done: group[2].cluster.remove(added.id, done, OWN))
     assert isinstance(removed, MemberInfo)
     assert group[1].conf.learners == ()
 
@@ -270,10 +280,10 @@ def test_a_learner_can_always_be_removed() -> None:
 def test_who_is_in_the_list_only_can_leave_it(through: int) -> None:
     """So it stands after a cluster was begun anew from one member's data."""
     group = Group(3)
-    group[1].host.propose(encode(PublishMember(9, "ghost", (), NEW)), lambda _: None)
+    group[1].host.propose(encode(PublishMember(9, "ghost", (), NEW)), lambda _: None, OWN)
     group.settle()
     assert 9 in group[through].seen()
-    gone = asked(group, partial(group[through].cluster.remove, NodeId(9)))
+    gone = asked(group, partial(group[through].cluster.remove, NodeId(9), principal=OWN))
     assert isinstance(gone, MemberInfo)
     assert gone.name == "ghost"
     assert set(group[1].seen()) == {1, 2, 3}
@@ -285,23 +295,27 @@ def test_who_is_in_the_list_only_can_leave_it(through: int) -> None:
 
 def test_only_learners_that_have_caught_up_are_promoted() -> None:
     group = Group(3)
-    assert refusal(asked(group, lambda done: group[2].cluster.promote(NodeId(3), done))) == member.NOT_LEARNER
     assert (
-        refusal(asked(group, lambda done: group[2].cluster.promote(NodeId(9), done))) == member.ID_NOT_FOUND
+        refusal(asked(group, lambda done: group[2].cluster.promote(NodeId(3), done, OWN)))
+        == member.NOT_LEARNER
+    )
+    assert (
+        refusal(asked(group, lambda done: group[2].cluster.promote(NodeId(9), done, OWN)))
+        == member.ID_NOT_FOUND
     )
     added = add(group, group[1], learner=True)
     for through in (1, 2):
-        answer = asked(group, partial(group[through].cluster.promote, added.id))
+        answer = asked(group, partial(group[through].cluster.promote, added.id, principal=OWN))
         assert refusal(answer) == member.LEARNER_NOT_READY
 
 
 @pytest.mark.parametrize("through", [1, 2])
 def test_a_member_moves(through: int) -> None:
     group = Group(3)
-    moved = asked(group, lambda done: group[through].cluster.update(NodeId(3), NEW, done))
+    moved = asked(group, lambda done: group[through].cluster.update(NodeId(3), NEW, done, OWN))
     assert isinstance(moved, MemberInfo)
     assert (moved.name, moved.peer_urls) == ("m3", NEW)
-    taken = asked(group, lambda done: group[through].cluster.update(NodeId(3), ("http://p1:1",), done))
+    taken = asked(group, lambda done: group[through].cluster.update(NodeId(3), ("http://p1:1",), done, OWN))
     assert refusal(taken) == member.PEER_URL_EXISTS
     group[3].publish()
     assert group[1].machine.members[NodeId(3)].peer_urls == NEW, "only a command moves a member"
@@ -350,7 +364,7 @@ def test_a_change_waits_for_a_leader() -> None:
     group.pass_time(0.5)
     group[2].host.campaign()
     answers: Answers = []
-    group[2].cluster.add(NEW, learner=True, done=answers.append)
+    group[2].cluster.add(NEW, learner=True, done=answers.append, principal=OWN)
     group.pass_time(5)
     assert len(answers) == 1
     assert isinstance(answers[0], MemberInfo)
@@ -374,7 +388,7 @@ def test_a_change_waits_while_the_leader_has_too_much_to_apply(
     last = group[1].host.status().last
     answers: list[MemberInfo | Fault] = []
     crowd(group, why, monkeypatch)
-    group[through].cluster.add(NEW, learner=False, done=answers.append)
+    group[through].cluster.add(NEW, learner=False, done=answers.append, principal=OWN)
     group.settle()
     told: list[object] = []
     group[1].host.change_members((Step(StepKind.ADD_LEARNER, NodeId(9)),), b"", told.append)
@@ -393,7 +407,7 @@ def test_a_change_waits_no_longer_than_other_requests(why: str, monkeypatch: pyt
     group = Group(3)
     answers: list[MemberInfo | Fault] = []
     crowd(group, why, monkeypatch)
-    group[1].cluster.add(NEW, learner=False, done=answers.append)
+    group[1].cluster.add(NEW, learner=False, done=answers.append, principal=OWN)
     group.pass_time(BEHIND_SECONDS + 0.3)
     [answer] = answers
     assert isinstance(answer, Fault)
@@ -420,7 +434,7 @@ def test_how_long_a_change_has_waited_counts_anew_when_its_leader_was_none_meanw
     group[2].cut_off = group[3].cut_off = True
     group.pass_time(lost - 0.5)
     crowd(group, why, monkeypatch)
-    group[1].cluster.add(NEW, learner=False, done=answers.append)
+    group[1].cluster.add(NEW, learner=False, done=answers.append, principal=OWN)
     group.pass_time(BEHIND_SECONDS + 0.3)
     assert (host.leader, answers) == (0, [])
     group[2].cut_off = group[3].cut_off = False
@@ -440,7 +454,7 @@ def test_a_change_is_passed_on_whatever_the_own_engine_does(monkeypatch: pytest.
     answers: list[MemberInfo | Fault] = []
     monkeypatch.setattr(group[2].engine, "behind", lambda: 1)
     group.tick()
-    group[2].cluster.add(NEW, learner=False, done=answers.append)
+    group[2].cluster.add(NEW, learner=False, done=answers.append, principal=OWN)
     group.settle()
     assert len(group[1].machine.members) == 4
     monkeypatch.undo()
@@ -455,7 +469,7 @@ def test_a_change_survives_the_leader_it_was_given_to(through: int) -> None:
     group = Group(3)
     group[1].cut_off = True
     answers: Answers = []
-    group[through].cluster.add(NEW, learner=True, done=answers.append)
+    group[through].cluster.add(NEW, learner=True, done=answers.append, principal=OWN)
     group.settle()
     group.pass_time(4)
     group[1].cut_off = False
@@ -472,7 +486,7 @@ def test_a_change_that_both_leaders_make_is_made_once(heard: bool) -> None:
     """The first leader's entry is in the log of the next, which is asked again for the same."""
     group = Group(3)
     answers: Answers = []
-    group[2].cluster.add(NEW, learner=True, done=answers.append)
+    group[2].cluster.add(NEW, learner=True, done=answers.append, principal=OWN)
     group[2].host.turn()
     for _ in range(2 if heard else 1):
         for peer in group.peers.values():
@@ -497,7 +511,7 @@ def test_what_a_state_copy_may_hold_is_unknown_and_never_called_refused() -> Non
     """The change was made, and its entry is forgotten before the member that asked for it could see it."""
     group = Group(3)
     answers: Answers = []
-    group[3].cluster.add(NEW, learner=True, done=answers.append)
+    group[3].cluster.add(NEW, learner=True, done=answers.append, principal=OWN)
     group[3].host.turn()
     for message in group.sent[:]:
         group.carry(message)
@@ -506,7 +520,7 @@ def test_what_a_state_copy_may_hold_is_unknown_and_never_called_refused() -> Non
     group.settle()
     assert len(group[1].seen()) == 4
     for _ in range(20):
-        group[1].host.propose(encode(Set(path=b"/k")), lambda _: None)
+        group[1].host.propose(encode(Set(path=b"/k")), lambda _: None, OWN)
         group.settle()
     for peer in (group[1], group[2]):
         peer.engine.commit()
@@ -528,7 +542,7 @@ def test_without_a_quorum_a_change_times_out() -> None:
         peer.cut_off = True
     group.pass_time(5)
     answers: Answers = []
-    group[1].cluster.remove(NodeId(3), answers.append)
+    group[1].cluster.remove(NodeId(3), answers.append, OWN)
     group.pass_time(6.5)
     assert answers == []
     group.pass_time(1)
@@ -559,7 +573,7 @@ def test_members_added_at_once_never_are_more_than_may_vote(room: int) -> None:
     group = Group(MAX_VOTERS - room)
     answers: Answers = []
     for number, peer in enumerate(group.peers.values()):
-        peer.cluster.add((f"http://new{number}:1",), learner=False, done=answers.append)
+        peer.cluster.add((f"http://new{number}:1",), learner=False, done=answers.append, principal=OWN)
     group.pass_time(2)
     refused = [refusal(answer) for answer in answers if isinstance(answer, Fault)]
     assert refused == [member.TOO_MANY_VOTERS] * (len(group.peers) - room)
@@ -573,7 +587,9 @@ def test_learners_added_at_once_never_are_more_than_may_learn() -> None:
     answers: Answers = []
     for number in range(9):
         through = group[1 + number % 3]
-        through.cluster.add((f"http://new{number}:1",), learner=number % 2 == 0, done=answers.append)
+        through.cluster.add(
+            (f"http://new{number}:1",), learner=number % 2 == 0, done=answers.append, principal=OWN
+        )
     group.pass_time(2)
     refused = [refusal(answer) for answer in answers if isinstance(answer, Fault)]
     assert refused == [member.TOO_MANY_LEARNERS] * 5
@@ -584,7 +600,7 @@ def test_an_url_asked_for_twice_at_once_is_given_once() -> None:
     group = Group(3)
     answers: Answers = []
     for peer in group.peers.values():
-        peer.cluster.add(NEW, learner=False, done=answers.append)
+        peer.cluster.add(NEW, learner=False, done=answers.append, principal=OWN)
     group.pass_time(2)
     refused = [refusal(answer) for answer in answers if isinstance(answer, Fault)]
     assert refused == [member.PEER_URL_EXISTS] * 2
@@ -597,8 +613,8 @@ def test_an_url_that_one_adds_and_another_moves_to_is_given_once(first: str) -> 
     group = Group(3)
     answers: Answers = []
     calls: dict[str, Callable[[], None]] = {
-        "add": partial(group[2].cluster.add, NEW, learner=True, done=answers.append),
-        "update": partial(group[3].cluster.update, NodeId(3), NEW, answers.append),
+        "add": partial(group[2].cluster.add, NEW, learner=True, done=answers.append, principal=OWN),
+        "update": partial(group[3].cluster.update, NodeId(3), NEW, answers.append, OWN),
     }
     calls.pop(first)()
     for call in calls.values():
@@ -618,8 +634,8 @@ def test_two_promoted_at_once_take_one_place() -> None:
     group.pass_time(1)
     answers: Answers = []
     for through, learner in zip((2, 3), learners, strict=True):
-        group[through].cluster.promote(learner.id, answers.append)
-    group[4].cluster.add(NEW, learner=False, done=answers.append)
+        group[through].cluster.promote(learner.id, answers.append, OWN)
+    group[4].cluster.add(NEW, learner=False, done=answers.append, principal=OWN)
     group.pass_time(2)
     refused = [refusal(answer) for answer in answers if isinstance(answer, Fault)]
     assert refused == [member.TOO_MANY_VOTERS] * 2
@@ -632,7 +648,7 @@ def test_one_promoted_twice_at_once_is_promoted_once() -> None:
     group.start(learner.id)
     answers: Answers = []
     for through in (1, 2, 3):
-        group[through].cluster.promote(learner.id, answers.append)
+        group[through].cluster.promote(learner.id, answers.append, OWN)
     group.pass_time(2)
     refused = [refusal(answer) for answer in answers if isinstance(answer, Fault)]
     assert refused == [member.NOT_LEARNER] * 2
@@ -646,7 +662,7 @@ def test_one_that_is_promoted_and_removed_at_once_is_gone(order: tuple[str, str]
     group.start(learner.id)
     answers: Answers = []
     for through, what in zip((2, 3), order, strict=True):
-        getattr(group[through].cluster, what)(learner.id, answers.append)
+        getattr(group[through].cluster, what)(learner.id, answers.append, OWN)
     group.pass_time(2)
     assert set(group[1].conf.members()) == set(group[1].seen()) == {1, 2, 3}
     assert learner.id in group[1].machine.removed
@@ -657,7 +673,7 @@ def test_a_voter_that_leaves_is_not_followed_by_a_learner_without_the_mark() -> 
     group = Group(3)
     learner = add(group, group[1], learner=True)
     group.start(learner.id)
-    asked(group, partial(group[1].cluster.remove, NodeId(3)))
+    asked(group, partial(group[1].cluster.remove, NodeId(3), principal=OWN))
     del group.peers[NodeId(3)]
     group.pass_time(5)
     assert voters(group[1]) == {1, 2}
@@ -676,12 +692,43 @@ def test_an_id_that_is_none_never_reaches_another_member(through: int, id_: int)
     group = Group(3)
     cluster = group[through].cluster
     answers: Answers = []
-    cluster.promote(NodeId(id_), answers.append)
-    cluster.remove(NodeId(id_), answers.append)
-    cluster.update(NodeId(id_), NEW, answers.append)
+    cluster.promote(NodeId(id_), answers.append, OWN)
+    cluster.remove(NodeId(id_), answers.append, OWN)
+    cluster.update(NodeId(id_), NEW, answers.append, OWN)
     if id_:
         cluster.join(NEW, voters=3, replaces=NodeId(id_), done=answers.append)
     assert {refusal(answer) for answer in answers} == {member.ID_NOT_FOUND}
     assert not group.sent
     group.pass_time(1)
     assert set(group[1].seen()) == {1, 2, 3}
+
+
+# --- for whom
+
+
+def test_a_client_that_moves_members_is_held_to_its_share_and_waits_its_turn() -> None:
+    """It is no more the member's own than a put."""
+    host = Solo().lead().host
+    cluster = Cluster(host, log=Lines())
+    told: list[object] = []
+    for number in range(MAX_WAITING):
+        cluster.update(NodeId(7), (f"http://new{number}:1",), told.append, b"flood")
+    assert len(told) == MAX_WAITING // 2, "the others are refused"
+    host.propose(encode(Set(b"/k")), lambda _: None, b"other")
+    taken = host.proposals.take(100)
+    assert [slot.owner for slot in taken].index("other") == TURN
+
+
+@pytest.mark.parametrize("through", [1, 2])
+def test_one_client_leaves_half_of_the_places_for_changes_to_the_others(through: int) -> None:
+    group = Group(3)
+    leader = group[1]
+    leader.host._raft.transfer_to = NodeId(2)  # so all of them wait
+    for principal in (b"flood", b"other", OWN):
+        for number in range(MAX_WAITING_CHANGES):
+            urls = (f"http://{number}:1",)
+            group[through].cluster.add(urls, learner=True, done=lambda _: None, principal=principal)
+        group.settle()
+    waiting = [asked.owner for asked in leader.cluster._waiting]
+    half, share = MAX_WAITING_CHANGES // 2, MAX_WAITING_CHANGES // PARTS
+    assert [waiting.count(owner) for owner in ("flood", "other", "")] == [half, share, half - share]

@@ -15,6 +15,7 @@ import pytest
 
 from netstore.errors import Fault
 from netstore.node.cluster import MAX_VOTERS
+from netstore.node.member import OWN
 from netstore.state import member
 from netstore.state.commands import Set, encode
 from netstore.state.member import MemberInfo
@@ -118,12 +119,17 @@ class Life:
             case "learn":
                 self.add(through.cluster, learner=True)
             case "remove":
-                self.ask(Request("remove", someone), partial(through.cluster.remove, someone))
+                self.ask(Request("remove", someone), partial(through.cluster.remove, someone, principal=OWN))
             case "promote":
-                self.ask(Request("promote", someone), partial(through.cluster.promote, someone))
+                self.ask(
+                    Request("promote", someone), partial(through.cluster.promote, someone, principal=OWN)
+                )
             case "move":
                 url = self.new_url()
-                self.ask(Request("move", someone, url), partial(through.cluster.update, someone, (url,)))
+                self.ask(
+                    Request("move", someone, url),
+                    partial(through.cluster.update, someone, (url,), principal=OWN),
+                )
             case "start" if someone not in peers:
                 self.group.start(someone)
             case "cut" if sum(peer.cut_off for peer in peers.values()) < max(1, len(peers) // 2):
@@ -145,7 +151,7 @@ class Life:
     def add(self, cluster: Cluster, *, learner: bool) -> None:
         url = self.new_url()
         request = Request("add", NodeId(0), url)
-        self.ask(request, lambda done: cluster.add((url,), learner=learner, done=done))
+        self.ask(request, lambda done: cluster.add((url,), learner=learner, done=done, principal=OWN))
 
     def ask(self, request: Request, call: Callable[[Callable[[MemberInfo | Fault], None]], None]) -> None:
         self.requests.append(request)
@@ -175,7 +181,7 @@ class Life:
         for request in self.requests:
             self.judge_request(request, leader)
         outcomes: list[object] = []
-        leader.host.propose(encode(Set(path=b"/k")), outcomes.append)
+        leader.host.propose(encode(Set(path=b"/k")), outcomes.append, OWN)
         self.group.settle()
         assert isinstance(outcomes[0], Event)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 import trio
@@ -287,6 +287,15 @@ async def test_a_copy_that_breaks_off_is_no_refusal(tmp_path: Path) -> None:
         one.addresses = {A: (one.url,), B: ("http://127.0.0.1:1",)}
         one.copies.request(WISH)
         await eventually(lambda: one.host.sent, "it was given up")
+        assert one.host.refused == [False]
+
+
+async def test_that_another_copy_is_on_its_way_is_no_refusal(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (one, two):
+        two.copies._receiving = cast("Any", object())
+        one.copies.request(WISH)
+        await eventually(lambda: one.host.sent, "it was given up")
+        assert "another state copy is being received" in one.log.events("state_copy_not_sent")[0]
         assert one.host.refused == [False]
 
 

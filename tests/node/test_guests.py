@@ -38,7 +38,7 @@ from netstore.net.peerwire import (
     read_frame,
 )
 from netstore.node import guests as module
-from netstore.node.guests import TAKEN_BYTES, TAKEN_MESSAGES, Guest, Guests
+from netstore.node.guests import ENTRIES_A_MESSAGE, TAKEN_BYTES, TAKEN_MESSAGES, Guest, Guests
 from netstore.raft.entry import Entry, EntryKind
 from netstore.raft.messages import Append, Forward, Heartbeat, decode_in_pieces
 from netstore.state.member import MemberInfo
@@ -577,7 +577,7 @@ def test_large_frames_that_were_read_at_once_are_taken_in_pieces() -> None:
     assert taken == [2, 4, 5]
 
 
-@pytest.mark.parametrize("what", ["messages in one frame", "forwarded requests", "pings"])
+@pytest.mark.parametrize("what", ["messages in one frame", "forwarded requests", "small entries", "pings"])
 def test_no_turn_takes_more_apart_than_its_bound(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever is a member may write frames that this program would not."""
     lodge = Lodge()
@@ -589,10 +589,18 @@ def test_no_turn_takes_more_apart_than_its_bound(what: str, monkeypatch: pytest.
     elif what == "forwarded requests":
         payloads = [number.to_bytes(2) for number in range(5000)]
         data = encode_batch([Forward(OTHER, ME, Term(1), EntryKind.NORMAL, payloads)])
+    elif what == "small entries":
+        entries = [Entry(Index(place), Term(1), EntryKind.NORMAL, b"") for place in range(1, 20_001)]
+        data = encode_batch([Append(OTHER, ME, Term(1), Index(0), Term(0), Index(0), entries)])
     else:
         monkeypatch.setattr(peerwire, "FRAME_MESSAGES", 5000)
         beats = [Heartbeat(OTHER, ME, Term(1), Index(number), 0) for number in range(5000)]
         data = encode_batch(beats)
+
+    def parts(message: Message) -> float:
+        if isinstance(message, Append):
+            return len(message.entries) / ENTRIES_A_MESSAGE
+        return len(message.payloads) if isinstance(message, Forward) else 1
 
     def counted(*arguments: Any) -> Iterator[Message]:
         for message in decode_in_pieces(*arguments):
@@ -607,7 +615,7 @@ def test_no_turn_takes_more_apart_than_its_bound(what: str, monkeypatch: pytest.
     turns = 0
     while True:
         turns += 1
-        size = sum(len(each.payloads) if isinstance(each, Forward) else 1 for each in made)
+        size = sum(parts(each) for each in made)
         assert size + len(wire.sent) // len(PING) <= turns * TAKEN_MESSAGES
         if wire.left is not None:
             assert lodge.guests.budget.used > 0, "what was read and not taken is charged"
@@ -621,6 +629,9 @@ def test_no_turn_takes_more_apart_than_its_bound(what: str, monkeypatch: pytest.
     elif what == "forwarded requests":
         forwards = [each for each in lodge.got if isinstance(each, Forward)]
         assert [payload for each in forwards for payload in each.payloads] == payloads
+    elif what == "small entries":
+        appends = [each for each in lodge.got if isinstance(each, Append)]
+        assert [entry for each in appends for entry in each.entries] == entries
     else:
         assert lodge.got == beats
 

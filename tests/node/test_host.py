@@ -32,6 +32,7 @@ from netstore.node.host import (
     Why,
 )
 from netstore.node.lessor import Lessor
+from netstore.node.member import OWN
 from netstore.node.pacing import DEBT_SECONDS, SPARE_PART, Pacing
 from netstore.node.timekeeper import Deadlines
 from netstore.raft.change import Change, Step, StepKind
@@ -122,7 +123,7 @@ def test_outcomes_come_in_the_order_of_the_log() -> None:
     member = Solo().lead()
     order: list[int] = []
     for number in range(5):
-        member.host.propose(encode(Set(path=b"/k")), lambda _, number=number: order.append(number))  # type: ignore[misc]
+        member.host.propose(encode(Set(path=b"/k")), lambda _, number=number: order.append(number), OWN)  # type: ignore[misc]
     member.settle()
     assert order == [0, 1, 2, 3, 4]
 
@@ -196,6 +197,28 @@ def test_no_memory_for_a_record_of_the_log_keeps_it_and_its_order(monkeypatch: p
     assert value(member.crashed().lead()) == b"second"
 
 
+def test_want_of_room_is_told_also_where_memory_was_wanted_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = Solo().lead()
+
+    def short(*_arguments: object) -> None:
+        raise MemoryError
+
+    first = put(member, b"first")
+    member.turn()
+    monkeypatch.setattr("netstore.disk.wal.lay", short)
+    second = put(member, b"second")
+    member.turn()
+    assert refusal_of_next(member) == TOO_MANY
+    member.device.fail(FULL)
+    assert [refusal(first), refusal(second)] == [NO_SPACE, NO_SPACE], "at once, as where only that is wanted"
+    assert refusal_of_next(member) == NO_SPACE
+    assert member.host.problems() == ["log cannot be written: no space left on device"]
+    monkeypatch.undo()
+    member.host.retry_writes()
+    member.settle()
+    assert value(member) == b"second", "nobody was told that it did not happen"
+
+
 @pytest.mark.parametrize("code", [errno.ENOMEM, errno.EMFILE])
 def test_what_is_missing_for_now_is_waited_for(code: int) -> None:
     member = Solo().lead()
@@ -254,7 +277,7 @@ def test_while_the_state_finds_no_room_what_only_removes_is_done() -> None:
         DeleteRange(b"k"),
     ]
     for command in commands:
-        member.host.propose(encode(command), outcomes.append)
+        member.host.propose(encode(command), outcomes.append, OWN)
     member.settle()
     refused = [each for each in outcomes if isinstance(each, Fault)]
     assert [refusal([each]) for each in refused] == [NO_SPACE] * 2
@@ -293,7 +316,7 @@ def test_a_log_that_is_low_on_room_takes_what_only_removes() -> None:
     ]
     for command, possible in commands:
         outcomes.clear()
-        member.host.propose(encode(command), outcomes.append)
+        member.host.propose(encode(command), outcomes.append, OWN)
         member.turn()
         refused = bool(outcomes) and isinstance(outcomes[0], Fault) and refusal(outcomes) == NO_SPACE
         assert refused is not possible, command
@@ -316,7 +339,7 @@ def test_while_the_log_finds_no_room_nothing_is_done() -> None:
     member.settle()
     member.host._disk_full = FULL
     outcomes: Outcomes = []
-    member.host.propose(encode(Delete(b"/k")), outcomes.append)
+    member.host.propose(encode(Delete(b"/k")), outcomes.append, OWN)
     member.settle()
     assert refusal(outcomes) == NO_SPACE
     assert member.host.problems() == ["log cannot be written: no space left on device"]
@@ -431,7 +454,7 @@ def test_while_the_engine_is_behind_no_lease_ends_whose_renewal_waits() -> None:
     engine = Slow(lambda call: call(), TABLES)
     member = Solo(engine=engine).lead()
     lessor = Lessor(member.host, 0.0)
-    member.host.propose(encode(LeaseGrant(1, 2)), lambda _: None)
+    member.host.propose(encode(LeaseGrant(1, 2)), lambda _: None, OWN)
     member.settle()
     lessor.look()
     pass_time(member, 1.7)
@@ -463,7 +486,7 @@ def test_no_lease_ends_whose_renewal_waits_somewhere(where: str, monkeypatch: py
     leader, other = group[1], group[2]
     asked_of = leader if where == "queued" else other
     lessors = Lessor(leader.host, 0.0), Lessor(asked_of.host, 0.0)
-    other.host.propose(encode(LeaseGrant(5, 2)), lambda _: None)
+    other.host.propose(encode(LeaseGrant(5, 2)), lambda _: None, OWN)
     group.settle()
     lessors[0].look()
     group.pass_time(1.7)
@@ -513,7 +536,11 @@ def test_while_the_engine_is_behind_what_others_ask_waits_within_a_bound() -> No
     assert (len(member.host._put_off), member.host.backed_up) == (8, True)
     catch_up(member, engine)
     assert member.host.machine.applied == last + 8
-    assert (len(member.host._put_off), member.host._put_off.size, member.host.backed_up) == (0, 0, False)
+    assert (len(member.host._put_off), member.host._put_off._held.size, member.host.backed_up) == (
+        0,
+        0,
+        False,
+    )
     member.host.receive([message])
     member.settle()
     assert member.host.machine.applied == last + 9
@@ -546,7 +573,7 @@ def test_what_others_ask_waits_no_longer_than_what_is_asked_here(why: str) -> No
     if why != "term":
         member.host.receive([message])
     catch_up(member, engine)
-    assert (len(member.host._put_off), member.host._put_off.size) == (0, 0)
+    assert (len(member.host._put_off), member.host._put_off._held.size) == (0, 0)
     assert member.host.machine.applied == last + (why == "late")
 
 
@@ -593,7 +620,7 @@ def test_what_was_put_off_waits_while_leadership_is_handed_over(monkeypatch: pyt
     monkeypatch.setattr(leader.engine, "behind", lambda: 1)
     group.tick()
     done: list[Outcome | Fault] = []
-    other.host.propose(encode(Set(b"/k", b"early")), done.append)
+    other.host.propose(encode(Set(b"/k", b"early")), done.append, OWN)
     group.settle()
     group[3].cut_off = True
     term = leader.host.term
@@ -601,7 +628,7 @@ def test_what_was_put_off_waits_while_leadership_is_handed_over(monkeypatch: pyt
     group.settle()
     monkeypatch.undo()
     group.tick()
-    other.host.propose(encode(Set(b"/k", b"late")), done.append)
+    other.host.propose(encode(Set(b"/k", b"late")), done.append, OWN)
     group.settle()
     assert (len(leader.host._put_off), done) == (2, [])
     group.pass_time(2)
@@ -662,7 +689,7 @@ def test_a_leader_serves_its_own_clients_however_much_others_ask(monkeypatch: py
             assert member.host.crowded
             own = put(member)
         turns(member, 1)
-        assert member.host._put_off.size <= 2 * host.HELD_BYTES
+        assert member.host._put_off._held.size <= 2 * host.HELD_BYTES
     assert [type(each) for each in own] == [Event]
     assert member.host.machine.applied > start + 1_000
 
@@ -733,7 +760,7 @@ def test_a_follower_passes_on_what_it_is_asked_whatever_its_engine_does(
     monkeypatch.setattr(other.engine, "behind", lambda: 1)
     group.tick()
     done: list[Outcome | Fault] = []
-    other.host.propose(encode(Set(b"/k", b"v")), done.append)
+    other.host.propose(encode(Set(b"/k", b"v")), done.append, OWN)
     group.settle()
     assert leader.machine.tree.file(b"/k") is not None
     assert done == [], "it answers by its own state"
@@ -830,13 +857,13 @@ def test_what_is_held_is_counted_once_however_often_it_comes(monkeypatch: pytest
     group.tick()
     applied = late.machine.applied
     big = encode(Set(b"/big", bytes(HELD_BYTES // 5)))
-    leader.propose(big, lambda _: None)
+    leader.propose(big, lambda _: None, OWN)
     leader.turn()
     [append] = [each for each in group.sent if isinstance(each, Append) and each.to == late.id]
     for _ in range(10):
         late.receive([append])
     for _ in range(6):
-        leader.propose(big, lambda _: None)
+        leader.propose(big, lambda _: None, OWN)
         group.settle()
     assert late.machine.applied == applied
     assert late.status().last == applied + 4, "a fifth does not fit"
@@ -918,7 +945,7 @@ def test_while_more_is_not_applied_what_others_send_is_lost_and_comes_again(
     assert late._has_room(message)
     big = encode(Set(b"/big", bytes((1 << 20) // 64)))
     for _ in range(80):
-        leader.propose(big, lambda _: None)
+        leader.propose(big, lambda _: None, OWN)
         for _ in range(3):
             group.settle()
             late.turn()
@@ -1031,7 +1058,7 @@ def test_a_read_without_a_leader_is_refused() -> None:
 def test_the_log_forgets_what_the_durable_state_covers() -> None:
     member = Solo(snapshot_count=10).lead()
     for _ in range(CATCH_UP_ENTRIES + 20):
-        member.host.propose(encode(QuorumGet(path=b"/")), lambda _: None)
+        member.host.propose(encode(QuorumGet(path=b"/")), lambda _: None, OWN)
     member.settle()
     assert not member.host.compact(), "the state is not durable yet"
     member.engine.commit()
@@ -1048,7 +1075,7 @@ def forgetting() -> Solo:
     """A member whose log is marked, which the disk has not kept yet."""
     member = Solo(snapshot_count=10, log_budget=Budget(20_000)).lead()
     for _ in range(50):
-        member.host.propose(encode(QuorumGet(path=b"/" + b"x" * 1000)), lambda _: None)
+        member.host.propose(encode(QuorumGet(path=b"/" + b"x" * 1000)), lambda _: None, OWN)
     member.settle()
     member.engine.commit()
     assert member.host.compact()
@@ -1090,7 +1117,7 @@ def test_a_mark_that_could_not_be_written_is_written_when_it_can(
 ) -> None:
     member = Solo(snapshot_count=10, log_budget=Budget(20_000)).lead()
     for _ in range(50):
-        member.host.propose(encode(QuorumGet(path=b"/" + b"x" * 1000)), lambda _: None)
+        member.host.propose(encode(QuorumGet(path=b"/" + b"x" * 1000)), lambda _: None, OWN)
     member.settle()
     member.engine.commit()
     dropped: list[Index] = []
@@ -1127,7 +1154,7 @@ def test_a_long_log_is_forgotten_in_pieces(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(host, "FORGOTTEN_AT_ONCE", 40)
     member = Solo(snapshot_count=100).lead()
     for _ in range(CATCH_UP_ENTRIES + 110):
-        member.host.propose(encode(QuorumGet(path=b"/")), lambda _: None)
+        member.host.propose(encode(QuorumGet(path=b"/")), lambda _: None, OWN)
     member.settle()
     member.engine.commit()
     kept = [member.host.status().compacted]
@@ -1148,7 +1175,7 @@ def test_a_log_that_weighs_too_much_is_forgotten_before_its_count_and_whatever_c
 
     def grow(count: int) -> None:
         for _ in range(count):
-            member.host.propose(encode(QuorumGet(path=b"/" + b"x" * 1000)), lambda _: None)
+            member.host.propose(encode(QuorumGet(path=b"/" + b"x" * 1000)), lambda _: None, OWN)
         member.settle()
         member.engine.commit()
 
@@ -1172,7 +1199,7 @@ def test_the_log_keeps_what_follows_the_oldest_copy_on_its_way(monkeypatch: pyte
 
     def grow() -> None:
         for _ in range(CATCH_UP_ENTRIES + 20):
-            member.host.propose(encode(QuorumGet(path=b"/")), lambda _: None)
+            member.host.propose(encode(QuorumGet(path=b"/")), lambda _: None, OWN)
         member.settle()
         member.engine.commit()
 
@@ -1285,7 +1312,7 @@ def test_what_others_asked_and_is_not_done_in_time_is_refused_to_them() -> None:
     assert {each.why for each in refused} == {Why.TOO_MANY}
     assert 0 < done[-1] < 10
     assert done[-1] + sum(len(each.requests) for each in refused) == 40, "each is the one or the other"
-    assert host._put_off.size == 0
+    assert host._put_off._held.size == 0
     for _ in range(100):
         tick(member)
     assert host.status().last == last + done[-1]
@@ -1320,7 +1347,7 @@ def test_who_overloads_a_follower_delays_nobody_else_while_writes_are_paced() ->
     rate = 20_000.0
     pacing.look = partial(_look_at, pacing, rate)  # type: ignore[method-assign]
     lessor = Lessor(host, 1.0)
-    host.propose(encode(LeaseGrant(7, 20)), lambda _: None)
+    host.propose(encode(LeaseGrant(7, 20)), lambda _: None, OWN)
     member.settle()
     asked: dict[int, float] = {}
     waited: dict[int, float] = {}
@@ -1619,7 +1646,7 @@ def test_an_answer_that_cannot_be_made_fails_that_request_only(hopeless: bool) -
         if hopeless or len(told) == 1:
             raise MemoryError
 
-    member.host.propose(encode(Set(path=b"/k", value=b"v")), done)
+    member.host.propose(encode(Set(path=b"/k", value=b"v")), done, OWN)
     good = put(member, b"w")
     member.settle()
     first, second = told
@@ -1643,7 +1670,7 @@ def test_a_slot_that_finds_the_members_state_broken_ends_it() -> None:
     def done(_: Outcome | Fault) -> None:
         raise InvariantBroken("found while answering")
 
-    member.host.propose(encode(Set(path=b"/k", value=b"v")), done)
+    member.host.propose(encode(Set(path=b"/k", value=b"v")), done, OWN)
     with pytest.raises(InvariantBroken):
         member.settle()
 
@@ -1673,7 +1700,7 @@ def test_a_deadline_that_raises_does_not_keep_the_others_from_being_called() -> 
 
 def put_many(member: Solo, keys: int) -> None:
     for number in range(keys):
-        member.host.propose(encode(Put(b"%05d" % number)), lambda _: None)
+        member.host.propose(encode(Put(b"%05d" % number)), lambda _: None, OWN)
     member.settle()
 
 
@@ -1682,13 +1709,13 @@ def test_what_comes_after_a_long_command_waits_for_it_and_nothing_else_does() ->
     put_many(alone, 3_000)
     deleted: Outcomes = []
     later: Outcomes = []
-    alone.host.propose(encode(DeleteRange(b"\0", b"\0")), deleted.append)
+    alone.host.propose(encode(DeleteRange(b"\0", b"\0")), deleted.append, OWN)
     alone.turn()
     alone.device.sync()
     alone.turn()
     assert not deleted
     applied = alone.host.machine.applied
-    alone.host.propose(encode(Put(b"a")), later.append)
+    alone.host.propose(encode(Put(b"a")), later.append, OWN)
     turns = 0
     while not deleted:
         count = alone.host.machine.mvcc.range(Range(b"\0", b"\0", count_only=True))
@@ -1712,16 +1739,16 @@ def test_between_two_long_commands_the_state_is_saved_swept_and_hashed() -> None
     member = Solo().lead()
     host, machine = member.host, member.host.machine
     for _ in range(30):
-        host.propose(encode(Put(b"old")), lambda _: None)
+        host.propose(encode(Put(b"old")), lambda _: None, OWN)
     member.settle()
     puts = [Put(b"%d" % number, b"v") for number in range(410)]
     long = encode(Txn(success=tuple(Txn(success=tuple(puts[at : at + 100])) for at in range(0, 410, 100))))
-    host.propose(encode(Compact(25)), lambda _: None)
+    host.propose(encode(Compact(25)), lambda _: None, OWN)
     hashed: list[object] = []
     halves = saved = 0
     for turn in range(60):
         while len(host.proposals) < 5:
-            host.propose(long, lambda _: None)
+            host.propose(long, lambda _: None, OWN)
         if turn == 5:
             machine.mvcc.hash_kv(0, hashed.append)
         host.turn()
@@ -1737,7 +1764,7 @@ def test_between_two_long_commands_the_state_is_saved_swept_and_hashed() -> None
 def test_a_crash_in_the_middle_of_a_long_command_does_it_again() -> None:
     alone = Solo().lead()
     put_many(alone, 3_000)
-    alone.host.propose(encode(DeleteRange(b"\0", b"\0")), lambda _: None)
+    alone.host.propose(encode(DeleteRange(b"\0", b"\0")), lambda _: None, OWN)
     alone.turn()
     alone.device.sync()
     alone.turn()
@@ -1788,7 +1815,7 @@ def test_a_turn_tells_which_part_of_it_took_longest(
 ) -> None:
     member = Solo().lead()
     for revision in range(3):
-        member.host.propose(encode(Put(b"k", b"%d" % revision)), lambda _: None)
+        member.host.propose(encode(Put(b"k", b"%d" % revision)), lambda _: None, OWN)
     member.settle()
     owner: object = member.host
     *path, name = slow.split(".")
@@ -1805,7 +1832,7 @@ def test_a_turn_tells_which_part_of_it_took_longest(
     found: list[str] = []
     member.host.read(lambda _: None)
     assert member.host.jobs.start("somebody", SlowJob()) is None
-    member.host.propose(encode(Compact(3) if part == "sweep" else Put(b"k")), lambda _: None)
+    member.host.propose(encode(Compact(3) if part == "sweep" else Put(b"k")), lambda _: None, OWN)
     while member.woken and len(found) < 9:
         member.turn()
         found.append(member.host.parts.longest)
@@ -1835,7 +1862,7 @@ def test_a_turn_applies_as_many_large_puts_as_it_has_time_for() -> None:
     answers: list[object] = []
     size = 500 * UNIT_BYTES
     for number in range(25):
-        member.host.propose(encode(Put(b"%d" % number, bytes(size))), answers.append)
+        member.host.propose(encode(Put(b"%d" % number, bytes(size))), answers.append, OWN)
     member.turn()
     assert not answers
     member.device.sync()
@@ -1848,17 +1875,17 @@ def test_a_turn_applies_as_many_large_puts_as_it_has_time_for() -> None:
 def test_a_read_in_the_log_lists_only_where_somebody_waits_for_it() -> None:
     member = Solo().lead()
     for number in range(100):
-        member.host.propose(encode(Set(b"/d/%d" % number, b"v", False)), lambda _: None)
+        member.host.propose(encode(Set(b"/d/%d" % number, b"v", False)), lambda _: None, OWN)
     member.settle()
     machine = member.host.machine
     answers: list[object] = []
     gets = machine.statistics.gets_success
     for _ in range(3):
-        member.host.propose(encode(QuorumGet(b"/d", True)), answers.append)
+        member.host.propose(encode(QuorumGet(b"/d", True)), answers.append, OWN)
         listed = machine.tree.listed
         member.settle()
         assert machine.tree.listed - listed == 100
-    member.host.propose(encode(QuorumGet(b"/d", True)), answers.append)
+    member.host.propose(encode(QuorumGet(b"/d", True)), answers.append, OWN)
     member.turn()  # proposed, and not on the disk yet
     member.host.proposals.fail_all(Fault(300, b"stopped"))
     listed = machine.tree.listed
@@ -1899,6 +1926,27 @@ def test_a_turn_writes_and_sends_what_one_ready_has_room_for(monkeypatch: pytest
         turns += 1
         assert len(written) <= turns
     assert written == [3, 3, 3]
+
+
+def test_after_a_copy_in_the_place_of_another_log_the_log_takes_what_follows_the_copy() -> None:
+    """Not what follows the entries that it had beyond: they are another leader's."""
+    group = Group(3)
+    follower, leader = group[2], group.leader
+    first, term = follower.host._raft.log.last + 1, leader.host.term
+    entries = [Entry(Index(first + place), term, EntryKind.NORMAL, b"") for place in range(9)]
+    ends, commit = (leader.id, follower.id), leader.host.commit_index
+    follower.host.receive([Append(*ends, term, Index(first - 1), term, commit, entries)])
+    group.settle()
+    later = Term(term + 1)
+    meta = SnapshotMeta(Index(first + 2), later, follower.conf)
+    image = leader.engine.crash()
+    image.write(meta.index, {})
+    follower.host.image_received(InstallSnapshot(*ends, later, meta), image)
+    group.settle()
+    assert follower.host._raft.log.last == meta.index
+    after = Entry(Index(entries[-1].index + 1), later, EntryKind.NORMAL, b"")
+    with pytest.raises(InvariantBroken, match=f"given to a log of entries {meta.index + 1} to {meta.index}"):
+        follower.host._wal.append(None, [after], lambda _: None)
 
 
 def test_what_was_to_be_written_is_not_when_a_copy_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -2027,7 +2075,7 @@ def test_own_requests_that_are_put_back_are_decoded_once(monkeypatch: pytest.Mon
     decoded = decoding(member, monkeypatch)
     busy = Proposed(Fate.REFUSED, refusal=Refusal.TRANSFERRING)
     monkeypatch.setattr(Raft, "propose", lambda _self, _payloads: busy)
-    member.host.propose(encode(Delete(b"/k")), lambda _: None)
+    member.host.propose(encode(Delete(b"/k")), lambda _: None, OWN)
     for _ in range(5):
         member.host.tick()
         member.turn()
@@ -2085,7 +2133,7 @@ def test_what_others_asked_is_refused_some_at_a_time(full: bool) -> None:
     assert member.woken
     assert len(told(member)) == 1
     assert told(member) == [], "the leader of another term was asked, and who asked asks again"
-    assert (len(member.host._put_off), member.host._put_off.size) == (0, 0)
+    assert (len(member.host._put_off), member.host._put_off._held.size) == (0, 0)
 
 
 @pytest.mark.parametrize(("full", "cause"), [(False, TOO_MANY), (True, NO_SPACE)])
@@ -2097,7 +2145,7 @@ def test_who_asked_a_follower_is_told_at_once_that_its_leader_does_not_take_it(
     monkeypatch.setattr(leader.engine, "behind", lambda: 1)
     group.tick()
     done: list[Outcome | Fault] = []
-    other.host.propose(encode(Set(b"/k", b"v")), done.append)
+    other.host.propose(encode(Set(b"/k", b"v")), done.append, OWN)
     group.settle()
     assert done == []
     if full:
@@ -2122,7 +2170,7 @@ def test_many_that_a_leader_did_not_take_are_told_some_at_a_time() -> None:
     leader, other = group[1], group[2]
     done: list[Outcome | Fault] = []
     for _ in range(2 * EXPIRED_AT_ONCE + 1):
-        other.host.propose(encode(Set(b"/k", b"v")), done.append)
+        other.host.propose(encode(Set(b"/k", b"v")), done.append, OWN)
     other.woken = False
     other.host.turn()
     requests = tuple(other.host.proposals._slots)

@@ -14,6 +14,7 @@ from netstore.disk.skips import keep_skips, keep_stop, read_skips, read_stop
 from netstore.disk.wal import Wal
 from netstore.errors import CannotApply, CorruptData, NetstoreError
 from netstore.node.inspection import Inspection
+from netstore.node.member import OWN
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.entry import Entry, EntryKind, HardState
 from netstore.state import commands, words
@@ -227,7 +228,7 @@ def test_a_cluster_that_an_entry_stops_goes_on_once_every_member_skips_it() -> N
     for peer in group.peers.values():
         peer.engine.commit()
     leader = group.leader
-    leader.host.propose(BUG, lambda _: None)
+    leader.host.propose(BUG, lambda _: None, OWN)
     with pytest.raises(
         CannotApply, match=r"Put\(key='bug', value=1 bytes\), cannot be applied: ZeroDivisionError"
     ):
@@ -238,7 +239,7 @@ def test_a_cluster_that_an_entry_stops_goes_on_once_every_member_skips_it() -> N
         group.peers[NodeId(id_)] = Peer(group, NodeId(id_), None, skipping, group[id_])
     group.pass_time(5)
     outcomes: list[object] = []
-    group.leader.host.propose(encode(Put(b"after")), outcomes.append)
+    group.leader.host.propose(encode(Put(b"after")), outcomes.append, OWN)
     group.settle()
     assert len(outcomes) == 1
     machines = [peer.machine for peer in group.peers.values()]

@@ -43,9 +43,7 @@ class Leading(LocalMember):
         """What is proposed waits here, where a test says so."""
         self.lessor.look()
 
-    def propose(
-        self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
-    ) -> None:
+    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes) -> None:
         self.proposed.append(decode(command))
         self.asked.append(principal.decode())
         if self.waiting is not None and principal:
@@ -193,7 +191,7 @@ def test_a_renewal_counts_once_however_often_its_outcome_is_told(raises: bool) -
     member = Leading()
     member.grant(7, 5)
     waiting: list[Callable[[Outcome | Fault], None]] = []
-    member.propose = lambda command, done, principal=b"": waiting.append(done)  # type: ignore[method-assign]
+    member.propose = lambda command, done, principal: waiting.append(done)  # type: ignore[method-assign]
 
     def done(_: int | Fault) -> None:
         if raises:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from netstore.errors import CannotApply, Fault, Hopeless
+from netstore.node.member import OWN
 from netstore.raft.entry import EntryKind
 from netstore.raft.messages import Forward
 from netstore.state.commands import PublishMember, RaiseLevel, Set, encode
@@ -26,7 +27,7 @@ APPEND: Final = appending(b"k")
 
 def ask(group: Group, id_: int, command: bytes) -> Outcome:
     outcomes: list[Outcome] = []
-    group[id_].host.propose(command, outcomes.append)
+    group[id_].host.propose(command, outcomes.append, OWN)
     group.settle()
     group.pass_time(0.2)
     [outcome] = outcomes
@@ -91,7 +92,7 @@ def test_a_state_of_a_later_level_is_not_loaded() -> None:
 
 def test_a_state_copy_of_a_later_level_ends_the_member_with_the_same_words() -> None:
     group = raised()
-    group.leader.cluster.add(("http://p4:1",), learner=True, done=lambda _: None)
+    group.leader.cluster.add(("http://p4:1",), learner=True, done=lambda _: None, principal=OWN)
     group.settle()
     [new] = set(group.leader.machine.members) - set(group.peers)
     with pytest.raises(Hopeless, match="this member knows 1"):

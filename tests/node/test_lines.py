@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from netstore.node.lines import TURN_BYTES, Lines
+from typing import TYPE_CHECKING
+
+from netstore.node.lines import TURN, TURN_BYTES, Lines
+
+if TYPE_CHECKING:
+    from collections import deque
 
 
 class Item:
@@ -44,11 +49,45 @@ def test_what_a_member_asks_for_itself_goes_on_where_nothing_fits() -> None:
     assert told(made.take(9, 1, fitting=True)) == [("ann", 1)]
 
 
-def test_nothing_overtakes_what_was_put_back() -> None:
-    made = lines(("ann", 50), ("ann", 1), ("bob", 1))
-    made.put_back(made.take(1, 100))
+def test_what_was_put_back_is_the_next_of_its_line_and_in_nobody_elses_way() -> None:
+    made = lines(("bob", 1), ("ann", 50), ("cid", 8), ("ann", 1), ("", 1))
+    made.put_back(made.take(4, 100)[2:])
+    made.add(Item("", 2))
+    assert told(made.take(9, 10, fitting=True)) == [("", 2), ("cid", 8)]
     assert made.take(9, 10, fitting=True) == []
-    assert told(made.take(9, 100, fitting=True)) == [("ann", 50), ("bob", 1), ("ann", 1)]
+    assert told(made.take(9, 100)) == [("ann", 50), ("ann", 1)]
+    assert not made
+
+
+def test_lines_of_what_was_put_back_have_the_next_turns_in_the_order_in_which_they_had_them() -> None:
+    made = lines(*((owner, size) for size in (1, 2, 3) for owner in ("ann", "bob", "cid")))
+    taken = made.take(5, 100)
+    assert told(taken) == [("ann", 1), ("ann", 2), ("ann", 3), ("bob", 1), ("bob", 2)]
+    made.add(Item("ann", 4))
+    made.put_back(taken)
+    assert told(made.take(7, 100)) == [*told(taken[:3]), ("ann", 4), *told(taken[3:]), ("bob", 3)]
+
+
+def test_however_lines_that_fit_lie_among_others_so_many_have_a_turn_at_once() -> None:
+    """Each that fits would else be a reason to look at all others again."""
+    made = lines(*((f"{number}", 100) for number in range(500)))
+    for _ in range(800):
+        made.add(Item("small", 1))
+    turns = 0
+    popped = made._lines.popitem
+
+    def counted(last: bool = True) -> tuple[str, deque[Item]]:
+        nonlocal turns
+        turns += 1
+        return popped(last=last)
+
+    made._lines.popitem = counted  # type: ignore[method-assign]
+    taken: list[Item] = []
+    for calls in range(1, 5):
+        taken += made.take(512, 99, fitting=True)
+        assert turns <= 512 * calls
+    assert TURN <= len(taken) <= 8 * TURN
+    assert {item.owner for item in taken} == {"small"}
 
 
 def test_lines_of_which_nothing_fits_are_looked_at_some_at_a_time() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.errors import Fault, timed_out
+from netstore.node.member import OWN
 from netstore.node.proposals import MAX_WAITING, Proposals
 from netstore.state.commands import InOrder, encode
 from netstore.state.envelope import command_of, request_of
@@ -29,7 +30,7 @@ def test_what_was_sent_to_a_leader_that_died_is_sent_to_the_next() -> None:
     group = Group(3)
     outcomes: list[Outcome | Fault] = []
     group[1].cut_off = True
-    group[2].host.propose(ENQUEUE, outcomes.append)
+    group[2].host.propose(ENQUEUE, outcomes.append, OWN)
     group.settle()
     assert outcomes == []
     group.pass_time(4)
@@ -45,7 +46,7 @@ def test_what_the_old_leader_could_not_commit_is_done_by_the_new_one_once() -> N
     group = Group(3)
     outcomes: list[Outcome | Fault] = []
     group[1].cut_off = True
-    group[1].host.propose(ENQUEUE, outcomes.append)
+    group[1].host.propose(ENQUEUE, outcomes.append, OWN)
     group.pass_time(4)
     assert outcomes == []
     assert group.leader.id in (2, 3)
@@ -59,7 +60,7 @@ def test_what_the_old_leader_could_not_commit_is_done_by_the_new_one_once() -> N
 def test_what_the_old_leader_did_commit_is_not_done_again() -> None:
     group = Group(3)
     outcomes: list[Outcome | Fault] = []
-    group[2].host.propose(ENQUEUE, outcomes.append)
+    group[2].host.propose(ENQUEUE, outcomes.append, OWN)
     # The leader commits it with member 3; member 2, who asked, hears of nothing any more.
     for _ in range(20):
         for peer in group.peers.values():
@@ -85,7 +86,7 @@ def test_a_request_does_not_wait_beyond_its_time() -> None:
     group = Group(3)
     outcomes: list[Outcome | Fault] = []
     group[2].cut_off = group[3].cut_off = True
-    group[1].host.propose(ENQUEUE, outcomes.append)
+    group[1].host.propose(ENQUEUE, outcomes.append, OWN)
     group.pass_time(TIME_LIMIT + 0.5)
     [outcome] = outcomes
     assert isinstance(outcome, Fault)
@@ -100,17 +101,17 @@ def test_only_what_is_overtaken_is_queued_again_and_in_order(term: int, again: l
     proposals = Proposals(1, TIME_LIMIT)
     answered: list[object] = []
     for word in (b"first", b"done", b"second"):
-        proposals.add(word, answered.append)
+        proposals.add(word, answered.append, OWN)
     slots = proposals.take(9)
     proposals.sent(Term(4), slots)
     proposals.complete(slots[1].request, None)
-    proposals.add(b"third", answered.append)
+    proposals.add(b"third", answered.append, OWN)
     proposals.overtaken(Term(term))
     assert [command_of(each.payload) for each in proposals.take(9)] == [*again, b"third"]
     assert answered == [None]
 
 
-def test_what_was_overtaken_is_queued_again_before_all_else() -> None:
+def test_what_was_overtaken_is_queued_again_in_its_order() -> None:
     proposals = Proposals(1, TIME_LIMIT)
     old: list[bytes] = []
     for number in range(MAX_WAITING // 4):
@@ -120,33 +121,33 @@ def test_what_was_overtaken_is_queued_again_before_all_else() -> None:
         old += [slot.payload for slot in batch]
     for payload in old[:-10:2]:
         proposals.complete(request_of(payload), None)
-    proposals.add(b"own", lambda _: None)
+    proposals.add(b"own", lambda _: None, OWN)
     proposals.overtaken(Term(5))
     again: list[bytes] = []
     while proposals.queued:
         again += [slot.payload for slot in proposals.take(512)]
     left = [payload for payload in old if proposals.awaits(request_of(payload))]
-    assert again[:-1] == left
-    assert command_of(again[-1]) == b"own"
+    assert again[1:] == left
+    assert command_of(again[0]) == b"own"
 
 
 def test_what_timed_out_after_it_was_overtaken_is_not_sent_again() -> None:
     proposals = Proposals(1, TIME_LIMIT)
     for word in (b"first", b"second"):
-        proposals.add(word, lambda _: None)
+        proposals.add(word, lambda _: None, OWN)
     proposals.sent(Term(4), proposals.take(9))
     proposals.overtaken(Term(5))
     proposals.now = TIME_LIMIT + 1
     assert proposals.expire(timed_out, 1) == 1
     assert not proposals.take(0)
-    assert [command_of(each.payload) for each in proposals._lines.again] == [b"second"]
+    assert [command_of(each.payload) for each in proposals._lines._first] == [b"second"]
     assert proposals.expire(timed_out, 9) == 1
     assert not proposals.take(9)
 
 
 def test_after_a_state_copy_nothing_is_sent_again() -> None:
     proposals = Proposals(1, TIME_LIMIT)
-    proposals.add(b"perhaps", lambda _: None)
+    proposals.add(b"perhaps", lambda _: None, OWN)
     proposals.sent(Term(4), proposals.take(9))
     proposals.jumped()
     proposals.overtaken(Term(9))
@@ -156,7 +157,7 @@ def test_after_a_state_copy_nothing_is_sent_again() -> None:
 
 def test_what_is_known_to_be_lost_is_sent_again_after_a_state_copy_too() -> None:
     proposals = Proposals(1, TIME_LIMIT)
-    proposals.add(b"lost", lambda _: None)
+    proposals.add(b"lost", lambda _: None, OWN)
     proposals.sent(Term(4), proposals.take(9))
     proposals.overtaken(Term(5))
     proposals.jumped()
@@ -166,10 +167,10 @@ def test_what_is_known_to_be_lost_is_sent_again_after_a_state_copy_too() -> None
 def test_what_was_sent_is_forgotten_once_it_is_answered() -> None:
     """Though what was sent before it is not."""
     proposals = Proposals(1, TIME_LIMIT)
-    proposals.add(b"lost", lambda _: None)
+    proposals.add(b"lost", lambda _: None, OWN)
     proposals.sent(Term(1), proposals.take(9))
     for number in range(100):
-        proposals.add(b"%d" % number, lambda _: None)
+        proposals.add(b"%d" % number, lambda _: None, OWN)
         [slot] = proposals.take(9)
         proposals.sent(Term(1), [slot])
         proposals.complete(slot.request, None)

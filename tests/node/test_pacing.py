@@ -231,29 +231,58 @@ def test_a_copy_that_will_not_be_there_in_time_slows_nobody() -> None:
     assert course.pacing.needed() is None, "what is forgotten keeps nothing"
 
 
-def test_who_refused_a_copy_slows_nobody_until_the_next_one_gets_further() -> None:
+def test_who_refused_a_copy_slows_nobody_during_the_next_until_it_gets_further() -> None:
     course = Course(FAST)
     pacing = course.pacing
     course.ticks(1.0)
-    pacing.copy_begun(SHE, Index(course.last), course.now)
-    pacing.copy_sent(SHE, 100, 1_000)
-    course.ticks(1.0)
-    assert course.behind[0].counts
-    pacing.copy_over(SHE, ok=False, refused=True)
-    for sent in (0, 100, 225):
-        pacing.copy_begun(SHE, Index(course.last), course.now)
+
+    def counts(sent: int) -> bool:
         pacing.copy_sent(SHE, sent, 1_000)
-        course.ticks(1.0)
-        assert (course.behind[0].counts, pacing.rate) == (False, None)
-        pacing.copy_over(SHE, ok=False)
-    pacing.copy_begun(SHE, Index(course.last), course.now)
-    pacing.copy_sent(SHE, 226, 1_000)
-    course.tick()
-    assert course.behind[0].counts, "it takes more than the one before"
+        course.tick()
+        assert (pacing.rate is not None) == course.behind[0].counts
+        return course.behind[0].counts
+
+    def begin() -> None:
+        pacing.copy_begun(SHE, Index(course.last), course.now)
+
+    begin()
+    assert counts(100)
+    for _ in range(2):
+        pacing.copy_over(SHE, ok=False, refused=True)
+        begin()
+        assert [counts(sent) for sent in (0, 100)] == [False, False]
+    assert [counts(sent) for sent in (225, 226)] == [False, True], "it takes more than the one before"
+    pacing.copy_over(SHE, ok=False, refused=True)
+    begin()
+    assert not counts(226)
     pacing.copy_over(SHE, ok=True)
-    pacing.copy_begun(SHE, Index(course.last), course.now)
-    course.tick()
-    assert course.behind[0].counts, "what it took makes up for what it refused"
+    begin()
+    assert counts(0), "what it took makes up for what it refused"
+
+
+def test_one_refusal_keeps_no_member_from_being_brought_up() -> None:
+    """The copy after it, for which nobody waits, is lost when the log outgrows it; the next one arrives."""
+    course = Course(FAST)
+    course.match = 0
+    course.ticks(1.0)
+    course.pacing.copy_begun(SHE, Index(course.last), course.now)
+    course.ticks(1.0)
+    course.pacing.copy_over(SHE, ok=False, refused=True)
+    course.ticks(1.0)
+    copies = 0
+    while course.match == 0:
+        copies += 1
+        assert copies <= 2
+        place = course.last
+        course.pacing.copy_begun(SHE, Index(place), course.now)
+        for sent in (0, 0, 1, 2, 3, 4):
+            course.pacing.copy_sent(SHE, sent, 4 if sent else 0)
+            course.ticks(5.0)
+        is_whole = course.compacted <= place
+        course.pacing.copy_over(SHE, ok=is_whole)
+        course.ticks(5.0)
+        course.match = place if is_whole else 0
+    assert copies == 2
 
 
 def test_copies_that_are_never_taken_slow_others_for_a_bounded_time() -> None:

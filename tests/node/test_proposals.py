@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.admission import PARTS
 from netstore.errors import timed_out
 from netstore.node.lines import TURN, TURN_BYTES
+from netstore.node.member import OWN
 from netstore.node.proposals import MAX_WAITING, MAX_WAITING_BYTES, Proposals, Slot
 from netstore.state.envelope import command_of
 from netstore.types import Term
@@ -43,7 +45,7 @@ def test_who_writes_much_at_a_time_delays_only_itself() -> None:
     assert (taken[0], taken.index(b"o")) == (b"own", 3)
     assert sum(map(len, taken)) <= 8 * TURN_BYTES + len(large)
     made.add(b"again", lambda _: None, b"other")
-    made.add(b"own again", lambda _: None)
+    made.add(b"own again", lambda _: None, OWN)
     taken = commands(made.take(512, 8 * TURN_BYTES))
     assert taken[0] == b"own again"
     assert taken.index(b"again") <= 3
@@ -63,13 +65,13 @@ def test_the_addresses_of_one_ipv6_network_have_one_line() -> None:
     assert (made._waiting.taken, made._waiting.size) == (0, 0)
 
 
-def test_the_members_own_go_first_and_what_was_taken_before_goes_before_them() -> None:
+def test_the_members_own_go_first_and_what_was_taken_in_vain_goes_before_what_came_later() -> None:
     made = queue((b"a", b"1"), (b"", b"own"), (b"a", b"2"))
     taken = made.take(2)
     assert commands(taken) == [b"own", b"1"]
     made.put_back(taken)
-    made.add(b"end", lambda _: None)
-    assert commands(made.take(9)) == [b"own", b"1", b"end", b"2"]
+    made.add(b"end", lambda _: None, OWN)
+    assert commands(made.take(9)) == [b"own", b"end", b"1", b"2"]
     assert not made.queued
 
 
@@ -83,6 +85,39 @@ def test_what_is_put_back_keeps_its_place_among_what_was_sent_in_vain() -> None:
         made.put_back(made.take(most))
     assert commands(made.take(512) + made.take(512)) == [b"%d" % number for number in range(900)]
     assert not made.queued
+
+
+@pytest.mark.parametrize("origin", [1, (1 << 64) - 3])
+def test_what_was_sent_in_vain_at_different_times_is_in_its_order_again(origin: int) -> None:
+    """Whichever leader each was given to, and however ids are counted."""
+    made = Proposals(origin, 10.0)
+    for number in range(6):
+        for principal in (b"ann", b"bob"):
+            made.add(b"%b-%d" % (principal, number), lambda _: None, principal)
+    first, second = made.take(6), made.take(6)
+    made.sent(Term(1), [*first[:2], *second[:3]])
+    made.put_back([*first[2:], *second[3:]])
+    made.overtaken(Term(2))
+    made.sent(Term(2), taken := made.take(5))
+    made.complete(taken[0].request, None)
+    made.put_back(made.take(4))
+    made.overtaken(Term(3))
+    again = commands(made.take(99))
+    assert len(again) == 11
+    for principal in (b"ann", b"bob"):
+        own = [command for command in again if command.startswith(principal)]
+        assert own == sorted(own)
+
+
+def test_what_was_sent_in_vain_stands_in_no_other_clients_way() -> None:
+    large, small = bytes(5_000), bytes(10)
+    made = queue(*[(b"large", large)] * 4)
+    made.sent(Term(1), made.take(9))
+    made.overtaken(Term(2))
+    for _ in range(9):
+        made.add(small, lambda _: None, b"small")
+    assert [slot.owner for slot in made.take(99, 1_000, fitting=True)] == ["small"] * 9
+    assert [slot.owner for slot in made.take(99)] == ["large"] * 4
 
 
 @given(st.lists(st.sampled_from([b"", b"a", b"b", b"c"]), max_size=200), st.integers(1, 50))

@@ -26,7 +26,7 @@ def test_one_leaves_half_to_the_others() -> None:
     waiting = PutOff(100_000)
     assert sum(waiting.add(asked("busy"), ANY) for _ in range(1_000)) == 500
     assert sum(waiting.add(asked("calm"), ANY) for _ in range(1_000)) == 125
-    assert waiting.size == 62_500
+    assert waiting._held.size == 62_500
     waiting.give_up(10_000)
     assert sum(waiting.add(asked("busy", size=1), ANY) for _ in range(MAX_PUT_OFF)) == MAX_PUT_OFF // 2
     assert waiting.add(asked("calm"), ANY)
@@ -53,5 +53,5 @@ def test_the_oldest_are_given_up_first_whoever_asked() -> None:
     rest = waiting.take(100, 100_000, fitting=False)
     assert sorted(each.request for each in rest) == list(range(20, 30))
     waiting.leave(rest)
-    assert (len(waiting), waiting.size) == (0, 0)
+    assert (len(waiting), waiting._held.size) == (0, 0)
     assert not waiting._lines

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.net.peerwire import Application, Roster
+from netstore.node.member import OWN
 from netstore.node.register import Register
 from netstore.state.member import MemberInfo, to_vote
 from netstore.types import NodeId
@@ -125,7 +126,7 @@ def test_a_damaged_member_is_not_replaced_while_the_others_do_not_answer() -> No
 
 def test_a_removed_member_does_not_come_back_by_its_damage() -> None:
     desk = Desk(3)
-    desk.group[1].cluster.remove(NodeId(3), lambda _: None)
+    desk.group[1].cluster.remove(NodeId(3), lambda _: None, OWN)
     desk.group.settle()
     roster = desk.ask(Application("m3", ("http://p3:1",), NodeId(3)))
     assert roster.you == 0
@@ -195,12 +196,12 @@ def test_of_eight_that_join_at_once_no_more_get_a_vote_than_were_wished(founders
 def test_joiners_at_the_loss_of_the_leader_get_no_more_votes_than_were_wished() -> None:
     """What the lost leader let in may count or not; the next one's state knows."""
     desk = Desk(3)
-    desk.group[1].cluster.remove(NodeId(2), lambda _: None)
+    desk.group[1].cluster.remove(NodeId(2), lambda _: None, OWN)
     desk.group.settle()
     desk.group.peers.pop(NodeId(2))
     for number in (5, 6):
         answer: list[MemberInfo | Fault] = []
-        desk.group[1].cluster.add((f"http://l{number}:1",), learner=False, done=answer.append)
+        desk.group[1].cluster.add((f"http://l{number}:1",), learner=False, done=answer.append, principal=OWN)
         desk.group.settle()
         assert isinstance(answer[0], MemberInfo)
         desk.group.start(answer[0].id)
@@ -273,7 +274,7 @@ def test_an_identity_is_given_again_only_where_the_list_is_current() -> None:
     desk = Desk(3, at=3)
     first = desk.ask(Application("new", URL)).you
     desk.group[3].cut_off = True
-    desk.group[1].cluster.remove(first, lambda _: None)
+    desk.group[1].cluster.remove(first, lambda _: None, OWN)
     desk.group.settle()
     assert first in desk.group[3].machine.members
     answers: list[Roster] = []

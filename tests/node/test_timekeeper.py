@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from netstore.meter import Meter
 from netstore.node.lessor import Lessor
+from netstore.node.member import OWN
 from netstore.node.timekeeper import DUE_AT_ONCE, LONGEST_SECONDS, Deadline, Deadlines, Timekeeper
 from netstore.state.commands import Set, encode
 from netstore.state.countdown import COUNTED_AT_ONCE
@@ -160,7 +161,7 @@ async def test_the_leader_expires_what_is_due(autojump_clock: trio.testing.MockC
     member = Solo().lead()
     keeper = Timekeeper(member.host, Deadlines(member.clock), 0.1, lambda: None, Lessor(member.host, 1.0))
     expires = Nanos(member.clock.now + 1_000_000_000)
-    member.host.propose(encode(Set(path=b"/k", expires=expires, ttl=1)), lambda _: None)
+    member.host.propose(encode(Set(path=b"/k", expires=expires, ttl=1)), lambda _: None, OWN)
     member.settle()
 
     async def pass_time() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.raft import core, election, membership, quorum, readindex, replication
+from netstore.raft import core, election, membership, messages, quorum, readindex, replication
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.log import Log
 from netstore.raft.messages import AppendAccepted, MessageRefused, VoteAnswer, VoteRequest
@@ -52,6 +52,12 @@ def test_raft_holds(first: int) -> None:
     ):
         assert reached[what] > 0, what
     assert reached["joint"] + reached["changed"] > 0
+
+
+@pytest.mark.parametrize("piece", [1, 2])
+def test_raft_holds_where_what_is_long_comes_in_pieces(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "PIECE_PAYLOADS", piece)
+    test_raft_holds(1_000 * piece)
 
 
 def test_a_seed_is_one_life() -> None:

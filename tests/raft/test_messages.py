@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from netstore.errors import CorruptData
 from netstore.raft import messages as module
 from netstore.raft.change import Change
-from netstore.raft.entry import EntryKind, SnapshotMeta
+from netstore.raft.entry import Entry, EntryKind, SnapshotMeta
 from netstore.raft.messages import (
     MOST,
     MOST_PAYLOADS,
@@ -57,6 +57,20 @@ def test_pieces_say_together_what_the_message_said(message: Message, most: int, 
             assert 0 < len(piece.payloads) <= most
             payloads += piece.payloads
         assert replace(message, payloads=payloads) == message
+    elif isinstance(message, Append):
+        entries: list[Entry] = []
+        place = message.previous_index, message.previous_term
+        for piece in pieces:
+            assert isinstance(piece, Append)
+            assert (piece.previous_index, piece.previous_term) == place
+            assert (len(piece.entries) > 0) == (len(message.entries) > 0)
+            assert len(piece.entries) <= most
+            entries += piece.entries
+            place = (entries[-1].index, entries[-1].term) if entries else place
+            assert decode_message(encode_message(piece)) == piece, "which can be said alone"
+        first = pieces[0]
+        assert isinstance(first, Append)
+        assert replace(first, entries=entries) == message
     else:
         assert pieces == [message]
 

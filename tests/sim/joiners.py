@@ -107,12 +107,14 @@ class Joiners:
         cluster = through.cluster
         what = random.choice(("promote", "update", "lose", "steal"))
         if what == "promote":
-            through.ask_cluster(partial(cluster.promote, concerned), self._operated)
+            through.ask_cluster(partial(cluster.promote, concerned, principal=b"operator"), self._operated)
         elif what == "update":
             if not through.machine.members[concerned].name:
                 return  # its program would not be known any more when it asks again
             urls = (peer_url(random.choice(("moved", *(program.name for program in self._programs)))),)
-            through.ask_cluster(partial(cluster.update, concerned, urls), self._operated)
+            through.ask_cluster(
+                partial(cluster.update, concerned, urls, principal=b"operator"), self._operated
+            )
         elif what == "steal":
             place = through.machine.members[concerned].peer_urls
             thief = _Program(self, "thief", place, concerned)

@@ -130,10 +130,10 @@ class WatchedWal(Wal):
         self.record.issued(batch)
         super().append(hard_state, entries, partial(self._settled, batch, done))
 
-    def mark(self, meta: SnapshotMeta, done: Done) -> None:
+    def mark(self, meta: SnapshotMeta, done: Done, *, replaces: bool = False) -> None:
         batch = Batch(None, (), meta)
         self.record.issued(batch)
-        super().mark(meta, partial(self._settled, batch, done))
+        super().mark(meta, partial(self._settled, batch, done), replaces=replaces)
 
     def _settled(self, batch: Batch, done: Done, error: OSError | None) -> None:
         self.record.settled(batch, error)

@@ -26,6 +26,7 @@ from netstore.node.cluster import Cluster
 from netstore.node.driver import Append, Driver
 from netstore.node.host import DiskFailed, Host, Mark
 from netstore.node.lessor import Lessor
+from netstore.node.member import OWN
 from netstore.node.proposals import Proposals
 from netstore.node.register import Register
 from netstore.raft import core, election, membership, quorum, readindex, replication, snapshotting
@@ -735,7 +736,7 @@ def _decides_where_asked(
     cluster: Cluster, urls: tuple[str, ...], *, voters: int, replaces: NodeId, done: Any
 ) -> None:
     learner = to_vote(cluster._host.machine.members.values()) >= voters
-    cluster.add(urls, learner=learner, done=done)
+    cluster.add(urls, learner=learner, done=done, principal=OWN)
 
 
 def _told_at_once(register: Register, application: Application, answer: Callable[[Roster], None]) -> None:
@@ -759,7 +760,7 @@ def _expires_early(lessor: Lessor, look: Callable[[Lessor], None] = Lessor.look)
     timed = host.machine.tree.timed
     kept = [(path, each.since) for path in timed.timed_keys() if (each := timed.get(path)) is not None]
     if host.leader == host.id and kept:
-        host.propose(encode(ExpireNodes((min(kept),))), _nobody)
+        host.propose(encode(ExpireNodes((min(kept),))), _nobody, OWN)
     look(lessor)
 
 
@@ -783,7 +784,7 @@ def _expires_by_wall_time(lessor: Lessor, look: Callable[[Lessor], None] = Lesso
         if 0 < node.expires <= host.clock.wall() and (each := tree.timed.get(node.key)) is not None
     ]
     if host.leader == host.id and due:
-        host.propose(encode(ExpireNodes(tuple(due[:100]))), _nobody)
+        host.propose(encode(ExpireNodes(tuple(due[:100]))), _nobody, OWN)
     look(lessor)
 
 

@@ -13,6 +13,7 @@ from netstore.node.cluster import Cluster
 from netstore.node.driver import Driver
 from netstore.node.host import Host
 from netstore.node.level import Levels
+from netstore.node.member import OWN
 from netstore.node.proposals import Proposals
 from netstore.raft.core import Boot, Config, Raft
 from netstore.raft.entry import ConfState, HardState, SnapshotMeta
@@ -98,7 +99,9 @@ class Peer:
     def publish(self) -> None:
         """Say one's name, as a member does when it starts."""
         urls, known = (f"http://c{self.id:x}:1",), self.machine.LEVEL
-        self.host.propose(encode(PublishMember(self.id, self.host.name, urls, (), known)), lambda _: None)
+        self.host.propose(
+            encode(PublishMember(self.id, self.host.name, urls, (), known)), lambda _: None, OWN
+        )
         self.group.settle()
 
     def seen(self) -> dict[int, tuple[bool, bool]]:

@@ -192,26 +192,39 @@ class LocalCluster:
         self.next_id = NodeId(0xABC)
         self.refusal: Fault | None = None
         self.asked: list[tuple[object, ...]] = []
+        self.askers: list[bytes] = []
+        """For whom, but for transfers."""
 
     def add(
-        self, peer_urls: tuple[str, ...], *, learner: bool, done: Callable[[MemberInfo | Fault], None]
+        self,
+        peer_urls: tuple[str, ...],
+        *,
+        learner: bool,
+        done: Callable[[MemberInfo | Fault], None],
+        principal: bytes,
     ) -> None:
         self.asked.append(("add", peer_urls, learner))
-        self._change(commands.AddMember(self.next_id, peer_urls, learner=True, promote=not learner), done)
+        self._change(
+            commands.AddMember(self.next_id, peer_urls, learner=True, promote=not learner), done, principal
+        )
 
-    def remove(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None]) -> None:
+    def remove(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None], principal: bytes) -> None:
         self.asked.append(("remove", id_))
-        self._change(commands.RemoveMember(id_), done)
+        self._change(commands.RemoveMember(id_), done, principal)
 
-    def promote(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None]) -> None:
+    def promote(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None], principal: bytes) -> None:
         self.asked.append(("promote", id_))
-        self._change(commands.PromoteMember(id_), done)
+        self._change(commands.PromoteMember(id_), done, principal)
 
     def update(
-        self, id_: NodeId, peer_urls: tuple[str, ...], done: Callable[[MemberInfo | Fault], None]
+        self,
+        id_: NodeId,
+        peer_urls: tuple[str, ...],
+        done: Callable[[MemberInfo | Fault], None],
+        principal: bytes,
     ) -> None:
         self.asked.append(("update", id_, peer_urls))
-        self._change(commands.UpdateMember(id_, peer_urls), done)
+        self._change(commands.UpdateMember(id_, peer_urls), done, principal)
 
     def transfer(self, to: NodeId, done: Callable[[Fault | None], None]) -> None:
         self.asked.append(("transfer", to))
@@ -223,7 +236,9 @@ class LocalCluster:
         self,
         command: commands.AddMember | commands.RemoveMember | commands.PromoteMember | commands.UpdateMember,
         done: Callable[[MemberInfo | Fault], None],
+        principal: bytes,
     ) -> None:
+        self.askers.append(principal)
         id_ = NodeId(command.id)
         before = self._member.machine.members.get(id_)
 
@@ -238,7 +253,7 @@ class LocalCluster:
         if self.refusal is not None:
             done(self.refusal)
         else:
-            self._member.propose(commands.encode(command), answer)
+            self._member.propose(commands.encode(command), answer, principal)
 
 
 class LocalMember:
@@ -292,9 +307,7 @@ class LocalMember:
             self._apply(commands.encode(commands.SetClusterVersion("3.4.0")))
         self._publish()
 
-    def propose(
-        self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
-    ) -> None:
+    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes) -> None:
         done(self._apply(command))
         self._publish()
         self.reaper.countdown.count(self.clock.monotonic())

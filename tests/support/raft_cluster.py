@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from netstore.raft.core import Boot, Config, Raft
 from netstore.raft.entry import ConfState, Entry, EntryKind, HardState, SnapshotMeta
-from netstore.raft.messages import InstallSnapshot, Message, decode_message, encode_message
+from netstore.raft.messages import InstallSnapshot, Message, decode_in_pieces, encode_message
 from netstore.types import Index, NodeId, Term
 
 if TYPE_CHECKING:
@@ -251,10 +251,12 @@ class Cluster:
         return new
 
     def carry(self, message: Message) -> None:
-        """One message arrives, through its byte form."""
+        """One message arrives, through its byte form, in as many pieces as that is taken apart into."""
         host = self.hosts.get(message.to)
         if host is not None:
-            host.raft.step(decode_message(encode_message(message)))
+            data = encode_message(message)
+            for piece in decode_in_pieces(data, 0, len(data)):
+                host.raft.step(piece)
         if isinstance(message, InstallSnapshot):
             self.told(message, ok=host is not None)
 

@@ -147,9 +147,7 @@ class ReadableMember(LocalMember):
         self.readers.append(principal)
         done(self.unreadable)
 
-    def propose(
-        self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes = b""
-    ) -> None:
+    def propose(self, command: bytes, done: Callable[[Outcome | Fault], None], principal: bytes) -> None:
         self.proposed += 1
         self.writers.append(principal)
         if self.unwritable is not None:
@@ -197,22 +195,37 @@ class FakeMembers:
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
+        self.askers: list[bytes] = []
+        """For whom, but for transfers."""
         self.fault: Fault | None = None
 
     def add(
-        self, peer_urls: tuple[str, ...], *, learner: bool, done: Callable[[MemberInfo | Fault], None]
+        self,
+        peer_urls: tuple[str, ...],
+        *,
+        learner: bool,
+        done: Callable[[MemberInfo | Fault], None],
+        principal: bytes,
     ) -> None:
+        self.askers.append(principal)
         self._do(("add", peer_urls, learner), done, MemberInfo(NodeId(1), "", (), peer_urls, learner))
 
-    def remove(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None]) -> None:
+    def remove(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None], principal: bytes) -> None:
+        self.askers.append(principal)
         self._do(("remove", id_), done, MemberInfo(id_, "", (), ()))
 
     def update(
-        self, id_: NodeId, peer_urls: tuple[str, ...], done: Callable[[MemberInfo | Fault], None]
+        self,
+        id_: NodeId,
+        peer_urls: tuple[str, ...],
+        done: Callable[[MemberInfo | Fault], None],
+        principal: bytes,
     ) -> None:
+        self.askers.append(principal)
         self._do(("update", id_, peer_urls), done, MemberInfo(id_, "", (), peer_urls))
 
-    def promote(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None]) -> None:
+    def promote(self, id_: NodeId, done: Callable[[MemberInfo | Fault], None], principal: bytes) -> None:
+        self.askers.append(principal)
         self._do(("promote", id_), done, MemberInfo(id_, "", (), ()))
 
     def transfer(self, to: NodeId, done: Callable[[Fault | None], None]) -> None:

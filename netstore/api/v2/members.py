@@ -90,18 +90,20 @@ class MembersApi:
     def _post(self, exchange: Exchange) -> None:
         urls = self._peer_urls(exchange)
         if urls is not None:
-            self._cluster.add(urls, learner=False, done=partial(self._changed, exchange, "", 201))
+            done = partial(self._changed, exchange, "", 201)
+            self._cluster.add(urls, learner=False, done=done, principal=exchange.principal.encode())
 
     def _put(self, exchange: Exchange, below: str) -> None:
         id_ = self._named(exchange, below)
         urls = None if id_ is None else self._peer_urls(exchange)
         if id_ is not None and urls is not None:
-            self._cluster.update(id_, urls, partial(self._changed, exchange, f"{id_:x}", 204))
+            done = partial(self._changed, exchange, f"{id_:x}", 204)
+            self._cluster.update(id_, urls, done, exchange.principal.encode())
 
     def _delete(self, exchange: Exchange, below: str) -> None:
         id_ = self._named(exchange, below)
         if id_ is not None:
-            self._cluster.remove(id_, partial(self._removed, exchange, id_))
+            self._cluster.remove(id_, partial(self._removed, exchange, id_), exchange.principal.encode())
 
     def _removed(self, exchange: Exchange, id_: NodeId, outcome: MemberInfo | Fault) -> None:
         if isinstance(outcome, Fault) and outcome.cause.decode() == words.ID_REMOVED:

@@ -46,7 +46,9 @@ class ClusterService:
     def _add(self, call: Call, request: pb.MemberAddRequest) -> None:
         urls = _checked(call, request.peerURLs)
         if urls:
-            self._members.add(urls, learner=request.isLearner, done=partial(self._added, call))
+            done = partial(self._added, call)
+            principal = call.principal.encode()
+            self._members.add(urls, learner=request.isLearner, done=done, principal=principal)
 
     def _added(self, call: Call, member: MemberInfo | Fault) -> None:
         if isinstance(member, Fault):
@@ -55,16 +57,18 @@ class ClusterService:
             self._answer(call, pb.MemberAddResponse(member=_shown(member), members=self._all()))
 
     def _remove(self, call: Call, request: pb.MemberRemoveRequest) -> None:
-        self._members.remove(NodeId(request.ID), partial(self._changed, call, pb.MemberRemoveResponse))
+        done = partial(self._changed, call, pb.MemberRemoveResponse)
+        self._members.remove(NodeId(request.ID), done, call.principal.encode())
 
     def _update(self, call: Call, request: pb.MemberUpdateRequest) -> None:
         urls = _checked(call, request.peerURLs)
         if urls:
             done = partial(self._changed, call, pb.MemberUpdateResponse)
-            self._members.update(NodeId(request.ID), urls, done)
+            self._members.update(NodeId(request.ID), urls, done, call.principal.encode())
 
     def _promote(self, call: Call, request: pb.MemberPromoteRequest) -> None:
-        self._members.promote(NodeId(request.ID), partial(self._changed, call, pb.MemberPromoteResponse))
+        done = partial(self._changed, call, pb.MemberPromoteResponse)
+        self._members.promote(NodeId(request.ID), done, call.principal.encode())
 
     def _changed(
         self,

@@ -11,6 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore.errors import Fault
+from netstore.node.member import OWN
 from netstore.state.commands import encode
 from netstore.state.v3commands import Compact
 
@@ -98,7 +99,7 @@ class Compaction:
         if self._proposed or member.leader != member.id or revision <= max(1, member.machine.mvcc.compacted):
             return
         self._proposed = revision
-        member.propose(encode(Compact(revision)), self._done)
+        member.propose(encode(Compact(revision)), self._done, OWN)
 
     def _done(self, outcome: Outcome | Fault) -> None:
         revision, self._proposed = self._proposed, 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from netstore import errors
 from netstore.errors import refusal
+from netstore.node.member import OWN
 from netstore.state.alarm import cost
 from netstore.state.commands import encode
 from netstore.state.v3commands import NOSPACE, SetAlarm
@@ -51,7 +52,7 @@ class Quota:
     def _raise(self) -> None:
         if not self._raising:
             self._raising = True
-            self._member.propose(encode(SetAlarm(self._member.id, NOSPACE, active=True)), self._raised)
+            self._member.propose(encode(SetAlarm(self._member.id, NOSPACE, active=True)), self._raised, OWN)
 
     def _raised(self, _: Outcome | Fault) -> None:
         self._raising = False

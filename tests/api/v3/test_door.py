@@ -158,9 +158,7 @@ def test_a_stream_that_cannot_be_ended_keeps_no_other_open(
 
 def test_who_writes_is_noted(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[bytes] = []
-    monkeypatch.setattr(
-        served.member, "propose", lambda command, done, principal=b"": noted.append(principal)
-    )
+    monkeypatch.setattr(served.member, "propose", lambda command, done, principal: noted.append(principal))
     operation = pb.RequestOp(request_put=pb.PutRequest(key=b"a"))
     for path, request in (
         ("/etcdserverpb.KV/Put", pb.PutRequest(key=b"a")),

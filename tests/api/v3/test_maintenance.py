@@ -141,6 +141,8 @@ def test_members_are_asked_and_answered(served: Served) -> None:
         ("promote", 7),
         ("transfer", 7),
     ]
+    assert len(served.members.askers) == 4
+    assert b"" not in served.members.askers
 
 
 @pytest.mark.parametrize(
