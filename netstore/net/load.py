@@ -69,30 +69,32 @@ _FORGOTTEN_SECONDS: Final = (MOST + 1) * HALF_LIFE
 class Load:
     """Seconds of work, of which older ones count less. All times are monotonic seconds."""
 
-    __slots__ = ("_at", "_seconds")
+    __slots__ = ("at", "sum")
 
     def __init__(self, now: float, seconds: float = 0.0) -> None:
-        self._at = now
-        self._seconds = seconds
+        self.at = now
+        """When it was halved last."""
+        self.sum = seconds
+        """What it was then, and what was added since."""
 
     def seconds(self, now: float) -> float:
         """The load at this time."""
-        if now > self._at:
-            self._seconds *= 0.5 ** ((now - self._at) / HALF_LIFE)
-            self._at = now
-        return self._seconds
+        if now > self.at:
+            self.sum *= 0.5 ** ((now - self.at) / HALF_LIFE)
+            self.at = now
+        return self.sum
 
     def add(self, now: float, seconds: float) -> None:
         """So much work was done."""
-        if now - self._at > _STEP:
+        if now - self.at > _STEP:
             self.seconds(now)
-        self._seconds += seconds
+        self.sum += seconds
 
     def level(self, now: float) -> int:
         """Between 0 and `MOST`."""
-        if now - self._at > _STEP:
+        if now - self.at > _STEP:
             self.seconds(now)
-        return bisect_right(_BOUNDS, self._seconds)
+        return bisect_right(_BOUNDS, self.sum)
 
 
 class Household(Load):
@@ -121,26 +123,20 @@ class ConnectionLoad(Load):
 
     def add_turn(self, now: float, seconds: float) -> None:
         """A turn of it took so long."""
-        counted = seconds if seconds < _LONGEST_TURN else _LONGEST_TURN
+        counted = min(_LONGEST_TURN, seconds)
         self._turn += (counted - self._turn) * _LAST_TURN
         self.has_long_turns = self._turn > LONG_TURN
-        if now - self._at > _STEP:
-            self.seconds(now)
-        self._seconds += seconds
-        household = self.household
-        if now - household._at > _STEP:
-            household.seconds(now)
-        household._seconds += seconds
+        self.add(now, seconds)
 
     def add(self, now: float, seconds: float) -> None:
         """So much work was done for it."""
-        if now - self._at > _STEP:
+        if now - self.at > _STEP:
             self.seconds(now)
-        self._seconds += seconds
+        self.sum += seconds
         household = self.household
-        if now - household._at > _STEP:
+        if now - household.at > _STEP:
             household.seconds(now)
-        household._seconds += seconds
+        household.sum += seconds
 
     def is_light(self, now: float) -> bool:
         """Little was done for this connection lately."""

@@ -1050,8 +1050,11 @@ class Host:
         While others ask for what is done at once, that is one step of a job, or one piece of a chore: they
         wait for about a millisecond of it.
         """
-        machine, is_beside, ran = self.machine, self._is_asked, self.parts.ran
+        machine, ran = self.machine, self.parts.ran
         has_chore, has_job = self._has_chore, self.jobs.ready
+        if not (has_chore or has_job or self.hub.behind or self.watches.behind):
+            return
+        is_beside = self._is_asked
         if is_beside and has_chore and has_job:
             has_chore = self._chore_is_next
             has_job = self._chore_is_next = not has_chore

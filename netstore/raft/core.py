@@ -342,11 +342,11 @@ class Raft:
         log = self.log
         told = self._told
         return bool(
-            self._has_entries
+            (log.handed < log.last and self.installing is None)
             or self.send_due
             or self.messages
             or self.after_sync
-            or (self.installing is None and not self.holding and log.appliable())
+            or (log.applying < log.commit and log.appliable() and self.installing is None and not self.holding)
             or self.accepted is not None
             or self.reads_done
             or self.reads_failed
@@ -355,7 +355,7 @@ class Raft:
             or told.commit < min(log.commit, log.handed)
             or told.term != self.term
             or told.vote != self.vote
-            or readindex.can_open(self)
+            or (self.reads.waiting and readindex.can_open(self))
         )
 
     @property

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from netstore.node.member import Member
     from netstore.state.countdown import Countdown
     from netstore.state.machine import Outcome
-    from netstore.types import EtcdIndex, Nanos, NodeView
+    from netstore.types import EtcdIndex, NodeView
 
 PREFIX: Final = b"/v2/keys"
 ALLOWED: Final = b"HEAD,GET,PUT,POST,DELETE"
