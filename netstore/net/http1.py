@@ -669,8 +669,7 @@ class Http1Connection:
         """See that the body that is not whole has its memory, or waits for it; a refusal where it cannot."""
         came, chunks, claim = self._kept_body(), self._chunks, self._claim
         if claim is None:
-            output = self.output
-            claim = self._claim = Claim(output.account, output.principal, self)
+            claim = self._claim = Claim(self.output, self)
         elif chunks is None or came <= claim.size or not claim.granted:
             claim.came = came
             return None

@@ -166,7 +166,7 @@ LARGE = b"%b /a HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n"
 def sharing(count: int) -> list[Wire]:
     """Connections that have memory for one body at a time."""
     memory = Budget(BODY * 2)
-    intake = Intake(memory, Told())
+    intake = Intake(memory, Told(), lambda: intake.look(0.0))
     wires = [Wire(hold=True) for _ in range(count)]
     for wire in wires:
         wire.output.intake = intake

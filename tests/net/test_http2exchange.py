@@ -269,8 +269,8 @@ def test_a_large_body_has_its_memory_until_a_write_is_answered(method: str, keep
 def test_a_large_body_that_cannot_wait_is_refused_in_words() -> None:
     site = Site(body_limit=400_000)
     output = site.judge.connection.output
-    output.intake._room = output.intake._mark = 0
-    other = Claim(output.account, "other", site.judge)  # type: ignore[arg-type]  # nothing is told to it
+    output.intake._room = output.intake._mark = output.intake._few = 0
+    other = Claim(output, site.judge)  # type: ignore[arg-type]  # nothing is told to it
     assert output.intake.ask(other, 20_000, 0)
     site.judge.client.send_headers(
         1, [(":method", "PUT"), (":scheme", "http"), (":path", "/"), (":authority", "x")]

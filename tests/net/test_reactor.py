@@ -1026,6 +1026,89 @@ async def test_a_body_that_was_given_its_memory_is_read_on_whatever_is_held() ->
         assert "connection_cut_for_memory" not in here.log.events
 
 
+async def test_answers_made_outside_a_turn_hold_no_more_than_twice_the_budget() -> None:
+    """Each is kept by the codec, behind one that is not answered yet, of a connection that held nothing."""
+    limit, count = 1 << 20, 30
+    async with site(Limits(memory=Budget(limit))) as here:
+        here.answer = None
+        clients = asking(here, count)
+        await here.until_asked(count)
+        for client in clients:
+            client.sendall(GET)
+        await here.until_asked(2 * count)
+        for exchange in here.exchanges[count:]:
+            exchange.respond(200, b"", bytes(200_000))
+            assert 0 < here.reactor.memory.used <= 2 * limit
+        assert "connection_cut_for_memory" in here.log.events
+        here.reactor.flush()
+        await here.until_open(here.reactor.open_connections)
+        assert here.reactor.open_connections < count
+        for client in clients:
+            client.close()
+
+
+async def test_who_is_gone_stands_in_no_rank() -> None:
+    """Closed with a body that was admitted, and after answers that were sent at once."""
+    async with site() as here:
+        here.answer = bytes(50_000)
+        for _ in range(3):
+            async with await here.connect() as stream:
+                await stream.send_all(b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+                await stream.send_all(bytes(1000))
+                with trio.fail_after(10):
+                    while here.reactor.memory.promised < 100_000:
+                        await trio.lowlevel.checkpoint()
+                (connection,) = here.reactor._connections.values()
+            await here.until_open(0)
+            assert (connection.account.promised, connection.account.coming) == (0, 0)
+        async with await here.connect() as stream:
+            await stream.send_all(GET)
+            left = 50_000
+            while left > 0:
+                left -= len(await stream.receive_some(65536))
+            await here.until_open(1)
+            pressure = here.reactor.pressure
+            assert (len(pressure._by_held), len(pressure._by_not_taken)) == (0, 0)
+            assert here.reactor.memory.used == 0
+
+
+async def test_what_was_promised_is_not_taken_for_what_its_peer_leaves() -> None:
+    async with site() as here, await here.connect() as stream:
+        await here.until_open(1)
+        (connection,) = here.reactor._connections.values()
+        connection.account.promise(1000, 0)
+        connection.account.charge(100)
+        connection.flush()
+        assert connection.left == 100
+        await stream.aclose()
+
+
+async def test_memory_given_back_outside_a_round_is_given_to_who_waits() -> None:
+    """Nothing else comes, and no sweep looks."""
+    size = 300_000
+    async with site(Limits(memory=Budget(2 * size))) as here:
+        here.answer = None
+        here.reactor._sweep_begins = lambda: None  # type: ignore[method-assign]
+        clients = [await here.connect() for _ in range(2)]
+        for client in clients:
+            await client.send_all(b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
+            await client.send_all(bytes(100))
+        with trio.fail_after(10):
+            while not here.reactor.intake.waiting:
+                await trio.lowlevel.checkpoint()
+        first, second = here.reactor._connections.values()
+        if not first.account.coming:
+            first, second = second, first
+        for _ in range(20):
+            await trio.lowlevel.checkpoint()
+        first.cut()
+        with trio.fail_after(10):
+            while not second.account.coming:
+                await trio.lowlevel.checkpoint()
+        for client in clients:
+            await client.aclose()
+
+
 async def test_who_is_held_back_goes_on_without_a_round_that_sees_it() -> None:
     """Each sweep looks, too: nothing else may come."""
     async with site(Limits(memory=Budget(1000))) as here, await here.connect() as stream:

@@ -417,8 +417,7 @@ class Http2Connection:
         if block is not None:
             held += len(block)
         if held != self._charged:
-            self.output.account.lasting = lasting
-            self.output.account.charge(held - self._charged)
+            self.output.account.charge(held - self._charged, lasting)
             self._charged = held
 
     @property

@@ -122,11 +122,14 @@ class Stream:
         """
         output = self.connection.output
         claim = self.claim
+        if claim is not None and claim.asker is None:  # it is of the message before
+            self.unclaim()
+            claim = None
         if claim is None:
-            claim = self.claim = Claim(output.account, output.principal, self)
+            claim = self.claim = Claim(output, self)
         claim.came = came
         try:
-            granted = output.intake.ask(claim, size, STREAM_WINDOW)
+            granted = output.intake.ask(claim, size, max(came, STREAM_WINDOW))
         except Crowded:
             self.unclaim()
             return False
@@ -154,6 +157,9 @@ class Stream:
 
     def admitted(self) -> None:
         """See `intake.Asker`."""
+        self.connection.attempt(self, self._read_on)
+
+    def _read_on(self) -> None:
         claim = self.claim
         if claim is not None and self.open:
             self.since = self.connection.now if self.since is not None else None
