@@ -361,6 +361,11 @@ class Connection:
             self._reactor.later(self)
 
     @property
+    def paused(self) -> bool:
+        """Nothing is read of it for now: what does not come is not its peer's fault."""
+        return not self._mask & _IN
+
+    @property
     def hurried(self) -> bool:
         """This turn is to be a short one: others wait who ask for less."""
         return self._reactor.hurried
@@ -468,10 +473,13 @@ class Connection:
         """
         if self._shaking and now - self._accepted > HANDSHAKE_SECONDS:
             return True
-        self.session.sweep(now)
-        if self.session.late or (self._partial and self._is_record_late(now)):
+        session, reads = self.session, not self.paused
+        session.sweep(now)
+        if reads and (session.late or (self._partial and self._is_record_late(now))):
             return True
-        owes = self._closing or self.unsent > 0 or self.session.waiting or self._partial > 0
+        if not reads:
+            self._record_since = now
+        owes = self._closing or self.unsent > 0 or (reads and (session.waiting or self._partial > 0))
         if not owes:
             self.progress = now
         return now - self.progress > limit

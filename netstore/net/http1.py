@@ -105,6 +105,10 @@ class Output(Protocol):
         """Nothing new is to be handled: the connection holds too much of the memory for all."""
 
     @property
+    def paused(self) -> bool:
+        """Nothing is read of the connection for now."""
+
+    @property
     def intake(self) -> Intake:
         """Where a body asks for memory."""
 
@@ -493,7 +497,7 @@ class Http1Connection:
         sweep that sees it, so that no clock is read for what comes at once.
         """
         self.late = False
-        if not self.waiting or self.busy or self.output.unsent >= HIGH_WATER:
+        if not self.waiting or self.busy or self.output.paused:
             self._swept = 0
             return
         had = self._kept_body()

@@ -430,7 +430,7 @@ def test_nobody_is_late_while_we_do_not_read() -> None:
     wire = Wire(hold=True).feed(GET * PIPELINE_LIMIT + GET[:10])
     assert sweeps(wire, 0, 100, b"") is None
     wire = Wire().feed(GET + GET[:10])
-    wire.output.backlog = HIGH_WATER
+    wire.output.paused = True
     assert sweeps(wire, 0, 100, b"") is None
-    wire.output.backlog = 0
+    wire.output.paused = False
     assert sweeps(wire, 200, 100, b"") == HEAD_SECONDS + 1

@@ -1083,6 +1083,57 @@ async def test_what_was_promised_is_not_taken_for_what_its_peer_leaves() -> None
         await stream.aclose()
 
 
+async def test_who_waits_for_memory_over_tls_is_not_timed(tmp_path: Path) -> None:
+    """Part of a record is here, and the rest is not read."""
+    files = Certificates(tmp_path / "tls")
+    log: Any = Quiet()
+    credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
+    size = 300_000
+    head = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
+    async with (
+        site(Limits(stall_seconds=20, memory=Budget(2 * size)), credentials) as here,
+        await here.connect() as one,
+        await here.connect() as two,
+    ):
+        here.answer = None
+        tls, outbound = await open_tls(one, files)
+        tls.write(head + bytes(size))
+        await one.send_all(outbound.read())
+        await here.until_asked(1)
+        tls, outbound = await open_tls(two, files)
+        tls.write(head + bytes(size))
+        await two.send_all(outbound.read(100_000))
+        with trio.fail_after(10):
+            while not here.reactor.intake.waiting:
+                await trio.lowlevel.checkpoint()
+        (waiting,) = (each for each in here.reactor._connections.values() if each.paused)
+        assert waiting._partial
+        here.let_pass(100)
+        assert here.reactor.open_connections == 2
+        here.exchanges[0].respond(200, b"")
+        await two.send_all(outbound.read())
+        await here.until_asked(2)
+
+
+async def test_who_is_held_back_is_not_timed_for_what_is_not_read() -> None:
+    async with site(Limits(memory=Budget(100_000))) as here, await here.connect() as stream:
+        await stream.send_all(GET[:10])
+        await here.until_open(1)
+        (connection,) = here.reactor._connections.values()
+        with trio.fail_after(10):
+            while not connection.session.waiting:
+                await trio.lowlevel.checkpoint()
+        connection.hold_back(held=True)
+        assert connection.paused
+        here.let_pass(100)
+        assert here.reactor.open_connections == 1
+        connection.hold_back(held=False)
+        here.let_pass(HEAD_SECONDS)
+        assert here.reactor.open_connections == 1
+        await stream.send_all(GET[10:])
+        await here.until_asked(1)
+
+
 async def test_memory_given_back_outside_a_round_is_given_to_who_waits() -> None:
     """Nothing else comes, and no sweep looks."""
     size = 300_000
