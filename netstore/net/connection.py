@@ -500,7 +500,7 @@ class Connection:
             self.session.refuse(408, b"408 Request Timeout")
 
     def _read(self) -> None:
-        few = self.intake.waiting and not self.account.promised
+        few = self.intake.waiting and not self.account.coming
         try:
             data = self._socket.recv(FIRST_READ if few else READ_SIZE)
         except (BlockingIOError, InterruptedError):
@@ -676,12 +676,12 @@ class Connection:
         if self.fd < 0:
             return
         session = self.session
-        promised = self.account.promised  # a body is read whatever of answers waits: others wait for it
+        coming = self.account.coming  # a body is read whatever of answers waits: others wait for it
         paused = not self._closing and (
             session.busy
             or not session.reading
-            or (self.unsent > HIGH_WATER and not promised)
-            or (self.held_back and not (promised or session.answers_need_reading))
+            or (self.unsent > HIGH_WATER and not coming)
+            or (self.held_back and not (coming or session.answers_need_reading))
         )
         # What is to be flushed is not waited for yet: only a send tells that the kernel takes no more.
         waits = self.unsent and (not self._dirty or self._mask & _OUT)

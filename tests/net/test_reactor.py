@@ -20,6 +20,7 @@ from netstore.net import reactor
 from netstore.net.connection import HANDSHAKE_SECONDS, SEND_SIZE
 from netstore.net.http1 import (
     HEAD_SECONDS,
+    HIGH_WATER,
     HURRIED_LIMIT,
     PIPELINE_LIMIT,
     TURN_LIMIT,
@@ -1132,6 +1133,34 @@ async def test_who_is_held_back_is_not_timed_for_what_is_not_read() -> None:
         assert here.reactor.open_connections == 1
         await stream.send_all(GET[10:])
         await here.until_asked(1)
+
+
+async def test_a_write_that_has_come_whole_does_not_make_its_connection_be_read() -> None:
+    """A body that has not does."""
+    async with site() as here, await here.connect() as stream:
+        here.answer = None
+        head = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+        await stream.send_all(head + bytes(50_000))
+        with trio.fail_after(10):
+            while not here.reactor.memory.promised:
+                await trio.lowlevel.checkpoint()
+        (connection,) = here.reactor._connections.values()
+
+        def is_read() -> bool:
+            connection._watch()
+            return not connection.paused
+
+        connection.unsent = HIGH_WATER + 1
+        assert is_read()
+        connection.held_back = True
+        assert is_read()
+        connection.held_back, connection.unsent = False, 0
+        await stream.send_all(bytes(50_000))
+        await here.until_asked(1)
+        assert connection.account.promised == 100_000
+        connection.unsent = HIGH_WATER + 1
+        assert not is_read()
+        connection.unsent = 0
 
 
 async def test_memory_given_back_outside_a_round_is_given_to_who_waits() -> None:
