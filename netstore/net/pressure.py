@@ -136,14 +136,15 @@ class Pressure:
         has to, and mostly else; never more than `STEPS_AT_ONCE` of each kind.
         """
         self._now = now
-        if self._cutting or self._memory.used > self._cut:
+        memory = self._memory
+        if self._cutting or memory.used > self._cut:
             self._make_room()
         if self._sweeping is not None:
             self._sweeping = go_on(self._sweeping)
         if self._finding is not None:
             self._finding = go_on(self._finding)
             return
-        used = self._own_of_all
+        used = memory.used - memory.promised
         if used <= self._wait and not self._held_back:
             return
         if used <= self._release:

@@ -122,10 +122,8 @@ class Stream:
         """
         output = self.connection.output
         claim = self.claim
-        if claim is not None and claim.asker is None:  # it is of the message before
+        if claim is None or claim.asker is None:
             self.unclaim()
-            claim = None
-        if claim is None:
             claim = self.claim = Claim(output, self)
         claim.came = came
         try:
