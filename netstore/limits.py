@@ -16,7 +16,10 @@ holds too much, it would give back nothing to speak of. By `over` somebody waits
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SMALLEST: Final = 64 << 20
 """Bytes of the least budget that a member can work with."""
@@ -33,7 +36,7 @@ the page cache and the interpreter.
 class Budget:
     """Bytes that all accounts of one kind may hold together. `share` makes a part that counts in it too."""
 
-    __slots__ = ("limit", "parent", "used")
+    __slots__ = ("limit", "parent", "promised", "used")
 
     def __init__(self, limit: int, parent: Budget | None = None) -> None:
         self.limit = limit
@@ -41,6 +44,10 @@ class Budget:
         self.parent = parent
         self.used = 0
         """Bytes that are held now."""
+        self.promised = 0
+        """How many of them were given to requests for all of their size (`net.intake`): they come back when
+        those are done; nobody waits, or is cut, for them.
+        """
 
     def share(self, limit: int) -> Budget:
         """A part of this budget with a limit of its own: what it holds is held here too."""
@@ -53,17 +60,20 @@ class Budget:
 
     @property
     def over(self) -> bool:
-        """More is held than may be, here or in what this is a share of."""
+        """More is held than may be, beside what was promised, here or in what this is a share of."""
         budget: Budget | None = self
         while budget is not None:
-            if budget.spent:
+            if budget.used - budget.promised > budget.limit:
                 return True
             budget = budget.parent
         return False
 
-    def account(self) -> Account:
-        """An account for one more owner; it holds nothing yet."""
-        return Account(self)
+    def account(self, moved: Callable[[], object] | None = None) -> Account:
+        """An account for one more owner; it holds nothing yet. `moved` is called after each change of what it
+        holds beside what was promised, wherever that is charged, until the account is closed; from within it
+        the account may be closed.
+        """
+        return Account(self, moved)
 
     def add(self, size: int) -> None:
         """So many bytes more (fewer, when negative) are held. O(depth of shares), which is two or three."""
@@ -72,25 +82,38 @@ class Budget:
             budget.used += size
             budget = budget.parent
 
+    def promise(self, size: int) -> None:
+        """So many bytes more (fewer, when negative) are held, and promised."""
+        budget: Budget | None = self
+        while budget is not None:
+            budget.used += size
+            budget.promised += size
+            budget = budget.parent
+
 
 class Account:
-    """What one owner holds of a budget. `close` gives everything back; a closed account takes no more."""
+    """What one owner holds of a budget. `close` gives everything back; a closed account takes no more, and
+    all of its figures stay 0 whatever is said to it.
+    """
 
-    __slots__ = ("_budget", "_closed", "held", "lasting", "promised")
+    __slots__ = ("_budget", "_closed", "_moved", "coming", "held", "lasting", "promised")
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, moved: Callable[[], object] | None = None) -> None:
         self._budget = budget
+        self._moved = moved
         self._closed = False
         self.held = 0
         """Bytes."""
         self.lasting = 0
         """How many of them stay however fast the owner takes what it is owed: its open streams, say. Whoever
-        charges them says so here.
+        charges them says so with `charge`.
         """
         self.promised = 0
         """How many were given to requests that are being read, or worked on, for all of their size
         (`net.intake`).
         """
+        self.coming = 0
+        """How many of those are for requests that have not come whole: the owner is to be read for them."""
 
     @property
     def spent(self) -> bool:
@@ -102,11 +125,25 @@ class Account:
         """The budget is spent, or what it is a share of: who holds most should wait."""
         return self._budget.over
 
-    def charge(self, size: int) -> None:
-        """So many bytes more are held; negative gives bytes back."""
+    def charge(self, size: int, lasting: int | None = None) -> None:
+        """So many bytes more are held; negative gives bytes back. With `lasting`, so many of all are."""
         if not self._closed:
+            if lasting is not None:
+                self.lasting = lasting
             self.held += size
             self._budget.add(size)
+            if self._moved is not None:
+                self._moved()
+
+    def promise(self, size: int, coming: int) -> None:
+        """So many bytes more are held as promised, so many of them for requests that have not come whole;
+        negative gives bytes back, or says that they have come.
+        """
+        if not self._closed:
+            self.held += size
+            self.promised += size
+            self.coming += coming
+            self._budget.promise(size)
 
     def hold(self, size: int) -> None:
         """So many bytes are held now, whatever it was before."""
@@ -118,9 +155,11 @@ class Account:
 
     def close(self) -> None:
         """The owner is gone, and with it everything it held. May be called again."""
-        self.charge(-self.held)
-        self.lasting = self.promised = 0
         self._closed = True
+        self._moved = None
+        self._budget.add(self.promised - self.held)
+        self._budget.promise(-self.promised)
+        self.held = self.lasting = self.promised = self.coming = 0
 
 
 @dataclass(slots=True, frozen=True)

@@ -44,6 +44,44 @@ def test_a_closed_account_gives_everything_back_and_takes_no_more() -> None:
     assert (account.held, budget.used, budget.over) == (0, 0, False)
 
 
+def test_a_closed_account_stays_at_nothing_whatever_is_said_to_it() -> None:
+    budget = Budget(10)
+    account = budget.account()
+    account.charge(3, 2)
+    account.promise(7, 7)
+    account.close()
+    account.charge(1, 1)
+    account.promise(-7, -7)
+    assert (account.held, account.lasting, account.promised, account.coming) == (0, 0, 0, 0)
+    assert (budget.used, budget.promised) == (0, 0)
+
+
+def test_what_was_promised_spends_no_budget() -> None:
+    """Whoever holds the rest could give nothing of it back."""
+    whole = Budget(100)
+    budget = whole.share(50)
+    sender, reader = budget.account(), budget.account()
+    sender.promise(200, 200)
+    assert (budget.used, whole.used, reader.over) == (200, 200, False)
+    reader.charge(51)
+    assert reader.over
+    sender.promise(-200, -200)
+    assert (budget.used, whole.used, whole.promised) == (51, 51, 0)
+
+
+def test_an_account_tells_of_each_change_of_what_its_owner_holds_until_it_is_closed() -> None:
+    told = []
+    account = Budget(10).account(lambda: told.append(account.held))
+    account.charge(5)
+    account.hold(9)
+    account.release(9)
+    account.promise(8, 8)
+    assert told == [5, 9, 0]
+    account.close()
+    account.charge(1)
+    assert told == [5, 9, 0]
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1000), st.booleans())))
 def test_used_is_the_sum_of_what_open_accounts_hold(steps: list[tuple[int, int, bool]]) -> None:
     budget = Budget(1 << 20)

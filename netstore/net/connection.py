@@ -10,6 +10,7 @@ from __future__ import annotations
 import select
 import socket
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore.guard import guarded
@@ -225,8 +226,8 @@ class Connection:
         self._socket = sock
         self._address = address
         self.fd = sock.fileno()
-        self.account = reactor.memory.account()
-        """What this connection holds of the memory for all, here and in its session."""
+        self.account = reactor.memory.account(partial(reactor.pressure.moved, self))
+        """What this connection holds of the memory for all, here and in its session; closed with it."""
         self.intake = reactor.intake
         """Where its session asks before it reads a large body."""
         self.principal: str = address[0] if isinstance(address, tuple) else ""
@@ -265,7 +266,9 @@ class Connection:
         self.held_back = False
         """It holds so much of the memory for all that nothing new is to be handled for it."""
         self.left = 0
-        """Bytes that it held when it had been sent to last: what its peer did not take."""
+        """Bytes that it held when it had been sent to last, beside what was promised: what its peer did not
+        take.
+        """
         self._doomed = False
         """It is to be cut at its next turn: what it held is gone already."""
         self._mute = False
@@ -332,8 +335,6 @@ class Connection:
         more = self.unsent - self._charged
         self._charged = self.unsent
         self.account.charge(more)
-        if more > 0:
-            self._reactor.pressure.charged(self)
 
     def doom(self) -> None:
         """Let go of everything it holds, from within any call; it is cut at its next turn."""
@@ -358,6 +359,11 @@ class Connection:
         if self.fd >= 0:
             self._watch()
             self._reactor.later(self)
+
+    @property
+    def paused(self) -> bool:
+        """Nothing is read of it for now: what does not come is not its peer's fault."""
+        return not self._mask & _IN
 
     @property
     def hurried(self) -> bool:
@@ -415,7 +421,8 @@ class Connection:
         elif mask & _OUT or self._dirty:
             self._dirty = False
             self._send()
-            if self.account.held != self.left:
+            account = self.account
+            if account.held - account.promised != self.left:
                 self._leave()
         if self.fd >= 0:
             soon, self._soon = self._soon, None
@@ -429,8 +436,6 @@ class Connection:
             self._read()
         elif mask & ~(_IN | _OUT):
             self.cut()
-        if self.account.held != self.left:
-            self._reactor.pressure.charged(self)  # by a codec, for what it keeps
 
     def flush(self) -> None:
         """Send what was written since the last flush. What the session has more to do waits for its turn."""
@@ -442,7 +447,8 @@ class Connection:
             self._send()
         if self.fd < 0:
             return
-        if self.account.held != self.left:
+        account = self.account
+        if account.held - account.promised != self.left:
             self._leave()
         if self.session.hungry:
             self._reactor.later(self)
@@ -452,8 +458,9 @@ class Connection:
 
     def _leave(self) -> None:
         """It was sent to: what is held now is what was left."""
-        self.left = self.account.held
-        self._reactor.pressure.moved(self)
+        self.left = self.account.held - self.account.promised
+        if self.fd >= 0:
+            self._reactor.pressure.moved(self)
 
     def sweep(self, now: float, limit: float) -> None:
         """Once a second: look at the time. A peer that stalled for longer than the limit is given up."""
@@ -466,10 +473,13 @@ class Connection:
         """
         if self._shaking and now - self._accepted > HANDSHAKE_SECONDS:
             return True
-        self.session.sweep(now)
-        if self.session.late or (self._partial and self._is_record_late(now)):
+        session, reads = self.session, not self.paused
+        session.sweep(now)
+        if reads and (session.late or (self._partial and self._is_record_late(now))):
             return True
-        owes = self._closing or self.unsent > 0 or self.session.waiting or self._partial > 0
+        if not reads:
+            self._record_since = now
+        owes = self._closing or self.unsent > 0 or (reads and (session.waiting or self._partial > 0))
         if not owes:
             self.progress = now
         return now - self.progress > limit
@@ -490,7 +500,7 @@ class Connection:
             self.session.refuse(408, b"408 Request Timeout")
 
     def _read(self) -> None:
-        few = self.intake.waiting and not self.account.promised
+        few = self.intake.waiting and not self.account.coming
         try:
             data = self._socket.recv(FIRST_READ if few else READ_SIZE)
         except (BlockingIOError, InterruptedError):
@@ -666,12 +676,12 @@ class Connection:
         if self.fd < 0:
             return
         session = self.session
-        promised = self.account.promised  # a body is read whatever of answers waits: others wait for it
+        coming = self.account.coming  # a body is read whatever of answers waits: others wait for it
         paused = not self._closing and (
             session.busy
             or not session.reading
-            or (self.unsent > HIGH_WATER and not promised)
-            or (self.held_back and not (promised or session.answers_need_reading))
+            or (self.unsent > HIGH_WATER and not coming)
+            or (self.held_back and not (coming or session.answers_need_reading))
         )
         # What is to be flushed is not waited for yet: only a send tells that the kernel takes no more.
         waits = self.unsent and (not self._dirty or self._mask & _OUT)

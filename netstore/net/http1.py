@@ -106,6 +106,10 @@ class Output(Protocol):
         """Nothing new is to be handled: the connection holds too much of the memory for all."""
 
     @property
+    def paused(self) -> bool:
+        """Nothing is read of the connection for now."""
+
+    @property
     def intake(self) -> Intake:
         """Where a body asks for memory."""
 
@@ -497,7 +501,7 @@ class Http1Connection:
         sweep that sees it, so that no clock is read for what comes at once.
         """
         self.late = False
-        if not self.waiting or self.busy or self.output.unsent >= HIGH_WATER:
+        if not self.waiting or self.busy or self.output.paused:
             self._swept = 0
             return
         had = self._kept_body()
@@ -679,8 +683,7 @@ class Http1Connection:
         """See that the body that is not whole has its memory, or waits for it; a refusal where it cannot."""
         came, chunks, claim = self._kept_body(), self._chunks, self._claim
         if claim is None:
-            output = self.output
-            claim = self._claim = Claim(output.account, output.principal, self)
+            claim = self._claim = Claim(self.output, self)
         elif chunks is None or came <= claim.size or not claim.granted:
             claim.came = came
             return None

@@ -1,18 +1,22 @@
 """What happens when client connections hold more of the memory than they should.
 
-From `WAIT` of the budget on, no new request is handled of the connections that hold most of what can be given
-back, until what the others hold fits. What they were answered goes on being sent, and over HTTP/2 read from
-them is what opens their windows; so each goes on as soon as it is no more among the heaviest, or has taken
-what it was owed. One of them that takes less than `PACE` meanwhile is cut once the budget is spent, after
-`PATIENCE_SECONDS`. Where all this is not enough, because answers already under way or events for a thousand
-watches grow beyond twice the budget, the heaviest lose what they hold at once and are cut, until the budget
-holds the others; an answer that was made just now, and not sent yet, does not count there. While more than
-twice the budget is held all the same, it does. So no charge leaves more than that: who holds most is known at
-each (`_Ranks`), and holds no less than what was charged.
+What requests were promised (`Account.promised`) is no part of it here: `intake` bounds that, at the budget
+and one body more, whoever waits gives none of it back, and nobody is cut for it. From `WAIT` of the budget on
+in the rest, no new request is handled of the connections that hold most of what can be given back, until what
+the others hold fits. What they were answered goes on being sent, and over HTTP/2 read from them is what opens
+their windows; so each goes on as soon as it is no more among the heaviest, or has taken what it was owed. One
+of them that takes less than `PACE` meanwhile is cut once the budget is spent, after `PATIENCE_SECONDS`. Where
+all this is not enough, because answers already under way or events for a thousand watches grow until twice
+the budget is held with what was promised, the heaviest lose what they hold at once and are cut, until the
+budget holds the others; an answer that was made just now, and not sent yet, does not count there. While more
+than twice the budget is held all the same, it does. So no charge leaves more than that, unless the promised
+part alone is larger than the budget, and then no more than the budget beside it: an account tells of each
+change, wherever in a connection or its codec and in whose turn it is charged (`moved`), so who holds most is
+known at each (`ranks`), and holds no less than what was charged.
 
 Only what reading answers gives back makes anybody wait (`Account.lasting` is the rest: HTTP/2 opens no new
-streams for who has many of them, instead; `Account.promised` is for requests, which `intake` bounds), and
-nobody waits who holds no more than an equal part of the mark: those together cannot pass it.
+streams for who has many of them, instead), and nobody waits who holds no more than an equal part of the mark:
+those together cannot pass it.
 
 Who has to wait is looked at again when the sum has moved by a part or a while has passed, and only while the
 mark is passed or somebody waits. However many connections there are, a look takes `STEPS_AT_ONCE` for who has
@@ -22,6 +26,9 @@ to wait, who takes too little and who is cut, each; the next one, a round later,
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from netstore.net.pieces import STEPS_AT_ONCE, go_on
+from netstore.net.ranks import Ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -48,9 +55,6 @@ PACE: Final = 64 * 1024
 PATIENCE_SECONDS: Final = 3
 """For how many seconds it may take less."""
 
-STEPS_AT_ONCE: Final = 500
-"""Connections that are looked at in one piece, or held back, let go or cut: a millisecond and a half."""
-
 _HELD_MOST: Final = "memory ran out and it held most"
 _TOLD_EVERY: Final = 10.0
 _CUT_TOLD_EVERY: Final = 1.0
@@ -63,6 +67,8 @@ class Holder(Protocol):
 
     account: Account
     left: int
+    """What it held when it was sent to last, beside what was promised."""
+
     principal: str
     taken: int
 
@@ -91,8 +97,8 @@ class Pressure:
         self._release = int(memory.limit * RELEASE)
         self._cut = int(memory.limit * CUT)
         self._fresh = int(memory.limit * FRESH)
-        self._by_held = _Ranks()
-        self._by_not_taken = _Ranks()
+        self._by_held = Ranks[Holder]()
+        self._by_not_taken = Ranks[Holder]()
         self._finding: Iterator[None] | None = None
         """It is being found out who has to wait."""
         self._sweeping: Iterator[None] | None = None
@@ -117,47 +123,44 @@ class Pressure:
         """A look is not over: the next one goes on with it."""
         return self._cutting or self._finding is not None or self._sweeping is not None
 
-    def charged(self, holder: Holder) -> None:
-        """Something more is held. Makes room at once where it must; O(1) otherwise."""
-        self.moved(holder)
-        if self._memory.used > self._cut:
-            self._make_room()
-
     def moved(self, holder: Holder) -> None:
-        """It holds more or less, or was sent to."""
+        """It holds more or less, or was sent to. Makes room at once where it must; O(1) otherwise."""
         own = _own(holder)
         self._by_held.put(holder, own)
         self._by_not_taken.put(holder, self._without_fresh(holder, own))
+        if self._memory.used > self._cut:
+            self._make_room()
 
     def look(self, now: float) -> None:
         """Once a round, and once a second: see who has to wait, and who does no longer. O(1) while nobody
         has to, and mostly else; never more than `STEPS_AT_ONCE` of each kind.
         """
         self._now = now
-        if self._cutting:
+        memory = self._memory
+        if self._cutting or memory.used > self._cut:
             self._make_room()
         if self._sweeping is not None:
-            self._sweeping = _go_on(self._sweeping)
+            self._sweeping = go_on(self._sweeping)
         if self._finding is not None:
-            self._finding = _go_on(self._finding)
+            self._finding = go_on(self._finding)
             return
-        used = self._memory.used
+        used = memory.used - memory.promised
         if used <= self._wait and not self._held_back:
             return
         if used <= self._release:
-            self._finding = _go_on(self._let_all_go())
+            self._finding = go_on(self._let_all_go())
             return
         moved = abs(used - self._looked_used) * _AGAIN_PART > self._memory.limit
         if moved or now - self._looked_at >= _AGAIN_SECONDS:
             self._looked_used, self._looked_at = used, now
-            self._finding = _go_on(self._find(now))
+            self._finding = go_on(self._find(now))
 
     def sweep(self) -> None:
         """Once a second: cut who waits, takes nothing, and stands in the way of others. A piece of it; the
         looks go on with it.
         """
         if self._sweeping is None:
-            self._sweeping = _go_on(self._cut_the_slow())
+            self._sweeping = go_on(self._cut_the_slow())
 
     def _cut_the_slow(self) -> Iterator[None]:
         for holder in list(self._held_back):
@@ -183,16 +186,16 @@ class Pressure:
         """
         holders = self._holders()
         part = self._wait // max(len(holders), 1)
-        found = _Heaviest()
+        found: Ranks[Holder] = Ranks()
         for holder in holders:  # most hold less than their part
             size = _given_back(holder)
             if size > part:
-                found.add(holder, size)
+                found.put(holder, size)
             yield
-        excess = self._memory.used - self._wait
+        excess = self._own_of_all - self._wait
         waits: set[Holder] = set()
         first: Holder | None = None
-        for holder in found.in_order(_given_back):
+        for holder in found.in_order():
             size = _given_back(holder)
             if size > part and (excess > 0 or holder in self._held_back):
                 waits.add(holder)
@@ -214,13 +217,13 @@ class Pressure:
                 connections=len(self._held_back),
                 reason=f"client connections hold more than {self._wait} bytes, and these hold most of them",
                 limit="memory_budget",
-                held_by_all=self._memory.used,
+                held_by_all=self._own_of_all,
                 held_until=self._release,
                 fix="read answers as they come, or raise memory_budget: an eighth of it is for connections",
             )
 
     def _let_all_go(self) -> Iterator[None]:
-        while self._held_back and self._memory.used <= self._release:
+        while self._held_back and self._own_of_all <= self._release:
             self._let_go(next(iter(self._held_back)))
             yield
 
@@ -228,16 +231,22 @@ class Pressure:
         if self._held_back.pop(holder, None) is not None:
             holder.hold_back(held=False)
 
+    @property
+    def _own_of_all(self) -> int:
+        """What all hold beside what was promised."""
+        return self._memory.used - self._memory.promised
+
     def _make_room(self) -> None:
         """Cut those who hold most that is not fresh, until the budget holds the others; the rest of them with
         the next looks and charges. Nobody goes who holds no more than an equal part of it: those together
-        fit. What is fresh counts only while too much is held all the same.
+        fit. What is fresh counts only while too much is held all the same. Nobody goes at all where it is
+        what was promised that is too much.
         """
         memory = self._memory
         self._cutting = False
         for _ in range(STEPS_AT_ONCE):
             holder = self._by_not_taken.heaviest
-            if memory.used <= memory.limit or holder is None:
+            if self._own_of_all <= memory.limit or holder is None:
                 break
             size = self._without_fresh(holder, _own(holder))
             if self._by_not_taken.put(holder, size):
@@ -246,13 +255,14 @@ class Pressure:
                 break
             self._drop(holder, _HELD_MOST)
         else:
-            self._cutting = memory.used > memory.limit
+            self._cutting = self._own_of_all > memory.limit
         for _ in range(STEPS_AT_ONCE):
             holder = self._by_held.heaviest
-            if memory.used <= self._cut or holder is None:
+            if memory.used <= self._cut or self._own_of_all <= memory.limit or holder is None:
                 return
             if not self._by_held.put(holder, _own(holder)):
                 self._drop(holder, _HELD_MOST)
+        self._cutting = True
 
     def _without_fresh(self, holder: Holder, own: int) -> int:
         """What of its `own` could have been sent, or is more than may be fresh."""
@@ -276,77 +286,8 @@ class Pressure:
         self.forget(holder)
 
 
-class _Ranks:
-    """Holders by what they hold, an eighth of it more or less: the heaviest is known at once."""
-
-    def __init__(self) -> None:
-        self._ranks: dict[Holder, int] = {}
-        self._lines: dict[int, dict[Holder, None]] = {}
-        self._taken = 0
-        """A bit for each rank that somebody has."""
-
-    def __len__(self) -> int:
-        """How many hold anything."""
-        return len(self._ranks)
-
-    @property
-    def heaviest(self) -> Holder | None:
-        """One of the highest rank; None where nobody holds anything."""
-        return next(iter(self._lines[self._taken.bit_length() - 1])) if self._taken else None
-
-    def put(self, holder: Holder, size: int) -> bool:
-        """It holds so many bytes now. Whether that is another rank than before."""
-        length = size.bit_length()
-        rank = 8 * length + (size << 4 >> length) if size > 0 else 0
-        before = self._ranks.get(holder, 0)
-        if rank == before:
-            return False
-        if before:
-            line = self._lines[before]
-            del line[holder]
-            if not line:
-                del self._lines[before]
-                self._taken &= ~(1 << before)
-        if rank:
-            self._ranks[holder] = rank
-            self._lines.setdefault(rank, {})[holder] = None
-            self._taken |= 1 << rank
-        else:
-            del self._ranks[holder]
-        return True
-
-
-class _Heaviest:
-    """Holders in the order of what they hold, without putting thousands in order: those within a factor of
-    two of each other come in any order, where they are many.
-    """
-
-    def __init__(self) -> None:
-        self._classes: dict[int, list[Holder]] = {}
-
-    def add(self, holder: Holder, size: int) -> None:
-        """One more, which holds so many bytes."""
-        self._classes.setdefault(size.bit_length(), []).append(holder)
-
-    def in_order(self, key: Callable[[Holder], Any]) -> Iterator[Holder]:
-        """The heaviest first; `key` puts in order those of one size."""
-        for size in sorted(self._classes, reverse=True):
-            some = self._classes[size]
-            if len(some) <= STEPS_AT_ONCE:
-                some.sort(key=key, reverse=True)
-            yield from some
-
-
-def _go_on(steps: Iterator[None]) -> Iterator[None] | None:
-    """Do some of the steps; what is left of them."""
-    for _ in range(STEPS_AT_ONCE):
-        if next(steps, steps) is steps:
-            return None
-    return steps
-
-
 def _own(holder: Holder) -> int:
-    """What it holds beside what requests were given, which nobody is cut for."""
+    """What it holds beside what was promised."""
     return holder.account.held - holder.account.promised
 
 

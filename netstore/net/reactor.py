@@ -198,7 +198,7 @@ class Reactor:
         self.memory: Budget = limits.memory
         self.meter = meter or Meter(clock, log)
         self.pressure = Pressure(limits.memory, self._holders, log)
-        self.intake = Intake(limits.memory, log)
+        self.intake = Intake(limits.memory, log, self._wake)
         self._turns: Turns[Connection] = Turns()
         self._in_round = False
         self._limits = limits
@@ -466,6 +466,14 @@ class Reactor:
         self._bell.close()
         self._bell_button.close()
 
+    def _wake(self) -> None:
+        """There is to be a round, whatever the kernel says. Within one nothing is needed: it ends with a
+        look.
+        """
+        if not self._in_round and not self._called:
+            self._called = True
+            self._ring()
+
     def _ring(self) -> None:
         try:
             self._bell_button.send(b"\0")
@@ -482,7 +490,13 @@ class Reactor:
     @property
     def _pending(self) -> bool:
         """There is something to do whatever the kernel says."""
-        return bool(self._turns.places or self.dirty or self._unfinished or self.pressure.looking)
+        return bool(
+            self._turns.places
+            or self.dirty
+            or self._unfinished
+            or self.pressure.looking
+            or self.intake.looking
+        )
 
     def _holders(self) -> list[Connection]:
         return list(self._connections.values())
@@ -542,8 +556,8 @@ class Reactor:
         if now - at > meter.budget:
             meter.over_turn(now - at)
         self.flush()
-        guarded(self.failed, self.pressure.look, self.now)
         guarded(self.failed, self.intake.look, self.now)
+        guarded(self.failed, self.pressure.look, self.now)  # what was promised in this round counts
         self._worked(clock() - began)
         self._in_round = False
         return True
@@ -754,10 +768,10 @@ class Reactor:
     def _sweep_begins(self) -> None:
         self._look_at_the_clock()
         self._refresh_date()
-        guarded(self.failed, self.pressure.sweep)
-        guarded(self.failed, self.pressure.look, self.now)
         guarded(self.failed, self.intake.sweep)
         guarded(self.failed, self.intake.look, self.now)
+        guarded(self.failed, self.pressure.sweep)
+        guarded(self.failed, self.pressure.look, self.now)
         if not self._accepting and self._listeners and (not self.crowd.full or self.crowd.yields):
             self._resume_accepting()
 

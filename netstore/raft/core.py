@@ -346,7 +346,9 @@ class Raft:
             or self.send_due
             or self.messages
             or self.after_sync
-            or (log.applying < log.commit and log.appliable() and self.installing is None and not self.holding)
+            or (
+                log.applying < log.commit and log.appliable() and self.installing is None and not self.holding
+            )
             or self.accepted is not None
             or self.reads_done
             or self.reads_failed

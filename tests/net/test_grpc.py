@@ -450,7 +450,7 @@ PREFIXED = message_of(SIZE)
 def sharing(count: int) -> list[Bare]:
     """Connections that have memory for one message at a time."""
     memory = Budget(2 * SIZE + 100)
-    intake = Intake(memory, Told())
+    intake = Intake(memory, Told(), lambda: intake.look(0.0))
     bares = [Bare() for _ in range(count)]
     for bare in bares:
         bare.output.intake = intake
@@ -655,6 +655,37 @@ def test_who_waits_gives_its_place_up_when_it_goes() -> None:
     assert second.connection.held == 0
     first.connection.gone()
     assert first.output.account.promised == 0
+
+
+def test_a_fault_where_one_is_admitted_ends_that_call_alone() -> None:
+    first, second = sharing(2)
+    for bare in (first, second):
+        bare.feed(bare.call(1, b"", end=False))
+        send(bare, 1, 0, 16_384)
+
+    def fall() -> None:
+        raise MemoryError
+
+    second.output.again = fall  # type: ignore[method-assign]
+    first.connection.gone()
+    assert not second.connection.streams
+    assert not second.output.was_cut
+    assert second.output.account.promised == 0
+
+
+def test_the_next_message_of_a_stream_asks_for_itself() -> None:
+    """Though it begins in the piece that completes the one before."""
+    (bare,) = sharing(1)
+    size = 20_000
+    bare.feed(bare.call(1, b"", path="/a.A/Keep", end=False))
+    two = message_of(size) + message_of(size)
+    bare.feed(frame(http2.DATA, 0, 1, two[:10_000]))
+    assert bare.output.account.coming == size + 5
+    bare.feed(frame(http2.DATA, 0, 1, two[10_000:26_000]))
+    assert bare.output.account.coming == bare.output.account.promised == size + 5
+    bare.feed(frame(http2.DATA, 0, 1, two[26_000:]))
+    assert len(bare.kept) == 2
+    assert bare.output.account.promised == 0
 
 
 def test_a_message_that_is_given_up_ends_its_call_in_words() -> None:

@@ -218,7 +218,7 @@ LARGE = b"%b /a HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n"
 def sharing(count: int) -> list[Wire]:
     """Connections that have memory for one body at a time."""
     memory = Budget(BODY * 2)
-    intake = Intake(memory, Told())
+    intake = Intake(memory, Told(), lambda: intake.look(0.0))
     wires = [Wire(hold=True) for _ in range(count)]
     for wire in wires:
         wire.output.intake = intake
@@ -493,7 +493,7 @@ def test_nobody_is_late_while_we_do_not_read() -> None:
     wire = Wire(hold=True).feed(GET * PIPELINE_LIMIT + GET[:10])
     assert sweeps(wire, 0, 100, b"") is None
     wire = Wire().feed(GET + GET[:10])
-    wire.output.backlog = HIGH_WATER
+    wire.output.paused = True
     assert sweeps(wire, 0, 100, b"") is None
-    wire.output.backlog = 0
+    wire.output.paused = False
     assert sweeps(wire, 200, 100, b"") == HEAD_SECONDS + 1

@@ -1123,6 +1123,16 @@ def test_a_frame_has_its_time_however_often_a_byte_comes() -> None:
     assert not late_after(wire, http2.FRAME_SECONDS)
 
 
+def test_a_frame_is_not_timed_while_it_is_not_read() -> None:
+    wire = Wire()
+    wire.feed(frame(PING, 0, 0, bytes(8))[:5])
+    wire.output.paused = True
+    assert not late_after(wire, 3 * http2.FRAME_SECONDS)
+    wire.output.paused = False
+    assert not late_after(wire, http2.FRAME_SECONDS)
+    assert late_after(wire, 1)
+
+
 def test_a_header_block_has_its_time_however_often_a_frame_comes() -> None:
     wire = Wire()
     wire.feed(frame(HEADERS, 0, 1, block()))

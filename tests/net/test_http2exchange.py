@@ -336,7 +336,7 @@ def test_a_body_of_unknown_size_that_waits_counts_with_all_that_has_come_of_it()
     site.judge.client.send_headers(
         1, [(":method", "PUT"), (":scheme", "http"), (":path", "/"), (":authority", "x")]
     )
-    other = Claim(output.account, "here", site.judge)  # type: ignore[arg-type]  # nothing is told to it
+    other = Claim(output, site.judge)  # type: ignore[arg-type]  # nothing is told to it
     sent = 0
     while sent < 400_000 and not output.intake.waiting:
         site.judge.client.send_data(1, bytes(16_000))
@@ -344,7 +344,7 @@ def test_a_body_of_unknown_size_that_waits_counts_with_all_that_has_come_of_it()
         site.judge.settle()
         if sent == 32_000:
             assert output.intake.ask(other, 20_000, 0)
-            output.intake._mark = 0
+            output.intake._mark = output.intake._few = 0
     assert sent > GROWTH
     assert output.intake.waiting == 1
     assert output.intake._kept >= sent
@@ -353,8 +353,8 @@ def test_a_body_of_unknown_size_that_waits_counts_with_all_that_has_come_of_it()
 def test_a_large_body_that_cannot_wait_is_refused_in_words() -> None:
     site = Site(body_limit=400_000)
     output = site.judge.connection.output
-    output.intake._room = output.intake._mark = 0
-    other = Claim(output.account, "other", site.judge)  # type: ignore[arg-type]  # nothing is told to it
+    output.intake._room = output.intake._mark = output.intake._few = 0
+    other = Claim(output, site.judge)  # type: ignore[arg-type]  # nothing is told to it
     assert output.intake.ask(other, 20_000, 0)
     site.judge.client.send_headers(
         1, [(":method", "PUT"), (":scheme", "http"), (":path", "/"), (":authority", "x")]

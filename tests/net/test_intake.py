@@ -8,9 +8,11 @@ import pytest
 
 from netstore.limits import Budget
 from netstore.net.intake import (
+    FEW,
     LOOKED_AT,
     PACE,
     PATIENCE_SECONDS,
+    REFUSED_AT_ONCE,
     SMALL,
     TOO_MANY,
     TOO_SLOW,
@@ -18,6 +20,7 @@ from netstore.net.intake import (
     Crowded,
     Intake,
 )
+from netstore.net.pieces import STEPS_AT_ONCE
 
 BODY = 100 * 1024
 LIMIT = 8 * BODY  # four are admitted for all, and one more of each household up to the limit
@@ -27,18 +30,25 @@ ME, YOU = "192.0.2.1", "192.0.2.2"
 class Lines:
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
+        self.failed = 0
 
     def warning(self, event: str, **fields: Any) -> None:
-        assert event == "requests_wait_for_memory"
-        self.lines.append(fields)
+        if event == "connection_failed":
+            self.failed += 1
+        else:
+            assert event == "requests_wait_for_memory"
+            self.lines.append(fields)
 
 
 class One:
-    """A body as the intake sees it."""
+    """A body as the intake sees it, and the connection on which it comes."""
 
     def __init__(self, here: Here, principal: str) -> None:
-        self.claim = Claim(here.memory.account(), principal, self)
+        self.account = here.memory.account()
+        self.principal = principal
+        self.claim = Claim(self, self)
         self.told = 0
+        self.was_cut = False
         self.verdict: tuple[int, bytes] | None = None
 
     def admitted(self) -> None:
@@ -47,12 +57,24 @@ class One:
     def given_up(self, status: int, reason: bytes) -> None:
         self.verdict = status, reason
 
+    def cut(self) -> None:
+        self.was_cut = True
+
 
 class Here:
     def __init__(self) -> None:
         self.memory = Budget(LIMIT)
         self.log = Lines()
-        self.intake = Intake(self.memory, self.log)
+        self.woken = 0
+        self.intake = Intake(self.memory, self.log, self.wake)
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def release(self, one: One) -> None:
+        """It is over, and the round ends."""
+        self.intake.release(one.claim)
+        self.intake.look(0.0)
 
     def ask(self, principal: str, size: int = BODY, kept: int = 1000) -> One:
         one = One(self, principal)
@@ -76,7 +98,7 @@ def test_as_many_are_admitted_as_fit_and_the_others_come_after_them() -> None:
     while any(granted(ones)):
         one = next(one for one in ones if one.claim.granted)
         order.append(ones.index(one))
-        here.intake.release(one.claim)
+        here.release(one)
         assert here.memory.used <= 4 * BODY
     assert order == list(range(9))
     assert [one.told for one in ones] == [0] * 4 + [1] * 5
@@ -89,9 +111,9 @@ def test_one_is_always_admitted_whatever_others_hold_and_however_large_it_is() -
     answers.charge(3 * LIMIT)
     ones = [here.ask(ME, 2 * LIMIT), here.ask(ME), here.ask(YOU)]
     assert granted(ones) == [True, False, False]
-    here.intake.release(ones[0].claim)
+    here.release(ones[0])
     assert granted(ones) == [False, True, False]
-    here.intake.release(ones[1].claim)
+    here.release(ones[1])
     assert granted(ones) == [False, False, True]
 
 
@@ -113,7 +135,7 @@ def test_who_sends_much_locks_no_other_household_out() -> None:
     yours = here.many(YOU, 2)
     assert granted(yours) == [True, False]
     assert sum(granted(mine)) == 4
-    here.intake.release(yours[0].claim)
+    here.release(yours[0])
     assert granted(yours) == [False, True], "it has none again, and its turn"
 
 
@@ -123,15 +145,62 @@ def test_households_take_turns() -> None:
     others = here.many(ME, 8)[1:]
     yours = here.many(YOU, 3)[1:]
     for one in first:
-        here.intake.release(one.claim)
+        here.release(one)
     assert sum(granted(others)) <= 3
     assert any(granted(yours))
 
 
-def test_few_bytes_never_wait() -> None:
+def test_who_asks_for_few_bytes_goes_on_beside_large_bodies_of_others() -> None:
     here = Here()
     here.many(ME, 6)
-    assert here.ask(ME, SMALL).claim.granted
+    few = int(LIMIT * FEW)
+    yours = [here.ask(YOU, few // 4) for _ in range(5)]
+    assert granted(yours) == [True] * 4 + [False]
+    assert not here.ask(ME, few // 4).claim.granted, "it has its part"
+    here.release(yours[0])
+    assert granted(yours) == [False] + [True] * 4
+
+
+def test_small_bodies_that_do_not_come_are_bounded_as_large_ones_are() -> None:
+    """Each is a head and no more."""
+    here = Here()
+    ones = [here.ask(f"198.51.{number}.1", SMALL) for number in range(200)]
+    assert here.memory.used <= LIMIT
+    assert here.memory.used == sum(granted(ones)) * SMALL
+    mine = Here()
+    for _ in range(200):
+        mine.ask(ME, SMALL)
+    assert mine.memory.used <= LIMIT // 2
+    assert mine.ask(YOU, SMALL).claim.granted
+
+
+def test_a_large_body_is_read_however_many_small_ones_are() -> None:
+    here = Here()
+    others = [here.ask(f"198.51.{number}.1", SMALL) for number in range(60)]
+    assert not all(granted(others))
+    large, small = here.ask(ME, 2 * LIMIT), here.ask(YOU, SMALL)
+    here.intake.look(1.0)
+    assert granted([large, small]) == [True, False]
+    assert here.memory.used <= 3 * LIMIT
+
+
+def test_households_that_wait_behind_many_that_have_their_part_are_seen() -> None:
+    here = Here()
+    answers = here.memory.account()
+    others = [f"198.51.{number}.1" for number in range(2 * LOOKED_AT)]
+    for name in others:
+        here.ask(name, 2000)
+    answers.charge(LIMIT // 2)
+    more = [here.ask(name, int(LIMIT * FEW)) for name in others]
+    assert sum(granted(more)) == 1
+    answers.charge(LIMIT // 2)
+    mine = here.ask(ME, 2000)
+    assert granted([mine]) == [False]
+    answers.charge(-LIMIT // 2)
+    for _ in range(3):
+        here.intake.look(1.0)
+    assert granted([mine]) == [True]
+    assert sum(granted(more)) == 1
 
 
 def test_what_waits_to_grow_gives_up_what_it_has_and_is_the_next() -> None:
@@ -142,7 +211,7 @@ def test_what_waits_to_grow_gives_up_what_it_has_and_is_the_next() -> None:
     assert granted(ones)[:4] == [False, True, True, True]
     for one in ones[1:]:
         if one.claim.granted:
-            here.intake.release(one.claim)
+            here.release(one)
     assert ones[0].claim.size == 2 * BODY
 
 
@@ -154,7 +223,7 @@ def test_all_that_grow_come_to_an_end() -> None:
         here.intake.ask(one.claim, 2 * LIMIT, BODY)
     for _ in range(4):
         (one,) = (each for each in ones if each.claim.granted)
-        here.intake.release(one.claim)
+        here.release(one)
     assert here.memory.used == 0
 
 
@@ -171,8 +240,121 @@ def test_beyond_the_room_the_next_ones_are_refused_of_who_has_most_that_wait() -
     assert yours.verdict is None
     assert [one.verdict for one in waiting[:-1]] == [None] * 8
     for one in waiting:
+        here.release(one)
+    here.release(waiting[0])
+
+
+def test_who_has_most_that_waits_is_who_has_most_bytes_of_it() -> None:
+    here = Here()
+    here.many(ME, 4)
+    many = [here.ask(ME, BODY, 0) for _ in range(20)]
+    large = here.ask(YOU, BODY, LIMIT // 3)
+    assert large.claim.granted, "it has its part"
+    large = here.ask(YOU, BODY, LIMIT // 3)
+    here.ask("192.0.2.3", BODY, 0)
+    here.ask("192.0.2.3", BODY, LIMIT // 4)
+    assert large.verdict == (503, TOO_MANY)
+    assert [one.verdict for one in many] == [None] * 20
+
+
+def test_what_has_come_of_those_that_wait_is_never_more_than_their_room() -> None:
+    here = Here()
+    here.many(ME, 4)
+    for _ in range(300):
+        here.ask(ME, BODY, 500)
+    for number in range(40):
+        try:
+            here.ask(f"198.51.{number}.1", BODY, LIMIT // 5)
+            here.ask(f"198.51.{number}.1", BODY, LIMIT // 5)
+        except Crowded:
+            continue
+        finally:
+            assert here.intake._kept <= LIMIT // 2
+    assert here.intake._kept > LIMIT // 4
+
+
+def test_so_many_are_refused_for_one_at_most() -> None:
+    here = Here()
+    here.intake._room = 100 * LIMIT
+    here.many(ME, 4)
+    waiting = [here.ask(ME, BODY, 0) for _ in range(2 * REFUSED_AT_ONCE)]
+    here.intake._room = here.intake._kept - 512 * REFUSED_AT_ONCE
+    assert here.ask(YOU, BODY, 0).claim.granted, "it has its part"
+    with pytest.raises(Crowded):
+        here.ask(YOU, BODY, 0)
+    assert sum(one.verdict is not None for one in waiting) == REFUSED_AT_ONCE
+
+
+def test_to_give_back_admits_nobody_and_asks_for_a_look() -> None:
+    """A connection that goes gives back thousands at once."""
+    here = Here()
+    ones = here.many(ME, 5)
+    before = here.woken
+    here.intake.release(ones[0].claim)
+    assert (ones[4].claim.granted, here.woken) == (False, before + 1)
+    here.intake.look(1.0)
+    assert ones[4].claim.granted
+    here.intake.release(ones[1].claim)
+    assert here.woken == before + 1, "nobody waits"
+
+
+def test_those_that_are_too_slow_are_looked_for_in_pieces() -> None:
+    here = Here()
+    size = LIMIT // 2 // (2 * STEPS_AT_ONCE)
+    ones = [here.ask(ME, size) for _ in range(2 * STEPS_AT_ONCE)]
+    for _ in range(2):
+        here.ask(ME, LIMIT)
+    for _ in range(PATIENCE_SECONDS - 1):
+        here.intake.sweep()
+        while here.intake.looking:
+            here.intake.look(1.0)
+    here.intake.sweep()
+    given_up = 0
+    for _ in range(2):
+        now = sum(one.verdict is not None for one in ones)
+        assert 0 < now - given_up <= STEPS_AT_ONCE
+        given_up = now
+        assert here.intake.looking
+        here.intake.look(1.0)
+    assert all(one.verdict == (408, TOO_SLOW) for one in ones)
+
+
+def test_what_one_raises_when_it_is_told_ends_its_connection_and_no_other() -> None:
+    here = Here()
+    first = here.many(ME, 4)
+    faulty, good, late = here.ask(ME), here.ask(ME), here.ask(ME)
+
+    def fall(*_: object) -> None:
+        raise MemoryError
+
+    for one in (faulty, late):
+        one.admitted = fall  # type: ignore[method-assign]
+        one.given_up = fall  # type: ignore[method-assign, assignment]
+    for one in first:
         here.intake.release(one.claim)
-    here.intake.release(waiting[0].claim)
+    here.intake.look(1.0)
+    assert granted([faulty, good, late]) == [True] * 3
+    assert (faulty.was_cut, good.was_cut, good.told, late.was_cut) == (True, False, 1, True)
+    assert here.log.failed == 2
+    last = here.many(ME, 2)[1]
+    assert not last.claim.granted
+    for _ in range(PATIENCE_SECONDS):
+        here.intake.sweep()
+    assert good.verdict == (408, TOO_SLOW)
+    assert here.log.failed == 4
+
+
+def test_what_is_to_come_is_said_until_it_is_whole() -> None:
+    """Its connection is read for it whatever else is held, and not for what has come."""
+    here = Here()
+    done, gone = here.many(ME, 2)
+    assert done.account.coming == gone.account.coming == BODY
+    here.intake.whole(done.claim)
+    here.intake.whole(done.claim)
+    assert (done.account.coming, done.account.promised) == (0, BODY)
+    for one in (done, gone):
+        here.release(one)
+        assert (one.account.coming, one.account.promised, one.account.held) == (0, 0, 0)
 
 
 def test_who_was_admitted_and_sends_too_little_is_given_up_while_others_wait() -> None:
@@ -190,6 +372,7 @@ def test_who_was_admitted_and_sends_too_little_is_given_up_while_others_wait() -
         quick.claim.came += PACE
         here.intake.sweep()
         assert (idle.verdict is not None) == (second == PATIENCE_SECONDS - 1)
+    here.intake.look(1.0)
     assert idle.verdict == (408, TOO_SLOW)
     assert (quick.verdict, done.verdict) == (None, None)
     assert granted(late) == [True]
@@ -218,7 +401,7 @@ def test_a_look_admits_so_many_at_most() -> None:
     answers.charge(-LIMIT)
     here.intake.look(1.0)
     assert 0 < sum(granted(ones)) <= LOOKED_AT
-    here.intake.release(first.claim)
+    here.release(first)
     here.intake.look(1.0)
 
 
@@ -226,6 +409,6 @@ def test_what_is_over_twice_is_given_back_once() -> None:
     here = Here()
     ones = here.many(ME, 5)
     for one in ones * 2:
-        here.intake.release(one.claim)
+        here.release(one)
     assert (here.memory.used, here.intake.waiting) == (0, 0)
-    assert [one.claim.account.promised for one in ones] == [0] * 5
+    assert [one.account.promised for one in ones] == [0] * 5

@@ -53,7 +53,7 @@ class FakeOutput:
         self.dropped: int | None = None
         self.was_cut = False
         self.backlog = 0
-        self.held_back = False
+        self.held_back = self.paused = False
         self.hurried = False
         self.principal = "here"
         self.account = memory.account()

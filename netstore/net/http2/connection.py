@@ -421,8 +421,7 @@ class Http2Connection:
         if block is not None:
             held += len(block)
         if held != self._charged:
-            self.output.account.lasting = lasting
-            self.output.account.charge(held - self._charged)
+            self.output.account.charge(held - self._charged, lasting)
             self._charged = held
 
     def keep(self, more: int) -> None:
@@ -619,8 +618,9 @@ class Http2Connection:
 
     def _is_late(self, now: float) -> bool:
         """The peer took longer than it may for its preface, a header block or a frame."""
-        if self.busy:
-            return False  # the rest may be here
+        if self.busy or self.output.paused:
+            self._rest_since = self._block_since = now
+            return False  # the rest may be here, or wait to be read
         if not self._started:
             return now - self._created > PREFACE_SECONDS
         if self._block is not None and now - self._block_since > BLOCK_SECONDS:

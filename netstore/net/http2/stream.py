@@ -132,7 +132,7 @@ class Stream:
         claim = self.claim
         if claim is None or claim.asker is None:
             self.unclaim()
-            claim = self.claim = Claim(output.account, output.principal, self)
+            claim = self.claim = Claim(output, self)
         claim.came = came
         try:
             granted = output.intake.ask(claim, size, max(came, STREAM_WINDOW))
@@ -195,6 +195,9 @@ class Stream:
 
     def admitted(self) -> None:
         """See `intake.Asker`."""
+        self.connection.attempt(self, self._read_on)
+
+    def _read_on(self) -> None:
         claim = self.claim
         if claim is not None and self.open:
             self.since = self.connection.now if self.since is not None else None
