@@ -19,7 +19,7 @@ class Ranks(Generic[_H]):
     def __init__(self) -> None:
         self._ranks: dict[_H, int] = {}
         self._lines: dict[int, OrderedDict[_H, None]] = {}
-        """Their first is found in O(1) however many went before it, which that of a plain dictionary is not."""
+        """Who is first in one is found in O(1), however many went before; in a plain dictionary it is not."""
         self._taken = 0
         """A bit for each rank that somebody has."""
 
@@ -51,10 +51,9 @@ class Ranks(Generic[_H]):
                 self._taken &= ~(1 << before)
         if rank:
             self._ranks[holder] = rank
-            line = self._lines.get(rank)
-            if line is None:
-                line = self._lines[rank] = OrderedDict()
-            line[holder] = None
+            if rank not in self._lines:
+                self._lines[rank] = OrderedDict()
+            self._lines[rank][holder] = None
             self._taken |= 1 << rank
         else:
             del self._ranks[holder]
