@@ -80,9 +80,12 @@ SENT_IN_PASSING: Final = 64 * 1024
 
 SEND_SECONDS: Final = 0.00001
 BYTE_SECONDS: Final = 5e-10
-"""What a send counts for a load, and each byte of it. Not by the clock: to send wakes up who receives, and
+"""What sending counts for a load, and each byte of it. Not by the clock: to send wakes up who receives, and
 that takes the processor.
 """
+
+COUNTED_BYTES: Final = 4096
+"""Bytes sent that are counted together. To count each small answer would take longer than it tells."""
 
 CHARGED_SECONDS: Final = 0.02
 """The most that one turn counts for a load: what takes longer did because the processor was another's, or the
@@ -304,8 +307,10 @@ class Reactor:
                 except Exception as fault:  # noqa: BLE001 - as `_serve`, without its two calls
                     self._fell(connection, fault)
                 now = clock()
-                sent, connection.charged = connection.taken - connection.charged, connection.taken
-                connection.load.add(now, SEND_SECONDS + sent * BYTE_SECONDS)
+                sent = connection.taken - connection.charged
+                if sent > COUNTED_BYTES:
+                    connection.charged = connection.taken
+                    connection.load.add(now, SEND_SECONDS + sent * BYTE_SECONDS)
                 if now - at > budget:
                     self.meter.over("sending", now - at, connection.principal)
                 at = now
