@@ -858,10 +858,9 @@ class _Daemon:
         loads it, and applies what has come since.
         """
         start, machine = self.start, self.host.machine
-        loaded = machine.loaded  # at the opening; until that changes a copy is put in place
         was_loading = False
         while not start.over:
-            is_loading = machine.mvcc.suspended and machine.loaded != loaded
+            is_loading = self.host.loading
             if is_loading and not was_loading:
                 start.loading(machine.stored, self.store.engine.sizes()[1])
             if is_loading:

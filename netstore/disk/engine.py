@@ -414,6 +414,8 @@ class LmdbEngine:
         """Of copies that are being made and were not given up."""
         self._tracker: Tracker | None = None
         self._replaced = 0
+        self._sizes_before: tuple[int, int] | None = None
+        """What `sizes` tells while a copy is put in place: there is no file to look at."""
         self._closed = False
         self._queue: SimpleQueue[_Batch | _Image | _Tick | _Spent | _Stop] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="state-writer", daemon=True)
@@ -592,6 +594,7 @@ class LmdbEngine:
         self._overlay.hold(0)
         self._pending_bytes = self._prepared = 0
         self._handed = self._serial
+        self._sizes_before = self.sizes()
         self._queue.put(_Image(image, done))
 
     def copy_to(self, file: int) -> None:
@@ -629,7 +632,11 @@ class LmdbEngine:
             raise OSError(errno.EAGAIN, f"{self._path}: the copy was given up: the state needed room")
 
     def sizes(self) -> tuple[int, int]:
-        """Bytes of the file, and of its pages that hold something, as of the last commit. About 20 us."""
+        """Bytes of the file, and of its pages that hold something, as of the last commit; of the state before
+        while a copy is put in place. About 20 us.
+        """
+        if self._sizes_before is not None:
+            return self._sizes_before
         with self._reading:
             return self._tables.pages()
 
@@ -775,7 +782,7 @@ class LmdbEngine:
         if isinstance(outcome, OSError):
             error = self._fatal = outcome
         else:
-            error = None
+            error = self._sizes_before = None
             self._applied = self._durable = outcome
             self._committed = self._serial
         ready, self._waiting = self._waiting, []

@@ -361,6 +361,11 @@ class Host:
         return self._compacted
 
     @property
+    def loading(self) -> bool:
+        """A state copy is in place, and its records are being read."""
+        return self._loading is not None and self.machine.mvcc.suspended
+
+    @property
     def commit_index(self) -> Index:
         """Highest log index known to be committed."""
         return self._raft.log.commit
@@ -452,6 +457,8 @@ class Host:
         proposed = self._raft.propose_change(Change(steps, context=payload))
         if proposed.fate is Fate.REFUSED:
             self.proposals.complete(request_of(payload), _refused(proposed))
+        else:
+            self._pacing.spend(_weigh((payload,)))
         self._wake()
 
     @property
@@ -463,7 +470,7 @@ class Host:
         """Change the members for a request that has its slot elsewhere: `change.context` is its payload."""
         refusal = self._raft.propose_change(change).refusal
         if refusal is None:
-            self._pacing.spend(len(change.context) + ENTRY_OVERHEAD_BYTES)
+            self._pacing.spend(_weigh((change.context,)))
         self._wake()
         return refusal
 
@@ -471,8 +478,8 @@ class Host:
         """Propose a payload whose slot another member has. Lost where that cannot be done: it times out
         there.
         """
-        self._raft.propose((payload,))
-        self._pacing.spend(len(payload) + ENTRY_OVERHEAD_BYTES)
+        if self._raft.propose((payload,)).fate is not Fate.REFUSED:
+            self._pacing.spend(_weigh((payload,)))
         self._wake()
 
     def transfer(self, to: NodeId) -> Refusal | None:

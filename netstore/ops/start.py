@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 TOLD_SECONDS: Final = 5.0
 """So often it is told how far it is, at most."""
 
-STEP_SECONDS: Final = 60.0
-"""The manager is asked for so much time until it is told the next time."""
+STEP_SECONDS: Final = 120.0
+"""The manager is asked for so much time until it is told the next time. A file of the log, 64 MiB, is read in
+one step.
+"""
 
 LEAST_VERIFIED: Final = 1024 * 1024
-"""Bytes of the state that a slow disk syncs and verifies in a second, at least; how far that is nobody tells.
+"""Bytes that a slow disk reads, or syncs and verifies, in a second, at least; how far it is with verifying
+nobody tells.
 """
 
 
@@ -39,7 +42,8 @@ class Start:
         self._log = log
         self._told = now()
         self._records = 0
-        self._applied = 0
+        self._applied: int | None = None
+        """How far the log was applied when that was told last, or seen first."""
         self._loaded = -1
         self.over = False
         """The store serves: nothing is told of it any more. Set by who knows."""
@@ -51,8 +55,12 @@ class Start:
             self._manager.extend(STEP_SECONDS, f"{doing}, {size / 1e6:.0f} MB")
 
     def applied(self, index: int) -> None:
-        """The log was applied so far. May be told again."""
-        if index != self._applied and self._is_time():
+        """The log was applied so far. May be told again. Where it begins is no news: at the first call, and the
+        first after `loading`.
+        """
+        if self._applied is None:
+            self._applied = index
+        elif index != self._applied and self._is_time():
             self._applied = index
             self._log.info("start_moves", doing="applying the log", index=index)
             self._manager.extend(STEP_SECONDS, f"applying the log, entry {index}")
@@ -68,7 +76,7 @@ class Start:
 
     def loading(self, records: int, size: int) -> None:
         """A state of so many records is about to be read; they and what holds them are so many bytes."""
-        self._records, self._loaded = records, -1
+        self._records, self._loaded, self._applied = records, -1, None
         self._told = self._now()
         self._log.info("state_loading", records=records, bytes=size)
         self._manager.extend(STEP_SECONDS, f"loading {records} records, {size / 1e6:.0f} MB")

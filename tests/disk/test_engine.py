@@ -1083,6 +1083,27 @@ def test_the_interval_commits_after_a_copy_that_came_within_one(tmp_path: Path) 
     opened.engine.close()
 
 
+def test_sizes_are_those_from_before_while_a_copy_is_put_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no file to look at for as long as a slow disk syncs the folder."""
+    source = Opened(tmp_path / "source")
+    source.engine.write(Index(5), {("plain", b"%d" % number): bytes(1_000) for number in range(500)})
+    assert source.sync() is None
+    image = copied(source.engine, tmp_path / "image")
+    source.engine.close()
+    opened = Opened(tmp_path / "state")
+    before = opened.engine.sizes()
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr("netstore.disk.engine.sync_folder", lambda _: seen.append(opened.engine.sizes()))
+    answers = Answers()
+    opened.engine.install(image, answers)
+    opened.hand.until(lambda: bool(answers.got))
+    assert (answers.got, seen) == ([None], [before])
+    assert opened.engine.sizes()[1] > before[1]
+    opened.engine.close()
+
+
 def test_a_copy_that_cannot_be_put_in_place_ends_the_engine(tmp_path: Path) -> None:
     opened = Opened(tmp_path / "state")
     answers = Answers()

@@ -27,7 +27,7 @@ def test_it_says_when_it_serves_and_that_it_goes_round(
                 told.add(manager.recv(4096).decode())
             assert daemon.stop() == 0
         loading, ready = sorted(told - {"WATCHDOG=1"})
-        assert loading.startswith("EXTEND_TIMEOUT_USEC=60000000\nSTATUS=loading 0 records, ")
+        assert loading.startswith("EXTEND_TIMEOUT_USEC=120000000\nSTATUS=loading 0 records, ")
         assert ready == f"READY=1\nSTATUS=serving clients on {daemon.url}"
         while (last := manager.recv(4096).decode()) == "WATCHDOG=1":
             pass
