@@ -102,7 +102,12 @@ class Health:
         self._round = begun = _Round()
         begun.join(check)
         begun.deadline = self._after(HEALTH_SECONDS, self._late)
-        self._member.propose(_READ, partial(self._done, begun), OWN)
+        try:
+            self._member.propose(_READ, partial(self._done, begun), OWN)
+        except Exception:  # for want of memory: no outcome will come, and nobody is to wait for it
+            self._round = None
+            begun.deadline.cancel()
+            raise
 
     def _done(self, begun: _Round, outcome: Outcome | Fault) -> None:
         if begun.deadline is not None:

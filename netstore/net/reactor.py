@@ -446,7 +446,9 @@ class Reactor:
         self._log.warning("connection_failed", error=repr(fault))
 
     def _serve(self, connection: Connection, call: Callable[..., object], *arguments: object) -> None:
-        """Everything that is done for a connection is called through here: a fault cuts that one."""
+        """What is done for a connection is called through here, or as in `_serve_one` and `flush`, which spell
+        it out for the sake of each request: a fault cuts that one.
+        """
         if not guarded(self.failed, call, *arguments):
             connection.cut()
 
@@ -639,8 +641,7 @@ class Reactor:
         seconds = now - at
         if seconds > self.meter.budget:
             self.meter.over("requests", seconds, connection.principal)
-            seconds = min(seconds, CHARGED_SECONDS)
-        connection.load.add_turn(now, seconds)
+        connection.load.add_turn(now, seconds if seconds < CHARGED_SECONDS else CHARGED_SECONDS)
         return now
 
     def _answer_the_door(self, calling: list[int]) -> None:

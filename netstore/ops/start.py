@@ -55,8 +55,8 @@ class Start:
             self._manager.extend(STEP_SECONDS, f"{doing}, {size / 1e6:.0f} MB")
 
     def applied(self, index: int) -> None:
-        """The log was applied so far. May be told again. Where it begins is no news: at the first call, and the
-        first after `loading`.
+        """The log was applied so far. May be told again. Where it begins is no news: at the first call, and
+        the first after `loading`.
         """
         if self._applied is None:
             self._applied = index

@@ -150,6 +150,21 @@ def test_however_long_a_read_takes_there_is_one_in_the_log() -> None:
     assert after.status == 200
 
 
+def test_a_read_that_cannot_be_asked_for_is_waited_for_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = StuckMember()
+
+    def short(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as while_short:
+        while_short.setattr(member, "propose", short)
+        with pytest.raises(MemoryError):
+            member.send("GET", "/health")
+    answer = member.send("GET", "/health")
+    member.waiting[0](None)
+    assert answer.status == 200
+
+
 def test_who_asks_without_waiting_leaves_half_to_the_others() -> None:
     member = StuckMember()
     answers = [member.send("GET", "/health") for _ in range(MOST_CHECKS)]

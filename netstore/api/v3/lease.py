@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from netstore.node.member import Member
     from netstore.state.lease import Lease
     from netstore.state.machine import Outcome
+
 MOST_WAITING: Final = 4_096
 """Renewals of one stream that may wait for the leader; more end it."""
 
