@@ -446,8 +446,8 @@ class Reactor:
         self._log.warning("connection_failed", error=repr(fault))
 
     def _serve(self, connection: Connection, call: Callable[..., object], *arguments: object) -> None:
-        """What is done for a connection is called through here, or as in `_serve_one` and `flush`, which spell
-        it out for the sake of each request: a fault cuts that one.
+        """What is done for a connection is called through here, or as in `_serve_one` and `flush`, which are
+        called for each request and spell it out: a fault cuts that one.
         """
         if not guarded(self.failed, call, *arguments):
             connection.cut()
@@ -641,7 +641,7 @@ class Reactor:
         seconds = now - at
         if seconds > self.meter.budget:
             self.meter.over("requests", seconds, connection.principal)
-        connection.load.add_turn(now, seconds if seconds < CHARGED_SECONDS else CHARGED_SECONDS)
+        connection.load.add_turn(now, min(seconds, CHARGED_SECONDS))
         return now
 
     def _answer_the_door(self, calling: list[int]) -> None:
