@@ -157,7 +157,7 @@ class Stream:
         self._weighed = came
 
     def complete(self) -> None:
-        """What has come in part is whole. It keeps its memory until it is answered."""
+        """All of it has come, and of a request its end too. It keeps its memory until it is answered."""
         claim = self.claim
         if claim is not None:
             self.connection.output.intake.whole(claim)
