@@ -962,11 +962,11 @@ class StreamCall(GrpcCall):
         handler, self._handler = self._handler, None
         if handler is not None:
             receiver = handler(self)
-            if self.open:
-                self._receiver = receiver
-            elif self._lost:
+            if self._lost:
                 # Its connection ended while the handler ran: this receiver has not heard of it.
                 self.guard(receiver.cancelled)
+            elif not self.ended:
+                self._receiver = receiver  # which hears of it soon where the connection ended
         inbox, self._inbox = self._inbox[:_MESSAGES_AT_ONCE], self._inbox[_MESSAGES_AT_ONCE:]
         self.connection.spent += HANDLED * len(inbox)
         if self._inbox:

@@ -858,6 +858,26 @@ def test_whoever_waits_for_the_end_of_a_stream_is_told_once(
     assert len(bare.log.events) == len(faults)
 
 
+def test_who_takes_a_stream_while_its_connection_goes_hears_of_it_once() -> None:
+    """Though so many others go with it that it is told in a later round."""
+    bare = Bare()
+    soon: list[Callable[[], object]] = []
+    bare.connection.server._soon = soon.append
+    for number in range(1, 2 * 2 * http2.DEPARTED_AT_ONCE, 2):
+        bare.feed(bare.call(number, message_of(3)))
+
+    def open_and_go(_: Call) -> Keeper:
+        bare.connection.gone()
+        return Keeper(bare.kept)
+
+    bare.server.services.stream[b"/a.A/Go"] = open_and_go
+    bare.feed(bare.call(1001, b"", path="/a.A/Go", end=False))
+    assert bare.kept == []
+    while soon:
+        soon.pop()()
+    assert bare.kept == [b"cancelled"]
+
+
 def test_a_fault_of_a_unary_method_is_told_to_who_waits_for_its_end() -> None:
     bare = Bare()
 

@@ -1039,6 +1039,37 @@ def test_many_streams_of_connections_that_are_gone_are_told_over_rounds() -> Non
     assert not asked
 
 
+def test_the_end_of_a_connection_touches_few_of_its_streams_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were answered, and wait for a window, among them."""
+    asked: list[Callable[[], object]] = []
+    wire = Wire(hold=True, soon=asked.append)
+    wire.feed(setting(http2.SET_INITIAL_WINDOW, 0))
+    for n in range(1, 1001, 2):
+        wire.feed(wire.request(n, b"x", end=n % 3 > 0))
+    streams = list(wire.connection.streams.values())
+    for stream in streams[::4]:
+        stream.put_data(b"", bytes(10))
+        stream.put_last(ENDING)
+    for stream in streams[1::2]:
+        stream.keep(100)
+    touched: list[http2.Stream] = []
+    free, drop = http2.Stream.free, http2.Stream.drop
+    monkeypatch.setattr(http2.Stream, "free", lambda each: (touched.append(each), free(each))[1])
+    monkeypatch.setattr(http2.Stream, "drop", lambda each: (touched.append(each), drop(each))[1])
+    wire.connection.gone()
+    assert not any(each.open for each in streams)
+    assert not wire.connection.streams
+    while True:
+        assert 0 < len(set(touched)) <= http2.DEPARTED_AT_ONCE
+        touched.clear()
+        if not asked:
+            break
+        asked.pop()()
+    assert sorted(wire.application.lost) == [n for at, n in enumerate(range(1, 1001, 2)) if at % 4]
+    assert [each for each in streams if each.kept or each.queued or each.since is not None] == []
+    assert wire.output.account.held == 0
+
+
 def waits(connection: Http2Connection) -> bool:
     """Nothing more is read of it for now."""
     return connection.busy

@@ -151,7 +151,9 @@ ROUND: Final = 3_000
 """Units of work of one round, at 3 ms, from which turns are short."""
 
 DEPARTED_AT_ONCE: Final = 64
-"""Streams of connections that are gone which are told so in one round; a watch takes 10 us to forget."""
+"""Streams of connections that are gone which are freed, and told so, in one round; a watch takes 10 us to
+forget.
+"""
 
 PAUSES: Final = 10
 """How often a connection may be found beyond its rate, and not read until it is within it again, before it is

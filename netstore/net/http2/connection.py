@@ -554,21 +554,18 @@ class Http2Connection:
         self.output.cut()
 
     def gone(self) -> None:
-        """The connection is closed: tell every stream that was open, now or, if there are many, soon."""
+        """The connection is closed: nothing more is sent on any stream. What each holds is freed, and who
+        waits for it told, now or, if there are many, in the rounds that follow.
+        """
         self.reading = False
         self._rest = b""
-        lost = [stream for stream in self.streams.values() if stream.open]
-        for stream in self.streams.values():
-            stream.open = False
-            stream.since = None
-            stream.free()
-            if stream.queued:
-                stream.drop()
+        streams, self.streams = self.streams, {}
+        for stream in streams.values():
+            stream.open = False  # no more than this of each: there may be 16,000
         self.queued = self.answers = self.unfinished = 0
         self._blocked.clear()
         self._parked.clear()
         self._line.clear()
-        self.streams.clear()
         self._turn.clear()
         self._watered.clear()
         self._held_back.clear()
@@ -578,7 +575,20 @@ class Http2Connection:
         self._ended.clear()
         self._gaps.clear()
         self._more = self._paused = False
-        self.server.depart(lost)
+        self.server.depart(streams.values())
+        self.hand_over_ready()
+        self._charge()
+
+    def let_go(self, stream: Stream) -> None:
+        """The connection is gone, and this was one of its streams: free what it holds, and tell who waits for
+        its end.
+        """
+        stream.since = None
+        if stream.queued:
+            stream.drop()
+        self.attempt(stream, stream.free)
+        if not stream.ended:
+            self.attempt(stream, stream.lost)
         self.hand_over_ready()
         self._charge()
 

@@ -115,6 +115,11 @@ class Stream:
         return room if room > 0 and connection.takes_more else 0
 
     @property
+    def ended(self) -> bool:
+        """Its answer was given to its end, though not all of it may be sent."""
+        return self._last is not None
+
+    @property
     def waits(self) -> bool:
         """What it sends is not to come before there is memory for it."""
         return self.claim is not None and not self.claim.granted
