@@ -220,7 +220,9 @@ class Intake:
         self._most.put(claim.household, line.kept)
         self.waiting += 1
         self._kept += kept
-        self._tell(claim)
+        if self._now - self._told_at >= _TOLD_EVERY:
+            self._told_at = self._now
+            guarded(_lost, self._tell, claim)
         self._wake()
         return False
 
@@ -367,9 +369,6 @@ class Intake:
         self._log.warning("connection_failed", error=repr(fault))
 
     def _tell(self, claim: Claim) -> None:
-        if self._now - self._told_at < _TOLD_EVERY:
-            return
-        self._told_at = self._now
         self._log.warning(
             "requests_wait_for_memory",
             principal=claim.owner.principal,
@@ -380,3 +379,7 @@ class Intake:
             held_by_all=self._memory.used,
             fix="send fewer large requests at once, or raise memory_budget (an eighth is for clients)",
         )
+
+
+def _lost(_: Exception) -> None:
+    """A line could not be written, for want of memory most often: what it tells of is so all the same."""

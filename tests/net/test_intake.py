@@ -479,6 +479,19 @@ def test_the_line_names_the_setting_and_is_not_repeated() -> None:
     assert len(here.log.lines) == 2
 
 
+def test_who_has_to_wait_does_so_though_the_line_that_says_so_cannot_be_written() -> None:
+    here = Here()
+
+    def full(event: str, **_: object) -> None:
+        raise OSError(event)
+
+    here.log.warning = full  # type: ignore[method-assign]
+    ones = here.many(ME, 5)
+    assert granted(ones) == [True] * 4 + [False]
+    here.release(ones[0])
+    assert ones[4].told == 1
+
+
 def test_a_look_admits_so_many_at_most() -> None:
     here = Here()
     answers = here.memory.account()
