@@ -86,6 +86,10 @@ class Owner(Protocol):
     def principal(self) -> str:
         """Who is at the other end."""
 
+    @property
+    def unread(self) -> float | None:
+        """When something was read of it last, where nothing is for now, for whatever reason of ours."""
+
     def cut(self) -> None:
         """Close now."""
 
@@ -116,7 +120,19 @@ class Crowded(Exception):  # noqa: N818 - named for what is so
 class Claim:
     """The memory that one body asks for, or has. Compared by identity."""
 
-    __slots__ = ("_came", "asker", "came", "household", "kept", "owner", "since", "size", "slow", "wanted")
+    __slots__ = (
+        "_came",
+        "_unread",
+        "asker",
+        "came",
+        "household",
+        "kept",
+        "owner",
+        "since",
+        "size",
+        "slow",
+        "wanted",
+    )
 
     def __init__(self, owner: Owner, asker: Asker) -> None:
         self.owner = owner
@@ -133,6 +149,7 @@ class Claim:
         self.came = 0
         """Bytes that have come; whoever reads them says so."""
         self._came = 0
+        self._unread: float | None = None
         self.slow = 0
 
     @property
@@ -141,8 +158,15 @@ class Claim:
         return self.size > 0
 
     def is_slow(self) -> bool:
-        """Once a second: too little has come, for too long."""
-        self.slow = self.slow + 1 if self.came - self._came < PACE else 0
+        """Once a second: too little has come, for too long. A second in which nothing was read of its
+        connection does not count; where that stands in line and was read once, half of the pace is enough.
+        """
+        unread = self.owner.unread
+        if unread is not None and unread == self._unread:
+            return False
+        self._unread = unread
+        least = PACE if unread is None else PACE // 2
+        self.slow = self.slow + 1 if self.came - self._came < least else 0
         self._came = self.came
         return self.slow >= PATIENCE_SECONDS
 

@@ -48,6 +48,7 @@ class One:
     def __init__(self, here: Here, principal: str) -> None:
         self.account = here.memory.account()
         self.principal = principal
+        self.unread: float | None = None
         self.claim = Claim(self, self)
         self.told = 0
         self.was_cut = False
@@ -466,6 +467,29 @@ def test_who_was_admitted_and_sends_too_little_is_given_up_while_others_wait() -
     assert idle.verdict == (408, TOO_SLOW)
     assert (quick.verdict, done.verdict) == (None, None)
     assert granted(late) == [True]
+
+
+def test_who_is_not_read_is_not_too_slow() -> None:
+    """Its connection stands in line for its turn, say."""
+    here = Here()
+    late, slow, quick, idle = here.many(ME, 4)
+    here.ask(ME)
+    late.unread = slow.unread = quick.unread = 10.0
+    for second in range(1, 20 * PATIENCE_SECONDS):
+        if not second % 5:
+            # Each has its turn now and then: what comes in one is no more than a read.
+            quick.claim.came += PACE // 2
+            slow.claim.came += PACE // 2 - 1
+            quick.unread = slow.unread = 10.0 + second
+        here.intake.sweep()
+        assert (idle.verdict is None) == (second < PATIENCE_SECONDS)
+    assert [one.verdict for one in (late, slow, quick)] == [None, (408, TOO_SLOW), None]
+    late.unread = None
+    for _ in range(PATIENCE_SECONDS):
+        here.intake.sweep()
+    here.ask(ME, LIMIT)
+    here.intake.sweep()
+    assert late.verdict == (408, TOO_SLOW)
 
 
 def test_the_line_names_the_setting_and_is_not_repeated() -> None:
