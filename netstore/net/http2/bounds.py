@@ -59,7 +59,9 @@ STALL_RATE: Final = 1024
 """Bytes a second that a peer must let through."""
 
 PREFACE_SECONDS: Final = 10.0
-"""How long a peer may take for its preface and its first SETTINGS, from when its connection is accepted."""
+"""How long a peer may take for its preface and its first SETTINGS, from when it is known to speak HTTP/2: by
+ALPN, or by the preface itself (`front`).
+"""
 
 BLOCK_SECONDS: Final = 10.0
 """How long a header block may take, from its HEADERS to its last CONTINUATION."""
