@@ -1311,6 +1311,28 @@ def test_the_heaviest_of_the_streams_nobody_reads_go_and_no_other() -> None:
     assert wire.output.finished is False
 
 
+def test_many_streams_nobody_reads_go_in_several_sweeps() -> None:
+    wire = Wire(hold=True)
+    wire.feed(setting(http2.SET_INITIAL_WINDOW, 0))
+    count = 3 * http2.DEPARTED_AT_ONCE
+    for n in range(1, 2 * count, 2):
+        wire.feed(wire.request(n))
+        wire.application.streams[n].answer(bytes(LOW_WATER // 10))
+    late_after(wire, http2.STALL_SECONDS)
+    before = count
+    for _ in range(2):
+        late_after(wire, 1)
+        assert before - len(wire.connection.streams) == http2.DEPARTED_AT_ONCE
+        before -= http2.DEPARTED_AT_ONCE
+    more = number(LOW_WATER)
+    for n in list(wire.connection.streams):
+        wire.feed(frame(WINDOW_UPDATE, 0, 0, more) + frame(WINDOW_UPDATE, 0, n, more))
+        break
+    late_after(wire, 2)
+    assert 0 < len(wire.connection.streams) <= 10
+    assert wire.output.finished is False
+
+
 def test_who_lets_little_through_is_closed_and_who_lets_enough_is_not() -> None:
     for every_second, closed in ((http2.STALL_RATE // 2, True), (2 * http2.STALL_RATE, False)):
         wire = stalled(1_000_000)
