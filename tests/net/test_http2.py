@@ -1054,8 +1054,17 @@ def test_the_end_of_a_connection_touches_few_of_its_streams_at_once(monkeypatch:
         stream.keep(100)
     touched: list[http2.Stream] = []
     free, drop = http2.Stream.free, http2.Stream.drop
-    monkeypatch.setattr(http2.Stream, "free", lambda each: (touched.append(each), free(each))[1])
-    monkeypatch.setattr(http2.Stream, "drop", lambda each: (touched.append(each), drop(each))[1])
+
+    def freed(stream: http2.Stream) -> None:
+        touched.append(stream)
+        free(stream)
+
+    def dropped(stream: http2.Stream) -> int:
+        touched.append(stream)
+        return drop(stream)
+
+    monkeypatch.setattr(http2.Stream, "free", freed)
+    monkeypatch.setattr(http2.Stream, "drop", dropped)
     wire.connection.gone()
     assert not any(each.open for each in streams)
     assert not wire.connection.streams

@@ -314,8 +314,13 @@ def test_a_line_is_written_of_who_is_gone_already_with_what_it_held() -> None:
     here = Here(a=500, b=100)
     here.ones[0].account.charge(int(LIMIT * CUT))
     told: list[bool] = []
-    cut = here.log.warning
-    here.log.warning = lambda event, **fields: (told.append(here.ones[0].doomed), cut(event, **fields))[1]  # type: ignore[method-assign]
+    warning = here.log.warning
+
+    def noted(event: str, **fields: Any) -> None:
+        told.append(here.ones[0].doomed)
+        warning(event, **fields)
+
+    here.log.warning = noted  # type: ignore[method-assign]
     here.charged()
     assert told == [True]
     assert here.log.cut == [("a", 500 + int(LIMIT * CUT))]
