@@ -191,6 +191,7 @@ class Connection:
         "_reactor",
         "_record",
         "_record_since",
+        "_rested_at",
         "_resting",
         "_sealed",
         "_socket",
@@ -280,7 +281,8 @@ class Connection:
         self._drop = DRAIN_LIMIT
         self._mask = _IN
         self._resting = False
-        """The kernel tells nothing of it: it waits for its turn."""
+        """The kernel tells nothing of it: it waits for its turn, since `_rested_at`."""
+        self._rested_at = now
 
     def begin(self) -> None:
         """It can carry a session now."""
@@ -364,6 +366,11 @@ class Connection:
     def paused(self) -> bool:
         """Nothing is read of it for now: what does not come is not its peer's fault."""
         return not self._mask & _IN
+
+    @property
+    def unread(self) -> float | None:
+        """See `http1.Output`."""
+        return self.used if self._resting or not self._mask & _IN else None
 
     @property
     def hurried(self) -> bool:
@@ -469,20 +476,22 @@ class Connection:
 
     def stalled(self, now: float, limit: float) -> bool:
         """The peer owes us something (the rest of a request, reading an answer, a close) for longer than the
-        limit, in seconds.
+        limit, in seconds. While it stands in line for its turn it is judged by what it did until then: what
+        has come since is not read, and who sends a little now and then stands in line most of the time.
         """
-        if self._shaking and now - self._accepted > HANDSHAKE_SECONDS:
+        seen = self._rested_at if self._resting else now
+        if self._shaking and seen - self._accepted > HANDSHAKE_SECONDS:
             return True
         session, reads = self.session, not self.paused
-        session.sweep(now)
-        if reads and (session.late or (self._partial and self._is_record_late(now))):
+        session.sweep(seen)
+        if reads and (session.late or (self._partial and self._is_record_late(seen))):
             return True
         if not reads:
             self._record_since = now
         owes = self._closing or self.unsent > 0 or (reads and (session.waiting or self._partial > 0))
         if not owes:
             self.progress = now
-        return now - self.progress > limit
+        return seen - self.progress > limit
 
     def _is_record_late(self, now: float) -> bool:
         """The record that is here in part takes too long, however often a byte of it comes."""
@@ -695,4 +704,5 @@ class Connection:
         """It waits for its turn, and the kernel told of it already: again is of no use until then."""
         if not self._resting:
             self._resting = True
+            self._rested_at = self._reactor.now
             self._reactor.modify(self.fd, 0)

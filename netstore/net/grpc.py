@@ -17,7 +17,7 @@ from netstore.expiry import Expiries
 from netstore.guard import guarded, tell
 from netstore.net import exchange, http2
 from netstore.net.hpackcache import literal, status_field
-from netstore.net.http2 import FORGIVEN, HANDLED, Stream
+from netstore.net.http2 import FORGIVEN, HANDLED, HELD_OVER, Stream
 from netstore.net.intake import SMALL
 
 if TYPE_CHECKING:
@@ -476,6 +476,9 @@ class GrpcCall(Stream):
         "server",
     )
 
+    alone = False
+    """One message comes and no other."""
+
     def __init__(self, server: GrpcServer, connection: Http2Connection, number: int, head: Head) -> None:
         super().__init__(connection, number, head)
         self.server = server
@@ -700,8 +703,10 @@ class GrpcCall(Stream):
                 self._check_held()
                 return messages
             data, start, stop = bytes(buffer), 0, len(buffer)
-            self.complete()
-            self._unhold()
+            self._buffer = None
+            if not self.alone:
+                self.complete()
+                self.weigh(0)
         need = 5
         while stop - start >= 5:
             compressed, size = _PREFIX.unpack_from(data, start)
@@ -729,6 +734,9 @@ class GrpcCall(Stream):
             self.connection.spent += 1
             start += need
             need = 5
+            if self.alone and start < stop:
+                self._failure = INTERNAL, "more than one message in a unary call"
+                return messages
         if start < stop:
             self._buffer = bytearray(data[start:stop])
             self._need = need
@@ -756,15 +764,22 @@ class GrpcCall(Stream):
             self._failure = RESOURCE_EXHAUSTED, f"{held} bytes of unfinished messages on one connection"
 
     def _unhold(self) -> None:
-        if self._buffer is not None:
-            self._buffer = None
+        """What has come and was not handed over is dropped."""
+        self._buffer = None
+        if self._weighed:
             self.weigh(0)
 
 
 class UnaryCall(GrpcCall):
-    """One message, one answer. Handed over when the client has sent everything."""
+    """One message, one answer. Handed over when the client has sent everything.
+
+    Its end may come long after its message, or never: until then the message counts as one that has not come
+    whole, in what the connection holds and for its claim, which has to come at a pace while others wait.
+    """
 
     __slots__ = ("_handler", "_message")
+
+    alone = True
 
     def __init__(
         self, server: GrpcServer, connection: Http2Connection, number: int, head: Head, handler: Handler
@@ -777,18 +792,48 @@ class UnaryCall(GrpcCall):
         """See `http2.Stream.take`."""
         if ended and self._buffer is None and self._message is None and stop - start >= 5:
             compressed, size = _PREFIX.unpack_from(data, start)
-            if size == stop - start - 5 and not compressed and size <= self.server.message_limit:
+            if (
+                size == stop - start - 5
+                and not compressed
+                and size <= self.server.message_limit
+                and self._failure is None
+            ):
                 self._message = data[start + 5 : stop]
                 self.connection.ready.append(self)
                 return
-        for message in self._messages(data, start, stop):
-            if self._message is not None:
-                self._failure = INTERNAL, "more than one message in a unary call"
-            self._message = message
-        if ended and self._failure is None and (self._message is None or self._buffer is not None):
-            self._failure = INTERNAL, "a unary call ended without a whole message"
-        if ended or self._failure is not None:
+        if self._failure is not None:
+            return  # it is in line to be told so
+        message = self._message
+        if message is None:
+            for message in self._messages(data, start, stop):
+                self._message = message
+        elif start < stop:
+            self._failure = INTERNAL, "more than one message in a unary call"
+        if self._failure is None:
+            if ended and (message is None or self._buffer is not None):
+                self._failure = INTERNAL, "a unary call ended without a whole message"
+            elif ended:
+                if self.claim is not None:
+                    self.complete()
+                self.connection.held -= self._weighed
+                self._weighed = 0
+            elif message is not None and self.claim is None:
+                # No call for it: many clients say in a frame of its own that a small request ends.
+                held = len(message) + 5
+                self.connection.held += held - self._weighed
+                self._weighed = held
+                if self.connection.held > HELD_OVER:
+                    self._check_held()
+        if self._failure is not None:
+            self._unhold()
+            self.unclaim()
             self.connection.ready.append(self)
+        elif ended:
+            self.connection.ready.append(self)
+
+    def _unhold(self) -> None:
+        self._message = None
+        super()._unhold()
 
     @property
     def size(self) -> int:
@@ -917,11 +962,11 @@ class StreamCall(GrpcCall):
         handler, self._handler = self._handler, None
         if handler is not None:
             receiver = handler(self)
-            if self.open:
-                self._receiver = receiver
-            elif self._lost:
+            if self._lost:
                 # Its connection ended while the handler ran: this receiver has not heard of it.
                 self.guard(receiver.cancelled)
+            elif not self.ended:
+                self._receiver = receiver  # which hears of it soon where the connection ended
         inbox, self._inbox = self._inbox[:_MESSAGES_AT_ONCE], self._inbox[_MESSAGES_AT_ONCE:]
         self.connection.spent += HANDLED * len(inbox)
         if self._inbox:

@@ -110,6 +110,12 @@ class Output(Protocol):
         """Nothing is read of the connection for now."""
 
     @property
+    def unread(self) -> float | None:
+        """When something was read of the connection last, where nothing is for now, for whatever reason of
+        ours: also because it stands in line for its turn. None while it is read.
+        """
+
+    @property
     def intake(self) -> Intake:
         """Where a body asks for memory."""
 

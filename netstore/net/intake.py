@@ -10,7 +10,9 @@ Memory up to `MARK` is given to who asks first. Beyond it, up to the limit, one 
 admitted, or so many as have `FEW` of it together, so that nobody who sends much locks others out; and where
 none of more than `SMALL` bytes is admitted, or none at all, the next one is whatever others hold. So what is
 promised to all is never more than the budget and one body. Households take turns, within each the oldest is
-first. While somebody waits, who was admitted has to send at `PACE`, or is given up after `PATIENCE_SECONDS`.
+first. Who has none of it admitted and has waited for `PASSED_SECONDS` is passed over no more: what is
+admitted before it leaves the memory that it asks for, so it comes when those that are read are done. While
+somebody waits, who was admitted has to send at `PACE`, or is given up after `PATIENCE_SECONDS`.
 Beyond `ROOM` of the memory in what has come of bodies that wait, the next ones are refused, those of the
 household that has most bytes of it first.
 
@@ -51,6 +53,9 @@ beside each other.
 GROWTH: Final = 256 * 1024
 """What a body of unknown size asks for first; then four times what has come."""
 
+PASSED_SECONDS: Final = 3.0
+"""For how long others may be admitted before who is first, though they take what it would need."""
+
 PACE: Final = 64 * 1024
 """Bytes of a body that was admitted that have to come each second while others wait."""
 
@@ -80,6 +85,10 @@ class Owner(Protocol):
     @property
     def principal(self) -> str:
         """Who is at the other end."""
+
+    @property
+    def unread(self) -> float | None:
+        """When something was read of it last, where nothing is for now, for whatever reason of ours."""
 
     def cut(self) -> None:
         """Close now."""
@@ -111,7 +120,19 @@ class Crowded(Exception):  # noqa: N818 - named for what is so
 class Claim:
     """The memory that one body asks for, or has. Compared by identity."""
 
-    __slots__ = ("_came", "asker", "came", "household", "kept", "owner", "size", "slow", "wanted")
+    __slots__ = (
+        "_came",
+        "_unread",
+        "asker",
+        "came",
+        "household",
+        "kept",
+        "owner",
+        "since",
+        "size",
+        "slow",
+        "wanted",
+    )
 
     def __init__(self, owner: Owner, asker: Asker) -> None:
         self.owner = owner
@@ -123,9 +144,12 @@ class Claim:
         self.wanted = 0
         self.kept = 0
         """What has come of it, while it waits, with what it costs to wait."""
+        self.since = 0.0
+        """Since when it waits."""
         self.came = 0
         """Bytes that have come; whoever reads them says so."""
         self._came = 0
+        self._unread: float | None = None
         self.slow = 0
 
     @property
@@ -134,8 +158,15 @@ class Claim:
         return self.size > 0
 
     def is_slow(self) -> bool:
-        """Once a second: too little has come, for too long."""
-        self.slow = self.slow + 1 if self.came - self._came < PACE else 0
+        """Once a second: too little has come, for too long. A second in which nothing was read of its
+        connection does not count; where that stands in line and was read once, half of the pace is enough.
+        """
+        unread = self.owner.unread
+        if unread is not None and unread == self._unread:
+            return False
+        self._unread = unread
+        least = PACE if unread is None else PACE // 2
+        self.slow = self.slow + 1 if self.came - self._came < least else 0
         self._came = self.came
         return self.slow >= PATIENCE_SECONDS
 
@@ -170,6 +201,8 @@ class Intake:
         """Those that wait, by household."""
         self._most: Ranks[str] = Ranks()
         """Households by what has come of those."""
+        self._owed = 0
+        """Bytes that the first of those wants which was passed over for long: others leave them to it."""
         self.waiting = 0
         """How many wait."""
         self._kept = 0
@@ -200,7 +233,7 @@ class Intake:
             if refused == REFUSED_AT_ONCE or not self._make_room(claim, kept):
                 raise Crowded
             refused += 1
-        claim.wanted, claim.kept = size, kept
+        claim.wanted, claim.kept, claim.since = size, kept, self._now
         line = self._lines.get(claim.household)
         if line is None:
             line = self._lines[claim.household] = _Line()
@@ -211,9 +244,11 @@ class Intake:
         self._most.put(claim.household, line.kept)
         self.waiting += 1
         self._kept += kept
-        self._tell(claim)
+        if self._now - self._told_at >= _TOLD_EVERY:
+            self._told_at = self._now
+            guarded(_lost, self._tell, claim)
         self._wake()
-        return claim.granted
+        return False
 
     def whole(self, claim: Claim) -> None:
         """All of it has come. It keeps what it has until it is released."""
@@ -236,6 +271,7 @@ class Intake:
         self._now = now
         if self._sweeping is not None:
             self._sweeping = go_on(self._sweeping)
+        self._owed = 0
         more = bool(self._lines) and self._admit()
         self.looking = more or self._sweeping is not None
 
@@ -275,6 +311,8 @@ class Intake:
                 self._grant(claim, size)
                 if claim.asker is not None:
                     self._call(claim, claim.asker.admitted)
+            elif not self._owed and name not in self._active and self._now - claim.since >= PASSED_SECONDS:
+                self._owed = size
             elif name in self._active and len(lines) > LOOKED_AT:
                 lines.move_to_end(name)  # who stands behind it, and has none, is to be seen
         return bool(turns)
@@ -284,9 +322,13 @@ class Intake:
         return not (self._large if size > SMALL else self._granted)
 
     def _has_part(self, name: str, more: int, used: int) -> bool:
-        """A household may have so many bytes more beyond the mark, when so many are used in all."""
+        """A household may have so many bytes more beyond the mark, when so many are used in all. To who is
+        first and was passed over for long is left what it wants, but for small ones beside a large one: it is
+        admitted whatever of those there are.
+        """
         active = self._active.get(name, 0)
-        return used <= self._memory.limit and (not active or active + more <= self._few)
+        owed = 0 if more <= SMALL < self._owed else self._owed
+        return used + owed <= self._memory.limit and (not active or active + more <= self._few)
 
     def _give_up_slow(self) -> Iterator[None]:
         for claim in list(self._granted):
@@ -351,9 +393,6 @@ class Intake:
         self._log.warning("connection_failed", error=repr(fault))
 
     def _tell(self, claim: Claim) -> None:
-        if self._now - self._told_at < _TOLD_EVERY:
-            return
-        self._told_at = self._now
         self._log.warning(
             "requests_wait_for_memory",
             principal=claim.owner.principal,
@@ -364,3 +403,7 @@ class Intake:
             held_by_all=self._memory.used,
             fix="send fewer large requests at once, or raise memory_budget (an eighth is for clients)",
         )
+
+
+def _lost(_: Exception) -> None:
+    """A line could not be written, for want of memory most often: what it tells of is so all the same."""

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from netstore.guard import guarded
 from netstore.net.pieces import STEPS_AT_ONCE, go_on
 from netstore.net.ranks import Ranks
 
@@ -210,17 +211,20 @@ class Pressure:
             yield
         if first is not None and now - self._told_at >= _TOLD_EVERY:
             self._told_at = now
-            self._log.warning(
-                "connections_held_back",
-                principal=first.principal,
-                bytes=first.account.held,
-                connections=len(self._held_back),
-                reason=f"client connections hold more than {self._wait} bytes, and these hold most of them",
-                limit="memory_budget",
-                held_by_all=self._own_of_all,
-                held_until=self._release,
-                fix="read answers as they come, or raise memory_budget: an eighth of it is for connections",
-            )
+            guarded(_lost, self._tell_held_back, first)
+
+    def _tell_held_back(self, first: Holder) -> None:
+        self._log.warning(
+            "connections_held_back",
+            principal=first.principal,
+            bytes=first.account.held,
+            connections=len(self._held_back),
+            reason=f"client connections hold more than {self._wait} bytes, and these hold most of them",
+            limit="memory_budget",
+            held_by_all=self._own_of_all,
+            held_until=self._release,
+            fix="read answers as they come, or raise memory_budget: an eighth of it is for connections",
+        )
 
     def _let_all_go(self) -> Iterator[None]:
         while self._held_back and self._own_of_all <= self._release:
@@ -269,21 +273,30 @@ class Pressure:
         return own - min(max(own - holder.left, 0), self._fresh)
 
     def _drop(self, holder: Holder, reason: str) -> None:
-        if self._now - self._cut_told_at >= _CUT_TOLD_EVERY:
-            left_out, self._left_out, self._cut_told_at = self._left_out, 0, self._now
-            self._log.warning(
-                "connection_cut_for_memory",
-                principal=holder.principal,
-                bytes=holder.account.held,
-                reason=reason,
-                limit="memory_budget",
-                left_out=left_out,
-                fix="read answers as they come, or raise memory_budget",
-            )
-        else:
-            self._left_out += 1
+        """Let go of one. First of all: this may be in the charge of another, which is to fail for nothing."""
+        held = holder.account.held
         holder.doom()
         self.forget(holder)
+        if self._now - self._cut_told_at >= _CUT_TOLD_EVERY:
+            left_out, self._left_out, self._cut_told_at = self._left_out, 0, self._now
+            guarded(_lost, self._tell_cut, holder.principal, held, reason, left_out)
+        else:
+            self._left_out += 1
+
+    def _tell_cut(self, principal: str, held: int, reason: str, left_out: int) -> None:
+        self._log.warning(
+            "connection_cut_for_memory",
+            principal=principal,
+            bytes=held,
+            reason=reason,
+            limit="memory_budget",
+            left_out=left_out,
+            fix="read answers as they come, or raise memory_budget",
+        )
+
+
+def _lost(_: Exception) -> None:
+    """A line could not be written, for want of memory most often: what it tells of is done all the same."""
 
 
 def _own(holder: Holder) -> int:

@@ -19,7 +19,7 @@ from netstore.net import http2
 from netstore.net.exchange import LOW_WATER
 from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services, encode_text, parse_timeout
 from netstore.net.http2 import Http2Connection, Http2Server, frame
-from netstore.net.intake import Intake
+from netstore.net.intake import PATIENCE_SECONDS, TOO_SLOW, Intake
 from netstore.node.timekeeper import Deadline
 from tests.support.h2client import REQUEST, Judged, block, fields, frames
 from tests.support.http import FakeOutput, Told
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from netstore.net.grpc import Call
+    from netstore.net.intake import Claim
 
 SECONDS = 20
 
@@ -413,7 +414,8 @@ def test_after_a_fault_of_framing_the_rest_of_a_read_is_not_understood_anew() ->
     rest = frame(http2.DATA, 0, 1, bytes(1000)) * 3
     for path in ("/a.A/Ask", "/a.A/Keep"):
         bare = Bare()
-        bare.feed(bare.call(1, message_of(3) + large, path=path, end=False) + rest)
+        first = b"" if path == "/a.A/Ask" else message_of(3)
+        bare.feed(bare.call(1, first + large, path=path, end=False) + rest)
         assert bare.trailers(bare.said)["grpc-status"] == "8"
         assert bare.asked == []
         assert bare.kept == ([] if path == "/a.A/Ask" else [bytes(3), b"cancelled"])
@@ -441,6 +443,103 @@ def test_unfinished_messages_of_a_connection_have_a_limit() -> None:
     bare.feed(bare.call(1, message_of(5000)[:3000], end=False))
     assert bare.trailers(bare.said)["grpc-status"] == "8"
     assert bare.connection.held == http2.HELD_LIMIT
+
+
+def pieces(number: int, data: bytes) -> bytes:
+    """A part of a request, in frames."""
+    cuts = range(0, len(data), 16_384)
+    return b"".join(frame(http2.DATA, 0, number, data[at : at + 16_384]) for at in cuts)
+
+
+@pytest.mark.parametrize("size", [0, 3, 16_000, 16_380, 60_000, 500_000])
+def test_a_whole_message_is_charged_until_its_call_ends(size: int) -> None:
+    bare = Bare()
+    numbers = range(1, 21, 2)
+    for number in numbers:
+        bare.feed(bare.call(number, b"", end=False), pieces(number, message_of(size)))
+    account = bare.output.account
+    assert not bare.asked
+    assert account.held >= 10 * (size + 5)
+    bare.feed(frame(http2.RST_STREAM, 0, 1, bytes(3) + b"\x08"))
+    for number in numbers[1:]:
+        bare.feed(frame(http2.DATA, http2.END_STREAM, number, b""))
+    assert [len(message) for _, message in bare.asked] == [size] * 9
+    assert bare.connection.held == 0
+    for call, _ in bare.asked:
+        call.reply(b"")
+    bare.feed(frame(http2.PING, 0, 0, bytes(8)))
+    assert account.promised == 0
+    assert account.held < 2_000
+
+
+def test_whole_messages_of_calls_that_do_not_end_have_the_limit_of_unfinished_ones() -> None:
+    bare = Bare()
+    bare.connection.held = http2.HELD_LIMIT
+    bare.feed(bare.call(1, message_of(5000), end=False))
+    assert bare.trailers(bare.said)["grpc-status"] == "8"
+    assert bare.connection.held == http2.HELD_LIMIT
+
+
+@pytest.mark.parametrize("size", [3, 16_000, 60_000, 1_900_000])
+@pytest.mark.parametrize("more", [b"\0", message_of(3), message_of(500_000)[:17_000]])
+@pytest.mark.parametrize("apart", [True, False])
+def test_who_sends_more_than_one_message_is_told_at_once(size: int, more: bytes, apart: bool) -> None:
+    bare = Bare()
+    bare.feed(bare.call(1, b"", end=False))
+    asked: list[int] = []
+    ask = bare.output.intake.ask
+
+    def counted(claim: Claim, size: int, kept: int) -> bool:
+        asked.append(size)
+        return ask(claim, size, kept)
+
+    bare.output.intake.ask = counted  # type: ignore[method-assign]
+    message = message_of(size)
+    if apart:
+        bare.feed(pieces(1, message), pieces(1, more))
+    else:
+        bare.feed(pieces(1, message + more))
+    assert set(asked) <= {size + 5}, "nothing is asked for what is no message of it"
+    assert bare.connection.held == bare.output.account.promised == 0
+    bare.feed(frame(http2.PING, 0, 0, bytes(8)))
+    assert bare.output.account.held < 2_000
+    assert not bare.connection.streams
+
+
+def test_what_comes_behind_a_fault_puts_a_call_in_line_once() -> None:
+    """Though it waits there, behind answers that the peer does not take."""
+    bare = Bare()
+    bare.feed(bare.call(1, message_of(10)))
+    bare.asked.pop()[0].reply(bytes(http2.HOLD + 100_000))
+    bare.feed(bare.call(3, message_of(10) + b"\0", end=False))
+    for _ in range(100):
+        bare.feed(frame(http2.DATA, 0, 3, b"\0"))
+    bare.feed(frame(http2.DATA, http2.END_STREAM, 3, message_of(10)))
+    assert len(bare.connection._held_back) == 1
+    assert not bare.asked
+
+
+def test_a_call_that_has_its_memory_and_does_not_end_is_given_up_while_others_wait() -> None:
+    first, second = sharing(2)
+    for bare in (first, second):
+        bare.feed(bare.call(1, b"", end=False))
+    send(first, 1, 0, SIZE + 5)
+    send(second, 1, 0, 49_152)
+    assert (first.asked, second.connection.streams[1].waits) == ([], True)
+    intake = first.output.intake
+    for _ in range(PATIENCE_SECONDS + 1):
+        intake.sweep()
+    intake.look(0.0)
+    first.connection.resume()
+    assert bare.trailers(first.output.sent)["grpc-message"] == TOO_SLOW.decode()
+    assert first.output.account.promised == 0
+    assert not second.connection.streams[1].waits
+    send(second, 1, 49_152, SIZE + 5)
+    for number in range(2 * PATIENCE_SECONDS):
+        intake.sweep()
+        assert 1 in second.connection.streams, f"nobody waits, after {number}"
+    second.feed(frame(http2.DATA, http2.END_STREAM, 1, b""))
+    assert second.asked[0][1] == PREFIXED[5:]
 
 
 SIZE = 200_000
@@ -757,6 +856,26 @@ def test_whoever_waits_for_the_end_of_a_stream_is_told_once(
     bare.connection.gone()
     assert sorted(bare.told[len(told) :]) == ["cancelled", "on_cancelled"]
     assert len(bare.log.events) == len(faults)
+
+
+def test_who_takes_a_stream_while_its_connection_goes_hears_of_it_once() -> None:
+    """Though so many others go with it that it is told in a later round."""
+    bare = Bare()
+    soon: list[Callable[[], object]] = []
+    bare.connection.server._soon = soon.append
+    for number in range(1, 2 * 2 * http2.DEPARTED_AT_ONCE, 2):
+        bare.feed(bare.call(number, message_of(3)))
+
+    def open_and_go(_: Call) -> Keeper:
+        bare.connection.gone()
+        return Keeper(bare.kept)
+
+    bare.server.services.stream[b"/a.A/Go"] = open_and_go
+    bare.feed(bare.call(1001, b"", path="/a.A/Go", end=False))
+    assert bare.kept == []
+    while soon:
+        soon.pop()()
+    assert bare.kept == [b"cancelled"]
 
 
 def test_a_fault_of_a_unary_method_is_told_to_who_waits_for_its_end() -> None:
@@ -1163,6 +1282,8 @@ def test_extreme_lengths_of_messages_are_taken_or_refused(
             stream = bare.connection.streams[1]
             assert isinstance(stream, grpc_codec.GrpcCall)
             buffered = len(stream._buffer) if stream._buffer is not None else 0
+            if isinstance(stream, grpc_codec.UnaryCall) and stream._message is not None:
+                buffered = len(stream._message) + 5
             assert bare.connection.held == (0 if stream.claim is not None else buffered)
             assert bare.connection.unfinished == (stream.since is not None)
         else:

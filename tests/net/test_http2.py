@@ -1039,6 +1039,46 @@ def test_many_streams_of_connections_that_are_gone_are_told_over_rounds() -> Non
     assert not asked
 
 
+def test_the_end_of_a_connection_touches_few_of_its_streams_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were answered, and wait for a window, among them."""
+    asked: list[Callable[[], object]] = []
+    wire = Wire(hold=True, soon=asked.append)
+    wire.feed(setting(http2.SET_INITIAL_WINDOW, 0))
+    for n in range(1, 1001, 2):
+        wire.feed(wire.request(n, b"x", end=n % 3 > 0))
+    streams = list(wire.connection.streams.values())
+    for stream in streams[::4]:
+        stream.put_data(b"", bytes(10))
+        stream.put_last(ENDING)
+    for stream in streams[1::2]:
+        stream.keep(100)
+    touched: list[http2.Stream] = []
+    free, drop = http2.Stream.free, http2.Stream.drop
+
+    def freed(stream: http2.Stream) -> None:
+        touched.append(stream)
+        free(stream)
+
+    def dropped(stream: http2.Stream) -> int:
+        touched.append(stream)
+        return drop(stream)
+
+    monkeypatch.setattr(http2.Stream, "free", freed)
+    monkeypatch.setattr(http2.Stream, "drop", dropped)
+    wire.connection.gone()
+    assert not any(each.open for each in streams)
+    assert not wire.connection.streams
+    while True:
+        assert 0 < len(set(touched)) <= http2.DEPARTED_AT_ONCE
+        touched.clear()
+        if not asked:
+            break
+        asked.pop()()
+    assert sorted(wire.application.lost) == [n for at, n in enumerate(range(1, 1001, 2)) if at % 4]
+    assert [each for each in streams if each.kept or each.queued or each.since is not None] == []
+    assert wire.output.account.held == 0
+
+
 def waits(connection: Http2Connection) -> bool:
     """Nothing more is read of it for now."""
     return connection.busy
@@ -1277,6 +1317,28 @@ def test_the_heaviest_of_the_streams_nobody_reads_go_and_no_other() -> None:
     wire.feed(frame(WINDOW_UPDATE, 0, 7, number(10)))
     late_after(wire, 3)
     assert set(wire.connection.streams) == {1, 5, 7}
+    assert wire.output.finished is False
+
+
+def test_many_streams_nobody_reads_go_in_several_sweeps() -> None:
+    wire = Wire(hold=True)
+    wire.feed(setting(http2.SET_INITIAL_WINDOW, 0))
+    count = 3 * http2.DEPARTED_AT_ONCE
+    for n in range(1, 2 * count, 2):
+        wire.feed(wire.request(n))
+        wire.application.streams[n].answer(bytes(LOW_WATER // 10))
+    late_after(wire, http2.STALL_SECONDS)
+    before = count
+    for _ in range(2):
+        late_after(wire, 1)
+        assert before - len(wire.connection.streams) == http2.DEPARTED_AT_ONCE
+        before -= http2.DEPARTED_AT_ONCE
+    more = number(LOW_WATER)
+    for n in list(wire.connection.streams):
+        wire.feed(frame(WINDOW_UPDATE, 0, 0, more) + frame(WINDOW_UPDATE, 0, n, more))
+        break
+    late_after(wire, 2)
+    assert 0 < len(wire.connection.streams) <= 10
     assert wire.output.finished is False
 
 

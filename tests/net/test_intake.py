@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from netstore.net.intake import (
     FEW,
     LOOKED_AT,
     PACE,
+    PASSED_SECONDS,
     PATIENCE_SECONDS,
     REFUSED_AT_ONCE,
     SMALL,
@@ -46,6 +48,7 @@ class One:
     def __init__(self, here: Here, principal: str) -> None:
         self.account = here.memory.account()
         self.principal = principal
+        self.unread: float | None = None
         self.claim = Claim(self, self)
         self.told = 0
         self.was_cut = False
@@ -148,6 +151,94 @@ def test_households_take_turns() -> None:
         here.release(one)
     assert sum(granted(others)) <= 3
     assert any(granted(yours))
+
+
+class Stream:
+    """Bodies of so many bytes of several households, each of which has begun when the one before it ends."""
+
+    def __init__(self, here: Here, households: int, size: int) -> None:
+        self.here = here
+        self.size = size
+        self.names = [f"198.51.{number}.1" for number in range(households)]
+        self.running = deque(here.ask(name, size) for name in self.names)
+        self.came = 0
+
+    def step(self, now: float) -> None:
+        """One that is read is over; its household has the next."""
+        over = next((one for one in self.running if one.claim.granted), None)
+        if over is not None:
+            self.came += 1
+            self.running.remove(over)
+            self.here.intake.release(over.claim)
+            self.running.append(self.here.ask(over.principal, self.size))
+        self.here.intake.look(now)
+
+    def until(self, one: One) -> float:
+        """How many seconds it waits at ten bodies a second; at most 100."""
+        for tick in range(1_000):
+            self.step(tick / 10)
+            if one.claim.granted:
+                return tick / 10
+        return 100.0
+
+
+@pytest.mark.parametrize("want", [5 * BODY, LIMIT, 2 * LIMIT])
+@pytest.mark.parametrize("households", [1, 2, 7, 20, 2 * LOOKED_AT])
+@pytest.mark.parametrize("size", [SMALL + 1, BODY, 3 * BODY])
+def test_a_large_body_comes_though_smaller_ones_of_others_never_end(
+    want: int, households: int, size: int
+) -> None:
+    here = Here()
+    others = Stream(here, households, size)
+    large = here.ask(ME, want)
+    if large.claim.granted:
+        return  # no more than a few were there
+    turns = 2 * (households + LIMIT / size)  # of those before it, and of those that are read
+    assert others.until(large) < PASSED_SECONDS + turns / 10
+    before = others.came
+    here.release(large)
+    for _ in range(10):
+        others.step(50.0)
+    assert others.came == before + 10, "they go on"
+
+
+def test_small_bodies_go_on_beside_a_large_one_that_is_owed_its_memory() -> None:
+    here = Here()
+    held = here.ask(YOU, BODY)
+    large = here.ask(ME, 2 * LIMIT)
+    here.intake.look(PASSED_SECONDS)
+    assert granted([here.ask("198.51.1.1", SMALL + 1), here.ask("198.51.2.1", SMALL)]) == [False, True]
+    here.release(held)
+    assert large.claim.granted
+
+
+@pytest.mark.parametrize("size", [2_000, BODY])
+def test_a_small_body_comes_though_others_never_end_while_answers_hold_the_memory(size: int) -> None:
+    here = Here()
+    here.memory.account().charge(LIMIT - 10_000)
+    others = Stream(here, 5, size)
+    small = here.ask(ME, SMALL)
+    assert not small.claim.granted
+    assert others.until(small) < PASSED_SECONDS + 2
+
+
+def test_what_was_owed_to_who_is_gone_is_owed_no_more() -> None:
+    here = Here()
+    here.ask(YOU, BODY)
+    large = here.ask(ME, 2 * LIMIT)
+    here.intake.look(PASSED_SECONDS)
+    assert not here.ask("198.51.1.1", BODY).claim.granted
+    here.release(large)
+    assert here.ask("198.51.2.1", BODY).claim.granted
+
+
+def test_who_has_one_admitted_is_owed_nothing() -> None:
+    """Its next one waits for its own."""
+    here = Here()
+    here.many(ME, 6)
+    here.intake.look(PASSED_SECONDS)
+    here.intake.look(2 * PASSED_SECONDS)
+    assert here.ask(YOU, BODY).claim.granted
 
 
 def test_who_asks_for_few_bytes_goes_on_beside_large_bodies_of_others() -> None:
@@ -378,6 +469,29 @@ def test_who_was_admitted_and_sends_too_little_is_given_up_while_others_wait() -
     assert granted(late) == [True]
 
 
+def test_who_is_not_read_is_not_too_slow() -> None:
+    """Its connection stands in line for its turn, say."""
+    here = Here()
+    late, slow, quick, idle = here.many(ME, 4)
+    here.ask(ME)
+    late.unread = slow.unread = quick.unread = 10.0
+    for second in range(1, 20 * PATIENCE_SECONDS):
+        if not second % 5:
+            # Each has its turn now and then: what comes in one is no more than a read.
+            quick.claim.came += PACE // 2
+            slow.claim.came += PACE // 2 - 1
+            quick.unread = slow.unread = 10.0 + second
+        here.intake.sweep()
+        assert (idle.verdict is None) == (second < PATIENCE_SECONDS)
+    assert [one.verdict for one in (late, slow, quick)] == [None, (408, TOO_SLOW), None]
+    late.unread = None
+    for _ in range(PATIENCE_SECONDS):
+        here.intake.sweep()
+    here.ask(ME, LIMIT)
+    here.intake.sweep()
+    assert late.verdict == (408, TOO_SLOW)
+
+
 def test_the_line_names_the_setting_and_is_not_repeated() -> None:
     here = Here()
     here.many(ME, 20)
@@ -387,6 +501,19 @@ def test_the_line_names_the_setting_and_is_not_repeated() -> None:
     here.intake.look(11.0)
     here.many(ME, 2)
     assert len(here.log.lines) == 2
+
+
+def test_who_has_to_wait_does_so_though_the_line_that_says_so_cannot_be_written() -> None:
+    here = Here()
+
+    def full(event: str, **_: object) -> None:
+        raise OSError(event)
+
+    here.log.warning = full  # type: ignore[method-assign]
+    ones = here.many(ME, 5)
+    assert granted(ones) == [True] * 4 + [False]
+    here.release(ones[0])
+    assert ones[4].told == 1
 
 
 def test_a_look_admits_so_many_at_most() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -284,6 +285,53 @@ def test_many_cuts_are_one_line() -> None:
     here.charged()
     assert len(here.log.cut) == 2
     assert here.log.left_out == before - 1
+
+
+class Full(Lines):
+    """A log that can be written no more."""
+
+    def warning(self, event: str, **fields: Any) -> None:
+        super().warning(event, **fields)
+        raise OSError("no space left")
+
+
+def test_the_heaviest_goes_though_the_line_that_says_so_cannot_be_written() -> None:
+    """It is in the charge of another, which is to notice nothing."""
+    here = Here(heavy=10, small=10)
+    here.pressure = Pressure(here.memory, here.holders, Full())
+    heavy, small = here.ones
+    for one in here.ones:
+        one.account = here.memory.account(partial(here.pressure.moved, one))
+    heavy.account.charge(2 * LIMIT)
+    heavy.left = 2 * LIMIT
+    small.account.charge(8)
+    assert (heavy.doomed, small.doomed) == (True, False)
+    assert here.memory.used < LIMIT
+    assert not here.pressure.looking
+
+
+def test_a_line_is_written_of_who_is_gone_already_with_what_it_held() -> None:
+    here = Here(a=500, b=100)
+    here.ones[0].account.charge(int(LIMIT * CUT))
+    told: list[bool] = []
+    warning = here.log.warning
+
+    def noted(event: str, **fields: Any) -> None:
+        told.append(here.ones[0].doomed)
+        warning(event, **fields)
+
+    here.log.warning = noted  # type: ignore[method-assign]
+    here.charged()
+    assert told == [True]
+    assert here.log.cut == [("a", 500 + int(LIMIT * CUT))]
+
+
+def test_the_heaviest_wait_though_the_line_that_says_so_cannot_be_written() -> None:
+    here = Here(small=10, heavy=600)
+    here.pressure = Pressure(here.memory, here.holders, Full())
+    here.pressure.look(1.0)
+    assert here.waiting() == {"heavy"}
+    assert not here.pressure.looking
 
 
 def test_who_is_gone_is_forgotten() -> None:

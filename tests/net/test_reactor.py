@@ -6,7 +6,7 @@ import gc
 import select
 import socket
 import ssl
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +19,7 @@ from netstore.limits import Budget
 from netstore.net import reactor
 from netstore.net.connection import HANDSHAKE_SECONDS, SEND_SIZE
 from netstore.net.http1 import (
+    BODY_SECONDS,
     HEAD_SECONDS,
     HIGH_WATER,
     HURRIED_LIMIT,
@@ -1133,6 +1134,70 @@ async def test_who_is_held_back_is_not_timed_for_what_is_not_read() -> None:
         assert here.reactor.open_connections == 1
         await stream.send_all(GET[10:])
         await here.until_asked(1)
+
+
+async def resting(here: Site, stream: trio.SocketStream, data: bytes) -> Connection:
+    """The only connection, which has sent this and stands in line for its turn."""
+    await stream.send_all(data)
+    await here.until_open(1)
+    (connection,) = here.reactor._connections.values()
+    with trio.fail_after(10):
+        while not connection.session.waiting:
+            await trio.lowlevel.checkpoint()
+    connection.rest()
+    return connection
+
+
+def unread_since(connection: Connection) -> float | None:
+    return connection.unread
+
+
+PUT_BEGUN = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + bytes(1000)
+
+
+@pytest.mark.parametrize("begun", [GET[:10], PUT_BEGUN])
+async def test_who_stands_in_line_is_not_timed_for_what_is_not_read(begun: bytes) -> None:
+    async with site() as here, await here.connect() as stream:
+        connection = await resting(here, stream, begun)
+        assert unread_since(connection) == connection.used
+        here.let_pass(100)
+        assert connection.session.reading
+        here.reactor.later(connection)
+        with trio.fail_after(10):
+            while unread_since(connection) is not None:
+                await trio.lowlevel.checkpoint()
+        connection.rest()
+        here.let_pass(100)
+        assert not connection.session.reading, "when it was read nothing had come for long"
+
+
+async def test_what_is_done_in_line_counts_from_when_it_is_read() -> None:
+    async with site() as here, await here.connect() as stream:
+        connection = await resting(here, stream, GET[:10])
+        await stream.send_all(GET[10:])
+        here.let_pass(100)
+        connection.ready(select.EPOLLIN)
+        assert len(here.exchanges) == 1
+        here.let_pass(100)
+        assert here.reactor.open_connections == 1
+
+
+@pytest.mark.parametrize("begun", [GET[:10], PUT_BEGUN])
+async def test_who_sends_little_is_late_however_often_it_stands_in_line(begun: bytes) -> None:
+    """It does at each sweep, because something of it has come again."""
+    async with site() as here, await here.connect() as stream:
+        connection = await resting(here, stream, begun)
+        for _ in range(int(2 * BODY_SECONDS)):
+            if not connection.open:
+                break
+            with suppress(trio.BrokenResourceError):
+                await stream.send_all(b"x")
+            here.let_pass(0.5)
+            connection.ready(select.EPOLLIN)
+            if connection.open:
+                connection.rest()
+            here.let_pass(0.5)
+        assert not connection.session.reading
 
 
 async def test_a_write_that_has_come_whole_does_not_make_its_connection_be_read() -> None:

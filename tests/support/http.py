@@ -54,6 +54,7 @@ class FakeOutput:
         self.was_cut = False
         self.backlog = 0
         self.held_back = self.paused = False
+        self.unread: float | None = None
         self.hurried = False
         self.principal = "here"
         self.account = memory.account()

@@ -59,7 +59,9 @@ STALL_RATE: Final = 1024
 """Bytes a second that a peer must let through."""
 
 PREFACE_SECONDS: Final = 10.0
-"""How long a peer may take for its preface and its first SETTINGS, from when its connection is accepted."""
+"""How long a peer may take for its preface and its first SETTINGS, from when it is known to speak HTTP/2: by
+ALPN, or by the preface itself (`front`).
+"""
 
 BLOCK_SECONDS: Final = 10.0
 """How long a header block may take, from its HEADERS to its last CONTINUATION."""
@@ -151,7 +153,9 @@ ROUND: Final = 3_000
 """Units of work of one round, at 3 ms, from which turns are short."""
 
 DEPARTED_AT_ONCE: Final = 64
-"""Streams of connections that are gone which are told so in one round; a watch takes 10 us to forget."""
+"""Streams of connections that are gone which are freed, and told so, in one round; a watch takes 10 us to
+forget.
+"""
 
 PAUSES: Final = 10
 """How often a connection may be found beyond its rate, and not read until it is within it again, before it is

@@ -170,6 +170,7 @@ class Http2Connection:
         "_paused",
         "_pauses",
         "_probed",
+        "_resetting",
         "_rest",
         "_rest_since",
         "_shrink",
@@ -276,6 +277,8 @@ class Http2Connection:
         self._early = Allowance(EARLY_RESETS, self.now, PER_SECOND)
         self._last_ping: float | None = None
         self._probed: float | None = None
+        self._resetting = False
+        """More streams are stalled than were reset in one sweep."""
         self._drain = _SERVING
         settings = (
             (SET_MAX_STREAMS, server.max_streams),
@@ -554,21 +557,18 @@ class Http2Connection:
         self.output.cut()
 
     def gone(self) -> None:
-        """The connection is closed: tell every stream that was open, now or, if there are many, soon."""
+        """The connection is closed: nothing more is sent on any stream. What each holds is freed, and who
+        waits for it told, now or, if there are many, in the rounds that follow.
+        """
         self.reading = False
         self._rest = b""
-        lost = [stream for stream in self.streams.values() if stream.open]
-        for stream in self.streams.values():
-            stream.open = False
-            stream.since = None
-            stream.free()
-            if stream.queued:
-                stream.drop()
+        streams, self.streams = self.streams, {}
+        for stream in streams.values():
+            stream.open = False  # no more than this of each: there may be 16,000
         self.queued = self.answers = self.unfinished = 0
         self._blocked.clear()
         self._parked.clear()
         self._line.clear()
-        self.streams.clear()
         self._turn.clear()
         self._watered.clear()
         self._held_back.clear()
@@ -578,7 +578,20 @@ class Http2Connection:
         self._ended.clear()
         self._gaps.clear()
         self._more = self._paused = False
-        self.server.depart(lost)
+        self.server.depart(streams.values())
+        self.hand_over_ready()
+        self._charge()
+
+    def let_go(self, stream: Stream) -> None:
+        """The connection is gone, and this was one of its streams: free what it holds, and tell who waits for
+        its end.
+        """
+        stream.since = None
+        if stream.queued:
+            stream.drop()
+        self.attempt(stream, stream.free)
+        if not stream.ended:
+            self.attempt(stream, stream.lost)
         self.hand_over_ready()
         self._charge()
 
@@ -654,11 +667,14 @@ class Http2Connection:
         """See that a peer that asks for answers lets them through. What the network does not take is the
         reactor's to judge.
 
-        Streams whose own window has been closed all the while are reset, the heaviest first, until the
-        others hold little: whoever reads the others may not know of them. Where it is the window of the
-        connection, or the windows of streams are opened a little now and then, the connection is closed.
-        O(streams that wait), charged.
+        Streams whose own window has been closed all the while are reset, the heaviest first and so many in a
+        sweep, until the others hold little: whoever reads the others may not know of them. Where it is the
+        window of the connection, or the windows of streams are opened a little now and then, the connection
+        is closed. O(streams that wait), charged.
         """
+        if self._resetting:
+            self._reset_stalled(now - STALL_SECONDS)
+            return
         unsent = self.output.unsent
         waits = self.queued > LOW_WATER or self._parked or (self._line and unsent <= LOW_WATER)
         if not waits or unsent >= PACE:
@@ -686,8 +702,9 @@ class Http2Connection:
                 break
             held -= stream.queued
             stalled.append(stream)
-        for stream in stalled:
+        for stream in stalled[:DEPARTED_AT_ONCE]:
             self._give_up(stream, ENHANCE_YOUR_CALM)
+        self._resetting = len(stalled) > DEPARTED_AT_ONCE
         if stalled:
             self.resume()
         return bool(stalled)

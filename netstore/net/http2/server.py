@@ -13,7 +13,7 @@ from netstore.net.http2.frames import INTERNAL_ERROR, StreamFault
 from netstore.net.http2.head import Head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from netstore.net.hpackcache import Field
     from netstore.net.http2.connection import Http2Connection
@@ -92,26 +92,24 @@ class Http2Server:
             self.spent = 0
         return SLICE if self.spent < ROUND else SHORT_SLICE
 
-    def depart(self, streams: list[Stream]) -> None:
-        """The connection of these is gone, and they are open no more: tell each that it is lost, so many in a
-        round, for 16,000 watches may go at once.
+    def depart(self, streams: Iterable[Stream]) -> None:
+        """The connection of these is gone, and they are open no more: let go of each, so many in a round, for
+        16,000 watches may go at once.
         """
         self._departing.extend(streams)
         if not self._leaving:
             self._leaving = True
-            self._tell_departed()
+            self._let_go()
 
-    def _tell_departed(self) -> None:
+    def _let_go(self) -> None:
         departing, soon = self._departing, self._soon
         left = DEPARTED_AT_ONCE
         while departing and (left > 0 or soon is None):
             left -= 1
             stream = departing.popleft()
-            connection = stream.connection
-            connection.attempt(stream, stream.lost)
-            connection.hand_over_ready()
+            stream.connection.let_go(stream)
         if departing and soon is not None:
-            soon(self._tell_departed)
+            soon(self._let_go)
         else:
             self._leaving = False
 

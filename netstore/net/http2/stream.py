@@ -115,6 +115,11 @@ class Stream:
         return room if room > 0 and connection.takes_more else 0
 
     @property
+    def ended(self) -> bool:
+        """Its answer was given to its end, though not all of it may be sent."""
+        return self._last is not None
+
+    @property
     def waits(self) -> bool:
         """What it sends is not to come before there is memory for it."""
         return self.claim is not None and not self.claim.granted
@@ -157,7 +162,7 @@ class Stream:
         self._weighed = came
 
     def complete(self) -> None:
-        """What has come in part is whole. It keeps its memory until it is answered."""
+        """All of it has come, and of a request its end too. It keeps its memory until it is answered."""
         claim = self.claim
         if claim is not None:
             self.connection.output.intake.whole(claim)
