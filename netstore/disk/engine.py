@@ -779,10 +779,11 @@ class LmdbEngine:
     def _installed(self, image: _Image, outcome: Index | OSError) -> None:
         """On the loop: the copy is in place, or it never will be and nothing more is committed."""
         self._failing = isinstance(outcome, OSError)
+        error: OSError | None = None
         if isinstance(outcome, OSError):
             error = self._fatal = outcome
         else:
-            error = self._sizes_before = None
+            self._sizes_before = None
             self._applied = self._durable = outcome
             self._committed = self._serial
         ready, self._waiting = self._waiting, []
