@@ -57,6 +57,8 @@ class Reads:
         """Those that can be answered once this index is applied, as an ordered set: few indexes, for one
         serves many.
         """
+        self._applied = 0
+        """What was applied when that was told last."""
         self._index_of: dict[int, Index] = {}
         """Of each that waits and was confirmed, for what."""
         # These may have some that were given up.
@@ -86,8 +88,11 @@ class Reads:
         return self._last
 
     def confirm(self, number: int, index: Index) -> None:
-        """This read may be answered once everything up to `index` is applied. O(log n)."""
+        """This read may be answered once everything up to `index` is applied: mostly now. O(log n)."""
         if number not in self._asked or number in self._index_of:
+            return
+        if index <= self._applied:
+            self._reached.append(number)
             return
         numbers = self._behind.get(index)
         if numbers is None:
@@ -99,6 +104,7 @@ class Reads:
         """Everything up to here is applied. O(indexes that were waited for, and `LINED_UP`), and 10 ns for
         each further read.
         """
+        self._applied = applied
         behind = self._behind
         while behind and behind.peekitem(0)[0] <= applied:
             self._reached += behind.popitem(0)[1]
