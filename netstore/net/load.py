@@ -123,8 +123,7 @@ class ConnectionLoad(Load):
 
     def add_turn(self, now: float, seconds: float) -> None:
         """A turn of it took so long."""
-        counted = min(_LONGEST_TURN, seconds)
-        self._turn += (counted - self._turn) * _LAST_TURN
+        self._turn += (min(seconds, _LONGEST_TURN) - self._turn) * _LAST_TURN
         self.has_long_turns = self._turn > LONG_TURN
         self.add(now, seconds)
 

@@ -170,10 +170,8 @@ def test_a_full_disk_refuses_writes_and_heals() -> None:
     assert value(member.crashed().lead()) == b"after"
 
 
-def test_no_memory_for_a_record_of_the_log_keeps_it_and_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    member = Solo().lead()
-    put(member, b"kept")
-    member.settle()
+def puts_without_memory(member: Solo, monkeypatch: pytest.MonkeyPatch) -> tuple[Outcomes, Outcomes]:
+    """A write that is under way, and one for whose record of the log there is no memory."""
 
     def short(*_arguments: object) -> None:
         raise MemoryError
@@ -184,6 +182,14 @@ def test_no_memory_for_a_record_of_the_log_keeps_it_and_its_order(monkeypatch: p
     second = put(member, b"second")
     member.turn()
     assert refusal_of_next(member) == TOO_MANY
+    return first, second
+
+
+def test_no_memory_for_a_record_of_the_log_keeps_it_and_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = Solo().lead()
+    put(member, b"kept")
+    member.settle()
+    first, second = puts_without_memory(member, monkeypatch)
     member.host.retry_writes()
     assert len(member.device.waiting) == 1, "the first is still under way"
     member.settle()
@@ -199,16 +205,7 @@ def test_no_memory_for_a_record_of_the_log_keeps_it_and_its_order(monkeypatch: p
 
 def test_want_of_room_is_told_also_where_memory_was_wanted_before(monkeypatch: pytest.MonkeyPatch) -> None:
     member = Solo().lead()
-
-    def short(*_arguments: object) -> None:
-        raise MemoryError
-
-    first = put(member, b"first")
-    member.turn()
-    monkeypatch.setattr("netstore.disk.wal.lay", short)
-    second = put(member, b"second")
-    member.turn()
-    assert refusal_of_next(member) == TOO_MANY
+    first, second = puts_without_memory(member, monkeypatch)
     member.device.fail(FULL)
     assert [refusal(first), refusal(second)] == [NO_SPACE, NO_SPACE], "at once, as where only that is wanted"
     assert refusal_of_next(member) == NO_SPACE
