@@ -69,12 +69,27 @@ class Device(Protocol):
         """The whole file, as stable storage has it. For start-up only: blocks."""
 
     def write(
-        self, name: str, offset: int, data: bytes, done: Callable[[OSError | None], None], note: bytes = b""
+        self,
+        name: str,
+        offset: int,
+        data: bytes,
+        done: Callable[[OSError | None], None],
+        note: bytes = b"",
+        *,
+        held: bool = False,
     ) -> None:
         """Put `data` at `offset` (creating and pre-allocating the file when it is new) and sync it.
 
+        `held`: this may wait for `release`, which the caller makes before it returns to its loop.
+
         `note`, of at most 64 bytes, is kept beside the files before `done` is called, and not synced: it
         outlives the process, and the power as a rule. The last one counts.
+        """
+
+    def release(self) -> None:
+        """Begin with the write that was `held`. Where nothing else is under way and syncs have been fast it
+        is done and synced within this call, and `done` is called too: that saves two changes of thread, and
+        holds the loop as long as the sync takes.
         """
 
     def notes(self) -> list[bytes]:

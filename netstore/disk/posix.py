@@ -2,7 +2,7 @@
 
 The writer takes everything that waits, joins writes that follow one another, syncs once and hands all
 completions to the loop in one call; what arrives meanwhile is the next group, so the busier the device, the
-larger the groups. No timer.
+larger the groups. No timer. A lone write is synced by the loop, while syncs are fast (`release`).
 
 Files are taken from a spare that was filled with zeros and synced ahead of use, by a thread of its own:
 writing into blocks that exist and were written needs no journal commit at the sync (figures: DESIGN.md), and
@@ -18,6 +18,7 @@ import errno
 import os
 import threading
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore.disk.deliver import tell
@@ -42,6 +43,17 @@ MAX_RUN: Final = 1024
 
 ROOM_BESIDE: Final = 16 * 1024 * 1024
 """Bytes that must be free beside the next file before it is tried again: the state needs room first."""
+
+AT_ONCE_SECONDS: Final = 0.0005
+"""A write that was held is synced on the loop while syncs take less than this."""
+
+AT_ONCE_BYTES: Final = 64 * 1024
+"""The most that is written there."""
+
+_SLOWNESS_PART: Final = 8
+"""What a sync that took less than those before it counts for. One that took more counts in full: after one of
+5 ms, 18 fast ones are made by the writer before the loop waits for one again.
+"""
 
 _STEP: Final = 256 * 1024
 """How much of the spare is filled and synced at a time: little, so that no sync queues behind much."""
@@ -97,19 +109,39 @@ class _Inbox:
         self._bell = os.eventfd(0, os.EFD_CLOEXEC)
         self._asleep = False
 
-    def put(self, job: _Job) -> None:
+    def put(self, job: _Job, *, held: bool = False) -> None:
+        """Hand over a job. With `held` a writer that is asleep is not woken for it: `wake` does that."""
         self._jobs.append(job)
+        if not held:
+            self.wake()
+
+    def wake(self) -> None:
         if self._asleep:
             self._asleep = False
             os.eventfd_write(self._bell, 1)
 
     def take(self) -> _Job:
-        while not self._jobs:
-            self._asleep = True
+        while True:
+            try:
+                return self._jobs.popleft()
+            except IndexError:  # there is none, or the loop has taken the last one back
+                self._asleep = True
             if self._jobs:  # came before it could see us asleep; if it did see us, the next sleep is short
-                break
+                self._asleep = False
+                continue
             os.eventfd_read(self._bell)
-        return self._jobs.popleft()
+            self._asleep = False
+
+    def take_back(self) -> _Job | None:
+        """The only job there is, for the loop to do, where the writer is asleep and so has nothing under way:
+        it stays asleep until the next `wake`. None where it is awake, or there are more.
+        """
+        if not self._asleep or len(self._jobs) != 1:
+            return None
+        try:
+            return self._jobs.popleft()
+        except IndexError:  # the writer woke up just now, and has it
+            return None
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -127,8 +159,8 @@ def read_notes(data: bytes) -> list[bytes]:
 class PosixDevice:
     """A folder on a local file system. See `seams.Device` for the contract.
 
-    `deliver` is how the writer thread hands a call to the loop (Trio's `run_sync_soon`); it is called once
-    per sync. The name `spare` belongs to the device. Files are made with mode 0600.
+    `deliver` is how the writer thread hands a call to the loop; it is called once per sync. The name `spare`
+    belongs to the device. Files are made with mode 0600.
     """
 
     def __init__(self, folder: Path, deliver: Deliver, file_bytes: int = FILE_BYTES) -> None:
@@ -140,12 +172,15 @@ class PosixDevice:
         # The loop's side: bytes handed over and not yet answered, and how many failures were answered.
         self._waiting_bytes = 0
         self._life = 0
-        # The writer's side: the file being written; why the writes of one life fail; why everything fails.
+        # The side that writes, the writer or in `release` the loop: the file being written; why the writes of
+        # one life fail; why everything fails.
         self._name = ""
         self._file = -1
         self._refused_life = -1
         self._refused = OSError()
         self._dead: SyncFailed | None = None
+        self._sync_seconds = AT_ONCE_SECONDS
+        """How long syncs take: see `_SLOWNESS_PART`."""
         self._spare = _Spare(self._folder, file_bytes)
         self._notes = -1
         self._noted = 0
@@ -180,15 +215,28 @@ class PosixDevice:
         finally:
             os.close(file)
 
-    def write(self, name: str, offset: int, data: bytes, done: Done, note: bytes = b"") -> None:
+    def write(
+        self, name: str, offset: int, data: bytes, done: Done, note: bytes = b"", *, held: bool = False
+    ) -> None:
         if self._closed:
             raise RuntimeError("write after close")
         room = self._waiting_bytes < MAX_WAITING_BYTES
         if not room:
             data = b""
         waiting = self._waiting_bytes + len(data)
-        self._inbox.put(_Write(name, offset, data, done, self._life, room, note))
+        self._inbox.put(_Write(name, offset, data, done, self._life, room, note), held=held)
         self._waiting_bytes = waiting
+
+    def release(self) -> None:
+        if self._sync_seconds < AT_ONCE_SECONDS:
+            job = self._inbox.take_back()
+            if isinstance(job, _Write) and job.name == self._name and len(job.data) <= AT_ONCE_BYTES:
+                self._answer([job], self._put([job]))
+                return
+            if job is not None:
+                self._inbox.put(job)
+                return
+        self._inbox.wake()
 
     def truncate(self, name: str, size: int) -> None:
         file = os.open(name, os.O_RDWR, dir_fd=self._folder)
@@ -242,7 +290,7 @@ class PosixDevice:
             os.close(self._notes)
         os.close(self._folder)
 
-    # From here to `_answer`: the writer thread.
+    # From here to `_answer`: the writer thread; `_put` and what it calls also the loop, while that is asleep.
 
     def _run(self) -> None:
         inbox = self._inbox
@@ -288,10 +336,13 @@ class PosixDevice:
             end = _write_all(self._file, [write.data for write in run], first.offset)
         except (OSError, MemoryError) as error:
             return self._take_back(first, error if isinstance(error, OSError) else _no_memory())
+        began = monotonic()
         try:
             os.fdatasync(self._file)
         except OSError as error:
             return self._die(error)
+        took = monotonic() - began
+        self._sync_seconds = max(took, self._sync_seconds + (took - self._sync_seconds) / _SLOWNESS_PART)
         note = run[-1].note
         if note:
             self._keep(note)

@@ -158,9 +158,11 @@ class Wal:
         hard_state: HardState | None,
         entries: Sequence[Entry],
         done: Callable[[OSError | None], None],
+        *,
+        held: bool = False,
     ) -> None:
         """Write one batch: a hard state, consecutive entries, or both. `done` gets None once it is on stable
-        storage.
+        storage. A batch that is `held` may wait for `release`.
 
         Entries at or below an index written before replace it and all after it. About 10 us, 30 us for 64
         small entries. MemoryError, also of `mark`: nothing was done, and it may be tried again.
@@ -184,7 +186,11 @@ class Wal:
             state.start,
             last,
         )
-        self._write(Kind.BATCH, payload, after, done)
+        self._write(Kind.BATCH, payload, after, done, held=held)
+
+    def release(self) -> None:
+        """Begin with the batch that was held; see `seams.Device.release`."""
+        self._device.release()
 
     def mark(
         self, meta: SnapshotMeta, done: Callable[[OSError | None], None], *, replaces: bool = False
@@ -222,7 +228,13 @@ class Wal:
         done(error)
 
     def _write(
-        self, kind: Kind, payload: bytes, after: _State, done: Callable[[OSError | None], None]
+        self,
+        kind: Kind,
+        payload: bytes,
+        after: _State,
+        done: Callable[[OSError | None], None],
+        *,
+        held: bool = False,
     ) -> None:
         """Lay one record, in the next segment if this one is full, and give it to the device.
 
@@ -250,7 +262,7 @@ class Wal:
             self._closed.append(_Closed(before.segment, before.highest))
         # Nothing else is changed before the device has it: where memory is short, any line may be the last.
         try:
-            self._device.write(segment_name(number), start, data, settle, end.encode(seed))
+            self._device.write(segment_name(number), start, data, settle, end.encode(seed), held=held)
         except MemoryError:
             if closes:
                 self._closed.pop()

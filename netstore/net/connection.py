@@ -332,6 +332,18 @@ class Connection:
         if self.unsent > self._charged + _UNCHARGED:
             self._charge()
 
+    def write_all(self, pieces: list[bytes | memoryview]) -> None:
+        """See `http1.Output`."""
+        if self._mute:
+            return
+        self._queue += pieces
+        self.unsent += sum(map(len, pieces))
+        if not self._dirty:
+            self._dirty = True
+            self._reactor.dirty.append(self)
+        if self.unsent > self._charged + _UNCHARGED:
+            self._charge()
+
     def _charge(self) -> None:
         """Bring the account up to date."""
         more = self.unsent - self._charged

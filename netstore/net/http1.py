@@ -97,6 +97,9 @@ class Output(Protocol):
     def write(self, data: bytes | memoryview) -> None:
         """Queue bytes to be sent."""
 
+    def write_all(self, pieces: list[bytes | memoryview]) -> None:
+        """Queue many pieces at once, in their order."""
+
     @property
     def unsent(self) -> int:
         """Bytes queued and not yet taken by the network."""

@@ -130,8 +130,10 @@ class Rounds(Protocol):
     def begin(self) -> None:
         """A round begins."""
 
-    def end(self) -> None:
-        """Everything was read. What this raises ends the reactor."""
+    def end(self, *, alone: bool) -> None:
+        """Everything was read. `alone`: of one connection at most, and nobody waits for a turn. What this
+        raises ends the reactor.
+        """
 
 
 class Log(Protocol):
@@ -558,7 +560,7 @@ class Reactor:
             at = self._serve_all(asking, at)
         if calling:
             self._answer_the_door(calling)
-        self._rounds.end()
+        self._rounds.end(alone=len(asking) + len(members) <= 1 and not self._turns.places)
         now = clock()
         if now - at > meter.budget:
             meter.over_turn(now - at)

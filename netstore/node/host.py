@@ -319,6 +319,10 @@ class Host:
         """Of the own requests and what was put off, where both wait."""
         self._image_in: object = None
         self._installing = False
+        self._was_lone = False
+        """The last batch for the log was a single entry, and nobody waited for the turn."""
+        self._is_writing_now = False
+        """The turn waits for the disk: what comes of it is taken up in the same turn."""
         self._reads = Reads(proposals.time_limit)
         self._asked = False
         """Something was asked for since the last turn."""
@@ -426,10 +430,19 @@ class Host:
         """Ask for a moment to read at: `done(None)` comes once this member's state holds everything that was
         acknowledged anywhere before this call (ReadIndex; Ongaro's dissertation, section 6.4). It gets a
         Fault when that cannot be had in time, or when too much waits already, of all or of `principal`. One
-        round of messages serves all reads that wait for one.
+        round of messages serves all reads that wait for one. The only voter of a cluster that has applied
+        what it committed calls `done` within this call.
         """
         if self._stopping:
             done(errors.stopped())
+            return
+        if (
+            not self._reads
+            and self._raft.read_index_alone() == self.machine.applied
+            and self._loading is None
+        ):
+            self._asked = True
+            self._finish_read(done, None)
             return
         number = self._reads.ask(done, principal, self.clock.monotonic())
         if number is None:
@@ -767,8 +780,12 @@ class Host:
 
     # --- the turn
 
-    def turn(self) -> None:
-        """Take all input, carry out all effects. Raises what this member must not survive."""
+    def turn(self, *, alone: bool = False) -> None:
+        """Take all input, carry out all effects. Raises what this member must not survive.
+
+        `alone`: nobody else is known to wait for the loop, so that a single entry may be synced within the
+        turn (`seams.Device.release`), and applied and answered in it too where this member alone decides.
+        """
         if self._failure is not None:
             raise self._failure
         proposals = self.proposals
@@ -797,10 +814,18 @@ class Host:
         has_more = False
         while not has_more and (effects := self._driver.take()) is not None:
             has_more = self._raft.has_more
-            if effects.append is not None:
+            if effects.append is None:
+                if effects.send:
+                    self._send(effects.send)
+            elif self._is_lone(effects.append, alone=alone):
+                if effects.send:  # the others write it meanwhile (Ongaro's dissertation, section 10.2.1)
+                    self._send(effects.send)
+                    self._flush()
+                self._write_now(effects.append)
+            else:
                 self._write(effects.append)
-            if effects.send:
-                self._send(effects.send)
+                if effects.send:
+                    self._send(effects.send)
             if effects.install is not None:
                 self._install(effects.install)
             ran("log")
@@ -1182,6 +1207,23 @@ class Host:
         if self._disk_full is None and self._writing == len(self._unsynced) - 1:
             self._give(record)
 
+    def _is_lone(self, record: Append, *, alone: bool) -> bool:
+        """This is a single entry in a turn that nobody waits for, as the batch before it was, and nothing is
+        under way to the disk.
+        """
+        was_lone, self._was_lone = self._was_lone, alone and len(record.entries) == 1
+        return was_lone and self._was_lone and not self._unsynced and self._disk_full is None
+
+    def _write_now(self, record: Append) -> None:
+        """Write a lone entry, and sync it before this returns where the disk is fast."""
+        self._unsynced.append(record)
+        self._is_writing_now = True
+        try:
+            if self._give(record, held=True):
+                self._wal.release()
+        finally:
+            self._is_writing_now = False
+
     def _give_on(self) -> None:
         """Hand to the log, in order, some of what had to wait while it could not be written, `BYTES_PER_TURN`
         and one record more; the rest in the next turns.
@@ -1196,11 +1238,11 @@ class Host:
         if self._writing < len(self._unsynced):
             self._wake()
 
-    def _give(self, record: Append | Mark) -> bool:
+    def _give(self, record: Append | Mark, *, held: bool = False) -> bool:
         """Hand a record to the log. False where there is no memory for it now."""
         try:
             if isinstance(record, Append):
-                self._wal.append(record.hard_state, record.entries, self._synced)
+                self._wal.append(record.hard_state, record.entries, self._synced, held=held)
             else:
                 self._wal.mark(record.meta, self._synced, replaces=record.is_copy)
         except MemoryError:  # the log stands where it stood: what follows waits behind this record
@@ -1218,7 +1260,8 @@ class Host:
             record = self._unsynced.popleft()
             if isinstance(record, Append):
                 self._driver.synced()
-                self._wake()
+                if not self._is_writing_now:
+                    self._wake()
             elif record.is_copy:
                 self._replace_state(record.meta)
             else:

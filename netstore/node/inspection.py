@@ -47,7 +47,12 @@ class _Files:
         data: bytes,
         done: Callable[[OSError | None], None],
         note: bytes = b"",
+        *,
+        held: bool = False,
     ) -> None:
+        raise NotImplementedError
+
+    def release(self) -> None:
         raise NotImplementedError
 
     def notes(self) -> list[bytes]:

@@ -38,10 +38,12 @@ class Loop:
         """A round begins: what it brings is taken up at its end."""
         self._in_round = True
 
-    def end(self) -> None:
-        """Run a turn if the round brought something to do. Raises what the member must not survive."""
+    def end(self, *, alone: bool) -> None:
+        """Run a turn if the round brought something to do; see `Host.turn` for `alone`. Raises what the
+        member must not survive.
+        """
         if self._due:
-            self._turn()
+            self._turn(alone=alone)
         elif self._meter is not None:
             self._meter.part = ""
         self._in_round = False
@@ -77,11 +79,11 @@ class Loop:
         if (seconds := meter.clock() - begun) > meter.budget:
             meter.over_turn(seconds)
 
-    def _turn(self) -> None:
+    def _turn(self, *, alone: bool = False) -> None:
         if self._host is None:
             return
         self._due = False
-        self._host.turn()
+        self._host.turn(alone=alone)
         if self._meter is not None:
             self._meter.part = self._host.parts.longest
         if self._idle is not None and not self._host.proposals:

@@ -268,6 +268,15 @@ class Raft:
         token."""
         readindex.ask(self, token)
 
+    def read_index_alone(self) -> Index | None:
+        """At which index a linearizable read may be served now, without a round: the commit index, where this
+        member leads and is the only voter. None where it takes a round.
+        """
+        conf, log = self.conf, self.log
+        if self.role is not Role.LEADER or conf.voters != (self.id,) or conf.voters_outgoing:
+            return None
+        return log.commit if log.term(log.commit) == self.term else None
+
     def transfer(self, to: NodeId) -> Refusal | None:
         """Hand leadership to the voter `to`; None if it was started. It is given up after an election
         timeout."""

@@ -41,10 +41,20 @@ class Platter:
         return [self.note]
 
     def write(
-        self, name: str, offset: int, data: bytes, done: Callable[[OSError | None], None], note: bytes = b""
+        self,
+        name: str,
+        offset: int,
+        data: bytes,
+        done: Callable[[OSError | None], None],
+        note: bytes = b"",
+        *,
+        held: bool = False,
     ) -> None:
         assert not self.closed
         self.waiting.append(Waiting(name, offset, data, done, note))
+
+    def release(self) -> None:
+        """What was held waits as all do."""
 
     def truncate(self, name: str, size: int) -> None:
         self.disk[name] = self.disk[name][:size].ljust(self.size, b"\0")

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +34,12 @@ class Disk:
         self.sent = 0
         self.end: dict[str, int] = {}
 
-    def write(self, name: str, data: bytes, offset: int | None = None) -> None:
+    def write(self, name: str, data: bytes, offset: int | None = None, *, held: bool = False) -> None:
         at = self.end.get(name, 0) if offset is None else offset
         self.end[name] = at + len(data)
         number = self.sent
         self.sent += 1
-        self.device.write(name, at, data, lambda error: self.answers.append((number, error)))
+        self.device.write(name, at, data, lambda error: self.answers.append((number, error)), held=held)
 
     def write_noted(self, name: str, data: bytes, note: bytes) -> None:
         self.sent += 1
@@ -61,6 +62,144 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     made = Disk(tmp_path)
     yield made
     made.device.close()
+
+
+class Slept:
+    """Time as the device sees it: a sync takes `seconds`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+        self.seconds = seconds
+        self.now = 0.0
+        self.threads: list[str] = []
+        self._real_sync = os.fdatasync
+        monkeypatch.setattr(posix, "monotonic", lambda: self.now)
+        monkeypatch.setattr(os, "fdatasync", self._sync)
+
+    def _sync(self, file: int) -> None:
+        self._real_sync(file)
+        if (name := threading.current_thread().name) != "disk-filler":
+            self.threads.append(name)
+            self.now += self.seconds
+
+
+def at_rest(disk: Disk) -> None:
+    """Every write has its answer, and the writer sleeps."""
+    disk.settle()
+    until = time.monotonic() + PATIENCE
+    while not disk.device._inbox._asleep:
+        assert time.monotonic() < until
+        time.sleep(0.0001)
+
+
+def lone(disk: Disk, data: bytes = b"lone", name: str = "a") -> None:
+    """A write that is released, as a lone one is."""
+    at_rest(disk)
+    disk.write(name, data, held=True)
+    disk.device.release()
+
+
+FAST, SLOW = 0.0001, 0.005
+
+
+def test_a_held_write_is_synced_and_answered_within_its_release(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept = Slept(monkeypatch, FAST)
+    disk.write("a", b"first")
+    lone(disk)
+    assert disk.answers == [(0, None), (1, None)]
+    assert slept.threads == ["disk-writer", threading.current_thread().name]
+    assert disk.content("a") == b"firstlone"
+    disk.write("a", b"last")
+    assert disk.settle() == [None] * 3
+    assert disk.content("a") == b"firstlonelast"
+
+
+@pytest.mark.parametrize("why", ["slow", "large", "another file", "others wait", "nothing is known yet"])
+def test_a_held_write_is_left_to_the_writer(disk: Disk, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    slept = Slept(monkeypatch, SLOW if why == "slow" else FAST)
+    if why != "nothing is known yet":
+        disk.write("a", b"first")
+    at_rest(disk)
+    if why == "others wait":
+        disk.write("a", b"other", held=True)
+    disk.write(
+        "b" if why == "another file" else "a",
+        bytes(posix.AT_ONCE_BYTES + 1) if why == "large" else b"lone",
+        held=True,
+    )
+    disk.device.release()
+    assert set(disk.settle()) == {None}
+    assert set(slept.threads) == {"disk-writer"}
+
+
+def test_after_a_slow_sync_the_loop_waits_for_none_until_many_were_fast(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept = Slept(monkeypatch, FAST)
+    disk.write("a", b"first")
+    lone(disk)
+    slept.seconds = SLOW
+    lone(disk)
+    slept.seconds = FAST
+    for _ in range(40):
+        lone(disk)
+    here = threading.current_thread().name
+    assert slept.threads[1:3] == [here, here]
+    assert slept.threads[3:21] == ["disk-writer"] * 18
+    assert slept.threads[21 + 2 :] == [here] * (len(slept.threads) - 23)
+    assert set(disk.settle()) == {None}
+
+
+def test_a_sync_that_fails_on_the_loop_ends_the_device(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.write("a", b"first")
+    at_rest(disk)
+    monkeypatch.setattr(disk.device, "_sync_seconds", 0.0)
+    failing(monkeypatch, "fdatasync", errno.EIO, thread=threading.current_thread().name)
+    lone(disk)
+    assert isinstance(disk.answers[1][1], SyncFailed)
+    disk.write("a", b"later")
+    assert isinstance(disk.settle()[2], SyncFailed)
+
+
+def test_a_held_write_that_finds_no_room_leaves_the_file_as_it_was(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.write("a", b"first")
+    at_rest(disk)
+    monkeypatch.setattr(disk.device, "_sync_seconds", 0.0)
+    failing(monkeypatch, "pwrite", errno.ENOSPC, thread=threading.current_thread().name)
+    lone(disk)
+    failure = disk.answers[1][1]
+    assert failure is not None
+    assert failure.errno == errno.ENOSPC
+    assert disk.content("a") == b"first"
+    lone(disk, b"again")
+    assert disk.answers[2][1] is None
+
+
+def test_writes_that_are_released_while_the_writer_wakes_and_sleeps_keep_their_order(disk: Disk) -> None:
+    """Both sides take jobs: each job is done once, and never two at the same time."""
+    busy = threading.Lock()
+    put = disk.device._put
+
+    def alone(run: list[Any]) -> OSError | None:
+        assert busy.acquire(blocking=False), "two threads write"
+        try:
+            return put(run)
+        finally:
+            busy.release()
+
+    disk.device._put = alone  # type: ignore[method-assign]
+    disk.device._sync_seconds = 0.0
+    for number in range(2_000):
+        disk.write("a", b"%05d" % number, held=number % 3 > 0)
+        if number % 3:
+            disk.device.release()
+        if number % 7 == 0:
+            disk.settle()
+    assert set(disk.settle()) == {None}
+    assert disk.content("a") == b"".join(b"%05d" % number for number in range(2_000))
 
 
 class Gate:

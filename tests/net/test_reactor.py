@@ -69,7 +69,9 @@ class Site:
 
     def __init__(self, limits: Limits, credentials: Credentials | None = None) -> None:
         self.time = 1000.0
-        self.rounds = self.ended = 0
+        self.rounds = self.ended = self.handled = 0
+        self.alone: list[bool] = []
+        """Of each round in which somebody was handled."""
         self.log = Quiet()
         self.exchanges: list[Http1Exchange] = []
         self.answer: bytes | None = b"hello"
@@ -90,8 +92,11 @@ class Site:
     def begin(self) -> None:
         self.rounds += 1
 
-    def end(self) -> None:
+    def end(self, *, alone: bool) -> None:
         self.ended += 1
+        if len(self.exchanges) > self.handled:
+            self.alone.append(alone)
+        self.handled = len(self.exchanges)
 
     def let_pass(self, seconds: float) -> None:
         """So much time, with a sweep each second."""
@@ -155,6 +160,22 @@ async def test_a_large_answer_to_a_slow_reader_arrives_whole() -> None:
         assert data.partition(b"\r\n\r\n")[2] == here.answer
         await stream.aclose()
         await here.until_open(0)
+
+
+async def test_a_round_of_one_connection_is_told_from_one_of_many() -> None:
+    """In the first nobody else waits for what its turn does."""
+    async with site() as here:
+        many = asking(here, 5)
+        await here.until_asked(5)
+        for some, is_alone in ((many[:1], True), (many, False)):
+            before = len(here.exchanges)
+            here.alone.clear()
+            for one in some:  # nothing is read in between
+                one.sendall(GET)
+            await here.until_asked(before + len(some))
+            assert here.alone == [is_alone]
+        for one in many:
+            one.close()
 
 
 async def test_a_large_piece_for_many_readers_is_kept_once() -> None:

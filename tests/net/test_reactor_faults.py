@@ -136,7 +136,7 @@ class Site:
     def begin(self) -> None:
         """A round begins."""
 
-    def end(self) -> None:
+    def end(self, *, alone: bool) -> None:
         """It ends."""
 
     async def until(self, true: Callable[[], bool]) -> None:

@@ -39,7 +39,7 @@ from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.core import Raft
 from netstore.raft.entry import Entry, EntryKind, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
-from netstore.raft.messages import Append, Forward, ForwardRefused, InstallSnapshot
+from netstore.raft.messages import Append, AppendAccepted, Forward, ForwardRefused, InstallSnapshot
 from netstore.raft.progress import Progress
 from netstore.raft.status import Fate, Proposed, Refusal
 from netstore.seams import SyncFailed
@@ -107,6 +107,121 @@ def test_nothing_is_acknowledged_before_it_is_synced() -> None:
     assert outcomes == []
     member.settle()
     assert isinstance(outcomes[0], Event)
+
+
+def lone(member: Solo) -> Solo:
+    """The batch before was a single entry in a turn that nobody waited for; the disk is fast from now on."""
+    put(member)
+    member.host.turn(alone=True)
+    member.settle()
+    member.device.fast = True
+    return member
+
+
+def test_a_lone_write_is_synced_applied_and_answered_in_one_turn() -> None:
+    member = lone(Solo().lead())
+    outcomes = put(member, b"lone")
+    member.woken = False
+    member.host.turn(alone=True)
+    assert isinstance(outcomes[0], Event)
+    assert value(member.crashed().lead()) == b"lone"
+    assert not member.woken, "nothing is left to do"
+
+
+@pytest.mark.parametrize("why", ["not alone", "two", "after two", "under way", "slow"])
+def test_others_are_not_kept_waiting_for_a_sync(why: str) -> None:
+    member = lone(Solo().lead())
+    if why == "after two":
+        member.device.fast = False
+        put(member)
+        put(member)
+        member.host.turn(alone=True)
+        member.settle()
+        member.device.fast = True
+    if why == "under way":
+        put(member)
+        member.turn()
+    if why == "two":
+        put(member)
+    if why == "slow":
+        member.device.fast = False
+    outcomes = put(member)
+    member.host.turn(alone=why != "not alone")
+    assert outcomes == []
+    assert member.device.waiting
+    member.settle()
+    assert isinstance(outcomes[0], Event)
+
+
+def test_after_a_group_one_lone_write_goes_by_the_writer() -> None:
+    """Two clients that write without pause never are alone for two writes in a row."""
+    member = lone(Solo().lead())
+    put(member)
+    member.turn()
+    member.settle()
+    first = put(member)
+    member.host.turn(alone=True)
+    assert first == []
+    member.settle()
+    second = put(member)
+    member.host.turn(alone=True)
+    assert isinstance(second[0], Event)
+
+
+def test_a_lone_write_that_fails_ends_the_member_before_anybody_is_told() -> None:
+    member = lone(Solo().lead())
+    outcomes = put(member)
+    member.device.failure = SyncFailed(errno.EIO, "sync failed")
+    with pytest.raises(DiskFailed):
+        member.host.turn(alone=True)
+    assert outcomes == []
+
+
+def test_a_lone_write_that_finds_no_room_waits_for_some() -> None:
+    member = lone(Solo().lead())
+    outcomes = put(member, b"stuck")
+    member.device.failure = FULL
+    member.host.turn(alone=True)
+    assert refusal(outcomes) == NO_SPACE
+    member.device.failure = None
+    member.host.retry_writes()
+    member.settle()
+    assert value(member) == b"stuck", "it was told that its outcome is not known"
+
+
+def test_a_leader_sends_a_lone_write_before_it_syncs_it() -> None:
+    group = Group(3)
+    leader = group.leader
+    sent_before: list[list[type]] = []
+    leader.device.fast = True
+    leader.device.on_release = lambda: sent_before.append([type(each) for each in group.sent])
+    outcomes: Outcomes = []
+    for _ in range(2):
+        leader.host.propose(encode(Set(path=b"/k")), outcomes.append, OWN)
+        leader.host.turn(alone=True)
+        if not sent_before:
+            group.settle()
+    assert sent_before == [[Append, Append]]
+    assert len(outcomes) == 1, "the others are needed too"
+    group.settle()
+    assert isinstance(outcomes[1], Event)
+
+
+def test_a_follower_acknowledges_a_lone_entry_in_the_turn_that_brings_it() -> None:
+    group = Group(3)
+    leader, follower = group.leader, group[3]
+    follower.device.fast = True
+    for is_last in (False, True):
+        leader.host.propose(encode(Set(path=b"/k")), lambda _: None, OWN)
+        leader.host.turn()
+        leader.device.sync()
+        brought = [each for each in group.sent if each.to == follower.id]
+        group.sent.clear()
+        follower.host.receive(brought)
+        follower.host.turn(alone=True)
+        if not is_last:
+            group.settle()
+    assert [type(each) for each in group.sent] == [AppendAccepted]
 
 
 def test_what_arrives_during_a_sync_is_the_next_batch() -> None:
@@ -1820,12 +1935,13 @@ def test_a_turn_tells_which_part_of_it_took_longest(
         owner = getattr(owner, each)
     real = getattr(owner, name)
 
-    def slowly(*given: object) -> object:
+    def slowly(*given: object, **named: object) -> object:
         member.clock.now = Nanos(member.clock.now + 1_000_000)
-        return real(*given)
+        return real(*given, **named)
 
     monkeypatch.setattr(owner, name, slowly)
     monkeypatch.setattr(Watches, "behind", True)
+    monkeypatch.setattr(Raft, "read_index_alone", lambda _: None)
     found: list[str] = []
     member.host.read(lambda _: None)
     assert member.host.jobs.start("somebody", SlowJob()) is None
@@ -1907,9 +2023,9 @@ def test_a_turn_writes_and_sends_what_one_ready_has_room_for(monkeypatch: pytest
     written: list[int] = []
     write = follower.host._wal.append
 
-    def note(state: Any, some: Sequence[Entry], done: Any) -> None:
+    def note(state: Any, some: Sequence[Entry], done: Any, *, held: bool) -> None:
         written.append(len(some))
-        write(state, some, done)
+        write(state, some, done, held=held)
 
     monkeypatch.setattr(follower.host._wal, "append", note)
     term = leader.host.term

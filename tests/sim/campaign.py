@@ -84,6 +84,7 @@ REACHED: Final = (
     "operations_refused",
     "operations_unknown",
     "turns_amid_a_command",
+    "lone_syncs",
     "lies_refused",
     "members_upgraded",
     "later_commands_refused",

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 COPY_SECONDS: Final = 2.0
 """Most it takes to keep a state copy, or to put it in place."""
 
+QUICK: Final = 0.0002
+"""Seconds of a sync up to which a lone write is synced within the turn that hands it over."""
+
 REMEMBERED_WRITES: Final = 12
 """Finished writes a misdirected one is chosen from."""
 
@@ -82,6 +85,8 @@ class Disk:
         """Complete state copies put aside, under the index they stand for."""
         self.usual_latency = self.latency = latency
         """Seconds a sync takes; each is drawn around it."""
+        self.synced_at_once = 0
+        """Writes of all lives that were synced within their release."""
         self.full = False
         self.short = False
         """The next write finds no room, and the one after it does."""
@@ -96,6 +101,11 @@ class Disk:
         self.spoiled = ""
         """What was damaged behind the member's back, if anything."""
         self.finished: deque[_Finished] = deque(maxlen=REMEMBERED_WRITES)
+
+    @property
+    def quick(self) -> bool:
+        """Syncs take so little that the member waits for one (`disk.posix`)."""
+        return self.latency <= QUICK
 
     def rot(self, random: Random) -> bool:
         """Flip one bit somewhere in the log. False if there is no log yet."""
@@ -154,6 +164,8 @@ class SimDevice:
         """
         self._dead: SyncFailed | None = None
         self._gone = False
+        self._held = False
+        """The run under way waits for `release`."""
         disk.finished.clear()  # its numbers are those of one life
 
     def names(self) -> list[str]:
@@ -169,12 +181,23 @@ class SimDevice:
         del self._disk.files[name][size:]
         self._host.effect()
 
-    def write(self, name: str, offset: int, data: bytes, done: Done, note: bytes = b"") -> None:
+    def write(
+        self, name: str, offset: int, data: bytes, done: Done, note: bytes = b"", *, held: bool = False
+    ) -> None:
         self._host.effect()
         self._waiting.append(_Write(name, offset, data, done, self._life, self._reports, note))
-        if not self._run:
+        if held and self._disk.quick and not self._run:
+            self._held = True
+            self._run = [self._waiting.popleft()]
+        elif not self._run:
             self._start()
         self._host.effect()
+
+    def release(self) -> None:
+        if self._held:
+            self._held = False
+            self._disk.synced_at_once += 1
+            self._report()
 
     def remove(self, name: str) -> None:
         self._host.effect()

@@ -125,10 +125,12 @@ class WatchedWal(Wal):
     stored: Callable[[int, Sequence[Entry]], None]
     """Hears of all entries that are safe, and of the term before them."""
 
-    def append(self, hard_state: HardState | None, entries: Sequence[Entry], done: Done) -> None:
+    def append(
+        self, hard_state: HardState | None, entries: Sequence[Entry], done: Done, *, held: bool = False
+    ) -> None:
         batch = Batch(hard_state, entries, None, self.record.term_before(entries) if entries else 0)
         self.record.issued(batch)
-        super().append(hard_state, entries, partial(self._settled, batch, done))
+        super().append(hard_state, entries, partial(self._settled, batch, done), held=held)
 
     def mark(self, meta: SnapshotMeta, done: Done, *, replaces: bool = False) -> None:
         batch = Batch(None, (), meta)

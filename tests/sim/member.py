@@ -333,7 +333,8 @@ class Member:
         self._turn_due = False
         while self._woken:
             self._woken = False
-            self.host.turn()
+            self.host.turn(alone=self.disk.quick)
+            self.world.reach["lone_syncs"] = max(self.world.reach["lone_syncs"], self.disk.synced_at_once)
             self.world.reach["turns_amid_a_command"] += self.machine._work is not None
             self.world.turned(self)
 

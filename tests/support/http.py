@@ -64,6 +64,9 @@ class FakeOutput:
     def write(self, data: bytes | memoryview) -> None:
         self.sent += data
 
+    def write_all(self, pieces: list[bytes | memoryview]) -> None:
+        self.sent += b"".join(pieces)
+
     @property
     def unsent(self) -> int:
         return self.backlog

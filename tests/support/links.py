@@ -44,7 +44,7 @@ class NoRounds:
     def begin(self) -> None:
         """A round begins."""
 
-    def end(self) -> None:
+    def end(self, *, alone: bool) -> None:
         """It is over."""
 
 

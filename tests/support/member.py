@@ -33,6 +33,11 @@ class HandDevice:
     def __init__(self, files: dict[str, bytearray] | None = None) -> None:
         self.files: dict[str, bytearray] = files or {}
         self.waiting: deque[tuple[str, int, bytes, Callable[[OSError | None], None]]] = deque()
+        self.fast = False
+        """What is released is synced at once."""
+        self.failure: OSError | None = None
+        """What comes of that, if not its sync."""
+        self.on_release: Callable[[], object] = lambda: None
 
     def names(self) -> list[str]:
         return sorted(self.files)
@@ -44,9 +49,23 @@ class HandDevice:
         return []
 
     def write(
-        self, name: str, offset: int, data: bytes, done: Callable[[OSError | None], None], note: bytes = b""
+        self,
+        name: str,
+        offset: int,
+        data: bytes,
+        done: Callable[[OSError | None], None],
+        note: bytes = b"",
+        *,
+        held: bool = False,
     ) -> None:
         self.waiting.append((name, offset, data, done))
+
+    def release(self) -> None:
+        self.on_release()
+        if self.fast and self.failure is not None:
+            self.fail(self.failure)
+        elif self.fast:
+            self.sync()
 
     def truncate(self, name: str, size: int) -> None:
         del self.files[name][size:]

@@ -172,7 +172,7 @@ class _Rounds:
     def begin(self) -> None:
         """A round begins."""
 
-    def end(self) -> None:
+    def end(self, *, alone: bool) -> None:
         """It ends."""
 
 

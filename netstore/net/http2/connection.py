@@ -804,11 +804,17 @@ class Http2Connection:
 
     def _pump(self) -> None:
         """Frame what is queued, one frame of each stream in turn."""
-        turn, output = self._turn, self.output
-        while turn and self.window > 0 and output.unsent < PACE:
+        while self._turn and self.window > 0 and self.output.unsent < PACE:
             if self.spent >= self._slice:
                 self._ask()
                 break
+            self._frame_some(PACE - self.output.unsent)
+
+    def _frame_some(self, most: int) -> None:
+        """Frame about so many bytes, which are written at once: each write has its price."""
+        turn = self._turn
+        framed: list[bytes | memoryview] = []
+        while turn and self.window > 0 and most > 0 and self.spent < self._slice:
             self.spent += 1
             stream = turn.popleft()
             room = min(self.initial_window + stream.credit, self.window, self.frame_limit)
@@ -817,9 +823,9 @@ class Http2Connection:
                 if stream.queued:
                     self._blocked[stream] = self.server.clock()
                 continue
-            size = stream.queued
-            pieces = stream.fill(room)
-            size -= stream.queued
+            size = min(stream.queued, room)
+            framed.append(FRAME_HEAD.pack(size << 8, 0, stream.number))
+            stream.fill(size, framed)
             stream.credit -= size
             self.window -= size
             self.queued -= size
@@ -827,16 +833,19 @@ class Http2Connection:
                 self.answers -= size
             self.moved += size
             self.strikes = FORGIVEN
-            output.write(FRAME_HEAD.pack(size << 8, 0, stream.number))
-            for piece in pieces:
-                output.write(piece)
+            most -= size
             if stream.thirsty and stream.queued <= LOW_WATER // 2 < stream.queued + size:
                 self._watered.append(stream)
             if stream.queued:
                 turn.append(stream)
-            else:
-                stream.turning = False
+                continue
+            stream.turning = False
+            if stream.ended:  # its trailers follow
+                self.output.write_all(framed)
+                framed = []
                 stream.sent()
+        if framed:
+            self.output.write_all(framed)
 
     def _fail(self, code: int, text: str) -> None:
         """End the connection for a fault of the peer."""

@@ -292,20 +292,18 @@ class Stream:
         connection.strikes = FORGIVEN
         connection.close(self)
 
-    def fill(self, room: int) -> list[bytes | memoryview]:
-        """Take up to `room` bytes out of the queue."""
+    def fill(self, size: int, pieces: list[bytes | memoryview]) -> None:
+        """Move the first `size` bytes of the queue, which has them, to the end of `pieces`."""
         queue = self._queue
-        pieces: list[bytes | memoryview] = []
-        while queue and room:
+        self.queued -= size
+        while size and queue:
             piece = queue.popleft()
-            if len(piece) > room:
+            if len(piece) > size:
                 view = memoryview(piece)
-                queue.appendleft(view[room:])
-                piece = view[:room]
-            room -= len(piece)
-            self.queued -= len(piece)
+                queue.appendleft(view[size:])
+                piece = view[:size]
+            size -= len(piece)
             pieces.append(piece)
-        return pieces
 
     def drop(self) -> int:
         """Forget what was queued; how many bytes that were."""
