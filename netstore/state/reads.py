@@ -49,7 +49,7 @@ SORT_UNITS: Final = 6
 RECORD_UNITS: Final = 5
 UNIT_BYTES: Final = 2_048
 
-PIECE_BYTES: Final = 128 * 1024
+PIECE_BYTES: Final = 256 * 1024
 """Bytes of pairs given at once, give or take one pair."""
 
 ROW_BYTES: Final = 80

@@ -17,7 +17,7 @@ import trio.lowlevel
 from netstore.guard import unguarded
 from netstore.limits import Budget
 from netstore.net import reactor
-from netstore.net.connection import HANDSHAKE_SECONDS, SEND_SIZE
+from netstore.net.connection import HANDSHAKE_SECONDS, SEND_SIZE, Connection
 from netstore.net.http1 import (
     BODY_SECONDS,
     HEAD_SECONDS,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from netstore.net.connection import Connection, Session
+    from netstore.net.connection import Session
     from netstore.net.http1exchange import Http1Exchange
     from netstore.net.http2 import Head, Stream
 
@@ -194,6 +194,33 @@ async def test_a_large_piece_for_many_readers_is_kept_once() -> None:
                 while not isinstance(rest := connection._queue[0], memoryview):
                     await trio.lowlevel.checkpoint()
             assert rest.obj is piece
+
+
+async def test_pieces_that_are_not_joined_arrive_whole_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel takes part of a piece, or of several, as its buffer has room."""
+    outcomes: list[bool] = []
+    gather = Connection._gather
+
+    def note(connection: Connection) -> bool:
+        outcomes.append(gather(connection))
+        return outcomes[-1]
+
+    monkeypatch.setattr(Connection, "_gather", note)
+    sent = b""
+    async with site() as here, await here.connect() as stream:
+        here.answer = None
+        await stream.send_all(GET.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        await here.until_asked(1)
+        (exchange,) = here.exchanges
+        exchange.begin(200, b"")
+        for number in range(600):
+            piece = number.to_bytes(4, "big") * (200 + number * 37 % 4_000)
+            sent += piece
+            assert exchange.push(piece)
+        exchange.end()
+        data = await read_all(stream)
+    assert data.partition(b"\r\n\r\n")[2] == sent
+    assert set(outcomes) == {True, False}
 
 
 async def test_unread_answers_stop_the_reading() -> None:

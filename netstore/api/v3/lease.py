@@ -22,7 +22,7 @@ from netstore.errors import Fault
 from netstore.net import grpc
 from netstore.state.commands import encode
 from netstore.state.lease import granted_ttl
-from netstore.state.reads import PIECE_BYTES, UNIT_BYTES, Lost
+from netstore.state.reads import UNIT_BYTES, Lost
 from netstore.state.v3commands import Done, LeaseGrant, LeaseGranted, LeaseRevoke
 from netstore.types import LeaseId
 
@@ -45,9 +45,12 @@ MOST_UNREAD: Final = 1 << 20
 """Bytes of answers that a client may leave unread before its stream ends."""
 
 FEW: Final = 1_000
-"""Keys of a lease that are told in one call, if they have no more than `PIECE_BYTES`, and keys or leases in
+"""Keys of a lease that are told in one call, if they have no more than `STEP_BYTES`, and keys or leases in
 one step where there are more: 1 ms.
 """
+
+STEP_BYTES: Final = 128 * 1024
+"""Bytes of such keys."""
 
 FEW_LEASES: Final = 100
 """Leases that are told in one call: a request counts for less than what many take."""
@@ -203,7 +206,7 @@ class LeaseService:
         held = machine.leases.keys_of(lease)
         size = sum(map(len, held))
         machine.mvcc.read_units += len(held) // KEYS_PER_UNIT
-        if size > PIECE_BYTES or not fits(call, size):
+        if size > STEP_BYTES or not fits(call, size):
             return None
         machine.mvcc.read_units += size // UNIT_BYTES
         return sorted(held)
@@ -415,8 +418,8 @@ def _id_of(key: bytes) -> LeaseId:
 
 
 def _some_of(keys: Iterable[bytes], parts: int = 1) -> Iterator[list[bytes]]:
-    """The keys in lists of `FEW`, or of `PIECE_BYTES`, give or take one, or of one in so many parts of it."""
-    most, most_bytes = FEW // parts, PIECE_BYTES // parts
+    """The keys in lists of `FEW`, or of `STEP_BYTES`, give or take one, or of one in so many parts of it."""
+    most, most_bytes = FEW // parts, STEP_BYTES // parts
     some: list[bytes] = []
     size = 0
     for key in keys:
@@ -446,7 +449,7 @@ def _drained(run: deque[bytes]) -> Iterator[bytes]:
 
 
 def _merge_most(runs: deque[deque[bytes]]) -> Iterator[None]:
-    """Merge runs in steps of `FEW` keys, or `PIECE_BYTES`, until there are no more than `WAYS`. O(keys *
+    """Merge runs in steps of `FEW` keys, or `STEP_BYTES`, until there are no more than `WAYS`. O(keys *
     log(runs)).
     """
     while len(runs) > WAYS:

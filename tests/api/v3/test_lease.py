@@ -14,6 +14,7 @@ from netstore.api.v3.lease import (
     FEW,
     FEW_LEASES,
     KEYS_PER_UNIT,
+    STEP_BYTES,
     MOST_MEANWHILE,
     MOST_UNREAD,
     MOST_WAITING,
@@ -30,7 +31,7 @@ from netstore.state.commands import encode
 from netstore.state.envelope import seal
 from netstore.state.lease import StoredLeases
 from netstore.state.machine import UNFINISHED
-from netstore.state.reads import PIECE_BYTES, UNIT_BYTES
+from netstore.state.reads import UNIT_BYTES
 from netstore.state.v3commands import DeleteRange, Found, LeaseGrant, LeaseRevoke, Put, Range, V3Command
 from netstore.types import Index
 from tests.support.v3member import FakeCall, Served
@@ -594,7 +595,7 @@ def test_keys_that_a_command_is_about_to_take_are_listed_in_steps(served: Served
 
 
 HUGE = [b"k" * 60_000 + b"%03d" % number for number in range(40)]
-"""Fewer than `FEW` keys, of more than `PIECE_BYTES`."""
+"""Fewer than `FEW` keys, of more than `STEP_BYTES`."""
 
 
 @pytest.fixture
@@ -625,7 +626,7 @@ def test_a_few_long_keys_are_told_in_steps_of_bytes(huge: Served, monkeypatch: p
     huge.member.settle()
     for some in sizes.values():
         assert sum(some) == sum(map(len, HUGE))
-        assert max(some) <= PIECE_BYTES + len(HUGE[0])
+        assert max(some) <= STEP_BYTES + len(HUGE[0])
     answer = kind.FromString(call.messages[0])
     assert (answer.TTL, answer.grantedTTL, list(answer.keys)) == (59, 60, HUGE)
     assert answer.SerializeToString() == call.messages[0]
