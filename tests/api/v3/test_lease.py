@@ -14,10 +14,10 @@ from netstore.api.v3.lease import (
     FEW,
     FEW_LEASES,
     KEYS_PER_UNIT,
-    STEP_BYTES,
     MOST_MEANWHILE,
     MOST_UNREAD,
     MOST_WAITING,
+    STEP_BYTES,
     TOLD_AT_ONCE,
 )
 from netstore.api.v3.pb import rpc_pb2 as pb
