@@ -7,22 +7,17 @@ second at most. A turn of the member is one piece with many parts; the line name
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from netstore.seams import Log
 
 PIECE_SECONDS: Final = 0.005
 """What a piece of work may take: a client that asks for little waits for a few pieces of others' at most."""
 
 _TOLD_EVERY: Final = 1.0
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class Parts:

@@ -1,11 +1,11 @@
-"""The outside world as seven small protocols. Only `server.py`, the agent's service and tests name what
-stands behind them.
+"""The outside world as small protocols: clocks, timers, random numbers, the log for people, disks. Only
+`server.py`, the agent's service and tests name what stands behind them.
 """
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +22,19 @@ class Clock(Protocol):
 
     def wall(self) -> Nanos:
         """Wall time; may jump either way."""
+
+
+class Alarm(Protocol):
+    """A call that will be made."""
+
+    def cancel(self) -> None:
+        """Do not make it. May be said again, and after it was made."""
+
+
+class After(Protocol):
+    """Makes a call once that many seconds have passed (`node.timekeeper.Deadlines.after`)."""
+
+    def __call__(self, seconds: float, call: Callable[[], None], /) -> Alarm: ...
 
 
 class Entropy(Protocol):
@@ -45,6 +58,22 @@ NO_MEANS: Final = (errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 PASSING: Final = (*NO_ROOM, *NO_MEANS)
 """Failures after which the same may succeed when it is tried again."""
+
+
+class Log(Protocol):
+    """A structured logger, as `structlog` makes them: an event in one word, and fields by name."""
+
+    def debug(self, event: str, **fields: Any) -> object:
+        """Write a line that nobody needs in ordinary operation."""
+
+    def info(self, event: str, **fields: Any) -> object:
+        """Write a line about something that happened as it should."""
+
+    def warning(self, event: str, **fields: Any) -> object:
+        """Write a line about something that is wrong and that the program goes on with."""
+
+    def error(self, event: str, **fields: Any) -> object:
+        """Write a line about something that ends part of the program, or all of it."""
 
 
 class Device(Protocol):

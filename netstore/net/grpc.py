@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore.errors import TOO_MANY, MustStop
 from netstore.expiry import Expiries
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from netstore.expiry import Expiry
     from netstore.net.http2 import Head, Http2Connection
+    from netstore.seams import After, Alarm, Log
 
 OK: Final = 0
 CANCELLED: Final = 1
@@ -195,20 +196,6 @@ class Services:
         self.stream = dict(stream)
 
 
-class Alarm(Protocol):
-    """A call that will be made, as `node.timekeeper.Deadline`."""
-
-    def cancel(self) -> None:
-        """Do not make it."""
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
-
-
 LONGEST_SECONDS: Final = 366 * 24 * 3600.0
 """A longer `grpc-timeout` means this: a hundred million hours are for ever to everybody."""
 
@@ -338,7 +325,7 @@ class GrpcServer:
         self,
         services: Services,
         clock: Callable[[], float],
-        after: Callable[[float, Callable[[], None]], Alarm | None],
+        after: After,
         log: Log,
         *,
         message_limit: int = MESSAGE_LIMIT,

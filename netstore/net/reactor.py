@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from netstore.net.http1 import Http1Server
     from netstore.net.load import ConnectionLoad
     from netstore.net.tls import Credentials
+    from netstore.seams import Log
 
 MAX_CONNECTIONS: Final = 10_000
 """Open connections; at the limit `crowd` says who goes for one more, if anybody."""
@@ -132,13 +133,6 @@ class Rounds(Protocol):
 
     def end(self) -> None:
         """Everything was read. What this raises ends the reactor."""
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class Limits:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from netstore.seams import Log
+
 BUSY: Final = b"etcdserver: another snapshot is being made"
 FAILED: Final = b"etcdserver: the snapshot could not be made; the log of the member says why"
 
@@ -50,16 +52,6 @@ class Source(Protocol):
 
     def copy_to(self, file: int) -> None:
         """Write a consistent copy to a file descriptor. Blocks."""
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def info(self, event: str, **fields: Any) -> None:
-        """One line."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class BoltCopy:

@@ -23,7 +23,7 @@ the mark already; the next that joins gets it, or an operator promotes a learner
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from netstore import errors
 from netstore.admission import PARTS
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.node.host import Host
+    from netstore.seams import Log
     from netstore.state.machine import Outcome
 
     MemberDone: TypeAlias = Callable[[MemberInfo | Fault], None]
@@ -86,16 +87,6 @@ _WORDS: Final = {
 }
 
 _Command: TypeAlias = AddMember | JoinMember | RemoveMember | PromoteMember
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def info(self, event: str, **fields: Any) -> None:
-        """One line."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class _Asked:

@@ -20,7 +20,7 @@ import errno
 from collections import deque
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore import errors
 from netstore.errors import CannotApply, CorruptData, Fault, MustStop, NetstoreError
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from netstore.raft.entry import Entry, SnapshotMeta
     from netstore.raft.messages import InstallSnapshot, Message
     from netstore.raft.status import Proposed, Status
-    from netstore.seams import Clock, Engine
+    from netstore.seams import Clock, Engine, Log
     from netstore.state.machine import Machine, Outcome
     from netstore.types import ClusterId, NodeId
     from netstore.watch.hub import Hub
@@ -171,19 +171,6 @@ class Mark:
     meta: SnapshotMeta
     is_copy: bool = False
     """It is that of a state copy, which takes the place of the state once this is written."""
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def info(self, event: str, **fields: Any) -> None:
-        """One line."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
-
-    def error(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class LogRoom(Protocol):

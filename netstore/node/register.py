@@ -14,7 +14,7 @@ answer, so that nobody takes a working member's place, and the copies of its dat
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from netstore.net.tls import Credentials
     from netstore.node.cluster import Cluster
     from netstore.node.host import Host
+    from netstore.seams import Log
     from netstore.state.member import MemberInfo
 
 ANSWER_SECONDS: Final = 15.0
@@ -52,16 +53,6 @@ ANSWER_SECONDS: Final = 15.0
 
 class Expelled(Hopeless):
     """This member was removed from its cluster: it stops for good."""
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def info(self, event: str, **fields: Any) -> None:
-        """One line."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class Register:

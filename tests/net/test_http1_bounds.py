@@ -22,7 +22,8 @@ from netstore.net.http1 import (
     Http1Server,
 )
 from netstore.net.intake import GROWTH, TOO_MANY, TOO_SLOW, Intake
-from tests.support.http import Told, Wire
+from tests.support.http import Wire
+from tests.support.log import KeptLog
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 PUT = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
@@ -218,7 +219,7 @@ LARGE = b"%b /a HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n"
 def sharing(count: int) -> list[Wire]:
     """Connections that have memory for one body at a time."""
     memory = Budget(BODY * 2)
-    intake = Intake(memory, Told(), lambda: intake.look(0.0))
+    intake = Intake(memory, KeptLog(), lambda: intake.look(0.0))
     wires = [Wire(hold=True) for _ in range(count)]
     for wire in wires:
         wire.output.intake = intake

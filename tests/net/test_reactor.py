@@ -42,6 +42,7 @@ from netstore.net.reactor import (
 )
 from netstore.net.tls import Credentials
 from tests.support.certificates import Certificates
+from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -54,23 +55,13 @@ if TYPE_CHECKING:
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-class Quiet:
-    """Keeps the events that would be logged."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def warning(self, event: str, **fields: Any) -> None:
-        self.events.append(event)
-
-
 class Site:
     """A reactor that is running, and the exchanges it handed over."""
 
     def __init__(self, limits: Limits, credentials: Credentials | None = None) -> None:
         self.time = 1000.0
         self.rounds = self.ended = 0
-        self.log = Quiet()
+        self.log = KeptLog()
         self.exchanges: list[Http1Exchange] = []
         self.answer: bytes | None = b"hello"
         self.server = Http1Server(self._handle)
@@ -238,7 +229,7 @@ async def test_time_in_which_nothing_could_be_read_counts_for_nobody(first: str)
 
 async def test_a_handshake_has_its_time_limit(tmp_path: Path) -> None:
     files = Certificates(tmp_path / "tls")
-    log: Any = Quiet()
+    log: Any = KeptLog()
     credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
     async with (
         site(credentials=credentials) as here,
@@ -260,7 +251,7 @@ async def test_a_handshake_has_its_time_limit(tmp_path: Path) -> None:
 
 async def test_a_letter_inside_a_handshake_is_no_http(tmp_path: Path) -> None:
     files = Certificates(tmp_path / "tls")
-    log: Any = Quiet()
+    log: Any = KeptLog()
     credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
     inbound, outbound = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = files.context("http/1.1", shown=None).wrap_bio(inbound, outbound, server_hostname="localhost")
@@ -303,7 +294,7 @@ SECRET = b"secret--"
 async def test_after_a_broken_record_nothing_leaves_that_was_not_sealed(tmp_path: Path) -> None:
     """Neither what waits to be sent, nor what is answered later; an alert says why (RFC 8446, 6.2)."""
     files = Certificates(tmp_path / "tls")
-    log: Any = Quiet()
+    log: Any = KeptLog()
     credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
     async with site(credentials=credentials) as here:
         ((listener, _),) = here.reactor._listeners.values()
@@ -343,7 +334,7 @@ async def test_after_a_broken_record_nothing_leaves_that_was_not_sealed(tmp_path
 async def test_a_record_that_does_not_come_whole_is_charged_and_timed(tmp_path: Path) -> None:
     """However often a byte of it comes; one that becomes whole is neither any more."""
     files = Certificates(tmp_path / "tls")
-    log: Any = Quiet()
+    log: Any = KeptLog()
     credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
     async with site(Limits(stall_seconds=20), credentials) as here, await here.connect() as stream:
         tls, outbound = await open_tls(stream, files)
@@ -372,7 +363,7 @@ async def test_a_record_that_does_not_come_whole_is_charged_and_timed(tmp_path: 
 
 async def test_what_speaks_no_tls_is_told_so_in_clear(tmp_path: Path) -> None:
     files = Certificates(tmp_path / "tls")
-    log: Any = Quiet()
+    log: Any = KeptLog()
     credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
     async with site(credentials=credentials) as here, await here.connect() as stream:
         await stream.send_all(GET)
@@ -598,7 +589,7 @@ async def test_a_principal_is_the_address_without_its_port() -> None:
 
 async def test_a_principal_is_the_name_in_the_certificate_where_there_is_one(tmp_path: Path) -> None:
     files = Certificates(tmp_path / "tls")
-    log: Any = Quiet()
+    log: Any = KeptLog()
     credentials = Credentials(files.certificate, files.key, files.ca, client_auth=True, log=log)
     async with site(credentials=credentials) as here, await here.connect() as plain:
         stream = trio.SSLStream(plain, files.context("http/1.1"), server_hostname="localhost")
@@ -1088,7 +1079,7 @@ async def test_what_was_promised_is_not_taken_for_what_its_peer_leaves() -> None
 async def test_who_waits_for_memory_over_tls_is_not_timed(tmp_path: Path) -> None:
     """Part of a record is here, and the rest is not read."""
     files = Certificates(tmp_path / "tls")
-    log: Any = Quiet()
+    log: Any = KeptLog()
     credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
     size = 300_000
     head = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size

@@ -18,6 +18,7 @@ from netstore.errors import MustStop
 from netstore.net.accept import CannotAccept
 from netstore.net.http1 import Http1Server
 from netstore.net.reactor import Limits, Reactor
+from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -25,16 +26,6 @@ if TYPE_CHECKING:
     from netstore.net.connection import Connection
 
 WAYS = ("receive", "resume", "eof", "sweep", "give_up", "drain", "gone", "made")
-
-
-class Lines:
-    """The names of what was logged."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def warning(self, event: str, **fields: Any) -> None:
-        self.events.append(event)
 
 
 class Acting:
@@ -113,7 +104,7 @@ class Site:
         self.fault: Exception = MemoryError()
         self.fault_in = ""
         self.sessions: list[Acting] = []
-        self.log = Lines()
+        self.log = KeptLog()
         self.reactor = Reactor(
             Limits(stall_seconds=5), Http1Server(lambda _: None), self.log, lambda: self.time
         )

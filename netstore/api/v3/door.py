@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from netstore.errors import Fault
     from netstore.net.grpc import Call, Handler, Receiver, StreamHandler
     from netstore.node.jobs import Jobs
+    from netstore.seams import After
 
     _M = TypeVar("_M", bound=Message)
     _R = TypeVar("_R")
@@ -58,12 +59,6 @@ class Replica(Member, Protocol):
         this call, or `done` with a Fault when that cannot be had in time, or when too much waits already, of
         all or of `principal`. May be called before it returns.
         """
-
-
-class After(Protocol):
-    """Makes a call once that much time has passed (`node.timekeeper.Deadlines.after`)."""
-
-    def __call__(self, seconds: float, call: Callable[[], None], /) -> grpc.Alarm: ...
 
 
 class Door:

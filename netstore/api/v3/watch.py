@@ -20,9 +20,10 @@ from netstore.watch.streams import MAX_BACKLOG, RESUME_BACKLOG, Wish
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.api.v3.door import After, Door
+    from netstore.api.v3.door import Door
     from netstore.api.v3.messages import WatchAnswers
     from netstore.net.grpc import Call, StreamHandler
+    from netstore.seams import After, Alarm
     from netstore.watch.streams import Watches
 
 MOST_UNREAD: Final = 4 * MAX_BACKLOG
@@ -65,7 +66,7 @@ class WatchService:
     def _open(self, call: Call) -> _Watching:
         return _Watching(call, self._watches, self._answers, self._tick_later)
 
-    def _tick_later(self, call: Callable[[], None]) -> grpc.Alarm:
+    def _tick_later(self, call: Callable[[], None]) -> Alarm:
         late = self._below(1000) / 1000 / JITTER
         return self._after(self._progress_seconds * (1 + late), call)
 
@@ -80,12 +81,12 @@ class _Watching:
         call: Call,
         watches: Watches,
         answers: WatchAnswers,
-        tick_later: Callable[[Callable[[], None]], grpc.Alarm],
+        tick_later: Callable[[Callable[[], None]], Alarm],
     ) -> None:
         self._call = call
         self._answers = answers
         self._tick_later = tick_later
-        self._tick: grpc.Alarm | None = None
+        self._tick: Alarm | None = None
         """Set once a watch asked for progress."""
         self._full = False
         self._stream = watches.open(self, call.principal)
