@@ -35,9 +35,9 @@ from netstore.state.v3commands import Deleted, Later, PutDone, TxnDone
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from netstore.api.v3.door import Replica
     from netstore.api.v3.messages import Headers, Piece
     from netstore.net.grpc import Call
+    from netstore.node.member import Replica
     from netstore.seams import After
     from netstore.state.reads import RangeRead
     from netstore.state.v3commands import Found, Range

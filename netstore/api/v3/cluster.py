@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from netstore.api.v3.door import Door, Replica
+    from netstore.api.v3.door import Door
     from netstore.api.v3.messages import Headers
     from netstore.net.grpc import Call, Handler
-    from netstore.node.member import Membership
+    from netstore.node.member import Membership, Replica
     from netstore.state.member import MemberInfo
 
 

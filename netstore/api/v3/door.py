@@ -8,7 +8,7 @@ it moves on to another member (v3 API, request metadata).
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 
@@ -17,7 +17,6 @@ from netstore.api.v3.status import NOT_A_MESSAGE, NOT_FOR_LEARNERS
 from netstore.errors import NO_LEADER
 from netstore.guard import guarded
 from netstore.net import grpc
-from netstore.node.member import Member
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,9 +24,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from netstore.errors import Fault
     from netstore.net.grpc import Call, Handler, Receiver, StreamHandler
-    from netstore.node.jobs import Jobs
+    from netstore.node.member import Member
     from netstore.seams import After
 
     _M = TypeVar("_M", bound=Message)
@@ -45,20 +43,6 @@ _LOOKED_FOR_EACH: Final = 2
 """Streams looked at for each that comes, so that of those that are kept at most half have ended, or so."""
 
 _NO_LEADER: Final = NO_LEADER.decode()
-
-
-class Replica(Member, Protocol):
-    """A member that can be read linearizably, and does long work in steps, too."""
-
-    @property
-    def jobs(self) -> Jobs:
-        """Requests that are answered in steps."""
-
-    def read(self, done: Callable[[Fault | None], None], principal: str = "") -> None:
-        """Call `done(None)` once this member's state holds everything that was acknowledged anywhere before
-        this call, or `done` with a Fault when that cannot be had in time, or when too much waits already, of
-        all or of `principal`. May be called before it returns.
-        """
 
 
 class Door:

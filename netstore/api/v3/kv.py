@@ -23,10 +23,11 @@ from netstore.types import Revision
 
 if TYPE_CHECKING:
     from netstore.api.v3.answers import Answers
-    from netstore.api.v3.door import Door, Replica
+    from netstore.api.v3.door import Door
     from netstore.api.v3.messages import Headers
     from netstore.api.v3.quota import Quota
     from netstore.net.grpc import Call, Handler
+    from netstore.node.member import Replica
     from netstore.state.machine import Outcome
     from netstore.state.v3commands import Operation, Put, Range, Txn
 

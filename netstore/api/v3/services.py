@@ -21,10 +21,9 @@ from netstore.net.grpc import Services
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.api.v3.door import Replica
     from netstore.api.v3.lease import Lessor
     from netstore.api.v3.maintenance import Copies, Sizes
-    from netstore.node.member import Membership
+    from netstore.node.member import Membership, Replica
     from netstore.seams import After, Log
     from netstore.watch.streams import Watches
 
