@@ -1,5 +1,5 @@
-"""The Lease service: grants and revokes go through the log, renewals to the leader's clock
-(`node.lessor`).
+"""The Lease service. Grants, revokes and renewals go through the log; what a lease has left is told by this
+member's count (`node.lessor`).
 """
 
 from __future__ import annotations
