@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hpack import Encoder
 
-from netstore.api.v3.pb import kv_pb2, rpc_pb2
 from netstore.api.v3.services import build
 from netstore.disk.engine import LmdbEngine
 from netstore.net import http2
@@ -28,6 +27,7 @@ from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
 from netstore.net.http1 import Http1Connection, Http1Server
 from netstore.net.http2 import Http2Connection, Http2Server
 from netstore.node.timekeeper import Deadline
+from netstore.proto import kv_pb2, rpc_pb2
 from netstore.state import v3commands as v3
 from netstore.state.commands import encode
 from netstore.state.machine import Machine

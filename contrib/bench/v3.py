@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Self
 from contrib.bench.report import Row, Table, span
 from contrib.bench.stores import columns
 from contrib.bench.v3watch import Fan
-from netstore.api.v3.pb import rpc_pb2 as pb
+from netstore.proto import rpc_pb2 as pb
 from tests.support.v3client import V3Client
 from tests.support.v3kubernetes import run
 

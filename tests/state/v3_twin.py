@@ -11,8 +11,8 @@ from typing import TypeAlias
 import google_crc32c
 
 from netstore import errors
-from netstore.api.v3.pb.kv_pb2 import KeyValue
 from netstore.errors import Fault, refusal
+from netstore.proto.kv_pb2 import KeyValue
 from netstore.state.v3commands import (
     AlarmChanged,
     Compact,

@@ -27,6 +27,7 @@ from netstore.api.v3 import messages
 from netstore.api.v3.status import refuse
 from netstore.errors import Fault
 from netstore.net import grpc
+from netstore.proto.wire import repeated
 from netstore.state import txn
 from netstore.state.mvcc import SMALL_BYTES, SMALL_KEYS
 from netstore.state.reads import STEP_UNITS, Lost, TooMuch
@@ -620,7 +621,7 @@ class _Answering(_Giving):
 
     def _push(self, tag: bytes, kvs: list[bytes]) -> None:
         """Give pairs away, those that are large without a copy."""
-        pieces = messages.pairs(tag, kvs)
+        pieces = repeated(tag, kvs)
         if not kvs or max(map(len, kvs)) < SHARED_BYTES:
             self._call.push(b"".join(pieces))
             return

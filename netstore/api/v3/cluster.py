@@ -6,11 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from netstore.api.v3 import messages
-from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.api.v3.status import BAD_MEMBER_URLS, refuse
 from netstore.errors import Fault
 from netstore.net import grpc
 from netstore.node.peerurls import BadPeerUrl, checked
+from netstore.proto import rpc_pb2 as pb
 from netstore.types import NodeId
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 
-from netstore.api.v3.messages import BadMessage, parse
 from netstore.api.v3.status import NOT_A_MESSAGE, NOT_FOR_LEARNERS
 from netstore.errors import NO_LEADER
 from netstore.guard import guarded
 from netstore.net import grpc
+from netstore.proto.wire import BadMessage, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,10 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from netstore.api.v3.door import Single
-from netstore.api.v3.messages import BadMessage, parse
-from netstore.api.v3.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from netstore.api.v3.status import NOT_A_MESSAGE, UNKNOWN_SERVICE
 from netstore.net import grpc
+from netstore.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from netstore.proto.wire import BadMessage, parse
 
 if TYPE_CHECKING:
     from netstore.net.grpc import Call, Handler, StreamHandler

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from netstore import errors
 from netstore.api.v3 import messages
-from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.api.v3.status import NOT_FOR_LEARNERS, REQUEST_TOO_LARGE, refuse
 from netstore.errors import Fault, refusal
 from netstore.net import grpc
+from netstore.proto import rpc_pb2 as pb
 from netstore.state import txn
 from netstore.state.commands import encode
 from netstore.state.v3commands import Compact, Deleted, Done, Found, PutDone, TxnDone

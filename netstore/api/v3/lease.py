@@ -15,11 +15,11 @@ from netstore import errors
 from netstore.admission import Admission
 from netstore.api.v3 import messages
 from netstore.api.v3.answers import Pieces, fits
-from netstore.api.v3.messages import BadMessage, parse
-from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.api.v3.status import NOT_A_MESSAGE, refuse
 from netstore.errors import Fault
 from netstore.net import grpc
+from netstore.proto import rpc_pb2 as pb
+from netstore.proto.wire import BadMessage, parse
 from netstore.state.commands import encode
 from netstore.state.lease import granted_ttl
 from netstore.state.reads import PIECE_BYTES, UNIT_BYTES, Lost

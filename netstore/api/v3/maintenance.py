@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 from netstore import errors
 from netstore.api.v3 import messages
 from netstore.api.v3.door import Single
-from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.api.v3.status import refuse
 from netstore.api.v3.version import VERSION
 from netstore.errors import NO_LEADER, Fault, refusal
 from netstore.net import grpc
+from netstore.proto import rpc_pb2 as pb
 from netstore.state.commands import encode
 from netstore.state.member import ID_NOT_FOUND
 from netstore.state.v3commands import CORRUPT, NOSPACE, AlarmChanged, SetAlarm

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from netstore.api.v3.messages import BadMessage, parse
-from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.api.v3.status import NOT_A_MESSAGE
 from netstore.errors import FAILED
 from netstore.net import grpc
+from netstore.proto import rpc_pb2 as pb
+from netstore.proto.wire import BadMessage, parse
 from netstore.watch.streams import MAX_BACKLOG, RESUME_BACKLOG, Wish
 
 if TYPE_CHECKING:

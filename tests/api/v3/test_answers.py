@@ -8,9 +8,9 @@ import pytest
 
 from netstore.api.v3 import answers
 from netstore.api.v3.answers import HELD_SECONDS, LOOK_SECONDS, PACE_BYTES, PACE_SECONDS, Pace
-from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import MustStop
 from netstore.net import grpc
+from netstore.proto import rpc_pb2 as pb
 from netstore.state.reads import RangeRead
 from netstore.types import Revision
 from tests.support.v3member import FakeCall, Served

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from netstore.api.v3.door import DEAF, ENDED_AT_ONCE, Door
-from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import timed_out, too_many
 from netstore.net import grpc
+from netstore.proto import rpc_pb2 as pb
 from netstore.types import NodeId
 from tests.support.v3member import FakeCall, Served
 

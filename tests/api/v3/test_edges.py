@@ -11,8 +11,8 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.net import grpc
+from netstore.proto import rpc_pb2 as pb
 from netstore.state.mirror import TABLES
 from tests.support.v3member import Served
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import timed_out, too_many
 from netstore.net import grpc
+from netstore.proto import rpc_pb2 as pb
 from netstore.state.machine import Machine
 from tests.support.v3member import Served
 

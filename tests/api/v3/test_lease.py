@@ -19,12 +19,12 @@ from netstore.api.v3.lease import (
     MOST_WAITING,
     TOLD_AT_ONCE,
 )
-from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import NO_LEADER, refusal
 from netstore.limits import Budget
 from netstore.net import grpc
 from netstore.node import jobs
 from netstore.parted import FIRST, LET_GO_STEP
+from netstore.proto import rpc_pb2 as pb
 from netstore.state import mvcc
 from netstore.state.commands import encode
 from netstore.state.envelope import seal

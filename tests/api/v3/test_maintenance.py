@@ -9,12 +9,12 @@ import pytest
 
 from netstore.api.v3 import maintenance
 from netstore.api.v3.maintenance import MOST_UNSENT, PIECE_BYTES
-from netstore.api.v3.pb import rpc_pb2 as pb
-from netstore.api.v3.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from netstore.api.v3.status import OF_MEMBERS
 from netstore.errors import Fault, refusal
 from netstore.net import grpc
 from netstore.node import cluster
+from netstore.proto import rpc_pb2 as pb
+from netstore.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from netstore.state import member
 from netstore.state.v3commands import NOSPACE, SetAlarm
 from netstore.types import NodeId

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.api.v3.quota import DEFAULT_BYTES, Quota
 from netstore.net import grpc
+from netstore.proto import rpc_pb2 as pb
 from netstore.state.v3commands import NOSPACE
 from tests.support.v3member import OPTIONS, ReadableMember, Served
 

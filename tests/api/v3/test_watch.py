@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import pytest
 
-from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.api.v3.watch import MOST_UNREAD, SHARED_FROM
 from netstore.net import grpc
+from netstore.proto import rpc_pb2 as pb
 from netstore.watch.streams import MAX_BACKLOG, RESUME_BACKLOG
 from tests.support.v3member import FakeCall, Served
 

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.limits import Budget
 from netstore.net import http2
 from netstore.net.exchange import LOW_WATER
@@ -19,6 +18,7 @@ from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer
 from netstore.net.http2 import Http2Connection, Http2Server, frame
 from netstore.net.http2.bounds import GIVEN, GIVEN_OVER, TOLD_AT_ONCE
 from netstore.node.timekeeper import Deadline
+from netstore.proto import rpc_pb2 as pb
 from tests.support.h2client import REQUEST, block, frames
 from tests.support.http import FakeOutput
 from tests.support.log import KeptLog
