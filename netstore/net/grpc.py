@@ -12,7 +12,16 @@ from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING, Final, Protocol
 
-from netstore.errors import TOO_MANY, MustStop
+from netstore.codes import (
+    DEADLINE_EXCEEDED,
+    INTERNAL,
+    INVALID_ARGUMENT,
+    OK,
+    RESOURCE_EXHAUSTED,
+    UNAVAILABLE,
+    UNIMPLEMENTED,
+)
+from netstore.errors import MustStop, Reason
 from netstore.expiry import Expiries
 from netstore.guard import guarded, tell
 from netstore.net import exchange, http2
@@ -26,24 +35,6 @@ if TYPE_CHECKING:
     from netstore.expiry import Expiry
     from netstore.net.http2 import Head, Http2Connection
     from netstore.seams import After, Alarm, Log
-
-OK: Final = 0
-CANCELLED: Final = 1
-UNKNOWN: Final = 2
-INVALID_ARGUMENT: Final = 3
-DEADLINE_EXCEEDED: Final = 4
-NOT_FOUND: Final = 5
-ALREADY_EXISTS: Final = 6
-PERMISSION_DENIED: Final = 7
-RESOURCE_EXHAUSTED: Final = 8
-FAILED_PRECONDITION: Final = 9
-ABORTED: Final = 10
-OUT_OF_RANGE: Final = 11
-UNIMPLEMENTED: Final = 12
-INTERNAL: Final = 13
-UNAVAILABLE: Final = 14
-DATA_LOSS: Final = 15
-UNAUTHENTICATED: Final = 16
 
 LOW_WATER: Final = exchange.LOW_WATER
 """Unsent bytes of a call at which `on_drained` is called."""
@@ -215,7 +206,7 @@ _OPENING_FRAME: Final = len(_OPENING) << 8 | 1
 _ENDING_FRAME: Final = len(_ENDING) << 8 | 1
 _END_HEADERS: Final = 0x4
 _END_ALL: Final = 0x5
-_STOPPED: Final = "etcdserver: server stopped"
+_STOPPED: Final = Reason.STOPPED.text
 _EXPIRED: Final = "context deadline exceeded"
 _UNREAD: Final = "answers wait to be read on this connection, and memory is short: read them first"
 _FAILED: Final = "internal error; the log of the server has it"
@@ -729,7 +720,7 @@ class GrpcCall(Stream):
             self._need = need
             if need > SMALL and not self.want(need, stop - start):
                 self._buffer = None
-                self._failure = RESOURCE_EXHAUSTED, TOO_MANY
+                self._failure = RESOURCE_EXHAUSTED, Reason.TOO_MANY.text
                 return messages
             self.weigh(stop - start)
             self._check_held()

@@ -21,7 +21,7 @@ import msgspec
 from netstore.codec import varint
 from netstore.disk import boltfile
 from netstore.disk.statefile import StateFile
-from netstore.errors import Fault, NetstoreError, StateDamaged, no_space, refusal
+from netstore.errors import Fault, NetstoreError, Reason, StateDamaged, no_space, refusal
 from netstore.state import mirror, pair
 from netstore.state.lease import LeaseRecord
 from netstore.state.member import MemberInfo
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from netstore.seams import Log
 
-BUSY: Final = b"etcdserver: another snapshot is being made"
-FAILED: Final = b"etcdserver: the snapshot could not be made; the log of the member says why"
 
 _STATE: Final = "backup-state.part"
 _BOLT: Final = "backup-bolt.part"
@@ -98,7 +96,7 @@ class Backups:
         loop. Whoever gets it closes it.
         """
         if self._busy:
-            done(refusal(BUSY))
+            done(refusal(Reason.SNAPSHOT_BUSY))
             return
         self._busy = True
         self._source.sync(partial(self._durable, done))
@@ -126,7 +124,7 @@ class Backups:
             done(outcome)
         else:
             self._log.warning("snapshot_not_made", error=str(outcome))
-            done(refusal(FAILED))
+            done(refusal(Reason.SNAPSHOT_FAILED))
             if isinstance(outcome, StateDamaged):
                 self._damaged(outcome)
 

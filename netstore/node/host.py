@@ -23,7 +23,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore import errors
-from netstore.errors import CannotApply, CorruptData, Fault, MustStop, NetstoreError
+from netstore.errors import CannotApply, CorruptData, Fault, MustStop, NetstoreError, Reason
 from netstore.guard import guarded
 from netstore.limits import Budget
 from netstore.meter import Parts
@@ -161,7 +161,7 @@ class Why(IntEnum):
 
 
 _FAULTS: Final[dict[int, Fault]] = {Why.TOO_MANY: errors.too_many(), Why.NO_SPACE: errors.no_space()}
-_NOT_TAKEN: Final = errors.refusal(b"etcdserver: the leader cannot take this request")
+_NOT_TAKEN: Final = errors.refusal(Reason.NOT_TAKEN)
 
 
 @dataclass(slots=True, frozen=True)
@@ -796,7 +796,7 @@ class Host:
                 self._to_apply_bytes += _weigh([entry.data for entry in effects.apply])
                 applied |= self._apply()
             for number in effects.reads_failed:
-                self._finish_read(self._reads.drop(number), errors.timed_out(errors.TIMED_OUT_LEADER))
+                self._finish_read(self._reads.drop(number), errors.timed_out(Reason.TIMED_OUT_LEADER))
             for number, index in effects.reads:
                 self._reads.confirm(number, index)
         if self._reads:
@@ -1372,4 +1372,4 @@ def _broken(entry: Entry, payload: bytes, error: Exception) -> CannotApply:
 
 def _refused(proposed: Proposed) -> Fault:
     why = "not accepted" if proposed.refusal is None else proposed.refusal.value
-    return Fault(300, f"etcdserver: {why}".encode())
+    return errors.told(f"etcdserver: {why}")

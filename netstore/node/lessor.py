@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from netstore.errors import LEASE_NOT_FOUND, Fault
+from netstore.errors import Fault, Reason
 from netstore.node.member import OWN
 from netstore.state.commands import Command, ExpireNodes, NoteTtl, encode
 from netstore.state.countdown import Countdown
@@ -224,7 +224,7 @@ def _tell_ttl(done: Callable[[int | Fault], None], outcome: Outcome | Fault) -> 
     """What a renewal of a lease came to; see `Lessor.keep_alive`."""
     if isinstance(outcome, LeaseGranted):
         done(outcome.ttl)
-    elif isinstance(outcome, Fault) and outcome.cause != LEASE_NOT_FOUND:
+    elif isinstance(outcome, Fault) and outcome.reason is not Reason.LEASE_NOT_FOUND:
         done(outcome)
     else:
         done(0)

@@ -105,7 +105,7 @@ class Replica(Member, Protocol):
 
 class Membership(Protocol):
     """What can be changed about the members (`node.cluster.Cluster`), for a principal. `done` is called once,
-    on the loop; a Fault has etcd's words (`state.member`) as its cause.
+    on the loop; a Fault has etcd's words as its cause (`errors.Reason`).
     """
 
     def add(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from netstore.errors import Fault, Hopeless
+from netstore.errors import Fault, Hopeless, Reason
 from netstore.net.call import CallFailed, call
 from netstore.net.peerwire import (
     MAX_ROSTER_BYTES,
@@ -33,7 +33,6 @@ from netstore.net.peerwire import (
     frame,
 )
 from netstore.node.peerurls import BadPeerUrl, checked
-from netstore.state.member import PEER_URL_EXISTS
 from netstore.types import ClusterId, NodeId
 
 if TYPE_CHECKING:
@@ -136,7 +135,7 @@ class Register:
         urls = set(application.peer_urls)
         cause = fault.cause.decode("utf-8", "replace")
         for member in self._host.machine.members.values():
-            if cause == PEER_URL_EXISTS and urls & set(member.peer_urls):
+            if fault.reason is Reason.PEER_URL_EXISTS and urls & set(member.peer_urls):
                 return (
                     f"member {member.id:x} ({member.name or 'not started'}) is reached at"
                     f" {', '.join(sorted(urls & set(member.peer_urls)))} already: if its data is lost, remove"

@@ -19,7 +19,7 @@ from weakref import ref
 
 import msgspec
 
-from netstore.errors import TOO_MANY, Fault
+from netstore.errors import Fault, Reason, refusal
 from netstore.limits import Budget
 from netstore.parted import FIRST, LET_GO_STEP, Parted
 from netstore.state.countdown import News, Waiting
@@ -323,7 +323,7 @@ class Tree:
     def _walk(self, top: NodeView, recursive: bool) -> Walk | Fault:
         self._walks = [each for each in self._walks if each() is not None]
         if len(self._walks) >= MOST_WALKS or not self._has_room_for(top):
-            return Fault(300, TOO_MANY.encode(), self.index)
+            return refusal(Reason.TOO_MANY, self.index)
         account = self._budget.account()
         walk = Walk(
             self._nodes,

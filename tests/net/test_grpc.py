@@ -13,6 +13,7 @@ from h2.settings import SettingCodes
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netstore.codes import UNAVAILABLE
 from netstore.limits import Budget
 from netstore.net import grpc as grpc_codec
 from netstore.net import http2
@@ -1022,7 +1023,7 @@ def test_a_message_that_was_begun_may_be_given_up() -> None:
     (call, _), *_ = bare.asked
     call.begin_reply(10)
     call.push(b"some")
-    call.finish(grpc_codec.UNAVAILABLE, "later")
+    call.finish(UNAVAILABLE, "later")
     assert bare.trailers(bare.output.sent)["grpc-status"] == "14"
     assert not bare.connection.streams
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from netstore import errors, parted
 from netstore.disk.engine import LmdbEngine, MemoryEngine
-from netstore.errors import Fault, NetstoreError
+from netstore.errors import Fault, NetstoreError, Reason
 from netstore.state import mirror, tree, txn
 from netstore.state.commands import Command, Delete, ExpireNodes, Set, encode
 from netstore.state.countdown import Countdown
@@ -264,7 +264,7 @@ def test_more_compares_than_may_be_are_refused(monkeypatch: pytest.MonkeyPatch) 
     nested = Txn((over_all,), (Txn((over_all,)), Put(b"a")))
     outcome = apply(machine, nested)
     assert isinstance(outcome, Fault)
-    assert outcome == errors.refusal(errors.TOO_MANY_OPS)
+    assert outcome == errors.refusal(Reason.TOO_MANY_OPS)
     assert isinstance(apply(machine, Txn((over_all,), (Put(b"a"),))), TxnDone)
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from netstore.codes import INVALID_ARGUMENT
 from netstore.net.front import Front
-from netstore.net.grpc import INVALID_ARGUMENT, TIMEOUT_FIELD, GrpcServer, Services
+from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
 from netstore.net.http1 import Http1Server
 from netstore.net.http2 import Http2Server
 from netstore.net.http2exchange import opener

@@ -21,12 +21,11 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from netstore import errors
+from netstore import codes, errors
 from netstore.admission import Admission, household
 from netstore.api.v3 import messages
-from netstore.api.v3.status import refuse
-from netstore.errors import Fault
-from netstore.net import grpc
+from netstore.api.v3.status import end, refuse
+from netstore.errors import Fault, Reason
 from netstore.proto.wire import repeated
 from netstore.state import txn
 from netstore.state.mvcc import SMALL_BYTES, SMALL_KEYS
@@ -218,7 +217,7 @@ class Answers:
     def _give(self, call: Call, head: bytes, pieces: Pieces) -> None:
         size = len(head) + pieces.size
         if size > MOST_BYTES:
-            call.finish(grpc.RESOURCE_EXHAUSTED, _TOO_LONG.format(size, MOST_BYTES))
+            call.finish(codes.RESOURCE_EXHAUSTED, _TOO_LONG.format(size, MOST_BYTES))
             return
         if not call.open:
             return
@@ -246,7 +245,7 @@ class Answers:
         """There is no room: because there never is for so much, or because others hold it now."""
         most = self._held.most_of_one
         if pieces.wanted > most:
-            call.finish(grpc.RESOURCE_EXHAUSTED, _NO_ROOM.format(most))
+            call.finish(codes.RESOURCE_EXHAUSTED, _NO_ROOM.format(most))
         else:
             refuse(call, errors.too_many())
 
@@ -474,7 +473,7 @@ class _Giving(ABC):
 
     def failed(self, fault: Exception) -> None:  # noqa: ARG002 - it was logged
         """See `node.jobs.Job`."""
-        self._call.finish(grpc.INTERNAL, errors.failed().cause.decode())
+        end(self._call, Reason.FAILED)
         self.close()
 
     def close(self) -> None:
@@ -560,7 +559,7 @@ class _Answering(_Giving):
         try:
             return self._measure() if self._pieces is None else self._give(self._pieces)
         except Lost:
-            self.give_up(errors.timed_out(errors.TIMED_OUT_LEADER))
+            self.give_up(errors.timed_out(Reason.TIMED_OUT_LEADER))
         except TooMuch:
             self.give_up(errors.too_many())
         return True
@@ -577,7 +576,7 @@ class _Answering(_Giving):
             return False
         pieces, size = messages.lay_out(self._header, self._outcome, lambda later: self._reads[id(later)])
         if size > MOST_BYTES:
-            self._call.finish(grpc.RESOURCE_EXHAUSTED, _TOO_LONG.format(size, MOST_BYTES))
+            self._call.finish(codes.RESOURCE_EXHAUSTED, _TOO_LONG.format(size, MOST_BYTES))
             self.close()
             return True
         self._pieces = deque(pieces)

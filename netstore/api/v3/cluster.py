@@ -6,9 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from netstore.api.v3 import messages
-from netstore.api.v3.status import BAD_MEMBER_URLS, refuse
-from netstore.errors import Fault
-from netstore.net import grpc
+from netstore.api.v3.status import end, refuse
+from netstore.errors import Fault, Reason
 from netstore.node.peerurls import BadPeerUrl, checked
 from netstore.proto import rpc_pb2 as pb
 from netstore.types import NodeId
@@ -116,5 +115,5 @@ def _checked(call: Call, urls: Iterable[str]) -> tuple[str, ...]:
     try:
         return checked(url.removesuffix("/") for url in urls)
     except BadPeerUrl:
-        call.finish(grpc.INVALID_ARGUMENT, BAD_MEMBER_URLS)
+        end(call, Reason.BAD_MEMBER_URLS)
         return ()

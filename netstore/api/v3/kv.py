@@ -10,11 +10,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from netstore import errors
 from netstore.api.v3 import messages
-from netstore.api.v3.status import NOT_FOR_LEARNERS, REQUEST_TOO_LARGE, refuse
-from netstore.errors import Fault, refusal
-from netstore.net import grpc
+from netstore.api.v3.status import end, refuse
+from netstore.errors import Fault, Reason
 from netstore.proto import rpc_pb2 as pb
 from netstore.state import txn
 from netstore.state.commands import encode
@@ -70,7 +68,7 @@ class KvService:
 
     def _put(self, call: Call, command: Put) -> None:
         if len(command.key) + len(command.value) > self._most_bytes:
-            call.finish(grpc.INVALID_ARGUMENT, REQUEST_TOO_LARGE)
+            end(call, Reason.REQUEST_TOO_LARGE)
         else:
             self._propose(call, command)
 
@@ -95,7 +93,7 @@ class KvService:
     def _fits(self, call: Call, request: pb.DeleteRangeRequest | pb.TxnRequest) -> bool:
         if request.ByteSize() <= self._most_bytes:
             return True
-        call.finish(grpc.INVALID_ARGUMENT, REQUEST_TOO_LARGE)
+        end(call, Reason.REQUEST_TOO_LARGE)
         return False
 
     def _propose(self, call: Call, command: Operation) -> None:
@@ -120,11 +118,11 @@ class KvService:
         if isinstance(query, Fault):
             refuse(call, query)
         elif not query.key:
-            refuse(call, refusal(errors.EMPTY_KEY))
+            end(call, Reason.EMPTY_KEY)
         elif request.serializable:
             self._found(call, query, None)
         elif self._is_learner:
-            call.finish(grpc.UNAVAILABLE, NOT_FOR_LEARNERS)
+            end(call, Reason.NOT_FOR_LEARNERS)
         else:
             self._member.read(partial(self._found, call, query), call.principal)
 

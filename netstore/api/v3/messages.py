@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from netstore import errors
 from netstore.codec import Malformed, read_varint, varint
-from netstore.errors import refusal
+from netstore.errors import Reason, refusal
 from netstore.proto.rpc_pb2 import PutRequest
 from netstore.proto.wire import MASK64, framed, repeated
 from netstore.state import v3commands as v3
@@ -84,7 +84,7 @@ def read_range(request: pb.RangeRequest) -> v3.Range | Fault:
     """The query of a range; a fault for an order or a target that does not exist."""
     order, target = request.sort_order, request.sort_target
     if not (0 <= order <= v3.DESCEND and 0 <= target <= v3.BY_VALUE):
-        return refusal(errors.INVALID_SORT)
+        return refusal(Reason.INVALID_SORT)
     return v3.Range(
         request.key,
         request.range_end,
@@ -108,12 +108,12 @@ MAX_DEPTH: Final = 64
 def read_txn(request: pb.TxnRequest, depth: int = 0) -> v3.Txn | Fault:
     """The command of a transaction; a fault for what cannot be written as one."""
     if depth > MAX_DEPTH:
-        return refusal(errors.TOO_MANY_OPS)
+        return refusal(Reason.TOO_MANY_OPS)
     compares = []
     for each in request.compare:
         compare = _read_compare(each)
         if compare is None:
-            return refusal(errors.KEY_NOT_FOUND)
+            return refusal(Reason.KEY_NOT_FOUND)
         compares.append(compare)
     branches: list[tuple[v3.Operation, ...]] = []
     for ops in (request.success, request.failure):
@@ -137,7 +137,7 @@ def _read_operation(op: pb.RequestOp, depth: int) -> v3.Operation | Fault:
         return read_delete(op.request_delete_range)
     if kind == "request_txn":
         return read_txn(op.request_txn, depth + 1)
-    return refusal(errors.KEY_NOT_FOUND)
+    return refusal(Reason.KEY_NOT_FOUND)
 
 
 _OPERANDS: Final = {

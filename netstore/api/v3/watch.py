@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from netstore.api.v3.status import NOT_A_MESSAGE
-from netstore.errors import FAILED
-from netstore.net import grpc
+from netstore import codes
+from netstore.api.v3.status import not_a_message
+from netstore.errors import Reason
 from netstore.proto import rpc_pb2 as pb
 from netstore.proto.wire import BadMessage, parse
 from netstore.watch.streams import MAX_BACKLOG, RESUME_BACKLOG, Wish
@@ -97,7 +97,7 @@ class _Watching:
         try:
             request = parse(pb.WatchRequest, message)
         except BadMessage as error:
-            self._end(grpc.INTERNAL, NOT_A_MESSAGE.format(error))
+            self._end(*not_a_message(error))
             return
         kind = request.WhichOneof("request_union")
         if kind == "create_request":
@@ -107,7 +107,7 @@ class _Watching:
         elif kind == "progress_request":
             self._stream.progress()
         if self._call.backlog > MOST_UNREAD:
-            self._end(grpc.RESOURCE_EXHAUSTED, "too many answers wait; read them before asking for more")
+            self._end(codes.RESOURCE_EXHAUSTED, "too many answers wait; read them before asking for more")
 
     def half_closed(self) -> None:
         """Its watches go on."""
@@ -193,7 +193,7 @@ class _Watching:
         self._call.send(answer)
 
     def broken(self) -> None:
-        self._end(grpc.INTERNAL, FAILED)
+        self._end(codes.INTERNAL, Reason.FAILED.text)
 
     def _drained(self) -> None:
         self._full = self._call.backlog >= RESUME_BACKLOG
