@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 OK: Final = 0
-CANCELLED: Final = 1
 UNKNOWN: Final = 2
 INVALID_ARGUMENT: Final = 3
 DEADLINE_EXCEEDED: Final = 4

@@ -309,11 +309,6 @@ class Http1Connection:
         """Every request was answered to its end."""
         return not (self._pending or self.hungry)
 
-    @property
-    def pending(self) -> int:
-        """Requests handed over and not yet answered."""
-        return len(self._pending)
-
     def receive(self, data: bytes) -> None:
         """Take the bytes of one read. May hand over any number of exchanges before it returns."""
         if self._final:

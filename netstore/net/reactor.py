@@ -232,11 +232,6 @@ class Reactor:
         """Connections wait for their turn."""
         return bool(self._turns)
 
-    @property
-    def open_connections(self) -> int:
-        """How many connections are open."""
-        return len(self._connections)
-
     def listen(self, sock: socket.socket, credentials: Credentials | None = None) -> None:
         """Serve what this socket accepts, over TLS if there are credentials; it must be bound. The reactor
         owns it from here on.

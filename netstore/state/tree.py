@@ -267,11 +267,6 @@ class Tree:
 
     # Reading
 
-    def file(self, path: bytes) -> NodeView | None:
-        """The file at `path`, None when there is none or it is a directory."""
-        node = self._find(path)
-        return None if node is None or node.dir else node
-
     def begun(self, view: NodeView) -> EtcdIndex:
         """The index at which what a node is shown to have of time began. A TTL of a directory begins anew
         without a change of the directory.

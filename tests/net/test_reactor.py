@@ -96,7 +96,7 @@ class Site:
 
     async def until_open(self, count: int) -> None:
         with trio.fail_after(10):
-            while self.reactor.open_connections != count:
+            while len(self.reactor._connections) != count:
                 await trio.lowlevel.checkpoint()
 
     async def until_asked(self, count: int) -> None:
@@ -135,7 +135,7 @@ async def test_a_request_is_answered_and_the_connection_stays() -> None:
             await stream.send_all(GET)
             with trio.fail_after(10):
                 assert (await stream.receive_some(65536)).endswith(b"hello")
-        assert here.reactor.open_connections == 1
+        assert len(here.reactor._connections) == 1
 
 
 async def test_a_large_answer_to_a_slow_reader_arrives_whole() -> None:
@@ -193,7 +193,7 @@ async def test_a_stalled_request_is_refused_in_words() -> None:
             while not any(c.session.waiting for c in here.reactor._connections.values()):
                 await trio.lowlevel.checkpoint()
         here.let_pass(4)
-        assert here.reactor.open_connections == 1
+        assert len(here.reactor._connections) == 1
         here.let_pass(2)
         assert b" 408 " in await read_all(stream)
 
@@ -216,7 +216,7 @@ async def test_time_in_which_nothing_could_be_read_counts_for_nobody(first: str)
                     while here.rounds == rounds:
                         await trio.lowlevel.checkpoint()
             here.reactor.sweep()
-            assert here.reactor.open_connections == 1
+            assert len(here.reactor._connections) == 1
         await stream.send_all(GET[10:-1])
         with trio.fail_after(10):
             (connection,) = here.reactor._connections.values()
@@ -239,13 +239,13 @@ async def test_a_handshake_has_its_time_limit(tmp_path: Path) -> None:
         await slow.send_all(b"\x16\x03\x01")
         await here.until_open(2)
         here.let_pass(HANDSHAKE_SECONDS - 1)
-        assert here.reactor.open_connections == 2
+        assert len(here.reactor._connections) == 2
         # Bytes that come slowly win no time.
         await slow.send_all(b"\x02\x00")
         here.let_pass(2)
         assert await read_all(silent) == b""
         assert await read_all(slow) == b""
-        assert here.reactor.open_connections == 0
+        assert len(here.reactor._connections) == 0
         assert here.log.events == ["tls_handshake_failed"]
 
 
@@ -350,14 +350,14 @@ async def test_a_record_that_does_not_come_whole_is_charged_and_timed(tmp_path: 
         sent = size + 3
         for _ in range(3):
             here.let_pass(8)
-            assert here.reactor.open_connections == 1
+            assert len(here.reactor._connections) == 1
             await stream.send_all(sealed[sent : sent + 100])
             sent += 100
             with trio.fail_after(10):
                 while memory.used < sent - size:
                     await trio.lowlevel.checkpoint()
         here.let_pass(8)
-        assert here.reactor.open_connections == 0
+        assert len(here.reactor._connections) == 0
         assert memory.used == 0
 
 
@@ -380,7 +380,7 @@ async def test_an_idle_connection_is_left_alone() -> None:
         await stream.receive_some(65536)
         for _ in range(5):
             here.let_pass(100)
-        assert here.reactor.open_connections == 1
+        assert len(here.reactor._connections) == 1
 
 
 async def test_a_peer_that_reads_nothing_is_cut() -> None:
@@ -440,7 +440,7 @@ async def test_who_has_more_than_its_share_makes_room_for_others() -> None:
         for connection in list(here.reactor._connections.values()):
             here.reactor.crowd.named(connection, "greedy")
         (other,) = await spoken(here, 1)
-        assert here.reactor.open_connections == 4
+        assert len(here.reactor._connections) == 4
         assert await read_all(streams[0]) == b""
         for stream in (*streams, other):
             await stream.aclose()
@@ -610,7 +610,7 @@ async def test_a_request_that_drips_is_refused_in_words() -> None:
                 while len(connection.session._begun) < at:  # type: ignore[attr-defined]
                     await trio.lowlevel.checkpoint()
             here.reactor.sweep()
-            assert here.reactor.open_connections == 1
+            assert len(here.reactor._connections) == 1
             here.let_pass(4)
             await stream.send_all(GET[at : at + 1])
         here.reactor.sweep()
@@ -874,7 +874,7 @@ async def test_what_is_closed_in_a_round_that_told_of_it_is_not_lined_up(
             one.sendall(GET)
         here.reactor.call_soon(cut)
         await here.until_asked(30)
-        assert here.reactor.open_connections == 10
+        assert len(here.reactor._connections) == 10
         for one in many:
             one.close()
 
@@ -1034,8 +1034,8 @@ async def test_answers_made_outside_a_turn_hold_no_more_than_twice_the_budget() 
             assert 0 < here.reactor.memory.used <= 2 * limit
         assert "connection_cut_for_memory" in here.log.events
         here.reactor.flush()
-        await here.until_open(here.reactor.open_connections)
-        assert here.reactor.open_connections < count
+        await here.until_open(len(here.reactor._connections))
+        assert len(here.reactor._connections) < count
         for client in clients:
             client.close()
 
@@ -1102,7 +1102,7 @@ async def test_who_waits_for_memory_over_tls_is_not_timed(tmp_path: Path) -> Non
         (waiting,) = (each for each in here.reactor._connections.values() if each.paused)
         assert waiting._partial
         here.let_pass(100)
-        assert here.reactor.open_connections == 2
+        assert len(here.reactor._connections) == 2
         here.exchanges[0].respond(200, b"")
         await two.send_all(outbound.read())
         await here.until_asked(2)
@@ -1119,10 +1119,10 @@ async def test_who_is_held_back_is_not_timed_for_what_is_not_read() -> None:
         connection.hold_back(held=True)
         assert connection.paused
         here.let_pass(100)
-        assert here.reactor.open_connections == 1
+        assert len(here.reactor._connections) == 1
         connection.hold_back(held=False)
         here.let_pass(HEAD_SECONDS)
-        assert here.reactor.open_connections == 1
+        assert len(here.reactor._connections) == 1
         await stream.send_all(GET[10:])
         await here.until_asked(1)
 
@@ -1170,7 +1170,7 @@ async def test_what_is_done_in_line_counts_from_when_it_is_read() -> None:
         connection.ready(select.EPOLLIN)
         assert len(here.exchanges) == 1
         here.let_pass(100)
-        assert here.reactor.open_connections == 1
+        assert len(here.reactor._connections) == 1
 
 
 @pytest.mark.parametrize("begun", [GET[:10], PUT_BEGUN])

@@ -67,6 +67,7 @@ from netstore.watch.streams import Watches
 from tests.support.group import Group
 from tests.support.local_member import HandClock
 from tests.support.member import CLUSTER, ME, Solo
+from tests.support.tree import file_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -761,7 +762,7 @@ def test_a_follower_passes_on_what_it_is_asked_whatever_its_engine_does(
     done: list[Outcome | Fault] = []
     other.host.propose(encode(Set(b"/k", b"v")), done.append, OWN)
     group.settle()
-    assert leader.machine.tree.file(b"/k") is not None
+    assert file_at(leader.machine.tree, b"/k") is not None
     assert done == [], "it answers by its own state"
     monkeypatch.undo()
     other.engine.eased()
@@ -2160,7 +2161,7 @@ def test_who_asked_a_follower_is_told_at_once_that_its_leader_does_not_take_it(
     leader.host._state_full = None
     leader.engine.eased()
     group.pass_time(1)
-    assert other.machine.tree.file(b"/k") is None, "it was not done, and is not"
+    assert file_at(other.machine.tree, b"/k") is None, "it was not done, and is not"
     assert len(done) == 1
 
 

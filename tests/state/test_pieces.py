@@ -48,6 +48,7 @@ from tests.state.v3_strategies import v3_commands
 from tests.state.v3_twin import Twin
 from tests.support.local_member import memory_engine
 from tests.support.settled import settled
+from tests.support.tree import file_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sized
@@ -474,12 +475,12 @@ def test_no_step_of_loading_looks_at_more_than_its_share() -> None:
         before = 0
         for _ in copy.load_steps():
             assert given[0] - before <= LOAD_STEP
-            assert copy.tree.file(b"/old") is not None, "it is what it was before"
+            assert file_at(copy.tree, b"/old") is not None, "it is what it was before"
             before = given[0]
     assert given[0] == 6_000
     assert len(copy.leases) == 2_999
     assert len(copy.tree) == 3_001
-    assert copy.tree.file(b"/old") is None
+    assert file_at(copy.tree, b"/old") is None
     assert sum(1 for _ in copy.let_go()) == 2
     assert sum(1 for _ in copy.let_go()) == 0
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from netstore.state.machine import Outcome
 
 
+CANCELLED = 1
+"""The status by which a call that its client gave up is known in tests; nobody is told it."""
+
 OPTIONS = Options(
     election_seconds=1.0,
     max_request_bytes=1_572_864,

@@ -13,7 +13,7 @@ from netstore.errors import MustStop
 from netstore.proto import rpc_pb2 as pb
 from netstore.state.reads import RangeRead
 from netstore.types import Revision
-from tests.support.v3member import FakeCall, Served
+from tests.support.v3member import CANCELLED, FakeCall, Served
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ class SlowCall(FakeCall):
 
     def cancel(self) -> None:
         """The client hangs up."""
-        self.status = codes.CANCELLED
+        self.status = CANCELLED
         self.gone()
 
 

@@ -32,7 +32,7 @@ from netstore.state.machine import UNFINISHED
 from netstore.state.reads import PIECE_BYTES, UNIT_BYTES
 from netstore.state.v3commands import DeleteRange, Found, LeaseGrant, LeaseRevoke, Put, Range, V3Command
 from netstore.types import Index
-from tests.support.v3member import FakeCall, Served
+from tests.support.v3member import CANCELLED, FakeCall, Served
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -486,7 +486,7 @@ def test_who_does_not_take_the_keys_or_hangs_up_leaves_nothing(holding: Served) 
     ask_keys(served, lost)
     served.member.settle()
     assert budget.used > 0
-    lost.status = codes.CANCELLED
+    lost.status = CANCELLED
     lost.gone[0]()
     for _ in range(int(PACE_SECONDS + 2 * LOOK_SECONDS)):
         served.advance(1)
@@ -495,7 +495,7 @@ def test_who_does_not_take_the_keys_or_hangs_up_leaves_nothing(holding: Served) 
     assert len(served.member.jobs) == 0
     late = SlowCall()
     ask_keys(served, late)
-    late.status = codes.CANCELLED
+    late.status = CANCELLED
     served.member.settle()
     assert (late.given, budget.used) == ([], 0)
 
@@ -507,7 +507,7 @@ def test_lists_that_are_not_taken_hold_so_many_bytes(monkeypatch: pytest.MonkeyP
     apply(served, LeaseGrant(1, 60), *[Put(key, b"", 1) for key in LONG])
     first = FakeCall("/etcdserverpb.Lease/LeaseTimeToLive")
     ask_keys(served, first)
-    first.status = codes.CANCELLED
+    first.status = CANCELLED
     for call in (calls := [SlowCall(name) for name in ("2001:db8::1", "2001:db8::2", "bob", "carol")]):
         ask_keys(served, call)
     served.member.settle()

@@ -15,7 +15,7 @@ from netstore.proto import rpc_pb2 as pb
 from netstore.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from netstore.state.v3commands import NOSPACE, SetAlarm
 from netstore.types import NodeId
-from tests.support.v3member import FakeCall, FakeCopy, Served
+from tests.support.v3member import CANCELLED, FakeCall, FakeCopy, Served
 
 
 @pytest.fixture
@@ -88,12 +88,12 @@ def test_a_copy_is_closed_when_its_client_goes_away(served: Served) -> None:
     call, receiver = served.open("/etcdserverpb.Maintenance/Snapshot")
     call.backlog = MOST_UNSENT
     receiver.received(b"")
-    call.finish(codes.CANCELLED)
+    call.finish(CANCELLED)
     receiver.cancelled()
     assert copy.closed
     served.copy = late = FakeCopy(bytes(512))
     call, receiver = served.open("/etcdserverpb.Maintenance/Snapshot")
-    call.finish(codes.CANCELLED)
+    call.finish(CANCELLED)
     receiver.received(b"")
     assert late.closed, "made for nobody"
 

@@ -10,7 +10,7 @@ from netstore import codes
 from netstore.api.v3.watch import MOST_UNREAD, SHARED_FROM
 from netstore.proto import rpc_pb2 as pb
 from netstore.watch.streams import MAX_BACKLOG, RESUME_BACKLOG
-from tests.support.v3member import FakeCall, Served
+from tests.support.v3member import CANCELLED, FakeCall, Served
 
 PATH = "/etcdserverpb.Watch/Watch"
 
@@ -76,7 +76,7 @@ def test_progress_comes_in_the_streams_own_time(served: Served) -> None:
     served.advance(630)
     assert len(answers(call)) == 1
     receiver.cancelled()
-    call.finish(codes.CANCELLED)
+    call.finish(CANCELLED)
     served.advance(2000)
     assert len(served.deadlines) == 0, "nothing ticks for nobody"
 
