@@ -226,12 +226,14 @@ class NetstoreError(Exception):
 
 
 class Hopeless(NetstoreError):  # noqa: N818 - named for what trying again is
-    """The program would end the same way if it were started again; it ends with an exit code that says so."""
+    """A restart would fail in the same way. The program ends with an exit code of its own, by which a service
+    manager can tell not to restart it.
+    """
 
 
 class Shed(Exception):  # noqa: N818 - named for what happened
-    """Work under way was given up for want of what `limit`, a setting, bounds, or where that is empty, of
-    what none does. The words say of what.
+    """Work under way was aborted because a bound was reached. `limit` names the setting that sets it, and is
+    empty where no setting does. The text names what ran out.
     """
 
     limit = ""
@@ -239,30 +241,30 @@ class Shed(Exception):  # noqa: N818 - named for what happened
 
 
 class MustStop(Exception):  # noqa: N818 - named for what follows
-    """Marks what a member must not survive, whoever's request it was met in: what it holds proves nothing any
-    more. A subclass of it passes every guard (`netstore.guard`); anything else that is raised on behalf of a
-    client or peer is theirs alone.
+    """Marks exceptions that must end the member, in whoever's request they are raised: its own state cannot
+    be trusted any more. They pass every `netstore.guard`; any other exception that is raised in work for a
+    client or peer ends that party only.
     """
 
 
 class CorruptData(NetstoreError):  # noqa: N818 - named for what was found
-    """Stored bytes are not what was written. The text names the file and the offset; nothing was changed."""
+    """Stored bytes are not what was written. The text names file and offset; nothing was changed."""
 
 
 class UnknownCommand(CorruptData):
-    """A command that a later version may know: its number, or a field beyond those known here."""
+    """A command with a number or a field that is not known here; a later version may know it."""
 
 
 class CannotApply(Hopeless, MustStop):
-    """This member cannot carry out an entry of its log, whenever it is started. The text names the index and
-    what the operator can do; nothing of the entry was done. `entry` is its index and the hash of its payload,
-    once it is known.
+    """This member cannot apply an entry of its log, and a restart will not help. The text names the index and
+    what the operator can do; nothing of the entry was applied. `entry` is its index and the hash of its
+    payload, once they are known.
     """
 
     entry: tuple[int, str] | None = None
 
 
 class StateDamaged(CorruptData, MustStop):
-    """The member's own state on disk is not what was written. It must not be served: the member ends with
-    this, and its next start replaces it, if others of its cluster can be reached, or refuses (`server`).
+    """The member's state on disk is damaged and must not be served: the member ends. Its next start replaces
+    the state from other members, if they can be reached, or refuses to start (`server`).
     """
