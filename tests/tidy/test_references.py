@@ -229,6 +229,9 @@ def repository() -> Repository:
 def test_what_is_named_is_there(repository: Repository) -> None:
     assert len(repository.modules) > 500
     assert repository.wrong() == []
+    said = "".join(text for module in repository.modules.values() for _, text in module.text)
+    said += "".join(repository.documents.values())
+    assert [name for name in FOREIGN if name not in said] == [], "an exception that is needed no more"
 
 
 def test_what_is_missing_is_seen() -> None:
