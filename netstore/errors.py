@@ -35,12 +35,16 @@ MESSAGES: Final[dict[int, tuple[str, int]]] = {
 """v2 error code -> (message, HTTP status)."""
 
 
+RAFT_INTERNAL: Final = 300
+"""The v2 code of every fault that is not one of the numbered ones; its text is the cause."""
+
+
 @unique
 class Reason(Enum):
     """Why a client is told no, where that is not one of the numbered faults of the v2 API: the gRPC status
     code; the text, which is `Fault.cause`; and what the v3 API says, to the letter, where that differs. Its
     clients tell faults apart by this text alone (v3 API, error table). In the v2 API all of these have code
-    300, and their text is the cause.
+    `RAFT_INTERNAL`.
     """
 
     def __init__(self, grpc_code: int, text: str, v3_text: str = "") -> None:
@@ -125,6 +129,7 @@ class Reason(Enum):
 
 
 _REASONS: Final = {reason.text: reason for reason in Reason}
+_TOO_MANY: Final = Reason.TOO_MANY
 
 
 @dataclass(slots=True, frozen=True)
@@ -167,17 +172,17 @@ class Fault(Exception):  # noqa: N818 - a fault is a value first, an exception s
 
 def refusal(reason: Reason, index: int = 0) -> Fault:
     """The request is refused; nothing was changed."""
-    return Fault(300, reason.cause, index, reason=reason)
+    return Fault(RAFT_INTERNAL, reason.cause, index, reason=reason)
 
 
 def unknown(reason: Reason) -> Fault:
     """The request may have taken effect, or may still do."""
-    return Fault(300, reason.cause, outcome_known=False, reason=reason)
+    return Fault(RAFT_INTERNAL, reason.cause, outcome_known=False, reason=reason)
 
 
 def told(text: str, index: int = 0) -> Fault:
     """A refusal in the words of another member or of the log: those of a reason, or others."""
-    return Fault(300, text.encode(), index, reason=_REASONS.get(text))
+    return Fault(RAFT_INTERNAL, text.encode(), index, reason=_REASONS.get(text))
 
 
 def timed_out(reason: Reason = Reason.TIMED_OUT) -> Fault:
@@ -209,13 +214,13 @@ def no_space_unknown() -> Fault:
 
 def too_many() -> Fault:
     """The bound on waiting proposals is reached; the request was not proposed."""
-    return refusal(Reason.TOO_MANY)
+    return Fault(RAFT_INTERNAL, _TOO_MANY.cause, 0, True, _TOO_MANY)
 
 
 def beyond_level(asked: int, level: int) -> Fault:
     """The request belongs to a feature level that the cluster has not reached; it was not proposed."""
     return Fault(
-        300,
+        RAFT_INTERNAL,
         b"etcdserver: feature level %d is not in force: the cluster is at %d until every member is upgraded"
         % (asked, level),
     )
