@@ -1,11 +1,10 @@
-"""So many of a thing at once, and no principal takes them all.
+"""Fair admission: at most so many of a thing at once, and no principal may take them all.
 
-For what is bounded for the whole member and held for as long as a client likes: without shares the first who
-comes may leave nothing to anybody else.
+For what is bounded for the whole member and held for as long as a client likes: without shares the first
+client could leave nothing to others.
 
-A principal is the common name of a certificate, or an address, as it is noted for the record. Everything that
-is shared out by principals is shared out by their households: who keeps a table by principal asks `household`
-for its key.
+A principal is the common name of a certificate, or an address, as it is logged. Shares are given to
+households of principals (`household`): every table by principal uses that as its key.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ from ipaddress import IPv6Address
 from typing import Final
 
 PARTS: Final = 8
-"""A principal may hold one in so many of the places once more than half are taken."""
+"""Once half of the places are taken, a household may hold one in so many of all."""
 
 _REMEMBERED: Final = 4_096
-"""IPv6 principals whose household is remembered; others are worked out anew, 6 us each."""
+"""IPv6 principals whose household is cached; others are computed, 6 us each."""
 
 
 def household(principal: str) -> str:
-    """Whom a principal counts with: every address of an IPv6 network of 64 bits is one host's to take (RFC
-    4291, 2.5.4; RFC 8981), so all of them count as one. Other addresses and names are each their own. A
-    household counts with itself.
+    """The unit of fairness that a principal belongs to. One host may use every address of an IPv6 network of
+    64 bits (RFC 4291, 2.5.4; RFC 8981), so all of them count as one. Other addresses and names are each their
+    own household. The household of a household is itself.
     """
     return principal if ":" not in principal else _network(principal)
 
@@ -40,10 +39,9 @@ def _network(principal: str) -> str:
 
 
 class Admission:
-    """At most `most` places, or bytes. While half of them are free, whoever asks gets what it asks for; from
-    then on only principals that hold no more than their share, one in `PARTS`. So a single one leaves half to
-    the others. Principals of one household have one share. All calls are O(1); who holds nothing is
-    forgotten.
+    """At most `most` places, or bytes. While less than half of them are taken, whoever asks is granted what
+    there is; from then on only a household that then holds no more than its share, one in `PARTS`. So one
+    household leaves half to the others. All calls are O(1); households that hold nothing are forgotten.
     """
 
     __slots__ = ("_held", "_share", "most", "taken")
@@ -57,8 +55,8 @@ class Admission:
         """By household."""
 
     def enter(self, principal: str, size: int = 1) -> bool:
-        """Take a place, or so many bytes, to be given back with `leave`; False, and nothing is taken, where
-        there is none. While nothing is held, any size is let in.
+        """Take a place, or so many bytes, to be given back with `leave`. False where there is none; then
+        nothing is taken. While nothing is held, any size is granted.
         """
         owner = household(principal)
         held = self._held.get(owner, 0) + size
@@ -86,8 +84,8 @@ class Admission:
 
 
 class WeighedAdmission:
-    """Places that each hold bytes: both are shared out as by an `Admission` of each, in one step. Who enters
-    is named by the household, which its caller needs too.
+    """Places that each hold bytes: both are bounded and shared as by an `Admission` of each, in one step.
+    `owner` is the household, which callers have already.
     """
 
     __slots__ = ("_held", "_share", "_size_share", "most", "most_size", "size", "taken")
@@ -104,15 +102,15 @@ class WeighedAdmission:
         self._held: dict[str, tuple[int, int]] = {}
 
     def enter(self, owner: str, size: int, places: int = 1) -> bool:
-        """Take a place of so many bytes (at least one), to be given back with `leave`; False, and nothing is
-        taken, where there are none. While nothing is held, any size is let in. Without `places` only the
+        """Take a place of so many bytes (at least one), to be given back with `leave`. False where there is
+        none; then nothing is taken. While nothing is held, any size is granted. With `places` 0 only the
         bytes count.
         """
         held, held_size = self._held.get(owner, _NOTHING)
         held += places
         held_size += size
         taken, taken_size = self.taken + places, self.size + size
-        # Below half of both, which is nearly always, nobody is refused.
+        # Below half of both, which is the common case, everything is granted.
         if 2 * taken > self.most or 2 * taken_size > self.most_size:
             is_half = 2 * self.taken >= self.most
             if places and self.taken and (taken > self.most or (is_half and held > self._share)):

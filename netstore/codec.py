@@ -1,8 +1,7 @@
 """Bytes and numbers: variable-length integers, length prefixes, fixed layouts and checksums.
 
-The only module that packs integers. Readers take the whole buffer and a position and return the next
-position; whatever the writers here could not have written raises `Malformed`, and nothing is ever read past
-the end.
+Readers take the whole buffer and a position, and return the next position. They raise `Malformed` for what
+the writers here could not have written, and never read past the end.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ MAX_VARINT_BYTES: Final = 10
 _MAX_U64: Final = 2**64 - 1
 _SHORT: Final = tuple(bytes((number,)) for number in range(128))
 _MORE: Final = tuple(bytes((number | 128,)) for number in range(128))
-"""Seven bits that others follow."""
+"""Seven bits with the continuation bit set."""
 
 
 class Malformed(ValueError):  # noqa: N818 - named for what was found
-    """No encoder of this module makes these bytes: cut short, too long a number, or not in shortest form."""
+    """Bytes that no encoder here makes: truncated, a number too long, or not in shortest form."""
 
 
 def varint(number: int) -> bytes:

@@ -1,21 +1,22 @@
-"""Python's collector of cycles, kept from holding the loop.
+"""Keeps pauses of Python's cyclic garbage collector short.
 
-Nearly everything here is freed as soon as nobody refers to it, and without the collector. What it looks for
-are objects that refer to each other; it does so now and then, in one go, and by itself looks through all
-objects there are: 20 ms for 100,000 open streams. `Collector` lets it look through each object while it is
-young, up to three times, and never again: what is there after it has looked through everything, or has looked
-for `LOOKED_SECONDS`, is set aside (`gc.freeze`), however young it is.
+Reference counting frees nearly everything at once. The collector finds reference cycles; a full collection
+traverses all objects in one piece: 20 ms with 100,000 open streams. `Collector` lets it traverse each object
+while it is young, up to three times, and then never again: after a full collection, or after
+`LOOKED_SECONDS` of collecting, all objects there are are moved to the permanent generation (`gc.freeze`),
+however young they are.
 
-When the interpreter looks by itself depends on how many more objects were made than let go of. Where old ones
-go as fast as new ones come it never does, and the new ones are all looked through at once by and by: so it is
-also made to look after each `WORKED_SECONDS` of work.
+The interpreter starts a collection by the number of allocations less deallocations. Where old objects go as
+fast as new ones come that never grows, and one late collection traverses very many new objects. So the
+youngest generation is also collected after each `WORKED_SECONDS` of work.
 
-So a cycle of objects that lived long is never freed, and of those that live for a moment the few that are
-there at such a moment. Whatever lives long and is let go of again (connections, streams, watches, leases) has
-to break its cycles itself, as `net.connection.Closed` does; an exception must not be kept by its own frame.
+The price: a cycle of objects that were frozen is never freed. That is every cycle that lived long, and a few
+that were short-lived and just there. So what lives long and is dropped again (connections, streams, watches,
+leases) has to break its cycles itself, as `net.connection.Closed` does, and a frame must not keep an
+exception that refers to the frame.
 
-What counts is what objects refer to: the collector walks a list of a million numbers whole. Who keeps so many
-for a while keeps them where it has nothing to walk (`array`, bytes).
+The cost of a traversal is that of all references: a list of a million numbers is walked whole. Large
+collections that live for a while should lie where there is nothing to traverse (`array`, bytes).
 """
 
 from __future__ import annotations
@@ -27,17 +28,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 THRESHOLDS: Final = (700, 10, 1)
-"""The oldest generation gains some 701 * 11 * 2 objects before it is looked through: 1.5 ms."""
+"""Thresholds of `gc.set_threshold`. The oldest generation gains some 701 * 11 * 2 objects before it is
+collected: 1.5 ms.
+"""
 
 WORKED_SECONDS: Final = 0.003
-"""Work after which the youngest objects are looked through: nothing makes more than some 15,000 meanwhile."""
+"""Work after which the youngest generation is collected: nothing makes more than some 15,000 objects
+meanwhile.
+"""
 
 LOOKED_SECONDS: Final = 0.001
-"""Looking since something was set aside last, after which all there is is: some 10,000 objects."""
+"""Time spent collecting since the last freeze after which all objects are frozen: some 10,000 objects."""
 
 
 class Collector:
-    """Keeps the interpreter's collector short, from `begin` to `end`. One for a process."""
+    """Bounds the pauses of the collector from `begin` to `end`. One for a process."""
 
     __slots__ = ("_began", "_clock", "_looked", "_worked")
 
@@ -46,26 +51,26 @@ class Collector:
         self._clock = clock
         self._began = 0.0
         self._looked = 0.0
-        """Seconds of looking since something was set aside."""
+        """Seconds of collecting since the last freeze."""
         self._worked = 0.0
 
     def begin(self) -> None:
-        """Set aside all that is there, once it was looked through, and from now on all that gets old."""
+        """Collect once, freeze what is there, and from now on freeze what gets old."""
         gc.collect()
         gc.freeze()
-        gc.collect()  # of next to nothing: how many were found last decides when all are looked through again
+        gc.collect()  # finds little: by what the last full collection left, the next one is due
         gc.set_threshold(*THRESHOLDS)
         if self._collecting not in gc.callbacks:
             gc.callbacks.append(self._collecting)
 
     def end(self) -> None:
-        """Nothing is set aside any more. May be said again."""
+        """Freeze nothing any more. May be called again."""
         if self._collecting in gc.callbacks:
             gc.callbacks.remove(self._collecting)
 
     def worked(self, seconds: float) -> None:
-        """The loop has done so much work. Looks through the youngest objects now and then: 0.05 us, and 5 us
-        every `WORKED_SECONDS`, beside what there is to look at.
+        """The loop has done so much work. Collects the youngest generation after each `WORKED_SECONDS`: costs
+        0.05 us, and then 5 us beside the collection.
         """
         self._worked += seconds
         if self._worked > WORKED_SECONDS:

@@ -1,14 +1,17 @@
-"""Faults a client can be told, one value per kind.
+"""Faults a client can be told: the numbered ones of the v2 API (`MESSAGES`), and all others (`Reason`).
 
 A fault is a value, not only an exception: the state machine returns it, the API renders it. Each knows its v2
-error code, its message and HTTP status (v2 API, error table) and whether the outcome is known: *refused*
-means the request did not happen; *unknown* means it may still happen later.
+error code, its message and HTTP status (v2 API, error table), its gRPC status, and whether the outcome is
+known: *refused* means the request did not happen; *unknown* means it may still happen later.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum, unique
 from typing import Final
+
+from netstore import codes
 
 MESSAGES: Final[dict[int, tuple[str, int]]] = {
     100: ("Key not found", 404),
@@ -31,37 +34,102 @@ MESSAGES: Final[dict[int, tuple[str, int]]] = {
 }
 """v2 error code -> (message, HTTP status)."""
 
-UNKNOWN_CODE: Final = 2
-INVALID_ARGUMENT: Final = 3
-DEADLINE_EXCEEDED: Final = 4
-NOT_FOUND: Final = 5
-PERMISSION_DENIED: Final = 7
-RESOURCE_EXHAUSTED: Final = 8
-FAILED_PRECONDITION: Final = 9
-OUT_OF_RANGE: Final = 11
-UNIMPLEMENTED: Final = 12
-INTERNAL: Final = 13
-UNAVAILABLE: Final = 14
-DATA_LOSS: Final = 15
-UNAUTHENTICATED: Final = 16
-"""The gRPC status codes in use."""
 
-EMPTY_KEY: Final = b"etcdserver: key is not provided"
-KEY_NOT_FOUND: Final = b"etcdserver: key not found"
-VALUE_PROVIDED: Final = b"etcdserver: value is provided"
-LEASE_PROVIDED: Final = b"etcdserver: lease is provided"
-TOO_MANY_OPS: Final = b"etcdserver: too many operations in txn request"
-DUPLICATE_KEY: Final = b"etcdserver: duplicate key given in txn request"
-INVALID_SORT: Final = b"etcdserver: invalid sort option"
-COMPACTED: Final = b"etcdserver: mvcc: required revision has been compacted"
-FUTURE_REVISION: Final = b"etcdserver: mvcc: required revision is a future revision"
-QUOTA: Final = b"etcdserver: mvcc: database space exceeded"
-LEASE_NOT_FOUND: Final = b"etcdserver: requested lease not found"
-LEASE_EXISTS: Final = b"etcdserver: lease already exists"
-LEASE_TTL_TOO_LARGE: Final = b"etcdserver: too large lease TTL"
-CORRUPT: Final = b"etcdserver: corrupt cluster"
-NO_LEADER: Final = b"etcdserver: no leader"
-"""What the v3 API says, to the letter: clients tell faults apart by the text alone (v3 API, error table)."""
+RAFT_INTERNAL: Final = 300
+"""The v2 code of every fault that is not one of the numbered ones; its text is the cause."""
+
+
+@unique
+class Reason(Enum):
+    """Why a client is told no, where that is not one of the numbered faults of the v2 API: the gRPC status
+    code; the text, which is `Fault.cause`; and what the v3 API says, to the letter, where that differs. Its
+    clients tell faults apart by this text alone (v3 API, error table). In the v2 API all of these have code
+    `RAFT_INTERNAL`.
+    """
+
+    def __init__(self, grpc_code: int, text: str, v3_text: str = "") -> None:
+        self.grpc_code = grpc_code
+        self.text = text
+        self.cause = text.encode()
+        self.v3_text = v3_text or text
+
+    EMPTY_KEY = codes.INVALID_ARGUMENT, "etcdserver: key is not provided"
+    KEY_NOT_FOUND = codes.INVALID_ARGUMENT, "etcdserver: key not found"
+    VALUE_PROVIDED = codes.INVALID_ARGUMENT, "etcdserver: value is provided"
+    LEASE_PROVIDED = codes.INVALID_ARGUMENT, "etcdserver: lease is provided"
+    TOO_MANY_OPS = codes.INVALID_ARGUMENT, "etcdserver: too many operations in txn request"
+    DUPLICATE_KEY = codes.INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request"
+    INVALID_SORT = codes.INVALID_ARGUMENT, "etcdserver: invalid sort option"
+    COMPACTED = codes.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted"
+    FUTURE_REVISION = codes.OUT_OF_RANGE, "etcdserver: mvcc: required revision is a future revision"
+    QUOTA = codes.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"
+    LEASE_NOT_FOUND = codes.NOT_FOUND, "etcdserver: requested lease not found"
+    LEASE_EXISTS = codes.FAILED_PRECONDITION, "etcdserver: lease already exists"
+    LEASE_TTL_TOO_LARGE = codes.OUT_OF_RANGE, "etcdserver: too large lease TTL"
+    CORRUPT = codes.DATA_LOSS, "etcdserver: corrupt cluster"
+    REQUEST_TOO_LARGE = codes.INVALID_ARGUMENT, "etcdserver: request is too large"
+    UNKNOWN_ACTION = codes.INVALID_ARGUMENT, "etcdserver: unknown action of an alarm"
+    UNKNOWN_ALARM = codes.INVALID_ARGUMENT, "etcdserver: unknown alarm"
+    UNKNOWN_SERVICE = codes.NOT_FOUND, "unknown service"
+
+    NO_LEADER = codes.UNAVAILABLE, "etcdserver: no leader"
+    NOT_FOR_LEARNERS = codes.UNAVAILABLE, "etcdserver: rpc not supported for learner"
+    TIMED_OUT = codes.UNAVAILABLE, "etcdserver: request timed out"
+    TIMED_OUT_LEADER = (
+        codes.UNAVAILABLE,
+        "etcdserver: request timed out, possibly due to previous leader failure",
+    )
+    STOPPED = codes.UNAVAILABLE, "etcdserver: server stopped"
+    FAILED = codes.INTERNAL, "etcdserver: the answer could not be made"
+    TOO_MANY = codes.RESOURCE_EXHAUSTED, "etcdserver: too many requests"
+    NO_SPACE = codes.RESOURCE_EXHAUSTED, "etcdserver: no space left on device"
+    NOT_TAKEN = codes.UNKNOWN, "etcdserver: the leader cannot take this request"
+    SNAPSHOT_BUSY = codes.UNKNOWN, "etcdserver: another snapshot is being made"
+    SNAPSHOT_FAILED = (
+        codes.UNKNOWN,
+        "etcdserver: the snapshot could not be made; the log of the member says why",
+    )
+
+    ID_EXISTS = codes.FAILED_PRECONDITION, "membership: ID exists", "etcdserver: member ID already exist"
+    ID_REMOVED = codes.NOT_FOUND, "membership: ID removed", "etcdserver: member not found"
+    ID_NOT_FOUND = codes.NOT_FOUND, "membership: ID not found", "etcdserver: member not found"
+    PEER_URL_EXISTS = (
+        codes.FAILED_PRECONDITION,
+        "membership: peerURL exists",
+        "etcdserver: Peer URLs already exists",
+    )
+    BAD_MEMBER_URLS = codes.INVALID_ARGUMENT, "etcdserver: given member URLs are invalid"
+    NOT_LEARNER = (
+        codes.FAILED_PRECONDITION,
+        "membership: can only promote a learner member",
+        "etcdserver: can only promote a learner member",
+    )
+    TOO_MANY_LEARNERS = (
+        codes.FAILED_PRECONDITION,
+        "membership: too many learner members in cluster",
+        "etcdserver: too many learner members in cluster",
+    )
+    TOO_MANY_VOTERS = (
+        codes.FAILED_PRECONDITION,
+        "membership: too many voting members in cluster",
+        "etcdserver: too many voting members in cluster",
+    )
+    LEARNER_NOT_READY = (
+        codes.FAILED_PRECONDITION,
+        "etcdserver: can only promote a learner member which is in sync with leader",
+    )
+    NOT_ENOUGH_STARTED = (
+        codes.FAILED_PRECONDITION,
+        "etcdserver: re-configuration failed due to not enough started members",
+    )
+    UNHEALTHY = codes.UNAVAILABLE, "etcdserver: unhealthy cluster"
+    NOT_LEADER = codes.FAILED_PRECONDITION, "etcdserver: not leader"
+    BAD_TRANSFEREE = codes.FAILED_PRECONDITION, "etcdserver: bad leader transferee"
+    TRANSFER_TIMED_OUT = codes.UNAVAILABLE, "etcdserver: request timed out, leader transfer took too long"
+
+
+_REASONS: Final = {reason.text: reason for reason in Reason}
+_TOO_MANY: Final = Reason.TOO_MANY
 
 
 @dataclass(slots=True, frozen=True)
@@ -70,13 +138,14 @@ class Fault(Exception):  # noqa: N818 - a fault is a value first, an exception s
 
     `code` is the v2 error code, `cause` the detail, `index` the etcd index of the store when it was found (0
     when the request never reached the store). `outcome_known` is False only where the request may still take
-    effect.
+    effect. `reason` is None for the numbered faults of the v2 API, and for a text that no reason has.
     """
 
     code: int
     cause: bytes = b""
     index: int = 0
     outcome_known: bool = True
+    reason: Reason | None = None
 
     @property
     def message(self) -> str:
@@ -84,8 +153,13 @@ class Fault(Exception):  # noqa: N818 - a fault is a value first, an exception s
 
     @property
     def grpc_code(self) -> int:
-        """The gRPC status code that goes with `cause`, which is the status message."""
-        return GRPC_CODES.get(self.cause, UNKNOWN_CODE)
+        """The status code of the v3 API."""
+        return codes.UNKNOWN if self.reason is None else self.reason.grpc_code
+
+    @property
+    def v3_text(self) -> str:
+        """The status message of the v3 API."""
+        return self.cause.decode("utf-8", "replace") if self.reason is None else self.reason.v3_text
 
     @property
     def http_status(self) -> int:
@@ -96,84 +170,60 @@ class Fault(Exception):  # noqa: N818 - a fault is a value first, an exception s
         return f"{self.code}: {self.message} ({cause}) [{self.index}]"
 
 
-TIMED_OUT: Final = "etcdserver: request timed out"
-TIMED_OUT_LEADER: Final = "etcdserver: request timed out, possibly due to previous leader failure"
-STOPPED: Final = "etcdserver: server stopped"
-CANCELLED: Final = "etcdserver: request cancelled"
-NO_SPACE: Final = "etcdserver: no space left on device"
-TOO_MANY: Final = "etcdserver: too many requests"
-FAILED: Final = "etcdserver: the answer could not be made"
-
-GRPC_CODES: Final[dict[bytes, int]] = {
-    EMPTY_KEY: INVALID_ARGUMENT,
-    KEY_NOT_FOUND: INVALID_ARGUMENT,
-    VALUE_PROVIDED: INVALID_ARGUMENT,
-    LEASE_PROVIDED: INVALID_ARGUMENT,
-    TOO_MANY_OPS: INVALID_ARGUMENT,
-    DUPLICATE_KEY: INVALID_ARGUMENT,
-    INVALID_SORT: INVALID_ARGUMENT,
-    COMPACTED: OUT_OF_RANGE,
-    FUTURE_REVISION: OUT_OF_RANGE,
-    QUOTA: RESOURCE_EXHAUSTED,
-    LEASE_NOT_FOUND: NOT_FOUND,
-    LEASE_EXISTS: FAILED_PRECONDITION,
-    LEASE_TTL_TOO_LARGE: OUT_OF_RANGE,
-    CORRUPT: DATA_LOSS,
-    NO_LEADER: UNAVAILABLE,
-    TIMED_OUT.encode(): UNAVAILABLE,
-    TIMED_OUT_LEADER.encode(): UNAVAILABLE,
-    STOPPED.encode(): UNAVAILABLE,
-    FAILED.encode(): INTERNAL,
-    TOO_MANY.encode(): RESOURCE_EXHAUSTED,
-    NO_SPACE.encode(): RESOURCE_EXHAUSTED,
-}
-"""Text of the v3 API -> gRPC status code."""
+def refusal(reason: Reason, index: int = 0) -> Fault:
+    """The request is refused; nothing was changed."""
+    return Fault(RAFT_INTERNAL, reason.cause, index, reason=reason)
 
 
-def timed_out(text: str = TIMED_OUT) -> Fault:
+def unknown(reason: Reason) -> Fault:
+    """The request may have taken effect, or may still do."""
+    return Fault(RAFT_INTERNAL, reason.cause, outcome_known=False, reason=reason)
+
+
+def told(text: str, index: int = 0) -> Fault:
+    """A refusal in the words of another member or of the log: those of a reason, or others."""
+    return Fault(RAFT_INTERNAL, text.encode(), index, reason=_REASONS.get(text))
+
+
+def timed_out(reason: Reason = Reason.TIMED_OUT) -> Fault:
     """The request waited its whole time without an answer from the cluster; it may still take effect."""
-    return Fault(300, text.encode(), outcome_known=False)
+    return unknown(reason)
 
 
 def stopped() -> Fault:
     """The member stopped while the request waited; it may still take effect."""
-    return Fault(300, STOPPED.encode(), outcome_known=False)
+    return unknown(Reason.STOPPED)
 
 
 def no_space() -> Fault:
     """The log cannot be written for want of disk space; the request was not proposed."""
-    return Fault(300, NO_SPACE.encode())
+    return refusal(Reason.NO_SPACE)
 
 
 def failed() -> Fault:
     """This member failed to make the answer, and its log has the reason, or has too many large ones to make.
     The request may have taken effect.
     """
-    return Fault(300, FAILED.encode(), outcome_known=False)
+    return unknown(Reason.FAILED)
 
 
 def no_space_unknown() -> Fault:
     """The log found no room for the request, and will write it once there is: it may still take effect."""
-    return Fault(300, NO_SPACE.encode(), outcome_known=False)
+    return unknown(Reason.NO_SPACE)
 
 
 def too_many() -> Fault:
     """The bound on waiting proposals is reached; the request was not proposed."""
-    return Fault(300, TOO_MANY.encode())
+    return Fault(RAFT_INTERNAL, _TOO_MANY.cause, 0, True, _TOO_MANY)
 
 
 def beyond_level(asked: int, level: int) -> Fault:
     """The request belongs to a feature level that the cluster has not reached; it was not proposed."""
     return Fault(
-        300,
+        RAFT_INTERNAL,
         b"etcdserver: feature level %d is not in force: the cluster is at %d until every member is upgraded"
         % (asked, level),
     )
-
-
-def refusal(text: bytes) -> Fault:
-    """What the v3 API refuses with this text; nothing was changed."""
-    return Fault(300, text)
 
 
 class NetstoreError(Exception):
@@ -181,12 +231,14 @@ class NetstoreError(Exception):
 
 
 class Hopeless(NetstoreError):  # noqa: N818 - named for what trying again is
-    """The program would end the same way if it were started again; it ends with an exit code that says so."""
+    """A restart would fail in the same way. The program ends with an exit code of its own, by which a service
+    manager can tell not to restart it.
+    """
 
 
 class Shed(Exception):  # noqa: N818 - named for what happened
-    """Work under way was given up for want of what `limit`, a setting, bounds, or where that is empty, of
-    what none does. The words say of what.
+    """Work under way was aborted because a bound was reached. `limit` names the setting that sets it, and is
+    empty where no setting does. The text names what ran out.
     """
 
     limit = ""
@@ -194,30 +246,30 @@ class Shed(Exception):  # noqa: N818 - named for what happened
 
 
 class MustStop(Exception):  # noqa: N818 - named for what follows
-    """Marks what a member must not survive, whoever's request it was met in: what it holds proves nothing any
-    more. A subclass of it passes every guard (`netstore.guard`); anything else that is raised on behalf of a
-    client or peer is theirs alone.
+    """Marks exceptions that must end the member, in whoever's request they are raised: its own state cannot
+    be trusted any more. They pass every `netstore.guard`; any other exception that is raised in work for a
+    client or peer ends that party only.
     """
 
 
 class CorruptData(NetstoreError):  # noqa: N818 - named for what was found
-    """Stored bytes are not what was written. The text names the file and the offset; nothing was changed."""
+    """Stored bytes are not what was written. The text names file and offset; nothing was changed."""
 
 
 class UnknownCommand(CorruptData):
-    """A command that a later version may know: its number, or a field beyond those known here."""
+    """A command with a number or a field that is not known here; a later version may know it."""
 
 
 class CannotApply(Hopeless, MustStop):
-    """This member cannot carry out an entry of its log, whenever it is started. The text names the index and
-    what the operator can do; nothing of the entry was done. `entry` is its index and the hash of its payload,
-    once it is known.
+    """This member cannot apply an entry of its log, and a restart will not help. The text names the index and
+    what the operator can do; nothing of the entry was applied. `entry` is its index and the hash of its
+    payload, once they are known.
     """
 
     entry: tuple[int, str] | None = None
 
 
 class StateDamaged(CorruptData, MustStop):
-    """The member's own state on disk is not what was written. It must not be served: the member ends with
-    this, and its next start replaces it, if others of its cluster can be reached, or refuses (`server`).
+    """The member's state on disk is damaged and must not be served: the member ends. Its next start replaces
+    the state from other members, if they can be reached, or refuses to start (`server`).
     """

@@ -1,10 +1,10 @@
-"""What expires, and when: all of it in one sorted list, so that one look at the clock, or a single alarm, is
-enough for any number of deadlines of requests, calls, leases or nodes with a TTL.
+"""A queue of deadlines: one sorted list for any number of them (requests, calls, leases, nodes with a TTL),
+so that one look at the clock, or one timer, serves all.
 
-Most of it is settled or renewed long before its time, and is taken out at once. The list is one of
-short lists (`sortedcontainers`), of at most 2,000 entries each, and every change moves the entries of one or
-two of them: unlike a heap, whose dead entries have to be cleared away now and then, it has no work to make up
-for. What does grow with the number of entries is one move of a pointer for each 500 of them.
+Most entries are settled or renewed long before their time, and are removed at once. The list is a sorted list
+of short lists (`sortedcontainers`), of at most 2,000 entries each, and a change moves entries within one or
+two of them. A heap would keep dead entries that have to be swept in one long piece; here each call costs
+about the same. What grows with the number of entries is one pointer move for each 500 of them.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ T = TypeVar("T")
 
 
 class Expiry(Generic[T]):
-    """One thing that expires, until it is settled or has expired."""
+    """Something with a deadline, until it is settled or has expired."""
 
     __slots__ = ("place", "what")
 
     def __init__(self, what: T) -> None:
         self.what: T | None = what
-        """None once it is settled: nothing of it is kept alive here."""
+        """None once it is settled, so that nothing is kept alive here."""
         self.place: tuple[float, int, Expiry[T]] | None = None
-        """What stands in the list for it. None once nothing does, which ends the cycle of the two."""
+        """Its entry in the list; None once it is removed, which breaks the reference cycle of the two."""
 
 
 class Expiries(Generic[T]):
-    """What expires, by time. It keeps what is not settled and nothing else. `add` and `settle` are O(log n),
-    1 to 6 us each up to 800,000 of them: each time, not on average.
+    """Deadlines in order of time. Holds only what is not settled. `add` and `settle` are O(log n), 1 to 6 us
+    each up to 800,000 entries, in the worst case.
     """
 
     __slots__ = ("_added", "_places")
@@ -46,7 +46,7 @@ class Expiries(Generic[T]):
         return len(self._places)
 
     def add(self, when: float, what: T) -> Expiry[T]:
-        """It expires then. What expires at the same time does so in this order."""
+        """Add something that expires at `when`. Equal times expire in the order in which they were added."""
         self._added += 1
         entry = Expiry(what)
         entry.place = place = (when, self._added, entry)
@@ -54,35 +54,35 @@ class Expiries(Generic[T]):
         return entry
 
     def settle(self, entry: Expiry[T]) -> None:
-        """It will not expire any more. May be said again, and after it has expired."""
+        """Remove it: it will not expire. May be called again, and after it has expired."""
         place, entry.place, entry.what = entry.place, None, None
         if place is not None:
             self._places.remove(place)
 
     @property
     def added(self) -> int:
-        """How many there were so far: the number of the last one that was added."""
+        """How many were added so far, which is the number of the last one."""
         return self._added
 
     def following(self, after: tuple[float, int], most: int) -> list[tuple[float, int, T]]:
-        """The next ones by time, up to so many, as (when, number, what), behind one that expires at that time
-        and was added as that number, which need not be there any more. O(log n).
+        """Up to `most` entries in order of time, as (when, number, what), that come after the place (when,
+        number), at which there need not be an entry any more. O(log n).
         """
         when, number = after
         places = islice(self._places.irange((when, number + 1)), most)
         return [(when, number, entry.what) for when, number, entry in places]
 
     def first(self) -> float | None:
-        """When the next one expires; None where none does. O(1)."""
+        """When the next one expires; None when there is none. O(1)."""
         when: float | None = self._places[0][0] if self._places else None
         return when
 
     def is_due(self, now: float, last: float = inf) -> bool:
-        """Whether something has expired. What expires right now counts up to the number `last`. O(1)."""
+        """Whether something is due. Of entries with the time `now`, those numbered up to `last` are. O(1)."""
         return bool(self._places) and self._places[0] < (now, last + 1)
 
     def due(self, now: float, most: int, last: float = inf) -> list[T]:
-        """Take out what `is_due`, up to so many, the oldest first. O(log n) for each."""
+        """Remove and return what `is_due`, up to `most`, in order of time. O(log n) for each."""
         found: list[T] = []
         while len(found) < most and self.is_due(now, last):
             entry = self._places[0][2]

@@ -1,12 +1,12 @@
-"""Calls made on behalf of somebody else: a client, a peer, a watcher. What they raise is theirs.
+"""Fault isolation: an exception raised in work for one client, peer or watcher ends that party only.
 
-The loop of a member runs code for many parties. A fault in what is done for one of them (its bytes, its
-answer, its memory running out) ends that request or connection and nothing else. Whoever makes such a call
-makes it here and says what becomes of the party when it fails. The one exception is `errors.MustStop`: the
-member's own state is not to be trusted any more, so it ends, whoever asked.
+The event loop runs code for many parties. An exception in work for one of them (a bad message, an answer that
+cannot be made, MemoryError) must end that request or connection and nothing else. Such calls are made through
+`guarded`, with a function that ends the party. The one exception is `errors.MustStop`: the member's own state
+cannot be trusted any more, so the member ends, whoever's request it was.
 
-What the member does for itself (results of its disk, its turns, its ticks) is not called through here: any
-exception there ends it.
+The member's own work (results of its disk, its turns, its ticks) is not called through here: any exception
+there ends the member.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def guarded(failed: Callable[[Exception], object], call: Callable[..., object], *arguments: object) -> bool:
-    """Make a call for somebody else. False when it raised, and `failed` was given what.
+    """Make a call for another party. When it raises, `failed` gets the exception and the result is False.
 
-    MemoryError and RecursionError count as theirs too, and so does what `failed` raises in its turn: it is
-    lost, because what fails there, for want of memory most often, is saying what happened. Raises `MustStop`
-    from either, and everything where `failed` is `unguarded`. Costs about 0.1 us.
+    MemoryError and RecursionError are handled like any other. What `failed` itself raises is dropped: it
+    mostly fails to write a log line, for want of memory. `MustStop` is raised from either; where `failed` is
+    `unguarded`, everything is. Costs about 0.1 us.
     """
     try:
         call(*arguments)
@@ -37,8 +37,8 @@ def guarded(failed: Callable[[Exception], object], call: Callable[..., object], 
 
 
 def tell(failed: Callable[[Exception], object], fault: Exception) -> None:
-    """What `guarded` does with what a call raised, where it is not `MustStop`: for who makes its calls itself
-    because there are so many. Called where it was caught.
+    """What `guarded` does with an exception other than `MustStop`, for hot paths that make their calls
+    themselves. To be called in the `except` clause.
     """
     if failed is unguarded:
         raise fault
@@ -46,10 +46,10 @@ def tell(failed: Callable[[Exception], object], fault: Exception) -> None:
         failed(fault)
     except MustStop:
         raise
-    except Exception:  # noqa: BLE001 - the guarded call's caller must go on to let go of the party
+    except Exception:  # noqa: BLE001 - the caller must go on and release what the party holds
         return
 
 
 def unguarded(fault: Exception) -> None:
-    """The `failed` of who has none: raise it."""
+    """Pass it as `failed` to let every exception through."""
     raise fault

@@ -1,16 +1,16 @@
 """The memory budget: how many bytes the buffers of the process may hold, and who holds them.
 
-A `Budget` is one number for a whole kind of buffer, split into shares for its parts; an `Account` belongs to
-whoever causes the bytes, a connection or a stream between members. A buffer that grows with what somebody
-sends, or asks for, is charged to an account while it is held; what is small and counted elsewhere (a few KiB
-that a connection has whatever it does) is not. Nothing is refused here: whoever owns the accounts looks at
-`Budget.over` and `Budget.spent` and lets the heaviest wait, then go.
+A `Budget` is the limit of one kind of buffer, split into shares; an `Account` is what one owner holds of it:
+a connection, or a stream between members. A buffer that grows with what somebody sends or asks for is charged
+to an account while it is held; small fixed costs (a few KiB for each connection) are not. Nothing is refused
+here: whoever owns accounts looks at `Budget.over` and `Budget.spent`, makes the heaviest wait, then cuts it.
 
-Charges count what the buffers hold, without the interpreter's own cost for the objects around them; a table
-of many small things charges a fixed cost for each.
+Charges count the bytes in the buffers without Python's overhead for the objects; a table of many small
+entries charges a fixed cost for each.
 
-What is under way is given up by `spent`, what its own share holds, alone: given up because another share
-holds too much, it would give back nothing to speak of. By `over` somebody waits, or nothing new is begun.
+Work under way is aborted only by `spent`, which looks at its own share: aborting it because of another share
+would free hardly anything. `over`, which looks at the whole as well, makes somebody wait, or begins nothing
+new.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SMALLEST: Final = 64 << 20
-"""Bytes of the least budget that a member can work with."""
+"""Bytes of the smallest budget that a member can work with."""
 
 LARGEST_DEFAULT: Final = 512 << 20
-"""Bytes beyond which the budget that nobody chose does not grow: larger buffers only hide who is slow."""
+"""Bytes of the largest default budget: larger buffers only hide slow clients."""
 
 PART_OF_MEMORY: Final = 8
-"""The budget that nobody chose is one in so many bytes of the memory: the rest is for the keys, the history,
-the page cache and the interpreter.
+"""The default budget is one in so many bytes of the memory: the rest is for keys, history, page cache and
+interpreter.
 """
 
 
 class Budget:
-    """Bytes that all accounts of one kind may hold together. `share` makes a part that counts in it too."""
+    """Bytes that all accounts of one kind may hold together. The bytes of a `share` count here too."""
 
     __slots__ = ("limit", "parent", "promised", "used")
 
@@ -45,22 +45,22 @@ class Budget:
         self.used = 0
         """Bytes that are held now."""
         self.promised = 0
-        """How many of them were given to requests for all of their size (`net.intake`): they come back when
-        those are done; nobody waits, or is cut, for them.
+        """How many of them are reserved for whole request bodies (`net.intake`): they are freed when those
+        requests are done; nobody waits, or is cut, because of them.
         """
 
     def share(self, limit: int) -> Budget:
-        """A part of this budget with a limit of its own: what it holds is held here too."""
+        """A part of this budget with a limit of its own; what it holds counts here too."""
         return Budget(limit, self)
 
     @property
     def spent(self) -> bool:
-        """More is held here than may be, whatever other shares of the same whole hold."""
+        """This budget holds more than its limit, whatever other shares of the same whole hold."""
         return self.used > self.limit
 
     @property
     def over(self) -> bool:
-        """More is held than may be, beside what was promised, here or in what this is a share of."""
+        """This budget, or one that it is a share of, holds more than its limit beside what is promised."""
         budget: Budget | None = self
         while budget is not None:
             if budget.used - budget.promised > budget.limit:
@@ -69,9 +69,8 @@ class Budget:
         return False
 
     def account(self, moved: Callable[[], object] | None = None) -> Account:
-        """An account for one more owner; it holds nothing yet. `moved` is called after each change of what it
-        holds beside what was promised, wherever that is charged, until the account is closed; from within it
-        the account may be closed.
+        """A new account. `moved` is called after each `charge`, until the account is closed; it may close the
+        account.
         """
         return Account(self, moved)
 
@@ -92,8 +91,8 @@ class Budget:
 
 
 class Account:
-    """What one owner holds of a budget. `close` gives everything back; a closed account takes no more, and
-    all of its figures stay 0 whatever is said to it.
+    """What one owner holds of a budget. `close` frees everything; a closed account ignores all charges, and
+    its figures stay 0.
     """
 
     __slots__ = ("_budget", "_closed", "_moved", "coming", "held", "lasting", "promised")
@@ -105,28 +104,26 @@ class Account:
         self.held = 0
         """Bytes."""
         self.lasting = 0
-        """How many of them stay however fast the owner takes what it is owed: its open streams, say. Whoever
-        charges them says so with `charge`.
-        """
+        """How many of them are not freed by sending faster, such as open streams. Set by `charge`."""
         self.promised = 0
-        """How many were given to requests that are being read, or worked on, for all of their size
-        (`net.intake`).
+        """How many of them are reserved for request bodies that are being read or worked on, for their whole
+        size (`net.intake`).
         """
         self.coming = 0
-        """How many of those are for requests that have not come whole: the owner is to be read for them."""
+        """How many of those belong to bodies that are not complete: the owner must be read for them."""
 
     @property
     def spent(self) -> bool:
-        """The budget is spent: who holds most of it should go."""
+        """The budget is spent: its heaviest owner should be cut."""
         return self._budget.spent
 
     @property
     def over(self) -> bool:
-        """The budget is spent, or what it is a share of: who holds most should wait."""
+        """The budget is over, or one it is a share of: its heaviest owner should wait."""
         return self._budget.over
 
     def charge(self, size: int, lasting: int | None = None) -> None:
-        """So many bytes more are held; negative gives bytes back. With `lasting`, so many of all are."""
+        """Hold so many bytes more; fewer when negative. With `lasting`, set how many of all are."""
         if not self._closed:
             if lasting is not None:
                 self.lasting = lasting
@@ -136,8 +133,8 @@ class Account:
                 self._moved()
 
     def promise(self, size: int, coming: int) -> None:
-        """So many bytes more are held as promised, so many of them for requests that have not come whole;
-        negative gives bytes back, or says that they have come.
+        """Reserve so many bytes more, `coming` of them for bodies that are not complete. Negative numbers
+        free them, or say that they have arrived.
         """
         if not self._closed:
             self.held += size
@@ -146,15 +143,15 @@ class Account:
             self._budget.promise(size)
 
     def hold(self, size: int) -> None:
-        """So many bytes are held now, whatever it was before."""
+        """Set how many bytes are held."""
         self.charge(size - self.held)
 
     def release(self, size: int) -> None:
-        """So many bytes are held no more."""
+        """Hold so many bytes less."""
         self.charge(-size)
 
     def close(self) -> None:
-        """The owner is gone, and with it everything it held. May be called again."""
+        """Free everything that the owner held. May be called again."""
         self._closed = True
         self._moved = None
         self._budget.add(self.promised - self.held)

@@ -1,33 +1,29 @@
-"""How long pieces of work hold the loop. Everything that runs on the loop is a piece; its budget is stated.
+"""Measures which pieces of work hold the event loop for longer than their budget.
 
-Whoever runs pieces reads the clock between them, once for each, and comes here only with what took longer
-than its budget: that is counted, the longest is kept, and a line tells the operator what it was, once a
-second at most. A turn of the member is one piece with many parts; the line names the one that took longest.
+Everything that runs on the loop is a piece of work. Its caller reads the clock once after each, and reports
+here only what took longer than the budget: that is counted, the longest is kept, and a log line says what it
+was, once a second at most. A turn of the member is one piece with many parts; the line names the part that
+took longest.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from netstore.seams import Log
+
 PIECE_SECONDS: Final = 0.005
-"""What a piece of work may take: a client that asks for little waits for a few pieces of others' at most."""
+"""The budget of a piece: a client that asks for little waits for a few pieces of others at most."""
 
 _TOLD_EVERY: Final = 1.0
 
 
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
-
-
 class Parts:
-    """Which part of a turn of the member took longest. Who runs the turn says when it begins and after each
-    part that ran: one clock reading each.
+    """Which part of the member's turn took longest. The code that runs the turn calls `begin`, and `ran`
+    after each part: one clock reading each.
     """
 
     __slots__ = ("_at", "_clock", "_most", "longest")
@@ -38,8 +34,8 @@ class Parts:
         self._at = 0.0
         self._most = 0.0
         self.longest = ""
-        """The part of the turn under way, or of the last one, that took longest at a stretch; empty when no
-        time went by in any.
+        """The part of this turn, or of the last one, that took longest without a break; empty when none took
+        any time.
         """
 
     def begin(self, now: float) -> None:
@@ -49,7 +45,7 @@ class Parts:
         self.longest = ""
 
     def ran(self, part: str) -> None:
-        """All since the last call was work on this part. 0.12 us."""
+        """The time since the last call was spent in this part. Costs 0.12 us."""
         now = self._clock()
         if now - self._at > self._most:
             self._most = now - self._at
@@ -58,7 +54,7 @@ class Parts:
 
 
 class Meter:
-    """Counts pieces of work beyond the budget. Plain numbers, to be read by whoever shows them."""
+    """Counts pieces of work beyond the budget, in plain numbers."""
 
     __slots__ = (
         "_began",
@@ -84,15 +80,15 @@ class Meter:
         self.what = ""
         """What that was."""
         self.part = ""
-        """What took longest in the member's last turn (`Parts.longest`); empty: that is not known."""
+        """What took longest in the member's last turn (`Parts.longest`); empty when that is not known."""
         self._log = log
         self._told = float("-inf")
         self._suppressed = 0
         self._began = 0.0
 
     def collecting(self, phase: str, _: Mapping[str, int]) -> None:
-        """Count a collection of the interpreter's, which no piece of work asked for; for `gc.callbacks`. No
-        line is written: it may come in the middle of one.
+        """For `gc.callbacks`: count a garbage collection like a piece of work. No line is written, because it
+        may start while one is being written.
         """
         now = self.clock()
         if phase == "start":
@@ -101,11 +97,11 @@ class Meter:
             self._count("garbage collection", now - self._began)
 
     def over_turn(self, seconds: float) -> None:
-        """A turn of the member took so long, beyond the budget."""
+        """Report a turn of the member that took longer than the budget."""
         self.over(f"turn: {self.part}" if self.part else "turn", seconds)
 
     def over(self, kind: str, seconds: float, who: str = "") -> None:
-        """A piece of this kind took so long, beyond the budget; `who` names whom it was done for."""
+        """Report a piece that took longer than the budget; `who` names the client it was done for."""
         self._count(f"{kind} of {who}" if who else kind, seconds)
         now = self.clock()
         if now - self._told < _TOLD_EVERY:

@@ -1,8 +1,7 @@
-"""A table that grows without holding the loop.
+"""A hash table without long pauses.
 
-A dictionary that has filled its room is built anew, larger, in one piece: 8 ms where it has 350,000 entries,
-71 ms where it has 1.4 million. To free one takes as long. Whatever clients can make so many of lies in a
-`Parted` instead.
+A dictionary that is full is rebuilt, larger, in one piece: 8 ms with 350,000 entries, 71 ms with 1.4 million.
+To free one takes as long. Whatever clients can make so many of is kept in a `Parted` instead.
 """
 
 from __future__ import annotations
@@ -18,39 +17,39 @@ V = TypeVar("V")
 D = TypeVar("D")
 
 FIRST: Final = 20_000
-"""Entries of the one dictionary that a table begins with. To build it anew takes 0.5 ms."""
+"""Entries of the dictionary that a table begins with. To rebuild it takes 0.5 ms."""
 
 PARTS: Final = 256
-"""Dictionaries for what comes beyond that. Of five million entries each has 20,000."""
+"""Dictionaries (parts) for all further entries: with five million, each has 20,000."""
 
 LET_GO_STEP: Final = 2_000
-"""Entries that are let go of in one step: 1 ms."""
+"""Entries that are freed in one step: 1 ms."""
 
 _ROOMS: Final = 16
-"""Parts whose room is given back in one step."""
+"""Parts that are freed in one step."""
 
 _MASK: Final = PARTS - 1
 
 _SHIFT: Final = 56
-"""The part of a key is told by the bits of its hash from here on, the dictionary of the part looks at the
-lower ones first. The hash of bytes and of text is a keyed one, under a secret that Python draws in each
-process, so that nobody who chooses keys can choose their part. The hash of a number is the number, which has
-no secret; there the text that it is written as is hashed, 70 ns more, in large tables only. A product with a
-secret number would not do: of a few numbers whose parts are known the others follow.
+"""The bits of a key's hash from here on select its part; the part's dictionary uses the lower bits first.
+Python hashes bytes and text with a secret key drawn in each process, so clients cannot choose keys that fall
+into one part. The hash of a number is the number itself; there its decimal text is hashed, 70 ns more, in
+large tables only. Multiplying by a secret number would not do: from a few numbers whose parts are known the
+parts of others follow.
 """
 
 
 class Parted(Generic[K, V]):
-    """A mapping made of a number of dictionaries, none of which gets large.
+    """A mapping made of dictionaries, none of which gets large.
 
-    A small one is one dictionary, and costs little more. When that is full it stays as it is, and keys that
-    are new go to one of `PARTS` others, by their hash: nothing is ever moved. So each call is O(1) in the
-    worst case, with at most one dictionary of `FIRST` entries, or one in `PARTS` of all, built anew.
+    A small one is one dictionary, and costs little more. When that is full it stays as it is, and new keys go
+    to one of `PARTS` others, by their hash: no entry is ever moved. So each call is O(1) in the worst case:
+    at most it rebuilds one dictionary of `FIRST` entries, or with one in `PARTS` of all.
 
-    The order of its keys is none. It differs between members, and between two starts of one: nothing that
-    must be the same elsewhere, or that is to be fair, may depend on it. Nor may anything that leaves the
-    process: it would tell which keys lie in one part, and who knows that can fill it. As with a dictionary,
-    no key may come or go while an iterator is used.
+    Iteration has no defined order. It differs between members, and between two starts of one: nothing that
+    must be the same on all members, or fair, may depend on it. It must not leave the process either: it would
+    tell which keys share a part, and with that a client could fill one. As with a dictionary, no key may be
+    added or removed while an iterator is used.
 
     Keys are bytes or numbers.
     """
@@ -58,10 +57,10 @@ class Parted(Generic[K, V]):
     __slots__ = ("_at", "_first", "_parts")
 
     def __init__(self, first: dict[K, V] | None = None) -> None:
-        """A table of these, which it takes over: whoever gives them lets go of them. O(1)."""
+        """A table of these entries. It keeps this dictionary: the caller must not use it any more. O(1)."""
         self._first: dict[K, V] = {} if first is None else first
         self._parts: list[dict[K, V]] = []
-        """None while there is room in the first."""
+        """Empty while there is room in the first."""
         self._at = 0
         """The part that `popitem` takes from, or looks in first."""
         if len(self._first) >= FIRST:
@@ -85,7 +84,7 @@ class Parted(Generic[K, V]):
             return dict(self.items()) == dict(other.items())
         return dict(self.items()) == other if isinstance(other, dict) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]  # it changes, as a dictionary does
+    __hash__ = None  # type: ignore[assignment]  # mutable, as a dictionary
 
     def __contains__(self, key: K) -> bool:
         parts = self._parts
@@ -108,7 +107,7 @@ class Parted(Generic[K, V]):
     def get(self, key: K, default: D) -> V | D: ...
 
     def get(self, key: K, default: D | None = None) -> V | D | None:
-        """As of a dictionary."""
+        """As `dict.get`."""
         parts = self._parts
         if parts:
             value = parts[hash(key if type(key) is bytes else repr(key)) >> _SHIFT & _MASK].get(key, default)
@@ -117,7 +116,7 @@ class Parted(Generic[K, V]):
         return self._first.get(key, default)
 
     def many(self, keys: Iterable[K]) -> list[V]:
-        """The values of these keys; KeyError where one is not there. For who asks for very many."""
+        """The values of these keys; KeyError where one is missing. Faster than one by one."""
         first, parts = self._first, self._parts
         if not parts:
             return [first[key] for key in keys]
@@ -140,14 +139,14 @@ class Parted(Generic[K, V]):
             parts[hash(key if type(key) is bytes else repr(key)) >> _SHIFT & _MASK][key] = value
 
     def setdefault(self, key: K, value: V) -> V:
-        """As of a dictionary."""
+        """As `dict.setdefault`."""
         if key in self:
             return self[key]
         self[key] = value
         return value
 
     def update(self, entries: dict[K, V]) -> None:
-        """As of a dictionary; `entries` are few."""
+        """As `dict.update`, for few entries."""
         if self._parts or len(self._first) + len(entries) > FIRST:
             for key, value in entries.items():
                 self[key] = value
@@ -172,7 +171,7 @@ class Parted(Generic[K, V]):
     def pop(self, key: K, default: D, /) -> V | D: ...
 
     def pop(self, key: K, /, *default: Any) -> Any:
-        """As of a dictionary."""
+        """As `dict.pop`."""
         parts = self._parts
         if parts:
             part = parts[hash(key if type(key) is bytes else repr(key)) >> _SHIFT & _MASK]
@@ -182,17 +181,17 @@ class Parted(Generic[K, V]):
 
     @property
     def is_large(self) -> bool:
-        """It is more than one dictionary, or was: whoever is done with it should `let_go`."""
+        """It has parts, or had: free it by `let_go`, not at once."""
         return bool(self._parts)
 
     def popitem(self) -> tuple[K, V]:
-        """Take out an entry, whichever; KeyError when there is none. Those of the first dictionary go before
-        others, and no part is passed over for ever while others fill.
+        """Remove any entry and return it; KeyError when there is none. Entries of the first dictionary go
+        first, then those of one part after the other, so that none is left for ever while others fill.
         """
         return self._next().popitem()
 
     def take(self, most: int) -> list[K]:
-        """Take out so many entries, as `popitem`; their keys."""
+        """Remove up to `most` entries, as `popitem`, and return their keys."""
         taken: list[K] = []
         while part := self._next():
             some = min(most - len(taken), len(part))
@@ -202,15 +201,15 @@ class Parted(Generic[K, V]):
         return taken
 
     def _next(self) -> dict[K, V]:
-        """The dictionary to take from: the empty first one where all are."""
+        """The dictionary to remove an entry from next; the first one, empty, when all are."""
         if self._first or not self._parts:
             return self._first
         for at in chain(range(self._at, PARTS), range(self._at)):
             if self._parts[at]:
                 self._at = at
                 return self._parts[at]
-            self._parts[at] = {}  # the room of what it held is given back one by one, too
-        self._parts = []  # so it begins anew
+            self._parts[at] = {}  # frees the table of the emptied one: one part at a time, too
+        self._parts = []  # new keys go to the first one again
         return self._first
 
     def __iter__(self) -> Iterator[K]:
@@ -225,14 +224,14 @@ class Parted(Generic[K, V]):
         return chain(self._first.items(), chain.from_iterable(part.items() for part in self._parts))
 
     def parts(self) -> Iterator[dict[K, V]]:
-        """The dictionaries it is made of, for who goes through all of it in steps: each is small enough for
-        one, and what comes to a part is behind what was there. They are not to be changed.
+        """The dictionaries it is made of, to walk through all entries in steps: each is small enough for one
+        step, and new keys of a part come after the old ones. The caller must not change them.
         """
         return chain((self._first,), self._parts)
 
     def let_go(self) -> Iterator[None]:
-        """Forget all of it in steps of `LET_GO_STEP`, when nobody looks at it any more: all at once would
-        take long.
+        """Free all entries in steps of `LET_GO_STEP`, when the table is not used any more: at once would take
+        long.
         """
         while self:
             left, rooms = LET_GO_STEP, _ROOMS
@@ -243,7 +242,7 @@ class Parted(Generic[K, V]):
                     table.popitem()
                 left -= some
                 if self._parts and not table:
-                    self._parts.pop()  # and the room it had
+                    self._parts.pop()  # frees its table
                     rooms -= 1
             yield
         while self._parts:
@@ -252,7 +251,7 @@ class Parted(Generic[K, V]):
 
 
 def batches(entries: Iterable[V], most: int) -> Iterator[list[V]]:
-    """These in lists of so many."""
+    """Split these into lists of `most`."""
     left = iter(entries)
     while some := list(islice(left, most)):
         yield some

@@ -1,11 +1,11 @@
-"""The outside world as seven small protocols. Only `server.py`, the agent's service and tests name what
-stands behind them.
+"""The outside world as small protocols: clocks, timers, random numbers, the log for people, disks. Only
+`server.py`, the agent's service and tests name what stands behind them.
 """
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +24,19 @@ class Clock(Protocol):
         """Wall time; may jump either way."""
 
 
+class Alarm(Protocol):
+    """A call that will be made."""
+
+    def cancel(self) -> None:
+        """Do not make it. May be said again, and after it was made."""
+
+
+class After(Protocol):
+    """Makes a call once that many seconds have passed (`node.timekeeper.Deadlines.after`)."""
+
+    def __call__(self, seconds: float, call: Callable[[], None], /) -> Alarm: ...
+
+
 class Entropy(Protocol):
     """Where random numbers come from, so that a simulation can choose them."""
 
@@ -32,8 +45,8 @@ class Entropy(Protocol):
 
 
 class SyncFailed(OSError):  # noqa: N818 - named for what happened
-    """A sync failed, so nobody knows what is on stable storage: the device takes nothing more, only a restart
-    helps.
+    """A sync failed, so it is not known what is on stable storage: the device refuses everything until the
+    program is restarted.
     """
 
 
@@ -41,10 +54,26 @@ NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 """Failures of a write or commit for want of space on the disk."""
 
 NO_MEANS: Final = (errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-"""Those for want of something else, for now: memory or descriptors."""
+"""Failures for want of memory or file descriptors, which may pass."""
 
 PASSING: Final = (*NO_ROOM, *NO_MEANS)
-"""Failures after which the same may succeed when it is tried again."""
+"""Failures after which a retry may succeed."""
+
+
+class Log(Protocol):
+    """A structured logger, as `structlog` makes them: an event in one word, and fields by name."""
+
+    def debug(self, event: str, **fields: Any) -> object:
+        """Write a line that nobody needs in ordinary operation."""
+
+    def info(self, event: str, **fields: Any) -> object:
+        """Write a line about something that happened as it should."""
+
+    def warning(self, event: str, **fields: Any) -> object:
+        """Write a line about something that is wrong and that the program goes on with."""
+
+    def error(self, event: str, **fields: Any) -> object:
+        """Write a line about something that ends part of the program, or all of it."""
 
 
 class Device(Protocol):
@@ -53,13 +82,12 @@ class Device(Protocol):
 
     Calls take effect in the order they are made. `write` returns at once; its `done` is called exactly once,
     on the caller's side (the loop), after the bytes are on stable storage, or with the OSError that stopped
-    it. After a failed sync the device refuses everything (a retry would prove nothing: ATC'20, "Can
-    applications recover from fsync failures?").
+    it. After a failed sync the device refuses everything, with `SyncFailed`: a retry would prove nothing
+    (ATC'20, "Can applications recover from fsync failures?").
 
     Nothing is written to a file before all earlier writes to other files are on stable storage. A write that
-    failed (disk full) leaves its file as it was before, on stable storage too when `done` is called: what is
-    already on its way behind it fails too, in order, and the same place may be written again. After a failed
-    sync the error is a `SyncFailed`.
+    fails without a failed sync (disk full) leaves its file as it was, on stable storage too, when `done` is
+    called. Writes that were queued behind it fail too, in order; then the same place may be written again.
     """
 
     def names(self) -> list[str]:
@@ -82,8 +110,8 @@ class Device(Protocol):
 
         `held`: this may wait for `release`, which the caller makes before it returns to its loop.
 
-        `note`, of at most 64 bytes, is kept beside the files before `done` is called, and not synced: it
-        outlives the process, and the power as a rule. The last one counts.
+        `note`, of at most 64 bytes, is written beside the files before `done` is called, and not synced: it
+        survives the process, and mostly a power failure. Only the last note counts.
         """
 
     def release(self) -> None:
@@ -93,8 +121,8 @@ class Device(Protocol):
         """
 
     def notes(self) -> list[bytes]:
-        """The notes that are left, in no order: the last one, unless the power failed, and an older one. What
-        is not a note may be among them. For start-up only.
+        """The notes that can be read, in no order: the last one, unless the power failed, and an older one.
+        Bytes that are no note may be among them. For start-up only.
         """
 
     def truncate(self, name: str, size: int) -> None:
@@ -108,14 +136,14 @@ class Device(Protocol):
 
 
 SHORT_KEY_BYTES: Final = 511
-"""Keys up to this length an engine keeps in order, however many there are."""
+"""An engine keeps keys up to this length in order."""
 
 
 class Engine(Protocol):
-    """Ordered tables of bytes with one applied index, changed together or not at all.
+    """Ordered tables of bytes with one applied index, changed in transactions.
 
-    The loop writes; what it wrote is visible to its own reads at once and durable later, always as a prefix
-    of what was written: data and applied index move in one transaction.
+    The loop writes. A write is visible to its reads at once and durable later. What is durable is always a
+    prefix of all writes: data and applied index change in one transaction.
     """
 
     def applied(self) -> Index:
@@ -125,65 +153,64 @@ class Engine(Protocol):
         """The index of the last `write` known to be on stable storage."""
 
     def behind(self) -> int:
-        """Bytes by which what is written and not durable is more than it should be: while it is not 0, write
-        no more than must be.
+        """Bytes by which the writes that are not durable exceed their bound. While it is not 0 the caller
+        should begin no further write.
         """
 
     def failing(self) -> bool:
-        """The last commit failed: it is tried again, or never will be."""
+        """The last commit failed, whether it is retried or not."""
 
     eased: Callable[[], object]
-    """Called on the loop when a commit was made while the engine was `behind`: now it is by less, or not."""
+    """Called on the loop after a commit that was made while the engine was `behind`: it is less so now."""
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        """The value under key, with every accepted write seen. What is not what was written raises
-        StateDamaged, here and in the other reads: the member must end.
+        """The value of a key, as of the last write. This and the other reads raise StateDamaged for a record
+        that is not what was written: the member must end.
         """
 
     def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        """What `get` gives for each of these keys, as of one moment."""
+        """The result of `get` for each of these keys, all as of one moment."""
 
     def scan(self, table: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
-        """Pairs with start <= key < end (None: to the end), in key order, with every accepted write seen."""
+        """Pairs with start <= key < end (None: to the end), in key order, as of the last write."""
 
     def some(
         self, table: str, start: bytes, most: int, size: int
     ) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
-        """The next pairs from `start` on, at most so many, with values of about so many bytes; and where the
-        next ones begin, None when there are none. For who reads a table in steps between writes: a step costs
-        what it gives, however much is not durable. One may give nothing, and the next one begins where it
-        did: the engine has something to do first.
+        """Read a table in steps, between writes: up to `most` pairs from `start` on, with about `size` bytes
+        of values, and the `start` of the next step, None at the end. A step costs in proportion to what it
+        returns, however much is not durable. It may return no pairs and the same `start`, when the engine has
+        work to do first.
 
         Keys of up to `SHORT_KEY_BYTES` come in order. Longer ones come after them, in an order of the
-        engine's own, and such a `start` is one that was given.
+        engine's own; for those, `start` must be one that was returned.
         """
 
     def count(self, table: str) -> int | None:
-        """How many records a table has, by what the last commit says; None while there are changes after it.
-        Who reads the table piece by piece compares.
+        """How many records a table has by the last commit; None while there are later changes. Lets a reader
+        in steps check that it has seen all.
         """
 
     def lost(self, table: str, key: bytes) -> StateDamaged:
-        """What to raise when a record that was written is not there."""
+        """The exception to raise when a record that must be there is missing."""
 
     def write(self, applied: Index, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
         """Take changes ((table, key) -> value, None deletes) that belong to log entries up to `applied`."""
 
     def prepare(self, changes: Mapping[tuple[str, bytes], bytes | None]) -> None:
-        """Take changes that are part of the next `write`: they can be read from now on, and become durable
-        together with it. So a write that is large is given in pieces, of which a crash or `close` before it
-        loses all. With them a `close` may lose earlier writes that were not durable yet, as a crash does: the
-        log has these. What is prepared is held in memory until then, however much it is, and is not part of
-        `behind`.
+        """Give part of the changes of the next `write`, so that a large write comes in pieces. They can be
+        read at once, and become durable together with it. A crash or `close` before that `write` loses all of
+        them; `close` may then also lose earlier writes that were not durable, as a crash does (the log has
+        them). They are held in memory until then, however many they are, and do not count for `behind`.
         """
 
     def sync(self, done: Callable[[OSError | None], None]) -> None:
         """Call `done` on the loop once everything written so far is durable, or with the error."""
 
     def install(self, image: object, done: Callable[[OSError | None], None]) -> None:
-        """Replace everything by a copy of another engine's state, made durable elsewhere before. Nothing is
+        """Replace everything by a copy of another engine's state, which is durable already. Nothing may be
         read or written until `done` is called on the loop; then `applied` and `durable` are the copy's.
         """
 
     def close(self) -> None:
-        """Make everything written durable, but for what `prepare` says, then close. Blocks."""
+        """Make all writes durable, except as `prepare` says, then close. Blocks."""

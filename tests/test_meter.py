@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from netstore.meter import Meter
-
-
-class Lines:
-    def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
-
-    def warning(self, event: str, **fields: Any) -> None:
-        self.lines.append({"event": event, **fields})
+from tests.support.log import KeptLog
 
 
 def test_everything_is_counted_and_a_line_comes_once_a_second() -> None:
     now = 100.0
-    log = Lines()
+    log = KeptLog()
     meter = Meter(lambda: now, log, 0.005)
     meter.over("turn", 0.010)
     for _ in range(3):
@@ -26,13 +17,13 @@ def test_everything_is_counted_and_a_line_comes_once_a_second() -> None:
     now += 1.0
     meter.over("sweep", 0.006)
     assert (meter.held, meter.longest, meter.what) == (5, 0.020, "requests of 10.0.0.1")
-    assert [(line["work"], line["left_out"]) for line in log.lines] == [("turn", 0), ("sweep", 3)]
-    assert log.lines[0]["milliseconds"] == 10.0
+    assert [(line["work"], line["left_out"]) for line in log.told("loop_held")] == [("turn", 0), ("sweep", 3)]
+    assert log.lines[0][1]["milliseconds"] == 10.0
 
 
 def test_a_long_collection_is_counted_and_writes_no_line() -> None:
     now = 100.0
-    log = Lines()
+    log = KeptLog()
     meter = Meter(lambda: now, log, 0.005)
     for seconds in (0.001, 0.050, 0.004):
         meter.collecting("start", {"generation": 2})

@@ -19,7 +19,7 @@ from tests.support.local_member import LocalMember
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
-    from netstore.node.lessor import Replica
+    from netstore.node.member import Replica
 
 
 @pytest.mark.parametrize(("told", "wall"), [(-1, 0), (0, 0), (5, 5)])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from contrib.bench import keys
-from contrib.bench.report import Row, Table
+from contrib.bench.report import Row, Table, progress
 from tests.support.cluster import Members, converged, write
 from tests.support.daemon import Daemon, spawn
 from tests.support.netns import until
@@ -123,6 +123,8 @@ def _failovers(clusters: dict[str, Members], folder: Path, kills: int) -> Table:
     chance = random.Random()  # noqa: S311 - moments in time
     found: dict[str, list[Kill]] = {store: [] for store in clusters}
     for number in range(kills):
+        if number % 5 == 0:
+            progress(f"kills of the leader: {number + 1} of {kills}")
         for store in sorted(clusters, reverse=number % 2 == 1):
             found[store].append(_fail_over(clusters[store], chance.uniform(*BEFORE_KILL), number))
     spans = {store: [each.without_writes_ms for each in list_] for store, list_ in found.items()}

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import grpc
 
 from contrib.bench.report import Row, Table
-from netstore.api.v3.pb import rpc_pb2 as pb
+from netstore.proto import rpc_pb2 as pb
 from tests.support.daemon import start_netstored
 from tests.support.peers import missing, start_etcd
 from tests.support.v3client import Refused, V3Client

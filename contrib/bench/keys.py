@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
-from contrib.bench.report import Row, Table
+from contrib.bench.report import Row, Table, progress
 from contrib.bench.stores import columns
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def alternate(
     stores: Mapping[str, Daemon], mode: str, connections: int, rounds: int, seconds: int
 ) -> dict[str, list[dict[str, float]]]:
     """Each round takes the stores in the other order, so that a drift of the machine favours neither."""
+    progress(f"v2 {mode}, {_connections(connections)}: {rounds} rounds of {seconds} s on each store")
     results: dict[str, list[dict[str, float]]] = {name: [] for name in stores}
     for number in range(rounds):
         for name in sorted(stores, reverse=number % 2 == 1):

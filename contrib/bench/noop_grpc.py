@@ -25,6 +25,7 @@ from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
 from netstore.net.http1 import Http1Server
 from netstore.net.http2 import Http2Connection, Http2Server
 from netstore.net.reactor import Limits, Reactor
+from netstore.node.timekeeper import Deadline
 from tests.support.peers import missing
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def serve() -> None:
     log: Any = structlog.get_logger()
     reactor = Reactor(Limits(), Http1Server(lambda exchange: exchange.respond(404, b"")), log, time.monotonic)
     calls = GrpcServer(
-        Services({PATH.encode(): answer}, {}), time.monotonic, lambda _seconds, _call: None, log
+        Services({PATH.encode(): answer}, {}), time.monotonic, lambda _seconds, call: Deadline(0.0, call), log
     )
     http2 = Http2Server(calls, lambda: reactor.now, varying=TIMEOUT_FIELD)
     sock = socket.create_server(("127.0.0.1", 0))

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hpack import Encoder
 
-from netstore.api.v3.pb import kv_pb2, rpc_pb2
 from netstore.api.v3.services import build
 from netstore.disk.engine import LmdbEngine
 from netstore.net import http2
 from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
 from netstore.net.http1 import Http1Connection, Http1Server
 from netstore.net.http2 import Http2Connection, Http2Server
+from netstore.node.timekeeper import Deadline
+from netstore.proto import kv_pb2, rpc_pb2
 from netstore.state import v3commands as v3
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
@@ -86,7 +87,7 @@ class _Client:
 
     def __init__(self, services: Services, path: bytes) -> None:
         # A second for each look at the clock: how fast a connection may be is not the point here.
-        server = GrpcServer(services, time.monotonic, lambda _seconds, _call: None, Lines())
+        server = GrpcServer(services, time.monotonic, lambda _seconds, call: Deadline(0.0, call), Lines())
         self.output = _Output()
         self._connection = Http2Connection(
             Http2Server(server, map(float, count()).__next__, varying=TIMEOUT_FIELD), self.output

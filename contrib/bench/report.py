@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_BEGAN = time.monotonic()
+
+
+def progress(what: str) -> None:
+    """Tell on standard error what is measured now, and how many minutes it has been."""
+    minutes, seconds = divmod(int(time.monotonic() - _BEGAN), 60)
+    print(f"[{minutes:2}:{seconds:02}] {what}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

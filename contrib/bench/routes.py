@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
 
 from contrib.bench.published import FLANNELD
-from contrib.bench.report import Row, Table, span
+from contrib.bench.report import Row, Table, progress, span
 from tests.support.daemon import ROOT, start_netstored
 from tests.support.peers import start_etcd
 
@@ -94,6 +94,7 @@ def _rows(figures: Sequence[dict[str, Any]]) -> list[Row]:
 
 
 def _in_own_network(store: str, leases: int, *, live: bool) -> dict[str, Any]:
+    progress(f"{leases:,} leases in {store}")
     words = ("unshare", "--net", sys.executable, "-m", __name__, store, str(leases), str(int(live)))
     outcome = subprocess.run(
         words, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=10 * LIMIT_SECONDS, check=True

@@ -16,10 +16,10 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Final, Self
 
-from contrib.bench.report import Row, Table, span
+from contrib.bench.report import Row, Table, progress, span
 from contrib.bench.stores import columns
 from contrib.bench.v3watch import Fan
-from netstore.api.v3.pb import rpc_pb2 as pb
+from netstore.proto import rpc_pb2 as pb
 from tests.support.v3client import V3Client
 from tests.support.v3kubernetes import run
 
@@ -128,6 +128,7 @@ def measure(folder: Path, stores: dict[str, Start], rounds: int, seconds: int) -
 
 
 def _run(folder: Path, starters: dict[str, Start], load: Load, rounds: int, seconds: int) -> Figures:
+    progress(f"v3 {load.name}: {rounds} rounds of {seconds} s on each store")
     results: Figures = {name: [] for name in starters}
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         body = Path(scratch) / "body"
@@ -220,6 +221,7 @@ CHANGES: Final = 300
 
 def _fan_out(folder: Path, starters: dict[str, Start], rounds: int) -> Figures:
     """How many events a second reach 1,000 watchers on 20 connections while one client writes."""
+    progress(f"v3 watch: {rounds} rounds on each store")
     results: Figures = {name: [] for name in starters}
     with tempfile.TemporaryDirectory(dir=folder) as scratch, _Stores(Path(scratch), starters) as stores:
         fans = {name: Fan(daemon.url, KEY, WATCHERS, 20) for name, daemon in stores.daemons.items()}
@@ -250,6 +252,7 @@ def measure_kubernetes(folder: Path, starters: dict[str, Start], nodes: int, rou
     """A control plane of so many nodes on each store, everything it sees checked (`tests.support`)."""
     outcomes: dict[str, list[Outcome]] = {name: [] for name in starters}
     for number in range(rounds):
+        progress(f"v3 control plane of {nodes:,} nodes: round {number + 1} of {rounds}")
         for name in sorted(starters, reverse=number % 2 == 1):
             with tempfile.TemporaryDirectory(dir=folder) as scratch, starters[name](Path(scratch)) as daemon:
                 outcomes[name].append(run(daemon.url, nodes=nodes, rounds=3, trust_progress=name != "etcd"))
@@ -278,14 +281,17 @@ def measure_size(folder: Path, starters: dict[str, Start], rounds: int, restart_
     """Memory after 100,000 keys of 1 KiB, and how long a restart with many small keys takes."""
     peaks: dict[str, list[float]] = {name: [] for name in starters}
     restarts: dict[str, list[float]] = {name: [] for name in starters}
-    for _ in range(rounds):
+    for number in range(rounds):
+        progress(f"v3 memory: round {number + 1} of {rounds}")
         with tempfile.TemporaryDirectory(dir=folder) as scratch, _Stores(Path(scratch), starters) as stores:
             for name, client in stores.clients.items():
                 _fill(client, 100_000, LARGE)
                 peaks[name].append(_peak_mib(stores.daemons[name].pid))
     with tempfile.TemporaryDirectory(dir=folder) as scratch, _Stores(Path(scratch), starters) as stores:
-        for client in stores.clients.values():
+        for name, client in stores.clients.items():
+            progress(f"v3 restart: filling {name} with {restart_keys:,} keys")
             _fill(client, restart_keys, 16)
+        progress(f"v3 restart: {rounds} rounds")
         for _ in range(rounds):
             for name, daemon in stores.daemons.items():
                 daemon.stop()

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from hpack import Encoder
 
-from netstore.api.v3.pb import rpc_pb2 as pb
+from netstore.proto import rpc_pb2 as pb
 
 MARK: Final = b"<16 bytes, mark>"
 LIMIT_SECONDS: Final = 120.0

@@ -1,4 +1,4 @@
-"""Turn the .proto files of this folder into the Python modules of `netstore/api/v3/pb`.
+"""Turn the .proto files of `netstore/proto` into the Python modules beside them.
 
     python -m contrib.proto.generate
 
@@ -8,35 +8,24 @@ Needs grpcio-tools, at development time alone. What it wrote is committed, and c
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Final
 
 from grpc_tools import protoc  # type: ignore[import-untyped]  # it has no annotations
 
-HERE: Final = Path(__file__).parent
-TARGET: Final = HERE.parents[1] / "netstore" / "api" / "v3" / "pb"
+ROOT: Final = Path(__file__).parents[2]
 PROTOS: Final = ("kv", "rpc", "health")
 
 
 def generate(target: Path) -> None:
-    """Write a module and its types for each .proto file into `target`. RuntimeError when protoc
-    refuses one.
+    """Write a module and its types for each .proto file below `target`, in `netstore/proto`. RuntimeError
+    when protoc refuses one.
     """
     for name in PROTOS:
-        scratch = target / "scratch"
-        scratch.mkdir(parents=True)
-        words = ("protoc", f"-I{HERE}", f"--python_out={scratch}", f"--pyi_out={scratch}")
-        if protoc.main([*words, f"netstore/{name}.proto"]) != 0:
-            raise RuntimeError(f"netstore/{name}.proto was refused; protoc said why above")
-        for file in (scratch / "netstore").iterdir():
-            own = re.compile(r"^from netstore import", re.MULTILINE)
-            text = own.sub("from netstore.api.v3.pb import", file.read_text())
-            (target / file.name).write_text(text)
-            file.unlink()
-        (scratch / "netstore").rmdir()
-        scratch.rmdir()
+        words = ("protoc", f"-I{ROOT}", f"--python_out={target}", f"--pyi_out={target}")
+        if protoc.main([*words, f"netstore/proto/{name}.proto"]) != 0:
+            raise RuntimeError(f"netstore/proto/{name}.proto was refused; protoc said why above")
 
 
 if __name__ == "__main__":
-    generate(TARGET)
+    generate(ROOT)

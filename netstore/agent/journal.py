@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from netstore.seams import Log
 
 MAX_TOPICS: Final = 10_000
 """Open problems remembered; with more, the oldest may be told again."""
 
 MAX_LINES: Final = 10
 """Lines for problems of one kind that appear together; the rest is a number."""
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def info(self, event: str, **fields: Any) -> Any:
-        """Something happened as it should."""
-
-    def warning(self, event: str, **fields: Any) -> Any:
-        """Something is wrong and somebody should know."""
 
 
 class Journal:

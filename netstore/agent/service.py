@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from netstore.agent.ipv4 import Subnet
-    from netstore.agent.journal import Log
     from netstore.agent.kernel import Kernel
     from netstore.agent.site import Site
     from netstore.ops.config import AgentConfig
+    from netstore.seams import Log
 
 T = TypeVar("T")
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from netstore.net.exchange import Exchange
     from netstore.node.member import Member
-    from netstore.node.timekeeper import Deadline
+    from netstore.seams import After, Alarm
     from netstore.state.machine import Outcome
 
 HEALTH_SECONDS: Final = 1.0
@@ -75,7 +75,7 @@ class Health:
     does.
     """
 
-    def __init__(self, member: Member, after: Callable[[float, Callable[[], None]], Deadline]) -> None:
+    def __init__(self, member: Member, after: After) -> None:
         self._member = member
         self._after = after
         self._admission = Admission(MOST_CHECKS)
@@ -153,7 +153,7 @@ class _Round:
     """One read through the log, and the checks that wait for it."""
 
     def __init__(self) -> None:
-        self.deadline: Deadline | None = None
+        self.deadline: Alarm | None = None
         self._checks: dict[_Check, None] = {}
 
     def join(self, check: _Check) -> None:
@@ -175,7 +175,7 @@ class _Check:
         self._member = member
         self._admission = admission
         self.among: dict[_Check, None] = {}
-        self.deadline: Deadline | None = None
+        self.deadline: Alarm | None = None
         exchange.on_gone(self._forget)
 
     def late(self) -> None:

@@ -30,9 +30,8 @@ from netstore.api.router import method_allowed, not_found
 from netstore.api.v2.members import BadBody, json_body, member_id_of, peer_urls_of
 from netstore.api.v2.percent import decode
 from netstore.api.v2.render import JSON
-from netstore.errors import Fault
+from netstore.errors import Fault, Reason
 from netstore.raft.status import Role
-from netstore.state import member as words
 
 if TYPE_CHECKING:
     from netstore.limits import Shares
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
 
 PREFIX: Final = b"/netstore"
 
-_STATUS_OF: Final = {words.ID_NOT_FOUND: 404, words.ID_REMOVED: 410}
+_STATUS_OF: Final = {Reason.ID_NOT_FOUND: 404, Reason.ID_REMOVED: 410}
 
 
 class Scrubbed(Protocol):
@@ -257,8 +256,8 @@ def _named(text: str) -> NodeId:
 
 
 def _refuse(exchange: Exchange, fault: Fault) -> None:
-    cause = fault.cause.decode("utf-8", "replace")
-    _tell(exchange, _STATUS_OF.get(cause, 409) if fault.outcome_known else 503, cause)
+    status = 409 if fault.reason is None else _STATUS_OF.get(fault.reason, 409)
+    _tell(exchange, status if fault.outcome_known else 503, fault.cause.decode("utf-8", "replace"))
 
 
 def _tell(exchange: Exchange, status: int, message: str) -> None:

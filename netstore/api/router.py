@@ -1,10 +1,11 @@
 """From a path to its handler, and the answers that belong to no handler (v2 API, routes and path handling).
 
-Routes are exact paths, or prefixes (written with a trailing slash) that also match the path without it.
+Routes are exact paths, or paths that are matched with everything below them.
 
-What etcd's API has, pages of any origin may ask for unless `--cors` narrows it, as with etcd. What it has not
-is closed to them: a browser sends `Origin` with whatever changes something, and such a request is refused, so
-that no page, not even one whose name was made to point here, can remove a member.
+What etcd's API has, `/v2/members` included, web pages of any origin may ask for unless `--cors` narrows it,
+as with etcd. Paths that etcd does not have are closed to pages: a browser sends `Origin` with every request
+that may change something, and such a request is refused, also where the name of the page's host was made to
+point to this member.
 """
 
 from __future__ import annotations

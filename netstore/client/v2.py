@@ -434,10 +434,6 @@ class V2Client:
         """Create a directory; V2Error 105 if the key exists."""
         return await self._event("PUT", key, {"dir": "true", "prevExist": "false"}, _form(None, ttl))
 
-    async def update_dir(self, key: str, *, ttl: int | None = None) -> Answer:
-        """Change the life of an existing directory: `ttl` seconds from now, or without end."""
-        return await self._event("PUT", key, {"dir": "true", "prevExist": "true"}, _form(None, ttl))
-
     # The cluster
 
     async def version(self) -> dict[str, str]:

@@ -338,7 +338,8 @@ class LmdbEngine:
     the commit is tried again each interval, with nothing lost. Any other failure ends commits for good (what
     a failed sync left behind is unknown): it is reported the same way, and the member should stop; the log
     has everything.
-    Either way reads go on. The caller bounds the overlay: it writes no more while the engine is `behind`.
+    Either way reads go on. The caller bounds what is written and not durable: it begins no other write while
+    the engine is `behind`. What is prepared for one write is not bounded here.
 
     Damage: a read that meets a record which is not what was written raises StateDamaged, and `on_damage` is
     told, also where somebody takes the exception for the failure of one request. The member must end; the

@@ -159,8 +159,8 @@ def read_notes(data: bytes) -> list[bytes]:
 class PosixDevice:
     """A folder on a local file system. See `seams.Device` for the contract.
 
-    `deliver` is how the writer thread hands a call to the loop; it is called once per sync. The name `spare`
-    belongs to the device. Files are made with mode 0600.
+    `deliver` is how the writer thread hands a call to the loop (`Reactor.call_soon`); it is called
+    once per sync. The name `spare` belongs to the device. Files are made with mode 0600.
     """
 
     def __init__(self, folder: Path, deliver: Deliver, file_bytes: int = FILE_BYTES) -> None:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore.disk.tables import Tracker
 from netstore.errors import StateDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from netstore.seams import Log
 
 ROUND_SECONDS: Final = 3600.0
 """From the begin of a round to the begin of the next one, if the round is over by then."""
@@ -41,13 +43,6 @@ class Verified(Protocol):
 
     def verify_step(self, tracker: Tracker, most_records: int, most_bytes: int) -> int | None:
         """Verify the next records of a table; their bytes, None at its end."""
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def info(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class Scrubber:

@@ -10,9 +10,18 @@ from __future__ import annotations
 
 from functools import lru_cache
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from netstore.errors import TOO_MANY, MustStop
+from netstore.codes import (
+    DEADLINE_EXCEEDED,
+    INTERNAL,
+    INVALID_ARGUMENT,
+    OK,
+    RESOURCE_EXHAUSTED,
+    UNAVAILABLE,
+    UNIMPLEMENTED,
+)
+from netstore.errors import MustStop, Reason
 from netstore.expiry import Expiries
 from netstore.guard import guarded, tell
 from netstore.net import exchange, http2
@@ -25,24 +34,7 @@ if TYPE_CHECKING:
 
     from netstore.expiry import Expiry
     from netstore.net.http2 import Head, Http2Connection
-
-OK: Final = 0
-CANCELLED: Final = 1
-UNKNOWN: Final = 2
-INVALID_ARGUMENT: Final = 3
-DEADLINE_EXCEEDED: Final = 4
-NOT_FOUND: Final = 5
-ALREADY_EXISTS: Final = 6
-PERMISSION_DENIED: Final = 7
-RESOURCE_EXHAUSTED: Final = 8
-FAILED_PRECONDITION: Final = 9
-ABORTED: Final = 10
-OUT_OF_RANGE: Final = 11
-UNIMPLEMENTED: Final = 12
-INTERNAL: Final = 13
-UNAVAILABLE: Final = 14
-DATA_LOSS: Final = 15
-UNAUTHENTICATED: Final = 16
+    from netstore.seams import After, Alarm, Log
 
 LOW_WATER: Final = exchange.LOW_WATER
 """Unsent bytes of a call at which `on_drained` is called."""
@@ -195,20 +187,6 @@ class Services:
         self.stream = dict(stream)
 
 
-class Alarm(Protocol):
-    """A call that will be made, as `node.timekeeper.Deadline`."""
-
-    def cancel(self) -> None:
-        """Do not make it."""
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
-
-
 LONGEST_SECONDS: Final = 366 * 24 * 3600.0
 """A longer `grpc-timeout` means this: a hundred million hours are for ever to everybody."""
 
@@ -228,7 +206,7 @@ _OPENING_FRAME: Final = len(_OPENING) << 8 | 1
 _ENDING_FRAME: Final = len(_ENDING) << 8 | 1
 _END_HEADERS: Final = 0x4
 _END_ALL: Final = 0x5
-_STOPPED: Final = "etcdserver: server stopped"
+_STOPPED: Final = Reason.STOPPED.text
 _EXPIRED: Final = "context deadline exceeded"
 _UNREAD: Final = "answers wait to be read on this connection, and memory is short: read them first"
 _FAILED: Final = "internal error; the log of the server has it"
@@ -338,7 +316,7 @@ class GrpcServer:
         self,
         services: Services,
         clock: Callable[[], float],
-        after: Callable[[float, Callable[[], None]], Alarm | None],
+        after: After,
         log: Log,
         *,
         message_limit: int = MESSAGE_LIMIT,
@@ -742,7 +720,7 @@ class GrpcCall(Stream):
             self._need = need
             if need > SMALL and not self.want(need, stop - start):
                 self._buffer = None
-                self._failure = RESOURCE_EXHAUSTED, TOO_MANY
+                self._failure = RESOURCE_EXHAUSTED, Reason.TOO_MANY.text
                 return messages
             self.weigh(stop - start)
             self._check_held()

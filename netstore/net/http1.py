@@ -22,12 +22,11 @@ from netstore.net.chunked import BodyTooLarge, ChunkedBody
 from netstore.net.exchange import LOW_WATER, PLAIN, Request, field_line
 from netstore.net.http1exchange import SAFE, Http1Exchange
 from netstore.net.http1head import CHUNKED, KnownHeads, Malformed, refuse_unfinished
-from netstore.net.intake import GROWTH, TOO_MANY, Claim, Crowded
+from netstore.net.intake import GROWTH, TOO_MANY, Claim, Crowded, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from netstore.limits import Account
     from netstore.net.http1head import Head
     from netstore.net.intake import Intake
 
@@ -83,16 +82,8 @@ _CORS: Final = (
 )
 
 
-class Output(Protocol):
+class Output(Owner, Protocol):
     """Where the codec puts what must be sent, and what it is charged for what it keeps."""
-
-    @property
-    def account(self) -> Account:
-        """Where kept bytes are charged; closed by the owner."""
-
-    @property
-    def principal(self) -> str:
-        """Who is at the other end; see `Exchange.principal`."""
 
     def write(self, data: bytes | memoryview) -> None:
         """Queue bytes to be sent."""
@@ -113,12 +104,6 @@ class Output(Protocol):
         """Nothing is read of the connection for now."""
 
     @property
-    def unread(self) -> float | None:
-        """When something was read of the connection last, where nothing is for now, for whatever reason of
-        ours: also because it stands in line for its turn. None while it is read.
-        """
-
-    @property
     def intake(self) -> Intake:
         """Where a body asks for memory."""
 
@@ -129,9 +114,6 @@ class Output(Protocol):
         """Send what is queued, then close. So many bytes that still come are read and dropped before the
         connection is cut; as many as a body may have when none are named.
         """
-
-    def cut(self) -> None:
-        """Close now; what is queued is lost."""
 
     @property
     def hurried(self) -> bool:
@@ -329,11 +311,6 @@ class Http1Connection:
     def idle(self) -> bool:
         """Every request was answered to its end."""
         return not (self._pending or self.hungry)
-
-    @property
-    def pending(self) -> int:
-        """Requests handed over and not yet answered."""
-        return len(self._pending)
 
     def receive(self, data: bytes) -> None:
         """Take the bytes of one read. May hand over any number of exchanges before it returns."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore.admission import household
 from netstore.guard import guarded
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from netstore.limits import Account, Budget
+    from netstore.seams import Log
 
 MARK: Final = 0.5
 """Part of the budget up to which claims are admitted, with what else connections hold."""
@@ -76,22 +77,24 @@ _COST: Final = 512
 
 
 class Owner(Protocol):
-    """The connection on which the body comes; the part of `http1.Output` that is used here."""
+    """The connection on which the body comes."""
 
     @property
     def account(self) -> Account:
-        """What is charged."""
+        """Where the bytes it keeps are charged; closed by who opened it."""
 
     @property
     def principal(self) -> str:
-        """Who is at the other end."""
+        """Who is at the other end; see `Exchange.principal`."""
 
     @property
     def unread(self) -> float | None:
-        """When something was read of it last, where nothing is for now, for whatever reason of ours."""
+        """When something was read of the connection last, where nothing is read for now, for whatever reason
+        of ours: also because it waits for its turn. None while it is read.
+        """
 
     def cut(self) -> None:
-        """Close now."""
+        """Close now; what is queued to be sent is lost."""
 
 
 class Asker(Protocol):
@@ -104,13 +107,6 @@ class Asker(Protocol):
 
     def given_up(self, status: int, reason: bytes) -> None:
         """It will not be read on: say so."""
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class Crowded(Exception):  # noqa: N818 - named for what is so

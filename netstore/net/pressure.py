@@ -25,7 +25,7 @@ to wait, who takes too little and who is cut, each; the next one, a round later,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore.guard import guarded
 from netstore.net.pieces import STEPS_AT_ONCE, go_on
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from netstore.limits import Account, Budget
+    from netstore.seams import Log
 
 WAIT: Final = 0.5
 """Part of the budget from which the heaviest wait."""
@@ -78,13 +79,6 @@ class Holder(Protocol):
 
     def doom(self) -> None:
         """Let go of what it holds now, and be cut soon."""
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class Pressure:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from netstore.net.http1 import Http1Server
     from netstore.net.load import ConnectionLoad
     from netstore.net.tls import Credentials
+    from netstore.seams import Log
 
 MAX_CONNECTIONS: Final = 10_000
 """Open connections; at the limit `crowd` says who goes for one more, if anybody."""
@@ -134,13 +135,6 @@ class Rounds(Protocol):
         """Everything was read. `alone`: of one connection at most, and nobody waits for a turn. What this
         raises ends the reactor.
         """
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class Limits:
@@ -239,11 +233,6 @@ class Reactor:
     def contended(self) -> bool:
         """Connections wait for their turn."""
         return bool(self._turns)
-
-    @property
-    def open_connections(self) -> int:
-        """How many connections are open."""
-        return len(self._connections)
 
     def listen(self, sock: socket.socket, credentials: Credentials | None = None) -> None:
         """Serve what this socket accepts, over TLS if there are credentials; it must be bound. The reactor

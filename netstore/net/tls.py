@@ -19,12 +19,14 @@ from __future__ import annotations
 import contextlib
 import re
 import ssl
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from netstore.errors import NetstoreError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from netstore.seams import Log
 
 _SOURCE: Final = re.compile(r"^\[[^]]*\] | \(_ssl\.c:\d+\)$")
 """The library's name before what went wrong, and the place in its source after it."""
@@ -35,16 +37,6 @@ _RECORD_HEAD: Final = 5
 
 class TlsFailed(NetstoreError):  # noqa: N818 - named for what happened
     """The other side is not who it should be, or what it sent is not TLS. The text says what."""
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def info(self, event: str, **fields: Any) -> None:
-        """One line."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class Credentials:

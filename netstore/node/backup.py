@@ -21,7 +21,7 @@ import msgspec
 from netstore.codec import varint
 from netstore.disk import boltfile
 from netstore.disk.statefile import StateFile
-from netstore.errors import Fault, NetstoreError, StateDamaged, no_space, refusal
+from netstore.errors import Fault, NetstoreError, Reason, StateDamaged, no_space, refusal
 from netstore.state import mirror, pair
 from netstore.state.lease import LeaseRecord
 from netstore.state.member import MemberInfo
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-BUSY: Final = b"etcdserver: another snapshot is being made"
-FAILED: Final = b"etcdserver: the snapshot could not be made; the log of the member says why"
+    from netstore.seams import Log
+
 
 _STATE: Final = "backup-state.part"
 _BOLT: Final = "backup-bolt.part"
@@ -50,16 +50,6 @@ class Source(Protocol):
 
     def copy_to(self, file: int) -> None:
         """Write a consistent copy to a file descriptor. Blocks."""
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def info(self, event: str, **fields: Any) -> None:
-        """One line."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class BoltCopy:
@@ -106,7 +96,7 @@ class Backups:
         loop. Whoever gets it closes it.
         """
         if self._busy:
-            done(refusal(BUSY))
+            done(refusal(Reason.SNAPSHOT_BUSY))
             return
         self._busy = True
         self._source.sync(partial(self._durable, done))
@@ -134,7 +124,7 @@ class Backups:
             done(outcome)
         else:
             self._log.warning("snapshot_not_made", error=str(outcome))
-            done(refusal(FAILED))
+            done(refusal(Reason.SNAPSHOT_FAILED))
             if isinstance(outcome, StateDamaged):
                 self._damaged(outcome)
 

@@ -23,11 +23,11 @@ the mark already; the next that joins gets it, or an operator promotes a learner
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from netstore import errors
 from netstore.admission import PARTS
-from netstore.errors import CorruptData, Fault
+from netstore.errors import CorruptData, Fault, Reason, refusal, told
 from netstore.node.bootstrap import member_id
 from netstore.node.lines import owner_of
 from netstore.node.member import OWN
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.node.host import Host
+    from netstore.seams import Log
     from netstore.state.machine import Outcome
 
     MemberDone: TypeAlias = Callable[[MemberInfo | Fault], None]
@@ -69,10 +70,6 @@ MAX_VOTERS: Final = 7
 CLEAN_COPIES: Final = 2
 """Others that must vote and answer before a damaged member is replaced."""
 
-NOT_LEADER: Final = "etcdserver: not leader"
-BAD_TRANSFEREE: Final = "etcdserver: bad leader transferee"
-TRANSFER_TIMED_OUT: Final = "etcdserver: request timed out, leader transfer took too long"
-
 _IDS: Final = 1 << 64
 """Ids are below it, and not 0."""
 
@@ -80,22 +77,12 @@ _PATIENT: Final = (Refusal.CHANGE_PENDING, Refusal.TRANSFERRING, Refusal.NO_LEAD
 """What passes by itself: the change waits."""
 
 _WORDS: Final = {
-    Refusal.LEARNER_BEHIND: member.LEARNER_NOT_READY,
-    Refusal.QUORUM_AT_RISK: member.UNHEALTHY,
-    Refusal.NO_VOTER_LEFT: member.NOT_ENOUGH_STARTED,
+    Refusal.LEARNER_BEHIND: Reason.LEARNER_NOT_READY.text,
+    Refusal.QUORUM_AT_RISK: Reason.UNHEALTHY.text,
+    Refusal.NO_VOTER_LEFT: Reason.NOT_ENOUGH_STARTED.text,
 }
 
 _Command: TypeAlias = AddMember | JoinMember | RemoveMember | PromoteMember
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def info(self, event: str, **fields: Any) -> None:
-        """One line."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class _Asked:
@@ -164,7 +151,7 @@ class Cluster:
         It is no client that asks, but who has proved that it belongs here: `guests.MAX_ASKING` of them.
         """
         if not 0 <= replaces < _IDS:
-            done(Fault(300, member.ID_NOT_FOUND.encode()))
+            done(refusal(Reason.ID_NOT_FOUND))
             return
         urls = tuple(sorted(peer_urls))
         self._ask(JoinMember(self._new_id(urls), urls, min(voters, MAX_VOTERS), replaces), done, OWN)
@@ -190,7 +177,7 @@ class Cluster:
     def update(self, id_: NodeId, peer_urls: tuple[str, ...], done: MemberDone, principal: bytes) -> None:
         """A member is reached there from now on."""
         if not 0 < id_ < _IDS:
-            done(Fault(300, member.ID_NOT_FOUND.encode()))
+            done(refusal(Reason.ID_NOT_FOUND))
             return
         command = UpdateMember(id_, tuple(sorted(peer_urls)))
         self._host.propose(encode(command), self._answer(id_, done), principal)
@@ -199,12 +186,12 @@ class Cluster:
         """Let another voter lead. `done(None)` comes once it does. Only the leader can be asked."""
         host = self._host
         if host.leader != host.id:
-            done(Fault(300, NOT_LEADER.encode()))
+            done(refusal(Reason.NOT_LEADER))
         elif to == host.id:
             done(None)
-        elif (refusal := host.transfer(to)) is not None:
-            text = BAD_TRANSFEREE if refusal is Refusal.NOT_A_VOTER else f"etcdserver: {refusal.value}"
-            done(Fault(300, text.encode()))
+        elif (refused := host.transfer(to)) is not None:
+            bad = refused is Refusal.NOT_A_VOTER
+            done(refusal(Reason.BAD_TRANSFEREE) if bad else told(f"etcdserver: {refused.value}"))
         else:
             self._transfers.append((to, host.clock.monotonic() + host.proposals.time_limit, done))
 
@@ -229,14 +216,14 @@ class Cluster:
     def _ask(self, command: _Command, done: MemberDone, principal: bytes) -> None:
         host = self._host
         if not 0 < command.id < _IDS:
-            done(Fault(300, member.ID_NOT_FOUND.encode()))  # no change can name it, whoever leads
+            done(refusal(Reason.ID_NOT_FOUND))  # no change can name it, whoever leads
             return
         asked: _Asked
 
         def complete(outcome: Outcome | Fault) -> None:
             asked.over = True
             if isinstance(outcome, Fault) and asked.again and asked.copies != host.copies_installed:
-                outcome = errors.timed_out(errors.TIMED_OUT_LEADER)
+                outcome = errors.timed_out(Reason.TIMED_OUT_LEADER)
             answer(outcome)
 
         answer = self._answer(NodeId(command.id), done)
@@ -287,7 +274,7 @@ class Cluster:
 
     def _enqueue(self, asked: _Asked) -> None:
         if not self._has_place(asked.owner):
-            self._refuse(asked, errors.TOO_MANY)
+            self._refuse(asked, Reason.TOO_MANY.text)
             return
         self._waiting.append(asked)
         self._advance()
@@ -333,14 +320,14 @@ class Cluster:
                 return True
         elif not asked.own:
             return True  # it leads no more; who asked is told nothing, and runs into the time limit
-        refusal = host.propose_change(Change(_steps(asked.command), context=asked.payload))
-        if refusal in _PATIENT:
+        refused = host.propose_change(Change(_steps(asked.command), context=asked.payload))
+        if refused in _PATIENT:
             return False
-        if refusal is Refusal.NOTHING_TO_CHANGE and isinstance(asked.command, RemoveMember):
+        if refused is Refusal.NOTHING_TO_CHANGE and isinstance(asked.command, RemoveMember):
             host.relay(asked.payload)  # it is in the list only, and leaves that
-            refusal = None
-        if refusal is not None:
-            self._refuse(asked, _WORDS.get(refusal, f"etcdserver: {refusal.value}"))
+            refused = None
+        if refused is not None:
+            self._refuse(asked, _WORDS.get(refused, f"etcdserver: {refused.value}"))
         elif asked.own:
             asked.term = host.term
             self._sent.append(asked)
@@ -352,7 +339,7 @@ class Cluster:
 
     def _refuse(self, asked: _Asked, why: str) -> None:
         if asked.own:
-            self._host.proposals.complete(request_of(asked.payload), Fault(300, why.encode()))
+            self._host.proposals.complete(request_of(asked.payload), told(why))
         else:
             self._host.relay(answering(asked.payload, encode(RefuseChange(why))))
 
@@ -363,38 +350,39 @@ class Cluster:
         if isinstance(command, AddMember | JoinMember):
             return self._objection_to_new(command)
         if id_ not in members:
-            return member.ID_REMOVED if id_ in machine.removed else member.ID_NOT_FOUND
+            return Reason.ID_REMOVED.text if id_ in machine.removed else Reason.ID_NOT_FOUND.text
         concerned = members[id_]
         voters = [each for each in members.values() if not each.learner and each.id != id_]
         if isinstance(command, PromoteMember):
             if not concerned.learner:
-                return member.NOT_LEARNER
+                return Reason.NOT_LEARNER.text
             if not concerned.name:
-                return member.LEARNER_NOT_READY
+                return Reason.LEARNER_NOT_READY.text
             if member.to_vote(each for each in members.values() if each.id != id_) >= MAX_VOTERS:
-                return member.TOO_MANY_VOTERS
+                return Reason.TOO_MANY_VOTERS.text
             voters.append(concerned)
         elif concerned.learner:
             return None
         started = sum(bool(each.name) for each in voters)
-        return member.NOT_ENOUGH_STARTED if started < len(voters) // 2 + 1 else None
+        return Reason.NOT_ENOUGH_STARTED.text if started < len(voters) // 2 + 1 else None
 
     def _objection_to_new(self, command: AddMember | JoinMember) -> str | None:
         machine, id_ = self._host.machine, NodeId(command.id)
         if id_ in machine.members or id_ in machine.removed:
-            return member.ID_EXISTS if id_ in machine.members else member.ID_REMOVED
+            return Reason.ID_EXISTS.text if id_ in machine.members else Reason.ID_REMOVED.text
         replaced = NodeId(command.replaces if isinstance(command, JoinMember) else 0)
         why = self._objection_to_replacing(replaced) if replaced else None
         if why is not None:
             return why
         others = [each for each in machine.members.values() if each.id != replaced]
         if any(url in command.peer_urls for each in others for url in each.peer_urls):
-            return member.PEER_URL_EXISTS
+            return Reason.PEER_URL_EXISTS.text
         if sum(each.learner for each in others) >= self._max_learners:
-            return member.TOO_MANY_LEARNERS
+            return Reason.TOO_MANY_LEARNERS.text
         if isinstance(command, JoinMember):
-            return member.TOO_MANY_VOTERS if command.voters > MAX_VOTERS else None
-        return member.TOO_MANY_VOTERS if command.promote and member.to_vote(others) >= MAX_VOTERS else None
+            return Reason.TOO_MANY_VOTERS.text if command.voters > MAX_VOTERS else None
+        is_one_more = command.promote and member.to_vote(others) >= MAX_VOTERS
+        return Reason.TOO_MANY_VOTERS.text if is_one_more else None
 
     def _objection_to_replacing(self, replaced: NodeId) -> str | None:
         """A member that answers is not replaced, whoever asks: it is not the one that lost its data."""
@@ -458,7 +446,7 @@ class Cluster:
             if host.leader == to:
                 done(None)
             elif now > deadline or (host.leader and host.leader != host.id):
-                done(Fault(300, TRANSFER_TIMED_OUT.encode()))
+                done(refusal(Reason.TRANSFER_TIMED_OUT))
             else:
                 self._transfers.append((to, deadline, done))
 

@@ -12,7 +12,7 @@ A member judges only itself, by what it was told by the stream of each other mem
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.node.host import Host
+    from netstore.seams import Log
     from netstore.types import Index, NodeId
 
 CHECK_SECONDS: Final = 60.0
@@ -41,16 +42,6 @@ MOST_KEPT: Final = 64
 
 class Odd(Hopeless):
     """This member's state is not that of the others: what it holds is wrong, and it stops."""
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def debug(self, event: str, **fields: Any) -> None:
-        """One line."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class Judge:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from netstore.node.host import Host
     from netstore.node.peers import Peers
     from netstore.raft.entry import SnapshotMeta
+    from netstore.seams import Log
     from netstore.types import Index, NodeId
 
 PIECE_BYTES: Final = 1024 * 1024
@@ -65,16 +66,6 @@ class CopyRefused(CallFailed):
     """The other side has begun to take a copy, and could not: the next one may end likewise. Who is not let
     in, or is not answered, has been told nothing of that.
     """
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def info(self, event: str, **fields: Any) -> None:
-        """One line."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 def _to_nobody(_: int) -> None:

@@ -20,10 +20,10 @@ import errno
 from collections import deque
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore import errors
-from netstore.errors import CannotApply, CorruptData, Fault, MustStop, NetstoreError
+from netstore.errors import CannotApply, CorruptData, Fault, MustStop, NetstoreError, Reason
 from netstore.guard import guarded
 from netstore.limits import Budget
 from netstore.meter import Parts
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from netstore.raft.entry import Entry, SnapshotMeta
     from netstore.raft.messages import InstallSnapshot, Message
     from netstore.raft.status import Proposed, Status
-    from netstore.seams import Clock, Engine
+    from netstore.seams import Clock, Engine, Log
     from netstore.state.machine import Machine, Outcome
     from netstore.types import ClusterId, NodeId
     from netstore.watch.hub import Hub
@@ -161,7 +161,7 @@ class Why(IntEnum):
 
 
 _FAULTS: Final[dict[int, Fault]] = {Why.TOO_MANY: errors.too_many(), Why.NO_SPACE: errors.no_space()}
-_NOT_TAKEN: Final = errors.refusal(b"etcdserver: the leader cannot take this request")
+_NOT_TAKEN: Final = errors.refusal(Reason.NOT_TAKEN)
 
 
 @dataclass(slots=True, frozen=True)
@@ -171,19 +171,6 @@ class Mark:
     meta: SnapshotMeta
     is_copy: bool = False
     """It is that of a state copy, which takes the place of the state once this is written."""
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def info(self, event: str, **fields: Any) -> None:
-        """One line."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
-
-    def error(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class LogRoom(Protocol):
@@ -834,7 +821,7 @@ class Host:
                 self._to_apply_bytes += _weigh([entry.data for entry in effects.apply])
                 applied |= self._apply()
             for number in effects.reads_failed:
-                self._finish_read(self._reads.drop(number), errors.timed_out(errors.TIMED_OUT_LEADER))
+                self._finish_read(self._reads.drop(number), errors.timed_out(Reason.TIMED_OUT_LEADER))
             for number, index in effects.reads:
                 self._reads.confirm(number, index)
         if self._reads:
@@ -1428,4 +1415,4 @@ def _broken(entry: Entry, payload: bytes, error: Exception) -> CannotApply:
 
 def _refused(proposed: Proposed) -> Fault:
     why = "not accepted" if proposed.refusal is None else proposed.refusal.value
-    return Fault(300, f"etcdserver: {why}".encode())
+    return errors.told(f"etcdserver: {why}")

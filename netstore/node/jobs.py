@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore import errors
 from netstore.admission import household
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.errors import Fault
+    from netstore.seams import Log
 
 STEPS_PER_TURN: Final = 2
 """Steps that are done after one turn of the member while nobody asks for anything else."""
@@ -46,16 +47,6 @@ class Job(Protocol):
 
     def failed(self, fault: Exception) -> None:
         """`step` raised this; it is not called again. Must tell whoever waits."""
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def error(self, event: str, **fields: Any) -> None:
-        """One line."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class _Principal:

@@ -8,10 +8,10 @@ monotonic one, and no word of it takes effect before it is applied.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from netstore.errors import LEASE_NOT_FOUND, Fault
-from netstore.node.member import OWN, Member
+from netstore.errors import Fault, Reason
+from netstore.node.member import OWN
 from netstore.state.commands import Command, ExpireNodes, NoteTtl, encode
 from netstore.state.countdown import Countdown
 from netstore.state.v3commands import LeaseCheckpoint, LeaseExpire, LeaseGranted, LeaseRenew
@@ -20,6 +20,7 @@ from netstore.types import LeaseId
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
+    from netstore.node.member import Member, Replica
     from netstore.state.countdown import Table
     from netstore.state.machine import Outcome
     from netstore.types import Term
@@ -36,15 +37,6 @@ AGAIN_SECONDS: Final = 1.0
 
 NOTES_AT_ONCE: Final = 1_000
 """What is looked at for one note in the log, at most: a millisecond to apply."""
-
-
-class Replica(Member, Protocol):
-    """A member that can be read linearizably (`node.host.Host`)."""
-
-    def read(self, done: Callable[[Fault | None], None], principal: str = "") -> None:
-        """Call `done(None)` once the state holds everything acknowledged anywhere before this call; or `done`
-        with a Fault when that cannot be had, or too much waits already, of all or of `principal`.
-        """
 
 
 class Renewals(Generic[K]):
@@ -232,7 +224,7 @@ def _tell_ttl(done: Callable[[int | Fault], None], outcome: Outcome | Fault) -> 
     """What a renewal of a lease came to; see `Lessor.keep_alive`."""
     if isinstance(outcome, LeaseGranted):
         done(outcome.ttl)
-    elif isinstance(outcome, Fault) and outcome.cause != LEASE_NOT_FOUND:
+    elif isinstance(outcome, Fault) and outcome.reason is not Reason.LEASE_NOT_FOUND:
         done(outcome)
     else:
         done(0)

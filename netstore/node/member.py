@@ -93,9 +93,19 @@ class Member(Protocol):
         """What Raft tells of itself. Costs the number of members."""
 
 
+class Replica(Member, Protocol):
+    """A member that can be read linearizably, too (`node.host.Host`)."""
+
+    def read(self, done: Callable[[Fault | None], None], principal: str = "") -> None:
+        """Call `done(None)` once this member's state holds everything that was acknowledged anywhere before
+        this call, or `done` with a Fault when that cannot be had in time, or when too much waits already, of
+        all or of `principal`. May be called before it returns.
+        """
+
+
 class Membership(Protocol):
     """What can be changed about the members (`node.cluster.Cluster`), for a principal. `done` is called once,
-    on the loop; a Fault has etcd's words (`state.member`) as its cause.
+    on the loop; a Fault has etcd's words as its cause (`errors.Reason`).
     """
 
     def add(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from netstore.net.tls import Credentials
     from netstore.node.guests import Incoming
     from netstore.raft.messages import Message
-    from netstore.seams import Clock
+    from netstore.seams import Clock, Log
     from netstore.types import Index, NodeId
 
     Directory = Callable[[], tuple[Mapping[NodeId, Sequence[str]], AbstractSet[NodeId]]]
@@ -79,16 +79,6 @@ MOST_ANSWERS: Final = 512
 """Answers to pings that are taken in one read; one ping is on its way at a time."""
 
 _NOTES: Final = 256
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def info(self, event: str, **fields: Any) -> None:
-        """One line."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class Receiver(Protocol):

@@ -14,11 +14,11 @@ answer, so that nobody takes a working member's place, and the copies of its dat
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from netstore.errors import Fault, Hopeless
+from netstore.errors import Fault, Hopeless, Reason
 from netstore.net.call import CallFailed, call
 from netstore.net.peerwire import (
     MAX_ROSTER_BYTES,
@@ -33,7 +33,6 @@ from netstore.net.peerwire import (
     frame,
 )
 from netstore.node.peerurls import BadPeerUrl, checked
-from netstore.state.member import PEER_URL_EXISTS
 from netstore.types import ClusterId, NodeId
 
 if TYPE_CHECKING:
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from netstore.net.tls import Credentials
     from netstore.node.cluster import Cluster
     from netstore.node.host import Host
+    from netstore.seams import Log
     from netstore.state.member import MemberInfo
 
 ANSWER_SECONDS: Final = 15.0
@@ -52,16 +52,6 @@ ANSWER_SECONDS: Final = 15.0
 
 class Expelled(Hopeless):
     """This member was removed from its cluster: it stops for good."""
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def info(self, event: str, **fields: Any) -> None:
-        """One line."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class Register:
@@ -145,7 +135,7 @@ class Register:
         urls = set(application.peer_urls)
         cause = fault.cause.decode("utf-8", "replace")
         for member in self._host.machine.members.values():
-            if cause == PEER_URL_EXISTS and urls & set(member.peer_urls):
+            if fault.reason is Reason.PEER_URL_EXISTS and urls & set(member.peer_urls):
                 return (
                     f"member {member.id:x} ({member.name or 'not started'}) is reached at"
                     f" {', '.join(sorted(urls & set(member.peer_urls)))} already: if its data is lost, remove"

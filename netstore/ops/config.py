@@ -1,9 +1,10 @@
 """What netstored and netstore-agent can be told, each setting declared once.
 
-Flag names are etcd's and flannel's where the notion is the same, so that their unit files port by changing
-the binary's name. The declarations drive flags, environment, TOML, `--help`, `--check-config` and the test
-of the manual (`ops.layered`); a check that needs two settings lives in `__post_init__`, so a configuration
-object that exists is fit to use, whoever made it.
+Flag names are etcd's and flannel's where the notion is the same, so that in a unit file the name of the
+program has to be changed, and only flags taken out that are refused by name (`Foreign`). The declarations
+drive flags, environment, TOML, `--help`, `--check-config` and the test of the manual (`ops.layered`); a check
+that needs two settings lives in `__post_init__`, so a configuration object that exists is fit to use, whoever
+made it.
 """
 
 # ruff: noqa: RUF009 - `setting` is a field specifier, called once for each field

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -53,10 +52,6 @@ class ServiceManager:
     def extend(self, seconds: float, status: str = "") -> bool:
         """Start-up goes on, and will have told more, or be finished, within so many seconds."""
         return self._send(f"EXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}", status)
-
-    def reloading(self, status: str = "") -> bool:
-        """The configuration is being read again; `ready` must follow (Type=notify-reload wants the time)."""
-        return self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}", status)
 
     def stopping(self, status: str = "") -> bool:
         """Shutdown has begun."""

@@ -4,12 +4,13 @@ it up otherwise. Only what moves is told: a start that stands still is ended by 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.ops.notify import ServiceManager
+    from netstore.seams import Log
 
 TOLD_SECONDS: Final = 5.0
 """So often it is told how far it is, at most."""
@@ -23,13 +24,6 @@ LEAST_VERIFIED: Final = 1024 * 1024
 """Bytes that a slow disk reads, or syncs and verifies, in a second, at least; how far it is with verifying
 nobody tells.
 """
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def info(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class Start:

@@ -10,8 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from netstore import errors
-from netstore.errors import Fault, refusal
+from netstore.errors import Fault, Reason, refusal
 from netstore.state.v3commands import CORRUPT, NOSPACE, LeaseGrant, Put, SetAlarm, Txn
 from netstore.types import NodeId
 
@@ -83,8 +82,8 @@ class Alarms:
     def refuse(self, command: V3Command) -> Fault | None:
         """What a raised alarm has against a command."""
         if self.corrupt and not isinstance(command, SetAlarm):
-            return refusal(errors.CORRUPT)
-        return refusal(errors.QUOTA) if self.nospace and cost(command) else None
+            return refusal(Reason.CORRUPT)
+        return refusal(Reason.QUOTA) if self.nospace and cost(command) else None
 
     def _look(self) -> None:
         self.nospace = self._kinds[NOSPACE] > 0

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore import errors
 from netstore.codec import crc32c
+from netstore.errors import Reason
 from netstore.state import pair
 from netstore.state.keyindex import DELETED, NUMBER_BITS, bound_after, newest_below
 
@@ -74,7 +75,7 @@ class Hashes:
         """The state was replaced: there is nothing to work on any more."""
         runs, self._runs = self._runs, []
         for run in runs:
-            run.done(errors.timed_out(errors.TIMED_OUT_LEADER))
+            run.done(errors.timed_out(Reason.TIMED_OUT_LEADER))
 
     def step(self, records: int = HASH_STEP, size: int = HASH_BYTES) -> None:
         """Work on the first: so many records, 3 us each, or about so many bytes."""

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from netstore import errors
-from netstore.errors import Fault, refusal
+from netstore.errors import Fault, Reason, refusal
 from netstore.parted import LET_GO_STEP, Parted, batches
 from netstore.state.countdown import News, Waiting
 from netstore.state.reads import Lost
@@ -103,7 +102,7 @@ class StoredLeases:
 
 def granted_ttl(asked: int, minimum: int) -> int | Fault:
     """The TTL that a lease gets that was asked for with this one. Seconds."""
-    return refusal(errors.LEASE_TTL_TOO_LARGE) if asked > MAX_TTL else max(asked, minimum)
+    return refusal(Reason.LEASE_TTL_TOO_LARGE) if asked > MAX_TTL else max(asked, minimum)
 
 
 class Leases:
@@ -149,11 +148,11 @@ class Leases:
     def grant(self, id_: int, ttl: int, index: Index) -> Lease | Fault:
         """Make a lease."""
         if not id_:
-            return refusal(errors.LEASE_NOT_FOUND)
+            return refusal(Reason.LEASE_NOT_FOUND)
         if self.get(id_) is not None:
-            return refusal(errors.LEASE_EXISTS)
+            return refusal(Reason.LEASE_EXISTS)
         if ttl > MAX_TTL:
-            return refusal(errors.LEASE_TTL_TOO_LARGE)
+            return refusal(Reason.LEASE_TTL_TOO_LARGE)
         lease = Lease(LeaseId(id_), ttl, index, 0)
         if self._is_listing and lease.id not in self._gone:
             self._young[lease.id] = lease
@@ -167,7 +166,7 @@ class Leases:
         """Give a lease all of its TTL again."""
         lease = self.get(id_)
         if lease is None:
-            return refusal(errors.LEASE_NOT_FOUND)
+            return refusal(Reason.LEASE_NOT_FOUND)
         lease.since = index
         lease.remaining = 0
         self._renew(lease)

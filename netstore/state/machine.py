@@ -24,7 +24,17 @@ from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 import msgspec
 
 from netstore import errors
-from netstore.errors import CannotApply, CorruptData, Fault, Hopeless, NetstoreError, UnknownCommand, refusal
+from netstore.errors import (
+    CannotApply,
+    CorruptData,
+    Fault,
+    Hopeless,
+    NetstoreError,
+    Reason,
+    UnknownCommand,
+    refusal,
+    told,
+)
 from netstore.parted import batches
 from netstore.state import commands, mirror, txn
 from netstore.state.alarm import Alarms
@@ -56,10 +66,6 @@ from netstore.state.envelope import FORMAT, Envelope, first_level_command, read
 from netstore.state.history import History
 from netstore.state.lease import Lease, Leases, StoredLeases
 from netstore.state.member import (
-    ID_EXISTS,
-    ID_NOT_FOUND,
-    ID_REMOVED,
-    PEER_URL_EXISTS,
     MemberInfo,
     to_vote,
 )
@@ -450,7 +456,7 @@ class Machine:
         except CorruptData as error:
             self.trail.add(command[:COMMAND_BYTES])
             self.applied = index
-            return Fault(300, str(error).encode(), self.tree.index)
+            return self._refusal(str(error))
         before = self.applied
         self.trail.add(command[:COMMAND_BYTES])
         self.applied = index
@@ -785,7 +791,7 @@ class Machine:
             return fault
         lease = self.leases.get(command.id)
         if lease is None:
-            return refusal(errors.LEASE_NOT_FOUND)
+            return refusal(Reason.LEASE_NOT_FOUND)
         return self._end_leases([lease])
 
     def _lease_expire(self, command: LeaseExpire) -> Outcome | Work:
@@ -831,13 +837,13 @@ class Machine:
     def _publish_member(self, command: PublishMember) -> Outcome:
         id_ = NodeId(command.id)
         if id_ in self._removed:
-            return self._refusal(ID_REMOVED)
+            return refusal(Reason.ID_REMOVED, self.tree.index)
         if command.level < self.level:
             return self._refusal(self._older(self.level, command.level))
         if id_ not in self._members:
-            refusal = self._add_member(AddMember(id_, command.peer_urls))
-            if refusal is not None:
-                return refusal
+            refused = self._add_member(AddMember(id_, command.peer_urls))
+            if refused is not None:
+                return refused
         self.statistics.sets_success += 1
         self._record_member(
             "set",
@@ -853,9 +859,9 @@ class Machine:
     def _add_member(self, command: AddMember) -> Outcome:
         id_ = NodeId(command.id)
         if id_ in self._members or id_ in self._removed:
-            return self._refusal(ID_EXISTS if id_ in self._members else ID_REMOVED)
+            return self._known(id_)
         if self._taken(command.peer_urls, id_):
-            return self._refusal(PEER_URL_EXISTS)
+            return refusal(Reason.PEER_URL_EXISTS, self.tree.index)
         self.statistics.create_success += 1
         self._record_member(
             "create", MemberInfo(id_, "", (), command.peer_urls, command.learner, command.promote)
@@ -870,7 +876,7 @@ class Machine:
         """
         id_, replaced = NodeId(command.id), NodeId(command.replaces)
         if id_ in self._members or id_ in self._removed:
-            return self._refusal(ID_EXISTS if id_ in self._members else ID_REMOVED)
+            return self._known(id_)
         if replaced in self._members:
             self._remove_member(RemoveMember(replaced))
         promote = to_vote(self._members.values()) < command.voters
@@ -892,7 +898,7 @@ class Machine:
     def _update_member(self, command: UpdateMember) -> Outcome:
         id_ = NodeId(command.id)
         if id_ in self._members and self._taken(command.peer_urls, id_):
-            return self._refusal(PEER_URL_EXISTS)
+            return refusal(Reason.PEER_URL_EXISTS, self.tree.index)
         return self._change_member(id_, peer_urls=command.peer_urls)
 
     def _promote_member(self, command: PromoteMember) -> Outcome:
@@ -913,10 +919,13 @@ class Machine:
         return any(url in peer_urls for urls in others for url in urls)
 
     def _unknown(self, id_: NodeId) -> Fault:
-        return self._refusal(ID_REMOVED if id_ in self._removed else ID_NOT_FOUND)
+        return refusal(Reason.ID_REMOVED if id_ in self._removed else Reason.ID_NOT_FOUND, self.tree.index)
+
+    def _known(self, id_: NodeId) -> Fault:
+        return refusal(Reason.ID_EXISTS if id_ in self._members else Reason.ID_REMOVED, self.tree.index)
 
     def _refusal(self, why: str) -> Fault:
-        return Fault(300, why.encode(), self.tree.index)
+        return told(why, self.tree.index)
 
     def _record_member(self, action: str, member: MemberInfo) -> None:
         self._members[member.id] = member

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -10,17 +10,6 @@ from netstore.types import NodeId  # noqa: TC001 - msgspec reads the annotations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-ID_EXISTS: Final = "membership: ID exists"
-ID_REMOVED: Final = "membership: ID removed"
-ID_NOT_FOUND: Final = "membership: ID not found"
-PEER_URL_EXISTS: Final = "membership: peerURL exists"
-NOT_LEARNER: Final = "membership: can only promote a learner member"
-TOO_MANY_LEARNERS: Final = "membership: too many learner members in cluster"
-TOO_MANY_VOTERS: Final = "membership: too many voting members in cluster"
-LEARNER_NOT_READY: Final = "etcdserver: can only promote a learner member which is in sync with leader"
-NOT_ENOUGH_STARTED: Final = "etcdserver: re-configuration failed due to not enough started members"
-UNHEALTHY: Final = "etcdserver: unhealthy cluster"
 
 
 def to_vote(members: Iterable[MemberInfo]) -> int:

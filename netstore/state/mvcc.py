@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from netstore import errors
 from netstore.codec import Malformed
-from netstore.errors import Fault, refusal
+from netstore.errors import Fault, Reason, refusal
 from netstore.limits import Budget
 from netstore.parted import batches
 from netstore.state import pair
@@ -371,9 +371,9 @@ class Mvcc:
     def compact(self, revision: int) -> Fault | None:
         """Forget the history before `revision`: of each key only its state there can still be read."""
         if revision <= self.compacted:
-            return refusal(errors.COMPACTED)
+            return refusal(Reason.COMPACTED)
         if revision > self.revision:
-            return refusal(errors.FUTURE_REVISION)
+            return refusal(Reason.FUTURE_REVISION)
         self.compacted = Revision(revision)
         return None
 
@@ -426,10 +426,10 @@ class Mvcc:
     def check_revision(self, revision: int) -> Fault | None:
         """Whether this revision can be read; 0 and below stand for the current one."""
         if self.suspended:
-            return errors.timed_out(errors.TIMED_OUT_LEADER)
+            return errors.timed_out(Reason.TIMED_OUT_LEADER)
         if revision > self.revision:
-            return refusal(errors.FUTURE_REVISION)
-        return refusal(errors.COMPACTED) if 0 < revision < self.compacted else None
+            return refusal(Reason.FUTURE_REVISION)
+        return refusal(Reason.COMPACTED) if 0 < revision < self.compacted else None
 
     def range(self, query: Range, bound: int = 0) -> Found | Fault:
         """Read keys at a revision in one call, however long that takes (v3 API, Range). With a bound

@@ -19,7 +19,7 @@ from weakref import ref
 
 import msgspec
 
-from netstore.errors import TOO_MANY, Fault
+from netstore.errors import Fault, Reason, refusal
 from netstore.limits import Budget
 from netstore.parted import FIRST, LET_GO_STEP, Parted
 from netstore.state.countdown import News, Waiting
@@ -267,11 +267,6 @@ class Tree:
 
     # Reading
 
-    def file(self, path: bytes) -> NodeView | None:
-        """The file at `path`, None when there is none or it is a directory."""
-        node = self._find(path)
-        return None if node is None or node.dir else node
-
     def begun(self, view: NodeView) -> EtcdIndex:
         """The index at which what a node is shown to have of time began. A TTL of a directory begins anew
         without a change of the directory.
@@ -323,7 +318,7 @@ class Tree:
     def _walk(self, top: NodeView, recursive: bool) -> Walk | Fault:
         self._walks = [each for each in self._walks if each() is not None]
         if len(self._walks) >= MOST_WALKS or not self._has_room_for(top):
-            return Fault(300, TOO_MANY.encode(), self.index)
+            return refusal(Reason.TOO_MANY, self.index)
         account = self._budget.account()
         walk = Walk(
             self._nodes,

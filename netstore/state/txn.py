@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from netstore import errors
-from netstore.errors import Fault, refusal
+from netstore.errors import Fault, Reason, refusal
 from netstore.state import pair
 from netstore.state.keyindex import bound_after
 from netstore.state.v3commands import (
@@ -96,7 +95,7 @@ def check(command: Operation, max_ops: int = MAX_OPS) -> Fault | None:
         return None  # the way of most
     if isinstance(command, Txn):
         if _count(command) > MAX_ALL_OPS:
-            return refusal(errors.TOO_MANY_OPS)
+            return refusal(Reason.TOO_MANY_OPS)
         return _check_txn(command, max_ops) or _check_duplicates(command)
     return _check_operation(command)
 
@@ -125,10 +124,10 @@ def _count(txn: Txn) -> int:
 def _check_txn(txn: Txn, max_ops: int) -> Fault | None:
     count = max(len(txn.compares), len(txn.success), len(txn.failure))
     if count > max_ops:
-        return refusal(errors.TOO_MANY_OPS)
+        return refusal(Reason.TOO_MANY_OPS)
     for compare in txn.compares:
         if not compare.key:
-            return refusal(errors.EMPTY_KEY)
+            return refusal(Reason.EMPTY_KEY)
     for branch in (txn.success, txn.failure):
         for operation in branch:
             if isinstance(operation, Txn):
@@ -142,12 +141,12 @@ def _check_txn(txn: Txn, max_ops: int) -> Fault | None:
 
 def _check_operation(operation: Range | Put | DeleteRange) -> Fault | None:
     if not operation.key:
-        return refusal(errors.EMPTY_KEY)
+        return refusal(Reason.EMPTY_KEY)
     if isinstance(operation, Put):
         if operation.ignore_value and operation.value:
-            return refusal(errors.VALUE_PROVIDED)
+            return refusal(Reason.VALUE_PROVIDED)
         if operation.ignore_lease and operation.lease:
-            return refusal(errors.LEASE_PROVIDED)
+            return refusal(Reason.LEASE_PROVIDED)
     return None
 
 
@@ -155,7 +154,7 @@ def _check_duplicates(txn: Txn) -> Fault | None:
     for branch in (txn.success, txn.failure):
         is_plain = len(branch) < 2 and Txn not in map(type, branch)
         if not is_plain and _writes(branch) is None:
-            return refusal(errors.DUPLICATE_KEY)
+            return refusal(Reason.DUPLICATE_KEY)
     return None
 
 
@@ -205,9 +204,9 @@ def put(mvcc: Mvcc, leases: Leases, command: Put) -> PutDone | Fault:
         mvcc.put(command.key, command.value, 0)
         return PutDone(mvcc.finish())
     if command.lease and leases.get(command.lease) is None:
-        return refusal(errors.LEASE_NOT_FOUND)
+        return refusal(Reason.LEASE_NOT_FOUND)
     if (command.ignore_value or command.ignore_lease) and not mvcc.exists(command.key):
-        return refusal(errors.KEY_NOT_FOUND)
+        return refusal(Reason.KEY_NOT_FOUND)
     prev_kv = _write(mvcc, command)
     return PutDone(mvcc.finish(), prev_kv)
 
@@ -291,7 +290,7 @@ def execute_short(mvcc: Mvcc, leases: Leases, txn: Txn) -> TxnDone | Fault | Non
 def execute_steps(mvcc: Mvcc, leases: Leases, txn: Txn) -> Generator[int, None, TxnDone | Fault]:
     """Carry out a transaction."""
     if compared(mvcc, txn) > MAX_COMPARED:
-        return refusal(errors.TOO_MANY_OPS)
+        return refusal(Reason.TOO_MANY_OPS)
     path = yield from _decide_steps(mvcc, txn)
     bad_put, bad_range = _look_ahead(mvcc, leases, path)
     fault = bad_put or bad_range
@@ -370,9 +369,9 @@ def _look_ahead(mvcc: Mvcc, leases: Leases, path: _Path) -> tuple[Fault | None, 
     for step in path.steps:
         if type(step) is Put:
             if (step.ignore_value or step.ignore_lease) and not mvcc.exists(step.key):
-                return refusal(errors.KEY_NOT_FOUND), bad_range
+                return refusal(Reason.KEY_NOT_FOUND), bad_range
             if step.lease and leases.get(step.lease) is None:
-                return refusal(errors.LEASE_NOT_FOUND), bad_range
+                return refusal(Reason.LEASE_NOT_FOUND), bad_range
         elif type(step) is Range:
             bad_range = bad_range or mvcc.check_revision(step.revision)
         elif type(step) is _Path:

@@ -109,7 +109,7 @@ class WalkLost(Shed):
 
 
 class Walk:
-    """One listing under way; made by `Tree.open`. `rows` gives it, once."""
+    """One listing under way; made by `Tree.look`. `rows` gives it, once."""
 
     def __init__(
         self,

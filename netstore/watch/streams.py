@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from netstore.admission import WeighedAdmission, household
 from netstore.codec import varint
-from netstore.errors import COMPACTED, TOO_MANY
+from netstore.errors import Reason
 from netstore.guard import guarded, unguarded
 from netstore.types import Revision
 from netstore.watch.ranges import TO_THE_END, Ranges
@@ -349,8 +349,8 @@ class Stream:
         if watch_id and watch_id in self._watches:
             return DUPLICATE_ID
         if start_revision < 0:
-            return COMPACTED.decode()
-        return "" if self._hub.enter(self.owner, key, range_end) else TOO_MANY
+            return Reason.COMPACTED.text
+        return "" if self._hub.enter(self.owner, key, range_end) else Reason.TOO_MANY.text
 
     def cancel(self, watch_id: int) -> None:
         """End a watch; an unknown one is not answered (v3 API, cancel_request)."""

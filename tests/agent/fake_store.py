@@ -230,20 +230,3 @@ class FakeStore:
     def _wake(self) -> None:
         self.changed.set()
         self.changed = trio.Event()
-
-
-class Pages:
-    """A log that keeps what it is told (`agent.journal.Log`)."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, dict[str, object]]] = []
-
-    def info(self, event: str, **fields: object) -> None:
-        self.lines.append((event, fields))
-
-    def warning(self, event: str, **fields: object) -> None:
-        self.lines.append((event, fields))
-
-    def told(self, event: str) -> list[dict[str, object]]:
-        """The fields of every line with that event."""
-        return [fields for name, fields in self.lines if name == event]

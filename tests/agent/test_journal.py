@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from netstore.agent.journal import MAX_LINES, MAX_TOPICS, Journal, Roll
-from tests.agent.fake_store import Pages
+from tests.support.log import KeptLog
 
 
 def test_a_problem_is_told_when_it_is_new_or_another_one() -> None:
-    pages = Pages()
+    pages = KeptLog()
     journal = Journal(pages)
     for reason in ("a", "a", "b", "a"):
         journal.problem("store", "unreachable", reason=reason)
@@ -20,14 +20,14 @@ def test_a_problem_is_told_when_it_is_new_or_another_one() -> None:
 
 
 def test_topics_are_bounded() -> None:
-    journal = Journal(Pages())
+    journal = Journal(KeptLog())
     for number in range(MAX_TOPICS + 10):
         journal.problem(str(number), "x")
     assert len(journal.open) == MAX_TOPICS
 
 
 def test_a_roll_names_what_is_new_and_what_is_over() -> None:
-    pages = Pages()
+    pages = KeptLog()
     roll = Roll(Journal(pages), "bad", "good")
     roll.call({"a": "1", "b": "2"})
     roll.call({"a": "1", "b": "3"})
@@ -41,7 +41,7 @@ def test_a_roll_names_what_is_new_and_what_is_over() -> None:
 
 
 def test_a_roll_of_many_is_few_lines() -> None:
-    pages = Pages()
+    pages = KeptLog()
     roll = Roll(Journal(pages), "bad", "good")
     roll.call({str(number): "x" for number in range(3000)})
     assert len(pages.lines) == MAX_LINES + 1

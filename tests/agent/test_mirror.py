@@ -15,7 +15,8 @@ from netstore.agent.journal import Journal
 from netstore.agent.mirror import GRACE, PAUSES, POLL, RELIST, Mirror
 from netstore.client.v2 import V2Client, V2Error
 from tests.agent.chance import Lowest
-from tests.agent.fake_store import PREFIX, FakeStore, Pages
+from tests.agent.fake_store import PREFIX, FakeStore
+from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,7 +32,7 @@ class Scene:
 
     def __init__(self) -> None:
         self.store = FakeStore()
-        self.pages = Pages()
+        self.pages = KeptLog()
         self.changes = 0
         self.mirror = Mirror(
             cast("V2Client", self.store), FOLDER, Journal(self.pages), Lowest(), self._changed

@@ -16,8 +16,9 @@ from netstore.agent.mirror import GRACE
 from netstore.agent.routeplan import KernelRoute
 from netstore.agent.service import Agent
 from netstore.ops.config import AgentConfig
-from tests.agent.fake_store import PREFIX, FakeStore, Pages
+from tests.agent.fake_store import PREFIX, FakeStore
 from tests.support.kernel import FakeKernel
+from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,7 +39,7 @@ class Node:
         self.store = FakeStore()
         self.store.put(f"{PREFIX}/config", NETWORK)
         self.kernel = FakeKernel()
-        self.pages = Pages()
+        self.pages = KeptLog()
         self.ready: list[str] = []
         self.env = folder / "subnet.env"
         self.config = AgentConfig(subnet_file=self.env, iface=("eth0",), **config)

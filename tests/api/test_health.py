@@ -9,7 +9,7 @@ import pytest
 
 from netstore.api.health import MOST_CHECKS
 from netstore.api.v2.form import MAX_PAIRS
-from netstore.errors import NO_SPACE, Fault, timed_out
+from netstore.errors import Fault, Reason, refusal, timed_out
 from netstore.state.v3commands import CORRUPT, NOSPACE, SetAlarm
 from netstore.types import Nanos, NodeId
 from tests.support.local_member import START, LocalMember
@@ -68,7 +68,7 @@ def test_without_a_quorum_a_member_says_so_after_a_second() -> None:
     assert (answer.status, answer.body) == unhealthy("the log takes longer than 1 s"), "answered once"
 
 
-@pytest.mark.parametrize("fault", [Fault(300, NO_SPACE.encode()), timed_out()])
+@pytest.mark.parametrize("fault", [refusal(Reason.NO_SPACE), timed_out()])
 def test_a_log_that_takes_nothing_is_not_healthy(fault: Fault) -> None:
     member = StuckMember()
     answer = member.send("GET", "/health")

@@ -16,6 +16,7 @@ from netstore.state import tree
 from netstore.state.walk import MOST_WALKS
 from netstore.types import Nanos
 from tests.support.local_member import LocalMember, RecordedExchange
+from tests.support.log import AnyLevel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -187,6 +188,6 @@ def test_a_state_that_is_replaced_cuts_the_answer(monkeypatch: pytest.MonkeyPatc
     assert b"}]" not in exchange.text
 
 
-class _Log:
-    def warning(self, event: str, **fields: object) -> None:
+class _Log(AnyLevel):
+    def take(self, event: str, fields: dict[str, object]) -> None:
         assert (event, "limit" in fields) == ("job_given_up", False)

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from netstore.api.v2.members import JSON_LIMIT_BYTES
-from netstore.errors import Fault, timed_out
+from netstore.errors import Fault, Reason, refusal, timed_out
 from netstore.net.exchange import Request
-from netstore.state import member as words
 from netstore.types import NodeId
 from tests.support.local_member import LocalMember, RecordedExchange
 
@@ -195,7 +194,7 @@ def test_who_was_removed_is_gone() -> None:
     assert asked(member, "PUT", "/v2/members/abc", BODY) == (500, {"message": "Internal Server Error"})
 
 
-@pytest.mark.parametrize("fault", [Fault(300, words.NOT_ENOUGH_STARTED.encode()), timed_out()])
+@pytest.mark.parametrize("fault", [refusal(Reason.NOT_ENOUGH_STARTED), timed_out()])
 def test_any_other_failure_is_not_explained(fault: Fault) -> None:
     member = LocalMember()
     member.cluster.refusal = fault

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from netstore.api.operate import OperateApi
-from netstore.errors import Fault, timed_out
+from netstore.errors import Reason, refusal, timed_out
 from netstore.limits import Shares
 from netstore.meter import Meter
 from netstore.net.exchange import Request
@@ -16,7 +16,6 @@ from netstore.node.pacing import Behind
 from netstore.raft.entry import ConfState
 from netstore.raft.progress import Flow
 from netstore.raft.status import PeerStatus
-from netstore.state import member as words
 from netstore.state.v3commands import NOSPACE, SetAlarm
 from netstore.types import Index, NodeId
 from tests.support.local_member import LocalMember, RecordedExchange
@@ -154,22 +153,22 @@ def test_a_member_is_moved_promoted_and_removed() -> None:
     assert (status, document["role"]) == (200, "voter")
     status, document = asked(member, "DELETE", "members/abc")
     assert (status, document["id"]) == (200, "abc")
-    assert asked(member, "DELETE", "members/abc") == (410, {"message": words.ID_REMOVED})
-    assert asked(member, "DELETE", "members/abd") == (404, {"message": words.ID_NOT_FOUND})
+    assert asked(member, "DELETE", "members/abc") == (410, {"message": Reason.ID_REMOVED.text})
+    assert asked(member, "DELETE", "members/abd") == (404, {"message": Reason.ID_NOT_FOUND.text})
 
 
 def test_another_member_is_made_to_lead() -> None:
     member = LocalMember()
     asked(member, "POST", "members", BODY)
     assert asked(member, "POST", "leader", b'{"to":"abc"}') == (200, {"leader": "abc"})
-    member.cluster.refusal = Fault(300, b"etcdserver: not leader")
+    member.cluster.refusal = refusal(Reason.NOT_LEADER)
     assert asked(member, "POST", "leader", b'{"to":"abc"}') == (409, {"message": "etcdserver: not leader"})
 
 
 def test_what_is_not_known_is_told_apart_from_what_is_refused() -> None:
     member = LocalMember()
-    member.cluster.refusal = Fault(300, words.UNHEALTHY.encode())
-    assert asked(member, "DELETE", f"members/{OWN}") == (409, {"message": words.UNHEALTHY})
+    member.cluster.refusal = refusal(Reason.UNHEALTHY)
+    assert asked(member, "DELETE", f"members/{OWN}") == (409, {"message": Reason.UNHEALTHY.text})
     member.cluster.refusal = timed_out()
     assert asked(member, "DELETE", f"members/{OWN}") == (503, {"message": "etcdserver: request timed out"})
 

@@ -22,6 +22,7 @@ from netstore.types import ClusterId, EtcdIndex, Event, Nanos, NodeView
 from tests.net.test_http2exchange import Site
 from tests.support.http import Wire
 from tests.support.local_member import START, LocalMember, RecordedExchange
+from tests.support.tree import file_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -165,7 +166,7 @@ def test_an_answer_comes_whole_and_others_are_answered_meanwhile(value: bytes) -
 
 
 def _event(member: LocalMember, action: str) -> Event:
-    node = member.machine.tree.file(b"/large")
+    node = file_at(member.machine.tree, b"/large")
     assert node is not None
     return Event(action, member.machine.tree.index, node)
 

@@ -21,6 +21,7 @@ from netstore.errors import Fault, too_many
 from netstore.net.exchange import Request
 from tests.support.http import Wire
 from tests.support.local_member import LocalMember, RecordedExchange
+from tests.support.tree import file_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,7 +164,7 @@ def test_a_large_form_is_read_in_steps_and_others_are_answered_meanwhile() -> No
     assert steps >= len(LARGE) // (2 * PIECE_BYTES)
     assert exchange.charged >= len(LARGE) * reading.WORK_SECONDS
     assert exchange.status == 201
-    node = member.machine.tree.file(b"/a")
+    node = file_at(member.machine.tree, b"/a")
     assert node is not None
     assert node.value == VALUE
 
@@ -258,11 +259,11 @@ def test_what_follows_a_large_form_does_not_overtake_it() -> None:
     member = LocalMember()
     wire = connection_with(member, LARGE[: 6 + MB // 20 * 10], b"value=last")
     while member.jobs.ready:
-        assert member.machine.tree.file(b"/a") is None or not member.keys._readings._places.taken
+        assert file_at(member.machine.tree, b"/a") is None or not member.keys._readings._places.taken
         member.jobs.run(1)
         wire.connection.resume()
     assert wire.output.sent.count(b"HTTP/1.1 20") == 2
-    node = member.machine.tree.file(b"/a")
+    node = file_at(member.machine.tree, b"/a")
     assert node is not None
     assert node.value == b"last"
     assert wire.output.charged > 0

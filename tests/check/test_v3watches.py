@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pytest
 
-from netstore.api.v3.pb.rpc_pb2 import WatchResponse
+from netstore.proto.rpc_pb2 import WatchResponse
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
 from netstore.state.v3commands import Compact, DeleteRange, Put, Txn

@@ -19,7 +19,7 @@ from itertools import groupby
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
-from netstore.errors import LEASE_NOT_FOUND, Fault
+from netstore.errors import Fault, Reason
 from netstore.state import pair
 from netstore.state.v3commands import LeaseExpire, LeaseGrant, LeaseRenew, LeaseRevoke
 from tests.check.history import Fate, Wrong
@@ -269,6 +269,6 @@ def _tells_of_end(call: LeaseCall, starts: list[LeaseCall]) -> bool:
     if call.fate is Fate.ANSWERED and call.kind is Kind.REVOKE:
         return True
     missing = (call.fate is Fate.ANSWERED and call.kind is Kind.RENEW and not call.answer) or (
-        call.fate is Fate.REFUSED and call.cause == LEASE_NOT_FOUND
+        call.fate is Fate.REFUSED and call.cause == Reason.LEASE_NOT_FOUND.cause
     )
     return missing and any(start.returned <= call.called for start in starts)

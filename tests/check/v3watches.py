@@ -15,7 +15,7 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from netstore.api.v3.pb.rpc_pb2 import WatchResponse
+from netstore.proto.rpc_pb2 import WatchResponse
 from netstore.watch.ranges import TO_THE_END
 from tests.check.history import Wrong
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from netstore.api.v3.pb.rpc_pb2 import NOSPACE, AlarmRequest, PutRequest
+from netstore.proto.rpc_pb2 import NOSPACE, AlarmRequest, PutRequest
 from tests.support.daemon import Daemon, free_port, launch, start_netstored
 from tests.support.peers import start_etcd
 from tests.support.v3client import V3Client

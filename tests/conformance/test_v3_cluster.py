@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.api.v3.pb.kv_pb2 import Event
-from netstore.api.v3.pb.rpc_pb2 import (
+from netstore.proto.kv_pb2 import Event
+from netstore.proto.rpc_pb2 import (
     CompactionRequest,
     HashKVRequest,
     LeaseGrantRequest,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from netstore.api.v3.pb.rpc_pb2 import (
+from netstore.proto.rpc_pb2 import (
     CompactionRequest,
     Compare,
     DeleteRangeRequest,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.api.v3.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from netstore.api.v3.pb.rpc_pb2 import (
+from netstore.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from netstore.proto.rpc_pb2 import (
     CORRUPT,
     NONE,
     NOSPACE,

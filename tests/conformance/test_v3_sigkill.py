@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
-from netstore.api.v3.pb.rpc_pb2 import (
+from netstore.proto.rpc_pb2 import (
     DeleteRangeRequest,
     HashKVRequest,
     LeaseGrantRequest,

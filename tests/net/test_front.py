@@ -22,7 +22,8 @@ from netstore.net.tls import Credentials
 from tests.support.certificates import Certificates
 from tests.support.h2client import REQUEST, block
 from tests.support.http import FakeOutput
-from tests.support.toy import Recorder, Served, toy_service
+from tests.support.log import KeptLog
+from tests.support.toy import Served, toy_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,13 +43,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("tls"))
 
 
-def credentials(files: Certificates, log: Recorder | None = None, *, client_auth: bool = True) -> Credentials:
+def credentials(files: Certificates, log: KeptLog | None = None, *, client_auth: bool = True) -> Credentials:
     return Credentials(
         files.certificate,
         files.key,
         files.ca if client_auth else None,
         client_auth=client_auth,
-        log=log or Recorder(),
+        log=log or KeptLog(),
         alpn=ALPN,
     )
 
@@ -259,7 +260,7 @@ def test_garbage_on_a_port_of_tls_ends_its_connection(secured: Served, files: Ce
 
 
 def test_certificates_change_without_losing_connections(tmp_path: Path) -> None:
-    files, log = Certificates(tmp_path / "tls"), Recorder()
+    files, log = Certificates(tmp_path / "tls"), KeptLog()
     context = files.context("http/1.1", shown=None)
     with (
         toy_service(credentials(files, log, client_auth=False)) as served,
@@ -274,7 +275,7 @@ def test_certificates_change_without_losing_connections(tmp_path: Path) -> None:
         files.certificate.write_text("not a certificate")
         with connect_tls(served, context) as sock:
             assert sock.version() is not None
-    assert [event for event, _ in log.events] == ["certificates_read", "certificates_not_read"]
+    assert log.events == ["certificates_read", "certificates_not_read"]
 
 
 def test_a_keep_alive_client_of_http1_is_let_go_at_a_stop() -> None:

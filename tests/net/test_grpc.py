@@ -13,6 +13,7 @@ from h2.settings import SettingCodes
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netstore.codes import UNAVAILABLE
 from netstore.limits import Budget
 from netstore.net import grpc as grpc_codec
 from netstore.net import http2
@@ -22,8 +23,9 @@ from netstore.net.http2 import Http2Connection, Http2Server, frame
 from netstore.net.intake import PATIENCE_SECONDS, TOO_SLOW, Intake
 from netstore.node.timekeeper import Deadline
 from tests.support.h2client import REQUEST, Judged, block, fields, frames
-from tests.support.http import FakeOutput, Told
-from tests.support.toy import PUMP_BYTES, PUMP_HIGH, Recorder, Served, toy_service
+from tests.support.http import FakeOutput
+from tests.support.log import KeptLog
+from tests.support.toy import PUMP_BYTES, PUMP_HIGH, Served, toy_service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -144,7 +146,7 @@ def test_a_fault_of_a_service_ends_its_call_only(served: Served, channel: grpc.C
         next(chat)
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert unary(channel, "Echo")(b"still here", timeout=SECONDS) == b"still here"
-    methods = [fields["method"] for event, fields in served.toy.log.events if event == "call_failed"]
+    methods = [fields["method"] for event, fields in served.toy.log.lines if event == "call_failed"]
     assert methods[-2:] == ["/toy.Toy/Raise", "/toy.Toy/Chat"]
 
 
@@ -308,7 +310,7 @@ class Bare:
         self.asked: list[tuple[Call, bytes]] = []
         self.cancelled = 0
         self.fail_cancel = False
-        self.log = Recorder()
+        self.log = KeptLog()
         self.kept: list[bytes] = []
         self.told: list[str] = []
         self.faults: set[str] = set()
@@ -549,7 +551,7 @@ PREFIXED = message_of(SIZE)
 def sharing(count: int) -> list[Bare]:
     """Connections that have memory for one message at a time."""
     memory = Budget(2 * SIZE + 100)
-    intake = Intake(memory, Told(), lambda: intake.look(0.0))
+    intake = Intake(memory, KeptLog(), lambda: intake.look(0.0))
     bares = [Bare() for _ in range(count)]
     for bare in bares:
         bare.output.intake = intake
@@ -945,7 +947,7 @@ def judged_pieces(message: bytes, piece: int, window: int) -> tuple[Judged, list
         begun.append(Pieces(call, message, piece))
 
     server = GrpcServer(
-        Services({b"/a.A/Ask": ask}, {}), lambda: 100.0, lambda _seconds, _call: None, Recorder()
+        Services({b"/a.A/Ask": ask}, {}), lambda: 100.0, lambda _seconds, call: Deadline(0.0, call), KeptLog()
     )
     settings = {SettingCodes.INITIAL_WINDOW_SIZE: window, SettingCodes.ENABLE_PUSH: 0}
     judge = Judged(server=Http2Server(server, lambda: 100.0), settings=settings)
@@ -1011,7 +1013,7 @@ def test_pieces_of_another_length_than_was_said_end_the_call(wrong: str) -> None
     bare.server.services.unary[b"/a.A/Ask"] = defect
     bare.feed(bare.call(1, message_of(3)))
     assert bare.trailers(bare.said)["grpc-status"] == "13"
-    assert "ValueError" in bare.log.events[0][1]["error"]
+    assert "ValueError" in bare.log.lines[0][1]["error"]
     assert not bare.connection.streams
 
 
@@ -1021,7 +1023,7 @@ def test_a_message_that_was_begun_may_be_given_up() -> None:
     (call, _), *_ = bare.asked
     call.begin_reply(10)
     call.push(b"some")
-    call.finish(grpc_codec.UNAVAILABLE, "later")
+    call.finish(UNAVAILABLE, "later")
     assert bare.trailers(bare.output.sent)["grpc-status"] == "14"
     assert not bare.connection.streams
 

@@ -221,7 +221,7 @@ def test_the_head_of_an_answer_in_pieces_is_all_that_a_head_gets() -> None:
     assert not exchange.push(b"body")
     exchange.end()
     assert wire.output.sent.endswith(b"\r\n\r\n")
-    assert wire.connection.pending == 0
+    assert len(wire.connection._pending) == 0
 
 
 def test_a_push_too_far_behind_is_refused() -> None:

@@ -22,7 +22,8 @@ from netstore.net.http1 import (
     Http1Server,
 )
 from netstore.net.intake import GROWTH, TOO_MANY, TOO_SLOW, Intake
-from tests.support.http import Told, Wire
+from tests.support.http import Wire
+from tests.support.log import KeptLog
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 PUT = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
@@ -94,7 +95,7 @@ def test_answers_that_wait_are_bounded_and_charged() -> None:
     answer = b"a" * 300_000
     wire.server.handle = lambda exchange: exchange.respond(200, b"", answer)
     wire.feed(GET * TURN_LIMIT)
-    assert wire.connection.pending == 1 + HIGH_WATER // len(answer) + 1
+    assert len(wire.connection._pending) == 1 + HIGH_WATER // len(answer) + 1
     assert busy(wire)
     assert wire.output.account.held > HIGH_WATER
     before = len(wire.output.sent)
@@ -103,10 +104,10 @@ def test_answers_that_wait_are_bounded_and_charged() -> None:
     assert wire.output.account.held < HIGH_WATER // 100
     wire.output.backlog = HIGH_WATER  # the network has not taken them
     wire.connection.resume()
-    assert wire.connection.pending == 0
+    assert len(wire.connection._pending) == 0
     wire.output.backlog = 0
     wire.connection.resume()
-    assert wire.connection.pending == 0
+    assert len(wire.connection._pending) == 0
     assert not busy(wire)
     assert wire.output.sent.count(answer) == TURN_LIMIT
     assert wire.output.account.held == 0
@@ -176,7 +177,7 @@ def test_no_request_that_became_whole_leaves_memory_behind(method: bytes, last: 
         for exchange in wire.exchanges:
             exchange.respond(200, b"")
             wire.connection.resume()
-        assert wire.connection.pending == 0
+        assert len(wire.connection._pending) == 0
         assert memory.held == memory.promised == 0
     assert len(wire.exchanges) == 3 + 3 * bool(before)
 
@@ -218,7 +219,7 @@ LARGE = b"%b /a HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n"
 def sharing(count: int) -> list[Wire]:
     """Connections that have memory for one body at a time."""
     memory = Budget(BODY * 2)
-    intake = Intake(memory, Told(), lambda: intake.look(0.0))
+    intake = Intake(memory, KeptLog(), lambda: intake.look(0.0))
     wires = [Wire(hold=True) for _ in range(count)]
     for wire in wires:
         wire.output.intake = intake
@@ -419,7 +420,7 @@ def test_everybody_is_told_of_the_end_whatever_one_of_them_raises() -> None:
     with pytest.raises(RuntimeError):
         wire.connection.gone()
     assert told == [0, 1, 2]
-    assert wire.connection.pending == 0
+    assert len(wire.connection._pending) == 0
     assert wire.output.sent == b""
 
 
@@ -432,10 +433,10 @@ def test_a_handler_that_raises_leaves_the_connection_in_order() -> None:
     server.handle = fail
     with pytest.raises(RuntimeError):
         wire.feed(PUT + GET)
-    assert wire.connection.pending == 1
+    assert len(wire.connection._pending) == 1
     server.handle = wire.exchanges.append
     wire.connection.gone()
-    assert wire.connection.pending == 0
+    assert len(wire.connection._pending) == 0
     assert wire.output.account.held == 0
 
 

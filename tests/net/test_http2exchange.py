@@ -14,9 +14,10 @@ from netstore.net.http1 import Http1Server
 from netstore.net.http2 import DATA, END_STREAM, ENHANCE_YOUR_CALM, HELD_LIMIT, Http2Server, frame
 from netstore.net.http2exchange import block_of, opener
 from netstore.net.intake import GROWTH, TOO_MANY, Claim
+from netstore.node.timekeeper import Deadline
 from tests.support.h2client import Headers, Judged
 from tests.support.http import waiting
-from tests.support.toy import Recorder
+from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
     from netstore.net.exchange import Exchange
@@ -30,7 +31,9 @@ class Site:
         http1 = Http1Server(self.exchanges.append, body_limit=body_limit)
         http1.set_date(b"Date: now\r\n")
         plain = opener(self.exchanges.append, http1)
-        grpc = GrpcServer(Services({}, {}), lambda: 0.0, lambda _s, _c: None, Recorder(), plain=plain)
+        grpc = GrpcServer(
+            Services({}, {}), lambda: 0.0, lambda _, call: Deadline(0.0, call), KeptLog(), plain=plain
+        )
         self.judge = Judged(server=Http2Server(grpc, lambda: 0.0))
 
     def ask(

@@ -23,18 +23,19 @@ from netstore.net.intake import (
     Intake,
 )
 from netstore.net.pieces import STEPS_AT_ONCE
+from tests.support.log import AnyLevel
 
 BODY = 100 * 1024
 LIMIT = 8 * BODY  # four are admitted for all, and one more of each household up to the limit
 ME, YOU = "192.0.2.1", "192.0.2.2"
 
 
-class Lines:
+class Lines(AnyLevel):
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
         self.failed = 0
 
-    def warning(self, event: str, **fields: Any) -> None:
+    def take(self, event: str, fields: dict[str, Any]) -> None:
         if event == "connection_failed":
             self.failed += 1
         else:

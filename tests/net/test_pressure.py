@@ -10,16 +10,17 @@ import pytest
 from netstore.limits import Account, Budget
 from netstore.net.pieces import STEPS_AT_ONCE
 from netstore.net.pressure import CUT, PACE, PATIENCE_SECONDS, Pressure
+from tests.support.log import AnyLevel
 
 LIMIT = 1000
 
 
-class Lines:
+class Lines(AnyLevel):
     def __init__(self) -> None:
         self.cut: list[tuple[str, int]] = []
         self.held_back: list[str] = []
 
-    def warning(self, event: str, **fields: Any) -> None:
+    def take(self, event: str, fields: dict[str, Any]) -> None:
         if event == "connection_cut_for_memory":
             self.cut.append((fields["principal"], fields["bytes"]))
             self.left_out: int = fields["left_out"]
@@ -290,8 +291,8 @@ def test_many_cuts_are_one_line() -> None:
 class Full(Lines):
     """A log that can be written no more."""
 
-    def warning(self, event: str, **fields: Any) -> None:
-        super().warning(event, **fields)
+    def take(self, event: str, fields: dict[str, Any]) -> None:
+        super().take(event, fields)
         raise OSError("no space left")
 
 

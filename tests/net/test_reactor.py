@@ -42,6 +42,7 @@ from netstore.net.reactor import (
 )
 from netstore.net.tls import Credentials
 from tests.support.certificates import Certificates
+from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -54,16 +55,6 @@ if TYPE_CHECKING:
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-class Quiet:
-    """Keeps the events that would be logged."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def warning(self, event: str, **fields: Any) -> None:
-        self.events.append(event)
-
-
 class Site:
     """A reactor that is running, and the exchanges it handed over."""
 
@@ -72,7 +63,7 @@ class Site:
         self.rounds = self.ended = self.handled = 0
         self.alone: list[bool] = []
         """Of each round in which somebody was handled."""
-        self.log = Quiet()
+        self.log = KeptLog()
         self.exchanges: list[Http1Exchange] = []
         self.answer: bytes | None = b"hello"
         self.server = Http1Server(self._handle)
@@ -110,7 +101,7 @@ class Site:
 
     async def until_open(self, count: int) -> None:
         with trio.fail_after(10):
-            while self.reactor.open_connections != count:
+            while len(self.reactor._connections) != count:
                 await trio.lowlevel.checkpoint()
 
     async def until_asked(self, count: int) -> None:
@@ -149,7 +140,7 @@ async def test_a_request_is_answered_and_the_connection_stays() -> None:
             await stream.send_all(GET)
             with trio.fail_after(10):
                 assert (await stream.receive_some(65536)).endswith(b"hello")
-        assert here.reactor.open_connections == 1
+        assert len(here.reactor._connections) == 1
 
 
 async def test_a_large_answer_to_a_slow_reader_arrives_whole() -> None:
@@ -250,7 +241,7 @@ async def test_a_stalled_request_is_refused_in_words() -> None:
             while not any(c.session.waiting for c in here.reactor._connections.values()):
                 await trio.lowlevel.checkpoint()
         here.let_pass(4)
-        assert here.reactor.open_connections == 1
+        assert len(here.reactor._connections) == 1
         here.let_pass(2)
         assert b" 408 " in await read_all(stream)
 
@@ -273,7 +264,7 @@ async def test_time_in_which_nothing_could_be_read_counts_for_nobody(first: str)
                     while here.rounds == rounds:
                         await trio.lowlevel.checkpoint()
             here.reactor.sweep()
-            assert here.reactor.open_connections == 1
+            assert len(here.reactor._connections) == 1
         await stream.send_all(GET[10:-1])
         with trio.fail_after(10):
             (connection,) = here.reactor._connections.values()
@@ -286,7 +277,7 @@ async def test_time_in_which_nothing_could_be_read_counts_for_nobody(first: str)
 
 async def test_a_handshake_has_its_time_limit(tmp_path: Path) -> None:
     files = Certificates(tmp_path / "tls")
-    log: Any = Quiet()
+    log: Any = KeptLog()
     credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
     async with (
         site(credentials=credentials) as here,
@@ -296,19 +287,19 @@ async def test_a_handshake_has_its_time_limit(tmp_path: Path) -> None:
         await slow.send_all(b"\x16\x03\x01")
         await here.until_open(2)
         here.let_pass(HANDSHAKE_SECONDS - 1)
-        assert here.reactor.open_connections == 2
+        assert len(here.reactor._connections) == 2
         # Bytes that come slowly win no time.
         await slow.send_all(b"\x02\x00")
         here.let_pass(2)
         assert await read_all(silent) == b""
         assert await read_all(slow) == b""
-        assert here.reactor.open_connections == 0
+        assert len(here.reactor._connections) == 0
         assert here.log.events == ["tls_handshake_failed"]
 
 
 async def test_a_letter_inside_a_handshake_is_no_http(tmp_path: Path) -> None:
     files = Certificates(tmp_path / "tls")
-    log: Any = Quiet()
+    log: Any = KeptLog()
     credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
     inbound, outbound = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = files.context("http/1.1", shown=None).wrap_bio(inbound, outbound, server_hostname="localhost")
@@ -351,7 +342,7 @@ SECRET = b"secret--"
 async def test_after_a_broken_record_nothing_leaves_that_was_not_sealed(tmp_path: Path) -> None:
     """Neither what waits to be sent, nor what is answered later; an alert says why (RFC 8446, 6.2)."""
     files = Certificates(tmp_path / "tls")
-    log: Any = Quiet()
+    log: Any = KeptLog()
     credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
     async with site(credentials=credentials) as here:
         ((listener, _),) = here.reactor._listeners.values()
@@ -391,7 +382,7 @@ async def test_after_a_broken_record_nothing_leaves_that_was_not_sealed(tmp_path
 async def test_a_record_that_does_not_come_whole_is_charged_and_timed(tmp_path: Path) -> None:
     """However often a byte of it comes; one that becomes whole is neither any more."""
     files = Certificates(tmp_path / "tls")
-    log: Any = Quiet()
+    log: Any = KeptLog()
     credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
     async with site(Limits(stall_seconds=20), credentials) as here, await here.connect() as stream:
         tls, outbound = await open_tls(stream, files)
@@ -407,20 +398,20 @@ async def test_a_record_that_does_not_come_whole_is_charged_and_timed(tmp_path: 
         sent = size + 3
         for _ in range(3):
             here.let_pass(8)
-            assert here.reactor.open_connections == 1
+            assert len(here.reactor._connections) == 1
             await stream.send_all(sealed[sent : sent + 100])
             sent += 100
             with trio.fail_after(10):
                 while memory.used < sent - size:
                     await trio.lowlevel.checkpoint()
         here.let_pass(8)
-        assert here.reactor.open_connections == 0
+        assert len(here.reactor._connections) == 0
         assert memory.used == 0
 
 
 async def test_what_speaks_no_tls_is_told_so_in_clear(tmp_path: Path) -> None:
     files = Certificates(tmp_path / "tls")
-    log: Any = Quiet()
+    log: Any = KeptLog()
     credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
     async with site(credentials=credentials) as here, await here.connect() as stream:
         await stream.send_all(GET)
@@ -437,7 +428,7 @@ async def test_an_idle_connection_is_left_alone() -> None:
         await stream.receive_some(65536)
         for _ in range(5):
             here.let_pass(100)
-        assert here.reactor.open_connections == 1
+        assert len(here.reactor._connections) == 1
 
 
 async def test_a_peer_that_reads_nothing_is_cut() -> None:
@@ -497,7 +488,7 @@ async def test_who_has_more_than_its_share_makes_room_for_others() -> None:
         for connection in list(here.reactor._connections.values()):
             here.reactor.crowd.named(connection, "greedy")
         (other,) = await spoken(here, 1)
-        assert here.reactor.open_connections == 4
+        assert len(here.reactor._connections) == 4
         assert await read_all(streams[0]) == b""
         for stream in (*streams, other):
             await stream.aclose()
@@ -646,7 +637,7 @@ async def test_a_principal_is_the_address_without_its_port() -> None:
 
 async def test_a_principal_is_the_name_in_the_certificate_where_there_is_one(tmp_path: Path) -> None:
     files = Certificates(tmp_path / "tls")
-    log: Any = Quiet()
+    log: Any = KeptLog()
     credentials = Credentials(files.certificate, files.key, files.ca, client_auth=True, log=log)
     async with site(credentials=credentials) as here, await here.connect() as plain:
         stream = trio.SSLStream(plain, files.context("http/1.1"), server_hostname="localhost")
@@ -667,7 +658,7 @@ async def test_a_request_that_drips_is_refused_in_words() -> None:
                 while len(connection.session._begun) < at:  # type: ignore[attr-defined]
                     await trio.lowlevel.checkpoint()
             here.reactor.sweep()
-            assert here.reactor.open_connections == 1
+            assert len(here.reactor._connections) == 1
             here.let_pass(4)
             await stream.send_all(GET[at : at + 1])
         here.reactor.sweep()
@@ -931,7 +922,7 @@ async def test_what_is_closed_in_a_round_that_told_of_it_is_not_lined_up(
             one.sendall(GET)
         here.reactor.call_soon(cut)
         await here.until_asked(30)
-        assert here.reactor.open_connections == 10
+        assert len(here.reactor._connections) == 10
         for one in many:
             one.close()
 
@@ -1091,8 +1082,8 @@ async def test_answers_made_outside_a_turn_hold_no_more_than_twice_the_budget() 
             assert 0 < here.reactor.memory.used <= 2 * limit
         assert "connection_cut_for_memory" in here.log.events
         here.reactor.flush()
-        await here.until_open(here.reactor.open_connections)
-        assert here.reactor.open_connections < count
+        await here.until_open(len(here.reactor._connections))
+        assert len(here.reactor._connections) < count
         for client in clients:
             client.close()
 
@@ -1136,7 +1127,7 @@ async def test_what_was_promised_is_not_taken_for_what_its_peer_leaves() -> None
 async def test_who_waits_for_memory_over_tls_is_not_timed(tmp_path: Path) -> None:
     """Part of a record is here, and the rest is not read."""
     files = Certificates(tmp_path / "tls")
-    log: Any = Quiet()
+    log: Any = KeptLog()
     credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
     size = 300_000
     head = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
@@ -1159,7 +1150,7 @@ async def test_who_waits_for_memory_over_tls_is_not_timed(tmp_path: Path) -> Non
         (waiting,) = (each for each in here.reactor._connections.values() if each.paused)
         assert waiting._partial
         here.let_pass(100)
-        assert here.reactor.open_connections == 2
+        assert len(here.reactor._connections) == 2
         here.exchanges[0].respond(200, b"")
         await two.send_all(outbound.read())
         await here.until_asked(2)
@@ -1176,10 +1167,10 @@ async def test_who_is_held_back_is_not_timed_for_what_is_not_read() -> None:
         connection.hold_back(held=True)
         assert connection.paused
         here.let_pass(100)
-        assert here.reactor.open_connections == 1
+        assert len(here.reactor._connections) == 1
         connection.hold_back(held=False)
         here.let_pass(HEAD_SECONDS)
-        assert here.reactor.open_connections == 1
+        assert len(here.reactor._connections) == 1
         await stream.send_all(GET[10:])
         await here.until_asked(1)
 
@@ -1227,7 +1218,7 @@ async def test_what_is_done_in_line_counts_from_when_it_is_read() -> None:
         connection.ready(select.EPOLLIN)
         assert len(here.exchanges) == 1
         here.let_pass(100)
-        assert here.reactor.open_connections == 1
+        assert len(here.reactor._connections) == 1
 
 
 @pytest.mark.parametrize("begun", [GET[:10], PUT_BEGUN])

@@ -18,6 +18,7 @@ from netstore.errors import MustStop
 from netstore.net.accept import CannotAccept
 from netstore.net.http1 import Http1Server
 from netstore.net.reactor import Limits, Reactor
+from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -25,16 +26,6 @@ if TYPE_CHECKING:
     from netstore.net.connection import Connection
 
 WAYS = ("receive", "resume", "eof", "sweep", "give_up", "drain", "gone", "made")
-
-
-class Lines:
-    """The names of what was logged."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def warning(self, event: str, **fields: Any) -> None:
-        self.events.append(event)
 
 
 class Acting:
@@ -113,7 +104,7 @@ class Site:
         self.fault: Exception = MemoryError()
         self.fault_in = ""
         self.sessions: list[Acting] = []
-        self.log = Lines()
+        self.log = KeptLog()
         self.reactor = Reactor(
             Limits(stall_seconds=5), Http1Server(lambda _: None), self.log, lambda: self.time
         )
@@ -192,7 +183,7 @@ async def test_a_fault_on_any_way_ends_that_connection_only(way: str) -> None:
             with trio.fail_after(10):
                 assert await good.receive_some(100) == b""
         else:
-            assert here.reactor.open_connections == 1
+            assert len(here.reactor._connections) == 1
             await here.echo(good, b"after")
         assert all(session.ended == 1 for session in here.sessions[1:])
         async with await trio.open_tcp_stream("127.0.0.1", here.port) as other:
@@ -220,7 +211,7 @@ async def test_a_sweep_may_end_any_connection() -> None:
         second.others = [first, third, second]
         here.reactor.sweep()
         assert [session.ended for session in here.sessions] == [1, 1, 1, 0]
-        assert here.reactor.open_connections == 1
+        assert len(here.reactor._connections) == 1
         assert last.connection.open
         for stream in streams:
             await stream.aclose()
@@ -343,7 +334,7 @@ async def test_listeners_closed_in_a_round_are_not_accepted_from() -> None:
         calling = list(here.reactor._listeners)
         here.reactor.stop_accepting()
         here.reactor._answer_the_door(calling)
-        assert here.reactor.open_connections == 0
+        assert len(here.reactor._connections) == 0
 
 
 @pytest.mark.parametrize("place", ["accept", "admit", "make_room", "look", "look_after"])

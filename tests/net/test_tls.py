@@ -11,24 +11,12 @@ import trustme
 
 from netstore.errors import NetstoreError
 from netstore.net.tls import Credentials, TlsFailed, Tunnel
+from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 HOST: Final = "store.example"
-
-
-class Lines:
-    """Keeps what would be logged."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, dict[str, Any]]] = []
-
-    def info(self, event: str, **fields: Any) -> None:
-        self.events.append((event, fields))
-
-    def warning(self, event: str, **fields: Any) -> None:
-        self.events.append((event, fields))
 
 
 class Files:
@@ -37,7 +25,7 @@ class Files:
     def __init__(self, folder: Path, host: str = HOST) -> None:
         folder.mkdir(exist_ok=True)
         self.ca = trustme.CA()
-        self.log = Lines()
+        self.log = KeptLog()
         self.certificate, self.key, self.trusted = (folder / name for name in ("c.pem", "k.pem", "ca.pem"))
         self.ca.cert_pem.write_to_path(self.trusted)
         self.issue(host)
@@ -152,7 +140,7 @@ def test_a_new_certificate_is_used_for_the_next_stream(files: Files) -> None:
     pair(client, server)
     files.issue("renamed.example")
     pair(client, server, "renamed.example")
-    assert [event for event, _ in files.log.events] == ["certificates_read"] * 2
+    assert files.log.events == ["certificates_read"] * 2
 
 
 def test_a_change_that_cannot_be_used_is_told_once_and_changes_nothing(files: Files) -> None:
@@ -161,7 +149,7 @@ def test_a_change_that_cannot_be_used_is_told_once_and_changes_nothing(files: Fi
     for _ in range(3):
         pair_with_old = server.server()
         assert pair_with_old is server.server()
-    [(event, fields)] = files.log.events
+    [(event, fields)] = files.log.lines
     assert event == "certificates_not_read"
     assert str(files.certificate) in fields["error"]
     files.certificate.unlink()
@@ -169,7 +157,7 @@ def test_a_change_that_cannot_be_used_is_told_once_and_changes_nothing(files: Fi
     assert len(files.log.events) == 2, "another reason is told too"
     files.issue()
     server.server()
-    assert files.log.events[-1][0] == "certificates_read"
+    assert files.log.events[-1] == "certificates_read"
 
 
 def test_a_key_of_another_certificate_is_refused(files: Files, tmp_path: Path) -> None:

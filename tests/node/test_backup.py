@@ -9,8 +9,8 @@ import pytest
 
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.statefile import StateFile
-from netstore.errors import Fault, NetstoreError, StateDamaged
-from netstore.node.backup import BUSY, FAILED, Backups, BoltCopy, buckets
+from netstore.errors import Fault, NetstoreError, Reason, StateDamaged
+from netstore.node.backup import Backups, BoltCopy, buckets
 from netstore.state import v3commands as v3
 from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion, encode
 from netstore.state.machine import Machine
@@ -123,7 +123,7 @@ def test_one_copy_at_a_time(place: Place) -> None:
     second: list[BoltCopy | Fault] = []
     place.backups.make(second.append)
     assert isinstance(second[0], Fault)
-    assert second[0].cause == BUSY
+    assert second[0].reason is Reason.SNAPSHOT_BUSY
     while not made:
         place.calls.get(timeout=LIMIT)()
     assert isinstance(made[0], BoltCopy)
@@ -140,7 +140,7 @@ def test_a_copy_that_cannot_be_written(place: Place, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(place.engine, "copy_to", full)
     fault = place.make()
     assert isinstance(fault, Fault)
-    assert fault.cause == FAILED
+    assert fault.reason is Reason.SNAPSHOT_FAILED
     assert place.lines.events == ["snapshot_not_made"]
     monkeypatch.undo()
     copy = place.make()

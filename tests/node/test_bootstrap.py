@@ -16,6 +16,7 @@ from netstore.state.envelope import seal
 from netstore.state.machine import Machine
 from netstore.types import Index, NodeId, Term
 from tests.support.local_member import memory_engine
+from tests.support.tree import file_at
 
 MEMBERS = {NodeId(3): ("http://c:1",), NodeId(1): ("http://a:1",), NodeId(2): ("http://b:1", "http://b:2")}
 
@@ -83,7 +84,7 @@ def test_a_sole_survivor_applies_everything_it_has(applied: int) -> None:
     machine.applied = Index(4)
     bootstrap.catch_up(machine, [entry for entry in log() if entry.index <= applied])
     bootstrap.catch_up(machine, log())
-    node = machine.tree.file(b"/k")
+    node = file_at(machine.tree, b"/k")
     assert node is not None
     assert node.value == b"2"
     assert NodeId(9) in machine.members

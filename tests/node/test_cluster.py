@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.admission import PARTS
-from netstore.errors import TIMED_OUT, TOO_MANY, Fault
+from netstore.errors import Fault, Reason
 from netstore.node.cluster import (
-    BAD_TRANSFEREE,
     MAX_LEARNERS,
     MAX_VOTERS,
     MAX_WAITING_CHANGES,
-    NOT_LEADER,
-    TRANSFER_TIMED_OUT,
     Cluster,
 )
 from netstore.node.host import BEHIND_SECONDS, HELD_BYTES
@@ -141,7 +138,7 @@ def test_an_url_belongs_to_one_member(through: int) -> None:
     answer = asked(
         group, lambda done: group[through].cluster.add(urls, learner=True, done=done, principal=OWN)
     )
-    assert refusal(answer) == member.PEER_URL_EXISTS
+    assert refusal(answer) == Reason.PEER_URL_EXISTS.text
     assert set(group[1].seen()) == {1, 2, 3}
 
 
@@ -150,7 +147,7 @@ def test_there_are_only_so_many_learners() -> None:
     for number in range(MAX_LEARNERS):
         add(group, group[1], (f"http://learner{number}:1",), learner=number >= 3)
     answer = asked(group, lambda done: group[1].cluster.add(NEW, learner=True, done=done, principal=OWN))
-    assert refusal(answer) == member.TOO_MANY_LEARNERS
+    assert refusal(answer) == Reason.TOO_MANY_LEARNERS.text
 
 
 def test_there_are_only_so_many_voters() -> None:
@@ -159,14 +156,14 @@ def test_there_are_only_so_many_voters() -> None:
     answer = asked(
         group, lambda done: group[2].cluster.add(("http://more:1",), learner=False, done=done, principal=OWN)
     )
-    assert refusal(answer) == member.TOO_MANY_VOTERS
+    assert refusal(answer) == Reason.TOO_MANY_VOTERS.text
     learner = add(group, group[2], ("http://more:1",), learner=True)
     group.start(meant.id)
     group.start(learner.id)
     group.pass_time(3)
     assert len(group[1].conf.voters) == MAX_VOTERS
     answer = asked(group, partial(group[1].cluster.promote, learner.id, principal=OWN))
-    assert refusal(answer) == member.TOO_MANY_VOTERS
+    assert refusal(answer) == Reason.TOO_MANY_VOTERS.text
 
 
 def test_changes_that_come_together_are_made_one_after_the_other() -> None:
@@ -192,7 +189,7 @@ def test_only_so_many_changes_wait() -> None:
     answers: Answers = []
     for number in range(MAX_WAITING_CHANGES + 1):
         group[1].cluster.add((f"http://new{number}:1",), learner=True, done=answers.append, principal=OWN)
-    assert [refusal(answer) for answer in answers] == [TOO_MANY]
+    assert [refusal(answer) for answer in answers] == [Reason.TOO_MANY.text]
 
 
 def test_an_url_that_was_taken_on_the_way_leaves_no_nameless_learner_behind() -> None:
@@ -203,7 +200,7 @@ def test_an_url_that_was_taken_on_the_way_leaves_no_nameless_learner_behind() ->
     group[1].host.turn()
     group[1].cluster.add(NEW, learner=True, done=answers.append, principal=OWN)
     group.settle()
-    assert [refusal(answer) for answer in answers] == [member.PEER_URL_EXISTS]
+    assert [refusal(answer) for answer in answers] == [Reason.PEER_URL_EXISTS.text]
     group.tick(2)
     assert group[1].conf.learners == ()
     assert "unlisted_member_removed" in group[1].lines.events
@@ -231,18 +228,18 @@ def test_an_id_is_never_used_again() -> None:
     group = Group(3)
     asked(group, lambda done: group[1].cluster.remove(NodeId(3), done, OWN))
     again = asked(group, lambda done: group[2].cluster.remove(NodeId(3), done, OWN))
-    assert refusal(again) == member.ID_REMOVED
+    assert refusal(again) == Reason.ID_REMOVED.text
     changed = asked(group, lambda done: group[2].cluster.update(NodeId(3), NEW, done, OWN))
-    assert refusal(changed) == member.ID_REMOVED
+    assert refusal(changed) == Reason.ID_REMOVED.text
     unknown = asked(group, lambda done: group[2].cluster.remove(NodeId(9), done, OWN))
-    assert refusal(unknown) == member.ID_NOT_FOUND
+    assert refusal(unknown) == Reason.ID_NOT_FOUND.text
 
 
 def test_the_last_voter_stays() -> None:
     group = Group(1)
     add(group, group[1], learner=True)
     answer = asked(group, lambda done: group[1].cluster.remove(NodeId(1), done, OWN))
-    assert refusal(answer) == member.NOT_ENOUGH_STARTED
+    assert refusal(answer) == Reason.NOT_ENOUGH_STARTED.text
 
 
 @pytest.mark.parametrize("through", [1, 2])
@@ -251,7 +248,7 @@ def test_a_quorum_that_answers_stays(through: int) -> None:
     group[3].cut_off = True
     group.pass_time(3)
     answer = asked(group, lambda done: group[through].cluster.remove(NodeId(2), done, OWN))
-    assert refusal(answer) == member.UNHEALTHY
+    assert refusal(answer) == Reason.UNHEALTHY.text
     gone = asked(group, lambda done: group[through].cluster.remove(NodeId(3), done, OWN))
     assert isinstance(gone, MemberInfo)
     assert voters(group[1]) == {1, 2}
@@ -263,7 +260,7 @@ def test_voters_that_have_not_started_do_not_count() -> None:
         known = group[1].machine._members
         known[NodeId(id_)] = MemberInfo(NodeId(id_), "", (), (f"http://p{id_}:1",))
     answer = asked(group, lambda done: group[1].cluster.remove(NodeId(1), done, OWN))
-    assert refusal(answer) == member.NOT_ENOUGH_STARTED
+    assert refusal(answer) == Reason.NOT_ENOUGH_STARTED.text
 
 
 def test_a_learner_can_always_be_removed() -> None:
@@ -297,16 +294,16 @@ def test_only_learners_that_have_caught_up_are_promoted() -> None:
     group = Group(3)
     assert (
         refusal(asked(group, lambda done: group[2].cluster.promote(NodeId(3), done, OWN)))
-        == member.NOT_LEARNER
+        == Reason.NOT_LEARNER.text
     )
     assert (
         refusal(asked(group, lambda done: group[2].cluster.promote(NodeId(9), done, OWN)))
-        == member.ID_NOT_FOUND
+        == Reason.ID_NOT_FOUND.text
     )
     added = add(group, group[1], learner=True)
     for through in (1, 2):
         answer = asked(group, partial(group[through].cluster.promote, added.id, principal=OWN))
-        assert refusal(answer) == member.LEARNER_NOT_READY
+        assert refusal(answer) == Reason.LEARNER_NOT_READY.text
 
 
 @pytest.mark.parametrize("through", [1, 2])
@@ -316,7 +313,7 @@ def test_a_member_moves(through: int) -> None:
     assert isinstance(moved, MemberInfo)
     assert (moved.name, moved.peer_urls) == ("m3", NEW)
     taken = asked(group, lambda done: group[through].cluster.update(NodeId(3), ("http://p1:1",), done, OWN))
-    assert refusal(taken) == member.PEER_URL_EXISTS
+    assert refusal(taken) == Reason.PEER_URL_EXISTS.text
     group[3].publish()
     assert group[1].machine.members[NodeId(3)].peer_urls == NEW, "only a command moves a member"
 
@@ -343,7 +340,8 @@ def test_only_a_leader_hands_over_and_only_to_voters() -> None:
     group[2].cluster.transfer(NodeId(3), answers.append)
     group[1].cluster.transfer(learner.id, answers.append)
     group[1].cluster.transfer(NodeId(9), answers.append)
-    assert [refusal(answer) for answer in answers] == [NOT_LEADER, BAD_TRANSFEREE, BAD_TRANSFEREE]
+    bad = Reason.BAD_TRANSFEREE.text
+    assert [refusal(answer) for answer in answers] == [Reason.NOT_LEADER.text, bad, bad]
 
 
 def test_a_transfer_to_a_member_that_is_gone_is_given_up() -> None:
@@ -352,7 +350,7 @@ def test_a_transfer_to_a_member_that_is_gone_is_given_up() -> None:
     answers: list[Fault | None] = []
     group[1].cluster.transfer(NodeId(3), answers.append)
     group.pass_time(8)
-    assert [refusal(answer) for answer in answers] == [TRANSFER_TIMED_OUT]
+    assert [refusal(answer) for answer in answers] == [Reason.TRANSFER_TIMED_OUT.text]
 
 
 # --- time
@@ -392,7 +390,7 @@ def test_a_change_waits_while_the_leader_has_too_much_to_apply(
     group.settle()
     told: list[object] = []
     group[1].host.change_members((Step(StepKind.ADD_LEARNER, NodeId(9)),), b"", told.append)
-    assert [each.cause.decode() for each in told if isinstance(each, Fault)] == [TOO_MANY]
+    assert [each.cause.decode() for each in told if isinstance(each, Fault)] == [Reason.TOO_MANY.text]
     assert group[1].host.status().last == last
     group.pass_time(BEHIND_SECONDS - 0.2)
     assert answers == []
@@ -411,7 +409,7 @@ def test_a_change_waits_no_longer_than_other_requests(why: str, monkeypatch: pyt
     group.pass_time(BEHIND_SECONDS + 0.3)
     [answer] = answers
     assert isinstance(answer, Fault)
-    assert (answer.cause.decode(), answer.outcome_known) == (TOO_MANY, True)
+    assert (answer.cause.decode(), answer.outcome_known) == (Reason.TOO_MANY.text, True)
 
 
 @pytest.mark.parametrize("why", ["behind", "late"])
@@ -446,7 +444,7 @@ def test_how_long_a_change_has_waited_counts_anew_when_its_leader_was_none_meanw
     assert answers == []
     group.pass_time(0.5)
     [answer] = answers
-    assert refusal(answer) == TOO_MANY
+    assert refusal(answer) == Reason.TOO_MANY.text
 
 
 def test_a_change_is_passed_on_whatever_the_own_engine_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -546,7 +544,7 @@ def test_without_a_quorum_a_change_times_out() -> None:
     group.pass_time(6.5)
     assert answers == []
     group.pass_time(1)
-    assert [refusal(answer) for answer in answers] == [TIMED_OUT]
+    assert [refusal(answer) for answer in answers] == [Reason.TIMED_OUT.text]
     for peer in (group[2], group[3]):
         peer.cut_off = False
     group.pass_time(5)
@@ -576,7 +574,7 @@ def test_members_added_at_once_never_are_more_than_may_vote(room: int) -> None:
         peer.cluster.add((f"http://new{number}:1",), learner=False, done=answers.append, principal=OWN)
     group.pass_time(2)
     refused = [refusal(answer) for answer in answers if isinstance(answer, Fault)]
-    assert refused == [member.TOO_MANY_VOTERS] * (len(group.peers) - room)
+    assert refused == [Reason.TOO_MANY_VOTERS.text] * (len(group.peers) - room)
     assert member.to_vote(group[1].machine.members.values()) == MAX_VOTERS
 
 
@@ -592,7 +590,7 @@ def test_learners_added_at_once_never_are_more_than_may_learn() -> None:
         )
     group.pass_time(2)
     refused = [refusal(answer) for answer in answers if isinstance(answer, Fault)]
-    assert refused == [member.TOO_MANY_LEARNERS] * 5
+    assert refused == [Reason.TOO_MANY_LEARNERS.text] * 5
     assert len(group[1].conf.learners) == 4
 
 
@@ -603,7 +601,7 @@ def test_an_url_asked_for_twice_at_once_is_given_once() -> None:
         peer.cluster.add(NEW, learner=False, done=answers.append, principal=OWN)
     group.pass_time(2)
     refused = [refusal(answer) for answer in answers if isinstance(answer, Fault)]
-    assert refused == [member.PEER_URL_EXISTS] * 2
+    assert refused == [Reason.PEER_URL_EXISTS.text] * 2
     assert len(group[1].machine.members) == 4
     assert len(group[1].conf.learners) == 1
 
@@ -638,7 +636,7 @@ def test_two_promoted_at_once_take_one_place() -> None:
     group[4].cluster.add(NEW, learner=False, done=answers.append, principal=OWN)
     group.pass_time(2)
     refused = [refusal(answer) for answer in answers if isinstance(answer, Fault)]
-    assert refused == [member.TOO_MANY_VOTERS] * 2
+    assert refused == [Reason.TOO_MANY_VOTERS.text] * 2
     assert len(group[1].conf.voters) == MAX_VOTERS
 
 
@@ -651,7 +649,7 @@ def test_one_promoted_twice_at_once_is_promoted_once() -> None:
         group[through].cluster.promote(learner.id, answers.append, OWN)
     group.pass_time(2)
     refused = [refusal(answer) for answer in answers if isinstance(answer, Fault)]
-    assert refused == [member.NOT_LEARNER] * 2
+    assert refused == [Reason.NOT_LEARNER.text] * 2
     assert voters(group[1]) == {1, 2, 3, learner.id}
 
 
@@ -697,7 +695,7 @@ def test_an_id_that_is_none_never_reaches_another_member(through: int, id_: int)
     cluster.update(NodeId(id_), NEW, answers.append, OWN)
     if id_:
         cluster.join(NEW, voters=3, replaces=NodeId(id_), done=answers.append)
-    assert {refusal(answer) for answer in answers} == {member.ID_NOT_FOUND}
+    assert {refusal(answer) for answer in answers} == {Reason.ID_NOT_FOUND.text}
     assert not group.sent
     group.pass_time(1)
     assert set(group[1].seen()) == {1, 2, 3}

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from netstore.errors import Fault
+from netstore.errors import Fault, Reason
 from netstore.node.cluster import MAX_VOTERS
 from netstore.node.member import OWN
-from netstore.state import member
 from netstore.state.commands import Set, encode
 from netstore.state.member import MemberInfo
 from netstore.types import Event, NodeId
@@ -48,15 +47,15 @@ KINDS: Final[tuple[str, ...]] = (
 
 NO_EFFECT: Final = frozenset(
     {
-        member.ID_EXISTS,
-        member.ID_REMOVED,
-        member.ID_NOT_FOUND,
-        member.PEER_URL_EXISTS,
-        member.NOT_LEARNER,
-        member.TOO_MANY_VOTERS,
-        member.LEARNER_NOT_READY,
-        member.NOT_ENOUGH_STARTED,
-        member.UNHEALTHY,
+        Reason.ID_EXISTS.text,
+        Reason.ID_REMOVED.text,
+        Reason.ID_NOT_FOUND.text,
+        Reason.PEER_URL_EXISTS.text,
+        Reason.NOT_LEARNER.text,
+        Reason.TOO_MANY_VOTERS.text,
+        Reason.LEARNER_NOT_READY.text,
+        Reason.NOT_ENOUGH_STARTED.text,
+        Reason.UNHEALTHY.text,
     }
 )
 
@@ -234,10 +233,10 @@ def test_lives_reach_what_they_are_for() -> None:
     assert unknown >= 5
     assert copies >= 5
     assert refused >= {
-        member.LEARNER_NOT_READY,
-        member.NOT_LEARNER,
-        member.PEER_URL_EXISTS,
-        member.NOT_ENOUGH_STARTED,
-        member.UNHEALTHY,
-        member.ID_REMOVED,
+        Reason.LEARNER_NOT_READY.text,
+        Reason.NOT_LEARNER.text,
+        Reason.PEER_URL_EXISTS.text,
+        Reason.NOT_ENOUGH_STARTED.text,
+        Reason.UNHEALTHY.text,
+        Reason.ID_REMOVED.text,
     }

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from netstore.node.consistency import MOST_KEPT, Consistency, Judge, Odd
 from netstore.types import Index, NodeId
 from tests.support.group import Group
+from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,18 +74,10 @@ def test_only_the_newest_are_remembered() -> None:
     assert judge.verdict(Index(2), (A, B)) != ""
 
 
-class Quiet:
-    """A log that nobody reads."""
-
-    def debug(self, event: str, **fields: object) -> None: ...
-
-    warning = debug
-
-
 @pytest.mark.parametrize("replaced", [False, True])
 def test_what_was_said_of_a_state_says_nothing_of_the_copy_that_replaced_it(replaced: bool) -> None:
     host = Group(3)[2].host
-    consistency = Consistency(host, lambda *_: None, Quiet())
+    consistency = Consistency(host, lambda *_: None, KeptLog())
     consistency.reached()
     index = host.machine.applied
     consistency.take(NodeId(1), index, b"another")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from netstore.disk.engine import MemoryEngine
 from netstore.disk.frame import Identity
 from netstore.disk.wal import Wal
-from netstore.errors import NO_SPACE, STOPPED, TIMED_OUT, TOO_MANY, CorruptData, Fault
+from netstore.errors import CorruptData, Fault, Reason
 from netstore.limits import Budget
 from netstore.meter import Parts
 from netstore.node import host
@@ -67,6 +67,7 @@ from netstore.watch.streams import Watches
 from tests.support.group import Group
 from tests.support.local_member import HandClock
 from tests.support.member import CLUSTER, ME, Solo
+from tests.support.tree import file_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -267,11 +268,11 @@ def test_a_full_disk_refuses_writes_and_heals() -> None:
     stuck = put(member, b"stuck")
     member.turn()
     member.device.fail(FULL)
-    assert refusal_of_next(member) == NO_SPACE
+    assert refusal_of_next(member) == Reason.NO_SPACE.text
     assert value(member) == b"kept"
     member.host.retry_writes()
     member.device.fail(FULL)
-    assert refusal(stuck) == NO_SPACE, "at once, and not when its time is over"
+    assert refusal(stuck) == Reason.NO_SPACE.text, "at once, and not when its time is over"
     assert isinstance(stuck[0], Fault)
     assert not stuck[0].outcome_known
     member.host.retry_writes()
@@ -296,7 +297,7 @@ def puts_without_memory(member: Solo, monkeypatch: pytest.MonkeyPatch) -> tuple[
     monkeypatch.setattr("netstore.disk.wal.lay", short)
     second = put(member, b"second")
     member.turn()
-    assert refusal_of_next(member) == TOO_MANY
+    assert refusal_of_next(member) == Reason.TOO_MANY.text
     return first, second
 
 
@@ -322,8 +323,10 @@ def test_want_of_room_is_told_also_where_memory_was_wanted_before(monkeypatch: p
     member = Solo().lead()
     first, second = puts_without_memory(member, monkeypatch)
     member.device.fail(FULL)
-    assert [refusal(first), refusal(second)] == [NO_SPACE, NO_SPACE], "at once, as where only that is wanted"
-    assert refusal_of_next(member) == NO_SPACE
+    assert [refusal(first), refusal(second)] == [Reason.NO_SPACE.text, Reason.NO_SPACE.text], (
+        "at once, as where only that is wanted"
+    )
+    assert refusal_of_next(member) == Reason.NO_SPACE.text
     assert member.host.problems() == ["log cannot be written: no space left on device"]
     monkeypatch.undo()
     member.host.retry_writes()
@@ -337,7 +340,7 @@ def test_what_is_missing_for_now_is_waited_for(code: int) -> None:
     outcomes = put(member)
     member.turn()
     member.device.fail(OSError(code, os.strerror(code)))
-    assert refusal_of_next(member) == TOO_MANY
+    assert refusal_of_next(member) == Reason.TOO_MANY.text
     member.host.retry_writes()
     member.settle()
     assert isinstance(outcomes[0], Event)
@@ -360,14 +363,14 @@ def test_a_broken_disk_ends_the_member_before_it_answers(error: OSError) -> None
     with pytest.raises(DiskFailed, match="nothing unsaved was acknowledged"):
         member.turn()
     member.host.stop()
-    assert refusal(outcomes) == STOPPED
+    assert refusal(outcomes) == Reason.STOPPED.text
 
 
 def test_a_state_that_finds_no_room_refuses_writes_until_it_does() -> None:
     member = Solo().lead()
     member.settle()
     member.host.engine_failed(FULL)
-    assert refusal_of_next(member) == NO_SPACE
+    assert refusal_of_next(member) == Reason.NO_SPACE.text
     member.engine.commit()
     member.host.retry_writes()
     outcomes = put(member)
@@ -392,7 +395,7 @@ def test_while_the_state_finds_no_room_what_only_removes_is_done() -> None:
         member.host.propose(encode(command), outcomes.append, OWN)
     member.settle()
     refused = [each for each in outcomes if isinstance(each, Fault)]
-    assert [refusal([each]) for each in refused] == [NO_SPACE] * 2
+    assert [refusal([each]) for each in refused] == [Reason.NO_SPACE.text] * 2
     assert len(outcomes) == 4
     assert value(member) is None
 
@@ -430,7 +433,7 @@ def test_a_log_that_is_low_on_room_takes_what_only_removes() -> None:
         outcomes.clear()
         member.host.propose(encode(command), outcomes.append, OWN)
         member.turn()
-        refused = bool(outcomes) and isinstance(outcomes[0], Fault) and refusal(outcomes) == NO_SPACE
+        refused = bool(outcomes) and isinstance(outcomes[0], Fault) and outcomes[0].reason is Reason.NO_SPACE
         assert refused is not possible, command
         member.settle()
         assert len(outcomes) == 1, command
@@ -453,7 +456,7 @@ def test_while_the_log_finds_no_room_nothing_is_done() -> None:
     outcomes: Outcomes = []
     member.host.propose(encode(Delete(b"/k")), outcomes.append, OWN)
     member.settle()
-    assert refusal(outcomes) == NO_SPACE
+    assert refusal(outcomes) == Reason.NO_SPACE.text
     assert member.host.problems() == ["log cannot be written: no space left on device"]
 
 
@@ -528,9 +531,9 @@ def test_what_waits_for_the_engine_is_refused_when_it_has_been_behind_for_too_lo
     pass_time(member, 0.2)
     assert [len(each) for each in waiting] == [1] * EXPIRED_AT_ONCE + [0] * EXPIRED_AT_ONCE, "some at a time"
     turns(member, 2)
-    assert {refusal(each) for each in waiting} == {TOO_MANY}
+    assert {refusal(each) for each in waiting} == {Reason.TOO_MANY.text}
     assert all(isinstance(each[0], Fault) and each[0].outcome_known for each in waiting)
-    assert refusal_of_next(member) == TOO_MANY
+    assert refusal_of_next(member) == Reason.TOO_MANY.text
     catch_up(member, engine)
     engine.late = 1
     member.host.tick()
@@ -548,8 +551,8 @@ def test_what_waits_for_an_engine_that_finds_no_room_is_refused_at_once() -> Non
     assert waiting == []
     member.host.engine_failed(FULL)
     turns(member, 1)
-    assert refusal(waiting) == NO_SPACE, "without a tick"
-    assert refusal_of_next(member) == NO_SPACE
+    assert refusal(waiting) == Reason.NO_SPACE.text, "without a tick"
+    assert refusal_of_next(member) == Reason.NO_SPACE.text
     catch_up(member, engine)
 
 
@@ -859,7 +862,7 @@ def test_what_waits_is_refused_only_when_nothing_could_be_proposed(
     pass_time(member, BEHIND_SECONDS - 0.1)
     assert waiting == []
     pass_time(member, 0.2)
-    assert refusal(waiting) == TOO_MANY
+    assert refusal(waiting) == Reason.TOO_MANY.text
     crowd(0)
     member.settle()
 
@@ -874,7 +877,7 @@ def test_a_follower_passes_on_what_it_is_asked_whatever_its_engine_does(
     done: list[Outcome | Fault] = []
     other.host.propose(encode(Set(b"/k", b"v")), done.append, OWN)
     group.settle()
-    assert leader.machine.tree.file(b"/k") is not None
+    assert file_at(leader.machine.tree, b"/k") is not None
     assert done == [], "it answers by its own state"
     monkeypatch.undo()
     other.engine.eased()
@@ -911,7 +914,7 @@ def test_a_state_that_failed_once_is_writable_after_the_next_commit_whatever_tha
     member.engine.fail(FULL)
     member.host.engine_failed(FULL)
     member.host.retry_writes()
-    assert refusal_of_next(member) == NO_SPACE
+    assert refusal_of_next(member) == Reason.NO_SPACE.text
     member.engine.fail(None)
     member.engine.commit()
     member.host.retry_writes()
@@ -945,7 +948,7 @@ def test_writes_the_log_finds_no_room_for_are_given_up_some_at_a_time() -> None:
         member.turn()
         told.append(sum(map(len, outcomes)))
     assert told == [EXPIRED_AT_ONCE, 2 * EXPIRED_AT_ONCE, 3 * EXPIRED_AT_ONCE]
-    assert {refusal(each) for each in outcomes} == {NO_SPACE}
+    assert {refusal(each) for each in outcomes} == {Reason.NO_SPACE.text}
     turns(member, 1)
     assert not member.woken
 
@@ -1109,7 +1112,7 @@ def test_a_request_without_an_answer_is_told_so_in_time() -> None:
     assert outcomes == []
     member.clock.now += 2_000_000_000  # type: ignore[assignment]
     member.host.tick()
-    assert refusal(outcomes) == TIMED_OUT
+    assert refusal(outcomes) == Reason.TIMED_OUT.text
     member.lead()
     assert value(member) is None, "what timed out before it was proposed is never proposed"
 
@@ -1118,7 +1121,7 @@ def test_a_stopped_member_answers_at_once() -> None:
     member = Solo().lead()
     waiting = put(member)
     member.host.stop()
-    assert refusal(waiting) == refusal(put(member)) == STOPPED
+    assert refusal(waiting) == refusal(put(member)) == Reason.STOPPED.text
 
 
 def test_a_read_waits_for_the_log() -> None:
@@ -1207,7 +1210,7 @@ def test_what_is_given_behind_a_mark_that_finds_no_room_waits_for_it() -> None:
     between = put(member, b"between")
     member.host.campaign()
     member.turn()
-    assert refusal(between) == NO_SPACE
+    assert refusal(between) == Reason.NO_SPACE.text
     assert len(member.device.waiting) == 1, "nothing is given until all that failed is reported"
     member.device.fail(FULL)
     member.turn()
@@ -2249,7 +2252,7 @@ def test_what_others_asked_is_refused_some_at_a_time(full: bool) -> None:
     assert (len(member.host._put_off), member.host._put_off._held.size) == (0, 0)
 
 
-@pytest.mark.parametrize(("full", "cause"), [(False, TOO_MANY), (True, NO_SPACE)])
+@pytest.mark.parametrize(("full", "cause"), [(False, Reason.TOO_MANY.text), (True, Reason.NO_SPACE.text)])
 def test_who_asked_a_follower_is_told_at_once_that_its_leader_does_not_take_it(
     full: bool, cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -2274,7 +2277,7 @@ def test_who_asked_a_follower_is_told_at_once_that_its_leader_does_not_take_it(
     leader.host._state_full = None
     leader.engine.eased()
     group.pass_time(1)
-    assert other.machine.tree.file(b"/k") is None, "it was not done, and is not"
+    assert file_at(other.machine.tree, b"/k") is None, "it was not done, and is not"
     assert len(done) == 1
 
 
@@ -2316,7 +2319,7 @@ def test_a_stall_counts_from_when_something_waits() -> None:
     pass_time(member, BEHIND_SECONDS - 0.1)
     assert late == []
     pass_time(member, 0.2)
-    assert refusal(late) == TOO_MANY
+    assert refusal(late) == Reason.TOO_MANY.text
     pass_time(member, 5 * BEHIND_SECONDS)
     last = put(member)
     turns(member, 1)

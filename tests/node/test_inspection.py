@@ -27,6 +27,7 @@ from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.daemon import start_netstored
 from tests.support.group import Group, Peer
 from tests.support.local_member import memory_engine
+from tests.support.tree import file_at
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,7 +127,7 @@ def test_an_entry_is_skipped_once_it_was_confirmed(folder: Path, capsys: pytest.
     for _ in range(2):
         machine = applied(folder)
         assert machine.applied == 4
-        assert machine.tree.file(b"/a") is not None
+        assert file_at(machine.tree, b"/a") is not None
         assert machine.mvcc.exists(b"/registry/a")
     assert main(["--data-dir", str(folder), "--inspect-log", "3"]) == 0
     assert capsys.readouterr().out.endswith("[skipped]\n")

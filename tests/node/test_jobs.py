@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,22 +10,10 @@ from netstore import errors
 from netstore.errors import CorruptData, Shed
 from netstore.node import jobs as rules
 from netstore.node.jobs import Jobs
+from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-class Lines:
-    """A log."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def error(self, event: str, **_: Any) -> None:
-        self.events.append(event)
-
-    def warning(self, event: str, **_: Any) -> None:
-        self.events.append(event)
 
 
 class Counted:
@@ -53,7 +41,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.woken = 0
-        self.log = Lines()
+        self.log = KeptLog()
         self.told: list[str] = []
         self.jobs = Jobs(self._wake, self.log)
 

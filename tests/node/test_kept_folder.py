@@ -24,6 +24,7 @@ from netstore.state.mirror import TABLES
 from netstore.types import LeaseId
 from tests.support import kept
 from tests.support.contents import nodes_of
+from tests.support.tree import file_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +65,7 @@ def test_the_folder_of_level_1_opens_and_holds_what_it_held(folder: Path) -> Non
         files = {
             path: node.value
             for path in (b"/dir/a", b"/\xff\x00", b"/_hidden", b"/gone", b"/" + b"long" * 200, b"/last")
-            if (node := machine.tree.file(path)) is not None
+            if (node := file_at(machine.tree, path)) is not None
         }
         assert files == {
             b"/dir/a": b"3",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore import errors
+from netstore.errors import Reason
 from netstore.node import lessor
 from netstore.node.lessor import NOTE_SECONDS, Lessor
 from netstore.state.commands import ExpireNodes, NoteTtl, Set, decode, encode
@@ -302,7 +303,7 @@ def test_what_is_asked_for_somebody_is_theirs(member: Leading) -> None:
     assert (answers, member.asked) == ([5, 5], ["ann", "bob"])
 
 
-@pytest.mark.parametrize("fault", [errors.timed_out(), errors.refusal(errors.CORRUPT)])
+@pytest.mark.parametrize("fault", [errors.timed_out(), errors.refusal(Reason.CORRUPT)])
 def test_what_keeps_an_answer_is_told(member: Leading, fault: Fault) -> None:
     member.unreadable = fault
     assert member.time_to_live(7) == fault

@@ -18,6 +18,7 @@ from netstore.state.v3commands import Put
 from netstore.types import NodeId
 from tests.support.group import Group
 from tests.support.later import Later, appending
+from tests.support.tree import file_at
 
 if TYPE_CHECKING:
     from netstore.state.machine import Outcome
@@ -127,7 +128,7 @@ def test_what_a_member_could_not_carry_out_is_not_taken_from_another() -> None:
     leader.receive((Forward(NodeId(2), leader.id, leader.term, EntryKind.NORMAL, bad[1:]),))
     group.settle()
     assert leader.status().last == before + 1
-    assert {peer.machine.tree.file(b"/good") is not None for peer in group.peers.values()} == {True}
+    assert {file_at(peer.machine.tree, b"/good") is not None for peer in group.peers.values()} == {True}
     assert group.leader.lines.events.count("proposal_not_read") == 4 + 4
 
 

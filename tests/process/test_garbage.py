@@ -20,7 +20,7 @@ import h2.events
 import httpx
 import pytest
 
-from netstore.api.v3.pb import rpc_pb2 as pb
+from netstore.proto import rpc_pb2 as pb
 from tests.support.certificates import Certificates
 from tests.support.cluster import PACE, Members, converged, cut_before, fill, leader_of, put, request, write
 from tests.support.daemon import free_port, launch, netstored_command

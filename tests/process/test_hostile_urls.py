@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.disk.datadir import DataDir
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
 from netstore.disk.wal import Wal
+from netstore.proto import rpc_pb2 as pb
 from netstore.raft.entry import Entry, EntryKind
 from netstore.state.commands import AddMember, encode
 from netstore.state.envelope import seal

@@ -211,7 +211,8 @@ class Campaign:
 
     def go(self, jobs: int, record: Path) -> None:
         """Run what is left, block by block."""
-        spoke = time.monotonic()
+        began = spoke = time.monotonic()
+        resumed = self.done
         with get_context("spawn").Pool(jobs, bound_memory) as pool:
             while self.done < self.seeds:
                 first = self.base + self.done
@@ -220,9 +221,11 @@ class Campaign:
                     self._take(*result)
                 self.done += count
                 self.save(record)
-                if time.monotonic() - spoke > SPOKEN_SECONDS or self.done == self.seeds:
-                    spoke = time.monotonic()
-                    _say(f"{self.done} of {self.seeds} runs, {len(self.failures)} failed")
+                now = time.monotonic()
+                if now - spoke > SPOKEN_SECONDS or self.done == self.seeds:
+                    spoke = now
+                    left = (now - began) / (self.done - resumed) * (self.seeds - self.done)
+                    _say(f"{self.done} of {self.seeds} runs, {len(self.failures)} failed, {left:.0f} s to go")
 
     def unreached(self) -> list[str]:
         """What no run went through."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from netstore.errors import LEASE_NOT_FOUND, Fault
+from netstore.errors import Fault, Reason
 from netstore.state.v3commands import Done, LeaseGrant, LeaseGranted, LeaseRevoke, Put, PutDone
 from tests.check.history import Fate
 from tests.check.v3leases import Kind, LeaseCall
@@ -97,7 +97,7 @@ class _Client:
         if not call.waits:
             return
         call.end(self._load.world.timeline.now, answer)
-        gone = call.cause == LEASE_NOT_FOUND or (call.kind is Kind.RENEW and answer == 0)
+        gone = call.cause == Reason.LEASE_NOT_FOUND.cause or (call.kind is Kind.RENEW and answer == 0)
         if gone or (call.kind is Kind.GRANT and call.fate is Fate.REFUSED):
             self._left = []
         self._go_on(0.0 if call.fate is Fate.ANSWERED else RETRY_SECONDS)

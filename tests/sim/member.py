@@ -34,6 +34,7 @@ from tests.sim.disk import Host as DiskHost
 from tests.sim.invariants import Violated, require
 from tests.sim.logrecord import LogRecord, WatchedWal
 from tests.support.later import Later
+from tests.support.log import AnyLevel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -95,18 +96,16 @@ _RELEASES = {
 }
 
 
-class _Lines:
+class _Lines(AnyLevel):
     """The log lines of a member, into the trace."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note
 
-    def info(self, event: str, **fields: Any) -> None:
+    def take(self, event: str, fields: dict[str, Any]) -> None:
         self._note(f"{event} {fields}")
         if event == "request_failed":  # what a client of the simulation finds wrong must not be survived
             raise AssertionError(f"a client of the simulation raised {fields['error']}")
-
-    warning = error = info
 
 
 class Member:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from netstore.errors import DATA_LOSS, RESOURCE_EXHAUSTED, Fault
+from netstore.codes import DATA_LOSS, RESOURCE_EXHAUSTED
+from netstore.errors import Fault
 from netstore.state import alarm
 from netstore.state.alarm import cost
 from netstore.state.commands import encode

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from netstore import parted
-from netstore.errors import LEASE_TTL_TOO_LARGE, Fault
+from netstore.errors import Fault, Reason
 from netstore.parted import LET_GO_STEP, PARTS
 from netstore.state import countdown
 from netstore.state.countdown import (
@@ -235,7 +235,7 @@ def test_a_ttl_is_raised_to_the_minimum(asked: int, given: int) -> None:
 def test_too_long_a_ttl_is_refused() -> None:
     fault = granted_ttl(9_000_000_001, 2)
     assert isinstance(fault, Fault)
-    assert fault.cause == LEASE_TTL_TOO_LARGE
+    assert fault.reason is Reason.LEASE_TTL_TOO_LARGE
 
 
 def test_leaders_that_follow_each_other_without_end_keep_nothing_for_ever() -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.errors import Fault
-from netstore.state import commands, member
+from netstore.errors import Fault, Reason
+from netstore.state import commands
 from netstore.state.commands import Command, encode
 from netstore.state.machine import Machine
 from netstore.state.member import MemberInfo
@@ -57,21 +57,21 @@ class Twin:
             case commands.AddMember(id_) | commands.PublishMember(id_) | commands.JoinMember(id_) if (
                 id_ in self.removed
             ):
-                return member.ID_REMOVED
+                return Reason.ID_REMOVED.text
             case commands.AddMember(id_) | commands.JoinMember(id_) if id_ in self.members:
-                return member.ID_EXISTS
+                return Reason.ID_EXISTS.text
             case commands.AddMember(id_, urls) if self.has(urls):
-                return member.PEER_URL_EXISTS
+                return Reason.PEER_URL_EXISTS.text
             case commands.JoinMember(_, urls, _, replaced) if self.has(urls, but=replaced):
-                return member.PEER_URL_EXISTS
+                return Reason.PEER_URL_EXISTS.text
             case commands.PublishMember(id_, _, _, urls) if id_ not in self.members and self.has(urls):
-                return member.PEER_URL_EXISTS
+                return Reason.PEER_URL_EXISTS.text
             case commands.UpdateMember(id_) | commands.PromoteMember(id_) | commands.RemoveMember(id_) if (
                 id_ not in self.members
             ):
-                return member.ID_REMOVED if id_ in self.removed else member.ID_NOT_FOUND
+                return Reason.ID_REMOVED.text if id_ in self.removed else Reason.ID_NOT_FOUND.text
             case commands.UpdateMember(id_, urls) if self.has(urls, but=id_):
-                return member.PEER_URL_EXISTS
+                return Reason.PEER_URL_EXISTS.text
         return None
 
     def has(self, urls: tuple[str, ...], but: int = 0) -> bool:

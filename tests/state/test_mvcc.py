@@ -8,15 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netstore.errors import (
-    COMPACTED,
-    FUTURE_REVISION,
-    OUT_OF_RANGE,
-    TOO_MANY,
-    UNAVAILABLE,
-    CorruptData,
-    Fault,
-)
+from netstore.codes import OUT_OF_RANGE, UNAVAILABLE
+from netstore.errors import CorruptData, Fault, Reason
 from netstore.state import pair, records
 from netstore.state.commands import encode
 from netstore.state.compaction import SWEEP_STEP
@@ -258,7 +251,7 @@ def test_a_new_store_stands_at_one_and_can_be_compacted_at_zero() -> None:
     assert store.compact(0) is None
     fault = store.compact(0)
     assert fault is not None
-    assert fault.cause == COMPACTED
+    assert fault.reason is Reason.COMPACTED
 
 
 @pytest.mark.parametrize(
@@ -283,7 +276,7 @@ def test_a_revision_that_cannot_be_read_is_refused_in_etcds_words(revision: int,
         assert isinstance(fault, Fault)
         assert fault.cause == text
         assert fault.grpc_code == OUT_OF_RANGE
-    assert text in {COMPACTED, FUTURE_REVISION}
+    assert text in {Reason.COMPACTED.cause, Reason.FUTURE_REVISION.cause}
     assert isinstance(store.range(Range(b"a", revision=2)), Found)
 
 
@@ -385,7 +378,7 @@ def test_a_copy_that_is_swept_answers_who_waited_here_and_not_too_many_wait() ->
     told: list[Fault | None] = []
     for _ in range(MOST_AWAIT_SWEEP + 1):
         both.machine.when_swept(Revision(3), told.append)
-    assert [fault and fault.cause.decode() for fault in told] == [TOO_MANY]
+    assert [fault and fault.cause.decode() for fault in told] == [Reason.TOO_MANY.text]
     ahead.machine.sweep()
     ahead.save()
     both.machine._engine = both.machine.mvcc._engine = ahead.machine._engine

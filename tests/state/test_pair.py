@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.api.v3.pb.kv_pb2 import KeyValue
 from netstore.codec import Malformed
+from netstore.proto.kv_pb2 import KeyValue
 from netstore.state import pair
 from netstore.state.pair import Pair
 

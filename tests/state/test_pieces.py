@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from netstore import errors, parted
 from netstore.disk.engine import LmdbEngine, MemoryEngine
-from netstore.errors import Fault, NetstoreError
+from netstore.errors import Fault, NetstoreError, Reason
 from netstore.state import mirror, tree, txn
 from netstore.state.commands import Command, Delete, ExpireNodes, Set, encode
 from netstore.state.countdown import Countdown
@@ -48,6 +48,7 @@ from tests.state.v3_strategies import v3_commands
 from tests.state.v3_twin import Twin
 from tests.support.local_member import memory_engine
 from tests.support.settled import settled
+from tests.support.tree import file_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sized
@@ -264,7 +265,7 @@ def test_more_compares_than_may_be_are_refused(monkeypatch: pytest.MonkeyPatch) 
     nested = Txn((over_all,), (Txn((over_all,)), Put(b"a")))
     outcome = apply(machine, nested)
     assert isinstance(outcome, Fault)
-    assert outcome == errors.refusal(errors.TOO_MANY_OPS)
+    assert outcome == errors.refusal(Reason.TOO_MANY_OPS)
     assert isinstance(apply(machine, Txn((over_all,), (Put(b"a"),))), TxnDone)
 
 
@@ -474,12 +475,12 @@ def test_no_step_of_loading_looks_at_more_than_its_share() -> None:
         before = 0
         for _ in copy.load_steps():
             assert given[0] - before <= LOAD_STEP
-            assert copy.tree.file(b"/old") is not None, "it is what it was before"
+            assert file_at(copy.tree, b"/old") is not None, "it is what it was before"
             before = given[0]
     assert given[0] == 6_000
     assert len(copy.leases) == 2_999
     assert len(copy.tree) == 3_001
-    assert copy.tree.file(b"/old") is None
+    assert file_at(copy.tree, b"/old") is None
     assert sum(1 for _ in copy.let_go()) == 2
     assert sum(1 for _ in copy.let_go()) == 0
 

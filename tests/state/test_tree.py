@@ -18,6 +18,7 @@ from netstore.types import EtcdIndex, Event, Nanos, NodeView
 from tests.state.strategies import BASE, EXPIRIES, FLAGS, INDEXES, PATHS, VALUES
 from tests.state.tree_twin import TreeTwin, outcome_of
 from tests.support.contents import nodes_of
+from tests.support.tree import file_at
 
 if TYPE_CHECKING:
     from random import Random
@@ -232,7 +233,7 @@ def test_the_time_of_a_directory_begins_anew_without_a_change_of_it() -> None:
         assert isinstance(found, Event)
         assert found.node.modified == 1
         assert tree.begun(found.node) == event.index == 2 + number
-    file = tree.file(b"/a")
+    file = file_at(tree, b"/a")
     assert file is not None
     assert tree.begun(file) == 2
 
@@ -279,7 +280,7 @@ def test_what_was_in_a_removed_directory_is_out_of_reach_before_it_is_cleared() 
     while tree.clearing:
         for path in (b"/a/d", b"/a/d/000", b"/a/d/499/x", b"/a/d/never/was"):
             assert tree.look(path) == Fault(100, b"/a/d", event.index)
-            assert tree.file(path) is None
+            assert file_at(tree, path) is None
         listed = tree.look(b"/a", True)
         assert isinstance(listed, Event)
         assert [node.key for node in listed.node.nodes or ()] == [b"/a/dx", b"/a/e"]
@@ -289,4 +290,4 @@ def test_what_was_in_a_removed_directory_is_out_of_reach_before_it_is_cleared() 
     assert gone == 1_000
     assert {node.key for node in nodes_of(tree)} == {b"/a", b"/a/dx", b"/a/e"}
     assert isinstance(tree.set(b"/a/d/000/x", b"2", False, never()), Event)
-    assert tree.file(b"/a/d/000/x") is not None
+    assert file_at(tree, b"/a/d/000/x") is not None

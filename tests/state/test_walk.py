@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore import parted
-from netstore.errors import TOO_MANY, Fault
+from netstore.errors import Fault, Reason
 from netstore.limits import Budget
 from netstore.state import tree as trees
 from netstore.state import walk as walks
@@ -285,7 +285,7 @@ def test_who_comes_to_hold_most_is_refused_for_others() -> None:
     budget.limit = 2_000 * walks.ROW_BYTES
     refused = tree.look(b"/d")
     assert isinstance(refused, Fault)
-    assert refused.cause == TOO_MANY.encode()
+    assert refused.cause == Reason.TOO_MANY.cause
     assert not small.lost
     assert budget.used == walks.ROW_BYTES
 

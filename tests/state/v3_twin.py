@@ -10,9 +10,8 @@ from typing import TypeAlias
 
 import google_crc32c
 
-from netstore import errors
-from netstore.api.v3.pb.kv_pb2 import KeyValue
-from netstore.errors import Fault, refusal
+from netstore.errors import Fault, Reason, refusal
+from netstore.proto.kv_pb2 import KeyValue
 from netstore.state.v3commands import (
     AlarmChanged,
     Compact,
@@ -111,9 +110,9 @@ class Twin:
         match command:
             case Put():
                 if command.lease and command.lease not in self.leases:
-                    return refusal(errors.LEASE_NOT_FOUND)
+                    return refusal(Reason.LEASE_NOT_FOUND)
                 if (command.ignore_value or command.ignore_lease) and command.key not in self.now:
-                    return refusal(errors.KEY_NOT_FOUND)
+                    return refusal(Reason.KEY_NOT_FOUND)
                 return self.put(command)
             case DeleteRange():
                 return self.delete_range(command)
@@ -123,28 +122,28 @@ class Twin:
                 return self.txn(command)
             case Compact():
                 if command.revision <= self.compacted:
-                    return refusal(errors.COMPACTED)
+                    return refusal(Reason.COMPACTED)
                 if command.revision > self.revision:
-                    return refusal(errors.FUTURE_REVISION)
+                    return refusal(Reason.FUTURE_REVISION)
                 self.compacted = command.revision
                 return self.done()
             case LeaseGrant():
                 if command.id == 0:
-                    return refusal(errors.LEASE_NOT_FOUND)
+                    return refusal(Reason.LEASE_NOT_FOUND)
                 if command.id in self.leases:
-                    return refusal(errors.LEASE_EXISTS)
+                    return refusal(Reason.LEASE_EXISTS)
                 if command.ttl > 9_000_000_000:
-                    return refusal(errors.LEASE_TTL_TOO_LARGE)
+                    return refusal(Reason.LEASE_TTL_TOO_LARGE)
                 self.leases[command.id] = (command.ttl, self.index, 0)
                 return LeaseGranted(Revision(self.revision), LeaseId(command.id), command.ttl)
             case LeaseRevoke():
                 if command.id not in self.leases:
-                    return refusal(errors.LEASE_NOT_FOUND)
+                    return refusal(Reason.LEASE_NOT_FOUND)
                 self.end_lease(command.id)
                 return self.done()
             case LeaseRenew():
                 if command.id not in self.leases:
-                    return refusal(errors.LEASE_NOT_FOUND)
+                    return refusal(Reason.LEASE_NOT_FOUND)
                 ttl = self.leases[command.id][0]
                 self.leases[command.id] = (ttl, self.index, 0)
                 return LeaseGranted(Revision(self.revision), LeaseId(command.id), ttl)
@@ -172,8 +171,8 @@ class Twin:
     def shut(self, command: V3Command) -> Fault | None:
         kinds = {kind for _, kind in self.alarms}
         if 2 in kinds and not isinstance(command, SetAlarm):
-            return refusal(errors.CORRUPT)
-        return refusal(errors.QUOTA) if 1 in kinds and grows(command) else None
+            return refusal(Reason.CORRUPT)
+        return refusal(Reason.QUOTA) if 1 in kinds and grows(command) else None
 
     def put(self, command: Put) -> PutDone:
         old = self.now.get(command.key)
@@ -206,8 +205,8 @@ class Twin:
 
     def check_revision(self, revision: int) -> Fault | None:
         if revision > self.revision:
-            return refusal(errors.FUTURE_REVISION)
-        return refusal(errors.COMPACTED) if 0 < revision < self.compacted else None
+            return refusal(Reason.FUTURE_REVISION)
+        return refusal(Reason.COMPACTED) if 0 < revision < self.compacted else None
 
     def range(self, query: Range) -> Found:
         keys = self.keys_at(query.revision) if query.revision > 0 else self.now
@@ -262,9 +261,9 @@ class Twin:
                 found += self.faults(operation, before, puts)
             if isinstance(operation, Put) and puts:
                 if (operation.ignore_value or operation.ignore_lease) and operation.key not in before:
-                    found.append(refusal(errors.KEY_NOT_FOUND))
+                    found.append(refusal(Reason.KEY_NOT_FOUND))
                 elif operation.lease and operation.lease not in self.leases:
-                    found.append(refusal(errors.LEASE_NOT_FOUND))
+                    found.append(refusal(Reason.LEASE_NOT_FOUND))
             if isinstance(operation, Range) and not puts:
                 found.append(self.check_revision(operation.revision))
         return [fault for fault in found if fault is not None]

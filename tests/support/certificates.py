@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Certificates:
-    """PEM files under a folder. `server_context` and the like are what a client needs of them."""
+    """PEM files under a folder. `context` makes what a client needs of them."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)

@@ -8,6 +8,7 @@ from weakref import ref
 from netstore.limits import Budget
 from netstore.net.http1 import Http1Connection, Http1Server
 from netstore.net.intake import Intake
+from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,22 +32,12 @@ def seen(request: Request) -> Seen:
     )
 
 
-class Told:
-    """Keeps the events that would be logged."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def warning(self, event: str, **fields: Any) -> None:
-        self.events.append(event)
-
-
 class FakeOutput:
     """Collects what a codec sends."""
 
     def __init__(self, intake: Intake | None = None, memory: Budget | None = None) -> None:
         memory = memory or Budget(1 << 30)
-        self.intake = intake or Intake(memory, Told())
+        self.intake = intake or Intake(memory, KeptLog())
         self.asked = 0
         self.sent = b""
         self.finished = False

@@ -22,7 +22,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
 
-from netstore.errors import NO_SPACE, TOO_MANY, Fault
+from netstore.errors import Fault, Reason
 from netstore.state.commands import (
     CompareAndDelete,
     CompareAndSwap,
@@ -69,7 +69,7 @@ RETRY_SECONDS: Final = 0.05
 
 _FORM: Final = {"Content-Type": "application/x-www-form-urlencoded"}
 
-_REFUSALS: Final = frozenset({NO_SPACE.encode(), TOO_MANY.encode()})
+_REFUSALS: Final = frozenset({Reason.NO_SPACE.cause, Reason.TOO_MANY.cause})
 """Causes of error 300 that say the request was not proposed."""
 
 _KINDS: Final = {

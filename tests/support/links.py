@@ -10,6 +10,7 @@ import trio
 
 from netstore.net.http1 import Http1Connection, Http1Server
 from netstore.net.reactor import Limits, Reactor
+from tests.support.log import AnyLevel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -19,18 +20,14 @@ if TYPE_CHECKING:
 PATIENCE = 10.0
 
 
-class Quiet:
+class Quiet(AnyLevel):
     """Keeps what would be logged: the event, and its fields as text."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
 
-    def info(self, event: str, **fields: Any) -> None:
-        """One line."""
-        self.lines.append((event, str(fields)))
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
+    def take(self, event: str, fields: dict[str, Any]) -> None:
+        """Keep the line."""
         self.lines.append((event, str(fields)))
 
     def events(self, event: str) -> list[str]:

@@ -27,6 +27,7 @@ from netstore.state.machine import Machine
 from netstore.state.mirror import TABLES
 from netstore.types import ClusterId, Index, Nanos, NodeId, Term
 from netstore.watch.hub import Hub
+from tests.support.log import AnyLevel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,13 +62,10 @@ class HandClock:
         return Nanos(self.now + self.wrong)
 
 
-class _FailingLog:
+class _FailingLog(AnyLevel):
     """A job that fails fails the test."""
 
-    def error(self, event: str, **fields: Any) -> None:
-        raise AssertionError(event, fields)
-
-    def warning(self, event: str, **fields: Any) -> None:
+    def take(self, event: str, fields: dict[str, Any]) -> None:
         raise AssertionError(event, fields)
 
 

@@ -16,6 +16,7 @@ from netstore.state.machine import Machine
 from netstore.types import ClusterId, Index, NodeId, Term
 from netstore.watch.hub import Hub
 from tests.support.local_member import HandClock, memory_engine
+from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,20 +93,18 @@ class HandDevice:
             self.waiting.popleft()[3](error)
 
 
-class Lines:
-    """Keeps the events that would be logged."""
+class Lines(KeptLog):
+    """Keeps what would be logged."""
 
     def __init__(self) -> None:
-        self.events: list[str] = []
+        super().__init__()
         self.failures_meant = False
         """Requests are to fail here; otherwise a test would not see what its own callbacks raise."""
 
-    def info(self, event: str, **fields: Any) -> None:
-        self.events.append(event)
+    def take(self, event: str, fields: dict[str, Any]) -> None:
+        super().take(event, fields)
         if event == "request_failed" and not self.failures_meant:
             raise AssertionError(fields["error"])
-
-    warning = error = info
 
 
 class Solo:

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from netstore.codes import INVALID_ARGUMENT
 from netstore.net.front import Front
-from netstore.net.grpc import INVALID_ARGUMENT, TIMEOUT_FIELD, GrpcServer, Services
+from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
 from netstore.net.http1 import Http1Server
 from netstore.net.http2 import Http2Server
 from netstore.net.http2exchange import opener
 from netstore.net.reactor import Limits, Reactor
 from netstore.node.timekeeper import Deadlines
+from tests.support.log import KeptLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,18 +42,6 @@ class Clock:
 
     def wall(self) -> Any:
         return time.time_ns()
-
-
-class Recorder:
-    """Keeps what would be logged."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, dict[str, Any]]] = []
-
-    def info(self, event: str, **fields: Any) -> None:
-        self.events.append((event, fields))
-
-    warning = info
 
 
 class Chat:
@@ -114,7 +104,7 @@ class Toy:
     """What the service did, as far as tests ask."""
 
     def __init__(self) -> None:
-        self.log = Recorder()
+        self.log = KeptLog()
         self.cancelled = threading.Event()
         self.held = threading.Event()
         self.most_backlog = 0

@@ -1,4 +1,4 @@
-"""A v3 client for tests: grpcio over the service descriptors of `contrib/proto`, nothing of the store's own.
+"""A v3 client for tests: grpcio over the service descriptors of `netstore.proto`, nothing of the store's own.
 
 Calls are plain and blocking, each with a time limit. Streams hand over what arrives in order; a test never
 waits for silence, it makes something else happen that must come after.
@@ -18,7 +18,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 from google.protobuf import message_factory
 
-from netstore.api.v3.pb import health_pb2, rpc_pb2
+from netstore.proto import health_pb2, rpc_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from netstore.api.v3.pb.kv_pb2 import Event, KeyValue
-from netstore.api.v3.pb.rpc_pb2 import (
+from netstore.proto.kv_pb2 import Event, KeyValue
+from netstore.proto.rpc_pb2 import (
     CompactionRequest,
     Compare,
     DeleteRangeRequest,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from netstore import codes
 from netstore.api.v3.services import Options, build
 from netstore.guard import guarded
-from netstore.net import grpc
 from netstore.net.exchange import LOW_WATER
 from netstore.node.jobs import Jobs
 from netstore.node.timekeeper import Deadlines
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from netstore.net.grpc import Receiver
     from netstore.state.machine import Outcome
 
+
+CANCELLED = 1
+"""The status by which a call that its client gave up is known in tests; nobody is told it."""
 
 OPTIONS = Options(
     election_seconds=1.0,
@@ -85,7 +88,7 @@ class FakeCall:
             self.messages.append(message + shared)
             self.shared.append(shared)
 
-    def finish(self, status: int = grpc.OK, text: str = "") -> None:
+    def finish(self, status: int = codes.OK, text: str = "") -> None:
         if self.open:
             self.status, self.text = status, text
 
@@ -112,7 +115,7 @@ class FakeCall:
         """Nobody cancels a call here."""
 
     def guard(self, call: Callable[[], None]) -> None:
-        guarded(lambda _: self.finish(grpc.INTERNAL, "guarded"), call)
+        guarded(lambda _: self.finish(codes.INTERNAL, "guarded"), call)
 
     def drain(self) -> None:
         """The client reads all that waits."""

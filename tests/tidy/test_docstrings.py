@@ -1,8 +1,8 @@
-"""Every public name says what it promises.
+"""Every public name has a docstring.
 
-Two kinds of name may do without words of their own. A method that a Protocol of this package describes, in
-a class whose docstring names that Protocol: there the promise stands, and saying it twice lets the two
-drift apart. And a property of one plain statement, whose name and type already say all there is.
+Two kinds of name need none. A method that a Protocol of this package describes, in a class whose docstring
+names that Protocol: described twice, the two would drift apart. And a property of one plain statement, whose
+name and type say all there is.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def decorators(each: Definition) -> set[str]:
     return {ast.unparse(decorator).split("(")[0].rpartition(".")[2] for decorator in each.decorator_list}
 
 
-def promises(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
+def described(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
     """Protocol -> methods it describes."""
     return {
         each.name: {method.name for method in public(each.body) if ast.get_docstring(method)}
@@ -43,18 +43,18 @@ def promises(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
     }
 
 
-def silent(tree: ast.Module, promised: dict[str, set[str]]) -> Iterator[str]:
-    """Public names of a module without words, as they are written in code."""
+def undocumented(tree: ast.Module, promised: dict[str, set[str]]) -> Iterator[str]:
+    """Public names of a module that lack a docstring."""
     if tree.body and not ast.get_docstring(tree):
         yield "the module"
     for each in public(tree.body):
         if "overload" not in decorators(each) and not ast.get_docstring(each):
             yield each.name
         if isinstance(each, ast.ClassDef):
-            yield from silent_methods(each, promised)
+            yield from undocumented_methods(each, promised)
 
 
-def silent_methods(owner: ast.ClassDef, promised: dict[str, set[str]]) -> Iterator[str]:
+def undocumented_methods(owner: ast.ClassDef, promised: dict[str, set[str]]) -> Iterator[str]:
     words = ast.get_docstring(owner) or ""
     elsewhere = {name for protocol, methods in promised.items() if protocol in words for name in methods}
     for each in public(owner.body):
@@ -74,8 +74,8 @@ def trees() -> dict[str, ast.Module]:
 
 
 def test_every_public_name_has_a_docstring(trees: dict[str, ast.Module]) -> None:
-    promised = promises(trees)
-    missing = [f"{file}: {name}" for file, tree in trees.items() for name in silent(tree, promised)]
+    promised = described(trees)
+    missing = [f"{file}: {name}" for file, tree in trees.items() for name in undocumented(tree, promised)]
     assert missing == []
 
 
@@ -103,7 +103,7 @@ class Iron:
 def tea(): return 5
 '''
     )
-    assert list(silent(tree, promises({"": tree}))) == [
+    assert list(undocumented(tree, described({"": tree}))) == [
         "the module",
         "Kettle.pour",
         "Iron.pour",

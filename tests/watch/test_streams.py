@@ -10,8 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from netstore.api.v3.pb import rpc_pb2
-from netstore.api.v3.pb.kv_pb2 import KeyValue
+from netstore.proto import rpc_pb2
+from netstore.proto.kv_pb2 import KeyValue
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
 from netstore.state.v3commands import Compact, DeleteRange, Put, Txn, V3Command
@@ -25,7 +25,7 @@ from tests.support.local_member import memory_engine
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from netstore.api.v3.pb.rpc_pb2 import WatchResponse
+    from netstore.proto.rpc_pb2 import WatchResponse
     from netstore.types import KeyChange
 
 

@@ -12,10 +12,9 @@ import msgspec
 
 from netstore.api.router import NOSNIFF, method_allowed
 from netstore.api.v2.percent import decode
-from netstore.errors import Fault
+from netstore.errors import Fault, Reason
 from netstore.net.exchange import PLAIN
 from netstore.node.peerurls import BadPeerUrl, checked
-from netstore.state import member as words
 from netstore.types import NodeId
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ class MembersApi:
             self._cluster.remove(id_, partial(self._removed, exchange, id_), exchange.principal.encode())
 
     def _removed(self, exchange: Exchange, id_: NodeId, outcome: MemberInfo | Fault) -> None:
-        if isinstance(outcome, Fault) and outcome.cause.decode() == words.ID_REMOVED:
+        if isinstance(outcome, Fault) and outcome.reason is Reason.ID_REMOVED:
             self._tell(exchange, 410, f"Member permanently removed: {id_:x}")
         else:
             self._changed(exchange, f"{id_:x}", 204, outcome)
@@ -118,10 +117,9 @@ class MembersApi:
             else:
                 exchange.respond(status, self._fields)
             return
-        cause = outcome.cause.decode("utf-8", "replace")
-        if cause in (words.PEER_URL_EXISTS, words.ID_EXISTS):
-            self._tell(exchange, 409, cause)
-        elif cause == words.ID_NOT_FOUND:
+        if outcome.reason in (Reason.PEER_URL_EXISTS, Reason.ID_EXISTS):
+            self._tell(exchange, 409, outcome.cause.decode())
+        elif outcome.reason is Reason.ID_NOT_FOUND:
             self._tell(exchange, 404, f"No such member: {named}")
         else:
             self._tell(exchange, 500, "Internal Server Error")

@@ -21,12 +21,12 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from netstore import errors
+from netstore import codes, errors
 from netstore.admission import Admission, household
 from netstore.api.v3 import messages
-from netstore.api.v3.status import refuse
-from netstore.errors import Fault
-from netstore.net import grpc
+from netstore.api.v3.status import end, refuse
+from netstore.errors import Fault, Reason
+from netstore.proto.wire import repeated
 from netstore.state import txn
 from netstore.state.mvcc import SMALL_BYTES, SMALL_KEYS
 from netstore.state.reads import STEP_UNITS, Lost, TooMuch
@@ -35,9 +35,10 @@ from netstore.state.v3commands import Deleted, Later, PutDone, TxnDone
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from netstore.api.v3.door import After, Replica
     from netstore.api.v3.messages import Headers, Piece
     from netstore.net.grpc import Call
+    from netstore.node.member import Replica
+    from netstore.seams import After
     from netstore.state.reads import RangeRead
     from netstore.state.v3commands import Found, Range
 
@@ -216,7 +217,7 @@ class Answers:
     def _give(self, call: Call, head: bytes, pieces: Pieces) -> None:
         size = len(head) + pieces.size
         if size > MOST_BYTES:
-            call.finish(grpc.RESOURCE_EXHAUSTED, _TOO_LONG.format(size, MOST_BYTES))
+            call.finish(codes.RESOURCE_EXHAUSTED, _TOO_LONG.format(size, MOST_BYTES))
             return
         if not call.open:
             return
@@ -244,7 +245,7 @@ class Answers:
         """There is no room: because there never is for so much, or because others hold it now."""
         most = self._held.most_of_one
         if pieces.wanted > most:
-            call.finish(grpc.RESOURCE_EXHAUSTED, _NO_ROOM.format(most))
+            call.finish(codes.RESOURCE_EXHAUSTED, _NO_ROOM.format(most))
         else:
             refuse(call, errors.too_many())
 
@@ -472,7 +473,7 @@ class _Giving(ABC):
 
     def failed(self, fault: Exception) -> None:  # noqa: ARG002 - it was logged
         """See `node.jobs.Job`."""
-        self._call.finish(grpc.INTERNAL, errors.failed().cause.decode())
+        end(self._call, Reason.FAILED)
         self.close()
 
     def close(self) -> None:
@@ -558,7 +559,7 @@ class _Answering(_Giving):
         try:
             return self._measure() if self._pieces is None else self._give(self._pieces)
         except Lost:
-            self.give_up(errors.timed_out(errors.TIMED_OUT_LEADER))
+            self.give_up(errors.timed_out(Reason.TIMED_OUT_LEADER))
         except TooMuch:
             self.give_up(errors.too_many())
         return True
@@ -575,7 +576,7 @@ class _Answering(_Giving):
             return False
         pieces, size = messages.lay_out(self._header, self._outcome, lambda later: self._reads[id(later)])
         if size > MOST_BYTES:
-            self._call.finish(grpc.RESOURCE_EXHAUSTED, _TOO_LONG.format(size, MOST_BYTES))
+            self._call.finish(codes.RESOURCE_EXHAUSTED, _TOO_LONG.format(size, MOST_BYTES))
             self.close()
             return True
         self._pieces = deque(pieces)
@@ -619,7 +620,7 @@ class _Answering(_Giving):
 
     def _push(self, tag: bytes, kvs: list[bytes]) -> None:
         """Give pairs away, those that are large without a copy."""
-        pieces = messages.pairs(tag, kvs)
+        pieces = repeated(tag, kvs)
         if not kvs or max(map(len, kvs)) < SHARED_BYTES:
             self._call.push(b"".join(pieces))
             return

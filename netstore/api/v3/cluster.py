@@ -6,11 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from netstore.api.v3 import messages
-from netstore.api.v3.pb import rpc_pb2 as pb
-from netstore.api.v3.status import BAD_MEMBER_URLS, refuse
-from netstore.errors import Fault
-from netstore.net import grpc
+from netstore.api.v3.status import end, refuse
+from netstore.errors import Fault, Reason
 from netstore.node.peerurls import BadPeerUrl, checked
+from netstore.proto import rpc_pb2 as pb
 from netstore.types import NodeId
 
 if TYPE_CHECKING:
@@ -18,10 +17,10 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from netstore.api.v3.door import Door, Replica
+    from netstore.api.v3.door import Door
     from netstore.api.v3.messages import Headers
     from netstore.net.grpc import Call, Handler
-    from netstore.node.member import Membership
+    from netstore.node.member import Membership, Replica
     from netstore.state.member import MemberInfo
 
 
@@ -116,5 +115,5 @@ def _checked(call: Call, urls: Iterable[str]) -> tuple[str, ...]:
     try:
         return checked(url.removesuffix("/") for url in urls)
     except BadPeerUrl:
-        call.finish(grpc.INVALID_ARGUMENT, BAD_MEMBER_URLS)
+        end(call, Reason.BAD_MEMBER_URLS)
         return ()

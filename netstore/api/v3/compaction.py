@@ -8,7 +8,7 @@ are forgotten.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from netstore.errors import Fault
 from netstore.node.member import OWN
@@ -16,8 +16,8 @@ from netstore.state.commands import encode
 from netstore.state.v3commands import Compact
 
 if TYPE_CHECKING:
-    from netstore.api.v3.door import After
     from netstore.node.member import Member
+    from netstore.seams import After, Log
     from netstore.state.machine import Outcome
 
 NOTES: Final = 10
@@ -28,16 +28,6 @@ LONGEST_SECONDS: Final = 3600.0
 
 REVISION_SECONDS: Final = 300.0
 """Between two compactions by revisions."""
-
-
-class Log(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def info(self, event: str, **fields: Any) -> None:
-        """One line."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """One line."""
 
 
 class ByTime:

@@ -8,16 +8,14 @@ it moves on to another member (v3 API, request metadata).
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 
-from netstore.api.v3.messages import BadMessage, parse
-from netstore.api.v3.status import NOT_A_MESSAGE, NOT_FOR_LEARNERS
-from netstore.errors import NO_LEADER
+from netstore.api.v3.status import end, not_a_message
+from netstore.errors import Reason
 from netstore.guard import guarded
-from netstore.net import grpc
-from netstore.node.member import Member
+from netstore.proto.wire import BadMessage, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,9 +23,9 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from netstore.errors import Fault
     from netstore.net.grpc import Call, Handler, Receiver, StreamHandler
-    from netstore.node.jobs import Jobs
+    from netstore.node.member import Member
+    from netstore.seams import After
 
     _M = TypeVar("_M", bound=Message)
     _R = TypeVar("_R")
@@ -42,28 +40,6 @@ they have ended by themselves.
 
 _LOOKED_FOR_EACH: Final = 2
 """Streams looked at for each that comes, so that of those that are kept at most half have ended, or so."""
-
-_NO_LEADER: Final = NO_LEADER.decode()
-
-
-class Replica(Member, Protocol):
-    """A member that can be read linearizably, and does long work in steps, too."""
-
-    @property
-    def jobs(self) -> Jobs:
-        """Requests that are answered in steps."""
-
-    def read(self, done: Callable[[Fault | None], None], principal: str = "") -> None:
-        """Call `done(None)` once this member's state holds everything that was acknowledged anywhere before
-        this call, or `done` with a Fault when that cannot be had in time, or when too much waits already, of
-        all or of `principal`. May be called before it returns.
-        """
-
-
-class After(Protocol):
-    """Makes a call once that much time has passed (`node.timekeeper.Deadlines.after`)."""
-
-    def __call__(self, seconds: float, call: Callable[[], None], /) -> grpc.Alarm: ...
 
 
 class Door:
@@ -95,7 +71,7 @@ class Door:
             try:
                 request = read(message)
             except DecodeError as error:
-                call.finish(grpc.INTERNAL, NOT_A_MESSAGE.format(error))
+                call.finish(*not_a_message(error))
             else:
                 method(call, request)
 
@@ -121,10 +97,10 @@ class Door:
         if not learner:
             own = member.machine.members.get(member.id)
             if own is not None and own.learner:
-                call.finish(grpc.UNAVAILABLE, NOT_FOR_LEARNERS)
+                end(call, Reason.NOT_FOR_LEARNERS)
                 return False
         if not member.leader and call.metadata(b"hasleader") == b"true":
-            call.finish(grpc.UNAVAILABLE, _NO_LEADER)
+            end(call, Reason.NO_LEADER)
             return False
         return True
 
@@ -166,7 +142,7 @@ class Door:
 
 
 def _leaderless(call: Call, receiver: Receiver) -> None:
-    call.finish(grpc.UNAVAILABLE, _NO_LEADER)
+    end(call, Reason.NO_LEADER)
     receiver.cancelled()
 
 
@@ -199,21 +175,21 @@ class Single:
     def received(self, message: bytes) -> None:
         """The request."""
         if self._asked:
-            self._call.finish(grpc.INTERNAL, NOT_A_MESSAGE.format("one request was expected"))
+            self._call.finish(*not_a_message("one request was expected"))
             self.cancelled()
             return
         self._asked = True
         try:
             request = parse(self._kind, message)
         except BadMessage as error:
-            self._call.finish(grpc.INTERNAL, NOT_A_MESSAGE.format(error))
+            self._call.finish(*not_a_message(error))
         else:
             self._gone = self._method(self._call, request)
 
     def half_closed(self) -> None:
         """No request comes any more."""
         if not self._asked:
-            self._call.finish(grpc.INTERNAL, NOT_A_MESSAGE.format("a request was expected"))
+            self._call.finish(*not_a_message("a request was expected"))
 
     def cancelled(self) -> None:
         """The client went away."""

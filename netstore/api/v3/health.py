@@ -6,10 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from netstore.api.v3.door import Single
-from netstore.api.v3.messages import BadMessage, parse
-from netstore.api.v3.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from netstore.api.v3.status import NOT_A_MESSAGE, UNKNOWN_SERVICE
-from netstore.net import grpc
+from netstore.api.v3.status import end, not_a_message
+from netstore.errors import Reason
+from netstore.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from netstore.proto.wire import BadMessage, parse
 
 if TYPE_CHECKING:
     from netstore.net.grpc import Call, Handler, StreamHandler
@@ -32,10 +32,10 @@ def _check(call: Call, message: bytes) -> None:
     try:
         request = parse(HealthCheckRequest, message)
     except BadMessage as error:
-        call.finish(grpc.INTERNAL, NOT_A_MESSAGE.format(error))
+        call.finish(*not_a_message(error))
         return
     if request.service:
-        call.finish(grpc.NOT_FOUND, UNKNOWN_SERVICE)
+        end(call, Reason.UNKNOWN_SERVICE)
     else:
         call.reply(_SERVING)
 

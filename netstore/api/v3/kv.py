@@ -10,12 +10,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from netstore import errors
 from netstore.api.v3 import messages
-from netstore.api.v3.pb import rpc_pb2 as pb
-from netstore.api.v3.status import NOT_FOR_LEARNERS, REQUEST_TOO_LARGE, refuse
-from netstore.errors import Fault, refusal
-from netstore.net import grpc
+from netstore.api.v3.status import end, refuse
+from netstore.errors import Fault, Reason
+from netstore.proto import rpc_pb2 as pb
 from netstore.state import txn
 from netstore.state.commands import encode
 from netstore.state.v3commands import Compact, Deleted, Done, Found, PutDone, TxnDone
@@ -23,10 +21,11 @@ from netstore.types import Revision
 
 if TYPE_CHECKING:
     from netstore.api.v3.answers import Answers
-    from netstore.api.v3.door import Door, Replica
+    from netstore.api.v3.door import Door
     from netstore.api.v3.messages import Headers
     from netstore.api.v3.quota import Quota
     from netstore.net.grpc import Call, Handler
+    from netstore.node.member import Replica
     from netstore.state.machine import Outcome
     from netstore.state.v3commands import Operation, Put, Range, Txn
 
@@ -69,7 +68,7 @@ class KvService:
 
     def _put(self, call: Call, command: Put) -> None:
         if len(command.key) + len(command.value) > self._most_bytes:
-            call.finish(grpc.INVALID_ARGUMENT, REQUEST_TOO_LARGE)
+            end(call, Reason.REQUEST_TOO_LARGE)
         else:
             self._propose(call, command)
 
@@ -94,7 +93,7 @@ class KvService:
     def _fits(self, call: Call, request: pb.DeleteRangeRequest | pb.TxnRequest) -> bool:
         if request.ByteSize() <= self._most_bytes:
             return True
-        call.finish(grpc.INVALID_ARGUMENT, REQUEST_TOO_LARGE)
+        end(call, Reason.REQUEST_TOO_LARGE)
         return False
 
     def _propose(self, call: Call, command: Operation) -> None:
@@ -119,11 +118,11 @@ class KvService:
         if isinstance(query, Fault):
             refuse(call, query)
         elif not query.key:
-            refuse(call, refusal(errors.EMPTY_KEY))
+            end(call, Reason.EMPTY_KEY)
         elif request.serializable:
             self._found(call, query, None)
         elif self._is_learner:
-            call.finish(grpc.UNAVAILABLE, NOT_FOR_LEARNERS)
+            end(call, Reason.NOT_FOR_LEARNERS)
         else:
             self._member.read(partial(self._found, call, query), call.principal)
 

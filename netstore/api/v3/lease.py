@@ -1,5 +1,5 @@
-"""The Lease service: grants and revokes go through the log, renewals to the leader's clock
-(`node.lessor`).
+"""The Lease service. Grants, revokes and renewals go through the log; what a lease has left is told by this
+member's count (`node.lessor`).
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 
-from netstore import errors
+from netstore import codes, errors
 from netstore.admission import Admission
 from netstore.api.v3 import messages
 from netstore.api.v3.answers import Pieces, fits
-from netstore.api.v3.messages import BadMessage, parse
-from netstore.api.v3.pb import rpc_pb2 as pb
-from netstore.api.v3.status import NOT_A_MESSAGE, refuse
-from netstore.errors import Fault
-from netstore.net import grpc
+from netstore.api.v3.status import end, not_a_message, refuse
+from netstore.errors import Fault, Reason
+from netstore.proto import rpc_pb2 as pb
+from netstore.proto.wire import BadMessage, parse
 from netstore.state.commands import encode
 from netstore.state.lease import granted_ttl
 from netstore.state.reads import UNIT_BYTES, Lost
@@ -356,7 +355,7 @@ class LeaseService:
         except Lost:
             while calls:
                 call, _ = calls.popleft()
-                call.guard(partial(refuse, call, errors.timed_out(errors.TIMED_OUT_LEADER)))
+                call.guard(partial(refuse, call, errors.timed_out(Reason.TIMED_OUT_LEADER)))
                 yield
         finally:
             lists.close()
@@ -397,7 +396,7 @@ class LeaseService:
     def _failed(calls: deque[tuple[Call, int]]) -> None:
         while calls:
             call, _ = calls.popleft()
-            call.guard(partial(call.finish, grpc.INTERNAL, errors.failed().cause.decode()))
+            call.guard(partial(end, call, Reason.FAILED))
 
     def _keep_alive(self, call: Call) -> _Renewals:
         return _Renewals(call, self._member, self._headers, self._lessor)
@@ -527,10 +526,10 @@ class _Renewals:
         try:
             id_ = parse(pb.LeaseKeepAliveRequest, message).ID
         except BadMessage as error:
-            self._call.finish(grpc.INTERNAL, NOT_A_MESSAGE.format(error))
+            self._call.finish(*not_a_message(error))
             return
         if len(self._waiting) >= MOST_WAITING or self._call.backlog > MOST_UNREAD:
-            self._call.finish(grpc.RESOURCE_EXHAUSTED, "too many renewals wait; read their answers first")
+            self._call.finish(codes.RESOURCE_EXHAUSTED, "too many renewals wait; read their answers first")
             self.cancelled()
             return
         renewal = _Renewal(self, id_, self._member.machine.mvcc.revision)

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 from netstore import errors
 from netstore.api.v3 import messages
 from netstore.api.v3.door import Single
-from netstore.api.v3.pb import rpc_pb2 as pb
-from netstore.api.v3.status import refuse
+from netstore.api.v3.status import end, refuse
 from netstore.api.v3.version import VERSION
-from netstore.errors import NO_LEADER, Fault, refusal
-from netstore.net import grpc
+from netstore.errors import Fault, Reason
+from netstore.proto import rpc_pb2 as pb
 from netstore.state.commands import encode
-from netstore.state.member import ID_NOT_FOUND
 from netstore.state.v3commands import CORRUPT, NOSPACE, AlarmChanged, SetAlarm
 from netstore.types import NodeId
 
@@ -41,8 +39,6 @@ MOST_ALARMS: Final = 1_000
 removed stay until they are cleared.
 """
 
-UNKNOWN_ACTION: Final = "etcdserver: unknown action of an alarm"
-UNKNOWN_ALARM: Final = "etcdserver: unknown alarm"
 
 _KINDS: Final = (NOSPACE, CORRUPT)
 
@@ -117,7 +113,7 @@ class MaintenanceService:
         member, machine = self._member, self._member.machine
         own = machine.members.get(member.id)
         size, in_use = self._sizes()
-        problems = [] if member.leader else [NO_LEADER.decode()]
+        problems = [] if member.leader else [Reason.NO_LEADER.text]
         problems += [
             f"memberID:{id_} alarm:{pb.AlarmType.Name(kind)} " for id_, kind in machine.alarms.active
         ]
@@ -149,15 +145,15 @@ class MaintenanceService:
             self._alarms(call, self._revision, listed)
             return
         if action not in (pb.AlarmRequest.ACTIVATE, pb.AlarmRequest.DEACTIVATE):
-            call.finish(grpc.INVALID_ARGUMENT, UNKNOWN_ACTION)
+            end(call, Reason.UNKNOWN_ACTION)
             return
         raises = action == pb.AlarmRequest.ACTIVATE
         if raises and request.memberID not in machine.members:
-            refuse(call, refusal(ID_NOT_FOUND.encode()))
+            end(call, Reason.ID_NOT_FOUND)
             return
         if kind not in _KINDS:
             if raises:
-                call.finish(grpc.INVALID_ARGUMENT, UNKNOWN_ALARM)
+                end(call, Reason.UNKNOWN_ALARM)
             else:
                 self._alarms(call, self._revision, ())
             return

@@ -1,21 +1,20 @@
-"""The only place of the v3 API that knows protobuf: requests to commands, outcomes to answers.
+"""Requests of the v3 API to commands, outcomes to answers.
 
 Requests are decoded with protobuf (upb). Answers that carry pairs are spliced from the stored bytes of the
-pairs; everything seldom is built with protobuf. Either way fields stand in the order of their numbers and
-zero ones are left out, as every encoder writes them, so that the two cannot be told apart (protobuf encoding
-guide); the tests compare them.
+pairs (`proto.wire`); all others are built with protobuf. Either way fields stand in the order of their
+numbers and zero ones are left out, as every encoder writes them, so that the two cannot be told apart; the
+tests compare them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast
-
-from google.protobuf.message import DecodeError
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from netstore import errors
-from netstore.api.v3.pb.rpc_pb2 import PutRequest
 from netstore.codec import Malformed, read_varint, varint
-from netstore.errors import refusal
+from netstore.errors import Reason, refusal
+from netstore.proto.rpc_pb2 import PutRequest
+from netstore.proto.wire import MASK64, framed, repeated
 from netstore.state import v3commands as v3
 
 if TYPE_CHECKING:
@@ -23,15 +22,11 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from netstore.api.v3.pb import rpc_pb2 as pb
     from netstore.errors import Fault
     from netstore.node.member import Member
+    from netstore.proto import rpc_pb2 as pb
     from netstore.state.reads import RangeRead
     from netstore.state.v3commands import Deleted, Found, Later, PutDone, TxnDone
-
-    _M = TypeVar("_M", bound=Message)
-
-_MASK64: Final = 2**64 - 1
 
 # A tag is the number of a field << 3 | 2 for bytes, | 0 for a number (protobuf encoding guide).
 _TWO: Final = b"\x12"
@@ -43,18 +38,6 @@ _PUT_HEADS: Final = 4
 _LONG: Final = 0x80
 """A length from here on takes more than one byte."""
 _UNSETTLED: Final = "this outcome holds what is still to be read"
-
-
-class BadMessage(Exception):  # noqa: N818 - named for what was found
-    """These bytes are no message of the expected type."""
-
-
-def parse(kind: type[_M], message: bytes) -> _M:
-    """Decode a request. BadMessage when it is none; fields nobody knows are ignored."""
-    try:
-        return kind.FromString(message)
-    except DecodeError as error:
-        raise BadMessage(str(error)) from None
 
 
 # --- requests
@@ -101,7 +84,7 @@ def read_range(request: pb.RangeRequest) -> v3.Range | Fault:
     """The query of a range; a fault for an order or a target that does not exist."""
     order, target = request.sort_order, request.sort_target
     if not (0 <= order <= v3.DESCEND and 0 <= target <= v3.BY_VALUE):
-        return refusal(errors.INVALID_SORT)
+        return refusal(Reason.INVALID_SORT)
     return v3.Range(
         request.key,
         request.range_end,
@@ -125,12 +108,12 @@ MAX_DEPTH: Final = 64
 def read_txn(request: pb.TxnRequest, depth: int = 0) -> v3.Txn | Fault:
     """The command of a transaction; a fault for what cannot be written as one."""
     if depth > MAX_DEPTH:
-        return refusal(errors.TOO_MANY_OPS)
+        return refusal(Reason.TOO_MANY_OPS)
     compares = []
     for each in request.compare:
         compare = _read_compare(each)
         if compare is None:
-            return refusal(errors.KEY_NOT_FOUND)
+            return refusal(Reason.KEY_NOT_FOUND)
         compares.append(compare)
     branches: list[tuple[v3.Operation, ...]] = []
     for ops in (request.success, request.failure):
@@ -154,7 +137,7 @@ def _read_operation(op: pb.RequestOp, depth: int) -> v3.Operation | Fault:
         return read_delete(op.request_delete_range)
     if kind == "request_txn":
         return read_txn(op.request_txn, depth + 1)
-    return refusal(errors.KEY_NOT_FOUND)
+    return refusal(Reason.KEY_NOT_FOUND)
 
 
 _OPERANDS: Final = {
@@ -217,11 +200,6 @@ def inner_header(revision: int) -> bytes:
     return b"\x0a%b\x18%b" % (varint(1 + len(number)), number)
 
 
-def framed(tag: bytes, message: bytes) -> bytes:
-    """A message, or bytes, as a field of another message."""
-    return b"%b%b%b" % (tag, varint(len(message)), message)
-
-
 def write_put(header: bytes, outcome: PutDone) -> bytes:
     """`PutResponse`, of an outcome that is settled (`state.txn.settle`) as for all others here."""
     prev_kv = outcome.prev_kv
@@ -234,7 +212,7 @@ def write_deleted(header: bytes, outcome: Deleted) -> bytes:
     """`DeleteRangeResponse`."""
     if isinstance(outcome.prev_kvs, v3.Later):
         raise TypeError(_UNSETTLED)
-    return b"".join((header, _count_deleted(outcome), *pairs(_THREE, outcome.prev_kvs)))
+    return b"".join((header, _count_deleted(outcome), *repeated(_THREE, outcome.prev_kvs)))
 
 
 def _count_deleted(outcome: Deleted) -> bytes:
@@ -247,21 +225,11 @@ def write_found(header: bytes, outcome: Found) -> bytes:
     more_and_count = _more_and_count(outcome.more, outcome.count)
     if len(kvs) == 1:
         return b"%b\x12%b%b%b" % (header, varint(len(kvs[0])), kvs[0], more_and_count)
-    return b"".join((header, *pairs(_TWO, kvs), more_and_count))
+    return b"".join((header, *repeated(_TWO, kvs), more_and_count))
 
 
 def _more_and_count(more: bool, count: int) -> bytes:
     return (b"\x18\x01" if more else b"") + (b"\x20" + varint(count) if count else b"")
-
-
-def pairs(tag: bytes, kvs: list[bytes]) -> list[bytes]:
-    """Pairs as a repeated field, in pieces to be joined. 0.1 us each."""
-    sizes = list(map(len, kvs))
-    heads = {size: tag + varint(size) for size in set(sizes)}
-    pieces = [b""] * (2 * len(kvs))
-    pieces[::2] = map(heads.__getitem__, sizes)
-    pieces[1::2] = kvs
-    return pieces
 
 
 def write_txn(header: bytes, outcome: TxnDone) -> bytes:
@@ -345,7 +313,7 @@ _RESPONSES: Final = {
 def write_kept_alive(header: bytes, lease: int, ttl: int) -> bytes:
     """`LeaseKeepAliveResponse`."""
     left = b"\x18" + varint(ttl) if ttl else b""
-    return b"%b\x10%b%b" % (header, varint(lease & _MASK64), left) if lease else header + left
+    return b"%b\x10%b%b" % (header, varint(lease & MASK64), left) if lease else header + left
 
 
 def write(header: bytes, answer: Message) -> bytes:
@@ -374,7 +342,7 @@ class WatchAnswers:
 
     def head(self, watch_id: int, revision: int) -> bytes:
         """What stands before the events."""
-        number = b"\x10" + varint(watch_id & _MASK64) if watch_id else b""
+        number = b"\x10" + varint(watch_id & MASK64) if watch_id else b""
         return self._headers(revision) + number
 
     def special(
@@ -393,7 +361,7 @@ class WatchAnswers:
         return b"".join(
             (
                 self._headers(revision),
-                b"\x10" + varint(watch_id & _MASK64) if watch_id else b"",
+                b"\x10" + varint(watch_id & MASK64) if watch_id else b"",
                 b"\x18\x01" if created else b"",
                 b"\x20\x01" if canceled else b"",
                 b"\x28" + varint(compact_revision) if compact_revision else b"",

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from netstore import errors
-from netstore.errors import refusal
+from netstore.errors import Reason, refusal
 from netstore.node.member import OWN
 from netstore.state.alarm import cost
 from netstore.state.commands import encode
@@ -47,7 +46,7 @@ class Quota:
             return None
         if not machine.alarms.nospace:
             self._raise()
-        return refusal(errors.QUOTA)
+        return refusal(Reason.QUOTA)
 
     def _raise(self) -> None:
         if not self._raising:

@@ -21,11 +21,10 @@ from netstore.net.grpc import Services
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.api.v3.compaction import Log
-    from netstore.api.v3.door import After, Replica
     from netstore.api.v3.lease import Lessor
     from netstore.api.v3.maintenance import Copies, Sizes
-    from netstore.node.member import Membership
+    from netstore.node.member import Membership, Replica
+    from netstore.seams import After, Log
     from netstore.watch.streams import Watches
 
 BEYOND_REQUEST: Final = 512 * 1024

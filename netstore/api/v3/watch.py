@@ -10,19 +10,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from netstore.api.v3.messages import BadMessage, parse
-from netstore.api.v3.pb import rpc_pb2 as pb
-from netstore.api.v3.status import NOT_A_MESSAGE
-from netstore.errors import FAILED
-from netstore.net import grpc
+from netstore import codes
+from netstore.api.v3.status import not_a_message
+from netstore.errors import Reason
+from netstore.proto import rpc_pb2 as pb
+from netstore.proto.wire import BadMessage, parse
 from netstore.watch.streams import MAX_BACKLOG, RESUME_BACKLOG, Wish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.api.v3.door import After, Door
+    from netstore.api.v3.door import Door
     from netstore.api.v3.messages import WatchAnswers
     from netstore.net.grpc import Call, StreamHandler
+    from netstore.seams import After, Alarm
     from netstore.watch.streams import Watches
 
 MOST_UNREAD: Final = 4 * MAX_BACKLOG
@@ -65,7 +66,7 @@ class WatchService:
     def _open(self, call: Call) -> _Watching:
         return _Watching(call, self._watches, self._answers, self._tick_later)
 
-    def _tick_later(self, call: Callable[[], None]) -> grpc.Alarm:
+    def _tick_later(self, call: Callable[[], None]) -> Alarm:
         late = self._below(1000) / 1000 / JITTER
         return self._after(self._progress_seconds * (1 + late), call)
 
@@ -80,12 +81,12 @@ class _Watching:
         call: Call,
         watches: Watches,
         answers: WatchAnswers,
-        tick_later: Callable[[Callable[[], None]], grpc.Alarm],
+        tick_later: Callable[[Callable[[], None]], Alarm],
     ) -> None:
         self._call = call
         self._answers = answers
         self._tick_later = tick_later
-        self._tick: grpc.Alarm | None = None
+        self._tick: Alarm | None = None
         """Set once a watch asked for progress."""
         self._full = False
         self._stream = watches.open(self, call.principal)
@@ -96,7 +97,7 @@ class _Watching:
         try:
             request = parse(pb.WatchRequest, message)
         except BadMessage as error:
-            self._end(grpc.INTERNAL, NOT_A_MESSAGE.format(error))
+            self._end(*not_a_message(error))
             return
         kind = request.WhichOneof("request_union")
         if kind == "create_request":
@@ -106,7 +107,7 @@ class _Watching:
         elif kind == "progress_request":
             self._stream.progress()
         if self._call.backlog > MOST_UNREAD:
-            self._end(grpc.RESOURCE_EXHAUSTED, "too many answers wait; read them before asking for more")
+            self._end(codes.RESOURCE_EXHAUSTED, "too many answers wait; read them before asking for more")
 
     def half_closed(self) -> None:
         """Its watches go on."""
@@ -192,7 +193,7 @@ class _Watching:
         self._call.send(answer)
 
     def broken(self) -> None:
-        self._end(grpc.INTERNAL, FAILED)
+        self._end(codes.INTERNAL, Reason.FAILED.text)
 
     def _drained(self) -> None:
         self._full = self._call.backlog >= RESUME_BACKLOG

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from netstore import codes
 from netstore.api.v3 import answers
 from netstore.api.v3.answers import HELD_SECONDS, LOOK_SECONDS, PACE_BYTES, PACE_SECONDS, Pace
-from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import MustStop
-from netstore.net import grpc
+from netstore.proto import rpc_pb2 as pb
 from netstore.state.reads import RangeRead
 from netstore.types import Revision
-from tests.support.v3member import FakeCall, Served
+from tests.support.v3member import CANCELLED, FakeCall, Served
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ class SlowCall(FakeCall):
 
     def cancel(self) -> None:
         """The client hangs up."""
-        self.status = grpc.CANCELLED
+        self.status = CANCELLED
         self.gone()
 
 
@@ -130,9 +130,9 @@ def pass_time(served: Served, call: SlowCall, seconds: float, rate: float = 0.0)
 
 
 def is_given_up(served: Served, call: SlowCall) -> bool:
-    if call.status in {None, grpc.OK}:
+    if call.status in {None, codes.OK}:
         return False
-    assert (call.status, call.text) == (grpc.UNAVAILABLE, "etcdserver: request timed out")
+    assert (call.status, call.text) == (codes.UNAVAILABLE, "etcdserver: request timed out")
     assert len(served.member.jobs) == 0
     assert served.member.machine.mvcc._pins.allow(ANY) == ANY
     return True
@@ -209,7 +209,7 @@ def test_an_answer_holds_back_a_compaction_for_so_long_only(served: Served) -> N
     assert old.open
     assert mvcc.swept < mvcc.compacted
     read_on(served, 2 * LOOK_SECONDS, old, new)
-    assert (old.status, old.text) == (grpc.UNAVAILABLE, "etcdserver: request timed out")
+    assert (old.status, old.text) == (codes.UNAVAILABLE, "etcdserver: request timed out")
     served.member.settle()
     assert mvcc.swept == mvcc.compacted
     assert new.open
@@ -281,7 +281,7 @@ def test_one_principal_leaves_half_of_the_reads_to_the_others(
         put(served, b"k%05d" % number, bytes(1_000))
     three = pb.TxnRequest(success=[pb.RequestOp(request_range=ALL)] * 3)
     calls = [begin(served, TXN, three) for _ in range(4)]
-    assert [call.status for call in calls] == [None, None, None, grpc.RESOURCE_EXHAUSTED]
+    assert [call.status for call in calls] == [None, None, None, codes.RESOURCE_EXHAUSTED]
     assert calls[3].text == "etcdserver: too many requests"
     other = SlowCall(RANGE)
     other.principal = "10.0.0.9"
@@ -353,7 +353,7 @@ def test_an_answer_longer_than_clients_take_is_refused(
     monkeypatch.setattr(answers, "MOST_BYTES", 1_000_000)
     call = begin(served, RANGE, ALL)
     run(served)
-    assert call.status == grpc.RESOURCE_EXHAUSTED
+    assert call.status == codes.RESOURCE_EXHAUSTED
     assert "larger than max" in call.text
     assert len(served.member.jobs) == 0
 
@@ -363,7 +363,7 @@ def test_an_answer_ends_with_the_state_it_was_of(served: Served) -> None:
     run(served, 2)
     served.member.machine.load()
     run(served)
-    assert call.status == grpc.UNAVAILABLE
+    assert call.status == codes.UNAVAILABLE
     assert len(served.member.jobs) == 0
 
 
@@ -375,7 +375,7 @@ def test_an_answer_that_cannot_be_made_fails_alone(served: Served, monkeypatch: 
     with monkeypatch.context() as patch:
         patch.setattr(RangeRead, "give", burst)
         run(served)
-    assert call.status == grpc.INTERNAL
+    assert call.status == codes.INTERNAL
     assert len(served.member.jobs) == 0
     assert served.member.machine.mvcc._pins.allow(ANY) == ANY
     finish(served, begin(served, RANGE, ALL))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from netstore.api.v3.compaction import ByRevisions, ByTime
-from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import timed_out
+from netstore.proto import rpc_pb2 as pb
 from netstore.types import NodeId
 from tests.support.member import Lines
 from tests.support.v3member import Served

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from netstore import codes
 from netstore.api.v3.door import DEAF, ENDED_AT_ONCE, Door
-from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.errors import timed_out, too_many
-from netstore.net import grpc
+from netstore.proto import rpc_pb2 as pb
 from netstore.types import NodeId
 from tests.support.v3member import FakeCall, Served
 
@@ -36,7 +36,7 @@ def make_learner(served: Served) -> None:
 @pytest.mark.parametrize("path", [path.decode() for path in PATHS])
 def test_bytes_that_are_no_message(served: Served, path: str) -> None:
     call = served.call(path, b"\x0a\xff")
-    assert call.status == grpc.INTERNAL
+    assert call.status == codes.INTERNAL
     assert call.text.startswith("grpc: error unmarshalling request")
     assert call.messages == []
     assert served.member.proposed == 0
@@ -46,14 +46,14 @@ def test_bytes_that_are_no_message(served: Served, path: str) -> None:
 def test_bytes_that_are_no_message_of_a_stream(served: Served, path: str) -> None:
     call, receiver = served.open(path)
     receiver.received(b"\x0a\xff")
-    assert call.status == grpc.INTERNAL
+    assert call.status == codes.INTERNAL
 
 
 def test_a_learner_serves_what_it_has(served: Served) -> None:
     make_learner(served)
     local = pb.RangeRequest(key=b"a", serializable=True)
-    assert served.call("/etcdserverpb.KV/Range", local).status == grpc.OK
-    assert served.call("/etcdserverpb.Maintenance/Status", pb.StatusRequest()).status == grpc.OK
+    assert served.call("/etcdserverpb.KV/Range", local).status == codes.OK
+    assert served.call("/etcdserverpb.Maintenance/Status", pb.StatusRequest()).status == codes.OK
     for path, request in (
         ("/etcdserverpb.KV/Range", pb.RangeRequest(key=b"a")),
         ("/etcdserverpb.KV/Put", pb.PutRequest(key=b"a")),
@@ -61,9 +61,9 @@ def test_a_learner_serves_what_it_has(served: Served) -> None:
         ("/etcdserverpb.Lease/LeaseLeases", pb.LeaseLeasesRequest()),
     ):
         call = served.call(path, request)
-        assert (call.status, call.text) == (grpc.UNAVAILABLE, "etcdserver: rpc not supported for learner")
+        assert (call.status, call.text) == (codes.UNAVAILABLE, "etcdserver: rpc not supported for learner")
     call, receiver = served.open("/etcdserverpb.Watch/Watch")
-    assert call.status == grpc.UNAVAILABLE
+    assert call.status == codes.UNAVAILABLE
     receiver.received(pb.WatchRequest(create_request=pb.WatchCreateRequest(key=b"a")).SerializeToString())
     receiver.half_closed()
     receiver.cancelled()
@@ -75,10 +75,10 @@ def test_a_client_that_needs_a_leader(served: Served) -> None:
     served.member.leader = NodeId(0)
     read = pb.RangeRequest(key=b"a", serializable=True)
     call = served.call("/etcdserverpb.KV/Range", read, NEEDS_LEADER)
-    assert (call.status, call.text) == (grpc.UNAVAILABLE, "etcdserver: no leader")
-    assert served.call("/etcdserverpb.KV/Range", read).status == grpc.OK
-    assert served.call("/etcdserverpb.KV/Range", read, {b"hasleader": b"false"}).status == grpc.OK
-    assert served.open("/etcdserverpb.Watch/Watch", NEEDS_LEADER)[0].status == grpc.UNAVAILABLE
+    assert (call.status, call.text) == (codes.UNAVAILABLE, "etcdserver: no leader")
+    assert served.call("/etcdserverpb.KV/Range", read).status == codes.OK
+    assert served.call("/etcdserverpb.KV/Range", read, {b"hasleader": b"false"}).status == codes.OK
+    assert served.open("/etcdserverpb.Watch/Watch", NEEDS_LEADER)[0].status == codes.UNAVAILABLE
 
 
 def watching(served: Served, fields: dict[bytes, bytes]) -> object:
@@ -96,7 +96,7 @@ def test_streams_end_when_no_leader_is_seen_for_long(served: Served) -> None:
         served.advance(1.0)
         assert needing.status is None  # type: ignore[attr-defined]  # a FakeCall
     served.advance(1.0)
-    assert (needing.status, needing.text) == (grpc.UNAVAILABLE, "etcdserver: no leader")  # type: ignore[attr-defined]  # as above
+    assert (needing.status, needing.text) == (codes.UNAVAILABLE, "etcdserver: no leader")  # type: ignore[attr-defined]  # as above
     assert careless.status is None  # type: ignore[attr-defined]  # as above
     assert served.member.watches.count == 1, "its watches are gone, too"
 
@@ -153,7 +153,7 @@ def test_a_stream_that_cannot_be_ended_keeps_no_other_open(
         served.advance(1.0)
     with pytest.raises(MemoryError):
         served.advance(1.0)
-    assert other.status == grpc.UNAVAILABLE  # type: ignore[attr-defined]  # a FakeCall
+    assert other.status == codes.UNAVAILABLE  # type: ignore[attr-defined]  # a FakeCall
 
 
 def test_who_writes_is_noted(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,11 +193,11 @@ def test_who_writes_is_noted(served: Served, monkeypatch: pytest.MonkeyPatch) ->
 def test_what_waits_for_a_moment_to_read_at_has_a_place_of_who_asks(
     served: Served, path: str, request_: Message
 ) -> None:
-    assert served.call(path, request_).status == grpc.OK
+    assert served.call(path, request_).status == codes.OK
     assert served.member.readers == ["127.0.0.1"]
     served.member.unreadable = too_many()
     call = served.call(path, request_)
-    assert (call.status, call.text) == (grpc.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
+    assert (call.status, call.text) == (codes.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
 
 
 def test_a_renewal_has_a_place_of_who_asks(served: Served) -> None:
@@ -208,7 +208,7 @@ def test_a_renewal_has_a_place_of_who_asks(served: Served) -> None:
 
 def test_what_a_read_and_a_write_can_run_into(served: Served) -> None:
     served.member.unreadable = served.member.unwritable = timed_out()
-    expected = (grpc.UNAVAILABLE, "etcdserver: request timed out")
+    expected = (codes.UNAVAILABLE, "etcdserver: request timed out")
     for path, request in (
         ("/etcdserverpb.KV/Range", pb.RangeRequest(key=b"a")),
         ("/etcdserverpb.KV/Put", pb.PutRequest(key=b"a")),
@@ -230,5 +230,5 @@ def test_what_a_read_and_a_write_can_run_into(served: Served) -> None:
         call = served.call(path, request)
         assert (call.status, call.text) == expected, path
     local = pb.RequestOp(request_range=pb.RangeRequest(key=b"a", serializable=True))
-    assert served.call("/etcdserverpb.KV/Txn", pb.TxnRequest(success=[local])).status == grpc.OK
-    assert served.call("/etcdserverpb.KV/Txn", pb.TxnRequest()).status == grpc.UNAVAILABLE
+    assert served.call("/etcdserverpb.KV/Txn", pb.TxnRequest(success=[local])).status == codes.OK
+    assert served.call("/etcdserverpb.KV/Txn", pb.TxnRequest()).status == codes.UNAVAILABLE

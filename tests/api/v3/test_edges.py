@@ -11,8 +11,8 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from netstore.api.v3.pb import rpc_pb2 as pb
-from netstore.net import grpc
+from netstore import codes
+from netstore.proto import rpc_pb2 as pb
 from netstore.state.mirror import TABLES
 from tests.support.v3member import Served
 
@@ -116,7 +116,7 @@ def test_each_edge_of_each_field_of_each_request_is_answered(path: str, kind: De
             served.call("/etcdserverpb.KV/Put", pb.PutRequest(key=b"a", value=b"w"))
             receiver.cancelled()
         assert call.status is not None or call.messages or path.endswith("/Watch"), request
-        assert call.status not in {grpc.INTERNAL, grpc.UNKNOWN} or call.text, request
+        assert call.status not in {codes.INTERNAL, codes.UNKNOWN} or call.text, request
     assert asked or not kind.fields
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.api.v3.pb import rpc_pb2 as pb
+from netstore import codes
 from netstore.errors import timed_out, too_many
-from netstore.net import grpc
+from netstore.proto import rpc_pb2 as pb
 from netstore.state.machine import Machine
 from tests.support.v3member import Served
 
@@ -29,8 +29,8 @@ def test_a_request_is_measured_with_its_envelope(served: Served) -> None:
         call = served.call("/etcdserverpb.KV/Put", pb.PutRequest(key=b"k", value=bytes(size)))
         return call.status, call.text
 
-    too_large = (grpc.INVALID_ARGUMENT, "etcdserver: request is too large")
-    assert put(1_572_864 - 100)[0] == grpc.OK
+    too_large = (codes.INVALID_ARGUMENT, "etcdserver: request is too large")
+    assert put(1_572_864 - 100)[0] == codes.OK
     before = served.member.proposed
     assert put(1_572_864) == too_large
     assert put(1_572_864 - 10) == too_large
@@ -50,7 +50,7 @@ def test_which_transactions_enter_the_log(served: Served) -> None:
         (pb.TxnRequest(success=[read], failure=[write]), 1),
         (pb.TxnRequest(success=[pb.RequestOp(request_txn=pb.TxnRequest(success=[read]))]), 1),
     ):
-        assert served.call("/etcdserverpb.KV/Txn", txn).status == grpc.OK
+        assert served.call("/etcdserverpb.KV/Txn", txn).status == codes.OK
         assert served.member.proposed - before == proposals
         before = served.member.proposed
 
@@ -63,9 +63,9 @@ def test_a_transaction_waits_unless_all_its_reads_are_local(served: Served) -> N
     def status(*ops: pb.RequestOp) -> int | None:
         return served.call("/etcdserverpb.KV/Txn", pb.TxnRequest(success=ops)).status
 
-    assert status(local, local) == grpc.OK
-    assert status(local, strict) == grpc.UNAVAILABLE
-    assert status() == grpc.UNAVAILABLE
+    assert status(local, local) == codes.OK
+    assert status(local, strict) == codes.UNAVAILABLE
+    assert status() == codes.UNAVAILABLE
 
 
 def test_a_physical_compaction_is_answered_when_it_is_over(
@@ -86,13 +86,13 @@ def test_a_physical_compaction_is_answered_when_it_is_over(
     served.call("/etcdserverpb.KV/Put", pb.PutRequest(key=b"k"))
     call = served.call("/etcdserverpb.KV/Compact", pb.CompactionRequest(revision=3, physical=True))
     waiting.pop()(too_many())
-    assert call.status == grpc.RESOURCE_EXHAUSTED
+    assert call.status == codes.RESOURCE_EXHAUSTED
 
 
 def test_each_option_of_a_put_means_something(served: Served) -> None:
     def put(**fields: object) -> pb.PutResponse:
         call = served.call("/etcdserverpb.KV/Put", pb.PutRequest(key=b"k", **fields))  # type: ignore[arg-type]
-        assert call.status == grpc.OK, call.text
+        assert call.status == codes.OK, call.text
         return pb.PutResponse.FromString(call.messages[0])
 
     served.call("/etcdserverpb.Lease/LeaseGrant", pb.LeaseGrantRequest(ID=5, TTL=100))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from netstore import parted
+from netstore import codes, parted
 from netstore.api.v3.answers import LOOK_SECONDS, PACE_SECONDS
 from netstore.api.v3.lease import (
     FEW,
@@ -20,12 +20,11 @@ from netstore.api.v3.lease import (
     STEP_BYTES,
     TOLD_AT_ONCE,
 )
-from netstore.api.v3.pb import rpc_pb2 as pb
-from netstore.errors import NO_LEADER, refusal
+from netstore.errors import Reason, refusal
 from netstore.limits import Budget
-from netstore.net import grpc
 from netstore.node import jobs
 from netstore.parted import FIRST, LET_GO_STEP
+from netstore.proto import rpc_pb2 as pb
 from netstore.state import mvcc
 from netstore.state.commands import encode
 from netstore.state.envelope import seal
@@ -34,7 +33,7 @@ from netstore.state.machine import UNFINISHED
 from netstore.state.reads import UNIT_BYTES
 from netstore.state.v3commands import DeleteRange, Found, LeaseGrant, LeaseRevoke, Put, Range, V3Command
 from netstore.types import Index
-from tests.support.v3member import FakeCall, Served
+from tests.support.v3member import CANCELLED, FakeCall, Served
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,7 +83,7 @@ def test_answers_keep_the_order_of_the_requests(served: Served) -> None:
     assert call.open, "what was asked is answered first"
     served.lessor.held[3](40)
     assert told(call)[-1] == (4, 40)
-    assert call.status == grpc.OK
+    assert call.status == codes.OK
 
 
 def test_without_a_leader_the_stream_ends(served: Served) -> None:
@@ -92,8 +91,8 @@ def test_without_a_leader_the_stream_ends(served: Served) -> None:
     call, receiver = served.open(PATH)
     receiver.received(ask(1))
     receiver.received(ask(2))
-    served.lessor.held[0](refusal(NO_LEADER))
-    assert (call.status, call.text) == (grpc.UNAVAILABLE, "etcdserver: no leader")
+    served.lessor.held[0](refusal(Reason.NO_LEADER))
+    assert (call.status, call.text) == (codes.UNAVAILABLE, "etcdserver: no leader")
     served.lessor.held[1](5)
     assert told(call) == []
 
@@ -105,12 +104,12 @@ def test_a_client_may_not_ask_without_end(served: Served) -> None:
         receiver.received(ask(lease))
     assert call.open
     receiver.received(ask(0))
-    assert call.status == grpc.RESOURCE_EXHAUSTED
+    assert call.status == codes.RESOURCE_EXHAUSTED
     served.lessor.held = None
     call, receiver = served.open(PATH)
     call.backlog = MOST_UNREAD + 1
     receiver.received(ask(1))
-    assert call.status == grpc.RESOURCE_EXHAUSTED
+    assert call.status == codes.RESOURCE_EXHAUSTED
 
 
 def test_a_client_that_went_away_is_not_answered(served: Served) -> None:
@@ -256,7 +255,7 @@ def test_keys_of_a_large_lease_are_told_though_it_is_let_go_of_meanwhile(
             machine.sweep()
         next(steps, None)
         ready.run(at_once)
-    assert call.status == grpc.OK
+    assert call.status == codes.OK
     assert list(pb.LeaseTimeToLiveResponse.FromString(b"".join(call.messages)).keys) == keys
     served.member.settle()
     before = len(lease.keys)
@@ -277,7 +276,7 @@ def test_an_answer_in_steps_that_cannot_be_made_is_said_to_fail(
     with monkeypatch.context() as patch:
         patch.setattr("netstore.api.v3.lease.merge", None)
         served.member.settle()
-    assert call.status == grpc.INTERNAL
+    assert call.status == codes.INTERNAL
     again = served.call("/etcdserverpb.Lease/LeaseTimeToLive", asked)
     assert len(pb.LeaseTimeToLiveResponse.FromString(again.messages[0]).keys) == 3_000
 
@@ -295,7 +294,7 @@ def test_a_listing_that_fails_keeps_no_notes_of_what_comes_and_goes(
     with monkeypatch.context() as patch:
         patch.setattr("netstore.api.v3.lease.sorted", None, raising=False)
         served.member.settle()
-    assert call.status == grpc.INTERNAL
+    assert call.status == codes.INTERNAL
     kept = {b"new", *[b"%05d" % number for number in range(1, 3_000)]}
     assert set(lease.all_keys()) == kept
     apply(served, Put(b"other", b"", 1), DeleteRange(b"other"))
@@ -313,7 +312,7 @@ def test_those_who_wait_for_the_keys_of_a_lease_that_ends_are_told_some_at_a_tim
         ask_keys(served, call)
     refused = waiting[MOST_MEANWHILE // 2 :]
     assert {(call.status, call.text) for call in refused} == {
-        (grpc.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
+        (codes.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
     }
     waiting = waiting[: MOST_MEANWHILE // 2]
     assert all(call.open for call in waiting)
@@ -435,7 +434,7 @@ class SlowCall(FakeCall):
 
 LONG = [b"%0200d" % number for number in range(3_000)]
 PART = 203 * FEW
-REFUSED = (grpc.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
+REFUSED = (codes.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
 
 
 def ask_keys(served: Served, call: FakeCall) -> None:
@@ -488,16 +487,16 @@ def test_who_does_not_take_the_keys_or_hangs_up_leaves_nothing(holding: Served) 
     ask_keys(served, lost)
     served.member.settle()
     assert budget.used > 0
-    lost.status = grpc.CANCELLED
+    lost.status = CANCELLED
     lost.gone[0]()
     for _ in range(int(PACE_SECONDS + 2 * LOOK_SECONDS)):
         served.advance(1)
-    assert (stuck.status, stuck.text) == (grpc.UNAVAILABLE, "etcdserver: request timed out")
+    assert (stuck.status, stuck.text) == (codes.UNAVAILABLE, "etcdserver: request timed out")
     assert budget.used == 0
     assert len(served.member.jobs) == 0
     late = SlowCall()
     ask_keys(served, late)
-    late.status = grpc.CANCELLED
+    late.status = CANCELLED
     served.member.settle()
     assert (late.given, budget.used) == ([], 0)
 
@@ -509,7 +508,7 @@ def test_lists_that_are_not_taken_hold_so_many_bytes(monkeypatch: pytest.MonkeyP
     apply(served, LeaseGrant(1, 60), *[Put(key, b"", 1) for key in LONG])
     first = FakeCall("/etcdserverpb.Lease/LeaseTimeToLive")
     ask_keys(served, first)
-    first.status = grpc.CANCELLED
+    first.status = CANCELLED
     for call in (calls := [SlowCall(name) for name in ("2001:db8::1", "2001:db8::2", "bob", "carol")]):
         ask_keys(served, call)
     served.member.settle()
@@ -541,7 +540,7 @@ def test_who_asks_beside_others_has_the_keys_in_its_own_turns(served: Served) ->
     while call.open and steps < 1_000:
         served.member.jobs.run(1)
         steps += 1
-    assert call.status == grpc.OK
+    assert call.status == codes.OK
     assert steps < 100, "about 20 for each of two lists, and as many of the other's"
 
 
@@ -570,8 +569,8 @@ def test_who_has_too_many_jobs_is_refused_and_others_get_their_list(
         ask_keys(served, call)
     for _ in range(100):
         served.member.jobs.run(1)
-    assert (busy.status, busy.text) == (grpc.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
-    assert other.status == grpc.OK
+    assert (busy.status, busy.text) == (codes.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
+    assert other.status == codes.OK
 
 
 def test_keys_that_a_command_is_about_to_take_are_listed_in_steps(served: Served) -> None:
@@ -685,7 +684,7 @@ def test_a_list_of_keys_that_has_no_room_is_refused_before_it_is_made(
         f"etcdserver: the list is larger than the {half} bytes that one client gets of memory_budget (3/64 of"
         " it): raise memory_budget, or ask for less"
     )
-    assert [(call.status, call.text) for call in calls] == [(grpc.RESOURCE_EXHAUSTED, text)] * 2
+    assert [(call.status, call.text) for call in calls] == [(codes.RESOURCE_EXHAUSTED, text)] * 2
     assert count[0] == 0
     assert served.member.machine.mvcc.read_budget.used == 0
     lease = served.member.machine.leases.get(1)
@@ -696,7 +695,7 @@ def test_a_list_of_keys_that_has_no_room_is_refused_before_it_is_made(
 def test_one_list_takes_no_more_than_half_of_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Though nobody else holds any."""
     monkeypatch.setattr(mvcc, "READ_BYTES", 24 * 2 * FEW)
-    for leases, status in ((2 * FEW, grpc.OK), (5 * FEW, grpc.RESOURCE_EXHAUSTED)):
+    for leases, status in ((2 * FEW, codes.OK), (5 * FEW, codes.RESOURCE_EXHAUSTED)):
         served = Served()
         apply(served, *[LeaseGrant((1 << 61) + number, 60) for number in range(leases)])
         budget, most = served.member.machine.mvcc.read_budget, 0
@@ -730,7 +729,7 @@ def test_whoever_has_room_gets_the_list_where_others_have_none(monkeypatch: pyte
         served.services.unary[call.path](call, pb.LeaseTimeToLiveRequest(ID=3, keys=True).SerializeToString())
     served.member.settle()
     assert [(call.status, call.text) for call in (begun, calls[0])] == [REFUSED, REFUSED]
-    assert calls[1].status == grpc.OK
+    assert calls[1].status == codes.OK
     assert len(pb.LeaseTimeToLiveResponse.FromString(calls[1].messages[0]).keys) == 2_000
 
 
@@ -816,9 +815,9 @@ def test_a_list_of_leases_ends_when_the_state_is_replaced(served: Served) -> Non
     served.member.jobs.run(1)
     assert len([*served.member.machine.leases.restore(StoredLeases())]) > 1
     served.member.settle()
-    assert call.status == grpc.UNAVAILABLE
+    assert call.status == codes.UNAVAILABLE
     again = served.call("/etcdserverpb.Lease/LeaseLeases", pb.LeaseLeasesRequest())
-    assert again.status == grpc.OK
+    assert again.status == codes.OK
     assert served.member.machine.mvcc.read_budget.used == 0
 
 
@@ -833,7 +832,7 @@ class Unlucky(FakeCall):
     def begin_reply(self, size: int) -> None:
         raise MemoryError
 
-    def finish(self, status: int = grpc.OK, text: str = "") -> None:
+    def finish(self, status: int = codes.OK, text: str = "") -> None:
         self.finished += 1
         if self.mute:
             raise MemoryError
@@ -855,7 +854,7 @@ def test_an_answer_that_cannot_be_begun_fails_its_own_call_and_no_other(
         if call is calls[0]:
             served.member.jobs.run(1)
     served.member.settle()
-    assert [call.status for call in calls] == [grpc.OK, None if mute else grpc.INTERNAL, *[grpc.OK] * 3]
+    assert [call.status for call in calls] == [codes.OK, None if mute else codes.INTERNAL, *[codes.OK] * 3]
     assert isinstance(calls[1], Unlucky)
     assert calls[1].finished == 1
     assert served.member.machine.mvcc.read_budget.used == 0
@@ -890,11 +889,11 @@ def test_a_listing_that_fails_is_told_to_all_who_wait_whatever_becomes_of_one_of
         for name in ("grow", "add"):
             patch.setattr(f"netstore.api.v3.answers.Pieces.{name}", None, raising=False)
         served.member.settle()
-    assert first.status == grpc.INTERNAL
-    assert [call.status for call in calls] == [grpc.INTERNAL, None, grpc.INTERNAL, grpc.INTERNAL]
+    assert first.status == codes.INTERNAL
+    assert [call.status for call in calls] == [codes.INTERNAL, None, codes.INTERNAL, codes.INTERNAL]
     assert all(call.finished for call in calls if isinstance(call, Unlucky))
     assert served.member.machine.mvcc.read_budget.used == 0
     assert len(served.member.jobs) == 0
     again = ask(FakeCall("/etcdserverpb.Lease/" + path))
     served.member.settle()
-    assert again.status == grpc.OK
+    assert again.status == codes.OK

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.api.v3 import messages
-from netstore.api.v3.messages import BadMessage, Headers, WatchAnswers, parse
-from netstore.api.v3.pb import kv_pb2
-from netstore.api.v3.pb import rpc_pb2 as pb
+from netstore.api.v3.messages import Headers, WatchAnswers
 from netstore.errors import Fault
+from netstore.proto import kv_pb2
+from netstore.proto import rpc_pb2 as pb
+from netstore.proto.wire import framed, parse
 from netstore.state import v3commands as v3
 from netstore.state.v3commands import Deleted, Found, Later, PutDone, TxnDone
 from netstore.types import Revision, Term
@@ -117,7 +118,7 @@ def test_answers(outcome: PutDone | Found | Deleted | TxnDone) -> None:
 
 
 def test_a_transaction_is_not_copied_at_each_level_it_lies_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    copied, framed = [0], messages.framed
+    copied = [0]
 
     def frame(tag: bytes, message: bytes) -> bytes:
         copied[0] += len(message)
@@ -271,13 +272,6 @@ def test_transactions_lie_in_each_other_only_so_deep() -> None:
         request = pb.TxnRequest(success=[pb.RequestOp(request_txn=request)])
     assert not isinstance(messages.read_txn(request), Fault)
     assert isinstance(messages.read_txn(request, depth=messages.MAX_DEPTH - 10), Fault)
-
-
-def test_what_is_no_message() -> None:
-    with pytest.raises(BadMessage):
-        parse(pb.PutRequest, b"\x0a\xff")
-    unknown = parse(pb.PutRequest, b"\x0a\x01a\xf8\x07\x01")
-    assert unknown.key == b"a", "fields nobody knows are ignored"
 
 
 _LENGTHS = (0, 1, 2, 127, 128, 129, 16_383, 16_384)

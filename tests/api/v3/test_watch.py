@@ -6,11 +6,11 @@ from typing import Any, cast
 
 import pytest
 
-from netstore.api.v3.pb import rpc_pb2 as pb
+from netstore import codes
 from netstore.api.v3.watch import MOST_UNREAD, SHARED_FROM
-from netstore.net import grpc
+from netstore.proto import rpc_pb2 as pb
 from netstore.watch.streams import MAX_BACKLOG, RESUME_BACKLOG
-from tests.support.v3member import FakeCall, Served
+from tests.support.v3member import CANCELLED, FakeCall, Served
 
 PATH = "/etcdserverpb.Watch/Watch"
 
@@ -76,7 +76,7 @@ def test_progress_comes_in_the_streams_own_time(served: Served) -> None:
     served.advance(630)
     assert len(answers(call)) == 1
     receiver.cancelled()
-    call.finish(grpc.CANCELLED)
+    call.finish(CANCELLED)
     served.advance(2000)
     assert len(served.deadlines) == 0, "nothing ticks for nobody"
 
@@ -132,7 +132,7 @@ def test_a_client_that_only_asks_is_cut_off(served: Served) -> None:
     receiver.received(create())
     call.backlog = MOST_UNREAD + 1
     receiver.received(pb.WatchRequest(progress_request=pb.WatchProgressRequest()).SerializeToString())
-    assert call.status == grpc.RESOURCE_EXHAUSTED
+    assert call.status == codes.RESOURCE_EXHAUSTED
     assert served.member.watches.count == 0
 
 

@@ -11,16 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.limits import Budget
 from netstore.net import http2
 from netstore.net.exchange import LOW_WATER
 from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer
 from netstore.net.http2 import Http2Connection, Http2Server, frame
 from netstore.net.http2.bounds import GIVEN, GIVEN_OVER, TOLD_AT_ONCE
+from netstore.node.timekeeper import Deadline
+from netstore.proto import rpc_pb2 as pb
 from tests.support.h2client import REQUEST, block, frames
 from tests.support.http import FakeOutput
-from tests.support.toy import Recorder
+from tests.support.log import KeptLog
 from tests.support.v3member import Served
 
 if TYPE_CHECKING:
@@ -67,7 +68,9 @@ class Client:
     def __init__(self, served: Served, window: int, whole: int = MOST_WINDOW) -> None:
         self.time = 100.0
         self.jobs = served.member.jobs
-        server = GrpcServer(served.services, lambda: self.time, lambda _seconds, _call: None, Recorder())
+        server = GrpcServer(
+            served.services, lambda: self.time, lambda _, call: Deadline(0.0, call), KeptLog()
+        )
         self.output = FakeOutput()
         self.connection = Http2Connection(
             Http2Server(server, lambda: self.time, varying=TIMEOUT_FIELD), self.output

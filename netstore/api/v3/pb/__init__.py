@@ -1,1 +1,0 @@
-"""Generated from `contrib/proto` by `python -m contrib.proto.generate`; never edited by hand."""

@@ -1,0 +1,71 @@
+"""Faults: what a client is told, to the letter."""
+
+from __future__ import annotations
+
+import pytest
+
+from netstore.errors import Fault, Reason, refusal, timed_out, told, too_many
+
+TOLD = {
+    "etcdserver: key is not provided": (3, None),
+    "etcdserver: key not found": (3, None),
+    "etcdserver: value is provided": (3, None),
+    "etcdserver: lease is provided": (3, None),
+    "etcdserver: too many operations in txn request": (3, None),
+    "etcdserver: duplicate key given in txn request": (3, None),
+    "etcdserver: invalid sort option": (3, None),
+    "etcdserver: mvcc: required revision has been compacted": (11, None),
+    "etcdserver: mvcc: required revision is a future revision": (11, None),
+    "etcdserver: mvcc: database space exceeded": (8, None),
+    "etcdserver: requested lease not found": (5, None),
+    "etcdserver: lease already exists": (9, None),
+    "etcdserver: too large lease TTL": (11, None),
+    "etcdserver: corrupt cluster": (15, None),
+    "etcdserver: no leader": (14, None),
+    "etcdserver: request timed out": (14, None),
+    "etcdserver: request timed out, possibly due to previous leader failure": (14, None),
+    "etcdserver: server stopped": (14, None),
+    "etcdserver: the answer could not be made": (13, None),
+    "etcdserver: too many requests": (8, None),
+    "etcdserver: no space left on device": (8, None),
+    "membership: ID exists": (9, "etcdserver: member ID already exist"),
+    "membership: ID removed": (5, "etcdserver: member not found"),
+    "membership: ID not found": (5, "etcdserver: member not found"),
+    "membership: peerURL exists": (9, "etcdserver: Peer URLs already exists"),
+    "membership: can only promote a learner member": (9, "etcdserver: can only promote a learner member"),
+    "membership: too many learner members in cluster": (9, "etcdserver: too many learner members in cluster"),
+    "membership: too many voting members in cluster": (9, "etcdserver: too many voting members in cluster"),
+    "etcdserver: can only promote a learner member which is in sync with leader": (9, None),
+    "etcdserver: re-configuration failed due to not enough started members": (9, None),
+    "etcdserver: unhealthy cluster": (14, None),
+    "etcdserver: not leader": (9, None),
+    "etcdserver: bad leader transferee": (9, None),
+    "etcdserver: request timed out, leader transfer took too long": (14, None),
+}
+"""Text -> gRPC status code, and what the v3 API says where that differs (v3 API, error table)."""
+
+
+@pytest.mark.parametrize("text", TOLD)
+def test_a_text_is_told_with_its_code(text: str) -> None:
+    code, v3_text = TOLD[text]
+    fault = told(text, 7)
+    assert (fault.code, fault.index, fault.cause, fault.outcome_known) == (300, 7, text.encode(), True)
+    assert (fault.grpc_code, fault.v3_text) == (code, v3_text or text)
+    assert fault.reason is not None
+    assert refusal(fault.reason, 7) == fault
+
+
+def test_a_text_that_is_no_reason_is_told_as_it_is() -> None:
+    fault = told("never heard of")
+    assert fault == Fault(300, b"never heard of")
+    assert (fault.grpc_code, fault.v3_text) == (2, "never heard of")
+
+
+def test_no_two_reasons_have_one_text() -> None:
+    assert len({reason.text for reason in Reason}) == len(Reason)
+    assert all(reason.v3_text.startswith("etcdserver: ") or " " in reason.v3_text for reason in Reason)
+
+
+def test_what_may_still_happen_is_said_to_be_unknown() -> None:
+    assert (timed_out().outcome_known, too_many().outcome_known) == (False, True)
+    assert timed_out(Reason.TIMED_OUT_LEADER).cause == Reason.TIMED_OUT_LEADER.cause
