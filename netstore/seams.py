@@ -5,7 +5,7 @@ stands behind them.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,6 +45,22 @@ NO_MEANS: Final = (errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 PASSING: Final = (*NO_ROOM, *NO_MEANS)
 """Failures after which the same may succeed when it is tried again."""
+
+
+class Log(Protocol):
+    """A structured logger, as `structlog` makes them: an event in one word, and fields by name."""
+
+    def debug(self, event: str, **fields: Any) -> object:
+        """Write a line that nobody needs in ordinary operation."""
+
+    def info(self, event: str, **fields: Any) -> object:
+        """Write a line about something that happened as it should."""
+
+    def warning(self, event: str, **fields: Any) -> object:
+        """Write a line about something that is wrong and that the program goes on with."""
+
+    def error(self, event: str, **fields: Any) -> object:
+        """Write a line about something that ends part of the program, or all of it."""
 
 
 class Device(Protocol):
