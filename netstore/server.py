@@ -108,8 +108,9 @@ if TYPE_CHECKING:
 
     from netstore.net.exchange import Exchange
     from netstore.net.peerwire import Roster
-    from netstore.ops.config import StoreConfig, Url
+    from netstore.ops.config import StoreConfig
     from netstore.state.machine import Outcome
+    from netstore.urls import Url
 
 STATE_FILE: Final = "state.lmdb"
 

@@ -32,9 +32,9 @@ from netstore.net.peerwire import (
     encode_document,
     frame,
 )
-from netstore.node.peerurls import BadPeerUrl, checked
 from netstore.state.member import PEER_URL_EXISTS
 from netstore.types import ClusterId, NodeId
+from netstore.urls import BadPeerUrl, checked_peer_urls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,7 +80,7 @@ class Register:
             answer(self._roster(NodeId(0)))
             return
         try:
-            checked(application.peer_urls)
+            checked_peer_urls(application.peer_urls)
         except BadPeerUrl as wrong:
             answer(self._refused(application, str(wrong)))
             return
@@ -135,7 +135,7 @@ class Register:
             answer(self._roster(outcome.id))
 
         self._cluster.join(
-            checked(application.peer_urls),
+            checked_peer_urls(application.peer_urls),
             voters=self._voters,
             replaces=application.replaces,
             done=done,

@@ -10,7 +10,6 @@ object that exists is fit to use, whoever made it.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from netstore.ops.layered import (
     quoted,
     setting,
 )
+from netstore.urls import BadUrl, Url, read_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,31 +53,6 @@ MAX_ELECTION_MS: Final = 50_000
 """etcd's own bound: a cluster that needs longer to notice a dead leader is not in one place."""
 
 
-class Url(NamedTuple):
-    """An address to listen on or to be reached at. `str()` gives its normal form, without a path."""
-
-    scheme: str
-    host: str
-    """A name or an address, an IPv6 address without its brackets."""
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
-
-    @property
-    def is_loopback(self) -> bool:
-        """Only this machine reaches it."""
-        address = _address(self.host)
-        return address.is_loopback if address else self.host == "localhost"
-
-    @property
-    def is_wildcard(self) -> bool:
-        """It means every address of this machine, so nobody can be sent there."""
-        address = _address(self.host)
-        return address is not None and address.is_unspecified
-
-
 class InitialMember(NamedTuple):
     """A member that the cluster starts with, and the peer URLs it is reached at."""
 
@@ -91,50 +66,22 @@ class Alone(tuple[InitialMember, ...]):
     __slots__ = ()
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _read_url(text: str) -> Url:
     try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-_HOST_NAME: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
-
-
-def read_url(text: str) -> Url:
-    """Parse `http://host:port` or `https://host:port`; a port is always named. Raises `Unfit`."""
-    match = re.fullmatch(
-        r"([A-Za-z][A-Za-z0-9+.-]*)://(?:\[([^\]]*)\]|([^/:\[\]]*))(?::([^/]*))?(/.*)?", text
-    )
-    if match is None:
-        raise Unfit(f"{quoted(text)} is not a URL")
-    scheme, bracketed, plain, port, path = match.groups()
-    if scheme.lower() not in ("http", "https"):
-        raise Unfit(f"{quoted(text)} has the scheme {quoted(scheme)}, not http or https")
-    if path not in (None, "/"):
-        raise Unfit(f"{quoted(text)} has a path")
-    if not port or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-        raise Unfit(f"{quoted(text)} has no port from 0 to 65535")
-    host = bracketed if plain is None else plain
-    address = _address(host)
-    if "%" in host or (bracketed is not None and (address is None or address.version != 6)):
-        raise Unfit(f"{quoted(text)} has no IPv6 address between its brackets")
-    if address is None and (
-        len(host) > 253 or not _HOST_NAME.fullmatch(host) or re.fullmatch(r"[0-9.]+", host)
-    ):
-        raise Unfit(f"{quoted(text)} has no usable host")
-    return Url(scheme.lower(), host, int(port))
+        return read_url(text)
+    except BadUrl as bad:
+        raise Unfit(f"{quoted(text)} {bad}") from None
 
 
 def _read_listener(text: str) -> Url:
-    url = read_url(text)
-    if url.host != "localhost" and _address(url.host) is None:
+    url = _read_url(text)
+    if url.host != "localhost" and not url.is_address:
         raise Unfit(f"{quoted(text)} names a host; a listener needs an address of this machine")
     return url
 
 
 def _read_target(text: str) -> Url:
-    url = read_url(text)
+    url = _read_url(text)
     if url.port == 0:
         raise Unfit(f"{quoted(text)} has port 0, where nobody can be reached")
     return url

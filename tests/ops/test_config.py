@@ -21,11 +21,10 @@ from netstore.ops.config import (
     AgentConfig,
     InitialMember,
     StoreConfig,
-    Url,
     default_data_dir,
-    read_url,
 )
 from netstore.ops.layered import BadSetting, Layered, Setting, Unfit
+from netstore.urls import Url
 
 
 def store(*argv: str, **environ: str) -> StoreConfig:
@@ -51,76 +50,6 @@ def told(layered: Layered[Any], *argv: str) -> str:
     except NetstoreError as error:
         return str(error)
     return ""
-
-
-class TestUrl:
-    @pytest.mark.parametrize(
-        ("text", "normal"),
-        [
-            ("http://127.0.0.1:2379", "http://127.0.0.1:2379"),
-            ("HTTPS://etcd-0.example.:2379/", "https://etcd-0.example.:2379"),
-            ("http://[::1]:02379", "http://[::1]:2379"),
-            ("http://localhost:0", "http://localhost:0"),
-        ],
-    )
-    def test_normal_form(self, text: str, normal: str) -> None:
-        assert str(read_url(text)) == normal
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "127.0.0.1:2379",
-            "unix://x:1",
-            "http://x",
-            "http://x:",
-            "http://x:65536",
-            "http://x:1/path",
-            "http://:1",
-            "http://[::1:1",
-            "http://[1.2.3.4]:1",
-            "http://[fe80::1%25eth0]:1",
-            "http://::1:1",
-            "http://1.2.3:1",
-            "http://1.2.3.4.5:1",
-            "http://user@x:1",
-            "http://a b:1",
-            "http://-a:1",
-            "http://a..b:1",
-            f"http://{'a' * 64}:1",
-            f"http://{'.'.join(['a' * 60] * 5)}:1",
-            "http://x:1?a=b",
-        ],
-    )
-    def test_refused(self, text: str) -> None:
-        with pytest.raises(Unfit):
-            read_url(text)
-
-    @given(
-        st.text(max_size=40) | st.from_regex(r"https?://[a-z0-9.\[\]:%@-]{0,20}:[0-9]{0,6}/?", fullmatch=True)
-    )
-    def test_reading_what_was_written_changes_nothing(self, text: str) -> None:
-        try:
-            url = read_url(text)
-        except Unfit:
-            return
-        assert read_url(str(url)) == url
-
-    @pytest.mark.parametrize(
-        ("host", "loopback", "wildcard"),
-        [
-            ("127.0.0.1", True, False),
-            ("127.9.9.9", True, False),
-            ("::1", True, False),
-            ("localhost", True, False),
-            ("0.0.0.0", False, True),
-            ("::", False, True),
-            ("10.0.0.1", False, False),
-            ("localhost.example", False, False),
-        ],
-    )
-    def test_reach(self, host: str, loopback: bool, wildcard: bool) -> None:
-        url = Url("http", host, 1)
-        assert (url.is_loopback, url.is_wildcard) == (loopback, wildcard)
 
 
 class TestStoreDefaults:

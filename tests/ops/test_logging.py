@@ -12,7 +12,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.ops.config import LOG_LEVELS, Url
+from netstore.ops.config import LOG_LEVELS
 from netstore.ops.logging import (
     HIDDEN,
     LEVELS,
@@ -27,6 +27,7 @@ from netstore.ops.logging import (
     presentable,
     set_level,
 )
+from netstore.urls import Url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,8 +10,8 @@ from netstore.api.v3.pb import rpc_pb2 as pb
 from netstore.api.v3.status import BAD_MEMBER_URLS, refuse
 from netstore.errors import Fault
 from netstore.net import grpc
-from netstore.node.peerurls import BadPeerUrl, checked
 from netstore.types import NodeId
+from netstore.urls import BadPeerUrl, checked_peer_urls
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -114,7 +114,7 @@ def _shown(member: MemberInfo) -> pb.Member:
 def _checked(call: Call, urls: Iterable[str]) -> tuple[str, ...]:
     """The URLs in their normal form; none, and the call was refused, where one is not fit for a peer."""
     try:
-        return checked(url.removesuffix("/") for url in urls)
+        return checked_peer_urls(url.removesuffix("/") for url in urls)
     except BadPeerUrl:
         call.finish(grpc.INVALID_ARGUMENT, BAD_MEMBER_URLS)
         return ()

@@ -1,4 +1,4 @@
-"""Peer URLs: what is one, what is not, and in which words. The words are etcd 3.4's, seen on the wire."""
+"""Which texts are URLs, and the error texts for others. Those of peer URLs are etcd 3.4's, recorded."""
 
 from __future__ import annotations
 
@@ -6,12 +6,82 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.node.peerurls import MAX_PEER_URLS, BadPeerUrl, checked
+from netstore.urls import MAX_PEER_URLS, BadPeerUrl, BadUrl, Url, checked_peer_urls, read_url
+
+
+class TestUrl:
+    @pytest.mark.parametrize(
+        ("text", "normal"),
+        [
+            ("http://127.0.0.1:2379", "http://127.0.0.1:2379"),
+            ("HTTPS://etcd-0.example.:2379/", "https://etcd-0.example.:2379"),
+            ("http://[::1]:02379", "http://[::1]:2379"),
+            ("http://localhost:0", "http://localhost:0"),
+        ],
+    )
+    def test_normal_form(self, text: str, normal: str) -> None:
+        assert str(read_url(text)) == normal
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "127.0.0.1:2379",
+            "unix://x:1",
+            "http://x",
+            "http://x:",
+            "http://x:65536",
+            "http://x:1/path",
+            "http://:1",
+            "http://[::1:1",
+            "http://[1.2.3.4]:1",
+            "http://[fe80::1%25eth0]:1",
+            "http://::1:1",
+            "http://1.2.3:1",
+            "http://1.2.3.4.5:1",
+            "http://user@x:1",
+            "http://a b:1",
+            "http://-a:1",
+            "http://a..b:1",
+            f"http://{'a' * 64}:1",
+            f"http://{'.'.join(['a' * 60] * 5)}:1",
+            "http://x:1?a=b",
+        ],
+    )
+    def test_refused(self, text: str) -> None:
+        with pytest.raises(BadUrl):
+            read_url(text)
+
+    @given(
+        st.text(max_size=40) | st.from_regex(r"https?://[a-z0-9.\[\]:%@-]{0,20}:[0-9]{0,6}/?", fullmatch=True)
+    )
+    def test_reading_what_was_written_changes_nothing(self, text: str) -> None:
+        try:
+            url = read_url(text)
+        except BadUrl:
+            return
+        assert read_url(str(url)) == url
+
+    @pytest.mark.parametrize(
+        ("host", "loopback", "wildcard"),
+        [
+            ("127.0.0.1", True, False),
+            ("127.9.9.9", True, False),
+            ("::1", True, False),
+            ("localhost", True, False),
+            ("0.0.0.0", False, True),
+            ("::", False, True),
+            ("10.0.0.1", False, False),
+            ("localhost.example", False, False),
+        ],
+    )
+    def test_reach(self, host: str, loopback: bool, wildcard: bool) -> None:
+        url = Url("http", host, 1)
+        assert (url.is_loopback, url.is_wildcard) == (loopback, wildcard)
 
 
 def test_urls_are_trimmed_sorted_and_each_once() -> None:
     given_urls = [" http://b:1 ", "https://a:2", "http://b:1", "http://[::1]:2380"]
-    assert checked(given_urls) == ("http://[::1]:2380", "http://b:1", "https://a:2")
+    assert checked_peer_urls(given_urls) == ("http://[::1]:2380", "http://b:1", "https://a:2")
 
 
 @pytest.mark.parametrize(
@@ -36,7 +106,7 @@ def test_urls_are_trimmed_sorted_and_each_once() -> None:
 )
 def test_what_is_none_is_refused_in_the_words_of_etcd(url: str, said: str) -> None:
     with pytest.raises(BadPeerUrl) as caught:
-        checked(["http://fine:1", url])
+        checked_peer_urls(["http://fine:1", url])
     assert str(caught.value) == said
 
 
@@ -56,7 +126,7 @@ def test_what_is_none_is_refused_in_the_words_of_etcd(url: str, said: str) -> No
 )
 def test_what_nobody_can_be_reached_at_is_refused(url: str) -> None:
     with pytest.raises(BadPeerUrl):
-        checked([url])
+        checked_peer_urls([url])
 
 
 @pytest.mark.parametrize(
@@ -77,7 +147,7 @@ def test_what_nobody_can_be_reached_at_is_refused(url: str) -> None:
 )
 def test_a_host_that_nothing_can_look_up_is_refused_with_the_field_and_the_fix(host: str) -> None:
     with pytest.raises(BadPeerUrl) as caught:
-        checked([f"http://{host}:1"])
+        checked_peer_urls([f"http://{host}:1"])
     assert str(caught.value).startswith("peerURLs: ")
     assert "is neither a host name nor an IP address: write http://HOST:PORT" in str(caught.value)
 
@@ -86,21 +156,21 @@ def test_a_host_that_nothing_can_look_up_is_refused_with_the_field_and_the_fix(h
     "host", ["a_b.c-d.", "h" * 63, "[fe80::1]", "10.0.0.1", "xn--bcher-kva", "A.example"]
 )
 def test_names_and_addresses_are_taken(host: str) -> None:
-    assert checked([f"http://{host}:1"]) == (f"http://{host}:1",)
+    assert checked_peer_urls([f"http://{host}:1"]) == (f"http://{host}:1",)
 
 
 def test_no_urls_and_too_many_are_refused() -> None:
     with pytest.raises(BadPeerUrl, match=r"^no valid URLs given$"):
-        checked([])
+        checked_peer_urls([])
     with pytest.raises(BadPeerUrl, match="at most 16"):
-        checked(f"http://h:{port}" for port in range(1, MAX_PEER_URLS + 2))
+        checked_peer_urls(f"http://h:{port}" for port in range(1, MAX_PEER_URLS + 2))
 
 
 @given(st.text(st.sampled_from("http:/sunix[]%@?#.1aA \t\x00é"), max_size=24))
 def test_any_text_is_an_url_or_refused(text: str) -> None:
     """What passes reads back as scheme, host and port, and passes again."""
     try:
-        (url,) = checked([text])
+        (url,) = checked_peer_urls([text])
     except BadPeerUrl:
         return
     scheme, address = url.split("://")
@@ -108,4 +178,4 @@ def test_any_text_is_an_url_or_refused(text: str) -> None:
     assert scheme.lower() in ("http", "https")
     assert host
     assert 0 < int(port) < 65536
-    assert checked([url]) == (url,)
+    assert checked_peer_urls([url]) == (url,)
