@@ -1,7 +1,7 @@
 """URLs that members listen on and are reached at: `http://HOST:PORT` or `https://HOST:PORT`. Pure.
 
-Two readers: `read_url` for URLs from settings; `checked_peer_urls` for peer URLs from requests to add or move
-a member, which are checked before they enter the log and refused with etcd's error texts.
+One rule says what a URL is: `read_url`, which reads those in settings. `checked_peer_urls` applies it to peer
+URLs in requests to add or move a member, before they enter the log, after checks with etcd's error texts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
-from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -83,7 +82,7 @@ def read_url(text: str) -> Url:
         raise BadUrl("has no port from 0 to 65535")
     host = bracketed if plain is None else plain
     address = _address(host)
-    if "%" in host or (bracketed is not None and (address is None or address.version != 6)):
+    if bracketed is not None and ("%" in host or address is None or address.version != 6):
         raise BadUrl("has no IPv6 address between its brackets")
     if address is None and (
         len(host) > _MAX_NAME_CHARACTERS or not _HOST_NAME.fullmatch(host) or re.fullmatch(r"[0-9.]+", host)
@@ -102,8 +101,8 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 def checked_peer_urls(texts: Iterable[str]) -> tuple[str, ...]:
     """The peer URLs of one member, stripped of blanks, sorted, without duplicates. Raises `BadPeerUrl`.
 
-    Refused besides what etcd refuses: URLs at which no member can be reached, as port 0. Every request that
-    brings peer URLs into the log goes through here.
+    What etcd refuses is refused in its words; besides, port 0 and whatever `read_url` refuses, since a member
+    could not be configured with that URL. Every request that brings peer URLs into the log goes through here.
     """
     urls = sorted({text.strip() for text in texts})
     if not urls:
@@ -153,25 +152,10 @@ def _check_address(url: str, scheme: str, address: str, rest: str) -> None:
         raise BadPeerUrl(f"URL must have scheme, host and port only: {url}")
     if host_port is None or not 0 < int(host_port[2]) < 1 << 16:
         raise BadPeerUrl(f'URL address does not have the form "host:port": {url}')
-    _check_host(url, host_port[1])
-
-
-def _check_host(url: str, host: str) -> None:
-    """The host can be parsed and resolved. A name is in the ASCII form of DNS, with labels of 1 to 63
-    characters (RFC 5891 tells how names in other scripts are encoded).
-    """
-    fits = host.isascii()
     try:
-        if host.startswith("["):
-            ipaddress.IPv6Address(host[1:-1])
-        host.encode("idna")
-        fits &= urlsplit(url).port is not None
-    except ValueError:
-        fits = False
-    if not fits:
-        raise BadPeerUrl(
-            f"peerURLs: {url}: {_quoted(host)} is neither a host name nor an IP address: write http://HOST:PORT"
-        )
+        read_url(url)
+    except BadUrl as bad:
+        raise BadPeerUrl(f"peerURLs: {url} {bad}: write http://HOST:PORT") from None
 
 
 def _quoted(text: str) -> str:

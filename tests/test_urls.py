@@ -136,20 +136,31 @@ def test_what_nobody_can_be_reached_at_is_refused(url: str) -> None:
         ".",
         ".a",
         "h" * 64,
-        "[1]",
-        "[:::]",
-        "[::1.2.3]",
         "xn--é",
         "a\u2100b",
         "é",
         "。",
+        "a!b",
+        "a%41",
+        "-a",
+        "a,b",
+        "1.2.3",
+        ".".join(["h" * 63] * 5),
     ],
 )
-def test_a_host_that_nothing_can_look_up_is_refused_with_the_field_and_the_fix(host: str) -> None:
+def test_a_host_that_no_setting_may_name_is_refused_with_the_field_and_the_fix(host: str) -> None:
+    with pytest.raises(BadUrl, match="has no usable host"):
+        read_url(f"http://{host}:1")
     with pytest.raises(BadPeerUrl) as caught:
         checked_peer_urls([f"http://{host}:1"])
-    assert str(caught.value).startswith("peerURLs: ")
-    assert "is neither a host name nor an IP address: write http://HOST:PORT" in str(caught.value)
+    assert str(caught.value).startswith(f"peerURLs: http://{host}:1 has no ")
+    assert str(caught.value).endswith(": write http://HOST:PORT")
+
+
+@pytest.mark.parametrize("host", ["[1]", "[:::]", "[::1.2.3]", "[fe80::1%251]"])
+def test_brackets_hold_an_ipv6_address_without_a_zone(host: str) -> None:
+    with pytest.raises(BadPeerUrl, match="has no IPv6 address between its brackets"):
+        checked_peer_urls([f"http://{host}:1"])
 
 
 @pytest.mark.parametrize(
@@ -179,3 +190,4 @@ def test_any_text_is_an_url_or_refused(text: str) -> None:
     assert host
     assert 0 < int(port) < 65536
     assert checked_peer_urls([url]) == (url,)
+    assert read_url(url).port == int(port)
