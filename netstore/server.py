@@ -27,7 +27,6 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 import trio
 
 from netstore import __version__
@@ -40,8 +39,6 @@ from netstore.api.v2.stats import StatsApi
 from netstore.api.v3 import services as v3
 from netstore.api.v3.version import CLUSTER_VERSION
 from netstore.collector import Collector
-from netstore.disk import images
-from netstore.disk.apart import examined, records
 from netstore.disk.datadir import (
     DAMAGED,
     MAX_TOKEN_CHARACTERS,
@@ -51,13 +48,9 @@ from netstore.disk.datadir import (
     read_token,
 )
 from netstore.disk.deliver import watch_threads
-from netstore.disk.engine import LmdbEngine
-from netstore.disk.frame import Identity
-from netstore.disk.posix import PosixDevice
 from netstore.disk.scrub import Scrubber
-from netstore.disk.skips import keep_stop, read_skips
-from netstore.disk.wal import Wal
-from netstore.errors import CannotApply, CorruptData, Fault, Hopeless, NetstoreError, StateDamaged
+from netstore.disk.skips import keep_stop
+from netstore.errors import CannotApply, CorruptData, Fault, Hopeless, NetstoreError
 from netstore.guard import guarded
 from netstore.limits import Shares, default_budget
 from netstore.meter import Meter
@@ -86,18 +79,15 @@ from netstore.node.member import OWN
 from netstore.node.peers import Peers
 from netstore.node.proposals import Proposals
 from netstore.node.register import Expelled, Register, ask
+from netstore.node.storage import Storage, readable_members
 from netstore.node.timekeeper import Deadlines, Timekeeper
 from netstore.ops.config import DEFAULT_CLUSTER_TOKEN, Alone
 from netstore.ops.logging import get_logger, set_level
 from netstore.ops.memory import usable_memory
 from netstore.ops.notify import ServiceManager
 from netstore.ops.start import Start
-from netstore.raft.core import Boot, Config, Raft
-from netstore.raft.entry import HardState, SnapshotMeta
+from netstore.raft.core import Config, Raft
 from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion, encode
-from netstore.state.machine import Machine
-from netstore.state.member import MemberInfo
-from netstore.state.mirror import MEMBERS, TABLES
 from netstore.types import Index, Nanos, NodeId
 from netstore.watch.hub import Hub
 
@@ -111,8 +101,6 @@ if TYPE_CHECKING:
     from netstore.ops.config import StoreConfig
     from netstore.state.machine import Outcome
     from netstore.urls import Url
-
-STATE_FILE: Final = "state.lmdb"
 
 DRAIN_SECONDS: Final = 5.0
 """How long waiting requests may take to finish once a stop was asked for."""
@@ -210,132 +198,6 @@ def bind(key: str, url: Url) -> socket.socket:
             f"{key}: cannot listen on {url}: {why}; stop what uses it or choose another address"
         ) from None
     return sock
-
-
-class _Store:
-    """Log, state and position of one member, opened and found to fit together."""
-
-    def __init__(
-        self,
-        folder: DataDir,
-        deliver: Callable[[Callable[[], object]], object],
-        shares: Shares,
-        start: Start,
-    ) -> None:
-        """Changes of the state that are not committed, and reads in steps, have their shares. Blocks.
-
-        CorruptData when something that was safe once cannot be read; nothing is changed then."""
-        self.failed: Callable[[OSError], None] = _no_listener
-        """Called when the state cannot be committed."""
-        self.damaged: Callable[[StateDamaged], object] = _raised_anyway
-        """Called when what was read of the state is not what was written: it must not be served."""
-        self.log = get_logger("server")
-        identity = folder.identity
-        with ExitStack() as parts:
-            path = folder.state_dir / STATE_FILE
-            told = examined(path, self._not_verified, start.verifying)
-            self.device = device = PosixDevice(folder.wal_dir, deliver)
-            parts.callback(device.close)
-            owner = Identity(identity.cluster_id, identity.member_id)
-            self.wal, self.replay = Wal.open(
-                device, owner, told=told.log, moved=partial(start.moved, "reading the log")
-            )
-            parts.callback(self.wal.close)
-            if self.replay.cut is not None:
-                self.log.warning("log_tail_cut", file=self.replay.cut.name, offset=self.replay.cut.offset)
-            self.mark = self.replay.mark or SnapshotMeta()
-            placed = images.settle(
-                folder.state_dir,
-                path,
-                told.applied,
-                self.mark.index,
-                self.replay.last,
-                partial(start.moved, "checking a copy of the state"),
-            )
-            if placed is not None:
-                self.log.info("state_copy_installed", index=placed)
-            self.engine = LmdbEngine(
-                path,
-                deliver,
-                TABLES,
-                self._engine_failed,
-                on_damage=self._found_damage,
-                budget=shares.overlay,
-            )
-            parts.callback(self._close_engine)
-            self.engine.log_position = self.wal.position
-            self.machine = Machine(self.engine, shares.reads, shares.walks)
-            self.machine.passed_over = read_skips(folder.path)
-            if self.machine.passed_over:
-                self.log.warning("entries_skipped", entries=sorted(self.machine.passed_over))
-            start.loading(self.machine.stored, self.engine.sizes()[1])
-            self.machine.load(start.loaded)
-            self._parts = parts.pop_all()
-
-    def boot(self, initial: Mapping[NodeId, Sequence[str]]) -> Boot:
-        """Where Raft takes up. A log that is empty begins as that of a new cluster of these members; without
-        any it waits for a state copy.
-        """
-        replay = self.replay
-        hard_state, entries = replay.hard_state or HardState(), replay.entries
-        if initial and bootstrap.is_empty(replay) and not self.machine.applied:
-            self.mark = bootstrap.first_mark(initial)
-            hard_state, entries = bootstrap.first_batch({id_: tuple(urls) for id_, urls in initial.items()})
-            self.wal.mark(self.mark, self._written)
-            self.wal.append(hard_state, entries, self._written)
-        return Boot(hard_state=hard_state, snapshot=self.mark, entries=entries, applied=self.machine.applied)
-
-    async def begin_anew(self, own: NodeId) -> None:
-        """Make this member the only voter, with everything it has."""
-        bootstrap.catch_up(self.machine, self.replay.entries)
-        await self._when_done(self.engine.sync)
-        mark = bootstrap.alone(own, self.replay)
-        await self._when_done(lambda done: self.wal.mark(mark, done))
-        self.mark, self.replay.mark, self.replay.entries = mark, mark, []
-
-    async def _when_done(self, begin: Callable[[Callable[[OSError | None], None]], None]) -> None:
-        over = trio.Event()
-        failures: list[OSError] = []
-
-        def done(failure: OSError | None) -> None:
-            if failure is not None:
-                failures.append(failure)
-            over.set()
-
-        begin(done)
-        await over.wait()
-        for failure in failures:
-            raise NetstoreError(
-                f"data_dir: cannot be written: {failure}; free disk space or replace the disk"
-            )
-
-    def _not_verified(self, why: str) -> None:
-        self.log.warning(
-            "state_not_verified",
-            reason=why,
-            fix="give the process room for one more; until then what is read is verified as it is read",
-        )
-
-    def _engine_failed(self, failure: OSError) -> None:
-        self.failed(failure)
-
-    def _found_damage(self, damage: StateDamaged) -> None:
-        self.damaged(damage)
-
-    def _written(self, failure: OSError | None) -> None:
-        """The beginning of a log was kept. Whatever is against it ends the member before it says anything."""
-        if failure is not None:
-            raise NetstoreError(f"data_dir: {failure}; free disk space or replace the disk")
-
-    def close(self) -> None:
-        """Make the state durable if there is room, then close the log. Blocks."""
-        self._parts.close()
-
-    def _close_engine(self) -> None:
-        try:
-            self.engine.close()
-        except OSError as error:  # no loss: the log has what the state has not, and the next start applies it
-            self.log.warning("state_not_saved", reason=error.strerror or str(error))
 
 
 class _Daemon:
@@ -661,7 +523,7 @@ class _Daemon:
         self.log.warning("member_replaced", old=f"{old:x}", new=f"{roster.you:x}", kept=DAMAGED)
 
     async def _open_store(self) -> Raft:
-        store = _Store(self.folder, self.reactor.call_soon, self.shares, self.start)
+        store = Storage(self.folder, self.reactor.call_soon, self.shares, self.start, self.log)
         try:
             raft = await self._begin(store)
         except BaseException:
@@ -671,7 +533,7 @@ class _Daemon:
         self.parts.callback(store.close)
         return raft
 
-    async def _begin(self, store: _Store) -> Raft:
+    async def _begin(self, store: Storage) -> Raft:
         config, own = self.config, self.folder.identity
         if config.force_new_cluster:
             await store.begin_anew(own.member_id)
@@ -695,16 +557,8 @@ class _Daemon:
 
     def _others_in_state(self) -> dict[NodeId, tuple[str, ...]]:
         """Where others are reached as far as a damaged member's state can still tell."""
-        path = self.folder.state_dir / STATE_FILE
-        if not path.exists():
-            return {}
-        decode = msgspec.msgpack.Decoder(MemberInfo).decode
-        try:
-            members = [decode(record) for record in records(path, MEMBERS)]
-        except (OSError, msgspec.MsgspecError):
-            return {}
         own = self.folder.identity.member_id
-        return {member.id: member.peer_urls for member in members if member.id != own}
+        return {member.id: member.peer_urls for member in readable_members(self.folder) if member.id != own}
 
     async def _open(self) -> None:
         """Open the store and put the member together around it."""
@@ -1034,16 +888,6 @@ def _already_started(member: NodeId, config: StoreConfig) -> NetstoreError:
         f" may have voted: restore the folder, or remove the member (netstorectl member rm {member:x}) and"
         " start with --join"
     )
-
-
-def _no_listener(error: OSError) -> None:
-    raise NetstoreError(
-        f"data_dir: the state cannot be written: {error}; free disk space or replace the disk"
-    )
-
-
-def _raised_anyway(_damage: StateDamaged) -> None:
-    """While a store is opened, what reads it raises to who opens it."""
 
 
 def _shown(url: Url, sock: socket.socket) -> str:

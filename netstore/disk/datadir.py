@@ -38,6 +38,9 @@ FORMAT: Final = 2
 released, and its log, read as this one, would lose what was acknowledged.
 """
 
+STATE_FILE: Final = "state.lmdb"
+"""The file of the state, in the folder `state`."""
+
 DAMAGED: Final = "damaged"
 """Where the files of a damaged member are kept, inside the folders they were in."""
 
