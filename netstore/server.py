@@ -40,31 +40,24 @@ from netstore.api.v3 import services as v3
 from netstore.api.v3.version import CLUSTER_VERSION
 from netstore.collector import Collector
 from netstore.disk.datadir import (
-    DAMAGED,
-    MAX_TOKEN_CHARACTERS,
     DataDir,
-    MemberIdentity,
-    keep_token,
-    read_token,
 )
 from netstore.disk.deliver import watch_threads
 from netstore.disk.scrub import Scrubber
 from netstore.disk.skips import keep_stop
-from netstore.errors import CannotApply, CorruptData, Fault, Hopeless, NetstoreError
+from netstore.errors import CannotApply, Fault, NetstoreError
 from netstore.guard import guarded
 from netstore.limits import Shares, default_budget
 from netstore.meter import Meter
-from netstore.net.call import CallFailed
 from netstore.net.front import ALPN, Front
 from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
 from netstore.net.http1 import Cors, Http1Server
 from netstore.net.http2 import Http2Server
 from netstore.net.http2exchange import opener
 from netstore.net.peerproof import Secret
-from netstore.net.peerwire import Application, StateNote, Verdict
+from netstore.net.peerwire import Application, StateNote
 from netstore.net.reactor import Limits, Reactor
 from netstore.net.tls import Credentials
-from netstore.node import bootstrap
 from netstore.node.backup import Backups
 from netstore.node.cluster import Cluster
 from netstore.node.consistency import Consistency
@@ -72,21 +65,23 @@ from netstore.node.copies import StateCopies
 from netstore.node.driver import Driver
 from netstore.node.guests import MAX_GUESTS
 from netstore.node.host import CATCH_UP_ENTRIES, Host
+from netstore.node.identity import Enrollment, MemberSettings
+from netstore.node.jointoken import find_token, read_token_file
 from netstore.node.lessor import Lessor
 from netstore.node.level import Levels
 from netstore.node.loop import Loop
 from netstore.node.member import OWN
 from netstore.node.peers import Peers
 from netstore.node.proposals import Proposals
+from netstore.node.recovery import recover
 from netstore.node.register import Expelled, Register, ask
-from netstore.node.storage import Storage, readable_members
+from netstore.node.storage import Storage
 from netstore.node.timekeeper import Deadlines, Timekeeper
 from netstore.ops.config import DEFAULT_CLUSTER_TOKEN, Alone
 from netstore.ops.logging import get_logger, set_level
 from netstore.ops.memory import usable_memory
 from netstore.ops.notify import ServiceManager
 from netstore.ops.start import Start
-from netstore.raft.core import Config, Raft
 from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion, encode
 from netstore.types import Index, Nanos, NodeId
 from netstore.watch.hub import Hub
@@ -107,14 +102,6 @@ DRAIN_SECONDS: Final = 5.0
 
 PUBLISH_SECONDS: Final = 5.0
 """How long a member with a state to read waits for the cluster before it serves."""
-
-JOIN_SECONDS: Final = 60.0
-"""How long a member that has nothing yet asks the others before it gives up."""
-
-REPLACE_SECONDS: Final = 20.0
-"""How long a member whose data is damaged asks the others to be let in again."""
-
-NO_MEMBER: Final = NodeId(0)
 
 LEAVE_SECONDS: Final = 0.01
 """How often a stopping leader looks whether another one has taken over."""
@@ -268,14 +255,16 @@ class _Daemon:
             )
         )
         self.loop = Loop(self.meter)
-        self.initial = {
-            bootstrap.member_id(map(str, each.peer_urls), config.initial_cluster_token): each
-            for each in config.initial_cluster
-        }
-        self.secret = self._know_token()
-        """What this member and the others prove themselves with where no certificate does."""
-        self.acquainted: dict[NodeId, tuple[str, ...]] = {}
-        """Where others are reached, as the cluster said before this member had a list of its own."""
+        settings = _member_settings(config)
+        certified = self.credentials is not None and self.credentials.client_auth
+        token = find_token(
+            settings,
+            self.folder,
+            certified=certified and all(url.scheme == "https" for url in config.listen_peer_urls),
+            log=self.log,
+        )
+        self.secret = None if token is None else Secret(token)
+        self.enrollment = Enrollment(settings, self.folder, self._ask, self.log)
 
     async def serve(self, ready: Callable[[], None] | None) -> None:
         """Run until a signal asks to stop, or until a fault that must not be survived."""
@@ -285,7 +274,7 @@ class _Daemon:
                 nursery.start_soon(self._stop_on_signal, signals, manager, nursery.cancel_scope)
                 nursery.start_soon(self.reactor.run, self.front.session, self.loop)
                 if self.folder.found is None:
-                    await self._find_identity()
+                    await self.enrollment.find()
                 await self._open()
                 self.collector.begin()
                 nursery.start_soon(self.loop.run, self.host)
@@ -308,71 +297,6 @@ class _Daemon:
                     ready()
                 await trio.sleep_forever()
 
-    # --- who this is
-
-    def _know_token(self) -> Secret | None:
-        """The join token: as the folder has it, as it is given, or a new one for a cluster that begins here.
-
-        It is on disk before the identity is, and stays when the folder becomes another member's.
-        """
-        config, log = self.config, self.log
-        stored, given = read_token(config.data_dir), _given_token(config)
-        token = stored
-        if self.folder.found is None or stored is None:
-            token = given or self._first_token() or stored
-        elif given is not None and given != stored:
-            log.warning("join_token_ignored", reason=f"{config.data_dir} has another one already")
-        if token is not None and token != stored:
-            keep_token(config.data_dir, token)
-        certified = self.credentials is not None and self.credentials.client_auth
-        plain = not certified or any(url.scheme == "http" for url in config.listen_peer_urls)
-        if plain and token == DEFAULT_CLUSTER_TOKEN:
-            log.warning(
-                "join_token_weak",
-                reason="it is the default initial_cluster_token, which everybody knows",
-                fix="begin the cluster with a secret --initial-cluster-token, or use TLS among the members",
-            )
-        return None if token is None else Secret(token)
-
-    def _first_token(self) -> str | None:
-        """That of a folder which has none: what those share that `initial_cluster` names, now or later, or a
-        random one.
-        """
-        config = self.config
-        if config.join:
-            if self.folder.found is None and any(url.scheme == "http" for url in config.join):
-                raise Hopeless(
-                    "join_token: is needed to join over http: run netstorectl member token where a member"
-                    " runs, and give what it prints with --join-token or --join-token-file"
-                )
-            return None
-        shared = not isinstance(config.initial_cluster, Alone) or config.initial_cluster_state == "existing"
-        if shared or config.initial_cluster_token != DEFAULT_CLUSTER_TOKEN:
-            return config.initial_cluster_token
-        if self.folder.found is not None:
-            return None  # it may have joined by its certificate: the others would have another one
-        return read_token(config.data_dir) or secrets.token_hex(32)
-
-    async def _find_identity(self) -> None:
-        """Give the empty folder its identity: one of a new cluster's, or one that a running cluster gives."""
-        config = self.config
-        if config.force_new_cluster:
-            raise NetstoreError(
-                f"force_new_cluster: {config.data_dir} is empty: name the folder of the member whose data is"
-                " to become the cluster's"
-            )
-        if config.join:
-            roster = await self._apply(self._others())
-            identity = MemberIdentity(roster.cluster, roster.you, config.name)
-        elif config.initial_cluster_state == "existing":
-            identity = self._own_place(await self._ask(self._others()))
-        else:
-            own = next(id_ for id_, each in self.initial.items() if each.name == config.name)
-            identity = MemberIdentity(bootstrap.cluster_id(self.initial), own, config.name)
-            await self._refuse_to_begin_twice(identity)
-        self.folder.adopt(identity)
-        self.log.info("identity_found", member=f"{identity.member_id:x}", cluster=f"{identity.cluster_id:x}")
-
     def _most_connections(self) -> int:
         """What the configuration allows, as far as there are descriptors for it beside the member's own."""
         wanted = self.config.max_connections
@@ -386,184 +310,17 @@ class _Daemon:
             )
         return min(wanted, able)
 
-    def _others(self) -> list[str]:
-        """Peer URLs of members that the configuration names."""
-        config = self.config
-        named = (url for each in config.initial_cluster if each.name != config.name for url in each.peer_urls)
-        return [str(url) for url in (*config.join, *named)]
-
-    def _own_place(self, roster: Roster) -> MemberIdentity:
-        """Which of the cluster's members this one was added as: the one with its peer URLs."""
-        urls = {str(url) for url in self.config.initial_advertise_peer_urls}
-        found = next((member for member in roster.members if set(member.peer_urls) == urls), None)
-        if found is None:
-            raise NetstoreError(
-                f"initial_cluster_state: the cluster has no member at {', '.join(sorted(urls))}: add it first"
-                " (netstorectl member add), or start with --join"
-            )
-        if found.name:
-            raise _already_started(found.id, self.config)
-        self._meet(roster, found.id)
-        return MemberIdentity(roster.cluster, found.id, self.config.name)
-
-    async def _refuse_to_begin_twice(self, identity: MemberIdentity) -> None:
-        """A member of a running cluster that lost its data must not begin as if it had never voted: it begins
-        only where none of the others can be connected to. Who is there has to say who is a member.
-        """
-        others = self._others()
-        if not others:
-            return
-        try:
-            roster = await self._ask(others, patient=False)
-        except CallFailed:
-            return  # nobody is there yet: all begin now
-        if roster.cluster != identity.cluster_id:
-            raise NetstoreError(
-                f"initial_cluster: its members are in cluster {roster.cluster:x} already, not in"
-                f" {identity.cluster_id:x}: start with --join, or give another initial_cluster_token"
-            )
-        own = next((member for member in roster.members if member.id == identity.member_id), None)
-        if own is None or own.name:
-            raise _already_started(identity.member_id, self.config)
-
-    async def _apply(
-        self, others: Sequence[str], replaces: NodeId = NO_MEMBER, seconds: float = JOIN_SECONDS
-    ) -> Roster:
-        """Ask to be let in."""
-        config = self.config
-        urls = tuple(str(url) for url in config.initial_advertise_peer_urls)
-        roster = await self._ask(others, Application(config.name, urls, replaces), seconds)
-        self._meet(roster, roster.you)
-        return roster
-
-    def _meet(self, roster: Roster, own: NodeId) -> None:
-        self.acquainted = {member.id: member.peer_urls for member in roster.members if member.id != own}
-
-    async def _ask(
-        self,
-        urls: Sequence[str],
-        application: Application | None = None,
-        seconds: float = JOIN_SECONDS,
-        *,
-        patient: bool = True,
-    ) -> Roster:
-        """Ask again and again, for a while; another token stays another one, and is told at once. Who is not
-        `patient` gets CallFailed when nobody is there at all, and nobody was before.
-        """
-        reason = ""
-        with trio.move_on_after(seconds):
-            while True:
-                try:
-                    return await self._ask_once(urls, application)
-                except CallFailed as fault:
-                    if fault.verdict == Verdict.NOT_PROVED:
-                        raise self._other_token(fault) from None
-                    if fault.verdict is not None:
-                        patient = True
-                    elif not patient:
-                        raise
-                    if str(fault) != reason:
-                        reason = str(fault)
-                        self.log.warning("cluster_not_reached", reason=reason)
-                await trio.sleep(1)
-        raise NetstoreError(f"the cluster did not let this member in within {seconds:g} s: {reason}")
-
-    def _other_token(self, fault: CallFailed) -> NetstoreError:
-        shown = (
-            "run netstorectl member token where a member runs, and give what it prints with --join-token or"
-            " --join-token-file"
-        )
-        if self.config.join:
-            return NetstoreError(f"join_token: {fault}: {shown}")
-        return NetstoreError(
-            f"initial_cluster_token: {fault}: another cluster runs there, or its join token is another one:"
-            f" {shown}, or give other peer URLs"
-        )
-
-    async def _ask_once(self, urls: Sequence[str], application: Application | None = None) -> Roster:
-        return await ask(
-            self.reactor,
-            urls,
-            application,
-            program=f"netstored {__version__}",
-            credentials=self.credentials,
-            secret=self.secret,
-        )
-
-    # --- the parts
-
-    async def _recover(self) -> Raft:
-        """Open the store; one that is damaged is replaced, if the cluster lets this member in again."""
-        try:
-            return await self._open_store()
-        except CorruptData as fault:
-            damage = fault
-        if self.config.force_new_cluster:
-            raise damage
-        await self._become_another(damage)
-        return await self._open_store()
-
-    async def _become_another(self, damage: CorruptData) -> None:
-        """Begin anew, with an empty store, as another member; the damaged files are kept.
-
-        Raises the damage where there is nobody to ask, or none of those asked agrees.
-        """
-        old = self.folder.identity.member_id
-        self.acquainted = self._others_in_state()
-        known = (url for urls in self.acquainted.values() for url in urls)
-        others = list(dict.fromkeys((*self._others(), *known)))
-        if not others:
-            raise damage
-        self.log.error("data_damaged", error=str(damage), member=f"{old:x}", asking=others)
-        try:
-            roster = await self._apply(others, replaces=old, seconds=REPLACE_SECONDS)
-        except NetstoreError as fault:
-            raise CorruptData(f"{damage}; {fault}") from damage
-        self.folder.replace(MemberIdentity(roster.cluster, roster.you, self.config.name))
-        self.log.warning("member_replaced", old=f"{old:x}", new=f"{roster.you:x}", kept=DAMAGED)
-
-    async def _open_store(self) -> Raft:
-        store = Storage(self.folder, self.reactor.call_soon, self.shares, self.start, self.log)
-        try:
-            raft = await self._begin(store)
-        except BaseException:
-            store.close()
-            raise
-        self.store = store
-        self.parts.callback(store.close)
-        return raft
-
-    async def _begin(self, store: Storage) -> Raft:
-        config, own = self.config, self.folder.identity
-        if config.force_new_cluster:
-            await store.begin_anew(own.member_id)
-        begins_here = own.member_id in self.initial and bootstrap.cluster_id(self.initial) == own.cluster_id
-        first = {id_: tuple(map(str, each.peer_urls)) for id_, each in self.initial.items()}
-        boot = store.boot(first if begins_here else {})
-        if not boot.snapshot.conf.voters and not self.acquainted:
-            self._meet(await self._ask(self._others()), own.member_id)
-        ticks = max(2, config.election_timeout // config.heartbeat_interval)
-        raft = Raft(Config(id=own.member_id, election_ticks=ticks), boot, secrets.randbelow)
-        self.log.info(
-            "member_recovered",
-            member=f"{own.member_id:x}",
-            cluster=f"{own.cluster_id:x}",
-            term=raft.term,
-            applied=boot.applied,
-            commit=raft.commit,
-            last=raft.last_index,
-        )
-        return raft
-
-    def _others_in_state(self) -> dict[NodeId, tuple[str, ...]]:
-        """Where others are reached as far as a damaged member's state can still tell."""
-        own = self.folder.identity.member_id
-        return {member.id: member.peer_urls for member in readable_members(self.folder) if member.id != own}
-
     async def _open(self) -> None:
         """Open the store and put the member together around it."""
         config = self.config
-        raft = await self._recover()
+        self.store, raft = await recover(
+            partial(Storage, self.folder, self.reactor.call_soon, self.shares, self.start, self.log),
+            self.enrollment,
+            election_ticks=max(2, config.election_timeout // config.heartbeat_interval),
+            below=secrets.randbelow,
+            log=self.log,
+        )
+        self.parts.callback(self.store.close)
         store, identity = self.store, self.folder.identity
         self.peers = Peers(
             identity=identity,
@@ -684,6 +441,16 @@ class _Daemon:
     def _call_for_client(self, call: Callable[[], object]) -> None:
         self.reactor.call_soon(partial(guarded, self.host.request_failed, call))
 
+    async def _ask(self, urls: Sequence[str], application: Application | None) -> Roster:
+        return await ask(
+            self.reactor,
+            urls,
+            application,
+            program=f"netstored {__version__}",
+            credentials=self.credentials,
+            secret=self.secret,
+        )
+
     def _answer_who(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
         self.register.take(application, answer)
 
@@ -693,7 +460,7 @@ class _Daemon:
     def _directory(self) -> tuple[Mapping[NodeId, Sequence[str]], AbstractSet[NodeId]]:
         machine = self.store.machine
         if not machine.members:
-            return self.acquainted, machine.removed
+            return self.enrollment.acquainted, machine.removed
         return {id_: member.peer_urls for id_, member in machine.members.items()}, machine.removed
 
     # --- the running member
@@ -863,30 +630,19 @@ def _credentials(
     return Credentials(cert, key, trusted, client_auth=trusted is not None, log=get_logger("tls"), alpn=alpn)
 
 
-def _given_token(config: StoreConfig) -> str | None:
-    """The join token that was given, in either way; itself before a file."""
-    file = config.join_token_file
-    if file is None or config.join_token is not None:
-        return config.join_token
-    try:
-        with file.open(encoding="utf-8") as opened:
-            token = opened.read(4 * MAX_TOKEN_CHARACTERS).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "is no text"
-        raise NetstoreError(f"join_token_file: {file}: {why}; name a file with the token alone") from None
-    if not token or len(token) > MAX_TOKEN_CHARACTERS or not token.isprintable():
-        raise NetstoreError(
-            f"join_token_file: {file}: holds no token of 1 to {MAX_TOKEN_CHARACTERS} printable characters;"
-            " write what netstorectl member token prints"
-        )
-    return token
-
-
-def _already_started(member: NodeId, config: StoreConfig) -> NetstoreError:
-    return NetstoreError(
-        f"data_dir: {config.data_dir} is empty, but member {member:x} of this name was started before, and"
-        f" may have voted: restore the folder, or remove the member (netstorectl member rm {member:x}) and"
-        " start with --join"
+def _member_settings(config: StoreConfig) -> MemberSettings:
+    token, file = config.join_token, config.join_token_file
+    return MemberSettings(
+        name=config.name,
+        peer_urls=tuple(map(str, config.initial_advertise_peer_urls)),
+        initial={each.name: tuple(map(str, each.peer_urls)) for each in config.initial_cluster},
+        names_members=not isinstance(config.initial_cluster, Alone),
+        initial_token=config.initial_cluster_token,
+        known_token=DEFAULT_CLUSTER_TOKEN,
+        joins_existing=config.initial_cluster_state == "existing",
+        join=tuple(map(str, config.join)),
+        join_token=read_token_file(file) if token is None and file is not None else token,
+        force_new=config.force_new_cluster,
     )
 
 

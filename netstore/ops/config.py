@@ -47,7 +47,7 @@ LOG_LEVELS: Final = ("debug", "info", "warn", "error", "panic", "fatal")
 LOG_FORMATS: Final = ("auto", "json", "console")
 
 DEFAULT_CLUSTER_TOKEN: Final = "etcd-cluster"  # noqa: S105 - no secret: everybody knows it
-"""etcd's; everybody knows it, so it proves nothing."""
+"""etcd's default. Everybody knows it, so it proves nothing."""
 
 MAX_ELECTION_MS: Final = 50_000
 """etcd's own bound: a cluster that needs longer to notice a dead leader is not in one place."""
