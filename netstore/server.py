@@ -14,15 +14,11 @@ damaged files aside and joins anew, under another identity (`node.register`); al
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import itertools
 import os
-import resource
 import secrets
 import signal
-import socket
-import time
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -45,7 +41,7 @@ from netstore.disk.datadir import (
 from netstore.disk.deliver import watch_threads
 from netstore.disk.scrub import Scrubber
 from netstore.disk.skips import keep_stop
-from netstore.errors import CannotApply, Fault, NetstoreError
+from netstore.errors import CannotApply, NetstoreError
 from netstore.guard import guarded
 from netstore.limits import Shares, default_budget
 from netstore.meter import Meter
@@ -54,36 +50,40 @@ from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
 from netstore.net.http1 import Cors, Http1Server
 from netstore.net.http2 import Http2Server
 from netstore.net.http2exchange import opener
+from netstore.net.listener import bind, bound_url
 from netstore.net.peerproof import Secret
 from netstore.net.peerwire import Application, StateNote
 from netstore.net.reactor import Limits, Reactor
 from netstore.net.tls import Credentials
 from netstore.node.backup import Backups
+from netstore.node.clock import SystemClock
 from netstore.node.cluster import Cluster
 from netstore.node.consistency import Consistency
 from netstore.node.copies import StateCopies
 from netstore.node.driver import Driver
 from netstore.node.guests import MAX_GUESTS
+from netstore.node.handover import hand_over
 from netstore.node.host import CATCH_UP_ENTRIES, Host
 from netstore.node.identity import Enrollment, MemberSettings
 from netstore.node.jointoken import find_token, read_token_file
 from netstore.node.lessor import Lessor
 from netstore.node.level import Levels
 from netstore.node.loop import Loop
-from netstore.node.member import OWN
 from netstore.node.peers import Peers
 from netstore.node.proposals import Proposals
+from netstore.node.publication import publish
 from netstore.node.recovery import recover
 from netstore.node.register import Expelled, Register, ask
 from netstore.node.storage import Storage
 from netstore.node.timekeeper import Deadlines, Timekeeper
 from netstore.ops.config import DEFAULT_CLUSTER_TOKEN, Alone
+from netstore.ops.descriptors import most_connections
 from netstore.ops.logging import get_logger, set_level
 from netstore.ops.memory import usable_memory
 from netstore.ops.notify import ServiceManager
 from netstore.ops.start import Start
-from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion, encode
-from netstore.types import Index, Nanos, NodeId
+from netstore.state.commands import PublishMember
+from netstore.types import Index, NodeId
 from netstore.watch.hub import Hub
 
 if TYPE_CHECKING:
@@ -94,8 +94,6 @@ if TYPE_CHECKING:
     from netstore.net.exchange import Exchange
     from netstore.net.peerwire import Roster
     from netstore.ops.config import StoreConfig
-    from netstore.state.machine import Outcome
-    from netstore.urls import Url
 
 DRAIN_SECONDS: Final = 5.0
 """How long waiting requests may take to finish once a stop was asked for."""
@@ -103,88 +101,11 @@ DRAIN_SECONDS: Final = 5.0
 PUBLISH_SECONDS: Final = 5.0
 """How long a member with a state to read waits for the cluster before it serves."""
 
-LEAVE_SECONDS: Final = 0.01
-"""How often a stopping leader looks whether another one has taken over."""
-
 CHORES_SECONDS: Final = 0.1
 """How often learners that caught up, and an own removal, are looked for."""
 
-
-OWN_DESCRIPTORS: Final = 128 + MAX_GUESTS
-"""Open files that clients leave to the member: its log, its state, copies, its streams with others. Where
-there are hardly more, clients get one in `CLIENTS_PART`: a single connection would shut out everybody else.
-"""
-
-CLIENTS_PART: Final = 4
-"""A member alone needs 22 open files beside its clients."""
-
-MOST_DESCRIPTORS: Final = 1 << 20
-"""Open files that are enough, where the system sets no limit."""
-
 SAMPLE_ROUNDS: Final = 10
 """Chores between two looks at the traffic with other members."""
-
-
-def raise_descriptor_limit() -> int:
-    """Allow this process as many open files as it may allow itself; how many that is (setrlimit(2))."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
-    if soft != resource.RLIM_INFINITY and soft < most:
-        with contextlib.suppress(OSError, ValueError):  # what there is has to do, then
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-            soft = most
-    return most if soft == resource.RLIM_INFINITY else soft
-
-
-def connections_for(descriptors: int) -> int:
-    """How many client connections fit among so many open files."""
-    return max(1, descriptors // CLIENTS_PART, descriptors - OWN_DESCRIPTORS)
-
-
-class SystemClock:
-    """The clocks of this machine. Implements `seams.Clock`."""
-
-    monotonic = staticmethod(time.monotonic)
-    """Seconds from an unknown start; never decreases. The function itself: it is called for each request."""
-
-    def __init__(self) -> None:
-        """Nothing is read."""
-        self._wall = 0
-        self._is_told = False
-
-    def wall(self) -> Nanos:
-        """Wall time; may jump either way. Not before 1970, which could not be written down; beyond 2262,
-        where nanoseconds do not fit 64 bits, it stands still at what was read last, and that is told once.
-        """
-        try:
-            self._wall = max(time.time_ns(), 0)
-        except OverflowError:
-            if not self._is_told:
-                self._is_told = True
-                get_logger("server").warning(
-                    "wall_clock_wrong", reason="it is beyond the year 2262", fix="set the clock"
-                )
-        return Nanos(self._wall)
-
-
-def bind(key: str, url: Url) -> socket.socket:
-    """A socket bound to the address of a URL that the setting `key` names, not listening yet.
-
-    NetstoreError when the address cannot be had.
-    """
-    family = socket.AF_INET6 if ":" in url.host else socket.AF_INET
-    host = "127.0.0.1" if url.host == "localhost" else url.host
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, url.port))
-    except OSError as fault:
-        sock.close()
-        why = os.strerror(fault.errno) if fault.errno else str(fault)
-        raise NetstoreError(
-            f"{key}: cannot listen on {url}: {why}; stop what uses it or choose another address"
-        ) from None
-    return sock
 
 
 class _Daemon:
@@ -195,7 +116,7 @@ class _Daemon:
         self.config = config
         self.manager = manager
         self.log = get_logger("server")
-        self.clock = SystemClock()
+        self.clock = SystemClock(self.log)
         self.start = Start(manager, self.clock.monotonic, self.log)
         self.clients = [bind("listen_client_urls", url) for url in config.listen_client_urls]
         self.callers = [bind("listen_peer_urls", url) for url in config.listen_peer_urls]
@@ -228,7 +149,11 @@ class _Daemon:
         self.collector = Collector(self.clock.monotonic)
         parts.callback(self.collector.end)
         self.reactor = Reactor(
-            Limits(self._most_connections(), config.slow_client_seconds, self.shares.clients),
+            Limits(
+                most_connections(config.max_connections, MAX_GUESTS, self.log),
+                config.slow_client_seconds,
+                self.shares.clients,
+            ),
             self.http1,
             get_logger("net"),
             self.clock.monotonic,
@@ -289,26 +214,13 @@ class _Daemon:
                     self.host.campaign()
                 published = trio.Event()
                 nursery.start_soon(self._publish, published)
-                nursery.start_soon(self._tell_start)
+                nursery.start_soon(self.start.follow, self.host, self.store.engine)
                 with trio.move_on_after(PUBLISH_SECONDS if self.host.machine.applied else float("inf")):
                     await published.wait()
                 self._serve_clients(manager)
                 if ready is not None:
                     ready()
                 await trio.sleep_forever()
-
-    def _most_connections(self) -> int:
-        """What the configuration allows, as far as there are descriptors for it beside the member's own."""
-        wanted = self.config.max_connections
-        able = connections_for(raise_descriptor_limit())
-        if able < wanted:
-            self.log.warning(
-                "connections_limited",
-                wanted=wanted,
-                possible=able,
-                fix="raise the limit on open files",
-            )
-        return min(wanted, able)
 
     async def _open(self) -> None:
         """Open the store and put the member together around it."""
@@ -469,70 +381,23 @@ class _Daemon:
         for url, sock in zip(self.config.listen_client_urls, self.clients, strict=True):
             self.reactor.listen(sock, self.client_credentials if url.scheme == "https" else None)
         urls = [
-            _shown(url, sock) for url, sock in zip(self.config.listen_client_urls, self.clients, strict=True)
+            str(bound_url(url, sock))
+            for url, sock in zip(self.config.listen_client_urls, self.clients, strict=True)
         ]
         self.log.info("serving_clients", urls=urls, version=__version__, data_dir=str(self.config.data_dir))
         self.start.over = True
         manager.ready(f"serving clients on {', '.join(urls)}")
 
-    async def _tell_start(self) -> None:
-        """Until clients are served, tell what moves of the member: one that joins gets its state from others,
-        loads it, and applies what has come since.
-        """
-        start, machine = self.start, self.host.machine
-        was_loading = False
-        while not start.over:
-            is_loading = self.host.loading
-            if is_loading and not was_loading:
-                start.loading(machine.stored, self.store.engine.sizes()[1])
-            if is_loading:
-                start.loaded(machine.loaded)
-            else:
-                start.applied(machine.applied)
-            was_loading = is_loading
-            await trio.sleep(CHORES_SECONDS)
-
     async def _publish(self, published: trio.Event) -> None:
-        """Tell the cluster this member's name and URLs, as etcd does at each start; whoever leads also sets
-        the cluster's version.
-        """
-        config, host = self.config, self.host
-        peer_urls = tuple(map(str, config.initial_advertise_peer_urls))
-        client_urls = tuple(map(str, config.advertise_client_urls))
-        while not host.machine.members:  # noqa: ASYNC110 - a member that joins has no list before its copy
-            await trio.sleep(CHORES_SECONDS)
-        await self._propose(encode(PublishMember(host.id, config.name, client_urls, peer_urls)))
-        if config.force_new_cluster:
-            for other in sorted(set(host.machine.members) - {host.id}):
-                await self._propose(encode(RemoveMember(other)))
-        while not host.machine.cluster_version:
-            if host.leader == host.id:
-                await self._propose(encode(SetClusterVersion(CLUSTER_VERSION)))
-            else:
-                await trio.sleep(CHORES_SECONDS)
+        config = self.config
+        own = PublishMember(
+            self.host.id,
+            config.name,
+            tuple(map(str, config.advertise_client_urls)),
+            tuple(map(str, config.initial_advertise_peer_urls)),
+        )
+        await publish(self.host, own, CLUSTER_VERSION, alone=config.force_new_cluster, log=self.log)
         published.set()
-
-    async def _propose(self, command: bytes) -> None:
-        """Propose until it is accepted. Each try is bounded by the time limit of proposals."""
-        told = ""
-        while True:
-            outcomes: list[Outcome | Fault] = []
-            done = trio.Event()
-
-            def take(
-                outcome: Outcome | Fault, outcomes: list[Outcome | Fault] = outcomes, done: trio.Event = done
-            ) -> None:
-                outcomes.append(outcome)
-                done.set()
-
-            self.host.propose(command, take, OWN)
-            await done.wait()
-            if not isinstance(outcomes[0], Fault):
-                return
-            if str(outcomes[0]) != told:
-                told = str(outcomes[0])
-                self.log.warning("member_not_published", reason=told)
-            await trio.sleep(1)
 
     async def _do_chores(self, manager: ServiceManager) -> None:
         """What nobody asks for and no message brings."""
@@ -566,24 +431,11 @@ class _Daemon:
             manager.stopping("finishing requests")
             self.reactor.stop_accepting()
             with trio.move_on_after(DRAIN_SECONDS):
-                await self._leave()
+                if hasattr(self, "host"):
+                    await hand_over(self.host, self.loop)
                 await self.reactor.drain()
             scope.cancel()
             return
-
-    async def _leave(self) -> None:
-        """Finish what waits, then let somebody else lead, so that the others need no election."""
-        if not hasattr(self, "host"):
-            return
-        await self.loop.drained(self.host)
-        host = self.host
-        voters = host.status().conf.voters
-        able = [each for each in host.status().peers if each.active and each.id in voters]
-        if host.leader != host.id or not able:
-            return
-        if host.transfer(max(able, key=lambda each: each.match).id) is None:
-            while host.leader == host.id:  # noqa: ASYNC110 - it shows in no other way
-                await trio.sleep(LEAVE_SECONDS)
 
     def _handle(self, exchange: Exchange) -> None:
         self._route.handle(exchange)
@@ -644,7 +496,3 @@ def _member_settings(config: StoreConfig) -> MemberSettings:
         join_token=read_token_file(file) if token is None and file is not None else token,
         force_new=config.force_new_cluster,
     )
-
-
-def _shown(url: Url, sock: socket.socket) -> str:
-    return str(url._replace(port=sock.getsockname()[1]))

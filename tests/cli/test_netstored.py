@@ -155,11 +155,3 @@ def test_check_config_loads_neither_trio_nor_the_server() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.returncode == 0
-
-
-@pytest.mark.parametrize("descriptors", [64, 1024, 1 << 20])
-def test_few_open_files_leave_clients_a_part_and_the_member_the_rest(descriptors: int) -> None:
-    own = netstore.server.OWN_DESCRIPTORS
-    able = netstore.server.connections_for(descriptors)
-    assert able >= 16, "one client more than those that say nothing and those that stay"
-    assert descriptors - able >= min(own, descriptors * 3 // 4)

@@ -25,11 +25,19 @@ class Quiet:
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
 
+    def debug(self, event: str, **fields: Any) -> None:
+        """One line."""
+        self.lines.append((event, str(fields)))
+
     def info(self, event: str, **fields: Any) -> None:
         """One line."""
         self.lines.append((event, str(fields)))
 
     def warning(self, event: str, **fields: Any) -> None:
+        """One line."""
+        self.lines.append((event, str(fields)))
+
+    def error(self, event: str, **fields: Any) -> None:
         """One line."""
         self.lines.append((event, str(fields)))
 
