@@ -1,15 +1,14 @@
-"""The store daemon: starts the rooms in order and stops them in reverse. The only place that names what
-stands behind the seams.
+"""The store daemon: builds the parts of a member, runs them, and stops them in reverse order. The only module
+that names the implementations of the protocols in `seams`.
 
-Start: bind the ports (so that a taken port is told before anything is written), lock the data folder, find
-out who this member is (`node.register`), open log and state, replay, talk to the other members, publish this
-one, and only then serve. A member with a state to read serves it after `PUBLISH_SECONDS` even if the cluster
-does not answer. Stop, on SIGTERM or SIGINT: tell the service manager, close the clients' listeners, let what
-waits finish for a bounded time, hand leadership over, cut the connections, make the state durable, close the
-log, release the folder.
+Start: bind the ports, so that a taken port is reported before anything is written; lock the data folder;
+find out who this member is (`node.identity`); open log and state (`node.recovery`); connect to the other
+members; publish this one; serve clients. A member that has a state serves it after `PUBLISH_SECONDS` even if
+the cluster does not answer.
 
-A member whose log or state is damaged is never served. If others of its cluster can be reached, it keeps the
-damaged files aside and joins anew, under another identity (`node.register`); alone it refuses to start.
+Stop, on SIGTERM or SIGINT: tell the service manager; close the clients' listeners; finish requests and hand
+over leadership, within `DRAIN_SECONDS`; cut the connections; commit the state; close the log; release the
+folder.
 """
 
 from __future__ import annotations
@@ -35,9 +34,7 @@ from netstore.api.v2.stats import StatsApi
 from netstore.api.v3 import services as v3
 from netstore.api.v3.version import CLUSTER_VERSION
 from netstore.collector import Collector
-from netstore.disk.datadir import (
-    DataDir,
-)
+from netstore.disk.datadir import DataDir
 from netstore.disk.deliver import watch_threads
 from netstore.disk.scrub import Scrubber
 from netstore.disk.skips import keep_stop
@@ -96,23 +93,27 @@ if TYPE_CHECKING:
     from netstore.ops.config import StoreConfig
 
 DRAIN_SECONDS: Final = 5.0
-"""How long waiting requests may take to finish once a stop was asked for."""
+"""Time limit for requests to finish after a signal to stop."""
 
 PUBLISH_SECONDS: Final = 5.0
-"""How long a member with a state to read waits for the cluster before it serves."""
+"""How long a member that has a state waits to be published before it serves clients anyway."""
 
 CHORES_SECONDS: Final = 0.1
-"""How often learners that caught up, and an own removal, are looked for."""
+"""Period of the chores: promotion of learners, feature level, check whether this member was removed."""
 
 SAMPLE_ROUNDS: Final = 10
-"""Chores between two looks at the traffic with other members."""
+"""Every so many rounds of chores, the traffic with other members is sampled for the statistics."""
 
 
 class _Daemon:
-    """One run of a member: its parts in the order in which they come to life."""
+    """The parts of one member, in the order in which they are built."""
 
     def __init__(self, config: StoreConfig, parts: ExitStack, manager: ServiceManager) -> None:
-        """Whatever can be refused before anything is written."""
+        """Build what needs no identity: ports, certificates, folder, reactor, protocols, join token.
+
+        NetstoreError if the configuration cannot be used on this machine; by then nothing is written but the
+        folder itself and the token. What must be closed is put into `parts`.
+        """
         self.config = config
         self.manager = manager
         self.log = get_logger("server")
@@ -189,10 +190,19 @@ class _Daemon:
             log=self.log,
         )
         self.secret = None if token is None else Secret(token)
-        self.enrollment = Enrollment(settings, self.folder, self._ask, self.log)
+        asking = partial(
+            ask,
+            self.reactor,
+            program=f"netstored {__version__}",
+            credentials=self.credentials,
+            secret=self.secret,
+        )
+        self.enrollment = Enrollment(settings, self.folder, asking, self.log)
+        self.is_open = False
+        """The parts that need the storage are built."""
 
     async def serve(self, ready: Callable[[], None] | None) -> None:
-        """Run until a signal asks to stop, or until a fault that must not be survived."""
+        """Run until a signal to stop, or until a fault after which the member must not go on."""
         manager = self.manager
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
@@ -223,7 +233,7 @@ class _Daemon:
                 await trio.sleep_forever()
 
     async def _open(self) -> None:
-        """Open the store and put the member together around it."""
+        """Open the storage and build the parts that need it."""
         config = self.config
         self.store, raft = await recover(
             partial(Storage, self.folder, self.reactor.call_soon, self.shares, self.start, self.log),
@@ -298,6 +308,7 @@ class _Daemon:
         self.statistics = StatsApi(host, self.peers)
         self._route = self._routes()
         self.grpc.services = self._services()
+        self.is_open = True
 
     def _routes(self) -> Router:
         host = self.host
@@ -353,16 +364,6 @@ class _Daemon:
     def _call_for_client(self, call: Callable[[], object]) -> None:
         self.reactor.call_soon(partial(guarded, self.host.request_failed, call))
 
-    async def _ask(self, urls: Sequence[str], application: Application | None) -> Roster:
-        return await ask(
-            self.reactor,
-            urls,
-            application,
-            program=f"netstored {__version__}",
-            credentials=self.credentials,
-            secret=self.secret,
-        )
-
     def _answer_who(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
         self.register.take(application, answer)
 
@@ -374,8 +375,6 @@ class _Daemon:
         if not machine.members:
             return self.enrollment.acquainted, machine.removed
         return {id_: member.peer_urls for id_, member in machine.members.items()}, machine.removed
-
-    # --- the running member
 
     def _serve_clients(self, manager: ServiceManager) -> None:
         for url, sock in zip(self.config.listen_client_urls, self.clients, strict=True):
@@ -400,7 +399,7 @@ class _Daemon:
         published.set()
 
     async def _do_chores(self, manager: ServiceManager) -> None:
-        """What nobody asks for and no message brings."""
+        """Do periodic work that neither requests nor messages trigger."""
         host = self.host
         patience = manager.watchdog_seconds
         beat = max(1, int(patience / 2 / CHORES_SECONDS)) if patience else 0
@@ -431,7 +430,7 @@ class _Daemon:
             manager.stopping("finishing requests")
             self.reactor.stop_accepting()
             with trio.move_on_after(DRAIN_SECONDS):
-                if hasattr(self, "host"):
+                if self.is_open:
                     await hand_over(self.host, self.loop)
                 await self.reactor.drain()
             scope.cancel()
@@ -442,9 +441,9 @@ class _Daemon:
 
 
 async def serve(config: StoreConfig, *, ready: Callable[[], None] | None = None) -> None:
-    """Run a member until SIGTERM or SIGINT. `ready` is called once requests are served.
+    """Run a member until SIGTERM or SIGINT. `ready` is called once clients are served.
 
-    NetstoreError when it cannot start, or must not go on; everything acknowledged is on disk in either case.
+    NetstoreError if it cannot start, or must not go on; everything acknowledged is on disk in either case.
     """
     manager = ServiceManager(os.environ)
     with ExitStack() as parts:
@@ -458,14 +457,14 @@ async def serve(config: StoreConfig, *, ready: Callable[[], None] | None = None)
             raise fault from None
         except* MemoryError:
             raise NetstoreError(
-                "memory ran out where nothing could be given up: the member ends; what it acknowledged is on"
-                " disk; allow the process more memory, or set a smaller memory_budget, and start it again"
+                "the member ends because memory ran out; what it acknowledged is on disk; allow the process"
+                " more memory, or set a smaller memory_budget, and start it again"
             ) from None
     daemon.log.info("member_stopped")
 
 
 def _first(fault: BaseException) -> BaseException:
-    """The first of what a group of exceptions holds."""
+    """The first exception in a group, at any depth."""
     while isinstance(fault, BaseExceptionGroup):
         fault = fault.exceptions[0]
     return fault
@@ -474,8 +473,8 @@ def _first(fault: BaseException) -> BaseException:
 def _credentials(
     cert: Path | None, key: Path | None, trusted: Path | None, alpn: tuple[str, ...] = ()
 ) -> Credentials | None:
-    """What a port shows; None where it has no certificate. With `trusted`, callers must show one, as with
-    etcd; the settings that ask for it by name are refused without it.
+    """The certificate of one port, or None. With `trusted`, callers must show a certificate, as with etcd;
+    `client_cert_auth` and `peer_client_cert_auth` change nothing, for they are refused without it.
     """
     if cert is None or key is None:
         return None
