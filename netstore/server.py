@@ -73,12 +73,13 @@ from netstore.node.recovery import recover
 from netstore.node.register import Expelled, Register, ask
 from netstore.node.storage import Storage
 from netstore.node.timekeeper import Deadlines, Timekeeper
-from netstore.ops.config import DEFAULT_CLUSTER_TOKEN, Alone
+from netstore.ops.addresses import Alone
 from netstore.ops.descriptors import most_connections
 from netstore.ops.logging import get_logger, set_level
 from netstore.ops.memory import usable_memory
 from netstore.ops.notify import ServiceManager
 from netstore.ops.start import Start
+from netstore.ops.store import DEFAULT_CLUSTER_TOKEN
 from netstore.state.commands import PublishMember
 from netstore.types import Index, NodeId
 from netstore.watch.hub import Hub
@@ -90,7 +91,7 @@ if TYPE_CHECKING:
 
     from netstore.net.exchange import Exchange
     from netstore.net.peerwire import Roster
-    from netstore.ops.config import StoreConfig
+    from netstore.ops.store import StoreConfig
 
 DRAIN_SECONDS: Final = 5.0
 """Time limit for requests to finish after a signal to stop."""

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from netstore.agent.journal import Log
     from netstore.agent.kernel import Kernel
     from netstore.agent.site import Site
-    from netstore.ops.config import AgentConfig
+    from netstore.ops.agent import AgentConfig
 
 T = TypeVar("T")
 

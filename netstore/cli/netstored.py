@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Final
 from netstore import __version__
 from netstore.cli import program
 from netstore.errors import NetstoreError
-from netstore.ops.config import STORE
+from netstore.ops.store import STORE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from netstore.node.inspection import Inspection
-    from netstore.ops.config import StoreConfig
+    from netstore.ops.store import StoreConfig
 
 _TOOL: Final = re.compile(r"--?(inspect-log|skip-entry|confirm)(?:=(.*))?", re.DOTALL)
 _RANGE: Final = re.compile(r"([0-9]{0,19}):([0-9]{0,19})|([0-9]{1,19})")

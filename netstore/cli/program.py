@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from netstore import __version__
 from netstore.errors import Hopeless, NetstoreError
-from netstore.ops.layered import Task
+from netstore.ops.layers import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from _typeshed import DataclassInstance
 
-    from netstore.ops.layered import Layered
+    from netstore.ops.layers import Layered
 
 C = TypeVar("C", bound="DataclassInstance")
 

@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 import structlog
 
+from netstore.ops.loglevels import LEVELS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
     from structlog.typing import FilteringBoundLogger, WrappedLogger
-
-LEVELS: Final = {"debug": 10, "info": 20, "warn": 30, "error": 40, "panic": 50, "fatal": 50}
-"""etcd's words for severity. Nothing is logged above error, so the last two silence the log."""
 
 MAX_TEXT: Final = 2048
 """Characters of one value in a line; a longer one is cut and its length told."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from netstore.ops.config import StoreConfig
+    from netstore.ops.store import StoreConfig
 
 
 @pytest.fixture(autouse=True)

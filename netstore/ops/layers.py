@@ -20,375 +20,34 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypedDict, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import tomli
 
 from netstore.errors import NetstoreError
+from netstore.ops.kinds import FALSE, TRUE, Switch, Unfit, quoted
+from netstore.ops.settings import BadSetting, Setting, default_words, discreet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from _typeshed import DataclassInstance
 
-T = TypeVar("T")
-D = TypeVar("D")
+    from netstore.ops.foreign import Foreign
+
 C = TypeVar("C", bound="DataclassInstance")
+
+CONFIG_FILE: Final = Path("/etc/netstore/netstore.toml")
+"""Read if it exists and no other file is named."""
 
 MAX_FILE_BYTES: Final = 1 << 20
 """A longer configuration file is a mistake (a log, a device), not a configuration."""
 
-MAX_TEXT: Final = 64 << 10
-"""Characters in one value; far above any list of members."""
-
-SHOWN: Final = 80
-"""Characters of a refused value that a message repeats."""
-
-
-class Unfit(ValueError):  # noqa: N818 - says what the value is, not that the program failed
-    """A value that a kind refuses. The text is the problem alone; the caller adds key, source and fix."""
-
-
-class BadSetting(NetstoreError):  # noqa: N818 - named for what was found
-    """A setting cannot be used: one line with key, source, problem and fix."""
-
-    def __init__(self, key: str, problem: str, fix: str, source: str = "") -> None:
-        self.key = key
-        self.problem = problem
-        self.fix = fix
-        where = f" ({source})" if source else ""
-        super().__init__(f"{key}{where}: {problem}; {fix}")
-
-
-def quoted(value: object) -> str:
-    """The value as a message shows it: printable, on one line, cut to a length people read."""
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
 
 def nearest(word: str, known: Sequence[str]) -> str:
     """The end of a message about an unknown word: the nearest known one, if any is near."""
-    near = difflib.get_close_matches(word[:SHOWN], known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word[:80], known, n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else "see --help for those that are known"
-
-
-class Kind(Protocol[T]):
-    """One kind of value: how it is read, what is refused, how it is written down."""
-
-    @property
-    def placeholder(self) -> str:
-        """The word that stands for the value in `--help`."""
-
-    @property
-    def fix(self) -> str:
-        """What to give instead of a refused value."""
-
-    def read(self, value: object) -> T:
-        """The value that a TOML document or a program gives. Raises `Unfit`."""
-
-    def read_words(self, words: Sequence[str]) -> T:
-        """The value that flags (one word for each time given) or a variable give. Raises `Unfit`."""
-
-    def check(self, value: T) -> None:
-        """Raise `Unfit` unless the value is in the kind's range."""
-
-    def show(self, value: T) -> str:
-        """The value as TOML."""
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A piece of printable text that matches a pattern as a whole."""
-
-    fix: str
-    pattern: str = r".+"
-    placeholder: str = "TEXT"
-
-    def read(self, value: object) -> str:
-        """Take text only."""
-        return _text(value)
-
-    def read_words(self, words: Sequence[str]) -> str:
-        """The last word counts."""
-        return words[-1]
-
-    def check(self, value: str) -> None:
-        """Refuse what cannot be printed on one line, is too long or does not match."""
-        _check_text(value)
-        if not re.fullmatch(self.pattern, value):
-            raise Unfit(f"{quoted(value)} is not usable" if value else "is empty")
-
-    def show(self, value: str) -> str:
-        """A basic string."""
-        return toml_text(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One of a few words."""
-
-    words: tuple[str, ...]
-    placeholder: str = "WORD"
-
-    @property
-    def fix(self) -> str:
-        """The words."""
-        return f"give one of {', '.join(self.words)}"
-
-    def read(self, value: object) -> str:
-        """Take text only."""
-        return _text(value)
-
-    def read_words(self, words: Sequence[str]) -> str:
-        """The last word counts."""
-        return words[-1]
-
-    def check(self, value: str) -> None:
-        """Refuse other words."""
-        if value not in self.words:
-            raise Unfit(f"{quoted(value)} is not known" if value else "is empty")
-
-    def show(self, value: str) -> str:
-        """A basic string."""
-        return toml_text(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """A whole number within bounds, both included."""
-
-    low: int
-    high: int
-    unit: str = ""
-    placeholder: str = "NUMBER"
-
-    @property
-    def fix(self) -> str:
-        """The bounds and the unit."""
-        return f"give a whole number{' of ' + self.unit if self.unit else ''} from {self.low} to {self.high}"
-
-    def read(self, value: object) -> int:
-        """Take an integer; a boolean or a float is none."""
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise Unfit(f"{quoted(value)} is not a whole number")
-        return value
-
-    def read_words(self, words: Sequence[str]) -> int:
-        """Decimal digits, with a sign if wanted."""
-        if not re.fullmatch(r"[+-]?[0-9]{1,30}", words[-1]):
-            raise Unfit(f"{quoted(words[-1])} is not a whole number" if words[-1] else "is empty")
-        return int(words[-1])
-
-    def check(self, value: int) -> None:
-        """Refuse numbers out of bounds."""
-        if not self.low <= value <= self.high:
-            raise Unfit(f"{quoted(value)} is out of range")
-
-    def show(self, value: int) -> str:
-        """Decimal."""
-        return str(value)
-
-
-TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
-FALSE: Final = frozenset({"0", "f", "F", "false", "FALSE", "False"})
-
-
-@dataclass(frozen=True, slots=True)
-class Switch:
-    """True or false. As a flag it needs no value, and takes one only after `=`."""
-
-    placeholder: str = "BOOL"
-    fix: str = "give true or false"
-
-    def read(self, value: object) -> bool:
-        """Take a boolean only."""
-        if not isinstance(value, bool):
-            raise Unfit(f"{quoted(value)} is not true or false")
-        return value
-
-    def read_words(self, words: Sequence[str]) -> bool:
-        """The words that Go's strconv.ParseBool takes."""
-        if words[-1] not in TRUE | FALSE:
-            raise Unfit(f"{quoted(words[-1])} is not true or false" if words[-1] else "is empty")
-        return words[-1] in TRUE
-
-    def check(self, value: bool) -> None:
-        """Both values are in range."""
-
-    def show(self, value: bool) -> str:
-        """A TOML boolean."""
-        return "true" if value else "false"
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A path of a file or folder; nothing is looked up or made."""
-
-    placeholder: str = "PATH"
-    fix: str = "give the path of a file or folder"
-
-    def read(self, value: object) -> Path:
-        """Take text only."""
-        text = _text(value)
-        _check_text(text)
-        if not text:
-            raise Unfit("is empty")
-        return Path(text)
-
-    def read_words(self, words: Sequence[str]) -> Path:
-        """The last word counts."""
-        return self.read(words[-1])
-
-    def check(self, value: Path) -> None:
-        """Refuse what the kernel would not take (PATH_MAX)."""
-        _check_text(str(value))
-        if len(str(value).encode()) > 4095:
-            raise Unfit("is longer than 4095 bytes")
-
-    def show(self, value: Path) -> str:
-        """A basic string."""
-        return toml_text(str(value))
-
-
-@dataclass(frozen=True, slots=True)
-class Several(Generic[T]):
-    """A list of distinct values: a TOML array or text; as text they are split at commas unless `whole` is
-    set.
-
-    `one` reads an item, `write` gives its text back. Given as flags, all occurrences count.
-    """
-
-    one: Callable[[str], T]
-    fix: str
-    placeholder: str = "LIST"
-    write: Callable[[T], str] = str
-    low: int = 0
-    high: int = 64
-    whole: bool = False
-
-    def read(self, value: object) -> tuple[T, ...]:
-        """Take an array of texts, or one text as a flag would give it."""
-        if isinstance(value, str):
-            return self.read_words((value,))
-        if not isinstance(value, list):
-            raise Unfit(f"{quoted(value)} is not a list")
-        return self._items([_text(item) for item in value])
-
-    def read_words(self, words: Sequence[str]) -> tuple[T, ...]:
-        """The items of all words; an empty word is an empty list."""
-        for word in words:
-            _check_text(word)
-        split = [word if self.whole else part for word in words if word for part in self._parts(word)]
-        return self._items(split)
-
-    def _parts(self, word: str) -> list[str]:
-        return [word] if self.whole else [part.strip() for part in word.split(",")]
-
-    def _items(self, texts: Sequence[str]) -> tuple[T, ...]:
-        if len(texts) > self.high:
-            raise Unfit(f"has {len(texts)} items, at most {self.high} can be used")
-        items: list[T] = []
-        for text in texts:
-            _check_text(text)
-            if not text:
-                raise Unfit("has an empty item")
-            item = self.one(text)
-            if item in items:
-                raise Unfit(f"names {quoted(text)} twice")
-            items.append(item)
-        return tuple(items)
-
-    def check(self, value: tuple[T, ...]) -> None:
-        """Refuse a list that is too short or too long."""
-        if len(value) < self.low:
-            raise Unfit("is empty")
-        if len(value) > self.high:
-            raise Unfit(f"has {len(value)} items, at most {self.high} can be used")
-
-    def show(self, value: tuple[T, ...]) -> str:
-        """An array of basic strings."""
-        return f"[{', '.join(toml_text(self.write(item)) for item in value)}]"
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise Unfit(f"{quoted(value)} is not text")
-    return value
-
-
-def _check_text(value: str) -> None:
-    if len(value) > MAX_TEXT:
-        raise Unfit(f"is longer than {MAX_TEXT} characters")
-    if not value.isprintable():
-        raise Unfit(f"{quoted(value)} has characters that cannot be printed")
-
-
-def toml_text(value: str) -> str:
-    """Printable text as a TOML basic string."""
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One declared setting, as flag, variable and TOML key know it."""
-
-    key: str
-    kind: Kind[Any]
-    about: str
-    flags: tuple[str, ...]
-    """Names without dashes, the one made of the key first."""
-    variables: tuple[str, ...]
-    """Environment names in order of precedence, the one made of the key first."""
-    default_words: str
-    """How the default is told; empty when the value itself tells it."""
-    default: object
-    secret: bool
-    """Never shown: not by `--check-config`, not in a message."""
-
-
-class Names(TypedDict, total=False):
-    """What a declaration may add to key, kind, default and sentence."""
-
-    flags: tuple[str, ...]
-    """Flag names beside the one made of the key."""
-    variables: tuple[str, ...]
-    """Environment names beside the one made of the key, in order of precedence."""
-    default_words: str
-    """Tells a default that is worked out."""
-    secret: bool
-    """The value is never shown."""
-
-
-@overload
-def setting(kind: Kind[T], default: Callable[[], T], about: str, **names: Unpack[Names]) -> T: ...
-@overload
-def setting(kind: Kind[T], default: D, about: str, **names: Unpack[Names]) -> T | D: ...
-def setting(kind: Kind[T], default: object, about: str, **names: Unpack[Names]) -> object:
-    """Declare a field of a configuration: kind, default (or what makes it), one sentence for people."""
-    notes = {"kind": kind, "about": about, "flags": (), "variables": (), "default_words": "", "secret": False}
-    notes |= names
-    shown = not names.get("secret", False)
-    if callable(default):
-        return field(default_factory=default, metadata=notes, repr=shown)
-    return field(default=default, metadata=notes, repr=shown)
-
-
-def check_settings(config: DataclassInstance) -> None:
-    """Check each value of a configuration that is set. Raises `BadSetting`; call it in `__post_init__`."""
-    for each in fields(config):
-        value = getattr(config, each.name)
-        kind: Kind[Any] = each.metadata["kind"]
-        if value is None:
-            continue
-        try:
-            kind.check(value)
-        except Unfit as unfit:
-            raise BadSetting(each.name, _discreet(unfit, each.metadata["secret"]), kind.fix) from None
-
-
-def _discreet(unfit: Unfit, secret: bool) -> str:
-    return "is not usable" if secret else str(unfit)
 
 
 class Task(Enum):
@@ -408,20 +67,6 @@ class Loaded(Generic[C]):
     sources: Mapping[str, str]
     notices: tuple[str, ...]
     task: Task
-
-
-@dataclass(frozen=True, slots=True)
-class Foreign:
-    """A flag of the program we stand in for that has no setting here.
-
-    It is refused, so that nobody relies on what does not happen, unless its value is one of `harmless`
-    (None: any value is), where nothing is lost and a notice says so. `reason` completes the sentence
-    "--flag ...".
-    """
-
-    reason: str
-    harmless: tuple[str, ...] | None = ()
-    switch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -670,15 +315,6 @@ class Layered(Generic[C]):
         return "\n".join([f"[{self.table}]", *(f"{left:<{width}}  # {source}" for left, source in rows)])
 
 
-def default_words(each: Setting) -> str:
-    """A setting's default as the manual and `--help` tell it."""
-    if each.default_words:
-        return each.default_words
-    if each.default is None:
-        return "not set"
-    return str(each.kind.show(each.default))
-
-
 def read_document(name: str) -> dict[str, Any]:
     """The TOML document in a file. Raises NetstoreError naming the file and, if it can, line and column."""
     try:
@@ -713,5 +349,5 @@ def _read(each: Setting, value: Any, source: str, *, document: bool = False) -> 
         found: object = each.kind.read(value) if document else each.kind.read_words(value)
         each.kind.check(found)
     except Unfit as unfit:
-        raise BadSetting(each.key, _discreet(unfit, each.secret), each.kind.fix, source) from None
+        raise BadSetting(each.key, discreet(unfit, each.secret), each.kind.fix, source) from None
     return found

@@ -12,23 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.errors import NetstoreError
-from netstore.ops.layered import (
-    MAX_FILE_BYTES,
-    BadSetting,
-    Choice,
-    Foreign,
-    Layered,
-    Place,
-    Several,
-    Switch,
-    Task,
-    Text,
-    Unfit,
-    Whole,
-    check_settings,
-    read_document,
-    setting,
-)
+from netstore.ops.foreign import Foreign
+from netstore.ops.kinds import Choice, Place, Several, Switch, Text, Unfit, Whole
+from netstore.ops.layers import MAX_FILE_BYTES, Layered, Task, read_document
+from netstore.ops.settings import BadSetting, check_settings, setting
 
 # ruff: noqa: RUF009 - `setting` is a field specifier
 

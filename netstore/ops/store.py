@@ -1,9 +1,7 @@
-"""What netstored and netstore-agent can be told, each setting declared once.
+"""The settings of netstored. Flags and variables have etcd's names where the meaning is the same, so that
+unit files for etcd work when the program's name is changed.
 
-Flag names are etcd's and flannel's where the notion is the same, so that their unit files port by changing
-the binary's name. The declarations drive flags, environment, TOML, `--help`, `--check-config` and the test
-of the manual (`ops.layered`); a check that needs two settings lives in `__post_init__`, so a configuration
-object that exists is fit to use, whoever made it.
+Values that must fit each other are checked when a `StoreConfig` is made, so one that exists can be used.
 """
 
 # ruff: noqa: RUF009 - `setting` is a field specifier, called once for each field
@@ -14,37 +12,27 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from netstore.limits import SMALLEST
-from netstore.ops.layered import (
-    BadSetting,
-    Choice,
-    Foreign,
-    Layered,
-    Place,
-    Several,
-    Switch,
-    Text,
-    Unfit,
-    Whole,
-    check_settings,
-    quoted,
-    setting,
+from netstore.ops.addresses import (
+    LISTENERS,
+    MEMBER_NAME,
+    OPTIONAL_TARGETS,
+    TARGETS,
+    Alone,
+    InitialMember,
+    Members,
 )
-from netstore.urls import BadUrl, Url, read_url
+from netstore.ops.etcd_flags import ETCD_ONLY
+from netstore.ops.kinds import Choice, Place, Several, Switch, Text, Unfit, Whole, quoted
+from netstore.ops.layers import CONFIG_FILE, Layered
+from netstore.ops.loglevels import log_format, log_level
+from netstore.ops.settings import BadSetting, check_settings, setting
+from netstore.urls import Url
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-CONFIG_FILE: Final = Path("/etc/netstore/netstore.toml")
-"""Read when it exists and no other file is named."""
-
-LOG_LEVELS: Final = ("debug", "info", "warn", "error", "panic", "fatal")
-"""etcd's words, quietest last. Nothing here is logged above error, so panic and fatal only silence."""
-
-LOG_FORMATS: Final = ("auto", "json", "console")
+    from collections.abc import Sequence
 
 DEFAULT_CLUSTER_TOKEN: Final = "etcd-cluster"  # noqa: S105 - no secret: everybody knows it
 """etcd's default. Everybody knows it, so it proves nothing."""
@@ -53,92 +41,10 @@ MAX_ELECTION_MS: Final = 50_000
 """etcd's own bound: a cluster that needs longer to notice a dead leader is not in one place."""
 
 
-class InitialMember(NamedTuple):
-    """A member that the cluster starts with, and the peer URLs it is reached at."""
-
-    name: str
-    peer_urls: tuple[Url, ...]
-
-
-class Alone(tuple[InitialMember, ...]):
-    """The initial cluster of a member that was told of none: itself."""
-
-    __slots__ = ()
-
-
-def _read_url(text: str) -> Url:
-    try:
-        return read_url(text)
-    except BadUrl as bad:
-        raise Unfit(f"{quoted(text)} {bad}") from None
-
-
-def _read_listener(text: str) -> Url:
-    url = _read_url(text)
-    if url.host != "localhost" and not url.is_address:
-        raise Unfit(f"{quoted(text)} names a host; a listener needs an address of this machine")
-    return url
-
-
-def _read_target(text: str) -> Url:
-    url = _read_url(text)
-    if url.port == 0:
-        raise Unfit(f"{quoted(text)} has port 0, where nobody can be reached")
-    return url
-
-
-_NAME: Final = r"[^\s,=]{1,128}"
-_NAME_FIX: Final = "give 1 to 128 characters without spaces, commas and equals signs"
-
-
-def _read_pair(text: str) -> tuple[str, Url]:
-    name, equals, url = text.partition("=")
-    if not equals or not re.fullmatch(_NAME, name):
-        raise Unfit(f"{quoted(text)} is not NAME=URL")
-    return name, _read_target(url)
-
-
-@dataclass(frozen=True, slots=True)
-class _Members:
-    """etcd's `name=url,name=url`, a name given again adding a URL; in TOML also an array of such pairs."""
-
-    fix: str = "give each member as NAME=http://HOST:PORT, separated by commas"
-    placeholder: str = "NAME=URL,..."
-
-    def read(self, value: object) -> tuple[InitialMember, ...]:
-        return self._gather(_PAIRS.read(value))
-
-    def read_words(self, words: Sequence[str]) -> tuple[InitialMember, ...]:
-        return self._gather(_PAIRS.read_words(words[-1:]))
-
-    def _gather(self, pairs: Sequence[tuple[str, Url]]) -> tuple[InitialMember, ...]:
-        urls: dict[str, list[Url]] = {}
-        for name, url in pairs:
-            if any(url in others for others in urls.values()):
-                raise Unfit(f"gives {quoted(str(url))} to two members")
-            urls.setdefault(name, []).append(url)
-        return tuple(InitialMember(name, tuple(each)) for name, each in urls.items())
-
-    def check(self, value: tuple[InitialMember, ...]) -> None:
-        if not value:
-            raise Unfit("is empty")
-
-    def show(self, value: tuple[InitialMember, ...]) -> str:
-        return _PAIRS.show(tuple((member.name, url) for member in value for url in member.peer_urls))
-
-
-_PAIRS: Final = Several(_read_pair, "give NAME=URL", write=lambda pair: f"{pair[0]}={pair[1]}", high=128)
-
-
 def _read_origin(text: str) -> str:
     if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/,]{1,300}", text):
         raise Unfit(f"{quoted(text)} is not an origin")
     return text
-
-
-_URL_FIX: Final = "give http://ADDRESS:PORT or https://ADDRESS:PORT, several separated by commas"
-_LISTENERS: Final = Several(_read_listener, _URL_FIX, "URL,...", low=1, high=16)
-_TARGETS: Final = Several(_read_target, _URL_FIX, "URL,...", low=1, high=16)
 
 
 _DURATION: Final = r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h)){1,4}"
@@ -179,7 +85,7 @@ class StoreConfig:
     """
 
     name: str = setting(
-        Text(_NAME_FIX, _NAME),
+        MEMBER_NAME,
         "default",
         "Name of this member, unique in its cluster.",
         variables=("ETCD_NAME",),
@@ -199,33 +105,33 @@ class StoreConfig:
         default_words="inside data_dir",
     )
     listen_client_urls: tuple[Url, ...] = setting(
-        _LISTENERS,
+        LISTENERS,
         (Url("http", "127.0.0.1", 2379),),
         "URLs to serve clients on; port 0 takes a free one.",
         variables=("ETCD_LISTEN_CLIENT_URLS",),
     )
     advertise_client_urls: tuple[Url, ...] = setting(
-        _TARGETS,
+        TARGETS,
         (),
         "URLs that clients are told to reach this member at.",
         variables=("ETCD_ADVERTISE_CLIENT_URLS",),
         default_words="as listen_client_urls",
     )
     listen_peer_urls: tuple[Url, ...] = setting(
-        _LISTENERS,
+        LISTENERS,
         (Url("http", "127.0.0.1", 2380),),
         "URLs to serve other members on; port 0 takes a free one.",
         variables=("ETCD_LISTEN_PEER_URLS",),
     )
     initial_advertise_peer_urls: tuple[Url, ...] = setting(
-        _TARGETS,
+        TARGETS,
         (),
         "URLs that other members reach this one at when the cluster starts.",
         variables=("ETCD_INITIAL_ADVERTISE_PEER_URLS",),
         default_words="as in initial_cluster, else as listen_peer_urls",
     )
     initial_cluster: tuple[InitialMember, ...] = setting(
-        _Members(),
+        Members(),
         (),
         "Members that the cluster starts with, this one among them.",
         variables=("ETCD_INITIAL_CLUSTER",),
@@ -245,7 +151,7 @@ class StoreConfig:
         variables=("ETCD_INITIAL_CLUSTER_TOKEN",),
     )
     join: tuple[Url, ...] = setting(
-        Several(_read_target, _URL_FIX, "URL,...", high=16),
+        OPTIONAL_TARGETS,
         (),
         "Peer URLs of members of a running cluster, one of which lets this member in.",
         default_words="none: the cluster starts as initial_cluster says",
@@ -432,17 +338,8 @@ class StoreConfig:
         4,
         "MiB of the stored state that are verified each second in the background, once an hour; 0: none.",
     )
-    log_level: str = setting(
-        Choice(LOG_LEVELS),
-        "info",
-        "Least severity that is logged.",
-        variables=("ETCD_LOG_LEVEL",),
-    )
-    log_format: str = setting(
-        Choice(LOG_FORMATS),
-        "auto",
-        "Shape of log lines: key=value (console) or JSON; auto takes console on a terminal.",
-    )
+    log_level: str = log_level("ETCD_LOG_LEVEL")
+    log_format: str = log_format()
 
     def __post_init__(self) -> None:
         own = {member.name: member.peer_urls for member in self.initial_cluster}
@@ -578,78 +475,6 @@ class StoreConfig:
             )
 
 
-_OWN_TLS: Final = (
-    "certificates come from files: write --cert-file and --key-file, --peer- before them for peers"
-)
-_NO_CHECK: Final = "certificates are checked by authority and name only; remove it"
-_ONE_SUITE: Final = "the TLS library chooses among the suites of TLS 1.2 and 1.3; remove it"
-_NO_AUTH: Final = "there are no users and roles yet; remove it"
-_NO_DISCOVERY: Final = "clusters start from --initial-cluster alone"
-_NO_PROXY: Final = "there is no proxy mode; point clients at a member"
-_OWN_PACE: Final = "netstored paces its own storage"
-_ALWAYS: Final = "netstored always does this"
-_COMPARED: Final = "members always compare their states"
-_LATER: Final = "there is nothing like it yet; remove it"
-
-ETCD_ONLY: Final[Mapping[str, Foreign]] = MappingProxyType(
-    {
-        "auth-token": Foreign(_NO_AUTH, ("simple",)),
-        "auth-token-ttl": Foreign(_NO_AUTH, ("300",)),
-        "auto-tls": Foreign(_OWN_TLS, ("false",), switch=True),
-        "backend-batch-interval": Foreign(_OWN_PACE, None),
-        "backend-batch-limit": Foreign(_OWN_PACE, None),
-        "bcrypt-cost": Foreign(_NO_AUTH, ("10",)),
-        "cipher-suites": Foreign(_ONE_SUITE, ("",)),
-        "client-cert-allowed-hostname": Foreign(_NO_CHECK, ("",)),
-        "client-crl-file": Foreign(_NO_CHECK, ("",)),
-        "debug": Foreign("write --log-level=debug", ("false",), switch=True),
-        "discovery": Foreign(_NO_DISCOVERY, ("",)),
-        "discovery-fallback": Foreign(_NO_DISCOVERY, None),
-        "discovery-proxy": Foreign(_NO_DISCOVERY, ("",)),
-        "discovery-srv": Foreign(_NO_DISCOVERY, ("",)),
-        "discovery-srv-name": Foreign(_NO_DISCOVERY, ("",)),
-        "enable-pprof": Foreign(_LATER, ("false",), switch=True),
-        "experimental-backend-bbolt-freelist-type": Foreign(_OWN_PACE, None),
-        "experimental-compaction-batch-limit": Foreign(_OWN_PACE, None),
-        "experimental-corrupt-check-time": Foreign(_COMPARED, None),
-        "experimental-enable-lease-checkpoint": Foreign(_ALWAYS, ("true", "false"), switch=True),
-        "experimental-enable-v2v3": Foreign("v2 and v3 keys are apart", ("",)),
-        "experimental-initial-corrupt-check": Foreign(_COMPARED, None, switch=True),
-        "experimental-peer-skip-client-san-verification": Foreign(_NO_CHECK, ("false",), switch=True),
-        "experimental-warning-apply-duration": Foreign(
-            "slow requests are logged by a rule of their own", None
-        ),
-        "grpc-keepalive-interval": Foreign("netstored has bounds of its own", None),
-        "grpc-keepalive-min-time": Foreign("netstored has bounds of its own", None),
-        "grpc-keepalive-timeout": Foreign("netstored has bounds of its own", None),
-        "host-whitelist": Foreign(_LATER, ("*", "")),
-        "initial-election-tick-advance": Foreign(
-            "netstored chooses when to stand for election", None, switch=True
-        ),
-        "listen-metrics-urls": Foreign(_LATER, ("",)),
-        "log-outputs": Foreign("logs go to stderr", ("default", "stderr")),
-        "log-package-levels": Foreign("write --log-level", ("",)),
-        "logger": Foreign("the shape of log lines is set by --log-format", None),
-        "max-concurrent-streams": Foreign("netstored has bounds of its own", None),
-        "max-snapshots": Foreign(_OWN_PACE, None),
-        "max-wals": Foreign(_OWN_PACE, None),
-        "metrics": Foreign(_LATER, ("basic",)),
-        "peer-auto-tls": Foreign(_OWN_TLS, ("false",), switch=True),
-        "peer-cert-allowed-cn": Foreign(_NO_CHECK, ("",)),
-        "peer-cert-allowed-hostname": Foreign(_NO_CHECK, ("",)),
-        "peer-crl-file": Foreign(_NO_CHECK, ("",)),
-        "pre-vote": Foreign(_ALWAYS, ("true", "false"), switch=True),
-        "proxy": Foreign(_NO_PROXY, ("off",)),
-        "proxy-dial-timeout": Foreign(_NO_PROXY, None),
-        "proxy-failure-wait": Foreign(_NO_PROXY, None),
-        "proxy-read-timeout": Foreign(_NO_PROXY, None),
-        "proxy-refresh-interval": Foreign(_NO_PROXY, None),
-        "proxy-write-timeout": Foreign(_NO_PROXY, None),
-        "strict-reconfig-check": Foreign(_ALWAYS, ("true",), switch=True),
-    }
-)
-"""Flags of etcd 3.4 without a setting here."""
-
 COMMAND_VARIABLES: Final = (
     "NETSTORE_ENDPOINTS",
     "NETSTORE_PASSWORD",
@@ -676,219 +501,4 @@ STORE: Final = Layered(
         "skip-entry INDEX": "Have a stopped member pass over an entry that it cannot apply, and exit.",
         "confirm HASH": "Say that --skip-entry is meant, by the hash that --inspect-log shows.",
     },
-)
-
-
-def _read_interface(text: str) -> str:
-    if not re.fullmatch(r"[^\s/]{1,64}", text):
-        raise Unfit(f"{quoted(text)} is no interface name or address")
-    return text
-
-
-def _read_pattern(text: str) -> str:
-    if len(text) > 256:
-        raise Unfit("is longer than 256 characters")
-    try:
-        re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise Unfit(f"{quoted(text)} is no regular expression: {' '.join(str(error).split())}") from None
-    return text
-
-
-_IPV4: Final = r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(?:\.(?!$)|$)){4}"
-_PREFIX: Final = r"(?:/(?!\.{1,2}(?:/|$))[^/\s]{1,255}){1,16}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentConfig:
-    """How one netstore-agent runs. Raises `BadSetting` when its values do not fit together."""
-
-    endpoints: tuple[Url, ...] = setting(
-        _TARGETS,
-        (Url("http", "127.0.0.1", 2379),),
-        "URLs of the store, tried in order.",
-        flags=("etcd-endpoints",),
-        variables=("FLANNELD_ETCD_ENDPOINTS",),
-    )
-    prefix: str = setting(
-        Text("give a key as /name/name, without . and .. and a slash at its end", _PREFIX, "KEY"),
-        "/coreos.com/network",
-        "Key under which the network keeps its config and its leases.",
-        flags=("etcd-prefix",),
-        variables=("FLANNELD_ETCD_PREFIX",),
-    )
-    ca_file: Path | None = setting(
-        Place(),
-        None,
-        "PEM file of the authorities that may sign the store's certificate.",
-        flags=("etcd-cafile",),
-        variables=("FLANNELD_ETCD_CAFILE",),
-        default_words="the system's authorities",
-    )
-    cert_file: Path | None = setting(
-        Place(),
-        None,
-        "PEM file of the certificate shown to the store.",
-        flags=("etcd-certfile",),
-        variables=("FLANNELD_ETCD_CERTFILE",),
-    )
-    key_file: Path | None = setting(
-        Place(),
-        None,
-        "PEM file of the private key of cert_file.",
-        flags=("etcd-keyfile",),
-        variables=("FLANNELD_ETCD_KEYFILE",),
-    )
-    username: str | None = setting(
-        Text("give 1 to 256 printable characters without a colon", r"[^:]{1,256}"),
-        None,
-        "User name for the store.",
-        flags=("etcd-username",),
-        variables=("FLANNELD_ETCD_USERNAME",),
-    )
-    password: str | None = setting(
-        Text("give 1 to 1024 printable characters", r".{1,1024}"),
-        None,
-        "Password for the store; never printed. A flag shows it to every user: prefer the variable.",
-        flags=("etcd-password",),
-        variables=("FLANNELD_ETCD_PASSWORD",),
-        secret=True,
-    )
-    iface: tuple[str, ...] = setting(
-        Several(_read_interface, "give names or addresses of interfaces", "NAME,..."),
-        (),
-        "Interfaces, by name or address, that carry traffic between nodes; the first that exists is taken.",
-        variables=("FLANNELD_IFACE",),
-        default_words="the interface of the default route",
-    )
-    iface_regex: tuple[str, ...] = setting(
-        Several(_read_pattern, "give a regular expression", "PATTERN", whole=True),
-        (),
-        "Patterns for the name or address of that interface, tried after iface; give the flag once for each.",
-        variables=("FLANNELD_IFACE_REGEX",),
-        default_words="none",
-    )
-    iface_can_reach: str | None = setting(
-        Text("give an IPv4 address", _IPV4, "ADDRESS"),
-        None,
-        "Take the interface that the kernel would use to reach this address.",
-        variables=("FLANNELD_IFACE_CAN_REACH",),
-    )
-    public_ip: str | None = setting(
-        Text("give an IPv4 address", _IPV4, "ADDRESS"),
-        None,
-        "Address at which the other nodes reach this one.",
-        variables=("FLANNELD_PUBLIC_IP",),
-        default_words="the address of the interface",
-    )
-    subnet_file: Path = setting(
-        Place(),
-        Path("/run/flannel/subnet.env"),
-        "File to write this node's subnet to, in flannel's format.",
-        variables=("FLANNELD_SUBNET_FILE",),
-    )
-    subnet_lease_renew_margin: int | None = setting(
-        Whole(1, 1439, "minutes"),
-        None,
-        "Minutes before its end at which a lease is renewed.",
-        variables=("FLANNELD_SUBNET_LEASE_RENEW_MARGIN",),
-        default_words="60, or half of lease_ttl when that is less",
-    )
-    lease_ttl: int = setting(
-        Whole(2, 365 * 86_400, "seconds"),
-        86_400,
-        "Seconds that a lease lives without being renewed.",
-    )
-    healthz_ip: str = setting(
-        Text("give an IPv4 address", _IPV4, "ADDRESS"),
-        "127.0.0.1",
-        "Address to serve /healthz on.",
-        variables=("FLANNELD_HEALTHZ_IP",),
-    )
-    healthz_port: int = setting(
-        Whole(0, 65_535),
-        0,
-        "Port to serve /healthz on; 0 for none.",
-        variables=("FLANNELD_HEALTHZ_PORT",),
-    )
-    cleanup: bool = setting(
-        Switch(),
-        False,
-        "Take back routes, lease and subnet file on SIGTERM, instead of leaving pods connected.",
-    )
-    log_level: str = setting(Choice(LOG_LEVELS), "info", "Least severity that is logged.")
-    log_format: str = setting(
-        Choice(LOG_FORMATS),
-        "auto",
-        "Shape of log lines: key=value (console) or JSON; auto takes console on a terminal.",
-    )
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-        for key, other in (("cert_file", "key_file"), ("key_file", "cert_file"), ("password", "username")):
-            if getattr(self, key) is not None and getattr(self, other) is None:
-                raise BadSetting(key, f"is of no use without {other}", f"give {other} too")
-        margin = self.subnet_lease_renew_margin
-        if margin is not None and margin * 60 >= self.lease_ttl:
-            raise BadSetting(
-                "subnet_lease_renew_margin",
-                f"{margin} minutes are not less than the lease's {self.lease_ttl} s",
-                f"give at most {(self.lease_ttl - 1) // 60}, or a longer lease_ttl",
-            )
-
-    @property
-    def renew_margin_seconds(self) -> float:
-        """Seconds before its end at which a lease is renewed: as set, else an hour or half of its life."""
-        if self.subnet_lease_renew_margin is not None:
-            return self.subnet_lease_renew_margin * 60.0
-        return min(3600.0, self.lease_ttl / 2)
-
-
-_NO_KUBE: Final = "the agent keeps its leases in the store, never in Kubernetes"
-_NO_FILTER: Final = "the agent does not touch netfilter yet; remove it"
-_ONE_NETWORK: Final = "one agent serves one network"
-_LOGS: Final = "logs go to stderr and are set by --log-level"
-
-FLANNEL_ONLY: Final[Mapping[str, Foreign]] = MappingProxyType(
-    {
-        "alsologtostderr": Foreign(_LOGS, None, switch=True),
-        "ip-blackhole-route": Foreign(_LATER, ("false",), switch=True),
-        "ip-masq": Foreign(_NO_FILTER, ("false",), switch=True),
-        "ip-masq-fully-random-disable": Foreign(_NO_FILTER, None, switch=True),
-        "iptables-forward-rules": Foreign(_NO_FILTER, ("false",), switch=True),
-        "iptables-resync": Foreign(_NO_FILTER, None),
-        "kube-annotation-prefix": Foreign(_NO_KUBE, None),
-        "kube-api-url": Foreign(_NO_KUBE, ("",)),
-        "kube-subnet-mgr": Foreign(_NO_KUBE, ("false",), switch=True),
-        "kubeconfig-file": Foreign(_NO_KUBE, ("",)),
-        "listen": Foreign(_ONE_NETWORK, ("",)),
-        "log_backtrace_at": Foreign(_LOGS, None),
-        "log_dir": Foreign(_LOGS, ("",)),
-        "logtostderr": Foreign(_LOGS, None, switch=True),
-        "net-config-path": Foreign(_NO_KUBE, None),
-        "networks": Foreign(_ONE_NETWORK, ("",)),
-        "public-ipv6": Foreign(_LATER, ("",)),
-        "remote": Foreign(_ONE_NETWORK, ("",)),
-        "set-node-network-unavailable": Foreign(_NO_KUBE, None, switch=True),
-        "stderrthreshold": Foreign(_LOGS, None),
-        "subnet-dir": Foreign(_ONE_NETWORK, None),
-        "v": Foreign(_LOGS, None),
-        "vmodule": Foreign(_LOGS, None),
-        "watch-networks": Foreign(_ONE_NETWORK, ("false",), switch=True),
-    }
-)
-"""Flags of flannel without a setting here."""
-
-AGENT: Final = Layered(
-    form=AgentConfig,
-    program="netstore-agent",
-    about="Holds this node's subnet lease and keeps its routes to the other nodes.",
-    table="agent",
-    tables=("store", "agent"),
-    prefix="NETSTORE_AGENT_",
-    siblings=(),
-    alias_prefix="FLANNELD_",
-    original="flannel",
-    foreign=FLANNEL_ONLY,
-    default_file=CONFIG_FILE,
 )
