@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from netstore.ops.kinds import Several, Text, Unfit, quoted
+from netstore.ops.kinds import BadValue, Several, Text, quoted
 from netstore.urls import BadUrl, Url, read_url
 
 if TYPE_CHECKING:
@@ -30,20 +30,20 @@ def _read_url(text: str) -> Url:
     try:
         return read_url(text)
     except BadUrl as bad:
-        raise Unfit(f"{quoted(text)} {bad}") from None
+        raise BadValue(f"{quoted(text)} {bad}") from None
 
 
 def _read_listener(text: str) -> Url:
     url = _read_url(text)
     if url.host != "localhost" and not url.is_address:
-        raise Unfit(f"{quoted(text)} names a host; a listener needs an address of this machine")
+        raise BadValue(f"{quoted(text)} names a host; a listener needs an address of this machine")
     return url
 
 
 def _read_target(text: str) -> Url:
     url = _read_url(text)
     if url.port == 0:
-        raise Unfit(f"{quoted(text)} has port 0, where nobody can be reached")
+        raise BadValue(f"{quoted(text)} has port 0, where nobody can be reached")
     return url
 
 
@@ -66,7 +66,7 @@ MEMBER_NAME: Final = Text(
 def _read_pair(text: str) -> tuple[str, Url]:
     name, equals, url = text.partition("=")
     if not equals or not re.fullmatch(MEMBER_NAME.pattern, name):
-        raise Unfit(f"{quoted(text)} is not NAME=URL")
+        raise BadValue(f"{quoted(text)} is not NAME=URL")
     return name, _read_target(url)
 
 
@@ -90,7 +90,7 @@ class Members:
 
     def check(self, value: tuple[InitialMember, ...]) -> None:
         if not value:
-            raise Unfit("is empty")
+            raise BadValue("is empty")
 
     def show(self, value: tuple[InitialMember, ...]) -> str:
         return _PAIRS.show(tuple((member.name, url) for member in value for url in member.peer_urls))
@@ -100,6 +100,6 @@ def _gather(pairs: Sequence[tuple[str, Url]]) -> tuple[InitialMember, ...]:
     urls: dict[str, list[Url]] = {}
     for name, url in pairs:
         if any(url in others for others in urls.values()):
-            raise Unfit(f"gives {quoted(str(url))} to two members")
+            raise BadValue(f"gives {quoted(str(url))} to two members")
         urls.setdefault(name, []).append(url)
     return tuple(InitialMember(name, tuple(each)) for name, each in urls.items())

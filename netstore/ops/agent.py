@@ -11,7 +11,7 @@ from typing import Final
 
 from netstore.ops.addresses import TARGETS
 from netstore.ops.flannel_flags import FLANNEL_ONLY
-from netstore.ops.kinds import Place, Several, Switch, Text, Unfit, Whole, quoted
+from netstore.ops.kinds import BadValue, FilePath, Several, Switch, Text, WholeNumber, quoted
 from netstore.ops.layers import CONFIG_FILE, Layered
 from netstore.ops.loglevels import log_format, log_level
 from netstore.ops.settings import BadSetting, check_settings, setting
@@ -20,17 +20,17 @@ from netstore.urls import Url
 
 def _read_interface(text: str) -> str:
     if not re.fullmatch(r"[^\s/]{1,64}", text):
-        raise Unfit(f"{quoted(text)} is no interface name or address")
+        raise BadValue(f"{quoted(text)} is no interface name or address")
     return text
 
 
 def _read_pattern(text: str) -> str:
     if len(text) > 256:
-        raise Unfit("is longer than 256 characters")
+        raise BadValue("is longer than 256 characters")
     try:
         re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
-        raise Unfit(f"{quoted(text)} is no regular expression: {' '.join(str(error).split())}") from None
+        raise BadValue(f"{quoted(text)} is no regular expression: {' '.join(str(error).split())}") from None
     return text
 
 
@@ -57,7 +57,7 @@ class AgentConfig:
         variables=("FLANNELD_ETCD_PREFIX",),
     )
     ca_file: Path | None = setting(
-        Place(),
+        FilePath(),
         None,
         "PEM file of the authorities that may sign the store's certificate.",
         flags=("etcd-cafile",),
@@ -65,14 +65,14 @@ class AgentConfig:
         default_words="the system's authorities",
     )
     cert_file: Path | None = setting(
-        Place(),
+        FilePath(),
         None,
         "PEM file of the certificate shown to the store.",
         flags=("etcd-certfile",),
         variables=("FLANNELD_ETCD_CERTFILE",),
     )
     key_file: Path | None = setting(
-        Place(),
+        FilePath(),
         None,
         "PEM file of the private key of cert_file.",
         flags=("etcd-keyfile",),
@@ -121,20 +121,20 @@ class AgentConfig:
         default_words="the address of the interface",
     )
     subnet_file: Path = setting(
-        Place(),
+        FilePath(),
         Path("/run/flannel/subnet.env"),
         "File to write this node's subnet to, in flannel's format.",
         variables=("FLANNELD_SUBNET_FILE",),
     )
     subnet_lease_renew_margin: int | None = setting(
-        Whole(1, 1439, "minutes"),
+        WholeNumber(1, 1439, "minutes"),
         None,
         "Minutes before its end at which a lease is renewed.",
         variables=("FLANNELD_SUBNET_LEASE_RENEW_MARGIN",),
         default_words="60, or half of lease_ttl when that is less",
     )
     lease_ttl: int = setting(
-        Whole(2, 365 * 86_400, "seconds"),
+        WholeNumber(2, 365 * 86_400, "seconds"),
         86_400,
         "Seconds that a lease lives without being renewed.",
     )
@@ -145,7 +145,7 @@ class AgentConfig:
         variables=("FLANNELD_HEALTHZ_IP",),
     )
     healthz_port: int = setting(
-        Whole(0, 65_535),
+        WholeNumber(0, 65_535),
         0,
         "Port to serve /healthz on; 0 for none.",
         variables=("FLANNELD_HEALTHZ_PORT",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from netstore.ops.foreign import NOT_YET, Foreign
+from netstore.ops.foreign import NOT_YET, ForeignFlag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,61 +22,61 @@ _OWN_PACE: Final = "netstored paces its own storage"
 _ALWAYS: Final = "netstored always does this"
 _COMPARED: Final = "members always compare their states"
 
-ETCD_ONLY: Final[Mapping[str, Foreign]] = MappingProxyType(
+ETCD_ONLY: Final[Mapping[str, ForeignFlag]] = MappingProxyType(
     {
-        "auth-token": Foreign(_NO_AUTH, ("simple",)),
-        "auth-token-ttl": Foreign(_NO_AUTH, ("300",)),
-        "auto-tls": Foreign(_OWN_TLS, ("false",), switch=True),
-        "backend-batch-interval": Foreign(_OWN_PACE, None),
-        "backend-batch-limit": Foreign(_OWN_PACE, None),
-        "bcrypt-cost": Foreign(_NO_AUTH, ("10",)),
-        "cipher-suites": Foreign(_ONE_SUITE, ("",)),
-        "client-cert-allowed-hostname": Foreign(_NO_CHECK, ("",)),
-        "client-crl-file": Foreign(_NO_CHECK, ("",)),
-        "debug": Foreign("write --log-level=debug", ("false",), switch=True),
-        "discovery": Foreign(_NO_DISCOVERY, ("",)),
-        "discovery-fallback": Foreign(_NO_DISCOVERY, None),
-        "discovery-proxy": Foreign(_NO_DISCOVERY, ("",)),
-        "discovery-srv": Foreign(_NO_DISCOVERY, ("",)),
-        "discovery-srv-name": Foreign(_NO_DISCOVERY, ("",)),
-        "enable-pprof": Foreign(NOT_YET, ("false",), switch=True),
-        "experimental-backend-bbolt-freelist-type": Foreign(_OWN_PACE, None),
-        "experimental-compaction-batch-limit": Foreign(_OWN_PACE, None),
-        "experimental-corrupt-check-time": Foreign(_COMPARED, None),
-        "experimental-enable-lease-checkpoint": Foreign(_ALWAYS, ("true", "false"), switch=True),
-        "experimental-enable-v2v3": Foreign("v2 and v3 keys are apart", ("",)),
-        "experimental-initial-corrupt-check": Foreign(_COMPARED, None, switch=True),
-        "experimental-peer-skip-client-san-verification": Foreign(_NO_CHECK, ("false",), switch=True),
-        "experimental-warning-apply-duration": Foreign(
+        "auth-token": ForeignFlag(_NO_AUTH, ("simple",)),
+        "auth-token-ttl": ForeignFlag(_NO_AUTH, ("300",)),
+        "auto-tls": ForeignFlag(_OWN_TLS, ("false",), switch=True),
+        "backend-batch-interval": ForeignFlag(_OWN_PACE, None),
+        "backend-batch-limit": ForeignFlag(_OWN_PACE, None),
+        "bcrypt-cost": ForeignFlag(_NO_AUTH, ("10",)),
+        "cipher-suites": ForeignFlag(_ONE_SUITE, ("",)),
+        "client-cert-allowed-hostname": ForeignFlag(_NO_CHECK, ("",)),
+        "client-crl-file": ForeignFlag(_NO_CHECK, ("",)),
+        "debug": ForeignFlag("write --log-level=debug", ("false",), switch=True),
+        "discovery": ForeignFlag(_NO_DISCOVERY, ("",)),
+        "discovery-fallback": ForeignFlag(_NO_DISCOVERY, None),
+        "discovery-proxy": ForeignFlag(_NO_DISCOVERY, ("",)),
+        "discovery-srv": ForeignFlag(_NO_DISCOVERY, ("",)),
+        "discovery-srv-name": ForeignFlag(_NO_DISCOVERY, ("",)),
+        "enable-pprof": ForeignFlag(NOT_YET, ("false",), switch=True),
+        "experimental-backend-bbolt-freelist-type": ForeignFlag(_OWN_PACE, None),
+        "experimental-compaction-batch-limit": ForeignFlag(_OWN_PACE, None),
+        "experimental-corrupt-check-time": ForeignFlag(_COMPARED, None),
+        "experimental-enable-lease-checkpoint": ForeignFlag(_ALWAYS, ("true", "false"), switch=True),
+        "experimental-enable-v2v3": ForeignFlag("v2 and v3 keys are apart", ("",)),
+        "experimental-initial-corrupt-check": ForeignFlag(_COMPARED, None, switch=True),
+        "experimental-peer-skip-client-san-verification": ForeignFlag(_NO_CHECK, ("false",), switch=True),
+        "experimental-warning-apply-duration": ForeignFlag(
             "slow requests are logged by a rule of their own", None
         ),
-        "grpc-keepalive-interval": Foreign("netstored has bounds of its own", None),
-        "grpc-keepalive-min-time": Foreign("netstored has bounds of its own", None),
-        "grpc-keepalive-timeout": Foreign("netstored has bounds of its own", None),
-        "host-whitelist": Foreign(NOT_YET, ("*", "")),
-        "initial-election-tick-advance": Foreign(
+        "grpc-keepalive-interval": ForeignFlag("netstored has bounds of its own", None),
+        "grpc-keepalive-min-time": ForeignFlag("netstored has bounds of its own", None),
+        "grpc-keepalive-timeout": ForeignFlag("netstored has bounds of its own", None),
+        "host-whitelist": ForeignFlag(NOT_YET, ("*", "")),
+        "initial-election-tick-advance": ForeignFlag(
             "netstored chooses when to stand for election", None, switch=True
         ),
-        "listen-metrics-urls": Foreign(NOT_YET, ("",)),
-        "log-outputs": Foreign("logs go to stderr", ("default", "stderr")),
-        "log-package-levels": Foreign("write --log-level", ("",)),
-        "logger": Foreign("the shape of log lines is set by --log-format", None),
-        "max-concurrent-streams": Foreign("netstored has bounds of its own", None),
-        "max-snapshots": Foreign(_OWN_PACE, None),
-        "max-wals": Foreign(_OWN_PACE, None),
-        "metrics": Foreign(NOT_YET, ("basic",)),
-        "peer-auto-tls": Foreign(_OWN_TLS, ("false",), switch=True),
-        "peer-cert-allowed-cn": Foreign(_NO_CHECK, ("",)),
-        "peer-cert-allowed-hostname": Foreign(_NO_CHECK, ("",)),
-        "peer-crl-file": Foreign(_NO_CHECK, ("",)),
-        "pre-vote": Foreign(_ALWAYS, ("true", "false"), switch=True),
-        "proxy": Foreign(_NO_PROXY, ("off",)),
-        "proxy-dial-timeout": Foreign(_NO_PROXY, None),
-        "proxy-failure-wait": Foreign(_NO_PROXY, None),
-        "proxy-read-timeout": Foreign(_NO_PROXY, None),
-        "proxy-refresh-interval": Foreign(_NO_PROXY, None),
-        "proxy-write-timeout": Foreign(_NO_PROXY, None),
-        "strict-reconfig-check": Foreign(_ALWAYS, ("true",), switch=True),
+        "listen-metrics-urls": ForeignFlag(NOT_YET, ("",)),
+        "log-outputs": ForeignFlag("logs go to stderr", ("default", "stderr")),
+        "log-package-levels": ForeignFlag("write --log-level", ("",)),
+        "logger": ForeignFlag("the shape of log lines is set by --log-format", None),
+        "max-concurrent-streams": ForeignFlag("netstored has bounds of its own", None),
+        "max-snapshots": ForeignFlag(_OWN_PACE, None),
+        "max-wals": ForeignFlag(_OWN_PACE, None),
+        "metrics": ForeignFlag(NOT_YET, ("basic",)),
+        "peer-auto-tls": ForeignFlag(_OWN_TLS, ("false",), switch=True),
+        "peer-cert-allowed-cn": ForeignFlag(_NO_CHECK, ("",)),
+        "peer-cert-allowed-hostname": ForeignFlag(_NO_CHECK, ("",)),
+        "peer-crl-file": ForeignFlag(_NO_CHECK, ("",)),
+        "pre-vote": ForeignFlag(_ALWAYS, ("true", "false"), switch=True),
+        "proxy": ForeignFlag(_NO_PROXY, ("off",)),
+        "proxy-dial-timeout": ForeignFlag(_NO_PROXY, None),
+        "proxy-failure-wait": ForeignFlag(_NO_PROXY, None),
+        "proxy-read-timeout": ForeignFlag(_NO_PROXY, None),
+        "proxy-refresh-interval": ForeignFlag(_NO_PROXY, None),
+        "proxy-write-timeout": ForeignFlag(_NO_PROXY, None),
+        "strict-reconfig-check": ForeignFlag(_ALWAYS, ("true",), switch=True),
     }
 )
 """Flags of etcd 3.4 without a setting here."""

@@ -7,18 +7,19 @@ from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign:
-    """A flag of the program we stand in for that has no setting here.
+class ForeignFlag:
+    """A flag of etcd or flanneld without a setting here.
 
-    It is refused, so that nobody relies on what does not happen, unless its value is one of `harmless`
-    (None: any value is), where nothing is lost and a notice says so. `reason` completes the sentence
-    "--flag ...".
+    It is refused, so that nobody relies on an effect that it does not have. Values in `harmless` (None: all
+    values) ask for what happens anyway, or for nothing that matters; they are accepted with a notice.
     """
 
     reason: str
+    """Why there is no setting, or what to write instead; the end of the error text."""
     harmless: tuple[str, ...] | None = ()
     switch: bool = False
+    """It takes a value only after `=`."""
 
 
 NOT_YET: Final = "there is nothing like it yet; remove it"
-"""The reason for what may come."""
+"""The reason for features that may be added."""

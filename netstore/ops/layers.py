@@ -1,15 +1,12 @@
-"""Settings declared once and filled from four layers: embedded default, TOML table, environment, command
-line.
+"""The four layers that values of settings come from: default, table of a TOML file, environment, command
+line. A later layer wins over an earlier one.
 
-A configuration is a frozen dataclass whose fields are made by `setting`. The declaration drives everything
-an operator meets: the flag, the environment variable, the TOML key, `--help`, `--check-config`, the
-messages and the test of the manual. Every value remembers its source, and every refusal is one line that
-names key, source, problem and fix.
+Each value is kept with its source. Whatever cannot be used is an error of one line, which names key, source,
+problem and fix.
 
-The command line is read as Go programs read theirs, so that unit files written for etcd and flannel keep
-working: `--flag value`, `--flag=value`, one dash or two, and a switch takes its value only after `=`. The
-module imports little: a program that only wants its configuration should not pay for a command line library
-at each start.
+The command line is parsed as Go programs do it, so that unit files for etcd and flannel work: `--flag value`,
+`--flag=value`, one dash or two; a switch takes a value only after `=`. No command line library is used,
+because importing one would delay each start.
 """
 
 from __future__ import annotations
@@ -25,15 +22,15 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 import tomli
 
 from netstore.errors import NetstoreError
-from netstore.ops.kinds import FALSE, TRUE, Switch, Unfit, quoted
-from netstore.ops.settings import BadSetting, Setting, default_words, discreet
+from netstore.ops.kinds import FALSE, SHOWN, TRUE, BadValue, Switch, quoted
+from netstore.ops.settings import BadSetting, Setting, default_words, without_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from _typeshed import DataclassInstance
 
-    from netstore.ops.foreign import Foreign
+    from netstore.ops.foreign import ForeignFlag
 
 C = TypeVar("C", bound="DataclassInstance")
 
@@ -41,12 +38,12 @@ CONFIG_FILE: Final = Path("/etc/netstore/netstore.toml")
 """Read if it exists and no other file is named."""
 
 MAX_FILE_BYTES: Final = 1 << 20
-"""A longer configuration file is a mistake (a log, a device), not a configuration."""
+"""Largest configuration file. A larger one is some other file, named by mistake."""
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """The end of a message about an unknown word: the nearest known one, if any is near."""
-    near = difflib.get_close_matches(word[:80], known, n=1, cutoff=0.5)
+    """The end of an error text about an unknown word: the most similar known one, if there is any."""
+    near = difflib.get_close_matches(word[:SHOWN], known, n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else "see --help for those that are known"
 
 
@@ -61,21 +58,26 @@ class Task(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[C]):
-    """A configuration, where each value came from, and what the operator should know about it."""
+    """A configuration and how it came about."""
 
     config: C
     sources: Mapping[str, str]
+    """Key -> where the value is from, as "flag --name"."""
     notices: tuple[str, ...]
+    """What was given and has no effect, for the log."""
     task: Task
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """A command line taken apart: settings by key, in the order given, with the flag that gave them."""
+class CommandLine:
+    """A parsed command line."""
 
     values: dict[str, tuple[str, list[str]]]
+    """Key -> the flag as it was first given, and the words of each time it was given."""
     foreign: list[tuple[str, str]]
+    """Flags without a setting, with their values."""
     file: str | None
+    """The configuration file, if it is named."""
     task: Task
 
 
@@ -85,41 +87,47 @@ OWN_FLAGS: Final = {
     "version": "Print the version and exit.",
     "help": "Print this text and exit.",
 }
-"""Flags that every program has, beside its settings."""
+"""Flags of every program besides its settings."""
 
 _LINK: Final = re.compile(
     r"(?:[A-Z0-9_]+_)?"
     r"(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
 )
-"""Ends of variables that Kubernetes sets in every pod for a Service with a name like ours."""
+"""What follows the prefix in variables that Kubernetes sets in each pod, for a Service whose name begins like
+our variables.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Layered(Generic[C]):
-    """One program's configuration: the dataclass, and the names it goes by in each layer."""
+    """The configuration of one program: the dataclass with the settings, and the names used in each layer."""
 
     form: type[C]
+    """The dataclass, with a field made by `settings.setting` for each setting."""
     program: str
     about: str
+    """One sentence for `--help`."""
     table: str
-    """Its table of the TOML file."""
+    """Name of its table in the TOML file."""
     tables: tuple[str, ...]
-    """All tables the file may have; the others belong to other programs and are left to them."""
+    """Names of all tables that the file may have. Those of other programs are not read."""
     prefix: str
-    """Of its environment variables."""
+    """Prefix of its environment variables."""
     siblings: tuple[str, ...]
-    """Prefixes or names of variables that begin like ours and belong to another program."""
+    """Variables, or prefixes of variables, of other programs that begin with this prefix, too."""
     alias_prefix: str
-    """Of the variables of the program we stand in for."""
+    """Prefix of the variables of the program that this one replaces."""
     original: str
-    """The name of that program."""
-    foreign: Mapping[str, Foreign]
+    """Name of that program."""
+    foreign: Mapping[str, ForeignFlag]
+    """Flags of that program that have no setting."""
     default_file: Path
+    """TOML file to read if it exists and no other is named."""
     tools: Mapping[str, str] = field(default_factory=dict)
-    """Flags, with the value they take, that do something else than run it -> what; its program reads them."""
+    """For `--help`: flags that do something else than run the program, and what. The program parses them."""
 
     def settings(self) -> tuple[Setting, ...]:
-        """All settings, in the order declared."""
+        """All settings, in the order of their declaration."""
         found = []
         for each in fields(self.form):
             notes = each.metadata
@@ -139,13 +147,13 @@ class Layered(Generic[C]):
 
     @property
     def file_variable(self) -> str:
-        """The variable that names the TOML file; the same for every program that reads it."""
+        """The variable that names the TOML file, the same for both programs."""
         return "NETSTORE_CONFIG_FILE"
 
     def load(self, argv: Sequence[str], environ: Mapping[str, str]) -> Loaded[C]:
-        """Merge all layers. `argv` is without the program's name. Raises NetstoreError with one line.
+        """Merge all layers. `argv` does not include the program's name. Raises NetstoreError, in one line.
 
-        Asked for help or its version, the program gets its defaults: no other layer is looked at.
+        With `--help` or `--version` the result has the defaults alone: no other layer is read.
         """
         words = self.parse(argv)
         if words.task in (Task.HELP, Task.VERSION):
@@ -178,18 +186,18 @@ class Layered(Generic[C]):
     def _build(self, values: Mapping[str, object]) -> C:
         return cast("Callable[..., C]", self.form)(**values)
 
-    def parse(self, argv: Sequence[str]) -> Words:
-        """Take a command line apart. Raises NetstoreError on an unknown flag or word or a missing value."""
+    def parse(self, argv: Sequence[str]) -> CommandLine:
+        """Parse a command line. Raises NetstoreError for an unknown flag or word, or a missing value."""
         by_flag = {flag: each for each in self.settings() for flag in each.flags}
         known = tuple(
             f"--{flag}" for flag in (*by_flag, *OWN_FLAGS, *(each.split()[0] for each in self.tools))
         )
-        words = Words({}, [], None, Task.RUN)
+        words = CommandLine({}, [], None, Task.RUN)
         file, task = None, Task.RUN
         rest = iter(argv)
         for word in rest:
             if word in ("-h", "-help", "--help"):
-                return Words({}, [], None, Task.HELP)
+                return CommandLine({}, [], None, Task.HELP)
             match = re.fullmatch(r"--?([^-=\s][^=\s]*)(?:=(.*))?", word, re.DOTALL)
             if match is None:
                 hint = "; write --flag=true or --flag=false" if word in TRUE | FALSE else ""
@@ -211,9 +219,9 @@ class Layered(Generic[C]):
                 words.foreign.append((flag, _value(flag, value, rest, switch=self.foreign[flag].switch)))
             else:
                 raise NetstoreError(f"unknown flag {quoted('--' + flag)}: {nearest('--' + flag, known)}")
-        return Words(words.values, words.foreign, file, task)
+        return CommandLine(words.values, words.foreign, file, task)
 
-    def _from_file(self, words: Words, environ: Mapping[str, str]) -> Iterator[tuple[str, object, str]]:
+    def _from_file(self, words: CommandLine, environ: Mapping[str, str]) -> Iterator[tuple[str, object, str]]:
         named = words.file if words.file is not None else environ.get(self.file_variable) or None
         if named is None:
             if not self.default_file.exists():
@@ -272,7 +280,7 @@ class Layered(Generic[C]):
         foreign = self.foreign.get(name.removeprefix(self.prefix).lower().replace("_", "-"))
         return f"unknown {noun} {quoted(name)}: {foreign.reason if foreign else nearest(name, known)}"
 
-    def _judge_foreign(self, name: str, foreign: Foreign, value: str) -> str:
+    def _judge_foreign(self, name: str, foreign: ForeignFlag, value: str) -> str:
         if foreign.harmless is None or value in foreign.harmless:
             return f"{name} has no effect: {foreign.reason}"
         raise NetstoreError(
@@ -300,7 +308,7 @@ class Layered(Generic[C]):
         return "\n".join(lines)
 
     def report(self, loaded: Loaded[C]) -> str:
-        """The text of `--check-config`: a TOML document, each value with its source, secrets left out."""
+        """The text of `--check-config`: a TOML document with the source of each value, without secrets."""
         rows = []
         for each in self.settings():
             value = getattr(loaded.config, each.key)
@@ -316,7 +324,7 @@ class Layered(Generic[C]):
 
 
 def read_document(name: str) -> dict[str, Any]:
-    """The TOML document in a file. Raises NetstoreError naming the file and, if it can, line and column."""
+    """The TOML document in a file. Raises NetstoreError that names the file, and the place if it is known."""
     try:
         with Path(name).open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -348,6 +356,6 @@ def _read(each: Setting, value: Any, source: str, *, document: bool = False) -> 
     try:
         found: object = each.kind.read(value) if document else each.kind.read_words(value)
         each.kind.check(found)
-    except Unfit as unfit:
-        raise BadSetting(each.key, discreet(unfit, each.secret), each.kind.fix, source) from None
+    except BadValue as bad:
+        raise BadSetting(each.key, without_secret(bad, each.secret), each.kind.fix, source) from None
     return found

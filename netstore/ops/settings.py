@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, overload
 
 from netstore.errors import NetstoreError
-from netstore.ops.kinds import Unfit
+from netstore.ops.kinds import BadValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ D = TypeVar("D")
 
 
 class BadSetting(NetstoreError):  # noqa: N818 - named for what was found
-    """A setting cannot be used: one line with key, source, problem and fix."""
+    """A setting that cannot be used. The text is one line: key, source, problem and fix."""
 
     def __init__(self, key: str, problem: str, fix: str, source: str = "") -> None:
         self.key = key
@@ -36,33 +36,33 @@ class BadSetting(NetstoreError):  # noqa: N818 - named for what was found
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One declared setting, as flag, variable and TOML key know it."""
+    """One declared setting, with its names in all layers."""
 
     key: str
     kind: Kind[Any]
     about: str
     flags: tuple[str, ...]
-    """Names without dashes, the one made of the key first."""
+    """Names without dashes; first the one derived from the key."""
     variables: tuple[str, ...]
-    """Environment names in order of precedence, the one made of the key first."""
+    """Names in the environment, in order of precedence; first the one derived from the key."""
     default_words: str
-    """How the default is told; empty when the value itself tells it."""
+    """Describes a default that is computed; empty if `default` is the value."""
     default: object
     secret: bool
-    """Never shown: not by `--check-config`, not in a message."""
+    """The value is never shown, neither by `--check-config` nor in an error text."""
 
 
 class Names(TypedDict, total=False):
-    """What a declaration may add to key, kind, default and sentence."""
+    """Optional parts of a declaration."""
 
     flags: tuple[str, ...]
-    """Flag names beside the one made of the key."""
+    """Further flag names."""
     variables: tuple[str, ...]
-    """Environment names beside the one made of the key, in order of precedence."""
+    """Further names in the environment, in order of precedence."""
     default_words: str
-    """Tells a default that is worked out."""
+    """Describes a default that is computed."""
     secret: bool
-    """The value is never shown."""
+    """The value is never shown, neither by `--check-config` nor in an error text."""
 
 
 @overload
@@ -70,7 +70,9 @@ def setting(kind: Kind[T], default: Callable[[], T], about: str, **names: Unpack
 @overload
 def setting(kind: Kind[T], default: D, about: str, **names: Unpack[Names]) -> T | D: ...
 def setting(kind: Kind[T], default: object, about: str, **names: Unpack[Names]) -> object:
-    """Declare a field of a configuration: kind, default (or what makes it), one sentence for people."""
+    """Declare a field of a configuration: its kind, its default or a function that computes it, and one
+    sentence for `--help`.
+    """
     notes = {"kind": kind, "about": about, "flags": (), "variables": (), "default_words": "", "secret": False}
     notes |= names
     shown = not names.get("secret", False)
@@ -80,7 +82,7 @@ def setting(kind: Kind[T], default: object, about: str, **names: Unpack[Names]) 
 
 
 def check_settings(config: DataclassInstance) -> None:
-    """Check each value of a configuration that is set. Raises `BadSetting`; call it in `__post_init__`."""
+    """Check the value of each setting that has one. Raises `BadSetting`. For `__post_init__`."""
     for each in fields(config):
         value = getattr(config, each.name)
         kind: Kind[Any] = each.metadata["kind"]
@@ -88,17 +90,17 @@ def check_settings(config: DataclassInstance) -> None:
             continue
         try:
             kind.check(value)
-        except Unfit as unfit:
-            raise BadSetting(each.name, discreet(unfit, each.metadata["secret"]), kind.fix) from None
+        except BadValue as bad:
+            raise BadSetting(each.name, without_secret(bad, each.metadata["secret"]), kind.fix) from None
 
 
-def discreet(unfit: Unfit, secret: bool) -> str:
-    """What is wrong with a value, without showing it if it is secret."""
-    return "is not usable" if secret else str(unfit)
+def without_secret(bad: BadValue, secret: bool) -> str:
+    """What is wrong with a value. If it is secret, the text does not show it."""
+    return "is not usable" if secret else str(bad)
 
 
 def default_words(each: Setting) -> str:
-    """A setting's default as the manual and `--help` tell it."""
+    """The default of a setting as the manual pages and `--help` show it."""
     if each.default_words:
         return each.default_words
     if each.default is None:

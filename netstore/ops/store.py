@@ -25,7 +25,7 @@ from netstore.ops.addresses import (
     Members,
 )
 from netstore.ops.etcd_flags import ETCD_ONLY
-from netstore.ops.kinds import Choice, Place, Several, Switch, Text, Unfit, Whole, quoted
+from netstore.ops.kinds import BadValue, Choice, FilePath, Several, Switch, Text, WholeNumber, quoted
 from netstore.ops.layers import CONFIG_FILE, Layered
 from netstore.ops.loglevels import log_format, log_level
 from netstore.ops.settings import BadSetting, check_settings, setting
@@ -43,7 +43,7 @@ MAX_ELECTION_MS: Final = 50_000
 
 def _read_origin(text: str) -> str:
     if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/,]{1,300}", text):
-        raise Unfit(f"{quoted(text)} is not an origin")
+        raise BadValue(f"{quoted(text)} is not an origin")
     return text
 
 
@@ -91,14 +91,14 @@ class StoreConfig:
         variables=("ETCD_NAME",),
     )
     data_dir: Path = setting(
-        Place(),
+        FilePath(),
         default_data_dir,
         "Folder for everything this member keeps; made with mode 0700 when it is missing.",
         variables=("ETCD_DATA_DIR",),
         default_words="$STATE_DIRECTORY, else /var/lib/netstore for root, else ~/.local/share/netstore",
     )
     wal_dir: Path | None = setting(
-        Place(),
+        FilePath(),
         None,
         "Folder for the write-ahead log alone, for a disk of its own.",
         variables=("ETCD_WAL_DIR",),
@@ -164,12 +164,12 @@ class StoreConfig:
         default_words="as data_dir has it, else made at the first start",
     )
     join_token_file: Path | None = setting(
-        Place(),
+        FilePath(),
         None,
         "File to read join_token from, so that no list of processes shows it.",
     )
     voters: int = setting(
-        Whole(1, 7, "members"),
+        WholeNumber(1, 7, "members"),
         3,
         "Members that are to vote; one that joins gets a vote while fewer have one, and learns otherwise.",
     )
@@ -180,19 +180,19 @@ class StoreConfig:
         variables=("ETCD_FORCE_NEW_CLUSTER",),
     )
     snapshot_count: int = setting(
-        Whole(1, 10_000_000, "log entries"),
+        WholeNumber(1, 10_000_000, "log entries"),
         100_000,
         "Log entries applied between two snapshots of the state.",
         variables=("ETCD_SNAPSHOT_COUNT",),
     )
     heartbeat_interval: int = setting(
-        Whole(1, 10_000, "milliseconds"),
+        WholeNumber(1, 10_000, "milliseconds"),
         100,
         "Milliseconds between two heartbeats of the leader.",
         variables=("ETCD_HEARTBEAT_INTERVAL",),
     )
     election_timeout: int = setting(
-        Whole(5, MAX_ELECTION_MS, "milliseconds"),
+        WholeNumber(5, MAX_ELECTION_MS, "milliseconds"),
         1000,
         "Milliseconds without a leader before a member stands for election; at least five heartbeats.",
         variables=("ETCD_ELECTION_TIMEOUT",),
@@ -210,19 +210,19 @@ class StoreConfig:
         variables=("ETCD_CORS",),
     )
     cert_file: Path | None = setting(
-        Place(),
+        FilePath(),
         None,
         "PEM file of the certificate shown to clients, followed by those between it and its authority.",
         variables=("ETCD_CERT_FILE",),
     )
     key_file: Path | None = setting(
-        Place(),
+        FilePath(),
         None,
         "PEM file of the private key of cert_file.",
         variables=("ETCD_KEY_FILE",),
     )
     trusted_ca_file: Path | None = setting(
-        Place(),
+        FilePath(),
         None,
         "PEM file of the authorities that sign clients' certificates; with it, clients must show one.",
         variables=("ETCD_TRUSTED_CA_FILE",),
@@ -234,19 +234,19 @@ class StoreConfig:
         variables=("ETCD_CLIENT_CERT_AUTH",),
     )
     peer_cert_file: Path | None = setting(
-        Place(),
+        FilePath(),
         None,
         "PEM file of the certificate shown to other members, whichever side calls.",
         variables=("ETCD_PEER_CERT_FILE",),
     )
     peer_key_file: Path | None = setting(
-        Place(),
+        FilePath(),
         None,
         "PEM file of the private key of peer_cert_file.",
         variables=("ETCD_PEER_KEY_FILE",),
     )
     peer_trusted_ca_file: Path | None = setting(
-        Place(),
+        FilePath(),
         None,
         "PEM file of the authorities that sign members' certificates; with it, callers must show one.",
         variables=("ETCD_PEER_TRUSTED_CA_FILE",),
@@ -264,44 +264,44 @@ class StoreConfig:
         "Serve plain HTTP on addresses that other machines reach.",
     )
     max_connections: int = setting(
-        Whole(1, 1_000_000, "connections"),
+        WholeNumber(1, 1_000_000, "connections"),
         10_000,
         "Client connections open at a time; beyond it those go that never spoke, then those of who has most.",
     )
     memory_budget: int = setting(
-        Whole(0, 1 << 40, "bytes"),
+        WholeNumber(0, 1 << 40, "bytes"),
         0,
         "Bytes all buffers may hold together; 0 for an eighth of the memory, from 64 to 512 MiB.",
     )
     loop_budget_ms: int = setting(
-        Whole(1, 60_000, "milliseconds"),
+        WholeNumber(1, 60_000, "milliseconds"),
         5,
         "Milliseconds a piece of work may take before it is counted, and told, as holding the loop.",
     )
     max_header_bytes: int = setting(
-        Whole(1024, 1 << 20, "bytes"),
+        WholeNumber(1024, 1 << 20, "bytes"),
         64 << 10,
         "Bytes of a request's line and header fields together.",
     )
     max_body_bytes: int = setting(
-        Whole(1024, 1 << 30, "bytes"),
+        WholeNumber(1024, 1 << 30, "bytes"),
         10 << 20,
         "Bytes of a request's body.",
     )
     max_request_bytes: int = setting(
-        Whole(1024, 32 << 20, "bytes"),
+        WholeNumber(1024, 32 << 20, "bytes"),
         1_572_864,
         "Bytes of one write of the v3 API.",
         variables=("ETCD_MAX_REQUEST_BYTES",),
     )
     max_txn_ops: int = setting(
-        Whole(1, 10_000, "operations"),
+        WholeNumber(1, 10_000, "operations"),
         128,
         "Operations in each list of a v3 transaction.",
         variables=("ETCD_MAX_TXN_OPS",),
     )
     quota_backend_bytes: int = setting(
-        Whole(-1, 1 << 50, "bytes"),
+        WholeNumber(-1, 1 << 50, "bytes"),
         0,
         "Bytes the v3 keys and their history may take before writes are refused; 0 for 2 GiB, -1 for none.",
         variables=("ETCD_QUOTA_BACKEND_BYTES",),
@@ -329,12 +329,12 @@ class StoreConfig:
         ),
     )
     slow_client_seconds: int = setting(
-        Whole(1, 3600, "seconds"),
+        WholeNumber(1, 3600, "seconds"),
         30,
         "Seconds a client may stand still while it sends a request or reads an answer before it is cut off.",
     )
     scrub_mib_per_second: int = setting(
-        Whole(0, 1024, "MiB"),
+        WholeNumber(0, 1024, "MiB"),
         4,
         "MiB of the stored state that are verified each second in the background, once an hour; 0: none.",
     )

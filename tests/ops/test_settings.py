@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.ops.agent import AGENT
-from netstore.ops.kinds import Unfit
+from netstore.ops.kinds import BadValue
 from netstore.ops.store import STORE
 from tests.support.settings import told
 
@@ -45,8 +45,8 @@ class TestEveryValue:
             found = each.kind.read(value)
             each.kind.check(found)
             line = str(each.kind.show(found))
-        except Unfit as unfit:
-            line = str(unfit)
+        except BadValue as bad:
+            line = str(bad)
         assert line.isprintable()
 
     @given(_SETTINGS, st.text(max_size=40) | st.integers().map(str) | st.floats().map(str))
