@@ -40,7 +40,7 @@ _PREFIX: Final = r"(?:/(?!\.{1,2}(?:/|$))[^/\s]{1,255}){1,16}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentConfig:
-    """How one netstore-agent runs. Raises `BadSetting` when its values do not fit together."""
+    """All settings of one netstore-agent. Raises `BadSetting` if values do not fit together."""
 
     endpoints: tuple[Url, ...] = setting(
         TARGETS,
@@ -173,7 +173,7 @@ class AgentConfig:
 
     @property
     def renew_margin_seconds(self) -> float:
-        """Seconds before its end at which a lease is renewed: as set, else an hour or half of its life."""
+        """How long before its end a lease is renewed: as set, else an hour or half its TTL, the lesser."""
         if self.subnet_lease_renew_margin is not None:
             return self.subnet_lease_renew_margin * 60.0
         return min(3600.0, self.lease_ttl / 2)

@@ -79,4 +79,4 @@ ETCD_ONLY: Final[Mapping[str, ForeignFlag]] = MappingProxyType(
         "strict-reconfig-check": ForeignFlag(_ALWAYS, ("true",), switch=True),
     }
 )
-"""Flags of etcd 3.4 without a setting here."""
+"""Name without dashes -> why it is accepted or refused."""

@@ -43,4 +43,4 @@ FLANNEL_ONLY: Final[Mapping[str, ForeignFlag]] = MappingProxyType(
         "watch-networks": ForeignFlag(_ONE_NETWORK, ("false",), switch=True),
     }
 )
-"""Flags of flannel without a setting here."""
+"""Name without dashes -> why it is accepted or refused."""

@@ -247,6 +247,18 @@ class Several(Generic[T]):
         return f"[{', '.join(toml_text(self.write(item)) for item in value)}]"
 
 
+DURATION: Final = r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h)){1,4}"
+"""Pattern for a `Text` that is a time in etcd's notation, as 1h30m."""
+
+_UNIT_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(duration: str) -> float:
+    """A time that matches `DURATION`, in seconds."""
+    parts = re.findall(r"([0-9.]+)(ms|s|m|h)", duration)
+    return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise BadValue(f"{quoted(value)} is not text")

@@ -25,7 +25,18 @@ from netstore.ops.addresses import (
     Members,
 )
 from netstore.ops.etcd_flags import ETCD_ONLY
-from netstore.ops.kinds import BadValue, Choice, FilePath, Several, Switch, Text, WholeNumber, quoted
+from netstore.ops.kinds import (
+    DURATION,
+    BadValue,
+    Choice,
+    FilePath,
+    Several,
+    Switch,
+    Text,
+    WholeNumber,
+    quoted,
+    seconds,
+)
 from netstore.ops.layers import CONFIG_FILE, Layered
 from netstore.ops.loglevels import log_format, log_level
 from netstore.ops.settings import BadSetting, check_settings, setting
@@ -38,7 +49,7 @@ DEFAULT_CLUSTER_TOKEN: Final = "etcd-cluster"  # noqa: S105 - no secret: everybo
 """etcd's default. Everybody knows it, so it proves nothing."""
 
 MAX_ELECTION_MS: Final = 50_000
-"""etcd's own bound: a cluster that needs longer to notice a dead leader is not in one place."""
+"""etcd's own bound."""
 
 
 def _read_origin(text: str) -> str:
@@ -47,25 +58,9 @@ def _read_origin(text: str) -> str:
     return text
 
 
-_DURATION: Final = r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h)){1,4}"
-"""A time in the notation of etcd's flags, as 1h30m."""
-
-_RETENTION_FIX: Final = "give a time as 30m, or a whole number"
-
-_UNIT_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def seconds(duration: str) -> float:
-    """The seconds of a time that was checked."""
-    parts = re.findall(r"([0-9.]+)(ms|s|m|h)", duration)
-    return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
-
-
 def default_data_dir() -> Path:
-    """Where a store keeps its data when nobody says otherwise.
-
-    The folder systemd made for the service, /var/lib/netstore for root, and a folder of their own for
-    anybody else, so that the store starts without any configuration.
+    """The data folder if none is set: the one that systemd made for the service, else /var/lib/netstore for
+    root, else one in the user's home, so that a store starts without any configuration.
     """
     if state := os.environ.get("STATE_DIRECTORY"):
         return Path(state.split(":")[0])
@@ -78,9 +73,9 @@ def default_data_dir() -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreConfig:
-    """How one netstored runs. Raises `BadSetting` when its values do not fit together.
+    """All settings of one netstored. Raises `BadSetting` if values do not fit together.
 
-    URLs that are not given are worked out: advertised ones from those listened on, the initial cluster from
+    If they are not set, URLs to advertise are derived from those to listen on, and the initial cluster is
     this member alone.
     """
 
@@ -159,19 +154,19 @@ class StoreConfig:
     join_token: str | None = setting(
         Text("give 1 to 256 printable characters, as netstorectl member token prints them", r".{1,256}"),
         None,
-        "What a member proves itself with where no certificate does; kept in data_dir, and never printed.",
+        "Secret that members without certificates prove they know; kept in data_dir, never printed.",
         secret=True,
         default_words="as data_dir has it, else made at the first start",
     )
     join_token_file: Path | None = setting(
         FilePath(),
         None,
-        "File to read join_token from, so that no list of processes shows it.",
+        "File to read join_token from, so that it is not shown in lists of processes.",
     )
     voters: int = setting(
         WholeNumber(1, 7, "members"),
         3,
-        "Members that are to vote; one that joins gets a vote while fewer have one, and learns otherwise.",
+        "Members that are to vote; one that joins gets a vote while fewer have one, else it is a learner.",
     )
     force_new_cluster: bool = setting(
         Switch(),
@@ -266,7 +261,7 @@ class StoreConfig:
     max_connections: int = setting(
         WholeNumber(1, 1_000_000, "connections"),
         10_000,
-        "Client connections open at a time; beyond it those go that never spoke, then those of who has most.",
+        "Client connections open at a time; beyond it unused ones go, then those of the client with most.",
     )
     memory_budget: int = setting(
         WholeNumber(0, 1 << 40, "bytes"),
@@ -276,7 +271,7 @@ class StoreConfig:
     loop_budget_ms: int = setting(
         WholeNumber(1, 60_000, "milliseconds"),
         5,
-        "Milliseconds a piece of work may take before it is counted, and told, as holding the loop.",
+        "Milliseconds a piece of work may take before it is counted and logged as blocking the loop.",
     )
     max_header_bytes: int = setting(
         WholeNumber(1024, 1 << 20, "bytes"),
@@ -313,15 +308,15 @@ class StoreConfig:
         variables=("ETCD_AUTO_COMPACTION_MODE",),
     )
     auto_compaction_retention: str = setting(
-        Text(_RETENTION_FIX, rf"[0-9]{{1,18}}|{_DURATION}", "TIME|NUMBER"),
+        Text("give a time as 30m, or a whole number", rf"[0-9]{{1,18}}|{DURATION}", "TIME|NUMBER"),
         "0",
         "How much v3 history is kept: a time as 30m, a bare number being hours, or revisions; 0 for all.",
         variables=("ETCD_AUTO_COMPACTION_RETENTION",),
     )
     watch_progress_notify_interval: str = setting(
-        Text("give a time as 10m or 500ms", _DURATION, "TIME"),
+        Text("give a time as 10m or 500ms", DURATION, "TIME"),
         "10m",
-        "How often idle v3 watches that ask for it are told the revision.",
+        "How often idle v3 watches that ask for it are sent the revision.",
         flags=("experimental-watch-progress-notify-interval",),
         variables=(
             "ETCD_WATCH_PROGRESS_NOTIFY_INTERVAL",
@@ -331,7 +326,7 @@ class StoreConfig:
     slow_client_seconds: int = setting(
         WholeNumber(1, 3600, "seconds"),
         30,
-        "Seconds a client may stand still while it sends a request or reads an answer before it is cut off.",
+        "Seconds a client may pause while it sends a request or reads an answer before it is cut off.",
     )
     scrub_mib_per_second: int = setting(
         WholeNumber(0, 1024, "MiB"),
@@ -364,7 +359,7 @@ class StoreConfig:
         if self.voters % 2 == 0:
             raise BadSetting(
                 "voters",
-                f"{self.voters} survive the loss of no more members than {self.voters - 1} do",
+                f"{self.voters} voters survive the loss of no more members than {self.voters - 1} do",
                 "give 1, 3, 5 or 7",
             )
         if 0 < self.memory_budget < SMALLEST:
@@ -388,7 +383,7 @@ class StoreConfig:
 
     @property
     def history_seconds(self) -> float:
-        """For how long the v3 history is kept; 0 where time does not matter."""
+        """For how long the v3 history is kept; 0 for no bound in time."""
         retention = self.auto_compaction_retention
         if self.auto_compaction_mode != "periodic":
             return 0.0
@@ -396,12 +391,12 @@ class StoreConfig:
 
     @property
     def history_revisions(self) -> int:
-        """How many revisions of the v3 history are kept; 0 where their number does not matter."""
+        """How many revisions of the v3 history are kept; 0 for no bound in number."""
         return int(self.auto_compaction_retention) if self.auto_compaction_mode == "revision" else 0
 
     @property
     def progress_seconds(self) -> float:
-        """`watch_progress_notify_interval` in seconds, a tenth of one at least, as in etcd."""
+        """`watch_progress_notify_interval` in seconds, at least 0.1, as in etcd."""
         return max(0.1, seconds(self.watch_progress_notify_interval))
 
     def _derive(self, key: str, value: object) -> None:
@@ -427,8 +422,8 @@ class StoreConfig:
             if url.is_wildcard:
                 raise BadSetting(
                     key,
-                    f"{url} is no address that others can be sent to",
-                    f"name the addresses behind {listened} that they reach",
+                    f"{url} stands for all addresses of this machine, and cannot be advertised",
+                    f"name those addresses of {listened} that others reach",
                 )
 
     def _check_own_entry(self) -> None:
@@ -451,12 +446,14 @@ class StoreConfig:
         if self.join and len(self.initial_cluster) > 1:
             raise BadSetting(
                 "join",
-                "lets a running cluster name the members, and initial_cluster names them too",
+                "gets the members from a running cluster, and initial_cluster names them too",
                 "give one of the two",
             )
 
     def _check_certificates(self, prefix: str, urls: Sequence[Url]) -> None:
-        """What one side of the member, clients' or peers', needs for TLS is there whole or not at all."""
+        """Check the TLS settings of one side: certificate and key are both set or neither; authorities and
+        https URLs need them. `prefix` is "" for clients and "peer_" for other members.
+        """
         certificate, key, trusted = f"{prefix}cert_file", f"{prefix}key_file", f"{prefix}trusted_ca_file"
         for one, other in ((certificate, key), (key, certificate), (trusted, certificate)):
             if getattr(self, one) is not None and getattr(self, other) is None:
@@ -465,7 +462,7 @@ class StoreConfig:
         if getattr(self, asked) and getattr(self, trusted) is None:
             raise BadSetting(
                 asked,
-                f"says who must be trusted only with {trusted}",
+                f"has no effect without {trusted}, which says whom to trust",
                 f"give {trusted}, or leave {asked} out",
             )
         encrypted = next((url for url in urls if url.scheme == "https"), None)
@@ -482,7 +479,7 @@ COMMAND_VARIABLES: Final = (
     "NETSTORE_TIMEOUT",
     "NETSTORE_USERNAME",
 )
-"""Variables of netstorectl, which a shell may hold that also starts a store."""
+"""Variables of netstorectl. A shell that starts a store may have them, so they are not refused as unknown."""
 
 STORE: Final = Layered(
     form=StoreConfig,
@@ -498,7 +495,7 @@ STORE: Final = Layered(
     default_file=CONFIG_FILE,
     tools={
         "inspect-log [FROM:TO]": "List the entries of a stopped member's log, and exit.",
-        "skip-entry INDEX": "Have a stopped member pass over an entry that it cannot apply, and exit.",
-        "confirm HASH": "Say that --skip-entry is meant, by the hash that --inspect-log shows.",
+        "skip-entry INDEX": "Have a stopped member skip an entry that it cannot apply, and exit.",
+        "confirm HASH": "Confirm --skip-entry with the hash that --inspect-log shows for the entry.",
     },
 )

@@ -104,11 +104,11 @@ class TestStoreChecks:
             ("--listen-peer-urls=http://10.0.0.1:1", "plain HTTP to other"),
             (
                 "--allow-insecure-http --listen-client-urls=http://0.0.0.0:1",
-                "no address that others",
+                "cannot be advertised",
             ),
             (
                 "--allow-insecure-http --listen-peer-urls=http://[::]:1",
-                "no address that others",
+                "cannot be advertised",
             ),
             (
                 "--listen-client-urls=https://127.0.0.1:1",
