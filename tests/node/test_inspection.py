@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.cli.netstored import main
-from netstore.disk.datadir import DataDir, MemberIdentity
+from netstore.disk.datadir import MemberIdentity
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
 from netstore.disk.skips import keep_skips, keep_stop, read_skips, read_stop
@@ -25,6 +25,7 @@ from netstore.state.machine import Machine
 from netstore.state.v3commands import DeleteRange, Put, Range, Txn
 from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.daemon import start_netstored
+from tests.support.folders import adopted
 from tests.support.group import Group, Peer
 from tests.support.local_member import memory_engine
 
@@ -47,7 +48,7 @@ PAYLOADS = (
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "data"
-    data = DataDir.open(path, MemberIdentity(ClusterId(0xC1), NodeId(0xA), "node1"))
+    data = adopted(path, MemberIdentity(ClusterId(0xC1), NodeId(0xA), "node1"))
     wal, _ = Wal.open(PosixDevice(data.wal_dir, lambda call: call()), Identity(ClusterId(0xC1), NodeId(0xA)))
     entries = [
         Entry(Index(place), Term(2), EntryKind.NORMAL, payload) for place, payload in enumerate(PAYLOADS, 1)

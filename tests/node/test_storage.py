@@ -16,6 +16,7 @@ from netstore.node.storage import Storage, readable_members
 from netstore.raft.entry import ConfState
 from netstore.types import ClusterId, NodeId
 from tests.support import kept
+from tests.support.folders import adopted
 from tests.support.links import Quiet
 
 if TYPE_CHECKING:
@@ -59,10 +60,8 @@ class Calls:
 @contextmanager
 def opened(path: Path, log: Quiet | None = None, reports: Reports | None = None) -> Iterator[Storage]:
     """The storage in this folder, which is member `OWN`'s if it was nobody's; closed afterwards."""
-    folder, calls = DataDir.lock(path), Calls()
+    folder, calls = adopted(path, MemberIdentity(ClusterId(5), OWN, "a")), Calls()
     try:
-        if folder.found is None:
-            folder.adopt(MemberIdentity(ClusterId(5), OWN, "a"))
         storage = Storage(folder, calls.queue.put, Shares.of(SMALLEST), reports or Reports(), log or Quiet())
         try:
             yield storage
