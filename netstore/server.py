@@ -42,6 +42,7 @@ from netstore.errors import CannotApply, NetstoreError
 from netstore.guard import guarded
 from netstore.limits import Shares, default_budget
 from netstore.meter import Meter
+from netstore.net.call import CallFailed
 from netstore.net.front import ALPN, Front
 from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
 from netstore.net.http1 import Cors, Http1Server
@@ -49,7 +50,7 @@ from netstore.net.http2 import Http2Server
 from netstore.net.http2exchange import opener
 from netstore.net.listener import bind, bound_url
 from netstore.net.peerproof import Secret
-from netstore.net.peerwire import Application, StateNote
+from netstore.net.peerwire import Application, StateNote, Verdict
 from netstore.net.reactor import Limits, Reactor
 from netstore.net.tls import Credentials
 from netstore.node.backup import Backups
@@ -61,7 +62,7 @@ from netstore.node.driver import Driver
 from netstore.node.guests import MAX_GUESTS
 from netstore.node.handover import hand_over
 from netstore.node.host import CATCH_UP_ENTRIES, Host
-from netstore.node.identity import Enrollment, MemberSettings
+from netstore.node.identity import Enrollment, MemberSettings, NoAnswer
 from netstore.node.jointoken import find_token, read_token_file
 from netstore.node.lessor import Lessor
 from netstore.node.level import Levels
@@ -191,14 +192,7 @@ class _Daemon:
             log=self.log,
         )
         self.secret = None if token is None else Secret(token)
-        asking = partial(
-            ask,
-            self.reactor,
-            program=f"netstored {__version__}",
-            credentials=self.credentials,
-            secret=self.secret,
-        )
-        self.enrollment = Enrollment(settings, self.folder, asking, self.log)
+        self.enrollment = Enrollment(settings, self.folder, self._list_members, self._join, self.log)
         self.is_open = False
         """The parts that need the storage are built."""
 
@@ -364,6 +358,24 @@ class _Daemon:
 
     def _call_for_client(self, call: Callable[[], object]) -> None:
         self.reactor.call_soon(partial(guarded, self.host.request_failed, call))
+
+    async def _list_members(self, urls: Sequence[str], application: Application | None = None) -> Roster:
+        try:
+            return await ask(
+                self.reactor,
+                urls,
+                application,
+                program=f"netstored {__version__}",
+                credentials=self.credentials,
+                secret=self.secret,
+            )
+        except CallFailed as fault:
+            other_token = fault.verdict == Verdict.NOT_PROVED
+            raise NoAnswer(str(fault), connected=fault.verdict is not None, other_token=other_token) from None
+
+    async def _join(self, urls: Sequence[str], replaces: NodeId) -> Roster:
+        own = self.enrollment.settings
+        return await self._list_members(urls, Application(own.name, own.peer_urls, replaces))
 
     def _answer_who(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
         self.register.take(application, answer)

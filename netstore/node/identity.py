@@ -17,25 +17,25 @@ because the others rely on what it acknowledged, and nobody knows whom it voted 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
 from netstore.disk.datadir import DAMAGED, MemberIdentity
 from netstore.errors import CorruptData, NetstoreError
-from netstore.net.call import CallFailed
-from netstore.net.peerwire import Application, Verdict
 from netstore.node import bootstrap
 from netstore.node.jointoken import HOW_TO_GET_ONE
 from netstore.node.storage import readable_members
 from netstore.types import NodeId
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from netstore.disk.datadir import DataDir
-    from netstore.net.peerwire import Roster
     from netstore.seams import Log
+    from netstore.state.member import MemberInfo
+    from netstore.types import ClusterId
 
 JOIN_SECONDS: Final = 60.0
 """How long a member without an identity keeps asking the others."""
@@ -74,18 +74,50 @@ class MemberSettings:
     """`force_new_cluster`."""
 
 
-class Ask(Protocol):
-    """Asks members in turn for the list of members, or to be added to it (`node.register.ask`)."""
+class Roster(Protocol):
+    """The members of a cluster, as one of them listed them."""
 
-    async def __call__(self, urls: Sequence[str], application: Application | None, /) -> Roster:
-        """The first answer. CallFailed if there is none."""
+    @property
+    def cluster(self) -> ClusterId:
+        """The id of the cluster."""
+
+    @property
+    def you(self) -> NodeId:
+        """The id of the member that was added for who asked; 0 if none was asked for."""
+
+    @property
+    def members(self) -> Sequence[MemberInfo]:
+        """All members."""
+
+
+class NoAnswer(NetstoreError):  # noqa: N818 - named for what happened
+    """None of the members that were asked gave its list. The text says why."""
+
+    def __init__(self, text: str, *, connected: bool, other_token: bool = False) -> None:
+        """`connected`: somebody accepted a connection. `other_token`: that is a member with another join
+        token.
+        """
+        super().__init__(text)
+        self.connected = connected
+        self.other_token = other_token
 
 
 class Enrollment:
     """Finds the identity of one member and writes it to its data folder."""
 
-    def __init__(self, settings: MemberSettings, folder: DataDir, ask: Ask, log: Log) -> None:
-        """Nothing is asked or written yet."""
+    def __init__(
+        self,
+        settings: MemberSettings,
+        folder: DataDir,
+        list_members: Callable[[Sequence[str]], Awaitable[Roster]],
+        join: Callable[[Sequence[str], NodeId], Awaitable[Roster]],
+        log: Log,
+    ) -> None:
+        """Nothing is asked or written yet.
+
+        `list_members` asks the members at these URLs in turn until one answers; `join` asks to be added to
+        the cluster besides, in place of a member if an id other than 0 is given. Both raise `NoAnswer`.
+        """
         self.settings = settings
         self.acquainted: Mapping[NodeId, tuple[str, ...]] = {}
         """Peer URLs of the other members as the cluster listed them, for use until this member's own state
@@ -96,7 +128,8 @@ class Enrollment:
             for name, urls in settings.initial.items()
         }
         self._folder = folder
-        self._ask_once = ask
+        self._list_members = list_members
+        self._join = join
         self._log = log
 
     @property
@@ -116,7 +149,7 @@ class Enrollment:
             roster = await self._apply(self._others())
             identity = MemberIdentity(roster.cluster, roster.you, settings.name)
         elif settings.joins_existing:
-            identity = self._own_place(await self._ask(self._others()))
+            identity = self._own_place(await self._ask(partial(self._list_members, self._others())))
         else:
             own = next(id_ for id_, (name, _) in self._initial.items() if name == settings.name)
             identity = MemberIdentity(bootstrap.cluster_id(self._initial), own, settings.name)
@@ -136,7 +169,8 @@ class Enrollment:
     async def meet(self) -> None:
         """Ask the cluster for its members, unless that was done: fills `acquainted`."""
         if not self.acquainted:
-            self._meet(await self._ask(self._others()), self._folder.identity.member_id)
+            roster = await self._ask(partial(self._list_members, self._others()))
+            self._meet(roster, self._folder.identity.member_id)
 
     async def replace(self, damage: CorruptData) -> None:
         """Become another member with an empty folder, in place of the damaged one; its files are kept aside.
@@ -188,8 +222,8 @@ class Enrollment:
         if not others:
             return
         try:
-            roster = await self._ask(others, patient=False)
-        except CallFailed:
+            roster = await self._ask(partial(self._list_members, others), patient=False)
+        except NoAnswer:
             return  # no other member runs yet: all begin now
         if roster.cluster != identity.cluster_id:
             raise NetstoreError(
@@ -211,9 +245,7 @@ class Enrollment:
         self, others: Sequence[str], replaces: NodeId = NO_MEMBER, seconds: float = JOIN_SECONDS
     ) -> Roster:
         """Ask to be added to the cluster."""
-        settings = self.settings
-        application = Application(settings.name, settings.peer_urls, replaces)
-        roster = await self._ask(others, application, seconds)
+        roster = await self._ask(partial(self._join, others, replaces), seconds)
         self._meet(roster, roster.you)
         return roster
 
@@ -221,27 +253,22 @@ class Enrollment:
         self.acquainted = {member.id: member.peer_urls for member in roster.members if member.id != own}
 
     async def _ask(
-        self,
-        urls: Sequence[str],
-        application: Application | None = None,
-        seconds: float = JOIN_SECONDS,
-        *,
-        patient: bool = True,
+        self, once: Callable[[], Awaitable[Roster]], seconds: float = JOIN_SECONDS, *, patient: bool = True
     ) -> Roster:
-        """Ask until there is an answer, for so many seconds at most; a refusal for a wrong token is final.
+        """Ask until there is an answer, for so many seconds at most; that the token is another one is final.
 
-        If not `patient`, CallFailed is raised as soon as nobody accepts a connection, unless somebody did in
-        an earlier attempt.
+        If not `patient`, NoAnswer is raised as soon as nobody accepts a connection, unless somebody did in an
+        earlier attempt.
         """
         reason = ""
         with trio.move_on_after(seconds):
             while True:
                 try:
-                    return await self._ask_once(urls, application)
-                except CallFailed as fault:
-                    if fault.verdict == Verdict.NOT_PROVED:
+                    return await once()
+                except NoAnswer as fault:
+                    if fault.other_token:
                         raise self._other_token(fault) from None
-                    if fault.verdict is not None:
+                    if fault.connected:
                         patient = True
                     elif not patient:
                         raise
@@ -251,7 +278,7 @@ class Enrollment:
                 await trio.sleep(RETRY_SECONDS)
         raise NetstoreError(f"the cluster did not let this member in within {seconds:g} s: {reason}")
 
-    def _other_token(self, fault: CallFailed) -> NetstoreError:
+    def _other_token(self, fault: NoAnswer) -> NetstoreError:
         if self.settings.join:
             return NetstoreError(f"join_token: {fault}: {HOW_TO_GET_ONE}")
         return NetstoreError(

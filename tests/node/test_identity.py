@@ -4,17 +4,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
 from netstore.disk.datadir import DAMAGED, DataDir, MemberIdentity
 from netstore.errors import CorruptData, NetstoreError
-from netstore.net.call import CallFailed
-from netstore.net.peerwire import Application, Roster, Verdict
 from netstore.node import bootstrap
-from netstore.node.identity import JOIN_SECONDS, REPLACE_SECONDS, Enrollment, MemberSettings
+from netstore.node.identity import (
+    JOIN_SECONDS,
+    NO_MEMBER,
+    REPLACE_SECONDS,
+    Enrollment,
+    MemberSettings,
+    NoAnswer,
+)
 from netstore.state.member import MemberInfo
 from netstore.types import ClusterId, NodeId
 from tests.support.links import Quiet
@@ -42,20 +47,36 @@ PAIR = MemberSettings(
 )
 IDS = {name: bootstrap.member_id(urls, "t") for name, urls in PAIR.initial.items()}
 CLUSTER = bootstrap.cluster_id(IDS.values())
-NOBODY = CallFailed("nobody is there")
+NOBODY = NoAnswer("nobody is there", connected=False)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A `node.identity.Roster`."""
+
+    cluster: ClusterId
+    you: NodeId
+    members: tuple[MemberInfo, ...]
 
 
 class Cluster:
     """Gives the answers that a test lists, the last one again and again."""
 
-    def __init__(self, *answers: Roster | CallFailed) -> None:
+    def __init__(self, *answers: Listed | NoAnswer) -> None:
         self.answers = list(answers)
-        self.asked: list[tuple[list[str], Application | None]] = []
+        self.asked: list[tuple[list[str], NodeId | None]] = []
+        """Where the members were asked, and whom the one that asked to be added replaces."""
 
-    async def ask(self, urls: Sequence[str], application: Application | None, /) -> Roster:
-        self.asked.append((list(urls), application))
+    async def list_members(self, urls: Sequence[str]) -> Listed:
+        return self._answer(urls, None)
+
+    async def join(self, urls: Sequence[str], replaces: NodeId) -> Listed:
+        return self._answer(urls, replaces)
+
+    def _answer(self, urls: Sequence[str], replaces: NodeId | None) -> Listed:
+        self.asked.append((list(urls), replaces))
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, CallFailed):
+        if isinstance(answer, NoAnswer):
             raise answer
         return answer
 
@@ -69,11 +90,11 @@ def folder(tmp_path: Path) -> Iterator[DataDir]:
 
 @pytest.fixture
 def enrolled(folder: DataDir) -> Enrolled:
-    return lambda settings, cluster: Enrollment(settings, folder, cluster.ask, Quiet())
+    return lambda settings, cluster: Enrollment(settings, folder, cluster.list_members, cluster.join, Quiet())
 
 
-def roster(*members: MemberInfo, cluster: ClusterId = CLUSTER, you: int = 0) -> Roster:
-    return Roster(cluster, NodeId(you), members)
+def roster(*members: MemberInfo, cluster: ClusterId = CLUSTER, you: int = 0) -> Listed:
+    return Listed(cluster, NodeId(you), members)
 
 
 def member(id_: NodeId, urls: tuple[str, ...], name: str = "") -> MemberInfo:
@@ -114,7 +135,7 @@ async def test_a_member_that_is_listed_and_has_not_started_begins(enrolled: Enro
     ],
 )
 async def test_a_member_that_lost_its_data_does_not_begin_again(
-    enrolled: Enrolled, folder: DataDir, answer: Roster, told: str
+    enrolled: Enrolled, folder: DataDir, answer: Listed, told: str
 ) -> None:
     with pytest.raises(NetstoreError, match=told):
         await enrolled(PAIR, Cluster(answer)).find()
@@ -124,7 +145,7 @@ async def test_a_member_that_lost_its_data_does_not_begin_again(
 async def test_who_accepted_a_connection_once_has_to_answer(
     enrolled: Enrolled, autojump_clock: MockClock
 ) -> None:
-    busy = CallFailed("busy", Verdict.BUSY)
+    busy = NoAnswer("busy", connected=True)
     begun = roster(member(IDS["a"], A, "a"))
     with pytest.raises(NetstoreError, match="may have voted"):
         await enrolled(PAIR, Cluster(busy, NOBODY, begun)).find()
@@ -133,7 +154,7 @@ async def test_who_accepted_a_connection_once_has_to_answer(
 
 
 async def test_another_token_is_told_at_once(enrolled: Enrolled, autojump_clock: MockClock) -> None:
-    other = CallFailed("not proved", Verdict.NOT_PROVED)
+    other = NoAnswer("not proved", connected=True, other_token=True)
     for settings, field in ((PAIR, "initial_cluster_token"), (replace(PAIR, join=B), "join_token")):
         cluster = Cluster(other)
         with pytest.raises(NetstoreError, match=f"^{field}: not proved: .*--join-token"):
@@ -158,7 +179,7 @@ async def test_a_member_of_a_running_cluster_finds_itself_by_its_urls(enrolled: 
         (roster(member(NodeId(7), A, "a")), "was started before"),
     ],
 )
-async def test_a_member_that_was_not_added_is_refused(enrolled: Enrolled, listed: Roster, told: str) -> None:
+async def test_a_member_that_was_not_added_is_refused(enrolled: Enrolled, listed: Listed, told: str) -> None:
     with pytest.raises(NetstoreError, match=told):
         await enrolled(replace(PAIR, joins_existing=True), Cluster(listed)).find()
 
@@ -171,7 +192,7 @@ async def test_a_member_that_joins_asks_until_it_is_let_in(
     cluster = Cluster(NOBODY, NOBODY, let_in)
     enrollment = enrolled(joining, cluster)
     await enrollment.find()
-    assert cluster.asked == 3 * [(list(B), Application("a", A))]
+    assert cluster.asked == 3 * [(list(B), NO_MEMBER)]
     assert enrollment.identity == MemberIdentity(CLUSTER, NodeId(7), "a")
     asked = len(cluster.asked)
     await enrollment.meet()
@@ -197,7 +218,7 @@ async def test_a_damaged_member_is_replaced_by_another_one(enrolled: Enrolled, f
     cluster = Cluster(new)
     enrollment = enrolled(PAIR, cluster)
     await enrollment.replace(CorruptData("damage"))
-    assert cluster.asked == [(list(B), Application("a", A, IDS["a"]))]
+    assert cluster.asked == [(list(B), IDS["a"])]
     assert enrollment.identity == MemberIdentity(CLUSTER, NodeId(9), "a")
     assert (folder.wal_dir / DAMAGED / "0.wal").exists()
     assert enrollment.acquainted == {IDS["b"]: B}

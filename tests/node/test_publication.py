@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
-from netstore.errors import stopped, too_many
+from netstore.errors import Fault
 from netstore.node.member import OWN
 from netstore.node.publication import POLL_SECONDS, RETRY_SECONDS, publish
 from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion, encode
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from netstore.errors import Fault
     from netstore.node.host import Host
     from netstore.state.machine import Outcome
 
+BUSY = Fault(300, b"busy")
 ME = PublishMember(NodeId(1), "a", ("http://a:2379",), ("http://a:2380",))
 
 
@@ -80,7 +80,7 @@ async def test_a_member_that_joins_waits_for_its_list(autojump_clock: MockClock)
 
 
 async def test_a_refusal_is_told_once_and_tried_again(autojump_clock: MockClock) -> None:
-    member, lines = Member(too_many(), too_many(), stopped()), Quiet()
+    member, lines = Member(BUSY, BUSY, Fault(300, b"stopped")), Quiet()
     begun = trio.current_time()
     await member.publish(lines=lines)
     assert member.proposed == [*4 * [encode(ME)], encode(SetClusterVersion("3.4.0"))]

@@ -6,14 +6,16 @@ import resource
 
 import pytest
 
-from netstore.node.guests import MAX_GUESTS
 from netstore.ops.descriptors import OWN_DESCRIPTORS, connections_for, most_connections
 from tests.support.links import Quiet
+
+STREAMS = 416
+"""Connections of other members that are accepted."""
 
 
 @pytest.mark.parametrize("descriptors", [64, 1024, 1 << 20])
 def test_few_open_files_leave_clients_a_part_and_the_member_the_rest(descriptors: int) -> None:
-    own = OWN_DESCRIPTORS + MAX_GUESTS
+    own = OWN_DESCRIPTORS + STREAMS
     able = connections_for(descriptors, own)
     assert able >= 16, "one client more than those that say nothing and those that stay"
     assert descriptors - able >= min(own, descriptors * 3 // 4)
