@@ -10,7 +10,7 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 from netstore.disk.datadir import MAX_TOKEN_CHARACTERS, keep_token, read_token
-from netstore.errors import Hopeless, NetstoreError
+from netstore.errors import NetstoreError, NoRestart
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +73,7 @@ def _first_token(settings: MemberSettings, folder: DataDir, stored: str | None) 
     """
     if settings.join:
         if folder.found is None and any(url.startswith("http:") for url in settings.join):
-            raise Hopeless(f"join_token: is needed to join over http: {HOW_TO_GET_ONE}")
+            raise NoRestart(f"join_token: is needed to join over http: {HOW_TO_GET_ONE}")
         return None
     shared = settings.names_members or settings.joins_existing
     if shared or settings.initial_token != settings.known_token:

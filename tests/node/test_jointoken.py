@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.disk.datadir import DataDir, MemberIdentity, keep_token, read_token
-from netstore.errors import Hopeless, NetstoreError
+from netstore.errors import NetstoreError, NoRestart
 from netstore.node.identity import MemberSettings
 from netstore.node.jointoken import find_token, read_token_file
 from netstore.types import ClusterId, NodeId
@@ -88,7 +88,7 @@ def test_a_given_token_is_taken_by_a_folder_without_an_identity_only(folder: Dat
 
 def test_a_member_that_joins_over_http_needs_a_token(folder: DataDir) -> None:
     joining = replace(ALONE, join=("http://10.0.0.1:2380",))
-    with pytest.raises(Hopeless, match=r"^join_token: is needed to join over http: run netstorectl member"):
+    with pytest.raises(NoRestart, match=r"^join_token: is needed to join over http: run netstorectl member"):
         found(joining, folder)
     assert found(replace(joining, join=("https://10.0.0.1:2380",)), folder) is None
     assert read_token(folder.path) is None
