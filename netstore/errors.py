@@ -221,5 +221,6 @@ class CannotApply(NoRestart, MustStop):
 
 class StateDamaged(CorruptData, MustStop):
     """The member's own state on disk is not what was written. It must not be served: the member ends with
-    this, and its next start replaces it, if others of its cluster can be reached, or refuses (`server`).
+    this, and its next start replaces it, if others of its cluster can be reached, or refuses
+    (`node.recovery`).
     """

@@ -1,5 +1,4 @@
-"""The store daemon: builds the parts of a member, runs them, and stops them in reverse order. The only module
-that names the implementations of the protocols in `seams`.
+"""The store daemon: builds the parts of a member, runs them, and stops them in reverse order.
 
 Start: bind the ports, so that a taken port is reported before anything is written; lock the data folder;
 find out who this member is (`node.identity`); open log and state (`node.recovery`); connect to the other

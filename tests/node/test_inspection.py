@@ -116,7 +116,7 @@ def test_an_entry_is_skipped_once_it_was_confirmed(folder: Path, capsys: pytest.
     assert main(flags) == 1
     told = capsys.readouterr().err
     assert (
-        f"was not skipped: what it says would not happen; say that it is meant with --confirm {hash_}" in told
+        f"was not skipped: this member would never apply it; to confirm that, add --confirm {hash_}" in told
     )
     assert main([*flags, "--confirm", "0" * 16]) == 1
     assert read_skips(folder) == {}
@@ -157,7 +157,7 @@ def test_a_skip_is_for_the_entry_that_was_seen_only(folder: Path) -> None:
         (["--skip-entry", "x"], "'x' is no index"),
         (["--skip-entry"], "--skip-entry needs a value"),
         (["--inspect-log=x"], "no range of entries; write FROM:TO"),
-        (["--confirm", "00"], "goes with --skip-entry"),
+        (["--confirm", "00"], "works only with --skip-entry"),
     ],
 )
 def test_what_cannot_be_done_is_told(
