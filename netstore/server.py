@@ -13,7 +13,6 @@ folder.
 from __future__ import annotations
 
 import gc
-import itertools
 import os
 import secrets
 import signal
@@ -53,6 +52,7 @@ from netstore.net.peerwire import Application, StateNote, Verdict
 from netstore.net.reactor import Limits, Reactor
 from netstore.net.tls import Credentials
 from netstore.node.backup import Backups
+from netstore.node.chores import ROUND_SECONDS, do_chores
 from netstore.node.clock import SystemClock
 from netstore.node.cluster import Cluster
 from netstore.node.consistency import Consistency
@@ -99,11 +99,8 @@ DRAIN_SECONDS: Final = 5.0
 PUBLISH_SECONDS: Final = 5.0
 """How long a member that has a state waits to be published before it serves clients anyway."""
 
-CHORES_SECONDS: Final = 0.1
-"""Period of the chores: promotion of learners, feature level, check whether this member was removed."""
-
-SAMPLE_ROUNDS: Final = 10
-"""Every so many rounds of chores, the traffic with other members is sampled for the statistics."""
+SAMPLE_SECONDS: Final = 1.0
+"""How often the traffic with other members is sampled for the statistics."""
 
 
 class _Daemon:
@@ -197,10 +194,9 @@ class _Daemon:
 
     async def serve(self, ready: Callable[[], None] | None) -> None:
         """Run until a signal to stop, or until a fault after which the member must not go on."""
-        manager = self.manager
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._stop_on_signal, signals, manager, nursery.cancel_scope)
+                nursery.start_soon(self._stop_on_signal, signals, nursery.cancel_scope)
                 nursery.start_soon(self.reactor.run, self.front.session, self.loop)
                 if self.folder.found is None:
                     await self.enrollment.find()
@@ -211,7 +207,7 @@ class _Daemon:
                 nursery.start_soon(self.peers.run, self.host, self.copies)
                 nursery.start_soon(self.timekeeper.run)
                 nursery.start_soon(self.consistency.run)
-                nursery.start_soon(self._do_chores, manager)
+                nursery.start_soon(do_chores, *self._chores())
                 for sock, url in zip(self.callers, self.config.listen_peer_urls, strict=True):
                     self.peers.listen(sock, tls=url.scheme == "https")
                 if self.host.status().conf.voters == (self.host.id,):
@@ -221,7 +217,7 @@ class _Daemon:
                 nursery.start_soon(self.start.follow, self.host, self.store.engine)
                 with trio.move_on_after(PUBLISH_SECONDS if self.host.machine.applied else float("inf")):
                     await published.wait()
-                self._serve_clients(manager)
+                self._serve_clients()
                 if ready is not None:
                     ready()
                 await trio.sleep_forever()
@@ -388,7 +384,7 @@ class _Daemon:
             return self.enrollment.acquainted, machine.removed
         return {id_: member.peer_urls for id_, member in machine.members.items()}, machine.removed
 
-    def _serve_clients(self, manager: ServiceManager) -> None:
+    def _serve_clients(self) -> None:
         for url, sock in zip(self.config.listen_client_urls, self.clients, strict=True):
             self.reactor.listen(sock, self.client_credentials if url.scheme == "https" else None)
         urls = [
@@ -397,7 +393,7 @@ class _Daemon:
         ]
         self.log.info("serving_clients", urls=urls, version=__version__, data_dir=str(self.config.data_dir))
         self.start.over = True
-        manager.ready(f"serving clients on {', '.join(urls)}")
+        self.manager.ready(f"serving clients on {', '.join(urls)}")
 
     async def _publish(self, published: trio.Event) -> None:
         config = self.config
@@ -410,21 +406,21 @@ class _Daemon:
         await publish(self.host, own, CLUSTER_VERSION, alone=config.force_new_cluster, log=self.log)
         published.set()
 
-    async def _do_chores(self, manager: ServiceManager) -> None:
-        """Do periodic work that neither requests nor messages trigger."""
-        host = self.host
-        patience = manager.watchdog_seconds
-        beat = max(1, int(patience / 2 / CHORES_SECONDS)) if patience else 0
-        for round_ in itertools.count():
-            await trio.sleep(CHORES_SECONDS)
-            self.cluster.tick()
-            self.levels.look()
-            if beat and round_ % beat == 0:
-                manager.alive()
-            if round_ % SAMPLE_ROUNDS == 0:
-                self.statistics.sample()
-            if host.id in host.machine.removed:
-                self._expelled("as its own log says")
+    def _chores(self) -> list[tuple[float, Callable[[], object]]]:
+        """Period and call."""
+        chores: list[tuple[float, Callable[[], object]]] = [
+            (ROUND_SECONDS, self.cluster.tick),
+            (ROUND_SECONDS, self.levels.look),
+            (SAMPLE_SECONDS, self.statistics.sample),
+            (ROUND_SECONDS, self._stop_if_removed),
+        ]
+        if self.manager.watchdog_seconds:
+            chores.append((self.manager.watchdog_seconds / 2, self.manager.alive))
+        return chores
+
+    def _stop_if_removed(self) -> None:
+        if self.host.id in self.host.machine.removed:
+            self._expelled("as its own log says")
 
     def _expelled(self, reason: str) -> None:
         self.host.fail(
@@ -434,12 +430,10 @@ class _Daemon:
             )
         )
 
-    async def _stop_on_signal(
-        self, signals: AsyncIterator[int], manager: ServiceManager, scope: trio.CancelScope
-    ) -> None:
+    async def _stop_on_signal(self, signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
         async for number in signals:
             self.log.info("member_stopping", signal=signal.Signals(number).name)
-            manager.stopping("finishing requests")
+            self.manager.stopping("finishing requests")
             self.reactor.stop_accepting()
             with trio.move_on_after(DRAIN_SECONDS):
                 if self.is_open:
