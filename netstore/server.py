@@ -23,11 +23,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from netstore import __version__
-from netstore.api import loglevel, operate
-from netstore.api.health import Health, Version
-from netstore.api.router import Handler, Router
-from netstore.api.v2.keys import PREFIX, KeysApi
-from netstore.api.v2.members import MembersApi
+from netstore.api.operate import OperateApi
+from netstore.api.routes import routes
 from netstore.api.v2.stats import StatsApi
 from netstore.api.v3 import services as v3
 from netstore.api.v3.version import CLUSTER_VERSION
@@ -125,10 +122,7 @@ class _Daemon:
             config.peer_cert_file, config.peer_key_file, config.peer_trusted_ca_file
         )
         self.client_credentials = _credentials(
-            config.cert_file,
-            config.key_file,
-            config.trusted_ca_file,
-            ALPN,
+            config.cert_file, config.key_file, config.trusted_ca_file, ALPN
         )
         self.folder = DataDir.lock(config.data_dir, config.wal_dir)
         parts.callback(self.folder.close)
@@ -276,7 +270,7 @@ class _Daemon:
         host.contended = lambda: self.reactor.contended
         self.deadlines.failed = host.request_failed
         store.damaged = host.fail
-        self.scrubber = scrubber = Scrubber(store.engine, config.scrub_mib_per_second, get_logger("scrub"))
+        scrubber = Scrubber(store.engine, config.scrub_mib_per_second, get_logger("scrub"))
         self.parts.callback(scrubber.stop)
         scrubber.start()
         self.cluster = Cluster(host, log=get_logger("cluster"))
@@ -296,31 +290,18 @@ class _Daemon:
             host, lambda index, digest: self.peers.tell(StateNote(index, digest)), get_logger("consistency")
         )
         self.statistics = StatsApi(host, self.peers)
-        self._route = self._routes()
+        self._route = routes(
+            host,
+            self.cluster,
+            self.lessor,
+            self.deadlines,
+            statistics=self.statistics,
+            operating=OperateApi(host, self.cluster, self.meter, scrubber, self.shares),
+            set_level=set_level,
+            enable_v2=config.enable_v2,
+        )
         self.grpc.services = self._services()
         self.is_open = True
-
-    def _routes(self) -> Router:
-        host = self.host
-        members = MembersApi(host, self.cluster)
-        exact: dict[bytes, Handler] = {
-            b"/version": Version(host),
-            b"/health": Health(host, self.deadlines.after),
-            loglevel.PATH: loglevel.LogLevel(set_level),
-        }
-        operating = operate.OperateApi(host, self.cluster, self.meter, self.scrubber, self.shares)
-        below: dict[bytes, Handler] = {operate.PREFIX: operating.handle}
-        if self.config.enable_v2:
-            exact |= {
-                b"/v2/machines": members.machines,
-                b"/v2/stats/store": self.statistics.store,
-                b"/v2/stats/self": self.statistics.own,
-                b"/v2/stats/leader": self.statistics.leader,
-            }
-            keys = KeysApi(host, self.lessor.nodes)
-            self.lessor.renewing_nodes = keys.renewing
-            below |= {PREFIX: keys.handle, b"/v2/members": members.members}
-        return Router(exact, below, closed=(operate.PREFIX,))
 
     def _services(self) -> Services:
         config, store = self.config, self.store
