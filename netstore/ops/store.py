@@ -48,9 +48,6 @@ if TYPE_CHECKING:
 DEFAULT_CLUSTER_TOKEN: Final = "etcd-cluster"  # noqa: S105 - no secret: everybody knows it
 """etcd's default. Everybody knows it, so it proves nothing."""
 
-MAX_ELECTION_MS: Final = 50_000
-"""etcd's own bound."""
-
 
 def _read_origin(text: str) -> str:
     if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/,]{1,300}", text):
@@ -187,7 +184,7 @@ class StoreConfig:
         variables=("ETCD_HEARTBEAT_INTERVAL",),
     )
     election_timeout: int = setting(
-        WholeNumber(5, MAX_ELECTION_MS, "milliseconds"),
+        WholeNumber(5, 50_000, "milliseconds"),  # the upper bound is etcd's
         1000,
         "Milliseconds without a leader before a member stands for election; at least five heartbeats.",
         variables=("ETCD_ELECTION_TIMEOUT",),

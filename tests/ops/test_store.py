@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from netstore.disk.datadir import MAX_TOKEN_CHARACTERS
 from netstore.ops.addresses import InitialMember
 from netstore.ops.settings import BadSetting
 from netstore.ops.store import STORE, StoreConfig, default_data_dir
@@ -205,6 +206,12 @@ class TestStoreChecks:
             "--advertise-client-urls=http://a:1",
         )
         assert str(config.listen_client_urls[0]) == "http://[::]:1"
+
+    @pytest.mark.parametrize("key", ["join_token", "initial_cluster_token"])
+    def test_a_token_may_be_as_long_as_a_data_folder_keeps(self, key: str) -> None:
+        flag = f"--{key.replace('_', '-')}"
+        assert getattr(store(f"{flag}={'t' * MAX_TOKEN_CHARACTERS}"), key) == "t" * MAX_TOKEN_CHARACTERS
+        assert f"1 to {MAX_TOKEN_CHARACTERS} " in refusal(STORE, f"{flag}={'t' * (MAX_TOKEN_CHARACTERS + 1)}")
 
     def test_a_configuration_made_by_hand_is_checked_too(self) -> None:
         with pytest.raises(BadSetting, match="snapshot_count: 0 is out of range"):
