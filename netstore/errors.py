@@ -180,10 +180,8 @@ class NetstoreError(Exception):
     """A fault for the operator: the text is one line that names what is wrong and what to do about it."""
 
 
-class NoRestart(NetstoreError):  # noqa: N818 - named for what follows
-    """A restart would end in the same way. The program ends with exit code 2, for which the service manager
-    does not restart it.
-    """
+class NoRestart(NetstoreError):  # noqa: N818 - named for what it tells the service manager
+    """A restarted program would fail in the same way; it ends with an exit code that says so."""
 
 
 class Shed(Exception):  # noqa: N818 - named for what happened
