@@ -230,10 +230,8 @@ class NetstoreError(Exception):
     """A fault for the operator: the text is one line that names what is wrong and what to do about it."""
 
 
-class Hopeless(NetstoreError):  # noqa: N818 - named for what trying again is
-    """A restart would fail in the same way. The program ends with an exit code of its own, by which a service
-    manager can tell not to restart it.
-    """
+class NoRestart(NetstoreError):  # noqa: N818 - named for what it tells the service manager
+    """A restarted program would fail in the same way; it ends with an exit code that says so."""
 
 
 class Shed(Exception):  # noqa: N818 - named for what happened
@@ -260,7 +258,7 @@ class UnknownCommand(CorruptData):
     """A command with a number or a field that is not known here; a later version may know it."""
 
 
-class CannotApply(Hopeless, MustStop):
+class CannotApply(NoRestart, MustStop):
     """This member cannot apply an entry of its log, and a restart will not help. The text names the index and
     what the operator can do; nothing of the entry was applied. `entry` is its index and the hash of its
     payload, once they are known.
@@ -271,5 +269,5 @@ class CannotApply(Hopeless, MustStop):
 
 class StateDamaged(CorruptData, MustStop):
     """The member's state on disk is damaged and must not be served: the member ends. Its next start replaces
-    the state from other members, if they can be reached, or refuses to start (`server`).
+    the state from other members, if they can be reached, or refuses to start (`node.recovery`).
     """

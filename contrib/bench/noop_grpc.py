@@ -46,7 +46,7 @@ class Rounds:
     def begin(self) -> None:
         """A round begins."""
 
-    def end(self) -> None:
+    def end(self, *, alone: bool) -> None:
         """It ends."""
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from netstore.agent.record import Lease
     from netstore.agent.site import Site
     from netstore.agent.tenant import Tenant
-    from netstore.ops.config import AgentConfig
+    from netstore.ops.agent import AgentConfig
 
 RETRY: Final = 1.0
 """Seconds after a failed round."""

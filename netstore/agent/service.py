@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from netstore.agent.ipv4 import Subnet
     from netstore.agent.kernel import Kernel
     from netstore.agent.site import Site
-    from netstore.ops.config import AgentConfig
+    from netstore.ops.agent import AgentConfig
     from netstore.seams import Log
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from netstore.agent.interface import Choice
     from netstore.agent.ipv4 import Subnet
     from netstore.agent.kernel import Kernel
-    from netstore.ops.config import AgentConfig
+    from netstore.ops.agent import AgentConfig
 
 
 RESOLVE_SECONDS: Final = 5.0

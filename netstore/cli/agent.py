@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from netstore import __version__
 from netstore.cli import program
-from netstore.ops.config import AGENT
+from netstore.ops.agent import AGENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from netstore.ops.config import AgentConfig
+    from netstore.ops.agent import AgentConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:

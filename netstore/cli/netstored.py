@@ -1,5 +1,5 @@
-"""netstored: the words of its command line turned into one call of the server (exit codes: `cli.program`), or
-into a look at the log of a member that does not run.
+"""The program netstored: runs a member, or, with `--inspect-log` and `--skip-entry`, works on the log of a
+member that does not run. Exit codes: `cli.program`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Final
 from netstore import __version__
 from netstore.cli import program
 from netstore.errors import NetstoreError
-from netstore.ops.config import STORE
+from netstore.ops.store import STORE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from netstore.node.inspection import Inspection
-    from netstore.ops.config import StoreConfig
+    from netstore.ops.store import StoreConfig
 
 _TOOL: Final = re.compile(r"--?(inspect-log|skip-entry|confirm)(?:=(.*))?", re.DOTALL)
 _RANGE: Final = re.compile(r"([0-9]{0,19}):([0-9]{0,19})|([0-9]{1,19})")
@@ -26,30 +26,32 @@ _EVERYTHING: Final = ":"
 
 
 @dataclass(slots=True)
-class _Work:
-    """What is to be done with the log in place of running the member."""
+class _LogWork:
+    """What to do with the log instead of running the member."""
 
     shown: str | None = None
-    """FROM:TO of the entries to list."""
+    """Which entries to list, as FROM:TO."""
     skip: str | None = None
+    """Index of the entry to skip."""
     confirm: str | None = None
+    """The hash that confirms it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run netstored with the words after its name (the process's own by default). Returns the exit code."""
+    """Run netstored with these arguments (by default those of the process). Returns the exit code."""
     given = sys.argv[1:] if argv is None else argv
     if not any(map(_TOOL.fullmatch, given)):
         return program.main(STORE, given, _serve)
     try:
-        work, rest = _take_apart(given)
+        work, rest = _parse(given)
     except NetstoreError as error:
         program.tell(STORE.program, error)
-        return program.HOPELESS
+        return program.NO_RESTART
     return program.main(STORE, rest, lambda config, _: _work_on_log(config, work))
 
 
 def _serve(config: StoreConfig, notices: Sequence[str]) -> None:
-    # Imported here because help and --check-config should not wait for what only a running member needs.
+    # Imported here so that --help and --check-config do not load what only a running member needs.
     import trio  # noqa: PLC0415
 
     from netstore.ops import logging  # noqa: PLC0415
@@ -63,8 +65,8 @@ def _serve(config: StoreConfig, notices: Sequence[str]) -> None:
     trio.run(serve, config)
 
 
-def _take_apart(given: Sequence[str]) -> tuple[_Work, list[str]]:
-    work = _Work()
+def _parse(given: Sequence[str]) -> tuple[_LogWork, list[str]]:
+    work = _LogWork()
     rest: list[str] = []
     words = list(given)
     while words:
@@ -89,7 +91,7 @@ def _take_apart(given: Sequence[str]) -> tuple[_Work, list[str]]:
     if work.skip is not None and not re.fullmatch("[0-9]{1,19}", work.skip):
         raise NetstoreError(f"--skip-entry: {work.skip!r} is no index; --inspect-log lists the entries")
     if work.confirm is not None and work.skip is None:
-        raise NetstoreError("--confirm goes with --skip-entry INDEX; name the entry")
+        raise NetstoreError("--confirm works only with --skip-entry INDEX; name the entry")
     return work, rest
 
 
@@ -97,7 +99,7 @@ def _fits(flag: str, word: str) -> bool:
     return _RANGE.fullmatch(word) is not None if flag == "inspect-log" else not word.startswith("--")
 
 
-def _work_on_log(config: StoreConfig, work: _Work) -> None:
+def _work_on_log(config: StoreConfig, work: _LogWork) -> None:
     from netstore.node.inspection import Inspection  # noqa: PLC0415 - as in `_serve`
 
     with Inspection(config.data_dir, config.wal_dir) as inspection:
@@ -111,7 +113,7 @@ def _work_on_log(config: StoreConfig, work: _Work) -> None:
 
 def _bounds(shown: str) -> tuple[int, int]:
     match = _RANGE.fullmatch(shown)
-    assert match is not None, "it was checked"  # noqa: S101 - a bug, not an input
+    assert match is not None, "`_parse` checks it"  # noqa: S101 - a bug, not an input
     first, last, one = match.groups()
     return (int(one), int(one)) if one else (int(first or 0), int(last or 10**19))
 
@@ -121,20 +123,20 @@ def _skip(inspection: Inspection, index: int, confirm: str | None) -> None:
     print(f"{entry.index} {entry.hash} {entry.line}")
     if confirm is None and sys.stdin.isatty():
         print(
-            f"What this entry says will not happen. Type its hash, {entry.hash}, to skip it: ",
+            f"This member will not apply this entry. Type its hash, {entry.hash}, to skip it: ",
             end="",
             flush=True,
         )
         confirm = sys.stdin.readline().strip()
     if confirm is None:
         raise NetstoreError(
-            f"entry {index} was not skipped: what it says would not happen; say that it is meant with"
+            f"entry {index} was not skipped: this member would never apply it; to confirm that, add"
             f" --confirm {entry.hash}"
         )
     if confirm != entry.hash:
         raise NetstoreError(f"entry {index} was not skipped: its hash is {entry.hash}, not {confirm!r}")
     inspection.skip(entry)
-    print(f"Entry {index} is skipped by this member from its next start on.")
+    print(f"This member skips entry {index} from its next start on.")
     print("Every member of the cluster has to skip it, before its next start:")
     print(f"    netstored --data-dir FOLDER --skip-entry {index} --confirm {entry.hash}")
     print("Members compare their states when they run again; one that differs from the others stops.")

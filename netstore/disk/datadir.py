@@ -38,6 +38,9 @@ FORMAT: Final = 2
 released, and its log, read as this one, would lose what was acknowledged.
 """
 
+STATE_FILE: Final = "state.lmdb"
+"""The file of the state, in the folder `state`."""
+
 DAMAGED: Final = "damaged"
 """Where the files of a damaged member are kept, inside the folders they were in."""
 
@@ -102,16 +105,15 @@ class MemberIdentity:
 
 
 class DataDir:
-    """A locked data folder. `is_new` tells whether this process gave it its identity."""
+    """A locked data folder."""
 
     def __init__(self, path: Path, wal_dir: Path, found: MemberIdentity | None, lock: int) -> None:
-        """For `lock` and `open`."""
+        """For `lock`."""
         self.path = path
         self.wal_dir = wal_dir
         self.state_dir = path / "state"
         self.found = found
         """Whose it was already; None for a new or empty folder, which `adopt` makes somebody's."""
-        self.is_new = False
         self.narrowed: list[str] = []
         """Files that had a mode wider than 0600 until now."""
         self._lock = lock
@@ -141,18 +143,6 @@ class DataDir:
         locked.narrowed = narrowed
         return locked
 
-    @classmethod
-    def open(cls, path: Path, fresh: MemberIdentity, wal_dir: Path | None = None) -> DataDir:
-        """`lock` the folder; a new or empty one gets the identity `fresh`. Blocks."""
-        folder = cls.lock(path, wal_dir)
-        if folder.found is None:
-            try:
-                folder.adopt(fresh)
-            except BaseException:
-                folder.close()
-                raise
-        return folder
-
     @property
     def identity(self) -> MemberIdentity:
         """Whose data this is. ValueError while it is nobody's."""
@@ -170,7 +160,6 @@ class DataDir:
         _write_identity(self.wal_dir, fresh)
         _write_identity(self.path, fresh)
         self.found = fresh
-        self.is_new = True
 
     def replace(self, fresh: MemberIdentity) -> None:
         """Make the folder, whose data is damaged, another member's; nothing in it may be open. Blocks.

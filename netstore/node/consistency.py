@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from netstore.errors import Hopeless
+from netstore.errors import NoRestart
 from netstore.node.member import OWN
 from netstore.state.digest import digest
 
@@ -40,7 +40,7 @@ MOST_KEPT: Final = 64
 """Indexes whose digests are remembered: members are not all as far at once."""
 
 
-class Odd(Hopeless):
+class StateDiverged(NoRestart):
     """This member's state is not that of the others: what it holds is wrong, and it stops."""
 
 
@@ -138,7 +138,7 @@ class Consistency:
         why = self._judge.verdict(index, self._host.status().conf.voters)
         if why:
             self._host.fail(
-                Odd(
+                StateDiverged(
                     f"the state of member {self._host.id:x} after entry {index} is not that of the others:"
                     f" {why}; it stops before it serves what is wrong: remove it (netstorectl member rm),"
                     " remove its data folder, and let it --join again"

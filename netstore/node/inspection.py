@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from netstore.disk.datadir import DataDir
+from netstore.disk.datadir import STATE_FILE, DataDir
 from netstore.disk.frame import Identity
 from netstore.disk.posix import NOTES, read_notes
 from netstore.disk.skips import MOST, keep_skips, read_skips, read_stop
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from netstore.disk.datadir import MemberIdentity
     from netstore.raft.entry import Entry
-
-STATE_FILE: Final = "state.lmdb"
 
 
 class _Files:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from netstore.errors import Fault, Hopeless, Reason
+from netstore.errors import Fault, NoRestart, Reason
 from netstore.net.call import CallFailed, call
 from netstore.net.peerwire import (
     MAX_ROSTER_BYTES,
@@ -32,8 +32,8 @@ from netstore.net.peerwire import (
     encode_document,
     frame,
 )
-from netstore.node.peerurls import BadPeerUrl, checked
 from netstore.types import ClusterId, NodeId
+from netstore.urls import BadPeerUrl, checked_peer_urls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ ANSWER_SECONDS: Final = 15.0
 """How long a member may take to answer: letting somebody in goes through the log, behind others that join."""
 
 
-class Expelled(Hopeless):
+class Expelled(NoRestart):
     """This member was removed from its cluster: it stops for good."""
 
 
@@ -70,7 +70,7 @@ class Register:
             answer(self._roster(NodeId(0)))
             return
         try:
-            checked(application.peer_urls)
+            checked_peer_urls(application.peer_urls)
         except BadPeerUrl as wrong:
             answer(self._refused(application, str(wrong)))
             return
@@ -125,7 +125,7 @@ class Register:
             answer(self._roster(outcome.id))
 
         self._cluster.join(
-            checked(application.peer_urls),
+            checked_peer_urls(application.peer_urls),
             voters=self._voters,
             replaces=application.replaces,
             done=done,

@@ -1,10 +1,10 @@
-"""One line per fact, on stderr: key=value for people at a terminal, JSON for machines.
+"""Structured logs on stderr: one line for each event, key=value on a terminal, else JSON.
 
-An event has a stable name in snake_case, by which alerts and runbooks know it, and fields that vary. Three
-promises hold whatever a caller passes: a line is one line (control characters are escaped, so a client
-cannot write to the operator's terminal), no secret is in it (by the name of the field, and by shape inside
-text), and a log that cannot be written never stops the program. A store key is logged as `path`: a field
-named `key` counts as a secret.
+The name of an event is stable, in snake_case, for alerts and runbooks to refer to. Whatever a caller passes:
+an event is one line, with control characters escaped, so that a client cannot send sequences to the
+operator's terminal; secrets are hidden, recognized by the name of a field and by patterns in its text; and a
+log that cannot be written does not stop the program. A key of the store is logged as `path`, because a field
+named `key` is hidden.
 """
 
 from __future__ import annotations
@@ -19,25 +19,24 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 import structlog
 
+from netstore.ops.loglevels import LEVELS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
     from structlog.typing import FilteringBoundLogger, WrappedLogger
 
-LEVELS: Final = {"debug": 10, "info": 20, "warn": 30, "error": 40, "panic": 50, "fatal": 50}
-"""etcd's words for severity. Nothing is logged above error, so the last two silence the log."""
-
 MAX_TEXT: Final = 2048
-"""Characters of one value in a line; a longer one is cut and its length told."""
+"""Most characters of one value; a longer one is cut, and its length added."""
 
 MAX_TRACE: Final = 16_384
-"""Characters of a traceback, of which the end is kept: it names the fault."""
+"""Most characters of a traceback. Its end is kept, which names the exception."""
 
 MAX_ITEMS: Final = 64
-"""Items of a list or mapping in one value."""
+"""Most items of a list or mapping."""
 
 MAX_DEPTH: Final = 4
-"""Levels of lists and mappings in one value."""
+"""Most levels of nested lists and mappings."""
 
 HIDDEN: Final = "(hidden)"
 
@@ -57,10 +56,10 @@ _LEVEL_WORDS: Final = {"warning": "warn", "critical": "fatal", "exception": "err
 
 
 class RateLimit:
-    """Keeps one event from drowning the others: a burst, then so many lines a second for each event name.
+    """Bounds the lines of each event name: a burst, then so many a second (token bucket).
 
-    The next line that passes carries `suppressed`, the number of lines left out before it. Names beyond
-    `names` share one budget, so memory is bounded whatever callers do.
+    The next line that passes has `suppressed`, the number of lines dropped before it. Beyond `names` event
+    names all others share one bucket, so memory is bounded.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class RateLimit:
         self._lock = threading.Lock()
 
     def __call__(self, _: WrappedLogger, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        """Pass the line on, or drop it (structlog's processor contract)."""
+        """Return the line, or drop it (a processor of structlog)."""
         with self._lock:
             name = str(line.get("event"))
             if name not in self._budgets and len(self._budgets) >= self._names:
@@ -96,7 +95,7 @@ class RateLimit:
 
 
 def hide_secrets(_: WrappedLogger, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replace what must not be logged, and bound what may (structlog's processor contract)."""
+    """Hide secrets and bound the size of each value (a processor of structlog)."""
     for name, value in line.items():
         if name == "exception":
             line[name] = _SECRET_TEXT.sub(_mask, str(value)[-16 * MAX_TRACE :])[-MAX_TRACE:]
@@ -106,7 +105,7 @@ def hide_secrets(_: WrappedLogger, __: str, line: MutableMapping[str, Any]) -> M
 
 
 def presentable(value: object, depth: int = MAX_DEPTH) -> object:
-    """The value with secrets hidden and size bounded, made of what JSON knows."""
+    """The value with secrets hidden, size bounded, and types that JSON has."""
     match value:
         case None | bool() | int() | float():
             return value
@@ -152,7 +151,7 @@ def as_json(_: WrappedLogger, __: str, line: MutableMapping[str, Any]) -> str:
 
 
 def as_words(_: WrappedLogger, __: str, line: MutableMapping[str, Any]) -> str:
-    """The line for a terminal: time, level, event, key=value; an exception follows on lines of its own."""
+    """The line for a terminal: time, level, event, key=value. A traceback follows on further lines."""
     exception = line.pop("exception", None)
     head = f"{line.pop('ts', '')} {line.pop('level', ''):<5} {_word(line.pop('event', ''))}"
     text = " ".join([head, *(f"{_word(name)}={_word(value)}" for name, value in line.items())])
@@ -172,7 +171,7 @@ def _printable(text: str) -> str:
 
 
 class LineWriter:
-    """Writes finished lines to a stream. One that fails loses lines, counted in `lost`."""
+    """Writes lines to a stream; counts in `lost` those that could not be written."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -180,7 +179,7 @@ class LineWriter:
         self.lost = 0
 
     def write(self, line: str) -> None:
-        """Write one line and flush. Blocks as long as the reader of a pipe lets it."""
+        """Write one line and flush. Blocks while a pipe is full."""
         with self._lock:
             try:
                 self._stream.write(line + "\n")
@@ -197,10 +196,10 @@ def configure(
     stream: TextIO | None = None,
     limit: RateLimit | None = None,
 ) -> None:
-    """Set up logging for the whole process; to be called once, before the first line.
+    """Set up logging for the process. Call it once, before the first line; it affects loggers made earlier.
 
-    `level` is a word of LEVELS, `form` one of auto, json, console: auto is console when `stream` (stderr
-    unless given) is a terminal. Loggers made earlier follow.
+    `level` is a word of LEVELS, `form` one of FORMATS: auto means console if `stream` (stderr by default) is
+    a terminal.
     """
     out = sys.stderr if stream is None else stream
     words = form == "console" or (form == "auto" and out.isatty())
@@ -221,14 +220,14 @@ def configure(
 
 
 def set_level(level: str) -> None:
-    """Log from this level on, a word of LEVELS; loggers made earlier follow. Call it after `configure`."""
+    """Change the least level that is logged, a word of LEVELS, for all loggers. Call it after `configure`."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]))
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
-    """The logger of one room. `name` is its module without the package, as `node.loop`.
+    """The logger for one part of the program, whose name is in each line as `room`.
 
-    Use: `log.info("member_started", name=..., url=...)`. A line costs about ten microseconds, a filtered
-    one about one: none belongs on the path of a request.
+    Use: `log.info("member_started", name=..., url=...)`. A line costs about 10 us, one below the level about
+    1 us: do not log on the path of a request.
     """
     return cast("FilteringBoundLogger", structlog.get_logger(room=name))

@@ -1,8 +1,9 @@
-"""How much memory this process may use: what its limits and its control group allow, or what the machine has.
+"""How much memory this process may use: the least of its resource limits, the limits of its control groups,
+and the memory of the machine.
 
-Read from files of the kernel (cgroups(7), proc_meminfo(5)). A limit of version 2 counts at every level of the
-hierarchy, one of version 1 is looked for at the process's own place and at the root, where a container sees
-its own. What cannot be read is no limit.
+Read from files of the kernel (cgroups(7), proc_meminfo(5)). With cgroups version 2, limits at all levels of
+the hierarchy count; with version 1, those of the process's own group and of the root, where a container finds
+its own. A file that cannot be read is no limit.
 """
 
 from __future__ import annotations
@@ -15,18 +16,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 UNKNOWN: Final = 1 << 30
-"""Bytes that are assumed where the kernel tells nothing."""
-
+"""Bytes to assume if nothing can be read."""
 
 PART_OF_SPACE: Final = 3
-"""Of limited address space one in so many parts is taken for memory: the others are the map of the state, and
-what threads reserve without using it.
+"""Divides a limit on address space (RLIMIT_AS): the rest is for the memory map of the state, and for stacks
+and arenas of threads, which are reserved and mostly not used.
 """
 
 
 def usable_memory(root: Path = Path("/"), limit: Callable[[int], tuple[int, int]] | None = None) -> int:
-    """Bytes of memory this process may use. Reads a few small files below `root`; `limit` gives the soft and
-    the hard limit of a resource (getrlimit(2)).
+    """Bytes of memory that this process may use. Reads a few small files below `root`; `limit` returns the
+    soft and the hard limit of a resource (getrlimit(2)).
     """
     own = _own(limit or resource.getrlimit)
     found = [size for size in (_machine(root), *own, *_limits(root)) if size]
@@ -68,6 +68,6 @@ def _text(path: Path) -> str:
 
 
 def _number(text: str) -> int:
-    """What a file says; 0 for no limit, which version 1 writes as a number beyond any memory."""
+    """The number in a file; 0 for no limit, which version 1 writes as a number larger than any memory."""
     number = int(text) if text.strip().isdigit() else 0
     return number if number < 1 << 60 else 0

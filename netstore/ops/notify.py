@@ -1,7 +1,7 @@
-"""What this process tells the service manager that started it: sd_notify(3), in datagrams on a Unix socket.
+"""Messages to the service manager that started this process: sd_notify(3), datagrams on a Unix socket.
 
-Without a manager nothing is sent. A message that cannot be delivered is dropped, because a manager in
-trouble must not stop the service; each call says whether the message was handed over.
+Without a manager nothing is sent. A message that cannot be delivered is dropped, because trouble of the
+manager must not stop the service; each call returns whether the message was sent.
 """
 
 from __future__ import annotations
@@ -14,57 +14,46 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 READY_WAIT_SECONDS: Final = 1.0
-"""How long the message that start-up depends on may wait for room in the manager's queue."""
+"""How long `ready` waits for room in the socket's queue. Other messages do not wait."""
 
 MAX_STATUS: Final = 512
-"""Characters of a status text."""
+"""Most characters of a status text."""
 
 
 class ServiceManager:
-    """The manager named by NOTIFY_SOCKET, or nobody."""
+    """The manager at NOTIFY_SOCKET, or none."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._address = _address(environ.get("NOTIFY_SOCKET", ""))
         self._watchdog = _watchdog(environ)
 
     @property
-    def present(self) -> bool:
-        """Somebody listens, as far as the environment says."""
-        return self._address is not None
-
-    @property
     def watchdog_seconds(self) -> float | None:
-        """The longest time between two `alive` before the manager kills this process; None when it does not
-        watch.
-
-        Calling at half this time is usual (sd_watchdog_enabled(3)).
+        """The manager kills this process if there is no `alive` for so long; None if it does not. Call at
+        half this time (sd_watchdog_enabled(3)).
         """
         return self._watchdog
 
     def ready(self, status: str = "") -> bool:
-        """Start-up, or a reload, is finished: requests are served."""
+        """Requests are served: the start is finished."""
         return self._send("READY=1", status, wait_seconds=READY_WAIT_SECONDS)
 
-    def status(self, status: str) -> bool:
-        """A sentence for `systemctl status`."""
-        return self._send("", status)
-
     def extend(self, seconds: float, status: str = "") -> bool:
-        """Start-up goes on, and will have told more, or be finished, within so many seconds."""
+        """Extend the time limit of the start: the next message follows within so many seconds."""
         return self._send(f"EXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}", status)
 
     def stopping(self, status: str = "") -> bool:
-        """Shutdown has begun."""
+        """The stop has begun."""
         return self._send("STOPPING=1", status)
 
     def alive(self) -> bool:
-        """The watchdog's sign of life; to be called only when real work made progress."""
+        """Reset the watchdog. Call it only from code that runs if the service works."""
         return self._send("WATCHDOG=1", "")
 
     def _send(self, state: str, status: str, wait_seconds: float = 0.0) -> bool:
         if self._address is None:
             return False
-        lines = [state] if state else []
+        lines = [state]
         if status:
             lines.append(f"STATUS={' '.join(status[:MAX_STATUS].split())}")
         data = "\n".join(lines).encode("utf-8", "replace")
@@ -77,7 +66,7 @@ class ServiceManager:
 
 
 def _address(text: str) -> str | None:
-    """A path, or a name in the abstract namespace (unix(7)): there `@` stands for the leading zero byte."""
+    """A path, or a name in the abstract namespace (unix(7)), written with `@` for the leading zero byte."""
     if text.startswith("@") and len(text) > 1:
         return "\0" + text[1:]
     return text if text.startswith("/") and "\0" not in text else None

@@ -1,56 +1,65 @@
-"""How far a start is, which may take minutes: told in the log, and to the service manager, which would give
-it up otherwise. Only what moves is told: a start that stands still is ended by the manager's time limit.
+"""Reports the progress of a start, which may take minutes, to the log and to the service manager.
+
+Each report extends the manager's time limit. Nothing is reported unless there was progress, so that the
+manager ends a start that hangs.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import trio
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from netstore.disk.engine import LmdbEngine
+    from netstore.node.host import Host
     from netstore.ops.notify import ServiceManager
     from netstore.seams import Log
 
 TOLD_SECONDS: Final = 5.0
-"""So often it is told how far it is, at most."""
+"""Shortest time between two reports."""
 
 STEP_SECONDS: Final = 120.0
-"""The manager is asked for so much time until it is told the next time. A file of the log, 64 MiB, is read in
-one step.
+"""Time that a report asks the manager for. Long enough for the longest step without a report: reading one
+file of the log, 64 MiB.
 """
 
 LEAST_VERIFIED: Final = 1024 * 1024
-"""Bytes that a slow disk reads, or syncs and verifies, in a second, at least; how far it is with verifying
-nobody tells.
+"""Bytes a second at which a slow disk reads or syncs and verifies a state: verification has no reports of its
+own, so the time for all of it is asked for at its start.
 """
+
+POLL_SECONDS: Final = 0.1
+"""How often `follow` looks."""
 
 
 class Start:
-    """Tells how far the start of a store is. Plain calls, which block for no longer than a datagram."""
+    """The start of one store. Implements `node.storage.Progress`. A call blocks only to send a datagram."""
 
     def __init__(self, manager: ServiceManager, now: Callable[[], float], log: Log) -> None:
-        """`now` is monotonic."""
+        """`now` is a monotonic clock."""
         self._manager = manager
         self._now = now
         self._log = log
         self._told = now()
         self._records = 0
         self._applied: int | None = None
-        """How far the log was applied when that was told last, or seen first."""
+        """Applied index in the last report, or at the first call."""
         self._loaded = -1
         self.over = False
-        """The store serves: nothing is told of it any more. Set by who knows."""
+        """Clients are served: nothing is reported any more. Set by the server."""
 
     def moved(self, doing: str, size: int) -> None:
-        """So many bytes were read, checked or received so far: what is being done, in words."""
+        """So many bytes of one phase are done. `doing` describes the phase, as "reading the log"."""
         if self._is_time():
             self._log.info("start_moves", doing=doing, bytes=size)
             self._manager.extend(STEP_SECONDS, f"{doing}, {size / 1e6:.0f} MB")
 
     def applied(self, index: int) -> None:
-        """The log was applied so far. May be told again. Where it begins is no news: at the first call, and
-        the first after `loading`.
+        """The log is applied up to this index. May repeat an index. The first call, and the first after
+        `loading`, reports nothing: it tells where applying begins.
         """
         if self._applied is None:
             self._applied = index
@@ -60,7 +69,7 @@ class Start:
             self._manager.extend(STEP_SECONDS, f"applying the log, entry {index}")
 
     def verifying(self, size: int) -> None:
-        """A state of so many bytes is about to be verified: one that was not closed, or a copy."""
+        """A state of so many bytes is about to be verified: a received copy, or one that was not closed."""
         if self.over:
             return
         self._log.info("state_verifying", bytes=size)
@@ -69,14 +78,14 @@ class Start:
         )
 
     def loading(self, records: int, size: int) -> None:
-        """A state of so many records is about to be read; they and what holds them are so many bytes."""
+        """A state of so many records and bytes is about to be loaded."""
         self._records, self._loaded, self._applied = records, -1, None
         self._told = self._now()
         self._log.info("state_loading", records=records, bytes=size)
         self._manager.extend(STEP_SECONDS, f"loading {records} records, {size / 1e6:.0f} MB")
 
     def loaded(self, records: int) -> None:
-        """So many were read so far. May be told again."""
+        """So many records are loaded so far. May repeat a number."""
         if records == self._loaded or not self._is_time():
             return
         self._loaded = records
@@ -85,9 +94,24 @@ class Start:
         self._manager.extend(STEP_SECONDS, f"loading {self._records} records, {percent}%")
 
     def _is_time(self) -> bool:
-        """Whether something is to be told again; then it is."""
+        """Whether the next report is due; if so, the time of the last one is set."""
         now = self._now()
         is_time = not self.over and now - self._told >= TOLD_SECONDS
         if is_time:
             self._told = now
         return is_time
+
+    async def follow(self, host: Host, engine: LmdbEngine) -> None:
+        """Report until clients are served. A member that joins receives its state from others, loads it, and
+        applies what was written meanwhile; this may happen several times.
+        """
+        was_loading = False
+        while not self.over:
+            if host.loading:
+                if not was_loading:
+                    self.loading(host.machine.stored, engine.sizes()[1])
+                self.loaded(host.machine.loaded)
+            else:
+                self.applied(host.machine.applied)
+            was_loading = host.loading
+            await trio.sleep(POLL_SECONDS)

@@ -28,8 +28,8 @@ from netstore.errors import (
     CannotApply,
     CorruptData,
     Fault,
-    Hopeless,
     NetstoreError,
+    NoRestart,
     Reason,
     UnknownCommand,
     refusal,
@@ -251,7 +251,7 @@ class Machine:
         """Become what the engine holds, dropping what was applied since. `told` gets how many records were
         read so far, after some hundred each.
 
-        O(stored nodes and v3 records). CorruptData when it cannot be read; Hopeless when it is of a feature
+        O(stored nodes and v3 records). CorruptData when it cannot be read; NoRestart when it is of a feature
         level that this release does not know.
         """
         for _ in self._load(whole=True):
@@ -314,7 +314,7 @@ class Machine:
             self.cluster_version = scalars.version
             self.level = scalars.level
             if self.level > self.LEVEL:
-                raise Hopeless(self._older(self.level, self.LEVEL))
+                raise NoRestart(self._older(self.level, self.LEVEL))
             self._scalars = scalars
         for member in mirror.load_all(engine, mirror.MEMBERS, MemberInfo):
             self._members[member.id] = member

@@ -15,7 +15,7 @@ from netstore.agent.kernel import Address, Link
 from netstore.agent.mirror import GRACE
 from netstore.agent.routeplan import KernelRoute
 from netstore.agent.service import Agent
-from netstore.ops.config import AgentConfig
+from netstore.ops.agent import AgentConfig
 from tests.agent.fake_store import PREFIX, FakeStore
 from tests.support.kernel import FakeKernel
 from tests.support.log import KeptLog

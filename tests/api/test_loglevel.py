@@ -9,7 +9,7 @@ import pytest
 from netstore.api.loglevel import LEVELS, LogLevel
 from netstore.api.v2.members import JSON_LIMIT_BYTES
 from netstore.net.exchange import Request
-from netstore.ops import logging
+from netstore.ops import loglevels
 from tests.support.local_member import RecordedExchange
 
 
@@ -67,4 +67,4 @@ def test_only_put_is_allowed() -> None:
 
 
 def test_every_level_is_one_of_the_log() -> None:
-    assert set(LEVELS.values()) <= logging.LEVELS.keys()
+    assert set(LEVELS.values()) <= loglevels.LEVELS.keys()

@@ -12,13 +12,13 @@ import structlog
 import netstore.server
 from netstore import __version__
 from netstore.cli.netstored import main
-from netstore.errors import CorruptData, Hopeless, NetstoreError
+from netstore.errors import CorruptData, NetstoreError, NoRestart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from netstore.ops.config import StoreConfig
+    from netstore.ops.store import StoreConfig
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +117,7 @@ def test_a_fault_for_the_operator_is_one_line_and_exit_1(
 def test_what_another_start_would_not_change_is_exit_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    serving(monkeypatch, ExceptionGroup("", [Hopeless("this member was removed")]))
+    serving(monkeypatch, ExceptionGroup("", [NoRestart("this member was removed")]))
     assert main(["--log-level=fatal"]) == 2
     assert capsys.readouterr().err == "netstored: this member was removed\n"
 
@@ -155,11 +155,3 @@ def test_check_config_loads_neither_trio_nor_the_server() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.returncode == 0
-
-
-@pytest.mark.parametrize("descriptors", [64, 1024, 1 << 20])
-def test_few_open_files_leave_clients_a_part_and_the_member_the_rest(descriptors: int) -> None:
-    own = netstore.server.OWN_DESCRIPTORS
-    able = netstore.server.connections_for(descriptors)
-    assert able >= 16, "one client more than those that say nothing and those that stay"
-    assert descriptors - able >= min(own, descriptors * 3 // 4)

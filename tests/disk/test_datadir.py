@@ -18,6 +18,7 @@ from netstore.disk import datadir
 from netstore.disk.datadir import DAMAGED, DataDir, MemberIdentity, keep_token, read_token
 from netstore.errors import CorruptData, NetstoreError
 from netstore.types import ClusterId, NodeId
+from tests.support.folders import adopted
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 ME = MemberIdentity(ClusterId(0xC1), NodeId(0xA1), "node one")
@@ -27,7 +28,7 @@ OTHER = MemberIdentity(ClusterId(0xC1), NodeId(0xA2), "other")
 def refused(path: Path, wal_dir: Path | None = None) -> str:
     """The one line with which the folder is refused."""
     with pytest.raises(NetstoreError) as caught:
-        DataDir.open(path, ME, wal_dir)
+        adopted(path, ME, wal_dir)
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -37,7 +38,7 @@ def refused(path: Path, wal_dir: Path | None = None) -> str:
 def folder(tmp_path: Path) -> Path:
     """A data folder that was used once."""
     path = tmp_path / "data"
-    DataDir.open(path, ME).close()
+    adopted(path, ME).close()
     return path
 
 
@@ -67,8 +68,8 @@ def test_a_name_that_would_break_the_file_is_refused(name: str) -> None:
 
 def test_a_new_folder_is_private_and_complete(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "data"
-    data = DataDir.open(path, ME)
-    assert (data.identity, data.is_new, data.path) == (ME, True, path)
+    data = adopted(path, ME)
+    assert (data.identity, data.path) == (ME, path)
     assert (data.wal_dir, data.state_dir) == (path / "wal", path / "state")
     for made in (path, data.wal_dir, data.state_dir):
         assert made.stat().st_mode & 0o777 == 0o700
@@ -78,26 +79,26 @@ def test_a_new_folder_is_private_and_complete(tmp_path: Path) -> None:
 
 
 def test_the_identity_stays_what_it_was(folder: Path) -> None:
-    data = DataDir.open(folder, OTHER)
-    assert (data.identity, data.is_new) == (ME, False)
+    data = adopted(folder, OTHER)
+    assert data.identity == ME
     data.close()
 
 
 def test_the_log_may_lie_elsewhere(tmp_path: Path) -> None:
     path, wal = tmp_path / "data", tmp_path / "fast"
-    data = DataDir.open(path, ME, wal)
+    data = adopted(path, ME, wal)
     assert data.wal_dir == wal
     assert not (path / "wal").exists()
     data.close()
-    DataDir.open(path, ME, wal).close()
+    adopted(path, ME, wal).close()
 
 
 def test_a_log_folder_that_is_not_the_members_is_refused(tmp_path: Path) -> None:
     path, wal = tmp_path / "data", tmp_path / "fast"
-    DataDir.open(path, ME, wal).close()
+    adopted(path, ME, wal).close()
     text = refused(path)
     assert text.startswith(f"{path / 'wal'}: not the log folder of member a1: mount or restore")
-    DataDir.open(tmp_path / "second", OTHER, tmp_path / "slow").close()
+    adopted(tmp_path / "second", OTHER, tmp_path / "slow").close()
     assert "not the log folder of member a1" in refused(path, tmp_path / "slow")
 
 
@@ -109,19 +110,19 @@ def test_a_log_without_identity_is_not_taken_over(tmp_path: Path) -> None:
 
 
 def test_a_second_daemon_is_refused_and_told_who_the_first_is(folder: Path) -> None:
-    data = DataDir.open(folder, ME)
+    data = adopted(folder, ME)
     assert (
         refused(folder)
         == f"{folder}: in use by process {os.getpid()}: stop it, or choose another data folder"
     )
     data.close()
-    DataDir.open(folder, ME).close()
+    adopted(folder, ME).close()
 
 
 def test_the_lock_of_a_killed_daemon_is_gone(folder: Path) -> None:
     code = (
         "import sys, pathlib; from netstore.disk.datadir import *;"
-        " d = DataDir.open(pathlib.Path(sys.argv[1]), MemberIdentity(1, 1, 'x'));"
+        " d = DataDir.lock(pathlib.Path(sys.argv[1]));"
         " print('locked', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -136,7 +137,7 @@ def test_the_lock_of_a_killed_daemon_is_gone(folder: Path) -> None:
         assert f"in use by process {child.pid}" in refused(folder)
         child.send_signal(signal.SIGKILL)
         child.wait()
-    DataDir.open(folder, ME).close()
+    adopted(folder, ME).close()
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o750, 0o701, 0o770])
@@ -148,7 +149,7 @@ def test_a_folder_open_to_others_is_refused_with_the_command_that_helps(
     path.chmod(mode)
     assert refused(folder) == f"{path}: mode {mode:04o} lets other users in: run chmod 700 {path}"
     path.chmod(0o700)
-    DataDir.open(folder, ME).close()
+    adopted(folder, ME).close()
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
@@ -203,19 +204,19 @@ def test_every_damage_of_the_identity_is_found(folder: Path) -> None:
             image[place] ^= 1 << bit
             (folder / "identity").write_bytes(image)
             with pytest.raises(CorruptData, match="identity: "):
-                DataDir.open(folder, ME)
+                adopted(folder, ME)
     for size in range(len(whole)):
         (folder / "identity").write_bytes(whole[:size])
         with pytest.raises(CorruptData):
-            DataDir.open(folder, ME)
+            adopted(folder, ME)
 
 
 def test_an_identity_that_was_not_finished_is_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "data"
-    DataDir.open(path, OTHER).close()
+    adopted(path, OTHER).close()
     (path / "identity").rename(path / "identity.new")
-    data = DataDir.open(path, ME)
-    assert (data.identity, data.is_new) == (ME, True)
+    data = adopted(path, ME)
+    assert data.identity == ME
     data.close()
 
 
@@ -291,7 +292,7 @@ def test_a_folder_without_identity_is_nobodys_until_it_is_adopted(tmp_path: Path
     with pytest.raises(ValueError, match="no identity yet"):
         _ = data.identity
     data.adopt(ME)
-    assert (data.identity, data.is_new) == (ME, True)
+    assert data.identity == ME
     with pytest.raises(ValueError, match="is member a1's"):
         data.adopt(OTHER)
     data.close()
@@ -328,7 +329,7 @@ def test_what_is_no_token_is_not_kept(tmp_path: Path, token: str) -> None:
 
 
 def test_a_damaged_member_keeps_its_join_token(tmp_path: Path) -> None:
-    folder = DataDir.open(tmp_path / "data", ME)
+    folder = adopted(tmp_path / "data", ME)
     keep_token(folder.path, "one")
     folder.replace(OTHER)
     assert read_token(folder.path) == "one"
@@ -346,7 +347,7 @@ def test_what_a_full_disk_cuts_short_is_written_on_or_fails(
 
 def test_files_that_others_might_read_are_made_private_and_told(tmp_path: Path) -> None:
     place = tmp_path / "data"
-    DataDir.open(place, MemberIdentity(ClusterId(1), NodeId(2), "n")).close()
+    adopted(place, MemberIdentity(ClusterId(1), NodeId(2), "n")).close()
     outside = tmp_path / "outside"
     outside.touch(mode=0o644)
     outside.chmod(0o644)
@@ -367,7 +368,7 @@ def test_files_that_others_might_read_are_made_private_and_told(tmp_path: Path) 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 def test_a_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
     place = tmp_path / "data"
-    DataDir.open(place, MemberIdentity(ClusterId(1), NodeId(2), "n")).close()
+    adopted(place, MemberIdentity(ClusterId(1), NodeId(2), "n")).close()
     planted = place / "wal" / "0000000000000000.wal"
     planted.touch(mode=0o600)
     os.chown(planted, 12345, -1)

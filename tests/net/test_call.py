@@ -30,9 +30,9 @@ from netstore.net.peerwire import (
     Verdict,
     Welcome,
 )
-from netstore.node.peerurls import BadPeerUrl, checked
 from netstore.raft.invariant import InvariantBroken
 from netstore.types import ClusterId, NodeId
+from netstore.urls import BadPeerUrl, checked_peer_urls
 from tests.support.daemon import free_port
 from tests.support.links import eventually, running_reactor
 
@@ -283,7 +283,7 @@ def test_whatever_is_let_into_a_log_can_be_called_or_not_but_ends_no_member(
 ) -> None:
     url = f"http://[{text}]:1" if brackets else f"http://{text}:1"
     with suppress(BadPeerUrl):
-        (url,) = checked([url])
+        (url,) = checked_peer_urls([url])
 
     async def run() -> None:
         trio.socket.set_custom_hostname_resolver(NoNames())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.node.consistency import MOST_KEPT, Consistency, Judge, Odd
+from netstore.node.consistency import MOST_KEPT, Consistency, Judge, StateDiverged
 from netstore.types import Index, NodeId
 from tests.support.group import Group
 from tests.support.log import KeptLog
@@ -84,7 +84,7 @@ def test_what_was_said_of_a_state_says_nothing_of_the_copy_that_replaced_it(repl
     if replaced:
         host.copies_installed += 1
     consistency.take(NodeId(3), index, b"another")
-    assert isinstance(host._failure, Odd) is not replaced
+    assert isinstance(host._failure, StateDiverged) is not replaced
 
 
 @given(st.dictionaries(st.sampled_from((A, B, C, L)), st.sampled_from((b"x", b"y", b"z"))))

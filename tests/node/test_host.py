@@ -183,7 +183,7 @@ def test_a_lone_write_that_finds_no_room_waits_for_some() -> None:
     outcomes = put(member, b"stuck")
     member.device.failure = FULL
     member.host.turn(alone=True)
-    assert refusal(outcomes) == NO_SPACE
+    assert refusal(outcomes) == Reason.NO_SPACE.text
     member.device.failure = None
     member.host.retry_writes()
     member.settle()

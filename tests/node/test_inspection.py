@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.cli.netstored import main
-from netstore.disk.datadir import DataDir, MemberIdentity
+from netstore.disk.datadir import MemberIdentity
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
 from netstore.disk.skips import keep_skips, keep_stop, read_skips, read_stop
@@ -25,6 +25,7 @@ from netstore.state.machine import Machine
 from netstore.state.v3commands import DeleteRange, Put, Range, Txn
 from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.daemon import start_netstored
+from tests.support.folders import adopted
 from tests.support.group import Group, Peer
 from tests.support.local_member import memory_engine
 from tests.support.tree import file_at
@@ -48,7 +49,7 @@ PAYLOADS = (
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "data"
-    data = DataDir.open(path, MemberIdentity(ClusterId(0xC1), NodeId(0xA), "node1"))
+    data = adopted(path, MemberIdentity(ClusterId(0xC1), NodeId(0xA), "node1"))
     wal, _ = Wal.open(PosixDevice(data.wal_dir, lambda call: call()), Identity(ClusterId(0xC1), NodeId(0xA)))
     entries = [
         Entry(Index(place), Term(2), EntryKind.NORMAL, payload) for place, payload in enumerate(PAYLOADS, 1)
@@ -116,7 +117,7 @@ def test_an_entry_is_skipped_once_it_was_confirmed(folder: Path, capsys: pytest.
     assert main(flags) == 1
     told = capsys.readouterr().err
     assert (
-        f"was not skipped: what it says would not happen; say that it is meant with --confirm {hash_}" in told
+        f"was not skipped: this member would never apply it; to confirm that, add --confirm {hash_}" in told
     )
     assert main([*flags, "--confirm", "0" * 16]) == 1
     assert read_skips(folder) == {}
@@ -157,7 +158,7 @@ def test_a_skip_is_for_the_entry_that_was_seen_only(folder: Path) -> None:
         (["--skip-entry", "x"], "'x' is no index"),
         (["--skip-entry"], "--skip-entry needs a value"),
         (["--inspect-log=x"], "no range of entries; write FROM:TO"),
-        (["--confirm", "00"], "goes with --skip-entry"),
+        (["--confirm", "00"], "works only with --skip-entry"),
     ],
 )
 def test_what_cannot_be_done_is_told(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from netstore.disk.datadir import DataDir
+from netstore.disk.datadir import STATE_FILE, DataDir
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
@@ -42,7 +42,7 @@ def opened(folder: Path) -> Iterator[tuple[Machine, list[Entry], int]]:
         wal, replay = Wal.open(device, Identity(data.identity.cluster_id, data.identity.member_id))
         wal.close()
         assert replay.cut is None
-        engine = LmdbEngine(data.state_dir / "state.lmdb", lambda call: call(), TABLES, lambda _: None)
+        engine = LmdbEngine(data.state_dir / STATE_FILE, lambda call: call(), TABLES, lambda _: None)
         machine = Machine(engine)
         machine.load()
         before = machine.applied

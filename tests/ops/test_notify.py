@@ -32,11 +32,10 @@ def listening(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[
 def test_life_of_a_service(listening: tuple[str, socket.socket]) -> None:
     address, manager = listening
     service = ServiceManager({"NOTIFY_SOCKET": address})
-    assert service.present
     assert service.ready("serving on http://127.0.0.1:2379")
     assert manager.recv(4096) == b"READY=1\nSTATUS=serving on http://127.0.0.1:2379"
-    assert service.status("term 3")
-    assert manager.recv(4096) == b"STATUS=term 3"
+    assert service.extend(1.5, "term 3")
+    assert manager.recv(4096) == b"EXTEND_TIMEOUT_USEC=1500000\nSTATUS=term 3"
     assert service.alive()
     assert manager.recv(4096) == b"WATCHDOG=1"
     assert service.stopping("draining")
@@ -45,11 +44,12 @@ def test_life_of_a_service(listening: tuple[str, socket.socket]) -> None:
 
 def test_a_status_cannot_add_fields(listening: tuple[str, socket.socket]) -> None:
     address, manager = listening
-    ServiceManager({"NOTIFY_SOCKET": address}).status("a\nMAINPID=1\r\nb \udcff" + "x" * 10_000)
+    ServiceManager({"NOTIFY_SOCKET": address}).stopping("a\nMAINPID=1\r\nb \udcff" + "x" * 10_000)
     text = manager.recv(65_536)
-    assert text.startswith(b"STATUS=a MAINPID=1 b ")
-    assert b"\n" not in text
-    assert len(text) <= MAX_STATUS + len("STATUS=")
+    state, status = text.split(b"\n")
+    assert state == b"STOPPING=1"
+    assert status.startswith(b"STATUS=a MAINPID=1 b ")
+    assert len(status) <= MAX_STATUS + len("STATUS=")
 
 
 def test_a_full_queue_never_blocks(listening: tuple[str, socket.socket]) -> None:
@@ -60,7 +60,7 @@ def test_a_full_queue_never_blocks(listening: tuple[str, socket.socket]) -> None
     while service.alive():
         sent += 1
     assert 0 < sent < 100_000
-    assert not service.status("lost")
+    assert not service.stopping("lost")
     manager.recv(64)
     assert service.alive()
 
@@ -68,7 +68,6 @@ def test_a_full_queue_never_blocks(listening: tuple[str, socket.socket]) -> None
 @pytest.mark.parametrize("address", ["", "@", "relative", "vsock:2:1234", "/no\0where"])
 def test_without_a_manager_nothing_is_sent(address: str) -> None:
     service = ServiceManager({"NOTIFY_SOCKET": address})
-    assert not service.present
     assert not service.ready("x")
     assert not ServiceManager({}).stopping()
 
@@ -76,7 +75,6 @@ def test_without_a_manager_nothing_is_sent(address: str) -> None:
 @pytest.mark.parametrize("address", ["/nonexistent/notify", "/" + "x" * 200])
 def test_a_manager_that_is_gone_is_no_error(address: str) -> None:
     service = ServiceManager({"NOTIFY_SOCKET": address})
-    assert service.present
     assert not service.ready()
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import socket
 from contextlib import closing
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import trio
 
 from netstore.ops.notify import ServiceManager
 from netstore.ops.start import STEP_SECONDS, TOLD_SECONDS, Start
@@ -12,6 +15,11 @@ from tests.support.links import Quiet
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from trio.testing import MockClock
+
+    from netstore.disk.engine import LmdbEngine
+    from netstore.node.host import Host
 
 
 def test_it_is_told_how_far_loading_is_and_no_more_often_than_needed(tmp_path: Path) -> None:
@@ -83,3 +91,39 @@ def test_what_moves_is_told_until_the_store_serves() -> None:
     start.moved("receiving the state", 1)
     start.verifying(1)
     assert log.lines == []
+
+
+async def test_what_a_member_that_joins_gets_from_others_is_told_until_it_serves(
+    autojump_clock: MockClock,
+) -> None:
+    """The service manager would give it up else."""
+    log = Quiet()
+    machine = SimpleNamespace(loaded=0, stored=900, applied=0)
+    host = SimpleNamespace(machine=machine, loading=False)
+    engine = SimpleNamespace(sizes=lambda: (5_000, 4_000))
+    start = Start(ServiceManager({}), trio.current_time, log)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(start.follow, cast("Host", host), cast("LmdbEngine", engine))
+        await trio.sleep(60)
+        assert log.lines == [], "nothing moves"
+        for _ in range(2):  # the log may outgrow the first copy
+            host.loading = True
+            machine.loaded = 300
+            await trio.sleep(60)
+            machine.loaded = 600
+            await trio.sleep(60)
+            host.loading = False
+            machine.applied += 70
+            await trio.sleep(60)
+            machine.applied += 1
+            await trio.sleep(60)
+        start.over = True
+    assert log.events("state_loading") == 2 * [
+        "{'records': 900, 'bytes': 4000}",
+        "{'records': 900, 'loaded': 300}",
+        "{'records': 900, 'loaded': 600}",
+    ]
+    assert log.events("start_moves") == [
+        "{'doing': 'applying the log', 'index': 71}",
+        "{'doing': 'applying the log', 'index': 142}",
+    ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
-from netstore.disk.datadir import DataDir, MemberIdentity
+from netstore.disk.datadir import MemberIdentity
 from netstore.disk.engine import LmdbEngine
 from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
@@ -27,6 +27,7 @@ from netstore.state.envelope import seal
 from netstore.state.machine import Machine
 from netstore.state.mirror import TABLES
 from netstore.types import Index, NodeId, Term
+from tests.support.folders import adopted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +101,7 @@ def log() -> list[bytes]:
 
 def make(path: Path) -> None:
     """A folder: half of its log is in the state, and all of it in the log."""
-    data = DataDir.open(path, MemberIdentity(CLUSTER, MEMBER, NAME))
+    data = adopted(path, MemberIdentity(CLUSTER, MEMBER, NAME))
     calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
     wal, _ = Wal.open(PosixDevice(data.wal_dir, calls.put, FILE_BYTES), Identity(CLUSTER, MEMBER))
     _, entries = bootstrap.first_batch({MEMBER: (PEER_URL,)})

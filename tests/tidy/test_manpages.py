@@ -1,7 +1,7 @@
 """The manual and the code name the same options, variables and keys, and the manual is clean mdoc.
 
 A page is compared with the declarations of its program, whatever library they are written for:
-`ops.layered`, click or argparse.
+`ops.layers`, click or argparse.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from netstore.limits import SMALLEST, Shares
 from netstore.meter import Meter
 from netstore.net.exchange import Request
 from netstore.node.pacing import Behind
-from netstore.ops.config import AGENT, STORE
-from netstore.ops.layered import OWN_FLAGS, Layered, Setting, default_words
+from netstore.ops.agent import AGENT
+from netstore.ops.layers import OWN_FLAGS, Layered
+from netstore.ops.settings import Setting, default_words
+from netstore.ops.store import STORE
 from netstore.types import NodeId
 from tests.support.links import Quiet
 from tests.support.local_member import LocalMember, RecordedExchange
@@ -42,8 +44,8 @@ ROOT = Path(__file__).parents[2]
 MAN = ROOT / "man"
 
 PROGRAMS: Final = {
-    "netstored.8": ("netstore.ops.config", "STORE"),
-    "netstore-agent.8": ("netstore.ops.config", "AGENT"),
+    "netstored.8": ("netstore.ops.store", "STORE"),
+    "netstore-agent.8": ("netstore.ops.agent", "AGENT"),
     "netstorectl.1": ("netstore.cli.netstorectl", "cli"),
 }
 """Page -> where its program's options are declared."""
@@ -88,7 +90,7 @@ def declared_commands(program: object) -> set[str]:
 
 
 def declared_variables(program: object) -> set[str]:
-    """Environment variables that a page must name. Those of `ops.layered` are in netstore.toml(5)."""
+    """Environment variables that a page must name. Those of `ops.layers` are in netstore.toml(5)."""
     if isinstance(program, click.Command):
         return {name for each in _click_options(program) for name in _envvars(each)}
     return set()

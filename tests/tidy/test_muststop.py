@@ -9,7 +9,7 @@ from tests.support.daemon import ROOT
 
 ROOMS: Final = ("api", "net", "node", "raft", "watch")
 
-WIDE: Final = {"BaseException", "Exception", "NetstoreError", "Hopeless", "CorruptData", "UnknownCommand"}
+WIDE: Final = {"BaseException", "Exception", "NetstoreError", "NoRestart", "CorruptData", "UnknownCommand"}
 """What `CannotApply`, `StateDamaged` and `InvariantBroken` are beside `MustStop`."""
 
 DECODING: Final = {
@@ -18,7 +18,9 @@ DECODING: Final = {
     ("netstore/node/cluster.py", "_asked"): "reads a command's bytes",
     ("netstore/node/host.py", "_only_removes"): "reads a command's bytes",
     ("netstore/node/host.py", "_take_proposals"): "reads a command's bytes",
+    ("netstore/node/identity.py", "replace"): "asks other members; log and state are not open",
     ("netstore/node/inspection.py", "_payload"): "reads a command's bytes",
+    ("netstore/node/recovery.py", "recover"): "handles damage found at the start, before anything is served",
 }
 """Functions that need no clause for it, and why."""
 

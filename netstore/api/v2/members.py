@@ -14,8 +14,8 @@ from netstore.api.router import NOSNIFF, method_allowed
 from netstore.api.v2.percent import decode
 from netstore.errors import Fault, Reason
 from netstore.net.exchange import PLAIN
-from netstore.node.peerurls import BadPeerUrl, checked
 from netstore.types import NodeId
+from netstore.urls import BadPeerUrl, checked_peer_urls
 
 if TYPE_CHECKING:
     from netstore.net.exchange import Exchange
@@ -195,7 +195,7 @@ def peer_urls_of(document: dict[str, Any]) -> tuple[str, ...]:
         if not isinstance(url, str):
             raise _mistyped(url, "string")
     try:
-        return checked(urls)
+        return checked_peer_urls(urls)
     except BadPeerUrl as bad:
         raise BadBody(400, str(bad)) from None
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from netstore.api.v3 import messages
 from netstore.api.v3.status import end, refuse
 from netstore.errors import Fault, Reason
-from netstore.node.peerurls import BadPeerUrl, checked
 from netstore.proto import rpc_pb2 as pb
 from netstore.types import NodeId
+from netstore.urls import BadPeerUrl, checked_peer_urls
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -113,7 +113,7 @@ def _shown(member: MemberInfo) -> pb.Member:
 def _checked(call: Call, urls: Iterable[str]) -> tuple[str, ...]:
     """The URLs in their normal form; none, and the call was refused, where one is not fit for a peer."""
     try:
-        return checked(url.removesuffix("/") for url in urls)
+        return checked_peer_urls(url.removesuffix("/") for url in urls)
     except BadPeerUrl:
         end(call, Reason.BAD_MEMBER_URLS)
         return ()

@@ -194,7 +194,7 @@ def token(settings: Settings, data_dir: Path | None) -> None:
     """
     from netstore.disk.datadir import read_token  # noqa: PLC0415 - one command of many needs it
     from netstore.errors import NetstoreError  # noqa: PLC0415
-    from netstore.ops.config import STORE  # noqa: PLC0415
+    from netstore.ops.store import STORE  # noqa: PLC0415
 
     try:
         folder = STORE.load([], os.environ).config.data_dir if data_dir is None else data_dir

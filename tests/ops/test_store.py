@@ -1,126 +1,22 @@
-"""What netstored and netstore-agent accept: etcd's and flannel's words, and nothing absurd."""
+"""What netstored accepts: etcd's words, and nothing absurd."""
 
 from __future__ import annotations
 
-import datetime as dt
 import os
-import re
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from netstore.errors import NetstoreError
-from netstore.ops.config import (
-    AGENT,
-    ETCD_ONLY,
-    STORE,
-    AgentConfig,
-    InitialMember,
-    StoreConfig,
-    Url,
-    default_data_dir,
-    read_url,
-)
-from netstore.ops.layered import BadSetting, Layered, Setting, Unfit
+from netstore.disk.datadir import MAX_TOKEN_CHARACTERS
+from netstore.ops.addresses import InitialMember
+from netstore.ops.settings import BadSetting
+from netstore.ops.store import STORE, StoreConfig, default_data_dir
+from netstore.urls import Url
+from tests.support.settings import refusal
 
 
 def store(*argv: str, **environ: str) -> StoreConfig:
     return STORE.load(argv, environ).config
-
-
-def agent(*argv: str, **environ: str) -> AgentConfig:
-    return AGENT.load(argv, environ).config
-
-
-def refusal(layered: Layered[Any], *argv: str) -> str:
-    with pytest.raises(NetstoreError) as caught:
-        layered.load(argv, {})
-    text = str(caught.value)
-    assert text.isprintable()
-    return text
-
-
-def told(layered: Layered[Any], *argv: str) -> str:
-    """What the operator is told: nothing when the configuration is fit to use and to be shown."""
-    try:
-        layered.report(layered.load(argv, {}))
-    except NetstoreError as error:
-        return str(error)
-    return ""
-
-
-class TestUrl:
-    @pytest.mark.parametrize(
-        ("text", "normal"),
-        [
-            ("http://127.0.0.1:2379", "http://127.0.0.1:2379"),
-            ("HTTPS://etcd-0.example.:2379/", "https://etcd-0.example.:2379"),
-            ("http://[::1]:02379", "http://[::1]:2379"),
-            ("http://localhost:0", "http://localhost:0"),
-        ],
-    )
-    def test_normal_form(self, text: str, normal: str) -> None:
-        assert str(read_url(text)) == normal
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "127.0.0.1:2379",
-            "unix://x:1",
-            "http://x",
-            "http://x:",
-            "http://x:65536",
-            "http://x:1/path",
-            "http://:1",
-            "http://[::1:1",
-            "http://[1.2.3.4]:1",
-            "http://[fe80::1%25eth0]:1",
-            "http://::1:1",
-            "http://1.2.3:1",
-            "http://1.2.3.4.5:1",
-            "http://user@x:1",
-            "http://a b:1",
-            "http://-a:1",
-            "http://a..b:1",
-            f"http://{'a' * 64}:1",
-            f"http://{'.'.join(['a' * 60] * 5)}:1",
-            "http://x:1?a=b",
-        ],
-    )
-    def test_refused(self, text: str) -> None:
-        with pytest.raises(Unfit):
-            read_url(text)
-
-    @given(
-        st.text(max_size=40) | st.from_regex(r"https?://[a-z0-9.\[\]:%@-]{0,20}:[0-9]{0,6}/?", fullmatch=True)
-    )
-    def test_reading_what_was_written_changes_nothing(self, text: str) -> None:
-        try:
-            url = read_url(text)
-        except Unfit:
-            return
-        assert read_url(str(url)) == url
-
-    @pytest.mark.parametrize(
-        ("host", "loopback", "wildcard"),
-        [
-            ("127.0.0.1", True, False),
-            ("127.9.9.9", True, False),
-            ("::1", True, False),
-            ("localhost", True, False),
-            ("0.0.0.0", False, True),
-            ("::", False, True),
-            ("10.0.0.1", False, False),
-            ("localhost.example", False, False),
-        ],
-    )
-    def test_reach(self, host: str, loopback: bool, wildcard: bool) -> None:
-        url = Url("http", host, 1)
-        assert (url.is_loopback, url.is_wildcard) == (loopback, wildcard)
 
 
 class TestStoreDefaults:
@@ -209,11 +105,11 @@ class TestStoreChecks:
             ("--listen-peer-urls=http://10.0.0.1:1", "plain HTTP to other"),
             (
                 "--allow-insecure-http --listen-client-urls=http://0.0.0.0:1",
-                "no address that others",
+                "cannot be advertised",
             ),
             (
                 "--allow-insecure-http --listen-peer-urls=http://[::]:1",
-                "no address that others",
+                "cannot be advertised",
             ),
             (
                 "--listen-client-urls=https://127.0.0.1:1",
@@ -311,6 +207,12 @@ class TestStoreChecks:
         )
         assert str(config.listen_client_urls[0]) == "http://[::]:1"
 
+    @pytest.mark.parametrize("key", ["join_token", "initial_cluster_token"])
+    def test_a_token_may_be_as_long_as_a_data_folder_keeps(self, key: str) -> None:
+        flag = f"--{key.replace('_', '-')}"
+        assert getattr(store(f"{flag}={'t' * MAX_TOKEN_CHARACTERS}"), key) == "t" * MAX_TOKEN_CHARACTERS
+        assert f"1 to {MAX_TOKEN_CHARACTERS} " in refusal(STORE, f"{flag}={'t' * (MAX_TOKEN_CHARACTERS + 1)}")
+
     def test_a_configuration_made_by_hand_is_checked_too(self) -> None:
         with pytest.raises(BadSetting, match="snapshot_count: 0 is out of range"):
             StoreConfig(snapshot_count=0)
@@ -322,131 +224,3 @@ class TestStoreChecks:
             store(NETSTORE_ENDPOINTS="http://a:1", NETSTORE_AGENT_LEASE_TTL="9", ETCDCTL_API="2").name
             == "default"
         )
-
-
-class TestAgent:
-    def test_a_unit_file_of_flannel_is_understood(self) -> None:
-        config = agent(
-            "-etcd-endpoints=http://10.0.0.1:2379,http://10.0.0.2:2379",
-            "-etcd-prefix=/kube-centos/network",
-            "-iface=eth1",
-            "-iface=eth0",
-            "-iface-regex=^10\\.(1|2),?",
-            "-subnet-lease-renew-margin=1439",
-            "-public-ip=10.0.0.9",
-            "-v=4",
-            FLANNELD_SUBNET_FILE="/run/x.env",
-            FLANNELD_ETCD_USERNAME="root",
-            FLANNELD_ETCD_PASSWORD="p w",  # noqa: S106 - made up
-        )
-        assert [str(url) for url in config.endpoints] == ["http://10.0.0.1:2379", "http://10.0.0.2:2379"]
-        assert config.prefix == "/kube-centos/network"
-        assert config.iface == ("eth1", "eth0")
-        assert config.iface_regex == ("^10\\.(1|2),?",)
-        assert config.renew_margin_seconds == 1439 * 60
-        assert (config.username, config.password, config.subnet_file) == ("root", "p w", Path("/run/x.env"))
-
-    @pytest.mark.parametrize(("ttl", "margin"), [(86_400, 3600), (7200, 3600), (7199, 3599.5), (10, 5)])
-    def test_short_leases_are_renewed_at_half_their_life(self, ttl: int, margin: float) -> None:
-        assert AgentConfig(lease_ttl=ttl).renew_margin_seconds == margin
-
-    @pytest.mark.parametrize(
-        ("argv", "text"),
-        [
-            ("--subnet-lease-renew-margin=0", "out of range"),
-            (
-                "--subnet-lease-renew-margin=1440",
-                "out of range; give a whole number of minutes from 1 to 1439",
-            ),
-            ("--subnet-lease-renew-margin=2 --lease-ttl=120", "give at most 1, or a longer lease_ttl"),
-            ("--lease-ttl=1", "out of range"),
-            ("--etcd-prefix=network", "is not usable"),
-            ("--etcd-prefix=/a/", "is not usable"),
-            ("--etcd-prefix=/a/../b", "is not usable"),
-            ("--etcd-prefix=/", "is not usable"),
-            ("--public-ip=10.0.0.256", "give an IPv4 address"),
-            ("--public-ip=10.0.0.1.", "give an IPv4 address"),
-            ("--public-ip=010.0.0.1", "give an IPv4 address"),
-            ("--public-ip=::1", "give an IPv4 address"),
-            ("--iface-can-reach=x", "give an IPv4 address"),
-            ("--iface-regex=(", "is no regular expression"),
-            ("--iface-regex=a{99999999999999999999}", "is no regular expression"),
-            ("--iface=a/b", "is no interface name"),
-            ("--healthz-port=65536", "out of range"),
-            ("--etcd-certfile=/c", "cert_file (flag --etcd-certfile): is of no use without key_file"),
-            ("--etcd-keyfile=/c", "is of no use without cert_file"),
-            ("--etcd-password=x", "is of no use without username"),
-            ("--kube-subnet-mgr", "not supported by netstore-agent"),
-            ("--ip-masq", "does not touch netfilter"),
-        ],
-    )
-    def test_refusals(self, argv: str, text: str) -> None:
-        assert text in refusal(AGENT, *argv.split())
-
-    def test_password_is_never_printed(self) -> None:
-        loaded = AGENT.load(["--etcd-username=u", "--etcd-password=s3cret"], {})
-        assert "s3cret" not in AGENT.report(loaded)
-        assert "s3cret" not in repr(loaded.config)
-        assert "s3cret" not in refusal(AGENT, "--etcd-username=u", "--etcd-password=s3cret\n")
-
-
-_TOML = st.recursive(
-    st.none().map(lambda _: dt.date(2020, 1, 1))
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=30)
-    | st.sampled_from(
-        ["http://a:1", "a=http://b:1,c=d", "*", "0", "/", "(?P<a", "a{1000}", "\u0661", "\ud800"]
-    ),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
-    max_leaves=5,
-)
-
-_SETTINGS = st.sampled_from([(layered, each) for layered in (STORE, AGENT) for each in layered.settings()])
-
-
-class TestEveryValue:
-    """No value makes anything but a configuration or one line."""
-
-    @given(_SETTINGS, _TOML)
-    def test_from_a_document(self, which: tuple[Layered[Any], Setting], value: object) -> None:
-        _, each = which
-        try:
-            found = each.kind.read(value)
-            each.kind.check(found)
-            line = str(each.kind.show(found))
-        except Unfit as unfit:
-            line = str(unfit)
-        assert line.isprintable()
-
-    @given(_SETTINGS, st.text(max_size=40) | st.integers().map(str) | st.floats().map(str))
-    def test_from_a_flag(self, which: tuple[Layered[Any], Setting], value: str) -> None:
-        layered, each = which
-        line = told(layered, f"--{each.flags[-1]}={value}")
-        assert line.isprintable()
-        assert not line or line.startswith(each.key) or "(default)" in line
-
-    @given(st.lists(st.tuples(_SETTINGS, st.integers(-10, 100_000)), max_size=6))
-    def test_numbers_together(self, several: list[tuple[tuple[Layered[Any], Setting], int]]) -> None:
-        for layered in (STORE, AGENT):
-            argv = [f"--{each.flags[0]}={number}" for (owner, each), number in several if owner is layered]
-            assert told(layered, *argv).isprintable()
-
-    def test_reports_can_be_read_back(self, tmp_path: Path) -> None:
-        file = tmp_path / "netstore.toml"
-        first = STORE.load(["--initial-cluster=default=http://a:1,b=http://b:1", "--cors="], {})
-        second = AGENT.load(['--iface-regex=^"a\\d,b', "--iface=a,b", "--lease-ttl=60"], {})
-        file.write_text(f"{STORE.report(first)}\n\n{AGENT.report(second)}\n")
-        environ = {"NETSTORE_CONFIG_FILE": str(file)}
-        assert STORE.load([], environ).config == first.config
-        assert AGENT.load([], environ).config == second.config
-
-
-@pytest.mark.peer("etcd")
-def test_every_flag_of_etcd_is_known() -> None:
-    usage = subprocess.run(["etcd", "--help"], capture_output=True, text=True, check=True)
-    theirs = set(re.findall(r"^  --([a-z0-9-]+)", usage.stdout + usage.stderr, re.MULTILINE))
-    ours = {flag for each in STORE.settings() for flag in each.flags} | set(ETCD_ONLY)
-    assert theirs - {"version", "config-file"} <= ours
-    assert len(theirs) > 50

@@ -12,30 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.errors import NetstoreError
-from netstore.ops.layered import (
-    MAX_FILE_BYTES,
-    BadSetting,
-    Choice,
-    Foreign,
-    Layered,
-    Place,
-    Several,
-    Switch,
-    Task,
-    Text,
-    Unfit,
-    Whole,
-    check_settings,
-    read_document,
-    setting,
-)
+from netstore.ops.foreign import ForeignFlag
+from netstore.ops.kinds import BadValue, Choice, FilePath, Several, Switch, Text, WholeNumber
+from netstore.ops.layers import MAX_FILE_BYTES, Layered, Task, read_document
+from netstore.ops.settings import BadSetting, check_settings, setting
 
 # ruff: noqa: RUF009 - `setting` is a field specifier
 
 
 def _digits(text: str) -> int:
     if not text.isdigit():
-        raise Unfit(f"{text!r} is no digit")
+        raise BadValue(f"{text!r} is no digit")
     return int(text)
 
 
@@ -44,10 +31,12 @@ class Kettle:
     """A configuration with one setting of each kind."""
 
     label: str = setting(Text("give a label", r"[a-z]+"), "tea", "Label.", variables=("POT_LABEL",))
-    degrees: int = setting(Whole(0, 100, "degrees"), 95, "Heat.", flags=("heat",), variables=("POT_HEAT",))
+    degrees: int = setting(
+        WholeNumber(0, 100, "degrees"), 95, "Heat.", flags=("heat",), variables=("POT_HEAT",)
+    )
     whistle: bool = setting(Switch(), True, "Sound.")
     shape: str = setting(Choice(("round", "tall")), "round", "Shape.")
-    stand: Path | None = setting(Place(), None, "Where it stands.")
+    stand: Path | None = setting(FilePath(), None, "Where it stands.")
     cups: tuple[int, ...] = setting(Several(_digits, "give digits", high=4), (), "Cups.")
     patterns: tuple[str, ...] = setting(Several(str, "give patterns", whole=True), (), "Patterns.")
     pin: str | None = setting(Text("give four digits", r"[0-9]{4}"), None, "Secret.", secret=True)
@@ -71,9 +60,9 @@ def kettle(default_file: Path = Path("/nonexistent/kettle.toml")) -> Layered[Ket
         original="pot",
         foreign=MappingProxyType(
             {
-                "lid": Foreign("there is no lid", ("", "off")),
-                "steam": Foreign("steam is free", None, switch=True),
-                "tls": Foreign("no TLS yet", ("false",), switch=True),
+                "lid": ForeignFlag("there is no lid", ("", "off")),
+                "steam": ForeignFlag("steam is free", None, switch=True),
+                "tls": ForeignFlag("no TLS yet", ("false",), switch=True),
             }
         ),
         default_file=default_file,

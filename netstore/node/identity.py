@@ -1,0 +1,287 @@
+"""How a member gets its identity: its id and the id of its cluster.
+
+A data folder that has an identity keeps it. An empty folder gets one in one of three ways:
+
+- the member begins a new cluster, of which it knows all members (`initial_cluster`): ids follow from their
+  peer URLs and the cluster token (`node.bootstrap`). It asks the others first: if one runs already and does
+  not list this member as one that has not started, this member was started before, lost its data and may
+  have voted, so it must not begin again;
+- it was added by request to a running cluster (`initial_cluster_state` is existing): it finds itself in the
+  list of members by its peer URLs;
+- it asks a running cluster to be added (`join`).
+
+A member whose data is damaged asks its cluster to replace it: it gets a new identity and an empty folder,
+because the others rely on what it acknowledged, and nobody knows whom it voted for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+from netstore.disk.datadir import DAMAGED, MemberIdentity
+from netstore.errors import CorruptData, NetstoreError
+from netstore.node import bootstrap
+from netstore.node.jointoken import HOW_TO_GET_ONE
+from netstore.node.storage import readable_members
+from netstore.types import NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from netstore.disk.datadir import DataDir
+    from netstore.seams import Log
+    from netstore.state.member import MemberInfo
+    from netstore.types import ClusterId
+
+JOIN_SECONDS: Final = 60.0
+"""How long a member without an identity keeps asking the others."""
+
+REPLACE_SECONDS: Final = 20.0
+"""How long a member whose data is damaged keeps asking to be replaced."""
+
+RETRY_SECONDS: Final = 1.0
+"""Pause between two attempts to reach the cluster."""
+
+NO_MEMBER: Final = NodeId(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberSettings:
+    """The settings that decide who a member is. URLs are in their normal form."""
+
+    name: str
+    peer_urls: tuple[str, ...]
+    """Where the others reach this member (`initial_advertise_peer_urls`)."""
+    initial: Mapping[str, tuple[str, ...]]
+    """`initial_cluster`: name -> peer URLs; this member alone if it was not set."""
+    names_members: bool
+    """Whether `initial_cluster` was set."""
+    initial_token: str
+    """`initial_cluster_token`."""
+    known_token: str
+    """Its default, which everybody knows."""
+    joins_existing: bool
+    """`initial_cluster_state` is existing."""
+    join: tuple[str, ...]
+    """Peer URLs of a running cluster that is asked to add this member."""
+    join_token: str | None
+    """What `join_token` or `join_token_file` gives."""
+    force_new: bool
+    """`force_new_cluster`."""
+
+
+class Roster(Protocol):
+    """The members of a cluster, as one of them listed them."""
+
+    @property
+    def cluster(self) -> ClusterId:
+        """The id of the cluster."""
+
+    @property
+    def you(self) -> NodeId:
+        """The id of the member that was added for who asked; 0 if none was asked for."""
+
+    @property
+    def members(self) -> Sequence[MemberInfo]:
+        """All members."""
+
+
+class NoAnswer(NetstoreError):  # noqa: N818 - named for what happened
+    """None of the members that were asked gave its list. The text says why."""
+
+    def __init__(self, text: str, *, connected: bool, other_token: bool = False) -> None:
+        """`connected`: somebody accepted a connection. `other_token`: that is a member with another join
+        token.
+        """
+        super().__init__(text)
+        self.connected = connected
+        self.other_token = other_token
+
+
+class Enrollment:
+    """Finds the identity of one member and writes it to its data folder."""
+
+    def __init__(
+        self,
+        settings: MemberSettings,
+        folder: DataDir,
+        list_members: Callable[[Sequence[str]], Awaitable[Roster]],
+        join: Callable[[Sequence[str], NodeId], Awaitable[Roster]],
+        log: Log,
+    ) -> None:
+        """Nothing is asked or written yet.
+
+        `list_members` asks the members at these URLs in turn until one answers; `join` asks to be added to
+        the cluster besides, in place of a member if an id other than 0 is given. Both raise `NoAnswer`.
+        """
+        self.settings = settings
+        self.acquainted: Mapping[NodeId, tuple[str, ...]] = {}
+        """Peer URLs of the other members as the cluster listed them, for use until this member's own state
+        has the list.
+        """
+        self._initial = {
+            bootstrap.member_id(urls, settings.initial_token): (name, urls)
+            for name, urls in settings.initial.items()
+        }
+        self._folder = folder
+        self._list_members = list_members
+        self._join = join
+        self._log = log
+
+    @property
+    def identity(self) -> MemberIdentity:
+        """Who this member is. ValueError while the folder has no identity."""
+        return self._folder.identity
+
+    async def find(self) -> None:
+        """Give the empty folder its identity. NetstoreError if there is none to be had."""
+        settings = self.settings
+        if settings.force_new:
+            raise NetstoreError(
+                f"force_new_cluster: {self._folder.path} is empty: name the data folder of the member whose"
+                " data the new cluster is to have"
+            )
+        if settings.join:
+            roster = await self._apply(self._others())
+            identity = MemberIdentity(roster.cluster, roster.you, settings.name)
+        elif settings.joins_existing:
+            identity = self._own_place(await self._ask(partial(self._list_members, self._others())))
+        else:
+            own = next(id_ for id_, (name, _) in self._initial.items() if name == settings.name)
+            identity = MemberIdentity(bootstrap.cluster_id(self._initial), own, settings.name)
+            await self._refuse_to_begin_twice(identity)
+        self._folder.adopt(identity)
+        self._log.info("identity_found", member=f"{identity.member_id:x}", cluster=f"{identity.cluster_id:x}")
+
+    def first_members(self) -> Mapping[NodeId, tuple[str, ...]]:
+        """Id -> peer URLs of all members of the cluster that this member began, as far as settings tell;
+        empty if it did not begin one.
+        """
+        own = self._folder.identity
+        if own.member_id in self._initial and bootstrap.cluster_id(self._initial) == own.cluster_id:
+            return {id_: urls for id_, (_, urls) in self._initial.items()}
+        return {}
+
+    async def meet(self) -> None:
+        """Ask the cluster for its members, unless that was done: fills `acquainted`."""
+        if not self.acquainted:
+            roster = await self._ask(partial(self._list_members, self._others()))
+            self._meet(roster, self._folder.identity.member_id)
+
+    async def replace(self, damage: CorruptData) -> None:
+        """Become another member with an empty folder, in place of the damaged one; its files are kept aside.
+
+        Raises the damage if no other member is known, or none of them agrees.
+        """
+        old = self._folder.identity.member_id
+        self.acquainted = {
+            member.id: member.peer_urls for member in readable_members(self._folder) if member.id != old
+        }
+        known = (url for urls in self.acquainted.values() for url in urls)
+        others = list(dict.fromkeys((*self._others(), *known)))
+        if not others:
+            raise damage
+        self._log.error("data_damaged", error=str(damage), member=f"{old:x}", asking=others)
+        try:
+            roster = await self._apply(others, replaces=old, seconds=REPLACE_SECONDS)
+        except NetstoreError as fault:
+            raise CorruptData(f"{damage}; {fault}") from damage
+        self._folder.replace(MemberIdentity(roster.cluster, roster.you, self.settings.name))
+        self._log.warning("member_replaced", old=f"{old:x}", new=f"{roster.you:x}", kept=DAMAGED)
+
+    def _others(self) -> list[str]:
+        """Peer URLs of the other members that settings name."""
+        settings = self.settings
+        named = (url for name, urls in settings.initial.items() if name != settings.name for url in urls)
+        return [*settings.join, *named]
+
+    def _own_place(self, roster: Roster) -> MemberIdentity:
+        """The identity of the listed member that has exactly this member's peer URLs."""
+        urls = set(self.settings.peer_urls)
+        found = next((member for member in roster.members if set(member.peer_urls) == urls), None)
+        if found is None:
+            raise NetstoreError(
+                f"initial_cluster_state: the cluster has no member at {', '.join(sorted(urls))}: add it first"
+                " (netstorectl member add), or start with --join"
+            )
+        if found.name:
+            raise self._already_started(found.id)
+        self._meet(roster, found.id)
+        return MemberIdentity(roster.cluster, found.id, self.settings.name)
+
+    async def _refuse_to_begin_twice(self, identity: MemberIdentity) -> None:
+        """NetstoreError if the cluster runs already and this member may have voted in it.
+
+        Without an answer the member begins only if nobody accepted a connection: whoever did has to answer.
+        """
+        others = self._others()
+        if not others:
+            return
+        try:
+            roster = await self._ask(partial(self._list_members, others), patient=False)
+        except NoAnswer:
+            return  # no other member runs yet: all begin now
+        if roster.cluster != identity.cluster_id:
+            raise NetstoreError(
+                f"initial_cluster: its members are in cluster {roster.cluster:x} already, not in"
+                f" {identity.cluster_id:x}: start with --join, or give another initial_cluster_token"
+            )
+        own = next((member for member in roster.members if member.id == identity.member_id), None)
+        if own is None or own.name:
+            raise self._already_started(identity.member_id)
+
+    def _already_started(self, member: NodeId) -> NetstoreError:
+        return NetstoreError(
+            f"data_dir: {self._folder.path} is empty, but member {member:x} of this name was started before,"
+            " and may have voted: restore the folder, or remove the member"
+            f" (netstorectl member rm {member:x}) and start with --join"
+        )
+
+    async def _apply(
+        self, others: Sequence[str], replaces: NodeId = NO_MEMBER, seconds: float = JOIN_SECONDS
+    ) -> Roster:
+        """Ask to be added to the cluster."""
+        roster = await self._ask(partial(self._join, others, replaces), seconds)
+        self._meet(roster, roster.you)
+        return roster
+
+    def _meet(self, roster: Roster, own: NodeId) -> None:
+        self.acquainted = {member.id: member.peer_urls for member in roster.members if member.id != own}
+
+    async def _ask(
+        self, once: Callable[[], Awaitable[Roster]], seconds: float = JOIN_SECONDS, *, patient: bool = True
+    ) -> Roster:
+        """Ask until there is an answer, for so many seconds at most; that the token is another one is final.
+
+        If not `patient`, NoAnswer is raised as soon as nobody accepts a connection, unless somebody did in an
+        earlier attempt.
+        """
+        reason = ""
+        with trio.move_on_after(seconds):
+            while True:
+                try:
+                    return await once()
+                except NoAnswer as fault:
+                    if fault.other_token:
+                        raise self._other_token(fault) from None
+                    if fault.connected:
+                        patient = True
+                    elif not patient:
+                        raise
+                    if str(fault) != reason:
+                        reason = str(fault)
+                        self._log.warning("cluster_not_reached", reason=reason)
+                await trio.sleep(RETRY_SECONDS)
+        raise NetstoreError(f"the cluster did not let this member in within {seconds:g} s: {reason}")
+
+    def _other_token(self, fault: NoAnswer) -> NetstoreError:
+        if self.settings.join:
+            return NetstoreError(f"join_token: {fault}: {HOW_TO_GET_ONE}")
+        return NetstoreError(
+            f"initial_cluster_token: {fault}: another cluster runs there, or its join token is another one:"
+            f" {HOW_TO_GET_ONE}, or give other peer URLs"
+        )

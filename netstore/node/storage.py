@@ -1,0 +1,212 @@
+"""Opens what one member keeps on disk, the log and the state, and brings the two into agreement.
+
+Order of opening: verify the state file if the last process did not close it; open the log, which cuts an
+unfinished write from its end; finish or undo the installation of a state copy that a crash interrupted
+(`disk.images`); open the engine; load the state machine from it. Entries between the applied index of the
+state and the end of the log are not applied here: Raft does that once it knows what is committed.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+import trio
+
+from netstore.disk import images
+from netstore.disk.apart import examined, records
+from netstore.disk.datadir import STATE_FILE
+from netstore.disk.engine import LmdbEngine
+from netstore.disk.frame import Identity
+from netstore.disk.posix import PosixDevice
+from netstore.disk.skips import read_skips
+from netstore.disk.wal import Wal
+from netstore.errors import NetstoreError
+from netstore.node import bootstrap
+from netstore.raft.core import Boot
+from netstore.raft.entry import HardState, SnapshotMeta
+from netstore.state.machine import Machine
+from netstore.state.member import MemberInfo
+from netstore.state.mirror import MEMBERS, TABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from netstore.disk.datadir import DataDir
+    from netstore.errors import StateDamaged
+    from netstore.limits import Shares
+    from netstore.seams import Log
+    from netstore.types import NodeId
+
+
+class Progress(Protocol):
+    """Receives reports about the phases of opening that can take minutes."""
+
+    def moved(self, doing: str, size: int) -> None:
+        """So many bytes of one phase are done; `doing` describes the phase."""
+
+    def verifying(self, size: int) -> None:
+        """A state of so many bytes is about to be verified."""
+
+    def loading(self, records: int, size: int) -> None:
+        """A state of so many records and bytes is about to be loaded."""
+
+    def loaded(self, records: int) -> None:
+        """So many records are loaded so far. May repeat a number."""
+
+
+class Storage:
+    """The log and the state of one member, open and consistent with each other."""
+
+    def __init__(
+        self,
+        folder: DataDir,
+        deliver: Callable[[Callable[[], object]], object],
+        shares: Shares,
+        progress: Progress,
+        log: Log,
+    ) -> None:
+        """Open both. Blocks.
+
+        `deliver` runs a call on the loop; the threads of log and engine use it. `shares` bounds the
+        uncommitted changes of the state and the reads that are done in steps. CorruptData when bytes that
+        were synced once cannot be read; nothing is changed then.
+        """
+        self.failed: Callable[[OSError], None] = _raise_not_written
+        """Called when the state cannot be committed."""
+        self.damaged: Callable[[StateDamaged], object] = _ignore_damage
+        """Called when a record that was read is not what was written: the state must not be served."""
+        self._log = log
+        identity = folder.identity
+        with ExitStack() as parts:
+            path = folder.state_dir / STATE_FILE
+            told = examined(path, self._not_verified, progress.verifying)
+            self.device = device = PosixDevice(folder.wal_dir, deliver)
+            parts.callback(device.close)
+            owner = Identity(identity.cluster_id, identity.member_id)
+            self.wal, self.replay = Wal.open(
+                device, owner, told=told.log, moved=partial(progress.moved, "reading the log")
+            )
+            parts.callback(self.wal.close)
+            if self.replay.cut is not None:
+                log.warning("log_tail_cut", file=self.replay.cut.name, offset=self.replay.cut.offset)
+            self.mark = self.replay.mark or SnapshotMeta()
+            placed = images.settle(
+                folder.state_dir,
+                path,
+                told.applied,
+                self.mark.index,
+                self.replay.last,
+                partial(progress.moved, "checking a copy of the state"),
+            )
+            if placed is not None:
+                log.info("state_copy_installed", index=placed)
+            self.engine = LmdbEngine(
+                path,
+                deliver,
+                TABLES,
+                self._engine_failed,
+                on_damage=self._found_damage,
+                budget=shares.overlay,
+            )
+            parts.callback(self._close_engine)
+            self.engine.log_position = self.wal.position
+            self.machine = Machine(self.engine, shares.reads, shares.walks)
+            self.machine.passed_over = read_skips(folder.path)
+            if self.machine.passed_over:
+                log.warning("entries_skipped", entries=sorted(self.machine.passed_over))
+            progress.loading(self.machine.stored, self.engine.sizes()[1])
+            self.machine.load(progress.loaded)
+            self._parts = parts.pop_all()
+
+    def boot(self, initial: Mapping[NodeId, Sequence[str]]) -> Boot:
+        """What Raft starts from.
+
+        If nothing was ever written, the log gets its first entries here: those of a new cluster with the
+        members `initial` (id -> peer URLs). If `initial` is empty, the log stays empty and the member waits
+        for a state copy.
+        """
+        replay = self.replay
+        hard_state, entries = replay.hard_state or HardState(), replay.entries
+        if initial and bootstrap.is_empty(replay) and not self.machine.applied:
+            self.mark = bootstrap.first_mark(initial)
+            hard_state, entries = bootstrap.first_batch({id_: tuple(urls) for id_, urls in initial.items()})
+            self.wal.mark(self.mark, self._written)
+            self.wal.append(hard_state, entries, self._written)
+        return Boot(hard_state=hard_state, snapshot=self.mark, entries=entries, applied=self.machine.applied)
+
+    async def begin_anew(self, own: NodeId) -> None:
+        """Make this member the only voter and keep all its data: apply the whole log, committed or not."""
+        bootstrap.catch_up(self.machine, self.replay.entries)
+        await self._when_done(self.engine.sync)
+        mark = bootstrap.alone(own, self.replay)
+        await self._when_done(lambda done: self.wal.mark(mark, done))
+        self.mark, self.replay.mark, self.replay.entries = mark, mark, []
+
+    async def _when_done(self, begin: Callable[[Callable[[OSError | None], None]], None]) -> None:
+        over = trio.Event()
+        failures: list[OSError] = []
+
+        def done(failure: OSError | None) -> None:
+            if failure is not None:
+                failures.append(failure)
+            over.set()
+
+        begin(done)
+        await over.wait()
+        for failure in failures:
+            raise NetstoreError(
+                f"data_dir: cannot be written: {failure}; free disk space or replace the disk"
+            )
+
+    def _not_verified(self, why: str) -> None:
+        self._log.warning(
+            "state_not_verified",
+            reason=why,
+            fix="let this user start one more process; until then each record is verified when it is read",
+        )
+
+    def _engine_failed(self, failure: OSError) -> None:
+        self.failed(failure)
+
+    def _found_damage(self, damage: StateDamaged) -> None:
+        self.damaged(damage)
+
+    def _written(self, failure: OSError | None) -> None:
+        """The first entries of a new log are synced, or the member ends before it sends any message."""
+        if failure is not None:
+            raise NetstoreError(f"data_dir: {failure}; free disk space or replace the disk")
+
+    def close(self) -> None:
+        """Commit the state if there is room on the disk, then close the log. Blocks."""
+        self._parts.close()
+
+    def _close_engine(self) -> None:
+        try:
+            self.engine.close()
+        except OSError as error:  # nothing is lost: the next start applies it again from the log
+            self._log.warning("state_not_saved", reason=error.strerror or str(error))
+
+
+def readable_members(folder: DataDir) -> list[MemberInfo]:
+    """The members listed in a state that is damaged; empty when the list cannot be read. Blocks."""
+    path = folder.state_dir / STATE_FILE
+    if not path.exists():
+        return []
+    decode = msgspec.msgpack.Decoder(MemberInfo).decode
+    try:
+        return [decode(record) for record in records(path, MEMBERS)]
+    except (OSError, msgspec.MsgspecError):
+        return []
+
+
+def _raise_not_written(error: OSError) -> None:
+    raise NetstoreError(
+        f"data_dir: the state cannot be written: {error}; free disk space or replace the disk"
+    )
+
+
+def _ignore_damage(_damage: StateDamaged) -> None:
+    """While the storage is being opened, the read that finds damage also raises it to the caller."""

@@ -1,0 +1,25 @@
+"""Flags of the programs that netstore replaces, where it has no setting for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignFlag:
+    """A flag of etcd or flanneld without a setting here.
+
+    It is refused, so that nobody relies on an effect that it does not have. Values in `harmless` (None: all
+    values) ask for what happens anyway, or for nothing that matters; they are accepted with a notice.
+    """
+
+    reason: str
+    """Why there is no setting, or what to write instead; the end of the error text."""
+    harmless: tuple[str, ...] | None = ()
+    switch: bool = False
+    """It takes a value only after `=`."""
+
+
+NOT_YET: Final = "there is nothing like it yet; remove it"
+"""The reason for features that may be added."""

@@ -1,0 +1,278 @@
+"""Kinds of values that settings have: how each is read from a file, a flag or a variable, which values are
+refused, and how a value is written as TOML.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+T = TypeVar("T")
+
+MAX_TEXT: Final = 64 << 10
+"""Most characters of one value. More than any list of members needs."""
+
+SHOWN: Final = 80
+"""Most characters of a refused value that an error text repeats."""
+
+
+class BadValue(ValueError):  # noqa: N818 - named for what was found
+    """A value that a kind refuses. The text is the problem alone; the caller adds key, source and fix."""
+
+
+def quoted(value: object) -> str:
+    """The value for an error text: printable, on one line, cut to `SHOWN` characters."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+class Kind(Protocol[T]):
+    """One kind of value: how it is read, checked and written."""
+
+    @property
+    def placeholder(self) -> str:
+        """The word for the value in `--help`."""
+
+    @property
+    def fix(self) -> str:
+        """What to give instead of a refused value; the end of the error text."""
+
+    def read(self, value: object) -> T:
+        """The value from a TOML document. Raises `BadValue`."""
+
+    def read_words(self, words: Sequence[str]) -> T:
+        """The value from flags (one word for each time the flag was given) or from a variable (one word).
+        Raises `BadValue`.
+        """
+
+    def check(self, value: T) -> None:
+        """Raise `BadValue` unless the value is in the kind's range."""
+
+    def show(self, value: T) -> str:
+        """The value as TOML."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A `Kind`: one line of printable text that matches a pattern as a whole."""
+
+    fix: str
+    pattern: str = r".+"
+    placeholder: str = "TEXT"
+
+    def read(self, value: object) -> str:
+        return _text(value)
+
+    def read_words(self, words: Sequence[str]) -> str:
+        return words[-1]
+
+    def check(self, value: str) -> None:
+        _check_text(value)
+        if not re.fullmatch(self.pattern, value):
+            raise BadValue(f"{quoted(value)} is not usable" if value else "is empty")
+
+    def show(self, value: str) -> str:
+        return toml_text(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A `Kind`: one of a few words."""
+
+    words: tuple[str, ...]
+    placeholder: str = "WORD"
+
+    @property
+    def fix(self) -> str:
+        return f"give one of {', '.join(self.words)}"
+
+    def read(self, value: object) -> str:
+        return _text(value)
+
+    def read_words(self, words: Sequence[str]) -> str:
+        return words[-1]
+
+    def check(self, value: str) -> None:
+        if value not in self.words:
+            raise BadValue(f"{quoted(value)} is not known" if value else "is empty")
+
+    def show(self, value: str) -> str:
+        return toml_text(value)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeNumber:
+    """A `Kind`: a whole number from `low` to `high`."""
+
+    low: int
+    high: int
+    unit: str = ""
+    placeholder: str = "NUMBER"
+
+    @property
+    def fix(self) -> str:
+        return f"give a whole number{' of ' + self.unit if self.unit else ''} from {self.low} to {self.high}"
+
+    def read(self, value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise BadValue(f"{quoted(value)} is not a whole number")
+        return value
+
+    def read_words(self, words: Sequence[str]) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,30}", words[-1]):
+            raise BadValue(f"{quoted(words[-1])} is not a whole number" if words[-1] else "is empty")
+        return int(words[-1])
+
+    def check(self, value: int) -> None:
+        if not self.low <= value <= self.high:
+            raise BadValue(f"{quoted(value)} is out of range")
+
+    def show(self, value: int) -> str:
+        return str(value)
+
+
+TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+FALSE: Final = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A `Kind`: true or false, in the words of Go's strconv.ParseBool. A flag of this kind needs no value,
+    and takes one only after `=`.
+    """
+
+    placeholder: str = "BOOL"
+    fix: str = "give true or false"
+
+    def read(self, value: object) -> bool:
+        if not isinstance(value, bool):
+            raise BadValue(f"{quoted(value)} is not true or false")
+        return value
+
+    def read_words(self, words: Sequence[str]) -> bool:
+        if words[-1] not in TRUE | FALSE:
+            raise BadValue(f"{quoted(words[-1])} is not true or false" if words[-1] else "is empty")
+        return words[-1] in TRUE
+
+    def check(self, value: bool) -> None:
+        """Accept both."""
+
+    def show(self, value: bool) -> str:
+        return "true" if value else "false"
+
+
+@dataclass(frozen=True, slots=True)
+class FilePath:
+    """A `Kind`: the path of a file or folder, which need not exist."""
+
+    placeholder: str = "PATH"
+    fix: str = "give the path of a file or folder"
+
+    def read(self, value: object) -> Path:
+        text = _text(value)
+        _check_text(text)
+        if not text:
+            raise BadValue("is empty")
+        return Path(text)
+
+    def read_words(self, words: Sequence[str]) -> Path:
+        return self.read(words[-1])
+
+    def check(self, value: Path) -> None:
+        _check_text(str(value))
+        if len(str(value).encode()) > 4095:  # PATH_MAX of the kernel, without the zero byte
+            raise BadValue("is longer than 4095 bytes")
+
+    def show(self, value: Path) -> str:
+        return toml_text(str(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Several(Generic[T]):
+    """A `Kind`: a list without duplicates. In TOML an array, or one text; texts are split at commas unless
+    `whole` is set. If the flag is given several times, the lists are joined.
+    """
+
+    one: Callable[[str], T]
+    """Reads an item; raises `BadValue`."""
+    fix: str
+    placeholder: str = "LIST"
+    write: Callable[[T], str] = str
+    """The inverse of `one`."""
+    low: int = 0
+    high: int = 64
+    whole: bool = False
+
+    def read(self, value: object) -> tuple[T, ...]:
+        if isinstance(value, str):
+            return self.read_words((value,))
+        if not isinstance(value, list):
+            raise BadValue(f"{quoted(value)} is not a list")
+        return self._items([_text(item) for item in value])
+
+    def read_words(self, words: Sequence[str]) -> tuple[T, ...]:
+        for word in words:
+            _check_text(word)
+        return self._items([part for word in words if word for part in self._parts(word)])
+
+    def _parts(self, word: str) -> list[str]:
+        return [word] if self.whole else [part.strip() for part in word.split(",")]
+
+    def _items(self, texts: Sequence[str]) -> tuple[T, ...]:
+        if len(texts) > self.high:
+            raise BadValue(f"has {len(texts)} items, at most {self.high} can be used")
+        items: list[T] = []
+        for text in texts:
+            _check_text(text)
+            if not text:
+                raise BadValue("has an empty item")
+            item = self.one(text)
+            if item in items:
+                raise BadValue(f"names {quoted(text)} twice")
+            items.append(item)
+        return tuple(items)
+
+    def check(self, value: tuple[T, ...]) -> None:
+        if len(value) < self.low:
+            raise BadValue("is empty")
+        if len(value) > self.high:
+            raise BadValue(f"has {len(value)} items, at most {self.high} can be used")
+
+    def show(self, value: tuple[T, ...]) -> str:
+        return f"[{', '.join(toml_text(self.write(item)) for item in value)}]"
+
+
+DURATION: Final = r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h)){1,4}"
+"""Pattern for a `Text` that is a time in etcd's notation, as 1h30m."""
+
+_UNIT_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(duration: str) -> float:
+    """A time that matches `DURATION`, in seconds."""
+    parts = re.findall(r"([0-9.]+)(ms|s|m|h)", duration)
+    return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise BadValue(f"{quoted(value)} is not text")
+    return value
+
+
+def _check_text(value: str) -> None:
+    if len(value) > MAX_TEXT:
+        raise BadValue(f"is longer than {MAX_TEXT} characters")
+    if not value.isprintable():
+        raise BadValue(f"{quoted(value)} has characters that cannot be printed")
+
+
+def toml_text(value: str) -> str:
+    """Printable text as a TOML basic string."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

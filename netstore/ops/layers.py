@@ -1,0 +1,361 @@
+"""The four layers that values of settings come from: default, table of a TOML file, environment, command
+line. A later layer wins over an earlier one.
+
+Each value is kept with its source. Whatever cannot be used is an error of one line, which names key, source,
+problem and fix.
+
+The command line is parsed as Go programs do it, so that unit files for etcd and flannel work: `--flag value`,
+`--flag=value`, one dash or two; a switch takes a value only after `=`. No command line library is used,
+because importing one would delay each start.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+
+import tomli
+
+from netstore.errors import NetstoreError
+from netstore.ops.kinds import FALSE, SHOWN, TRUE, BadValue, Switch, quoted
+from netstore.ops.settings import BadSetting, Setting, default_words, without_secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from _typeshed import DataclassInstance
+
+    from netstore.ops.foreign import ForeignFlag
+
+C = TypeVar("C", bound="DataclassInstance")
+
+CONFIG_FILE: Final = Path("/etc/netstore/netstore.toml")
+"""Read if it exists and no other file is named."""
+
+MAX_FILE_BYTES: Final = 1 << 20
+"""Largest configuration file. A larger one is some other file, named by mistake."""
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """The end of an error text about an unknown word: the most similar known one, if there is any."""
+    near = difflib.get_close_matches(word[:SHOWN], known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else "see --help for those that are known"
+
+
+class Task(Enum):
+    """What the command line asks the program to do."""
+
+    RUN = "run"
+    HELP = "help"
+    VERSION = "version"
+    CHECK = "check-config"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[C]):
+    """A configuration and how it came about."""
+
+    config: C
+    sources: Mapping[str, str]
+    """Key -> where the value is from, as "flag --name"."""
+    notices: tuple[str, ...]
+    """What was given and has no effect, for the log."""
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """A parsed command line."""
+
+    values: dict[str, tuple[str, list[str]]]
+    """Key -> the flag as it was first given, and the words of each time it was given."""
+    foreign: list[tuple[str, str]]
+    """Flags without a setting, with their values."""
+    file: str | None
+    """The configuration file, if it is named."""
+    task: Task
+
+
+OWN_FLAGS: Final = {
+    "config-file": "Read settings from this TOML file instead of the default one.",
+    "check-config": "Print the merged configuration with the source of each value, and exit.",
+    "version": "Print the version and exit.",
+    "help": "Print this text and exit.",
+}
+"""Flags of every program besides its settings."""
+
+_LINK: Final = re.compile(
+    r"(?:[A-Z0-9_]+_)?"
+    r"(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+)
+"""What follows the prefix in variables that Kubernetes sets in each pod, for a Service whose name begins like
+our variables.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Layered(Generic[C]):
+    """The configuration of one program: the dataclass with the settings, and the names used in each layer."""
+
+    form: type[C]
+    """The dataclass, with a field made by `settings.setting` for each setting."""
+    program: str
+    about: str
+    """One sentence for `--help`."""
+    table: str
+    """Name of its table in the TOML file."""
+    tables: tuple[str, ...]
+    """Names of all tables that the file may have. Those of other programs are not read."""
+    prefix: str
+    """Prefix of its environment variables."""
+    siblings: tuple[str, ...]
+    """Variables, or prefixes of variables, of other programs that begin with this prefix, too."""
+    alias_prefix: str
+    """Prefix of the variables of the program that this one replaces."""
+    original: str
+    """Name of that program."""
+    foreign: Mapping[str, ForeignFlag]
+    """Flags of that program that have no setting."""
+    default_file: Path
+    """TOML file to read if it exists and no other is named."""
+    tools: Mapping[str, str] = field(default_factory=dict)
+    """For `--help`: flags that do something else than run the program, and what. The program parses them."""
+
+    def settings(self) -> tuple[Setting, ...]:
+        """All settings, in the order of their declaration."""
+        found = []
+        for each in fields(self.form):
+            notes = each.metadata
+            found.append(
+                Setting(
+                    key=each.name,
+                    kind=notes["kind"],
+                    about=notes["about"],
+                    flags=(each.name.replace("_", "-"), *notes["flags"]),
+                    variables=(self.prefix + each.name.upper(), *notes["variables"]),
+                    default_words=notes["default_words"],
+                    default=each.default,
+                    secret=notes["secret"],
+                )
+            )
+        return tuple(found)
+
+    @property
+    def file_variable(self) -> str:
+        """The variable that names the TOML file, the same for both programs."""
+        return "NETSTORE_CONFIG_FILE"
+
+    def load(self, argv: Sequence[str], environ: Mapping[str, str]) -> Loaded[C]:
+        """Merge all layers. `argv` does not include the program's name. Raises NetstoreError, in one line.
+
+        With `--help` or `--version` the result has the defaults alone: no other layer is read.
+        """
+        words = self.parse(argv)
+        if words.task in (Task.HELP, Task.VERSION):
+            return Loaded(self._build({}), MappingProxyType({}), (), words.task)
+        values: dict[str, object] = {}
+        sources: dict[str, str] = {}
+        notices: list[str] = []
+        for key, value, source in (
+            *self._from_file(words, environ),
+            *self._from_environment(environ, notices),
+        ):
+            values[key], sources[key] = value, source
+        by_key = {each.key: each for each in self.settings()}
+        for key, (flag, texts) in words.values.items():
+            sources[key] = f"flag --{flag}"
+            values[key] = _read(by_key[key], texts, sources[key])
+        for flag, text in words.foreign:
+            notices.append(self._judge_foreign(f"--{flag}", self.foreign[flag], text))
+        try:
+            config = self._build(values)
+        except BadSetting as bad:
+            source = sources.get(bad.key, "default")
+            raise BadSetting(bad.key, bad.problem, bad.fix, source) from None
+        for each in by_key.values():
+            sources.setdefault(
+                each.key, f"default: {each.default_words}" if each.default_words else "default"
+            )
+        return Loaded(config, MappingProxyType(sources), tuple(notices), words.task)
+
+    def _build(self, values: Mapping[str, object]) -> C:
+        return cast("Callable[..., C]", self.form)(**values)
+
+    def parse(self, argv: Sequence[str]) -> CommandLine:
+        """Parse a command line. Raises NetstoreError for an unknown flag or word, or a missing value."""
+        by_flag = {flag: each for each in self.settings() for flag in each.flags}
+        known = tuple(
+            f"--{flag}" for flag in (*by_flag, *OWN_FLAGS, *(each.split()[0] for each in self.tools))
+        )
+        words = CommandLine({}, [], None, Task.RUN)
+        file, task = None, Task.RUN
+        rest = iter(argv)
+        for word in rest:
+            if word in ("-h", "-help", "--help"):
+                return CommandLine({}, [], None, Task.HELP)
+            match = re.fullmatch(r"--?([^-=\s][^=\s]*)(?:=(.*))?", word, re.DOTALL)
+            if match is None:
+                hint = "; write --flag=true or --flag=false" if word in TRUE | FALSE else ""
+                raise NetstoreError(
+                    f"{quoted(word)} is not a flag and {self.program} takes no other words{hint}"
+                )
+            flag, value = match.group(1), match.group(2)
+            if flag in by_flag:
+                each = by_flag[flag]
+                switch = isinstance(each.kind, Switch)
+                text = _value(flag, value, rest, switch=switch)
+                words.values.setdefault(each.key, (flag, []))[1].append(text)
+            elif flag == "config-file":
+                file = _value(flag, value, rest, switch=False)
+            elif flag in ("check-config", "version"):
+                if _value(flag, value, rest, switch=True) in TRUE:
+                    task = Task(flag)
+            elif flag in self.foreign:
+                words.foreign.append((flag, _value(flag, value, rest, switch=self.foreign[flag].switch)))
+            else:
+                raise NetstoreError(f"unknown flag {quoted('--' + flag)}: {nearest('--' + flag, known)}")
+        return CommandLine(words.values, words.foreign, file, task)
+
+    def _from_file(self, words: CommandLine, environ: Mapping[str, str]) -> Iterator[tuple[str, object, str]]:
+        named = words.file if words.file is not None else environ.get(self.file_variable) or None
+        if named is None:
+            if not self.default_file.exists():
+                return
+            named = str(self.default_file)
+        document = read_document(named)
+        for table, content in document.items():
+            if table not in self.tables:
+                raise NetstoreError(f"{named}: unknown table {quoted(table)}: {nearest(table, self.tables)}")
+            if not isinstance(content, dict):
+                raise NetstoreError(f"{named}: {table} is not a table; write [{table}] above its keys")
+        by_key = {each.key: each for each in self.settings()}
+        for key, value in document.get(self.table, {}).items():
+            if key not in by_key:
+                raise NetstoreError(f"{named}: {self._unknown('key', key, tuple(by_key))}")
+            source = f"file {named}"
+            yield key, _read(by_key[key], value, source, document=True), source
+
+    def _from_environment(
+        self, environ: Mapping[str, str], notices: list[str]
+    ) -> Iterator[tuple[str, object, str]]:
+        settings = self.settings()
+        owner = {name: each for each in settings for name in each.variables}
+        self._refuse_unknown(environ, tuple(each.variables[0] for each in settings))
+        for each in settings:
+            for name in each.variables:
+                if environ.get(name):
+                    source = f"environment {name}"
+                    yield each.key, _read(each, [environ[name]], source), source
+                    break
+        for name, value in environ.items():
+            if not name.startswith(self.alias_prefix) or name in owner or not value:
+                continue
+            flag = name.removeprefix(self.alias_prefix).lower().replace("_", "-")
+            if flag in self.foreign:
+                notices.append(self._judge_foreign(name, self.foreign[flag], value))
+            elif not _LINK.fullmatch(name.removeprefix(self.alias_prefix)) and "://" not in value:
+                notices.append(f"{name} is not a variable that {self.program} knows, and has no effect")
+
+    def _refuse_unknown(self, environ: Mapping[str, str], known: tuple[str, ...]) -> None:
+        for name, value in environ.items():
+            if not name.startswith(self.prefix) or name in known or name == self.file_variable:
+                continue
+            if any(
+                name == other or (other.endswith("_") and name.startswith(other)) for other in self.siblings
+            ):
+                continue
+            end = name.removeprefix(self.prefix)
+            if _LINK.fullmatch(end) or (
+                end.endswith("PORT") and value.startswith(("tcp://", "udp://", "sctp://"))
+            ):
+                continue
+            raise NetstoreError(self._unknown("variable", name, known))
+
+    def _unknown(self, noun: str, name: str, known: tuple[str, ...]) -> str:
+        foreign = self.foreign.get(name.removeprefix(self.prefix).lower().replace("_", "-"))
+        return f"unknown {noun} {quoted(name)}: {foreign.reason if foreign else nearest(name, known)}"
+
+    def _judge_foreign(self, name: str, foreign: ForeignFlag, value: str) -> str:
+        if foreign.harmless is None or value in foreign.harmless:
+            return f"{name} has no effect: {foreign.reason}"
+        raise NetstoreError(
+            f"{name} is of {self.original} and not supported by {self.program}: {foreign.reason}"
+        )
+
+    def usage(self) -> str:
+        """The text of `--help`."""
+        lines = [f"Usage: {self.program} [flags]", "", self.about, ""]
+        for each in self.settings():
+            lines.append(f"  {', '.join('--' + flag for flag in each.flags)} {each.kind.placeholder}")
+            lines.append(f"        {each.about}")
+            lines.append(f"        Default: {default_words(each)}. Environment: {', '.join(each.variables)}.")
+        lines.append("")
+        for words, about in self.tools.items():
+            lines += [f"  --{words}", f"        {about}"]
+        for word, about in OWN_FLAGS.items():
+            lines.append(f"  --{word}{' PATH' if word == 'config-file' else ''}")
+            lines.append(f"        {about}")
+        lines.append("")
+        lines.append(
+            f"Settings come from {self.default_file} (table [{self.table}]), the environment and flags,"
+        )
+        lines.append("the later of these winning. See netstore.toml(5).")
+        return "\n".join(lines)
+
+    def report(self, loaded: Loaded[C]) -> str:
+        """The text of `--check-config`: a TOML document with the source of each value, without secrets."""
+        rows = []
+        for each in self.settings():
+            value = getattr(loaded.config, each.key)
+            if each.secret and value:
+                left = f"# {each.key} is set and not shown"
+            elif value is None or (each.secret and not value):
+                left = f"# {each.key} is not set"
+            else:
+                left = f"{each.key} = {each.kind.show(value)}"
+            rows.append((left, loaded.sources[each.key]))
+        width = min(72, max(len(left) for left, _ in rows))
+        return "\n".join([f"[{self.table}]", *(f"{left:<{width}}  # {source}" for left, source in rows)])
+
+
+def read_document(name: str) -> dict[str, Any]:
+    """The TOML document in a file. Raises NetstoreError that names the file, and the place if it is known."""
+    try:
+        with Path(name).open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a path"
+        raise NetstoreError(f"cannot read the configuration file {name!r}: {reason}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise NetstoreError(f"{name!r} is longer than {MAX_FILE_BYTES} bytes: no configuration file")
+    try:
+        return tomli.loads(data.decode())
+    except UnicodeDecodeError as error:
+        raise NetstoreError(f"{name!r} is not UTF-8 text at byte {error.start}") from None
+    except (ValueError, RecursionError) as error:
+        raise NetstoreError(f"{name!r} is not TOML: {' '.join(str(error).split())}") from None
+
+
+def _value(flag: str, attached: str | None, rest: Iterator[str], *, switch: bool) -> str:
+    if attached is not None:
+        return attached
+    if switch:
+        return "true"
+    text = next(rest, None)
+    if text is None or text.startswith("--"):
+        raise NetstoreError(f"flag --{flag} needs a value; write --{flag}=VALUE")
+    return text
+
+
+def _read(each: Setting, value: Any, source: str, *, document: bool = False) -> object:
+    try:
+        found: object = each.kind.read(value) if document else each.kind.read_words(value)
+        each.kind.check(found)
+    except BadValue as bad:
+        raise BadSetting(each.key, without_secret(bad, each.secret), each.kind.fix, source) from None
+    return found

@@ -1,0 +1,499 @@
+"""The settings of netstored. Flags and variables have etcd's names where the meaning is the same, so that a
+unit file for etcd needs little more than the name of the program changed; flags without a setting are in
+`ops.etcd_flags`.
+
+Values that must fit each other are checked when a `StoreConfig` is made, so one that exists can be used.
+"""
+
+# ruff: noqa: RUF009 - `setting` is a field specifier, called once for each field
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from netstore.limits import SMALLEST
+from netstore.ops.addresses import (
+    LISTENERS,
+    MEMBER_NAME,
+    OPTIONAL_TARGETS,
+    TARGETS,
+    Alone,
+    InitialMember,
+    Members,
+)
+from netstore.ops.etcd_flags import ETCD_ONLY
+from netstore.ops.kinds import (
+    DURATION,
+    BadValue,
+    Choice,
+    FilePath,
+    Several,
+    Switch,
+    Text,
+    WholeNumber,
+    quoted,
+    seconds,
+)
+from netstore.ops.layers import CONFIG_FILE, Layered
+from netstore.ops.loglevels import log_format, log_level
+from netstore.ops.settings import BadSetting, check_settings, setting
+from netstore.urls import Url
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DEFAULT_CLUSTER_TOKEN: Final = "etcd-cluster"  # noqa: S105 - no secret: everybody knows it
+"""etcd's default. Everybody knows it, so it proves nothing."""
+
+
+def _read_origin(text: str) -> str:
+    if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/,]{1,300}", text):
+        raise BadValue(f"{quoted(text)} is not an origin")
+    return text
+
+
+def default_data_dir() -> Path:
+    """The data folder if none is set: the one that systemd made for the service, else /var/lib/netstore for
+    root, else one in the user's home, so that a store starts without any configuration.
+    """
+    if state := os.environ.get("STATE_DIRECTORY"):
+        return Path(state.split(":")[0])
+    if os.geteuid() == 0:
+        return Path("/var/lib/netstore")
+    if base := os.environ.get("XDG_DATA_HOME"):
+        return Path(base) / "netstore"
+    return Path(os.path.expanduser("~")) / ".local/share/netstore"  # noqa: PTH111 - Path.home() raises without a home
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreConfig:
+    """All settings of one netstored. Raises `BadSetting` if values do not fit together.
+
+    If they are not set, URLs to advertise are derived from those to listen on, and the initial cluster is
+    this member alone.
+    """
+
+    name: str = setting(
+        MEMBER_NAME,
+        "default",
+        "Name of this member, unique in its cluster.",
+        variables=("ETCD_NAME",),
+    )
+    data_dir: Path = setting(
+        FilePath(),
+        default_data_dir,
+        "Folder for everything this member keeps; made with mode 0700 when it is missing.",
+        variables=("ETCD_DATA_DIR",),
+        default_words="$STATE_DIRECTORY, else /var/lib/netstore for root, else ~/.local/share/netstore",
+    )
+    wal_dir: Path | None = setting(
+        FilePath(),
+        None,
+        "Folder for the write-ahead log alone, for a disk of its own.",
+        variables=("ETCD_WAL_DIR",),
+        default_words="inside data_dir",
+    )
+    listen_client_urls: tuple[Url, ...] = setting(
+        LISTENERS,
+        (Url("http", "127.0.0.1", 2379),),
+        "URLs to serve clients on; port 0 takes a free one.",
+        variables=("ETCD_LISTEN_CLIENT_URLS",),
+    )
+    advertise_client_urls: tuple[Url, ...] = setting(
+        TARGETS,
+        (),
+        "URLs that clients are told to reach this member at.",
+        variables=("ETCD_ADVERTISE_CLIENT_URLS",),
+        default_words="as listen_client_urls",
+    )
+    listen_peer_urls: tuple[Url, ...] = setting(
+        LISTENERS,
+        (Url("http", "127.0.0.1", 2380),),
+        "URLs to serve other members on; port 0 takes a free one.",
+        variables=("ETCD_LISTEN_PEER_URLS",),
+    )
+    initial_advertise_peer_urls: tuple[Url, ...] = setting(
+        TARGETS,
+        (),
+        "URLs that other members reach this one at when the cluster starts.",
+        variables=("ETCD_INITIAL_ADVERTISE_PEER_URLS",),
+        default_words="as in initial_cluster, else as listen_peer_urls",
+    )
+    initial_cluster: tuple[InitialMember, ...] = setting(
+        Members(),
+        (),
+        "Members that the cluster starts with, this one among them.",
+        variables=("ETCD_INITIAL_CLUSTER",),
+        default_words="this member alone",
+    )
+    initial_cluster_state: str = setting(
+        Choice(("new", "existing")),
+        "new",
+        "Whether this member starts a new cluster or joins an existing one.",
+        variables=("ETCD_INITIAL_CLUSTER_STATE",),
+    )
+    initial_cluster_token: str = setting(
+        Text("give 1 to 256 printable characters", r".{1,256}"),
+        DEFAULT_CLUSTER_TOKEN,
+        "Tells clusters apart, and is the join token of one that begins with several members.",
+        secret=True,
+        variables=("ETCD_INITIAL_CLUSTER_TOKEN",),
+    )
+    join: tuple[Url, ...] = setting(
+        OPTIONAL_TARGETS,
+        (),
+        "Peer URLs of members of a running cluster, one of which lets this member in.",
+        default_words="none: the cluster starts as initial_cluster says",
+    )
+    join_token: str | None = setting(
+        Text("give 1 to 256 printable characters, as netstorectl member token prints them", r".{1,256}"),
+        None,
+        "Secret that members without certificates prove they know; kept in data_dir, never printed.",
+        secret=True,
+        default_words="as data_dir has it, else made at the first start",
+    )
+    join_token_file: Path | None = setting(
+        FilePath(),
+        None,
+        "File to read join_token from, so that it is not shown in lists of processes.",
+    )
+    voters: int = setting(
+        WholeNumber(1, 7, "members"),
+        3,
+        "Members that are to vote; one that joins gets a vote while fewer have one, else it is a learner.",
+    )
+    force_new_cluster: bool = setting(
+        Switch(),
+        False,
+        "Make this member's data the beginning of a new cluster of one, after the others are lost for good.",
+        variables=("ETCD_FORCE_NEW_CLUSTER",),
+    )
+    snapshot_count: int = setting(
+        WholeNumber(1, 10_000_000, "log entries"),
+        100_000,
+        "Log entries applied between two snapshots of the state.",
+        variables=("ETCD_SNAPSHOT_COUNT",),
+    )
+    heartbeat_interval: int = setting(
+        WholeNumber(1, 10_000, "milliseconds"),
+        100,
+        "Milliseconds between two heartbeats of the leader.",
+        variables=("ETCD_HEARTBEAT_INTERVAL",),
+    )
+    election_timeout: int = setting(
+        WholeNumber(5, 50_000, "milliseconds"),  # the upper bound is etcd's
+        1000,
+        "Milliseconds without a leader before a member stands for election; at least five heartbeats.",
+        variables=("ETCD_ELECTION_TIMEOUT",),
+    )
+    enable_v2: bool = setting(
+        Switch(),
+        True,
+        "Serve the v2 API.",
+        variables=("ETCD_ENABLE_V2",),
+    )
+    cors: tuple[str, ...] = setting(
+        Several(_read_origin, "give * or origins as SCHEME://HOST:PORT", "ORIGIN,..."),
+        ("*",),
+        "Origins that browsers may call from; * for all, empty for none.",
+        variables=("ETCD_CORS",),
+    )
+    cert_file: Path | None = setting(
+        FilePath(),
+        None,
+        "PEM file of the certificate shown to clients, followed by those between it and its authority.",
+        variables=("ETCD_CERT_FILE",),
+    )
+    key_file: Path | None = setting(
+        FilePath(),
+        None,
+        "PEM file of the private key of cert_file.",
+        variables=("ETCD_KEY_FILE",),
+    )
+    trusted_ca_file: Path | None = setting(
+        FilePath(),
+        None,
+        "PEM file of the authorities that sign clients' certificates; with it, clients must show one.",
+        variables=("ETCD_TRUSTED_CA_FILE",),
+    )
+    client_cert_auth: bool = setting(
+        Switch(),
+        False,
+        "Clients must show a certificate signed by an authority of trusted_ca_file.",
+        variables=("ETCD_CLIENT_CERT_AUTH",),
+    )
+    peer_cert_file: Path | None = setting(
+        FilePath(),
+        None,
+        "PEM file of the certificate shown to other members, whichever side calls.",
+        variables=("ETCD_PEER_CERT_FILE",),
+    )
+    peer_key_file: Path | None = setting(
+        FilePath(),
+        None,
+        "PEM file of the private key of peer_cert_file.",
+        variables=("ETCD_PEER_KEY_FILE",),
+    )
+    peer_trusted_ca_file: Path | None = setting(
+        FilePath(),
+        None,
+        "PEM file of the authorities that sign members' certificates; with it, callers must show one.",
+        variables=("ETCD_PEER_TRUSTED_CA_FILE",),
+        default_words="the system's authorities, and no certificate is asked of callers",
+    )
+    peer_client_cert_auth: bool = setting(
+        Switch(),
+        False,
+        "Members that call must show a certificate signed by an authority of peer_trusted_ca_file.",
+        variables=("ETCD_PEER_CLIENT_CERT_AUTH",),
+    )
+    allow_insecure_http: bool = setting(
+        Switch(),
+        False,
+        "Serve plain HTTP on addresses that other machines reach.",
+    )
+    max_connections: int = setting(
+        WholeNumber(1, 1_000_000, "connections"),
+        10_000,
+        "Client connections open at a time; beyond it unused ones go, then those of the client with most.",
+    )
+    memory_budget: int = setting(
+        WholeNumber(0, 1 << 40, "bytes"),
+        0,
+        "Bytes all buffers may hold together; 0 for an eighth of the memory, from 64 to 512 MiB.",
+    )
+    loop_budget_ms: int = setting(
+        WholeNumber(1, 60_000, "milliseconds"),
+        5,
+        "Milliseconds a piece of work may take before it is counted and logged as blocking the loop.",
+    )
+    max_header_bytes: int = setting(
+        WholeNumber(1024, 1 << 20, "bytes"),
+        64 << 10,
+        "Bytes of a request's line and header fields together.",
+    )
+    max_body_bytes: int = setting(
+        WholeNumber(1024, 1 << 30, "bytes"),
+        10 << 20,
+        "Bytes of a request's body.",
+    )
+    max_request_bytes: int = setting(
+        WholeNumber(1024, 32 << 20, "bytes"),
+        1_572_864,
+        "Bytes of one write of the v3 API.",
+        variables=("ETCD_MAX_REQUEST_BYTES",),
+    )
+    max_txn_ops: int = setting(
+        WholeNumber(1, 10_000, "operations"),
+        128,
+        "Operations in each list of a v3 transaction.",
+        variables=("ETCD_MAX_TXN_OPS",),
+    )
+    quota_backend_bytes: int = setting(
+        WholeNumber(-1, 1 << 50, "bytes"),
+        0,
+        "Bytes the v3 keys and their history may take before writes are refused; 0 for 2 GiB, -1 for none.",
+        variables=("ETCD_QUOTA_BACKEND_BYTES",),
+    )
+    auto_compaction_mode: str = setting(
+        Choice(("periodic", "revision")),
+        "periodic",
+        "Whether the v3 history is kept for a time or for a number of revisions.",
+        variables=("ETCD_AUTO_COMPACTION_MODE",),
+    )
+    auto_compaction_retention: str = setting(
+        Text("give a time as 30m, or a whole number", rf"[0-9]{{1,18}}|{DURATION}", "TIME|NUMBER"),
+        "0",
+        "How much v3 history is kept: a time as 30m, a bare number being hours, or revisions; 0 for all.",
+        variables=("ETCD_AUTO_COMPACTION_RETENTION",),
+    )
+    watch_progress_notify_interval: str = setting(
+        Text("give a time as 10m or 500ms", DURATION, "TIME"),
+        "10m",
+        "How often idle v3 watches that ask for it are sent the revision.",
+        flags=("experimental-watch-progress-notify-interval",),
+        variables=(
+            "ETCD_WATCH_PROGRESS_NOTIFY_INTERVAL",
+            "ETCD_EXPERIMENTAL_WATCH_PROGRESS_NOTIFY_INTERVAL",
+        ),
+    )
+    slow_client_seconds: int = setting(
+        WholeNumber(1, 3600, "seconds"),
+        30,
+        "Seconds a client may pause while it sends a request or reads an answer before it is cut off.",
+    )
+    scrub_mib_per_second: int = setting(
+        WholeNumber(0, 1024, "MiB"),
+        4,
+        "MiB of the stored state that are verified each second in the background, once an hour; 0: none.",
+    )
+    log_level: str = log_level("ETCD_LOG_LEVEL")
+    log_format: str = log_format()
+
+    def __post_init__(self) -> None:
+        own = {member.name: member.peer_urls for member in self.initial_cluster}
+        self._derive("advertise_client_urls", self.listen_client_urls)
+        self._derive("initial_advertise_peer_urls", own.get(self.name, self.listen_peer_urls))
+        self._derive("initial_cluster", Alone((InitialMember(self.name, self.initial_advertise_peer_urls),)))
+        check_settings(self)
+        self._check_listeners()
+        self._check_reach("advertise_client_urls", "listen_client_urls")
+        self._check_reach("initial_advertise_peer_urls", "listen_peer_urls")
+        self._check_own_entry()
+        self._check_joining()
+        self._check_certificates("", self.listen_client_urls)
+        self._check_certificates(
+            "peer_",
+            (
+                *self.listen_peer_urls,
+                *(url for each in self.initial_cluster for url in each.peer_urls),
+                *self.join,
+            ),
+        )
+        if self.voters % 2 == 0:
+            raise BadSetting(
+                "voters",
+                f"{self.voters} voters survive the loss of no more members than {self.voters - 1} do",
+                "give 1, 3, 5 or 7",
+            )
+        if 0 < self.memory_budget < SMALLEST:
+            raise BadSetting(
+                "memory_budget",
+                f"{self.memory_budget} bytes are too few for a member to work with",
+                f"give at least {SMALLEST}, or 0 for a part of the memory",
+            )
+        if self.auto_compaction_mode == "revision" and not self.auto_compaction_retention.isdigit():
+            raise BadSetting(
+                "auto_compaction_retention",
+                f"{quoted(self.auto_compaction_retention)} is no number of revisions",
+                "give a whole number, or the auto_compaction_mode periodic",
+            )
+        if self.election_timeout < 5 * self.heartbeat_interval:
+            raise BadSetting(
+                "election_timeout",
+                f"{self.election_timeout} ms is less than five heartbeats of {self.heartbeat_interval} ms",
+                f"give at least {5 * self.heartbeat_interval}, or a smaller heartbeat_interval",
+            )
+
+    @property
+    def history_seconds(self) -> float:
+        """For how long the v3 history is kept; 0 for no bound in time."""
+        retention = self.auto_compaction_retention
+        if self.auto_compaction_mode != "periodic":
+            return 0.0
+        return int(retention) * 3600.0 if retention.isdigit() else seconds(retention)
+
+    @property
+    def history_revisions(self) -> int:
+        """How many revisions of the v3 history are kept; 0 for no bound in number."""
+        return int(self.auto_compaction_retention) if self.auto_compaction_mode == "revision" else 0
+
+    @property
+    def progress_seconds(self) -> float:
+        """`watch_progress_notify_interval` in seconds, at least 0.1, as in etcd."""
+        return max(0.1, seconds(self.watch_progress_notify_interval))
+
+    def _derive(self, key: str, value: object) -> None:
+        if not getattr(self, key):
+            object.__setattr__(self, key, value)
+
+    def _check_listeners(self) -> None:
+        seen: dict[Url, str] = {}
+        for key in ("listen_client_urls", "listen_peer_urls"):
+            for url in getattr(self, key):
+                if not (url.is_loopback or url.scheme == "https" or self.allow_insecure_http):
+                    raise BadSetting(
+                        key,
+                        f"{url} would serve plain HTTP to other machines",
+                        "use https or a loopback address, or set allow_insecure_http on a trusted network",
+                    )
+                if url.port and url in seen:
+                    raise BadSetting(key, f"{url} is in {seen[url]} too", "give each its own port")
+                seen[url] = key
+
+    def _check_reach(self, key: str, listened: str) -> None:
+        for url in getattr(self, key):
+            if url.is_wildcard:
+                raise BadSetting(
+                    key,
+                    f"{url} stands for all addresses of this machine, and cannot be advertised",
+                    f"name those addresses of {listened} that others reach",
+                )
+
+    def _check_own_entry(self) -> None:
+        urls = {member.name: member.peer_urls for member in self.initial_cluster}.get(self.name)
+        advertised = ",".join(map(str, self.initial_advertise_peer_urls))
+        if urls is None:
+            raise BadSetting(
+                "initial_cluster",
+                f"has no member named {quoted(self.name)}",
+                f"add {self.name}={advertised}, or correct the name",
+            )
+        if set(urls) != set(self.initial_advertise_peer_urls):
+            raise BadSetting(
+                "initial_cluster",
+                f"gives {self.name} the URLs {','.join(map(str, urls))}, it advertises {advertised}",
+                "make initial_cluster and initial_advertise_peer_urls agree",
+            )
+
+    def _check_joining(self) -> None:
+        if self.join and len(self.initial_cluster) > 1:
+            raise BadSetting(
+                "join",
+                "gets the members from a running cluster, and initial_cluster names them too",
+                "give one of the two",
+            )
+
+    def _check_certificates(self, prefix: str, urls: Sequence[Url]) -> None:
+        """Check the TLS settings of one side: certificate and key are both set or neither; authorities and
+        https URLs need them. `prefix` is "" for clients and "peer_" for other members.
+        """
+        certificate, key, trusted = f"{prefix}cert_file", f"{prefix}key_file", f"{prefix}trusted_ca_file"
+        for one, other in ((certificate, key), (key, certificate), (trusted, certificate)):
+            if getattr(self, one) is not None and getattr(self, other) is None:
+                raise BadSetting(one, f"is of no use without {other}", f"give {other} too")
+        asked = f"{prefix}client_cert_auth"
+        if getattr(self, asked) and getattr(self, trusted) is None:
+            raise BadSetting(
+                asked,
+                f"has no effect without {trusted}, which says whom to trust",
+                f"give {trusted}, or leave {asked} out",
+            )
+        encrypted = next((url for url in urls if url.scheme == "https"), None)
+        if encrypted is not None and getattr(self, certificate) is None:
+            raise BadSetting(
+                certificate, f"is needed for {encrypted}", f"give {certificate} and {key}, or use http"
+            )
+
+
+COMMAND_VARIABLES: Final = (
+    "NETSTORE_ENDPOINTS",
+    "NETSTORE_PASSWORD",
+    "NETSTORE_PREFIX",
+    "NETSTORE_TIMEOUT",
+    "NETSTORE_USERNAME",
+)
+"""Variables of netstorectl. A shell that starts a store may have them, so they are not refused as unknown."""
+
+STORE: Final = Layered(
+    form=StoreConfig,
+    program="netstored",
+    about="Runs one member of a netstore cluster. Without flags: a cluster of one, on loopback.",
+    table="store",
+    tables=("store", "agent"),
+    prefix="NETSTORE_",
+    siblings=("NETSTORE_AGENT_", *COMMAND_VARIABLES),
+    alias_prefix="ETCD_",
+    original="etcd",
+    foreign=ETCD_ONLY,
+    default_file=CONFIG_FILE,
+    tools={
+        "inspect-log [FROM:TO]": "List the entries of a stopped member's log, and exit.",
+        "skip-entry INDEX": "Have a stopped member skip an entry that it cannot apply, and exit.",
+        "confirm HASH": "Confirm --skip-entry with the hash that --inspect-log shows for the entry.",
+    },
+)

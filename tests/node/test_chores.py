@@ -1,0 +1,37 @@
+"""Chores are done as often as they are due, in their order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from netstore.node.chores import ROUND_SECONDS, do_chores
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+
+async def test_each_chore_has_its_own_period(autojump_clock: MockClock) -> None:
+    done: list[str] = []
+    with trio.move_on_after(ROUND_SECONDS * 6.5):
+        await do_chores(
+            (0.0, lambda: done.append("each")),
+            (ROUND_SECONDS * 3.5, lambda: done.append("third")),
+            (ROUND_SECONDS, lambda: done.append("each, too")),
+        )
+    first, other = ["each", "third", "each, too"], ["each", "each, too"]
+    assert done == [*first, *other, *other, *first, *other, *other]
+
+
+async def test_a_chore_that_fails_ends_them(autojump_clock: MockClock) -> None:
+    done: list[str] = []
+
+    def fail() -> None:
+        raise OSError(5, "out of order")
+
+    try:
+        await do_chores((1.0, lambda: done.append("first")), (1.0, fail), (1.0, lambda: done.append("last")))
+    except OSError:
+        done.append("failed")
+    assert done == ["first", "failed"]
