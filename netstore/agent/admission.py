@@ -11,16 +11,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from netstore.agent.ipv4 import Subnet, reserved, show_ip
 from netstore.agent.routeplan import PROTOCOL
+from netstore.network.addresses import Subnet, reserved, show_ip
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from netstore.agent.kernel import Address, Link
-    from netstore.agent.network import Network
-    from netstore.agent.record import Lease
     from netstore.agent.routeplan import KernelRoute
+    from netstore.network.config import Network
+    from netstore.network.lease import Lease
 
 LARGEST_TIMES: Final = 8
 """How many bits shorter than SubnetLen a lease may be: nodes keep subnets of an earlier, larger SubnetLen for

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
 
 import msgspec
 
-from netstore.agent.ipv4 import Subnet, show_ip
 from netstore.agent.kernel import Address, Link
-from netstore.agent.network import Network, NetworkError
-from netstore.agent.record import Lease
 from netstore.agent.routeplan import Route
 from netstore.errors import NetstoreError
+from netstore.network.addresses import Subnet, show_ip
+from netstore.network.config import Network, NetworkError
+from netstore.network.lease import Lease
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-from netstore.agent.ipv4 import Subnet, parse_cidr, show_ip
+from netstore.network.addresses import Subnet, parse_cidr, show_ip
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from netstore.agent.ipv4 import is_link_local, is_unicast, parse_ip, show_ip
 from netstore.errors import NetstoreError
+from netstore.network.addresses import is_link_local, is_unicast, parse_ip, show_ip
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

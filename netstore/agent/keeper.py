@@ -19,16 +19,16 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from netstore.agent.ipv4 import show_ip
 from netstore.agent.kernel import News, NewsLostError
 from netstore.agent.routeplan import Put, plan
+from netstore.network.addresses import show_ip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    from netstore.agent.ipv4 import Subnet
     from netstore.agent.kernel import Kernel, Link, RouteNews
     from netstore.agent.routeplan import KernelRoute, Route
+    from netstore.network.addresses import Subnet
 
 MAX_ROUNDS: Final = 4
 """Plans made in one go. More are needed when somebody undoes what we do as fast as we do it; others get their

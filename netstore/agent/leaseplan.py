@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from netstore.agent.allocator import free_subnets
-from netstore.agent.ipv4 import Subnet  # noqa: TC001 - msgspec reads annotations
-from netstore.agent.record import Lease  # noqa: TC001
+from netstore.network.addresses import Subnet  # noqa: TC001 - msgspec reads annotations
+from netstore.network.allocator import free_subnets
+from netstore.network.lease import Lease  # noqa: TC001
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from netstore.agent.network import Network
+    from netstore.network.config import Network
     from netstore.seams import Entropy
 
 RETRY_FIRST: Final = 0.5

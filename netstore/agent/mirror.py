@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
-from netstore.agent.record import Lease, parse
 from netstore.client.v2 import INDEX_CLEARED, KEY_NOT_FOUND, ClientError, V2Error
+from netstore.network.lease import Lease, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.agent.journal import Journal
-    from netstore.agent.record import Skipped
     from netstore.client.v2 import Answer, Node, V2Client
+    from netstore.network.lease import Skipped
     from netstore.seams import Entropy
 
 GRACE: Final = 10.0

@@ -24,9 +24,9 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-unt
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # type: ignore[import-untyped] # has no types
 from pyroute2.netlink.rtnl.rtmsg import rtmsg  # type: ignore[import-untyped] # has no types
 
-from netstore.agent.ipv4 import Subnet, show_ip
 from netstore.agent.kernel import Address, KernelError, Link, News, NewsLostError, RouteNews
 from netstore.agent.routeplan import PROTOCOL, UNICAST, UNIVERSE, Drop, KernelRoute, Put, Route
+from netstore.network.addresses import Subnet, show_ip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

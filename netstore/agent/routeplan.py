@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from netstore.agent.ipv4 import show_ip
+from netstore.network.addresses import show_ip
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from netstore.agent.ipv4 import Subnet
+    from netstore.network.addresses import Subnet
 
 PROTOCOL: Final = 78
 """The routing protocol number of every route of ours (rtnetlink, rtm_protocol): not in iproute2's list of

@@ -16,14 +16,14 @@ from netstore.errors import NetstoreError
 
 if TYPE_CHECKING:
     from netstore.agent.backend import Host, Wanted
-    from netstore.agent.ipv4 import Subnet
     from netstore.agent.journal import Journal
     from netstore.agent.keeper import Keeper
     from netstore.agent.kernel import Kernel
     from netstore.agent.mirror import Mirror
-    from netstore.agent.record import Lease
     from netstore.agent.site import Site
     from netstore.agent.tenant import Tenant
+    from netstore.network.addresses import Subnet
+    from netstore.network.lease import Lease
     from netstore.ops.config import AgentConfig
 
 RETRY: Final = 1.0

@@ -19,7 +19,6 @@ import trio
 
 from netstore.agent import envfile
 from netstore.agent.health import Health
-from netstore.agent.ipv4 import show_ip
 from netstore.agent.journal import Journal
 from netstore.agent.keeper import Keeper
 from netstore.agent.leaseplan import Tenure
@@ -29,15 +28,16 @@ from netstore.agent.site import survey
 from netstore.agent.tenant import Tenant
 from netstore.client.v2 import V2Client
 from netstore.errors import NetstoreError
+from netstore.network.addresses import show_ip
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from netstore.agent.ipv4 import Subnet
     from netstore.agent.journal import Log
     from netstore.agent.kernel import Kernel
     from netstore.agent.site import Site
+    from netstore.network.addresses import Subnet
     from netstore.ops.config import AgentConfig
 
 T = TypeVar("T")

@@ -12,15 +12,15 @@ import trio
 from netstore.agent.admission import Ground, ground
 from netstore.agent.backend import Backend, Host, Prepared, find
 from netstore.agent.interface import Wishes, choose
-from netstore.agent.ipv4 import parse_ip, show_ip
-from netstore.agent.network import Network, NetworkError, parse_network
-from netstore.agent.record import show_value
 from netstore.client.v2 import KEY_NOT_FOUND, V2Client, V2Error
+from netstore.network.addresses import parse_ip, show_ip
+from netstore.network.config import Network, NetworkError, parse_network
+from netstore.network.lease import show_value
 
 if TYPE_CHECKING:
     from netstore.agent.interface import Choice
-    from netstore.agent.ipv4 import Subnet
     from netstore.agent.kernel import Kernel
+    from netstore.network.addresses import Subnet
     from netstore.ops.config import AgentConfig
 
 

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.agent.admission import conflicts, ground, objection
-from netstore.agent.ipv4 import Subnet, parse_ip, reserved
 from netstore.agent.kernel import Address, Link
-from netstore.agent.network import parse_network
-from netstore.agent.record import Lease
 from netstore.agent.routeplan import KernelRoute
+from netstore.network.addresses import Subnet, parse_ip, reserved
+from netstore.network.config import parse_network
+from netstore.network.lease import Lease
 
 NETWORK = parse_network(b'{"Network":"10.0.0.0/9","SubnetLen":24,"Backend":{"Type":"host-gw"}}')
 OWN = Subnet(parse_ip("10.23.5.0"), 24)

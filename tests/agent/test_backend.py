@@ -10,7 +10,7 @@ import pytest
 
 from netstore.agent import backend as protocol
 from netstore.agent.backend import Backend, Host, Lease, Manifest, Prepared, Refused, Wanted, find, options
-from netstore.agent.network import Network, NetworkError, parse_network
+from netstore.network.config import Network, NetworkError, parse_network
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.agent import envfile
-from netstore.agent.ipv4 import Subnet, parse_ip
+from netstore.network.addresses import Subnet, parse_ip
 
 if TYPE_CHECKING:
     from pathlib import Path

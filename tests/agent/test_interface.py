@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from netstore.agent.interface import Choice, NoInterfaceError, Wishes, choose
-from netstore.agent.ipv4 import Subnet, parse_ip, show_ip
 from netstore.agent.kernel import Address, Link
 from netstore.agent.routeplan import KernelRoute
+from netstore.network.addresses import Subnet, parse_ip, show_ip
 
 LO, ETH0, ETH1 = Link(1, "lo", 65536, up=True), Link(2, "eth0", 1500, up=True), Link(3, "eth1", 9000, up=True)
 LINKS = [LO, ETH0, ETH1]

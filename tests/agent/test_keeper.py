@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.agent.ipv4 import Subnet, parse_ip
 from netstore.agent.keeper import MAX_QUEUED, Keeper
 from netstore.agent.kernel import Address, Link, News
 from netstore.agent.routeplan import BOOT, Drop, KernelRoute, Put, Route
+from netstore.network.addresses import Subnet, parse_ip
 from tests.support.kernel import ETH0, FakeKernel
 
 NETWORK = Subnet(parse_ip("10.23.0.0"), 16)

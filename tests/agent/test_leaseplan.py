@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from netstore.agent.ipv4 import Subnet, parse_cidr, parse_ip
 from netstore.agent.leaseplan import (
     Choose,
     Create,
@@ -22,8 +21,9 @@ from netstore.agent.leaseplan import (
     Tenure,
     choose,
 )
-from netstore.agent.network import parse_network
-from netstore.agent.record import Lease, show_value
+from netstore.network.addresses import Subnet, parse_cidr, parse_ip
+from netstore.network.config import parse_network
+from netstore.network.lease import Lease, show_value
 from tests.agent.chance import Lowest
 
 NETWORK = parse_network(b'{"Network":"10.23.0.0/24","SubnetLen":26,"Backend":{"Type":"host-gw"}}')

@@ -14,7 +14,6 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-unt
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # type: ignore[import-untyped]
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl  # type: ignore[import-untyped]
 
-from netstore.agent.ipv4 import Subnet, parse_ip, show_ip
 from netstore.agent.kernel import Address, Link, RouteNews
 from netstore.agent.netlink import (
     BATCH,
@@ -28,6 +27,7 @@ from netstore.agent.netlink import (
     parse_route,
 )
 from netstore.agent.routeplan import PROTOCOL, Drop, KernelRoute, Put, Route
+from netstore.network.addresses import Subnet, parse_ip, show_ip
 from tests.support.netns import Wire, inside
 
 if TYPE_CHECKING:

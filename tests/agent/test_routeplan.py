@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.agent.ipv4 import Subnet, parse_ip
 from netstore.agent.routeplan import BOOT, PROTOCOL, Drop, KernelRoute, Put, Route, plan
+from netstore.network.addresses import Subnet, parse_ip
 from tests.support.kernel import FakeKernel
 
 SUBNETS = [Subnet(parse_ip(f"10.23.{number}.0"), 24) for number in range(4)]

@@ -10,11 +10,11 @@ import pytest
 import trio
 import trio.testing
 
-from netstore.agent.ipv4 import Subnet, parse_ip
 from netstore.agent.kernel import Address, Link
 from netstore.agent.mirror import GRACE
 from netstore.agent.routeplan import KernelRoute
 from netstore.agent.service import Agent
+from netstore.network.addresses import Subnet, parse_ip
 from netstore.ops.config import AgentConfig
 from tests.agent.fake_store import PREFIX, FakeStore, Pages
 from tests.support.kernel import FakeKernel

@@ -21,8 +21,8 @@ from netstore.agent.backend import (
     Route,
     Subnet,
 )
-from netstore.agent.ipv4 import parse_ip
-from netstore.agent.network import parse_network
+from netstore.network.addresses import parse_ip
+from netstore.network.config import parse_network
 
 NETWORK = parse_network(b'{"Network":"10.23.0.0/16","Backend":{"Type":"host-gw"}}')
 ME, PEER = parse_ip("192.168.77.11"), parse_ip("192.168.77.12")

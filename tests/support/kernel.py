@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from netstore.agent.ipv4 import Subnet, parse_ip
 from netstore.agent.kernel import Address, Link, News, NewsLostError, RouteNews
 from netstore.agent.routeplan import KernelRoute, Put
+from netstore.network.addresses import Subnet, parse_ip
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

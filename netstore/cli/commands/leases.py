@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from msgspec.json import decode
 
-from netstore.agent.ipv4 import Subnet, show_ip
-from netstore.agent.record import Lease, parse
 from netstore.cli.commands.invocation import node_at, refused
+from netstore.network.addresses import Subnet, show_ip
+from netstore.network.lease import Lease, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from netstore.agent.network import Network
     from netstore.client.v2 import Node, V2Client
+    from netstore.network.config import Network
 
 HEADINGS = ("SUBNET", "PUBLIC IP", "BACKEND", "TTL", "EXPIRES", "RESERVED", "PROBLEM")
 

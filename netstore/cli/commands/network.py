@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from netstore.agent.ipv4 import show_ip
-from netstore.agent.network import Network, NetworkError, parse_network, warnings
 from netstore.cli.commands.invocation import (
     MAX_INPUT_BYTES,
     Exit,
@@ -27,12 +25,14 @@ from netstore.cli.commands.invocation import (
 )
 from netstore.cli.commands.leases import listed, survey
 from netstore.cli.output import Form, Table, emit_value
+from netstore.network.addresses import show_ip
+from netstore.network.config import Network, NetworkError, parse_network, warnings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from netstore.agent.record import Lease
     from netstore.client.v2 import Answer, Node, V2Client
+    from netstore.network.lease import Lease
 
 NAMED_ORPHANS: Final = 3
 """How many orphans a refusal names before it only counts."""

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from netstore.agent.ipv4 import Subnet, is_unicast, parse_cidr, parse_ip, show_ip
-from netstore.agent.record import show_value
 from netstore.cli.commands import completion
 from netstore.cli.commands.invocation import (
     MAX_TTL,
@@ -28,12 +26,14 @@ from netstore.cli.commands.invocation import (
 from netstore.cli.commands.leases import HEADINGS, Record, listed, survey
 from netstore.cli.commands.network import checked
 from netstore.cli.output import Table
+from netstore.network.addresses import Subnet, is_unicast, parse_cidr, parse_ip, show_ip
+from netstore.network.lease import show_value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from netstore.agent.network import Network
     from netstore.client.v2 import Answer, V2Client
+    from netstore.network.config import Network
 
 LEASE_SECONDS: Final = 86_400
 """The life of a lease (flannel)."""

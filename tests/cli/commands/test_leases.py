@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.agent.ipv4 import Subnet
 from netstore.cli.commands.leases import survey
 from netstore.client.v2 import Node
+from netstore.network.addresses import Subnet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.agent.ipv4 import Subnet, parse_ip
-from netstore.agent.record import Lease, Skipped, parse, parse_key, show_value
+from netstore.network.addresses import Subnet, parse_ip
+from netstore.network.lease import Lease, Skipped, parse, parse_key, show_value
 
 KEY = "/coreos.com/network/subnets/10.23.79.0-24"
 SUBNET = Subnet(parse_ip("10.23.79.0"), 24)

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from netstore.agent.ipv4 import Subnet, is_unicast, parse_ip, show_ip
+from netstore.network.addresses import Subnet, is_unicast, parse_ip, show_ip
 
 LONGEST_LEASE: Final = 31
 """flannel reads the length into five bits: for it, a /32 key is no lease at all."""

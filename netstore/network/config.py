@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from netstore.agent.ipv4 import Subnet, parse_cidr, parse_ip, reserved, show_ip
 from netstore.errors import NetstoreError
+from netstore.network.addresses import Subnet, parse_cidr, parse_ip, reserved, show_ip
 
 LONGEST_NETWORK: Final = 28
 LONGEST_SUBNET: Final = 30

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from netstore.agent.ipv4 import Subnet
+from netstore.network.addresses import Subnet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from netstore.agent.network import Network
+    from netstore.network.config import Network
 
 CANDIDATES: Final = 100
 """Nodes that start together choose among this many free subnets (flannel), so few of them meet."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.agent.ipv4 import Subnet, is_unicast, parse_cidr, parse_ip, show_ip
+from netstore.network.addresses import Subnet, is_unicast, parse_cidr, parse_ip, show_ip
 
 ips = st.integers(0, 2**32 - 1)
 lengths = st.integers(0, 32)

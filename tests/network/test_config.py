@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.agent.ipv4 import Subnet, parse_ip, show_ip
-from netstore.agent.network import NetworkError, parse_network, warnings
+from netstore.network.addresses import Subnet, parse_ip, show_ip
+from netstore.network.config import NetworkError, parse_network, warnings
 
 HOST_GW = {"Type": "host-gw"}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.agent.allocator import free_subnets
-from netstore.agent.ipv4 import Subnet, parse_ip
-from netstore.agent.network import Network
+from netstore.network.addresses import Subnet, parse_ip
+from netstore.network.allocator import free_subnets
+from netstore.network.config import Network
 
 BASE = parse_ip("10.23.0.0")
 
