@@ -3,8 +3,8 @@
 The store is shared: whoever may write a lease names a subnet and a next hop, and every node would follow. So
 no lease is believed beyond what it is for. Refused, whatever the network config allows, is a lease that would
 take this node's traffic to anything but pods: its own addresses and networks, the next hops of its other
-routes, the store, other nodes, or ranges that are nobody's to route. Of two leases that overlap, the one that
-the network config describes is taken, and none where it describes neither.
+routes, the store, other nodes, or ranges that are nobody's to route. Leases that overlap each other are
+found by `network.overlaps`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from netstore.agent.routeplan import PROTOCOL
 from netstore.network.addresses import Subnet, reserved, show_ip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from netstore.agent.kernel import Address, Link
     from netstore.agent.routeplan import KernelRoute
@@ -98,22 +98,3 @@ def objection(lease: Lease, network: Network, own: Subnet | None, own_ip: int, g
         if subnet.holds(ip):
             return f"{subnet} holds {what}"
     return None
-
-
-def conflicts(leases: Mapping[str, Lease], network: Network) -> dict[str, str]:
-    """By its name, why a lease is refused for what the others are: it overlaps one with a better right.
-    O(n log n).
-    """
-    found: dict[str, str] = {}
-    around: list[tuple[str, Subnet]] = []
-    for name, lease in sorted(leases.items(), key=lambda item: (*item[1].subnet, item[0])):
-        subnet = lease.subnet
-        while around and not around[-1][1].covers(subnet):
-            around.pop()
-        for other, larger in around:
-            if larger == subnet or not network.fits(subnet):
-                found.setdefault(name, f"{subnet} overlaps the lease {other}")
-            if larger != subnet and not network.fits(larger):
-                found.setdefault(other, f"{larger} overlaps the lease {name}")
-        around.append((name, subnet))
-    return found

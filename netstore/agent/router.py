@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from netstore.agent.admission import conflicts, objection
+from netstore.agent.admission import objection
 from netstore.agent.backend import REPAIR_INTERVAL
 from netstore.agent.journal import Roll
 from netstore.agent.site import revisit
 from netstore.errors import NetstoreError
+from netstore.network.overlaps import conflicts
 
 if TYPE_CHECKING:
     from netstore.agent.backend import Host, Wanted

@@ -24,6 +24,14 @@ def parse_ip(text: str) -> int:
     return a << 24 | b << 16 | c << 8 | d
 
 
+def parse_host_ip(text: str) -> int:
+    """The address of a dotted quad that a host can have. ValueError for anything else."""
+    ip = parse_ip(text)
+    if not is_unicast(ip):
+        raise ValueError(f"{text} is not an address of a host")
+    return ip
+
+
 def show_ip(ip: int) -> str:
     """The dotted quad of an address."""
     return f"{ip >> 24}.{ip >> 16 & 255}.{ip >> 8 & 255}.{ip & 255}"
@@ -49,6 +57,14 @@ class Subnet(NamedTuple):
     def around(cls, ip: int, length: int) -> Subnet:
         """The subnet of that length that holds the address."""
         return cls(ip & _MASKS[length], length)
+
+    @classmethod
+    def exact(cls, base: int, length: int) -> Subnet:
+        """The subnet of that length that begins at the address. ValueError if the address has host bits."""
+        subnet = cls.around(base, length)
+        if subnet.base != base:
+            raise ValueError(f"the address has host bits; the subnet is {subnet}")
+        return subnet
 
     @property
     def size(self) -> int:

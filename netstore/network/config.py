@@ -22,6 +22,9 @@ LEAST_SPLIT: Final = 2
 
 MAX_DOCUMENT_BYTES: Final = 256 * 1024
 
+DEFAULT_PREFIX: Final = "/coreos.com/network"
+"""The key under which flannel keeps a network: the document at `config`, the leases in folder `subnets`."""
+
 DEFAULT_BACKEND: Final = "udp"
 """What flannel takes when the document has no Backend at all, whatever its manual says."""
 
@@ -79,6 +82,16 @@ class Network(msgspec.Struct, frozen=True):
     def fits(self, subnet: Subnet) -> bool:
         """Whether a node may hold this subnet under this document (flannel: a compatible lease)."""
         return subnet.length == self.subnet_len and self.subnet_min <= subnet.base <= self.subnet_max
+
+    def misfit(self, subnet: Subnet) -> str | None:
+        """Why the subnet does not fit, or None if it does."""
+        if not self.network.covers(subnet):
+            return f"not in the network {self.network}"
+        if subnet.length != self.subnet_len:
+            return f"SubnetLen is {self.subnet_len}"
+        if not self.fits(subnet):
+            return f"not between {show_ip(self.subnet_min)} and {show_ip(self.subnet_max)}"
+        return None
 
 
 def parse_network(text: bytes) -> Network:

@@ -12,10 +12,13 @@ from typing import Final
 
 import msgspec
 
-from netstore.network.addresses import Subnet, is_unicast, parse_ip, show_ip
+from netstore.network.addresses import Subnet, parse_host_ip, parse_ip, show_ip
 
 LONGEST_LEASE: Final = 31
 """flannel reads the length into five bits: for it, a /32 key is no lease at all."""
+
+DEFAULT_TTL: Final = 86_400
+"""Seconds that a lease lives without being renewed, unless the agent is configured otherwise (flannel)."""
 
 MAX_VALUE_BYTES: Final = 64 * 1024
 
@@ -60,10 +63,7 @@ def parse_key(name: str) -> Subnet:
     length = int(match[2])
     if length > LONGEST_LEASE:
         raise ValueError(f"length {length} is above {LONGEST_LEASE}")
-    subnet = Subnet.around(ip, length)
-    if subnet.base != ip:
-        raise ValueError(f"the address has host bits; the subnet would be {subnet.key}")
-    return subnet
+    return Subnet.exact(ip, length)
 
 
 def parse(key: str, value: str | None) -> Lease | Skipped:
@@ -88,9 +88,10 @@ def _lease(subnet: Subnet, value: str) -> Lease:
         raise ValueError(f"the value is not a lease: {error}") from None
     if not given.public_ip:
         raise ValueError("the value has no PublicIP")
-    public_ip = parse_ip(given.public_ip)
-    if not is_unicast(public_ip):
-        raise ValueError(f"PublicIP {given.public_ip} is not an address of a host")
+    try:
+        public_ip = parse_host_ip(given.public_ip)
+    except ValueError as error:
+        raise ValueError(f"PublicIP: {error}") from None
     data = bytes(given.backend_data)
     return Lease(subnet, public_ip, given.backend_type or "", None if data in (b"", b"null") else data)
 

@@ -19,6 +19,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from netstore.limits import SMALLEST
+from netstore.network.config import DEFAULT_PREFIX
+from netstore.network.lease import DEFAULT_TTL
 from netstore.ops.layered import (
     BadSetting,
     Choice,
@@ -765,7 +767,7 @@ class AgentConfig:
     )
     prefix: str = setting(
         Text("give a key as /name/name, without . and .. and a slash at its end", _PREFIX, "KEY"),
-        "/coreos.com/network",
+        DEFAULT_PREFIX,
         "Key under which the network keeps its config and its leases.",
         flags=("etcd-prefix",),
         variables=("FLANNELD_ETCD_PREFIX",),
@@ -849,7 +851,7 @@ class AgentConfig:
     )
     lease_ttl: int = setting(
         Whole(2, 365 * 86_400, "seconds"),
-        86_400,
+        DEFAULT_TTL,
         "Seconds that a lease lives without being renewed.",
     )
     healthz_ip: str = setting(

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
-from hypothesis import given
-from hypothesis import strategies as st
-
-from netstore.agent.admission import conflicts, ground, objection
+from netstore.agent.admission import ground, objection
 from netstore.agent.kernel import Address, Link
 from netstore.agent.routeplan import KernelRoute
 from netstore.network.addresses import Subnet, parse_ip, reserved
@@ -95,47 +90,5 @@ def test_reserved_ranges_are_refused_whatever_the_network_is() -> None:
         assert objection(Lease(subnet, OWN_IP + 1), everything, OWN, OWN_IP, GROUND) is not None
 
 
-def test_of_two_that_overlap_the_one_that_fits_the_network_is_taken() -> None:
-    found = conflicts(
-        {
-            "fits": lease("10.5.5.0/24"),
-            "more specific": lease("10.5.5.0/25"),
-            "larger": lease("10.5.0.0/16"),
-            "apart": lease("10.6.5.0/24"),
-        },
-        NETWORK,
-    )
-    assert found == {
-        "more specific": "10.5.5.0/25 overlaps the lease larger",
-        "larger": "10.5.0.0/16 overlaps the lease fits",
-    }
-
-
-def test_of_two_that_do_not_fit_none_is_taken_and_of_two_names_for_one_subnet_the_first() -> None:
-    assert set(conflicts({"a": lease("10.5.0.0/22"), "b": lease("10.5.1.0/25")}, NETWORK)) == {"a", "b"}
-    assert set(conflicts({"a": lease("10.5.1.0/24"), "a&fd00::-64": lease("10.5.1.0/24")}, NETWORK)) == {
-        "a&fd00::-64"
-    }
-
-
 def test_a_node_whose_address_is_in_the_network_is_refused() -> None:
     assert "where no node is" in told("10.23.6.0/24", "10.5.5.7")
-
-
-@given(st.lists(st.tuples(st.integers(0, 2**9 - 1), st.integers(22, 27)), max_size=12, unique=True))
-def test_what_is_admitted_never_overlaps(drawn: list[tuple[int, int]]) -> None:
-    base = parse_ip("10.5.0.0")
-    leases = {
-        f"{number}": Lease(Subnet.around(base + place * 8, length), OWN_IP + 1)
-        for number, (place, length) in enumerate(drawn)
-    }
-    refused = conflicts(leases, NETWORK)
-    admitted = [each for name, each in leases.items() if name not in refused]
-    for one, other in combinations(admitted, 2):
-        assert not one.subnet.overlaps(other.subnet)
-    for name, each in leases.items():
-        others = [other for key, other in leases.items() if key != name]
-        if not any(each.subnet.overlaps(other.subnet) for other in others):
-            assert name not in refused
-        if NETWORK.fits(each.subnet) and not any(other.subnet == each.subnet for other in others):
-            assert name not in refused

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.network.addresses import Subnet, is_unicast, parse_cidr, parse_ip, show_ip
+from netstore.network.addresses import Subnet, is_unicast, parse_cidr, parse_host_ip, parse_ip, show_ip
 
 ips = st.integers(0, 2**32 - 1)
 lengths = st.integers(0, 32)
@@ -73,3 +73,21 @@ def test_a_host_address_is_one_the_library_would_route(ip: int) -> None:
     address = IPv4Address(ip)
     special = address.is_multicast or address.is_loopback or address.is_reserved
     assert is_unicast(ip) == (not special and ip >> 24 != 0)
+
+
+@given(ips)
+def test_a_host_address_is_unicast(ip: int) -> None:
+    if is_unicast(ip):
+        assert parse_host_ip(show_ip(ip)) == ip
+    else:
+        with pytest.raises(ValueError, match="not an address of a host"):
+            parse_host_ip(show_ip(ip))
+
+
+@given(ips, lengths)
+def test_an_exact_subnet_has_no_host_bits(ip: int, length: int) -> None:
+    subnet = Subnet.around(ip, length)
+    assert Subnet.exact(subnet.base, length) == subnet
+    if subnet.base != ip:
+        with pytest.raises(ValueError, match=f"host bits; the subnet is {subnet}"):
+            Subnet.exact(ip, length)

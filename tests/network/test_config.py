@@ -119,6 +119,8 @@ def test_every_subnet_from_min_to_max_fits_and_no_other(prefix: int, more: int, 
     outside = Subnet.around(ip, length)
     if not base.covers(outside):
         assert not network.fits(outside)
+    for subnet in (inside, outside, Subnet.around(ip, length - 1), Subnet.around(inside.base, length + 1)):
+        assert (network.misfit(subnet) is None) == network.fits(subnet)
 
 
 @given(st.binary(max_size=200))

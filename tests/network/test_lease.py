@@ -45,7 +45,7 @@ def test_a_dual_stack_key_gives_its_ipv4_part() -> None:
     ("name", "reason"),
     [
         ("10.23.79.7-32", "above 31"),
-        ("10.23.79.7-24", "would be 10.23.79.0-24"),
+        ("10.23.79.7-24", "the subnet is 10.23.79.0/24"),
         ("10.23.79.0-33", "above 31"),
         ("10.23.79.0", "not A.B.C.D-LEN"),
         ("10.23.79.0-24x", "not A.B.C.D-LEN"),

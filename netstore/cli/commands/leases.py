@@ -10,6 +10,7 @@ from msgspec.json import decode
 from netstore.cli.commands.invocation import node_at, refused
 from netstore.network.addresses import Subnet, show_ip
 from netstore.network.lease import Lease, parse
+from netstore.network.overlaps import nested
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -140,29 +141,19 @@ def survey(nodes: Iterable[Node], network: Network | None) -> list[Record]:
 
 
 def _misfits(lease: Lease, network: Network) -> list[str]:
-    misfits = []
-    if not network.network.covers(lease.subnet):
-        misfits.append(f"not in the network {network.network}")
-    elif lease.subnet.length != network.subnet_len:
-        misfits.append(f"SubnetLen is {network.subnet_len}")
-    elif not network.fits(lease.subnet):
-        misfits.append(f"not between {show_ip(network.subnet_min)} and {show_ip(network.subnet_max)}")
+    misfit = network.misfit(lease.subnet)
+    misfits = [] if misfit is None else [misfit]
     if lease.backend_type and lease.backend_type != network.backend_type:
         misfits.append(f"BackendType is not {network.backend_type}")
     return misfits
 
 
 def _overlaps(ordered: Sequence[Subnet]) -> dict[int, Subnet]:
-    """For each subnet that shares addresses with another one its place and the other; `ordered` is sorted.
-
-    Subnets nest or are apart, so an earlier one that reaches this far covers it.
-    """
+    """For each subnet that shares addresses with another one its place and the other; `ordered` is sorted."""
     shared: dict[int, Subnet] = {}
-    outer = 0
-    for place in range(1, len(ordered)):
-        if ordered[place].base <= ordered[outer].last:
-            shared[place] = ordered[outer]
-            shared.setdefault(outer, ordered[place])
-        else:
-            outer = place
+    for subnet, place, covering in nested((subnet, place) for place, subnet in enumerate(ordered)):
+        if covering:
+            outermost, outer_place = covering[0]
+            shared[place] = outermost
+            shared.setdefault(outer_place, subnet)
     return shared

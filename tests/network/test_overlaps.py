@@ -1,0 +1,75 @@
+"""Leases that overlap: which one is accepted, and that the accepted ones are disjoint."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.network.addresses import Subnet, parse_cidr, parse_ip
+from netstore.network.config import parse_network
+from netstore.network.lease import Lease
+from netstore.network.overlaps import conflicts, nested
+
+NETWORK = parse_network(b'{"Network":"10.0.0.0/9","SubnetLen":24,"Backend":{"Type":"host-gw"}}')
+NODE = parse_ip("192.168.77.12")
+
+
+def lease(cidr: str) -> Lease:
+    return Lease(Subnet.exact(*parse_cidr(cidr)), NODE)
+
+
+def test_of_two_that_overlap_the_one_that_fits_the_network_is_taken() -> None:
+    found = conflicts(
+        {
+            "fits": lease("10.5.5.0/24"),
+            "more specific": lease("10.5.5.0/25"),
+            "larger": lease("10.5.0.0/16"),
+            "apart": lease("10.6.5.0/24"),
+        },
+        NETWORK,
+    )
+    assert found == {
+        "more specific": "10.5.5.0/25 overlaps the lease larger",
+        "larger": "10.5.0.0/16 overlaps the lease fits",
+    }
+
+
+def test_of_two_that_do_not_fit_none_is_taken_and_of_two_names_for_one_subnet_the_first() -> None:
+    assert set(conflicts({"a": lease("10.5.0.0/22"), "b": lease("10.5.1.0/25")}, NETWORK)) == {"a", "b"}
+    assert set(conflicts({"a": lease("10.5.1.0/24"), "a&fd00::-64": lease("10.5.1.0/24")}, NETWORK)) == {
+        "a&fd00::-64"
+    }
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**9 - 1), st.integers(22, 27)), max_size=12, unique=True))
+def test_what_is_admitted_never_overlaps(drawn: list[tuple[int, int]]) -> None:
+    base = parse_ip("10.5.0.0")
+    leases = {
+        f"{number}": Lease(Subnet.around(base + place * 8, length), NODE)
+        for number, (place, length) in enumerate(drawn)
+    }
+    refused = conflicts(leases, NETWORK)
+    admitted = [each for name, each in leases.items() if name not in refused]
+    for one, other in combinations(admitted, 2):
+        assert not one.subnet.overlaps(other.subnet)
+    for name, each in leases.items():
+        others = [other for key, other in leases.items() if key != name]
+        if not any(each.subnet.overlaps(other.subnet) for other in others):
+            assert name not in refused
+        if NETWORK.fits(each.subnet) and not any(other.subnet == each.subnet for other in others):
+            assert name not in refused
+
+
+subnets = st.builds(Subnet.around, st.integers(0x0A000000, 0x0A0000FF), st.integers(22, 31))
+
+
+@given(st.lists(subnets, max_size=20))
+def test_each_subnet_comes_with_all_earlier_ones_that_cover_it(drawn: list[Subnet]) -> None:
+    ordered = sorted(drawn)
+    for position, (subnet, label, covering) in enumerate(nested((each, None) for each in ordered)):
+        assert (subnet, label) == (ordered[position], None)
+        earlier = [each for each in ordered[:position] if each.covers(subnet)]
+        assert {each for each, _ in covering} == set(earlier)
+        assert [each for each, _ in covering] == sorted(each for each, _ in covering)
