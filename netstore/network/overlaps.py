@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def nested(ordered: Iterable[tuple[Subnet, T]]) -> Iterator[tuple[Subnet, T, list[tuple[Subnet, T]]]]:
-    """Each subnet and its label, with the earlier ones that cover it, outermost first.
+    """Each subnet and its label, with the earlier ones that cover it, outermost first, equal ones once.
 
     `ordered` ascends by subnet. Subnets that overlap are nested, so whatever overlaps a subnet is either in
     its list or has the subnet in its own. The list is valid until the next step.
@@ -25,7 +25,8 @@ def nested(ordered: Iterable[tuple[Subnet, T]]) -> Iterator[tuple[Subnet, T, lis
         while covering and not covering[-1][0].covers(subnet):
             covering.pop()
         yield subnet, label, covering
-        covering.append((subnet, label))
+        if not covering or covering[-1][0] != subnet:
+            covering.append((subnet, label))
 
 
 def conflicts(leases: Mapping[str, Lease], network: Network) -> dict[str, str]:

@@ -72,4 +72,22 @@ def test_each_subnet_comes_with_all_earlier_ones_that_cover_it(drawn: list[Subne
         assert (subnet, label) == (ordered[position], None)
         earlier = [each for each in ordered[:position] if each.covers(subnet)]
         assert {each for each, _ in covering} == set(earlier)
-        assert [each for each, _ in covering] == sorted(each for each, _ in covering)
+        assert [each for each, _ in covering] == sorted({each for each, _ in covering})
+
+
+def test_many_names_for_one_subnet_cost_no_more_than_as_many_subnets() -> None:
+    comparisons = 0
+
+    class Counted(Subnet):
+        def __eq__(self, other: object) -> bool:
+            nonlocal comparisons
+            comparisons += 1
+            return super().__eq__(other)
+
+        __hash__ = Subnet.__hash__
+
+    names = {f"10.5.1.0-24&fd00:{number:x}::-64": number for number in range(1000)}
+    leases = {name: Lease(Counted(parse_ip("10.5.1.0"), 24), NODE) for name in names}
+    found = conflicts(leases, NETWORK)
+    assert len(found) == len(leases) - 1
+    assert comparisons < 50 * len(leases)
