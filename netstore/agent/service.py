@@ -19,13 +19,13 @@ import trio
 
 from netstore.agent import envfile
 from netstore.agent.health import Health
-from netstore.agent.journal import Journal
-from netstore.agent.keeper import Keeper
-from netstore.agent.leaseplan import Tenure
-from netstore.agent.mirror import Mirror
-from netstore.agent.router import Router
-from netstore.agent.site import survey
-from netstore.agent.tenant import Tenant
+from netstore.agent.leaseholder import Tenant
+from netstore.agent.leasestate import Tenure
+from netstore.agent.leasewatcher import Mirror
+from netstore.agent.localnode import survey
+from netstore.agent.problems import Journal
+from netstore.agent.reconciler import Keeper
+from netstore.agent.routeprogrammer import Router
 from netstore.client.v2 import V2Client
 from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from netstore.agent.journal import Log
     from netstore.agent.kernel import Kernel
-    from netstore.agent.site import Site
+    from netstore.agent.localnode import Site
+    from netstore.agent.problems import Log
     from netstore.network.addresses import Subnet
     from netstore.ops.config import AgentConfig
 

@@ -233,7 +233,7 @@ class FakeStore:
 
 
 class Pages:
-    """A log that keeps what it is told (`agent.journal.Log`)."""
+    """A log that keeps what it is told (`agent.problems.Log`)."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, dict[str, object]]] = []

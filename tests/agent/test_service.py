@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from netstore.agent.kernel import Address, Link
-from netstore.agent.mirror import GRACE
+from netstore.agent.leasewatcher import GRACE
 from netstore.agent.routeplan import KernelRoute
 from netstore.agent.service import Agent
 from netstore.network.addresses import Subnet, parse_ip

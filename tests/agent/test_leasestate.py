@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from netstore.agent.leaseplan import (
+from netstore.agent.leasestate import (
     Choose,
     Create,
     Discard,

@@ -27,7 +27,7 @@ from netstore.network.lease import Lease, parse
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.agent.journal import Journal
+    from netstore.agent.problems import Journal
     from netstore.client.v2 import Answer, Node, V2Client
     from netstore.network.lease import Skipped
     from netstore.seams import Entropy

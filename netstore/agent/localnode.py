@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from netstore.agent.admission import Ground, ground
 from netstore.agent.backend import Backend, Host, Prepared, find
 from netstore.agent.interface import Wishes, choose
+from netstore.agent.leasefilter import Ground, ground
 from netstore.client.v2 import KEY_NOT_FOUND, V2Client, V2Error
 from netstore.network.addresses import parse_ip, show_ip
 from netstore.network.config import Network, NetworkError, parse_network

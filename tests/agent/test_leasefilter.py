@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from netstore.agent.admission import ground, objection
 from netstore.agent.kernel import Address, Link
+from netstore.agent.leasefilter import ground, objection
 from netstore.agent.routeplan import KernelRoute
 from netstore.network.addresses import Subnet, parse_ip, reserved
 from netstore.network.config import parse_network

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from netstore.agent.leaseplan import Choose, Create, Discard, Entry, Full, Look, Overwrite, Rest, choose
+from netstore.agent.leasestate import Choose, Create, Discard, Entry, Full, Look, Overwrite, Rest, choose
 from netstore.client.v2 import COMPARE_FAILED, KEY_EXISTS, KEY_NOT_FOUND, ClientError, V2Error
 from netstore.network.addresses import show_ip
 from netstore.network.lease import Lease, parse
@@ -16,9 +16,9 @@ from netstore.network.lease import Lease, parse
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from netstore.agent.journal import Journal
-    from netstore.agent.leaseplan import Tenure
-    from netstore.agent.mirror import Mirror
+    from netstore.agent.leasestate import Tenure
+    from netstore.agent.leasewatcher import Mirror
+    from netstore.agent.problems import Journal
     from netstore.client.v2 import V2Client
     from netstore.network.addresses import Subnet
     from netstore.network.config import Network

@@ -11,8 +11,8 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from netstore.agent.journal import Journal
-from netstore.agent.mirror import GRACE, PAUSES, POLL, RELIST, Mirror
+from netstore.agent.leasewatcher import GRACE, PAUSES, POLL, RELIST, Mirror
+from netstore.agent.problems import Journal
 from netstore.client.v2 import V2Client, V2Error
 from tests.agent.chance import Lowest
 from tests.agent.fake_store import PREFIX, FakeStore, Pages

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from netstore.agent.admission import objection
 from netstore.agent.backend import REPAIR_INTERVAL
-from netstore.agent.journal import Roll
-from netstore.agent.site import revisit
+from netstore.agent.leasefilter import objection
+from netstore.agent.localnode import revisit
+from netstore.agent.problems import Roll
 from netstore.errors import NetstoreError
 from netstore.network.overlaps import conflicts
 
 if TYPE_CHECKING:
     from netstore.agent.backend import Host, Wanted
-    from netstore.agent.journal import Journal
-    from netstore.agent.keeper import Keeper
     from netstore.agent.kernel import Kernel
-    from netstore.agent.mirror import Mirror
-    from netstore.agent.site import Site
-    from netstore.agent.tenant import Tenant
+    from netstore.agent.leaseholder import Tenant
+    from netstore.agent.leasewatcher import Mirror
+    from netstore.agent.localnode import Site
+    from netstore.agent.problems import Journal
+    from netstore.agent.reconciler import Keeper
     from netstore.network.addresses import Subnet
     from netstore.network.lease import Lease
     from netstore.ops.config import AgentConfig

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.agent.keeper import MAX_QUEUED, Keeper
 from netstore.agent.kernel import Address, Link, News
+from netstore.agent.reconciler import MAX_QUEUED, Keeper
 from netstore.agent.routeplan import BOOT, Drop, KernelRoute, Put, Route
 from netstore.network.addresses import Subnet, parse_ip
 from tests.support.kernel import ETH0, FakeKernel

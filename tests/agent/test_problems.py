@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netstore.agent.journal import MAX_LINES, MAX_TOPICS, Journal, Roll
+from netstore.agent.problems import MAX_LINES, MAX_TOPICS, Journal, Roll
 from tests.agent.fake_store import Pages
 
 
