@@ -1,6 +1,7 @@
-"""subnet.env: how flannel's CNI plugin, mk-docker-opts and the next start of the agent learn the subnet.
+"""The file subnet.env, from which flannel's CNI plugin, mk-docker-opts and the agent's next start learn the
+subnet.
 
-Names, order and form are flannel's. A reader sees the old file or the new one, never a part.
+Names, order and format are flannel's. The file is replaced atomically.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ MAX_FILE_BYTES: Final = 64 * 1024
 
 
 def content(network: Subnet, subnet: Subnet, mtu: int) -> str:
-    """The file's text. FLANNEL_SUBNET is the first address of the subnet, with its length."""
+    """The text of the file. FLANNEL_SUBNET is the first host address of the subnet with the prefix length."""
     return (
         f"FLANNEL_NETWORK={network}\n"
         f"FLANNEL_SUBNET={show_ip(subnet.base + 1)}/{subnet.length}\n"
@@ -28,7 +29,7 @@ def content(network: Subnet, subnet: Subnet, mtu: int) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace the file, mode 0644, making its folder (0755) if need be. OSError if that fails."""
+    """Replace the file (mode 0644); creates its folder (0755) if there is none. OSError if that fails."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -43,9 +44,7 @@ def write(path: Path, text: str) -> None:
 
 
 def read(path: Path) -> tuple[Subnet | None, Subnet | None]:
-    """Network and own subnet of an earlier run; None for what the file does not tell. A broken file tells
-    nothing.
-    """
+    """Network and own subnet written by an earlier run; None for each that is absent or invalid."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_FILE_BYTES).decode("utf-8", "replace")

@@ -1,10 +1,10 @@
-"""Which leases of others become routes on this node. Pure.
+"""Which leases of other nodes may become routes on this node. Pure.
 
-The store is shared: whoever may write a lease names a subnet and a next hop, and every node would follow. So
-no lease is believed beyond what it is for. Refused, whatever the network config allows, is a lease that would
-take this node's traffic to anything but pods: its own addresses and networks, the next hops of its other
-routes, the store, other nodes, or ranges that are nobody's to route. Leases that overlap each other are
-found by `network.overlaps`.
+Everybody who may write to the store can write a lease with any subnet and any next hop, and all nodes would
+follow it. So a lease is accepted only for what leases are for. Whatever the network config allows, a lease is
+rejected if its route would divert other traffic of this node: to its own addresses and networks, the next
+hops of its other routes, the store or other nodes, or to addresses that are never routed. Leases that overlap
+each other are found by `network.overlaps`.
 """
 
 from __future__ import annotations
@@ -20,81 +20,84 @@ if TYPE_CHECKING:
     from netstore.agent.kernel import Address, Link
     from netstore.agent.routeplan import KernelRoute
     from netstore.network.config import Network
-    from netstore.network.lease import Lease
+    from netstore.network.lease import SubnetLease
 
-LARGEST_TIMES: Final = 8
-"""How many bits shorter than SubnetLen a lease may be: nodes keep subnets of an earlier, larger SubnetLen for
-a while, and none that is 256 times as large was ever one node's.
+MAX_EXTRA_BITS: Final = 8
+"""How many bits shorter than SubnetLen a lease's prefix may be. Nodes keep subnets of an earlier, shorter
+SubnetLen for a while, but no node ever had a subnet more than 256 times as large.
 """
 
 
-class Ground(NamedTuple):
-    """What of this node, and of what it depends on, no lease may take over.
+class ProtectedAddresses(NamedTuple):
+    """Addresses of this node and of what it depends on, for which no lease may make a route.
 
-    `networks` are the networks of its interfaces with the interface's name; `places` are single addresses,
-    each with what it is. `own` are the node's own addresses.
+    `own` are the node's addresses, `networks` the networks of its interfaces with the interface's name,
+    `single` single addresses with a description of each.
     """
 
     own: frozenset[int] = frozenset()
     networks: tuple[tuple[Subnet, str], ...] = ()
-    places: tuple[tuple[int, str], ...] = ()
+    single: tuple[tuple[int, str], ...] = ()
 
 
-def ground(
+def protected_addresses(
     network: Network,
     links: Iterable[Link],
     addresses: Sequence[Address],
     routes: Iterable[KernelRoute],
-    stores: Iterable[int],
-) -> Ground:
-    """What the kernel says, as far as it matters here. `stores` are the addresses of the store.
+    store_ips: Iterable[int],
+) -> ProtectedAddresses:
+    """The addresses to protect, from the kernel's tables and the addresses of the store.
 
-    An interface whose network holds the whole pod network does not count as a network: hosts with a wide
-    netmask are common, and what of it is used by nodes shows in their addresses.
+    An interface network that covers the whole pod network is left out: hosts with a wide netmask are common,
+    and protecting it would reject every lease. The addresses that nodes use in it are protected one by one.
     """
-    names = {link.number: link.name for link in links}
+    names = {link.ifindex: link.name for link in links}
     networks = {
-        (Subnet.around(each.ip, each.length), names.get(each.link, f"interface {each.link}"))
+        (Subnet.around(each.ip, each.length), names.get(each.ifindex, f"interface {each.ifindex}"))
         for each in addresses
     }
-    places = {each.ip: f"this node's own address {show_ip(each.ip)}" for each in addresses}
+    single = {each.ip: f"this node's own address {show_ip(each.ip)}" for each in addresses}
     for route in routes:
         if route.gateway and route.protocol != PROTOCOL:
-            places.setdefault(
+            single.setdefault(
                 route.gateway, f"the next hop {show_ip(route.gateway)} of the route to {route.subnet}"
             )
-    for ip in stores:
-        places.setdefault(ip, f"the store's address {show_ip(ip)}")
-    return Ground(
+    for ip in store_ips:
+        single.setdefault(ip, f"the store's address {show_ip(ip)}")
+    return ProtectedAddresses(
         frozenset(each.ip for each in addresses),
         tuple(sorted(each for each in networks if not each[0].covers(network.network))),
-        tuple(sorted(places.items())),
+        tuple(sorted(single.items())),
     )
 
 
-def objection(lease: Lease, network: Network, own: Subnet | None, own_ip: int, ground: Ground) -> str | None:
-    """Why this node should make no route for the lease, looked at alone, or None. `own` is the node's own
-    subnet. O(interfaces).
+def rejection(
+    lease: SubnetLease, network: Network, own: Subnet | None, own_ip: int, protected: ProtectedAddresses
+) -> str | None:
+    """Why this node should make no route for the lease, or None; other leases are not considered.
+
+    `own` is the node's own subnet, `own_ip` its PublicIP. O(interfaces).
     """
     subnet, public_ip = lease.subnet, lease.public_ip
     if not network.network.covers(subnet):
         return f"{subnet} is not in the network {network.network}"
     if own is not None and own.overlaps(subnet):
         return f"{subnet} overlaps this node's own subnet {own}"
-    if public_ip == own_ip or public_ip in ground.own:
+    if public_ip == own_ip or public_ip in protected.own:
         return f"PublicIP {show_ip(public_ip)} is this node's own"
     if network.network.holds(public_ip):
-        return f"PublicIP {show_ip(public_ip)} is in the network {network.network}, where no node is"
+        return f"PublicIP {show_ip(public_ip)} is in the pod network {network.network}, which has no nodes"
     if (what := reserved(subnet)) is not None:
-        return f"{subnet} holds {what}"
-    if subnet.length < network.subnet_len - LARGEST_TIMES:
+        return f"{subnet} contains {what}"
+    if subnet.length < network.subnet_len - MAX_EXTRA_BITS:
         return f"{subnet} is far larger than the network's subnets, which are /{network.subnet_len}"
-    for taken, name in ground.networks:
+    for taken, name in protected.networks:
         if taken.overlaps(subnet):
             return f"{subnet} overlaps the network {taken} of {name}"
         if taken.length < 31 and public_ip in (taken.base, taken.last):
-            return f"PublicIP {show_ip(public_ip)} is not a host's: {taken} of {name} begins or ends there"
-    for ip, what in ground.places:
+            return f"PublicIP {show_ip(public_ip)} is the network or broadcast address of {taken} on {name}"
+    for ip, what in protected.single:
         if subnet.holds(ip):
-            return f"{subnet} holds {what}"
+            return f"{subnet} contains {what}"
     return None

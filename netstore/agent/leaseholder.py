@@ -1,5 +1,5 @@
-"""Holds this node's own lease in the store: carries out what `leaseplan` says and reports back what became of
-it.
+"""Holds this node's subnet lease in the store: carries out the actions of `leasestate` and reports their
+outcome to it.
 """
 
 from __future__ import annotations
@@ -8,210 +8,228 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from netstore.agent.leasestate import Choose, Create, Discard, Entry, Full, Look, Overwrite, Rest, choose
+from netstore.agent.leasestate import (
+    ChooseSubnet,
+    Create,
+    Discard,
+    NetworkFull,
+    Overwrite,
+    ReadBack,
+    StoredLease,
+    Wait,
+    choose_subnet,
+)
 from netstore.client.v2 import COMPARE_FAILED, KEY_EXISTS, KEY_NOT_FOUND, ClientError, V2Error
 from netstore.network.addresses import show_ip
-from netstore.network.lease import Lease, parse
+from netstore.network.lease import SubnetLease, parse_lease
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from netstore.agent.leasestate import Tenure
-    from netstore.agent.leasewatcher import Mirror
-    from netstore.agent.problems import Journal
+    from netstore.agent.leasestate import LeaseState
+    from netstore.agent.leasewatcher import LeaseWatcher
+    from netstore.agent.problems import ProblemLog
     from netstore.client.v2 import V2Client
     from netstore.network.addresses import Subnet
     from netstore.network.config import Network
     from netstore.seams import Entropy
 
-RETRY: Final = 1.0
-"""Seconds between attempts to find a subnet while there is none, and to say which one is held."""
+RETRY_DELAY: Final = 1.0
+"""Seconds between attempts to get a subnet, and between calls of `on_held` that returned False."""
 
-RACE_PAUSE: Final = 0.2
-"""Longest pause, in seconds, after another node took the subnet that was chosen."""
+MAX_RACE_DELAY: Final = 0.2
+"""Maximum seconds to wait after another node took the chosen subnet first."""
 
-RACES: Final = 10
-"""Subnets lost to others in a row after which the pauses become `RETRY` (flannel gives up)."""
+MAX_RACES: Final = 10
+"""Subnets lost to other nodes in a row after which the delay becomes `RETRY_DELAY` (flannel gives up)."""
 
 
-class Tenant:
-    """The lease of one node. `settle` is told each subnet that is held; it returns False to be told again.
-    `avoid` gives the networks of this host, which no new subnet may overlap.
+class LeaseHolder:
+    """The lease of this node.
+
+    `on_held` is called with each subnet that is held, and again if it returned False. `avoid` returns the
+    networks of this host, which no new subnet may overlap.
     """
 
     def __init__(
         self,
         *,
         client: V2Client,
-        mirror: Mirror,
+        watcher: LeaseWatcher,
         network: Network,
-        tenure: Tenure,
-        journal: Journal,
+        state: LeaseState,
+        log: ProblemLog,
         entropy: Entropy,
-        settle: Callable[[Subnet], Awaitable[bool]],
+        on_held: Callable[[Subnet], Awaitable[bool]],
         avoid: Callable[[], Iterable[Subnet]] = tuple,
     ) -> None:
-        self.tenure = tenure
+        self.state = state
         self.subnet: Subnet | None = None
-        """The subnet this node uses: the one held, or held last until another one is granted."""
+        """The subnet this node uses: the one held, or the last one held until another is granted."""
         self._client = client
-        self._mirror = mirror
+        self._watcher = watcher
         self._network = network
-        self._journal = journal
+        self._log = log
         self._entropy = entropy
-        self._settle = settle
+        self._on_held = on_held
         self._avoid = avoid
         self._wake = trio.Event()
-        self._era = mirror.era
+        self._generation = watcher.generation
         self._races = 0
 
     async def run(self, former: Subnet | None) -> None:
-        """Hold a lease for ever. `former` is the subnet of an earlier run. The mirror's listing is fresh."""
-        listed, settled = True, True
+        """Hold a lease forever. `former` is the subnet of an earlier run. The watcher must have listed the
+        leases.
+        """
+        listed, accepted = True, True
         while True:
             self._wake = trio.Event()
-            action = self.tenure.next(trio.current_time())
-            if isinstance(action, Rest):
-                with trio.move_on_at(action.until if settled else trio.current_time() + RETRY):
+            action = self.state.next(trio.current_time())
+            if isinstance(action, Wait):
+                with trio.move_on_at(action.until if accepted else trio.current_time() + RETRY_DELAY):
                     await self._wake.wait()
-                if settled or not self.tenure.held:
+                if accepted or not self.state.held:
                     continue
-            elif isinstance(action, Choose):
-                pause = await self._acquire(self.subnet or former, listed=listed)
+            elif isinstance(action, ChooseSubnet):
+                delay = await self._acquire(self.subnet or former, listed=listed)
                 listed = False
-                if pause:
-                    with trio.move_on_after(pause):
+                if delay:
+                    with trio.move_on_after(delay):
                         await self._wake.wait()
             else:
                 await self._write(action)
-            if self.tenure.held and self.tenure.subnet is not None:
-                self.subnet = self.tenure.subnet
-                settled = await self._settle(self.subnet)
+            if self.state.held and self.state.subnet is not None:
+                self.subnet = self.state.subnet
+                accepted = await self._on_held(self.subnet)
 
-    def mirror_changed(self) -> None:
-        """The mirror has news; this node's own key may be among them."""
-        tenure = self.tenure
-        if self._era != self._mirror.era:
-            self._era = self._mirror.era
-            tenure.restart()
-        subnet = tenure.subnet
+    def leases_changed(self) -> None:
+        """The watcher's leases changed; this node's own may be among them."""
+        state = self.state
+        if self._generation != self._watcher.generation:
+            self._generation = self._watcher.generation
+            state.store_replaced()
+        subnet = state.subnet
         if subnet is None:
-            if self._is_waiting_for_room:
+            if self._is_network_full:
                 self._wake.set()
             return
-        held, now = tenure.held, trio.current_time()
-        seen = self._mirror.entries.get(subnet.key)
+        held, now = state.held, trio.current_time()
+        seen = self._watcher.entries.get(subnet.lease_name)
         if seen is None:
-            tenure.missing(self._mirror.index, now)
+            state.missing(self._watcher.index, now)
         else:
-            lease = self._mirror.leases.get(subnet.key)
-            tenure.observed(lease, seen.value or "", seen.modified, seen.ttl, now)
-        self._tell(subnet, held=held)
+            lease = self._watcher.leases.get(subnet.lease_name)
+            state.observed(lease, seen.value or "", seen.modified, seen.ttl, now)
+        self._log_loss(subnet, held=held)
         self._wake.set()
 
-    def publish(self, own_ip: int, value: str) -> None:
-        """The lease says this from now on."""
-        self.tenure.publish(own_ip, value, trio.current_time())
+    def set_value(self, own_ip: int, value: str) -> None:
+        """Set what the lease says."""
+        self.state.set_value(own_ip, value, trio.current_time())
         self._wake.set()
 
     async def release(self) -> None:
-        """Give the lease back, unless it is a reservation. ClientError if the store cannot be told."""
-        tenure = self.tenure
-        if tenure.subnet is None or not tenure.held or tenure.permanent:
+        """Delete the lease, unless it is a reservation. ClientError if the store cannot be reached."""
+        state = self.state
+        if state.subnet is None or not state.held or state.permanent:
             return
         try:
-            await self._client.compare_and_delete(self._key(tenure.subnet), prev_index=tenure.index)
+            await self._client.compare_and_delete(self._key(state.subnet), prev_index=state.index)
         except V2Error as error:
             if error.code not in (COMPARE_FAILED, KEY_NOT_FOUND):
                 raise
 
     @property
-    def _is_waiting_for_room(self) -> bool:
-        return self._journal.open.get("lease") == "network_full"
+    def _is_network_full(self) -> bool:
+        return self._log.open.get("lease") == "network_full"
 
     async def _acquire(self, remembered: Subnet | None, *, listed: bool) -> float:
-        """One attempt to get a subnet; the seconds to wait before the next, 0 if none is needed."""
+        """Try once to get a subnet. Returns the seconds to wait before the next action."""
         if not listed:
             try:
-                await self._mirror.load()
+                await self._watcher.list_once()
             except ClientError as error:
-                self._journal.problem("lease", "no_subnet_yet", reason=str(error))
-                return RETRY
-        entries = [
-            Entry(lease, seen.modified, seen.ttl is None)
-            for name, lease in self._mirror.leases.items()
-            if (seen := self._mirror.entries.get(name)) is not None
+                self._log.report("lease", "no_subnet_yet", reason=str(error))
+                return RETRY_DELAY
+        leases = [
+            StoredLease(lease, seen.modified, seen.ttl is None)
+            for name, lease in self._watcher.leases.items()
+            if (seen := self._watcher.entries.get(name)) is not None
         ]
-        action = choose(
-            entries, self.tenure.own_ip, self._network, remembered, self._entropy, avoid=self._avoid()
+        action = choose_subnet(
+            leases, self.state.own_ip, self._network, remembered, self._entropy, avoid=self._avoid()
         )
-        if isinstance(action, Full):
-            self._journal.problem(
+        if isinstance(action, NetworkFull):
+            self._log.report(
                 "lease",
                 "network_full",
                 network=str(self._network.network),
                 leases=action.leases,
                 fix="remove the leases of nodes that are gone, or choose a larger Network",
             )
-            return RETRY
+            return RETRY_DELAY
         if isinstance(action, Discard):
-            self._journal.warn(
+            self._log.warning(
                 "lease_discarded", subnet=str(action.subnet), reason="the network config does not allow it"
             )
         if not await self._write(action):
-            return RETRY
-        if self.tenure.held or isinstance(action, Discard):
+            return RETRY_DELAY
+        if self.state.held or isinstance(action, Discard):
             self._races = 0
             return 0.0
         self._races += 1
-        return RETRY if self._races > RACES else RACE_PAUSE * (1 + self._entropy.below(1000)) / 1000
+        if self._races > MAX_RACES:
+            return RETRY_DELAY
+        return MAX_RACE_DELAY * (1 + self._entropy.below(1000)) / 1000
 
-    async def _write(self, action: Create | Overwrite | Discard | Look) -> bool:
-        """Carry out one action on the store and tell the tenure. False if the store gave no clear answer."""
-        tenure, subnet, key = self.tenure, action.subnet, self._key(action.subnet)
-        held, sent = tenure.held, trio.current_time()
+    async def _write(self, action: Create | Overwrite | Discard | ReadBack) -> bool:
+        """Carry out one action on the store and report its outcome to the state. False if the outcome is
+        unknown.
+        """
+        state, subnet, key = self.state, action.subnet, self._key(action.subnet)
+        held, sent = state.held, trio.current_time()
         try:
             if isinstance(action, Create):
-                answer = await self._client.create(key, tenure.value, ttl=tenure.ttl)
-                tenure.granted(subnet, answer.node.modified_index, permanent=False, sent=sent)
+                answer = await self._client.create(key, state.value, ttl=state.ttl)
+                state.granted(subnet, answer.node.modified_index, permanent=False, sent=sent)
             elif isinstance(action, Overwrite):
-                ttl = None if action.permanent else tenure.ttl
+                ttl = None if action.permanent else state.ttl
                 answer = await self._client.compare_and_swap(
-                    key, tenure.value, prev_index=action.index, ttl=ttl
+                    key, state.value, prev_index=action.index, ttl=ttl
                 )
-                tenure.granted(subnet, answer.node.modified_index, permanent=ttl is None, sent=sent)
-            elif isinstance(action, Look):
+                state.granted(subnet, answer.node.modified_index, permanent=ttl is None, sent=sent)
+            elif isinstance(action, ReadBack):
                 node = (await self._client.get(key, quorum=True)).node
-                found = parse(key, node.value)
-                lease = found if isinstance(found, Lease) else None
-                tenure.observed(lease, node.value or "", node.modified_index, node.ttl, sent)
+                found = parse_lease(key, node.value)
+                lease = found if isinstance(found, SubnetLease) else None
+                state.observed(lease, node.value or "", node.modified_index, node.ttl, sent)
             else:
                 await self._client.compare_and_delete(key, prev_index=action.index)
         except V2Error as error:
             if error.code == KEY_NOT_FOUND:
-                tenure.missing(error.index, sent)
+                state.missing(error.index, sent)
             elif error.code in (COMPARE_FAILED, KEY_EXISTS):
-                tenure.refused(sent)
+                state.comparison_failed(sent)
             else:
-                return self._failed(subnet, error)
+                return self._write_failed(subnet, error)
         except ClientError as error:
-            return self._failed(subnet, error)
-        self._journal.over("lease", "lease_written_again")
-        self._tell(subnet, held=held)
+            return self._write_failed(subnet, error)
+        self._log.resolve("lease", "lease_written_again")
+        self._log_loss(subnet, held=held)
         return True
 
-    def _failed(self, subnet: Subnet, error: ClientError) -> bool:
-        self._journal.problem("lease", "lease_not_written", subnet=str(subnet), reason=str(error))
-        self.tenure.failed(trio.current_time())
+    def _write_failed(self, subnet: Subnet, error: ClientError) -> bool:
+        self._log.report("lease", "lease_not_written", subnet=str(subnet), reason=str(error))
+        self.state.write_failed(trio.current_time())
         return False
 
-    def _tell(self, subnet: Subnet, *, held: bool) -> None:
-        """Tell the loss of a lease that was held until now."""
-        if held and not self.tenure.held:
-            if self.tenure.taken_by is not None:
-                self._journal.warn("lease_taken", subnet=str(subnet), by=show_ip(self.tenure.taken_by))
+    def _log_loss(self, subnet: Subnet, *, held: bool) -> None:
+        """Log that the lease was lost, if it was `held` before."""
+        if held and not self.state.held:
+            if self.state.taken_by is not None:
+                self._log.warning("lease_taken", subnet=str(subnet), by=show_ip(self.state.taken_by))
             else:
-                self._journal.warn("lease_gone", subnet=str(subnet))
+                self._log.warning("lease_gone", subnet=str(subnet))
 
     def _key(self, subnet: Subnet) -> str:
-        return f"{self._mirror.folder}/{subnet.key}"
+        return f"{self._watcher.folder}/{subnet.lease_name}"

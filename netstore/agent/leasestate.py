@@ -1,16 +1,15 @@
-"""The life of this node's lease as a state machine: what was seen goes in, the next thing to do comes out.
-Pure.
+"""What this node knows of its own subnet lease, and the next action: a state machine. Pure.
 
 Invariants:
 
-- A subnet whose lease another PublicIP holds is never written.
-- Every write names what it replaces: create-if-absent, or the index last seen. So a write whose outcome is
-  unknown is harmless: the next one fails the comparison, and the agent looks.
-- A lease without a TTL is a reservation and stays one: a TTL is never added to it.
-- Observations carry the store's index; one that is not newer than what is known changes nothing.
+- A subnet whose lease has another PublicIP is never written.
+- Every write is conditional: create only if absent, or compare with the index last seen. So a write whose
+  outcome is unknown does no harm: the next write fails the comparison, and the agent reads the key.
+- A lease without a TTL is a reservation, and a TTL is never added to it.
+- Observations have the store's index; those that are not newer than the known state are ignored.
 
-The order of choosing a subnet is flannel's: the lease with my PublicIP, else the subnet I had before if
-nobody has it, else one of the first free ones, at random.
+A subnet is chosen in flannel's order: the lease with this node's PublicIP, else the subnet this node had
+before if it is free, else one of the first free ones at random.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import msgspec
 
 from netstore.network.addresses import Subnet  # noqa: TC001 - msgspec reads annotations
 from netstore.network.allocator import free_subnets
-from netstore.network.lease import Lease  # noqa: TC001
+from netstore.network.lease import SubnetLease  # noqa: TC001
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,36 +29,34 @@ if TYPE_CHECKING:
     from netstore.network.config import Network
     from netstore.seams import Entropy
 
-RETRY_FIRST: Final = 0.5
-"""Seconds before the second attempt at a write that failed; each further pause is twice as long."""
+FIRST_RETRY_DELAY: Final = 0.5
+"""Seconds before the second attempt at a failed write; each further delay is twice as long."""
 
-RETRY_LONGEST: Final = 60.0
-"""Seconds between attempts to renew while the store cannot be reached (flannel)."""
+MAX_RETRY_DELAY: Final = 60.0
+"""Maximum seconds between attempts to renew while the store cannot be reached (flannel)."""
 
-DRIFT: Final = 0.01
-"""How much faster the store's clock may run than ours, as a part of the TTL, before a lease is called unsafe
-early.
-"""
+MAX_CLOCK_DRIFT: Final = 0.01
+"""How much faster the store's clock may run than this node's, as a fraction of the TTL."""
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A lease in the store: `index` is its modifiedIndex, `permanent` says it has no TTL."""
+class StoredLease(msgspec.Struct, frozen=True, gc=False):
+    """A lease in the store. `index` is its modifiedIndex; `permanent` means it has no TTL."""
 
-    lease: Lease
+    lease: SubnetLease
     index: int
     permanent: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Write the lease if nobody has it."""
+    """Create the lease if the key does not exist."""
 
     subnet: Subnet
 
 
 @dataclass(frozen=True, slots=True)
 class Overwrite:
-    """Write the lease over the one last changed at `index`; without a TTL if it is `permanent`."""
+    """Write the lease if its modifiedIndex is still `index`; without a TTL if it is `permanent`."""
 
     subnet: Subnet
     index: int
@@ -68,64 +65,64 @@ class Overwrite:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Remove my own lease, last changed at `index`, because the network no longer allows its subnet."""
+    """Delete this node's lease if its modifiedIndex is still `index`: the network config disallows it."""
 
     subnet: Subnet
     index: int
 
 
 @dataclass(frozen=True, slots=True)
-class Full:
-    """Every subnet of the network is taken."""
+class NetworkFull:
+    """No subnet of the network is free."""
 
     leases: int
 
 
 @dataclass(frozen=True, slots=True)
-class Choose:
+class ChooseSubnet:
     """List the leases and choose a subnet."""
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """Read my key: something else than this plan may have written it."""
+class ReadBack:
+    """Read the lease's key: its current value is not known."""
 
     subnet: Subnet
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
-    """Nothing to do until `until`, on the monotonic clock, unless something is seen first."""
+class Wait:
+    """Nothing to do until `until` on the monotonic clock, unless something is observed first."""
 
     until: float
 
 
-Action = Create | Overwrite | Discard | Choose | Look | Rest
+Action = Create | Overwrite | Discard | ChooseSubnet | ReadBack | Wait
 
 
-def choose(
-    entries: Iterable[Entry],
+def choose_subnet(
+    leases: Iterable[StoredLease],
     own_ip: int,
     network: Network,
     remembered: Subnet | None,
     entropy: Entropy,
     *,
     avoid: Iterable[Subnet] = (),
-) -> Create | Overwrite | Discard | Full:
-    """Which subnet to ask for, given all leases. `remembered` is the subnet this node had last; a new one
-    overlaps nothing in `avoid`.
+) -> Create | Overwrite | Discard | NetworkFull:
+    """Which subnet to ask for, given all leases.
 
-    Among several leases of mine the remembered one wins, then the lowest. None of mine fits: the lowest is
-    discarded, and the caller asks again.
+    `remembered` is the subnet this node had last; a new one overlaps nothing in `avoid`. Of several leases of
+    this node the remembered one is taken, else the lowest. If none of them fits the network config, the
+    lowest is discarded, and the caller asks again.
     """
-    known = sorted(entries, key=lambda entry: entry.lease.subnet)
-    mine = [entry for entry in known if entry.lease.public_ip == own_ip]
-    fitting = [entry for entry in mine if network.fits(entry.lease.subnet)]
-    for entry in sorted(fitting, key=lambda entry: entry.lease.subnet != remembered):
-        return Overwrite(entry.lease.subnet, entry.index, entry.permanent)
-    for entry in mine:
-        return Discard(entry.lease.subnet, entry.index)
-    taken = [entry.lease.subnet for entry in known]
+    known = sorted(leases, key=lambda stored: stored.lease.subnet)
+    own = [stored for stored in known if stored.lease.public_ip == own_ip]
+    fitting = [stored for stored in own if network.fits(stored.lease.subnet)]
+    for stored in sorted(fitting, key=lambda stored: stored.lease.subnet != remembered):
+        return Overwrite(stored.lease.subnet, stored.index, stored.permanent)
+    for stored in own:
+        return Discard(stored.lease.subnet, stored.index)
+    taken = [stored.lease.subnet for stored in known]
     if (
         remembered is not None
         and network.fits(remembered)
@@ -133,15 +130,15 @@ def choose(
     ):
         return Create(remembered)
     free = free_subnets(network, [*taken, *avoid])
-    return Create(free[entropy.below(len(free))]) if free else Full(len(taken))
+    return Create(free[entropy.below(len(free))]) if free else NetworkFull(len(taken))
 
 
-class Tenure:
-    """What is known of this node's lease, and what to do next. Times are seconds on one monotonic clock.
+class LeaseState:
+    """What is known of this node's lease. Times are seconds on one monotonic clock.
 
-    `margin` is how long before its end a lease is renewed, at most half its TTL. The caller carries out
-    `next`, reports what became of it (`granted`, `refused`, `missing`, `failed`) and what it saw in the
-    meantime (`observed`, `missing`), and asks again.
+    `margin` is how long before its expiry a lease is renewed, at most half its TTL. The caller carries out
+    the action that `next` returns, reports its outcome (`granted`, `comparison_failed`, `missing`,
+    `write_failed`) and what it observes meanwhile (`observed`, `missing`), and asks for the next action.
     """
 
     def __init__(self, own_ip: int, value: str, ttl: int, margin: float, entropy: Entropy) -> None:
@@ -154,121 +151,123 @@ class Tenure:
         self.permanent = False
         self.expires = 0.0
         self.taken_by: int | None = None
-        """The PublicIP that took the last subnet from this node, until another subnet is granted."""
-        self._due = 0.0
+        """The PublicIP that took this node's last subnet, until another subnet is granted."""
+        self._next_action_at = 0.0
         self._held = False
-        self._unsure = False
+        self._must_read_back = False
         self._failures = 0
         self._former_ips: set[int] = set()
         self._entropy = entropy
 
     def __repr__(self) -> str:
-        state = "held" if self._held else "sought"
-        return f"Tenure({self.subnet}, {state}, index={self.index}, permanent={self.permanent})"
+        state = "held" if self._held else "not held"
+        return f"LeaseState({self.subnet}, {state}, index={self.index}, permanent={self.permanent})"
 
     @property
     def held(self) -> bool:
-        """Whether the store granted the lease and nothing to the contrary was seen."""
+        """Whether the store granted the lease and nothing observed since then says otherwise."""
         return self._held
 
-    def unsafe(self, now: float) -> bool:
-        """Whether the lease may have ended in the store, by its own clock, before `now`."""
-        return not self._held or (not self.permanent and now >= self.expires - self.ttl * DRIFT)
+    def may_have_expired(self, now: float) -> bool:
+        """Whether the lease may have expired in the store before `now`, allowing for clock drift."""
+        return not self._held or (not self.permanent and now >= self.expires - self.ttl * MAX_CLOCK_DRIFT)
 
     def next(self, now: float) -> Action:
-        """The one thing to do at `now`."""
+        """The action to carry out at `now`."""
         if self.subnet is None:
-            return Choose()
+            return ChooseSubnet()
         if not self._held:
-            return Create(self.subnet) if now >= self._due else Rest(self._due)
-        if now < self._due:
-            return Rest(self._due)
-        if self._unsure:
-            return Look(self.subnet)
+            return Create(self.subnet) if now >= self._next_action_at else Wait(self._next_action_at)
+        if now < self._next_action_at:
+            return Wait(self._next_action_at)
+        if self._must_read_back:
+            return ReadBack(self.subnet)
         return Overwrite(self.subnet, self.index, self.permanent)
 
     def granted(self, subnet: Subnet, index: int, *, permanent: bool, sent: float) -> None:
-        """The store took my write, made from what I sent at `sent`."""
+        """The store accepted the write that was sent at `sent`."""
         self.subnet = subnet
         self.index = index
         self.permanent = permanent
         self.taken_by = None
         self._held = True
-        self._unsure = False
+        self._must_read_back = False
         self._failures = 0
         self._former_ips.clear()
-        self._life(sent, self.ttl)
+        self._set_expiry(sent, self.ttl)
 
-    def observed(self, lease: Lease | None, value: str, index: int, ttl: int | None, now: float) -> None:
-        """My key was seen as it stands at `index`. `lease` is None if its value is no lease."""
+    def observed(
+        self, lease: SubnetLease | None, value: str, index: int, ttl: int | None, now: float
+    ) -> None:
+        """The lease's key had this value at `index`. `lease` is None if the value is not a lease."""
         if (
             index < self.index
             or self.subnet is None
-            or (index == self.index and self._held and not self._unsure)
+            or (index == self.index and self._held and not self._must_read_back)
         ):
             return
         if lease is not None and lease.public_ip != self.own_ip and lease.public_ip not in self._former_ips:
             self.taken_by = lease.public_ip
-            self._lose()
+            self._give_up()
             return
         self.index = index
         self.permanent = ttl is None
         self._held = True
-        self._unsure = False
+        self._must_read_back = False
         if value == self.value:
-            self._life(now, ttl or 0)
+            self._set_expiry(now, ttl or 0)
         else:
-            self._due = now  # Mine, but not what I publish: write it again.
+            self._next_action_at = now  # this node's lease with another content: write it again
 
     def missing(self, index: int, now: float) -> None:
-        """My key was absent when the store stood at `index`: deleted or expired. The same subnet is asked for
-        again.
-        """
-        if index >= self.index and self.subnet is not None and (self._held or self._unsure):
+        """The lease's key was absent at `index`: deleted or expired. The same subnet is requested again."""
+        if index >= self.index and self.subnet is not None and (self._held or self._must_read_back):
             self._held = False
-            self._unsure = False
-            self._due = now
+            self._must_read_back = False
+            self._next_action_at = now
 
-    def refused(self, now: float) -> None:
-        """The comparison of my write failed: somebody else was there."""
+    def comparison_failed(self, now: float) -> None:
+        """The condition of the write failed: somebody else wrote the key."""
         if self._held:
-            self._unsure = True
-            self._due = now
+            self._must_read_back = True
+            self._next_action_at = now
         else:
-            self._lose()
+            self._give_up()
 
-    def failed(self, now: float) -> None:
-        """My write did not reach the store, or its outcome is unknown: look and try again after a pause."""
-        self._unsure = self._held
-        self._due = now + min(RETRY_LONGEST, self.margin / 6, RETRY_FIRST * 2**self._failures)
+    def write_failed(self, now: float) -> None:
+        """The write did not reach the store, or its outcome is unknown: read the key after a delay."""
+        self._must_read_back = self._held
+        self._next_action_at = now + min(
+            MAX_RETRY_DELAY, self.margin / 6, FIRST_RETRY_DELAY * 2**self._failures
+        )
         self._failures = min(self._failures + 1, 10)
 
-    def publish(self, own_ip: int, value: str, now: float) -> None:
-        """From now on the lease says this: written at once if it differs.
+    def set_value(self, own_ip: int, value: str, now: float) -> None:
+        """Set what the lease says; it is written at once if it differs.
 
-        Until the store took it, a lease with the former address still counts as this node's.
+        Until the store has accepted that, a lease with the former address still counts as this node's.
         """
         if value != self.value:
             self._former_ips.add(self.own_ip)
             self.own_ip = own_ip
             self.value = value
-            self._due = now
+            self._next_action_at = now
 
-    def restart(self) -> None:
-        """The store is another one, or went back in time: its indexes cannot be compared with older ones."""
+    def store_replaced(self) -> None:
+        """The store was replaced or restored: its indexes cannot be compared with earlier ones."""
         self.index = 0
-        self._unsure = self._held
+        self._must_read_back = self._held
 
-    def _lose(self) -> None:
+    def _give_up(self) -> None:
         self.subnet = None
         self.index = 0
         self._held = False
-        self._unsure = False
+        self._must_read_back = False
 
-    def _life(self, since: float, ttl: int) -> None:
-        """Renewal comes up to a tenth of the margin early, so that nodes started together do not stay
-        together.
+    def _set_expiry(self, since: float, ttl: int) -> None:
+        """Renewal is up to a tenth of the margin early, at random, so that nodes that started together do not
+        renew together.
         """
         self.expires = since + ttl
         early = self.margin * (1 + self._entropy.below(1000) / 10_000)
-        self._due = float("inf") if self.permanent else since + max(0.0, ttl - early)
+        self._next_action_at = float("inf") if self.permanent else since + max(0.0, ttl - early)

@@ -1,18 +1,19 @@
-"""Follows the leases folder of the store: one listing, then events, and a new listing after any doubt.
+"""Follows the `subnets` folder of the store: one listing, then a v2 watch, and a new listing whenever events
+may have been missed.
 
 Invariants:
 
-- `entries` is what the store held at `index`, as far as this node was told; an error is never taken for an
+- `entries` is what the store held at `index`, as far as this node knows; an error is never treated as an
   empty folder.
-- A watch starts at `index` + 1. The head of each long poll carries the store's cluster and index: another
-  cluster, or an index that ran backwards, means the store was rebuilt, and everything is listed again under a
-  new `era`.
-- Leases that vanish with their folder or their store stay in `leases` for `GRACE` seconds: their nodes write
-  them again within a moment, and until then the routes are the best there are. A lease that is removed or
-  expires by itself goes at once.
+- A watch starts at `index` + 1. The response headers of each long poll have the store's cluster id and index:
+  if the cluster is another one or the index went backwards, the store was replaced or restored, `generation`
+  grows, and everything is listed again.
+- Leases that vanish together with their folder or their store stay in `leases` for `GRACE_PERIOD` seconds:
+  their nodes write them again at once, and until then their routes are still right. A single lease that is
+  deleted or expires is removed at once.
 
-Being far behind, it lists instead of asking for events one by one: one listing of 3,000 leases costs as much
-as about fifty polls.
+When the watch is far behind, the folder is listed instead: one listing of 3,000 leases costs as much as about
+fifty long polls, which return one event each.
 """
 
 from __future__ import annotations
@@ -22,35 +23,39 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import trio
 
 from netstore.client.v2 import INDEX_CLEARED, KEY_NOT_FOUND, ClientError, V2Error
-from netstore.network.lease import Lease, parse
+from netstore.network.lease import SubnetLease, parse_lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.agent.problems import Journal
+    from netstore.agent.problems import ProblemLog
     from netstore.client.v2 import Answer, Node, V2Client
-    from netstore.network.lease import Skipped
+    from netstore.network.lease import InvalidLease
     from netstore.seams import Entropy
 
-GRACE: Final = 10.0
-"""Seconds."""
+GRACE_PERIOD: Final = 10.0
+"""Seconds that leases are kept after their folder or their store vanished."""
 
-RELIST: Final = 600.0
-"""Seconds between listings made for no reason but caution; up to a tenth more by chance."""
+RELIST_INTERVAL: Final = 600.0
+"""Seconds between precautionary listings, plus up to a tenth at random."""
 
-POLL: Final = 60.0
-"""Seconds of one long poll: how long a store that was rebuilt can go unnoticed when the connection did not
-break.
+POLL_TIMEOUT: Final = 60.0
+"""Seconds of one long poll; also how long a replaced store can go unnoticed if the connection did not break.
 """
 
-PAUSES: Final = (0.2, 0.5, 1.0, 2.0)
-"""Seconds to wait after the first, second, ... error in a row; the last is repeated."""
+RETRY_DELAYS: Final = (0.2, 0.5, 1.0, 2.0)
+"""Seconds to wait after the first, second, ... error in a row; the last one repeats."""
 
 REMOVALS: Final = frozenset({"delete", "expire", "compareAndDelete"})
 
+TOPIC: Final = "mirror"
+"""The name in /status under which problems of the watch are shown; scripts may look for it."""
 
-class Seen(NamedTuple):
-    """An entry as it was last seen. `ttl` is None for a permanent one; `at` is when, on Trio's clock."""
+
+class SeenEntry(NamedTuple):
+    """An entry of the folder when last seen. `ttl` is None if it never expires; `at` is the time on Trio's
+    clock.
+    """
 
     value: str | None
     modified: int
@@ -58,41 +63,44 @@ class Seen(NamedTuple):
     at: float
 
 
-class Mirror:
-    """The leases under `folder`, kept as the store has them by `run`. `changed` is called after changes."""
+class LeaseWatcher:
+    """The leases in `folder`, kept up to date by `run`. `changed` is called after each change."""
 
     def __init__(
         self,
         client: V2Client,
         folder: str,
-        journal: Journal,
+        log: ProblemLog,
         entropy: Entropy,
         changed: Callable[[], None],
     ) -> None:
         self.folder = folder
-        self.entries: dict[str, Seen] = {}
-        self.leases: dict[str, Lease] = {}
-        """Every usable lease by its name, those in their grace included."""
-        self.skipped: dict[str, str] = {}
-        """Every entry that is no lease, with the reason."""
+        self.entries: dict[str, SeenEntry] = {}
+        self.leases: dict[str, SubnetLease] = {}
+        """Every valid lease by name, including those in their grace period."""
+        self.invalid: dict[str, str] = {}
+        """Every entry that is not a valid lease, with the reason."""
         self.index = 0
-        self.era = 0
-        """Grows when the store turns out to be another one or to have gone back in time."""
+        self.generation = 0
+        """Grows when the store was replaced or its index went backwards."""
         self.listings = 0
         self._client = client
-        self._journal = journal
+        self._log = log
         self._entropy = entropy
         self._changed = changed
         self._cluster_id = ""
-        self._stale = True
+        self._must_list = True
         self._folder_gone = False
-        self._fading: dict[str, float] = {}
+        self._grace_ends: dict[str, float] = {}
 
     def __repr__(self) -> str:
-        return f"Mirror({self.folder}, {len(self.leases)} leases at {self.index}, era {self.era})"
+        return (
+            f"LeaseWatcher({self.folder}, {len(self.leases)} leases at {self.index},"
+            f" generation {self.generation})"
+        )
 
-    async def load(self) -> None:
-        """List once. ClientError leaves everything as it was."""
+    async def list_once(self) -> None:
+        """List the folder. On ClientError nothing is changed."""
         try:
             answer = await self._client.get(self.folder, recursive=True, quorum=True)
         except V2Error as error:
@@ -102,130 +110,130 @@ class Mirror:
             index, cluster_id = error.index, error.cluster_id
         else:
             nodes, index, cluster_id = answer.node.nodes, answer.etcd_index, answer.cluster_id
-        self._take_listing(nodes, index, cluster_id)
+        self._apply_listing(nodes, index, cluster_id)
 
-    def _take_listing(self, nodes: tuple[Node, ...], index: int, cluster_id: str) -> None:
+    def _apply_listing(self, nodes: tuple[Node, ...], index: int, cluster_id: str) -> None:
         now = trio.current_time()
-        rebuilt = self.listings > 0 and self._is_rebuilt(index, cluster_id)
-        lost_all = rebuilt or self._folder_gone
-        if rebuilt:
-            self.era += 1
-            self._journal.warn("store_rebuilt", cluster=cluster_id, index=index, former_index=self.index)
+        replaced = self.listings > 0 and self._is_replaced(index, cluster_id)
+        vanished_together = replaced or self._folder_gone
+        if replaced:
+            self.generation += 1
+            self._log.warning("store_rebuilt", cluster=cluster_id, index=index, former_index=self.index)
         self.listings += 1
         self.index, self._cluster_id = index, cluster_id
-        self._stale = self._folder_gone = False
+        self._must_list = self._folder_gone = False
         names = set()
         for node in nodes:
             name = node.key.rpartition("/")[2]
             names.add(name)
             old = self.entries.get(name)
-            if old is None or rebuilt or (node.modified_index, node.value) != (old.modified, old.value):
+            if old is None or replaced or (node.modified_index, node.value) != (old.modified, old.value):
                 self._store(name, node, now)
         for name in [name for name in self.entries if name not in names]:
-            self._drop(name, now, grace=lost_all)
+            self._remove(name, now, grace=vanished_together)
         self._changed()
 
-    def _is_rebuilt(self, index: int, cluster_id: str) -> bool:
+    def _is_replaced(self, index: int, cluster_id: str) -> bool:
         return index < self.index or cluster_id != self._cluster_id
 
     async def run(self) -> None:
-        """Follow the folder for ever."""
+        """Follow the folder forever."""
         failures = 0
         relist_at = self._next_relist()
         while True:
             try:
-                if self._stale or trio.current_time() >= relist_at:
-                    await self.load()
+                if self._must_list or trio.current_time() >= relist_at:
+                    await self.list_once()
                     relist_at = self._next_relist()
-                until = min(relist_at, *self._fading.values()) if self._fading else relist_at
-                told = await self._poll(until)
+                until = min(relist_at, *self._grace_ends.values()) if self._grace_ends else relist_at
+                completed = await self._poll(until)
             except V2Error as error:
                 if error.code == INDEX_CLEARED:
-                    self._stale = True
+                    self._must_list = True
                     continue
-                failures = await self._rest(failures, error)
+                failures = await self._report_and_pause(failures, error)
             except ClientError as error:
-                failures = await self._rest(failures, error)
+                failures = await self._report_and_pause(failures, error)
             else:
-                self._journal.over("mirror", "leases_followed_again")
-                # A poll that ends early with nothing to tell is normal once, when the store or a proxy stops.
-                failures = 0 if told else await self._pause(failures)
+                self._log.resolve(TOPIC, "leases_followed_again")
+                # A poll that ends early without an event is normal once, when the store or a proxy stops.
+                failures = 0 if completed else await self._pause(failures)
 
-    async def _rest(self, failures: int, error: ClientError) -> int:
-        """Tell an error and wait. The index stays, so nothing is missed."""
-        self._journal.problem("mirror", "leases_not_followed", reason=str(error))
+    async def _report_and_pause(self, failures: int, error: ClientError) -> int:
+        """Log an error and wait. The index is kept, so no event is missed."""
+        self._log.report(TOPIC, "leases_not_followed", reason=str(error))
         return await self._pause(failures)
 
     async def _pause(self, failures: int) -> int:
-        pause = PAUSES[min(failures, len(PAUSES) - 1)]
-        await trio.sleep(pause * (1 + self._entropy.below(100) / 200))
-        self._fade(trio.current_time())
+        delay = RETRY_DELAYS[min(failures, len(RETRY_DELAYS) - 1)]
+        await trio.sleep(delay * (1 + self._entropy.below(100) / 200))
+        self._end_grace_periods(trio.current_time())
         return failures + 1
 
     async def _poll(self, until: float) -> bool:
-        """One long poll; False if it ended before its time and told nothing."""
-        limit = min(POLL, max(0.0, until - trio.current_time()))
+        """One long poll. False if it ended before its timeout without an event."""
+        limit = min(POLL_TIMEOUT, max(0.0, until - trio.current_time()))
         async with self._client.poll(self.folder, index=self.index + 1, recursive=True) as poll:
-            if self._is_rebuilt(poll.etcd_index, poll.cluster_id):
-                self._stale = True
+            if self._is_replaced(poll.etcd_index, poll.cluster_id):
+                self._must_list = True
                 return True
             answer = await poll.event(limit)
         now = trio.current_time()
-        self._fade(now)
+        self._end_grace_periods(now)
         if answer is None:
             if poll.timed_out:
-                # All up to the index at which the watch began was searched, and what came later would have
-                # been told.
+                # The store searched everything up to its index at the start of the poll, and would have sent
+                # what came later.
                 self.index = max(self.index, poll.etcd_index)
             return poll.timed_out
-        self._take_event(answer, now)
+        self._apply_event(answer, now)
         behind = poll.etcd_index - answer.node.modified_index
         if behind > 4 + len(self.entries) // 64:
-            self._stale = True
+            self._must_list = True
         return True
 
-    def _take_event(self, answer: Answer, now: float) -> None:
+    def _apply_event(self, answer: Answer, now: float) -> None:
         node = answer.node
         self.index = max(self.index, node.modified_index)
         inside = node.key.startswith(f"{self.folder}/")
         name = node.key[len(self.folder) + 1 :]
         if answer.action in REMOVALS:
             if not inside:
-                self._stale = self._folder_gone = True
+                self._must_list = self._folder_gone = True
                 return
             if "/" not in name:
-                self._drop(name, now, grace=False)
+                self._remove(name, now, grace=False)
         elif inside and "/" not in name:
             self._store(name, node, now)
         self._changed()
 
     def _store(self, name: str, node: Node, now: float) -> None:
-        self.entries[name] = Seen(node.value, node.modified_index, node.ttl, now)
-        self._fading.pop(name, None)
-        found: Lease | Skipped = parse(name, None if node.dir else node.value)
-        if isinstance(found, Lease):
+        self.entries[name] = SeenEntry(node.value, node.modified_index, node.ttl, now)
+        self._grace_ends.pop(name, None)
+        found: SubnetLease | InvalidLease = parse_lease(name, None if node.dir else node.value)
+        if isinstance(found, SubnetLease):
             self.leases[name] = found
-            self.skipped.pop(name, None)
+            self.invalid.pop(name, None)
         else:
-            self.skipped[name] = found.reason
+            self.invalid[name] = found.reason
             self.leases.pop(name, None)
 
-    def _drop(self, name: str, now: float, *, grace: bool) -> None:
+    def _remove(self, name: str, now: float, *, grace: bool) -> None:
         self.entries.pop(name, None)
-        self.skipped.pop(name, None)
+        self.invalid.pop(name, None)
         if grace and name in self.leases:
-            self._fading[name] = now + GRACE
+            self._grace_ends[name] = now + GRACE_PERIOD
         else:
-            self._fading.pop(name, None)
+            self._grace_ends.pop(name, None)
             self.leases.pop(name, None)
 
-    def _fade(self, now: float) -> None:
-        over = [name for name, until in self._fading.items() if until <= now]
+    def _end_grace_periods(self, now: float) -> None:
+        over = [name for name, end in self._grace_ends.items() if end <= now]
         for name in over:
-            del self._fading[name]
+            del self._grace_ends[name]
             self.leases.pop(name, None)
         if over:
             self._changed()
 
     def _next_relist(self) -> float:
-        return trio.current_time() + RELIST * (1 + self._entropy.below(100) / 1000)
+        return trio.current_time() + RELIST_INTERVAL * (1 + self._entropy.below(100) / 1000)

@@ -1,5 +1,5 @@
-"""Where the agent works: interface, network config and backend, found at the start and looked at again when
-the host changes.
+"""This node: its interface and address, the network config and the backend. Found at the start; interface and
+address are checked again when the host changes.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from netstore.agent.backend import Backend, Host, Prepared, find
-from netstore.agent.interface import Wishes, choose
-from netstore.agent.leasefilter import Ground, ground
+from netstore.agent.interface import Preferences, choose_interface
+from netstore.agent.leasefilter import ProtectedAddresses, protected_addresses
 from netstore.client.v2 import KEY_NOT_FOUND, V2Client, V2Error
 from netstore.network.addresses import parse_ip, show_ip
-from netstore.network.config import Network, NetworkError, parse_network
-from netstore.network.lease import show_value
+from netstore.network.config import Network, NetworkConfigError, parse_network
+from netstore.network.lease import encode_lease
 
 if TYPE_CHECKING:
     from netstore.agent.interface import Choice
@@ -25,124 +25,125 @@ if TYPE_CHECKING:
 
 
 RESOLVE_SECONDS: Final = 5.0
-"""How long the names of the store may take to resolve."""
+"""Maximum time to resolve the store's host names."""
 
 
 @dataclass(slots=True)
-class Site:
-    """The node as the backend accepted it, and what of it no lease may take over. Changes only in
-    `revisit`.
+class LocalNode:
+    """This node as the backend accepted it, and the addresses that no lease may make a route for.
+
+    Only `refresh` changes it.
     """
 
     network: Network
     backend: Backend
     host: Host
     prepared: Prepared
-    ground: Ground
+    protected: ProtectedAddresses
 
     @property
     def lease_value(self) -> str:
-        """What this node's lease says."""
-        return show_value(self.host.public_ip, self.backend.manifest.name, self.prepared.backend_data)
+        """The value of this node's lease."""
+        return encode_lease(self.host.public_ip, self.backend.manifest.name, self.prepared.backend_data)
 
-    def at(self, subnet: Subnet | None) -> Host:
-        """The host with the subnet it holds."""
+    def host_with(self, subnet: Subnet | None) -> Host:
+        """The host with this as its subnet."""
         host = self.host
         return Host(host.link, host.address, host.public_ip, host.network, subnet)
 
 
-async def survey(config: AgentConfig, kernel: Kernel, client: V2Client) -> Site:
-    """Choose the interface, read and check the network config, prepare its backend.
+async def detect(config: AgentConfig, kernel: Kernel, client: V2Client) -> LocalNode:
+    """Choose the interface, read and validate the network config, prepare the backend.
 
-    NetstoreError says what is missing; all of it may be put right while the agent waits.
+    NetstoreError says what is missing. The agent retries until an operator has corrected it.
     """
-    choice = await _choose(config, kernel)
+    choice = await _choose_interface(config, kernel)
     network = await read_network(client, config.prefix)
     if network.network.holds(choice.address.ip):
-        raise NetworkError(
+        raise NetworkConfigError(
             "Network",
-            f"{network.network} holds this node's own address {show_ip(choice.address.ip)}",
-            "choose a range that no node's address is in",
+            f"{network.network} contains this node's own address {show_ip(choice.address.ip)}",
+            "choose a range that contains no node's address",
         )
     backend = find(network)
     host = _host(config, choice, network)
     prepared = await backend.prepare(host)
-    stores = await _stores(config)
+    store_ips = await _store_ips(config)
     links, addresses = await kernel.links(), await kernel.addresses()
-    return Site(
-        network, backend, host, prepared, ground(network, links, addresses, await kernel.routes(), stores)
-    )
+    protected = protected_addresses(network, links, addresses, await kernel.routes(), store_ips)
+    return LocalNode(network, backend, host, prepared, protected)
 
 
 async def read_network(client: V2Client, prefix: str) -> Network:
-    """The network config under the prefix. NetworkError if there is none or it cannot be used."""
+    """The network config under the prefix. NetworkConfigError if there is none or it is invalid."""
     key = f"{prefix}/config"
     try:
         answer = await client.get(key, quorum=True)
     except V2Error as error:
         if error.code != KEY_NOT_FOUND:
             raise
-        raise NetworkError(
+        raise NetworkConfigError(
             key, "there is no network config", "write one with `netstorectl network set`"
         ) from None
     if answer.node.value is None:
-        raise NetworkError(key, "it is a directory", "remove it and write the network config as a value")
+        raise NetworkConfigError(
+            key, "it is a directory", "remove it and write the network config as a value"
+        )
     return parse_network(answer.node.value.encode())
 
 
-async def revisit(site: Site, config: AgentConfig, kernel: Kernel) -> bool:
-    """Look at the host again; True if the interface, its address, or what no lease may take over is another
-    now.
+async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel) -> bool:
+    """Read interface, address and protected addresses again. True if any of them changed.
 
-    The interface stays the one of the start, by its name, and the address as long as the interface has it: an
-    agent that moved with every change of the default route would take the pods' routes along.
-    NoInterfaceError while it is gone.
+    The interface chosen at the start is kept, by its name, and its address as long as the interface has it:
+    following every change of the default route would move the pods' routes with it. NoInterfaceError while
+    the interface does not exist.
     """
-    stores = await _stores(config)
+    store_ips = await _store_ips(config)
     links, addresses = await kernel.links(), await kernel.addresses()
-    former, site.ground = (
-        site.ground,
-        ground(site.network, links, addresses, await kernel.routes(), stores),
+    before, node.protected = (
+        node.protected,
+        protected_addresses(node.network, links, addresses, await kernel.routes(), store_ips),
     )
-    name, ip = site.host.link.name, site.host.address.ip
-    numbers = {link.number for link in links if link.name == name}
-    kept = [one for one in addresses if one.link in numbers and (one.ip == ip)]
-    if not kept and show_ip(ip) not in config.iface and config.public_ip is None:
-        kept = [one for one in addresses if one.link in numbers]
-    choice = choose(Wishes(names=(name,)), links, kept, (), None)
-    host = _host(config, choice, site.network)
-    if host == site.host:
-        return site.ground != former
-    site.prepared = await site.backend.prepare(host)
-    site.host = host
+    name, ip = node.host.link.name, node.host.address.ip
+    same_name = {link.ifindex for link in links if link.name == name}
+    usable = [one for one in addresses if one.ifindex in same_name and one.ip == ip]
+    if not usable and show_ip(ip) not in config.iface and config.public_ip is None:
+        usable = [one for one in addresses if one.ifindex in same_name]
+    choice = choose_interface(Preferences(names=(name,)), links, usable, (), None)
+    host = _host(config, choice, node.network)
+    if host == node.host:
+        return node.protected != before
+    node.prepared = await node.backend.prepare(host)
+    node.host = host
     return True
 
 
-async def _choose(config: AgentConfig, kernel: Kernel) -> Choice:
-    reach = parse_ip(config.iface_can_reach) if config.iface_can_reach else None
-    wishes = Wishes(config.iface, config.iface_regex, reach)
-    return choose(
-        wishes,
+async def _choose_interface(config: AgentConfig, kernel: Kernel) -> Choice:
+    can_reach = parse_ip(config.iface_can_reach) if config.iface_can_reach else None
+    preferences = Preferences(config.iface, config.iface_regex, can_reach)
+    return choose_interface(
+        preferences,
         await kernel.links(),
         await kernel.addresses(),
-        await kernel.routes() if wishes == Wishes() else (),
-        await kernel.route_to(reach) if reach is not None else None,
+        await kernel.routes() if preferences == Preferences() else (),
+        await kernel.route_to(can_reach) if can_reach is not None else None,
     )
 
 
-async def _stores(config: AgentConfig) -> set[int]:
-    """The addresses of the store. A name that does not resolve is left out: nothing is asked of it either."""
-    stores: set[int] = set()
+async def _store_ips(config: AgentConfig) -> set[int]:
+    """The store's addresses. Names that do not resolve are left out: the agent cannot use them either."""
+    found: set[int] = set()
     with trio.move_on_after(RESOLVE_SECONDS):
         for host in {url.host for url in config.endpoints}:
             try:
-                stores.add(parse_ip(host))
+                found.add(parse_ip(host))
             except ValueError:
-                stores |= await _resolved(host)
-    return stores
+                found |= await _resolve(host)
+    return found
 
 
-async def _resolved(name: str) -> set[int]:
+async def _resolve(name: str) -> set[int]:
     try:
         found = await trio.socket.getaddrinfo(name, None, family=trio.socket.AF_INET)
     except OSError:

@@ -1,5 +1,5 @@
-"""Turns leases into routes: asks the backend what is wanted, has the keeper hold it, repairs what others
-change.
+"""Turns leases into routes: filters the leases, asks the backend which routes they need, and has the
+reconciler keep the kernel's routes so.
 """
 
 from __future__ import annotations
@@ -9,39 +9,39 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from netstore.agent.backend import REPAIR_INTERVAL
-from netstore.agent.leasefilter import objection
-from netstore.agent.localnode import revisit
-from netstore.agent.problems import Roll
+from netstore.agent.leasefilter import rejection
+from netstore.agent.localnode import refresh
+from netstore.agent.problems import ProblemList
 from netstore.errors import NetstoreError
 from netstore.network.overlaps import conflicts
 
 if TYPE_CHECKING:
     from netstore.agent.backend import Host, Wanted
     from netstore.agent.kernel import Kernel
-    from netstore.agent.leaseholder import Tenant
-    from netstore.agent.leasewatcher import Mirror
-    from netstore.agent.localnode import Site
-    from netstore.agent.problems import Journal
-    from netstore.agent.reconciler import Keeper
+    from netstore.agent.leaseholder import LeaseHolder
+    from netstore.agent.leasewatcher import LeaseWatcher
+    from netstore.agent.localnode import LocalNode
+    from netstore.agent.problems import ProblemLog
+    from netstore.agent.reconciler import Reconciler
     from netstore.network.addresses import Subnet
-    from netstore.network.lease import Lease
+    from netstore.network.lease import SubnetLease
     from netstore.ops.config import AgentConfig
 
-RETRY: Final = 1.0
+RETRY_DELAY: Final = 1.0
 """Seconds after a failed round."""
 
-BREATH: Final = 2.0
-"""After asking the backend the router rests this many times as long as that took: a burst becomes few rounds.
-"""
+DEBOUNCE_FACTOR: Final = 2.0
+"""Debounce: the minimum pause between two updates, as a multiple of the last one's duration."""
+
+CONTENTION_DELAY: Final = 0.02
+"""Seconds until the next repair while another program undoes our changes as fast as we make them."""
 
 
-CONTEST: Final = 0.02
-"""Seconds until routes are put right again that somebody removed as fast as they were put there."""
+class RouteProgrammer:
+    """Programs the routes of this node.
 
-
-class Router:
-    """The routes of one site. Call `wake` when leases or the own subnet changed, `hear` when the kernel has
-    news.
+    Call `leases_changed` when the leases or the own subnet changed, `kernel_changed` when the reconciler has
+    notifications.
     """
 
     def __init__(
@@ -49,121 +49,121 @@ class Router:
         *,
         config: AgentConfig,
         kernel: Kernel,
-        site: Site,
-        mirror: Mirror,
-        tenant: Tenant,
-        keeper: Keeper,
-        journal: Journal,
+        node: LocalNode,
+        watcher: LeaseWatcher,
+        holder: LeaseHolder,
+        reconciler: Reconciler,
+        log: ProblemLog,
     ) -> None:
-        self.skipped = Roll(journal, "lease_skipped", "lease_no_longer_skipped")
-        self.unserved = Roll(journal, "peer_not_routed", "peer_routed_again")
-        self.settled = False
-        """Whether the routes were as wanted at least once."""
+        self.rejected_leases = ProblemList(log, "lease_skipped", "lease_no_longer_skipped")
+        self.unrouted_peers = ProblemList(log, "peer_not_routed", "peer_routed_again")
+        self.in_place = False
+        """Whether all routes have been in place at least once."""
         self._config = config
         self._kernel = kernel
-        self._site = site
-        self._mirror = mirror
-        self._tenant = tenant
-        self._keeper = keeper
-        self._journal = journal
-        self._awake = trio.Event()
-        self._due = True
-        self._rest_until = 0.0
+        self._node = node
+        self._watcher = watcher
+        self._holder = holder
+        self._reconciler = reconciler
+        self._log = log
+        self._wake = trio.Event()
+        self._must_update = True
+        self._update_not_before = 0.0
         self._refused: dict[Subnet, str] = {}
 
-    def wake(self) -> None:
-        """Leases or the own subnet changed: ask the backend again."""
-        self._due = True
-        self._awake.set()
+    def leases_changed(self) -> None:
+        """Leases or the own subnet changed: the backend is asked again."""
+        self._must_update = True
+        self._wake.set()
 
-    def hear(self) -> None:
-        """The kernel has news."""
-        self._awake.set()
+    def kernel_changed(self) -> None:
+        """The reconciler has notifications."""
+        self._wake.set()
 
     async def run(self) -> None:
-        """Keep the routes for ever."""
+        """Keep the routes up to date forever."""
         repair_at = trio.current_time() + REPAIR_INTERVAL
         while True:
-            self._awake = trio.Event()
+            self._wake = trio.Event()
             now = trio.current_time()
-            repair = now >= repair_at
-            if repair:
+            full = now >= repair_at
+            if full:
                 repair_at = now + REPAIR_INTERVAL
             try:
-                await self._round(repair=repair)
+                await self._run_once(full=full)
             except NetstoreError as error:
-                self._due = True
-                self._rest_until = trio.current_time() + RETRY
-                self._journal.problem("routes", "routes_not_kept", reason=str(error))
+                self._must_update = True
+                self._update_not_before = trio.current_time() + RETRY_DELAY
+                self._log.report("routes", "routes_not_kept", reason=str(error))
             else:
-                self._journal.over("routes", "routes_kept_again")
-            if self._keeper.unsettled:
-                await trio.sleep(CONTEST)
+                self._log.resolve("routes", "routes_kept_again")
+            if self._reconciler.pending:
+                await trio.sleep(CONTENTION_DELAY)
                 continue
-            with trio.move_on_at(min(repair_at, self._rest_until) if self._due else repair_at):
-                await self._awake.wait()
+            with trio.move_on_at(min(repair_at, self._update_not_before) if self._must_update else repair_at):
+                await self._wake.wait()
 
-    async def _round(self, *, repair: bool) -> None:
-        network_changed = await self._keeper.repair(all_again=repair)
-        if network_changed or (repair and "interface" in self._journal.open):
-            await self._revisit()
-        if repair or (self._due and trio.current_time() >= self._rest_until):
-            self._due = False
-            await self._route()
+    async def _run_once(self, *, full: bool) -> None:
+        network_changed = await self._reconciler.repair(full=full)
+        if network_changed or (full and "interface" in self._log.open):
+            await self._refresh_node()
+        if full or (self._must_update and trio.current_time() >= self._update_not_before):
+            self._must_update = False
+            await self._update_routes()
         problems = {str(subnet): reason for subnet, reason in self._refused.items()}
-        problems.update((str(subnet), reason) for subnet, reason in self._keeper.problems.items())
-        self.unserved.call(problems)
+        problems.update((str(subnet), reason) for subnet, reason in self._reconciler.problems.items())
+        self.unrouted_peers.update(problems)
 
-    async def _revisit(self) -> None:
-        """The host's interface may have changed, and with it what every peer needs."""
+    async def _refresh_node(self) -> None:
+        """The host's interface or address may have changed, and with it the routes to all peers."""
         try:
-            changed = await revisit(self._site, self._config, self._kernel)
+            changed = await refresh(self._node, self._config, self._kernel)
         except NetstoreError as error:
-            self._journal.problem("interface", "interface_lost", reason=str(error))
+            self._log.report("interface", "interface_lost", reason=str(error))
             return
-        self._journal.over("interface", "interface_back", interface=self._site.host.link.name)
+        self._log.resolve("interface", "interface_back", interface=self._node.host.link.name)
         if changed:
-            self._keeper.link = self._site.host.link
-            self._tenant.publish(self._site.host.public_ip, self._site.lease_value)
-            self._due = True
-            self._rest_until = 0.0
+            self._reconciler.link = self._node.host.link
+            self._holder.set_value(self._node.host.public_ip, self._node.lease_value)
+            self._must_update = True
+            self._update_not_before = 0.0
 
-    async def _route(self) -> None:
+    async def _update_routes(self) -> None:
         started = trio.current_time()
-        own = self._tenant.subnet
-        name_of_own = own.key if own is not None else ""
-        host = self._site.at(own)
-        peers: list[Lease] = []
-        skipped = dict(self._mirror.skipped)
+        own = self._holder.subnet
+        own_name = own.lease_name if own is not None else ""
+        host = self._node.host_with(own)
+        peers: list[SubnetLease] = []
+        rejected = dict(self._watcher.invalid)
         others = {
             name: lease
-            for name, lease in self._mirror.leases.items()
-            if name != name_of_own or not self._tenant.tenure.held
+            for name, lease in self._watcher.leases.items()
+            if name != own_name or not self._holder.state.held
         }
-        refused = conflicts(others, host.network)
+        overlapping = conflicts(others, host.network)
         for name, lease in others.items():
-            reason = objection(lease, host.network, own, host.public_ip, self._site.ground)
-            reason = reason or refused.get(name)
+            reason = rejection(lease, host.network, own, host.public_ip, self._node.protected)
+            reason = reason or overlapping.get(name)
             if reason is None:
                 peers.append(lease)
             else:
-                skipped[name] = reason
-        wanted = await self._ask(host, peers)
-        gateways = {lease.public_ip for lease in self._mirror.leases.values()}
-        await self._keeper.hold({route.subnet: route for route in wanted.routes}, gateways)
+                rejected[name] = reason
+        wanted = await self._ask_backend(host, peers)
+        gateways = {lease.public_ip for lease in self._watcher.leases.values()}
+        await self._reconciler.set_wanted({route.subnet: route for route in wanted.routes}, gateways)
         self._refused = wanted.refused
-        self.skipped.call(skipped)
-        if not self.settled:
-            self.settled = True
-            self._journal.info("routes_in_place", routes=len(self._keeper.wanted), leases=len(peers))
+        self.rejected_leases.update(rejected)
+        if not self.in_place:
+            self.in_place = True
+            self._log.info("routes_in_place", routes=len(self._reconciler.wanted), leases=len(peers))
         now = trio.current_time()
-        self._rest_until = now + (now - started) * BREATH
+        self._update_not_before = now + (now - started) * DEBOUNCE_FACTOR
 
-    async def _ask(self, host: Host, peers: list[Lease]) -> Wanted:
-        backend = self._site.backend
+    async def _ask_backend(self, host: Host, peers: list[SubnetLease]) -> Wanted:
+        backend = self._node.backend
         try:
             return await backend.reconcile(host, peers)
         except NetstoreError:
             raise
-        except Exception as error:  # a stranger's code: its faults are told, not suffered
+        except Exception as error:  # plugin exceptions are logged and retried; they never stop the agent
             raise NetstoreError(f"backend {backend.manifest.name} failed: {error!r}") from error

@@ -1,8 +1,8 @@
-"""A lease as it lies in the store: its key, its value, and which ones this node will use.
+"""A subnet lease record: the entry `PREFIX/subnets/A.B.C.D-LEN` of the store. Pure.
 
-Everything flannel writes is read: names in any case, `null` fields, missing BackendType, unknown fields,
-dual-stack keys. Whatever cannot be used becomes a `Skipped` with the reason; one bad lease never stands in
-the way of the others.
+Everything flannel writes is accepted: field names in any case, `null` fields, no BackendType, unknown fields,
+dual-stack names. What is invalid becomes an `InvalidLease` with the reason; one bad record never affects the
+others.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import msgspec
 
 from netstore.network.addresses import Subnet, parse_host_ip, parse_ip, show_ip
 
-LONGEST_LEASE: Final = 31
-"""flannel reads the length into five bits: for it, a /32 key is no lease at all."""
+MAX_LEASE_LEN: Final = 31
+"""flannel parses the length as a five-bit number, so a /32 name is not a lease for it."""
 
 DEFAULT_TTL: Final = 86_400
 """Seconds that a lease lives without being renewed, unless the agent is configured otherwise (flannel)."""
@@ -38,8 +38,10 @@ _decode_any = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
-class Lease(msgspec.Struct, frozen=True, gc=False):
-    """Who holds which subnet. `backend_data` is the backend's own JSON, None when absent or null."""
+class SubnetLease(msgspec.Struct, frozen=True, gc=False):
+    """The lease of a subnet by the node with this PublicIP. `backend_data` is the backend's JSON, None if
+    absent or null.
+    """
 
     subnet: Subnet
     public_ip: int
@@ -47,37 +49,37 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     backend_data: bytes | None = None
 
 
-class Skipped(msgspec.Struct, frozen=True, gc=False):
-    """An entry under `subnets` that is not used, and why, in words for the operator."""
+class InvalidLease(msgspec.Struct, frozen=True, gc=False):
+    """An entry under `subnets` that is not a valid lease, with the reason for the operator."""
 
-    key: str
+    name: str
     reason: str
 
 
-def parse_key(name: str) -> Subnet:
-    """The subnet a lease's name stands for. ValueError says what is wrong with it."""
+def parse_lease_name(name: str) -> Subnet:
+    """The subnet a lease's name stands for. ValueError says what is wrong with the name."""
     match = _KEY.fullmatch(name)
     if match is None:
         raise ValueError("the name is not A.B.C.D-LEN")
     ip = parse_ip(match[1])
     length = int(match[2])
-    if length > LONGEST_LEASE:
-        raise ValueError(f"length {length} is above {LONGEST_LEASE}")
+    if length > MAX_LEASE_LEN:
+        raise ValueError(f"length {length} is above {MAX_LEASE_LEN}")
     return Subnet.exact(ip, length)
 
 
-def parse(key: str, value: str | None) -> Lease | Skipped:
-    """The lease in one entry of the store; `key` is the whole key, of which the last part is the name."""
+def parse_lease(key: str, value: str | None) -> SubnetLease | InvalidLease:
+    """The lease in an entry of the store; `key` may be the whole key or only its last part, the name."""
     name = key.rpartition("/")[2]
     if value is None:
-        return Skipped(name, "it is a directory")
+        return InvalidLease(name, "it is a directory")
     try:
-        return _lease(parse_key(name), value)
+        return _lease(parse_lease_name(name), value)
     except ValueError as error:
-        return Skipped(name, str(error))
+        return InvalidLease(name, str(error))
 
 
-def _lease(subnet: Subnet, value: str) -> Lease:
+def _lease(subnet: Subnet, value: str) -> SubnetLease:
     if len(value) > MAX_VALUE_BYTES:
         raise ValueError(f"the value has {len(value)} characters")
     try:
@@ -93,12 +95,12 @@ def _lease(subnet: Subnet, value: str) -> Lease:
     except ValueError as error:
         raise ValueError(f"PublicIP: {error}") from None
     data = bytes(given.backend_data)
-    return Lease(subnet, public_ip, given.backend_type or "", None if data in (b"", b"null") else data)
+    return SubnetLease(subnet, public_ip, given.backend_type or "", None if data in (b"", b"null") else data)
 
 
 def _is_exact(given: _Value, value: str) -> bool:
-    """Whether every field that matters was found under its exact name: the usual case, and five times as
-    fast.
+    """Whether all fields were found under their exact names: the usual case, five times as fast as
+    `_any_case`.
     """
     if not given.public_ip or not given.backend_type:
         return False
@@ -106,13 +108,13 @@ def _is_exact(given: _Value, value: str) -> bool:
 
 
 def _any_case(value: str) -> _Value:
-    """The same fields under names in any case (Go's JSON decoder)."""
+    """The fields, with names matched case-insensitively as Go's JSON decoder does."""
     fields = {_FIELDS.get(name.lower()): raw for name, raw in _decode_any(value).items()}
     return _decode(_encode({name: raw for name, raw in fields.items() if name is not None}))
 
 
-def show_value(public_ip: int, backend_type: str, backend_data: bytes | None = None) -> str:
-    """The value of a lease in flannel's form of the v2 era: field order, no blanks."""
+def encode_lease(public_ip: int, backend_type: str, backend_data: bytes | None = None) -> str:
+    """The value of a lease exactly as flannel writes it into etcd v2: field order, no blanks."""
     fields: dict[str, object] = {"PublicIP": show_ip(public_ip)}
     if backend_type:
         fields["BackendType"] = backend_type

@@ -1,4 +1,4 @@
-"""Subnets and leases that overlap, found in one pass over them in order."""
+"""Subnets and leases that overlap, found in one pass over them in ascending order. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from netstore.network.addresses import Subnet
     from netstore.network.config import Network
-    from netstore.network.lease import Lease
+    from netstore.network.lease import SubnetLease
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ def nested(ordered: Iterable[tuple[Subnet, T]]) -> Iterator[tuple[Subnet, T, lis
             covering.append((subnet, label))
 
 
-def conflicts(leases: Mapping[str, Lease], network: Network) -> dict[str, str]:
+def conflicts(leases: Mapping[str, SubnetLease], network: Network) -> dict[str, str]:
     """For each lease that is rejected because it overlaps another one, by name: the reason.
 
     Of two leases that overlap, the one that fits the network config is accepted; if neither fits, both are

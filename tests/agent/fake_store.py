@@ -232,7 +232,7 @@ class FakeStore:
         self.changed = trio.Event()
 
 
-class Pages:
+class RecordedLog:
     """A log that keeps what it is told (`agent.problems.Log`)."""
 
     def __init__(self) -> None:

@@ -9,8 +9,18 @@ import msgspec
 import pytest
 
 from netstore.agent import backend as protocol
-from netstore.agent.backend import Backend, Host, Lease, Manifest, Prepared, Refused, Wanted, find, options
-from netstore.network.config import Network, NetworkError, parse_network
+from netstore.agent.backend import (
+    Backend,
+    Host,
+    Manifest,
+    Prepared,
+    Refused,
+    SubnetLease,
+    Wanted,
+    find,
+    options,
+)
+from netstore.network.config import Network, NetworkConfigError, parse_network
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +44,7 @@ class Tunnel:
     async def prepare(self, host: Host) -> Prepared:
         return Prepared(mtu=host.link.mtu - 50, backend_data=b'{"Port":%d}' % self.options.port)
 
-    async def reconcile(self, host: Host, peers: Sequence[Lease]) -> Wanted:
+    async def reconcile(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
         return Wanted([], {peer.subnet: "not today" for peer in peers})
 
     async def teardown(self) -> None:
@@ -71,12 +81,12 @@ def test_a_strangers_backend_is_found_with_its_options() -> None:
     [
         ('{"Type":"pigeon"}', "no backend 'pigeon' on this node; installed: broken, tomorrow, tunnel"),
         ('{"Type":"broken"}', "cannot be loaded"),
-        ('{"Type":"tomorrow"}', "made for version 2 of the plugin protocol"),
+        ('{"Type":"tomorrow"}', "written for version 2 of the protocol"),
         ('{"Type":"tunnel","Port":"9"}', "options of tunnel: Expected `int`, got `str`"),
     ],
 )
 def test_what_does_not_work_is_told_with_the_field(section: str, words: str) -> None:
-    with pytest.raises(NetworkError, match=words) as caught:
+    with pytest.raises(NetworkConfigError, match=words) as caught:
         find(network(section))
     assert caught.value.field.startswith("Backend")
 

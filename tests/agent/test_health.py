@@ -23,7 +23,7 @@ class Node:
 
 
 def ask(health: Health, line: str) -> tuple[int, str]:
-    head, _, body = health.answer(f"{line}\r\nHost: x\r\n\r\n".encode()).decode().partition("\r\n\r\n")
+    head, _, body = health.respond(f"{line}\r\nHost: x\r\n\r\n".encode()).decode().partition("\r\n\r\n")
     assert f"Content-Length: {len(body)}" in head or line.startswith("HEAD")
     return int(head.split(" ")[1]), body
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from netstore.agent.kernel import Address, Link
-from netstore.agent.leasefilter import ground, objection
+from netstore.agent.leasefilter import protected_addresses, rejection
 from netstore.agent.routeplan import KernelRoute
 from netstore.network.addresses import Subnet, parse_ip, reserved
 from netstore.network.config import parse_network
-from netstore.network.lease import Lease
+from netstore.network.lease import SubnetLease
 
 NETWORK = parse_network(b'{"Network":"10.0.0.0/9","SubnetLen":24,"Backend":{"Type":"host-gw"}}')
 OWN = Subnet(parse_ip("10.23.5.0"), 24)
@@ -23,16 +23,16 @@ ROUTES = [
     KernelRoute(Subnet(parse_ip("172.16.0.0"), 12), parse_ip("10.50.0.1"), 3, protocol=4),
     KernelRoute(Subnet(parse_ip("10.60.0.0"), 24), parse_ip("10.61.0.1"), 2),
 ]
-GROUND = ground(NETWORK, LINKS, ADDRESSES, ROUTES, [parse_ip("10.70.0.9")])
+PROTECTED = protected_addresses(NETWORK, LINKS, ADDRESSES, ROUTES, [parse_ip("10.70.0.9")])
 
 
-def lease(cidr: str, ip: str = "192.168.77.12") -> Lease:
+def lease(cidr: str, ip: str = "192.168.77.12") -> SubnetLease:
     base, _, length = cidr.partition("/")
-    return Lease(Subnet(parse_ip(base), int(length)), parse_ip(ip))
+    return SubnetLease(Subnet(parse_ip(base), int(length)), parse_ip(ip))
 
 
 def told(cidr: str, ip: str = "192.168.77.12") -> str:
-    return objection(lease(cidr, ip), NETWORK, OWN, OWN_IP, GROUND) or ""
+    return rejection(lease(cidr, ip), NETWORK, OWN, OWN_IP, PROTECTED) or ""
 
 
 def test_a_usual_lease_is_admitted() -> None:
@@ -68,8 +68,8 @@ def test_a_lease_over_what_the_node_depends_on_is_refused() -> None:
 
 
 def test_a_next_hop_that_no_host_has_is_refused() -> None:
-    assert "not a host's" in told("10.23.6.0/24", "192.168.77.255")
-    assert "not a host's" in told("10.23.6.0/24", "192.168.77.0")
+    assert "network or broadcast address" in told("10.23.6.0/24", "192.168.77.255")
+    assert "network or broadcast address" in told("10.23.6.0/24", "192.168.77.0")
 
 
 def test_a_lease_as_large_as_many_nodes_is_refused() -> None:
@@ -78,8 +78,8 @@ def test_a_lease_as_large_as_many_nodes_is_refused() -> None:
 
 
 def test_a_network_that_holds_the_pod_network_is_not_counted() -> None:
-    wide = ground(NETWORK, LINKS, [Address(2, parse_ip("10.200.0.5"), 8)], (), ())
-    assert objection(lease("10.23.6.0/24"), NETWORK, OWN, parse_ip("10.200.0.5"), wide) is None
+    wide = protected_addresses(NETWORK, LINKS, [Address(2, parse_ip("10.200.0.5"), 8)], (), ())
+    assert rejection(lease("10.23.6.0/24"), NETWORK, OWN, parse_ip("10.200.0.5"), wide) is None
 
 
 def test_reserved_ranges_are_refused_whatever_the_network_is() -> None:
@@ -87,8 +87,8 @@ def test_reserved_ranges_are_refused_whatever_the_network_is() -> None:
     for base, length in (("127.1.0.0", 24), ("224.1.1.0", 24), ("0.1.2.0", 24), ("169.254.3.0", 24)):
         subnet = Subnet(parse_ip(base), length)
         assert "addresses" in str(reserved(subnet))
-        assert objection(Lease(subnet, OWN_IP + 1), everything, OWN, OWN_IP, GROUND) is not None
+        assert rejection(SubnetLease(subnet, OWN_IP + 1), everything, OWN, OWN_IP, PROTECTED) is not None
 
 
 def test_a_node_whose_address_is_in_the_network_is_refused() -> None:
-    assert "where no node is" in told("10.23.6.0/24", "10.5.5.7")
+    assert "which has no nodes" in told("10.23.6.0/24", "10.5.5.7")

@@ -1,4 +1,6 @@
-"""The keeper on a fake kernel: whatever others do, what is wanted comes back, and nothing else is touched."""
+"""The reconciler on a fake kernel: whatever others do, what is wanted comes back, and nothing else is
+touched.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.agent.kernel import Address, Link, News
-from netstore.agent.reconciler import MAX_QUEUED, Keeper
-from netstore.agent.routeplan import BOOT, Drop, KernelRoute, Put, Route
+from netstore.agent.kernel import Address, Link, Notifications
+from netstore.agent.reconciler import MAX_QUEUED, Reconciler
+from netstore.agent.routeplan import BOOT, AddRoute, DeleteRoute, KernelRoute, Route
 from netstore.network.addresses import Subnet, parse_ip
 from tests.support.kernel import ETH0, FakeKernel
 
@@ -37,195 +39,201 @@ def kernel() -> FakeKernel:
 
 
 @pytest.fixture
-def keeper(kernel: FakeKernel) -> Keeper:
-    return Keeper(kernel, [NETWORK], ETH0, lambda: None)
+def reconciler(kernel: FakeKernel) -> Reconciler:
+    return Reconciler(kernel, [NETWORK], ETH0, lambda: None)
 
 
 @pytest.mark.trio
-async def test_many_routes_are_one_send(kernel: FakeKernel, keeper: Keeper) -> None:
-    await keeper.hold(wanted(*range(200)), {NODE})
+async def test_many_routes_are_one_send(kernel: FakeKernel, reconciler: Reconciler) -> None:
+    await reconciler.set_wanted(wanted(*range(200)), {NODE})
     assert (len(kernel.table), kernel.sends, kernel.dumps) == (200, 1, 1)
-    await keeper.hold(wanted(*range(201)), {NODE})
+    await reconciler.set_wanted(wanted(*range(201)), {NODE})
     assert (len(kernel.table), kernel.sends, kernel.dumps) == (201, 2, 1)
-    assert kernel.steps[-1] == Put(Route(subnet(200), NODE, 2))
+    assert kernel.steps[-1] == AddRoute(Route(subnet(200), NODE, 2))
 
 
 @pytest.mark.trio
-async def test_a_deleted_route_is_put_back_from_the_message_alone(kernel: FakeKernel, keeper: Keeper) -> None:
-    await keeper.hold(wanted(1, 2), {NODE})
+async def test_a_deleted_route_is_put_back_from_the_message_alone(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    await reconciler.set_wanted(wanted(1, 2), {NODE})
     kernel.delete(ours(1))
-    await keeper.repair()
+    await reconciler.repair()
     assert kernel.table[subnet(1)] == [ours(1)]
-    assert (kernel.dumps, keeper.repairs) == (1, 1)
+    assert (kernel.dumps, reconciler.repairs) == (1, 1)
 
 
 @pytest.mark.trio
-async def test_lost_messages_make_it_read_the_table(kernel: FakeKernel, keeper: Keeper) -> None:
-    await keeper.hold(wanted(1, 2), {NODE})
+async def test_lost_messages_make_it_read_the_table(kernel: FakeKernel, reconciler: Reconciler) -> None:
+    await reconciler.set_wanted(wanted(1, 2), {NODE})
     kernel.delete(ours(1))
-    kernel.lose_news()
-    await keeper.repair()
+    kernel.lose_notifications()
+    await reconciler.repair()
     assert kernel.table[subnet(1)] == [ours(1)]
     assert kernel.dumps == 2
 
 
 @pytest.mark.trio
-async def test_lost_answers_make_it_read_the_table(kernel: FakeKernel, keeper: Keeper) -> None:
+async def test_lost_answers_make_it_read_the_table(kernel: FakeKernel, reconciler: Reconciler) -> None:
     kernel.lose_next_answer = True
-    await keeper.hold(wanted(1, 2), {NODE})
+    await reconciler.set_wanted(wanted(1, 2), {NODE})
     assert kernel.dumps == 2
-    assert not keeper.problems
+    assert not reconciler.problems
 
 
 @pytest.mark.trio
 async def test_a_route_that_appears_between_plan_and_act_is_not_replaced(
-    kernel: FakeKernel, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+    kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await keeper.hold({}, set())
+    await reconciler.set_wanted({}, set())
     static = KernelRoute(subnet(1), OTHER, 2, STATIC)
     kernel.table[subnet(1)] = [static]  # not told yet
-    await keeper.hold(wanted(1), {NODE})
+    await reconciler.set_wanted(wanted(1), {NODE})
     assert kernel.table[subnet(1)] == [static]
-    assert "remove it" in keeper.problems[subnet(1)]
+    assert "remove it" in reconciler.problems[subnet(1)]
     kernel.delete(static)
-    await keeper.repair()
+    await reconciler.repair()
     assert kernel.table[subnet(1)] == [ours(1)]
-    assert not keeper.problems
+    assert not reconciler.problems
 
 
 @pytest.mark.trio
 async def test_a_far_next_hop_is_refused_once_and_tried_when_the_addresses_change(
-    kernel: FakeKernel, keeper: Keeper
+    kernel: FakeKernel, reconciler: Reconciler
 ) -> None:
-    await keeper.hold(wanted(1, gateway=FAR) | wanted(2), {NODE, FAR})
-    assert "192.168.99.1 is not on-link" in keeper.problems[subnet(1)]
+    await reconciler.set_wanted(wanted(1, gateway=FAR) | wanted(2), {NODE, FAR})
+    assert "192.168.99.1 is not on-link" in reconciler.problems[subnet(1)]
     sends = kernel.sends
-    await keeper.hold(wanted(1, gateway=FAR) | wanted(2, 3), {NODE, FAR})
-    await keeper.repair()
+    await reconciler.set_wanted(wanted(1, gateway=FAR) | wanted(2, 3), {NODE, FAR})
+    await reconciler.repair()
     assert [step.route.subnet for step in kernel.steps].count(subnet(1)) == 1
     assert kernel.sends == sends + 1
     kernel.set_addresses(*kernel.address_list, Address(2, parse_ip("192.168.99.2"), 24))
-    assert await keeper.repair() is True
-    assert not keeper.problems
+    assert await reconciler.repair() is True
+    assert not reconciler.problems
     assert kernel.table[subnet(1)] == [ours(1, FAR)]
 
 
 @pytest.mark.trio
-async def test_a_link_that_went_down_silently_dropped_its_routes(kernel: FakeKernel, keeper: Keeper) -> None:
-    await keeper.hold(wanted(1), {NODE})
+async def test_a_link_that_went_down_silently_dropped_its_routes(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    await reconciler.set_wanted(wanted(1), {NODE})
     kernel.set_link(ETH0._replace(up=False))
-    assert await keeper.repair() is True
-    assert keeper.problems
+    assert await reconciler.repair() is True
+    assert reconciler.problems
     kernel.set_link(ETH0)
-    assert await keeper.repair() is True
+    assert await reconciler.repair() is True
     assert kernel.table[subnet(1)] == [ours(1)]
-    assert not keeper.problems
+    assert not reconciler.problems
 
 
 @pytest.mark.trio
-async def test_links_of_pods_are_nobodys_concern(kernel: FakeKernel, keeper: Keeper) -> None:
-    await keeper.hold(wanted(1), {NODE})
+async def test_links_of_pods_are_nobodys_concern(kernel: FakeKernel, reconciler: Reconciler) -> None:
+    await reconciler.set_wanted(wanted(1), {NODE})
     for number in range(3, 50):
         kernel.set_link(Link(number, f"veth{number}", 1500, up=True))
         kernel.remove_link(number)
         kernel.add(KernelRoute(Subnet(parse_ip("10.99.0.1"), 32), 0, number, STATIC))
-    assert await keeper.repair() is False
+    assert await reconciler.repair() is False
     assert kernel.dumps == 1
 
 
 @pytest.mark.trio
 async def test_a_link_that_comes_back_under_another_number_is_noticed(
-    kernel: FakeKernel, keeper: Keeper
+    kernel: FakeKernel, reconciler: Reconciler
 ) -> None:
-    await keeper.hold(wanted(1), {NODE})
+    await reconciler.set_wanted(wanted(1), {NODE})
     kernel.remove_link(2)
-    assert await keeper.repair() is True
+    assert await reconciler.repair() is True
     kernel.set_link(Link(9, "eth0", 1500, up=True))
     kernel.set_addresses(Address(9, parse_ip("192.168.77.11"), 24))
-    assert await keeper.repair() is True
-    assert keeper.link.number == 9
-    await keeper.hold(wanted(1, link=9), {NODE})
+    assert await reconciler.repair() is True
+    assert reconciler.link.ifindex == 9
+    await reconciler.set_wanted(wanted(1, link=9), {NODE})
     assert kernel.table[subnet(1)] == [ours(1, link=9)]
 
 
 @pytest.mark.trio
 async def test_stale_routes_go_at_the_first_hold_but_only_in_the_ranges(
-    kernel: FakeKernel, keeper: Keeper
+    kernel: FakeKernel, reconciler: Reconciler
 ) -> None:
     elsewhere = KernelRoute(Subnet(parse_ip("10.99.0.0"), 24), NODE, 2)
     kernel.table = {subnet(7): [ours(7)], elsewhere.subnet: [elsewhere]}
-    await keeper.hold(wanted(1), {NODE})
+    await reconciler.set_wanted(wanted(1), {NODE})
     assert {subnet for subnet, routes in kernel.table.items() if routes} == {subnet(1), elsewhere.subnet}
 
 
 @pytest.mark.trio
 async def test_a_gateway_that_becomes_known_explains_flannels_route(
-    kernel: FakeKernel, keeper: Keeper
+    kernel: FakeKernel, reconciler: Reconciler
 ) -> None:
     kernel.table = {subnet(1): [KernelRoute(subnet(1), OTHER, 2, BOOT)]}
-    await keeper.hold(wanted(1), {NODE})
-    assert keeper.problems
-    await keeper.hold(wanted(1), {NODE, OTHER})
+    await reconciler.set_wanted(wanted(1), {NODE})
+    assert reconciler.problems
+    await reconciler.set_wanted(wanted(1), {NODE, OTHER})
     assert kernel.table[subnet(1)] == [ours(1)]
 
 
 @pytest.mark.trio
-async def test_clearing_takes_back_everything_of_ours(kernel: FakeKernel, keeper: Keeper) -> None:
+async def test_clearing_takes_back_everything_of_ours(kernel: FakeKernel, reconciler: Reconciler) -> None:
     static = KernelRoute(subnet(9), OTHER, 2, STATIC)
     kernel.table = {subnet(9): [static]}
-    await keeper.hold(wanted(1, 2), {NODE})
-    assert await keeper.clear() == 2
+    await reconciler.set_wanted(wanted(1, 2), {NODE})
+    assert await reconciler.clear() == 2
     assert [route for routes in kernel.table.values() for route in routes] == [static]
 
 
 @pytest.mark.trio
 async def test_somebody_who_keeps_undoing_does_not_hold_it_for_ever(
-    kernel: FakeKernel, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+    kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     carry_out = kernel._carry_out
 
-    def undone(step: Put | Drop) -> int:
+    def undone(step: AddRoute | DeleteRoute) -> int:
         code = carry_out(step)
-        if isinstance(step, Put):
+        if isinstance(step, AddRoute):
             kernel.delete(ours(1))
         return code
 
     monkeypatch.setattr(kernel, "_carry_out", undone)
-    await keeper.hold(wanted(1), {NODE})
+    await reconciler.set_wanted(wanted(1), {NODE})
     assert 1 < kernel.sends < 10
-    assert keeper.unsettled == {subnet(1)}, "it goes on when others had their turn"
+    assert reconciler.pending == {subnet(1)}, "it goes on when others had their turn"
     monkeypatch.undo()
-    await keeper.repair()
+    await reconciler.repair()
     assert kernel.table[subnet(1)] == [ours(1)]
-    assert not keeper.unsettled
+    assert not reconciler.pending
 
 
 @pytest.mark.trio
-async def test_before_it_knows_what_is_wanted_it_touches_nothing(kernel: FakeKernel, keeper: Keeper) -> None:
+async def test_before_it_knows_what_is_wanted_it_touches_nothing(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
     kernel.add(ours(1))
-    await keeper.repair(all_again=True)
+    await reconciler.repair(full=True)
     assert not kernel.steps
-    await keeper.hold(wanted(1), {NODE})
+    await reconciler.set_wanted(wanted(1), {NODE})
     assert not kernel.steps
 
 
 @pytest.mark.trio
 async def test_words_for_other_refusals(
-    kernel: FakeKernel, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+    kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for code, words in ((errno.EPERM, "CAP_NET_ADMIN"), (errno.EINVAL, "Invalid argument")):
         monkeypatch.setattr(kernel, "_carry_out", lambda _, code=code: code)
-        await keeper.repair(all_again=True)
-        await keeper.hold(wanted(1), {NODE})
-        assert words in keeper.problems[subnet(1)]
+        await reconciler.repair(full=True)
+        await reconciler.set_wanted(wanted(1), {NODE})
+        assert words in reconciler.problems[subnet(1)]
 
 
-def test_a_flood_of_messages_becomes_one_doubt(kernel: FakeKernel, keeper: Keeper) -> None:
+def test_a_flood_of_messages_becomes_one_doubt(kernel: FakeKernel, reconciler: Reconciler) -> None:
     for _ in range(MAX_QUEUED + 5):
-        keeper._queue.append(News(addresses=True))
-        if len(keeper._queue) > MAX_QUEUED:
+        reconciler._queue.append(Notifications(addresses=True))
+        if len(reconciler._queue) > MAX_QUEUED:
             break
-    assert len(keeper._queue) == MAX_QUEUED + 1
+    assert len(reconciler._queue) == MAX_QUEUED + 1
 
 
 changes = st.lists(
@@ -242,7 +250,7 @@ changes = st.lists(
 @given(changes)
 async def test_after_any_history_what_is_wanted_is_there(history: list[tuple[str, int, int]]) -> None:
     kernel = FakeKernel()
-    keeper = Keeper(kernel, [NETWORK], ETH0, lambda: None)
+    reconciler = Reconciler(kernel, [NETWORK], ETH0, lambda: None)
     want: dict[Subnet, Route] = {}
     for what, number, gateway in history:
         there = kernel.table.get(subnet(number), [])
@@ -250,7 +258,7 @@ async def test_after_any_history_what_is_wanted_is_there(history: list[tuple[str
             want = {**want, **wanted(number, gateway=gateway)}
             if gateway == OTHER and number == 3:
                 want.pop(subnet(number))
-            await keeper.hold(dict(want), {NODE})
+            await reconciler.set_wanted(dict(want), {NODE})
         elif what == "delete" and there:
             kernel.delete(there[0])
         elif what == "static":
@@ -261,25 +269,25 @@ async def test_after_any_history_what_is_wanted_is_there(history: list[tuple[str
             kernel.replace(ours(number, gateway))
         elif what == "append-ours" and ours(number, gateway) not in there:
             kernel.table.setdefault(subnet(number), []).append(ours(number, gateway))
-            kernel.lose_news()
+            kernel.lose_notifications()
         elif what == "lose":
-            kernel.lose_news()
+            kernel.lose_notifications()
         elif what == "repair":
-            await keeper.repair()
+            await reconciler.repair()
         elif what == "flap":
             kernel.set_link(ETH0._replace(up=False))
             kernel.set_link(ETH0)
-    await keeper.repair()
-    await keeper.hold(want, {NODE})
+    await reconciler.repair()
+    await reconciler.set_wanted(want, {NODE})
     for one in map(subnet, range(4)):
         own = [route for route in kernel.table.get(one, []) if route.protocol == 78]
-        if one in keeper.foreign:
+        if one in reconciler.foreign:
             assert any(route.protocol == STATIC and not route.metric for route in kernel.table[one])
         elif one in want:
             assert own == [KernelRoute(one, want[one].gateway, 2)]
         else:
             assert own == []
-    assert in_order(keeper.present) == in_order(kernel.table)
+    assert in_order(reconciler.present) == in_order(kernel.table)
 
 
 def in_order(table: dict[Subnet, list[KernelRoute]]) -> dict[Subnet, list[KernelRoute]]:

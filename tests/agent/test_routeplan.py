@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.agent.routeplan import BOOT, PROTOCOL, Drop, KernelRoute, Put, Route, plan
+from netstore.agent.routeplan import BOOT, PROTOCOL, AddRoute, DeleteRoute, KernelRoute, Route, plan
 from netstore.network.addresses import Subnet, parse_ip
 from tests.support.kernel import FakeKernel
 
@@ -55,7 +55,7 @@ def test_a_plan_reaches_what_is_wanted_and_leaves_foreign_routes_alone(
     reachable = {route.subnet for route in routes if route.kind == 1}
     for step in steps:
         assert kernel._carry_out(step) == 0, f"{step} failed"
-        if isinstance(step, Drop):
+        if isinstance(step, DeleteRoute):
             mine = step.route.protocol == PROTOCOL
             assert mine or (is_flannels(step.route) and step.route.subnet in wanted)
         for subnet in reachable & wanted.keys() - foreign.keys():
@@ -70,7 +70,7 @@ def test_a_plan_reaches_what_is_wanted_and_leaves_foreign_routes_alone(
             assert foreign[subnet] in there
             assert foreign[subnet].protocol != PROTOCOL
         else:
-            assert own == [KernelRoute(route.subnet, route.gateway, route.link)]
+            assert own == [KernelRoute(route.subnet, route.gateway, route.ifindex)]
             first = next(one for one in there if (one.metric, one.tos) == (0, 0))
             assert first == own[0], "another route is in effect"
     untouched = [
@@ -97,7 +97,7 @@ def test_plans_for_single_subnets_add_up_to_the_plan_for_all(
 def test_adding_comes_before_removing() -> None:
     old, new = SUBNETS[:2]
     steps = plan({new: Route(new, NODES[0], 2)}, {old: [KernelRoute(old, NODES[0], 2)]}, NODES).steps
-    assert steps == [Put(Route(new, NODES[0], 2)), Drop(KernelRoute(old, NODES[0], 2))]
+    assert steps == [AddRoute(Route(new, NODES[0], 2)), DeleteRoute(KernelRoute(old, NODES[0], 2))]
 
 
 def test_a_route_names_itself_as_the_operator_knows_it() -> None:
@@ -108,7 +108,7 @@ def test_a_route_names_itself_as_the_operator_knows_it() -> None:
 def test_a_foreign_route_of_another_metric_is_no_rival() -> None:
     subnet, route = SUBNETS[0], Route(SUBNETS[0], NODES[0], 2)
     there = [KernelRoute(subnet, GATEWAYS[2], 2, STATIC, metric=50)]
-    assert plan({subnet: route}, {subnet: there}, NODES) == ([Put(route, beside=False)], {})
+    assert plan({subnet: route}, {subnet: there}, NODES) == ([AddRoute(route, append=False)], {})
 
 
 def test_flannels_route_stays_where_a_foreign_one_keeps_ours_out() -> None:

@@ -11,12 +11,12 @@ import trio
 import trio.testing
 
 from netstore.agent.kernel import Address, Link
-from netstore.agent.leasewatcher import GRACE
+from netstore.agent.leasewatcher import GRACE_PERIOD
 from netstore.agent.routeplan import KernelRoute
 from netstore.agent.service import Agent
 from netstore.network.addresses import Subnet, parse_ip
 from netstore.ops.config import AgentConfig
-from tests.agent.fake_store import PREFIX, FakeStore, Pages
+from tests.agent.fake_store import PREFIX, FakeStore, RecordedLog
 from tests.support.kernel import FakeKernel
 
 if TYPE_CHECKING:
@@ -38,21 +38,21 @@ class Node:
         self.store = FakeStore()
         self.store.put(f"{PREFIX}/config", NETWORK)
         self.kernel = FakeKernel()
-        self.pages = Pages()
+        self.recorded = RecordedLog()
         self.ready: list[str] = []
         self.env = folder / "subnet.env"
         self.config = AgentConfig(subnet_file=self.env, iface=("eth0",), **config)
         self.agent = self.make()
 
     def make(self) -> Agent:
-        agent = Agent(self.config, self.kernel, self.pages, self.ready.append)
-        agent._client = agent._mirror._client = cast("V2Client", self.store)
+        agent = Agent(self.config, self.kernel, self.recorded, self.ready.append)
+        agent._client = agent._watcher._client = cast("V2Client", self.store)
         return agent
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.agent._live)
+            nursery.start_soon(self.agent._run)
             nursery.start_soon(self.store.expire)
             await trio.sleep(2)
             yield
@@ -112,7 +112,7 @@ async def test_days_of_renewals(autojump_clock: MockClock, node: Node) -> None:
             assert node.agent.not_ready() is None
         assert node.own_key() == key
         assert 2 <= node.store.index - first <= 4, "one write a day"
-    assert len(node.pages.told("subnet_held")) == 1
+    assert len(node.recorded.told("subnet_held")) == 1
 
 
 @pytest.mark.trio
@@ -124,7 +124,7 @@ async def test_a_store_away_for_longer_than_the_lease(autojump_clock: MockClock,
         node.store.down = True
         node.store.cut()
         await trio.sleep(3580)
-        assert "may have ended" in str(node.agent.not_ready())
+        assert "may have expired" in str(node.agent.not_ready())
         assert node.routes() == {"10.23.200.0/24": 12}, "the data path stays"
         await trio.sleep(400)
         assert key not in node.store.files
@@ -132,7 +132,7 @@ async def test_a_store_away_for_longer_than_the_lease(autojump_clock: MockClock,
         await trio.sleep(70)
         assert node.own_key() == key
         assert node.agent.not_ready() is None
-    lines = len(node.pages.lines)
+    lines = len(node.recorded.lines)
     assert lines < 20, f"{lines} lines in an hour of trouble"
 
 
@@ -164,7 +164,7 @@ async def test_a_subnet_that_another_took_while_the_store_was_away(
         assert node.own_key() != lost
         taken = lost.rpartition("/")[2].replace("-", "/")
         assert node.routes()[taken] == 99
-        assert len(node.pages.told("subnet_held")) == 2
+        assert len(node.recorded.told("subnet_held")) == 2
         assert len(node.ready) == 1
 
 
@@ -177,7 +177,7 @@ async def test_leases_of_every_node_after_a_wiped_store(autojump_clock: MockCloc
         await trio.sleep(1)
         assert node.own_key() == key
         assert node.routes() == {"10.23.200.0/24": 12}
-        await trio.sleep(GRACE + 1)
+        await trio.sleep(GRACE_PERIOD + 1)
         assert node.routes() == {}
 
 
@@ -191,12 +191,12 @@ async def test_the_link_goes_comes_back_and_changes_its_address(
         node.kernel.remove_link(2)
         await trio.sleep(1)
         assert node.routes() == {}
-        assert node.pages.told("interface_lost")
+        assert node.recorded.told("interface_lost")
         node.kernel.set_link(Link(7, "eth0", 1400, up=True))
         node.kernel.set_addresses(Address(7, parse_ip("192.168.77.11"), 24))
         await trio.sleep(1)
         assert node.routes() == {"10.23.200.0/24": 12}
-        assert node.kernel.table[Subnet(parse_ip("10.23.200.0"), 24)][0].link == 7
+        assert node.kernel.table[Subnet(parse_ip("10.23.200.0"), 24)][0].ifindex == 7
         node.kernel.set_addresses(Address(7, parse_ip("192.168.77.50"), 24))
         await trio.sleep(1)
         assert "192.168.77.50" in node.store.files[key].value
@@ -252,7 +252,7 @@ async def test_a_lease_that_no_longer_fits_is_given_back(autojump_clock: MockClo
     async with node.running():
         assert f"{PREFIX}/subnets/10.23.7.0-25" not in node.store.files
         assert node.own_key().endswith("-24")
-        assert node.pages.told("lease_discarded")
+        assert node.recorded.told("lease_discarded")
 
 
 @pytest.mark.trio

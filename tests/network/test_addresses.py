@@ -53,7 +53,7 @@ def test_the_subnet_around_an_address(ip: int, length: int) -> None:
     subnet = Subnet.around(ip, length)
     twin = IPv4Network((ip, length), strict=False)
     assert str(subnet) == str(twin)
-    assert subnet.key == str(twin).replace("/", "-")
+    assert subnet.lease_name == str(twin).replace("/", "-")
     assert (subnet.size, subnet.last) == (twin.num_addresses, int(twin.broadcast_address))
     assert subnet.holds(ip)
     assert parse_cidr(str(subnet)) == subnet

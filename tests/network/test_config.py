@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.network.addresses import Subnet, parse_ip, show_ip
-from netstore.network.config import NetworkError, parse_network, warnings
+from netstore.network.config import NetworkConfigError, parse_network
 
 HOST_GW = {"Type": "host-gw"}
 
@@ -21,7 +21,7 @@ def test_the_usual_document() -> None:
     assert (show_ip(network.subnet_min), show_ip(network.subnet_max)) == ("172.30.1.0", "172.30.255.0")
     assert network.backend_type == "host-gw"
     assert json.loads(network.backend) == HOST_GW
-    assert warnings(network) == ()
+    assert network.warnings == ()
 
 
 def test_names_in_any_case_unknown_fields_host_bits_and_nulls() -> None:
@@ -30,7 +30,7 @@ def test_names_in_any_case_unknown_fields_host_bits_and_nulls() -> None:
     )
     assert str(network.network) == "10.23.0.0/16"
     assert network.backend_type == "host-gw"
-    assert [remark.partition(":")[0] for remark in warnings(network)] == ["Color", "Network"]
+    assert [remark.partition(":")[0] for remark in network.warnings] == ["Color", "Network"]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_defaults_are_those_of_flannel_0_10(prefix: int, length: int, low: str, 
     network = parse_network(f'{{"Network":"10.23.0.0/{prefix}","Backend":{{"Type":"host-gw"}}}}'.encode())
     assert network.subnet_len == length
     assert (show_ip(network.subnet_min), show_ip(network.subnet_max)) == (low, high)
-    told = [remark for remark in warnings(network) if remark.startswith("SubnetLen")]
+    told = [remark for remark in network.warnings if remark.startswith("SubnetLen")]
     assert bool(told) == (prefix >= 23), "older daemons divide small networks otherwise"
 
 
@@ -75,7 +75,7 @@ def test_defaults_are_those_of_flannel_0_10(prefix: int, length: int, low: str, 
         (b'{"Network":"10.23.0.0/16","SubnetLen":99999999999999999999}', "SubnetLen", ""),
         (b'{"Network":"10.23.0.0/16","SubnetMin":"10.24.1.0"}', "SubnetMin", "outside 10.23.0.0/16"),
         (b'{"Network":"10.23.0.0/16","SubnetMax":"10.22.1.0"}', "SubnetMax", "outside 10.23.0.0/16"),
-        (b'{"Network":"10.23.0.0/16","SubnetMin":"10.23.7.13"}', "SubnetMin", "not where a /24 begins"),
+        (b'{"Network":"10.23.0.0/16","SubnetMin":"10.23.7.13"}', "SubnetMin", "not the start of a /24"),
         (b'{"Network":"10.23.0.0/16","SubnetMin":"10.23.7"}', "SubnetMin", "not an IPv4 address"),
         (
             b'{"Network":"10.23.0.0/16","SubnetMin":"10.23.9.0","SubnetMax":"10.23.8.0"}',
@@ -92,7 +92,7 @@ def test_defaults_are_those_of_flannel_0_10(prefix: int, length: int, low: str, 
     ],
 )
 def test_a_wrong_document_names_field_problem_and_fix(text: bytes, field: str, problem: str) -> None:
-    with pytest.raises(NetworkError) as caught:
+    with pytest.raises(NetworkConfigError) as caught:
         parse_network(text)
     assert caught.value.field == field
     assert problem in caught.value.problem
@@ -104,7 +104,7 @@ def test_a_wrong_document_names_field_problem_and_fix(text: bytes, field: str, p
 def test_without_a_backend_it_is_udp_and_said_so() -> None:
     network = parse_network(b'{"Network":"10.23.0.0/16"}')
     assert network.backend_type == "udp"
-    assert any(remark.startswith("Backend") for remark in warnings(network))
+    assert any(remark.startswith("Backend") for remark in network.warnings)
 
 
 @given(st.integers(8, 26), st.integers(2, 12), st.integers(0, 2**32 - 1))
@@ -128,6 +128,6 @@ def test_no_bytes_make_anything_but_a_network_or_a_refusal(text: bytes) -> None:
     refusal = None
     try:
         parse_network(text)
-    except NetworkError as error:
+    except NetworkConfigError as error:
         refusal = error
     assert refusal is None or refusal.fix

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.network.addresses import Subnet, parse_ip
-from netstore.network.lease import Lease, Skipped, parse, parse_key, show_value
+from netstore.network.lease import InvalidLease, SubnetLease, encode_lease, parse_lease, parse_lease_name
 
 KEY = "/coreos.com/network/subnets/10.23.79.0-24"
 SUBNET = Subnet(parse_ip("10.23.79.0"), 24)
@@ -34,11 +34,11 @@ NODE = parse_ip("192.168.77.12")
     ],
 )
 def test_what_flannel_writes_is_read(value: str, backend_type: str, data: bytes | None) -> None:
-    assert parse(KEY, value) == Lease(SUBNET, NODE, backend_type, data)
+    assert parse_lease(KEY, value) == SubnetLease(SUBNET, NODE, backend_type, data)
 
 
 def test_a_dual_stack_key_gives_its_ipv4_part() -> None:
-    assert parse_key("10.23.79.0-24&fd23:0:0:2::-64") == SUBNET
+    assert parse_lease_name("10.23.79.0-24&fd23:0:0:2::-64") == SUBNET
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def test_a_dual_stack_key_gives_its_ipv4_part() -> None:
     ],
 )
 def test_a_bad_key_is_skipped_with_its_reason(name: str, reason: str) -> None:
-    found = parse(f"/p/subnets/{name}", '{"PublicIP":"192.168.77.12"}')
-    assert isinstance(found, Skipped)
-    assert found.key == name
+    found = parse_lease(f"/p/subnets/{name}", '{"PublicIP":"192.168.77.12"}')
+    assert isinstance(found, InvalidLease)
+    assert found.name == name
     assert reason in found.reason
 
 
@@ -81,14 +81,14 @@ def test_a_bad_key_is_skipped_with_its_reason(name: str, reason: str) -> None:
     ],
 )
 def test_a_bad_value_is_skipped_with_its_reason(value: str | None, reason: str) -> None:
-    found = parse(KEY, value)
-    assert isinstance(found, Skipped)
+    found = parse_lease(KEY, value)
+    assert isinstance(found, InvalidLease)
     assert reason in found.reason
 
 
 @given(st.text(max_size=60), st.text(max_size=60) | st.none())
 def test_nothing_in_the_store_raises(key: str, value: str | None) -> None:
-    assert isinstance(parse(key, value), Lease | Skipped)
+    assert isinstance(parse_lease(key, value), SubnetLease | InvalidLease)
 
 
 @given(
@@ -99,12 +99,12 @@ def test_nothing_in_the_store_raises(key: str, value: str | None) -> None:
 )
 def test_a_written_value_reads_back(ip: int, backend_type: str, data: object) -> None:
     raw = None if data is None else json.dumps(data).encode()
-    assert parse(KEY, show_value(ip, backend_type, raw)) == Lease(SUBNET, ip, backend_type, raw)
+    assert parse_lease(KEY, encode_lease(ip, backend_type, raw)) == SubnetLease(SUBNET, ip, backend_type, raw)
 
 
 def test_the_value_has_flannels_form() -> None:
-    assert show_value(NODE, "host-gw") == '{"PublicIP":"192.168.77.12","BackendType":"host-gw"}'
+    assert encode_lease(NODE, "host-gw") == '{"PublicIP":"192.168.77.12","BackendType":"host-gw"}'
     assert (
-        show_value(NODE, "vxlan", b'{"VtepMAC":"a"}')
+        encode_lease(NODE, "vxlan", b'{"VtepMAC":"a"}')
         == '{"PublicIP":"192.168.77.12","BackendType":"vxlan","BackendData":{"VtepMAC":"a"}}'
     )

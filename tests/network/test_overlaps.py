@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from netstore.network.addresses import Subnet, parse_cidr, parse_ip
 from netstore.network.config import parse_network
-from netstore.network.lease import Lease
+from netstore.network.lease import SubnetLease
 from netstore.network.overlaps import conflicts, nested
 
 NETWORK = parse_network(b'{"Network":"10.0.0.0/9","SubnetLen":24,"Backend":{"Type":"host-gw"}}')
 NODE = parse_ip("192.168.77.12")
 
 
-def lease(cidr: str) -> Lease:
-    return Lease(Subnet.exact(*parse_cidr(cidr)), NODE)
+def lease(cidr: str) -> SubnetLease:
+    return SubnetLease(Subnet.exact(*parse_cidr(cidr)), NODE)
 
 
 def test_of_two_that_overlap_the_one_that_fits_the_network_is_taken() -> None:
@@ -47,7 +47,7 @@ def test_of_two_that_do_not_fit_none_is_taken_and_of_two_names_for_one_subnet_th
 def test_what_is_admitted_never_overlaps(drawn: list[tuple[int, int]]) -> None:
     base = parse_ip("10.5.0.0")
     leases = {
-        f"{number}": Lease(Subnet.around(base + place * 8, length), NODE)
+        f"{number}": SubnetLease(Subnet.around(base + place * 8, length), NODE)
         for number, (place, length) in enumerate(drawn)
     }
     refused = conflicts(leases, NETWORK)
@@ -87,7 +87,7 @@ def test_many_names_for_one_subnet_cost_no_more_than_as_many_subnets() -> None:
         __hash__ = Subnet.__hash__
 
     names = {f"10.5.1.0-24&fd00:{number:x}::-64": number for number in range(1000)}
-    leases = {name: Lease(Counted(parse_ip("10.5.1.0"), 24), NODE) for name in names}
+    leases = {name: SubnetLease(Counted(parse_ip("10.5.1.0"), 24), NODE) for name in names}
     found = conflicts(leases, NETWORK)
     assert len(found) == len(leases) - 1
     assert comparisons < 50 * len(leases)

@@ -14,12 +14,12 @@ from netstore.agent.backend import (
     GROUP,
     Address,
     Host,
-    Lease,
     Link,
     Prepared,
     Refused,
     Route,
     Subnet,
+    SubnetLease,
 )
 from netstore.network.addresses import parse_ip
 from netstore.network.config import parse_network
@@ -57,10 +57,10 @@ async def test_it_refuses_a_host_it_cannot_work_on(where: Host, words: str) -> N
 @pytest.mark.trio
 async def test_a_route_per_peer_of_its_type() -> None:
     peers = [
-        Lease(subnet(1), PEER, "host-gw"),
-        Lease(subnet(2), PEER, "vxlan"),
-        Lease(subnet(3), PEER, ""),
-        Lease(subnet(4), PEER, "Host-GW"),
+        SubnetLease(subnet(1), PEER, "host-gw"),
+        SubnetLease(subnet(2), PEER, "vxlan"),
+        SubnetLease(subnet(3), PEER, ""),
+        SubnetLease(subnet(4), PEER, "Host-GW"),
     ]
     wanted = await HostGateway(None).reconcile(host(), peers)
     assert list(wanted.routes) == [Route(subnet(1), PEER, 2)]

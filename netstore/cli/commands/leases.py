@@ -9,7 +9,7 @@ from msgspec.json import decode
 
 from netstore.cli.commands.invocation import node_at, refused
 from netstore.network.addresses import Subnet, show_ip
-from netstore.network.lease import Lease, parse
+from netstore.network.lease import SubnetLease, parse_lease
 from netstore.network.overlaps import nested
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Record:
     """One entry under `subnets`; `lease` is None where it is none, `problems` what daemons stumble over."""
 
     node: Node
-    lease: Lease | None
+    lease: SubnetLease | None
     problems: tuple[str, ...]
 
     @property
@@ -113,11 +113,11 @@ async def listed(client: V2Client, folder: str) -> tuple[Node, ...]:
 
 def survey(nodes: Iterable[Node], network: Network | None) -> list[Record]:
     """Every entry with what is wrong with it: leases by subnet, then what is no lease. Pure; O(n log n)."""
-    leases: list[tuple[Lease, Node]] = []
+    leases: list[tuple[SubnetLease, Node]] = []
     others: list[Record] = []
     for node in nodes:
-        parsed = parse(node.key, node.value)
-        if isinstance(parsed, Lease):
+        parsed = parse_lease(node.key, node.value)
+        if isinstance(parsed, SubnetLease):
             leases.append((parsed, node))
         else:
             others.append(Record(node, None, (parsed.reason,)))
@@ -140,7 +140,7 @@ def survey(nodes: Iterable[Node], network: Network | None) -> list[Record]:
     return records + others
 
 
-def _misfits(lease: Lease, network: Network) -> list[str]:
+def _misfits(lease: SubnetLease, network: Network) -> list[str]:
     misfit = network.misfit(lease.subnet)
     misfits = [] if misfit is None else [misfit]
     if lease.backend_type and lease.backend_type != network.backend_type:

@@ -27,7 +27,7 @@ from netstore.cli.commands.leases import HEADINGS, Record, listed, survey
 from netstore.cli.commands.network import checked
 from netstore.cli.output import Table
 from netstore.network.addresses import Subnet, parse_cidr, parse_host_ip, show_ip
-from netstore.network.lease import DEFAULT_TTL, show_value
+from netstore.network.lease import DEFAULT_TTL, encode_lease
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -97,7 +97,7 @@ def reserve(settings: Settings, subnet: str, *, public_ip: str) -> None:
     records, found = _survey(settings)
     if found is None:
         raise refused(f"{settings.key('config')}: no config that daemons can use; see network check")
-    own = next((record for record in records if record.name == wanted.key), None)
+    own = next((record for record in records if record.name == wanted.lease_name), None)
     objection = objection_to(wanted, address, found, records)
     if objection is not None:
         raise refused(objection)
@@ -106,9 +106,9 @@ def reserve(settings: Settings, subnet: str, *, public_ip: str) -> None:
         return
 
     async def creating(client: V2Client) -> Answer:
-        key = settings.key("subnets", wanted.key)
+        key = settings.key("subnets", wanted.lease_name)
         if own is None:
-            return await client.create(key, show_value(address, ""))
+            return await client.create(key, encode_lease(address, ""))
         return await client.compare_and_swap(key, own.node.value or "", prev_index=own.node.modified_index)
 
     answer = _written(settings, creating, subnet)
@@ -175,7 +175,7 @@ def objection_to(wanted: Subnet, address: int, network: Network, records: Sequen
         return f"{wanted}: {misfit}; nodes take /{network.subnet_len} subnets from {bounds} only"
     for record in records:
         if record.lease is None:
-            if record.name == wanted.key:
+            if record.name == wanted.lease_name:
                 return f"{record.node.key}: is no lease ({'; '.join(record.problems)}); release it first"
             continue
         held, holder = record.lease.subnet, record.lease.public_ip

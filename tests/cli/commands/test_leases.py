@@ -22,7 +22,10 @@ SUBNETS = st.builds(Subnet.around, st.integers(0x0A000000, 0x0A0000FF), st.integ
 
 def records(subnets: Sequence[Subnet]) -> list[Record]:
     nodes = [
-        Node(key=f"/n/subnets/{subnet.key}", value=f'{{"PublicIP":"192.168.{number}.1","BackendType":"x"}}')
+        Node(
+            key=f"/n/subnets/{subnet.lease_name}",
+            value=f'{{"PublicIP":"192.168.{number}.1","BackendType":"x"}}',
+        )
         for number, subnet in enumerate(subnets)
     ]
     return survey(nodes, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Lowest:
+class LowestEntropy:
     """Always the lowest number (`seams.Entropy`)."""
 
     def below(self, bound: int) -> int:
