@@ -36,7 +36,7 @@ def scene(tmp_path: Path) -> Iterator[Stage]:
         ('{"Network":"10.23.0.0/16","SubnetLen":"24"}', 'SubnetLen: "24" has the wrong type'),
         ('{"Network":"10.23.0.0/16","SubnetMin":"10.24.1.0"}', "SubnetMin: 10.24.1.0 is outside"),
         ('{"Network":"10.23.0.0/16","Backend":{"Type":"carrier-pigeon"}}', "no backend 'carrier-pigeon'"),
-        ('{"Network":"192.168.0.0/16","Backend":{"Type":"host-gw"}}', "holds this node's own address"),
+        ('{"Network":"192.168.0.0/16","Backend":{"Type":"host-gw"}}', "contains this node's own address"),
     ],
 )
 def test_a_config_that_cannot_be_used_is_told_and_its_repair_noticed(
