@@ -17,6 +17,7 @@ change them. What is not a route (a neighbour entry, a command to run) a backend
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
 
@@ -30,7 +31,7 @@ from netstore.network.config import Network, NetworkConfigError
 from netstore.network.lease import SubnetLease
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = [
     "API_VERSION",
@@ -157,8 +158,22 @@ def find(network: Network) -> Backend:
             f"{manifest.name} {manifest.version} is written for version {manifest.api} of the protocol",
             f"install one written for version {API_VERSION}",
         )
-    backend: Backend = plugin(options(manifest, network))
+    with plugin_errors(manifest.name):
+        backend: Backend = plugin(options(manifest, network))
     return backend
+
+
+@contextmanager
+def plugin_errors(name: str) -> Iterator[None]:
+    """Turn exceptions of a plugin's code into NetstoreError, which is logged and retried; they never stop the
+    agent.
+    """
+    try:
+        yield
+    except NetstoreError:
+        raise
+    except Exception as error:
+        raise NetstoreError(f"backend {name} failed: {error!r}") from error
 
 
 def options(manifest: Manifest, network: Network) -> msgspec.Struct:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from netstore.agent.backend import Backend, Host, Prepared, find
+from netstore.agent.backend import Backend, Host, Prepared, find, plugin_errors
 from netstore.agent.interface import Preferences, choose_interface
 from netstore.agent.leasefilter import ProtectedAddresses, protected_addresses
 from netstore.client.v2 import KEY_NOT_FOUND, V2Client, V2Error
@@ -67,7 +67,8 @@ async def detect(config: AgentConfig, kernel: Kernel, client: V2Client) -> Local
         )
     backend = find(network)
     host = _host(config, choice, network)
-    prepared = await backend.prepare(host)
+    with plugin_errors(backend.manifest.name):
+        prepared = await backend.prepare(host)
     store_ips = await _store_ips(config)
     links, addresses = await kernel.links(), await kernel.addresses()
     protected = protected_addresses(network, links, addresses, await kernel.routes(), store_ips)
@@ -114,7 +115,8 @@ async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel) -> bool:
     host = _host(config, choice, node.network)
     if host == node.host:
         return node.protected != before
-    node.prepared = await node.backend.prepare(host)
+    with plugin_errors(node.backend.manifest.name):
+        node.prepared = await node.backend.prepare(host)
     node.host = host
     return True
 

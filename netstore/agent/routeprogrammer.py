@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from netstore.agent.backend import REPAIR_INTERVAL
+from netstore.agent.backend import REPAIR_INTERVAL, plugin_errors
 from netstore.agent.leasefilter import rejection
 from netstore.agent.localnode import refresh
 from netstore.agent.problems import ProblemList
@@ -161,9 +161,5 @@ class RouteProgrammer:
 
     async def _ask_backend(self, host: Host, peers: list[SubnetLease]) -> Wanted:
         backend = self._node.backend
-        try:
+        with plugin_errors(backend.manifest.name):
             return await backend.reconcile(host, peers)
-        except NetstoreError:
-            raise
-        except Exception as error:  # plugin exceptions are logged and retried; they never stop the agent
-            raise NetstoreError(f"backend {backend.manifest.name} failed: {error!r}") from error

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import trio
 
 from netstore.agent import envfile
+from netstore.agent.backend import plugin_errors
 from netstore.agent.health import Health
 from netstore.agent.leaseholder import LeaseHolder
 from netstore.agent.leasestate import LeaseState
@@ -257,7 +258,8 @@ class Agent:
             return
         with trio.move_on_after(CLEANUP_TIMEOUT) as limit:
             removed = await reconciler.clear()
-            await node.backend.teardown()
+            with plugin_errors(node.backend.manifest.name):
+                await node.backend.teardown()
             await holder.release()
             self._config.subnet_file.unlink(missing_ok=True)
             self._log.info("cleaned_up", routes=removed, subnet=str(holder.subnet))

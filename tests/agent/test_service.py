@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import trio
 import trio.testing
+from netstore_plugins.hostgw import HostGateway
 
+from netstore.agent import localnode
 from netstore.agent.kernel import Address, Link
 from netstore.agent.leasewatcher import GRACE_PERIOD
 from netstore.agent.routeplan import KernelRoute
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
+    from netstore.agent.backend import Host, Prepared
     from netstore.client.v2 import V2Client
 
 NETWORK = '{"Network":"10.23.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
@@ -266,3 +269,29 @@ async def test_a_burst_of_leases_becomes_few_rounds(autojump_clock: MockClock, n
         await trio.sleep(5)
         assert len(node.routes()) >= 500 - 16
         assert node.kernel.sends - sends < 60
+
+
+@pytest.mark.trio
+async def test_a_plugin_that_raises_is_logged_and_retried(
+    autojump_clock: MockClock, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = 0
+
+    class Raising(HostGateway):
+        async def prepare(self, host: Host) -> Prepared:
+            nonlocal attempts
+            attempts += 1
+            if attempts in {1, 3}:
+                raise RuntimeError("a fault of the plugin")
+            return await super().prepare(host)
+
+    monkeypatch.setattr(localnode, "find", lambda _: Raising(None))
+    async with node.running():
+        assert "a fault of the plugin" in str(node.recorded.told("waiting")[0]["reason"])
+        assert node.agent.not_ready() is None
+        node.kernel.set_link(Link(2, "eth0", 1400, up=True))
+        await trio.sleep(1)
+        assert "a fault of the plugin" in str(node.recorded.told("interface_lost")[0]["reason"])
+        await trio.sleep(15)
+        assert attempts == 4
+        assert node.recorded.told("interface_back")
