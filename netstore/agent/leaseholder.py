@@ -47,8 +47,8 @@ MAX_RACES: Final = 10
 class LeaseHolder:
     """The lease of this node.
 
-    `on_held` is called with each subnet that is held, and again if it returned False. `avoid` returns the
-    networks of this host, which no new subnet may overlap.
+    `on_held` is called with each subnet that is held, again after `set_value`, and again if it returned
+    False. `avoid` returns the networks of this host, which no new subnet may overlap.
     """
 
     def __init__(
@@ -76,19 +76,21 @@ class LeaseHolder:
         self._wake = trio.Event()
         self._generation = watcher.generation
         self._races = 0
+        self._accepted = True
+        """Whether `on_held` returned True since the value was set."""
 
     async def run(self, former: Subnet | None) -> None:
         """Hold a lease forever. `former` is the subnet of an earlier run. The watcher must have listed the
         leases.
         """
-        listed, accepted = True, True
+        listed = True
         while True:
             self._wake = trio.Event()
             action = self.state.next(trio.current_time())
             if isinstance(action, Wait):
-                with trio.move_on_at(action.until if accepted else trio.current_time() + RETRY_DELAY):
+                with trio.move_on_at(action.until if self._accepted else trio.current_time() + RETRY_DELAY):
                     await self._wake.wait()
-                if accepted or not self.state.held:
+                if self._accepted or not self.state.held:
                     continue
             elif isinstance(action, ChooseSubnet):
                 delay = await self._acquire(self.subnet or former, listed=listed)
@@ -100,7 +102,7 @@ class LeaseHolder:
                 await self._write(action)
             if self.state.held and self.state.subnet is not None:
                 self.subnet = self.state.subnet
-                accepted = await self._on_held(self.subnet)
+                self._accepted = await self._on_held(self.subnet)
 
     def leases_changed(self) -> None:
         """The watcher's leases changed; this node's own may be among them."""
@@ -124,8 +126,9 @@ class LeaseHolder:
         self._wake.set()
 
     def set_value(self, own_ip: int, value: str) -> None:
-        """Set what the lease says."""
+        """Set what the lease says. `on_held` is called again, too: the MTU may have changed."""
         self.state.set_value(own_ip, value, trio.current_time())
+        self._accepted = False
         self._wake.set()
 
     async def release(self) -> None:

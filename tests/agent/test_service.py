@@ -295,3 +295,13 @@ async def test_a_plugin_that_raises_is_logged_and_retried(
         await trio.sleep(15)
         assert attempts == 4
         assert node.recorded.told("interface_back")
+
+
+@pytest.mark.trio
+async def test_a_new_mtu_is_written_to_the_subnet_file(autojump_clock: MockClock, node: Node) -> None:
+    async with node.running():
+        writes = node.store.index
+        node.kernel.set_link(Link(2, "eth0", 1400, up=True))
+        await trio.sleep(1)
+        assert "FLANNEL_MTU=1400" in node.env.read_text()
+        assert node.store.index == writes, "the lease says the same as before"
