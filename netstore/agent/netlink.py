@@ -473,8 +473,10 @@ class Netlink:
         try:
             self._requests.send(data)
         except BlockingIOError:
-            with trio.fail_after(ANSWER_TIMEOUT):
+            with trio.move_on_after(ANSWER_TIMEOUT) as waiting:
                 await trio.lowlevel.wait_writable(self._requests)
+            if waiting.cancelled_caught:
+                raise KernelError(f"the kernel took no message within {ANSWER_TIMEOUT:g} s") from None
             self._requests.send(data)
 
     async def _receive(self) -> bytes:

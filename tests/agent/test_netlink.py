@@ -14,7 +14,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-unt
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # type: ignore[import-untyped]
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl  # type: ignore[import-untyped]
 
-from netstore.agent.kernel import Address, Link, RouteChange
+from netstore.agent.kernel import Address, KernelError, Link, RouteChange
 from netstore.agent.netlink import (
     BATCH,
     Netlink,
@@ -32,6 +32,8 @@ from tests.support.netns import Wire, inside
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from trio.testing import MockClock
 
     from tests.support.netns import Node
 
@@ -201,6 +203,27 @@ def test_no_bytes_break_the_walk_through_messages(datagrams: list[bytes]) -> Non
     for data in datagrams:
         for _, _, _, at, end in messages(data):
             assert 16 <= at <= end <= len(data)
+
+
+@pytest.mark.trio
+async def test_a_kernel_that_takes_no_message_is_an_error_the_agent_handles(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def send(self, data: bytes) -> int:
+            raise BlockingIOError
+
+    async def never(_: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(trio.lowlevel, "wait_writable", never)
+    with Netlink() as kernel:
+        monkeypatch.setattr(kernel, "_requests", Full())
+        try:
+            with pytest.raises(KernelError, match="took no message"):
+                await kernel.links()
+        finally:
+            monkeypatch.undo()
 
 
 # The real kernel
