@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 class HostGateway:
     """The backend `host-gw`. It has no options and no state."""
 
-    manifest: ClassVar[Manifest] = Manifest(
-        name="host-gw", version=__version__, follows=frozenset({"link", "addresses"})
-    )
+    manifest: ClassVar[Manifest] = Manifest(name="host-gw", version=__version__)
 
     def __init__(self, options: object) -> None:
         del options

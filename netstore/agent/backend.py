@@ -6,9 +6,8 @@ this module and nothing else of netstore.
 
 The agent reads the class's `manifest`, decodes the Backend section of the network config into the manifest's
 `options`, creates an instance, and calls `prepare` before the lease is written. It calls `reconcile` whenever
-the peers, the own subnet or one of the kernel facts it follows changed, and at least every `REPAIR_INTERVAL`
-seconds. It calls `teardown` only when everything is to be removed; a plain stop leaves the data path as it
-is.
+the leases, the own subnet or the host's interface changed, and at least every `REPAIR_INTERVAL` seconds. It
+calls `teardown` only when everything is to be removed; a plain stop leaves the data path as it is.
 
 `reconcile` always gets the full state, so a backend does not need to know what changed: it returns the wanted
 routes, and the agent applies the difference to the kernel's routes and repairs them when other programs
@@ -19,7 +18,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 import msgspec
 
@@ -74,14 +73,13 @@ class Manifest(msgspec.Struct, frozen=True):
     """A backend's description, available before there is an instance.
 
     `name` is the BackendType of its leases, compared exactly. `options` is the schema of the Backend section
-    without `Type`; its field names match case-insensitively. `follows` names the properties of the host's
-    interface whose change triggers `reconcile`.
+    without `Type`; its field names match case-insensitively. `api` is the version of this protocol it was
+    written for.
     """
 
     name: str
     version: str
     options: type[msgspec.Struct] = NoOptions
-    follows: frozenset[Literal["link", "addresses"]] = frozenset()
     api: int = API_VERSION
 
 

@@ -53,14 +53,11 @@ TOPIC: Final = "mirror"
 
 
 class SeenEntry(NamedTuple):
-    """An entry of the folder when last seen. `ttl` is None if it never expires; `at` is the time on Trio's
-    clock.
-    """
+    """An entry of the folder when last seen. `ttl` is None if it never expires."""
 
     value: str | None
     modified: int
     ttl: int | None
-    at: float
 
 
 class LeaseWatcher:
@@ -128,7 +125,7 @@ class LeaseWatcher:
             names.add(name)
             old = self.entries.get(name)
             if old is None or replaced or (node.modified_index, node.value) != (old.modified, old.value):
-                self._store(name, node, now)
+                self._store(name, node)
         for name in [name for name in self.entries if name not in names]:
             self._remove(name, now, grace=vanished_together)
         self._changed()
@@ -204,11 +201,11 @@ class LeaseWatcher:
             if "/" not in name:
                 self._remove(name, now, grace=False)
         elif inside and "/" not in name:
-            self._store(name, node, now)
+            self._store(name, node)
         self._changed()
 
-    def _store(self, name: str, node: Node, now: float) -> None:
-        self.entries[name] = SeenEntry(node.value, node.modified_index, node.ttl, now)
+    def _store(self, name: str, node: Node) -> None:
+        self.entries[name] = SeenEntry(node.value, node.modified_index, node.ttl)
         self._grace_ends.pop(name, None)
         found: SubnetLease | InvalidLease = parse_lease(name, None if node.dir else node.value)
         if isinstance(found, SubnetLease):

@@ -20,7 +20,7 @@ MAX_LEASE_LEN: Final = 31
 DEFAULT_TTL: Final = 86_400
 """Seconds that a lease lives without being renewed, unless the agent is configured otherwise (flannel)."""
 
-MAX_VALUE_BYTES: Final = 64 * 1024
+MAX_VALUE_CHARACTERS: Final = 64 * 1024
 
 _KEY: Final = re.compile(r"(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})-(\d{1,2})(?:&[0-9a-f:]+-\d{1,3})?", re.ASCII)
 
@@ -80,7 +80,7 @@ def parse_lease(key: str, value: str | None) -> SubnetLease | InvalidLease:
 
 
 def _lease(subnet: Subnet, value: str) -> SubnetLease:
-    if len(value) > MAX_VALUE_BYTES:
+    if len(value) > MAX_VALUE_CHARACTERS:
         raise ValueError(f"the value has {len(value)} characters")
     try:
         given = _decode(value)

@@ -10,17 +10,23 @@ import pytest
 
 from netstore.agent import backend as protocol
 from netstore.agent.backend import (
+    Address,
     Backend,
     Host,
+    Link,
     Manifest,
     Prepared,
     Refused,
+    Route,
+    Subnet,
     SubnetLease,
     Wanted,
     find,
     options,
 )
+from netstore.network.addresses import parse_ip
 from netstore.network.config import Network, NetworkConfigError, parse_network
+from tests.support.daemon import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,3 +109,20 @@ def test_nulls_mean_not_given() -> None:
 def test_all_that_is_public_is_there() -> None:
     names: dict[str, Any] = vars(protocol)
     assert all(name in names for name in protocol.__all__)
+
+
+@pytest.mark.trio
+async def test_the_example_of_the_guide_works() -> None:
+    guide = (ROOT / "contrib" / "doc" / "plugins.md").read_text()
+    code = guide.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102 - our own text
+    example: Backend = names["Example"](options(names["Example"].manifest, network('{"Type":"example"}')))
+    ip = parse_ip("192.168.77.11")
+    host = Host(Link(2, "eth0", 1500, up=True), Address(2, ip, 24), ip, network('{"Type":"example"}'))
+    near, far = Subnet(parse_ip("10.23.1.0"), 24), Subnet(parse_ip("10.23.2.0"), 24)
+    peers = [SubnetLease(near, ip + 1, "example"), SubnetLease(far, parse_ip("169.254.0.1"), "example")]
+    assert await example.prepare(host) == Prepared(mtu=1500)
+    found = await example.reconcile(host, peers)
+    assert found == Wanted([Route(near, ip + 1, 2)], {far: "its address is link-local"})
+    await example.teardown()
