@@ -1,4 +1,4 @@
-"""Entropy for tests: nothing is left to chance."""
+"""Deterministic entropy for tests."""
 
 from __future__ import annotations
 

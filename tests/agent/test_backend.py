@@ -1,4 +1,4 @@
-"""The plugin protocol as a stranger's wheel would use it."""
+"""The plugin protocol as a third party's package uses it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Settings(msgspec.Struct, frozen=True, rename="pascal"):
 
 
 class Tunnel:
-    """A backend of another vendor: nothing here but what `agent.backend` gives."""
+    """A third party's backend: it uses nothing but `agent.backend`."""
 
     manifest: ClassVar[Manifest] = Manifest(name="tunnel", version="3.1", options=Settings)
 
@@ -74,12 +74,12 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "entry_points", lambda group: points if group == protocol.GROUP else [])
 
 
-def test_a_strangers_backend_is_found_with_its_options() -> None:
+def test_a_third_partys_backend_is_found_with_its_options() -> None:
     found: Backend = find(network('{"Type":"Tunnel","port":9,"DIRECTROUTING":true,"Unknown":1}'))
     assert isinstance(found, Tunnel)
     assert found.options == Settings(port=9, direct_routing=True)
-    stranger: Backend = Tunnel(Settings())  # what the type checker has to accept
-    assert stranger.manifest.name == "tunnel"
+    typed: Backend = Tunnel(Settings())  # accepted by the type checker
+    assert typed.manifest.name == "tunnel"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_strangers_backend_is_found_with_its_options() -> None:
         ('{"Type":"tunnel","Port":"9"}', "options of tunnel: Expected `int`, got `str`"),
     ],
 )
-def test_what_does_not_work_is_told_with_the_field(section: str, words: str) -> None:
+def test_a_backend_that_cannot_be_used_is_an_error_with_the_field(section: str, words: str) -> None:
     with pytest.raises(NetworkConfigError, match=words) as caught:
         find(network(section))
     assert caught.value.field.startswith("Backend")
@@ -102,11 +102,11 @@ def test_a_backend_may_refuse_its_options() -> None:
         find(network('{"Type":"tunnel","Port":22}'))
 
 
-def test_nulls_mean_not_given() -> None:
+def test_null_options_have_their_defaults() -> None:
     assert options(Tunnel.manifest, network('{"Type":"tunnel","Port":null}')) == Settings()
 
 
-def test_all_that_is_public_is_there() -> None:
+def test_every_public_name_exists() -> None:
     names: dict[str, Any] = vars(protocol)
     assert all(name in names for name in protocol.__all__)
 

@@ -1,4 +1,4 @@
-"""subnet.env: flannel's form, replaced whole, read back."""
+"""subnet.env: flannel's format, atomic replacement, reading it back."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 NETWORK, SUBNET = Subnet(parse_ip("10.23.0.0"), 16), Subnet(parse_ip("10.23.42.0"), 24)
 
 
-def test_flannels_fields_in_flannels_order() -> None:
+def test_fields_have_flannels_names_and_order() -> None:
     assert envfile.content(NETWORK, SUBNET, 1500) == (
         "FLANNEL_NETWORK=10.23.0.0/16\nFLANNEL_SUBNET=10.23.42.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n"
     )
 
 
-def test_it_reads_back_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_a_written_file_reads_back_and_leaves_no_other_file(tmp_path: Path) -> None:
     path = tmp_path / "run" / "flannel" / "subnet.env"
     for mtu in (1500, 9000):
         envfile.write(path, envfile.content(NETWORK, SUBNET, mtu))
@@ -52,7 +52,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(
         ("\0\xff\n=\nFLANNEL_SUBNET", (None, None)),
     ],
 )
-def test_what_an_earlier_run_left_is_read_with_care(
+def test_a_file_of_an_earlier_run_may_be_invalid(
     tmp_path: Path, text: str, found: tuple[Subnet | None, Subnet | None]
 ) -> None:
     path = tmp_path / "subnet.env"

@@ -79,7 +79,7 @@ def test_the_interface_towards_an_address() -> None:
         (Preferences(can_reach=parse_ip("1.2.3.4")), "a route to 1.2.3.4"),
     ],
 )
-def test_nothing_fitting_is_told_with_what_there_is(preferences: Preferences, words: str) -> None:
+def test_the_error_lists_the_interfaces_that_exist(preferences: Preferences, words: str) -> None:
     with pytest.raises(NoInterfaceError, match=words):
         pick(preferences)
 

@@ -1,4 +1,4 @@
-"""The choice of a subnet, and a lease's life under everything that a store and other nodes can do to it."""
+"""The choice of a subnet, and the state of a lease under everything a store and other nodes can do."""
 
 from __future__ import annotations
 
@@ -48,11 +48,15 @@ LOW, MIDDLE, HIGH = "10.23.0.64/26", "10.23.0.128/26", "10.23.0.192/26"
         ([], None, Create(net(LOW))),
         ([entry(LOW)], None, Create(net(MIDDLE))),
         ([], MIDDLE, Create(net(MIDDLE))),
-        ([entry(MIDDLE)], MIDDLE, Create(net(LOW))),  # never take what another holds, remembered or not
+        ([entry(MIDDLE)], MIDDLE, Create(net(LOW))),  # never a subnet that another node holds
         ([entry("10.23.0.0/24")], MIDDLE, NetworkFull(1)),
         ([], "10.99.0.0/26", Create(net(LOW))),
         ([], "10.23.0.128/25", Create(net(LOW))),
-        ([entry(HIGH, ME)], LOW, Overwrite(net(HIGH), 7, permanent=False)),  # PublicIP before the file
+        (
+            [entry(HIGH, ME)],
+            LOW,
+            Overwrite(net(HIGH), 7, permanent=False),
+        ),  # a lease with the own PublicIP is preferred to the remembered subnet
         ([entry(HIGH, ME, permanent=True)], None, Overwrite(net(HIGH), 7, permanent=True)),
         ([entry(HIGH, ME), entry(LOW, ME)], None, Overwrite(net(LOW), 7, permanent=False)),
         ([entry(LOW, ME), entry(HIGH, ME)], HIGH, Overwrite(net(HIGH), 7, permanent=False)),
@@ -62,7 +66,9 @@ LOW, MIDDLE, HIGH = "10.23.0.64/26", "10.23.0.128/26", "10.23.0.192/26"
         ([entry(LOW), entry(MIDDLE), entry("10.23.0.196/30")], None, NetworkFull(3)),
     ],
 )
-def test_the_order_of_choice(entries: list[StoredLease], remembered: str | None, expected: object) -> None:
+def test_the_order_in_which_a_subnet_is_chosen(
+    entries: list[StoredLease], remembered: str | None, expected: object
+) -> None:
     given_order = choose_subnet(
         entries, ME, NETWORK, net(remembered) if remembered else None, LowestEntropy()
     )
@@ -89,7 +95,9 @@ def test_the_order_of_choice(entries: list[StoredLease], remembered: str | None,
     ),
     st.sampled_from([None, LOW, MIDDLE, "10.23.0.128/25"]),
 )
-def test_whatever_is_chosen_harms_nobody(entries: list[StoredLease], remembered: str | None) -> None:
+def test_the_chosen_action_never_affects_another_nodes_lease(
+    entries: list[StoredLease], remembered: str | None
+) -> None:
     action = choose_subnet(entries, ME, NETWORK, net(remembered) if remembered else None, LowestEntropy())
     others = [one.lease.subnet for one in entries if one.lease.public_ip != ME]
     if isinstance(action, Create):
@@ -103,7 +111,7 @@ def test_whatever_is_chosen_harms_nobody(entries: list[StoredLease], remembered:
         assert others
 
 
-# The life of a lease
+# The state of a lease
 
 
 def state(ttl: int = 100, margin: float = 40.0) -> LeaseState:
@@ -120,21 +128,21 @@ MINE = SubnetLease(net(LOW), ME, "host-gw")
 THEIRS = SubnetLease(net(LOW), OTHER, "host-gw")
 
 
-def test_it_rests_until_the_margin_and_then_overwrites_what_it_knows() -> None:
+def test_it_waits_until_the_renew_margin_and_then_renews() -> None:
     one = held()
     assert one.next(1000.0) == Wait(1060.0)
     assert one.next(1060.0) == Overwrite(net(LOW), 5, permanent=False)
     assert not one.may_have_expired(1098.0)
-    assert one.may_have_expired(1099.0), "a hundredth of the life is kept for clocks that differ"
+    assert one.may_have_expired(1099.0), "a hundredth of the TTL is reserved for clock drift"
 
 
-def test_the_margin_is_at_most_half_the_life() -> None:
+def test_the_margin_is_at_most_half_the_ttl() -> None:
     one = LeaseState(ME, VALUE, 4, 3600.0, LowestEntropy())
     one.granted(net(LOW), 5, permanent=False, sent=0.0)
     assert one.next(0.0) == Wait(2.0)
 
 
-def test_a_reservation_is_never_due_and_never_unsafe() -> None:
+def test_a_reservation_is_not_renewed_and_does_not_expire() -> None:
     one = held(permanent=True)
     assert one.next(10.0**9) == Wait(float("inf"))
     assert not one.may_have_expired(10.0**9)
@@ -149,7 +157,7 @@ def test_a_deleted_lease_is_created_again() -> None:
     assert one.next(1010.0) == Create(net(LOW))
 
 
-def test_old_news_change_nothing() -> None:
+def test_observations_with_an_older_index_are_ignored() -> None:
     one = held(index=5)
     one.missing(4, 1010.0)
     one.observed(THEIRS, "x", 4, 100, 1010.0)
@@ -157,7 +165,7 @@ def test_old_news_change_nothing() -> None:
     assert one.next(1010.0) == Wait(1060.0)
 
 
-def test_a_stolen_lease_is_given_up_and_the_thief_named() -> None:
+def test_a_lease_taken_by_another_node_is_given_up() -> None:
     one = held()
     one.observed(THEIRS, "x", 6, 100, 1010.0)
     assert (one.held, one.taken_by) == (False, OTHER)
@@ -165,25 +173,25 @@ def test_a_stolen_lease_is_given_up_and_the_thief_named() -> None:
 
 
 @pytest.mark.parametrize("lease", [None, SubnetLease(net(LOW), ME, "vxlan")])
-def test_garbage_or_another_type_in_my_key_is_written_over(lease: SubnetLease | None) -> None:
+def test_an_invalid_value_or_another_type_in_the_own_key_is_overwritten(lease: SubnetLease | None) -> None:
     one = held()
     one.observed(lease, "something else", 6, 100, 1010.0)
     assert one.next(1010.0) == Overwrite(net(LOW), 6, permanent=False)
 
 
-def test_my_lease_rewritten_with_a_short_life_is_due_at_once() -> None:
+def test_a_lease_rewritten_with_a_short_ttl_is_renewed_at_once() -> None:
     one = held()
     one.observed(MINE, VALUE, 6, 20, 1010.0)
     assert one.next(1010.0) == Overwrite(net(LOW), 6, permanent=False)
 
 
-def test_my_lease_made_a_reservation_stays_one() -> None:
+def test_a_lease_that_became_a_reservation_stays_one() -> None:
     one = held()
     one.observed(MINE, VALUE, 6, None, 1010.0)
     assert one.next(10.0**9) == Wait(float("inf"))
 
 
-def test_a_failed_comparison_makes_it_look() -> None:
+def test_a_failed_comparison_leads_to_a_read() -> None:
     one = held()
     one.comparison_failed(1060.0)
     assert one.next(1060.0) == ReadBack(net(LOW))
@@ -191,7 +199,7 @@ def test_a_failed_comparison_makes_it_look() -> None:
     assert one.next(1061.0) == Wait(1121.0)
 
 
-def test_failures_are_spaced_ever_wider_up_to_a_bound() -> None:
+def test_retry_delays_grow_up_to_a_maximum() -> None:
     one = held()
     now, pauses = 1060.0, []
     for _ in range(8):
@@ -204,7 +212,7 @@ def test_failures_are_spaced_ever_wider_up_to_a_bound() -> None:
     assert pauses == [0.5, 1, 2, 4, pytest.approx(40 / 6), *[pytest.approx(40 / 6)] * 3]
 
 
-def test_a_new_address_is_published_and_the_old_one_still_counts_as_mine() -> None:
+def test_a_new_address_is_written_and_the_former_one_still_counts_until_then() -> None:
     one = held()
     new = parse_ip("192.168.77.50")
     one.set_value(new, encode_lease(new, "host-gw"), 1010.0)
@@ -215,10 +223,10 @@ def test_a_new_address_is_published_and_the_old_one_still_counts_as_mine() -> No
     assert one.next(1020.0) == Overwrite(net(LOW), 5, permanent=False)
     one.granted(net(LOW), 8, permanent=False, sent=1020.0)
     one.observed(MINE, VALUE, 9, 90, 1021.0)
-    assert one.taken_by == ME, "now it is somebody else's"
+    assert one.taken_by == ME, "the former address now counts as another node's"
 
 
-def test_another_store_starts_the_indexes_again() -> None:
+def test_after_the_store_was_replaced_indexes_start_again() -> None:
     one = held(index=500)
     one.store_replaced()
     one.missing(3, 1010.0)
@@ -227,7 +235,7 @@ def test_another_store_starts_the_indexes_again() -> None:
 
 @dataclass
 class Cell:
-    """The key in a toy store."""
+    """The key in the model of the store."""
 
     value: str
     index: int
@@ -235,7 +243,9 @@ class Cell:
 
 
 class Life(RuleBasedStateMachine):
-    """A state against a toy store with one subnet, where writes and news get lost and others interfere."""
+    """A lease state with a model of a store with one subnet; writes and events get lost, others write the
+    key.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -245,8 +255,8 @@ class Life(RuleBasedStateMachine):
         self.stolen = False
         self.plan = LeaseState(ME, VALUE, 100, 40.0, LowestEntropy())
 
-    def step(self, *, reaches: bool = True, heard: bool = True) -> None:
-        """Carry out the next action; it may not reach the store, or its answer may not be heard."""
+    def step(self, *, reaches: bool = True, answered: bool = True) -> None:
+        """Carry out the next action; it may not reach the store, or its answer may be lost."""
         action = self.plan.next(self.now)
         if isinstance(action, Wait):
             return
@@ -260,7 +270,7 @@ class Life(RuleBasedStateMachine):
             )
         assert isinstance(action, Create | Overwrite | ReadBack)
         outcome = self.carry_out(action) if reaches else "lost"
-        if not heard or outcome == "lost":
+        if not answered or outcome == "lost":
             self.plan.write_failed(self.now)
         elif outcome in {"compare", "exists"}:
             self.plan.comparison_failed(self.now)
@@ -292,7 +302,7 @@ class Life(RuleBasedStateMachine):
         return "done"
 
     def look(self) -> None:
-        """What the watcher or a read would tell now."""
+        """Report what the watcher or a read would see now."""
         if self.cell is None:
             self.plan.missing(self.index, self.now)
             return
@@ -306,8 +316,8 @@ class Life(RuleBasedStateMachine):
         self.step()
 
     @rule()
-    def act_unheard(self) -> None:
-        self.step(heard=False)
+    def act_unanswered(self) -> None:
+        self.step(answered=False)
 
     @rule()
     def act_lost(self) -> None:
@@ -321,7 +331,7 @@ class Life(RuleBasedStateMachine):
             self.cell = None
 
     @rule()
-    def news(self) -> None:
+    def observe(self) -> None:
         self.look()
 
     @precondition(lambda self: self.cell is not None)
@@ -343,8 +353,8 @@ class Life(RuleBasedStateMachine):
         self.look()
 
     @invariant()
-    def left_alone_it_settles(self) -> None:
-        """With news and an answering store, some steps lead to a lease held exactly as the store has it."""
+    def undisturbed_it_becomes_consistent(self) -> None:
+        """With events and answers, a few steps lead to a lease that is held exactly as the store has it."""
         plan, cell, now, index = vars(self.plan).copy(), self.cell, self.now, self.index
         former = set(self.plan._former_ips)
         self.look()
@@ -368,7 +378,7 @@ OTHERS = '"192.168.77.12"'
 TestLife = Life.TestCase
 
 
-def test_a_lost_race_for_the_old_subnet_means_choosing_again() -> None:
+def test_losing_the_race_for_the_former_subnet_leads_to_another_choice() -> None:
     one = held()
     one.missing(6, 1010.0)
     one.comparison_failed(1010.0)
@@ -383,5 +393,5 @@ def test_a_new_subnet_avoids_the_networks_of_the_host() -> None:
     assert isinstance(avoided, Create)
     assert not avoided.subnet.overlaps(first.subnet)
     assert choose_subnet([], ME, NETWORK, first.subnet, LowestEntropy(), avoid=[first.subnet]) == first, (
-        "the bridge of its pods"
+        "the host's network is the bridge of its own pods"
     )

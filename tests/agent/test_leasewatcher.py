@@ -33,7 +33,7 @@ A, B, C = "10.23.1.0-24", "10.23.2.0-24", "10.23.3.0-24"
 
 
 class Scene:
-    """A store, its watcher, and what was told."""
+    """A store, a watcher, and the log."""
 
     def __init__(self) -> None:
         self.store = FakeStore()
@@ -85,9 +85,7 @@ async def test_it_lists_and_follows(autojump_clock: MockClock, scene: Scene) -> 
 
 
 @pytest.mark.trio
-async def test_a_missing_folder_is_an_empty_one_and_an_error_is_not(
-    autojump_clock: MockClock, scene: Scene
-) -> None:
+async def test_a_missing_folder_is_empty_but_an_error_is_not(autojump_clock: MockClock, scene: Scene) -> None:
     scene.store.put("/elsewhere", "x")
     await scene.watcher.list_once()
     assert (scene.held(), scene.watcher.index) == (set(), scene.store.index)
@@ -100,7 +98,7 @@ async def test_a_missing_folder_is_an_empty_one_and_an_error_is_not(
 
 
 @pytest.mark.trio
-async def test_a_bad_entry_is_kept_apart_and_its_repair_noticed(
+async def test_an_invalid_entry_is_separate_until_it_is_corrected(
     autojump_clock: MockClock, scene: Scene
 ) -> None:
     async with scene.following():
@@ -118,9 +116,7 @@ async def test_a_bad_entry_is_kept_apart_and_its_repair_noticed(
 
 
 @pytest.mark.trio
-async def test_errors_are_told_once_spaced_out_and_nothing_is_lost(
-    autojump_clock: MockClock, scene: Scene
-) -> None:
+async def test_errors_are_logged_once_and_no_event_is_missed(autojump_clock: MockClock, scene: Scene) -> None:
     async with scene.following():
         scene.store.down = True
         scene.store.cut()
@@ -132,12 +128,12 @@ async def test_errors_are_told_once_spaced_out_and_nothing_is_lost(
         await settle(RETRY_DELAYS[-1] * 2)
         assert scene.held() == {A}
         assert len(scene.recorded.told("leases_followed_again")) == 1
-        assert scene.store.gets == 1, "the old index still counts"
+        assert scene.store.gets == 1, "the watch continued at the old index"
         assert trio.current_time() > start
 
 
 @pytest.mark.trio
-async def test_polls_that_end_at_once_are_not_repeated_without_pause(
+async def test_polls_that_end_at_once_are_repeated_with_a_delay(
     autojump_clock: MockClock, scene: Scene
 ) -> None:
     async with scene.following():
@@ -149,7 +145,9 @@ async def test_polls_that_end_at_once_are_not_repeated_without_pause(
 
 
 @pytest.mark.trio
-async def test_a_window_that_went_by_is_listed_again(autojump_clock: MockClock, scene: Scene) -> None:
+async def test_events_cleared_from_the_window_lead_to_a_listing(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
     async with scene.following():
         scene.store.down = True
         scene.store.cut()
@@ -165,7 +163,7 @@ async def test_a_window_that_went_by_is_listed_again(autojump_clock: MockClock, 
 
 @pytest.mark.trio
 @pytest.mark.parametrize(("cluster_id", "index"), [("c2", 3), ("c1", 3), ("c2", 5000)])
-async def test_a_rebuilt_store_is_noticed_and_its_leases_fade(
+async def test_a_replaced_store_is_noticed_and_its_leases_have_a_grace_period(
     autojump_clock: MockClock, scene: Scene, cluster_id: str, index: int
 ) -> None:
     for name in (A, B):
@@ -177,7 +175,7 @@ async def test_a_rebuilt_store_is_noticed_and_its_leases_fade(
         await settle(1)
         assert scene.watcher.generation == 1
         assert scene.watcher.entries == {}
-        assert scene.held() == {A, B}, "the routes stay while their nodes write their leases again"
+        assert scene.held() == {A, B}, "kept until their nodes have written them again"
         scene.store.lease(A, "192.168.77.12")
         await settle(GRACE_PERIOD + 1)
         assert scene.held() == {A}
@@ -185,7 +183,7 @@ async def test_a_rebuilt_store_is_noticed_and_its_leases_fade(
 
 
 @pytest.mark.trio
-async def test_a_store_that_went_back_without_a_broken_connection_is_noticed_by_the_next_poll(
+async def test_an_index_that_went_backwards_is_noticed_by_the_next_poll(
     autojump_clock: MockClock,
     scene: Scene,
 ) -> None:
@@ -199,7 +197,7 @@ async def test_a_store_that_went_back_without_a_broken_connection_is_noticed_by_
 
 @pytest.mark.trio
 @pytest.mark.parametrize("folder", [FOLDER, PREFIX])
-async def test_a_folder_removed_as_a_whole_lets_its_leases_fade(
+async def test_leases_of_a_removed_folder_have_a_grace_period(
     autojump_clock: MockClock, scene: Scene, folder: str
 ) -> None:
     for name in (A, B):
@@ -216,7 +214,9 @@ async def test_a_folder_removed_as_a_whole_lets_its_leases_fade(
 
 
 @pytest.mark.trio
-async def test_a_lease_removed_during_its_grace_goes_at_once(autojump_clock: MockClock, scene: Scene) -> None:
+async def test_a_lease_removed_in_its_grace_period_is_removed_at_once(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
     scene.store.lease(A, "192.168.77.12")
     async with scene.following():
         scene.store.remove(FOLDER)
@@ -228,7 +228,7 @@ async def test_a_lease_removed_during_its_grace_goes_at_once(autojump_clock: Moc
 
 
 @pytest.mark.trio
-async def test_far_behind_it_lists_instead_of_asking_one_by_one(
+async def test_far_behind_it_lists_instead_of_polling_for_single_events(
     autojump_clock: MockClock, scene: Scene
 ) -> None:
     async with scene.following():
@@ -240,7 +240,7 @@ async def test_far_behind_it_lists_instead_of_asking_one_by_one(
 
 
 @pytest.mark.trio
-async def test_quiet_polls_move_the_index_on_so_that_the_window_cannot_pass_it(
+async def test_polls_without_events_advance_the_index_within_the_window(
     autojump_clock: MockClock, scene: Scene
 ) -> None:
     async with scene.following():
@@ -254,14 +254,14 @@ async def test_quiet_polls_move_the_index_on_so_that_the_window_cannot_pass_it(
 
 
 @pytest.mark.trio
-async def test_it_lists_again_from_time_to_time(autojump_clock: MockClock, scene: Scene) -> None:
+async def test_it_lists_again_at_the_relist_interval(autojump_clock: MockClock, scene: Scene) -> None:
     async with scene.following():
         await settle(3600)
     assert 6 <= scene.watcher.listings <= 8
 
 
 @pytest.mark.trio
-async def test_another_error_of_the_store_is_told(autojump_clock: MockClock, scene: Scene) -> None:
+async def test_other_errors_of_the_store_are_logged(autojump_clock: MockClock, scene: Scene) -> None:
     async with scene.following():
         scene.store.error = V2Error(300, "Raft Internal Error", "no leader")
         scene.store.cut()
@@ -300,7 +300,7 @@ histories = st.lists(
 @pytest.mark.trio
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(histories)
-async def test_after_any_history_it_equals_the_store(
+async def test_after_any_history_the_leases_equal_the_stores(
     autojump_clock: MockClock, history: list[tuple[str, str, int]]
 ) -> None:
     scene = Scene()
@@ -330,8 +330,8 @@ async def test_after_any_history_it_equals_the_store(
                 case _:
                     await settle(0.3 * (host - 11))
         store.down = False
-        # A store that went back in time and grew past its old index in between looks like the old one: only
-        # the listing made out of caution finds that out. All else is over within a few polls.
+        # If a store's index went backwards and then grew past the old index between two polls, only the
+        # periodic listing finds the difference. Everything else is found within a few polls.
         await settle(
             RELIST_INTERVAL * 1.2 if any(what == "older" for what, _, _ in history) else 3 * POLL_TIMEOUT
         )

@@ -1,4 +1,4 @@
-"""Netlink messages, held against pyroute2's own encoding and decoding, and the real kernel in a namespace."""
+"""Netlink messages compared with pyroute2's encoding and decoding, and the real kernel in a namespace."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def numbered(message: bytes, sequence: int) -> bytes:
 
 
 @given(routes, numbers, st.booleans())
-def test_a_filled_pattern_is_what_pyroute2_would_encode(route: Route, sequence: int, append: bool) -> None:
+def test_a_filled_template_equals_pyroute2s_encoding(route: Route, sequence: int, append: bool) -> None:
     flags = CREATE | (APPEND if append else EXCLUSIVE)
     expected = encode_route(NEWROUTE, flags, fields_of(route), attributes_of(route))
     assert encode_step(AddRoute(route, append), sequence) == numbered(expected, sequence)
@@ -175,7 +175,7 @@ def test_an_address_is_read_as_pyroute2_reads_it(
     )
 
 
-def test_news_say_how_a_route_came() -> None:
+def test_notifications_say_how_a_route_changed() -> None:
     route = Route(Subnet(parse_ip("10.23.1.0"), 24), parse_ip("192.168.77.12"), 2)
     seen = KernelRoute(*route)
     ways: list[tuple[int, Literal["prepend", "append", "replace"]]] = [
@@ -191,7 +191,7 @@ def test_news_say_how_a_route_came() -> None:
     assert parse_notifications([data + data], lost=False).routes == [RouteChange(seen, "delete")] * 2
 
 
-def test_other_families_and_torn_messages_tell_nothing() -> None:
+def test_other_families_and_truncated_messages_are_ignored() -> None:
     data = encode_route(NEWROUTE, 0, {"family": socket.AF_INET6, "dst_len": 64}, [("RTA_DST", "fd00::")])
     assert parse_notifications([data], lost=True) == ([], [], [], False, True)
     for cut in range(len(data)):
@@ -199,7 +199,7 @@ def test_other_families_and_torn_messages_tell_nothing() -> None:
 
 
 @given(st.lists(st.binary(max_size=80), max_size=3))
-def test_no_bytes_break_the_walk_through_messages(datagrams: list[bytes]) -> None:
+def test_any_bytes_can_be_split_into_messages(datagrams: list[bytes]) -> None:
     for data in datagrams:
         for _, _, _, at, end in messages(data):
             assert 16 <= at <= end <= len(data)
@@ -245,7 +245,7 @@ def run(node: Node, call: Callable[[Netlink], Awaitable[None]]) -> None:
 
 @pytest.mark.root
 @pytest.mark.peer("ip")
-def test_the_kernel_tells_what_is_there(node: Node) -> None:
+def test_links_addresses_and_routes_of_the_kernel(node: Node) -> None:
     node.ip("address", "add", "169.254.7.7/16", "dev", "eth0")
     node.ip("route", "add", "10.1.0.0/24", "via", "192.168.77.1", "metric", "7", "proto", "static")
     node.ip("route", "add", "10.2.0.0/24", "nexthop", "via", "192.168.77.1", "nexthop", "via", "192.168.77.2")
@@ -261,7 +261,7 @@ def test_the_kernel_tells_what_is_there(node: Node) -> None:
         static = table["10.1.0.0/24"]
         assert (static.protocol, static.metric, show_ip(static.gateway)) == (4, 7, "192.168.77.1")
         assert not table["10.2.0.0/24"].plain
-        assert "10.3.0.0/24" not in table, "only table main is looked at"
+        assert "10.3.0.0/24" not in table, "only table main is read"
         assert await kernel.route_to(parse_ip("10.9.9.9")) == (eth0.ifindex, parse_ip(node.address))
 
     run(node, look)
@@ -275,7 +275,7 @@ def test_the_kernel_tells_what_is_there(node: Node) -> None:
 
 @pytest.mark.root
 @pytest.mark.peer("ip")
-def test_many_steps_are_carried_out_and_each_failure_is_told_by_its_position(node: Node) -> None:
+def test_many_steps_are_carried_out_and_failures_returned_by_position(node: Node) -> None:
     async def work(kernel: Netlink) -> None:
         eth0 = next(link.ifindex for link in await kernel.links() if link.name == "eth0")
         base, gateway = parse_ip("10.0.0.0"), parse_ip("192.168.78.1")
@@ -309,7 +309,7 @@ def test_many_steps_are_carried_out_and_each_failure_is_told_by_its_position(nod
 
 @pytest.mark.root
 @pytest.mark.peer("ip")
-def test_routes_of_any_shape_with_our_protocol_are_removed_exactly(node: Node) -> None:
+def test_routes_of_any_form_with_our_protocol_are_deleted_exactly(node: Node) -> None:
     for words in (
         "10.9.0.0/24 dev eth0 metric 7",
         "10.9.1.0/24 proto 78 nexthop via 192.168.77.1 nexthop via 192.168.77.2",
@@ -331,7 +331,7 @@ def test_routes_of_any_shape_with_our_protocol_are_removed_exactly(node: Node) -
 
 @pytest.mark.root
 @pytest.mark.peer("ip")
-def test_what_others_do_is_heard(node: Node) -> None:
+def test_changes_by_other_programs_are_notified(node: Node) -> None:
     async def work(kernel: Netlink) -> None:
         node.ip("route", "add", "10.1.0.0/24", "via", "192.168.77.1")
         heard = await kernel.notifications()

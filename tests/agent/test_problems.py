@@ -1,4 +1,4 @@
-"""Problems are told once, and once more when they are over."""
+"""Problems are logged when they begin and when they end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from netstore.agent.problems import MAX_LINES, MAX_TOPICS, ProblemList, ProblemL
 from tests.agent.fake_store import RecordedLog
 
 
-def test_a_problem_is_told_when_it_is_new_or_another_one() -> None:
+def test_a_problem_is_logged_when_it_is_new_or_changed() -> None:
     recorded = RecordedLog()
     problem_log = ProblemLog(recorded)
     for reason in ("a", "a", "b", "a"):

@@ -53,7 +53,7 @@ async def test_many_routes_are_one_send(kernel: FakeKernel, reconciler: Reconcil
 
 
 @pytest.mark.trio
-async def test_a_deleted_route_is_put_back_from_the_message_alone(
+async def test_a_deleted_route_is_added_again_without_reading_the_table(
     kernel: FakeKernel, reconciler: Reconciler
 ) -> None:
     await reconciler.set_wanted(wanted(1, 2), {NODE})
@@ -64,7 +64,9 @@ async def test_a_deleted_route_is_put_back_from_the_message_alone(
 
 
 @pytest.mark.trio
-async def test_lost_messages_make_it_read_the_table(kernel: FakeKernel, reconciler: Reconciler) -> None:
+async def test_lost_notifications_lead_to_reading_the_table(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
     await reconciler.set_wanted(wanted(1, 2), {NODE})
     kernel.delete(ours(1))
     kernel.lose_notifications()
@@ -74,7 +76,7 @@ async def test_lost_messages_make_it_read_the_table(kernel: FakeKernel, reconcil
 
 
 @pytest.mark.trio
-async def test_lost_answers_make_it_read_the_table(kernel: FakeKernel, reconciler: Reconciler) -> None:
+async def test_lost_answers_lead_to_reading_the_table(kernel: FakeKernel, reconciler: Reconciler) -> None:
     kernel.lose_next_answer = True
     await reconciler.set_wanted(wanted(1, 2), {NODE})
     assert kernel.dumps == 2
@@ -82,12 +84,12 @@ async def test_lost_answers_make_it_read_the_table(kernel: FakeKernel, reconcile
 
 
 @pytest.mark.trio
-async def test_a_route_that_appears_between_plan_and_act_is_not_replaced(
+async def test_a_route_that_appears_between_plan_and_apply_is_not_replaced(
     kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await reconciler.set_wanted({}, set())
     static = KernelRoute(subnet(1), OTHER, 2, STATIC)
-    kernel.table[subnet(1)] = [static]  # not told yet
+    kernel.table[subnet(1)] = [static]  # without a notification
     await reconciler.set_wanted(wanted(1), {NODE})
     assert kernel.table[subnet(1)] == [static]
     assert "remove it" in reconciler.problems[subnet(1)]
@@ -98,7 +100,7 @@ async def test_a_route_that_appears_between_plan_and_act_is_not_replaced(
 
 
 @pytest.mark.trio
-async def test_a_far_next_hop_is_refused_once_and_tried_when_the_addresses_change(
+async def test_a_rejected_next_hop_is_tried_again_when_addresses_change(
     kernel: FakeKernel, reconciler: Reconciler
 ) -> None:
     await reconciler.set_wanted(wanted(1, gateway=FAR) | wanted(2), {NODE, FAR})
@@ -115,7 +117,7 @@ async def test_a_far_next_hop_is_refused_once_and_tried_when_the_addresses_chang
 
 
 @pytest.mark.trio
-async def test_a_link_that_went_down_silently_dropped_its_routes(
+async def test_routes_removed_without_notification_when_a_link_went_down_are_restored(
     kernel: FakeKernel, reconciler: Reconciler
 ) -> None:
     await reconciler.set_wanted(wanted(1), {NODE})
@@ -129,7 +131,7 @@ async def test_a_link_that_went_down_silently_dropped_its_routes(
 
 
 @pytest.mark.trio
-async def test_links_of_pods_are_nobodys_concern(kernel: FakeKernel, reconciler: Reconciler) -> None:
+async def test_changes_of_pod_interfaces_are_ignored(kernel: FakeKernel, reconciler: Reconciler) -> None:
     await reconciler.set_wanted(wanted(1), {NODE})
     for number in range(3, 50):
         kernel.set_link(Link(number, f"veth{number}", 1500, up=True))
@@ -140,7 +142,7 @@ async def test_links_of_pods_are_nobodys_concern(kernel: FakeKernel, reconciler:
 
 
 @pytest.mark.trio
-async def test_a_link_that_comes_back_under_another_number_is_noticed(
+async def test_a_link_that_comes_back_with_another_ifindex_is_noticed(
     kernel: FakeKernel, reconciler: Reconciler
 ) -> None:
     await reconciler.set_wanted(wanted(1), {NODE})
@@ -155,7 +157,7 @@ async def test_a_link_that_comes_back_under_another_number_is_noticed(
 
 
 @pytest.mark.trio
-async def test_stale_routes_go_at_the_first_hold_but_only_in_the_ranges(
+async def test_routes_of_an_earlier_run_are_removed_only_in_the_ranges(
     kernel: FakeKernel, reconciler: Reconciler
 ) -> None:
     elsewhere = KernelRoute(Subnet(parse_ip("10.99.0.0"), 24), NODE, 2)
@@ -165,7 +167,7 @@ async def test_stale_routes_go_at_the_first_hold_but_only_in_the_ranges(
 
 
 @pytest.mark.trio
-async def test_a_gateway_that_becomes_known_explains_flannels_route(
+async def test_flannels_route_is_recognised_when_its_gateway_has_a_lease(
     kernel: FakeKernel, reconciler: Reconciler
 ) -> None:
     kernel.table = {subnet(1): [KernelRoute(subnet(1), OTHER, 2, BOOT)]}
@@ -176,7 +178,7 @@ async def test_a_gateway_that_becomes_known_explains_flannels_route(
 
 
 @pytest.mark.trio
-async def test_clearing_takes_back_everything_of_ours(kernel: FakeKernel, reconciler: Reconciler) -> None:
+async def test_clear_removes_all_our_routes(kernel: FakeKernel, reconciler: Reconciler) -> None:
     static = KernelRoute(subnet(9), OTHER, 2, STATIC)
     kernel.table = {subnet(9): [static]}
     await reconciler.set_wanted(wanted(1, 2), {NODE})
@@ -185,7 +187,7 @@ async def test_clearing_takes_back_everything_of_ours(kernel: FakeKernel, reconc
 
 
 @pytest.mark.trio
-async def test_somebody_who_keeps_undoing_does_not_hold_it_for_ever(
+async def test_a_program_that_undoes_every_change_does_not_block_the_call(
     kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     carry_out = kernel._carry_out
@@ -199,7 +201,7 @@ async def test_somebody_who_keeps_undoing_does_not_hold_it_for_ever(
     monkeypatch.setattr(kernel, "_carry_out", undone)
     await reconciler.set_wanted(wanted(1), {NODE})
     assert 1 < kernel.sends < 10
-    assert reconciler.pending == {subnet(1)}, "it goes on when others had their turn"
+    assert reconciler.pending == {subnet(1)}, "left for the next call"
     monkeypatch.undo()
     await reconciler.repair()
     assert kernel.table[subnet(1)] == [ours(1)]
@@ -207,7 +209,7 @@ async def test_somebody_who_keeps_undoing_does_not_hold_it_for_ever(
 
 
 @pytest.mark.trio
-async def test_before_it_knows_what_is_wanted_it_touches_nothing(
+async def test_nothing_is_changed_before_the_wanted_routes_are_known(
     kernel: FakeKernel, reconciler: Reconciler
 ) -> None:
     kernel.add(ours(1))
@@ -218,7 +220,7 @@ async def test_before_it_knows_what_is_wanted_it_touches_nothing(
 
 
 @pytest.mark.trio
-async def test_words_for_other_refusals(
+async def test_reasons_of_other_rejections(
     kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for code, words in ((errno.EPERM, "CAP_NET_ADMIN"), (errno.EINVAL, "Invalid argument")):
@@ -228,7 +230,9 @@ async def test_words_for_other_refusals(
         assert words in reconciler.problems[subnet(1)]
 
 
-def test_a_flood_of_messages_becomes_one_doubt(kernel: FakeKernel, reconciler: Reconciler) -> None:
+def test_too_many_notifications_become_one_lost_notification(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
     for _ in range(MAX_QUEUED + 5):
         reconciler._queue.append(Notifications(addresses=True))
         if len(reconciler._queue) > MAX_QUEUED:
@@ -248,7 +252,7 @@ changes = st.lists(
 
 @pytest.mark.trio
 @given(changes)
-async def test_after_any_history_what_is_wanted_is_there(history: list[tuple[str, int, int]]) -> None:
+async def test_after_any_history_the_wanted_routes_are_in_place(history: list[tuple[str, int, int]]) -> None:
     kernel = FakeKernel()
     reconciler = Reconciler(kernel, [NETWORK], ETH0, lambda: None)
     want: dict[Subnet, Route] = {}
@@ -291,5 +295,5 @@ async def test_after_any_history_what_is_wanted_is_there(history: list[tuple[str
 
 
 def in_order(table: dict[Subnet, list[KernelRoute]]) -> dict[Subnet, list[KernelRoute]]:
-    """As the kernel walks it: by metric; only among equal ones does it matter who came first."""
+    """In the kernel's order: by metric; routes with the same metric keep their order."""
     return {one: sorted(routes, key=lambda route: route.metric) for one, routes in table.items() if routes}

@@ -1,4 +1,4 @@
-"""The whole agent on a fake kernel and a fake store, on a clock that jumps: days of its life in moments."""
+"""The whole agent with a fake kernel, a fake store and a mock clock."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def node(tmp_path: Path) -> Node:
 
 
 @pytest.mark.trio
-async def test_a_start_and_what_it_leaves(autojump_clock: MockClock, node: Node) -> None:
+async def test_a_start_and_what_remains_after_a_stop(autojump_clock: MockClock, node: Node) -> None:
     node.store.lease("10.23.200.0-24", "192.168.77.12")
     async with node.running():
         assert node.agent.not_ready() is None
@@ -94,7 +94,7 @@ async def test_a_start_and_what_it_leaves(autojump_clock: MockClock, node: Node)
 
 
 @pytest.mark.trio
-async def test_a_restart_takes_no_route_away(autojump_clock: MockClock, node: Node) -> None:
+async def test_a_restart_removes_no_route(autojump_clock: MockClock, node: Node) -> None:
     node.store.lease("10.23.200.0-24", "192.168.77.12")
     async with node.running():
         pass
@@ -128,7 +128,7 @@ async def test_a_store_away_for_longer_than_the_lease(autojump_clock: MockClock,
         node.store.cut()
         await trio.sleep(3580)
         assert "may have expired" in str(node.agent.not_ready())
-        assert node.routes() == {"10.23.200.0/24": 12}, "the data path stays"
+        assert node.routes() == {"10.23.200.0/24": 12}, "the routes stay"
         await trio.sleep(400)
         assert key not in node.store.files
         node.store.down = False
@@ -140,7 +140,7 @@ async def test_a_store_away_for_longer_than_the_lease(autojump_clock: MockClock,
 
 
 @pytest.mark.trio
-async def test_writes_that_are_done_but_not_answered(autojump_clock: MockClock, node: Node) -> None:
+async def test_writes_whose_answers_are_lost(autojump_clock: MockClock, node: Node) -> None:
     node.store.unheard_writes = 1
     async with node.running():
         await trio.sleep(5)
@@ -172,7 +172,9 @@ async def test_a_subnet_that_another_took_while_the_store_was_away(
 
 
 @pytest.mark.trio
-async def test_leases_of_every_node_after_a_wiped_store(autojump_clock: MockClock, node: Node) -> None:
+async def test_the_lease_is_written_again_after_the_store_was_wiped(
+    autojump_clock: MockClock, node: Node
+) -> None:
     node.store.lease("10.23.200.0-24", "192.168.77.12")
     async with node.running():
         key = node.own_key()
@@ -185,7 +187,7 @@ async def test_leases_of_every_node_after_a_wiped_store(autojump_clock: MockCloc
 
 
 @pytest.mark.trio
-async def test_the_link_goes_comes_back_and_changes_its_address(
+async def test_the_link_disappears_comes_back_and_changes_its_address(
     autojump_clock: MockClock, node: Node
 ) -> None:
     node.store.lease("10.23.200.0-24", "192.168.77.12")
@@ -209,7 +211,7 @@ async def test_the_link_goes_comes_back_and_changes_its_address(
 
 
 @pytest.mark.trio
-async def test_repairs_need_no_waiting_and_a_silent_loss_is_found_by_the_slow_round(
+async def test_repairs_are_immediate_and_a_silent_loss_is_found_by_the_periodic_repair(
     autojump_clock: MockClock, node: Node
 ) -> None:
     node.store.lease("10.23.200.0-24", "192.168.77.12")
@@ -224,7 +226,7 @@ async def test_repairs_need_no_waiting_and_a_silent_loss_is_found_by_the_slow_ro
 
 
 @pytest.mark.trio
-async def test_clean_up_leaves_what_is_not_its_own(autojump_clock: MockClock, tmp_path: Path) -> None:
+async def test_clean_up_leaves_what_others_made(autojump_clock: MockClock, tmp_path: Path) -> None:
     node = Node(tmp_path, cleanup=True)
     node.store.lease("10.23.200.0-24", "192.168.77.12")
     static = KernelRoute(Subnet(parse_ip("10.23.9.0"), 24), parse_ip("192.168.77.1"), 2, 4)
@@ -250,7 +252,7 @@ async def test_clean_up_keeps_a_reservation(autojump_clock: MockClock, tmp_path:
 
 
 @pytest.mark.trio
-async def test_a_lease_that_no_longer_fits_is_given_back(autojump_clock: MockClock, node: Node) -> None:
+async def test_a_lease_that_no_longer_fits_is_deleted(autojump_clock: MockClock, node: Node) -> None:
     node.store.put(f"{PREFIX}/subnets/10.23.7.0-25", MINE, 1000)
     async with node.running():
         assert f"{PREFIX}/subnets/10.23.7.0-25" not in node.store.files
@@ -259,7 +261,7 @@ async def test_a_lease_that_no_longer_fits_is_given_back(autojump_clock: MockClo
 
 
 @pytest.mark.trio
-async def test_a_burst_of_leases_becomes_few_rounds(autojump_clock: MockClock, node: Node) -> None:
+async def test_a_burst_of_leases_is_debounced(autojump_clock: MockClock, node: Node) -> None:
     async with node.running():
         sends = node.kernel.sends
         for number in range(500):

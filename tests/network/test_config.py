@@ -1,4 +1,4 @@
-"""The network config document: what is read, what is refused and how it is told."""
+"""The network config document: what is accepted, what is refused and with which message."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from netstore.network.config import NetworkConfigError, parse_network
 HOST_GW = {"Type": "host-gw"}
 
 
-def test_the_usual_document() -> None:
+def test_a_typical_document() -> None:
     network = parse_network(b'{"Network":"172.30.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}')
     assert str(network.network) == "172.30.0.0/16"
     assert network.subnet_len == 24
@@ -48,7 +48,7 @@ def test_defaults_are_those_of_flannel_0_10(prefix: int, length: int, low: str, 
     assert network.subnet_len == length
     assert (show_ip(network.subnet_min), show_ip(network.subnet_max)) == (low, high)
     told = [remark for remark in network.warnings if remark.startswith("SubnetLen")]
-    assert bool(told) == (prefix >= 23), "older daemons divide small networks otherwise"
+    assert bool(told) == (prefix >= 23), "older daemons have another default for small networks"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,9 @@ def test_defaults_are_those_of_flannel_0_10(prefix: int, length: int, low: str, 
         (b'{"Network":"10.23.0.0/16","Backend":{"Type":7}}', "Backend.Type", "not text"),
     ],
 )
-def test_a_wrong_document_names_field_problem_and_fix(text: bytes, field: str, problem: str) -> None:
+def test_an_invalid_document_is_an_error_with_field_problem_and_fix(
+    text: bytes, field: str, problem: str
+) -> None:
     with pytest.raises(NetworkConfigError) as caught:
         parse_network(text)
     assert caught.value.field == field
@@ -101,7 +103,7 @@ def test_a_wrong_document_names_field_problem_and_fix(text: bytes, field: str, p
     assert "\n" not in str(caught.value)
 
 
-def test_without_a_backend_it_is_udp_and_said_so() -> None:
+def test_without_a_backend_it_is_udp_with_a_warning() -> None:
     network = parse_network(b'{"Network":"10.23.0.0/16"}')
     assert network.backend_type == "udp"
     assert any(remark.startswith("Backend") for remark in network.warnings)
@@ -115,7 +117,7 @@ def test_every_subnet_from_min_to_max_fits_and_no_other(prefix: int, more: int, 
         f'{{"Network":"{base}","SubnetLen":{length},"Backend":{{"Type":"host-gw"}}}}'.encode()
     )
     inside = Subnet.around(base.base | (ip & (base.size - 1)), length)
-    assert network.fits(inside) == (inside.base != base.base), "all but the very first"
+    assert network.fits(inside) == (inside.base != base.base), "all but the first subnet"
     outside = Subnet.around(ip, length)
     if not base.covers(outside):
         assert not network.fits(outside)
@@ -124,7 +126,7 @@ def test_every_subnet_from_min_to_max_fits_and_no_other(prefix: int, more: int, 
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_make_anything_but_a_network_or_a_refusal(text: bytes) -> None:
+def test_any_bytes_give_a_network_or_an_error_with_a_fix(text: bytes) -> None:
     refusal = None
     try:
         parse_network(text)

@@ -1,4 +1,4 @@
-"""Lease records: whatever flannel writes is read, whatever cannot be used is named."""
+"""Lease records: everything flannel writes is accepted, everything else is an invalid lease with a reason."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ NODE = parse_ip("192.168.77.12")
         (' {"Extra":{"deep":[1]},"PublicIP":"192.168.77.12","BackendType":"Host-GW"} ', "Host-GW", None),
     ],
 )
-def test_what_flannel_writes_is_read(value: str, backend_type: str, data: bytes | None) -> None:
+def test_values_that_flannel_writes_are_parsed(value: str, backend_type: str, data: bytes | None) -> None:
     assert parse_lease(KEY, value) == SubnetLease(SUBNET, NODE, backend_type, data)
 
 
-def test_a_dual_stack_key_gives_its_ipv4_part() -> None:
+def test_a_dual_stack_name_gives_its_ipv4_subnet() -> None:
     assert parse_lease_name("10.23.79.0-24&fd23:0:0:2::-64") == SUBNET
 
 
@@ -54,7 +54,7 @@ def test_a_dual_stack_key_gives_its_ipv4_part() -> None:
         ("", "not A.B.C.D-LEN"),
     ],
 )
-def test_a_bad_key_is_skipped_with_its_reason(name: str, reason: str) -> None:
+def test_an_invalid_name_gives_an_invalid_lease_with_the_reason(name: str, reason: str) -> None:
     found = parse_lease(f"/p/subnets/{name}", '{"PublicIP":"192.168.77.12"}')
     assert isinstance(found, InvalidLease)
     assert found.name == name
@@ -80,14 +80,14 @@ def test_a_bad_key_is_skipped_with_its_reason(name: str, reason: str) -> None:
         ('{"PublicIP":' + "[" * 50_000, "not a lease"),
     ],
 )
-def test_a_bad_value_is_skipped_with_its_reason(value: str | None, reason: str) -> None:
+def test_an_invalid_value_gives_an_invalid_lease_with_the_reason(value: str | None, reason: str) -> None:
     found = parse_lease(KEY, value)
     assert isinstance(found, InvalidLease)
     assert reason in found.reason
 
 
 @given(st.text(max_size=60), st.text(max_size=60) | st.none())
-def test_nothing_in_the_store_raises(key: str, value: str | None) -> None:
+def test_any_entry_of_the_store_parses_without_exception(key: str, value: str | None) -> None:
     assert isinstance(parse_lease(key, value), SubnetLease | InvalidLease)
 
 
@@ -97,12 +97,12 @@ def test_nothing_in_the_store_raises(key: str, value: str | None) -> None:
     st.none()
     | st.recursive(st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=2)),
 )
-def test_a_written_value_reads_back(ip: int, backend_type: str, data: object) -> None:
+def test_an_encoded_value_parses_back(ip: int, backend_type: str, data: object) -> None:
     raw = None if data is None else json.dumps(data).encode()
     assert parse_lease(KEY, encode_lease(ip, backend_type, raw)) == SubnetLease(SUBNET, ip, backend_type, raw)
 
 
-def test_the_value_has_flannels_form() -> None:
+def test_an_encoded_value_has_flannels_format() -> None:
     assert encode_lease(NODE, "host-gw") == '{"PublicIP":"192.168.77.12","BackendType":"host-gw"}'
     assert (
         encode_lease(NODE, "vxlan", b'{"VtepMAC":"a"}')

@@ -20,7 +20,7 @@ def lease(cidr: str) -> SubnetLease:
     return SubnetLease(Subnet.exact(*parse_cidr(cidr)), NODE)
 
 
-def test_of_two_that_overlap_the_one_that_fits_the_network_is_taken() -> None:
+def test_of_two_overlapping_leases_the_one_that_fits_the_network_is_accepted() -> None:
     found = conflicts(
         {
             "fits": lease("10.5.5.0/24"),
@@ -36,7 +36,7 @@ def test_of_two_that_overlap_the_one_that_fits_the_network_is_taken() -> None:
     }
 
 
-def test_of_two_that_do_not_fit_none_is_taken_and_of_two_names_for_one_subnet_the_first() -> None:
+def test_of_two_that_do_not_fit_neither_is_accepted_and_of_two_names_the_first() -> None:
     assert set(conflicts({"a": lease("10.5.0.0/22"), "b": lease("10.5.1.0/25")}, NETWORK)) == {"a", "b"}
     assert set(conflicts({"a": lease("10.5.1.0/24"), "a&fd00::-64": lease("10.5.1.0/24")}, NETWORK)) == {
         "a&fd00::-64"
@@ -44,7 +44,7 @@ def test_of_two_that_do_not_fit_none_is_taken_and_of_two_names_for_one_subnet_th
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**9 - 1), st.integers(22, 27)), max_size=12, unique=True))
-def test_what_is_admitted_never_overlaps(drawn: list[tuple[int, int]]) -> None:
+def test_accepted_leases_never_overlap(drawn: list[tuple[int, int]]) -> None:
     base = parse_ip("10.5.0.0")
     leases = {
         f"{number}": SubnetLease(Subnet.around(base + place * 8, length), NODE)

@@ -1,4 +1,4 @@
-"""host-gw by the public protocol alone."""
+"""The backend host-gw, through the plugin protocol."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def subnet(number: int) -> Subnet:
 
 
 @pytest.mark.trio
-async def test_it_publishes_the_mtu_of_the_interface_and_no_data() -> None:
+async def test_prepare_returns_the_mtu_of_the_interface_and_no_data() -> None:
     assert await HostGateway(None).prepare(host(mtu=9000)) == Prepared(mtu=9000, backend_data=None)
 
 
@@ -55,7 +55,7 @@ async def test_it_refuses_a_host_it_cannot_work_on(where: Host, words: str) -> N
 
 
 @pytest.mark.trio
-async def test_a_route_per_peer_of_its_type() -> None:
+async def test_a_route_for_each_peer_of_its_type() -> None:
     peers = [
         SubnetLease(subnet(1), PEER, "host-gw"),
         SubnetLease(subnet(2), PEER, "vxlan"),
@@ -72,7 +72,7 @@ async def test_a_route_per_peer_of_its_type() -> None:
     await HostGateway(None).teardown()
 
 
-def test_it_is_found_as_any_plugin_is() -> None:
+def test_it_is_found_through_its_entry_point() -> None:
     [point] = entry_points(group=GROUP, name="host-gw")
     assert point.load() is HostGateway
 
