@@ -108,7 +108,7 @@ def parse_cidr(text: str) -> tuple[int, int]:
 RESERVED: Final = tuple(
     (Subnet(parse_ip(base), length), what)
     for base, length, what in (
-        ("0.0.0.0", 8, "addresses of no network (RFC 1122, 3.2.1.3)"),
+        ("0.0.0.0", 8, "'this network' addresses (RFC 1122, 3.2.1.3)"),
         ("127.0.0.0", 8, "loopback addresses (RFC 1122, 3.2.1.3)"),
         ("169.254.0.0", 16, "link-local addresses (RFC 3927)"),
         ("224.0.0.0", 4, "multicast addresses (RFC 5771)"),
