@@ -30,6 +30,7 @@ from netstore.agent.routeprogrammer import RouteProgrammer
 from netstore.client.v2 import V2Client
 from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
+from netstore.network.subnetenv import encode_subnet_env
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -231,7 +232,7 @@ class Agent:
         """Write subnet.env if its content differs. False if that fails."""
         assert self._node is not None  # noqa: S101 - the lease holder is created after the node was detected
         node, path = self._node, self._config.subnet_file
-        text = envfile.content(node.network.network, subnet, node.prepared.mtu)
+        text = encode_subnet_env(node.network.network, subnet, node.prepared.mtu)
         if text == self._env_text:
             return True
         try:
