@@ -180,8 +180,8 @@ class NetstoreError(Exception):
     """A fault for the operator: the text is one line that names what is wrong and what to do about it."""
 
 
-class Hopeless(NetstoreError):  # noqa: N818 - named for what trying again is
-    """The program would end the same way if it were started again; it ends with an exit code that says so."""
+class NoRestart(NetstoreError):  # noqa: N818 - named for what it tells the service manager
+    """A restarted program would fail in the same way; it ends with an exit code that says so."""
 
 
 class Shed(Exception):  # noqa: N818 - named for what happened
@@ -208,7 +208,7 @@ class UnknownCommand(CorruptData):
     """A command that a later version may know: its number, or a field beyond those known here."""
 
 
-class CannotApply(Hopeless, MustStop):
+class CannotApply(NoRestart, MustStop):
     """This member cannot carry out an entry of its log, whenever it is started. The text names the index and
     what the operator can do; nothing of the entry was done. `entry` is its index and the hash of its payload,
     once it is known.

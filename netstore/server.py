@@ -57,7 +57,7 @@ from netstore.disk.posix import PosixDevice
 from netstore.disk.scrub import Scrubber
 from netstore.disk.skips import keep_stop, read_skips
 from netstore.disk.wal import Wal
-from netstore.errors import CannotApply, CorruptData, Fault, Hopeless, NetstoreError, StateDamaged
+from netstore.errors import CannotApply, CorruptData, Fault, NetstoreError, NoRestart, StateDamaged
 from netstore.guard import guarded
 from netstore.limits import Shares, default_budget
 from netstore.meter import Meter
@@ -478,7 +478,7 @@ class _Daemon:
         config = self.config
         if config.join:
             if self.folder.found is None and any(url.scheme == "http" for url in config.join):
-                raise Hopeless(
+                raise NoRestart(
                     "join_token: is needed to join over http: run netstorectl member token where a member"
                     " runs, and give what it prints with --join-token or --join-token-file"
                 )

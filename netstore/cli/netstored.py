@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         work, rest = _take_apart(given)
     except NetstoreError as error:
         program.tell(STORE.program, error)
-        return program.HOPELESS
+        return program.NO_RESTART
     return program.main(STORE, rest, lambda config, _: _work_on_log(config, work))
 
 

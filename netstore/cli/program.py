@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from netstore import __version__
-from netstore.errors import Hopeless, NetstoreError
+from netstore.errors import NetstoreError, NoRestart
 from netstore.ops.layered import Task
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ C = TypeVar("C", bound="DataclassInstance")
 
 STOPPED: Final = 0
 FAILED: Final = 1
-HOPELESS: Final = 2
+NO_RESTART: Final = 2
 
 
 def main(layered: Layered[C], argv: Sequence[str] | None, start: Callable[[C, Sequence[str]], None]) -> int:
@@ -41,7 +41,7 @@ def main(layered: Layered[C], argv: Sequence[str] | None, start: Callable[[C, Se
         loaded = layered.load(sys.argv[1:] if argv is None else argv, os.environ)
     except NetstoreError as error:
         tell(name, error)
-        return HOPELESS
+        return NO_RESTART
     match loaded.task:
         case Task.HELP:
             return _show(layered.usage())
@@ -78,7 +78,7 @@ def _run(name: str, start: Callable[[], None]) -> int:
         return STOPPED
     for each in errors:
         tell(name, each)
-    return HOPELESS if any(isinstance(each, Hopeless) for each in errors) else FAILED
+    return NO_RESTART if any(isinstance(each, NoRestart) for each in errors) else FAILED
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
-from netstore.errors import Hopeless
+from netstore.errors import NoRestart
 from netstore.node.member import OWN
 from netstore.state.digest import digest
 
@@ -39,7 +39,7 @@ MOST_KEPT: Final = 64
 """Indexes whose digests are remembered: members are not all as far at once."""
 
 
-class Odd(Hopeless):
+class Odd(NoRestart):
     """This member's state is not that of the others: what it holds is wrong, and it stops."""
 
 

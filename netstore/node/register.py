@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
-from netstore.errors import Fault, Hopeless
+from netstore.errors import Fault, NoRestart
 from netstore.net.call import CallFailed, call
 from netstore.net.peerwire import (
     MAX_ROSTER_BYTES,
@@ -50,7 +50,7 @@ ANSWER_SECONDS: Final = 15.0
 """How long a member may take to answer: letting somebody in goes through the log, behind others that join."""
 
 
-class Expelled(Hopeless):
+class Expelled(NoRestart):
     """This member was removed from its cluster: it stops for good."""
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 import msgspec
 
 from netstore import errors
-from netstore.errors import CannotApply, CorruptData, Fault, Hopeless, NetstoreError, UnknownCommand, refusal
+from netstore.errors import CannotApply, CorruptData, Fault, NetstoreError, NoRestart, UnknownCommand, refusal
 from netstore.parted import batches
 from netstore.state import commands, mirror, txn
 from netstore.state.alarm import Alarms
@@ -245,7 +245,7 @@ class Machine:
         """Become what the engine holds, dropping what was applied since. `told` gets how many records were
         read so far, after some hundred each.
 
-        O(stored nodes and v3 records). CorruptData when it cannot be read; Hopeless when it is of a feature
+        O(stored nodes and v3 records). CorruptData when it cannot be read; NoRestart when it is of a feature
         level that this release does not know.
         """
         for _ in self._load(whole=True):
@@ -308,7 +308,7 @@ class Machine:
             self.cluster_version = scalars.version
             self.level = scalars.level
             if self.level > self.LEVEL:
-                raise Hopeless(self._older(self.level, self.LEVEL))
+                raise NoRestart(self._older(self.level, self.LEVEL))
             self._scalars = scalars
         for member in mirror.load_all(engine, mirror.MEMBERS, MemberInfo):
             self._members[member.id] = member

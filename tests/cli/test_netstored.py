@@ -12,7 +12,7 @@ import structlog
 import netstore.server
 from netstore import __version__
 from netstore.cli.netstored import main
-from netstore.errors import CorruptData, Hopeless, NetstoreError
+from netstore.errors import CorruptData, NetstoreError, NoRestart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,7 +117,7 @@ def test_a_fault_for_the_operator_is_one_line_and_exit_1(
 def test_what_another_start_would_not_change_is_exit_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    serving(monkeypatch, ExceptionGroup("", [Hopeless("this member was removed")]))
+    serving(monkeypatch, ExceptionGroup("", [NoRestart("this member was removed")]))
     assert main(["--log-level=fatal"]) == 2
     assert capsys.readouterr().err == "netstored: this member was removed\n"
 

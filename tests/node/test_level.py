@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from netstore.errors import CannotApply, Fault, Hopeless
+from netstore.errors import CannotApply, Fault, NoRestart
 from netstore.node.member import OWN
 from netstore.raft.entry import EntryKind
 from netstore.raft.messages import Forward
@@ -86,7 +86,7 @@ def test_a_member_that_went_back_stops_at_the_first_entry_it_does_not_know() -> 
 def test_a_state_of_a_later_level_is_not_loaded() -> None:
     group = raised()
     group[3].engine.commit()
-    with pytest.raises(Hopeless, match=r"cluster is at feature level 2, this member knows 1.*upgrade it"):
+    with pytest.raises(NoRestart, match=r"cluster is at feature level 2, this member knows 1.*upgrade it"):
         Machine(group[3].engine).load()
 
 
@@ -95,7 +95,7 @@ def test_a_state_copy_of_a_later_level_ends_the_member_with_the_same_words() -> 
     group.leader.cluster.add(("http://p4:1",), learner=True, done=lambda _: None, principal=OWN)
     group.settle()
     [new] = set(group.leader.machine.members) - set(group.peers)
-    with pytest.raises(Hopeless, match="this member knows 1"):
+    with pytest.raises(NoRestart, match="this member knows 1"):
         group.start(new)
 
 

@@ -9,7 +9,7 @@ from tests.support.daemon import ROOT
 
 ROOMS: Final = ("api", "net", "node", "raft", "watch")
 
-WIDE: Final = {"BaseException", "Exception", "NetstoreError", "Hopeless", "CorruptData", "UnknownCommand"}
+WIDE: Final = {"BaseException", "Exception", "NetstoreError", "NoRestart", "CorruptData", "UnknownCommand"}
 """What `CannotApply`, `StateDamaged` and `InvariantBroken` are beside `MustStop`."""
 
 DECODING: Final = {
