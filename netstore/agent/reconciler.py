@@ -20,7 +20,7 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from netstore.agent.kernel import Notifications, NotificationsLostError
+from netstore.agent.kernel import KernelError, Notifications, NotificationsLostError
 from netstore.agent.routeplan import AddRoute, plan
 from netstore.network.addresses import show_ip
 
@@ -155,6 +155,9 @@ class Reconciler:
             except NotificationsLostError:
                 self._must_reread = True
                 continue
+            except KernelError:
+                self._must_reread = True  # it is not known which steps were carried out
+                raise
             taken += len(steps) - len(failed)
             for position, code in failed.items():
                 step = steps[position]

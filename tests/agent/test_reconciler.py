@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.agent.kernel import Address, Link, Notifications
+from netstore.agent.kernel import Address, KernelError, Link, Notifications
 from netstore.agent.reconciler import MAX_QUEUED, Reconciler
 from netstore.agent.routeplan import BOOT, AddRoute, DeleteRoute, KernelRoute, Route
 from netstore.network.addresses import Subnet, parse_ip
@@ -81,6 +81,22 @@ async def test_lost_answers_lead_to_reading_the_table(kernel: FakeKernel, reconc
     await reconciler.set_wanted(wanted(1, 2), {NODE})
     assert kernel.dumps == 2
     assert not reconciler.problems
+
+
+@pytest.mark.trio
+async def test_after_an_error_of_the_kernel_the_next_call_completes_the_work(
+    kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unanswered(_: object) -> dict[int, int]:
+        raise KernelError("the kernel did not answer")
+
+    await reconciler.set_wanted(wanted(1), {NODE})
+    monkeypatch.setattr(kernel, "apply", unanswered)
+    with pytest.raises(KernelError):
+        await reconciler.set_wanted(wanted(1, 2), {NODE})
+    monkeypatch.undo()
+    await reconciler.repair()
+    assert kernel.table[subnet(2)] == [ours(2)]
 
 
 @pytest.mark.trio
