@@ -1,8 +1,8 @@
-"""host-gw: a plain route to each node's subnet through that node's address. All nodes share one layer 2
-network.
+"""The backend host-gw: a route to each node's subnet through that node's address. All nodes must share one
+layer 2 network.
 
-Nothing is encapsulated, nothing is configured for the node's own subnet, and the lease says no more than
-PublicIP and type. The agent holds the routes; the kernel is the judge of what is on-link.
+There is no encapsulation and no configuration for the node's own subnet, and leases have no BackendData. The
+agent programs the routes; the kernel rejects gateways that are not on-link.
 """
 
 from __future__ import annotations
@@ -10,25 +10,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from netstore import __version__
-from netstore.agent.backend import Host, Lease, Manifest, Prepared, Refused, Route, Wanted, show_ip
+from netstore.agent.backend import Host, Manifest, Prepared, Refused, Route, SubnetLease, Wanted, show_ip
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 class HostGateway:
-    """The backend `host-gw`. It has no options and keeps nothing between calls."""
+    """The backend `host-gw`. It has no options and no state."""
 
-    manifest: ClassVar[Manifest] = Manifest(
-        name="host-gw", version=__version__, follows=frozenset({"link", "addresses"})
-    )
+    manifest: ClassVar[Manifest] = Manifest(name="host-gw", version=__version__)
 
     def __init__(self, options: object) -> None:
-        del options  # there are none
+        del options
 
     async def prepare(self, host: Host) -> Prepared:
-        """The interface's MTU. Refuses a published address that is not the interface's: others route to it
-        directly.
+        """The interface's MTU. Refuses a PublicIP that is not the interface's address, since peers use it as
+        their gateway.
         """
         if host.public_ip != host.address.ip:
             raise Refused(
@@ -40,11 +38,11 @@ class HostGateway:
             raise Refused(f"host-gw: {host.link.name} has no MTU; choose another interface with --iface")
         return Prepared(mtu=host.link.mtu)
 
-    async def reconcile(self, host: Host, peers: Sequence[Lease]) -> Wanted:
-        """A route per peer of this type; the others are named."""
-        name, link = self.manifest.name, host.link.number
+    async def reconcile(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
+        """A route for each peer with this backend type; the other peers are refused."""
+        name, ifindex = self.manifest.name, host.link.ifindex
         return Wanted(
-            [Route(peer.subnet, peer.public_ip, link) for peer in peers if peer.backend_type == name],
+            [Route(peer.subnet, peer.public_ip, ifindex) for peer in peers if peer.backend_type == name],
             {
                 peer.subnet: f"its backend is {peer.backend_type or 'not named'}, not {name}"
                 for peer in peers
@@ -53,4 +51,4 @@ class HostGateway:
         )
 
     async def teardown(self) -> None:
-        """Nothing was made but routes, which the agent removes."""
+        """There is nothing to undo: the agent removes the routes."""

@@ -1,7 +1,4 @@
-"""subnet.env: how flannel's CNI plugin, mk-docker-opts and the next start of the agent learn the subnet.
-
-Names, order and form are flannel's. A reader sees the old file or the new one, never a part.
-"""
+"""Reads and writes the file subnet.env (`network.subnetenv`), which is replaced atomically."""
 
 from __future__ import annotations
 
@@ -9,26 +6,18 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-from netstore.agent.ipv4 import Subnet, parse_cidr, show_ip
+from netstore.network.subnetenv import parse_subnet_env
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from netstore.network.addresses import Subnet
+
 MAX_FILE_BYTES: Final = 64 * 1024
 
 
-def content(network: Subnet, subnet: Subnet, mtu: int) -> str:
-    """The file's text. FLANNEL_SUBNET is the first address of the subnet, with its length."""
-    return (
-        f"FLANNEL_NETWORK={network}\n"
-        f"FLANNEL_SUBNET={show_ip(subnet.base + 1)}/{subnet.length}\n"
-        f"FLANNEL_MTU={mtu}\n"
-        "FLANNEL_IPMASQ=false\n"
-    )
-
-
 def write(path: Path, text: str) -> None:
-    """Replace the file, mode 0644, making its folder (0755) if need be. OSError if that fails."""
+    """Replace the file (mode 0644); creates its folder (0755) if there is none. OSError if that fails."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -43,22 +32,10 @@ def write(path: Path, text: str) -> None:
 
 
 def read(path: Path) -> tuple[Subnet | None, Subnet | None]:
-    """Network and own subnet of an earlier run; None for what the file does not tell. A broken file tells
-    nothing.
-    """
+    """Network and own subnet written by an earlier run; None for each that is absent or invalid."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_FILE_BYTES).decode("utf-8", "replace")
     except OSError:
         return None, None
-    values = dict(line.strip().partition("=")[::2] for line in text.splitlines() if "=" in line)
-    return _subnet(values.get("FLANNEL_NETWORK")), _subnet(values.get("FLANNEL_SUBNET"))
-
-
-def _subnet(text: str | None) -> Subnet | None:
-    if text is None:
-        return None
-    try:
-        return Subnet.around(*parse_cidr(text.strip().strip("\"'")))
-    except ValueError:
-        return None
+    return parse_subnet_env(text)

@@ -1,6 +1,6 @@
-"""Health of the agent over HTTP: /healthz (alive), /readyz (lease held and routes in place), /status (JSON).
+"""The agent's health over HTTP: /healthz (running), /readyz (lease held and routes in place), /status (JSON).
 
-A few requests a minute from a kubelet: one short-lived task per connection, one request each, tight limits.
+Made for a few requests a minute from a kubelet: one task and one request per connection, with small limits.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _REASONS: Final = {
 
 
 class Health:
-    """Answers probes. `not_ready` gives the reason why the agent is not ready, or None; `status` the whole
-    picture.
+    """The HTTP server. `not_ready` returns why the agent is not ready, or None; `status` the document of
+    /status.
     """
 
     def __init__(self, not_ready: Callable[[], str | None], status: Callable[[], object]) -> None:
@@ -42,7 +42,7 @@ class Health:
     async def serve(
         self, host: str, port: int, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Serve for ever; started once the port is bound. OSError if it cannot be."""
+        """Serve forever; started once the port is bound. OSError if it cannot be bound."""
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=MAX_CONNECTIONS)
         bound: int = listeners[0].socket.getsockname()[1]
         async with trio.open_nursery() as nursery:
@@ -62,20 +62,20 @@ class Health:
                         return
                     head += piece
                 try:
-                    await stream.send_all(self.answer(head))
+                    await stream.send_all(self.respond(head))
                 except trio.BrokenResourceError:
-                    return  # the prober left
+                    return  # the client closed the connection
 
-    def answer(self, head: bytes) -> bytes:
-        """The whole answer to a request's head."""
+    def respond(self, head: bytes) -> bytes:
+        """The complete response to a request head."""
         words = head.partition(b"\r\n")[0].split(b" ")
         if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
-            return _message(400, "send an HTTP/1 request\n")
+            return _response(400, "send an HTTP/1 request\n")
         method, target, _ = words
         if method not in (b"GET", b"HEAD"):
-            return _message(405, "only GET and HEAD\n")
+            return _response(405, "only GET and HEAD\n")
         status, text, kind = self._page(target.partition(b"?")[0])
-        return _message(status, text, kind, body=method == b"GET")
+        return _response(status, text, kind, body=method == b"GET")
 
     def _page(self, path: bytes) -> tuple[int, str, str]:
         plain = "text/plain; charset=utf-8"
@@ -89,7 +89,7 @@ class Health:
         return 404, "there are /healthz, /readyz and /status\n", plain
 
 
-def _message(status: int, text: str, kind: str = "text/plain; charset=utf-8", *, body: bool = True) -> bytes:
+def _response(status: int, text: str, kind: str = "text/plain; charset=utf-8", *, body: bool = True) -> bytes:
     content = text.encode()
     head = (
         f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}\r\n"

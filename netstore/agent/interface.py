@@ -1,12 +1,12 @@
-"""Which interface and address carry the traffic between nodes. Pure; the order of the wishes is flannel's."""
+"""Which interface and address carry the traffic between nodes, in flannel's order of preference. Pure."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from netstore.agent.ipv4 import is_link_local, is_unicast, parse_ip, show_ip
 from netstore.errors import NetstoreError
+from netstore.network.addresses import is_link_local, is_unicast, parse_ip, show_ip
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,13 +16,11 @@ if TYPE_CHECKING:
 
 
 class NoInterfaceError(NetstoreError):
-    """No interface fits the wishes now; the text says which wish failed."""
+    """No interface matches now; the text says what was looked for and which interfaces exist."""
 
 
-class Wishes(NamedTuple):
-    """What the operator asked for: names or addresses, then patterns, then an address to reach; or nothing at
-    all.
-    """
+class Preferences(NamedTuple):
+    """What the operator configured, tried in order: names or addresses, patterns, an address to reach."""
 
     names: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
@@ -30,91 +28,95 @@ class Wishes(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """An interface and the address of it that is used."""
+    """An interface and the one of its addresses that is used."""
 
     link: Link
     address: Address
 
 
-def choose(
-    wishes: Wishes,
+def choose_interface(
+    preferences: Preferences,
     links: Sequence[Link],
     addresses: Sequence[Address],
     routes: Sequence[KernelRoute],
-    way: tuple[int, int] | None,
+    reach: tuple[int, int] | None,
 ) -> Choice:
-    """The first wish that some interface fulfils. `way` is link and source address towards
-    `wishes.can_reach`.
+    """The interface that matches the first preference any interface matches.
 
-    Without any wish: the interface of the default route with the lowest metric. NoInterfaceError if nothing
-    fits; that may change, so the caller asks again.
+    `reach` is the interface index and source address towards `preferences.can_reach`. Without preferences:
+    the interface of the default route with the lowest metric. NoInterfaceError if none matches; that may
+    change later.
     """
-    scene = _Scene(links, addresses)
-    for name in wishes.names:
-        if (found := scene.by_name(name)) is not None:
+    candidates = _Candidates(links, addresses)
+    for name in preferences.names:
+        if (found := candidates.by_name(name)) is not None:
             return found
-    for pattern in wishes.patterns:
-        if (found := scene.by_pattern(re.compile(pattern))) is not None:
+    for pattern in preferences.patterns:
+        if (found := candidates.by_pattern(re.compile(pattern))) is not None:
             return found
-    if wishes.can_reach is not None and way is not None and (found := scene.by_way(*way)) is not None:
+    if (
+        preferences.can_reach is not None
+        and reach is not None
+        and (found := candidates.by_source(*reach)) is not None
+    ):
         return found
-    if wishes.names or wishes.patterns or wishes.can_reach is not None:
-        wanted = [*wishes.names, *wishes.patterns]
-        if wishes.can_reach is not None:
-            wanted.append(f"a way to {show_ip(wishes.can_reach)}")
+    if preferences.names or preferences.patterns or preferences.can_reach is not None:
+        wanted = [*preferences.names, *preferences.patterns]
+        if preferences.can_reach is not None:
+            wanted.append(f"a route to {show_ip(preferences.can_reach)}")
         raise NoInterfaceError(
-            f"no interface with an IPv4 address fits {', '.join(wanted)}; there are: {scene.told()}"
+            f"no interface with an IPv4 address matches {', '.join(wanted)}; there are: {candidates}"
         )
-    defaults = [route for route in routes if route.subnet.length == 0 and route.link]
+    defaults = [route for route in routes if route.subnet.length == 0 and route.ifindex]
     for route in sorted(defaults, key=lambda route: route.metric):
-        if (found := scene.by_link(route.link)) is not None:
+        if (found := candidates.by_index(route.ifindex)) is not None:
             return found
-    raise NoInterfaceError(f"no default route; name an interface with --iface. There are: {scene.told()}")
+    raise NoInterfaceError(f"no default route; name an interface with --iface. There are: {candidates}")
 
 
-class _Scene:
-    """Links and their addresses, the best address of each link first."""
+class _Candidates:
+    """Links with their unicast addresses; of each link the best address first (global, then permanent)."""
 
     def __init__(self, links: Sequence[Link], addresses: Sequence[Address]) -> None:
-        self._links = {link.number: link for link in links}
-        usable = [one for one in addresses if is_unicast(one.ip) and one.link in self._links]
+        self._links = {link.ifindex: link for link in links}
+        usable = [one for one in addresses if is_unicast(one.ip) and one.ifindex in self._links]
         self._addresses = sorted(usable, key=lambda one: (is_link_local(one.ip), not one.stable))
 
-    def told(self) -> str:
-        words = [f"{self._links[one.link].name} {show_ip(one.ip)}" for one in self._addresses]
+    def __str__(self) -> str:
+        words = [f"{self._links[one.ifindex].name} {show_ip(one.ip)}" for one in self._addresses]
         return ", ".join(words) or "none"
 
-    def by_link(self, number: int) -> Choice | None:
+    def by_index(self, ifindex: int) -> Choice | None:
         for address in self._addresses:
-            if address.link == number:
-                return Choice(self._links[number], address)
+            if address.ifindex == ifindex:
+                return Choice(self._links[ifindex], address)
         return None
 
     def by_name(self, name: str) -> Choice | None:
         try:
             ip = parse_ip(name)
         except ValueError:
-            numbers = [link.number for link in self._links.values() if link.name == name]
-            return self.by_link(numbers[0]) if numbers else None
+            matching = [link.ifindex for link in self._links.values() if link.name == name]
+            return self.by_index(matching[0]) if matching else None
         return self._by_ip(ip)
 
     def by_pattern(self, pattern: re.Pattern[str]) -> Choice | None:
         for address in self._addresses:
             if pattern.search(show_ip(address.ip)):
-                return Choice(self._links[address.link], address)
+                return Choice(self._links[address.ifindex], address)
         for address in self._addresses:
-            if pattern.search(self._links[address.link].name):
-                return Choice(self._links[address.link], address)
+            if pattern.search(self._links[address.ifindex].name):
+                return Choice(self._links[address.ifindex], address)
         return None
 
-    def by_way(self, number: int, source: int) -> Choice | None:
+    def by_source(self, ifindex: int, source: int) -> Choice | None:
         for address in self._addresses:
-            if address.link == number and address.ip == source:
-                return Choice(self._links[number], address)
-        return self.by_link(number)
+            if address.ifindex == ifindex and address.ip == source:
+                return Choice(self._links[ifindex], address)
+        return self.by_index(ifindex)
 
     def _by_ip(self, ip: int) -> Choice | None:
         for address in self._addresses:
             if address.ip == ip:
-                return Choice(self._links[address.link], address)
+                return Choice(self._links[address.ifindex], address)
         return None

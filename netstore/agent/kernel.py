@@ -1,7 +1,7 @@
-"""What the agent asks of the kernel: links, addresses and routes of one network namespace, and news about
-them.
+"""What the agent needs from the kernel: links, addresses and routes of one network namespace, and
+notifications of their changes.
 
-`netlink.Netlink` is the real one, `tests.support.kernel.FakeKernel` the one for tests.
+`netlink.Netlink` is the real implementation, `tests.support.kernel.FakeKernel` the one for tests.
 """
 
 from __future__ import annotations
@@ -17,51 +17,57 @@ if TYPE_CHECKING:
 
 
 class KernelError(NetstoreError):
-    """The kernel cannot be asked at all; the text says what is missing."""
+    """The kernel did not answer, or refused to list; the text says what is missing."""
 
 
-class NewsLostError(NetstoreError):
-    """Messages of the kernel were lost: what is known must be read again."""
+class NotificationsLostError(NetstoreError):
+    """Netlink messages were dropped, so the known state may be outdated and must be read again."""
 
 
 class Link(NamedTuple):
-    """A network interface; `number` is the kernel's index of it, `up` its administrative state."""
+    """A network interface. `ifindex` is its number in the kernel, `up` its administrative state."""
 
-    number: int
+    ifindex: int
     name: str
     mtu: int
     up: bool
 
 
 class Address(NamedTuple):
-    """An IPv4 address of a link. `stable` is False for one that is deprecated, secondary or will expire."""
+    """An IPv4 address of a link. `stable` is False if it is deprecated, secondary or will expire."""
 
-    link: int
+    ifindex: int
     ip: int
     length: int
     stable: bool = True
 
 
-class RouteNews(NamedTuple):
-    """A change of table main. `how` tells where a new route went among those to its destination."""
+class RouteChange(NamedTuple):
+    """A change of table main.
+
+    `how`: the route was put before or behind the others to its destination, replaced one of them, or was
+    deleted.
+    """
 
     route: KernelRoute
-    how: Literal["first", "last", "replace", "gone"]
+    how: Literal["prepend", "append", "replace", "delete"]
 
 
-class News(NamedTuple):
-    """What happened, in order per kind. `lost` means some of it is unknown."""
+class Notifications(NamedTuple):
+    """What changed, in order within each field. `addresses`: some address changed. `lost`: messages were
+    dropped.
+    """
 
-    routes: Sequence[RouteNews] = ()
+    routes: Sequence[RouteChange] = ()
     links: Sequence[Link] = ()
-    links_gone: Sequence[int] = ()
+    removed_links: Sequence[int] = ()
     addresses: bool = False
     lost: bool = False
 
 
 class Kernel(Protocol):
-    """One network namespace. Only one task may use it at a time, apart from `news`, which has a task of its
-    own.
+    """One network namespace. Only one task at a time may call it, except that `notifications` has its own
+    task.
     """
 
     async def links(self) -> list[Link]:
@@ -74,16 +80,18 @@ class Kernel(Protocol):
         """All IPv4 routes of table main."""
 
     async def apply(self, steps: Sequence[Step]) -> dict[int, int]:
-        """Carry out the steps in order; the errno of each that failed, by its position.
+        """Carry out the steps in order. Returns the errno of each failed step by its position.
 
-        NewsLostError: some steps' fate is unknown; read the routes again.
+        NotificationsLostError: the outcome of some steps is unknown; read the routes again.
         """
 
     async def route_to(self, ip: int) -> tuple[int, int] | None:
-        """Link and source address the kernel would use for the address; None when it has no way there."""
+        """Interface index and source address the kernel would use to reach the address, or None if
+        unreachable.
+        """
 
-    async def news(self) -> News:
-        """Wait until something happens."""
+    async def notifications(self) -> Notifications:
+        """Wait for changes."""
 
-    def news_now(self) -> News:
-        """What has happened already and was not told yet: after `apply`, this includes what it did."""
+    def pending_notifications(self) -> Notifications:
+        """The changes received and not yet returned; after `apply` these include what it did."""

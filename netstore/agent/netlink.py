@@ -1,14 +1,13 @@
-"""The kernel over rtnetlink (RFC 3549, rtnetlink(7)) on Trio: non-blocking sockets, no thread, no second
-event loop.
+"""The kernel's rtnetlink interface (RFC 3549, rtnetlink(7)) on Trio: non-blocking sockets, no threads.
 
-Messages are encoded by pyroute2, whose own sockets and loop are not used. It takes 140 us for a route, so for
-the two messages sent by the thousand it encodes a pattern once, and copies of that get their numbers written
-in. Answers are read by a parser of the three message kinds and the few attributes needed here; tests hold it
-against pyroute2's.
+pyroute2 encodes the messages; its sockets and its event loop are not used. Encoding a route takes it 140 us,
+so for the two kinds of message that are sent by the thousand it encodes a template once, and the numbers are
+written into copies of that. Answers are parsed here, for the three kinds of message and the few attributes
+that are needed; tests compare the parsers with pyroute2's.
 
-Two sockets: one asks, one listens to the multicast groups. Many messages go out in one send; only the last
-asks to be confirmed, the kernel reports failures of the others anyway, by sequence number, and handles all
-before it confirms.
+There are two sockets: one for requests, one for the multicast groups. Many requests are sent at once, and
+only the last of them asks for an acknowledgement (NLM_F_ACK): the kernel processes them in order, and reports
+each failure with its sequence number in any case.
 """
 
 from __future__ import annotations
@@ -24,9 +23,16 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-unt
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # type: ignore[import-untyped] # has no types
 from pyroute2.netlink.rtnl.rtmsg import rtmsg  # type: ignore[import-untyped] # has no types
 
-from netstore.agent.ipv4 import Subnet, show_ip
-from netstore.agent.kernel import Address, KernelError, Link, News, NewsLostError, RouteNews
-from netstore.agent.routeplan import PROTOCOL, UNICAST, UNIVERSE, Drop, KernelRoute, Put, Route
+from netstore.agent.kernel import (
+    Address,
+    KernelError,
+    Link,
+    Notifications,
+    NotificationsLostError,
+    RouteChange,
+)
+from netstore.agent.routeplan import PROTOCOL, UNICAST, UNIVERSE, AddRoute, DeleteRoute, KernelRoute, Route
+from netstore.network.addresses import Subnet, show_ip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,17 +41,18 @@ if TYPE_CHECKING:
     from netstore.agent.routeplan import Step
 
 BATCH: Final = 512
-"""Messages in one send: 27 KiB, and as many failures fit the receive buffer."""
+"""Messages in one send: 27 KiB. As many error messages fit into the receive buffer."""
 
-NEWS_AT_ONCE: Final = 1024
-"""Datagrams read before other tasks get their turn."""
+MAX_DATAGRAMS_AT_ONCE: Final = 1024
+"""Datagrams read before other tasks may run."""
 
 ANSWER_TIMEOUT: Final = 5.0
-"""Seconds. The kernel answers within the system call that asks; waiting at all means something is wrong."""
+"""Seconds. The kernel answers during the send call, so having to wait at all means that something is wrong.
+"""
 
 DUMP_ATTEMPTS: Final = 5
-"""A dump that other changes cut through is repeated; after this many it is taken as it is, and news tell the
-rest.
+"""A dump that was interrupted by changes (NLM_F_DUMP_INTR) is repeated up to this many times. The last result
+is used in any case; notifications report the changes.
 """
 
 RECEIVE_BUFFER_BYTES: Final = 8 * 1024 * 1024
@@ -74,7 +81,7 @@ _UP: Final = 1
 _IFLA_NAME, _IFLA_MTU = 3, 4
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_SECONDARY, _IFA_DEPRECATED, _IFA_PERMANENT = 0x01, 0x20, 0x80
-_RTA_DST, _RTA_LINK, _RTA_GATEWAY, _RTA_METRIC = 1, 4, 5, 6
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY = 1, 4, 5, 6
 _RTA_PREFSRC, _RTA_MULTIPATH, _RTA_TABLE, _RTA_VIA, _RTA_NEXTHOP = 7, 9, 15, 18, 30
 
 _header = Struct("=IHHII")
@@ -115,11 +122,11 @@ def _encoded(
     return bytes(message.data)
 
 
-class Pattern:
-    """A message about one of our routes with places for its numbers.
+class RouteTemplate:
+    """An encoded message about one of our routes, into which the numbers of a route are written.
 
-    The places are found by encoding numbers that occur nowhere else in it, so the layout is pyroute2's and
-    not assumed here.
+    Their offsets are found by encoding numbers that occur nowhere else in the message, so that nothing is
+    assumed about pyroute2's layout.
     """
 
     def __init__(self, kind: int, flags: int) -> None:
@@ -128,16 +135,16 @@ class Pattern:
         self._bytes = encode_route(kind, flags, fields, _attributes(marks))
         self._destination = self._bytes.index(_ip.pack(marks.subnet.base))
         self._gateway = self._bytes.index(_ip.pack(marks.gateway))
-        self._link = self._bytes.index(_number.pack(marks.link))
+        self._ifindex = self._bytes.index(_number.pack(marks.ifindex))
 
-    def filled(self, sequence: int, subnet: Subnet, gateway: int, link: int) -> bytearray:
+    def filled(self, sequence: int, subnet: Subnet, gateway: int, ifindex: int) -> bytearray:
         """The message for one route."""
         message = bytearray(self._bytes)
         _number.pack_into(message, 8, sequence)
         message[17] = subnet.length
         _ip.pack_into(message, self._destination, subnet.base)
         _ip.pack_into(message, self._gateway, gateway)
-        _number.pack_into(message, self._link, link)
+        _number.pack_into(message, self._ifindex, ifindex)
         return message
 
 
@@ -145,32 +152,34 @@ def _attributes(route: Route | KernelRoute) -> list[tuple[str, object]]:
     return [
         ("RTA_DST", show_ip(route.subnet.base)),
         ("RTA_GATEWAY", show_ip(route.gateway)),
-        ("RTA_OIF", route.link),
+        ("RTA_OIF", route.ifindex),
     ]
 
 
-CREATE: Final = Pattern(_NEWROUTE, _CREATE | _EXCLUSIVE)
-BESIDE: Final = Pattern(_NEWROUTE, _CREATE | _APPEND)
-REMOVE: Final = Pattern(_DELROUTE, 0)
+CREATE_ROUTE: Final = RouteTemplate(_NEWROUTE, _CREATE | _EXCLUSIVE)
+APPEND_ROUTE: Final = RouteTemplate(_NEWROUTE, _CREATE | _APPEND)
+DELETE_ROUTE: Final = RouteTemplate(_DELROUTE, 0)
 
 
 def encode_step(step: Step, sequence: int) -> bytearray:
-    """The message that carries out one step."""
-    if isinstance(step, Put):
-        pattern = BESIDE if step.beside else CREATE
-        return pattern.filled(sequence, step.route.subnet, step.route.gateway, step.route.link)
+    """The message for one step."""
+    if isinstance(step, AddRoute):
+        template = APPEND_ROUTE if step.append else CREATE_ROUTE
+        return template.filled(sequence, step.route.subnet, step.route.gateway, step.route.ifindex)
     route = step.route
-    if route.gateway and route == KernelRoute(route.subnet, route.gateway, route.link):
-        return REMOVE.filled(sequence, route.subnet, route.gateway, route.link)
-    return bytearray(_number_in(_encode_odd_drop(step), sequence))
+    if route.gateway and route == KernelRoute(route.subnet, route.gateway, route.ifindex):
+        return DELETE_ROUTE.filled(sequence, route.subnet, route.gateway, route.ifindex)
+    return bytearray(_with_sequence(_encode_other_deletion(step), sequence))
 
 
-def _encode_odd_drop(step: Drop) -> bytes:
-    """Removal of a route that has our protocol number or flannel's, but not the usual form of ours."""
+def _encode_other_deletion(step: DeleteRoute) -> bytes:
+    """Deletion of a route with our protocol number or flannel's that is not of the form the templates are
+    for.
+    """
     route = step.route
     attributes: list[tuple[str, object]] = [("RTA_DST", show_ip(route.subnet.base))]
     if route.plain:
-        attributes.append(("RTA_OIF", route.link))
+        attributes.append(("RTA_OIF", route.ifindex))
         if route.gateway:
             attributes.append(("RTA_GATEWAY", show_ip(route.gateway)))
     if route.metric:
@@ -185,9 +194,9 @@ def _encode_odd_drop(step: Drop) -> bytes:
     return encode_route(_DELROUTE, 0, fields, attributes)
 
 
-def _number_in(message: bytes, sequence: int, flags: int = 0) -> bytes:
-    length, kind, given, _, port = _header.unpack_from(message)
-    return _header.pack(length, kind, given | flags, sequence, port) + message[16:]
+def _with_sequence(message: bytes, sequence: int) -> bytes:
+    length, kind, flags, _, port = _header.unpack_from(message)
+    return _header.pack(length, kind, flags, sequence, port) + message[16:]
 
 
 # Decoding
@@ -204,7 +213,7 @@ def messages(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
         at += length + 3 & ~3
 
 
-def _numbers(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+def _attribute_spans(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Type, start and length of each attribute."""
     while at + 4 <= end:
         length, kind = _attribute.unpack_from(data, at)
@@ -219,10 +228,10 @@ def parse_route(data: bytes, at: int, end: int) -> KernelRoute | None:
     family, length, _, tos, table, protocol, scope, kind, flags = _route.unpack_from(data, at)
     if family != socket.AF_INET or flags & _CLONED:
         return None
-    base = gateway = link = metric = 0
+    base = gateway = ifindex = metric = 0
     plain = True
     at += 12
-    while at + 4 <= end:  # written out instead of using _numbers: this loop runs for every route there is
+    while at + 4 <= end:  # not _attribute_spans: this loop runs for every route
         size, attribute = _attribute.unpack_from(data, at)
         if size < 4 or at + size > end:
             return None
@@ -230,9 +239,9 @@ def parse_route(data: bytes, at: int, end: int) -> KernelRoute | None:
             base = _ip.unpack_from(data, at + 4)[0]
         elif attribute == _RTA_GATEWAY:
             gateway = _ip.unpack_from(data, at + 4)[0]
-        elif attribute == _RTA_LINK:
-            link = _number.unpack_from(data, at + 4)[0]
-        elif attribute == _RTA_METRIC:
+        elif attribute == _RTA_OIF:
+            ifindex = _number.unpack_from(data, at + 4)[0]
+        elif attribute == _RTA_PRIORITY:
             metric = _number.unpack_from(data, at + 4)[0]
         elif attribute == _RTA_TABLE:
             table = _number.unpack_from(data, at + 4)[0]
@@ -241,28 +250,28 @@ def parse_route(data: bytes, at: int, end: int) -> KernelRoute | None:
         at += size + 3 & ~3
     if table != _TABLE_MAIN:
         return None
-    return KernelRoute(Subnet(base, length), gateway, link, protocol, metric, tos, kind, scope, plain)
+    return KernelRoute(Subnet(base, length), gateway, ifindex, protocol, metric, tos, kind, scope, plain)
 
 
 def parse_link(data: bytes, at: int, end: int) -> Link:
     """The link of an RTM_NEWLINK or RTM_DELLINK payload."""
-    _, _, index, flags, _ = _link.unpack_from(data, at)
+    _, _, ifindex, flags, _ = _link.unpack_from(data, at)
     name, mtu = "", 0
-    for attribute, start, size in _numbers(data, at + 16, end):
+    for attribute, start, size in _attribute_spans(data, at + 16, end):
         if attribute == _IFLA_NAME:
             name = data[start : start + size].rstrip(b"\0").decode("utf-8", "replace")
         elif attribute == _IFLA_MTU:
             mtu = _number.unpack_from(data, start)[0]
-    return Link(index, name, mtu, bool(flags & _UP))
+    return Link(ifindex, name, mtu, bool(flags & _UP))
 
 
 def parse_address(data: bytes, at: int, end: int) -> Address | None:
     """The address of an RTM_NEWADDR or RTM_DELADDR payload; None unless it is IPv4."""
-    family, length, flags, _, link = _address.unpack_from(data, at)
+    family, length, flags, _, ifindex = _address.unpack_from(data, at)
     if family != socket.AF_INET:
         return None
     ip = local = 0
-    for attribute, start, _ in _numbers(data, at + 8, end):
+    for attribute, start, _ in _attribute_spans(data, at + 8, end):
         if attribute == _IFA_ADDRESS:
             ip = _ip.unpack_from(data, start)[0]
         elif attribute == _IFA_LOCAL:
@@ -270,14 +279,14 @@ def parse_address(data: bytes, at: int, end: int) -> Address | None:
         elif attribute == _IFA_FLAGS:
             flags = _number.unpack_from(data, start)[0]
     stable = bool(flags & _IFA_PERMANENT) and not flags & (_IFA_SECONDARY | _IFA_DEPRECATED)
-    return Address(link, local or ip, length, stable)
+    return Address(ifindex, local or ip, length, stable)
 
 
-def parse_news(datagrams: Sequence[bytes], *, lost: bool) -> News:
-    """What the datagrams of the multicast groups tell."""
-    routes: list[RouteNews] = []
+def parse_notifications(datagrams: Sequence[bytes], *, lost: bool) -> Notifications:
+    """The changes in datagrams of the multicast groups; `lost` if some datagrams were dropped."""
+    routes: list[RouteChange] = []
     links: list[Link] = []
-    links_gone: list[int] = []
+    removed_links: list[int] = []
     addresses = False
     for data in datagrams:
         for kind, flags, _, at, end in messages(data):
@@ -286,20 +295,20 @@ def parse_news(datagrams: Sequence[bytes], *, lost: bool) -> News:
                 if route is None:
                     continue
                 if kind == _DELROUTE:
-                    routes.append(RouteNews(route, "gone"))
+                    routes.append(RouteChange(route, "delete"))
                 elif flags & _REPLACE:
-                    routes.append(RouteNews(route, "replace"))
+                    routes.append(RouteChange(route, "replace"))
                 else:
-                    routes.append(RouteNews(route, "last" if flags & _APPEND else "first"))
+                    routes.append(RouteChange(route, "append" if flags & _APPEND else "prepend"))
             elif kind == _NEWLINK:
                 links.append(parse_link(data, at, end))
             elif kind == _DELLINK:
-                links_gone.append(parse_link(data, at, end).number)
+                removed_links.append(parse_link(data, at, end).ifindex)
             elif kind in (_NEWADDR, _DELADDR):
                 addresses = True
             elif kind == _OVERRUN:
                 lost = True
-    return News(routes, links, links_gone, addresses, lost)
+    return Notifications(routes, links, removed_links, addresses, lost)
 
 
 # Sockets
@@ -314,25 +323,23 @@ def _open(groups: int) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
     except PermissionError:
-        # Without CAP_NET_ADMIN no route can be written either; reading works with the system's limit.
+        # Without CAP_NET_ADMIN the agent cannot write routes either; for reading, the system's limit will do.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     try:
         sock.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
     except OSError as error:
-        if (
-            error.errno != errno.ENOPROTOOPT
-        ):  # Linux before 4.20 dumps all tables; parse_route keeps table main
+        if error.errno != errno.ENOPROTOOPT:  # Linux before 4.20 dumps all tables; parse_route filters them
             raise
     sock.bind((0, groups))
     return sock
 
 
 class Netlink:
-    """The kernel of the network namespace this thread is in. Use it as a context manager."""
+    """The kernel, in the network namespace of this thread. Use it as a context manager."""
 
     def __init__(self) -> None:
-        self._ask = _open(0)
-        self._listen = _open(_GROUPS)
+        self._requests = _open(0)
+        self._notifications = _open(_GROUPS)
         self._sequence = 0
 
     def __enter__(self) -> Self:
@@ -341,7 +348,7 @@ class Netlink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for sock in (self._ask, self._listen):
+        for sock in (self._requests, self._notifications):
             trio.lowlevel.notify_closing(sock)
             sock.close()
 
@@ -354,7 +361,7 @@ class Netlink:
             for kind, _, _, at, end in messages(data)
             if kind == _NEWLINK
         ]
-        return list({link.number: link for link in found}.values())
+        return list({link.ifindex: link for link in found}.values())
 
     async def addresses(self) -> list[Address]:
         """All IPv4 addresses."""
@@ -368,7 +375,7 @@ class Netlink:
         return [address for address in found if address is not None]
 
     async def routes(self) -> list[KernelRoute]:
-        """All IPv4 routes of table main: about 4 us each."""
+        """All IPv4 routes of table main; about 4 us each."""
         found = [
             parse_route(data, at, end)
             for data in await self._dump(encode_route(_GETROUTE, _DUMP, {}, []))
@@ -378,7 +385,9 @@ class Netlink:
         return [route for route in found if route is not None]
 
     async def apply(self, steps: Sequence[Step]) -> dict[int, int]:
-        """Carry out the steps in order, `BATCH` to a send; the errno of each that failed, by its position."""
+        """Carry out the steps in order, `BATCH` in each send. Returns the errno of each failed step by its
+        position.
+        """
         failed: dict[int, int] = {}
         for start in range(0, len(steps), BATCH):
             first = self._sequence + 1
@@ -401,12 +410,14 @@ class Netlink:
         return failed
 
     async def route_to(self, ip: int) -> tuple[int, int] | None:
-        """Link and source address the kernel would use for the address; None when it has no way there."""
+        """Interface index and source address the kernel would use to reach the address, or None if
+        unreachable.
+        """
         self._sequence += 1
         request = _encoded(
             rtmsg(), _GETROUTE, 0, {"family": socket.AF_INET, "dst_len": 32}, [("RTA_DST", show_ip(ip))]
         )
-        await self._send(_number_in(request, self._sequence))
+        await self._send(_with_sequence(request, self._sequence))
         while True:
             data = await self._receive()
             for kind, _, sequence, at, end in messages(data):
@@ -414,32 +425,32 @@ class Netlink:
                     continue
                 if kind == _ERROR:
                     return None
-                return _way(data, at, end)
+                return _parse_route_to(data, at, end)
 
-    async def news(self) -> News:
-        """Wait until something happens."""
-        await trio.lowlevel.wait_readable(self._listen)
-        return self.news_now()
+    async def notifications(self) -> Notifications:
+        """Wait for changes."""
+        await trio.lowlevel.wait_readable(self._notifications)
+        return self.pending_notifications()
 
-    def news_now(self) -> News:
-        """What has happened already and was not told yet."""
+    def pending_notifications(self) -> Notifications:
+        """The changes received and not yet returned."""
         datagrams: list[bytes] = []
         lost = False
-        while len(datagrams) < NEWS_AT_ONCE:
+        while len(datagrams) < MAX_DATAGRAMS_AT_ONCE:
             try:
-                datagrams.append(self._listen.recv(READ_BYTES))
+                datagrams.append(self._notifications.recv(READ_BYTES))
             except BlockingIOError:
                 break
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
                 lost = True
-        return parse_news(datagrams, lost=lost)
+        return parse_notifications(datagrams, lost=lost)
 
     async def _dump(self, request: bytes) -> list[bytes]:
         for _ in range(DUMP_ATTEMPTS):
             self._sequence += 1
-            await self._send(_number_in(request, self._sequence))
+            await self._send(_with_sequence(request, self._sequence))
             pieces: list[bytes] = []
             cut = done = False
             while not done:
@@ -460,32 +471,34 @@ class Netlink:
 
     async def _send(self, data: bytes) -> None:
         try:
-            self._ask.send(data)
+            self._requests.send(data)
         except BlockingIOError:
-            with trio.fail_after(ANSWER_TIMEOUT):
-                await trio.lowlevel.wait_writable(self._ask)
-            self._ask.send(data)
+            with trio.move_on_after(ANSWER_TIMEOUT) as waiting:
+                await trio.lowlevel.wait_writable(self._requests)
+            if waiting.cancelled_caught:
+                raise KernelError(f"the kernel took no message within {ANSWER_TIMEOUT:g} s") from None
+            self._requests.send(data)
 
     async def _receive(self) -> bytes:
         while True:
             try:
-                return self._ask.recv(READ_BYTES)
+                return self._requests.recv(READ_BYTES)
             except BlockingIOError:
                 with trio.move_on_after(ANSWER_TIMEOUT) as waiting:
-                    await trio.lowlevel.wait_readable(self._ask)
+                    await trio.lowlevel.wait_readable(self._requests)
                 if waiting.cancelled_caught:
                     raise KernelError(f"the kernel did not answer within {ANSWER_TIMEOUT:g} s") from None
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                raise NewsLostError("the kernel's answers did not fit the receive buffer") from None
+                raise NotificationsLostError("the kernel's answers did not fit the receive buffer") from None
 
 
-def _way(data: bytes, at: int, end: int) -> tuple[int, int] | None:
-    link = source = 0
-    for attribute, start, _ in _numbers(data, at + 12, end):
-        if attribute == _RTA_LINK:
-            link = _number.unpack_from(data, start)[0]
+def _parse_route_to(data: bytes, at: int, end: int) -> tuple[int, int] | None:
+    ifindex = source = 0
+    for attribute, start, _ in _attribute_spans(data, at + 12, end):
+        if attribute == _RTA_OIF:
+            ifindex = _number.unpack_from(data, start)[0]
         elif attribute == _RTA_PREFSRC:
             source = _ip.unpack_from(data, start)[0]
-    return (link, source) if link else None
+    return (ifindex, source) if ifindex else None

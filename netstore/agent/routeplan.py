@@ -1,58 +1,55 @@
-"""Wanted routes, kernel routes, and the steps between them. Pure.
+"""The steps that turn the kernel's routes into the wanted routes. Pure.
 
 Invariants:
 
-- A route this project did not write is never changed or removed. The one exception: a route with the protocol
-  `boot` to a leased subnet through a gateway that is the PublicIP of a lease is flannel's work, and is taken
-  over.
-- No step can replace a foreign route, even one that appeared a moment ago: a new route is created only if
-  nothing is there, and another route of ours is superseded by adding first and removing exactly the old one
-  after.
-- Steps for one destination depend on what is there for that destination only, so a plan for a few is part of
-  the plan for all.
+- Routes of others are never changed or removed. The one exception: a route with protocol `boot` to a leased
+  subnet through a gateway that is the PublicIP of a lease was written by flannel, and is replaced.
+- No step can overwrite a foreign route, even one that appeared after the plan was made: a new route is
+  created only if none exists (NLM_F_EXCL), and an old route of ours is replaced by adding the new one first
+  and then deleting exactly the old one.
+- Steps for one destination depend only on the routes to that destination, so the plan for some destinations
+  is a part of the plan for all.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from netstore.agent.ipv4 import show_ip
+from netstore.network.addresses import show_ip
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from netstore.agent.ipv4 import Subnet
+    from netstore.network.addresses import Subnet
 
 PROTOCOL: Final = 78
-"""The routing protocol number of every route of ours (rtnetlink, rtm_protocol): not in iproute2's list of
-names.
-"""
+"""The routing protocol number of all our routes (rtnetlink's rtm_protocol); iproute2 has no name for it."""
 
 BOOT: Final = 3
-"""The protocol of flannel's routes, and of those made by hand with `ip route add`."""
+"""RTPROT_BOOT: the protocol of flannel's routes, and of routes made with `ip route add`."""
 
 UNICAST: Final = 1
 UNIVERSE: Final = 0
 
 
 class Route(NamedTuple):
-    """A route that should be there: to `subnet` through `gateway`, out of the link with that index. Table
-    main, metric 0.
-    """
+    """A wanted route: to `subnet` through `gateway`, out of the interface `ifindex`. Table main, metric 0."""
 
     subnet: Subnet
     gateway: int
-    link: int
+    ifindex: int
 
 
 class KernelRoute(NamedTuple):
-    """A route of table main as the kernel tells it. `gateway` is 0 for none; `plain` is False for several
-    next hops.
+    """A route in the kernel's table main.
+
+    `gateway` is 0 if there is none. `plain` is False for multipath routes, nexthop objects and gateways of
+    another address family.
     """
 
     subnet: Subnet
     gateway: int
-    link: int
+    ifindex: int
     protocol: int = PROTOCOL
     metric: int = 0
     tos: int = 0
@@ -63,27 +60,27 @@ class KernelRoute(NamedTuple):
     def __str__(self) -> str:
         via = f" via {show_ip(self.gateway)}" if self.gateway else ""
         metric = f" metric {self.metric}" if self.metric else ""
-        return f"{self.subnet}{via} dev #{self.link} proto {self.protocol}{metric}"
+        return f"{self.subnet}{via} dev #{self.ifindex} proto {self.protocol}{metric}"
 
 
-class Put(NamedTuple):
-    """Create the route if there is none to its subnet; with `beside`, add it behind the one that is there."""
+class AddRoute(NamedTuple):
+    """Create the route if there is none to its subnet; with `append`, add it behind the existing one."""
 
     route: Route
-    beside: bool = False
+    append: bool = False
 
 
-class Drop(NamedTuple):
-    """Remove exactly this route."""
+class DeleteRoute(NamedTuple):
+    """Delete exactly this route."""
 
     route: KernelRoute
 
 
-Step = Put | Drop
+Step = AddRoute | DeleteRoute
 
 
 class Plan(NamedTuple):
-    """Steps in order, and the foreign routes that stand where a wanted route should be."""
+    """Steps in order, and for each wanted route that a foreign route prevents, that foreign route."""
 
     steps: list[Step]
     foreign: dict[Subnet, KernelRoute]
@@ -95,13 +92,13 @@ def plan(
     gateways: Collection[int],
     subnets: Collection[Subnet] | None = None,
 ) -> Plan:
-    """Steps from present to wanted, for the given subnets or for all. `gateways` are the PublicIPs of all
-    leases.
+    """The steps from `present` to `wanted`, for the given subnets or for all.
 
-    `present` lists the routes of table main per destination. O(routes) for all, O(subnets) for some.
+    `present` has the routes of table main by destination, `gateways` the PublicIPs of all leases. O(routes)
+    for all subnets, O(subnets) for some.
     """
     steps: list[Step] = []
-    drops: list[Step] = []
+    deletions: list[Step] = []
     foreign: dict[Subnet, KernelRoute] = {}
     if subnets is None:
         subnets = dict.fromkeys(wanted) | dict.fromkeys(present)
@@ -110,22 +107,26 @@ def plan(
         there = present.get(subnet)
         if not there:
             if route is not None:
-                steps.append(Put(route))
+                steps.append(AddRoute(route))
             continue
         ours = [one for one in there if _is_ours(one)]
         if route is None:
-            drops.extend(Drop(one) for one in ours)
+            deletions.extend(DeleteRoute(one) for one in ours)
             continue
-        old = [one for one in there if one not in ours and _is_flannels(one, gateways)]
-        rival = next((one for one in there if one not in ours and one not in old and _is_rival(one)), None)
-        right = KernelRoute(route.subnet, route.gateway, route.link)
-        if rival is not None:
-            foreign[subnet] = rival
+        flannels = [one for one in there if one not in ours and _is_flannels(one, gateways)]
+        blocking = next(
+            (one for one in there if one not in ours and one not in flannels and _has_our_priority(one)), None
+        )
+        right = KernelRoute(route.subnet, route.gateway, route.ifindex)
+        if blocking is not None:
+            foreign[subnet] = blocking
         elif right not in ours:
-            in_the_way = any(_is_rival(one) for one in ours + old)
-            steps.append(Put(route, beside=in_the_way))
-        drops.extend(Drop(one) for one in (*ours, *(() if rival is not None else old)) if one != right)
-    return Plan(steps + drops, foreign)
+            replaces = any(_has_our_priority(one) for one in ours + flannels)
+            steps.append(AddRoute(route, append=replaces))
+        deletions.extend(
+            DeleteRoute(one) for one in (*ours, *(() if blocking is not None else flannels)) if one != right
+        )
+    return Plan(steps + deletions, foreign)
 
 
 def _is_ours(route: KernelRoute) -> bool:
@@ -133,7 +134,7 @@ def _is_ours(route: KernelRoute) -> bool:
 
 
 def _is_flannels(route: KernelRoute, gateways: Collection[int]) -> bool:
-    """What flannel's host-gw writes: unicast, boot, no metric, through a node."""
+    """Whether flannel's host-gw backend wrote it: unicast, protocol boot, no metric, through a node."""
     return (
         route.protocol == BOOT
         and route.kind == UNICAST
@@ -144,8 +145,8 @@ def _is_flannels(route: KernelRoute, gateways: Collection[int]) -> bool:
     )
 
 
-def _is_rival(route: KernelRoute) -> bool:
-    """Whether the kernel keeps it in the place of a route of ours: same destination, same metric, same type
-    of service.
+def _has_our_priority(route: KernelRoute) -> bool:
+    """Whether it has the metric and type of service of our routes, so that the kernel uses only the first of
+    them.
     """
     return not route.metric and not route.tos

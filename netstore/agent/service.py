@@ -1,12 +1,12 @@
-"""The agent: wires its parts to the world and owns their nursery.
+"""The agent: creates its parts and runs their tasks.
 
-In order: survey the site (interface, network config, backend), list the leases, and then four tasks side by
-side. The *mirror* follows the leases, the *tenant* holds this node's own, the *router* has the kernel as the
-backend wants it, the *listener* hears what the kernel tells. They share state that changes only between two
-awaits, and wake each other.
+First it detects the local node (interface, network config, backend) and lists the leases. Then four tasks run
+side by side: the lease watcher follows the leases, the lease holder holds this node's own, the route
+programmer keeps the kernel's routes as the backend wants them, and the reconciler listens to the kernel's
+notifications. They share state that changes only between two awaits, and wake each other by plain calls.
 
-Stopping leaves lease, routes and subnet.env as they are, so that pods stay connected, unless clean-up was
-asked for.
+Stopping leaves lease, routes and subnet.env as they are, so that pods stay connected, unless the
+configuration asks for clean-up.
 """
 
 from __future__ import annotations
@@ -18,38 +18,40 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import trio
 
 from netstore.agent import envfile
+from netstore.agent.backend import plugin_errors
 from netstore.agent.health import Health
-from netstore.agent.ipv4 import show_ip
-from netstore.agent.journal import Journal
-from netstore.agent.keeper import Keeper
-from netstore.agent.leaseplan import Tenure
-from netstore.agent.mirror import Mirror
-from netstore.agent.router import Router
-from netstore.agent.site import survey
-from netstore.agent.tenant import Tenant
+from netstore.agent.leaseholder import LeaseHolder
+from netstore.agent.leasestate import LeaseState
+from netstore.agent.leasewatcher import LeaseWatcher
+from netstore.agent.localnode import detect
+from netstore.agent.problems import ProblemLog
+from netstore.agent.reconciler import Reconciler
+from netstore.agent.routeprogrammer import RouteProgrammer
 from netstore.client.v2 import V2Client
 from netstore.errors import NetstoreError
+from netstore.network.addresses import show_ip
+from netstore.network.subnetenv import encode_subnet_env
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from netstore.agent.ipv4 import Subnet
     from netstore.agent.kernel import Kernel
-    from netstore.agent.site import Site
+    from netstore.agent.localnode import LocalNode
+    from netstore.network.addresses import Subnet
     from netstore.ops.agent import AgentConfig
     from netstore.seams import Log
 
 T = TypeVar("T")
 
-RETRY: Final = 1.0
-"""Seconds between attempts at what cannot go on yet (flannel)."""
+RETRY_DELAY: Final = 1.0
+"""Seconds between attempts during start (flannel)."""
 
 CLEANUP_TIMEOUT: Final = 10.0
 """Seconds."""
 
 
-class Chance:
+class SystemEntropy:
     """Random numbers from the system (`seams.Entropy`)."""
 
     def below(self, bound: int) -> int:
@@ -58,7 +60,7 @@ class Chance:
 
 
 class Agent:
-    """One agent of one network. `ready` is called once, with a sentence, when subnet.env is written."""
+    """One agent for one network. `ready` is called once, with a status text, when subnet.env was written."""
 
     def __init__(
         self,
@@ -67,11 +69,11 @@ class Agent:
         log: Log,
         ready: Callable[[str], object] = lambda _: None,
     ) -> None:
-        self.journal = Journal(log)
+        self._log = ProblemLog(log)
         self._config = config
         self._kernel = kernel
         self._ready = ready
-        self._chance = Chance()
+        self._entropy = SystemEntropy()
         self._client = V2Client(
             [str(url) for url in config.endpoints],
             ca_file=_name(config.ca_file),
@@ -81,123 +83,130 @@ class Agent:
             password=config.password,
             shuffle=random.shuffle,
         )
-        self._mirror = Mirror(
-            self._client, f"{config.prefix}/subnets", self.journal, self._chance, self._leases_changed
+        self._watcher = LeaseWatcher(
+            self._client, f"{config.prefix}/subnets", self._log, self._entropy, self._leases_changed
         )
-        self._site: Site | None = None
-        self._tenant: Tenant | None = None
-        self._keeper: Keeper | None = None
-        self._router: Router | None = None
+        self._node: LocalNode | None = None
+        self._holder: LeaseHolder | None = None
+        self._reconciler: Reconciler | None = None
+        self._programmer: RouteProgrammer | None = None
         self._env_text = ""
 
     async def run(self) -> None:
-        """Run until SIGTERM or SIGINT. NetstoreError if the agent cannot go on or the clean-up fails."""
+        """Run until SIGTERM or SIGINT. NetstoreError if the agent cannot continue or the clean-up fails."""
         async with self._client:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._live)
+                    nursery.start_soon(self._run)
                     number = await anext(signals)
-                    self.journal.info("agent_stopping", signal=signal.Signals(number).name)
+                    self._log.info("agent_stopping", signal=signal.Signals(number).name)
                     nursery.cancel_scope.cancel()
             if self._config.cleanup:
                 await self._clean_up()
 
     def not_ready(self) -> str | None:
         """Why this node is not ready for pods, or None."""
-        if self._site is None or self._tenant is None:
+        if self._node is None or self._holder is None:
             return "no usable interface and network config yet"
-        if not self._tenant.tenure.held:
+        if not self._holder.state.held:
             return "no subnet is held"
-        if self._tenant.tenure.unsafe(trio.current_time()):
-            return "the lease could not be renewed and may have ended"
+        if self._holder.state.may_have_expired(trio.current_time()):
+            return "the lease could not be renewed and may have expired"
         if not self._env_text:
             return f"{self._config.subnet_file} is not written"
-        if self._router is None or not self._router.settled:
+        if self._programmer is None or not self._programmer.in_place:
             return "the routes are not in place yet"
         return None
 
     def status(self) -> dict[str, object]:
-        """What this agent knows, for people and tools. Names are stable."""
-        site, tenant, keeper, router = self._site, self._tenant, self._keeper, self._router
+        """The state of this agent for /status. The field names are stable."""
+        node, holder, reconciler, programmer = self._node, self._holder, self._reconciler, self._programmer
         reason = self.not_ready()
-        report: dict[str, object] = {"ready": reason is None, "reason": reason, "problems": self.journal.open}
-        if site is not None and tenant is not None and keeper is not None and router is not None:
+        report: dict[str, object] = {"ready": reason is None, "reason": reason, "problems": self._log.open}
+        if node is not None and holder is not None and reconciler is not None and programmer is not None:
             report |= {
-                "interface": site.host.link.name,
-                "public_ip": show_ip(site.host.public_ip),
-                "network": str(site.network.network),
-                "backend": site.backend.manifest.name,
-                "subnet": str(tenant.subnet) if tenant.subnet else None,
-                "held": tenant.tenure.held,
-                "reservation": tenant.tenure.permanent,
-                "leases": len(self._mirror.leases),
-                "routes": len(keeper.wanted) - len(keeper.problems),
-                "repairs": keeper.repairs,
-                "skipped": router.skipped.problems,
-                "unserved": router.unserved.problems,
+                "interface": node.host.link.name,
+                "public_ip": show_ip(node.host.public_ip),
+                "network": str(node.network.network),
+                "backend": node.backend.manifest.name,
+                "subnet": str(holder.subnet) if holder.subnet else None,
+                "held": holder.state.held,
+                "reservation": holder.state.permanent,
+                "leases": len(self._watcher.leases),
+                "routes": len(reconciler.wanted) - len(reconciler.problems),
+                "repairs": reconciler.repairs,
+                "skipped": programmer.rejected_leases.problems,
+                "unserved": programmer.unrouted_peers.problems,
             }
         return report
 
-    async def _live(self) -> None:
+    async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
             if self._config.healthz_port:
                 await self._serve_health(nursery)
             former_network, former_subnet = envfile.read(self._config.subnet_file)
-            site = self._site = await self._until_it_works(
-                lambda: survey(self._config, self._kernel, self._client)
-            )
-            self.journal.info(
+            node = self._node = await self._retry(lambda: detect(self._config, self._kernel, self._client))
+            self._log.info(
                 "site_found",
-                network=str(site.network.network),
-                backend=site.backend.manifest.name,
-                interface=site.host.link.name,
-                public_ip=show_ip(site.host.public_ip),
+                network=str(node.network.network),
+                backend=node.backend.manifest.name,
+                interface=node.host.link.name,
+                public_ip=show_ip(node.host.public_ip),
             )
-            await self._until_it_works(self._mirror.load)
-            tenant, keeper, router = self._crew(site, former_network)
-            nursery.start_soon(keeper.listen)
-            nursery.start_soon(tenant.run, former_subnet)
-            nursery.start_soon(router.run)
-            nursery.start_soon(self._mirror.run)
+            await self._retry(self._watcher.list_once)
+            holder, reconciler, programmer = self._create_parts(node, former_network)
+            nursery.start_soon(reconciler.listen)
+            nursery.start_soon(holder.run, former_subnet)
+            nursery.start_soon(programmer.run)
+            nursery.start_soon(self._watcher.run)
 
-    def _crew(self, site: Site, former_network: Subnet | None) -> tuple[Tenant, Keeper, Router]:
+    def _create_parts(
+        self, node: LocalNode, former_network: Subnet | None
+    ) -> tuple[LeaseHolder, Reconciler, RouteProgrammer]:
         config = self._config
-        tenure = Tenure(
-            site.host.public_ip, site.lease_value, config.lease_ttl, config.renew_margin_seconds, self._chance
+        state = LeaseState(
+            node.host.public_ip,
+            node.lease_value,
+            config.lease_ttl,
+            config.renew_margin_seconds,
+            self._entropy,
         )
-        tenant = Tenant(
+        holder = LeaseHolder(
             client=self._client,
-            mirror=self._mirror,
-            network=site.network,
-            tenure=tenure,
-            journal=self.journal,
-            entropy=self._chance,
-            settle=self._settle,
-            avoid=lambda: [subnet for subnet, _ in site.ground.networks],
+            watcher=self._watcher,
+            network=node.network,
+            state=state,
+            log=self._log,
+            entropy=self._entropy,
+            on_held=self._subnet_held,
+            avoid=lambda: [subnet for subnet, _ in node.protected.networks],
         )
-        ranges = {site.network.network, former_network or site.network.network}
-        keeper = Keeper(self._kernel, ranges, site.host.link, self._kernel_changed)
-        router = Router(
+        ranges = {node.network.network, former_network or node.network.network}
+        reconciler = Reconciler(self._kernel, ranges, node.host.link, self._kernel_changed)
+        programmer = RouteProgrammer(
             config=config,
             kernel=self._kernel,
-            site=site,
-            mirror=self._mirror,
-            tenant=tenant,
-            keeper=keeper,
-            journal=self.journal,
+            node=node,
+            watcher=self._watcher,
+            holder=holder,
+            reconciler=reconciler,
+            log=self._log,
         )
-        self._tenant, self._keeper, self._router = tenant, keeper, router
-        return tenant, keeper, router
+        self._holder, self._reconciler, self._programmer = holder, reconciler, programmer
+        return holder, reconciler, programmer
 
-    async def _until_it_works(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """The result of the first attempt that succeeds; NetstoreError is logged and leads to another
+        attempt.
+        """
         while True:
             try:
                 result = await attempt()
             except NetstoreError as error:
-                self.journal.problem("start", "waiting", reason=str(error))
-                await trio.sleep(RETRY)
+                self._log.report("start", "waiting", reason=str(error))
+                await trio.sleep(RETRY_DELAY)
             else:
-                self.journal.over("start", "waiting_over")
+                self._log.resolve("start", "waiting_over")
                 return result
 
     async def _serve_health(self, nursery: trio.Nursery) -> None:
@@ -211,49 +220,50 @@ class Agent:
             ) from None
 
     def _leases_changed(self) -> None:
-        if self._tenant is not None and self._router is not None:
-            self._tenant.mirror_changed()
-            self._router.wake()
+        if self._holder is not None and self._programmer is not None:
+            self._holder.leases_changed()
+            self._programmer.leases_changed()
 
     def _kernel_changed(self) -> None:
-        if self._router is not None:
-            self._router.hear()
+        if self._programmer is not None:
+            self._programmer.kernel_changed()
 
-    async def _settle(self, subnet: Subnet) -> bool:
-        """This subnet is held: write subnet.env if it says something else. False if it cannot be."""
-        assert self._site is not None  # noqa: S101 - the tenant runs on a site
-        site, path = self._site, self._config.subnet_file
-        text = envfile.content(site.network.network, subnet, site.prepared.mtu)
+    async def _subnet_held(self, subnet: Subnet) -> bool:
+        """Write subnet.env if its content differs. False if that fails."""
+        assert self._node is not None  # noqa: S101 - the lease holder is created after the node was detected
+        node, path = self._node, self._config.subnet_file
+        text = encode_subnet_env(node.network.network, subnet, node.prepared.mtu)
         if text == self._env_text:
             return True
         try:
             envfile.write(path, text)  # a few bytes to a memory file system: a thread would take longer
         except OSError as error:
             reason = error.strerror or str(error)
-            self.journal.problem("subnet_file", "subnet_file_not_written", path=str(path), reason=reason)
+            self._log.report("subnet_file", "subnet_file_not_written", path=str(path), reason=reason)
             return False
-        self.journal.over("subnet_file")
+        self._log.resolve("subnet_file")
         first = not self._env_text
         self._env_text = text
-        self.journal.info("subnet_held", subnet=str(subnet), mtu=site.prepared.mtu, path=str(path))
-        if self._router is not None:
-            self._router.wake()
+        self._log.info("subnet_held", subnet=str(subnet), mtu=node.prepared.mtu, path=str(path))
+        if self._programmer is not None:
+            self._programmer.leases_changed()
         if first:
             self._ready(f"holding {subnet}")
         return True
 
     async def _clean_up(self) -> None:
-        """Take back routes, lease and subnet.env."""
-        site, tenant, keeper = self._site, self._tenant, self._keeper
-        if site is None or tenant is None or keeper is None:
-            self.journal.info("nothing_to_clean_up")
+        """Remove routes, lease and subnet.env."""
+        node, holder, reconciler = self._node, self._holder, self._reconciler
+        if node is None or holder is None or reconciler is None:
+            self._log.info("nothing_to_clean_up")
             return
         with trio.move_on_after(CLEANUP_TIMEOUT) as limit:
-            removed = await keeper.clear()
-            await site.backend.teardown()
-            await tenant.release()
+            removed = await reconciler.clear()
+            with plugin_errors(node.backend.manifest.name):
+                await node.backend.teardown()
+            await holder.release()
             self._config.subnet_file.unlink(missing_ok=True)
-            self.journal.info("cleaned_up", routes=removed, subnet=str(tenant.subnet))
+            self._log.info("cleaned_up", routes=removed, subnet=str(holder.subnet))
         if limit.cancelled_caught:
             raise NetstoreError(f"the clean-up was not finished within {CLEANUP_TIMEOUT:g} s")
 

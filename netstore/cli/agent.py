@@ -1,4 +1,4 @@
-"""netstore-agent: the words of its command line turned into one running agent (exit codes: `cli.program`)."""
+"""The command netstore-agent: reads its settings and runs the agent (exit codes: `cli.program`)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run netstore-agent with the words after its name, or those of the process. Returns the exit code."""
+    """Run netstore-agent with these arguments, by default those of the process. Returns the exit code."""
     return program.main(AGENT, argv, _run)
 
 
 def _run(config: AgentConfig, notices: Sequence[str]) -> None:
-    # Imported here because help and --check-config should not wait for what only a running agent needs.
+    # Imported here so that --help and --check-config do not load what only a running agent needs.
     import trio  # noqa: PLC0415
 
     from netstore.agent.netlink import Netlink  # noqa: PLC0415

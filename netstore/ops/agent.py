@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from netstore.network.config import DEFAULT_PREFIX
+from netstore.network.lease import DEFAULT_TTL
 from netstore.ops.addresses import TARGETS
 from netstore.ops.flannel_flags import FLANNEL_ONLY
 from netstore.ops.kinds import BadValue, FilePath, Several, Switch, Text, WholeNumber, quoted
@@ -51,7 +53,7 @@ class AgentConfig:
     )
     prefix: str = setting(
         Text("give a key as /name/name, without . and .. and a slash at its end", _PREFIX, "KEY"),
-        "/coreos.com/network",
+        DEFAULT_PREFIX,
         "Key under which the network keeps its config and its leases.",
         flags=("etcd-prefix",),
         variables=("FLANNELD_ETCD_PREFIX",),
@@ -135,7 +137,7 @@ class AgentConfig:
     )
     lease_ttl: int = setting(
         WholeNumber(2, 365 * 86_400, "seconds"),
-        86_400,
+        DEFAULT_TTL,
         "Seconds that a lease lives without being renewed.",
     )
     healthz_ip: str = setting(

@@ -1,6 +1,4 @@
-"""A v2 store in memory with the calls the agent makes, on Trio's clock, that can fail in every way a real one
-does.
-"""
+"""An in-memory v2 store: the calls the agent makes and the failures of a real store, on Trio's clock."""
 
 from __future__ import annotations
 
@@ -45,7 +43,7 @@ class FakePoll:
             self.tell(answer)
 
     def tell(self, answer: Answer) -> None:
-        """Something happened; the first that matches is kept, whatever becomes of the window meanwhile."""
+        """An event happened; the first one that matches is kept, even if the event window drops it."""
         if (
             self._told is None
             and answer.node.modified_index >= self._index
@@ -69,7 +67,7 @@ class FakePoll:
 
 
 class FakeStore:
-    """Files below folders; `down` makes every call fail, `cut` ends running polls, `rebuild` starts anew."""
+    """Keys and values. `down` fails every call, `cut` ends running polls, `rebuild` empties the store."""
 
     def __init__(self) -> None:
         self.files: dict[str, Kept] = {}
@@ -81,7 +79,7 @@ class FakeStore:
         self.waiting: set[FakePoll] = set()
         self.down = False
         self.unheard_writes = 0
-        """So many writes are done but not answered."""
+        """How many of the next writes are done without an answer."""
         self.gets = 0
         self.polls = 0
         self.error: V2Error | None = None
@@ -165,7 +163,7 @@ class FakeStore:
         return self._happened(action, Node(key=key, modified_index=self.index))
 
     def cut(self) -> None:
-        """End every poll without an event, as a store does that stops."""
+        """End every poll without an event, as when the store stops."""
         self.life += 1
         self._wake()
 
@@ -176,7 +174,7 @@ class FakeStore:
         self.cut()
 
     async def expire(self) -> None:
-        """Remove what is overdue within half a second, for ever (v2 API, "Expiring")."""
+        """Remove expired keys within half a second, forever (v2 API, "Expiring")."""
         while True:
             ends = [kept.expires for kept in self.files.values() if kept.expires is not None]
             with trio.move_on_at(min(ends, default=math.inf)):
@@ -188,7 +186,7 @@ class FakeStore:
 
     @staticmethod
     def matches(answer: Answer, folder: str) -> bool:
-        """Whether a recursive watch of the folder is told."""
+        """Whether a recursive watch of the folder matches the event."""
         key = answer.node.key
         gone = answer.action in ("delete", "expire") and folder.startswith(f"{key}/")
         return key == folder or key.startswith(f"{folder}/") or gone

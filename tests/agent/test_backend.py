@@ -1,4 +1,4 @@
-"""The plugin protocol as a stranger's wheel would use it."""
+"""The plugin protocol as a third party's package uses it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,24 @@ import msgspec
 import pytest
 
 from netstore.agent import backend as protocol
-from netstore.agent.backend import Backend, Host, Lease, Manifest, Prepared, Refused, Wanted, find, options
-from netstore.agent.network import Network, NetworkError, parse_network
+from netstore.agent.backend import (
+    Address,
+    Backend,
+    Host,
+    Link,
+    Manifest,
+    Prepared,
+    Refused,
+    Route,
+    Subnet,
+    SubnetLease,
+    Wanted,
+    find,
+    options,
+)
+from netstore.network.addresses import parse_ip
+from netstore.network.config import Network, NetworkConfigError, parse_network
+from tests.support.daemon import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +38,7 @@ class Settings(msgspec.Struct, frozen=True, rename="pascal"):
 
 
 class Tunnel:
-    """A backend of another vendor: nothing here but what `agent.backend` gives."""
+    """A third party's backend: it uses nothing but `agent.backend`."""
 
     manifest: ClassVar[Manifest] = Manifest(name="tunnel", version="3.1", options=Settings)
 
@@ -34,7 +50,7 @@ class Tunnel:
     async def prepare(self, host: Host) -> Prepared:
         return Prepared(mtu=host.link.mtu - 50, backend_data=b'{"Port":%d}' % self.options.port)
 
-    async def reconcile(self, host: Host, peers: Sequence[Lease]) -> Wanted:
+    async def reconcile(self, host: Host, peers: Sequence[SubnetLease]) -> Wanted:
         return Wanted([], {peer.subnet: "not today" for peer in peers})
 
     async def teardown(self) -> None:
@@ -58,12 +74,12 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "entry_points", lambda group: points if group == protocol.GROUP else [])
 
 
-def test_a_strangers_backend_is_found_with_its_options() -> None:
+def test_a_third_partys_backend_is_found_with_its_options() -> None:
     found: Backend = find(network('{"Type":"Tunnel","port":9,"DIRECTROUTING":true,"Unknown":1}'))
     assert isinstance(found, Tunnel)
     assert found.options == Settings(port=9, direct_routing=True)
-    stranger: Backend = Tunnel(Settings())  # what the type checker has to accept
-    assert stranger.manifest.name == "tunnel"
+    typed: Backend = Tunnel(Settings())  # accepted by the type checker
+    assert typed.manifest.name == "tunnel"
 
 
 @pytest.mark.parametrize(
@@ -71,12 +87,12 @@ def test_a_strangers_backend_is_found_with_its_options() -> None:
     [
         ('{"Type":"pigeon"}', "no backend 'pigeon' on this node; installed: broken, tomorrow, tunnel"),
         ('{"Type":"broken"}', "cannot be loaded"),
-        ('{"Type":"tomorrow"}', "made for version 2 of the plugin protocol"),
+        ('{"Type":"tomorrow"}', "written for version 2 of the protocol"),
         ('{"Type":"tunnel","Port":"9"}', "options of tunnel: Expected `int`, got `str`"),
     ],
 )
-def test_what_does_not_work_is_told_with_the_field(section: str, words: str) -> None:
-    with pytest.raises(NetworkError, match=words) as caught:
+def test_a_backend_that_cannot_be_used_is_an_error_with_the_field(section: str, words: str) -> None:
+    with pytest.raises(NetworkConfigError, match=words) as caught:
         find(network(section))
     assert caught.value.field.startswith("Backend")
 
@@ -86,10 +102,27 @@ def test_a_backend_may_refuse_its_options() -> None:
         find(network('{"Type":"tunnel","Port":22}'))
 
 
-def test_nulls_mean_not_given() -> None:
+def test_null_options_have_their_defaults() -> None:
     assert options(Tunnel.manifest, network('{"Type":"tunnel","Port":null}')) == Settings()
 
 
-def test_all_that_is_public_is_there() -> None:
+def test_every_public_name_exists() -> None:
     names: dict[str, Any] = vars(protocol)
     assert all(name in names for name in protocol.__all__)
+
+
+@pytest.mark.trio
+async def test_the_example_of_the_guide_works() -> None:
+    guide = (ROOT / "contrib" / "doc" / "plugins.md").read_text()
+    code = guide.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102 - our own text
+    example: Backend = names["Example"](options(names["Example"].manifest, network('{"Type":"example"}')))
+    ip = parse_ip("192.168.77.11")
+    host = Host(Link(2, "eth0", 1500, up=True), Address(2, ip, 24), ip, network('{"Type":"example"}'))
+    near, far = Subnet(parse_ip("10.23.1.0"), 24), Subnet(parse_ip("10.23.2.0"), 24)
+    peers = [SubnetLease(near, ip + 1, "example"), SubnetLease(far, parse_ip("169.254.0.1"), "example")]
+    assert await example.prepare(host) == Prepared(mtu=1500)
+    found = await example.reconcile(host, peers)
+    assert found == Wanted([Route(near, ip + 1, 2)], {far: "its address is link-local"})
+    await example.teardown()

@@ -1,4 +1,4 @@
-"""The probes."""
+"""The health pages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Node:
 
 
 def ask(health: Health, line: str) -> tuple[int, str]:
-    head, _, body = health.answer(f"{line}\r\nHost: x\r\n\r\n".encode()).decode().partition("\r\n\r\n")
+    head, _, body = health.respond(f"{line}\r\nHost: x\r\n\r\n".encode()).decode().partition("\r\n\r\n")
     assert f"Content-Length: {len(body)}" in head or line.startswith("HEAD")
     return int(head.split(" ")[1]), body
 
@@ -45,12 +45,12 @@ def test_pages() -> None:
 @pytest.mark.parametrize(
     "line", ["", "GET", "GET /healthz", "GET /healthz SMTP/1", "\x16\x03\x01", "GET / a HTTP/1.1"]
 )
-def test_what_is_no_request_is_refused(line: str) -> None:
+def test_an_invalid_request_is_refused(line: str) -> None:
     assert ask(Health(lambda: None, dict), line)[0] == 400
 
 
 @pytest.mark.trio
-async def test_served_over_tcp_and_strangers_do_no_harm(nursery: trio.Nursery) -> None:
+async def test_invalid_connections_do_not_affect_others(nursery: trio.Nursery) -> None:
     port: int = await nursery.start(Health(lambda: None, dict).serve, "127.0.0.1", 0)
     for junk in (b"\0" * (MAX_HEAD_BYTES + 1), b"", b"GET /heal"):
         stream = await trio.open_tcp_stream("127.0.0.1", port)
@@ -67,6 +67,6 @@ async def test_served_over_tcp_and_strangers_do_no_harm(nursery: trio.Nursery) -
 
 
 @pytest.mark.trio
-async def test_a_port_that_is_taken_is_an_error_at_once(nursery: trio.Nursery) -> None:
+async def test_a_port_in_use_is_an_error(nursery: trio.Nursery) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
         await nursery.start(Health(lambda: None, dict).serve, "127.0.0.1", taken.getsockname()[1])

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from netstore.agent.interface import Choice, NoInterfaceError, Wishes, choose
-from netstore.agent.ipv4 import Subnet, parse_ip, show_ip
+from netstore.agent.interface import Choice, NoInterfaceError, Preferences, choose_interface
 from netstore.agent.kernel import Address, Link
 from netstore.agent.routeplan import KernelRoute
+from netstore.network.addresses import Subnet, parse_ip, show_ip
 
 LO, ETH0, ETH1 = Link(1, "lo", 65536, up=True), Link(2, "eth0", 1500, up=True), Link(3, "eth1", 9000, up=True)
 LINKS = [LO, ETH0, ETH1]
 
 
 def address(link: Link, ip: str, *, stable: bool = True) -> Address:
-    return Address(link.number, parse_ip(ip), 24, stable)
+    return Address(link.ifindex, parse_ip(ip), 24, stable)
 
 
 ADDRESSES = [
@@ -27,59 +27,63 @@ ADDRESSES = [
 
 
 def default(link: Link, metric: int) -> KernelRoute:
-    return KernelRoute(Subnet(0, 0), parse_ip("192.168.77.1"), link.number, 3, metric)
+    return KernelRoute(Subnet(0, 0), parse_ip("192.168.77.1"), link.ifindex, 3, metric)
 
 
-def pick(wishes: Wishes, routes: list[KernelRoute] | None = None, way: tuple[int, int] | None = None) -> str:
-    choice: Choice = choose(wishes, LINKS, ADDRESSES, routes or [], way)
+def pick(
+    preferences: Preferences,
+    routes: list[KernelRoute] | None = None,
+    reach: tuple[int, int] | None = None,
+) -> str:
+    choice: Choice = choose_interface(preferences, LINKS, ADDRESSES, routes or [], reach)
     return f"{choice.link.name} {show_ip(choice.address.ip)}"
 
 
 @pytest.mark.parametrize(
-    ("wishes", "expected"),
+    ("preferences", "expected"),
     [
-        (Wishes(names=("eth0",)), "eth0 192.168.77.11"),  # global and stable before the others
-        (Wishes(names=("10.8.0.5",)), "eth1 10.8.0.5"),
-        (Wishes(names=("169.254.1.1",)), "eth0 169.254.1.1"),
-        (Wishes(names=("wlan0", "eth1", "eth0")), "eth1 10.8.0.5"),
-        (Wishes(patterns=(r"^10\.8\.",)), "eth1 10.8.0.5"),
-        (Wishes(patterns=("th1$",)), "eth1 10.8.0.5"),
-        (Wishes(patterns=("1",)), "eth0 192.168.77.11"),  # addresses are tried before names
-        (Wishes(names=("wlan0",), patterns=("nothing", "eth0")), "eth0 192.168.77.11"),
+        (Preferences(names=("eth0",)), "eth0 192.168.77.11"),  # global and stable before the others
+        (Preferences(names=("10.8.0.5",)), "eth1 10.8.0.5"),
+        (Preferences(names=("169.254.1.1",)), "eth0 169.254.1.1"),
+        (Preferences(names=("wlan0", "eth1", "eth0")), "eth1 10.8.0.5"),
+        (Preferences(patterns=(r"^10\.8\.",)), "eth1 10.8.0.5"),
+        (Preferences(patterns=("th1$",)), "eth1 10.8.0.5"),
+        (Preferences(patterns=("1",)), "eth0 192.168.77.11"),  # addresses are tried before names
+        (Preferences(names=("wlan0",), patterns=("nothing", "eth0")), "eth0 192.168.77.11"),
     ],
 )
-def test_wishes_in_flannels_order(wishes: Wishes, expected: str) -> None:
-    assert pick(wishes) == expected
+def test_preferences_in_flannels_order(preferences: Preferences, expected: str) -> None:
+    assert pick(preferences) == expected
 
 
 def test_the_default_route_with_the_lowest_metric() -> None:
-    assert pick(Wishes(), [default(ETH0, 100), default(ETH1, 50)]) == "eth1 10.8.0.5"
+    assert pick(Preferences(), [default(ETH0, 100), default(ETH1, 50)]) == "eth1 10.8.0.5"
     assert (
-        pick(Wishes(), [KernelRoute(Subnet(0, 0), 0, 0, plain=False), default(ETH0, 7)])
+        pick(Preferences(), [KernelRoute(Subnet(0, 0), 0, 0, plain=False), default(ETH0, 7)])
         == "eth0 192.168.77.11"
     )
 
 
-def test_the_way_to_an_address() -> None:
-    wishes = Wishes(can_reach=parse_ip("10.8.0.9"))
-    assert pick(wishes, way=(3, parse_ip("10.8.0.5"))) == "eth1 10.8.0.5"
-    assert pick(wishes, way=(2, parse_ip("1.2.3.4"))) == "eth0 192.168.77.11"
+def test_the_interface_towards_an_address() -> None:
+    preferences = Preferences(can_reach=parse_ip("10.8.0.9"))
+    assert pick(preferences, reach=(3, parse_ip("10.8.0.5"))) == "eth1 10.8.0.5"
+    assert pick(preferences, reach=(2, parse_ip("1.2.3.4"))) == "eth0 192.168.77.11"
 
 
 @pytest.mark.parametrize(
-    ("wishes", "words"),
+    ("preferences", "words"),
     [
-        (Wishes(), "no default route; name an interface with --iface"),
-        (Wishes(names=("wlan0",)), "fits wlan0; there are: eth0 192.168.77.11"),
-        (Wishes(names=("lo",)), "fits lo"),
-        (Wishes(can_reach=parse_ip("1.2.3.4")), "a way to 1.2.3.4"),
+        (Preferences(), "no default route; name an interface with --iface"),
+        (Preferences(names=("wlan0",)), "matches wlan0; there are: eth0 192.168.77.11"),
+        (Preferences(names=("lo",)), "matches lo"),
+        (Preferences(can_reach=parse_ip("1.2.3.4")), "a route to 1.2.3.4"),
     ],
 )
-def test_nothing_fitting_is_told_with_what_there_is(wishes: Wishes, words: str) -> None:
+def test_the_error_lists_the_interfaces_that_exist(preferences: Preferences, words: str) -> None:
     with pytest.raises(NoInterfaceError, match=words):
-        pick(wishes)
+        pick(preferences)
 
 
 def test_a_host_without_addresses() -> None:
     with pytest.raises(NoInterfaceError, match="there are: none"):
-        choose(Wishes(names=("eth0",)), LINKS, [], [], None)
+        choose_interface(Preferences(names=("eth0",)), LINKS, [], [], None)

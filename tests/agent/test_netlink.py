@@ -1,4 +1,4 @@
-"""Netlink messages, held against pyroute2's own encoding and decoding, and the real kernel in a namespace."""
+"""Netlink messages compared with pyroute2's encoding and decoding, and the real kernel in a namespace."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-unt
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # type: ignore[import-untyped]
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl  # type: ignore[import-untyped]
 
-from netstore.agent.ipv4 import Subnet, parse_ip, show_ip
-from netstore.agent.kernel import Address, Link, RouteNews
+from netstore.agent.kernel import Address, KernelError, Link, RouteChange
 from netstore.agent.netlink import (
     BATCH,
     Netlink,
@@ -24,14 +23,17 @@ from netstore.agent.netlink import (
     messages,
     parse_address,
     parse_link,
-    parse_news,
+    parse_notifications,
     parse_route,
 )
-from netstore.agent.routeplan import PROTOCOL, Drop, KernelRoute, Put, Route
+from netstore.agent.routeplan import PROTOCOL, AddRoute, DeleteRoute, KernelRoute, Route
+from netstore.network.addresses import Subnet, parse_ip, show_ip
 from tests.support.netns import Wire, inside
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from trio.testing import MockClock
 
     from tests.support.netns import Node
 
@@ -52,7 +54,7 @@ def attributes_of(route: Route | KernelRoute) -> list[tuple[str, object]]:
     return [
         ("RTA_DST", show_ip(route.subnet.base)),
         ("RTA_GATEWAY", show_ip(route.gateway)),
-        ("RTA_OIF", route.link),
+        ("RTA_OIF", route.ifindex),
     ]
 
 
@@ -61,13 +63,13 @@ def numbered(message: bytes, sequence: int) -> bytes:
 
 
 @given(routes, numbers, st.booleans())
-def test_a_filled_pattern_is_what_pyroute2_would_encode(route: Route, sequence: int, beside: bool) -> None:
-    flags = CREATE | (APPEND if beside else EXCLUSIVE)
+def test_a_filled_template_equals_pyroute2s_encoding(route: Route, sequence: int, append: bool) -> None:
+    flags = CREATE | (APPEND if append else EXCLUSIVE)
     expected = encode_route(NEWROUTE, flags, fields_of(route), attributes_of(route))
-    assert encode_step(Put(route, beside), sequence) == numbered(expected, sequence)
-    old = KernelRoute(route.subnet, route.gateway, route.link)
+    assert encode_step(AddRoute(route, append), sequence) == numbered(expected, sequence)
+    old = KernelRoute(route.subnet, route.gateway, route.ifindex)
     expected = encode_route(DELROUTE, 0, fields_of(old), attributes_of(old))
-    assert encode_step(Drop(old), sequence) == numbered(expected, sequence)
+    assert encode_step(DeleteRoute(old), sequence) == numbered(expected, sequence)
 
 
 def decoded(data: bytes) -> Any:
@@ -121,7 +123,7 @@ def test_a_route_is_read_as_pyroute2_reads_it(  # noqa: PLR0917 - hypothesis han
     assert route is not None
     assert str(route.subnet) == f"{twin.get_attr('RTA_DST')}/{twin['dst_len']}"
     assert route.gateway == (parse_ip(twin.get_attr("RTA_GATEWAY")) if gateway is not None else 0)
-    assert (route.link, route.metric) == (twin.get_attr("RTA_OIF"), twin.get_attr("RTA_PRIORITY") or 0)
+    assert (route.ifindex, route.metric) == (twin.get_attr("RTA_OIF"), twin.get_attr("RTA_PRIORITY") or 0)
     assert (route.protocol, route.tos, route.kind) == (twin["proto"], twin["tos"], twin["type"])
     assert route.plain
 
@@ -173,34 +175,55 @@ def test_an_address_is_read_as_pyroute2_reads_it(
     )
 
 
-def test_news_say_how_a_route_came() -> None:
+def test_notifications_say_how_a_route_changed() -> None:
     route = Route(Subnet(parse_ip("10.23.1.0"), 24), parse_ip("192.168.77.12"), 2)
     seen = KernelRoute(*route)
-    ways: list[tuple[int, Literal["first", "last", "replace"]]] = [
-        (CREATE | EXCLUSIVE, "first"),
-        (CREATE, "first"),
-        (CREATE | APPEND, "last"),
+    ways: list[tuple[int, Literal["prepend", "append", "replace"]]] = [
+        (CREATE | EXCLUSIVE, "prepend"),
+        (CREATE, "prepend"),
+        (CREATE | APPEND, "append"),
         (REPLACE, "replace"),
     ]
     for flags, how in ways:
         data = encode_route(NEWROUTE, flags, fields_of(route), attributes_of(route))
-        assert parse_news([data], lost=False).routes == [RouteNews(seen, how)]
+        assert parse_notifications([data], lost=False).routes == [RouteChange(seen, how)]
     data = encode_route(DELROUTE, 0, fields_of(route), attributes_of(route))
-    assert parse_news([data + data], lost=False).routes == [RouteNews(seen, "gone")] * 2
+    assert parse_notifications([data + data], lost=False).routes == [RouteChange(seen, "delete")] * 2
 
 
-def test_other_families_and_torn_messages_tell_nothing() -> None:
+def test_other_families_and_truncated_messages_are_ignored() -> None:
     data = encode_route(NEWROUTE, 0, {"family": socket.AF_INET6, "dst_len": 64}, [("RTA_DST", "fd00::")])
-    assert parse_news([data], lost=True) == ([], [], [], False, True)
+    assert parse_notifications([data], lost=True) == ([], [], [], False, True)
     for cut in range(len(data)):
         assert list(messages(data[:cut])) == []
 
 
 @given(st.lists(st.binary(max_size=80), max_size=3))
-def test_no_bytes_break_the_walk_through_messages(datagrams: list[bytes]) -> None:
+def test_any_bytes_can_be_split_into_messages(datagrams: list[bytes]) -> None:
     for data in datagrams:
         for _, _, _, at, end in messages(data):
             assert 16 <= at <= end <= len(data)
+
+
+@pytest.mark.trio
+async def test_a_kernel_that_takes_no_message_is_an_error_the_agent_handles(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def send(self, data: bytes) -> int:
+            raise BlockingIOError
+
+    async def never(_: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(trio.lowlevel, "wait_writable", never)
+    with Netlink() as kernel:
+        monkeypatch.setattr(kernel, "_requests", Full())
+        try:
+            with pytest.raises(KernelError, match="took no message"):
+                await kernel.links()
+        finally:
+            monkeypatch.undo()
 
 
 # The real kernel
@@ -222,7 +245,7 @@ def run(node: Node, call: Callable[[Netlink], Awaitable[None]]) -> None:
 
 @pytest.mark.root
 @pytest.mark.peer("ip")
-def test_the_kernel_tells_what_is_there(node: Node) -> None:
+def test_links_addresses_and_routes_of_the_kernel(node: Node) -> None:
     node.ip("address", "add", "169.254.7.7/16", "dev", "eth0")
     node.ip("route", "add", "10.1.0.0/24", "via", "192.168.77.1", "metric", "7", "proto", "static")
     node.ip("route", "add", "10.2.0.0/24", "nexthop", "via", "192.168.77.1", "nexthop", "via", "192.168.77.2")
@@ -231,15 +254,15 @@ def test_the_kernel_tells_what_is_there(node: Node) -> None:
     async def look(kernel: Netlink) -> None:
         links = {link.name: link for link in await kernel.links()}
         eth0 = links["eth0"]
-        assert (eth0.mtu, eth0.up, links["lo"].number) == (1500, True, 1)
-        shown = [show_ip(one.ip) for one in await kernel.addresses() if one.link == eth0.number]
+        assert (eth0.mtu, eth0.up, links["lo"].ifindex) == (1500, True, 1)
+        shown = [show_ip(one.ip) for one in await kernel.addresses() if one.ifindex == eth0.ifindex]
         assert shown == [node.address, "169.254.7.7"]
         table = {str(route.subnet): route for route in await kernel.routes()}
         static = table["10.1.0.0/24"]
         assert (static.protocol, static.metric, show_ip(static.gateway)) == (4, 7, "192.168.77.1")
         assert not table["10.2.0.0/24"].plain
-        assert "10.3.0.0/24" not in table, "only table main is looked at"
-        assert await kernel.route_to(parse_ip("10.9.9.9")) == (eth0.number, parse_ip(node.address))
+        assert "10.3.0.0/24" not in table, "only table main is read"
+        assert await kernel.route_to(parse_ip("10.9.9.9")) == (eth0.ifindex, parse_ip(node.address))
 
     run(node, look)
     node.ip("route", "delete", "default")
@@ -252,15 +275,17 @@ def test_the_kernel_tells_what_is_there(node: Node) -> None:
 
 @pytest.mark.root
 @pytest.mark.peer("ip")
-def test_many_steps_are_carried_out_and_each_failure_is_told_by_its_position(node: Node) -> None:
+def test_many_steps_are_carried_out_and_failures_returned_by_position(node: Node) -> None:
     async def work(kernel: Netlink) -> None:
-        eth0 = next(link.number for link in await kernel.links() if link.name == "eth0")
+        eth0 = next(link.ifindex for link in await kernel.links() if link.name == "eth0")
         base, gateway = parse_ip("10.0.0.0"), parse_ip("192.168.78.1")
-        puts = [Put(Route(Subnet(base + n * 256, 24), gateway + n % 100, eth0)) for n in range(3 * BATCH)]
+        puts = [
+            AddRoute(Route(Subnet(base + n * 256, 24), gateway + n % 100, eth0)) for n in range(3 * BATCH)
+        ]
         far = parse_ip("172.16.0.1")
-        puts[5] = Put(Route(puts[5].route.subnet, far, eth0))
-        puts[BATCH - 1] = Put(Route(puts[BATCH - 1].route.subnet, far, eth0))
-        puts[-1] = Put(Route(puts[-1].route.subnet, gateway, 999))
+        puts[5] = AddRoute(Route(puts[5].route.subnet, far, eth0))
+        puts[BATCH - 1] = AddRoute(Route(puts[BATCH - 1].route.subnet, far, eth0))
+        puts[-1] = AddRoute(Route(puts[-1].route.subnet, gateway, 999))
         failed = await kernel.apply(puts)
         assert failed == {
             5: errno.ENETUNREACH,
@@ -270,12 +295,12 @@ def test_many_steps_are_carried_out_and_each_failure_is_told_by_its_position(nod
         ours = [route for route in await kernel.routes() if route.protocol == PROTOCOL]
         assert len(ours) == len(puts) - 3
         heard = 0
-        while routes := kernel.news_now().routes:
+        while routes := kernel.pending_notifications().routes:
             heard += len(routes)
         assert heard == len(ours)
         assert (await kernel.apply(puts[:1])) == {0: errno.EEXIST}
         assert await kernel.apply([]) == {}
-        gone = await kernel.apply([Drop(route) for route in [*ours, ours[0]]])
+        gone = await kernel.apply([DeleteRoute(route) for route in [*ours, ours[0]]])
         assert gone == {len(ours): errno.ESRCH}
         assert not [route for route in await kernel.routes() if route.protocol == PROTOCOL]
 
@@ -284,7 +309,7 @@ def test_many_steps_are_carried_out_and_each_failure_is_told_by_its_position(nod
 
 @pytest.mark.root
 @pytest.mark.peer("ip")
-def test_routes_of_any_shape_with_our_protocol_are_removed_exactly(node: Node) -> None:
+def test_routes_of_any_form_with_our_protocol_are_deleted_exactly(node: Node) -> None:
     for words in (
         "10.9.0.0/24 dev eth0 metric 7",
         "10.9.1.0/24 proto 78 nexthop via 192.168.77.1 nexthop via 192.168.77.2",
@@ -297,7 +322,7 @@ def test_routes_of_any_shape_with_our_protocol_are_removed_exactly(node: Node) -
     async def work(kernel: Netlink) -> None:
         ours = [route for route in await kernel.routes() if route.protocol == PROTOCOL]
         assert len(ours) == 4
-        assert await kernel.apply([Drop(route) for route in ours]) == {}
+        assert await kernel.apply([DeleteRoute(route) for route in ours]) == {}
 
     run(node, work)
     assert "proto 78" not in node.ip("route")
@@ -306,19 +331,21 @@ def test_routes_of_any_shape_with_our_protocol_are_removed_exactly(node: Node) -
 
 @pytest.mark.root
 @pytest.mark.peer("ip")
-def test_what_others_do_is_heard(node: Node) -> None:
+def test_changes_by_other_programs_are_notified(node: Node) -> None:
     async def work(kernel: Netlink) -> None:
         node.ip("route", "add", "10.1.0.0/24", "via", "192.168.77.1")
-        heard = await kernel.news()
-        assert [(str(one.route.subnet), one.how) for one in heard.routes] == [("10.1.0.0/24", "first")]
+        heard = await kernel.notifications()
+        assert [(str(one.route.subnet), one.how) for one in heard.routes] == [("10.1.0.0/24", "prepend")]
         node.ip("route", "replace", "10.1.0.0/24", "via", "192.168.77.2")
         node.ip("route", "append", "10.1.0.0/24", "via", "192.168.77.3")
         node.ip("route", "delete", "10.1.0.0/24", "via", "192.168.77.2")
-        assert [one.how for one in kernel.news_now().routes] == ["replace", "last", "gone"]
+        assert [one.how for one in kernel.pending_notifications().routes] == ["replace", "append", "delete"]
         node.ip("address", "add", "10.7.7.7/24", "dev", "eth0")
-        assert kernel.news_now().addresses
+        assert kernel.pending_notifications().addresses
         node.ip("link", "set", "eth0", "down")
-        assert [(link.name, link.up) for link in kernel.news_now().links][-1:] == [("eth0", False)]
+        assert [(link.name, link.up) for link in kernel.pending_notifications().links][-1:] == [
+            ("eth0", False)
+        ]
 
     run(node, work)
 
@@ -327,10 +354,10 @@ def test_what_others_do_is_heard(node: Node) -> None:
 @pytest.mark.peer("ip")
 def test_an_overflow_of_the_receive_buffer_is_noticed(node: Node) -> None:
     async def work(kernel: Netlink) -> None:
-        kernel._listen.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        eth0 = next(link.number for link in await kernel.links() if link.name == "eth0")
+        kernel._notifications.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        eth0 = next(link.ifindex for link in await kernel.links() if link.name == "eth0")
         base, gateway = parse_ip("10.0.0.0"), parse_ip("192.168.78.1")
-        await kernel.apply([Put(Route(Subnet(base + n * 256, 24), gateway, eth0)) for n in range(300)])
-        assert kernel.news_now().lost
+        await kernel.apply([AddRoute(Route(Subnet(base + n * 256, 24), gateway, eth0)) for n in range(300)])
+        assert kernel.pending_notifications().lost
 
     run(node, work)

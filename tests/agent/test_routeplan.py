@@ -1,12 +1,12 @@
-"""The route plan, carried out on a fake kernel: it gets there, without a gap, and touches only its own."""
+"""The route plan, carried out on a fake kernel: it reaches the wanted routes without a gap."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.agent.ipv4 import Subnet, parse_ip
-from netstore.agent.routeplan import BOOT, PROTOCOL, Drop, KernelRoute, Put, Route, plan
+from netstore.agent.routeplan import BOOT, PROTOCOL, AddRoute, DeleteRoute, KernelRoute, Route, plan
+from netstore.network.addresses import Subnet, parse_ip
 from tests.support.kernel import FakeKernel
 
 SUBNETS = [Subnet(parse_ip(f"10.23.{number}.0"), 24) for number in range(4)]
@@ -46,7 +46,7 @@ def table_of(routes: list[KernelRoute]) -> dict[Subnet, list[KernelRoute]]:
 
 
 @given(wanted_tables, st.lists(kernel_routes, max_size=8, unique=True))
-def test_a_plan_reaches_what_is_wanted_and_leaves_foreign_routes_alone(
+def test_a_plan_leads_to_the_wanted_routes_and_leaves_foreign_routes_alone(
     wanted: dict[Subnet, Route], routes: list[KernelRoute]
 ) -> None:
     kernel = FakeKernel()
@@ -55,7 +55,7 @@ def test_a_plan_reaches_what_is_wanted_and_leaves_foreign_routes_alone(
     reachable = {route.subnet for route in routes if route.kind == 1}
     for step in steps:
         assert kernel._carry_out(step) == 0, f"{step} failed"
-        if isinstance(step, Drop):
+        if isinstance(step, DeleteRoute):
             mine = step.route.protocol == PROTOCOL
             assert mine or (is_flannels(step.route) and step.route.subnet in wanted)
         for subnet in reachable & wanted.keys() - foreign.keys():
@@ -70,9 +70,9 @@ def test_a_plan_reaches_what_is_wanted_and_leaves_foreign_routes_alone(
             assert foreign[subnet] in there
             assert foreign[subnet].protocol != PROTOCOL
         else:
-            assert own == [KernelRoute(route.subnet, route.gateway, route.link)]
+            assert own == [KernelRoute(route.subnet, route.gateway, route.ifindex)]
             first = next(one for one in there if (one.metric, one.tos) == (0, 0))
-            assert first == own[0], "another route is in effect"
+            assert first == own[0], "the kernel would use another route"
     untouched = [
         route
         for route in routes
@@ -80,7 +80,7 @@ def test_a_plan_reaches_what_is_wanted_and_leaves_foreign_routes_alone(
     ]
     left = [route for there in kernel.table.values() for route in there]
     assert all(route in left for route in untouched)
-    assert plan(wanted, kernel.table, NODES).steps == [], "a plan is not finished in one go"
+    assert plan(wanted, kernel.table, NODES).steps == [], "the plan was incomplete"
 
 
 @given(wanted_tables, st.lists(kernel_routes, max_size=8, unique=True))
@@ -94,24 +94,24 @@ def test_plans_for_single_subnets_add_up_to_the_plan_for_all(
     assert whole.foreign == {subnet: route for part in parts for subnet, route in part.foreign.items()}
 
 
-def test_adding_comes_before_removing() -> None:
+def test_routes_are_added_before_others_are_deleted() -> None:
     old, new = SUBNETS[:2]
     steps = plan({new: Route(new, NODES[0], 2)}, {old: [KernelRoute(old, NODES[0], 2)]}, NODES).steps
-    assert steps == [Put(Route(new, NODES[0], 2)), Drop(KernelRoute(old, NODES[0], 2))]
+    assert steps == [AddRoute(Route(new, NODES[0], 2)), DeleteRoute(KernelRoute(old, NODES[0], 2))]
 
 
-def test_a_route_names_itself_as_the_operator_knows_it() -> None:
+def test_a_route_is_shown_as_iproute2_shows_it() -> None:
     route = KernelRoute(SUBNETS[1], NODES[0], 2, STATIC, 50)
     assert str(route) == "10.23.1.0/24 via 192.168.77.12 dev #2 proto 4 metric 50"
 
 
-def test_a_foreign_route_of_another_metric_is_no_rival() -> None:
+def test_a_foreign_route_with_another_metric_does_not_block() -> None:
     subnet, route = SUBNETS[0], Route(SUBNETS[0], NODES[0], 2)
     there = [KernelRoute(subnet, GATEWAYS[2], 2, STATIC, metric=50)]
-    assert plan({subnet: route}, {subnet: there}, NODES) == ([Put(route, beside=False)], {})
+    assert plan({subnet: route}, {subnet: there}, NODES) == ([AddRoute(route, append=False)], {})
 
 
-def test_flannels_route_stays_where_a_foreign_one_keeps_ours_out() -> None:
+def test_flannels_route_stays_where_a_foreign_route_blocks_ours() -> None:
     subnet, route = SUBNETS[0], Route(SUBNETS[0], NODES[0], 2)
     static, flannels = KernelRoute(subnet, GATEWAYS[2], 2, STATIC), KernelRoute(subnet, NODES[0], 2, BOOT)
     assert plan({subnet: route}, {subnet: [static, flannels]}, NODES) == ([], {subnet: static})

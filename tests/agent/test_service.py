@@ -1,4 +1,4 @@
-"""The whole agent on a fake kernel and a fake store, on a clock that jumps: days of its life in moments."""
+"""The whole agent with a fake kernel, a fake store and a mock clock."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import trio
 import trio.testing
+from netstore_plugins.hostgw import HostGateway
 
-from netstore.agent.ipv4 import Subnet, parse_ip
+from netstore.agent import localnode
 from netstore.agent.kernel import Address, Link
-from netstore.agent.mirror import GRACE
+from netstore.agent.leasewatcher import GRACE_PERIOD
 from netstore.agent.routeplan import KernelRoute
 from netstore.agent.service import Agent
+from netstore.network.addresses import Subnet, parse_ip
 from netstore.ops.agent import AgentConfig
 from tests.agent.fake_store import PREFIX, FakeStore
 from tests.support.kernel import FakeKernel
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
+    from netstore.agent.backend import Host, Prepared
     from netstore.client.v2 import V2Client
 
 NETWORK = '{"Network":"10.23.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}'
@@ -39,21 +42,21 @@ class Node:
         self.store = FakeStore()
         self.store.put(f"{PREFIX}/config", NETWORK)
         self.kernel = FakeKernel()
-        self.pages = KeptLog()
+        self.recorded = KeptLog()
         self.ready: list[str] = []
         self.env = folder / "subnet.env"
         self.config = AgentConfig(subnet_file=self.env, iface=("eth0",), **config)
         self.agent = self.make()
 
     def make(self) -> Agent:
-        agent = Agent(self.config, self.kernel, self.pages, self.ready.append)
-        agent._client = agent._mirror._client = cast("V2Client", self.store)
+        agent = Agent(self.config, self.kernel, self.recorded, self.ready.append)
+        agent._client = agent._watcher._client = cast("V2Client", self.store)
         return agent
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.agent._live)
+            nursery.start_soon(self.agent._run)
             nursery.start_soon(self.store.expire)
             await trio.sleep(2)
             yield
@@ -77,7 +80,7 @@ def node(tmp_path: Path) -> Node:
 
 
 @pytest.mark.trio
-async def test_a_start_and_what_it_leaves(autojump_clock: MockClock, node: Node) -> None:
+async def test_a_start_and_what_remains_after_a_stop(autojump_clock: MockClock, node: Node) -> None:
     node.store.lease("10.23.200.0-24", "192.168.77.12")
     async with node.running():
         assert node.agent.not_ready() is None
@@ -92,7 +95,7 @@ async def test_a_start_and_what_it_leaves(autojump_clock: MockClock, node: Node)
 
 
 @pytest.mark.trio
-async def test_a_restart_takes_no_route_away(autojump_clock: MockClock, node: Node) -> None:
+async def test_a_restart_removes_no_route(autojump_clock: MockClock, node: Node) -> None:
     node.store.lease("10.23.200.0-24", "192.168.77.12")
     async with node.running():
         pass
@@ -113,7 +116,7 @@ async def test_days_of_renewals(autojump_clock: MockClock, node: Node) -> None:
             assert node.agent.not_ready() is None
         assert node.own_key() == key
         assert 2 <= node.store.index - first <= 4, "one write a day"
-    assert len(node.pages.told("subnet_held")) == 1
+    assert len(node.recorded.told("subnet_held")) == 1
 
 
 @pytest.mark.trio
@@ -125,20 +128,20 @@ async def test_a_store_away_for_longer_than_the_lease(autojump_clock: MockClock,
         node.store.down = True
         node.store.cut()
         await trio.sleep(3580)
-        assert "may have ended" in str(node.agent.not_ready())
-        assert node.routes() == {"10.23.200.0/24": 12}, "the data path stays"
+        assert "may have expired" in str(node.agent.not_ready())
+        assert node.routes() == {"10.23.200.0/24": 12}, "the routes stay"
         await trio.sleep(400)
         assert key not in node.store.files
         node.store.down = False
         await trio.sleep(70)
         assert node.own_key() == key
         assert node.agent.not_ready() is None
-    lines = len(node.pages.lines)
+    lines = len(node.recorded.lines)
     assert lines < 20, f"{lines} lines in an hour of trouble"
 
 
 @pytest.mark.trio
-async def test_writes_that_are_done_but_not_answered(autojump_clock: MockClock, node: Node) -> None:
+async def test_writes_whose_answers_are_lost(autojump_clock: MockClock, node: Node) -> None:
     node.store.unheard_writes = 1
     async with node.running():
         await trio.sleep(5)
@@ -165,12 +168,14 @@ async def test_a_subnet_that_another_took_while_the_store_was_away(
         assert node.own_key() != lost
         taken = lost.rpartition("/")[2].replace("-", "/")
         assert node.routes()[taken] == 99
-        assert len(node.pages.told("subnet_held")) == 2
+        assert len(node.recorded.told("subnet_held")) == 2
         assert len(node.ready) == 1
 
 
 @pytest.mark.trio
-async def test_leases_of_every_node_after_a_wiped_store(autojump_clock: MockClock, node: Node) -> None:
+async def test_the_lease_is_written_again_after_the_store_was_wiped(
+    autojump_clock: MockClock, node: Node
+) -> None:
     node.store.lease("10.23.200.0-24", "192.168.77.12")
     async with node.running():
         key = node.own_key()
@@ -178,12 +183,12 @@ async def test_leases_of_every_node_after_a_wiped_store(autojump_clock: MockCloc
         await trio.sleep(1)
         assert node.own_key() == key
         assert node.routes() == {"10.23.200.0/24": 12}
-        await trio.sleep(GRACE + 1)
+        await trio.sleep(GRACE_PERIOD + 1)
         assert node.routes() == {}
 
 
 @pytest.mark.trio
-async def test_the_link_goes_comes_back_and_changes_its_address(
+async def test_the_link_disappears_comes_back_and_changes_its_address(
     autojump_clock: MockClock, node: Node
 ) -> None:
     node.store.lease("10.23.200.0-24", "192.168.77.12")
@@ -192,12 +197,12 @@ async def test_the_link_goes_comes_back_and_changes_its_address(
         node.kernel.remove_link(2)
         await trio.sleep(1)
         assert node.routes() == {}
-        assert node.pages.told("interface_lost")
+        assert node.recorded.told("interface_lost")
         node.kernel.set_link(Link(7, "eth0", 1400, up=True))
         node.kernel.set_addresses(Address(7, parse_ip("192.168.77.11"), 24))
         await trio.sleep(1)
         assert node.routes() == {"10.23.200.0/24": 12}
-        assert node.kernel.table[Subnet(parse_ip("10.23.200.0"), 24)][0].link == 7
+        assert node.kernel.table[Subnet(parse_ip("10.23.200.0"), 24)][0].ifindex == 7
         node.kernel.set_addresses(Address(7, parse_ip("192.168.77.50"), 24))
         await trio.sleep(1)
         assert "192.168.77.50" in node.store.files[key].value
@@ -207,7 +212,7 @@ async def test_the_link_goes_comes_back_and_changes_its_address(
 
 
 @pytest.mark.trio
-async def test_repairs_need_no_waiting_and_a_silent_loss_is_found_by_the_slow_round(
+async def test_repairs_are_immediate_and_a_silent_loss_is_found_by_the_periodic_repair(
     autojump_clock: MockClock, node: Node
 ) -> None:
     node.store.lease("10.23.200.0-24", "192.168.77.12")
@@ -222,7 +227,7 @@ async def test_repairs_need_no_waiting_and_a_silent_loss_is_found_by_the_slow_ro
 
 
 @pytest.mark.trio
-async def test_clean_up_leaves_what_is_not_its_own(autojump_clock: MockClock, tmp_path: Path) -> None:
+async def test_clean_up_leaves_what_others_made(autojump_clock: MockClock, tmp_path: Path) -> None:
     node = Node(tmp_path, cleanup=True)
     node.store.lease("10.23.200.0-24", "192.168.77.12")
     static = KernelRoute(Subnet(parse_ip("10.23.9.0"), 24), parse_ip("192.168.77.1"), 2, 4)
@@ -248,16 +253,16 @@ async def test_clean_up_keeps_a_reservation(autojump_clock: MockClock, tmp_path:
 
 
 @pytest.mark.trio
-async def test_a_lease_that_no_longer_fits_is_given_back(autojump_clock: MockClock, node: Node) -> None:
+async def test_a_lease_that_no_longer_fits_is_deleted(autojump_clock: MockClock, node: Node) -> None:
     node.store.put(f"{PREFIX}/subnets/10.23.7.0-25", MINE, 1000)
     async with node.running():
         assert f"{PREFIX}/subnets/10.23.7.0-25" not in node.store.files
         assert node.own_key().endswith("-24")
-        assert node.pages.told("lease_discarded")
+        assert node.recorded.told("lease_discarded")
 
 
 @pytest.mark.trio
-async def test_a_burst_of_leases_becomes_few_rounds(autojump_clock: MockClock, node: Node) -> None:
+async def test_a_burst_of_leases_is_debounced(autojump_clock: MockClock, node: Node) -> None:
     async with node.running():
         sends = node.kernel.sends
         for number in range(500):
@@ -267,3 +272,39 @@ async def test_a_burst_of_leases_becomes_few_rounds(autojump_clock: MockClock, n
         await trio.sleep(5)
         assert len(node.routes()) >= 500 - 16
         assert node.kernel.sends - sends < 60
+
+
+@pytest.mark.trio
+async def test_a_plugin_that_raises_is_logged_and_retried(
+    autojump_clock: MockClock, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = 0
+
+    class Raising(HostGateway):
+        async def prepare(self, host: Host) -> Prepared:
+            nonlocal attempts
+            attempts += 1
+            if attempts in {1, 3}:
+                raise RuntimeError("a fault of the plugin")
+            return await super().prepare(host)
+
+    monkeypatch.setattr(localnode, "find", lambda _: Raising(None))
+    async with node.running():
+        assert "a fault of the plugin" in str(node.recorded.told("waiting")[0]["reason"])
+        assert node.agent.not_ready() is None
+        node.kernel.set_link(Link(2, "eth0", 1400, up=True))
+        await trio.sleep(1)
+        assert "a fault of the plugin" in str(node.recorded.told("interface_lost")[0]["reason"])
+        await trio.sleep(15)
+        assert attempts == 4
+        assert node.recorded.told("interface_back")
+
+
+@pytest.mark.trio
+async def test_a_new_mtu_is_written_to_the_subnet_file(autojump_clock: MockClock, node: Node) -> None:
+    async with node.running():
+        writes = node.store.index
+        node.kernel.set_link(Link(2, "eth0", 1400, up=True))
+        await trio.sleep(1)
+        assert "FLANNEL_MTU=1400" in node.env.read_text()
+        assert node.store.index == writes, "the lease says the same as before"

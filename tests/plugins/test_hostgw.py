@@ -1,4 +1,4 @@
-"""host-gw by the public protocol alone."""
+"""The backend host-gw, through the plugin protocol."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from netstore.agent.backend import (
     GROUP,
     Address,
     Host,
-    Lease,
     Link,
     Prepared,
     Refused,
     Route,
     Subnet,
+    SubnetLease,
 )
-from netstore.agent.ipv4 import parse_ip
-from netstore.agent.network import parse_network
+from netstore.network.addresses import parse_ip
+from netstore.network.config import parse_network
 
 NETWORK = parse_network(b'{"Network":"10.23.0.0/16","Backend":{"Type":"host-gw"}}')
 ME, PEER = parse_ip("192.168.77.11"), parse_ip("192.168.77.12")
@@ -37,7 +37,7 @@ def subnet(number: int) -> Subnet:
 
 
 @pytest.mark.trio
-async def test_it_publishes_the_mtu_of_the_interface_and_no_data() -> None:
+async def test_prepare_returns_the_mtu_of_the_interface_and_no_data() -> None:
     assert await HostGateway(None).prepare(host(mtu=9000)) == Prepared(mtu=9000, backend_data=None)
 
 
@@ -55,12 +55,12 @@ async def test_it_refuses_a_host_it_cannot_work_on(where: Host, words: str) -> N
 
 
 @pytest.mark.trio
-async def test_a_route_per_peer_of_its_type() -> None:
+async def test_a_route_for_each_peer_of_its_type() -> None:
     peers = [
-        Lease(subnet(1), PEER, "host-gw"),
-        Lease(subnet(2), PEER, "vxlan"),
-        Lease(subnet(3), PEER, ""),
-        Lease(subnet(4), PEER, "Host-GW"),
+        SubnetLease(subnet(1), PEER, "host-gw"),
+        SubnetLease(subnet(2), PEER, "vxlan"),
+        SubnetLease(subnet(3), PEER, ""),
+        SubnetLease(subnet(4), PEER, "Host-GW"),
     ]
     wanted = await HostGateway(None).reconcile(host(), peers)
     assert list(wanted.routes) == [Route(subnet(1), PEER, 2)]
@@ -72,7 +72,7 @@ async def test_a_route_per_peer_of_its_type() -> None:
     await HostGateway(None).teardown()
 
 
-def test_it_is_found_as_any_plugin_is() -> None:
+def test_it_is_found_through_its_entry_point() -> None:
     [point] = entry_points(group=GROUP, name="host-gw")
     assert point.load() is HostGateway
 

@@ -1,4 +1,4 @@
-"""Real agents and a real etcd: the life of a node's own lease, and of the store it is in."""
+"""Real agents and a real etcd: a node's own lease, and failures of the store."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_restart_keeps_the_subnet_and_the_routes(scene: Stage) -> None:
         until(lambda: len(agent.events("routes_in_place")) == 2, "held again")
         agent.node.ip("route", "add", "10.99.0.0/16", "dev", "eth0")
         until(lambda: any("10.99.0.0/16" in line for line in changes()), "the last change")
-        assert len(changes()) == 1, "the routes were there all the time"
+        assert len(changes()) == 1, "no route was removed meanwhile"
     assert agent.subnet() == subnet
 
 
@@ -66,7 +66,7 @@ def test_a_subnet_that_another_node_holds_meanwhile_is_not_taken_back(scene: Sta
     assert scene.keys.leases()[subnet]["value"] == OTHERS
 
 
-def test_clean_up_takes_everything_back(scene: Stage) -> None:
+def test_clean_up_removes_routes_lease_and_file(scene: Stage) -> None:
     scene.keys.lease_of("10.23.200.0-24", "192.168.77.12")
     agent = scene.agent(0, "--cleanup")
     agent.subnet()
@@ -104,7 +104,7 @@ def test_an_overwritten_lease_is_left_to_the_other_and_a_new_one_taken(scene: St
     until(lambda: first.node.agent_routes().get(lost.replace("-", "/")) == "192.168.77.99", "own route")
 
 
-def test_garbage_in_the_own_key_is_written_over(scene: Stage) -> None:
+def test_an_invalid_value_in_the_own_key_is_overwritten(scene: Stage) -> None:
     agent = scene.agent()
     subnet = agent.subnet()
     scene.keys.set_lease(subnet, "garbage", ttl=1000)
@@ -159,7 +159,7 @@ def test_a_reservation_stays_one(scene: Stage) -> None:
     assert "ttl" not in scene.keys.leases()["10.23.42.0-24"]
 
 
-def test_the_leases_folder_deleted_comes_back(tmp_path: Path) -> None:
+def test_a_deleted_leases_folder_is_written_again(tmp_path: Path) -> None:
     with stage(tmp_path, nodes=3) as scene:
         agents = [scene.agent(number) for number in range(3)]
         subnets = [agent.subnet() for agent in agents]
@@ -191,7 +191,7 @@ def test_a_wiped_store_gets_all_leases_back(tmp_path: Path) -> None:
         first, second = scene.agent(0), scene.agent(1)
         subnets = [first.subnet(), second.subnet()]
         until(lambda: first.node.agent_routes() and second.node.agent_routes(), "routes")
-        scene.keys.lease_of("10.23.200.0-24", "192.168.77.99")  # a node that will not come back
+        scene.keys.lease_of("10.23.200.0-24", "192.168.77.99")  # a node that does not come back
         until(lambda: "10.23.200.0/24" in first.node.agent_routes(), "route")
         scene.wipe_store()
         scene.keys.set_config(NETWORK)
@@ -218,7 +218,7 @@ def test_events_missed_beyond_the_window_are_caught_up(scene: Stage) -> None:
     until(lambda: len(agent.node.agent_routes()) == 2, "both routes")
 
 
-def test_a_full_network_is_told_once_and_tried_again(tmp_path: Path) -> None:
+def test_a_full_network_is_logged_once_and_retried(tmp_path: Path) -> None:
     small = '{"Network":"10.23.0.0/24","SubnetLen":26,"Backend":{"Type":"host-gw"}}'
     with stage(tmp_path, nodes=1, config=small) as scene:
         for start in (64, 128, 192):
@@ -230,7 +230,7 @@ def test_a_full_network_is_told_once_and_tried_again(tmp_path: Path) -> None:
         assert len(agent.events("network_full")) == 1
 
 
-def test_starts_at_one_instant_share_three_subnets(tmp_path: Path) -> None:
+def test_three_agents_that_start_together_get_three_subnets(tmp_path: Path) -> None:
     small = '{"Network":"10.23.0.0/24","SubnetLen":26,"Backend":{"Type":"host-gw"}}'
     with stage(tmp_path, nodes=3, config=small) as scene:
         agents = [scene.agent(number) for number in range(3)]

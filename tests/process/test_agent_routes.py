@@ -1,4 +1,4 @@
-"""Real agents in network namespaces, a real etcd: leases become routes and stay what they should be."""
+"""Real agents in network namespaces and a real etcd: leases become routes, and routes are repaired."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_three_nodes_route_to_each_other(tmp_path: Path) -> None:
             assert 86_000 < held[subnet]["ttl"] <= 86_400
 
 
-def test_a_lease_becomes_a_route_and_a_removed_lease_takes_it_away(scene: Stage) -> None:
+def test_a_lease_becomes_a_route_that_is_removed_with_the_lease(scene: Stage) -> None:
     agent = scene.agent()
     agent.subnet()
     scene.keys.lease_of("10.23.200.0-24", "192.168.77.12")
@@ -71,7 +71,7 @@ def test_a_deleted_route_is_back_at_once(scene: Stage) -> None:
     scene.keys.lease_of("10.23.200.0-24", "192.168.77.12")
     routed(agent, "10.23.200.0/24", "192.168.77.12")
     for _ in range(5):
-        # Long before the ten seconds of the slow repair: it is the kernel's message that brings it back.
+        # The kernel's notification leads to the repair, long before the periodic repair after ten seconds.
         agent.node.ip("route", "delete", "10.23.200.0/24")
         until(lambda: "10.23.200.0/24" in agent.node.agent_routes(), "route back", limit=5)
 
@@ -84,7 +84,7 @@ def test_a_wrong_gateway_is_corrected(scene: Stage) -> None:
     routed(agent, "10.23.200.0/24", "192.168.77.12")
     agent.node.ip("route", "replace", "10.23.200.0/24", "via", "192.168.77.1", "proto", "78")
     routed(agent, "10.23.200.0/24", "192.168.77.12")
-    # The same by hand without a protocol, through a node that has a lease: that could be flannel's work.
+    # Made by hand without a protocol, through a node that has a lease: like a route that flannel made.
     agent.node.ip("route", "replace", "10.23.200.0/24", "via", "192.168.77.13")
     routed(agent, "10.23.200.0/24", "192.168.77.12")
     assert len(agent.node.ip("route", "show", "10.23.200.0/24").splitlines()) == 1
@@ -175,7 +175,9 @@ def test_routes_of_an_earlier_run_without_a_lease_are_removed(scene: Stage) -> N
         ("lost+found", "x", "A.B.C.D-LEN"),
     ],
 )
-def test_a_bad_lease_is_skipped_and_stops_nothing(scene: Stage, name: str, value: str, reason: str) -> None:
+def test_an_invalid_lease_is_skipped_and_affects_no_other(
+    scene: Stage, name: str, value: str, reason: str
+) -> None:
     agent = scene.agent()
     agent.subnet()
     scene.keys.set_lease(name, value)
@@ -206,7 +208,7 @@ def test_a_lease_over_another_network_of_the_node_is_skipped(scene: Stage) -> No
         scene.keys.lease_of(name, "192.168.77.12")
         assert "of lan2" in agent.told("lease_skipped", name=name)["reason"]
     assert agent.node.agent_routes() == {}
-    # A network that appears later takes a route away again.
+    # When a network appears later, the route is removed.
     scene.keys.lease_of("10.23.88.0-24", "192.168.77.12")
     routed(agent, "10.23.88.0/24", "192.168.77.12")
     node.ip("address", "add", "10.23.88.9/28", "dev", "lan2")

@@ -1,4 +1,4 @@
-"""Real agents and a real etcd: what the agent does while something it needs is missing or wrong."""
+"""Real agents and a real etcd: starts while something is missing or invalid."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def scene(tmp_path: Path) -> Iterator[Stage]:
         ('{"Network":"10.23.0.0/16","SubnetLen":"24"}', 'SubnetLen: "24" has the wrong type'),
         ('{"Network":"10.23.0.0/16","SubnetMin":"10.24.1.0"}', "SubnetMin: 10.24.1.0 is outside"),
         ('{"Network":"10.23.0.0/16","Backend":{"Type":"carrier-pigeon"}}', "no backend 'carrier-pigeon'"),
-        ('{"Network":"192.168.0.0/16","Backend":{"Type":"host-gw"}}', "holds this node's own address"),
+        ('{"Network":"192.168.0.0/16","Backend":{"Type":"host-gw"}}', "contains this node's own address"),
     ],
 )
-def test_a_config_that_cannot_be_used_is_told_and_its_repair_noticed(
+def test_an_invalid_config_is_logged_and_its_correction_noticed(
     scene: Stage, config: str | None, reason: str
 ) -> None:
     if config is not None:
@@ -90,7 +90,7 @@ def test_an_interface_that_is_not_there_yet_is_waited_for(scene: Stage) -> None:
         ("-iface=eth0", "-public-ip=192.168.77.11"),
     ],
 )
-def test_the_interface_is_found_as_asked(scene: Stage, flags: tuple[str, ...]) -> None:
+def test_the_interface_is_chosen_as_configured(scene: Stage, flags: tuple[str, ...]) -> None:
     scene.keys.set_config(NETWORK)
     scene.wire.members[0].ip("route", "delete", "default")
     agent = scene.agent(0, *flags)
@@ -110,7 +110,7 @@ def test_a_new_address_of_the_interface_reaches_the_lease(scene: Stage) -> None:
     agent.node.ip("address", "delete", "192.168.77.11/24", "dev", "eth0")
     assert agent.told("interface_lost")
     agent.node.ip("address", "add", "192.168.77.50/24", "dev", "eth0")
-    # The connections of the old address are dead, and it takes a time limit to find that out.
+    # The connections from the old address are dead, which is found only by a timeout.
     until(lambda: scene.keys.holder("192.168.77.50") == subnet, "lease with the new address", 40)
 
 
@@ -124,7 +124,7 @@ def test_an_unwritable_subnet_file_is_told_and_retried(scene: Stage, tmp_path: P
     until((blocked / "subnet.env").exists, "the file")
 
 
-def test_probes_say_what_is_true(scene: Stage) -> None:
+def test_the_health_pages(scene: Stage) -> None:
     agent = scene.agent(0, "--healthz-port", "8471")
 
     def ask(path: str) -> tuple[int, str]:
@@ -180,7 +180,7 @@ def test_a_taken_health_port_ends_the_agent_with_one_line(scene: Stage) -> None:
     assert "healthz_port: cannot serve on 127.0.0.1:8471" in agent.log.splitlines()[-1]
 
 
-def test_without_the_right_to_write_routes_the_reason_is_told(scene: Stage) -> None:
+def test_without_permission_to_write_routes_the_reason_is_logged(scene: Stage) -> None:
     scene.keys.set_config(NETWORK)
     scene.keys.lease_of("10.23.200.0-24", "192.168.77.12")
     weak = RunningAgent(

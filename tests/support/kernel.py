@@ -1,8 +1,9 @@
-"""A kernel in memory: links, addresses, table main, the rules the agent relies on, and news that get lost.
+"""A kernel in memory: links, addresses, table main, the rules the agent relies on, and notifications that may
+get lost.
 
-The rules were seen on Linux 6: a route is created only where no other has its destination, metric and type of
-service, unless it is appended; a next hop must be on-link; a link that goes down takes its routes along,
-silently.
+The rules were observed on Linux 6: a route is created only if no other has its destination, metric and type
+of service, unless it is appended; a next hop must be on-link; when a link goes down, its routes are removed
+without notification.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from netstore.agent.ipv4 import Subnet, parse_ip
-from netstore.agent.kernel import Address, Link, News, NewsLostError, RouteNews
-from netstore.agent.routeplan import KernelRoute, Put
+from netstore.agent.kernel import Address, Link, Notifications, NotificationsLostError, RouteChange
+from netstore.agent.routeplan import AddRoute, KernelRoute
+from netstore.network.addresses import Subnet, parse_ip
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,14 +34,14 @@ class FakeKernel:
         self.address_list: list[Address] = [Address(2, parse_ip("192.168.77.11"), 24)]
         self.table: dict[Subnet, list[KernelRoute]] = {}
         self.steps: list[Step] = []
-        """Every step asked for."""
+        """Every step applied."""
         self.sends = 0
         self.dumps = 0
         self.lose_next_answer = False
-        self._queue: deque[News] = deque()
+        self._queue: deque[Notifications] = deque()
         self._arrived = trio.Event()
 
-    # What the agent calls
+    # The protocol agent.kernel.Kernel
 
     async def links(self) -> list[Link]:
         await trio.lowlevel.checkpoint()
@@ -62,109 +63,109 @@ class FakeKernel:
         codes = {position: self._carry_out(step) for position, step in enumerate(steps)}
         if self.lose_next_answer:
             self.lose_next_answer = False
-            raise NewsLostError("lost, as the test wants it")
+            raise NotificationsLostError("lost by the test")
         return {position: code for position, code in codes.items() if code}
 
     async def route_to(self, ip: int) -> tuple[int, int] | None:
         await trio.lowlevel.checkpoint()
         for address in self.address_list:
             if Subnet.around(address.ip, address.length).holds(ip):
-                return address.link, address.ip
+                return address.ifindex, address.ip
         return None
 
-    async def news(self) -> News:
+    async def notifications(self) -> Notifications:
         while not self._queue:
             self._arrived = trio.Event()
             await self._arrived.wait()
         return self._queue.popleft()
 
-    def news_now(self) -> News:
-        return self._queue.popleft() if self._queue else News()
+    def pending_notifications(self) -> Notifications:
+        return self._queue.popleft() if self._queue else Notifications()
 
-    # What somebody else does
+    # Changes by other programs
 
     def add(self, route: KernelRoute) -> None:
-        """`ip route prepend`: put it first."""
+        """`ip route prepend`."""
         self.table.setdefault(route.subnet, []).insert(0, route)
-        self.tell(News(routes=[RouteNews(route, "first")]))
+        self.notify(Notifications(routes=[RouteChange(route, "prepend")]))
 
     def replace(self, route: KernelRoute) -> None:
-        """`ip route replace`: instead of the first with its metric."""
+        """`ip route replace`: replaces the first one with the same metric."""
         there = self.table.setdefault(route.subnet, [])
         for position, old in enumerate(there):
             if (old.metric, old.tos) == (route.metric, route.tos):
                 there[position] = route
-                self.tell(News(routes=[RouteNews(route, "replace")]))
+                self.notify(Notifications(routes=[RouteChange(route, "replace")]))
                 return
         self.add(route)
 
     def delete(self, route: KernelRoute) -> None:
         """`ip route delete`."""
         self.table[route.subnet].remove(route)
-        self.tell(News(routes=[RouteNews(route, "gone")]))
+        self.notify(Notifications(routes=[RouteChange(route, "delete")]))
 
     def set_link(self, link: Link) -> None:
-        """The link changes or appears; going down it silently takes its routes along."""
+        """The link changes or appears; when it goes down, its routes are removed without notification."""
         self.link_list = [one for one in self.link_list if one.name != link.name]
         self.link_list.append(link)
         if not link.up:
-            self._flush(link.number)
-        self.tell(News(links=[link]))
+            self._flush(link.ifindex)
+        self.notify(Notifications(links=[link]))
 
     def remove_link(self, number: int) -> None:
         """The link disappears with its addresses and routes."""
-        self.link_list = [one for one in self.link_list if one.number != number]
-        self.address_list = [one for one in self.address_list if one.link != number]
+        self.link_list = [one for one in self.link_list if one.ifindex != number]
+        self.address_list = [one for one in self.address_list if one.ifindex != number]
         self._flush(number)
-        self.tell(News(links_gone=[number]))
+        self.notify(Notifications(removed_links=[number]))
 
     def set_addresses(self, *addresses: Address) -> None:
-        """These are the addresses from now on."""
+        """Replace the addresses."""
         self.address_list = list(addresses)
-        self.tell(News(addresses=True))
+        self.notify(Notifications(addresses=True))
 
-    def tell(self, news: News) -> None:
-        """Queue a message."""
-        self._queue.append(news)
+    def notify(self, notifications: Notifications) -> None:
+        """Queue notifications."""
+        self._queue.append(notifications)
         self._arrived.set()
 
-    def lose_news(self) -> None:
-        """The receive buffer overflowed: what was queued is gone."""
+    def lose_notifications(self) -> None:
+        """The receive buffer overflowed: what was queued is lost."""
         self._queue.clear()
-        self.tell(News(lost=True))
+        self.notify(Notifications(lost=True))
 
     # The rules
 
     def _carry_out(self, step: Step) -> int:
-        if isinstance(step, Put):
-            return self._put(step)
+        if isinstance(step, AddRoute):
+            return self._add(step)
         there = self.table.get(step.route.subnet, [])
         if step.route not in there:
             return errno.ESRCH
         self.delete(step.route)
         return 0
 
-    def _put(self, step: Put) -> int:
-        route = KernelRoute(step.route.subnet, step.route.gateway, step.route.link)
-        link = next((one for one in self.link_list if one.number == route.link), None)
+    def _add(self, step: AddRoute) -> int:
+        route = KernelRoute(step.route.subnet, step.route.gateway, step.route.ifindex)
+        link = next((one for one in self.link_list if one.ifindex == route.ifindex), None)
         if link is None:
             return errno.ENODEV
         if not link.up or not self._on_link(route):
             return errno.ENETUNREACH
         there = self.table.setdefault(route.subnet, [])
-        if route in there or (not step.beside and any((one.metric, one.tos) == (0, 0) for one in there)):
+        if route in there or (not step.append and any((one.metric, one.tos) == (0, 0) for one in there)):
             return errno.EEXIST
         there.append(route)
-        self.tell(News(routes=[RouteNews(route, "last")]))
+        self.notify(Notifications(routes=[RouteChange(route, "append")]))
         return 0
 
     def _on_link(self, route: KernelRoute) -> bool:
         return any(
-            one.link == route.link and Subnet.around(one.ip, one.length).holds(route.gateway)
+            one.ifindex == route.ifindex and Subnet.around(one.ip, one.length).holds(route.gateway)
             for one in self.address_list
         )
 
     def _flush(self, number: int) -> None:
         self.table = {
-            subnet: [one for one in routes if one.link != number] for subnet, routes in self.table.items()
+            subnet: [one for one in routes if one.ifindex != number] for subnet, routes in self.table.items()
         }

@@ -20,6 +20,7 @@ import click
 
 from netstore.cli.output import Form, Table, emit, printable, render
 from netstore.errors import NetstoreError
+from netstore.network.config import DEFAULT_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -30,7 +31,6 @@ T = TypeVar("T")
 
 PROGRAM: Final = "netstorectl"
 DEFAULT_ENDPOINTS: Final = "http://127.0.0.1:2379"
-DEFAULT_PREFIX: Final = "/coreos.com/network"
 
 DEFAULT_TIMEOUT: Final = 8.0
 """Seconds: above the 7 s after which a store without quorum says so (v2 API, "Cluster behaviour")."""

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 from msgspec.json import decode
 
-from netstore.agent.ipv4 import Subnet, show_ip
-from netstore.agent.record import Lease, parse
 from netstore.cli.commands.invocation import node_at, refused
+from netstore.network.addresses import Subnet, show_ip
+from netstore.network.lease import SubnetLease, parse_lease
+from netstore.network.overlaps import nested
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from netstore.agent.network import Network
     from netstore.client.v2 import Node, V2Client
+    from netstore.network.config import Network
 
 HEADINGS = ("SUBNET", "PUBLIC IP", "BACKEND", "TTL", "EXPIRES", "RESERVED", "PROBLEM")
 
@@ -25,7 +26,7 @@ class Record:
     """One entry under `subnets`; `lease` is None where it is none, `problems` what daemons stumble over."""
 
     node: Node
-    lease: Lease | None
+    lease: SubnetLease | None
     problems: tuple[str, ...]
 
     @property
@@ -112,11 +113,11 @@ async def listed(client: V2Client, folder: str) -> tuple[Node, ...]:
 
 def survey(nodes: Iterable[Node], network: Network | None) -> list[Record]:
     """Every entry with what is wrong with it: leases by subnet, then what is no lease. Pure; O(n log n)."""
-    leases: list[tuple[Lease, Node]] = []
+    leases: list[tuple[SubnetLease, Node]] = []
     others: list[Record] = []
     for node in nodes:
-        parsed = parse(node.key, node.value)
-        if isinstance(parsed, Lease):
+        parsed = parse_lease(node.key, node.value)
+        if isinstance(parsed, SubnetLease):
             leases.append((parsed, node))
         else:
             others.append(Record(node, None, (parsed.reason,)))
@@ -139,30 +140,20 @@ def survey(nodes: Iterable[Node], network: Network | None) -> list[Record]:
     return records + others
 
 
-def _misfits(lease: Lease, network: Network) -> list[str]:
-    misfits = []
-    if not network.network.covers(lease.subnet):
-        misfits.append(f"not in the network {network.network}")
-    elif lease.subnet.length != network.subnet_len:
-        misfits.append(f"SubnetLen is {network.subnet_len}")
-    elif not network.fits(lease.subnet):
-        misfits.append(f"not between {show_ip(network.subnet_min)} and {show_ip(network.subnet_max)}")
+def _misfits(lease: SubnetLease, network: Network) -> list[str]:
+    misfit = network.misfit(lease.subnet)
+    misfits = [] if misfit is None else [misfit]
     if lease.backend_type and lease.backend_type != network.backend_type:
         misfits.append(f"BackendType is not {network.backend_type}")
     return misfits
 
 
 def _overlaps(ordered: Sequence[Subnet]) -> dict[int, Subnet]:
-    """For each subnet that shares addresses with another one its place and the other; `ordered` is sorted.
-
-    Subnets nest or are apart, so an earlier one that reaches this far covers it.
-    """
+    """For each subnet that shares addresses with another one its place and the other; `ordered` is sorted."""
     shared: dict[int, Subnet] = {}
-    outer = 0
-    for place in range(1, len(ordered)):
-        if ordered[place].base <= ordered[outer].last:
-            shared[place] = ordered[outer]
-            shared.setdefault(outer, ordered[place])
-        else:
-            outer = place
+    for subnet, place, covering in nested((subnet, place) for place, subnet in enumerate(ordered)):
+        if covering:
+            outermost, outer_place = covering[0]
+            shared[place] = outermost
+            shared.setdefault(outer_place, subnet)
     return shared

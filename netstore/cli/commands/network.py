@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from netstore.agent.ipv4 import show_ip
-from netstore.agent.network import Network, NetworkError, parse_network, warnings
 from netstore.cli.commands.invocation import (
     MAX_INPUT_BYTES,
     Exit,
@@ -27,12 +25,14 @@ from netstore.cli.commands.invocation import (
 )
 from netstore.cli.commands.leases import listed, survey
 from netstore.cli.output import Form, Table, emit_value
+from netstore.network.addresses import show_ip
+from netstore.network.config import Network, NetworkConfigError, parse_network
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from netstore.agent.record import Lease
     from netstore.client.v2 import Answer, Node, V2Client
+    from netstore.network.lease import SubnetLease
 
 NAMED_ORPHANS: Final = 3
 """How many orphans a refusal names before it only counts."""
@@ -73,7 +73,7 @@ def set_(settings: Settings, source: str | None, *, force: bool) -> None:
     if before is not None and before.dir:
         raise refused(f"{key}: is a directory; the config is a file")
     present = None if before is None else before.value
-    told = () if wanted is None else warnings(wanted)
+    told = () if wanted is None else wanted.warnings
     if wanted is not None:
         present_network = None if present is None else checked(present.encode())[0]
         lost = orphans(entries, present_network, wanted)
@@ -151,7 +151,7 @@ def checked(text: bytes) -> tuple[Network | None, str | None]:
     """The network a document describes, or what is wrong with the document and the fix."""
     try:
         return parse_network(text), None
-    except NetworkError as error:
+    except NetworkConfigError as error:
         return None, str(error)
 
 
@@ -166,7 +166,7 @@ def effective(network: Network) -> list[tuple[str, str | int]]:
     ]
 
 
-def orphans(entries: Sequence[Node], present: Network | None, wanted: Network) -> list[Lease]:
+def orphans(entries: Sequence[Node], present: Network | None, wanted: Network) -> list[SubnetLease]:
     """The leases that fit the present document, if there is a good one, and not the wanted one.
 
     Their nodes would run on with subnets of the old network and get others at their next start.
@@ -269,7 +269,7 @@ def _present(settings: Settings, key: str) -> Node:
     return node
 
 
-def _orphaned(lost: Sequence[Lease]) -> str:
+def _orphaned(lost: Sequence[SubnetLease]) -> str:
     named = ", ".join(f"{lease.subnet} of {show_ip(lease.public_ip)}" for lease in lost[:NAMED_ORPHANS])
     more = f" and {len(lost) - NAMED_ORPHANS} more" if len(lost) > NAMED_ORPHANS else ""
     return f"leaves {len(lost)} lease{'' if len(lost) == 1 else 's'} outside ({named}{more})"
@@ -278,7 +278,7 @@ def _orphaned(lost: Sequence[Lease]) -> str:
 def _report(settings: Settings, text: bytes, where: dict[str, object]) -> None:
     """Print what daemons make of a document; `Failure` where that is nothing."""
     network, problem = checked(text)
-    told = () if network is None else warnings(network)
+    told = () if network is None else network.warnings
     for remark in told:
         warn(remark)
     try:

@@ -5,12 +5,10 @@ Every write carries the index of the record it was decided on: one that was chan
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
-from netstore.agent.ipv4 import Subnet, is_unicast, parse_cidr, parse_ip, show_ip
-from netstore.agent.record import show_value
 from netstore.cli.commands import completion
 from netstore.cli.commands.invocation import (
     MAX_TTL,
@@ -28,18 +26,14 @@ from netstore.cli.commands.invocation import (
 from netstore.cli.commands.leases import HEADINGS, Record, listed, survey
 from netstore.cli.commands.network import checked
 from netstore.cli.output import Table
+from netstore.network.addresses import Subnet, parse_cidr, parse_host_ip, show_ip
+from netstore.network.lease import DEFAULT_TTL, encode_lease
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from netstore.agent.network import Network
     from netstore.client.v2 import Answer, V2Client
-
-LEASE_SECONDS: Final = 86_400
-"""The life of a lease (flannel)."""
-
-LONGEST_SUBNET: Final = 30
-"""Old daemons read a longer length wrongly, or make a route of it that the kernel refuses."""
+    from netstore.network.config import Network
 
 subnet_argument = click.argument("subnet", shell_complete=completion.subnets)
 
@@ -103,7 +97,7 @@ def reserve(settings: Settings, subnet: str, *, public_ip: str) -> None:
     records, found = _survey(settings)
     if found is None:
         raise refused(f"{settings.key('config')}: no config that daemons can use; see network check")
-    own = next((record for record in records if record.name == wanted.key), None)
+    own = next((record for record in records if record.name == wanted.lease_name), None)
     objection = objection_to(wanted, address, found, records)
     if objection is not None:
         raise refused(objection)
@@ -112,9 +106,9 @@ def reserve(settings: Settings, subnet: str, *, public_ip: str) -> None:
         return
 
     async def creating(client: V2Client) -> Answer:
-        key = settings.key("subnets", wanted.key)
+        key = settings.key("subnets", wanted.lease_name)
         if own is None:
-            return await client.create(key, show_value(address, ""))
+            return await client.create(key, encode_lease(address, ""))
         return await client.compare_and_swap(key, own.node.value or "", prev_index=own.node.modified_index)
 
     answer = _written(settings, creating, subnet)
@@ -150,9 +144,9 @@ def release(settings: Settings, subnet: str, *, yes: bool) -> None:
 @click.option(
     "--ttl",
     type=whole(1, MAX_TTL),
-    default=LEASE_SECONDS,
+    default=DEFAULT_TTL,
     metavar="SECONDS",
-    help=f"Its life from now on.  [{LEASE_SECONDS}]",
+    help=f"Its life from now on.  [{DEFAULT_TTL}]",
 )
 @subnet_argument
 @pass_settings
@@ -175,20 +169,13 @@ def renew(settings: Settings, subnet: str, *, ttl: int) -> None:
 
 def objection_to(wanted: Subnet, address: int, network: Network, records: Sequence[Record]) -> str | None:
     """Why a subnet should not be reserved for a node, and the fix; None where nothing is in the way. Pure."""
-    if wanted.length > LONGEST_SUBNET:
-        return f"{wanted}: daemons cannot use a subnet longer than /{LONGEST_SUBNET}"
-    if not network.network.covers(wanted):
-        return f"{wanted}: is not in the network {network.network}; choose one that is"
-    if wanted.length != network.subnet_len:
-        return (
-            f"{wanted}: a node drops a subnet of another length than SubnetLen, which is {network.subnet_len}"
-        )
-    if not network.fits(wanted):
+    misfit = network.misfit(wanted)
+    if misfit is not None:
         bounds = f"{show_ip(network.subnet_min)} to {show_ip(network.subnet_max)}"
-        return f"{wanted}: nodes take subnets from {bounds} only; choose one of them"
+        return f"{wanted}: {misfit}; nodes take /{network.subnet_len} subnets from {bounds} only"
     for record in records:
         if record.lease is None:
-            if record.name == wanted.key:
+            if record.name == wanted.lease_name:
                 return f"{record.node.key}: is no lease ({'; '.join(record.problems)}); release it first"
             continue
         held, holder = record.lease.subnet, record.lease.public_ip
@@ -211,22 +198,17 @@ def _canonical(text: str) -> Subnet:
         address, length = parse_cidr(text.replace("-", "/"))
     except ValueError:
         usage(f"SUBNET: {text!r} is not an IPv4 subnet such as 10.1.5.0/24")
-    found = Subnet.around(address, length)
-    if found.base != address:
-        raise refused(f"{text}: has host bits; the subnet is {found}")
-    return found
+    try:
+        return Subnet.exact(address, length)
+    except ValueError as error:
+        raise refused(f"{text}: {error}") from None
 
 
 def _host(text: str) -> int:
     try:
-        address = parse_ip(text)
-    except ValueError:
-        raise refused(
-            f"--public-ip: {text!r} is not an IPv4 address, and any other kills older daemons"
-        ) from None
-    if not is_unicast(address):
-        raise refused(f"--public-ip: {text} is not an address a host can have")
-    return address
+        return parse_host_ip(text)
+    except ValueError as error:
+        raise refused(f"--public-ip: {error}") from None
 
 
 def _name(text: str) -> str:

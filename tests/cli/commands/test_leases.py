@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.agent.ipv4 import Subnet
 from netstore.cli.commands.leases import survey
 from netstore.client.v2 import Node
+from netstore.network.addresses import Subnet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,10 @@ SUBNETS = st.builds(Subnet.around, st.integers(0x0A000000, 0x0A0000FF), st.integ
 
 def records(subnets: Sequence[Subnet]) -> list[Record]:
     nodes = [
-        Node(key=f"/n/subnets/{subnet.key}", value=f'{{"PublicIP":"192.168.{number}.1","BackendType":"x"}}')
+        Node(
+            key=f"/n/subnets/{subnet.lease_name}",
+            value=f'{{"PublicIP":"192.168.{number}.1","BackendType":"x"}}',
+        )
         for number, subnet in enumerate(subnets)
     ]
     return survey(nodes, None)

@@ -213,15 +213,19 @@ def test_reserve_takes_the_end_off_the_nodes_own_lease(subnet: Network) -> None:
 @pytest.mark.parametrize(
     ("word", "ip", "named"),
     [
-        ("172.31.5.0/24", "192.168.77.11", "172.31.5.0/24: is not in the network 172.30.0.0/16"),
-        ("172.30.5.7/24", "192.168.77.11", "172.30.5.7/24: has host bits; the subnet is 172.30.5.0/24"),
-        ("172.30.5.0/25", "192.168.77.11", "172.30.5.0/25: a node drops a subnet of another length"),
-        ("172.30.5.0/31", "192.168.77.11", "172.30.5.0/31: daemons cannot use a subnet longer than /30"),
-        ("172.30.5.0/32", "192.168.77.11", "172.30.5.0/32: daemons cannot use a subnet longer than /30"),
-        ("172.30.0.0/24", "192.168.77.11", "172.30.0.0/24: nodes take subnets from 172.30.1.0 to"),
+        ("172.31.5.0/24", "192.168.77.11", "172.31.5.0/24: not in the network 172.30.0.0/16"),
+        (
+            "172.30.5.7/24",
+            "192.168.77.11",
+            "172.30.5.7/24: the address has host bits; the subnet is",
+        ),
+        ("172.30.5.0/25", "192.168.77.11", "172.30.5.0/25: SubnetLen is 24; nodes take /24 subnets from"),
+        ("172.30.5.0/31", "192.168.77.11", "172.30.5.0/31: SubnetLen is 24"),
+        ("172.30.5.0/32", "192.168.77.11", "172.30.5.0/32: SubnetLen is 24"),
+        ("172.30.0.0/24", "192.168.77.11", "172.30.0.0/24: not between 172.30.1.0 and 172.30.255.0"),
         (SUBNET, "fd00::1", "--public-ip: 'fd00::1' is not an IPv4 address"),
-        (SUBNET, "0.0.0.0", "--public-ip: 0.0.0.0 is not an address a host can have"),
-        (SUBNET, "224.0.0.1", "--public-ip: 224.0.0.1 is not an address a host can have"),
+        (SUBNET, "0.0.0.0", "--public-ip: 0.0.0.0 is not an address of a host"),
+        (SUBNET, "224.0.0.1", "--public-ip: 224.0.0.1 is not an address of a host"),
         (SUBNET, "node7", "--public-ip: 'node7' is not an IPv4 address"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The network config document: what is read, what is refused and how it is told."""
+"""The network config document: what is accepted, what is refused and with which message."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.agent.ipv4 import Subnet, parse_ip, show_ip
-from netstore.agent.network import NetworkError, parse_network, warnings
+from netstore.network.addresses import Subnet, parse_ip, show_ip
+from netstore.network.config import NetworkConfigError, parse_network
 
 HOST_GW = {"Type": "host-gw"}
 
 
-def test_the_usual_document() -> None:
+def test_a_typical_document() -> None:
     network = parse_network(b'{"Network":"172.30.0.0/16","SubnetLen":24,"Backend":{"Type":"host-gw"}}')
     assert str(network.network) == "172.30.0.0/16"
     assert network.subnet_len == 24
     assert (show_ip(network.subnet_min), show_ip(network.subnet_max)) == ("172.30.1.0", "172.30.255.0")
     assert network.backend_type == "host-gw"
     assert json.loads(network.backend) == HOST_GW
-    assert warnings(network) == ()
+    assert network.warnings == ()
 
 
 def test_names_in_any_case_unknown_fields_host_bits_and_nulls() -> None:
@@ -30,7 +30,7 @@ def test_names_in_any_case_unknown_fields_host_bits_and_nulls() -> None:
     )
     assert str(network.network) == "10.23.0.0/16"
     assert network.backend_type == "host-gw"
-    assert [remark.partition(":")[0] for remark in warnings(network)] == ["Color", "Network"]
+    assert [remark.partition(":")[0] for remark in network.warnings] == ["Color", "Network"]
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_defaults_are_those_of_flannel_0_10(prefix: int, length: int, low: str, 
     network = parse_network(f'{{"Network":"10.23.0.0/{prefix}","Backend":{{"Type":"host-gw"}}}}'.encode())
     assert network.subnet_len == length
     assert (show_ip(network.subnet_min), show_ip(network.subnet_max)) == (low, high)
-    told = [remark for remark in warnings(network) if remark.startswith("SubnetLen")]
-    assert bool(told) == (prefix >= 23), "older daemons divide small networks otherwise"
+    told = [remark for remark in network.warnings if remark.startswith("SubnetLen")]
+    assert bool(told) == (prefix >= 23), "older daemons have another default for small networks"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_defaults_are_those_of_flannel_0_10(prefix: int, length: int, low: str, 
         (b'{"Network":"10.23.0.0/16","SubnetLen":99999999999999999999}', "SubnetLen", ""),
         (b'{"Network":"10.23.0.0/16","SubnetMin":"10.24.1.0"}', "SubnetMin", "outside 10.23.0.0/16"),
         (b'{"Network":"10.23.0.0/16","SubnetMax":"10.22.1.0"}', "SubnetMax", "outside 10.23.0.0/16"),
-        (b'{"Network":"10.23.0.0/16","SubnetMin":"10.23.7.13"}', "SubnetMin", "not where a /24 begins"),
+        (b'{"Network":"10.23.0.0/16","SubnetMin":"10.23.7.13"}', "SubnetMin", "not the start of a /24"),
         (b'{"Network":"10.23.0.0/16","SubnetMin":"10.23.7"}', "SubnetMin", "not an IPv4 address"),
         (
             b'{"Network":"10.23.0.0/16","SubnetMin":"10.23.9.0","SubnetMax":"10.23.8.0"}',
@@ -91,8 +91,10 @@ def test_defaults_are_those_of_flannel_0_10(prefix: int, length: int, low: str, 
         (b'{"Network":"10.23.0.0/16","Backend":{"Type":7}}', "Backend.Type", "not text"),
     ],
 )
-def test_a_wrong_document_names_field_problem_and_fix(text: bytes, field: str, problem: str) -> None:
-    with pytest.raises(NetworkError) as caught:
+def test_an_invalid_document_is_an_error_with_field_problem_and_fix(
+    text: bytes, field: str, problem: str
+) -> None:
+    with pytest.raises(NetworkConfigError) as caught:
         parse_network(text)
     assert caught.value.field == field
     assert problem in caught.value.problem
@@ -101,10 +103,10 @@ def test_a_wrong_document_names_field_problem_and_fix(text: bytes, field: str, p
     assert "\n" not in str(caught.value)
 
 
-def test_without_a_backend_it_is_udp_and_said_so() -> None:
+def test_without_a_backend_it_is_udp_with_a_warning() -> None:
     network = parse_network(b'{"Network":"10.23.0.0/16"}')
     assert network.backend_type == "udp"
-    assert any(remark.startswith("Backend") for remark in warnings(network))
+    assert any(remark.startswith("Backend") for remark in network.warnings)
 
 
 @given(st.integers(8, 26), st.integers(2, 12), st.integers(0, 2**32 - 1))
@@ -115,17 +117,19 @@ def test_every_subnet_from_min_to_max_fits_and_no_other(prefix: int, more: int, 
         f'{{"Network":"{base}","SubnetLen":{length},"Backend":{{"Type":"host-gw"}}}}'.encode()
     )
     inside = Subnet.around(base.base | (ip & (base.size - 1)), length)
-    assert network.fits(inside) == (inside.base != base.base), "all but the very first"
+    assert network.fits(inside) == (inside.base != base.base), "all but the first subnet"
     outside = Subnet.around(ip, length)
     if not base.covers(outside):
         assert not network.fits(outside)
+    for subnet in (inside, outside, Subnet.around(ip, length - 1), Subnet.around(inside.base, length + 1)):
+        assert (network.misfit(subnet) is None) == network.fits(subnet)
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_make_anything_but_a_network_or_a_refusal(text: bytes) -> None:
+def test_any_bytes_give_a_network_or_an_error_with_a_fix(text: bytes) -> None:
     refusal = None
     try:
         parse_network(text)
-    except NetworkError as error:
+    except NetworkConfigError as error:
         refusal = error
     assert refusal is None or refusal.fix

@@ -1,9 +1,9 @@
-"""Entropy for tests: nothing is left to chance."""
+"""Deterministic entropy for tests."""
 
 from __future__ import annotations
 
 
-class Lowest:
+class LowestEntropy:
     """Always the lowest number (`seams.Entropy`)."""
 
     def below(self, bound: int) -> int:

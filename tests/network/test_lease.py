@@ -1,4 +1,4 @@
-"""Lease records: whatever flannel writes is read, whatever cannot be used is named."""
+"""Lease records: everything flannel writes is accepted, everything else is an invalid lease with a reason."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.agent.ipv4 import Subnet, parse_ip
-from netstore.agent.record import Lease, Skipped, parse, parse_key, show_value
+from netstore.network.addresses import Subnet, parse_ip
+from netstore.network.lease import InvalidLease, SubnetLease, encode_lease, parse_lease, parse_lease_name
 
 KEY = "/coreos.com/network/subnets/10.23.79.0-24"
 SUBNET = Subnet(parse_ip("10.23.79.0"), 24)
@@ -33,19 +33,19 @@ NODE = parse_ip("192.168.77.12")
         (' {"Extra":{"deep":[1]},"PublicIP":"192.168.77.12","BackendType":"Host-GW"} ', "Host-GW", None),
     ],
 )
-def test_what_flannel_writes_is_read(value: str, backend_type: str, data: bytes | None) -> None:
-    assert parse(KEY, value) == Lease(SUBNET, NODE, backend_type, data)
+def test_values_that_flannel_writes_are_parsed(value: str, backend_type: str, data: bytes | None) -> None:
+    assert parse_lease(KEY, value) == SubnetLease(SUBNET, NODE, backend_type, data)
 
 
-def test_a_dual_stack_key_gives_its_ipv4_part() -> None:
-    assert parse_key("10.23.79.0-24&fd23:0:0:2::-64") == SUBNET
+def test_a_dual_stack_name_gives_its_ipv4_subnet() -> None:
+    assert parse_lease_name("10.23.79.0-24&fd23:0:0:2::-64") == SUBNET
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
         ("10.23.79.7-32", "above 31"),
-        ("10.23.79.7-24", "would be 10.23.79.0-24"),
+        ("10.23.79.7-24", "the subnet is 10.23.79.0/24"),
         ("10.23.79.0-33", "above 31"),
         ("10.23.79.0", "not A.B.C.D-LEN"),
         ("10.23.79.0-24x", "not A.B.C.D-LEN"),
@@ -54,10 +54,10 @@ def test_a_dual_stack_key_gives_its_ipv4_part() -> None:
         ("", "not A.B.C.D-LEN"),
     ],
 )
-def test_a_bad_key_is_skipped_with_its_reason(name: str, reason: str) -> None:
-    found = parse(f"/p/subnets/{name}", '{"PublicIP":"192.168.77.12"}')
-    assert isinstance(found, Skipped)
-    assert found.key == name
+def test_an_invalid_name_gives_an_invalid_lease_with_the_reason(name: str, reason: str) -> None:
+    found = parse_lease(f"/p/subnets/{name}", '{"PublicIP":"192.168.77.12"}')
+    assert isinstance(found, InvalidLease)
+    assert found.name == name
     assert reason in found.reason
 
 
@@ -80,15 +80,15 @@ def test_a_bad_key_is_skipped_with_its_reason(name: str, reason: str) -> None:
         ('{"PublicIP":' + "[" * 50_000, "not a lease"),
     ],
 )
-def test_a_bad_value_is_skipped_with_its_reason(value: str | None, reason: str) -> None:
-    found = parse(KEY, value)
-    assert isinstance(found, Skipped)
+def test_an_invalid_value_gives_an_invalid_lease_with_the_reason(value: str | None, reason: str) -> None:
+    found = parse_lease(KEY, value)
+    assert isinstance(found, InvalidLease)
     assert reason in found.reason
 
 
 @given(st.text(max_size=60), st.text(max_size=60) | st.none())
-def test_nothing_in_the_store_raises(key: str, value: str | None) -> None:
-    assert isinstance(parse(key, value), Lease | Skipped)
+def test_any_entry_of_the_store_parses_without_exception(key: str, value: str | None) -> None:
+    assert isinstance(parse_lease(key, value), SubnetLease | InvalidLease)
 
 
 @given(
@@ -97,14 +97,14 @@ def test_nothing_in_the_store_raises(key: str, value: str | None) -> None:
     st.none()
     | st.recursive(st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=2)),
 )
-def test_a_written_value_reads_back(ip: int, backend_type: str, data: object) -> None:
+def test_an_encoded_value_parses_back(ip: int, backend_type: str, data: object) -> None:
     raw = None if data is None else json.dumps(data).encode()
-    assert parse(KEY, show_value(ip, backend_type, raw)) == Lease(SUBNET, ip, backend_type, raw)
+    assert parse_lease(KEY, encode_lease(ip, backend_type, raw)) == SubnetLease(SUBNET, ip, backend_type, raw)
 
 
-def test_the_value_has_flannels_form() -> None:
-    assert show_value(NODE, "host-gw") == '{"PublicIP":"192.168.77.12","BackendType":"host-gw"}'
+def test_an_encoded_value_has_flannels_format() -> None:
+    assert encode_lease(NODE, "host-gw") == '{"PublicIP":"192.168.77.12","BackendType":"host-gw"}'
     assert (
-        show_value(NODE, "vxlan", b'{"VtepMAC":"a"}')
+        encode_lease(NODE, "vxlan", b'{"VtepMAC":"a"}')
         == '{"PublicIP":"192.168.77.12","BackendType":"vxlan","BackendData":{"VtepMAC":"a"}}'
     )

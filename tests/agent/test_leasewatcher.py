@@ -1,4 +1,4 @@
-"""The mirror against a store that fails, forgets and starts anew, on a clock that moves when nobody works."""
+"""The lease watcher with a store that fails, loses events and is replaced, with a mock clock."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from netstore.agent.journal import Journal
-from netstore.agent.mirror import GRACE, PAUSES, POLL, RELIST, Mirror
+from netstore.agent.leasewatcher import (
+    GRACE_PERIOD,
+    POLL_TIMEOUT,
+    RELIST_INTERVAL,
+    RETRY_DELAYS,
+    LeaseWatcher,
+)
+from netstore.agent.problems import ProblemLog
 from netstore.client.v2 import V2Client, V2Error
-from tests.agent.chance import Lowest
+from tests.agent.entropy import LowestEntropy
 from tests.agent.fake_store import PREFIX, FakeStore
 from tests.support.log import KeptLog
 
@@ -28,27 +34,27 @@ A, B, C = "10.23.1.0-24", "10.23.2.0-24", "10.23.3.0-24"
 
 
 class Scene:
-    """A store, its mirror, and what was told."""
+    """A store, a watcher, and the log."""
 
     def __init__(self) -> None:
         self.store = FakeStore()
-        self.pages = KeptLog()
+        self.recorded = KeptLog()
         self.changes = 0
-        self.mirror = Mirror(
-            cast("V2Client", self.store), FOLDER, Journal(self.pages), Lowest(), self._changed
+        self.watcher = LeaseWatcher(
+            cast("V2Client", self.store), FOLDER, ProblemLog(self.recorded), LowestEntropy(), self._changed
         )
 
     def _changed(self) -> None:
         self.changes += 1
 
     def held(self) -> set[str]:
-        return set(self.mirror.leases)
+        return set(self.watcher.leases)
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[None]:
-        await self.mirror.load()
+        await self.watcher.list_once()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.mirror.run)
+            nursery.start_soon(self.watcher.run)
             await trio.testing.wait_all_tasks_blocked()
             yield
             nursery.cancel_scope.cancel()
@@ -75,27 +81,25 @@ async def test_it_lists_and_follows(autojump_clock: MockClock, scene: Scene) -> 
         assert scene.held() == {B}
         scene.store.lease(B, "192.168.77.14")
         await settle()
-        assert scene.mirror.leases[B].public_ip & 255 == 14
+        assert scene.watcher.leases[B].public_ip & 255 == 14
     assert scene.store.gets == 1
 
 
 @pytest.mark.trio
-async def test_a_missing_folder_is_an_empty_one_and_an_error_is_not(
-    autojump_clock: MockClock, scene: Scene
-) -> None:
+async def test_a_missing_folder_is_empty_but_an_error_is_not(autojump_clock: MockClock, scene: Scene) -> None:
     scene.store.put("/elsewhere", "x")
-    await scene.mirror.load()
-    assert (scene.held(), scene.mirror.index) == (set(), scene.store.index)
+    await scene.watcher.list_once()
+    assert (scene.held(), scene.watcher.index) == (set(), scene.store.index)
     scene.store.lease(A, "192.168.77.12")
-    await scene.mirror.load()
+    await scene.watcher.list_once()
     scene.store.down = True
     with pytest.raises(Exception, match="no endpoint answered"):
-        await scene.mirror.load()
+        await scene.watcher.list_once()
     assert scene.held() == {A}
 
 
 @pytest.mark.trio
-async def test_a_bad_entry_is_kept_apart_and_its_repair_noticed(
+async def test_an_invalid_entry_is_separate_until_it_is_corrected(
     autojump_clock: MockClock, scene: Scene
 ) -> None:
     async with scene.following():
@@ -105,34 +109,32 @@ async def test_a_bad_entry_is_kept_apart_and_its_repair_noticed(
         scene.store.lease(C, "192.168.77.13")
         await settle()
         assert scene.held() == {C}
-        assert set(scene.mirror.skipped) == {A, "10.23.9.9-32"}
+        assert set(scene.watcher.invalid) == {A, "10.23.9.9-32"}
         scene.store.lease(A, "192.168.77.12")
         scene.store.remove(f"{FOLDER}/10.23.9.9-32")
         await settle()
-        assert (scene.held(), scene.mirror.skipped) == ({A, C}, {})
+        assert (scene.held(), scene.watcher.invalid) == ({A, C}, {})
 
 
 @pytest.mark.trio
-async def test_errors_are_told_once_spaced_out_and_nothing_is_lost(
-    autojump_clock: MockClock, scene: Scene
-) -> None:
+async def test_errors_are_logged_once_and_no_event_is_missed(autojump_clock: MockClock, scene: Scene) -> None:
     async with scene.following():
         scene.store.down = True
         scene.store.cut()
         scene.store.lease(A, "192.168.77.12")
         start = trio.current_time()
         await settle(30)
-        assert len(scene.pages.told("leases_not_followed")) == 1
+        assert len(scene.recorded.told("leases_not_followed")) == 1
         scene.store.down = False
-        await settle(PAUSES[-1] * 2)
+        await settle(RETRY_DELAYS[-1] * 2)
         assert scene.held() == {A}
-        assert len(scene.pages.told("leases_followed_again")) == 1
-        assert scene.store.gets == 1, "the old index still counts"
+        assert len(scene.recorded.told("leases_followed_again")) == 1
+        assert scene.store.gets == 1, "the watch continued at the old index"
         assert trio.current_time() > start
 
 
 @pytest.mark.trio
-async def test_polls_that_end_at_once_are_not_repeated_without_pause(
+async def test_polls_that_end_at_once_are_repeated_with_a_delay(
     autojump_clock: MockClock, scene: Scene
 ) -> None:
     async with scene.following():
@@ -144,7 +146,9 @@ async def test_polls_that_end_at_once_are_not_repeated_without_pause(
 
 
 @pytest.mark.trio
-async def test_a_window_that_went_by_is_listed_again(autojump_clock: MockClock, scene: Scene) -> None:
+async def test_events_cleared_from_the_window_lead_to_a_listing(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
     async with scene.following():
         scene.store.down = True
         scene.store.cut()
@@ -155,12 +159,12 @@ async def test_a_window_that_went_by_is_listed_again(autojump_clock: MockClock, 
         await settle(10)
         assert scene.held() == {A}
         assert scene.store.gets == 2
-        assert not scene.pages.told("store_rebuilt")
+        assert not scene.recorded.told("store_rebuilt")
 
 
 @pytest.mark.trio
 @pytest.mark.parametrize(("cluster_id", "index"), [("c2", 3), ("c1", 3), ("c2", 5000)])
-async def test_a_rebuilt_store_is_noticed_and_its_leases_fade(
+async def test_a_replaced_store_is_noticed_and_its_leases_have_a_grace_period(
     autojump_clock: MockClock, scene: Scene, cluster_id: str, index: int
 ) -> None:
     for name in (A, B):
@@ -170,31 +174,31 @@ async def test_a_rebuilt_store_is_noticed_and_its_leases_fade(
     async with scene.following():
         scene.store.rebuild(cluster_id=cluster_id, index=index)
         await settle(1)
-        assert scene.mirror.era == 1
-        assert scene.mirror.entries == {}
-        assert scene.held() == {A, B}, "the routes stay while their nodes write their leases again"
+        assert scene.watcher.generation == 1
+        assert scene.watcher.entries == {}
+        assert scene.held() == {A, B}, "kept until their nodes have written them again"
         scene.store.lease(A, "192.168.77.12")
-        await settle(GRACE + 1)
+        await settle(GRACE_PERIOD + 1)
         assert scene.held() == {A}
-        assert len(scene.pages.told("store_rebuilt")) == 1
+        assert len(scene.recorded.told("store_rebuilt")) == 1
 
 
 @pytest.mark.trio
-async def test_a_store_that_went_back_without_a_broken_connection_is_noticed_by_the_next_poll(
+async def test_an_index_that_went_backwards_is_noticed_by_the_next_poll(
     autojump_clock: MockClock,
     scene: Scene,
 ) -> None:
     scene.store.lease(A, "192.168.77.12")
     async with scene.following():
         scene.store.files, scene.store.history, scene.store.index = {}, [], 1
-        await settle(POLL + GRACE + 1)
-        assert scene.mirror.era == 1
+        await settle(POLL_TIMEOUT + GRACE_PERIOD + 1)
+        assert scene.watcher.generation == 1
         assert scene.held() == set()
 
 
 @pytest.mark.trio
 @pytest.mark.parametrize("folder", [FOLDER, PREFIX])
-async def test_a_folder_removed_as_a_whole_lets_its_leases_fade(
+async def test_leases_of_a_removed_folder_have_a_grace_period(
     autojump_clock: MockClock, scene: Scene, folder: str
 ) -> None:
     for name in (A, B):
@@ -202,16 +206,18 @@ async def test_a_folder_removed_as_a_whole_lets_its_leases_fade(
     async with scene.following():
         scene.store.remove(folder)
         await settle()
-        assert (scene.mirror.entries, scene.held()) == ({}, {A, B})
+        assert (scene.watcher.entries, scene.held()) == ({}, {A, B})
         scene.store.lease(A, "192.168.77.12")
-        await settle(GRACE - 1)
+        await settle(GRACE_PERIOD - 1)
         assert scene.held() == {A, B}
         await settle(2)
         assert scene.held() == {A}
 
 
 @pytest.mark.trio
-async def test_a_lease_removed_during_its_grace_goes_at_once(autojump_clock: MockClock, scene: Scene) -> None:
+async def test_a_lease_removed_in_its_grace_period_is_removed_at_once(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
     scene.store.lease(A, "192.168.77.12")
     async with scene.following():
         scene.store.remove(FOLDER)
@@ -223,7 +229,7 @@ async def test_a_lease_removed_during_its_grace_goes_at_once(autojump_clock: Moc
 
 
 @pytest.mark.trio
-async def test_far_behind_it_lists_instead_of_asking_one_by_one(
+async def test_far_behind_it_lists_instead_of_polling_for_single_events(
     autojump_clock: MockClock, scene: Scene
 ) -> None:
     async with scene.following():
@@ -235,33 +241,33 @@ async def test_far_behind_it_lists_instead_of_asking_one_by_one(
 
 
 @pytest.mark.trio
-async def test_quiet_polls_move_the_index_on_so_that_the_window_cannot_pass_it(
+async def test_polls_without_events_advance_the_index_within_the_window(
     autojump_clock: MockClock, scene: Scene
 ) -> None:
     async with scene.following():
         for _ in range(5):
             for _ in range(400):
                 scene.store.put("/noise", "x")
-            await settle(POLL + 1)
-        await settle(2 * POLL)
-        assert scene.mirror.index == scene.store.index
+            await settle(POLL_TIMEOUT + 1)
+        await settle(2 * POLL_TIMEOUT)
+        assert scene.watcher.index == scene.store.index
         assert scene.store.gets == 1
 
 
 @pytest.mark.trio
-async def test_it_lists_again_from_time_to_time(autojump_clock: MockClock, scene: Scene) -> None:
+async def test_it_lists_again_at_the_relist_interval(autojump_clock: MockClock, scene: Scene) -> None:
     async with scene.following():
         await settle(3600)
-    assert 6 <= scene.mirror.listings <= 8
+    assert 6 <= scene.watcher.listings <= 8
 
 
 @pytest.mark.trio
-async def test_another_error_of_the_store_is_told(autojump_clock: MockClock, scene: Scene) -> None:
+async def test_other_errors_of_the_store_are_logged(autojump_clock: MockClock, scene: Scene) -> None:
     async with scene.following():
         scene.store.error = V2Error(300, "Raft Internal Error", "no leader")
         scene.store.cut()
         await settle(5)
-        assert "no leader" in str(scene.pages.told("leases_not_followed")[0]["reason"])
+        assert "no leader" in str(scene.recorded.told("leases_not_followed")[0]["reason"])
         scene.store.lease(A, "192.168.77.12")
         await settle()
         assert scene.held() == {A}
@@ -295,7 +301,7 @@ histories = st.lists(
 @pytest.mark.trio
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(histories)
-async def test_after_any_history_it_equals_the_store(
+async def test_after_any_history_the_leases_equal_the_stores(
     autojump_clock: MockClock, history: list[tuple[str, str, int]]
 ) -> None:
     scene = Scene()
@@ -325,13 +331,15 @@ async def test_after_any_history_it_equals_the_store(
                 case _:
                     await settle(0.3 * (host - 11))
         store.down = False
-        # A store that went back in time and grew past its old index in between looks like the old one: only
-        # the listing made out of caution finds that out. All else is over within a few polls.
-        await settle(RELIST * 1.2 if any(what == "older" for what, _, _ in history) else 3 * POLL)
+        # If a store's index went backwards and then grew past the old index between two polls, only the
+        # periodic listing finds the difference. Everything else is found within a few polls.
+        await settle(
+            RELIST_INTERVAL * 1.2 if any(what == "older" for what, _, _ in history) else 3 * POLL_TIMEOUT
+        )
         expected: dict[str, Any] = {
             name.rpartition("/")[2]: kept.value for name, kept in store.files.items() if FOLDER in name
         }
-        assert {name: seen.value for name, seen in scene.mirror.entries.items()} == expected
+        assert {name: seen.value for name, seen in scene.watcher.entries.items()} == expected
         usable = {name for name, value in expected.items() if value != "junk"}
         assert scene.held() == usable
-        assert scene.mirror.index == store.index
+        assert scene.watcher.index == store.index

@@ -1,13 +1,13 @@
-"""Free subnets, judged by a walk that compares everything with everything."""
+"""Free subnets, compared with a search that tests every subnet against every taken one."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.agent.allocator import free_subnets
-from netstore.agent.ipv4 import Subnet, parse_ip
-from netstore.agent.network import Network
+from netstore.network.addresses import Subnet, parse_ip
+from netstore.network.allocator import free_subnets
+from netstore.network.config import Network
 
 BASE = parse_ip("10.23.0.0")
 
@@ -19,7 +19,7 @@ def network(length: int, subnet_len: int) -> Network:
 
 
 def walk(network: Network, taken: list[Subnet], limit: int) -> list[Subnet]:
-    """The twin."""
+    """The simple implementation that the fast one is compared with."""
     step = 1 << (32 - network.subnet_len)
     every = [
         Subnet(base, network.subnet_len) for base in range(network.subnet_min, network.subnet_max + 1, step)
@@ -37,7 +37,7 @@ def cases(draw: st.DrawFn) -> tuple[Network, list[Subnet]]:
 
 
 @given(cases(), st.integers(1, 100))
-def test_free_subnets_are_those_of_the_walk(case: tuple[Network, list[Subnet]], limit: int) -> None:
+def test_free_subnets_equal_a_full_comparison(case: tuple[Network, list[Subnet]], limit: int) -> None:
     made, taken = case
     assert free_subnets(made, taken, limit) == walk(made, taken, limit)
 
@@ -50,6 +50,6 @@ def test_the_first_subnet_of_a_network_stays_unused() -> None:
     ]
 
 
-def test_a_huge_network_costs_only_what_is_looked_at() -> None:
+def test_the_cost_does_not_depend_on_the_size_of_the_network() -> None:
     huge = Network(Subnet(0, 0), 30, 4, 2**32 - 4, "host-gw", b"{}")
     assert len(free_subnets(huge, [Subnet(0, 1)])) == 100

@@ -1,0 +1,238 @@
+"""Holds this node's subnet lease in the store: carries out the actions of `leasestate` and reports their
+outcome to it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from netstore.agent.leasestate import (
+    ChooseSubnet,
+    Create,
+    Discard,
+    NetworkFull,
+    Overwrite,
+    ReadBack,
+    StoredLease,
+    Wait,
+    choose_subnet,
+)
+from netstore.client.v2 import COMPARE_FAILED, KEY_EXISTS, KEY_NOT_FOUND, ClientError, V2Error
+from netstore.network.addresses import show_ip
+from netstore.network.lease import SubnetLease, parse_lease
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from netstore.agent.leasestate import LeaseState
+    from netstore.agent.leasewatcher import LeaseWatcher
+    from netstore.agent.problems import ProblemLog
+    from netstore.client.v2 import V2Client
+    from netstore.network.addresses import Subnet
+    from netstore.network.config import Network
+    from netstore.seams import Entropy
+
+RETRY_DELAY: Final = 1.0
+"""Seconds between attempts to get a subnet, and between calls of `on_held` that returned False."""
+
+MAX_RACE_DELAY: Final = 0.2
+"""Maximum seconds to wait after another node took the chosen subnet first."""
+
+MAX_RACES: Final = 10
+"""Subnets lost to other nodes in a row after which the delay becomes `RETRY_DELAY` (flannel gives up)."""
+
+
+class LeaseHolder:
+    """The lease of this node.
+
+    `on_held` is called with each subnet that is held, again after `set_value`, and again if it returned
+    False. `avoid` returns the networks of this host, which no new subnet may overlap.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: V2Client,
+        watcher: LeaseWatcher,
+        network: Network,
+        state: LeaseState,
+        log: ProblemLog,
+        entropy: Entropy,
+        on_held: Callable[[Subnet], Awaitable[bool]],
+        avoid: Callable[[], Iterable[Subnet]] = tuple,
+    ) -> None:
+        self.state = state
+        self.subnet: Subnet | None = None
+        """The subnet this node uses: the one held, or the last one held until another is granted."""
+        self._client = client
+        self._watcher = watcher
+        self._network = network
+        self._log = log
+        self._entropy = entropy
+        self._on_held = on_held
+        self._avoid = avoid
+        self._wake = trio.Event()
+        self._generation = watcher.generation
+        self._races = 0
+        self._accepted = True
+        """Whether `on_held` returned True since the value was set."""
+
+    async def run(self, former: Subnet | None) -> None:
+        """Hold a lease forever. `former` is the subnet of an earlier run. The watcher must have listed the
+        leases.
+        """
+        listed = True
+        while True:
+            self._wake = trio.Event()
+            action = self.state.next(trio.current_time())
+            if isinstance(action, Wait):
+                with trio.move_on_at(action.until if self._accepted else trio.current_time() + RETRY_DELAY):
+                    await self._wake.wait()
+                if self._accepted or not self.state.held:
+                    continue
+            elif isinstance(action, ChooseSubnet):
+                delay = await self._acquire(self.subnet or former, listed=listed)
+                listed = False
+                if delay:
+                    with trio.move_on_after(delay):
+                        await self._wake.wait()
+            else:
+                await self._write(action)
+            if self.state.held and self.state.subnet is not None:
+                self.subnet = self.state.subnet
+                self._accepted = await self._on_held(self.subnet)
+
+    def leases_changed(self) -> None:
+        """The watcher's leases changed; this node's own may be among them."""
+        state = self.state
+        if self._generation != self._watcher.generation:
+            self._generation = self._watcher.generation
+            state.store_replaced()
+        subnet = state.subnet
+        if subnet is None:
+            if self._is_network_full:
+                self._wake.set()
+            return
+        held, now = state.held, trio.current_time()
+        seen = self._watcher.entries.get(subnet.lease_name)
+        if seen is None:
+            state.missing(self._watcher.index, now)
+        else:
+            lease = self._watcher.leases.get(subnet.lease_name)
+            state.observed(lease, seen.value or "", seen.modified, seen.ttl, now)
+        self._log_loss(subnet, held=held)
+        self._wake.set()
+
+    def set_value(self, own_ip: int, value: str) -> None:
+        """Set what the lease says. `on_held` is called again, too: the MTU may have changed."""
+        self.state.set_value(own_ip, value, trio.current_time())
+        self._accepted = False
+        self._wake.set()
+
+    async def release(self) -> None:
+        """Delete the lease, unless it is a reservation. ClientError if the store cannot be reached."""
+        state = self.state
+        if state.subnet is None or not state.held or state.permanent:
+            return
+        try:
+            await self._client.compare_and_delete(self._key(state.subnet), prev_index=state.index)
+        except V2Error as error:
+            if error.code not in (COMPARE_FAILED, KEY_NOT_FOUND):
+                raise
+
+    @property
+    def _is_network_full(self) -> bool:
+        return self._log.open.get("lease") == "network_full"
+
+    async def _acquire(self, remembered: Subnet | None, *, listed: bool) -> float:
+        """Try once to get a subnet. Returns the seconds to wait before the next action."""
+        if not listed:
+            try:
+                await self._watcher.list_once()
+            except ClientError as error:
+                self._log.report("lease", "no_subnet_yet", reason=str(error))
+                return RETRY_DELAY
+        leases = [
+            StoredLease(lease, seen.modified, seen.ttl is None)
+            for name, lease in self._watcher.leases.items()
+            if (seen := self._watcher.entries.get(name)) is not None
+        ]
+        action = choose_subnet(
+            leases, self.state.own_ip, self._network, remembered, self._entropy, avoid=self._avoid()
+        )
+        if isinstance(action, NetworkFull):
+            self._log.report(
+                "lease",
+                "network_full",
+                network=str(self._network.network),
+                leases=action.leases,
+                fix="remove the leases of nodes that are gone, or choose a larger Network",
+            )
+            return RETRY_DELAY
+        if isinstance(action, Discard):
+            self._log.warning(
+                "lease_discarded", subnet=str(action.subnet), reason="the network config does not allow it"
+            )
+        if not await self._write(action):
+            return RETRY_DELAY
+        if self.state.held or isinstance(action, Discard):
+            self._races = 0
+            return 0.0
+        self._races += 1
+        if self._races > MAX_RACES:
+            return RETRY_DELAY
+        return MAX_RACE_DELAY * (1 + self._entropy.below(1000)) / 1000
+
+    async def _write(self, action: Create | Overwrite | Discard | ReadBack) -> bool:
+        """Carry out one action on the store and report its outcome to the state. False if the outcome is
+        unknown.
+        """
+        state, subnet, key = self.state, action.subnet, self._key(action.subnet)
+        held, sent = state.held, trio.current_time()
+        try:
+            if isinstance(action, Create):
+                answer = await self._client.create(key, state.value, ttl=state.ttl)
+                state.granted(subnet, answer.node.modified_index, permanent=False, sent=sent)
+            elif isinstance(action, Overwrite):
+                ttl = None if action.permanent else state.ttl
+                answer = await self._client.compare_and_swap(
+                    key, state.value, prev_index=action.index, ttl=ttl
+                )
+                state.granted(subnet, answer.node.modified_index, permanent=ttl is None, sent=sent)
+            elif isinstance(action, ReadBack):
+                node = (await self._client.get(key, quorum=True)).node
+                found = parse_lease(key, node.value)
+                lease = found if isinstance(found, SubnetLease) else None
+                state.observed(lease, node.value or "", node.modified_index, node.ttl, sent)
+            else:
+                await self._client.compare_and_delete(key, prev_index=action.index)
+        except V2Error as error:
+            if error.code == KEY_NOT_FOUND:
+                state.missing(error.index, sent)
+            elif error.code in (COMPARE_FAILED, KEY_EXISTS):
+                state.comparison_failed(sent)
+            else:
+                return self._write_failed(subnet, error)
+        except ClientError as error:
+            return self._write_failed(subnet, error)
+        self._log.resolve("lease", "lease_written_again")
+        self._log_loss(subnet, held=held)
+        return True
+
+    def _write_failed(self, subnet: Subnet, error: ClientError) -> bool:
+        self._log.report("lease", "lease_not_written", subnet=str(subnet), reason=str(error))
+        self.state.write_failed(trio.current_time())
+        return False
+
+    def _log_loss(self, subnet: Subnet, *, held: bool) -> None:
+        """Log that the lease was lost, if it was `held` before."""
+        if held and not self.state.held:
+            if self.state.taken_by is not None:
+                self._log.warning("lease_taken", subnet=str(subnet), by=show_ip(self.state.taken_by))
+            else:
+                self._log.warning("lease_gone", subnet=str(subnet))
+
+    def _key(self, subnet: Subnet) -> str:
+        return f"{self._watcher.folder}/{subnet.lease_name}"

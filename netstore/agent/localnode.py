@@ -1,0 +1,158 @@
+"""This node: its interface and address, the network config and the backend. Found at the start; interface and
+address are checked again when the host changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from netstore.agent.backend import Backend, Host, Prepared, find, plugin_errors
+from netstore.agent.interface import Preferences, choose_interface
+from netstore.agent.leasefilter import ProtectedAddresses, protected_addresses
+from netstore.client.v2 import KEY_NOT_FOUND, V2Client, V2Error
+from netstore.network.addresses import parse_ip, show_ip
+from netstore.network.config import Network, NetworkConfigError, parse_network
+from netstore.network.lease import encode_lease
+
+if TYPE_CHECKING:
+    from netstore.agent.interface import Choice
+    from netstore.agent.kernel import Kernel
+    from netstore.network.addresses import Subnet
+    from netstore.ops.agent import AgentConfig
+
+
+RESOLVE_SECONDS: Final = 5.0
+"""Maximum time to resolve the store's host names."""
+
+
+@dataclass(slots=True)
+class LocalNode:
+    """This node as the backend accepted it, and the addresses that no lease may make a route for.
+
+    Only `refresh` changes it.
+    """
+
+    network: Network
+    backend: Backend
+    host: Host
+    prepared: Prepared
+    protected: ProtectedAddresses
+
+    @property
+    def lease_value(self) -> str:
+        """The value of this node's lease."""
+        return encode_lease(self.host.public_ip, self.backend.manifest.name, self.prepared.backend_data)
+
+    def host_with(self, subnet: Subnet | None) -> Host:
+        """The host with this as its subnet."""
+        host = self.host
+        return Host(host.link, host.address, host.public_ip, host.network, subnet)
+
+
+async def detect(config: AgentConfig, kernel: Kernel, client: V2Client) -> LocalNode:
+    """Choose the interface, read and validate the network config, prepare the backend.
+
+    NetstoreError says what is missing. The agent retries until an operator has corrected it.
+    """
+    choice = await _choose_interface(config, kernel)
+    network = await read_network(client, config.prefix)
+    if network.network.holds(choice.address.ip):
+        raise NetworkConfigError(
+            "Network",
+            f"{network.network} contains this node's own address {show_ip(choice.address.ip)}",
+            "choose a range that contains no node's address",
+        )
+    backend = find(network)
+    host = _host(config, choice, network)
+    with plugin_errors(backend.manifest.name):
+        prepared = await backend.prepare(host)
+    store_ips = await _store_ips(config)
+    links, addresses = await kernel.links(), await kernel.addresses()
+    protected = protected_addresses(network, links, addresses, await kernel.routes(), store_ips)
+    return LocalNode(network, backend, host, prepared, protected)
+
+
+async def read_network(client: V2Client, prefix: str) -> Network:
+    """The network config under the prefix. NetworkConfigError if there is none or it is invalid."""
+    key = f"{prefix}/config"
+    try:
+        answer = await client.get(key, quorum=True)
+    except V2Error as error:
+        if error.code != KEY_NOT_FOUND:
+            raise
+        raise NetworkConfigError(
+            key, "there is no network config", "write one with `netstorectl network set`"
+        ) from None
+    if answer.node.value is None:
+        raise NetworkConfigError(
+            key, "it is a directory", "remove it and write the network config as a value"
+        )
+    return parse_network(answer.node.value.encode())
+
+
+async def refresh(node: LocalNode, config: AgentConfig, kernel: Kernel) -> bool:
+    """Read interface, address and protected addresses again. True if any of them changed.
+
+    The interface chosen at the start is kept, by its name, and its address as long as the interface has it:
+    following every change of the default route would move the pods' routes with it. NoInterfaceError while
+    the interface does not exist.
+    """
+    store_ips = await _store_ips(config)
+    links, addresses = await kernel.links(), await kernel.addresses()
+    before, node.protected = (
+        node.protected,
+        protected_addresses(node.network, links, addresses, await kernel.routes(), store_ips),
+    )
+    name, ip = node.host.link.name, node.host.address.ip
+    same_name = {link.ifindex for link in links if link.name == name}
+    usable = [one for one in addresses if one.ifindex in same_name and one.ip == ip]
+    if not usable and show_ip(ip) not in config.iface and config.public_ip is None:
+        usable = [one for one in addresses if one.ifindex in same_name]
+    choice = choose_interface(Preferences(names=(name,)), links, usable, (), None)
+    host = _host(config, choice, node.network)
+    if host == node.host:
+        return node.protected != before
+    with plugin_errors(node.backend.manifest.name):
+        node.prepared = await node.backend.prepare(host)
+    node.host = host
+    return True
+
+
+async def _choose_interface(config: AgentConfig, kernel: Kernel) -> Choice:
+    can_reach = parse_ip(config.iface_can_reach) if config.iface_can_reach else None
+    preferences = Preferences(config.iface, config.iface_regex, can_reach)
+    return choose_interface(
+        preferences,
+        await kernel.links(),
+        await kernel.addresses(),
+        await kernel.routes() if preferences == Preferences() else (),
+        await kernel.route_to(can_reach) if can_reach is not None else None,
+    )
+
+
+async def _store_ips(config: AgentConfig) -> set[int]:
+    """The store's addresses. Names that do not resolve are left out: the agent cannot use them either."""
+    found: set[int] = set()
+    with trio.move_on_after(RESOLVE_SECONDS):
+        for host in {url.host for url in config.endpoints}:
+            try:
+                found.add(parse_ip(host))
+            except ValueError:
+                found |= await _resolve(host)
+    return found
+
+
+async def _resolve(name: str) -> set[int]:
+    try:
+        found = await trio.socket.getaddrinfo(name, None, family=trio.socket.AF_INET)
+    except OSError:
+        return set()
+    return {parse_ip(str(address[0])) for *_, address in found}
+
+
+def _host(config: AgentConfig, choice: Choice, network: Network) -> Host:
+    public_ip = parse_ip(config.public_ip) if config.public_ip else choice.address.ip
+    return Host(choice.link, choice.address, public_ip, network)

@@ -1,0 +1,165 @@
+"""Turns leases into routes: filters the leases, asks the backend which routes they need, and has the
+reconciler keep the kernel's routes so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from netstore.agent.backend import REPAIR_INTERVAL, plugin_errors
+from netstore.agent.leasefilter import rejection
+from netstore.agent.localnode import refresh
+from netstore.agent.problems import ProblemList
+from netstore.errors import NetstoreError
+from netstore.network.overlaps import conflicts
+
+if TYPE_CHECKING:
+    from netstore.agent.backend import Host, Wanted
+    from netstore.agent.kernel import Kernel
+    from netstore.agent.leaseholder import LeaseHolder
+    from netstore.agent.leasewatcher import LeaseWatcher
+    from netstore.agent.localnode import LocalNode
+    from netstore.agent.problems import ProblemLog
+    from netstore.agent.reconciler import Reconciler
+    from netstore.network.addresses import Subnet
+    from netstore.network.lease import SubnetLease
+    from netstore.ops.agent import AgentConfig
+
+RETRY_DELAY: Final = 1.0
+"""Seconds after a failed round."""
+
+DEBOUNCE_FACTOR: Final = 2.0
+"""Debounce: the minimum pause between two updates, as a multiple of the last one's duration."""
+
+CONTENTION_DELAY: Final = 0.02
+"""Seconds until the next repair while another program undoes our changes as fast as we make them."""
+
+
+class RouteProgrammer:
+    """Programs the routes of this node.
+
+    Call `leases_changed` when the leases or the own subnet changed, `kernel_changed` when the reconciler has
+    notifications.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: AgentConfig,
+        kernel: Kernel,
+        node: LocalNode,
+        watcher: LeaseWatcher,
+        holder: LeaseHolder,
+        reconciler: Reconciler,
+        log: ProblemLog,
+    ) -> None:
+        self.rejected_leases = ProblemList(log, "lease_skipped", "lease_no_longer_skipped")
+        self.unrouted_peers = ProblemList(log, "peer_not_routed", "peer_routed_again")
+        self.in_place = False
+        """Whether all routes have been in place at least once."""
+        self._config = config
+        self._kernel = kernel
+        self._node = node
+        self._watcher = watcher
+        self._holder = holder
+        self._reconciler = reconciler
+        self._log = log
+        self._wake = trio.Event()
+        self._must_update = True
+        self._update_not_before = 0.0
+        self._refused: dict[Subnet, str] = {}
+
+    def leases_changed(self) -> None:
+        """Leases or the own subnet changed: the backend is asked again."""
+        self._must_update = True
+        self._wake.set()
+
+    def kernel_changed(self) -> None:
+        """The reconciler has notifications."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Keep the routes up to date forever."""
+        repair_at = trio.current_time() + REPAIR_INTERVAL
+        while True:
+            self._wake = trio.Event()
+            now = trio.current_time()
+            full = now >= repair_at
+            if full:
+                repair_at = now + REPAIR_INTERVAL
+            try:
+                await self._run_once(full=full)
+            except NetstoreError as error:
+                self._must_update = True
+                self._update_not_before = trio.current_time() + RETRY_DELAY
+                self._log.report("routes", "routes_not_kept", reason=str(error))
+            else:
+                self._log.resolve("routes", "routes_kept_again")
+            if self._reconciler.pending:
+                await trio.sleep(CONTENTION_DELAY)
+                continue
+            with trio.move_on_at(min(repair_at, self._update_not_before) if self._must_update else repair_at):
+                await self._wake.wait()
+
+    async def _run_once(self, *, full: bool) -> None:
+        network_changed = await self._reconciler.repair(full=full)
+        if network_changed or (full and "interface" in self._log.open):
+            await self._refresh_node()
+        if full or (self._must_update and trio.current_time() >= self._update_not_before):
+            self._must_update = False
+            await self._update_routes()
+        problems = {str(subnet): reason for subnet, reason in self._refused.items()}
+        problems.update((str(subnet), reason) for subnet, reason in self._reconciler.problems.items())
+        self.unrouted_peers.update(problems)
+
+    async def _refresh_node(self) -> None:
+        """The host's interface or address may have changed, and with it the routes to all peers."""
+        try:
+            changed = await refresh(self._node, self._config, self._kernel)
+        except NetstoreError as error:
+            self._log.report("interface", "interface_lost", reason=str(error))
+            return
+        self._log.resolve("interface", "interface_back", interface=self._node.host.link.name)
+        if changed:
+            self._reconciler.link = self._node.host.link
+            self._holder.set_value(self._node.host.public_ip, self._node.lease_value)
+            self._must_update = True
+            self._update_not_before = 0.0
+
+    async def _update_routes(self) -> None:
+        started = trio.current_time()
+        own = self._holder.subnet
+        own_name = own.lease_name if own is not None else ""
+        host = self._node.host_with(own)
+        peers: list[SubnetLease] = []
+        rejected = dict(self._watcher.invalid)
+        others = {
+            name: lease
+            for name, lease in self._watcher.leases.items()
+            if name != own_name or not self._holder.state.held
+        }
+        overlapping = conflicts(others, host.network)
+        for name, lease in others.items():
+            reason = rejection(lease, host.network, own, host.public_ip, self._node.protected)
+            reason = reason or overlapping.get(name)
+            if reason is None:
+                peers.append(lease)
+            else:
+                rejected[name] = reason
+        wanted = await self._ask_backend(host, peers)
+        gateways = {lease.public_ip for lease in self._watcher.leases.values()}
+        await self._reconciler.set_wanted({route.subnet: route for route in wanted.routes}, gateways)
+        self._refused = wanted.refused
+        self.rejected_leases.update(rejected)
+        if not self.in_place:
+            self.in_place = True
+            self._log.info("routes_in_place", routes=len(self._reconciler.wanted), leases=len(peers))
+        now = trio.current_time()
+        self._update_not_before = now + (now - started) * DEBOUNCE_FACTOR
+
+    async def _ask_backend(self, host: Host, peers: list[SubnetLease]) -> Wanted:
+        backend = self._node.backend
+        with plugin_errors(backend.manifest.name):
+            return await backend.reconcile(host, peers)

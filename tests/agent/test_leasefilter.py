@@ -1,0 +1,94 @@
+"""Which leases are accepted, and why others are rejected."""
+
+from __future__ import annotations
+
+from netstore.agent.kernel import Address, Link
+from netstore.agent.leasefilter import protected_addresses, rejection
+from netstore.agent.routeplan import KernelRoute
+from netstore.network.addresses import Subnet, parse_ip, reserved
+from netstore.network.config import parse_network
+from netstore.network.lease import SubnetLease
+
+NETWORK = parse_network(b'{"Network":"10.0.0.0/9","SubnetLen":24,"Backend":{"Type":"host-gw"}}')
+OWN = Subnet(parse_ip("10.23.5.0"), 24)
+OWN_IP = parse_ip("192.168.77.11")
+LINKS = [Link(2, "eth0", 1500, up=True), Link(3, "lan2", 1500, up=True)]
+ADDRESSES = [
+    Address(2, OWN_IP, 24),
+    Address(3, parse_ip("10.77.0.5"), 24),
+    Address(3, parse_ip("10.99.0.1"), 32),
+]
+ROUTES = [
+    KernelRoute(Subnet(0, 0), parse_ip("192.168.77.1"), 2, protocol=3),
+    KernelRoute(Subnet(parse_ip("172.16.0.0"), 12), parse_ip("10.50.0.1"), 3, protocol=4),
+    KernelRoute(Subnet(parse_ip("10.60.0.0"), 24), parse_ip("10.61.0.1"), 2),
+]
+PROTECTED = protected_addresses(NETWORK, LINKS, ADDRESSES, ROUTES, [parse_ip("10.70.0.9")])
+
+
+def lease(cidr: str, ip: str = "192.168.77.12") -> SubnetLease:
+    base, _, length = cidr.partition("/")
+    return SubnetLease(Subnet(parse_ip(base), int(length)), parse_ip(ip))
+
+
+def told(cidr: str, ip: str = "192.168.77.12") -> str:
+    return rejection(lease(cidr, ip), NETWORK, OWN, OWN_IP, PROTECTED) or ""
+
+
+def test_a_normal_lease_is_accepted() -> None:
+    assert told("10.23.6.0/24") == ""
+
+
+def test_a_lease_of_an_earlier_subnet_len_is_accepted() -> None:
+    assert told("10.24.6.0/25") == ""
+    assert told("10.30.0.0/16") == ""
+
+
+def test_leases_outside_the_network_and_of_this_node_are_rejected() -> None:
+    assert "not in the network" in told("10.200.6.0/24")
+    assert "not in the network" in told("0.0.0.0/0")
+    assert "not in the network" in told("10.0.0.0/8")
+    assert "own subnet" in told("10.23.5.128/25")
+    assert "own subnet" in told("10.23.4.0/23")
+    assert "this node's own" in told("10.23.6.0/24", "192.168.77.11")
+    assert "this node's own" in told("10.23.6.0/24", "10.77.0.5")
+
+
+def test_a_lease_that_overlaps_a_network_of_the_node_is_rejected() -> None:
+    assert "overlaps the network 10.77.0.0/24 of lan2" in told("10.77.0.0/24")
+    assert "overlaps the network 10.77.0.0/24 of lan2" in told("10.77.0.128/25")
+    assert "10.99.0.1/32 of lan2" in told("10.99.0.0/24")
+
+
+def test_a_lease_that_contains_a_protected_address_is_rejected() -> None:
+    assert "10.70.0.9" in told("10.70.0.0/24")
+    assert "store" in told("10.70.0.8/31")
+    assert "next hop 10.50.0.1 of the route to 172.16.0.0/12" in told("10.50.0.0/24")
+    assert told("10.61.0.0/24") == "", "next hops of the agent's own routes are not protected"
+
+
+def test_a_network_or_broadcast_address_as_next_hop_is_rejected() -> None:
+    assert "network or broadcast address" in told("10.23.6.0/24", "192.168.77.255")
+    assert "network or broadcast address" in told("10.23.6.0/24", "192.168.77.0")
+
+
+def test_a_lease_far_larger_than_subnet_len_is_rejected() -> None:
+    assert "far larger" in told("10.32.0.0/11")
+    assert "far larger" in told("10.30.0.0/15")
+
+
+def test_an_interface_network_that_covers_the_pod_network_is_not_protected() -> None:
+    wide = protected_addresses(NETWORK, LINKS, [Address(2, parse_ip("10.200.0.5"), 8)], (), ())
+    assert rejection(lease("10.23.6.0/24"), NETWORK, OWN, parse_ip("10.200.0.5"), wide) is None
+
+
+def test_reserved_ranges_are_rejected_in_any_network() -> None:
+    everything = type(NETWORK)(Subnet(0, 0), 24, 0, 2**32 - 256, "host-gw", b"{}")
+    for base, length in (("127.1.0.0", 24), ("224.1.1.0", 24), ("0.1.2.0", 24), ("169.254.3.0", 24)):
+        subnet = Subnet(parse_ip(base), length)
+        assert "addresses" in str(reserved(subnet))
+        assert rejection(SubnetLease(subnet, OWN_IP + 1), everything, OWN, OWN_IP, PROTECTED) is not None
+
+
+def test_a_public_ip_inside_the_pod_network_is_rejected() -> None:
+    assert "which has no nodes" in told("10.23.6.0/24", "10.5.5.7")

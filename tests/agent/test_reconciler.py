@@ -1,0 +1,315 @@
+"""The reconciler on a fake kernel: whatever others do, what is wanted comes back, and nothing else is
+touched.
+"""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netstore.agent.kernel import Address, KernelError, Link, Notifications
+from netstore.agent.reconciler import MAX_QUEUED, Reconciler
+from netstore.agent.routeplan import BOOT, AddRoute, DeleteRoute, KernelRoute, Route
+from netstore.network.addresses import Subnet, parse_ip
+from tests.support.kernel import ETH0, FakeKernel
+
+NETWORK = Subnet(parse_ip("10.23.0.0"), 16)
+NODE, OTHER, FAR = (parse_ip(f"192.168.{text}") for text in ("77.12", "77.13", "99.1"))
+STATIC = 4
+
+
+def subnet(number: int) -> Subnet:
+    return Subnet(NETWORK.base + number * 256, 24)
+
+
+def wanted(*numbers: int, gateway: int = NODE, link: int = 2) -> dict[Subnet, Route]:
+    return {subnet(number): Route(subnet(number), gateway, link) for number in numbers}
+
+
+def ours(number: int, gateway: int = NODE, link: int = 2) -> KernelRoute:
+    return KernelRoute(subnet(number), gateway, link)
+
+
+@pytest.fixture
+def kernel() -> FakeKernel:
+    return FakeKernel()
+
+
+@pytest.fixture
+def reconciler(kernel: FakeKernel) -> Reconciler:
+    return Reconciler(kernel, [NETWORK], ETH0, lambda: None)
+
+
+@pytest.mark.trio
+async def test_many_routes_are_one_send(kernel: FakeKernel, reconciler: Reconciler) -> None:
+    await reconciler.set_wanted(wanted(*range(200)), {NODE})
+    assert (len(kernel.table), kernel.sends, kernel.dumps) == (200, 1, 1)
+    await reconciler.set_wanted(wanted(*range(201)), {NODE})
+    assert (len(kernel.table), kernel.sends, kernel.dumps) == (201, 2, 1)
+    assert kernel.steps[-1] == AddRoute(Route(subnet(200), NODE, 2))
+
+
+@pytest.mark.trio
+async def test_a_deleted_route_is_added_again_without_reading_the_table(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    await reconciler.set_wanted(wanted(1, 2), {NODE})
+    kernel.delete(ours(1))
+    await reconciler.repair()
+    assert kernel.table[subnet(1)] == [ours(1)]
+    assert (kernel.dumps, reconciler.repairs) == (1, 1)
+
+
+@pytest.mark.trio
+async def test_lost_notifications_lead_to_reading_the_table(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    await reconciler.set_wanted(wanted(1, 2), {NODE})
+    kernel.delete(ours(1))
+    kernel.lose_notifications()
+    await reconciler.repair()
+    assert kernel.table[subnet(1)] == [ours(1)]
+    assert kernel.dumps == 2
+
+
+@pytest.mark.trio
+async def test_lost_answers_lead_to_reading_the_table(kernel: FakeKernel, reconciler: Reconciler) -> None:
+    kernel.lose_next_answer = True
+    await reconciler.set_wanted(wanted(1, 2), {NODE})
+    assert kernel.dumps == 2
+    assert not reconciler.problems
+
+
+@pytest.mark.trio
+async def test_after_an_error_of_the_kernel_the_next_call_completes_the_work(
+    kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unanswered(_: object) -> dict[int, int]:
+        raise KernelError("the kernel did not answer")
+
+    await reconciler.set_wanted(wanted(1), {NODE})
+    monkeypatch.setattr(kernel, "apply", unanswered)
+    with pytest.raises(KernelError):
+        await reconciler.set_wanted(wanted(1, 2), {NODE})
+    monkeypatch.undo()
+    await reconciler.repair()
+    assert kernel.table[subnet(2)] == [ours(2)]
+
+
+@pytest.mark.trio
+async def test_a_route_that_appears_between_plan_and_apply_is_not_replaced(
+    kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await reconciler.set_wanted({}, set())
+    static = KernelRoute(subnet(1), OTHER, 2, STATIC)
+    kernel.table[subnet(1)] = [static]  # without a notification
+    await reconciler.set_wanted(wanted(1), {NODE})
+    assert kernel.table[subnet(1)] == [static]
+    assert "remove it" in reconciler.problems[subnet(1)]
+    kernel.delete(static)
+    await reconciler.repair()
+    assert kernel.table[subnet(1)] == [ours(1)]
+    assert not reconciler.problems
+
+
+@pytest.mark.trio
+async def test_a_rejected_next_hop_is_tried_again_when_addresses_change(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    await reconciler.set_wanted(wanted(1, gateway=FAR) | wanted(2), {NODE, FAR})
+    assert "192.168.99.1 is not on-link" in reconciler.problems[subnet(1)]
+    sends = kernel.sends
+    await reconciler.set_wanted(wanted(1, gateway=FAR) | wanted(2, 3), {NODE, FAR})
+    await reconciler.repair()
+    assert [step.route.subnet for step in kernel.steps].count(subnet(1)) == 1
+    assert kernel.sends == sends + 1
+    kernel.set_addresses(*kernel.address_list, Address(2, parse_ip("192.168.99.2"), 24))
+    assert await reconciler.repair() is True
+    assert not reconciler.problems
+    assert kernel.table[subnet(1)] == [ours(1, FAR)]
+
+
+@pytest.mark.trio
+async def test_routes_removed_without_notification_when_a_link_went_down_are_restored(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    await reconciler.set_wanted(wanted(1), {NODE})
+    kernel.set_link(ETH0._replace(up=False))
+    assert await reconciler.repair() is True
+    assert reconciler.problems
+    kernel.set_link(ETH0)
+    assert await reconciler.repair() is True
+    assert kernel.table[subnet(1)] == [ours(1)]
+    assert not reconciler.problems
+
+
+@pytest.mark.trio
+async def test_changes_of_pod_interfaces_are_ignored(kernel: FakeKernel, reconciler: Reconciler) -> None:
+    await reconciler.set_wanted(wanted(1), {NODE})
+    for number in range(3, 50):
+        kernel.set_link(Link(number, f"veth{number}", 1500, up=True))
+        kernel.remove_link(number)
+        kernel.add(KernelRoute(Subnet(parse_ip("10.99.0.1"), 32), 0, number, STATIC))
+    assert await reconciler.repair() is False
+    assert kernel.dumps == 1
+
+
+@pytest.mark.trio
+async def test_a_link_that_comes_back_with_another_ifindex_is_noticed(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    await reconciler.set_wanted(wanted(1), {NODE})
+    kernel.remove_link(2)
+    assert await reconciler.repair() is True
+    kernel.set_link(Link(9, "eth0", 1500, up=True))
+    kernel.set_addresses(Address(9, parse_ip("192.168.77.11"), 24))
+    assert await reconciler.repair() is True
+    assert reconciler.link.ifindex == 9
+    await reconciler.set_wanted(wanted(1, link=9), {NODE})
+    assert kernel.table[subnet(1)] == [ours(1, link=9)]
+
+
+@pytest.mark.trio
+async def test_routes_of_an_earlier_run_are_removed_only_in_the_ranges(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    elsewhere = KernelRoute(Subnet(parse_ip("10.99.0.0"), 24), NODE, 2)
+    kernel.table = {subnet(7): [ours(7)], elsewhere.subnet: [elsewhere]}
+    await reconciler.set_wanted(wanted(1), {NODE})
+    assert {subnet for subnet, routes in kernel.table.items() if routes} == {subnet(1), elsewhere.subnet}
+
+
+@pytest.mark.trio
+async def test_flannels_route_is_recognised_when_its_gateway_has_a_lease(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    kernel.table = {subnet(1): [KernelRoute(subnet(1), OTHER, 2, BOOT)]}
+    await reconciler.set_wanted(wanted(1), {NODE})
+    assert reconciler.problems
+    await reconciler.set_wanted(wanted(1), {NODE, OTHER})
+    assert kernel.table[subnet(1)] == [ours(1)]
+
+
+@pytest.mark.trio
+async def test_clear_removes_all_our_routes(kernel: FakeKernel, reconciler: Reconciler) -> None:
+    static = KernelRoute(subnet(9), OTHER, 2, STATIC)
+    kernel.table = {subnet(9): [static]}
+    await reconciler.set_wanted(wanted(1, 2), {NODE})
+    assert await reconciler.clear() == 2
+    assert [route for routes in kernel.table.values() for route in routes] == [static]
+
+
+@pytest.mark.trio
+async def test_a_program_that_undoes_every_change_does_not_block_the_call(
+    kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry_out = kernel._carry_out
+
+    def undone(step: AddRoute | DeleteRoute) -> int:
+        code = carry_out(step)
+        if isinstance(step, AddRoute):
+            kernel.delete(ours(1))
+        return code
+
+    monkeypatch.setattr(kernel, "_carry_out", undone)
+    await reconciler.set_wanted(wanted(1), {NODE})
+    assert 1 < kernel.sends < 10
+    assert reconciler.pending == {subnet(1)}, "left for the next call"
+    monkeypatch.undo()
+    await reconciler.repair()
+    assert kernel.table[subnet(1)] == [ours(1)]
+    assert not reconciler.pending
+
+
+@pytest.mark.trio
+async def test_nothing_is_changed_before_the_wanted_routes_are_known(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    kernel.add(ours(1))
+    await reconciler.repair(full=True)
+    assert not kernel.steps
+    await reconciler.set_wanted(wanted(1), {NODE})
+    assert not kernel.steps
+
+
+@pytest.mark.trio
+async def test_reasons_of_other_rejections(
+    kernel: FakeKernel, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for code, words in ((errno.EPERM, "CAP_NET_ADMIN"), (errno.EINVAL, "Invalid argument")):
+        monkeypatch.setattr(kernel, "_carry_out", lambda _, code=code: code)
+        await reconciler.repair(full=True)
+        await reconciler.set_wanted(wanted(1), {NODE})
+        assert words in reconciler.problems[subnet(1)]
+
+
+def test_too_many_notifications_become_one_lost_notification(
+    kernel: FakeKernel, reconciler: Reconciler
+) -> None:
+    for _ in range(MAX_QUEUED + 5):
+        reconciler._queue.append(Notifications(addresses=True))
+        if len(reconciler._queue) > MAX_QUEUED:
+            break
+    assert len(reconciler._queue) == MAX_QUEUED + 1
+
+
+changes = st.lists(
+    st.tuples(
+        st.sampled_from(["hold", "delete", "static", "replace", "append-ours", "lose", "repair", "flap"]),
+        st.integers(0, 3),
+        st.sampled_from([NODE, OTHER]),
+    ),
+    max_size=25,
+)
+
+
+@pytest.mark.trio
+@given(changes)
+async def test_after_any_history_the_wanted_routes_are_in_place(history: list[tuple[str, int, int]]) -> None:
+    kernel = FakeKernel()
+    reconciler = Reconciler(kernel, [NETWORK], ETH0, lambda: None)
+    want: dict[Subnet, Route] = {}
+    for what, number, gateway in history:
+        there = kernel.table.get(subnet(number), [])
+        if what == "hold":
+            want = {**want, **wanted(number, gateway=gateway)}
+            if gateway == OTHER and number == 3:
+                want.pop(subnet(number))
+            await reconciler.set_wanted(dict(want), {NODE})
+        elif what == "delete" and there:
+            kernel.delete(there[0])
+        elif what == "static":
+            static = KernelRoute(subnet(number), gateway, 2, STATIC, metric=number * 10)
+            if static not in there:
+                kernel.add(static)
+        elif what == "replace":
+            kernel.replace(ours(number, gateway))
+        elif what == "append-ours" and ours(number, gateway) not in there:
+            kernel.table.setdefault(subnet(number), []).append(ours(number, gateway))
+            kernel.lose_notifications()
+        elif what == "lose":
+            kernel.lose_notifications()
+        elif what == "repair":
+            await reconciler.repair()
+        elif what == "flap":
+            kernel.set_link(ETH0._replace(up=False))
+            kernel.set_link(ETH0)
+    await reconciler.repair()
+    await reconciler.set_wanted(want, {NODE})
+    for one in map(subnet, range(4)):
+        own = [route for route in kernel.table.get(one, []) if route.protocol == 78]
+        if one in reconciler.foreign:
+            assert any(route.protocol == STATIC and not route.metric for route in kernel.table[one])
+        elif one in want:
+            assert own == [KernelRoute(one, want[one].gateway, 2)]
+        else:
+            assert own == []
+    assert in_order(reconciler.present) == in_order(kernel.table)
+
+
+def in_order(table: dict[Subnet, list[KernelRoute]]) -> dict[Subnet, list[KernelRoute]]:
+    """In the kernel's order: by metric; routes with the same metric keep their order."""
+    return {one: sorted(routes, key=lambda route: route.metric) for one, routes in table.items() if routes}
