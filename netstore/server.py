@@ -92,7 +92,8 @@ from netstore.ops.logging import get_logger, set_level
 from netstore.ops.memory import usable_memory
 from netstore.ops.notify import ServiceManager
 from netstore.ops.start import Start
-from netstore.raft.core import Boot, Config, Raft
+from netstore.raft.config import Boot, Config
+from netstore.raft.core import Raft
 from netstore.raft.entry import HardState, SnapshotMeta
 from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion, encode
 from netstore.state.machine import Machine

@@ -1,23 +1,31 @@
 """`Raft`: the consensus of one member as a pure object. Input by calls, output by `take_ready`; no clock, no
 disk, no network.
 
-The decisions are in `election`, `replication`, `snapshotting`, `readindex` and `membership`, as functions
-over the state that this class owns; the table `HANDLERS` names the function for every role and message. The
-order in which the host must carry out what `take_ready` gives is in `ready`; DESIGN.md has the invariants and
-the reasons.
+The decisions are functions over `state.RaftState`, in modules below this one: `election`, `replication`,
+`membership`, `snapshotting`, `readindex` and what they share. The table `HANDLERS` names the function for
+every role and message. The order in which the host must carry out what `take_ready` gives is in `ready`;
+DESIGN.md has the invariants and the reasons.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from netstore.errors import CorruptData
-from netstore.raft import election, membership, readindex, replication, snapshotting
+from netstore.raft import (
+    commit,
+    confchange,
+    election,
+    membership,
+    readindex,
+    replication,
+    roles,
+    sending,
+    snapshotting,
+    transfer,
+)
+from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind, HardState
 from netstore.raft.invariant import InvariantBroken
-from netstore.raft.log import Log
 from netstore.raft.messages import (
     Append,
     AppendAccepted,
@@ -35,82 +43,22 @@ from netstore.raft.messages import (
     VoteAnswer,
     VoteRequest,
 )
-from netstore.raft.readindex import Reads
 from netstore.raft.ready import Ready
+from netstore.raft.state import RaftState
 from netstore.raft.status import PeerStatus, Proposed, Refusal, Role, Status
-from netstore.types import Index, NodeId, Term
+from netstore.types import Index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from netstore.raft.change import Change
+    from netstore.raft.config import Boot, Config
     from netstore.raft.entry import ConfState, Entry, SnapshotMeta
     from netstore.raft.messages import Message
     from netstore.raft.progress import Progress
+    from netstore.types import NodeId, Term
 
 
-@dataclass(slots=True, frozen=True)
-class Config:
-    """One member's settings. Times in ticks, sizes in bytes; a value out of range is a ValueError that names
-    the field."""
-
-    id: NodeId
-    election_ticks: int = 10
-    """Shortest election timeout; each is drawn from here up to twice as long."""
-    heartbeat_ticks: int = 1
-    max_inflight_messages: int = 256
-    """Window per follower, in messages with entries that were not answered."""
-    max_inflight_bytes: int = 16 * 1024 * 1024
-    max_append_bytes: int = 256 * 1024
-    """Size at which one message is full; a single larger entry still travels."""
-    max_ready_bytes: int = 512 * 1024
-    """Entries for the disk in one Ready, or one larger entry; and entries in its messages, give or take the
-    last of these. What is more is the next one's."""
-    max_uncommitted_bytes: int = 64 * 1024 * 1024
-    """Backlog over which a leader refuses proposals; also the most a follower forwards in one turn."""
-    max_waiting_reads: int = 65536
-    pre_vote: bool = True
-    check_quorum: bool = True
-
-    def __post_init__(self) -> None:
-        for field in (
-            "id",
-            "election_ticks",
-            "heartbeat_ticks",
-            "max_inflight_messages",
-            "max_inflight_bytes",
-            "max_append_bytes",
-            "max_ready_bytes",
-            "max_uncommitted_bytes",
-            "max_waiting_reads",
-        ):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1")
-        if self.election_ticks <= self.heartbeat_ticks:
-            raise ValueError(
-                f"election_ticks is {self.election_ticks}; "
-                f"it must be more than heartbeat_ticks ({self.heartbeat_ticks})"
-            )
-
-
-@dataclass(slots=True, frozen=True)
-class Boot:
-    """What the disk remembers. A new group starts with SnapshotMeta(conf=...) naming its voters, the same on
-    each of them.
-
-    A member that joins an existing group starts with an empty configuration: it never campaigns, and asks the
-    leader for a state copy.
-    """
-
-    hard_state: HardState
-    snapshot: SnapshotMeta
-    entries: Sequence[Entry]
-    """All entries after the snapshot."""
-    applied: Index
-    """How far the state machine is; at least `snapshot.index`."""
-
-
-class Raft:
+class Raft(RaftState):
     """One member. `draw(n)` gives a number in range(n); it spreads election timeouts, and same draws give
     same behaviour.
 
@@ -119,111 +67,14 @@ class Raft:
     decisions share; hosts use methods and properties.
     """
 
-    __slots__ = (
-        "_told",
-        "accepted",
-        "after_sync",
-        "backlog",
-        "backlog_bytes",
-        "conf",
-        "conf_history",
-        "config",
-        "draw",
-        "elapsed",
-        "forgetful",
-        "forwarded_bytes",
-        "heartbeat_elapsed",
-        "holding",
-        "id",
-        "installing",
-        "leader",
-        "log",
-        "messages",
-        "pending_change",
-        "progress",
-        "reads",
-        "reads_done",
-        "reads_failed",
-        "role",
-        "send_due",
-        "send_next",
-        "snapshot",
-        "term",
-        "term_durable",
-        "ticks",
-        "timeout",
-        "transfer_deadline",
-        "transfer_to",
-        "vote",
-        "votes",
-    )
+    __slots__ = ("_told",)
 
     def __init__(self, config: Config, boot: Boot, draw: Callable[[int], int]) -> None:
         """A follower as the disk remembers it; CorruptData if what is remembered contradicts itself."""
-        _check(boot)
-        self.config: Final = config
-        self.draw: Final = draw
-        self.id: Final = config.id
-
-        # Where this member stands.
-        self.role = Role.FOLLOWER
-        self.term = boot.hard_state.term
-        self.vote = boot.hard_state.vote
-        self.leader = NodeId(0)
-        self.log = Log(boot.snapshot.index, boot.snapshot.term, boot.entries)
-        self.log.commit_to(max(boot.hard_state.commit, boot.applied))
-        self.log.applying = self.log.applied = boot.applied
-        self.conf = boot.snapshot.conf
-        self.conf_history: list[tuple[Index, ConfState]] = [(boot.snapshot.index, self.conf)]
-        """Since which entry which configuration holds, from the snapshot to the end of the log."""
-        membership.follow_log(self, Index(boot.snapshot.index + 1))
-        self.installing: SnapshotMeta | None = None
-        """The state copy the host is putting in place."""
-        self.holding = False
-        """The host takes no entries to apply for now: its state is too far behind its log."""
-
-        # Time, in ticks.
-        self.ticks = 0
-        self.elapsed = 0
-        """Since the leader was heard, the vote given or the role taken; stands still while leading."""
-        self.heartbeat_elapsed = 0
-        self.timeout = config.election_ticks + draw(config.election_ticks)
-
-        # A candidate's.
-        self.votes: dict[NodeId, bool] = {}
-        self.term_durable = True
-        """Whether the own vote for the own term is known to be on disk; before that a leader's word must not
-        leave."""
-
-        # A leader's.
-        self.progress: dict[NodeId, Progress] = {}
-        """Of every other member, in the order of their ids."""
-        self.pending_change = Index(0)
-        """No change may be proposed until this entry is committed."""
-        self.transfer_to = NodeId(0)
-        self.transfer_deadline = 0
-        self.backlog: deque[tuple[Index, int]] = deque()
-        """Appended and not committed: (last index, bytes) of each batch."""
-        self.backlog_bytes = 0
-        self.send_due = False
-        self.send_next = NodeId(0)
-        """Whose turn it is to be sent what it lacks, or the next one's after it."""
-        self.forgetful: dict[NodeId, tuple[Index, Index]] = {}
-        """See `take_forgetful`."""
-
-        # A follower's.
-        self.accepted: Index | None = None
-        """How far the log matches the leader's; to be told in the next Ready."""
-        self.forwarded_bytes = 0
-
-        # Reads, and what the next Ready takes.
-        self.reads = Reads(draw(1 << 48))
-        self.messages: list[Message] = []
-        self.after_sync: list[Message] = []
-        self.reads_done: list[tuple[int, Index]] = []
-        self.reads_failed: list[int] = []
-        self.snapshot: SnapshotMeta | None = None
+        super().__init__(config, boot, draw)
+        confchange.follow_log(self, Index(boot.snapshot.index + 1))
         self._told = boot.hard_state
+        """The hard state that the disk was given last."""
 
     # --- input
 
@@ -271,7 +122,7 @@ class Raft:
     def transfer(self, to: NodeId) -> Refusal | None:
         """Hand leadership to the voter `to`; None if it was started. It is given up after an election
         timeout."""
-        return election.transfer(self, to)
+        return transfer.start(self, to)
 
     def campaign(self) -> None:
         """Try to lead now instead of after an election timeout. The only voter of a group wins in this
@@ -291,7 +142,7 @@ class Raft:
             return
         if not self.term_durable and self.log.term(self.log.persisted) == self.term:
             self.term_durable = True
-        replication.advance_commit(self)
+        commit.advance(self)
 
     def apply_change(self, entry: Entry) -> ConfState:
         """The configuration that the CHANGE entry leads to, now that it is applied; one this member is not in
@@ -299,7 +150,7 @@ class Raft:
         """
         if entry.kind is not EntryKind.CHANGE or not self.log.applied < entry.index <= self.log.applying:
             raise InvariantBroken(f"entry {entry.index} is not a change handed out for applying")
-        return membership.at(self, entry.index)
+        return confchange.at(self, entry.index)
 
     def applied_to(self, index: Index) -> None:
         """The state machine holds everything up to `index`."""
@@ -380,7 +231,7 @@ class Raft:
         if self.reads.unsent:
             readindex.forward(self)
         if self.send_due:
-            replication.send_all(self)
+            sending.send_all(self)
         log = self.log
         entries = log.hand_out(self.config.max_ready_bytes) if self._has_entries else []
         replication.answer_appends(self)
@@ -409,14 +260,6 @@ class Raft:
         self.forwarded_bytes = 0
         return ready
 
-    def send(self, message: Message) -> None:
-        """Put a message on its way: at once, unless a leader's vote for itself may not be on disk yet. For
-        the decisions."""
-        if self.term_durable or self.role is not Role.LEADER:
-            self.messages.append(message)
-        else:
-            self.after_sync.append(message)
-
     # --- looking
 
     @property
@@ -442,22 +285,6 @@ class Raft:
     def place_before(self, max_bytes: int) -> Index:
         """The last place after which the log weighs at most `max_bytes`. Costs the entries there."""
         return self.log.place_before(max_bytes)
-
-    def match_at(self, node: NodeId) -> Index:
-        """How far the log of `node` is known to be on its disk and equal to this leader's."""
-        return self.log.persisted if node == self.id else self.progress[node].match
-
-    def round_at(self, node: NodeId) -> int:
-        """The newest read round `node` has confirmed."""
-        return self.reads.round if node == self.id else self.progress[node].round_acked
-
-    def active_at(self, node: NodeId) -> int:
-        """1 if `node` was heard from within an election timeout, else 0. Also for strangers."""
-        progress = self.progress.get(node)
-        return int(node == self.id or (progress is not None and self._active(progress)))
-
-    def _active(self, progress: Progress) -> bool:
-        return progress.active(self.ticks, self.config.election_ticks)
 
     def status(self) -> Status:
         """A frozen picture. Costs the number of members."""
@@ -486,34 +313,27 @@ class Raft:
             match=progress.match,
             next=progress.next,
             flow=progress.flow,
-            active=self._active(progress),
+            active=self.is_active(progress),
             inflight=progress.inflight,
             inflight_bytes=progress.inflight_bytes,
             caught_up=peer in self.conf.learners and membership.caught_up(self, progress),
         )
 
 
-def _check(boot: Boot) -> None:
-    """What is remembered must fit together; it comes from two files that are written apart."""
-    first = boot.snapshot.index
-    last, term = first, boot.snapshot.term
-    for entry in boot.entries:
-        if entry.index != last + 1 or entry.term < term:
-            raise CorruptData(
-                f"log entry {entry.index} of term {entry.term} follows entry {last} of term {term}: "
-                "entries are missing or mixed up"
-            )
-        last, term = entry.index, entry.term
-    if boot.hard_state.term < term:
-        raise CorruptData(f"the log has term {term}, but the vote record only term {boot.hard_state.term}")
-    if boot.hard_state.commit > last:
-        raise CorruptData(
-            f"entries up to {boot.hard_state.commit} were committed, but the log ends at {last}"
-        )
-    if boot.entries and not boot.snapshot.conf.voters:
-        raise CorruptData(f"the log holds entries up to {last}, but nothing says who its voters were")
-    if not first <= boot.applied <= last:
-        raise CorruptData(f"the state has applied entry {boot.applied}, but the log holds {first}..{last}")
+def _yield_to_leader(raft: Raft, message: Append | Heartbeat | InstallSnapshot) -> None:
+    """Candidate or pre-candidate: another member leads this term (section 3.4)."""
+    roles.become_follower(raft, message.term, message.sender)
+    HANDLERS[Role.FOLLOWER][type(message)](raft, message)
+
+
+def _take_forward(raft: Raft, message: Forward) -> None:
+    """Leader: append what a follower was asked to propose. A refusal is not reported here: a host that wants
+    it reported takes these messages itself, and answers `ForwardRefused`."""
+    if message.kind is EntryKind.NORMAL:
+        replication.propose(raft, message.payloads)
+        return
+    for payload in message.payloads:
+        membership.propose(raft, Change.decode(payload))
 
 
 def _ignore(_raft: Raft, _message: Message) -> None:
@@ -526,9 +346,9 @@ _ANY_ROLE: Final[dict[type[Message], Callable[[Raft, Any], None]]] = {
 }
 _STANDING: Final[dict[type[Message], Callable[[Raft, Any], None]]] = {
     **_ANY_ROLE,
-    Append: election.yield_to_leader,
-    Heartbeat: election.yield_to_leader,
-    InstallSnapshot: election.yield_to_leader,
+    Append: _yield_to_leader,
+    Heartbeat: _yield_to_leader,
+    InstallSnapshot: _yield_to_leader,
     AppendAccepted: _ignore,
     AppendRejected: _ignore,
     HeartbeatAnswer: _ignore,
@@ -569,7 +389,7 @@ HANDLERS: Final[dict[Role, dict[type[Message], Callable[[Raft, Any], None]]]] = 
         HeartbeatAnswer: replication.take_heartbeat_answer,
         InstallSnapshot: election.refuse_second_leader,
         TimeoutNow: _ignore,
-        Forward: replication.take_forward,
+        Forward: _take_forward,
         ForwardRefused: _ignore,
         ReadRequest: readindex.take_request,
         ReadAnswer: _ignore,

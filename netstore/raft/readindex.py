@@ -8,60 +8,20 @@ round answers all before it.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 from netstore.raft import quorum
 from netstore.raft.messages import Heartbeat, ReadAnswer, ReadRequest
+from netstore.raft.reads import ReadBatch, ReadRound
 from netstore.raft.status import Role
 from netstore.types import Index, NodeId
 
 if TYPE_CHECKING:
-    from netstore.raft.core import Raft
     from netstore.raft.progress import Progress
+    from netstore.raft.state import RaftState
 
 
-class _Round:
-    """Reads that wait for a majority to answer round `number`; they are served at `index`."""
-
-    __slots__ = ("index", "number", "reads")
-
-    def __init__(self, number: int, index: Index, reads: list[tuple[NodeId, int]]) -> None:
-        self.number = number
-        self.index = index
-        self.reads = reads
-
-
-class _Batch:
-    """Tokens sent to the leader under one sequence number, given up at tick `deadline`."""
-
-    __slots__ = ("deadline", "sequence", "tokens")
-
-    def __init__(self, sequence: int, deadline: int, tokens: list[int]) -> None:
-        self.sequence = sequence
-        self.deadline = deadline
-        self.tokens = tokens
-
-
-class Reads:
-    """All reads that have no index yet. A read is (0, token) if it is our own, (member, its sequence number)
-    if forwarded."""
-
-    __slots__ = ("batches", "count", "round", "rounds", "sequence", "unsent", "waiting")
-
-    def __init__(self, sequence: int) -> None:
-        """`sequence` should differ from life to life of this member, so that answers to an earlier life are
-        not taken."""
-        self.waiting: list[tuple[NodeId, int]] = []
-        self.rounds: deque[_Round] = deque()
-        self.round = 0
-        self.unsent: list[int] = []
-        self.batches: deque[_Batch] = deque()
-        self.sequence = sequence
-        self.count = 0
-
-
-def ask(raft: Raft, token: int) -> None:
+def ask(raft: RaftState, token: int) -> None:
     """Take a read of our own; refused at once, in the next Ready, without a leader or over the bound."""
     reads = raft.reads
     if raft.leader == 0 or reads.count >= raft.config.max_waiting_reads:
@@ -74,18 +34,18 @@ def ask(raft: Raft, token: int) -> None:
         reads.unsent.append(token)
 
 
-def can_open(raft: Raft) -> bool:
+def can_open(raft: RaftState) -> bool:
     """Whether a round may start: reads wait, and this leader knows its commit index for good (step 1 of
     section 6.4)."""
     log = raft.log
     return bool(raft.reads.waiting) and raft.role is Role.LEADER and log.term(log.commit) == raft.term
 
 
-def open_round(raft: Raft) -> None:
+def open_round(raft: RaftState) -> None:
     """Start a round for everything that waits. Sends one heartbeat to each other voter."""
     reads = raft.reads
     reads.round += 1
-    reads.rounds.append(_Round(reads.round, raft.log.commit, reads.waiting))
+    reads.rounds.append(ReadRound(reads.round, raft.log.commit, reads.waiting))
     reads.waiting = []
     for peer, progress in raft.progress.items():
         if raft.conf.votes(peer):
@@ -94,14 +54,14 @@ def open_round(raft: Raft) -> None:
     _release(raft)
 
 
-def take_round(raft: Raft, progress: Progress, number: int) -> None:
+def take_round(raft: RaftState, progress: Progress, number: int) -> None:
     """Leader: a follower answered round `number`."""
     if progress.round_acked < number <= raft.reads.round:
         progress.round_acked = number
         _release(raft)
 
 
-def _release(raft: Raft) -> None:
+def _release(raft: RaftState) -> None:
     reads = raft.reads
     rounds = reads.rounds
     if not rounds:
@@ -120,17 +80,17 @@ def _release(raft: Raft) -> None:
 # --- forwarded
 
 
-def forward(raft: Raft) -> None:
+def forward(raft: RaftState) -> None:
     """Follower: one request for all reads taken since the last."""
     reads = raft.reads
     reads.sequence += 1
     deadline = raft.ticks + raft.config.election_ticks
-    reads.batches.append(_Batch(reads.sequence, deadline, reads.unsent))
+    reads.batches.append(ReadBatch(reads.sequence, deadline, reads.unsent))
     reads.unsent = []
     raft.send(ReadRequest(raft.id, raft.leader, raft.term, reads.sequence))
 
 
-def take_request(raft: Raft, message: ReadRequest) -> None:
+def take_request(raft: RaftState, message: ReadRequest) -> None:
     """Leader: a follower's reads count as one of ours."""
     if raft.reads.count >= raft.config.max_waiting_reads:
         refuse_request(raft, message)
@@ -139,12 +99,12 @@ def take_request(raft: Raft, message: ReadRequest) -> None:
     raft.reads.waiting.append((message.sender, message.sequence))
 
 
-def refuse_request(raft: Raft, message: ReadRequest) -> None:
+def refuse_request(raft: RaftState, message: ReadRequest) -> None:
     """Not leading, or over the bound."""
     raft.send(ReadAnswer(raft.id, message.sender, raft.term, message.sequence, Index(0)))
 
 
-def take_answer(raft: Raft, message: ReadAnswer) -> None:
+def take_answer(raft: RaftState, message: ReadAnswer) -> None:
     """Follower: the index for all reads up to a sequence number, since they began no later than the last of
     them."""
     reads = raft.reads
@@ -160,7 +120,7 @@ def take_answer(raft: Raft, message: ReadAnswer) -> None:
             raft.reads_failed.extend(tokens)
 
 
-def expire(raft: Raft) -> None:
+def expire(raft: RaftState) -> None:
     """Give up forwarded reads that had no answer for an election timeout: a message was lost."""
     reads = raft.reads
     while reads.batches and reads.batches[0].deadline <= raft.ticks:
@@ -169,7 +129,7 @@ def expire(raft: Raft) -> None:
         raft.reads_failed.extend(tokens)
 
 
-def abort(raft: Raft) -> None:
+def abort(raft: RaftState) -> None:
     """Role, term or leader changed: no read that waits can be answered here any more. Members that asked
     notice by themselves."""
     reads = raft.reads

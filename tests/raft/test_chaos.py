@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.raft import core, election, membership, messages, quorum, readindex, replication
+from netstore.raft import commit, confchange, core, election, messages, quorum, readindex, replication
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.log import Log
 from netstore.raft.messages import AppendAccepted, MessageRefused, VoteAnswer, VoteRequest
@@ -76,7 +76,7 @@ def _commit_old_terms(raft: Raft) -> None:
     index = quorum.reached(raft.conf, raft.match_at)
     if raft.log.commit_to(index):
         raft.send_due = True
-        membership.settle(raft)
+        commit._settle(raft)
 
 
 def _vote_before_sync(raft: Raft, message: VoteRequest) -> None:
@@ -118,7 +118,7 @@ def _incoming_majority_only(conf: ConfState, value_of: Callable[[int], int]) -> 
 
 
 BUGS: dict[str, tuple[object, str, Callable[..., object]]] = {
-    "an entry of an old term is committed by counting": (replication, "advance_commit", _commit_old_terms),
+    "an entry of an old term is committed by counting": (commit, "advance", _commit_old_terms),
     "an answer to an append leaves before the sync": (replication, "answer_appends", _answer_before_sync),
     "an incomplete log may lead": (election, "_complete_enough", lambda _raft, _message: True),
     "two votes in a term": (election, "_free_to_vote", lambda _raft, _sender: True),
@@ -128,7 +128,7 @@ BUGS: dict[str, tuple[object, str, Callable[..., object]]] = {
     "a late append cuts what is there": (Log, "merge", _always_cut),
     "the outgoing majority is not asked": (quorum, "reached", _incoming_majority_only),
     "a member being removed does not campaign": (
-        membership,
+        confchange,
         "may_be_needed",
         lambda raft: raft.conf.votes(raft.id),
     ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 import pytest
@@ -14,7 +13,8 @@ from hypothesis import strategies as st
 from netstore.errors import CorruptData
 from netstore.raft import election, replication
 from netstore.raft.change import Change, Step, StepKind
-from netstore.raft.core import HANDLERS, Boot, Config, Raft
+from netstore.raft.config import Boot, Config
+from netstore.raft.core import HANDLERS, Raft
 from netstore.raft.entry import (
     MAX_DATA_BYTES,
     ConfState,
@@ -375,26 +375,7 @@ def test_a_denial_that_comes_late_holds_up_a_member_for_a_heartbeat() -> None:
     assert raft.take_forgetful() == {}
 
 
-def test_terms_and_roles_move_in_one_direction() -> None:
-    raft = following()
-    with pytest.raises(InvariantBroken, match="term would fall"):
-        election.become_follower(raft, Term(0), election.NOBODY)
-    with pytest.raises(InvariantBroken, match="a follower became leader"):
-        election._become_leader(raft)
-
-
-# --- settings and the disk
-
-
-@pytest.mark.parametrize("field", ["id", "election_ticks", "max_append_bytes", "max_waiting_reads"])
-def test_settings_out_of_range_are_named(field: str) -> None:
-    with pytest.raises(ValueError, match=f"{field} is 0"):
-        replace(Config(id=ONE), **{field: 0})  # type: ignore[arg-type] # the field is one of numbers
-
-
-def test_heartbeats_must_be_more_frequent_than_elections() -> None:
-    with pytest.raises(ValueError, match="election_ticks is 10"):
-        Config(id=ONE, heartbeat_ticks=10)
+# --- the disk
 
 
 def boot(

@@ -29,7 +29,17 @@ from netstore.node.lessor import Lessor
 from netstore.node.member import OWN
 from netstore.node.proposals import Proposals
 from netstore.node.register import Register
-from netstore.raft import core, election, membership, quorum, readindex, replication, snapshotting
+from netstore.raft import (
+    commit,
+    confchange,
+    core,
+    election,
+    quorum,
+    readindex,
+    replication,
+    sending,
+    snapshotting,
+)
 from netstore.raft.core import Raft
 from netstore.raft.entry import ConfState, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
@@ -392,7 +402,7 @@ def _commits_old_terms(raft: Raft) -> None:
     index = quorum.reached(raft.conf, raft.match_at)
     if raft.log.commit_to(index):
         raft.send_due = True
-        membership.settle(raft)
+        commit._settle(raft)
 
 
 def _matches_anything(log: Log, index: int, term: int) -> bool:
@@ -458,7 +468,7 @@ def _leads_alone(raft: Raft) -> None:
     raft.heartbeat_elapsed += 1
     if raft.heartbeat_elapsed >= raft.config.heartbeat_ticks:
         raft.heartbeat_elapsed = 0
-        replication.send_heartbeats(raft)
+        sending.send_heartbeats(raft)
 
 
 def _leader_ignores_later_terms(
@@ -483,7 +493,7 @@ def _learners_count(conf: ConfState, value_of: Callable[[int], int]) -> int:
 
 
 def _meta_without_learners(raft: Raft, index: Index) -> SnapshotMeta:
-    conf = membership.at(raft, index)
+    conf = confchange.at(raft, index)
     return SnapshotMeta(index, raft.log.term(index), ConfState(voters=conf.voters))
 
 
@@ -835,7 +845,7 @@ MUTANTS: Final = tuple(
         ("the cut of a failed write is not synced", _set(SimDevice, "_sync_cut", _nobody), _short, 0),
         (
             "an entry of an old term is committed by counting",
-            _set(replication, "advance_commit", _commits_old_terms),
+            _set(commit, "advance", _commits_old_terms),
             _crashes,
             0,
         ),
@@ -855,7 +865,7 @@ MUTANTS: Final = tuple(
         ),
         (
             "a heartbeat commits what does not match",
-            _set(replication, "send_heartbeats", _tells_all_of_the_commit),
+            _set(sending, "send_heartbeats", _tells_all_of_the_commit),
             _partings,
             1,
         ),
@@ -909,7 +919,7 @@ MUTANTS: Final = tuple(
         ),
         (
             "one being removed does not campaign",
-            _set(membership, "may_be_needed", lambda raft: raft.conf.votes(raft.id)),
+            _set(confchange, "may_be_needed", lambda raft: raft.conf.votes(raft.id)),
             _pairs,
             44,
         ),

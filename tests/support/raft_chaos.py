@@ -12,7 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from netstore.raft.change import Change, Step, StepKind
-from netstore.raft.core import Config
+from netstore.raft.config import Config
 from netstore.raft.entry import ConfState, EntryKind
 from netstore.raft.messages import Append, AppendRejected, InstallSnapshot, Message, VoteAnswer
 from netstore.raft.status import Fate, Role

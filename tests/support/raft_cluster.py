@@ -10,7 +10,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from netstore.raft.core import Boot, Config, Raft
+from netstore.raft.config import Boot, Config
+from netstore.raft.core import Raft
 from netstore.raft.entry import ConfState, Entry, EntryKind, HardState, SnapshotMeta
 from netstore.raft.messages import InstallSnapshot, Message, decode_in_pieces, encode_message
 from netstore.types import Index, NodeId, Term

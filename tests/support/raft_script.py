@@ -38,7 +38,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from netstore.raft.change import Change, Step, StepKind
-from netstore.raft.core import Config
+from netstore.raft.config import Config
 from netstore.raft.entry import ConfState
 from netstore.raft.messages import (
     Append,
