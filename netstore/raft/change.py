@@ -18,6 +18,9 @@ MAX_CONTEXT_BYTES: Final = 64 * 1024
 """Largest note the host may attach to a change (names, addresses, the waiting request)."""
 
 _HEAD = layout("BHI")
+_LEAVES: Final = 1
+"""First byte of the form: the leader leaves the joint configuration by itself. There is no other way."""
+
 _STEP = layout("BQ")
 
 
@@ -44,18 +47,17 @@ class Step(msgspec.Struct, frozen=True, gc=False):
 class Change(msgspec.Struct, frozen=True, gc=False):
     """A change of the configuration, or, without steps, the wish to leave a joint one.
 
-    A change that touches the voters goes through joint consensus (Ongaro's dissertation, section 4.3); with
-    `auto_leave` the leader leaves the joint configuration as soon as it is in force. `context` is the host's
-    and means nothing here.
+    A change that touches the voters goes through joint consensus (Ongaro's dissertation, section 4.3); the
+    leader leaves the joint configuration as soon as it is committed. `context` is the host's and means
+    nothing here.
     """
 
     steps: tuple[Step, ...] = ()
-    auto_leave: bool = True
     context: bytes = b""
 
     def encode(self) -> bytes:
         """7 bytes, 9 for each step, and the context."""
-        parts = [_HEAD.pack(self.auto_leave, len(self.steps), len(self.context))]
+        parts = [_HEAD.pack(_LEAVES, len(self.steps), len(self.context))]
         parts += [_STEP.pack(step.kind, step.node) for step in self.steps]
         parts.append(self.context)
         return b"".join(parts)
@@ -66,7 +68,7 @@ class Change(msgspec.Struct, frozen=True, gc=False):
         if len(data) < _HEAD.size:
             raise CorruptData(f"membership change is cut short at {len(data)} bytes")
         flag, count, length = _HEAD.unpack_from(data)
-        if flag > 1 or count > MAX_CHANGE_STEPS or length > MAX_CONTEXT_BYTES:
+        if flag != _LEAVES or count > MAX_CHANGE_STEPS or length > MAX_CONTEXT_BYTES:
             raise CorruptData(
                 f"membership change has flag {flag}, {count} steps and {length} bytes of context"
             )
@@ -78,4 +80,4 @@ class Change(msgspec.Struct, frozen=True, gc=False):
             if not 1 <= kind <= 3 or node == 0:
                 raise CorruptData(f"membership change has a step of kind {kind} for member {node:x}")
             steps.append(Step(StepKind(kind), NodeId(node)))
-        return cls(tuple(steps), bool(flag), data[start:])
+        return cls(tuple(steps), data[start:])

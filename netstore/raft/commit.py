@@ -62,16 +62,16 @@ def advance(raft: RaftState) -> None:
 
 
 def _settle(raft: RaftState) -> None:
-    """Leader, the commit index moved: leave a joint configuration that asks for it; give up once removed
-    (section 4.2.2), telling the others first what is committed.
+    """Leader, the commit index moved: leave a joint configuration that is committed; step down once removed
+    (section 4.2.2), after the others were sent the commit index.
     """
     since, conf = raft.conf_history[-1]
     if since > raft.log.commit:
         return
     if conf.joint:
-        if conf.auto_leave:
-            sending.send_all(raft)  # who goes hears of it while it is still spoken to
-            append_change(raft, Change())
+        # The commit index goes to the members being removed before they leave `progress`.
+        sending.send_all(raft)
+        append_change(raft, Change())
     elif not conf.votes(raft.id):
         sending.send_all(raft)
         for voter in conf.voters:

@@ -54,7 +54,6 @@ def after(conf: ConfState, change: Change) -> ConfState | Refusal:
         voters_outgoing=conf.voters,
         learners=tuple(sorted(learners - demoted)),
         learners_next=tuple(sorted(demoted)),
-        auto_leave=change.auto_leave,
     )
 
 

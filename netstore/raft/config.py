@@ -34,8 +34,6 @@ class Config:
     max_uncommitted_bytes: int = 64 * 1024 * 1024
     """Backlog over which a leader refuses proposals; also the most a follower forwards in one turn."""
     max_waiting_reads: int = 65536
-    pre_vote: bool = True
-    check_quorum: bool = True
 
     def __post_init__(self) -> None:
         for field in (

@@ -268,11 +268,6 @@ class Raft(RaftState):
         return self.log.commit
 
     @property
-    def applied(self) -> Index:
-        """Highest index the host has applied."""
-        return self.log.applied
-
-    @property
     def last_index(self) -> Index:
         """End of the log, on disk or not."""
         return self.log.last
@@ -292,18 +287,13 @@ class Raft(RaftState):
         return Status(
             id=self.id,
             term=self.term,
-            vote=self.vote,
             role=self.role,
             leader=self.leader,
             compacted=log.compacted,
             applied=log.applied,
             commit=log.commit,
-            persisted=log.persisted,
             last=log.last,
             conf=self.conf,
-            transfer_to=self.transfer_to,
-            uncommitted_bytes=self.backlog_bytes,
-            waiting_reads=self.reads.count,
             peers=tuple(self._peer_status(peer, progress) for peer, progress in self.progress.items()),
         )
 
@@ -311,11 +301,7 @@ class Raft(RaftState):
         return PeerStatus(
             id=peer,
             match=progress.match,
-            next=progress.next,
-            flow=progress.flow,
             active=self.is_active(progress),
-            inflight=progress.inflight,
-            inflight_bytes=progress.inflight_bytes,
             caught_up=peer in self.conf.learners and membership.caught_up(self, progress),
         )
 

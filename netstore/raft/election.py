@@ -80,7 +80,7 @@ def _admit_later(raft: RaftState, message: Message) -> bool:
 def in_lease(raft: RaftState) -> bool:
     """Whether a leader was heard less than the shortest election timeout ago, so that nobody needs another
     (section 4.2.3)."""
-    return raft.config.check_quorum and raft.leader != NOBODY and raft.elapsed < raft.config.election_ticks
+    return raft.leader != NOBODY and raft.elapsed < raft.config.election_ticks
 
 
 # --- campaigns
@@ -97,10 +97,10 @@ def campaign(raft: RaftState, *, forced: bool = False) -> None:
     3.10)."""
     if raft.role is Role.LEADER or not may_campaign(raft):
         return
-    if raft.config.pre_vote and not forced:
-        _ask_first(raft)
+    if forced:
+        _run(raft, forced=True)
     else:
-        _run(raft, forced=forced)
+        _ask_first(raft)
 
 
 def _ask_first(raft: RaftState) -> None:
@@ -213,7 +213,7 @@ def tick(raft: RaftState) -> None:
 def tick_leader(raft: RaftState) -> None:
     """One tick of a leader: is a majority still there, has a transfer taken too long, are heartbeats due?"""
     raft.heartbeat_elapsed += 1
-    if raft.config.check_quorum and not quorum.reached(raft.conf, raft.active_at):
+    if not quorum.reached(raft.conf, raft.active_at):
         # Section 6.2: who cannot reach a majority any more must not keep clients waiting.
         roles.become_follower(raft, raft.term, NOBODY)
         return

@@ -95,14 +95,13 @@ class ConfState(msgspec.Struct, frozen=True, gc=False):
 
     While `voters_outgoing` is not empty the configuration is joint (section 4.3): decisions need a majority
     of `voters` and one of `voters_outgoing`. `learners_next` are voters of the outgoing half that become
-    learners when it is left; with `auto_leave` the leader leaves it by itself.
+    learners when it is left.
     """
 
     voters: tuple[NodeId, ...] = ()
     voters_outgoing: tuple[NodeId, ...] = ()
     learners: tuple[NodeId, ...] = ()
     learners_next: tuple[NodeId, ...] = ()
-    auto_leave: bool = False
 
     @property
     def joint(self) -> bool:
@@ -118,10 +117,11 @@ class ConfState(msgspec.Struct, frozen=True, gc=False):
         return node in self.voters or node in self.voters_outgoing
 
     def encode(self) -> bytes:
-        """9 bytes and 8 for each name."""
+        """9 bytes and 8 for each name. The ninth byte is 1 for a joint configuration: the leader leaves it by
+        itself."""
         lists = (self.voters, self.voters_outgoing, self.learners, self.learners_next)
         names = [node for part in lists for node in part]
-        head = _CONF.pack(*map(len, lists), self.auto_leave)
+        head = _CONF.pack(*map(len, lists), self.joint)
         return head + layout(f"{len(names)}Q").pack(*names)
 
     @classmethod
@@ -134,7 +134,7 @@ class ConfState(msgspec.Struct, frozen=True, gc=False):
         if max(sizes) > MAX_CONF_MEMBERS:
             raise CorruptData(f"configuration lists {max(sizes)} members, more than {MAX_CONF_MEMBERS}")
         total = sum(sizes)
-        if len(data) != _CONF.size + 8 * total or flag > 1:
+        if len(data) != _CONF.size + 8 * total or flag != (sizes[1] > 0):
             raise CorruptData(f"configuration of {total} names has {len(data)} bytes and flag {flag}")
         names = layout(f"{total}Q").unpack_from(data, _CONF.size)
         parts: list[tuple[NodeId, ...]] = []
@@ -145,7 +145,7 @@ class ConfState(msgspec.Struct, frozen=True, gc=False):
                 raise CorruptData("configuration names a member twice, out of order, or as 0")
             parts.append(tuple(map(NodeId, part)))
             start += size
-        conf = cls(parts[0], parts[1], parts[2], parts[3], bool(flag))
+        conf = cls(parts[0], parts[1], parts[2], parts[3])
         flaw = conf.flaw()
         if flaw:
             raise CorruptData(f"configuration contradicts itself: {flaw}")
@@ -160,8 +160,6 @@ class ConfState(msgspec.Struct, frozen=True, gc=False):
             return "a voter is also a learner"
         if not {*self.learners_next} <= {*self.voters_outgoing} - {*self.voters}:
             return "a learner-to-be is not an outgoing voter"
-        if not self.voters_outgoing and self.auto_leave:
-            return "nothing to leave"
         return ""
 
 

@@ -65,11 +65,6 @@ class Progress:
         self._window: deque[tuple[Index, int]] = deque()
         self.inflight_bytes = 0
 
-    @property
-    def inflight(self) -> int:
-        """Messages with entries that were sent and not answered."""
-        return len(self._window)
-
     # --- sending
 
     def sent(self, last: Index, size: int) -> None:

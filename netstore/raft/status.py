@@ -12,7 +12,6 @@ from netstore.types import Index, NodeId, Term
 
 if TYPE_CHECKING:
     from netstore.raft.entry import ConfState
-    from netstore.raft.progress import Flow
 
 
 class Role(Enum):
@@ -70,11 +69,7 @@ class PeerStatus(msgspec.Struct, frozen=True, gc=False):
 
     id: NodeId
     match: Index
-    next: Index
-    flow: Flow
     active: bool
-    inflight: int
-    inflight_bytes: int
     caught_up: bool
     """For a learner: may be promoted now (section 4.2.1)."""
 
@@ -84,16 +79,11 @@ class Status(msgspec.Struct, frozen=True, gc=False):
 
     id: NodeId
     term: Term
-    vote: NodeId
     role: Role
     leader: NodeId
     compacted: Index
     applied: Index
     commit: Index
-    persisted: Index
     last: Index
     conf: ConfState
-    transfer_to: NodeId
-    uncommitted_bytes: int
-    waiting_reads: int
     peers: tuple[PeerStatus, ...] = ()

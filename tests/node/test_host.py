@@ -1087,7 +1087,7 @@ def test_what_is_given_behind_a_mark_that_finds_no_room_waits_for_it() -> None:
     member = forgetting()
     lost = put(member, b"lost")
     member.turn()
-    persisted = member.host.status().persisted
+    persisted = member.host._raft.log.persisted
     member.device.fail(FULL, writes=1)
     between = put(member, b"between")
     member.host.campaign()
@@ -1096,13 +1096,13 @@ def test_what_is_given_behind_a_mark_that_finds_no_room_waits_for_it() -> None:
     assert len(member.device.waiting) == 1, "nothing is given until all that failed is reported"
     member.device.fail(FULL)
     member.turn()
-    assert member.host.status().persisted == persisted
+    assert member.host._raft.log.persisted == persisted
     member.host.retry_writes()
     after = put(member, b"after")
     member.settle()
     assert isinstance(after[0], Event)
     assert len(lost) == 1
-    assert member.host.status().persisted == persisted + 2
+    assert member.host._raft.log.persisted == persisted + 2
     again = member.crashed()
     assert again.host.compacted == member.host.compacted
     assert value(again.lead()) == b"after"

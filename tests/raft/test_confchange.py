@@ -26,7 +26,7 @@ def part(conf: ConfState, node: NodeId) -> str:
 @st.composite
 def small_changes(draw: st.DrawFn) -> Change:
     nodes = draw(st.lists(st.integers(1, 30).map(NodeId), max_size=5, unique=True))
-    return Change(tuple(Step(draw(st.sampled_from(StepKind)), node) for node in nodes), draw(st.booleans()))
+    return Change(tuple(Step(draw(st.sampled_from(StepKind)), node) for node in nodes))
 
 
 BECOMES = {StepKind.ADD_VOTER: "voter", StepKind.ADD_LEARNER: "learner", StepKind.REMOVE: "stranger"}
@@ -54,7 +54,6 @@ def test_every_member_becomes_what_its_step_says(conf: ConfState, change: Change
         changed = result.voters != conf.voters
         assert result.joint == changed
         assert result.voters_outgoing == (conf.voters if changed else ())
-        assert result.auto_leave == (changed and change.auto_leave)
 
 
 @given(confs(), small_changes())

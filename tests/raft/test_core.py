@@ -49,7 +49,7 @@ from netstore.raft.messages import (
 from netstore.raft.progress import Flow
 from netstore.raft.status import Fate, Refusal, Role
 from netstore.types import Index, NodeId, Term
-from tests.support.raft_cluster import entry, group, member, said, voters
+from tests.support.raft_cluster import entry, group, member, said, stand, voters
 from tests.support.raft_forms import extreme_messages
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ HERE = (TWO, ONE)
 
 def leading(**options: int) -> Raft:
     """Member 1 of three, leading term 1, nothing acknowledged by the others, its first entry on its disk."""
-    raft = member(1, TRIO, (), hard_state=None, draw=lambda _bound: 0, **{"pre_vote": 0, **options})
-    raft.campaign()
+    raft = member(1, TRIO, (), hard_state=None, draw=lambda _bound: 0, **options)
+    stand(raft)
     raft.step(VoteAnswer(TWO, ONE, Term(1), granted=True))
     said(raft)
     return raft
@@ -191,7 +191,7 @@ def _standing(start: str) -> Raft:
         return raft
     if start == "newcomer":
         return member(1, voters())
-    raft = member(1, TRIO, [1, 1, 2, 2, 2], pre_vote=int(start != "candidate"))
+    raft = member(1, TRIO, [1, 1, 2, 2, 2])
     raft.step(Heartbeat(*HERE, Term(2), Index(4), 0))
     said(raft)
     raft.read(1)
@@ -201,7 +201,7 @@ def _standing(start: str) -> Raft:
         raft.step(InstallSnapshot(*HERE, Term(2), SnapshotMeta(Index(9), Term(2), TRIO)))
         assert raft.installing is not None
     elif start != "follower":
-        raft.campaign()
+        (stand if start == "candidate" else Raft.campaign)(raft)
         assert raft.role.value == start
     return raft
 
@@ -224,7 +224,7 @@ def _turn(raft: Raft, *, install: bool, compact: bool) -> None:
         if raft.installing is not None and install:
             raft.snapshot_installed(raft.installing)
     if compact and raft.installing is None:
-        raft.compact(raft.applied)
+        raft.compact(raft.log.applied)
 
 
 STANDINGS = (
@@ -414,7 +414,7 @@ def test_what_the_disk_remembers_must_fit_together(call: object, text: str) -> N
 def test_a_restart_goes_on_where_the_state_is() -> None:
     log = [entry(6, 1, b"a"), entry(7, 1, b"b"), entry(8, 1, b"c")]
     raft = boot(log, commit=6, snapshot=5, applied=7)
-    assert (raft.commit, raft.applied, raft.last_index) == (7, 7, 8)
+    assert (raft.commit, raft.log.applied, raft.last_index) == (7, 7, 8)
     ready = raft.take_ready()
     assert ready.hard_state == HardState(Term(1), NodeId(0), Index(7))
     assert (ready.must_sync, list(ready.entries), list(ready.committed)) == (False, [], [])
@@ -466,7 +466,7 @@ def test_a_payload_larger_than_an_entry_may_be_is_refused() -> None:
 def test_the_backlog_is_bounded_and_one_large_proposal_still_passes() -> None:
     raft = leading(max_uncommitted_bytes=100)
     raft.step(AppendAccepted(TWO, ONE, Term(1), Index(1)))
-    assert raft.status().uncommitted_bytes == 0
+    assert raft.backlog_bytes == 0
     assert raft.propose([b"x" * 500]).fate is Fate.APPENDED
     assert raft.propose([b"x"]).refusal is Refusal.BACKLOG_FULL
     said(raft)
@@ -475,10 +475,10 @@ def test_the_backlog_is_bounded_and_one_large_proposal_still_passes() -> None:
 
 
 def test_a_new_leader_counts_the_backlog_it_inherits() -> None:
-    raft = member(1, TRIO, [1, 1], pre_vote=0, max_uncommitted_bytes=48)
-    raft.campaign()
+    raft = member(1, TRIO, [1, 1], max_uncommitted_bytes=48)
+    stand(raft)
     raft.step(VoteAnswer(TWO, ONE, Term(2), granted=True))
-    assert raft.status().uncommitted_bytes == 48
+    assert raft.backlog_bytes == 48
     assert raft.propose([b""]).refusal is Refusal.BACKLOG_FULL
 
 
@@ -501,7 +501,7 @@ def test_waiting_reads_are_bounded() -> None:
     assert raft.take_ready().reads_failed == [3]
     raft.step(ReadRequest(TWO, ONE, Term(1), 5))
     assert raft.take_ready().messages == [ReadAnswer(ONE, TWO, Term(1), 5, Index(0))]
-    assert raft.status().waiting_reads == 2
+    assert raft.reads.count == 2
 
 
 def test_a_member_that_does_not_lead_refuses_to_answer_for_others() -> None:
@@ -519,7 +519,7 @@ def test_a_refused_request_fails_all_its_reads() -> None:
     raft.read(3)
     raft.step(ReadAnswer(TWO, ONE, Term(1), request.sequence, Index(0)))
     assert raft.take_ready().reads_failed == [1, 2]
-    assert raft.status().waiting_reads == 1
+    assert raft.reads.count == 1
 
 
 def test_losing_the_lead_or_the_leader_fails_all_reads() -> None:
@@ -534,7 +534,7 @@ def test_losing_the_lead_or_the_leader_fails_all_reads() -> None:
     follower.read(2)
     follower.step(Heartbeat(THREE, ONE, Term(2), Index(0), 0))
     assert follower.take_ready().reads_failed == [1, 2]
-    assert follower.status().waiting_reads == 0
+    assert follower.reads.count == 0
 
 
 def test_a_round_in_flight_fails_with_its_leader() -> None:
@@ -760,7 +760,7 @@ def test_nothing_is_handed_out_for_applying_while_a_copy_is_put_in_place() -> No
     raft.persisted(Index(2), Term(1))
     assert raft.take_ready().committed == []
     raft.snapshot_installed(meta)
-    assert (raft.applied, raft.take_ready().committed) == (5, [])
+    assert (raft.log.applied, raft.take_ready().committed) == (5, [])
 
 
 def test_an_old_copy_is_answered_with_what_is_committed() -> None:
@@ -783,7 +783,7 @@ def test_a_copy_goes_to_members_that_are_there() -> None:
     leader.raft.step(HeartbeatAnswer(THREE, ONE, Term(1), 0))
     assert any(isinstance(m, InstallSnapshot) for m in said(leader.raft))
     leader.raft.report_snapshot(THREE, ok=False)
-    assert leader.raft.status().peers[1].flow is Flow.PROBE
+    assert leader.raft.progress[THREE].flow is Flow.PROBE
 
 
 def test_after_a_copy_that_was_made_later_than_it_was_asked_for_the_log_goes_on_there() -> None:
@@ -803,7 +803,7 @@ def test_after_a_copy_that_was_made_later_than_it_was_asked_for_the_log_goes_on_
     [asked] = [m for m in said(leader.raft) if isinstance(m, InstallSnapshot)]
     leader.raft.propose([b"b", b"c"])
     cluster.settle(without_three)
-    made = leader.raft.applied
+    made = leader.raft.log.applied
     assert made > asked.meta.index
     leader.compact(made)
     leader.raft.report_snapshot(THREE, ok=True, index=made)
@@ -852,13 +852,10 @@ def test_status_shows_all_of_it() -> None:
     raft.propose([b"abc"])
     said(raft)
     status = raft.status()
-    assert (status.id, status.term, status.vote, status.role, status.leader) == (1, 1, 1, Role.LEADER, 1)
-    assert (status.compacted, status.applied, status.commit, status.persisted, status.last) == (0, 0, 0, 2, 2)
-    assert (status.conf, status.transfer_to, status.uncommitted_bytes) == (TRIO, 0, 35)
-    assert [(peer.id, peer.match, peer.flow) for peer in status.peers] == [
-        (2, 0, Flow.PROBE),
-        (3, 0, Flow.PROBE),
-    ]
+    assert (status.id, status.term, status.role, status.leader) == (1, 1, Role.LEADER, 1)
+    assert (status.compacted, status.applied, status.commit, status.last) == (0, 0, 0, 2)
+    assert (status.conf, raft.backlog_bytes) == (TRIO, 35)
+    assert [(peer.id, peer.match, peer.active) for peer in status.peers] == [(2, 0, True), (3, 0, True)]
     assert following().status().peers == ()
 
 

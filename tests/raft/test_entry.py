@@ -100,13 +100,20 @@ def test_worked_example() -> None:
             ConfState(voters=(NodeId(1),), learners_next=(NodeId(2),)),
             "a learner-to-be is not an outgoing voter",
         ),
-        (ConfState(voters=(NodeId(1),), auto_leave=True), "nothing to leave"),
     ],
 )
 def test_contradictions_have_a_name(conf: ConfState, flaw: str) -> None:
     assert conf.flaw() == flaw
     with pytest.raises(CorruptData, match=flaw):
         ConfState.decode(conf.encode())
+
+
+@pytest.mark.parametrize("outgoing", [(), (NodeId(2),)])
+def test_the_head_of_a_configuration_says_whether_it_is_joint(outgoing: tuple[NodeId, ...]) -> None:
+    raw = bytearray(ConfState(voters=(NodeId(1),), voters_outgoing=outgoing).encode())
+    raw[8] = 1 - raw[8]
+    with pytest.raises(CorruptData, match="and flag"):
+        ConfState.decode(bytes(raw))
 
 
 def test_a_change_that_is_none_is_refused_before_it_reaches_the_log() -> None:

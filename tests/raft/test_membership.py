@@ -47,5 +47,5 @@ def test_a_transfer_to_a_member_that_is_removed_ends() -> None:
     leader.propose_change(Change((Step(StepKind.REMOVE, THREE),)))
     leader.transfer(THREE)
     cluster.settle(lambda message: THREE not in (message.sender, message.to))
-    assert leader.status().transfer_to == 0
+    assert leader.transfer_to == 0
     assert leader.role is Role.LEADER

@@ -178,8 +178,6 @@ class Chaos:
             "max_waiting_reads": rng.choice((2, 1000)),
         }
         self.options["max_ready_bytes"] = 2 * self.options["max_append_bytes"]
-        self.pre_vote = rng.random() < 0.8
-        self.check_quorum = rng.random() < 0.8
         self.loss = rng.choice((0.0, 0.02, 0.2))
         self.copies = rng.choice((0.0, 0.05))
         self.reorder = rng.random() < 0.5
@@ -209,12 +207,7 @@ class Chaos:
         self._weights = list(actions.values())
 
     def _start(self, node: NodeId, conf: ConfState) -> None:
-        config = Config(
-            id=node,
-            pre_vote=self.pre_vote,
-            check_quorum=self.check_quorum,
-            **self.options,
-        )
+        config = Config(id=node, **self.options)
         host = _WatchedHost(config, conf, self.random.randrange, self.cluster.images)
         host.record = self.record
         host.hosts = self.cluster.hosts
@@ -296,7 +289,7 @@ class Chaos:
 
     def _crash(self) -> None:
         host = self._any()
-        applied = self.random.randrange(host.raft.applied + 1)
+        applied = self.random.randrange(host.raft.log.applied + 1)
         host.crash(self.random.randrange(len(host.writes) + 1), applied)
         self.record.restarted(host)
         self.record.reached["crashed"] += 1
@@ -340,9 +333,7 @@ class Chaos:
         else:
             nodes = self.random.sample(range(1, 8), self.random.choice((1, 1, 2, 3)))
             steps = [Step(self.random.choice(list(StepKind)), NodeId(node)) for node in nodes]
-        change = Change(tuple(steps), auto_leave=self.random.random() < 0.7)
-        if host.raft.conf.joint and self.random.random() < 0.7:
-            change = Change()
+        change = Change(tuple(steps))
         for step in steps:
             if step.node not in self.cluster.hosts:
                 self._start(step.node, ConfState())
@@ -378,8 +369,6 @@ class Chaos:
             if not leading:
                 continue
             leader = max(leading, key=lambda host: host.raft.term)
-            if leader.raft.conf.joint and not leader.raft.conf.auto_leave:
-                leader.raft.propose_change(Change())
             if not any(item[2] == mark for item in leader.state):
                 leader.raft.propose([mark])
             self._settle()

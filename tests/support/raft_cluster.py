@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, TypeAlias
 from netstore.raft.config import Boot, Config
 from netstore.raft.core import Raft
 from netstore.raft.entry import ConfState, Entry, EntryKind, HardState, SnapshotMeta
-from netstore.raft.messages import InstallSnapshot, Message, decode_in_pieces, encode_message
+from netstore.raft.messages import (
+    InstallSnapshot,
+    Message,
+    PreVoteAnswer,
+    PreVoteRequest,
+    decode_in_pieces,
+    encode_message,
+)
+from netstore.raft.status import Role
 from netstore.types import Index, NodeId, Term
 
 if TYPE_CHECKING:
@@ -146,7 +154,7 @@ class Host:
 
     def compact(self, index: Index) -> None:
         """Save the state, then forget the log up to `index`, on disk too."""
-        self.save(self.raft.applied)
+        self.save(self.raft.log.applied)
         meta = self.raft.snapshot_meta(index)
         self.raft.compact(index)
         disk = self.disk
@@ -305,9 +313,19 @@ def member(
     """A bare core whose log has one NORMAL entry for each of `terms`, nothing applied, and the least possible
     hard state."""
     entries = [entry(index, term) for index, term in enumerate(terms, 1)]
-    config = Config(id=NodeId(node), **options)  # type: ignore[arg-type] # flags are written as 0 and 1
+    config = Config(id=NodeId(node), **options)
     hard_state = hard_state or HardState(term=Term(terms[-1] if terms else 0))
     return Raft(config, Boot(hard_state, SnapshotMeta(conf=conf), entries, Index(0)), draw)
+
+
+def stand(raft: Raft) -> None:
+    """Campaign, and win the pre-vote, which is not shown."""
+    raft.campaign()
+    asked = Term(raft.term + 1)
+    for voter in raft.conf.members():
+        if raft.role is Role.PRE_CANDIDATE and voter != raft.id:
+            raft.step(PreVoteAnswer(voter, raft.id, raft.term, asked, granted=True))
+    raft.messages = [message for message in raft.messages if not isinstance(message, PreVoteRequest)]
 
 
 def entry(index: int, term: int, data: bytes = b"") -> Entry:
@@ -333,7 +351,7 @@ def group(size: int, leader: int = 1, learners: Sequence[int] = (), **options: i
     cluster = Cluster()
     conf = ConfState(voters=voters(*range(1, size + 1)).voters, learners=tuple(map(NodeId, learners)))
     for node in conf.members():
-        config = Config(id=node, **options)  # type: ignore[arg-type] # flags are written as 0 and 1
+        config = Config(id=node, **options)
         cluster.add(config, conf, lambda _bound: 0)
     if leader:
         cluster.hosts[NodeId(leader)].raft.campaign()

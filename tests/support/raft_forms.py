@@ -72,7 +72,6 @@ def confs(draw: st.DrawFn) -> ConfState:
         voters_outgoing=tuple(sorted(leaving)),
         learners=tuple(sorted(learners)),
         learners_next=tuple(sorted(demoted)),
-        auto_leave=bool(leaving) and draw(st.booleans()),
     )
 
 
@@ -92,7 +91,7 @@ def changes(draw: st.DrawFn) -> Change:
             st.builds(Step, st.sampled_from(StepKind), _NODES | st.integers(1, 5).map(NodeId)), max_size=4
         )
     )
-    return Change(tuple(steps), draw(st.booleans()), draw(st.binary(max_size=20)))
+    return Change(tuple(steps), draw(st.binary(max_size=20)))
 
 
 @st.composite

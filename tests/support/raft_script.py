@@ -16,8 +16,8 @@ are written term/index, and the name of a member is its id. Commands:
     tick ID [COUNT]            ticks; `tick ID until=election` ticks until it asks for votes
     campaign ID                start an election
     propose ID WORD...         one proposal of these payloads
-    change ID [add=4] [learner=5] [remove=2] [stay]
-                               a membership change; `stay`: no automatic leaving; nothing named: leave
+    change ID [add=4] [learner=5] [remove=2]
+                               a membership change; nothing named: leave a joint configuration
     transfer ID TO             hand over leadership
     read ID TOKEN...           ask for read indexes, in one turn
     hold ID                    let writes wait
@@ -134,7 +134,7 @@ class _Script:
         initial = ConfState(voters=_ids(",".join(map(str, range(1, size + 1)))), learners=learners)
         for node in (*initial.voters, *learners, *joiners):
             conf = ConfState() if node in joiners else initial
-            config = Config(id=node, **fields)  # type: ignore[arg-type] # flags are written as 0 and 1
+            config = Config(id=node, **fields)
             self.cluster.add(config, conf, _draw(node), self._observer(node))
         if leader:
             self.do_campaign([leader])
@@ -166,7 +166,7 @@ class _Script:
         for word in words[1:]:
             kind, _, ids = word.partition("=")
             steps += [Step(kinds[kind], node) for node in _ids(ids)]
-        change = Change(tuple(steps), auto_leave="stay" not in words)
+        change = Change(tuple(steps))
         self._proposed(words[0], self._host(words[0]).raft.propose_change(change))
 
     def _proposed(self, who: str, proposed: Proposed) -> None:
@@ -247,13 +247,13 @@ class _Script:
             self.show(f"{node}: {view}")
 
     def do_status(self, words: list[str]) -> None:
-        for peer in self._host(words[0]).raft.status().peers:
-            more = [
-                f"{peer.inflight} unanswered" if peer.inflight else "",
-                "caught up" if peer.caught_up else "",
-            ]
-            text = ", ".join(filter(None, (f"match {peer.match}", f"next {peer.next}", *more)))
-            self.show(f"{words[0]} feeds {peer.id} by {peer.flow.value}: {text}")
+        raft = self._host(words[0]).raft
+        for peer in raft.status().peers:
+            progress = raft.progress[peer.id]
+            inflight = len(progress._window)
+            more = [f"{inflight} unanswered" if inflight else "", "caught up" if peer.caught_up else ""]
+            text = ", ".join(filter(None, (f"match {peer.match}", f"next {progress.next}", *more)))
+            self.show(f"{words[0]} feeds {peer.id} by {progress.flow.value}: {text}")
 
     def do_log(self, words: list[str]) -> None:
         log = self._host(words[0]).raft.log
