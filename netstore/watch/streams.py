@@ -29,8 +29,8 @@ from netstore.admission import WeighedAdmission, household
 from netstore.codec import varint
 from netstore.errors import COMPACTED, TOO_MANY
 from netstore.guard import guarded, unguarded
+from netstore.intervals import TO_THE_END, IntervalIndex
 from netstore.types import Revision
-from netstore.watch.ranges import TO_THE_END, Ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -461,7 +461,7 @@ class Watches:
         self.failed: Callable[[Exception], object] = unguarded
         """Told what telling a watch raised."""
         self._wake = wake
-        self._ranges: Ranges[_Group] = Ranges()
+        self._ranges: IntervalIndex[_Group] = IntervalIndex()
         self._groups: dict[Wish, _Group] = {}
         self._readings: dict[tuple[Wish, Revision], _Reading] = {}
         """What lagging watches are to read and nobody has begun to."""

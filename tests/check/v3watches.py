@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from netstore.api.v3.pb.rpc_pb2 import WatchResponse
-from netstore.watch.ranges import TO_THE_END
+from netstore.intervals import TO_THE_END
 from tests.check.history import Wrong
 
 if TYPE_CHECKING:
