@@ -56,7 +56,7 @@ from netstore.state.v3commands import (
 )
 from netstore.state.words import describe, payload_hash
 from netstore.types import Index, Nanos, Term
-from netstore.watch.streams import Watches
+from netstore.watch.watches import Watches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

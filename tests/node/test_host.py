@@ -63,7 +63,7 @@ from netstore.state.v3commands import (
 )
 from netstore.types import Event, Index, Nanos, NodeId, Term
 from netstore.watch.hub import MOST_WAITING
-from netstore.watch.streams import Watches
+from netstore.watch.watches import Watches
 from tests.support.group import Group
 from tests.support.local_member import HandClock
 from tests.support.member import CLUSTER, ME, Solo

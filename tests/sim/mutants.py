@@ -60,7 +60,8 @@ from netstore.state.tree import Tree, parent_of
 from netstore.state.v3commands import Deleted
 from netstore.types import NodeId
 from netstore.watch.hub import Hub
-from netstore.watch.streams import Watch, Watches
+from netstore.watch.streams import Watch
+from netstore.watch.watches import Watches
 from tests.sim import plan as plans
 from tests.sim.disk import SimDevice
 from tests.sim.world import World
@@ -984,7 +985,7 @@ MUTANTS: Final = tuple(
         ),
         (
             "progress is told before the events",
-            _set(Watch, "is_told", _progress_before_events),
+            _set(Watch, "is_current", _progress_before_events),
             _pair_watched,
             0,
         ),
