@@ -302,7 +302,7 @@ class Stream:
                 if watch.progress and not watch.had_event and watch.is_current(now):
                     self.sink.send(watch.id, now)
                 watch.had_event = False
-            if number % slices.TOLD_AT_ONCE == 0:
+            if number % slices.SLICE_WATCHES == 0:
                 yield
 
     def drained(self) -> None:
@@ -315,7 +315,7 @@ class Stream:
         for number, watch in enumerate(parked, 1):
             if self.holds(watch):
                 self._registry.read_history(watch)
-            if number % slices.TOLD_AT_ONCE == 0:
+            if number % slices.SLICE_WATCHES == 0:
                 yield
 
     def close(self) -> None:
@@ -337,7 +337,7 @@ class Stream:
     def _leave(self, watches: Sequence[Watch]) -> Iterator[None]:
         for number, watch in enumerate(watches, 1):
             self._registry.leave(watch)
-            if number % slices.MOVED_AT_ONCE == 0:
+            if number % slices.SLICE_MOVES == 0:
                 yield
 
     @property

@@ -118,8 +118,8 @@ class Unsynced:
             start,
             selection.key,
             selection.range_end,
-            looked=slices.STEP_LOOKED,
-            told=slices.STEP_TOLD,
+            looked=slices.SLICE_HISTORY_LOOKS,
+            told=slices.SLICE_HISTORY_CHANGES,
             size=RESPONSE_BYTES,
         )
         while watches and not following:

@@ -39,7 +39,7 @@ MAX_WATCHES: Final = 100_000
 MAX_WATCH_BYTES: Final = 64 << 20
 """Bytes of the keys and the range ends of all watches. One principal has at most half of them."""
 
-MATCHED_AT_ONCE: Final = 100_000
+MAX_MATCHED: Final = 100_000
 """Pairs of a change and a group that selects it which are gathered before they are sent, give or take a
 revision: 8 bytes each.
 """
@@ -236,7 +236,7 @@ class Watches:
 
     def _free(self, changes: list[KeyChange]) -> None:
         """Drop changes that are not sent; in slices if they are many, because freeing memory takes time."""
-        if len(changes) > slices.LOOKED_AT_ONCE:
+        if len(changes) > slices.SLICE_LOOKS:
             self.run(_freed(changes))
 
     # --- rounds
@@ -268,7 +268,7 @@ class Watches:
         revision = Revision(0)
         while changes:
             change = changes.pop()
-            if matched >= MATCHED_AT_ONCE and change.revision != revision:
+            if matched >= MAX_MATCHED and change.revision != revision:
                 yield from self._send_all(selected, revision)
                 selected, matched = {}, 0
             revision = change.revision
@@ -279,7 +279,7 @@ class Watches:
                         selected.setdefault(group, []).append(change)
                         matched += 1
                 looked += len(groups)
-                if looked >= slices.LOOKED_AT_ONCE:
+                if looked >= slices.SLICE_LOOKS:
                     looked = 0
                     yield
         yield from self._send_all(selected, last)
@@ -292,7 +292,7 @@ class Watches:
         for number, stream in enumerate(requests, 1):
             if not guarded(self.failed, stream.answer_progress, self._delivered):
                 stream.fail()
-            if number % slices.TOLD_AT_ONCE == 0:
+            if number % slices.SLICE_WATCHES == 0:
                 yield
 
     def _unsync_all(self) -> Iterator[None]:
@@ -306,7 +306,7 @@ class Watches:
                     watch.start = max(watch.start, first)
                     self.read_history(watch)
                 count += 1
-                if count % slices.MOVED_AT_ONCE == 0:
+                if count % slices.SLICE_MOVES == 0:
                     yield
 
     def _send_all(self, selected: Mapping[_Group, list[KeyChange]], last: Revision) -> Iterator[None]:
@@ -332,7 +332,7 @@ class Watches:
                     and not guarded(self.failed, self._send, watch, responses)
                 ):
                     watch.fail()
-                if units >= slices.TOLD_AT_ONCE:
+                if units >= slices.SLICE_WATCHES:
                     units = 0
                     yield
 
@@ -346,7 +346,7 @@ class Watches:
             change = changes.pop()
             writer.add(change.revision, self._event(change, selection.prev_kv))
             units += _PREV_EVENTS if selection.prev_kv else 1
-            if units >= slices.EVENTS_AT_ONCE and changes:
+            if units >= slices.SLICE_EVENTS and changes:
                 units = 0
                 yield
 
@@ -390,5 +390,5 @@ def _fail_all(watches: deque[Watch]) -> Iterator[None]:
 
 def _freed(changes: list[KeyChange]) -> Iterator[None]:
     while changes:
-        del changes[-slices.LOOKED_AT_ONCE :]
+        del changes[-slices.SLICE_LOOKS :]
         yield

@@ -62,7 +62,7 @@ from netstore.state.v3commands import (
     Txn,
 )
 from netstore.types import Event, Index, Nanos, NodeId, Term
-from netstore.watch.hub import MOST_WAITING
+from netstore.watch.hub import MAX_WAITING
 from netstore.watch.watches import Watches
 from tests.support.group import Group
 from tests.support.local_member import HandClock
@@ -968,13 +968,13 @@ def test_watchers_of_the_tree_hold_up_no_write() -> None:
 
     for _ in range(2_000):
         member.host.hub.watch(b"/k", False, True, 1, deliver)
-    for number in range(2 * MOST_WAITING):
+    for number in range(2 * MAX_WAITING):
         outcomes = put(member, b"%d" % number)
         member.turn()
         member.device.sync()
         member.turn()
         assert len(outcomes) == 1
-        assert len(member.host.hub._waiting) <= MOST_WAITING + 10, "while they are being ended"
+        assert len(member.host.hub._waiting) <= MAX_WAITING + 10, "while they are being ended"
     assert len(ends) == 2_000 - member.host.hub.count
 
 

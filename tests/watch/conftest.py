@@ -11,7 +11,7 @@ from tests.support.v3watching import (
     Store,
 )
 
-TOLD_AT_ONCE = slices.TOLD_AT_ONCE
+SLICE_WATCHES = slices.SLICE_WATCHES
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def crowd() -> tuple[Store, Stream, Sink]:
     """One stream with four slices of watches of one key."""
     store = Store()
     stream, sink = store.open()
-    for _ in range(4 * TOLD_AT_ONCE):
+    for _ in range(4 * SLICE_WATCHES):
         stream.create(Selection(b"a", b""))
     sink.take()
     return store, stream, sink

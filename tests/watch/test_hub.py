@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from netstore.types import EtcdIndex, Event, NodeView
 from netstore.watch.hub import (
-    MOST_WAITING,
-    MOST_WAITING_BYTES,
-    TOLD_AT_ONCE,
-    TOO_MANY_WAITING,
-    TOO_MANY_WAITING_BYTES,
+    END_ALL_WAITING,
+    END_ALL_WAITING_BYTES,
+    MAX_WAITING,
+    MAX_WAITING_BYTES,
+    SLICE_WATCHERS,
     UNIT_BYTES,
     Hub,
     Watcher,
@@ -125,7 +125,7 @@ def test_nothing_is_left_of_watchers_that_went(clients: list[Client], data: st.D
         client.watcher.remove()
         client.watcher.remove()
     assert hub.count == 0
-    assert hub.maps.at == hub.maps.above == {}
+    assert hub.maps.at == hub.maps.recursive == {}
     hub.publish(event(100, b"/a/b"))
     assert [client.got for client in clients] == [[] for _ in clients]
 
@@ -257,13 +257,13 @@ def test_many_watchers_are_told_in_slices_and_each_in_order() -> None:
     late = Client(b"/a", False, True, 3).join(hub)
     hub.publish(events[2])
     slices, before = 2, told(clients)
-    assert before == 2 * TOLD_AT_ONCE
+    assert before == 2 * SLICE_WATCHERS
     while hub.behind:
-        assert told(clients) - before <= TOLD_AT_ONCE
+        assert told(clients) - before <= SLICE_WATCHERS
         before = told(clients)
         hub.step()
         slices += 1
-    assert slices >= 2 * 1_000 // TOLD_AT_ONCE
+    assert slices >= 2 * 1_000 // SLICE_WATCHERS
     assert all(client.got == [events[0], events[2]] for client in clients)
     assert late.got == [events[2]]
 
@@ -282,13 +282,13 @@ def test_looking_for_who_watched_what_was_removed_is_work_too() -> None:
 
 def test_a_watcher_that_went_during_a_round_is_not_told() -> None:
     hub = Hub()
-    clients = crowd(hub, TOLD_AT_ONCE + 1)
+    clients = crowd(hub, SLICE_WATCHERS + 1)
     hub.publish(event(1, b"/a"))
     last = clients[-1].watcher
     assert last is not None
     last.remove()
     hub.step()
-    assert told(clients) == TOLD_AT_ONCE
+    assert told(clients) == SLICE_WATCHERS
     assert not hub.behind
 
 
@@ -299,14 +299,14 @@ def test_an_interrupt_of_many_ends_them_in_slices_and_tells_them_nothing_more() 
     hub.interrupt()
     late = Client(b"/a", False, True, 7).join(hub)
     hub.publish(event(7, b"/a"))
-    before = 3 * TOLD_AT_ONCE
+    before = 3 * SLICE_WATCHERS
     assert told(clients) == before
     while hub.behind:
-        assert told(clients) - before <= TOLD_AT_ONCE
+        assert told(clients) - before <= SLICE_WATCHERS
         before = told(clients)
         hub.step()
     assert [client.ends for client in clients] == [1] * 1_000
-    assert sum(len(client.got) for client in clients) == TOLD_AT_ONCE, "of the event before"
+    assert sum(len(client.got) for client in clients) == SLICE_WATCHERS, "of the event before"
     assert (len(late.got), hub.count) == (1, 1)
 
 
@@ -326,17 +326,17 @@ def test_of_a_large_event_a_slice_tells_fewer_watchers() -> None:
     hub = Hub()
     clients = crowd(hub, 100)
     hub.publish(large(1, 49 * UNIT_BYTES))
-    assert told(clients) == TOLD_AT_ONCE // 50
+    assert told(clients) == SLICE_WATCHERS // 50
     settle(hub)
     assert [len(client.got) for client in clients] == [1] * 100
 
 
 def test_a_slice_goes_on_with_each_turn_that_brings_events() -> None:
     hub = Hub()
-    clients = crowd(hub, TOLD_AT_ONCE * 2)
+    clients = crowd(hub, SLICE_WATCHERS * 2)
     for number in (1, 2):
         hub.publish(event(number, b"/a"))
-    assert told(clients) == TOLD_AT_ONCE * 2
+    assert told(clients) == SLICE_WATCHERS * 2
 
 
 def assert_no_gaps(clients: list[Client], last: int) -> None:
@@ -348,7 +348,7 @@ def assert_no_gaps(clients: list[Client], last: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("most", "size"), [(MOST_WAITING, 1), (MOST_WAITING_BYTES // (1024 * 1024), 1024 * 1024)]
+    ("most", "size"), [(MAX_WAITING, 1), (MAX_WAITING_BYTES // (1024 * 1024), 1024 * 1024)]
 )
 def test_where_much_waits_those_are_ended_whom_a_long_event_has_not_reached(most: int, size: int) -> None:
     hub = Hub()
@@ -372,14 +372,14 @@ def test_where_much_waits_those_are_ended_whom_a_long_event_has_not_reached(most
 def test_events_of_which_each_is_told_at_once_end_nobody_however_many_come_together() -> None:
     hub = Hub()
     clients = crowd(hub, 7)
-    hub.publish(*[event(number, b"/a") for number in range(1, TOO_MANY_WAITING * 2)])
+    hub.publish(*[event(number, b"/a") for number in range(1, END_ALL_WAITING * 2)])
     settle(hub)
-    assert_no_gaps(clients, TOO_MANY_WAITING * 2 - 1)
+    assert_no_gaps(clients, END_ALL_WAITING * 2 - 1)
     assert hub.count == 7
 
 
 @pytest.mark.parametrize(
-    ("most", "size"), [(TOO_MANY_WAITING, 0), (TOO_MANY_WAITING_BYTES // (1024 * 1024), 1024 * 1024)]
+    ("most", "size"), [(END_ALL_WAITING, 0), (END_ALL_WAITING_BYTES // (1024 * 1024), 1024 * 1024)]
 )
 def test_where_too_much_waits_all_are_ended(most: int, size: int) -> None:
     """Each event is told in less than a slice, but they come faster than slices do."""
@@ -398,7 +398,7 @@ def test_where_too_much_waits_all_are_ended(most: int, size: int) -> None:
 def test_those_who_ask_for_later_events_are_ended_where_they_hold_up_a_long_one() -> None:
     hub = Hub()
     clients = [Client(b"/a", False, True, 1 << 60).join(hub) for _ in range(20_000)]
-    for number in range(1, MOST_WAITING * 2):
+    for number in range(1, MAX_WAITING * 2):
         hub.publish(event(number, b"/a"))
     settle(hub)
     assert hub.count < 20_000 // 2
@@ -413,7 +413,7 @@ def test_a_watcher_that_is_slow_to_be_told_never_makes_more_wait_than_a_bound() 
         crowd(hub, 200)
         hub.publish(event(number, b"/a"))
         most = max(most, len(hub._waiting))
-    assert most <= TOO_MANY_WAITING
+    assert most <= END_ALL_WAITING
 
 
 def test_an_event_is_prepared_in_slices_and_once_before_it_is_told() -> None:
@@ -422,7 +422,7 @@ def test_an_event_is_prepared_in_slices_and_once_before_it_is_told() -> None:
     def prepare(change: Event) -> Iterator[float]:
         for part in range(5):
             done.append((change.index, part))
-            yield TOLD_AT_ONCE
+            yield SLICE_WATCHERS
 
     hub.prepare = prepare
     clients = [Client(path, True, True, 1).join(hub) for path in (b"/a", b"/", b"/a")]
@@ -458,7 +458,7 @@ def test_nothing_is_prepared_for_who_is_ended_or_gone() -> None:
     def prepare(change: Event) -> Iterator[float]:
         while True:
             done.append(change.index)
-            yield TOLD_AT_ONCE
+            yield SLICE_WATCHERS
 
     hub.prepare = prepare
     gone, ended = (Client(path, False, True, 1).join(hub) for path in (b"/gone", b"/ended"))
@@ -467,7 +467,7 @@ def test_nothing_is_prepared_for_who_is_ended_or_gone() -> None:
     gone.watcher.remove()
     hub.step()
     assert (done, hub.behind) == ([2], False)
-    hub.publish(*(event(index, b"/ended") for index in range(3, MOST_WAITING + 4)))
+    hub.publish(*(event(index, b"/ended") for index in range(3, MAX_WAITING + 4)))
     hub.step()
     assert (done, ended.ends) == ([2, 3, 3], 0)
     hub.step()
@@ -480,7 +480,7 @@ def test_nothing_of_an_interrupted_event_is_told() -> None:
 
     def prepare(change: Event) -> Iterator[float]:
         done.append(change.index)
-        yield TOLD_AT_ONCE
+        yield SLICE_WATCHERS
         done.append(change.index)
 
     hub.prepare = prepare

@@ -10,7 +10,7 @@ from tests.support.v3watching import (
     told,
 )
 
-TOLD_AT_ONCE = slices.TOLD_AT_ONCE
+SLICE_WATCHES = slices.SLICE_WATCHES
 
 
 def test_large_batches_are_cut_between_revisions() -> None:

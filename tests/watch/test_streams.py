@@ -219,17 +219,17 @@ class Watching(RuleBasedStateMachine):
 SLICES = {
     name: getattr(slices, name)
     for name in (
-        "TOLD_AT_ONCE",
-        "MOVED_AT_ONCE",
-        "LOOKED_AT_ONCE",
-        "EVENTS_AT_ONCE",
-        "STEP_LOOKED",
-        "STEP_TOLD",
+        "SLICE_WATCHES",
+        "SLICE_MOVES",
+        "SLICE_LOOKS",
+        "SLICE_EVENTS",
+        "SLICE_HISTORY_LOOKS",
+        "SLICE_HISTORY_CHANGES",
     )
 }
 
 
-TOLD_AT_ONCE = slices.TOLD_AT_ONCE
+SLICE_WATCHES = slices.SLICE_WATCHES
 
 
 TestWatching = Watching.TestCase
@@ -403,7 +403,7 @@ class Unwalkable(dict[int, streams.Watch]):
 def test_many_watches_are_removed_in_slices(crowd: tuple[Store, Stream, Sink]) -> None:
     store, stream, sink = crowd
     stream.close()
-    assert store.watches.count == 4 * TOLD_AT_ONCE - slices.MOVED_AT_ONCE
+    assert store.watches.count == 4 * SLICE_WATCHES - slices.SLICE_MOVES
     store.apply(Put(b"a"))
     store.settle()
     assert (store.watches.count, sink.take()) == (0, [])
@@ -413,13 +413,13 @@ def test_many_watches_are_removed_in_slices(crowd: tuple[Store, Stream, Sink]) -
 def test_ticks_of_many_watches_are_done_in_slices() -> None:
     store = Store()
     stream, sink = store.open()
-    for _ in range(3 * TOLD_AT_ONCE):
+    for _ in range(3 * SLICE_WATCHES):
         stream.create(ALL, progress_notify=True)
     sink.take()
     stream.tick()
-    assert len(sink.take()) == TOLD_AT_ONCE
+    assert len(sink.take()) == SLICE_WATCHES
     store.settle()
-    assert len(sink.take()) == 2 * TOLD_AT_ONCE
+    assert len(sink.take()) == 2 * SLICE_WATCHES
 
 
 def test_many_parked_watches_go_on_in_slices(
@@ -429,10 +429,10 @@ def test_many_parked_watches_go_on_in_slices(
     sink.backlog = MAX_BACKLOG + 1
     store.apply(Put(b"a"))
     store.settle()
-    assert len(stream.parked) == 4 * TOLD_AT_ONCE
+    assert len(stream.parked) == 4 * SLICE_WATCHES
     sink.backlog = 0
     lagging = counted(monkeypatch, store.watches, "read_history")
     stream.drained()
-    assert lagging[0] == TOLD_AT_ONCE
+    assert lagging[0] == SLICE_WATCHES
     store.settle()
-    assert len(sink.take()) == 4 * TOLD_AT_ONCE
+    assert len(sink.take()) == 4 * SLICE_WATCHES

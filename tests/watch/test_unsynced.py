@@ -18,7 +18,7 @@ from tests.support.v3watching import (
     told,
 )
 
-TOLD_AT_ONCE = slices.TOLD_AT_ONCE
+SLICE_WATCHES = slices.SLICE_WATCHES
 
 
 def test_history_is_sent_in_responses_of_bounded_size() -> None:
@@ -42,7 +42,7 @@ def test_history_is_sent_in_responses_of_bounded_size() -> None:
 @pytest.mark.parametrize("more", [-1, 0, 1, 2])
 def test_a_read_that_ends_just_before_the_present_is_not_the_last(range_end: bytes, more: int) -> None:
     store = Store()
-    last = 1 + slices.STEP_TOLD + more
+    last = 1 + slices.SLICE_HISTORY_CHANGES + more
     for _ in range(last - 1):
         store.apply(Put(b"a"))
     stream, sink = store.open()
@@ -76,7 +76,7 @@ def test_a_large_revision_is_read_in_slices_and_sent_in_one_response(
     revision = store.machine.mvcc.revision
     calls = counted(monkeypatch, store.machine.mvcc, "pair")
     stream.create(ALL, revision)
-    assert most_at_once(store, calls) <= slices.STEP_TOLD + 1
+    assert most_at_once(store, calls) <= slices.SLICE_HISTORY_CHANGES + 1
     _, response = sink.take()
     assert [event[0] for event in told(response)] == [revision] * 3_000
     store.apply(Put(b"a"))
@@ -91,7 +91,7 @@ def test_watches_of_one_selection_and_start_share_a_read(monkeypatch: pytest.Mon
             stream.create(ALL, 1)
     calls = counted(monkeypatch, store.machine.mvcc, "pair")
     sent = counted(monkeypatch, Watch, "send")
-    assert most_at_once(store, sent) <= TOLD_AT_ONCE
+    assert most_at_once(store, sent) <= SLICE_WATCHES
     assert calls[0] == 1_000
     for _, sink in opened:
         counts = dict.fromkeys(range(100), 0)
@@ -148,7 +148,7 @@ def test_a_read_that_fails_ends_the_streams_of_all_its_watches(
     for name in ("ann", "bob"):
         sinks.append(Sink())
         stream = store.watches.open(sinks[-1], name)
-        for _ in range(TOLD_AT_ONCE):
+        for _ in range(SLICE_WATCHES):
             stream.create(ALL, 1)
     other = store.watches.open(Sink(), "bob")
     other.create(Selection(b"a", b""), 1)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from netstore.watch.watches import Watches
 
 
-TOLD_AT_ONCE = slices.TOLD_AT_ONCE
+SLICE_WATCHES = slices.SLICE_WATCHES
 
 
 def test_watches_of_one_group_get_the_same_bytes() -> None:
@@ -128,11 +128,11 @@ def test_many_watches_are_sent_an_event_in_slices(crowd: tuple[Store, Stream, Si
     while store.watches.behind:
         store.watches.step()
         sent.append(len(sink.sent))
-    assert max(after - before for before, after in zip([0, *sent], sent, strict=False)) <= TOLD_AT_ONCE
+    assert max(after - before for before, after in zip([0, *sent], sent, strict=False)) <= SLICE_WATCHES
     values: dict[int, list[bytes]] = {}
     for response in sink.take():
         values.setdefault(response.watch_id, []).extend(event[2][-1:] for event in told(response))
-    assert len(values) == 4 * TOLD_AT_ONCE
+    assert len(values) == 4 * SLICE_WATCHES
     assert set(map(tuple, values.values())) == {(b"1", b"2", b"3")}
     assert store.woken
 
@@ -150,13 +150,13 @@ class Counted(Selection):
 def test_many_ranges_of_one_key_are_looked_at_in_slices() -> None:
     store = Store()
     stream, sink = store.open()
-    for number in range(2 * slices.LOOKED_AT_ONCE):
+    for number in range(2 * slices.SLICE_LOOKS):
         stream.create(Counted(b"a", b"b%d" % number, no_put=True))
     Counted.asked = 0
     store.apply(Put(b"a"))
-    assert Counted.asked <= slices.LOOKED_AT_ONCE
+    assert Counted.asked <= slices.SLICE_LOOKS
     store.settle()
-    assert Counted.asked == 2 * slices.LOOKED_AT_ONCE
+    assert Counted.asked == 2 * slices.SLICE_LOOKS
     assert not any(response.events for response in sink.take())
 
 
@@ -189,7 +189,7 @@ def test_changes_beyond_the_bound_are_read_from_history(
     count: dict[int, list[int]] = {}
     for response in sink.take():
         count.setdefault(response.watch_id, []).extend(event[0] for event in told(response))
-    assert len(count) == 4 * TOLD_AT_ONCE
+    assert len(count) == 4 * SLICE_WATCHES
     assert set(map(tuple, count.values())) == {tuple(range(2, 33))}
 
 
@@ -209,7 +209,7 @@ def test_a_round_that_fails_half_way_leaves_no_gap(
         store.watches._run_round()
     store.settle()
     assert len(faults) == 1
-    assert len({response.watch_id for response in sink.take()}) == 4 * TOLD_AT_ONCE
+    assert len({response.watch_id for response in sink.take()}) == 4 * SLICE_WATCHES
 
 
 @pytest.mark.parametrize("prev_kv", [False, True])
@@ -221,9 +221,9 @@ def test_a_large_revision_is_encoded_in_slices_and_sent_in_one_response(
     sink.take()
     calls = counted(monkeypatch, store.watches, "_event")
     store.apply(DeleteRange(b"\0", b"\0"))
-    assert calls[0] <= slices.EVENTS_AT_ONCE
+    assert calls[0] <= slices.SLICE_EVENTS
     most = most_at_once(store, calls)
-    assert most <= slices.EVENTS_AT_ONCE // (5 if prev_kv else 1)
+    assert most <= slices.SLICE_EVENTS // (5 if prev_kv else 1)
     (response,) = sink.take()
     assert len(list(told(response))) == calls[0] == 5_000
 
@@ -236,25 +236,25 @@ def test_many_watches_become_unsynced_in_slices_when_the_state_is_replaced(
     store.machine.apply(Index(1), encode(Put(b"a")))
     store.machine.take_changes()
     store.watches.replaced()
-    assert moved[0] == slices.MOVED_AT_ONCE
+    assert moved[0] == slices.SLICE_MOVES
     store.apply(Put(b"a"))
     stream.progress()
     assert not any(response.is_progress for response in sink.sent)
-    assert most_at_once(store, moved) <= slices.MOVED_AT_ONCE
+    assert most_at_once(store, moved) <= slices.SLICE_MOVES
     got: dict[int, list[int]] = {}
     for response in sink.take():
         got.setdefault(response.watch_id, []).extend(event[0] for event in told(response))
-    assert len(got) == 4 * TOLD_AT_ONCE
+    assert len(got) == 4 * SLICE_WATCHES
     assert set(map(tuple, got.values())) == {(2, 3)}
 
 
 def test_changes_that_nobody_watches_are_freed_in_slices() -> None:
     store = Store()
-    for number in range(3 * slices.LOOKED_AT_ONCE):
+    for number in range(3 * slices.SLICE_LOOKS):
         store.machine.apply(Index(number + 1), encode(Put(b"%05d" % number)))
     changes = store.machine.take_changes()
     store.watches.publish(changes)
-    assert len(changes) == 2 * slices.LOOKED_AT_ONCE
+    assert len(changes) == 2 * slices.SLICE_LOOKS
     store.settle()
     assert not changes
 
