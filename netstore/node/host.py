@@ -501,7 +501,7 @@ class Host:
             self._flush()
         self._raft.tick()
         self._pace()
-        for peer, (acknowledged, kept) in self._raft.take_forgetful().items():
+        for peer, (acknowledged, kept) in self._raft.take_lost_entries().items():
             if peer not in self._forgetful:
                 self._forgetful.add(peer)
                 self._log.warning(

@@ -1,4 +1,4 @@
-"""A membership change as the log carries it, and its byte form."""
+"""A membership change, as an entry of the log has it, and its byte form."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from netstore.errors import CorruptData
 from netstore.types import NodeId
 
 MAX_CHANGE_STEPS: Final = 64
-"""Most members one change may name: far more than one operation of an operator does."""
+"""Most members in one change: far more than an operator changes at once."""
 
 MAX_CONTEXT_BYTES: Final = 64 * 1024
-"""Largest note the host may attach to a change (names, addresses, the waiting request)."""
+"""Most bytes that the host may attach to a change (names, addresses, the waiting request)."""
 
 _HEAD = layout("BHI")
 _LEAVES: Final = 1
-"""First byte of the form: the leader leaves the joint configuration by itself. There is no other way."""
+"""First byte of the form: the leader leaves the joint configuration by itself. It always does."""
 
 _STEP = layout("BQ")
 
@@ -28,35 +28,35 @@ class StepKind(IntEnum):
     """What happens to one member."""
 
     ADD_VOTER = 1
-    """It votes; a learner is promoted."""
+    """Add a voter, or promote a learner."""
 
     ADD_LEARNER = 2
-    """It learns; a voter is demoted."""
+    """Add a learner, or demote a voter."""
 
     REMOVE = 3
-    """It is no member."""
+    """Remove the member."""
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
-    """One member's part in a change."""
+    """What a change does to one member."""
 
     kind: StepKind
     node: NodeId
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
-    """A change of the configuration, or, without steps, the wish to leave a joint one.
+    """A change of the configuration; without steps, leaving a joint one.
 
     A change that touches the voters goes through joint consensus (Ongaro's dissertation, section 4.3); the
-    leader leaves the joint configuration as soon as it is committed. `context` is the host's and means
-    nothing here.
+    leader leaves the joint configuration as soon as it is committed. `context` is data of the
+    host, which the core does not read.
     """
 
     steps: tuple[Step, ...] = ()
     context: bytes = b""
 
     def encode(self) -> bytes:
-        """7 bytes, 9 for each step, and the context."""
+        """7 bytes, 9 bytes for each step, and the context."""
         parts = [_HEAD.pack(_LEAVES, len(self.steps), len(self.context))]
         parts += [_STEP.pack(step.kind, step.node) for step in self.steps]
         parts.append(self.context)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def append(raft: RaftState, payloads: Sequence[bytes], kind: EntryKind, size: int | None = None) -> Index:
-    """Put entries of the own term at the end of the leader's log; returns the last one's index. `size` saves
-    counting again."""
+    """Append entries of the leader's term to its log; returns the index of the last one. `size` is their size
+    with overhead, if known."""
     log = raft.log
     first = log.last + 1
     count = len(payloads)
@@ -39,7 +39,7 @@ def append(raft: RaftState, payloads: Sequence[bytes], kind: EntryKind, size: in
 
 
 def append_change(raft: RaftState, change: Change) -> Index:
-    """Append a change of the configuration, and use the configuration from now on; returns its index."""
+    """Append a membership change and use the configuration it leads to; returns its index."""
     index = append(raft, (change.encode(),), EntryKind.CHANGE)
     raft.pending_change = index
     confchange.follow_log(raft, index)
@@ -47,8 +47,8 @@ def append_change(raft: RaftState, change: Change) -> Index:
 
 
 def advance(raft: RaftState) -> None:
-    """Leader: commit what a majority holds, if it is of this term (section 3.6.2: earlier terms commit with
-    it, never alone)."""
+    """Leader: commit what a majority has, if it is of this term (section 3.6.2: entries of earlier terms
+    commit with it, never alone)."""
     log = raft.log
     index = quorum.reached(raft.conf, raft.match_at)
     if index <= log.commit or log.term(index) != raft.term:
@@ -62,8 +62,8 @@ def advance(raft: RaftState) -> None:
 
 
 def _settle(raft: RaftState) -> None:
-    """Leader, the commit index moved: leave a joint configuration that is committed; step down once removed
-    (section 4.2.2), after the others were sent the commit index.
+    """Leader, after the commit index moved: leave a joint configuration that is committed; step down once
+    removed (section 4.2.2), after sending the commit index to the others.
     """
     since, conf = raft.conf_history[-1]
     if since > raft.log.commit:

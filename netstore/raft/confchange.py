@@ -1,5 +1,5 @@
-"""Which configuration a change leads to, and which one the log of a member ends with (Ongaro's dissertation,
-chapter 4).
+"""The configuration that a change leads to, and the configurations along a member's log (Ongaro's
+dissertation, chapter 4).
 
 Invariant: a member decides by the newest configuration in its log, committed or not (section 4.1).
 """
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def after(conf: ConfState, change: Change) -> ConfState | Refusal:
-    """The configuration `change` leads to from `conf`, or why it does not fit. Pure: every member decides the
-    same.
+    """The configuration that `change` leads to from `conf`, or why it is refused. A pure function, so that
+    all members decide the same.
 
-    Without steps a joint configuration is left. With steps, a change that keeps the voters as they are takes
-    effect at once; any other, however small, enters a joint configuration.
+    A change without steps leaves a joint configuration. One with steps that keeps the voters takes effect at
+    once; any other enters a joint configuration, even for one voter.
     """
     if not change.steps:
         return _left(conf) if conf.joint else Refusal.NOTHING_TO_LEAVE
@@ -62,11 +62,10 @@ def _left(conf: ConfState) -> ConfState:
 
 
 def follow_log(raft: RaftState, first: Index) -> None:
-    """Entries from `first` on are new: forget the configurations of what stood there, use the newest of what
-    stands there.
+    """Entries from `first` on are new: drop the configurations of entries that were there before, and use the
+    newest one of the new entries.
 
-    A change that does not fit the configuration it meets changes nothing, on every member alike. Costs the
-    number of new entries.
+    A change that `after` refuses changes nothing, on all members alike. Costs the number of new entries.
     """
     history = raft.conf_history
     while history[-1][0] >= first:
@@ -77,11 +76,11 @@ def follow_log(raft: RaftState, first: Index) -> None:
             if isinstance(conf, ConfState):
                 history.append((entry.index, conf))
     if raft.conf is not history[-1][1]:
-        use(raft, history[-1][1])
+        switch_to(raft, history[-1][1])
 
 
-def use(raft: RaftState, conf: ConfState) -> None:
-    """Decide by `conf` from now on. A leader replicates to everyone in it, and forgets others."""
+def switch_to(raft: RaftState, conf: ConfState) -> None:
+    """Use `conf` from now on. A leader replicates to its members, and drops the progress of others."""
     raft.conf = conf
     if raft.role is not Role.LEADER:
         return
@@ -95,16 +94,16 @@ def use(raft: RaftState, conf: ConfState) -> None:
     raft.send_due = True
 
 
-def at(raft: RaftState, index: Index) -> ConfState:
-    """The configuration that the log up to `index` leads to; not for what is forgotten."""
+def conf_at(raft: RaftState, index: Index) -> ConfState:
+    """The configuration at `index`, which must not be compacted."""
     return next(conf for since, conf in reversed(raft.conf_history) if since <= index)
 
 
 def may_be_needed(raft: RaftState) -> bool:
-    """Whether this member votes in the newest configuration known to be committed, or in any after it.
+    """Whether this member is a voter in the newest configuration known to be committed, or in a later one.
 
-    One that its own log removes must still campaign until that is committed (section 4.2.2): it may be the
-    only one whose log is complete enough. Its own vote does not count then.
+    A member that is removed by an entry of its own log must still campaign until that entry is committed
+    (section 4.2.2): it may be the only one whose log is complete enough. Its own vote does not count then.
     """
     for since, conf in reversed(raft.conf_history):
         if conf.votes(raft.id):

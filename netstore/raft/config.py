@@ -1,4 +1,4 @@
-"""What a member starts with: its settings (`Config`) and what its disk holds (`Boot`)."""
+"""What a member starts with: its settings (`Config`) and what its disk has (`Boot`)."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, frozen=True)
 class Config:
-    """One member's settings. Times in ticks, sizes in bytes; a value out of range is a ValueError that names
-    the field."""
+    """The settings of one member. Times are in ticks, sizes in bytes; a value out of range is a ValueError
+    that names the field."""
 
     id: NodeId
     election_ticks: int = 10
-    """Shortest election timeout; each is drawn from here up to twice as long."""
+    """Shortest election timeout; each timeout is drawn between this and twice as long."""
     heartbeat_ticks: int = 1
     max_inflight_messages: int = 256
-    """Window per follower, in messages with entries that were not answered."""
+    """Window per follower, in unanswered messages with entries."""
     max_inflight_bytes: int = 16 * 1024 * 1024
     max_append_bytes: int = 256 * 1024
-    """Size at which one message is full; a single larger entry still travels."""
+    """Most bytes of entries in one message, or one larger entry."""
     max_ready_bytes: int = 512 * 1024
-    """Entries for the disk in one Ready, or one larger entry; and entries in its messages, give or take the
-    last of these. What is more is the next one's."""
+    """Most bytes of entries for the disk in one Ready, or one larger entry; and of entries in its messages,
+    give or take one message. The rest is for the next Ready."""
     max_uncommitted_bytes: int = 64 * 1024 * 1024
-    """Backlog over which a leader refuses proposals; also the most a follower forwards in one turn."""
+    """Size of uncommitted entries beyond which a leader refuses proposals; also the most that a follower
+    forwards for one Ready."""
     max_waiting_reads: int = 65536
 
     def __post_init__(self) -> None:
@@ -58,11 +59,11 @@ class Config:
 
 @dataclass(slots=True, frozen=True)
 class Boot:
-    """What the disk remembers. A new group starts with SnapshotMeta(conf=...) naming its voters, the same on
+    """What a member's disk has. A new group starts with SnapshotMeta(conf=...) naming its voters, the same on
     each of them.
 
     A member that joins an existing group starts with an empty configuration: it never campaigns, and asks the
-    leader for a state copy.
+    leader for a snapshot.
     """
 
     hard_state: HardState
@@ -70,10 +71,10 @@ class Boot:
     entries: Sequence[Entry]
     """All entries after the snapshot."""
     applied: Index
-    """How far the state machine is; at least `snapshot.index`."""
+    """Applied index of the state machine; at least `snapshot.index`."""
 
     def check(self) -> None:
-        """CorruptData if these contradict each other: they come from files that are written apart."""
+        """CorruptData if these contradict each other: they come from files that are written separately."""
         commit, term = self.hard_state.commit, self.hard_state.term
         first = self.snapshot.index
         last, last_term = first, self.snapshot.term

@@ -1,7 +1,7 @@
-"""Changing the members: which change a leader accepts now (Ongaro's dissertation, chapter 4).
+"""Membership changes that are proposed: which ones a leader accepts (Ongaro's dissertation, chapter 4).
 
-Invariant: a leader adds a configuration only when the one before is committed. Any two configurations in use
-at once then have no majorities apart; DESIGN.md shows it.
+Invariant: a leader appends a configuration only when the one before it is committed. Then the majorities of
+any two configurations that are in use at the same time overlap; DESIGN.md shows why.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def propose(raft: RaftState, change: Change) -> Proposed:
-    """Append a change if it may follow what is there; a follower sends it to the leader."""
+    """Append a change if the leader may do so now; a follower forwards it to the leader."""
     if len(change.context) > MAX_CONTEXT_BYTES:
         return Proposed(Fate.REFUSED, refusal=Refusal.TOO_LARGE)
     if raft.role is not Role.LEADER:
@@ -55,5 +55,5 @@ def refuse(raft: RaftState, change: Change) -> Refusal | None:
 
 
 def caught_up(raft: RaftState, learner: Progress) -> bool:
-    """Whether promoting it would hold up nobody (section 4.2.1)."""
+    """Whether the learner may be promoted without delaying commits (section 4.2.1)."""
     return learner.is_caught_up(raft.log.last, raft.ticks, raft.config.election_ticks)

@@ -1,9 +1,9 @@
-"""Reads without log entries (Ongaro's dissertation, section 6.4): which reads may be served at which index.
+"""ReadIndex (Ongaro's dissertation, section 6.4): at which index a read may be served without a log entry.
 
 Invariant: a read is served at a commit index that was taken after the read began, by a leader that had
-committed an entry of its own term, and of which a majority said *afterwards* that they know no later term.
-One round of heartbeats answers all reads that wait when it starts; rounds are numbered, and an answer to a
-round answers all before it.
+committed an entry of its own term, and after a majority confirmed *afterwards* that it still leads. One
+round of heartbeats serves all reads that wait when it starts; rounds are numbered, and an answer to a round
+confirms all rounds before it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def ask(raft: RaftState, token: int) -> None:
-    """Take a read of our own; refused at once, in the next Ready, without a leader or over the bound."""
+    """A read of this member; it fails with the next Ready if no leader is known or too many reads wait."""
     reads = raft.reads
     if raft.leader == 0 or reads.count >= raft.config.max_waiting_reads:
         raft.reads_failed.append(token)
@@ -34,15 +34,15 @@ def ask(raft: RaftState, token: int) -> None:
         reads.unsent.append(token)
 
 
-def can_open(raft: RaftState) -> bool:
-    """Whether a round may start: reads wait, and this leader knows its commit index for good (step 1 of
+def can_start_round(raft: RaftState) -> bool:
+    """Whether a round may start: reads wait, and an entry of this leader's term is committed (step 1 of
     section 6.4)."""
     log = raft.log
     return bool(raft.reads.waiting) and raft.role is Role.LEADER and log.term(log.commit) == raft.term
 
 
-def open_round(raft: RaftState) -> None:
-    """Start a round for everything that waits. Sends one heartbeat to each other voter."""
+def start_round(raft: RaftState) -> None:
+    """Start a round for all reads that wait: one heartbeat to each other voter."""
     reads = raft.reads
     reads.round += 1
     reads.rounds.append(ReadRound(reads.round, raft.log.commit, reads.waiting))
@@ -51,17 +51,17 @@ def open_round(raft: RaftState) -> None:
         if raft.conf.votes(peer):
             commit = min(progress.match, raft.log.commit)
             raft.send(Heartbeat(raft.id, peer, raft.term, commit, reads.round))
-    _release(raft)
+    _complete_rounds(raft)
 
 
-def take_round(raft: RaftState, progress: Progress, number: int) -> None:
+def handle_round(raft: RaftState, progress: Progress, number: int) -> None:
     """Leader: a follower answered round `number`."""
-    if progress.round_acked < number <= raft.reads.round:
-        progress.round_acked = number
-        _release(raft)
+    if progress.read_round < number <= raft.reads.round:
+        progress.read_round = number
+        _complete_rounds(raft)
 
 
-def _release(raft: RaftState) -> None:
+def _complete_rounds(raft: RaftState) -> None:
     reads = raft.reads
     rounds = reads.rounds
     if not rounds:
@@ -80,8 +80,8 @@ def _release(raft: RaftState) -> None:
 # --- forwarded
 
 
-def forward(raft: RaftState) -> None:
-    """Follower: one request for all reads taken since the last."""
+def forward_reads(raft: RaftState) -> None:
+    """Follower: one ReadRequest for all reads since the last one."""
     reads = raft.reads
     reads.sequence += 1
     deadline = raft.ticks + raft.config.election_ticks
@@ -90,8 +90,8 @@ def forward(raft: RaftState) -> None:
     raft.send(ReadRequest(raft.id, raft.leader, raft.term, reads.sequence))
 
 
-def take_request(raft: RaftState, message: ReadRequest) -> None:
-    """Leader: a follower's reads count as one of ours."""
+def handle_request(raft: RaftState, message: ReadRequest) -> None:
+    """Leader: the reads of a follower's request count as one read."""
     if raft.reads.count >= raft.config.max_waiting_reads:
         refuse_request(raft, message)
         return
@@ -100,13 +100,13 @@ def take_request(raft: RaftState, message: ReadRequest) -> None:
 
 
 def refuse_request(raft: RaftState, message: ReadRequest) -> None:
-    """Not leading, or over the bound."""
+    """Not the leader, or too many reads wait: index 0 says so."""
     raft.send(ReadAnswer(raft.id, message.sender, raft.term, message.sequence, Index(0)))
 
 
-def take_answer(raft: RaftState, message: ReadAnswer) -> None:
-    """Follower: the index for all reads up to a sequence number, since they began no later than the last of
-    them."""
+def handle_answer(raft: RaftState, message: ReadAnswer) -> None:
+    """Follower: the read index for all reads up to a sequence number, which began no later than the request
+    of that number."""
     reads = raft.reads
     batches = reads.batches
     if message.sender != raft.leader or message.sequence > reads.sequence:
@@ -121,7 +121,7 @@ def take_answer(raft: RaftState, message: ReadAnswer) -> None:
 
 
 def expire(raft: RaftState) -> None:
-    """Give up forwarded reads that had no answer for an election timeout: a message was lost."""
+    """Fail forwarded reads without an answer for an election timeout: a message was lost."""
     reads = raft.reads
     while reads.batches and reads.batches[0].deadline <= raft.ticks:
         tokens = reads.batches.popleft().tokens
@@ -129,9 +129,9 @@ def expire(raft: RaftState) -> None:
         raft.reads_failed.extend(tokens)
 
 
-def abort(raft: RaftState) -> None:
-    """Role, term or leader changed: no read that waits can be answered here any more. Members that asked
-    notice by themselves."""
+def fail_all(raft: RaftState) -> None:
+    """Role, term or leader changed: fail all reads of this member. Forwarded reads expire where they came
+    from."""
     reads = raft.reads
     failed = raft.reads_failed
     for done in reads.rounds:

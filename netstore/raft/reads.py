@@ -1,4 +1,4 @@
-"""The reads of a member that have no read index yet."""
+"""Linearizable reads that have no read index yet (`readindex`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ReadRound:
 
 
 class ReadBatch:
-    """Tokens sent to the leader under one sequence number, given up at tick `deadline`."""
+    """Reads in one ReadRequest, which has a sequence number; they fail at tick `deadline`."""
 
     __slots__ = ("deadline", "sequence", "tokens")
 
@@ -32,14 +32,12 @@ class ReadBatch:
 
 
 class Reads:
-    """All reads that have no index yet. A read is (0, token) if it is our own, (member, its sequence number)
-    if forwarded."""
+    """All of them. A read is (0, token) if it is of this member, (member, sequence number) if forwarded."""
 
     __slots__ = ("batches", "count", "round", "rounds", "sequence", "unsent", "waiting")
 
     def __init__(self, sequence: int) -> None:
-        """`sequence` should differ from life to life of this member, so that answers to an earlier life are
-        not taken."""
+        """`sequence` should differ after each restart, so that answers from before it are not taken."""
         self.waiting: list[tuple[NodeId, int]] = []
         self.rounds: deque[ReadRound] = deque()
         self.round = 0

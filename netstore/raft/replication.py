@@ -1,5 +1,5 @@
-"""How entries travel: proposals, appends and their answers, on both sides (Ongaro's dissertation, sections
-3.5 and 10.2.1).
+"""Log replication: proposals, appends and their answers, at leader and follower (Ongaro's dissertation,
+sections 3.5 and 10.2.1).
 
 Invariants: log matching; a leader never changes or removes an entry of its own log.
 """
@@ -19,7 +19,7 @@ from netstore.raft.messages import (
     HeartbeatAnswer,
     MessageRefused,
 )
-from netstore.raft.progress import Flow
+from netstore.raft.progress import ProgressState
 from netstore.raft.status import Fate, Proposed, Refusal, Role
 from netstore.types import Index
 
@@ -29,16 +29,18 @@ if TYPE_CHECKING:
     from netstore.raft.state import RaftState
     from netstore.types import NodeId
 
-DENIALS_TOLD: Final = 3
-"""Probes in a row that a follower denies before it counts as forgetful: one denial may have been on its way
-since before it had what it acknowledged. Between two probes lies a heartbeat."""
+REJECTIONS_REPORTED: Final = 3
+"""How many probes in a row a follower must reject at its own match index to be reported as having lost
+entries: one rejection may have been sent before it had what it acknowledged. Between two probes is a
+heartbeat."""
 
 
 # --- proposing
 
 
 def propose(raft: RaftState, payloads: Sequence[bytes]) -> Proposed:
-    """Append at the leader, or one message to it. All of `payloads` share one fate. Costs their number."""
+    """Append at the leader, or forward in one message to it. All of `payloads` share one fate. Costs their
+    number."""
     size = sum(map(len, payloads))
     if size > MAX_DATA_BYTES and max(map(len, payloads)) > MAX_DATA_BYTES:
         return Proposed(Fate.REFUSED, refusal=Refusal.TOO_LARGE)
@@ -64,17 +66,19 @@ def propose(raft: RaftState, payloads: Sequence[bytes]) -> Proposed:
 # --- the leader's side
 
 
-def take_accepted(raft: RaftState, message: AppendAccepted) -> None:
-    """Leader: a follower holds the log up to an index."""
+def handle_accepted(raft: RaftState, message: AppendAccepted) -> None:
+    """Leader: a follower has acknowledged the log up to an index."""
     progress = raft.progress.get(message.sender)
     if progress is None or message.index > raft.log.last:
         return
-    progress.heard = raft.ticks
-    news = progress.accepted(message.index)
-    if progress.flow is Flow.PROBE or (progress.flow is Flow.SNAPSHOT and raft.log.holds(progress.match)):
-        progress.replicate()
+    progress.last_heard = raft.ticks
+    is_new = progress.accepted(message.index)
+    if progress.state is ProgressState.PROBE or (
+        progress.state is ProgressState.SNAPSHOT and raft.log.holds(progress.match)
+    ):
+        progress.become_replicate()
     raft.send_due = True
-    if news:
+    if is_new:
         if message.sender in raft.conf.learners:
             progress.count_round(raft.log.last, raft.ticks, raft.config.election_ticks)
         commit.advance(raft)
@@ -82,50 +86,50 @@ def take_accepted(raft: RaftState, message: AppendAccepted) -> None:
             transfer.hand_over(raft)
 
 
-def take_rejected(raft: RaftState, message: AppendRejected) -> None:
-    """Leader: a follower has no match there; go back past everything that is known to differ (end of section
-    3.5)."""
+def handle_rejected(raft: RaftState, message: AppendRejected) -> None:
+    """Leader: a follower has no matching entry there; go back past everything that is known to differ (end of
+    section 3.5)."""
     progress = raft.progress.get(message.sender)
     if progress is None:
         return
-    progress.heard = raft.ticks
+    progress.last_heard = raft.ticks
     if message.needs_snapshot:
-        if progress.flow is not Flow.SNAPSHOT:
+        if progress.state is not ProgressState.SNAPSHOT:
             snapshotting.send(raft, message.sender, progress)
         return
-    if progress.denied(message.previous_index):
-        if progress.denials == DENIALS_TOLD:
-            raft.forgetful[message.sender] = progress.match, message.hint_index
+    if progress.rejects_match(message.previous_index):
+        if progress.match_rejections == REJECTIONS_REPORTED:
+            raft.lost_entries[message.sender] = progress.match, message.hint_index
         return
-    retry, _ = raft.log.last_not_above(message.hint_index, message.hint_term)
+    retry, _ = raft.log.find_conflict_by_term(message.hint_index, message.hint_term)
     if progress.rejected(message.previous_index, retry):
         raft.send_due = True
 
 
-def lose(raft: RaftState, peer: NodeId) -> None:
-    """Leader: messages to this follower were lost. Stop streaming until it says where it is."""
+def report_unreachable(raft: RaftState, peer: NodeId) -> None:
+    """Leader: messages to this follower were lost. Probe until it answers."""
     progress = raft.progress.get(peer)
-    if progress is not None and progress.flow is Flow.REPLICATE:
-        progress.probe()
+    if progress is not None and progress.state is ProgressState.REPLICATE:
+        progress.become_probe()
         raft.send_due = True
 
 
-def take_heartbeat_answer(raft: RaftState, message: HeartbeatAnswer) -> None:
-    """Leader: a follower is there. If it is behind, find out whether messages were lost."""
+def handle_heartbeat_answer(raft: RaftState, message: HeartbeatAnswer) -> None:
+    """Leader: a follower is alive. If it is behind, find out whether messages were lost."""
     progress = raft.progress.get(message.sender)
     if progress is None:
         return
-    progress.heard = raft.ticks
-    progress.waiting = False
-    readindex.take_round(raft, progress, message.round)
-    if progress.match >= raft.log.last or progress.flow is Flow.SNAPSHOT:
+    progress.last_heard = raft.ticks
+    progress.paused = False
+    readindex.handle_round(raft, progress, message.round)
+    if progress.match >= raft.log.last or progress.state is ProgressState.SNAPSHOT:
         return
     config = raft.config
     stalled = progress.next > raft.log.last or progress.full(
         config.max_inflight_messages, config.max_inflight_bytes
     )
-    if progress.flow is Flow.REPLICATE and stalled:
-        # Accepted, this acknowledges all that was sent; rejected, it shows that something was lost.
+    if progress.state is ProgressState.REPLICATE and stalled:
+        # If it is accepted, everything that was sent is acknowledged; if it is rejected, something was lost.
         sending.send_append(raft, message.sender, progress, 0)
     else:
         raft.send_due = True
@@ -135,9 +139,9 @@ def take_heartbeat_answer(raft: RaftState, message: HeartbeatAnswer) -> None:
 
 
 def check_committed(raft: RaftState, message: Append) -> None:
-    """MessageRefused when a leader of this term or a later one has another entry than what is committed here:
-    no leader can (leader completeness, section 3.6.3). Looks at one entry, since terms never fall along a log
-    and equal entries follow equal ones.
+    """MessageRefused if a leader of this term or a later one has another entry where one is committed here:
+    no leader can (leader completeness, section 3.6.3). One entry is compared: terms never fall along a log,
+    and equal entries are preceded by equal ones (log matching).
     """
     log, previous = raft.log, message.previous_index
     if previous >= log.commit:
@@ -152,9 +156,9 @@ def check_committed(raft: RaftState, message: Append) -> None:
         )
 
 
-def take_append(raft: RaftState, message: Append) -> None:
-    """Follower: AppendEntries (section 3.5). The answer waits for the disk; several before the next Ready
-    become one."""
+def handle_append(raft: RaftState, message: Append) -> None:
+    """Follower: AppendEntries (section 3.5). The answer waits for the disk; the appends before the next Ready
+    are answered by one message."""
     roles.hear_leader(raft, message.sender)
     log = raft.log
     if raft.installing is not None:
@@ -166,11 +170,11 @@ def take_append(raft: RaftState, message: Append) -> None:
     previous = message.previous_index
     end = Index(previous + len(entries))
     if previous < log.commit:
-        # What is committed matches (`check_committed`), and may be forgotten here.
+        # What is committed matches (`check_committed`), and may be compacted here.
         entries = entries[log.commit - previous :]
         end = max(end, log.commit)
     elif not log.matches(previous, message.previous_term):
-        hint, _ = log.last_not_above(previous, message.previous_term)
+        hint, _ = log.find_conflict_by_term(previous, message.previous_term)
         _reject(raft, message, hint, needs_snapshot=False)
         return
     first = log.merge(entries)
@@ -187,8 +191,8 @@ def _reject(raft: RaftState, message: Append, hint: Index, *, needs_snapshot: bo
 
 
 def answer_appends(raft: RaftState) -> None:
-    """Tell the leader how far this log matches its own: at once if that is on disk, else after the sync. Of
-    what was not given to the disk yet it is told later; never, if a state copy takes the place of that."""
+    """Acknowledge how far this log matches the leader's: at once if that is on disk, else after the sync.
+    What was not given to the disk yet is acknowledged later, or never if a snapshot replaces it."""
     if raft.accepted is None:
         return
     index = Index(min(raft.accepted, raft.log.handed))
@@ -201,8 +205,8 @@ def answer_appends(raft: RaftState) -> None:
         raft.after_sync.append(answer)
 
 
-def take_heartbeat(raft: RaftState, message: Heartbeat) -> None:
-    """Follower: the leader is there and says what is committed of what this log is known to hold."""
+def handle_heartbeat(raft: RaftState, message: Heartbeat) -> None:
+    """Follower: the leader is alive; take the commit index, as far as this log is known to match."""
     roles.hear_leader(raft, message.sender)
     if raft.installing is None:
         raft.log.commit_to(min(message.commit, raft.log.last))

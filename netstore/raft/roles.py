@@ -27,13 +27,13 @@ def become_follower(raft: RaftState, term: Term, leader: NodeId) -> None:
 
 
 def become_pre_candidate(raft: RaftState) -> None:
-    """Ask whether an election could be won (section 9.6), in the same term."""
+    """Begin a pre-vote (section 9.6): the term stays."""
     _enter(raft, Role.PRE_CANDIDATE, raft.term, NOBODY)
     raft.votes[raft.id] = True
 
 
 def become_candidate(raft: RaftState) -> None:
-    """Begin the next term with a vote for this member."""
+    """Begin the next term, with a vote for this member."""
     _enter(raft, Role.CANDIDATE, Term(raft.term + 1), NOBODY)
     raft.vote = raft.id
     raft.term_durable = False
@@ -41,8 +41,8 @@ def become_candidate(raft: RaftState) -> None:
 
 
 def become_leader(raft: RaftState) -> None:
-    """Lead the term whose election is won. The progress of the followers is not known yet; what is not
-    committed counts as backlog. Costs the number of these entries."""
+    """Lead the term. The progress of the followers is not known yet; entries that are not committed count as
+    backlog. Costs the number of these entries."""
     if raft.role is not Role.CANDIDATE:
         raise InvariantBroken(f"a {raft.role.value} became leader of term {raft.term}")
     durable = raft.term_durable
@@ -53,7 +53,8 @@ def become_leader(raft: RaftState) -> None:
     raft.progress = {
         peer: Progress(Index(log.last + 1), raft.ticks) for peer in raft.conf.members() if peer != raft.id
     }
-    # A change of an earlier term may be among the entries not committed yet: no other before those are.
+    # The uncommitted entries may include a change of an earlier term: no other change before they are
+    # committed.
     raft.pending_change = log.last
     entries = log.between(log.commit + 1, log.last)
     size = sum(len(entry.data) + ENTRY_OVERHEAD_BYTES for entry in entries)
@@ -66,7 +67,7 @@ def _enter(raft: RaftState, role: Role, term: Term, leader: NodeId) -> None:
     if term < raft.term:
         raise InvariantBroken(f"term would fall from {raft.term} to {term}")
     if leader != raft.leader or role is not raft.role or term != raft.term:
-        readindex.abort(raft)
+        readindex.fail_all(raft)
     if term != raft.term:
         raft.term = term
         raft.vote = NOBODY

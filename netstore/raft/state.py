@@ -1,7 +1,7 @@
 """The fields of one member, and the messages it has to send.
 
 `core.Raft` adds the interface for the host. The decisions are functions over these fields, in `election`,
-`replication`, `membership`, `snapshotting`, `readindex` and what lies below them; nothing is decided here.
+`replication`, `membership` and the modules below them; nothing is decided here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NOBODY: Final = NodeId(0)
 
 
 class RaftState:
-    """One member's part of the protocol, as plain attributes that the decisions share."""
+    """The protocol state of one member, as plain attributes."""
 
     __slots__ = (
         "accepted",
@@ -39,7 +39,6 @@ class RaftState:
         "config",
         "draw",
         "elapsed",
-        "forgetful",
         "forwarded_bytes",
         "heartbeat_elapsed",
         "holding",
@@ -47,6 +46,7 @@ class RaftState:
         "installing",
         "leader",
         "log",
+        "lost_entries",
         "messages",
         "pending_change",
         "progress",
@@ -68,8 +68,8 @@ class RaftState:
     )
 
     def __init__(self, config: Config, boot: Boot, draw: Callable[[int], int]) -> None:
-        """A follower as the disk remembers it, with the configuration of its snapshot; CorruptData if what is
-        remembered contradicts itself."""
+        """A follower, from what its disk has, with the configuration of its snapshot; CorruptData if what the
+        disk has contradicts itself."""
         boot.check()
         self.config: Final = config
         self.draw: Final = draw
@@ -86,48 +86,49 @@ class RaftState:
         self.conf = boot.snapshot.conf
         """The newest configuration in the log, committed or not."""
         self.conf_history: list[tuple[Index, ConfState]] = [(boot.snapshot.index, self.conf)]
-        """Since which entry which configuration holds, from the snapshot to the end of the log."""
+        """(index of the entry, configuration from it on), from the snapshot to the end of the log."""
         self.installing: SnapshotMeta | None = None
         """The snapshot that the host is putting in place."""
         self.holding = False
-        """The host takes no entries to apply for now: its state is too far behind its log."""
+        """Set by the host while it takes no entries to apply, because its state machine is too far behind."""
 
-        # Time, in ticks.
+        # Times, in ticks.
         self.ticks = 0
         self.elapsed = 0
-        """Since the leader was heard, the vote given or the role taken; stands still while leading."""
+        """Since the leader was last heard, the vote was given or the role changed; not counted while
+        leading."""
         self.heartbeat_elapsed = 0
         self.timeout = config.election_ticks + draw(config.election_ticks)
 
-        # A candidate's.
+        # Of a candidate.
         self.votes: dict[NodeId, bool] = {}
         self.term_durable = True
-        """False while the vote of this member for itself may not be on its disk: what it says as the leader
-        of the term must wait for that."""
+        """False while the vote of this member for itself may not be on its disk: its messages as leader of
+        the term must wait for that."""
 
-        # A leader's.
+        # Of a leader.
         self.progress: dict[NodeId, Progress] = {}
-        """Of every other member, in the order of their ids."""
+        """Of every other member, in the order of ids."""
         self.pending_change = Index(0)
         """No change may be proposed until this entry is committed."""
         self.transfer_to = NOBODY
         self.transfer_deadline = 0
         self.backlog: deque[tuple[Index, int]] = deque()
-        """Appended and not committed: (last index, bytes) of each batch."""
+        """(last index, size) of each batch of entries that is not committed."""
         self.backlog_bytes = 0
         self.send_due = False
-        """Some follower may be sent an append by the next Ready."""
+        """The next Ready looks for appends to send."""
         self.send_next = NOBODY
-        """The follower with which the next Ready begins: the first one for which the last had no room."""
-        self.forgetful: dict[NodeId, tuple[Index, Index]] = {}
-        """See `Raft.take_forgetful`."""
+        """The follower with which the next Ready begins: the first for which the last Ready had no room."""
+        self.lost_entries: dict[NodeId, tuple[Index, Index]] = {}
+        """See `Raft.take_lost_entries`."""
 
-        # A follower's.
+        # Of a follower.
         self.accepted: Index | None = None
-        """How far the log matches the leader's; the next Ready acknowledges it."""
+        """How far the log is known to match the leader's; the next Ready acknowledges it."""
         self.forwarded_bytes = 0
 
-        # Reads, and what the next Ready takes.
+        # Reads, and output for the next Ready.
         self.reads = Reads(draw(1 << 48))
         self.messages: list[Message] = []
         self.after_sync: list[Message] = []
@@ -136,7 +137,7 @@ class RaftState:
         self.snapshot: SnapshotMeta | None = None
 
     def send(self, message: Message) -> None:
-        """Send a message with the next Ready; after the sync, if it speaks for a leader whose vote for itself
+        """Send a message with the next Ready; after the sync, if this member leads and its vote for itself
         may not be on disk yet."""
         if self.term_durable or self.role is not Role.LEADER:
             self.messages.append(message)
@@ -144,16 +145,16 @@ class RaftState:
             self.after_sync.append(message)
 
     def accept(self, index: Index) -> None:
-        """Follower: this log equals the leader's up to `index`; the next Ready acknowledges it."""
+        """Follower: the log matches the leader's up to `index`."""
         self.accepted = index if self.accepted is None else max(self.accepted, index)
 
     def match_at(self, node: NodeId) -> Index:
-        """How far the log of `node` is known to be on its disk and equal to this leader's."""
+        """How far the log of `node` is known to be durable and equal to this leader's."""
         return self.log.persisted if node == self.id else self.progress[node].match
 
     def round_at(self, node: NodeId) -> int:
         """The newest read round that `node` has confirmed."""
-        return self.reads.round if node == self.id else self.progress[node].round_acked
+        return self.reads.round if node == self.id else self.progress[node].read_round
 
     def active_at(self, node: NodeId) -> int:
         """1 if `node` was heard from within an election timeout, else 0. Also for nodes without progress."""

@@ -1,4 +1,4 @@
-"""Handing leadership to another voter (Ongaro's dissertation, section 3.10)."""
+"""Leadership transfer (Ongaro's dissertation, section 3.10)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ if TYPE_CHECKING:
 
 
 def start(raft: RaftState, to: NodeId) -> Refusal | None:
-    """Start to hand over (section 3.10): no new proposals, bring `to` up to date, then let it campaign at
-    once.
+    """Start a transfer: refuse proposals, bring `to` up to date, then let it campaign at once.
 
-    Given up after an election timeout. None if it was started or `to` leads already.
+    It is given up after an election timeout. None if it was started, or if `to` already leads.
     """
     if raft.role is not Role.LEADER:
         return Refusal.NOT_LEADER
@@ -34,7 +33,7 @@ def start(raft: RaftState, to: NodeId) -> Refusal | None:
 
 
 def hand_over(raft: RaftState) -> None:
-    """Send TimeoutNow once the member to lead has the whole log."""
+    """Send TimeoutNow once the target has the whole log."""
     to = raft.transfer_to
     if to and raft.progress[to].match == raft.log.last:
         raft.send(TimeoutNow(raft.id, to, raft.term))

@@ -1232,7 +1232,7 @@ def paced(seconds: float = 3.4) -> Solo:
     member.settle()
     raft = member.host._raft
     raft.progress[NodeId(9)] = Progress(Index(1), 0)
-    raft.progress[NodeId(9)].heard = 1 << 40
+    raft.progress[NodeId(9)].last_heard = 1 << 40
     member.host.image_meta(Index(member.host.status().applied), NodeId(9))
     for _ in range(round(seconds / 0.1)):
         pass_time(member, 0.1)

@@ -80,7 +80,7 @@ def _commit_old_terms(raft: Raft) -> None:
 
 
 def _vote_before_sync(raft: Raft, message: VoteRequest) -> None:
-    granted = election._free_to_vote(raft, message.sender) and election._complete_enough(raft, message)
+    granted = election._can_vote_for(raft, message.sender) and election._is_up_to_date(raft, message)
     if granted:
         raft.vote = message.sender
     raft.messages.append(VoteAnswer(raft.id, message.sender, raft.term, granted))
@@ -108,7 +108,7 @@ def _always_cut(log: Log, entries: Sequence[Entry]) -> Index | None:
     if not entries:
         return None
     if entries[0].index <= log.last:
-        log._cut(entries[0].index)
+        log._truncate(entries[0].index)
     log.append(entries)
     return entries[0].index
 
@@ -120,11 +120,15 @@ def _incoming_majority_only(conf: ConfState, value_of: Callable[[int], int]) -> 
 BUGS: dict[str, tuple[object, str, Callable[..., object]]] = {
     "an entry of an old term is committed by counting": (commit, "advance", _commit_old_terms),
     "an answer to an append leaves before the sync": (replication, "answer_appends", _answer_before_sync),
-    "an incomplete log may lead": (election, "_complete_enough", lambda _raft, _message: True),
-    "two votes in a term": (election, "_free_to_vote", lambda _raft, _sender: True),
+    "an incomplete log may lead": (election, "_is_up_to_date", lambda _raft, _message: True),
+    "two votes in a term": (election, "_can_vote_for", lambda _raft, _sender: True),
     "half is a majority": (quorum, "majority", lambda size: max(1, size // 2)),
-    "a read is served without a round": (readindex, "_release", _read_without_round),
-    "a read is served before a commit of the own term": (readindex, "can_open", _read_before_own_commit),
+    "a read is served without a round": (readindex, "_complete_rounds", _read_without_round),
+    "a read is served before a commit of the own term": (
+        readindex,
+        "can_start_round",
+        _read_before_own_commit,
+    ),
     "a late append cuts what is there": (Log, "merge", _always_cut),
     "the outgoing majority is not asked": (quorum, "reached", _incoming_majority_only),
     "a member being removed does not campaign": (

@@ -27,7 +27,7 @@ from netstore.raft.entry import (
 )
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import (
-    MOST,
+    MAX_NUMBER,
     Append,
     AppendAccepted,
     AppendRejected,
@@ -46,7 +46,7 @@ from netstore.raft.messages import (
     decode_message,
     encode_message,
 )
-from netstore.raft.progress import Flow
+from netstore.raft.progress import ProgressState
 from netstore.raft.status import Fate, Refusal, Role
 from netstore.types import Index, NodeId, Term
 from tests.support.raft_cluster import entry, group, member, said, stand, voters
@@ -255,7 +255,7 @@ def test_whatever_peers_say_never_ends_a_member(
         before = raft.term
         with suppress(MessageRefused):
             raft.step(read)
-        assert not before or raft.term - before <= election.MOST_TERMS_AHEAD
+        assert not before or raft.term - before <= election.MAX_TERMS_AHEAD
         for _ in range(data.draw(st.sampled_from((0, 1, 25)))):
             raft.tick()
         _turn(raft, install=data.draw(st.booleans()), compact=data.draw(st.booleans()))
@@ -263,7 +263,7 @@ def test_whatever_peers_say_never_ends_a_member(
 
 def test_a_term_that_cannot_be_is_refused_and_the_next_one_is_taken() -> None:
     raft = following()
-    most = raft.term + election.MOST_TERMS_AHEAD
+    most = raft.term + election.MAX_TERMS_AHEAD
     for message in (
         Heartbeat(THREE, ONE, Term(most + 1), Index(0), 0),
         VoteAnswer(THREE, ONE, Term(most + 1), granted=False),
@@ -280,14 +280,14 @@ def test_a_term_that_cannot_be_is_refused_and_the_next_one_is_taken() -> None:
 
 def test_a_member_without_a_term_takes_the_one_it_finds() -> None:
     raft = member(1, voters())
-    raft.step(Heartbeat(*HERE, Term(MOST), Index(0), 0))
-    assert raft.term == MOST
+    raft.step(Heartbeat(*HERE, Term(MAX_NUMBER), Index(0), 0))
+    assert raft.term == MAX_NUMBER
 
 
 def test_who_has_the_last_term_of_all_does_not_stand_for_another() -> None:
-    raft = member(1, TRIO, hard_state=HardState(Term(MOST)))
+    raft = member(1, TRIO, hard_state=HardState(Term(MAX_NUMBER)))
     raft.campaign()
-    assert (raft.role, raft.term) == (Role.FOLLOWER, MOST)
+    assert (raft.role, raft.term) == (Role.FOLLOWER, MAX_NUMBER)
     assert said(raft) == []
 
 
@@ -351,7 +351,9 @@ def test_a_member_that_lost_what_it_acknowledged_is_told_of_once_and_fed_nothing
     denial = AppendRejected(TWO, ONE, Term(1), Index(3), Index(1), Term(1), needs_snapshot=False)
     sizes: list[int] = []
     for _ in range(6):
-        assert raft.take_forgetful() == ({TWO: (3, 1)} if len(sizes) == replication.DENIALS_TOLD else {})
+        assert raft.take_lost_entries() == (
+            {TWO: (3, 1)} if len(sizes) == replication.REJECTIONS_REPORTED else {}
+        )
         probes = [each for each in said(raft) if isinstance(each, Append) and each.to == TWO]
         assert [probe.previous_index for probe in probes] == [3], "one in each heartbeat, no more"
         sizes += [len(probe.entries) for probe in probes]
@@ -369,10 +371,10 @@ def test_a_denial_that_comes_late_holds_up_a_member_for_a_heartbeat() -> None:
     raft.step(HeartbeatAnswer(TWO, ONE, Term(1), 0))
     said(raft)
     raft.step(AppendAccepted(TWO, ONE, Term(1), Index(3)))
-    assert raft.progress[TWO].flow is Flow.REPLICATE
+    assert raft.progress[TWO].state is ProgressState.REPLICATE
     [append] = [each for each in said(raft) if isinstance(each, Append) and each.to == TWO]
     assert len(append.entries) == 2
-    assert raft.take_forgetful() == {}
+    assert raft.take_lost_entries() == {}
 
 
 # --- the disk
@@ -783,7 +785,7 @@ def test_a_copy_goes_to_members_that_are_there() -> None:
     leader.raft.step(HeartbeatAnswer(THREE, ONE, Term(1), 0))
     assert any(isinstance(m, InstallSnapshot) for m in said(leader.raft))
     leader.raft.report_snapshot(THREE, ok=False)
-    assert leader.raft.progress[THREE].flow is Flow.PROBE
+    assert leader.raft.progress[THREE].state is ProgressState.PROBE
 
 
 def test_after_a_copy_that_was_made_later_than_it_was_asked_for_the_log_goes_on_there() -> None:

@@ -12,7 +12,7 @@ from netstore.errors import CorruptData
 from netstore.raft.change import Change
 from netstore.raft.entry import (
     MAX_CONF_MEMBERS,
-    MOST_STORED,
+    MAX_STORED,
     ConfState,
     Entry,
     EntryKind,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 U64 = st.integers(0, 2**64 - 1)
-STORED = st.integers(0, MOST_STORED)
+STORED = st.integers(0, MAX_STORED)
 
 
 @given(batches())
@@ -134,7 +134,7 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated() -> None:
 
 
 def test_numbers_that_no_group_reaches_are_damage() -> None:
-    high = MOST_STORED + 1
+    high = MAX_STORED + 1
     for state in (HardState(term=Term(high)), HardState(commit=Index(high))):
         with pytest.raises(CorruptData, match="no group reaches"):
             HardState.decode(state.encode())

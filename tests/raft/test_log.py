@@ -26,7 +26,7 @@ class LogAndTwin(RuleBasedStateMachine):
         self.log = Log(Index(0), Term(0), self.all)
         self.commit = self.applied = min(applied, len(terms))
         self.log.commit_to(self.commit)
-        self.log.hand_committed()
+        self.log.take_committed()
         self.log.applied_to(Index(self.applied))
         self.compacted = 0
         self.term = 2
@@ -64,8 +64,8 @@ class LogAndTwin(RuleBasedStateMachine):
         self.term += 1
 
     @rule(most=st.integers(1, 4 * ENTRY_OVERHEAD_BYTES) | st.just(ALL))
-    def hand_out(self, most: int) -> None:
-        entries = self.log.hand_out(most)
+    def take_unwritten(self, most: int) -> None:
+        entries = self.log.take_unwritten(most)
         if entries:
             self.writes.append(entries)
             assert len(entries) == 1 or sum(len(each.data) + ENTRY_OVERHEAD_BYTES for each in entries) <= most
@@ -87,7 +87,7 @@ class LogAndTwin(RuleBasedStateMachine):
 
     @rule()
     def apply(self) -> None:
-        entries = self.log.hand_committed()
+        entries = self.log.take_committed()
         assert entries == self.all[self.applied : self.applied + len(entries)]
         assert self.applied + len(entries) == max(self.applied, min(self.commit, self.log.persisted))
         if entries:
@@ -108,7 +108,7 @@ class LogAndTwin(RuleBasedStateMachine):
         assert self.log.matches(index, term) == (known and term_there == term)
         if known:
             assert self.log.term(index) == term_there
-        place, at = self.log.last_not_above(index, term)
+        place, at = self.log.find_conflict_by_term(index, term)
         candidates = [e for e in self.all[self.compacted : index] if e.term <= term]
         if candidates:
             assert (place, at) == (candidates[-1].index, candidates[-1].term)
@@ -118,7 +118,7 @@ class LogAndTwin(RuleBasedStateMachine):
     @rule(low=st.integers(1, 20), max_bytes=st.integers(1, 80))
     def slice(self, low: int, max_bytes: int) -> None:
         low = max(low, self.compacted + 1)
-        entries, size = self.log.from_(low, max_bytes)
+        entries, size = self.log.entries_from(low, max_bytes)
         rest = self.all[low - 1 :]
         assert entries == rest[: len(entries)]
         assert bool(entries) == bool(rest)
@@ -167,13 +167,13 @@ def test_a_sync_of_entries_that_came_back_is_not_taken_for_theirs() -> None:
     log = Log(Index(0), Term(0), [])
     first = [entry(1, 1)]
     log.append(first)
-    log.hand_out(ALL)
+    log.take_unwritten(ALL)
     log.merge([entry(1, 2)])
-    log.hand_out(ALL)
+    log.take_unwritten(ALL)
     # A leader of term 3 had the first entry, and not the second.
-    log._cut(Index(1))
+    log._truncate(Index(1))
     log.append(first)
-    log.hand_out(ALL)
+    log.take_unwritten(ALL)
     assert not log.synced(1, 1)
     assert log.persisted == 0
     assert not log.synced(1, 2)
@@ -184,7 +184,7 @@ def test_a_sync_of_entries_that_came_back_is_not_taken_for_theirs() -> None:
 def test_a_sync_reported_twice_or_out_of_nowhere_changes_nothing() -> None:
     log = Log(Index(0), Term(0), [])
     log.append([entry(1, 1), entry(2, 1)])
-    log.hand_out(ALL)
+    log.take_unwritten(ALL)
     assert not log.synced(7, 1)
     assert log.synced(2, 1)
     assert not log.synced(2, 1)
@@ -194,11 +194,11 @@ def test_a_sync_reported_twice_or_out_of_nowhere_changes_nothing() -> None:
 def test_applying_is_handed_out_in_pieces() -> None:
     log = Log(Index(0), Term(0), [entry(index, 1) for index in range(1, MAX_APPLY_ENTRIES + 3)])
     log.commit_to(MAX_APPLY_ENTRIES + 2)
-    assert len(log.hand_committed()) == MAX_APPLY_ENTRIES
-    assert log.appliable()
-    assert len(log.hand_committed()) == 2
-    assert not log.appliable()
-    assert log.hand_committed() == []
+    assert len(log.take_committed()) == MAX_APPLY_ENTRIES
+    assert log.has_committed()
+    assert len(log.take_committed()) == 2
+    assert not log.has_committed()
+    assert log.take_committed() == []
 
 
 def test_a_state_copy_replaces_the_log() -> None:
@@ -206,15 +206,15 @@ def test_a_state_copy_replaces_the_log() -> None:
     log.restart_after(Index(9), Term(3))
     assert (log.compacted, log.last, log.commit, log.applied, log.persisted) == (9, 9, 9, 9, 9)
     assert log.term(9) == 3
-    assert log.last_not_above(4, 9) == (4, 0)
+    assert log.find_conflict_by_term(4, 9) == (4, 0)
     log.append([entry(10, 3)])
-    assert log.hand_out(ALL) == [entry(10, 3)]
+    assert log.take_unwritten(ALL) == [entry(10, 3)]
 
 
 def test_broken_rules_stop_the_member() -> None:
     log = Log(Index(0), Term(0), [entry(1, 1), entry(2, 2)])
     log.commit_to(2)
-    log.hand_committed()
+    log.take_committed()
     log.applied_to(Index(1))
     log.compact(Index(1))
     for broken in (
@@ -222,7 +222,7 @@ def test_broken_rules_stop_the_member() -> None:
         lambda: log.term(3),
         lambda: log.between(1, 2),
         lambda: log.between(2, 3),
-        lambda: log.from_(1, 10),
+        lambda: log.entries_from(1, 10),
         lambda: log.append([entry(5, 2)]),
         lambda: log.append([entry(3, 1)]),
         lambda: log.append([entry(3, 2), entry(5, 2)]),

@@ -353,7 +353,7 @@ def _answer(kind: type, wrong: Callable[[Raft, Any], None]) -> Put:
 
 
 def _vote_before_sync(raft: Raft, message: VoteRequest) -> None:
-    granted = election._free_to_vote(raft, message.sender) and election._complete_enough(raft, message)
+    granted = election._can_vote_for(raft, message.sender) and election._is_up_to_date(raft, message)
     if granted:
         raft.vote = message.sender
     raft.messages.append(VoteAnswer(raft.id, message.sender, raft.term, granted))
@@ -414,7 +414,7 @@ def _always_cuts(log: Log, entries: Sequence[Entry]) -> Index | None:
     if not entries:
         return None
     if entries[0].index <= log.last:
-        log._cut(entries[0].index)
+        log._truncate(entries[0].index)
     log.append(entries)
     return entries[0].index
 
@@ -462,7 +462,7 @@ def _proposes_twice(raft: Raft, message: Forward) -> None:
 
 def _no_pre_vote(raft: Raft, *, forced: bool = False) -> None:
     if raft.role is not Role.LEADER and election.may_campaign(raft):
-        election._run(raft, forced=forced)
+        election._start_election(raft, forced=forced)
 
 
 def _leads_alone(raft: Raft) -> None:
@@ -494,7 +494,7 @@ def _learners_count(conf: ConfState, value_of: Callable[[int], int]) -> int:
 
 
 def _meta_without_learners(raft: Raft, index: Index) -> SnapshotMeta:
-    conf = confchange.at(raft, index)
+    conf = confchange.conf_at(raft, index)
     return SnapshotMeta(index, raft.log.term(index), ConfState(voters=conf.voters))
 
 
@@ -853,14 +853,14 @@ MUTANTS: Final = tuple(
         ("the check of log matching is skipped", _set(Log, "matches", _matches_anything), _partings, 33),
         ("a late append cuts what is there", _set(Log, "merge", _always_cuts), _lossy, 2),
         (
-            "a sync vouches for what was written after it",
+            "a sync durable_to for what was written after it",
             _set(Driver, "synced", _vouches_for_all),
             _crashes,
             0,
         ),
         (
             "entries are applied before they commit",
-            _set(Log, "hand_committed", _hands_out_uncommitted),
+            _set(Log, "take_committed", _hands_out_uncommitted),
             _crashes,
             0,
         ),
@@ -877,10 +877,10 @@ MUTANTS: Final = tuple(
             39,
         ),
         ("a forwarded proposal is appended twice", _answer(Forward, _proposes_twice), _anything, 0),
-        ("two votes in a term", _set(election, "_free_to_vote", lambda _raft, _sender: True), _partings, 2),
+        ("two votes in a term", _set(election, "_can_vote_for", lambda _raft, _sender: True), _partings, 2),
         (
             "an incomplete log may lead",
-            _set(election, "_complete_enough", lambda _raft, _message: True),
+            _set(election, "_is_up_to_date", lambda _raft, _message: True),
             _partings,
             0,
         ),
@@ -924,10 +924,15 @@ MUTANTS: Final = tuple(
             _pairs,
             44,
         ),
-        ("a read is served without a round", _set(readindex, "_release", _reads_without_round), _reads, 9),
+        (
+            "a read is served without a round",
+            _set(readindex, "_complete_rounds", _reads_without_round),
+            _reads,
+            9,
+        ),
         (
             "a read is served before a commit of the own term",
-            _set(readindex, "can_open", _reads_before_own_commit),
+            _set(readindex, "can_start_round", _reads_before_own_commit),
             _new_leaders,
             3,
         ),
@@ -1042,7 +1047,7 @@ MUTANTS: Final = tuple(
         ("a digest tells pieces apart", _set(Machine, "go_on", _digests_pieces), _pieces, 1),
         (
             "a term that cannot be is taken over",
-            _set(election, "MOST_TERMS_AHEAD", 1 << 61),
+            _set(election, "MAX_TERMS_AHEAD", 1 << 61),
             _lied_to,
             0,
         ),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.entry import ConfState, Entry, EntryKind, SnapshotMeta
 from netstore.raft.messages import (
-    MOST,
+    MAX_NUMBER,
     Append,
     AppendAccepted,
     AppendRejected,
@@ -99,11 +99,11 @@ def messages(draw: st.DrawFn, most: int = 2**40, senders: Sequence[int] = (), to
     """Any message that a member can send; places and terms up to about `most`."""
     sender = draw(st.sampled_from(senders).map(NodeId) if senders else _NODES)
     head = (sender, NodeId(to) if to else draw(_NODES), Term(draw(st.integers(1, most))))
-    numbers_of = st.integers(0, most if senders else MOST).map(Index)
+    numbers_of = st.integers(0, most if senders else MAX_NUMBER).map(Index)
     return draw(_messages_of(head, st.integers(0, most), numbers_of))
 
 
-_EDGES = (2**31, 2**32 - 1, 2**32, 2**32 + 7, 2**53, 2**61, MOST - 8, MOST - 1, MOST)
+_EDGES = (2**31, 2**32 - 1, 2**32, 2**32 + 7, 2**53, 2**61, MAX_NUMBER - 8, MAX_NUMBER - 1, MAX_NUMBER)
 
 
 @st.composite

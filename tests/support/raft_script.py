@@ -253,7 +253,7 @@ class _Script:
             inflight = len(progress._window)
             more = [f"{inflight} unanswered" if inflight else "", "caught up" if peer.caught_up else ""]
             text = ", ".join(filter(None, (f"match {peer.match}", f"next {progress.next}", *more)))
-            self.show(f"{words[0]} feeds {peer.id} by {progress.flow.value}: {text}")
+            self.show(f"{words[0]} feeds {peer.id} by {progress.state.value}: {text}")
 
     def do_log(self, words: list[str]) -> None:
         log = self._host(words[0]).raft.log
