@@ -182,7 +182,7 @@ class Raft(RaftState):
     def take_lost_entries(self) -> dict[NodeId, tuple[Index, Index]]:
         """Members found since the last call that lack entries which they had acknowledged to this leader: up
         to where they acknowledged, and where their logs may end. Their disks were replaced by older ones:
-        they are sent nothing, and entries may have been committed by their acknowledgements.
+        they are sent no entries, and entries may have been committed by their acknowledgements.
         """
         found, self.lost_entries = self.lost_entries, {}
         return found
@@ -239,9 +239,9 @@ class Raft(RaftState):
         replication.answer_appends(self)
         known = self._hard_state
         hard_state = None
-        votes = known.term != self.term or known.vote != self.vote
+        is_vote_new = known.term != self.term or known.vote != self.vote
         commit = min(log.commit, log.handed)  # never beyond the entries that the disk was given
-        if votes or known.commit != commit:
+        if is_vote_new or known.commit != commit:
             self._hard_state = hard_state = HardState(self.term, self.vote, commit)
         ready = Ready(
             hard_state,
@@ -252,7 +252,7 @@ class Raft(RaftState):
             log.take_committed() if self.installing is None and not self.holding else [],
             self.reads_done,
             self.reads_failed,
-            bool(entries or votes or self.after_sync),
+            bool(entries or is_vote_new or self.after_sync),
         )
         self.snapshot = None
         self.messages = []
@@ -332,7 +332,7 @@ _ANY_ROLE: Final[dict[type[Message], Callable[[Raft, Any], None]]] = {
     PreVoteRequest: election.answer_pre_vote,
     VoteRequest: election.answer_vote,
 }
-_STANDING: Final[dict[type[Message], Callable[[Raft, Any], None]]] = {
+_CAMPAIGNING: Final[dict[type[Message], Callable[[Raft, Any], None]]] = {
     **_ANY_ROLE,
     Append: _follow_leader,
     Heartbeat: _follow_leader,
@@ -364,8 +364,8 @@ HANDLERS: Final[dict[Role, dict[type[Message], Callable[[Raft, Any], None]]]] = 
         ReadRequest: readindex.refuse_request,
         ReadAnswer: readindex.handle_answer,
     },
-    Role.PRE_CANDIDATE: {**_STANDING, PreVoteAnswer: election.count_pre_vote, VoteAnswer: _ignore},
-    Role.CANDIDATE: {**_STANDING, PreVoteAnswer: _ignore, VoteAnswer: election.count_vote},
+    Role.PRE_CANDIDATE: {**_CAMPAIGNING, PreVoteAnswer: election.count_pre_vote, VoteAnswer: _ignore},
+    Role.CANDIDATE: {**_CAMPAIGNING, PreVoteAnswer: _ignore, VoteAnswer: election.count_vote},
     Role.LEADER: {
         **_ANY_ROLE,
         PreVoteAnswer: _ignore,
