@@ -1294,7 +1294,7 @@ class Host:
         durable = self._engine.durable()
         keep = Index(durable - self._catch_up_entries)
         if self._raft.log_bytes > self._log_limit:
-            keep = min(durable, max(keep, self._raft.place_before(self._log_limit // 2)))
+            keep = min(durable, max(keep, self._raft.compact_index(self._log_limit // 2)))
         elif durable - self._compacted < self._snapshot_count + self._catch_up_entries:
             return False
         self._measure_log()

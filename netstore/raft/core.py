@@ -279,9 +279,9 @@ class Raft(RaftState):
         """The size of all entries that are not compacted, with overhead."""
         return self.log.bytes
 
-    def place_before(self, max_bytes: int) -> Index:
+    def compact_index(self, max_bytes: int) -> Index:
         """The smallest index after which the log has at most `max_bytes`. Costs the entries after it."""
-        return self.log.place_before(max_bytes)
+        return self.log.compact_index(max_bytes)
 
     def status(self) -> Status:
         """The current status. Costs the number of members."""

@@ -50,9 +50,9 @@ def admit(raft: RaftState, message: Message) -> bool:
     if message.term > raft.term:
         if raft.term and message.term - raft.term > MAX_TERMS_AHEAD:
             raise MessageRefused(
-                f"member {message.sender:x} speaks of term {message.term}; this is term {raft.term}, and no"
-                f" more than {MAX_TERMS_AHEAD} can have passed: if it is no lie, remove that member and its"
-                " data"
+                f"member {message.sender:x} sent term {message.term}, but this is term {raft.term}, and no"
+                f" more than {MAX_TERMS_AHEAD} can have passed: if the sender is that member, remove it and"
+                " its data"
             )
         return _admit_later(raft, message)
     if isinstance(message, Append | Heartbeat | InstallSnapshot):

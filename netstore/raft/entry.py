@@ -219,8 +219,8 @@ def decode_entries(
     more than `most` entries. About 0.3 us an entry.
     """
     end = len(data) if end is None else end
-    places = _read_batch(data, most, start, end)
-    entries, at = _read_entries(data, start, start + _BATCH.size, end, places)
+    indexes = _read_batch(data, most, start, end)
+    entries, at = _read_entries(data, start, start + _BATCH.size, end, indexes)
     _check_end(at, end)
     return entries
 
@@ -231,17 +231,17 @@ def entry_pieces(
     """What `decode_entries` gives, in pieces that are decoded one by one: of up to `piece` entries, or until
     they have `piece_bytes`. An empty batch gives one empty piece.
     """
-    places = _read_batch(data, most, start, end)
+    indexes = _read_batch(data, most, start, end)
     at, before = start + _BATCH.size, 0
     while True:
         entries, at = _read_entries(
-            data, start, at, end, places[:piece], before=before, most_bytes=piece_bytes
+            data, start, at, end, indexes[:piece], before=before, most_bytes=piece_bytes
         )
-        places = places[len(entries) :]
-        if not places:
+        indexes = indexes[len(entries) :]
+        if not indexes:
             _check_end(at, end)
         yield entries
-        if not places:
+        if not indexes:
             return
         before = entries[-1].term
 
@@ -260,7 +260,7 @@ def _read_batch(data: bytes, most: int | None, start: int, end: int) -> range:
 
 
 def _read_entries(
-    data: bytes, start: int, at: int, end: int, places: range, *, before: int = 0, most_bytes: int = 1 << 62
+    data: bytes, start: int, at: int, end: int, indexes: range, *, before: int = 0, most_bytes: int = 1 << 62
 ) -> tuple[list[Entry], int]:
     """Decode the entries with these indexes, from `at` on, until they have `most_bytes`; also returns the
     offset after them. The batch begins at `start`; `before` is the term of the entry before.
@@ -269,19 +269,19 @@ def _read_entries(
     add = entries.append
     unpack = _ROW.unpack_from
     stop = at + most_bytes
-    for place in places:
+    for index in indexes:
         if at + _ROW.size > end:
-            raise CorruptData(f"entry {place} is cut short in its head at offset {at - start}")
+            raise CorruptData(f"entry {index} is cut short in its head at offset {at - start}")
         term, kind, length = unpack(data, at)
         at += _ROW.size
         if kind > 1 or term < before or term == 0:
-            raise CorruptData(f"entry {place} has kind {kind} and term {term} after term {before}")
+            raise CorruptData(f"entry {index} has kind {kind} and term {term} after term {before}")
         if length > MAX_DATA_BYTES or length > end - at:
-            raise CorruptData(f"entry {place} claims {length} bytes at offset {at - start} of {end - start}")
+            raise CorruptData(f"entry {index} claims {length} bytes at offset {at - start} of {end - start}")
         payload = data[at : at + length]
         if kind:
             Change.decode(payload)
-        add(Entry(place, term, _KINDS[kind], payload))  # type: ignore[arg-type] # checked above
+        add(Entry(index, term, _KINDS[kind], payload))  # type: ignore[arg-type] # checked above
         at += length
         before = term
         if at >= stop:

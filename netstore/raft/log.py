@@ -87,10 +87,10 @@ class Log:
 
     def term(self, index: int) -> Term:
         """The term of the entry at `index`, which must lie in compacted..last."""
-        place = index - self.compacted - 1
-        if place >= 0 and index <= self.last:
-            return self._entries[place].term
-        if place == -1:
+        offset = index - self.compacted - 1
+        if offset >= 0 and index <= self.last:
+            return self._entries[offset].term
+        if offset == -1:
             return self.compacted_term
         raise InvariantBroken(
             f"term of entry {index} asked of a log that holds {self.compacted}..{self.last}"
@@ -101,8 +101,8 @@ class Log:
         return self.compacted <= index <= self.last
 
     def matches(self, index: int, term: int) -> bool:
-        """The consistency check of AppendEntries (section 3.5): is there an entry with that term at that
-        place?"""
+        """The consistency check of AppendEntries (section 3.5): whether the entry at `index` has
+        this term."""
         return self.compacted <= index <= self.last and self.term(index) == term
 
     def between(self, low: int, high: int) -> list[Entry]:
@@ -148,10 +148,10 @@ class Log:
         if high < 0:
             return Index(index), Term(0)
         count = bisect_right(self._entries, term, 0, high, key=_TERM)
-        place = Index(self.compacted + count)
-        return place, self.term(place)
+        found = Index(self.compacted + count)
+        return found, self.term(found)
 
-    def place_before(self, max_bytes: int) -> Index:
+    def compact_index(self, max_bytes: int) -> Index:
         """The smallest index after which the entries have at most `max_bytes` together. Costs the number of
         these."""
         size = 0

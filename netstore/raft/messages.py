@@ -293,8 +293,8 @@ def message_parts(message: Message) -> list[bytes]:
     kind = type(message)
     if isinstance(message, Append):
         head = _HEAD.pack(_APPEND_KIND, message.sender, message.to, message.term)
-        place = _APPEND.pack(message.previous_index, message.previous_term, message.commit)
-        return [head, place, *entry_parts(message.entries)]
+        position = _APPEND.pack(message.previous_index, message.previous_term, message.commit)
+        return [head, position, *entry_parts(message.entries)]
     if isinstance(message, InstallSnapshot):
         return [_HEAD.pack(_INSTALL_KIND, message.sender, message.to, message.term), message.meta.encode()]
     if isinstance(message, Forward):
@@ -358,19 +358,19 @@ def decode_in_pieces(data: bytes, start: int, end: int) -> Iterator[Message]:
 
 def _decode_append(data: bytes, start: int, end: int, head: tuple[NodeId, NodeId, Term]) -> Append:
     at = start + _HEAD.size + _APPEND.size
-    place = _read_previous(data, start, end)
-    return _append(head, place, decode_entries(data, MAX_ENTRIES, at, end))
+    position = _read_previous(data, start, end)
+    return _append(head, position, decode_entries(data, MAX_ENTRIES, at, end))
 
 
 def _append_pieces(data: bytes, start: int, end: int) -> Iterator[Append]:
     """Each piece is an `Append` after the last entry of the piece before it."""
     head = _read_head(data, start)[1:]
     at = start + _HEAD.size + _APPEND.size
-    place = _read_previous(data, start, end)
+    position = _read_previous(data, start, end)
     for entries in entry_pieces(data, MAX_ENTRIES, at, end, piece=PIECE_PAYLOADS, piece_bytes=PIECE_BYTES):
-        yield _append(head, place, entries)
+        yield _append(head, position, entries)
         if entries:
-            place = entries[-1].index, entries[-1].term, place[2]
+            position = entries[-1].index, entries[-1].term, position[2]
 
 
 def _read_previous(data: bytes, start: int, end: int) -> tuple[int, int, int]:
@@ -383,8 +383,10 @@ def _read_previous(data: bytes, start: int, end: int) -> tuple[int, int, int]:
     return previous, previous_term, commit
 
 
-def _append(head: tuple[NodeId, NodeId, Term], place: tuple[int, int, int], entries: list[Entry]) -> Append:
-    term, (previous, previous_term, commit) = head[2], place
+def _append(
+    head: tuple[NodeId, NodeId, Term], position: tuple[int, int, int], entries: list[Entry]
+) -> Append:
+    term, (previous, previous_term, commit) = head[2], position
     if previous_term > term or (previous == 0) != (previous_term == 0):
         raise CorruptData(f"append message of term {term} follows {previous} of term {previous_term}")
     if entries and (

@@ -147,12 +147,12 @@ def check_committed(raft: RaftState, message: Append) -> None:
     if previous >= log.commit:
         return
     count = min(len(message.entries), log.commit - previous)
-    place = previous + count
+    index = previous + count
     term = message.entries[count - 1].term if count else message.previous_term
-    if place >= log.compacted and term != log.term(place):
+    if index >= log.compacted and term != log.term(index):
         raise MessageRefused(
-            f"leader {message.sender:x} has entry {place} of term {term}; here it is committed, of term"
-            f" {log.term(place)}"
+            f"leader {message.sender:x} has entry {index} of term {term}; here it is committed, of term"
+            f" {log.term(index)}"
         )
 
 

@@ -42,8 +42,8 @@ def send_all(raft: RaftState) -> None:
 def _rotated(progress: dict[NodeId, Progress], first: NodeId) -> list[tuple[NodeId, Progress]]:
     """All followers in the order of their ids, beginning with `first` and wrapping around."""
     turns = list(progress.items())
-    place = bisect_left(turns, first, key=itemgetter(0))
-    return turns[place:] + turns[:place]
+    start = bisect_left(turns, first, key=itemgetter(0))
+    return turns[start:] + turns[:start]
 
 
 def _may_send(raft: RaftState, progress: Progress) -> bool:

@@ -1,4 +1,4 @@
-"""Seeded lives of small clusters (`tests.support.raft_chaos`), and the proof that they find known bugs."""
+"""Seeded runs of small clusters (`tests.support.raft_chaos`), and the proof that they find known bugs."""
 
 from __future__ import annotations
 
@@ -55,12 +55,14 @@ def test_raft_holds(first: int) -> None:
 
 
 @pytest.mark.parametrize("piece", [1, 2])
-def test_raft_holds_where_what_is_long_comes_in_pieces(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_raft_holds_when_long_messages_are_decoded_in_pieces(
+    piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(messages, "PIECE_PAYLOADS", piece)
     test_raft_holds(1_000 * piece)
 
 
-def test_a_seed_is_one_life() -> None:
+def test_a_seed_gives_the_same_run() -> None:
     def life(seed: int) -> object:
         chaos = Chaos(seed)
         chaos.steps(STEPS)

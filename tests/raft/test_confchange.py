@@ -57,7 +57,9 @@ def test_every_member_becomes_what_its_step_says(conf: ConfState, change: Change
 
 
 @given(confs(), small_changes())
-def test_leaving_keeps_everybody_in_their_part(conf: ConfState, change: Change) -> None:
+def test_leaving_a_joint_configuration_keeps_the_role_of_every_member(
+    conf: ConfState, change: Change
+) -> None:
     entered = after(conf, change)
     joint = entered if isinstance(entered, ConfState) else conf
     left = after(joint, Change())

@@ -1,4 +1,4 @@
-"""The object itself: its table, what it refuses, what it takes from the disk, what it shows."""
+"""`Raft`: its table of handlers, what it refuses, how it restarts, its Readies and its status."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_leader_takes_only_what_was_forwarded_in_its_own_term() -> None:
     assert raft.last_index == last + 1
 
 
-def test_messages_for_others_are_not_listened_to() -> None:
+def test_messages_for_other_members_are_ignored() -> None:
     raft = member(1, TRIO)
     raft.step(Heartbeat(TWO, THREE, Term(9), Index(0), 0))
     raft.step(Heartbeat(ONE, ONE, Term(9), Index(0), 0))
@@ -119,7 +119,7 @@ def test_a_second_leader_in_one_term_is_refused(kind: type[Message]) -> None:
         assert raft.status() == before
 
 
-def test_what_strangers_say_to_a_leader_is_without_effect() -> None:
+def test_messages_of_non_members_to_a_leader_have_no_effect() -> None:
     raft = leading()
     stranger = (NodeId(9), ONE, Term(1))
     raft.step(AppendAccepted(*stranger, Index(1)))
@@ -131,7 +131,7 @@ def test_what_strangers_say_to_a_leader_is_without_effect() -> None:
     assert raft.commit == 0
 
 
-def test_a_follower_that_claims_more_than_there_is_is_not_believed() -> None:
+def test_an_acknowledgement_beyond_the_log_is_ignored() -> None:
     raft = leading()
     raft.step(AppendAccepted(TWO, ONE, Term(1), Index(5)))
     assert (raft.commit, raft.match_at(TWO)) == (0, 0)
@@ -173,7 +173,7 @@ def test_a_refused_pre_vote_of_a_later_term_is_taken_over() -> None:
 
 
 def _standing(start: str) -> Raft:
-    """A member in one of the states that a message can meet."""
+    """A member in one of the states in which a message can arrive."""
     if start == "leader":
         raft = leading()
         raft.propose([b"x"] * 3)
@@ -207,7 +207,7 @@ def _standing(start: str) -> Raft:
 
 
 def _turn(raft: Raft, *, install: bool, compact: bool) -> None:
-    """What a host does with what there is to do; everything that is kept can be read again."""
+    """What a host does for each Ready; everything that is written can be decoded again."""
     while raft.has_ready():
         ready = raft.take_ready()
         assert decode_entries(encode_entries(ready.entries)) == ready.entries
@@ -242,10 +242,8 @@ STANDINGS = (
 @pytest.mark.parametrize("start", STANDINGS)
 @settings(max_examples=200, deadline=None)
 @given(heard=st.lists(extreme_messages(senders=(2, 3, 4, 2**64 - 1), to=1), max_size=8), data=st.data())
-def test_whatever_peers_say_never_ends_a_member(
-    heard: list[Message], start: str, data: st.DataObject
-) -> None:
-    """A message is taken, not listened to, or refused; nothing else is raised, then or by what follows."""
+def test_no_message_of_a_peer_ends_a_member(heard: list[Message], start: str, data: st.DataObject) -> None:
+    """A message is handled, ignored or refused; nothing else is raised, then or later."""
     raft = _standing(start)
     for message in heard:
         try:
@@ -261,7 +259,7 @@ def test_whatever_peers_say_never_ends_a_member(
         _turn(raft, install=data.draw(st.booleans()), compact=data.draw(st.booleans()))
 
 
-def test_a_term_that_cannot_be_is_refused_and_the_next_one_is_taken() -> None:
+def test_an_impossible_term_is_refused_and_the_largest_possible_one_is_adopted() -> None:
     raft = following()
     most = raft.term + election.MAX_TERMS_AHEAD
     for message in (
@@ -270,7 +268,7 @@ def test_a_term_that_cannot_be_is_refused_and_the_next_one_is_taken() -> None:
         PreVoteRequest(THREE, ONE, Term(most + 1), Index(0), Term(0)),
     ):
         before = raft.status()
-        with pytest.raises(MessageRefused, match=f"speaks of term {most + 1}; this is term 1"):
+        with pytest.raises(MessageRefused, match=f"sent term {most + 1}, but this is term 1"):
             raft.step(message)
         assert raft.status() == before
         assert said(raft) == []
@@ -278,13 +276,13 @@ def test_a_term_that_cannot_be_is_refused_and_the_next_one_is_taken() -> None:
     assert (raft.term, raft.leader) == (most, THREE)
 
 
-def test_a_member_without_a_term_takes_the_one_it_finds() -> None:
+def test_a_member_in_term_0_adopts_any_term() -> None:
     raft = member(1, voters())
     raft.step(Heartbeat(*HERE, Term(MAX_NUMBER), Index(0), 0))
     assert raft.term == MAX_NUMBER
 
 
-def test_who_has_the_last_term_of_all_does_not_stand_for_another() -> None:
+def test_a_member_in_the_largest_term_does_not_campaign() -> None:
     raft = member(1, TRIO, hard_state=HardState(Term(MAX_NUMBER)))
     raft.campaign()
     assert (raft.role, raft.term) == (Role.FOLLOWER, MAX_NUMBER)
@@ -311,7 +309,7 @@ def test_a_leader_that_contradicts_what_is_committed_is_refused() -> None:
 @pytest.mark.parametrize("leader", [TWO, THREE])
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_nothing_is_changed_by_a_leader_that_is_refused(leader: NodeId, count: int) -> None:
-    """Else one message could keep a member from voting for, or hearing, the leader that there is."""
+    """Otherwise one message could keep a member from voting for, or following, the real leader."""
     raft = member(1, TRIO, [1, 1, 1])
     raft.step(Heartbeat(*HERE, Term(1), Index(2), 0))
     said(raft)
@@ -326,8 +324,8 @@ def test_nothing_is_changed_by_a_leader_that_is_refused(leader: NodeId, count: i
     assert said(raft) == []
 
 
-def test_a_leader_that_was_overtaken_is_answered_whatever_it_has() -> None:
-    """Its entries may differ from what another one committed since."""
+def test_a_leader_of_an_old_term_is_answered_whatever_entries_it_has() -> None:
+    """Its entries may differ from what another leader has committed since."""
     raft = member(1, TRIO, [1, 2, 2])
     raft.step(Heartbeat(*HERE, Term(2), Index(3), 0))
     said(raft)
@@ -346,7 +344,7 @@ def acknowledged_by_two(index: int) -> Raft:
     return raft
 
 
-def test_a_member_that_lost_what_it_acknowledged_is_told_of_once_and_fed_nothing() -> None:
+def test_a_member_that_lost_acknowledged_entries_is_reported_once_and_sent_no_entries() -> None:
     raft = acknowledged_by_two(3)
     denial = AppendRejected(TWO, ONE, Term(1), Index(3), Index(1), Term(1), needs_snapshot=False)
     sizes: list[int] = []
@@ -364,7 +362,7 @@ def test_a_member_that_lost_what_it_acknowledged_is_told_of_once_and_fed_nothing
     assert sizes == [2, 0, 0, 0, 0, 0]
 
 
-def test_a_denial_that_comes_late_holds_up_a_member_for_a_heartbeat() -> None:
+def test_a_late_rejection_at_the_match_index_pauses_a_follower_for_one_heartbeat() -> None:
     raft = acknowledged_by_two(3)
     said(raft)
     raft.step(AppendRejected(TWO, ONE, Term(1), Index(3), Index(1), Term(1), needs_snapshot=False))
@@ -407,7 +405,7 @@ def boot(
         (lambda: boot([entry(1, 1)], conf=ConfState()), "nothing says who its voters were"),
     ],
 )
-def test_what_the_disk_remembers_must_fit_together(call: object, text: str) -> None:
+def test_contradictory_contents_of_the_disk_are_refused(call: object, text: str) -> None:
     assert callable(call)
     with pytest.raises(CorruptData, match=text):
         call()
@@ -552,7 +550,7 @@ def test_a_round_in_flight_fails_with_its_leader() -> None:
 # --- what must wait for the disk
 
 
-def test_a_sole_voter_says_nothing_to_learners_before_its_vote_is_on_disk() -> None:
+def test_a_sole_voter_sends_nothing_to_learners_before_its_vote_is_on_disk() -> None:
     raft = member(1, ConfState(voters=(ONE,), learners=(TWO,)))
     raft.campaign()
     ready = raft.take_ready()
@@ -605,7 +603,7 @@ def test_nothing_is_ready_twice() -> None:
 # --- what one Ready has room for
 
 
-def test_the_disk_is_given_a_bounded_number_of_bytes_at_once_and_vouches_for_no_more() -> None:
+def test_a_ready_has_a_bounded_number_of_bytes_for_the_disk_and_no_later_commit_index() -> None:
     raft = member(1, TRIO, max_ready_bytes=100)
     entries = [entry(index, 1, bytes(24)) for index in range(1, 6)]
     raft.step(Append(TWO, ONE, Term(1), Index(0), Term(0), Index(5), entries))
@@ -626,7 +624,7 @@ def test_the_disk_is_given_a_bounded_number_of_bytes_at_once_and_vouches_for_no_
     assert [each.index for each in raft.take_ready().committed] == [1, 2]
 
 
-def test_while_a_copy_replaces_the_log_the_disk_is_given_none_of_it() -> None:
+def test_while_a_snapshot_replaces_the_log_no_entries_are_given_to_the_disk() -> None:
     raft = member(1, TRIO, max_ready_bytes=100)
     entries = [entry(index, 1, bytes(24)) for index in range(1, 6)]
     raft.step(Append(TWO, ONE, Term(1), Index(0), Term(0), Index(5), entries))
@@ -658,7 +656,7 @@ def test_a_larger_entry_is_given_to_the_disk_alone() -> None:
     assert given == [[1], [2], [3]]
 
 
-def test_what_was_cut_before_the_disk_had_it_is_not_given_to_it() -> None:
+def test_entries_truncated_before_they_were_given_to_the_disk_are_not_given_to_it() -> None:
     raft = member(1, TRIO, max_ready_bytes=100)
     entries = [entry(index, 1, bytes(24)) for index in range(1, 6)]
     raft.step(Append(TWO, ONE, Term(1), Index(0), Term(0), Index(0), entries))
@@ -671,8 +669,8 @@ def test_what_was_cut_before_the_disk_had_it_is_not_given_to_it() -> None:
 
 
 @pytest.mark.parametrize("handed", [0, 2, 4])
-def test_nothing_follows_the_mark_of_a_copy_that_the_copy_takes_the_place_of(handed: int) -> None:
-    """Or the log on disk would go back behind the mark, and could not be read."""
+def test_entries_that_a_snapshot_replaces_are_not_written_after_it(handed: int) -> None:
+    """Otherwise the log on disk would go back behind the mark of the snapshot, and could not be read."""
     raft = member(1, TRIO, max_ready_bytes=100)
     entries = [entry(index, 1, bytes(24)) for index in range(1, 6)]
     raft.step(Append(TWO, ONE, Term(1), Index(0), Term(0), Index(0), entries))
@@ -723,10 +721,10 @@ def test_a_follower_that_was_away_is_sent_a_bounded_number_of_bytes_at_once_and_
     assert [index for turn in sent for to, index in turn if to == away] == list(range(2, 23))
 
 
-# --- state copies
+# --- snapshots
 
 
-def test_only_the_copy_that_was_asked_for_is_put_in_place() -> None:
+def test_only_the_requested_snapshot_can_be_installed() -> None:
     raft = following()
     meta = SnapshotMeta(Index(5), Term(1), TRIO)
     with pytest.raises(InvariantBroken):
@@ -740,7 +738,7 @@ def test_only_the_copy_that_was_asked_for_is_put_in_place() -> None:
     assert raft.last_index == 5
 
 
-def test_while_a_copy_is_put_in_place_the_log_stands_still() -> None:
+def test_while_a_snapshot_is_put_in_place_the_log_does_not_change() -> None:
     raft = following()
     raft.step(InstallSnapshot(TWO, ONE, Term(1), SnapshotMeta(Index(5), Term(1), TRIO)))
     said(raft)
@@ -751,8 +749,8 @@ def test_while_a_copy_is_put_in_place_the_log_stands_still() -> None:
     assert said(raft) == [HeartbeatAnswer(ONE, TWO, Term(1), 0)]
 
 
-def test_nothing_is_handed_out_for_applying_while_a_copy_is_put_in_place() -> None:
-    """What a slow disk keeps meanwhile would be applied to the state that the copy replaces."""
+def test_nothing_is_handed_out_to_be_applied_while_a_snapshot_is_put_in_place() -> None:
+    """Entries that a slow disk reports meanwhile would be applied to the state that the snapshot replaces."""
     raft = following()
     raft.step(Append(TWO, ONE, Term(1), Index(1), Term(1), Index(2), [entry(2, 1)]))
     raft.take_ready()
@@ -765,13 +763,13 @@ def test_nothing_is_handed_out_for_applying_while_a_copy_is_put_in_place() -> No
     assert (raft.log.applied, raft.take_ready().committed) == (5, [])
 
 
-def test_an_old_copy_is_answered_with_what_is_committed() -> None:
+def test_an_old_snapshot_is_answered_with_the_commit_index() -> None:
     raft = member(1, TRIO, [1, 1], hard_state=HardState(Term(1), commit=Index(2)))
     raft.step(InstallSnapshot(TWO, ONE, Term(1), SnapshotMeta(Index(1), Term(1), TRIO)))
     assert said(raft) == [AppendAccepted(ONE, TWO, Term(1), Index(2))]
 
 
-def test_a_copy_goes_to_members_that_are_there() -> None:
+def test_a_snapshot_is_sent_to_active_members_only() -> None:
     cluster = group(3, election_ticks=3)
     leader = cluster.hosts[ONE]
     leader.raft.propose([b"a"])
@@ -788,8 +786,8 @@ def test_a_copy_goes_to_members_that_are_there() -> None:
     assert leader.raft.progress[THREE].state is ProgressState.PROBE
 
 
-def test_after_a_copy_that_was_made_later_than_it_was_asked_for_the_log_goes_on_there() -> None:
-    """What lies before is forgotten: an attempt there would end in another copy."""
+def test_after_a_snapshot_later_than_requested_appends_go_on_after_it() -> None:
+    """The log before it is compacted: a probe there would lead to another snapshot."""
     cluster = group(3, election_ticks=3)
     leader = cluster.hosts[ONE]
 
@@ -816,7 +814,7 @@ def test_after_a_copy_that_was_made_later_than_it_was_asked_for_the_log_goes_on_
     assert (sent.previous_index, len(sent.entries)) == (made, 1)
 
 
-def test_a_description_exists_for_what_is_applied_and_not_forgotten() -> None:
+def test_a_snapshot_is_described_at_an_applied_index_that_is_not_compacted() -> None:
     raft = leading()
     raft.step(AppendAccepted(TWO, ONE, Term(1), Index(1)))
     said(raft)
@@ -846,10 +844,10 @@ def test_apply_change_takes_changes_only_and_in_their_turn() -> None:
     assert raft.apply_change(applied).learners == (4,)
 
 
-# --- the picture
+# --- status
 
 
-def test_status_shows_all_of_it() -> None:
+def test_status() -> None:
     raft = leading()
     raft.propose([b"abc"])
     said(raft)

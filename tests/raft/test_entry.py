@@ -1,4 +1,4 @@
-"""What is kept on disk comes back as it was, and nothing else is taken for it."""
+"""The byte forms on disk decode to what was encoded, and anything else is CorruptData."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_the_head_of_a_configuration_says_whether_it_is_joint(outgoing: tuple[No
         ConfState.decode(bytes(raw))
 
 
-def test_a_change_that_is_none_is_refused_before_it_reaches_the_log() -> None:
+def test_a_malformed_change_is_refused_before_it_reaches_the_log() -> None:
     batch = [Entry(Index(1), Term(1), EntryKind.CHANGE, b"red")]
     with pytest.raises(CorruptData, match="membership change"):
         decode_entries(encode_entries(batch))
@@ -146,7 +146,7 @@ def test_numbers_that_no_group_reaches_are_damage() -> None:
             decode_entries(encode_entries(batch))
 
 
-def test_a_place_without_a_term_is_no_place() -> None:
+def test_a_snapshot_index_without_a_term_is_refused() -> None:
     for meta in (SnapshotMeta(Index(0), Term(1), voters(1)), SnapshotMeta(Index(1), Term(0), voters(1))):
         with pytest.raises(CorruptData, match="snapshot description has index"):
             SnapshotMeta.decode(meta.encode())

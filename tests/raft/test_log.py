@@ -1,4 +1,4 @@
-"""The log against a twin that keeps everything in plain lists and looks for answers the slow way."""
+"""The log against a model that keeps everything in plain lists."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class LogAndTwin(RuleBasedStateMachine):
 
     @rule(back=st.integers(0, 5), terms=st.lists(st.integers(1, 6), min_size=1, max_size=5).map(sorted))
     def merge(self, back: int, terms: list[int]) -> None:
-        """A leader's entries after a place that matches; it never contradicts what is committed."""
+        """A leader's entries after an index that matches; it never contradicts what is committed."""
         previous = max(len(self.all) - back, self.commit)
         before = self.all[previous - 1].term if previous else 0
         new = [entry(previous + 1 + place, max(term, before)) for place, term in enumerate(terms)]
@@ -143,13 +143,13 @@ class LogAndTwin(RuleBasedStateMachine):
         kept = [len(each.data) + ENTRY_OVERHEAD_BYTES for each in self.all[self.compacted :]]
         assert self.log.bytes == sum(kept)
         for limit in (0, sum(kept) // 2, sum(kept)):
-            after = self.log.place_before(limit) - self.compacted
+            after = self.log.compact_index(limit) - self.compacted
             assert sum(kept[after:]) <= limit
             assert after == 0 or sum(kept[after - 1 :]) > limit
 
     @invariant()
     def what_is_called_persisted_survives_power_failure(self) -> None:
-        """Now, and whichever of the writes under way reach the disk in order."""
+        """Now, and after any number of the writes under way, in order, have reached the disk."""
         disk = list(self.disk)
         upto = self.log.persisted
         assert disk[:upto] == self.all[:upto]
@@ -162,8 +162,9 @@ TestLogAndTwin = LogAndTwin.TestCase
 TestLogAndTwin.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
-def test_a_sync_of_entries_that_came_back_is_not_taken_for_theirs() -> None:
-    """An entry is on its way to the disk, is replaced, and comes back: the first sync is not the third's."""
+def test_a_report_for_an_earlier_write_of_the_same_entries_does_not_count_for_the_later_one() -> None:
+    """An entry is handed to the disk, is replaced, and handed to it again: the first report is not the
+    third's."""
     log = Log(Index(0), Term(0), [])
     first = [entry(1, 1)]
     log.append(first)
@@ -181,7 +182,7 @@ def test_a_sync_of_entries_that_came_back_is_not_taken_for_theirs() -> None:
     assert log.persisted == 1
 
 
-def test_a_sync_reported_twice_or_out_of_nowhere_changes_nothing() -> None:
+def test_a_report_that_is_repeated_or_unknown_changes_nothing() -> None:
     log = Log(Index(0), Term(0), [])
     log.append([entry(1, 1), entry(2, 1)])
     log.take_unwritten(ALL)
@@ -191,7 +192,7 @@ def test_a_sync_reported_twice_or_out_of_nowhere_changes_nothing() -> None:
     assert log.persisted == 2
 
 
-def test_applying_is_handed_out_in_pieces() -> None:
+def test_entries_to_apply_are_handed_out_in_pieces() -> None:
     log = Log(Index(0), Term(0), [entry(index, 1) for index in range(1, MAX_APPLY_ENTRIES + 3)])
     log.commit_to(MAX_APPLY_ENTRIES + 2)
     assert len(log.take_committed()) == MAX_APPLY_ENTRIES
@@ -201,7 +202,7 @@ def test_applying_is_handed_out_in_pieces() -> None:
     assert log.take_committed() == []
 
 
-def test_a_state_copy_replaces_the_log() -> None:
+def test_a_snapshot_replaces_the_log() -> None:
     log = Log(Index(0), Term(0), [entry(1, 1), entry(2, 1)])
     log.restart_after(Index(9), Term(3))
     assert (log.compacted, log.last, log.commit, log.applied, log.persisted) == (9, 9, 9, 9, 9)
@@ -211,7 +212,7 @@ def test_a_state_copy_replaces_the_log() -> None:
     assert log.take_unwritten(ALL) == [entry(10, 3)]
 
 
-def test_broken_rules_stop_the_member() -> None:
+def test_broken_invariants_raise() -> None:
     log = Log(Index(0), Term(0), [entry(1, 1), entry(2, 2)])
     log.commit_to(2)
     log.take_committed()

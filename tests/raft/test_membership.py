@@ -27,7 +27,7 @@ def test_refusals_of_a_proposal() -> None:
 
 
 def test_a_joint_configuration_is_not_left_before_it_is_committed() -> None:
-    """An entry before it commits alone: the leader goes on waiting."""
+    """The entry before it is committed alone: the leader waits."""
     cluster = group(3, max_append_bytes=1)
     leader = cluster.hosts[ONE].raft
     leader.propose([b"a"])

@@ -1,4 +1,4 @@
-"""Everything members say survives the wire, and nothing else is taken for it."""
+"""The byte forms of messages decode to what was encoded, and anything else is CorruptData."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_messages_come_back(message: Message) -> None:
 
 
 @given(messages(), st.integers(1, 3), st.integers(1, 20))
-def test_pieces_say_together_what_the_message_said(message: Message, most: int, most_bytes: int) -> None:
+def test_the_pieces_of_a_message_have_the_same_content(message: Message, most: int, most_bytes: int) -> None:
     raw = b"before" + encode_message(message) + b"after"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PIECE_PAYLOADS", most)
@@ -130,7 +130,7 @@ def test_worked_example() -> None:
         Forward(*HEAD, EntryKind.CHANGE, [b"no change"]),
     ],
 )
-def test_what_no_member_would_say_is_refused(message: Message) -> None:
+def test_messages_that_no_member_sends_are_refused(message: Message) -> None:
     with pytest.raises(CorruptData):
         decode_message(encode_message(message))
 

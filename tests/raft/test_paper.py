@@ -160,7 +160,7 @@ def test_3_4_a_vote_counts_once() -> None:
     assert raft.role is Role.CANDIDATE
 
 
-def test_3_4_first_come_first_served() -> None:
+def test_3_4_a_member_votes_for_the_first_candidate_that_asks() -> None:
     raft = member(1, TRIO)
     raft.step(ask(2, 0, 0, TWO))
     raft.step(ask(2, 0, 0, THREE))
@@ -226,7 +226,7 @@ def test_3_5_messages_carry_the_commit_index_and_followers_apply_in_order() -> N
     assert (raft.commit, raft.log.applied) == (2, 2)
 
 
-def test_3_5_a_commit_index_beyond_what_the_message_proves_is_not_believed() -> None:
+def test_3_5_a_commit_index_is_used_up_to_the_entries_that_match() -> None:
     raft = member(1, TRIO, [1, 1, 1])
     raft.step(append(2, (1, 1), commit=3))
     assert raft.commit == 1
@@ -359,7 +359,7 @@ def test_3_7_a_late_request_takes_nothing_away() -> None:
     assert raft.last_index == 3
 
 
-def test_3_8_the_vote_is_on_disk_before_it_is_told() -> None:
+def test_3_8_the_vote_is_on_disk_before_it_is_sent() -> None:
     raft = member(1, TRIO)
     raft.step(ask(2, 0, 0))
     ready = raft.take_ready()
@@ -406,7 +406,7 @@ def test_3_8_entries_are_on_disk_before_they_are_acknowledged() -> None:
 # --- 3.10 Leadership transfer
 
 
-def test_3_10_the_old_leader_takes_no_proposals_brings_the_target_up_to_date_and_lets_it_go() -> None:
+def test_3_10_the_old_leader_refuses_proposals_and_brings_the_target_up_to_date_before_timeout_now() -> None:
     cluster = group(3)
     leader = cluster.hosts[ONE].raft
     leader.propose([b"red"])
@@ -473,7 +473,7 @@ def test_4_1_a_new_leader_changes_nothing_before_it_committed_an_entry_of_its_te
     assert raft.propose_change(remove(THREE)).fate is Fate.APPENDED
 
 
-def test_4_2_1_learners_get_the_log_and_count_for_nothing() -> None:
+def test_4_2_1_learners_get_the_log_and_count_in_no_majority() -> None:
     cluster = group(2, learners=[3])
     cluster.hosts[ONE].raft.propose([b"red"])
     settle_without(cluster, TWO)
@@ -545,7 +545,7 @@ def test_4_2_2_a_member_its_own_log_removes_campaigns_until_that_is_committed() 
     assert raft.status().role is Role.FOLLOWER
 
 
-def test_4_2_3_nobody_is_disturbed_while_a_leader_is_heard() -> None:
+def test_4_2_3_votes_are_refused_while_a_leader_is_heard() -> None:
     raft = member(1, TRIO, [1])
     raft.step(Heartbeat(TWO, ONE, Term(1), Index(1), 0))
     raft.step(ask(9, 9, 9, THREE))
@@ -594,7 +594,7 @@ def test_4_3_the_leader_leaves_a_joint_configuration_when_it_is_committed() -> N
 # --- 5 Log compaction
 
 
-def test_5_1_a_state_copy_stands_for_its_last_entry_and_the_configuration_there() -> None:
+def test_5_1_a_snapshot_describes_its_last_entry_and_the_configuration_there() -> None:
     cluster = group(4)
     leader = cluster.hosts[ONE].raft
     leader.propose_change(remove(FOUR))
@@ -605,7 +605,7 @@ def test_5_1_a_state_copy_stands_for_its_last_entry_and_the_configuration_there(
     assert leader.snapshot_meta(Index(3)) == SnapshotMeta(Index(3), Term(1), voters(1, 2, 3))
 
 
-def test_5_1_a_copy_is_sent_if_the_next_entry_was_discarded() -> None:
+def test_5_1_a_snapshot_is_sent_if_the_next_entry_was_discarded() -> None:
     cluster = group(3)
     leader = cluster.hosts[ONE]
     leader.raft.propose([b"red"])
@@ -617,7 +617,7 @@ def test_5_1_a_copy_is_sent_if_the_next_entry_was_discarded() -> None:
     assert cluster.hosts[THREE].state == leader.state
 
 
-def test_5_1_a_copy_of_a_prefix_keeps_the_entries_after_it() -> None:
+def test_5_1_a_snapshot_of_a_prefix_keeps_the_entries_after_it() -> None:
     raft = member(1, TRIO, [1, 1, 1])
     raft.step(InstallSnapshot(TWO, ONE, Term(1), SnapshotMeta(Index(2), Term(1), TRIO)))
     ready = raft.take_ready()
@@ -625,7 +625,7 @@ def test_5_1_a_copy_of_a_prefix_keeps_the_entries_after_it() -> None:
     assert (raft.last_index, raft.commit) == (3, 2)
 
 
-def test_5_1_a_copy_replaces_a_log_that_does_not_contain_it() -> None:
+def test_5_1_a_snapshot_replaces_a_log_that_does_not_contain_it() -> None:
     raft = member(1, TRIO, [1, 1, 1])
     meta = SnapshotMeta(Index(2), Term(2), voters(1, 2))
     raft.step(InstallSnapshot(TWO, ONE, Term(2), meta))
@@ -693,7 +693,7 @@ def test_6_4_followers_ask_the_leader_and_serve_the_read_themselves() -> None:
 # --- 9.6 Preventing disruptions
 
 
-def test_9_6_asking_first_changes_nothing_anywhere() -> None:
+def test_9_6_a_pre_vote_changes_no_member() -> None:
     raft = member(1, TRIO, [3])
     raft.campaign()
     assert (raft.role, raft.term, raft.vote) == (Role.PRE_CANDIDATE, 3, 0)

@@ -71,7 +71,7 @@ def test_a_rejected_stream_becomes_a_probe_at_what_is_known() -> None:
     assert (progress.state, progress.next, progress.inflight_bytes) == (ProgressState.PROBE, 10, 0)
 
 
-def test_while_a_state_copy_is_on_its_way_rejections_are_old_news() -> None:
+def test_while_a_snapshot_is_on_its_way_rejections_are_outdated() -> None:
     progress = probing()
     progress.become_snapshot(Index(50))
     assert not progress.rejected(Index(9), Index(2))
@@ -79,7 +79,8 @@ def test_while_a_state_copy_is_on_its_way_rejections_are_old_news() -> None:
 
 
 def test_rounds() -> None:
-    """A round of 7 ticks is too long for a limit of 5; one of 4 is not, and then none may drag on."""
+    """A round of 7 ticks is too long for a limit of 5; one of 4 is not, as long as the next one is not too
+    long."""
     progress = Progress(Index(11), now=0)
     progress.last_heard = 7
     progress.accepted(Index(10))

@@ -1,4 +1,4 @@
-"""What changes with a role must fit the role before."""
+"""Which changes of role and term are refused."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ class Host:
             self.observe(f"may serve read {token} at {index}")
         for token in ready.reads_failed:
             self.reads_failed.append(token)
-            self.observe(f"gives up read {token}")
+            self.observe(f"fails read {token}")
 
     def _apply(self, entry: Entry) -> None:
         self.state.append((entry.index, entry.term, entry.data))
