@@ -28,8 +28,8 @@ def append(raft: RaftState, payloads: Sequence[bytes], kind: EntryKind, size: in
     log = raft.log
     first = log.last + 1
     count = len(payloads)
-    places = cast("Iterable[Index]", range(first, first + count))
-    log.append(list(map(Entry, places, repeat(raft.term), repeat(kind), payloads)))
+    indexes = cast("Iterable[Index]", range(first, first + count))
+    log.append(list(map(Entry, indexes, repeat(raft.term), repeat(kind), payloads)))
     if size is None:
         size = sum(map(len, payloads)) + count * ENTRY_OVERHEAD_BYTES
     raft.backlog.append((log.last, size))

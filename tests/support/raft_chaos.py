@@ -1,8 +1,7 @@
-"""One seeded life of a small cluster under everything a network, a disk and an operator can do to it.
+"""A seeded run of a small cluster under faults of network and disk and the changes of an operator.
 
 After every step the properties of Raft are asserted (Ongaro's dissertation, figure 3.2), each against a
-record that is kept outside the members. Every seed draws its own cruelty: sizes, windows, loss, and which
-faults occur at all.
+record kept outside the members. Every seed draws its own sizes, windows and loss, and which faults occur.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ if TYPE_CHECKING:
 
 
 class _WatchedHost(Host):
-    """A host that shows the record what it commits, what reaches its disk and what it says.
+    """A host that reports to the record what it commits, what reaches its disk and what it sends.
 
-    What it merely meant to write or say is nobody's business: a crash may undo that.
+    Not what it was going to write or send: a crash may undo that.
     """
 
     record: Record
@@ -54,7 +53,7 @@ class _WatchedHost(Host):
 
 
 class Record:
-    """What was ever true, kept apart from the members."""
+    """Everything that was committed, voted, led and applied, kept apart from the members."""
 
     def __init__(self) -> None:
         self.leaders: dict[Term, NodeId] = {}
@@ -91,14 +90,13 @@ class Record:
             self.reached["snapshot"] += 1
 
     def observe(self, host: Host) -> None:
-        """Everything else, after a step of one member."""
+        """The other properties, after a step of one member."""
         raft, log = host.raft, host.raft.log
         assert log.compacted <= log.applied <= log.applying <= log.commit <= log.last
         assert log.persisted <= log.handed <= log.last
         assert log.applying <= log.persisted
         # Election safety (section 3.4) and leader completeness (section 3.6). Before its vote for itself is
-        # on disk a sole voter leads in its own eyes only: nothing it says leaves, and a crash makes it
-        # undone.
+        # on disk a sole voter leads only in its own view: nothing is sent, and a crash undoes it.
         if raft.role is Role.LEADER and raft.term_durable:
             if raft.term not in self.leaders:
                 self.reached["elected"] += 1
@@ -120,8 +118,8 @@ class Record:
         host.reads_failed.clear()
 
     def commits(self, host: Host, hosts: dict[NodeId, Host]) -> None:
-        """What is committed stays so, and is on a majority of disks, counted while its configuration is still
-        in use."""
+        """What is committed stays committed, and is on a majority of disks, counted while its configuration
+        is still used."""
         raft, log = host.raft, host.raft.log
         for place in range(max(self._commit.get(raft.id, 0), log.compacted) + 1, log.commit + 1):
             index = Index(place)
@@ -133,7 +131,7 @@ class Record:
         self.highest = max(self.highest, log.commit)
 
     def restarted(self, host: Host) -> None:
-        """A member begins again with what its disk has."""
+        """A member restarted with what its disk has."""
         self._applied[host.id] = self._commit[host.id] = 0
         for token in [token for token in self.floors if token >> 32 == host.id]:
             del self.floors[token]
@@ -161,7 +159,7 @@ class Record:
 
 
 class Chaos:
-    """A run. `steps()` is the cruel part, `recover()` the proof that the cluster comes back."""
+    """A run. `steps()` has the faults, `recover()` proves that the cluster recovers from them."""
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)  # noqa: S311 - repeatable, not secret
@@ -215,7 +213,7 @@ class Chaos:
         self.cluster.hosts[node] = host
 
     def steps(self, count: int) -> None:
-        """Random steps, the record asked after each."""
+        """Random steps; the properties are asserted after each."""
         for action in self.random.choices(self._actions, self._weights, k=count):
             action()
         self.record.reached["committed"] += self.record.highest
@@ -307,7 +305,7 @@ class Chaos:
             self.one_way = {(first, second)}
 
     def _pause(self) -> None:
-        """A process is stopped and does not know it; when it runs again, clients are the first to speak."""
+        """Stop a process, or let the stopped ones go on: they get reads of clients before any message."""
         if self.paused:
             for node in sorted(self.paused):
                 self.paused.discard(node)

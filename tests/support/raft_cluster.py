@@ -1,7 +1,6 @@
-"""Raft cores with the smallest honest host around each: a disk that syncs when told, a state machine, and
-messages in the open.
+"""Raft cores, each with a minimal host: a disk that syncs when told, a state machine, and visible messages.
 
-Nothing happens by itself. The host checks what any host may rely on: the order and shape of every Ready.
+Nothing happens by itself. The host checks what every host may rely on: the order and form of every Ready.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ State: TypeAlias = tuple[tuple[Index, Term, bytes], ...]
 
 @dataclass
 class Disk:
-    """What a power failure leaves."""
+    """What survives a power failure."""
 
     snapshot: SnapshotMeta
     hard_state: HardState = field(default_factory=HardState)
@@ -43,7 +42,7 @@ class Disk:
     state: list[tuple[Index, Term, bytes]] = field(default_factory=list)
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Cut at the first entry, then add."""
+        """Truncate at the first entry, then append."""
         keep = entries[0].index - self.snapshot.index - 1
         assert 0 <= keep <= len(self.entries), "a gap in the log on disk"
         self.entries[keep:] = entries
@@ -51,7 +50,7 @@ class Disk:
 
 @dataclass
 class Write:
-    """One write under way, or a state copy being put in place."""
+    """One write under way, or a snapshot being put in place."""
 
     hard_state: HardState | None
     entries: Sequence[Entry]
@@ -64,7 +63,8 @@ def silent(_text: str) -> None:
 
 
 class Host:
-    """One member: a core, its disk, its state machine. `outbox` holds what it said and nobody carried yet."""
+    """One member: a core, its disk, its state machine. `outbox` has the messages that were not
+    collected yet."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Host:
             self.disk.state = kept
 
     def turn(self) -> None:
-        """Do all that the core asks, and sync unless told to hold it."""
+        """Do all that the core asks for, and sync unless `auto_sync` is off."""
         while True:
             while self.raft.has_ready():
                 self._take()
@@ -153,7 +153,7 @@ class Host:
         self.outbox.extend(write.after_sync)
 
     def compact(self, index: Index) -> None:
-        """Save the state, then forget the log up to `index`, on disk too."""
+        """Save the state, then drop the log up to `index`, on disk too."""
         self.save(self.raft.log.applied)
         meta = self.raft.snapshot_meta(index)
         self.raft.compact(index)
@@ -229,7 +229,7 @@ class Host:
 
 
 class Cluster:
-    """Hosts and the messages between them. `wire` is in the order of sending; who carries them decides what
+    """Hosts and the messages between them. `wire` is in the order of sending; the caller decides what
     arrives."""
 
     def __init__(self) -> None:
@@ -250,7 +250,7 @@ class Cluster:
         return host
 
     def collect(self) -> list[Message]:
-        """Let every host take its turn; what they say goes on the wire and is returned."""
+        """Let every host take its turn; their messages go on the wire and are returned."""
         new: list[Message] = []
         for host in self.hosts.values():
             host.turn()
@@ -260,7 +260,7 @@ class Cluster:
         return new
 
     def carry(self, message: Message) -> None:
-        """One message arrives, through its byte form, in as many pieces as that is taken apart into."""
+        """Deliver a message, through its byte form, in as many pieces as that is decoded into."""
         host = self.hosts.get(message.to)
         if host is not None:
             data = encode_message(message)
@@ -270,18 +270,18 @@ class Cluster:
             self.told(message, ok=host is not None)
 
     def lose(self, message: Message) -> None:
-        """One message does not arrive; a host notices a cut state copy."""
+        """Lose a message; the sender of a snapshot notices."""
         if isinstance(message, InstallSnapshot):
             self.told(message, ok=False)
 
     def told(self, message: InstallSnapshot, *, ok: bool) -> None:
-        """The sender of a state copy learns what became of it."""
+        """Report to the sender of a snapshot whether it arrived."""
         sender = self.hosts.get(message.sender)
         if sender is not None:
             sender.raft.report_snapshot(message.to, ok)
 
     def settle(self, passes: Callable[[Message], bool] = lambda _message: True) -> None:
-        """Carry everything, in order, until nobody has anything to say."""
+        """Deliver everything, in order, until there are no more messages."""
         for _ in range(10_000):
             self.collect()
             if not self.wire:
@@ -334,7 +334,7 @@ def entry(index: int, term: int, data: bytes = b"") -> Entry:
 
 
 def said(raft: Raft) -> list[Message]:
-    """Take what the core wants to say, as if the disk were quick; what it wants written counts as written."""
+    """Take the messages of the core; all its writes count as durable at once."""
     messages: list[Message] = []
     while raft.has_ready():
         ready = raft.take_ready()

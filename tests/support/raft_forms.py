@@ -1,4 +1,4 @@
-"""Hypothesis strategies for what Raft writes and says, and for damage to byte forms."""
+"""Hypothesis strategies for what Raft writes and sends, and for damage to byte forms."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def batches(draw: st.DrawFn, first: int | None = None, before: int = 1, most: in
 
 @st.composite
 def confs(draw: st.DrawFn) -> ConfState:
-    """Configurations as `membership.after` can give them."""
+    """Configurations as `confchange.after` can give them."""
     nodes = draw(st.lists(st.integers(1, 30).map(NodeId), min_size=1, max_size=9, unique=True))
     parts: list[list[NodeId]] = [[], [], [], [], []]
     for node in nodes:
@@ -77,7 +77,7 @@ def confs(draw: st.DrawFn) -> ConfState:
 
 @st.composite
 def metas(draw: st.DrawFn, most_term: int = 2**40) -> SnapshotMeta:
-    """Descriptions of state copies."""
+    """Descriptions of snapshots."""
     return SnapshotMeta(
         Index(draw(st.integers(1, 2**40))), Term(draw(st.integers(1, most_term))), draw(confs())
     )
@@ -85,7 +85,7 @@ def metas(draw: st.DrawFn, most_term: int = 2**40) -> SnapshotMeta:
 
 @st.composite
 def changes(draw: st.DrawFn) -> Change:
-    """Membership changes, sensible or not."""
+    """Membership changes, valid or not."""
     steps = draw(
         st.lists(
             st.builds(Step, st.sampled_from(StepKind), _NODES | st.integers(1, 5).map(NodeId)), max_size=4
@@ -96,7 +96,7 @@ def changes(draw: st.DrawFn) -> Change:
 
 @st.composite
 def messages(draw: st.DrawFn, most: int = 2**40, senders: Sequence[int] = (), to: int = 0) -> Message:
-    """Any message that a member can send; places and terms up to about `most`."""
+    """Any message that a member can send; indexes and terms up to about `most`."""
     sender = draw(st.sampled_from(senders).map(NodeId) if senders else _NODES)
     head = (sender, NodeId(to) if to else draw(_NODES), Term(draw(st.integers(1, most))))
     numbers_of = st.integers(0, most if senders else MAX_NUMBER).map(Index)
@@ -163,7 +163,7 @@ def _messages_of(
 
 @st.composite
 def damaged(draw: st.DrawFn, forms: st.SearchStrategy[bytes]) -> bytes:
-    """A byte form that was cut, grown, flipped or replaced, or left alone."""
+    """A byte form that was truncated, extended, flipped or replaced, or not changed."""
     raw = draw(forms)
     way = draw(st.integers(0, 5))
     if way == 0:

@@ -431,8 +431,8 @@ def test_many_parked_watches_go_on_in_slices(
     store.settle()
     assert len(stream.parked) == 4 * SLICE_WATCHES
     sink.backlog = 0
-    lagging = counted(monkeypatch, store.watches, "read_history")
+    resumed = counted(monkeypatch, store.watches, "read_history")
     stream.drained()
-    assert lagging[0] == SLICE_WATCHES
+    assert resumed[0] == SLICE_WATCHES
     store.settle()
     assert len(sink.take()) == 4 * SLICE_WATCHES
