@@ -199,7 +199,6 @@ class Stream:
 
     def __init__(self, registry: Registry, sink: Sink, principal: str) -> None:
         self._registry = registry
-        self.principal = principal
         self.owner = household(principal)
         self._watches: dict[int, Watch] = {}
         self._next_id = 0
