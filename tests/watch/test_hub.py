@@ -1,4 +1,4 @@
-"""Watchers: who is told, in which order, and who is no longer there."""
+"""v2 watchers: which get an event, in which order, and which are ended."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PATHS = st.lists(NAMES, max_size=4).map(lambda names: b"/" + b"/".join(names))
 
 @dataclass
 class Client:
-    """What a watcher asked for and what it got; `room` is how many events it takes."""
+    """What a watcher asked for and what it got; `room` is how many events it accepts."""
 
     path: bytes
     recursive: bool
@@ -60,7 +60,7 @@ def event(index: int, key: bytes, action: str = "set", removed: tuple[bytes, ...
 
 
 def times_told(client: Client, change: Event) -> int:
-    """How often a watcher that stays would be told of an event (v2 API, which events match live)."""
+    """How often a watcher that is not removed gets an event (v2 API, which events match live)."""
     key, path = change.node.key, client.path
     if change.index < client.since:
         return 0
@@ -99,7 +99,7 @@ CLIENTS = st.lists(
 
 
 @given(CLIENTS, events())
-def test_watchers_are_told_what_the_twin_says(clients: list[Client], changes: list[Event]) -> None:
+def test_watchers_get_the_events_that_the_model_says(clients: list[Client], changes: list[Event]) -> None:
     hub = Hub()
     for client in clients:
         client.join(hub)
@@ -116,7 +116,7 @@ def test_watchers_are_told_what_the_twin_says(clients: list[Client], changes: li
 
 
 @given(CLIENTS, st.data())
-def test_nothing_is_left_of_watchers_that_went(clients: list[Client], data: st.DataObject) -> None:
+def test_removed_watchers_leave_nothing_behind(clients: list[Client], data: st.DataObject) -> None:
     hub = Hub()
     for client in clients:
         client.join(hub)
@@ -139,7 +139,7 @@ def test_all_get_the_same_object() -> None:
     assert hub.count == 3
 
 
-def test_a_watcher_may_remove_others_while_it_is_told() -> None:
+def test_a_watcher_may_remove_others_while_it_gets_an_event() -> None:
     hub = Hub()
     victim = Client(b"/a", False, True, 1)
 
@@ -156,8 +156,8 @@ def test_a_watcher_may_remove_others_while_it_is_told() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_watcher_may_watch_again_while_it_is_told(stream: bool) -> None:
-    """The new watch begins with the next event, not with the one being told."""
+def test_a_watcher_may_watch_again_while_it_gets_an_event(stream: bool) -> None:
+    """The new watch begins with the next event, not with the current one."""
     hub = Hub()
     again = Client(b"/a", False, stream, 2)
 
@@ -172,7 +172,7 @@ def test_a_watcher_may_watch_again_while_it_is_told(stream: bool) -> None:
     assert len(again.got) == 1
 
 
-def test_a_slow_reader_is_dropped_and_the_others_go_on() -> None:
+def test_a_slow_client_is_removed_and_the_others_stay() -> None:
     hub = Hub()
     slow, fast = Client(b"/", True, True, 1, room=2).join(hub), Client(b"/", True, True, 1).join(hub)
     for index in range(1, 6):
@@ -183,7 +183,7 @@ def test_a_slow_reader_is_dropped_and_the_others_go_on() -> None:
 
 
 def test_an_interrupt_ends_every_watch_once() -> None:
-    """Also of those that watch again at once: the new watches stay."""
+    """Also if the client watches again at once: the new watch stays."""
     hub = Hub()
     clients = [
         Client(path, recursive, stream, 1).join(hub)
@@ -207,7 +207,7 @@ def test_an_interrupt_ends_every_watch_once() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_watcher_that_raises_ends_alone_and_is_told_so(stream: bool) -> None:
+def test_a_watcher_that_raises_is_ended_and_no_other(stream: bool) -> None:
     hub = Hub()
     faults: list[Exception] = []
     told: list[Event | None] = []
@@ -227,7 +227,7 @@ def test_a_watcher_that_raises_ends_alone_and_is_told_so(stream: bool) -> None:
     assert hub.count == 1
 
 
-def test_an_interrupt_goes_on_past_a_watcher_that_raises() -> None:
+def test_an_interrupt_is_not_stopped_by_a_watcher_that_raises() -> None:
     hub = Hub()
     faults: list[Exception] = []
     hub.failed = faults.append
@@ -249,7 +249,7 @@ def told(clients: list[Client]) -> int:
     return sum(len(client.got) + client.ends for client in clients)
 
 
-def test_many_watchers_are_told_in_slices_and_each_in_order() -> None:
+def test_events_are_delivered_in_slices_and_in_order_to_each_watcher() -> None:
     hub = Hub()
     clients = crowd(hub, 1_000)
     events = [event(1, b"/a"), event(2, b"/a/b", "delete"), event(3, b"/a")]
@@ -268,7 +268,7 @@ def test_many_watchers_are_told_in_slices_and_each_in_order() -> None:
     assert late.got == [events[2]]
 
 
-def test_looking_for_who_watched_what_was_removed_is_work_too() -> None:
+def test_look_ups_of_removed_paths_count_as_work() -> None:
     hub = Hub()
     (client,) = crowd(hub, 1, b"/d/99999")
     hub.publish(event(1, b"/d", "delete", tuple(b"/d/%d" % number for number in range(100_000))))
@@ -280,7 +280,7 @@ def test_looking_for_who_watched_what_was_removed_is_work_too() -> None:
     assert len(client.got) == 1
 
 
-def test_a_watcher_that_went_during_a_round_is_not_told() -> None:
+def test_a_watcher_removed_between_slices_gets_nothing() -> None:
     hub = Hub()
     clients = crowd(hub, SLICE_WATCHERS + 1)
     hub.publish(event(1, b"/a"))
@@ -292,7 +292,7 @@ def test_a_watcher_that_went_during_a_round_is_not_told() -> None:
     assert not hub.behind
 
 
-def test_an_interrupt_of_many_ends_them_in_slices_and_tells_them_nothing_more() -> None:
+def test_an_interrupt_ends_many_watchers_in_slices_and_delivers_nothing_more() -> None:
     hub = Hub()
     clients = crowd(hub, 1_000)
     hub.publish(event(1, b"/a"))
@@ -322,7 +322,7 @@ def settle(hub: Hub) -> int:
     return steps
 
 
-def test_of_a_large_event_a_slice_tells_fewer_watchers() -> None:
+def test_a_slice_delivers_a_large_event_to_fewer_watchers() -> None:
     hub = Hub()
     clients = crowd(hub, 100)
     hub.publish(large(1, 49 * UNIT_BYTES))
@@ -331,7 +331,7 @@ def test_of_a_large_event_a_slice_tells_fewer_watchers() -> None:
     assert [len(client.got) for client in clients] == [1] * 100
 
 
-def test_a_slice_goes_on_with_each_turn_that_brings_events() -> None:
+def test_each_turn_with_events_does_a_slice() -> None:
     hub = Hub()
     clients = crowd(hub, SLICE_WATCHERS * 2)
     for number in (1, 2):
@@ -340,7 +340,7 @@ def test_a_slice_goes_on_with_each_turn_that_brings_events() -> None:
 
 
 def assert_no_gaps(clients: list[Client], last: int) -> None:
-    """Each was told all events to the last, or of all up to some one and then that its watch is over."""
+    """Each got all events, or all up to one of them and then the end of its watch."""
     for client in clients:
         got = [each.index for each in client.got]
         assert got == list(range(1, len(got) + 1))
@@ -350,7 +350,7 @@ def assert_no_gaps(clients: list[Client], last: int) -> None:
 @pytest.mark.parametrize(
     ("most", "size"), [(MAX_WAITING, 1), (MAX_WAITING_BYTES // (1024 * 1024), 1024 * 1024)]
 )
-def test_where_much_waits_those_are_ended_whom_a_long_event_has_not_reached(most: int, size: int) -> None:
+def test_if_much_waits_watchers_that_a_long_event_has_not_reached_are_ended(most: int, size: int) -> None:
     hub = Hub()
     clients = crowd(hub, 1_000)
     number = 0
@@ -369,7 +369,7 @@ def test_where_much_waits_those_are_ended_whom_a_long_event_has_not_reached(most
     assert sum(client.ends for client in clients) == 1_000 - hub.count
 
 
-def test_events_of_which_each_is_told_at_once_end_nobody_however_many_come_together() -> None:
+def test_events_that_fit_a_slice_end_no_watcher_however_many_come_together() -> None:
     hub = Hub()
     clients = crowd(hub, 7)
     hub.publish(*[event(number, b"/a") for number in range(1, END_ALL_WAITING * 2)])
@@ -381,8 +381,8 @@ def test_events_of_which_each_is_told_at_once_end_nobody_however_many_come_toget
 @pytest.mark.parametrize(
     ("most", "size"), [(END_ALL_WAITING, 0), (END_ALL_WAITING_BYTES // (1024 * 1024), 1024 * 1024)]
 )
-def test_where_too_much_waits_all_are_ended(most: int, size: int) -> None:
-    """Each event is told in less than a slice, but they come faster than slices do."""
+def test_if_too_much_waits_all_watchers_are_ended(most: int, size: int) -> None:
+    """Each event takes less than a slice, but they come faster than slices."""
     hub = Hub()
     clients = crowd(hub, 3)
     last = 0
@@ -395,7 +395,7 @@ def test_where_too_much_waits_all_are_ended(most: int, size: int) -> None:
     assert last > most
 
 
-def test_those_who_ask_for_later_events_are_ended_where_they_hold_up_a_long_one() -> None:
+def test_watchers_of_later_events_are_ended_if_they_delay_a_long_one() -> None:
     hub = Hub()
     clients = [Client(b"/a", False, True, 1 << 60).join(hub) for _ in range(20_000)]
     for number in range(1, MAX_WAITING * 2):
@@ -406,7 +406,7 @@ def test_those_who_ask_for_later_events_are_ended_where_they_hold_up_a_long_one(
     assert sum(client.ends for client in clients) == 20_000 - hub.count
 
 
-def test_a_watcher_that_is_slow_to_be_told_never_makes_more_wait_than_a_bound() -> None:
+def test_the_waiting_events_are_bounded_however_slow_delivery_is() -> None:
     hub = Hub()
     most = 0
     for number in range(1, 2_000):
@@ -416,7 +416,7 @@ def test_a_watcher_that_is_slow_to_be_told_never_makes_more_wait_than_a_bound() 
     assert most <= END_ALL_WAITING
 
 
-def test_an_event_is_prepared_in_slices_and_once_before_it_is_told() -> None:
+def test_an_event_is_prepared_once_in_slices_before_it_is_delivered() -> None:
     hub, done = Hub(), []
 
     def prepare(change: Event) -> Iterator[float]:
@@ -437,7 +437,7 @@ def test_an_event_is_prepared_in_slices_and_once_before_it_is_told() -> None:
     assert all(client.got == changes for client in clients)
 
 
-def test_preparing_that_fails_is_told_and_the_event_too() -> None:
+def test_a_failed_preparation_is_reported_and_the_event_is_delivered() -> None:
     hub, failures = Hub(), list[Exception]()
     hub.failed = failures.append
 
@@ -452,7 +452,7 @@ def test_preparing_that_fails_is_told_and_the_event_too() -> None:
     assert len(client.got) == 1
 
 
-def test_nothing_is_prepared_for_who_is_ended_or_gone() -> None:
+def test_nothing_is_prepared_for_watchers_that_are_ended_or_removed() -> None:
     hub, done = Hub(), []
 
     def prepare(change: Event) -> Iterator[float]:
@@ -475,7 +475,7 @@ def test_nothing_is_prepared_for_who_is_ended_or_gone() -> None:
     assert (ended.got, ended.ends, hub.behind) == ([], 1, False)
 
 
-def test_nothing_of_an_interrupted_event_is_told() -> None:
+def test_an_interrupted_event_is_not_delivered() -> None:
     hub, done = Hub(), []
 
     def prepare(change: Event) -> Iterator[float]:
