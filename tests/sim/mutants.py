@@ -855,7 +855,7 @@ MUTANTS: Final = tuple(
         ("the check of log matching is skipped", _set(Log, "matches", _matches_anything), _partings, 33),
         ("a late append cuts what is there", _set(Log, "merge", _always_cuts), _lossy, 2),
         (
-            "a sync durable_to for what was written after it",
+            "a sync vouches for what was written after it",
             _set(Driver, "synced", _vouches_for_all),
             _crashes,
             0,
