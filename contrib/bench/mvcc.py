@@ -19,7 +19,8 @@ from netstore.state.commands import encode
 from netstore.state.machine import Machine
 from netstore.state.mirror import TABLES
 from netstore.types import Index
-from netstore.watch.streams import Watches, Wish
+from netstore.watch.streams import Selection
+from netstore.watch.watches import Watches
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,11 +138,11 @@ def _measure(bench: _Bench, count: int, rounds: int) -> None:
     watches = Watches(bench.machine.mvcc, lambda: None)
     for prefix in range(200):
         kind = b"/registry/kind-%03d" % prefix
-        watches.open(_Nowhere()).create(Wish(kind + b"/", kind + b"0", prev_kv=True))
+        watches.open(_Nowhere()).create(Selection(kind + b"/", kind + b"0", prev_kv=True))
     _show("put, 200 watched prefixes, none hit", min(bench.apply(puts, watches) for _ in range(rounds)))
     sinks = [_Nowhere() for _ in range(1_000)]
     for sink in sinks:
-        watches.open(sink).create(Wish(b"/registry/pods/", b"/registry/pods0", prev_kv=True))
+        watches.open(sink).create(Selection(b"/registry/pods/", b"/registry/pods0", prev_kv=True))
     alone = min(bench.apply(puts) for _ in range(rounds))
     told = min(bench.apply(puts[:BATCH], watches) for _ in range(rounds)) - alone
     _show(f"event to 1,000 watches, batch of {BATCH}, for each watch", told / 1_000)

@@ -56,7 +56,7 @@ from netstore.state.v3commands import (
 )
 from netstore.state.words import describe, payload_hash
 from netstore.types import Index, Nanos, Term
-from netstore.watch.streams import Watches
+from netstore.watch.watches import Watches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -501,7 +501,7 @@ class Host:
             self._flush()
         self._raft.tick()
         self._pace()
-        for peer, (acknowledged, kept) in self._raft.take_forgetful().items():
+        for peer, (acknowledged, kept) in self._raft.take_lost_entries().items():
             if peer not in self._forgetful:
                 self._forgetful.add(peer)
                 self._log.warning(
@@ -1324,7 +1324,7 @@ class Host:
         durable = self._engine.durable()
         keep = Index(durable - self._catch_up_entries)
         if self._raft.log_bytes > self._log_limit:
-            keep = min(durable, max(keep, self._raft.place_before(self._log_limit // 2)))
+            keep = min(durable, max(keep, self._raft.compact_index(self._log_limit // 2)))
         elif durable - self._compacted < self._snapshot_count + self._catch_up_entries:
             return False
         self._measure_log()

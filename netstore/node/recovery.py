@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from netstore.errors import CorruptData
-from netstore.raft.core import Config, Raft
+from netstore.raft.config import Config
+from netstore.raft.core import Raft
 
 if TYPE_CHECKING:
     from collections.abc import Callable

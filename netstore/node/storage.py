@@ -25,7 +25,7 @@ from netstore.disk.skips import read_skips
 from netstore.disk.wal import Wal
 from netstore.errors import NetstoreError
 from netstore.node import bootstrap
-from netstore.raft.core import Boot
+from netstore.raft.config import Boot
 from netstore.raft.entry import HardState, SnapshotMeta
 from netstore.state.machine import Machine
 from netstore.state.member import MemberInfo

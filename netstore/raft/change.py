@@ -1,4 +1,4 @@
-"""A membership change as the log carries it, and its byte form."""
+"""A membership change, as an entry of the log has it, and its byte form."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from netstore.errors import CorruptData
 from netstore.types import NodeId
 
 MAX_CHANGE_STEPS: Final = 64
-"""Most members one change may name: far more than one operation of an operator does."""
+"""Most members in one change: far more than an operator changes at once."""
 
 MAX_CONTEXT_BYTES: Final = 64 * 1024
-"""Largest note the host may attach to a change (names, addresses, the waiting request)."""
+"""Most bytes that the host may attach to a change (names, addresses, the waiting request)."""
 
 _HEAD = layout("BHI")
+_LEAVES: Final = 1
+"""First byte of the form: the leader leaves the joint configuration by itself. It always does."""
+
 _STEP = layout("BQ")
 
 
@@ -25,37 +28,36 @@ class StepKind(IntEnum):
     """What happens to one member."""
 
     ADD_VOTER = 1
-    """It votes; a learner is promoted."""
+    """Add a voter, or promote a learner."""
 
     ADD_LEARNER = 2
-    """It learns; a voter is demoted."""
+    """Add a learner, or demote a voter."""
 
     REMOVE = 3
-    """It is no member."""
+    """Remove the member."""
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
-    """One member's part in a change."""
+    """What a change does to one member."""
 
     kind: StepKind
     node: NodeId
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
-    """A change of the configuration, or, without steps, the wish to leave a joint one.
+    """A change of the configuration; without steps, leaving a joint one.
 
-    A change that touches the voters goes through joint consensus (Ongaro's dissertation, section 4.3); with
-    `auto_leave` the leader leaves the joint configuration as soon as it is in force. `context` is the host's
-    and means nothing here.
+    A change that touches the voters goes through joint consensus (Ongaro's dissertation, section 4.3); the
+    leader leaves the joint configuration as soon as it is committed. `context` is data of the
+    host, which the core does not read.
     """
 
     steps: tuple[Step, ...] = ()
-    auto_leave: bool = True
     context: bytes = b""
 
     def encode(self) -> bytes:
-        """7 bytes, 9 for each step, and the context."""
-        parts = [_HEAD.pack(self.auto_leave, len(self.steps), len(self.context))]
+        """7 bytes, 9 bytes for each step, and the context."""
+        parts = [_HEAD.pack(_LEAVES, len(self.steps), len(self.context))]
         parts += [_STEP.pack(step.kind, step.node) for step in self.steps]
         parts.append(self.context)
         return b"".join(parts)
@@ -66,7 +68,7 @@ class Change(msgspec.Struct, frozen=True, gc=False):
         if len(data) < _HEAD.size:
             raise CorruptData(f"membership change is cut short at {len(data)} bytes")
         flag, count, length = _HEAD.unpack_from(data)
-        if flag > 1 or count > MAX_CHANGE_STEPS or length > MAX_CONTEXT_BYTES:
+        if flag != _LEAVES or count > MAX_CHANGE_STEPS or length > MAX_CONTEXT_BYTES:
             raise CorruptData(
                 f"membership change has flag {flag}, {count} steps and {length} bytes of context"
             )
@@ -78,4 +80,4 @@ class Change(msgspec.Struct, frozen=True, gc=False):
             if not 1 <= kind <= 3 or node == 0:
                 raise CorruptData(f"membership change has a step of kind {kind} for member {node:x}")
             steps.append(Step(StepKind(kind), NodeId(node)))
-        return cls(tuple(steps), bool(flag), data[start:])
+        return cls(tuple(steps), data[start:])

@@ -1,23 +1,31 @@
-"""`Raft`: the consensus of one member as a pure object. Input by calls, output by `take_ready`; no clock, no
+"""`Raft`: one member of a Raft group as a pure object. Input by calls, output by `take_ready`; no clock, no
 disk, no network.
 
-The decisions are in `election`, `replication`, `snapshotting`, `readindex` and `membership`, as functions
-over the state that this class owns; the table `HANDLERS` names the function for every role and message. The
-order in which the host must carry out what `take_ready` gives is in `ready`; DESIGN.md has the invariants and
-the reasons.
+The decisions are functions over `state.RaftState`, in modules below this one: `election`, `replication`,
+`membership`, `snapshotting`, `readindex` and what they share. The table `HANDLERS` names the function for
+every role and message. The order in which the host must carry out what `take_ready` gives is in `ready`;
+DESIGN.md has the invariants and the reasons.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from netstore.errors import CorruptData
-from netstore.raft import election, membership, readindex, replication, snapshotting
+from netstore.raft import (
+    commit,
+    confchange,
+    election,
+    membership,
+    readindex,
+    replication,
+    roles,
+    sending,
+    snapshotting,
+    transfer,
+)
+from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind, HardState
 from netstore.raft.invariant import InvariantBroken
-from netstore.raft.log import Log
 from netstore.raft.messages import (
     Append,
     AppendAccepted,
@@ -35,195 +43,38 @@ from netstore.raft.messages import (
     VoteAnswer,
     VoteRequest,
 )
-from netstore.raft.readindex import Reads
 from netstore.raft.ready import Ready
+from netstore.raft.state import RaftState
 from netstore.raft.status import PeerStatus, Proposed, Refusal, Role, Status
-from netstore.types import Index, NodeId, Term
+from netstore.types import Index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from netstore.raft.change import Change
+    from netstore.raft.config import Boot, Config
     from netstore.raft.entry import ConfState, Entry, SnapshotMeta
     from netstore.raft.messages import Message
     from netstore.raft.progress import Progress
+    from netstore.types import NodeId, Term
 
 
-@dataclass(slots=True, frozen=True)
-class Config:
-    """One member's settings. Times in ticks, sizes in bytes; a value out of range is a ValueError that names
-    the field."""
-
-    id: NodeId
-    election_ticks: int = 10
-    """Shortest election timeout; each is drawn from here up to twice as long."""
-    heartbeat_ticks: int = 1
-    max_inflight_messages: int = 256
-    """Window per follower, in messages with entries that were not answered."""
-    max_inflight_bytes: int = 16 * 1024 * 1024
-    max_append_bytes: int = 256 * 1024
-    """Size at which one message is full; a single larger entry still travels."""
-    max_ready_bytes: int = 512 * 1024
-    """Entries for the disk in one Ready, or one larger entry; and entries in its messages, give or take the
-    last of these. What is more is the next one's."""
-    max_uncommitted_bytes: int = 64 * 1024 * 1024
-    """Backlog over which a leader refuses proposals; also the most a follower forwards in one turn."""
-    max_waiting_reads: int = 65536
-    pre_vote: bool = True
-    check_quorum: bool = True
-
-    def __post_init__(self) -> None:
-        for field in (
-            "id",
-            "election_ticks",
-            "heartbeat_ticks",
-            "max_inflight_messages",
-            "max_inflight_bytes",
-            "max_append_bytes",
-            "max_ready_bytes",
-            "max_uncommitted_bytes",
-            "max_waiting_reads",
-        ):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1")
-        if self.election_ticks <= self.heartbeat_ticks:
-            raise ValueError(
-                f"election_ticks is {self.election_ticks}; "
-                f"it must be more than heartbeat_ticks ({self.heartbeat_ticks})"
-            )
-
-
-@dataclass(slots=True, frozen=True)
-class Boot:
-    """What the disk remembers. A new group starts with SnapshotMeta(conf=...) naming its voters, the same on
-    each of them.
-
-    A member that joins an existing group starts with an empty configuration: it never campaigns, and asks the
-    leader for a state copy.
-    """
-
-    hard_state: HardState
-    snapshot: SnapshotMeta
-    entries: Sequence[Entry]
-    """All entries after the snapshot."""
-    applied: Index
-    """How far the state machine is; at least `snapshot.index`."""
-
-
-class Raft:
-    """One member. `draw(n)` gives a number in range(n); it spreads election timeouts, and same draws give
+class Raft(RaftState):
+    """One member. `draw(n)` gives a random number in range(n), for election timeouts; the same draws give the
     same behaviour.
 
-    All methods return at once, cost what their input weighs, and none but `step` raises for what a peer
-    sends; InvariantBroken means that the process must stop. The plain attributes are the state that the
-    decisions share; hosts use methods and properties.
+    No method blocks; the cost of each is linear in its input. Only `step` raises for what a peer sends;
+    InvariantBroken means that the process must stop. Hosts use the methods and properties; the attributes are
+    shared by the decisions.
     """
 
-    __slots__ = (
-        "_told",
-        "accepted",
-        "after_sync",
-        "backlog",
-        "backlog_bytes",
-        "conf",
-        "conf_history",
-        "config",
-        "draw",
-        "elapsed",
-        "forgetful",
-        "forwarded_bytes",
-        "heartbeat_elapsed",
-        "holding",
-        "id",
-        "installing",
-        "leader",
-        "log",
-        "messages",
-        "pending_change",
-        "progress",
-        "reads",
-        "reads_done",
-        "reads_failed",
-        "role",
-        "send_due",
-        "send_next",
-        "snapshot",
-        "term",
-        "term_durable",
-        "ticks",
-        "timeout",
-        "transfer_deadline",
-        "transfer_to",
-        "vote",
-        "votes",
-    )
+    __slots__ = ("_hard_state",)
 
     def __init__(self, config: Config, boot: Boot, draw: Callable[[int], int]) -> None:
-        """A follower as the disk remembers it; CorruptData if what is remembered contradicts itself."""
-        _check(boot)
-        self.config: Final = config
-        self.draw: Final = draw
-        self.id: Final = config.id
-
-        # Where this member stands.
-        self.role = Role.FOLLOWER
-        self.term = boot.hard_state.term
-        self.vote = boot.hard_state.vote
-        self.leader = NodeId(0)
-        self.log = Log(boot.snapshot.index, boot.snapshot.term, boot.entries)
-        self.log.commit_to(max(boot.hard_state.commit, boot.applied))
-        self.log.applying = self.log.applied = boot.applied
-        self.conf = boot.snapshot.conf
-        self.conf_history: list[tuple[Index, ConfState]] = [(boot.snapshot.index, self.conf)]
-        """Since which entry which configuration holds, from the snapshot to the end of the log."""
-        membership.follow_log(self, Index(boot.snapshot.index + 1))
-        self.installing: SnapshotMeta | None = None
-        """The state copy the host is putting in place."""
-        self.holding = False
-        """The host takes no entries to apply for now: its state is too far behind its log."""
-
-        # Time, in ticks.
-        self.ticks = 0
-        self.elapsed = 0
-        """Since the leader was heard, the vote given or the role taken; stands still while leading."""
-        self.heartbeat_elapsed = 0
-        self.timeout = config.election_ticks + draw(config.election_ticks)
-
-        # A candidate's.
-        self.votes: dict[NodeId, bool] = {}
-        self.term_durable = True
-        """Whether the own vote for the own term is known to be on disk; before that a leader's word must not
-        leave."""
-
-        # A leader's.
-        self.progress: dict[NodeId, Progress] = {}
-        """Of every other member, in the order of their ids."""
-        self.pending_change = Index(0)
-        """No change may be proposed until this entry is committed."""
-        self.transfer_to = NodeId(0)
-        self.transfer_deadline = 0
-        self.backlog: deque[tuple[Index, int]] = deque()
-        """Appended and not committed: (last index, bytes) of each batch."""
-        self.backlog_bytes = 0
-        self.send_due = False
-        self.send_next = NodeId(0)
-        """Whose turn it is to be sent what it lacks, or the next one's after it."""
-        self.forgetful: dict[NodeId, tuple[Index, Index]] = {}
-        """See `take_forgetful`."""
-
-        # A follower's.
-        self.accepted: Index | None = None
-        """How far the log matches the leader's; to be told in the next Ready."""
-        self.forwarded_bytes = 0
-
-        # Reads, and what the next Ready takes.
-        self.reads = Reads(draw(1 << 48))
-        self.messages: list[Message] = []
-        self.after_sync: list[Message] = []
-        self.reads_done: list[tuple[int, Index]] = []
-        self.reads_failed: list[int] = []
-        self.snapshot: SnapshotMeta | None = None
-        self._told = boot.hard_state
+        """A follower, from what its disk has; CorruptData if that contradicts itself."""
+        super().__init__(config, boot, draw)
+        confchange.follow_log(self, Index(boot.snapshot.index + 1))
+        self._hard_state = boot.hard_state
+        """The hard state of the last Ready that had one."""
 
     # --- input
 
@@ -236,10 +87,10 @@ class Raft:
             election.tick(self)
 
     def step(self, message: Message) -> None:
-        """Take a message from a peer. One for somebody else, or from an earlier term, is not listened to.
+        """Take a message from a peer. One for another member, or of an earlier term, is ignored.
 
-        MessageRefused, before anything of it was taken, when it contradicts what is certain here; whoever
-        says that is not to be listened to any more.
+        MessageRefused, and nothing has changed, if it contradicts what is certain here; nothing more may be
+        taken from its sender then.
         """
         if message.to != self.id or message.sender == self.id:
             return
@@ -250,7 +101,7 @@ class Raft:
         HANDLERS[self.role][type(message)](self, message)
 
     def propose(self, payloads: Sequence[bytes]) -> Proposed:
-        """Replicate commands, all or none of them, in this order and next to each other if this member leads.
+        """Replicate commands, all or none of them; in this order and next to each other if this member leads.
 
         ValueError if there are none.
         """
@@ -259,12 +110,11 @@ class Raft:
         return replication.propose(self, payloads)
 
     def propose_change(self, change: Change) -> Proposed:
-        """Change the membership; one change at a time. Followers forward it without checking more than its
-        size."""
+        """Change the membership, one change at a time. A follower checks the size only, and forwards it."""
         return membership.propose(self, change)
 
     def read(self, token: int) -> None:
-        """Ask at which index a linearizable read may be served; the answer comes in a Ready, under this
+        """Ask for the index at which a linearizable read may be served; a Ready answers it, with this
         token."""
         readindex.ask(self, token)
 
@@ -278,137 +128,140 @@ class Raft:
         return log.commit if log.term(log.commit) == self.term else None
 
     def transfer(self, to: NodeId) -> Refusal | None:
-        """Hand leadership to the voter `to`; None if it was started. It is given up after an election
+        """Transfer leadership to the voter `to`; None if that was started. It is given up after an election
         timeout."""
-        return election.transfer(self, to)
+        return transfer.start(self, to)
 
     def campaign(self) -> None:
-        """Try to lead now instead of after an election timeout. The only voter of a group wins in this
-        call."""
+        """Campaign now instead of after an election timeout. A sole voter wins within this call."""
         election.campaign(self)
 
     # --- what the host did
 
     def persisted(self, index: Index, term: Term) -> None:
-        """The log up to the batch that ended with this entry is durable; so is everything handed out before
-        it.
+        """The entries of a Ready, of which the last one has this index and term, are durable, and so is
+        everything of earlier Readies.
 
-        `index` and `term` are those of the last entry of a Ready. May come late: what was overruled in
-        between is not counted. Reporting only the last of several batches is enough.
+        May come late: entries that were replaced meanwhile do not count. Reporting the last of several is
+        enough.
         """
         if not self.log.synced(index, term) or self.role is not Role.LEADER:
             return
         if not self.term_durable and self.log.term(self.log.persisted) == self.term:
             self.term_durable = True
-        replication.advance_commit(self)
+        commit.advance(self)
 
     def apply_change(self, entry: Entry) -> ConfState:
-        """The configuration that the CHANGE entry leads to, now that it is applied; one this member is not in
-        any more, and which is not joint, has removed it. Changes nothing here: the core follows its log.
+        """The configuration that an applied CHANGE entry leads to. If it is not joint and this member is not
+        in it, the member was removed. Changes nothing here: the core uses the newest configuration in its
+        log.
         """
         if entry.kind is not EntryKind.CHANGE or not self.log.applied < entry.index <= self.log.applying:
             raise InvariantBroken(f"entry {entry.index} is not a change handed out for applying")
-        return membership.at(self, entry.index)
+        return confchange.conf_at(self, entry.index)
 
     def applied_to(self, index: Index) -> None:
-        """The state machine holds everything up to `index`."""
+        """The state machine has applied everything up to `index`."""
         self.log.applied_to(index)
 
     def compact(self, index: Index) -> None:
-        """Forget entries up to `index` (applied, and in a durable state copy or database). Followers behind
-        it get state copies."""
+        """Drop entries up to `index`, which must be applied, and durable in a snapshot or database. Followers
+        that are behind it get snapshots."""
         snapshotting.compact(self, index)
 
     def snapshot_meta(self, index: Index) -> SnapshotMeta:
-        """What a state copy taken at `index` stands for: an applied index at or after the last compaction."""
+        """The description of a snapshot at `index`: an applied index, at or after the last compaction."""
         return snapshotting.meta_at(self, index)
 
     def snapshot_installed(self, meta: SnapshotMeta) -> None:
-        """The state copy of `Ready.snapshot` is in place and durable, and the log on disk starts after it."""
+        """The snapshot of `Ready.snapshot` is in place and durable, and the log on disk starts after it."""
         snapshotting.installed(self, meta)
 
     def report_unreachable(self, peer: NodeId) -> None:
-        """Messages to `peer` were dropped: stop streaming and find out what it has."""
-        replication.lose(self, peer)
+        """Messages to `peer` were dropped: probe instead of streaming."""
+        replication.report_unreachable(self, peer)
 
     def report_snapshot(self, peer: NodeId, ok: bool, index: int = 0) -> None:
-        """A state copy for `peer` was given up, or arrived: its host has stepped the `InstallSnapshot`
-        there. It was one at `index`, which may be after the place that was asked for."""
+        """A snapshot for `peer` was given up, or has arrived: the host there has stepped the
+        `InstallSnapshot`. It is at `index`, which may be later than was asked for."""
         snapshotting.report(self, peer, ok=ok, index=index)
 
     # --- output
 
-    def take_forgetful(self) -> dict[NodeId, tuple[Index, Index]]:
-        """Members found since the last call that lack what they had acknowledged to this leader: how far that
-        went, and where their logs may end. Their disks were exchanged for older ones: they are sent nothing,
-        and what they acknowledged may have been counted.
+    def take_lost_entries(self) -> dict[NodeId, tuple[Index, Index]]:
+        """Members found since the last call that lack entries which they had acknowledged to this leader: up
+        to where they acknowledged, and where their logs may end. Their disks were replaced by older ones:
+        they are sent no entries, and entries may have been committed by their acknowledgements.
         """
-        found, self.forgetful = self.forgetful, {}
+        found, self.lost_entries = self.lost_entries, {}
         return found
 
     def has_ready(self) -> bool:
-        """Whether `take_ready` would give anything to do. Cheap."""
+        """Whether `take_ready` would give anything to do. O(1)."""
         log = self.log
-        told = self._told
+        known = self._hard_state
         return bool(
             (log.handed < log.last and self.installing is None)
             or self.send_due
             or self.messages
             or self.after_sync
             or (
-                log.applying < log.commit and log.appliable() and self.installing is None and not self.holding
+                log.applying < log.commit
+                and log.has_committed()
+                and self.installing is None
+                and not self.holding
             )
             or self.accepted is not None
             or self.reads_done
             or self.reads_failed
             or self.reads.unsent
             or self.snapshot is not None
-            or told.commit < min(log.commit, log.handed)
-            or told.term != self.term
-            or told.vote != self.vote
-            or (self.reads.waiting and readindex.can_open(self))
+            or known.commit < min(log.commit, log.handed)
+            or known.term != self.term
+            or known.vote != self.vote
+            or (self.reads.waiting and readindex.can_start_round(self))
         )
 
     @property
     def has_more(self) -> bool:
-        """The last Ready had no room for all that is to be written and sent (`Config.max_ready_bytes`)."""
+        """Whether the last Ready had no room for everything to write and send (`Config.max_ready_bytes`)."""
         return self.send_due or self._has_entries
 
     @property
     def _has_entries(self) -> bool:
-        """There are entries to be given to the disk. While a state copy replaces the log there are none: the
-        disk has the mark of the copy already, and they would stand behind it.
+        """Whether there are entries for the disk. While a snapshot replaces the log there are none: the log
+        on disk already starts after the snapshot, and they would be appended there.
         """
         return self.installing is None and self.log.handed < self.log.last
 
     def take_ready(self) -> Ready:
-        """Everything to do since the last call. The caller has promised to do it, in the order that `ready`
-        tells."""
-        if readindex.can_open(self):
-            readindex.open_round(self)
+        """Everything to do since the last call. The caller must do all of it, in the order that `ready`
+        says."""
+        if readindex.can_start_round(self):
+            readindex.start_round(self)
         if self.reads.unsent:
-            readindex.forward(self)
+            readindex.forward_reads(self)
         if self.send_due:
-            replication.send_all(self)
+            sending.send_all(self)
         log = self.log
-        entries = log.hand_out(self.config.max_ready_bytes) if self._has_entries else []
+        entries = log.take_unwritten(self.config.max_ready_bytes) if self._has_entries else []
         replication.answer_appends(self)
-        told = self._told
+        known = self._hard_state
         hard_state = None
-        votes = told.term != self.term or told.vote != self.vote
-        commit = min(log.commit, log.handed)  # the disk is not told of more than it is given
-        if votes or told.commit != commit:
-            self._told = hard_state = HardState(self.term, self.vote, commit)
+        is_vote_new = known.term != self.term or known.vote != self.vote
+        commit = min(log.commit, log.handed)  # never beyond the entries that the disk was given
+        if is_vote_new or known.commit != commit:
+            self._hard_state = hard_state = HardState(self.term, self.vote, commit)
         ready = Ready(
             hard_state,
             entries,
             self.snapshot,
             self.messages,
             self.after_sync,
-            log.hand_committed() if self.installing is None and not self.holding else [],
+            log.take_committed() if self.installing is None and not self.holding else [],
             self.reads_done,
             self.reads_failed,
-            bool(entries or votes or self.after_sync),
+            bool(entries or is_vote_new or self.after_sync),
         )
         self.snapshot = None
         self.messages = []
@@ -418,74 +271,40 @@ class Raft:
         self.forwarded_bytes = 0
         return ready
 
-    def send(self, message: Message) -> None:
-        """Put a message on its way: at once, unless a leader's vote for itself may not be on disk yet. For
-        the decisions."""
-        if self.term_durable or self.role is not Role.LEADER:
-            self.messages.append(message)
-        else:
-            self.after_sync.append(message)
-
-    # --- looking
+    # --- queries
 
     @property
     def commit(self) -> Index:
-        """Highest index known to be committed."""
+        """The commit index."""
         return self.log.commit
 
     @property
-    def applied(self) -> Index:
-        """Highest index the host has applied."""
-        return self.log.applied
-
-    @property
     def last_index(self) -> Index:
-        """End of the log, on disk or not."""
+        """The index of the last entry of the log, on disk or not."""
         return self.log.last
 
     @property
     def log_bytes(self) -> int:
-        """What all entries that are remembered weigh."""
+        """The size of all entries that are not compacted, with overhead."""
         return self.log.bytes
 
-    def place_before(self, max_bytes: int) -> Index:
-        """The last place after which the log weighs at most `max_bytes`. Costs the entries there."""
-        return self.log.place_before(max_bytes)
-
-    def match_at(self, node: NodeId) -> Index:
-        """How far the log of `node` is known to be on its disk and equal to this leader's."""
-        return self.log.persisted if node == self.id else self.progress[node].match
-
-    def round_at(self, node: NodeId) -> int:
-        """The newest read round `node` has confirmed."""
-        return self.reads.round if node == self.id else self.progress[node].round_acked
-
-    def active_at(self, node: NodeId) -> int:
-        """1 if `node` was heard from within an election timeout, else 0. Also for strangers."""
-        progress = self.progress.get(node)
-        return int(node == self.id or (progress is not None and self._active(progress)))
-
-    def _active(self, progress: Progress) -> bool:
-        return progress.active(self.ticks, self.config.election_ticks)
+    def compact_index(self, max_bytes: int) -> Index:
+        """The smallest index after which the log has at most `max_bytes`. Costs the entries after it."""
+        return self.log.compact_index(max_bytes)
 
     def status(self) -> Status:
-        """A frozen picture. Costs the number of members."""
+        """The current status. Costs the number of members."""
         log = self.log
         return Status(
             id=self.id,
             term=self.term,
-            vote=self.vote,
             role=self.role,
             leader=self.leader,
             compacted=log.compacted,
             applied=log.applied,
             commit=log.commit,
-            persisted=log.persisted,
             last=log.last,
             conf=self.conf,
-            transfer_to=self.transfer_to,
-            uncommitted_bytes=self.backlog_bytes,
-            waiting_reads=self.reads.count,
             peers=tuple(self._peer_status(peer, progress) for peer, progress in self.progress.items()),
         )
 
@@ -493,51 +312,40 @@ class Raft:
         return PeerStatus(
             id=peer,
             match=progress.match,
-            next=progress.next,
-            flow=progress.flow,
-            active=self._active(progress),
-            inflight=progress.inflight,
-            inflight_bytes=progress.inflight_bytes,
+            active=self.is_active(progress),
             caught_up=peer in self.conf.learners and membership.caught_up(self, progress),
         )
 
 
-def _check(boot: Boot) -> None:
-    """What is remembered must fit together; it comes from two files that are written apart."""
-    first = boot.snapshot.index
-    last, term = first, boot.snapshot.term
-    for entry in boot.entries:
-        if entry.index != last + 1 or entry.term < term:
-            raise CorruptData(
-                f"log entry {entry.index} of term {entry.term} follows entry {last} of term {term}: "
-                "entries are missing or mixed up"
-            )
-        last, term = entry.index, entry.term
-    if boot.hard_state.term < term:
-        raise CorruptData(f"the log has term {term}, but the vote record only term {boot.hard_state.term}")
-    if boot.hard_state.commit > last:
-        raise CorruptData(
-            f"entries up to {boot.hard_state.commit} were committed, but the log ends at {last}"
-        )
-    if boot.entries and not boot.snapshot.conf.voters:
-        raise CorruptData(f"the log holds entries up to {last}, but nothing says who its voters were")
-    if not first <= boot.applied <= last:
-        raise CorruptData(f"the state has applied entry {boot.applied}, but the log holds {first}..{last}")
+def _follow_leader(raft: Raft, message: Append | Heartbeat | InstallSnapshot) -> None:
+    """Candidate or pre-candidate: another member leads this term (section 3.4); follow it."""
+    roles.become_follower(raft, message.term, message.sender)
+    HANDLERS[Role.FOLLOWER][type(message)](raft, message)
+
+
+def _handle_forward(raft: Raft, message: Forward) -> None:
+    """Leader: append what a follower was asked to propose. A refusal is not reported here: a host that wants
+    it reported takes these messages itself, and answers `ForwardRefused`."""
+    if message.kind is EntryKind.NORMAL:
+        replication.propose(raft, message.payloads)
+        return
+    for payload in message.payloads:
+        membership.propose(raft, Change.decode(payload))
 
 
 def _ignore(_raft: Raft, _message: Message) -> None:
-    """Not for this role: an answer that came too late, or a request to a member that cannot help."""
+    """Not for this role: a late answer, or a request that only a leader can serve."""
 
 
 _ANY_ROLE: Final[dict[type[Message], Callable[[Raft, Any], None]]] = {
     PreVoteRequest: election.answer_pre_vote,
     VoteRequest: election.answer_vote,
 }
-_STANDING: Final[dict[type[Message], Callable[[Raft, Any], None]]] = {
+_CAMPAIGNING: Final[dict[type[Message], Callable[[Raft, Any], None]]] = {
     **_ANY_ROLE,
-    Append: election.yield_to_leader,
-    Heartbeat: election.yield_to_leader,
-    InstallSnapshot: election.yield_to_leader,
+    Append: _follow_leader,
+    Heartbeat: _follow_leader,
+    InstallSnapshot: _follow_leader,
     AppendAccepted: _ignore,
     AppendRejected: _ignore,
     HeartbeatAnswer: _ignore,
@@ -553,36 +361,36 @@ HANDLERS: Final[dict[Role, dict[type[Message], Callable[[Raft, Any], None]]]] = 
         **_ANY_ROLE,
         PreVoteAnswer: _ignore,
         VoteAnswer: _ignore,
-        Append: replication.take_append,
+        Append: replication.handle_append,
         AppendAccepted: _ignore,
         AppendRejected: _ignore,
-        Heartbeat: replication.take_heartbeat,
+        Heartbeat: replication.handle_heartbeat,
         HeartbeatAnswer: _ignore,
-        InstallSnapshot: snapshotting.take_install,
-        TimeoutNow: election.lead_now,
+        InstallSnapshot: snapshotting.handle_install,
+        TimeoutNow: election.handle_timeout_now,
         Forward: _ignore,
         ForwardRefused: _ignore,
         ReadRequest: readindex.refuse_request,
-        ReadAnswer: readindex.take_answer,
+        ReadAnswer: readindex.handle_answer,
     },
-    Role.PRE_CANDIDATE: {**_STANDING, PreVoteAnswer: election.count_pre_vote, VoteAnswer: _ignore},
-    Role.CANDIDATE: {**_STANDING, PreVoteAnswer: _ignore, VoteAnswer: election.count_vote},
+    Role.PRE_CANDIDATE: {**_CAMPAIGNING, PreVoteAnswer: election.count_pre_vote, VoteAnswer: _ignore},
+    Role.CANDIDATE: {**_CAMPAIGNING, PreVoteAnswer: _ignore, VoteAnswer: election.count_vote},
     Role.LEADER: {
         **_ANY_ROLE,
         PreVoteAnswer: _ignore,
         VoteAnswer: _ignore,
         Append: election.refuse_second_leader,
-        AppendAccepted: replication.take_accepted,
-        AppendRejected: replication.take_rejected,
+        AppendAccepted: replication.handle_accepted,
+        AppendRejected: replication.handle_rejected,
         Heartbeat: election.refuse_second_leader,
-        HeartbeatAnswer: replication.take_heartbeat_answer,
+        HeartbeatAnswer: replication.handle_heartbeat_answer,
         InstallSnapshot: election.refuse_second_leader,
         TimeoutNow: _ignore,
-        Forward: replication.take_forward,
+        Forward: _handle_forward,
         ForwardRefused: _ignore,
-        ReadRequest: readindex.take_request,
+        ReadRequest: readindex.handle_request,
         ReadAnswer: _ignore,
     },
 }
-"""What happens to a message of the current term, by role. Which terms are listened to at all is
-`election.admit`."""
+"""The handler of each message of the current term, by role. `election.admit` decides which other terms are
+handled."""

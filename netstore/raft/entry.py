@@ -2,8 +2,8 @@
 form.
 
 Every byte form is little-endian and complete: decoding takes exactly the bytes that encoding gave, and
-anything else is `CorruptData`, never another exception. Nothing is allocated before the sizes were checked
-against the bytes present.
+anything else is `CorruptData`, never another exception. Sizes are checked against the bytes present before
+anything is allocated.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MAX_DATA_BYTES: Final = 64 * 1024 * 1024
-"""Largest payload of one entry. A bound against absurd lengths; what users may write is limited far below
+"""Largest payload of one entry. It only bounds damaged lengths; requests of users are limited far below
 it."""
 
 ENTRY_OVERHEAD_BYTES: Final = 16
-"""What an entry is counted for beside its payload, so that byte bounds also bound the number of empty
-ones."""
+"""Counted for each entry in addition to its payload, so that bounds in bytes also bound the number of
+entries."""
 
 MAX_CONF_MEMBERS: Final = 4096
-"""Most members one list of a configuration may name; the cluster's own limits are far lower."""
+"""Most members in one list of a configuration; the limits of the cluster are far lower."""
 
-MOST_STORED: Final = 2**63 - 1
-"""Largest term and index that a log on disk may hold: what was written here counts up from numbers that are
-at most half as large (`messages.MOST`), so anything above is damage."""
+MAX_STORED: Final = 2**63 - 1
+"""Largest term and index of a log on disk. Numbers from other members are at most half as large
+(`messages.MAX_NUMBER`), so anything above is damage."""
 
 _BATCH = layout("QI")
 _ROW = layout("QBI")
@@ -45,17 +45,17 @@ _META = layout("QQ")
 
 
 class EntryKind(IntEnum):
-    """What an entry carries."""
+    """What the payload of an entry is."""
 
     NORMAL = 0
-    """A command for the state machine; empty for the entry a new leader starts its term with."""
+    """A command for the state machine; empty in the entry with which a new leader begins its term."""
 
     CHANGE = 1
-    """A membership change (`membership.Change`)."""
+    """A membership change (`change.Change`)."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """One place of the replicated log (Ongaro's dissertation, section 3.5)."""
+    """One entry of the replicated log (Ongaro's dissertation, section 3.5)."""
 
     index: Index
     term: Term
@@ -64,11 +64,10 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 class HardState(msgspec.Struct, frozen=True, gc=False):
-    """What a member must remember across a crash beside its log: term, vote (0 for none) and a commit index.
+    """What a member must keep across a crash beside its log: term, vote (0 for none) and a commit index.
 
-    Term and vote must be on disk before anything said under them leaves (section 3.8). The commit index is
-    there so that a restarted member knows which membership changes are settled; DESIGN.md says why that
-    matters.
+    Term and vote must be on disk before a message that depends on them is sent (section 3.8). With the commit
+    index a restarted member knows which membership changes are committed; DESIGN.md says why that matters.
     """
 
     term: Term = Term(0)
@@ -85,24 +84,23 @@ class HardState(msgspec.Struct, frozen=True, gc=False):
         if len(data) != _HARD_STATE.size:
             raise CorruptData(f"hard state has {len(data)} bytes, not {_HARD_STATE.size}")
         term, vote, commit = _HARD_STATE.unpack(data)
-        if term > MOST_STORED or commit > MOST_STORED:
+        if term > MAX_STORED or commit > MAX_STORED:
             raise CorruptData(f"hard state has term {term}, commit index {commit}: no group reaches these")
         return cls(Term(term), NodeId(vote), Index(commit))
 
 
 class ConfState(msgspec.Struct, frozen=True, gc=False):
-    """A configuration: who votes, who only learns. All four lists are sorted.
+    """A configuration: voters and learners. All four lists are sorted.
 
     While `voters_outgoing` is not empty the configuration is joint (section 4.3): decisions need a majority
-    of `voters` and one of `voters_outgoing`. `learners_next` are voters of the outgoing half that become
-    learners when it is left; with `auto_leave` the leader leaves it by itself.
+    of `voters` and one of `voters_outgoing`. `learners_next` are outgoing voters that become learners
+    when it is left.
     """
 
     voters: tuple[NodeId, ...] = ()
     voters_outgoing: tuple[NodeId, ...] = ()
     learners: tuple[NodeId, ...] = ()
     learners_next: tuple[NodeId, ...] = ()
-    auto_leave: bool = False
 
     @property
     def joint(self) -> bool:
@@ -110,7 +108,7 @@ class ConfState(msgspec.Struct, frozen=True, gc=False):
         return bool(self.voters_outgoing)
 
     def members(self) -> tuple[NodeId, ...]:
-        """Everyone the leader replicates to, itself included; sorted."""
+        """All members, the leader itself included; sorted."""
         return tuple(sorted({*self.voters, *self.voters_outgoing, *self.learners}))
 
     def votes(self, node: NodeId) -> bool:
@@ -118,10 +116,11 @@ class ConfState(msgspec.Struct, frozen=True, gc=False):
         return node in self.voters or node in self.voters_outgoing
 
     def encode(self) -> bytes:
-        """9 bytes and 8 for each name."""
+        """9 bytes and 8 for each member. The ninth byte is 1 for a joint configuration: the leader leaves it
+        by itself."""
         lists = (self.voters, self.voters_outgoing, self.learners, self.learners_next)
         names = [node for part in lists for node in part]
-        head = _CONF.pack(*map(len, lists), self.auto_leave)
+        head = _CONF.pack(*map(len, lists), self.joint)
         return head + layout(f"{len(names)}Q").pack(*names)
 
     @classmethod
@@ -134,7 +133,7 @@ class ConfState(msgspec.Struct, frozen=True, gc=False):
         if max(sizes) > MAX_CONF_MEMBERS:
             raise CorruptData(f"configuration lists {max(sizes)} members, more than {MAX_CONF_MEMBERS}")
         total = sum(sizes)
-        if len(data) != _CONF.size + 8 * total or flag > 1:
+        if len(data) != _CONF.size + 8 * total or flag != (sizes[1] > 0):
             raise CorruptData(f"configuration of {total} names has {len(data)} bytes and flag {flag}")
         names = layout(f"{total}Q").unpack_from(data, _CONF.size)
         parts: list[tuple[NodeId, ...]] = []
@@ -145,7 +144,7 @@ class ConfState(msgspec.Struct, frozen=True, gc=False):
                 raise CorruptData("configuration names a member twice, out of order, or as 0")
             parts.append(tuple(map(NodeId, part)))
             start += size
-        conf = cls(parts[0], parts[1], parts[2], parts[3], bool(flag))
+        conf = cls(parts[0], parts[1], parts[2], parts[3])
         flaw = conf.flaw()
         if flaw:
             raise CorruptData(f"configuration contradicts itself: {flaw}")
@@ -160,14 +159,12 @@ class ConfState(msgspec.Struct, frozen=True, gc=False):
             return "a voter is also a learner"
         if not {*self.learners_next} <= {*self.voters_outgoing} - {*self.voters}:
             return "a learner-to-be is not an outgoing voter"
-        if not self.voters_outgoing and self.auto_leave:
-            return "nothing to leave"
         return ""
 
 
 class SnapshotMeta(msgspec.Struct, frozen=True, gc=False):
-    """What a state copy stands for: the log up to `index`, whose entry has `term`, and the configuration
-    there (section 5.1)."""
+    """The description of a snapshot: it replaces the log up to `index`, whose entry has `term`, and has the
+    configuration there (section 5.1)."""
 
     index: Index = Index(0)
     term: Term = Term(0)
@@ -185,7 +182,7 @@ class SnapshotMeta(msgspec.Struct, frozen=True, gc=False):
         index, term = _META.unpack_from(data)
         if (index == 0) != (term == 0):
             raise CorruptData(f"snapshot description has index {index} with term {term}")
-        if index > MOST_STORED or term > MOST_STORED:
+        if index > MAX_STORED or term > MAX_STORED:
             raise CorruptData(
                 f"snapshot description has index {index} and term {term}, which no group reaches"
             )
@@ -195,13 +192,13 @@ class SnapshotMeta(msgspec.Struct, frozen=True, gc=False):
 def encode_entries(entries: Sequence[Entry]) -> bytes:
     """A batch of consecutive entries: first index, count, then term, kind, length and payload of each.
 
-    12 bytes and 13 for each entry beside the payloads; an empty batch has index 0. About 0.15 us an entry.
+    12 bytes, 13 bytes for each entry, and the payloads; an empty batch has index 0. About 0.15 us an entry.
     """
     return b"".join(entry_parts(entries))
 
 
 def entry_parts(entries: Sequence[Entry]) -> list[bytes]:
-    """The same in parts, for who joins them with others: payloads are large, and are not copied here."""
+    """The parts of `encode_entries`, not joined: payloads are large, and are not copied here."""
     if not entries:
         return [_BATCH.pack(0, 0)]
     parts = [_BATCH.pack(entries[0].index, len(entries))]
@@ -217,13 +214,13 @@ def entry_parts(entries: Sequence[Entry]) -> list[bytes]:
 def decode_entries(
     data: bytes, most: int | None = None, start: int = 0, end: int | None = None
 ) -> list[Entry]:
-    """The inverse of `encode_entries`, from `start` to `end` of these bytes, which are not copied but for the
-    payloads; CorruptData for anything else, falling terms and changes that are none included, and for more
-    than `most` entries. About 0.3 us an entry.
+    """The inverse of `encode_entries`, from `start` to `end` of the bytes, of which only the payloads are
+    copied; CorruptData for anything else, including falling terms and malformed membership changes, and for
+    more than `most` entries. About 0.3 us an entry.
     """
     end = len(data) if end is None else end
-    places = _read_batch(data, most, start, end)
-    entries, at = _read_entries(data, start, start + _BATCH.size, end, places)
+    indexes = _read_batch(data, most, start, end)
+    entries, at = _read_entries(data, start, start + _BATCH.size, end, indexes)
     _check_end(at, end)
     return entries
 
@@ -231,20 +228,20 @@ def decode_entries(
 def entry_pieces(
     data: bytes, most: int, start: int, end: int, *, piece: int, piece_bytes: int
 ) -> Iterator[list[Entry]]:
-    """The same in pieces, each taken apart when it is asked for: up to `piece` entries, or until they have
-    `piece_bytes`. At least one piece, which is empty where the batch is.
+    """What `decode_entries` gives, in pieces that are decoded one by one: of up to `piece` entries, or until
+    they have `piece_bytes`. An empty batch gives one empty piece.
     """
-    places = _read_batch(data, most, start, end)
+    indexes = _read_batch(data, most, start, end)
     at, before = start + _BATCH.size, 0
     while True:
         entries, at = _read_entries(
-            data, start, at, end, places[:piece], before=before, most_bytes=piece_bytes
+            data, start, at, end, indexes[:piece], before=before, most_bytes=piece_bytes
         )
-        places = places[len(entries) :]
-        if not places:
+        indexes = indexes[len(entries) :]
+        if not indexes:
             _check_end(at, end)
         yield entries
-        if not places:
+        if not indexes:
             return
         before = entries[-1].term
 
@@ -257,39 +254,39 @@ def _read_batch(data: bytes, most: int | None, start: int, end: int) -> range:
     index, count = _BATCH.unpack_from(data, start)
     if count * _ROW.size > size - _BATCH.size or (most is not None and count > most):
         raise CorruptData(f"entry batch of {size} bytes cannot hold {count} entries")
-    if (index == 0) != (count == 0) or index + count > MOST_STORED:
+    if (index == 0) != (count == 0) or index + count > MAX_STORED:
         raise CorruptData(f"entry batch of {count} entries starts at index {index}")
     return range(index, index + count)
 
 
 def _read_entries(
-    data: bytes, start: int, at: int, end: int, places: range, *, before: int = 0, most_bytes: int = 1 << 62
+    data: bytes, start: int, at: int, end: int, indexes: range, *, before: int = 0, most_bytes: int = 1 << 62
 ) -> tuple[list[Entry], int]:
-    """The entries of these indexes from `at` on, of a batch that begins at `start`, or as many as have so
-    many bytes; and the place after them. `before` is the term before.
+    """Decode the entries with these indexes, from `at` on, until they have `most_bytes`; also returns the
+    offset after them. The batch begins at `start`; `before` is the term of the entry before.
     """
     entries: list[Entry] = []
     add = entries.append
     unpack = _ROW.unpack_from
     stop = at + most_bytes
-    for place in places:
+    for index in indexes:
         if at + _ROW.size > end:
-            raise CorruptData(f"entry {place} is cut short in its head at offset {at - start}")
+            raise CorruptData(f"entry {index} is cut short in its head at offset {at - start}")
         term, kind, length = unpack(data, at)
         at += _ROW.size
         if kind > 1 or term < before or term == 0:
-            raise CorruptData(f"entry {place} has kind {kind} and term {term} after term {before}")
+            raise CorruptData(f"entry {index} has kind {kind} and term {term} after term {before}")
         if length > MAX_DATA_BYTES or length > end - at:
-            raise CorruptData(f"entry {place} claims {length} bytes at offset {at - start} of {end - start}")
+            raise CorruptData(f"entry {index} claims {length} bytes at offset {at - start} of {end - start}")
         payload = data[at : at + length]
         if kind:
             Change.decode(payload)
-        add(Entry(place, term, _KINDS[kind], payload))  # type: ignore[arg-type] # checked above
+        add(Entry(index, term, _KINDS[kind], payload))  # type: ignore[arg-type] # checked above
         at += length
         before = term
         if at >= stop:
             break
-    if before > MOST_STORED:
+    if before > MAX_STORED:
         raise CorruptData(f"entry batch ends in term {before}: no group reaches it")
     return entries, at
 

@@ -1,12 +1,10 @@
-"""The log as the protocol sees it: what is remembered, what is on disk, committed and applied, and how the
-marks move.
+"""The log of one member: the entries after the last compaction, and how far they are written, committed and
+applied.
 
-Invariant: compacted <= applied <= handed to apply <= committed <= last, and persisted <= handed to disk <=
-last. Entries handed out for applying never pass `persisted`: the state machine of this member is never ahead
-of its own disk.
+Invariant: compacted <= applied <= applying <= commit <= last, and persisted <= handed <= last. `applying`
+never passes `persisted`: the state machine of this member is never ahead of its own disk.
 
-All remembered entries are in one list by reference; a slice costs its own length, a term look-up is one index
-operation.
+All entries are in one list; a slice costs its length, a term look-up is one index operation.
 """
 
 from __future__ import annotations
@@ -26,31 +24,31 @@ if TYPE_CHECKING:
     from netstore.raft.entry import Entry
 
 MAX_APPLY_ENTRIES: Final = 4096
-"""Most entries handed out at once for applying, so that catching up does not block the host's turn for
+"""Most entries handed out at once to be applied, so that catching up does not block the host's turn for
 long."""
 
 _TERM = attrgetter("term")
 
 
-class _Flight:
-    """A batch given to the disk: its last place, and how far its sync will vouch for what is remembered
-    now."""
+class _Write:
+    """Entries handed to the disk and not reported yet: index and term of the last one, and up to where the
+    present log will be durable when they are."""
 
-    __slots__ = ("index", "term", "vouches")
+    __slots__ = ("durable_to", "index", "term")
 
     def __init__(self, index: Index, term: Term) -> None:
         self.index = index
         self.term = term
-        self.vouches = index
+        self.durable_to = index
 
 
 class Log:
-    """The remembered part of a log that starts after `compacted` (whose entry had `compacted_term`)."""
+    """The log after `compacted`, whose entry had `compacted_term`."""
 
     __slots__ = (
         "_entries",
-        "_flights",
-        "_unhanded",
+        "_unwritten_bytes",
+        "_writes",
         "applied",
         "applying",
         "bytes",
@@ -64,13 +62,13 @@ class Log:
     )
 
     def __init__(self, compacted: Index, term: Term, entries: Sequence[Entry]) -> None:
-        """A log as found on disk: all of `entries` are persisted, nothing after `compacted` is committed or
-        applied."""
+        """A log as found on disk: `entries` are persisted, and nothing after `compacted` is known to be
+        committed or applied."""
         self._entries: list[Entry] = []
-        self._flights: deque[_Flight] = deque()
-        self._unhanded = 0
+        self._writes: deque[_Write] = deque()
+        self._unwritten_bytes = 0
         self.bytes = 0
-        """Of all entries that are remembered, `ENTRY_OVERHEAD_BYTES` for each included."""
+        """Of all entries in memory, with `ENTRY_OVERHEAD_BYTES` for each."""
         self.compacted = compacted
         self.compacted_term = term
         self.last = compacted
@@ -82,17 +80,17 @@ class Log:
             self.append(entries)
         self.handed = self.last
         self.persisted = self.last
-        self._unhanded = 0
-        """What was not given to the disk weighs so much at most, what was cut meanwhile included."""
+        self._unwritten_bytes = 0
+        """Upper bound of the size of the entries not handed to the disk: truncated entries still count."""
 
-    # --- looking
+    # --- queries
 
     def term(self, index: int) -> Term:
         """The term of the entry at `index`, which must lie in compacted..last."""
-        place = index - self.compacted - 1
-        if place >= 0 and index <= self.last:
-            return self._entries[place].term
-        if place == -1:
+        offset = index - self.compacted - 1
+        if offset >= 0 and index <= self.last:
+            return self._entries[offset].term
+        if offset == -1:
             return self.compacted_term
         raise InvariantBroken(
             f"term of entry {index} asked of a log that holds {self.compacted}..{self.last}"
@@ -103,12 +101,12 @@ class Log:
         return self.compacted <= index <= self.last
 
     def matches(self, index: int, term: int) -> bool:
-        """The consistency check of AppendEntries (section 3.5): is there an entry with that term at that
-        place?"""
+        """The consistency check of AppendEntries (section 3.5): whether the entry at `index` has
+        this term."""
         return self.compacted <= index <= self.last and self.term(index) == term
 
     def between(self, low: int, high: int) -> list[Entry]:
-        """Entries low..high, both included and both remembered; empty if high < low. Costs its length."""
+        """Entries low..high, both included, neither compacted; empty if high < low. Costs its length."""
         if high < low:
             return []
         if low <= self.compacted or high > self.last:
@@ -118,9 +116,9 @@ class Log:
         start = self.compacted + 1
         return self._entries[low - start : high + 1 - start]
 
-    def from_(self, low: int, max_bytes: int) -> tuple[list[Entry], int]:
-        """Entries from `low` on that fit `max_bytes` together, at least one if there is one, and their size.
-        Costs its length."""
+    def entries_from(self, low: int, max_bytes: int) -> tuple[list[Entry], int]:
+        """Entries from `low` on of at most `max_bytes` together, or one larger entry, and their size. Costs
+        its length."""
         if low > self.last:
             return [], 0
         if low <= self.compacted:
@@ -138,23 +136,24 @@ class Log:
             end += 1
         return entries[start:end], size
 
-    def last_not_above(self, index: int, term: int) -> tuple[Index, Term]:
-        """The last place at or before `index` whose term is at most `term`: where two logs may still agree.
+    def find_conflict_by_term(self, index: int, term: int) -> tuple[Index, Term]:
+        """The last index at or before `index` whose term is at most `term`, and that term: the last entry
+        that two logs may have in common.
 
-        Terms never fall along a log, so everything after that place is known to differ. Logarithmic cost.
-        What was forgotten is not judged: the compacted place may be given whatever its term, and a place
-        before it is given back with term 0.
+        Terms never fall along a log, so everything after it is known to differ. O(log n). Compacted entries
+        are not compared: the result may be `compacted` whatever its term, and an `index` before that is
+        returned with term 0.
         """
         high = min(index, self.last) - self.compacted
         if high < 0:
             return Index(index), Term(0)
         count = bisect_right(self._entries, term, 0, high, key=_TERM)
-        place = Index(self.compacted + count)
-        return place, self.term(place)
+        found = Index(self.compacted + count)
+        return found, self.term(found)
 
-    def place_before(self, max_bytes: int) -> Index:
-        """The last place after which the remembered entries have at most `max_bytes` together. Costs the
-        number of those."""
+    def compact_index(self, max_bytes: int) -> Index:
+        """The smallest index after which the entries have at most `max_bytes` together. Costs the number of
+        these."""
         size = 0
         for back, entry in enumerate(reversed(self._entries)):
             size += len(entry.data) + ENTRY_OVERHEAD_BYTES
@@ -162,10 +161,10 @@ class Log:
                 return Index(self.last - back)
         return self.compacted
 
-    # --- growing
+    # --- appending
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Add entries that continue the log. Costs their number."""
+        """Append entries that continue the log. Costs their number."""
         first = entries[0]
         if first.index != self.last + 1 or first.term < self.last_term:
             raise InvariantBroken(
@@ -174,7 +173,7 @@ class Log:
         self._entries.extend(entries)
         size = _size(entries)
         self.bytes += size
-        self._unhanded += size
+        self._unwritten_bytes += size
         final = entries[-1]
         self.last = Index(self.compacted + len(self._entries))
         self.last_term = final.term
@@ -182,21 +181,22 @@ class Log:
             raise InvariantBroken(f"appended entries end at {final.index}, not at {self.last}")
 
     def merge(self, entries: Sequence[Entry]) -> Index | None:
-        """Take entries from a leader; the one before them is known to match (section 3.5, steps 3 and 4).
+        """Append the entries of a leader; the entry before them is known to match (section 3.5, steps 3 and
+        4).
 
-        What is there already stays; at the first difference the own tail is cut, but never what is committed.
-        Returns the first index that is new, None if nothing is.
+        Entries that are present already stay; from the first difference on the log is truncated, but never
+        what is committed. Returns the first index that is new, or None.
         """
         for skip, entry in enumerate(entries):
             if entry.index <= self.last:
                 if entry.term == self.term(entry.index):
                     continue
-                self._cut(entry.index)
+                self._truncate(entry.index)
             self.append(entries[skip:] if skip else entries)
             return entry.index
         return None
 
-    def _cut(self, index: Index) -> None:
+    def _truncate(self, index: Index) -> None:
         if index <= self.commit:
             raise InvariantBroken(f"a leader would replace entry {index}, committed up to {self.commit}")
         start = index - self.compacted - 1
@@ -206,43 +206,41 @@ class Log:
         self.last_term = self.term(self.last)
         self.handed = min(self.handed, self.last)
         self.persisted = min(self.persisted, self.last)
-        for flight in self._flights:
-            flight.vouches = min(flight.vouches, self.last)
+        for write in self._writes:
+            write.durable_to = min(write.durable_to, self.last)
 
     # --- the disk
 
-    def hand_out(self, max_bytes: int) -> list[Entry]:
-        """The next entries not yet given to the disk that have at most `max_bytes` together, or one that has
-        more; they count as given from now on.
+    def take_unwritten(self, max_bytes: int) -> list[Entry]:
+        """The next entries for the disk, of at most `max_bytes` together, or one larger entry; they count as
+        handed to the disk.
         """
-        size = self._unhanded
+        size = self._unwritten_bytes
         if size <= max_bytes:
             entries = self.between(self.handed + 1, self.last)
         else:
-            entries, size = self.from_(self.handed + 1, max_bytes)
+            entries, size = self.entries_from(self.handed + 1, max_bytes)
         if entries:
             final = entries[-1]
             self.handed = final.index
-            self._flights.append(_Flight(final.index, final.term))
-        self._unhanded = 0 if self.handed == self.last else self._unhanded - size
+            self._writes.append(_Write(final.index, final.term))
+        self._unwritten_bytes = 0 if self.handed == self.last else self._unwritten_bytes - size
         return entries
 
     def synced(self, index: int, term: int) -> bool:
-        """The disk holds everything given to it up to the batch that ended with this entry. True if that
-        moved `persisted`.
+        """The disk reports the write that ended with this entry. True if `persisted` moved.
 
-        Batches reach the disk in the order they were given, and the oldest one that fits is meant. A batch
-        that was partly overruled since vouches only for what is still remembered; an unknown one (before a
-        snapshot came, or told twice) changes nothing. DESIGN.md tells the story of why the term alone would
-        not do.
+        Writes become durable in the order they were handed to the disk, and the oldest one that fits is
+        meant. A write whose entries were truncated since counts only up to there; an unknown one (from before
+        a snapshot, or reported twice) changes nothing. DESIGN.md explains why index and term are not enough.
         """
-        flights = self._flights
-        for count, flight in enumerate(flights, 1):
-            if flight.index == index and flight.term == term:
+        writes = self._writes
+        for count, write in enumerate(writes, 1):
+            if write.index == index and write.term == term:
                 for _ in range(count):
-                    flights.popleft()
-                if flight.vouches > self.persisted:
-                    self.persisted = flight.vouches
+                    writes.popleft()
+                if write.durable_to > self.persisted:
+                    self.persisted = write.durable_to
                     return True
                 return False
         return False
@@ -250,7 +248,7 @@ class Log:
     # --- committing and applying
 
     def commit_to(self, index: int) -> bool:
-        """Everything up to `index` is committed. True if that is news; a smaller index is not."""
+        """Everything up to `index` is committed. True if the commit index moved; it never falls."""
         if index <= self.commit:
             return False
         if index > self.last:
@@ -258,13 +256,13 @@ class Log:
         self.commit = Index(index)
         return True
 
-    def appliable(self) -> bool:
-        """Whether `hand_committed` would give something."""
+    def has_committed(self) -> bool:
+        """Whether `take_committed` would give entries."""
         return self.applying < self.commit and self.applying < self.persisted
 
-    def hand_committed(self) -> list[Entry]:
-        """The next committed and persisted entries to apply, at most MAX_APPLY_ENTRIES; they count as given
-        from now on."""
+    def take_committed(self) -> list[Entry]:
+        """The next entries to apply, committed and persisted, at most MAX_APPLY_ENTRIES; `applying` moves
+        past them."""
         high = min(self.commit, self.persisted, self.applying + MAX_APPLY_ENTRIES)
         if high <= self.applying:
             return []
@@ -273,17 +271,17 @@ class Log:
         return entries
 
     def applied_to(self, index: Index) -> None:
-        """The state machine holds everything up to `index`."""
+        """The state machine has applied everything up to `index`."""
         if not self.applied <= index <= self.applying:
             raise InvariantBroken(
                 f"applied {index}, but {self.applied} was and only {self.applying} was handed out"
             )
         self.applied = index
 
-    # --- forgetting
+    # --- compaction
 
     def compact(self, index: Index) -> None:
-        """Forget entries up to `index`, which must be applied. A smaller index than before changes
+        """Drop entries up to `index`, which must be applied. An index that is compacted already changes
         nothing."""
         if index <= self.compacted:
             return
@@ -296,12 +294,12 @@ class Log:
         self.compacted = index
 
     def restart_after(self, index: Index, term: Term) -> None:
-        """A state copy replaces everything up to `index`; what is remembered goes. Only forward."""
+        """A snapshot at `index` replaces the whole log. Its index must be after the commit index."""
         if index <= self.commit:
-            raise InvariantBroken(f"state copy at {index} put over a log committed up to {self.commit}")
+            raise InvariantBroken(f"snapshot at {index} put over a log committed up to {self.commit}")
         self._entries.clear()
-        self.bytes = self._unhanded = 0
-        self._flights.clear()
+        self.bytes = self._unwritten_bytes = 0
+        self._writes.clear()
         self.compacted = self.last = self.commit = self.applying = self.applied = index
         self.handed = self.persisted = index
         self.compacted_term = self.last_term = term

@@ -1,9 +1,9 @@
-"""What members say to each other: one class per message, and its byte form.
+"""The messages between members: one class for each, and its byte form.
 
-Every message names its sender, its receiver and the sender's term, except that a `PreVoteRequest` names the
-term it would like to start. A byte form is one kind byte, those three numbers, and the body of that kind;
+Every message has its sender, its receiver and the sender's term, except that a `PreVoteRequest` has the term
+that the sender would start. A byte form is one kind byte, those three numbers, and the body of that kind;
 little-endian, no padding. `decode_message` takes bytes from the network: anything that `encode_message` does
-not give is CorruptData, and so is a number that no cluster ever comes to (`MOST`).
+not give is CorruptData, and so is a number that no cluster reaches (`MAX_NUMBER`).
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from struct import Struct
 
-MOST: Final = 2**62 - 1
-"""Largest term, index, read round or sequence number that is taken from another member. Ten million a second
-would reach it in 14,000 years; below it there is room to count on before any byte form is full, on disk
-(`entry.MOST_STORED`) and on the wire."""
+MAX_NUMBER: Final = 2**62 - 1
+"""Largest term, index, read round or sequence number that is accepted from another member. Ten million a
+second reach it in 14,000 years. Numbers counted up from it still fit the byte forms, on disk
+(`entry.MAX_STORED`) and on the wire."""
 
-MOST_ENTRIES: Final = 1 << 17
-"""Entries in one append message. A leader fills one up to `Config.max_append_bytes`, counting
+MAX_ENTRIES: Final = 1 << 17
+"""Most entries in one append message. A leader fills one up to `Config.max_append_bytes`, counting
 `ENTRY_OVERHEAD_BYTES` for each: half of this with the defaults."""
 
-MOST_PAYLOADS: Final = 1 << 16
-"""Payloads in one forward message; a follower's host proposes far fewer in a turn."""
+MAX_PAYLOADS: Final = 1 << 16
+"""Most payloads in one forward message; a follower's host proposes far fewer in a turn."""
 
 
 PIECE_PAYLOADS: Final = 512
 PIECE_BYTES: Final = 256 * 1024
-"""Payloads of a forward message, or entries of an append message, that are taken apart at once, and bytes of
-them without the last.
+"""Payloads of a forward message, or entries of an append message, that are decoded at once, and bytes of them
+except the last.
 """
 
 
 class MessageRefused(NetstoreError):  # noqa: N818 - named for what happened
-    """A well-formed message says what cannot be true of this group; nothing was changed by it.
+    """A well-formed message contradicts what is certain in this group; it changed nothing.
 
-    Whoever sent it is faulty, or not who it says it is: nothing more is to be taken from its stream.
+    Its sender is faulty, or not the member it claims to be: nothing more may be taken from its stream.
     """
 
 
 @dataclass(slots=True)
 class PreVoteRequest:
-    """Would you vote for me in `term`? Changes nothing at the receiver (Ongaro's dissertation, section
-    9.6)."""
+    """Whether the receiver would vote for the sender in `term`; changes nothing there (Ongaro's dissertation,
+    section 9.6)."""
 
     sender: NodeId
     to: NodeId
@@ -81,8 +81,8 @@ class PreVoteAnswer:
 
 @dataclass(slots=True)
 class VoteRequest:
-    """RequestVote (section 3.4). `forced`: the leader itself asked for this election (section 3.10), so
-    leases do not hold."""
+    """RequestVote (section 3.4). `forced`: the leader itself asked for this election (section 3.10), so its
+    lease does not count."""
 
     sender: NodeId
     to: NodeId
@@ -104,8 +104,7 @@ class VoteAnswer:
 
 @dataclass(slots=True)
 class Append:
-    """AppendEntries (section 3.5): entries after the place `previous_index`, which must have
-    `previous_term`."""
+    """AppendEntries (section 3.5): entries after `previous_index`, whose entry must have `previous_term`."""
 
     sender: NodeId
     to: NodeId
@@ -118,7 +117,7 @@ class Append:
 
 @dataclass(slots=True)
 class AppendAccepted:
-    """The sender's log is on its disk and equals the leader's up to `index`."""
+    """The sender's log matches the leader's up to `index`, and is on its disk that far."""
 
     sender: NodeId
     to: NodeId
@@ -128,10 +127,10 @@ class AppendAccepted:
 
 @dataclass(slots=True)
 class AppendRejected:
-    """The sender has no entry that matches at `previous_index`; the logs may agree up to `hint_index`, where
-    it has `hint_term`.
+    """The sender has no matching entry at `previous_index`; the logs may match up to `hint_index`, where it
+    has `hint_term`.
 
-    `needs_snapshot`: the sender has no configuration yet, and no log can give it one.
+    `needs_snapshot`: the sender has no configuration yet, which it can only get from a snapshot.
     """
 
     sender: NodeId
@@ -145,8 +144,8 @@ class AppendRejected:
 
 @dataclass(slots=True)
 class Heartbeat:
-    """The leader is alive; `commit` is committed and known to be in the receiver's log; `round` is the newest
-    read round."""
+    """The leader is alive; `commit` is committed and known to match in the receiver's log; `round` is the
+    newest ReadIndex round."""
 
     sender: NodeId
     to: NodeId
@@ -157,8 +156,8 @@ class Heartbeat:
 
 @dataclass(slots=True)
 class HeartbeatAnswer:
-    """The sender still follows in this term and has heard of read round `round`. Round 0 also answers a
-    leader of an old term."""
+    """The sender follows in this term, and confirms ReadIndex round `round`. Round 0 also answers a leader of
+    an old term."""
 
     sender: NodeId
     to: NodeId
@@ -168,10 +167,10 @@ class HeartbeatAnswer:
 
 @dataclass(slots=True)
 class InstallSnapshot:
-    """InstallSnapshot (section 5.1). The core names the position; the host sends the state copy beside it.
+    """InstallSnapshot (section 5.1). The core names the index; the host sends the snapshot itself with it.
 
-    The sending host sets `meta` to what its copy really stands for (`Raft.snapshot_meta`); the receiving host
-    steps the message into its core when the whole copy has arrived and was verified.
+    The sending host sets `meta` to the description of the snapshot that it sends (`Raft.snapshot_meta`); the
+    receiving host steps the message into its core when the whole snapshot has arrived and is verified.
     """
 
     sender: NodeId
@@ -182,7 +181,7 @@ class InstallSnapshot:
 
 @dataclass(slots=True)
 class TimeoutNow:
-    """Start an election at once (section 3.10)."""
+    """The receiver is to start an election at once (section 3.10)."""
 
     sender: NodeId
     to: NodeId
@@ -202,8 +201,8 @@ class Forward:
 
 @dataclass(slots=True)
 class ForwardRefused:
-    """A leader has not appended what was forwarded to it in this term, and never will. Of which payloads it
-    says so, and `why`, is between the hosts: `requests` are what they call them.
+    """The leader has not appended payloads that were forwarded to it in this term, and never will. Hosts use
+    and read it: `why` is their code, and `requests` are their numbers of the payloads.
     """
 
     sender: NodeId
@@ -215,7 +214,7 @@ class ForwardRefused:
 
 @dataclass(slots=True)
 class ReadRequest:
-    """A follower asks for a read index for all its reads up to `sequence` (section 6.4)."""
+    """A follower asks for the read index for all its reads up to `sequence` (section 6.4)."""
 
     sender: NodeId
     to: NodeId
@@ -225,7 +224,8 @@ class ReadRequest:
 
 @dataclass(slots=True)
 class ReadAnswer:
-    """Reads up to `sequence` may be served at `index`; index 0: not here, ask again."""
+    """Reads up to `sequence` may be served at `index`; with index 0 they were refused and may be tried
+    again."""
 
     sender: NodeId
     to: NodeId
@@ -280,21 +280,21 @@ _FIXED: Final[dict[type[Message], tuple[int, Struct, tuple[str, ...]]]] = {
     ReadRequest: (13, layout("Q"), ("sequence",)),
     ReadAnswer: (14, layout("QQ"), ("sequence", "index")),
 }
-"""Messages whose body is numbers only: kind byte, form, fields in order. `B` is a flag."""
+"""Messages whose body is only numbers: kind byte, form, fields in order. `B` is a flag."""
 
 
 def encode_message(message: Message) -> bytes:
-    """The byte form of any message. Costs its size."""
+    """The byte form of a message. Costs its size."""
     return b"".join(message_parts(message))
 
 
 def message_parts(message: Message) -> list[bytes]:
-    """The same in parts, for who joins them with others: payloads are large, and are not copied here."""
+    """The parts of `encode_message`, not joined: payloads are large, and are not copied here."""
     kind = type(message)
     if isinstance(message, Append):
         head = _HEAD.pack(_APPEND_KIND, message.sender, message.to, message.term)
-        place = _APPEND.pack(message.previous_index, message.previous_term, message.commit)
-        return [head, place, *entry_parts(message.entries)]
+        position = _APPEND.pack(message.previous_index, message.previous_term, message.commit)
+        return [head, position, *entry_parts(message.entries)]
     if isinstance(message, InstallSnapshot):
         return [_HEAD.pack(_INSTALL_KIND, message.sender, message.to, message.term), message.meta.encode()]
     if isinstance(message, Forward):
@@ -316,8 +316,8 @@ def message_parts(message: Message) -> list[bytes]:
 
 
 def decode_message(data: bytes, start: int = 0, end: int | None = None) -> Message:
-    """The inverse of `encode_message`, from `start` to `end` of these bytes; CorruptData for anything else,
-    ids and terms of 0 included. Entries are taken from where they lie, for they are what is large.
+    """The inverse of `encode_message`, from `start` to `end` of the bytes; CorruptData for anything else,
+    including ids and terms of 0. Entries are decoded in place, because they are large.
 
     Only a `PreVoteAnswer` may come from a member in term 0.
     """
@@ -337,15 +337,15 @@ def _read_head(data: bytes, start: int) -> tuple[int, NodeId, NodeId, Term]:
     kind, sender, to, term = _HEAD.unpack_from(data, start)
     if not (sender and to) or not (term or kind == _PRE_VOTE_ANSWER_KIND):
         raise CorruptData(f"message from {sender:x} to {to:x} in term {term}: none of them may be 0")
-    if term > MOST:
-        raise CorruptData(f"message of term {term}, more than {MOST}")
+    if term > MAX_NUMBER:
+        raise CorruptData(f"message of term {term}, more than {MAX_NUMBER}")
     return kind, NodeId(sender), NodeId(to), Term(term)
 
 
 def decode_in_pieces(data: bytes, start: int, end: int) -> Iterator[Message]:
-    """The same in pieces, for who takes them turn by turn: what was forwarded or is to be appended comes in
-    several messages, of `PIECE_PAYLOADS` or `PIECE_BYTES` each, which say together what it said. One that is
-    damaged further on is CorruptData there.
+    """What `decode_message` gives, decoded piece by piece: a `Forward` or `Append` comes as several messages
+    of `PIECE_PAYLOADS` or `PIECE_BYTES` each, which have the same effect together. Damage is CorruptData at
+    the piece that has it.
     """
     kind = data[start] if end - start >= _HEAD.size else 0
     if kind == _FORWARD_KIND:
@@ -358,38 +358,40 @@ def decode_in_pieces(data: bytes, start: int, end: int) -> Iterator[Message]:
 
 def _decode_append(data: bytes, start: int, end: int, head: tuple[NodeId, NodeId, Term]) -> Append:
     at = start + _HEAD.size + _APPEND.size
-    place = _read_place(data, start, end)
-    return _append(head, place, decode_entries(data, MOST_ENTRIES, at, end))
+    position = _read_previous(data, start, end)
+    return _append(head, position, decode_entries(data, MAX_ENTRIES, at, end))
 
 
 def _append_pieces(data: bytes, start: int, end: int) -> Iterator[Append]:
-    """Each piece follows the one before it."""
+    """Each piece is an `Append` after the last entry of the piece before it."""
     head = _read_head(data, start)[1:]
     at = start + _HEAD.size + _APPEND.size
-    place = _read_place(data, start, end)
-    for entries in entry_pieces(data, MOST_ENTRIES, at, end, piece=PIECE_PAYLOADS, piece_bytes=PIECE_BYTES):
-        yield _append(head, place, entries)
+    position = _read_previous(data, start, end)
+    for entries in entry_pieces(data, MAX_ENTRIES, at, end, piece=PIECE_PAYLOADS, piece_bytes=PIECE_BYTES):
+        yield _append(head, position, entries)
         if entries:
-            place = entries[-1].index, entries[-1].term, place[2]
+            position = entries[-1].index, entries[-1].term, position[2]
 
 
-def _read_place(data: bytes, start: int, end: int) -> tuple[int, int, int]:
-    """Index and term of what the entries follow, and what is committed."""
+def _read_previous(data: bytes, start: int, end: int) -> tuple[int, int, int]:
+    """Index and term of the entry before, and the commit index."""
     if end < start + _HEAD.size + _APPEND.size:
         raise CorruptData(f"append message is cut short at {end - start} bytes")
     previous, previous_term, commit = _APPEND.unpack_from(data, start + _HEAD.size)
-    if previous > MOST or commit > MOST:
-        raise CorruptData(f"append message follows {previous} and commits {commit}, more than {MOST}")
+    if previous > MAX_NUMBER or commit > MAX_NUMBER:
+        raise CorruptData(f"append message follows {previous} and commits {commit}, more than {MAX_NUMBER}")
     return previous, previous_term, commit
 
 
-def _append(head: tuple[NodeId, NodeId, Term], place: tuple[int, int, int], entries: list[Entry]) -> Append:
-    term, (previous, previous_term, commit) = head[2], place
+def _append(
+    head: tuple[NodeId, NodeId, Term], position: tuple[int, int, int], entries: list[Entry]
+) -> Append:
+    term, (previous, previous_term, commit) = head[2], position
     if previous_term > term or (previous == 0) != (previous_term == 0):
         raise CorruptData(f"append message of term {term} follows {previous} of term {previous_term}")
     if entries and (
         entries[0].index != previous + 1
-        or entries[-1].index > MOST
+        or entries[-1].index > MAX_NUMBER
         or entries[0].term < previous_term
         or entries[-1].term > term
     ):
@@ -399,7 +401,7 @@ def _append(head: tuple[NodeId, NodeId, Term], place: tuple[int, int, int], entr
 
 def _decode_install(data: bytes, sender: NodeId, to: NodeId, term: Term) -> InstallSnapshot:
     meta = SnapshotMeta.decode(data[_HEAD.size :])
-    if meta.term > term or not 0 < meta.index <= MOST or not meta.conf.voters:
+    if meta.term > term or not 0 < meta.index <= MAX_NUMBER or not meta.conf.voters:
         raise CorruptData(
             f"snapshot message of term {term} describes {meta.term}/{meta.index}, "
             f"{len(meta.conf.voters)} voters"
@@ -433,7 +435,7 @@ def _read_forward(data: bytes, start: int, end: int) -> tuple[EntryKind, int]:
     if size < head:
         raise CorruptData(f"forward message is cut short at {size} bytes")
     kind, count = _FORWARD.unpack_from(data, start + _HEAD.size)
-    if kind > 1 or not 0 < count <= MOST_PAYLOADS or count * _LENGTH.size > size - head:
+    if kind > 1 or not 0 < count <= MAX_PAYLOADS or count * _LENGTH.size > size - head:
         raise CorruptData(f"forward message of {size} bytes claims {count} payloads of kind {kind}")
     return EntryKind(kind), count
 
@@ -441,7 +443,8 @@ def _read_forward(data: bytes, start: int, end: int) -> tuple[EntryKind, int]:
 def _read_payloads(
     data: bytes, at: int, end: int, kind: EntryKind, count: int, *, most_bytes: int = 1 << 62
 ) -> tuple[list[bytes], int]:
-    """So many of them from `at` on, or as many as have so many bytes; and the place after them."""
+    """Up to `count` payloads from `at` on, until they have `most_bytes`; also returns the offset after
+    them."""
     payloads: list[bytes] = []
     stop = at + most_bytes
     while len(payloads) < count and at < stop:
@@ -470,7 +473,7 @@ def _decode_refused(data: bytes, sender: NodeId, to: NodeId, term: Term) -> Forw
     if size < at:
         raise CorruptData(f"refusal of what was forwarded is cut short at {size} bytes")
     why, count = _FORWARD.unpack_from(data, _HEAD.size)
-    if not 0 < count <= MOST_PAYLOADS or size != at + 8 * count:
+    if not 0 < count <= MAX_PAYLOADS or size != at + 8 * count:
         raise CorruptData(f"refusal of what was forwarded has {size} bytes and claims {count} requests")
     return ForwardRefused(sender, to, term, why, layout(f"{count}Q").unpack_from(data, at))
 
@@ -486,8 +489,8 @@ def _fixed_decoder(
         if len(data) != _HEAD.size + form.size:
             raise CorruptData(f"{message.__name__} has {len(data)} bytes, not {_HEAD.size + form.size}")
         numbers = form.unpack_from(data, _HEAD.size)
-        if numbers and max(numbers) > MOST:
-            raise CorruptData(f"{message.__name__} has the number {max(numbers)}, more than {MOST}")
+        if numbers and max(numbers) > MAX_NUMBER:
+            raise CorruptData(f"{message.__name__} has the number {max(numbers)}, more than {MAX_NUMBER}")
         body: dict[str, int] = dict(zip(fields, numbers, strict=True))
         for flag in flags:
             if body[flag] > 1:

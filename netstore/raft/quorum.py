@@ -1,7 +1,7 @@
 """Majority arithmetic, single and joint (Ongaro's dissertation, sections 3.6.2 and 4.3). Pure functions.
 
-A configuration without voters decides nothing: it elects nobody, commits nothing and is never active. An
-empty outgoing half, on the other hand, means that the configuration is not joint, and then it has no say.
+A configuration without voters elects nobody, commits nothing and is never active. Empty outgoing voters, on
+the other hand, mean that the configuration is not joint, and are not asked.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Verdict(Enum):
 
 
 def majority(size: int) -> int:
-    """How many of `size` members are more than half of them."""
+    """The smallest number of members that is more than half of `size`."""
     return size // 2 + 1
 
 
@@ -41,7 +41,7 @@ def reached(conf: ConfState, value_of: Callable[[NodeId], int]) -> int:
 
 
 def tally(conf: ConfState, votes: Mapping[NodeId, bool]) -> Verdict:
-    """Count votes given (True) and refused (False); who is not in `votes` has not answered."""
+    """Count votes granted (True) and refused (False); voters not in `votes` have not answered."""
     verdict = _tally_of(conf.voters, votes)
     if not conf.voters_outgoing or verdict is Verdict.LOST:
         return verdict

@@ -1,68 +1,28 @@
-"""Reads without log entries (Ongaro's dissertation, section 6.4): which reads may be served at which index.
+"""ReadIndex (Ongaro's dissertation, section 6.4): at which index a read may be served without a log entry.
 
 Invariant: a read is served at a commit index that was taken after the read began, by a leader that had
-committed an entry of its own term, and of which a majority said *afterwards* that they know no later term.
-One round of heartbeats answers all reads that wait when it starts; rounds are numbered, and an answer to a
-round answers all before it.
+committed an entry of its own term, and after a majority confirmed *afterwards* that it still leads. One
+round of heartbeats serves all reads that wait when it starts; rounds are numbered, and an answer to a round
+confirms all rounds before it.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 from netstore.raft import quorum
 from netstore.raft.messages import Heartbeat, ReadAnswer, ReadRequest
+from netstore.raft.reads import ReadBatch, ReadRound
 from netstore.raft.status import Role
 from netstore.types import Index, NodeId
 
 if TYPE_CHECKING:
-    from netstore.raft.core import Raft
     from netstore.raft.progress import Progress
+    from netstore.raft.state import RaftState
 
 
-class _Round:
-    """Reads that wait for a majority to answer round `number`; they are served at `index`."""
-
-    __slots__ = ("index", "number", "reads")
-
-    def __init__(self, number: int, index: Index, reads: list[tuple[NodeId, int]]) -> None:
-        self.number = number
-        self.index = index
-        self.reads = reads
-
-
-class _Batch:
-    """Tokens sent to the leader under one sequence number, given up at tick `deadline`."""
-
-    __slots__ = ("deadline", "sequence", "tokens")
-
-    def __init__(self, sequence: int, deadline: int, tokens: list[int]) -> None:
-        self.sequence = sequence
-        self.deadline = deadline
-        self.tokens = tokens
-
-
-class Reads:
-    """All reads that have no index yet. A read is (0, token) if it is our own, (member, its sequence number)
-    if forwarded."""
-
-    __slots__ = ("batches", "count", "round", "rounds", "sequence", "unsent", "waiting")
-
-    def __init__(self, sequence: int) -> None:
-        """`sequence` should differ from life to life of this member, so that answers to an earlier life are
-        not taken."""
-        self.waiting: list[tuple[NodeId, int]] = []
-        self.rounds: deque[_Round] = deque()
-        self.round = 0
-        self.unsent: list[int] = []
-        self.batches: deque[_Batch] = deque()
-        self.sequence = sequence
-        self.count = 0
-
-
-def ask(raft: Raft, token: int) -> None:
-    """Take a read of our own; refused at once, in the next Ready, without a leader or over the bound."""
+def ask(raft: RaftState, token: int) -> None:
+    """A read of this member; it fails with the next Ready if no leader is known or too many reads wait."""
     reads = raft.reads
     if raft.leader == 0 or reads.count >= raft.config.max_waiting_reads:
         raft.reads_failed.append(token)
@@ -74,34 +34,34 @@ def ask(raft: Raft, token: int) -> None:
         reads.unsent.append(token)
 
 
-def can_open(raft: Raft) -> bool:
-    """Whether a round may start: reads wait, and this leader knows its commit index for good (step 1 of
+def can_start_round(raft: RaftState) -> bool:
+    """Whether a round may start: reads wait, and an entry of this leader's term is committed (step 1 of
     section 6.4)."""
     log = raft.log
     return bool(raft.reads.waiting) and raft.role is Role.LEADER and log.term(log.commit) == raft.term
 
 
-def open_round(raft: Raft) -> None:
-    """Start a round for everything that waits. Sends one heartbeat to each other voter."""
+def start_round(raft: RaftState) -> None:
+    """Start a round for all reads that wait: one heartbeat to each other voter."""
     reads = raft.reads
     reads.round += 1
-    reads.rounds.append(_Round(reads.round, raft.log.commit, reads.waiting))
+    reads.rounds.append(ReadRound(reads.round, raft.log.commit, reads.waiting))
     reads.waiting = []
     for peer, progress in raft.progress.items():
         if raft.conf.votes(peer):
             commit = min(progress.match, raft.log.commit)
             raft.send(Heartbeat(raft.id, peer, raft.term, commit, reads.round))
-    _release(raft)
+    _complete_rounds(raft)
 
 
-def take_round(raft: Raft, progress: Progress, number: int) -> None:
+def handle_round(raft: RaftState, progress: Progress, number: int) -> None:
     """Leader: a follower answered round `number`."""
-    if progress.round_acked < number <= raft.reads.round:
-        progress.round_acked = number
-        _release(raft)
+    if progress.read_round < number <= raft.reads.round:
+        progress.read_round = number
+        _complete_rounds(raft)
 
 
-def _release(raft: Raft) -> None:
+def _complete_rounds(raft: RaftState) -> None:
     reads = raft.reads
     rounds = reads.rounds
     if not rounds:
@@ -120,18 +80,18 @@ def _release(raft: Raft) -> None:
 # --- forwarded
 
 
-def forward(raft: Raft) -> None:
-    """Follower: one request for all reads taken since the last."""
+def forward_reads(raft: RaftState) -> None:
+    """Follower: one ReadRequest for all reads since the last one."""
     reads = raft.reads
     reads.sequence += 1
     deadline = raft.ticks + raft.config.election_ticks
-    reads.batches.append(_Batch(reads.sequence, deadline, reads.unsent))
+    reads.batches.append(ReadBatch(reads.sequence, deadline, reads.unsent))
     reads.unsent = []
     raft.send(ReadRequest(raft.id, raft.leader, raft.term, reads.sequence))
 
 
-def take_request(raft: Raft, message: ReadRequest) -> None:
-    """Leader: a follower's reads count as one of ours."""
+def handle_request(raft: RaftState, message: ReadRequest) -> None:
+    """Leader: the reads of a follower's request count as one read."""
     if raft.reads.count >= raft.config.max_waiting_reads:
         refuse_request(raft, message)
         return
@@ -139,14 +99,14 @@ def take_request(raft: Raft, message: ReadRequest) -> None:
     raft.reads.waiting.append((message.sender, message.sequence))
 
 
-def refuse_request(raft: Raft, message: ReadRequest) -> None:
-    """Not leading, or over the bound."""
+def refuse_request(raft: RaftState, message: ReadRequest) -> None:
+    """Not the leader, or too many reads wait: index 0 says so."""
     raft.send(ReadAnswer(raft.id, message.sender, raft.term, message.sequence, Index(0)))
 
 
-def take_answer(raft: Raft, message: ReadAnswer) -> None:
-    """Follower: the index for all reads up to a sequence number, since they began no later than the last of
-    them."""
+def handle_answer(raft: RaftState, message: ReadAnswer) -> None:
+    """Follower: the read index for all reads up to a sequence number, which began no later than the request
+    of that number."""
     reads = raft.reads
     batches = reads.batches
     if message.sender != raft.leader or message.sequence > reads.sequence:
@@ -160,8 +120,8 @@ def take_answer(raft: Raft, message: ReadAnswer) -> None:
             raft.reads_failed.extend(tokens)
 
 
-def expire(raft: Raft) -> None:
-    """Give up forwarded reads that had no answer for an election timeout: a message was lost."""
+def expire(raft: RaftState) -> None:
+    """Fail forwarded reads without an answer for an election timeout: a message was lost."""
     reads = raft.reads
     while reads.batches and reads.batches[0].deadline <= raft.ticks:
         tokens = reads.batches.popleft().tokens
@@ -169,9 +129,9 @@ def expire(raft: Raft) -> None:
         raft.reads_failed.extend(tokens)
 
 
-def abort(raft: Raft) -> None:
-    """Role, term or leader changed: no read that waits can be answered here any more. Members that asked
-    notice by themselves."""
+def fail_all(raft: RaftState) -> None:
+    """Role, term or leader changed: fail all reads of this member. Forwarded reads expire where they came
+    from."""
     reads = raft.reads
     failed = raft.reads_failed
     for done in reads.rounds:

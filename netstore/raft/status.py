@@ -1,5 +1,4 @@
-"""What the core tells about itself: roles, the fate of a proposal, and a frozen picture for status pages and
-tests."""
+"""What a member reports: its role, the fate of a proposal, and its status."""
 
 from __future__ import annotations
 
@@ -12,7 +11,6 @@ from netstore.types import Index, NodeId, Term
 
 if TYPE_CHECKING:
     from netstore.raft.entry import ConfState
-    from netstore.raft.progress import Flow
 
 
 class Role(Enum):
@@ -25,8 +23,7 @@ class Role(Enum):
 
 
 class Refusal(Enum):
-    """Why something was not done; the value is the reason in words. Refused means: it did not and will not
-    happen."""
+    """Why something was refused; the value is the text. It did not happen, and will not."""
 
     NO_LEADER = "no leader is known"
     NOT_LEADER = "this member is not the leader"
@@ -44,7 +41,7 @@ class Refusal(Enum):
 
 
 class Fate(Enum):
-    """What became of a proposal when it was made."""
+    """What happened to a proposal when it was made."""
 
     APPENDED = "appended"
     FORWARDED = "forwarded"
@@ -54,9 +51,9 @@ class Fate(Enum):
 class Proposed(msgspec.Struct, frozen=True, gc=False):
     """The answer to a proposal.
 
-    APPENDED: this leader put it into its log, from `index` on, in `term`; it is committed if an entry with
-    this index and term is applied, and lost if another term is found there. FORWARDED: one message to the
-    leader; the outcome shows when it is applied, or never. REFUSED: it did not happen, `refusal` says why.
+    APPENDED: this leader appended it to its log, from `index` on, in `term`; it is committed if an entry with
+    this index and term is applied, and lost if one of another term is applied there. FORWARDED: sent to the
+    leader; it is applied later, or never. REFUSED: it did not happen, `refusal` says why.
     """
 
     fate: Fate
@@ -70,30 +67,21 @@ class PeerStatus(msgspec.Struct, frozen=True, gc=False):
 
     id: NodeId
     match: Index
-    next: Index
-    flow: Flow
     active: bool
-    inflight: int
-    inflight_bytes: int
     caught_up: bool
-    """For a learner: may be promoted now (section 4.2.1)."""
+    """For a learner: whether it may be promoted now (section 4.2.1)."""
 
 
 class Status(msgspec.Struct, frozen=True, gc=False):
-    """One moment of a member. `peers` is empty unless it leads."""
+    """The status of a member. `peers` is empty unless it leads."""
 
     id: NodeId
     term: Term
-    vote: NodeId
     role: Role
     leader: NodeId
     compacted: Index
     applied: Index
     commit: Index
-    persisted: Index
     last: Index
     conf: ConfState
-    transfer_to: NodeId
-    uncommitted_bytes: int
-    waiting_reads: int
     peers: tuple[PeerStatus, ...] = ()

@@ -14,7 +14,6 @@ from netstore.meter import Meter
 from netstore.net.exchange import Request
 from netstore.node.pacing import Behind
 from netstore.raft.entry import ConfState
-from netstore.raft.progress import Flow
 from netstore.raft.status import PeerStatus
 from netstore.state.v3commands import NOSPACE, SetAlarm
 from netstore.types import Index, NodeId
@@ -119,7 +118,7 @@ def test_members_are_listed_with_roles_and_on_the_leader_with_progress() -> None
     member = LocalMember()
     assert asked(member, "POST", "members", BODY)[0] == 201
     assert member.cluster.asked == [("add", ("http://new:1",), True)]
-    peer = PeerStatus(NodeId(0xABC), Index(7), Index(8), Flow.PROBE, False, 0, 0, False)
+    peer = PeerStatus(NodeId(0xABC), Index(7), False, False)
     member.peers = (peer,)
     status, document = asked(member, "GET", "members")
     assert status == 200

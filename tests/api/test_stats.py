@@ -11,7 +11,6 @@ import pytest
 from netstore.api.v2.stats import StatsApi, duration
 from netstore.net.exchange import Request
 from netstore.node.peers import RoundTrip, Traffic
-from netstore.raft.progress import Flow
 from netstore.raft.status import PeerStatus
 from netstore.types import Index, Nanos, NodeId
 from tests.support.local_member import START, LocalMember, RecordedExchange
@@ -102,9 +101,7 @@ def test_rates_are_those_between_two_samples_and_left_out_when_nothing_moves() -
 def test_the_leader_tells_of_the_way_to_each_follower_in_milliseconds() -> None:
     member, transport = LocalMember(), CountingTransport()
     stats = StatsApi(member, transport)
-    member.peers = tuple(
-        PeerStatus(NodeId(id_), Index(1), Index(2), Flow.REPLICATE, True, 0, 0, False) for id_ in (2, 3)
-    )
+    member.peers = tuple(PeerStatus(NodeId(id_), Index(1), True, False) for id_ in (2, 3))
     followers = told(stats.leader)[1]["followers"]
     assert list(followers) == ["2", "3"]
     assert followers["2"]["counts"] == {"fail": 1, "success": 3}

@@ -14,7 +14,8 @@ from netstore.state.commands import encode
 from netstore.state.machine import Machine
 from netstore.state.v3commands import Compact, DeleteRange, Put, Txn
 from netstore.types import Index
-from netstore.watch.streams import Watches, Wish
+from netstore.watch.streams import Selection
+from netstore.watch.watches import Watches
 from tests.check import v3watches
 from tests.check.history import Wrong
 from tests.check.v3watches import PairWatch, Told
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 HISTORIES: Final = 60
 MEMBER: Final = 1
 WISHES: Final = (
-    Wish(b"\0", b"\0", prev_kv=True),
-    Wish(b"k0", b"k2"),
-    Wish(b"k1", b"", prev_kv=True),
-    Wish(b"\0", b"\0", no_delete=True),
+    Selection(b"\0", b"\0", prev_kv=True),
+    Selection(b"k0", b"k2"),
+    Selection(b"k1", b"", prev_kv=True),
+    Selection(b"\0", b"\0", no_delete=True),
 )
 
 
@@ -94,7 +95,7 @@ def history(random: Random) -> History:
             watch = PairWatch(random.choice(WISHES), start, MEMBER)
             watches.append(watch)
             streams.append(store.open(Sink(watch)))
-            streams[-1].create(watch.wish, start)
+            streams[-1].create(watch.selection, start)
         while store.behind and random.random() < 0.9:
             store.step()
         random.choice(streams).progress()
@@ -180,7 +181,7 @@ def not_asked_for(random: Random, found: History) -> bool:
     told, _ = at
     for watch in found.watches:
         if watch.told is told:
-            watch.wish = watch.wish._replace(key=b"k9", range_end=b"")
+            watch.selection = watch.selection._replace(key=b"k9", range_end=b"")
     return True
 
 

@@ -15,15 +15,15 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from netstore.intervals import TO_THE_END
 from netstore.proto.rpc_pb2 import WatchResponse
-from netstore.watch.ranges import TO_THE_END
 from tests.check.history import Wrong
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from netstore.types import KeyChange
-    from netstore.watch.streams import Wish
+    from netstore.watch.streams import Selection
 
 
 class Told(NamedTuple):
@@ -37,7 +37,7 @@ class Told(NamedTuple):
 class PairWatch:
     """One watch and what came of it."""
 
-    wish: Wish
+    selection: Selection
     asked: int
     """The revision it asked to begin at; 0 for the next."""
     member: int
@@ -97,20 +97,24 @@ class _History:
         if self._revisions != sorted(self._revisions):
             raise Wrong("revisions out of order")
 
-    def wanted(self, wish: Wish, first: int, last: int) -> list[_Event]:
+    def wanted(self, selection: Selection, first: int, last: int) -> list[_Event]:
         """What a watch has to be told of these revisions, both included."""
         found = self.events[bisect_left(self._revisions, first) : bisect_right(self._revisions, last)]
         return [
-            event if wish.prev_kv else event._replace(before=b"") for event in found if _wants(wish, event)
+            event if selection.prev_kv else event._replace(before=b"")
+            for event in found
+            if _wants(selection, event)
         ]
 
 
-def _wants(wish: Wish, event: _Event) -> bool:
-    if wish.no_delete if event.deleted else wish.no_put:
+def _wants(selection: Selection, event: _Event) -> bool:
+    if selection.no_delete if event.deleted else selection.no_put:
         return False
-    if not wish.range_end:
-        return event.key == wish.key
-    return wish.key <= event.key and (wish.range_end == TO_THE_END or event.key < wish.range_end)
+    if not selection.range_end:
+        return event.key == selection.key
+    return selection.key <= event.key and (
+        selection.range_end == TO_THE_END or event.key < selection.range_end
+    )
 
 
 def _follow(
@@ -123,7 +127,7 @@ def _follow(
             raise Wrong(f"told of revision {told.revision} after {header}: {watch}")
         header = told.revision
         events = _read(told.events)
-        wanted = history.wanted(watch.wish, following, told.revision)
+        wanted = history.wanted(watch.selection, following, told.revision)
         if not _same(events, wanted, compacted):
             raise Wrong(
                 f"told up to revision {told.revision}, from {following} on, of {events}; "
@@ -137,7 +141,7 @@ def _follow(
         if following >= watch.compacted:
             raise Wrong(f"told that {following} is compacted by one to {watch.compacted}: {watch}")
     elif not watch.ended and member is not None and member[0] == watch.life:
-        missing = history.wanted(watch.wish, following, member[1])
+        missing = history.wanted(watch.selection, following, member[1])
         if missing:
             raise Wrong(f"never told of {missing}: {watch}")
     return count

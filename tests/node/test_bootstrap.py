@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from netstore.disk.wal import Replay
 from netstore.node import bootstrap
 from netstore.raft.change import Change, Step, StepKind
-from netstore.raft.core import Boot, Config, Raft
+from netstore.raft.config import Boot, Config
+from netstore.raft.core import Raft
 from netstore.raft.entry import ConfState, Entry, EntryKind, HardState, SnapshotMeta
 from netstore.state.commands import AddMember, Set, encode
 from netstore.state.envelope import seal

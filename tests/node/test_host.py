@@ -62,8 +62,8 @@ from netstore.state.v3commands import (
     Txn,
 )
 from netstore.types import Event, Index, Nanos, NodeId, Term
-from netstore.watch.hub import MOST_WAITING
-from netstore.watch.streams import Watches
+from netstore.watch.hub import MAX_WAITING
+from netstore.watch.watches import Watches
 from tests.support.group import Group
 from tests.support.local_member import HandClock
 from tests.support.member import CLUSTER, ME, Solo
@@ -1086,13 +1086,13 @@ def test_watchers_of_the_tree_hold_up_no_write() -> None:
 
     for _ in range(2_000):
         member.host.hub.watch(b"/k", False, True, 1, deliver)
-    for number in range(2 * MOST_WAITING):
+    for number in range(2 * MAX_WAITING):
         outcomes = put(member, b"%d" % number)
         member.turn()
         member.device.sync()
         member.turn()
         assert len(outcomes) == 1
-        assert len(member.host.hub._waiting) <= MOST_WAITING + 10, "while they are being ended"
+        assert len(member.host.hub._waiting) <= MAX_WAITING + 10, "while they are being ended"
     assert len(ends) == 2_000 - member.host.hub.count
 
 
@@ -1205,7 +1205,7 @@ def test_what_is_given_behind_a_mark_that_finds_no_room_waits_for_it() -> None:
     member = forgetting()
     lost = put(member, b"lost")
     member.turn()
-    persisted = member.host.status().persisted
+    persisted = member.host._raft.log.persisted
     member.device.fail(FULL, writes=1)
     between = put(member, b"between")
     member.host.campaign()
@@ -1214,13 +1214,13 @@ def test_what_is_given_behind_a_mark_that_finds_no_room_waits_for_it() -> None:
     assert len(member.device.waiting) == 1, "nothing is given until all that failed is reported"
     member.device.fail(FULL)
     member.turn()
-    assert member.host.status().persisted == persisted
+    assert member.host._raft.log.persisted == persisted
     member.host.retry_writes()
     after = put(member, b"after")
     member.settle()
     assert isinstance(after[0], Event)
     assert len(lost) == 1
-    assert member.host.status().persisted == persisted + 2
+    assert member.host._raft.log.persisted == persisted + 2
     again = member.crashed()
     assert again.host.compacted == member.host.compacted
     assert value(again.lead()) == b"after"
@@ -1350,7 +1350,7 @@ def paced(seconds: float = 3.4) -> Solo:
     member.settle()
     raft = member.host._raft
     raft.progress[NodeId(9)] = Progress(Index(1), 0)
-    raft.progress[NodeId(9)].heard = 1 << 40
+    raft.progress[NodeId(9)].last_heard = 1 << 40
     member.host.image_meta(Index(member.host.status().applied), NodeId(9))
     for _ in range(round(seconds / 0.1)):
         pass_time(member, 0.1)

@@ -17,7 +17,6 @@ from netstore.node.pacing import (
     Pacing,
 )
 from netstore.raft.entry import ConfState
-from netstore.raft.progress import Flow
 from netstore.raft.status import PeerStatus, Role, Status
 from netstore.types import Index, NodeId, Term
 
@@ -33,13 +32,10 @@ LIMIT = 1_000 * ENTRY
 
 def standing(last: int, matches: dict[NodeId, int], *, silent: frozenset[NodeId] = frozenset()) -> Status:
     """What Raft tells at a leader."""
-    peers = tuple(
-        PeerStatus(id_, Index(match), Index(match + 1), Flow.REPLICATE, id_ not in silent, 0, 0, False)
-        for id_, match in matches.items()
-    )
+    peers = tuple(PeerStatus(id_, Index(match), id_ not in silent, False) for id_, match in matches.items())
     place, term = Index(last), Term(1)
     conf = ConfState(voters=(ME, *matches))
-    return Status(ME, term, ME, Role.LEADER, ME, Index(0), place, place, place, place, conf, ME, 0, 0, peers)
+    return Status(ME, term, Role.LEADER, ME, Index(0), place, place, place, conf, peers)
 
 
 class Course:

@@ -10,7 +10,7 @@ import pytest
 from netstore.disk.datadir import MemberIdentity
 from netstore.errors import CorruptData
 from netstore.node.recovery import recover
-from netstore.raft.core import Boot
+from netstore.raft.config import Boot
 from netstore.raft.entry import ConfState, HardState, SnapshotMeta
 from netstore.types import ClusterId, Index, NodeId
 from tests.support.links import Quiet

@@ -43,7 +43,7 @@ FEW: Final = 100
 PREFACE_ONLY: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 COPIED: Final = '"state_copy_installed"'
 UNDER_WAY: Final = 260
-"""More messages than may wait for one member (`raft.core`)."""
+"""More messages than may wait for one member (`raft.config`)."""
 
 BIG: Final = b"big/"
 PIECE: Final = b"x" * 60_000

@@ -34,7 +34,7 @@ from netstore.net.peerwire import (
     read_answer,
     read_frame,
 )
-from netstore.raft.messages import MOST, Append, Heartbeat, VoteRequest
+from netstore.raft.messages import MAX_NUMBER, Append, Heartbeat, VoteRequest
 from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.cluster import Members, listed, put, write
 from tests.support.daemon import ROOT, clean_environment, free_port, is_healthy
@@ -126,11 +126,14 @@ def terms(daemon: Daemon) -> int:
 
 def absurd(sender: NodeId, to: NodeId) -> list[Message]:
     """What ends a member that believes it, or upsets its cluster."""
-    far = (1 << 40, MOST - 1, MOST, 2**64 - 1)
+    far = (1 << 40, MAX_NUMBER - 1, MAX_NUMBER, 2**64 - 1)
     return [
         *(Heartbeat(sender, to, Term(term), Index(0), 0) for term in far),
-        *(VoteRequest(sender, to, Term(term), Index(MOST), Term(MOST), forced=True) for term in far),
-        Append(sender, to, Term(2), Index(MOST), Term(1), Index(MOST), []),
+        *(
+            VoteRequest(sender, to, Term(term), Index(MAX_NUMBER), Term(MAX_NUMBER), forced=True)
+            for term in far
+        ),
+        Append(sender, to, Term(2), Index(MAX_NUMBER), Term(1), Index(MAX_NUMBER), []),
     ]
 
 

@@ -31,3 +31,9 @@ def test_too_many_steps_are_refused() -> None:
         Change((step,) * (MAX_CHANGE_STEPS + 1)).encode() and Change.decode(
             Change((step,) * (MAX_CHANGE_STEPS + 1)).encode()
         )
+
+
+def test_a_change_that_keeps_a_joint_configuration_is_refused() -> None:
+    raw = Change((Step(StepKind.REMOVE, NodeId(1)),)).encode()
+    with pytest.raises(CorruptData, match="flag 0"):
+        Change.decode(b"\0" + raw[1:])

@@ -1,4 +1,4 @@
-"""Seeded lives of small clusters (`tests.support.raft_chaos`), and the proof that they find known bugs."""
+"""Seeded runs of small clusters (`tests.support.raft_chaos`), and the proof that they find known bugs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.raft import core, election, membership, messages, quorum, readindex, replication
+from netstore.raft import commit, confchange, core, election, messages, quorum, readindex, replication
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.log import Log
 from netstore.raft.messages import AppendAccepted, MessageRefused, VoteAnswer, VoteRequest
@@ -55,12 +55,14 @@ def test_raft_holds(first: int) -> None:
 
 
 @pytest.mark.parametrize("piece", [1, 2])
-def test_raft_holds_where_what_is_long_comes_in_pieces(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_raft_holds_when_long_messages_are_decoded_in_pieces(
+    piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(messages, "PIECE_PAYLOADS", piece)
     test_raft_holds(1_000 * piece)
 
 
-def test_a_seed_is_one_life() -> None:
+def test_a_seed_gives_the_same_run() -> None:
     def life(seed: int) -> object:
         chaos = Chaos(seed)
         chaos.steps(STEPS)
@@ -76,11 +78,11 @@ def _commit_old_terms(raft: Raft) -> None:
     index = quorum.reached(raft.conf, raft.match_at)
     if raft.log.commit_to(index):
         raft.send_due = True
-        membership.settle(raft)
+        commit._settle(raft)
 
 
 def _vote_before_sync(raft: Raft, message: VoteRequest) -> None:
-    granted = election._free_to_vote(raft, message.sender) and election._complete_enough(raft, message)
+    granted = election._can_vote_for(raft, message.sender) and election._is_up_to_date(raft, message)
     if granted:
         raft.vote = message.sender
     raft.messages.append(VoteAnswer(raft.id, message.sender, raft.term, granted))
@@ -108,7 +110,7 @@ def _always_cut(log: Log, entries: Sequence[Entry]) -> Index | None:
     if not entries:
         return None
     if entries[0].index <= log.last:
-        log._cut(entries[0].index)
+        log._truncate(entries[0].index)
     log.append(entries)
     return entries[0].index
 
@@ -118,17 +120,21 @@ def _incoming_majority_only(conf: ConfState, value_of: Callable[[int], int]) -> 
 
 
 BUGS: dict[str, tuple[object, str, Callable[..., object]]] = {
-    "an entry of an old term is committed by counting": (replication, "advance_commit", _commit_old_terms),
+    "an entry of an old term is committed by counting": (commit, "advance", _commit_old_terms),
     "an answer to an append leaves before the sync": (replication, "answer_appends", _answer_before_sync),
-    "an incomplete log may lead": (election, "_complete_enough", lambda _raft, _message: True),
-    "two votes in a term": (election, "_free_to_vote", lambda _raft, _sender: True),
+    "an incomplete log may lead": (election, "_is_up_to_date", lambda _raft, _message: True),
+    "two votes in a term": (election, "_can_vote_for", lambda _raft, _sender: True),
     "half is a majority": (quorum, "majority", lambda size: max(1, size // 2)),
-    "a read is served without a round": (readindex, "_release", _read_without_round),
-    "a read is served before a commit of the own term": (readindex, "can_open", _read_before_own_commit),
+    "a read is served without a round": (readindex, "_complete_rounds", _read_without_round),
+    "a read is served before a commit of the own term": (
+        readindex,
+        "can_start_round",
+        _read_before_own_commit,
+    ),
     "a late append cuts what is there": (Log, "merge", _always_cut),
     "the outgoing majority is not asked": (quorum, "reached", _incoming_majority_only),
     "a member being removed does not campaign": (
-        membership,
+        confchange,
         "may_be_needed",
         lambda raft: raft.conf.votes(raft.id),
     ),

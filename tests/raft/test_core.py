@@ -1,10 +1,9 @@
-"""The object itself: its table, what it refuses, what it takes from the disk, what it shows."""
+"""`Raft`: its table of handlers, what it refuses, how it restarts, its Readies and its status."""
 
 from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 import pytest
@@ -14,7 +13,8 @@ from hypothesis import strategies as st
 from netstore.errors import CorruptData
 from netstore.raft import election, replication
 from netstore.raft.change import Change, Step, StepKind
-from netstore.raft.core import HANDLERS, Boot, Config, Raft
+from netstore.raft.config import Boot, Config
+from netstore.raft.core import HANDLERS, Raft
 from netstore.raft.entry import (
     MAX_DATA_BYTES,
     ConfState,
@@ -27,7 +27,7 @@ from netstore.raft.entry import (
 )
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import (
-    MOST,
+    MAX_NUMBER,
     Append,
     AppendAccepted,
     AppendRejected,
@@ -46,10 +46,10 @@ from netstore.raft.messages import (
     decode_message,
     encode_message,
 )
-from netstore.raft.progress import Flow
+from netstore.raft.progress import ProgressState
 from netstore.raft.status import Fate, Refusal, Role
 from netstore.types import Index, NodeId, Term
-from tests.support.raft_cluster import entry, group, member, said, voters
+from tests.support.raft_cluster import entry, group, member, said, stand, voters
 from tests.support.raft_forms import extreme_messages
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ HERE = (TWO, ONE)
 
 def leading(**options: int) -> Raft:
     """Member 1 of three, leading term 1, nothing acknowledged by the others, its first entry on its disk."""
-    raft = member(1, TRIO, (), hard_state=None, draw=lambda _bound: 0, **{"pre_vote": 0, **options})
-    raft.campaign()
+    raft = member(1, TRIO, (), hard_state=None, draw=lambda _bound: 0, **options)
+    stand(raft)
     raft.step(VoteAnswer(TWO, ONE, Term(1), granted=True))
     said(raft)
     return raft
@@ -98,7 +98,7 @@ def test_a_leader_takes_only_what_was_forwarded_in_its_own_term() -> None:
     assert raft.last_index == last + 1
 
 
-def test_messages_for_others_are_not_listened_to() -> None:
+def test_messages_for_other_members_are_ignored() -> None:
     raft = member(1, TRIO)
     raft.step(Heartbeat(TWO, THREE, Term(9), Index(0), 0))
     raft.step(Heartbeat(ONE, ONE, Term(9), Index(0), 0))
@@ -119,7 +119,7 @@ def test_a_second_leader_in_one_term_is_refused(kind: type[Message]) -> None:
         assert raft.status() == before
 
 
-def test_what_strangers_say_to_a_leader_is_without_effect() -> None:
+def test_messages_of_non_members_to_a_leader_have_no_effect() -> None:
     raft = leading()
     stranger = (NodeId(9), ONE, Term(1))
     raft.step(AppendAccepted(*stranger, Index(1)))
@@ -131,7 +131,7 @@ def test_what_strangers_say_to_a_leader_is_without_effect() -> None:
     assert raft.commit == 0
 
 
-def test_a_follower_that_claims_more_than_there_is_is_not_believed() -> None:
+def test_an_acknowledgement_beyond_the_log_is_ignored() -> None:
     raft = leading()
     raft.step(AppendAccepted(TWO, ONE, Term(1), Index(5)))
     assert (raft.commit, raft.match_at(TWO)) == (0, 0)
@@ -173,7 +173,7 @@ def test_a_refused_pre_vote_of_a_later_term_is_taken_over() -> None:
 
 
 def _standing(start: str) -> Raft:
-    """A member in one of the states that a message can meet."""
+    """A member in one of the states in which a message can arrive."""
     if start == "leader":
         raft = leading()
         raft.propose([b"x"] * 3)
@@ -191,7 +191,7 @@ def _standing(start: str) -> Raft:
         return raft
     if start == "newcomer":
         return member(1, voters())
-    raft = member(1, TRIO, [1, 1, 2, 2, 2], pre_vote=int(start != "candidate"))
+    raft = member(1, TRIO, [1, 1, 2, 2, 2])
     raft.step(Heartbeat(*HERE, Term(2), Index(4), 0))
     said(raft)
     raft.read(1)
@@ -201,13 +201,13 @@ def _standing(start: str) -> Raft:
         raft.step(InstallSnapshot(*HERE, Term(2), SnapshotMeta(Index(9), Term(2), TRIO)))
         assert raft.installing is not None
     elif start != "follower":
-        raft.campaign()
+        (stand if start == "candidate" else Raft.campaign)(raft)
         assert raft.role.value == start
     return raft
 
 
 def _turn(raft: Raft, *, install: bool, compact: bool) -> None:
-    """What a host does with what there is to do; everything that is kept can be read again."""
+    """What a host does for each Ready; everything that is written can be decoded again."""
     while raft.has_ready():
         ready = raft.take_ready()
         assert decode_entries(encode_entries(ready.entries)) == ready.entries
@@ -224,7 +224,7 @@ def _turn(raft: Raft, *, install: bool, compact: bool) -> None:
         if raft.installing is not None and install:
             raft.snapshot_installed(raft.installing)
     if compact and raft.installing is None:
-        raft.compact(raft.applied)
+        raft.compact(raft.log.applied)
 
 
 STANDINGS = (
@@ -242,10 +242,8 @@ STANDINGS = (
 @pytest.mark.parametrize("start", STANDINGS)
 @settings(max_examples=200, deadline=None)
 @given(heard=st.lists(extreme_messages(senders=(2, 3, 4, 2**64 - 1), to=1), max_size=8), data=st.data())
-def test_whatever_peers_say_never_ends_a_member(
-    heard: list[Message], start: str, data: st.DataObject
-) -> None:
-    """A message is taken, not listened to, or refused; nothing else is raised, then or by what follows."""
+def test_no_message_of_a_peer_ends_a_member(heard: list[Message], start: str, data: st.DataObject) -> None:
+    """A message is handled, ignored or refused; nothing else is raised, then or later."""
     raft = _standing(start)
     for message in heard:
         try:
@@ -255,22 +253,22 @@ def test_whatever_peers_say_never_ends_a_member(
         before = raft.term
         with suppress(MessageRefused):
             raft.step(read)
-        assert not before or raft.term - before <= election.MOST_TERMS_AHEAD
+        assert not before or raft.term - before <= election.MAX_TERMS_AHEAD
         for _ in range(data.draw(st.sampled_from((0, 1, 25)))):
             raft.tick()
         _turn(raft, install=data.draw(st.booleans()), compact=data.draw(st.booleans()))
 
 
-def test_a_term_that_cannot_be_is_refused_and_the_next_one_is_taken() -> None:
+def test_an_impossible_term_is_refused_and_the_largest_possible_one_is_adopted() -> None:
     raft = following()
-    most = raft.term + election.MOST_TERMS_AHEAD
+    most = raft.term + election.MAX_TERMS_AHEAD
     for message in (
         Heartbeat(THREE, ONE, Term(most + 1), Index(0), 0),
         VoteAnswer(THREE, ONE, Term(most + 1), granted=False),
         PreVoteRequest(THREE, ONE, Term(most + 1), Index(0), Term(0)),
     ):
         before = raft.status()
-        with pytest.raises(MessageRefused, match=f"speaks of term {most + 1}; this is term 1"):
+        with pytest.raises(MessageRefused, match=f"sent term {most + 1}, but this is term 1"):
             raft.step(message)
         assert raft.status() == before
         assert said(raft) == []
@@ -278,16 +276,16 @@ def test_a_term_that_cannot_be_is_refused_and_the_next_one_is_taken() -> None:
     assert (raft.term, raft.leader) == (most, THREE)
 
 
-def test_a_member_without_a_term_takes_the_one_it_finds() -> None:
+def test_a_member_in_term_0_adopts_any_term() -> None:
     raft = member(1, voters())
-    raft.step(Heartbeat(*HERE, Term(MOST), Index(0), 0))
-    assert raft.term == MOST
+    raft.step(Heartbeat(*HERE, Term(MAX_NUMBER), Index(0), 0))
+    assert raft.term == MAX_NUMBER
 
 
-def test_who_has_the_last_term_of_all_does_not_stand_for_another() -> None:
-    raft = member(1, TRIO, hard_state=HardState(Term(MOST)))
+def test_a_member_in_the_largest_term_does_not_campaign() -> None:
+    raft = member(1, TRIO, hard_state=HardState(Term(MAX_NUMBER)))
     raft.campaign()
-    assert (raft.role, raft.term) == (Role.FOLLOWER, MOST)
+    assert (raft.role, raft.term) == (Role.FOLLOWER, MAX_NUMBER)
     assert said(raft) == []
 
 
@@ -311,7 +309,7 @@ def test_a_leader_that_contradicts_what_is_committed_is_refused() -> None:
 @pytest.mark.parametrize("leader", [TWO, THREE])
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_nothing_is_changed_by_a_leader_that_is_refused(leader: NodeId, count: int) -> None:
-    """Else one message could keep a member from voting for, or hearing, the leader that there is."""
+    """Otherwise one message could keep a member from voting for, or following, the real leader."""
     raft = member(1, TRIO, [1, 1, 1])
     raft.step(Heartbeat(*HERE, Term(1), Index(2), 0))
     said(raft)
@@ -326,8 +324,8 @@ def test_nothing_is_changed_by_a_leader_that_is_refused(leader: NodeId, count: i
     assert said(raft) == []
 
 
-def test_a_leader_that_was_overtaken_is_answered_whatever_it_has() -> None:
-    """Its entries may differ from what another one committed since."""
+def test_a_leader_of_an_old_term_is_answered_whatever_entries_it_has() -> None:
+    """Its entries may differ from what another leader has committed since."""
     raft = member(1, TRIO, [1, 2, 2])
     raft.step(Heartbeat(*HERE, Term(2), Index(3), 0))
     said(raft)
@@ -346,12 +344,14 @@ def acknowledged_by_two(index: int) -> Raft:
     return raft
 
 
-def test_a_member_that_lost_what_it_acknowledged_is_told_of_once_and_fed_nothing() -> None:
+def test_a_member_that_lost_acknowledged_entries_is_reported_once_and_sent_no_entries() -> None:
     raft = acknowledged_by_two(3)
     denial = AppendRejected(TWO, ONE, Term(1), Index(3), Index(1), Term(1), needs_snapshot=False)
     sizes: list[int] = []
     for _ in range(6):
-        assert raft.take_forgetful() == ({TWO: (3, 1)} if len(sizes) == replication.DENIALS_TOLD else {})
+        assert raft.take_lost_entries() == (
+            {TWO: (3, 1)} if len(sizes) == replication.REJECTIONS_REPORTED else {}
+        )
         probes = [each for each in said(raft) if isinstance(each, Append) and each.to == TWO]
         assert [probe.previous_index for probe in probes] == [3], "one in each heartbeat, no more"
         sizes += [len(probe.entries) for probe in probes]
@@ -362,39 +362,20 @@ def test_a_member_that_lost_what_it_acknowledged_is_told_of_once_and_fed_nothing
     assert sizes == [2, 0, 0, 0, 0, 0]
 
 
-def test_a_denial_that_comes_late_holds_up_a_member_for_a_heartbeat() -> None:
+def test_a_late_rejection_at_the_match_index_pauses_a_follower_for_one_heartbeat() -> None:
     raft = acknowledged_by_two(3)
     said(raft)
     raft.step(AppendRejected(TWO, ONE, Term(1), Index(3), Index(1), Term(1), needs_snapshot=False))
     raft.step(HeartbeatAnswer(TWO, ONE, Term(1), 0))
     said(raft)
     raft.step(AppendAccepted(TWO, ONE, Term(1), Index(3)))
-    assert raft.progress[TWO].flow is Flow.REPLICATE
+    assert raft.progress[TWO].state is ProgressState.REPLICATE
     [append] = [each for each in said(raft) if isinstance(each, Append) and each.to == TWO]
     assert len(append.entries) == 2
-    assert raft.take_forgetful() == {}
+    assert raft.take_lost_entries() == {}
 
 
-def test_terms_and_roles_move_in_one_direction() -> None:
-    raft = following()
-    with pytest.raises(InvariantBroken, match="term would fall"):
-        election.become_follower(raft, Term(0), election.NOBODY)
-    with pytest.raises(InvariantBroken, match="a follower became leader"):
-        election._become_leader(raft)
-
-
-# --- settings and the disk
-
-
-@pytest.mark.parametrize("field", ["id", "election_ticks", "max_append_bytes", "max_waiting_reads"])
-def test_settings_out_of_range_are_named(field: str) -> None:
-    with pytest.raises(ValueError, match=f"{field} is 0"):
-        replace(Config(id=ONE), **{field: 0})  # type: ignore[arg-type] # the field is one of numbers
-
-
-def test_heartbeats_must_be_more_frequent_than_elections() -> None:
-    with pytest.raises(ValueError, match="election_ticks is 10"):
-        Config(id=ONE, heartbeat_ticks=10)
+# --- the disk
 
 
 def boot(
@@ -424,7 +405,7 @@ def boot(
         (lambda: boot([entry(1, 1)], conf=ConfState()), "nothing says who its voters were"),
     ],
 )
-def test_what_the_disk_remembers_must_fit_together(call: object, text: str) -> None:
+def test_contradictory_contents_of_the_disk_are_refused(call: object, text: str) -> None:
     assert callable(call)
     with pytest.raises(CorruptData, match=text):
         call()
@@ -433,7 +414,7 @@ def test_what_the_disk_remembers_must_fit_together(call: object, text: str) -> N
 def test_a_restart_goes_on_where_the_state_is() -> None:
     log = [entry(6, 1, b"a"), entry(7, 1, b"b"), entry(8, 1, b"c")]
     raft = boot(log, commit=6, snapshot=5, applied=7)
-    assert (raft.commit, raft.applied, raft.last_index) == (7, 7, 8)
+    assert (raft.commit, raft.log.applied, raft.last_index) == (7, 7, 8)
     ready = raft.take_ready()
     assert ready.hard_state == HardState(Term(1), NodeId(0), Index(7))
     assert (ready.must_sync, list(ready.entries), list(ready.committed)) == (False, [], [])
@@ -485,7 +466,7 @@ def test_a_payload_larger_than_an_entry_may_be_is_refused() -> None:
 def test_the_backlog_is_bounded_and_one_large_proposal_still_passes() -> None:
     raft = leading(max_uncommitted_bytes=100)
     raft.step(AppendAccepted(TWO, ONE, Term(1), Index(1)))
-    assert raft.status().uncommitted_bytes == 0
+    assert raft.backlog_bytes == 0
     assert raft.propose([b"x" * 500]).fate is Fate.APPENDED
     assert raft.propose([b"x"]).refusal is Refusal.BACKLOG_FULL
     said(raft)
@@ -494,10 +475,10 @@ def test_the_backlog_is_bounded_and_one_large_proposal_still_passes() -> None:
 
 
 def test_a_new_leader_counts_the_backlog_it_inherits() -> None:
-    raft = member(1, TRIO, [1, 1], pre_vote=0, max_uncommitted_bytes=48)
-    raft.campaign()
+    raft = member(1, TRIO, [1, 1], max_uncommitted_bytes=48)
+    stand(raft)
     raft.step(VoteAnswer(TWO, ONE, Term(2), granted=True))
-    assert raft.status().uncommitted_bytes == 48
+    assert raft.backlog_bytes == 48
     assert raft.propose([b""]).refusal is Refusal.BACKLOG_FULL
 
 
@@ -520,7 +501,7 @@ def test_waiting_reads_are_bounded() -> None:
     assert raft.take_ready().reads_failed == [3]
     raft.step(ReadRequest(TWO, ONE, Term(1), 5))
     assert raft.take_ready().messages == [ReadAnswer(ONE, TWO, Term(1), 5, Index(0))]
-    assert raft.status().waiting_reads == 2
+    assert raft.reads.count == 2
 
 
 def test_a_member_that_does_not_lead_refuses_to_answer_for_others() -> None:
@@ -538,7 +519,7 @@ def test_a_refused_request_fails_all_its_reads() -> None:
     raft.read(3)
     raft.step(ReadAnswer(TWO, ONE, Term(1), request.sequence, Index(0)))
     assert raft.take_ready().reads_failed == [1, 2]
-    assert raft.status().waiting_reads == 1
+    assert raft.reads.count == 1
 
 
 def test_losing_the_lead_or_the_leader_fails_all_reads() -> None:
@@ -553,7 +534,7 @@ def test_losing_the_lead_or_the_leader_fails_all_reads() -> None:
     follower.read(2)
     follower.step(Heartbeat(THREE, ONE, Term(2), Index(0), 0))
     assert follower.take_ready().reads_failed == [1, 2]
-    assert follower.status().waiting_reads == 0
+    assert follower.reads.count == 0
 
 
 def test_a_round_in_flight_fails_with_its_leader() -> None:
@@ -569,7 +550,7 @@ def test_a_round_in_flight_fails_with_its_leader() -> None:
 # --- what must wait for the disk
 
 
-def test_a_sole_voter_says_nothing_to_learners_before_its_vote_is_on_disk() -> None:
+def test_a_sole_voter_sends_nothing_to_learners_before_its_vote_is_on_disk() -> None:
     raft = member(1, ConfState(voters=(ONE,), learners=(TWO,)))
     raft.campaign()
     ready = raft.take_ready()
@@ -622,7 +603,7 @@ def test_nothing_is_ready_twice() -> None:
 # --- what one Ready has room for
 
 
-def test_the_disk_is_given_a_bounded_number_of_bytes_at_once_and_vouches_for_no_more() -> None:
+def test_a_ready_has_a_bounded_number_of_bytes_for_the_disk_and_no_later_commit_index() -> None:
     raft = member(1, TRIO, max_ready_bytes=100)
     entries = [entry(index, 1, bytes(24)) for index in range(1, 6)]
     raft.step(Append(TWO, ONE, Term(1), Index(0), Term(0), Index(5), entries))
@@ -643,7 +624,7 @@ def test_the_disk_is_given_a_bounded_number_of_bytes_at_once_and_vouches_for_no_
     assert [each.index for each in raft.take_ready().committed] == [1, 2]
 
 
-def test_while_a_copy_replaces_the_log_the_disk_is_given_none_of_it() -> None:
+def test_while_a_snapshot_replaces_the_log_no_entries_are_given_to_the_disk() -> None:
     raft = member(1, TRIO, max_ready_bytes=100)
     entries = [entry(index, 1, bytes(24)) for index in range(1, 6)]
     raft.step(Append(TWO, ONE, Term(1), Index(0), Term(0), Index(5), entries))
@@ -675,7 +656,7 @@ def test_a_larger_entry_is_given_to_the_disk_alone() -> None:
     assert given == [[1], [2], [3]]
 
 
-def test_what_was_cut_before_the_disk_had_it_is_not_given_to_it() -> None:
+def test_entries_truncated_before_they_were_given_to_the_disk_are_not_given_to_it() -> None:
     raft = member(1, TRIO, max_ready_bytes=100)
     entries = [entry(index, 1, bytes(24)) for index in range(1, 6)]
     raft.step(Append(TWO, ONE, Term(1), Index(0), Term(0), Index(0), entries))
@@ -688,8 +669,8 @@ def test_what_was_cut_before_the_disk_had_it_is_not_given_to_it() -> None:
 
 
 @pytest.mark.parametrize("handed", [0, 2, 4])
-def test_nothing_follows_the_mark_of_a_copy_that_the_copy_takes_the_place_of(handed: int) -> None:
-    """Or the log on disk would go back behind the mark, and could not be read."""
+def test_entries_that_a_snapshot_replaces_are_not_written_after_it(handed: int) -> None:
+    """Otherwise the log on disk would go back behind the mark of the snapshot, and could not be read."""
     raft = member(1, TRIO, max_ready_bytes=100)
     entries = [entry(index, 1, bytes(24)) for index in range(1, 6)]
     raft.step(Append(TWO, ONE, Term(1), Index(0), Term(0), Index(0), entries))
@@ -740,10 +721,10 @@ def test_a_follower_that_was_away_is_sent_a_bounded_number_of_bytes_at_once_and_
     assert [index for turn in sent for to, index in turn if to == away] == list(range(2, 23))
 
 
-# --- state copies
+# --- snapshots
 
 
-def test_only_the_copy_that_was_asked_for_is_put_in_place() -> None:
+def test_only_the_requested_snapshot_can_be_installed() -> None:
     raft = following()
     meta = SnapshotMeta(Index(5), Term(1), TRIO)
     with pytest.raises(InvariantBroken):
@@ -757,7 +738,7 @@ def test_only_the_copy_that_was_asked_for_is_put_in_place() -> None:
     assert raft.last_index == 5
 
 
-def test_while_a_copy_is_put_in_place_the_log_stands_still() -> None:
+def test_while_a_snapshot_is_put_in_place_the_log_does_not_change() -> None:
     raft = following()
     raft.step(InstallSnapshot(TWO, ONE, Term(1), SnapshotMeta(Index(5), Term(1), TRIO)))
     said(raft)
@@ -768,8 +749,8 @@ def test_while_a_copy_is_put_in_place_the_log_stands_still() -> None:
     assert said(raft) == [HeartbeatAnswer(ONE, TWO, Term(1), 0)]
 
 
-def test_nothing_is_handed_out_for_applying_while_a_copy_is_put_in_place() -> None:
-    """What a slow disk keeps meanwhile would be applied to the state that the copy replaces."""
+def test_nothing_is_handed_out_to_be_applied_while_a_snapshot_is_put_in_place() -> None:
+    """Entries that a slow disk reports meanwhile would be applied to the state that the snapshot replaces."""
     raft = following()
     raft.step(Append(TWO, ONE, Term(1), Index(1), Term(1), Index(2), [entry(2, 1)]))
     raft.take_ready()
@@ -779,16 +760,16 @@ def test_nothing_is_handed_out_for_applying_while_a_copy_is_put_in_place() -> No
     raft.persisted(Index(2), Term(1))
     assert raft.take_ready().committed == []
     raft.snapshot_installed(meta)
-    assert (raft.applied, raft.take_ready().committed) == (5, [])
+    assert (raft.log.applied, raft.take_ready().committed) == (5, [])
 
 
-def test_an_old_copy_is_answered_with_what_is_committed() -> None:
+def test_an_old_snapshot_is_answered_with_the_commit_index() -> None:
     raft = member(1, TRIO, [1, 1], hard_state=HardState(Term(1), commit=Index(2)))
     raft.step(InstallSnapshot(TWO, ONE, Term(1), SnapshotMeta(Index(1), Term(1), TRIO)))
     assert said(raft) == [AppendAccepted(ONE, TWO, Term(1), Index(2))]
 
 
-def test_a_copy_goes_to_members_that_are_there() -> None:
+def test_a_snapshot_is_sent_to_active_members_only() -> None:
     cluster = group(3, election_ticks=3)
     leader = cluster.hosts[ONE]
     leader.raft.propose([b"a"])
@@ -802,11 +783,11 @@ def test_a_copy_goes_to_members_that_are_there() -> None:
     leader.raft.step(HeartbeatAnswer(THREE, ONE, Term(1), 0))
     assert any(isinstance(m, InstallSnapshot) for m in said(leader.raft))
     leader.raft.report_snapshot(THREE, ok=False)
-    assert leader.raft.status().peers[1].flow is Flow.PROBE
+    assert leader.raft.progress[THREE].state is ProgressState.PROBE
 
 
-def test_after_a_copy_that_was_made_later_than_it_was_asked_for_the_log_goes_on_there() -> None:
-    """What lies before is forgotten: an attempt there would end in another copy."""
+def test_after_a_snapshot_later_than_requested_appends_go_on_after_it() -> None:
+    """The log before it is compacted: a probe there would lead to another snapshot."""
     cluster = group(3, election_ticks=3)
     leader = cluster.hosts[ONE]
 
@@ -822,7 +803,7 @@ def test_after_a_copy_that_was_made_later_than_it_was_asked_for_the_log_goes_on_
     [asked] = [m for m in said(leader.raft) if isinstance(m, InstallSnapshot)]
     leader.raft.propose([b"b", b"c"])
     cluster.settle(without_three)
-    made = leader.raft.applied
+    made = leader.raft.log.applied
     assert made > asked.meta.index
     leader.compact(made)
     leader.raft.report_snapshot(THREE, ok=True, index=made)
@@ -833,7 +814,7 @@ def test_after_a_copy_that_was_made_later_than_it_was_asked_for_the_log_goes_on_
     assert (sent.previous_index, len(sent.entries)) == (made, 1)
 
 
-def test_a_description_exists_for_what_is_applied_and_not_forgotten() -> None:
+def test_a_snapshot_is_described_at_an_applied_index_that_is_not_compacted() -> None:
     raft = leading()
     raft.step(AppendAccepted(TWO, ONE, Term(1), Index(1)))
     said(raft)
@@ -863,21 +844,18 @@ def test_apply_change_takes_changes_only_and_in_their_turn() -> None:
     assert raft.apply_change(applied).learners == (4,)
 
 
-# --- the picture
+# --- status
 
 
-def test_status_shows_all_of_it() -> None:
+def test_status() -> None:
     raft = leading()
     raft.propose([b"abc"])
     said(raft)
     status = raft.status()
-    assert (status.id, status.term, status.vote, status.role, status.leader) == (1, 1, 1, Role.LEADER, 1)
-    assert (status.compacted, status.applied, status.commit, status.persisted, status.last) == (0, 0, 0, 2, 2)
-    assert (status.conf, status.transfer_to, status.uncommitted_bytes) == (TRIO, 0, 35)
-    assert [(peer.id, peer.match, peer.flow) for peer in status.peers] == [
-        (2, 0, Flow.PROBE),
-        (3, 0, Flow.PROBE),
-    ]
+    assert (status.id, status.term, status.role, status.leader) == (1, 1, Role.LEADER, 1)
+    assert (status.compacted, status.applied, status.commit, status.last) == (0, 0, 0, 2)
+    assert (status.conf, raft.backlog_bytes) == (TRIO, 35)
+    assert [(peer.id, peer.match, peer.active) for peer in status.peers] == [(2, 0, True), (3, 0, True)]
     assert following().status().peers == ()
 
 

@@ -1,4 +1,4 @@
-"""What is kept on disk comes back as it was, and nothing else is taken for it."""
+"""The byte forms on disk decode to what was encoded, and anything else is CorruptData."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from netstore.errors import CorruptData
 from netstore.raft.change import Change
 from netstore.raft.entry import (
     MAX_CONF_MEMBERS,
-    MOST_STORED,
+    MAX_STORED,
     ConfState,
     Entry,
     EntryKind,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 U64 = st.integers(0, 2**64 - 1)
-STORED = st.integers(0, MOST_STORED)
+STORED = st.integers(0, MAX_STORED)
 
 
 @given(batches())
@@ -100,7 +100,6 @@ def test_worked_example() -> None:
             ConfState(voters=(NodeId(1),), learners_next=(NodeId(2),)),
             "a learner-to-be is not an outgoing voter",
         ),
-        (ConfState(voters=(NodeId(1),), auto_leave=True), "nothing to leave"),
     ],
 )
 def test_contradictions_have_a_name(conf: ConfState, flaw: str) -> None:
@@ -109,7 +108,15 @@ def test_contradictions_have_a_name(conf: ConfState, flaw: str) -> None:
         ConfState.decode(conf.encode())
 
 
-def test_a_change_that_is_none_is_refused_before_it_reaches_the_log() -> None:
+@pytest.mark.parametrize("outgoing", [(), (NodeId(2),)])
+def test_the_head_of_a_configuration_says_whether_it_is_joint(outgoing: tuple[NodeId, ...]) -> None:
+    raw = bytearray(ConfState(voters=(NodeId(1),), voters_outgoing=outgoing).encode())
+    raw[8] = 1 - raw[8]
+    with pytest.raises(CorruptData, match="and flag"):
+        ConfState.decode(bytes(raw))
+
+
+def test_a_malformed_change_is_refused_before_it_reaches_the_log() -> None:
     batch = [Entry(Index(1), Term(1), EntryKind.CHANGE, b"red")]
     with pytest.raises(CorruptData, match="membership change"):
         decode_entries(encode_entries(batch))
@@ -127,7 +134,7 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated() -> None:
 
 
 def test_numbers_that_no_group_reaches_are_damage() -> None:
-    high = MOST_STORED + 1
+    high = MAX_STORED + 1
     for state in (HardState(term=Term(high)), HardState(commit=Index(high))):
         with pytest.raises(CorruptData, match="no group reaches"):
             HardState.decode(state.encode())
@@ -139,7 +146,7 @@ def test_numbers_that_no_group_reaches_are_damage() -> None:
             decode_entries(encode_entries(batch))
 
 
-def test_a_place_without_a_term_is_no_place() -> None:
+def test_a_snapshot_index_without_a_term_is_refused() -> None:
     for meta in (SnapshotMeta(Index(0), Term(1), voters(1)), SnapshotMeta(Index(1), Term(0), voters(1))):
         with pytest.raises(CorruptData, match="snapshot description has index"):
             SnapshotMeta.decode(meta.encode())

@@ -1,4 +1,4 @@
-"""The log against a twin that keeps everything in plain lists and looks for answers the slow way."""
+"""The log against a model that keeps everything in plain lists."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LogAndTwin(RuleBasedStateMachine):
         self.log = Log(Index(0), Term(0), self.all)
         self.commit = self.applied = min(applied, len(terms))
         self.log.commit_to(self.commit)
-        self.log.hand_committed()
+        self.log.take_committed()
         self.log.applied_to(Index(self.applied))
         self.compacted = 0
         self.term = 2
@@ -45,7 +45,7 @@ class LogAndTwin(RuleBasedStateMachine):
 
     @rule(back=st.integers(0, 5), terms=st.lists(st.integers(1, 6), min_size=1, max_size=5).map(sorted))
     def merge(self, back: int, terms: list[int]) -> None:
-        """A leader's entries after a place that matches; it never contradicts what is committed."""
+        """A leader's entries after an index that matches; it never contradicts what is committed."""
         previous = max(len(self.all) - back, self.commit)
         before = self.all[previous - 1].term if previous else 0
         new = [entry(previous + 1 + place, max(term, before)) for place, term in enumerate(terms)]
@@ -64,8 +64,8 @@ class LogAndTwin(RuleBasedStateMachine):
         self.term += 1
 
     @rule(most=st.integers(1, 4 * ENTRY_OVERHEAD_BYTES) | st.just(ALL))
-    def hand_out(self, most: int) -> None:
-        entries = self.log.hand_out(most)
+    def take_unwritten(self, most: int) -> None:
+        entries = self.log.take_unwritten(most)
         if entries:
             self.writes.append(entries)
             assert len(entries) == 1 or sum(len(each.data) + ENTRY_OVERHEAD_BYTES for each in entries) <= most
@@ -87,7 +87,7 @@ class LogAndTwin(RuleBasedStateMachine):
 
     @rule()
     def apply(self) -> None:
-        entries = self.log.hand_committed()
+        entries = self.log.take_committed()
         assert entries == self.all[self.applied : self.applied + len(entries)]
         assert self.applied + len(entries) == max(self.applied, min(self.commit, self.log.persisted))
         if entries:
@@ -108,7 +108,7 @@ class LogAndTwin(RuleBasedStateMachine):
         assert self.log.matches(index, term) == (known and term_there == term)
         if known:
             assert self.log.term(index) == term_there
-        place, at = self.log.last_not_above(index, term)
+        place, at = self.log.find_conflict_by_term(index, term)
         candidates = [e for e in self.all[self.compacted : index] if e.term <= term]
         if candidates:
             assert (place, at) == (candidates[-1].index, candidates[-1].term)
@@ -118,7 +118,7 @@ class LogAndTwin(RuleBasedStateMachine):
     @rule(low=st.integers(1, 20), max_bytes=st.integers(1, 80))
     def slice(self, low: int, max_bytes: int) -> None:
         low = max(low, self.compacted + 1)
-        entries, size = self.log.from_(low, max_bytes)
+        entries, size = self.log.entries_from(low, max_bytes)
         rest = self.all[low - 1 :]
         assert entries == rest[: len(entries)]
         assert bool(entries) == bool(rest)
@@ -143,13 +143,13 @@ class LogAndTwin(RuleBasedStateMachine):
         kept = [len(each.data) + ENTRY_OVERHEAD_BYTES for each in self.all[self.compacted :]]
         assert self.log.bytes == sum(kept)
         for limit in (0, sum(kept) // 2, sum(kept)):
-            after = self.log.place_before(limit) - self.compacted
+            after = self.log.compact_index(limit) - self.compacted
             assert sum(kept[after:]) <= limit
             assert after == 0 or sum(kept[after - 1 :]) > limit
 
     @invariant()
     def what_is_called_persisted_survives_power_failure(self) -> None:
-        """Now, and whichever of the writes under way reach the disk in order."""
+        """Now, and after any number of the writes under way, in order, have reached the disk."""
         disk = list(self.disk)
         upto = self.log.persisted
         assert disk[:upto] == self.all[:upto]
@@ -162,18 +162,19 @@ TestLogAndTwin = LogAndTwin.TestCase
 TestLogAndTwin.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
-def test_a_sync_of_entries_that_came_back_is_not_taken_for_theirs() -> None:
-    """An entry is on its way to the disk, is replaced, and comes back: the first sync is not the third's."""
+def test_a_report_for_an_earlier_write_of_the_same_entries_does_not_count_for_the_later_one() -> None:
+    """An entry is handed to the disk, is replaced, and handed to it again: the first report is not the
+    third's."""
     log = Log(Index(0), Term(0), [])
     first = [entry(1, 1)]
     log.append(first)
-    log.hand_out(ALL)
+    log.take_unwritten(ALL)
     log.merge([entry(1, 2)])
-    log.hand_out(ALL)
+    log.take_unwritten(ALL)
     # A leader of term 3 had the first entry, and not the second.
-    log._cut(Index(1))
+    log._truncate(Index(1))
     log.append(first)
-    log.hand_out(ALL)
+    log.take_unwritten(ALL)
     assert not log.synced(1, 1)
     assert log.persisted == 0
     assert not log.synced(1, 2)
@@ -181,40 +182,40 @@ def test_a_sync_of_entries_that_came_back_is_not_taken_for_theirs() -> None:
     assert log.persisted == 1
 
 
-def test_a_sync_reported_twice_or_out_of_nowhere_changes_nothing() -> None:
+def test_a_report_that_is_repeated_or_unknown_changes_nothing() -> None:
     log = Log(Index(0), Term(0), [])
     log.append([entry(1, 1), entry(2, 1)])
-    log.hand_out(ALL)
+    log.take_unwritten(ALL)
     assert not log.synced(7, 1)
     assert log.synced(2, 1)
     assert not log.synced(2, 1)
     assert log.persisted == 2
 
 
-def test_applying_is_handed_out_in_pieces() -> None:
+def test_entries_to_apply_are_handed_out_in_pieces() -> None:
     log = Log(Index(0), Term(0), [entry(index, 1) for index in range(1, MAX_APPLY_ENTRIES + 3)])
     log.commit_to(MAX_APPLY_ENTRIES + 2)
-    assert len(log.hand_committed()) == MAX_APPLY_ENTRIES
-    assert log.appliable()
-    assert len(log.hand_committed()) == 2
-    assert not log.appliable()
-    assert log.hand_committed() == []
+    assert len(log.take_committed()) == MAX_APPLY_ENTRIES
+    assert log.has_committed()
+    assert len(log.take_committed()) == 2
+    assert not log.has_committed()
+    assert log.take_committed() == []
 
 
-def test_a_state_copy_replaces_the_log() -> None:
+def test_a_snapshot_replaces_the_log() -> None:
     log = Log(Index(0), Term(0), [entry(1, 1), entry(2, 1)])
     log.restart_after(Index(9), Term(3))
     assert (log.compacted, log.last, log.commit, log.applied, log.persisted) == (9, 9, 9, 9, 9)
     assert log.term(9) == 3
-    assert log.last_not_above(4, 9) == (4, 0)
+    assert log.find_conflict_by_term(4, 9) == (4, 0)
     log.append([entry(10, 3)])
-    assert log.hand_out(ALL) == [entry(10, 3)]
+    assert log.take_unwritten(ALL) == [entry(10, 3)]
 
 
-def test_broken_rules_stop_the_member() -> None:
+def test_broken_invariants_raise() -> None:
     log = Log(Index(0), Term(0), [entry(1, 1), entry(2, 2)])
     log.commit_to(2)
-    log.hand_committed()
+    log.take_committed()
     log.applied_to(Index(1))
     log.compact(Index(1))
     for broken in (
@@ -222,7 +223,7 @@ def test_broken_rules_stop_the_member() -> None:
         lambda: log.term(3),
         lambda: log.between(1, 2),
         lambda: log.between(2, 3),
-        lambda: log.from_(1, 10),
+        lambda: log.entries_from(1, 10),
         lambda: log.append([entry(5, 2)]),
         lambda: log.append([entry(3, 1)]),
         lambda: log.append([entry(3, 2), entry(5, 2)]),

@@ -1,4 +1,4 @@
-"""Everything members say survives the wire, and nothing else is taken for it."""
+"""The byte forms of messages decode to what was encoded, and anything else is CorruptData."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from netstore.raft import messages as module
 from netstore.raft.change import Change
 from netstore.raft.entry import Entry, EntryKind, SnapshotMeta
 from netstore.raft.messages import (
-    MOST,
-    MOST_PAYLOADS,
+    MAX_NUMBER,
+    MAX_PAYLOADS,
     Append,
     AppendAccepted,
     AppendRejected,
@@ -44,7 +44,7 @@ def test_messages_come_back(message: Message) -> None:
 
 
 @given(messages(), st.integers(1, 3), st.integers(1, 20))
-def test_pieces_say_together_what_the_message_said(message: Message, most: int, most_bytes: int) -> None:
+def test_the_pieces_of_a_message_have_the_same_content(message: Message, most: int, most_bytes: int) -> None:
     raw = b"before" + encode_message(message) + b"after"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PIECE_PAYLOADS", most)
@@ -130,12 +130,12 @@ def test_worked_example() -> None:
         Forward(*HEAD, EntryKind.CHANGE, [b"no change"]),
     ],
 )
-def test_what_no_member_would_say_is_refused(message: Message) -> None:
+def test_messages_that_no_member_sends_are_refused(message: Message) -> None:
     with pytest.raises(CorruptData):
         decode_message(encode_message(message))
 
 
-OVER = MOST + 1
+OVER = MAX_NUMBER + 1
 
 
 @pytest.mark.parametrize(
@@ -145,14 +145,14 @@ OVER = MOST + 1
         TimeoutNow(*HEAD[:2], Term(2**64 - 1)),
         Append(*HEAD, Index(OVER), Term(2), Index(0), []),
         Append(*HEAD, Index(4), Term(2), Index(OVER), []),
-        Append(*HEAD, Index(MOST), Term(2), Index(0), [entry(OVER, 2)]),
+        Append(*HEAD, Index(MAX_NUMBER), Term(2), Index(0), [entry(OVER, 2)]),
         AppendAccepted(*HEAD, Index(OVER)),
         AppendRejected(*HEAD, Index(0), Index(0), Term(OVER), needs_snapshot=False),
         Heartbeat(*HEAD, Index(0), OVER),
         InstallSnapshot(*HEAD, SnapshotMeta(Index(OVER), Term(2), voters(1))),
         PreVoteAnswer(*HEAD, Term(OVER), granted=True),
         ReadAnswer(*HEAD, 0, Index(2**64 - 1)),
-        Forward(*HEAD, EntryKind.NORMAL, [b""] * (MOST_PAYLOADS + 1)),
+        Forward(*HEAD, EntryKind.NORMAL, [b""] * (MAX_PAYLOADS + 1)),
     ],
 )
 def test_numbers_that_no_group_reaches_are_refused(message: Message) -> None:
@@ -161,7 +161,7 @@ def test_numbers_that_no_group_reaches_are_refused(message: Message) -> None:
 
 
 def test_more_entries_than_a_leader_sends_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_ENTRIES", 2)
+    monkeypatch.setattr(module, "MAX_ENTRIES", 2)
     batch = [entry(index, 1) for index in (1, 2, 3)]
     few, many = (Append(*HEAD, Index(0), Term(0), Index(0), batch[:count]) for count in (2, 3))
     assert decode_message(encode_message(few)) == few

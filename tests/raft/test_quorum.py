@@ -1,4 +1,4 @@
-"""Majority arithmetic against a twin that tries every subset."""
+"""Majority arithmetic against a model that tries every subset."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def confs(most: int = 7) -> st.SearchStrategy[ConfState]:
 
 
 def _majorities(group: tuple[NodeId, ...]) -> Iterator[set[NodeId]]:
-    """Every subset that is more than half, the slow way."""
+    """Every subset that is more than half."""
     for size in range(len(group) + 1):
         if size > len(group) - size:
             yield from map(set, combinations(group, size))
@@ -53,7 +53,7 @@ def test_reached_is_the_best_of_all_quorums(conf: ConfState, values: dict[int, i
 
 
 @given(confs(), st.dictionaries(st.integers(1, 9).map(NodeId), st.booleans()))
-def test_tally_knows_what_can_still_happen(conf: ConfState, votes: dict[NodeId, bool]) -> None:
+def test_tally_considers_the_votes_that_are_missing(conf: ConfState, votes: dict[NodeId, bool]) -> None:
     granted = {node for node, vote in votes.items() if vote}
     refused = {node for node, vote in votes.items() if not vote}
     won = any(members <= granted for members in _quorums(conf))

@@ -1,6 +1,6 @@
-"""Every transcript in scripts/ shows what it says.
+"""Every transcript in scripts/ is what the core does.
 
-With NETSTORE_REWRITE=1 in the environment what was seen is written; review it as a diff.
+With NETSTORE_REWRITE=1 in the environment the transcripts are rewritten; review the diff.
 """
 
 from __future__ import annotations

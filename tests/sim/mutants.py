@@ -29,7 +29,17 @@ from netstore.node.lessor import Lessor
 from netstore.node.member import OWN
 from netstore.node.proposals import Proposals
 from netstore.node.register import Register
-from netstore.raft import core, election, membership, quorum, readindex, replication, snapshotting
+from netstore.raft import (
+    commit,
+    confchange,
+    core,
+    election,
+    quorum,
+    readindex,
+    replication,
+    sending,
+    snapshotting,
+)
 from netstore.raft.core import Raft
 from netstore.raft.entry import ConfState, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
@@ -50,7 +60,8 @@ from netstore.state.tree import Tree, parent_of
 from netstore.state.v3commands import Deleted
 from netstore.types import NodeId
 from netstore.watch.hub import Hub
-from netstore.watch.streams import Watch, Watches
+from netstore.watch.streams import Watch
+from netstore.watch.watches import Watches
 from tests.sim import plan as plans
 from tests.sim.disk import SimDevice
 from tests.sim.world import World
@@ -342,7 +353,7 @@ def _answer(kind: type, wrong: Callable[[Raft, Any], None]) -> Put:
 
 
 def _vote_before_sync(raft: Raft, message: VoteRequest) -> None:
-    granted = election._free_to_vote(raft, message.sender) and election._complete_enough(raft, message)
+    granted = election._can_vote_for(raft, message.sender) and election._is_up_to_date(raft, message)
     if granted:
         raft.vote = message.sender
     raft.messages.append(VoteAnswer(raft.id, message.sender, raft.term, granted))
@@ -392,7 +403,7 @@ def _commits_old_terms(raft: Raft) -> None:
     index = quorum.reached(raft.conf, raft.match_at)
     if raft.log.commit_to(index):
         raft.send_due = True
-        membership.settle(raft)
+        commit._settle(raft)
 
 
 def _matches_anything(log: Log, index: int, term: int) -> bool:
@@ -403,7 +414,7 @@ def _always_cuts(log: Log, entries: Sequence[Entry]) -> Index | None:
     if not entries:
         return None
     if entries[0].index <= log.last:
-        log._cut(entries[0].index)
+        log._truncate(entries[0].index)
     log.append(entries)
     return entries[0].index
 
@@ -451,14 +462,14 @@ def _proposes_twice(raft: Raft, message: Forward) -> None:
 
 def _no_pre_vote(raft: Raft, *, forced: bool = False) -> None:
     if raft.role is not Role.LEADER and election.may_campaign(raft):
-        election._run(raft, forced=forced)
+        election._start_election(raft, forced=forced)
 
 
 def _leads_alone(raft: Raft) -> None:
     raft.heartbeat_elapsed += 1
     if raft.heartbeat_elapsed >= raft.config.heartbeat_ticks:
         raft.heartbeat_elapsed = 0
-        replication.send_heartbeats(raft)
+        sending.send_heartbeats(raft)
 
 
 def _leader_ignores_later_terms(
@@ -483,7 +494,7 @@ def _learners_count(conf: ConfState, value_of: Callable[[int], int]) -> int:
 
 
 def _meta_without_learners(raft: Raft, index: Index) -> SnapshotMeta:
-    conf = membership.at(raft, index)
+    conf = confchange.conf_at(raft, index)
     return SnapshotMeta(index, raft.log.term(index), ConfState(voters=conf.voters))
 
 
@@ -801,12 +812,14 @@ def _same_ids(proposals: Proposals, origin: int, limit: float, make: Any = Propo
     make(proposals, 0, limit)
 
 
-def _wait_is_refusal(proposals: Proposals, fault: Callable[[], Fault], expire: Any = Proposals.expire) -> int:
+def _wait_is_refusal(
+    proposals: Proposals, fault: Callable[[], Fault], most: int, *, expire: Any = Proposals.expire
+) -> int:
     def known() -> Fault:
         told = fault()
         return type(told)(told.code, told.cause, told.index)
 
-    return int(expire(proposals, known))
+    return int(expire(proposals, known, most))
 
 
 def _nobody(_: object) -> None:
@@ -835,7 +848,7 @@ MUTANTS: Final = tuple(
         ("the cut of a failed write is not synced", _set(SimDevice, "_sync_cut", _nobody), _short, 0),
         (
             "an entry of an old term is committed by counting",
-            _set(replication, "advance_commit", _commits_old_terms),
+            _set(commit, "advance", _commits_old_terms),
             _crashes,
             0,
         ),
@@ -849,13 +862,13 @@ MUTANTS: Final = tuple(
         ),
         (
             "entries are applied before they commit",
-            _set(Log, "hand_committed", _hands_out_uncommitted),
+            _set(Log, "take_committed", _hands_out_uncommitted),
             _crashes,
             0,
         ),
         (
             "a heartbeat commits what does not match",
-            _set(replication, "send_heartbeats", _tells_all_of_the_commit),
+            _set(sending, "send_heartbeats", _tells_all_of_the_commit),
             _partings,
             1,
         ),
@@ -866,10 +879,10 @@ MUTANTS: Final = tuple(
             39,
         ),
         ("a forwarded proposal is appended twice", _answer(Forward, _proposes_twice), _anything, 0),
-        ("two votes in a term", _set(election, "_free_to_vote", lambda _raft, _sender: True), _partings, 2),
+        ("two votes in a term", _set(election, "_can_vote_for", lambda _raft, _sender: True), _partings, 2),
         (
             "an incomplete log may lead",
-            _set(election, "_complete_enough", lambda _raft, _message: True),
+            _set(election, "_is_up_to_date", lambda _raft, _message: True),
             _partings,
             0,
         ),
@@ -909,14 +922,19 @@ MUTANTS: Final = tuple(
         ),
         (
             "one being removed does not campaign",
-            _set(membership, "may_be_needed", lambda raft: raft.conf.votes(raft.id)),
+            _set(confchange, "may_be_needed", lambda raft: raft.conf.votes(raft.id)),
             _pairs,
             44,
         ),
-        ("a read is served without a round", _set(readindex, "_release", _reads_without_round), _reads, 9),
+        (
+            "a read is served without a round",
+            _set(readindex, "_complete_rounds", _reads_without_round),
+            _reads,
+            9,
+        ),
         (
             "a read is served before a commit of the own term",
-            _set(readindex, "can_open", _reads_before_own_commit),
+            _set(readindex, "can_start_round", _reads_before_own_commit),
             _new_leaders,
             3,
         ),
@@ -974,7 +992,7 @@ MUTANTS: Final = tuple(
         ),
         (
             "progress is told before the events",
-            _set(Watch, "is_told", _progress_before_events),
+            _set(Watch, "is_current", _progress_before_events),
             _pair_watched,
             0,
         ),
@@ -1031,7 +1049,7 @@ MUTANTS: Final = tuple(
         ("a digest tells pieces apart", _set(Machine, "go_on", _digests_pieces), _pieces, 1),
         (
             "a term that cannot be is taken over",
-            _set(election, "MOST_TERMS_AHEAD", 1 << 61),
+            _set(election, "MAX_TERMS_AHEAD", 1 << 61),
             _lied_to,
             0,
         ),

@@ -7,7 +7,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from netstore.watch.streams import MAX_BACKLOG, NO_WATCH, Wish
+from netstore.watch.streams import MAX_BACKLOG, NO_WATCH, Selection
 from tests.check.v3watches import PairWatch, Told
 
 if TYPE_CHECKING:
@@ -57,18 +57,18 @@ class _Client:
     def __init__(self, load: PairWatches) -> None:
         self._load = load
         random = load.random
-        self._wishes = [
-            Wish(*random.choice(RANGES), random.random() < 0.5, *_rarely(random))
+        self._selections = [
+            Selection(*random.choice(RANGES), random.random() < 0.5, *_rarely(random))
             for _ in range(random.choice((1, 1, 2)))
         ]
-        self._next = [0] * len(self._wishes)
+        self._next = [0] * len(self._selections)
         """What each watch goes on from; 0 is the next change."""
         self._session: _Session | None = None
 
     def open(self) -> None:
         """A stream at some member."""
         member = self._load.world.workload.someone()
-        self._session = _Session(self._load, member, self._wishes, self._next, self.again)
+        self._session = _Session(self._load, member, self._selections, self._next, self.again)
         self._session.start()
 
     def again(self) -> None:
@@ -94,17 +94,17 @@ class _Session:
         self,
         load: PairWatches,
         member: Member,
-        wishes: list[Wish],
+        selections: list[Selection],
         following: list[int],
         over: Callable[[], None],
     ) -> None:
         self._load = load
         self._member = member
-        self._wishes = wishes
+        self._selections = selections
         self._next = following
         self._over = over
         self._open: dict[int, tuple[int, PairWatch]] = {}
-        """Watches by the id the member gave them, with their place among the wishes."""
+        """Watches by the id the member gave them, with their place among the selections."""
         self._asked: list[tuple[int, PairWatch]] = []
         """Those not answered yet."""
         self._stream: Stream | None = None
@@ -132,11 +132,11 @@ class _Session:
         if not start:
             now = self._member.machine.mvcc.revision
             start = random.choice((0, 0, 1, max(1, now - 3), max(1, now - 20), now + 3))
-        watch = PairWatch(self._wishes[place], start, self._member.id, self._member.life)
+        watch = PairWatch(self._selections[place], start, self._member.id, self._member.life)
         load.watches.append(watch)
         self._asked.append((place, watch))
         assert self._stream is not None
-        self._stream.create(watch.wish, start, progress_notify=random.random() < 0.5)
+        self._stream.create(watch.selection, start, progress_notify=random.random() < 0.5)
 
     def _later(self) -> None:
         self._load.world.timeline.after(ACT_SECONDS * self._load.random.random(), self._act)

@@ -15,7 +15,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from netstore.raft.election import MOST_TERMS_AHEAD
+from netstore.raft.election import MAX_TERMS_AHEAD
 from netstore.raft.messages import InstallSnapshot
 from netstore.raft.status import Role
 from netstore.state.countdown import RETRY_SECONDS
@@ -298,7 +298,7 @@ class World:
             self._lost(message)
         else:
             if self.plan.lies and not self.faults.over and self._random_lies.random() < self.plan.lies:
-                term = Term(message.term + 2 * MOST_TERMS_AHEAD)
+                term = Term(message.term + 2 * MAX_TERMS_AHEAD)
                 member.hear_lie(replace(message, term=term))
             member.receive(message)
 

@@ -15,7 +15,8 @@ from netstore.node.host import Host
 from netstore.node.level import Levels
 from netstore.node.member import OWN
 from netstore.node.proposals import Proposals
-from netstore.raft.core import Boot, Config, Raft
+from netstore.raft.config import Boot, Config
+from netstore.raft.core import Raft
 from netstore.raft.entry import ConfState, HardState, SnapshotMeta
 from netstore.raft.messages import InstallSnapshot
 from netstore.state.commands import PublishMember, encode

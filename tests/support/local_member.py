@@ -323,18 +323,13 @@ class LocalMember:
         return Status(
             id=self.id,
             term=self.term,
-            vote=self.id,
             role=Role.LEADER if self.leader == self.id else Role.FOLLOWER,
             leader=self.leader,
             compacted=Index(0),
             applied=self.machine.applied,
             commit=self.commit_index,
-            persisted=self.commit_index,
             last=self.commit_index,
             conf=self.conf,
-            transfer_to=NodeId(0),
-            uncommitted_bytes=0,
-            waiting_reads=0,
             peers=self.peers,
         )
 

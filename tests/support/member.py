@@ -10,7 +10,8 @@ from netstore.disk.wal import Wal
 from netstore.node.driver import Driver
 from netstore.node.host import Host
 from netstore.node.proposals import Proposals
-from netstore.raft.core import Boot, Config, Raft
+from netstore.raft.config import Boot, Config
+from netstore.raft.core import Raft
 from netstore.raft.entry import ConfState, HardState, SnapshotMeta
 from netstore.state.machine import Machine
 from netstore.types import ClusterId, Index, NodeId, Term

@@ -1,8 +1,7 @@
-"""One seeded life of a small cluster under everything a network, a disk and an operator can do to it.
+"""A seeded run of a small cluster under faults of network and disk and the changes of an operator.
 
 After every step the properties of Raft are asserted (Ongaro's dissertation, figure 3.2), each against a
-record that is kept outside the members. Every seed draws its own cruelty: sizes, windows, loss, and which
-faults occur at all.
+record kept outside the members. Every seed draws its own sizes, windows and loss, and which faults occur.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from netstore.raft.change import Change, Step, StepKind
-from netstore.raft.core import Config
+from netstore.raft.config import Config
 from netstore.raft.entry import ConfState, EntryKind
 from netstore.raft.messages import Append, AppendRejected, InstallSnapshot, Message, VoteAnswer
 from netstore.raft.status import Fate, Role
@@ -27,9 +26,9 @@ if TYPE_CHECKING:
 
 
 class _WatchedHost(Host):
-    """A host that shows the record what it commits, what reaches its disk and what it says.
+    """A host that reports to the record what it commits, what reaches its disk and what it sends.
 
-    What it merely meant to write or say is nobody's business: a crash may undo that.
+    Not what it was going to write or send: a crash may undo that.
     """
 
     record: Record
@@ -54,7 +53,7 @@ class _WatchedHost(Host):
 
 
 class Record:
-    """What was ever true, kept apart from the members."""
+    """Everything that was committed, voted, led and applied, kept apart from the members."""
 
     def __init__(self) -> None:
         self.leaders: dict[Term, NodeId] = {}
@@ -91,14 +90,13 @@ class Record:
             self.reached["snapshot"] += 1
 
     def observe(self, host: Host) -> None:
-        """Everything else, after a step of one member."""
+        """The other properties, after a step of one member."""
         raft, log = host.raft, host.raft.log
         assert log.compacted <= log.applied <= log.applying <= log.commit <= log.last
         assert log.persisted <= log.handed <= log.last
         assert log.applying <= log.persisted
         # Election safety (section 3.4) and leader completeness (section 3.6). Before its vote for itself is
-        # on disk a sole voter leads in its own eyes only: nothing it says leaves, and a crash makes it
-        # undone.
+        # on disk a sole voter leads only in its own view: nothing is sent, and a crash undoes it.
         if raft.role is Role.LEADER and raft.term_durable:
             if raft.term not in self.leaders:
                 self.reached["elected"] += 1
@@ -120,8 +118,8 @@ class Record:
         host.reads_failed.clear()
 
     def commits(self, host: Host, hosts: dict[NodeId, Host]) -> None:
-        """What is committed stays so, and is on a majority of disks, counted while its configuration is still
-        in use."""
+        """What is committed stays committed, and is on a majority of disks, counted while its configuration
+        is still used."""
         raft, log = host.raft, host.raft.log
         for place in range(max(self._commit.get(raft.id, 0), log.compacted) + 1, log.commit + 1):
             index = Index(place)
@@ -133,7 +131,7 @@ class Record:
         self.highest = max(self.highest, log.commit)
 
     def restarted(self, host: Host) -> None:
-        """A member begins again with what its disk has."""
+        """A member restarted with what its disk has."""
         self._applied[host.id] = self._commit[host.id] = 0
         for token in [token for token in self.floors if token >> 32 == host.id]:
             del self.floors[token]
@@ -161,7 +159,7 @@ class Record:
 
 
 class Chaos:
-    """A run. `steps()` is the cruel part, `recover()` the proof that the cluster comes back."""
+    """A run. `steps()` has the faults, `recover()` proves that the cluster recovers from them."""
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)  # noqa: S311 - repeatable, not secret
@@ -178,8 +176,6 @@ class Chaos:
             "max_waiting_reads": rng.choice((2, 1000)),
         }
         self.options["max_ready_bytes"] = 2 * self.options["max_append_bytes"]
-        self.pre_vote = rng.random() < 0.8
-        self.check_quorum = rng.random() < 0.8
         self.loss = rng.choice((0.0, 0.02, 0.2))
         self.copies = rng.choice((0.0, 0.05))
         self.reorder = rng.random() < 0.5
@@ -209,12 +205,7 @@ class Chaos:
         self._weights = list(actions.values())
 
     def _start(self, node: NodeId, conf: ConfState) -> None:
-        config = Config(
-            id=node,
-            pre_vote=self.pre_vote,
-            check_quorum=self.check_quorum,
-            **self.options,
-        )
+        config = Config(id=node, **self.options)
         host = _WatchedHost(config, conf, self.random.randrange, self.cluster.images)
         host.record = self.record
         host.hosts = self.cluster.hosts
@@ -222,7 +213,7 @@ class Chaos:
         self.cluster.hosts[node] = host
 
     def steps(self, count: int) -> None:
-        """Random steps, the record asked after each."""
+        """Random steps; the properties are asserted after each."""
         for action in self.random.choices(self._actions, self._weights, k=count):
             action()
         self.record.reached["committed"] += self.record.highest
@@ -296,7 +287,7 @@ class Chaos:
 
     def _crash(self) -> None:
         host = self._any()
-        applied = self.random.randrange(host.raft.applied + 1)
+        applied = self.random.randrange(host.raft.log.applied + 1)
         host.crash(self.random.randrange(len(host.writes) + 1), applied)
         self.record.restarted(host)
         self.record.reached["crashed"] += 1
@@ -314,7 +305,7 @@ class Chaos:
             self.one_way = {(first, second)}
 
     def _pause(self) -> None:
-        """A process is stopped and does not know it; when it runs again, clients are the first to speak."""
+        """Stop a process, or let the stopped ones go on: they get reads of clients before any message."""
         if self.paused:
             for node in sorted(self.paused):
                 self.paused.discard(node)
@@ -340,9 +331,7 @@ class Chaos:
         else:
             nodes = self.random.sample(range(1, 8), self.random.choice((1, 1, 2, 3)))
             steps = [Step(self.random.choice(list(StepKind)), NodeId(node)) for node in nodes]
-        change = Change(tuple(steps), auto_leave=self.random.random() < 0.7)
-        if host.raft.conf.joint and self.random.random() < 0.7:
-            change = Change()
+        change = Change(tuple(steps))
         for step in steps:
             if step.node not in self.cluster.hosts:
                 self._start(step.node, ConfState())
@@ -378,8 +367,6 @@ class Chaos:
             if not leading:
                 continue
             leader = max(leading, key=lambda host: host.raft.term)
-            if leader.raft.conf.joint and not leader.raft.conf.auto_leave:
-                leader.raft.propose_change(Change())
             if not any(item[2] == mark for item in leader.state):
                 leader.raft.propose([mark])
             self._settle()

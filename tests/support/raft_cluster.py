@@ -1,7 +1,6 @@
-"""Raft cores with the smallest honest host around each: a disk that syncs when told, a state machine, and
-messages in the open.
+"""Raft cores, each with a minimal host: a disk that syncs when told, a state machine, and visible messages.
 
-Nothing happens by itself. The host checks what any host may rely on: the order and shape of every Ready.
+Nothing happens by itself. The host checks what every host may rely on: the order and form of every Ready.
 """
 
 from __future__ import annotations
@@ -10,9 +9,18 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from netstore.raft.core import Boot, Config, Raft
+from netstore.raft.config import Boot, Config
+from netstore.raft.core import Raft
 from netstore.raft.entry import ConfState, Entry, EntryKind, HardState, SnapshotMeta
-from netstore.raft.messages import InstallSnapshot, Message, decode_in_pieces, encode_message
+from netstore.raft.messages import (
+    InstallSnapshot,
+    Message,
+    PreVoteAnswer,
+    PreVoteRequest,
+    decode_in_pieces,
+    encode_message,
+)
+from netstore.raft.status import Role
 from netstore.types import Index, NodeId, Term
 
 if TYPE_CHECKING:
@@ -26,7 +34,7 @@ State: TypeAlias = tuple[tuple[Index, Term, bytes], ...]
 
 @dataclass
 class Disk:
-    """What a power failure leaves."""
+    """What survives a power failure."""
 
     snapshot: SnapshotMeta
     hard_state: HardState = field(default_factory=HardState)
@@ -34,7 +42,7 @@ class Disk:
     state: list[tuple[Index, Term, bytes]] = field(default_factory=list)
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Cut at the first entry, then add."""
+        """Truncate at the first entry, then append."""
         keep = entries[0].index - self.snapshot.index - 1
         assert 0 <= keep <= len(self.entries), "a gap in the log on disk"
         self.entries[keep:] = entries
@@ -42,7 +50,7 @@ class Disk:
 
 @dataclass
 class Write:
-    """One write under way, or a state copy being put in place."""
+    """One write under way, or a snapshot being put in place."""
 
     hard_state: HardState | None
     entries: Sequence[Entry]
@@ -55,7 +63,8 @@ def silent(_text: str) -> None:
 
 
 class Host:
-    """One member: a core, its disk, its state machine. `outbox` holds what it said and nobody carried yet."""
+    """One member: a core, its disk, its state machine. `outbox` has the messages that were not
+    collected yet."""
 
     def __init__(
         self,
@@ -117,7 +126,7 @@ class Host:
             self.disk.state = kept
 
     def turn(self) -> None:
-        """Do all that the core asks, and sync unless told to hold it."""
+        """Do all that the core asks for, and sync unless `auto_sync` is off."""
         while True:
             while self.raft.has_ready():
                 self._take()
@@ -144,8 +153,8 @@ class Host:
         self.outbox.extend(write.after_sync)
 
     def compact(self, index: Index) -> None:
-        """Save the state, then forget the log up to `index`, on disk too."""
-        self.save(self.raft.applied)
+        """Save the state, then drop the log up to `index`, on disk too."""
+        self.save(self.raft.log.applied)
         meta = self.raft.snapshot_meta(index)
         self.raft.compact(index)
         disk = self.disk
@@ -185,7 +194,7 @@ class Host:
             self.observe(f"may serve read {token} at {index}")
         for token in ready.reads_failed:
             self.reads_failed.append(token)
-            self.observe(f"gives up read {token}")
+            self.observe(f"fails read {token}")
 
     def _apply(self, entry: Entry) -> None:
         self.state.append((entry.index, entry.term, entry.data))
@@ -220,7 +229,7 @@ class Host:
 
 
 class Cluster:
-    """Hosts and the messages between them. `wire` is in the order of sending; who carries them decides what
+    """Hosts and the messages between them. `wire` is in the order of sending; the caller decides what
     arrives."""
 
     def __init__(self) -> None:
@@ -241,7 +250,7 @@ class Cluster:
         return host
 
     def collect(self) -> list[Message]:
-        """Let every host take its turn; what they say goes on the wire and is returned."""
+        """Let every host take its turn; their messages go on the wire and are returned."""
         new: list[Message] = []
         for host in self.hosts.values():
             host.turn()
@@ -251,7 +260,7 @@ class Cluster:
         return new
 
     def carry(self, message: Message) -> None:
-        """One message arrives, through its byte form, in as many pieces as that is taken apart into."""
+        """Deliver a message, through its byte form, in as many pieces as that is decoded into."""
         host = self.hosts.get(message.to)
         if host is not None:
             data = encode_message(message)
@@ -261,18 +270,18 @@ class Cluster:
             self.told(message, ok=host is not None)
 
     def lose(self, message: Message) -> None:
-        """One message does not arrive; a host notices a cut state copy."""
+        """Lose a message; the sender of a snapshot notices."""
         if isinstance(message, InstallSnapshot):
             self.told(message, ok=False)
 
     def told(self, message: InstallSnapshot, *, ok: bool) -> None:
-        """The sender of a state copy learns what became of it."""
+        """Report to the sender of a snapshot whether it arrived."""
         sender = self.hosts.get(message.sender)
         if sender is not None:
             sender.raft.report_snapshot(message.to, ok)
 
     def settle(self, passes: Callable[[Message], bool] = lambda _message: True) -> None:
-        """Carry everything, in order, until nobody has anything to say."""
+        """Deliver everything, in order, until there are no more messages."""
         for _ in range(10_000):
             self.collect()
             if not self.wire:
@@ -304,9 +313,19 @@ def member(
     """A bare core whose log has one NORMAL entry for each of `terms`, nothing applied, and the least possible
     hard state."""
     entries = [entry(index, term) for index, term in enumerate(terms, 1)]
-    config = Config(id=NodeId(node), **options)  # type: ignore[arg-type] # flags are written as 0 and 1
+    config = Config(id=NodeId(node), **options)
     hard_state = hard_state or HardState(term=Term(terms[-1] if terms else 0))
     return Raft(config, Boot(hard_state, SnapshotMeta(conf=conf), entries, Index(0)), draw)
+
+
+def stand(raft: Raft) -> None:
+    """Campaign, and win the pre-vote, which is not shown."""
+    raft.campaign()
+    asked = Term(raft.term + 1)
+    for voter in raft.conf.members():
+        if raft.role is Role.PRE_CANDIDATE and voter != raft.id:
+            raft.step(PreVoteAnswer(voter, raft.id, raft.term, asked, granted=True))
+    raft.messages = [message for message in raft.messages if not isinstance(message, PreVoteRequest)]
 
 
 def entry(index: int, term: int, data: bytes = b"") -> Entry:
@@ -315,7 +334,7 @@ def entry(index: int, term: int, data: bytes = b"") -> Entry:
 
 
 def said(raft: Raft) -> list[Message]:
-    """Take what the core wants to say, as if the disk were quick; what it wants written counts as written."""
+    """Take the messages of the core; all its writes count as durable at once."""
     messages: list[Message] = []
     while raft.has_ready():
         ready = raft.take_ready()
@@ -332,7 +351,7 @@ def group(size: int, leader: int = 1, learners: Sequence[int] = (), **options: i
     cluster = Cluster()
     conf = ConfState(voters=voters(*range(1, size + 1)).voters, learners=tuple(map(NodeId, learners)))
     for node in conf.members():
-        config = Config(id=node, **options)  # type: ignore[arg-type] # flags are written as 0 and 1
+        config = Config(id=node, **options)
         cluster.add(config, conf, lambda _bound: 0)
     if leader:
         cluster.hosts[NodeId(leader)].raft.campaign()

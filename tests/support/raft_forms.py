@@ -1,4 +1,4 @@
-"""Hypothesis strategies for what Raft writes and says, and for damage to byte forms."""
+"""Hypothesis strategies for what Raft writes and sends, and for damage to byte forms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.entry import ConfState, Entry, EntryKind, SnapshotMeta
 from netstore.raft.messages import (
-    MOST,
+    MAX_NUMBER,
     Append,
     AppendAccepted,
     AppendRejected,
@@ -56,7 +56,7 @@ def batches(draw: st.DrawFn, first: int | None = None, before: int = 1, most: in
 
 @st.composite
 def confs(draw: st.DrawFn) -> ConfState:
-    """Configurations as `membership.after` can give them."""
+    """Configurations as `confchange.after` can give them."""
     nodes = draw(st.lists(st.integers(1, 30).map(NodeId), min_size=1, max_size=9, unique=True))
     parts: list[list[NodeId]] = [[], [], [], [], []]
     for node in nodes:
@@ -72,13 +72,12 @@ def confs(draw: st.DrawFn) -> ConfState:
         voters_outgoing=tuple(sorted(leaving)),
         learners=tuple(sorted(learners)),
         learners_next=tuple(sorted(demoted)),
-        auto_leave=bool(leaving) and draw(st.booleans()),
     )
 
 
 @st.composite
 def metas(draw: st.DrawFn, most_term: int = 2**40) -> SnapshotMeta:
-    """Descriptions of state copies."""
+    """Descriptions of snapshots."""
     return SnapshotMeta(
         Index(draw(st.integers(1, 2**40))), Term(draw(st.integers(1, most_term))), draw(confs())
     )
@@ -86,25 +85,25 @@ def metas(draw: st.DrawFn, most_term: int = 2**40) -> SnapshotMeta:
 
 @st.composite
 def changes(draw: st.DrawFn) -> Change:
-    """Membership changes, sensible or not."""
+    """Membership changes, valid or not."""
     steps = draw(
         st.lists(
             st.builds(Step, st.sampled_from(StepKind), _NODES | st.integers(1, 5).map(NodeId)), max_size=4
         )
     )
-    return Change(tuple(steps), draw(st.booleans()), draw(st.binary(max_size=20)))
+    return Change(tuple(steps), draw(st.binary(max_size=20)))
 
 
 @st.composite
 def messages(draw: st.DrawFn, most: int = 2**40, senders: Sequence[int] = (), to: int = 0) -> Message:
-    """Any message that a member can send; places and terms up to about `most`."""
+    """Any message that a member can send; indexes and terms up to about `most`."""
     sender = draw(st.sampled_from(senders).map(NodeId) if senders else _NODES)
     head = (sender, NodeId(to) if to else draw(_NODES), Term(draw(st.integers(1, most))))
-    numbers_of = st.integers(0, most if senders else MOST).map(Index)
+    numbers_of = st.integers(0, most if senders else MAX_NUMBER).map(Index)
     return draw(_messages_of(head, st.integers(0, most), numbers_of))
 
 
-_EDGES = (2**31, 2**32 - 1, 2**32, 2**32 + 7, 2**53, 2**61, MOST - 8, MOST - 1, MOST)
+_EDGES = (2**31, 2**32 - 1, 2**32, 2**32 + 7, 2**53, 2**61, MAX_NUMBER - 8, MAX_NUMBER - 1, MAX_NUMBER)
 
 
 @st.composite
@@ -164,7 +163,7 @@ def _messages_of(
 
 @st.composite
 def damaged(draw: st.DrawFn, forms: st.SearchStrategy[bytes]) -> bytes:
-    """A byte form that was cut, grown, flipped or replaced, or left alone."""
+    """A byte form that was truncated, extended, flipped or replaced, or not changed."""
     raw = draw(forms)
     way = draw(st.integers(0, 5))
     if way == 0:

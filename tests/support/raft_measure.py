@@ -40,7 +40,7 @@ def main() -> None:
         best = 1.0
         for _ in range(RUNS):
             best = min(best, batch_seconds(raft, size))
-            raft.compact(raft.applied)
+            raft.compact(raft.log.applied)
         sys.stdout.write(f"batch of {size:2}: {best * 1e6:5.1f} us, {best * 1e6 / size:5.2f} us an entry\n")
     entries = [entry(index, 1, PAYLOAD) for index in range(1, 65)]
     data = encode_entries(entries)

@@ -1,35 +1,36 @@
 """Transcripts of the core: a script, and below a rule everything that could be seen.
 
-    # Why this act is worth a test.
+    # What this act shows.
     members 3 leader=1
     propose 1 red
     ----
     1 writes 1/2 red
-    1 -> 2 append after 1/1: 1/2 red (commit 1)
-    1 -> 3 append after 1/1: 1/2 red (commit 1)
+    1 -> 2 Append after 1/1: 1/2 red (commit 1)
+    1 -> 3 Append after 1/1: 1/2 red (commit 1)
 
-An act is the commands up to the rule; what follows up to an empty line is what they showed. Places in the log
-are written term/index, and the name of a member is its id. Commands:
+An act is the commands up to the rule; below it, up to an empty line, is what they showed. Entries are written
+term/index, and members by their id. Commands:
 
     members N [learners=4,5] [joiners=6] [leader=1] [option=value]
-                               start voters 1..N and others; elect the leader unseen; options are Config's
-    tick ID [COUNT]            ticks; `tick ID until=election` ticks until it asks for votes
+                               start voters 1..N and others; elect the leader without showing it; options are
+                               Config's
+    tick ID [COUNT]            ticks; `tick ID until=election` ticks until it starts an election
     campaign ID                start an election
     propose ID WORD...         one proposal of these payloads
-    change ID [add=4] [learner=5] [remove=2] [stay]
-                               a membership change; `stay`: no automatic leaving; nothing named: leave
+    change ID [add=4] [learner=5] [remove=2]
+                               a membership change; nothing named: leave a joint configuration
     transfer ID TO             hand over leadership
     read ID TOKEN...           ask for read indexes, in one turn
-    hold ID                    let writes wait
-    sync ID [COUNT]            let the oldest writes reach the disk; without COUNT all, and hold no more
-    crash ID                   lose what is not synced, start again
-    compact ID INDEX           forget the log up to there
-    cut ID... / heal [ID...]   messages from and to these members are lost / are not any more
+    hold ID                    delay its writes
+    sync ID [COUNT]            complete the oldest writes; without COUNT all, and delay no more
+    crash ID                   lose what is not synced, and restart
+    compact ID INDEX           drop the log up to there
+    cut ID... / heal [ID...]   messages from and to these members are lost / arrive again
     deliver [FROM>TO...]       everything on its way arrives, with each message shown; with pairs, only theirs
     drop [FROM>TO...]          everything on its way is lost
     unreachable ID PEER        the host reports lost messages
-    settle                     carry messages until nobody has anything to say, then show where everyone is
-    status ID / log ID         what the leader knows of the others / the whole remembered log
+    settle                     deliver messages until there are none, then show the state of each member
+    status ID / log ID         the progress of the followers / the whole log in memory
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from netstore.raft.change import Change, Step, StepKind
-from netstore.raft.core import Config
+from netstore.raft.config import Config
 from netstore.raft.entry import ConfState
 from netstore.raft.messages import (
     Append,
@@ -134,7 +135,7 @@ class _Script:
         initial = ConfState(voters=_ids(",".join(map(str, range(1, size + 1)))), learners=learners)
         for node in (*initial.voters, *learners, *joiners):
             conf = ConfState() if node in joiners else initial
-            config = Config(id=node, **fields)  # type: ignore[arg-type] # flags are written as 0 and 1
+            config = Config(id=node, **fields)
             self.cluster.add(config, conf, _draw(node), self._observer(node))
         if leader:
             self.do_campaign([leader])
@@ -166,7 +167,7 @@ class _Script:
         for word in words[1:]:
             kind, _, ids = word.partition("=")
             steps += [Step(kinds[kind], node) for node in _ids(ids)]
-        change = Change(tuple(steps), auto_leave="stay" not in words)
+        change = Change(tuple(steps))
         self._proposed(words[0], self._host(words[0]).raft.propose_change(change))
 
     def _proposed(self, who: str, proposed: Proposed) -> None:
@@ -247,18 +248,18 @@ class _Script:
             self.show(f"{node}: {view}")
 
     def do_status(self, words: list[str]) -> None:
-        for peer in self._host(words[0]).raft.status().peers:
-            more = [
-                f"{peer.inflight} unanswered" if peer.inflight else "",
-                "caught up" if peer.caught_up else "",
-            ]
-            text = ", ".join(filter(None, (f"match {peer.match}", f"next {peer.next}", *more)))
-            self.show(f"{words[0]} feeds {peer.id} by {peer.flow.value}: {text}")
+        raft = self._host(words[0]).raft
+        for peer in raft.status().peers:
+            progress = raft.progress[peer.id]
+            inflight = len(progress._window)
+            more = [f"{inflight} unanswered" if inflight else "", "caught up" if peer.caught_up else ""]
+            text = ", ".join(filter(None, (f"match {peer.match}", f"next {progress.next}", *more)))
+            self.show(f"{words[0]} has progress of {peer.id}: {progress.state.value}, {text}")
 
     def do_log(self, words: list[str]) -> None:
         log = self._host(words[0]).raft.log
         entries = ", ".join(map(describe_entry, log.between(log.compacted + 1, log.last)))
-        self.show(f"{words[0]} holds after {log.compacted}: {entries or 'nothing'}")
+        self.show(f"{words[0]} has the log after {log.compacted}: {entries or 'nothing'}")
 
 
 def _draw(node: int) -> Callable[[int], int]:
@@ -277,43 +278,43 @@ def describe(message: Message) -> str:
 def _body(message: Message) -> str:
     match message:
         case PreVoteRequest():
-            return f"may I lead term {message.term}? (last {message.last_term}/{message.last_index})"
+            return f"PreVoteRequest for term {message.term} (last {message.last_term}/{message.last_index})"
         case PreVoteAnswer():
-            verdict = "you may" if message.granted else "you may not"
-            return f"{verdict} lead term {message.asked} (term {message.term})"
+            verdict = "granted" if message.granted else "refused"
+            return f"PreVoteAnswer for term {message.asked}: {verdict} (term {message.term})"
         case VoteRequest():
-            forced = ", told to" if message.forced else ""
-            return f"votes for term {message.term}? (last {message.last_term}/{message.last_index}{forced})"
+            last = f"{message.last_term}/{message.last_index}{', forced' if message.forced else ''}"
+            return f"VoteRequest for term {message.term} (last {last})"
         case VoteAnswer():
-            return f"{'votes for' if message.granted else 'refuses'} you in term {message.term}"
+            return f"VoteAnswer in term {message.term}: {'granted' if message.granted else 'refused'}"
         case Append():
             entries = ", ".join(map(describe_entry, message.entries)) or "nothing"
             after = f"{message.previous_term}/{message.previous_index}"
-            return f"append after {after}: {entries} (commit {message.commit})"
+            return f"Append after {after}: {entries} (commit {message.commit})"
         case AppendAccepted():
-            return f"has all up to {message.index}"
+            return f"AppendAccepted up to {message.index}"
         case AppendRejected():
             if message.needs_snapshot:
-                return "needs a state copy"
+                return "AppendRejected: needs a snapshot"
             hint = f"{message.hint_term}/{message.hint_index}"
-            return f"no match at {message.previous_index}, perhaps at {hint}"
+            return f"AppendRejected at {message.previous_index}, hint {hint}"
         case Heartbeat():
-            return f"heartbeat (commit {message.commit}, round {message.round})"
+            return f"Heartbeat (commit {message.commit}, round {message.round})"
         case HeartbeatAnswer():
-            return f"hears you (term {message.term}, round {message.round})"
+            return f"HeartbeatAnswer (term {message.term}, round {message.round})"
         case InstallSnapshot():
             meta = message.meta
-            return f"state copy {meta.term}/{meta.index} ({describe_conf(meta.conf)})"
+            return f"InstallSnapshot {meta.term}/{meta.index} ({describe_conf(meta.conf)})"
         case TimeoutNow():
-            return "lead now"
+            return "TimeoutNow"
         case Forward():
-            return f"proposes {_payloads(message.payloads)}"
+            return f"Forward {_payloads(message.payloads)}"
         case ForwardRefused():
-            return f"has not taken {len(message.requests)} proposals"
+            return f"ForwardRefused: {len(message.requests)} payloads"
         case ReadRequest():
-            return f"which index for reads up to {message.sequence}?"
+            return f"ReadRequest {message.sequence}"
         case ReadAnswer():
-            return f"reads up to {message.sequence} at {message.index}"
+            return f"ReadAnswer {message.sequence}: index {message.index}"
 
 
 def _payloads(payloads: Sequence[bytes]) -> str:

@@ -12,7 +12,7 @@ from netstore.node.jobs import Jobs
 from netstore.node.timekeeper import Deadlines
 from netstore.state.member import MemberInfo
 from netstore.types import NodeId
-from netstore.watch.streams import Watches
+from netstore.watch.watches import Watches
 from tests.support.local_member import LocalMember
 from tests.support.member import Lines
 

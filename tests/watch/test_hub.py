@@ -1,4 +1,4 @@
-"""Watchers: who is told, in which order, and who is no longer there."""
+"""v2 watchers: which get an event, in which order, and which are ended."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from netstore.types import EtcdIndex, Event, NodeView
 from netstore.watch.hub import (
-    MOST_WAITING,
-    MOST_WAITING_BYTES,
-    TOLD_AT_ONCE,
-    TOO_MANY_WAITING,
-    TOO_MANY_WAITING_BYTES,
+    END_ALL_WAITING,
+    END_ALL_WAITING_BYTES,
+    MAX_WAITING,
+    MAX_WAITING_BYTES,
+    SLICE_WATCHERS,
     UNIT_BYTES,
     Hub,
     Watcher,
@@ -30,7 +30,7 @@ PATHS = st.lists(NAMES, max_size=4).map(lambda names: b"/" + b"/".join(names))
 
 @dataclass
 class Client:
-    """What a watcher asked for and what it got; `room` is how many events it takes."""
+    """What a watcher asked for and what it got; `room` is how many events it accepts."""
 
     path: bytes
     recursive: bool
@@ -60,7 +60,7 @@ def event(index: int, key: bytes, action: str = "set", removed: tuple[bytes, ...
 
 
 def times_told(client: Client, change: Event) -> int:
-    """How often a watcher that stays would be told of an event (v2 API, which events match live)."""
+    """How often a watcher that is not removed gets an event (v2 API, which events match live)."""
     key, path = change.node.key, client.path
     if change.index < client.since:
         return 0
@@ -99,7 +99,7 @@ CLIENTS = st.lists(
 
 
 @given(CLIENTS, events())
-def test_watchers_are_told_what_the_twin_says(clients: list[Client], changes: list[Event]) -> None:
+def test_watchers_get_the_events_that_the_model_says(clients: list[Client], changes: list[Event]) -> None:
     hub = Hub()
     for client in clients:
         client.join(hub)
@@ -116,7 +116,7 @@ def test_watchers_are_told_what_the_twin_says(clients: list[Client], changes: li
 
 
 @given(CLIENTS, st.data())
-def test_nothing_is_left_of_watchers_that_went(clients: list[Client], data: st.DataObject) -> None:
+def test_removed_watchers_leave_nothing_behind(clients: list[Client], data: st.DataObject) -> None:
     hub = Hub()
     for client in clients:
         client.join(hub)
@@ -125,7 +125,7 @@ def test_nothing_is_left_of_watchers_that_went(clients: list[Client], data: st.D
         client.watcher.remove()
         client.watcher.remove()
     assert hub.count == 0
-    assert hub.maps.at == hub.maps.above == {}
+    assert hub.maps.at == hub.maps.recursive == {}
     hub.publish(event(100, b"/a/b"))
     assert [client.got for client in clients] == [[] for _ in clients]
 
@@ -139,7 +139,7 @@ def test_all_get_the_same_object() -> None:
     assert hub.count == 3
 
 
-def test_a_watcher_may_remove_others_while_it_is_told() -> None:
+def test_a_watcher_may_remove_others_while_it_gets_an_event() -> None:
     hub = Hub()
     victim = Client(b"/a", False, True, 1)
 
@@ -156,8 +156,8 @@ def test_a_watcher_may_remove_others_while_it_is_told() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_watcher_may_watch_again_while_it_is_told(stream: bool) -> None:
-    """The new watch begins with the next event, not with the one being told."""
+def test_a_watcher_may_watch_again_while_it_gets_an_event(stream: bool) -> None:
+    """The new watch begins with the next event, not with the current one."""
     hub = Hub()
     again = Client(b"/a", False, stream, 2)
 
@@ -172,7 +172,7 @@ def test_a_watcher_may_watch_again_while_it_is_told(stream: bool) -> None:
     assert len(again.got) == 1
 
 
-def test_a_slow_reader_is_dropped_and_the_others_go_on() -> None:
+def test_a_slow_client_is_removed_and_the_others_stay() -> None:
     hub = Hub()
     slow, fast = Client(b"/", True, True, 1, room=2).join(hub), Client(b"/", True, True, 1).join(hub)
     for index in range(1, 6):
@@ -183,7 +183,7 @@ def test_a_slow_reader_is_dropped_and_the_others_go_on() -> None:
 
 
 def test_an_interrupt_ends_every_watch_once() -> None:
-    """Also of those that watch again at once: the new watches stay."""
+    """Also if the client watches again at once: the new watch stays."""
     hub = Hub()
     clients = [
         Client(path, recursive, stream, 1).join(hub)
@@ -207,7 +207,7 @@ def test_an_interrupt_ends_every_watch_once() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_watcher_that_raises_ends_alone_and_is_told_so(stream: bool) -> None:
+def test_a_watcher_that_raises_is_ended_and_no_other(stream: bool) -> None:
     hub = Hub()
     faults: list[Exception] = []
     told: list[Event | None] = []
@@ -227,7 +227,7 @@ def test_a_watcher_that_raises_ends_alone_and_is_told_so(stream: bool) -> None:
     assert hub.count == 1
 
 
-def test_an_interrupt_goes_on_past_a_watcher_that_raises() -> None:
+def test_an_interrupt_is_not_stopped_by_a_watcher_that_raises() -> None:
     hub = Hub()
     faults: list[Exception] = []
     hub.failed = faults.append
@@ -249,7 +249,7 @@ def told(clients: list[Client]) -> int:
     return sum(len(client.got) + client.ends for client in clients)
 
 
-def test_many_watchers_are_told_in_slices_and_each_in_order() -> None:
+def test_events_are_delivered_in_slices_and_in_order_to_each_watcher() -> None:
     hub = Hub()
     clients = crowd(hub, 1_000)
     events = [event(1, b"/a"), event(2, b"/a/b", "delete"), event(3, b"/a")]
@@ -257,18 +257,18 @@ def test_many_watchers_are_told_in_slices_and_each_in_order() -> None:
     late = Client(b"/a", False, True, 3).join(hub)
     hub.publish(events[2])
     slices, before = 2, told(clients)
-    assert before == 2 * TOLD_AT_ONCE
+    assert before == 2 * SLICE_WATCHERS
     while hub.behind:
-        assert told(clients) - before <= TOLD_AT_ONCE
+        assert told(clients) - before <= SLICE_WATCHERS
         before = told(clients)
         hub.step()
         slices += 1
-    assert slices >= 2 * 1_000 // TOLD_AT_ONCE
+    assert slices >= 2 * 1_000 // SLICE_WATCHERS
     assert all(client.got == [events[0], events[2]] for client in clients)
     assert late.got == [events[2]]
 
 
-def test_looking_for_who_watched_what_was_removed_is_work_too() -> None:
+def test_look_ups_of_removed_paths_count_as_work() -> None:
     hub = Hub()
     (client,) = crowd(hub, 1, b"/d/99999")
     hub.publish(event(1, b"/d", "delete", tuple(b"/d/%d" % number for number in range(100_000))))
@@ -280,33 +280,33 @@ def test_looking_for_who_watched_what_was_removed_is_work_too() -> None:
     assert len(client.got) == 1
 
 
-def test_a_watcher_that_went_during_a_round_is_not_told() -> None:
+def test_a_watcher_removed_between_slices_gets_nothing() -> None:
     hub = Hub()
-    clients = crowd(hub, TOLD_AT_ONCE + 1)
+    clients = crowd(hub, SLICE_WATCHERS + 1)
     hub.publish(event(1, b"/a"))
     last = clients[-1].watcher
     assert last is not None
     last.remove()
     hub.step()
-    assert told(clients) == TOLD_AT_ONCE
+    assert told(clients) == SLICE_WATCHERS
     assert not hub.behind
 
 
-def test_an_interrupt_of_many_ends_them_in_slices_and_tells_them_nothing_more() -> None:
+def test_an_interrupt_ends_many_watchers_in_slices_and_delivers_nothing_more() -> None:
     hub = Hub()
     clients = crowd(hub, 1_000)
     hub.publish(event(1, b"/a"))
     hub.interrupt()
     late = Client(b"/a", False, True, 7).join(hub)
     hub.publish(event(7, b"/a"))
-    before = 3 * TOLD_AT_ONCE
+    before = 3 * SLICE_WATCHERS
     assert told(clients) == before
     while hub.behind:
-        assert told(clients) - before <= TOLD_AT_ONCE
+        assert told(clients) - before <= SLICE_WATCHERS
         before = told(clients)
         hub.step()
     assert [client.ends for client in clients] == [1] * 1_000
-    assert sum(len(client.got) for client in clients) == TOLD_AT_ONCE, "of the event before"
+    assert sum(len(client.got) for client in clients) == SLICE_WATCHERS, "of the event before"
     assert (len(late.got), hub.count) == (1, 1)
 
 
@@ -322,25 +322,25 @@ def settle(hub: Hub) -> int:
     return steps
 
 
-def test_of_a_large_event_a_slice_tells_fewer_watchers() -> None:
+def test_a_slice_delivers_a_large_event_to_fewer_watchers() -> None:
     hub = Hub()
     clients = crowd(hub, 100)
     hub.publish(large(1, 49 * UNIT_BYTES))
-    assert told(clients) == TOLD_AT_ONCE // 50
+    assert told(clients) == SLICE_WATCHERS // 50
     settle(hub)
     assert [len(client.got) for client in clients] == [1] * 100
 
 
-def test_a_slice_goes_on_with_each_turn_that_brings_events() -> None:
+def test_each_turn_with_events_does_a_slice() -> None:
     hub = Hub()
-    clients = crowd(hub, TOLD_AT_ONCE * 2)
+    clients = crowd(hub, SLICE_WATCHERS * 2)
     for number in (1, 2):
         hub.publish(event(number, b"/a"))
-    assert told(clients) == TOLD_AT_ONCE * 2
+    assert told(clients) == SLICE_WATCHERS * 2
 
 
 def assert_no_gaps(clients: list[Client], last: int) -> None:
-    """Each was told all events to the last, or of all up to some one and then that its watch is over."""
+    """Each got all events, or all up to one of them and then the end of its watch."""
     for client in clients:
         got = [each.index for each in client.got]
         assert got == list(range(1, len(got) + 1))
@@ -348,9 +348,9 @@ def assert_no_gaps(clients: list[Client], last: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("most", "size"), [(MOST_WAITING, 1), (MOST_WAITING_BYTES // (1024 * 1024), 1024 * 1024)]
+    ("most", "size"), [(MAX_WAITING, 1), (MAX_WAITING_BYTES // (1024 * 1024), 1024 * 1024)]
 )
-def test_where_much_waits_those_are_ended_whom_a_long_event_has_not_reached(most: int, size: int) -> None:
+def test_if_much_waits_watchers_that_a_long_event_has_not_reached_are_ended(most: int, size: int) -> None:
     hub = Hub()
     clients = crowd(hub, 1_000)
     number = 0
@@ -369,20 +369,20 @@ def test_where_much_waits_those_are_ended_whom_a_long_event_has_not_reached(most
     assert sum(client.ends for client in clients) == 1_000 - hub.count
 
 
-def test_events_of_which_each_is_told_at_once_end_nobody_however_many_come_together() -> None:
+def test_events_that_fit_a_slice_end_no_watcher_however_many_come_together() -> None:
     hub = Hub()
     clients = crowd(hub, 7)
-    hub.publish(*[event(number, b"/a") for number in range(1, TOO_MANY_WAITING * 2)])
+    hub.publish(*[event(number, b"/a") for number in range(1, END_ALL_WAITING * 2)])
     settle(hub)
-    assert_no_gaps(clients, TOO_MANY_WAITING * 2 - 1)
+    assert_no_gaps(clients, END_ALL_WAITING * 2 - 1)
     assert hub.count == 7
 
 
 @pytest.mark.parametrize(
-    ("most", "size"), [(TOO_MANY_WAITING, 0), (TOO_MANY_WAITING_BYTES // (1024 * 1024), 1024 * 1024)]
+    ("most", "size"), [(END_ALL_WAITING, 0), (END_ALL_WAITING_BYTES // (1024 * 1024), 1024 * 1024)]
 )
-def test_where_too_much_waits_all_are_ended(most: int, size: int) -> None:
-    """Each event is told in less than a slice, but they come faster than slices do."""
+def test_if_too_much_waits_all_watchers_are_ended(most: int, size: int) -> None:
+    """Each event takes less than a slice, but they come faster than slices."""
     hub = Hub()
     clients = crowd(hub, 3)
     last = 0
@@ -395,10 +395,10 @@ def test_where_too_much_waits_all_are_ended(most: int, size: int) -> None:
     assert last > most
 
 
-def test_those_who_ask_for_later_events_are_ended_where_they_hold_up_a_long_one() -> None:
+def test_watchers_of_later_events_are_ended_if_they_delay_a_long_one() -> None:
     hub = Hub()
     clients = [Client(b"/a", False, True, 1 << 60).join(hub) for _ in range(20_000)]
-    for number in range(1, MOST_WAITING * 2):
+    for number in range(1, MAX_WAITING * 2):
         hub.publish(event(number, b"/a"))
     settle(hub)
     assert hub.count < 20_000 // 2
@@ -406,23 +406,23 @@ def test_those_who_ask_for_later_events_are_ended_where_they_hold_up_a_long_one(
     assert sum(client.ends for client in clients) == 20_000 - hub.count
 
 
-def test_a_watcher_that_is_slow_to_be_told_never_makes_more_wait_than_a_bound() -> None:
+def test_the_waiting_events_are_bounded_however_slow_delivery_is() -> None:
     hub = Hub()
     most = 0
     for number in range(1, 2_000):
         crowd(hub, 200)
         hub.publish(event(number, b"/a"))
         most = max(most, len(hub._waiting))
-    assert most <= TOO_MANY_WAITING
+    assert most <= END_ALL_WAITING
 
 
-def test_an_event_is_prepared_in_slices_and_once_before_it_is_told() -> None:
+def test_an_event_is_prepared_once_in_slices_before_it_is_delivered() -> None:
     hub, done = Hub(), []
 
     def prepare(change: Event) -> Iterator[float]:
         for part in range(5):
             done.append((change.index, part))
-            yield TOLD_AT_ONCE
+            yield SLICE_WATCHERS
 
     hub.prepare = prepare
     clients = [Client(path, True, True, 1).join(hub) for path in (b"/a", b"/", b"/a")]
@@ -437,7 +437,7 @@ def test_an_event_is_prepared_in_slices_and_once_before_it_is_told() -> None:
     assert all(client.got == changes for client in clients)
 
 
-def test_preparing_that_fails_is_told_and_the_event_too() -> None:
+def test_a_failed_preparation_is_reported_and_the_event_is_delivered() -> None:
     hub, failures = Hub(), list[Exception]()
     hub.failed = failures.append
 
@@ -452,13 +452,13 @@ def test_preparing_that_fails_is_told_and_the_event_too() -> None:
     assert len(client.got) == 1
 
 
-def test_nothing_is_prepared_for_who_is_ended_or_gone() -> None:
+def test_nothing_is_prepared_for_watchers_that_are_ended_or_removed() -> None:
     hub, done = Hub(), []
 
     def prepare(change: Event) -> Iterator[float]:
         while True:
             done.append(change.index)
-            yield TOLD_AT_ONCE
+            yield SLICE_WATCHERS
 
     hub.prepare = prepare
     gone, ended = (Client(path, False, True, 1).join(hub) for path in (b"/gone", b"/ended"))
@@ -467,7 +467,7 @@ def test_nothing_is_prepared_for_who_is_ended_or_gone() -> None:
     gone.watcher.remove()
     hub.step()
     assert (done, hub.behind) == ([2], False)
-    hub.publish(*(event(index, b"/ended") for index in range(3, MOST_WAITING + 4)))
+    hub.publish(*(event(index, b"/ended") for index in range(3, MAX_WAITING + 4)))
     hub.step()
     assert (done, ended.ends) == ([2, 3, 3], 0)
     hub.step()
@@ -475,12 +475,12 @@ def test_nothing_is_prepared_for_who_is_ended_or_gone() -> None:
     assert (ended.got, ended.ends, hub.behind) == ([], 1, False)
 
 
-def test_nothing_of_an_interrupted_event_is_told() -> None:
+def test_an_interrupted_event_is_not_delivered() -> None:
     hub, done = Hub(), []
 
     def prepare(change: Event) -> Iterator[float]:
         done.append(change.index)
-        yield TOLD_AT_ONCE
+        yield SLICE_WATCHERS
         done.append(change.index)
 
     hub.prepare = prepare

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from netstore.api.v3.maintenance import Copies, Sizes
     from netstore.node.member import Membership, Replica
     from netstore.seams import After, Log
-    from netstore.watch.streams import Watches
+    from netstore.watch.watches import Watches
 
 BEYOND_REQUEST: Final = 512 * 1024
 """Bytes by which a message of a client may be larger than a write may be, as in etcd: up to there the write

@@ -1,6 +1,6 @@
 """The Watch service: a stream of requests in, a stream of changes out.
 
-Which watch is told what, and when, is decided in `watch.streams`; here its words are taken from the wire and
+Which watch is told what, and when, is decided in `watch`; here its words are taken from the wire and
 its events, which are ready-made, are put onto it. A stream that is not read holds
 `watch.streams.MAX_BACKLOG` bytes, and all streams of a connection whose windows are closed `net.http2.CROWD`,
 each and one response more; beyond that its watches wait and read history later.
@@ -15,7 +15,7 @@ from netstore.api.v3.status import not_a_message
 from netstore.errors import Reason
 from netstore.proto import rpc_pb2 as pb
 from netstore.proto.wire import BadMessage, parse
-from netstore.watch.streams import MAX_BACKLOG, RESUME_BACKLOG, Wish
+from netstore.watch.streams import MAX_BACKLOG, RESUME_BACKLOG, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from netstore.api.v3.messages import WatchAnswers
     from netstore.net.grpc import Call, StreamHandler
     from netstore.seams import After, Alarm
-    from netstore.watch.streams import Watches
+    from netstore.watch.watches import Watches
 
 MOST_UNREAD: Final = 4 * MAX_BACKLOG
 """Bytes of answers that a client may leave unread while it asks for more, before its stream ends."""
@@ -117,9 +117,11 @@ class _Watching:
 
     def _create(self, request: pb.WatchCreateRequest) -> None:
         filters = request.filters
-        wish = Wish(request.key, request.range_end, request.prev_kv, _NOPUT in filters, _NODELETE in filters)
+        selection = Selection(
+            request.key, request.range_end, request.prev_kv, _NOPUT in filters, _NODELETE in filters
+        )
         self._stream.create(
-            wish,
+            selection,
             request.start_revision,
             request.watch_id,
             progress_notify=request.progress_notify,

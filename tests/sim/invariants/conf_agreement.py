@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.raft import membership
+from netstore.raft import confchange
 from netstore.raft.change import Change
 from netstore.raft.entry import ConfState, EntryKind
 from tests.sim.invariants import Invariant, require
@@ -41,7 +41,7 @@ class ConfAgreement(Invariant):
             self._known.append((0, ConfState(voters=voters)))
         for entry in self.world.ledger.entries[self._folded :]:
             if entry.kind is EntryKind.CHANGE:
-                conf = membership.after(self._known[-1][1], Change.decode(entry.data))
+                conf = confchange.after(self._known[-1][1], Change.decode(entry.data))
                 if isinstance(conf, ConfState):
                     self._known.append((entry.index, conf))
         self._folded = len(self.world.ledger)

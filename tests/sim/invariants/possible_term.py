@@ -1,12 +1,12 @@
 """No member takes over a term that elections cannot have come to: it would be kept for ever, since terms
-never fall (`raft.election.MOST_TERMS_AHEAD`).
+never fall (`raft.election.MAX_TERMS_AHEAD`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.raft.election import MOST_TERMS_AHEAD
+from netstore.raft.election import MAX_TERMS_AHEAD
 from tests.sim.invariants import Invariant, require
 
 if TYPE_CHECKING:
@@ -18,4 +18,4 @@ class PossibleTerm(Invariant):
 
     def turned(self, member: Member) -> None:
         term = member.raft.term
-        require(term < MOST_TERMS_AHEAD, "a term that cannot be was taken over", member=member.id, term=term)
+        require(term < MAX_TERMS_AHEAD, "a term that cannot be was taken over", member=member.id, term=term)

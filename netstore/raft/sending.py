@@ -1,0 +1,81 @@
+"""What a leader sends to its followers: appends within their windows, a snapshot where the log is compacted,
+heartbeats (Ongaro's dissertation, sections 3.5 and 10.2.1)."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+from netstore.raft import snapshotting
+from netstore.raft.messages import Append, Heartbeat
+from netstore.raft.progress import ProgressState
+from netstore.types import Index
+
+if TYPE_CHECKING:
+    from netstore.raft.progress import Progress
+    from netstore.raft.state import RaftState
+    from netstore.types import NodeId
+
+
+def send_all(raft: RaftState) -> None:
+    """Send every follower what its window allows, one message each in turn, until `max_ready_bytes` of
+    entries are sent. The next Ready goes on with the follower that is next then: one that is far behind
+    delays no other.
+    """
+    raft.send_due = False
+    config = raft.config
+    sent = 0
+    waiting = deque(_rotated(raft.progress, raft.send_next))
+    while waiting:
+        peer, progress = turn = waiting.popleft()
+        if not _may_send(raft, progress):
+            continue
+        if sent >= config.max_ready_bytes:
+            raft.send_due, raft.send_next = True, peer
+            return
+        sent += send_append(raft, peer, progress, 0 if progress.match_rejections else config.max_append_bytes)
+        waiting.append(turn)
+
+
+def _rotated(progress: dict[NodeId, Progress], first: NodeId) -> list[tuple[NodeId, Progress]]:
+    """All followers in the order of their ids, beginning with `first` and wrapping around."""
+    turns = list(progress.items())
+    start = bisect_left(turns, first, key=itemgetter(0))
+    return turns[start:] + turns[:start]
+
+
+def _may_send(raft: RaftState, progress: Progress) -> bool:
+    """Whether there is something to send to a follower, and it may be sent now."""
+    if progress.state is ProgressState.SNAPSHOT or progress.paused:
+        return False
+    if progress.state is ProgressState.PROBE:
+        return True
+    log, config = raft.log, raft.config
+    if progress.next > log.last and progress.commit_sent >= log.commit:
+        return False
+    return not progress.full(config.max_inflight_messages, config.max_inflight_bytes)
+
+
+def send_append(raft: RaftState, peer: NodeId, progress: Progress, max_bytes: int) -> int:
+    """Send one Append from `progress.next` on, without entries if `max_bytes` is 0, or a snapshot if that
+    part of the log is compacted; returns the size of the entries."""
+    log = raft.log
+    previous = Index(progress.next - 1)
+    if not log.holds(previous):
+        snapshotting.send(raft, peer, progress)
+        return 0
+    entries, size = log.entries_from(progress.next, max_bytes) if max_bytes else ([], 0)
+    raft.send(Append(raft.id, peer, raft.term, previous, log.term(previous), log.commit, entries))
+    progress.commit_sent = log.commit
+    if entries or progress.state is ProgressState.PROBE:
+        progress.sent(Index(previous + len(entries)), size)
+    return size
+
+
+def send_heartbeats(raft: RaftState) -> None:
+    """Send a heartbeat to every follower, with the newest read round."""
+    for peer, progress in raft.progress.items():
+        commit = min(progress.match, raft.log.commit)
+        raft.send(Heartbeat(raft.id, peer, raft.term, commit, raft.reads.round))
