@@ -2,14 +2,14 @@
 stands behind the seams.
 
 Start: bind the ports (so that a taken port is told before anything is written), lock the data folder, find
-out who this member is (`node.register`), open log and state, replay, talk to the other members, publish this
+out who this member is (`peer.join`), open log and state, replay, talk to the other members, publish this
 one, and only then serve. A member with a state to read serves it after `PUBLISH_SECONDS` even if the cluster
 does not answer. Stop, on SIGTERM or SIGINT: tell the service manager, close the clients' listeners, let what
 waits finish for a bounded time, hand leadership over, cut the connections, make the state durable, close the
 log, release the folder.
 
 A member whose log or state is damaged is never served. If others of its cluster can be reached, it keeps the
-damaged files aside and joins anew, under another identity (`node.register`); alone it refuses to start.
+damaged files aside and joins anew, under another identity (`peer.join`); alone it refuses to start.
 """
 
 from __future__ import annotations
@@ -61,37 +61,37 @@ from netstore.errors import CannotApply, CorruptData, Fault, Hopeless, NetstoreE
 from netstore.guard import guarded
 from netstore.limits import Shares, default_budget
 from netstore.meter import Meter
-from netstore.net.call import CallFailed
 from netstore.net.front import ALPN, Front
 from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
 from netstore.net.http1 import Cors, Http1Server
 from netstore.net.http2 import Http2Server
 from netstore.net.http2exchange import opener
-from netstore.net.peerproof import Secret
-from netstore.net.peerwire import Application, StateNote, Verdict
 from netstore.net.reactor import Limits, Reactor
 from netstore.net.tls import Credentials
 from netstore.node import bootstrap
 from netstore.node.backup import Backups
 from netstore.node.cluster import Cluster
 from netstore.node.consistency import Consistency
-from netstore.node.copies import StateCopies
 from netstore.node.driver import Driver
-from netstore.node.guests import MAX_GUESTS
 from netstore.node.host import CATCH_UP_ENTRIES, Host
 from netstore.node.lessor import Lessor
 from netstore.node.level import Levels
 from netstore.node.loop import Loop
 from netstore.node.member import OWN
-from netstore.node.peers import Peers
 from netstore.node.proposals import Proposals
-from netstore.node.register import Expelled, Register, ask
 from netstore.node.timekeeper import Deadlines, Timekeeper
 from netstore.ops.config import DEFAULT_CLUSTER_TOKEN, Alone
 from netstore.ops.logging import get_logger, set_level
 from netstore.ops.memory import usable_memory
 from netstore.ops.notify import ServiceManager
 from netstore.ops.start import Start
+from netstore.peer.dial import CallFailed
+from netstore.peer.handshake import Secret
+from netstore.peer.incoming import MAX_GUESTS
+from netstore.peer.join import Expelled, Register, ask
+from netstore.peer.outgoing import Peers
+from netstore.peer.snapshots import StateCopies
+from netstore.peer.wire import Application, StateNote, Verdict
 from netstore.raft.core import Boot, Config, Raft
 from netstore.raft.entry import HardState, SnapshotMeta
 from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion, encode
@@ -107,8 +107,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from netstore.net.exchange import Exchange
-    from netstore.net.peerwire import Roster
     from netstore.ops.config import StoreConfig, Url
+    from netstore.peer.wire import Roster
     from netstore.state.machine import Outcome
 
 STATE_FILE: Final = "state.lmdb"

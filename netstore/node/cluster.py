@@ -418,7 +418,7 @@ class Cluster:
         """Promote one member that is to vote, has told its name, and has caught up.
 
         Before it has its name in the list, another program with its URLs is given the same identity
-        (`node.register`): who voted already must not be given away so.
+        (`peer.join`): who voted already must not be given away so.
         """
         members = self._host.machine.members
         if not any(each.promote for each in members.values()):

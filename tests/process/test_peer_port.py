@@ -17,8 +17,8 @@ import pytest
 from msgspec import structs
 
 from netstore.disk.datadir import read_token
-from netstore.net.peerproof import NONCE_BYTES, Secret
-from netstore.net.peerwire import (
+from netstore.peer.handshake import NONCE_BYTES, Secret
+from netstore.peer.wire import (
     Application,
     Challenge,
     Hello,

@@ -1,6 +1,6 @@
 """Programs that join the cluster, several at a time, each through whomever it finds: some ask twice at once,
 some forget the answer, some ask in the place of a member whose machine is gone, or of one that works. Members
-are the real `node.cluster` and `node.register`; nobody else changes the members of such a run, save an
+are the real `node.cluster` and `peer.join`; nobody else changes the members of such a run, save an
 operator who now and then promotes, moves or removes one.
 """
 
@@ -10,14 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from netstore.errors import Fault
-from netstore.net.peerwire import Application
+from netstore.peer.wire import Application
 from netstore.state.commands import PublishMember
 from netstore.types import NodeId
 
 if TYPE_CHECKING:
     from random import Random
 
-    from netstore.net.peerwire import Roster
+    from netstore.peer.wire import Roster
     from netstore.state.commands import Command
     from netstore.state.machine import Outcome
     from netstore.state.member import MemberInfo

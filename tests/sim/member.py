@@ -19,8 +19,8 @@ from netstore.node.host import TURN_UNITS, DiskFailed, Host
 from netstore.node.lessor import Lessor
 from netstore.node.level import Levels
 from netstore.node.proposals import Proposals
-from netstore.node.register import Register
 from netstore.node.timekeeper import CHORES_SECONDS, EXPIRE_SECONDS, Deadlines, Timekeeper
+from netstore.peer.join import Register
 from netstore.raft.core import Boot, Config, Raft
 from netstore.raft.entry import ConfState, HardState, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
@@ -38,7 +38,7 @@ from tests.support.later import Later
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from netstore.net.peerwire import Application, Roster
+    from netstore.peer.wire import Application, Roster
     from netstore.raft.change import Step
     from netstore.raft.messages import Message
     from netstore.state.commands import Command
@@ -466,7 +466,7 @@ class Member:
         self._request(done, lambda answer: self.host.change_members(steps, command, answer))
 
     def apply(self, application: Application, done: Callable[[Roster | Fault], None]) -> None:
-        """A program asks to be let in, as `node.peers` hands it to the register."""
+        """A program asks to be let in, as `peer.outgoing` hands it to the register."""
         told: list[Roster] = []
 
         def serve(answer: Done) -> None:

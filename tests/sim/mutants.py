@@ -28,7 +28,7 @@ from netstore.node.host import DiskFailed, Host, Mark
 from netstore.node.lessor import Lessor
 from netstore.node.member import OWN
 from netstore.node.proposals import Proposals
-from netstore.node.register import Register
+from netstore.peer.join import Register
 from netstore.raft import core, election, membership, quorum, readindex, replication, snapshotting
 from netstore.raft.core import Raft
 from netstore.raft.entry import ConfState, SnapshotMeta
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
     from netstore.disk.diagnose import Segment
     from netstore.errors import Fault
-    from netstore.net.peerwire import Application, Roster
+    from netstore.peer.wire import Application, Roster
     from netstore.raft.entry import Entry, HardState
     from netstore.raft.messages import Message
     from netstore.raft.ready import Ready

@@ -14,7 +14,7 @@ from netstore.net.reactor import Limits, Reactor
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from netstore.net.link import Link
+    from netstore.peer.link import Link
 
 PATIENCE = 10.0
 
@@ -72,7 +72,7 @@ async def eventually(condition: Callable[[], object], what: str) -> None:
 
 
 class Recorder:
-    """A `net.link.Party` that keeps everything."""
+    """A `peer.link.Party` that keeps everything."""
 
     def __init__(self) -> None:
         self.link: Link
@@ -82,17 +82,17 @@ class Recorder:
         self.reasons: list[str] = []
 
     def opened(self) -> None:
-        """See `net.link.Party`."""
+        """See `peer.link.Party`."""
         self.is_open = True
 
     def received(self, data: bytes) -> None:
-        """See `net.link.Party`."""
+        """See `peer.link.Party`."""
         self.got += data
 
     def flushed(self) -> None:
-        """See `net.link.Party`."""
+        """See `peer.link.Party`."""
         self.flushes += 1
 
     def gone(self, reason: str) -> None:
-        """See `net.link.Party`."""
+        """See `peer.link.Party`."""
         self.reasons.append(reason)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from netstore.codec import crc32c
 from netstore.errors import CorruptData
-from netstore.net import peerwire
-from netstore.net.peerproof import Secret
-from netstore.net.peerwire import (
+from netstore.peer import wire as wires
+from netstore.peer.handshake import Secret
+from netstore.peer.wire import (
     DIGEST_BYTES,
     FIRST_VERSION,
     FRAME_BYTES,
@@ -283,7 +283,7 @@ def test_a_state_copy_is_not_announced_among_other_messages() -> None:
 def test_what_does_not_fit_one_frame_goes_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = Entry(Index(1), Term(1), EntryKind.NORMAL, bytes(400))
     large = Append(OTHER, ME, Term(1), Index(0), Term(0), Index(0), (entry,))
-    monkeypatch.setattr(peerwire, "FRAME_BYTES", 1000)
+    monkeypatch.setattr(wires, "FRAME_BYTES", 1000)
     payloads = cut(encode_batch([large] * 5))
     assert [len(list(decode_batch(payload))) for payload in payloads] == [2, 2, 1]
 

@@ -16,10 +16,14 @@ import trio
 
 from netstore.disk.datadir import MemberIdentity
 from netstore.limits import Budget
-from netstore.net import call as calling
-from netstore.net.call import DIAL_SECONDS, Call, CallFailed, call
-from netstore.net.peerproof import Secret
-from netstore.net.peerwire import (
+from netstore.peer import dial as dialing
+from netstore.peer import incoming
+from netstore.peer import outgoing as module
+from netstore.peer.dial import DIAL_SECONDS, Call, CallFailed, call
+from netstore.peer.handshake import Secret
+from netstore.peer.join import ask
+from netstore.peer.outgoing import MOST_ANSWERS, Peers
+from netstore.peer.wire import (
     MAX_GREETING_BYTES,
     PING,
     Application,
@@ -37,10 +41,6 @@ from netstore.net.peerwire import (
     frame,
     read_answer,
 )
-from netstore.node import guests
-from netstore.node import peers as module
-from netstore.node.peers import MOST_ANSWERS, Peers
-from netstore.node.register import ask
 from netstore.raft.entry import Entry, EntryKind, SnapshotMeta
 from netstore.raft.messages import Append, ForwardRefused, Heartbeat, InstallSnapshot, MessageRefused
 from netstore.state.member import MemberInfo
@@ -50,10 +50,10 @@ from tests.support.links import Quiet, eventually, running_reactor
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from netstore.net.link import Link
     from netstore.net.reactor import Reactor
     from netstore.net.tls import Credentials
-    from netstore.node.guests import Guest
+    from netstore.peer.incoming import Guest
+    from netstore.peer.link import Link
     from netstore.raft.messages import Message
 
 CLUSTER, A, B = ClusterId(0xC1), NodeId(0xA), NodeId(0xB)
@@ -269,7 +269,7 @@ async def test_a_silent_peer_is_hung_up_on_and_called_again(monkeypatch: pytest.
         since = one.peers.connected_since(B)
         [guest] = two.guests
         guest.link.pause()
-        one.clock.ahead += guests.SILENCE_SECONDS + 1
+        one.clock.ahead += incoming.SILENCE_SECONDS + 1
         await eventually(lambda: one.lost == [B], "Raft hears of it")
         assert "nothing was heard in time" in one.log.events("peer_lost")[0]
         await eventually(lambda: one.peers.connected_since(B) not in (None, since), "it is called again")
@@ -460,8 +460,8 @@ def is_there(member: Member, address: str) -> bool:
 
 
 async def test_strangers_push_out_each_other_and_never_a_member(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guests, "MAX_STRANGERS", 6)
-    monkeypatch.setattr(guests, "MAX_STRANGERS_AT_ONE", 3)
+    monkeypatch.setattr(incoming, "MAX_STRANGERS", 6)
+    monkeypatch.setattr(incoming, "MAX_STRANGERS_AT_ONE", 3)
     async with members() as (one, two):
         await met(one, two)
         since = two.peers.connected_since(A)
@@ -628,7 +628,7 @@ async def test_a_member_of_the_earlier_version_is_spoken_with_as_before(
 ) -> None:
     async with members() as (one, two):
         await met(one, two)
-        monkeypatch.setattr(calling, "HIGHEST_VERSION", 2)
+        monkeypatch.setattr(dialing, "HIGHEST_VERSION", 2)
         made = await dial(one)
         assert made.welcome is not None
         assert made.welcome.version == 2
@@ -639,7 +639,7 @@ async def test_a_member_of_the_earlier_version_is_spoken_with_as_before(
 
 @pytest.mark.parametrize("version", [2, 3])
 async def test_refusals_are_said_to_who_knows_them(monkeypatch: pytest.MonkeyPatch, version: int) -> None:
-    monkeypatch.setattr(calling, "HIGHEST_VERSION", version)
+    monkeypatch.setattr(dialing, "HIGHEST_VERSION", version)
     async with members() as (one, two):
         await met(one, two)
         refused = ForwardRefused(A, B, Term(1), 1, (7, 8))
@@ -711,7 +711,7 @@ async def test_a_member_without_a_token_lets_nobody_prove_himself() -> None:
 
 
 async def test_streams_of_members_in_no_list_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guests, "MAX_UNLISTED", 2)
+    monkeypatch.setattr(incoming, "MAX_UNLISTED", 2)
     async with members() as (one, two):
         await met(one, two)
         made = [

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.net.peerproof import Secret
-from netstore.net.seal import OPENED_RECORDS, RECORD_BYTES, TAG_BYTES, Altered, Seal
+from netstore.peer.handshake import Secret
+from netstore.peer.seal import OPENED_RECORDS, RECORD_BYTES, TAG_BYTES, Altered, Seal
 
 KEYS = b"from here", b"to here"
 HEAD = 4 + TAG_BYTES

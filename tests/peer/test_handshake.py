@@ -7,7 +7,7 @@ import hmac
 
 import pytest
 
-from netstore.net.peerproof import PROOF_BYTES, Secret, same
+from netstore.peer.handshake import PROOF_BYTES, Secret, same
 
 HELLO, CHALLENGE, WELCOME = b"hello" * 9, b"challenge" * 9, b"welcome" * 9
 

@@ -14,8 +14,8 @@ from weakref import ref
 import pytest
 import trustme
 
-from netstore.net.link import MADE_BYTES, Link
-from netstore.net.seal import OPENED_RECORDS, Seal
+from netstore.peer.link import MADE_BYTES, Link
+from netstore.peer.seal import OPENED_RECORDS, Seal
 from tests.support.links import Recorder, eventually, running_reactor
 
 if TYPE_CHECKING:

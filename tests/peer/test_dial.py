@@ -15,10 +15,11 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.net import call as calling
-from netstore.net.call import CallFailed, call
-from netstore.net.peerproof import Secret
-from netstore.net.peerwire import (
+from netstore.node.peerurls import BadPeerUrl, checked
+from netstore.peer import dial as dialing
+from netstore.peer.dial import CallFailed, call
+from netstore.peer.handshake import Secret
+from netstore.peer.wire import (
     HIGHEST_VERSION,
     LOWEST_VERSION,
     SEALED_VERSION,
@@ -30,7 +31,6 @@ from netstore.net.peerwire import (
     Verdict,
     Welcome,
 )
-from netstore.node.peerurls import BadPeerUrl, checked
 from netstore.raft.invariant import InvariantBroken
 from netstore.types import ClusterId, NodeId
 from tests.support.daemon import free_port
@@ -188,7 +188,7 @@ async def test_without_a_token_a_challenge_cannot_be_met() -> None:
 async def test_what_is_no_welcome_fails_the_call(
     monkeypatch: pytest.MonkeyPatch, answer: bytes, reason: str
 ) -> None:
-    monkeypatch.setattr(calling, "DIAL_SECONDS", 0.2)
+    monkeypatch.setattr(dialing, "DIAL_SECONDS", 0.2)
     with answerer() as other:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
             nursery.start_soon(other.answer, answer)
@@ -316,9 +316,9 @@ async def test_whatever_goes_wrong_on_the_way_is_a_failed_call_that_leaves_nothi
                 owner: object = {
                     "getaddrinfo": trio.socket,
                     "socket": trio.socket,
-                    "Link": calling,
+                    "Link": dialing,
                     "attend": reactor,
-                    "opened": calling.Call,
+                    "opened": dialing.Call,
                 }[place]
                 patch.setattr(owner, place, fail)
                 with pytest.raises(CallFailed):
@@ -349,7 +349,7 @@ async def test_what_this_member_must_not_survive_is_no_failed_call(monkeypatch: 
     def fail(*_: object, **__: object) -> NoReturn:
         raise InvariantBroken("the log is wrong")
 
-    monkeypatch.setattr(calling, "Link", fail)
+    monkeypatch.setattr(dialing, "Link", fail)
     with answerer() as other:
         async with running_reactor() as reactor:
             with pytest.raises(InvariantBroken):

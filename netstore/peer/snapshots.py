@@ -22,8 +22,8 @@ import trio
 from netstore.disk import images
 from netstore.disk.apart import verified
 from netstore.errors import CorruptData, MustStop, NetstoreError, StateDamaged
-from netstore.net.call import Call, CallFailed, call
-from netstore.net.peerwire import CopyHead, CopyReader, Purpose, Verdict, Welcome, frame, read_frame
+from netstore.peer.dial import Call, CallFailed, call
+from netstore.peer.wire import CopyHead, CopyReader, Purpose, Verdict, Welcome, frame, read_frame
 from netstore.raft.messages import InstallSnapshot, MessageRefused, decode_message, encode_message
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from netstore.disk.engine import LmdbEngine
     from netstore.limits import Budget
-    from netstore.net.link import Link
     from netstore.node.host import Host
-    from netstore.node.peers import Peers
+    from netstore.peer.link import Link
+    from netstore.peer.outgoing import Peers
     from netstore.raft.entry import SnapshotMeta
     from netstore.types import Index, NodeId
 
@@ -82,7 +82,7 @@ def _to_nobody(_: int) -> None:
 
 
 class StateCopies:
-    """Sends and receives copies of one member's state; the files lie in `folder`. `node.peers.Copies`."""
+    """Sends and receives copies of one member's state; the files lie in `folder`. `peer.outgoing.Copies`."""
 
     def __init__(self, folder: Path, engine: LmdbEngine, peers: Peers, log: Log, budget: Budget) -> None:
         """What is in memory of copies counts in `budget`."""
@@ -115,7 +115,7 @@ class StateCopies:
     # --- sending
 
     def request(self, message: InstallSnapshot) -> None:
-        """See `node.peers.Copies`. A request for a peer that is being sent one is answered by that."""
+        """See `peer.outgoing.Copies`. A request for a peer that is being sent one is answered by that."""
         if message.to in self._sending:
             return
         self._sending.add(message.to)
@@ -267,7 +267,7 @@ class StateCopies:
     # --- receiving
 
     def incoming(self, link: Link, sender: NodeId) -> _Incoming | None:
-        """See `node.peers.Copies`."""
+        """See `peer.outgoing.Copies`."""
         if self._receiving is not None:
             return None
         self._receiving = _Incoming(link, sender)
@@ -381,7 +381,7 @@ class _Incoming:
         self.link.resume()
 
     def received(self, data: bytes) -> None:
-        """See `node.peers.Incoming`."""
+        """See `peer.outgoing.Incoming`."""
         if self._left:
             return
         if self.message is None:
@@ -404,7 +404,7 @@ class _Incoming:
             self._more.set()
 
     def gone(self, reason: str) -> None:
-        """See `node.peers.Incoming`."""
+        """See `peer.outgoing.Incoming`."""
         self._reason = reason
         self.over.set()
         self._more.set()

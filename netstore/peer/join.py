@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 
 from netstore.errors import Fault, Hopeless
-from netstore.net.call import CallFailed, call
-from netstore.net.peerwire import (
+from netstore.node.peerurls import BadPeerUrl, checked
+from netstore.peer.dial import CallFailed, call
+from netstore.peer.wire import (
     MAX_ROSTER_BYTES,
     Application,
     Frames,
@@ -32,18 +33,17 @@ from netstore.net.peerwire import (
     encode_document,
     frame,
 )
-from netstore.node.peerurls import BadPeerUrl, checked
 from netstore.state.member import PEER_URL_EXISTS
 from netstore.types import ClusterId, NodeId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from netstore.net.peerproof import Secret
     from netstore.net.reactor import Reactor
     from netstore.net.tls import Credentials
     from netstore.node.cluster import Cluster
     from netstore.node.host import Host
+    from netstore.peer.handshake import Secret
     from netstore.state.member import MemberInfo
 
 ANSWER_SECONDS: Final = 15.0
@@ -75,7 +75,7 @@ class Register:
         self._log = log
 
     def take(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
-        """See `node.peers.Register`."""
+        """See `peer.outgoing.Register`."""
         if application is None:
             answer(self._roster(NodeId(0)))
             return
@@ -176,7 +176,7 @@ async def ask(
 ) -> Roster:
     """Ask the members at these URLs in turn who is in the cluster; with an application, to be let in too.
 
-    Both sides must prove that they belong to the cluster (`net.call`). The first answer counts, a refusal is
+    Both sides must prove that they belong to the cluster (`peer.dial`). The first answer counts, a refusal is
     tried elsewhere. CallFailed when none is left: NOT_PROVED where that is what one of them said, else what
     the last one said that was there, and None where nobody was. Bounded by `ANSWER_SECONDS` and a call for
     each URL.

@@ -15,15 +15,15 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
-from netstore.net.seal import Altered
 from netstore.net.tls import TlsFailed, Tunnel
+from netstore.peer.seal import Altered
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
     from netstore.net.reactor import Reactor
-    from netstore.net.seal import Seal
+    from netstore.peer.seal import Seal
 
 READ_BYTES: Final = 256 * 1024
 """Taken by one read."""

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.net.peerwire import Application, Roster
 from netstore.node.member import OWN
-from netstore.node.register import Register
+from netstore.peer.join import Register
+from netstore.peer.wire import Application, Roster
 from netstore.state.member import MemberInfo, to_vote
 from netstore.types import NodeId
 from tests.support.group import TIME_LIMIT, Group, Peer

@@ -6,7 +6,7 @@ no use in another stream, for another purpose or member, or back to the side tha
 guessable characters can be found by trying at home: by somebody who records a greeting, or is called in a
 member's place; and for one that members began with by anybody, because `node.bootstrap` hashes it in a
 member's id, which is no secret. Who calls gets a proof only after it gave its own. Random ones have 256 bits.
-What follows has a tag on each record, from version 3 of the protocol on (`net.seal`).
+What follows has a tag on each record, from version 3 of the protocol on (`peer.seal`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import hmac
 from typing import Final
 
-from netstore.net.seal import Seal
+from netstore.peer.seal import Seal
 
 PROOF_BYTES: Final = 32
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from netstore.net import link as linking
 from netstore.net.allowance import Allowance
-from netstore.net.call import CallFailed
-from netstore.net.peerproof import Secret
-from netstore.net.peerwire import Verdict
 from netstore.net.tls import Credentials
-from netstore.node import guests
-from tests.node.test_peers import A, B, Member, dial, knock, met, who_is_there
+from netstore.peer import incoming
+from netstore.peer import link as linking
+from netstore.peer.dial import CallFailed
+from netstore.peer.handshake import Secret
+from netstore.peer.wire import Verdict
+from tests.peer.test_outgoing import A, B, Member, dial, knock, met, who_is_there
 from tests.support.certificates import Certificates
 from tests.support.links import Quiet, eventually, running_reactor
 
@@ -101,8 +101,8 @@ async def test_without_a_certificate_nobody_comes_as_far_as_a_greeting(files: Ce
 async def test_handshakes_are_rationed_and_all_get_their_turn(
     files: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guests, "HANDSHAKES_PER_SECOND", 0)
-    monkeypatch.setattr(guests, "HANDSHAKE_BURST", 0)
+    monkeypatch.setattr(incoming, "HANDSHAKES_PER_SECOND", 0)
+    monkeypatch.setattr(incoming, "HANDSHAKE_BURST", 0)
     mutual = shown(files, own_authority=True)
     async with members(mutual, mutual, None, None) as (one, two):
         await eventually(lambda: one.peers.guests._shaking and two.peers.guests._shaking, "both wait")

@@ -11,9 +11,9 @@ import msgspec
 import trio
 
 from netstore.errors import CorruptData, MustStop, NetstoreError
-from netstore.net.link import Link
-from netstore.net.peerproof import NONCE_BYTES, same
-from netstore.net.peerwire import (
+from netstore.peer.handshake import NONCE_BYTES, same
+from netstore.peer.link import Link
+from netstore.peer.wire import (
     HIGHEST_VERSION,
     LOWEST_VERSION,
     SEALED_VERSION,
@@ -27,10 +27,10 @@ from netstore.net.peerwire import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from netstore.net.peerproof import Secret
-    from netstore.net.peerwire import Hello, Welcome
     from netstore.net.reactor import Reactor
     from netstore.net.tls import Credentials
+    from netstore.peer.handshake import Secret
+    from netstore.peer.wire import Hello, Welcome
 
 DIAL_SECONDS: Final = 5.0
 """How long a connection may take, and after it TLS and greeting together."""
@@ -97,11 +97,11 @@ class Call:
             raise CallFailed(self.reason)
 
     def opened(self) -> None:
-        """See `net.link.Party`."""
+        """See `peer.link.Party`."""
         self.link.write(self._hello.encode())
 
     def received(self, data: bytes) -> None:
-        """See `net.link.Party`."""
+        """See `peer.link.Party`."""
         try:
             if self.welcome is not None:
                 self._heed(data)
@@ -150,11 +150,11 @@ class Call:
         self._greeted.set()
 
     def flushed(self) -> None:
-        """See `net.link.Party`."""
+        """See `peer.link.Party`."""
         self._flushed.set()
 
     def gone(self, reason: str) -> None:
-        """See `net.link.Party`."""
+        """See `peer.link.Party`."""
         self.reason = reason
         self.over.set()
         self._greeted.set()

@@ -13,13 +13,13 @@ from netstore.disk.apart import verified
 from netstore.disk.engine import LmdbEngine
 from netstore.errors import StateDamaged
 from netstore.limits import Budget
-from netstore.node import copies as module
-from netstore.node.copies import StateCopies
+from netstore.peer import snapshots as module
+from netstore.peer.snapshots import StateCopies
 from netstore.raft.entry import ConfState, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import InstallSnapshot, MessageRefused
 from netstore.types import Index, NodeId, Term
-from tests.node.test_peers import A, B, Member
+from tests.peer.test_outgoing import A, B, Member
 from tests.support.links import eventually, running_reactor
 
 if TYPE_CHECKING:

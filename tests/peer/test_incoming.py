@@ -15,9 +15,11 @@ from msgspec import structs
 from netstore.codec import crc32c
 from netstore.disk.datadir import MemberIdentity
 from netstore.limits import Budget
-from netstore.net import peerwire
-from netstore.net.peerproof import Secret
-from netstore.net.peerwire import (
+from netstore.peer import incoming as module
+from netstore.peer import wire as wires
+from netstore.peer.handshake import Secret
+from netstore.peer.incoming import ENTRIES_A_MESSAGE, TAKEN_BYTES, TAKEN_MESSAGES, Guest, Guests
+from netstore.peer.wire import (
     MAX_GREETING_BYTES,
     PING,
     Application,
@@ -37,8 +39,6 @@ from netstore.net.peerwire import (
     read_answer,
     read_frame,
 )
-from netstore.node import guests as module
-from netstore.node.guests import ENTRIES_A_MESSAGE, TAKEN_BYTES, TAKEN_MESSAGES, Guest, Guests
 from netstore.raft.entry import Entry, EntryKind
 from netstore.raft.messages import Append, Forward, Heartbeat, decode_in_pieces
 from netstore.state.member import MemberInfo
@@ -352,7 +352,7 @@ def test_addresses_of_one_network_are_one_crowd() -> None:
 
 
 def test_who_speaks_the_first_version_is_refused_so_that_it_can_read_it() -> None:
-    """What it sent and how it read the answer is in the history: `peerwire` before proofs."""
+    """What it sent and how it read the answer is in the history: `net.peerwire` before proofs."""
     lodge = Lodge()
     wire = lodge.call()
     first = struct.pack("<BHHQQQ", 1, 1, 1, CLUSTER, OTHER, ME) + b"netstored 0.0.9"
@@ -593,7 +593,7 @@ def test_no_turn_takes_more_apart_than_its_bound(what: str, monkeypatch: pytest.
         entries = [Entry(Index(place), Term(1), EntryKind.NORMAL, b"") for place in range(1, 20_001)]
         data = encode_batch([Append(OTHER, ME, Term(1), Index(0), Term(0), Index(0), entries)])
     else:
-        monkeypatch.setattr(peerwire, "FRAME_MESSAGES", 5000)
+        monkeypatch.setattr(wires, "FRAME_MESSAGES", 5000)
         beats = [Heartbeat(OTHER, ME, Term(1), Index(number), 0) for number in range(5000)]
         data = encode_batch(beats)
 
@@ -607,7 +607,7 @@ def test_no_turn_takes_more_apart_than_its_bound(what: str, monkeypatch: pytest.
             made.append(message)
             yield message
 
-    monkeypatch.setattr(peerwire, "decode_in_pieces", counted)
+    monkeypatch.setattr(wires, "decode_in_pieces", counted)
     wire.sent = b""
     wire.unsent = 0
     wire.party.received(data)

@@ -1,11 +1,11 @@
 """What members say to each other on the wire, as bytes: greetings, frames, state copies. Pure.
 
 A stream belongs to the member that opened it, for one purpose. It opens with a `Hello`. Unless certificates
-prove both sides, a `Challenge` answers that, and a `Proof` the challenge (`net.peerproof`). Then comes a
+prove both sides, a `Challenge` answers that, and a `Proof` the challenge (`peer.handshake`). Then comes a
 `Welcome`, which proves the side that was called, or refuses with a reason at any of these places. Nothing
 else is read before. Whoever offers no proof in its hello gets the `Welcome` at once, which proves nothing and
 is a refusal unless it asks who is in the cluster. After a challenge everything goes in records that prove who
-sent them (`net.seal`), if both sides speak `SEALED_VERSION`. Then, by purpose:
+sent them (`peer.seal`), if both sides speak `SEALED_VERSION`. Then, by purpose:
 
 * messages: frames from the caller, each a batch of Raft messages. An empty frame is a ping, and is sent
   back. A frame that begins with a message of no length is a `StateNote`.
@@ -27,7 +27,7 @@ import msgspec
 
 from netstore.codec import crc32c, layout
 from netstore.errors import CorruptData
-from netstore.net.peerproof import NONCE_BYTES, PROOF_BYTES
+from netstore.peer.handshake import NONCE_BYTES, PROOF_BYTES
 from netstore.raft.entry import MAX_DATA_BYTES
 from netstore.raft.messages import InstallSnapshot, decode_in_pieces, message_parts
 from netstore.state.member import MemberInfo  # noqa: TC001 - msgspec reads the annotations
@@ -48,7 +48,7 @@ are made over both sides' words for it, so nobody on the way talks them down.
 """
 
 SEALED_VERSION: Final = 3
-"""From which on what follows a challenge goes in records (`net.seal`)."""
+"""From which on what follows a challenge goes in records (`peer.seal`)."""
 
 REFUSING_VERSION: Final = 3
 """From which on `raft.messages.ForwardRefused` is known. It is not sent in an earlier one: a kind that is not
@@ -156,7 +156,7 @@ class Hello(msgspec.Struct, frozen=True, gc=False):
     offer: Offer = Offer.NOTHING
     lowest: int = LOWEST_VERSION
     highest: int = LOWEST_VERSION
-    """`net.call` says what it speaks."""
+    """`peer.dial` says what it speaks."""
 
     @property
     def version(self) -> int:

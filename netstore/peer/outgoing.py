@@ -1,7 +1,7 @@
-"""The other members: a stream to each; the streams they open here are in `node.guests`.
+"""The other members: a stream to each; the streams they open here are in `peer.incoming`.
 
 Messages to a member flow one way, on the stream this member opened; its answers come on the one it opened.
-What the loop decides to send in a turn is written to the sockets in that turn (`net.link`); what comes in is
+What the loop decides to send in a turn is written to the sockets in that turn (`peer.link`); what comes in is
 given to the host once for each read. A peer that does not take what it is sent costs `OUTBOX_BYTES`, then
 messages to it are dropped and Raft is told; one that is silent too long is hung up on, and called again
 later. Nothing here blocks.
@@ -20,8 +20,9 @@ import trio
 
 from netstore import __version__
 from netstore.errors import CorruptData, MustStop
-from netstore.net.call import Call, CallFailed, call
-from netstore.net.peerwire import (
+from netstore.peer.dial import Call, CallFailed, call
+from netstore.peer.incoming import SILENCE_SECONDS, Guests
+from netstore.peer.wire import (
     LOWEST_VERSION,
     PING,
     REFUSING_VERSION,
@@ -32,7 +33,6 @@ from netstore.net.peerwire import (
     Verdict,
     encode_batch,
 )
-from netstore.node.guests import SILENCE_SECONDS, Guests
 from netstore.raft.messages import Append, ForwardRefused, InstallSnapshot
 
 if TYPE_CHECKING:
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
 
     from netstore.disk.datadir import MemberIdentity
     from netstore.limits import Budget
-    from netstore.net.link import Link
-    from netstore.net.peerproof import Secret
-    from netstore.net.peerwire import Application, Roster
     from netstore.net.reactor import Reactor
     from netstore.net.tls import Credentials
-    from netstore.node.guests import Incoming
+    from netstore.peer.handshake import Secret
+    from netstore.peer.incoming import Incoming
+    from netstore.peer.link import Link
+    from netstore.peer.wire import Application, Roster
     from netstore.raft.messages import Message
     from netstore.seams import Clock
     from netstore.types import Index, NodeId
@@ -102,7 +102,7 @@ class Receiver(Protocol):
 
 
 class Copies(Protocol):
-    """Who sends and takes state copies (`node.copies`)."""
+    """Who sends and takes state copies (`peer.snapshots`)."""
 
     def request(self, message: InstallSnapshot) -> None:
         """Raft wants a copy sent to `message.to`."""
@@ -307,24 +307,24 @@ class Peers:
         self._expelled(reason)
 
     def listed(self) -> AbstractSet[NodeId]:
-        """See `node.guests.Home`."""
+        """See `peer.incoming.Home`."""
         return self._directory()[0].keys()
 
     def removed(self) -> AbstractSet[NodeId]:
-        """See `node.guests.Home`."""
+        """See `peer.incoming.Home`."""
         return self._directory()[1]
 
     def copy_comes(self, link: Link, sender: NodeId) -> Incoming | None:
-        """See `node.guests.Home`."""
+        """See `peer.incoming.Home`."""
         return self._copies.incoming(link, sender)
 
     def came(self, sender: NodeId) -> None:
-        """See `node.guests.Home`: who called here can be called."""
+        """See `peer.incoming.Home`: who called here can be called."""
         if sender in self._peers:
             self._peers[sender].knock()
 
     def deliver(self, messages: Sequence[Message], size: int) -> None:
-        """See `node.guests.Home`."""
+        """See `peer.incoming.Home`."""
         traffic = self.traffic
         traffic.messages_received += len(messages)
         traffic.appends_received += sum(type(message) is Append for message in messages)
@@ -333,11 +333,11 @@ class Peers:
             self._host.receive(messages)
 
     def apply(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
-        """See `node.guests.Home`."""
+        """See `peer.incoming.Home`."""
         self._register(application, answer)
 
     def noted(self, sender: NodeId, note: StateNote) -> None:
-        """See `node.guests.Home`."""
+        """See `peer.incoming.Home`."""
         self._noted(sender, note.index, note.digest)
 
     def lost(self, peer: NodeId) -> None:

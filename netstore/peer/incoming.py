@@ -6,7 +6,7 @@ crowd at one network, or else whoever came least far (`Guests.make_room`). So th
 never a member. Work on TLS handshakes is rationed, because each costs about a millisecond.
 
 A certificate that a trusted authority signed proves a caller (a TLS listener that asks for one); elsewhere it
-must answer a challenge with the cluster's join token (`net.peerproof`). Only what proved itself takes the
+must answer a challenge with the cluster's join token (`peer.handshake`). Only what proved itself takes the
 place of an earlier stream of the same member. Frames that are not complete are charged to a budget.
 
 A stranger that offers no proof may ask one thing, who is in the cluster: the client port tells anybody that
@@ -26,10 +26,11 @@ from netstore.admission import household
 from netstore.errors import CorruptData, MustStop
 from netstore.net.accept import CannotAccept, accept
 from netstore.net.allowance import Allowance
-from netstore.net.call import DIAL_SECONDS
-from netstore.net.link import Link
-from netstore.net.peerproof import NONCE_BYTES, same
-from netstore.net.peerwire import (
+from netstore.peer.dial import DIAL_SECONDS
+from netstore.peer.handshake import NONCE_BYTES, same
+from netstore.peer.link import Link
+from netstore.peer.seal import ALTERED
+from netstore.peer.wire import (
     FIRST_VERSION,
     LOWEST_VERSION,
     MAX_ROSTER_BYTES,
@@ -50,7 +51,6 @@ from netstore.net.peerwire import (
     frame,
     judge,
 )
-from netstore.net.seal import ALTERED
 from netstore.raft.messages import Append, Forward, MessageRefused
 
 if TYPE_CHECKING:
@@ -60,10 +60,10 @@ if TYPE_CHECKING:
 
     from netstore.disk.datadir import MemberIdentity
     from netstore.limits import Budget
-    from netstore.net.peerproof import Secret
-    from netstore.net.peerwire import Application, Roster
     from netstore.net.reactor import Reactor
     from netstore.net.tls import Credentials
+    from netstore.peer.handshake import Secret
+    from netstore.peer.wire import Application, Roster
     from netstore.raft.messages import Message
     from netstore.seams import Clock
     from netstore.types import NodeId
@@ -155,7 +155,7 @@ class Incoming(Protocol):
 
 
 class Home(Protocol):
-    """The member that is called (`node.peers.Peers`)."""
+    """The member that is called (`peer.outgoing.Peers`)."""
 
     identity: MemberIdentity
     reactor: Reactor
@@ -355,7 +355,7 @@ class Guests:
 
 
 class Guest:
-    """A stream that somebody opened to this member. A `net.link.Party`."""
+    """A stream that somebody opened to this member. A `peer.link.Party`."""
 
     def __init__(self, guests: Guests, address: str, *, certified: bool) -> None:
         """`certified`: the stream opens only for a certificate that a trusted authority signed."""
@@ -411,17 +411,17 @@ class Guest:
     # --- a party of its link
 
     def opened(self) -> None:
-        """See `net.link.Party`: who called speaks first."""
+        """See `peer.link.Party`: who called speaks first."""
         self._open = True
 
     def flushed(self) -> None:
-        """See `net.link.Party`: only the end of a stranger that was answered waits for it."""
+        """See `peer.link.Party`: only the end of a stranger that was answered waits for it."""
         self._charge()
         if self._asked and self._asks:
             self.link.cut("answered")
 
     def may_shake(self) -> bool:
-        """See `net.link.Link`: a handshake goes on when there is time for it."""
+        """See `peer.link.Link`: a handshake goes on when there is time for it."""
         self.spoke = True
         return self._guests.may_shake(self)
 
@@ -430,7 +430,7 @@ class Guest:
         self.link.resume(passed=True)
 
     def received(self, data: bytes) -> None:
-        """See `net.link.Party`."""
+        """See `peer.link.Party`."""
         self.spoke = True
         try:
             if self._entered or self._asks:
@@ -447,7 +447,7 @@ class Guest:
         self.link.cut(str(fault))
 
     def gone(self, reason: str) -> None:
-        """See `net.link.Party`. A port that is only knocked at is no news."""
+        """See `peer.link.Party`. A port that is only knocked at is no news."""
         self._account.close()
         self._batch = iter(())
         self._guests.leave(self)
