@@ -85,13 +85,13 @@ from netstore.ops.logging import get_logger, set_level
 from netstore.ops.memory import usable_memory
 from netstore.ops.notify import ServiceManager
 from netstore.ops.start import Start
-from netstore.peer.dial import CallFailed
-from netstore.peer.handshake import Secret
-from netstore.peer.incoming import MAX_GUESTS
-from netstore.peer.join import Expelled, Register, ask
-from netstore.peer.outgoing import Peers
-from netstore.peer.snapshots import StateCopies
-from netstore.peer.wire import Application, StateNote, Verdict
+from netstore.peer.dial import StreamFailed
+from netstore.peer.handshake import Secret, Verdict
+from netstore.peer.join import Expelled, JoinService, request_member_list
+from netstore.peer.listener import MAX_INCOMING_STREAMS
+from netstore.peer.peers import Peers
+from netstore.peer.snapshots import SnapshotTransfers
+from netstore.peer.wire import DigestMessage, JoinRequest
 from netstore.raft.core import Boot, Config, Raft
 from netstore.raft.entry import HardState, SnapshotMeta
 from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion, encode
@@ -108,7 +108,7 @@ if TYPE_CHECKING:
 
     from netstore.net.exchange import Exchange
     from netstore.ops.config import StoreConfig, Url
-    from netstore.peer.wire import Roster
+    from netstore.peer.wire import MemberList
     from netstore.state.machine import Outcome
 
 STATE_FILE: Final = "state.lmdb"
@@ -134,7 +134,7 @@ CHORES_SECONDS: Final = 0.1
 """How often learners that caught up, and an own removal, are looked for."""
 
 
-OWN_DESCRIPTORS: Final = 128 + MAX_GUESTS
+OWN_DESCRIPTORS: Final = 128 + MAX_INCOMING_STREAMS
 """Open files that clients leave to the member: its log, its state, copies, its streams with others. Where
 there are hardly more, clients get one in `CLIENTS_PART`: a single connection would shut out everybody else.
 """
@@ -529,7 +529,7 @@ class _Daemon:
         named = (url for each in config.initial_cluster if each.name != config.name for url in each.peer_urls)
         return [str(url) for url in (*config.join, *named)]
 
-    def _own_place(self, roster: Roster) -> MemberIdentity:
+    def _own_place(self, roster: MemberList) -> MemberIdentity:
         """Which of the cluster's members this one was added as: the one with its peer URLs."""
         urls = {str(url) for url in self.config.initial_advertise_peer_urls}
         found = next((member for member in roster.members if set(member.peer_urls) == urls), None)
@@ -552,7 +552,7 @@ class _Daemon:
             return
         try:
             roster = await self._ask(others, patient=False)
-        except CallFailed:
+        except StreamFailed:
             return  # nobody is there yet: all begin now
         if roster.cluster != identity.cluster_id:
             raise NetstoreError(
@@ -565,34 +565,34 @@ class _Daemon:
 
     async def _apply(
         self, others: Sequence[str], replaces: NodeId = NO_MEMBER, seconds: float = JOIN_SECONDS
-    ) -> Roster:
+    ) -> MemberList:
         """Ask to be let in."""
         config = self.config
         urls = tuple(str(url) for url in config.initial_advertise_peer_urls)
-        roster = await self._ask(others, Application(config.name, urls, replaces), seconds)
+        roster = await self._ask(others, JoinRequest(config.name, urls, replaces), seconds)
         self._meet(roster, roster.you)
         return roster
 
-    def _meet(self, roster: Roster, own: NodeId) -> None:
+    def _meet(self, roster: MemberList, own: NodeId) -> None:
         self.acquainted = {member.id: member.peer_urls for member in roster.members if member.id != own}
 
     async def _ask(
         self,
         urls: Sequence[str],
-        application: Application | None = None,
+        application: JoinRequest | None = None,
         seconds: float = JOIN_SECONDS,
         *,
         patient: bool = True,
-    ) -> Roster:
+    ) -> MemberList:
         """Ask again and again, for a while; another token stays another one, and is told at once. Who is not
-        `patient` gets CallFailed when nobody is there at all, and nobody was before.
+        `patient` gets StreamFailed when nobody is there at all, and nobody was before.
         """
         reason = ""
         with trio.move_on_after(seconds):
             while True:
                 try:
                     return await self._ask_once(urls, application)
-                except CallFailed as fault:
+                except StreamFailed as fault:
                     if fault.verdict == Verdict.NOT_PROVED:
                         raise self._other_token(fault) from None
                     if fault.verdict is not None:
@@ -605,7 +605,7 @@ class _Daemon:
                 await trio.sleep(1)
         raise NetstoreError(f"the cluster did not let this member in within {seconds:g} s: {reason}")
 
-    def _other_token(self, fault: CallFailed) -> NetstoreError:
+    def _other_token(self, fault: StreamFailed) -> NetstoreError:
         shown = (
             "run netstorectl member token where a member runs, and give what it prints with --join-token or"
             " --join-token-file"
@@ -617,8 +617,8 @@ class _Daemon:
             f" {shown}, or give other peer URLs"
         )
 
-    async def _ask_once(self, urls: Sequence[str], application: Application | None = None) -> Roster:
-        return await ask(
+    async def _ask_once(self, urls: Sequence[str], application: JoinRequest | None = None) -> MemberList:
+        return await request_member_list(
             self.reactor,
             urls,
             application,
@@ -715,19 +715,19 @@ class _Daemon:
             reactor=self.reactor,
             credentials=self.credentials,
             directory=self._directory,
-            register=self._answer_who,
-            expelled=self._expelled,
-            noted=self._noted,
+            join=self._answer_who,
+            on_removed=self._expelled,
+            on_digest=self._noted,
             clock=self.clock,
             log=get_logger("peers"),
             secret=self.secret,
             budget=self.shares.peers,
         )
-        self.copies = StateCopies(
+        self.copies = SnapshotTransfers(
             self.folder.state_dir, store.engine, self.peers, get_logger("copies"), self.shares.copies
         )
-        self.copies.moved = partial(self.start.moved, "receiving the state")
-        self.copies.verifying = self.start.verifying
+        self.copies.on_received = partial(self.start.moved, "receiving the state")
+        self.copies.on_verifying = self.start.verifying
         limit = 5.0 + 2 * config.election_timeout / 1000
         self.host = host = Host(
             name=config.name,
@@ -757,7 +757,7 @@ class _Daemon:
         scrubber.start()
         self.cluster = Cluster(host, log=get_logger("cluster"))
         self.levels = Levels(host)
-        self.register = Register(host, self.cluster, config.voters, get_logger("register"))
+        self.register = JoinService(host, self.cluster, config.voters, get_logger("register"))
         self.lessor = Lessor(host, config.election_timeout / 1000)
         self.timekeeper = Timekeeper(
             host,
@@ -769,7 +769,9 @@ class _Daemon:
             meter=self.meter,
         )
         self.consistency = host.observer = Consistency(
-            host, lambda index, digest: self.peers.tell(StateNote(index, digest)), get_logger("consistency")
+            host,
+            lambda index, digest: self.peers.broadcast(DigestMessage(index, digest)),
+            get_logger("consistency"),
         )
         self.statistics = StatsApi(host, self.peers)
         self._route = self._routes()
@@ -829,8 +831,8 @@ class _Daemon:
     def _call_for_client(self, call: Callable[[], object]) -> None:
         self.reactor.call_soon(partial(guarded, self.host.request_failed, call))
 
-    def _answer_who(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
-        self.register.take(application, answer)
+    def _answer_who(self, application: JoinRequest | None, answer: Callable[[MemberList], None]) -> None:
+        self.register.handle(application, answer)
 
     def _noted(self, member: NodeId, index: Index, digest: bytes) -> None:
         self.consistency.take(member, index, digest)

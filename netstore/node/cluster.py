@@ -161,7 +161,8 @@ class Cluster:
         With `replaces` (0 is nobody) it takes the place of that member in one step. Refused while that one
         answers, while fewer than `CLEAN_COPIES` others vote or too few answer, and if it was removed before.
 
-        It is no client that asks, but who has proved that it belongs here: `guests.MAX_ASKING` of them.
+        It is no client that asks, but who has proved that it belongs here:
+        `peer.listener.MAX_MEMBER_LIST_STREAMS` of them.
         """
         if not 0 <= replaces < _IDS:
             done(Fault(300, member.ID_NOT_FOUND.encode()))

@@ -1,4 +1,4 @@
-"""Calling another member: find it, connect, greet, and talk over the stream that this opens."""
+"""Opening a stream to another member: resolve, connect, do the caller's side of the handshake."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ import msgspec
 import trio
 
 from netstore.errors import CorruptData, MustStop, NetstoreError
-from netstore.peer.handshake import NONCE_BYTES, same
-from netstore.peer.link import Link
-from netstore.peer.wire import (
+from netstore.peer.handshake import (
     HIGHEST_VERSION,
     LOWEST_VERSION,
-    SEALED_VERSION,
+    NONCE_BYTES,
+    RECORDS_VERSION,
     Challenge,
     Offer,
     Proof,
     Verdict,
+    proofs_equal,
     read_answer,
 )
+from netstore.peer.link import Link
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.net.reactor import Reactor
     from netstore.net.tls import Credentials
-    from netstore.peer.handshake import Secret
-    from netstore.peer.wire import Hello, Welcome
+    from netstore.peer.handshake import Hello, Secret, Welcome
 
 DIAL_SECONDS: Final = 5.0
-"""How long a connection may take, and after it TLS and greeting together."""
+"""Time limit for connecting, and again for TLS and handshake together."""
 
 
-class CallFailed(NetstoreError):  # noqa: N818 - named for what happened
-    """A stream could not be opened, was refused, or broke. `verdict` is the refusal, FAILED where somebody
-    was there and gave none, None where nobody was there.
+class StreamFailed(NetstoreError):  # noqa: N818 - named for what happened
+    """A stream could not be opened, was refused, or broke. `verdict` is that of the refusal, FAILED where
+    something answered without one, None where nothing answered.
     """
 
     def __init__(self, text: str, verdict: int | None = None) -> None:
@@ -46,47 +46,48 @@ class CallFailed(NetstoreError):  # noqa: N818 - named for what happened
         self.verdict = verdict
 
 
-class Call:
-    """A stream that this side opened; made by `call`. `take` gets what comes after the welcome."""
+class OutgoingStream:
+    """A stream that this side opened; made by `dial`. A `peer.link.LinkHandler`."""
 
-    def __init__(self, hello: Hello, take: Callable[[bytes], None], secret: Secret | None) -> None:
-        """For `call`."""
+    def __init__(self, hello: Hello, receive: Callable[[bytes], None], secret: Secret | None) -> None:
+        """For `dial`."""
         self.link: Link
         self.reason = ""
-        """Why it is over."""
+        """Why it ended."""
         self.welcome: Welcome | None = None
         self.over = trio.Event()
         self._hello = hello
-        self._take = take
+        self._receive = receive
         self._secret = secret
         self._challenge: Challenge | None = None
         self._proved = hello.offer is Offer.CERTIFICATE
-        """The other side is known to be a member."""
-        self._greeted = trio.Event()
+        """The called side is authenticated."""
+        self._answered = trio.Event()
+        """Set by the welcome or the end of the stream."""
         self._flushed = trio.Event()
         self._read = b""
 
-    async def greeted(self) -> None:
-        """Wait for the welcome. CallFailed when there is none, when it is a refusal, or comes from somebody
-        who does not prove that it is a member.
+    async def accepted(self) -> None:
+        """Wait for the welcome. StreamFailed if there is none, if it is a refusal, or if the called side does
+        not authenticate itself.
         """
         with trio.move_on_after(DIAL_SECONDS):
-            await self._greeted.wait()
+            await self._answered.wait()
         welcome = self.welcome
         if welcome is None:
             self.link.cut(f"no greeting within {DIAL_SECONDS:g} s")
-            raise CallFailed(self.reason, Verdict.FAILED)
+            raise StreamFailed(self.reason, Verdict.FAILED)
         if welcome.verdict != Verdict.ACCEPTED:
             self.link.cut("refused")
-            # Nobody stops for ever because a stranger says so.
+            # A member must not stop for good because an unauthenticated host says that it was removed.
             removed = welcome.verdict == Verdict.REMOVED and not self._proved
-            raise CallFailed(f"refused: {welcome.text}", Verdict.FAILED if removed else welcome.verdict)
+            raise StreamFailed(f"refused: {welcome.text}", Verdict.FAILED if removed else welcome.verdict)
         if not self._proved:
             self.link.cut("does not prove that it is a member: it may have another join token")
-            raise CallFailed(self.reason, Verdict.NOT_PROVED)
+            raise StreamFailed(self.reason, Verdict.NOT_PROVED)
 
     async def drained(self, seconds: float) -> None:
-        """Wait until what was written is on its way. CallFailed when the other side does not take it."""
+        """Wait until the kernel has accepted everything. StreamFailed if that takes longer than `seconds`."""
         with trio.move_on_after(seconds):
             while self.link.unsent:
                 self._flushed = trio.Event()
@@ -94,17 +95,17 @@ class Call:
         if self.link.unsent:
             self.link.cut(f"took nothing for {seconds:g} s")
         if not self.link.open:
-            raise CallFailed(self.reason)
+            raise StreamFailed(self.reason)
 
     def opened(self) -> None:
-        """See `peer.link.Party`."""
+        """See `peer.link.LinkHandler`."""
         self.link.write(self._hello.encode())
 
     def received(self, data: bytes) -> None:
-        """See `peer.link.Party`."""
+        """See `peer.link.LinkHandler`."""
         try:
             if self.welcome is not None:
-                self._heed(data)
+                self._pass_on(data)
                 return
             self._read += data
             found = read_answer(self._read)
@@ -116,101 +117,102 @@ class Call:
             if isinstance(answer, Challenge):
                 self._prove(answer, rest)
                 return
-            self._be_welcome(answer)
+            self._take_welcome(answer)
             if rest and self.link.open:
-                rest = self.link.unsealed(rest)
+                rest = self.link.decoded(rest)
             if rest and self.link.open:
-                self._heed(rest)
+                self._pass_on(rest)
         except MustStop:
             raise
         except CorruptData as fault:
             self.link.cut(str(fault))
 
-    def _heed(self, data: bytes) -> None:
-        """What follows a welcome counts only if that let this side in, and is proved."""
+    def _pass_on(self, data: bytes) -> None:
+        """What follows the welcome is ignored unless that was an acceptance by an authenticated member."""
         if self._proved and self.welcome is not None and self.welcome.verdict == Verdict.ACCEPTED:
-            self._take(data)
+            self._receive(data)
 
     def _prove(self, challenge: Challenge, rest: bytes) -> None:
         if rest or self._challenge is not None:
-            raise CorruptData("a challenge is followed by something else than a proof")
+            raise CorruptData("more was sent after a challenge, before the proof")
         if self._secret is None:
             self.link.cut("asks for the cluster's join token, and this member has none: give join_token")
             return
         self._challenge = challenge
-        self.link.write(Proof(self._secret.caller(self._hello.encode(), challenge.encode())).encode())
+        self.link.write(Proof(self._secret.caller_proof(self._hello.encode(), challenge.encode())).encode())
 
-    def _be_welcome(self, welcome: Welcome) -> None:
+    def _take_welcome(self, welcome: Welcome) -> None:
         if self._challenge is not None and self._secret is not None:
-            greetings = self._hello.encode(), self._challenge.encode(), welcome.unproved()
-            self._proved = same(welcome.proof, self._secret.called(*greetings))
-            if self._proved and welcome.version >= SEALED_VERSION:
-                self.link.seal(self._secret.caller_seal(*greetings[:2]))
+            greetings = self._hello.encode(), self._challenge.encode(), welcome.without_proof()
+            self._proved = proofs_equal(welcome.proof, self._secret.called_proof(*greetings))
+            if self._proved and welcome.version >= RECORDS_VERSION:
+                self.link.use_records(self._secret.caller_records(*greetings[:2]))
         self.welcome = welcome
-        self._greeted.set()
+        self._answered.set()
 
     def flushed(self) -> None:
-        """See `peer.link.Party`."""
+        """See `peer.link.LinkHandler`."""
         self._flushed.set()
 
     def gone(self, reason: str) -> None:
-        """See `peer.link.Party`."""
+        """See `peer.link.LinkHandler`."""
         self.reason = reason
         self.over.set()
-        self._greeted.set()
+        self._answered.set()
         self._flushed.set()
 
 
 def _check_version(answer: Challenge | Welcome) -> None:
-    """Whoever goes on does so in a version that the hello offered; a refusal may be in any."""
-    accepted = isinstance(answer, Challenge) or answer.verdict == Verdict.ACCEPTED
-    if accepted and not LOWEST_VERSION <= answer.version <= HIGHEST_VERSION:
+    """A challenge or acceptance must use a version that the hello offered; a refusal may use any."""
+    goes_on = isinstance(answer, Challenge) or answer.verdict == Verdict.ACCEPTED
+    if goes_on and not LOWEST_VERSION <= answer.version <= HIGHEST_VERSION:
         raise CorruptData(f"answers in version {answer.version}, which was not offered")
 
 
-async def call(
+async def dial(
     reactor: Reactor,
     url: str,
     hello: Hello,
-    take: Callable[[bytes], None],
+    receive: Callable[[bytes], None],
     *,
     credentials: Credentials | None,
     secret: Secret | None,
-) -> Call:
-    """Open a stream to the member at `url` and be welcome there. CallFailed, with the reason, when not.
+) -> OutgoingStream:
+    """Open a stream to the member at `url` and be accepted there; StreamFailed with the reason if not.
+    `receive` is called with what follows the handshake.
 
-    Each side proves to the other that it belongs to the cluster: by its certificate, where the stream has
-    TLS and an authority of its own is trusted, else by the join token that `secret` is made of. Nobody on
-    the way can talk them out of it: who is called and answers without a proof is not spoken to. Bounded by
-    two times `DIAL_SECONDS`. Whoever calls ends the stream with `link.cut`.
+    Each side proves to the other that it belongs to the cluster: by its certificate, if the stream has TLS
+    and an authority of the cluster's own is trusted, else by the join token that `secret` is derived from.
+    Nobody in between can prevent that: a called side that answers without a proof is not talked to. Bounded
+    by two times `DIAL_SECONDS`. The caller of this function ends the stream with `link.cut`.
 
-    Addresses come from a log that others write to, and what cannot be called is told in many ways (a name
-    that no resolver takes, no descriptor left, a certificate's rules): all of them are a CallFailed.
+    URLs come from a log that others write to, and whatever cannot be dialed fails in many ways (a name that
+    the resolver rejects, no descriptor left, a certificate that does not verify): all are a StreamFailed.
     """
     try:
-        return await _call(reactor, url, hello, take, credentials=credentials, secret=secret)
-    except (CallFailed, MustStop):
+        return await _dial(reactor, url, hello, receive, credentials=credentials, secret=secret)
+    except (StreamFailed, MustStop):
         raise
     except Exception as fault:
         why = f"{url} cannot be called: {type(fault).__name__}: {fault}"
-        raise CallFailed(why, Verdict.FAILED) from fault
+        raise StreamFailed(why, Verdict.FAILED) from fault
 
 
-async def _call(
+async def _dial(
     reactor: Reactor,
     url: str,
     hello: Hello,
-    take: Callable[[bytes], None],
+    receive: Callable[[bytes], None],
     *,
     credentials: Credentials | None,
     secret: Secret | None,
-) -> Call:
+) -> OutgoingStream:
     place = urlsplit(url)
     host, port = place.hostname or "", place.port or 0
     tls = None
     if place.scheme == "https":
         if credentials is None:
-            raise CallFailed(f"{url} asks for TLS, and this member has no certificate for its peers")
+            raise StreamFailed(f"{url} asks for TLS, and this member has no certificate for its peers")
         tls = credentials.client()
     sock = await _connect(host, port)
     certified = tls is not None and credentials is not None and credentials.client_auth
@@ -218,35 +220,36 @@ async def _call(
     hello = msgspec.structs.replace(
         hello, nonce=secrets.token_bytes(NONCE_BYTES), offer=offer, highest=HIGHEST_VERSION
     )
-    made = Call(hello, take, secret)
+    stream = OutgoingStream(hello, receive, secret)
     try:
-        made.link = Link(reactor, sock, made, tls, host)
+        stream.link = Link(reactor, sock, stream, tls, host)
     except Exception:
         sock.close()
         raise
     try:
-        made.link.start()
-        await made.greeted()
+        stream.link.start()
+        await stream.accepted()
     except BaseException:
-        made.link.cut("given up")
+        stream.link.cut("given up")
         raise
-    return made
+    return stream
 
 
 async def _connect(host: str, port: int) -> socket.socket:
-    """A connected socket; names are resolved in a thread, and their addresses tried in turn."""
+    """A connected socket; the name is resolved in a thread, and the addresses are tried in turn."""
     why = "has no address"
     with trio.move_on_after(DIAL_SECONDS):
         try:
             places = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
-            raise CallFailed(f"{host} is not found: {error.strerror or error}") from None
+            raise StreamFailed(f"{host} is not found: {error.strerror or error}") from None
         for family, kind, protocol, _, address in places:
             try:
                 with trio.socket.socket(family, kind, protocol) as sock:
                     await sock.connect(address)
                     return socket.socket(fileno=sock.detach())
             except OSError as error:
-                why = (error.strerror or str(error)).lower()  # kept, it would keep this frame, and that it
-        raise CallFailed(why)
-    raise CallFailed(f"no answer within {DIAL_SECONDS:g} s")
+                # Only the text is kept: the exception would keep this frame alive, and the frame it.
+                why = (error.strerror or str(error)).lower()
+        raise StreamFailed(why)
+    raise StreamFailed(f"no answer within {DIAL_SECONDS:g} s")

@@ -1,15 +1,16 @@
-"""Who is in the cluster: answered to programs that ask before they are members, and asked by such a program.
+"""Joining a cluster: the service that gives out the member list and adds who asks, and the client for it.
 
-A member that is let in begins as a learner, and is meant to vote while fewer than the wished number do; the
-wish goes with the request, and it is `node.cluster` and the log that decide, not what this member knows. Who
-asks again, because it ended before it had written down who it is, gets the identity it was given before: it
-is known by its peer URLs, and by having no name yet. Nobody votes before its name is in the list, so an
-identity that is given twice has never voted; one whose damage is told is not given again.
+A member that is added starts as a learner, and is to become a voter as long as fewer than the wanted number
+are; that number is part of the request, and `node.cluster` and the log decide, not what this member knows. A
+program that asks again, because it ended before it had stored its identity, gets the same identity again: it
+is recognized by its peer URLs, and by having no name yet. No member votes before its name is in the list, so
+an identity that is given out twice has never voted; the identity of a member that reports damage is not given
+out again.
 
-A member whose disk is damaged does not come back as who it was, because the others believe what it once
-acknowledged and nobody knows whom it voted for (`raft/DESIGN.md`). It asks to be replaced: one entry removes
-the old one and adds the new one. That is granted only while the old one is silent and two others vote and
-answer, so that nobody takes a working member's place, and the copies of its data are clean ones elsewhere.
+A member whose data is damaged does not come back under its old identity, because the others rely on what it
+once acknowledged, and nobody knows whom it voted for (`raft/DESIGN.md`). It asks to be replaced: one entry
+removes the old member and adds the new one. That is granted only while the old one is silent and two others
+vote and answer, so that no working member loses its place, and intact copies of the data exist elsewhere.
 """
 
 from __future__ import annotations
@@ -20,16 +21,14 @@ import trio
 
 from netstore.errors import Fault, Hopeless
 from netstore.node.peerurls import BadPeerUrl, checked
-from netstore.peer.dial import CallFailed, call
+from netstore.peer.dial import StreamFailed, dial
+from netstore.peer.handshake import Hello, Purpose, Verdict
 from netstore.peer.wire import (
-    MAX_ROSTER_BYTES,
-    Application,
-    Frames,
-    Hello,
-    Purpose,
-    Roster,
-    Verdict,
-    decode_roster,
+    MAX_MEMBER_LIST_BYTES,
+    FrameReader,
+    JoinRequest,
+    MemberList,
+    decode_member_list,
     encode_document,
     frame,
 )
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from netstore.state.member import MemberInfo
 
 ANSWER_SECONDS: Final = 15.0
-"""How long a member may take to answer: letting somebody in goes through the log, behind others that join."""
+"""Time limit for an answer: adding a member goes through the log, after others that join."""
 
 
 class Expelled(Hopeless):
@@ -64,85 +63,85 @@ class Log(Protocol):
         """One line."""
 
 
-class Register:
-    """Answers, at one member, who is in the cluster, and lets in who asks. Everything is a plain call."""
+class JoinService:
+    """Gives out the member list at one member, and adds members. All calls are made on the loop."""
 
     def __init__(self, host: Host, cluster: Cluster, voters: int, log: Log) -> None:
-        """`voters` is how many members are to vote."""
+        """`voters` is the wanted number of voters."""
         self._host = host
         self._cluster = cluster
         self._voters = voters
         self._log = log
 
-    def take(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
-        """See `peer.outgoing.Register`."""
-        if application is None:
-            answer(self._roster(NodeId(0)))
+    def handle(self, request: JoinRequest | None, answer: Callable[[MemberList], None]) -> None:
+        """See `peer.incoming.Owner.handle_join`."""
+        if request is None:
+            answer(self._member_list(NodeId(0)))
             return
         try:
-            checked(application.peer_urls)
+            checked(request.peer_urls)
         except BadPeerUrl as wrong:
-            answer(self._refused(application, str(wrong)))
+            answer(self._refused(request, str(wrong)))
             return
 
         def current(fault: Fault | None) -> None:
             if fault is None:
-                self._judge(application, answer)
+                self._decide(request, answer)
             else:
-                answer(self._refused(application, fault.cause.decode("utf-8", "replace")))
+                answer(self._refused(request, fault.cause.decode("utf-8", "replace")))
 
-        # Whoever is taken for the applicant may have been removed meanwhile, as all but this member know.
+        # At a read index: a member that matches the request here may have been removed, unknown to this one.
         self._host.read(current)
 
-    def _judge(self, application: Application, answer: Callable[[Roster], None]) -> None:
-        wrong = self._unfit(application)
-        if wrong:
-            answer(self._refused(application, wrong))
+    def _decide(self, request: JoinRequest, answer: Callable[[MemberList], None]) -> None:
+        reason = self._reason_to_refuse(request)
+        if reason:
+            answer(self._refused(request, reason))
             return
-        waiting = self._waiting_member(application)
-        if waiting is not None:
-            answer(self._roster(waiting))
+        added = self._added_before(request)
+        if added is not None:
+            answer(self._member_list(added))
         else:
-            self._let_in(application, answer)
+            self._add(request, answer)
 
-    def _unfit(self, application: Application) -> str:
-        if application.replaces in self._host.machine.removed and self._waiting_member(application) is None:
-            return f"member {application.replaces:x} was removed from the cluster"
+    def _reason_to_refuse(self, request: JoinRequest) -> str:
+        if request.replaces in self._host.machine.removed and self._added_before(request) is None:
+            return f"member {request.replaces:x} was removed from the cluster"
         return ""
 
-    def _waiting_member(self, application: Application) -> NodeId | None:
-        """The member that this applicant is already, but has not started as; never the one it replaces."""
-        urls = set(application.peer_urls)
+    def _added_before(self, request: JoinRequest) -> NodeId | None:
+        """The member that was added for this request and has not started yet; never the one it replaces."""
+        urls = set(request.peer_urls)
         for member in self._host.machine.members.values():
-            if set(member.peer_urls) == urls and not member.name and member.id != application.replaces:
+            if set(member.peer_urls) == urls and not member.name and member.id != request.replaces:
                 return member.id
         return None
 
-    def _let_in(self, application: Application, answer: Callable[[Roster], None]) -> None:
-        replaced = self._host.machine.members.get(application.replaces)
+    def _add(self, request: JoinRequest, answer: Callable[[MemberList], None]) -> None:
+        replaced = self._host.machine.members.get(request.replaces)
 
         def done(outcome: MemberInfo | Fault) -> None:
             if isinstance(outcome, Fault):
-                waiting = self._waiting_member(application)
-                if waiting is not None:  # it asked twice, and the other request was first
-                    answer(self._roster(waiting))
+                added = self._added_before(request)
+                if added is not None:  # the program asked twice, and the other request was first
+                    answer(self._member_list(added))
                 else:
-                    answer(self._refused(application, self._explained(application, outcome)))
+                    answer(self._refused(request, self._explained(request, outcome)))
                 return
             if replaced is not None:
                 self._log.warning("damaged_member_removed", member=f"{replaced.id:x}", name=replaced.name)
-            self._log.info("member_let_in", member=f"{outcome.id:x}", name=application.name)
-            answer(self._roster(outcome.id))
+            self._log.info("member_let_in", member=f"{outcome.id:x}", name=request.name)
+            answer(self._member_list(outcome.id))
 
         self._cluster.join(
-            checked(application.peer_urls),
+            checked(request.peer_urls),
             voters=self._voters,
-            replaces=application.replaces,
+            replaces=request.replaces,
             done=done,
         )
 
-    def _explained(self, application: Application, fault: Fault) -> str:
-        urls = set(application.peer_urls)
+    def _explained(self, request: JoinRequest, fault: Fault) -> str:
+        urls = set(request.peer_urls)
         cause = fault.cause.decode("utf-8", "replace")
         for member in self._host.machine.members.values():
             if cause == PEER_URL_EXISTS and urls & set(member.peer_urls):
@@ -153,93 +152,94 @@ class Register:
                 )
         return cause
 
-    def _refused(self, application: Application, why: str) -> Roster:
+    def _refused(self, request: JoinRequest, reason: str) -> MemberList:
         self._log.warning(
-            "application_refused", name=application.name, urls=list(application.peer_urls), reason=why
+            "application_refused", name=request.name, urls=list(request.peer_urls), reason=reason
         )
-        return self._roster(NodeId(0), why)
+        return self._member_list(NodeId(0), reason)
 
-    def _roster(self, you: NodeId, refusal: str = "") -> Roster:
+    def _member_list(self, you: NodeId, refusal: str = "") -> MemberList:
         members = self._host.machine.members
         listed = tuple(members[id_] for id_ in sorted(members))
-        return Roster(self._host.cluster_id, you, listed, refusal)
+        return MemberList(self._host.cluster_id, you, listed, refusal)
 
 
-async def ask(
+async def request_member_list(
     reactor: Reactor,
     urls: Sequence[str],
-    application: Application | None = None,
+    request: JoinRequest | None = None,
     *,
     program: str,
     credentials: Credentials | None,
     secret: Secret | None,
-) -> Roster:
-    """Ask the members at these URLs in turn who is in the cluster; with an application, to be let in too.
+) -> MemberList:
+    """Ask the members at these URLs, one after the other, for the member list; with a request, to be added
+    too.
 
-    Both sides must prove that they belong to the cluster (`peer.dial`). The first answer counts, a refusal is
-    tried elsewhere. CallFailed when none is left: NOT_PROVED where that is what one of them said, else what
-    the last one said that was there, and None where nobody was. Bounded by `ANSWER_SECONDS` and a call for
-    each URL.
+    Both sides must prove that they belong to the cluster (`peer.dial`). The first answer is returned; after a
+    refusal the next URL is tried. StreamFailed if none is left: NOT_PROVED if that was one of the verdicts,
+    else the last verdict of a member that answered, and None if none did. Takes at most `ANSWER_SECONDS` and
+    the time for dialing, for each URL.
     """
-    worst = CallFailed("there is nobody to ask")
-    hello = Hello(Purpose.ROSTER, ClusterId(0), NodeId(0), NodeId(0), program)
+    worst = StreamFailed("there is nobody to ask")
+    hello = Hello(Purpose.MEMBER_LIST, ClusterId(0), NodeId(0), NodeId(0), program)
     for url in urls:
         try:
-            roster = await _ask_one(reactor, url, hello, application, credentials=credentials, secret=secret)
-        except CallFailed as fault:
-            worst = _worse(worst, CallFailed(f"{url}: {fault}", fault.verdict))
+            answer = await _request_from(reactor, url, hello, request, credentials=credentials, secret=secret)
+        except StreamFailed as fault:
+            worst = _more_telling(worst, StreamFailed(f"{url}: {fault}", fault.verdict))
             continue
-        if roster.members and not roster.refusal:
-            return roster
-        why = f"{url}: {roster.refusal or 'it has no list of members yet'}"
-        worst = _worse(worst, CallFailed(why, Verdict.FAILED))
+        if answer.members and not answer.refusal:
+            return answer
+        why = f"{url}: {answer.refusal or 'it has no list of members yet'}"
+        worst = _more_telling(worst, StreamFailed(why, Verdict.FAILED))
     try:
         raise worst
     finally:
-        del worst  # which would keep this frame, as its traceback does
+        del worst  # its traceback refers to this frame: a cycle otherwise
 
 
-def _worse(one: CallFailed, other: CallFailed) -> CallFailed:
-    """What says more: that a token is another one before any other answer, any answer before silence."""
+def _more_telling(one: StreamFailed, other: StreamFailed) -> StreamFailed:
+    """NOT_PROVED before any other verdict, any verdict before no answer, else the later one."""
     if one.verdict == Verdict.NOT_PROVED or (other.verdict is None and one.verdict is not None):
         return one
     return other
 
 
-async def _ask_one(
+async def _request_from(
     reactor: Reactor,
     url: str,
     hello: Hello,
-    application: Application | None,
+    request: JoinRequest | None,
     *,
     credentials: Credentials | None,
     secret: Secret | None,
-) -> Roster:
+) -> MemberList:
     answered = trio.Event()
-    rosters: list[Roster] = []
-    frames = Frames(MAX_ROSTER_BYTES)
+    answers: list[MemberList] = []
+    frames = FrameReader(MAX_MEMBER_LIST_BYTES)
 
-    def take(data: bytes) -> None:
+    def receive(data: bytes) -> None:
         frames.add(data)
         payload = frames.take()
         if payload is not None:
-            rosters.append(decode_roster(payload))
+            answers.append(decode_member_list(payload))
             answered.set()
 
-    made = await call(reactor, url, hello, take, credentials=credentials, secret=secret)
+    stream = await dial(reactor, url, hello, receive, credentials=credentials, secret=secret)
     try:
-        made.link.write(frame(encode_document(application)))
+        stream.link.write(frame(encode_document(request)))
         with trio.move_on_after(ANSWER_SECONDS):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_cancel_when, made.over, nursery.cancel_scope)
+                nursery.start_soon(_cancel_when, stream.over, nursery.cancel_scope)
                 await answered.wait()
                 nursery.cancel_scope.cancel()
     finally:
-        made.link.cut("done")
-    if not rosters:
-        why = made.reason if made.reason != "done" else f"no answer within {ANSWER_SECONDS:g} s"
-        raise CallFailed(why, Verdict.FAILED)
-    return rosters[0]
+        stream.link.cut("done")
+    if not answers:
+        why = stream.reason if stream.reason != "done" else f"no answer within {ANSWER_SECONDS:g} s"
+        raise StreamFailed(why, Verdict.FAILED)
+    return answers[0]
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

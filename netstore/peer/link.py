@@ -1,10 +1,11 @@
-"""One socket between two members, driven by the reactor: reads for its party, sends what the party wrote.
+"""One socket between two members, driven by the reactor: passes what it reads to its handler, sends what the
+handler writes.
 
-A write goes to the kernel at once when nothing waits before it; a message between members that a turn of
-the loop decided on is then on its way before the turn ends, without a switch of tasks. What the kernel does
-not take waits here; the party bounds it by looking at `unsent`. Tags and TLS are made as the kernel takes
-what they are made of, `MADE_BYTES` in a turn, so that a large write holds nobody up. Nothing blocks. A link
-is over once, and tells its party so, with the reason.
+A write goes to the kernel at once if nothing is queued before it; so a message that the member's loop decided
+on leaves before the turn ends, without a task switch. What the kernel does not accept is queued; the handler
+bounds the queue by looking at `unsent`. Record tags and TLS are computed as the kernel accepts the result,
+`ENCODED_PER_TURN` in a turn, so that a large write does not block the loop. No call blocks. A link ends once;
+its handler is then told the reason.
 """
 
 from __future__ import annotations
@@ -16,84 +17,84 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from netstore.net.tls import TlsFailed, Tunnel
-from netstore.peer.seal import Altered
+from netstore.peer.records import RecordTampered
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
     from netstore.net.reactor import Reactor
-    from netstore.peer.seal import Seal
+    from netstore.peer.records import RecordLayer
 
 READ_BYTES: Final = 256 * 1024
-"""Taken by one read."""
+"""Size of one read."""
 
-MADE_BYTES: Final = 256 * 1024
-"""Of what was written, put into records or TLS in one turn: half a millisecond."""
+ENCODED_PER_TURN: Final = 256 * 1024
+"""Bytes put into records or TLS in one turn: half a millisecond."""
 
 HANDSHAKE_BYTES: Final = 128 * 1024
-"""Longest handshake that the other side may send: far more than a chain of certificates."""
+"""Most bytes of a TLS handshake that the other side may send: far more than a certificate chain needs."""
 
 UNACKNOWLEDGED_MS: Final = 10_000
-"""How long the kernel keeps sending to a machine that does not acknowledge (RFC 5482)."""
+"""TCP user timeout: how long sent data may stay unacknowledged (RFC 5482)."""
 
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 
 
-class Party(Protocol):
-    """Who talks over a link. All calls come on the loop."""
+class LinkHandler(Protocol):
+    """The user of a link. All calls are made on the loop."""
 
     def opened(self) -> None:
-        """Bytes may be written: the connection is there, and so is its TLS."""
+        """Bytes may be written: TLS, where it is used, is established."""
 
     def received(self, data: bytes) -> None:
         """Bytes were read."""
 
     def flushed(self) -> None:
-        """Everything written was taken by the kernel, after something had to wait."""
+        """The kernel has accepted everything that was written, after some of it had to be queued."""
 
     def gone(self, reason: str) -> None:
-        """The link is over; nothing more comes."""
+        """The link has ended; no other call follows."""
 
 
-class _Nobody:
-    """The `Party` of a link that is over: the link and who talked over it do not keep each other."""
+class _NullHandler:
+    """The `LinkHandler` of a link that has ended: it breaks the reference cycle of link and handler."""
 
     def opened(self) -> None:
-        """Nothing may be written."""
+        """Does nothing."""
 
     def received(self, data: bytes) -> None:
-        """Nobody gets it."""
+        """Does nothing."""
 
     def flushed(self) -> None:
-        """Nobody wrote."""
+        """Does nothing."""
 
     def gone(self, reason: str) -> None:
-        """Nobody is to be told."""
+        """Does nothing."""
 
 
-_NOBODY: Final = _Nobody()
+_NULL_HANDLER: Final = _NullHandler()
 
 
 class Link:
-    """A connected stream. `start` makes it live."""
+    """A connected socket; inactive until `start`."""
 
     __slots__ = (
+        "_encoded",
         "_fd",
         "_gate",
+        "_gate_passed",
+        "_handler",
+        "_handshake_bytes",
         "_later",
         "_mask",
-        "_party",
-        "_passed",
         "_paused",
         "_reactor",
-        "_seal",
-        "_shaken",
+        "_records",
         "_socket",
         "_tunnel",
-        "_waiting",
-        "_written",
+        "_unencoded",
         "taken",
         "unsent",
     )
@@ -102,16 +103,17 @@ class Link:
         self,
         reactor: Reactor,
         sock: socket.socket,
-        party: Party,
+        handler: LinkHandler,
         tls: ssl.SSLContext | None = None,
         host: str | None = None,
         *,
         gate: Callable[[], bool] | None = None,
     ) -> None:
-        """Take over a connected socket. With `tls`, `host` is whom to expect; None at the side called.
+        """Take ownership of a connected socket. With `tls`, `host` is the server name to verify; None at the
+        called side.
 
-        `gate` is asked before what was sent for a TLS handshake is looked at. When it says no, nothing is
-        read until `resume` with `passed`.
+        `gate` is called before bytes of a TLS handshake are read. If it returns False, nothing is read until
+        `resume` with `passed`.
         """
         sock.setblocking(False)
         if sock.family != socket.AF_UNIX:
@@ -121,35 +123,35 @@ class Link:
         self._reactor = reactor
         self._socket = sock
         self._fd = sock.fileno()
-        self._party: Party = party
+        self._handler: LinkHandler = handler
         self._tunnel = None if tls is None else Tunnel(tls, host)
-        self._seal: Seal | None = None
-        self._waiting: deque[bytes | memoryview] = deque()
-        """What goes to the kernel as it is."""
-        self._written: deque[bytes | memoryview] = deque()
-        """What follows that, and is still to be put into records or TLS."""
+        self._records: RecordLayer | None = None
+        self._encoded: deque[bytes | memoryview] = deque()
+        """Bytes ready for the kernel."""
+        self._unencoded: deque[bytes | memoryview] = deque()
+        """Bytes that follow them, not yet put into records or TLS."""
         self.unsent = 0
-        """Bytes that the kernel has not taken yet."""
+        """Bytes that the kernel has not accepted yet."""
         self.taken = 0
-        """Bytes that the kernel took only after they had waited: while it grows, the other side reads."""
+        """Bytes that the kernel accepted after they were queued: while it grows, the other side reads."""
         self._mask = _IN
         self._paused = False
         self._gate = gate
         self._later: Callable[[], None] | None = None
-        """What is to be done with what was read, before more is."""
-        self._passed = False
-        self._shaken = 0
-        """Bytes of the handshake that were read."""
+        """Called in the next round before more is read; see `later`."""
+        self._gate_passed = False
+        self._handshake_bytes = 0
+        """Bytes of the TLS handshake read so far."""
 
     @property
     def open(self) -> bool:
-        """It is not over."""
+        """It has not ended."""
         return self._fd >= 0
 
     def start(self) -> None:
-        """Begin to read; the party hears `opened` as soon as it may write, at once where there is no TLS.
+        """Begin to read. The handler's `opened` is called once it may write: at once without TLS.
 
-        Over at once when the kernel can watch no more.
+        Ends at once if the kernel refuses to watch the socket.
         """
         try:
             self._reactor.attend(self._fd, _IN, self._ready, self._failed)
@@ -157,84 +159,84 @@ class Link:
             self.cut(f"cannot be watched: {error.strerror or error}")
             return
         if self._tunnel is None:
-            self._party.opened()
+            self._handler.opened()
         else:
-            self._put(self._tunnel.begin())
+            self._send(self._tunnel.begin())
 
     def write(self, data: bytes) -> None:
-        """Send bytes; they are lost when the link is over, or ends before they are sent."""
+        """Send bytes; they are lost if the link has ended, or ends before they are sent."""
         if self._fd < 0 or not data:
             return
-        if self._seal is None and self._tunnel is None:
-            self._put(data)
+        if self._records is None and self._tunnel is None:
+            self._send(data)
             return
         first = not self.unsent
-        self._written.append(data)
+        self._unencoded.append(data)
         self.unsent += len(data)
         if first:
-            self._put(self._make())
+            self._send(self._encode_some())
             self._watch()
 
-    def seal(self, seal: Seal) -> None:
-        """From now on what is written and read goes in records."""
-        while self._written:
-            self._put(self._make())  # greetings: they are short
-        self._seal = seal
+    def use_records(self, records: RecordLayer) -> None:
+        """From now on, put what is written into records, and expect records."""
+        while self._unencoded:
+            self._send(self._encode_some())  # greetings, which are short
+        self._records = records
 
-    def unsealed(self, data: bytes) -> bytes:
-        """What was read, without its records, or as much of it as is taken in a turn: the rest comes in the
-        next ones. Where it was changed on the way nothing, and this is over.
+    def decoded(self, data: bytes) -> bytes:
+        """The contents of the records that were read, or as much as is decoded in a turn: the rest follows in
+        the next ones. Empty if a record was tampered with, which ends the link.
         """
-        if self._seal is None:
+        if self._records is None:
             return data
         try:
-            plain = self._seal.open(data)
-        except Altered as fault:
+            plain = self._records.decode(data)
+        except RecordTampered as fault:
             self.cut(str(fault))
             return b""
-        self._go_on()
+        self._continue()
         return plain
 
-    def _go_on(self) -> None:
-        """There is another turn for what was read and not taken."""
-        if self._seal is not None and self._seal.more and not self._paused and self._fd >= 0:
+    def _continue(self) -> None:
+        """Ask for another turn if records that were read are not decoded yet."""
+        if self._records is not None and self._records.has_pending and not self._paused and self._fd >= 0:
             self._reactor.again(self._fd)
 
     def pause(self) -> None:
-        """Read nothing more for now."""
+        """Stop reading."""
         self._paused = True
         self._watch()
 
     def resume(self, *, passed: bool = False) -> None:
-        """Go on reading. With `passed` the gate is not asked about the next read."""
+        """Read again. With `passed` the gate is not called before the next read."""
         self._paused = False
-        self._passed = passed
+        self._gate_passed = passed
         self._watch()
-        self._go_on()
+        self._continue()
 
     def later(self, call: Callable[[], None]) -> None:
-        """Make this call in the next round, before anything more is read: what was read is too much to be
-        taken at once. What it raises is as if `received` had.
+        """Call this in the next round, before more is read: for input that is too long for one turn. An
+        exception is handled like one of the handler's `received`.
         """
         if self._fd >= 0:
             self._later = call
             self._reactor.again(self._fd)
 
     def cut(self, reason: str) -> None:
-        """Be over now."""
+        """End now, without sending what is queued."""
         if self._fd < 0:
             return
         self._reactor.dismiss(self._fd)
         self._fd = -1
         self._socket.close()
-        self._waiting.clear()
-        self._written.clear()
+        self._encoded.clear()
+        self._unencoded.clear()
         self.unsent = 0
-        party, self._party, self._gate, self._later = self._party, _NOBODY, None, None
-        party.gone(reason)
+        handler, self._handler, self._gate, self._later = self._handler, _NULL_HANDLER, None, None
+        handler.gone(reason)
 
     def _failed(self, fault: Exception) -> None:
-        """What its party does with what came raised this: the other side is not listened to any more."""
+        """The handler raised this on what was received: end the link."""
         self.cut(f"fault in what it sent, or in taking it: {fault!r}")
 
     def _ready(self, mask: int) -> None:
@@ -242,10 +244,10 @@ class Link:
             self._flush()
         call, self._later = self._later, None
         if call is not None:
-            call()  # what the kernel told of it tells again
-            self._go_on()
-        elif self._seal is not None and self._seal.more and self._fd >= 0 and not self._paused:
-            self._hear(b"")
+            call()  # epoll is level-triggered: it reports this event again
+            self._continue()
+        elif self._records is not None and self._records.has_pending and self._fd >= 0 and not self._paused:
+            self._deliver(b"")
         elif mask & _IN and self._fd >= 0 and not self._paused:
             self._read()
         elif mask & ~(_IN | _OUT) and self._fd >= 0:
@@ -256,13 +258,13 @@ class Link:
         return os.strerror(code) if code else "closed by the other side"
 
     def _read(self) -> None:
-        shaking = self._tunnel is not None and not self._tunnel.open
-        if shaking and self._gate is not None and not self._passed and not self._gate():
+        handshaking = self._tunnel is not None and not self._tunnel.open
+        if handshaking and self._gate is not None and not self._gate_passed and not self._gate():
             self.pause()
             return
-        self._passed = False
+        self._gate_passed = False
         try:
-            data = self._socket.recv(HANDSHAKE_BYTES if shaking else READ_BYTES)
+            data = self._socket.recv(HANDSHAKE_BYTES if handshaking else READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -271,39 +273,39 @@ class Link:
         if not data:
             self.cut("closed by the other side")
         elif self._tunnel is None:
-            self._hear(data)
+            self._deliver(data)
         else:
-            self._untunnel(self._tunnel, data)
+            self._read_tls(self._tunnel, data)
 
-    def _untunnel(self, tunnel: Tunnel, data: bytes) -> None:
-        shaken = tunnel.open
-        if not shaken:
-            self._shaken += len(data)
-            if self._shaken > HANDSHAKE_BYTES:
+    def _read_tls(self, tunnel: Tunnel, data: bytes) -> None:
+        established = tunnel.open
+        if not established:
+            self._handshake_bytes += len(data)
+            if self._handshake_bytes > HANDSHAKE_BYTES:
                 self.cut("TLS: the handshake does not end")
                 return
         try:
             plain = tunnel.take(data)
         except TlsFailed as fault:
-            self._put(tunnel.outbound())
+            self._send(tunnel.outbound())
             self.cut(f"TLS: {fault}")
             return
-        self._put(tunnel.outbound())
-        if tunnel.open and not shaken and self._fd >= 0:
-            self._party.opened()
+        self._send(tunnel.outbound())
+        if tunnel.open and not established and self._fd >= 0:
+            self._handler.opened()
         if plain and self._fd >= 0:
-            self._hear(plain)
+            self._deliver(plain)
 
-    def _hear(self, data: bytes) -> None:
-        plain = self.unsealed(data)
+    def _deliver(self, data: bytes) -> None:
+        plain = self.decoded(data)
         if plain:
-            self._party.received(plain)
+            self._handler.received(plain)
 
-    def _make(self) -> bytes:
-        """The next of what was written as it goes over the wire."""
-        written = self._written
+    def _encode_some(self) -> bytes:
+        """Encode the next `ENCODED_PER_TURN` bytes for the wire."""
+        written = self._unencoded
         pieces: list[bytes | memoryview] = []
-        room = MADE_BYTES
+        room = ENCODED_PER_TURN
         while written and room:
             data = written.popleft()
             if len(data) > room:
@@ -314,16 +316,16 @@ class Link:
             room -= len(data)
         made = b"".join(pieces)
         self.unsent -= len(made)
-        if self._seal is not None:
-            made = self._seal.close(made)
+        if self._records is not None:
+            made = self._records.encode(made)
         return made if self._tunnel is None else self._tunnel.send(made)
 
-    def _put(self, data: bytes) -> None:
-        """Send what goes to the kernel as it is, after what waits for that, and before what is to be made."""
+    def _send(self, data: bytes) -> None:
+        """Send encoded bytes: after those that are queued, before those that are not encoded yet."""
         if not data or self._fd < 0:
             return
         sent = 0
-        if not self._waiting:
+        if not self._encoded:
             try:
                 sent = self._socket.send(data)
             except (BlockingIOError, InterruptedError):
@@ -333,14 +335,14 @@ class Link:
                 return
             if sent == len(data):
                 return
-        self._waiting.append(memoryview(data)[sent:])
+        self._encoded.append(memoryview(data)[sent:])
         self.unsent += len(data) - sent
         self._watch()
 
     def _flush(self) -> None:
-        waiting = self._waiting
-        if not waiting and self._written:
-            made = self._make()
+        waiting = self._encoded
+        if not waiting and self._unencoded:
+            made = self._encode_some()
             waiting.append(made)
             self.unsent += len(made)
         while waiting:
@@ -357,13 +359,13 @@ class Link:
             if sent < len(data):
                 waiting.appendleft(memoryview(data)[sent:])
                 return
-        if self._written:
-            return  # the kernel tells again that it takes more
+        if self._unencoded:
+            return  # the kernel reports again that it accepts more
         self._watch()
-        self._party.flushed()
+        self._handler.flushed()
 
     def _watch(self) -> None:
-        """Tell the kernel what this link waits for now."""
+        """Register with the kernel the events that this link waits for now."""
         mask = (0 if self._paused else _IN) | (_OUT if self.unsent else 0)
         if mask != self._mask and self._fd >= 0:
             self._mask = mask

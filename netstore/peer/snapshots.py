@@ -1,13 +1,14 @@
-"""State copies on their way: made, sent, received, handed to the host. Never in the way of the loop.
+"""Snapshots: copies of the state that are made, sent, received and handed to the host, off the loop.
 
-Each has a stream of its own, and the work on files is done in threads, with about `PIECE_BYTES` in memory.
-A stream that is cut leaves nothing, and Raft asks again. Two copies for one peer are never sent at once, and
-one is received at a time. While one is on its way the leader writes so slowly that the log after it stays
-within its bound, as far as that helps (`node.pacing`). Both sides give up a copy that is slower than
-`LEAST_RATE`, and the sender one that is of no use any more, because it leads no longer or the log that
-follows the copy had to be forgotten. A receiver that refuses says why at once, and hears the rest out, for
-else its word might be lost; the sender stops at that word. After a failure the next copy for the same peer
-waits, longer each time: making one costs as much as the state.
+Each has a stream of its own, and work on files is done in threads, with about `PIECE_BYTES` in memory. A
+stream that breaks leaves nothing behind, and Raft asks again. Two snapshots for one member are never sent at
+once, and one is received at a time. During a transfer the leader limits its writes so that the log after the
+snapshot stays within its bound, as far as that helps (`node.pacing`). Both sides give up a transfer that is
+slower than `MIN_BYTES_PER_SECOND`, and the sender one that has become useless, because it does not lead any
+more or the log after the snapshot had to be compacted. A receiver that refuses says why at once and reads on
+until the sender closes, because its answer could be lost otherwise; the sender stops at that answer. After a
+failure the next snapshot for the same member is delayed, longer each time: making one costs as much as the
+state is large.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import trio
 from netstore.disk import images
 from netstore.disk.apart import verified
 from netstore.errors import CorruptData, MustStop, NetstoreError, StateDamaged
-from netstore.peer.dial import Call, CallFailed, call
-from netstore.peer.wire import CopyHead, CopyReader, Purpose, Verdict, Welcome, frame, read_frame
+from netstore.peer.dial import StreamFailed, dial
+from netstore.peer.handshake import Purpose, Verdict, Welcome
+from netstore.peer.wire import SnapshotHeader, SnapshotReader, frame, read_frame
 from netstore.raft.messages import InstallSnapshot, MessageRefused, decode_message, encode_message
 
 if TYPE_CHECKING:
@@ -34,8 +36,9 @@ if TYPE_CHECKING:
     from netstore.disk.engine import LmdbEngine
     from netstore.limits import Budget
     from netstore.node.host import Host
+    from netstore.peer.dial import OutgoingStream
     from netstore.peer.link import Link
-    from netstore.peer.outgoing import Peers
+    from netstore.peer.peers import Peers
     from netstore.raft.entry import SnapshotMeta
     from netstore.types import Index, NodeId
 
@@ -43,27 +46,28 @@ PIECE_BYTES: Final = 1024 * 1024
 """Read, sent, hashed or written at a time."""
 
 STALL_SECONDS: Final = 30.0
-"""How long the other side may take nothing, send nothing, or take to put a whole copy on its disk."""
+"""How long the other side may accept nothing, send nothing, or take to sync and verify a whole snapshot."""
 
-LEAST_RATE: Final = 256 * 1024
-"""Bytes a second that a copy must make on average, beyond its first `STALL_SECONDS`: the log keeps what
-follows a copy for as long as it is on its way."""
+MIN_BYTES_PER_SECOND: Final = 256 * 1024
+"""Average rate that a transfer must reach, after its first `STALL_SECONDS`: the log after the snapshot is
+kept for as long as the transfer lasts.
+"""
 
 FIRST_PAUSE_SECONDS: Final = 0.5
 
-LONGEST_PAUSE_SECONDS: Final = 30.0
-"""Before the next copy for a peer after one that failed: doubles from the first to the longest."""
+MAX_PAUSE_SECONDS: Final = 30.0
+"""Delay of the next snapshot for a member after one that failed: doubles from the first to the longest."""
 
 SPARE_BYTES: Final = 64 * 1024 * 1024
-"""Room on the disk that a copy that is received must leave."""
+"""Free disk space that receiving a snapshot must leave."""
 
-MOST_AT_ONCE: Final = 2
-"""Copies made and sent side by side; each needs as much room as the state."""
+MAX_CONCURRENT_SENDS: Final = 2
+"""Snapshots made and sent at the same time; each needs as much disk space as the state."""
 
 
-class CopyRefused(CallFailed):
-    """The other side has begun to take a copy, and could not: the next one may end likewise. Who is not let
-    in, or is not answered, has been told nothing of that.
+class SnapshotRefused(StreamFailed):
+    """The receiver began to take a snapshot and failed: the next one may fail in the same way. Not raised
+    when the stream was not accepted or nothing answered, which says nothing about the next one.
     """
 
 
@@ -77,15 +81,17 @@ class Log(Protocol):
         """One line."""
 
 
-def _to_nobody(_: int) -> None:
+def _ignore(_: int) -> None:
     pass
 
 
-class StateCopies:
-    """Sends and receives copies of one member's state; the files lie in `folder`. `peer.outgoing.Copies`."""
+class SnapshotTransfers:
+    """Sends and receives snapshots of one member's state; their files are in `folder`. A
+    `peer.peers.Snapshots`.
+    """
 
     def __init__(self, folder: Path, engine: LmdbEngine, peers: Peers, log: Log, budget: Budget) -> None:
-        """What is in memory of copies counts in `budget`."""
+        """Memory used for transfers is charged to `budget`."""
         self._budget = budget
         self._folder = folder
         self._engine = engine
@@ -93,15 +99,15 @@ class StateCopies:
         self._log = log
         self._sending: set[NodeId] = set()
         self._pauses: dict[NodeId, float] = {}
-        """Of peers whose last copy failed."""
-        self._receiving: _Incoming | None = None
-        self._limit = trio.CapacityLimiter(MOST_AT_ONCE)
-        self.moved: Callable[[int], object] = _to_nobody
-        """Called with how many bytes of a copy were received so far, after each piece: a member without a
-        state waits for that.
+        """Delays for members whose last snapshot failed."""
+        self._receiving: IncomingSnapshot | None = None
+        self._limit = trio.CapacityLimiter(MAX_CONCURRENT_SENDS)
+        self.on_received: Callable[[int], object] = _ignore
+        """Called after each piece with the bytes of a snapshot received so far: progress of a start without a
+        state.
         """
-        self.verifying: Callable[[int], object] = _to_nobody
-        """Called when all of a copy of so many bytes was received, before it is synced and verified."""
+        self.on_verifying: Callable[[int], object] = _ignore
+        """Called with its size when a snapshot was received completely, before it is synced and verified."""
         self._host: Host
         self._nursery: trio.Nursery
 
@@ -115,7 +121,7 @@ class StateCopies:
     # --- sending
 
     def request(self, message: InstallSnapshot) -> None:
-        """See `peer.outgoing.Copies`. A request for a peer that is being sent one is answered by that."""
+        """See `peer.peers.Snapshots`. Ignored while a snapshot is being sent to that member."""
         if message.to in self._sending:
             return
         self._sending.add(message.to)
@@ -130,63 +136,64 @@ class StateCopies:
             await trio.sleep(self._pauses.get(peer, 0.0))
             async with self._limit:
                 account.charge(2 * PIECE_BYTES)  # one piece is read while the one before is sent
-                # From here on the log keeps what follows the copy.
+                # From here on the log after the snapshot is kept.
                 place = self._engine.durable()
-                self._check_place(place)
+                self._check_log_follows(place)
                 self._host.image_meta(place, peer)
                 begun = True
-                meta = await self._copy(part, peer)
+                meta = await self._make(part, peer)
                 self._log.info("state_copy_sending", peer=f"{peer:x}", index=meta.index)
-                await self._hand_over(peer, InstallSnapshot(message.sender, peer, message.term, meta), part)
+                await self._transfer(peer, InstallSnapshot(message.sender, peer, message.term, meta), part)
             ok = True
             self._log.info("state_copy_sent", peer=f"{peer:x}", index=meta.index)
         except MustStop:
             raise
         except (NetstoreError, OSError) as fault:
-            refused = isinstance(fault, CopyRefused)
+            refused = isinstance(fault, SnapshotRefused)
             self._log.warning("state_copy_not_sent", peer=f"{peer:x}", reason=str(fault))
         finally:
             account.close()
             part.unlink(missing_ok=True)
             self._sending.discard(peer)
-            self._rest(peer, ok=ok)
+            self._set_pause(peer, ok=ok)
             self._host.image_sent(peer, ok=ok, begun=begun, refused=refused)
 
-    def _rest(self, peer: NodeId, *, ok: bool) -> None:
-        """Remember how long the next copy for this peer waits."""
+    def _set_pause(self, peer: NodeId, *, ok: bool) -> None:
+        """Set the delay of the next snapshot for this member."""
         pause = self._pauses.pop(peer, FIRST_PAUSE_SECONDS / 2)
         if not ok:
             self._pauses = {other: each for other, each in self._pauses.items() if self._peers.urls(other)}
-            self._pauses[peer] = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            self._pauses[peer] = min(2 * pause, MAX_PAUSE_SECONDS)
 
-    def _check_use(self, message: InstallSnapshot) -> None:
-        """CallFailed when the copy would be of no use where it is going."""
+    def _check_useful(self, message: InstallSnapshot) -> None:
+        """StreamFailed if the receiver could not use the snapshot any more."""
         host = self._host
         if (host.leader, host.term) != (message.sender, message.term):
-            raise CallFailed("another leader is there to send one")
+            raise StreamFailed("this member does not lead in that term any more")
         if host.compacted > message.meta.index:
-            raise CallFailed("the log that follows it weighed too much and was forgotten")
+            raise StreamFailed("the log after it exceeded its bound and was compacted")
 
-    def _check_place(self, index: Index) -> None:
-        """CallFailed when a log that follows a copy at `index` is not there: it was forgotten meanwhile, or
-        this member is being given a copy itself.
+    def _check_log_follows(self, index: Index) -> None:
+        """StreamFailed if the log after a snapshot at `index` is not there: it was compacted meanwhile, or
+        this member is receiving a snapshot itself.
         """
         if not self._host.follows(index):
-            raise CallFailed("the log that follows it weighed too much and was forgotten, or is replaced")
+            raise StreamFailed("the log after it exceeded its bound and was compacted, or is being replaced")
 
-    async def _copy(self, part: Path, peer: NodeId) -> SnapshotMeta:
-        """Make a copy of the state as it is now; what it stands for."""
-        await self._durable()
-        await trio.to_thread.run_sync(self._make, part)
+    async def _make(self, part: Path, peer: NodeId) -> SnapshotMeta:
+        """Make a snapshot of the state as it is now; its metadata."""
+        await self._sync()
+        await trio.to_thread.run_sync(self._copy_to, part)
         try:
             index = await trio.to_thread.run_sync(verified, part)
         except StateDamaged as fault:
-            self._host.fail(fault)  # a copy is what the state is
+            self._host.fail(fault)  # what is wrong with the copy is wrong with the state
             raise
-        self._check_place(index)
+        self._check_log_follows(index)
         return self._host.image_meta_at(index, peer)
 
-    async def _durable(self) -> None:
+    async def _sync(self) -> None:
+        """Make the state durable."""
         done = trio.Event()
         failure: OSError | None = None
 
@@ -201,85 +208,87 @@ class StateCopies:
             if failure is not None:
                 raise failure
         finally:
-            failure = None  # which would keep this frame, as its traceback does
+            failure = None  # its traceback refers to this frame: a cycle otherwise
 
-    def _make(self, part: Path) -> None:
+    def _copy_to(self, part: Path) -> None:
         file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             self._engine.copy_to(file)
         finally:
             os.close(file)
 
-    async def _hand_over(self, peer: NodeId, message: InstallSnapshot, part: Path) -> None:
-        """Stream the copy until the peer says that it is whole and on its disk, or refuses it."""
-        answer = _Answer()
+    async def _transfer(self, peer: NodeId, message: InstallSnapshot, part: Path) -> None:
+        """Stream the snapshot until the receiver has it verified and synced, or refuses it."""
+        reply = _Reply()
         urls = self._peers.urls(peer)
         if not urls:
-            raise CallFailed("its address is not known")
-        made = await self._call_one_of(urls, peer, answer)
+            raise StreamFailed("its address is not known")
+        stream = await self._dial_one_of(urls, peer, reply)
         try:
-            with answer.waiting:
-                await self._stream(made, peer, message, part)
+            with reply.awaited:
+                await self._stream(stream, peer, message, part)
                 with trio.move_on_after(STALL_SECONDS):
-                    await made.over.wait()
-            if answer.welcome is None:
-                raise CallFailed(made.reason or "no word that it arrived")
-            verdict = answer.welcome.verdict
+                    await stream.over.wait()
+            if reply.welcome is None:
+                raise StreamFailed(stream.reason or "no reply that it arrived")
+            verdict = reply.welcome.verdict
             if verdict != Verdict.ACCEPTED:
-                failed = CopyRefused if verdict == Verdict.FAILED else CallFailed
-                raise failed(f"refused: {answer.welcome.text}", verdict)
+                failed = SnapshotRefused if verdict == Verdict.FAILED else StreamFailed
+                raise failed(f"refused: {reply.welcome.text}", verdict)
         finally:
-            made.link.cut("done")
+            stream.link.cut("done")
 
-    async def _stream(self, made: Call, peer: NodeId, message: InstallSnapshot, part: Path) -> None:
-        made.link.write(frame(encode_message(message)))
+    async def _stream(
+        self, stream: OutgoingStream, peer: NodeId, message: InstallSnapshot, part: Path
+    ) -> None:
+        stream.link.write(frame(encode_message(message)))
         digest = sha256()
         with part.open("rb") as file:
             size, sent = os.fstat(file.fileno()).st_size, 0
-            made.link.write(CopyHead(size).encode())
+            stream.link.write(SnapshotHeader(size).encode())
             self._host.image_moved(peer, sent, size)
-            pace = _Pace()
+            rate = _MinimumRate()
             while piece := await trio.to_thread.run_sync(_read, file.fileno(), digest):
-                made.link.write(piece)
-                await made.drained(STALL_SECONDS)
-                pace.check(len(piece))
+                stream.link.write(piece)
+                await stream.drained(STALL_SECONDS)
+                rate.check(len(piece))
                 sent += len(piece)
                 self._host.image_moved(peer, sent, size)
-                self._check_use(message)
-        made.link.write(digest.digest())
+                self._check_useful(message)
+        stream.link.write(digest.digest())
 
-    async def _call_one_of(self, urls: Sequence[str], peer: NodeId, answer: _Answer) -> Call:
+    async def _dial_one_of(self, urls: Sequence[str], peer: NodeId, reply: _Reply) -> OutgoingStream:
         for place, url in enumerate(urls, 1):
             try:
-                return await call(
+                return await dial(
                     self._peers.reactor,
                     url,
-                    self._peers.hello(Purpose.IMAGE, peer),
-                    answer.take,
+                    self._peers.hello(Purpose.SNAPSHOT, peer),
+                    reply.receive,
                     credentials=self._peers.credentials,
                     secret=self._peers.secret,
                 )
-            except CallFailed:
+            except StreamFailed:
                 if place == len(urls):
                     raise
-        raise CallFailed("its address is not known")
+        raise StreamFailed("its address is not known")
 
     # --- receiving
 
-    def incoming(self, link: Link, sender: NodeId) -> _Incoming | None:
-        """See `peer.outgoing.Copies`."""
+    def accept(self, link: Link, sender: NodeId) -> IncomingSnapshot | None:
+        """See `peer.peers.Snapshots`."""
         if self._receiving is not None:
             return None
-        self._receiving = _Incoming(link, sender)
+        self._receiving = IncomingSnapshot(link, sender)
         self._nursery.start_soon(self._receive, self._receiving)
         return self._receiving
 
-    async def _receive(self, copy: _Incoming) -> None:
+    async def _receive(self, snapshot: IncomingSnapshot) -> None:
         account = self._budget.account()
-        account.charge(2 * PIECE_BYTES)  # one piece is written while the next one comes
+        account.charge(2 * PIECE_BYTES)  # one piece is written while the next one is received
         part = self._folder / images.INCOMING
         try:
-            message, image = await self._take(copy, part)
+            message, image = await self._take(snapshot, part)
             try:
                 self._host.image_received(message, image)
             except MessageRefused:
@@ -288,101 +297,103 @@ class StateCopies:
         except MustStop:
             raise
         except (NetstoreError, OSError) as fault:
-            self._log.warning("state_copy_not_received", peer=f"{copy.sender:x}", reason=str(fault))
+            self._log.warning("state_copy_not_received", peer=f"{snapshot.sender:x}", reason=str(fault))
             verdict, text = Verdict.FAILED, str(fault)
             part.unlink(missing_ok=True)
         else:
-            self._log.info("state_copy_received", peer=f"{copy.sender:x}", index=message.meta.index)
+            self._log.info("state_copy_received", peer=f"{snapshot.sender:x}", index=message.meta.index)
             verdict, text = Verdict.ACCEPTED, ""
         finally:
             account.close()
             self._receiving = None
         identity = self._peers.identity
-        copy.leave()
-        copy.link.write(Welcome(verdict, identity.cluster_id, identity.member_id, text).encode())
+        snapshot.discard_rest()
+        snapshot.link.write(Welcome(verdict, identity.cluster_id, identity.member_id, text).encode())
         with trio.move_on_after(STALL_SECONDS):
-            await copy.over.wait()
-        copy.link.cut("done")
+            await snapshot.over.wait()
+        snapshot.link.cut("done")
 
-    async def _take(self, copy: _Incoming, part: Path) -> tuple[InstallSnapshot, Path]:
-        """Read the stream into the file, verify it, make it durable under its final name."""
+    async def _take(self, snapshot: IncomingSnapshot, part: Path) -> tuple[InstallSnapshot, Path]:
+        """Write the stream to a file, verify it, and make it durable under its final name."""
         await trio.to_thread.run_sync(images.forget_up_to, self._folder, self._host.machine.applied)
         digest = sha256()
         file = await trio.to_thread.run_sync(_create, part)
         try:
-            pace = _Pace()
-            sized = False
+            rate = _MinimumRate()
+            room_checked = False
             size = 0
-            while not copy.complete:
-                pieces = await copy.pieces()
-                pace.check(sum(map(len, pieces)))
-                if not sized and copy.reader.size is not None:
-                    sized = True
-                    await trio.to_thread.run_sync(_check_room, self._folder, copy.reader.size)
+            while not snapshot.complete:
+                pieces = await snapshot.pieces()
+                rate.check(sum(map(len, pieces)))
+                if not room_checked and snapshot.reader.size is not None:
+                    room_checked = True
+                    await trio.to_thread.run_sync(_check_room, self._folder, snapshot.reader.size)
                 await trio.to_thread.run_sync(_write, file, digest, pieces)
                 size += sum(map(len, pieces))
-                self.moved(size)
-            self.verifying(size)
+                self.on_received(size)
+            self.on_verifying(size)
             await trio.to_thread.run_sync(os.fsync, file)
         finally:
             os.close(file)
-        if copy.message is None or digest.digest() != copy.reader.digest:
-            raise CorruptData("state copy does not fit its digest")
+        if snapshot.message is None or digest.digest() != snapshot.reader.digest:
+            raise CorruptData("snapshot does not fit its digest")
         try:
             applied = await trio.to_thread.run_sync(verified, part)
-        except StateDamaged as fault:  # not this member's state: what was sent is not a whole one
+        except StateDamaged as fault:  # not the state of this member: what was received is invalid
             raise CorruptData(str(fault)) from None
-        if applied != copy.message.meta.index:
-            raise CorruptData(f"state copy has applied {applied}, not {copy.message.meta.index}")
+        if applied != snapshot.message.meta.index:
+            raise CorruptData(f"snapshot has applied {applied}, not {snapshot.message.meta.index}")
         image = await trio.to_thread.run_sync(images.complete, part, applied, digest.digest())
-        return copy.message, image
+        return snapshot.message, image
 
 
-class _Incoming:
-    """The stream of one copy as it comes in. What was read and not written is bounded by pausing the link."""
+class IncomingSnapshot:
+    """The stream of a snapshot that is being received. What was read and not written is bounded by pausing
+    the link. A `peer.incoming.SnapshotSink`.
+    """
 
     def __init__(self, link: Link, sender: NodeId) -> None:
         self.link = link
         self.sender = sender
         self.message: InstallSnapshot | None = None
-        self.reader = CopyReader()
+        self.reader = SnapshotReader()
         self.over = trio.Event()
         self._reason = ""
         self._head = b""
         self._held: list[bytes] = []
         self._size = 0
         self._more = trio.Event()
-        self._left = False
+        self._discards = False
 
     @property
     def complete(self) -> bool:
-        """Everything has arrived, and nothing of it waits to be written."""
+        """Everything has been received, and handed out by `pieces`."""
         return self.reader.digest is not None and not self._held
 
     async def pieces(self) -> list[bytes]:
-        """What has arrived since the last call, when there is something. CallFailed if nothing more comes."""
+        """Wait for data; what was received since the last call. StreamFailed if the stream has ended."""
         with trio.move_on_after(STALL_SECONDS):
             await self._more.wait()
         if not self._more.is_set():
             self.link.cut(f"sent nothing for {STALL_SECONDS:g} s")
         if self.over.is_set() and self.reader.digest is None:
-            raise CallFailed(self._reason)
+            raise StreamFailed(self._reason)
         self._more = trio.Event()
         pieces, self._held, self._size = self._held, [], 0
         self.link.resume()
         return pieces
 
-    def leave(self) -> None:
-        """Nothing more of it is wanted. What comes all the same is read: closed with something unread, TCP
-        takes back what this side has written last.
+    def discard_rest(self) -> None:
+        """Read and discard what follows. If the socket were closed with unread data, TCP would send a reset,
+        and the other side could lose the reply.
         """
-        self._left = True
+        self._discards = True
         self._held = []
         self.link.resume()
 
     def received(self, data: bytes) -> None:
-        """See `peer.outgoing.Incoming`."""
-        if self._left:
+        """See `peer.incoming.SnapshotSink`."""
+        if self._discards:
             return
         if self.message is None:
             self._head += data
@@ -391,7 +402,7 @@ class _Incoming:
                 return
             message = decode_message(found[0])
             if not isinstance(message, InstallSnapshot) or message.sender != self.sender:
-                raise CorruptData("state copy begins with another message")
+                raise CorruptData("snapshot begins with another message")
             self.message = message
             data, self._head = self._head[found[1] :], b""
         piece = self.reader.take(data)
@@ -404,48 +415,48 @@ class _Incoming:
             self._more.set()
 
     def gone(self, reason: str) -> None:
-        """See `peer.outgoing.Incoming`."""
+        """See `peer.incoming.SnapshotSink`."""
         self._reason = reason
         self.over.set()
         self._more.set()
 
 
-class _Answer:
-    """The peer's last word about a copy."""
+class _Reply:
+    """The receiver's final reply: a second welcome."""
 
     def __init__(self) -> None:
         self.welcome: Welcome | None = None
-        self.waiting = trio.CancelScope()
-        """What is done until it has come."""
+        self.awaited = trio.CancelScope()
+        """Cancelled by the reply."""
         self._read = b""
 
-    def take(self, data: bytes) -> None:
-        """What came after the first welcome."""
+    def receive(self, data: bytes) -> None:
+        """What comes after the first welcome."""
         self._read += data
         found = Welcome.read(self._read)
         if found is not None:
             self.welcome = found[0]
-            self.waiting.cancel()
+            self.awaited.cancel()
 
 
-class _Pace:
-    """Whether a copy goes fast enough."""
+class _MinimumRate:
+    """Whether a transfer is fast enough."""
 
     def __init__(self) -> None:
         self._begun = trio.current_time()
         self._bytes = 0
 
     def check(self, more: int) -> None:
-        """So many bytes more are done. CallFailed when they took too long."""
+        """This many more bytes were transferred. StreamFailed if that took too long."""
         self._bytes += more
-        if trio.current_time() - self._begun > STALL_SECONDS + self._bytes / LEAST_RATE:
-            raise CallFailed(f"slower than {LEAST_RATE} bytes a second")
+        if trio.current_time() - self._begun > STALL_SECONDS + self._bytes / MIN_BYTES_PER_SECOND:
+            raise StreamFailed(f"slower than {MIN_BYTES_PER_SECOND} bytes a second")
 
 
 def _check_room(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size + SPARE_BYTES > free:
-        raise CallFailed(f"a state copy of {size} bytes has no room on the disk, which has {free} left")
+        raise StreamFailed(f"a snapshot of {size} bytes has no room on the disk, which has {free} left")
 
 
 def _read(file: int, digest: Hash) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 
 from netstore.api.v2.stats import StatsApi, duration
 from netstore.net.exchange import Request
-from netstore.peer.outgoing import RoundTrip, Traffic
+from netstore.peer.traffic import RoundTrip, Traffic
 from netstore.raft.progress import Flow
 from netstore.raft.status import PeerStatus
 from netstore.types import Index, Nanos, NodeId

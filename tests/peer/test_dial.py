@@ -17,17 +17,17 @@ from hypothesis import strategies as st
 
 from netstore.node.peerurls import BadPeerUrl, checked
 from netstore.peer import dial as dialing
-from netstore.peer.dial import CallFailed, call
-from netstore.peer.handshake import Secret
-from netstore.peer.wire import (
+from netstore.peer.dial import StreamFailed, dial
+from netstore.peer.handshake import (
     HIGHEST_VERSION,
     LOWEST_VERSION,
-    SEALED_VERSION,
+    RECORDS_VERSION,
     Challenge,
     Hello,
     Offer,
     Proof,
     Purpose,
+    Secret,
     Verdict,
     Welcome,
 )
@@ -82,10 +82,10 @@ class Answerer:
         await stream.send_all(challenge)
         while (found := Proof.read(self.heard)) is None:
             self.heard += await stream.receive_some()
-        assert found[0].proof == SECRET.caller(hello, challenge)
-        proof = Secret(knows).called(hello, challenge, welcome.unproved())
-        if welcome.version >= SEALED_VERSION:
-            more = SECRET.called_seal(hello, challenge).close(more)
+        assert found[0].proof == SECRET.caller_proof(hello, challenge)
+        proof = Secret(knows).called_proof(hello, challenge, welcome.without_proof())
+        if welcome.version >= RECORDS_VERSION:
+            more = SECRET.called_records(hello, challenge).encode(more)
         await stream.send_all(msgspec.structs.replace(welcome, proof=proof).encode() + more)
 
 
@@ -103,9 +103,9 @@ async def test_a_welcome_opens_the_stream_and_what_follows_is_taken() -> None:
     with answerer() as other:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
             nursery.start_soon(other.welcome, WELCOME, b"first")
-            made = await call(reactor, other.url, HELLO, got.append, credentials=None, secret=SECRET)
+            made = await dial(reactor, other.url, HELLO, got.append, credentials=None, secret=SECRET)
             assert made.welcome is not None
-            assert made.welcome.unproved() == WELCOME.encode()
+            assert made.welcome.without_proof() == WELCOME.encode()
             made.link.write(b"ping")
             assert other.stream is not None
             assert await other.stream.receive_some() == b"ping"
@@ -118,11 +118,11 @@ async def test_a_welcome_opens_the_stream_and_what_follows_is_taken() -> None:
 
 async def test_what_comes_with_the_welcome_is_taken_out_of_its_records() -> None:
     got: list[bytes] = []
-    sealed = Welcome(Verdict.ACCEPTED, ClusterId(1), NodeId(3), version=SEALED_VERSION)
+    sealed = Welcome(Verdict.ACCEPTED, ClusterId(1), NodeId(3), version=RECORDS_VERSION)
     with answerer() as other:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
             nursery.start_soon(other.welcome, sealed, b"first")
-            made = await call(reactor, other.url, HELLO, got.append, credentials=None, secret=SECRET)
+            made = await dial(reactor, other.url, HELLO, got.append, credentials=None, secret=SECRET)
             await eventually(lambda: b"".join(got) == b"first", "it was taken")
             made.link.cut("done")
 
@@ -132,8 +132,8 @@ async def test_a_refusal_is_told_with_its_verdict() -> None:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
             refusal = Welcome(Verdict.REMOVED, ClusterId(1), NodeId(3), "was removed")
             nursery.start_soon(other.welcome, refusal)
-            with pytest.raises(CallFailed, match="refused: was removed") as caught:
-                await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+            with pytest.raises(StreamFailed, match="refused: was removed") as caught:
+                await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
             assert caught.value.verdict == Verdict.REMOVED
 
 
@@ -147,8 +147,8 @@ async def test_a_stranger_cannot_say_that_this_member_was_removed() -> None:
         ):
             with answerer() as other:
                 nursery.start_soon(speak, other)
-                with pytest.raises(CallFailed, match="refused: was removed") as caught:
-                    await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+                with pytest.raises(StreamFailed, match="refused: was removed") as caught:
+                    await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
                 assert caught.value.verdict == Verdict.FAILED
 
 
@@ -166,8 +166,8 @@ async def test_who_does_not_prove_that_it_is_a_member_is_not_spoken_to() -> None
         ):
             with answerer() as other:
                 nursery.start_soon(speak, other)
-                with pytest.raises(CallFailed, match=match) as caught:
-                    await call(reactor, other.url, HELLO, got.append, credentials=None, secret=SECRET)
+                with pytest.raises(StreamFailed, match=match) as caught:
+                    await dial(reactor, other.url, HELLO, got.append, credentials=None, secret=SECRET)
                 assert caught.value.verdict == (Verdict.NOT_PROVED if "prove" in match else Verdict.BUSY)
     assert got == [], "nothing it says is heard"
 
@@ -177,8 +177,8 @@ async def test_without_a_token_a_challenge_cannot_be_met() -> None:
     with answerer() as other:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
             nursery.start_soon(other.answer, challenge)
-            with pytest.raises(CallFailed, match="join token, and this member has none"):
-                await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=None)
+            with pytest.raises(StreamFailed, match="join token, and this member has none"):
+                await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=None)
 
 
 @pytest.mark.parametrize(
@@ -192,31 +192,31 @@ async def test_what_is_no_welcome_fails_the_call(
     with answerer() as other:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
             nursery.start_soon(other.answer, answer)
-            with pytest.raises(CallFailed, match=reason or "no greeting within 0.2 s"):
-                await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+            with pytest.raises(StreamFailed, match=reason or "no greeting within 0.2 s"):
+                await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
 
 
 async def test_nobody_there_is_told_in_words() -> None:
     with answerer() as other:
         url = other.url
     async with running_reactor() as reactor:
-        with pytest.raises(CallFailed, match="connection refused"):
-            await call(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+        with pytest.raises(StreamFailed, match="connection refused"):
+            await dial(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
 
 
 async def test_tls_needs_a_certificate() -> None:
     async with running_reactor() as reactor:
-        with pytest.raises(CallFailed, match="asks for TLS, and this member has no certificate"):
-            await call(reactor, "https://127.0.0.1:1", HELLO, lambda _: None, credentials=None, secret=SECRET)
+        with pytest.raises(StreamFailed, match="asks for TLS, and this member has no certificate"):
+            await dial(reactor, "https://127.0.0.1:1", HELLO, lambda _: None, credentials=None, secret=SECRET)
 
 
 async def test_a_stream_that_takes_nothing_is_given_up() -> None:
     with answerer() as other:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
             nursery.start_soon(other.welcome, WELCOME)
-            made = await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+            made = await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
             made.link.write(bytes(32 << 20))
-            with pytest.raises(CallFailed, match=r"took nothing for 0\.1 s"):
+            with pytest.raises(StreamFailed, match=r"took nothing for 0\.1 s"):
                 await made.drained(0.1)
             assert not made.link.open
 
@@ -227,7 +227,7 @@ async def test_a_call_that_is_cancelled_leaves_nothing_open() -> None:
             async with trio.open_nursery() as nursery:
 
                 async def never() -> None:
-                    await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+                    await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
 
                 nursery.start_soon(never)
                 stream = await other.hear()
@@ -273,8 +273,8 @@ class NoNames(trio.abc.HostnameResolver):
 async def test_no_address_in_a_log_raises_anything_but_call_failed(url: str) -> None:
     trio.socket.set_custom_hostname_resolver(NoNames())
     async with running_reactor() as reactor:
-        with pytest.raises(CallFailed):
-            await call(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+        with pytest.raises(StreamFailed):
+            await dial(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
 
 
 @given(st.text(st.sampled_from("http:/s[]%@?#.1a-_!*~é\u2100\u00ad xn"), max_size=12), st.booleans())
@@ -288,8 +288,8 @@ def test_whatever_is_let_into_a_log_can_be_called_or_not_but_ends_no_member(
     async def run() -> None:
         trio.socket.set_custom_hostname_resolver(NoNames())
         async with running_reactor() as reactor:
-            with pytest.raises(CallFailed):
-                await call(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+            with pytest.raises(StreamFailed):
+                await dial(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
 
     trio.run(run)
 
@@ -318,11 +318,11 @@ async def test_whatever_goes_wrong_on_the_way_is_a_failed_call_that_leaves_nothi
                     "socket": trio.socket,
                     "Link": dialing,
                     "attend": reactor,
-                    "opened": dialing.Call,
+                    "opened": dialing.OutgoingStream,
                 }[place]
                 patch.setattr(owner, place, fail)
-                with pytest.raises(CallFailed):
-                    await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+                with pytest.raises(StreamFailed):
+                    await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
             assert descriptors() == open_before
 
 
@@ -332,8 +332,8 @@ async def test_a_call_that_nobody_takes_leaves_nothing_to_the_collector() -> Non
         gc.collect()
         gc.disable()
         try:
-            with pytest.raises(CallFailed, match="connection refused") as caught:
-                await call(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+            with pytest.raises(StreamFailed, match="connection refused") as caught:
+                await dial(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
             del caught
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
@@ -353,7 +353,7 @@ async def test_what_this_member_must_not_survive_is_no_failed_call(monkeypatch: 
     with answerer() as other:
         async with running_reactor() as reactor:
             with pytest.raises(InvariantBroken):
-                await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+                await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
 
 
 async def test_an_answer_in_a_version_that_was_not_offered_is_not_understood() -> None:
@@ -366,5 +366,5 @@ async def test_an_answer_in_a_version_that_was_not_offered_is_not_understood() -
         ):
             with answerer() as other:
                 nursery.start_soon(speak, other)
-                with pytest.raises(CallFailed, match="answers in version 4, which was not offered"):
-                    await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+                with pytest.raises(StreamFailed, match="answers in version 4, which was not offered"):
+                    await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)

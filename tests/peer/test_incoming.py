@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -13,151 +11,43 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from netstore.codec import crc32c
-from netstore.disk.datadir import MemberIdentity
-from netstore.limits import Budget
 from netstore.peer import incoming as module
 from netstore.peer import wire as wires
-from netstore.peer.handshake import Secret
-from netstore.peer.incoming import ENTRIES_A_MESSAGE, TAKEN_BYTES, TAKEN_MESSAGES, Guest, Guests
-from netstore.peer.wire import (
+from netstore.peer.handshake import (
     MAX_GREETING_BYTES,
-    PING,
-    Application,
     Challenge,
     Hello,
     Offer,
     Proof,
     Purpose,
-    Roster,
-    StateNote,
     Verdict,
     Welcome,
-    decode_roster,
+    read_answer,
+)
+from netstore.peer.incoming import BYTES_PER_TURN, ENTRIES_PER_MESSAGE, MESSAGES_PER_TURN
+from netstore.peer.wire import (
+    PING,
+    DigestMessage,
+    JoinRequest,
     encode_batch,
     encode_document,
     frame,
-    read_answer,
-    read_frame,
 )
 from netstore.raft.entry import Entry, EntryKind
 from netstore.raft.messages import Append, Forward, Heartbeat, decode_in_pieces
-from netstore.state.member import MemberInfo
 from netstore.types import ClusterId, Index, NodeId, Term
+from tests.support.callers import ASKING, CLUSTER, ME, MEMBER_LIST, OTHER, CalledMember, prove, told
 from tests.support.raft_forms import damaged, extreme_messages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator
 
-    from netstore.net.tls import Credentials
+    from netstore.peer.listener import Listener
     from netstore.raft.messages import Message
 
-CLUSTER, ME, OTHER = ClusterId(0xC1), NodeId(0xA), NodeId(0xB)
-SECRET = Secret("a token")
-MEMBER = MemberInfo(ME, "me", ("http://c:1",), ("http://p:1",), learner=False, promote=False)
-ROSTER = Roster(CLUSTER, NodeId(0), (MEMBER,))
 
-
-class Wire:
-    """A link of which only the near end exists."""
-
-    def __init__(self) -> None:
-        self.party: Guest
-        self.open = True
-        self.unsent = 0
-        self.sent = b""
-        self.reason = ""
-        self.left: Callable[[], None] | None = None
-
-    def write(self, data: bytes) -> None:
-        self.sent += data
-
-    def later(self, call: Callable[[], None]) -> None:
-        assert self.left is None
-        self.left = call
-
-    def go_on(self) -> bool:
-        """The next round, in which more is read only if this is False."""
-        call, self.left = self.left, None
-        if call is not None:
-            call()
-        return call is not None
-
-    def cut(self, reason: str) -> None:
-        if self.open:
-            self.open, self.reason, self.left = False, reason, None
-            self.party.gone(reason)
-
-
-class Lodge:
-    """A member that is called, and remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.identity = MemberIdentity(CLUSTER, ME, "me")
-        self.reactor: Any = None
-        self.credentials: Credentials | None = None
-        self.clock: Any = self
-        self.got: list[Message] = []
-        self.read = 0
-        self.notes: list[StateNote] = []
-        self.asked: list[Application | None] = []
-        self.lines: list[object] = []
-        self.now = 0.0
-        self.guests = Guests(self, SECRET, Budget(1 << 20))
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def listed(self) -> set[NodeId]:
-        return {ME, OTHER}
-
-    def removed(self) -> set[NodeId]:
-        return {NodeId(0xDEAD)}
-
-    def copy_comes(self, _link: object, _sender: NodeId) -> None:
-        return None
-
-    def came(self, sender: NodeId) -> None:
-        assert sender
-
-    def deliver(self, messages: Sequence[Message], size: int) -> None:
-        self.read += size
-        self.got += messages
-
-    def apply(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
-        self.asked.append(application)
-        if application is None:
-            answer(ROSTER)
-
-    def noted(self, sender: NodeId, note: StateNote) -> None:
-        assert sender
-        self.notes.append(note)
-
-    def note(self, about: object, event: str, **fields: object) -> None:
-        self.lines.append((about, event, fields))
-
-    def call(self, address: str = "10.0.0.1") -> Wire:
-        """Somebody connects."""
-        wire = Wire()
-        guest = Guest(self.guests, address, certified=False)
-        guest.link = wire  # type: ignore[assignment] # a link by what is used of it
-        wire.party = guest
-        self.guests.strangers[guest] = None
-        return wire
-
-
-def prove(wire: Wire, hello: Hello) -> None:
-    """Greet as who knows the token."""
-    said = structs.replace(hello, offer=Offer.TOKEN).encode()
-    wire.party.received(said)
-    found = read_answer(wire.sent)
-    assert found is not None
-    assert isinstance(found[0], Challenge)
-    wire.sent = b""
-    wire.party.received(Proof(SECRET.caller(said, found[0].encode())).encode())
-
-
-def held(guests: Guests) -> int:
-    return sum(len(guest._read) + guest._frames.held for guest in guests.strangers)
+def held(incoming_streams: Listener) -> int:
+    return sum(len(stream._read) + stream._frames.held for stream in incoming_streams.unverified)
 
 
 HELLOS = st.builds(
@@ -170,8 +60,8 @@ HELLOS = st.builds(
     st.just(bytes(32)),
     st.sampled_from(Offer),
 )
-QUESTIONS = st.sampled_from([None, Application("new", ("http://p:1",))]).map(
-    lambda application: frame(encode_document(application))
+QUESTIONS = st.sampled_from([None, JoinRequest("new", ("http://p:1",))]).map(
+    lambda request: frame(encode_document(request))
 )
 GREETINGS = (
     HELLOS.map(Hello.encode)
@@ -188,26 +78,26 @@ GREETINGS = (
 def test_nobody_gets_further_by_any_bytes_than_to_a_challenge_or_the_list_of_members(
     pieces: list[bytes], cuts: list[int]
 ) -> None:
-    lodge = Lodge()
-    wire = lodge.call()
+    called = CalledMember()
+    wire = called.call()
     data = b"".join(pieces)
     while data and wire.open:
         size = cuts.pop() if cuts else len(data)
-        wire.party.received(data[:size])
+        wire.handler.received(data[:size])
         data = data[size:]
-        assert held(lodge.guests) <= max(MAX_GREETING_BYTES + 15, module.MAX_QUESTION_BYTES + 8)
-    assert not lodge.guests.members
-    assert (lodge.got, lodge.notes) == ([], [])
-    assert lodge.asked in ([], [None])
+        assert held(called.listener) <= max(MAX_GREETING_BYTES + 15, module.MAX_UNVERIFIED_REQUEST_BYTES + 8)
+    assert not called.listener.verified
+    assert (called.got, called.notes) == ([], [])
+    assert called.asked in ([], [None])
     assert len(wire.sent) <= 2 * MAX_GREETING_BYTES
     wire.cut("over")
-    assert (lodge.guests.budget.used, len(lodge.guests.strangers)) == (0, 0)
+    assert (called.listener.budget.used, len(called.listener.unverified)) == (0, 0)
 
 
 FRAMES = (
     st.lists(extreme_messages(senders=(OTHER,), to=ME), min_size=1, max_size=4).map(encode_batch)
     | st.just(PING)
-    | st.just(StateNote(Index(5), bytes(16)).encode())
+    | st.just(DigestMessage(Index(5), bytes(16)).encode())
     | st.just(frame(encode_document(None)))
     | st.binary(max_size=60).map(frame)
 )
@@ -215,373 +105,214 @@ FRAMES = (
 
 @settings(max_examples=300, deadline=None)
 @given(
-    purpose=st.sampled_from([Purpose.MESSAGES, Purpose.ROSTER]),
+    purpose=st.sampled_from([Purpose.MESSAGES, Purpose.MEMBER_LIST]),
     pieces=st.lists(FRAMES | damaged(FRAMES), max_size=8),
     cuts=st.lists(st.integers(1, 90), max_size=12),
 )
 def test_a_member_that_sends_any_bytes_is_heard_or_hung_up_on(
     purpose: Purpose, pieces: list[bytes], cuts: list[int]
 ) -> None:
-    lodge = Lodge()
-    wire = lodge.call()
+    called = CalledMember()
+    wire = called.call()
     prove(wire, Hello(purpose, CLUSTER, OTHER, ME, "test"))
-    assert list(lodge.guests.members) == [wire.party]
+    assert list(called.listener.verified) == [wire.handler]
     data = b"".join(pieces)
     while data and wire.open:
         size = cuts.pop() if cuts else len(data)
-        wire.party.received(data[:size])
+        wire.handler.received(data[:size])
         data = data[size:]
-        assert lodge.guests.budget.used == (wire.party._frames.held if wire.open else 0)
-    assert all(message.sender == OTHER for message in lodge.got)
+        assert called.listener.budget.used == (wire.handler._frames.held if wire.open else 0)
+    assert all(message.sender == OTHER for message in called.got)
     wire.cut("over")
-    assert (lodge.guests.budget.used, len(lodge.guests.members)) == (0, 0)
+    assert (called.listener.budget.used, len(called.listener.verified)) == (0, 0)
 
 
 def test_who_was_removed_hears_so_with_a_proof_and_nobody_else_does() -> None:
-    lodge = Lodge()
+    called = CalledMember()
     removed = Hello(Purpose.MESSAGES, CLUSTER, NodeId(0xDEAD), ME, "test")
-    wire = lodge.call()
+    wire = called.call()
     prove(wire, removed)
     found = read_answer(wire.sent)
     assert found is not None
     assert isinstance(found[0], Welcome)
     assert found[0].verdict == Verdict.REMOVED
     assert found[0].proof != bytes(32)
-    wire = lodge.call()
-    wire.party.received(structs.replace(removed, offer=Offer.TOKEN).encode())
+    wire = called.call()
+    wire.handler.received(structs.replace(removed, offer=Offer.TOKEN).encode())
     found = read_answer(wire.sent)
     assert found is not None
     assert isinstance(found[0], Challenge), "who has proved nothing is told nothing"
 
 
 def test_a_frame_larger_than_the_share_comes_through_alone() -> None:
-    lodge = Lodge()
-    first, second = lodge.call(), lodge.call("10.0.0.2")
+    called = CalledMember()
+    first, second = called.call(), called.call("10.0.0.2")
     prove(first, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
     prove(second, Hello(Purpose.MESSAGES, CLUSTER, NodeId(0xC), ME, "test"))
     large = frame(bytes(3 << 20))
-    first.party.received(large[: 2 << 20])
+    first.handler.received(large[: 2 << 20])
     assert first.open
-    second.party.received(large[: module.UNREAD_BYTES])
+    second.handler.received(large[: module.UNREAD_BYTES])
     assert second.open, "a little is always held"
-    second.party.received(large[module.UNREAD_BYTES : 1 << 20])
+    second.handler.received(large[module.UNREAD_BYTES : 1 << 20])
     assert "too many bytes of frames" in second.reason
     assert first.open
 
 
-def test_the_late_are_hung_up_on_by_how_far_they_came() -> None:
-    lodge = Lodge()
-    silent, greeted, proved = lodge.call(), lodge.call(), lodge.call()
-    greeted.party.received(Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test", offer=Offer.TOKEN).encode())
-    prove(proved, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
-    lodge.now = module.PROVE_SECONDS - 0.1
-    proved.party.received(PING)
-    lodge.guests.look()
-    assert silent.open
-    assert greeted.open
-    lodge.now = module.PROVE_SECONDS + 0.1
-    lodge.guests.look()
-    assert (silent.open, greeted.open, proved.open) == (False, False, True)
-    lodge.now += module.SILENCE_SECONDS + 0.1
-    lodge.guests.look()
-    assert not proved.open
-
-
-def test_room_is_made_by_the_silent_then_the_oldest_where_most_are() -> None:
-    lodge = Lodge()
-    crowd = [lodge.call("10.0.0.9") for _ in range(module.MAX_STRANGERS_AT_ONE)]
-    for wire in (crowd[0], crowd[2]):
-        wire.party.received(b"nst")
-    for lost in (1, 3):
-        lodge.guests.make_room("10.0.0.9")
-        assert [crowd.index(wire) for wire in crowd if not wire.open][-1] == lost
-        crowd.append(lodge.call("10.0.0.9"))
-    lodge.guests.make_room("10.0.0.8")
-    assert len(lodge.guests.strangers) == module.MAX_STRANGERS_AT_ONE, "there is room for others"
-    for number in range(module.MAX_STRANGERS - module.MAX_STRANGERS_AT_ONE):
-        lodge.guests.make_room(f"10.0.1.{number}")
-        lodge.call(f"10.0.1.{number}")
-    assert len(lodge.guests.strangers) == module.MAX_STRANGERS
-    lodge.guests.make_room("10.0.2.1")
-    assert not crowd[4].open, "who has most pays for a newcomer elsewhere"
-    for wire in crowd:
-        if wire.open:
-            wire.party.received(b"nst"[: 3 - len(wire.party._read)] or b"p")
-    lodge.call("10.0.2.1")
-    lodge.guests.make_room("10.0.2.2")
-    assert not crowd[0].open, "where all have spoken the oldest goes"
-
-
-def test_an_address_is_no_reason_to_push_out_who_proved_itself() -> None:
-    lodge = Lodge()
-    member = lodge.call("10.0.0.9")
-    prove(member, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
-    for _ in range(3 * module.MAX_STRANGERS):
-        lodge.guests.make_room("10.0.0.9")
-        lodge.call("10.0.0.9")
-    assert member.open
-    assert len(lodge.guests.strangers) == module.MAX_STRANGERS_AT_ONE
-
-
-def test_where_nobody_crowds_the_silent_go_before_who_spoke() -> None:
-    """Whoever has a network of IPv6 addresses for each of its streams pushes out no honest caller."""
-    lodge = Lodge()
-    greeted, asking = lodge.call("2001:db8:0:1::1"), lodge.call("2001:db8:0:1::2")
-    greeted.party.received(Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test", offer=Offer.TOKEN).encode())
-    asking.party.received(b"nst")
-    for number in range(3 * module.MAX_STRANGERS):
-        address = f"2001:db8:1:{number:x}::1"
-        lodge.guests.make_room(address)
-        wire = lodge.call(address)
-    assert (greeted.open, asking.open) == (True, True)
-    assert len(lodge.guests.strangers) == module.MAX_STRANGERS
-    for number in range(2 * module.MAX_STRANGERS):
-        address = f"2001:db8:2:{number:x}::1"
-        lodge.guests.make_room(address)
-        wire = lodge.call(address)
-        wire.party.received(b"nst")
-    assert (greeted.open, asking.open) == (True, False), "the oldest of those goes that came least far"
-
-
-def test_addresses_of_one_network_are_one_crowd() -> None:
-    lodge = Lodge()
-    for number in range(2 * module.MAX_STRANGERS):
-        lodge.guests.make_room(f"2001:db8::{number:x}")
-        lodge.call(f"2001:db8::{number:x}")
-    assert len(lodge.guests.strangers) == module.MAX_STRANGERS_AT_ONE
-
-
 def test_who_speaks_the_first_version_is_refused_so_that_it_can_read_it() -> None:
     """What it sent and how it read the answer is in the history: `net.peerwire` before proofs."""
-    lodge = Lodge()
-    wire = lodge.call()
+    called = CalledMember()
+    wire = called.call()
     first = struct.pack("<BHHQQQ", 1, 1, 1, CLUSTER, OTHER, ME) + b"netstored 0.0.9"
-    wire.party.received(struct.pack("<8sBHI", b"nstpeer\n", 1, len(first), crc32c(first)) + first)
+    wire.handler.received(struct.pack("<8sBHI", b"nstpeer\n", 1, len(first), crc32c(first)) + first)
     body = wire.sent[15:]
     assert struct.unpack_from("<BHQQ", body) == (Verdict.OTHER_VERSION, 1, CLUSTER, ME)
     assert body[19:] == b"speaks versions 1 to 1 of the peer protocol, this member 2 to 3"
-    assert (wire.reason, lodge.got) == ("refused", [])
+    assert (wire.reason, called.got) == ("refused", [])
 
 
 def test_who_does_not_know_the_token_gets_nothing_made_of_it() -> None:
-    lodge = Lodge()
-    wire = lodge.call()
-    wire.party.received(Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test", offer=Offer.TOKEN).encode())
+    called = CalledMember()
+    wire = called.call()
+    wire.handler.received(Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test", offer=Offer.TOKEN).encode())
     found = read_answer(wire.sent)
     assert found is not None
     wire.sent = b""
-    wire.party.received(Proof(bytes(32)).encode())
+    wire.handler.received(Proof(bytes(32)).encode())
     welcome, _ = told(wire)
     assert (welcome.verdict, welcome.proof) == (Verdict.NOT_PROVED, bytes(32))
 
 
 def test_a_roster_stream_has_one_question() -> None:
-    lodge = Lodge()
+    called = CalledMember()
     question = frame(encode_document(None))
-    wire = lodge.call()
+    wire = called.call()
     prove(wire, ASKING)
     wire.unsent = 7  # what the kernel does not take
-    wire.party.received(question)
-    assert lodge.guests.budget.used == 7, "an answer that is owed is counted"
-    wire.party.received(question)
+    wire.handler.received(question)
+    assert called.listener.budget.used == 7, "an answer that is owed is counted"
+    wire.handler.received(question)
     assert "more than one thing" in wire.reason
-    assert lodge.guests.budget.used == 0
-    assert lodge.asked == [None]
-    wire = lodge.call()
+    assert called.listener.budget.used == 0
+    assert called.asked == [None]
+    wire = called.call()
     prove(wire, ASKING)
-    wire.party.received(question * 1000)
+    wire.handler.received(question * 1000)
     assert "more than one thing" in wire.reason
-    assert lodge.asked == [None]
-
-
-def test_few_may_ask_at_once() -> None:
-    lodge = Lodge()
-    asking = Hello(Purpose.ROSTER, ClusterId(0), NodeId(0), NodeId(0), "test")
-    wires = [lodge.call() for _ in range(module.MAX_ASKING)]
-    for wire in wires:
-        prove(wire, asking)
-    late = lodge.call()
-    prove(late, asking)
-    assert all(wire.open for wire in wires)
-    assert (late.open, late.reason) == (False, "refused")
-
-
-ASKING = Hello(Purpose.ROSTER, ClusterId(0), NodeId(0), NodeId(0), "x")
-
-
-def told(wire: Wire) -> tuple[Welcome, Roster | None]:
-    """What a caller without a proof was answered."""
-    found = read_answer(wire.sent)
-    assert found is not None
-    welcome, length = found
-    assert isinstance(welcome, Welcome)
-    assert welcome.proof == bytes(32), "it proves nothing to who proves nothing"
-    payload = read_frame(wire.sent, 1 << 20, length)
-    return welcome, None if payload is None else decode_roster(payload[0])
+    assert called.asked == [None]
 
 
 def test_who_offers_no_proof_is_told_who_is_in_the_cluster_and_hung_up_on() -> None:
-    lodge = Lodge()
+    called = CalledMember()
     for cut in (1000, 1, 15, len(ASKING.encode()), len(ASKING.encode()) + 3):
-        wire = lodge.call()
+        wire = called.call()
         data = ASKING.encode() + frame(encode_document(None))
-        wire.party.received(data[:cut])
+        wire.handler.received(data[:cut])
         if cut < len(data):
-            wire.party.received(data[cut:])
-        welcome, roster = told(wire)
-        assert (welcome.verdict, roster) == (Verdict.ACCEPTED, ROSTER)
+            wire.handler.received(data[cut:])
+        welcome, members = told(wire)
+        assert (welcome.verdict, members) == (Verdict.ACCEPTED, MEMBER_LIST)
         assert (wire.open, wire.reason) == (False, "answered")
-    assert not lodge.lines, "it is no news"
+    assert not called.lines, "it is no news"
 
 
 def test_who_offers_no_proof_and_wants_to_join_is_told_what_it_needs() -> None:
-    lodge = Lodge()
-    wire = lodge.call()
-    wish = Application("evil", ("http://127.0.0.1:9",), OTHER)
-    wire.party.received(ASKING.encode() + frame(encode_document(wish)))
-    welcome, roster = told(wire)
-    assert (welcome.verdict, roster) == (
+    called = CalledMember()
+    wire = called.call()
+    wish = JoinRequest("evil", ("http://127.0.0.1:9",), OTHER)
+    wire.handler.received(ASKING.encode() + frame(encode_document(wish)))
+    welcome, members = told(wire)
+    assert (welcome.verdict, members) == (
         Verdict.ACCEPTED,
-        structs.replace(ROSTER, refusal=module.JOINING_NEEDS),
+        structs.replace(MEMBER_LIST, refusal=module.JOIN_REFUSAL),
     )
-    assert "netstorectl member token" in module.JOINING_NEEDS
-    assert lodge.asked == [None], "nobody hears of the wish"
-    assert len(lodge.lines) == 1
+    assert "netstorectl member token" in module.JOIN_REFUSAL
+    assert called.asked == [None], "nobody hears of the wish"
+    assert len(called.lines) == 1
     assert not wire.open
 
 
 def test_who_offers_no_proof_is_refused_everything_else_at_once() -> None:
-    lodge = Lodge()
-    for purpose in (Purpose.MESSAGES, Purpose.IMAGE):
+    called = CalledMember()
+    for purpose in (Purpose.MESSAGES, Purpose.SNAPSHOT):
         for more in (b"", PING, bytes(2000)):
-            wire = lodge.call()
-            wire.party.received(Hello(purpose, CLUSTER, OTHER, ME, "x").encode() + more)
+            wire = called.call()
+            wire.handler.received(Hello(purpose, CLUSTER, OTHER, ME, "x").encode() + more)
             welcome, _ = told(wire)
             assert (welcome.verdict, wire.open) == (Verdict.NOT_PROVED, False)
             assert "offers no proof" in welcome.text
-    assert not lodge.guests.members
-    assert len(lodge.lines) == 6
+    assert not called.listener.verified
+    assert len(called.lines) == 6
 
 
 def test_a_certificate_is_a_proof_for_who_offers_no_other() -> None:
-    lodge = Lodge()
-    wire = lodge.call()
-    wire.party._certified = True
-    wire.party.received(ASKING.encode() + frame(encode_document(None)))
-    assert list(lodge.guests.members) == [wire.party]
-    assert told(wire) == (Welcome(Verdict.ACCEPTED, CLUSTER, ME), ROSTER)
+    called = CalledMember()
+    wire = called.call()
+    wire.handler._certified = True
+    wire.handler.received(ASKING.encode() + frame(encode_document(None)))
+    assert list(called.listener.verified) == [wire.handler]
+    assert told(wire) == (Welcome(Verdict.ACCEPTED, CLUSTER, ME), MEMBER_LIST)
 
 
 def test_a_stranger_asks_one_thing_and_does_not_stay_for_it() -> None:
-    lodge = Lodge()
+    called = CalledMember()
     question = frame(encode_document(None))
-    for more in (question + question, question + b"x", frame(bytes(module.MAX_QUESTION_BYTES + 1))):
-        wire = lodge.call()
-        wire.party.received(ASKING.encode() + more)
+    for more in (question + question, question + b"x", frame(bytes(module.MAX_UNVERIFIED_REQUEST_BYTES + 1))):
+        wire = called.call()
+        wire.handler.received(ASKING.encode() + more)
         assert (wire.open, told(wire)[1]) == (False, None)
-    slow = lodge.call()
+    slow = called.call()
     slow.unsent = 1  # what the kernel does not take
-    slow.party.received(ASKING.encode() + question)
+    slow.handler.received(ASKING.encode() + question)
     assert slow.open
-    slow.party.received(question)
+    slow.handler.received(question)
     assert "more than one thing" in slow.reason
-    slow = lodge.call()
+    slow = called.call()
     slow.unsent = 1
-    slow.party.received(ASKING.encode() + question)
-    slow.party.flushed()
+    slow.handler.received(ASKING.encode() + question)
+    slow.handler.flushed()
     assert slow.reason == "answered"
-    waiting = lodge.call()
-    waiting.party.received(ASKING.encode())
-    lodge.now = module.PROVE_SECONDS + 0.1
-    lodge.guests.look()
+    waiting = called.call()
+    waiting.handler.received(ASKING.encode())
+    called.now = module.AUTHENTICATION_SECONDS + 0.1
+    called.listener.sweep()
     assert not waiting.open
 
 
-def test_answers_to_strangers_are_rationed_and_few_are_owed() -> None:
-    lodge = Lodge()
-    data = ASKING.encode() + frame(encode_document(None))
-    owed = [lodge.call() for _ in range(module.MAX_ASKING)]
-    for wire in owed:
-        wire.party.received(ASKING.encode())
-        wire.unsent = 1
-        wire.party.received(frame(encode_document(None)))
-        assert wire.open
-    late = lodge.call()
-    late.party.received(data)
-    assert (told(late)[0].verdict, late.open) == (Verdict.BUSY, False)
-    for wire in owed:
-        wire.cut("over")
-    for _ in range(module.ANSWERS_BURST - module.MAX_ASKING):
-        wire = lodge.call()
-        wire.party.received(data)
-        assert told(wire)[0].verdict == Verdict.ACCEPTED
-    late = lodge.call()
-    late.party.received(data)
-    assert told(late)[0].verdict == Verdict.BUSY
-    lodge.now += 1.0
-    again = lodge.call()
-    again.party.received(data)
-    assert told(again)[1] == ROSTER
-
-
-def test_a_listener_that_cannot_be_watched_rests_on() -> None:
-    """In the task that keeps all streams: what it raised would end the member."""
-    lodge = Lodge()
-    faults = [OSError(errno.ENOSPC, "No space left on device")] * 2
-    watched: list[int] = []
-
-    class Kernel:
-        def attend(self, fd: int, *_: object) -> None:
-            if faults:
-                raise faults.pop()
-            watched.append(fd)
-
-    lodge.reactor = Kernel()
-    with socket.socket() as sock:
-        lodge.guests._listeners[sock] = lambda _: None
-        lodge.guests._resting.append(sock)
-        for left in (1, 0):
-            lodge.guests.look()
-            assert (len(faults), lodge.guests._resting) == (left, [sock])
-        assert lodge.lines
-        lodge.guests.look()
-        assert (watched, lodge.guests._resting) == ([sock.fileno()], [])
-
-
 def test_much_that_was_read_at_once_is_taken_in_pieces_and_in_order() -> None:
-    lodge = Lodge()
-    wire = lodge.call()
+    called = CalledMember()
+    wire = called.call()
     prove(wire, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
     beats = [Heartbeat(OTHER, ME, Term(1), Index(number), 0) for number in range(1000)]
     data = b"".join(encode_batch([beat]) for beat in beats)
-    wire.party.received(data)
-    assert lodge.read == len(data)
-    taken = [len(lodge.got)]
+    wire.handler.received(data)
+    assert called.read == len(data)
+    taken = [len(called.got)]
     while wire.go_on():
-        taken.append(len(lodge.got))
-    assert taken == [TAKEN_MESSAGES // 2, TAKEN_MESSAGES, 3 * TAKEN_MESSAGES // 2, 1000]
-    assert lodge.got == beats
-    assert lodge.read == len(data)
+        taken.append(len(called.got))
+    assert taken == [MESSAGES_PER_TURN // 2, MESSAGES_PER_TURN, 3 * MESSAGES_PER_TURN // 2, 1000]
+    assert called.got == beats
+    assert called.read == len(data)
 
 
 def test_large_frames_that_were_read_at_once_are_taken_in_pieces() -> None:
-    lodge = Lodge()
-    wire = lodge.call()
+    called = CalledMember()
+    wire = called.call()
     prove(wire, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
-    entry = Entry(Index(1), Term(1), EntryKind.NORMAL, bytes(TAKEN_BYTES // 2))
+    entry = Entry(Index(1), Term(1), EntryKind.NORMAL, bytes(BYTES_PER_TURN // 2))
     append = encode_batch([Append(OTHER, ME, Term(1), Index(0), Term(0), Index(0), (entry,))])
-    wire.party.received(append * 5)
-    taken = [len(lodge.got)]
+    wire.handler.received(append * 5)
+    taken = [len(called.got)]
     while wire.go_on():
-        taken.append(len(lodge.got))
+        taken.append(len(called.got))
     assert taken == [2, 4, 5]
 
 
 @pytest.mark.parametrize("what", ["messages in one frame", "forwarded requests", "small entries", "pings"])
 def test_no_turn_takes_more_apart_than_its_bound(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever is a member may write frames that this program would not."""
-    lodge = Lodge()
-    wire = lodge.call()
+    called = CalledMember()
+    wire = called.call()
     prove(wire, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
     made: list[Message] = []
     if what == "pings":
@@ -599,7 +330,7 @@ def test_no_turn_takes_more_apart_than_its_bound(what: str, monkeypatch: pytest.
 
     def parts(message: Message) -> float:
         if isinstance(message, Append):
-            return len(message.entries) / ENTRIES_A_MESSAGE
+            return len(message.entries) / ENTRIES_PER_MESSAGE
         return len(message.payloads) if isinstance(message, Forward) else 1
 
     def counted(*arguments: Any) -> Iterator[Message]:
@@ -610,41 +341,41 @@ def test_no_turn_takes_more_apart_than_its_bound(what: str, monkeypatch: pytest.
     monkeypatch.setattr(wires, "decode_in_pieces", counted)
     wire.sent = b""
     wire.unsent = 0
-    wire.party.received(data)
-    lodge.now += 100
+    wire.handler.received(data)
+    called.now += 100
     turns = 0
     while True:
         turns += 1
         size = sum(parts(each) for each in made)
-        assert size + len(wire.sent) // len(PING) <= turns * TAKEN_MESSAGES
+        assert size + len(wire.sent) // len(PING) <= turns * MESSAGES_PER_TURN
         if wire.left is not None:
-            assert lodge.guests.budget.used > 0, "what was read and not taken is charged"
+            assert called.listener.budget.used > 0, "what was read and not taken is charged"
         if not wire.go_on():
             break
-        assert wire.party.deadline > lodge.now, "who is still being heard is not silent"
-    assert turns >= 5000 // TAKEN_MESSAGES
-    assert lodge.guests.budget.used == 0
+        assert wire.handler.deadline > called.now, "who is still being heard is not silent"
+    assert turns >= 5000 // MESSAGES_PER_TURN
+    assert called.listener.budget.used == 0
     if what == "pings":
         assert wire.sent == data
     elif what == "forwarded requests":
-        forwards = [each for each in lodge.got if isinstance(each, Forward)]
+        forwards = [each for each in called.got if isinstance(each, Forward)]
         assert [payload for each in forwards for payload in each.payloads] == payloads
     elif what == "small entries":
-        appends = [each for each in lodge.got if isinstance(each, Append)]
+        appends = [each for each in called.got if isinstance(each, Append)]
         assert [entry for each in appends for entry in each.entries] == entries
     else:
-        assert lodge.got == beats
+        assert called.got == beats
 
 
 def test_what_makes_no_sense_ends_the_stream_also_in_a_later_piece() -> None:
-    lodge = Lodge()
-    wire = lodge.call()
+    called = CalledMember()
+    wire = called.call()
     prove(wire, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
     beat = encode_batch([Heartbeat(OTHER, ME, Term(1), Index(1), 0)])
-    wire.party.received(beat * TAKEN_MESSAGES + frame(b"nonsense") + beat)
+    wire.handler.received(beat * MESSAGES_PER_TURN + frame(b"nonsense") + beat)
     was_open = wire.open
     while wire.go_on():
         pass
     assert (was_open, wire.open) == (True, False)
-    assert len(lodge.got) < TAKEN_MESSAGES + 1
-    assert lodge.guests.budget.used == 0
+    assert len(called.got) < MESSAGES_PER_TURN + 1
+    assert called.listener.budget.used == 0

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.node.member import OWN
-from netstore.peer.join import Register
-from netstore.peer.wire import Application, Roster
+from netstore.peer.join import JoinService
+from netstore.peer.wire import JoinRequest, MemberList
 from netstore.state.member import MemberInfo, to_vote
 from netstore.types import NodeId
 from tests.support.group import TIME_LIMIT, Group, Peer
@@ -26,16 +26,16 @@ class Desk:
     def __init__(self, count: int, at: int = 1, voters: int = 3) -> None:
         self.group = Group(count)
         peer = self.group[at]
-        self.register = Register(peer.host, peer.cluster, voters, peer.lines)
+        self.service = JoinService(peer.host, peer.cluster, voters, peer.lines)
 
-    def ask(self, application: Application | None) -> Roster:
-        answers: list[Roster] = []
-        self.register.take(application, answers.append)
+    def ask(self, request: JoinRequest | None) -> MemberList:
+        answers: list[MemberList] = []
+        self.service.handle(request, answers.append)
         self.group.settle()
         if not answers:
             self.group.pass_time(TIME_LIMIT + 1)
-        [roster] = answers
-        return roster
+        [members] = answers
+        return members
 
     def silence(self, *ids: int) -> None:
         """These members are heard of no more, for longer than an election timeout."""
@@ -43,18 +43,18 @@ class Desk:
             self.group[id_].cut_off = True
         self.group.pass_time(2)
 
-    def registers(self) -> list[Register]:
+    def services(self) -> list[JoinService]:
         """One at every member."""
-        return [Register(peer.host, peer.cluster, 3, peer.lines) for peer in self.group.peers.values()]
+        return [JoinService(peer.host, peer.cluster, 3, peer.lines) for peer in self.group.peers.values()]
 
     def member(self, id_: int) -> MemberInfo:
         return self.group[1].machine.members[NodeId(id_)]
 
 
 def test_who_only_asks_is_told_who_is_there() -> None:
-    roster = Desk(3).ask(None)
-    assert (roster.cluster, roster.you, roster.refusal) == (CLUSTER, 0, "")
-    assert [(member.id, member.name) for member in roster.members] == [(1, "m1"), (2, "m2"), (3, "m3")]
+    members = Desk(3).ask(None)
+    assert (members.cluster, members.you, members.refusal) == (CLUSTER, 0, "")
+    assert [(member.id, member.name) for member in members.members] == [(1, "m1"), (2, "m2"), (3, "m3")]
 
 
 @pytest.mark.parametrize(
@@ -64,45 +64,45 @@ def test_who_is_let_in_learns_and_is_to_vote_only_while_too_few_do(
     count: int, at: int, voters: int, promote: bool
 ) -> None:
     desk = Desk(count, at, voters)
-    roster = desk.ask(Application("new", URL))
-    assert roster.refusal == ""
-    new = desk.member(roster.you)
+    members = desk.ask(JoinRequest("new", URL))
+    assert members.refusal == ""
+    new = desk.member(members.you)
     assert (new.peer_urls, new.name, new.learner, new.promote) == (URL, "", True, promote)
-    assert roster.you in {member.id for member in roster.members}
+    assert members.you in {member.id for member in members.members}
 
 
 def test_who_asks_again_before_it_has_started_is_the_same() -> None:
     desk = Desk(3)
-    first = desk.ask(Application("new", URL))
-    assert desk.ask(Application("new", URL)).you == first.you
+    first = desk.ask(JoinRequest("new", URL))
+    assert desk.ask(JoinRequest("new", URL)).you == first.you
     assert len(desk.group[1].machine.members) == 4
 
 
 def test_an_address_that_is_taken_is_told_with_the_fix() -> None:
     desk = Desk(3)
-    roster = desk.ask(Application("again", ("http://p2:1",)))
-    assert roster.you == 0
-    assert "member 2 (m2) is reached at http://p2:1 already" in roster.refusal
-    assert "netstorectl member rm 2" in roster.refusal
+    members = desk.ask(JoinRequest("again", ("http://p2:1",)))
+    assert members.you == 0
+    assert "member 2 (m2) is reached at http://p2:1 already" in members.refusal
+    assert "netstorectl member rm 2" in members.refusal
 
 
 @pytest.mark.parametrize("urls", [(), ("",), ("ftp://p:1",), ("http://p",)])
 def test_an_address_that_is_none_is_refused(urls: tuple[str, ...]) -> None:
     desk = Desk(3)
-    roster = desk.ask(Application("new", urls))
-    assert roster.you == 0
-    assert roster.refusal
+    members = desk.ask(JoinRequest("new", urls))
+    assert members.you == 0
+    assert members.refusal
     assert len(desk.group[1].machine.members) == 3
 
 
 def test_a_damaged_member_is_removed_and_comes_back_as_another() -> None:
     desk = Desk(3)
     desk.silence(3)
-    roster = desk.ask(Application("m3", ("http://p3:1",), NodeId(3)))
+    members = desk.ask(JoinRequest("m3", ("http://p3:1",), NodeId(3)))
     desk.group.pass_time(1)
-    assert roster.refusal == ""
+    assert members.refusal == ""
     assert NodeId(3) in desk.group[1].machine.removed
-    assert desk.member(roster.you).promote, "there are only two left that vote"
+    assert desk.member(members.you).promote, "there are only two left that vote"
     assert set(desk.group[1].conf.voters) == {1, 2}
 
 
@@ -110,8 +110,8 @@ def test_a_damaged_member_is_not_replaced_without_two_clean_copies() -> None:
     desk = Desk(2)
     desk.group.tick(3)
     desk.silence(2)
-    roster = desk.ask(Application("m2", ("http://p2:1",), NodeId(2)))
-    assert roster.you == 0
+    members = desk.ask(JoinRequest("m2", ("http://p2:1",), NodeId(2)))
+    assert members.you == 0
     assert desk.group[1].host.leader == 0, "alone it leads no more"
     assert set(desk.group[1].machine.members) == {1, 2}
 
@@ -119,8 +119,8 @@ def test_a_damaged_member_is_not_replaced_without_two_clean_copies() -> None:
 def test_a_damaged_member_is_not_replaced_while_the_others_do_not_answer() -> None:
     desk = Desk(3)
     desk.group[3].cut_off = desk.group[2].cut_off = True
-    roster = desk.ask(Application("m3", ("http://p3:1",), NodeId(3)))
-    assert roster.you == 0
+    members = desk.ask(JoinRequest("m3", ("http://p3:1",), NodeId(3)))
+    assert members.you == 0
     assert NodeId(3) in desk.group[1].machine.members
 
 
@@ -128,16 +128,16 @@ def test_a_removed_member_does_not_come_back_by_its_damage() -> None:
     desk = Desk(3)
     desk.group[1].cluster.remove(NodeId(3), lambda _: None, OWN)
     desk.group.settle()
-    roster = desk.ask(Application("m3", ("http://p3:1",), NodeId(3)))
-    assert roster.you == 0
-    assert "member 3 was removed" in roster.refusal
+    members = desk.ask(JoinRequest("m3", ("http://p3:1",), NodeId(3)))
+    assert members.you == 0
+    assert "member 3 was removed" in members.refusal
 
 
 def test_a_replaced_member_that_ended_too_early_asks_again() -> None:
     desk = Desk(3)
     desk.silence(3)
-    first = desk.ask(Application("m3", ("http://p3:1",), NodeId(3)))
-    again = desk.ask(Application("m3", ("http://p3:1",), NodeId(3)))
+    first = desk.ask(JoinRequest("m3", ("http://p3:1",), NodeId(3)))
+    again = desk.ask(JoinRequest("m3", ("http://p3:1",), NodeId(3)))
     assert (again.you, again.refusal) == (first.you, "")
 
 
@@ -146,28 +146,28 @@ def test_a_member_that_answers_is_not_replaced_whoever_asks(at: int) -> None:
     desk = Desk(3, at)
     for healthy in (1, 2, 3):
         url = f"http://p{healthy}:1"
-        roster = desk.ask(Application("new", (url,), NodeId(healthy)))
-        assert roster.you == 0
-        assert f"member {healthy:x} answers" in roster.refusal
-        assert f"netstorectl member rm {healthy:x}" in roster.refusal
+        members = desk.ask(JoinRequest("new", (url,), NodeId(healthy)))
+        assert members.you == 0
+        assert f"member {healthy:x} answers" in members.refusal
+        assert f"netstorectl member rm {healthy:x}" in members.refusal
     assert set(desk.group[1].conf.voters) == set(desk.group[1].machine.members) == {1, 2, 3}
 
 
 def test_whom_the_cluster_does_not_know_nobody_replaces() -> None:
     desk = Desk(3)
-    roster = desk.ask(Application("new", URL, NodeId(9)))
-    assert roster.you == 0
-    assert "no member 9" in roster.refusal
+    members = desk.ask(JoinRequest("new", URL, NodeId(9)))
+    assert members.you == 0
+    assert "no member 9" in members.refusal
 
 
 def test_a_member_is_not_replaced_where_one_other_votes() -> None:
     desk = Desk(1, voters=1)
-    learner = desk.ask(Application("new", URL)).you
+    learner = desk.ask(JoinRequest("new", URL)).you
     desk.group.start(learner)
     desk.silence(learner)
-    roster = desk.ask(Application("new", URL, learner))
-    assert roster.you == 0
-    assert "fewer than 2 other members vote" in roster.refusal
+    members = desk.ask(JoinRequest("new", URL, learner))
+    assert members.you == 0
+    assert "fewer than 2 other members vote" in members.refusal
     assert learner in desk.group[1].machine.members
 
 
@@ -175,11 +175,11 @@ def test_a_member_is_not_replaced_where_one_other_votes() -> None:
 def test_of_eight_that_join_at_once_no_more_get_a_vote_than_were_wished(founders: int, votes: int) -> None:
     """Each is let in by a member that does not know yet what the others do."""
     desk = Desk(founders)
-    answers: list[Roster] = []
-    registers = desk.registers()
+    answers: list[MemberList] = []
+    services = desk.services()
     for number in range(8):
-        newcomer = Application(f"n{number}", (f"http://n{number}:1",))
-        registers[number % len(registers)].take(newcomer, answers.append)
+        newcomer = JoinRequest(f"n{number}", (f"http://n{number}:1",))
+        services[number % len(services)].handle(newcomer, answers.append)
     desk.group.pass_time(2)
     assert all(not answer.refusal for answer in answers)
     assert len({answer.you for answer in answers}) == 8
@@ -206,11 +206,11 @@ def test_joiners_at_the_loss_of_the_leader_get_no_more_votes_than_were_wished() 
         assert isinstance(answer[0], MemberInfo)
         desk.group.start(answer[0].id)
     desk.group.pass_time(1)
-    answers: list[Roster] = []
-    registers = desk.registers()
+    answers: list[MemberList] = []
+    services = desk.services()
     for number in range(8):
-        newcomer = Application(f"n{number}", (f"http://n{number}:1",))
-        registers[number % len(registers)].take(newcomer, answers.append)
+        newcomer = JoinRequest(f"n{number}", (f"http://n{number}:1",))
+        services[number % len(services)].handle(newcomer, answers.append)
         if number == 4:
             desk.group[1].host.turn()
             desk.group[1].cut_off = True
@@ -223,9 +223,9 @@ def test_joiners_at_the_loss_of_the_leader_get_no_more_votes_than_were_wished() 
 
 def test_who_asks_twice_at_once_is_let_in_once() -> None:
     desk = Desk(3)
-    answers: list[Roster] = []
-    for register in desk.registers():
-        register.take(Application("new", URL), answers.append)
+    answers: list[MemberList] = []
+    for service in desk.services():
+        service.handle(JoinRequest("new", URL), answers.append)
     desk.group.pass_time(1)
     assert len({answer.you for answer in answers}) == 1
     assert not any(answer.refusal for answer in answers)
@@ -235,11 +235,11 @@ def test_who_asks_twice_at_once_is_let_in_once() -> None:
 def test_one_is_replaced_while_others_join_and_votes_are_not_given_twice() -> None:
     desk = Desk(3)
     desk.silence(3)
-    answers: list[Roster] = []
+    answers: list[MemberList] = []
     for number in range(4):
-        desk.register.take(Application(f"n{number}", (f"http://n{number}:1",)), answers.append)
-    desk.register.take(Application("m3", ("http://p3:1",), NodeId(3)), answers.append)
-    desk.register.take(Application("late", ("http://late:1",)), answers.append)
+        desk.service.handle(JoinRequest(f"n{number}", (f"http://n{number}:1",)), answers.append)
+    desk.service.handle(JoinRequest("m3", ("http://p3:1",), NodeId(3)), answers.append)
+    desk.service.handle(JoinRequest("late", ("http://late:1",)), answers.append)
     desk.group.pass_time(2)
     assert [answer.refusal for answer in answers] == [""] * 6
     promoted = [answer.you for answer in answers if desk.member(answer.you).promote]
@@ -249,17 +249,17 @@ def test_one_is_replaced_while_others_join_and_votes_are_not_given_twice() -> No
 def test_a_member_that_was_damaged_before_it_told_its_name_comes_back_as_another() -> None:
     """Nobody knows what it said under the identity it was given."""
     desk = Desk(3)
-    first = desk.ask(Application("new", URL)).you
+    first = desk.ask(JoinRequest("new", URL)).you
     desk.group.pass_time(2)
-    roster = desk.ask(Application("new", URL, first))
-    assert roster.refusal == ""
-    assert roster.you not in (0, first)
+    members = desk.ask(JoinRequest("new", URL, first))
+    assert members.refusal == ""
+    assert members.you not in (0, first)
     assert first in desk.group[1].machine.removed
 
 
 def test_nobody_votes_before_its_name_is_in_the_list() -> None:
     desk = Desk(1)
-    new = desk.ask(Application("new", URL)).you
+    new = desk.ask(JoinRequest("new", URL)).you
     peer = desk.group.peers[new] = Peer(desk.group, new, None)
     desk.group.pass_time(3)
     assert desk.group[1].host.status().peers[0].caught_up
@@ -272,16 +272,16 @@ def test_nobody_votes_before_its_name_is_in_the_list() -> None:
 def test_an_identity_is_given_again_only_where_the_list_is_current() -> None:
     """Who asks a member that has been cut off must not be told that he is one that was removed since."""
     desk = Desk(3, at=3)
-    first = desk.ask(Application("new", URL)).you
+    first = desk.ask(JoinRequest("new", URL)).you
     desk.group[3].cut_off = True
     desk.group[1].cluster.remove(first, lambda _: None, OWN)
     desk.group.settle()
     assert first in desk.group[3].machine.members
-    answers: list[Roster] = []
-    desk.register.take(Application("new", URL), answers.append)
+    answers: list[MemberList] = []
+    desk.service.handle(JoinRequest("new", URL), answers.append)
     desk.group.pass_time(1)
     assert not answers
     desk.group[3].cut_off = False
     desk.group.pass_time(4)
-    [roster] = answers
-    assert roster.you != first
+    [members] = answers
+    assert members.you != first

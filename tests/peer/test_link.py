@@ -14,8 +14,8 @@ from weakref import ref
 import pytest
 import trustme
 
-from netstore.peer.link import MADE_BYTES, Link
-from netstore.peer.seal import OPENED_RECORDS, Seal
+from netstore.peer.link import ENCODED_PER_TURN, Link
+from netstore.peer.records import RECORDS_PER_TURN, RecordLayer
 from tests.support.links import Recorder, eventually, running_reactor
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def linked(reactor: Reactor, *, tls: bool = False) -> Iterator[tuple[Recorder, R
     called.link.cut("over")
 
 
-async def has_arrived(party: Recorder, size: int) -> None:
-    await eventually(lambda: len(party.got) >= size, "all has arrived")
+async def has_arrived(handler: Recorder, size: int) -> None:
+    await eventually(lambda: len(handler.got) >= size, "all has arrived")
 
 
 @pytest.mark.parametrize("tls", [False, True])
@@ -73,13 +73,13 @@ async def test_bytes_arrive_whole_and_in_order_both_ways(tls: bool) -> None:
 async def test_a_small_write_leaves_at_once() -> None:
     async with running_reactor() as reactor:
         left, right = socket.socketpair()
-        party = Recorder()
-        party.link = Link(reactor, left, party)
-        party.link.start()
-        party.link.write(b"now")
+        handler = Recorder()
+        handler.link = Link(reactor, left, handler)
+        handler.link.start()
+        handler.link.write(b"now")
         assert right.recv(9) == b"now"
-        assert (party.link.unsent, party.flushes) == (0, 0)
-        party.link.cut("over")
+        assert (handler.link.unsent, handler.flushes) == (0, 0)
+        handler.link.cut("over")
         right.close()
 
 
@@ -118,12 +118,12 @@ async def test_a_link_that_is_over_does_not_keep_its_party() -> None:
 
     async with running_reactor() as reactor:
         left, right = socket.socketpair()
-        party = Porter()
-        party.link = Link(reactor, left, party, gate=party.is_here)
-        party.link.start()
-        kept = ref(party)
-        party.link.cut("over")
-        del party
+        handler = Porter()
+        handler.link = Link(reactor, left, handler, gate=handler.is_here)
+        handler.link.start()
+        kept = ref(handler)
+        handler.link.cut("over")
+        del handler
         assert kept() is None
         right.close()
 
@@ -133,26 +133,26 @@ async def test_a_reset_is_told_by_its_name() -> None:
         listener = socket.create_server(("127.0.0.1", 0))
         stranger = socket.create_connection(listener.getsockname())
         sock, _ = listener.accept()
-        party = Recorder()
-        party.link = Link(reactor, sock, party)
-        party.link.start()
+        handler = Recorder()
+        handler.link = Link(reactor, sock, handler)
+        handler.link.start()
         stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         stranger.close()
-        await eventually(lambda: party.reasons, "the end is told")
-        assert party.reasons == ["Connection reset by peer"]
+        await eventually(lambda: handler.reasons, "the end is told")
+        assert handler.reasons == ["Connection reset by peer"]
         listener.close()
 
 
 async def test_what_is_not_tls_ends_a_tls_link_before_it_is_open() -> None:
     async with running_reactor() as reactor:
         left, right = socket.socketpair()
-        party = Recorder()
-        party.link = Link(reactor, left, party, contexts()[1])
-        party.link.start()
+        handler = Recorder()
+        handler.link = Link(reactor, left, handler, contexts()[1])
+        handler.link.start()
         right.send(b"GET / HTTP/1.1\r\n\r\n")
-        await eventually(lambda: party.reasons, "the end is told")
-        assert party.reasons[0].startswith("TLS: ")
-        assert not party.is_open
+        await eventually(lambda: handler.reasons, "the end is told")
+        assert handler.reasons[0].startswith("TLS: ")
+        assert not handler.is_open
         right.close()
 
 
@@ -177,12 +177,12 @@ async def test_a_party_that_raises_costs_its_link_and_not_the_loop() -> None:
 
     async with running_reactor() as reactor:
         left, right = socket.socketpair()
-        party = Faulty()
-        party.link = Link(reactor, left, party)
-        party.link.start()
+        handler = Faulty()
+        handler.link = Link(reactor, left, handler)
+        handler.link.start()
         right.send(b"x")
-        await eventually(lambda: party.reasons, "the link is over")
-        assert "OverflowError" in party.reasons[0]
+        await eventually(lambda: handler.reasons, "the link is over")
+        assert "OverflowError" in handler.reasons[0]
         right.close()
         with linked(reactor) as (caller, called):
             caller.link.write(b"still here")
@@ -210,13 +210,13 @@ class Unwatching:
 @pytest.mark.parametrize("attends", [True, False])
 def test_what_the_kernel_cannot_watch_ends_its_own_link_alone(attends: bool) -> None:
     left, right = socket.socketpair()
-    party = Recorder()
-    party.link = Link(Unwatching(attends=attends), left, party)  # type: ignore[arg-type]
-    party.link.start()
-    assert party.link.open == attends
-    party.link.pause()
-    assert not party.link.open
-    assert party.is_open == attends, "who is not watched may not speak"
+    handler = Recorder()
+    handler.link = Link(Unwatching(attends=attends), left, handler)  # type: ignore[arg-type]
+    handler.link.start()
+    assert handler.link.open == attends
+    handler.link.pause()
+    assert not handler.link.open
+    assert handler.is_open == attends, "who is not watched may not speak"
     right.close()
 
 
@@ -241,103 +241,103 @@ class Watching:
         self.mask = 0
 
 
-class CountingSeal(Seal):
+class CountingRecords(RecordLayer):
     """Counts the bytes that it makes records of."""
 
     def __init__(self) -> None:
         super().__init__(b"from here", b"to here")
         self.made = 0
 
-    def close(self, data: bytes) -> bytes:
+    def encode(self, data: bytes) -> bytes:
         self.made += len(data)
-        return super().close(data)
+        return super().encode(data)
 
 
 def test_a_large_write_is_put_into_records_as_it_is_taken() -> None:
     left, right = socket.socketpair()
     right.setblocking(False)
-    reactor, party, seal = Watching(), Recorder(), CountingSeal()
-    party.link = Link(reactor, left, party)  # type: ignore[arg-type]
-    party.link.start()
-    party.link.write(b"before")
-    party.link.seal(seal)
-    party.link.write(b"short")
-    assert (seal.made, party.link.unsent) == (5, 0)
-    party.link.write(LARGE)
-    assert seal.made <= 5 + MADE_BYTES
-    assert party.link.unsent > len(LARGE) - 2 * MADE_BYTES, "what is still to be made counts"
-    party.link.write(b"after")
+    reactor, handler, records = Watching(), Recorder(), CountingRecords()
+    handler.link = Link(reactor, left, handler)  # type: ignore[arg-type]
+    handler.link.start()
+    handler.link.write(b"before")
+    handler.link.use_records(records)
+    handler.link.write(b"short")
+    assert (records.made, handler.link.unsent) == (5, 0)
+    handler.link.write(LARGE)
+    assert records.made <= 5 + ENCODED_PER_TURN
+    assert handler.link.unsent > len(LARGE) - 2 * ENCODED_PER_TURN, "what is still to be made counts"
+    handler.link.write(b"after")
     came = b""
     while reactor.mask & select.EPOLLOUT:
-        made = seal.made
+        made = records.made
         came += right.recv(1 << 20)
-        party.link._ready(select.EPOLLOUT)
-        assert seal.made <= made + MADE_BYTES
+        handler.link._ready(select.EPOLLOUT)
+        assert records.made <= made + ENCODED_PER_TURN
     with suppress(BlockingIOError):
         while True:
             came += right.recv(1 << 20)
-    assert (party.link.unsent, party.flushes) == (0, 1)
+    assert (handler.link.unsent, handler.flushes) == (0, 1)
     assert came.startswith(b"before")
-    assert Seal(b"to here", b"from here").open(came[6:]) == b"short" + LARGE + b"after"
-    party.link.cut("over")
+    assert RecordLayer(b"to here", b"from here").decode(came[6:]) == b"short" + LARGE + b"after"
+    handler.link.cut("over")
     right.close()
 
 
 def test_short_records_are_taken_in_the_next_rounds_before_more_is_read() -> None:
     left, right = socket.socketpair()
-    reactor, party = Watching(), Recorder()
-    party.link = Link(reactor, left, party)  # type: ignore[arg-type]
-    party.link.start()
-    party.link.seal(Seal(b"here", b"there"))
-    there = Seal(b"there", b"here")
-    right.send(b"".join(there.close(b"x") for _ in range(2 * OPENED_RECORDS + 1)))
-    party.link._ready(select.EPOLLIN)
-    assert (len(party.got), reactor.wanted) == (OPENED_RECORDS, 1)
-    right.send(there.close(b"y"))
-    party.link._ready(select.EPOLLIN)
-    assert (party.got, reactor.wanted) == (b"x" * 2 * OPENED_RECORDS, 2)
-    party.link.pause()
-    party.link._ready(0)
-    assert len(party.got) == 2 * OPENED_RECORDS, "a paused link hears nothing"
-    party.link.resume()
+    reactor, handler = Watching(), Recorder()
+    handler.link = Link(reactor, left, handler)  # type: ignore[arg-type]
+    handler.link.start()
+    handler.link.use_records(RecordLayer(b"here", b"there"))
+    there = RecordLayer(b"there", b"here")
+    right.send(b"".join(there.encode(b"x") for _ in range(2 * RECORDS_PER_TURN + 1)))
+    handler.link._ready(select.EPOLLIN)
+    assert (len(handler.got), reactor.wanted) == (RECORDS_PER_TURN, 1)
+    right.send(there.encode(b"y"))
+    handler.link._ready(select.EPOLLIN)
+    assert (handler.got, reactor.wanted) == (b"x" * 2 * RECORDS_PER_TURN, 2)
+    handler.link.pause()
+    handler.link._ready(0)
+    assert len(handler.got) == 2 * RECORDS_PER_TURN, "a paused link hears nothing"
+    handler.link.resume()
     assert reactor.wanted == 3
-    party.link._ready(select.EPOLLIN)
-    assert (len(party.got), reactor.wanted) == (2 * OPENED_RECORDS + 1, 3)
-    party.link._ready(select.EPOLLIN)
-    assert party.got.endswith(b"xy")
-    right.send(b"".join(there.close(b"x") for _ in range(OPENED_RECORDS + 1)))
-    party.link._ready(select.EPOLLIN)
-    party.link.pause()
+    handler.link._ready(select.EPOLLIN)
+    assert (len(handler.got), reactor.wanted) == (2 * RECORDS_PER_TURN + 1, 3)
+    handler.link._ready(select.EPOLLIN)
+    assert handler.got.endswith(b"xy")
+    right.send(b"".join(there.encode(b"x") for _ in range(RECORDS_PER_TURN + 1)))
+    handler.link._ready(select.EPOLLIN)
+    handler.link.pause()
     right.close()
-    party.link._ready(select.EPOLLHUP)
-    assert party.reasons == ["closed by the other side"]
+    handler.link._ready(select.EPOLLHUP)
+    assert handler.reasons == ["closed by the other side"]
 
 
 def test_a_paused_link_is_not_read_whatever_the_kernel_says() -> None:
     left, right = socket.socketpair()
-    party = Recorder()
-    party.link = Link(Watching(), left, party)  # type: ignore[arg-type]
-    party.link.start()
+    handler = Recorder()
+    handler.link = Link(Watching(), left, handler)  # type: ignore[arg-type]
+    handler.link.start()
     right.send(b"x")
-    party.link.pause()
-    party.link._ready(select.EPOLLIN)
-    assert party.got == b""
-    party.link.resume()
-    party.link._ready(select.EPOLLIN)
-    assert party.got == b"x"
-    party.link.cut("over")
+    handler.link.pause()
+    handler.link._ready(select.EPOLLIN)
+    assert handler.got == b""
+    handler.link.resume()
+    handler.link._ready(select.EPOLLIN)
+    assert handler.got == b"x"
+    handler.link.cut("over")
     right.close()
 
 
 def test_what_was_to_be_done_later_is_not_done_once_the_link_is_cut() -> None:
     left, right = socket.socketpair()
-    party = Recorder()
-    party.link = Link(Watching(), left, party)  # type: ignore[arg-type]
-    party.link.start()
+    handler = Recorder()
+    handler.link = Link(Watching(), left, handler)  # type: ignore[arg-type]
+    handler.link.start()
     done: list[str] = []
-    party.link.later(lambda: done.append("late"))
-    party.link.cut("over")
-    party.link._ready(0)
+    handler.link.later(lambda: done.append("late"))
+    handler.link.cut("over")
+    handler.link._ready(0)
     assert not done
     right.close()
 

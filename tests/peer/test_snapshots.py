@@ -14,12 +14,12 @@ from netstore.disk.engine import LmdbEngine
 from netstore.errors import StateDamaged
 from netstore.limits import Budget
 from netstore.peer import snapshots as module
-from netstore.peer.snapshots import StateCopies
+from netstore.peer.snapshots import SnapshotTransfers
 from netstore.raft.entry import ConfState, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import InstallSnapshot, MessageRefused
 from netstore.types import Index, NodeId, Term
-from tests.peer.test_outgoing import A, B, Member
+from tests.peer.test_peers import A, B, Member
 from tests.support.links import eventually, running_reactor
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Copier(Member):
         self.host: Any = Host()
         self.budget = Budget(1 << 24)
         self.engine = LmdbEngine(folder / "state.lmdb", reactor.call_soon, ("plain",), self._failed)
-        self.copies = StateCopies(folder, self.engine, self.peers, self.log, self.budget)
+        self.copies = SnapshotTransfers(folder, self.engine, self.peers, self.log, self.budget)
 
     def _failed(self, error: OSError) -> None:
         raise error
@@ -121,8 +121,8 @@ async def pair(tmp_path: Path) -> AsyncIterator[tuple[Copier, Copier]]:
 async def test_a_copy_arrives_whole_durable_and_under_its_name(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
         arrived: list[tuple[str, int]] = []
-        two.copies.moved = lambda size: arrived.append(("moved", size))
-        two.copies.verifying = lambda size: arrived.append(("verifying", size))
+        two.copies.on_received = lambda size: arrived.append(("moved", size))
+        two.copies.on_verifying = lambda size: arrived.append(("verifying", size))
         one.copies.request(WISH)
         one.copies.request(WISH)
         await eventually(lambda: one.host.sent, "it was sent")
@@ -164,27 +164,27 @@ async def test_a_copy_that_comes_with_what_cannot_be_true_is_refused_and_leaves_
 async def test_a_copy_of_who_leads_no_longer_is_given_up(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
         one.host.term = Term(4)
-        await gives_up(one, two, "another leader is there")
+        await gives_up(one, two, "does not lead in that term any more")
 
 
 async def test_a_copy_whose_log_was_forgotten_is_given_up(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
         one.host.compacted = Index(6)
-        await gives_up(one, two, "weighed too much and was forgotten")
+        await gives_up(one, two, "exceeded its bound and was compacted")
 
 
 async def test_a_place_that_is_forgotten_while_the_copy_is_made_costs_the_copy_only(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
         places = iter([True, False])
         one.host.follows = lambda _: next(places)
-        await gives_up(one, two, "is replaced")
+        await gives_up(one, two, "is being replaced")
         assert one.host.held == 0
 
 
 async def test_a_member_without_a_place_for_a_copy_makes_none(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
         one.host.follows = lambda _: False
-        await gives_up(one, two, "is replaced")
+        await gives_up(one, two, "is being replaced")
         assert one.host.held == 0
 
 
@@ -215,8 +215,8 @@ async def test_a_copy_that_is_damaged_is_no_damage_of_who_gets_it(
 
 async def test_a_copy_that_creeps_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STALL_SECONDS", 0.0)
-    monkeypatch.setattr(module, "LEAST_RATE", 1 << 60)
-    monkeypatch.setattr(module.StateCopies, "_take", never)
+    monkeypatch.setattr(module, "MIN_BYTES_PER_SECOND", 1 << 60)
+    monkeypatch.setattr(module.SnapshotTransfers, "_take", never)
     async with pair(tmp_path) as (one, two):
         one.copies.request(WISH)
         await eventually(lambda: one.host.sent, "it was given up")
@@ -224,7 +224,7 @@ async def test_a_copy_that_creeps_is_given_up(tmp_path: Path, monkeypatch: pytes
         assert two.host.received == []
 
 
-async def never(_self: StateCopies, _copy: object, _part: Path) -> Any:
+async def never(_self: SnapshotTransfers, _copy: object, _part: Path) -> Any:
     await trio.sleep_forever()
 
 
@@ -249,16 +249,16 @@ async def test_a_refusal_ends_the_sending_at_once_and_is_told_as_the_reason(
         # More than sockets hold, so that the sender waits for a receiver that has stopped to take it.
         one.engine.write(Index(6), {("plain", b"big%d" % number): bytes(1 << 20) for number in range(32)})
         left = []
-        leave = module._Incoming.leave
+        discard = module.IncomingSnapshot.discard_rest
 
-        def leaves(copy: module._Incoming) -> None:
+        def leaves(copy: module.IncomingSnapshot) -> None:
             left.append(copy)
-            leave(copy)
+            discard(copy)
 
-        monkeypatch.setattr(module._Incoming, "leave", leaves)
+        monkeypatch.setattr(module.IncomingSnapshot, "discard_rest", leaves)
         one.copies.request(WISH)
         await eventually(lambda: one.host.sent, "the sender stops at the word")
-        assert "refused: a state copy of" in one.log.events("state_copy_not_sent")[0]
+        assert "refused: a snapshot of" in one.log.events("state_copy_not_sent")[0]
         assert "has no room on the disk" in one.log.events("state_copy_not_sent")[0]
         assert one.host.refused == [True]
         sent, size = one.host.moved[-1]
@@ -271,7 +271,7 @@ async def test_what_comes_of_a_copy_that_was_refused_is_read_and_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SPARE_BYTES", 1 << 60)
-    monkeypatch.setattr(module._Answer, "take", lambda *_: None)  # as a sender that does not listen
+    monkeypatch.setattr(module._Reply, "receive", lambda *_: None)  # as a sender that does not listen
     async with pair(tmp_path) as (one, two):
         one.engine.write(Index(6), {("plain", b"big%d" % number): bytes(1 << 20) for number in range(32)})
         one.copies.request(WISH)
@@ -295,7 +295,7 @@ async def test_that_another_copy_is_on_its_way_is_no_refusal(tmp_path: Path) -> 
         two.copies._receiving = cast("Any", object())
         one.copies.request(WISH)
         await eventually(lambda: one.host.sent, "it was given up")
-        assert "another state copy is being received" in one.log.events("state_copy_not_sent")[0]
+        assert "another snapshot is being received" in one.log.events("state_copy_not_sent")[0]
         assert one.host.refused == [False]
 
 
@@ -303,13 +303,13 @@ async def test_the_pause_before_a_copy_grows_to_its_bound(tmp_path: Path) -> Non
     async with pair(tmp_path) as (one, _):
         pauses = []
         for _ in range(9):
-            one.copies._rest(B, ok=False)
+            one.copies._set_pause(B, ok=False)
             pauses.append(one.copies._pauses[B])
         assert pauses[:4] == [0.5, 1.0, 2.0, 4.0]
-        assert pauses[-1] == module.LONGEST_PAUSE_SECONDS
-        one.copies._rest(A, ok=False)
+        assert pauses[-1] == module.MAX_PAUSE_SECONDS
+        one.copies._set_pause(A, ok=False)
         one.addresses = {}
-        one.copies._rest(A, ok=False)
+        one.copies._set_pause(A, ok=False)
         assert set(one.copies._pauses) == {A}, "who is no member any more is forgotten"
 
 

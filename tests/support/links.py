@@ -1,4 +1,4 @@
-"""A running reactor without clients, and parties that remember what they were told."""
+"""A running reactor without clients, and link handlers that record their calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from netstore.peer.link import Link
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 class Quiet:
@@ -72,7 +72,7 @@ async def eventually(condition: Callable[[], object], what: str) -> None:
 
 
 class Recorder:
-    """A `peer.link.Party` that keeps everything."""
+    """A `peer.link.LinkHandler` that keeps everything."""
 
     def __init__(self) -> None:
         self.link: Link
@@ -82,17 +82,17 @@ class Recorder:
         self.reasons: list[str] = []
 
     def opened(self) -> None:
-        """See `peer.link.Party`."""
+        """See `peer.link.LinkHandler`."""
         self.is_open = True
 
     def received(self, data: bytes) -> None:
-        """See `peer.link.Party`."""
+        """See `peer.link.LinkHandler`."""
         self.got += data
 
     def flushed(self) -> None:
-        """See `peer.link.Party`."""
+        """See `peer.link.LinkHandler`."""
         self.flushes += 1
 
     def gone(self, reason: str) -> None:
-        """See `peer.link.Party`."""
+        """See `peer.link.LinkHandler`."""
         self.reasons.append(reason)

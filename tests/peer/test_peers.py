@@ -17,29 +17,33 @@ import trio
 from netstore.disk.datadir import MemberIdentity
 from netstore.limits import Budget
 from netstore.peer import dial as dialing
-from netstore.peer import incoming
+from netstore.peer import incoming, listener
 from netstore.peer import outgoing as module
-from netstore.peer.dial import DIAL_SECONDS, Call, CallFailed, call
-from netstore.peer.handshake import Secret
-from netstore.peer.join import ask
-from netstore.peer.outgoing import MOST_ANSWERS, Peers
-from netstore.peer.wire import (
+from netstore.peer import peers as peers_module
+from netstore.peer.dial import DIAL_SECONDS, OutgoingStream, StreamFailed, dial
+from netstore.peer.handshake import (
     MAX_GREETING_BYTES,
-    PING,
-    Application,
     Challenge,
     Hello,
     Offer,
     Proof,
     Purpose,
-    Roster,
-    StateNote,
+    Secret,
     Verdict,
     Welcome,
+    read_answer,
+)
+from netstore.peer.join import request_member_list
+from netstore.peer.outgoing import MAX_PONGS_PER_READ
+from netstore.peer.peers import Peers
+from netstore.peer.wire import (
+    PING,
+    DigestMessage,
+    JoinRequest,
+    MemberList,
     encode_batch,
     encode_document,
     frame,
-    read_answer,
 )
 from netstore.raft.entry import Entry, EntryKind, SnapshotMeta
 from netstore.raft.messages import Append, ForwardRefused, Heartbeat, InstallSnapshot, MessageRefused
@@ -52,7 +56,7 @@ if TYPE_CHECKING:
 
     from netstore.net.reactor import Reactor
     from netstore.net.tls import Credentials
-    from netstore.peer.incoming import Guest
+    from netstore.peer.incoming import IncomingStream
     from netstore.peer.link import Link
     from netstore.raft.messages import Message
 
@@ -93,7 +97,7 @@ class Member:
         self.wanted: list[InstallSnapshot] = []
         self.addresses: dict[NodeId, Sequence[str]] = {}
         self.removed: set[NodeId] = set()
-        self.applications: list[Application | None] = []
+        self.requests: list[JoinRequest | None] = []
         self.listed: tuple[MemberInfo, ...] = (MemberInfo(id_, "", (), ()),)
         self.clock = HandClock()
         self.log = Quiet()
@@ -102,9 +106,9 @@ class Member:
             reactor=reactor,
             credentials=credentials,
             directory=lambda: (self.addresses, self.removed),
-            register=self._register,
-            expelled=self.expelled.append,
-            noted=lambda *note: self.notes.append(note),
+            join=self._handle_join,
+            on_removed=self.expelled.append,
+            on_digest=lambda *note: self.notes.append(note),
             clock=self.clock,
             log=self.log,
             secret=secret,
@@ -118,18 +122,18 @@ class Member:
         self.peers.listen(sock, tls=credentials is not None)
 
     @property
-    def guests(self) -> list[Guest]:
+    def incoming_streams(self) -> list[IncomingStream]:
         """Streams of those who proved themselves."""
-        return list(self.peers.guests.members)
+        return list(self.peers.listener.verified)
 
     @property
-    def strangers(self) -> list[Guest]:
+    def unverified(self) -> list[IncomingStream]:
         """Streams of those who have not."""
-        return list(self.peers.guests.strangers)
+        return list(self.peers.listener.unverified)
 
-    def _register(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
-        self.applications.append(application)
-        answer(Roster(CLUSTER, NodeId(5), self.listed))
+    def _handle_join(self, request: JoinRequest | None, answer: Callable[[MemberList], None]) -> None:
+        self.requests.append(request)
+        answer(MemberList(CLUSTER, NodeId(5), self.listed))
 
     # A receiver, and copies.
 
@@ -144,7 +148,7 @@ class Member:
     def request(self, message: InstallSnapshot) -> None:
         self.wanted.append(message)
 
-    def incoming(self, _link: Link, _sender: NodeId) -> None:
+    def accept(self, _link: Link, _sender: NodeId) -> None:
         return None
 
 
@@ -166,7 +170,10 @@ async def members(*clusters: ClusterId) -> AsyncIterator[tuple[Member, Member]]:
 
 
 async def met(one: Member, two: Member) -> None:
-    await eventually(lambda: one.peers.connected(B) and two.peers.connected(A), "both have called")
+    await eventually(
+        lambda: one.peers.connected_since(B) is not None and two.peers.connected_since(A) is not None,
+        "both have called",
+    )
 
 
 def beat(sender: NodeId, to: NodeId, commit: int = 0) -> Heartbeat:
@@ -207,8 +214,8 @@ async def test_a_fault_with_one_peer_ends_no_other_stream_and_it_is_called_again
             raise RuntimeError("strange")
         await talk(peer)
 
-    talk = module._Peer._talk
-    monkeypatch.setattr(module._Peer, "_talk", breaks)
+    talk = module.PeerConnection._run_stream
+    monkeypatch.setattr(module.PeerConnection, "_run_stream", breaks)
     async with members() as (one, two):
         one.addresses[NodeId(0xC)] = ("http://127.0.0.1:1",)
         await met(one, two)
@@ -228,7 +235,7 @@ async def test_a_wish_for_a_state_copy_goes_another_way() -> None:
 async def test_a_note_of_a_state_reaches_everybody_with_its_sender() -> None:
     async with members() as (one, two):
         await met(one, two)
-        one.peers.tell(StateNote(Index(7), b"d" * 16))
+        one.peers.broadcast(DigestMessage(Index(7), b"d" * 16))
         await eventually(lambda: two.notes, "it arrives")
         assert two.notes == [(A, 7, b"d" * 16)]
 
@@ -249,17 +256,17 @@ async def test_a_peer_that_takes_nothing_costs_its_bound_and_raft_is_told(
     monkeypatch.setattr(module, "OUTBOX_BYTES", 1 << 20)
     async with members() as (one, two):
         await met(one, two)
-        [guest] = two.guests
-        guest.link.pause()
+        [stream] = two.incoming_streams
+        stream.link.pause()
         entry = Entry(Index(1), Term(1), EntryKind.NORMAL, bytes(300_000))
         for _ in range(60):
             one.peers.send([Append(A, B, Term(1), Index(0), Term(0), Index(0), (entry,))])
         assert one.lost
         assert set(one.lost) == {B}
-        stream = one.peers._peers[B]._call
-        assert stream is not None
-        assert stream.link.unsent <= 1 << 20
-        guest.link.resume()
+        outgoing = one.peers._peers[B]._stream
+        assert outgoing is not None
+        assert outgoing.link.unsent <= 1 << 20
+        stream.link.resume()
 
 
 async def test_a_silent_peer_is_hung_up_on_and_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,8 +274,8 @@ async def test_a_silent_peer_is_hung_up_on_and_called_again(monkeypatch: pytest.
     async with members() as (one, two):
         await met(one, two)
         since = one.peers.connected_since(B)
-        [guest] = two.guests
-        guest.link.pause()
+        [stream] = two.incoming_streams
+        stream.link.pause()
         one.clock.ahead += incoming.SILENCE_SECONDS + 1
         await eventually(lambda: one.lost == [B], "Raft hears of it")
         assert "nothing was heard in time" in one.log.events("peer_lost")[0]
@@ -276,11 +283,11 @@ async def test_a_silent_peer_is_hung_up_on_and_called_again(monkeypatch: pytest.
 
 
 async def test_a_member_of_another_cluster_is_refused_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(module, "MAX_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.01)
     async with members(CLUSTER, ClusterId(0xC2)) as (one, two):
         await eventually(lambda: one.peers.round_trip(B).failures > 3, "it is tried again and again")
-        assert not one.peers.connected(B)
+        assert one.peers.connected_since(B) is None
         [told] = one.log.events("peer_not_reached")
         assert "belongs to cluster c1, this member to c2" in told
         [refused] = two.log.events("peer_refused")
@@ -302,7 +309,7 @@ async def test_a_member_that_moved_is_called_where_it_is() -> None:
         one.addresses = {A: (one.url,), B: (two.url,)}
         for each in (one, two, moved):
             nursery.start_soon(each.peers.run, each, each)
-        await eventually(lambda: one.peers.connected(B), "it is called")
+        await eventually(lambda: one.peers.connected_since(B) is not None, "it is called")
         one.addresses = {A: (one.url,), B: (moved.url,)}
 
         def arrives() -> bool:
@@ -317,27 +324,31 @@ async def test_who_forgets_an_address_hangs_up() -> None:
     async with members() as (one, two):
         await met(one, two)
         one.addresses = {}
-        await eventually(lambda: not one.peers.connected(B) and not two.guests, "the stream ends")
+        await eventually(
+            lambda: one.peers.connected_since(B) is None and not two.incoming_streams, "the stream ends"
+        )
 
 
 async def who_is_there(
-    member: Member, *urls: str, application: Application | None = None, secret: Secret | None = SECRET
-) -> Roster:
-    return await ask(member.peers.reactor, urls, application, program="test", credentials=None, secret=secret)
+    member: Member, *urls: str, request: JoinRequest | None = None, secret: Secret | None = SECRET
+) -> MemberList:
+    return await request_member_list(
+        member.peers.reactor, urls, request, program="test", credentials=None, secret=secret
+    )
 
 
 async def test_who_asks_who_is_there_gets_an_answer() -> None:
     async with members() as (one, _):
-        application = Application("new", ("http://p:1",))
-        assert (await who_is_there(one, one.url, application=application)).you == 5
+        request = JoinRequest("new", ("http://p:1",))
+        assert (await who_is_there(one, one.url, request=request)).you == 5
         await who_is_there(one, "http://127.0.0.1:1", one.url)
-        assert one.applications == [application, None]
+        assert one.requests == [request, None]
 
 
 async def test_who_has_no_list_yet_is_no_answer() -> None:
     async with members() as (one, two):
         one.listed = ()
-        with pytest.raises(CallFailed, match="has no list of members yet"):
+        with pytest.raises(StreamFailed, match="has no list of members yet"):
             await who_is_there(one, one.url)
         assert (await who_is_there(one, one.url, two.url)).members == two.listed
 
@@ -353,7 +364,7 @@ async def test_what_is_told_of_those_who_were_asked_is_what_says_most() -> None:
             ([nobody, one.url], SECRET, Verdict.FAILED),
             ([two.url, one.url, nobody], Secret("another"), Verdict.NOT_PROVED),
         ):
-            with pytest.raises(CallFailed) as caught:
+            with pytest.raises(StreamFailed) as caught:
                 await who_is_there(one, *urls, secret=secret)
             assert caught.value.verdict == verdict
 
@@ -361,9 +372,11 @@ async def test_what_is_told_of_those_who_were_asked_is_what_says_most() -> None:
 STRANGER = Hello(Purpose.MESSAGES, CLUSTER, NodeId(0x99), A, "test")
 
 
-async def dial(member: Member, hello: Hello = STRANGER, secret: Secret | None = SECRET) -> Call:
+async def open_stream(
+    member: Member, hello: Hello = STRANGER, secret: Secret | None = SECRET
+) -> OutgoingStream:
     """Call as a member that the called one has in no list, but that knows the token."""
-    return await call(
+    return await dial(
         member.peers.reactor, member.url, hello, lambda _: None, credentials=None, secret=secret
     )
 
@@ -378,7 +391,7 @@ async def dial(member: Member, hello: Hello = STRANGER, secret: Secret | None = 
 )
 async def test_what_makes_no_sense_ends_the_stream(data: bytes, reason: str) -> None:
     async with members() as (one, _):
-        made = await dial(one)
+        made = await open_stream(one)
         made.link.write(data)
         await made.over.wait()
         assert reason in one.log.events("peer_cut")[0]
@@ -399,17 +412,17 @@ async def test_what_cannot_be_true_ends_the_stream_and_not_the_member() -> None:
 async def test_answers_to_pings_that_were_not_sent_end_the_stream() -> None:
     async with members() as (one, two):
         await met(one, two)
-        [guest] = [each for each in two.guests if each.sender == A]
-        guest.link.write(PING * (MOST_ANSWERS + 1))
+        [stream] = [each for each in two.incoming_streams if each.sender == A]
+        stream.link.write(PING * (MAX_PONGS_PER_READ + 1))
         await eventually(lambda: one.lost, "the stream ends")
 
 
 async def test_pings_whose_answers_nobody_takes_end_the_stream() -> None:
     async with members() as (one, _):
-        made = await dial(one)
+        made = await open_stream(one)
         made.link.pause()
-        [guest] = [each for each in one.guests if each.sender == STRANGER.sender]
-        guest.link._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        [stream] = [each for each in one.incoming_streams if each.sender == STRANGER.sender]
+        stream.link._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         made.link._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         with trio.fail_after(10):
             while made.link.open and not one.log.events("peer_cut"):
@@ -421,9 +434,9 @@ async def test_pings_whose_answers_nobody_takes_end_the_stream() -> None:
 
 async def test_a_second_copy_is_refused_as_busy() -> None:
     async with members() as (one, _):
-        wish = msgspec.structs.replace(STRANGER, purpose=Purpose.IMAGE)
-        with pytest.raises(CallFailed, match="another state copy is being received") as caught:
-            await dial(one, wish)
+        wish = msgspec.structs.replace(STRANGER, purpose=Purpose.SNAPSHOT)
+        with pytest.raises(StreamFailed, match="another snapshot is being received") as caught:
+            await open_stream(one, wish)
         assert caught.value.verdict == Verdict.BUSY
 
 
@@ -431,9 +444,9 @@ async def test_who_says_nothing_is_let_go() -> None:
     async with members() as (one, two):
         await met(one, two)
         with socket.create_connection(("127.0.0.1", int(one.url.rpartition(":")[2]))) as idle:
-            await eventually(lambda: one.strangers, "it was accepted")
+            await eventually(lambda: one.unverified, "it was accepted")
             one.clock.ahead += DIAL_SECONDS + 1
-            await eventually(lambda: not one.strangers, "it was let go")
+            await eventually(lambda: not one.unverified, "it was let go")
             idle.settimeout(5)
             assert idle.recv(9) == b""
 
@@ -456,12 +469,12 @@ def is_closed(sock: socket.socket) -> bool:
 
 
 def is_there(member: Member, address: str) -> bool:
-    return any(each.address == address for each in member.strangers)
+    return any(each.address == address for each in member.unverified)
 
 
 async def test_strangers_push_out_each_other_and_never_a_member(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incoming, "MAX_STRANGERS", 6)
-    monkeypatch.setattr(incoming, "MAX_STRANGERS_AT_ONE", 3)
+    monkeypatch.setattr(listener, "MAX_UNVERIFIED", 6)
+    monkeypatch.setattr(listener, "MAX_UNVERIFIED_PER_NETWORK", 3)
     async with members() as (one, two):
         await met(one, two)
         since = two.peers.connected_since(A)
@@ -469,8 +482,8 @@ async def test_strangers_push_out_each_other_and_never_a_member(monkeypatch: pyt
             quiet: list[socket.socket] = []
             while len(quiet) < 40:
                 quiet.append(open_.enter_context(knock(one)))
-                await eventually(lambda: len(one.strangers) >= min(3, len(quiet)), "it is there")
-                assert len(one.strangers) <= 3
+                await eventually(lambda: len(one.unverified) >= min(3, len(quiet)), "it is there")
+                assert len(one.unverified) <= 3
             await eventually(lambda: sum(map(is_closed, quiet)) == 37, "the older ones are gone")
             assert not any(map(is_closed, quiet[-3:]))
             for number in range(6):
@@ -478,8 +491,8 @@ async def test_strangers_push_out_each_other_and_never_a_member(monkeypatch: pyt
                 await eventually(
                     partial(is_there, one, f"127.0.0.{10 + number}"), "another address finds room"
                 )
-            assert len(one.strangers) == 6
-            made = await dial(one)
+            assert len(one.unverified) == 6
+            made = await open_stream(one)
             assert made.link.open
             made.link.cut("over")
         assert two.peers.connected_since(A) == since, "no stream of a member was touched"
@@ -492,19 +505,19 @@ async def test_ids_alone_open_nothing_and_cut_nothing() -> None:
     """Everything in a hello can be seen by who listens, or asked for."""
     async with members() as (one, two):
         await met(one, two)
-        since, streams = two.peers.connected_since(A), one.guests
-        for purpose in (Purpose.MESSAGES, Purpose.IMAGE, Purpose.ROSTER):
+        since, streams = two.peers.connected_since(A), one.incoming_streams
+        for purpose in (Purpose.MESSAGES, Purpose.SNAPSHOT, Purpose.MEMBER_LIST):
             for secret in (None, Secret("etcd-cluster"), Secret("")):
-                with pytest.raises(CallFailed):
-                    await dial(one, msgspec.structs.replace(FAKE, purpose=purpose), secret)
+                with pytest.raises(StreamFailed):
+                    await open_stream(one, msgspec.structs.replace(FAKE, purpose=purpose), secret)
         for more in (encode_batch([beat(B, A)]), frame(encode_document(None)), Proof(bytes(32)).encode()):
             for offer in Offer:
                 hello = msgspec.structs.replace(FAKE, offer=offer).encode()
                 with knock(one, says=hello + more) as sock:
                     await eventually(partial(is_closed, sock), "it is hung up on")
-        await eventually(lambda: not one.strangers, "nothing of them is left")
-        assert (one.got, one.applications) == ([], [])
-        assert (one.guests, two.peers.connected_since(A)) == (streams, since)
+        await eventually(lambda: not one.unverified, "nothing of them is left")
+        assert (one.got, one.requests) == ([], [])
+        assert (one.incoming_streams, two.peers.connected_since(A)) == (streams, since)
 
 
 async def test_nobody_on_the_way_talks_a_caller_out_of_proofs() -> None:
@@ -527,13 +540,13 @@ async def test_nobody_on_the_way_talks_a_caller_out_of_proofs() -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(between)
-            with pytest.raises(CallFailed, match="does not prove that it is a member"):
+            with pytest.raises(StreamFailed, match="does not prove that it is a member"):
                 await who_is_there(one, f"http://127.0.0.1:{listener[0].socket.getsockname()[1]}")
         answer = read_answer(bytes(heard))
         assert answer is not None
         assert isinstance(answer[0], Welcome)
         assert answer[0].verdict == Verdict.ACCEPTED
-        assert one.applications == [None]
+        assert one.requests == [None]
         await listener[0].aclose()
 
 
@@ -568,7 +581,7 @@ async def test_nobody_on_the_way_adds_to_what_members_say() -> None:
         between = Between()
         await nursery.start(between.run, one)
         heard: list[bytes] = []
-        made = await call(
+        made = await dial(
             one.peers.reactor, between.url, STRANGER, heard.append, credentials=None, secret=SECRET
         )
         made.link.write(encode_batch([beat(NodeId(0x99), A)]))
@@ -587,7 +600,7 @@ async def test_nobody_on_the_way_adds_to_the_answers() -> None:
         between = Between()
         await nursery.start(between.run, one)
         heard: list[bytes] = []
-        made = await call(
+        made = await dial(
             one.peers.reactor, between.url, STRANGER, heard.append, credentials=None, secret=SECRET
         )
         await between.near.send_all(PING * 10)
@@ -616,8 +629,8 @@ async def test_nobody_on_the_way_talks_members_down_to_an_earlier_version(
     async with members() as (one, _), trio.open_nursery() as nursery:
         between = Between(alter)
         await nursery.start(between.run, one)
-        with pytest.raises(CallFailed, match="does not know the join token"):
-            await call(
+        with pytest.raises(StreamFailed, match="does not know the join token"):
+            await dial(
                 one.peers.reactor, between.url, STRANGER, lambda _: None, credentials=None, secret=SECRET
             )
         nursery.cancel_scope.cancel()
@@ -629,10 +642,10 @@ async def test_a_member_of_the_earlier_version_is_spoken_with_as_before(
     async with members() as (one, two):
         await met(one, two)
         monkeypatch.setattr(dialing, "HIGHEST_VERSION", 2)
-        made = await dial(one)
+        made = await open_stream(one)
         assert made.welcome is not None
         assert made.welcome.version == 2
-        assert made.link._seal is None
+        assert made.link._records is None
         made.link.write(encode_batch([beat(NodeId(0x99), A)]))
         await eventually(lambda: one.got, "it is understood")
 
@@ -662,7 +675,7 @@ async def test_a_greeting_that_was_recorded_is_of_no_use_again() -> None:
             found = read_answer(await trio.to_thread.run_sync(first.recv, 1000))
             assert found is not None
             assert isinstance(found[0], Challenge)
-            proof = Proof(SECRET.caller(hello, found[0].encode())).encode()
+            proof = Proof(SECRET.caller_proof(hello, found[0].encode())).encode()
             with knock(one, says=hello) as second:
                 second.settimeout(5)
                 await trio.to_thread.run_sync(second.recv, 1000)
@@ -676,8 +689,8 @@ async def test_a_greeting_that_was_recorded_is_of_no_use_again() -> None:
 async def test_a_proved_stream_takes_the_place_of_the_one_before() -> None:
     async with members() as (one, two):
         await met(one, two)
-        [old] = one.guests
-        made = await dial(one, FAKE)
+        [old] = one.incoming_streams
+        made = await open_stream(one, FAKE)
         await eventually(lambda: not old.link.open, "the old one ends")
         assert made.link.open
         made.link.cut("over")
@@ -687,9 +700,9 @@ async def test_a_stranger_makes_a_member_hold_one_greeting() -> None:
     async with members() as (one, _):
         for says in (STRANGER.encode()[:-1], b"nstpeer\n\x01"):
             with knock(one, says=says):
-                await eventually(lambda: any(each.spoke for each in one.strangers), "it spoke")
-                assert sum(len(each._read) for each in one.strangers) <= MAX_GREETING_BYTES
-            await eventually(lambda: not one.strangers, "it is gone")
+                await eventually(lambda: any(each.spoke for each in one.unverified), "it spoke")
+                assert sum(len(each._read) for each in one.unverified) <= MAX_GREETING_BYTES
+            await eventually(lambda: not one.unverified, "it is gone")
         flood = b"nstpeer\n\x01" + (1024).to_bytes(2, "little") + bytes(1 << 20)
         with knock(one) as sock:
             sock.setblocking(False)
@@ -698,28 +711,28 @@ async def test_a_stranger_makes_a_member_hold_one_greeting() -> None:
                     with suppress(BlockingIOError):
                         sock.send(flood)
                     await trio.lowlevel.checkpoint()
-        await eventually(lambda: not one.strangers, "it is gone")
+        await eventually(lambda: not one.unverified, "it is gone")
 
 
 async def test_a_member_without_a_token_lets_nobody_prove_himself() -> None:
     async with running_reactor() as reactor, trio.open_nursery() as nursery:
         one = Member(reactor, A, secret=None)
         nursery.start_soon(one.peers.run, one, one)
-        with pytest.raises(CallFailed, match="has no join token to compare with"):
-            await dial(one)
+        with pytest.raises(StreamFailed, match="has no join token to compare with"):
+            await open_stream(one)
         nursery.cancel_scope.cancel()
 
 
 async def test_streams_of_members_in_no_list_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incoming, "MAX_UNLISTED", 2)
+    monkeypatch.setattr(listener, "MAX_UNLISTED", 2)
     async with members() as (one, two):
         await met(one, two)
         made = [
-            await dial(one, msgspec.structs.replace(STRANGER, sender=NodeId(0x90 + each)))
+            await open_stream(one, msgspec.structs.replace(STRANGER, sender=NodeId(0x90 + each)))
             for each in range(2)
         ]
-        with pytest.raises(CallFailed, match="in no list here"):
-            await dial(one)
+        with pytest.raises(StreamFailed, match="in no list here"):
+            await open_stream(one)
         for each in made:
             each.link.cut("over")
 
@@ -727,24 +740,26 @@ async def test_streams_of_members_in_no_list_are_few(monkeypatch: pytest.MonkeyP
 async def test_lines_about_strangers_are_rationed() -> None:
     async with members() as (one, _):
         for number in range(100):
-            with pytest.raises(CallFailed):
-                await dial(one, msgspec.structs.replace(FAKE, sender=NodeId(1000 + number)), Secret("x"))
+            with pytest.raises(StreamFailed):
+                await open_stream(
+                    one, msgspec.structs.replace(FAKE, sender=NodeId(1000 + number)), Secret("x")
+                )
         assert 0 < len(one.log.events("peer_refused")) < 60
 
 
 async def test_half_frames_of_many_streams_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_HELD_BYTES", 1_000_000)
+    monkeypatch.setattr(peers_module, "MAX_INCOMPLETE_BYTES", 1_000_000)
     half = frame(bytes(900_000))[:600_000]
     async with members() as (one, _):
-        first = await dial(one)
+        first = await open_stream(one)
         first.link.write(half)
-        await eventually(lambda: one.peers.guests.budget.used == len(half), "it is held")
+        await eventually(lambda: one.peers.listener.budget.used == len(half), "it is held")
         other = msgspec.structs.replace(STRANGER, sender=NodeId(0x98))
-        second = await dial(one, other)
+        second = await open_stream(one, other)
         second.link.write(half)
         await second.over.wait()
         assert first.link.open
-        assert one.peers.guests.budget.used == len(half)
+        assert one.peers.listener.budget.used == len(half)
         assert "not complete" in one.log.events("peer_cut")[0]
         first.link.cut("over")
 
@@ -752,7 +767,7 @@ async def test_half_frames_of_many_streams_are_bounded(monkeypatch: pytest.Monke
 async def test_without_descriptors_accepting_rests_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     async with members() as (one, two):
         await met(one, two)
-        [listener] = one.peers.guests._listeners
+        [listener] = one.peers.listener._sockets
         refused = 0
 
         class Exhausted(socket.socket):
@@ -765,22 +780,13 @@ async def test_without_descriptors_accepting_rests_and_goes_on(monkeypatch: pyte
                 return listener.fileno()
 
         with Exhausted() as exhausted:
-            one.peers.guests._accept(exhausted, tls=False)
+            one.peers.listener._accept(exhausted, tls=False)
         assert one.log.events("guest_refused") == ["{'reason': 'Too many open files'}"]
-        assert one.peers.guests._resting
-        one.peers.guests._resting[:] = [listener]
-        made = await dial(one)
+        assert one.peers.listener._not_watched
+        one.peers.listener._not_watched[:] = [listener]
+        made = await open_stream(one)
         assert (refused, made.link.open) == (1, True)
         made.link.cut("over")
-
-
-def test_round_trips_are_summed_up_without_keeping_them() -> None:
-    way = module.RoundTrip()
-    for seconds in (1.0, 2.0, 3.0, 4.0):
-        way.add(seconds)
-    assert (way.successes, way.current, way.average, way.least, way.most) == (4, 4.0, 2.5, 1.0, 4.0)
-    assert way.deviation == pytest.approx(1.25**0.5)
-    assert module.RoundTrip().deviation == 0.0
 
 
 def test_a_document_of_nobody_is_an_empty_payload() -> None:
