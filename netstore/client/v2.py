@@ -359,13 +359,6 @@ class V2Client:
         finally:
             await _close(response)
 
-    async def wait(
-        self, key: str, *, index: int | None = None, recursive: bool = False, limit: float = POLL_LIMIT
-    ) -> Answer | None:
-        """One event from `index` on (None: from now on), or None when `limit` seconds passed without one."""
-        async with self.poll(key, index=index, recursive=recursive) as poll:
-            return await poll.event(limit)
-
     async def watch(
         self, key: str, *, index: int | None = None, recursive: bool = False
     ) -> AsyncIterator[Answer]:
@@ -394,14 +387,6 @@ class V2Client:
     async def create_in_order(self, folder: str, value: str, *, ttl: int | None = None) -> Answer:
         """Create a file in `folder` with a name the store picks; names grow with time."""
         return await self._event("POST", folder, {}, _form(value, ttl))
-
-    async def update(self, key: str, value: str, *, ttl: int | None = None) -> Answer:
-        """Replace the value of an existing file; V2Error 100 if there is none."""
-        return await self._event("PUT", key, {"prevExist": "true"}, _form(value, ttl))
-
-    async def refresh(self, key: str, ttl: int) -> Answer:
-        """Restart the life of an existing file or directory, value kept, without waking watchers."""
-        return await self._event("PUT", key, {"prevExist": "true"}, {"refresh": "true", "ttl": str(ttl)})
 
     async def compare_and_swap(
         self,
@@ -433,10 +418,6 @@ class V2Client:
     async def mkdir(self, key: str, *, ttl: int | None = None) -> Answer:
         """Create a directory; V2Error 105 if the key exists."""
         return await self._event("PUT", key, {"dir": "true", "prevExist": "false"}, _form(None, ttl))
-
-    async def update_dir(self, key: str, *, ttl: int | None = None) -> Answer:
-        """Change the life of an existing directory: `ttl` seconds from now, or without end."""
-        return await self._event("PUT", key, {"dir": "true", "prevExist": "true"}, _form(None, ttl))
 
     # The cluster
 
