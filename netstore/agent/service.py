@@ -27,6 +27,7 @@ from netstore.agent.mirror import Mirror
 from netstore.agent.router import Router
 from netstore.agent.site import survey
 from netstore.agent.tenant import Tenant
+from netstore.client.transport import Transport
 from netstore.client.v2 import V2Client
 from netstore.errors import NetstoreError
 
@@ -73,13 +74,15 @@ class Agent:
         self._ready = ready
         self._chance = Chance()
         self._client = V2Client(
-            [str(url) for url in config.endpoints],
-            ca_file=_name(config.ca_file),
-            cert_file=_name(config.cert_file),
-            key_file=_name(config.key_file),
-            username=config.username,
-            password=config.password,
-            shuffle=random.shuffle,
+            Transport(
+                [str(url) for url in config.endpoints],
+                ca_file=_name(config.ca_file),
+                cert_file=_name(config.cert_file),
+                key_file=_name(config.key_file),
+                username=config.username,
+                password=config.password,
+                shuffle=random.shuffle,
+            )
         )
         self._mirror = Mirror(
             self._client, f"{config.prefix}/subnets", self.journal, self._chance, self._leases_changed

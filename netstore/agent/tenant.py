@@ -11,7 +11,8 @@ import trio
 from netstore.agent.ipv4 import show_ip
 from netstore.agent.leaseplan import Choose, Create, Discard, Entry, Full, Look, Overwrite, Rest, choose
 from netstore.agent.record import Lease, parse
-from netstore.client.v2 import COMPARE_FAILED, KEY_EXISTS, KEY_NOT_FOUND, ClientError, V2Error
+from netstore.client.transport import ClientError
+from netstore.client.v2 import COMPARE_FAILED, KEY_EXISTS, KEY_NOT_FOUND, V2Error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable

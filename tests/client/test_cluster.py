@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from netstore.client.cluster import ClusterClient, MemberRecord, Refused
-from netstore.client.v2 import BadAnswer, ClientError, V2Client
+from netstore.client.transport import BadAnswer, ClientError, Transport
 from tests.cli.commands.conftest import answering, http
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ async def conversation(
         return http(status, document if isinstance(document, str) else json.dumps(document))
 
     with answering(session) as url:
-        async with V2Client(url) as client:
-            return await action(ClusterClient(client)), heard
+        async with Transport(url) as transport:
+            return await action(ClusterClient(transport)), heard
 
 
 async def test_etcd_is_asked_through_its_gateway() -> None:
