@@ -306,6 +306,9 @@ class Transport:
                     # A member without a leader, or a proxy without a backend: another endpoint may serve it.
                     try:
                         body = await response.body_without_limit()
+                    except httpx.TransportError as error:
+                        tried.append((endpoint, _reason(error)))
+                        continue
                     finally:
                         await response.close()
                     refused = refusal(response, body)

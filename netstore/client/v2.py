@@ -355,7 +355,10 @@ def _index(response: Response) -> int:
     if text.isascii() and text.isdigit():
         return int(text)
     raise BadAnswer(
-        response.endpoint, "sent no X-Etcd-Index: it is not an etcd v2 endpoint, or a proxy drops the header"
+        response.endpoint,
+        "sent no X-Etcd-Index: it is not an etcd v2 endpoint, or a proxy drops the header",
+        status=response.status,
+        outcome_known=not response.write,
     )
 
 
