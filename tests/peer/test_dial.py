@@ -1,4 +1,4 @@
-"""Calling a member: greeted, refused, ignored, misunderstood, out of reach."""
+"""Dialing a member: accepted, refused, invalid answers, unreachable."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ class Answerer:
         self.heard = b""
 
     async def answer(self, data: bytes) -> None:
-        """Accept one call, read its hello, and say this."""
+        """Accept a connection, read its hello, and send this."""
         stream = await self.hear()
         if data:
             await stream.send_all(data)
 
     async def hear(self) -> trio.SocketStream:
-        """Accept one call and read its hello."""
+        """Accept a connection and read its hello."""
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(self.listener))
         stream = self.stream = await listener.accept()
         while (found := Hello.read(self.heard)) is None:
@@ -75,7 +75,7 @@ class Answerer:
         return stream
 
     async def welcome(self, welcome: Welcome, more: bytes = b"", knows: str = TOKEN) -> None:
-        """Accept one call as a member does that knows this token, whatever the caller proves."""
+        """Accept a stream as a member that knows this token, whatever proof the caller sends."""
         stream = await self.hear()
         hello, self.heard = self.heard, b""
         challenge = Challenge(ClusterId(1), NodeId(3), bytes(range(32))).encode()
@@ -98,7 +98,7 @@ def answerer() -> Iterator[Answerer]:
         made.stream.socket.close()
 
 
-async def test_a_welcome_opens_the_stream_and_what_follows_is_taken() -> None:
+async def test_after_the_welcome_received_bytes_are_passed_on() -> None:
     got: list[bytes] = []
     with answerer() as other:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
@@ -116,7 +116,7 @@ async def test_a_welcome_opens_the_stream_and_what_follows_is_taken() -> None:
             assert made.over.is_set()
 
 
-async def test_what_comes_with_the_welcome_is_taken_out_of_its_records() -> None:
+async def test_records_received_together_with_the_welcome_are_decoded() -> None:
     got: list[bytes] = []
     sealed = Welcome(Verdict.ACCEPTED, ClusterId(1), NodeId(3), version=RECORDS_VERSION)
     with answerer() as other:
@@ -127,7 +127,7 @@ async def test_what_comes_with_the_welcome_is_taken_out_of_its_records() -> None
             made.link.cut("done")
 
 
-async def test_a_refusal_is_told_with_its_verdict() -> None:
+async def test_a_refusal_raises_stream_failed_with_its_verdict() -> None:
     with answerer() as other:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
             refusal = Welcome(Verdict.REMOVED, ClusterId(1), NodeId(3), "was removed")
@@ -137,8 +137,8 @@ async def test_a_refusal_is_told_with_its_verdict() -> None:
             assert caught.value.verdict == Verdict.REMOVED
 
 
-async def test_a_stranger_cannot_say_that_this_member_was_removed() -> None:
-    """Who believes it stops for good."""
+async def test_removed_counts_only_from_an_authenticated_member() -> None:
+    """A member that believed it would stop for good."""
     refusal = Welcome(Verdict.REMOVED, ClusterId(1), NodeId(3), "was removed")
     async with running_reactor() as reactor, trio.open_nursery() as nursery:
         for speak in (
@@ -152,7 +152,7 @@ async def test_a_stranger_cannot_say_that_this_member_was_removed() -> None:
                 assert caught.value.verdict == Verdict.FAILED
 
 
-async def test_who_does_not_prove_that_it_is_a_member_is_not_spoken_to() -> None:
+async def test_a_called_side_without_a_proof_is_not_talked_to() -> None:
     got: list[bytes] = []
     refusal = Welcome(Verdict.BUSY, ClusterId(1), NodeId(3), "not now")
     async with running_reactor() as reactor, trio.open_nursery() as nursery:
@@ -169,10 +169,10 @@ async def test_who_does_not_prove_that_it_is_a_member_is_not_spoken_to() -> None
                 with pytest.raises(StreamFailed, match=match) as caught:
                     await dial(reactor, other.url, HELLO, got.append, credentials=None, secret=SECRET)
                 assert caught.value.verdict == (Verdict.NOT_PROVED if "prove" in match else Verdict.BUSY)
-    assert got == [], "nothing it says is heard"
+    assert got == [], "nothing it sends is passed on"
 
 
-async def test_without_a_token_a_challenge_cannot_be_met() -> None:
+async def test_a_challenge_fails_the_stream_if_there_is_no_token() -> None:
     challenge = Challenge(ClusterId(1), NodeId(3), bytes(32)).encode()
     with answerer() as other:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
@@ -185,7 +185,7 @@ async def test_without_a_token_a_challenge_cannot_be_met() -> None:
     ("answer", "reason"),
     [(b"HTTP/1.1 400 Bad Request\r\n\r\n", "not a stream between members"), (b"nstpeer\n\x01", "")],
 )
-async def test_what_is_no_welcome_fails_the_call(
+async def test_an_invalid_answer_fails_the_stream(
     monkeypatch: pytest.MonkeyPatch, answer: bytes, reason: str
 ) -> None:
     monkeypatch.setattr(dialing, "DIAL_SECONDS", 0.2)
@@ -196,7 +196,7 @@ async def test_what_is_no_welcome_fails_the_call(
                 await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
 
 
-async def test_nobody_there_is_told_in_words() -> None:
+async def test_connection_errors_are_told_in_words() -> None:
     with answerer() as other:
         url = other.url
     async with running_reactor() as reactor:
@@ -204,13 +204,13 @@ async def test_nobody_there_is_told_in_words() -> None:
             await dial(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
 
 
-async def test_tls_needs_a_certificate() -> None:
+async def test_https_needs_a_certificate() -> None:
     async with running_reactor() as reactor:
         with pytest.raises(StreamFailed, match="asks for TLS, and this member has no certificate"):
             await dial(reactor, "https://127.0.0.1:1", HELLO, lambda _: None, credentials=None, secret=SECRET)
 
 
-async def test_a_stream_that_takes_nothing_is_given_up() -> None:
+async def test_drained_fails_if_the_other_side_does_not_read() -> None:
     with answerer() as other:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
             nursery.start_soon(other.welcome, WELCOME)
@@ -221,7 +221,7 @@ async def test_a_stream_that_takes_nothing_is_given_up() -> None:
             assert not made.link.open
 
 
-async def test_a_call_that_is_cancelled_leaves_nothing_open() -> None:
+async def test_a_cancelled_dial_leaves_nothing_open() -> None:
     with answerer() as other:
         async with running_reactor() as reactor:
             async with trio.open_nursery() as nursery:
@@ -270,7 +270,7 @@ class NoNames(trio.abc.HostnameResolver):
 
 
 @pytest.mark.parametrize("url", HOSTILE)
-async def test_no_address_in_a_log_raises_anything_but_call_failed(url: str) -> None:
+async def test_any_url_in_a_log_raises_nothing_but_stream_failed(url: str) -> None:
     trio.socket.set_custom_hostname_resolver(NoNames())
     async with running_reactor() as reactor:
         with pytest.raises(StreamFailed):
@@ -278,9 +278,7 @@ async def test_no_address_in_a_log_raises_anything_but_call_failed(url: str) -> 
 
 
 @given(st.text(st.sampled_from("http:/s[]%@?#.1a-_!*~é\u2100\u00ad xn"), max_size=12), st.booleans())
-def test_whatever_is_let_into_a_log_can_be_called_or_not_but_ends_no_member(
-    text: str, brackets: bool
-) -> None:
+def test_every_accepted_peer_url_can_be_dialed_or_fails_the_stream(text: str, brackets: bool) -> None:
     url = f"http://[{text}]:1" if brackets else f"http://{text}:1"
     with suppress(BadPeerUrl):
         (url,) = checked([url])
@@ -303,7 +301,7 @@ def descriptors() -> int:
     "fault", [RuntimeError("strange"), OSError(errno.ENOMEM, "no memory"), MemoryError()]
 )
 @pytest.mark.parametrize("place", ["getaddrinfo", "socket", "Link", "attend", "opened"])
-async def test_whatever_goes_wrong_on_the_way_is_a_failed_call_that_leaves_nothing(
+async def test_any_fault_while_dialing_is_stream_failed_and_leaves_nothing_open(
     monkeypatch: pytest.MonkeyPatch, place: str, fault: Exception
 ) -> None:
     def fail(*_: object, **__: object) -> NoReturn:
@@ -326,7 +324,7 @@ async def test_whatever_goes_wrong_on_the_way_is_a_failed_call_that_leaves_nothi
             assert descriptors() == open_before
 
 
-async def test_a_call_that_nobody_takes_leaves_nothing_to_the_collector() -> None:
+async def test_a_failed_dial_leaves_no_reference_cycle() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     async with running_reactor() as reactor:
         gc.collect()
@@ -345,7 +343,7 @@ async def test_a_call_that_nobody_takes_leaves_nothing_to_the_collector() -> Non
         assert left == []
 
 
-async def test_what_this_member_must_not_survive_is_no_failed_call(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_must_stop_is_not_turned_into_stream_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> NoReturn:
         raise InvariantBroken("the log is wrong")
 
@@ -356,7 +354,7 @@ async def test_what_this_member_must_not_survive_is_no_failed_call(monkeypatch: 
                 await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
 
 
-async def test_an_answer_in_a_version_that_was_not_offered_is_not_understood() -> None:
+async def test_an_answer_in_a_version_that_was_not_offered_fails_the_stream() -> None:
     later = msgspec.structs.replace(WELCOME, version=4)
     challenge = Challenge(ClusterId(1), NodeId(3), bytes(32), version=4)
     async with running_reactor() as reactor, trio.open_nursery() as nursery:

@@ -66,21 +66,23 @@ challenges = st.builds(Challenge, IDS.map(ClusterId), IDS.map(NodeId), NONCES, s
 
 
 @given(hellos, st.binary(max_size=9))
-def test_a_hello_comes_back_as_soon_as_it_is_whole(hello: Hello, more: bytes) -> None:
+def test_a_hello_is_decoded_as_soon_as_it_is_complete(hello: Hello, more: bytes) -> None:
     data = hello.encode()
     assert Hello.read(data + more) == (hello, len(data))
     assert all(Hello.read(data[:end]) is None for end in range(len(data)))
 
 
 @given(welcomes, st.binary(max_size=9))
-def test_a_welcome_comes_back_as_soon_as_it_is_whole(welcome: Welcome, more: bytes) -> None:
+def test_a_welcome_is_decoded_as_soon_as_it_is_complete(welcome: Welcome, more: bytes) -> None:
     data = welcome.encode()
     assert Welcome.read(data + more) == (welcome, len(data))
     assert all(Welcome.read(data[:end]) is None for end in range(len(data)))
 
 
 @given(challenges | welcomes, NONCES, st.binary(max_size=9))
-def test_answers_and_proofs_come_back(answer: Challenge | Welcome, proof: bytes, more: bytes) -> None:
+def test_challenges_welcomes_and_proofs_are_decoded_as_encoded(
+    answer: Challenge | Welcome, proof: bytes, more: bytes
+) -> None:
     data = answer.encode()
     assert read_answer(data + more) == (answer, len(data))
     assert all(read_answer(data[:end]) is None for end in range(len(data)))
@@ -88,7 +90,7 @@ def test_answers_and_proofs_come_back(answer: Challenge | Welcome, proof: bytes,
     assert Proof.read(data + more) == (Proof(proof), len(data))
 
 
-def test_a_hello_of_the_first_version_is_read_so_that_it_can_be_refused() -> None:
+def test_a_hello_of_the_first_version_is_decoded() -> None:
     body = bytes.fromhex("01 0100 0100") + bytes(24) + b"netstored 0.1.0"
     read = Hello.read(greeting(1, body))
     assert read is not None
@@ -96,7 +98,7 @@ def test_a_hello_of_the_first_version_is_read_so_that_it_can_be_refused() -> Non
     assert check_addressee(read[0], CLUSTER, ME)[0] is Verdict.OTHER_VERSION
 
 
-def test_a_refusal_in_the_first_version_is_what_that_wrote_and_read() -> None:
+def test_a_refusal_in_the_first_version_has_its_format() -> None:
     body = bytes.fromhex("03 0100 c1") + bytes(7) + b"\x0a" + bytes(7) + b"speaks another"
     welcome = Welcome(
         Verdict.OTHER_VERSION, ClusterId(0xC1), NodeId(0xA), "speaks another", version=FIRST_VERSION
@@ -105,15 +107,15 @@ def test_a_refusal_in_the_first_version_is_what_that_wrote_and_read() -> None:
     assert Welcome.read(greeting(2, body)) == (welcome, 15 + len(body))
 
 
-def test_an_offer_that_is_not_known_is_corrupt() -> None:
+def test_an_unknown_offer_is_corrupt() -> None:
     body = bytearray(HELLO.encode()[15:])
     body[29] = max(Offer) + 1
     with pytest.raises(CorruptData, match="unknown offer"):
         Hello.read(greeting(1, bytes(body)))
 
 
-def test_a_long_text_is_cut_where_it_still_reads() -> None:
-    """Its bytes are proved, so they must be the same when the other side encodes what it read."""
+def test_a_long_text_is_cut_at_a_character() -> None:
+    """The proof covers its bytes, so decoding and encoding it must give the same bytes."""
     welcome = Welcome(Verdict.FAILED, CLUSTER, ME, "\N{EURO SIGN}" * 500)
     read = Welcome.read(welcome.encode())
     assert read is not None
@@ -124,7 +126,7 @@ def test_a_long_text_is_cut_where_it_still_reads() -> None:
 
 @pytest.mark.parametrize("read", [Hello.read, Welcome.read, Proof.read, read_answer])
 @given(data=st.binary(max_size=80))
-def test_a_greeting_of_any_bytes_is_corrupt_or_incomplete(
+def test_random_bytes_are_a_corrupt_or_incomplete_greeting(
     read: Callable[[bytes], object], data: bytes
 ) -> None:
     for text in (data, b"nstpeer\n" + data, *(greeting(kind, data) for kind in (1, 2, 3, 4))):
@@ -135,7 +137,7 @@ def test_a_greeting_of_any_bytes_is_corrupt_or_incomplete(
 
 
 def greeting(kind: int, body: bytes) -> bytes:
-    """A greeting whose checksum fits its body, whatever that is."""
+    """A greeting with this body and the checksum of it."""
     return (
         b"nstpeer\n"
         + bytes([kind])
@@ -146,7 +148,7 @@ def greeting(kind: int, body: bytes) -> bytes:
 
 
 @given(hellos, st.data())
-def test_a_flipped_bit_in_a_hello_never_makes_another_one(hello: Hello, data: st.DataObject) -> None:
+def test_a_flipped_bit_in_a_hello_is_detected(hello: Hello, data: st.DataObject) -> None:
     encoded = bytearray(hello.encode())
     place = data.draw(st.integers(0, len(encoded) * 8 - 1))
     encoded[place // 8] ^= 1 << place % 8
@@ -154,7 +156,7 @@ def test_a_flipped_bit_in_a_hello_never_makes_another_one(hello: Hello, data: st
         read = Hello.read(bytes(encoded))
     except CorruptData:
         return
-    assert read is None, "a longer length makes it incomplete; nothing else passes"
+    assert read is None, "a greater length makes it incomplete; nothing else is accepted"
 
 
 HELLO = Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test")
@@ -200,7 +202,9 @@ HELLO = Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test")
         ),
     ],
 )
-def test_who_calls_is_judged_and_told_why(hello: Hello, verdict: Verdict, text: str) -> None:
+def test_a_hello_for_another_cluster_member_or_version_is_refused(
+    hello: Hello, verdict: Verdict, text: str
+) -> None:
     found, words = check_addressee(hello, CLUSTER, ME)
     assert found is verdict
     assert text in words
@@ -209,7 +213,7 @@ def test_who_calls_is_judged_and_told_why(hello: Hello, verdict: Verdict, text: 
 HELLO_BYTES, CHALLENGE_BYTES, WELCOME_BYTES = b"hello" * 9, b"challenge" * 9, b"welcome" * 9
 
 
-def test_it_is_hmac_sha256_over_what_went_over_the_wire() -> None:
+def test_a_proof_is_hmac_sha256_over_the_greetings() -> None:
     key = hmac.new(b"a token", b"netstore peer protocol 2", hashlib.sha256).digest()
     wanted = hmac.new(key, b"caller" + HELLO_BYTES + CHALLENGE_BYTES, hashlib.sha256).digest()
     assert Secret("a token").caller_proof(HELLO_BYTES, CHALLENGE_BYTES) == wanted
@@ -222,7 +226,7 @@ def test_another_token_gives_another_proof(other: str) -> None:
     assert not proofs_equal(*proofs)
 
 
-def test_every_greeting_and_the_side_are_in_it() -> None:
+def test_a_proof_depends_on_every_greeting_and_the_side() -> None:
     secret = Secret("a token")
     proofs = {
         secret.caller_proof(HELLO_BYTES, CHALLENGE_BYTES),
@@ -235,5 +239,5 @@ def test_every_greeting_and_the_side_are_in_it() -> None:
     assert len(proofs) == 6
 
 
-def test_a_secret_does_not_show_itself() -> None:
+def test_the_repr_of_a_secret_does_not_show_the_token() -> None:
     assert "a token" not in repr(Secret("a token"))

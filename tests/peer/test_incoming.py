@@ -1,4 +1,4 @@
-"""Streams that others open, fed by hand: any bytes, in any pieces, before and after a proof."""
+"""Incoming streams without sockets: any bytes, in any pieces, before and after authentication."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ GREETINGS = (
     pieces=st.lists(damaged(GREETINGS) | GREETINGS | st.binary(max_size=3000), max_size=6),
     cuts=st.lists(st.integers(1, 2000), max_size=6),
 )
-def test_nobody_gets_further_by_any_bytes_than_to_a_challenge_or_the_list_of_members(
+def test_random_bytes_of_an_unverified_caller_get_a_challenge_or_the_member_list_at_most(
     pieces: list[bytes], cuts: list[int]
 ) -> None:
     called = CalledMember()
@@ -109,7 +109,7 @@ FRAMES = (
     pieces=st.lists(FRAMES | damaged(FRAMES), max_size=8),
     cuts=st.lists(st.integers(1, 90), max_size=12),
 )
-def test_a_member_that_sends_any_bytes_is_heard_or_hung_up_on(
+def test_random_bytes_of_a_member_are_taken_or_end_the_stream(
     purpose: Purpose, pieces: list[bytes], cuts: list[int]
 ) -> None:
     called = CalledMember()
@@ -127,7 +127,7 @@ def test_a_member_that_sends_any_bytes_is_heard_or_hung_up_on(
     assert (called.listener.budget.used, len(called.listener.verified)) == (0, 0)
 
 
-def test_who_was_removed_hears_so_with_a_proof_and_nobody_else_does() -> None:
+def test_only_an_authenticated_caller_is_told_that_it_was_removed() -> None:
     called = CalledMember()
     removed = Hello(Purpose.MESSAGES, CLUSTER, NodeId(0xDEAD), ME, "test")
     wire = called.call()
@@ -141,10 +141,10 @@ def test_who_was_removed_hears_so_with_a_proof_and_nobody_else_does() -> None:
     wire.handler.received(structs.replace(removed, offer=Offer.TOKEN).encode())
     found = read_answer(wire.sent)
     assert found is not None
-    assert isinstance(found[0], Challenge), "who has proved nothing is told nothing"
+    assert isinstance(found[0], Challenge), "an unverified caller is not told"
 
 
-def test_a_frame_larger_than_the_share_comes_through_alone() -> None:
+def test_a_frame_larger_than_the_budget_is_received_if_it_is_the_only_one() -> None:
     called = CalledMember()
     first, second = called.call(), called.call("10.0.0.2")
     prove(first, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
@@ -153,14 +153,14 @@ def test_a_frame_larger_than_the_share_comes_through_alone() -> None:
     first.handler.received(large[: 2 << 20])
     assert first.open
     second.handler.received(large[: module.UNREAD_BYTES])
-    assert second.open, "a little is always held"
+    assert second.open, "a small part may always be held"
     second.handler.received(large[module.UNREAD_BYTES : 1 << 20])
     assert "too many bytes of frames" in second.reason
     assert first.open
 
 
-def test_who_speaks_the_first_version_is_refused_so_that_it_can_read_it() -> None:
-    """What it sent and how it read the answer is in the history: `net.peerwire` before proofs."""
+def test_the_first_version_is_refused_in_its_own_format() -> None:
+    """What that version sent and how it read the answer is in the git history of `net/peerwire.py`."""
     called = CalledMember()
     wire = called.call()
     first = struct.pack("<BHHQQQ", 1, 1, 1, CLUSTER, OTHER, ME) + b"netstored 0.0.9"
@@ -171,7 +171,7 @@ def test_who_speaks_the_first_version_is_refused_so_that_it_can_read_it() -> Non
     assert (wire.reason, called.got) == ("refused", [])
 
 
-def test_who_does_not_know_the_token_gets_nothing_made_of_it() -> None:
+def test_a_caller_with_a_wrong_proof_gets_no_proof() -> None:
     called = CalledMember()
     wire = called.call()
     wire.handler.received(Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test", offer=Offer.TOKEN).encode())
@@ -183,14 +183,14 @@ def test_who_does_not_know_the_token_gets_nothing_made_of_it() -> None:
     assert (welcome.verdict, welcome.proof) == (Verdict.NOT_PROVED, bytes(32))
 
 
-def test_a_roster_stream_has_one_question() -> None:
+def test_a_member_list_stream_has_one_request() -> None:
     called = CalledMember()
     question = frame(encode_document(None))
     wire = called.call()
     prove(wire, ASKING)
     wire.unsent = 7  # what the kernel does not take
     wire.handler.received(question)
-    assert called.listener.budget.used == 7, "an answer that is owed is counted"
+    assert called.listener.budget.used == 7, "an answer that was not read yet is charged"
     wire.handler.received(question)
     assert "more than one thing" in wire.reason
     assert called.listener.budget.used == 0
@@ -202,7 +202,7 @@ def test_a_roster_stream_has_one_question() -> None:
     assert called.asked == [None]
 
 
-def test_who_offers_no_proof_is_told_who_is_in_the_cluster_and_hung_up_on() -> None:
+def test_an_unverified_caller_gets_the_member_list_and_is_closed() -> None:
     called = CalledMember()
     for cut in (1000, 1, 15, len(ASKING.encode()), len(ASKING.encode()) + 3):
         wire = called.call()
@@ -213,10 +213,10 @@ def test_who_offers_no_proof_is_told_who_is_in_the_cluster_and_hung_up_on() -> N
         welcome, members = told(wire)
         assert (welcome.verdict, members) == (Verdict.ACCEPTED, MEMBER_LIST)
         assert (wire.open, wire.reason) == (False, "answered")
-    assert not called.lines, "it is no news"
+    assert not called.lines, "it is not logged"
 
 
-def test_who_offers_no_proof_and_wants_to_join_is_told_what_it_needs() -> None:
+def test_an_unverified_join_request_is_answered_with_what_it_needs() -> None:
     called = CalledMember()
     wire = called.call()
     wish = JoinRequest("evil", ("http://127.0.0.1:9",), OTHER)
@@ -227,12 +227,12 @@ def test_who_offers_no_proof_and_wants_to_join_is_told_what_it_needs() -> None:
         structs.replace(MEMBER_LIST, refusal=module.JOIN_REFUSAL),
     )
     assert "netstorectl member token" in module.JOIN_REFUSAL
-    assert called.asked == [None], "nobody hears of the wish"
+    assert called.asked == [None], "the join request is not passed on"
     assert len(called.lines) == 1
     assert not wire.open
 
 
-def test_who_offers_no_proof_is_refused_everything_else_at_once() -> None:
+def test_an_unverified_caller_is_refused_everything_else() -> None:
     called = CalledMember()
     for purpose in (Purpose.MESSAGES, Purpose.SNAPSHOT):
         for more in (b"", PING, bytes(2000)):
@@ -245,7 +245,7 @@ def test_who_offers_no_proof_is_refused_everything_else_at_once() -> None:
     assert len(called.lines) == 6
 
 
-def test_a_certificate_is_a_proof_for_who_offers_no_other() -> None:
+def test_a_certificate_is_enough_if_the_hello_offers_no_proof() -> None:
     called = CalledMember()
     wire = called.call()
     wire.handler._certified = True
@@ -254,7 +254,7 @@ def test_a_certificate_is_a_proof_for_who_offers_no_other() -> None:
     assert told(wire) == (Welcome(Verdict.ACCEPTED, CLUSTER, ME), MEMBER_LIST)
 
 
-def test_a_stranger_asks_one_thing_and_does_not_stay_for_it() -> None:
+def test_an_unverified_caller_has_one_request_and_a_deadline() -> None:
     called = CalledMember()
     question = frame(encode_document(None))
     for more in (question + question, question + b"x", frame(bytes(module.MAX_UNVERIFIED_REQUEST_BYTES + 1))):
@@ -279,7 +279,7 @@ def test_a_stranger_asks_one_thing_and_does_not_stay_for_it() -> None:
     assert not waiting.open
 
 
-def test_much_that_was_read_at_once_is_taken_in_pieces_and_in_order() -> None:
+def test_many_messages_in_one_read_are_handled_over_several_turns_in_order() -> None:
     called = CalledMember()
     wire = called.call()
     prove(wire, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
@@ -295,7 +295,7 @@ def test_much_that_was_read_at_once_is_taken_in_pieces_and_in_order() -> None:
     assert called.read == len(data)
 
 
-def test_large_frames_that_were_read_at_once_are_taken_in_pieces() -> None:
+def test_large_frames_in_one_read_are_handled_over_several_turns() -> None:
     called = CalledMember()
     wire = called.call()
     prove(wire, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
@@ -309,8 +309,8 @@ def test_large_frames_that_were_read_at_once_are_taken_in_pieces() -> None:
 
 
 @pytest.mark.parametrize("what", ["messages in one frame", "forwarded requests", "small entries", "pings"])
-def test_no_turn_takes_more_apart_than_its_bound(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever is a member may write frames that this program would not."""
+def test_no_turn_handles_more_than_its_limit(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member may send frames that this program would not encode."""
     called = CalledMember()
     wire = called.call()
     prove(wire, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
@@ -349,10 +349,12 @@ def test_no_turn_takes_more_apart_than_its_bound(what: str, monkeypatch: pytest.
         size = sum(parts(each) for each in made)
         assert size + len(wire.sent) // len(PING) <= turns * MESSAGES_PER_TURN
         if wire.left is not None:
-            assert called.listener.budget.used > 0, "what was read and not taken is charged"
+            assert called.listener.budget.used > 0, "what was read and not handled is charged"
         if not wire.go_on():
             break
-        assert wire.handler.deadline > called.now, "who is still being heard is not silent"
+        assert wire.handler.deadline > called.now, (
+            "a member whose messages are still being handled is not silent"
+        )
     assert turns >= 5000 // MESSAGES_PER_TURN
     assert called.listener.budget.used == 0
     if what == "pings":
@@ -367,7 +369,7 @@ def test_no_turn_takes_more_apart_than_its_bound(what: str, monkeypatch: pytest.
         assert called.got == beats
 
 
-def test_what_makes_no_sense_ends_the_stream_also_in_a_later_piece() -> None:
+def test_damage_that_is_found_in_a_later_turn_ends_the_stream() -> None:
     called = CalledMember()
     wire = called.call()
     prove(wire, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))

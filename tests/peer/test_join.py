@@ -1,4 +1,4 @@
-"""Who is let in, as what, and who is not."""
+"""Join requests: who is added and how, who is replaced, who is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ URL = ("http://p9:1",)
 
 
 class Desk:
-    """The register at one member of a group."""
+    """The join service at one member of a group."""
 
     def __init__(self, count: int, at: int = 1, voters: int = 3) -> None:
         self.group = Group(count)
@@ -38,20 +38,20 @@ class Desk:
         return members
 
     def silence(self, *ids: int) -> None:
-        """These members are heard of no more, for longer than an election timeout."""
+        """Cut these members off, for longer than an election timeout."""
         for id_ in ids:
             self.group[id_].cut_off = True
         self.group.pass_time(2)
 
     def services(self) -> list[JoinService]:
-        """One at every member."""
+        """A join service at every member."""
         return [JoinService(peer.host, peer.cluster, 3, peer.lines) for peer in self.group.peers.values()]
 
     def member(self, id_: int) -> MemberInfo:
         return self.group[1].machine.members[NodeId(id_)]
 
 
-def test_who_only_asks_is_told_who_is_there() -> None:
+def test_without_a_join_request_the_member_list_is_returned() -> None:
     members = Desk(3).ask(None)
     assert (members.cluster, members.you, members.refusal) == (CLUSTER, 0, "")
     assert [(member.id, member.name) for member in members.members] == [(1, "m1"), (2, "m2"), (3, "m3")]
@@ -60,7 +60,7 @@ def test_who_only_asks_is_told_who_is_there() -> None:
 @pytest.mark.parametrize(
     ("count", "at", "voters", "promote"), [(1, 1, 3, True), (3, 1, 3, False), (3, 2, 5, True)]
 )
-def test_who_is_let_in_learns_and_is_to_vote_only_while_too_few_do(
+def test_an_added_member_is_a_learner_to_be_promoted_while_voters_are_missing(
     count: int, at: int, voters: int, promote: bool
 ) -> None:
     desk = Desk(count, at, voters)
@@ -71,14 +71,14 @@ def test_who_is_let_in_learns_and_is_to_vote_only_while_too_few_do(
     assert members.you in {member.id for member in members.members}
 
 
-def test_who_asks_again_before_it_has_started_is_the_same() -> None:
+def test_a_repeated_request_before_the_start_gets_the_same_identity() -> None:
     desk = Desk(3)
     first = desk.ask(JoinRequest("new", URL))
     assert desk.ask(JoinRequest("new", URL)).you == first.you
     assert len(desk.group[1].machine.members) == 4
 
 
-def test_an_address_that_is_taken_is_told_with_the_fix() -> None:
+def test_a_peer_url_in_use_is_refused_with_the_fix() -> None:
     desk = Desk(3)
     members = desk.ask(JoinRequest("again", ("http://p2:1",)))
     assert members.you == 0
@@ -87,7 +87,7 @@ def test_an_address_that_is_taken_is_told_with_the_fix() -> None:
 
 
 @pytest.mark.parametrize("urls", [(), ("",), ("ftp://p:1",), ("http://p",)])
-def test_an_address_that_is_none_is_refused(urls: tuple[str, ...]) -> None:
+def test_an_invalid_peer_url_is_refused(urls: tuple[str, ...]) -> None:
     desk = Desk(3)
     members = desk.ask(JoinRequest("new", urls))
     assert members.you == 0
@@ -95,24 +95,24 @@ def test_an_address_that_is_none_is_refused(urls: tuple[str, ...]) -> None:
     assert len(desk.group[1].machine.members) == 3
 
 
-def test_a_damaged_member_is_removed_and_comes_back_as_another() -> None:
+def test_a_damaged_member_is_replaced_under_a_new_identity() -> None:
     desk = Desk(3)
     desk.silence(3)
     members = desk.ask(JoinRequest("m3", ("http://p3:1",), NodeId(3)))
     desk.group.pass_time(1)
     assert members.refusal == ""
     assert NodeId(3) in desk.group[1].machine.removed
-    assert desk.member(members.you).promote, "there are only two left that vote"
+    assert desk.member(members.you).promote, "only two voters are left"
     assert set(desk.group[1].conf.voters) == {1, 2}
 
 
-def test_a_damaged_member_is_not_replaced_without_two_clean_copies() -> None:
+def test_a_damaged_member_is_not_replaced_unless_two_others_have_its_data() -> None:
     desk = Desk(2)
     desk.group.tick(3)
     desk.silence(2)
     members = desk.ask(JoinRequest("m2", ("http://p2:1",), NodeId(2)))
     assert members.you == 0
-    assert desk.group[1].host.leader == 0, "alone it leads no more"
+    assert desk.group[1].host.leader == 0, "it does not lead alone"
     assert set(desk.group[1].machine.members) == {1, 2}
 
 
@@ -124,7 +124,7 @@ def test_a_damaged_member_is_not_replaced_while_the_others_do_not_answer() -> No
     assert NodeId(3) in desk.group[1].machine.members
 
 
-def test_a_removed_member_does_not_come_back_by_its_damage() -> None:
+def test_a_removed_member_cannot_be_replaced() -> None:
     desk = Desk(3)
     desk.group[1].cluster.remove(NodeId(3), lambda _: None, OWN)
     desk.group.settle()
@@ -133,7 +133,7 @@ def test_a_removed_member_does_not_come_back_by_its_damage() -> None:
     assert "member 3 was removed" in members.refusal
 
 
-def test_a_replaced_member_that_ended_too_early_asks_again() -> None:
+def test_a_replacement_request_can_be_repeated() -> None:
     desk = Desk(3)
     desk.silence(3)
     first = desk.ask(JoinRequest("m3", ("http://p3:1",), NodeId(3)))
@@ -142,7 +142,7 @@ def test_a_replaced_member_that_ended_too_early_asks_again() -> None:
 
 
 @pytest.mark.parametrize("at", [1, 2])
-def test_a_member_that_answers_is_not_replaced_whoever_asks(at: int) -> None:
+def test_a_member_that_answers_is_not_replaced(at: int) -> None:
     desk = Desk(3, at)
     for healthy in (1, 2, 3):
         url = f"http://p{healthy}:1"
@@ -153,14 +153,14 @@ def test_a_member_that_answers_is_not_replaced_whoever_asks(at: int) -> None:
     assert set(desk.group[1].conf.voters) == set(desk.group[1].machine.members) == {1, 2, 3}
 
 
-def test_whom_the_cluster_does_not_know_nobody_replaces() -> None:
+def test_an_unknown_member_cannot_be_replaced() -> None:
     desk = Desk(3)
     members = desk.ask(JoinRequest("new", URL, NodeId(9)))
     assert members.you == 0
     assert "no member 9" in members.refusal
 
 
-def test_a_member_is_not_replaced_where_one_other_votes() -> None:
+def test_a_member_is_not_replaced_if_only_one_other_votes() -> None:
     desk = Desk(1, voters=1)
     learner = desk.ask(JoinRequest("new", URL)).you
     desk.group.start(learner)
@@ -172,8 +172,8 @@ def test_a_member_is_not_replaced_where_one_other_votes() -> None:
 
 
 @pytest.mark.parametrize(("founders", "votes"), [(1, 3), (2, 3), (3, 3), (4, 4)])
-def test_of_eight_that_join_at_once_no_more_get_a_vote_than_were_wished(founders: int, votes: int) -> None:
-    """Each is let in by a member that does not know yet what the others do."""
+def test_eight_concurrent_joins_give_no_more_votes_than_wanted(founders: int, votes: int) -> None:
+    """Each is added through a member that does not know yet what the others do."""
     desk = Desk(founders)
     answers: list[MemberList] = []
     services = desk.services()
@@ -193,8 +193,8 @@ def test_of_eight_that_join_at_once_no_more_get_a_vote_than_were_wished(founders
     assert len(desk.group.leader.conf.learners) == founders + 8 - votes
 
 
-def test_joiners_at_the_loss_of_the_leader_get_no_more_votes_than_were_wished() -> None:
-    """What the lost leader let in may count or not; the next one's state knows."""
+def test_joins_during_a_leader_change_give_no_more_votes_than_wanted() -> None:
+    """Additions of the lost leader may be committed or not; the next leader's state decides."""
     desk = Desk(3)
     desk.group[1].cluster.remove(NodeId(2), lambda _: None, OWN)
     desk.group.settle()
@@ -221,7 +221,7 @@ def test_joiners_at_the_loss_of_the_leader_get_no_more_votes_than_were_wished() 
     assert to_vote(desk.group.leader.machine.members.values()) == 4, "none of the eight: more than three do"
 
 
-def test_who_asks_twice_at_once_is_let_in_once() -> None:
+def test_two_concurrent_requests_of_one_program_add_one_member() -> None:
     desk = Desk(3)
     answers: list[MemberList] = []
     for service in desk.services():
@@ -232,7 +232,7 @@ def test_who_asks_twice_at_once_is_let_in_once() -> None:
     assert len(desk.group[1].machine.members) == 4
 
 
-def test_one_is_replaced_while_others_join_and_votes_are_not_given_twice() -> None:
+def test_a_replacement_during_joins_gives_no_vote_twice() -> None:
     desk = Desk(3)
     desk.silence(3)
     answers: list[MemberList] = []
@@ -243,11 +243,11 @@ def test_one_is_replaced_while_others_join_and_votes_are_not_given_twice() -> No
     desk.group.pass_time(2)
     assert [answer.refusal for answer in answers] == [""] * 6
     promoted = [answer.you for answer in answers if desk.member(answer.you).promote]
-    assert promoted == [answers[4].you], "the place became free with the one who took it"
+    assert promoted == [answers[4].you], "the replaced member's vote became free"
 
 
-def test_a_member_that_was_damaged_before_it_told_its_name_comes_back_as_another() -> None:
-    """Nobody knows what it said under the identity it was given."""
+def test_a_member_damaged_before_its_name_was_published_gets_a_new_identity() -> None:
+    """Nobody knows what it acknowledged under that identity."""
     desk = Desk(3)
     first = desk.ask(JoinRequest("new", URL)).you
     desk.group.pass_time(2)
@@ -257,7 +257,7 @@ def test_a_member_that_was_damaged_before_it_told_its_name_comes_back_as_another
     assert first in desk.group[1].machine.removed
 
 
-def test_nobody_votes_before_its_name_is_in_the_list() -> None:
+def test_no_member_votes_before_its_name_is_in_the_list() -> None:
     desk = Desk(1)
     new = desk.ask(JoinRequest("new", URL)).you
     peer = desk.group.peers[new] = Peer(desk.group, new, None)
@@ -269,8 +269,8 @@ def test_nobody_votes_before_its_name_is_in_the_list() -> None:
     assert set(desk.group[1].conf.voters) == {1, new}
 
 
-def test_an_identity_is_given_again_only_where_the_list_is_current() -> None:
-    """Who asks a member that has been cut off must not be told that he is one that was removed since."""
+def test_an_identity_is_given_out_again_only_at_a_read_index() -> None:
+    """A member that is cut off must not give out an identity that was removed meanwhile."""
     desk = Desk(3, at=3)
     first = desk.ask(JoinRequest("new", URL)).you
     desk.group[3].cut_off = True

@@ -1,4 +1,4 @@
-"""A link over real sockets: order, waiting, pausing, ends, with and without TLS."""
+"""A link over real sockets: order, queueing, pausing, its end, with and without TLS."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 @contextmanager
 def linked(reactor: Reactor, *, tls: bool = False) -> Iterator[tuple[Recorder, Recorder]]:
-    """Two parties that talk to each other, until the block ends."""
+    """Two connected links with handlers that record their calls."""
     left, right = socket.socketpair()
     client, server = contexts() if tls else (None, None)
     caller, called = Recorder(), Recorder()
@@ -56,7 +56,7 @@ async def has_arrived(handler: Recorder, size: int) -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_bytes_arrive_whole_and_in_order_both_ways(tls: bool) -> None:
+async def test_bytes_arrive_complete_and_in_order_in_both_directions(tls: bool) -> None:
     async with running_reactor() as reactor:
         with linked(reactor, tls=tls) as (caller, called):
             await eventually(lambda: caller.is_open and called.is_open, "both may write")
@@ -70,7 +70,7 @@ async def test_bytes_arrive_whole_and_in_order_both_ways(tls: bool) -> None:
                 assert sender.link.taken > 0
 
 
-async def test_a_small_write_leaves_at_once() -> None:
+async def test_a_small_write_is_sent_at_once() -> None:
     async with running_reactor() as reactor:
         left, right = socket.socketpair()
         handler = Recorder()
@@ -83,7 +83,7 @@ async def test_a_small_write_leaves_at_once() -> None:
         right.close()
 
 
-async def test_a_paused_link_reads_nothing_and_fills_the_sender() -> None:
+async def test_a_paused_link_reads_nothing_and_the_sender_queues() -> None:
     async with running_reactor() as reactor:
         with linked(reactor) as (caller, called):
             called.link.pause()
@@ -97,20 +97,20 @@ async def test_a_paused_link_reads_nothing_and_fills_the_sender() -> None:
             assert called.got == LARGE + b"more"
 
 
-async def test_an_end_is_told_once_with_its_reason() -> None:
+async def test_the_end_is_reported_once_with_its_reason() -> None:
     async with running_reactor() as reactor:
         with linked(reactor) as (caller, called):
             caller.link.cut("had enough")
             caller.link.cut("again")
             caller.link.write(b"lost")
-            await eventually(lambda: called.reasons, "the other side hears of it")
+            await eventually(lambda: called.reasons, "the other side is told")
             assert (caller.reasons, called.reasons) == (["had enough"], ["closed by the other side"])
             assert not caller.link.open
             assert not called.link.open
 
 
-async def test_a_link_that_is_over_does_not_keep_its_party() -> None:
-    """They would hold each other, as long as the process runs (`netstore.collector`)."""
+async def test_an_ended_link_does_not_refer_to_its_handler() -> None:
+    """Their reference cycle would never be collected (`netstore.collector`)."""
 
     class Porter(Recorder):
         def is_here(self) -> bool:
@@ -128,7 +128,7 @@ async def test_a_link_that_is_over_does_not_keep_its_party() -> None:
         right.close()
 
 
-async def test_a_reset_is_told_by_its_name() -> None:
+async def test_a_reset_is_reported_by_its_name() -> None:
     async with running_reactor() as reactor:
         listener = socket.create_server(("127.0.0.1", 0))
         stranger = socket.create_connection(listener.getsockname())
@@ -143,7 +143,7 @@ async def test_a_reset_is_told_by_its_name() -> None:
         listener.close()
 
 
-async def test_what_is_not_tls_ends_a_tls_link_before_it_is_open() -> None:
+async def test_bytes_that_are_not_tls_end_a_tls_link() -> None:
     async with running_reactor() as reactor:
         left, right = socket.socketpair()
         handler = Recorder()
@@ -156,7 +156,7 @@ async def test_what_is_not_tls_ends_a_tls_link_before_it_is_open() -> None:
         right.close()
 
 
-async def test_a_name_that_is_not_in_the_certificate_is_told_at_both_ends() -> None:
+async def test_a_wrong_server_name_is_reported_at_both_ends() -> None:
     async with running_reactor() as reactor:
         left, right = socket.socketpair()
         client, server = contexts()
@@ -170,7 +170,7 @@ async def test_a_name_that_is_not_in_the_certificate_is_told_at_both_ends() -> N
         assert "alert" in called.reasons[0] or "closed" in called.reasons[0]
 
 
-async def test_a_party_that_raises_costs_its_link_and_not_the_loop() -> None:
+async def test_an_exception_of_a_handler_ends_its_link_only() -> None:
     class Faulty(Recorder):
         def received(self, data: bytes) -> None:
             raise OverflowError("a number too large")
@@ -190,7 +190,7 @@ async def test_a_party_that_raises_costs_its_link_and_not_the_loop() -> None:
 
 
 class Unwatching:
-    """A reactor whose kernel has no memory to watch a descriptor in other ways, or at all."""
+    """A reactor whose epoll calls fail: changing what is watched, or all."""
 
     def __init__(self, *, attends: bool) -> None:
         self.attends = attends
@@ -208,7 +208,7 @@ class Unwatching:
 
 
 @pytest.mark.parametrize("attends", [True, False])
-def test_what_the_kernel_cannot_watch_ends_its_own_link_alone(attends: bool) -> None:
+def test_a_failed_epoll_call_ends_its_link_only(attends: bool) -> None:
     left, right = socket.socketpair()
     handler = Recorder()
     handler.link = Link(Unwatching(attends=attends), left, handler)  # type: ignore[arg-type]
@@ -216,12 +216,12 @@ def test_what_the_kernel_cannot_watch_ends_its_own_link_alone(attends: bool) -> 
     assert handler.link.open == attends
     handler.link.pause()
     assert not handler.link.open
-    assert handler.is_open == attends, "who is not watched may not speak"
+    assert handler.is_open == attends, "a link that is not watched is not opened"
     right.close()
 
 
 class Watching:
-    """A reactor that makes no rounds."""
+    """A reactor without rounds."""
 
     def __init__(self) -> None:
         self.mask = 0
@@ -242,7 +242,7 @@ class Watching:
 
 
 class CountingRecords(RecordLayer):
-    """Counts the bytes that it makes records of."""
+    """Counts the bytes that it encodes."""
 
     def __init__(self) -> None:
         super().__init__(b"from here", b"to here")
@@ -253,7 +253,7 @@ class CountingRecords(RecordLayer):
         return super().encode(data)
 
 
-def test_a_large_write_is_put_into_records_as_it_is_taken() -> None:
+def test_a_large_write_is_encoded_as_the_kernel_accepts_it() -> None:
     left, right = socket.socketpair()
     right.setblocking(False)
     reactor, handler, records = Watching(), Recorder(), CountingRecords()
@@ -265,7 +265,7 @@ def test_a_large_write_is_put_into_records_as_it_is_taken() -> None:
     assert (records.made, handler.link.unsent) == (5, 0)
     handler.link.write(LARGE)
     assert records.made <= 5 + ENCODED_PER_TURN
-    assert handler.link.unsent > len(LARGE) - 2 * ENCODED_PER_TURN, "what is still to be made counts"
+    assert handler.link.unsent > len(LARGE) - 2 * ENCODED_PER_TURN, "what is not encoded yet counts as unsent"
     handler.link.write(b"after")
     came = b""
     while reactor.mask & select.EPOLLOUT:
@@ -283,7 +283,7 @@ def test_a_large_write_is_put_into_records_as_it_is_taken() -> None:
     right.close()
 
 
-def test_short_records_are_taken_in_the_next_rounds_before_more_is_read() -> None:
+def test_many_short_records_are_decoded_over_several_rounds_before_more_is_read() -> None:
     left, right = socket.socketpair()
     reactor, handler = Watching(), Recorder()
     handler.link = Link(reactor, left, handler)  # type: ignore[arg-type]
@@ -298,7 +298,7 @@ def test_short_records_are_taken_in_the_next_rounds_before_more_is_read() -> Non
     assert (handler.got, reactor.wanted) == (b"x" * 2 * RECORDS_PER_TURN, 2)
     handler.link.pause()
     handler.link._ready(0)
-    assert len(handler.got) == 2 * RECORDS_PER_TURN, "a paused link hears nothing"
+    assert len(handler.got) == 2 * RECORDS_PER_TURN, "a paused link passes nothing on"
     handler.link.resume()
     assert reactor.wanted == 3
     handler.link._ready(select.EPOLLIN)
@@ -313,7 +313,7 @@ def test_short_records_are_taken_in_the_next_rounds_before_more_is_read() -> Non
     assert handler.reasons == ["closed by the other side"]
 
 
-def test_a_paused_link_is_not_read_whatever_the_kernel_says() -> None:
+def test_a_paused_link_is_not_read_on_an_event() -> None:
     left, right = socket.socketpair()
     handler = Recorder()
     handler.link = Link(Watching(), left, handler)  # type: ignore[arg-type]
@@ -329,7 +329,7 @@ def test_a_paused_link_is_not_read_whatever_the_kernel_says() -> None:
     right.close()
 
 
-def test_what_was_to_be_done_later_is_not_done_once_the_link_is_cut() -> None:
+def test_a_deferred_call_is_dropped_when_the_link_ends() -> None:
     left, right = socket.socketpair()
     handler = Recorder()
     handler.link = Link(Watching(), left, handler)  # type: ignore[arg-type]
@@ -342,7 +342,7 @@ def test_what_was_to_be_done_later_is_not_done_once_the_link_is_cut() -> None:
     right.close()
 
 
-async def test_what_cannot_be_watched_is_not_remembered(tmp_path: Path) -> None:
+async def test_a_descriptor_that_cannot_be_watched_is_forgotten(tmp_path: Path) -> None:
     async with running_reactor() as reactor:
         with (tmp_path / "plain").open("w") as file:  # epoll watches no plain files
             with pytest.raises(OSError, match="not permitted"):
@@ -350,7 +350,7 @@ async def test_what_cannot_be_watched_is_not_remembered(tmp_path: Path) -> None:
             reactor.dismiss(file.fileno())
 
 
-async def test_what_was_read_is_gone_on_with_before_more_is_read() -> None:
+async def test_a_deferred_call_comes_before_more_is_read() -> None:
     async with running_reactor() as reactor:
         with linked(reactor) as (caller, called):
             order: list[int] = []
@@ -366,7 +366,7 @@ async def test_what_was_read_is_gone_on_with_before_more_is_read() -> None:
             assert order == [0, 0, 0]
             order.clear()
             called.link.later(go_on)
-            await eventually(lambda: len(order) == 3, "also where nothing comes")
+            await eventually(lambda: len(order) == 3, "also if nothing more is received")
             called.link.later(go_on)
             called.link.cut("over")
             called.link.later(go_on)
@@ -375,7 +375,7 @@ async def test_what_was_read_is_gone_on_with_before_more_is_read() -> None:
             assert len(order) == 3
 
 
-async def test_what_going_on_raises_cuts_the_link() -> None:
+async def test_an_exception_of_a_deferred_call_ends_the_link() -> None:
     async with running_reactor() as reactor:
         with linked(reactor) as (_, called):
 

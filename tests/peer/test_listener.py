@@ -1,4 +1,4 @@
-"""Accepting streams: who makes room for whom, and what waits."""
+"""Accepting streams: which unverified caller is displaced, and what is limited."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from netstore.types import ClusterId, NodeId
 from tests.support.callers import ASKING, CLUSTER, ME, MEMBER_LIST, OTHER, CalledMember, prove, told
 
 
-def test_the_late_are_hung_up_on_by_how_far_they_came() -> None:
+def test_streams_past_the_deadline_of_their_stage_are_ended() -> None:
     called = CalledMember()
     silent, greeted, proved = called.call(), called.call(), called.call()
     greeted.handler.received(Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test", offer=Offer.TOKEN).encode())
@@ -30,7 +30,7 @@ def test_the_late_are_hung_up_on_by_how_far_they_came() -> None:
     assert not proved.open
 
 
-def test_room_is_made_by_the_silent_then_the_oldest_where_most_are() -> None:
+def test_in_the_largest_crowd_the_silent_and_then_the_oldest_is_displaced() -> None:
     called = CalledMember()
     crowd = [called.call("10.0.0.9") for _ in range(listener.MAX_UNVERIFIED_PER_NETWORK)]
     for wire in (crowd[0], crowd[2]):
@@ -46,16 +46,16 @@ def test_room_is_made_by_the_silent_then_the_oldest_where_most_are() -> None:
         called.call(f"10.0.1.{number}")
     assert len(called.listener.unverified) == listener.MAX_UNVERIFIED
     called.listener.make_room("10.0.2.1")
-    assert not crowd[4].open, "who has most pays for a newcomer elsewhere"
+    assert not crowd[4].open, "one of the largest crowd makes room for a caller from elsewhere"
     for wire in crowd:
         if wire.open:
             wire.handler.received(b"nst"[: 3 - len(wire.handler._read)] or b"p")
     called.call("10.0.2.1")
     called.listener.make_room("10.0.2.2")
-    assert not crowd[0].open, "where all have spoken the oldest goes"
+    assert not crowd[0].open, "if all are at the same stage the oldest is displaced"
 
 
-def test_an_address_is_no_reason_to_push_out_who_proved_itself() -> None:
+def test_an_authenticated_stream_is_never_displaced() -> None:
     called = CalledMember()
     member = called.call("10.0.0.9")
     prove(member, Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test"))
@@ -66,8 +66,8 @@ def test_an_address_is_no_reason_to_push_out_who_proved_itself() -> None:
     assert len(called.listener.unverified) == listener.MAX_UNVERIFIED_PER_NETWORK
 
 
-def test_where_nobody_crowds_the_silent_go_before_who_spoke() -> None:
-    """Whoever has a network of IPv6 addresses for each of its streams pushes out no honest caller."""
+def test_without_a_crowd_the_caller_that_got_least_far_is_displaced() -> None:
+    """Streams from a different IPv6 network each displace no caller that got further."""
     called = CalledMember()
     greeted, asking = called.call("2001:db8:0:1::1"), called.call("2001:db8:0:1::2")
     greeted.handler.received(Hello(Purpose.MESSAGES, CLUSTER, OTHER, ME, "test", offer=Offer.TOKEN).encode())
@@ -83,10 +83,12 @@ def test_where_nobody_crowds_the_silent_go_before_who_spoke() -> None:
         called.listener.make_room(address)
         wire = called.call(address)
         wire.handler.received(b"nst")
-    assert (greeted.open, asking.open) == (True, False), "the oldest of those goes that came least far"
+    assert (greeted.open, asking.open) == (True, False), (
+        "the oldest of those at the lowest stage is displaced"
+    )
 
 
-def test_addresses_of_one_network_are_one_crowd() -> None:
+def test_ipv6_addresses_of_one_network_count_together() -> None:
     called = CalledMember()
     for number in range(2 * listener.MAX_UNVERIFIED):
         called.listener.make_room(f"2001:db8::{number:x}")
@@ -94,7 +96,7 @@ def test_addresses_of_one_network_are_one_crowd() -> None:
     assert len(called.listener.unverified) == listener.MAX_UNVERIFIED_PER_NETWORK
 
 
-def test_few_may_ask_at_once() -> None:
+def test_member_list_streams_are_limited() -> None:
     called = CalledMember()
     asking = Hello(Purpose.MEMBER_LIST, ClusterId(0), NodeId(0), NodeId(0), "test")
     wires = [called.call() for _ in range(listener.MAX_MEMBER_LIST_STREAMS)]
@@ -106,7 +108,7 @@ def test_few_may_ask_at_once() -> None:
     assert (late.open, late.reason) == (False, "refused")
 
 
-def test_answers_to_strangers_are_rationed_and_few_are_owed() -> None:
+def test_answers_to_unverified_callers_are_limited_in_rate_and_number() -> None:
     called = CalledMember()
     data = ASKING.encode() + frame(encode_document(None))
     owed = [called.call() for _ in range(listener.MAX_MEMBER_LIST_STREAMS)]
@@ -133,8 +135,8 @@ def test_answers_to_strangers_are_rationed_and_few_are_owed() -> None:
     assert told(again)[1] == MEMBER_LIST
 
 
-def test_a_listener_that_cannot_be_watched_rests_on() -> None:
-    """In the task that keeps all streams: what it raised would end the member."""
+def test_a_listening_socket_that_cannot_be_watched_is_tried_again() -> None:
+    """`sweep` runs in the task of all streams: an exception would end the member."""
     called = CalledMember()
     faults = [OSError(errno.ENOSPC, "No space left on device")] * 2
     watched: list[int] = []

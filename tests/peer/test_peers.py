@@ -1,4 +1,4 @@
-"""Streams between members over real sockets: who may talk, what is bounded, what is told once."""
+"""Streams between members over real sockets: who is let in, what is bounded, what is logged."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ SECRET = Secret("a token")
 
 
 class HandClock:
-    """Real time that a test can push forward."""
+    """Real time, which a test can advance."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -78,7 +78,7 @@ class HandClock:
 
 
 class Member:
-    """One end: the peers under test, and everything that they hand on."""
+    """One end: the peers under test, recording everything that they pass on."""
 
     def __init__(
         self,
@@ -123,12 +123,12 @@ class Member:
 
     @property
     def incoming_streams(self) -> list[IncomingStream]:
-        """Streams of those who proved themselves."""
+        """Incoming streams of authenticated callers."""
         return list(self.peers.listener.verified)
 
     @property
     def unverified(self) -> list[IncomingStream]:
-        """Streams of those who have not."""
+        """Incoming streams of unverified callers."""
         return list(self.peers.listener.unverified)
 
     def _handle_join(self, request: JoinRequest | None, answer: Callable[[MemberList], None]) -> None:
@@ -154,7 +154,7 @@ class Member:
 
 @asynccontextmanager
 async def members(*clusters: ClusterId) -> AsyncIterator[tuple[Member, Member]]:
-    """A and B, who know each other's address."""
+    """A and B, which know each other's URL."""
     async with running_reactor() as reactor:
         one, two = (
             Member(reactor, id_, cluster)
@@ -195,14 +195,14 @@ async def test_messages_arrive_in_order_and_are_counted() -> None:
 
 
 @pytest.mark.parametrize("url", ["http://a..b:1", "http://[1]:1", "http://h:99999999", "", "http://[:::]:1"])
-async def test_a_peer_whose_address_makes_no_sense_harms_nobody_else(url: str) -> None:
+async def test_an_invalid_url_of_one_member_does_not_affect_others(url: str) -> None:
     async with members() as (one, two):
         one.addresses[NodeId(0xC)] = (url,)
         await eventually(lambda: one.log.events("peer_not_reached"), "the address was tried")
         await met(one, two)
 
 
-async def test_a_fault_with_one_peer_ends_no_other_stream_and_it_is_called_again(
+async def test_a_fault_with_one_member_ends_no_other_stream_and_it_is_dialed_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     faults = 0
@@ -219,11 +219,11 @@ async def test_a_fault_with_one_peer_ends_no_other_stream_and_it_is_called_again
     async with members() as (one, two):
         one.addresses[NodeId(0xC)] = ("http://127.0.0.1:1",)
         await met(one, two)
-        await eventually(lambda: faults > 2, "it was called again")
+        await eventually(lambda: faults > 2, "it was dialed again")
         assert len(one.log.events("peer_failed")) == 1
 
 
-async def test_a_wish_for_a_state_copy_goes_another_way() -> None:
+async def test_install_snapshot_starts_a_transfer() -> None:
     async with members() as (one, two):
         await met(one, two)
         wish = InstallSnapshot(A, B, Term(1), SnapshotMeta())
@@ -232,7 +232,7 @@ async def test_a_wish_for_a_state_copy_goes_another_way() -> None:
         assert (one.wanted, two.got) == ([wish], [beat(A, B)])
 
 
-async def test_a_note_of_a_state_reaches_everybody_with_its_sender() -> None:
+async def test_a_state_digest_reaches_all_members() -> None:
     async with members() as (one, two):
         await met(one, two)
         one.peers.broadcast(DigestMessage(Index(7), b"d" * 16))
@@ -240,7 +240,7 @@ async def test_a_note_of_a_state_reaches_everybody_with_its_sender() -> None:
         assert two.notes == [(A, 7, b"d" * 16)]
 
 
-async def test_pings_measure_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pings_measure_the_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PING_SECONDS", 0.01)
     async with members() as (one, two):
         await met(one, two)
@@ -250,7 +250,7 @@ async def test_pings_measure_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
         assert one.peers.round_trip(NodeId(99)).successes == 0
 
 
-async def test_a_peer_that_takes_nothing_costs_its_bound_and_raft_is_told(
+async def test_the_queue_for_a_member_is_bounded_and_raft_is_told_of_drops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "OUTBOX_BYTES", 1 << 20)
@@ -269,7 +269,7 @@ async def test_a_peer_that_takes_nothing_costs_its_bound_and_raft_is_told(
         stream.link.resume()
 
 
-async def test_a_silent_peer_is_hung_up_on_and_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_stream_is_ended_and_dialed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PING_SECONDS", 0.01)
     async with members() as (one, two):
         await met(one, two)
@@ -279,10 +279,12 @@ async def test_a_silent_peer_is_hung_up_on_and_called_again(monkeypatch: pytest.
         one.clock.ahead += incoming.SILENCE_SECONDS + 1
         await eventually(lambda: one.lost == [B], "Raft hears of it")
         assert "nothing was heard in time" in one.log.events("peer_lost")[0]
-        await eventually(lambda: one.peers.connected_since(B) not in (None, since), "it is called again")
+        await eventually(lambda: one.peers.connected_since(B) not in (None, since), "it is dialed again")
 
 
-async def test_a_member_of_another_cluster_is_refused_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_member_of_another_cluster_is_refused_and_logged_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "MAX_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.01)
     async with members(CLUSTER, ClusterId(0xC2)) as (one, two):
@@ -303,7 +305,7 @@ async def test_a_removed_member_is_refused_as_such() -> None:
         assert "member a was removed from the cluster" in one.expelled[0]
 
 
-async def test_a_member_that_moved_is_called_where_it_is() -> None:
+async def test_a_member_with_new_urls_is_dialed_there() -> None:
     async with running_reactor() as reactor, trio.open_nursery() as nursery:
         one, two, moved = Member(reactor, A), Member(reactor, B), Member(reactor, B)
         one.addresses = {A: (one.url,), B: (two.url,)}
@@ -320,7 +322,7 @@ async def test_a_member_that_moved_is_called_where_it_is() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_who_forgets_an_address_hangs_up() -> None:
+async def test_the_stream_to_a_member_that_left_the_list_is_ended() -> None:
     async with members() as (one, two):
         await met(one, two)
         one.addresses = {}
@@ -337,7 +339,7 @@ async def who_is_there(
     )
 
 
-async def test_who_asks_who_is_there_gets_an_answer() -> None:
+async def test_a_request_for_the_member_list_is_answered() -> None:
     async with members() as (one, _):
         request = JoinRequest("new", ("http://p:1",))
         assert (await who_is_there(one, one.url, request=request)).you == 5
@@ -345,7 +347,7 @@ async def test_who_asks_who_is_there_gets_an_answer() -> None:
         assert one.requests == [request, None]
 
 
-async def test_who_has_no_list_yet_is_no_answer() -> None:
+async def test_an_empty_member_list_is_not_an_answer() -> None:
     async with members() as (one, two):
         one.listed = ()
         with pytest.raises(StreamFailed, match="has no list of members yet"):
@@ -353,7 +355,7 @@ async def test_who_has_no_list_yet_is_no_answer() -> None:
         assert (await who_is_there(one, one.url, two.url)).members == two.listed
 
 
-async def test_what_is_told_of_those_who_were_asked_is_what_says_most() -> None:
+async def test_of_several_failures_the_most_telling_is_raised() -> None:
     nobody = "http://127.0.0.1:1"
     async with members() as (one, two):
         one.listed = ()
@@ -375,7 +377,7 @@ STRANGER = Hello(Purpose.MESSAGES, CLUSTER, NodeId(0x99), A, "test")
 async def open_stream(
     member: Member, hello: Hello = STRANGER, secret: Secret | None = SECRET
 ) -> OutgoingStream:
-    """Call as a member that the called one has in no list, but that knows the token."""
+    """Dial as a member that is not in the called one's list, but knows the token."""
     return await dial(
         member.peers.reactor, member.url, hello, lambda _: None, credentials=None, secret=secret
     )
@@ -389,7 +391,7 @@ async def open_stream(
         (b"\xff" * 20, "frame claims"),
     ],
 )
-async def test_what_makes_no_sense_ends_the_stream(data: bytes, reason: str) -> None:
+async def test_invalid_frames_end_the_stream(data: bytes, reason: str) -> None:
     async with members() as (one, _):
         made = await open_stream(one)
         made.link.write(data)
@@ -398,7 +400,7 @@ async def test_what_makes_no_sense_ends_the_stream(data: bytes, reason: str) -> 
         assert one.got == []
 
 
-async def test_what_cannot_be_true_ends_the_stream_and_not_the_member() -> None:
+async def test_a_refused_message_ends_the_stream_and_not_the_member() -> None:
     async with members() as (one, two):
         await met(one, two)
         since = one.peers.connected_since(B)
@@ -406,10 +408,10 @@ async def test_what_cannot_be_true_ends_the_stream_and_not_the_member() -> None:
         one.peers.send([beat(A, B)])
         await eventually(lambda: one.lost, "the stream ends")
         assert "term 9 cannot be" in two.log.events("peer_cut")[0]
-        await eventually(lambda: one.peers.connected_since(B) not in (None, since), "it is called again")
+        await eventually(lambda: one.peers.connected_since(B) not in (None, since), "it is dialed again")
 
 
-async def test_answers_to_pings_that_were_not_sent_end_the_stream() -> None:
+async def test_replies_to_pings_that_were_not_sent_end_the_stream() -> None:
     async with members() as (one, two):
         await met(one, two)
         [stream] = [each for each in two.incoming_streams if each.sender == A]
@@ -417,7 +419,7 @@ async def test_answers_to_pings_that_were_not_sent_end_the_stream() -> None:
         await eventually(lambda: one.lost, "the stream ends")
 
 
-async def test_pings_whose_answers_nobody_takes_end_the_stream() -> None:
+async def test_pings_whose_replies_are_not_read_end_the_stream() -> None:
     async with members() as (one, _):
         made = await open_stream(one)
         made.link.pause()
@@ -432,7 +434,7 @@ async def test_pings_whose_answers_nobody_takes_end_the_stream() -> None:
         made.link.cut("over")
 
 
-async def test_a_second_copy_is_refused_as_busy() -> None:
+async def test_a_second_snapshot_is_refused_as_busy() -> None:
     async with members() as (one, _):
         wish = msgspec.structs.replace(STRANGER, purpose=Purpose.SNAPSHOT)
         with pytest.raises(StreamFailed, match="another snapshot is being received") as caught:
@@ -440,19 +442,19 @@ async def test_a_second_copy_is_refused_as_busy() -> None:
         assert caught.value.verdict == Verdict.BUSY
 
 
-async def test_who_says_nothing_is_let_go() -> None:
+async def test_a_silent_caller_is_closed() -> None:
     async with members() as (one, two):
         await met(one, two)
         with socket.create_connection(("127.0.0.1", int(one.url.rpartition(":")[2]))) as idle:
             await eventually(lambda: one.unverified, "it was accepted")
             one.clock.ahead += DIAL_SECONDS + 1
-            await eventually(lambda: not one.unverified, "it was let go")
+            await eventually(lambda: not one.unverified, "it was closed")
             idle.settimeout(5)
             assert idle.recv(9) == b""
 
 
 def knock(member: Member, *, at: str = "127.0.0.2", says: bytes = b"") -> socket.socket:
-    """A connection from another address of this machine that proves nothing."""
+    """A connection from another address of this machine, without a proof."""
     sock = socket.create_connection(("127.0.0.1", member.port), 5, (at, 0))
     sock.sendall(says)
     return sock
@@ -472,7 +474,9 @@ def is_there(member: Member, address: str) -> bool:
     return any(each.address == address for each in member.unverified)
 
 
-async def test_strangers_push_out_each_other_and_never_a_member(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unverified_callers_displace_each_other_and_never_a_member(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(listener, "MAX_UNVERIFIED", 6)
     monkeypatch.setattr(listener, "MAX_UNVERIFIED_PER_NETWORK", 3)
     async with members() as (one, two):
@@ -489,7 +493,8 @@ async def test_strangers_push_out_each_other_and_never_a_member(monkeypatch: pyt
             for number in range(6):
                 open_.enter_context(knock(one, at=f"127.0.0.{10 + number}"))
                 await eventually(
-                    partial(is_there, one, f"127.0.0.{10 + number}"), "another address finds room"
+                    partial(is_there, one, f"127.0.0.{10 + number}"),
+                    "a caller from another address is accepted",
                 )
             assert len(one.unverified) == 6
             made = await open_stream(one)
@@ -501,8 +506,8 @@ async def test_strangers_push_out_each_other_and_never_a_member(monkeypatch: pyt
 FAKE = Hello(Purpose.MESSAGES, CLUSTER, B, A, "test", offer=Offer.TOKEN)
 
 
-async def test_ids_alone_open_nothing_and_cut_nothing() -> None:
-    """Everything in a hello can be seen by who listens, or asked for."""
+async def test_known_ids_without_a_proof_open_and_end_no_stream() -> None:
+    """Everything in a hello can be observed on the wire, or requested."""
     async with members() as (one, two):
         await met(one, two)
         since, streams = two.peers.connected_since(A), one.incoming_streams
@@ -514,14 +519,14 @@ async def test_ids_alone_open_nothing_and_cut_nothing() -> None:
             for offer in Offer:
                 hello = msgspec.structs.replace(FAKE, offer=offer).encode()
                 with knock(one, says=hello + more) as sock:
-                    await eventually(partial(is_closed, sock), "it is hung up on")
+                    await eventually(partial(is_closed, sock), "it is closed")
         await eventually(lambda: not one.unverified, "nothing of them is left")
         assert (one.got, one.requests) == ([], [])
         assert (one.incoming_streams, two.peers.connected_since(A)) == (streams, since)
 
 
-async def test_nobody_on_the_way_talks_a_caller_out_of_proofs() -> None:
-    """The hello is passed on as one that offers no proof, which a member answers at once."""
+async def test_a_man_in_the_middle_cannot_avoid_proofs() -> None:
+    """The hello is changed to one that offers no proof, which a member answers at once."""
     async with members() as (one, _):
         listener = await trio.open_tcp_listeners(0, host="127.0.0.1")
         heard = bytearray()
@@ -551,7 +556,7 @@ async def test_nobody_on_the_way_talks_a_caller_out_of_proofs() -> None:
 
 
 class Between:
-    """Somebody on the way to a member, who passes everything on as `alter` makes it, by who says it."""
+    """A proxy before a member that passes everything on after `alter` changed it."""
 
     def __init__(self, alter: Callable[[bool, bytes], bytes] = lambda _, data: data) -> None:
         self.alter = alter
@@ -576,7 +581,7 @@ class Between:
                 await other.send_all(self.alter(from_caller, bytes(data)))
 
 
-async def test_nobody_on_the_way_adds_to_what_members_say() -> None:
+async def test_a_man_in_the_middle_cannot_add_messages() -> None:
     async with members() as (one, _), trio.open_nursery() as nursery:
         between = Between()
         await nursery.start(between.run, one)
@@ -586,7 +591,7 @@ async def test_nobody_on_the_way_adds_to_what_members_say() -> None:
         )
         made.link.write(encode_batch([beat(NodeId(0x99), A)]))
         made.link.write(PING)
-        await eventually(lambda: one.got, "what the member said arrives")
+        await eventually(lambda: one.got, "the member's messages arrive")
         await eventually(lambda: heard == [PING], "and it is answered")
         await between.far.send_all(encode_batch([beat(NodeId(0x99), A, 7)]) * 2)
         await made.over.wait()
@@ -595,7 +600,7 @@ async def test_nobody_on_the_way_adds_to_what_members_say() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_nobody_on_the_way_adds_to_the_answers() -> None:
+async def test_a_man_in_the_middle_cannot_add_replies() -> None:
     async with members() as (one, _), trio.open_nursery() as nursery:
         between = Between()
         await nursery.start(between.run, one)
@@ -623,7 +628,7 @@ def earlier_challenge(from_caller: bool, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("alter", [earlier_hello, earlier_challenge])
-async def test_nobody_on_the_way_talks_members_down_to_an_earlier_version(
+async def test_a_man_in_the_middle_cannot_cause_a_downgrade(
     alter: Callable[[bool, bytes], bytes],
 ) -> None:
     async with members() as (one, _), trio.open_nursery() as nursery:
@@ -636,7 +641,7 @@ async def test_nobody_on_the_way_talks_members_down_to_an_earlier_version(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_member_of_the_earlier_version_is_spoken_with_as_before(
+async def test_a_member_of_the_earlier_version_is_talked_to_in_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with members() as (one, two):
@@ -647,11 +652,13 @@ async def test_a_member_of_the_earlier_version_is_spoken_with_as_before(
         assert made.welcome.version == 2
         assert made.link._records is None
         made.link.write(encode_batch([beat(NodeId(0x99), A)]))
-        await eventually(lambda: one.got, "it is understood")
+        await eventually(lambda: one.got, "it is decoded")
 
 
 @pytest.mark.parametrize("version", [2, 3])
-async def test_refusals_are_said_to_who_knows_them(monkeypatch: pytest.MonkeyPatch, version: int) -> None:
+async def test_forward_refused_is_sent_only_in_versions_that_know_it(
+    monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
     monkeypatch.setattr(dialing, "HIGHEST_VERSION", version)
     async with members() as (one, two):
         await met(one, two)
@@ -666,7 +673,7 @@ async def test_refusals_are_said_to_who_knows_them(monkeypatch: pytest.MonkeyPat
         assert one.lost == []
 
 
-async def test_a_greeting_that_was_recorded_is_of_no_use_again() -> None:
+async def test_recorded_greetings_cannot_be_replayed() -> None:
     async with members() as (one, two):
         await met(one, two)
         hello = FAKE.encode()
@@ -686,7 +693,7 @@ async def test_a_greeting_that_was_recorded_is_of_no_use_again() -> None:
                 assert answer[0].verdict == Verdict.NOT_PROVED
 
 
-async def test_a_proved_stream_takes_the_place_of_the_one_before() -> None:
+async def test_an_authenticated_stream_replaces_the_one_before() -> None:
     async with members() as (one, two):
         await met(one, two)
         [old] = one.incoming_streams
@@ -696,7 +703,7 @@ async def test_a_proved_stream_takes_the_place_of_the_one_before() -> None:
         made.link.cut("over")
 
 
-async def test_a_stranger_makes_a_member_hold_one_greeting() -> None:
+async def test_an_unverified_caller_makes_a_member_hold_one_greeting_at_most() -> None:
     async with members() as (one, _):
         for says in (STRANGER.encode()[:-1], b"nstpeer\n\x01"):
             with knock(one, says=says):
@@ -714,7 +721,7 @@ async def test_a_stranger_makes_a_member_hold_one_greeting() -> None:
         await eventually(lambda: not one.unverified, "it is gone")
 
 
-async def test_a_member_without_a_token_lets_nobody_prove_himself() -> None:
+async def test_a_member_without_a_token_refuses_every_caller() -> None:
     async with running_reactor() as reactor, trio.open_nursery() as nursery:
         one = Member(reactor, A, secret=None)
         nursery.start_soon(one.peers.run, one, one)
@@ -723,7 +730,7 @@ async def test_a_member_without_a_token_lets_nobody_prove_himself() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_streams_of_members_in_no_list_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_streams_of_unlisted_members_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "MAX_UNLISTED", 2)
     async with members() as (one, two):
         await met(one, two)
@@ -737,7 +744,7 @@ async def test_streams_of_members_in_no_list_are_few(monkeypatch: pytest.MonkeyP
             each.link.cut("over")
 
 
-async def test_lines_about_strangers_are_rationed() -> None:
+async def test_log_lines_about_callers_are_limited() -> None:
     async with members() as (one, _):
         for number in range(100):
             with pytest.raises(StreamFailed):
@@ -747,7 +754,7 @@ async def test_lines_about_strangers_are_rationed() -> None:
         assert 0 < len(one.log.events("peer_refused")) < 60
 
 
-async def test_half_frames_of_many_streams_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_incomplete_frames_of_all_streams_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers_module, "MAX_INCOMPLETE_BYTES", 1_000_000)
     half = frame(bytes(900_000))[:600_000]
     async with members() as (one, _):
@@ -764,7 +771,9 @@ async def test_half_frames_of_many_streams_are_bounded(monkeypatch: pytest.Monke
         first.link.cut("over")
 
 
-async def test_without_descriptors_accepting_rests_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_descriptors_accepting_stops_and_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with members() as (one, two):
         await met(one, two)
         [listener] = one.peers.listener._sockets
@@ -789,5 +798,5 @@ async def test_without_descriptors_accepting_rests_and_goes_on(monkeypatch: pyte
         made.link.cut("over")
 
 
-def test_a_document_of_nobody_is_an_empty_payload() -> None:
+def test_no_document_is_an_empty_payload() -> None:
     assert encode_document(None) == b""

@@ -1,4 +1,4 @@
-"""Records between members: what was said comes out, and nothing that somebody on the way makes of it."""
+"""Authenticated records: data is decoded as it was encoded, and every change is detected."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def both() -> tuple[RecordLayer, RecordLayer]:
 
 
 @given(st.lists(st.binary(max_size=60)), st.lists(st.integers(1, 50), min_size=1))
-def test_what_was_said_comes_out_however_it_is_cut(said: list[bytes], cuts: list[int]) -> None:
+def test_data_is_decoded_however_it_is_split(said: list[bytes], cuts: list[int]) -> None:
     here, there = both()
     sent = b"".join(here.encode(each) for each in said)
     heard, at, turn = b"", 0, 0
@@ -29,7 +29,7 @@ def test_what_was_said_comes_out_however_it_is_cut(said: list[bytes], cuts: list
     assert heard == b"".join(said)
 
 
-def test_what_is_long_goes_in_several_records() -> None:
+def test_long_data_goes_in_several_records() -> None:
     here, there = both()
     said = bytes(range(256)) * 300
     sent = here.encode(said)
@@ -39,7 +39,7 @@ def test_what_is_long_goes_in_several_records() -> None:
     assert here.encode(b"") == b""
 
 
-def test_records_that_are_short_are_taken_turn_by_turn() -> None:
+def test_many_short_records_are_decoded_over_several_turns() -> None:
     here, there = both()
     said = bytes(range(256)) * 10
     sent = b"".join(here.encode(said[at : at + 1]) for at in range(len(said)))
@@ -53,7 +53,7 @@ def test_records_that_are_short_are_taken_turn_by_turn() -> None:
 
 
 @given(st.binary(min_size=1, max_size=40), st.data())
-def test_nothing_of_a_record_can_be_changed(said: bytes, data: st.DataObject) -> None:
+def test_any_changed_byte_of_a_record_is_detected(said: bytes, data: st.DataObject) -> None:
     here, there = both()
     sent = bytearray(here.encode(said))
     place = data.draw(st.integers(0, len(sent) - 1))
@@ -65,7 +65,7 @@ def test_nothing_of_a_record_can_be_changed(said: bytes, data: st.DataObject) ->
     assert heard == b""
 
 
-def test_records_are_not_left_out_repeated_moved_or_sent_back() -> None:
+def test_dropped_repeated_reordered_or_reflected_records_are_detected() -> None:
     here, _ = both()
     one, two = here.encode(b"one"), here.encode(b"two")
     for sent in (two, one + one, two + one):
@@ -77,12 +77,12 @@ def test_records_are_not_left_out_repeated_moved_or_sent_back() -> None:
 
 
 @pytest.mark.parametrize("length", [0, RECORD_BYTES + 1, 2**32 - 1])
-def test_no_length_is_believed_beyond_its_limit(length: int) -> None:
+def test_a_length_out_of_range_is_refused(length: int) -> None:
     with pytest.raises(RecordTampered, match=f"a record of {length} bytes"):
         both()[0].decode(length.to_bytes(4, "little") + bytes(TAG_BYTES))
 
 
-def test_no_two_streams_have_the_same_keys() -> None:
+def test_every_direction_of_every_stream_has_its_own_key() -> None:
     greetings = [(hello, challenge) for hello in (b"h1", b"h2") for challenge in (b"c1", b"c2")]
     sent = {
         records.encode(b"x")

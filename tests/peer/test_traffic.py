@@ -7,7 +7,7 @@ import pytest
 from netstore.peer.traffic import RoundTrip
 
 
-def test_round_trips_are_summed_up_without_keeping_them() -> None:
+def test_round_trip_statistics_need_no_history() -> None:
     way = RoundTrip()
     for seconds in (1.0, 2.0, 3.0, 4.0):
         way.add(seconds)

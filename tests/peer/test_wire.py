@@ -1,4 +1,4 @@
-"""What members say to each other: it comes back, in whatever pieces it arrives, and damage is CorruptData."""
+"""Frames and their contents: decoded as encoded, in whatever pieces they arrive; damage is CorruptData."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def cut(data: bytes, frames: FrameReader | None = None) -> list[bytes]:
 
 
 @given(st.lists(st.binary(max_size=50), max_size=6), st.data())
-def test_frames_come_back_in_whatever_pieces(payloads: list[bytes], data: st.DataObject) -> None:
+def test_frames_are_decoded_however_they_are_split(payloads: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(map(frame, payloads))
     frames = FrameReader()
     found: list[bytes] = []
@@ -78,7 +78,7 @@ def test_frames_come_back_in_whatever_pieces(payloads: list[bytes], data: st.Dat
 
 
 @given(st.binary(min_size=1, max_size=50), st.data())
-def test_a_flipped_bit_in_a_frame_is_found(payload: bytes, data: st.DataObject) -> None:
+def test_a_flipped_bit_in_a_frame_is_detected(payload: bytes, data: st.DataObject) -> None:
     encoded = bytearray(frame(payload))
     place = data.draw(st.integers(0, len(encoded) * 8 - 1))
     encoded[place // 8] ^= 1 << place % 8
@@ -88,7 +88,7 @@ def test_a_flipped_bit_in_a_frame_is_found(payload: bytes, data: st.DataObject) 
         return
 
 
-def test_a_frame_over_its_limit_is_refused_from_its_length_alone() -> None:
+def test_a_frame_over_the_limit_is_refused_by_its_length() -> None:
     with pytest.raises(CorruptData, match="claims 101 bytes, more than 100"):
         cut(frame(bytes(101))[:8], FrameReader(100))
     assert read_frame(frame(bytes(100)), 100) == (bytes(100), 108)
@@ -98,20 +98,20 @@ IN_BATCHES = messages().filter(lambda message: not isinstance(message, InstallSn
 
 
 @given(st.lists(IN_BATCHES, min_size=1, max_size=5))
-def test_a_batch_comes_back(batch: list[Message]) -> None:
+def test_a_batch_is_decoded_as_encoded(batch: list[Message]) -> None:
     [payload] = cut(encode_batch(batch))
     assert list(decode_batch(payload)) == batch
 
 
-def test_a_state_copy_is_not_announced_among_other_messages() -> None:
-    """The host would put in place what never came."""
+def test_install_snapshot_in_a_batch_is_corrupt() -> None:
+    """The host would install a snapshot that was never received."""
     meta = SnapshotMeta(Index(5), Term(1), ConfState(voters=(ME,)))
     [payload] = cut(encode_batch([InstallSnapshot(OTHER, ME, Term(1), meta)]))
     with pytest.raises(CorruptData, match="InstallSnapshot outside"):
         list(decode_batch(payload))
 
 
-def test_what_does_not_fit_one_frame_goes_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_that_exceed_a_frame_go_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = Entry(Index(1), Term(1), EntryKind.NORMAL, bytes(400))
     large = Append(OTHER, ME, Term(1), Index(0), Term(0), Index(0), (entry,))
     monkeypatch.setattr(wires, "FRAME_BYTES", 1000)
@@ -119,7 +119,7 @@ def test_what_does_not_fit_one_frame_goes_in_several(monkeypatch: pytest.MonkeyP
     assert [len(list(decode_batch(payload))) for payload in payloads] == [2, 2, 1]
 
 
-def test_a_frame_has_so_many_messages_and_bytes_that_it_is_taken_in_one_piece() -> None:
+def test_encoded_frames_are_bounded_in_messages_and_bytes() -> None:
     heartbeat = Heartbeat(OTHER, ME, Term(1), Index(0), 0)
     payloads = cut(encode_batch([heartbeat] * (2 * FRAME_MESSAGES + 1)))
     assert [len(list(decode_batch(payload))) for payload in payloads] == [FRAME_MESSAGES, FRAME_MESSAGES, 1]
@@ -130,7 +130,7 @@ def test_a_frame_has_so_many_messages_and_bytes_that_it_is_taken_in_one_piece() 
 
 
 @given(st.binary(max_size=60))
-def test_a_batch_of_any_bytes_is_corrupt_or_read(data: bytes) -> None:
+def test_random_bytes_are_a_corrupt_or_valid_batch(data: bytes) -> None:
     try:
         list(decode_batch(data))
         DigestMessage.decode(data)
@@ -138,7 +138,7 @@ def test_a_batch_of_any_bytes_is_corrupt_or_read(data: bytes) -> None:
         return
 
 
-def test_a_ping_and_a_note_are_told_from_messages() -> None:
+def test_pings_and_digest_messages_differ_from_batches() -> None:
     note = DigestMessage(Index(7), b"d" * 16)
     heartbeat = Heartbeat(OTHER, ME, Term(1), Index(0), 0)
     payloads = cut(PING + note.encode() + encode_batch([heartbeat]))
@@ -149,7 +149,7 @@ def test_a_ping_and_a_note_are_told_from_messages() -> None:
         DigestMessage.decode(payloads[1][:-1])
 
 
-def test_documents_of_a_roster_stream_come_back() -> None:
+def test_documents_of_a_member_list_stream_are_decoded_as_encoded() -> None:
     member = MemberInfo(ME, "a", ("http://c:1",), ("http://p:1",), learner=True, promote=True)
     members = MemberList(CLUSTER, ME, (member,), "")
     request = JoinRequest("a", ("http://p:1",), OTHER)
@@ -159,7 +159,7 @@ def test_documents_of_a_roster_stream_come_back() -> None:
 
 
 @given(st.binary(max_size=60))
-def test_a_document_of_any_bytes_is_corrupt_or_read(data: bytes) -> None:
+def test_random_bytes_are_a_corrupt_or_valid_document(data: bytes) -> None:
     for decode in (decode_join_request, decode_member_list):
         try:
             decode(data)
@@ -168,7 +168,7 @@ def test_a_document_of_any_bytes_is_corrupt_or_read(data: bytes) -> None:
 
 
 @given(st.binary(min_size=1, max_size=200), st.data())
-def test_a_state_copy_comes_back_in_whatever_pieces(body: bytes, data: st.DataObject) -> None:
+def test_a_snapshot_is_decoded_however_it_is_split(body: bytes, data: st.DataObject) -> None:
     stream = SnapshotHeader(len(body)).encode() + body + sha256(body).digest()
     reader = SnapshotReader()
     found = b""
@@ -180,7 +180,7 @@ def test_a_state_copy_comes_back_in_whatever_pieces(body: bytes, data: st.DataOb
     assert (found, reader.size, reader.digest) == (body, len(body), sha256(body).digest())
 
 
-def test_an_absurd_or_overlong_state_copy_is_refused() -> None:
+def test_a_snapshot_with_an_invalid_size_or_trailing_bytes_is_refused() -> None:
     for size in (0, 2**63):
         with pytest.raises(CorruptData, match="claims"):
             SnapshotReader().take(size.to_bytes(8, "little"))

@@ -1,4 +1,4 @@
-"""A member that is called, without sockets, and callers of whose link only the near end exists."""
+"""A member without sockets, and callers whose link is a recording fake."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ASKING = Hello(Purpose.MEMBER_LIST, ClusterId(0), NodeId(0), NodeId(0), "x")
 
 
 class NearLink:
-    """A link of which only the near end exists."""
+    """A fake link: records what is sent over it."""
 
     def __init__(self) -> None:
         self.handler: IncomingStream
@@ -47,7 +47,7 @@ class NearLink:
         self.left = call
 
     def go_on(self) -> bool:
-        """The next round, in which more is read only if this is False."""
+        """Run the next round; more is read only if this returns False."""
         call, self.left = self.left, None
         if call is not None:
             call()
@@ -60,7 +60,7 @@ class NearLink:
 
 
 class CalledMember:
-    """A member that is called, and remembers what it was told."""
+    """The owner of a listener: records what it is told."""
 
     def __init__(self) -> None:
         self.identity = MemberIdentity(CLUSTER, ME, "me")
@@ -107,7 +107,7 @@ class CalledMember:
         self.lines.append((about, event, fields))
 
     def call(self, address: str = "10.0.0.1") -> NearLink:
-        """Somebody connects."""
+        """A caller connects."""
         wire = NearLink()
         stream = IncomingStream(self.listener, address, certified=False)
         stream.link = wire  # type: ignore[assignment] # a link by what is used of it
@@ -117,7 +117,7 @@ class CalledMember:
 
 
 def prove(wire: NearLink, hello: Hello) -> None:
-    """Greet as who knows the token."""
+    """Do the handshake as a caller that knows the token."""
     said = structs.replace(hello, offer=Offer.TOKEN).encode()
     wire.handler.received(said)
     found = read_answer(wire.sent)
@@ -128,11 +128,11 @@ def prove(wire: NearLink, hello: Hello) -> None:
 
 
 def told(wire: NearLink) -> tuple[Welcome, MemberList | None]:
-    """What a caller without a proof was answered."""
+    """The answer to an unverified caller."""
     found = read_answer(wire.sent)
     assert found is not None
     welcome, length = found
     assert isinstance(welcome, Welcome)
-    assert welcome.proof == bytes(32), "it proves nothing to who proves nothing"
+    assert welcome.proof == bytes(32), "an unverified caller gets no proof"
     payload = read_frame(wire.sent, 1 << 20, length)
     return welcome, None if payload is None else decode_member_list(payload[0])
