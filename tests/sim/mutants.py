@@ -801,12 +801,14 @@ def _same_ids(proposals: Proposals, origin: int, limit: float, make: Any = Propo
     make(proposals, 0, limit)
 
 
-def _wait_is_refusal(proposals: Proposals, fault: Callable[[], Fault], expire: Any = Proposals.expire) -> int:
+def _wait_is_refusal(
+    proposals: Proposals, fault: Callable[[], Fault], most: int, expire: Any = Proposals.expire
+) -> int:
     def known() -> Fault:
         told = fault()
         return type(told)(told.code, told.cause, told.index)
 
-    return int(expire(proposals, known))
+    return int(expire(proposals, known, most))
 
 
 def _nobody(_: object) -> None:

@@ -9,11 +9,13 @@ from tests.sim.mutants import MUTANTS, SEEDS, Mutant, seek, verdict, verdict_wit
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_known_bug_is_found(mutant: Mutant) -> None:
-    seed = mutant.hint
-    if not verdict(mutant, seed):
+    seed, text = mutant.hint, verdict(mutant, mutant.hint)
+    if not text:
         found = seek(mutant)
         assert found is not None, f"not found by any of the seeds below {SEEDS}"
-        seed, _ = found
+        seed, text = found
+    assert "TypeError" not in text, "the patch does not fit what it patches"
+    assert "AttributeError" not in text, "same"
     without = verdict_without(mutant, seed)
     assert not without, f"seed {seed} also fails without the bug: {without}"
 
