@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
@@ -13,6 +14,10 @@ from tests.cli.commands.conftest import answering, http
 CUT_SHORT = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 100\r\n\r\nno lea"
 
 
+def always(answer: bytes, _head: bytes) -> bytes:
+    return answer
+
+
 def refusal(response: Response, body: bytes) -> BadAnswer:
     return BadAnswer(response.endpoint, body.decode(), status=response.status)
 
@@ -20,7 +25,7 @@ def refusal(response: Response, body: bytes) -> BadAnswer:
 async def read(*answers: bytes) -> tuple[int, bytes]:
     """Read from endpoints that give these answers, in this order."""
     with ExitStack() as stack:
-        urls = [stack.enter_context(answering(lambda _, answer=answer: answer)) for answer in answers]
+        urls = [stack.enter_context(answering(partial(always, answer))) for answer in answers]
         async with (
             Transport(urls) as transport,
             transport.request("GET", "/x", write=False, refusal=refusal) as response,
