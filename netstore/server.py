@@ -37,15 +37,12 @@ from netstore.errors import CannotApply, NetstoreError
 from netstore.guard import guarded
 from netstore.limits import Shares, default_budget
 from netstore.meter import Meter
-from netstore.net.call import CallFailed
 from netstore.net.front import ALPN, Front
 from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
 from netstore.net.http1 import Cors, Http1Server
 from netstore.net.http2 import Http2Server
 from netstore.net.http2exchange import opener
 from netstore.net.listener import bind, bound_url
-from netstore.net.peerproof import Secret
-from netstore.net.peerwire import Application, StateNote, Verdict
 from netstore.net.reactor import Limits, Reactor
 from netstore.net.tls import Credentials
 from netstore.node.backup import Backups
@@ -53,9 +50,7 @@ from netstore.node.chores import ROUND_SECONDS, do_chores
 from netstore.node.clock import SystemClock
 from netstore.node.cluster import Cluster
 from netstore.node.consistency import Consistency
-from netstore.node.copies import StateCopies
 from netstore.node.driver import Driver
-from netstore.node.guests import MAX_GUESTS
 from netstore.node.handover import hand_over
 from netstore.node.host import CATCH_UP_ENTRIES, Host
 from netstore.node.identity import Enrollment, MemberSettings, NoAnswer
@@ -63,11 +58,9 @@ from netstore.node.jointoken import find_token, read_token_file
 from netstore.node.lessor import Lessor
 from netstore.node.level import Levels
 from netstore.node.loop import Loop
-from netstore.node.peers import Peers
 from netstore.node.proposals import Proposals
 from netstore.node.publication import publish
 from netstore.node.recovery import recover
-from netstore.node.register import Expelled, Register, ask
 from netstore.node.storage import Storage
 from netstore.node.timekeeper import Deadlines, Timekeeper
 from netstore.ops.addresses import Alone
@@ -77,6 +70,13 @@ from netstore.ops.memory import usable_memory
 from netstore.ops.notify import ServiceManager
 from netstore.ops.start import Start
 from netstore.ops.store import DEFAULT_CLUSTER_TOKEN
+from netstore.peer.dial import StreamFailed
+from netstore.peer.handshake import Secret, Verdict
+from netstore.peer.join import Expelled, JoinService, request_member_list
+from netstore.peer.listener import MAX_INCOMING_STREAMS
+from netstore.peer.peers import Peers
+from netstore.peer.snapshots import SnapshotTransfers
+from netstore.peer.wire import DigestMessage, JoinRequest
 from netstore.state.commands import PublishMember
 from netstore.types import Index, NodeId
 from netstore.watch.hub import Hub
@@ -87,8 +87,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from netstore.net.exchange import Exchange
-    from netstore.net.peerwire import Roster
     from netstore.ops.store import StoreConfig
+    from netstore.peer.wire import MemberList
 
 DRAIN_SECONDS: Final = 5.0
 """Time limit for requests to finish after a signal to stop."""
@@ -143,7 +143,7 @@ class _Daemon:
         parts.callback(self.collector.end)
         self.reactor = Reactor(
             Limits(
-                most_connections(config.max_connections, MAX_GUESTS, self.log),
+                most_connections(config.max_connections, MAX_INCOMING_STREAMS, self.log),
                 config.slow_client_seconds,
                 self.shares.clients,
             ),
@@ -233,19 +233,19 @@ class _Daemon:
             reactor=self.reactor,
             credentials=self.credentials,
             directory=self._directory,
-            register=self._answer_who,
-            expelled=self._expelled,
-            noted=self._noted,
+            join=self._answer_who,
+            on_removed=self._expelled,
+            on_digest=self._noted,
             clock=self.clock,
             log=get_logger("peers"),
             secret=self.secret,
             budget=self.shares.peers,
         )
-        self.copies = StateCopies(
+        self.copies = SnapshotTransfers(
             self.folder.state_dir, store.engine, self.peers, get_logger("copies"), self.shares.copies
         )
-        self.copies.moved = partial(self.start.moved, "receiving the state")
-        self.copies.verifying = self.start.verifying
+        self.copies.on_received = partial(self.start.moved, "receiving the state")
+        self.copies.on_verifying = self.start.verifying
         limit = 5.0 + 2 * config.election_timeout / 1000
         self.host = host = Host(
             name=config.name,
@@ -275,7 +275,7 @@ class _Daemon:
         scrubber.start()
         self.cluster = Cluster(host, log=get_logger("cluster"))
         self.levels = Levels(host)
-        self.register = Register(host, self.cluster, config.voters, get_logger("register"))
+        self.joins = JoinService(host, self.cluster, config.voters, get_logger("register"))
         self.lessor = Lessor(host, config.election_timeout / 1000)
         self.timekeeper = Timekeeper(
             host,
@@ -287,7 +287,9 @@ class _Daemon:
             meter=self.meter,
         )
         self.consistency = host.observer = Consistency(
-            host, lambda index, digest: self.peers.tell(StateNote(index, digest)), get_logger("consistency")
+            host,
+            lambda index, digest: self.peers.broadcast(DigestMessage(index, digest)),
+            get_logger("consistency"),
         )
         self.statistics = StatsApi(host, self.peers)
         self._route = routes(
@@ -335,26 +337,26 @@ class _Daemon:
     def _call_for_client(self, call: Callable[[], object]) -> None:
         self.reactor.call_soon(partial(guarded, self.host.request_failed, call))
 
-    async def _list_members(self, urls: Sequence[str], application: Application | None = None) -> Roster:
+    async def _list_members(self, urls: Sequence[str], request: JoinRequest | None = None) -> MemberList:
         try:
-            return await ask(
+            return await request_member_list(
                 self.reactor,
                 urls,
-                application,
+                request,
                 program=f"netstored {__version__}",
                 credentials=self.credentials,
                 secret=self.secret,
             )
-        except CallFailed as fault:
+        except StreamFailed as fault:
             other_token = fault.verdict == Verdict.NOT_PROVED
             raise NoAnswer(str(fault), connected=fault.verdict is not None, other_token=other_token) from None
 
-    async def _join(self, urls: Sequence[str], replaces: NodeId) -> Roster:
+    async def _join(self, urls: Sequence[str], replaces: NodeId) -> MemberList:
         own = self.enrollment.settings
-        return await self._list_members(urls, Application(own.name, own.peer_urls, replaces))
+        return await self._list_members(urls, JoinRequest(own.name, own.peer_urls, replaces))
 
-    def _answer_who(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
-        self.register.take(application, answer)
+    def _answer_who(self, request: JoinRequest | None, answer: Callable[[MemberList], None]) -> None:
+        self.joins.handle(request, answer)
 
     def _noted(self, member: NodeId, index: Index, digest: bytes) -> None:
         self.consistency.take(member, index, digest)

@@ -19,7 +19,8 @@ from netstore.agent.leasestate import (
     Wait,
     choose_subnet,
 )
-from netstore.client.v2 import COMPARE_FAILED, KEY_EXISTS, KEY_NOT_FOUND, ClientError, V2Error
+from netstore.client.transport import ClientError
+from netstore.client.v2 import COMPARE_FAILED, KEY_EXISTS, KEY_NOT_FOUND, V2Error
 from netstore.network.addresses import show_ip
 from netstore.network.lease import SubnetLease, parse_lease
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
-from netstore.client.v2 import INDEX_CLEARED, KEY_NOT_FOUND, ClientError, V2Error
+from netstore.client.transport import ClientError
+from netstore.client.v2 import INDEX_CLEARED, KEY_NOT_FOUND, V2Error
 from netstore.network.lease import SubnetLease, parse_lease
 
 if TYPE_CHECKING:

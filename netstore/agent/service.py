@@ -27,6 +27,7 @@ from netstore.agent.localnode import detect
 from netstore.agent.problems import ProblemLog
 from netstore.agent.reconciler import Reconciler
 from netstore.agent.routeprogrammer import RouteProgrammer
+from netstore.client.transport import Transport
 from netstore.client.v2 import V2Client
 from netstore.errors import NetstoreError
 from netstore.network.addresses import show_ip
@@ -75,13 +76,15 @@ class Agent:
         self._ready = ready
         self._entropy = SystemEntropy()
         self._client = V2Client(
-            [str(url) for url in config.endpoints],
-            ca_file=_name(config.ca_file),
-            cert_file=_name(config.cert_file),
-            key_file=_name(config.key_file),
-            username=config.username,
-            password=config.password,
-            shuffle=random.shuffle,
+            Transport(
+                [str(url) for url in config.endpoints],
+                ca_file=_name(config.ca_file),
+                cert_file=_name(config.cert_file),
+                key_file=_name(config.key_file),
+                username=config.username,
+                password=config.password,
+                shuffle=random.shuffle,
+            )
         )
         self._watcher = LeaseWatcher(
             self._client, f"{config.prefix}/subnets", self._log, self._entropy, self._leases_changed

@@ -1,1 +1,1 @@
-"""The caller's side: endpoints and the v2 API."""
+"""The client side: transport, v2 API, operation of a cluster."""

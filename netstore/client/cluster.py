@@ -1,8 +1,8 @@
-"""The members of a cluster as its operator sees them: listed, added, moved, promoted, removed, made to lead.
+"""Operating a cluster: listing, adding, moving, promoting and removing members, moving the leadership.
 
 A netstored is asked under `/netstore/` (`api.operate`), a real etcd through the JSON gateway to its gRPC
-services, which every etcd since 3.4 has on the client port whether its v2 API is on or not. Which of the two
-answers is found out by the first call.
+services, which every etcd since 3.4 has on the client port, with or without the v2 API. The first call finds
+out which of the two it is.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
 
-from netstore.client.v2 import BadAnswer, ClientError
+from netstore.client.transport import BadAnswer, ClientError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from netstore.client.v2 import Reply, V2Client
+    from netstore.client.transport import Reply, Transport
 
 _T = TypeVar("_T")
 
@@ -28,20 +28,20 @@ _GATEWAY_UNAVAILABLE: Final = (4, 14)
 
 
 class BehindStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """A member that is being brought up: `copying` a state, or `catching up` with the log."""
+    """A member that is catching up: `copying` a snapshot, or `catching up` with the log."""
 
     id: str
     state: str
     entries_behind: int
     waited_for: bool
-    """Writes go slower where it could not get there otherwise."""
+    """Writes are slowed down if it could not catch up otherwise."""
     sent_bytes: int | None = None
     total_bytes: int | None = None
-    """0 while the copy is being made."""
+    """0 while the snapshot is being made."""
 
     @property
     def words(self) -> str:
-        """In a few words."""
+        """A short description."""
         if self.sent_bytes is None or self.total_bytes is None:
             return f"{self.state}, {self.entries_behind} entries"
         if not self.total_bytes:
@@ -50,15 +50,16 @@ class BehindStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
 
     @property
     def content(self) -> dict[str, object]:
-        """As the member tells it."""
+        """The document as the member sends it."""
         content: dict[str, object] = msgspec.to_builtins(self)
         return content
 
 
 class MemberRecord(msgspec.Struct, frozen=True):
-    """One member. `role` is leader, voter or learner; `promote` tells that a learner will vote by itself.
+    """One member. `role` is leader, voter or learner; a learner with `promote` becomes a voter when it has
+    caught up.
 
-    `active` and `match_index` are known by the leader only; None is: not told.
+    Only the leader knows `active` and `match_index`; None if the answer does not have it.
     """
 
     id: str
@@ -73,12 +74,12 @@ class MemberRecord(msgspec.Struct, frozen=True):
 
     @property
     def started(self) -> bool:
-        """It has told its name, as every member does when it starts."""
+        """It has published its name, as every member does when it starts."""
         return bool(self.name)
 
 
 class LoopStatus(msgspec.Struct, frozen=True, rename="camel"):
-    """What held a member's loop since it started: pieces of work beyond the budget, and the longest."""
+    """How long work blocked a member's loop since it started: pieces over the budget, and the longest."""
 
     over_budget: int
     longest_ms: float
@@ -86,15 +87,15 @@ class LoopStatus(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class MemoryStatus(msgspec.Struct, frozen=True, rename="camel"):
-    """What a member's buffers hold now of what they may."""
+    """A member's memory budget for buffers, and how much of it is used."""
 
     budget_bytes: int
     used_bytes: int
 
 
 class MemberStatus(msgspec.Struct, frozen=True):
-    """How one member stands in Raft. `name` is empty where it is not told; an etcd tells nothing of what may
-    be None.
+    """The status of one member. `name` is empty if the answer has none; etcd's has none of the fields that
+    may be None.
     """
 
     id: str
@@ -111,7 +112,7 @@ class MemberStatus(msgspec.Struct, frozen=True):
     memory: MemoryStatus | None = None
     backed_up: bool | None = msgspec.field(default=None, name="backedUp")
     paced_to: int | None = msgspec.field(default=None, name="pacedBytesPerSecond")
-    """Bytes a second that it proposes at most; 0 where writes are not paced."""
+    """Limit on the bytes that it proposes in a second; 0 if there is none."""
     behind: tuple[BehindStatus, ...] | None = None
 
 
@@ -120,7 +121,7 @@ class _Listed(msgspec.Struct, frozen=True):
 
 
 class _Refusal(msgspec.Struct, frozen=True):
-    """netstored tells `message`; etcd's gateway tells a gRPC code, and the text once or twice."""
+    """netstored sends `message`; etcd's gateway a gRPC code, and the text in `message`, `error` or both."""
 
     message: str = ""
     error: str = ""
@@ -164,11 +165,11 @@ class _EtcdStatus(msgspec.Struct, frozen=True):
 
 
 class _Anything(msgspec.Struct, frozen=True):
-    """A JSON object of which nothing is wanted."""
+    """A JSON object whose content is not used."""
 
 
 class Refused(ClientError):  # noqa: N818 - named for what was found
-    """The cluster does not make the change. `status` is 404 for no such member, else another HTTP status."""
+    """The cluster refused the change. `status` is 404 if there is no such member, else another one."""
 
     def __init__(self, status: int, message: str, *, outcome_known: bool = True) -> None:
         super().__init__(message)
@@ -191,60 +192,60 @@ class _Dialect(Protocol):
 
 
 class ClusterClient:
-    """The cluster behind the endpoints of a `V2Client`. Ids are lower-case hexadecimal texts.
+    """The cluster behind the endpoints of a transport. Ids are lower-case hexadecimal texts.
 
-    What the cluster refuses is `Refused`; what else may happen is as with `V2Client`.
+    Raises `Refused` for what the cluster refuses, else the errors of `client.transport`.
     """
 
-    def __init__(self, client: V2Client) -> None:
-        self._client = client
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
         self._known: _Dialect | None = None
 
     async def is_netstore(self) -> bool:
-        """Whether a netstored answers; else it is an etcd."""
+        """Whether it is a netstored; else it is an etcd."""
         return isinstance(await self._dialect(), _Netstore)
 
     async def members(self) -> tuple[MemberRecord, ...]:
-        """All members, in the order of their ids."""
+        """All members, sorted by id."""
         return await (await self._dialect()).members()
 
     async def add(self, peer_urls: Sequence[str], *, learner: bool = False) -> MemberRecord:
-        """Add a member that will be reached there."""
+        """Add a member with these peer URLs."""
         return await (await self._dialect()).add(peer_urls, learner=learner)
 
     async def update(self, id_: str, peer_urls: Sequence[str]) -> None:
-        """A member is reached there from now on."""
+        """Change the peer URLs of a member."""
         await (await self._dialect()).update(id_, peer_urls)
 
     async def promote(self, id_: str) -> None:
-        """Give a learner its vote."""
+        """Make a learner a voter."""
         await (await self._dialect()).promote(id_)
 
     async def remove(self, id_: str) -> None:
-        """Remove a member for ever."""
+        """Remove a member for good."""
         await (await self._dialect()).remove(id_)
 
     async def status(self) -> MemberStatus:
-        """How the member at the endpoint that answers stands."""
+        """The status of the member at the endpoint that answers."""
         return await (await self._dialect()).status()
 
     async def transfer(self, to: str) -> None:
-        """Let another voter lead; the endpoint must be the leader's."""
+        """Move the leadership to another voter; the endpoint must be the leader's."""
         await (await self._dialect()).transfer(to)
 
     async def _dialect(self) -> _Dialect:
         if self._known is None:
-            reply = await self._client.call("GET", "/netstore/status", write=False)
+            reply = await self._transport.call("GET", "/netstore/status", write=False)
             own = reply.status != 404
-            self._known = _Netstore(self._client) if own else _EtcdGateway(self._client)
+            self._known = _Netstore(self._transport) if own else _EtcdGateway(self._transport)
         return self._known
 
 
 class _Netstore:
     """The calls of `api.operate`."""
 
-    def __init__(self, client: V2Client) -> None:
-        self._client = client
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
     async def members(self) -> tuple[MemberRecord, ...]:
         return (await self._ask(_Listed, "GET", "/netstore/members", write=False)).members
@@ -271,7 +272,7 @@ class _Netstore:
     async def _ask(
         self, kind: type[_T], method: str, path: str, wish: object = None, *, write: bool = True
     ) -> _T:
-        reply = await self._client.call(method, path, wish, write=write)
+        reply = await self._transport.call(method, path, wish, write=write)
         if reply.status >= 300:
             told = _read(reply, _Refusal, write=write)
             raise Refused(reply.status, told.message, outcome_known=not write or reply.status < 500)
@@ -279,10 +280,10 @@ class _Netstore:
 
 
 class _EtcdGateway:
-    """etcd's gRPC services as JSON over HTTP. Numbers of 64 bits are texts there, and zeros are left out."""
+    """etcd's gRPC services as JSON over HTTP, in which 64-bit numbers are texts and zeros are left out."""
 
-    def __init__(self, client: V2Client) -> None:
-        self._client = client
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
     async def members(self) -> tuple[MemberRecord, ...]:
         told = await self._ask(_EtcdMembers, "/v3/cluster/member/list", {}, write=False)
@@ -315,7 +316,7 @@ class _EtcdGateway:
         await self._ask(_Anything, "/v3/maintenance/transfer-leadership", {"targetID": _decimal(to)})
 
     async def _ask(self, kind: type[_T], path: str, wish: object, *, write: bool = True) -> _T:
-        reply = await self._client.call("POST", path, wish, write=write)
+        reply = await self._transport.call("POST", path, wish, write=write)
         if reply.status >= 300:
             told = _read(reply, _Refusal, write=write)
             status = 404 if told.code == _GATEWAY_NOT_FOUND else 409

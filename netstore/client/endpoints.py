@@ -1,6 +1,6 @@
-"""The places a client may ask, and in which order: pure, no I/O.
+"""The endpoints of a client, and the order in which they are tried: pure, and loaded without httpx.
 
-The endpoint that answered last is asked first (Go's etcd client calls it pinned), the others follow in their
+The endpoint that answered last is tried first (Go's etcd client calls it pinned), then the others in their
 given order. A list is never empty and never changes; only the pin moves.
 """
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 MAX_ENDPOINTS: Final = 64
-"""More endpoints than any cluster has members; a longer list is a mistake in a configuration."""
+"""More than any cluster has members; a longer list is a configuration error."""
 
 
 class BadEndpoint(NetstoreError):  # noqa: N818 - named for what was found
-    """An endpoint that cannot be used; the text names it and the fix."""
+    """An endpoint that cannot be used; the text says which, and how to write it."""
 
 
 def parse_endpoint(text: str) -> str:
@@ -62,8 +62,8 @@ def parse_endpoints(given: str | Iterable[str]) -> tuple[str, ...]:
 
 
 class Endpoints:
-    """A fixed list with a pin. `shuffle` is called once, so that many clients with one list spread over its
-    members.
+    """A fixed list with a pin. `shuffle` is called once, so that many clients with the same list use
+    different members.
     """
 
     def __init__(
@@ -78,12 +78,17 @@ class Endpoints:
     def __repr__(self) -> str:
         return f"Endpoints({', '.join(self.order())})"
 
+    @property
+    def pinned(self) -> str:
+        """The endpoint that is tried first."""
+        return self._order[self._pinned]
+
     def order(self) -> list[str]:
         """All endpoints, the pinned one first."""
         return self._order[self._pinned :] + self._order[: self._pinned]
 
     def pin(self, endpoint: str) -> None:
-        """Ask this one first from now on: it has just answered."""
+        """Try this one first from now on: it has just answered."""
         self._pinned = self._order.index(endpoint)
 
     def uses_tls(self) -> bool:

@@ -1,8 +1,8 @@
-"""Who a member and its cluster are, and how the log of a new cluster begins.
+"""The ids of a new cluster and its members, and the first entries of its log.
 
-Worked out alike by every one of its initial members, as etcd does. A member that joins later gets its
-identity from the cluster, and begins with nothing: it has no configuration, so it neither votes nor takes
-entries before it has got a state copy.
+Every initial member computes the same from the same flags, as etcd does. A member that joins later gets its
+identity from the cluster, and starts without a configuration: it neither votes nor accepts entries before it
+has received a snapshot.
 """
 
 from __future__ import annotations
@@ -23,24 +23,23 @@ if TYPE_CHECKING:
     from netstore.state.machine import Machine
 
 FIRST_TERM: Final = Term(1)
-"""The term of what every initial member writes into its log by itself; nobody led in it."""
+"""The term of the entries that every initial member writes by itself; it has no leader."""
 
 
 def member_id(peer_urls: Iterable[str], token: str) -> NodeId:
-    """The id of an initial member: from its peer URLs and the cluster's token."""
+    """The id of an initial member: a hash of its peer URLs and the cluster's token."""
     return NodeId(_first_64_bits("".join(sorted(peer_urls)) + token))
 
 
 def cluster_id(members: Iterable[NodeId]) -> ClusterId:
-    """The id of a new cluster: from the ids of its initial members."""
+    """The id of a new cluster: a hash of the ids of its initial members."""
     digest = sha1(b"".join(member.to_bytes(8, "big") for member in sorted(members)), usedforsecurity=False)
     return ClusterId(int.from_bytes(digest.digest()[:8], "big") or 1)
 
 
 def first_batch(members: Mapping[NodeId, tuple[str, ...]]) -> tuple[HardState, list[Entry]]:
-    """What a new cluster's log begins with: each member is added to the list, in the order of their ids.
-
-    All of it is committed. `members` gives their peer URLs by id.
+    """The first entries of a new cluster's log, all committed: each member is added, in the order of the ids.
+    `members` has the peer URLs by id.
     """
     entries = [
         Entry(Index(place), FIRST_TERM, EntryKind.NORMAL, seal(encode(AddMember(id_, urls))))
@@ -50,20 +49,20 @@ def first_batch(members: Mapping[NodeId, tuple[str, ...]]) -> tuple[HardState, l
 
 
 def first_mark(members: Iterable[NodeId]) -> SnapshotMeta:
-    """The configuration that the log of a new cluster begins with: all its members vote."""
+    """The configuration before the first entry of a new cluster's log: all members vote."""
     return SnapshotMeta(conf=ConfState(voters=tuple(sorted(members))))
 
 
 def is_empty(replay: Replay) -> bool:
-    """Nothing was ever said under this log: what a new member's log begins with is not on disk yet."""
+    """Whether the log was never written to: not even the first entries of a new cluster are on disk."""
     return replay.hard_state is None and not replay.entries and (replay.mark is None or not replay.mark.index)
 
 
 def catch_up(machine: Machine, entries: Sequence[Entry]) -> None:
-    """Apply those of the entries that the state has not applied yet, committed or not, and save.
+    """Apply the entries that the state has not applied yet, committed or not, and save.
 
-    For a member that begins a new cluster by itself: nobody else can overrule them any more, and dropping
-    them could drop what was acknowledged.
+    For a member that starts a new one-member cluster from its data: no other member can overwrite these
+    entries any more, and dropping them could lose acknowledged writes.
     """
     for entry in entries:
         if entry.index > machine.applied:
@@ -74,10 +73,10 @@ def catch_up(machine: Machine, entries: Sequence[Entry]) -> None:
 
 
 def alone(own: NodeId, replay: Replay) -> SnapshotMeta:
-    """What a log stands for whose member is to be the only voter, once its state has applied all of it."""
+    """The metadata of a state that has applied the whole log, with the own member as the only voter."""
     last = replay.entries[-1] if replay.entries else replay.mark
     if last is None or not last.index:
-        raise ValueError("a log without entries is no beginning of a cluster")
+        raise ValueError("a cluster cannot be started from a log without entries")
     return SnapshotMeta(last.index, last.term, ConfState(voters=(own,)))
 
 

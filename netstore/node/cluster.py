@@ -148,7 +148,8 @@ class Cluster:
         With `replaces` (0 is nobody) it takes the place of that member in one step. Refused while that one
         answers, while fewer than `CLEAN_COPIES` others vote or too few answer, and if it was removed before.
 
-        It is no client that asks, but who has proved that it belongs here: `guests.MAX_ASKING` of them.
+        It is no client that asks, but who has proved that it belongs here:
+        `peer.listener.MAX_MEMBER_LIST_STREAMS` of them.
         """
         if not 0 <= replaces < _IDS:
             done(refusal(Reason.ID_NOT_FOUND))
@@ -406,7 +407,7 @@ class Cluster:
         """Promote one member that is to vote, has told its name, and has caught up.
 
         Before it has its name in the list, another program with its URLs is given the same identity
-        (`node.register`): who voted already must not be given away so.
+        (`peer.join`): who voted already must not be given away so.
         """
         members = self._host.machine.members
         if not any(each.promote for each in members.values()):

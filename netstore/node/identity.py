@@ -74,7 +74,7 @@ class MemberSettings:
     """`force_new_cluster`."""
 
 
-class Roster(Protocol):
+class MemberList(Protocol):
     """The members of a cluster, as one of them listed them."""
 
     @property
@@ -109,8 +109,8 @@ class Enrollment:
         self,
         settings: MemberSettings,
         folder: DataDir,
-        list_members: Callable[[Sequence[str]], Awaitable[Roster]],
-        join: Callable[[Sequence[str], NodeId], Awaitable[Roster]],
+        list_members: Callable[[Sequence[str]], Awaitable[MemberList]],
+        join: Callable[[Sequence[str], NodeId], Awaitable[MemberList]],
         log: Log,
     ) -> None:
         """Nothing is asked or written yet.
@@ -146,8 +146,8 @@ class Enrollment:
                 " data the new cluster is to have"
             )
         if settings.join:
-            roster = await self._apply(self._others())
-            identity = MemberIdentity(roster.cluster, roster.you, settings.name)
+            listed = await self._apply(self._others())
+            identity = MemberIdentity(listed.cluster, listed.you, settings.name)
         elif settings.joins_existing:
             identity = self._own_place(await self._ask(partial(self._list_members, self._others())))
         else:
@@ -169,8 +169,8 @@ class Enrollment:
     async def meet(self) -> None:
         """Ask the cluster for its members, unless that was done: fills `acquainted`."""
         if not self.acquainted:
-            roster = await self._ask(partial(self._list_members, self._others()))
-            self._meet(roster, self._folder.identity.member_id)
+            listed = await self._ask(partial(self._list_members, self._others()))
+            self._meet(listed, self._folder.identity.member_id)
 
     async def replace(self, damage: CorruptData) -> None:
         """Become another member with an empty folder, in place of the damaged one; its files are kept aside.
@@ -187,11 +187,11 @@ class Enrollment:
             raise damage
         self._log.error("data_damaged", error=str(damage), member=f"{old:x}", asking=others)
         try:
-            roster = await self._apply(others, replaces=old, seconds=REPLACE_SECONDS)
+            listed = await self._apply(others, replaces=old, seconds=REPLACE_SECONDS)
         except NetstoreError as fault:
             raise CorruptData(f"{damage}; {fault}") from damage
-        self._folder.replace(MemberIdentity(roster.cluster, roster.you, self.settings.name))
-        self._log.warning("member_replaced", old=f"{old:x}", new=f"{roster.you:x}", kept=DAMAGED)
+        self._folder.replace(MemberIdentity(listed.cluster, listed.you, self.settings.name))
+        self._log.warning("member_replaced", old=f"{old:x}", new=f"{listed.you:x}", kept=DAMAGED)
 
     def _others(self) -> list[str]:
         """Peer URLs of the other members that settings name."""
@@ -199,10 +199,10 @@ class Enrollment:
         named = (url for name, urls in settings.initial.items() if name != settings.name for url in urls)
         return [*settings.join, *named]
 
-    def _own_place(self, roster: Roster) -> MemberIdentity:
+    def _own_place(self, listed: MemberList) -> MemberIdentity:
         """The identity of the listed member that has exactly this member's peer URLs."""
         urls = set(self.settings.peer_urls)
-        found = next((member for member in roster.members if set(member.peer_urls) == urls), None)
+        found = next((member for member in listed.members if set(member.peer_urls) == urls), None)
         if found is None:
             raise NetstoreError(
                 f"initial_cluster_state: the cluster has no member at {', '.join(sorted(urls))}: add it first"
@@ -210,8 +210,8 @@ class Enrollment:
             )
         if found.name:
             raise self._already_started(found.id)
-        self._meet(roster, found.id)
-        return MemberIdentity(roster.cluster, found.id, self.settings.name)
+        self._meet(listed, found.id)
+        return MemberIdentity(listed.cluster, found.id, self.settings.name)
 
     async def _refuse_to_begin_twice(self, identity: MemberIdentity) -> None:
         """NetstoreError if the cluster runs already and this member may have voted in it.
@@ -222,15 +222,15 @@ class Enrollment:
         if not others:
             return
         try:
-            roster = await self._ask(partial(self._list_members, others), patient=False)
+            listed = await self._ask(partial(self._list_members, others), patient=False)
         except NoAnswer:
             return  # no other member runs yet: all begin now
-        if roster.cluster != identity.cluster_id:
+        if listed.cluster != identity.cluster_id:
             raise NetstoreError(
-                f"initial_cluster: its members are in cluster {roster.cluster:x} already, not in"
+                f"initial_cluster: its members are in cluster {listed.cluster:x} already, not in"
                 f" {identity.cluster_id:x}: start with --join, or give another initial_cluster_token"
             )
-        own = next((member for member in roster.members if member.id == identity.member_id), None)
+        own = next((member for member in listed.members if member.id == identity.member_id), None)
         if own is None or own.name:
             raise self._already_started(identity.member_id)
 
@@ -243,18 +243,22 @@ class Enrollment:
 
     async def _apply(
         self, others: Sequence[str], replaces: NodeId = NO_MEMBER, seconds: float = JOIN_SECONDS
-    ) -> Roster:
+    ) -> MemberList:
         """Ask to be added to the cluster."""
-        roster = await self._ask(partial(self._join, others, replaces), seconds)
-        self._meet(roster, roster.you)
-        return roster
+        listed = await self._ask(partial(self._join, others, replaces), seconds)
+        self._meet(listed, listed.you)
+        return listed
 
-    def _meet(self, roster: Roster, own: NodeId) -> None:
-        self.acquainted = {member.id: member.peer_urls for member in roster.members if member.id != own}
+    def _meet(self, listed: MemberList, own: NodeId) -> None:
+        self.acquainted = {member.id: member.peer_urls for member in listed.members if member.id != own}
 
     async def _ask(
-        self, once: Callable[[], Awaitable[Roster]], seconds: float = JOIN_SECONDS, *, patient: bool = True
-    ) -> Roster:
+        self,
+        once: Callable[[], Awaitable[MemberList]],
+        seconds: float = JOIN_SECONDS,
+        *,
+        patient: bool = True,
+    ) -> MemberList:
         """Ask until there is an answer, for so many seconds at most; that the token is another one is final.
 
         If not `patient`, NoAnswer is raised as soon as nobody accepts a connection, unless somebody did in an

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Self
 
 import trio
 
-from netstore.client.v2 import Answer, Node, Unreachable, V2Error
+from netstore.client.transport import Unreachable
+from netstore.client.v2 import Answer, Node, V2Error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,7 +10,7 @@ import pytest
 
 from netstore.api.v2.stats import StatsApi, duration
 from netstore.net.exchange import Request
-from netstore.node.peers import RoundTrip, Traffic
+from netstore.peer.traffic import RoundTrip, Traffic
 from netstore.raft.status import PeerStatus
 from netstore.types import Index, Nanos, NodeId
 from tests.support.local_member import START, LocalMember, RecordedExchange

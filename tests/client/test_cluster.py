@@ -1,4 +1,4 @@
-"""The client's side of members: both dialects, and what is made of answers that are none."""
+"""Operating a cluster: requests and answers of netstored and of etcd, refusals, and invalid answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from netstore.client.cluster import ClusterClient, MemberRecord, Refused
-from netstore.client.v2 import BadAnswer, ClientError, V2Client
+from netstore.client.transport import BadAnswer, ClientError, Transport
 from tests.cli.commands.conftest import answering, http
 
 if TYPE_CHECKING:
@@ -49,11 +49,11 @@ async def conversation(
         return http(status, document if isinstance(document, str) else json.dumps(document))
 
     with answering(session) as url:
-        async with V2Client(url) as client:
-            return await action(ClusterClient(client)), heard
+        async with Transport(url) as transport:
+            return await action(ClusterClient(transport)), heard
 
 
-async def test_etcd_is_asked_through_its_gateway() -> None:
+async def test_etcd_is_asked_through_its_json_gateway() -> None:
     members, _ = await conversation(
         {
             "POST /v3/cluster/member/list": ("200 OK", ETCD_MEMBERS),
@@ -68,7 +68,7 @@ async def test_etcd_is_asked_through_its_gateway() -> None:
     )
 
 
-async def test_numbers_that_etcd_leaves_out_are_zeros() -> None:
+async def test_numbers_that_etcd_leaves_out_are_zero() -> None:
     answers = {"POST /v3/maintenance/status": ("200 OK", {"header": {"member_id": "255"}, "errors": ["e"]})}
     status, _ = await conversation(answers, lambda cluster: cluster.status())
     assert (status.id, status.role, status.leader, status.term, status.problems) == (
@@ -104,7 +104,7 @@ async def test_refusals_of_a_netstored(status: str, known: bool) -> None:
 @pytest.mark.parametrize(
     ("status", "known"), [("200 OK", False), ("502 Bad Gateway", False), ("403 No", True)]
 )
-async def test_an_answer_that_is_no_json_is_nobody_we_know(status: str, known: bool) -> None:
+async def test_an_answer_that_is_not_json_is_a_bad_answer(status: str, known: bool) -> None:
     answers = {"GET /netstore/status": ("200 OK", {}), "DELETE /netstore/members/ff": (status, "<html>")}
     with pytest.raises(BadAnswer, match="<html>") as caught:
         await conversation(answers, lambda cluster: cluster.remove("ff"))
@@ -115,7 +115,7 @@ async def test_an_answer_that_is_no_json_is_nobody_we_know(status: str, known: b
     "document",
     [[], "x", {}, {"members": 5}, {"members": [{}]}, {"members": [5]}, {"members": [{"id": "a", "name": 5}]}],
 )
-async def test_documents_of_another_shape_are_no_answer(document: Any) -> None:
+async def test_json_of_another_shape_is_a_bad_answer(document: Any) -> None:
     own = {"GET /netstore/status": ("200 OK", document), "GET /netstore/members": ("200 OK", document)}
     for action in (lambda cluster: cluster.members(), lambda cluster: cluster.status()):
         with pytest.raises(ClientError):

@@ -100,5 +100,5 @@ def test_a_sole_survivor_votes_alone_from_its_last_entry_on() -> None:
         Index(7), Term(3), alone
     )
     assert bootstrap.alone(NodeId(2), Replay(mark=mark)) == SnapshotMeta(Index(4), Term(1), alone)
-    with pytest.raises(ValueError, match="no beginning"):
+    with pytest.raises(ValueError, match="without entries"):
         bootstrap.alone(NodeId(2), Replay(mark=SnapshotMeta()))

@@ -52,7 +52,7 @@ NOBODY = NoAnswer("nobody is there", connected=False)
 
 @dataclass(frozen=True)
 class Listed:
-    """A `node.identity.Roster`."""
+    """A `node.identity.MemberList`."""
 
     cluster: ClusterId
     you: NodeId

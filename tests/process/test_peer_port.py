@@ -17,21 +17,24 @@ import pytest
 from msgspec import structs
 
 from netstore.disk.datadir import read_token
-from netstore.net.peerproof import NONCE_BYTES, Secret
-from netstore.net.peerwire import (
-    Application,
+from netstore.peer.handshake import (
+    NONCE_BYTES,
     Challenge,
     Hello,
     Offer,
     Proof,
     Purpose,
+    Secret,
     Verdict,
     Welcome,
-    decode_roster,
+    read_answer,
+)
+from netstore.peer.wire import (
+    JoinRequest,
+    decode_member_list,
     encode_batch,
     encode_document,
     frame,
-    read_answer,
     read_frame,
 )
 from netstore.raft.messages import MAX_NUMBER, Append, Heartbeat, VoteRequest
@@ -73,7 +76,7 @@ class Caller:
         self.sock.sendall(said)
         answer = self.answer()
         if isinstance(answer, Challenge):
-            self.sock.sendall(Proof(Secret(token).caller(said, answer.encode())).encode())
+            self.sock.sendall(Proof(Secret(token).caller_proof(said, answer.encode())).encode())
             answer = self.answer()
         return answer if isinstance(answer, Welcome) else None
 
@@ -153,8 +156,8 @@ def test_a_stranger_that_knows_all_ids_changes_nothing(three: Members) -> None:
                 caller.sock.sendall(fake.encode() + encode_batch([message]))
                 assert caller.is_closed()
         with Caller(three, name) as caller:
-            wish = Application("evil", ("http://127.0.0.1:9",), fake.sender)
-            asked = hello(three, name, Purpose.ROSTER)
+            wish = JoinRequest("evil", ("http://127.0.0.1:9",), fake.sender)
+            asked = hello(three, name, Purpose.MEMBER_LIST)
             caller.sock.sendall(asked.encode() + frame(encode_document(wish)))
             assert caller.is_closed()
     for name, daemon in three.daemons.items():
@@ -165,8 +168,8 @@ def test_a_stranger_that_knows_all_ids_changes_nothing(three: Members) -> None:
 
 def test_who_offers_no_proof_is_told_who_is_there_and_what_joining_needs(three: Members) -> None:
     ids = {int(each["id"], 16) for each in listed(three["a"])}
-    nobody = Hello(Purpose.ROSTER, ClusterId(0), NodeId(0), NodeId(0), "test")
-    wish = Application("evil", ("http://127.0.0.1:9",), NodeId(min(ids)))
+    nobody = Hello(Purpose.MEMBER_LIST, ClusterId(0), NodeId(0), NodeId(0), "test")
+    wish = JoinRequest("evil", ("http://127.0.0.1:9",), NodeId(min(ids)))
     for name in three.daemons:
         for application in (None, wish):
             with Caller(three, name) as caller:
@@ -176,12 +179,12 @@ def test_who_offers_no_proof_is_told_who_is_there_and_what_joining_needs(three: 
                 assert welcome.verdict == Verdict.ACCEPTED
                 while (found := read_frame(caller.read, 1 << 20)) is None:
                     caller.read += caller.sock.recv(4096)
-                roster = decode_roster(found[0])
+                roster = decode_member_list(found[0])
                 assert {member.id for member in roster.members} == ids
                 assert roster.you == 0
                 assert ("member token" in roster.refusal) == (application is not None)
                 assert caller.is_closed()
-        for purpose in (Purpose.MESSAGES, Purpose.IMAGE):
+        for purpose in (Purpose.MESSAGES, Purpose.SNAPSHOT):
             with Caller(three, name) as caller:
                 fake = structs.replace(hello(three, name, purpose), offer=Offer.NOTHING)
                 caller.sock.sendall(fake.encode())

@@ -1,6 +1,6 @@
 """Programs that join the cluster, several at a time, each through whomever it finds: some ask twice at once,
 some forget the answer, some ask in the place of a member whose machine is gone, or of one that works. Members
-are the real `node.cluster` and `node.register`; nobody else changes the members of such a run, save an
+are the real `node.cluster` and `peer.join`; nobody else changes the members of such a run, save an
 operator who now and then promotes, moves or removes one.
 """
 
@@ -10,14 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from netstore.errors import Fault
-from netstore.net.peerwire import Application
+from netstore.peer.wire import JoinRequest
 from netstore.state.commands import PublishMember
 from netstore.types import NodeId
 
 if TYPE_CHECKING:
     from random import Random
 
-    from netstore.net.peerwire import Roster
+    from netstore.peer.wire import MemberList
     from netstore.state.commands import Command
     from netstore.state.machine import Outcome
     from netstore.state.member import MemberInfo
@@ -163,7 +163,7 @@ class _Program:
         self.over = False
         """It will not be let in any more."""
         self._joiners = joiners
-        self._application = Application(name, urls or (peer_url(name),), replaces)
+        self._request = JoinRequest(name, urls or (peer_url(name),), replaces)
         self._asked = 0
 
     def ask(self) -> None:
@@ -176,24 +176,24 @@ class _Program:
         members = [each for each in world.running() if joiners.ready(each)]
         for _ in range(1 + (random.random() < 0.1)):
             if members:
-                random.choice(members).apply(self._application, self._told)
+                random.choice(members).handle_join(self._request, self._told)
         world.timeline.after(ASK_SECONDS * (0.5 + random.random()), self.ask)
 
-    def _told(self, roster: Roster | Fault) -> None:
+    def _told(self, answer: MemberList | Fault) -> None:
         joiners = self._joiners
         world = joiners.world
-        if self.you or isinstance(roster, Fault) or not roster.you:
-            world.reach["applications_refused"] += not self.you and not isinstance(roster, Fault)
-            if isinstance(roster, Fault) or "timed out" in roster.refusal:
+        if self.you or isinstance(answer, Fault) or not answer.you:
+            world.reach["applications_refused"] += not self.you and not isinstance(answer, Fault)
+            if isinstance(answer, Fault) or "timed out" in answer.refusal:
                 return  # it may have been let in
             if self.steals:
                 self.over = True  # the place of a silent member it would have got
                 world.reach["replacements_refused"] += 1
-            elif "reached at" in roster.refusal or "was removed" in roster.refusal:
+            elif "reached at" in answer.refusal or "was removed" in answer.refusal:
                 self.over = self._asked > MOST_ASKED  # an operator gave its place away
             return
         if world.faults.over or joiners.random.random() < 0.8:
-            self.you = roster.you
+            self.you = answer.you
             self._start()
         else:
             world.reach["applications_forgotten"] += 1  # it ends before it has written down who it is

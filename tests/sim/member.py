@@ -19,8 +19,8 @@ from netstore.node.host import TURN_UNITS, DiskFailed, Host
 from netstore.node.lessor import Lessor
 from netstore.node.level import Levels
 from netstore.node.proposals import Proposals
-from netstore.node.register import Register
 from netstore.node.timekeeper import CHORES_SECONDS, EXPIRE_SECONDS, Deadlines, Timekeeper
+from netstore.peer.join import JoinService
 from netstore.raft.config import Boot, Config
 from netstore.raft.core import Raft
 from netstore.raft.entry import ConfState, HardState, SnapshotMeta
@@ -40,7 +40,7 @@ from tests.support.log import AnyLevel
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from netstore.net.peerwire import Application, Roster
+    from netstore.peer.wire import JoinRequest, MemberList
     from netstore.raft.change import Step
     from netstore.raft.messages import Message
     from netstore.state.commands import Command
@@ -229,7 +229,7 @@ class Member:
             log_budget=Budget(plan.log_bytes) if plan.log_bytes else None,
         )
         self.cluster = Cluster(self.host, log=_Lines(self._note))
-        self.register = Register(self.host, self.cluster, plan.wish, _Lines(self._note))
+        self.join_service = JoinService(self.host, self.cluster, plan.wish, _Lines(self._note))
         if not plan.joiners:
             self.host.change_asked = None  # the operator asks for changes that `Cluster` does not make
         self.levels = Levels(self.host)
@@ -466,16 +466,16 @@ class Member:
         """The operator asks for other members."""
         self._request(done, lambda answer: self.host.change_members(steps, command, answer))
 
-    def apply(self, application: Application, done: Callable[[Roster | Fault], None]) -> None:
-        """A program asks to be let in, as `node.peers` hands it to the register."""
-        told: list[Roster] = []
+    def handle_join(self, request: JoinRequest, done: Callable[[MemberList | Fault], None]) -> None:
+        """A program asks to be added, as `peer.peers` hands it to the join service."""
+        told: list[MemberList] = []
 
         def serve(answer: Done) -> None:
-            def take(roster: Roster) -> None:
-                told.append(roster)
+            def take(members: MemberList) -> None:
+                told.append(members)
                 answer(None)
 
-            self.register.take(application, take)
+            self.join_service.handle(request, take)
 
         self._request(lambda outcome: done(outcome if isinstance(outcome, Fault) else told[0]), serve)
 

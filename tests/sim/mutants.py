@@ -28,7 +28,7 @@ from netstore.node.host import DiskFailed, Host, Mark
 from netstore.node.lessor import Lessor
 from netstore.node.member import OWN
 from netstore.node.proposals import Proposals
-from netstore.node.register import Register
+from netstore.peer.join import JoinService
 from netstore.raft import (
     commit,
     confchange,
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 
     from netstore.disk.diagnose import Segment
     from netstore.errors import Fault
-    from netstore.net.peerwire import Application, Roster
+    from netstore.peer.wire import JoinRequest, MemberList
     from netstore.raft.entry import Entry, HardState
     from netstore.raft.messages import Message
     from netstore.raft.ready import Ready
@@ -750,17 +750,17 @@ def _decides_where_asked(
     cluster.add(urls, learner=learner, done=done, principal=OWN)
 
 
-def _told_at_once(register: Register, application: Application, answer: Callable[[Roster], None]) -> None:
-    register._judge(application, answer)
+def _told_at_once(service: JoinService, request: JoinRequest, answer: Callable[[MemberList], None]) -> None:
+    service._decide(request, answer)
 
 
-def _same_identity(register: Register, application: Application, answer: Callable[[Roster], None]) -> None:
-    again = structs.replace(application, replaces=NodeId(0))
-    waiting = register._waiting_member(again)
-    if waiting is None:
-        register._let_in(application, answer)
+def _same_identity(service: JoinService, request: JoinRequest, answer: Callable[[MemberList], None]) -> None:
+    again = structs.replace(request, replaces=NodeId(0))
+    added = service._added_before(again)
+    if added is None:
+        service._add(request, answer)
     else:
-        answer(register._roster(waiting))
+        answer(service._member_list(added))
 
 
 # --- time and answers
@@ -1017,11 +1017,16 @@ MUTANTS: Final = tuple(
         ),
         (
             "a damaged member gets its identity again",
-            _set(Register, "_judge", _same_identity),
+            _set(JoinService, "_decide", _same_identity),
             _thieves,
             2,
         ),
-        ("a joiner is told who it is from an old list", _set(Register, "take", _told_at_once), _thieves, 26),
+        (
+            "a joiner is told who it is from an old list",
+            _set(JoinService, "handle", _told_at_once),
+            _thieves,
+            26,
+        ),
         (
             "a range is deleted key by key",
             _set(txn, "delete_range_steps", _ends_each_piece),

@@ -308,8 +308,8 @@ class World:
             self.timeline.after(self.plan.delay, partial(sender.unreachable, message.to))
 
     def copy(self, sender: Member, message: InstallSnapshot) -> None:
-        """A member streams a copy of its state to another, as `node.peers` does: the last commit, piece by
-        piece; complete and durable there before its host hears of it.
+        """A member streams a copy of its state to another, as `peer.snapshots` does: the last commit, piece
+        by piece; complete and durable there before its host hears of it.
         """
         image = sender.engine.copy()
         index = image.applied()

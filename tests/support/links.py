@@ -1,4 +1,4 @@
-"""A running reactor without clients, and parties that remember what they were told."""
+"""A running reactor without clients, and link handlers that record their calls."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.support.log import AnyLevel
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from netstore.net.link import Link
+    from netstore.peer.link import Link
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 class Quiet(AnyLevel):
@@ -69,7 +69,7 @@ async def eventually(condition: Callable[[], object], what: str) -> None:
 
 
 class Recorder:
-    """A `net.link.Party` that keeps everything."""
+    """A `peer.link.LinkHandler` that keeps everything."""
 
     def __init__(self) -> None:
         self.link: Link
@@ -79,17 +79,17 @@ class Recorder:
         self.reasons: list[str] = []
 
     def opened(self) -> None:
-        """See `net.link.Party`."""
+        """See `peer.link.LinkHandler`."""
         self.is_open = True
 
     def received(self, data: bytes) -> None:
-        """See `net.link.Party`."""
+        """See `peer.link.LinkHandler`."""
         self.got += data
 
     def flushed(self) -> None:
-        """See `net.link.Party`."""
+        """See `peer.link.LinkHandler`."""
         self.flushes += 1
 
     def gone(self, reason: str) -> None:
-        """See `net.link.Party`."""
+        """See `peer.link.LinkHandler`."""
         self.reasons.append(reason)

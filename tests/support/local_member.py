@@ -18,8 +18,8 @@ from netstore.errors import Fault
 from netstore.net.exchange import Request
 from netstore.node.jobs import Jobs
 from netstore.node.lessor import Reaper
-from netstore.node.peers import RoundTrip, Traffic
 from netstore.node.timekeeper import Deadlines
+from netstore.peer.traffic import RoundTrip, Traffic
 from netstore.raft.entry import ConfState
 from netstore.raft.status import Role, Status
 from netstore.state import commands

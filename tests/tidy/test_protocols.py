@@ -9,7 +9,9 @@ from typing import Final
 
 from tests.support.daemon import ROOT
 
-TWO_THINGS: Final = {"Incoming is part of Party": "a copy takes bytes of a stream, a party has the link"}
+TWO_THINGS: Final = {
+    "SnapshotSink is part of LinkHandler": "a snapshot takes bytes of a stream, a handler has the link"
+}
 """Alike in words, and why they are not one."""
 
 

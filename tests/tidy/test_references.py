@@ -25,6 +25,7 @@ PLACES: Final = ("netstore", "plugins", "tests", "contrib", "man")
 RECORDS: Final = ("CHANGELOG.md", "contrib/doc/adr/")
 
 FOREIGN: Final = {
+    "NLM_F_REPLACE": "a flag of netlink",
     "RangeStream": "a call of etcd 3.7",
     "TooManyRequests": "an error of etcd",
     "client.crt": "a file in an example",
@@ -41,7 +42,7 @@ _WORD: Final = re.compile(r"[\w./*-]+")
 _PATH: Final = re.compile(rf"(?:[\w.*-]+/)*[\w.*-]*\w\.(?:py|md)|(?:{'|'.join(PLACES)})/[\w./*-]*")
 _BARE: Final = re.compile(
     rf"(?<![\w/.:-])(?:(?:{'|'.join(PLACES)})/[\w./-]*[\w/]|[\w/-]+\.(?:py|md)\b"
-    r"|(?:agent|api|cli|client|disk|net|node|ops|proto|raft|state|watch)(?:\.[a-z]\w+)+)(?![\w/])"
+    r"|(?:agent|api|cli|client|disk|net|network|node|ops|peer|proto|raft|state|watch)(?:\.[a-z]\w+)+)(?![\w/])"
 )
 _DOTTED: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 _NAME: Final = re.compile(r"_+[A-Za-z]\w+|[a-z]+(?:_\w+)+|[A-Z]+(?:_[A-Z0-9]+)+|(?:[A-Z][a-z0-9]+){2,}")

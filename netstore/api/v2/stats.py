@@ -19,7 +19,7 @@ from netstore.raft.status import Role
 if TYPE_CHECKING:
     from netstore.net.exchange import Exchange
     from netstore.node.member import Member
-    from netstore.node.peers import RoundTrip, Traffic
+    from netstore.peer.traffic import RoundTrip, Traffic
     from netstore.types import NodeId
 
 _STORE: Final = (
@@ -54,7 +54,7 @@ RATE_SECONDS: Final = 2.0
 
 
 class Transport(Protocol):
-    """What is known of the streams between members (`node.peers.Peers`)."""
+    """What is known of the streams between members (`peer.peers.Peers`)."""
 
     @property
     def traffic(self) -> Traffic:

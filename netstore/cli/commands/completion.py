@@ -70,7 +70,7 @@ def members(
     async def listing(client: V2Client) -> tuple[MemberRecord, ...]:
         from netstore.client.cluster import ClusterClient  # noqa: PLC0415 - loaded by now: see Settings.ask
 
-        return await ClusterClient(client).members()
+        return await ClusterClient(client.transport).members()
 
     known = _asked(context, listing) or ()
     words = [(each.id, each.name) for each in known] + [(each.name, each.id) for each in known if each.name]

@@ -25,7 +25,8 @@ from netstore.network.config import DEFAULT_PREFIX
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-    from netstore.client.v2 import ClientError, Node, V2Client, V2Error
+    from netstore.client.transport import ClientError
+    from netstore.client.v2 import Node, V2Client, V2Error
 
 T = TypeVar("T")
 
@@ -141,7 +142,7 @@ class Settings:
         """Run work that asks the store. What goes wrong between us and it comes out as `Failure`."""
         import trio  # noqa: PLC0415 - with httpx 0.2 s, which help and usage errors need not wait
 
-        from netstore.client.v2 import ClientError  # noqa: PLC0415 - same
+        from netstore.client.transport import ClientError  # noqa: PLC0415 - same
 
         try:
             with _requests_shown() if self.debug else nullcontext():
@@ -151,18 +152,21 @@ class Settings:
 
     def client(self, endpoint: str | None = None) -> V2Client:
         """A client as the options say; `Failure` if they cannot be used."""
-        from netstore.client.v2 import V2Client  # noqa: PLC0415 - see `run`
+        from netstore.client.transport import Transport  # noqa: PLC0415 - see `run`
+        from netstore.client.v2 import V2Client  # noqa: PLC0415 - same
 
         username, password = self._credentials()
         try:
             return V2Client(
-                self.addresses() if endpoint is None else endpoint,
-                ca_file=self.ca_file,
-                cert_file=self.cert_file,
-                key_file=self.key_file,
-                username=username,
-                password=password,
-                timeout=self.timeout,
+                Transport(
+                    self.addresses() if endpoint is None else endpoint,
+                    ca_file=self.ca_file,
+                    cert_file=self.cert_file,
+                    key_file=self.key_file,
+                    username=username,
+                    password=password,
+                    timeout=self.timeout,
+                )
             )
         except NetstoreError as error:
             raise Failure(Exit.USAGE, str(error)) from None
@@ -438,7 +442,8 @@ def failure_of(error: ClientError, *, named: bool = False) -> Failure:
     """What a failed call means for the command: its exit status, and one line with the fix. `named`: it is
     shown beside the one endpoint that was asked, and does not name it.
     """
-    from netstore.client.v2 import BadAnswer, Unreachable, V2Error  # noqa: PLC0415 - loaded by whoever raised it
+    from netstore.client.transport import BadAnswer, Unreachable  # noqa: PLC0415 - loaded by whoever raised it
+    from netstore.client.v2 import V2Error  # noqa: PLC0415 - same
 
     tried = error.tried if isinstance(error, Unreachable) else []
     reason = "; ".join(why if named else f"{endpoint}: {why}" for endpoint, why in tried) or str(error)

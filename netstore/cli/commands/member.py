@@ -58,7 +58,7 @@ def ask_cluster(settings: Settings, action: Callable[[ClusterClient], Awaitable[
 
     async def conversation(client: V2Client) -> T:
         try:
-            return await action(ClusterClient(client))
+            return await action(ClusterClient(client.transport))
         except Refused as error:
             if not error.outcome_known:
                 raise

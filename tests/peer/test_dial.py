@@ -1,4 +1,4 @@
-"""Calling a member: greeted, refused, ignored, misunderstood, out of reach."""
+"""Dialing a member: accepted, refused, invalid answers, unreachable."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.net import call as calling
-from netstore.net.call import CallFailed, call
-from netstore.net.peerproof import Secret
-from netstore.net.peerwire import (
+from netstore.peer import dial as dialing
+from netstore.peer.dial import StreamFailed, dial
+from netstore.peer.handshake import (
     HIGHEST_VERSION,
     LOWEST_VERSION,
-    SEALED_VERSION,
+    RECORDS_VERSION,
     Challenge,
     Hello,
     Offer,
     Proof,
     Purpose,
+    Secret,
     Verdict,
     Welcome,
 )
@@ -55,13 +55,13 @@ class Answerer:
         self.heard = b""
 
     async def answer(self, data: bytes) -> None:
-        """Accept one call, read its hello, and say this."""
+        """Accept a connection, read its hello, and send this."""
         stream = await self.hear()
         if data:
             await stream.send_all(data)
 
     async def hear(self) -> trio.SocketStream:
-        """Accept one call and read its hello."""
+        """Accept a connection and read its hello."""
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(self.listener))
         stream = self.stream = await listener.accept()
         while (found := Hello.read(self.heard)) is None:
@@ -75,17 +75,17 @@ class Answerer:
         return stream
 
     async def welcome(self, welcome: Welcome, more: bytes = b"", knows: str = TOKEN) -> None:
-        """Accept one call as a member does that knows this token, whatever the caller proves."""
+        """Accept a stream as a member that knows this token, whatever proof the caller sends."""
         stream = await self.hear()
         hello, self.heard = self.heard, b""
         challenge = Challenge(ClusterId(1), NodeId(3), bytes(range(32))).encode()
         await stream.send_all(challenge)
         while (found := Proof.read(self.heard)) is None:
             self.heard += await stream.receive_some()
-        assert found[0].proof == SECRET.caller(hello, challenge)
-        proof = Secret(knows).called(hello, challenge, welcome.unproved())
-        if welcome.version >= SEALED_VERSION:
-            more = SECRET.called_seal(hello, challenge).close(more)
+        assert found[0].proof == SECRET.caller_proof(hello, challenge)
+        proof = Secret(knows).called_proof(hello, challenge, welcome.without_proof())
+        if welcome.version >= RECORDS_VERSION:
+            more = SECRET.called_records(hello, challenge).encode(more)
         await stream.send_all(msgspec.structs.replace(welcome, proof=proof).encode() + more)
 
 
@@ -98,14 +98,14 @@ def answerer() -> Iterator[Answerer]:
         made.stream.socket.close()
 
 
-async def test_a_welcome_opens_the_stream_and_what_follows_is_taken() -> None:
+async def test_after_the_welcome_received_bytes_are_passed_on() -> None:
     got: list[bytes] = []
     with answerer() as other:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
             nursery.start_soon(other.welcome, WELCOME, b"first")
-            made = await call(reactor, other.url, HELLO, got.append, credentials=None, secret=SECRET)
+            made = await dial(reactor, other.url, HELLO, got.append, credentials=None, secret=SECRET)
             assert made.welcome is not None
-            assert made.welcome.unproved() == WELCOME.encode()
+            assert made.welcome.without_proof() == WELCOME.encode()
             made.link.write(b"ping")
             assert other.stream is not None
             assert await other.stream.receive_some() == b"ping"
@@ -116,29 +116,29 @@ async def test_a_welcome_opens_the_stream_and_what_follows_is_taken() -> None:
             assert made.over.is_set()
 
 
-async def test_what_comes_with_the_welcome_is_taken_out_of_its_records() -> None:
+async def test_records_received_together_with_the_welcome_are_decoded() -> None:
     got: list[bytes] = []
-    sealed = Welcome(Verdict.ACCEPTED, ClusterId(1), NodeId(3), version=SEALED_VERSION)
+    sealed = Welcome(Verdict.ACCEPTED, ClusterId(1), NodeId(3), version=RECORDS_VERSION)
     with answerer() as other:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
             nursery.start_soon(other.welcome, sealed, b"first")
-            made = await call(reactor, other.url, HELLO, got.append, credentials=None, secret=SECRET)
+            made = await dial(reactor, other.url, HELLO, got.append, credentials=None, secret=SECRET)
             await eventually(lambda: b"".join(got) == b"first", "it was taken")
             made.link.cut("done")
 
 
-async def test_a_refusal_is_told_with_its_verdict() -> None:
+async def test_a_refusal_raises_stream_failed_with_its_verdict() -> None:
     with answerer() as other:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
             refusal = Welcome(Verdict.REMOVED, ClusterId(1), NodeId(3), "was removed")
             nursery.start_soon(other.welcome, refusal)
-            with pytest.raises(CallFailed, match="refused: was removed") as caught:
-                await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+            with pytest.raises(StreamFailed, match="refused: was removed") as caught:
+                await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
             assert caught.value.verdict == Verdict.REMOVED
 
 
-async def test_a_stranger_cannot_say_that_this_member_was_removed() -> None:
-    """Who believes it stops for good."""
+async def test_removed_counts_only_from_an_authenticated_member() -> None:
+    """A member that believed it would stop for good."""
     refusal = Welcome(Verdict.REMOVED, ClusterId(1), NodeId(3), "was removed")
     async with running_reactor() as reactor, trio.open_nursery() as nursery:
         for speak in (
@@ -147,12 +147,12 @@ async def test_a_stranger_cannot_say_that_this_member_was_removed() -> None:
         ):
             with answerer() as other:
                 nursery.start_soon(speak, other)
-                with pytest.raises(CallFailed, match="refused: was removed") as caught:
-                    await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+                with pytest.raises(StreamFailed, match="refused: was removed") as caught:
+                    await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
                 assert caught.value.verdict == Verdict.FAILED
 
 
-async def test_who_does_not_prove_that_it_is_a_member_is_not_spoken_to() -> None:
+async def test_a_called_side_without_a_proof_is_not_talked_to() -> None:
     got: list[bytes] = []
     refusal = Welcome(Verdict.BUSY, ClusterId(1), NodeId(3), "not now")
     async with running_reactor() as reactor, trio.open_nursery() as nursery:
@@ -166,68 +166,68 @@ async def test_who_does_not_prove_that_it_is_a_member_is_not_spoken_to() -> None
         ):
             with answerer() as other:
                 nursery.start_soon(speak, other)
-                with pytest.raises(CallFailed, match=match) as caught:
-                    await call(reactor, other.url, HELLO, got.append, credentials=None, secret=SECRET)
+                with pytest.raises(StreamFailed, match=match) as caught:
+                    await dial(reactor, other.url, HELLO, got.append, credentials=None, secret=SECRET)
                 assert caught.value.verdict == (Verdict.NOT_PROVED if "prove" in match else Verdict.BUSY)
-    assert got == [], "nothing it says is heard"
+    assert got == [], "nothing it sends is passed on"
 
 
-async def test_without_a_token_a_challenge_cannot_be_met() -> None:
+async def test_a_challenge_fails_the_stream_if_there_is_no_token() -> None:
     challenge = Challenge(ClusterId(1), NodeId(3), bytes(32)).encode()
     with answerer() as other:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
             nursery.start_soon(other.answer, challenge)
-            with pytest.raises(CallFailed, match="join token, and this member has none"):
-                await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=None)
+            with pytest.raises(StreamFailed, match="join token, and this member has none"):
+                await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=None)
 
 
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [(b"HTTP/1.1 400 Bad Request\r\n\r\n", "not a stream between members"), (b"nstpeer\n\x01", "")],
 )
-async def test_what_is_no_welcome_fails_the_call(
+async def test_an_invalid_answer_fails_the_stream(
     monkeypatch: pytest.MonkeyPatch, answer: bytes, reason: str
 ) -> None:
-    monkeypatch.setattr(calling, "DIAL_SECONDS", 0.2)
+    monkeypatch.setattr(dialing, "DIAL_SECONDS", 0.2)
     with answerer() as other:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
             nursery.start_soon(other.answer, answer)
-            with pytest.raises(CallFailed, match=reason or "no greeting within 0.2 s"):
-                await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+            with pytest.raises(StreamFailed, match=reason or "no greeting within 0.2 s"):
+                await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
 
 
-async def test_nobody_there_is_told_in_words() -> None:
+async def test_connection_errors_are_told_in_words() -> None:
     with answerer() as other:
         url = other.url
     async with running_reactor() as reactor:
-        with pytest.raises(CallFailed, match="connection refused"):
-            await call(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+        with pytest.raises(StreamFailed, match="connection refused"):
+            await dial(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
 
 
-async def test_tls_needs_a_certificate() -> None:
+async def test_https_needs_a_certificate() -> None:
     async with running_reactor() as reactor:
-        with pytest.raises(CallFailed, match="asks for TLS, and this member has no certificate"):
-            await call(reactor, "https://127.0.0.1:1", HELLO, lambda _: None, credentials=None, secret=SECRET)
+        with pytest.raises(StreamFailed, match="asks for TLS, and this member has no certificate"):
+            await dial(reactor, "https://127.0.0.1:1", HELLO, lambda _: None, credentials=None, secret=SECRET)
 
 
-async def test_a_stream_that_takes_nothing_is_given_up() -> None:
+async def test_drained_fails_if_the_other_side_does_not_read() -> None:
     with answerer() as other:
         async with running_reactor() as reactor, trio.open_nursery() as nursery:
             nursery.start_soon(other.welcome, WELCOME)
-            made = await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+            made = await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
             made.link.write(bytes(32 << 20))
-            with pytest.raises(CallFailed, match=r"took nothing for 0\.1 s"):
+            with pytest.raises(StreamFailed, match=r"took nothing for 0\.1 s"):
                 await made.drained(0.1)
             assert not made.link.open
 
 
-async def test_a_call_that_is_cancelled_leaves_nothing_open() -> None:
+async def test_a_cancelled_dial_leaves_nothing_open() -> None:
     with answerer() as other:
         async with running_reactor() as reactor:
             async with trio.open_nursery() as nursery:
 
                 async def never() -> None:
-                    await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+                    await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
 
                 nursery.start_soon(never)
                 stream = await other.hear()
@@ -270,17 +270,15 @@ class NoNames(trio.abc.HostnameResolver):
 
 
 @pytest.mark.parametrize("url", HOSTILE)
-async def test_no_address_in_a_log_raises_anything_but_call_failed(url: str) -> None:
+async def test_any_url_in_a_log_raises_nothing_but_stream_failed(url: str) -> None:
     trio.socket.set_custom_hostname_resolver(NoNames())
     async with running_reactor() as reactor:
-        with pytest.raises(CallFailed):
-            await call(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+        with pytest.raises(StreamFailed):
+            await dial(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
 
 
 @given(st.text(st.sampled_from("http:/s[]%@?#.1a-_!*~é\u2100\u00ad xn"), max_size=12), st.booleans())
-def test_whatever_is_let_into_a_log_can_be_called_or_not_but_ends_no_member(
-    text: str, brackets: bool
-) -> None:
+def test_every_accepted_peer_url_can_be_dialed_or_fails_the_stream(text: str, brackets: bool) -> None:
     url = f"http://[{text}]:1" if brackets else f"http://{text}:1"
     with suppress(BadPeerUrl):
         (url,) = checked_peer_urls([url])
@@ -288,8 +286,8 @@ def test_whatever_is_let_into_a_log_can_be_called_or_not_but_ends_no_member(
     async def run() -> None:
         trio.socket.set_custom_hostname_resolver(NoNames())
         async with running_reactor() as reactor:
-            with pytest.raises(CallFailed):
-                await call(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+            with pytest.raises(StreamFailed):
+                await dial(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
 
     trio.run(run)
 
@@ -303,7 +301,7 @@ def descriptors() -> int:
     "fault", [RuntimeError("strange"), OSError(errno.ENOMEM, "no memory"), MemoryError()]
 )
 @pytest.mark.parametrize("place", ["getaddrinfo", "socket", "Link", "attend", "opened"])
-async def test_whatever_goes_wrong_on_the_way_is_a_failed_call_that_leaves_nothing(
+async def test_any_fault_while_dialing_is_stream_failed_and_leaves_nothing_open(
     monkeypatch: pytest.MonkeyPatch, place: str, fault: Exception
 ) -> None:
     def fail(*_: object, **__: object) -> NoReturn:
@@ -316,24 +314,24 @@ async def test_whatever_goes_wrong_on_the_way_is_a_failed_call_that_leaves_nothi
                 owner: object = {
                     "getaddrinfo": trio.socket,
                     "socket": trio.socket,
-                    "Link": calling,
+                    "Link": dialing,
                     "attend": reactor,
-                    "opened": calling.Call,
+                    "opened": dialing.OutgoingStream,
                 }[place]
                 patch.setattr(owner, place, fail)
-                with pytest.raises(CallFailed):
-                    await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+                with pytest.raises(StreamFailed):
+                    await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
             assert descriptors() == open_before
 
 
-async def test_a_call_that_nobody_takes_leaves_nothing_to_the_collector() -> None:
+async def test_a_failed_dial_leaves_no_reference_cycle() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     async with running_reactor() as reactor:
         gc.collect()
         gc.disable()
         try:
-            with pytest.raises(CallFailed, match="connection refused") as caught:
-                await call(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+            with pytest.raises(StreamFailed, match="connection refused") as caught:
+                await dial(reactor, url, HELLO, lambda _: None, credentials=None, secret=SECRET)
             del caught
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
@@ -345,18 +343,18 @@ async def test_a_call_that_nobody_takes_leaves_nothing_to_the_collector() -> Non
         assert left == []
 
 
-async def test_what_this_member_must_not_survive_is_no_failed_call(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_must_stop_is_not_turned_into_stream_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> NoReturn:
         raise InvariantBroken("the log is wrong")
 
-    monkeypatch.setattr(calling, "Link", fail)
+    monkeypatch.setattr(dialing, "Link", fail)
     with answerer() as other:
         async with running_reactor() as reactor:
             with pytest.raises(InvariantBroken):
-                await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+                await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
 
 
-async def test_an_answer_in_a_version_that_was_not_offered_is_not_understood() -> None:
+async def test_an_answer_in_a_version_that_was_not_offered_fails_the_stream() -> None:
     later = msgspec.structs.replace(WELCOME, version=4)
     challenge = Challenge(ClusterId(1), NodeId(3), bytes(32), version=4)
     async with running_reactor() as reactor, trio.open_nursery() as nursery:
@@ -366,5 +364,5 @@ async def test_an_answer_in_a_version_that_was_not_offered_is_not_understood() -
         ):
             with answerer() as other:
                 nursery.start_soon(speak, other)
-                with pytest.raises(CallFailed, match="answers in version 4, which was not offered"):
-                    await call(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
+                with pytest.raises(StreamFailed, match="answers in version 4, which was not offered"):
+                    await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)

@@ -1,4 +1,4 @@
-"""Streams between members inside TLS: when a certificate is the proof, and when it is not."""
+"""Streams between members inside TLS: when a certificate authenticates, and when the token does."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from netstore.net import link as linking
 from netstore.net.allowance import Allowance
-from netstore.net.call import CallFailed
-from netstore.net.peerproof import Secret
-from netstore.net.peerwire import Verdict
 from netstore.net.tls import Credentials
-from netstore.node import guests
-from tests.node.test_peers import A, B, Member, dial, knock, met, who_is_there
+from netstore.peer import link as linking
+from netstore.peer import listener
+from netstore.peer.dial import StreamFailed
+from netstore.peer.handshake import Secret, Verdict
+from tests.peer.test_peers import A, B, Member, knock, met, open_stream, who_is_there
 from tests.support.certificates import Certificates
 from tests.support.links import Quiet, eventually, running_reactor
 
@@ -54,7 +53,7 @@ async def members(
 
 
 @pytest.mark.parametrize("secrets", [(None, None), (ONE, TWO), (ONE, None)])
-async def test_a_certificate_of_the_own_authority_is_the_proof(
+async def test_certificates_of_the_clusters_authority_are_enough(
     files: Certificates, secrets: tuple[Secret | None, Secret | None]
 ) -> None:
     mutual = shown(files, own_authority=True)
@@ -62,59 +61,64 @@ async def test_a_certificate_of_the_own_authority_is_the_proof(
         await met(one, two)
 
 
-async def test_one_that_the_system_trusts_is_none_and_the_token_counts(files: Certificates) -> None:
+async def test_certificates_of_a_public_authority_are_not_enough_and_the_token_counts(
+    files: Certificates,
+) -> None:
     public = shown(files, own_authority=False)
     async with members(public, public, ONE, ONE) as (one, two):
         await met(one, two)
     async with members(public, public, ONE, TWO) as (one, two):
         await eventually(lambda: one.log.events("peer_not_reached"), "it is refused")
         assert "does not know the join token" in one.log.events("peer_not_reached")[0]
-        assert not one.peers.connected(B)
-        assert not two.guests
+        assert one.peers.connected_since(B) is None
+        assert not two.incoming_streams
 
 
-async def test_who_doubts_is_proved_to_though_it_needs_no_proof(files: Certificates) -> None:
-    """Each side decides by its own authority; a welcome alone convinces nobody who has none."""
+async def test_each_side_decides_whether_it_needs_a_proof(files: Certificates) -> None:
+    """Each side decides by its own configuration; a welcome without proof is not enough for one without an
+    authority.
+    """
     mutual, public = shown(files, own_authority=True), shown(files, own_authority=False)
     async with members(mutual, public, ONE, ONE) as (one, two):
         await met(one, two)
     async with members(mutual, public, ONE, TWO) as (one, two):
-        await eventually(lambda: two.log.events("peer_not_reached"), "the one that doubts is not content")
-        assert not two.peers.connected(A)
+        await eventually(lambda: two.log.events("peer_not_reached"), "the side without an authority refuses")
+        assert two.peers.connected_since(A) is None
 
 
-async def test_without_a_certificate_nobody_comes_as_far_as_a_greeting(files: Certificates) -> None:
+async def test_without_a_certificate_no_greeting_is_read(files: Certificates) -> None:
     mutual = shown(files, own_authority=True)
     async with members(mutual, mutual, ONE, ONE) as (one, two):
         await met(one, two)
         plain = one.url.replace("https", "http")
         one.url, secure = plain, one.url
-        with pytest.raises(CallFailed) as caught:
-            await dial(one, secret=ONE)
-        assert caught.value.verdict == Verdict.FAILED, "somebody is there, and refuses nothing in words"
-        with pytest.raises(CallFailed):
+        with pytest.raises(StreamFailed) as caught:
+            await open_stream(one, secret=ONE)
+        assert caught.value.verdict == Verdict.FAILED, "something answered, without a verdict"
+        with pytest.raises(StreamFailed):
             await who_is_there(one, plain, secret=ONE)
         one.url = secure
-        assert len(one.guests) == 1
+        assert len(one.incoming_streams) == 1
 
 
-async def test_handshakes_are_rationed_and_all_get_their_turn(
+async def test_tls_handshakes_are_limited_in_rate_and_all_complete(
     files: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guests, "HANDSHAKES_PER_SECOND", 0)
-    monkeypatch.setattr(guests, "HANDSHAKE_BURST", 0)
+    monkeypatch.setattr(listener, "HANDSHAKES_PER_SECOND", 0)
+    monkeypatch.setattr(listener, "HANDSHAKE_BURST", 0)
     mutual = shown(files, own_authority=True)
     async with members(mutual, mutual, None, None) as (one, two):
-        await eventually(lambda: one.peers.guests._shaking and two.peers.guests._shaking, "both wait")
+        waiting = [each.peers.listener._waiting_handshakes for each in (one, two)]
+        await eventually(lambda: all(waiting), "both wait")
         with knock(one, says=b"\x16\x03\x01"):
-            await eventually(lambda: len(one.peers.guests._shaking) == 2, "so does a stranger")
+            await eventually(lambda: len(waiting[0]) == 2, "so does an unverified caller")
         for each in (one, two):
-            each.peers.guests._handshakes = Allowance(1000, each.clock.monotonic(), 1000)
+            each.peers.listener._handshakes = Allowance(1000, each.clock.monotonic(), 1000)
         await met(one, two)
-        await eventually(lambda: not one.peers.guests._shaking, "nobody waits for ever")
+        await eventually(lambda: not waiting[0], "all handshakes complete")
 
 
-async def test_a_handshake_that_does_not_end_is_cut(
+async def test_a_tls_handshake_that_is_too_long_is_ended(
     files: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(linking, "HANDSHAKE_BYTES", 64)

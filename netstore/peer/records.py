@@ -1,10 +1,10 @@
-"""What is said after a challenge, in records that nobody on the way can change, leave out, repeat or add to.
+"""Authenticated records: what follows a challenge cannot be altered, dropped, repeated or added to unnoticed.
 Pure.
 
-Each side has a key of its own, made from the cluster's secret and the random numbers of both (`peerproof`),
-so no two streams share one. A record is its length, its tag and its bytes; the tag is HMAC-SHA256 (RFC 2104),
-cut to 16 bytes, over the number of the record in its direction, its length and its bytes. Nothing is
-encrypted. Who cuts the connection ends the stream: that is seen, and says nothing false.
+Each direction has a key of its own, derived from the cluster's secret and the random numbers of both sides
+(`peer.handshake`), so no two streams share one. A record is its length, its tag and its bytes; the tag is
+HMAC-SHA256 (RFC 2104), truncated to 16 bytes, over the number of the record in its direction, its length and
+its bytes. Nothing is encrypted. Cutting the connection ends the stream, which is noticed.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from netstore.codec import layout
 from netstore.errors import NetstoreError
 
 RECORD_BYTES: Final = 16 * 1024
-"""Of what is said in one record, at most: what has come of one is held until the rest is there."""
+"""Largest content of a record: what has arrived of an incomplete one is buffered."""
 
-OPENED_RECORDS: Final = 256
-"""Records that are taken in one turn: 1.5 ms of the shortest. What was read beside them waits."""
+RECORDS_PER_TURN: Final = 256
+"""Records decoded in one turn: 1.5 ms of the shortest. What was read beyond them waits."""
 
 TAG_BYTES: Final = 16
 
-ALTERED: Final = "changed on the way"
-"""Begins what is told of a record that the other side did not send."""
+TAMPERED: Final = "changed on the way"
+"""Beginning of the text of a `RecordTampered`."""
 
 _HEAD: Final = layout(f"I{TAG_BYTES}s")
 _NUMBERED: Final = layout("QI")
 
 
-class Altered(NetstoreError):  # noqa: N818 - named for what was found
-    """A record is not one of the other side's, or not the next one. The text begins with `ALTERED`."""
+class RecordTampered(NetstoreError):  # noqa: N818 - named for what was found
+    """A record was not made by the other side, or is not the next one. The text begins with `TAMPERED`."""
 
 
-class Seal:
-    """Both directions of one stream, at one of its ends."""
+class RecordLayer:
+    """Both directions of a stream, at one of its ends."""
 
     __slots__ = ("_read", "_read_key", "_rest", "_wanted", "_write_key", "_written")
 
@@ -43,13 +43,15 @@ class Seal:
         self._write_key = write_key
         self._read_key = read_key
         self._written = 0
-        """Records that were made."""
+        """Records encoded so far."""
         self._read = 0
-        """Records that were taken."""
+        """Records decoded so far."""
         self._rest = b""
+        """Bytes that were read and not decoded."""
         self._wanted = _HEAD.size
+        """How many of them are needed for the next step."""
 
-    def close(self, data: bytes) -> bytes:
+    def encode(self, data: bytes) -> bytes:
         """`data` as records. Costs 2 us for each KiB."""
         records: list[bytes] = []
         for at in range(0, len(data), RECORD_BYTES):
@@ -60,13 +62,13 @@ class Seal:
         return b"".join(records)
 
     @property
-    def more(self) -> bool:
-        """Perhaps a record is here that was not taken yet."""
+    def has_pending(self) -> bool:
+        """A whole record may be buffered."""
         return len(self._rest) >= self._wanted
 
-    def open(self, data: bytes) -> bytes:
-        """What the records say that `data` completes, or the first `OPENED_RECORDS` of them: no more is to be
-        read while there are `more`. Altered where one is not of the other side.
+    def decode(self, data: bytes) -> bytes:
+        """The contents of the records that `data` completes, of `RECORDS_PER_TURN` at most: nothing more is
+        to be read while it `has_pending`. RecordTampered where a tag is wrong.
         """
         data = self._rest + data
         if len(data) < self._wanted:
@@ -75,17 +77,17 @@ class Seal:
         pieces: list[bytes] = []
         at = 0
         self._wanted = _HEAD.size
-        while len(data) - at >= _HEAD.size and len(pieces) < OPENED_RECORDS:
+        while len(data) - at >= _HEAD.size and len(pieces) < RECORDS_PER_TURN:
             length, tag = _HEAD.unpack_from(data, at)
             if not 0 < length <= RECORD_BYTES:
-                raise Altered(f"{ALTERED}: a record of {length} bytes")
+                raise RecordTampered(f"{TAMPERED}: a record of {length} bytes")
             start = at + _HEAD.size
             if len(data) - start < length:
                 self._wanted = _HEAD.size + length
                 break
             piece = data[start : start + length]
             if not hmac.compare_digest(tag, _tag(self._read_key, self._read, piece)):
-                raise Altered(f"{ALTERED}: record {self._read} is not what the other member sent")
+                raise RecordTampered(f"{TAMPERED}: record {self._read} is not what the other member sent")
             self._read += 1
             pieces.append(piece)
             at = start + length

@@ -1,4 +1,4 @@
-"""A link over real sockets: order, waiting, pausing, ends, with and without TLS."""
+"""A link over real sockets: order, queueing, pausing, its end, with and without TLS."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from weakref import ref
 import pytest
 import trustme
 
-from netstore.net.link import MADE_BYTES, Link
-from netstore.net.seal import OPENED_RECORDS, Seal
+from netstore.peer.link import ENCODED_PER_TURN, Link
+from netstore.peer.records import RECORDS_PER_TURN, RecordLayer
 from tests.support.links import Recorder, eventually, running_reactor
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 @contextmanager
 def linked(reactor: Reactor, *, tls: bool = False) -> Iterator[tuple[Recorder, Recorder]]:
-    """Two parties that talk to each other, until the block ends."""
+    """Two connected links with handlers that record their calls."""
     left, right = socket.socketpair()
     client, server = contexts() if tls else (None, None)
     caller, called = Recorder(), Recorder()
@@ -51,12 +51,12 @@ def linked(reactor: Reactor, *, tls: bool = False) -> Iterator[tuple[Recorder, R
     called.link.cut("over")
 
 
-async def has_arrived(party: Recorder, size: int) -> None:
-    await eventually(lambda: len(party.got) >= size, "all has arrived")
+async def has_arrived(handler: Recorder, size: int) -> None:
+    await eventually(lambda: len(handler.got) >= size, "all has arrived")
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_bytes_arrive_whole_and_in_order_both_ways(tls: bool) -> None:
+async def test_bytes_arrive_complete_and_in_order_in_both_directions(tls: bool) -> None:
     async with running_reactor() as reactor:
         with linked(reactor, tls=tls) as (caller, called):
             await eventually(lambda: caller.is_open and called.is_open, "both may write")
@@ -70,20 +70,20 @@ async def test_bytes_arrive_whole_and_in_order_both_ways(tls: bool) -> None:
                 assert sender.link.taken > 0
 
 
-async def test_a_small_write_leaves_at_once() -> None:
+async def test_a_small_write_is_sent_at_once() -> None:
     async with running_reactor() as reactor:
         left, right = socket.socketpair()
-        party = Recorder()
-        party.link = Link(reactor, left, party)
-        party.link.start()
-        party.link.write(b"now")
+        handler = Recorder()
+        handler.link = Link(reactor, left, handler)
+        handler.link.start()
+        handler.link.write(b"now")
         assert right.recv(9) == b"now"
-        assert (party.link.unsent, party.flushes) == (0, 0)
-        party.link.cut("over")
+        assert (handler.link.unsent, handler.flushes) == (0, 0)
+        handler.link.cut("over")
         right.close()
 
 
-async def test_a_paused_link_reads_nothing_and_fills_the_sender() -> None:
+async def test_a_paused_link_reads_nothing_and_the_sender_queues() -> None:
     async with running_reactor() as reactor:
         with linked(reactor) as (caller, called):
             called.link.pause()
@@ -97,20 +97,20 @@ async def test_a_paused_link_reads_nothing_and_fills_the_sender() -> None:
             assert called.got == LARGE + b"more"
 
 
-async def test_an_end_is_told_once_with_its_reason() -> None:
+async def test_the_end_is_reported_once_with_its_reason() -> None:
     async with running_reactor() as reactor:
         with linked(reactor) as (caller, called):
             caller.link.cut("had enough")
             caller.link.cut("again")
             caller.link.write(b"lost")
-            await eventually(lambda: called.reasons, "the other side hears of it")
+            await eventually(lambda: called.reasons, "the other side is told")
             assert (caller.reasons, called.reasons) == (["had enough"], ["closed by the other side"])
             assert not caller.link.open
             assert not called.link.open
 
 
-async def test_a_link_that_is_over_does_not_keep_its_party() -> None:
-    """They would hold each other, as long as the process runs (`netstore.collector`)."""
+async def test_an_ended_link_does_not_refer_to_its_handler() -> None:
+    """Their reference cycle would never be collected (`netstore.collector`)."""
 
     class Porter(Recorder):
         def is_here(self) -> bool:
@@ -118,45 +118,45 @@ async def test_a_link_that_is_over_does_not_keep_its_party() -> None:
 
     async with running_reactor() as reactor:
         left, right = socket.socketpair()
-        party = Porter()
-        party.link = Link(reactor, left, party, gate=party.is_here)
-        party.link.start()
-        kept = ref(party)
-        party.link.cut("over")
-        del party
+        handler = Porter()
+        handler.link = Link(reactor, left, handler, gate=handler.is_here)
+        handler.link.start()
+        kept = ref(handler)
+        handler.link.cut("over")
+        del handler
         assert kept() is None
         right.close()
 
 
-async def test_a_reset_is_told_by_its_name() -> None:
+async def test_a_reset_is_reported_by_its_name() -> None:
     async with running_reactor() as reactor:
         listener = socket.create_server(("127.0.0.1", 0))
         stranger = socket.create_connection(listener.getsockname())
         sock, _ = listener.accept()
-        party = Recorder()
-        party.link = Link(reactor, sock, party)
-        party.link.start()
+        handler = Recorder()
+        handler.link = Link(reactor, sock, handler)
+        handler.link.start()
         stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         stranger.close()
-        await eventually(lambda: party.reasons, "the end is told")
-        assert party.reasons == ["Connection reset by peer"]
+        await eventually(lambda: handler.reasons, "the end is told")
+        assert handler.reasons == ["Connection reset by peer"]
         listener.close()
 
 
-async def test_what_is_not_tls_ends_a_tls_link_before_it_is_open() -> None:
+async def test_bytes_that_are_not_tls_end_a_tls_link() -> None:
     async with running_reactor() as reactor:
         left, right = socket.socketpair()
-        party = Recorder()
-        party.link = Link(reactor, left, party, contexts()[1])
-        party.link.start()
+        handler = Recorder()
+        handler.link = Link(reactor, left, handler, contexts()[1])
+        handler.link.start()
         right.send(b"GET / HTTP/1.1\r\n\r\n")
-        await eventually(lambda: party.reasons, "the end is told")
-        assert party.reasons[0].startswith("TLS: ")
-        assert not party.is_open
+        await eventually(lambda: handler.reasons, "the end is told")
+        assert handler.reasons[0].startswith("TLS: ")
+        assert not handler.is_open
         right.close()
 
 
-async def test_a_name_that_is_not_in_the_certificate_is_told_at_both_ends() -> None:
+async def test_a_wrong_server_name_is_reported_at_both_ends() -> None:
     async with running_reactor() as reactor:
         left, right = socket.socketpair()
         client, server = contexts()
@@ -170,19 +170,19 @@ async def test_a_name_that_is_not_in_the_certificate_is_told_at_both_ends() -> N
         assert "alert" in called.reasons[0] or "closed" in called.reasons[0]
 
 
-async def test_a_party_that_raises_costs_its_link_and_not_the_loop() -> None:
+async def test_an_exception_of_a_handler_ends_its_link_only() -> None:
     class Faulty(Recorder):
         def received(self, data: bytes) -> None:
             raise OverflowError("a number too large")
 
     async with running_reactor() as reactor:
         left, right = socket.socketpair()
-        party = Faulty()
-        party.link = Link(reactor, left, party)
-        party.link.start()
+        handler = Faulty()
+        handler.link = Link(reactor, left, handler)
+        handler.link.start()
         right.send(b"x")
-        await eventually(lambda: party.reasons, "the link is over")
-        assert "OverflowError" in party.reasons[0]
+        await eventually(lambda: handler.reasons, "the link is over")
+        assert "OverflowError" in handler.reasons[0]
         right.close()
         with linked(reactor) as (caller, called):
             caller.link.write(b"still here")
@@ -190,7 +190,7 @@ async def test_a_party_that_raises_costs_its_link_and_not_the_loop() -> None:
 
 
 class Unwatching:
-    """A reactor whose kernel has no memory to watch a descriptor in other ways, or at all."""
+    """A reactor whose epoll calls fail: changing what is watched, or all."""
 
     def __init__(self, *, attends: bool) -> None:
         self.attends = attends
@@ -208,20 +208,20 @@ class Unwatching:
 
 
 @pytest.mark.parametrize("attends", [True, False])
-def test_what_the_kernel_cannot_watch_ends_its_own_link_alone(attends: bool) -> None:
+def test_a_failed_epoll_call_ends_its_link_only(attends: bool) -> None:
     left, right = socket.socketpair()
-    party = Recorder()
-    party.link = Link(Unwatching(attends=attends), left, party)  # type: ignore[arg-type]
-    party.link.start()
-    assert party.link.open == attends
-    party.link.pause()
-    assert not party.link.open
-    assert party.is_open == attends, "who is not watched may not speak"
+    handler = Recorder()
+    handler.link = Link(Unwatching(attends=attends), left, handler)  # type: ignore[arg-type]
+    handler.link.start()
+    assert handler.link.open == attends
+    handler.link.pause()
+    assert not handler.link.open
+    assert handler.is_open == attends, "a link that is not watched is not opened"
     right.close()
 
 
 class Watching:
-    """A reactor that makes no rounds."""
+    """A reactor without rounds."""
 
     def __init__(self) -> None:
         self.mask = 0
@@ -241,108 +241,108 @@ class Watching:
         self.mask = 0
 
 
-class CountingSeal(Seal):
-    """Counts the bytes that it makes records of."""
+class CountingRecords(RecordLayer):
+    """Counts the bytes that it encodes."""
 
     def __init__(self) -> None:
         super().__init__(b"from here", b"to here")
         self.made = 0
 
-    def close(self, data: bytes) -> bytes:
+    def encode(self, data: bytes) -> bytes:
         self.made += len(data)
-        return super().close(data)
+        return super().encode(data)
 
 
-def test_a_large_write_is_put_into_records_as_it_is_taken() -> None:
+def test_a_large_write_is_encoded_as_the_kernel_accepts_it() -> None:
     left, right = socket.socketpair()
     right.setblocking(False)
-    reactor, party, seal = Watching(), Recorder(), CountingSeal()
-    party.link = Link(reactor, left, party)  # type: ignore[arg-type]
-    party.link.start()
-    party.link.write(b"before")
-    party.link.seal(seal)
-    party.link.write(b"short")
-    assert (seal.made, party.link.unsent) == (5, 0)
-    party.link.write(LARGE)
-    assert seal.made <= 5 + MADE_BYTES
-    assert party.link.unsent > len(LARGE) - 2 * MADE_BYTES, "what is still to be made counts"
-    party.link.write(b"after")
+    reactor, handler, records = Watching(), Recorder(), CountingRecords()
+    handler.link = Link(reactor, left, handler)  # type: ignore[arg-type]
+    handler.link.start()
+    handler.link.write(b"before")
+    handler.link.use_records(records)
+    handler.link.write(b"short")
+    assert (records.made, handler.link.unsent) == (5, 0)
+    handler.link.write(LARGE)
+    assert records.made <= 5 + ENCODED_PER_TURN
+    assert handler.link.unsent > len(LARGE) - 2 * ENCODED_PER_TURN, "what is not encoded yet counts as unsent"
+    handler.link.write(b"after")
     came = b""
     while reactor.mask & select.EPOLLOUT:
-        made = seal.made
+        made = records.made
         came += right.recv(1 << 20)
-        party.link._ready(select.EPOLLOUT)
-        assert seal.made <= made + MADE_BYTES
+        handler.link._ready(select.EPOLLOUT)
+        assert records.made <= made + ENCODED_PER_TURN
     with suppress(BlockingIOError):
         while True:
             came += right.recv(1 << 20)
-    assert (party.link.unsent, party.flushes) == (0, 1)
+    assert (handler.link.unsent, handler.flushes) == (0, 1)
     assert came.startswith(b"before")
-    assert Seal(b"to here", b"from here").open(came[6:]) == b"short" + LARGE + b"after"
-    party.link.cut("over")
+    assert RecordLayer(b"to here", b"from here").decode(came[6:]) == b"short" + LARGE + b"after"
+    handler.link.cut("over")
     right.close()
 
 
-def test_short_records_are_taken_in_the_next_rounds_before_more_is_read() -> None:
+def test_many_short_records_are_decoded_over_several_rounds_before_more_is_read() -> None:
     left, right = socket.socketpair()
-    reactor, party = Watching(), Recorder()
-    party.link = Link(reactor, left, party)  # type: ignore[arg-type]
-    party.link.start()
-    party.link.seal(Seal(b"here", b"there"))
-    there = Seal(b"there", b"here")
-    right.send(b"".join(there.close(b"x") for _ in range(2 * OPENED_RECORDS + 1)))
-    party.link._ready(select.EPOLLIN)
-    assert (len(party.got), reactor.wanted) == (OPENED_RECORDS, 1)
-    right.send(there.close(b"y"))
-    party.link._ready(select.EPOLLIN)
-    assert (party.got, reactor.wanted) == (b"x" * 2 * OPENED_RECORDS, 2)
-    party.link.pause()
-    party.link._ready(0)
-    assert len(party.got) == 2 * OPENED_RECORDS, "a paused link hears nothing"
-    party.link.resume()
+    reactor, handler = Watching(), Recorder()
+    handler.link = Link(reactor, left, handler)  # type: ignore[arg-type]
+    handler.link.start()
+    handler.link.use_records(RecordLayer(b"here", b"there"))
+    there = RecordLayer(b"there", b"here")
+    right.send(b"".join(there.encode(b"x") for _ in range(2 * RECORDS_PER_TURN + 1)))
+    handler.link._ready(select.EPOLLIN)
+    assert (len(handler.got), reactor.wanted) == (RECORDS_PER_TURN, 1)
+    right.send(there.encode(b"y"))
+    handler.link._ready(select.EPOLLIN)
+    assert (handler.got, reactor.wanted) == (b"x" * 2 * RECORDS_PER_TURN, 2)
+    handler.link.pause()
+    handler.link._ready(0)
+    assert len(handler.got) == 2 * RECORDS_PER_TURN, "a paused link passes nothing on"
+    handler.link.resume()
     assert reactor.wanted == 3
-    party.link._ready(select.EPOLLIN)
-    assert (len(party.got), reactor.wanted) == (2 * OPENED_RECORDS + 1, 3)
-    party.link._ready(select.EPOLLIN)
-    assert party.got.endswith(b"xy")
-    right.send(b"".join(there.close(b"x") for _ in range(OPENED_RECORDS + 1)))
-    party.link._ready(select.EPOLLIN)
-    party.link.pause()
+    handler.link._ready(select.EPOLLIN)
+    assert (len(handler.got), reactor.wanted) == (2 * RECORDS_PER_TURN + 1, 3)
+    handler.link._ready(select.EPOLLIN)
+    assert handler.got.endswith(b"xy")
+    right.send(b"".join(there.encode(b"x") for _ in range(RECORDS_PER_TURN + 1)))
+    handler.link._ready(select.EPOLLIN)
+    handler.link.pause()
     right.close()
-    party.link._ready(select.EPOLLHUP)
-    assert party.reasons == ["closed by the other side"]
+    handler.link._ready(select.EPOLLHUP)
+    assert handler.reasons == ["closed by the other side"]
 
 
-def test_a_paused_link_is_not_read_whatever_the_kernel_says() -> None:
+def test_a_paused_link_is_not_read_on_an_event() -> None:
     left, right = socket.socketpair()
-    party = Recorder()
-    party.link = Link(Watching(), left, party)  # type: ignore[arg-type]
-    party.link.start()
+    handler = Recorder()
+    handler.link = Link(Watching(), left, handler)  # type: ignore[arg-type]
+    handler.link.start()
     right.send(b"x")
-    party.link.pause()
-    party.link._ready(select.EPOLLIN)
-    assert party.got == b""
-    party.link.resume()
-    party.link._ready(select.EPOLLIN)
-    assert party.got == b"x"
-    party.link.cut("over")
+    handler.link.pause()
+    handler.link._ready(select.EPOLLIN)
+    assert handler.got == b""
+    handler.link.resume()
+    handler.link._ready(select.EPOLLIN)
+    assert handler.got == b"x"
+    handler.link.cut("over")
     right.close()
 
 
-def test_what_was_to_be_done_later_is_not_done_once_the_link_is_cut() -> None:
+def test_a_deferred_call_is_dropped_when_the_link_ends() -> None:
     left, right = socket.socketpair()
-    party = Recorder()
-    party.link = Link(Watching(), left, party)  # type: ignore[arg-type]
-    party.link.start()
+    handler = Recorder()
+    handler.link = Link(Watching(), left, handler)  # type: ignore[arg-type]
+    handler.link.start()
     done: list[str] = []
-    party.link.later(lambda: done.append("late"))
-    party.link.cut("over")
-    party.link._ready(0)
+    handler.link.later(lambda: done.append("late"))
+    handler.link.cut("over")
+    handler.link._ready(0)
     assert not done
     right.close()
 
 
-async def test_what_cannot_be_watched_is_not_remembered(tmp_path: Path) -> None:
+async def test_a_descriptor_that_cannot_be_watched_is_forgotten(tmp_path: Path) -> None:
     async with running_reactor() as reactor:
         with (tmp_path / "plain").open("w") as file:  # epoll watches no plain files
             with pytest.raises(OSError, match="not permitted"):
@@ -350,7 +350,7 @@ async def test_what_cannot_be_watched_is_not_remembered(tmp_path: Path) -> None:
             reactor.dismiss(file.fileno())
 
 
-async def test_what_was_read_is_gone_on_with_before_more_is_read() -> None:
+async def test_a_deferred_call_comes_before_more_is_read() -> None:
     async with running_reactor() as reactor:
         with linked(reactor) as (caller, called):
             order: list[int] = []
@@ -366,7 +366,7 @@ async def test_what_was_read_is_gone_on_with_before_more_is_read() -> None:
             assert order == [0, 0, 0]
             order.clear()
             called.link.later(go_on)
-            await eventually(lambda: len(order) == 3, "also where nothing comes")
+            await eventually(lambda: len(order) == 3, "also if nothing more is received")
             called.link.later(go_on)
             called.link.cut("over")
             called.link.later(go_on)
@@ -375,7 +375,7 @@ async def test_what_was_read_is_gone_on_with_before_more_is_read() -> None:
             assert len(order) == 3
 
 
-async def test_what_going_on_raises_cuts_the_link() -> None:
+async def test_an_exception_of_a_deferred_call_ends_the_link() -> None:
     async with running_reactor() as reactor:
         with linked(reactor) as (_, called):
 

@@ -1,4 +1,4 @@
-"""Streams between members over real sockets: who may talk, what is bounded, what is told once."""
+"""Streams between members over real sockets: who is let in, what is bounded, what is logged."""
 
 from __future__ import annotations
 
@@ -16,31 +16,35 @@ import trio
 
 from netstore.disk.datadir import MemberIdentity
 from netstore.limits import Budget
-from netstore.net import call as calling
-from netstore.net.call import DIAL_SECONDS, Call, CallFailed, call
-from netstore.net.peerproof import Secret
-from netstore.net.peerwire import (
+from netstore.peer import dial as dialing
+from netstore.peer import incoming, listener
+from netstore.peer import outgoing as module
+from netstore.peer import peers as peers_module
+from netstore.peer.dial import DIAL_SECONDS, OutgoingStream, StreamFailed, dial
+from netstore.peer.handshake import (
     MAX_GREETING_BYTES,
-    PING,
-    Application,
     Challenge,
     Hello,
     Offer,
     Proof,
     Purpose,
-    Roster,
-    StateNote,
+    Secret,
     Verdict,
     Welcome,
+    read_answer,
+)
+from netstore.peer.join import request_member_list
+from netstore.peer.outgoing import MAX_PONGS_PER_READ
+from netstore.peer.peers import Peers
+from netstore.peer.wire import (
+    PING,
+    DigestMessage,
+    JoinRequest,
+    MemberList,
     encode_batch,
     encode_document,
     frame,
-    read_answer,
 )
-from netstore.node import guests
-from netstore.node import peers as module
-from netstore.node.peers import MOST_ANSWERS, Peers
-from netstore.node.register import ask
 from netstore.raft.entry import Entry, EntryKind, SnapshotMeta
 from netstore.raft.messages import Append, ForwardRefused, Heartbeat, InstallSnapshot, MessageRefused
 from netstore.state.member import MemberInfo
@@ -50,10 +54,10 @@ from tests.support.links import Quiet, eventually, running_reactor
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from netstore.net.link import Link
     from netstore.net.reactor import Reactor
     from netstore.net.tls import Credentials
-    from netstore.node.guests import Guest
+    from netstore.peer.incoming import IncomingStream
+    from netstore.peer.link import Link
     from netstore.raft.messages import Message
 
 CLUSTER, A, B = ClusterId(0xC1), NodeId(0xA), NodeId(0xB)
@@ -61,7 +65,7 @@ SECRET = Secret("a token")
 
 
 class HandClock:
-    """Real time that a test can push forward."""
+    """Real time, which a test can advance."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -74,7 +78,7 @@ class HandClock:
 
 
 class Member:
-    """One end: the peers under test, and everything that they hand on."""
+    """One end: the peers under test, recording everything that they pass on."""
 
     def __init__(
         self,
@@ -93,7 +97,7 @@ class Member:
         self.wanted: list[InstallSnapshot] = []
         self.addresses: dict[NodeId, Sequence[str]] = {}
         self.removed: set[NodeId] = set()
-        self.applications: list[Application | None] = []
+        self.requests: list[JoinRequest | None] = []
         self.listed: tuple[MemberInfo, ...] = (MemberInfo(id_, "", (), ()),)
         self.clock = HandClock()
         self.log = Quiet()
@@ -102,9 +106,9 @@ class Member:
             reactor=reactor,
             credentials=credentials,
             directory=lambda: (self.addresses, self.removed),
-            register=self._register,
-            expelled=self.expelled.append,
-            noted=lambda *note: self.notes.append(note),
+            join=self._handle_join,
+            on_removed=self.expelled.append,
+            on_digest=lambda *note: self.notes.append(note),
             clock=self.clock,
             log=self.log,
             secret=secret,
@@ -118,18 +122,18 @@ class Member:
         self.peers.listen(sock, tls=credentials is not None)
 
     @property
-    def guests(self) -> list[Guest]:
-        """Streams of those who proved themselves."""
-        return list(self.peers.guests.members)
+    def incoming_streams(self) -> list[IncomingStream]:
+        """Incoming streams of authenticated callers."""
+        return list(self.peers.listener.verified)
 
     @property
-    def strangers(self) -> list[Guest]:
-        """Streams of those who have not."""
-        return list(self.peers.guests.strangers)
+    def unverified(self) -> list[IncomingStream]:
+        """Incoming streams of unverified callers."""
+        return list(self.peers.listener.unverified)
 
-    def _register(self, application: Application | None, answer: Callable[[Roster], None]) -> None:
-        self.applications.append(application)
-        answer(Roster(CLUSTER, NodeId(5), self.listed))
+    def _handle_join(self, request: JoinRequest | None, answer: Callable[[MemberList], None]) -> None:
+        self.requests.append(request)
+        answer(MemberList(CLUSTER, NodeId(5), self.listed))
 
     # A receiver, and copies.
 
@@ -144,13 +148,13 @@ class Member:
     def request(self, message: InstallSnapshot) -> None:
         self.wanted.append(message)
 
-    def incoming(self, _link: Link, _sender: NodeId) -> None:
+    def accept(self, _link: Link, _sender: NodeId) -> None:
         return None
 
 
 @asynccontextmanager
 async def members(*clusters: ClusterId) -> AsyncIterator[tuple[Member, Member]]:
-    """A and B, who know each other's address."""
+    """A and B, which know each other's URL."""
     async with running_reactor() as reactor:
         one, two = (
             Member(reactor, id_, cluster)
@@ -166,7 +170,10 @@ async def members(*clusters: ClusterId) -> AsyncIterator[tuple[Member, Member]]:
 
 
 async def met(one: Member, two: Member) -> None:
-    await eventually(lambda: one.peers.connected(B) and two.peers.connected(A), "both have called")
+    await eventually(
+        lambda: one.peers.connected_since(B) is not None and two.peers.connected_since(A) is not None,
+        "both have called",
+    )
 
 
 def beat(sender: NodeId, to: NodeId, commit: int = 0) -> Heartbeat:
@@ -188,14 +195,14 @@ async def test_messages_arrive_in_order_and_are_counted() -> None:
 
 
 @pytest.mark.parametrize("url", ["http://a..b:1", "http://[1]:1", "http://h:99999999", "", "http://[:::]:1"])
-async def test_a_peer_whose_address_makes_no_sense_harms_nobody_else(url: str) -> None:
+async def test_an_invalid_url_of_one_member_does_not_affect_others(url: str) -> None:
     async with members() as (one, two):
         one.addresses[NodeId(0xC)] = (url,)
         await eventually(lambda: one.log.events("peer_not_reached"), "the address was tried")
         await met(one, two)
 
 
-async def test_a_fault_with_one_peer_ends_no_other_stream_and_it_is_called_again(
+async def test_a_fault_with_one_member_ends_no_other_stream_and_it_is_dialed_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     faults = 0
@@ -207,16 +214,16 @@ async def test_a_fault_with_one_peer_ends_no_other_stream_and_it_is_called_again
             raise RuntimeError("strange")
         await talk(peer)
 
-    talk = module._Peer._talk
-    monkeypatch.setattr(module._Peer, "_talk", breaks)
+    talk = module.PeerConnection._run_stream
+    monkeypatch.setattr(module.PeerConnection, "_run_stream", breaks)
     async with members() as (one, two):
         one.addresses[NodeId(0xC)] = ("http://127.0.0.1:1",)
         await met(one, two)
-        await eventually(lambda: faults > 2, "it was called again")
+        await eventually(lambda: faults > 2, "it was dialed again")
         assert len(one.log.events("peer_failed")) == 1
 
 
-async def test_a_wish_for_a_state_copy_goes_another_way() -> None:
+async def test_install_snapshot_starts_a_transfer() -> None:
     async with members() as (one, two):
         await met(one, two)
         wish = InstallSnapshot(A, B, Term(1), SnapshotMeta())
@@ -225,15 +232,15 @@ async def test_a_wish_for_a_state_copy_goes_another_way() -> None:
         assert (one.wanted, two.got) == ([wish], [beat(A, B)])
 
 
-async def test_a_note_of_a_state_reaches_everybody_with_its_sender() -> None:
+async def test_a_state_digest_reaches_all_members() -> None:
     async with members() as (one, two):
         await met(one, two)
-        one.peers.tell(StateNote(Index(7), b"d" * 16))
+        one.peers.broadcast(DigestMessage(Index(7), b"d" * 16))
         await eventually(lambda: two.notes, "it arrives")
         assert two.notes == [(A, 7, b"d" * 16)]
 
 
-async def test_pings_measure_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pings_measure_the_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PING_SECONDS", 0.01)
     async with members() as (one, two):
         await met(one, two)
@@ -243,44 +250,46 @@ async def test_pings_measure_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
         assert one.peers.round_trip(NodeId(99)).successes == 0
 
 
-async def test_a_peer_that_takes_nothing_costs_its_bound_and_raft_is_told(
+async def test_the_queue_for_a_member_is_bounded_and_raft_is_told_of_drops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "OUTBOX_BYTES", 1 << 20)
     async with members() as (one, two):
         await met(one, two)
-        [guest] = two.guests
-        guest.link.pause()
+        [stream] = two.incoming_streams
+        stream.link.pause()
         entry = Entry(Index(1), Term(1), EntryKind.NORMAL, bytes(300_000))
         for _ in range(60):
             one.peers.send([Append(A, B, Term(1), Index(0), Term(0), Index(0), (entry,))])
         assert one.lost
         assert set(one.lost) == {B}
-        stream = one.peers._peers[B]._call
-        assert stream is not None
-        assert stream.link.unsent <= 1 << 20
-        guest.link.resume()
+        outgoing = one.peers._peers[B]._stream
+        assert outgoing is not None
+        assert outgoing.link.unsent <= 1 << 20
+        stream.link.resume()
 
 
-async def test_a_silent_peer_is_hung_up_on_and_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_stream_is_ended_and_dialed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PING_SECONDS", 0.01)
     async with members() as (one, two):
         await met(one, two)
         since = one.peers.connected_since(B)
-        [guest] = two.guests
-        guest.link.pause()
-        one.clock.ahead += guests.SILENCE_SECONDS + 1
+        [stream] = two.incoming_streams
+        stream.link.pause()
+        one.clock.ahead += incoming.SILENCE_SECONDS + 1
         await eventually(lambda: one.lost == [B], "Raft hears of it")
         assert "nothing was heard in time" in one.log.events("peer_lost")[0]
-        await eventually(lambda: one.peers.connected_since(B) not in (None, since), "it is called again")
+        await eventually(lambda: one.peers.connected_since(B) not in (None, since), "it is dialed again")
 
 
-async def test_a_member_of_another_cluster_is_refused_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LONGEST_PAUSE_SECONDS", 0.01)
+async def test_a_member_of_another_cluster_is_refused_and_logged_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.01)
     async with members(CLUSTER, ClusterId(0xC2)) as (one, two):
         await eventually(lambda: one.peers.round_trip(B).failures > 3, "it is tried again and again")
-        assert not one.peers.connected(B)
+        assert one.peers.connected_since(B) is None
         [told] = one.log.events("peer_not_reached")
         assert "belongs to cluster c1, this member to c2" in told
         [refused] = two.log.events("peer_refused")
@@ -296,13 +305,13 @@ async def test_a_removed_member_is_refused_as_such() -> None:
         assert "member a was removed from the cluster" in one.expelled[0]
 
 
-async def test_a_member_that_moved_is_called_where_it_is() -> None:
+async def test_a_member_with_new_urls_is_dialed_there() -> None:
     async with running_reactor() as reactor, trio.open_nursery() as nursery:
         one, two, moved = Member(reactor, A), Member(reactor, B), Member(reactor, B)
         one.addresses = {A: (one.url,), B: (two.url,)}
         for each in (one, two, moved):
             nursery.start_soon(each.peers.run, each, each)
-        await eventually(lambda: one.peers.connected(B), "it is called")
+        await eventually(lambda: one.peers.connected_since(B) is not None, "it is called")
         one.addresses = {A: (one.url,), B: (moved.url,)}
 
         def arrives() -> bool:
@@ -313,36 +322,40 @@ async def test_a_member_that_moved_is_called_where_it_is() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_who_forgets_an_address_hangs_up() -> None:
+async def test_the_stream_to_a_member_that_left_the_list_is_ended() -> None:
     async with members() as (one, two):
         await met(one, two)
         one.addresses = {}
-        await eventually(lambda: not one.peers.connected(B) and not two.guests, "the stream ends")
+        await eventually(
+            lambda: one.peers.connected_since(B) is None and not two.incoming_streams, "the stream ends"
+        )
 
 
 async def who_is_there(
-    member: Member, *urls: str, application: Application | None = None, secret: Secret | None = SECRET
-) -> Roster:
-    return await ask(member.peers.reactor, urls, application, program="test", credentials=None, secret=secret)
+    member: Member, *urls: str, request: JoinRequest | None = None, secret: Secret | None = SECRET
+) -> MemberList:
+    return await request_member_list(
+        member.peers.reactor, urls, request, program="test", credentials=None, secret=secret
+    )
 
 
-async def test_who_asks_who_is_there_gets_an_answer() -> None:
+async def test_a_request_for_the_member_list_is_answered() -> None:
     async with members() as (one, _):
-        application = Application("new", ("http://p:1",))
-        assert (await who_is_there(one, one.url, application=application)).you == 5
+        request = JoinRequest("new", ("http://p:1",))
+        assert (await who_is_there(one, one.url, request=request)).you == 5
         await who_is_there(one, "http://127.0.0.1:1", one.url)
-        assert one.applications == [application, None]
+        assert one.requests == [request, None]
 
 
-async def test_who_has_no_list_yet_is_no_answer() -> None:
+async def test_an_empty_member_list_is_not_an_answer() -> None:
     async with members() as (one, two):
         one.listed = ()
-        with pytest.raises(CallFailed, match="has no list of members yet"):
+        with pytest.raises(StreamFailed, match="has no list of members yet"):
             await who_is_there(one, one.url)
         assert (await who_is_there(one, one.url, two.url)).members == two.listed
 
 
-async def test_what_is_told_of_those_who_were_asked_is_what_says_most() -> None:
+async def test_of_several_failures_the_most_telling_is_raised() -> None:
     nobody = "http://127.0.0.1:1"
     async with members() as (one, two):
         one.listed = ()
@@ -353,7 +366,7 @@ async def test_what_is_told_of_those_who_were_asked_is_what_says_most() -> None:
             ([nobody, one.url], SECRET, Verdict.FAILED),
             ([two.url, one.url, nobody], Secret("another"), Verdict.NOT_PROVED),
         ):
-            with pytest.raises(CallFailed) as caught:
+            with pytest.raises(StreamFailed) as caught:
                 await who_is_there(one, *urls, secret=secret)
             assert caught.value.verdict == verdict
 
@@ -361,9 +374,11 @@ async def test_what_is_told_of_those_who_were_asked_is_what_says_most() -> None:
 STRANGER = Hello(Purpose.MESSAGES, CLUSTER, NodeId(0x99), A, "test")
 
 
-async def dial(member: Member, hello: Hello = STRANGER, secret: Secret | None = SECRET) -> Call:
-    """Call as a member that the called one has in no list, but that knows the token."""
-    return await call(
+async def open_stream(
+    member: Member, hello: Hello = STRANGER, secret: Secret | None = SECRET
+) -> OutgoingStream:
+    """Dial as a member that is not in the called one's list, but knows the token."""
+    return await dial(
         member.peers.reactor, member.url, hello, lambda _: None, credentials=None, secret=secret
     )
 
@@ -376,16 +391,16 @@ async def dial(member: Member, hello: Hello = STRANGER, secret: Secret | None = 
         (b"\xff" * 20, "frame claims"),
     ],
 )
-async def test_what_makes_no_sense_ends_the_stream(data: bytes, reason: str) -> None:
+async def test_invalid_frames_end_the_stream(data: bytes, reason: str) -> None:
     async with members() as (one, _):
-        made = await dial(one)
+        made = await open_stream(one)
         made.link.write(data)
         await made.over.wait()
         assert reason in one.log.events("peer_cut")[0]
         assert one.got == []
 
 
-async def test_what_cannot_be_true_ends_the_stream_and_not_the_member() -> None:
+async def test_a_refused_message_ends_the_stream_and_not_the_member() -> None:
     async with members() as (one, two):
         await met(one, two)
         since = one.peers.connected_since(B)
@@ -393,23 +408,23 @@ async def test_what_cannot_be_true_ends_the_stream_and_not_the_member() -> None:
         one.peers.send([beat(A, B)])
         await eventually(lambda: one.lost, "the stream ends")
         assert "term 9 cannot be" in two.log.events("peer_cut")[0]
-        await eventually(lambda: one.peers.connected_since(B) not in (None, since), "it is called again")
+        await eventually(lambda: one.peers.connected_since(B) not in (None, since), "it is dialed again")
 
 
-async def test_answers_to_pings_that_were_not_sent_end_the_stream() -> None:
+async def test_replies_to_pings_that_were_not_sent_end_the_stream() -> None:
     async with members() as (one, two):
         await met(one, two)
-        [guest] = [each for each in two.guests if each.sender == A]
-        guest.link.write(PING * (MOST_ANSWERS + 1))
+        [stream] = [each for each in two.incoming_streams if each.sender == A]
+        stream.link.write(PING * (MAX_PONGS_PER_READ + 1))
         await eventually(lambda: one.lost, "the stream ends")
 
 
-async def test_pings_whose_answers_nobody_takes_end_the_stream() -> None:
+async def test_pings_whose_replies_are_not_read_end_the_stream() -> None:
     async with members() as (one, _):
-        made = await dial(one)
+        made = await open_stream(one)
         made.link.pause()
-        [guest] = [each for each in one.guests if each.sender == STRANGER.sender]
-        guest.link._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        [stream] = [each for each in one.incoming_streams if each.sender == STRANGER.sender]
+        stream.link._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         made.link._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         with trio.fail_after(10):
             while made.link.open and not one.log.events("peer_cut"):
@@ -419,27 +434,27 @@ async def test_pings_whose_answers_nobody_takes_end_the_stream() -> None:
         made.link.cut("over")
 
 
-async def test_a_second_copy_is_refused_as_busy() -> None:
+async def test_a_second_snapshot_is_refused_as_busy() -> None:
     async with members() as (one, _):
-        wish = msgspec.structs.replace(STRANGER, purpose=Purpose.IMAGE)
-        with pytest.raises(CallFailed, match="another state copy is being received") as caught:
-            await dial(one, wish)
+        wish = msgspec.structs.replace(STRANGER, purpose=Purpose.SNAPSHOT)
+        with pytest.raises(StreamFailed, match="another snapshot is being received") as caught:
+            await open_stream(one, wish)
         assert caught.value.verdict == Verdict.BUSY
 
 
-async def test_who_says_nothing_is_let_go() -> None:
+async def test_a_silent_caller_is_closed() -> None:
     async with members() as (one, two):
         await met(one, two)
         with socket.create_connection(("127.0.0.1", int(one.url.rpartition(":")[2]))) as idle:
-            await eventually(lambda: one.strangers, "it was accepted")
+            await eventually(lambda: one.unverified, "it was accepted")
             one.clock.ahead += DIAL_SECONDS + 1
-            await eventually(lambda: not one.strangers, "it was let go")
+            await eventually(lambda: not one.unverified, "it was closed")
             idle.settimeout(5)
             assert idle.recv(9) == b""
 
 
 def knock(member: Member, *, at: str = "127.0.0.2", says: bytes = b"") -> socket.socket:
-    """A connection from another address of this machine that proves nothing."""
+    """A connection from another address of this machine, without a proof."""
     sock = socket.create_connection(("127.0.0.1", member.port), 5, (at, 0))
     sock.sendall(says)
     return sock
@@ -456,12 +471,14 @@ def is_closed(sock: socket.socket) -> bool:
 
 
 def is_there(member: Member, address: str) -> bool:
-    return any(each.address == address for each in member.strangers)
+    return any(each.address == address for each in member.unverified)
 
 
-async def test_strangers_push_out_each_other_and_never_a_member(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guests, "MAX_STRANGERS", 6)
-    monkeypatch.setattr(guests, "MAX_STRANGERS_AT_ONE", 3)
+async def test_unverified_callers_displace_each_other_and_never_a_member(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listener, "MAX_UNVERIFIED", 6)
+    monkeypatch.setattr(listener, "MAX_UNVERIFIED_PER_NETWORK", 3)
     async with members() as (one, two):
         await met(one, two)
         since = two.peers.connected_since(A)
@@ -469,17 +486,18 @@ async def test_strangers_push_out_each_other_and_never_a_member(monkeypatch: pyt
             quiet: list[socket.socket] = []
             while len(quiet) < 40:
                 quiet.append(open_.enter_context(knock(one)))
-                await eventually(lambda: len(one.strangers) >= min(3, len(quiet)), "it is there")
-                assert len(one.strangers) <= 3
+                await eventually(lambda: len(one.unverified) >= min(3, len(quiet)), "it is there")
+                assert len(one.unverified) <= 3
             await eventually(lambda: sum(map(is_closed, quiet)) == 37, "the older ones are gone")
             assert not any(map(is_closed, quiet[-3:]))
             for number in range(6):
                 open_.enter_context(knock(one, at=f"127.0.0.{10 + number}"))
                 await eventually(
-                    partial(is_there, one, f"127.0.0.{10 + number}"), "another address finds room"
+                    partial(is_there, one, f"127.0.0.{10 + number}"),
+                    "a caller from another address is accepted",
                 )
-            assert len(one.strangers) == 6
-            made = await dial(one)
+            assert len(one.unverified) == 6
+            made = await open_stream(one)
             assert made.link.open
             made.link.cut("over")
         assert two.peers.connected_since(A) == since, "no stream of a member was touched"
@@ -488,27 +506,27 @@ async def test_strangers_push_out_each_other_and_never_a_member(monkeypatch: pyt
 FAKE = Hello(Purpose.MESSAGES, CLUSTER, B, A, "test", offer=Offer.TOKEN)
 
 
-async def test_ids_alone_open_nothing_and_cut_nothing() -> None:
-    """Everything in a hello can be seen by who listens, or asked for."""
+async def test_known_ids_without_a_proof_open_and_end_no_stream() -> None:
+    """Everything in a hello can be observed on the wire, or requested."""
     async with members() as (one, two):
         await met(one, two)
-        since, streams = two.peers.connected_since(A), one.guests
-        for purpose in (Purpose.MESSAGES, Purpose.IMAGE, Purpose.ROSTER):
+        since, streams = two.peers.connected_since(A), one.incoming_streams
+        for purpose in (Purpose.MESSAGES, Purpose.SNAPSHOT, Purpose.MEMBER_LIST):
             for secret in (None, Secret("etcd-cluster"), Secret("")):
-                with pytest.raises(CallFailed):
-                    await dial(one, msgspec.structs.replace(FAKE, purpose=purpose), secret)
+                with pytest.raises(StreamFailed):
+                    await open_stream(one, msgspec.structs.replace(FAKE, purpose=purpose), secret)
         for more in (encode_batch([beat(B, A)]), frame(encode_document(None)), Proof(bytes(32)).encode()):
             for offer in Offer:
                 hello = msgspec.structs.replace(FAKE, offer=offer).encode()
                 with knock(one, says=hello + more) as sock:
-                    await eventually(partial(is_closed, sock), "it is hung up on")
-        await eventually(lambda: not one.strangers, "nothing of them is left")
-        assert (one.got, one.applications) == ([], [])
-        assert (one.guests, two.peers.connected_since(A)) == (streams, since)
+                    await eventually(partial(is_closed, sock), "it is closed")
+        await eventually(lambda: not one.unverified, "nothing of them is left")
+        assert (one.got, one.requests) == ([], [])
+        assert (one.incoming_streams, two.peers.connected_since(A)) == (streams, since)
 
 
-async def test_nobody_on_the_way_talks_a_caller_out_of_proofs() -> None:
-    """The hello is passed on as one that offers no proof, which a member answers at once."""
+async def test_a_man_in_the_middle_cannot_avoid_proofs() -> None:
+    """The hello is changed to one that offers no proof, which a member answers at once."""
     async with members() as (one, _):
         listener = await trio.open_tcp_listeners(0, host="127.0.0.1")
         heard = bytearray()
@@ -527,18 +545,18 @@ async def test_nobody_on_the_way_talks_a_caller_out_of_proofs() -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(between)
-            with pytest.raises(CallFailed, match="does not prove that it is a member"):
+            with pytest.raises(StreamFailed, match="does not prove that it is a member"):
                 await who_is_there(one, f"http://127.0.0.1:{listener[0].socket.getsockname()[1]}")
         answer = read_answer(bytes(heard))
         assert answer is not None
         assert isinstance(answer[0], Welcome)
         assert answer[0].verdict == Verdict.ACCEPTED
-        assert one.applications == [None]
+        assert one.requests == [None]
         await listener[0].aclose()
 
 
 class Between:
-    """Somebody on the way to a member, who passes everything on as `alter` makes it, by who says it."""
+    """A proxy before a member that passes everything on after `alter` changed it."""
 
     def __init__(self, alter: Callable[[bool, bytes], bytes] = lambda _, data: data) -> None:
         self.alter = alter
@@ -563,17 +581,17 @@ class Between:
                 await other.send_all(self.alter(from_caller, bytes(data)))
 
 
-async def test_nobody_on_the_way_adds_to_what_members_say() -> None:
+async def test_a_man_in_the_middle_cannot_add_messages() -> None:
     async with members() as (one, _), trio.open_nursery() as nursery:
         between = Between()
         await nursery.start(between.run, one)
         heard: list[bytes] = []
-        made = await call(
+        made = await dial(
             one.peers.reactor, between.url, STRANGER, heard.append, credentials=None, secret=SECRET
         )
         made.link.write(encode_batch([beat(NodeId(0x99), A)]))
         made.link.write(PING)
-        await eventually(lambda: one.got, "what the member said arrives")
+        await eventually(lambda: one.got, "the member's messages arrive")
         await eventually(lambda: heard == [PING], "and it is answered")
         await between.far.send_all(encode_batch([beat(NodeId(0x99), A, 7)]) * 2)
         await made.over.wait()
@@ -582,12 +600,12 @@ async def test_nobody_on_the_way_adds_to_what_members_say() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_nobody_on_the_way_adds_to_the_answers() -> None:
+async def test_a_man_in_the_middle_cannot_add_replies() -> None:
     async with members() as (one, _), trio.open_nursery() as nursery:
         between = Between()
         await nursery.start(between.run, one)
         heard: list[bytes] = []
-        made = await call(
+        made = await dial(
             one.peers.reactor, between.url, STRANGER, heard.append, credentials=None, secret=SECRET
         )
         await between.near.send_all(PING * 10)
@@ -610,36 +628,38 @@ def earlier_challenge(from_caller: bool, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("alter", [earlier_hello, earlier_challenge])
-async def test_nobody_on_the_way_talks_members_down_to_an_earlier_version(
+async def test_a_man_in_the_middle_cannot_cause_a_downgrade(
     alter: Callable[[bool, bytes], bytes],
 ) -> None:
     async with members() as (one, _), trio.open_nursery() as nursery:
         between = Between(alter)
         await nursery.start(between.run, one)
-        with pytest.raises(CallFailed, match="does not know the join token"):
-            await call(
+        with pytest.raises(StreamFailed, match="does not know the join token"):
+            await dial(
                 one.peers.reactor, between.url, STRANGER, lambda _: None, credentials=None, secret=SECRET
             )
         nursery.cancel_scope.cancel()
 
 
-async def test_a_member_of_the_earlier_version_is_spoken_with_as_before(
+async def test_a_member_of_the_earlier_version_is_talked_to_in_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with members() as (one, two):
         await met(one, two)
-        monkeypatch.setattr(calling, "HIGHEST_VERSION", 2)
-        made = await dial(one)
+        monkeypatch.setattr(dialing, "HIGHEST_VERSION", 2)
+        made = await open_stream(one)
         assert made.welcome is not None
         assert made.welcome.version == 2
-        assert made.link._seal is None
+        assert made.link._records is None
         made.link.write(encode_batch([beat(NodeId(0x99), A)]))
-        await eventually(lambda: one.got, "it is understood")
+        await eventually(lambda: one.got, "it is decoded")
 
 
 @pytest.mark.parametrize("version", [2, 3])
-async def test_refusals_are_said_to_who_knows_them(monkeypatch: pytest.MonkeyPatch, version: int) -> None:
-    monkeypatch.setattr(calling, "HIGHEST_VERSION", version)
+async def test_forward_refused_is_sent_only_in_versions_that_know_it(
+    monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    monkeypatch.setattr(dialing, "HIGHEST_VERSION", version)
     async with members() as (one, two):
         await met(one, two)
         refused = ForwardRefused(A, B, Term(1), 1, (7, 8))
@@ -653,7 +673,7 @@ async def test_refusals_are_said_to_who_knows_them(monkeypatch: pytest.MonkeyPat
         assert one.lost == []
 
 
-async def test_a_greeting_that_was_recorded_is_of_no_use_again() -> None:
+async def test_recorded_greetings_cannot_be_replayed() -> None:
     async with members() as (one, two):
         await met(one, two)
         hello = FAKE.encode()
@@ -662,7 +682,7 @@ async def test_a_greeting_that_was_recorded_is_of_no_use_again() -> None:
             found = read_answer(await trio.to_thread.run_sync(first.recv, 1000))
             assert found is not None
             assert isinstance(found[0], Challenge)
-            proof = Proof(SECRET.caller(hello, found[0].encode())).encode()
+            proof = Proof(SECRET.caller_proof(hello, found[0].encode())).encode()
             with knock(one, says=hello) as second:
                 second.settimeout(5)
                 await trio.to_thread.run_sync(second.recv, 1000)
@@ -673,23 +693,23 @@ async def test_a_greeting_that_was_recorded_is_of_no_use_again() -> None:
                 assert answer[0].verdict == Verdict.NOT_PROVED
 
 
-async def test_a_proved_stream_takes_the_place_of_the_one_before() -> None:
+async def test_an_authenticated_stream_replaces_the_one_before() -> None:
     async with members() as (one, two):
         await met(one, two)
-        [old] = one.guests
-        made = await dial(one, FAKE)
+        [old] = one.incoming_streams
+        made = await open_stream(one, FAKE)
         await eventually(lambda: not old.link.open, "the old one ends")
         assert made.link.open
         made.link.cut("over")
 
 
-async def test_a_stranger_makes_a_member_hold_one_greeting() -> None:
+async def test_an_unverified_caller_makes_a_member_hold_one_greeting_at_most() -> None:
     async with members() as (one, _):
         for says in (STRANGER.encode()[:-1], b"nstpeer\n\x01"):
             with knock(one, says=says):
-                await eventually(lambda: any(each.spoke for each in one.strangers), "it spoke")
-                assert sum(len(each._read) for each in one.strangers) <= MAX_GREETING_BYTES
-            await eventually(lambda: not one.strangers, "it is gone")
+                await eventually(lambda: any(each.spoke for each in one.unverified), "it spoke")
+                assert sum(len(each._read) for each in one.unverified) <= MAX_GREETING_BYTES
+            await eventually(lambda: not one.unverified, "it is gone")
         flood = b"nstpeer\n\x01" + (1024).to_bytes(2, "little") + bytes(1 << 20)
         with knock(one) as sock:
             sock.setblocking(False)
@@ -698,61 +718,65 @@ async def test_a_stranger_makes_a_member_hold_one_greeting() -> None:
                     with suppress(BlockingIOError):
                         sock.send(flood)
                     await trio.lowlevel.checkpoint()
-        await eventually(lambda: not one.strangers, "it is gone")
+        await eventually(lambda: not one.unverified, "it is gone")
 
 
-async def test_a_member_without_a_token_lets_nobody_prove_himself() -> None:
+async def test_a_member_without_a_token_refuses_every_caller() -> None:
     async with running_reactor() as reactor, trio.open_nursery() as nursery:
         one = Member(reactor, A, secret=None)
         nursery.start_soon(one.peers.run, one, one)
-        with pytest.raises(CallFailed, match="has no join token to compare with"):
-            await dial(one)
+        with pytest.raises(StreamFailed, match="has no join token to compare with"):
+            await open_stream(one)
         nursery.cancel_scope.cancel()
 
 
-async def test_streams_of_members_in_no_list_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guests, "MAX_UNLISTED", 2)
+async def test_streams_of_unlisted_members_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "MAX_UNLISTED", 2)
     async with members() as (one, two):
         await met(one, two)
         made = [
-            await dial(one, msgspec.structs.replace(STRANGER, sender=NodeId(0x90 + each)))
+            await open_stream(one, msgspec.structs.replace(STRANGER, sender=NodeId(0x90 + each)))
             for each in range(2)
         ]
-        with pytest.raises(CallFailed, match="in no list here"):
-            await dial(one)
+        with pytest.raises(StreamFailed, match="in no list here"):
+            await open_stream(one)
         for each in made:
             each.link.cut("over")
 
 
-async def test_lines_about_strangers_are_rationed() -> None:
+async def test_log_lines_about_callers_are_limited() -> None:
     async with members() as (one, _):
         for number in range(100):
-            with pytest.raises(CallFailed):
-                await dial(one, msgspec.structs.replace(FAKE, sender=NodeId(1000 + number)), Secret("x"))
+            with pytest.raises(StreamFailed):
+                await open_stream(
+                    one, msgspec.structs.replace(FAKE, sender=NodeId(1000 + number)), Secret("x")
+                )
         assert 0 < len(one.log.events("peer_refused")) < 60
 
 
-async def test_half_frames_of_many_streams_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_HELD_BYTES", 1_000_000)
+async def test_incomplete_frames_of_all_streams_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers_module, "MAX_INCOMPLETE_BYTES", 1_000_000)
     half = frame(bytes(900_000))[:600_000]
     async with members() as (one, _):
-        first = await dial(one)
+        first = await open_stream(one)
         first.link.write(half)
-        await eventually(lambda: one.peers.guests.budget.used == len(half), "it is held")
+        await eventually(lambda: one.peers.listener.budget.used == len(half), "it is held")
         other = msgspec.structs.replace(STRANGER, sender=NodeId(0x98))
-        second = await dial(one, other)
+        second = await open_stream(one, other)
         second.link.write(half)
         await second.over.wait()
         assert first.link.open
-        assert one.peers.guests.budget.used == len(half)
+        assert one.peers.listener.budget.used == len(half)
         assert "not complete" in one.log.events("peer_cut")[0]
         first.link.cut("over")
 
 
-async def test_without_descriptors_accepting_rests_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_descriptors_accepting_stops_and_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with members() as (one, two):
         await met(one, two)
-        [listener] = one.peers.guests._listeners
+        [listener] = one.peers.listener._sockets
         refused = 0
 
         class Exhausted(socket.socket):
@@ -765,23 +789,14 @@ async def test_without_descriptors_accepting_rests_and_goes_on(monkeypatch: pyte
                 return listener.fileno()
 
         with Exhausted() as exhausted:
-            one.peers.guests._accept(exhausted, tls=False)
+            one.peers.listener._accept(exhausted, tls=False)
         assert one.log.events("guest_refused") == ["{'reason': 'Too many open files'}"]
-        assert one.peers.guests._resting
-        one.peers.guests._resting[:] = [listener]
-        made = await dial(one)
+        assert one.peers.listener._not_watched
+        one.peers.listener._not_watched[:] = [listener]
+        made = await open_stream(one)
         assert (refused, made.link.open) == (1, True)
         made.link.cut("over")
 
 
-def test_round_trips_are_summed_up_without_keeping_them() -> None:
-    way = module.RoundTrip()
-    for seconds in (1.0, 2.0, 3.0, 4.0):
-        way.add(seconds)
-    assert (way.successes, way.current, way.average, way.least, way.most) == (4, 4.0, 2.5, 1.0, 4.0)
-    assert way.deviation == pytest.approx(1.25**0.5)
-    assert module.RoundTrip().deviation == 0.0
-
-
-def test_a_document_of_nobody_is_an_empty_payload() -> None:
+def test_no_document_is_an_empty_payload() -> None:
     assert encode_document(None) == b""

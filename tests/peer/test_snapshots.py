@@ -1,4 +1,4 @@
-"""State copies over real sockets and files: whole, cut, spoiled, refused; and what is left of them."""
+"""Snapshots over real sockets and files: complete, cut, damaged, refused; and what is left of them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from netstore.disk.apart import verified
 from netstore.disk.engine import LmdbEngine
 from netstore.errors import StateDamaged
 from netstore.limits import Budget
-from netstore.node import copies as module
-from netstore.node.copies import StateCopies
+from netstore.peer import snapshots as module
+from netstore.peer.snapshots import SnapshotTransfers
 from netstore.raft.entry import ConfState, SnapshotMeta
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.messages import InstallSnapshot, MessageRefused
 from netstore.types import Index, NodeId, Term
-from tests.node.test_peers import A, B, Member
+from tests.peer.test_peers import A, B, Member
 from tests.support.links import eventually, running_reactor
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ WISH = InstallSnapshot(A, B, Term(3), SnapshotMeta(Index(5), Term(2)))
 
 
 class Machine:
-    """How far a member is."""
+    """The applied index of a member."""
 
     applied = Index(0)
 
 
 class Host:
-    """A host that remembers what was said of copies."""
+    """A host that records what it is told of snapshots."""
 
     def __init__(self) -> None:
         self.machine = Machine()
@@ -79,7 +79,7 @@ class Host:
 
 
 class Copier(Member):
-    """A member with a state, and copies of it under test."""
+    """A member with a state, and the transfers under test."""
 
     def __init__(self, reactor: Reactor, id_: NodeId, folder: Path) -> None:
         super().__init__(reactor, id_)
@@ -88,7 +88,7 @@ class Copier(Member):
         self.host: Any = Host()
         self.budget = Budget(1 << 24)
         self.engine = LmdbEngine(folder / "state.lmdb", reactor.call_soon, ("plain",), self._failed)
-        self.copies = StateCopies(folder, self.engine, self.peers, self.log, self.budget)
+        self.copies = SnapshotTransfers(folder, self.engine, self.peers, self.log, self.budget)
 
     def _failed(self, error: OSError) -> None:
         raise error
@@ -118,11 +118,11 @@ async def pair(tmp_path: Path) -> AsyncIterator[tuple[Copier, Copier]]:
             await trio.to_thread.run_sync(each.engine.close)
 
 
-async def test_a_copy_arrives_whole_durable_and_under_its_name(tmp_path: Path) -> None:
+async def test_a_snapshot_arrives_complete_durable_and_under_its_name(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
         arrived: list[tuple[str, int]] = []
-        two.copies.moved = lambda size: arrived.append(("moved", size))
-        two.copies.verifying = lambda size: arrived.append(("verifying", size))
+        two.copies.on_received = lambda size: arrived.append(("moved", size))
+        two.copies.on_verifying = lambda size: arrived.append(("verifying", size))
         one.copies.request(WISH)
         one.copies.request(WISH)
         await eventually(lambda: one.host.sent, "it was sent")
@@ -137,13 +137,13 @@ async def test_a_copy_arrives_whole_durable_and_under_its_name(tmp_path: Path) -
         assert (one.host.moved[0], one.host.moved[-1]) == ((0, size), (size, size))
         assert one.host.moved == sorted(one.host.moved)
         assert two.files() == {image.name}
-        await eventually(lambda: not two.budget.used, "nothing is held of it any more")
+        await eventually(lambda: not two.budget.used, "none of its memory is charged any more")
         assert one.budget.used == 0
         assert one.files() == set()
 
 
 async def gives_up(one: Copier, two: Copier, why: str) -> None:
-    """A copy is asked for, comes to nothing, and leaves nothing; the next one waits longer, and succeeds."""
+    """A snapshot is requested, fails for this reason, and leaves nothing; the next one is delayed."""
     one.copies.request(WISH)
     await eventually(lambda: one.host.sent, "it was given up")
     assert (one.host.sent, one.host.held, two.host.received) == ([(B, False)], 0, [])
@@ -153,7 +153,7 @@ async def gives_up(one: Copier, two: Copier, why: str) -> None:
     assert one.copies._pauses == {B: module.FIRST_PAUSE_SECONDS}
 
 
-async def test_a_copy_that_comes_with_what_cannot_be_true_is_refused_and_leaves_nothing(
+async def test_a_snapshot_with_a_refused_message_leaves_nothing(
     tmp_path: Path,
 ) -> None:
     async with pair(tmp_path) as (one, two):
@@ -161,35 +161,35 @@ async def test_a_copy_that_comes_with_what_cannot_be_true_is_refused_and_leaves_
         await gives_up(one, two, "a second leader")
 
 
-async def test_a_copy_of_who_leads_no_longer_is_given_up(tmp_path: Path) -> None:
+async def test_a_snapshot_is_given_up_when_the_sender_no_longer_leads(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
         one.host.term = Term(4)
-        await gives_up(one, two, "another leader is there")
+        await gives_up(one, two, "does not lead in that term any more")
 
 
-async def test_a_copy_whose_log_was_forgotten_is_given_up(tmp_path: Path) -> None:
+async def test_a_snapshot_is_given_up_when_the_log_after_it_was_compacted(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
         one.host.compacted = Index(6)
-        await gives_up(one, two, "weighed too much and was forgotten")
+        await gives_up(one, two, "exceeded its bound and was compacted")
 
 
-async def test_a_place_that_is_forgotten_while_the_copy_is_made_costs_the_copy_only(tmp_path: Path) -> None:
+async def test_a_log_compacted_while_the_snapshot_is_made_fails_the_snapshot_only(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
         places = iter([True, False])
         one.host.follows = lambda _: next(places)
-        await gives_up(one, two, "is replaced")
+        await gives_up(one, two, "is being replaced")
         assert one.host.held == 0
 
 
-async def test_a_member_without_a_place_for_a_copy_makes_none(tmp_path: Path) -> None:
+async def test_no_snapshot_is_made_if_the_log_after_it_is_gone(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
         one.host.follows = lambda _: False
-        await gives_up(one, two, "is replaced")
+        await gives_up(one, two, "is being replaced")
         assert one.host.held == 0
 
 
 @pytest.mark.parametrize("place", ["image_received", "image_meta_at"])
-async def test_what_a_member_must_not_survive_ends_it_from_a_copy_too(tmp_path: Path, place: str) -> None:
+async def test_must_stop_passes_through_a_transfer(tmp_path: Path, place: str) -> None:
     def broken(*_: object) -> NoReturn:
         raise InvariantBroken("the log is wrong")
 
@@ -200,7 +200,7 @@ async def test_what_a_member_must_not_survive_ends_it_from_a_copy_too(tmp_path: 
             await trio.sleep_forever()
 
 
-async def test_a_copy_that_is_damaged_is_no_damage_of_who_gets_it(
+async def test_a_damaged_snapshot_is_not_damage_of_the_receiver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def found(path: Path) -> Index:
@@ -213,10 +213,10 @@ async def test_a_copy_that_is_damaged_is_no_damage_of_who_gets_it(
         await gives_up(one, two, "rot")
 
 
-async def test_a_copy_that_creeps_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_transfer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STALL_SECONDS", 0.0)
-    monkeypatch.setattr(module, "LEAST_RATE", 1 << 60)
-    monkeypatch.setattr(module.StateCopies, "_take", never)
+    monkeypatch.setattr(module, "MIN_BYTES_PER_SECOND", 1 << 60)
+    monkeypatch.setattr(module.SnapshotTransfers, "_take", never)
     async with pair(tmp_path) as (one, two):
         one.copies.request(WISH)
         await eventually(lambda: one.host.sent, "it was given up")
@@ -224,11 +224,11 @@ async def test_a_copy_that_creeps_is_given_up(tmp_path: Path, monkeypatch: pytes
         assert two.host.received == []
 
 
-async def never(_self: StateCopies, _copy: object, _part: Path) -> Any:
+async def never(_self: SnapshotTransfers, _copy: object, _part: Path) -> Any:
     await trio.sleep_forever()
 
 
-async def test_a_copy_that_has_no_room_is_refused_by_its_size(
+async def test_a_snapshot_without_room_on_the_disk_is_refused_by_its_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SPARE_BYTES", 1 << 60)
@@ -238,10 +238,10 @@ async def test_a_copy_that_has_no_room_is_refused_by_its_size(
         monkeypatch.setattr(module, "SPARE_BYTES", 0)
         one.copies.request(WISH)
         await eventually(lambda: two.host.received, "the next one arrives")
-        await eventually(lambda: one.copies._pauses == {}, "nothing is held against the peer")
+        await eventually(lambda: one.copies._pauses == {}, "there is no delay for the member any more")
 
 
-async def test_a_refusal_ends_the_sending_at_once_and_is_told_as_the_reason(
+async def test_a_refusal_ends_the_transfer_at_once_and_is_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SPARE_BYTES", 1 << 60)
@@ -249,16 +249,16 @@ async def test_a_refusal_ends_the_sending_at_once_and_is_told_as_the_reason(
         # More than sockets hold, so that the sender waits for a receiver that has stopped to take it.
         one.engine.write(Index(6), {("plain", b"big%d" % number): bytes(1 << 20) for number in range(32)})
         left = []
-        leave = module._Incoming.leave
+        discard = module.IncomingSnapshot.discard_rest
 
-        def leaves(copy: module._Incoming) -> None:
+        def leaves(copy: module.IncomingSnapshot) -> None:
             left.append(copy)
-            leave(copy)
+            discard(copy)
 
-        monkeypatch.setattr(module._Incoming, "leave", leaves)
+        monkeypatch.setattr(module.IncomingSnapshot, "discard_rest", leaves)
         one.copies.request(WISH)
-        await eventually(lambda: one.host.sent, "the sender stops at the word")
-        assert "refused: a state copy of" in one.log.events("state_copy_not_sent")[0]
+        await eventually(lambda: one.host.sent, "the sender stops at the reply")
+        assert "refused: a snapshot of" in one.log.events("state_copy_not_sent")[0]
         assert "has no room on the disk" in one.log.events("state_copy_not_sent")[0]
         assert one.host.refused == [True]
         sent, size = one.host.moved[-1]
@@ -267,11 +267,11 @@ async def test_a_refusal_ends_the_sending_at_once_and_is_told_as_the_reason(
         await eventually(left[0].over.is_set, "the receiver reads to the end of the stream")
 
 
-async def test_what_comes_of_a_copy_that_was_refused_is_read_and_not_kept(
+async def test_the_rest_of_a_refused_snapshot_is_read_and_discarded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SPARE_BYTES", 1 << 60)
-    monkeypatch.setattr(module._Answer, "take", lambda *_: None)  # as a sender that does not listen
+    monkeypatch.setattr(module._Reply, "receive", lambda *_: None)  # as a sender that does not listen
     async with pair(tmp_path) as (one, two):
         one.engine.write(Index(6), {("plain", b"big%d" % number): bytes(1 << 20) for number in range(32)})
         one.copies.request(WISH)
@@ -282,7 +282,7 @@ async def test_what_comes_of_a_copy_that_was_refused_is_read_and_not_kept(
         assert (two.budget.used, two.host.received, two.files()) == (0, [], set())
 
 
-async def test_a_copy_that_breaks_off_is_no_refusal(tmp_path: Path) -> None:
+async def test_a_broken_transfer_is_not_a_refusal(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, _):
         one.addresses = {A: (one.url,), B: ("http://127.0.0.1:1",)}
         one.copies.request(WISH)
@@ -290,30 +290,30 @@ async def test_a_copy_that_breaks_off_is_no_refusal(tmp_path: Path) -> None:
         assert one.host.refused == [False]
 
 
-async def test_that_another_copy_is_on_its_way_is_no_refusal(tmp_path: Path) -> None:
+async def test_busy_is_not_a_refusal(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
         two.copies._receiving = cast("Any", object())
         one.copies.request(WISH)
         await eventually(lambda: one.host.sent, "it was given up")
-        assert "another state copy is being received" in one.log.events("state_copy_not_sent")[0]
+        assert "another snapshot is being received" in one.log.events("state_copy_not_sent")[0]
         assert one.host.refused == [False]
 
 
-async def test_the_pause_before_a_copy_grows_to_its_bound(tmp_path: Path) -> None:
+async def test_the_delay_after_failures_grows_to_its_bound(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, _):
         pauses = []
         for _ in range(9):
-            one.copies._rest(B, ok=False)
+            one.copies._set_pause(B, ok=False)
             pauses.append(one.copies._pauses[B])
         assert pauses[:4] == [0.5, 1.0, 2.0, 4.0]
-        assert pauses[-1] == module.LONGEST_PAUSE_SECONDS
-        one.copies._rest(A, ok=False)
+        assert pauses[-1] == module.MAX_PAUSE_SECONDS
+        one.copies._set_pause(A, ok=False)
         one.addresses = {}
-        one.copies._rest(A, ok=False)
-        assert set(one.copies._pauses) == {A}, "who is no member any more is forgotten"
+        one.copies._set_pause(A, ok=False)
+        assert set(one.copies._pauses) == {A}, "delays of members that left the list are dropped"
 
 
-async def test_what_was_not_durable_yet_is_in_it(tmp_path: Path) -> None:
+async def test_the_state_is_synced_before_it_is_copied(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
         one.engine.write(Index(9), {("plain", b"late"): b"1"})
         one.copies.request(WISH)
@@ -322,7 +322,7 @@ async def test_what_was_not_durable_yet_is_in_it(tmp_path: Path) -> None:
         assert message.meta.index == 9
 
 
-async def test_a_stream_that_is_cut_leaves_nothing_and_the_next_one_succeeds(
+async def test_a_broken_stream_leaves_nothing_and_the_next_one_succeeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PIECE_BYTES", 16 * 1024)
@@ -342,7 +342,7 @@ async def test_a_stream_that_is_cut_leaves_nothing_and_the_next_one_succeeds(
         await eventually(lambda: two.host.received, "the next one arrives")
 
 
-async def test_a_copy_that_was_spoiled_on_the_way_is_refused(
+async def test_a_snapshot_that_does_not_fit_its_digest_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = module._write
@@ -353,13 +353,13 @@ async def test_a_copy_that_was_spoiled_on_the_way_is_refused(
     monkeypatch.setattr(module, "_write", spoil)
     async with pair(tmp_path) as (one, two):
         one.copies.request(WISH)
-        await eventually(lambda: one.host.sent, "the sender hears of it")
+        await eventually(lambda: one.host.sent, "the sender is told")
         assert one.host.sent == [(B, False)]
         assert "does not fit its digest" in one.log.events("state_copy_not_sent")[0]
         assert (two.host.received, two.files()) == ([], set())
 
 
-async def test_a_full_disk_at_the_receiver_is_told_to_the_sender(
+async def test_a_full_disk_at_the_receiver_is_reported_to_the_sender(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -368,12 +368,12 @@ async def test_a_full_disk_at_the_receiver_is_told_to_the_sender(
     monkeypatch.setattr(module, "_write", full)
     async with pair(tmp_path) as (one, two):
         one.copies.request(WISH)
-        await eventually(lambda: one.host.sent, "the sender hears of it")
+        await eventually(lambda: one.host.sent, "the sender is told")
         assert "No space left on device" in one.log.events("state_copy_not_sent")[0]
         assert (one.host.sent, two.files()) == ([(B, False)], set())
 
 
-async def test_a_receiver_that_is_not_there_costs_an_attempt(tmp_path: Path) -> None:
+async def test_an_unreachable_receiver_fails_the_attempt(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, _):
         one.addresses = {A: (one.url,), B: ("http://127.0.0.1:1",)}
         one.copies.request(WISH)
@@ -387,7 +387,7 @@ async def test_a_receiver_that_is_not_there_costs_an_attempt(tmp_path: Path) -> 
         assert one.host.held == 0
 
 
-async def test_copies_that_are_passed_make_room(tmp_path: Path) -> None:
+async def test_obsolete_snapshot_files_are_removed_before_receiving(tmp_path: Path) -> None:
     async with pair(tmp_path) as (one, two):
         old = two.folder / images.image_name(Index(2), bytes(32))
         old.write_bytes(b"old")

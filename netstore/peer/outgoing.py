@@ -1,0 +1,190 @@
+"""The stream of messages to one other member: dialed again whenever it ends, until the member is removed.
+
+Messages are written to the socket in the turn that decided on them (`peer.link`). What the member does not
+accept is queued up to `OUTBOX_BYTES`; beyond that messages are dropped, and Raft is told. A stream on which
+nothing was heard for `SILENCE_SECONDS` is ended and dialed again later.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from netstore.errors import CorruptData, MustStop
+from netstore.peer.dial import StreamFailed, dial
+from netstore.peer.handshake import LOWEST_VERSION, REFUSING_VERSION, Purpose, Verdict
+from netstore.peer.incoming import SILENCE_SECONDS
+from netstore.peer.traffic import RoundTrip
+from netstore.peer.wire import PING, FrameReader, encode_batch
+from netstore.raft.messages import ForwardRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from netstore.peer.dial import OutgoingStream
+    from netstore.peer.peers import Peers
+    from netstore.raft.messages import Message
+    from netstore.types import NodeId
+
+OUTBOX_BYTES: Final = 64 * 1024 * 1024
+"""Unsent bytes for one member beyond which messages to it are dropped; Raft's own window is a quarter of it.
+"""
+
+PING_SECONDS: Final = 1.0
+
+FIRST_PAUSE_SECONDS: Final = 0.05
+
+MAX_PAUSE_SECONDS: Final = 1.0
+"""Pause before a member is dialed again: doubles from the first to the longest, less a random half. A member
+that dials this one is dialed at once.
+"""
+
+MAX_PONGS_PER_READ: Final = 512
+"""Replies to pings accepted in one read; only one ping is under way at a time."""
+
+
+class PeerConnection:
+    """One other member, and the stream of messages to it."""
+
+    def __init__(self, peers: Peers, id_: NodeId) -> None:
+        self._peers = peers
+        self._id = id_
+        self._urls: tuple[str, ...] = ()
+        self._url = ""
+        self._stream: OutgoingStream | None = None
+        self._frames = FrameReader()
+        self._redial = trio.Event()
+        """Ends the pause before the next attempt."""
+        self._removed = trio.CancelScope()
+        self._account = peers.budget.account()
+        self.since: float | None = None
+        """When (monotonic seconds) the stream was opened; None while there is none."""
+        self.round_trip = RoundTrip()
+        self._heard = 0.0
+        """When something was received, or accepted from the queue, last."""
+        self._pinged = 0.0
+        """When the ping under way was sent; 0 when there is none."""
+
+    @property
+    def _version(self) -> int:
+        """Protocol version of the stream."""
+        welcome = self._stream.welcome if self._stream is not None else None
+        return LOWEST_VERSION if welcome is None else welcome.version
+
+    def set_urls(self, urls: tuple[str, ...]) -> None:
+        """Where the member is reached; a stream to a URL that is not among them any more is ended."""
+        if urls == self._urls:
+            return
+        self._urls = urls
+        if self._stream is not None and self._url not in urls:
+            self._stream.link.cut("moved to another address")
+
+    def redial(self) -> None:
+        """The member has just dialed this one: end the pause before the next attempt."""
+        self._redial.set()
+
+    def stop(self) -> None:
+        """The member is not in the list any more: end the task."""
+        self._removed.cancel()
+
+    def send(self, messages: Sequence[Message]) -> bool:
+        """False if they were dropped because the queue of an open stream is full."""
+        if self._stream is None:
+            return True  # Raft was told when the stream broke
+        if self._version < REFUSING_VERSION:
+            messages = [each for each in messages if type(each) is not ForwardRefused]
+        link = self._stream.link
+        data = encode_batch(messages)
+        if link.unsent and link.unsent + len(data) > OUTBOX_BYTES:
+            return False
+        link.write(data)
+        self._account.hold(link.unsent)
+        self._peers.count_sent(messages, len(data))
+        return True
+
+    def send_frame(self, data: bytes) -> None:
+        """Send a frame, unless there is no stream or its queue is full."""
+        if self._stream is not None and self._stream.link.unsent <= OUTBOX_BYTES:
+            self._stream.link.write(data)
+
+    async def run(self) -> None:
+        """Dial again and again, until stopped."""
+        pause = FIRST_PAUSE_SECONDS
+        turn = 0
+        with self._removed:
+            while True:
+                self._url = self._urls[turn % len(self._urls)] if self._urls else ""
+                turn += 1
+                try:
+                    await self._run_stream()
+                    pause = FIRST_PAUSE_SECONDS
+                except StreamFailed as fault:
+                    self.round_trip.failures += 1
+                    self._peers.log_change(
+                        self._id, "peer_not_reached", peer=f"{self._id:x}", url=self._url, reason=str(fault)
+                    )
+                    if fault.verdict == Verdict.REMOVED:
+                        self._peers.refused_as_removed(str(fault))
+                except MustStop:
+                    raise
+                except Exception as fault:  # noqa: BLE001 - a fault with one member ends no other stream
+                    self._peers.log_change(
+                        self._id, "peer_failed", peer=f"{self._id:x}", url=self._url, reason=repr(fault)
+                    )
+                self._redial = trio.Event()
+                with trio.move_on_after(pause * (0.5 + random.random() / 2)):  # noqa: S311 - jitter
+                    await self._redial.wait()
+                pause = min(2 * pause, MAX_PAUSE_SECONDS)
+
+    async def _run_stream(self) -> None:
+        """One stream, from dialing to its end."""
+        peers = self._peers
+        self._frames = FrameReader(0)
+        stream = await dial(
+            peers.reactor,
+            self._url,
+            peers.hello(Purpose.MESSAGES, self._id),
+            self._receive,
+            credentials=peers.credentials,
+            secret=peers.secret,
+        )
+        try:
+            self._heard = self.since = peers.clock.monotonic()
+            self._stream = stream
+            peers.forget_logged(self._id)
+            peers.log.info("peer_connected", peer=f"{self._id:x}", url=self._url)
+            taken = 0
+            while not stream.over.is_set():
+                with trio.move_on_after(PING_SECONDS):
+                    await stream.over.wait()
+                self._account.hold(stream.link.unsent)
+                if stream.link.taken != taken:
+                    taken = stream.link.taken
+                    self._heard = peers.clock.monotonic()
+                if peers.clock.monotonic() - self._heard > SILENCE_SECONDS:
+                    stream.link.cut("nothing was heard in time")
+                if not stream.link.unsent and not self._pinged:
+                    self._pinged = peers.clock.monotonic()
+                    stream.link.write(PING)
+        finally:
+            self._stream = self.since = None
+            self._pinged = 0.0
+            self._account.hold(0)
+            stream.link.cut("stopped")
+        peers.log_change(self._id, "peer_lost", peer=f"{self._id:x}", url=self._url, reason=stream.reason)
+        peers.stream_lost(self._id)
+
+    def _receive(self, data: bytes) -> None:
+        """Replies to pings, perhaps in pieces: nothing else comes on this stream."""
+        self._heard = self._peers.clock.monotonic()
+        self._frames.add(data)
+        replies = 0
+        while self._frames.take() is not None:
+            replies += 1
+            if replies > MAX_PONGS_PER_READ:
+                raise CorruptData("answers pings that were not sent")
+        if replies and self._pinged:
+            self.round_trip.add(self._heard - self._pinged)
+            self._pinged = 0.0

@@ -1,0 +1,65 @@
+"""Requests at several endpoints: which one answers, and which failure a caller gets."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+
+import pytest
+
+from netstore.client.transport import BadAnswer, Response, Transport, Unreachable
+from netstore.client.v2 import V2Client
+from tests.cli.commands.conftest import answering, http
+
+CUT_SHORT = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 100\r\n\r\nno lea"
+
+
+def always(answer: bytes, _head: bytes) -> bytes:
+    return answer
+
+
+def refusal(response: Response, body: bytes) -> BadAnswer:
+    return BadAnswer(response.endpoint, body.decode(), status=response.status)
+
+
+async def read(*answers: bytes) -> tuple[int, bytes]:
+    """Read from endpoints that give these answers, in this order."""
+    with ExitStack() as stack:
+        urls = [stack.enter_context(answering(partial(always, answer))) for answer in answers]
+        async with (
+            Transport(urls) as transport,
+            transport.request("GET", "/x", write=False, refusal=refusal) as response,
+        ):
+            return response.status, await response.body()
+
+
+async def test_a_read_goes_on_to_the_next_endpoint_after_one_that_cannot_serve_it() -> None:
+    assert await read(http("503 Service Unavailable", "no leader"), http("200 OK", "found")) == (
+        200,
+        b"found",
+    )
+
+
+async def test_the_refusal_of_the_last_endpoint_counts() -> None:
+    with pytest.raises(BadAnswer, match="second") as caught:
+        await read(http("503 Service Unavailable", "first"), http("500 Internal Server Error", "second"))
+    assert caught.value.status == 500
+
+
+async def test_an_endpoint_that_ends_within_its_refusal_is_one_that_did_not_answer() -> None:
+    assert await read(CUT_SHORT, http("200 OK", "found")) == (200, b"found")
+    with pytest.raises(Unreachable) as caught:
+        await read(CUT_SHORT)
+    assert caught.value.outcome_known
+
+
+async def test_the_outcome_of_a_write_is_unknown_when_its_answer_makes_no_sense() -> None:
+    done = http("201 Created", '{"action":"set","node":{"key":"/a","value":"v"}}')  # no X-Etcd-Index
+    with answering(lambda _: done) as url:
+        async with V2Client(Transport(url)) as client:
+            with pytest.raises(BadAnswer, match="no X-Etcd-Index") as caught:
+                await client.set("a", "v")
+            assert not caught.value.outcome_known
+            with pytest.raises(BadAnswer, match="no X-Etcd-Index") as caught:
+                await client.get("a")
+            assert caught.value.outcome_known
