@@ -78,11 +78,6 @@ class Endpoints:
     def __repr__(self) -> str:
         return f"Endpoints({', '.join(self.order())})"
 
-    @property
-    def pinned(self) -> str:
-        """The endpoint that is tried first."""
-        return self._order[self._pinned]
-
     def order(self) -> list[str]:
         """All endpoints, the pinned one first."""
         return self._order[self._pinned :] + self._order[: self._pinned]

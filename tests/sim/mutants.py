@@ -371,13 +371,14 @@ def _nothing_waits(raft: Raft, take: Callable[[Raft], Ready] = Raft.take_ready) 
     return ready
 
 
-def _reported_at_once(host: Host, record: Append | Mark) -> None:
+def _reported_at_once(host: Host, record: Append | Mark, *, held: bool = False) -> bool:
     host._writing += 1
     if isinstance(record, Append):
-        host._wal.append(record.hard_state, record.entries, _nobody)
+        host._wal.append(record.hard_state, record.entries, _nobody, held=held)
         host._synced(None)
     else:
         host._wal.mark(record.meta, host._synced)
+    return True
 
 
 def _failed_sync_is_success(
@@ -584,13 +585,15 @@ def _unguarded(put: Put) -> Put:
     """The same with a log that takes whatever it is given, whenever."""
     append, lay = Wal.append, Wal._write
 
-    def appended(wal: Wal, hard_state: HardState | None, entries: Sequence[Entry], done: Any) -> None:
+    def appended(
+        wal: Wal, hard_state: HardState | None, entries: Sequence[Entry], done: Any, *, held: bool
+    ) -> None:
         wal._state = wal._state._replace(start=0, last=None)
-        append(wal, hard_state, entries, done)
+        append(wal, hard_state, entries, done, held=held)
 
-    def laid(wal: Wal, *record: Any) -> None:
+    def laid(wal: Wal, *record: Any, held: bool = False) -> None:
         wal._failing = 0
-        lay(wal, *record)
+        lay(wal, *record, held=held)
 
     def both(patch: pytest.MonkeyPatch) -> None:
         put(patch)
