@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from netstore.limits import Budget
 from netstore.net import http2
 from netstore.net.exchange import LOW_WATER
-from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer
+from netstore.net.grpc.headers import TIMEOUT_FIELD
+from netstore.net.grpc.server import GrpcServer
 from netstore.net.http2 import Http2Connection, Http2Server, frame
 from netstore.net.http2.bounds import GIVEN, GIVEN_OVER, TOLD_AT_ONCE
 from netstore.node.timekeeper import Deadline
