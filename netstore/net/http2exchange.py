@@ -196,7 +196,7 @@ class Http2Exchange(Stream):
             call()
             return True
         self._drained = call
-        self.connection.thirst(self)
+        self.connection.await_drain(self)
         return True
 
     def drained(self) -> None:

@@ -647,7 +647,7 @@ def test_a_fault_of_a_stream_ends_this_stream_and_no_other(name: str, fault: Exc
     assert handed == ([1, 5] if name in ("open", "take", "hand_over") else [1, 3, 5])
     for stream in list(connection.streams.values()):
         stream.put_data(b"", bytes(100_000))
-        connection.thirst(stream)
+        connection.await_drain(stream)
     if name == "drain":
         connection.drain()
         assert wire.application.told_to_stop == [1, 3, 5]
@@ -772,7 +772,7 @@ def test_data_is_framed_no_faster_than_the_network_takes_it() -> None:
     small.answer(b"small")
     assert body_sent(wire) == b""
     assert large.backlog == 1_000_000 + http2.PACE
-    assert wire.connection.hungry
+    assert wire.connection.has_pending
     wire.output.backlog = 0
     wire.connection.resume()
     sent = [each for each in wire.sent() if each.kind == DATA]
@@ -810,7 +810,7 @@ def test_who_waits_for_room_is_told_once() -> None:
     wire.feed(setting(http2.SET_INITIAL_WINDOW, 0), wire.request(1))
     stream = wire.application.streams[1]
     stream.put_data(b"", bytes(100_000))
-    wire.connection.thirst(stream)
+    wire.connection.await_drain(stream)
     wire.connection.resume()
     assert wire.application.drained == []
     wire.feed(frame(WINDOW_UPDATE, 0, 1, number(100_000)), frame(WINDOW_UPDATE, 0, 0, number(100_000)))

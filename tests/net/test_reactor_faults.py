@@ -41,7 +41,7 @@ class Acting:
         self._site = site
         self.connection = connection
         self.faulty = ""
-        self.hungry = False
+        self.has_pending = False
         self.waiting = False
         self.ended = 0
         self.others: list[Acting] = []
@@ -58,7 +58,7 @@ class Acting:
             self.faulty = data[3:].decode()
         self._maybe("receive")
         self.connection.write(data)
-        self.hungry = self.faulty == "resume"
+        self.has_pending = self.faulty == "resume"
         self.waiting = self.faulty == "give_up"
 
     def resume(self) -> None:

@@ -39,8 +39,8 @@ OPTIONS = Options(
 
 
 class FakeCall:
-    """A `net.grpc.protocols.Call` that keeps its answers. `backlog` is what a test says, and `window` how much
-    it lets wait.
+    """A `net.grpc.protocols.Call` that keeps its answers. `backlog` is what a test says, and `window` how
+    much it lets wait.
     """
 
     def __init__(self, path: str, fields: dict[bytes, bytes] | None = None) -> None:

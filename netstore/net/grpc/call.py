@@ -194,7 +194,7 @@ class GrpcCall(Stream):
             self.guard(call)
             return
         self._drained = call
-        self.connection.thirst(self)
+        self.connection.await_drain(self)
 
     def takes_whole(self, size: int) -> bool:
         """See `Call.takes_whole`."""

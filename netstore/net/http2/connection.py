@@ -315,7 +315,7 @@ class Http2Connection:
         return not self.streams
 
     @property
-    def hungry(self) -> bool:
+    def has_pending(self) -> bool:
         """`resume` may have something to do."""
         return bool(self._turn or self.ready or self._held_back or self._watered or self._line)
 
@@ -477,10 +477,10 @@ class Http2Connection:
             stream.allowed = allowed
             self.output.write(frame(WINDOW_UPDATE, 0, stream.number, NUMBER.pack(more)))
 
-    def thirst(self, stream: Stream) -> None:
+    def await_drain(self, stream: Stream) -> None:
         """A stream wants to know, once, when it has drained."""
-        if not stream.thirsty:
-            stream.thirsty = True
+        if not stream.awaiting_drain:
+            stream.awaiting_drain = True
             if stream.queued <= LOW_WATER // 2:
                 self._watered.append(stream)
 
@@ -498,7 +498,7 @@ class Http2Connection:
             stream = watered.popleft()
             if stream.queued > LOW_WATER // 2:
                 continue  # more was given to it meanwhile; it comes here again as that drains
-            stream.thirsty = False
+            stream.awaiting_drain = False
             if stream.open:
                 self.spent += HANDLED
                 self.attempt(stream, stream.drained)
@@ -834,7 +834,7 @@ class Http2Connection:
             self.moved += size
             self.strikes = FORGIVEN
             most -= size
-            if stream.thirsty and stream.queued <= LOW_WATER // 2 < stream.queued + size:
+            if stream.awaiting_drain and stream.queued <= LOW_WATER // 2 < stream.queued + size:
                 self._watered.append(stream)
             if stream.queued:
                 turn.append(stream)

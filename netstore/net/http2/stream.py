@@ -30,6 +30,7 @@ class Stream:
         "_queue",
         "_weighed",
         "allowed",
+        "awaiting_drain",
         "came",
         "claim",
         "connection",
@@ -42,7 +43,6 @@ class Stream:
         "opened_at",
         "queued",
         "since",
-        "thirsty",
         "turning",
         "wanting",
     )
@@ -83,7 +83,7 @@ class Stream:
         """The answer can still be given."""
         self.turning = False
         """It stands in the connection's line of streams that have something to send, and room for it."""
-        self.thirsty = False
+        self.awaiting_drain = False
         """It wants to know when it has drained."""
         self.wanting = False
         """It stands in one of the connection's lines of streams that wait for room."""
@@ -231,8 +231,8 @@ class Stream:
         """The server stops: end what has no end of its own."""
 
     def drained(self) -> None:
-        """The backlog has fallen to `LOW_WATER`, for who asked for it with `connection.thirst`; or there is
-        `room`, for who asked for that with `connection.want_room`.
+        """Called once after `await_drain`, when the backlog has fallen to `LOW_WATER`; or after `await_room`,
+        when there is `room`.
         """
 
     def put_head(self, block: bytes) -> None:

@@ -63,7 +63,7 @@ def number_of(value: int) -> bytes:
 
 class Client:
     """A connection to the services of a member, driven as the reactor does it: `resume` is called where the
-    connection says that it is hungry, and turns where it asks for them.
+    connection has pending work (`has_pending`), and turns where it asks for them.
     """
 
     def __init__(self, served: Served, window: int, whole: int = MOST_WINDOW) -> None:
@@ -138,7 +138,7 @@ class Client:
     def network(self, unsent: int) -> None:
         """So much is not sent; a socket that takes something gives the session its turn if it wants one."""
         self.output.backlog = unsent
-        if self.connection.hungry:
+        if self.connection.has_pending:
             self.connection.resume()
         self.run()
 
