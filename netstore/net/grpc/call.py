@@ -12,6 +12,9 @@ from netstore.net.exchange import LOW_WATER
 from netstore.net.grpc.headers import ENDING, OPENING, status_block
 from netstore.net.grpc.messages import PREFIX
 from netstore.net.http2 import FORGIVEN, Stream
+from netstore.net.http2.charging import takes_answers
+from netstore.net.http2.closing import close
+from netstore.net.http2.flow import await_drain, await_room, is_crowded, takes_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,14 +107,14 @@ class GrpcCall(Stream):
             or self._begun
             or not connection.plain
         ):
-            if connection.takes_answers:
+            if takes_answers(connection):
                 self.send(message)
                 self.finish()
             else:
                 self.finish(RESOURCE_EXHAUSTED, _UNREAD)
             return
         connection.window -= size
-        connection.moved += size
+        connection.progress += size
         number = self.number
         connection.output.write(
             _HEAD_AND_DATA.pack(
@@ -124,7 +127,7 @@ class GrpcCall(Stream):
         self._cancelled = None
         if self.deadline is not None:
             self.server.settle(self)
-        connection.close(self)
+        close(connection, self)
 
     def begin_reply(self, size: int) -> None:
         """See `Call.begin_reply`."""
@@ -161,7 +164,7 @@ class GrpcCall(Stream):
     def crowded(self) -> bool:
         """See `Call.crowded`."""
         connection = self.connection
-        return connection.queued > LOW_WATER and self.window <= self.queued and connection.is_crowded
+        return connection.queued > LOW_WATER and self.window <= self.queued and is_crowded(connection)
 
     def send(self, message: bytes, shared: bytes = b"") -> None:
         """See `Call.send`."""
@@ -194,11 +197,11 @@ class GrpcCall(Stream):
             self.guard(call)
             return
         self._drained = call
-        self.connection.await_drain(self)
+        await_drain(self.connection, self)
 
     def takes_whole(self, size: int) -> bool:
         """See `Call.takes_whole`."""
-        return self.connection.takes_whole(size)
+        return takes_whole(self.connection, size)
 
     def on_room(self, call: Callable[[], None]) -> None:
         """See `Call.on_room`."""
@@ -208,7 +211,7 @@ class GrpcCall(Stream):
             self.guard(call)
             return
         self._drained = call
-        self.connection.want_room(self)
+        await_room(self.connection, self)
 
     def on_cancelled(self, call: Callable[[], None]) -> None:
         """See `Call.on_cancelled`."""

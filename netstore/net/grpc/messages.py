@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.codes import INTERNAL, RESOURCE_EXHAUSTED
 from netstore.errors import Reason
+from netstore.net.http2.charging import holds_too_much
 from netstore.net.intake import SMALL
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def split(call: GrpcCall, data: bytes, start: int, stop: int) -> list[bytes]:
 
 def check_held(call: GrpcCall) -> None:
     """Fail a call if its connection holds too many bytes of incomplete messages."""
-    if call.connection.holds_too_much:
+    if holds_too_much(call.connection):
         held = call.connection.held
         call.discard()
         call.unclaim()

@@ -9,6 +9,7 @@ from netstore.errors import Reason
 from netstore.net.grpc.call import GrpcCall
 from netstore.net.grpc.messages import split
 from netstore.net.http2 import HANDLED
+from netstore.net.http2.charging import begin_message, complete_message
 from netstore.net.intake import SMALL
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ class StreamCall(GrpcCall):
             self._ended = True
         elif self.partial is not None:
             if messages or self.since is None:
-                self.connection.began(self)
+                begin_message(self.connection, self)
         elif messages and self.since is not None:
-            self.connection.completed(self)
+            complete_message(self.connection, self)
         if not self._listed:
             self._listed = True
             self.connection.ready.append(self)

@@ -166,3 +166,6 @@ HANDLED: Final = 10
 """Units for handing over one request or message. Handlers are charged no more, so whatever one does at once
 has to be bounded by what its message holds, and not by what the member or the connection does.
 """
+
+STREAMS_PER_UNIT: Final = 8
+"""Streams looked at in a loop that count as one unit."""

@@ -52,6 +52,9 @@ SET_LIST_SIZE: Final = 6
 MAX_FRAME: Final = 16_384
 """Bytes of the payload of a frame we accept: the default, which every client keeps to."""
 
+LEAST_FRAME_LIMIT: Final = 16_384
+"""The smallest SETTINGS_MAX_FRAME_SIZE a peer may set, and its value before SETTINGS."""
+
 MAX_WINDOW: Final = 2**31 - 1
 FRAME_HEAD: Final = Struct(">IBI")
 NUMBER: Final = Struct(">I")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from netstore.errors import MustStop
 from netstore.net.hpackcache import kept_size
 from netstore.net.http2.bounds import DEPARTED_AT_ONCE, MAX_STREAMS, ROUND, SHORT_SLICE, SLICE
+from netstore.net.http2.closing import free_departed
 from netstore.net.http2.frames import INTERNAL_ERROR, StreamFault
 from netstore.net.http2.head import Head
 
@@ -107,7 +108,7 @@ class Http2Server:
         while departing and (left > 0 or soon is None):
             left -= 1
             stream = departing.popleft()
-            stream.connection.let_go(stream)
+            free_departed(stream.connection, stream)
         if departing and soon is not None:
             soon(self._let_go)
         else:

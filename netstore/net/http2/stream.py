@@ -6,7 +6,11 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from netstore.net.http2.bounds import FORGIVEN, PACE, STREAM_WINDOW
+from netstore.net.http2.charging import charge_kept
+from netstore.net.http2.closing import close
+from netstore.net.http2.flow import cancel_room, enqueue, takes_more
 from netstore.net.http2.frames import DATA, END_STREAM, FRAME_HEAD
+from netstore.net.http2.receiving import grant
 from netstore.net.intake import Claim, Crowded
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ class Stream:
         "_weighed",
         "allowed",
         "awaiting_drain",
+        "awaiting_room",
         "came",
         "claim",
         "connection",
@@ -42,9 +47,8 @@ class Stream:
         "open",
         "opened_at",
         "queued",
+        "sending",
         "since",
-        "turning",
-        "wanting",
     )
 
     patient = True
@@ -81,11 +85,11 @@ class Stream:
         """The client has sent everything."""
         self.open = True
         """The answer can still be given."""
-        self.turning = False
+        self.sending = False
         """It stands in the connection's line of streams that have something to send, and room for it."""
         self.awaiting_drain = False
         """It wants to know when it has drained."""
-        self.wanting = False
+        self.awaiting_room = False
         """It stands in one of the connection's lines of streams that wait for room."""
         self.queued = 0
         """Bytes of DATA that wait for their turn or a window."""
@@ -112,7 +116,7 @@ class Stream:
         """
         connection = self.connection
         room = min(connection.initial_window + self.credit - self.queued, connection.window)
-        return room if room > 0 and connection.takes_more else 0
+        return room if room > 0 and takes_more(connection) else 0
 
     @property
     def ended(self) -> bool:
@@ -145,7 +149,7 @@ class Stream:
             self.unclaim()
             return False
         if granted and size - came > self.allowed:
-            self.connection.widen(self, size - came)
+            grant(self.connection, self, size - came)
         return True
 
     def weigh(self, came: int) -> None:
@@ -182,7 +186,7 @@ class Stream:
     def keep(self, size: int) -> None:
         """So many bytes that came whole stay here."""
         kept, self.kept = self.kept, size
-        self.connection.keep(size - kept)
+        charge_kept(self.connection, size - kept)
 
     def unclaim(self) -> None:
         """Nothing is here any more that its claim is for."""
@@ -207,7 +211,7 @@ class Stream:
         if claim is not None and self.open:
             self.since = self.connection.now if self.since is not None else None
             self.came = 0
-            self.connection.widen(self, claim.size - claim.came)
+            grant(self.connection, self, claim.size - claim.came)
             self.weigh(claim.came)
             self.connection.output.again()
 
@@ -256,7 +260,7 @@ class Stream:
         ):
             self.credit -= size
             connection.window -= size
-            connection.moved += size
+            connection.progress += size
             connection.strikes = FORGIVEN
             connection.output.write(FRAME_HEAD.pack(size << 8, 0, self.number) + prefix + data)
         elif size:
@@ -267,15 +271,15 @@ class Stream:
             if data:
                 self._queue.append(data)
             self.queued += size
-            connection.enqueue(self, size)
+            enqueue(connection, self, size)
 
     def put_last(self, block: bytes = b"") -> None:
         """End the answer, with trailers unless the block is empty, once everything before it is sent."""
         self.open = False
         self.free()
         self._last = block
-        if self.wanting:
-            self.connection.unwant(self)
+        if self.awaiting_room:
+            cancel_room(self.connection, self)
         if not self.queued:
             self.sent()
 
@@ -290,7 +294,7 @@ class Stream:
         else:
             connection.output.write(FRAME_HEAD.pack(DATA, END_STREAM, self.number))
         connection.strikes = FORGIVEN
-        connection.close(self)
+        close(connection, self)
 
     def fill(self, size: int, pieces: list[bytes | memoryview]) -> None:
         """Move the first `size` bytes of the queue, which has them, to the end of `pieces`."""

@@ -18,6 +18,7 @@ from netstore.net.grpc.headers import TIMEOUT_FIELD
 from netstore.net.grpc.server import GrpcServer
 from netstore.net.http2 import Http2Connection, Http2Server, frame
 from netstore.net.http2.bounds import GIVEN, GIVEN_OVER, TOLD_AT_ONCE
+from netstore.net.http2.closing import give_up
 from netstore.node.timekeeper import Deadline
 from netstore.proto import rpc_pb2 as pb
 from tests.support.h2client import REQUEST, block, frames
@@ -278,7 +279,7 @@ def test_a_window_that_is_taken_back_from_one_in_line_is_waited_for(
     one = client(clients, served, 1_000, 0)
     one.connection.window = 5
     number = one.ask(LIST)
-    assert list(one.connection._line) == [one.connection.streams[number]]
+    assert list(one.connection.room_waiters) == [one.connection.streams[number]]
     one.initial(0)
     one.widen(0, MOST_WINDOW)
     check_lines(one.connection)
@@ -295,7 +296,7 @@ def test_those_that_wait_for_one_that_fails_go_on(served: Served, clients: list[
     for number in others:
         one.widen(number, MOST_WINDOW)
     assert not one.ended
-    one.connection._give_up(one.connection.streams[blocker], http2.INTERNAL_ERROR)
+    give_up(one.connection, one.connection.streams[blocker], http2.INTERNAL_ERROR)
     one.run()
     assert one.ended == set(others)
 
@@ -385,9 +386,9 @@ def check_lines(connection: Http2Connection) -> None:
     """Who wants room stands in one line, and is alive."""
     streams = list(connection.streams.values())
     assert connection.answers == sum(each.queued for each in streams if each.patient)
-    waiting = [*connection._parked, *connection._line]
-    assert sorted(each.number for each in streams if each.wanting) == sorted(e.number for e in waiting)
-    assert all(each.window <= each.queued for each in connection._parked)
+    waiting = [*connection.window_waiters, *connection.room_waiters]
+    assert sorted(each.number for each in streams if each.awaiting_room) == sorted(e.number for e in waiting)
+    assert all(each.window <= each.queued for each in connection.window_waiters)
 
 
 def test_a_list_that_leaves_at_once_is_given_at_once(served: Served, clients: list[Client]) -> None:
