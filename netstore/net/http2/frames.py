@@ -83,7 +83,7 @@ class StreamFault(Exception):  # noqa: N818 - named for its scope in RFC 9113, 5
 
 
 def unpadded(data: bytes, start: int, stop: int) -> tuple[int, int]:
-    """What a padded payload holds (RFC 9113, 6.1)."""
+    """The bounds of a padded payload without its padding (RFC 9113, 6.1)."""
     if start == stop:
         raise ConnectionFault(FRAME_SIZE_ERROR, "a padded frame without its length")
     padding = data[start]
