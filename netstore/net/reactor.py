@@ -4,7 +4,8 @@ The reactor owns an epoll set and waits, in Trio, for that one descriptor. A rou
 ready, reads it once, lets its codec hand over what is complete, and at the end sends everything that was
 answered meanwhile, one send for each connection. So a request costs a system call each way and no task
 switch; a task with a reader and a writer for each connection costs about 15 us more for each request
-(`contrib/doc/adr/0003-reactor.md` has the figures).
+(`contrib/doc/adr/0003-reactor.md` has the figures). Rounds, turns and what is watched share their state, so
+they are one module of more than 500 lines; accepting connections is `acceptor.py`.
 
 After a round the reactor looks for the next one by itself, because it most often follows at once: the disk is
 done, the client sends its next request. Only when nothing comes for a millisecond, or `LINGER_SECONDS` have
@@ -13,8 +14,8 @@ passed, do Trio's other tasks get their turn; a way through Trio costs 100 us of
 Invariants: a socket is in the epoll set exactly while its connection is open; nothing here blocks for longer
 than that millisecond, and that only while nothing is ready; whatever is raised by what is done for a
 connection closes that connection only (`Reactor._serve`), and by what is done for all of them (accepting,
-looking at memory) nothing, unless the member must stop; what a connection may
-hold (unsent bytes, unanswered requests, time without progress) is bounded.
+looking at memory) nothing, unless the member must stop; what a connection may hold (unsent bytes, unanswered
+requests, time without progress) is bounded.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from netstore.errors import MustStop
 from netstore.guard import guarded, tell
 from netstore.limits import Budget
 from netstore.meter import Meter
-from netstore.net.accept import CannotAccept, accept
+from netstore.net.acceptor import Acceptor
 from netstore.net.connection import Connection
 from netstore.net.crowd import Crowd
 from netstore.net.intake import Intake
@@ -93,27 +94,16 @@ CHARGED_SECONDS: Final = 0.02
 process stopped.
 """
 
-KERNEL_BUFFER: Final = 128 * 1024
-"""Bytes that the kernel may hold of a connection in each direction; it takes twice that for itself. Left
-alone it lets a buffer grow to what `tcp_rmem` and `tcp_wmem` say, 4 to 32 MiB, and counts it as memory of
-this process's control group (socket(7), tcp(7)). For a client 20 ms away these are 6 MiB a second.
-"""
-
 HEAR_SECONDS: Final = 0.002
 """How much of a round is for what members have sent; the last that is taken may end after it. Who was not
 heard is the first in the next round.
 """
-
-DOOR_SECONDS: Final = 0.001
-"""How much of a round is for accepting connections; each takes about 50 us."""
 
 HELD_SECONDS: Final = 2.0
 """Seconds between two looks at the clock that nobody is charged with: each second there is a sweep, so where
 there was none, nothing was read either.
 """
 
-_ACCEPTS_PER_ROUND: Final = 64
-_BACKLOG: Final = 1024
 _EVENTS_PER_ROUND: Final = 512
 _REVIEWED: Final = 16
 """Connections whose level is looked at again in each round: 30 us."""
@@ -205,7 +195,7 @@ class Reactor:
         self._log = log
         self._clock = clock
         self._epoll = select.epoll()
-        self._listeners: dict[int, tuple[socket.socket, Credentials | None]] = {}
+        self.acceptor = Acceptor(self, self._epoll, self.crowd, log, clock)
         self._connections: dict[int, Connection] = {}
         self._attended: dict[int, tuple[Callable[[int], None], Callable[[Exception], None]]] = {}
         self._unheard: dict[int, None] = {}
@@ -216,11 +206,10 @@ class Reactor:
         """Who is to have a turn now, and what the kernel said of it."""
         self._to_hear: dict[int, int] | None = None
         """What `hear` is still to read."""
-        self._accepting = True
         self._closed = False
         self._unsettled = 0
         self._all_settled: trio.Event | None = None
-        self._refusal_told = self._crowded_told = -1.0
+        self._refusal_told = -1.0
         self._calls: deque[Callable[[], object]] = deque()
         self._called = False
         self._bell, self._bell_button = socket.socketpair()
@@ -238,12 +227,7 @@ class Reactor:
         """Serve what this socket accepts, over TLS if there are credentials; it must be bound. The reactor
         owns it from here on.
         """
-        for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-            sock.setsockopt(socket.SOL_SOCKET, buffer, KERNEL_BUFFER)
-        sock.listen(_BACKLOG)
-        sock.setblocking(False)
-        self._listeners[sock.fileno()] = sock, credentials
-        self._epoll.register(sock.fileno(), _IN)
+        self.acceptor.listen(sock, credentials)
 
     def call_soon(self, call: Callable[[], object]) -> None:
         """From any thread: make this call in the next round, in the order of the calls. RuntimeError once
@@ -387,16 +371,12 @@ class Reactor:
         self._turns.remove(connection)
         connection.settle()
         self._epoll.unregister(connection.fd)
-        if not self._accepting and self._listeners:
-            self._resume_accepting()
+        if self.acceptor.paused:
+            self.acceptor.resume()
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; open connections go on."""
-        for fd, (sock, _) in self._listeners.items():
-            if self._accepting:
-                self._epoll.unregister(fd)
-            sock.close()
-        self._listeners.clear()
+        self.acceptor.stop()
 
     async def drain(self) -> None:
         """Ask every connection to finish, and wait until each has sent all it will. The second step of a
@@ -518,7 +498,7 @@ class Reactor:
         began = self._look_at_the_clock()
         self._in_round = True
         self._rounds.begin()
-        connections = self._connections
+        connections, listeners = self._connections, self.acceptor.listeners
         asking: list[tuple[Connection, int]] = []
         calling: list[int] = []
         members: dict[int, int] = {}
@@ -529,7 +509,7 @@ class Reactor:
                 asking.append((connection, mask))
             elif fd in self._attended:
                 members[fd] = mask
-            elif fd in self._listeners:
+            elif fd in listeners:
                 calling.append(fd)
             elif fd == self._bell.fileno():
                 rung = True
@@ -548,7 +528,7 @@ class Reactor:
         else:
             at = self._serve_all(asking, at)
         if calling:
-            self._answer_the_door(calling)
+            self.acceptor.accept_from(calling)
         self._rounds.end(alone=len(asking) + len(members) <= 1 and not self._turns.places)
         now = clock()
         if now - at > meter.budget:
@@ -635,74 +615,15 @@ class Reactor:
         connection.load.add_turn(now, min(seconds, CHARGED_SECONDS))
         return now
 
-    def _answer_the_door(self, calling: list[int]) -> None:
-        """Accept from the listeners that are ready. One that fails for whatever reason makes all of them
-        rest: it would be ready again at once.
-        """
-        for fd in calling:
-            listener = self._listeners.get(fd)
-            if listener is None or not self._accepting:
-                return  # closed in this round, or all rest since the one before
-            if not guarded(self.failed, self._accept, *listener):
-                self._pause_accepting("accepting failed", len(self._connections))
-
-    def _accept(self, listener: socket.socket, credentials: Credentials | None) -> None:
-        stop = self._clock() + DOOR_SECONDS
-        for _ in range(_ACCEPTS_PER_ROUND):
-            if self.crowd.full and not self.crowd.yields:
-                self._pause_accepting("connection limit", self._limits.max_connections)
-                return
-            try:
-                accepted = accept(listener)
-            except CannotAccept as why:
-                silent = self.crowd.silent
-                if silent is None:
-                    self._pause_accepting(str(why), len(self._connections))
-                    return
-                silent.cut()
-                continue
-            if accepted is None:
-                return
-            if not guarded(self.failed, self._admit, *accepted, credentials):
-                accepted[0].close()
-            if self._clock() > stop:
-                return
-
-    def _admit(self, sock: socket.socket, address: Any, credentials: Credentials | None) -> None:
-        if self.crowd.full and not self._make_room(address[0] if isinstance(address, tuple) else ""):
-            sock.close()
-            return
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._epoll.register(sock.fileno(), _IN)  # fails where the kernel can watch no more
+    def add(self, sock: socket.socket, address: Any, credentials: Credentials | None) -> None:
+        """Serve an accepted connection. OSError when the kernel can watch no more."""
+        self._epoll.register(sock.fileno(), _IN)
         connection = Connection(self, sock, address, self.now, credentials)
         self._connections[connection.fd] = connection
         self.crowd.join(connection)
         self.accepted += 1
         if credentials is None:
             self._serve(connection, connection.begin)
-
-    def _make_room(self, coming: str) -> bool:
-        """One connection goes for the one that comes; False where that one is to go."""
-        weakest = self.crowd.weakest(coming)
-        gone = coming if weakest is None else weakest.principal
-        if self.now - self._crowded_told >= 1:
-            self._crowded_told = self.now
-            said = weakest is None or weakest.heard
-            share = f"it has more than its share, {self.crowd.share} of {self.crowd.most}"
-            self._log.warning(
-                "connection_let_go",
-                principal=gone,
-                reason=share if said else "it never said anything",
-                limit="max_connections",
-                connections=len(self.crowd),
-                fix="raise max_connections if all of them are wanted",
-            )
-        if weakest is None:
-            return False
-        weakest.cut()
-        return True
 
     def _hear_some(self, members: dict[int, int]) -> None:
         """Give these their turns, and who has more to do. First who had none in the last round: the kernel
@@ -740,23 +661,6 @@ class Reactor:
 
         guarded(fell, call, mask)
 
-    def _pause_accepting(self, reason: str, connections: int) -> None:
-        """Stop watching all listeners, until a connection goes or the next sweep. May be called again."""
-        if not self._accepting:
-            return
-        self._log.warning("accepting_paused", reason=reason, connections=connections)
-        self._accepting = False
-        for fd in self._listeners:
-            self._epoll.unregister(fd)
-
-    def _resume_accepting(self) -> None:
-        """Watch the listeners again; nothing where they are watched."""
-        if self._accepting:
-            return
-        self._accepting = True
-        for fd in self._listeners:
-            self._epoll.register(fd, _IN)
-
     def sweep(self) -> None:
         """Once a second: the date line, stalled peers, another try at accepting. O(connections)."""
         self._sweep_begins()
@@ -769,8 +673,7 @@ class Reactor:
         guarded(self.failed, self.intake.look, self.now)
         guarded(self.failed, self.pressure.sweep)
         guarded(self.failed, self.pressure.look, self.now)
-        if not self._accepting and self._listeners and (not self.crowd.full or self.crowd.yields):
-            self._resume_accepting()
+        self.acceptor.sweep()
 
     def _sweep(self, connections: Iterable[Connection]) -> None:
         at = self._look_at_the_clock()
