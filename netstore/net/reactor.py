@@ -212,10 +212,10 @@ class Reactor:
         self._refusal_told = -1.0
         self._calls: deque[Callable[[], object]] = deque()
         self._called = False
-        self._bell, self._bell_button = socket.socketpair()
-        for end in (self._bell, self._bell_button):
+        self._wakeup_reader, self._wakeup_writer = socket.socketpair()
+        for end in (self._wakeup_reader, self._wakeup_writer):
             end.setblocking(False)
-        self._epoll.register(self._bell.fileno(), _IN)
+        self._epoll.register(self._wakeup_reader.fileno(), _IN)
         self._refresh_date()
 
     @property
@@ -239,7 +239,7 @@ class Reactor:
         self._calls.append(call)
         if not self._called:
             self._called = True
-            self._ring()
+            self._write_wakeup()
 
     async def run(self, connect: Callable[[Connection, Http1Server], Session], rounds: Rounds) -> None:
         """Serve until cancelled, then cut every connection. `connect` makes the session of a new one.
@@ -280,7 +280,7 @@ class Reactor:
                 except MustStop:
                     raise
                 except Exception as fault:  # noqa: BLE001 - as `_serve`, without its two calls
-                    self._fell(connection, fault)
+                    self._cut_for(connection, fault)
                 now = clock()
                 sent = connection.taken - connection.charged
                 if sent > COUNTED_BYTES:
@@ -309,7 +309,7 @@ class Reactor:
             self._turns.add(connection, 0, self._looked, above)
             if not self._in_round and not self._called:
                 self._called = True
-                self._ring()
+                self._write_wakeup()
 
     def hear(self) -> bool:
         """Read what members have sent and has not been read yet, because the loop was held, once from each.
@@ -330,12 +330,12 @@ class Reactor:
         return self._to_hear is None
 
     def again(self, fd: int) -> None:
-        """Give this descriptor that is attended a turn in the next round, whatever the kernel says."""
+        """Give this descriptor that is attended a turn in the next round, even if it is not ready."""
         if fd in self._attended:
             self._unfinished[fd] = None
             if not self._in_round and not self._called:
                 self._called = True
-                self._ring()
+                self._write_wakeup()
 
     def modify(self, fd: int, mask: int) -> None:
         """Change what a descriptor waits for."""
@@ -423,8 +423,8 @@ class Reactor:
         if not guarded(self.failed, call, *arguments):
             connection.cut()
 
-    def _fell(self, connection: Connection, fault: Exception) -> None:
-        """What `_serve` does about a fault. Called where it was caught."""
+    def _cut_for(self, connection: Connection, fault: Exception) -> None:
+        """Log a fault and cut the connection, as `_serve` does. Called from the except clause."""
         tell(self.failed, fault)
         connection.cut()
 
@@ -441,25 +441,25 @@ class Reactor:
         self._closed = True
         self._attended.clear()
         self._epoll.close()
-        self._bell.close()
-        self._bell_button.close()
+        self._wakeup_reader.close()
+        self._wakeup_writer.close()
 
     def _wake(self) -> None:
-        """There is to be a round, whatever the kernel says. Within one nothing is needed: it ends with a
-        look.
+        """Start a round even if no socket is ready. Within a round nothing is needed, because it ends with
+        `Intake.look`.
         """
         if not self._in_round and not self._called:
             self._called = True
-            self._ring()
+            self._write_wakeup()
 
-    def _ring(self) -> None:
+    def _write_wakeup(self) -> None:
         try:
-            self._bell_button.send(b"\0")
+            self._wakeup_writer.send(b"\0")
         except BlockingIOError:
-            return  # it has not been heard yet: one byte is as good as many
+            return  # unread bytes are there already: one is enough
 
     def _make_calls(self) -> None:
-        self._bell.recv(64)
+        self._wakeup_reader.recv(64)
         self._called = False
         calls = self._calls
         for _ in range(len(calls)):  # what they ask for in turn is for the next round
@@ -467,7 +467,7 @@ class Reactor:
 
     @property
     def _pending(self) -> bool:
-        """There is something to do whatever the kernel says."""
+        """There is work even if no socket is ready."""
         return bool(
             self._turns.places
             or self.dirty
@@ -479,7 +479,7 @@ class Reactor:
     def _holders(self) -> list[Connection]:
         return list(self._connections.values())
 
-    def _look_at_the_clock(self) -> float:
+    def _update_now(self) -> float:
         """Bring `now` up to date; gives the clock's own time."""
         at = self._clock()
         if at - self._looked > HELD_SECONDS:
@@ -495,14 +495,14 @@ class Reactor:
         if not ready and not pending:
             return False
         clock, meter = self._clock, self.meter
-        began = self._look_at_the_clock()
+        began = self._update_now()
         self._in_round = True
         self._rounds.begin()
         connections, listeners = self._connections, self.acceptor.listeners
         asking: list[tuple[Connection, int]] = []
         calling: list[int] = []
         members: dict[int, int] = {}
-        rung = False
+        woken = False
         for fd, mask in ready:
             connection = connections.get(fd)
             if connection is not None:
@@ -511,10 +511,10 @@ class Reactor:
                 members[fd] = mask
             elif fd in listeners:
                 calling.append(fd)
-            elif fd == self._bell.fileno():
-                rung = True
+            elif fd == self._wakeup_reader.fileno():
+                woken = True
         self._hearing = members
-        if rung:
+        if woken:
             self._make_calls()
         at = clock()
         if at - began > meter.budget:
@@ -523,7 +523,7 @@ class Reactor:
             self._hear_some(members)
             at = clock()
         if self._turns.places or at - self._heavy_at < LIGHT_SECONDS:
-            self._line_up(asking, at)
+            self._queue_for_turns(asking, at)
             at = self._serve_by_turns(at)
         else:
             at = self._serve_all(asking, at)
@@ -554,7 +554,7 @@ class Reactor:
                 break
         return at
 
-    def _line_up(self, asking: list[tuple[Connection, int]], at: float) -> None:
+    def _queue_for_turns(self, asking: list[tuple[Connection, int]], at: float) -> None:
         """These wait for their turns, beside those who do already. The kernel tells of few in a round: it is
         not to tell of those again.
         """
@@ -607,7 +607,7 @@ class Reactor:
         except MustStop:
             raise
         except Exception as fault:  # noqa: BLE001 - as `_serve`, without its two calls
-            self._fell(connection, fault)
+            self._cut_for(connection, fault)
         now = self._clock()
         seconds = now - at
         if seconds > self.meter.budget:
@@ -655,11 +655,11 @@ class Reactor:
     def _attend_to(self, fd: int, mask: int) -> None:
         call, failed = self._attended[fd]
 
-        def fell(fault: Exception) -> None:
+        def failure(fault: Exception) -> None:
             guarded(self.failed, failed, fault)  # first: it must not hang on whether a line can be written
             self._log.warning("stream_failed", error=repr(fault))
 
-        guarded(fell, call, mask)
+        guarded(failure, call, mask)
 
     def sweep(self) -> None:
         """Once a second: the date line, stalled peers, another try at accepting. O(connections)."""
@@ -667,7 +667,7 @@ class Reactor:
         self._sweep(list(self._connections.values()))
 
     def _sweep_begins(self) -> None:
-        self._look_at_the_clock()
+        self._update_now()
         self._refresh_date()
         guarded(self.failed, self.intake.sweep)
         guarded(self.failed, self.intake.look, self.now)
@@ -676,7 +676,7 @@ class Reactor:
         self.acceptor.sweep()
 
     def _sweep(self, connections: Iterable[Connection]) -> None:
-        at = self._look_at_the_clock()
+        at = self._update_now()
         seen, limit = self.now, self._limits.stall_seconds
         for connection in connections:
             self._serve(connection, connection.sweep, seen, limit)
