@@ -38,7 +38,9 @@ from netstore.guard import guarded
 from netstore.limits import Shares, default_budget
 from netstore.meter import Meter
 from netstore.net.front import ALPN, Front
-from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
+from netstore.net.grpc.headers import TIMEOUT_FIELD
+from netstore.net.grpc.protocols import Services
+from netstore.net.grpc.server import GrpcServer
 from netstore.net.http1 import Cors, Http1Server
 from netstore.net.http2 import Http2Server
 from netstore.net.http2exchange import opener

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 import trio
 
-from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
+from netstore.net.grpc.headers import TIMEOUT_FIELD
+from netstore.net.grpc.protocols import Services
+from netstore.net.grpc.server import GrpcServer
 from netstore.net.http1 import Http1Server
 from netstore.net.http2 import Http2Connection, Http2Server
 from netstore.net.reactor import Limits, Reactor
@@ -29,7 +31,7 @@ from netstore.node.timekeeper import Deadline
 from tests.support.peers import missing
 
 if TYPE_CHECKING:
-    from netstore.net.grpc import Call
+    from netstore.net.grpc.protocols import Call
 
 PATH: Final = "/etcdserverpb.KV/Put"
 BODY: Final = b"\0\0\0\0\x32" + b"\x0a\x10" + b"k" * 16 + b"\x12\x1e" + b"v" * 30

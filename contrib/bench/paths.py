@@ -23,7 +23,9 @@ from hpack import Encoder
 from netstore.api.v3.services import build
 from netstore.disk.engine import LmdbEngine
 from netstore.net import http2
-from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
+from netstore.net.grpc.headers import TIMEOUT_FIELD
+from netstore.net.grpc.protocols import Services
+from netstore.net.grpc.server import GrpcServer
 from netstore.net.http1 import Http1Connection, Http1Server
 from netstore.net.http2 import Http2Connection, Http2Server
 from netstore.node.timekeeper import Deadline

@@ -93,7 +93,7 @@ class Session(Protocol):
         """Nothing was asked that is not answered to its end: no request, stream or watch is open."""
 
     @property
-    def hungry(self) -> bool:
+    def has_pending(self) -> bool:
         """`resume` may have something to do once what was written is sent."""
 
     def receive(self, data: bytes) -> None:
@@ -123,7 +123,7 @@ class Closed:
     is left of them is freed at once, and not found by a collection that holds the loop. Implements `Session`.
     """
 
-    busy = reading = waiting = late = answers_need_reading = hungry = False
+    busy = reading = waiting = late = answers_need_reading = has_pending = False
     idle = True
 
     def receive(self, data: bytes) -> None:
@@ -454,7 +454,7 @@ class Connection:
             if soon is not None:
                 soon()
                 self._watch()
-            elif self._mask != _IN or self.session.hungry:
+            elif self._mask != _IN or self.session.has_pending:
                 self.session.resume()
                 self._watch()
         if mask & self._mask & _IN and self.fd >= 0:
@@ -475,7 +475,7 @@ class Connection:
         account = self.account
         if account.held - account.promised != self.left:
             self._leave()
-        if self.session.hungry:
+        if self.session.has_pending:
             self._reactor.later(self)
         elif self._mask != _IN:
             self.session.resume()

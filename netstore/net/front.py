@@ -28,7 +28,7 @@ class FirstBytes:
     busy = False
     idle = True
     reading = True
-    hungry = False
+    has_pending = False
     late = False
     answers_need_reading = False
 

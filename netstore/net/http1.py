@@ -195,6 +195,7 @@ class Http1Connection:
 
     __slots__ = (
         "_at",
+        "_awaiting_drain",
         "_begun",
         "_body",
         "_came",
@@ -215,7 +216,6 @@ class Http1Connection:
         "_since",
         "_swept",
         "_tells",
-        "_thirsty",
         "_verdict",
         "_weight",
         "_whole",
@@ -223,7 +223,7 @@ class Http1Connection:
         "closed",
         "deferred",
         "endless",
-        "hungry",
+        "has_pending",
         "late",
         "output",
         "reading",
@@ -236,7 +236,7 @@ class Http1Connection:
         self.output = output
         self.closed = False
         self.reading = True
-        self.hungry = False
+        self.has_pending = False
         """Something was read that is not handed over yet."""
         self.late = False
         """The peer took longer than it may to complete what it began."""
@@ -246,7 +246,7 @@ class Http1Connection:
         """The request that was handed over last is worked on before it takes its place (`Exchange.defer`)."""
         self._pending: deque[Http1Exchange] = deque()
         self._writes = 0
-        self._thirsty: Http1Exchange | None = None
+        self._awaiting_drain: Http1Exchange | None = None
         """The answer that goes on when the network has taken what was sent."""
         self._weight = 0
         """Bytes of held answers, and of bodies of unanswered requests."""
@@ -293,7 +293,7 @@ class Http1Connection:
             return not claim.granted
         if self.endless and len(self._later) + len(self._data) - self._at < BEHIND_LIMIT:
             return False
-        return self.hungry or len(self._pending) >= PIPELINE_LIMIT or self._weight >= HIGH_WATER
+        return self.has_pending or len(self._pending) >= PIPELINE_LIMIT or self._weight >= HIGH_WATER
 
     @property
     def answers_need_reading(self) -> bool:
@@ -305,18 +305,18 @@ class Http1Connection:
         """Part of a request is here, and the rest is not."""
         if self._claim is not None and not self._claim.granted:
             return False
-        return not self.hungry and (self._head is not None or bool(self._begun))
+        return not self.has_pending and (self._head is not None or bool(self._begun))
 
     @property
     def idle(self) -> bool:
         """Every request was answered to its end."""
-        return not (self._pending or self.hungry)
+        return not (self._pending or self.has_pending)
 
     def receive(self, data: bytes) -> None:
         """Take the bytes of one read. May hand over any number of exchanges before it returns."""
         if self._final:
             return
-        if self.hungry:
+        if self.has_pending:
             self._later += data
         else:
             self._data, self._at = data, 0
@@ -333,16 +333,16 @@ class Http1Connection:
             self.refuse(*verdict)
             return
         pending, server, output = self._pending, self.server, self.output
-        if self._thirsty is not None and output.unsent <= LOW_WATER:
-            thirsty, self._thirsty = self._thirsty, None
-            thirsty.drained()
+        if self._awaiting_drain is not None and output.unsent <= LOW_WATER:
+            waiting, self._awaiting_drain = self._awaiting_drain, None
+            waiting.drained()
         turn = 0
         while not self.closed:
             if self._at == len(self._data) and self._next is None and not self._later:
-                self.hungry = False
+                self.has_pending = False
                 break
             if turn >= HURRIED_LIMIT and (turn >= TURN_LIMIT or output.hurried):
-                self.hungry = True
+                self.has_pending = True
                 output.soon(self.resume)
                 break
             if (
@@ -353,23 +353,23 @@ class Http1Connection:
                 or output.unsent >= HIGH_WATER
                 or output.held_back
             ):
-                self.hungry = True
+                self.has_pending = True
                 if self._head is None or self._next is not None:
                     break
                 # Its body is read on all the same: others wait for the memory that it was given.
                 self._next = self._read()
                 if self._next is None:
-                    self.hungry = False
+                    self.has_pending = False
                 self._release_whole()
                 break
             request = self._next or self._read()
             if request is None:
-                self.hungry = False
+                self.has_pending = False
                 break
             if self._writes and request.method in SAFE:
                 self._next = request
                 self._release_whole()
-                self.hungry = True
+                self.has_pending = True
                 break
             self._next = None
             turn += 1
@@ -390,17 +390,23 @@ class Http1Connection:
         if self._ended:
             if self.endless:
                 self._give_up()
-            elif not self.hungry:
+            elif not self.has_pending:
                 self._finish()
-        if self._thirsty is not None:
-            self.hungry = True
-        if self.hungry or self._head is not None or self._begun or self._weight > _SMALL or self._charged:
+        if self._awaiting_drain is not None:
+            self.has_pending = True
+        if (
+            self.has_pending
+            or self._head is not None
+            or self._begun
+            or self._weight > _SMALL
+            or self._charged
+        ):
             self._settle()
 
-    def thirst(self, exchange: Http1Exchange) -> None:
+    def await_drain(self, exchange: Http1Exchange) -> None:
         """The answer that is being sent goes on once the network has taken what was sent of it."""
-        self._thirsty = exchange
-        self.hungry = True
+        self._awaiting_drain = exchange
+        self.has_pending = True
 
     def eof(self) -> None:
         """The peer sends nothing more. Plain answers still go out; an answer without an end is given up."""
@@ -408,18 +414,18 @@ class Http1Connection:
         self._ended = True
         if self.endless:
             self._give_up()
-        elif not self.hungry:
+        elif not self.has_pending:
             self._finish()
 
     def gone(self) -> None:
         """The network failed, or the connection was closed: let go of everything."""
         self.closed = True
         self.reading = False
-        self.hungry = False
+        self.has_pending = False
         self.late = False
         self._drop()
         self._release_whole()
-        self._next = self._thirsty = self._verdict = None
+        self._next = self._awaiting_drain = self._verdict = None
         for exchange in self._pending:
             self._take_from(exchange)
         pending = list(self._pending)
@@ -471,7 +477,7 @@ class Http1Connection:
             if self._tells:
                 self._tells = False
                 self.output.write(_CONTINUE)
-            if self._ended and not self.hungry:
+            if self._ended and not self.has_pending:
                 self._finish()
         if self._charged:
             self._settle()
@@ -501,7 +507,7 @@ class Http1Connection:
 
     def drain(self) -> None:
         """The server stops: close after what was asked; an answer without an end is given up."""
-        if self._pending or self.hungry:
+        if self._pending or self.has_pending:
             self.eof()
         else:
             self.reading = False
@@ -661,7 +667,7 @@ class Http1Connection:
     def given_up(self, status: int, reason: bytes) -> None:
         """See `intake.Asker`."""
         self._verdict = status, reason
-        self.hungry = True
+        self.has_pending = True
         self._settle()
         self.output.again()
 

@@ -186,7 +186,7 @@ class Http1Exchange:
             return True
         self._drained = call
         if self._held is None:
-            self._connection.thirst(self)
+            self._connection.await_drain(self)
         return True
 
     def drained(self) -> None:
@@ -204,7 +204,7 @@ class Http1Exchange:
             for part in held:
                 self._connection.output.write(part)
             if self._drained is not None:
-                self._connection.thirst(self)
+                self._connection.await_drain(self)
 
     def hold(self) -> None:
         """Another exchange is ahead: keep what is answered until it is done."""

@@ -13,6 +13,9 @@ from netstore.net.exchange import LOW_WATER, OPEN_BODY_LIMIT, PLAIN, Request
 from netstore.net.hpackcache import literal, status_field
 from netstore.net.http1exchange import SAFE
 from netstore.net.http2 import ENHANCE_YOUR_CALM, INTERNAL_ERROR, Stream
+from netstore.net.http2.charging import holds_too_much
+from netstore.net.http2.closing import reset
+from netstore.net.http2.flow import await_drain
 from netstore.net.intake import GROWTH, SMALL, TOO_MANY
 
 if TYPE_CHECKING:
@@ -118,9 +121,9 @@ class Http2Exchange(Stream):
             self._let_go()
             self._verdict = 503, TOO_MANY
             self.connection.ready.append(self)
-        elif self.connection.holds_too_much:
+        elif holds_too_much(self.connection):
             self._let_go()
-            self.connection.reset(self, ENHANCE_YOUR_CALM)
+            reset(self.connection, self, ENHANCE_YOUR_CALM)
 
     def _claim_more(self) -> bool:
         """Ask for memory for all of the body, or where its size is not known, for more than has come. False
@@ -185,7 +188,7 @@ class Http2Exchange(Stream):
         gone, self._gone = self._gone, None
         if gone is not None:
             self._drained = None
-            self.connection.reset(self, INTERNAL_ERROR)
+            reset(self.connection, self, INTERNAL_ERROR)
             gone()
 
     def on_drained(self, call: Callable[[], None]) -> bool:
@@ -196,7 +199,7 @@ class Http2Exchange(Stream):
             call()
             return True
         self._drained = call
-        self.connection.thirst(self)
+        await_drain(self.connection, self)
         return True
 
     def drained(self) -> None:
@@ -253,7 +256,7 @@ class Http2Exchange(Stream):
     def abort(self) -> None:
         """Give the stream up; see `Exchange.abort`."""
         self._gone = self._drained = None
-        self.connection.reset(self, INTERNAL_ERROR)
+        reset(self.connection, self, INTERNAL_ERROR)
 
     def defer(self, gone: Callable[[], None]) -> None:
         """See `Exchange.defer`. Streams of a connection do not wait for each other."""

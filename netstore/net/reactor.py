@@ -4,7 +4,8 @@ The reactor owns an epoll set and waits, in Trio, for that one descriptor. A rou
 ready, reads it once, lets its codec hand over what is complete, and at the end sends everything that was
 answered meanwhile, one send for each connection. So a request costs a system call each way and no task
 switch; a task with a reader and a writer for each connection costs about 15 us more for each request
-(`contrib/doc/adr/0003-reactor.md` has the figures).
+(`contrib/doc/adr/0003-reactor.md` has the figures). Rounds, turns and what is watched share their state, so
+they are one module of more than 500 lines; accepting connections is `acceptor.py`.
 
 After a round the reactor looks for the next one by itself, because it most often follows at once: the disk is
 done, the client sends its next request. Only when nothing comes for a millisecond, or `LINGER_SECONDS` have
@@ -13,8 +14,8 @@ passed, do Trio's other tasks get their turn; a way through Trio costs 100 us of
 Invariants: a socket is in the epoll set exactly while its connection is open; nothing here blocks for longer
 than that millisecond, and that only while nothing is ready; whatever is raised by what is done for a
 connection closes that connection only (`Reactor._serve`), and by what is done for all of them (accepting,
-looking at memory) nothing, unless the member must stop; what a connection may
-hold (unsent bytes, unanswered requests, time without progress) is bounded.
+looking at memory) nothing, unless the member must stop; what a connection may hold (unsent bytes, unanswered
+requests, time without progress) is bounded.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from netstore.errors import MustStop
 from netstore.guard import guarded, tell
 from netstore.limits import Budget
 from netstore.meter import Meter
-from netstore.net.accept import CannotAccept, accept
+from netstore.net.acceptor import Acceptor
 from netstore.net.connection import Connection
 from netstore.net.crowd import Crowd
 from netstore.net.intake import Intake
@@ -93,27 +94,16 @@ CHARGED_SECONDS: Final = 0.02
 process stopped.
 """
 
-KERNEL_BUFFER: Final = 128 * 1024
-"""Bytes that the kernel may hold of a connection in each direction; it takes twice that for itself. Left
-alone it lets a buffer grow to what `tcp_rmem` and `tcp_wmem` say, 4 to 32 MiB, and counts it as memory of
-this process's control group (socket(7), tcp(7)). For a client 20 ms away these are 6 MiB a second.
-"""
-
 HEAR_SECONDS: Final = 0.002
 """How much of a round is for what members have sent; the last that is taken may end after it. Who was not
 heard is the first in the next round.
 """
-
-DOOR_SECONDS: Final = 0.001
-"""How much of a round is for accepting connections; each takes about 50 us."""
 
 HELD_SECONDS: Final = 2.0
 """Seconds between two looks at the clock that nobody is charged with: each second there is a sweep, so where
 there was none, nothing was read either.
 """
 
-_ACCEPTS_PER_ROUND: Final = 64
-_BACKLOG: Final = 1024
 _EVENTS_PER_ROUND: Final = 512
 _REVIEWED: Final = 16
 """Connections whose level is looked at again in each round: 30 us."""
@@ -205,7 +195,7 @@ class Reactor:
         self._log = log
         self._clock = clock
         self._epoll = select.epoll()
-        self._listeners: dict[int, tuple[socket.socket, Credentials | None]] = {}
+        self.acceptor = Acceptor(self, self._epoll, self.crowd, log, clock)
         self._connections: dict[int, Connection] = {}
         self._attended: dict[int, tuple[Callable[[int], None], Callable[[Exception], None]]] = {}
         self._unheard: dict[int, None] = {}
@@ -216,17 +206,16 @@ class Reactor:
         """Who is to have a turn now, and what the kernel said of it."""
         self._to_hear: dict[int, int] | None = None
         """What `hear` is still to read."""
-        self._accepting = True
         self._closed = False
         self._unsettled = 0
         self._all_settled: trio.Event | None = None
-        self._refusal_told = self._crowded_told = -1.0
+        self._refusal_told = -1.0
         self._calls: deque[Callable[[], object]] = deque()
         self._called = False
-        self._bell, self._bell_button = socket.socketpair()
-        for end in (self._bell, self._bell_button):
+        self._wakeup_reader, self._wakeup_writer = socket.socketpair()
+        for end in (self._wakeup_reader, self._wakeup_writer):
             end.setblocking(False)
-        self._epoll.register(self._bell.fileno(), _IN)
+        self._epoll.register(self._wakeup_reader.fileno(), _IN)
         self._refresh_date()
 
     @property
@@ -238,12 +227,7 @@ class Reactor:
         """Serve what this socket accepts, over TLS if there are credentials; it must be bound. The reactor
         owns it from here on.
         """
-        for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-            sock.setsockopt(socket.SOL_SOCKET, buffer, KERNEL_BUFFER)
-        sock.listen(_BACKLOG)
-        sock.setblocking(False)
-        self._listeners[sock.fileno()] = sock, credentials
-        self._epoll.register(sock.fileno(), _IN)
+        self.acceptor.listen(sock, credentials)
 
     def call_soon(self, call: Callable[[], object]) -> None:
         """From any thread: make this call in the next round, in the order of the calls. RuntimeError once
@@ -255,7 +239,7 @@ class Reactor:
         self._calls.append(call)
         if not self._called:
             self._called = True
-            self._ring()
+            self._write_wakeup()
 
     async def run(self, connect: Callable[[Connection, Http1Server], Session], rounds: Rounds) -> None:
         """Serve until cancelled, then cut every connection. `connect` makes the session of a new one.
@@ -296,7 +280,7 @@ class Reactor:
                 except MustStop:
                     raise
                 except Exception as fault:  # noqa: BLE001 - as `_serve`, without its two calls
-                    self._fell(connection, fault)
+                    self._cut_for(connection, fault)
                 now = clock()
                 sent = connection.taken - connection.charged
                 if sent > COUNTED_BYTES:
@@ -325,7 +309,7 @@ class Reactor:
             self._turns.add(connection, 0, self._looked, above)
             if not self._in_round and not self._called:
                 self._called = True
-                self._ring()
+                self._write_wakeup()
 
     def hear(self) -> bool:
         """Read what members have sent and has not been read yet, because the loop was held, once from each.
@@ -346,12 +330,12 @@ class Reactor:
         return self._to_hear is None
 
     def again(self, fd: int) -> None:
-        """Give this descriptor that is attended a turn in the next round, whatever the kernel says."""
+        """Give this descriptor that is attended a turn in the next round, even if it is not ready."""
         if fd in self._attended:
             self._unfinished[fd] = None
             if not self._in_round and not self._called:
                 self._called = True
-                self._ring()
+                self._write_wakeup()
 
     def modify(self, fd: int, mask: int) -> None:
         """Change what a descriptor waits for."""
@@ -387,16 +371,12 @@ class Reactor:
         self._turns.remove(connection)
         connection.settle()
         self._epoll.unregister(connection.fd)
-        if not self._accepting and self._listeners:
-            self._resume_accepting()
+        if self.acceptor.paused:
+            self.acceptor.resume()
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; open connections go on."""
-        for fd, (sock, _) in self._listeners.items():
-            if self._accepting:
-                self._epoll.unregister(fd)
-            sock.close()
-        self._listeners.clear()
+        self.acceptor.stop()
 
     async def drain(self) -> None:
         """Ask every connection to finish, and wait until each has sent all it will. The second step of a
@@ -443,8 +423,8 @@ class Reactor:
         if not guarded(self.failed, call, *arguments):
             connection.cut()
 
-    def _fell(self, connection: Connection, fault: Exception) -> None:
-        """What `_serve` does about a fault. Called where it was caught."""
+    def _cut_for(self, connection: Connection, fault: Exception) -> None:
+        """Log a fault and cut the connection, as `_serve` does. Called from the except clause."""
         tell(self.failed, fault)
         connection.cut()
 
@@ -461,25 +441,25 @@ class Reactor:
         self._closed = True
         self._attended.clear()
         self._epoll.close()
-        self._bell.close()
-        self._bell_button.close()
+        self._wakeup_reader.close()
+        self._wakeup_writer.close()
 
     def _wake(self) -> None:
-        """There is to be a round, whatever the kernel says. Within one nothing is needed: it ends with a
-        look.
+        """Start a round even if no socket is ready. Within a round nothing is needed, because it ends with
+        `Intake.look`.
         """
         if not self._in_round and not self._called:
             self._called = True
-            self._ring()
+            self._write_wakeup()
 
-    def _ring(self) -> None:
+    def _write_wakeup(self) -> None:
         try:
-            self._bell_button.send(b"\0")
+            self._wakeup_writer.send(b"\0")
         except BlockingIOError:
-            return  # it has not been heard yet: one byte is as good as many
+            return  # unread bytes are there already: one is enough
 
     def _make_calls(self) -> None:
-        self._bell.recv(64)
+        self._wakeup_reader.recv(64)
         self._called = False
         calls = self._calls
         for _ in range(len(calls)):  # what they ask for in turn is for the next round
@@ -487,7 +467,7 @@ class Reactor:
 
     @property
     def _pending(self) -> bool:
-        """There is something to do whatever the kernel says."""
+        """There is work even if no socket is ready."""
         return bool(
             self._turns.places
             or self.dirty
@@ -499,7 +479,7 @@ class Reactor:
     def _holders(self) -> list[Connection]:
         return list(self._connections.values())
 
-    def _look_at_the_clock(self) -> float:
+    def _update_now(self) -> float:
         """Bring `now` up to date; gives the clock's own time."""
         at = self._clock()
         if at - self._looked > HELD_SECONDS:
@@ -515,26 +495,26 @@ class Reactor:
         if not ready and not pending:
             return False
         clock, meter = self._clock, self.meter
-        began = self._look_at_the_clock()
+        began = self._update_now()
         self._in_round = True
         self._rounds.begin()
-        connections = self._connections
+        connections, listeners = self._connections, self.acceptor.listeners
         asking: list[tuple[Connection, int]] = []
         calling: list[int] = []
         members: dict[int, int] = {}
-        rung = False
+        woken = False
         for fd, mask in ready:
             connection = connections.get(fd)
             if connection is not None:
                 asking.append((connection, mask))
             elif fd in self._attended:
                 members[fd] = mask
-            elif fd in self._listeners:
+            elif fd in listeners:
                 calling.append(fd)
-            elif fd == self._bell.fileno():
-                rung = True
+            elif fd == self._wakeup_reader.fileno():
+                woken = True
         self._hearing = members
-        if rung:
+        if woken:
             self._make_calls()
         at = clock()
         if at - began > meter.budget:
@@ -543,12 +523,12 @@ class Reactor:
             self._hear_some(members)
             at = clock()
         if self._turns.places or at - self._heavy_at < LIGHT_SECONDS:
-            self._line_up(asking, at)
+            self._queue_for_turns(asking, at)
             at = self._serve_by_turns(at)
         else:
             at = self._serve_all(asking, at)
         if calling:
-            self._answer_the_door(calling)
+            self.acceptor.accept_from(calling)
         self._rounds.end(alone=len(asking) + len(members) <= 1 and not self._turns.places)
         now = clock()
         if now - at > meter.budget:
@@ -574,7 +554,7 @@ class Reactor:
                 break
         return at
 
-    def _line_up(self, asking: list[tuple[Connection, int]], at: float) -> None:
+    def _queue_for_turns(self, asking: list[tuple[Connection, int]], at: float) -> None:
         """These wait for their turns, beside those who do already. The kernel tells of few in a round: it is
         not to tell of those again.
         """
@@ -627,7 +607,7 @@ class Reactor:
         except MustStop:
             raise
         except Exception as fault:  # noqa: BLE001 - as `_serve`, without its two calls
-            self._fell(connection, fault)
+            self._cut_for(connection, fault)
         now = self._clock()
         seconds = now - at
         if seconds > self.meter.budget:
@@ -635,74 +615,15 @@ class Reactor:
         connection.load.add_turn(now, min(seconds, CHARGED_SECONDS))
         return now
 
-    def _answer_the_door(self, calling: list[int]) -> None:
-        """Accept from the listeners that are ready. One that fails for whatever reason makes all of them
-        rest: it would be ready again at once.
-        """
-        for fd in calling:
-            listener = self._listeners.get(fd)
-            if listener is None or not self._accepting:
-                return  # closed in this round, or all rest since the one before
-            if not guarded(self.failed, self._accept, *listener):
-                self._pause_accepting("accepting failed", len(self._connections))
-
-    def _accept(self, listener: socket.socket, credentials: Credentials | None) -> None:
-        stop = self._clock() + DOOR_SECONDS
-        for _ in range(_ACCEPTS_PER_ROUND):
-            if self.crowd.full and not self.crowd.yields:
-                self._pause_accepting("connection limit", self._limits.max_connections)
-                return
-            try:
-                accepted = accept(listener)
-            except CannotAccept as why:
-                silent = self.crowd.silent
-                if silent is None:
-                    self._pause_accepting(str(why), len(self._connections))
-                    return
-                silent.cut()
-                continue
-            if accepted is None:
-                return
-            if not guarded(self.failed, self._admit, *accepted, credentials):
-                accepted[0].close()
-            if self._clock() > stop:
-                return
-
-    def _admit(self, sock: socket.socket, address: Any, credentials: Credentials | None) -> None:
-        if self.crowd.full and not self._make_room(address[0] if isinstance(address, tuple) else ""):
-            sock.close()
-            return
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._epoll.register(sock.fileno(), _IN)  # fails where the kernel can watch no more
+    def add(self, sock: socket.socket, address: Any, credentials: Credentials | None) -> None:
+        """Serve an accepted connection. OSError when the kernel can watch no more."""
+        self._epoll.register(sock.fileno(), _IN)
         connection = Connection(self, sock, address, self.now, credentials)
         self._connections[connection.fd] = connection
         self.crowd.join(connection)
         self.accepted += 1
         if credentials is None:
             self._serve(connection, connection.begin)
-
-    def _make_room(self, coming: str) -> bool:
-        """One connection goes for the one that comes; False where that one is to go."""
-        weakest = self.crowd.weakest(coming)
-        gone = coming if weakest is None else weakest.principal
-        if self.now - self._crowded_told >= 1:
-            self._crowded_told = self.now
-            said = weakest is None or weakest.heard
-            share = f"it has more than its share, {self.crowd.share} of {self.crowd.most}"
-            self._log.warning(
-                "connection_let_go",
-                principal=gone,
-                reason=share if said else "it never said anything",
-                limit="max_connections",
-                connections=len(self.crowd),
-                fix="raise max_connections if all of them are wanted",
-            )
-        if weakest is None:
-            return False
-        weakest.cut()
-        return True
 
     def _hear_some(self, members: dict[int, int]) -> None:
         """Give these their turns, and who has more to do. First who had none in the last round: the kernel
@@ -734,28 +655,11 @@ class Reactor:
     def _attend_to(self, fd: int, mask: int) -> None:
         call, failed = self._attended[fd]
 
-        def fell(fault: Exception) -> None:
+        def failure(fault: Exception) -> None:
             guarded(self.failed, failed, fault)  # first: it must not hang on whether a line can be written
             self._log.warning("stream_failed", error=repr(fault))
 
-        guarded(fell, call, mask)
-
-    def _pause_accepting(self, reason: str, connections: int) -> None:
-        """Stop watching all listeners, until a connection goes or the next sweep. May be called again."""
-        if not self._accepting:
-            return
-        self._log.warning("accepting_paused", reason=reason, connections=connections)
-        self._accepting = False
-        for fd in self._listeners:
-            self._epoll.unregister(fd)
-
-    def _resume_accepting(self) -> None:
-        """Watch the listeners again; nothing where they are watched."""
-        if self._accepting:
-            return
-        self._accepting = True
-        for fd in self._listeners:
-            self._epoll.register(fd, _IN)
+        guarded(failure, call, mask)
 
     def sweep(self) -> None:
         """Once a second: the date line, stalled peers, another try at accepting. O(connections)."""
@@ -763,17 +667,16 @@ class Reactor:
         self._sweep(list(self._connections.values()))
 
     def _sweep_begins(self) -> None:
-        self._look_at_the_clock()
+        self._update_now()
         self._refresh_date()
         guarded(self.failed, self.intake.sweep)
         guarded(self.failed, self.intake.look, self.now)
         guarded(self.failed, self.pressure.sweep)
         guarded(self.failed, self.pressure.look, self.now)
-        if not self._accepting and self._listeners and (not self.crowd.full or self.crowd.yields):
-            self._resume_accepting()
+        self.acceptor.sweep()
 
     def _sweep(self, connections: Iterable[Connection]) -> None:
-        at = self._look_at_the_clock()
+        at = self._update_now()
         seen, limit = self.now, self._limits.stall_seconds
         for connection in connections:
             self._serve(connection, connection.sweep, seen, limit)

@@ -15,10 +15,15 @@ from hypothesis import strategies as st
 
 from netstore.codes import UNAVAILABLE
 from netstore.limits import Budget
-from netstore.net import grpc as grpc_codec
 from netstore.net import http2
 from netstore.net.exchange import LOW_WATER
-from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services, encode_text, parse_timeout
+from netstore.net.grpc import call as call_module
+from netstore.net.grpc import headers as grpc_headers
+from netstore.net.grpc.call import GrpcCall
+from netstore.net.grpc.headers import TIMEOUT_FIELD, encode_text, parse_timeout
+from netstore.net.grpc.protocols import Services
+from netstore.net.grpc.server import GrpcServer
+from netstore.net.grpc.unary import UnaryCall
 from netstore.net.http2 import Http2Connection, Http2Server, frame
 from netstore.net.intake import PATIENCE_SECONDS, TOO_SLOW, Intake
 from netstore.node.timekeeper import Deadline
@@ -30,7 +35,7 @@ from tests.support.toy import PUMP_BYTES, PUMP_HIGH, Served, toy_service
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from netstore.net.grpc import Call
+    from netstore.net.grpc.protocols import Call
     from netstore.net.intake import Claim
 
 SECONDS = 20
@@ -903,12 +908,12 @@ def test_a_stream_with_a_malformed_time_limit_is_not_handled() -> None:
 
 
 def test_what_is_remembered_of_time_limits_is_short() -> None:
-    before = grpc_codec._seconds.cache_info().currsize
+    before = grpc_headers._seconds.cache_info().currsize
     for i in range(100):
         assert parse_timeout(b"%010dS" % i) is None
         assert parse_timeout(b"%060000dS" % i) is None
     assert parse_timeout(b"") is None
-    assert grpc_codec._seconds.cache_info().currsize == before
+    assert grpc_headers._seconds.cache_info().currsize == before
 
 
 class Pieces:
@@ -1128,7 +1133,7 @@ def test_what_all_streams_of_a_connection_hold_makes_it_crowded() -> None:
     told = []
     connection = bare.connection
     for call in connection.streams.values():
-        assert isinstance(call, grpc_codec.GrpcCall)
+        assert isinstance(call, GrpcCall)
         if not call.crowded:
             call.send(b"head", shared)
             told.append(call)
@@ -1246,7 +1251,7 @@ def test_a_fault_while_a_call_expires_keeps_no_other_from_expiring() -> None:
 
 
 def test_the_longest_time_limit_is_a_year() -> None:
-    assert parse_timeout(b"99999999H") == grpc_codec.LONGEST_SECONDS
+    assert parse_timeout(b"99999999H") == grpc_headers.LONGEST_SECONDS
 
 
 LENGTHS = st.sampled_from([0, 1, 5, 2_097_152, 2_097_153, 2**31 - 1, 2**31, 2**32 - 1])
@@ -1282,9 +1287,9 @@ def test_extreme_lengths_of_messages_are_taken_or_refused(
         assert bare.connection.held <= 2_097_157
         if bare.connection.streams:
             stream = bare.connection.streams[1]
-            assert isinstance(stream, grpc_codec.GrpcCall)
-            buffered = len(stream._buffer) if stream._buffer is not None else 0
-            if isinstance(stream, grpc_codec.UnaryCall) and stream._message is not None:
+            assert isinstance(stream, GrpcCall)
+            buffered = len(stream.partial) if stream.partial is not None else 0
+            if isinstance(stream, UnaryCall) and stream._message is not None:
                 buffered = len(stream._message) + 5
             assert bare.connection.held == (0 if stream.claim is not None else buffered)
             assert bare.connection.unfinished == (stream.since is not None)
@@ -1324,7 +1329,7 @@ def test_a_call_whose_end_cannot_be_said_takes_its_connection_along(monkeypatch:
         raise ValueError("a defect")
 
     with monkeypatch.context() as patch:
-        patch.setattr(grpc_codec, "_status", lambda *_: defect())
+        patch.setattr(call_module, "status_block", lambda *_: defect())
         call.guard(defect)
     seen = [bare.output.was_cut]
     bare.output.run_turn()

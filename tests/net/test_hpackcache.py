@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from netstore.net.hpackcache import (
     literal,
     status_field,
 )
+from tests.support.daemon import ROOT
 
 LIMIT = 10_000
 NAMES = st.sampled_from([":path", ":method", "te", "grpc-timeout", "x-own", "content-type", "a" * 200])
@@ -237,3 +239,12 @@ def test_a_list_of_too_many_fields_is_not_read_to_its_end() -> None:
     assert reader.cost == 26
     reader.decode(b"\x40\x01a\x01b" * 100)
     assert reader.cost == 151
+
+
+def test_one_module_alone_uses_hpack() -> None:
+    """It uses private modules of `hpack`, so a new release has to be checked in one place."""
+    used = re.compile(r"^\s*(?:from|import) hpack\b", re.MULTILINE)
+    package = ROOT / "netstore"
+    users = [path for path in package.rglob("*.py") if used.search(path.read_text())]
+    assert users == [package / "net" / "hpackcache.py"]
+    assert '"hpack>=4.1,<5"' in (ROOT / "pyproject.toml").read_text()

@@ -135,11 +135,11 @@ def test_an_answer_in_pieces_goes_on_when_the_network_has_taken_what_was_sent() 
     assert (told, first.backlog) == (["at once"], LOW_WATER + 1)
     wire.connection.resume()
     assert told == ["at once"]
-    wanted = wire.connection.hungry
+    wanted = wire.connection.has_pending
     wire.output.backlog = LOW_WATER
     wire.connection.resume()
     assert told == ["at once", "later"]
-    assert (wanted, wire.connection.hungry) == (True, False), "it wants to be asked until it was told"
+    assert (wanted, wire.connection.has_pending) == (True, False), "it wants to be asked until it was told"
     second.begin(200, b"", endless=False)
     assert second.push(b"x" * (LOW_WATER + 1))
     second.on_drained(lambda: told.append("the next one"))

@@ -373,7 +373,7 @@ def test_other_connections_have_their_turn_after_so_many_requests(
     while wire.output.run_turn():
         seen.append(len(wire.exchanges))
     assert seen == [turn, 2 * turn, 3 * turn, 3 * turn + 1]
-    assert not wire.connection.hungry
+    assert not wire.connection.has_pending
 
 
 def test_offers_to_upgrade_are_passed_over_with_their_bodies() -> None:
@@ -383,7 +383,7 @@ def test_offers_to_upgrade_are_passed_over_with_their_bodies() -> None:
     wire = Wire().feed(offer % (len(GET), GET) + PUT)
     assert [(request[0], request[3]) for request in wire.requests] == [(b"PUT", GET), (b"PUT", b"body")]
     wire = Wire().feed(offer % (0, b"") * 3000)
-    while wire.connection.hungry:
+    while wire.connection.has_pending:
         wire.connection.resume()
     assert len(wire.exchanges) == 3000
 

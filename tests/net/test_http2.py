@@ -35,6 +35,8 @@ from netstore.net.http2 import (
     WITH_PRIORITY,
     frame,
 )
+from netstore.net.http2.charging import charge
+from netstore.net.http2.flow import await_drain
 from tests.support.h2client import ENDING, OPENING, REQUEST, Judged, Wire, block, fields, frames
 
 if TYPE_CHECKING:
@@ -201,18 +203,18 @@ def check_books(connection: Http2Connection) -> None:
     assert all(each.queued >= 0 for each in streams)
     assert connection.answers == sum(each.queued for each in streams if each.patient)
     assert connection.window >= 0
-    assert all(each.credit <= connection._widest for each in streams)
+    assert all(each.credit <= connection.max_credit for each in streams)
     for each in streams:
         if each.queued:
-            assert each.turning is not (each in connection._blocked), "it has one place to wait in"
-            assert not each.turning or each in connection._turn
-            assert each.turning or each.window <= 0, "who may send is not passed over"
-    assert all(each.queued and connection.streams.get(each.number) is each for each in connection._blocked)
+            assert each.sending is not (each in connection.blocked), "it has one place to wait in"
+            assert not each.sending or each in connection.senders
+            assert each.sending or each.window <= 0, "who may send is not passed over"
+    assert all(each.queued and connection.streams.get(each.number) is each for each in connection.blocked)
     assert connection.unfinished == sum(each.since is not None for each in streams)
     assert all((each.since is None) is each.half_closed for each in streams)
-    connection._charge()
-    kept = connection.queued + connection.held + http2.STREAM_COST * len(streams) + len(connection._rest)
-    kept += len(connection._block or b"") + connection._blocks.held
+    charge(connection)
+    kept = connection.queued + connection.held + http2.STREAM_COST * len(streams) + len(connection.unparsed)
+    kept += len(connection.partial_block or b"") + connection.blocks.held
     assert connection.output.account.held == kept
 
 
@@ -647,7 +649,7 @@ def test_a_fault_of_a_stream_ends_this_stream_and_no_other(name: str, fault: Exc
     assert handed == ([1, 5] if name in ("open", "take", "hand_over") else [1, 3, 5])
     for stream in list(connection.streams.values()):
         stream.put_data(b"", bytes(100_000))
-        connection.thirst(stream)
+        await_drain(connection, stream)
     if name == "drain":
         connection.drain()
         assert wire.application.told_to_stop == [1, 3, 5]
@@ -772,7 +774,7 @@ def test_data_is_framed_no_faster_than_the_network_takes_it() -> None:
     small.answer(b"small")
     assert body_sent(wire) == b""
     assert large.backlog == 1_000_000 + http2.PACE
-    assert wire.connection.hungry
+    assert wire.connection.has_pending
     wire.output.backlog = 0
     wire.connection.resume()
     sent = [each for each in wire.sent() if each.kind == DATA]
@@ -810,7 +812,7 @@ def test_who_waits_for_room_is_told_once() -> None:
     wire.feed(setting(http2.SET_INITIAL_WINDOW, 0), wire.request(1))
     stream = wire.application.streams[1]
     stream.put_data(b"", bytes(100_000))
-    wire.connection.thirst(stream)
+    await_drain(wire.connection, stream)
     wire.connection.resume()
     assert wire.application.drained == []
     wire.feed(frame(WINDOW_UPDATE, 0, 1, number(100_000)), frame(WINDOW_UPDATE, 0, 0, number(100_000)))
@@ -1003,9 +1005,14 @@ def test_a_connection_that_ended_keeps_nothing() -> None:
     assert wire.verdict() == ("connection", http2.PROTOCOL_ERROR)
     connection = wire.connection
     assert connection.output.account.held == 0
-    assert (connection._block, connection._rest, connection._ended, connection._gaps) == (None, b"", {}, [])
-    assert not connection._blocks._known
-    assert not connection._blocks._entries
+    assert (connection.partial_block, connection.unparsed, connection.closed_streams, connection.skipped) == (
+        None,
+        b"",
+        {},
+        [],
+    )
+    assert not connection.blocks._known
+    assert not connection.blocks._entries
 
 
 def test_many_streams_of_connections_that_are_gone_are_told_over_rounds() -> None:
@@ -1226,7 +1233,7 @@ def test_requests_that_are_not_complete_have_a_number() -> None:
     wire.feed(wire.request(last + 2), frame(DATA, END_STREAM, 1, b"x"), wire.request(last + 4, end=False))
     assert wire.verdict() is None
     streams = http2.STREAM_COST * (http2.UNFINISHED + 2)
-    assert wire.connection.output.account.held == streams + wire.connection._blocks.held
+    assert wire.connection.output.account.held == streams + wire.connection.blocks.held
 
 
 def test_once_memory_is_spent_who_has_many_streams_gets_no_new_ones() -> None:
@@ -1237,7 +1244,7 @@ def test_once_memory_is_spent_who_has_many_streams_gets_no_new_ones() -> None:
     for n in range(1, last, 2):
         wire.feed(wire.request(n))
     streams = http2.STREAM_COST * (http2.STREAMS_OVER - 1)
-    assert account.lasting == account.held == streams + wire.connection._blocks.held
+    assert account.lasting == account.held == streams + wire.connection.blocks.held
     account.charge(1 << 40)
     wire.feed(wire.request(last))
     assert wire.verdict() is None

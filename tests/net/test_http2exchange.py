@@ -9,7 +9,8 @@ import h2.events
 import pytest
 
 from netstore.net.exchange import OPEN_BODY_LIMIT
-from netstore.net.grpc import GrpcServer, Services
+from netstore.net.grpc.protocols import Services
+from netstore.net.grpc.server import GrpcServer
 from netstore.net.http1 import Http1Server
 from netstore.net.http2 import DATA, END_STREAM, ENHANCE_YOUR_CALM, HELD_LIMIT, Http2Server, frame
 from netstore.net.http2exchange import block_of, opener

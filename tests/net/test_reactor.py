@@ -17,6 +17,7 @@ import trio.lowlevel
 from netstore.guard import unguarded
 from netstore.limits import Budget
 from netstore.net import reactor
+from netstore.net.acceptor import ACCEPT_SECONDS, KERNEL_BUFFER
 from netstore.net.connection import HANDSHAKE_SECONDS, SEND_SIZE, Connection
 from netstore.net.http1 import (
     BODY_SECONDS,
@@ -32,9 +33,7 @@ from netstore.net.http2 import SETTINGS, Http2Connection, Http2Server, frame
 from netstore.net.http2.frames import PREFACE
 from netstore.net.load import LONG_TURN
 from netstore.net.reactor import (
-    DOOR_SECONDS,
     HEAR_SECONDS,
-    KERNEL_BUFFER,
     LINGER_SECONDS,
     ROUND_SECONDS,
     Limits,
@@ -345,7 +344,7 @@ async def test_after_a_broken_record_nothing_leaves_that_was_not_sealed(tmp_path
     log: Any = KeptLog()
     credentials = Credentials(files.certificate, files.key, None, client_auth=False, log=log)
     async with site(credentials=credentials) as here:
-        ((listener, _),) = here.reactor._listeners.values()
+        ((listener, _),) = here.reactor.acceptor.listeners.values()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
         sock = trio.socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
@@ -953,7 +952,7 @@ async def test_a_round_has_little_time_for_those_who_connect() -> None:
 
         def slow(connection: Connection) -> Session:
             came.append(here.rounds)
-            here.time += DOOR_SECONDS
+            here.time += ACCEPT_SECONDS
             return session(connection)
 
         here.reactor.session = slow  # type: ignore[method-assign]

@@ -41,7 +41,7 @@ class Acting:
         self._site = site
         self.connection = connection
         self.faulty = ""
-        self.hungry = False
+        self.has_pending = False
         self.waiting = False
         self.ended = 0
         self.others: list[Acting] = []
@@ -58,7 +58,7 @@ class Acting:
             self.faulty = data[3:].decode()
         self._maybe("receive")
         self.connection.write(data)
-        self.hungry = self.faulty == "resume"
+        self.has_pending = self.faulty == "resume"
         self.waiting = self.faulty == "give_up"
 
     def resume(self) -> None:
@@ -277,7 +277,7 @@ async def test_without_descriptors_accepting_rests_and_lost_connections_are_nobo
     async with site() as here:
         for number, paused in ((errno.EHOSTUNREACH, 0), (errno.EPROTO, 0), (errno.EMFILE, 1)):
             with Failing(number) as failing:
-                here.reactor._accept(failing, None)
+                here.reactor.acceptor.accept(failing, None)
             assert here.log.events.count("accepting_paused") == paused
         here.reactor.sweep()
         async with await trio.open_tcp_stream("127.0.0.1", here.port) as other:
@@ -309,7 +309,7 @@ async def test_listeners_that_are_ready_together_rest_together(
             def no_more(_: socket.socket) -> None:
                 raise CannotAccept("no descriptors")
 
-            monkeypatch.setattr("netstore.net.reactor.accept", no_more)
+            monkeypatch.setattr("netstore.net.acceptor.accept", no_more)
             callers = []
         callers += [caller("127.0.0.3", here.port), caller("127.0.0.4", second)]
         await here.until(lambda: bool(here.log.events))
@@ -322,18 +322,18 @@ async def test_listeners_that_are_ready_together_rest_together(
 async def test_resting_and_going_on_may_be_asked_for_again() -> None:
     async with site() as here:
         for _ in range(2):
-            here.reactor._pause_accepting("a test", 0)
+            here.reactor.acceptor.pause("a test", 0)
         for _ in range(2):
-            here.reactor._resume_accepting()
+            here.reactor.acceptor.resume()
         async with await trio.open_tcp_stream("127.0.0.1", here.port) as other:
             await here.echo(other, b"served")
 
 
 async def test_listeners_closed_in_a_round_are_not_accepted_from() -> None:
     async with site() as here:
-        calling = list(here.reactor._listeners)
+        calling = list(here.reactor.acceptor.listeners)
         here.reactor.stop_accepting()
-        here.reactor._answer_the_door(calling)
+        here.reactor.acceptor.accept_from(calling)
         assert len(here.reactor._connections) == 0
 
 
@@ -356,9 +356,7 @@ async def test_a_fault_in_what_concerns_all_connections_ends_none_of_them(
                 broken.setattr(reactor.pressure, "sweep", fail)
                 reactor.sweep()
             else:
-                broken.setattr(
-                    reactor, {"accept": "_accept", "admit": "_admit"}.get(place, "_make_room"), fail
-                )
+                broken.setattr(reactor.acceptor, place, fail)
                 reactor.crowd.most = 1
                 reactor.crowd._silent[here.sessions[0].connection] = None
                 calling = await trio.open_tcp_stream("127.0.0.1", here.port)

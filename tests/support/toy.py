@@ -15,7 +15,9 @@ import trio
 
 from netstore.codes import INVALID_ARGUMENT
 from netstore.net.front import Front
-from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer, Services
+from netstore.net.grpc.headers import TIMEOUT_FIELD
+from netstore.net.grpc.protocols import Services
+from netstore.net.grpc.server import GrpcServer
 from netstore.net.http1 import Http1Server
 from netstore.net.http2 import Http2Server
 from netstore.net.http2exchange import opener
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from netstore.net.exchange import Exchange
-    from netstore.net.grpc import Call
+    from netstore.net.grpc.protocols import Call
     from netstore.net.tls import Credentials
 
 PUMP_BYTES = 100_000

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from netstore.errors import Fault
-    from netstore.net.grpc import Receiver
+    from netstore.net.grpc.protocols import Receiver
     from netstore.state.machine import Outcome
 
 
@@ -39,8 +39,8 @@ OPTIONS = Options(
 
 
 class FakeCall:
-    """A `net.grpc.Call` that keeps its answers. `backlog` is what a test says, and `window` how much it lets
-    wait.
+    """A `net.grpc.protocols.Call` that keeps its answers. `backlog` is what a test says, and `window` how
+    much it lets wait.
     """
 
     def __init__(self, path: str, fields: dict[bytes, bytes] | None = None) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from netstore.api.v3.messages import Headers, Piece
-    from netstore.net.grpc import Call
+    from netstore.net.grpc.protocols import Call
     from netstore.node.member import Replica
     from netstore.seams import After
     from netstore.state.reads import RangeRead

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from netstore.net.grpc import Call, Handler, Receiver, StreamHandler
+    from netstore.net.grpc.protocols import Call, Handler, Receiver, StreamHandler
     from netstore.node.member import Member
     from netstore.seams import After
 
@@ -158,7 +158,7 @@ DEAF: Final = _Deaf()
 
 
 class Single:
-    """A `Receiver` for a method with one request and a stream of answers: of `net.grpc`.
+    """A `Receiver` for a method with one request and a stream of answers: of `net.grpc.protocols`.
 
     `method` gets the request and gives what is to be called when the client goes away, or None.
     """

@@ -12,7 +12,7 @@ from netstore.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from netstore.proto.wire import BadMessage, parse
 
 if TYPE_CHECKING:
-    from netstore.net.grpc import Call, Handler, StreamHandler
+    from netstore.net.grpc.protocols import Call, Handler, StreamHandler
 
 _SERVING = HealthCheckResponse(status=HealthCheckResponse.SERVING).SerializeToString()
 _UNKNOWN = HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN).SerializeToString()

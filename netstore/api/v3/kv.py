@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from netstore.api.v3.door import Door
     from netstore.api.v3.messages import Headers
     from netstore.api.v3.quota import Quota
-    from netstore.net.grpc import Call, Handler
+    from netstore.net.grpc.protocols import Call, Handler
     from netstore.node.member import Replica
     from netstore.state.machine import Outcome
     from netstore.state.v3commands import Operation, Put, Range, Txn

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from netstore.api.v3.door import Door
     from netstore.api.v3.messages import Headers
     from netstore.api.v3.quota import Quota
-    from netstore.net.grpc import Call, Handler, StreamHandler
+    from netstore.net.grpc.protocols import Call, Handler, StreamHandler
     from netstore.node.member import Member
     from netstore.state.lease import Lease
     from netstore.state.machine import Outcome

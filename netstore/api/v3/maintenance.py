@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from netstore.api.v3.door import Door
     from netstore.api.v3.messages import Headers
     from netstore.api.v3.quota import Quota
-    from netstore.net.grpc import Call, Handler, Receiver, StreamHandler
+    from netstore.net.grpc.protocols import Call, Handler, Receiver, StreamHandler
     from netstore.node.member import Member, Membership
     from netstore.state.hashes import Hash
     from netstore.state.machine import Outcome

@@ -16,7 +16,7 @@ from netstore.api.v3.maintenance import MaintenanceService
 from netstore.api.v3.messages import Headers, WatchAnswers
 from netstore.api.v3.quota import Quota
 from netstore.api.v3.watch import WatchService
-from netstore.net.grpc import Services
+from netstore.net.grpc.protocols import Services
 
 if TYPE_CHECKING:
     from collections.abc import Callable

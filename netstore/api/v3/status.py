@@ -8,7 +8,7 @@ from netstore import codes
 
 if TYPE_CHECKING:
     from netstore.errors import Fault, Reason
-    from netstore.net.grpc import Call
+    from netstore.net.grpc.protocols import Call
 
 _NOT_A_MESSAGE: Final = "grpc: error unmarshalling request: {}"
 

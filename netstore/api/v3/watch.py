@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from netstore.api.v3.door import Door
     from netstore.api.v3.messages import WatchAnswers
-    from netstore.net.grpc import Call, StreamHandler
+    from netstore.net.grpc.protocols import Call, StreamHandler
     from netstore.seams import After, Alarm
     from netstore.watch.watches import Watches
 

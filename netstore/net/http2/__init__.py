@@ -1,17 +1,17 @@
 """HTTP/2, server side, as a pure codec: bytes in, streams opened and fed; answers in, bytes out (RFC 9113).
 
-What is read is parsed first, frame by frame, and only then handed over; what the streams answer meanwhile
-leaves in one send. So a fault of a handler is never taken for a fault of the client, and a request that was
+All frames of a read are parsed first, and only then are requests handed over; answers given meanwhile leave
+in one send. So an exception of a handler is never taken for an error of the client, and a request that was
 reset in the same turn is never handed over.
 
-Everything a peer makes us do is counted in units of work, of which a turn has `SLICE`: what was read and is
-more waits for the next turn, after those of other connections. Nothing is walked over that the peer can make
-long: streams keep what differs from the connection's window, and stand in a line only if they can send.
+All work that a peer causes is counted in units, of which a turn has `SLICE`; the rest of what was read waits
+for the next turn, after those of other connections. No loop runs over something that a peer can make long:
+streams keep only their difference from the initial window, and are in a queue only if they can make progress.
 
-Invariants that live here: frames of a stream leave in the order they were given; no DATA goes beyond the
-windows of the peer, and none of the peer beyond ours is kept; a fault of one stream ends that stream, a fault
-of the connection ends it with a GOAWAY that says why; after that nothing more of it is read. Nothing grows
-without a bound: see `bounds.py`, and the table in `net/DESIGN.md`.
+Invariants: frames of a stream are sent in the order they were given; no DATA exceeds the peer's windows, and
+DATA beyond our windows is refused; a stream error resets that stream, a connection error ends the connection
+with a GOAWAY that has the reason, and nothing more is read. Everything is bounded: see `bounds.py`, and the
+table in `net/DESIGN.md`.
 """
 
 from netstore.net.http2.bounds import (

@@ -1,4 +1,4 @@
-"""What one HTTP/2 connection may do and hold, and why so much; `net/DESIGN.md` has a table of it."""
+"""Limits of one HTTP/2 connection, with the reason for each; `net/DESIGN.md` has a table of them."""
 
 from __future__ import annotations
 
@@ -8,97 +8,97 @@ MAX_STREAMS: Final = 16_384
 """Open streams of one connection. Each watch cache and informer of Kubernetes holds hundreds."""
 
 STREAM_WINDOW: Final = 64 * 1024
-"""Bytes a client may send on a stream ahead of us, as most servers let it. A larger body or message has its
-window opened for all of it once it has its memory (`intake`), which it may have to wait for.
+"""Receive window of a stream, as in most servers. For a larger body or message the window is opened for all
+of it once memory is admitted (`intake`).
 """
 
 CONNECTION_WINDOW: Final = 4 * 1024 * 1024
-"""Bytes a client may send on all streams ahead of us."""
+"""Receive window of the connection."""
 
 LIST_LIMIT: Final = 64 * 1024
-"""Size of a header list as RFC 9113 (6.5.2) counts it, and of a header block as it is sent."""
+"""Size of a header list (SETTINGS_MAX_HEADER_LIST_SIZE; RFC 9113, 6.5.2), and of an encoded header block."""
 
 CONTINUATIONS: Final = 16
-"""Frames that one header block may be spread over."""
+"""CONTINUATION frames of one header block."""
 
 PACE: Final = 256 * 1024
-"""Unsent bytes of a connection beyond which no further DATA is framed: what comes later on another stream
-then waits behind at most this much.
+"""Unsent bytes of a connection at which no further DATA is framed, so that later data of another stream waits
+behind at most this much.
 """
 
 HOLD: Final = 1024 * 1024
-"""Answered bytes of a connection that its peer's windows hold back, beyond which no new request of it is
-handled; messages of streams are, which have a pace of their own. Reading goes on, because only what is read
-opens the windows; but then ours are not opened again. One answer may be far larger: it is given in pieces.
+"""Queued bytes of a connection beyond which no new request of it is handled; messages of streams are, which
+have limits of their own. Reading goes on, because WINDOW_UPDATE must be read, but our connection window is
+not opened again. One answer may be far larger: it is given in pieces.
 """
 
 HOLD_OVER: Final = 64 * 1024
-"""The same once the memory for all connections is spent."""
+"""The same once the memory budget of all connections is spent."""
 
 CROWD: Final = 8 * 1024 * 1024
-"""Bytes of a connection that its peer's windows hold back, on all streams together, beyond which a stream
-whose window is closed is told no more events. A single one may hold half of it.
+"""Queued bytes of a connection beyond which a stream whose window is closed gets no more events. A single
+stream may have half of it queued.
 """
 
 GIVEN: Final = 512 * 1024
-"""Bytes of answers (those of streams of messages aside) that wait on a connection for windows or their turn,
-beyond which no more of a long answer is asked for, on any of its streams. What is given at last may be one
-pair, of at most a request's size, beyond it.
+"""Queued bytes of answers of a connection (streaming calls not counted) beyond which no further piece of a
+long answer is requested, on any stream. The last piece may exceed it by one key-value pair, which is no
+larger than a request.
 """
 
 GIVEN_OVER: Final = 64 * 1024
-"""The same once the memory for all connections is spent."""
+"""The same once the memory budget of all connections is spent."""
 
 TOLD_AT_ONCE: Final = 4
-"""Streams that are told at once that there is room: the next ones are when these have not filled it."""
+"""Streams that are told at once that there is room; further ones only if these did not fill it."""
 
 STALL_SECONDS: Final = 30.0
-"""How long answers may be held back by the peer's windows while less than `STALL_RATE` gets through."""
+"""How long answers may be queued for the peer's windows while less than `STALL_RATE` is sent."""
 
 STALL_RATE: Final = 1024
-"""Bytes a second that a peer must let through."""
+"""Bytes a second that the peer's windows must let through."""
 
 PREFACE_SECONDS: Final = 10.0
-"""How long a peer may take for its preface and its first SETTINGS, from when it is known to speak HTTP/2: by
-ALPN, or by the preface itself (`front`).
+"""Time limit for the preface and the first SETTINGS, from when the protocol is known: by ALPN, or by the
+preface itself (`front`).
 """
 
 BLOCK_SECONDS: Final = 10.0
-"""How long a header block may take, from its HEADERS to its last CONTINUATION."""
+"""Time limit for a header block, from HEADERS to the last CONTINUATION."""
 
 FRAME_SECONDS: Final = 30.0
-"""How long a frame may take, from its first byte to its last."""
+"""Time limit for a frame, from its first byte to its last."""
 
 REQUEST_SECONDS: Final = 60.0
-"""How long a request may take, from its HEADERS, and a message of a stream, from its first byte, to become
-complete or to have come on at `REQUEST_RATE`; then again so long. A stream without a byte of a message is not
-timed: clients open it before they have something to say.
+"""Period in which an incomplete request (from its HEADERS) or message of a stream (from its first byte) must
+be completed, or arrive at `REQUEST_RATE`; then a new period starts. A stream without a byte of a message has
+no limit: clients open streams before they have something to send.
 """
 
 REQUEST_RATE: Final = 1024
-"""Bytes a second of a request or message that is not complete, over each `REQUEST_SECONDS`."""
+"""Minimum bytes a second of an incomplete request or message, over each `REQUEST_SECONDS`."""
 
 LOOK_SECONDS: Final = 5.0
-"""How often requests that took too long are looked for, on a connection that has any."""
+"""How often a connection with incomplete requests checks their time limits."""
 
 STREAM_COST: Final = 512
 """Bytes that an open stream takes by itself: 380 for each of 800,000 calls, and more for what is larger."""
 
 STREAMS_OVER: Final = 1_024
-"""Open streams of one connection beyond which it gets no new ones once the memory for all connections is
-spent: they stay charged however fast the client reads, so that making it wait would help nobody.
+"""Open streams of one connection beyond which new ones are refused once the memory budget is spent: open
+streams stay charged however fast the client reads, so pausing it would free nothing.
 """
 
 UNFINISHED: Final = 2_048
-"""Requests of one connection that are begun and not complete, or of which no message has come: 1 MiB. Clients
-send a request whole, or in few pieces.
+"""Incomplete requests of one connection, and streams without a message yet: 1 MiB. Clients send a request at
+once, or in few pieces.
 """
 
 HELD_LIMIT: Final = 32 * 1024 * 1024
-"""Bytes of one connection that belong to requests, or messages, of which the rest has not come."""
+"""Bytes of incomplete requests and messages of one connection."""
 
 HELD_OVER: Final = 2 * 1024 * 1024
-"""The same once the memory for all connections is spent: one message."""
+"""The same once the memory budget of all connections is spent: one message."""
 
 IDLE_FRAMES: Final = 500
 """Frames that carry nothing (SETTINGS, PRIORITY, empty DATA, unknown types, resets of what is closed) a
@@ -114,22 +114,24 @@ PER_SECOND: Final = 100
 """How many more of both for every second that passes."""
 
 PING_SECONDS: Final = 5.0
-"""Pings of a client on a connection with open streams must be this far apart, as etcd asks."""
+"""Minimum interval of PINGs from a client with open streams, as in etcd."""
 
 IDLE_PING_SECONDS: Final = 2 * 3600.0
-"""And this far on a connection without."""
+"""Minimum interval of PINGs from a client without open streams."""
 
 PING_STRIKES: Final = 2
-"""Pings sooner than that, between two answers of ours, which are forgiven."""
+"""PINGs that may come too soon between two answers of ours."""
 
 FORGIVEN: Final = -1
-"""Strikes after an answer: who was just told something may well ask whether that is all."""
+"""`Http2Connection.strikes` after we send data: one more PING is allowed, because gRPC probes the bandwidth
+then.
+"""
 
 PROBE_SECONDS: Final = 2 * 3600.0
-"""A connection on which nothing was heard for so long is asked whether it is still there."""
+"""A connection that was silent for this long is sent a PING."""
 
 PROBE_ANSWER_SECONDS: Final = 20.0
-"""And is cut when it does not say so in this time."""
+"""Time limit for the answer to that PING, after which the connection is cut."""
 
 SLICE: Final = 1_000
 """Units of work that a connection may cause in one turn; the rest of what was read waits for the next. A unit
@@ -137,32 +139,34 @@ is about a microsecond of one core of 2020.
 """
 
 WORK_RATE: Final = 500_000
-"""Units a second that a connection may cause for long. A busy client needs 17 for each request, 21 where they
-have a time limit that varies, so this is more of them than a core answers.
+"""Sustained units of work a second of one connection. A busy client needs 17 for each request, 21 with a
+varying time limit, so this is more requests than a core answers.
 """
 
 WORK_BURST: Final = 500_000
-"""Units that a connection may cause ahead of that rate."""
+"""Units that a connection may cause at once beyond that rate."""
 
 SHORT_SLICE: Final = 250
-"""What a turn has once all connections have caused `ROUND` in a round: a few requests, or a frame that takes
-more. So a round stays short however many ask for much, and who asks for little notices nothing.
+"""Units of a turn once all connections have caused `ROUND` in a round: a few requests, or one expensive
+frame. So a round stays short however many connections are busy, and clients with few requests are not
+delayed.
 """
 
 ROUND: Final = 3_000
-"""Units of work of one round, at 3 ms, from which turns are short."""
+"""Units of work in one round (3 ms) after which turns are short."""
 
 DEPARTED_AT_ONCE: Final = 64
-"""Streams of connections that are gone which are freed, and told so, in one round; a watch takes 10 us to
-forget.
-"""
+"""Streams of closed connections that are freed in one round; a watch takes 10 us."""
 
 PAUSES: Final = 10
-"""How often a connection may be found beyond its rate, and not read until it is within it again, before it is
-closed; one more for every minute that passes.
+"""How often a connection may exceed its rate of work, and be paused until it is within the rate, before it is
+closed; one more for each minute that passes.
 """
 
 HANDLED: Final = 10
-"""Units for handing over one request or message. Handlers are charged no more, so whatever one does at once
-has to be bounded by what its message holds, and not by what the member or the connection does.
+"""Units for handing over one request or message. Handlers are charged no more, so the work a handler does at
+once must be bounded by the size of its message, not by the state of the member or the connection.
 """
+
+STREAMS_PER_UNIT: Final = 8
+"""Streams looked at in a loop that count as one unit."""

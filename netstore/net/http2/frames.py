@@ -52,6 +52,9 @@ SET_LIST_SIZE: Final = 6
 MAX_FRAME: Final = 16_384
 """Bytes of the payload of a frame we accept: the default, which every client keeps to."""
 
+LEAST_FRAME_LIMIT: Final = 16_384
+"""The smallest SETTINGS_MAX_FRAME_SIZE a peer may set, and its value before SETTINGS."""
+
 MAX_WINDOW: Final = 2**31 - 1
 FRAME_HEAD: Final = Struct(">IBI")
 NUMBER: Final = Struct(">I")
@@ -80,7 +83,7 @@ class StreamFault(Exception):  # noqa: N818 - named for its scope in RFC 9113, 5
 
 
 def unpadded(data: bytes, start: int, stop: int) -> tuple[int, int]:
-    """What a padded payload holds (RFC 9113, 6.1)."""
+    """The bounds of a padded payload without its padding (RFC 9113, 6.1)."""
     if start == stop:
         raise ConnectionFault(FRAME_SIZE_ERROR, "a padded frame without its length")
     padding = data[start]

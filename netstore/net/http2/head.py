@@ -1,4 +1,4 @@
-"""What a request says before its body: checked once, shared by all that say the same (RFC 9113, 8)."""
+"""The header list of a request, validated once and shared by all requests with the same (RFC 9113, 8)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _PSEUDO: Final = (b":method", b":scheme", b":authority", b":path")
 
 
 class Head:
-    """A request's header list, checked once and shared by all requests with the same; never changed.
+    """A request's header list, validated once and shared by all requests with the same; never changed.
 
-    `fields` are those without a colon. `route` is whatever the application made of it. `cost` are the units
-    of work that it was to make, until they are charged.
+    `fields` are the regular fields, without pseudo-header fields. `route` is set by the application. `cost`
+    are the units of work that validation took, until they are charged.
     """
 
     __slots__ = ("authority", "content_length", "cost", "fields", "method", "path", "route", "scheme")
@@ -39,7 +39,7 @@ class Head:
             if name not in _PSEUDO or name in pseudo:
                 raise StreamFault(PROTOCOL_ERROR, f"pseudo-header field {name!r} is unknown or comes twice")
             if len(value.translate(None, _NO_TARGET)) != len(value):
-                # A target is one word (RFC 9112, 3.2): what is put into a line of text later ends nothing.
+                # A request target has no whitespace (RFC 9112, 3.2), so it can be put into a log line safely.
                 raise StreamFault(PROTOCOL_ERROR, f"{name.decode()} has a space or a control character")
             pseudo[name] = value
             count += 1
@@ -83,7 +83,7 @@ def check_fields(fields: tuple[Field, ...]) -> None:
 
 
 def trailers_allowed(fields: list[Field]) -> bool:
-    """Whether these fields may stand after a body (RFC 9113, 8.1)."""
+    """Whether these fields are valid trailers (RFC 9113, 8.1)."""
     try:
         check_fields(tuple(fields))
     except StreamFault:

@@ -1,4 +1,4 @@
-"""What all HTTP/2 connections of a listener share."""
+"""State shared by all HTTP/2 connections of a listener."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from netstore.errors import MustStop
 from netstore.net.hpackcache import kept_size
 from netstore.net.http2.bounds import DEPARTED_AT_ONCE, MAX_STREAMS, ROUND, SHORT_SLICE, SLICE
+from netstore.net.http2.closing import free_departed
 from netstore.net.http2.frames import INTERNAL_ERROR, StreamFault
 from netstore.net.http2.head import Head
 
@@ -25,25 +26,23 @@ HEAD_KNOWN_SIZE: Final = 4_096
 
 
 class Application(Protocol):
-    """Who makes streams of requests."""
+    """What makes streams of requests: gRPC, or a test."""
 
     def route(self, head: Head) -> Any:
-        """What to make of requests with this head; kept in `head.route` as long as the head is known."""
+        """How to handle requests with this head; cached in `Head.route` with the head."""
 
     def open(self, connection: Http2Connection, number: int, head: Head, timeout: bytes | None) -> Stream:
-        """A request began: the stream that takes it. `timeout` is the field that varies."""
+        """The stream for a new request. `timeout` is the value of the varying field."""
 
     def failed(self, what: Stream | Head, fault: Exception) -> None:
-        """A stream, or the opening of one, raised. It is over already and whoever waits for it was told; this
-        is to say so in the log.
-        """
+        """A stream, or the opening of one, raised. It has ended already; this is to log the exception."""
 
 
 class Http2Server:
-    """What all HTTP/2 connections of a listener share: the application, the heads it knows, a clock in
-    seconds, and bounds. `varying` names the header field that differs from request to request. `soon` makes a
-    call in the next round (`Reactor.call_soon`); without it, all streams of a connection that is gone are
-    told at once.
+    """State shared by all HTTP/2 connections of a listener: the application, cached heads, a clock in
+    seconds, and limits. `varying` names the header field that differs from request to request. `soon`
+    schedules a callback in the next round (`Reactor.call_soon`); without it, all streams of a closed
+    connection are freed at once.
     """
 
     __slots__ = (
@@ -80,12 +79,12 @@ class Http2Server:
         self._leaving = False
         self._round_at = clock()
         self.spent = 0
-        """Units of work that this round has taken."""
+        """Units of work in this round."""
 
     def turn(self, now: float) -> int:
-        """A turn begins: how many units of work it has. What it took is to be added to `spent`.
+        """Begin a turn: its units of work. The caller adds what it used to `spent`.
 
-        Rounds are told apart by the clock, which the reactor reads once in each.
+        A new round is recognized by a new time of the clock, which the reactor reads once in each.
         """
         if now != self._round_at:
             self._round_at = now
@@ -93,8 +92,8 @@ class Http2Server:
         return SLICE if self.spent < ROUND else SHORT_SLICE
 
     def depart(self, streams: Iterable[Stream]) -> None:
-        """The connection of these is gone, and they are open no more: let go of each, so many in a round, for
-        16,000 watches may go at once.
+        """Free the streams of a closed connection, `DEPARTED_AT_ONCE` in a round: there may be 16,000
+        watches.
         """
         self._departing.extend(streams)
         if not self._leaving:
@@ -107,18 +106,18 @@ class Http2Server:
         while departing and (left > 0 or soon is None):
             left -= 1
             stream = departing.popleft()
-            stream.connection.let_go(stream)
+            free_departed(stream.connection, stream)
         if departing and soon is not None:
             soon(self._let_go)
         else:
             self._leaving = False
 
     def head(self, fields: tuple[Field, ...]) -> Head:
-        """The head these fields make. StreamFault when they are malformed, which is not remembered, or when
-        the application cannot route them.
+        """The head of these fields, from the cache if known. StreamFault when they are malformed (not cached)
+        or when the application cannot route them.
 
-        The key is everything a head and its route are made of, so what is remembered cannot mean something
-        else. Bounded by count and by bytes, with what a field costs beside its own.
+        The key has everything that a head and its route depend on. Bounded by count and by bytes, including
+        the overhead of each field.
         """
         head = self._heads.get(fields)
         if head is None:
@@ -140,8 +139,8 @@ class Http2Server:
         return head
 
     def failed(self, what: Stream | Head, fault: Exception) -> None:
-        """See `Application.failed`. Raises nothing: a fault that cannot be logged must not keep the streams
-        that follow from being told.
+        """See `Application.failed`. Raises nothing: if logging fails, the streams that follow must still be
+        told.
         """
         with suppress(Exception):
             self.application.failed(what, fault)

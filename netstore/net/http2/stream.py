@@ -1,4 +1,4 @@
-"""One request and its answer, as frames of a connection that many share."""
+"""One HTTP/2 stream: a request and its response."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from netstore.net.http2.bounds import FORGIVEN, PACE, STREAM_WINDOW
+from netstore.net.http2.charging import charge_kept
+from netstore.net.http2.closing import close
+from netstore.net.http2.flow import cancel_room, enqueue, takes_more
 from netstore.net.http2.frames import DATA, END_STREAM, FRAME_HEAD
+from netstore.net.http2.receiving import grant
 from netstore.net.intake import Claim, Crowded
 
 if TYPE_CHECKING:
@@ -15,14 +19,13 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """One request and its answer, as frames. The application's streams derive from it.
+    """One request and its response, as frames. The application's streams derive from it.
 
-    What comes is given to `take` and `lost`, inside the parser: they only keep it, and put the stream into
-    `connection.ready`, for `hand_over` to handle once the read is parsed. Answers are given with `put_head`,
-    `put_data` and `put_last`.
+    The parser calls `take` and `lost`, which only store what came and put the stream into `connection.ready`;
+    `hand_over` handles it once the read is parsed. Answer with `put_head`, `put_data` and `put_last`.
 
-    What any of them raises ends this stream with INTERNAL_ERROR and no other: if it was still open, `lost` is
-    called, so that whoever waits for it hears of it.
+    An exception of these callbacks resets this stream only, with INTERNAL_ERROR; if it was still open, `lost`
+    is called, so that the application can tell whoever waits for it.
     """
 
     __slots__ = (
@@ -30,6 +33,8 @@ class Stream:
         "_queue",
         "_weighed",
         "allowed",
+        "awaiting_drain",
+        "awaiting_room",
         "came",
         "claim",
         "connection",
@@ -41,97 +46,93 @@ class Stream:
         "open",
         "opened_at",
         "queued",
+        "sending",
         "since",
-        "thirsty",
-        "turning",
-        "wanting",
     )
 
     patient = True
-    """It may wait while the peer's windows hold back much of what was answered."""
+    """Its request may be held back while much is queued for the peer's windows."""
 
     awaited = True
-    """Something of it is here, or is owed, and the rest must come; asked only while it has `since`."""
+    """The time limit for incomplete requests applies; checked only while it has `since`."""
 
     def __init__(self, connection: Http2Connection, number: int, head: Head) -> None:
         self.connection = connection
         self.number = number
         self.expected = head.content_length
-        """Bytes of the body that content-length promises and that have not come yet."""
+        """Bytes of the body that are still to come by content-length; None without that field."""
         self.allowed = STREAM_WINDOW
-        """Bytes the client may still send."""
+        """Our window: bytes of DATA the client may still send."""
         self.credit = 0
-        """Bytes we may send beyond the connection's initial window: granted, less those sent. So a change of
-        the initial window changes no stream (RFC 9113, 6.9.2).
+        """The peer's window less its initial window: bytes granted by WINDOW_UPDATE, less those sent. So a
+        change of the initial window changes no stream (RFC 9113, 6.9.2).
         """
         self.opened_at = connection.now
         self.since: float | None = connection.now
-        """When what is not complete now was begun: the request, or a message of a stream. Later where it has
-        come on at the pace that is asked for.
+        """When the incomplete request, or message of a stream, was begun; None if there is none. Set anew
+        after each period in which it kept the minimum pace.
         """
         self.came = 0
-        """Bytes of DATA since then."""
+        """Bytes of DATA since `since`."""
         self.claim: Claim | None = None
-        """The memory for what has not come whole, or that it waits for; of a unary call or a request until it
-        is answered, or may be for long.
+        """The memory admitted or requested for an incomplete body or message. A unary call or request keeps
+        it until it is answered, unless `set_aside` is called.
         """
         self.kept = 0
-        """Bytes of what came whole that stay here and have no claim."""
+        """Bytes of complete data that stay here without a claim."""
         self.half_closed = False
-        """The client has sent everything."""
+        """The client has sent END_STREAM."""
         self.open = True
-        """The answer can still be given."""
-        self.turning = False
-        """It stands in the connection's line of streams that have something to send, and room for it."""
-        self.thirsty = False
-        """It wants to know when it has drained."""
-        self.wanting = False
-        """It stands in one of the connection's lines of streams that wait for room."""
+        """The response can still be given."""
+        self.sending = False
+        """It is in `connection.senders`."""
+        self.awaiting_drain = False
+        """`drained` is to be called when it has drained."""
+        self.awaiting_room = False
+        """It is in `connection.room_waiters` or `connection.window_waiters`."""
         self.queued = 0
-        """Bytes of DATA that wait for their turn or a window."""
+        """Bytes of queued DATA."""
         self._weighed = 0
         self._queue: deque[bytes | memoryview] | None = None
         self._last: bytes | None = None
 
     @property
     def window(self) -> int:
-        """Bytes we may still send; below zero after the client took some back."""
+        """The peer's window: bytes we may still send; negative if SETTINGS reduced it (RFC 9113, 6.9.2)."""
         return self.connection.initial_window + self.credit
 
     @property
     def backlog(self) -> int:
-        """Bytes given to this stream that the kernel has not taken, with those of the connection before
-        them.
-        """
+        """Bytes given to this stream that the kernel has not taken, plus the connection's unsent bytes."""
         return self.queued + self.connection.output.unsent
 
     @property
     def room(self) -> int:
-        """Bytes that would leave, or only wait for the network, if they were given now; 0 while the peer's
-        windows or what waits on the connection hold back whatever is given. O(1).
+        """Bytes that can be given now without exceeding the peer's windows; 0 while those are closed, or
+        while the connection has enough queued or unsent. O(1).
         """
         connection = self.connection
         room = min(connection.initial_window + self.credit - self.queued, connection.window)
-        return room if room > 0 and connection.takes_more else 0
+        return room if room > 0 and takes_more(connection) else 0
 
     @property
     def ended(self) -> bool:
-        """Its answer was given to its end, though not all of it may be sent."""
+        """The response was given completely, though not all of it may be sent."""
         return self._last is not None
 
     @property
     def waits(self) -> bool:
-        """What it sends is not to come before there is memory for it."""
+        """It waits for memory; the client's window is not opened until then."""
         return self.claim is not None and not self.claim.granted
 
     @property
     def size(self) -> int:
-        """Bytes of a whole request that was not handed over."""
+        """Bytes of a complete request that was not handed over."""
         return 0
 
     def want(self, size: int, came: int) -> bool:
-        """So many bytes are wanted in all for what has come in part: they are there, or it waits for them.
-        False where no more can wait.
+        """Ask for memory for a body or message of `size` bytes, of which `came` have arrived: it is admitted
+        or waits. False if no more can wait.
         """
         output = self.connection.output
         claim = self.claim
@@ -145,12 +146,12 @@ class Stream:
             self.unclaim()
             return False
         if granted and size - came > self.allowed:
-            self.connection.widen(self, size - came)
+            grant(self.connection, self, size - came)
         return True
 
     def weigh(self, came: int) -> None:
-        """So many bytes are here of what has not come whole. They count in the connection's `held` where they
-        have no claim that counts them.
+        """State how many bytes of incomplete data are here. They count in `connection.held` unless an
+        admitted claim counts them.
         """
         claim = self.claim
         if claim is not None:
@@ -162,16 +163,16 @@ class Stream:
         self._weighed = came
 
     def complete(self) -> None:
-        """All of it has come, and of a request its end too. It keeps its memory until it is answered."""
+        """The message is complete, of a request with END_STREAM. The memory is kept until it is answered."""
         claim = self.claim
         if claim is not None:
             self.connection.output.intake.whole(claim)
-            if not claim.granted:  # the rest came within the first window
+            if not claim.granted:  # all of it fitted into the first window
                 self.set_aside()
 
     def set_aside(self) -> None:
-        """It may be long until it is answered, and nobody is to wait for its memory: what is here of a whole
-        request is the connection's own from now on, until it is over.
+        """Give the claim back because the answer may take long: the complete request is charged to the
+        connection from now on, until the stream is over.
         """
         claim = self.claim
         size = self.size if claim is None else claim.came
@@ -180,18 +181,18 @@ class Stream:
             self.keep(size)
 
     def keep(self, size: int) -> None:
-        """So many bytes that came whole stay here."""
+        """State how many bytes of complete data are kept without a claim."""
         kept, self.kept = self.kept, size
-        self.connection.keep(size - kept)
+        charge_kept(self.connection, size - kept)
 
     def unclaim(self) -> None:
-        """Nothing is here any more that its claim is for."""
+        """Release the claim."""
         claim, self.claim = self.claim, None
         if claim is not None:
             self.connection.output.intake.release(claim)
 
     def free(self) -> None:
-        """It is over: it needs no memory any more."""
+        """Release all memory: the stream is over."""
         if self.kept:
             self.keep(0)
         claim, self.claim = self.claim, None
@@ -207,7 +208,7 @@ class Stream:
         if claim is not None and self.open:
             self.since = self.connection.now if self.since is not None else None
             self.came = 0
-            self.connection.widen(self, claim.size - claim.came)
+            grant(self.connection, self, claim.size - claim.came)
             self.weigh(claim.came)
             self.connection.output.again()
 
@@ -216,34 +217,34 @@ class Stream:
         raise NotImplementedError
 
     def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
-        """A piece of the body, `data[start:stop]`; `ended` with the last."""
+        """A piece of the body, `data[start:stop]`; `ended` is set with END_STREAM."""
         raise NotImplementedError
 
     def hand_over(self) -> None:
-        """The read is parsed: handle what was taken. Called once for each entry in `ready`."""
+        """Handle what was taken, after the read is parsed. Called once for each entry in `ready`."""
         raise NotImplementedError
 
     def lost(self) -> None:
-        """The client reset the stream, or the connection is over. The stream is not open any more."""
+        """The stream was reset, or the connection is over. `open` is False already."""
         raise NotImplementedError
 
     def drain(self) -> None:
-        """The server stops: end what has no end of its own."""
+        """The server stops: end a response that has no end of its own."""
 
     def drained(self) -> None:
-        """The backlog has fallen to `LOW_WATER`, for who asked for it with `connection.thirst`; or there is
-        `room`, for who asked for that with `connection.want_room`.
+        """Called once after `await_drain`, when the backlog has fallen to `LOW_WATER`; or after `await_room`,
+        when there is `room`.
         """
 
     def put_head(self, block: bytes) -> None:
-        """Send a header block; the body follows."""
+        """Send the header block of the response; a body or trailers follow."""
         if self.claim is not None and self.claim.asker is None:
             self.set_aside()
         self.connection.put_block(self.number, block, 0)
 
     def put_data(self, prefix: bytes, data: bytes | memoryview) -> None:
-        """Send a piece of the body: `prefix` and `data`, which are apart so that many streams can share the
-        data. Never refused: the backlog grows instead.
+        """Send a piece of the body: `prefix`, then `data`, which many streams may share. Never refused: the
+        backlog grows instead.
         """
         size = len(prefix) + len(data)
         connection = self.connection
@@ -256,7 +257,7 @@ class Stream:
         ):
             self.credit -= size
             connection.window -= size
-            connection.moved += size
+            connection.progress += size
             connection.strikes = FORGIVEN
             connection.output.write(FRAME_HEAD.pack(size << 8, 0, self.number) + prefix + data)
         elif size:
@@ -267,20 +268,20 @@ class Stream:
             if data:
                 self._queue.append(data)
             self.queued += size
-            connection.enqueue(self, size)
+            enqueue(connection, self, size)
 
     def put_last(self, block: bytes = b"") -> None:
-        """End the answer, with trailers unless the block is empty, once everything before it is sent."""
+        """End the response once everything before is sent, with trailers unless the block is empty."""
         self.open = False
         self.free()
         self._last = block
-        if self.wanting:
-            self.connection.unwant(self)
+        if self.awaiting_room:
+            cancel_room(self.connection, self)
         if not self.queued:
             self.sent()
 
     def sent(self) -> None:
-        """The queue is empty: end the stream if it was to end."""
+        """The queue is empty: send END_STREAM if the response is complete."""
         block = self._last
         if block is None:
             return
@@ -290,7 +291,7 @@ class Stream:
         else:
             connection.output.write(FRAME_HEAD.pack(DATA, END_STREAM, self.number))
         connection.strikes = FORGIVEN
-        connection.close(self)
+        close(connection, self)
 
     def fill(self, size: int, pieces: list[bytes | memoryview]) -> None:
         """Move the first `size` bytes of the queue, which has them, to the end of `pieces`."""
@@ -306,7 +307,7 @@ class Stream:
             pieces.append(piece)
 
     def drop(self) -> int:
-        """Forget what was queued; how many bytes that were."""
+        """Drop the queue; the number of bytes that were in it."""
         dropped, self.queued = self.queued, 0
         self._queue = None
         return dropped

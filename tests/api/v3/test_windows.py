@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from netstore.limits import Budget
 from netstore.net import http2
 from netstore.net.exchange import LOW_WATER
-from netstore.net.grpc import TIMEOUT_FIELD, GrpcServer
+from netstore.net.grpc.headers import TIMEOUT_FIELD
+from netstore.net.grpc.server import GrpcServer
 from netstore.net.http2 import Http2Connection, Http2Server, frame
 from netstore.net.http2.bounds import GIVEN, GIVEN_OVER, TOLD_AT_ONCE
+from netstore.net.http2.closing import give_up
 from netstore.node.timekeeper import Deadline
 from netstore.proto import rpc_pb2 as pb
 from tests.support.h2client import REQUEST, block, frames
@@ -62,7 +64,7 @@ def number_of(value: int) -> bytes:
 
 class Client:
     """A connection to the services of a member, driven as the reactor does it: `resume` is called where the
-    connection says that it is hungry, and turns where it asks for them.
+    connection has pending work (`has_pending`), and turns where it asks for them.
     """
 
     def __init__(self, served: Served, window: int, whole: int = MOST_WINDOW) -> None:
@@ -137,7 +139,7 @@ class Client:
     def network(self, unsent: int) -> None:
         """So much is not sent; a socket that takes something gives the session its turn if it wants one."""
         self.output.backlog = unsent
-        if self.connection.hungry:
+        if self.connection.has_pending:
             self.connection.resume()
         self.run()
 
@@ -277,7 +279,7 @@ def test_a_window_that_is_taken_back_from_one_in_line_is_waited_for(
     one = client(clients, served, 1_000, 0)
     one.connection.window = 5
     number = one.ask(LIST)
-    assert list(one.connection._line) == [one.connection.streams[number]]
+    assert list(one.connection.room_waiters) == [one.connection.streams[number]]
     one.initial(0)
     one.widen(0, MOST_WINDOW)
     check_lines(one.connection)
@@ -294,7 +296,7 @@ def test_those_that_wait_for_one_that_fails_go_on(served: Served, clients: list[
     for number in others:
         one.widen(number, MOST_WINDOW)
     assert not one.ended
-    one.connection._give_up(one.connection.streams[blocker], http2.INTERNAL_ERROR)
+    give_up(one.connection, one.connection.streams[blocker], http2.INTERNAL_ERROR)
     one.run()
     assert one.ended == set(others)
 
@@ -384,9 +386,9 @@ def check_lines(connection: Http2Connection) -> None:
     """Who wants room stands in one line, and is alive."""
     streams = list(connection.streams.values())
     assert connection.answers == sum(each.queued for each in streams if each.patient)
-    waiting = [*connection._parked, *connection._line]
-    assert sorted(each.number for each in streams if each.wanting) == sorted(e.number for e in waiting)
-    assert all(each.window <= each.queued for each in connection._parked)
+    waiting = [*connection.window_waiters, *connection.room_waiters]
+    assert sorted(each.number for each in streams if each.awaiting_room) == sorted(e.number for e in waiting)
+    assert all(each.window <= each.queued for each in connection.window_waiters)
 
 
 def test_a_list_that_leaves_at_once_is_given_at_once(served: Served, clients: list[Client]) -> None:

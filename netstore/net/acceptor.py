@@ -1,0 +1,159 @@
+"""Accepting connections of clients: the listening sockets, the limit of connections, and pauses at it."""
+
+from __future__ import annotations
+
+import select
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+from netstore.guard import guarded
+from netstore.net.accept import CannotAccept, accept
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.net.connection import Connection
+    from netstore.net.crowd import Crowd
+    from netstore.net.reactor import Reactor
+    from netstore.net.tls import Credentials
+    from netstore.seams import Log
+
+KERNEL_BUFFER: Final = 128 * 1024
+"""Bytes the kernel may buffer for a connection in each direction; it reserves twice that. Without it a buffer
+grows to the limits in `tcp_rmem` and `tcp_wmem`, 4 to 32 MiB, and counts as memory of this process's control
+group (socket(7), tcp(7)). For a client 20 ms away this allows 6 MiB a second.
+"""
+
+ACCEPT_SECONDS: Final = 0.001
+"""How much of a round is for accepting connections; each takes about 50 us."""
+
+_ACCEPTS_PER_ROUND: Final = 64
+_BACKLOG: Final = 1024
+_IN: Final = select.EPOLLIN
+
+
+class Acceptor:
+    """The listening sockets of a reactor. When no connection can be accepted, none of them is watched until a
+    connection closes or the next sweep, because they would be ready again at once.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        epoll: select.epoll,
+        crowd: Crowd[Connection],
+        log: Log,
+        clock: Callable[[], float],
+    ) -> None:
+        self._reactor = reactor
+        self._epoll = epoll
+        self._crowd = crowd
+        self._log = log
+        self._clock = clock
+        self.listeners: dict[int, tuple[socket.socket, Credentials | None]] = {}
+        """Descriptor -> listening socket, and what TLS needs."""
+        self.paused = False
+        """The listeners are not watched."""
+        self._let_go_logged = -1.0
+
+    def listen(self, sock: socket.socket, credentials: Credentials | None) -> None:
+        """See `Reactor.listen`."""
+        for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            sock.setsockopt(socket.SOL_SOCKET, buffer, KERNEL_BUFFER)
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+        self.listeners[sock.fileno()] = sock, credentials
+        self._epoll.register(sock.fileno(), _IN)
+
+    def stop(self) -> None:
+        """Close the listening sockets."""
+        for fd, (sock, _) in self.listeners.items():
+            if not self.paused:
+                self._epoll.unregister(fd)
+            sock.close()
+        self.listeners.clear()
+
+    def accept_from(self, ready: list[int]) -> None:
+        """Accept from the listeners that are ready. If one fails for whatever reason, all of them pause."""
+        for fd in ready:
+            listener = self.listeners.get(fd)
+            if listener is None or self.paused:
+                return  # closed in this round, or paused for the listener before
+            if not guarded(self._reactor.failed, self.accept, *listener):
+                self.pause("accepting failed", len(self._crowd))
+
+    def accept(self, listener: socket.socket, credentials: Credentials | None) -> None:
+        """Accept connections from one listener, for `ACCEPT_SECONDS`."""
+        stop = self._clock() + ACCEPT_SECONDS
+        for _ in range(_ACCEPTS_PER_ROUND):
+            if self._crowd.full and not self._crowd.yields:
+                self.pause("connection limit", self._crowd.most)
+                return
+            try:
+                accepted = accept(listener)
+            except CannotAccept as why:
+                silent = self._crowd.silent
+                if silent is None:
+                    self.pause(str(why), len(self._crowd))
+                    return
+                silent.cut()
+                continue
+            if accepted is None:
+                return
+            if not guarded(self._reactor.failed, self.admit, *accepted, credentials):
+                accepted[0].close()
+            if self._clock() > stop:
+                return
+
+    def admit(self, sock: socket.socket, address: Any, credentials: Credentials | None) -> None:
+        """Add an accepted connection, if there is or can be made room for it."""
+        if self._crowd.full and not self.make_room(address[0] if isinstance(address, tuple) else ""):
+            sock.close()
+            return
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._reactor.add(sock, address, credentials)
+
+    def make_room(self, coming: str) -> bool:
+        """Cut a connection in favour of a new one of this principal; False to refuse the new one."""
+        weakest = self._crowd.weakest(coming)
+        gone = coming if weakest is None else weakest.principal
+        now = self._reactor.now
+        if now - self._let_go_logged >= 1:
+            self._let_go_logged = now
+            said = weakest is None or weakest.heard
+            share = f"it has more than its share, {self._crowd.share} of {self._crowd.most}"
+            self._log.warning(
+                "connection_let_go",
+                principal=gone,
+                reason=share if said else "it never said anything",
+                limit="max_connections",
+                connections=len(self._crowd),
+                fix="raise max_connections if all of them are wanted",
+            )
+        if weakest is None:
+            return False
+        weakest.cut()
+        return True
+
+    def pause(self, reason: str, connections: int) -> None:
+        """Stop watching all listeners. Does nothing if they are paused."""
+        if self.paused:
+            return
+        self._log.warning("accepting_paused", reason=reason, connections=connections)
+        self.paused = True
+        for fd in self.listeners:
+            self._epoll.unregister(fd)
+
+    def resume(self) -> None:
+        """Watch the listeners again, if they are paused."""
+        if self.paused and self.listeners:
+            self.paused = False
+            for fd in self.listeners:
+                self._epoll.register(fd, _IN)
+
+    def sweep(self) -> None:
+        """Once a second: try again to accept, unless the limit of connections is still reached."""
+        if not self._crowd.full or self._crowd.yields:
+            self.resume()

@@ -1,0 +1,241 @@
+"""The gRPC server: routes requests to methods, refuses unknown ones, and enforces the deadlines of calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from netstore.codes import INTERNAL, INVALID_ARGUMENT, UNIMPLEMENTED
+from netstore.expiry import Expiries
+from netstore.net import http2
+from netstore.net.grpc.call import GrpcCall
+from netstore.net.grpc.headers import CONTENT_TYPE, parse_timeout, status_block
+from netstore.net.grpc.messages import MESSAGE_LIMIT
+from netstore.net.grpc.streaming import StreamCall
+from netstore.net.grpc.unary import UnaryCall
+from netstore.net.hpackcache import literal, status_field
+from netstore.net.http2 import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netstore.net.grpc.protocols import Handler, Services, StreamHandler
+    from netstore.net.http2 import Head, Http2Connection
+    from netstore.seams import After, Alarm, Log
+
+    Opener = Callable[[Http2Connection, int, Head], Stream]
+
+_EXPIRED_AT_ONCE: Final = 64
+"""Calls whose deadline has passed that are ended in one round: 1 ms. The others follow in the next rounds."""
+_TOLD_PATH: Final = 200
+_TOLD_FAULT: Final = 1000
+
+
+class Refusal:
+    """The route of requests that are refused: trailers with a status and a text, and an HTTP status for
+    clients that do not speak gRPC.
+    """
+
+    __slots__ = ("block",)
+
+    def __init__(self, status: int, text: str, http: int = 200, more: bytes = b"") -> None:
+        self.block = status_field(http) + CONTENT_TYPE + status_block(status, text) + more
+
+
+class _Unary:
+    """The route of a unary method."""
+
+    __slots__ = ("handler",)
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
+
+
+class _Streaming:
+    """The route of a streaming method."""
+
+    __slots__ = ("handler",)
+
+    def __init__(self, handler: StreamHandler) -> None:
+        self.handler = handler
+
+
+class _Plain:
+    """The route of requests that are not gRPC."""
+
+    __slots__ = ("open",)
+
+    def __init__(self, opener: Opener) -> None:
+        self.open = opener
+
+
+Route = Refusal | _Unary | _Streaming | _Plain
+"""How requests with a given head are handled; kept in `Head.route`."""
+
+
+class GrpcServer:
+    """State shared by all gRPC connections of a listener. Implements `http2.Application`.
+
+    `after` schedules a callback after a delay; one alarm at a time serves all deadlines. `soon` schedules one
+    in the next round (`Reactor.call_soon`), used when many calls expire at once; without it they wait for the
+    next tick. `plain` opens the stream of a request that is not gRPC and not to a method served here; without
+    it such a request is refused.
+    """
+
+    __slots__ = (
+        "_after",
+        "_alarm",
+        "_armed",
+        "_soon",
+        "_timed",
+        "clock",
+        "log",
+        "message_limit",
+        "plain",
+        "services",
+    )
+
+    def __init__(
+        self,
+        services: Services,
+        clock: Callable[[], float],
+        after: After,
+        log: Log,
+        *,
+        message_limit: int = MESSAGE_LIMIT,
+        plain: Opener | None = None,
+        soon: Callable[[Callable[[], object]], None] | None = None,
+    ) -> None:
+        self.services = services
+        self.clock = clock
+        self.log = log
+        self.message_limit = message_limit
+        self.plain = plain
+        self._after = after
+        self._soon = soon
+        self._timed: Expiries[GrpcCall] = Expiries()
+        self._alarm: Alarm | None = None
+        self._armed: float | None = None
+
+    def route(self, head: Head) -> Route:
+        """See `http2.Application`: the kind of call and its handler."""
+        path, kind = head.path, head.field(b"content-type") or b""
+        unary, stream = self.services.unary.get(path), self.services.stream.get(path)
+        if not kind.startswith(b"application/grpc") or kind[16:17] not in (b"", b"+", b";"):
+            if self.plain is None or unary is not None or stream is not None:
+                name = kind.decode("utf-8", "replace")
+                return Refusal(INVALID_ARGUMENT, f'invalid gRPC request content-type "{name}"', 415)
+            return _Plain(self.plain)
+        if head.method != b"POST":
+            name = head.method.decode()
+            return Refusal(
+                INTERNAL, f'Received a HEADERS frame with :method "{name}" which should be POST', 405
+            )
+        encoding = head.field(b"grpc-encoding") or b"identity"
+        if encoding != b"identity":
+            name = encoding.decode("utf-8", "replace")
+            return Refusal(
+                UNIMPLEMENTED,
+                f'grpc: Decompressor is not installed for grpc-encoding "{name}"',
+                more=literal(b"grpc-accept-encoding", b"identity"),
+            )
+        if unary is not None:
+            return _Unary(unary)
+        if stream is not None:
+            return _Streaming(stream)
+        return Refusal(UNIMPLEMENTED, self._unknown(path.decode("utf-8", "replace")))
+
+    def open(self, connection: Http2Connection, number: int, head: Head, timeout: bytes | None) -> Stream:
+        """See `http2.Application`."""
+        route: Route = head.route
+        if timeout is None and type(route) is _Unary:  # the common case
+            return UnaryCall(self, connection, number, head, route.handler)
+        if isinstance(route, Refusal):
+            return RefusedCall(connection, number, head, route)
+        if isinstance(route, _Plain):
+            return route.open(connection, number, head)
+        # Checked before the call is made, because a streaming call is queued for handling at once.
+        seconds = None
+        if timeout is not None:
+            seconds = parse_timeout(timeout)
+            if seconds is None:
+                value = timeout.decode("utf-8", "replace")
+                refusal = Refusal(INTERNAL, f'malformed grpc-timeout: "{value}"', 400)
+                return RefusedCall(connection, number, head, refusal)
+        call: GrpcCall
+        if isinstance(route, _Unary):
+            call = UnaryCall(self, connection, number, head, route.handler)
+        else:
+            call = StreamCall(self, connection, number, head, route.handler)
+        if seconds is not None:
+            call.deadline = self.clock() + seconds  # the alarm runs by this clock, not by `connection.now`
+            call.expiry = self._timed.add(call.deadline, call)
+            if self._armed is None or call.deadline < self._armed:
+                self._arm(call.deadline)
+        return call
+
+    def settle(self, call: GrpcCall) -> None:
+        """A call with a deadline is over."""
+        if call.expiry is not None:
+            self._timed.settle(call.expiry)
+
+    def failed(self, what: Stream | Head, fault: Exception) -> None:
+        """See `http2.Application`. Exceptions of services are logged here too."""
+        head = what.head if isinstance(what, GrpcCall) else what
+        path = head.path.decode("utf-8", "replace") if isinstance(head, http2.Head) else ""
+        self.log.warning("call_failed", method=path[:_TOLD_PATH], error=repr(fault)[:_TOLD_FAULT])
+
+    def _unknown(self, path: str) -> str:
+        service, slash, method = path.removeprefix("/").rpartition("/")
+        if not slash:
+            return f'malformed method name: "{path}"'
+        begin = f"/{service}/".encode()
+        known = any(
+            p.startswith(begin) for table in (self.services.unary, self.services.stream) for p in table
+        )
+        return f"unknown method {method} for service {service}" if known else f"unknown service {service}"
+
+    def _arm(self, when: float) -> None:
+        """Set the one alarm, to the earliest deadline."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._armed = when
+        self._alarm = self._after(max(0.0, when - self.clock()), self._expire)
+
+    def _expire(self) -> None:
+        """End calls whose deadline has passed: `_EXPIRED_AT_ONCE` at most, the others in the next rounds."""
+        now = self.clock()
+        if self._armed is None or now < self._armed:
+            return
+        self._alarm = self._armed = None
+        try:
+            for call in self._timed.due(now, _EXPIRED_AT_ONCE):
+                call.connection.attempt(call, call.expire)
+        finally:
+            first = self._timed.first()
+            if first is not None and first <= now and self._soon is not None:
+                self._armed = first
+                self._soon(self._expire)
+            elif first is not None:
+                self._arm(first)
+
+
+class RefusedCall(Stream):
+    """A call that is refused without reaching a service."""
+
+    __slots__ = ("_refusal",)
+
+    def __init__(self, connection: Http2Connection, number: int, head: Head, refusal: Refusal) -> None:
+        super().__init__(connection, number, head)
+        self._refusal = refusal
+        connection.ready.append(self)
+
+    def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
+        """See `http2.Stream.take`: the body is ignored."""
+
+    def hand_over(self) -> None:
+        """See `http2.Stream.hand_over`."""
+        if self.open:
+            self.put_last(self._refusal.block)
+
+    def lost(self) -> None:
+        """See `http2.Stream.lost`."""

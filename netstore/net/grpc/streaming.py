@@ -1,0 +1,152 @@
+"""Streaming calls: any number of messages in either direction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from netstore.codes import OK, UNAVAILABLE
+from netstore.errors import Reason
+from netstore.net.grpc.call import GrpcCall
+from netstore.net.grpc.messages import split
+from netstore.net.http2 import HANDLED
+from netstore.net.http2.charging import begin_message, complete_message
+from netstore.net.intake import SMALL
+
+if TYPE_CHECKING:
+    from netstore.net.grpc.protocols import Receiver, StreamHandler
+    from netstore.net.grpc.server import GrpcServer
+    from netstore.net.http2 import Head, Http2Connection
+
+_STOPPED: Final = Reason.STOPPED.text
+_MESSAGES_AT_ONCE: Final = 32
+_MESSAGE_COST: Final = 64
+"""Bytes charged for each waiting message of a stream, in addition to its own."""
+
+
+class StreamCall(GrpcCall):
+    """A streaming call. Handed over when it opens, and whenever messages have arrived."""
+
+    __slots__ = ("_ended", "_handler", "_inbox", "_inbox_size", "_listed", "_lost", "_receiver")
+
+    patient = False
+
+    def __init__(
+        self, server: GrpcServer, connection: Http2Connection, number: int, head: Head, handler: StreamHandler
+    ) -> None:
+        super().__init__(server, connection, number, head)
+        self._handler: StreamHandler | None = handler
+        self._receiver: Receiver | None = None
+        self._inbox: list[bytes] = []
+        self._inbox_size = 0
+        """Bytes in `_inbox` with `_MESSAGE_COST` each; charged while they exceed `SMALL`."""
+        self._ended = False
+        self._listed = True
+        self._lost = False
+        connection.ready.append(self)
+
+    @property
+    def awaited(self) -> bool:  # type: ignore[override]  # a constant for what is no stream of messages
+        """See `http2.Stream.awaited`: a client may open a stream long before its first message."""
+        return self.partial is not None
+
+    def complete(self) -> None:
+        """See `http2.Stream.complete`. The claim ends with the message; the next message has its own."""
+        self.unclaim()
+
+    def take(self, data: bytes, start: int, stop: int, ended: int) -> None:
+        """See `http2.Stream.take`."""
+        messages = split(self, data, start, stop)
+        if messages:
+            self._inbox += messages
+            self._inbox_size += sum(map(len, messages)) + _MESSAGE_COST * len(messages)
+            if self._inbox_size > SMALL:
+                self.keep(self._inbox_size)
+        if ended:
+            self._ended = True
+        elif self.partial is not None:
+            if messages or self.since is None:
+                begin_message(self.connection, self)
+        elif messages and self.since is not None:
+            complete_message(self.connection, self)
+        if not self._listed:
+            self._listed = True
+            self.connection.ready.append(self)
+
+    def hand_over(self) -> None:
+        """See `http2.Stream.hand_over`."""
+        self._listed = False
+        if self.open:
+            self.guard(self._serve)
+        else:
+            self._tell_end()
+
+    def end(self, status: int, text: str) -> None:
+        """See `GrpcCall.end`."""
+        if not self.open:
+            return
+        receiver = self._receiver
+        try:
+            super().end(status, text)
+        finally:
+            if receiver is not None:
+                self.guard(receiver.cancelled)
+
+    def drain(self) -> None:
+        """See `http2.Stream.drain`: end with UNAVAILABLE, so that the client goes to another member."""
+        self.end(UNAVAILABLE, _STOPPED)
+
+    def finish(self, status: int = OK, text: str = "") -> None:
+        """See `Call.finish`."""
+        if self.open:
+            self._receiver = None
+            super().finish(status, text)
+
+    def free(self) -> None:
+        """See `http2.Stream.free`."""
+        self._inbox.clear()
+        self._inbox_size = 0
+        super().free()
+
+    def lost(self) -> None:
+        """See `http2.Stream.lost`."""
+        self._lost = True
+        super().lost()
+
+    def _tell_end(self) -> None:
+        """The call was lost: run both end callbacks, whatever either of them raises."""
+        receiver, self._receiver = self._receiver, None
+        cancelled, self._cancelled = self._cancelled, None
+        if receiver is not None:
+            self.guard(receiver.cancelled)
+        if cancelled is not None:
+            self.guard(cancelled)
+
+    def _serve(self) -> None:
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            receiver = handler(self)
+            if self._lost:
+                # The connection ended while the handler ran, before it returned this receiver.
+                self.guard(receiver.cancelled)
+            elif not self.ended:
+                self._receiver = receiver  # told in `_tell_end` if the connection has ended
+        inbox, self._inbox = self._inbox[:_MESSAGES_AT_ONCE], self._inbox[_MESSAGES_AT_ONCE:]
+        self.connection.spent += HANDLED * len(inbox)
+        if self._inbox:
+            self._inbox_size -= sum(map(len, inbox)) + _MESSAGE_COST * len(inbox)
+        else:
+            self._inbox_size = 0
+        if self.kept:
+            self.keep(self._inbox_size)
+        for message in inbox:
+            if self.open and self._receiver is not None:
+                self._receiver.received(message)
+        if self._inbox and self.open:
+            self._listed = True
+            self.connection.ready.append(self)
+            return
+        if self.failure is not None:
+            self.end(*self.failure)
+        elif self._ended and self.open and self._receiver is not None:
+            self._ended = False
+            self._receiver.half_closed()

@@ -1,0 +1,164 @@
+"""Header blocks: HEADERS and CONTINUATION frames, the streams they open, and trailers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from netstore.errors import MustStop
+from netstore.net.hpackcache import BadBlock, LargeList
+from netstore.net.http2.bounds import CONTINUATIONS, LIST_LIMIT, STREAMS_OVER, UNFINISHED
+from netstore.net.http2.charging import complete_message
+from netstore.net.http2.closing import CLOSING, RESET_BY_US, WARNED, absent, blame, remember
+from netstore.net.http2.frames import (
+    COMPRESSION_ERROR,
+    END_HEADERS,
+    END_STREAM,
+    ENHANCE_YOUR_CALM,
+    FRAME_SIZE_ERROR,
+    INTERNAL_ERROR,
+    NUMBER,
+    PADDED,
+    PROTOCOL_ERROR,
+    REFUSED_STREAM,
+    RST_STREAM,
+    STREAM_CLOSED,
+    WITH_PRIORITY,
+    ConnectionFault,
+    StreamFault,
+    frame,
+    unpadded,
+)
+from netstore.net.http2.head import trailers_allowed
+
+if TYPE_CHECKING:
+    from netstore.net.http2.connection import Http2Connection
+    from netstore.net.http2.stream import Stream
+
+_REFUSED_WORK: Final = 8
+_OPEN_WORK: Final = 5
+_SKIPPED_KNOWN: Final = 64
+
+
+def headers(connection: Http2Connection, flags: int, number: int, payload: bytes) -> None:
+    """A HEADERS frame that is padded, has a priority, is followed by CONTINUATION, or has trailers."""
+    if not number:
+        raise ConnectionFault(PROTOCOL_ERROR, "HEADERS on no stream")
+    start, stop = 0, len(payload)
+    if flags & PADDED:
+        start, stop = unpadded(payload, start, stop)
+    if flags & WITH_PRIORITY:
+        start += 5
+        if start > stop:
+            raise ConnectionFault(FRAME_SIZE_ERROR, "HEADERS too short for their priority")
+    block = payload[start:stop]
+    if flags & END_HEADERS:
+        _block_done(connection, number, block, flags & END_STREAM)
+    else:
+        connection.partial_block = bytearray(block)
+        connection.block_stream = number
+        connection.block_ends = flags & END_STREAM
+        connection.block_since = connection.now
+        connection.continuations = 0
+
+
+def continuation(connection: Http2Connection, flags: int, payload: bytes) -> None:
+    """A CONTINUATION frame, whose stream was already compared."""
+    block = connection.partial_block
+    if block is None:
+        raise ConnectionFault(PROTOCOL_ERROR, "a CONTINUATION of nothing")
+    block += payload
+    connection.continuations += 1
+    if connection.continuations > CONTINUATIONS or len(block) > LIST_LIMIT:
+        raise ConnectionFault(
+            ENHANCE_YOUR_CALM,
+            f"a header block of more than {LIST_LIMIT} bytes, or {CONTINUATIONS} CONTINUATIONs",
+        )
+    if flags & END_HEADERS:
+        connection.partial_block = None
+        _block_done(connection, connection.block_stream, bytes(block), connection.block_ends)
+
+
+def _block_done(connection: Http2Connection, number: int, block: bytes, ended: int) -> None:
+    if number > connection.last_stream:
+        open_stream(connection, number, block, ended)
+    else:
+        _trailers(connection, number, block, ended)
+
+
+def open_stream(connection: Http2Connection, number: int, block: bytes, ended: int) -> None:
+    """Open a stream for a complete header block, or refuse it."""
+    if not number & 1:
+        raise ConnectionFault(PROTOCOL_ERROR, f"stream {number} is not the client's to open")
+    if number != connection.last_stream + 2 and len(connection.skipped) < _SKIPPED_KNOWN:
+        connection.skipped.append(range(connection.last_stream + 2, number, 2))
+    connection.last_stream = number
+    blocks = connection.blocks
+    try:
+        head, timeout = blocks.find(block) or blocks.read(block)
+    except LargeList as fault:
+        raise ConnectionFault(ENHANCE_YOUR_CALM, str(fault)) from None
+    except BadBlock as fault:
+        raise ConnectionFault(COMPRESSION_ERROR, str(fault)) from None
+    except StreamFault as fault:
+        connection.spent += blocks.cost * _REFUSED_WORK
+        blocks.cost = 0
+        blame(connection, number, fault.code)
+        return
+    if blocks.cost:
+        connection.spent += blocks.cost + head.cost
+        blocks.cost = head.cost = 0
+    if (
+        len(connection.streams) >= connection.server.max_streams
+        or (len(connection.streams) >= STREAMS_OVER and connection.output.account.over)
+        or connection.drain_state == CLOSING
+        or (not ended and connection.unfinished >= UNFINISHED)
+    ):
+        blame(connection, number, REFUSED_STREAM)
+    elif ended and head.content_length:
+        blame(connection, number, PROTOCOL_ERROR)
+    else:
+        try:
+            stream = connection.server.application.open(connection, number, head, timeout)
+        except MustStop:
+            raise
+        except Exception as fault:  # noqa: BLE001 - logged by `failed`; no stream is opened
+            connection.output.write(frame(RST_STREAM, 0, number, NUMBER.pack(INTERNAL_ERROR)))
+            remember(connection, number, RESET_BY_US)
+            connection.server.failed(head, fault)
+            return
+        connection.spent += _OPEN_WORK
+        connection.streams[number] = stream
+        connection.unfinished += 1
+        if connection.drain_state == WARNED:
+            connection.attempt(stream, stream.drain)
+        if ended and stream.open:
+            _take_end(connection, stream)
+
+
+def _take_end(connection: Http2Connection, stream: Stream) -> None:
+    """The request ends with its HEADERS or trailers, without END_STREAM on DATA."""
+    stream.half_closed = True
+    complete_message(connection, stream)
+    if stream.open:
+        connection.attempt(stream, stream.take, b"", 0, 0, END_STREAM)
+
+
+def _trailers(connection: Http2Connection, number: int, block: bytes, ended: int) -> None:
+    """A complete header block of a stream that was opened before: trailers, or an error."""
+    try:
+        fields = connection.blocks.decode(block)
+    except LargeList as fault:
+        raise ConnectionFault(ENHANCE_YOUR_CALM, str(fault)) from None
+    except BadBlock as fault:
+        raise ConnectionFault(COMPRESSION_ERROR, str(fault)) from None
+    connection.spent += connection.blocks.cost
+    connection.blocks.cost = 0
+    stream = connection.streams.get(number)
+    if stream is None:
+        absent(connection, number, "HEADERS")
+    elif stream.half_closed:
+        blame(connection, number, STREAM_CLOSED)
+    elif not ended or stream.expected or not trailers_allowed(fields):
+        blame(connection, number, PROTOCOL_ERROR)
+    else:
+        _take_end(connection, stream)
