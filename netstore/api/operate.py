@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from netstore.node.member import Member, Membership
     from netstore.node.pacing import Behind
     from netstore.raft.status import Status
-    from netstore.state.member import MemberInfo
+    from netstore.state.members import MemberInfo
     from netstore.types import NodeId
 
 PREFIX: Final = b"/netstore"

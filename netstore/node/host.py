@@ -41,10 +41,11 @@ from netstore.raft.messages import Append as PeerAppend
 from netstore.raft.messages import Forward, ForwardRefused, MessageRefused
 from netstore.raft.status import Fate, Refusal
 from netstore.seams import NO_MEANS, NO_ROOM, PASSING, SyncFailed
-from netstore.state.commands import CompareAndDelete, Delete, ExpireNodes, RemoveMember
+from netstore.state.commands import RemoveMember
 from netstore.state.envelope import command_of, is_bare, principal_of, request_of
 from netstore.state.machine import UNFINISHED
-from netstore.state.v3commands import (
+from netstore.state.v2.commands import CompareAndDelete, Delete, ExpireNodes
+from netstore.state.v3.commands import (
     Compact,
     DeleteRange,
     LeaseExpire,

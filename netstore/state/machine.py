@@ -36,45 +36,42 @@ from netstore.errors import (
     told,
 )
 from netstore.parted import batches
-from netstore.state import commands, mirror, txn
-from netstore.state.alarm import Alarms
+from netstore.state import commands, features, tables
 from netstore.state.commands import (
     AddMember,
     Command,
+    JoinMember,
+    PromoteMember,
+    PublishMember,
+    RaiseLevel,
+    RefuseChange,
+    RemoveMember,
+    SetClusterVersion,
+    UpdateMember,
+    head_of,
+)
+from netstore.state.envelope import FORMAT, Envelope, first_level_command, read
+from netstore.state.members import MemberInfo, to_vote
+from netstore.state.trail import COMMAND_BYTES, Trail
+from netstore.state.v2.commands import (
     CompareAndDelete,
     CompareAndSwap,
     Create,
     Delete,
     ExpireNodes,
     InOrder,
-    JoinMember,
     NoteTtl,
-    PromoteMember,
-    PublishMember,
     QuorumGet,
-    RaiseLevel,
-    RefuseChange,
-    RemoveMember,
     Set,
-    SetClusterVersion,
     Update,
-    UpdateMember,
-    head_of,
 )
-from netstore.state.digest import COMMAND_BYTES, Trail
-from netstore.state.envelope import FORMAT, Envelope, first_level_command, read
-from netstore.state.history import History
-from netstore.state.lease import Lease, Leases, StoredLeases
-from netstore.state.member import (
-    MemberInfo,
-    to_vote,
-)
-from netstore.state.mvcc import Mvcc
-from netstore.state.reads import UNIT_BYTES
-from netstore.state.records import RECORDS
-from netstore.state.statistics import REPLICATED, Statistics
-from netstore.state.tree import FOR_EVER, Life, Stored, Tree
-from netstore.state.v3commands import (
+from netstore.state.v2.history import History
+from netstore.state.v2.statistics import REPLICATED, Statistics
+from netstore.state.v2.tree import FOR_EVER, Life, Stored, Tree
+from netstore.state.v2.walk import Walk
+from netstore.state.v3 import txn
+from netstore.state.v3.alarm import Alarms
+from netstore.state.v3.commands import (
     AlarmChanged,
     Compact,
     DeleteRange,
@@ -93,7 +90,10 @@ from netstore.state.v3commands import (
     V3Command,
     V3Outcome,
 )
-from netstore.state.walk import Walk
+from netstore.state.v3.lease import Lease, Leases, StoredLeases
+from netstore.state.v3.mvcc import Mvcc
+from netstore.state.v3.reads import UNIT_BYTES
+from netstore.state.v3.records import RECORDS
 from netstore.state.words import payload_hash
 from netstore.types import EtcdIndex, Event, Index, LeaseId, Nanos, NodeId, NodeView, Revision
 
@@ -151,10 +151,10 @@ class Machine:
     saves, once per batch.
     """
 
-    LEVEL: ClassVar[int] = commands.LEVEL
+    LEVEL: ClassVar[int] = features.LEVEL
     """The highest feature level that this member knows."""
 
-    LEVELS: ClassVar[Mapping[int, int]] = commands.LEVELS
+    LEVELS: ClassVar[Mapping[int, int]] = features.LEVELS
     """Number of a command -> its feature level, where that is not the first."""
 
     def __init__(self, engine: Engine, reads: Budget | None = None, walks: Budget | None = None) -> None:
@@ -191,8 +191,8 @@ class Machine:
         self._touched: set[NodeId] = set()
         self._window: dict[bytes, bytes] = {}
         """The records of the events since the last save, by where they are stored."""
-        self._scalars: mirror.Scalars | None = None
-        self._v3_scalars = mirror.NEW_V3
+        self._scalars: tables.Scalars | None = None
+        self._v3_scalars = tables.NEW_V3
         self._alarms_touched: set[tuple[NodeId, int]] = set()
         self._work: Work | None = None
         """The command that is not finished."""
@@ -275,21 +275,21 @@ class Machine:
         """How many records `load` reads: one for each v2 node and lease, and for each change of a v3 key that
         is not compacted away.
         """
-        return sum(self._engine.count(table) or 0 for table in (mirror.NODES, mirror.LEASES, RECORDS))
+        return sum(self._engine.count(table) or 0 for table in (tables.NODES, tables.LEASES, RECORDS))
 
     def _load(self, *, whole: bool) -> Iterator[None]:
         self._loaded = self.mvcc.loaded = 0
         self.mvcc.suspended = True
         engine = self._engine
         tree = Stored()
-        for nodes in mirror.load_nodes(engine, whole=whole):
+        for nodes in tables.load_nodes(engine, whole=whole):
             tree.add(nodes)
             self._loaded += len(nodes)
             yield
         if tree.stray is not None:
-            raise mirror.corrupt(f"table {mirror.NODES}, key {tree.stray!r} lies in no directory")
+            raise tables.corrupt(f"table {tables.NODES}, key {tree.stray!r} lies in no directory")
         leases = StoredLeases()
-        for records in mirror.load_leases(engine, whole=whole):
+        for records in tables.load_leases(engine, whole=whole):
             leases.add(records)
             self._loaded += len(records)
             yield
@@ -304,11 +304,11 @@ class Machine:
         self._removed = set()
         self._scalars = None
         index = EtcdIndex(0)
-        for scalars in mirror.load_all(engine, mirror.STATE, mirror.Scalars):
+        for scalars in tables.load_all(engine, tables.STATE, tables.Scalars):
             index = scalars.index
             if len(scalars.counts) != len(REPLICATED):
-                raise mirror.corrupt(
-                    f"table {mirror.STATE}: {len(scalars.counts)} counters, and there are {len(REPLICATED)}"
+                raise tables.corrupt(
+                    f"table {tables.STATE}: {len(scalars.counts)} counters, and there are {len(REPLICATED)}"
                 )
             self.statistics.restore(scalars.counts)
             self.cluster_version = scalars.version
@@ -316,13 +316,13 @@ class Machine:
             if self.level > self.LEVEL:
                 raise NoRestart(self._older(self.level, self.LEVEL))
             self._scalars = scalars
-        for member in mirror.load_all(engine, mirror.MEMBERS, MemberInfo):
+        for member in tables.load_all(engine, tables.MEMBERS, MemberInfo):
             self._members[member.id] = member
-        self._removed.update(mirror.load_all(engine, mirror.REMOVED, NodeId))
-        self.history.restore(mirror.load_events(engine))
+        self._removed.update(tables.load_all(engine, tables.REMOVED, NodeId))
+        self.history.restore(tables.load_events(engine))
         if self.history.last != index:
-            raise mirror.corrupt(
-                f"table {mirror.WINDOW} ends at {self.history.last}, the state is at {index}"
+            raise tables.corrupt(
+                f"table {tables.WINDOW} ends at {self.history.last}, the state is at {index}"
             )
         self._before = self.tree.restore(index, tree)
         self._events = []
@@ -337,14 +337,14 @@ class Machine:
 
     def _load_v3(self, leases: StoredLeases, *, whole: bool) -> Iterator[None]:
         engine = self._engine
-        scalars = mirror.NEW_V3
-        for stored in mirror.load_all(engine, mirror.V3_STATE, mirror.V3Scalars):
+        scalars = tables.NEW_V3
+        for stored in tables.load_all(engine, tables.V3_STATE, tables.V3Scalars):
             scalars = stored
         self._v3_scalars = scalars
         self.trail.checksum = scalars.trail
         yield from self.leases.restore(leases)
         yield from self.mvcc.load_steps(scalars.revision, scalars.compacted, scalars.swept, whole=whole)
-        self.alarms.restore(mirror.load_all(engine, mirror.ALARMS, tuple[NodeId, int]))
+        self.alarms.restore(tables.load_all(engine, tables.ALARMS, tuple[NodeId, int]))
         self._alarms_touched = set()
 
     def enter(self, index: Index, payload: bytes) -> Outcome:
@@ -523,18 +523,18 @@ class Machine:
         self._save_nodes(changes)
         window, self._window = self._window, {}
         for key, packed in window.items():
-            changes[mirror.WINDOW, key] = packed
+            changes[tables.WINDOW, key] = packed
         for id_ in self._touched:
-            key = mirror.member_key(id_)
+            key = tables.member_key(id_)
             member = self._members.get(id_)
-            changes[mirror.MEMBERS, key] = None if member is None else mirror.encode(member)
+            changes[tables.MEMBERS, key] = None if member is None else tables.encode(member)
             if id_ in self._removed:
-                changes[mirror.REMOVED, key] = mirror.encode(id_)
-        scalars = mirror.Scalars(
+                changes[tables.REMOVED, key] = tables.encode(id_)
+        scalars = tables.Scalars(
             self.tree.index, self.statistics.replicated(), self.cluster_version, self.level
         )
         if scalars != self._scalars:
-            changes[mirror.STATE, mirror.STATE_KEY] = mirror.encode(scalars)
+            changes[tables.STATE, tables.STATE_KEY] = tables.encode(scalars)
             self._scalars = scalars
         self._touched = set()
         self._save_v3(changes)
@@ -543,25 +543,25 @@ class Machine:
     def _save_nodes(self, changes: dict[tuple[str, bytes], bytes | None]) -> None:
         for path, node in self.tree.take_changes().items():
             if node is None:
-                changes[mirror.NODES, path] = None
+                changes[tables.NODES, path] = None
             else:
                 timed = self.tree.timed.get(path) if node.expires else None
-                changes[mirror.NODES, path] = mirror.pack_node(node, timed)
+                changes[tables.NODES, path] = tables.pack_node(node, timed)
 
     def _save_v3(self, changes: dict[tuple[str, bytes], bytes | None]) -> None:
         mvcc = self.mvcc
         changes.update(mvcc.take_records())
         for lease, record in self.leases.take_changes().items():
-            changes[mirror.LEASES, mirror.lease_key(lease)] = (
-                None if record is None else mirror.encode(record)
+            changes[tables.LEASES, tables.lease_key(lease)] = (
+                None if record is None else tables.encode(record)
             )
         for alarm in self._alarms_touched:
-            stored = mirror.encode(alarm) if self.alarms.raised(alarm) else None
-            changes[mirror.ALARMS, mirror.alarm_key(*alarm)] = stored
+            stored = tables.encode(alarm) if self.alarms.raised(alarm) else None
+            changes[tables.ALARMS, tables.alarm_key(*alarm)] = stored
         self._alarms_touched.clear()
-        scalars = mirror.V3Scalars(mvcc.revision, mvcc.compacted, mvcc.swept, self.trail.checksum)
+        scalars = tables.V3Scalars(mvcc.revision, mvcc.compacted, mvcc.swept, self.trail.checksum)
         if scalars != self._v3_scalars:
-            changes[mirror.V3_STATE, mirror.STATE_KEY] = mirror.encode(scalars)
+            changes[tables.V3_STATE, tables.STATE_KEY] = tables.encode(scalars)
             self._v3_scalars = scalars
 
     @property
@@ -891,8 +891,8 @@ class Machine:
         self._touched.add(id_)
         self.statistics.delete_success += 1
         self.statistics.create_success += 1
-        self._record_internal("delete", b"/members/" + mirror.member_key(id_))
-        self._record_internal("create", b"/removed_members/" + mirror.member_key(id_))
+        self._record_internal("delete", b"/members/" + tables.member_key(id_))
+        self._record_internal("create", b"/removed_members/" + tables.member_key(id_))
         return None
 
     def _update_member(self, command: UpdateMember) -> Outcome:
@@ -930,7 +930,7 @@ class Machine:
     def _record_member(self, action: str, member: MemberInfo) -> None:
         self._members[member.id] = member
         self._touched.add(member.id)
-        self._record_internal(action, b"/members/" + mirror.member_key(member.id))
+        self._record_internal(action, b"/members/" + tables.member_key(member.id))
 
     def _set_cluster_version(self, command: SetClusterVersion) -> Outcome:
         self.cluster_version = command.text
@@ -999,11 +999,11 @@ class Machine:
         self._remember(Event(action, index, NodeView(path, index, index), internal=True))
 
     def _remember(self, event: Event) -> None:
-        packed = mirror.pack_event(event)
+        packed = tables.pack_event(event)
         self.worked += len(packed) // UNIT_BYTES
         self.history.add(event)
         self.trail.add(packed)
-        self._window[mirror.window_key(event.index)] = packed
+        self._window[tables.window_key(event.index)] = packed
 
 
 def _perhaps(_: bytes) -> bool:

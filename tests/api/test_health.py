@@ -10,7 +10,7 @@ import pytest
 from netstore.api.health import MOST_CHECKS
 from netstore.api.v2.form import MAX_PAIRS
 from netstore.errors import Fault, Reason, refusal, timed_out
-from netstore.state.v3commands import CORRUPT, NOSPACE, SetAlarm
+from netstore.state.v3.commands import CORRUPT, NOSPACE, SetAlarm
 from netstore.types import Nanos, NodeId
 from tests.support.local_member import START, LocalMember
 

@@ -15,7 +15,7 @@ from netstore.net.exchange import Request
 from netstore.node.pacing import Behind
 from netstore.raft.entry import ConfState
 from netstore.raft.status import PeerStatus
-from netstore.state.v3commands import NOSPACE, SetAlarm
+from netstore.state.v3.commands import NOSPACE, SetAlarm
 from netstore.types import Index, NodeId
 from tests.support.local_member import LocalMember, RecordedExchange
 from tests.support.member import Lines

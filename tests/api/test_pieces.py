@@ -17,7 +17,7 @@ from netstore.api.v2 import keys, pieces, render
 from netstore.api.v2.render import PIECE_BYTES, Renderer, Rendering, json_string, string_parts
 from netstore.errors import Fault, too_many
 from netstore.net.exchange import Request
-from netstore.state import tree
+from netstore.state.v2 import tree
 from netstore.types import ClusterId, EtcdIndex, Event, Nanos, NodeView
 from tests.net.test_http2exchange import Site
 from tests.support.http import Wire

@@ -43,12 +43,12 @@ from netstore.raft.messages import Append, AppendAccepted, Forward, ForwardRefus
 from netstore.raft.progress import Progress
 from netstore.raft.status import Fate, Proposed, Refusal
 from netstore.seams import SyncFailed
-from netstore.state.commands import Delete, QuorumGet, Set, encode
+from netstore.state.commands import encode
 from netstore.state.envelope import request_of, seal
 from netstore.state.machine import Machine
-from netstore.state.mirror import TABLES
-from netstore.state.reads import STEP_UNITS, UNIT_BYTES, RangeRead
-from netstore.state.v3commands import (
+from netstore.state.tables import TABLES
+from netstore.state.v2.commands import Delete, QuorumGet, Set
+from netstore.state.v3.commands import (
     BY_MOD,
     Compact,
     DeleteRange,
@@ -61,6 +61,7 @@ from netstore.state.v3commands import (
     SetAlarm,
     Txn,
 )
+from netstore.state.v3.reads import STEP_UNITS, UNIT_BYTES, RangeRead
 from netstore.types import Event, Index, Nanos, NodeId, Term
 from netstore.watch.hub import MAX_WAITING
 from netstore.watch.watches import Watches
@@ -76,7 +77,7 @@ if TYPE_CHECKING:
     from netstore.raft.status import Status
     from netstore.state.commands import Command
     from netstore.state.machine import Outcome
-    from netstore.state.v3commands import V3Command
+    from netstore.state.v3.commands import V3Command
 
 Outcomes = list["Outcome | Fault"]
 FULL = OSError(errno.ENOSPC, "No space left on device")

@@ -15,12 +15,12 @@ from netstore.disk.wal import Wal
 from netstore.node import bootstrap
 from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind
-from netstore.state import pair
 from netstore.state.commands import Command, head_of
 from netstore.state.digest import digest
 from netstore.state.envelope import command_of
 from netstore.state.machine import Machine
-from netstore.state.mirror import TABLES
+from netstore.state.tables import TABLES
+from netstore.state.v3 import pair
 from netstore.types import LeaseId
 from tests.support import kept
 from tests.support.contents import nodes_of

@@ -10,11 +10,12 @@ from netstore.errors import CannotApply, Fault, NoRestart
 from netstore.node.member import OWN
 from netstore.raft.entry import EntryKind
 from netstore.raft.messages import Forward
-from netstore.state.commands import PublishMember, RaiseLevel, Set, encode
+from netstore.state.commands import PublishMember, RaiseLevel, encode
 from netstore.state.digest import digest
 from netstore.state.envelope import command_of, seal
 from netstore.state.machine import Machine
-from netstore.state.v3commands import Put
+from netstore.state.v2.commands import Set
+from netstore.state.v3.commands import Put
 from netstore.types import NodeId
 from tests.support.group import Group
 from tests.support.later import Later, appending

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from netstore.node import reads
 from netstore.node.host import EXPIRED_AT_ONCE, READ_UNITS, UNITS_A_READ
 from netstore.raft.core import Raft
-from netstore.state.txn import READ_UNITS as TXN_UNITS
-from netstore.state.v3commands import GREATER, MOD, Compare, Range, Txn, TxnDone
+from netstore.state.v3.commands import GREATER, MOD, Compare, Range, Txn, TxnDone
+from netstore.state.v3.txn import READ_UNITS as TXN_UNITS
 from netstore.types import Index
 from tests.support.member import Solo
 

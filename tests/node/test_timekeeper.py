@@ -14,9 +14,10 @@ from netstore.meter import Meter
 from netstore.node.lessor import Lessor
 from netstore.node.member import OWN
 from netstore.node.timekeeper import DUE_AT_ONCE, LONGEST_SECONDS, Deadline, Deadlines, Timekeeper
-from netstore.state.commands import Set, encode
+from netstore.state.commands import encode
 from netstore.state.countdown import COUNTED_AT_ONCE
-from netstore.state.lease import LeaseRecord, StoredLeases
+from netstore.state.v2.commands import Set
+from netstore.state.v3.lease import LeaseRecord, StoredLeases
 from netstore.types import Event, Index, LeaseId, Nanos
 from tests.support.local_member import HandClock
 from tests.support.member import Solo

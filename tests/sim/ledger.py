@@ -10,8 +10,8 @@ from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind
 from netstore.state.envelope import command_of
 from netstore.state.machine import Machine
-from netstore.state.mirror import TABLES
-from netstore.state.v3commands import (
+from netstore.state.tables import TABLES
+from netstore.state.v3.commands import (
     Compact,
     LeaseCheckpoint,
     LeaseExpire,

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from netstore.raft.messages import Message
     from netstore.state.commands import Command
     from netstore.state.machine import Outcome, Unfinished
-    from netstore.state.member import MemberInfo
-    from netstore.state.v3commands import Range
+    from netstore.state.members import MemberInfo
+    from netstore.state.v3.commands import Range
     from netstore.watch.streams import Sink, Stream
     from tests.sim.timeline import MachineClock
     from tests.sim.world import World

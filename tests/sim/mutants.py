@@ -48,16 +48,17 @@ from netstore.raft.messages import AppendAccepted, Forward, Heartbeat, VoteAnswe
 from netstore.raft.status import Role
 from netstore.seams import SyncFailed
 from netstore.state import machine as machine_module
-from netstore.state import txn
-from netstore.state.commands import ExpireNodes, encode
+from netstore.state.commands import encode
 from netstore.state.countdown import Countdown
-from netstore.state.history import History
-from netstore.state.lease import Leases
 from netstore.state.machine import APPLY_UNITS, Machine
-from netstore.state.member import to_vote
-from netstore.state.mvcc import Mvcc
-from netstore.state.tree import Tree, parent_of
-from netstore.state.v3commands import Deleted
+from netstore.state.members import to_vote
+from netstore.state.v2.commands import ExpireNodes
+from netstore.state.v2.history import History
+from netstore.state.v2.tree import Tree, parent_of
+from netstore.state.v3 import txn
+from netstore.state.v3.commands import Deleted
+from netstore.state.v3.lease import Leases
+from netstore.state.v3.mvcc import Mvcc
 from netstore.types import NodeId
 from netstore.watch.hub import Hub
 from netstore.watch.streams import Watch
@@ -76,8 +77,8 @@ if TYPE_CHECKING:
     from netstore.raft.entry import Entry, HardState
     from netstore.raft.messages import Message
     from netstore.raft.ready import Ready
-    from netstore.state.lease import Lease
-    from netstore.state.v3commands import DeleteRange, Range
+    from netstore.state.v3.commands import DeleteRange, Range
+    from netstore.state.v3.lease import Lease
     from netstore.types import Event, Index, NodeView
     from netstore.watch.hub import Watcher
     from tests.sim.plan import Plan

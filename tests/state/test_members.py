@@ -12,7 +12,7 @@ from netstore.errors import Fault, Reason
 from netstore.state import commands
 from netstore.state.commands import Command, encode
 from netstore.state.machine import Machine
-from netstore.state.member import MemberInfo
+from netstore.state.members import MemberInfo
 from netstore.types import Index, NodeId
 from tests.state.strategies import member_commands
 from tests.support.local_member import memory_engine

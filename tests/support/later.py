@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import msgspec
 
 from netstore.state.machine import Machine, Outcome
-from netstore.state.v3commands import Put
+from netstore.state.v3.commands import Put
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

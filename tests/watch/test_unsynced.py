@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from netstore.state.v3commands import Compact, DeleteRange, Put
+from netstore.state.v3.commands import Compact, DeleteRange, Put
 from netstore.watch import slices
 from netstore.watch.responses import RESPONSE_BYTES
 from netstore.watch.streams import Selection, Watch

@@ -14,9 +14,9 @@ from netstore.api.v3 import messages
 from netstore.api.v3.status import end, refuse
 from netstore.errors import Fault, Reason
 from netstore.proto import rpc_pb2 as pb
-from netstore.state import txn
 from netstore.state.commands import encode
-from netstore.state.v3commands import Compact, Deleted, Done, Found, PutDone, TxnDone
+from netstore.state.v3 import txn
+from netstore.state.v3.commands import Compact, Deleted, Done, Found, PutDone, TxnDone
 from netstore.types import Revision
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from netstore.net.grpc import Call, Handler
     from netstore.node.member import Replica
     from netstore.state.machine import Outcome
-    from netstore.state.v3commands import Operation, Put, Range, Txn
+    from netstore.state.v3.commands import Operation, Put, Range, Txn
 
 ENVELOPE_BYTES: Final = 32
 """What etcd adds to a request before it measures it, about: the operation that just fits there fits here."""

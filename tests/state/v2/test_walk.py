@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from netstore import parted
 from netstore.errors import Fault, Reason
 from netstore.limits import Budget
-from netstore.state import tree as trees
-from netstore.state import walk as walks
-from netstore.state.tree import FOR_EVER, Stored, Tree
-from netstore.state.walk import Closed, Opened, Walk, WalkLost
+from netstore.state.v2 import tree as trees
+from netstore.state.v2 import walk as walks
+from netstore.state.v2.tree import FOR_EVER, Stored, Tree
+from netstore.state.v2.walk import Closed, Opened, Walk, WalkLost
 from netstore.types import Event, NodeView
 
 if TYPE_CHECKING:

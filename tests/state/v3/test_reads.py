@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from netstore import errors
 from netstore.errors import Fault
 from netstore.limits import Budget
-from netstore.state import keyindex, mvcc, reads, sorting
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
-from netstore.state.reads import CHUNK, PIECE_BYTES, STEP_UNITS, UNIT_BYTES, Lost, RangeRead, TooMuch
-from netstore.state.v3commands import (
+from netstore.state.v3 import index, mvcc, reads, sorting
+from netstore.state.v3.commands import (
     ASCEND,
     BY_KEY,
     BY_MOD,
@@ -30,9 +29,10 @@ from netstore.state.v3commands import (
     Range,
     V3Command,
 )
+from netstore.state.v3.reads import CHUNK, PIECE_BYTES, STEP_UNITS, UNIT_BYTES, Lost, RangeRead, TooMuch
 from netstore.types import Index
-from tests.state.v3_strategies import ranges, v3_commands
-from tests.state.v3_twin import Twin
+from tests.state.v3.strategies import ranges, v3_commands
+from tests.state.v3.twin import Twin
 from tests.support.local_member import memory_engine
 
 if TYPE_CHECKING:
@@ -205,14 +205,14 @@ def test_a_plain_list_looks_for_its_keys_once_while_there_is_memory(
     monkeypatch.setattr(mvcc, "MEASURED_BYTES", rows * reads.ROW_BYTES)
     store = Store([Put(b"%04d" % number, b"v") for number in range(1_000)])
     looked: list[int] = []
-    some_keys = keyindex.KeyIndex.some_keys
+    some_keys = index.KeyIndex.some_keys
 
     def counted(*arguments: Any, **options: Any) -> list[bytes]:
         found = some_keys(*arguments, **options)
         looked.append(len(found))
         return found
 
-    monkeypatch.setattr(keyindex.KeyIndex, "some_keys", counted)
+    monkeypatch.setattr(index.KeyIndex, "some_keys", counted)
     wanted = store.twin.range(Range(*ALL))
     assert isinstance(wanted, Found)
     read = store.read(Range(*ALL))

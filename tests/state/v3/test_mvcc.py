@@ -1,4 +1,4 @@
-"""The v3 keys against a list of everything that was ever written (`v3_twin`)."""
+"""The v3 keys against a list of everything that was ever written (`twin`)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 
 from netstore.codes import OUT_OF_RANGE, UNAVAILABLE
 from netstore.errors import CorruptData, Fault, Reason
-from netstore.state import pair, records
 from netstore.state.commands import encode
-from netstore.state.compaction import SWEEP_STEP
-from netstore.state.hashes import MAX_HASHES, Hash, _Run
-from netstore.state.keyindex import PLACE_BYTES
 from netstore.state.machine import MOST_AWAIT_SWEEP, Machine
-from netstore.state.mvcc import NEVER, Mvcc
-from netstore.state.records import RECORDS, _Recent
-from netstore.state.v3commands import Compact, DeleteRange, Found, LeaseGrant, Put, Range, Txn, V3Command
+from netstore.state.v3 import pair, records
+from netstore.state.v3.commands import Compact, DeleteRange, Found, LeaseGrant, Put, Range, Txn, V3Command
+from netstore.state.v3.compaction import SWEEP_STEP
+from netstore.state.v3.hashes import MAX_HASHES, Hash, _Run
+from netstore.state.v3.index import PLACE_BYTES
+from netstore.state.v3.mvcc import NEVER, Mvcc
+from netstore.state.v3.records import RECORDS, _Recent
 from netstore.types import Index, KeyChange, Revision
-from tests.state.v3_strategies import ENDS, KEYS, ranges, v3_commands
-from tests.state.v3_twin import Told, Twin
+from tests.state.v3.strategies import ENDS, KEYS, ranges, v3_commands
+from tests.state.v3.twin import Told, Twin
 from tests.support.local_member import memory_engine
 from tests.support.settled import settled
 

@@ -12,7 +12,7 @@ import google_crc32c
 
 from netstore.errors import Fault, Reason, refusal
 from netstore.proto.kv_pb2 import KeyValue
-from netstore.state.v3commands import (
+from netstore.state.v3.commands import (
     AlarmChanged,
     Compact,
     Compare,

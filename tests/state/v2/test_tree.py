@@ -13,10 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from netstore.errors import Fault
 from netstore.parted import Parted
 from netstore.state.countdown import Countdown, Waiting
-from netstore.state.tree import FOR_EVER, Life, Stored, Timed, TimedNodes, Tree
+from netstore.state.v2.tree import FOR_EVER, Life, Stored, Timed, TimedNodes, Tree
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
 from tests.state.strategies import BASE, EXPIRIES, FLAGS, INDEXES, PATHS, VALUES
-from tests.state.tree_twin import TreeTwin, outcome_of
+from tests.state.v2.tree_twin import TreeTwin, outcome_of
 from tests.support.contents import nodes_of
 from tests.support.tree import file_at
 

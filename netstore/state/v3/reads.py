@@ -1,4 +1,4 @@
-"""One Range of the v3 API, read in bounded steps at a bound (`keyindex`) that stays what it is.
+"""One Range of the v3 API, read in bounded steps at a bound (`index`) that stays what it is.
 
 Two passes: `measure` finds out how much the answer holds, in numbers and in bytes, without keeping it; `give`
 then yields the pairs, as fast as somebody takes them. Between steps the store goes on: keys come and go, and
@@ -17,19 +17,19 @@ from collections import deque
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from netstore.state import pair
-from netstore.state.keyindex import DELETED, NUMBER_BITS, pair_below
-from netstore.state.sorting import Sorter, place_and_size
-from netstore.state.v3commands import BY_CREATE, BY_KEY, BY_MOD, BY_VALUE, DESCEND
+from netstore.state.v3 import pair
+from netstore.state.v3.commands import BY_CREATE, BY_KEY, BY_MOD, BY_VALUE, DESCEND
+from netstore.state.v3.index import DELETED, NUMBER_BITS, pair_below
+from netstore.state.v3.sorting import Sorter, place_and_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from netstore.limits import Budget
-    from netstore.state.compaction import Pins
-    from netstore.state.keyindex import Item, KeyIndex
-    from netstore.state.records import Records
-    from netstore.state.v3commands import Range
+    from netstore.state.v3.commands import Range
+    from netstore.state.v3.compaction import Pins
+    from netstore.state.v3.index import Item, KeyIndex
+    from netstore.state.v3.records import Records
 
 STEP_UNITS: Final = 1_000
 """Units of one step: about a millisecond."""

@@ -11,7 +11,7 @@ import msgspec
 from netstore.errors import Fault, Reason, refusal
 from netstore.parted import LET_GO_STEP, Parted, batches
 from netstore.state.countdown import News, Waiting
-from netstore.state.reads import Lost
+from netstore.state.v3.reads import Lost
 from netstore.types import Index, LeaseId
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.errors import Fault, NetstoreError
-from netstore.state.history import CAPACITY, MOST_BYTES, History
+from netstore.state.v2.history import CAPACITY, MOST_BYTES, History
 from netstore.types import EtcdIndex, Event, NodeView
 from tests.state.strategies import PATHS
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from netstore.errors import StateDamaged
-from netstore.state.keyindex import PLACE_BYTES
+from netstore.state.v3.index import PLACE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from netstore.codec import Malformed
 from netstore.proto.kv_pb2 import KeyValue
-from netstore.state import pair
-from netstore.state.pair import Pair
+from netstore.state.v3 import pair
+from netstore.state.v3.pair import Pair
 
 NUMBERS = st.one_of(st.integers(1, 300), st.integers(1, 2**63 - 1))
 PAIRS = st.builds(

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from netstore.state import pair
-from netstore.state.keyindex import PLACE_BYTES
+from netstore.state.v3 import pair
+from netstore.state.v3.index import PLACE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from netstore.limits import Account
-    from netstore.state.records import Records
+    from netstore.state.v3.records import Records
 
 RUN_ROWS: Final = 256
 """Rows in one run: sorted in half a millisecond, by value in one."""

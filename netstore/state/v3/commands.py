@@ -191,7 +191,7 @@ V3Command: TypeAlias = (
 
 class Later(msgspec.Struct, frozen=True, gc=False):
     """What a read inside a command finds. Applying a command reads nothing: who waits for the answer reads it
-    then, as of a bound (`keyindex`), which is the state between two operations (`txn.settle`).
+    then, as of a bound (`index`), which is the state between two operations (`txn.settle`).
     """
 
     revision: Revision

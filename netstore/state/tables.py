@@ -24,11 +24,11 @@ import msgspec
 
 from netstore.errors import StateDamaged
 from netstore.parted import batches
-from netstore.state.history import CAPACITY
-from netstore.state.lease import LeaseRecord
-from netstore.state.mvcc import LOAD_BYTES, LOAD_STEP, NEVER
-from netstore.state.records import RECORDS
-from netstore.state.tree import Timed
+from netstore.state.v2.history import CAPACITY
+from netstore.state.v2.tree import Timed
+from netstore.state.v3.lease import LeaseRecord
+from netstore.state.v3.mvcc import LOAD_BYTES, LOAD_STEP, NEVER
+from netstore.state.v3.records import RECORDS
 from netstore.types import EtcdIndex, Event, LeaseId, Nanos, NodeId, NodeView, Revision
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Scalars(msgspec.Struct, array_like=True, frozen=True):
 
 class V3Scalars(msgspec.Struct, array_like=True, frozen=True):
     """Where the v3 keys stand (`Mvcc.revision`, `compacted`, `swept`), and what everything applied came to
-    (`digest.Trail`).
+    (`trail.Trail`).
     """
 
     revision: Revision

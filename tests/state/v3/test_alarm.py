@@ -8,11 +8,11 @@ import pytest
 
 from netstore.codes import DATA_LOSS, RESOURCE_EXHAUSTED
 from netstore.errors import Fault
-from netstore.state import alarm
-from netstore.state.alarm import cost
 from netstore.state.commands import encode
 from netstore.state.machine import Machine, Outcome
-from netstore.state.v3commands import (
+from netstore.state.v3 import alarm
+from netstore.state.v3.alarm import cost
+from netstore.state.v3.commands import (
     CORRUPT,
     NOSPACE,
     AlarmChanged,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstore.state import keyindex
-from netstore.state.keyindex import NUMBER_BITS, Log
+from netstore.state.v3 import index
+from netstore.state.v3.index import NUMBER_BITS, Log
 
 
 @given(
@@ -18,8 +18,8 @@ from netstore.state.keyindex import NUMBER_BITS, Log
 )
 def test_it_is_what_a_plain_list_is(steps: list[tuple[str, int, bool]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keyindex, "_LOT_BITS", 2)
-        patch.setattr(keyindex, "_LOT", 4)
+        patch.setattr(index, "_LOT_BITS", 2)
+        patch.setattr(index, "_LOT", 4)
         log = Log()
         twin: list[tuple[int, bytes]] = []
         first, revision, number = 0, 1, 0
@@ -54,5 +54,5 @@ def test_to_forget_some_moves_nothing_of_what_stays() -> None:
     for before in range(200, 30_000, 200):
         log.forget(before)
         assert [id(lot) for lot in log._lots] == kept[-len(log._lots) :]
-        assert all(len(lot.keys) <= keyindex._LOT for lot in log._lots)
-    assert len(log._lots) == len(kept) - 30_000 // keyindex._LOT
+        assert all(len(lot.keys) <= index._LOT for lot in log._lots)
+    assert len(log._lots) == len(kept) - 30_000 // index._LOT

@@ -11,13 +11,13 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from netstore.errors import Fault, Reason, refusal
-from netstore.state.v3commands import CORRUPT, NOSPACE, LeaseGrant, Put, SetAlarm, Txn
+from netstore.state.v3.commands import CORRUPT, NOSPACE, LeaseGrant, Put, SetAlarm, Txn
 from netstore.types import NodeId
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from netstore.state.v3commands import Operation, V3Command
+    from netstore.state.v3.commands import Operation, V3Command
 
 PUT_COST: Final = 256
 """Bytes that a put is reckoned to cost beside its key and value, as by etcd."""

@@ -23,7 +23,7 @@ from netstore.errors import Fault, Reason, refusal
 from netstore.limits import Budget
 from netstore.parted import FIRST, LET_GO_STEP, Parted
 from netstore.state.countdown import News, Waiting
-from netstore.state.walk import ALONE, HELD, MOST_WALKS, REPLACED, ROW_BYTES, WALK_BYTES, Walk
+from netstore.state.v2.walk import ALONE, HELD, MOST_WALKS, REPLACED, ROW_BYTES, WALK_BYTES, Walk
 from netstore.types import EtcdIndex, Event, Nanos, NodeView
 
 if TYPE_CHECKING:

@@ -18,17 +18,10 @@ from netstore import parted
 from netstore.errors import Fault, Reason
 from netstore.parted import LET_GO_STEP, PARTS
 from netstore.state import countdown
-from netstore.state.countdown import (
-    COUNTED_AT_ONCE,
-    MAX_DUE,
-    MOST_GRACES,
-    RETRY_SECONDS,
-    Countdown,
-    Waiting,
-)
-from netstore.state.lease import MAX_TTL, Lease, LeaseRecord, Leases, StoredLeases, granted_ttl
-from netstore.state.reads import Lost
-from netstore.state.tree import Life, Tree
+from netstore.state.countdown import COUNTED_AT_ONCE, MAX_DUE, MOST_GRACES, RETRY_SECONDS, Countdown, Waiting
+from netstore.state.v2.tree import Life, Tree
+from netstore.state.v3.lease import MAX_TTL, Lease, LeaseRecord, Leases, StoredLeases, granted_ttl
+from netstore.state.v3.reads import Lost
 from netstore.types import Index, LeaseId, Nanos
 
 if TYPE_CHECKING:
@@ -514,7 +507,7 @@ def test_long_keys_come_in_small_proposals() -> None:
 def test_all_leases_are_listed_as_of_one_moment_whatever_comes_and_goes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("netstore.state.lease.KEYS_AT_ONCE", 3)
+    monkeypatch.setattr("netstore.state.v3.lease.KEYS_AT_ONCE", 3)
     leases = Leases()
     there = set()
     for id_ in range(1, 20):
@@ -561,7 +554,7 @@ def test_all_leases_are_listed_as_of_one_moment_whatever_comes_and_goes(
 
 
 def test_a_list_of_all_leases_ends_with_the_state_it_began_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netstore.state.lease.KEYS_AT_ONCE", 3)
+    monkeypatch.setattr("netstore.state.v3.lease.KEYS_AT_ONCE", 3)
     leases = Leases()
     for id_ in range(1, 10):
         leases.grant(id_, 60, Index(id_))
@@ -591,7 +584,7 @@ def test_a_listing_may_be_given_up_at_any_moment(steps: list[tuple[str, int]]) -
     listed: set[bytes] = set()
     expected: set[bytes] = set()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("netstore.state.lease.KEYS_AT_ONCE", 2)
+        patch.setattr("netstore.state.v3.lease.KEYS_AT_ONCE", 2)
         for step, number in steps:
             key = b"%d" % number
             if step in {"come", "go"}:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from netstore import errors
 from netstore.codec import crc32c
 from netstore.errors import Reason
-from netstore.state import pair
-from netstore.state.keyindex import DELETED, NUMBER_BITS, bound_after, newest_below
+from netstore.state.v3 import pair
+from netstore.state.v3.index import DELETED, NUMBER_BITS, bound_after, newest_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.errors import Fault
-    from netstore.state.keyindex import KeyIndex
-    from netstore.state.records import Records
+    from netstore.state.v3.index import KeyIndex
+    from netstore.state.v3.records import Records
     from netstore.types import Revision
 
 HASH_STEP: Final = 500

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 import msgspec
 
 from netstore.errors import Fault, Reason, refusal
-from netstore.state import pair
-from netstore.state.keyindex import bound_after
-from netstore.state.v3commands import (
+from netstore.state.v3 import pair
+from netstore.state.v3.commands import (
     EQUAL,
     GREATER,
     LESS,
@@ -38,13 +37,14 @@ from netstore.state.v3commands import (
     Txn,
     TxnDone,
 )
+from netstore.state.v3.index import bound_after
 from netstore.types import Revision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
 
-    from netstore.state.lease import Leases
-    from netstore.state.mvcc import Mvcc
+    from netstore.state.v3.lease import Leases
+    from netstore.state.v3.mvcc import Mvcc
 
 MAX_OPS: Final = 128
 """Compares, or operations of one branch, of a transaction and those nested in it (v3 API, validation)."""

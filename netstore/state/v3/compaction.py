@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from netstore.state.keyindex import DELETED, NUMBER_BITS, PLACE_BYTES, bound_after, past_below, past_place
+from netstore.state.v3.index import DELETED, NUMBER_BITS, PLACE_BYTES, bound_after, past_below, past_place
 from netstore.types import Revision
 
 if TYPE_CHECKING:
-    from netstore.state.keyindex import KeyIndex
-    from netstore.state.records import Records
+    from netstore.state.v3.index import KeyIndex
+    from netstore.state.v3.records import Records
 
 SWEEP_STEP: Final = 200
 """Changes looked at in one step of a compaction: 1 to 2 ms."""

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from netstore.codes import FAILED_PRECONDITION, INVALID_ARGUMENT, NOT_FOUND
 from netstore.errors import Fault
-from netstore.state import txn, v3commands
 from netstore.state.commands import decode, encode
 from netstore.state.machine import Machine
-from netstore.state.v3commands import (
+from netstore.state.v3 import commands, txn
+from netstore.state.v3.commands import (
     Compact,
     Compare,
     DeleteRange,
@@ -33,15 +33,15 @@ from netstore.state.v3commands import (
     V3Outcome,
 )
 from netstore.types import Index
-from tests.state.v3_strategies import txns
-from tests.state.v3_twin import contains
+from tests.state.v3.strategies import txns
+from tests.state.v3.twin import contains
 from tests.support.local_member import memory_engine
 from tests.support.settled import settled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from netstore.state.v3commands import Operation
+    from netstore.state.v3.commands import Operation
 
 A, B = Put(b"a"), Put(b"b")
 DELETE_A = DeleteRange(b"a")
@@ -212,7 +212,7 @@ def test_the_headers_of_operations_tell_the_revision_they_ran_at() -> None:
 
 def test_compares_see_the_state_before_even_when_nested() -> None:
     machine = fresh()
-    absent = Compare(b"a", v3commands.VERSION, v3commands.EQUAL, 0)
+    absent = Compare(b"a", commands.VERSION, commands.EQUAL, 0)
     done = apply(machine, both(A, Txn((absent,), (Put(b"c"),), (Put(b"d"),))))
     assert isinstance(done, TxnDone)
     assert machine.mvcc.exists(b"c")
@@ -221,7 +221,7 @@ def test_compares_see_the_state_before_even_when_nested() -> None:
 
 @pytest.mark.parametrize("result", range(4))
 def test_nothing_can_be_said_of_the_value_of_a_missing_key(result: int) -> None:
-    done = apply(fresh(), Txn((Compare(b"a", v3commands.VALUE, result),)))
+    done = apply(fresh(), Txn((Compare(b"a", commands.VALUE, result),)))
     assert isinstance(done, TxnDone)
     assert not done.succeeded
 
@@ -229,7 +229,7 @@ def test_nothing_can_be_said_of_the_value_of_a_missing_key(result: int) -> None:
 def test_too_deep_a_transaction_is_refused_and_not_run_out_of_stack() -> None:
     machine = fresh()
     command: Txn = both(A)
-    for _ in range(v3commands.MAX_DEPTH - 1):
+    for _ in range(commands.MAX_DEPTH - 1):
         command = both(command)
     assert isinstance(apply(machine, command), TxnDone)
     refused = apply(machine, both(command))
@@ -294,15 +294,15 @@ def test_a_transaction_done_in_one_call_is_the_one_done_in_pieces(commands: list
 def test_only_a_transaction_with_a_bound_on_its_work_is_done_in_one_call() -> None:
     machine = fresh()
     apply(machine, A)
-    short = [both(A, B, GET), Txn((Compare(b"a", v3commands.MOD),), (A,), (GET,)), both()]
+    short = [both(A, B, GET), Txn((Compare(b"a", commands.MOD),), (A,), (GET,)), both()]
     long = [
         both(DELETE_A),
         both(both(A)),
         Txn((), (A,), (DELETE_A,)),
         both(Put(b"a", ignore_value=True)),
         both(*(Put(b"%d" % number) for number in range(txn.MAX_OPS + 1))),
-        Txn((Compare(b"a", v3commands.MOD, range_end=b"b"),), (), ()),
-        Txn((Compare(b"a", v3commands.VALUE),), (), ()),
+        Txn((Compare(b"a", commands.MOD, range_end=b"b"),), (), ()),
+        Txn((Compare(b"a", commands.VALUE),), (), ()),
     ]
     for command in short:
         assert isinstance(txn.execute_short(machine.mvcc, machine.leases, command), TxnDone)

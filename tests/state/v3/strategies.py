@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from netstore.state import v3commands as v3
+from netstore.state.v3 import commands as v3
 
 if TYPE_CHECKING:
-    from netstore.state.v3commands import Operation, V3Command
+    from netstore.state.v3.commands import Operation, V3Command
 
 KEYS = st.sampled_from((b"a", b"a\0", b"aa", b"b", b"c", b"\xff"))
 ENDS = st.sampled_from((b"", b"", b"", b"\0", b"a", b"b", b"c\0", b"\xff\xff"))

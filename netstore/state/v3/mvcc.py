@@ -1,6 +1,6 @@
 """The v3 keys and their history: an index in memory, pairs by revision in the engine.
 
-`keyindex` says what a place is. The twelve bytes of a place are the key of its record in the engine, and the
+`index` says what a place is. The twelve bytes of a place are the key of its record in the engine, and the
 record is the ready-made pair (`pair`), of a deletion its key and mod_revision. In memory there are, for each
 key that has a record: the place, size, create_revision, version and lease of its newest state, and the places
 of what it was before; two sorted lists, of the keys that exist and of those that do not any more; and, for
@@ -29,11 +29,12 @@ from netstore.codec import Malformed
 from netstore.errors import Fault, Reason, refusal
 from netstore.limits import Budget
 from netstore.parted import batches
-from netstore.state import pair
-from netstore.state.compaction import SWEEP_STEP, Pins, Sweep
-from netstore.state.digest import Trail
-from netstore.state.hashes import HASH_STEP, Hash, Hashes
-from netstore.state.keyindex import (
+from netstore.state.trail import Trail
+from netstore.state.v3 import pair
+from netstore.state.v3.commands import BY_KEY, CREATE, DESCEND, MOD, VERSION, Found, Range
+from netstore.state.v3.compaction import SWEEP_STEP, Pins, Sweep
+from netstore.state.v3.hashes import HASH_STEP, Hash, Hashes
+from netstore.state.v3.index import (
     DELETED,
     NUMBER_BITS,
     PLACE_BYTES,
@@ -46,9 +47,8 @@ from netstore.state.keyindex import (
     past_place,
     remember,
 )
-from netstore.state.reads import UNBOUNDED, UNIT_BYTES, RangeRead, is_filtered
-from netstore.state.records import Records, corrupt
-from netstore.state.v3commands import BY_KEY, CREATE, DESCEND, MOD, VERSION, Found, Range
+from netstore.state.v3.reads import UNBOUNDED, UNIT_BYTES, RangeRead, is_filtered
+from netstore.state.v3.records import Records, corrupt
 from netstore.types import KeyChange, Revision
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ class Mvcc:
 
     @property
     def bound(self) -> int:
-        """The bound (`keyindex`) of the state as it is now, within a command too: a read there sees what was
+        """The bound (`index`) of the state as it is now, within a command too: a read there sees what was
         written so far and nothing that is written later.
         """
         return self._next
@@ -433,7 +433,7 @@ class Mvcc:
 
     def range(self, query: Range, bound: int = 0) -> Found | Fault:
         """Read keys at a revision in one call, however long that takes (v3 API, Range). With a bound
-        (`keyindex`), as of there and not of `query.revision`.
+        (`index`), as of there and not of `query.revision`.
         """
         found = self.glance(query, bound)
         if found is not None:
@@ -466,7 +466,7 @@ class Mvcc:
 
     def glance(self, query: Range, bound: int = 0) -> Found | Fault | None:
         """The answer to a read that is a small one: `SMALL_KEYS`, `SMALL_BYTES`, few of them from the disk.
-        None for any other. With a bound (`keyindex`), as of there and not of `query.revision`.
+        None for any other. With a bound (`index`), as of there and not of `query.revision`.
 
         One key: about 3 us. A range: O(log n) and about 2 us for each pair in the answer.
         """
