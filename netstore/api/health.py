@@ -57,7 +57,7 @@ class Version:
     def __call__(self, exchange: Exchange) -> None:
         if not method_allowed(exchange, b"GET"):
             return
-        cluster = self._member.machine.cluster_version or "not_decided"
+        cluster = self._member.machine.roster.cluster_version or "not_decided"
         body = {"etcdserver": VERSION, "etcdcluster": cluster}
         exchange.respond(200, _JSON + _SERVER, msgspec.json.encode(body))
 

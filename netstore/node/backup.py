@@ -24,9 +24,10 @@ from netstore.disk.statefile import StateFile
 from netstore.errors import Fault, NetstoreError, Reason, StateDamaged, no_space, refusal
 from netstore.state import tables
 from netstore.state.members import MemberInfo
+from netstore.state.tables import RECORDS
 from netstore.state.v3 import pair
 from netstore.state.v3.lease import LeaseRecord
-from netstore.state.v3.records import RECORDS
+from netstore.state.v3.store import V3Scalars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -211,7 +212,7 @@ def _cluster(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
 
 def _meta(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
     yield b"consistent_index", _NUMBER.pack(1)
-    for scalars in _decoded(source, tables.V3_STATE, tables.V3Scalars):
+    for scalars in _decoded(source, tables.V3_STATE, V3Scalars):
         if scalars.swept > 0:
             yield b"finishedCompactRev", _REVISION.pack(scalars.swept, b"_", 0)
         if scalars.compacted > 0:

@@ -213,7 +213,7 @@ def test_the_version_is_told_with_that_of_the_cluster() -> None:
     answer = member.send("GET", "/version")
     assert json.loads(answer.body)["etcdcluster"] == "3.4.0"
     assert answer.headers["Server"].startswith("netstore/")
-    member.machine.cluster_version = ""
+    member.machine.roster.cluster_version = ""
     assert json.loads(member.send("GET", "/version").body)["etcdcluster"] == "not_decided"
 
 

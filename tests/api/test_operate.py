@@ -89,7 +89,7 @@ def test_status_tells_what_held_the_loop() -> None:
 
 def test_status_tells_what_the_buffers_hold_and_the_feature_level() -> None:
     member = LocalMember()
-    member.machine.level = 3
+    member.machine.roster.level = 3
     shares = Shares.of(64 << 20)
     shares.clients.account().charge(1_000)
     shares.log.account().charge(24)

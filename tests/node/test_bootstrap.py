@@ -91,7 +91,7 @@ def test_a_sole_survivor_applies_everything_it_has(applied: int) -> None:
     assert node.value == b"2"
     assert NodeId(9) in machine.members
     assert machine.applied == 7
-    assert machine.take_events() == []
+    assert machine.v2.take_events() == []
 
 
 def test_a_sole_survivor_votes_alone_from_its_last_entry_on() -> None:

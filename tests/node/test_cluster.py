@@ -257,7 +257,7 @@ def test_a_quorum_that_answers_stays(through: int) -> None:
 def test_voters_that_have_not_started_do_not_count() -> None:
     group = Group(3)
     for id_ in (2, 3):
-        known = group[1].machine._members
+        known = group[1].machine.roster.by_id
         known[NodeId(id_)] = MemberInfo(NodeId(id_), "", (), (f"http://p{id_}:1",))
     answer = asked(group, lambda done: group[1].cluster.remove(NodeId(1), done, OWN))
     assert refusal(answer) == Reason.NOT_ENOUGH_STARTED.text

@@ -96,7 +96,7 @@ def test_the_folder_of_level_1_opens_and_holds_what_it_held(folder: Path) -> Non
             (kept.MEMBER, kept.NAME, 1)
         ]
         assert machine.removed == {kept.OTHER}
-        assert (machine.level, machine.cluster_version) == (1, "3.4.0")
+        assert (machine.roster.level, machine.roster.cluster_version) == (1, "3.4.0")
 
 
 def test_it_has_every_command_there_was(folder: Path) -> None:

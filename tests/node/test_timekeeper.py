@@ -170,14 +170,14 @@ async def test_the_leader_expires_what_is_due(autojump_clock: trio.testing.MockC
             await trio.sleep(0.1)
             member.clock.now = Nanos(member.clock.now + 100_000_000)
             member.settle()
-            gone = not isinstance(member.host.machine.get(b"/k"), Event)
+            gone = not isinstance(member.host.machine.v2.get(b"/k"), Event)
             assert not gone or member.clock.now >= expires
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keeper.run)
         await pass_time()
         nursery.cancel_scope.cancel()
-    assert not isinstance(member.host.machine.get(b"/k"), Event)
+    assert not isinstance(member.host.machine.v2.get(b"/k"), Event)
 
 
 async def test_others_have_their_turn_between_pieces_of_what_is_due(

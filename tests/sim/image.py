@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from netstore.state import tables
 from netstore.state.digest import digest as state_digest
+from netstore.state.v2 import records
 from netstore.state.v3.commands import Found, Range
 from netstore.state.v3.index import TO_THE_END
 from tests.support.contents import nodes_of
@@ -19,10 +20,10 @@ def image(machine: Machine) -> list[bytes]:
     """Every replicated thing, in a fixed order: nodes, window, members, scalars, v3 keys."""
     nodes = sorted(nodes_of(machine.tree), key=lambda node: node.key)
     return [
-        *(node.key + tables.pack_node(node) for node in nodes),
-        *(tables.pack_event(event) for event in machine.history.since(0)),
+        *(node.key + records.pack_node(node) for node in nodes),
+        *(records.pack_event(event) for event in machine.history.since(0)),
         *(tables.encode(machine.members[node]) for node in sorted(machine.members)),
-        tables.encode((machine.tree.index, machine.statistics.replicated(), machine.cluster_version)),
+        tables.encode((machine.tree.index, machine.statistics.replicated(), machine.roster.cluster_version)),
         _pairs(machine),
     ]
 

@@ -13,17 +13,18 @@ from hypothesis import strategies as st
 
 from netstore.errors import CannotApply, CorruptData, Fault, NetstoreError
 from netstore.state import commands, tables
+from netstore.state.applying import COMMAND_UNITS, NODE_UNITS, UNIT_BYTES
 from netstore.state.commands import Command, encode
 from netstore.state.digest import digest
 from netstore.state.envelope import seal
-from netstore.state.machine import APPLY_UNITS, COMMAND_UNITS, NODE_UNITS, UNFINISHED, Machine
+from netstore.state.machine import APPLY_UNITS, UNFINISHED, Machine
 from netstore.state.members import MemberInfo
+from netstore.state.tables import LOAD_STEP
 from netstore.state.v2 import commands as v2
+from netstore.state.v2 import records
 from netstore.state.v2.commands import Delete, ExpireNodes, NoteTtl, QuorumGet, Set
 from netstore.state.v2.tree import Timed
 from netstore.state.v3.commands import LeaseCheckpoint, Put, Txn
-from netstore.state.v3.mvcc import LOAD_STEP
-from netstore.state.v3.reads import UNIT_BYTES
 from netstore.types import EtcdIndex, Event, Index, Nanos, NodeId
 from tests.state.strategies import BASE, all_commands
 from tests.support.contents import nodes_of
@@ -53,9 +54,9 @@ def test_what_a_command_of_the_tree_works_is_counted_by_the_nodes_it_touches() -
     machine = machine_on(memory_engine())
 
     def work(command: Command) -> int:
-        before = machine.worked
+        before = machine.applying.worked
         apply(machine, command)
-        return machine.worked - before
+        return machine.applying.worked - before
 
     assert work(Set(b"/d" * 200 + b"/file")) >= 200 * NODE_UNITS
     assert work(Set(b"/d" * 200 + b"/file")) == COMMAND_UNITS
@@ -70,9 +71,9 @@ def test_what_is_large_is_counted_by_its_bytes() -> None:
     large = 1_000 * UNIT_BYTES
 
     def work(command: Command | V3Command) -> int:
-        before = machine.worked
+        before = machine.applying.worked
         machine.apply(Index(machine.applied + 1), encode(command))
-        return machine.worked - before
+        return machine.applying.worked - before
 
     assert work(Put(b"k", b"1" * large)) >= 1_000
     assert work(Put(b"k", ignore_value=True)) >= 1_000, "it writes the value again"
@@ -105,15 +106,15 @@ def test_a_read_through_the_log_is_counted_by_what_it_lists() -> None:
         apply(machine, Set(b"/d/%d" % number, b"1" * UNIT_BYTES))
     apply(machine, Set(b"/f", b"1" * 100 * UNIT_BYTES))
     for path, units in ((b"/d", 200 * (NODE_UNITS + 1)), (b"/f", 100)):
-        before = machine.worked
+        before = machine.applying.worked
         assert isinstance(apply(machine, QuorumGet(path)), Event)
-        assert machine.worked - before >= units
+        assert machine.applying.worked - before >= units
 
 
 def test_a_read_that_nobody_waits_for_is_counted_and_lists_nothing() -> None:
     """The state and the statistics are what they are where somebody waits."""
     here, elsewhere = machine_on(memory_engine()), machine_on(memory_engine())
-    elsewhere.awaited = lambda: False
+    elsewhere.v2.awaited = lambda: False
     for machine in (here, elsewhere):
         for number in range(50):
             apply(machine, Set(b"/d/%d" % number, b"v"))
@@ -139,7 +140,7 @@ def state_of(machine: Machine) -> object:
         machine.statistics.replicated(),
         dict(machine.members),
         set(machine.removed),
-        machine.cluster_version,
+        machine.roster.cluster_version,
         {path: machine.tree.timed.get(path) for path in machine.tree.timed.timed_keys()},
     )
 
@@ -159,7 +160,7 @@ def test_what_was_saved_is_what_is_loaded(entries: list[bytes], data: st.DataObj
                 part = machine_on(engine)
                 assert state_of(part) == state_of(whole)
     assert state_of(part) == state_of(whole)
-    assert [event for event in whole.take_events() if event.refresh or event.internal] == []
+    assert [event for event in whole.v2.take_events() if event.refresh or event.internal] == []
 
 
 @given(st.lists(all_commands().map(encode), max_size=20), st.integers(0, 20))
@@ -210,11 +211,11 @@ def test_a_new_cluster_stands_at_three_and_a_restart_adds_one() -> None:
     assert apply(machine, publish) is None
     assert apply(machine, commands.SetClusterVersion("3.4.0")) is None
     assert machine.tree.index == 3
-    assert machine.take_events() == []
+    assert machine.v2.take_events() == []
     assert apply(machine, publish) is None
     assert machine.tree.index == 4
     assert machine.members == {7: MemberInfo(NodeId(7), "one", ("http://c",), ("http://p",), level=1)}
-    assert machine.cluster_version == "3.4.0"
+    assert machine.roster.cluster_version == "3.4.0"
     assert machine.history.scan(b"/", True, 1) is None
     assert apply(machine, v2.Set(b"/members", b"1"))
     found = machine.history.scan(b"/members", True, 1)
@@ -227,11 +228,11 @@ def test_expiry_gives_an_event_for_each_node_and_no_outcome() -> None:
     for path in (b"/a", b"/b", b"/c"):
         apply(machine, v2.Set(path, b"", expires=BASE, ttl=5))
     assert apply(machine, v2.Set(b"/c", b"", expires=BASE, ttl=5)) is not None
-    machine.take_events()
+    machine.v2.take_events()
     first = machine.tree.index - 3
     nodes = ((b"/b", first + 1), (b"/a", first), (b"/c", first + 2), (b"/gone", 1))
     assert apply(machine, v2.ExpireNodes(nodes)) is None
-    assert [(event.action, event.node.key) for event in machine.take_events()] == [
+    assert [(event.action, event.node.key) for event in machine.v2.take_events()] == [
         ("expire", b"/b"),
         ("expire", b"/a"),
     ]
@@ -314,7 +315,7 @@ def test_a_window_that_does_not_end_at_the_state_is_named() -> None:
     machine = machine_on(engine)
     apply(machine, v2.Set(b"/a", b"1"))
     machine.save()
-    engine.write(Index(1), {(tables.WINDOW, tables.window_key(EtcdIndex(1))): None})
+    engine.write(Index(1), {(tables.WINDOW, records.window_key(EtcdIndex(1))): None})
     assert "ends at 0, the state is at 1" in refusal(engine)
 
 
@@ -324,7 +325,7 @@ def test_loading_starts_from_nothing() -> None:
     apply(machine, commands.PublishMember(7, "one", (), ()))
     machine.load()
     assert state_of(machine) == state_of(machine_on(memory_engine()))
-    assert machine.take_events() == []
+    assert machine.v2.take_events() == []
     machine.save()
 
 

@@ -20,9 +20,11 @@ from netstore.state import tables
 from netstore.state.commands import Command, encode
 from netstore.state.countdown import Countdown
 from netstore.state.envelope import seal
-from netstore.state.machine import APPLY_UNITS, CLEAR_UNITS, UNFINISHED, Machine, Outcome, Unfinished
+from netstore.state.machine import APPLY_UNITS, UNFINISHED, Machine, Outcome, Unfinished
+from netstore.state.tables import LOAD_STEP
 from netstore.state.v2 import tree
 from netstore.state.v2.commands import Delete, ExpireNodes, Set
+from netstore.state.v2.store import CLEAR_UNITS
 from netstore.state.v2.tree import CLEAR_STEP
 from netstore.state.v3 import txn
 from netstore.state.v3.commands import (
@@ -44,7 +46,7 @@ from netstore.state.v3.commands import (
     TxnDone,
     V3Command,
 )
-from netstore.state.v3.mvcc import DELETE_STEP, LOAD_STEP
+from netstore.state.v3.mvcc import DELETE_STEP
 from netstore.types import EtcdIndex, Event, Index, Nanos, Revision
 from tests.disk.hand import Hand
 from tests.state.v3.strategies import v3_commands
@@ -255,10 +257,10 @@ def test_compares_over_many_keys_are_done_in_pieces_and_end_early() -> None:
         outcome = machine.go_on()
     assert isinstance(outcome, TxnDone)
     assert outcome.succeeded
-    worked = machine.worked
+    worked = machine.applying.worked
     outcome = begin(machine, Txn((differs,) * 40, (Put(b"a"),)))
     assert isinstance(outcome, TxnDone)
-    assert machine.worked - worked < 100
+    assert machine.applying.worked - worked < 100
 
 
 def test_more_compares_than_may_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,24 +386,24 @@ def test_a_directory_goes_in_bounded_pieces_and_for_all_to_see_at_once(kind: str
     for number in range(3_000):
         apply(machine, Set(b"/d/%d/x" % (number % 50), b"", False))
         apply(machine, Set(b"/d/%d/%d" % (number % 50, number), b"", False))
-    machine.take_events()
+    machine.v2.take_events()
     machine.save()
     count, index = len(machine.tree), EtcdIndex(machine.tree.index + 1)
-    machine.watched = lambda path: path == b"/d/7/7"
+    machine.v2.watched = lambda path: path == b"/d/7/7"
     remove = Delete(b"/d", False, True) if kind == "delete" else ExpireNodes(((b"/d", 1),))
     outcome = begin(machine, remove)
     pieces = 1
     while outcome is UNFINISHED:
         assert count - len(machine.tree) <= APPLY_UNITS // CLEAR_UNITS + CLEAR_STEP + 1
         count = len(machine.tree)
-        assert machine.look(b"/d/7/7") == Fault(100, b"/d", index)
+        assert machine.v2.look(b"/d/7/7") == Fault(100, b"/d", index)
         assert isinstance(machine.history.scan(b"/d/7/7", False, index), Event), "who waits is answered"
-        assert not machine.take_events()
+        assert not machine.v2.take_events()
         outcome = machine.go_on()
         pieces += 1
     assert pieces > 5
     assert len(machine.tree) == 0
-    (event,) = machine.take_events()
+    (event,) = machine.v2.take_events()
     assert (event.action, event.index, event.removed) == (kind, index, (b"/d/7/7",))
 
 
@@ -411,12 +413,12 @@ def test_nodes_that_expire_together_are_told_of_in_their_order() -> None:
         apply(machine, Set(b"/" + name, b"", True, Nanos(9), ttl=5))
     for number in range(300):
         apply(machine, Set(b"/b/%d" % number, b"", False))
-    machine.take_events()
+    machine.v2.take_events()
     outcome = begin(machine, ExpireNodes(((b"/a", 1), (b"/b", 2), (b"/c", 3))), units=10)
-    told = machine.take_events()
+    told = machine.v2.take_events()
     while outcome is UNFINISHED:
         outcome = machine.go_on(10)
-        told += machine.take_events()
+        told += machine.v2.take_events()
     assert [(event.node.key, event.index) for event in told] == [(b"/a", 304), (b"/b", 305), (b"/c", 306)]
 
 
@@ -593,14 +595,14 @@ def test_who_watches_below_a_removed_directory_is_told_in_the_order_of_paths(
     for room in (parted, tree):
         monkeypatch.setattr(room, "FIRST", 10)
     machine = machine_with()
-    machine.watched = lambda path: path.endswith(b"7")
+    machine.v2.watched = lambda path: path.endswith(b"7")
     for number in range(2_000):
         apply(machine, Set(b"/d/%04d" % number, b"", False))
-    machine.take_events()
+    machine.v2.take_events()
     outcome = begin(machine, Delete(b"/d", True, True), 1)
     while outcome is UNFINISHED:
         outcome = machine.go_on(1)
-    (event,) = machine.take_events()
+    (event,) = machine.v2.take_events()
     assert event.removed == tuple(b"/d/%04d" % number for number in range(7, 2_000, 10))
 
 
@@ -617,7 +619,7 @@ def test_nothing_that_clients_make_many_of_lies_in_one_dictionary(monkeypatch: p
         apply(machine, Set(b"/d/%d" % number, b"", False, Nanos(9), ttl=5))
         apply(machine, Set(b"/%d/x" % number, b"", True))
         machine.take_changes()
-        machine.take_events()
+        machine.v2.take_events()
         machine.save()
         if number % 100:
             assert isinstance(machine._engine, MemoryEngine)

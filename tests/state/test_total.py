@@ -43,7 +43,7 @@ class _Replica:
             outcome = self.machine.apply(Index(self.machine.applied + 1), entry)
         except CannotApply as error:
             return str(error).partition("log:")[2]  # the member stops here; another entry takes its place
-        self.machine.take_events()
+        self.machine.v2.take_events()
         self.machine.take_changes()
         return outcome
 

@@ -45,7 +45,7 @@ class Later(Machine):
 
     def _append(self, command: Append) -> Outcome:
         old = self.mvcc.values(command.key, b"")
-        return self._put(Put(command.key, b"".join(old) + command.more))
+        return self.v3.put(Put(command.key, b"".join(old) + command.more))
 
 
 def appending(key: bytes) -> bytes:

@@ -302,7 +302,7 @@ class LocalMember:
         )
         publish = commands.PublishMember(self.id, self.name, ("http://c:1",), ("http://p:1",))
         self._apply(commands.encode(publish))
-        if not self.machine.cluster_version:
+        if not self.machine.roster.cluster_version:
             self._apply(commands.encode(commands.SetClusterVersion("3.4.0")))
         self._publish()
 
@@ -343,7 +343,7 @@ class LocalMember:
 
     def _publish(self) -> None:
         """Tell watchers what was answered."""
-        for event in self.machine.take_events():
+        for event in self.machine.v2.take_events():
             self.hub.publish(event)
 
     def advance(self, nanos: int) -> None:

@@ -169,7 +169,7 @@ class KeysApi:
             self._read(exchange, key, parameters)
 
     def _read(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
-        self._answer(exchange, False, self._machine.look(key, parameters.recursive))
+        self._answer(exchange, False, self._machine.v2.look(key, parameters.recursive))
 
     def _put(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
         value, refresh = parameters.value, parameters.refresh
@@ -239,7 +239,7 @@ class KeysApi:
             elif outcome.node.nodes is None and (size := outcome.size) <= PIECE_BYTES:
                 body = self._render.event(outcome)
                 if len(body) > _LITTLE:
-                    self._machine.worked += shown_work(body, size) // WORK_PER_UNIT
+                    self._machine.applying.worked += shown_work(body, size) // WORK_PER_UNIT
                 exchange.respond(status, fields, body)
             else:
                 parts, size = self._parts(outcome), _held(outcome)
@@ -282,7 +282,7 @@ class KeysApi:
         """
         rendering = Rendering(parts)
         body = rendering.more(AT_ONCE_WORK)
-        self._machine.worked += rendering.worked // WORK_PER_UNIT
+        self._machine.applying.worked += rendering.worked // WORK_PER_UNIT
         if not rendering.over:
             fault = self._large.begin(
                 exchange,
@@ -309,7 +309,7 @@ class KeysApi:
         if len(fault.cause) <= PIECE_BYTES:
             body = self._render.fault(fault)
             if len(body) > _LITTLE:
-                self._machine.worked += shown_work(body, len(fault.cause)) // WORK_PER_UNIT
+                self._machine.applying.worked += shown_work(body, len(fault.cause)) // WORK_PER_UNIT
             exchange.respond(status, fields, body)
         else:
             self._show(exchange, status, fields, self._render.fault_parts(fault), len(fault.cause))

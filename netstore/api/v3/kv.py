@@ -146,7 +146,7 @@ class KvService:
         if fault is None and machine.must_be_logged(command):
             self._member.propose(encode(command), partial(self._written, call), call.principal.encode())
             return
-        outcome = fault or machine.read_txn(command)
+        outcome = fault or machine.v3.read_txn(command)
         if isinstance(outcome, Fault):
             refuse(call, outcome)
         else:
@@ -166,7 +166,7 @@ class KvService:
         if not isinstance(outcome, Done):
             _refuse_outcome(call, outcome)
         elif physical:
-            self._member.machine.when_swept(Revision(revision), partial(self._swept, call, outcome))
+            self._member.machine.v3.when_swept(Revision(revision), partial(self._swept, call, outcome))
         else:
             call.reply(self._headers(outcome.revision))
 

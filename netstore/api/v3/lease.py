@@ -19,10 +19,11 @@ from netstore.api.v3.status import end, not_a_message, refuse
 from netstore.errors import Fault, Reason
 from netstore.proto import rpc_pb2 as pb
 from netstore.proto.wire import BadMessage, parse
+from netstore.state.applying import UNIT_BYTES
 from netstore.state.commands import encode
 from netstore.state.v3.commands import Done, LeaseGrant, LeaseGranted, LeaseRevoke
 from netstore.state.v3.lease import granted_ttl
-from netstore.state.v3.reads import UNIT_BYTES, Lost
+from netstore.state.v3.reads import Lost
 from netstore.types import LeaseId
 
 if TYPE_CHECKING:

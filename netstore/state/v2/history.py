@@ -77,6 +77,10 @@ class History:
         """Start from stored events, in any order, of consecutive indexes. Those that had gone because of
         their size go again.
         """
+        self._ring = [_NO_EVENT] * CAPACITY
+        self._sizes = [0] * CAPACITY
+        self._bytes = 0
+        self.first, self.last = EtcdIndex(1), EtcdIndex(0)
         ordered = sorted(events, key=lambda event: event.index)
         if ordered:
             self.first = ordered[0].index

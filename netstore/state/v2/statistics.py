@@ -57,6 +57,7 @@ class Statistics(msgspec.Struct, gc=False):
         return _replicated(self)
 
     def restore(self, counts: tuple[int, ...]) -> None:
-        """Take over stored counters."""
+        """Take over stored counters; reads are counted from 0."""
+        self.gets_success = self.gets_fail = 0
         for name, count in zip(REPLICATED, counts, strict=True):
             setattr(self, name, count)

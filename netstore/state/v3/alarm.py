@@ -37,6 +37,11 @@ def cost(command: V3Command) -> int:
     return GRANT_COST if isinstance(command, LeaseGrant) else 0
 
 
+def alarm_key(member: NodeId, kind: int) -> bytes:
+    """Where an alarm lies in its table."""
+    return b"%016x %d" % (member, kind)
+
+
 class Alarms:
     """The replicated table of (member, kind)."""
 

@@ -11,11 +11,14 @@ import msgspec
 from netstore.errors import Fault, Reason, refusal
 from netstore.parted import LET_GO_STEP, Parted, batches
 from netstore.state.countdown import News, Waiting
+from netstore.state.tables import LEASES, check_count, some_records
 from netstore.state.v3.reads import Lost
 from netstore.types import Index, LeaseId
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
+
+    from netstore.seams import Engine
 
 KEYS_AT_ONCE: Final = 1_000
 """Keys of a lease that are looked at in one step of `Leases.listed`: 0.3 ms."""
@@ -60,6 +63,9 @@ class LeaseRecord(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_f
     remaining: int
 
 
+_decode_lease: Final = msgspec.msgpack.Decoder(LeaseRecord)
+
+
 def _settle(lease: Lease, late: Parted[bytes, bool], most: int) -> None:
     """Put so much of what came and went to the keys."""
     keys = lease.keys
@@ -98,6 +104,20 @@ class StoredLeases:
         for each in records:
             self.leases[each.id] = Lease(each.id, each.ttl, each.since, each.remaining)
             self.renewed.add(each.id)
+
+
+def lease_key(lease: LeaseId) -> bytes:
+    """Where a lease's record lies in its table."""
+    return b"%016x" % (lease & 2**64 - 1)
+
+
+def load_leases(engine: Engine, *, whole: bool) -> Iterator[list[LeaseRecord]]:
+    """Every stored lease, in the steps of `tables.some_records`."""
+    found = 0
+    for some in some_records(engine, LEASES, _decode_lease, whole=whole):
+        found += len(some)
+        yield [record for _, record in some]
+    check_count(engine, LEASES, found)
 
 
 def granted_ttl(asked: int, minimum: int) -> int | Fault:

@@ -29,6 +29,8 @@ from netstore.codec import Malformed
 from netstore.errors import Fault, Reason, refusal
 from netstore.limits import Budget
 from netstore.parted import batches
+from netstore.state.applying import UNIT_BYTES
+from netstore.state.tables import LOAD_BYTES, LOAD_STEP
 from netstore.state.trail import Trail
 from netstore.state.v3 import pair
 from netstore.state.v3.commands import BY_KEY, CREATE, DESCEND, MOD, VERSION, Found, Range
@@ -47,7 +49,7 @@ from netstore.state.v3.index import (
     past_place,
     remember,
 )
-from netstore.state.v3.reads import UNBOUNDED, UNIT_BYTES, RangeRead, is_filtered
+from netstore.state.v3.reads import UNBOUNDED, RangeRead, is_filtered
 from netstore.state.v3.records import Records, corrupt
 from netstore.types import KeyChange, Revision
 
@@ -58,12 +60,6 @@ if TYPE_CHECKING:
 
 NEVER: Final = Revision(-1)
 """The compacted revision of a store that never was."""
-
-LOAD_STEP: Final = 500
-"""Records read in one step of `load_steps`: 2 ms."""
-
-LOAD_BYTES: Final = 1 << 20
-"""Bytes of records read in one step, give or take one."""
 
 DELETE_STEP: Final = 64
 """Keys deleted in one step."""

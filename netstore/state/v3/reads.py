@@ -17,6 +17,7 @@ from collections import deque
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from netstore.state.applying import UNIT_BYTES
 from netstore.state.v3 import pair
 from netstore.state.v3.commands import BY_CREATE, BY_KEY, BY_MOD, BY_VALUE, DESCEND
 from netstore.state.v3.index import DELETED, NUMBER_BITS, pair_below
@@ -47,7 +48,6 @@ SORT_UNITS: Final = 6
 """What a row costs that is sorted by value, beside reading it; its hash, 4 more for each `UNIT_BYTES`."""
 
 RECORD_UNITS: Final = 5
-UNIT_BYTES: Final = 2_048
 
 PIECE_BYTES: Final = 256 * 1024
 """Bytes of pairs given at once, give or take one pair."""

@@ -9,15 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from netstore.errors import StateDamaged
+from netstore.state.tables import RECORDS
 from netstore.state.v3.index import PLACE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
     from netstore.seams import Engine
-
-RECORDS: Final = "v3"
-"""The table of records in the engine."""
 
 RECENT_BYTES: Final = 12 * 1024 * 1024
 """Bytes of records in each of the two generations that are kept in memory: 10,000 objects of 1 KiB."""

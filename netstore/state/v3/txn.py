@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 import msgspec
 
 from netstore.errors import Fault, Reason, refusal
+from netstore.state.applying import UNIT_BYTES
 from netstore.state.v3 import pair
 from netstore.state.v3.commands import (
     EQUAL,
@@ -67,7 +68,6 @@ READ_UNITS: Final = 6
 
 _SORT_STEP: Final = 500
 _COMPARE_UNITS: Final = 5
-_UNIT_BYTES: Final = 2_048
 
 
 class _Path(NamedTuple):
@@ -342,7 +342,7 @@ def _holds_steps(mvcc: Mvcc, compare: Compare) -> Generator[int, None, bool]:
             seen = True
             if not _judge(result, value, compare.value):
                 return False
-            yield _COMPARE_UNITS + len(value) // _UNIT_BYTES
+            yield _COMPARE_UNITS + len(value) // UNIT_BYTES
         return seen
     if not mvcc.count(compare.key, compare.range_end):
         return _judge(result, 0, compare.number)
@@ -388,7 +388,7 @@ def _run_steps(mvcc: Mvcc, path: _Path) -> Generator[int, None, list[_Response]]
         if type(step) is Put:
             prev_kv = _write(mvcc, step)
             responses.append(PutDone(mvcc.current, prev_kv))
-            yield WRITE_UNITS + (mvcc.size_of(step.key) // _UNIT_BYTES if step.ignore_value else 0)
+            yield WRITE_UNITS + (mvcc.size_of(step.key) // UNIT_BYTES if step.ignore_value else 0)
         elif type(step) is Range:
             responses.append(_read_later(mvcc, step))
         elif type(step) is DeleteRange:

@@ -91,7 +91,7 @@ def test_a_corrupt_cluster_does_nothing(machine: Machine, command: V3Command) ->
     outcome = apply(machine, command)
     assert isinstance(outcome, Fault)
     assert (outcome.cause, outcome.grpc_code) == (b"etcdserver: corrupt cluster", DATA_LOSS)
-    refused = machine.read_txn(Txn((), (Range(b"a"),)))
+    refused = machine.v3.read_txn(Txn((), (Range(b"a"),)))
     assert isinstance(refused, Fault)
 
 

@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 from netstore.codes import OUT_OF_RANGE, UNAVAILABLE
 from netstore.errors import CorruptData, Fault, Reason
 from netstore.state.commands import encode
-from netstore.state.machine import MOST_AWAIT_SWEEP, Machine
+from netstore.state.machine import Machine
+from netstore.state.tables import RECORDS
 from netstore.state.v3 import pair, records
 from netstore.state.v3.commands import Compact, DeleteRange, Found, LeaseGrant, Put, Range, Txn, V3Command
 from netstore.state.v3.compaction import SWEEP_STEP
 from netstore.state.v3.hashes import MAX_HASHES, Hash, _Run
 from netstore.state.v3.index import PLACE_BYTES
 from netstore.state.v3.mvcc import NEVER, Mvcc
-from netstore.state.v3.records import RECORDS, _Recent
+from netstore.state.v3.records import _Recent
+from netstore.state.v3.store import MOST_AWAIT_SWEEP
 from netstore.types import Index, KeyChange, Revision
 from tests.state.v3.strategies import ENDS, KEYS, ranges, v3_commands
 from tests.state.v3.twin import Told, Twin
@@ -343,11 +345,11 @@ def test_who_waits_for_a_compaction_is_told_when_it_is_over() -> None:
         both.apply(Put(b"a", b""))
     both.apply(Compact(3))
     told: list[int] = []
-    both.machine.when_swept(Revision(3), lambda _: told.append(3))
+    both.machine.v3.when_swept(Revision(3), lambda _: told.append(3))
     assert told == []
     both.machine.sweep()
     assert told == [3]
-    both.machine.when_swept(Revision(3), lambda _: told.append(4))
+    both.machine.v3.when_swept(Revision(3), lambda _: told.append(4))
     assert told == [3, 4]
 
 
@@ -358,7 +360,7 @@ def test_a_compaction_that_is_half_over_goes_on_when_the_state_is_loaded() -> No
         both.apply(Put(b"a", b""))
     both.apply(Compact(2 * SWEEP_STEP))
     told: list[Fault | None] = []
-    both.machine.when_swept(Revision(2 * SWEEP_STEP), told.append)
+    both.machine.v3.when_swept(Revision(2 * SWEEP_STEP), told.append)
     both.machine.sweep()
     both.machine.load()
     assert told == []
@@ -377,11 +379,13 @@ def test_a_copy_that_is_swept_answers_who_waited_here_and_not_too_many_wait() ->
         each.apply(Compact(3))
     told: list[Fault | None] = []
     for _ in range(MOST_AWAIT_SWEEP + 1):
-        both.machine.when_swept(Revision(3), told.append)
+        both.machine.v3.when_swept(Revision(3), told.append)
     assert [fault and fault.cause.decode() for fault in told] == [Reason.TOO_MANY.text]
     ahead.machine.sweep()
     ahead.save()
-    both.machine._engine = both.machine.mvcc._engine = ahead.machine._engine
+    for each in (ahead, both):
+        each.engine.commit()
+    both.engine.install(ahead.engine, lambda _: None)
     both.machine.load()
     assert told[1:] == [None] * MOST_AWAIT_SWEEP
     assert not both.machine.sweeping
@@ -412,7 +416,7 @@ def test_no_read_is_answered_while_the_state_is_replaced() -> None:
         both.machine.mvcc.range(Range(b"a")),
         both.machine.mvcc.range(Range(b"a", b"\0")),
         hash_kv(both.machine.mvcc, 0),
-        both.machine.read_txn(Txn((), (Range(b"a"),))),
+        both.machine.v3.read_txn(Txn((), (Range(b"a"),))),
     ):
         assert isinstance(answer, Fault)
         assert answer.grpc_code == UNAVAILABLE

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from netstore import errors
 from netstore.errors import Fault
 from netstore.limits import Budget
+from netstore.state.applying import UNIT_BYTES
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
 from netstore.state.v3 import index, mvcc, reads, sorting
@@ -29,7 +30,7 @@ from netstore.state.v3.commands import (
     Range,
     V3Command,
 )
-from netstore.state.v3.reads import CHUNK, PIECE_BYTES, STEP_UNITS, UNIT_BYTES, Lost, RangeRead, TooMuch
+from netstore.state.v3.reads import CHUNK, PIECE_BYTES, STEP_UNITS, Lost, RangeRead, TooMuch
 from netstore.types import Index
 from tests.state.v3.strategies import ranges, v3_commands
 from tests.state.v3.twin import Twin

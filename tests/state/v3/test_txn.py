@@ -174,9 +174,9 @@ def test_what_only_reads_is_known() -> None:
     assert not txn.is_read(both(both(GET)))
     machine = fresh()
     apply(machine, A)
-    assert settled(machine, machine.read_txn(both(GET))) == apply(machine, both(GET))
+    assert settled(machine, machine.v3.read_txn(both(GET))) == apply(machine, both(GET))
     with pytest.raises(ValueError, match="goes through the log"):
-        machine.read_txn(both(A))
+        machine.v3.read_txn(both(A))
 
 
 # --- when it runs
