@@ -29,8 +29,8 @@ from netstore.errors import Fault, Reason
 from netstore.proto.wire import repeated
 from netstore.state.v3 import txn
 from netstore.state.v3.commands import Deleted, Later, PutDone, TxnDone
-from netstore.state.v3.mvcc import SMALL_BYTES, SMALL_KEYS
 from netstore.state.v3.reads import STEP_UNITS, Lost, TooMuch
+from netstore.state.v3.small import SMALL_BYTES, SMALL_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -7,8 +7,9 @@ of what it was before; two sorted lists, of the keys that exist and of those tha
 each change since the last compaction, the place and the key. No pair stays in memory but those used lately
 (`records`).
 
-Here are the changes and what is read of the present; `reads` has long reads, `compaction` and `hashes` what
-is done in steps between the requests.
+Here are the writes and what is read of the present. `small` has reads that are answered in one call, `reads`
+those in steps, `changes` what watches read of the past, `loading` how the index is built at a start,
+`compaction` and `hashes` what is done in steps between the requests.
 
 Invariants:
  1. Records are never changed. A read at a revision that is not compacted gives the same for ever.
@@ -25,36 +26,32 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from netstore import errors
-from netstore.codec import Malformed
 from netstore.errors import Fault, Reason, refusal
 from netstore.limits import Budget
-from netstore.parted import batches
-from netstore.state.applying import UNIT_BYTES
 from netstore.state.tables import LOAD_BYTES, LOAD_STEP
 from netstore.state.trail import Trail
-from netstore.state.v3 import pair
-from netstore.state.v3.commands import BY_KEY, CREATE, DESCEND, MOD, VERSION, Found, Range
+from netstore.state.v3 import pair, small
+from netstore.state.v3.changes import history
+from netstore.state.v3.commands import BY_KEY, CREATE, MOD, VERSION, Found, Range
 from netstore.state.v3.compaction import SWEEP_STEP, Pins, Sweep
 from netstore.state.v3.hashes import HASH_STEP, Hash, Hashes
 from netstore.state.v3.index import (
     DELETED,
     NUMBER_BITS,
     PLACE_BYTES,
-    TO_THE_END,
     Item,
     KeyIndex,
     bound_after,
-    pair_below,
-    past_below,
-    past_place,
     remember,
 )
+from netstore.state.v3.loading import read, sort
 from netstore.state.v3.reads import UNBOUNDED, RangeRead, is_filtered
-from netstore.state.v3.records import Records, corrupt
+from netstore.state.v3.records import Records
+from netstore.state.v3.small import SMALL_BYTES
 from netstore.types import KeyChange, Revision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from netstore.seams import Engine
 
@@ -76,26 +73,6 @@ MEASURED_BYTES: Final = 16 * 1024 * 1024
 """What all plain lists may remember together of their first pass: 200,000 pairs. When it is used up, the
 second pass looks for the keys again.
 """
-
-SMALL_KEYS: Final = 2_000
-"""Pairs that are answered in one call: 1 ms."""
-
-SMALL_BYTES: Final = 1280 * 1024
-"""Bytes of pairs that are answered in one call: a thousand objects of 1 KiB. They are shared with all who ask
-for them until they are copied into the answer, which takes half a millisecond.
-"""
-
-_SMALL_FAR: Final = 500
-"""Records fetched from the engine for such an answer: 1 ms."""
-
-_SMALL_CHANGES: Final = 2_000
-"""Changes looked at to count what was there before them: 1 ms."""
-
-_SMALL_LOOKED: Final = 2 * SMALL_KEYS
-"""Keys looked at for such an answer, where some came or went since."""
-
-_SMALL_UNKNOWN: Final = 16
-"""Pairs of the past in such an answer, whose size nobody knows before they are read."""
 
 
 class Mvcc:
@@ -138,8 +115,10 @@ class Mvcc:
         """Reads before this are refused."""
         self.suspended = False
         """The engine is about to hold another state: no read is answered until `load`."""
-        self._start = self._next = bound_after(revision)
-        """The places of the first change of the command that is not finished, and of its next one."""
+        self.first_place = self.next_place = bound_after(revision)
+        """The places of the first change of the command that is not finished, and of its next one: equal
+        while it has written nothing.
+        """
         self._index = KeyIndex()
         self._records = Records(self._engine)
         self._hashes = Hashes(self._index, self._records)
@@ -182,99 +161,31 @@ class Mvcc:
         self.suspended = True
         hashes.end()
         yield from before.let_go()
-        start = b""
-        last = found = 0
-        is_all = False
-        scan = self._records.scan(start)
-        try:
-            while not is_all:
-                count, stored, is_all = self._load(scan, swept, step, step_bytes)
-                if count:
-                    self.loaded = found = found + count
-                    last = int.from_bytes(stored, "big")
-                    start = stored + b"\0"
-                if not (is_all or whole):
-                    scan.close()
-                    yield
-                    scan = self._records.scan(start)
-                elif not is_all:
-                    yield
-        finally:
-            scan.close()
-        lacking = self._records.lacking(found)
-        if lacking:
-            raise corrupt(last.to_bytes(PLACE_BYTES, "big"), lacking)
-        if last >> NUMBER_BITS > revision:
-            raise corrupt(last.to_bytes(PLACE_BYTES, "big"), f"the state is at revision {revision}")
-        index = self._index
-        # All keys at once are sorted once; in steps a place is looked up for each, which takes longer.
-        for some in batches(index.items.values(), len(index.items) if whole else step):
-            index.live.update([item.key for item in some if item.version])
-            index.dead.update([item.key for item in some if not item.version])
-            for item in some:
-                if item.lease:
-                    self._move_lease(item.key, 0, item.lease)
-            yield
+        for found, is_all in read(self._index, self._records, revision, swept, step, step_bytes, whole=whole):
+            self.loaded = found
+            if not is_all:
+                yield
+        yield from sort(self._index, self._move_lease, step, whole=whole)
         self.suspended = False
-
-    def _load(
-        self, scan: Iterator[tuple[bytes, bytes]], swept: Revision, step: int, step_bytes: int
-    ) -> tuple[int, bytes, bool]:
-        """Take so many of these records, or bytes; how many, the key of the last, and whether it was all."""
-        index, records = self._index, self._records
-        items, log = index.items, index.log
-        fields = pair.fields
-        stored, count, size, is_all = b"", 0, 0, True
-        for stored, record in scan:
-            place = int.from_bytes(stored, "big")
-            try:
-                key, created, modified, version, lease, _, _ = fields(record)
-            except Malformed as error:
-                raise corrupt(stored, str(error)) from None
-            deleted = place & DELETED
-            if modified != place >> NUMBER_BITS or (version == 0) != deleted:
-                raise corrupt(stored, f"it says revision {modified}, version {version}")
-            length = len(record)
-            item = items.get(key)
-            if item is None:
-                items[key] = item = Item(key, place, length, created, version, lease)
-            else:
-                remember(item)
-                item.at = place
-                item.size = length
-                item.created = created
-                item.version = version
-                item.lease = lease
-            if deleted:
-                index.newest_deletion = place
-            if modified >= swept:
-                log.add(place, item.key)
-            count += 1
-            size += length
-            if count >= step or size >= step_bytes:
-                is_all = False
-                break
-        records.size += PLACE_BYTES * count + size
-        return count, stored, is_all
 
     # --- writing
 
     @property
     def current(self) -> Revision:
         """The revision that what has been written so far can be seen at."""
-        return Revision((self._next - 1) >> NUMBER_BITS)
+        return Revision((self.next_place - 1) >> NUMBER_BITS)
 
     @property
     def bound(self) -> int:
         """The bound (`index`) of the state as it is now, within a command too: a read there sees what was
         written so far and nothing that is written later.
         """
-        return self._next
+        return self.next_place
 
     def put(self, key: bytes, value: bytes, lease: int) -> int:
         """Write a pair; the place of the pair before, 0 when there was none. O(log n) for a new key."""
-        place = self._next
-        self._next = place + 2
+        place = self.next_place
+        self.next_place = place + 2
         revision = place >> NUMBER_BITS
         index = self._index
         item = index.items.get(key)
@@ -328,8 +239,8 @@ class Mvcc:
 
     def _delete(self, item: Item) -> None:
         index, key = self._index, item.key
-        place = self._next | DELETED
-        self._next += 2
+        place = self.next_place | DELETED
+        self.next_place += 2
         revision = Revision(place >> NUMBER_BITS)
         before = item.at
         remember(item)
@@ -354,13 +265,13 @@ class Mvcc:
 
     def begin_revision(self) -> None:
         """What the command writes from now on is of the next revision, if it has written anything in this."""
-        self._next = bound_after(self.current)
+        self.next_place = bound_after(self.current)
 
     def finish(self) -> Revision:
         """The command is over: the revision moves if something was written."""
-        if self._next != self._start:
-            self.revision = revision = (self._next - 1) >> NUMBER_BITS  # type: ignore[assignment]  # `current`
-            self._start = self._next = (revision + 1) << NUMBER_BITS
+        if self.next_place != self.first_place:
+            self.revision = revision = (self.next_place - 1) >> NUMBER_BITS  # type: ignore[assignment]  # `current`
+            self.first_place = self.next_place = (revision + 1) << NUMBER_BITS
             self._finished = len(self._changes)
         return self.revision
 
@@ -461,8 +372,8 @@ class Mvcc:
         )
 
     def glance(self, query: Range, bound: int = 0) -> Found | Fault | None:
-        """The answer to a read that is a small one: `SMALL_KEYS`, `SMALL_BYTES`, few of them from the disk.
-        None for any other. With a bound (`index`), as of there and not of `query.revision`.
+        """The answer to a read that is a small one (`small`), None for any other. With a bound (`index`), as
+        of there and not of `query.revision`.
 
         One key: about 3 us. A range: O(log n) and about 2 us for each pair in the answer.
         """
@@ -471,9 +382,13 @@ class Mvcc:
             fault = self.check_revision(revision)
             if fault is not None:
                 return fault
-        if bound:
-            return None if query.sort_target != BY_KEY or is_filtered(query) else self._glance(query, bound)
-        if not query.range_end and revision <= 0 and self._next == self._start and not is_filtered(query):
+        if (
+            not bound
+            and not query.range_end
+            and revision <= 0
+            and self.next_place == self.first_place
+            and not is_filtered(query)
+        ):
             item = self._index.items.get(query.key)
             if item is None or not item.version:
                 return Found(self.revision, [], 0)
@@ -485,86 +400,12 @@ class Mvcc:
             return Found(self.revision, [pair.without_value(record) if query.keys_only else record], 1)
         if query.sort_target != BY_KEY or is_filtered(query):
             return None
-        return self._glance(query, bound_after(revision if revision > 0 else self.revision))
+        bound = bound or bound_after(revision if revision > 0 else self.revision)
+        found, units = small.glance(self._index, self._records, self.revision, query, bound)
+        self.read_units += units
+        return found
 
-    def _glance(self, query: Range, bound: int) -> Found | None:
-        index = self._index
-        key, range_end, limit = query.key, query.range_end, max(query.limit, 0)
-        if index.log.newest < bound:
-            count = index.count_live(key, range_end)
-        else:
-            known = self._count_before(query, bound)
-            if known is None:
-                return None
-            count = known
-        if query.count_only:
-            return Found(self.revision, [], count)
-        wanted = min(limit, count) if limit else count
-        if wanted > SMALL_KEYS:
-            return None
-        self.read_units += wanted
-        backwards = query.sort_order == DESCEND
-        keys = index.keys_at(key, range_end, bound, backwards=backwards) if wanted else ()
-        if index.log.newest < bound:
-            items = index.items
-            found = items.many(islice(keys, wanted))
-            if sum([item.size for item in found]) > SMALL_BYTES:
-                return None
-            places = [item.at for item in found]
-        else:
-            seen = self._small_places(keys, bound, wanted)
-            if seen is None:
-                return None
-            places = seen
-        if not self._records.are_near(places, _SMALL_FAR):
-            return None
-        kvs = self._records.get_many(places)
-        self.read_units += len(kvs) + sum(map(len, kvs)) // UNIT_BYTES
-        if query.keys_only:
-            kvs = [pair.without_value(record) for record in kvs]
-        return Found(self.revision, kvs, count, 0 < limit < count)
-
-    def _count_before(self, query: Range, bound: int) -> int | None:
-        """How many keys were in the range before the latest changes, if that is seen by looking at few."""
-        index = self._index
-        log = index.log
-        key, range_end = query.key, query.range_end
-        if not range_end:
-            item = index.items.get(key)
-            return int(item is not None and pair_below(item, bound) > 0)
-        since = log.find(bound >> NUMBER_BITS)
-        if log.end - since <= _SMALL_CHANGES:
-            self.read_units += (log.end - since) // 2
-            growth = index.growth(key, range_end, bound, log.newest + 1, (since, log.end))
-            return index.count_live(key, range_end) - growth
-        if index.count_near(key, range_end, bound) > SMALL_KEYS:
-            return None
-        items = index.items
-        return sum(1 for each in index.keys_at(key, range_end, bound) if pair_below(items[each], bound))
-
-    def _small_places(self, keys: Iterable[bytes], bound: int, wanted: int) -> list[int] | None:
-        items = self._index.items
-        places: list[int] = []
-        size = unknown = 0
-        for each in islice(keys, _SMALL_LOOKED):
-            item = items[each]
-            place = item.at
-            if place < bound:
-                if place & DELETED:
-                    continue
-                size += item.size
-            else:
-                place = pair_below(item, bound)
-                if not place:
-                    continue
-                unknown += 1
-            places.append(place)
-            if len(places) >= wanted:
-                break
-        is_small = len(places) == wanted and size <= SMALL_BYTES and unknown <= _SMALL_UNKNOWN
-        return places if is_small else None
-
-    # --- history
+    # --- changes
 
     def history(
         self, start: Revision, key: bytes, range_end: bytes, *, looked: int, told: int, size: int
@@ -579,84 +420,9 @@ class Mvcc:
         give or take one change, however much a revision holds. About 0.05 us for each looked at and 4 us for
         each found.
         """
-        if not range_end:
-            yield self._history_of_key(start, key, looked, told, size)
-            return
-        log = self._index.log
-        at, end = log.find(start), self._log_end()
-        if at >= end:
-            yield [], Revision(max(start, self.revision + 1))
-            return
-        to_the_end = range_end == TO_THE_END
-        left, following = (looked, told, size), Revision(0)
-        while not following:
-            changes: list[KeyChange] = []
-            begin, end, room = at, min(at + max(looked, 1), end), size
-            for position, each in enumerate(log.keys(at, end), at):
-                if key <= each and (to_the_end or each < range_end):
-                    if changes and (len(changes) >= told or room <= 0):
-                        end = position
-                        break
-                    changes.append(self._change(log.place(position), each))
-                    room -= len(changes[-1].pair)
-            at, end = end, self._log_end()
-            left = left[0] - (at - begin), left[1] - len(changes), left[2] - (size - room)
-            if at >= end:
-                following = Revision(self.revision + 1)
-            elif min(left) <= 0:
-                end = log.after(at - 1)
-                following = Revision(log.revision(at) if at == end else 0)
-            yield changes, following
-
-    def _history_of_key(
-        self, start: Revision, key: bytes, looked: int, told: int, size: int
-    ) -> tuple[list[KeyChange], Revision]:
-        """Of one key, which changes a few times in a revision at most."""
-        places, following = self._changed_key(start, key, looked)
-        changes: list[KeyChange] = []
-        revision = 0
-        for place in places:
-            if place >> NUMBER_BITS != revision:
-                revision = place >> NUMBER_BITS
-                if len(changes) >= told or size <= 0:
-                    return changes, Revision(revision)
-            change = self._change(place, key)
-            changes.append(change)
-            size -= len(change.pair)
-        return changes, following
-
-    def _log_end(self) -> int:
-        """The position after the last change of a command that is finished."""
-        log = self._index.log
-        return log.find(self.revision + 1) if self._next != self._start else log.end
-
-    def _changed_key(self, start: Revision, key: bytes, looked: int) -> tuple[list[int], Revision]:
-        item = self._index.items.get(key)
-        following = Revision(max(start, self.revision + 1))
-        if item is None or item.at >> NUMBER_BITS < start:
-            return [], following
-        past = item.past or bytearray()
-        at = past_below(past, start << NUMBER_BITS)
-        count = len(past) // PLACE_BYTES
-        end = min(at + max(looked, 1), count)
-        if end < count:
-            end = past_below(past, bound_after(past_place(past, end - 1) >> NUMBER_BITS))
-        places = [past_place(past, number) for number in range(at, end)]
-        if end < count:
-            following = Revision(past_place(past, end) >> NUMBER_BITS)
-        else:
-            places.append(item.at)
-        if self._next != self._start:
-            present = bound_after(self.revision)
-            places = [place for place in places if place < present]
-            following = min(following, Revision(self.revision + 1))
-        return places, following
-
-    def _change(self, place: int, key: bytes) -> KeyChange:
-        """A change of the past, the pair before it included if that can still be read (v3 API, prev_kv)."""
-        revision = Revision(place >> NUMBER_BITS)
-        before = pair_below(self._index.items[key], place) if revision > self.compacted else 0
-        return KeyChange(key, revision, self.pair(place), bool(place & DELETED), before)
+        return history(
+            self, self._index, self._records, start, key, range_end, looked=looked, told=told, size=size
+        )
 
     @property
     def unpublished(self) -> bool:
@@ -665,7 +431,7 @@ class Mvcc:
 
     def take_changes(self) -> list[KeyChange]:
         """What has changed since the last call, in order, of the revisions that are finished."""
-        if self._next != self._start:
+        if self.next_place != self.first_place:
             changes = self._changes[: self._finished]
             del self._changes[: self._finished]
         else:
@@ -680,7 +446,7 @@ class Mvcc:
         """Whether `sweep` can go on: something is left to do, and nobody reads what would be erased. An open
         read holds back what was there at its revision and after it, not what had gone before.
         """
-        if self.swept >= self.compacted or self._next != self._start:
+        if self.swept >= self.compacted or self.next_place != self.first_place:
             return False
         allowed = self._pins.allow(self.compacted)
         return self.swept < allowed and self._sweep.target <= allowed
@@ -712,7 +478,7 @@ class Mvcc:
     @property
     def hashing(self) -> bool:
         """Whether there is something to do for `hash_on`. Meanwhile nothing is swept."""
-        return bool(self._hashes) and self._next == self._start
+        return bool(self._hashes) and self.next_place == self.first_place
 
     def hash_on(self, records: int = HASH_STEP) -> None:
         """Work on the checksum that was asked for first."""

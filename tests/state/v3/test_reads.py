@@ -14,7 +14,7 @@ from netstore.limits import Budget
 from netstore.state.applying import UNIT_BYTES
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
-from netstore.state.v3 import index, mvcc, reads, sorting
+from netstore.state.v3 import index, mvcc, reads, small, sorting
 from netstore.state.v3.commands import (
     ASCEND,
     BY_KEY,
@@ -325,7 +325,7 @@ def test_a_revision_that_is_gone_is_refused_before_the_first_step() -> None:
 
 def test_a_list_out_of_memory_is_read_at_once_and_one_from_the_disk_in_steps() -> None:
     store = Store()
-    keys = mvcc._SMALL_FAR + 1
+    keys = small._MOST_FAR + 1
     for number in range(keys):
         store.machine.mvcc.put(b"%06d" % number, b"", 0)
         store.machine.mvcc.finish()
