@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from netstore.disk.engine import LmdbEngine
-from netstore.state import v3commands as v3
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
-from netstore.state.mirror import TABLES
+from netstore.state.tables import TABLES
+from netstore.state.v3 import commands as v3
 from netstore.types import Index
 from netstore.watch.streams import Selection
 from netstore.watch.watches import Watches

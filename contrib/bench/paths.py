@@ -30,10 +30,10 @@ from netstore.net.http1 import Http1Connection, Http1Server
 from netstore.net.http2 import Http2Connection, Http2Server
 from netstore.node.timekeeper import Deadline
 from netstore.proto import kv_pb2, rpc_pb2
-from netstore.state import v3commands as v3
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
-from netstore.state.mirror import TABLES
+from netstore.state.tables import TABLES
+from netstore.state.v3 import commands as v3
 from netstore.types import Index
 from tests.support.http import FakeOutput
 from tests.support.local_member import LocalMember

@@ -17,8 +17,9 @@ from netstore.errors import Fault
 from netstore.guard import guarded
 from netstore.net.exchange import PLAIN
 from netstore.node.member import OWN
-from netstore.state.commands import QuorumGet, encode
-from netstore.state.v3commands import CORRUPT, NOSPACE
+from netstore.state.commands import encode
+from netstore.state.v2.commands import QuorumGet
+from netstore.state.v3.commands import CORRUPT, NOSPACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +57,7 @@ class Version:
     def __call__(self, exchange: Exchange) -> None:
         if not method_allowed(exchange, b"GET"):
             return
-        cluster = self._member.machine.cluster_version or "not_decided"
+        cluster = self._member.machine.roster.cluster_version or "not_decided"
         body = {"etcdserver": VERSION, "etcdcluster": cluster}
         exchange.respond(200, _JSON + _SERVER, msgspec.json.encode(body))
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from netstore.node.member import Member, Membership
     from netstore.node.pacing import Behind
     from netstore.raft.status import Status
-    from netstore.state.member import MemberInfo
+    from netstore.state.members import MemberInfo
     from netstore.types import NodeId
 
 PREFIX: Final = b"/netstore"
@@ -107,8 +107,8 @@ class OperateApi:
                 "name": member.name,
                 "clusterId": f"{member.cluster_id:x}",
                 "version": __version__,
-                "clusterVersion": member.machine.cluster_version,
-                "featureLevel": member.machine.level,
+                "clusterVersion": member.machine.roster.cluster_version,
+                "featureLevel": member.machine.roster.level,
                 "role": _role(status),
                 "leader": f"{status.leader:x}" if status.leader else "",
                 "term": status.term,

@@ -22,10 +22,12 @@ from netstore.codec import varint
 from netstore.disk import boltfile
 from netstore.disk.statefile import StateFile
 from netstore.errors import Fault, NetstoreError, Reason, StateDamaged, no_space, refusal
-from netstore.state import mirror, pair
-from netstore.state.lease import LeaseRecord
-from netstore.state.member import MemberInfo
-from netstore.state.records import RECORDS
+from netstore.state import tables
+from netstore.state.members import MemberInfo
+from netstore.state.tables import RECORDS
+from netstore.state.v3 import pair
+from netstore.state.v3.lease import LeaseRecord
+from netstore.state.v3.store import V3Scalars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -163,7 +165,7 @@ def buckets(source: StateFile) -> dict[bytes, Iterator[tuple[bytes, bytes]]]:
         b"key": _keys(source),
         b"lease": _leases(source),
         b"members": _members(source),
-        b"members_removed": ((key.lstrip(b"0"), b"removed") for key, _ in source.scan(mirror.REMOVED)),
+        b"members_removed": ((key.lstrip(b"0"), b"removed") for key, _ in source.scan(tables.REMOVED)),
         b"meta": _meta(source),
     }
 
@@ -179,7 +181,7 @@ def _keys(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _leases(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
-    records = _decoded(source, mirror.LEASES, LeaseRecord)
+    records = _decoded(source, tables.LEASES, LeaseRecord)
     for record in sorted(records, key=lambda record: record.id & _MASK64):
         id_ = record.id & _MASK64
         left = b"\x18" + varint(record.remaining) if record.remaining else b""
@@ -187,12 +189,12 @@ def _leases(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _alarms(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
-    alarms = _decoded(source, mirror.ALARMS, tuple[int, int])
+    alarms = _decoded(source, tables.ALARMS, tuple[int, int])
     yield from sorted((b"\x08%b\x10%b" % (varint(id_), varint(kind)), b"") for id_, kind in alarms)
 
 
 def _members(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
-    members = _decoded(source, mirror.MEMBERS, MemberInfo)
+    members = _decoded(source, tables.MEMBERS, MemberInfo)
     for name, member in sorted((b"%x" % member.id, member) for member in members):
         fields: dict[str, object] = {
             "id": member.id,
@@ -204,13 +206,13 @@ def _members(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _cluster(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
-    for scalars in _decoded(source, mirror.STATE, mirror.Scalars):
+    for scalars in _decoded(source, tables.STATE, tables.Scalars):
         yield b"clusterVersion", scalars.version.encode()
 
 
 def _meta(source: StateFile) -> Iterator[tuple[bytes, bytes]]:
     yield b"consistent_index", _NUMBER.pack(1)
-    for scalars in _decoded(source, mirror.V3_STATE, mirror.V3Scalars):
+    for scalars in _decoded(source, tables.V3_STATE, V3Scalars):
         if scalars.swept > 0:
             yield b"finishedCompactRev", _REVISION.pack(scalars.swept, b"_", 0)
         if scalars.compacted > 0:

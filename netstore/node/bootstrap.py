@@ -68,7 +68,7 @@ def catch_up(machine: Machine, entries: Sequence[Entry]) -> None:
         if entry.index > machine.applied:
             data = Change.decode(entry.data).context if entry.kind is EntryKind.CHANGE else entry.data
             machine.enter(entry.index, data)
-    machine.take_events()
+    machine.v2.take_events()
     machine.save()
 
 

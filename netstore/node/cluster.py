@@ -33,7 +33,6 @@ from netstore.node.lines import owner_of
 from netstore.node.member import OWN
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.status import Refusal
-from netstore.state import member
 from netstore.state.commands import (
     AddMember,
     JoinMember,
@@ -44,7 +43,7 @@ from netstore.state.commands import (
     encode,
 )
 from netstore.state.envelope import answering, principal_of, request_of
-from netstore.state.member import MemberInfo
+from netstore.state.members import MemberInfo, to_vote
 from netstore.types import Index, NodeId, Term
 
 if TYPE_CHECKING:
@@ -359,7 +358,7 @@ class Cluster:
                 return Reason.NOT_LEARNER.text
             if not concerned.name:
                 return Reason.LEARNER_NOT_READY.text
-            if member.to_vote(each for each in members.values() if each.id != id_) >= MAX_VOTERS:
+            if to_vote(each for each in members.values() if each.id != id_) >= MAX_VOTERS:
                 return Reason.TOO_MANY_VOTERS.text
             voters.append(concerned)
         elif concerned.learner:
@@ -382,7 +381,7 @@ class Cluster:
             return Reason.TOO_MANY_LEARNERS.text
         if isinstance(command, JoinMember):
             return Reason.TOO_MANY_VOTERS.text if command.voters > MAX_VOTERS else None
-        is_one_more = command.promote and member.to_vote(others) >= MAX_VOTERS
+        is_one_more = command.promote and to_vote(others) >= MAX_VOTERS
         return Reason.TOO_MANY_VOTERS.text if is_one_more else None
 
     def _objection_to_replacing(self, replaced: NodeId) -> str | None:

@@ -41,10 +41,11 @@ from netstore.raft.messages import Append as PeerAppend
 from netstore.raft.messages import Forward, ForwardRefused, MessageRefused
 from netstore.raft.status import Fate, Refusal
 from netstore.seams import NO_MEANS, NO_ROOM, PASSING, SyncFailed
-from netstore.state.commands import CompareAndDelete, Delete, ExpireNodes, RemoveMember
+from netstore.state.commands import RemoveMember
 from netstore.state.envelope import command_of, is_bare, principal_of, request_of
 from netstore.state.machine import UNFINISHED
-from netstore.state.v3commands import (
+from netstore.state.v2.commands import CompareAndDelete, Delete, ExpireNodes
+from netstore.state.v3.commands import (
     Compact,
     DeleteRange,
     LeaseExpire,
@@ -236,8 +237,8 @@ class Host:
         """What the last turn spent its time on."""
         self.proposals = proposals
         self.proposals.now, self.proposals.wall = clock.monotonic(), clock.wall()
-        machine.watched = hub.watched
-        machine.awaited = self._is_awaited
+        machine.v2.watched = hub.watched
+        machine.v2.awaited = self._is_awaited
         self.proposals.failed = self.hub.failed = self.watches.failed = self.request_failed
         engine.eased = wake
         self._driver = driver
@@ -266,7 +267,7 @@ class Host:
         self._payload = b""
         """What that one holds: request id and command."""
         self._enough = 0
-        """What `machine.worked` is when this turn has applied enough."""
+        """What `machine.applying.worked` is when this turn has applied enough."""
         self._loading: Iterator[None] | None = None
         """The state is being read anew after a copy took its place."""
         self._stopping = False
@@ -406,8 +407,8 @@ class Host:
             return
         machine = self.machine
         level = machine.level_of(command) if machine.LEVELS else 1
-        if level > machine.level:
-            done(errors.beyond_level(level, machine.level))
+        if level > machine.roster.level:
+            done(errors.beyond_level(level, machine.roster.level))
             return
         self.proposals.add(command, done, principal, level)
         self._asked |= bool(principal)
@@ -796,7 +797,7 @@ class Host:
         if self._writing < len(self._unsynced) and self._disk_full is None:
             self._give_on()
             ran("log")
-        self._enough = self.machine.worked + TURN_UNITS
+        self._enough = self.machine.applying.worked + TURN_UNITS
         applied = self._apply()
         has_more = False
         while not has_more and (effects := self._driver.take()) is not None:
@@ -1003,7 +1004,7 @@ class Host:
             return False
         begin, complete = machine.begin, self.proposals.complete
         last: Index | None = None
-        while waiting and machine.worked < self._enough and not self._raft.holding:
+        while waiting and machine.applying.worked < self._enough and not self._raft.holding:
             entry = waiting[0]
             if not self._half_applied:
                 if entry.term != self._applied_term or entry.kind is EntryKind.CHANGE:
@@ -1038,7 +1039,7 @@ class Host:
         if last is not None:
             self._raft.applied_to(last)
         self.parts.ran("apply")
-        events, changes = machine.take_events(), machine.take_changes()
+        events, changes = machine.v2.take_events(), machine.take_changes()
         self.hub.publish(*events)
         if changes:
             self.watches.publish(changes)

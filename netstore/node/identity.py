@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from netstore.disk.datadir import DataDir
     from netstore.seams import Log
-    from netstore.state.member import MemberInfo
+    from netstore.state.members import MemberInfo
     from netstore.types import ClusterId
 
 JOIN_SECONDS: Final = 60.0

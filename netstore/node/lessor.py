@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from netstore.errors import Fault, Reason
 from netstore.node.member import OWN
-from netstore.state.commands import Command, ExpireNodes, NoteTtl, encode
+from netstore.state.commands import Command, encode
 from netstore.state.countdown import Countdown
-from netstore.state.v3commands import LeaseCheckpoint, LeaseExpire, LeaseGranted, LeaseRenew
+from netstore.state.v2.commands import ExpireNodes, NoteTtl
+from netstore.state.v3.commands import LeaseCheckpoint, LeaseExpire, LeaseGranted, LeaseRenew
 from netstore.types import LeaseId
 
 if TYPE_CHECKING:

@@ -29,8 +29,8 @@ class Levels:
         machine = member.machine
         if self._raising or member.leader != member.id:
             return
-        level = min(machine.common_level, machine.LEVEL)
-        if level > machine.level:
+        level = min(machine.roster.common_level, machine.LEVEL)
+        if level > machine.roster.level:
             self._raising = True
             member.propose(encode(RaiseLevel(level)), self._raised, OWN)
 

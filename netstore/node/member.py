@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from netstore.raft.status import Status
     from netstore.seams import Clock
     from netstore.state.machine import Machine, Outcome
-    from netstore.state.member import MemberInfo
+    from netstore.state.members import MemberInfo
     from netstore.types import ClusterId, Index, Nanos, NodeId, Term
     from netstore.watch.hub import Hub
 

@@ -34,7 +34,7 @@ async def publish(host: Host, own: PublishMember, version: str, *, alone: bool, 
     if alone:
         for other in sorted(set(host.machine.members) - {host.id}):
             await _propose(host, encode(RemoveMember(other)), log)
-    while not host.machine.cluster_version:
+    while not host.machine.roster.cluster_version:
         if host.leader == host.id:
             await _propose(host, encode(SetClusterVersion(version)), log)
         else:

@@ -28,8 +28,8 @@ from netstore.node import bootstrap
 from netstore.raft.config import Boot
 from netstore.raft.entry import HardState, SnapshotMeta
 from netstore.state.machine import Machine
-from netstore.state.member import MemberInfo
-from netstore.state.mirror import MEMBERS, TABLES
+from netstore.state.members import MemberInfo
+from netstore.state.tables import MEMBERS, TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

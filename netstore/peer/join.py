@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from netstore.node.host import Host
     from netstore.peer.handshake import Secret
     from netstore.seams import Log
-    from netstore.state.member import MemberInfo
+    from netstore.state.members import MemberInfo
 
 ANSWER_SECONDS: Final = 15.0
 """Time limit for an answer: adding a member goes through the log, after others that join."""

@@ -23,7 +23,7 @@ from netstore.codec import crc32c, layout
 from netstore.errors import CorruptData
 from netstore.raft.entry import MAX_DATA_BYTES
 from netstore.raft.messages import InstallSnapshot, decode_in_pieces, message_parts
-from netstore.state.member import MemberInfo  # noqa: TC001 - msgspec reads the annotations
+from netstore.state.members import MemberInfo  # noqa: TC001 - msgspec reads the annotations
 from netstore.types import ClusterId, Index, NodeId
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
     format       u8    1
     principal    u8    its length in bytes
-    level        u16   the feature level that the command belongs to (`commands.LEVEL`)
+    level        u16   the feature level that the command belongs to (`features.LEVEL`)
     request      u64   id by which the member that took the request finds its slot again; 0 is nobody's
     wall         u64   nanoseconds since 1970 at the proposing member: for people, and for restoring to a
                        moment; nothing is ever decided by it

@@ -17,93 +17,32 @@ Invariants:
 from __future__ import annotations
 
 from enum import Enum
-from heapq import merge
 from types import GeneratorType
 from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 
-import msgspec
-
-from netstore import errors
-from netstore.errors import (
-    CannotApply,
-    CorruptData,
-    Fault,
-    NetstoreError,
-    NoRestart,
-    Reason,
-    UnknownCommand,
-    refusal,
-    told,
-)
-from netstore.parted import batches
-from netstore.state import commands, mirror, txn
-from netstore.state.alarm import Alarms
-from netstore.state.commands import (
-    AddMember,
-    Command,
-    CompareAndDelete,
-    CompareAndSwap,
-    Create,
-    Delete,
-    ExpireNodes,
-    InOrder,
-    JoinMember,
-    NoteTtl,
-    PromoteMember,
-    PublishMember,
-    QuorumGet,
-    RaiseLevel,
-    RefuseChange,
-    RemoveMember,
-    Set,
-    SetClusterVersion,
-    Update,
-    UpdateMember,
-    head_of,
-)
-from netstore.state.digest import COMMAND_BYTES, Trail
-from netstore.state.envelope import FORMAT, Envelope, first_level_command, read
-from netstore.state.history import History
-from netstore.state.lease import Lease, Leases, StoredLeases
-from netstore.state.member import (
-    MemberInfo,
-    to_vote,
-)
-from netstore.state.mvcc import Mvcc
-from netstore.state.reads import UNIT_BYTES
-from netstore.state.records import RECORDS
-from netstore.state.statistics import REPLICATED, Statistics
-from netstore.state.tree import FOR_EVER, Life, Stored, Tree
-from netstore.state.v3commands import (
-    AlarmChanged,
-    Compact,
-    DeleteRange,
-    Done,
-    LeaseCheckpoint,
-    LeaseExpire,
-    LeaseGrant,
-    LeaseGranted,
-    LeaseRenew,
-    LeaseRevoke,
-    Put,
-    Range,
-    SetAlarm,
-    Txn,
-    TxnDone,
-    V3Command,
-    V3Outcome,
-)
-from netstore.state.walk import Walk
-from netstore.state.words import payload_hash
-from netstore.types import EtcdIndex, Event, Index, LeaseId, Nanos, NodeId, NodeView, Revision
+from netstore.errors import CannotApply, CorruptData, Fault, NetstoreError, UnknownCommand
+from netstore.state import commands, features, tables
+from netstore.state.applying import COMMAND_UNITS, UNIT_BYTES, Applying
+from netstore.state.commands import Command, head_of
+from netstore.state.entries import check_skipped, opened, too_new
+from netstore.state.envelope import first_level_command
+from netstore.state.members import MemberInfo, Roster
+from netstore.state.trail import COMMAND_BYTES, Trail
+from netstore.state.v2.statistics import REPLICATED
+from netstore.state.v2.store import V2Store
+from netstore.state.v2.walk import Walk
+from netstore.state.v3 import txn
+from netstore.state.v3.commands import Txn, V3Outcome
+from netstore.state.v3.store import V3Store
+from netstore.types import EtcdIndex, Event, Index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
     from netstore.limits import Budget
     from netstore.seams import Engine
-    from netstore.types import KeyChange
+    from netstore.types import KeyChange, NodeId
 
 Outcome: TypeAlias = Event | Walk | V3Outcome | None
 """What applying a command gave: the change or the answer, the refusal, or nothing to tell."""
@@ -114,19 +53,8 @@ Work: TypeAlias = "Generator[int, None, Outcome]"
 APPLY_UNITS: Final = 2_000
 """Microseconds, about, that `apply` and `go_on` work on one command."""
 
-MOST_AWAIT_SWEEP: Final = 1_000
-"""How many may wait for compactions to be over; a read that is open keeps them waiting."""
-
-COMMAND_UNITS: Final = 10
-"""Microseconds, about, that a command takes that is not carried out in pieces, and each of what it ends. One
-more for each `UNIT_BYTES` of it, of an event, and of what else it reads and writes.
-"""
-
-NODE_UNITS: Final = 2
-"""The same for each node that it makes, lists or notes something of beside the one it names."""
-
-CLEAR_UNITS: Final = 4
-"""The same for each node that goes with a directory, and to save that."""
+_NEW: Final = tables.Scalars(EtcdIndex(0), (0,) * len(REPLICATED), "")
+"""What a state starts with, before anything is written."""
 
 
 class Unfinished(Enum):
@@ -144,17 +72,16 @@ def _to_nobody(_: int) -> None:
 
 
 class Machine:
-    """The v2 tree, its event window, the counters and the members, and the v3 keys, leases and alarms, as of
-    `applied`.
+    """The v2 store, the v3 store and the members, as of `applied`.
 
-    The loop applies a batch of entries, takes the events for the watchers (`take_events`, `take_changes`) and
-    saves, once per batch.
+    The loop applies a batch of entries, takes the events for the watchers (`V2Store.take_events`,
+    `take_changes`) and saves, once per batch.
     """
 
-    LEVEL: ClassVar[int] = commands.LEVEL
+    LEVEL: ClassVar[int] = features.LEVEL
     """The highest feature level that this member knows."""
 
-    LEVELS: ClassVar[Mapping[int, int]] = commands.LEVELS
+    LEVELS: ClassVar[Mapping[int, int]] = features.LEVELS
     """Number of a command -> its feature level, where that is not the first."""
 
     def __init__(self, engine: Engine, reads: Budget | None = None, walks: Budget | None = None) -> None:
@@ -162,90 +89,43 @@ class Machine:
         self._engine = engine
         self.applied = Index(0)
         """The last log entry that is part of the state."""
-        self.tree = Tree(walks)
-        self.history = History()
-        self.statistics = Statistics()
         self.trail = Trail()
         """What everything that was applied came to (`digest`)."""
-        self.cluster_version = ""
-        """The version all members can speak; empty before the first agreement."""
-        self.level = 1
-        """The feature level of the cluster: no command beyond it is proposed."""
-        self.leases = Leases()
-        self.mvcc = Mvcc(engine, self.leases.move, reads)
-        self.mvcc.trail = self.trail
-        self.alarms = Alarms()
+        self.applying = Applying()
+        self.v2 = V2Store(engine, self.trail, self.applying, walks)
+        self.v3 = V3Store(engine, self.trail, self.applying, reads)
+        self.roster = Roster(engine, self.v2, self.applying, self.LEVEL)
+        # The parts of the stores that others read. They are the same objects for ever.
+        self.tree = self.v2.tree
+        self.history = self.v2.history
+        self.statistics = self.v2.statistics
+        self.mvcc = self.v3.mvcc
+        self.leases = self.v3.leases
+        self.alarms = self.v3.alarms
         self.passed_over: Mapping[Index, str] = {}
         """Entries that an operator has this member pass over: index -> hash of the payload."""
-        self.watched: Callable[[bytes], bool] = _perhaps
-        """Whether a live watcher is at a path of the tree: it is to be told when what is there goes with a
-        directory (`Event.removed`). This member's affair: nothing but who is told depends on it.
-        """
-        self.awaited: Callable[[], bool] = _always
-        """Whether somebody waits here for the outcome of what is being applied: a read that goes through the
-        log is made for nobody else. This member's affair, as reads are: they change nothing.
-        """
-        self._members: dict[NodeId, MemberInfo] = {}
-        self._removed: set[NodeId] = set()
-        self._events: list[Event] = []
-        self._touched: set[NodeId] = set()
-        self._window: dict[bytes, bytes] = {}
-        """The records of the events since the last save, by where they are stored."""
-        self._scalars: mirror.Scalars | None = None
-        self._v3_scalars = mirror.NEW_V3
-        self._alarms_touched: set[tuple[NodeId, int]] = set()
+        self._scalars: tables.Scalars | None = None
         self._work: Work | None = None
         """The command that is not finished."""
         self._work_index = Index(0)
-        self.worked = 0
-        """Units worked so far by `apply` and `go_on`. Members count differently: nothing that is replicated
-        may depend on it.
-        """
-        self._await_sweep: list[tuple[Revision, Callable[[Fault | None], None]]] = []
         self._before: Iterator[None] = iter(())
-        self._loaded = 0
         self._doors: dict[type, Callable[..., Outcome | Work]] = {
-            Set: self._set,
-            Create: self._create,
-            Update: self._update,
-            CompareAndSwap: self._compare_and_swap,
-            InOrder: self._create_in_order,
-            Delete: self._delete,
-            CompareAndDelete: self._compare_and_delete,
-            QuorumGet: self._quorum_get,
-            ExpireNodes: self._expire,
-            NoteTtl: self._note_ttl,
-            PublishMember: self._publish_member,
-            SetClusterVersion: self._set_cluster_version,
-            AddMember: self._add_member,
-            RemoveMember: self._remove_member,
-            UpdateMember: self._update_member,
-            PromoteMember: self._promote_member,
-            RefuseChange: self._refuse_change,
-            RaiseLevel: self._raise_level,
-            JoinMember: self._join_member,
-            Put: self._put,
-            DeleteRange: self._delete_range,
-            Range: self._range,
-            Txn: self._txn,
-            Compact: self._compact,
-            LeaseGrant: self._lease_grant,
-            LeaseRevoke: self._lease_revoke,
-            LeaseRenew: self._lease_renew,
-            LeaseExpire: self._lease_expire,
-            LeaseCheckpoint: self._lease_checkpoint,
-            SetAlarm: self._set_alarm,
+            **self.v2.doors(),
+            **self.v3.doors(),
+            **self.roster.doors(),
         }
 
     @property
     def members(self) -> Mapping[NodeId, MemberInfo]:
         """The members of the cluster by id."""
-        return self._members
+        return self.roster.by_id
 
     @property
     def removed(self) -> AbstractSet[NodeId]:
         """The members that were removed; their ids are never used again."""
-        return self._removed
+        return self.roster.removed
+
+    # --- loading
 
     def load(self, told: Callable[[int], object] = _to_nobody) -> None:
         """Become what the engine holds, dropping what was applied since. `told` gets how many records were
@@ -268,84 +148,38 @@ class Machine:
     @property
     def loaded(self) -> int:
         """How many records were read since `load` or `load_steps` began last."""
-        return self._loaded + self.mvcc.loaded
+        return self.v2.loaded + self.v3.loaded + self.mvcc.loaded
 
     @property
     def stored(self) -> int:
         """How many records `load` reads: one for each v2 node and lease, and for each change of a v3 key that
         is not compacted away.
         """
-        return sum(self._engine.count(table) or 0 for table in (mirror.NODES, mirror.LEASES, RECORDS))
+        return sum(self._engine.count(table) or 0 for table in (tables.NODES, tables.LEASES, tables.RECORDS))
 
     def _load(self, *, whole: bool) -> Iterator[None]:
-        self._loaded = self.mvcc.loaded = 0
+        v2, v3 = self.v2, self.v3
+        v2.loaded = v3.loaded = self.mvcc.loaded = 0
         self.mvcc.suspended = True
-        engine = self._engine
-        tree = Stored()
-        for nodes in mirror.load_nodes(engine, whole=whole):
-            tree.add(nodes)
-            self._loaded += len(nodes)
-            yield
-        if tree.stray is not None:
-            raise mirror.corrupt(f"table {mirror.NODES}, key {tree.stray!r} lies in no directory")
-        leases = StoredLeases()
-        for records in mirror.load_leases(engine, whole=whole):
-            leases.add(records)
-            self._loaded += len(records)
-            yield
-        yield from self._load_v3(leases, whole=whole)
+        nodes = yield from v2.load_steps(whole=whole)
+        yield from v3.load_steps(whole=whole)
         self._work = None
-        self.applied = engine.applied()
-        self.history = History()
-        self.statistics = Statistics()
-        self.cluster_version = ""
-        self.level = 1
-        self._members = {}
-        self._removed = set()
+        self.applied = self._engine.applied()
         self._scalars = None
-        index = EtcdIndex(0)
-        for scalars in mirror.load_all(engine, mirror.STATE, mirror.Scalars):
-            index = scalars.index
-            if len(scalars.counts) != len(REPLICATED):
-                raise mirror.corrupt(
-                    f"table {mirror.STATE}: {len(scalars.counts)} counters, and there are {len(REPLICATED)}"
-                )
-            self.statistics.restore(scalars.counts)
-            self.cluster_version = scalars.version
-            self.level = scalars.level
-            if self.level > self.LEVEL:
-                raise NoRestart(self._older(self.level, self.LEVEL))
-            self._scalars = scalars
-        for member in mirror.load_all(engine, mirror.MEMBERS, MemberInfo):
-            self._members[member.id] = member
-        self._removed.update(mirror.load_all(engine, mirror.REMOVED, NodeId))
-        self.history.restore(mirror.load_events(engine))
-        if self.history.last != index:
-            raise mirror.corrupt(
-                f"table {mirror.WINDOW} ends at {self.history.last}, the state is at {index}"
-            )
-        self._before = self.tree.restore(index, tree)
-        self._events = []
-        self._touched = set()
-        self._window = {}
-        self._tell_swept()
+        scalars = _NEW
+        for stored in tables.load_all(self._engine, tables.STATE, tables.Scalars):
+            self._scalars = scalars = stored
+        v2.restore_counts(scalars.counts)
+        self.roster.load(scalars.version, scalars.level)
+        self._before = v2.restore(scalars.index, nodes)
+        v3.tell_swept()
 
     def let_go(self) -> Iterator[None]:
         """Forget what was there before the last `load_steps` in bounded steps: at once it would take long."""
         before, self._before = self._before, iter(())
         return before
 
-    def _load_v3(self, leases: StoredLeases, *, whole: bool) -> Iterator[None]:
-        engine = self._engine
-        scalars = mirror.NEW_V3
-        for stored in mirror.load_all(engine, mirror.V3_STATE, mirror.V3Scalars):
-            scalars = stored
-        self._v3_scalars = scalars
-        self.trail.checksum = scalars.trail
-        yield from self.leases.restore(leases)
-        yield from self.mvcc.load_steps(scalars.revision, scalars.compacted, scalars.swept, whole=whole)
-        self.alarms.restore(mirror.load_all(engine, mirror.ALARMS, tuple[NodeId, int]))
-        self._alarms_touched = set()
+    # --- applying
 
     def enter(self, index: Index, payload: bytes) -> Outcome:
         """Carry out the log entry at `index` as it lies in the log: a command in its envelope, or nothing.
@@ -374,38 +208,18 @@ class Machine:
         if command is not None:
             return self._start(index, command)
         try:
-            envelope = self._opened(payload)
+            envelope = opened(payload, self.roster.level, self.LEVEL)
         except UnknownCommand as error:
-            raise CannotApply(_too_new(index, str(error))) from None
+            raise CannotApply(too_new(index, str(error))) from None
         except CorruptData as error:
             self._start(index, b"")
-            return self._refusal(str(error))
+            return self.roster.refusal(str(error))
         return self._start(index, envelope.command)
 
     def _pass_over(self, index: Index, payload: bytes) -> Fault:
-        if payload_hash(payload) != self.passed_over[index]:
-            raise CannotApply(
-                f"entry {index} of the log is not the one that --skip-entry was given: it has the hash"
-                f" {payload_hash(payload)}, and {self.passed_over[index]} was to be skipped; remove the file"
-                " skipped from the data folder"
-            )
+        check_skipped(index, payload, self.passed_over[index])
         self.apply(index, b"")
-        return self._refusal("the entry was passed over")
-
-    def _opened(self, payload: bytes) -> Envelope:
-        envelope = read(payload)
-        if envelope.format > FORMAT:
-            raise UnknownCommand(f"an entry of format {envelope.format}, and {FORMAT} is known")
-        if envelope.format != FORMAT:
-            raise CorruptData(f"an entry of format {envelope.format}, which never was")
-        if envelope.level > self.LEVEL:
-            number, _ = head_of(envelope.command) or (0, 0)
-            raise UnknownCommand(
-                f"command {number} of feature level {envelope.level}, and {self.LEVEL} is known"
-            )
-        if envelope.level > self.level:
-            raise CorruptData(f"feature level {envelope.level} in a cluster at {self.level}")
-        return envelope
+        return self.roster.refusal("the entry was passed over")
 
     def understand(self, payload: bytes) -> Command | None:
         """The command of a payload that somebody asks to have proposed; None for one without a command.
@@ -414,12 +228,12 @@ class Machine:
         """
         command = first_level_command(payload)
         if command is None:
-            command = self._opened(payload).command
+            command = opened(payload, self.roster.level, self.LEVEL).command
         if not command:
             return None
-        if self.level_of(command) > self.level:
+        if self.level_of(command) > self.roster.level:
             raise CorruptData(
-                f"a command of feature level {self.level_of(command)} in a cluster at {self.level}"
+                f"a command of feature level {self.level_of(command)} in a cluster at {self.roster.level}"
             )
         return self.decode(command)
 
@@ -452,15 +266,16 @@ class Machine:
         try:
             decoded: Command = self.decode(command)
         except UnknownCommand as error:
-            raise CannotApply(_too_new(index, str(error))) from None
+            raise CannotApply(too_new(index, str(error))) from None
         except CorruptData as error:
             self.trail.add(command[:COMMAND_BYTES])
             self.applied = index
-            return self._refusal(str(error))
+            return self.roster.refusal(str(error))
         before = self.applied
         self.trail.add(command[:COMMAND_BYTES])
-        self.applied = index
-        self.worked += COMMAND_UNITS + len(command) // UNIT_BYTES
+        applying = self.applying
+        self.applied = applying.index = index
+        applying.worked += COMMAND_UNITS + len(command) // UNIT_BYTES
         try:
             outcome = self._doors[type(decoded)](decoded)
         except CannotApply:
@@ -479,12 +294,13 @@ class Machine:
         work = self._work
         if work is None:
             raise NetstoreError("no entry is half applied")
+        applying = self.applying
         try:
             while units > 0:
-                before = self.worked
+                before = applying.worked
                 worked = next(work)
-                self.worked += worked  # beside what it counted itself
-                units -= self.worked - before
+                applying.worked += worked  # beside what it counted itself
+                units -= applying.worked - before
         except StopIteration as end:
             self._work = None
             self.leases.finish()
@@ -498,14 +314,17 @@ class Machine:
     def _prepare(self) -> None:
         """Hand what a piece has written to the engine, to be saved with the whole. O(what was written)."""
         changes = self.mvcc.take_records()
-        self._save_nodes(changes)
+        self.v2.save(changes, nodes_only=True)
         if changes:
             self._engine.prepare(changes)
 
-    def take_events(self) -> list[Event]:
-        """What live watchers may see of the changes since the last call, in order."""
-        events, self._events = self._events, []
-        return events
+    def must_be_logged(self, command: Txn) -> bool:
+        """Whether a transaction must go through the log even if it only reads: it compares so many keys that
+        this is to be done in pieces, or a command is half done, and what it compares is in between.
+        """
+        return self._work is not None or txn.compared(self.mvcc, command) > txn.FEW_COMPARED
+
+    # --- between batches
 
     def take_changes(self) -> list[KeyChange]:
         """The changes of v3 keys since the last call, in order, for live watchers."""
@@ -520,49 +339,18 @@ class Machine:
         if self._work is not None:
             return
         changes: dict[tuple[str, bytes], bytes | None] = {}
-        self._save_nodes(changes)
-        window, self._window = self._window, {}
-        for key, packed in window.items():
-            changes[mirror.WINDOW, key] = packed
-        for id_ in self._touched:
-            key = mirror.member_key(id_)
-            member = self._members.get(id_)
-            changes[mirror.MEMBERS, key] = None if member is None else mirror.encode(member)
-            if id_ in self._removed:
-                changes[mirror.REMOVED, key] = mirror.encode(id_)
-        scalars = mirror.Scalars(
-            self.tree.index, self.statistics.replicated(), self.cluster_version, self.level
+        roster = self.roster
+        self.v2.save(changes)
+        if roster.touched:
+            roster.save(changes)
+        scalars = tables.Scalars(
+            self.tree.index, self.statistics.replicated(), roster.cluster_version, roster.level
         )
         if scalars != self._scalars:
-            changes[mirror.STATE, mirror.STATE_KEY] = mirror.encode(scalars)
+            changes[tables.STATE, tables.STATE_KEY] = tables.encode(scalars)
             self._scalars = scalars
-        self._touched = set()
-        self._save_v3(changes)
+        self.v3.save(changes)
         self._engine.write(self.applied, changes)
-
-    def _save_nodes(self, changes: dict[tuple[str, bytes], bytes | None]) -> None:
-        for path, node in self.tree.take_changes().items():
-            if node is None:
-                changes[mirror.NODES, path] = None
-            else:
-                timed = self.tree.timed.get(path) if node.expires else None
-                changes[mirror.NODES, path] = mirror.pack_node(node, timed)
-
-    def _save_v3(self, changes: dict[tuple[str, bytes], bytes | None]) -> None:
-        mvcc = self.mvcc
-        changes.update(mvcc.take_records())
-        for lease, record in self.leases.take_changes().items():
-            changes[mirror.LEASES, mirror.lease_key(lease)] = (
-                None if record is None else mirror.encode(record)
-            )
-        for alarm in self._alarms_touched:
-            stored = mirror.encode(alarm) if self.alarms.raised(alarm) else None
-            changes[mirror.ALARMS, mirror.alarm_key(*alarm)] = stored
-        self._alarms_touched.clear()
-        scalars = mirror.V3Scalars(mvcc.revision, mvcc.compacted, mvcc.swept, self.trail.checksum)
-        if scalars != self._v3_scalars:
-            changes[mirror.V3_STATE, mirror.STATE_KEY] = mirror.encode(scalars)
-            self._v3_scalars = scalars
 
     @property
     def sweeping(self) -> bool:
@@ -578,449 +366,4 @@ class Machine:
             return
         self.mvcc.sweep()
         self.save()
-        self._tell_swept()
-
-    def when_swept(self, revision: Revision, done: Callable[[Fault | None], None]) -> None:
-        """Call `done(None)` when nothing is left in the engine of what compaction up to `revision` forgets:
-        during a later `sweep`, at the end of a `load`, or now (v3 API, Compact, physical). It gets a Fault
-        now when `MOST_AWAIT_SWEEP` wait.
-        """
-        if self._is_swept(revision):
-            done(None)
-        elif len(self._await_sweep) >= MOST_AWAIT_SWEEP:
-            done(errors.too_many())
-        else:
-            self._await_sweep.append((revision, done))
-
-    def _is_swept(self, revision: Revision) -> bool:
-        return self.mvcc.swept >= min(revision, self.mvcc.compacted)
-
-    def _tell_swept(self) -> None:
-        if not self._await_sweep:
-            return
-        waiting, self._await_sweep = self._await_sweep, []
-        for revision, done in waiting:
-            if self._is_swept(revision):
-                done(None)
-            else:
-                self._await_sweep.append((revision, done))
-
-    # One door for each command. The counters are etcd's, oddities included (v2 API, statistics): some
-    # refusals count as success.
-
-    def _set(self, command: Set) -> Outcome:
-        outcome = self.tree.set(command.path, command.value, command.dir, _life(command), command.refresh)
-        if type(outcome) is Event:
-            self.statistics.sets_success += 1
-            self._record(outcome)
-        else:
-            self.statistics.sets_fail += 1
-        return outcome
-
-    def _create(self, command: Create) -> Outcome:
-        return self._created(self.tree.create(command.path, command.value, command.dir, _life(command)))
-
-    def _create_in_order(self, command: InOrder) -> Outcome:
-        return self._created(
-            self.tree.create_in_order(command.path, command.value, command.dir, _life(command))
-        )
-
-    def _created(self, outcome: Event | Fault) -> Outcome:
-        if isinstance(outcome, Event):
-            self.statistics.create_success += 1
-            self._record(outcome)
-        else:
-            self.statistics.create_fail += 1
-            if outcome.code == 104:
-                self.statistics.sets_fail += 1
-        return outcome
-
-    def _update(self, command: Update) -> Outcome:
-        outcome = self.tree.update(command.path, command.value, _life(command), command.refresh)
-        if isinstance(outcome, Event):
-            self._record(outcome)
-        if isinstance(outcome, Event) or outcome.code in (102, 107):
-            self.statistics.update_success += 1
-        else:
-            self.statistics.update_fail += 1
-        return outcome
-
-    def _compare_and_swap(self, command: CompareAndSwap) -> Outcome:
-        outcome = self.tree.compare_and_swap(
-            command.path,
-            command.prev_value,
-            command.prev_index,
-            command.value,
-            _life(command),
-            command.refresh,
-        )
-        if isinstance(outcome, Event):
-            self._record(outcome)
-        if isinstance(outcome, Event) or outcome.code == 107:
-            self.statistics.compare_and_swap_success += 1
-        else:
-            self.statistics.compare_and_swap_fail += 1
-        return outcome
-
-    def _delete(self, command: Delete) -> Outcome | Work:
-        outcome = self.tree.delete(command.path, command.dir, command.recursive)
-        work: Work | None = None
-        if isinstance(outcome, Event):
-            work = self._record_removal(outcome)
-        if isinstance(outcome, Event) or outcome.code == 107:
-            self.statistics.delete_success += 1
-        else:
-            self.statistics.delete_fail += 1
-        return work or outcome
-
-    def _compare_and_delete(self, command: CompareAndDelete) -> Outcome:
-        outcome = self.tree.compare_and_delete(command.path, command.prev_value, command.prev_index)
-        if isinstance(outcome, Event):
-            self._record(outcome)
-        if isinstance(outcome, Event) or outcome.code in (101, 102):
-            self.statistics.compare_and_delete_success += 1
-        else:
-            self.statistics.compare_and_delete_fail += 1
-        return outcome
-
-    def _quorum_get(self, command: QuorumGet) -> Outcome:
-        if not self.awaited():
-            self._count_get(self.tree.fault(command.path))
-            return None
-        tree = self.tree
-        nodes, size = tree.listed, tree.listed_bytes
-        outcome = self.look(command.path, command.recursive)
-        self.worked += NODE_UNITS * (tree.listed - nodes) + (tree.listed_bytes - size) // UNIT_BYTES
-        return outcome
-
-    def look(self, path: bytes, recursive: bool = False) -> Event | Walk | Fault:
-        """The same as `get` in bounded time (`Tree.look`)."""
-        outcome = self.tree.look(path, recursive)
-        self._count_get(outcome if type(outcome) is Fault else None)
-        return outcome
-
-    def _count_get(self, fault: Fault | None) -> None:
-        if fault is None or fault.code == 300:  # how many walks there are is this member's affair
-            self.statistics.gets_success += 1
-        else:
-            self.statistics.gets_fail += 1
-
-    def get(self, path: bytes, recursive: bool = False) -> Event | Fault:
-        """Read the tree as it is here and now, and count it."""
-        outcome = self.tree.get(path, recursive)
-        if type(outcome) is Event:
-            self.statistics.gets_success += 1
-        else:
-            self.statistics.gets_fail += 1
-        return outcome
-
-    def _expire(self, command: ExpireNodes) -> Work:
-        for path, since in command.nodes:
-            event = self.tree.expire(path, since)
-            if event is not None:
-                self.statistics.expire_count += 1
-                work = self._record_removal(event)
-                if work is not None:
-                    yield from work
-            yield COMMAND_UNITS
-        return None
-
-    def _note_ttl(self, command: NoteTtl) -> Outcome:
-        self.worked += NODE_UNITS * len(command.nodes)
-        for path, since, seconds in command.nodes:
-            self.tree.note_ttl(path, since, seconds)
-        return None
-
-    # The v3 API. An alarm stands before everything that it shuts.
-
-    def _put(self, command: Put) -> Outcome:
-        alarms = self.alarms
-        if alarms.nospace or alarms.corrupt:
-            fault = alarms.refuse(command)
-            if fault is not None:
-                return fault
-        if command.ignore_value:
-            self.worked += self.mvcc.size_of(command.key) // UNIT_BYTES
-        return txn.put(self.mvcc, self.leases, command)
-
-    def _delete_range(self, command: DeleteRange) -> Outcome | Work:
-        return self._shut(command) or txn.delete_range_steps(self.mvcc, command)
-
-    def _range(self, command: Range) -> Outcome:
-        return self._shut(command) or txn.range_later(self.mvcc, command)
-
-    def _txn(self, command: Txn) -> Outcome | Work:
-        done = self._shut(command) or txn.execute_short(self.mvcc, self.leases, command)
-        if done is None:
-            return txn.execute_steps(self.mvcc, self.leases, command)
-        if type(done) is TxnDone:
-            self.worked += txn.WRITE_UNITS * len(done.responses)
-        return done
-
-    def must_be_logged(self, command: Txn) -> bool:
-        """Whether a transaction must go through the log even if it only reads: it compares so many keys that
-        this is to be done in pieces, or a command is half done, and what it compares is in between.
-        """
-        return self._work is not None or txn.compared(self.mvcc, command) > txn.FEW_COMPARED
-
-    def read_txn(self, command: Txn) -> TxnDone | Fault:
-        """Answer a transaction that only reads (`txn.is_read`) here and now. Counts in `Mvcc.read_units`."""
-        if not txn.is_read(command):
-            raise ValueError("a transaction that may write goes through the log")
-        fault = self._shut(command) or self.mvcc.check_revision(0)
-        if fault is not None:
-            return fault
-        self.mvcc.read_units += txn.read_units(self.mvcc, command)
-        return txn.execute(self.mvcc, self.leases, command)
-
-    def _compact(self, command: Compact) -> Outcome:
-        fault = self._shut(command) or self.mvcc.compact(command.revision)
-        return Done(self.mvcc.revision) if fault is None else fault
-
-    def _lease_grant(self, command: LeaseGrant) -> Outcome:
-        lease = self._shut(command) or self.leases.grant(command.id, command.ttl, self.applied)
-        return lease if isinstance(lease, Fault) else LeaseGranted(self.mvcc.revision, lease.id, lease.ttl)
-
-    def _lease_renew(self, command: LeaseRenew) -> Outcome:
-        lease = self._shut(command) or self.leases.renew(command.id, self.applied)
-        return lease if isinstance(lease, Fault) else LeaseGranted(self.mvcc.revision, lease.id, lease.ttl)
-
-    def _lease_revoke(self, command: LeaseRevoke) -> Outcome | Work:
-        fault = self._shut(command)
-        if fault is not None:
-            return fault
-        lease = self.leases.get(command.id)
-        if lease is None:
-            return refusal(Reason.LEASE_NOT_FOUND)
-        return self._end_leases([lease])
-
-    def _lease_expire(self, command: LeaseExpire) -> Outcome | Work:
-        fault = self._shut(command)
-        if fault is not None:
-            return fault
-        overdue = (self.leases.at(id_, since) for id_, since in command.leases)
-        return self._end_leases(lease for lease in overdue if lease is not None)
-
-    def _end_leases(self, leases: Iterable[Lease]) -> Work:
-        ended: dict[LeaseId, Lease] = {}
-        for lease in leases:
-            if lease.id not in ended:
-                ended[lease.id] = lease
-                yield COMMAND_UNITS
-                yield from txn.end_lease_steps(self.mvcc, lease.all_keys())
-        for lease in ended.values():
-            self.leases.remove(lease)
-        return Done(self.mvcc.finish())
-
-    def _lease_checkpoint(self, command: LeaseCheckpoint) -> Outcome:
-        fault = self._shut(command)
-        if fault is not None:
-            return fault
-        self.worked += NODE_UNITS * len(command.leases)
-        for id_, since, remaining in command.leases:
-            lease = self.leases.at(id_, since)
-            if lease is not None:
-                self.leases.checkpoint(lease, remaining)
-        return Done(self.mvcc.revision)
-
-    def _set_alarm(self, command: SetAlarm) -> Outcome:
-        changed = self.alarms.set(command)
-        self._alarms_touched.update(changed)
-        return AlarmChanged(self.mvcc.revision, changed)
-
-    def _shut(self, command: V3Command) -> Fault | None:
-        alarms = self.alarms
-        return alarms.refuse(command) if alarms.nospace or alarms.corrupt else None
-
-    # Members count in the index and in the counters as etcd's own records of them do (v2 API, indexes).
-
-    def _publish_member(self, command: PublishMember) -> Outcome:
-        id_ = NodeId(command.id)
-        if id_ in self._removed:
-            return refusal(Reason.ID_REMOVED, self.tree.index)
-        if command.level < self.level:
-            return self._refusal(self._older(self.level, command.level))
-        if id_ not in self._members:
-            refused = self._add_member(AddMember(id_, command.peer_urls))
-            if refused is not None:
-                return refused
-        self.statistics.sets_success += 1
-        self._record_member(
-            "set",
-            msgspec.structs.replace(
-                self._members[id_],
-                name=command.name,
-                client_urls=command.client_urls,
-                level=command.level,
-            ),
-        )
-        return None
-
-    def _add_member(self, command: AddMember) -> Outcome:
-        id_ = NodeId(command.id)
-        if id_ in self._members or id_ in self._removed:
-            return self._known(id_)
-        if self._taken(command.peer_urls, id_):
-            return refusal(Reason.PEER_URL_EXISTS, self.tree.index)
-        self.statistics.create_success += 1
-        self._record_member(
-            "create", MemberInfo(id_, "", (), command.peer_urls, command.learner, command.promote)
-        )
-        return None
-
-    def _join_member(self, command: JoinMember) -> Outcome:
-        """The one place where it is decided whether who joins is to vote: here everything before it has
-        happened, on every member alike. Whom it replaces has left the configuration with this entry, and
-        leaves the list even if the other is refused for its addresses; where the other's id was given before,
-        nothing is changed.
-        """
-        id_, replaced = NodeId(command.id), NodeId(command.replaces)
-        if id_ in self._members or id_ in self._removed:
-            return self._known(id_)
-        if replaced in self._members:
-            self._remove_member(RemoveMember(replaced))
-        promote = to_vote(self._members.values()) < command.voters
-        return self._add_member(AddMember(id_, command.peer_urls, learner=True, promote=promote))
-
-    def _remove_member(self, command: RemoveMember) -> Outcome:
-        id_ = NodeId(command.id)
-        if id_ not in self._members:
-            return self._unknown(id_)
-        del self._members[id_]
-        self._removed.add(id_)
-        self._touched.add(id_)
-        self.statistics.delete_success += 1
-        self.statistics.create_success += 1
-        self._record_internal("delete", b"/members/" + mirror.member_key(id_))
-        self._record_internal("create", b"/removed_members/" + mirror.member_key(id_))
-        return None
-
-    def _update_member(self, command: UpdateMember) -> Outcome:
-        id_ = NodeId(command.id)
-        if id_ in self._members and self._taken(command.peer_urls, id_):
-            return refusal(Reason.PEER_URL_EXISTS, self.tree.index)
-        return self._change_member(id_, peer_urls=command.peer_urls)
-
-    def _promote_member(self, command: PromoteMember) -> Outcome:
-        return self._change_member(NodeId(command.id), learner=False, promote=False)
-
-    def _change_member(self, id_: NodeId, **fields: object) -> Outcome:
-        if id_ not in self._members:
-            return self._unknown(id_)
-        self.statistics.update_success += 1
-        self._record_member("update", msgspec.structs.replace(self._members[id_], **fields))
-        return None
-
-    def _refuse_change(self, command: RefuseChange) -> Outcome:
-        return self._refusal(command.why)
-
-    def _taken(self, peer_urls: tuple[str, ...], id_: NodeId) -> bool:
-        others = (other.peer_urls for other in self._members.values() if other.id != id_)
-        return any(url in peer_urls for urls in others for url in urls)
-
-    def _unknown(self, id_: NodeId) -> Fault:
-        return refusal(Reason.ID_REMOVED if id_ in self._removed else Reason.ID_NOT_FOUND, self.tree.index)
-
-    def _known(self, id_: NodeId) -> Fault:
-        return refusal(Reason.ID_EXISTS if id_ in self._members else Reason.ID_REMOVED, self.tree.index)
-
-    def _refusal(self, why: str) -> Fault:
-        return told(why, self.tree.index)
-
-    def _record_member(self, action: str, member: MemberInfo) -> None:
-        self._members[member.id] = member
-        self._touched.add(member.id)
-        self._record_internal(action, b"/members/" + mirror.member_key(member.id))
-
-    def _set_cluster_version(self, command: SetClusterVersion) -> Outcome:
-        self.cluster_version = command.text
-        self.statistics.sets_success += 1
-        self._record_internal("set", b"/version")
-        return None
-
-    @staticmethod
-    def _older(level: int, known: int) -> str:
-        return (
-            f"the cluster is at feature level {level}, this member knows {known}: it is older than the"
-            " cluster: upgrade it to the version of the others"
-        )
-
-    @property
-    def common_level(self) -> int:
-        """The highest feature level that every member has told that it knows; 0 while one has told none."""
-        return min((member.level for member in self._members.values()), default=0)
-
-    def _raise_level(self, command: RaiseLevel) -> Outcome:
-        if command.level > self.common_level:
-            return self._refusal(f"not every member knows feature level {command.level}")
-        if command.level > self.LEVEL:
-            raise CannotApply(
-                _too_new(self.applied, f"feature level {command.level}, and {self.LEVEL} is known")
-            )
-        self.level = max(self.level, command.level)
-        return None
-
-    def _record(self, event: Event) -> None:
-        self._remember(event)
-        if event.prev is None:
-            self.worked += NODE_UNITS * event.node.key.count(b"/")
-        if not event.refresh:
-            self._events.append(event)
-
-    def _record_removal(self, event: Event) -> Work | None:
-        """Something was removed; what is left to do where it was a directory that was not empty."""
-        if not self.tree.clearing:
-            self._record(event)
-            return None
-        self._remember(event)
-        return self._clear(event)
-
-    def _clear(self, event: Event) -> Work:
-        tree = self.tree
-        runs: list[list[bytes]] = []
-        while tree.clearing:
-            gone = tree.clear()
-            if run := sorted(filter(self.watched, gone)):
-                runs.append(run)
-            yield (CLEAR_UNITS + tree.walkers) * len(gone)
-        told: list[bytes] = []
-        for some in batches(merge(*runs), tree.clear_step):
-            told += some
-            yield CLEAR_UNITS * len(some)
-        self._events.append(msgspec.structs.replace(event, removed=tuple(told)))
-        return event
-
-    def _record_internal(self, action: str, path: bytes) -> None:
-        """A change of the cluster's own data.
-
-        It takes an index and a place in the window and is shown to nobody.
-        """
-        index = self.tree.skip()
-        self._remember(Event(action, index, NodeView(path, index, index), internal=True))
-
-    def _remember(self, event: Event) -> None:
-        packed = mirror.pack_event(event)
-        self.worked += len(packed) // UNIT_BYTES
-        self.history.add(event)
-        self.trail.add(packed)
-        self._window[mirror.window_key(event.index)] = packed
-
-
-def _perhaps(_: bytes) -> bool:
-    return True
-
-
-def _always() -> bool:
-    return True
-
-
-def _life(command: Set | Create | Update | CompareAndSwap | InOrder) -> Life:
-    return Life(Nanos(command.expires), command.ttl) if command.expires else FOR_EVER
-
-
-def _too_new(index: Index, what: str) -> str:
-    return (
-        f"entry {index} of the log: {what}; this member is older than the cluster: upgrade it to the version"
-        f" of the others. If no version knows it: netstored --inspect-log {index}:{index} shows it, and"
-        f" --skip-entry {index} passes over it"
-    )
+        self.v3.tell_swept()

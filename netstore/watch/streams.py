@@ -45,7 +45,7 @@ DUPLICATE_ID: Final = "mvcc: duplicate watch ID provided on the WatchStream"
 
 
 class Source(Protocol):
-    """The part of `state.mvcc.Mvcc` that watches read."""
+    """The part of `state.v3.mvcc.Mvcc` that watches read."""
 
     revision: Revision
     compacted: Revision

@@ -10,7 +10,7 @@ import pytest
 from netstore.api.health import MOST_CHECKS
 from netstore.api.v2.form import MAX_PAIRS
 from netstore.errors import Fault, Reason, refusal, timed_out
-from netstore.state.v3commands import CORRUPT, NOSPACE, SetAlarm
+from netstore.state.v3.commands import CORRUPT, NOSPACE, SetAlarm
 from netstore.types import Nanos, NodeId
 from tests.support.local_member import START, LocalMember
 
@@ -213,7 +213,7 @@ def test_the_version_is_told_with_that_of_the_cluster() -> None:
     answer = member.send("GET", "/version")
     assert json.loads(answer.body)["etcdcluster"] == "3.4.0"
     assert answer.headers["Server"].startswith("netstore/")
-    member.machine.cluster_version = ""
+    member.machine.roster.cluster_version = ""
     assert json.loads(member.send("GET", "/version").body)["etcdcluster"] == "not_decided"
 
 

@@ -12,8 +12,8 @@ from netstore.api.v2 import pieces
 from netstore.api.v2.render import NODE_WORK
 from netstore.errors import too_many
 from netstore.net.exchange import Request
-from netstore.state import tree
-from netstore.state.walk import MOST_WALKS
+from netstore.state.v2 import tree
+from netstore.state.v2.walk import MOST_WALKS
 from netstore.types import Nanos
 from tests.support.local_member import LocalMember, RecordedExchange
 from tests.support.log import AnyLevel

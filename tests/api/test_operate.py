@@ -15,7 +15,7 @@ from netstore.net.exchange import Request
 from netstore.node.pacing import Behind
 from netstore.raft.entry import ConfState
 from netstore.raft.status import PeerStatus
-from netstore.state.v3commands import NOSPACE, SetAlarm
+from netstore.state.v3.commands import NOSPACE, SetAlarm
 from netstore.types import Index, NodeId
 from tests.support.local_member import LocalMember, RecordedExchange
 from tests.support.member import Lines
@@ -89,7 +89,7 @@ def test_status_tells_what_held_the_loop() -> None:
 
 def test_status_tells_what_the_buffers_hold_and_the_feature_level() -> None:
     member = LocalMember()
-    member.machine.level = 3
+    member.machine.roster.level = 3
     shares = Shares.of(64 << 20)
     shares.clients.account().charge(1_000)
     shares.log.account().charge(24)

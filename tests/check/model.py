@@ -1,12 +1,12 @@
 """The v2 tree as a client may think of it: a map of paths, folded from the changes one by one. Slow and
-obvious, and written without a look at `state.tree`: what it says of an answer is a second opinion.
+obvious, and written without a look at `state.v2.tree`: what it says of an answer is a second opinion.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.state.commands import (
+from netstore.state.v2.commands import (
     CompareAndDelete,
     CompareAndSwap,
     Create,

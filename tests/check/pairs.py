@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from netstore.errors import Fault
-from netstore.state import pair
-from netstore.state.v3commands import Deleted, DeleteRange, Found, Put, PutDone, Range, Txn, TxnDone
+from netstore.state.v3 import pair
+from netstore.state.v3.commands import Deleted, DeleteRange, Found, Put, PutDone, Range, Txn, TxnDone
 from tests.check.history import NEVER, Fate, Wrong
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from netstore.errors import Fault
-from netstore.state.commands import (
+from netstore.state.v2.commands import (
     CompareAndDelete,
     CompareAndSwap,
     Create,

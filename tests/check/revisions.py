@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from netstore.errors import Fault
-from netstore.state.commands import (
+from netstore.state.v2.commands import (
     CompareAndDelete,
     CompareAndSwap,
     Create,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from netstore.errors import Fault
-from netstore.state.commands import (
+from netstore.state.v2.commands import (
     CompareAndDelete,
     CompareAndSwap,
     Create,

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.errors import Fault
-from netstore.state.commands import QuorumGet, Set
+from netstore.state.v2.commands import QuorumGet, Set
 from netstore.types import EtcdIndex, Event, NodeView
 from tests.check import linear, revisions, watches
 from tests.check.history import NEVER, Door, Fate, Operation, Wrong

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from netstore.errors import Fault
-from netstore.state import pair
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
-from netstore.state.v3commands import (
+from netstore.state.v3 import pair
+from netstore.state.v3.commands import (
     EQUAL,
     VALUE,
     Compare,

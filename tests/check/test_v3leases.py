@@ -14,7 +14,7 @@ from netstore.errors import Fault
 from netstore.state.commands import encode
 from netstore.state.countdown import Countdown
 from netstore.state.machine import Machine
-from netstore.state.v3commands import (
+from netstore.state.v3.commands import (
     Done,
     LeaseExpire,
     LeaseGrant,

@@ -12,7 +12,7 @@ import pytest
 from netstore.proto.rpc_pb2 import WatchResponse
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
-from netstore.state.v3commands import Compact, DeleteRange, Put, Txn
+from netstore.state.v3.commands import Compact, DeleteRange, Put, Txn
 from netstore.types import Index
 from netstore.watch.streams import Selection
 from netstore.watch.watches import Watches

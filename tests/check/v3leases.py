@@ -20,8 +20,8 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from netstore.errors import Fault, Reason
-from netstore.state import pair
-from netstore.state.v3commands import LeaseExpire, LeaseGrant, LeaseRenew, LeaseRevoke
+from netstore.state.v3 import pair
+from netstore.state.v3.commands import LeaseExpire, LeaseGrant, LeaseRenew, LeaseRevoke
 from tests.check.history import Fate, Wrong
 
 if TYPE_CHECKING:

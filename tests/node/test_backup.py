@@ -11,10 +11,10 @@ from netstore.disk.engine import LmdbEngine
 from netstore.disk.statefile import StateFile
 from netstore.errors import Fault, NetstoreError, Reason, StateDamaged
 from netstore.node.backup import Backups, BoltCopy, buckets
-from netstore.state import v3commands as v3
 from netstore.state.commands import PublishMember, RemoveMember, SetClusterVersion, encode
 from netstore.state.machine import Machine
-from netstore.state.mirror import TABLES
+from netstore.state.tables import TABLES
+from netstore.state.v3 import commands as v3
 from netstore.types import Index
 from tests.support.member import Lines
 

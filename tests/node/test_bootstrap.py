@@ -12,9 +12,10 @@ from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.config import Boot, Config
 from netstore.raft.core import Raft
 from netstore.raft.entry import ConfState, Entry, EntryKind, HardState, SnapshotMeta
-from netstore.state.commands import AddMember, Set, encode
+from netstore.state.commands import AddMember, encode
 from netstore.state.envelope import seal
 from netstore.state.machine import Machine
+from netstore.state.v2.commands import Set
 from netstore.types import Index, NodeId, Term
 from tests.support.local_member import memory_engine
 from tests.support.tree import file_at
@@ -90,7 +91,7 @@ def test_a_sole_survivor_applies_everything_it_has(applied: int) -> None:
     assert node.value == b"2"
     assert NodeId(9) in machine.members
     assert machine.applied == 7
-    assert machine.take_events() == []
+    assert machine.v2.take_events() == []
 
 
 def test_a_sole_survivor_votes_alone_from_its_last_entry_on() -> None:

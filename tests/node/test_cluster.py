@@ -20,9 +20,9 @@ from netstore.node.lines import TURN
 from netstore.node.member import OWN
 from netstore.node.proposals import MAX_WAITING
 from netstore.raft.change import Change, Step, StepKind
-from netstore.state import member
-from netstore.state.commands import PublishMember, RefuseChange, Set, UpdateMember, encode
-from netstore.state.member import MemberInfo
+from netstore.state.commands import PublishMember, RefuseChange, UpdateMember, encode
+from netstore.state.members import MemberInfo, to_vote
+from netstore.state.v2.commands import Set
 from netstore.types import Event, NodeId
 from tests.support.group import Group, Peer
 from tests.support.member import Lines, Solo
@@ -257,7 +257,7 @@ def test_a_quorum_that_answers_stays(through: int) -> None:
 def test_voters_that_have_not_started_do_not_count() -> None:
     group = Group(3)
     for id_ in (2, 3):
-        known = group[1].machine._members
+        known = group[1].machine.roster.by_id
         known[NodeId(id_)] = MemberInfo(NodeId(id_), "", (), (f"http://p{id_}:1",))
     answer = asked(group, lambda done: group[1].cluster.remove(NodeId(1), done, OWN))
     assert refusal(answer) == Reason.NOT_ENOUGH_STARTED.text
@@ -575,7 +575,7 @@ def test_members_added_at_once_never_are_more_than_may_vote(room: int) -> None:
     group.pass_time(2)
     refused = [refusal(answer) for answer in answers if isinstance(answer, Fault)]
     assert refused == [Reason.TOO_MANY_VOTERS.text] * (len(group.peers) - room)
-    assert member.to_vote(group[1].machine.members.values()) == MAX_VOTERS
+    assert to_vote(group[1].machine.members.values()) == MAX_VOTERS
 
 
 def test_learners_added_at_once_never_are_more_than_may_learn() -> None:

@@ -16,8 +16,9 @@ import pytest
 from netstore.errors import Fault, Reason
 from netstore.node.cluster import MAX_VOTERS
 from netstore.node.member import OWN
-from netstore.state.commands import Set, encode
-from netstore.state.member import MemberInfo
+from netstore.state.commands import encode
+from netstore.state.members import MemberInfo
+from netstore.state.v2.commands import Set
 from netstore.types import Event, NodeId
 from tests.support.group import Group
 

@@ -43,12 +43,13 @@ from netstore.raft.messages import Append, AppendAccepted, Forward, ForwardRefus
 from netstore.raft.progress import Progress
 from netstore.raft.status import Fate, Proposed, Refusal
 from netstore.seams import SyncFailed
-from netstore.state.commands import Delete, QuorumGet, Set, encode
+from netstore.state.applying import UNIT_BYTES
+from netstore.state.commands import encode
 from netstore.state.envelope import request_of, seal
 from netstore.state.machine import Machine
-from netstore.state.mirror import TABLES
-from netstore.state.reads import STEP_UNITS, UNIT_BYTES, RangeRead
-from netstore.state.v3commands import (
+from netstore.state.tables import TABLES
+from netstore.state.v2.commands import Delete, QuorumGet, Set
+from netstore.state.v3.commands import (
     BY_MOD,
     Compact,
     DeleteRange,
@@ -61,6 +62,7 @@ from netstore.state.v3commands import (
     SetAlarm,
     Txn,
 )
+from netstore.state.v3.reads import STEP_UNITS, RangeRead
 from netstore.types import Event, Index, Nanos, NodeId, Term
 from netstore.watch.hub import MAX_WAITING
 from netstore.watch.watches import Watches
@@ -76,7 +78,7 @@ if TYPE_CHECKING:
     from netstore.raft.status import Status
     from netstore.state.commands import Command
     from netstore.state.machine import Outcome
-    from netstore.state.v3commands import V3Command
+    from netstore.state.v3.commands import V3Command
 
 Outcomes = list["Outcome | Fault"]
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -90,7 +92,7 @@ def put(member: Solo, value: bytes = b"v", principal: bytes = b"") -> Outcomes:
 
 
 def value(member: Solo) -> bytes | None:
-    found = member.host.machine.get(b"/k")
+    found = member.host.machine.v2.get(b"/k")
     return found.node.value if isinstance(found, Event) else None
 
 
@@ -1568,7 +1570,7 @@ def test_while_writes_are_paced_nothing_ends_whose_renewal_waits() -> None:
         return outcomes
 
     def is_there() -> bool:
-        return isinstance(member.host.machine.get(b"/short"), Event)
+        return isinstance(member.host.machine.v2.get(b"/short"), Event)
 
     def go_on(seconds: float) -> None:
         for _ in range(round(seconds / 0.5)):

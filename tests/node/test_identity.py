@@ -20,7 +20,7 @@ from netstore.node.identity import (
     MemberSettings,
     NoAnswer,
 )
-from netstore.state.member import MemberInfo
+from netstore.state.members import MemberInfo
 from netstore.types import ClusterId, NodeId
 from tests.support.links import Quiet
 

@@ -18,11 +18,12 @@ from netstore.node.member import OWN
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.entry import Entry, EntryKind, HardState
 from netstore.state import commands, words
-from netstore.state.commands import AddMember, Set, encode
+from netstore.state.commands import AddMember, encode
 from netstore.state.digest import digest
 from netstore.state.envelope import seal
 from netstore.state.machine import Machine
-from netstore.state.v3commands import DeleteRange, Put, Range, Txn
+from netstore.state.v2.commands import Set
+from netstore.state.v3.commands import DeleteRange, Put, Range, Txn
 from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.daemon import start_netstored
 from tests.support.folders import adopted

@@ -15,12 +15,12 @@ from netstore.disk.wal import Wal
 from netstore.node import bootstrap
 from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind
-from netstore.state import pair
 from netstore.state.commands import Command, head_of
 from netstore.state.digest import digest
 from netstore.state.envelope import command_of
 from netstore.state.machine import Machine
-from netstore.state.mirror import TABLES
+from netstore.state.tables import TABLES
+from netstore.state.v3 import pair
 from netstore.types import LeaseId
 from tests.support import kept
 from tests.support.contents import nodes_of
@@ -96,7 +96,7 @@ def test_the_folder_of_level_1_opens_and_holds_what_it_held(folder: Path) -> Non
             (kept.MEMBER, kept.NAME, 1)
         ]
         assert machine.removed == {kept.OTHER}
-        assert (machine.level, machine.cluster_version) == (1, "3.4.0")
+        assert (machine.roster.level, machine.roster.cluster_version) == (1, "3.4.0")
 
 
 def test_it_has_every_command_there_was(folder: Path) -> None:

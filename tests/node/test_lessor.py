@@ -11,9 +11,10 @@ from netstore import errors
 from netstore.errors import Reason
 from netstore.node import lessor
 from netstore.node.lessor import NOTE_SECONDS, Lessor
-from netstore.state.commands import ExpireNodes, NoteTtl, Set, decode, encode
+from netstore.state.commands import decode, encode
 from netstore.state.countdown import LONGEST_SPARED, MOST_GRACES
-from netstore.state.v3commands import LeaseCheckpoint, LeaseExpire, LeaseGrant, LeaseRenew, Put
+from netstore.state.v2.commands import ExpireNodes, NoteTtl, Set
+from netstore.state.v3.commands import LeaseCheckpoint, LeaseExpire, LeaseGrant, LeaseRenew, Put
 from netstore.types import Nanos, NodeId, Term
 from tests.support.local_member import LocalMember
 

@@ -10,11 +10,12 @@ from netstore.errors import CannotApply, Fault, NoRestart
 from netstore.node.member import OWN
 from netstore.raft.entry import EntryKind
 from netstore.raft.messages import Forward
-from netstore.state.commands import PublishMember, RaiseLevel, Set, encode
+from netstore.state.commands import PublishMember, RaiseLevel, encode
 from netstore.state.digest import digest
 from netstore.state.envelope import command_of, seal
 from netstore.state.machine import Machine
-from netstore.state.v3commands import Put
+from netstore.state.v2.commands import Set
+from netstore.state.v3.commands import Put
 from netstore.types import NodeId
 from tests.support.group import Group
 from tests.support.later import Later, appending
@@ -52,7 +53,7 @@ def test_members_are_upgraded_one_by_one_under_load_and_back_again_until_the_las
     for id_, release in ((2, Later), (3, Later), (2, Machine), (2, Later)):
         group.restart(id_, release)
         write(group)
-        assert {peer.machine.level for peer in group.peers.values()} == {1}
+        assert {peer.machine.roster.level for peer in group.peers.values()} == {1}
         refused = ask(group, id_ if release is Later else 3, APPEND)
         assert isinstance(refused, Fault)
         assert b"feature level 2 is not in force: the cluster is at 1" in refused.cause
@@ -60,7 +61,7 @@ def test_members_are_upgraded_one_by_one_under_load_and_back_again_until_the_las
     assert len(digests(group)) == 1
     group.restart(1, Later)
     group.pass_time(1)
-    assert {peer.machine.level for peer in group.peers.values()} == {2}
+    assert {peer.machine.roster.level for peer in group.peers.values()} == {2}
     for id_ in (1, 2, 3):
         assert not isinstance(ask(group, id_, APPEND), Fault)
     write(group)
@@ -73,7 +74,7 @@ def raised() -> Group:
     for id_ in (2, 3, 1):
         group.restart(id_, Later)
     group.pass_time(1)
-    assert group.leader.machine.level == 2
+    assert group.leader.machine.roster.level == 2
     return group
 
 
@@ -114,7 +115,7 @@ def test_the_level_is_judged_when_it_is_applied() -> None:
     assert isinstance(outcome, Fault)
     assert outcome.cause == b"not every member knows feature level 2"
     assert not isinstance(ask(group, 2, encode(RaiseLevel(1))), Fault)
-    assert group[3].machine.level == 1
+    assert group[3].machine.roster.level == 1
 
 
 def test_what_a_member_could_not_carry_out_is_not_taken_from_another() -> None:

@@ -9,8 +9,9 @@ import pytest
 from netstore.errors import Fault, timed_out
 from netstore.node.member import OWN
 from netstore.node.proposals import MAX_WAITING, Proposals
-from netstore.state.commands import InOrder, encode
+from netstore.state.commands import encode
 from netstore.state.envelope import command_of, request_of
+from netstore.state.v2.commands import InOrder
 from netstore.types import Event, Term
 from tests.support.contents import nodes_of
 from tests.support.group import TIME_LIMIT, Group

@@ -31,7 +31,7 @@ class Member:
 
     def __init__(self, *faults: Fault) -> None:
         self.id = self.leader = NodeId(1)
-        self.machine = SimpleNamespace(members={NodeId(1): None}, cluster_version="")
+        self.machine = SimpleNamespace(members={NodeId(1): None}, roster=SimpleNamespace(cluster_version=""))
         self.faults = list(faults)
         self.proposed: list[bytes] = []
 
@@ -42,7 +42,7 @@ class Member:
             done(self.faults.pop(0))
             return
         if command == encode(SetClusterVersion("3.4.0")):
-            self.machine.cluster_version = "3.4.0"
+            self.machine.roster.cluster_version = "3.4.0"
         done(cast("Outcome", None))
 
     async def publish(self, *, alone: bool = False, lines: Quiet | None = None) -> None:
@@ -62,7 +62,7 @@ async def test_a_follower_leaves_the_version_to_the_leader(autojump_clock: MockC
         nursery.start_soon(member.publish)
         await trio.sleep(60)
         assert member.proposed == [encode(ME)]
-        member.machine.cluster_version = "3.4.0"
+        member.machine.roster.cluster_version = "3.4.0"
         await trio.sleep(2 * POLL_SECONDS)
         assert not nursery.child_tasks
     assert member.proposed == [encode(ME)]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from netstore.node import reads
 from netstore.node.host import EXPIRED_AT_ONCE, READ_UNITS, UNITS_A_READ
 from netstore.raft.core import Raft
-from netstore.state.txn import READ_UNITS as TXN_UNITS
-from netstore.state.v3commands import GREATER, MOD, Compare, Range, Txn, TxnDone
+from netstore.state.v3.commands import GREATER, MOD, Compare, Range, Txn, TxnDone
+from netstore.state.v3.txn import READ_UNITS as TXN_UNITS
 from netstore.types import Index
 from tests.support.member import Solo
 
@@ -187,7 +187,7 @@ def test_a_transaction_that_reads_is_counted_by_what_it_reads_and_compares(
         (Txn((), (), ()), 0),
     ):
         before = machine.mvcc.read_units
-        assert isinstance(machine.read_txn(command), TxnDone)
+        assert isinstance(machine.v3.read_txn(command), TxnDone)
         assert machine.mvcc.read_units - before == units
         for _ in range(300):
             host.read(partial(_read_txn, machine, command), "ann")
@@ -197,4 +197,4 @@ def test_a_transaction_that_reads_is_counted_by_what_it_reads_and_compares(
 
 
 def _read_txn(machine: Machine, command: Txn, _: Fault | None) -> None:
-    machine.read_txn(command)
+    machine.v3.read_txn(command)

@@ -14,9 +14,10 @@ from netstore.meter import Meter
 from netstore.node.lessor import Lessor
 from netstore.node.member import OWN
 from netstore.node.timekeeper import DUE_AT_ONCE, LONGEST_SECONDS, Deadline, Deadlines, Timekeeper
-from netstore.state.commands import Set, encode
+from netstore.state.commands import encode
 from netstore.state.countdown import COUNTED_AT_ONCE
-from netstore.state.lease import LeaseRecord, StoredLeases
+from netstore.state.v2.commands import Set
+from netstore.state.v3.lease import LeaseRecord, StoredLeases
 from netstore.types import Event, Index, LeaseId, Nanos
 from tests.support.local_member import HandClock
 from tests.support.member import Solo
@@ -169,14 +170,14 @@ async def test_the_leader_expires_what_is_due(autojump_clock: trio.testing.MockC
             await trio.sleep(0.1)
             member.clock.now = Nanos(member.clock.now + 100_000_000)
             member.settle()
-            gone = not isinstance(member.host.machine.get(b"/k"), Event)
+            gone = not isinstance(member.host.machine.v2.get(b"/k"), Event)
             assert not gone or member.clock.now >= expires
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keeper.run)
         await pass_time()
         nursery.cancel_scope.cancel()
-    assert not isinstance(member.host.machine.get(b"/k"), Event)
+    assert not isinstance(member.host.machine.v2.get(b"/k"), Event)
 
 
 async def test_others_have_their_turn_between_pieces_of_what_is_due(

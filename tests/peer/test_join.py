@@ -9,7 +9,7 @@ import pytest
 from netstore.node.member import OWN
 from netstore.peer.join import JoinService
 from netstore.peer.wire import JoinRequest, MemberList
-from netstore.state.member import MemberInfo, to_vote
+from netstore.state.members import MemberInfo, to_vote
 from netstore.types import NodeId
 from tests.support.group import TIME_LIMIT, Group, Peer
 from tests.support.member import CLUSTER

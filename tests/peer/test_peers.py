@@ -47,7 +47,7 @@ from netstore.peer.wire import (
 )
 from netstore.raft.entry import Entry, EntryKind, SnapshotMeta
 from netstore.raft.messages import Append, ForwardRefused, Heartbeat, InstallSnapshot, MessageRefused
-from netstore.state.member import MemberInfo
+from netstore.state.members import MemberInfo
 from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.links import Quiet, eventually, running_reactor
 

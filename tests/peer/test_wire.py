@@ -44,7 +44,7 @@ from netstore.peer.wire import (
 )
 from netstore.raft.entry import ConfState, Entry, EntryKind, SnapshotMeta
 from netstore.raft.messages import Append, Heartbeat, InstallSnapshot
-from netstore.state.member import MemberInfo
+from netstore.state.members import MemberInfo
 from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.dump import dump, dumped
 from tests.support.raft_forms import messages

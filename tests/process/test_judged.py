@@ -18,14 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from netstore.state.commands import (
-    CompareAndDelete,
-    CompareAndSwap,
-    Create,
-    Delete,
-    InOrder,
-    Set,
-)
+from netstore.state.v2.commands import CompareAndDelete, CompareAndSwap, Create, Delete, InOrder, Set
 from netstore.types import Event
 from tests.check import linear, revisions
 from tests.check.history import Door, Fate, Wrong

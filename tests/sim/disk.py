@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from netstore.disk.engine import MemoryEngine
 from netstore.disk.frame import SECTOR
 from netstore.seams import SyncFailed
-from netstore.state.mirror import TABLES
+from netstore.state.tables import TABLES
 from tests.sim.invariants import Violated, require
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.errors import Fault
 from netstore.state import commands
-from netstore.state.commands import KeyCommand
-from netstore.state.v3commands import Range
+from netstore.state.v2 import commands as v2
+from netstore.state.v2.commands import KeyCommand
+from netstore.state.v3.commands import Range
 from tests.state.extremes import BYTES, every_edge
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Hostile:
         kinds = edges()
         command = random.choice(kinds[random.choice(tuple(kinds))])
         if len(commands.encode(command)) > LONG_TEXT and random.random() < 0.9:
-            return commands.Set(b"/" + random.choice(BYTES[1:5]).replace(b"/", b""), random.choice(BYTES[:8]))
+            return v2.Set(b"/" + random.choice(BYTES[1:5]).replace(b"/", b""), random.choice(BYTES[:8]))
         return command
 
     def _told(self, outcome: Outcome | Fault) -> None:

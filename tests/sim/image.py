@@ -5,10 +5,11 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from netstore.state import mirror
+from netstore.state import tables
 from netstore.state.digest import digest as state_digest
-from netstore.state.keyindex import TO_THE_END
-from netstore.state.v3commands import Found, Range
+from netstore.state.v2 import records
+from netstore.state.v3.commands import Found, Range
+from netstore.state.v3.index import TO_THE_END
 from tests.support.contents import nodes_of
 
 if TYPE_CHECKING:
@@ -19,10 +20,10 @@ def image(machine: Machine) -> list[bytes]:
     """Every replicated thing, in a fixed order: nodes, window, members, scalars, v3 keys."""
     nodes = sorted(nodes_of(machine.tree), key=lambda node: node.key)
     return [
-        *(node.key + mirror.pack_node(node) for node in nodes),
-        *(mirror.pack_event(event) for event in machine.history.since(0)),
-        *(mirror.encode(machine.members[node]) for node in sorted(machine.members)),
-        mirror.encode((machine.tree.index, machine.statistics.replicated(), machine.cluster_version)),
+        *(node.key + records.pack_node(node) for node in nodes),
+        *(records.pack_event(event) for event in machine.history.since(0)),
+        *(tables.encode(machine.members[node]) for node in sorted(machine.members)),
+        tables.encode((machine.tree.index, machine.statistics.replicated(), machine.roster.cluster_version)),
         _pairs(machine),
     ]
 
@@ -33,7 +34,7 @@ def _pairs(machine: Machine) -> bytes:
     assert isinstance(found, Found)
     leases = sorted((each.id, each.ttl, each.since, each.remaining) for each in machine.leases)
     alarms = sorted(machine.alarms.active)
-    return mirror.encode((found.kvs, leases, alarms, sorted(machine.removed), state_digest(machine)))
+    return tables.encode((found.kvs, leases, alarms, sorted(machine.removed), state_digest(machine)))
 
 
 def digest(machine: Machine) -> str:

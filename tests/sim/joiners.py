@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from netstore.peer.wire import MemberList
     from netstore.state.commands import Command
     from netstore.state.machine import Outcome
-    from netstore.state.member import MemberInfo
+    from netstore.state.members import MemberInfo
     from tests.sim.member import Member
     from tests.sim.timeline import MachineClock
     from tests.sim.world import World

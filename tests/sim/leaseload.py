@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from netstore.errors import Fault, Reason
-from netstore.state.v3commands import Done, LeaseGrant, LeaseGranted, LeaseRevoke, Put, PutDone
+from netstore.state.v3.commands import Done, LeaseGrant, LeaseGranted, LeaseRevoke, Put, PutDone
 from tests.check.history import Fate
 from tests.check.v3leases import Kind, LeaseCall
 

@@ -10,8 +10,8 @@ from netstore.raft.change import Change
 from netstore.raft.entry import EntryKind
 from netstore.state.envelope import command_of
 from netstore.state.machine import Machine
-from netstore.state.mirror import TABLES
-from netstore.state.v3commands import (
+from netstore.state.tables import TABLES
+from netstore.state.v3.commands import (
     Compact,
     LeaseCheckpoint,
     LeaseExpire,
@@ -93,7 +93,7 @@ class Ledger:
                 self.steps.append(Step(entry.index, at, machine.decode(command), tuple(changes), done))
             machine.save()
             if machine.history.last > last:
-                shown = {event.index: event for event in machine.take_events()}
+                shown = {event.index: event for event in machine.v2.take_events()}
                 self.events.extend(shown.get(event.index, event) for event in machine.history.since(last + 1))
                 last = machine.history.last
         return machine

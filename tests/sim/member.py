@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from netstore.raft.messages import Message
     from netstore.state.commands import Command
     from netstore.state.machine import Outcome, Unfinished
-    from netstore.state.member import MemberInfo
-    from netstore.state.v3commands import Range
+    from netstore.state.members import MemberInfo
+    from netstore.state.v3.commands import Range
     from netstore.watch.streams import Sink, Stream
     from tests.sim.timeline import MachineClock
     from tests.sim.world import World
@@ -81,7 +81,7 @@ class _Piecewise(Machine):
         """One piece, which uses up what a turn may work."""
         outcome = super().go_on(min(units, 1))
         if outcome is UNFINISHED:
-            self.worked += TURN_UNITS
+            self.applying.worked += TURN_UNITS
         return outcome
 
 
@@ -421,7 +421,7 @@ class Member:
 
         def serve(answer: Done) -> None:
             def ready(fault: Fault | None) -> None:
-                answer(fault or self.machine.get(path, recursive))
+                answer(fault or self.machine.v2.get(path, recursive))
 
             self.host.read(ready)
 
@@ -458,7 +458,7 @@ class Member:
         """A local read."""
 
         def serve(answer: Done) -> None:
-            answer(self.machine.get(path, recursive))
+            answer(self.machine.v2.get(path, recursive))
 
         self._request(done, serve)
 

@@ -47,17 +47,19 @@ from netstore.raft.log import Log
 from netstore.raft.messages import AppendAccepted, Forward, Heartbeat, VoteAnswer, VoteRequest
 from netstore.raft.status import Role
 from netstore.seams import SyncFailed
-from netstore.state import machine as machine_module
-from netstore.state import txn
-from netstore.state.commands import ExpireNodes, encode
+from netstore.state import members
+from netstore.state.commands import encode
 from netstore.state.countdown import Countdown
-from netstore.state.history import History
-from netstore.state.lease import Leases
 from netstore.state.machine import APPLY_UNITS, Machine
-from netstore.state.member import to_vote
-from netstore.state.mvcc import Mvcc
-from netstore.state.tree import Tree, parent_of
-from netstore.state.v3commands import Deleted
+from netstore.state.members import Roster, to_vote
+from netstore.state.v2.commands import ExpireNodes
+from netstore.state.v2.history import History
+from netstore.state.v2.tree import Tree, parent_of
+from netstore.state.v3 import txn
+from netstore.state.v3.commands import Deleted
+from netstore.state.v3.lease import Leases
+from netstore.state.v3.mvcc import Mvcc
+from netstore.state.v3.store import V3Store
 from netstore.types import NodeId
 from netstore.watch.hub import Hub
 from netstore.watch.streams import Watch
@@ -76,8 +78,8 @@ if TYPE_CHECKING:
     from netstore.raft.entry import Entry, HardState
     from netstore.raft.messages import Message
     from netstore.raft.ready import Ready
-    from netstore.state.lease import Lease
-    from netstore.state.v3commands import DeleteRange, Range
+    from netstore.state.v3.commands import DeleteRange, Range
+    from netstore.state.v3.lease import Lease
     from netstore.types import Event, Index, NodeView
     from netstore.watch.hub import Watcher
     from tests.sim.plan import Plan
@@ -517,7 +519,7 @@ def _reads_before_own_commit(raft: Raft) -> bool:
 # --- the disk
 
 
-def _loads_no_pairs(machine: Machine, leases: object, *, whole: bool) -> Iterator[None]:
+def _loads_no_pairs(store: V3Store, leases: object, *, whole: bool) -> Iterator[None]:
     """What a copy holds of the v3 keys is left where it is."""
     return iter(())
 
@@ -630,7 +632,7 @@ def _index_apart(machine: Machine, save: Callable[[Machine], None] = Machine.sav
 
 def _loads_no_members(machine: Machine, load: Callable[[Machine], None] = Machine.load) -> None:
     load(machine)
-    machine._members = {}
+    machine.roster.by_id = {}
 
 
 def _swaps_whatever_is_there(
@@ -678,10 +680,10 @@ def _digest_begins_anew(machine: Machine, load: Callable[[Machine], None] = Mach
     machine.trail.checksum = 0
 
 
-def _limit_overflows(machine: Machine, command: Range, range_: Any = Machine._range) -> Any:
+def _limit_overflows(store: V3Store, command: Range, range_: Any = V3Store.range) -> Any:
     if command.limit >= sys.maxsize:
         raise ValueError("one more than that is no place in a list")
-    return range_(machine, command)
+    return range_(store, command)
 
 
 def _ends_each_piece(mvcc: Mvcc, command: DeleteRange) -> Iterator[int]:
@@ -726,7 +728,7 @@ def _in_sight_until_cleared(patch: pytest.MonkeyPatch) -> None:
 def _commits_pieces(machine: Machine) -> None:
     """What a piece has changed is durable before the rest."""
     changes = machine.mvcc.take_records()
-    machine._save_nodes(changes)
+    machine.v2.save(changes, nodes_only=True)
     machine._engine.write(machine.applied, changes)
     machine._engine.sync(_nobody)
 
@@ -739,8 +741,8 @@ def _digests_pieces(machine: Machine, units: int = APPLY_UNITS, go_on: Any = Mac
 # --- releases
 
 
-def _some_know(machine: Machine) -> int:
-    return max((member.level for member in machine.members.values()), default=0)
+def _some_know(roster: Roster) -> int:
+    return max((member.level for member in roster.by_id.values()), default=0)
 
 
 # --- members
@@ -964,7 +966,7 @@ MUTANTS: Final = tuple(
         ("entries are applied under a copy", _set(Raft, "take_ready", _applies_under_a_copy), _copies, 184),
         ("the applied index is saved apart from the data", _set(Machine, "save", _index_apart), _crashes, 0),
         ("a loaded state has no members", _set(Machine, "load", _loads_no_members), _changes, 0),
-        ("a copy's v3 keys are not loaded", _set(Machine, "_load_v3", _loads_no_pairs), _pair_copies, 0),
+        ("a copy's v3 keys are not loaded", _set(V3Store, "_load_keys", _loads_no_pairs), _pair_copies, 0),
         ("a transaction does not compare", _set(txn, "_judge", lambda *_: True), _pairs_only, 0),
         ("a swap does not compare", _set(Tree, "_expected", _swaps_whatever_is_there), _anything, 0),
         ("a watch taken up misses an event", _set(History, "scan", _window_skips_one), _watched, 0),
@@ -1063,7 +1065,7 @@ MUTANTS: Final = tuple(
         ),
         (
             "the level rises when one member knows it",
-            _set(Machine, "common_level", property(_some_know)),
+            _set(Roster, "common_level", property(_some_know)),
             _upgraded,
             1,
         ),
@@ -1075,14 +1077,14 @@ MUTANTS: Final = tuple(
         ),
         (
             "everybody who joins is to vote",
-            _set(machine_module, "to_vote", lambda _members: 0),
+            _set(members, "to_vote", lambda _members: 0),
             _joining,
             0,
         ),
         ("a digest begins anew at a start", _set(Machine, "load", _digest_begins_anew), _crashes, 0),
         (
             "a limit is counted up without an end",
-            _set(Machine, "_range", _limit_overflows),
+            _set(V3Store, "range", _limit_overflows),
             _hostile,
             4,
         ),

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from netstore.errors import Fault
-from netstore.state.v3commands import EQUAL, VALUE, Compact, Compare, DeleteRange, Put, Range, Txn
+from netstore.state.v3.commands import EQUAL, VALUE, Compact, Compare, DeleteRange, Put, Range, Txn
 from tests.check.history import Fate
 from tests.check.pairs import PairCall
 

@@ -15,7 +15,7 @@ import pytest
 
 from netstore.disk.diagnose import segment_name
 from netstore.errors import Fault
-from netstore.state import commands
+from netstore.state.v2 import commands
 from netstore.types import NodeId
 from tests.check.history import Door
 from tests.sim.plan import Plan

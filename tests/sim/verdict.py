@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from netstore.node.timekeeper import EXPIRE_SECONDS
 from netstore.state.countdown import RETRY_SECONDS
-from netstore.state.v3commands import Compact
+from netstore.state.v3.commands import Compact
 from tests.check import linear, pairs, revisions, v3leases, v3watches, watches
 from tests.check.history import Fate
 from tests.check.registers import register_histories

@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from netstore.errors import Fault
-from netstore.state import commands
-from netstore.state.walk import Walk
+from netstore.state.v2 import commands
+from netstore.state.v2.walk import Walk
 from netstore.types import Event
 from tests.check.history import Door, Fate, Operation
 from tests.check.watches import Watch

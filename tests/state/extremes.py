@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from msgspec import inspect
 
 from netstore.state import commands
-from netstore.state.commands import KeyCommand
-from netstore.state.v3commands import Compare, DeleteRange, Put, Range, Txn
+from netstore.state.v2.commands import KeyCommand
+from netstore.state.v3.commands import Compare, DeleteRange, Put, Range, Txn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 
 from netstore.state import commands
+from netstore.state.v2 import commands as v2
 
 if TYPE_CHECKING:
     from netstore.state.commands import Command
@@ -25,17 +26,17 @@ def key_commands() -> st.SearchStrategy[Command]:
     """Commands on the tree."""
     values = st.sampled_from(VALUES)
     return st.one_of(
-        st.builds(commands.Set, PATHS, values, FLAGS, EXPIRIES, FLAGS),
-        st.builds(commands.Set, PATHS, values, FLAGS, EXPIRIES),
-        st.builds(commands.Create, PATHS, values, FLAGS, EXPIRIES),
-        st.builds(commands.Update, PATHS, values, EXPIRIES, FLAGS),
-        st.builds(commands.CompareAndSwap, PATHS, values, values, INDEXES, EXPIRIES, FLAGS),
-        st.builds(commands.InOrder, PATHS, values, FLAGS, EXPIRIES),
-        st.builds(commands.Delete, PATHS, FLAGS, FLAGS),
-        st.builds(commands.CompareAndDelete, PATHS, values, INDEXES),
-        st.builds(commands.QuorumGet, PATHS, FLAGS),
-        st.builds(commands.ExpireNodes, st.tuples(st.tuples(PATHS, INDEXES))),
-        st.builds(commands.NoteTtl, st.tuples(st.tuples(PATHS, INDEXES, st.integers(0, 9)))),
+        st.builds(v2.Set, PATHS, values, FLAGS, EXPIRIES, FLAGS),
+        st.builds(v2.Set, PATHS, values, FLAGS, EXPIRIES),
+        st.builds(v2.Create, PATHS, values, FLAGS, EXPIRIES),
+        st.builds(v2.Update, PATHS, values, EXPIRIES, FLAGS),
+        st.builds(v2.CompareAndSwap, PATHS, values, values, INDEXES, EXPIRIES, FLAGS),
+        st.builds(v2.InOrder, PATHS, values, FLAGS, EXPIRIES),
+        st.builds(v2.Delete, PATHS, FLAGS, FLAGS),
+        st.builds(v2.CompareAndDelete, PATHS, values, INDEXES),
+        st.builds(v2.QuorumGet, PATHS, FLAGS),
+        st.builds(v2.ExpireNodes, st.tuples(st.tuples(PATHS, INDEXES))),
+        st.builds(v2.NoteTtl, st.tuples(st.tuples(PATHS, INDEXES, st.integers(0, 9)))),
     )
 
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from netstore.errors import CorruptData
 from netstore.state import commands
-from netstore.state.commands import Command, Set, decode, encode
+from netstore.state.commands import Command, decode, encode
+from netstore.state.v2 import commands as v2
+from netstore.state.v2.commands import Set
 from netstore.types import Nanos
 from tests.state.strategies import all_commands
 
@@ -62,7 +64,7 @@ def test_only_canonical_paths_are_commands(path: bytes) -> None:
         [99, b"/a"],  # a command of the future
         [1, "/a"],  # text is not bytes
         [1, b"/a", b"", False, -1],  # before time began
-        [1, b"/a", b"", False, commands.LATEST + 1],
+        [1, b"/a", b"", False, v2.LATEST + 1],
         [4, b"/a", b"", b"", -1],
         [9, 5],  # a number that is not used any more
         [20, [[b"/a", -1]]],
@@ -82,16 +84,16 @@ def test_deep_nesting_is_refused_without_running_out_of_stack() -> None:
 
 
 FIRST_WRITTEN = [
-    (commands.Set(b"/a", b"v", False, 5, True), "9601c4022f61c40176c205c3"),
-    (commands.Create(b"/a", b"v", True, 5), "9502c4022f61c40176c305"),
-    (commands.Update(b"/a", b"v", 5, True), "9503c4022f61c4017605c3"),
-    (commands.CompareAndSwap(b"/a", b"v", b"p", 6, 5, True), "9704c4022f61c40176c401700605c3"),
-    (commands.InOrder(b"/a", b"v", False, 5), "9505c4022f61c40176c205"),
-    (commands.Delete(b"/a", False, True), "9406c4022f61c2c3"),
-    (commands.CompareAndDelete(b"/a", b"p", 6), "9407c4022f61c4017006"),
-    (commands.QuorumGet(b"/a", True), "9308c4022f61c3"),
-    (commands.ExpireNodes(((b"/a", 5),)), "92149192c4022f6105"),
-    (commands.NoteTtl(((b"/a", 5, 7),)), "92159193c4022f610507"),
+    (v2.Set(b"/a", b"v", False, 5, True), "9601c4022f61c40176c205c3"),
+    (v2.Create(b"/a", b"v", True, 5), "9502c4022f61c40176c305"),
+    (v2.Update(b"/a", b"v", 5, True), "9503c4022f61c4017605c3"),
+    (v2.CompareAndSwap(b"/a", b"v", b"p", 6, 5, True), "9704c4022f61c40176c401700605c3"),
+    (v2.InOrder(b"/a", b"v", False, 5), "9505c4022f61c40176c205"),
+    (v2.Delete(b"/a", False, True), "9406c4022f61c2c3"),
+    (v2.CompareAndDelete(b"/a", b"p", 6), "9407c4022f61c4017006"),
+    (v2.QuorumGet(b"/a", True), "9308c4022f61c3"),
+    (v2.ExpireNodes(((b"/a", 5),)), "92149192c4022f6105"),
+    (v2.NoteTtl(((b"/a", 5, 7),)), "92159193c4022f610507"),
     (commands.PublishMember(1, "n", ("c",), ("p", "q")), "950a01a16e91a16392a170a171"),
     (commands.PublishMember(1, "n", ("c",), ("p", "q"), 3), "960a01a16e91a16392a170a17103"),
     (commands.SetClusterVersion("3"), "920ba133"),
@@ -117,8 +119,8 @@ def test_fields_that_are_not_given_have_their_first_meaning() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "after"),
-    [(0, 0), (1, 10**9), (86_400, 86_400 * 10**9), (2**64 - 1, commands.LATEST - NOW)],
+    [(0, 0), (1, 10**9), (86_400, 86_400 * 10**9), (2**64 - 1, v2.LATEST - NOW)],
 )
 def test_expiry_is_absolute_and_ends_where_time_does(seconds: int, after: int) -> None:
-    assert commands.expiry(NOW, seconds) - NOW == after
-    assert decode(encode(Set(b"/a", expires=commands.expiry(NOW, seconds))))
+    assert v2.expiry(NOW, seconds) - NOW == after
+    assert decode(encode(Set(b"/a", expires=v2.expiry(NOW, seconds))))

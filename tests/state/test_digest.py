@@ -9,24 +9,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.codec import crc32c
-from netstore.state import txn
-from netstore.state.commands import Set, encode
-from netstore.state.digest import DIGEST_BYTES, LARGE_BYTES, WAITING_BYTES, Trail, digest
-from netstore.state.lease import Leases
+from netstore.state.commands import encode
+from netstore.state.digest import DIGEST_BYTES, digest
 from netstore.state.machine import Machine
-from netstore.state.mirror import LEASES, NODES
-from netstore.state.tree import FOR_EVER, Tree
-from netstore.state.v3commands import Compact, DeleteRange, LeaseGrant, Put
+from netstore.state.tables import LEASES, NODES
+from netstore.state.trail import LARGE_BYTES, WAITING_BYTES, Trail
+from netstore.state.v2.commands import Set
+from netstore.state.v2.tree import FOR_EVER, Tree
+from netstore.state.v3 import txn
+from netstore.state.v3.commands import Compact, DeleteRange, LeaseGrant, Put
+from netstore.state.v3.lease import Leases
 from netstore.types import Index
 from tests.state.strategies import all_commands
-from tests.state.v3_strategies import v3_commands
+from tests.state.v3.strategies import v3_commands
 from tests.support.local_member import memory_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netstore.state.commands import Command
-    from netstore.state.v3commands import V3Command
+    from netstore.state.v3.commands import V3Command
 
 histories = st.lists(st.one_of(all_commands(), v3_commands()), max_size=40)
 
@@ -96,7 +98,7 @@ def test_what_waits_for_the_checksum_is_bounded_and_only_small_pieces_are_joined
         given.append(len(data))
         return crc32c(data, start)
 
-    monkeypatch.setattr("netstore.state.digest.crc32c", counted)
+    monkeypatch.setattr("netstore.state.trail.crc32c", counted)
     trail, waiting = Trail(), 0
     for _ in range(64):
         trail.add(bytes(WAITING_BYTES))

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from netstore.errors import CannotApply, CorruptData, Fault
 from netstore.state import envelope
-from netstore.state.commands import PublishMember, RaiseLevel, Set, encode
+from netstore.state.commands import PublishMember, RaiseLevel, encode
 from netstore.state.digest import digest
 from netstore.state.envelope import HEAD_BYTES, seal
 from netstore.state.machine import Machine
-from netstore.state.v3commands import Put
+from netstore.state.v2.commands import Set
+from netstore.state.v3.commands import Put
 from netstore.types import Event, Index
 from tests.support.dump import dump, dumped
 from tests.support.local_member import memory_engine

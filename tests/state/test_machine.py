@@ -12,16 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netstore.errors import CannotApply, CorruptData, Fault, NetstoreError
-from netstore.state import commands, mirror
-from netstore.state.commands import Command, Delete, ExpireNodes, NoteTtl, QuorumGet, Set, encode
+from netstore.state import commands, tables
+from netstore.state.applying import COMMAND_UNITS, NODE_UNITS, UNIT_BYTES
+from netstore.state.commands import Command, encode
 from netstore.state.digest import digest
 from netstore.state.envelope import seal
-from netstore.state.machine import APPLY_UNITS, COMMAND_UNITS, NODE_UNITS, UNFINISHED, Machine
-from netstore.state.member import MemberInfo
-from netstore.state.mvcc import LOAD_STEP
-from netstore.state.reads import UNIT_BYTES
-from netstore.state.tree import Timed
-from netstore.state.v3commands import LeaseCheckpoint, Put, Txn
+from netstore.state.machine import APPLY_UNITS, UNFINISHED, Machine
+from netstore.state.members import MemberInfo
+from netstore.state.tables import LOAD_STEP
+from netstore.state.v2 import commands as v2
+from netstore.state.v2 import records
+from netstore.state.v2.commands import Delete, ExpireNodes, NoteTtl, QuorumGet, Set
+from netstore.state.v2.tree import Timed
+from netstore.state.v3.commands import LeaseCheckpoint, Put, Txn
 from netstore.types import EtcdIndex, Event, Index, Nanos, NodeId
 from tests.state.strategies import BASE, all_commands
 from tests.support.contents import nodes_of
@@ -29,7 +32,7 @@ from tests.support.local_member import memory_engine
 
 if TYPE_CHECKING:
     from netstore.disk.engine import MemoryEngine
-    from netstore.state.v3commands import V3Command
+    from netstore.state.v3.commands import V3Command
 
 
 def machine_on(engine: MemoryEngine) -> Machine:
@@ -51,9 +54,9 @@ def test_what_a_command_of_the_tree_works_is_counted_by_the_nodes_it_touches() -
     machine = machine_on(memory_engine())
 
     def work(command: Command) -> int:
-        before = machine.worked
+        before = machine.applying.worked
         apply(machine, command)
-        return machine.worked - before
+        return machine.applying.worked - before
 
     assert work(Set(b"/d" * 200 + b"/file")) >= 200 * NODE_UNITS
     assert work(Set(b"/d" * 200 + b"/file")) == COMMAND_UNITS
@@ -68,9 +71,9 @@ def test_what_is_large_is_counted_by_its_bytes() -> None:
     large = 1_000 * UNIT_BYTES
 
     def work(command: Command | V3Command) -> int:
-        before = machine.worked
+        before = machine.applying.worked
         machine.apply(Index(machine.applied + 1), encode(command))
-        return machine.worked - before
+        return machine.applying.worked - before
 
     assert work(Put(b"k", b"1" * large)) >= 1_000
     assert work(Put(b"k", ignore_value=True)) >= 1_000, "it writes the value again"
@@ -103,15 +106,15 @@ def test_a_read_through_the_log_is_counted_by_what_it_lists() -> None:
         apply(machine, Set(b"/d/%d" % number, b"1" * UNIT_BYTES))
     apply(machine, Set(b"/f", b"1" * 100 * UNIT_BYTES))
     for path, units in ((b"/d", 200 * (NODE_UNITS + 1)), (b"/f", 100)):
-        before = machine.worked
+        before = machine.applying.worked
         assert isinstance(apply(machine, QuorumGet(path)), Event)
-        assert machine.worked - before >= units
+        assert machine.applying.worked - before >= units
 
 
 def test_a_read_that_nobody_waits_for_is_counted_and_lists_nothing() -> None:
     """The state and the statistics are what they are where somebody waits."""
     here, elsewhere = machine_on(memory_engine()), machine_on(memory_engine())
-    elsewhere.awaited = lambda: False
+    elsewhere.v2.awaited = lambda: False
     for machine in (here, elsewhere):
         for number in range(50):
             apply(machine, Set(b"/d/%d" % number, b"v"))
@@ -137,7 +140,7 @@ def state_of(machine: Machine) -> object:
         machine.statistics.replicated(),
         dict(machine.members),
         set(machine.removed),
-        machine.cluster_version,
+        machine.roster.cluster_version,
         {path: machine.tree.timed.get(path) for path in machine.tree.timed.timed_keys()},
     )
 
@@ -157,7 +160,7 @@ def test_what_was_saved_is_what_is_loaded(entries: list[bytes], data: st.DataObj
                 part = machine_on(engine)
                 assert state_of(part) == state_of(whole)
     assert state_of(part) == state_of(whole)
-    assert [event for event in whole.take_events() if event.refresh or event.internal] == []
+    assert [event for event in whole.v2.take_events() if event.refresh or event.internal] == []
 
 
 @given(st.lists(all_commands().map(encode), max_size=20), st.integers(0, 20))
@@ -208,13 +211,13 @@ def test_a_new_cluster_stands_at_three_and_a_restart_adds_one() -> None:
     assert apply(machine, publish) is None
     assert apply(machine, commands.SetClusterVersion("3.4.0")) is None
     assert machine.tree.index == 3
-    assert machine.take_events() == []
+    assert machine.v2.take_events() == []
     assert apply(machine, publish) is None
     assert machine.tree.index == 4
     assert machine.members == {7: MemberInfo(NodeId(7), "one", ("http://c",), ("http://p",), level=1)}
-    assert machine.cluster_version == "3.4.0"
+    assert machine.roster.cluster_version == "3.4.0"
     assert machine.history.scan(b"/", True, 1) is None
-    assert apply(machine, commands.Set(b"/members", b"1"))
+    assert apply(machine, v2.Set(b"/members", b"1"))
     found = machine.history.scan(b"/members", True, 1)
     assert isinstance(found, Event)
     assert found.index == 5
@@ -223,13 +226,13 @@ def test_a_new_cluster_stands_at_three_and_a_restart_adds_one() -> None:
 def test_expiry_gives_an_event_for_each_node_and_no_outcome() -> None:
     machine = machine_on(memory_engine())
     for path in (b"/a", b"/b", b"/c"):
-        apply(machine, commands.Set(path, b"", expires=BASE, ttl=5))
-    assert apply(machine, commands.Set(b"/c", b"", expires=BASE, ttl=5)) is not None
-    machine.take_events()
+        apply(machine, v2.Set(path, b"", expires=BASE, ttl=5))
+    assert apply(machine, v2.Set(b"/c", b"", expires=BASE, ttl=5)) is not None
+    machine.v2.take_events()
     first = machine.tree.index - 3
     nodes = ((b"/b", first + 1), (b"/a", first), (b"/c", first + 2), (b"/gone", 1))
-    assert apply(machine, commands.ExpireNodes(nodes)) is None
-    assert [(event.action, event.node.key) for event in machine.take_events()] == [
+    assert apply(machine, v2.ExpireNodes(nodes)) is None
+    assert [(event.action, event.node.key) for event in machine.v2.take_events()] == [
         ("expire", b"/b"),
         ("expire", b"/a"),
     ]
@@ -240,10 +243,10 @@ def test_expiry_gives_an_event_for_each_node_and_no_outcome() -> None:
 def test_what_a_note_left_of_a_ttl_is_stored_and_loaded() -> None:
     engine = memory_engine()
     machine = machine_on(engine)
-    apply(machine, commands.Set(b"/a", b"", expires=BASE, ttl=50))
+    apply(machine, v2.Set(b"/a", b"", expires=BASE, ttl=50))
     timed = machine.tree.timed.get(b"/a")
     assert timed is not None
-    apply(machine, commands.NoteTtl(((b"/a", timed.since, 20), (b"/a", timed.since + 1, 7))))
+    apply(machine, v2.NoteTtl(((b"/a", timed.since, 20), (b"/a", timed.since + 1, 7))))
     machine.save()
     engine.commit()
     other = machine_on(engine)
@@ -255,13 +258,13 @@ def test_a_batch_writes_each_node_and_slot_once() -> None:
     engine = memory_engine()
     machine = machine_on(engine)
     for _ in range(2_500):
-        apply(machine, commands.Set(b"/a", b"1"))
+        apply(machine, v2.Set(b"/a", b"1"))
     machine.save()
     machine.save()
     (applied, changes), (_, unchanged) = engine._journal
     assert applied == 2_500
-    tables = {mirror.NODES: 1, mirror.WINDOW: 1_000, mirror.STATE: 1, mirror.V3_STATE: 1}
-    assert Counter(table for table, _ in changes) == tables
+    written = {tables.NODES: 1, tables.WINDOW: 1_000, tables.STATE: 1, tables.V3_STATE: 1}
+    assert Counter(table for table, _ in changes) == written
     assert unchanged == {}
 
 
@@ -270,7 +273,7 @@ def test_a_path_of_any_length_is_kept() -> None:
     machine = machine_on(engine)
     paths = {b"/" + b"x" * 4_000 + tail for tail in (b"1", b"2", b"2/3")}
     for path in paths:
-        apply(machine, commands.Set(path, b"1", dir=True))
+        apply(machine, v2.Set(path, b"1", dir=True))
     machine.save()
     assert {node.key for node in nodes_of(machine_on(engine).tree)} == paths
 
@@ -281,7 +284,7 @@ def refusal(engine: MemoryEngine) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("table", mirror.TABLES)
+@pytest.mark.parametrize("table", tables.TABLES)
 def test_rot_in_the_engine_is_named(table: str) -> None:
     for rot in (b"\xc1", b"\x93\x01\x90\xa2\xff\xff", b""):
         engine = memory_engine()
@@ -291,17 +294,17 @@ def test_rot_in_the_engine_is_named(table: str) -> None:
 
 def test_counters_of_another_kind_are_named() -> None:
     engine = memory_engine()
-    scalars = mirror.Scalars(EtcdIndex(0), (1, 2, 3), "")
-    engine.write(Index(1), {(mirror.STATE, mirror.STATE_KEY): mirror.encode(scalars)})
+    scalars = tables.Scalars(EtcdIndex(0), (1, 2, 3), "")
+    engine.write(Index(1), {(tables.STATE, tables.STATE_KEY): tables.encode(scalars)})
     assert "3 counters, and there are 13" in refusal(engine)
 
 
 def test_a_node_without_its_directory_is_named() -> None:
     engine = memory_engine()
     machine = machine_on(engine)
-    apply(machine, commands.Set(b"/a/b", b"1"))
+    apply(machine, v2.Set(b"/a/b", b"1"))
     machine.save()
-    engine.write(Index(1), {(mirror.NODES, b"/a"): None})
+    engine.write(Index(1), {(tables.NODES, b"/a"): None})
     assert "key b'/a/b' lies in no directory" in refusal(engine)
     with pytest.raises(CorruptData, match="lies in no directory"):
         list(Machine(engine).load_steps())
@@ -310,19 +313,19 @@ def test_a_node_without_its_directory_is_named() -> None:
 def test_a_window_that_does_not_end_at_the_state_is_named() -> None:
     engine = memory_engine()
     machine = machine_on(engine)
-    apply(machine, commands.Set(b"/a", b"1"))
+    apply(machine, v2.Set(b"/a", b"1"))
     machine.save()
-    engine.write(Index(1), {(mirror.WINDOW, mirror.window_key(EtcdIndex(1))): None})
+    engine.write(Index(1), {(tables.WINDOW, records.window_key(EtcdIndex(1))): None})
     assert "ends at 0, the state is at 1" in refusal(engine)
 
 
 def test_loading_starts_from_nothing() -> None:
     machine = machine_on(memory_engine())
-    apply(machine, commands.Set(b"/a", b"1", expires=BASE))
+    apply(machine, v2.Set(b"/a", b"1", expires=BASE))
     apply(machine, commands.PublishMember(7, "one", (), ()))
     machine.load()
     assert state_of(machine) == state_of(machine_on(memory_engine()))
-    assert machine.take_events() == []
+    assert machine.v2.take_events() == []
     machine.save()
 
 
@@ -330,7 +333,7 @@ def test_loading_tells_how_far_it_is() -> None:
     engine = memory_engine()
     machine = machine_on(engine)
     for number in range(2 * LOAD_STEP):
-        apply(machine, commands.Set(b"/n%d" % number, b"1"))
+        apply(machine, v2.Set(b"/n%d" % number, b"1"))
         apply(machine, encode(Put(b"k%d" % number, b"1")))
     machine.save()
     told: list[int] = []
@@ -343,28 +346,28 @@ def test_loading_tells_how_far_it_is() -> None:
 
 
 COUNTED = [
-    (commands.Set(b"/f", b""), "sets_success"),
-    (commands.Set(b"/d"), "sets_fail"),
-    (commands.Create(b"/new"), "create_success"),
-    (commands.Create(b"/f"), "create_fail"),
-    (commands.InOrder(b"/d"), "create_success"),
-    (commands.Update(b"/f"), "update_success"),
-    (commands.Update(b"/none"), "update_fail"),
-    (commands.Update(b"/d", b"x"), "update_success"),  # refused, and still
-    (commands.Update(b"/"), "update_success"),  # refused, and still
-    (commands.CompareAndSwap(b"/f", b"", b"1"), "compare_and_swap_success"),
-    (commands.CompareAndSwap(b"/f", b"", b"2"), "compare_and_swap_fail"),
-    (commands.CompareAndSwap(b"/d", b"", b"2"), "compare_and_swap_fail"),
-    (commands.CompareAndSwap(b"/", b"", b"2"), "compare_and_swap_success"),  # refused, and still
-    (commands.Delete(b"/f"), "delete_success"),
-    (commands.Delete(b"/d"), "delete_fail"),
-    (commands.Delete(b"/"), "delete_success"),  # refused, and still
-    (commands.CompareAndDelete(b"/f", b"1"), "compare_and_delete_success"),
-    (commands.CompareAndDelete(b"/f", b"2"), "compare_and_delete_success"),  # refused, and still
-    (commands.CompareAndDelete(b"/d", b"2"), "compare_and_delete_success"),  # refused, and still
-    (commands.CompareAndDelete(b"/none", b"2"), "compare_and_delete_fail"),
-    (commands.QuorumGet(b"/f"), "gets_success"),
-    (commands.QuorumGet(b"/none"), "gets_fail"),
+    (v2.Set(b"/f", b""), "sets_success"),
+    (v2.Set(b"/d"), "sets_fail"),
+    (v2.Create(b"/new"), "create_success"),
+    (v2.Create(b"/f"), "create_fail"),
+    (v2.InOrder(b"/d"), "create_success"),
+    (v2.Update(b"/f"), "update_success"),
+    (v2.Update(b"/none"), "update_fail"),
+    (v2.Update(b"/d", b"x"), "update_success"),  # refused, and still
+    (v2.Update(b"/"), "update_success"),  # refused, and still
+    (v2.CompareAndSwap(b"/f", b"", b"1"), "compare_and_swap_success"),
+    (v2.CompareAndSwap(b"/f", b"", b"2"), "compare_and_swap_fail"),
+    (v2.CompareAndSwap(b"/d", b"", b"2"), "compare_and_swap_fail"),
+    (v2.CompareAndSwap(b"/", b"", b"2"), "compare_and_swap_success"),  # refused, and still
+    (v2.Delete(b"/f"), "delete_success"),
+    (v2.Delete(b"/d"), "delete_fail"),
+    (v2.Delete(b"/"), "delete_success"),  # refused, and still
+    (v2.CompareAndDelete(b"/f", b"1"), "compare_and_delete_success"),
+    (v2.CompareAndDelete(b"/f", b"2"), "compare_and_delete_success"),  # refused, and still
+    (v2.CompareAndDelete(b"/d", b"2"), "compare_and_delete_success"),  # refused, and still
+    (v2.CompareAndDelete(b"/none", b"2"), "compare_and_delete_fail"),
+    (v2.QuorumGet(b"/f"), "gets_success"),
+    (v2.QuorumGet(b"/none"), "gets_fail"),
 ]
 
 
@@ -372,14 +375,14 @@ def test_what_an_earlier_build_left_out_is_not_guessed() -> None:
     """A node without a TTL would end at once; a missing trail would not be the same on all members."""
     engine = memory_engine()
     machine = machine_on(engine)
-    apply(machine, commands.Set(b"/held", b"1", expires=commands.LATEST, ttl=5))
+    apply(machine, v2.Set(b"/held", b"1", expires=v2.LATEST, ttl=5))
     machine.save()
-    record = msgspec.msgpack.decode(engine.get(mirror.NODES, b"/held") or b"")
-    engine.write(Index(2), {(mirror.NODES, b"/held"): mirror.encode(record[:5])})
+    record = msgspec.msgpack.decode(engine.get(tables.NODES, b"/held") or b"")
+    engine.write(Index(2), {(tables.NODES, b"/held"): tables.encode(record[:5])})
     with pytest.raises(CorruptData, match="table v2, key b'/held': it ends at an instant, and has no TTL"):
         machine_on(engine)
     engine = memory_engine()
-    engine.write(Index(1), {(mirror.V3_STATE, mirror.STATE_KEY): mirror.encode((1, 0, 0))})
+    engine.write(Index(1), {(tables.V3_STATE, tables.STATE_KEY): tables.encode((1, 0, 0))})
     with pytest.raises(CorruptData, match="table v3_state"):
         machine_on(engine)
 
@@ -388,8 +391,8 @@ def test_what_an_earlier_build_left_out_is_not_guessed() -> None:
 def test_counters_are_those_of_etcd(command: Command, counter: str) -> None:
     """v2 API, statistics."""
     machine = machine_on(memory_engine())
-    apply(machine, commands.Set(b"/f", b"1"))
-    apply(machine, commands.Create(b"/d/x"))
+    apply(machine, v2.Set(b"/f", b"1"))
+    apply(machine, v2.Create(b"/d/x"))
     before = msgspec.structs.asdict(machine.statistics)
     apply(machine, command)
     after = msgspec.structs.asdict(machine.statistics)
@@ -398,7 +401,7 @@ def test_counters_are_those_of_etcd(command: Command, counter: str) -> None:
 
 def test_creating_below_a_file_counts_twice() -> None:
     machine = machine_on(memory_engine())
-    apply(machine, commands.Set(b"/f", b"1"))
-    assert apply(machine, commands.Create(b"/f/x")) == Fault(104, b"/f", 1)
-    assert apply(machine, commands.InOrder(b"/f")) == Fault(104, b"/f", 1)
+    apply(machine, v2.Set(b"/f", b"1"))
+    assert apply(machine, v2.Create(b"/f/x")) == Fault(104, b"/f", 1)
+    assert apply(machine, v2.InOrder(b"/f")) == Fault(104, b"/f", 1)
     assert (machine.statistics.create_fail, machine.statistics.sets_fail) == (2, 2)

@@ -12,7 +12,7 @@ from netstore.errors import Fault, Reason
 from netstore.state import commands
 from netstore.state.commands import Command, encode
 from netstore.state.machine import Machine
-from netstore.state.member import MemberInfo
+from netstore.state.members import MemberInfo
 from netstore.types import Index, NodeId
 from tests.state.strategies import member_commands
 from tests.support.local_member import memory_engine
@@ -128,7 +128,7 @@ def test_members_change_as_the_slow_twin_says(entries: list[Command]) -> None:
         assert machine.removed == set(twin.removed)
         urls = [url for known in machine.members.values() for url in known.peer_urls]
         assert len(urls) == len(set(urls)), "an URL belongs to one member"
-        assert machine.take_events() == []
+        assert machine.v2.take_events() == []
 
 
 def test_a_member_that_starts_again_stays_where_its_cluster_knows_it() -> None:

@@ -16,14 +16,18 @@ from hypothesis import strategies as st
 from netstore import errors, parted
 from netstore.disk.engine import LmdbEngine, MemoryEngine
 from netstore.errors import Fault, NetstoreError, Reason
-from netstore.state import mirror, tree, txn
-from netstore.state.commands import Command, Delete, ExpireNodes, Set, encode
+from netstore.state import tables
+from netstore.state.commands import Command, encode
 from netstore.state.countdown import Countdown
 from netstore.state.envelope import seal
-from netstore.state.machine import APPLY_UNITS, CLEAR_UNITS, UNFINISHED, Machine, Outcome, Unfinished
-from netstore.state.mvcc import DELETE_STEP, LOAD_STEP
-from netstore.state.tree import CLEAR_STEP
-from netstore.state.v3commands import (
+from netstore.state.machine import APPLY_UNITS, UNFINISHED, Machine, Outcome, Unfinished
+from netstore.state.tables import LOAD_STEP
+from netstore.state.v2 import tree
+from netstore.state.v2.commands import Delete, ExpireNodes, Set
+from netstore.state.v2.store import CLEAR_UNITS
+from netstore.state.v2.tree import CLEAR_STEP
+from netstore.state.v3 import txn
+from netstore.state.v3.commands import (
     EQUAL,
     LEASE,
     NOT_EQUAL,
@@ -42,10 +46,11 @@ from netstore.state.v3commands import (
     TxnDone,
     V3Command,
 )
+from netstore.state.v3.mvcc import DELETE_STEP
 from netstore.types import EtcdIndex, Event, Index, Nanos, Revision
 from tests.disk.hand import Hand
-from tests.state.v3_strategies import v3_commands
-from tests.state.v3_twin import Twin
+from tests.state.v3.strategies import v3_commands
+from tests.state.v3.twin import Twin
 from tests.support.local_member import memory_engine
 from tests.support.settled import settled
 from tests.support.tree import file_at
@@ -104,7 +109,7 @@ def test_pieces_of_any_size_do_the_same_and_show_nothing_before_the_last(
         twin.apply(lease)
     machine.save()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("netstore.state.mvcc.Mvcc.delete_step", step)
+        patch.setattr("netstore.state.v3.mvcc.Mvcc.delete_step", step)
         for command in commands:
             applied, before = machine.applied, machine.mvcc.range(Range(*ALL))
             assert isinstance(before, Found)
@@ -252,10 +257,10 @@ def test_compares_over_many_keys_are_done_in_pieces_and_end_early() -> None:
         outcome = machine.go_on()
     assert isinstance(outcome, TxnDone)
     assert outcome.succeeded
-    worked = machine.worked
+    worked = machine.applying.worked
     outcome = begin(machine, Txn((differs,) * 40, (Put(b"a"),)))
     assert isinstance(outcome, TxnDone)
-    assert machine.worked - worked < 100
+    assert machine.applying.worked - worked < 100
 
 
 def test_more_compares_than_may_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +297,7 @@ def test_long_paths_are_loaded_in_steps_of_their_own_number(tmp_path: Path) -> N
     own way.
     """
     hand = Hand()
-    engine = LmdbEngine(tmp_path / "state", hand, mirror.TABLES, lambda _: None)
+    engine = LmdbEngine(tmp_path / "state", hand, tables.TABLES, lambda _: None)
     machine = Machine(engine)
     machine.load()
     for number in range(400):
@@ -351,7 +356,7 @@ class Counting(MemoryEngine):
 
 
 def test_what_many_pieces_wrote_is_given_to_the_engine_piece_by_piece() -> None:
-    engine = Counting(lambda call: call(), mirror.TABLES)
+    engine = Counting(lambda call: call(), tables.TABLES)
     machine = Machine(engine)
     machine.load()
     for put in many(2_000):
@@ -370,7 +375,7 @@ def test_what_many_pieces_wrote_is_given_to_the_engine_piece_by_piece() -> None:
         machine.save()
         assert engine.applied() == machine.applied
     assert engine.most <= APPLY_UNITS // CLEAR_UNITS + CLEAR_STEP
-    assert not engine._seen[mirror.NODES]
+    assert not engine._seen[tables.NODES]
     assert len(engine._seen["v3"]) == 4_000
 
 
@@ -381,24 +386,24 @@ def test_a_directory_goes_in_bounded_pieces_and_for_all_to_see_at_once(kind: str
     for number in range(3_000):
         apply(machine, Set(b"/d/%d/x" % (number % 50), b"", False))
         apply(machine, Set(b"/d/%d/%d" % (number % 50, number), b"", False))
-    machine.take_events()
+    machine.v2.take_events()
     machine.save()
     count, index = len(machine.tree), EtcdIndex(machine.tree.index + 1)
-    machine.watched = lambda path: path == b"/d/7/7"
+    machine.v2.watched = lambda path: path == b"/d/7/7"
     remove = Delete(b"/d", False, True) if kind == "delete" else ExpireNodes(((b"/d", 1),))
     outcome = begin(machine, remove)
     pieces = 1
     while outcome is UNFINISHED:
         assert count - len(machine.tree) <= APPLY_UNITS // CLEAR_UNITS + CLEAR_STEP + 1
         count = len(machine.tree)
-        assert machine.look(b"/d/7/7") == Fault(100, b"/d", index)
+        assert machine.v2.look(b"/d/7/7") == Fault(100, b"/d", index)
         assert isinstance(machine.history.scan(b"/d/7/7", False, index), Event), "who waits is answered"
-        assert not machine.take_events()
+        assert not machine.v2.take_events()
         outcome = machine.go_on()
         pieces += 1
     assert pieces > 5
     assert len(machine.tree) == 0
-    (event,) = machine.take_events()
+    (event,) = machine.v2.take_events()
     assert (event.action, event.index, event.removed) == (kind, index, (b"/d/7/7",))
 
 
@@ -408,12 +413,12 @@ def test_nodes_that_expire_together_are_told_of_in_their_order() -> None:
         apply(machine, Set(b"/" + name, b"", True, Nanos(9), ttl=5))
     for number in range(300):
         apply(machine, Set(b"/b/%d" % number, b"", False))
-    machine.take_events()
+    machine.v2.take_events()
     outcome = begin(machine, ExpireNodes(((b"/a", 1), (b"/b", 2), (b"/c", 3))), units=10)
-    told = machine.take_events()
+    told = machine.v2.take_events()
     while outcome is UNFINISHED:
         outcome = machine.go_on(10)
-        told += machine.take_events()
+        told += machine.v2.take_events()
     assert [(event.node.key, event.index) for event in told] == [(b"/a", 304), (b"/b", 305), (b"/c", 306)]
 
 
@@ -423,8 +428,8 @@ def test_the_keys_of_a_lease_are_listed_as_of_one_moment(commands: list[V3Comman
     """Whatever happens between two steps, and also while commands are half done."""
     machine = machine_with(*LEASES, *many(6, lease=1), *[Put(b"z%d" % n, lease=2) for n in range(4)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("netstore.state.lease.KEYS_AT_ONCE", at_once)
-        patch.setattr("netstore.state.mvcc.DELETE_STEP", 1)
+        patch.setattr("netstore.state.v3.lease.KEYS_AT_ONCE", at_once)
+        patch.setattr("netstore.state.v3.mvcc.DELETE_STEP", 1)
         listings: dict[int, tuple[Iterator[list[bytes]], set[bytes], set[bytes]]] = {}
 
         def step() -> None:
@@ -487,10 +492,10 @@ def test_no_step_of_loading_looks_at_more_than_its_share() -> None:
 
 def test_no_step_of_loading_lets_go_of_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what there was: nodes, leases, keys, whoever has many of whatever."""
-    for room in ("parted", "state.lease", "state.tree", "state.keyindex"):
+    for room in ("parted", "state.v3.lease", "state.v2.tree", "state.v3.index"):
         monkeypatch.setattr(f"netstore.{room}.LET_GO_STEP", 10)
-    monkeypatch.setattr("netstore.state.keyindex._LOT_BITS", 3)
-    monkeypatch.setattr("netstore.state.keyindex._LOT", 8)
+    monkeypatch.setattr("netstore.state.v3.index._LOT_BITS", 3)
+    monkeypatch.setattr("netstore.state.v3.index._LOT", 8)
     monkeypatch.setattr(parted, "FIRST", 10)
     monkeypatch.setattr(tree, "FIRST", 10)
     old = machine_with(*[LeaseGrant(number, 60) for number in range(1, 100)])
@@ -521,7 +526,7 @@ def test_no_step_of_loading_lets_go_of_more_than_its_share(monkeypatch: pytest.M
 
 
 def test_what_a_command_remembered_is_let_go_of_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    for room in ("parted", "state.lease"):
+    for room in ("parted", "state.v3.lease"):
         monkeypatch.setattr(f"netstore.{room}.LET_GO_STEP", 10)
     monkeypatch.setattr(parted, "FIRST", 10)
     machine = machine_with(LeaseGrant(1, 60), *[LeaseGrant(number, 60) for number in range(2, 50)])
@@ -590,14 +595,14 @@ def test_who_watches_below_a_removed_directory_is_told_in_the_order_of_paths(
     for room in (parted, tree):
         monkeypatch.setattr(room, "FIRST", 10)
     machine = machine_with()
-    machine.watched = lambda path: path.endswith(b"7")
+    machine.v2.watched = lambda path: path.endswith(b"7")
     for number in range(2_000):
         apply(machine, Set(b"/d/%04d" % number, b"", False))
-    machine.take_events()
+    machine.v2.take_events()
     outcome = begin(machine, Delete(b"/d", True, True), 1)
     while outcome is UNFINISHED:
         outcome = machine.go_on(1)
-    (event,) = machine.take_events()
+    (event,) = machine.v2.take_events()
     assert event.removed == tuple(b"/d/%04d" % number for number in range(7, 2_000, 10))
 
 
@@ -614,7 +619,7 @@ def test_nothing_that_clients_make_many_of_lies_in_one_dictionary(monkeypatch: p
         apply(machine, Set(b"/d/%d" % number, b"", False, Nanos(9), ttl=5))
         apply(machine, Set(b"/%d/x" % number, b"", True))
         machine.take_changes()
-        machine.take_events()
+        machine.v2.take_events()
         machine.save()
         if number % 100:
             assert isinstance(machine._engine, MemoryEngine)

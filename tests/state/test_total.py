@@ -10,24 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netstore.errors import CannotApply, CorruptData, Fault
-from netstore.state import mirror
-from netstore.state.commands import Create, Delete, Set, decode, encode
+from netstore.state import tables
+from netstore.state.commands import decode, encode
 from netstore.state.digest import digest
 from netstore.state.machine import Machine
-from netstore.state.v3commands import (
-    MAX_DEPTH,
-    Compare,
-    LeaseGrant,
-    Put,
-    Range,
-    SetAlarm,
-    Txn,
-    TxnDone,
-)
+from netstore.state.v2.commands import Create, Delete, Set
+from netstore.state.v3.commands import MAX_DEPTH, Compare, LeaseGrant, Put, Range, SetAlarm, Txn, TxnDone
 from netstore.types import Index
 from tests.state.extremes import every_command, every_edge, nested
 from tests.state.strategies import all_commands
-from tests.state.v3_strategies import v3_commands
+from tests.state.v3.strategies import v3_commands
 from tests.support.contents import nodes_of
 from tests.support.local_member import memory_engine
 
@@ -51,13 +43,13 @@ class _Replica:
             outcome = self.machine.apply(Index(self.machine.applied + 1), entry)
         except CannotApply as error:
             return str(error).partition("log:")[2]  # the member stops here; another entry takes its place
-        self.machine.take_events()
+        self.machine.v2.take_events()
         self.machine.take_changes()
         return outcome
 
     def image(self) -> dict[str, list[tuple[bytes, bytes]]]:
         self.machine.save()
-        return {table: list(self.engine.scan(table, b"", None)) for table in mirror.TABLES}
+        return {table: list(self.engine.scan(table, b"", None)) for table in tables.TABLES}
 
     def digest(self) -> bytes:
         return digest(self.machine)

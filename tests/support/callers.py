@@ -12,7 +12,7 @@ from netstore.peer.handshake import Challenge, Hello, Offer, Proof, Purpose, Sec
 from netstore.peer.incoming import IncomingStream
 from netstore.peer.listener import Listener
 from netstore.peer.wire import DigestMessage, JoinRequest, MemberList, decode_member_list, read_frame
-from netstore.state.member import MemberInfo
+from netstore.state.members import MemberInfo
 from netstore.types import ClusterId, NodeId
 
 if TYPE_CHECKING:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.state.tree import ROOT
+from netstore.state.v2.tree import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from netstore.state.tree import Tree
+    from netstore.state.v2.tree import Tree
     from netstore.types import NodeView
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
 
 from netstore.errors import Fault, Reason
-from netstore.state.commands import (
+from netstore.state.v2.commands import (
     CompareAndDelete,
     CompareAndSwap,
     Create,

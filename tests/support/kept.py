@@ -21,11 +21,13 @@ from netstore.disk.wal import Wal
 from netstore.node import bootstrap
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.entry import Entry, EntryKind, HardState
-from netstore.state import commands, v3commands
+from netstore.state import commands
 from netstore.state.commands import Command, encode
 from netstore.state.envelope import seal
 from netstore.state.machine import Machine
-from netstore.state.mirror import TABLES
+from netstore.state.tables import TABLES
+from netstore.state.v2 import commands as v2
+from netstore.state.v3 import commands as v3
 from netstore.types import Index, NodeId, Term
 from tests.support.folders import adopted
 
@@ -43,7 +45,7 @@ OTHER: Final = NodeId(0xB)
 FILE_BYTES: Final = 256 * 1024
 WALL: Final = 1_795_000_000_000_000_000
 
-EXPIRES: Final = commands.LATEST
+EXPIRES: Final = v2.LATEST
 LEASE: Final = -7
 
 
@@ -52,46 +54,46 @@ def log() -> list[bytes]:
     told: list[Command] = [
         commands.PublishMember(MEMBER, NAME, ("http://127.0.0.1:2379",), (PEER_URL,)),
         commands.SetClusterVersion("3.4.0"),
-        commands.Set(b"/dir/a", b"1"),
-        commands.Set(b"/\xff\x00", b"\x00\xff", expires=EXPIRES, ttl=commands.LONGEST_TTL),
-        commands.Create(b"/_hidden", b"h"),
-        commands.Update(b"/dir/a", b"2"),
-        commands.CompareAndSwap(b"/dir/a", b"3", prev_value=b"2"),
-        commands.InOrder(b"/queue", b"job"),
-        commands.Set(b"/gone", b"1"),
-        commands.Delete(b"/gone"),
-        commands.Set(b"/gone", b"2"),
-        commands.CompareAndDelete(b"/gone", prev_value=b"2"),
-        commands.QuorumGet(b"/dir"),
-        commands.Create(b"/" + b"long" * 200, b"l"),
-        v3commands.LeaseGrant(LEASE, 9_000_000_000),
-        v3commands.LeaseGrant(8, 60),
-        v3commands.LeaseRenew(LEASE),
-        v3commands.Put(b"held", b"1", lease=LEASE),
-        v3commands.Put(b"ends", b"1", lease=8),
-        v3commands.LeaseRevoke(8),
-        v3commands.Put(b"a", b"1"),
-        v3commands.Put(b"a", b"2", prev_kv=True),
-        v3commands.Put(b"b\x00" + b"k" * 600, b"long key"),
-        v3commands.DeleteRange(b"a"),
-        v3commands.Put(b"a", b"3"),
-        v3commands.Compact(4),
-        v3commands.Txn(
-            (v3commands.Compare(b"a", v3commands.VALUE, v3commands.EQUAL, 0, b"3"),),
-            (v3commands.Put(b"txn", b"yes"), v3commands.Range(b"a", b"z", 2)),
-            (v3commands.Put(b"txn", b"no"),),
+        v2.Set(b"/dir/a", b"1"),
+        v2.Set(b"/\xff\x00", b"\x00\xff", expires=EXPIRES, ttl=v2.LONGEST_TTL),
+        v2.Create(b"/_hidden", b"h"),
+        v2.Update(b"/dir/a", b"2"),
+        v2.CompareAndSwap(b"/dir/a", b"3", prev_value=b"2"),
+        v2.InOrder(b"/queue", b"job"),
+        v2.Set(b"/gone", b"1"),
+        v2.Delete(b"/gone"),
+        v2.Set(b"/gone", b"2"),
+        v2.CompareAndDelete(b"/gone", prev_value=b"2"),
+        v2.QuorumGet(b"/dir"),
+        v2.Create(b"/" + b"long" * 200, b"l"),
+        v3.LeaseGrant(LEASE, 9_000_000_000),
+        v3.LeaseGrant(8, 60),
+        v3.LeaseRenew(LEASE),
+        v3.Put(b"held", b"1", lease=LEASE),
+        v3.Put(b"ends", b"1", lease=8),
+        v3.LeaseRevoke(8),
+        v3.Put(b"a", b"1"),
+        v3.Put(b"a", b"2", prev_kv=True),
+        v3.Put(b"b\x00" + b"k" * 600, b"long key"),
+        v3.DeleteRange(b"a"),
+        v3.Put(b"a", b"3"),
+        v3.Compact(4),
+        v3.Txn(
+            (v3.Compare(b"a", v3.VALUE, v3.EQUAL, 0, b"3"),),
+            (v3.Put(b"txn", b"yes"), v3.Range(b"a", b"z", 2)),
+            (v3.Put(b"txn", b"no"),),
         ),
-        v3commands.LeaseExpire(((LEASE, 1),)),
-        v3commands.LeaseCheckpoint(((LEASE, 1, 5),)),
-        v3commands.SetAlarm(MEMBER, v3commands.NOSPACE, active=True),
-        v3commands.SetAlarm(MEMBER, v3commands.NOSPACE, active=False),
+        v3.LeaseExpire(((LEASE, 1),)),
+        v3.LeaseCheckpoint(((LEASE, 1, 5),)),
+        v3.SetAlarm(MEMBER, v3.NOSPACE, active=True),
+        v3.SetAlarm(MEMBER, v3.NOSPACE, active=False),
         commands.UpdateMember(MEMBER, (PEER_URL,)),
         commands.RefuseChange("no"),
         commands.RaiseLevel(1),
-        commands.ExpireNodes(((b"/none", 1),)),
-        commands.NoteTtl(((b"/none", 1, 1),)),
-        commands.Set(b"/last", b"in the log only"),
-        v3commands.Put(b"last", b"in the log only"),
+        v2.ExpireNodes(((b"/none", 1),)),
+        v2.NoteTtl(((b"/none", 1, 1),)),
+        v2.Set(b"/last", b"in the log only"),
+        v3.Put(b"last", b"in the log only"),
     ]
     return [
         seal(encode(command), request=place, wall=WALL, principal=b"node1" if place % 2 else b"")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import msgspec
 
 from netstore.state.machine import Machine, Outcome
-from netstore.state.v3commands import Put
+from netstore.state.v3.commands import Put
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +45,7 @@ class Later(Machine):
 
     def _append(self, command: Append) -> Outcome:
         old = self.mvcc.values(command.key, b"")
-        return self._put(Put(command.key, b"".join(old) + command.more))
+        return self.v3.put(Put(command.key, b"".join(old) + command.more))
 
 
 def appending(key: bytes) -> bytes:

@@ -24,7 +24,8 @@ from netstore.raft.entry import ConfState
 from netstore.raft.status import Role, Status
 from netstore.state import commands
 from netstore.state.machine import Machine
-from netstore.state.mirror import TABLES
+from netstore.state.tables import TABLES
+from netstore.state.v2 import commands as v2
 from netstore.types import ClusterId, Index, Nanos, NodeId, Term
 from netstore.watch.hub import Hub
 from tests.support.log import AnyLevel
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from netstore.node.pacing import Behind
     from netstore.raft.status import PeerStatus
     from netstore.state.machine import Outcome
-    from netstore.state.member import MemberInfo
+    from netstore.state.members import MemberInfo
 
 START: Final = Nanos(1_795_000_000_123_456_789)
 TICK_NANOS: Final = 500_000_000
@@ -279,7 +280,7 @@ class LocalMember:
         self.jobs = Jobs(lambda: None, _FailingLog())
         self.stats = StatsApi(self, NoPeers())
         self.cluster = LocalCluster(self)
-        self.reaper = Reaper(self, self.machine.tree.timed, 0.0, commands.ExpireNodes, commands.NoteTtl)
+        self.reaper = Reaper(self, self.machine.tree.timed, 0.0, v2.ExpireNodes, v2.NoteTtl)
         self.keys = KeysApi(self, self.reaper.countdown)
         self.deadlines = Deadlines(self.clock)
         members = MembersApi(self, self.cluster)
@@ -301,7 +302,7 @@ class LocalMember:
         )
         publish = commands.PublishMember(self.id, self.name, ("http://c:1",), ("http://p:1",))
         self._apply(commands.encode(publish))
-        if not self.machine.cluster_version:
+        if not self.machine.roster.cluster_version:
             self._apply(commands.encode(commands.SetClusterVersion("3.4.0")))
         self._publish()
 
@@ -342,7 +343,7 @@ class LocalMember:
 
     def _publish(self) -> None:
         """Tell watchers what was answered."""
-        for event in self.machine.take_events():
+        for event in self.machine.v2.take_events():
             self.hub.publish(event)
 
     def advance(self, nanos: int) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.state import txn
-from netstore.state.v3commands import Deleted, Found, Later, PutDone, TxnDone
+from netstore.state.v3 import txn
+from netstore.state.v3.commands import Deleted, Found, Later, PutDone, TxnDone
 
 if TYPE_CHECKING:
     from netstore.state.machine import Machine, Outcome

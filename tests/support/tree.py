@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from netstore.errors import Fault
 
 if TYPE_CHECKING:
-    from netstore.state.tree import Tree
+    from netstore.state.v2.tree import Tree
     from netstore.types import NodeView
 
 

@@ -10,7 +10,7 @@ from netstore.guard import guarded
 from netstore.net.exchange import LOW_WATER
 from netstore.node.jobs import Jobs
 from netstore.node.timekeeper import Deadlines
-from netstore.state.member import MemberInfo
+from netstore.state.members import MemberInfo
 from netstore.types import NodeId
 from netstore.watch.watches import Watches
 from tests.support.local_member import LocalMember

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from netstore.proto import rpc_pb2
 from netstore.state.commands import encode
 from netstore.state.machine import Machine
-from netstore.state.v3commands import Put, V3Command
+from netstore.state.v3.commands import Put, V3Command
 from netstore.types import Index
 from netstore.watch.streams import Selection, Stream
 from netstore.watch.watches import Watches
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pytest
 
     from netstore.proto.rpc_pb2 import WatchResponse
-    from tests.state.v3_twin import Told
+    from tests.state.v3.twin import Told
 
 
 class Response(NamedTuple):

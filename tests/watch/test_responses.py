@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netstore.state.v3commands import Put, Txn
+from netstore.state.v3.commands import Put, Txn
 from netstore.watch import slices
 from tests.support.v3watching import (
     ALL,

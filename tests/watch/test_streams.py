@@ -12,12 +12,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from netstore.proto.kv_pb2 import KeyValue
 from netstore.state.commands import encode
-from netstore.state.v3commands import Put, V3Command
+from netstore.state.v3.commands import Put, V3Command
 from netstore.types import Index
 from netstore.watch import slices, streams
 from netstore.watch.streams import MAX_BACKLOG, NO_WATCH, Selection, Stream
-from tests.state.v3_strategies import ENDS, KEYS, RARELY, v3_commands
-from tests.state.v3_twin import Told, Twin
+from tests.state.v3.strategies import ENDS, KEYS, RARELY, v3_commands
+from tests.state.v3.twin import Told, Twin
 from tests.support.v3watching import (
     ALL,
     Response,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from netstore.state.v3commands import Compact, DeleteRange, Put
+from netstore.state.v3.commands import Compact, DeleteRange, Put
+from netstore.state.v3.records import Records
 from netstore.watch import slices
 from netstore.watch.responses import RESPONSE_BYTES
 from netstore.watch.streams import Selection, Watch
@@ -74,7 +75,7 @@ def test_a_large_revision_is_read_in_slices_and_sent_in_one_response(
     store, stream, sink = large_revision(3_000)
     store.apply(DeleteRange(b"\0", b"\0"))
     revision = store.machine.mvcc.revision
-    calls = counted(monkeypatch, store.machine.mvcc, "pair")
+    calls = counted(monkeypatch, Records, "get")
     stream.create(ALL, revision)
     assert most_at_once(store, calls) <= slices.SLICE_HISTORY_CHANGES + 1
     _, response = sink.take()
@@ -89,7 +90,7 @@ def test_watches_of_one_selection_and_start_share_a_read(monkeypatch: pytest.Mon
     for stream, _ in opened:
         for _ in range(100):
             stream.create(ALL, 1)
-    calls = counted(monkeypatch, store.machine.mvcc, "pair")
+    calls = counted(monkeypatch, Records, "get")
     sent = counted(monkeypatch, Watch, "send")
     assert most_at_once(store, sent) <= SLICE_WATCHES
     assert calls[0] == 1_000

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from netstore.state.commands import encode
-from netstore.state.v3commands import Compact, DeleteRange, Put
+from netstore.state.v3.commands import Compact, DeleteRange, Put
 from netstore.types import Index
 from netstore.watch import slices
 from netstore.watch import watches as watches_module

@@ -23,8 +23,9 @@ from netstore.api.v2.render import PIECE_BYTES, Part, Renderer, Rendering, is_sm
 from netstore.errors import Fault, failed
 from netstore.node.lessor import Renewals
 from netstore.state import commands
-from netstore.state.tree import SMALL_BYTES
-from netstore.state.walk import MOST_WALKS, Walk
+from netstore.state.v2 import commands as v2
+from netstore.state.v2.tree import SMALL_BYTES
+from netstore.state.v2.walk import MOST_WALKS, Walk
 from netstore.types import Event
 
 if TYPE_CHECKING:
@@ -161,14 +162,14 @@ class KeysApi:
 
     def _get(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
         if parameters.quorum:
-            self._propose(exchange, commands.QuorumGet(key, parameters.recursive))
+            self._propose(exchange, v2.QuorumGet(key, parameters.recursive))
         elif parameters.wait:
             self._watch(exchange, key, parameters)
         else:
             self._read(exchange, key, parameters)
 
     def _read(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
-        self._answer(exchange, False, self._machine.look(key, parameters.recursive))
+        self._answer(exchange, False, self._machine.v2.look(key, parameters.recursive))
 
     def _put(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
         value, refresh = parameters.value, parameters.refresh
@@ -176,15 +177,15 @@ class KeysApi:
         conditional = parameters.prev_index or parameters.prev_value
         command: commands.Command
         if parameters.prev_exist is False:
-            command = commands.Create(key, value, parameters.dir, expires, ttl)
+            command = v2.Create(key, value, parameters.dir, expires, ttl)
         elif conditional:
-            command = commands.CompareAndSwap(
+            command = v2.CompareAndSwap(
                 key, value, parameters.prev_value, parameters.prev_index, expires, refresh, ttl
             )
         elif parameters.prev_exist:
-            command = commands.Update(key, value, expires, refresh, ttl)
+            command = v2.Update(key, value, expires, refresh, ttl)
         else:
-            command = commands.Set(key, value, parameters.dir, expires, refresh, ttl)
+            command = v2.Set(key, value, parameters.dir, expires, refresh, ttl)
         # One that is to create its node can only fail where there is one.
         may_renew = parameters.prev_exist is not False
         renews = may_renew and (ttl or refresh or self._machine.tree.timed.get(key) is not None)
@@ -192,20 +193,18 @@ class KeysApi:
 
     def _post(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
         expires, ttl = _NO_LIFE if parameters.ttl is None else self._life(parameters.ttl)
-        command = commands.InOrder(key, parameters.value, parameters.dir, expires, ttl)
+        command = v2.InOrder(key, parameters.value, parameters.dir, expires, ttl)
         self._propose(exchange, command, parameters.no_value)
 
     def _delete(self, exchange: Exchange, key: bytes, parameters: Parameters) -> None:
         if parameters.prev_index or parameters.prev_value:
-            self._propose(
-                exchange, commands.CompareAndDelete(key, parameters.prev_value, parameters.prev_index)
-            )
+            self._propose(exchange, v2.CompareAndDelete(key, parameters.prev_value, parameters.prev_index))
         else:
-            self._propose(exchange, commands.Delete(key, parameters.dir, parameters.recursive))
+            self._propose(exchange, v2.Delete(key, parameters.dir, parameters.recursive))
 
     def _life(self, ttl: int) -> tuple[int, int]:
         """When a TTL that was given is over, and how many seconds it is."""
-        return commands.expiry(self._member.clock.wall(), ttl), min(ttl, commands.LONGEST_TTL)
+        return v2.expiry(self._member.clock.wall(), ttl), min(ttl, v2.LONGEST_TTL)
 
     def _propose(
         self, exchange: Exchange, command: commands.Command, no_value: bool = False, renews: bytes = b""
@@ -240,7 +239,7 @@ class KeysApi:
             elif outcome.node.nodes is None and (size := outcome.size) <= PIECE_BYTES:
                 body = self._render.event(outcome)
                 if len(body) > _LITTLE:
-                    self._machine.worked += shown_work(body, size) // WORK_PER_UNIT
+                    self._machine.applying.worked += shown_work(body, size) // WORK_PER_UNIT
                 exchange.respond(status, fields, body)
             else:
                 parts, size = self._parts(outcome), _held(outcome)
@@ -283,7 +282,7 @@ class KeysApi:
         """
         rendering = Rendering(parts)
         body = rendering.more(AT_ONCE_WORK)
-        self._machine.worked += rendering.worked // WORK_PER_UNIT
+        self._machine.applying.worked += rendering.worked // WORK_PER_UNIT
         if not rendering.over:
             fault = self._large.begin(
                 exchange,
@@ -310,7 +309,7 @@ class KeysApi:
         if len(fault.cause) <= PIECE_BYTES:
             body = self._render.fault(fault)
             if len(body) > _LITTLE:
-                self._machine.worked += shown_work(body, len(fault.cause)) // WORK_PER_UNIT
+                self._machine.applying.worked += shown_work(body, len(fault.cause)) // WORK_PER_UNIT
             exchange.respond(status, fields, body)
         else:
             self._show(exchange, status, fields, self._render.fault_parts(fault), len(fault.cause))

@@ -1,7 +1,7 @@
 """A large directory as an answer: found, shown and sent in pieces (`api.v2.pieces`).
 
-What it shows is the tree as it was when the request was handled (`state.walk`). A walk slows every change of
-the tree down and keeps what changes under it, so there are few.
+What it shows is the tree as it was when the request was handled (`state.v2.walk`). A walk slows every change
+of the tree down and keeps what changes under it, so there are few.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.api.v2.pieces import STEP_WORK
 from netstore.api.v2.render import NODE_WORK, closing
-from netstore.state.walk import Closed, Opened
+from netstore.state.v2.walk import Closed, Opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from netstore.api.v2.render import Part, Renderer
-    from netstore.state.walk import Walk
+    from netstore.state.v2.walk import Walk
 
 _NODES: Final = b',"nodes":['
 

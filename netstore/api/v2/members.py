@@ -20,7 +20,7 @@ from netstore.urls import BadPeerUrl, checked_peer_urls
 if TYPE_CHECKING:
     from netstore.net.exchange import Exchange
     from netstore.node.member import Member, Membership
-    from netstore.state.member import MemberInfo
+    from netstore.state.members import MemberInfo
 
 PREFIX: Final = b"/v2/members"
 

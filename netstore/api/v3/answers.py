@@ -1,6 +1,6 @@
 """Answers that are large: given in steps, as fast as their client reads; small ones at once.
 
-What is read is as of a bound (`state.keyindex`): the moment the read was let in, or the place of an operation
+What is read is as of a bound (`state.v3.index`): the moment the read was let in, or the place of an operation
 within a transaction, so an answer can be read long after that. A large one is a job (`node.jobs`) of two
 passes. The first finds out how long it is, which comes first on the wire; the second reads pairs and gives
 them away, no more of them than the client's windows let through and one more, and pauses while those are
@@ -27,10 +27,10 @@ from netstore.api.v3 import messages
 from netstore.api.v3.status import end, refuse
 from netstore.errors import Fault, Reason
 from netstore.proto.wire import repeated
-from netstore.state import txn
-from netstore.state.mvcc import SMALL_BYTES, SMALL_KEYS
-from netstore.state.reads import STEP_UNITS, Lost, TooMuch
-from netstore.state.v3commands import Deleted, Later, PutDone, TxnDone
+from netstore.state.v3 import txn
+from netstore.state.v3.commands import Deleted, Later, PutDone, TxnDone
+from netstore.state.v3.reads import STEP_UNITS, Lost, TooMuch
+from netstore.state.v3.small import SMALL_BYTES, SMALL_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from netstore.net.grpc.protocols import Call
     from netstore.node.member import Replica
     from netstore.seams import After
-    from netstore.state.reads import RangeRead
-    from netstore.state.v3commands import Found, Range
+    from netstore.state.v3.commands import Found, Range
+    from netstore.state.v3.reads import RangeRead
 
 EASY_BYTES: Final = 16 * 1024
 """Bytes of an answer that is given whole whatever waits for the client."""
@@ -68,14 +68,14 @@ LOOKED_AT_ONCE: Final = 100
 
 MOST_READS: Final = 4_096
 """Ranges that are read in steps at once, for all answers; a transaction may have many. One principal has at
-most half of them (`admission`). Each holds `state.reads.OPEN_BYTES`.
+most half of them (`admission`). Each holds `state.v3.reads.OPEN_BYTES`.
 """
 
 MOST_BYTES: Final = 2**31 - 1
 """Bytes of one answer; more no client takes, as with etcd."""
 
 _READ_UNITS: Final = 20
-"""What turning to the next read of an answer costs, in the units of `state.reads`."""
+"""What turning to the next read of an answer costs, in the units of `state.v3.reads`."""
 
 _TOO_LONG: Final = "grpc: trying to send message larger than max ({} vs. {})"
 

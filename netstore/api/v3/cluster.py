@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from netstore.api.v3.messages import Headers
     from netstore.net.grpc.protocols import Call, Handler
     from netstore.node.member import Membership, Replica
-    from netstore.state.member import MemberInfo
+    from netstore.state.members import MemberInfo
 
 
 class ClusterService:

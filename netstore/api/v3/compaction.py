@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from netstore.errors import Fault
 from netstore.node.member import OWN
 from netstore.state.commands import encode
-from netstore.state.v3commands import Compact
+from netstore.state.v3.commands import Compact
 
 if TYPE_CHECKING:
     from netstore.node.member import Member

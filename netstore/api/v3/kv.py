@@ -14,9 +14,9 @@ from netstore.api.v3 import messages
 from netstore.api.v3.status import end, refuse
 from netstore.errors import Fault, Reason
 from netstore.proto import rpc_pb2 as pb
-from netstore.state import txn
 from netstore.state.commands import encode
-from netstore.state.v3commands import Compact, Deleted, Done, Found, PutDone, TxnDone
+from netstore.state.v3 import txn
+from netstore.state.v3.commands import Compact, Deleted, Done, Found, PutDone, TxnDone
 from netstore.types import Revision
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from netstore.net.grpc.protocols import Call, Handler
     from netstore.node.member import Replica
     from netstore.state.machine import Outcome
-    from netstore.state.v3commands import Operation, Put, Range, Txn
+    from netstore.state.v3.commands import Operation, Put, Range, Txn
 
 ENVELOPE_BYTES: Final = 32
 """What etcd adds to a request before it measures it, about: the operation that just fits there fits here."""
@@ -146,7 +146,7 @@ class KvService:
         if fault is None and machine.must_be_logged(command):
             self._member.propose(encode(command), partial(self._written, call), call.principal.encode())
             return
-        outcome = fault or machine.read_txn(command)
+        outcome = fault or machine.v3.read_txn(command)
         if isinstance(outcome, Fault):
             refuse(call, outcome)
         else:
@@ -166,7 +166,7 @@ class KvService:
         if not isinstance(outcome, Done):
             _refuse_outcome(call, outcome)
         elif physical:
-            self._member.machine.when_swept(Revision(revision), partial(self._swept, call, outcome))
+            self._member.machine.v3.when_swept(Revision(revision), partial(self._swept, call, outcome))
         else:
             call.reply(self._headers(outcome.revision))
 

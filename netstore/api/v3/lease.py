@@ -19,10 +19,11 @@ from netstore.api.v3.status import end, not_a_message, refuse
 from netstore.errors import Fault, Reason
 from netstore.proto import rpc_pb2 as pb
 from netstore.proto.wire import BadMessage, parse
+from netstore.state.applying import UNIT_BYTES
 from netstore.state.commands import encode
-from netstore.state.lease import granted_ttl
-from netstore.state.reads import UNIT_BYTES, Lost
-from netstore.state.v3commands import Done, LeaseGrant, LeaseGranted, LeaseRevoke
+from netstore.state.v3.commands import Done, LeaseGrant, LeaseGranted, LeaseRevoke
+from netstore.state.v3.lease import granted_ttl
+from netstore.state.v3.reads import Lost
 from netstore.types import LeaseId
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from netstore.api.v3.quota import Quota
     from netstore.net.grpc.protocols import Call, Handler, StreamHandler
     from netstore.node.member import Member
-    from netstore.state.lease import Lease
     from netstore.state.machine import Outcome
+    from netstore.state.v3.lease import Lease
 
 MOST_WAITING: Final = 4_096
 """Renewals of one stream that may wait for the leader; more end it."""

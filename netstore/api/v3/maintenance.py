@@ -14,7 +14,7 @@ from netstore.api.v3.version import VERSION
 from netstore.errors import Fault, Reason
 from netstore.proto import rpc_pb2 as pb
 from netstore.state.commands import encode
-from netstore.state.v3commands import CORRUPT, NOSPACE, AlarmChanged, SetAlarm
+from netstore.state.v3.commands import CORRUPT, NOSPACE, AlarmChanged, SetAlarm
 from netstore.types import NodeId
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from netstore.api.v3.quota import Quota
     from netstore.net.grpc.protocols import Call, Handler, Receiver, StreamHandler
     from netstore.node.member import Member, Membership
-    from netstore.state.hashes import Hash
     from netstore.state.machine import Outcome
+    from netstore.state.v3.hashes import Hash
 
 PIECE_BYTES: Final = 32 * 1024
 """What one message of a snapshot holds at most, as from etcd."""

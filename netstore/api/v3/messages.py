@@ -15,7 +15,7 @@ from netstore.codec import Malformed, read_varint, varint
 from netstore.errors import Reason, refusal
 from netstore.proto.rpc_pb2 import PutRequest
 from netstore.proto.wire import MASK64, framed, repeated
-from netstore.state import v3commands as v3
+from netstore.state.v3 import commands as v3
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from netstore.errors import Fault
     from netstore.node.member import Member
     from netstore.proto import rpc_pb2 as pb
-    from netstore.state.reads import RangeRead
-    from netstore.state.v3commands import Deleted, Found, Later, PutDone, TxnDone
+    from netstore.state.v3.commands import Deleted, Found, Later, PutDone, TxnDone
+    from netstore.state.v3.reads import RangeRead
 
 # A tag is the number of a field << 3 | 2 for bytes, | 0 for a number (protobuf encoding guide).
 _TWO: Final = b"\x12"
@@ -201,7 +201,7 @@ def inner_header(revision: int) -> bytes:
 
 
 def write_put(header: bytes, outcome: PutDone) -> bytes:
-    """`PutResponse`, of an outcome that is settled (`state.txn.settle`) as for all others here."""
+    """`PutResponse`, of an outcome that is settled (`state.v3.txn.settle`) as for all others here."""
     prev_kv = outcome.prev_kv
     if isinstance(prev_kv, v3.Later):
         raise TypeError(_UNSETTLED)

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.errors import Reason, refusal
 from netstore.node.member import OWN
-from netstore.state.alarm import cost
 from netstore.state.commands import encode
-from netstore.state.v3commands import NOSPACE, SetAlarm
+from netstore.state.v3.alarm import cost
+from netstore.state.v3.commands import NOSPACE, SetAlarm
 
 if TYPE_CHECKING:
     from netstore.errors import Fault
     from netstore.node.member import Member
     from netstore.state.machine import Outcome
-    from netstore.state.v3commands import V3Command
+    from netstore.state.v3.commands import V3Command
 
 DEFAULT_BYTES: Final = 2 * 1024**3
 """etcd's own default."""

@@ -11,7 +11,7 @@ from netstore.api.v3 import answers
 from netstore.api.v3.answers import HELD_SECONDS, LOOK_SECONDS, PACE_BYTES, PACE_SECONDS, Pace
 from netstore.errors import MustStop
 from netstore.proto import rpc_pb2 as pb
-from netstore.state.reads import RangeRead
+from netstore.state.v3.reads import RangeRead
 from netstore.types import Revision
 from tests.support.v3member import CANCELLED, FakeCall, Served
 

@@ -30,7 +30,7 @@ def served() -> Served:
 def make_learner(served: Served) -> None:
     member = served.member
     info = member.machine.members[member.id]
-    member.machine._members[member.id] = msgspec.structs.replace(info, learner=True)
+    member.machine.roster.by_id[member.id] = msgspec.structs.replace(info, learner=True)
 
 
 @pytest.mark.parametrize("path", [path.decode() for path in PATHS])

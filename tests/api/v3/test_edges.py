@@ -13,7 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from netstore import codes
 from netstore.proto import rpc_pb2 as pb
-from netstore.state.mirror import TABLES
+from netstore.state.tables import TABLES
 from tests.support.v3member import Served
 
 if TYPE_CHECKING:

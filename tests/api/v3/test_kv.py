@@ -9,7 +9,7 @@ import pytest
 from netstore import codes
 from netstore.errors import timed_out, too_many
 from netstore.proto import rpc_pb2 as pb
-from netstore.state.machine import Machine
+from netstore.state.v3.store import V3Store
 from tests.support.v3member import Served
 
 if TYPE_CHECKING:
@@ -73,11 +73,11 @@ def test_a_physical_compaction_is_answered_when_it_is_over(
 ) -> None:
     waiting: list[Callable[[Fault | None], None]] = []
 
-    def when_swept(_: Machine, revision: Revision, done: Callable[[Fault | None], None]) -> None:
+    def when_swept(_: V3Store, revision: Revision, done: Callable[[Fault | None], None]) -> None:
         assert revision >= 2
         waiting.append(done)
 
-    monkeypatch.setattr(Machine, "when_swept", when_swept)
+    monkeypatch.setattr(V3Store, "when_swept", when_swept)
     served.call("/etcdserverpb.KV/Put", pb.PutRequest(key=b"k"))
     call = served.call("/etcdserverpb.KV/Compact", pb.CompactionRequest(revision=2, physical=True))
     assert call.messages == []

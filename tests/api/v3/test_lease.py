@@ -25,13 +25,13 @@ from netstore.limits import Budget
 from netstore.node import jobs
 from netstore.parted import FIRST, LET_GO_STEP
 from netstore.proto import rpc_pb2 as pb
-from netstore.state import mvcc
+from netstore.state.applying import UNIT_BYTES
 from netstore.state.commands import encode
 from netstore.state.envelope import seal
-from netstore.state.lease import StoredLeases
 from netstore.state.machine import UNFINISHED
-from netstore.state.reads import UNIT_BYTES
-from netstore.state.v3commands import DeleteRange, Found, LeaseGrant, LeaseRevoke, Put, Range, V3Command
+from netstore.state.v3 import mvcc
+from netstore.state.v3.commands import DeleteRange, Found, LeaseGrant, LeaseRevoke, Put, Range, V3Command
+from netstore.state.v3.lease import StoredLeases
 from netstore.types import Index
 from tests.support.v3member import CANCELLED, FakeCall, Served
 

@@ -13,7 +13,7 @@ from netstore.api.v3.maintenance import MOST_UNSENT, PIECE_BYTES
 from netstore.errors import Reason, refusal
 from netstore.proto import rpc_pb2 as pb
 from netstore.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from netstore.state.v3commands import NOSPACE, SetAlarm
+from netstore.state.v3.commands import NOSPACE, SetAlarm
 from netstore.types import NodeId
 from tests.support.v3member import CANCELLED, FakeCall, FakeCopy, Served
 

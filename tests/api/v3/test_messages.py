@@ -15,8 +15,8 @@ from netstore.errors import Fault
 from netstore.proto import kv_pb2
 from netstore.proto import rpc_pb2 as pb
 from netstore.proto.wire import framed, parse
-from netstore.state import v3commands as v3
-from netstore.state.v3commands import Deleted, Found, Later, PutDone, TxnDone
+from netstore.state.v3 import commands as v3
+from netstore.state.v3.commands import Deleted, Found, Later, PutDone, TxnDone
 from netstore.types import Revision, Term
 from tests.support.local_member import LocalMember
 

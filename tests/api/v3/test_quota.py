@@ -7,7 +7,7 @@ import dataclasses
 from netstore import codes
 from netstore.api.v3.quota import DEFAULT_BYTES, Quota
 from netstore.proto import rpc_pb2 as pb
-from netstore.state.v3commands import NOSPACE
+from netstore.state.v3.commands import NOSPACE
 from tests.support.v3member import OPTIONS, ReadableMember, Served
 
 REFUSED = (codes.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded")

@@ -14,8 +14,8 @@ from netstore.raft.messages import Append
 from netstore.state.commands import AddMember, JoinMember, PromoteMember, PublishMember, decode
 from netstore.state.envelope import command_of
 from netstore.state.machine import Machine
-from netstore.state.member import to_vote
-from netstore.state.mirror import TABLES
+from netstore.state.members import to_vote
+from netstore.state.tables import TABLES
 from netstore.types import NodeId
 from tests.sim.invariants import Invariant, require
 

@@ -1,0 +1,17 @@
+"""Feature levels: which commands a cluster may use.
+
+Every command belongs to a level, `LEVELS` has those that are not of the first. The level of a cluster is
+replicated and rises when every member knows the next one; until then no command of it is proposed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+LEVEL: Final = 1
+"""The highest feature level that this release knows."""
+
+LEVELS: Final[dict[int, int]] = {}
+"""Number of a command -> the feature level at which it came, where that is not the first."""
+
+MAX_LEVEL: Final = 2**16 - 1

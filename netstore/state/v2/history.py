@@ -1,0 +1,120 @@
+"""The event window: the last 1000 changes, so that a client can take up a watch where it left (v2 API,
+history). Where their keys and values are more than `MOST_BYTES`, the window begins later.
+
+Invariant: the kept events have consecutive indexes `first` .. `last`, and event i lies in slot i modulo the
+capacity. `first` never goes back, and follows from the events alone: every member has the same window.
+Changes of the cluster's own data and refreshes take a slot like any other; that is what makes the indexes
+consecutive.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from netstore.errors import Fault, NetstoreError
+from netstore.types import EtcdIndex, Event, NodeView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+CAPACITY: Final = 1000
+"""How many events are kept: etcd's number, which clients see in error 401."""
+
+MOST_BYTES: Final = 64 * 1024 * 1024
+"""Bytes of keys and values, before and after, of all kept events; the newest is kept however large it is. Of
+values as large as they may be these are 30 events, and a thousand of 32 KiB.
+"""
+
+_NO_EVENT: Final = Event("", EtcdIndex(0), NodeView(b"", EtcdIndex(0), EtcdIndex(0)))
+"""Stands in the slots outside `first` .. `last`."""
+_REMOVALS_OF_TREES: Final = frozenset({"delete", "expire"})
+
+
+class History:
+    """The window.
+
+    It keeps nothing for watchers that have not been told yet: `watch.hub` has those events itself.
+
+    Adding is O(1); `scan` looks at the events from `since` on, at most 1000, and at none for a watch from now
+    on.
+    """
+
+    __slots__ = ("_bytes", "_ring", "_sizes", "first", "last")
+
+    def __init__(self) -> None:
+        self._ring = [_NO_EVENT] * CAPACITY
+        self._sizes = [0] * CAPACITY
+        """Bytes of the event in each slot."""
+        self._bytes = 0
+        self.first = EtcdIndex(1)
+        """Index of the oldest kept event; above `last` when there is none."""
+        self.last = EtcdIndex(0)
+        """Index of the newest kept event, 0 when there is none."""
+
+    def add(self, event: Event) -> None:
+        """Keep an event whose index follows the last one; the oldest make room. O(events that go)."""
+        index = event.index
+        if index != self.last + 1:
+            raise NetstoreError(f"event {index} after {self.last}: the event window must not have gaps")
+        place = index % CAPACITY
+        if index - self.first >= CAPACITY:  # the oldest lies where this one goes
+            self._bytes -= self._sizes[place]
+            self.first = EtcdIndex(self.first + 1)
+        self._ring[place] = event
+        self._sizes[place] = size = event.size
+        self.last = index
+        self._bytes += size
+        while self._bytes > MOST_BYTES and self.first < index:
+            self._forget_first()
+
+    def _forget_first(self) -> None:
+        place = self.first % CAPACITY
+        self._bytes -= self._sizes[place]
+        self._ring[place] = _NO_EVENT
+        self.first = EtcdIndex(self.first + 1)
+
+    def restore(self, events: Iterable[Event]) -> None:
+        """Start from stored events, in any order, of consecutive indexes. Those that had gone because of
+        their size go again.
+        """
+        self._ring = [_NO_EVENT] * CAPACITY
+        self._sizes = [0] * CAPACITY
+        self._bytes = 0
+        self.first, self.last = EtcdIndex(1), EtcdIndex(0)
+        ordered = sorted(events, key=lambda event: event.index)
+        if ordered:
+            self.first = ordered[0].index
+            self.last = EtcdIndex(self.first - 1)
+            for event in ordered:
+                self.add(event)
+
+    def since(self, index: int) -> Iterator[Event]:
+        """The kept events with an index of at least `index`, oldest first."""
+        for place in range(max(index, self.first), self.last + 1):
+            yield self._ring[place % CAPACITY]
+
+    def scan(self, path: bytes, recursive: bool, since: int) -> Event | Fault | None:
+        """The first event from `since` on that a watch of `path` asks for; None when it lies in the future.
+
+        Fault 401 when events from `since` on may have been forgotten; its index is that of the window's end.
+        The rules are etcd's and differ from those for live events: hidden keys count, refreshes do not, and a
+        removed directory matches every path that *begins with its key as a string*, a sibling with a longer
+        name included.
+
+        Cost: nothing is looked at when `since` is beyond the last event, which is the case for a watch
+        without `waitIndex` and for a client that keeps up; otherwise about 0.1 us for each event between, so
+        at most 0.1 ms.
+        """
+        if since < self.first and self.last:
+            cause = b"the requested history has been cleared [%d/%d]" % (self.first, since)
+            return Fault(401, cause, self.last)
+        below = path if path.endswith(b"/") else path + b"/"
+        for event in self.since(since):
+            key = event.node.key
+            if event.refresh or event.internal:
+                continue
+            if key == path or (recursive and key.startswith(below)):
+                return event
+            if event.node.dir and event.action in _REMOVALS_OF_TREES and path.startswith(key):
+                return event
+        return None

@@ -1,0 +1,116 @@
+"""The records of the v2 tree and of its event window in the engine: their byte form, and loading them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from netstore.state.tables import NODES, WINDOW, check_count, corrupt, encode, records, some_records
+from netstore.state.v2.history import CAPACITY
+from netstore.state.v2.tree import Timed
+from netstore.types import EtcdIndex, Event, Nanos, NodeView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from netstore.seams import Engine
+
+
+class _NodeRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    created: EtcdIndex
+    modified: EtcdIndex
+    value: bytes | None
+    dir: bool
+    expires: Nanos
+    ttl: int = 0
+    since: EtcdIndex = EtcdIndex(0)
+    remaining: int = 0
+
+
+class _EventRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    action: str
+    index: EtcdIndex
+    key: bytes
+    node: _NodeRecord
+    prev: _NodeRecord | None
+    refresh: bool
+    internal: bool
+
+
+_decode_node: Final = msgspec.msgpack.Decoder(_NodeRecord)
+_decode_event: Final = msgspec.msgpack.Decoder(_EventRecord)
+
+_WINDOW_KEYS: Final = tuple(b"%03d" % place for place in range(CAPACITY))
+
+
+def window_key(index: EtcdIndex) -> bytes:
+    """Where the event with this index lies in its table, until the one a thousand later takes its place."""
+    return _WINDOW_KEYS[index % CAPACITY]
+
+
+# Plain tuples are written and structs are read: a tuple is the cheapest thing to encode, and this is done for
+# every change; a struct is checked while it is decoded.
+
+
+def pack_node(node: NodeView, timed: Timed | None = None) -> bytes:
+    """The record of a node, and of its TTL if it has one."""
+    if timed is None:
+        return encode((node.created, node.modified, node.value, node.dir, node.expires))
+    life = (node.expires, timed.ttl, timed.since, timed.remaining)
+    return encode((node.created, node.modified, node.value, node.dir, *life))
+
+
+def pack_event(event: Event) -> bytes:
+    """The record of an event.
+
+    What was removed below a directory is left out: only live watchers ask for it.
+    """
+    node, prev = event.node, event.prev
+    return encode(
+        (
+            event.action,
+            event.index,
+            node.key,
+            (node.created, node.modified, node.value, node.dir, node.expires),
+            prev and (prev.created, prev.modified, prev.value, prev.dir, prev.expires),
+            event.refresh,
+            event.internal,
+        )
+    )
+
+
+def load_nodes(engine: Engine, *, whole: bool) -> Iterator[list[tuple[NodeView, Timed | None]]]:
+    """Every stored node, with what one with a TTL counts by, in steps and in the order of
+    `tables.some_records`.
+    """
+    found = 0
+    for some in some_records(engine, NODES, _decode_node, whole=whole):
+        nodes: list[tuple[NodeView, Timed | None]] = []
+        for path, record in some:
+            timed = None
+            if record.expires:
+                if not record.since:
+                    raise corrupt(f"table {NODES}, key {path!r}: it ends at an instant, and has no TTL")
+                timed = Timed(record.ttl, record.since, record.remaining)
+            nodes.append((_view(path, record), timed))
+        found += len(nodes)
+        yield nodes
+    check_count(engine, NODES, found)
+
+
+def load_events(engine: Engine) -> Iterator[Event]:
+    """Every stored event, in no useful order."""
+    for _, record in records(engine, WINDOW, _decode_event):
+        yield Event(
+            record.action,
+            record.index,
+            _view(record.key, record.node),
+            None if record.prev is None else _view(record.key, record.prev),
+            refresh=record.refresh,
+            internal=record.internal,
+        )
+
+
+def _view(path: bytes, record: _NodeRecord) -> NodeView:
+    return NodeView(path, record.created, record.modified, record.value, record.dir, record.expires)

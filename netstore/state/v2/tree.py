@@ -1,0 +1,671 @@
+"""The v2 tree (v2 API, sections 2, 4, 5 and 6): directories, files, in-order keys, hidden nodes, expiry.
+
+Invariants:
+ 1. Every node but the root has a parent, and the parent is a directory.
+ 2. `index` is the number of changes so far; a change takes exactly one index, a refusal takes none.
+ 3. A stored node is an immutable value. A change puts a new value in its place, so that an event can hold the
+    old and the new one without copying, and what a reader got never changes under it.
+ 4. Equal commands in equal order give equal trees: no clock, no chance, no order of a set or of memory shows.
+
+All nodes lie in one map by full path: a look-up costs the same at every depth.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from math import inf
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from weakref import ref
+
+import msgspec
+
+from netstore.errors import Fault, Reason, refusal
+from netstore.limits import Budget
+from netstore.parted import FIRST, LET_GO_STEP, Parted
+from netstore.state.countdown import News, Waiting
+from netstore.state.v2.walk import ALONE, HELD, MOST_WALKS, REPLACED, ROW_BYTES, WALK_BYTES, Walk
+from netstore.types import EtcdIndex, Event, Nanos, NodeView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+ROOT: Final = b"/"
+
+SMALL_NODES: Final = 500
+"""Nodes that are listed in one call: half a millisecond, and as much to show them."""
+
+SMALL_BYTES: Final = 512 * 1024
+"""Bytes of their values."""
+
+CLEAR_STEP: Final = 100
+"""Nodes that are cleared away in one call: 0.2 ms, and as much for each few walks under way."""
+
+
+class Life(NamedTuple):
+    """How long a node is to live: `ttl` seconds, which are over at `expires` by somebody's wall clock. An
+    instant of 0 is for ever.
+    """
+
+    expires: Nanos = Nanos(0)
+    ttl: int = 0
+
+
+FOR_EVER: Final = Life()
+
+
+class Timed(msgspec.Struct, gc=False):
+    """What a node with a TTL counts by: see `countdown.Timed`. `since` is the index of the change that gave
+    it this TTL.
+    """
+
+    ttl: int
+    since: EtcdIndex
+    remaining: int = 0
+
+
+class TimedNodes:
+    """The nodes that have a TTL, by path, as `countdown` counts them."""
+
+    __slots__ = ("_nodes", "news")
+
+    def __init__(self) -> None:
+        self._nodes: Parted[bytes, Timed] = Parted()
+        self.news: News[bytes] = News()
+        """See `countdown.Table`."""
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def get(self, key: bytes) -> Timed | None:
+        """What the node at this path counts by, None when it has no TTL."""
+        return self._nodes.get(key)
+
+    def timed_keys(self) -> Iterable[bytes]:
+        """The paths."""
+        return self._nodes
+
+    def restore(self, timed: Parted[bytes, Timed], renewed: Waiting[bytes]) -> Iterator[None]:
+        """Become what was stored; `renewed` are its paths. Gives the steps in which what there was is let go
+        of.
+        """
+        gone, self._nodes = self._nodes, timed
+        return chain(self.news.restart(renewed), self._let_go(gone))
+
+    def _let_go(self, gone: Parted[bytes, Timed]) -> Iterator[None]:
+        """Who counts their time is told of those that are there no more."""
+        while some := gone.take(LET_GO_STEP):
+            for path in some:
+                if path not in self._nodes:
+                    self.news.remove(path)
+            yield
+
+    def put(self, path: bytes, timed: Timed) -> None:
+        """The TTL of the node at this path begins now."""
+        self._nodes[path] = timed
+        self.news.renew(path)
+
+    def remove(self, path: bytes) -> None:
+        """The node at this path has no TTL any more."""
+        if self._nodes.pop(path, None) is not None:
+            self.news.remove(path)
+
+
+def _root() -> NodeView:
+    return NodeView(ROOT, EtcdIndex(0), EtcdIndex(0), dir=True)
+
+
+def _held(walk: Walk) -> int:
+    return walk.account.held
+
+
+Children: TypeAlias = dict[bytes, None] | Parted[bytes, None]
+"""The paths of the nodes in a directory. Most are few."""
+
+
+def _join(children: Children, path: bytes) -> Children:
+    """Add a path. A directory that gets large has a table of parts from then on. O(1)."""
+    children[path] = None
+    if type(children) is dict and len(children) >= FIRST:
+        return Parted(children)
+    return children
+
+
+class Stored:
+    """The nodes of a tree that is being loaded; the root is implied."""
+
+    __slots__ = ("_early", "children", "nodes", "renewed", "timed")
+
+    def __init__(self) -> None:
+        self._early: Parted[bytes, Children] = Parted()
+        """Nodes that came before the directory they lie in, by that."""
+        self.nodes: Parted[bytes, NodeView] = Parted({ROOT: _root()})
+        self.children: Parted[bytes, Children] = Parted({ROOT: {}})
+        self.timed: Parted[bytes, Timed] = Parted()
+        """What is known of the TTLs of some."""
+        self.renewed: Waiting[bytes] = Waiting()
+        """Their paths, for who counts their time."""
+
+    def add(self, nodes: Iterable[tuple[NodeView, Timed | None]]) -> None:
+        """The next nodes, in any order."""
+        for node, timed in nodes:
+            path = node.key
+            parent = parent_of(path)
+            home = self.children
+            siblings = home.get(parent)
+            if siblings is None:
+                home = self._early
+                siblings = home.setdefault(parent, {})
+            joined = _join(siblings, path)
+            if joined is not siblings:
+                home[parent] = joined
+            self.nodes[path] = node
+            if node.dir:
+                self.children[path] = self._early.pop(path, {})
+            if timed is not None:
+                self.timed[path] = timed
+                self.renewed.add(path)
+
+    @property
+    def stray(self) -> bytes | None:
+        """The path of a node that lies in no directory, None when there is none. With one, after the last
+        nodes were added, the tree is of no use.
+        """
+        return next((path for children in self._early.values() for path in children), None)
+
+    def let_go(self) -> Iterator[None]:
+        """Forget all of it in steps of `LET_GO_STEP`: all at once would take long."""
+        yield from self.nodes.let_go()
+        while self.children:
+            left = LET_GO_STEP
+            while self.children and left > 0:
+                _, children = self.children.popitem()
+                left -= 1 + len(children)
+                if isinstance(children, Parted):
+                    yield from children.let_go()
+            yield
+
+
+def parent_of(path: bytes) -> bytes:
+    """The directory a path lies in; the root's is the root."""
+    return path[: path.rfind(b"/")] or ROOT
+
+
+class Tree:
+    """The nodes. Each operation gives the Event of its success or the Fault of its refusal, and never raises.
+
+    Paths are canonical (`commands.is_canonical`). Reading, changing or removing one node is O(1), creating it
+    O(its missing ancestors), listing a directory O(what it holds).
+
+    A directory that is removed is out of reach at once, with all below it; what it held goes in steps
+    (`clear`). Nothing may be changed before the last of them.
+    """
+
+    __slots__ = (
+        "_budget",
+        "_children",
+        "_cleared",
+        "_cleared_at",
+        "_emptied",
+        "_nodes",
+        "_walks",
+        "changed",
+        "clear_step",
+        "index",
+        "listed",
+        "listed_bytes",
+        "timed",
+    )
+
+    def __init__(self, walks: Budget | None = None) -> None:
+        """`walks` is what all walks together may hold."""
+        self._budget = walks or Budget(WALK_BYTES)
+        self.index = EtcdIndex(0)
+        """Index of the last change."""
+        self.changed: dict[bytes, NodeView | None] = {}
+        """What each node touched since `take_changes` is now; None is gone."""
+        self._nodes: Parted[bytes, NodeView] = Parted({ROOT: _root()})
+        self._children: Parted[bytes, Children] = Parted({ROOT: {}})
+        self.timed = TimedNodes()
+        self._walks: list[ref[Walk]] = []
+        self._cleared = b""
+        """What the paths begin with that are out of reach: a directory was removed. Empty: none."""
+        self._cleared_at = EtcdIndex(0)
+        """The index of that."""
+        self._emptied: list[bytes] = []
+        """Its directories that are still to be emptied."""
+        self.clear_step = CLEAR_STEP
+        """Nodes that `clear` forgets where it is not told how many."""
+        self.listed = 0
+        """Nodes looked at so far to list a directory or show a file."""
+        self.listed_bytes = 0
+        """Bytes of their values."""
+
+    def restore(self, index: EtcdIndex, stored: Stored) -> Iterator[None]:
+        """Become the tree that was stored as it was at `index`. Gives the steps in which what it was, which
+        is in `stored` then, is let go of. O(walks).
+        """
+        self.index = index
+        self._nodes, stored.nodes = stored.nodes, self._nodes
+        self._children, stored.children = stored.children, self._children
+        timed = self.timed.restore(stored.timed, stored.renewed)
+        for walk in self._live_walks():
+            walk.lose(REPLACED)
+        self._walks = []
+        self._cleared = b""
+        self._emptied = []
+        self.changed = {}
+        return chain(timed, stored.let_go())
+
+    def __len__(self) -> int:
+        """How many nodes there are beside the root."""
+        return len(self._nodes) - 1
+
+    def take_changes(self) -> dict[bytes, NodeView | None]:
+        """What changed since the last call."""
+        changed, self.changed = self.changed, {}
+        return changed
+
+    # Reading
+
+    def begun(self, view: NodeView) -> EtcdIndex:
+        """The index at which what a node is shown to have of time began. A TTL of a directory begins anew
+        without a change of the directory.
+        """
+        node, timed = self._nodes.get(view.key), self.timed.get(view.key)
+        is_that = node is not None and timed is not None and node.expires == view.expires
+        return timed.since if is_that and timed is not None else view.modified
+
+    def get(self, path: bytes, recursive: bool = False) -> Event | Fault:
+        """The node with, for a directory, its visible children, however many they are.
+
+        With `recursive` theirs too. No index is taken.
+        """
+        found = self._get(path, recursive, inf, inf)
+        assert not isinstance(found, Walk)  # noqa: S101 - nothing is more than everything
+        return found
+
+    def look(self, path: bytes, recursive: bool = False) -> Event | Walk | Fault:
+        """The same in bounded time: a walk where there are more than `SMALL_NODES` nodes to list, or values
+        of more than `SMALL_BYTES`. Fault 300 when there are too many walks.
+        """
+        return self._get(path, recursive, SMALL_NODES, SMALL_BYTES)
+
+    def _get(self, path: bytes, recursive: bool, most: float, size: float) -> Event | Walk | Fault:
+        node = self._find(path)
+        if node is None:
+            return self._unreachable(path)
+        if not node.dir:
+            self.listed += 1
+            self.listed_bytes += len(node.value or b"")
+        else:
+            listing = self._listing(node, recursive, most, size)
+            if listing is None:
+                return self._walk(node, recursive)
+            node = listing
+        return Event("get", self.index, node)
+
+    def fault(self, path: bytes) -> Fault | None:
+        """What `get` refuses with, None where it finds a node."""
+        return self._unreachable(path) if self._find(path) is None else None
+
+    def _find(self, path: bytes) -> NodeView | None:
+        """The node at a path, for who reads while a directory is being cleared away."""
+        node = self._nodes.get(path)
+        if node is not None and self._cleared and path.startswith(self._cleared):
+            return None
+        return node
+
+    def _walk(self, top: NodeView, recursive: bool) -> Walk | Fault:
+        self._walks = [each for each in self._walks if each() is not None]
+        if len(self._walks) >= MOST_WALKS or not self._has_room_for(top):
+            return refusal(Reason.TOO_MANY, self.index)
+        account = self._budget.account()
+        walk = Walk(
+            self._nodes,
+            self._children,
+            top,
+            self.index,
+            recursive=recursive,
+            account=account,
+            relieve=self._relieve,
+        )
+        self._walks.append(ref(walk, lambda _: account.close()))
+        self._relieve()
+        return walk
+
+    def _has_room_for(self, top: NodeView) -> bool:
+        """A walk of this directory would not be the one that is lost at once (`_relieve`)."""
+        size = ROW_BYTES * len(self._children.get(top.key, ()))
+        holding = self._holding_walks()
+        room = self._room_of(len(holding) + 1)
+        return self._budget.used + size <= room or size < max(map(_held, holding), default=0)
+
+    def _relieve(self) -> None:
+        """Where all walks together hold more than they may, those that hold most are lost, but for the last
+        one.
+        """
+        while (walks := self._holding_walks()) and self._budget.used > self._room_of(len(walks)):
+            max(walks, key=_held).lose(HELD)
+
+    def _room_of(self, walks: int) -> int:
+        """What so many walks may hold together, whatever other parts of the memory budget hold."""
+        return self._budget.limit * (ALONE if walks == 1 else 1)
+
+    def _holding_walks(self) -> list[Walk]:
+        return [walk for walk in self._live_walks() if walk.account.held]
+
+    def _live_walks(self) -> list[Walk]:
+        """Those that somebody still holds."""
+        return [walk for each in self._walks if (walk := each()) is not None]
+
+    def _listing(self, top: NodeView, recursive: bool, most: float, size: float) -> NodeView | None:
+        """The directory with its children filled in; None when there are more nodes, or more bytes of values,
+        than that.
+
+        Walks without recursion: a path may be thousands of names deep.
+        """
+        nodes = self._nodes
+        # Parents come before their children in `order`, so that the way back finds every child's listing
+        # ready.
+        order: list[tuple[NodeView, list[NodeView]]] = []
+        waiting = [top]
+        while waiting:
+            directory = waiting.pop()
+            most -= len(self._children[directory.key])
+            if most < 0:
+                return None
+            children = [nodes[path] for path in sorted(self._visible(directory.key))]
+            values = sum(len(child.value) for child in children if child.value)
+            self.listed += len(self._children[directory.key])
+            self.listed_bytes += values
+            size -= values
+            if size < 0:
+                return None
+            order.append((directory, children))
+            if recursive:
+                waiting.extend(child for child in children if child.dir)
+        done: dict[bytes, NodeView] = {}
+        for directory, children in reversed(order):
+            listed = tuple(done.pop(child.key, child) for child in children) if recursive else tuple(children)
+            done[directory.key] = NodeView(
+                directory.key, directory.created, directory.modified, None, True, directory.expires, listed
+            )
+        return done[top.key]
+
+    def _visible(self, path: bytes) -> Iterator[bytes]:
+        """Children whose name does not begin with an underscore."""
+        name_at = len(path) + (path != ROOT)
+        return (child for child in self._children[path] if not child.startswith(b"_", name_at))
+
+    # Changing
+
+    def set(
+        self, path: bytes, value: bytes, directory: bool, life: Life, refresh: bool = False
+    ) -> Event | Fault:
+        """Create a node or replace a file. A refresh needs the file to exist and keeps its value."""
+        old = self._nodes.get(path)
+        if old is None:
+            fault = self._unreachable(path)
+            if refresh or fault.code != 100:
+                return fault
+        elif old.dir:
+            return self._root_or(102, path)
+        elif refresh:
+            value = old.value or b""
+        return self._place("set", path, value, directory, life, old, refresh)
+
+    def create(self, path: bytes, value: bytes, directory: bool, life: Life) -> Event | Fault:
+        """Create a node that must not exist."""
+        if path in self._nodes:
+            return self._root_or(105, path)
+        fault = self._unreachable(path)
+        if fault.code != 100:
+            return fault
+        return self._place("create", path, value, directory, life, None, False)
+
+    def create_in_order(self, path: bytes, value: bytes, directory: bool, life: Life) -> Event | Fault:
+        """Create a node below `path`, named by the index it gets, in decimal with 20 digits."""
+        name = b"/%020d" % (self.index + 1)
+        return self.create(name if path == ROOT else path + name, value, directory, life)
+
+    def update(self, path: bytes, value: bytes, life: Life, refresh: bool = False) -> Event | Fault:
+        """Change value and expiry of a node that must exist; a directory has no value to change."""
+        if path == ROOT:
+            return self._root_fault()
+        old = self._nodes.get(path)
+        if old is None:
+            return self._unreachable(path)
+        if not old.dir:
+            return self._overwrite("update", old, (old.value or b"") if refresh else value, life, refresh)
+        if value:
+            return Fault(102, path, self.index)
+        # The event shows the index of the change, the directory keeps its own (v2 API, update).
+        index = self._next()
+        self._store(NodeView(path, old.created, old.modified, None, True, life.expires), life, old)
+        node = NodeView(path, old.created, index, None, True, life.expires)
+        return Event("update", index, node, old, refresh=refresh)
+
+    def compare_and_swap(  # noqa: PLR0917 - the fields of the command, in its order
+        self,
+        path: bytes,
+        prev_value: bytes,
+        prev_index: int,
+        value: bytes,
+        life: Life,
+        refresh: bool = False,
+    ) -> Event | Fault:
+        """Update a file that is as expected; an empty value and the index 0 expect nothing."""
+        if path == ROOT:
+            return self._root_fault()
+        old = self._expected(path, prev_value, prev_index)
+        if isinstance(old, Fault):
+            return old
+        return self._overwrite("compareAndSwap", old, (old.value or b"") if refresh else value, life, refresh)
+
+    def delete(self, path: bytes, directory: bool, recursive: bool) -> Event | Fault:
+        """Remove a file.
+
+        With `directory` an empty directory; with `recursive` a directory and all below it (`clear`).
+        """
+        if path == ROOT:
+            return self._root_fault()
+        old = self._nodes.get(path)
+        if old is None:
+            return self._unreachable(path)
+        if old.dir and not recursive:
+            if not directory:
+                return Fault(102, path, self.index)
+            if self._children[path]:
+                return Fault(108, path, self.index)
+        return self._remove("delete", old)
+
+    def compare_and_delete(self, path: bytes, prev_value: bytes, prev_index: int) -> Event | Fault:
+        """Remove a file that is as expected; an empty value and the index 0 expect nothing."""
+        old = self._expected(path, prev_value, prev_index)
+        if isinstance(old, Fault):
+            return old
+        return self._remove("compareAndDelete", old)
+
+    def skip(self) -> EtcdIndex:
+        """Take an index for a change outside the tree."""
+        return self._next()
+
+    # Expiry
+
+    def expire(self, path: bytes, since: int) -> Event | None:
+        """Remove a node whose time is up, with all below it (`clear`); None, and nothing happens, when there
+        is none or its TTL began anew after the index `since`.
+        """
+        timed = self.timed.get(path)
+        if timed is None or timed.since != since:
+            return None
+        return self._remove("expire", self._nodes[path])
+
+    def note_ttl(self, path: bytes, since: int, remaining: int) -> None:
+        """Note what a node has left, unless its TTL began anew after the index `since`."""
+        timed = self.timed.get(path)
+        if timed is not None and timed.since == since:
+            timed.remaining = min(remaining, timed.ttl)
+            self.changed[path] = self._nodes[path]
+
+    # Shared steps
+
+    def _next(self) -> EtcdIndex:
+        self.index = index = EtcdIndex(self.index + 1)
+        return index
+
+    def _root_fault(self) -> Fault:
+        return Fault(107, ROOT, self.index)
+
+    def _root_or(self, code: int, path: bytes) -> Fault:
+        return self._root_fault() if path == ROOT else Fault(code, path, self.index)
+
+    def _unreachable(self, path: bytes) -> Fault:
+        """Why there is no node at `path`.
+
+        104 with the file in the way, else 100 with the topmost missing path.
+        """
+        missing = path
+        while True:
+            above = parent_of(missing)
+            node = self._find(above)
+            if node is not None:
+                return Fault(100, missing, self.index) if node.dir else Fault(104, above, self.index)
+            missing = above
+
+    def _expected(self, path: bytes, prev_value: bytes, prev_index: int) -> NodeView | Fault:
+        node = self._nodes.get(path)
+        if node is None:
+            return self._unreachable(path)
+        if node.dir:
+            # The root has no name to show: etcd names it only by its inner path, which users never see.
+            return Fault(102, b"" if path == ROOT else path, self.index)
+        causes = []
+        if prev_value and prev_value != node.value:
+            causes.append(b"[%b != %b]" % (prev_value, node.value or b""))
+        if prev_index and prev_index != node.modified:
+            causes.append(b"[%d != %d]" % (prev_index, node.modified))
+        return Fault(101, b" ".join(causes), self.index) if causes else node
+
+    def _place(  # noqa: PLR0917 - everything a node and its event are made of
+        self,
+        action: str,
+        path: bytes,
+        value: bytes,
+        directory: bool,
+        life: Life,
+        old: NodeView | None,
+        refresh: bool,
+    ) -> Event:
+        """Put a new node at `path`, in place of `old` or where nothing is and no file in the way."""
+        index = self._next()
+        node = NodeView(path, index, index, None if directory else value, directory, life.expires)
+        if old is None:
+            self._adopt(path, index)
+        if directory:
+            self._children[path] = {}
+        self._store(node, life, old)
+        return Event(action, index, node, old, (), refresh)
+
+    def _adopt(self, path: bytes, index: EtcdIndex) -> None:
+        """Enter `path` in its parent, making the missing ancestors as permanent directories."""
+        while True:
+            above = parent_of(path)
+            children = self._children.get(above)
+            if children is not None:
+                joined = _join(children, path)
+                if joined is not children:
+                    self._children[above] = joined
+                return
+            self._children[above] = {path: None}
+            self._store(NodeView(above, index, index, None, True), FOR_EVER, None)
+            path = above
+
+    def _overwrite(self, action: str, old: NodeView, value: bytes, life: Life, refresh: bool) -> Event:
+        """Give a file a new value and expiry; it stays the node it was created as."""
+        index = self._next()
+        node = NodeView(old.key, old.created, index, value, False, life.expires)
+        self._store(node, life, old)
+        return Event(action, index, node, old, (), refresh)
+
+    def _store(self, node: NodeView, life: Life, old: NodeView | None) -> None:
+        """Put a node in place of `old`, or where nothing is."""
+        path = node.key
+        if self._walks:
+            self._keep(path)
+        self._nodes[path] = self.changed[path] = node
+        if life.expires:
+            self.timed.put(path, Timed(life.ttl, self.index))
+        elif old is not None and old.expires:
+            self.timed.remove(path)
+
+    def _remove(self, action: str, old: NodeView) -> Event:
+        """Take a node out, and all below it out of reach when it is a directory. O(1)."""
+        path = old.key
+        index = self._next()
+        children = self._children.get(path)
+        if children:
+            self._cleared = path + b"/"
+            self._cleared_at = index
+            self._emptied.append(path)
+        elif children is not None:
+            del self._children[path]
+        self._forget(path, parent_of(path), self._live_walks() if self._walks else ())
+        del self._children[parent_of(path)][path]
+        return Event(action, index, NodeView(path, old.created, index, None, old.dir), old)
+
+    @property
+    def clearing(self) -> bool:
+        """Whether there is something to do for `clear`."""
+        return bool(self._emptied)
+
+    @property
+    def walkers(self) -> int:
+        """How many walks are told of each node that `clear` forgets."""
+        return len(self._walks_before()) if self._walks else 0
+
+    def clear(self, most: int | None = None) -> list[bytes]:
+        """Forget so many (`clear_step`) of the nodes that were below the directory that was removed last;
+        their paths, each directory before what it holds. About 2 us each.
+        """
+        most = most or self.clear_step
+        walks = self._walks_before() if self._walks else ()
+        gone: list[bytes] = []
+        while self._emptied and len(gone) < most:
+            directory = self._emptied[-1]
+            children = self._children[directory]
+            if not children:
+                del self._children[directory]
+                self._emptied.pop()
+                continue
+            path, _ = children.popitem()
+            self._forget(path, directory, walks)
+            below = self._children.get(path)
+            if below:
+                self._emptied.append(path)
+            elif below is not None:
+                del self._children[path]
+            gone.append(path)
+        if not self._emptied:
+            self._cleared = b""
+        return gone
+
+    def _walks_before(self) -> list[Walk]:
+        """Those that began before the directory was removed that is cleared away: to the others nothing of it
+        is there.
+        """
+        return [walk for walk in self._live_walks() if walk.index < self._cleared_at]
+
+    def _keep(self, path: bytes) -> None:
+        """A node is about to change: tell those who list the tree as it was."""
+        parent, node = parent_of(path), self._nodes.get(path)
+        for walk in self._live_walks():
+            walk.keep(parent, path, node)
+
+    def _forget(self, path: bytes, parent: bytes, walks: Iterable[Walk]) -> None:
+        node = self._nodes.pop(path)
+        for walk in walks:
+            walk.keep(parent, path, node)
+        self.changed[path] = None
+        if node.expires:
+            self.timed.remove(path)

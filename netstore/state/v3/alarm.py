@@ -1,0 +1,99 @@
+"""Alarms (v3 API, Alarm): replicated marks that shut a part of the store until somebody has looked.
+
+`NOSPACE` refuses what grows the store; raised by a member whose state has reached its quota. `CORRUPT`
+refuses everything; raised when members were found to differ.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from netstore.errors import Fault, Reason, refusal
+from netstore.state.v3.commands import CORRUPT, NOSPACE, LeaseGrant, Put, SetAlarm, Txn
+from netstore.types import NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from netstore.state.v3.commands import Operation, V3Command
+
+PUT_COST: Final = 256
+"""Bytes that a put is reckoned to cost beside its key and value, as by etcd."""
+
+GRANT_COST: Final = 64
+"""Bytes that a lease is reckoned to cost, as by etcd."""
+
+
+def cost(command: V3Command) -> int:
+    """By how many bytes a command may grow the store; 0 for what never does. A transaction costs as much as
+    the dearer of its branches.
+    """
+    if isinstance(command, Put):
+        return PUT_COST + len(command.key) + len(command.value)
+    if isinstance(command, Txn):
+        return max(_cost_of_all(command.success), _cost_of_all(command.failure))
+    return GRANT_COST if isinstance(command, LeaseGrant) else 0
+
+
+def alarm_key(member: NodeId, kind: int) -> bytes:
+    """Where an alarm lies in its table."""
+    return b"%016x %d" % (member, kind)
+
+
+class Alarms:
+    """The replicated table of (member, kind)."""
+
+    def __init__(self) -> None:
+        self._sorted: list[tuple[NodeId, int]] = []
+        self._kinds: Counter[int] = Counter()
+        """How many of each kind are raised."""
+        self.nospace = False
+        """Some member has no space."""
+        self.corrupt = False
+        """Some member was found to differ."""
+
+    @property
+    def active(self) -> list[tuple[NodeId, int]]:
+        """All that are raised, by member and kind; not to be changed."""
+        return self._sorted
+
+    def raised(self, alarm: tuple[NodeId, int]) -> bool:
+        """Whether this one is raised. O(log alarms)."""
+        place = bisect_left(self._sorted, alarm)
+        return self._sorted[place : place + 1] == [alarm]
+
+    def set(self, command: SetAlarm) -> list[tuple[NodeId, int]]:
+        """Raise or clear one; what changed. O(log alarms), and 8 bytes moved for each."""
+        alarm = (NodeId(command.member), command.kind)
+        if self.raised(alarm) is command.active:
+            return []
+        place = bisect_left(self._sorted, alarm)
+        if command.active:
+            self._sorted.insert(place, alarm)
+        else:
+            del self._sorted[place]
+        self._kinds[command.kind] += 1 if command.active else -1
+        self._look()
+        return [alarm]
+
+    def restore(self, alarms: Iterable[tuple[NodeId, int]]) -> None:
+        """Become what was stored."""
+        self._sorted = sorted(set(alarms))
+        self._kinds = Counter(kind for _, kind in self._sorted)
+        self._look()
+
+    def refuse(self, command: V3Command) -> Fault | None:
+        """What a raised alarm has against a command."""
+        if self.corrupt and not isinstance(command, SetAlarm):
+            return refusal(Reason.CORRUPT)
+        return refusal(Reason.QUOTA) if self.nospace and cost(command) else None
+
+    def _look(self) -> None:
+        self.nospace = self._kinds[NOSPACE] > 0
+        self.corrupt = self._kinds[CORRUPT] > 0
+
+
+def _cost_of_all(operations: Iterable[Operation]) -> int:
+    return sum(cost(operation) for operation in operations)

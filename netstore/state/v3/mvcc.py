@@ -1,0 +1,494 @@
+"""The v3 keys and their history: an index in memory, pairs by revision in the engine.
+
+`index` says what a place is. The twelve bytes of a place are the key of its record in the engine, and the
+record is the ready-made pair (`pair`), of a deletion its key and mod_revision. In memory there are, for each
+key that has a record: the place, size, create_revision, version and lease of its newest state, and the places
+of what it was before; two sorted lists, of the keys that exist and of those that do not any more; and, for
+each change since the last compaction, the place and the key. No pair stays in memory but those used lately
+(`records`).
+
+Here are the writes and what is read of the present. `small` has reads that are answered in one call, `reads`
+those in steps, `changes` what watches read of the past, `loading` how the index is built at a start,
+`compaction` and `hashes` what is done in steps between the requests.
+
+Invariants:
+ 1. Records are never changed. A read at a revision that is not compacted gives the same for ever.
+ 2. The revision moves in `finish`, once in a command, and only when something was written: by one, or by as
+    many as the command made (`begin_revision`). A command may be carried out in pieces (`delete_steps`);
+    until it is finished, nobody outside sees anything of it, neither its changes nor its revisions.
+ 3. What compaction forgets is decided at once, in the command; records and index entries go later, in
+    bounded steps (`sweep`), no answer depends on how far that has come, and what an open read needs stays.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from netstore import errors
+from netstore.errors import Fault, Reason, refusal
+from netstore.limits import Budget
+from netstore.state.tables import LOAD_BYTES, LOAD_STEP
+from netstore.state.trail import Trail
+from netstore.state.v3 import pair, small
+from netstore.state.v3.changes import history
+from netstore.state.v3.commands import BY_KEY, CREATE, MOD, VERSION, Found, Range
+from netstore.state.v3.compaction import SWEEP_STEP, Pins, Sweep
+from netstore.state.v3.hashes import HASH_STEP, Hash, Hashes
+from netstore.state.v3.index import (
+    DELETED,
+    NUMBER_BITS,
+    PLACE_BYTES,
+    Item,
+    KeyIndex,
+    bound_after,
+    remember,
+)
+from netstore.state.v3.loading import read, sort
+from netstore.state.v3.reads import UNBOUNDED, RangeRead, is_filtered
+from netstore.state.v3.records import Records
+from netstore.state.v3.small import SMALL_BYTES
+from netstore.types import KeyChange, Revision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from netstore.seams import Engine
+
+NEVER: Final = Revision(-1)
+"""The compacted revision of a store that never was."""
+
+DELETE_STEP: Final = 64
+"""Keys deleted in one step."""
+
+DELETE_MICROSECONDS: Final = 10
+"""What deleting one key takes, about."""
+
+READ_BYTES: Final = 64 * 1024 * 1024
+"""What all reads in steps may hold where no budget is given: half a million rows that are sorted by a number,
+200,000 by value. The first few of a sorted list (`sorting.FEW_NUMBERS`) are found among any number of keys.
+"""
+
+MEASURED_BYTES: Final = 16 * 1024 * 1024
+"""What all plain lists may remember together of their first pass: 200,000 pairs. When it is used up, the
+second pass looks for the keys again.
+"""
+
+
+class Mvcc:
+    """The keys at `revision` and at every revision back to `compacted`.
+
+    Writing: any number of `put` and `delete_steps`, then `finish`. Whoever calls them has checked what may
+    fail (`txn`). Saving: `take_records`. Watching: `take_changes`, `history`.
+    """
+
+    delete_step: int = DELETE_STEP
+
+    def __init__(
+        self,
+        engine: Engine,
+        move_lease: Callable[[bytes, int, int], None],
+        reads: Budget | None = None,
+    ) -> None:
+        """`move_lease` is told when a key goes from one lease (0: none) to another; `reads` is what all reads
+        in steps may hold together.
+        """
+        self._engine = engine
+        self._move_lease = move_lease
+        self.trail = Trail()
+        """Every record that is written goes into it."""
+        self._pins = Pins()
+        self.read_budget = reads or Budget(READ_BYTES)
+        self.read_units = 0
+        """Units of work (`reads`) that answers in one call took so far, beyond what the least of them takes:
+        whoever gives one adds what it looked at, `glance` what is more than one key.
+        """
+        self._measured = self.read_budget.share(min(MEASURED_BYTES, self.read_budget.limit // 3))
+        self.loaded = 0
+        """Records that were read since `load_steps` began."""
+        self._reset(Revision(1), NEVER, NEVER)
+
+    def _reset(self, revision: Revision, compacted: Revision, swept: Revision) -> None:
+        self.revision = revision
+        """Of the last command that changed something and is finished."""
+        self.compacted = compacted
+        """Reads before this are refused."""
+        self.suspended = False
+        """The engine is about to hold another state: no read is answered until `load`."""
+        self.first_place = self.next_place = bound_after(revision)
+        """The places of the first change of the command that is not finished, and of its next one: equal
+        while it has written nothing.
+        """
+        self._index = KeyIndex()
+        self._records = Records(self._engine)
+        self._hashes = Hashes(self._index, self._records)
+        self._sweep = Sweep(self._index, self._records, swept)
+        self._pins.lost = True
+        self._pins = Pins()
+        self._changes: list[KeyChange] = []
+        self._finished = 0
+        """How many of these are of finished revisions."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all records that are stored: keys, values and what goes with them."""
+        return self._records.size
+
+    @property
+    def swept(self) -> Revision:
+        """Nothing is left in the engine of what compaction up to this revision forgets."""
+        return self._sweep.swept
+
+    def load_steps(
+        self,
+        revision: Revision,
+        compacted: Revision,
+        swept: Revision,
+        step: int = LOAD_STEP,
+        step_bytes: int = LOAD_BYTES,
+        *,
+        whole: bool = False,
+    ) -> Iterator[None]:
+        """Become what the engine holds, given what was stored of its scalars: in steps of so many records or
+        bytes, about, after those in which what there was is let go of. No read is answered before the last.
+        As a `whole` the records are read by one scan, and compared with their sum.
+
+        O(records), 5 us each. StateDamaged when they cannot be read.
+        """
+        hashes, before = self._hashes, self._index
+        self._reset(revision, compacted, swept)
+        self.loaded = 0
+        self.suspended = True
+        hashes.end()
+        yield from before.let_go()
+        for found, is_all in read(self._index, self._records, revision, swept, step, step_bytes, whole=whole):
+            self.loaded = found
+            if not is_all:
+                yield
+        yield from sort(self._index, self._move_lease, step, whole=whole)
+        self.suspended = False
+
+    # --- writing
+
+    @property
+    def current(self) -> Revision:
+        """The revision that what has been written so far can be seen at."""
+        return Revision((self.next_place - 1) >> NUMBER_BITS)
+
+    @property
+    def bound(self) -> int:
+        """The bound (`index`) of the state as it is now, within a command too: a read there sees what was
+        written so far and nothing that is written later.
+        """
+        return self.next_place
+
+    def put(self, key: bytes, value: bytes, lease: int) -> int:
+        """Write a pair; the place of the pair before, 0 when there was none. O(log n) for a new key."""
+        place = self.next_place
+        self.next_place = place + 2
+        revision = place >> NUMBER_BITS
+        index = self._index
+        item = index.items.get(key)
+        before = 0
+        if item is None:
+            index.items[key] = item = Item(key, place, 0, revision, 1, lease)
+            index.live.add(key)
+            if lease:
+                self._move_lease(key, 0, lease)
+        else:
+            old = item.at
+            if item.past is None:
+                item.past = bytearray()
+            item.past += old.to_bytes(PLACE_BYTES, "big")
+            item.at = place
+            if old & DELETED:
+                index.dead.remove(key)
+                index.live.add(key)
+                item.created = revision
+                item.version = 1
+            else:
+                before = old
+                item.version += 1
+            if lease != item.lease:
+                self._move_lease(key, item.lease, lease)
+                item.lease = lease
+        record = pair.join(key, item.created, revision, item.version, value=value, lease=lease)
+        item.size = len(record)
+        self._record(place, item, record, before)
+        return before
+
+    def delete(self, key: bytes) -> None:
+        """Delete a key that exists."""
+        self._delete(self._index.items[key])
+
+    def delete_steps(self, key: bytes, range_end: bytes) -> Generator[int, None, int]:
+        """Delete what is in the range, in key order, and give how many keys that were. Between steps of
+        `delete_step` keys it gives how many microseconds the last one took, about; nothing may be written
+        then.
+        """
+        index, most = self._index, self.delete_step
+        count = 0
+        while gone := list(islice(index.live_keys(key, range_end), most)):
+            for each in gone:
+                self._delete(index.items[each])
+            count += len(gone)
+            yield len(gone) * DELETE_MICROSECONDS
+            if len(gone) < most:
+                break
+        return count
+
+    def _delete(self, item: Item) -> None:
+        index, key = self._index, item.key
+        place = self.next_place | DELETED
+        self.next_place += 2
+        revision = Revision(place >> NUMBER_BITS)
+        before = item.at
+        remember(item)
+        index.live.remove(key)
+        index.dead.add(key)
+        index.newest_deletion = place
+        if item.lease:
+            self._move_lease(key, item.lease, 0)
+        record = pair.join_deleted(key, revision)
+        item.at = place
+        item.size = len(record)
+        item.created = item.version = item.lease = 0
+        self._record(place, item, record, before)
+
+    def _record(self, place: int, item: Item, record: bytes, before: int) -> None:
+        self._records.add(place, record)
+        self.trail.add(record)
+        key = item.key
+        self._index.log.add(place, key)
+        revision: Revision = place >> NUMBER_BITS  # type: ignore[assignment]  # a call here would cost more
+        self._changes.append(KeyChange(key, revision, record, (place & DELETED) != 0, before))
+
+    def begin_revision(self) -> None:
+        """What the command writes from now on is of the next revision, if it has written anything in this."""
+        self.next_place = bound_after(self.current)
+
+    def finish(self) -> Revision:
+        """The command is over: the revision moves if something was written."""
+        if self.next_place != self.first_place:
+            self.revision = revision = (self.next_place - 1) >> NUMBER_BITS  # type: ignore[assignment]  # `current`
+            self.first_place = self.next_place = (revision + 1) << NUMBER_BITS
+            self._finished = len(self._changes)
+        return self.revision
+
+    def compact(self, revision: int) -> Fault | None:
+        """Forget the history before `revision`: of each key only its state there can still be read."""
+        if revision <= self.compacted:
+            return refusal(Reason.COMPACTED)
+        if revision > self.revision:
+            return refusal(Reason.FUTURE_REVISION)
+        self.compacted = Revision(revision)
+        return None
+
+    # --- reading
+
+    def get(self, key: bytes) -> bytes | None:
+        """The pair of a key as it is now."""
+        item = self._index.items.get(key)
+        return self.pair(item.at) if item is not None and item.version else None
+
+    def lease_of(self, key: bytes) -> int:
+        """The lease that holds a key, 0 for none."""
+        item = self._index.items.get(key)
+        return 0 if item is None else item.lease
+
+    def exists(self, key: bytes) -> bool:
+        """Whether the key exists now."""
+        item = self._index.items.get(key)
+        return item is not None and item.version > 0
+
+    def number(self, key: bytes, target: int) -> int:
+        """What a transaction compares of a key, by `Compare.target`; 0 when the key does not exist."""
+        item = self._index.items.get(key)
+        return 0 if item is None or not item.version else _number(item, target)
+
+    def size_of(self, key: bytes) -> int:
+        """Bytes of the newest record of a key, 0 where there is none."""
+        item = self._index.items.get(key)
+        return 0 if item is None else item.size
+
+    def count(self, key: bytes, range_end: bytes) -> int:
+        """How many keys in the range exist now. O(log n)."""
+        return self._index.count_live(key, range_end)
+
+    def numbers(self, key: bytes, range_end: bytes, target: int) -> Iterator[int]:
+        """What `number` gives, of each key in the range that exists, one after another."""
+        items = self._index.items
+        return (_number(items[each], target) for each in self._index.live_keys(key, range_end))
+
+    def values(self, key: bytes, range_end: bytes) -> Iterator[bytes]:
+        """The value of each key in the range that exists, one after another."""
+        items = self._index.items
+        for each in self._index.live_keys(key, range_end):
+            yield pair.split(self._records.get(items[each].at)).value
+
+    def pair(self, place: int) -> bytes:
+        """The record at a place that was told by this object and has not been swept since."""
+        return self._records.get(place)
+
+    def check_revision(self, revision: int) -> Fault | None:
+        """Whether this revision can be read; 0 and below stand for the current one."""
+        if self.suspended:
+            return errors.timed_out(Reason.TIMED_OUT_LEADER)
+        if revision > self.revision:
+            return refusal(Reason.FUTURE_REVISION)
+        return refusal(Reason.COMPACTED) if 0 < revision < self.compacted else None
+
+    def range(self, query: Range, bound: int = 0) -> Found | Fault:
+        """Read keys at a revision in one call, however long that takes (v3 API, Range). With a bound
+        (`index`), as of there and not of `query.revision`.
+        """
+        found = self.glance(query, bound)
+        if found is not None:
+            return found
+        read = self.read(query, bound)
+        if isinstance(read, Fault):
+            return read
+        read.measure(UNBOUNDED)
+        kvs: list[bytes] = []
+        is_all = False
+        while not is_all:
+            given, is_all = read.give(UNBOUNDED)
+            kvs += given
+        return Found(self.revision, kvs, read.count, read.more)
+
+    def read(self, query: Range, bound: int = 0) -> RangeRead | Fault:
+        """Begin to read keys in steps, with a bound as of there. What it needs stays until it is closed.
+        Refused where those that are open hold all the memory that they may.
+        """
+        revision = query.revision if not bound else 0
+        fault = self.check_revision(revision)
+        if fault is not None:
+            return fault
+        if self.read_budget.over:
+            return errors.too_many()
+        bound = bound or bound_after(revision if revision > 0 else self.revision)
+        return RangeRead(
+            self._index, self._records, query, bound, self.read_budget, self._measured, self._pins
+        )
+
+    def glance(self, query: Range, bound: int = 0) -> Found | Fault | None:
+        """The answer to a read that is a small one (`small`), None for any other. With a bound (`index`), as
+        of there and not of `query.revision`.
+
+        One key: about 3 us. A range: O(log n) and about 2 us for each pair in the answer.
+        """
+        revision = query.revision if not bound else 0
+        if revision > 0 or self.suspended:
+            fault = self.check_revision(revision)
+            if fault is not None:
+                return fault
+        if (
+            not bound
+            and not query.range_end
+            and revision <= 0
+            and self.next_place == self.first_place
+            and not is_filtered(query)
+        ):
+            item = self._index.items.get(query.key)
+            if item is None or not item.version:
+                return Found(self.revision, [], 0)
+            if query.count_only:
+                return Found(self.revision, [], 1)
+            if item.size > SMALL_BYTES:
+                return None
+            record = self._records.get(item.at)
+            return Found(self.revision, [pair.without_value(record) if query.keys_only else record], 1)
+        if query.sort_target != BY_KEY or is_filtered(query):
+            return None
+        bound = bound or bound_after(revision if revision > 0 else self.revision)
+        found, units = small.glance(self._index, self._records, self.revision, query, bound)
+        self.read_units += units
+        return found
+
+    # --- changes
+
+    def history(
+        self, start: Revision, key: bytes, range_end: bytes, *, looked: int, told: int, size: int
+    ) -> Iterator[tuple[list[KeyChange], Revision]]:
+        """The changes in the range from revision `start` on, in parts; with the last part the revision to go
+        on from, which is beyond the present when nothing is left, with the others 0. `start` must not be
+        before `compacted`; between two parts the state may go on, but not be replaced, nor `start` be
+        compacted.
+
+        All parts together are at least one revision, never cut, and no more once `looked` changes of all keys
+        were looked at, `told` were found or their pairs have `size` bytes; and no part is more than that,
+        give or take one change, however much a revision holds. About 0.05 us for each looked at and 4 us for
+        each found.
+        """
+        return history(
+            self, self._index, self._records, start, key, range_end, looked=looked, told=told, size=size
+        )
+
+    @property
+    def unpublished(self) -> bool:
+        """Whether `take_changes` has something to give."""
+        return self._finished > 0
+
+    def take_changes(self) -> list[KeyChange]:
+        """What has changed since the last call, in order, of the revisions that are finished."""
+        if self.next_place != self.first_place:
+            changes = self._changes[: self._finished]
+            del self._changes[: self._finished]
+        else:
+            changes, self._changes = self._changes, []
+        self._finished = 0
+        return changes
+
+    # --- compaction, saving
+
+    @property
+    def sweeping(self) -> bool:
+        """Whether `sweep` can go on: something is left to do, and nobody reads what would be erased. An open
+        read holds back what was there at its revision and after it, not what had gone before.
+        """
+        if self.swept >= self.compacted or self.next_place != self.first_place:
+            return False
+        allowed = self._pins.allow(self.compacted)
+        return self.swept < allowed and self._sweep.target <= allowed
+
+    def sweep(self, steps: int = SWEEP_STEP) -> None:
+        """Do a part of what compaction has left to do: look at so many changes and erase at most as many
+        records and one. Call `take_changes` before and save after it.
+        """
+        if self.sweeping and not self._hashes:
+            allowed = self._pins.allow(self.compacted)
+            if self._sweep.target < allowed:
+                self._sweep.begin(allowed)
+            self._sweep.step(steps)
+
+    def take_records(self) -> dict[tuple[str, bytes], bytes | None]:
+        """What the engine has to be told of the changes since the last call."""
+        return self._records.take_unsaved()
+
+    def hash_kv(self, revision: int, done: Callable[[Hash | Fault], None]) -> None:
+        """Work out the checksum of the history up to a revision (0: all), etcd's (v3 API, HashKV), by which
+        members are compared. `done` is called from here when it does not take long, else from `hash_on`.
+        """
+        fault = self.check_revision(revision)
+        if fault is not None:
+            done(fault)
+        elif self._hashes.ask(Revision(revision) if revision > 0 else self.revision, self.compacted, done):
+            self.hash_on()
+
+    @property
+    def hashing(self) -> bool:
+        """Whether there is something to do for `hash_on`. Meanwhile nothing is swept."""
+        return bool(self._hashes) and self.next_place == self.first_place
+
+    def hash_on(self, records: int = HASH_STEP) -> None:
+        """Work on the checksum that was asked for first."""
+        if self.hashing:
+            self._hashes.step(records)
+
+
+def _number(item: Item, target: int) -> int:
+    if target == MOD:
+        return item.at >> NUMBER_BITS
+    if target == VERSION:
+        return item.version
+    return item.created if target == CREATE else item.lease

@@ -1,0 +1,544 @@
+"""One Range of the v3 API, read in bounded steps at a bound (`index`) that stays what it is.
+
+Two passes: `measure` finds out how much the answer holds, in numbers and in bytes, without keeping it; `give`
+then yields the pairs, as fast as somebody takes them. Between steps the store goes on: keys come and go, and
+newer changes of a key hide behind the bound. A step starts again after the last key it saw, so nothing is
+held between steps but that key; of a sorted list the places in order, and of a plain one the places that the
+first pass found, where there is memory for them.
+
+Work is counted in units of about a microsecond: a key looked at is one, or less where only its newest place
+is needed (`KEYS_PER_UNIT`), a record read is `RECORD_UNITS` and one more for each `UNIT_BYTES`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from netstore.state.applying import UNIT_BYTES
+from netstore.state.v3 import pair
+from netstore.state.v3.commands import BY_CREATE, BY_KEY, BY_MOD, BY_VALUE, DESCEND
+from netstore.state.v3.index import DELETED, NUMBER_BITS, pair_below
+from netstore.state.v3.sorting import Sorter, place_and_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+
+    from netstore.limits import Budget
+    from netstore.state.v3.commands import Range
+    from netstore.state.v3.compaction import Pins
+    from netstore.state.v3.index import Item, KeyIndex
+    from netstore.state.v3.records import Records
+
+STEP_UNITS: Final = 1_000
+"""Units of one step: about a millisecond."""
+
+CHUNK: Final = 64
+"""Rows, or changes, worked on between two looks at how much work was done."""
+
+RUN: Final = 256
+"""Keys fetched at once: with fewer, to find the first of them would be most of the work."""
+
+KEYS_PER_UNIT: Final = 4
+"""Keys looked at in a unit where nothing has to be known but their newest places."""
+
+SORT_UNITS: Final = 6
+"""What a row costs that is sorted by value, beside reading it; its hash, 4 more for each `UNIT_BYTES`."""
+
+RECORD_UNITS: Final = 5
+
+PIECE_BYTES: Final = 256 * 1024
+"""Bytes of pairs given at once, give or take one pair."""
+
+ROW_BYTES: Final = 80
+"""What the place and the size of a pair take in memory, where nothing else holds them."""
+
+KEEP_BYTES: Final = 2 << 20
+"""An answer up to this size is remembered (`records`): more would push out what others use."""
+
+OPEN_BYTES: Final = 11 * 1024
+"""What a read takes that is under way, with the keys of a run and the pairs of a chunk, about."""
+
+MOST_PAIRS: Final = 2**40
+"""More than any store holds: a greater limit of an answer is cut to it, and adding one to it is safe."""
+
+UNBOUNDED: Final = 1 << 62
+"""Units for who wants all of it in one call."""
+
+
+class TooMuch(Exception):  # noqa: N818 - named for what happened
+    """What is to be sorted does not fit into the memory that all reads in steps share."""
+
+
+class Lost(Exception):  # noqa: N818 - named for what happened
+    """The state was replaced by a copy: what was being read is not there any more."""
+
+
+class _Row(NamedTuple):
+    """A pair that is part of the answer. `size` is that of its record, or 0 where that is not known; `item`
+    is what is known of the key, where this was its newest pair.
+    """
+
+    place: int
+    size: int
+    item: Item | None
+
+
+class RangeRead:
+    """Reads what a query asks for, as of a bound. Little of what is read is remembered.
+
+    From every step CorruptData when a record is not there, TooMuch, and Lost when the state was replaced by
+    another. `close` when it is not needed any more: until then its revision is not erased.
+    """
+
+    def __init__(  # noqa: PLR0917 - made in one place only
+        self,
+        index: KeyIndex,
+        records: Records,
+        query: Range,
+        bound: int,
+        budget: Budget,
+        measured: Budget,
+        pins: Pins,
+    ) -> None:
+        """What it holds is charged to `budget`."""
+        self._index = index
+        self._records = records
+        self._query = query
+        self._bound = bound
+        self._pins = pins
+        self._pinned: int | None = (bound >> NUMBER_BITS) - 1
+        pins.add(self._pinned)
+        self._account = budget.account()
+        self._account.charge(OPEN_BYTES)
+        self._measured = measured.account()
+        self._found: deque[tuple[list[int], list[int], int]] | None = deque()
+        """Of a plain list: what the first pass has found, while there is memory for it. Places, sizes of
+        their records and the sum of them.
+        """
+        self._is_given = False
+        """The second pass has begun."""
+        self._order: list[int] | None = None
+        """Of a sorted list: its rows, each as one integer (`sorting`)."""
+        self._units = 0
+        self._room = PIECE_BYTES
+        """Bytes that may still be given in this step."""
+        self._limit = min(max(query.limit, 0), MOST_PAIRS)
+        self._filtered = is_filtered(query)
+        self.count = 0
+        """Keys in the range, whatever limit and filters say."""
+        self.more = False
+        """The limit left some out."""
+        self.pairs = 0
+        """Pairs in the answer."""
+        self.size = 0
+        """Bytes of the pairs as a repeated field of a message with a number below 16."""
+        self._measuring = self._measure()
+        self._giving = self._give()
+        self._fetch: Callable[[Sequence[int]], list[bytes]] = records.peek_many
+
+    def measure(self, units: int = STEP_UNITS) -> bool:
+        """Work on `count`, `more`, `pairs` and `size`, for so many units; True when they are known."""
+        self._check()
+        self._units = units
+        return all(self._units > 0 for _ in self._measuring)
+
+    @property
+    def units_left(self) -> int:
+        """What the last step did not need of its units; negative where it took a little more."""
+        return self._units
+
+    def give(self, units: int = STEP_UNITS, most: int = PIECE_BYTES) -> tuple[list[bytes], bool]:
+        """The next pairs, `most` bytes of them at most (`PIECE_BYTES` where that is less) and one more, and
+        whether these were all. For when it was measured.
+        """
+        self._check()
+        self._units = units
+        self._room = most = min(most, PIECE_BYTES)
+        given: list[bytes] = []
+        size = 0
+        for chunk, chunk_size in self._giving:
+            given += chunk
+            size += chunk_size
+            if self._units <= 0 or size >= most:
+                return given, False
+            self._room = most - size
+        self.close()
+        return given, True
+
+    def holds_back(self, compacted: int) -> bool:
+        """Whether compaction up to this revision waits for the read to be closed."""
+        return self._pinned is not None and self._pinned < compacted
+
+    def close(self) -> None:
+        """Let go of what is held. May be called again."""
+        if self._pinned is not None:
+            self._pins.remove(self._pinned)
+            self._pinned = None
+        self._account.close()
+        self._measured.close()
+        self._order = self._found = None
+        self._measuring.close()
+        self._giving.close()
+
+    def _check(self) -> None:
+        if self._pins.lost:
+            raise Lost
+
+    # --- the first pass
+
+    def _measure(self) -> Generator[None]:
+        query = self._query
+        sorts = query.sort_target != BY_KEY
+        first_only = sorts and self._limit > 0 and not query.sort_order and not self._filtered
+        walks_all = (not self._limit or sorts or self._filtered) and not first_only
+        if query.count_only or not walks_all:
+            yield from self._count()
+            if query.count_only:
+                return
+        if self._is_plain:
+            yield from self._measure_plain(counts=walks_all)
+            return
+        if sorts:
+            yield from self._sort(self._limit + 1 if first_only else 0, counts=walks_all)
+        for rows in self._chosen(counts=walks_all and not sorts):
+            for row in rows:
+                size = self._given_size(row)
+                self.size += 1 + ((size.bit_length() + 6) // 7 or 1) + size
+                self.pairs += 1
+                if self._units <= 0:
+                    yield
+            yield
+
+    def _measure_plain(self, *, counts: bool) -> Iterator[None]:
+        """The same for a plain list."""
+        for places, sizes in self._plain():
+            if counts:
+                self.count += len(places)
+            least = min(sizes, default=1)
+            if not least:
+                for number, place in enumerate(places):
+                    if not sizes[number]:
+                        sizes[number] = len(self._read(place))
+                        if self._units <= 0:
+                            yield
+            self.pairs += len(places)
+            size = sum(sizes)
+            self.size += size + _heads_of(sizes)
+            if self._found is not None:
+                self._found.append((places, sizes, size))
+                self._measured.charge(ROW_BYTES * len(places))
+                if self._measured.over:
+                    self._measured.hold(0)
+                    self._found = None
+            yield
+
+    def _count(self) -> Iterator[None]:
+        """How many keys are in the range at the bound: those that exist now, corrected by what has changed
+        since; or, where that is less work, by looking at each.
+        """
+        index, bound, query = self._index, self._bound, self._query
+        key, range_end = query.key, query.range_end
+        log = index.log
+        if log.newest < bound:
+            self.count = index.count_live(key, range_end)
+            return
+        since, end = log.find(bound >> NUMBER_BITS), log.end
+        if end - since > index.count_near(key, range_end, bound):
+            for rows in self._walk():
+                self.count += len(rows)
+                yield
+            return
+        until = log.newest + 1
+        count = index.count_live(key, range_end)
+        if not range_end:
+            item = index.items.get(key)
+            self.count = int(item is not None and pair_below(item, bound) > 0)
+            return
+        while since < end:
+            stop = min(since + CHUNK, end)
+            count -= index.growth(key, range_end, bound, until, (since, stop))
+            self._units -= CHUNK
+            since = stop
+            yield
+        self.count = count
+
+    def _sort(self, first: int, *, counts: bool) -> Iterator[None]:
+        """Find the order. With `first` only so many are sorted, those that come first by key."""
+        query = self._query
+        most = self._limit + 1 if self._limit else 0
+        sorter = Sorter(self._account, self._records, most, descend=query.sort_order == DESCEND)
+        seen = 0
+        for rows in self._walk():
+            if counts:
+                self.count += len(rows)
+            for row in self._passing(rows):
+                if first and seen >= first:
+                    break
+                seen += 1
+                sorter.add(self._sorted_by(row), row.place, row.size)
+                if self._units <= 0:
+                    yield
+            if self._account.spent:
+                raise TooMuch
+            yield
+            if first and seen >= first:
+                break
+        order: list[int] = []
+        for some in sorter.order(CHUNK):
+            order += some
+            self._units -= 4 * CHUNK
+            yield
+        if self._limit and len(order) > self._limit:
+            self.more = True
+            order.pop()
+        self._order = order
+
+    def _sorted_by(self, row: _Row) -> int | bytes:
+        target, item = self._query.sort_target, row.item
+        if target == BY_MOD:
+            return row.place >> NUMBER_BITS
+        if target == BY_VALUE:
+            record = self._read(row.place)
+            self._units -= SORT_UNITS + 4 * len(record) // UNIT_BYTES
+            return pair.split(record).value
+        if item is None or item.at != row.place:
+            _, created, _, version, _, _, _ = pair.fields(self._read(row.place))
+        else:
+            created, version = item.created, item.version
+        return created if target == BY_CREATE else version
+
+    def _given_size(self, row: _Row) -> int:
+        if not self._query.keys_only:
+            return row.size or len(self._read(row.place))
+        return len(self._without_value(row))
+
+    # --- the second pass
+
+    def _give(self) -> Generator[tuple[list[bytes], int]]:
+        """Pairs, and how many bytes these have."""
+        if self._query.count_only:
+            return
+        if self.size <= KEEP_BYTES:
+            self._fetch = self._records.get_many
+        keys_only = self._query.keys_only
+        self._is_given = True
+        if self._is_plain:
+            yield from self._give_plain()
+            return
+        for rows in self._chosen(counts=False):
+            if keys_only:
+                short = [self._without_value(row) for row in rows]
+                yield short, sum(map(len, short))
+                continue
+            batch: list[int] = []
+            size = 0
+            for row in rows:
+                if row.size and size + row.size <= self._room:
+                    batch.append(row.place)
+                    size += row.size
+                    continue
+                if batch:
+                    yield self._read_many(batch), size
+                batch, size = [row.place], row.size
+                if not row.size:
+                    (record,) = self._read_many(batch)
+                    yield [record], len(record)
+                    batch = []
+            if batch:
+                yield self._read_many(batch), size
+
+    def _give_plain(self) -> Iterator[tuple[list[bytes], int]]:
+        for places, sizes, whole in self._measured_rows():
+            start = 0
+            if whole <= self._room and min(sizes, default=0):
+                yield self._read_sized(places, whole), whole
+                continue
+            while start < len(places):
+                some = sizes[start:]
+                size = sum(some)
+                if size > self._room:
+                    some = some[: max(bisect_right(list(accumulate(some)), self._room), 1)]
+                    size = sum(some)
+                if not min(some):  # the size of one is not known: not more than that one at once
+                    some = some[: max(some.index(0), 1)]
+                    size = sum(some)
+                stop = start + len(some)
+                if size:
+                    yield self._read_sized(places[start:stop], size), size
+                else:
+                    record = self._read(places[start])
+                    yield [record], len(record)
+                start = stop
+
+    def _measured_rows(self) -> Iterator[tuple[list[int], list[int], int]]:
+        """What the first pass has found, and the sums of the sizes."""
+        found = self._found
+        if found is None:
+            yield from ((places, sizes, sum(sizes)) for places, sizes in self._plain())
+            return
+        while found:
+            yield found.popleft()  # so that not all of them are let go of at once
+
+    def _without_value(self, row: _Row) -> bytes:
+        item = row.item
+        if item is None or item.at != row.place:
+            return pair.without_value(self._read(row.place))
+        self._units -= 1
+        modified = row.place >> NUMBER_BITS
+        return pair.join(item.key, item.created, modified, item.version, value=b"", lease=item.lease)
+
+    # --- both
+
+    @property
+    def _is_plain(self) -> bool:
+        """A list in the order of its keys, all of them or so many, whose pairs are given as they are."""
+        query = self._query
+        return not (query.sort_target != BY_KEY or query.keys_only or self._filtered)
+
+    def _plain(self) -> Iterator[tuple[list[int], list[int]]]:
+        """The places of such a list and the sizes of their records, 0 where one is not known; `RUN` keys for
+        each piece. 0.2 us a key where nothing has changed since the bound.
+        """
+        index, bound = self._index, self._bound
+        items = index.items
+        left = self._limit
+        for keys in self._runs():
+            found = items.many(keys)
+            places = [item.at for item in found]
+            is_latest = index.log.newest < bound  # or these were not changed since, which takes a look at all
+            if is_latest or (index.newest_deletion < bound and places and max(places) < bound):
+                sizes = [item.size for item in found]
+                self._units -= len(keys) // KEYS_PER_UNIT + 1
+            else:
+                self._units -= len(keys) + 1
+                rows = list(self._rows(keys))
+                places = [row.place for row in rows]
+                sizes = [row.size for row in rows]
+            if self._limit and len(places) > left:
+                self.more = True
+                yield places[:left], sizes[:left]
+                return
+            left -= len(places)
+            yield places, sizes
+
+    def _chosen(self, *, counts: bool) -> Iterator[list[_Row]]:
+        """What is in the answer, in its order."""
+        if self._order is not None:
+            for start in range(0, len(self._order), CHUNK):
+                self._units -= CHUNK
+                some = map(place_and_size, self._order[start : start + CHUNK])
+                yield [_Row(place, size, None) for place, size in some]
+                if self._is_given:
+                    # Row by row: to let go of all of them at once takes long.
+                    self._order[start : start + CHUNK] = [0] * len(self._order[start : start + CHUNK])
+            return
+        left = self._limit
+        for rows in self._walk():
+            if counts:
+                self.count += len(rows)
+            passing = list(self._passing(rows))
+            if self._limit and len(passing) > left:
+                self.more = True
+                if left:
+                    yield passing[:left]
+                left = 0
+                if not counts:
+                    return
+                continue
+            left -= len(passing)
+            yield passing
+
+    def _walk(self) -> Iterator[list[_Row]]:
+        """The pairs of the range as of the bound, by key, `RUN` keys looked at for each list."""
+        for keys in self._runs():
+            self._units -= len(keys) + 1
+            yield list(self._rows(keys))
+
+    def _runs(self) -> Iterator[list[bytes]]:
+        """The keys that the range may hold at the bound, in order, `RUN` of them at once."""
+        index, bound, query = self._index, self._bound, self._query
+        key, range_end = query.key, query.range_end
+        backwards = query.sort_order == DESCEND and query.sort_target == BY_KEY
+        while True:
+            keys = index.some_keys(key, range_end, bound, RUN, backwards=backwards)
+            yield keys
+            if len(keys) < RUN or not range_end:
+                return
+            if not backwards:
+                key = keys[-1] + b"\0"
+            elif keys[-1] == key:
+                return
+            else:
+                range_end = keys[-1]
+
+    def _rows(self, keys: Iterable[bytes]) -> Iterator[_Row]:
+        bound = self._bound
+        for item in self._index.items.many(keys):
+            place = item.at
+            if place < bound:
+                if not place & DELETED:
+                    yield _Row(place, item.size, item)
+                continue
+            self._units -= 1
+            place = pair_below(item, bound)
+            if place:
+                yield _Row(place, 0, None)
+
+    def _passing(self, rows: list[_Row]) -> Iterable[_Row]:
+        if not self._filtered:
+            return rows
+        query = self._query
+        return (
+            row
+            for row in rows
+            if _passes(row.place >> NUMBER_BITS, query.min_mod_revision, query.max_mod_revision)
+            and (
+                not (query.min_create_revision or query.max_create_revision)
+                or _passes(self._created(row), query.min_create_revision, query.max_create_revision)
+            )
+        )
+
+    def _created(self, row: _Row) -> int:
+        if row.item is not None and row.item.at == row.place:
+            return row.item.created
+        return pair.fields(self._read(row.place))[1]
+
+    def _read(self, place: int) -> bytes:
+        (record,) = self._read_many((place,))
+        return record
+
+    def _read_many(self, places: Sequence[int]) -> list[bytes]:
+        records = self._fetch(places)
+        self._units -= RECORD_UNITS * len(records) + sum(map(len, records)) // UNIT_BYTES
+        return records
+
+    def _read_sized(self, places: Sequence[int], size: int) -> list[bytes]:
+        """The same for records that are known to have so many bytes together."""
+        self._units -= RECORD_UNITS * len(places) + size // UNIT_BYTES
+        return self._fetch(places)
+
+
+def is_filtered(query: Range) -> bool:
+    """Whether the query leaves out pairs by their revisions."""
+    return bool(
+        query.min_mod_revision
+        or query.max_mod_revision
+        or query.min_create_revision
+        or query.max_create_revision
+    )
+
+
+def _heads_of(sizes: list[int]) -> int:
+    """Bytes that records of these sizes take beside their own as a repeated field with a number below 16:
+    each has a tag of one byte and its length before it (protobuf encoding guide).
+    """
+    if sizes and min(sizes) >= 1 << 7 and max(sizes) < 1 << 14:
+        return 3 * len(sizes)
+    return sum([1 + (size.bit_length() + 6) // 7 for size in sizes])
+
+
+def _passes(number: int, least: int, most: int) -> bool:
+    return (not least or number >= least) and (not most or number <= most)

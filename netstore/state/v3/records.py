@@ -1,0 +1,211 @@
+"""The records of the v3 keys by their places: what is not saved yet, what was used lately, and the engine.
+
+A record is the ready-made pair (`pair`), of a deletion its key and mod_revision. It never changes, so none
+that is remembered is ever wrong.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from netstore.errors import StateDamaged
+from netstore.state.tables import RECORDS
+from netstore.state.v3.index import PLACE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from netstore.seams import Engine
+
+RECENT_BYTES: Final = 12 * 1024 * 1024
+"""Bytes of records in each of the two generations that are kept in memory: 10,000 objects of 1 KiB."""
+
+_RECENT_COST: Final = 100
+"""What a record takes there beside its own bytes, about."""
+
+
+class _Recent:
+    """Records written or read lately, by their places: the same ones are asked for again, by the next list,
+    the next update, a watch that shows what was there before. Two generations: what is read in the older one
+    joins the younger, and the older one is dropped whole when the younger is full, so that nothing is ever
+    looked for to be dropped.
+    """
+
+    __slots__ = ("old", "room", "young")
+
+    def __init__(self) -> None:
+        self.young: dict[int, bytes] = {}
+        self.old: dict[int, bytes] = {}
+        self.room = RECENT_BYTES
+        """Bytes that the younger generation may still take."""
+
+    def keep(self, place: int, record: bytes) -> None:
+        """Remember a record."""
+        self.room -= len(record) + _RECENT_COST
+        if self.room < 0:
+            self.old, self.young = self.young, {}
+            self.room = RECENT_BYTES
+        self.young[place] = record
+
+
+class Records:
+    """All records that can still be read, and what the engine has to be told of them.
+
+    StateDamaged from every read of a record that is not there.
+    """
+
+    __slots__ = ("_engine", "_recent", "_unsaved", "size")
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._recent = _Recent()
+        self._unsaved: dict[tuple[str, bytes], bytes | None] = {}
+        self.size = 0
+        """Bytes of all records and their keys in the engine."""
+
+    def add(self, place: int, record: bytes) -> None:
+        """A change was made."""
+        size = len(record)
+        self._unsaved[RECORDS, place.to_bytes(PLACE_BYTES, "big")] = record
+        self.size += PLACE_BYTES + size
+        recent = self._recent
+        if recent.room < size + _RECENT_COST:
+            recent.keep(place, record)
+        else:  # what `keep` does then, without a call
+            recent.room -= size + _RECENT_COST
+            recent.young[place] = record
+
+    def erase(self, stored: bytes) -> int:
+        """Forget the record under this key of the engine; how many bytes it had."""
+        size = len(self._peek(int.from_bytes(stored, "big")))
+        self.size -= PLACE_BYTES + size
+        self._unsaved[RECORDS, stored] = None
+        return size
+
+    def take_unsaved(self) -> dict[tuple[str, bytes], bytes | None]:
+        """What the engine has to be told of the changes since the last call."""
+        unsaved, self._unsaved = self._unsaved, {}
+        return unsaved
+
+    def get(self, place: int) -> bytes:
+        """The record at a place that is not erased; it is remembered."""
+        recent = self._recent
+        record = recent.young.get(place)
+        if record is None:
+            record = recent.old.get(place) or self._stored_one(place)
+            recent.keep(place, record)
+        return record
+
+    def get_many(self, places: Sequence[int]) -> list[bytes]:
+        """The records at these places, which are remembered. 0.1 us each where they were used lately, else
+        2 us, where `get` takes 5.
+        """
+        found = list(map(self._recent.young.get, places))
+        if None not in found:
+            return found  # type: ignore[return-value]  # as was just seen
+        missing = [place for place, record in zip(places, found, strict=True) if record is None]
+        fetched = iter(self._fetch(missing) if missing else ())
+        return [next(fetched) if record is None else record for record in found]
+
+    def are_near(self, places: Sequence[int], most: int) -> bool:
+        """Whether at most so many of these records have to be fetched from the engine. 0.05 us each."""
+        recent = self._recent
+        if len(places) <= most:
+            return True
+        missing = [place for place in places if place not in recent.young]
+        if len(missing) > most:
+            missing = [place for place in missing if place not in recent.old]
+        return len(missing) <= most
+
+    def peek_many(self, places: Sequence[int]) -> list[bytes]:
+        """The same for who reads much and once: nothing is remembered, so nothing is pushed out."""
+        recent = self._recent
+        young, old = recent.young, recent.old
+        found = list(map(young.get, places))
+        if None in found:
+            found = [record or old.get(place) for place, record in zip(places, found, strict=True)]
+        if None not in found:
+            return found  # type: ignore[return-value]  # as was just seen
+        missing = [place for place, record in zip(places, found, strict=True) if record is None]
+        stored = iter(self.stored(missing) if missing else ())
+        return [next(stored) if record is None else record for record in found]
+
+    def _peek(self, place: int) -> bytes:
+        recent = self._recent
+        return recent.young.get(place) or recent.old.get(place) or self._stored_one(place)
+
+    def _stored_one(self, place: int) -> bytes:
+        stored = (RECORDS, place.to_bytes(PLACE_BYTES, "big"))
+        record = self._unsaved.get(stored)
+        if record is None:
+            record = self._engine.get(*stored)
+            if record is None:
+                raise self._engine.lost(*stored)
+        return record
+
+    def _fetch(self, places: Sequence[int]) -> list[bytes]:
+        keep, old = self._recent.keep, self._recent.old
+        found = [old.get(place) for place in places]
+        missing = [place for place, record in zip(places, found, strict=True) if record is None]
+        stored = iter(self.stored(missing) if missing else ())
+        records = [next(stored) if record is None else record for record in found]
+        for place, record in zip(places, records, strict=True):
+            keep(place, record)
+        return records
+
+    def stored(self, places: Sequence[int]) -> list[bytes]:
+        """The records at these places as they are stored, or wait for it: none out of memory but those."""
+        unsaved = self._unsaved
+        keys = [place.to_bytes(PLACE_BYTES, "big") for place in places]
+        found = [unsaved.get((RECORDS, key)) for key in keys] if unsaved else [None] * len(keys)
+        saved = [key for key, record in zip(keys, found, strict=True) if record is None]
+        stored = iter(self._engine.get_many(RECORDS, saved) if saved else ())
+        records: list[bytes] = []
+        for key, known in zip(keys, found, strict=True):
+            record = next(stored) if known is None else known
+            if record is None:
+                raise self._engine.lost(RECORDS, key)
+            records.append(record)
+        return records
+
+    def lacking(self, found: int) -> str:
+        """What is wrong with having found so many records in the engine, empty when nothing is."""
+        count = self._engine.count(RECORDS)
+        return "" if count in (None, found) else f"{found} records, {count} were written"
+
+    def some(self, start: bytes, most: int, size: int) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+        """The next records from this key of the engine on, at most so many, of about so many bytes; and where
+        the next ones begin, None when there are none. What is not saved comes last, and all at once: it is
+        newer, and what one turn made.
+        """
+        found, following = self._engine.some(RECORDS, start, most, size)
+        unsaved = self._unsaved
+        if unsaved:
+            found = [each for each in found if (RECORDS, each[0]) not in unsaved]
+            if following is None:
+                found += [
+                    (stored, record)
+                    for (_, stored), record in unsaved.items()
+                    if record is not None and stored >= start
+                ]
+        return found, following
+
+    def scan(self, start: bytes) -> Generator[tuple[bytes, bytes]]:
+        """All records from this key of the engine on: in order what is saved, then in order what is not."""
+        unsaved = self._unsaved
+        if not unsaved:
+            yield from self._engine.scan(RECORDS, start, None)
+            return
+        for stored, record in self._engine.scan(RECORDS, start, None):
+            if (RECORDS, stored) not in unsaved:
+                yield stored, record
+        for (_, stored), unsaved_record in unsaved.items():
+            if unsaved_record is not None and stored >= start:
+                yield stored, unsaved_record
+
+
+def corrupt(stored: bytes, what: str) -> StateDamaged:
+    """What is wrong with a record, and what restores it."""
+    return StateDamaged(
+        f"table {RECORDS}, key {stored!r}: {what}; restore this member from its peers or from a backup"
+    )

@@ -1,0 +1,274 @@
+"""The v3 store: keys, leases and alarms, and what each command of the v3 API does to them. An alarm is looked
+at before everything that it refuses.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import msgspec
+
+from netstore import errors
+from netstore.errors import Fault, Reason, refusal
+from netstore.state import tables
+from netstore.state.applying import COMMAND_UNITS, NODE_UNITS, UNIT_BYTES
+from netstore.state.v3 import txn
+from netstore.state.v3.alarm import Alarms, alarm_key
+from netstore.state.v3.commands import (
+    AlarmChanged,
+    Compact,
+    DeleteRange,
+    Done,
+    LeaseCheckpoint,
+    LeaseExpire,
+    LeaseGrant,
+    LeaseGranted,
+    LeaseRenew,
+    LeaseRevoke,
+    Put,
+    Range,
+    SetAlarm,
+    Txn,
+    TxnDone,
+    V3Command,
+    V3Outcome,
+)
+from netstore.state.v3.lease import Lease, Leases, StoredLeases, lease_key, load_leases
+from netstore.state.v3.mvcc import NEVER, Mvcc
+from netstore.types import LeaseId, NodeId, Revision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    from netstore.limits import Budget
+    from netstore.seams import Engine
+    from netstore.state.applying import Applying
+    from netstore.state.trail import Trail
+
+Outcome: TypeAlias = V3Outcome
+
+Work: TypeAlias = "Generator[int, None, Outcome]"
+"""A command that is carried out in pieces (`txn`)."""
+
+MOST_AWAIT_SWEEP: Final = 1_000
+"""How many may wait for compactions to be over; a read that is open keeps them waiting."""
+
+
+class V3Scalars(msgspec.Struct, array_like=True, frozen=True):
+    """Where the v3 keys stand (`Mvcc.revision`, `compacted`, `swept`), and what everything applied came to
+    (`trail.Trail`).
+    """
+
+    revision: Revision
+    compacted: Revision
+    swept: Revision
+    trail: int
+
+
+NEW_V3: Final = V3Scalars(Revision(1), NEVER, NEVER, 0)
+"""What a store starts with, before anything is written."""
+
+
+class V3Store:
+    """The keys, the leases and the alarms, with a method for each command (`doors`)."""
+
+    def __init__(self, engine: Engine, trail: Trail, applying: Applying, reads: Budget | None = None) -> None:
+        """`reads` is what reads of the keys in steps may hold."""
+        self._engine = engine
+        self._trail = trail
+        self._applying = applying
+        self.leases = Leases()
+        self.mvcc = Mvcc(engine, self.leases.move, reads)
+        self.mvcc.trail = trail
+        self.alarms = Alarms()
+        self.loaded = 0
+        """Leases that were read since `load_steps` began."""
+        self._scalars = NEW_V3
+        self._alarms_touched: set[tuple[NodeId, int]] = set()
+        self._await_sweep: list[tuple[Revision, Callable[[Fault | None], None]]] = []
+
+    def doors(self) -> dict[type, Callable[..., Outcome | Work]]:
+        """The method for each command."""
+        return {
+            Put: self.put,
+            DeleteRange: self.delete_range,
+            Range: self.range,
+            Txn: self.txn,
+            Compact: self.compact,
+            LeaseGrant: self.lease_grant,
+            LeaseRevoke: self.lease_revoke,
+            LeaseRenew: self.lease_renew,
+            LeaseExpire: self.lease_expire,
+            LeaseCheckpoint: self.lease_checkpoint,
+            SetAlarm: self.set_alarm,
+        }
+
+    # --- loading, saving, compaction
+
+    def load_steps(self, *, whole: bool) -> Iterator[None]:
+        """Become what the engine holds, in bounded steps."""
+        leases = StoredLeases()
+        for records in load_leases(self._engine, whole=whole):
+            leases.add(records)
+            self.loaded += len(records)
+            yield
+        yield from self._load_keys(leases, whole=whole)
+
+    def _load_keys(self, leases: StoredLeases, *, whole: bool) -> Iterator[None]:
+        engine = self._engine
+        scalars = NEW_V3
+        for stored in tables.load_all(engine, tables.V3_STATE, V3Scalars):
+            scalars = stored
+        self._scalars = scalars
+        self._trail.checksum = scalars.trail
+        yield from self.leases.restore(leases)
+        yield from self.mvcc.load_steps(scalars.revision, scalars.compacted, scalars.swept, whole=whole)
+        self.alarms.restore(tables.load_all(engine, tables.ALARMS, tuple[NodeId, int]))
+        self._alarms_touched = set()
+
+    def save(self, changes: dict[tuple[str, bytes], bytes | None]) -> None:
+        """Add what is to be written of what changed since the last call."""
+        mvcc = self.mvcc
+        changes.update(mvcc.take_records())
+        for lease, record in self.leases.take_changes().items():
+            changes[tables.LEASES, lease_key(lease)] = None if record is None else tables.encode(record)
+        for alarm in self._alarms_touched:
+            stored = tables.encode(alarm) if self.alarms.raised(alarm) else None
+            changes[tables.ALARMS, alarm_key(*alarm)] = stored
+        self._alarms_touched.clear()
+        scalars = V3Scalars(mvcc.revision, mvcc.compacted, mvcc.swept, self._trail.checksum)
+        if scalars != self._scalars:
+            changes[tables.V3_STATE, tables.STATE_KEY] = tables.encode(scalars)
+            self._scalars = scalars
+
+    def when_swept(self, revision: Revision, done: Callable[[Fault | None], None]) -> None:
+        """Call `done(None)` when nothing is left in the engine of what compaction up to `revision` forgets:
+        from a later `tell_swept`, or now (v3 API, Compact, physical). It gets a Fault now when
+        `MOST_AWAIT_SWEEP` wait.
+        """
+        if self._is_swept(revision):
+            done(None)
+        elif len(self._await_sweep) >= MOST_AWAIT_SWEEP:
+            done(errors.too_many())
+        else:
+            self._await_sweep.append((revision, done))
+
+    def tell_swept(self) -> None:
+        """Call those for whom enough was swept or loaded."""
+        if not self._await_sweep:
+            return
+        waiting, self._await_sweep = self._await_sweep, []
+        for revision, done in waiting:
+            if self._is_swept(revision):
+                done(None)
+            else:
+                self._await_sweep.append((revision, done))
+
+    def _is_swept(self, revision: Revision) -> bool:
+        return self.mvcc.swept >= min(revision, self.mvcc.compacted)
+
+    # --- commands
+
+    def put(self, command: Put) -> Outcome:
+        """Carry out a Put."""
+        alarms = self.alarms
+        if alarms.nospace or alarms.corrupt:
+            fault = alarms.refuse(command)
+            if fault is not None:
+                return fault
+        if command.ignore_value:
+            self._applying.worked += self.mvcc.size_of(command.key) // UNIT_BYTES
+        return txn.put(self.mvcc, self.leases, command)
+
+    def delete_range(self, command: DeleteRange) -> Outcome | Work:
+        """Carry out a DeleteRange in pieces."""
+        return self._shut(command) or txn.delete_range_steps(self.mvcc, command)
+
+    def range(self, command: Range) -> Outcome:
+        """Carry out a Range: what it reads is a bound (`txn.range_later`)."""
+        return self._shut(command) or txn.range_later(self.mvcc, command)
+
+    def txn(self, command: Txn) -> Outcome | Work:
+        """Carry out a Txn, in pieces where it is long."""
+        done = self._shut(command) or txn.execute_short(self.mvcc, self.leases, command)
+        if done is None:
+            return txn.execute_steps(self.mvcc, self.leases, command)
+        if type(done) is TxnDone:
+            self._applying.worked += txn.WRITE_UNITS * len(done.responses)
+        return done
+
+    def read_txn(self, command: Txn) -> TxnDone | Fault:
+        """Answer a transaction that only reads (`txn.is_read`) here and now. Counts in `Mvcc.read_units`."""
+        if not txn.is_read(command):
+            raise ValueError("a transaction that may write goes through the log")
+        fault = self._shut(command) or self.mvcc.check_revision(0)
+        if fault is not None:
+            return fault
+        self.mvcc.read_units += txn.read_units(self.mvcc, command)
+        return txn.execute(self.mvcc, self.leases, command)
+
+    def compact(self, command: Compact) -> Outcome:
+        """Carry out a Compact."""
+        fault = self._shut(command) or self.mvcc.compact(command.revision)
+        return Done(self.mvcc.revision) if fault is None else fault
+
+    def lease_grant(self, command: LeaseGrant) -> Outcome:
+        """Carry out a LeaseGrant."""
+        lease = self._shut(command) or self.leases.grant(command.id, command.ttl, self._applying.index)
+        return lease if isinstance(lease, Fault) else LeaseGranted(self.mvcc.revision, lease.id, lease.ttl)
+
+    def lease_renew(self, command: LeaseRenew) -> Outcome:
+        """Carry out a LeaseRenew."""
+        lease = self._shut(command) or self.leases.renew(command.id, self._applying.index)
+        return lease if isinstance(lease, Fault) else LeaseGranted(self.mvcc.revision, lease.id, lease.ttl)
+
+    def lease_revoke(self, command: LeaseRevoke) -> Outcome | Work:
+        """Carry out a LeaseRevoke in pieces."""
+        fault = self._shut(command)
+        if fault is not None:
+            return fault
+        lease = self.leases.get(command.id)
+        if lease is None:
+            return refusal(Reason.LEASE_NOT_FOUND)
+        return self._end_leases([lease])
+
+    def lease_expire(self, command: LeaseExpire) -> Outcome | Work:
+        """Carry out a LeaseExpire in pieces."""
+        fault = self._shut(command)
+        if fault is not None:
+            return fault
+        overdue = (self.leases.at(id_, since) for id_, since in command.leases)
+        return self._end_leases(lease for lease in overdue if lease is not None)
+
+    def _end_leases(self, leases: Iterable[Lease]) -> Work:
+        ended: dict[LeaseId, Lease] = {}
+        for lease in leases:
+            if lease.id not in ended:
+                ended[lease.id] = lease
+                yield COMMAND_UNITS
+                yield from txn.end_lease_steps(self.mvcc, lease.all_keys())
+        for lease in ended.values():
+            self.leases.remove(lease)
+        return Done(self.mvcc.finish())
+
+    def lease_checkpoint(self, command: LeaseCheckpoint) -> Outcome:
+        """Carry out a LeaseCheckpoint."""
+        fault = self._shut(command)
+        if fault is not None:
+            return fault
+        self._applying.worked += NODE_UNITS * len(command.leases)
+        for id_, since, remaining in command.leases:
+            lease = self.leases.at(id_, since)
+            if lease is not None:
+                self.leases.checkpoint(lease, remaining)
+        return Done(self.mvcc.revision)
+
+    def set_alarm(self, command: SetAlarm) -> Outcome:
+        """Carry out a SetAlarm."""
+        changed = self.alarms.set(command)
+        self._alarms_touched.update(changed)
+        return AlarmChanged(self.mvcc.revision, changed)
+
+    def _shut(self, command: V3Command) -> Fault | None:
+        alarms = self.alarms
+        return alarms.refuse(command) if alarms.nospace or alarms.corrupt else None
