@@ -45,14 +45,14 @@ ROOM_BESIDE: Final = 16 * 1024 * 1024
 """Bytes that must be free beside the next file before it is tried again: the state needs room first."""
 
 AT_ONCE_SECONDS: Final = 0.0005
-"""A write that was held is synced on the loop while syncs take less than this."""
+"""A write that was held is done by the loop only while writing and syncing take less than this."""
 
 AT_ONCE_BYTES: Final = 64 * 1024
 """The most that is written there."""
 
-_SLOWNESS_PART: Final = 8
-"""What a sync that took less than those before it counts for. One that took more counts in full: after one of
-5 ms, 18 fast ones are made by the writer before the loop waits for one again.
+REST_FACTOR: Final = 100
+"""After one that took longer, the loop does none for so many times as long: slow ones stop it for no more
+than a hundredth of the time.
 """
 
 _STEP: Final = 256 * 1024
@@ -60,6 +60,8 @@ _STEP: Final = 256 * 1024
 
 _PAUSE: Final = 0.002
 """Seconds between two steps while nobody waits for the spare: the disk belongs to the log."""
+
+_NEVER: Final = float("inf")
 
 _SPARE: Final = "spare"
 
@@ -169,8 +171,8 @@ class PosixDevice:
         self._file_bytes = file_bytes
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         self._closed = False
-        # The loop's side: bytes handed over and not yet answered, and how many failures were answered.
-        self._waiting_bytes = 0
+        # The loop's side: bytes and writes handed over and not yet answered; how many failures were answered.
+        self._waiting_bytes = self._unanswered = 0
         self._life = 0
         # The side that writes, the writer or in `release` the loop: the file being written; why the writes of
         # one life fail; why everything fails.
@@ -179,8 +181,8 @@ class PosixDevice:
         self._refused_life = -1
         self._refused = OSError()
         self._dead: SyncFailed | None = None
-        self._sync_seconds = AT_ONCE_SECONDS
-        """How long syncs take: see `_SLOWNESS_PART`."""
+        self._at_once_from = _NEVER
+        """From when on the loop may write, in monotonic seconds; never before the first write was timed."""
         self._spare = _Spare(self._folder, file_bytes)
         self._notes = -1
         self._noted = 0
@@ -226,9 +228,11 @@ class PosixDevice:
         waiting = self._waiting_bytes + len(data)
         self._inbox.put(_Write(name, offset, data, done, self._life, room, note), held=held)
         self._waiting_bytes = waiting
+        self._unanswered += 1
 
     def release(self) -> None:
-        if self._sync_seconds < AT_ONCE_SECONDS:
+        # Answers come in the order of the writes: none may be on its way.
+        if self._unanswered == 1 and monotonic() >= self._at_once_from:
             job = self._inbox.take_back()
             if isinstance(job, _Write) and job.name == self._name and len(job.data) <= AT_ONCE_BYTES:
                 self._answer([job], self._put([job]))
@@ -332,20 +336,23 @@ class PosixDevice:
             return self._refuse(first, error)
         except MemoryError:
             return self._refuse(first, _no_memory())
+        began = monotonic()
         try:
             end = _write_all(self._file, [write.data for write in run], first.offset)
         except (OSError, MemoryError) as error:
             return self._take_back(first, error if isinstance(error, OSError) else _no_memory())
-        began = monotonic()
         try:
             os.fdatasync(self._file)
         except OSError as error:
             return self._die(error)
-        took = monotonic() - began
-        self._sync_seconds = max(took, self._sync_seconds + (took - self._sync_seconds) / _SLOWNESS_PART)
         note = run[-1].note
         if note:
             self._keep(note)
+        now = monotonic()
+        if now - began >= AT_ONCE_SECONDS:
+            self._at_once_from = now + REST_FACTOR * (now - began)
+        elif self._at_once_from == _NEVER:
+            self._at_once_from = now
         if end > self._file_bytes // 2:
             self._spare.prepare()
         return None
@@ -413,6 +420,7 @@ class PosixDevice:
         if error is not None:
             self._life = max(self._life, run[0].life + 1)
         for write in run:
+            self._unanswered -= 1
             self._waiting_bytes -= len(write.data)
             write.done(error)
 

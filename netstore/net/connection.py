@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore.guard import guarded
 from netstore.net.http1 import HIGH_WATER
+from netstore.net.pieces import rest_of
 from netstore.net.tls import TlsFailed, Tunnel
 
 if TYPE_CHECKING:
@@ -639,7 +640,7 @@ class Connection:
                     data = self._joined(data)
                 if tunnel is not None:
                     if len(data) > JOINED_SIZE:
-                        queue.appendleft(memoryview(data)[JOINED_SIZE:])
+                        queue.appendleft(rest_of(data, JOINED_SIZE))
                         data = memoryview(data)[:JOINED_SIZE]
                     self.unsent -= len(data)
                     data = tunnel.send(data)
@@ -657,7 +658,7 @@ class Connection:
                 self.taken += sent
                 room -= sent
             if sent < len(data):
-                rest = memoryview(data)[sent:]
+                rest = rest_of(data, sent)
                 if tunnel is not None:
                     self._sealed = rest
                 else:
@@ -699,7 +700,7 @@ class Connection:
         if place == len(pieces):
             return True
         if left:
-            pieces[place] = memoryview(pieces[place])[left:]
+            pieces[place] = rest_of(pieces[place], left)
         queue.extendleft(reversed(pieces[place:]))
         return False
 

@@ -12,7 +12,8 @@ done, the client sends its next request. Only when nothing comes for a milliseco
 passed, do Trio's other tasks get their turn; a way through Trio costs 100 us of processor for each.
 
 Invariants: a socket is in the epoll set exactly while its connection is open; nothing here blocks for longer
-than that millisecond, and that only while nothing is ready; whatever is raised by what is done for a
+than that millisecond, and that only while nothing is ready (the turn at the end of a round may wait for one
+sync, `node.host`); whatever is raised by what is done for a
 connection closes that connection only (`Reactor._serve`), and by what is done for all of them (accepting,
 looking at memory) nothing, unless the member must stop; what a connection may hold (unsent bytes, unanswered
 requests, time without progress) is bounded.
@@ -529,7 +530,8 @@ class Reactor:
             at = self._serve_all(asking, at)
         if calling:
             self.acceptor.accept_from(calling)
-        self._rounds.end(alone=len(asking) + len(members) <= 1 and not self._turns.places)
+        waiting = self._turns.places or self._unfinished or self._unheard
+        self._rounds.end(alone=len(asking) + len(members) <= 1 and not waiting)
         now = clock()
         if now - at > meter.budget:
             meter.over_turn(now - at)

@@ -424,11 +424,8 @@ class Host:
         if self._stopping:
             done(errors.stopped())
             return
-        if (
-            not self._reads
-            and self._raft.read_index_alone() == self.machine.applied
-            and self._loading is None
-        ):
+        is_free = not self._reads and self._loading is None and self._failure is None
+        if is_free and self._raft.read_index_alone() == self.machine.applied:
             self._asked = True
             self._finish_read(done, None)
             return
@@ -771,8 +768,8 @@ class Host:
     def turn(self, *, alone: bool = False) -> None:
         """Take all input, carry out all effects. Raises what this member must not survive.
 
-        `alone`: nobody else is known to wait for the loop, so that a single entry may be synced within the
-        turn (`seams.Device.release`), and applied and answered in it too where this member alone decides.
+        `alone`: nobody else is known to wait for the loop, so that the only voter may sync a single entry
+        within the turn (`seams.Device.release`), and apply and answer it too.
         """
         if self._failure is not None:
             raise self._failure
@@ -802,18 +799,13 @@ class Host:
         has_more = False
         while not has_more and (effects := self._driver.take()) is not None:
             has_more = self._raft.has_more
-            if effects.append is None:
-                if effects.send:
-                    self._send(effects.send)
-            elif self._is_lone(effects.append, alone=alone):
-                if effects.send:  # the others write it meanwhile (Ongaro's dissertation, section 10.2.1)
-                    self._send(effects.send)
-                    self._flush()
-                self._write_now(effects.append)
-            else:
-                self._write(effects.append)
-                if effects.send:
-                    self._send(effects.send)
+            if effects.append is not None:
+                if self._is_lone(effects.append, alone=alone):
+                    self._write_now(effects.append)
+                else:
+                    self._write(effects.append)
+            if effects.send:
+                self._send(effects.send)
             if effects.install is not None:
                 self._install(effects.install)
             ran("log")
@@ -1197,10 +1189,11 @@ class Host:
 
     def _is_lone(self, record: Append, *, alone: bool) -> bool:
         """This is a single entry in a turn that nobody waits for, as the batch before it was, and nothing is
-        under way to the disk.
+        under way to the disk. No other member votes: a disk that stalls would cost those their leader.
         """
         was_lone, self._was_lone = self._was_lone, alone and len(record.entries) == 1
-        return was_lone and self._was_lone and not self._unsynced and self._disk_full is None
+        is_lone = was_lone and self._was_lone and not self._unsynced and self._disk_full is None
+        return is_lone and self._raft.is_only_voter
 
     def _write_now(self, record: Append) -> None:
         """Write a lone entry, and sync it before this returns where the disk is fast."""

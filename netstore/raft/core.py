@@ -118,13 +118,18 @@ class Raft(RaftState):
         token."""
         readindex.ask(self, token)
 
+    @property
+    def is_only_voter(self) -> bool:
+        """No vote but this member's own is needed for anything."""
+        return self.conf.voters == (self.id,) and not self.conf.voters_outgoing
+
     def read_index_alone(self) -> Index | None:
         """At which index a linearizable read may be served now, without a round: the commit index, where this
         member leads and is the only voter. None where it takes a round.
         """
-        conf, log = self.conf, self.log
-        if self.role is not Role.LEADER or conf.voters != (self.id,) or conf.voters_outgoing:
+        if self.role is not Role.LEADER or not self.is_only_voter:
             return None
+        log = self.log
         return log.commit if log.term(log.commit) == self.term else None
 
     def transfer(self, to: NodeId) -> Refusal | None:

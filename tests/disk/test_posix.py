@@ -133,28 +133,58 @@ def test_a_held_write_is_left_to_the_writer(disk: Disk, monkeypatch: pytest.Monk
     assert set(slept.threads) == {"disk-writer"}
 
 
-def test_after_a_slow_sync_the_loop_waits_for_none_until_many_were_fast(
-    disk: Disk, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["pwrite", "fdatasync"])
+def test_after_a_slow_one_the_loop_writes_none_for_a_hundred_times_as_long(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
+    """Whatever it was that took long, and however fast what the writer does meanwhile."""
     slept = Slept(monkeypatch, FAST)
+    real, slow = os.pwrite, [0.0]
+
+    def pwrite(*arguments: Any) -> int:
+        slept.now += slow[0]
+        return real(*arguments)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
     disk.write("a", b"first")
     lone(disk)
-    slept.seconds = SLOW
+    if what == "pwrite":
+        slow[0] = SLOW
+    else:
+        slept.seconds = SLOW
     lone(disk)
-    slept.seconds = FAST
-    for _ in range(40):
+    slow[0], slept.seconds = 0.0, FAST
+    began = slept.now
+    for _ in range(10):
+        lone(disk)
+    for later in (99 * SLOW, 101 * 2 * SLOW):  # the note is slow too where writes are
+        at_rest(disk)
+        slept.now = began + later
         lone(disk)
     here = threading.current_thread().name
-    assert slept.threads[1:3] == [here, here]
-    assert slept.threads[3:21] == ["disk-writer"] * 18
-    assert slept.threads[21 + 2 :] == [here] * (len(slept.threads) - 23)
+    assert slept.threads == ["disk-writer", here, here, *["disk-writer"] * 11, here]
     assert set(disk.settle()) == {None}
+
+
+def test_answers_come_in_the_order_of_the_writes(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer sleeps once its answer is on the way to the loop, where it may still wait."""
+    Slept(monkeypatch, FAST)
+    disk.write("a", b"first")
+    at_rest(disk)
+    disk.write("a", b"second")
+    until = time.monotonic() + PATIENCE
+    while not disk.device._inbox._asleep or disk.device._inbox:
+        assert time.monotonic() < until
+        time.sleep(0.0001)
+    disk.write("a", b"held", held=True)
+    disk.device.release()
+    assert disk.settle() == [None] * 3
 
 
 def test_a_sync_that_fails_on_the_loop_ends_the_device(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     disk.write("a", b"first")
     at_rest(disk)
-    monkeypatch.setattr(disk.device, "_sync_seconds", 0.0)
+    monkeypatch.setattr(disk.device, "_at_once_from", 0.0)
     failing(monkeypatch, "fdatasync", errno.EIO, thread=threading.current_thread().name)
     lone(disk)
     assert isinstance(disk.answers[1][1], SyncFailed)
@@ -167,7 +197,7 @@ def test_a_held_write_that_finds_no_room_leaves_the_file_as_it_was(
 ) -> None:
     disk.write("a", b"first")
     at_rest(disk)
-    monkeypatch.setattr(disk.device, "_sync_seconds", 0.0)
+    monkeypatch.setattr(disk.device, "_at_once_from", 0.0)
     failing(monkeypatch, "pwrite", errno.ENOSPC, thread=threading.current_thread().name)
     lone(disk)
     failure = disk.answers[1][1]
@@ -191,7 +221,7 @@ def test_writes_that_are_released_while_the_writer_wakes_and_sleeps_keep_their_o
             busy.release()
 
     disk.device._put = alone  # type: ignore[method-assign]
-    disk.device._sync_seconds = 0.0
+    disk.device._at_once_from = 0.0
     for number in range(2_000):
         disk.write("a", b"%05d" % number, held=number % 3 > 0)
         if number % 3:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import h2.events
 import hyperframe.frame
@@ -699,6 +699,24 @@ def test_a_session_that_ended_within_a_read_reads_no_more_of_it() -> None:
 
 def body_sent(wire: Wire) -> bytes:
     return b"".join(each.payload for each in wire.sent() if each.kind == DATA)
+
+
+@pytest.mark.parametrize("left", [1, 400, 20_000, 40_000])
+def test_what_waits_for_a_window_keeps_no_more_than_twice_its_size(left: int) -> None:
+    """A window that leaves one byte of an answer is charged one byte: the rest of it is not to stay."""
+    answer = bytes(range(250)) * 240
+    wire = Wire(hold=True)
+    wire.feed(setting(http2.SET_INITIAL_WINDOW, len(answer) - left), wire.request(1))
+    stream = wire.application.streams[1]
+    stream.put_data(b"", answer)
+    assert stream.queued == left
+    assert stream._queue is not None
+    (rest,) = stream._queue
+    held = len(cast("bytes", rest.obj)) if isinstance(rest, memoryview) else len(rest)
+    assert held <= 2 * left
+    sent = body_sent(wire)
+    wire.feed(frame(WINDOW_UPDATE, 0, 1, number(left)))
+    assert sent + body_sent(wire) == answer
 
 
 def test_no_more_is_sent_than_the_windows_allow() -> None:

@@ -871,3 +871,31 @@ def test_the_same_calls_give_the_same_answers() -> None:
         return seen
 
     assert life() == life()
+
+
+@pytest.mark.parametrize(
+    ("conf", "is_only"),
+    [
+        (voters(1), True),
+        (ConfState(voters=(ONE,), learners=(TWO,)), True),
+        (voters(1, 2), False),
+        (ConfState(voters=(ONE,), voters_outgoing=(ONE, TWO)), False),
+    ],
+)
+def test_only_the_only_voter_reads_without_a_round(conf: ConfState, is_only: bool) -> None:
+    """And only once it has committed an entry of its own term (Ongaro's dissertation, section 6.4)."""
+    raft = member(1, conf, (1,))
+    assert raft.is_only_voter is is_only
+    assert raft.read_index_alone() is None, "it does not lead"
+    stand(raft)
+    if not is_only:
+        raft.step(VoteAnswer(TWO, ONE, raft.term, granted=True))
+    assert raft.role is Role.LEADER
+    assert raft.read_index_alone() is None, "what it has committed may not be the newest"
+    said(raft)
+    assert raft.read_index_alone() == (2 if is_only else None)
+    if is_only:
+        raft.propose([b"x"])
+        assert raft.read_index_alone() == 2, "the entry is not committed"
+        said(raft)
+        assert raft.read_index_alone() == 3

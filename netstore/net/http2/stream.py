@@ -12,6 +12,7 @@ from netstore.net.http2.flow import cancel_room, enqueue, takes_more
 from netstore.net.http2.frames import DATA, END_STREAM, FRAME_HEAD
 from netstore.net.http2.receiving import grant
 from netstore.net.intake import Claim, Crowded
+from netstore.net.pieces import rest_of
 
 if TYPE_CHECKING:
     from netstore.net.http2.connection import Http2Connection
@@ -300,9 +301,8 @@ class Stream:
         while size and queue:
             piece = queue.popleft()
             if len(piece) > size:
-                view = memoryview(piece)
-                queue.appendleft(view[size:])
-                piece = view[:size]
+                queue.appendleft(rest_of(piece, size))
+                piece = memoryview(piece)[:size]
             size -= len(piece)
             pieces.append(piece)
 
