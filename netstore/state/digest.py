@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from netstore.codec import crc32c
-from netstore.state.v3.index import TO_THE_END
+from netstore.intervals import TO_THE_END
 
 if TYPE_CHECKING:
     from netstore.state.machine import Machine

@@ -5,11 +5,11 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from netstore.intervals import TO_THE_END
 from netstore.state import tables
 from netstore.state.digest import digest as state_digest
 from netstore.state.v2 import records
 from netstore.state.v3.commands import Found, Range
-from netstore.state.v3.index import TO_THE_END
 from tests.support.contents import nodes_of
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from netstore.intervals import TO_THE_END
 from netstore.state.v3.index import (
     DELETED,
     NUMBER_BITS,
     PLACE_BYTES,
-    TO_THE_END,
     bound_after,
     pair_below,
     past_below,

@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from sortedcontainers import SortedList  # type: ignore[import-untyped]  # it has no annotations
 
+from netstore.intervals import TO_THE_END
 from netstore.parted import LET_GO_STEP, Parted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-TO_THE_END: Final = b"\0"
-"""The `range_end` that stands for "every key from there on" (v3 API, key/range_end)."""
 
 PLACE_BYTES: Final = 12
 """A place as the key of its record in the engine."""
