@@ -1,0 +1,203 @@
+"""Time limits on a peer: late frames, slow requests, and windows that stay closed."""
+
+from __future__ import annotations
+
+import pytest
+
+from netstore.net import http2
+from netstore.net.exchange import LOW_WATER
+from netstore.net.http2 import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    HEADERS,
+    PING,
+    PREFACE,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+)
+from tests.support.h2client import Wire, block
+from tests.support.h2frames import (
+    CALM,
+    late_after,
+    setting,
+    u32,
+)
+
+
+@pytest.mark.parametrize("begun", [b"", PREFACE[:20], PREFACE + frame(SETTINGS, 0, 0, bytes(6))[:12]])
+def test_a_preface_has_its_time_however_often_a_byte_comes(begun: bytes) -> None:
+    wire = Wire(greet=False)
+    for byte in begun:
+        wire.feed(bytes((byte,)))
+    settings = len(begun) > len(PREFACE)
+    limit = http2.FRAME_SECONDS if settings else http2.PREFACE_SECONDS
+    assert not late_after(wire, limit)
+    assert late_after(wire, 1)
+
+
+def test_a_frame_has_its_time_however_often_a_byte_comes() -> None:
+    wire = Wire(hold=True)
+    wire.feed(wire.request(1, end=False) + frame(DATA, 0, 1, bytes(100))[:20])
+    for _ in range(3):
+        assert not late_after(wire, http2.FRAME_SECONDS / 3)
+        wire.feed(b"x")
+    assert late_after(wire, 1)
+    wire.feed(bytes(86))
+    assert wire.verdict() is None
+    assert not late_after(wire, 1)
+    wire.feed(frame(PING, 0, 0, bytes(8))[:5])
+    assert not late_after(wire, http2.FRAME_SECONDS)
+
+
+def test_a_frame_is_not_timed_while_it_is_not_read() -> None:
+    wire = Wire()
+    wire.feed(frame(PING, 0, 0, bytes(8))[:5])
+    wire.output.paused = True
+    assert not late_after(wire, 3 * http2.FRAME_SECONDS)
+    wire.output.paused = False
+    assert not late_after(wire, http2.FRAME_SECONDS)
+    assert late_after(wire, 1)
+
+
+def test_a_header_block_has_its_time_however_often_a_frame_comes() -> None:
+    wire = Wire()
+    wire.feed(frame(HEADERS, 0, 1, block()))
+    for _ in range(5):
+        assert not late_after(wire, http2.BLOCK_SECONDS / 5)
+        wire.feed(frame(CONTINUATION, 0, 1))
+    assert late_after(wire, 1)
+    wire.feed(frame(CONTINUATION, END_HEADERS, 1))
+    assert not late_after(wire, 100)
+
+
+def test_a_request_has_its_time_to_become_complete() -> None:
+    wire = Wire(hold=True)
+    wire.feed(wire.request(1, b"x"), wire.request(3, b"x", end=False))
+    late_after(wire, 30)
+    wire.feed(wire.request(5, end=False))
+    late_after(wire, http2.REQUEST_SECONDS - 30)
+    assert wire.sent() == []
+    wire.feed(frame(DATA, 0, 3, b"still coming"))
+    late_after(wire, http2.LOOK_SECONDS + 1)
+    assert wire.verdict() == ("stream", http2.CANCEL)
+    assert wire.application.lost == [3]
+    assert set(wire.connection.streams) == {1, 5}
+    late_after(wire, 1000)
+    assert set(wire.connection.streams) == {1}
+    assert wire.connection.unfinished == 0
+
+
+@pytest.mark.parametrize(("every_second", "stays"), [(1, False), (1, True), (4, True)])
+def test_a_slow_request_is_judged_by_its_pace(every_second: int, stays: bool) -> None:
+    """However long it takes in all; and by each stretch of time, whatever came before."""
+    wire = Wire(hold=True)
+    wire.feed(wire.request(1, end=False))
+    if not stays:
+        wire.feed(*(frame(DATA, 0, 1, bytes(16_000)) for _ in range(10)))
+    for _ in range(400):
+        if stays:
+            wire.feed(frame(DATA, 0, 1, bytes(every_second * http2.REQUEST_RATE)))
+        late_after(wire, 1)
+    assert (1 in wire.connection.streams) is stays
+
+
+def stalled(size: int) -> Wire:
+    wire = Wire(hold=True)
+    wire.feed(setting(http2.SET_INITIAL_WINDOW, 0), wire.request(1))
+    wire.application.streams[1].answer(bytes(size))
+    wire.sent()
+    return wire
+
+
+def test_who_lets_nothing_through_is_closed() -> None:
+    wire = stalled(100_000)
+    late_after(wire, http2.STALL_SECONDS)
+    assert wire.sent() == []
+    late_after(wire, 2)
+    assert wire.verdict() == ("stream", CALM)
+    assert wire.connection.queued == 0
+    assert wire.application.lost == []
+    wire.feed(wire.request(3))
+    assert [n for n, _, _ in wire.application.handed] == [1, 3]
+
+
+def test_who_closes_the_window_of_the_connection_is_closed() -> None:
+    wire = Wire(hold=True)
+    wire.feed(setting(http2.SET_INITIAL_WINDOW, 1 << 20), wire.request(1))
+    wire.application.streams[1].answer(bytes(200_000))
+    wire.sent()
+    late_after(wire, http2.STALL_SECONDS)
+    assert wire.sent() == []
+    late_after(wire, 32)
+    assert wire.verdict() == ("connection", CALM)
+    assert wire.output.account.held == 0
+
+
+def test_the_heaviest_of_the_streams_nobody_reads_go_and_no_other() -> None:
+    wire = Wire(hold=True)
+    wire.feed(setting(http2.SET_INITIAL_WINDOW, 0), *(wire.request(n) for n in (1, 3, 5, 7)))
+    for number_, size in ((1, 100), (3, 100_000), (5, 50_000), (7, 100_000)):
+        wire.application.streams[number_].answer(bytes(size))
+    late_after(wire, http2.STALL_SECONDS - 1)
+    wire.feed(frame(WINDOW_UPDATE, 0, 7, u32(10)))
+    late_after(wire, 3)
+    assert set(wire.connection.streams) == {1, 5, 7}
+    assert wire.output.finished is False
+
+
+def test_many_streams_nobody_reads_go_in_several_sweeps() -> None:
+    wire = Wire(hold=True)
+    wire.feed(setting(http2.SET_INITIAL_WINDOW, 0))
+    count = 3 * http2.DEPARTED_AT_ONCE
+    for n in range(1, 2 * count, 2):
+        wire.feed(wire.request(n))
+        wire.application.streams[n].answer(bytes(LOW_WATER // 10))
+    late_after(wire, http2.STALL_SECONDS)
+    before = count
+    for _ in range(2):
+        late_after(wire, 1)
+        assert before - len(wire.connection.streams) == http2.DEPARTED_AT_ONCE
+        before -= http2.DEPARTED_AT_ONCE
+    more = u32(LOW_WATER)
+    for n in list(wire.connection.streams):
+        wire.feed(frame(WINDOW_UPDATE, 0, 0, more) + frame(WINDOW_UPDATE, 0, n, more))
+        break
+    late_after(wire, 2)
+    assert 0 < len(wire.connection.streams) <= 10
+    assert wire.output.finished is False
+
+
+def test_who_lets_little_through_is_closed_and_who_lets_enough_is_not() -> None:
+    for every_second, closed in ((http2.STALL_RATE // 2, True), (2 * http2.STALL_RATE, False)):
+        wire = stalled(1_000_000)
+        for _ in range(100):
+            wire.feed(frame(WINDOW_UPDATE, 0, 1, u32(every_second)))
+            wire.feed(frame(WINDOW_UPDATE, 0, 0, u32(every_second)))
+            late_after(wire, 1)
+        assert wire.output.finished is closed
+
+
+def test_little_that_waits_and_a_slow_network_are_no_stall() -> None:
+    wire = stalled(LOW_WATER)
+    late_after(wire, 1_000)
+    assert wire.sent() == []
+    wire = stalled(100_000)
+    wire.output.backlog = http2.PACE
+    late_after(wire, 1_000)
+    assert wire.sent() == []
+
+
+def test_who_holds_much_waits_sooner_once_the_memory_for_all_is_spent() -> None:
+    wire = stalled(http2.HOLD_OVER + 1)
+    wire.output.account.charge(1 << 30)
+    wire.feed(wire.request(3))
+    assert [n for n, _, _ in wire.application.handed] == [1]
+    wire.output.account.release(1 << 30)
+    wire.connection.resume()
+    assert [n for n, _, _ in wire.application.handed] == [1, 3]
+    small = stalled(http2.HOLD_OVER - 10)
+    small.output.account.charge(1 << 30)
+    small.feed(small.request(3))
+    assert [n for n, _, _ in small.application.handed] == [1, 3]
