@@ -59,8 +59,6 @@ class PeerConnection:
         """Ends the pause before the next attempt."""
         self._removed = trio.CancelScope()
         self._account = peers.budget.account()
-        self.since: float | None = None
-        """When (monotonic seconds) the stream was opened; None while there is none."""
         self.round_trip = RoundTrip()
         self._heard = 0.0
         """When something was received, or accepted from the queue, last."""
@@ -151,7 +149,7 @@ class PeerConnection:
             secret=peers.secret,
         )
         try:
-            self._heard = self.since = peers.clock.monotonic()
+            self._heard = peers.clock.monotonic()
             self._stream = stream
             peers.forget_logged(self._id)
             peers.log.info("peer_connected", peer=f"{self._id:x}", url=self._url)
@@ -169,7 +167,7 @@ class PeerConnection:
                     self._pinged = peers.clock.monotonic()
                     stream.link.write(PING)
         finally:
-            self._stream = self.since = None
+            self._stream = None
             self._pinged = 0.0
             self._account.hold(0)
             stream.link.cut("stopped")

@@ -159,11 +159,6 @@ class Peers:
         known = self._peers.get(peer)
         return RoundTrip() if known is None else known.round_trip
 
-    def connected_since(self, peer: NodeId) -> float | None:
-        """Since when (monotonic seconds) there is a stream to this member; None while there is none."""
-        known = self._peers.get(peer)
-        return None if known is None else known.since
-
     # --- listening
 
     def listen(self, sock: socket.socket, *, tls: bool) -> None:

@@ -127,6 +127,11 @@ class Member:
         return list(self.peers.listener.verified)
 
     @property
+    def connections(self) -> int:
+        """How many streams to another member were opened so far, by the log."""
+        return len(self.log.events("peer_connected"))
+
+    @property
     def unverified(self) -> list[IncomingStream]:
         """Incoming streams of unverified callers."""
         return list(self.peers.listener.unverified)
@@ -170,10 +175,7 @@ async def members(*clusters: ClusterId) -> AsyncIterator[tuple[Member, Member]]:
 
 
 async def met(one: Member, two: Member) -> None:
-    await eventually(
-        lambda: one.peers.connected_since(B) is not None and two.peers.connected_since(A) is not None,
-        "both have called",
-    )
+    await eventually(lambda: one.connections and two.connections, "both have called")
 
 
 def beat(sender: NodeId, to: NodeId, commit: int = 0) -> Heartbeat:
@@ -273,13 +275,12 @@ async def test_a_silent_stream_is_ended_and_dialed_again(monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "PING_SECONDS", 0.01)
     async with members() as (one, two):
         await met(one, two)
-        since = one.peers.connected_since(B)
         [stream] = two.incoming_streams
         stream.link.pause()
         one.clock.ahead += incoming.SILENCE_SECONDS + 1
         await eventually(lambda: one.lost == [B], "Raft hears of it")
         assert "nothing was heard in time" in one.log.events("peer_lost")[0]
-        await eventually(lambda: one.peers.connected_since(B) not in (None, since), "it is dialed again")
+        await eventually(lambda: one.connections == 2, "it is dialed again")
 
 
 async def test_a_member_of_another_cluster_is_refused_and_logged_once(
@@ -289,7 +290,7 @@ async def test_a_member_of_another_cluster_is_refused_and_logged_once(
     monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.01)
     async with members(CLUSTER, ClusterId(0xC2)) as (one, two):
         await eventually(lambda: one.peers.round_trip(B).failures > 3, "it is tried again and again")
-        assert one.peers.connected_since(B) is None
+        assert one.connections == 0
         [told] = one.log.events("peer_not_reached")
         assert "belongs to cluster c1, this member to c2" in told
         [refused] = two.log.events("peer_refused")
@@ -311,7 +312,7 @@ async def test_a_member_with_new_urls_is_dialed_there() -> None:
         one.addresses = {A: (one.url,), B: (two.url,)}
         for each in (one, two, moved):
             nursery.start_soon(each.peers.run, each, each)
-        await eventually(lambda: one.peers.connected_since(B) is not None, "it is called")
+        await eventually(lambda: one.connections, "it is called")
         one.addresses = {A: (one.url,), B: (moved.url,)}
 
         def arrives() -> bool:
@@ -326,9 +327,7 @@ async def test_the_stream_to_a_member_that_left_the_list_is_ended() -> None:
     async with members() as (one, two):
         await met(one, two)
         one.addresses = {}
-        await eventually(
-            lambda: one.peers.connected_since(B) is None and not two.incoming_streams, "the stream ends"
-        )
+        await eventually(lambda: not two.incoming_streams, "the stream ends")
 
 
 async def who_is_there(
@@ -403,12 +402,11 @@ async def test_invalid_frames_end_the_stream(data: bytes, reason: str) -> None:
 async def test_a_refused_message_ends_the_stream_and_not_the_member() -> None:
     async with members() as (one, two):
         await met(one, two)
-        since = one.peers.connected_since(B)
         two.refuses = "term 9 cannot be"
         one.peers.send([beat(A, B)])
         await eventually(lambda: one.lost, "the stream ends")
         assert "term 9 cannot be" in two.log.events("peer_cut")[0]
-        await eventually(lambda: one.peers.connected_since(B) not in (None, since), "it is dialed again")
+        await eventually(lambda: one.connections == 2, "it is dialed again")
 
 
 async def test_replies_to_pings_that_were_not_sent_end_the_stream() -> None:
@@ -481,7 +479,6 @@ async def test_unverified_callers_displace_each_other_and_never_a_member(
     monkeypatch.setattr(listener, "MAX_UNVERIFIED_PER_NETWORK", 3)
     async with members() as (one, two):
         await met(one, two)
-        since = two.peers.connected_since(A)
         with ExitStack() as open_:
             quiet: list[socket.socket] = []
             while len(quiet) < 40:
@@ -500,7 +497,7 @@ async def test_unverified_callers_displace_each_other_and_never_a_member(
             made = await open_stream(one)
             assert made.link.open
             made.link.cut("over")
-        assert two.peers.connected_since(A) == since, "no stream of a member was touched"
+        assert (two.connections, two.lost) == (1, []), "no stream of a member was touched"
 
 
 FAKE = Hello(Purpose.MESSAGES, CLUSTER, B, A, "test", offer=Offer.TOKEN)
@@ -510,7 +507,7 @@ async def test_known_ids_without_a_proof_open_and_end_no_stream() -> None:
     """Everything in a hello can be observed on the wire, or requested."""
     async with members() as (one, two):
         await met(one, two)
-        since, streams = two.peers.connected_since(A), one.incoming_streams
+        streams = one.incoming_streams
         for purpose in (Purpose.MESSAGES, Purpose.SNAPSHOT, Purpose.MEMBER_LIST):
             for secret in (None, Secret("etcd-cluster"), Secret("")):
                 with pytest.raises(StreamFailed):
@@ -522,7 +519,8 @@ async def test_known_ids_without_a_proof_open_and_end_no_stream() -> None:
                     await eventually(partial(is_closed, sock), "it is closed")
         await eventually(lambda: not one.unverified, "nothing of them is left")
         assert (one.got, one.requests) == ([], [])
-        assert (one.incoming_streams, two.peers.connected_since(A)) == (streams, since)
+        assert one.incoming_streams == streams
+        assert (two.connections, two.lost) == (1, [])
 
 
 async def test_a_man_in_the_middle_cannot_avoid_proofs() -> None:
