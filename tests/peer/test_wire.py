@@ -213,7 +213,7 @@ A_PROOF = A_SECRET.called_proof(A_HELLO, A_CHALLENGE, A_WELCOME.without_proof())
         ("### Welcome", msgspec.structs.replace(A_WELCOME, proof=A_PROOF).encode()),
         ("## Records", A_SECRET.caller_records(A_HELLO, A_CHALLENGE).encode(PING)),
         ("### Messages", encode_batch([Heartbeat(ME, OTHER, Term(2), Index(7), 3)])),
-        ("### Note of a state", DigestMessage(Index(7), bytes(range(16))).encode()),
+        ("### Digest message", DigestMessage(Index(7), bytes(range(16))).encode()),
     ],
 )
 def test_the_wire_is_as_documented(heading: str, data: bytes) -> None:
