@@ -26,7 +26,8 @@ from netstore.errors import CorruptData, MustStop, NetstoreError, StateDamaged
 from netstore.peer.dial import StreamFailed, dial
 from netstore.peer.handshake import Purpose, Verdict, Welcome
 from netstore.peer.wire import SnapshotHeader, SnapshotReader, frame, read_frame
-from netstore.raft.messages import InstallSnapshot, MessageRefused, decode_message, encode_message
+from netstore.raft.encoding import decode_message, encode_message
+from netstore.raft.messages import InstallSnapshot, MessageRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

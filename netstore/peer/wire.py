@@ -21,8 +21,9 @@ import msgspec
 
 from netstore.codec import crc32c, layout
 from netstore.errors import CorruptData
+from netstore.raft.encoding import decode_in_pieces, message_parts
 from netstore.raft.entry import MAX_DATA_BYTES
-from netstore.raft.messages import InstallSnapshot, decode_in_pieces, message_parts
+from netstore.raft.messages import InstallSnapshot
 from netstore.state.members import MemberInfo  # noqa: TC001 - msgspec reads the annotations
 from netstore.types import ClusterId, Index, NodeId
 
@@ -163,7 +164,7 @@ def encode_batch(messages: Iterable[Message]) -> bytes:
 
 def decode_batch(payload: bytes) -> Iterator[Message]:
     """The messages of a frame; at least one, and no `InstallSnapshot`. Each is decoded when the iterator
-    comes to it (`raft.messages.decode_in_pieces`), so damage raises after the messages before it were
+    comes to it (`raft.encoding.decode_in_pieces`), so damage raises after the messages before it were
     yielded.
     """
     at, end = 0, len(payload)

@@ -33,8 +33,9 @@ from netstore.peer.wire import (
     encode_document,
     frame,
 )
+from netstore.raft.encoding import decode_in_pieces
 from netstore.raft.entry import Entry, EntryKind
-from netstore.raft.messages import Append, Forward, Heartbeat, decode_in_pieces
+from netstore.raft.messages import Append, Forward, Heartbeat
 from netstore.types import ClusterId, Index, NodeId, Term
 from tests.support.callers import ASKING, CLUSTER, ME, MEMBER_LIST, OTHER, CalledMember, prove, told
 from tests.support.raft_forms import damaged, extreme_messages

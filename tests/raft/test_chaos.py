@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from netstore.raft import commit, confchange, core, election, messages, quorum, readindex, replication
+from netstore.raft import commit, confchange, core, election, encoding, quorum, readindex, replication
 from netstore.raft.invariant import InvariantBroken
 from netstore.raft.log import Log
 from netstore.raft.messages import AppendAccepted, MessageRefused, VoteAnswer, VoteRequest
@@ -58,7 +58,7 @@ def test_raft_holds(first: int) -> None:
 def test_raft_holds_when_long_messages_are_decoded_in_pieces(
     piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(messages, "PIECE_PAYLOADS", piece)
+    monkeypatch.setattr(encoding, "PIECE_PAYLOADS", piece)
     test_raft_holds(1_000 * piece)
 
 

@@ -15,6 +15,7 @@ from netstore.raft import election, replication
 from netstore.raft.change import Change, Step, StepKind
 from netstore.raft.config import Boot, Config
 from netstore.raft.core import HANDLERS, Raft
+from netstore.raft.encoding import decode_message, encode_message
 from netstore.raft.entry import (
     MAX_DATA_BYTES,
     ConfState,
@@ -43,8 +44,6 @@ from netstore.raft.messages import (
     ReadRequest,
     TimeoutNow,
     VoteAnswer,
-    decode_message,
-    encode_message,
 )
 from netstore.raft.progress import ProgressState
 from netstore.raft.status import Fate, Refusal, Role

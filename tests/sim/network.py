@@ -10,7 +10,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from netstore.raft.messages import Forward, InstallSnapshot, decode_message, encode_message
+from netstore.raft.encoding import decode_message, encode_message
+from netstore.raft.messages import Forward, InstallSnapshot
 
 if TYPE_CHECKING:
     from collections import Counter

@@ -11,15 +11,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from netstore.raft.config import Boot, Config
 from netstore.raft.core import Raft
+from netstore.raft.encoding import decode_in_pieces, encode_message
 from netstore.raft.entry import ConfState, Entry, EntryKind, HardState, SnapshotMeta
-from netstore.raft.messages import (
-    InstallSnapshot,
-    Message,
-    PreVoteAnswer,
-    PreVoteRequest,
-    decode_in_pieces,
-    encode_message,
-)
+from netstore.raft.messages import InstallSnapshot, Message, PreVoteAnswer, PreVoteRequest
 from netstore.raft.status import Role
 from netstore.types import Index, NodeId, Term
 

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netstore.errors import CorruptData
-from netstore.raft import messages as module
+from netstore.raft import encoding as module
 from netstore.raft.change import Change
+from netstore.raft.encoding import MAX_PAYLOADS, decode_in_pieces, decode_message, encode_message
 from netstore.raft.entry import Entry, EntryKind, SnapshotMeta
 from netstore.raft.messages import (
     MAX_NUMBER,
-    MAX_PAYLOADS,
     Append,
     AppendAccepted,
     AppendRejected,
@@ -27,9 +27,6 @@ from netstore.raft.messages import (
     ReadAnswer,
     TimeoutNow,
     VoteAnswer,
-    decode_in_pieces,
-    decode_message,
-    encode_message,
 )
 from netstore.types import Index, NodeId, Term
 from tests.support.raft_cluster import entry, voters
