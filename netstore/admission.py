@@ -1,6 +1,6 @@
-"""Fair admission: at most so many of a thing at once, and no principal may take them all.
+"""Fair admission to something bounded, such as watches, jobs or bytes: no client may take all of it.
 
-For what is bounded for the whole member and held for as long as a client likes: without shares the first
+For what has a bound for the whole member and is held for as long as a client likes: without shares the first
 client could leave nothing to others.
 
 A principal is the common name of a certificate, or an address, as it is logged. Shares are given to
@@ -14,7 +14,7 @@ from ipaddress import IPv6Address
 from typing import Final
 
 PARTS: Final = 8
-"""Once half of the places are taken, a household may hold one in so many of all."""
+"""Once half of the places are taken, a household may hold at most this fraction (1 / `PARTS`) of all."""
 
 _REMEMBERED: Final = 4_096
 """IPv6 principals whose household is cached; others are computed, 6 us each."""
@@ -39,8 +39,8 @@ def _network(principal: str) -> str:
 
 
 class Admission:
-    """At most `most` places, or bytes. While less than half of them are taken, whoever asks is granted what
-    there is; from then on only a household that then holds no more than its share, one in `PARTS`. So one
+    """At most `most` places, or bytes. While less than half of them are taken, a request is granted if it
+    fits; from then on only if its household holds no more than its share (1 / `PARTS`) with it. So one
     household leaves half to the others. All calls are O(1); households that hold nothing are forgotten.
     """
 
@@ -69,7 +69,7 @@ class Admission:
 
     @property
     def most_of_one(self) -> int:
-        """How much a principal can hold, taken little by little, while nobody else holds anything."""
+        """How much one principal can take in small steps while nobody else holds anything."""
         return -(-self.most // 2)
 
     def leave(self, principal: str, size: int = 1) -> None:
@@ -84,8 +84,8 @@ class Admission:
 
 
 class WeighedAdmission:
-    """Places that each hold bytes: both are bounded and shared as by an `Admission` of each, in one step.
-    `owner` is the household, which callers have already.
+    """Places that each hold bytes: an `Admission` for the places and one for the bytes, in one step. `owner`
+    is the household, which callers have already.
     """
 
     __slots__ = ("_held", "_share", "_size_share", "most", "most_size", "size", "taken")
@@ -127,7 +127,7 @@ class WeighedAdmission:
         return self._held.get(owner, _NOTHING)[1]
 
     def leave(self, owner: str, size: int, places: int = 1) -> None:
-        """Give back what was taken. KeyError when the principal holds nothing."""
+        """Give back what was taken. KeyError when the household holds nothing."""
         held, held_size = self._held[owner]
         self.taken -= places
         self.size -= size

@@ -82,7 +82,7 @@ def read_prefixed(data: bytes, at: int) -> tuple[bytes, int]:
     length, start = read_varint(data, at)
     end = start + length
     if end > len(data):
-        raise Malformed(f"{length} bytes promised at {at}, {len(data) - start} there")
+        raise Malformed(f"{length} bytes announced at {at}, but only {len(data) - start} follow")
     return data[start:end], end
 
 

@@ -6,17 +6,17 @@ while it is young, up to three times, and then never again: after a full collect
 `LOOKED_SECONDS` of collecting, all objects there are are moved to the permanent generation (`gc.freeze`),
 however young they are.
 
-The interpreter starts a collection by the number of allocations less deallocations. Where old objects go as
-fast as new ones come that never grows, and one late collection traverses very many new objects. So the
-youngest generation is also collected after each `WORKED_SECONDS` of work.
+The interpreter starts a collection when allocations exceed deallocations by a threshold. While old objects
+are freed as fast as new ones are made that never happens, and one late collection traverses very many new
+objects. So the youngest generation is also collected after each `WORKED_SECONDS` of work.
 
-The price: a cycle of objects that were frozen is never freed. That is every cycle that lived long, and a few
-that were short-lived and just there. So what lives long and is dropped again (connections, streams, watches,
-leases) has to break its cycles itself, as `net.connection.Closed` does, and a frame must not keep an
+The price: a cycle of frozen objects is never freed. That is every long-lived cycle, and a few short-lived
+ones that existed when the others were frozen. So what lives long and is dropped again (connections, streams,
+watches, leases) has to break its cycles itself, as `net.connection.Closed` does, and a frame must not keep an
 exception that refers to the frame.
 
-The cost of a traversal is that of all references: a list of a million numbers is walked whole. Large
-collections that live for a while should lie where there is nothing to traverse (`array`, bytes).
+A traversal visits every reference: all of a list of a million numbers. Large collections that live for a
+while should be stored where there are no references (`array`, bytes).
 """
 
 from __future__ import annotations

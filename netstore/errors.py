@@ -1,4 +1,5 @@
-"""Faults a client can be told: the numbered ones of the v2 API (`MESSAGES`), and all others (`Reason`).
+"""Errors that are sent to clients (faults): the numbered ones of the v2 API (`MESSAGES`), and all others
+(`Reason`); and exceptions that several packages share.
 
 A fault is a value, not only an exception: the state machine returns it, the API renders it. Each knows its v2
 error code, its message and HTTP status (v2 API, error table), its gRPC status, and whether the outcome is
@@ -41,10 +42,10 @@ RAFT_INTERNAL: Final = 300
 
 @unique
 class Reason(Enum):
-    """Why a client is told no, where that is not one of the numbered faults of the v2 API: the gRPC status
-    code; the text, which is `Fault.cause`; and what the v3 API says, to the letter, where that differs. Its
-    clients tell faults apart by this text alone (v3 API, error table). In the v2 API all of these have code
-    `RAFT_INTERNAL`.
+    """Why a request is refused or failed, if that is not one of the numbered faults of the v2 API: the gRPC
+    status code; the text, which is `Fault.cause`; and etcd's exact text in the v3 API, where that differs.
+    Its clients distinguish faults by this text alone (v3 API, error table). In the v2 API all of these have
+    code `RAFT_INTERNAL`.
     """
 
     def __init__(self, grpc_code: int, text: str, v3_text: str = "") -> None:
@@ -134,11 +135,11 @@ _TOO_MANY: Final = Reason.TOO_MANY
 
 @dataclass(slots=True, frozen=True)
 class Fault(Exception):  # noqa: N818 - a fault is a value first, an exception second
-    """One refusal or failure, as a client is told it.
+    """One refusal or failure, as it is sent to a client.
 
     `code` is the v2 error code, `cause` the detail, `index` the etcd index of the store when it was found (0
     when the request never reached the store). `outcome_known` is False only where the request may still take
-    effect. `reason` is None for the numbered faults of the v2 API, and for a text that no reason has.
+    effect. `reason` is None for the numbered faults of the v2 API, and for texts without a `Reason`.
     """
 
     code: int
@@ -181,7 +182,9 @@ def unknown(reason: Reason) -> Fault:
 
 
 def told(text: str, index: int = 0) -> Fault:
-    """A refusal in the words of another member or of the log: those of a reason, or others."""
+    """A refusal whose text comes from another member or from the log; with the `Reason` that has this text,
+    if there is one.
+    """
     return Fault(RAFT_INTERNAL, text.encode(), index, reason=_REASONS.get(text))
 
 
@@ -201,19 +204,21 @@ def no_space() -> Fault:
 
 
 def failed() -> Fault:
-    """This member failed to make the answer, and its log has the reason, or has too many large ones to make.
-    The request may have taken effect.
+    """The answer could not be made: an exception, which is logged, or too many large answers at once. The
+    request may have taken effect.
     """
     return unknown(Reason.FAILED)
 
 
 def no_space_unknown() -> Fault:
-    """The log found no room for the request, and will write it once there is: it may still take effect."""
+    """The log has no disk space for the request, and writes it once there is some: it may still take
+    effect.
+    """
     return unknown(Reason.NO_SPACE)
 
 
 def too_many() -> Fault:
-    """The bound on waiting proposals is reached; the request was not proposed."""
+    """A bound on waiting requests, or on work done at once, is reached; nothing was changed."""
     return Fault(RAFT_INTERNAL, _TOO_MANY.cause, 0, True, _TOO_MANY)
 
 
@@ -227,7 +232,7 @@ def beyond_level(asked: int, level: int) -> Fault:
 
 
 class NetstoreError(Exception):
-    """A fault for the operator: the text is one line that names what is wrong and what to do about it."""
+    """An error for the operator: the text is one line that says what is wrong and what to do about it."""
 
 
 class NoRestart(NetstoreError):  # noqa: N818 - named for what it tells the service manager
@@ -235,8 +240,8 @@ class NoRestart(NetstoreError):  # noqa: N818 - named for what it tells the serv
 
 
 class Shed(Exception):  # noqa: N818 - named for what happened
-    """Work under way was aborted because a bound was reached. `limit` names the setting that sets it, and is
-    empty where no setting does. The text names what ran out.
+    """Work under way was aborted because a bound was reached. The text names what ran out. `limit` is the
+    name of the setting for it, empty if there is none; `fix` is what the operator can do.
     """
 
     limit = ""
@@ -244,7 +249,7 @@ class Shed(Exception):  # noqa: N818 - named for what happened
 
 
 class MustStop(Exception):  # noqa: N818 - named for what follows
-    """Marks exceptions that must end the member, in whoever's request they are raised: its own state cannot
+    """Marks exceptions that must end the member, whichever request they are raised in: its own state cannot
     be trusted any more. They pass every `netstore.guard`; any other exception that is raised in work for a
     client or peer ends that party only.
     """

@@ -46,7 +46,7 @@ class Expiries(Generic[T]):
         return len(self._places)
 
     def add(self, when: float, what: T) -> Expiry[T]:
-        """Add something that expires at `when`. Equal times expire in the order in which they were added."""
+        """Add something that expires at `when`. What has equal times expires in the order it was added."""
         self._added += 1
         entry = Expiry(what)
         entry.place = place = (when, self._added, entry)

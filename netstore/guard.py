@@ -3,7 +3,7 @@
 The event loop runs code for many parties. An exception in work for one of them (a bad message, an answer that
 cannot be made, MemoryError) must end that request or connection and nothing else. Such calls are made through
 `guarded`, with a function that ends the party. The one exception is `errors.MustStop`: the member's own state
-cannot be trusted any more, so the member ends, whoever's request it was.
+cannot be trusted any more, so the member ends, whichever request it was raised in.
 
 The member's own work (results of its disk, its turns, its ticks) is not called through here: any exception
 there ends the member.

@@ -3,14 +3,14 @@
 A `Budget` is the limit of one kind of buffer, split into shares; an `Account` is what one owner holds of it:
 a connection, or a stream between members. A buffer that grows with what somebody sends or asks for is charged
 to an account while it is held; small fixed costs (a few KiB for each connection) are not. Nothing is refused
-here: whoever owns accounts looks at `Budget.over` and `Budget.spent`, makes the heaviest wait, then cuts it.
+here: the owner of the accounts checks `Budget.over` and `Budget.spent`, pauses the heaviest, then cuts it.
 
 Charges count the bytes in the buffers without Python's overhead for the objects; a table of many small
 entries charges a fixed cost for each.
 
-Work under way is aborted only by `spent`, which looks at its own share: aborting it because of another share
-would free hardly anything. `over`, which looks at the whole as well, makes somebody wait, or begins nothing
-new.
+Work under way is aborted only by `spent`, which considers its own share alone: aborting it because of another
+share would free hardly anything. By `over`, which considers the whole as well, somebody is paused, or nothing
+new is begun.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ LARGEST_DEFAULT: Final = 512 << 20
 """Bytes of the largest default budget: larger buffers only hide slow clients."""
 
 PART_OF_MEMORY: Final = 8
-"""The default budget is one in so many bytes of the memory: the rest is for keys, history, page cache and
-interpreter.
+"""The default budget is this fraction (1 / `PART_OF_MEMORY`) of the memory: the rest is for keys, history,
+page cache and interpreter.
 """
 
 
@@ -40,13 +40,13 @@ class Budget:
 
     def __init__(self, limit: int, parent: Budget | None = None) -> None:
         self.limit = limit
-        """Bytes beyond which the budget is `over`."""
+        """Bytes beyond which the budget is `spent`, and `over` if they are not promised."""
         self.parent = parent
         self.used = 0
         """Bytes that are held now."""
         self.promised = 0
         """How many of them are reserved for whole request bodies (`net.intake`): they are freed when those
-        requests are done; nobody waits, or is cut, because of them.
+        requests are done, and do not count for `over`.
         """
 
     def share(self, limit: int) -> Budget:
@@ -60,7 +60,9 @@ class Budget:
 
     @property
     def over(self) -> bool:
-        """This budget, or one that it is a share of, holds more than its limit beside what is promised."""
+        """This budget, or one that it is a share of, holds more than its limit, not counting what is
+        promised.
+        """
         budget: Budget | None = self
         while budget is not None:
             if budget.used - budget.promised > budget.limit:
@@ -119,7 +121,7 @@ class Account:
 
     @property
     def over(self) -> bool:
-        """The budget is over, or one it is a share of: its heaviest owner should wait."""
+        """The budget, or one that it is a share of, is over: its heaviest owner should be paused."""
         return self._budget.over
 
     def charge(self, size: int, lasting: int | None = None) -> None:
@@ -167,7 +169,7 @@ class Shares:
 
     whole: Budget
     clients: Budget
-    """What client connections hold: requests not answered yet, and answers not taken yet."""
+    """What client connections hold: requests not answered yet, and answers not sent yet."""
     peers: Budget
     """Frames from and to other members."""
     overlay: Budget
@@ -175,11 +177,11 @@ class Shares:
     log: Budget
     """Entries of the log that are kept in memory."""
     copies: Budget
-    """Pieces of state copies and backups under way."""
+    """Pieces of snapshots and backups that are being transferred."""
     reads: Budget
-    """Reads of the v3 keys that are done in steps, with the rows that they sort."""
+    """Reads of v3 keys that are done in steps, with the rows that they sort."""
     walks: Budget
-    """Lists of the v2 tree that are done in steps: nodes as they were when it was asked for them."""
+    """Listings of the v2 tree that are done in steps: nodes as they were when the request came."""
 
     @property
     def parts(self) -> dict[str, Budget]:

@@ -1,8 +1,8 @@
 """Measures which pieces of work hold the event loop for longer than their budget.
 
 Everything that runs on the loop is a piece of work. Its caller reads the clock once after each, and reports
-here only what took longer than the budget: that is counted, the longest is kept, and a log line says what it
-was, once a second at most. A turn of the member is one piece with many parts; the line names the part that
+here only what took longer than the budget: it is counted, the longest is kept, and a log line names it, at
+most once a second. A turn of the member is one piece with many parts; the line names the part that
 took longest.
 """
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from netstore.seams import Log
 
 PIECE_SECONDS: Final = 0.005
-"""The budget of a piece: a client that asks for little waits for a few pieces of others at most."""
+"""The budget of a piece: a small request waits for a few pieces of others at most."""
 
 _TOLD_EVERY: Final = 1.0
 

@@ -1,7 +1,7 @@
 """A hash table without long pauses.
 
 A dictionary that is full is rebuilt, larger, in one piece: 8 ms with 350,000 entries, 71 ms with 1.4 million.
-To free one takes as long. Whatever clients can make so many of is kept in a `Parted` instead.
+Freeing one takes as long. Tables that clients can make so large are a `Parted` instead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ V = TypeVar("V")
 D = TypeVar("D")
 
 FIRST: Final = 20_000
-"""Entries of the dictionary that a table begins with. To rebuild it takes 0.5 ms."""
+"""Entries of the dictionary that a table begins with. Rebuilding it takes 0.5 ms."""
 
 PARTS: Final = 256
 """Dictionaries (parts) for all further entries: with five million, each has 20,000."""
@@ -181,7 +181,7 @@ class Parted(Generic[K, V]):
 
     @property
     def is_large(self) -> bool:
-        """It has parts, or had: free it by `let_go`, not at once."""
+        """It has parts, which may be empty: free it with `let_go`, not at once."""
         return bool(self._parts)
 
     def popitem(self) -> tuple[K, V]:
@@ -230,8 +230,8 @@ class Parted(Generic[K, V]):
         return chain((self._first,), self._parts)
 
     def let_go(self) -> Iterator[None]:
-        """Free all entries in steps of `LET_GO_STEP`, when the table is not used any more: at once would take
-        long.
+        """Free all entries, in steps of `LET_GO_STEP`, because freeing them at once would take long. The
+        table must not be used any more.
         """
         while self:
             left, rooms = LET_GO_STEP, _ROOMS

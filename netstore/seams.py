@@ -1,5 +1,5 @@
-"""The outside world as small protocols: clocks, timers, random numbers, the log for people, disks. Only
-`server.py`, the agent's service and tests name what stands behind them.
+"""The outside world as small protocols: clocks, timers, random numbers, the log, disks. Their implementations
+are chosen by `server.py`, `node.storage`, the agent's service and tests.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Clock(Protocol):
-    """Two clocks: one that never goes back, one that people read."""
+    """A monotonic clock and a wall clock."""
 
     def monotonic(self) -> float:
         """Seconds from an unknown start; never decreases."""
@@ -25,14 +25,14 @@ class Clock(Protocol):
 
 
 class Alarm(Protocol):
-    """A call that will be made."""
+    """A scheduled callback."""
 
     def cancel(self) -> None:
-        """Do not make it. May be said again, and after it was made."""
+        """Do not call it. May be called again, and after the callback ran."""
 
 
 class After(Protocol):
-    """Makes a call once that many seconds have passed (`node.timekeeper.Deadlines.after`)."""
+    """Schedules a callback, once, after so many seconds (`node.timekeeper.Deadlines.after`)."""
 
     def __call__(self, seconds: float, call: Callable[[], None], /) -> Alarm: ...
 
@@ -64,13 +64,13 @@ class Log(Protocol):
     """A structured logger, as `structlog` makes them: an event in one word, and fields by name."""
 
     def debug(self, event: str, **fields: Any) -> object:
-        """Write a line that nobody needs in ordinary operation."""
+        """Write a line that only helps in debugging."""
 
     def info(self, event: str, **fields: Any) -> object:
         """Write a line about something that happened as it should."""
 
     def warning(self, event: str, **fields: Any) -> object:
-        """Write a line about something that is wrong and that the program goes on with."""
+        """Write a line about something wrong, in spite of which the program continues."""
 
     def error(self, event: str, **fields: Any) -> object:
         """Write a line about something that ends part of the program, or all of it."""
@@ -161,7 +161,7 @@ class Engine(Protocol):
         """The last commit failed, whether it is retried or not."""
 
     eased: Callable[[], object]
-    """Called on the loop after a commit that was made while the engine was `behind`: it is less so now."""
+    """Called on the loop after a commit that was made while the engine was `behind`, which is less now."""
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """The value of a key, as of the last write. This and the other reads raise StateDamaged for a record

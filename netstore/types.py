@@ -1,6 +1,6 @@
-"""The nouns that several rooms share: identities, positions and the few values they exchange.
+"""Types that several packages share: identities, positions, and the values they exchange.
 
-No behaviour lives here. Identities are unsigned 64-bit numbers, positions count from 1, 0 means none.
+Identities are unsigned 64-bit numbers, except lease ids; positions count from 1, and 0 means none.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ EtcdIndex = NewType("EtcdIndex", int)
 """A place in the history of the v2 tree (`X-Etcd-Index`, `modifiedIndex`). Not the Raft index."""
 
 Revision = NewType("Revision", int)
-"""A place in the history of the v3 keys (v3 API, ResponseHeader); a new store stands at 1."""
+"""A place in the history of the v3 keys (v3 API, ResponseHeader); a new store is at 1."""
 
 LeaseId = NewType("LeaseId", int)
-"""A lease of the v3 API; signed, 0 means none."""
+"""A lease of the v3 API: a signed 64-bit number, 0 means none."""
 
 Nanos = NewType("Nanos", int)
 """An instant of wall time in nanoseconds from 1970-01-01 UTC."""
 
 
 class NodeView(msgspec.Struct, frozen=True, gc=False):
-    """A node of the v2 tree as one moment saw it. `nodes` is None unless this is a listed directory.
+    """A node of the v2 tree at one moment. `nodes` is None unless this is a listed directory.
 
     `key` is the user's path ("/" for the root) and `value` the raw bytes, neither necessarily UTF-8.
-    `expires` is an instant of wall time, 0 for a permanent node; the time left is worked out when the view is
-    shown.
+    `expires` is an instant of wall time, 0 for a permanent node; the remaining TTL is computed when the view
+    is rendered.
     """
 
     key: bytes
@@ -53,10 +53,10 @@ class NodeView(msgspec.Struct, frozen=True, gc=False):
 class Event(msgspec.Struct, frozen=True, gc=False):
     """One successful change of the v2 tree, or the answer to a read (action `get`).
 
-    `index` is the store's index after it (for a read: the current one). `removed` lists the paths of those
-    nodes that went with a removed directory, itself excluded, at which there were live watchers; `refresh`
-    marks a change that wakes no watcher. `internal` marks a change of the cluster's own data (members,
-    version): it takes an index and a place in the window, and no user ever sees it.
+    `index` is the store's index after it (for a read: the current one). `removed` lists the paths of the
+    nodes removed with a directory, itself excluded, that had live watchers; `refresh` marks a change that is
+    sent to no watcher. `internal` marks a change of the cluster's own data (members, version): it takes an
+    index and a place in the window, and is never shown to users.
     """
 
     action: str
@@ -75,8 +75,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 
 class KeyChange(msgspec.Struct, frozen=True, gc=False):
-    """One change of one v3 key. `pair` is its ready-made `mvccpb.KeyValue`; of a deletion that holds only key
-    and mod_revision. `before` names the record of the pair before the change, 0 when there was none.
+    """One change of one v3 key. `pair` is its encoded `mvccpb.KeyValue`, for a deletion with only key and
+    mod_revision. `before` is the place of the pair before the change (`Source.pair`), 0 if there was none.
     """
 
     key: bytes
