@@ -2,8 +2,8 @@
 
 Which watch is told what, and when, is decided in `watch`; here its words are taken from the wire and
 its events, which are ready-made, are put onto it. A stream that is not read holds
-`watch.streams.MAX_BACKLOG` bytes, and all streams of a connection whose windows are closed `net.http2.CROWD`,
-each and one response more; beyond that its watches wait and read history later.
+`watch.streams.MAX_BACKLOG` bytes, and all streams of a connection whose windows are closed
+`net.http2.EVENTS_LIMIT`, each and one response more; beyond that its watches wait and read history later.
 """
 
 from __future__ import annotations

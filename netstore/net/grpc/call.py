@@ -11,7 +11,7 @@ from netstore.guard import guarded
 from netstore.net.exchange import LOW_WATER
 from netstore.net.grpc.headers import ENDING, OPENING, status_block
 from netstore.net.grpc.messages import PREFIX
-from netstore.net.http2 import FORGIVEN, Stream
+from netstore.net.http2 import STRIKES_AFTER_DATA, Stream
 from netstore.net.http2.charging import takes_answers
 from netstore.net.http2.closing import close
 from netstore.net.http2.flow import await_drain, await_room, is_crowded, takes_whole
@@ -51,7 +51,7 @@ class GrpcCall(Stream):
         "server",
     )
 
-    alone = False
+    is_unary = False
     """The client sends exactly one message."""
 
     def __init__(self, server: GrpcServer, connection: Http2Connection, number: int, head: Head) -> None:
@@ -62,12 +62,18 @@ class GrpcCall(Stream):
         self.expiry: Expiry[GrpcCall] | None = None
         """Its entry in the server's list of deadlines."""
         self._begun = False
+        """The response headers were sent."""
         self._owed = 0
+        """Bytes of the message begun with `begin_reply` that are still to come."""
         self.partial: bytearray | None = None
+        """What has arrived of an incomplete message, with its prefix."""
         self.needed = 0
+        """Bytes of `partial` once the message, or its prefix, is complete."""
         self.failure: tuple[int, str] | None = None
+        """Status and text of an error found while reading: the call ends with it."""
         self._cancelled: Callable[[], None] | None = None
         self._drained: Callable[[], None] | None = None
+        """The callback of `on_drained` or `on_room`."""
 
     @property
     def path(self) -> bytes:
@@ -123,7 +129,7 @@ class GrpcCall(Stream):
             + message
             + _TRAILERS.pack(_ENDING_FRAME, _END_ALL, number, ENDING)
         )
-        connection.strikes = FORGIVEN
+        connection.strikes = STRIKES_AFTER_DATA
         self._cancelled = None
         if self.deadline is not None:
             self.server.settle(self)

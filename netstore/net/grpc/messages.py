@@ -36,7 +36,7 @@ def split(call: GrpcCall, data: bytes, start: int, stop: int) -> list[bytes]:
             return messages
         data, start, stop = bytes(buffer), 0, len(buffer)
         call.partial = None
-        if not call.alone:
+        if not call.is_unary:
             call.complete()
             call.weigh(0)
     need = 5
@@ -66,7 +66,7 @@ def split(call: GrpcCall, data: bytes, start: int, stop: int) -> list[bytes]:
         call.connection.spent += 1
         start += need
         need = 5
-        if call.alone and start < stop:
+        if call.is_unary and start < stop:
             call.failure = INTERNAL, "more than one message in a unary call"
             return messages
     if start < stop:

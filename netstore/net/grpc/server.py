@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _EXPIRED_AT_ONCE: Final = 64
 """Calls whose deadline has passed that are ended in one round: 1 ms. The others follow in the next rounds."""
-_TOLD_PATH: Final = 200
-_TOLD_FAULT: Final = 1000
+_LOGGED_PATH: Final = 200
+_LOGGED_ERROR: Final = 1000
 
 
 class Refusal:
@@ -182,7 +182,7 @@ class GrpcServer:
         """See `http2.Application`. Exceptions of services are logged here too."""
         head = what.head if isinstance(what, GrpcCall) else what
         path = head.path.decode("utf-8", "replace") if isinstance(head, http2.Head) else ""
-        self.log.warning("call_failed", method=path[:_TOLD_PATH], error=repr(fault)[:_TOLD_FAULT])
+        self.log.warning("call_failed", method=path[:_LOGGED_PATH], error=repr(fault)[:_LOGGED_ERROR])
 
     def _unknown(self, path: str) -> str:
         service, slash, method = path.removeprefix("/").rpartition("/")

@@ -8,7 +8,7 @@ from netstore.codes import OK, UNAVAILABLE
 from netstore.errors import Reason
 from netstore.net.grpc.call import GrpcCall
 from netstore.net.grpc.messages import split
-from netstore.net.http2 import HANDLED
+from netstore.net.http2 import HANDLING_WORK
 from netstore.net.http2.charging import begin_message, complete_message
 from netstore.net.intake import SMALL
 
@@ -40,8 +40,11 @@ class StreamCall(GrpcCall):
         self._inbox_size = 0
         """Bytes in `_inbox` with `_MESSAGE_COST` each; charged while they exceed `SMALL`."""
         self._ended = False
+        """END_STREAM was received, and the receiver was not told yet."""
         self._listed = True
+        """It is in `connection.ready`."""
         self._lost = False
+        """It was reset, or its connection is over."""
         connection.ready.append(self)
 
     @property
@@ -131,7 +134,7 @@ class StreamCall(GrpcCall):
             elif not self.ended:
                 self._receiver = receiver  # told in `_tell_end` if the connection has ended
         inbox, self._inbox = self._inbox[:_MESSAGES_AT_ONCE], self._inbox[_MESSAGES_AT_ONCE:]
-        self.connection.spent += HANDLED * len(inbox)
+        self.connection.spent += HANDLING_WORK * len(inbox)
         if self._inbox:
             self._inbox_size -= sum(map(len, inbox)) + _MESSAGE_COST * len(inbox)
         else:

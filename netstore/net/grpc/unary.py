@@ -9,7 +9,7 @@ from netstore.errors import MustStop
 from netstore.guard import tell
 from netstore.net.grpc.call import GrpcCall
 from netstore.net.grpc.messages import PREFIX, check_held, split
-from netstore.net.http2 import HELD_OVER
+from netstore.net.http2 import HELD_LIMIT_OVER
 
 if TYPE_CHECKING:
     from netstore.net.grpc.protocols import Handler
@@ -26,7 +26,7 @@ class UnaryCall(GrpcCall):
 
     __slots__ = ("_handler", "_message")
 
-    alone = True
+    is_unary = True
 
     def __init__(
         self, server: GrpcServer, connection: Http2Connection, number: int, head: Head, handler: Handler
@@ -69,7 +69,7 @@ class UnaryCall(GrpcCall):
                 held = len(message) + 5
                 self.connection.held += held - self._weighed
                 self._weighed = held
-                if self.connection.held > HELD_OVER:
+                if self.connection.held > HELD_LIMIT_OVER:
                     check_held(self)
         if self.failure is not None:
             self.discard()

@@ -18,39 +18,41 @@ CONNECTION_WINDOW: Final = 4 * 1024 * 1024
 LIST_LIMIT: Final = 64 * 1024
 """Size of a header list (SETTINGS_MAX_HEADER_LIST_SIZE; RFC 9113, 6.5.2), and of an encoded header block."""
 
-CONTINUATIONS: Final = 16
+MAX_CONTINUATIONS: Final = 16
 """CONTINUATION frames of one header block."""
 
-PACE: Final = 256 * 1024
+UNSENT_LIMIT: Final = 256 * 1024
 """Unsent bytes of a connection at which no further DATA is framed, so that later data of another stream waits
 behind at most this much.
 """
 
-HOLD: Final = 1024 * 1024
+QUEUED_LIMIT: Final = 1024 * 1024
 """Queued bytes of a connection beyond which no new request of it is handled; messages of streams are, which
 have limits of their own. Reading goes on, because WINDOW_UPDATE must be read, but our connection window is
 not opened again. One answer may be far larger: it is given in pieces.
 """
 
-HOLD_OVER: Final = 64 * 1024
+QUEUED_LIMIT_OVER: Final = 64 * 1024
 """The same once the memory budget of all connections is spent."""
 
-CROWD: Final = 8 * 1024 * 1024
+EVENTS_LIMIT: Final = 8 * 1024 * 1024
 """Queued bytes of a connection beyond which a stream whose window is closed gets no more events. A single
 stream may have half of it queued.
 """
 
-GIVEN: Final = 512 * 1024
+ANSWERS_LIMIT: Final = 512 * 1024
 """Queued bytes of answers of a connection (streaming calls not counted) beyond which no further piece of a
 long answer is requested, on any stream. The last piece may exceed it by one key-value pair, which is no
 larger than a request.
 """
 
-GIVEN_OVER: Final = 64 * 1024
+ANSWERS_LIMIT_OVER: Final = 64 * 1024
 """The same once the memory budget of all connections is spent."""
 
-TOLD_AT_ONCE: Final = 4
-"""Streams that are told at once that there is room; further ones only if these did not fill it."""
+ROOM_CALLS_AT_ONCE: Final = 4
+"""Streams whose `drained` is called in one turn because there is room; for further ones another turn is
+requested, since these may have used it up.
+"""
 
 STALL_SECONDS: Final = 30.0
 """How long answers may be queued for the peer's windows while less than `STALL_RATE` is sent."""
@@ -78,18 +80,18 @@ no limit: clients open streams before they have something to send.
 REQUEST_RATE: Final = 1024
 """Minimum bytes a second of an incomplete request or message, over each `REQUEST_SECONDS`."""
 
-LOOK_SECONDS: Final = 5.0
+REQUEST_CHECK_SECONDS: Final = 5.0
 """How often a connection with incomplete requests checks their time limits."""
 
 STREAM_COST: Final = 512
 """Bytes that an open stream takes by itself: 380 for each of 800,000 calls, and more for what is larger."""
 
-STREAMS_OVER: Final = 1_024
+MAX_STREAMS_OVER: Final = 1_024
 """Open streams of one connection beyond which new ones are refused once the memory budget is spent: open
 streams stay charged however fast the client reads, so pausing it would free nothing.
 """
 
-UNFINISHED: Final = 2_048
+MAX_UNFINISHED: Final = 2_048
 """Incomplete requests of one connection, and streams without a message yet: 1 MiB. Clients send a request at
 once, or in few pieces.
 """
@@ -97,21 +99,21 @@ once, or in few pieces.
 HELD_LIMIT: Final = 32 * 1024 * 1024
 """Bytes of incomplete requests and messages of one connection."""
 
-HELD_OVER: Final = 2 * 1024 * 1024
+HELD_LIMIT_OVER: Final = 2 * 1024 * 1024
 """The same once the memory budget of all connections is spent: one message."""
 
-IDLE_FRAMES: Final = 500
-"""Frames that carry nothing (SETTINGS, PRIORITY, empty DATA, unknown types, resets of what is closed) a
-client may send in one go; a hundred more for every second that passes.
+EMPTY_FRAMES_BURST: Final = 500
+"""Frames that carry nothing (SETTINGS, PRIORITY, GOAWAY, empty DATA, acknowledgements, unknown types, resets
+of closed streams) that a client may send in one burst; `REFILL_RATE` more for each second that passes.
 """
 
-EARLY_RESETS: Final = 500
-"""Streams reset within a second of being opened, or for a fault of the client, that a connection may have in
-one go (CVE-2023-44487); a hundred more for every second that passes.
+EARLY_RESETS_BURST: Final = 500
+"""Streams reset within a second of being opened, or for an error of the client, that a connection may have in
+one burst (CVE-2023-44487); `REFILL_RATE` more for each second that passes.
 """
 
-PER_SECOND: Final = 100
-"""How many more of both for every second that passes."""
+REFILL_RATE: Final = 100
+"""Frames and resets a second by which those two allowances grow again."""
 
 PING_SECONDS: Final = 5.0
 """Minimum interval of PINGs from a client with open streams, as in etcd."""
@@ -119,10 +121,10 @@ PING_SECONDS: Final = 5.0
 IDLE_PING_SECONDS: Final = 2 * 3600.0
 """Minimum interval of PINGs from a client without open streams."""
 
-PING_STRIKES: Final = 2
+MAX_PING_STRIKES: Final = 2
 """PINGs that may come too soon between two answers of ours."""
 
-FORGIVEN: Final = -1
+STRIKES_AFTER_DATA: Final = -1
 """`Http2Connection.strikes` after we send data: one more PING is allowed, because gRPC probes the bandwidth
 then.
 """
@@ -133,7 +135,7 @@ PROBE_SECONDS: Final = 2 * 3600.0
 PROBE_ANSWER_SECONDS: Final = 20.0
 """Time limit for the answer to that PING, after which the connection is cut."""
 
-SLICE: Final = 1_000
+TURN_WORK: Final = 1_000
 """Units of work that a connection may cause in one turn; the rest of what was read waits for the next. A unit
 is about a microsecond of one core of 2020.
 """
@@ -146,24 +148,26 @@ varying time limit, so this is more requests than a core answers.
 WORK_BURST: Final = 500_000
 """Units that a connection may cause at once beyond that rate."""
 
-SHORT_SLICE: Final = 250
-"""Units of a turn once all connections have caused `ROUND` in a round: a few requests, or one expensive
-frame. So a round stays short however many connections are busy, and clients with few requests are not
-delayed.
+SHORT_TURN_WORK: Final = 250
+"""Units of a turn once all connections have caused `ROUND_WORK` in a round, or while a connection with little
+load waits (`Output.hurried`): a few requests, or one expensive frame. So a round stays short however many
+connections are busy, and clients with few requests are not delayed.
 """
 
-ROUND: Final = 3_000
+ROUND_WORK: Final = 3_000
 """Units of work in one round (3 ms) after which turns are short."""
 
-DEPARTED_AT_ONCE: Final = 64
-"""Streams of closed connections that are freed in one round; a watch takes 10 us."""
+ENDED_AT_ONCE: Final = 64
+"""Streams of closed connections that are freed in one round, and slow or stalled streams that are reset in
+one sweep; a watch takes 10 us.
+"""
 
-PAUSES: Final = 10
+MAX_PAUSES: Final = 10
 """How often a connection may exceed its rate of work, and be paused until it is within the rate, before it is
 closed; one more for each minute that passes.
 """
 
-HANDLED: Final = 10
+HANDLING_WORK: Final = 10
 """Units for handing over one request or message. Handlers are charged no more, so the work a handler does at
 once must be bounded by the size of its message, not by the state of the member or the connection.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from netstore.net.http2.bounds import HELD_LIMIT, HELD_OVER, HOLD_OVER, STREAM_COST
+from netstore.net.http2.bounds import HELD_LIMIT, HELD_LIMIT_OVER, QUEUED_LIMIT_OVER, STREAM_COST
 from netstore.net.http2.frames import ENHANCE_YOUR_CALM, ConnectionFault
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ def charge_kept(connection: Http2Connection, more: int) -> None:
 def holds_too_much(connection: Http2Connection) -> bool:
     """Incomplete requests and messages exceed their limit, which is lower once the memory budget is spent."""
     held = connection.held
-    return held > HELD_LIMIT or (held > HELD_OVER and connection.output.account.over)
+    return held > HELD_LIMIT or (held > HELD_LIMIT_OVER and connection.output.account.over)
 
 
 def takes_answers(connection: Http2Connection) -> bool:
     """One more answer may be queued: little is queued so far, or the memory budget is not spent. What is
     queued is charged first, because many answers are given at once, when the reads of a round are done.
     """
-    if connection.queued <= HOLD_OVER:
+    if connection.queued <= QUEUED_LIMIT_OVER:
         return True
     charge(connection)
     return not connection.output.account.over

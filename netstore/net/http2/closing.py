@@ -88,7 +88,7 @@ def broken(connection: Http2Connection, stream: Stream, fault: Exception) -> Non
     connection.server.failed(stream, fault)
 
 
-def blame(connection: Http2Connection, number: int, code: int) -> None:
+def stream_error(connection: Http2Connection, number: int, code: int) -> None:
     """Reset a stream for a stream error of the client; counted as an early reset."""
     count_early_reset(connection)
     stream = connection.streams.pop(number, None)
@@ -121,7 +121,7 @@ def remember(connection: Http2Connection, number: int, fate: int) -> None:
         connection.closed_floor = max(connection.closed_floor, oldest)
 
 
-def absent(connection: Http2Connection, number: int, what: str) -> None:
+def on_closed_stream(connection: Http2Connection, number: int, what: str) -> None:
     """Handle a frame for a stream that is not open, by how the stream was closed (RFC 9113, 5.1)."""
     check_not_idle(connection, number, what)
     fate = connection.closed_streams.get(number)
@@ -142,7 +142,7 @@ def check_not_idle(connection: Http2Connection, number: int, what: str) -> None:
         raise ConnectionFault(PROTOCOL_ERROR, f"{what} on stream {number}, which is not open")
 
 
-def free_departed(connection: Http2Connection, stream: Stream) -> None:
+def free_orphan(connection: Http2Connection, stream: Stream) -> None:
     """Free a stream whose connection is closed, and tell the application that it ended."""
     stream.since = None
     if stream.queued:

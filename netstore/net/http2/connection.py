@@ -1,7 +1,6 @@
-"""One HTTP/2 connection: its state, the turns in which it works, and the parsing loop.
-
-The state of a connection is kept here and described once; the functions that work on it are in the modules
-beside this one, by topic. That makes the module slightly longer than 500 lines.
+"""One HTTP/2 connection: its state, the turns in which it works, and the parsing loop. Longer than 500 lines
+because all state is here, described once; the functions that work on it are in the other modules of this
+package, by topic.
 """
 
 from __future__ import annotations
@@ -14,21 +13,21 @@ from netstore.net.allowance import Allowance
 from netstore.net.hpackcache import HeaderBlocks
 from netstore.net.http2.bounds import (
     CONNECTION_WINDOW,
-    EARLY_RESETS,
-    HANDLED,
-    HOLD,
-    HOLD_OVER,
-    IDLE_FRAMES,
+    EARLY_RESETS_BURST,
+    EMPTY_FRAMES_BURST,
+    HANDLING_WORK,
     LIST_LIMIT,
-    LOOK_SECONDS,
-    PACE,
-    PAUSES,
-    PER_SECOND,
+    MAX_PAUSES,
     PROBE_ANSWER_SECONDS,
     PROBE_SECONDS,
-    SHORT_SLICE,
-    SLICE,
+    QUEUED_LIMIT,
+    QUEUED_LIMIT_OVER,
+    REFILL_RATE,
+    REQUEST_CHECK_SECONDS,
+    SHORT_TURN_WORK,
     STREAM_WINDOW,
+    TURN_WORK,
+    UNSENT_LIMIT,
     WORK_BURST,
     WORK_RATE,
 )
@@ -65,7 +64,7 @@ from netstore.net.http2.frames import (
 )
 from netstore.net.http2.opening import open_stream
 from netstore.net.http2.progress import check_progress, give_up_late, is_late
-from netstore.net.http2.receiving import odd_data, receive_data
+from netstore.net.http2.receiving import other_data, receive_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +75,7 @@ if TYPE_CHECKING:
     from netstore.net.http2.stream import Stream
 
 _PAUSES_PER_SECOND: Final = 1 / 60
-_CHARGED_AT_ONCE: Final = SLICE // 4
+_CHARGED_AT_ONCE: Final = TURN_WORK // 4
 _DEFAULT_WINDOW: Final = 65_535
 _DEBUG_LIMIT: Final = 256
 _ALIVE_PING: Final = b"alive..."
@@ -180,6 +179,7 @@ class Http2Connection:
         self.created = self.now
         self.requests_checked = self.unparsed_since = self.block_since = self.progress_since = self.now
         self._partial = False
+        """`unparsed` is the beginning of a frame, since `unparsed_since`."""
         self._uncharged = 0
         """Units of work that are not yet counted in `_work`."""
         self.queued = 0
@@ -195,15 +195,18 @@ class Http2Connection:
         self.late = False
         """See `connection.Session`."""
         self.strikes = 0
-        """PINGs since our last answer that came too soon."""
+        """PINGs that came too soon since we last sent DATA or trailers."""
         self.spent = 0
         """Units of work in this turn, including those that streams count in `take` and `hand_over`."""
-        self.turn_limit = SLICE
+        self.turn_limit = TURN_WORK
         self._work = Allowance(WORK_BURST, self.now, WORK_RATE)
-        self._pauses = Allowance(PAUSES, self.now, _PAUSES_PER_SECOND)
+        self._pauses = Allowance(MAX_PAUSES, self.now, _PAUSES_PER_SECOND)
         self._paused = False
+        """It exceeded its rate of work, and is not read."""
         self._more = False
+        """Complete frames may be left in `unparsed`."""
         self._asked = False
+        """Another turn was requested."""
         self.max_credit = 0
         """Upper bound of the `credit` of all streams."""
         # Where streams wait: see `flow.py`. The times say since when a window is closed.
@@ -231,10 +234,11 @@ class Http2Connection:
         """Bytes of DATA received for which the connection window was not opened again."""
         self.table_update_due = False
         """The next header block must begin with a dynamic table size update (RFC 7541, 4.2)."""
-        self.empty_frames = Allowance(IDLE_FRAMES, self.now, PER_SECOND)
-        self.early_resets = Allowance(EARLY_RESETS, self.now, PER_SECOND)
+        self.empty_frames = Allowance(EMPTY_FRAMES_BURST, self.now, REFILL_RATE)
+        self.early_resets = Allowance(EARLY_RESETS_BURST, self.now, REFILL_RATE)
         self.last_ping: float | None = None
         self._probed: float | None = None
+        """When a silent peer was sent a PING that it has not reacted to."""
         self.resetting_stalled = False
         """More stalled streams are left than were reset in the last sweep."""
         self.drain_state = SERVING
@@ -306,7 +310,7 @@ class Http2Connection:
         if self._paused:
             return
         server = self.server
-        self.turn_limit = SHORT_SLICE if self.output.hurried else server.turn(self.now)
+        self.turn_limit = SHORT_TURN_WORK if self.output.hurried else server.turn(self.now)
         data, self.unparsed = self.unparsed, b""
         try:
             position = 0 if self.started else self._begin(data)
@@ -332,13 +336,17 @@ class Http2Connection:
             self.output.soon(self._work_on)
 
     def resume(self) -> None:
-        """Send what windows and `PACE` allow, then handle what was read, as far as the limits allow. The
-        connection window is opened again only when all of it is handled.
+        """Send what windows and `UNSENT_LIMIT` allow, then handle what was read, as far as the limits allow.
+        The connection window is opened again only when all of it is handled.
         """
         if self.senders:
             pump(self)
         ready, back = self.ready, self._held_back
-        hold = HOLD_OVER if self.queued > HOLD_OVER and self.output.account.over else HOLD
+        hold = (
+            QUEUED_LIMIT_OVER
+            if self.queued > QUEUED_LIMIT_OVER and self.output.account.over
+            else QUEUED_LIMIT
+        )
         if self.output.held_back:
             hold = -1  # handle no new request, however little is queued
         while ready or (back and self.queued <= hold):
@@ -353,7 +361,7 @@ class Http2Connection:
                     stream.set_aside()
                     back.append(stream)
                     continue
-            self.spent += HANDLED
+            self.spent += HANDLING_WORK
             try:
                 stream.hand_over()
             except MustStop:
@@ -398,7 +406,7 @@ class Http2Connection:
         self.closed_streams.clear()
         self.skipped.clear()
         self._more = self._paused = False
-        self.server.depart(streams.values())
+        self.server.free_streams(streams.values())
         hand_over_ready(self)
         charge(self)
 
@@ -414,7 +422,7 @@ class Http2Connection:
             self._paused = False
             self.ask()
         self.late = is_late(self, now)
-        if self.unfinished and now - self.requests_checked >= LOOK_SECONDS:
+        if self.unfinished and now - self.requests_checked >= REQUEST_CHECK_SECONDS:
             self.requests_checked = now
             give_up_late(self, now)
         check_progress(self, now)
@@ -450,7 +458,7 @@ class Http2Connection:
     @property
     def plain(self) -> bool:
         """A small answer with constant header blocks may be written directly."""
-        return not self.table_update_due and self.output.unsent < PACE
+        return not self.table_update_due and self.output.unsent < UNSENT_LIMIT
 
     # --- inside: sending
 
@@ -512,7 +520,7 @@ class Http2Connection:
                 self.ungranted += length
                 stream = streams.get(number)
                 if flags > END_STREAM or not length or stream is None or stream.half_closed:
-                    odd_data(self, data, start, stop, flags, number)
+                    other_data(self, data, start, stop, flags, number)
                 else:
                     stream.allowed -= length
                     receive_data(self, stream, data, start, stop, flags)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from netstore.net.http2.bounds import IDLE_PING_SECONDS, PING_SECONDS, PING_STRIKES
+from netstore.net.http2.bounds import IDLE_PING_SECONDS, MAX_PING_STRIKES, PING_SECONDS
 from netstore.net.http2.charging import count_early_reset, count_empty_frame
 from netstore.net.http2.closing import (
     CLOSING,
     RESET_BY_PEER,
     SERVING,
     WARNED,
-    blame,
     check_not_idle,
     lose,
     remember,
+    stream_error,
 )
 from netstore.net.http2.flow import set_initial_window, unblock, window_opened
 from netstore.net.http2.frames import (
@@ -79,7 +79,7 @@ def other_frame(connection: Http2Connection, kind: int, flags: int, number: int,
         if not number:
             raise ConnectionFault(PROTOCOL_ERROR, "PRIORITY on no stream")
         if len(payload) != 5:
-            blame(connection, number, FRAME_SIZE_ERROR)
+            stream_error(connection, number, FRAME_SIZE_ERROR)
         count_empty_frame(connection)
     elif kind == WINDOW_UPDATE:
         raise ConnectionFault(FRAME_SIZE_ERROR, "a WINDOW_UPDATE that is not 4 bytes")
@@ -104,13 +104,13 @@ def window_update(connection: Http2Connection, number: int, data: bytes, start: 
     if stream is None:
         check_not_idle(connection, number, "WINDOW_UPDATE")
     elif not more:
-        blame(connection, number, PROTOCOL_ERROR)
+        stream_error(connection, number, PROTOCOL_ERROR)
     else:
         stream.credit += more
         connection.max_credit = max(connection.max_credit, stream.credit)
         window = connection.initial_window + stream.credit
         if window > MAX_WINDOW:
-            blame(connection, number, FLOW_CONTROL_ERROR)
+            stream_error(connection, number, FLOW_CONTROL_ERROR)
         elif window > 0:
             if stream in connection.blocked:
                 unblock(connection, stream)
@@ -188,7 +188,7 @@ def _ping(connection: Http2Connection, flags: int, number: int, payload: bytes) 
     apart = PING_SECONDS if connection.streams else IDLE_PING_SECONDS
     if last_ping is not None and connection.now - last_ping < apart:
         connection.strikes += 1
-        if connection.strikes > PING_STRIKES:
+        if connection.strikes > MAX_PING_STRIKES:
             raise ConnectionFault(ENHANCE_YOUR_CALM, "too_many_pings")
 
 

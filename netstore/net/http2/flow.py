@@ -1,7 +1,7 @@
 """Flow control: DATA of all streams sent in turn within the peer's windows (RFC 9113, 5.2 and 6.9).
 
 A stream keeps only how its window differs from the initial window of the connection (`Stream.credit`), so a
-change of the initial window is O(1). Streams that wait are kept in these
+change of the initial window visits only streams that wait for a window. Streams that wait are kept in these
 attributes of the connection:
 
 - `senders`: has queued DATA and an open window; sends one frame in turn.
@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 
 from netstore.net.exchange import LOW_WATER
 from netstore.net.http2.bounds import (
-    CROWD,
-    FORGIVEN,
-    GIVEN,
-    GIVEN_OVER,
-    HANDLED,
-    PACE,
+    ANSWERS_LIMIT,
+    ANSWERS_LIMIT_OVER,
+    EVENTS_LIMIT,
+    HANDLING_WORK,
+    ROOM_CALLS_AT_ONCE,
     STREAMS_PER_UNIT,
-    TOLD_AT_ONCE,
+    STRIKES_AFTER_DATA,
+    UNSENT_LIMIT,
 )
 from netstore.net.http2.charging import charge
 from netstore.net.http2.frames import (
@@ -56,12 +56,12 @@ def enqueue(connection: Http2Connection, stream: Stream, size: int) -> None:
 
 
 def pump(connection: Http2Connection) -> None:
-    """Send queued DATA, one frame of each stream in turn, as far as windows and `PACE` allow."""
-    while connection.senders and connection.window > 0 and connection.output.unsent < PACE:
+    """Send queued DATA, one frame of each stream in turn, as far as windows and `UNSENT_LIMIT` allow."""
+    while connection.senders and connection.window > 0 and connection.output.unsent < UNSENT_LIMIT:
         if connection.spent >= connection.turn_limit:
             connection.ask()
             break
-        _frame_some(connection, PACE - connection.output.unsent)
+        _frame_some(connection, UNSENT_LIMIT - connection.output.unsent)
 
 
 def _frame_some(connection: Http2Connection, most: int) -> None:
@@ -86,7 +86,7 @@ def _frame_some(connection: Http2Connection, most: int) -> None:
         if stream.patient:
             connection.answers -= size
         connection.progress += size
-        connection.strikes = FORGIVEN
+        connection.strikes = STRIKES_AFTER_DATA
         most -= size
         if stream.awaiting_drain and stream.queued <= LOW_WATER // 2 < stream.queued + size:
             connection.drained.append(stream)
@@ -163,26 +163,28 @@ def tell_drained(connection: Http2Connection) -> None:
             continue  # more was queued meanwhile; `_frame_some` puts it here again as that is sent
         stream.awaiting_drain = False
         if stream.open:
-            connection.spent += HANDLED
+            connection.spent += HANDLING_WORK
             connection.attempt(stream, stream.drained)
 
 
 def takes_more(connection: Http2Connection) -> bool:
     """More of a long answer may be given: the connection has few enough unsent and queued bytes."""
-    if connection.output.unsent >= PACE:
+    if connection.output.unsent >= UNSENT_LIMIT:
         return False
     answers = connection.answers
-    return answers <= GIVEN_OVER or (answers <= GIVEN and not connection.output.account.over)
+    return answers <= ANSWERS_LIMIT_OVER or (answers <= ANSWERS_LIMIT and not connection.output.account.over)
 
 
 def takes_whole(connection: Http2Connection, size: int) -> bool:
     """An answer of this size may be given in one piece, although all of it may be queued."""
-    return connection.answers + size <= (GIVEN_OVER if connection.output.account.over else GIVEN)
+    return connection.answers + size <= (
+        ANSWERS_LIMIT_OVER if connection.output.account.over else ANSWERS_LIMIT
+    )
 
 
 def is_crowded(connection: Http2Connection) -> bool:
     """The streams together have as much queued DATA as allowed, or the memory budget is spent."""
-    return connection.queued > CROWD or connection.output.account.over
+    return connection.queued > EVENTS_LIMIT or connection.output.account.over
 
 
 def await_room(connection: Http2Connection, stream: Stream) -> None:
@@ -212,7 +214,7 @@ def tell_room(connection: Http2Connection) -> None:
     while (
         waiters and connection.window > 0 and connection.output.unsent <= LOW_WATER and takes_more(connection)
     ):
-        if told >= TOLD_AT_ONCE or connection.spent >= connection.turn_limit:
+        if told >= ROOM_CALLS_AT_ONCE or connection.spent >= connection.turn_limit:
             connection.ask()
             break
         stream, _ = waiters.popitem(last=False)
@@ -222,5 +224,5 @@ def tell_room(connection: Http2Connection) -> None:
             continue
         stream.awaiting_room = False
         told += 1
-        connection.spent += HANDLED
+        connection.spent += HANDLING_WORK
         connection.attempt(stream, stream.drained)

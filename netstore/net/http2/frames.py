@@ -75,7 +75,7 @@ class ConnectionFault(Exception):  # noqa: N818 - named for its scope in RFC 911
 
 
 class StreamFault(Exception):  # noqa: N818 - named for its scope in RFC 9113, 5.4.2
-    """The stream must be reset, with this error code; what `Head` raises."""
+    """The stream must be reset, with this error code: its header list is malformed or cannot be routed."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)

@@ -21,10 +21,10 @@ _PSEUDO: Final = (b":method", b":scheme", b":authority", b":path")
 
 
 class Head:
-    """A request's header list, validated once and shared by all requests with the same; never changed.
+    """A request's header list, validated once and shared by all requests with the same.
 
-    `fields` are the regular fields, without pseudo-header fields. `route` is set by the application. `cost`
-    are the units of work that validation took, until they are charged.
+    `fields` are the regular fields, without pseudo-header fields; they never change. `route` is set once, to
+    what the application returns. `cost` are the units of work that validation took, 0 once they are charged.
     """
 
     __slots__ = ("authority", "content_length", "cost", "fields", "method", "path", "route", "scheme")

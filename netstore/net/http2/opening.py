@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 from netstore.errors import MustStop
 from netstore.net.hpackcache import BadBlock, LargeList
-from netstore.net.http2.bounds import CONTINUATIONS, LIST_LIMIT, STREAMS_OVER, UNFINISHED
+from netstore.net.http2.bounds import LIST_LIMIT, MAX_CONTINUATIONS, MAX_STREAMS_OVER, MAX_UNFINISHED
 from netstore.net.http2.charging import complete_message
-from netstore.net.http2.closing import CLOSING, RESET_BY_US, WARNED, absent, blame, remember
+from netstore.net.http2.closing import CLOSING, RESET_BY_US, WARNED, on_closed_stream, remember, stream_error
 from netstore.net.http2.frames import (
     COMPRESSION_ERROR,
     END_HEADERS,
@@ -68,10 +68,10 @@ def continuation(connection: Http2Connection, flags: int, payload: bytes) -> Non
         raise ConnectionFault(PROTOCOL_ERROR, "a CONTINUATION of nothing")
     block += payload
     connection.continuations += 1
-    if connection.continuations > CONTINUATIONS or len(block) > LIST_LIMIT:
+    if connection.continuations > MAX_CONTINUATIONS or len(block) > LIST_LIMIT:
         raise ConnectionFault(
             ENHANCE_YOUR_CALM,
-            f"a header block of more than {LIST_LIMIT} bytes, or {CONTINUATIONS} CONTINUATIONs",
+            f"a header block of more than {LIST_LIMIT} bytes, or {MAX_CONTINUATIONS} CONTINUATIONs",
         )
     if flags & END_HEADERS:
         connection.partial_block = None
@@ -102,20 +102,20 @@ def open_stream(connection: Http2Connection, number: int, block: bytes, ended: i
     except StreamFault as fault:
         connection.spent += blocks.cost * _REFUSED_WORK
         blocks.cost = 0
-        blame(connection, number, fault.code)
+        stream_error(connection, number, fault.code)
         return
     if blocks.cost:
         connection.spent += blocks.cost + head.cost
         blocks.cost = head.cost = 0
     if (
         len(connection.streams) >= connection.server.max_streams
-        or (len(connection.streams) >= STREAMS_OVER and connection.output.account.over)
+        or (len(connection.streams) >= MAX_STREAMS_OVER and connection.output.account.over)
         or connection.drain_state == CLOSING
-        or (not ended and connection.unfinished >= UNFINISHED)
+        or (not ended and connection.unfinished >= MAX_UNFINISHED)
     ):
-        blame(connection, number, REFUSED_STREAM)
+        stream_error(connection, number, REFUSED_STREAM)
     elif ended and head.content_length:
-        blame(connection, number, PROTOCOL_ERROR)
+        stream_error(connection, number, PROTOCOL_ERROR)
     else:
         try:
             stream = connection.server.application.open(connection, number, head, timeout)
@@ -155,10 +155,10 @@ def _trailers(connection: Http2Connection, number: int, block: bytes, ended: int
     connection.blocks.cost = 0
     stream = connection.streams.get(number)
     if stream is None:
-        absent(connection, number, "HEADERS")
+        on_closed_stream(connection, number, "HEADERS")
     elif stream.half_closed:
-        blame(connection, number, STREAM_CLOSED)
+        stream_error(connection, number, STREAM_CLOSED)
     elif not ended or stream.expected or not trailers_allowed(fields):
-        blame(connection, number, PROTOCOL_ERROR)
+        stream_error(connection, number, PROTOCOL_ERROR)
     else:
         _take_end(connection, stream)

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from netstore.net.exchange import LOW_WATER
 from netstore.net.http2.bounds import (
     BLOCK_SECONDS,
-    DEPARTED_AT_ONCE,
+    ENDED_AT_ONCE,
     FRAME_SECONDS,
-    LOOK_SECONDS,
-    PACE,
     PREFACE_SECONDS,
+    REQUEST_CHECK_SECONDS,
     REQUEST_RATE,
     REQUEST_SECONDS,
     STALL_RATE,
     STALL_SECONDS,
     STREAMS_PER_UNIT,
+    UNSENT_LIMIT,
 )
 from netstore.net.http2.closing import give_up
 from netstore.net.http2.frames import CANCEL, ENHANCE_YOUR_CALM
@@ -39,7 +39,7 @@ def is_late(connection: Http2Connection, now: float) -> bool:
 
 
 def give_up_late(connection: Http2Connection, now: float) -> None:
-    """Reset requests that are slower than `REQUEST_RATE`, at most `DEPARTED_AT_ONCE` in a sweep; the others
+    """Reset requests that are slower than `REQUEST_RATE`, at most `ENDED_AT_ONCE` in a sweep; the others
     start a new period. O(open streams), charged.
     """
     connection.spent += len(connection.streams) // STREAMS_PER_UNIT
@@ -55,10 +55,10 @@ def give_up_late(connection: Http2Connection, now: float) -> None:
             else:
                 stream.since = now
                 stream.came = 0
-    for stream in late[:DEPARTED_AT_ONCE]:
+    for stream in late[:ENDED_AT_ONCE]:
         give_up(connection, stream, CANCEL)
-    if len(late) > DEPARTED_AT_ONCE:
-        connection.requests_checked = now - LOOK_SECONDS
+    if len(late) > ENDED_AT_ONCE:
+        connection.requests_checked = now - REQUEST_CHECK_SECONDS
     connection.resume()
 
 
@@ -80,7 +80,7 @@ def check_progress(connection: Http2Connection, now: float) -> None:
         or connection.window_waiters
         or (connection.room_waiters and unsent <= LOW_WATER)
     )
-    if not waits or unsent >= PACE:
+    if not waits or unsent >= UNSENT_LIMIT:
         enough = True
     elif now - connection.progress_since <= STALL_SECONDS:
         return
@@ -104,9 +104,9 @@ def _reset_stalled(connection: Http2Connection, limit: float) -> bool:
             break
         held -= stream.queued
         stalled.append(stream)
-    for stream in stalled[:DEPARTED_AT_ONCE]:
+    for stream in stalled[:ENDED_AT_ONCE]:
         give_up(connection, stream, ENHANCE_YOUR_CALM)
-    connection.resetting_stalled = len(stalled) > DEPARTED_AT_ONCE
+    connection.resetting_stalled = len(stalled) > ENDED_AT_ONCE
     if stalled:
         connection.resume()
     return bool(stalled)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from netstore.errors import MustStop
 from netstore.net.http2.bounds import CONNECTION_WINDOW, STREAM_WINDOW
 from netstore.net.http2.charging import count_empty_frame
-from netstore.net.http2.closing import absent, blame, broken
+from netstore.net.http2.closing import broken, on_closed_stream, stream_error
 from netstore.net.http2.frames import (
     END_STREAM,
     FLOW_CONTROL_ERROR,
@@ -43,12 +43,12 @@ def receive_data(  # noqa: PLR0917 - called for each frame: its fields are not p
         raise ConnectionFault(FLOW_CONTROL_ERROR, "more DATA than the connection's window")
     stream.came += stop - start
     if stream.allowed < 0:
-        blame(connection, stream.number, FLOW_CONTROL_ERROR)
+        stream_error(connection, stream.number, FLOW_CONTROL_ERROR)
         return
     if stream.expected is not None:
         stream.expected -= stop - start
         if stream.expected < 0 or (ended and stream.expected):
-            blame(connection, stream.number, PROTOCOL_ERROR)
+            stream_error(connection, stream.number, PROTOCOL_ERROR)
             return
     if ended:
         stream.half_closed = True
@@ -66,7 +66,7 @@ def receive_data(  # noqa: PLR0917 - called for each frame: its fields are not p
         grant(connection, stream, STREAM_WINDOW)
 
 
-def odd_data(  # noqa: PLR0917 - called for each frame: its fields are not packed into an object
+def other_data(  # noqa: PLR0917 - called for each frame: its fields are not packed into an object
     connection: Http2Connection, data: bytes, start: int, stop: int, flags: int, number: int
 ) -> None:
     """DATA that is padded or empty, or whose stream is closed or half-closed."""
@@ -81,9 +81,9 @@ def odd_data(  # noqa: PLR0917 - called for each frame: its fields are not packe
     if start == stop and not ended:
         count_empty_frame(connection)
     if stream is None:
-        absent(connection, number, "DATA")
+        on_closed_stream(connection, number, "DATA")
     elif stream.half_closed:
-        blame(connection, number, STREAM_CLOSED)
+        stream_error(connection, number, STREAM_CLOSED)
     else:
         stream.allowed -= counted
         receive_data(connection, stream, data, start, stop, ended)

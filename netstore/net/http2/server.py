@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from netstore.errors import MustStop
 from netstore.net.hpackcache import kept_size
-from netstore.net.http2.bounds import DEPARTED_AT_ONCE, MAX_STREAMS, ROUND, SHORT_SLICE, SLICE
-from netstore.net.http2.closing import free_departed
+from netstore.net.http2.bounds import ENDED_AT_ONCE, MAX_STREAMS, ROUND_WORK, SHORT_TURN_WORK, TURN_WORK
+from netstore.net.http2.closing import free_orphan
 from netstore.net.http2.frames import INTERNAL_ERROR, StreamFault
 from netstore.net.http2.head import Head
 
@@ -46,12 +46,12 @@ class Http2Server:
     """
 
     __slots__ = (
-        "_departing",
+        "_freeing",
         "_heads",
         "_heads_size",
-        "_leaving",
         "_round_at",
         "_soon",
+        "_to_free",
         "application",
         "clock",
         "max_streams",
@@ -75,8 +75,8 @@ class Http2Server:
         self._heads: dict[tuple[Field, ...], Head] = {}
         self._heads_size = 0
         self._soon = soon
-        self._departing: deque[Stream] = deque()
-        self._leaving = False
+        self._to_free: deque[Stream] = deque()
+        self._freeing = False
         self._round_at = clock()
         self.spent = 0
         """Units of work in this round."""
@@ -89,28 +89,28 @@ class Http2Server:
         if now != self._round_at:
             self._round_at = now
             self.spent = 0
-        return SLICE if self.spent < ROUND else SHORT_SLICE
+        return TURN_WORK if self.spent < ROUND_WORK else SHORT_TURN_WORK
 
-    def depart(self, streams: Iterable[Stream]) -> None:
-        """Free the streams of a closed connection, `DEPARTED_AT_ONCE` in a round: there may be 16,000
+    def free_streams(self, streams: Iterable[Stream]) -> None:
+        """Free the streams of a closed connection, `ENDED_AT_ONCE` in a round: there may be 16,000
         watches.
         """
-        self._departing.extend(streams)
-        if not self._leaving:
-            self._leaving = True
-            self._let_go()
+        self._to_free.extend(streams)
+        if not self._freeing:
+            self._freeing = True
+            self._free_some()
 
-    def _let_go(self) -> None:
-        departing, soon = self._departing, self._soon
-        left = DEPARTED_AT_ONCE
-        while departing and (left > 0 or soon is None):
+    def _free_some(self) -> None:
+        to_free, soon = self._to_free, self._soon
+        left = ENDED_AT_ONCE
+        while to_free and (left > 0 or soon is None):
             left -= 1
-            stream = departing.popleft()
-            free_departed(stream.connection, stream)
-        if departing and soon is not None:
-            soon(self._let_go)
+            stream = to_free.popleft()
+            free_orphan(stream.connection, stream)
+        if to_free and soon is not None:
+            soon(self._free_some)
         else:
-            self._leaving = False
+            self._freeing = False
 
     def head(self, fields: tuple[Field, ...]) -> Head:
         """The head of these fields, from the cache if known. StreamFault when they are malformed (not cached)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from netstore.net.http2.bounds import FORGIVEN, PACE, STREAM_WINDOW
+from netstore.net.http2.bounds import STREAM_WINDOW, STRIKES_AFTER_DATA, UNSENT_LIMIT
 from netstore.net.http2.charging import charge_kept
 from netstore.net.http2.closing import close
 from netstore.net.http2.flow import cancel_room, enqueue, takes_more
@@ -254,12 +254,12 @@ class Stream:
             and size <= connection.initial_window + self.credit
             and size <= connection.window
             and size <= connection.frame_limit
-            and connection.output.unsent < PACE
+            and connection.output.unsent < UNSENT_LIMIT
         ):
             self.credit -= size
             connection.window -= size
             connection.progress += size
-            connection.strikes = FORGIVEN
+            connection.strikes = STRIKES_AFTER_DATA
             connection.output.write(FRAME_HEAD.pack(size << 8, 0, self.number) + prefix + data)
         elif size:
             if self._queue is None:
@@ -291,7 +291,7 @@ class Stream:
             connection.put_block(self.number, block, END_STREAM)
         else:
             connection.output.write(FRAME_HEAD.pack(DATA, END_STREAM, self.number))
-        connection.strikes = FORGIVEN
+        connection.strikes = STRIKES_AFTER_DATA
         close(connection, self)
 
     def fill(self, size: int, pieces: list[bytes | memoryview]) -> None:

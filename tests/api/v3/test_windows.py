@@ -17,7 +17,7 @@ from netstore.net.exchange import LOW_WATER
 from netstore.net.grpc.headers import TIMEOUT_FIELD
 from netstore.net.grpc.server import GrpcServer
 from netstore.net.http2 import Http2Connection, Http2Server, frame
-from netstore.net.http2.bounds import GIVEN, GIVEN_OVER, TOLD_AT_ONCE
+from netstore.net.http2.bounds import ANSWERS_LIMIT, ANSWERS_LIMIT_OVER, ROOM_CALLS_AT_ONCE
 from netstore.net.http2.closing import give_up
 from netstore.node.timekeeper import Deadline
 from netstore.proto import rpc_pb2 as pb
@@ -181,12 +181,12 @@ def test_what_cannot_leave_is_not_made(
     one = client(clients, served, window)
     asked = [one.ask(request_) for _ in range(20)]
     assert one.paused
-    held = 5 * len(asked) if window < 5 else GIVEN + BIG
+    held = 5 * len(asked) if window < 5 else ANSWERS_LIMIT + BIG
     assert one.most <= held + 100
     for _ in range(10):
         for number in asked:
             one.widen(number, 1)
-    assert one.most <= GIVEN + BIG + 100
+    assert one.most <= ANSWERS_LIMIT + BIG + 100
     assert not one.ended
 
 
@@ -202,7 +202,7 @@ def test_a_list_for_a_small_window_is_given_pair_by_pair(served: Served, clients
 def test_answers_in_one_piece_do_not_pile_up_either(served: Served, clients: list[Client]) -> None:
     one = client(clients, served, 0)
     asked = [one.ask(MEDIUM) for _ in range(20)]
-    assert one.most <= GIVEN
+    assert one.most <= ANSWERS_LIMIT
     one.initial(MOST_WINDOW)
     assert one.ended == set(asked)
 
@@ -214,7 +214,7 @@ def test_less_may_wait_once_the_memory_for_all_is_spent(served: Served, clients:
     one.output.account = budget.account()
     for _ in range(20):
         one.ask(LIST)
-    assert one.most <= GIVEN_OVER + 2 * 1_100
+    assert one.most <= ANSWERS_LIMIT_OVER + 2 * 1_100
     one.initial(MOST_WINDOW)
     assert len(one.ended) == 20
 
@@ -226,13 +226,13 @@ def test_what_waits_goes_on(served: Served, clients: list[Client], way: str) -> 
     window = MOST_WINDOW if way in {"connection", "network"} else 1_000
     one = client(clients, served, window, whole)
     if way == "network":
-        one.output.backlog = http2.PACE
+        one.output.backlog = http2.UNSENT_LIMIT
     if way == "reset":
         blocker = one.ask(ONE)
         one.widen(0, 1)
         number = one.ask(LIST)
         one.widen(number, MOST_WINDOW)
-        assert number in one.ended or one.connection.answers > GIVEN
+        assert number in one.ended or one.connection.answers > ANSWERS_LIMIT
     else:
         number = one.ask(LIST)
     assert one.paused
@@ -265,7 +265,7 @@ def test_what_waits_for_the_network_alone_goes_on(served: Served, clients: list[
     """Nothing is queued that would be sent: only the line says that there is something to do."""
     one = client(clients, served, 5)
     number = one.ask(LIST)
-    one.output.backlog = http2.PACE
+    one.output.backlog = http2.UNSENT_LIMIT
     one.widen(number, MOST_WINDOW)
     assert one.paused
     assert one.connection.queued == 0
@@ -292,7 +292,7 @@ def test_those_that_wait_for_one_that_fails_go_on(served: Served, clients: list[
     """A stream may end outside of any turn of its connection."""
     one = client(clients, served, 1_000)
     blocker = one.ask(ONE)
-    others = [one.ask(LIST) for _ in range(3 * TOLD_AT_ONCE)]
+    others = [one.ask(LIST) for _ in range(3 * ROOM_CALLS_AT_ONCE)]
     for number in others:
         one.widen(number, MOST_WINDOW)
     assert not one.ended
@@ -305,12 +305,12 @@ def test_those_that_were_told_and_left_keep_nobody_waiting(served: Served, clien
     """Of many in line the first ones give up, however near they were."""
     one = client(clients, served, MOST_WINDOW, 0)
     one.connection.window = 0
-    asked = [one.ask(LIST) for _ in range(5 * TOLD_AT_ONCE)]
+    asked = [one.ask(LIST) for _ in range(5 * ROOM_CALLS_AT_ONCE)]
     one.connection.receive(frame(http2.WINDOW_UPDATE, 0, 0, number_of(MOST_WINDOW)))
-    for number in asked[: 2 * TOLD_AT_ONCE]:
+    for number in asked[: 2 * ROOM_CALLS_AT_ONCE]:
         one.connection.receive(frame(http2.RST_STREAM, 0, number, number_of(http2.CANCEL)))
     one.run()
-    assert one.ended == set(asked[2 * TOLD_AT_ONCE :])
+    assert one.ended == set(asked[2 * ROOM_CALLS_AT_ONCE :])
 
 
 def test_a_stream_that_lets_nothing_through_is_ended_though_nothing_was_made(
@@ -373,7 +373,7 @@ def test_nothing_that_waits_is_forgotten(
             else:
                 gone.add(number)
                 one.reset(number)
-        assert one.most <= 2 * (GIVEN + BIG)
+        assert one.most <= 2 * (ANSWERS_LIMIT + BIG)
         check_lines(one.connection)
     one.network(0)
     one.widen(0, MOST_WINDOW)

@@ -163,7 +163,7 @@ def test_what_all_streams_of_a_connection_hold_makes_it_crowded() -> None:
         if not call.crowded:
             call.send(b"head", shared)
             told.append(call)
-    assert http2.CROWD < connection.queued <= http2.CROWD + size + 9
+    assert http2.EVENTS_LIMIT < connection.queued <= http2.EVENTS_LIMIT + size + 9
     queues = [stream._queue for stream in connection.streams.values() if stream._queue]
     assert len(queues) == len(told)
     assert all(queue[-1] is shared for queue in queues)
@@ -173,7 +173,11 @@ def test_what_all_streams_of_a_connection_hold_makes_it_crowded() -> None:
         frame(http2.WINDOW_UPDATE, 0, 1, (2 * size).to_bytes(4, "big")),
         frame(http2.WINDOW_UPDATE, 0, 0, (2 * size).to_bytes(4, "big")),
     )
-    assert (roomy, told[0].crowded, told[1].crowded) == ([1], False, connection.queued > http2.CROWD)
+    assert (roomy, told[0].crowded, told[1].crowded) == (
+        [1],
+        False,
+        connection.queued > http2.EVENTS_LIMIT,
+    )
 
 
 def test_few_bytes_make_a_connection_crowded_once_memory_is_spent() -> None:

@@ -147,9 +147,9 @@ def test_what_came_whole_without_its_memory_keeps_no_place_among_those_that_wait
 def test_whole_calls_behind_answers_that_wait_are_charged_and_keep_nobody_waiting(size: int) -> None:
     wire = GrpcWire()
     wire.feed(wire.call(1, message_of(10)))
-    wire.asked.pop()[0].reply(bytes(http2.HOLD + 100_000))
+    wire.asked.pop()[0].reply(bytes(http2.QUEUED_LIMIT + 100_000))
     queued, before = wire.connection.queued, wire.output.account.held
-    assert queued > http2.HOLD
+    assert queued > http2.QUEUED_LIMIT
     for number in (3, 5):
         wire.feed(wire.call(number, b"", end=False))
         message = message_of(size)

@@ -76,7 +76,7 @@ def test_messages_of_a_stream_come_whole_however_they_are_cut(sizes: list[int], 
 
 def test_unfinished_messages_have_a_lower_limit_once_the_memory_for_all_is_spent() -> None:
     wire = GrpcWire()
-    wire.connection.held = http2.HELD_OVER
+    wire.connection.held = http2.HELD_LIMIT_OVER
     wire.output.account.charge(1 << 31)
     wire.feed(wire.call(1, message_of(5000)[:3000], end=False))
     assert wire.trailers(wire.said)["grpc-status"] == "8"

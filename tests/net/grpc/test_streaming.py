@@ -73,7 +73,7 @@ def test_who_takes_a_stream_while_its_connection_goes_hears_of_it_once() -> None
     wire = GrpcWire()
     soon: list[Callable[[], object]] = []
     wire.connection.server._soon = soon.append
-    for number in range(1, 2 * 2 * http2.DEPARTED_AT_ONCE, 2):
+    for number in range(1, 2 * 2 * http2.ENDED_AT_ONCE, 2):
         wire.feed(wire.call(number, message_of(3)))
 
     def open_and_go(_: Call) -> Keeper:
@@ -95,8 +95,8 @@ def test_many_messages_of_a_read_are_handled_in_turns() -> None:
     turns = 1
     while wire.output.run_turn():
         turns += 1
-        assert connection.spent <= http2.SLICE + 33 * http2.HANDLED
-    assert turns >= 2_000 * http2.HANDLED // http2.SLICE
+        assert connection.spent <= http2.TURN_WORK + 33 * http2.HANDLING_WORK
+    assert turns >= 2_000 * http2.HANDLING_WORK // http2.TURN_WORK
     assert wire.kept == [b""] * 2_000 + [b"end"]
 
 
@@ -114,7 +114,7 @@ def test_a_stream_has_its_time_for_each_message_it_begins() -> None:
         wire.feed(wire.call(number, b"", path="/a.A/Keep", end=False))
     wire.feed(frame(http2.DATA, 0, 3, message_of(2)), frame(http2.DATA, 0, 5, b"\0"))
     assert wire.connection.unfinished == 2
-    sweep_until(wire, start + http2.REQUEST_SECONDS + http2.LOOK_SECONDS + 1)
+    sweep_until(wire, start + http2.REQUEST_SECONDS + http2.REQUEST_CHECK_SECONDS + 1)
     assert set(wire.connection.streams) == {1, 3}
     assert wire.kept == [bytes(2), b"cancelled"]
     wire.kept.clear()
@@ -135,7 +135,7 @@ def test_a_stream_has_its_time_for_each_message_it_begins() -> None:
         wire.feed(frame(http2.DATA, 0, 3, b"\0"))
         sweep_until(wire, wire.time + http2.REQUEST_SECONDS / 2)
     assert wire.connection.unfinished == 1
-    sweep_until(wire, wire.time + http2.LOOK_SECONDS + 1)
+    sweep_until(wire, wire.time + http2.REQUEST_CHECK_SECONDS + 1)
     assert 3 not in wire.connection.streams
     assert wire.connection.held == 0
     assert wire.kept[-1] == b"cancelled"
@@ -147,7 +147,7 @@ def test_messages_of_streams_do_not_wait_for_answers_that_are_held_back() -> Non
     wire.feed(frame(http2.SETTINGS, 0, 0, b"\0\4" + bytes(4)), wire.call(1, b"", path="/a.A/Keep", end=False))
     wire.feed(wire.call(3, message_of(1)))
     (large, _), *_ = wire.asked
-    large.send(bytes(http2.HOLD))
+    large.send(bytes(http2.QUEUED_LIMIT))
     wire.feed(
         wire.call(5, message_of(1)), wire.call(7, message_of(2)), frame(http2.DATA, 0, 1, message_of(9))
     )

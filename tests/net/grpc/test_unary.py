@@ -70,7 +70,7 @@ def test_what_comes_behind_a_fault_puts_a_call_in_line_once() -> None:
     """Though it waits there, behind answers that the peer does not take."""
     wire = GrpcWire()
     wire.feed(wire.call(1, message_of(10)))
-    wire.asked.pop()[0].reply(bytes(http2.HOLD + 100_000))
+    wire.asked.pop()[0].reply(bytes(http2.QUEUED_LIMIT + 100_000))
     wire.feed(wire.call(3, message_of(10) + b"\0", end=False))
     for _ in range(100):
         wire.feed(frame(http2.DATA, 0, 3, b"\0"))
@@ -97,7 +97,7 @@ def test_calls_that_are_held_back_and_lost_are_not_handled() -> None:
     wire = GrpcWire()
     wire.feed(frame(http2.SETTINGS, 0, 0, b"\0\4" + bytes(4)), wire.call(3, message_of(1)))
     (large, _), *_ = wire.asked
-    large.send(bytes(http2.HOLD))
+    large.send(bytes(http2.QUEUED_LIMIT))
     wire.feed(wire.call(5, message_of(1)), frame(http2.RST_STREAM, 0, 5, bytes(3) + b"\x08"))
     wire.feed(frame(http2.WINDOW_UPDATE, 0, 3, (10_000).to_bytes(4, "big")))
     assert len(wire.asked) == 1

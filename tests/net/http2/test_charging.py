@@ -64,7 +64,7 @@ def test_frames_that_carry_nothing_come_to_an_end(nothing: bytes) -> None:
     wire = Wire(hold=True)
     wire.feed(wire.request(1, end=False))
     wire.sent()
-    wire.feed(nothing * (http2.IDLE_FRAMES - 10))
+    wire.feed(nothing * (http2.EMPTY_FRAMES_BURST - 10))
     assert wire.verdict() is None
     wire.feed(nothing * 20)
     assert wire.verdict() == ("connection", CALM)
@@ -81,7 +81,7 @@ def test_frames_that_carry_nothing_are_fine_over_time() -> None:
 def test_rapid_resets_come_to_an_end() -> None:
     wire = Wire()
     reset = u32(http2.CANCEL)
-    for n in range(1, 2 * http2.EARLY_RESETS + 1, 2):
+    for n in range(1, 2 * http2.EARLY_RESETS_BURST + 1, 2):
         wire.feed(wire.request(n, b"x", end=False) + frame(RST_STREAM, 0, n, reset))
     assert wire.verdict() is None
     wire.feed(wire.request(9001, end=False) + frame(RST_STREAM, 0, 9001, reset))
@@ -92,7 +92,7 @@ def test_rapid_resets_come_to_an_end() -> None:
 def test_making_us_reset_comes_to_an_end() -> None:
     """Streams reset by us for faults of the client cost as much as those it resets itself (CVE-2025-8671)."""
     wire = Wire(hold=True)
-    for n in range(1, 2 * http2.EARLY_RESETS + 20, 2):
+    for n in range(1, 2 * http2.EARLY_RESETS_BURST + 20, 2):
         wire.feed(wire.request(n, end=False) + frame(WINDOW_UPDATE, 0, n, u32(0)))
     sent = wire.sent()
     assert sent[-1].kind == GOAWAY

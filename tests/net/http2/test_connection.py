@@ -122,7 +122,7 @@ def test_a_session_that_ended_within_a_read_reads_no_more_of_it() -> None:
 def test_requests_wait_while_too_much_is_unsent() -> None:
     wire = Wire(hold=True)
     wire.feed(setting(http2.SET_INITIAL_WINDOW, 0), wire.request(1))
-    wire.application.streams[1].put_data(b"", bytes(http2.HOLD + 1))
+    wire.application.streams[1].put_data(b"", bytes(http2.QUEUED_LIMIT + 1))
     wire.feed(wire.request(3))
     assert [n for n, _, _ in wire.application.handed] == [1]
     wire.feed(frame(WINDOW_UPDATE, 0, 1, u32(100)))
@@ -133,7 +133,7 @@ def test_a_client_that_is_held_cannot_send_for_ever() -> None:
     """What is read and not handled is bounded by the window, which is not opened again."""
     wire = Wire(hold=True)
     wire.feed(setting(http2.SET_INITIAL_WINDOW, 0), wire.request(1))
-    wire.application.streams[1].put_data(b"", bytes(http2.HOLD + 1))
+    wire.application.streams[1].put_data(b"", bytes(http2.QUEUED_LIMIT + 1))
     sent, stream = 0, 3
     while sent + 1_000_000 <= http2.CONNECTION_WINDOW:
         wire.feed(wire.request(stream, bytes(1_000_000)))
@@ -168,7 +168,7 @@ def test_what_was_read_is_worked_off_in_turns(flood: str) -> None:
     assert not wire.connection.waiting
     while wire.output.run_turn():
         turns += 1
-        assert wire.connection.spent <= http2.SLICE + most_work_of_a_frame()
+        assert wire.connection.spent <= http2.TURN_WORK + most_work_of_a_frame()
     assert turns > 2
     assert not wire.connection.busy
     handed = [n for n, _, _ in wire.application.handed]
@@ -226,7 +226,7 @@ def test_who_causes_more_work_than_its_rate_waits_and_is_closed_at_last() -> Non
             assert not waits(connection)
             assert len(wire.application.handed) == handed + 2
         assert first < 10_000
-    assert pauses == http2.PAUSES
+    assert pauses == http2.MAX_PAUSES
     assert wire.verdict() == ("connection", CALM)
 
 

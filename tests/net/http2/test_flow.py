@@ -60,11 +60,11 @@ def test_data_is_framed_no_faster_than_the_network_takes_it() -> None:
     wire.feed(wire.request(1), wire.request(3))
     wire.output.backlog = 0
     large, small = wire.application.streams[1], wire.application.streams[3]
-    wire.output.backlog = http2.PACE
+    wire.output.backlog = http2.UNSENT_LIMIT
     large.answer(bytes(1_000_000))
     small.answer(b"small")
     assert body_sent(wire) == b""
-    assert large.backlog == 1_000_000 + http2.PACE
+    assert large.backlog == 1_000_000 + http2.UNSENT_LIMIT
     assert wire.connection.has_pending
     wire.output.backlog = 0
     wire.connection.resume()
@@ -155,9 +155,9 @@ def test_opening_the_windows_of_many_streams_at_once_is_done_in_turns() -> None:
     connection = wire.connection
     connection.receive(setting(http2.SET_INITIAL_WINDOW, 1))
     turns = 1
-    assert connection.spent <= http2.SLICE + 600
+    assert connection.spent <= http2.TURN_WORK + 600
     while wire.output.run_turn():
         turns += 1
-        assert connection.spent <= http2.SLICE + 600
+        assert connection.spent <= http2.TURN_WORK + 600
     assert turns >= 2
     assert sorted(each.stream for each in wire.sent() if each.kind == DATA) == list(numbers)

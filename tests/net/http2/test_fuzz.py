@@ -132,10 +132,10 @@ def test_extreme_values_are_taken_or_refused_with_bounded_work(
             connection.sweep(wire.time)
         connection.receive(wild_frame(*each))
         turns = 1
-        assert connection.spent <= http2.SLICE + most_work_of_a_frame()
+        assert connection.spent <= http2.TURN_WORK + most_work_of_a_frame()
         while wire.output.run_turn():
             turns += 1
-            assert connection.spent <= http2.SLICE + most_work_of_a_frame()
+            assert connection.spent <= http2.TURN_WORK + most_work_of_a_frame()
             assert turns < 100
         check_counters(connection)
         if not connection.reading:

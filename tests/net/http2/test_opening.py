@@ -31,7 +31,7 @@ def test_the_compression_goes_on_after_a_refused_request() -> None:
 
 def test_requests_that_are_not_complete_have_a_number() -> None:
     wire = Wire(hold=True)
-    last = 2 * http2.UNFINISHED + 1
+    last = 2 * http2.MAX_UNFINISHED + 1
     for n in range(1, last, 2):
         wire.feed(wire.request(n, end=False))
     assert wire.verdict() is None
@@ -39,7 +39,7 @@ def test_requests_that_are_not_complete_have_a_number() -> None:
     assert wire.verdict() == ("stream", http2.REFUSED_STREAM)
     wire.feed(wire.request(last + 2), frame(DATA, END_STREAM, 1, b"x"), wire.request(last + 4, end=False))
     assert wire.verdict() is None
-    streams = http2.STREAM_COST * (http2.UNFINISHED + 2)
+    streams = http2.STREAM_COST * (http2.MAX_UNFINISHED + 2)
     assert wire.connection.output.account.held == streams + wire.connection.blocks.held
 
 
@@ -47,10 +47,10 @@ def test_once_memory_is_spent_who_has_many_streams_gets_no_new_ones() -> None:
     """They are charged as what no reading gives back; what is open goes on, and others open theirs."""
     wire = Wire(hold=True)
     account = wire.connection.output.account
-    last = 2 * http2.STREAMS_OVER - 1
+    last = 2 * http2.MAX_STREAMS_OVER - 1
     for n in range(1, last, 2):
         wire.feed(wire.request(n))
-    streams = http2.STREAM_COST * (http2.STREAMS_OVER - 1)
+    streams = http2.STREAM_COST * (http2.MAX_STREAMS_OVER - 1)
     assert account.lasting == account.held == streams + wire.connection.blocks.held
     account.charge(1 << 40)
     wire.feed(wire.request(last))

@@ -80,7 +80,7 @@ def test_a_request_has_its_time_to_become_complete() -> None:
     late_after(wire, http2.REQUEST_SECONDS - 30)
     assert wire.sent() == []
     wire.feed(frame(DATA, 0, 3, b"still coming"))
-    late_after(wire, http2.LOOK_SECONDS + 1)
+    late_after(wire, http2.REQUEST_CHECK_SECONDS + 1)
     assert wire.verdict() == ("stream", http2.CANCEL)
     assert wire.application.lost == [3]
     assert set(wire.connection.streams) == {1, 5}
@@ -150,7 +150,7 @@ def test_the_heaviest_of_the_streams_nobody_reads_go_and_no_other() -> None:
 def test_many_streams_nobody_reads_go_in_several_sweeps() -> None:
     wire = Wire(hold=True)
     wire.feed(setting(http2.SET_INITIAL_WINDOW, 0))
-    count = 3 * http2.DEPARTED_AT_ONCE
+    count = 3 * http2.ENDED_AT_ONCE
     for n in range(1, 2 * count, 2):
         wire.feed(wire.request(n))
         wire.application.streams[n].answer(bytes(LOW_WATER // 10))
@@ -158,8 +158,8 @@ def test_many_streams_nobody_reads_go_in_several_sweeps() -> None:
     before = count
     for _ in range(2):
         late_after(wire, 1)
-        assert before - len(wire.connection.streams) == http2.DEPARTED_AT_ONCE
-        before -= http2.DEPARTED_AT_ONCE
+        assert before - len(wire.connection.streams) == http2.ENDED_AT_ONCE
+        before -= http2.ENDED_AT_ONCE
     more = u32(LOW_WATER)
     for n in list(wire.connection.streams):
         wire.feed(frame(WINDOW_UPDATE, 0, 0, more) + frame(WINDOW_UPDATE, 0, n, more))
@@ -184,20 +184,20 @@ def test_little_that_waits_and_a_slow_network_are_no_stall() -> None:
     late_after(wire, 1_000)
     assert wire.sent() == []
     wire = stalled(100_000)
-    wire.output.backlog = http2.PACE
+    wire.output.backlog = http2.UNSENT_LIMIT
     late_after(wire, 1_000)
     assert wire.sent() == []
 
 
 def test_who_holds_much_waits_sooner_once_the_memory_for_all_is_spent() -> None:
-    wire = stalled(http2.HOLD_OVER + 1)
+    wire = stalled(http2.QUEUED_LIMIT_OVER + 1)
     wire.output.account.charge(1 << 30)
     wire.feed(wire.request(3))
     assert [n for n, _, _ in wire.application.handed] == [1]
     wire.output.account.release(1 << 30)
     wire.connection.resume()
     assert [n for n, _, _ in wire.application.handed] == [1, 3]
-    small = stalled(http2.HOLD_OVER - 10)
+    small = stalled(http2.QUEUED_LIMIT_OVER - 10)
     small.output.account.charge(1 << 30)
     small.feed(small.request(3))
     assert [n for n, _, _ in small.application.handed] == [1, 3]

@@ -42,7 +42,7 @@ def test_a_round_stays_short_however_many_ask_for_much() -> None:
     time[0] += 1
     for wire in wires[:-1]:
         wire.connection.receive(many_fields(wire, 12))
-    assert server.spent <= http2.ROUND + 15 * 2_600
+    assert server.spent <= http2.ROUND_WORK + 15 * 2_600
     wires[-1].connection.receive(wires[-1].request(1, b"small"))
     assert handed[-1] == (1, b"/echo", b"small")
     rounds = 0
@@ -51,7 +51,7 @@ def test_a_round_stays_short_however_many_ask_for_much() -> None:
         rounds += 1
         for wire in wires:
             wire.output.run_turn()
-        assert server.spent <= http2.ROUND + 16 * 2_600
+        assert server.spent <= http2.ROUND_WORK + 16 * 2_600
     assert rounds > 6
     assert len(handed) == 15 * 12 + 1
 
@@ -74,16 +74,16 @@ def test_many_streams_of_connections_that_are_gone_are_told_over_rounds() -> Non
         check_counters(wire.connection)
         assert wire.connection.queued == 0
     assert not any(each.open for each in streams)
-    assert len(application.lost) == http2.DEPARTED_AT_ONCE
+    assert len(application.lost) == http2.ENDED_AT_ONCE
     rounds = 0
     while asked:
         rounds += 1
         before = len(application.lost)
         asked.pop()()
-        assert not asked or len(application.lost) == before + http2.DEPARTED_AT_ONCE
-    assert rounds == len(streams) // http2.DEPARTED_AT_ONCE
+        assert not asked or len(application.lost) == before + http2.ENDED_AT_ONCE
+    assert rounds == len(streams) // http2.ENDED_AT_ONCE
     assert sorted(application.lost) == sorted(each.number for each in streams)
-    wires[0].connection.server.depart([])
+    wires[0].connection.server.free_streams([])
     assert not asked
 
 
@@ -117,7 +117,7 @@ def test_the_end_of_a_connection_touches_few_of_its_streams_at_once(monkeypatch:
     assert not any(each.open for each in streams)
     assert not wire.connection.streams
     while True:
-        assert 0 < len(set(touched)) <= http2.DEPARTED_AT_ONCE
+        assert 0 < len(set(touched)) <= http2.ENDED_AT_ONCE
         touched.clear()
         if not asked:
             break
