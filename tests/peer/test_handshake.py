@@ -32,6 +32,8 @@ from netstore.peer.handshake import (
     read_answer,
 )
 from netstore.types import ClusterId, NodeId
+from tests.support.callers import CLUSTER, ME, OTHER
+from tests.support.damage import with_flipped_bit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 IDS = st.integers(0, 2**64 - 1)
 TEXTS = st.text(max_size=100)
 NONCES = st.binary(min_size=32, max_size=32)
-CLUSTER, ME, OTHER = ClusterId(0xC1), NodeId(0xA), NodeId(0xB)
 
 hellos = st.builds(
     Hello,
@@ -149,11 +150,9 @@ def greeting(kind: int, body: bytes) -> bytes:
 
 @given(hellos, st.data())
 def test_a_flipped_bit_in_a_hello_is_detected(hello: Hello, data: st.DataObject) -> None:
-    encoded = bytearray(hello.encode())
-    place = data.draw(st.integers(0, len(encoded) * 8 - 1))
-    encoded[place // 8] ^= 1 << place % 8
+    damaged = data.draw(with_flipped_bit(hello.encode()))
     try:
-        read = Hello.read(bytes(encoded))
+        read = Hello.read(damaged)
     except CorruptData:
         return
     assert read is None, "a greater length makes it incomplete; nothing else is accepted"

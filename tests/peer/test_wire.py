@@ -45,17 +45,14 @@ from netstore.peer.wire import (
 from netstore.raft.entry import ConfState, Entry, EntryKind, SnapshotMeta
 from netstore.raft.messages import Append, Heartbeat, InstallSnapshot
 from netstore.state.members import MemberInfo
-from netstore.types import ClusterId, Index, NodeId, Term
+from netstore.types import Index, Term
+from tests.support.callers import CLUSTER, ME, OTHER
+from tests.support.damage import with_flipped_bit
 from tests.support.dump import dump, dumped
 from tests.support.raft_forms import messages
 
 if TYPE_CHECKING:
     from netstore.raft.messages import Message
-
-IDS = st.integers(0, 2**64 - 1)
-TEXTS = st.text(max_size=100)
-NONCES = st.binary(min_size=32, max_size=32)
-CLUSTER, ME, OTHER = ClusterId(0xC1), NodeId(0xA), NodeId(0xB)
 
 
 def cut(data: bytes, frames: FrameReader | None = None) -> list[bytes]:
@@ -79,11 +76,9 @@ def test_frames_are_decoded_however_they_are_split(payloads: list[bytes], data: 
 
 @given(st.binary(min_size=1, max_size=50), st.data())
 def test_a_flipped_bit_in_a_frame_is_detected(payload: bytes, data: st.DataObject) -> None:
-    encoded = bytearray(frame(payload))
-    place = data.draw(st.integers(0, len(encoded) * 8 - 1))
-    encoded[place // 8] ^= 1 << place % 8
+    damaged = data.draw(with_flipped_bit(frame(payload)))
     try:
-        assert cut(bytes(encoded), FrameReader(limit=1000)) == [], "a longer length makes it incomplete"
+        assert cut(damaged, FrameReader(limit=1000)) == [], "a longer length makes it incomplete"
     except CorruptData:
         return
 
