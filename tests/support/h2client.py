@@ -38,7 +38,7 @@ ENDING = literal(b"grpc-status", b"0")
 
 
 class Echo(Stream):
-    """Sends back its body once it is whole, unless the application holds it."""
+    """Sends back its body once it is complete, unless the application is set to `hold`."""
 
     def __init__(self, application: Echoes, connection: Http2Connection, number: int, head: Head) -> None:
         super().__init__(connection, number, head)
@@ -138,7 +138,7 @@ class Frame:
 
 
 def frames(data: bytes) -> list[Frame]:
-    """The frames in these bytes, which must be whole."""
+    """The frames in these bytes, which must be complete."""
     found = []
     while data:
         size, kind, flags = int.from_bytes(data[:3], "big"), data[3], data[4]
@@ -150,7 +150,7 @@ def frames(data: bytes) -> list[Frame]:
 
 
 def block(headers: Iterable[tuple[str, str]] = REQUEST) -> bytes:
-    """The block of these fields, which uses no table."""
+    """A header block with these fields that does not use the dynamic table."""
     return b"".join(literal(name.encode(), value.encode()) for name, value in headers)
 
 
@@ -176,12 +176,12 @@ class Wire:
         return self
 
     def sent(self) -> list[Frame]:
-        """What was sent since this was asked last."""
+        """The frames that were sent since the last call."""
         data, self.output.sent = self.output.sent, b""
         return frames(data)
 
     def compressed(self, headers: Iterable[tuple[str, str]] = REQUEST) -> bytes:
-        """The block of these fields, by an encoder that uses its table; to be fed in the order it is made."""
+        """A header block with these fields by an encoder that uses its dynamic table; to be fed in order."""
         return bytes(self.encoder.encode(list(headers)))
 
     def request(
@@ -192,7 +192,7 @@ class Wire:
         *,
         end: bool = True,
     ) -> bytes:
-        """The frames of a request, whose block uses no table."""
+        """The frames of a request whose header block does not use the dynamic table."""
         flags = http2.END_HEADERS | (http2.END_STREAM if end and not body else 0)
         asked = frame(http2.HEADERS, flags, number, block(headers))
         while body:
@@ -202,7 +202,7 @@ class Wire:
         return asked
 
     def verdict(self) -> tuple[str, int] | None:
-        """How what was fed was judged: the scope of the error, and its code."""
+        """How the connection reacted to what was fed: scope and code of the error; None without one."""
         for sent in self.sent():
             if sent.kind == http2.GOAWAY:
                 assert self.output.finished
@@ -215,7 +215,7 @@ class Wire:
 
 
 class Judged:
-    """A connection whose client is `h2`. `cut` says into which pieces what it sends is cut."""
+    """A connection whose client is `h2`. `cut` splits what the client sends into pieces."""
 
     def __init__(
         self,
@@ -246,7 +246,7 @@ class Judged:
         self._cut = cut
 
     def settle(self) -> Judged:
-        """Let both sides talk until neither has anything to say."""
+        """Let both sides talk until neither sends anything."""
         while True:
             asked = self.client.data_to_send()
             for piece in self._cut(asked):
@@ -261,7 +261,7 @@ class Judged:
                 self._take(event)
 
     def ask(self, body: bytes = b"", headers: Headers = REQUEST) -> int:
-        """Send a request as far as the server's windows allow it, padded every other time."""
+        """Send a request as the server's windows allow, padded every other time; its stream."""
         number = int(self.client.get_next_available_stream_id())
         self.client.send_headers(number, headers, end_stream=not body)
         while body:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from netstore.net.grpc.protocols import Call
 
 
-class Pieces:
-    """Gives one large message piece by piece, as it drains. `most` is the largest backlog it saw."""
+class PieceSender:
+    """Sends one large message in pieces as the connection drains. `most` is the largest backlog seen."""
 
     def __init__(self, call: Call, message: bytes, piece: int) -> None:
         self.call = call
@@ -61,11 +61,11 @@ class Pieces:
         self.cancelled += 1
 
 
-def judged_pieces(message: bytes, piece: int, window: int) -> tuple[Judged, list[Pieces]]:
-    begun: list[Pieces] = []
+def judged_pieces(message: bytes, piece: int, window: int) -> tuple[Judged, list[PieceSender]]:
+    begun: list[PieceSender] = []
 
     def ask(call: Call, _: bytes) -> None:
-        begun.append(Pieces(call, message, piece))
+        begun.append(PieceSender(call, message, piece))
 
     server = GrpcServer(
         Services({b"/a.A/Ask": ask}, {}), lambda: 100.0, lambda _seconds, call: Deadline(0.0, call), KeptLog()
@@ -83,8 +83,8 @@ ASK = [*REQUEST[:2], (":path", "/a.A/Ask"), *REQUEST[3:]]
     st.sampled_from([1_000, 16_384, 99_999]),
     st.sampled_from([1_000, 65_535, 1 << 20]),
 )
-def test_a_message_may_be_given_in_pieces_as_it_drains(size: int, piece: int, window: int) -> None:
-    """h2 judges the frames, and what waits here is a piece or two, whatever the length of the message."""
+def test_a_message_can_be_sent_in_pieces(size: int, piece: int, window: int) -> None:
+    """`h2` checks the frames, and the backlog is a piece or two, whatever the length of the message."""
     message = bytes(range(256)) * (size // 256 + 1)
     judge, begun = judged_pieces(message[:size], piece, window)
     number = judge.ask(message_of(3), ASK)
@@ -121,7 +121,7 @@ def test_pieces_for_a_client_that_is_gone_are_dropped(how: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["long", "short", "twice", "endless"])
-def test_pieces_of_another_length_than_was_said_end_the_call(wrong: str) -> None:
+def test_pieces_that_do_not_fit_the_announced_length_end_the_call(wrong: str) -> None:
     wire = GrpcWire()
 
     def defect(call: Call, message: bytes) -> None:
@@ -138,7 +138,7 @@ def test_pieces_of_another_length_than_was_said_end_the_call(wrong: str) -> None
     assert not wire.connection.streams
 
 
-def test_a_message_that_was_begun_may_be_given_up() -> None:
+def test_a_message_that_was_begun_can_be_abandoned() -> None:
     wire = GrpcWire()
     wire.feed(wire.call(1, message_of(3)))
     (call, _), *_ = wire.asked
@@ -149,8 +149,8 @@ def test_a_message_that_was_begun_may_be_given_up() -> None:
     assert not wire.connection.streams
 
 
-def test_what_all_streams_of_a_connection_hold_makes_it_crowded() -> None:
-    """Each holds little, and together they hold what a connection may; what is shared is not copied."""
+def test_a_connection_is_crowded_by_the_queues_of_all_its_streams() -> None:
+    """Each has little queued, together they reach the limit; shared bytes are not copied."""
     wire = GrpcWire()
     wire.feed(frame(http2.SETTINGS, 0, 0, b"\0\4" + bytes(4)))
     size = 1 << 20
@@ -190,8 +190,8 @@ def test_few_bytes_make_a_connection_crowded_once_memory_is_spent() -> None:
     assert call.crowded
 
 
-def test_answers_nobody_reads_are_refused_once_memory_is_spent() -> None:
-    """They come many at once, when the reads of a round are done: before one is queued, what waits counts."""
+def test_answers_that_cannot_be_sent_are_refused_once_memory_is_spent() -> None:
+    """Many come at once, when the reads of a round are done: queued bytes are charged before the next one."""
     wire = GrpcWire()
     held: list[Call] = []
     wire.server.services.unary[b"/a.A/Ask"] = lambda call, _: held.append(call)
@@ -208,8 +208,8 @@ def test_answers_nobody_reads_are_refused_once_memory_is_spent() -> None:
     assert wire.connection.queued > 200_000
 
 
-def test_a_call_whose_end_cannot_be_said_takes_its_connection_along(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits for it is not to wait for ever. Not at once: others may be at work for the connection."""
+def test_a_call_whose_status_cannot_be_sent_cuts_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or its client would wait for ever. Not at once, because the connection may be in use."""
     wire = GrpcWire()
     wire.feed(wire.call(1, message_of(3)))
     [(call, _)] = wire.asked
@@ -227,7 +227,7 @@ def test_a_call_whose_end_cannot_be_said_takes_its_connection_along(monkeypatch:
     assert len(wire.log.events) == 1
 
 
-def test_what_is_done_for_a_call_alone_ends_only_that_one() -> None:
+def test_an_exception_in_a_guarded_callback_ends_only_its_call() -> None:
     wire = GrpcWire()
     wire.feed(wire.call(1, message_of(3)), wire.call(3, message_of(3)))
     call, other = (call for call, _ in wire.asked)

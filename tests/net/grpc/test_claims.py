@@ -18,7 +18,7 @@ from tests.support.grpcwire import (
 )
 
 
-def test_a_call_that_has_its_memory_and_does_not_end_is_given_up_while_others_wait() -> None:
+def test_a_call_that_holds_memory_and_does_not_end_is_given_up_while_others_wait() -> None:
     first, second = wires_sharing_memory(2)
     for wire in (first, second):
         wire.feed(wire.call(1, b"", end=False))
@@ -41,7 +41,7 @@ def test_a_call_that_has_its_memory_and_does_not_end_is_given_up_while_others_wa
     assert second.asked[0][1] == MESSAGE[5:]
 
 
-def test_a_message_gets_its_window_once_those_before_it_are_answered() -> None:
+def test_a_window_is_opened_once_the_messages_before_are_answered() -> None:
     first, second = wires_sharing_memory(2)
     for wire in (first, second):
         wire.feed(wire.call(1, b"", end=False), wire.call(3, b"", path="/a.A/Keep", end=False))
@@ -52,7 +52,7 @@ def test_a_message_gets_its_window_once_those_before_it_are_answered() -> None:
     assert second.connection.held == 49_152
     assert first.connection.held == 0
     send(second, 1, 49_152, http2.STREAM_WINDOW)
-    assert allowed(second, 1) == 0, "not one byte beyond the first window"
+    assert allowed(second, 1) == 0, "the window is not opened beyond the first one"
     for _ in range(20):
         second.time += 60
         second.connection.sweep(second.time)
@@ -73,7 +73,7 @@ def test_a_message_gets_its_window_once_those_before_it_are_answered() -> None:
         assert wire.output.account.promised == wire.connection.held == 0
 
 
-def test_streams_of_one_connection_that_each_hold_a_part_come_whole_one_after_another() -> None:
+def test_incomplete_messages_of_one_connection_are_completed_one_after_another() -> None:
     (wire,) = wires_sharing_memory(1)
     numbers = range(1, 41, 2)
     for number in numbers:
@@ -90,8 +90,8 @@ def test_streams_of_one_connection_that_each_hold_a_part_come_whole_one_after_an
     assert wire.output.account.promised == wire.connection.held == 0
 
 
-def test_each_message_of_a_stream_has_its_own_memory() -> None:
-    """Also one that begins in the DATA that ends the one before it."""
+def test_each_message_of_a_stream_has_its_own_claim() -> None:
+    """Also one that begins in the DATA frame that ends the one before."""
     (wire,) = wires_sharing_memory(1)
     wire.feed(wire.call(1, b"", path="/a.A/Keep", end=False))
     send(wire, 1, 0, SIZE - 5_000)
@@ -103,7 +103,7 @@ def test_each_message_of_a_stream_has_its_own_memory() -> None:
     assert wire.output.account.promised == wire.connection.held == 0
 
 
-def test_the_next_message_of_a_stream_waits_for_those_that_came_before_it() -> None:
+def test_the_next_message_of_a_stream_waits_behind_earlier_claims() -> None:
     first, second = wires_sharing_memory(2)
     first.feed(first.call(1, b"", path="/a.A/Keep", end=False))
     second.feed(second.call(1, b"", end=False))
@@ -123,7 +123,7 @@ def test_the_next_message_of_a_stream_waits_for_those_that_came_before_it() -> N
         assert wire.output.account.promised == wire.connection.held == 0
 
 
-def test_what_came_whole_without_its_memory_keeps_no_place_among_those_that_wait() -> None:
+def test_a_message_that_is_complete_before_it_is_admitted_leaves_the_queue() -> None:
     first, second = wires_sharing_memory(2)
     for wire in (first, second):
         wire.feed(wire.call(1, b"", end=False))
@@ -144,7 +144,7 @@ def test_what_came_whole_without_its_memory_keeps_no_place_among_those_that_wait
 
 
 @pytest.mark.parametrize("size", [10_000, 1_900_000])
-def test_whole_calls_behind_answers_that_wait_are_charged_and_keep_nobody_waiting(size: int) -> None:
+def test_complete_calls_that_are_held_back_are_charged_without_a_claim(size: int) -> None:
     wire = GrpcWire()
     wire.feed(wire.call(1, message_of(10)))
     wire.asked.pop()[0].reply(bytes(http2.QUEUED_LIMIT + 100_000))
@@ -161,7 +161,7 @@ def test_whole_calls_behind_answers_that_wait_are_charged_and_keep_nobody_waitin
     assert not wire.asked
     assert account.promised == wire.connection.held == 0
     assert account.held >= before + 2 * size
-    assert account.lasting >= 2 * size, "no reading of answers gives that back: it stops nobody"
+    assert account.lasting >= 2 * size, "reading answers does not free it"
     wire.feed(frame(http2.RST_STREAM, 0, 5, bytes(3) + b"\x08"))
     assert before + size <= account.held < before + 2 * size
     window = (queued + 1_000_000).to_bytes(4, "big")
@@ -170,7 +170,7 @@ def test_whole_calls_behind_answers_that_wait_are_charged_and_keep_nobody_waitin
     assert account.held < 2_000
 
 
-def test_a_large_call_is_charged_as_the_connections_own_once_its_answer_is_begun() -> None:
+def test_a_large_call_gives_its_claim_back_once_its_answer_is_begun() -> None:
     (wire,) = wires_sharing_memory(1)
     wire.feed(wire.call(1, b"", end=False))
     send(wire, 1, 0, SIZE + 5, end=True)
@@ -185,7 +185,7 @@ def test_a_large_call_is_charged_as_the_connections_own_once_its_answer_is_begun
     assert account.held < 2_000
 
 
-def test_messages_beyond_those_that_may_wait_are_refused_in_words() -> None:
+def test_a_message_that_may_not_wait_is_refused() -> None:
     (wire,) = wires_sharing_memory(1)
     for number in range(1, 41, 2):
         wire.feed(wire.call(number, b"", end=False))
@@ -195,7 +195,7 @@ def test_messages_beyond_those_that_may_wait_are_refused_in_words() -> None:
     assert wire.trailers(wire.said)["grpc-message"] == "etcdserver: too many requests"
 
 
-def test_who_waits_gives_its_place_up_when_it_goes() -> None:
+def test_a_reset_stream_leaves_the_queue_for_memory() -> None:
     first, second = wires_sharing_memory(2)
     for wire in (first, second):
         wire.feed(wire.call(1, b"", end=False))
@@ -207,7 +207,7 @@ def test_who_waits_gives_its_place_up_when_it_goes() -> None:
     assert first.output.account.promised == 0
 
 
-def test_a_fault_where_one_is_admitted_ends_that_call_alone() -> None:
+def test_an_exception_at_admission_ends_only_that_call() -> None:
     first, second = wires_sharing_memory(2)
     for wire in (first, second):
         wire.feed(wire.call(1, b"", end=False))
@@ -223,8 +223,8 @@ def test_a_fault_where_one_is_admitted_ends_that_call_alone() -> None:
     assert second.output.account.promised == 0
 
 
-def test_the_next_message_of_a_stream_asks_for_itself() -> None:
-    """Though it begins in the piece that completes the one before."""
+def test_the_next_message_of_a_stream_asks_only_for_its_own_size() -> None:
+    """Also if it begins in the frame that completes the one before."""
     (wire,) = wires_sharing_memory(1)
     size = 20_000
     wire.feed(wire.call(1, b"", path="/a.A/Keep", end=False))
@@ -238,7 +238,7 @@ def test_the_next_message_of_a_stream_asks_for_itself() -> None:
     assert wire.output.account.promised == 0
 
 
-def test_a_message_that_is_given_up_ends_its_call_in_words() -> None:
+def test_a_message_that_is_given_up_ends_its_call_with_a_reason() -> None:
     (wire,) = wires_sharing_memory(1)
     wire.feed(wire.call(1, b"", end=False))
     send(wire, 1, 0, 16_384)

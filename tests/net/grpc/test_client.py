@@ -88,7 +88,7 @@ def test_a_hundred_calls_at_once(channel: grpc.Channel) -> None:
 
 
 @pytest.mark.parametrize("size", [16_379, 16_380, 65_530, 1_500_000])
-def test_messages_of_every_size_come_and_go(channel: grpc.Channel, size: int) -> None:
+def test_messages_of_many_sizes_are_echoed(channel: grpc.Channel, size: int) -> None:
     """Around a frame, around the first window, and the largest that etcd takes."""
     message = bytes(range(256)) * (size // 256 + 1)
     assert unary(channel, "Echo")(message[:size], timeout=SECONDS) == message[:size]
@@ -113,7 +113,7 @@ def test_a_status_and_its_text_arrive(channel: grpc.Channel) -> None:
         )
 
 
-def test_what_is_not_served_is_named(channel: grpc.Channel) -> None:
+def test_unknown_methods_and_services_are_named(channel: grpc.Channel) -> None:
     unimplemented = grpc.StatusCode.UNIMPLEMENTED
     for path, text in (
         ("/toy.Toy/Nothing", "unknown method Nothing for service toy.Toy"),
@@ -125,7 +125,7 @@ def test_what_is_not_served_is_named(channel: grpc.Channel) -> None:
         assert error(many, iter([b"x"]), timeout=SECONDS) == (unimplemented, text)
 
 
-def test_a_fault_of_a_service_ends_its_call_only(served: Served, channel: grpc.Channel) -> None:
+def test_an_exception_of_a_service_ends_only_its_call(served: Served, channel: grpc.Channel) -> None:
     code, _ = error(unary(channel, "Raise"), b"x", timeout=SECONDS)
     assert code is grpc.StatusCode.INTERNAL
     chat = streaming(channel, "Chat")(iter([b"a", b"raise"]), timeout=SECONDS)
@@ -147,7 +147,7 @@ def test_a_deadline_ends_the_call_on_both_sides(served: Served, channel: grpc.Ch
     assert served.toy.cancelled.is_set()
 
 
-def test_a_cancelled_call_is_told_to_its_service(served: Served, channel: grpc.Channel) -> None:
+def test_a_service_is_told_that_its_call_was_cancelled(served: Served, channel: grpc.Channel) -> None:
     future = unary(channel, "Hold").future(b"x")
     assert served.toy.held.wait(SECONDS)
     future.cancel()
@@ -175,10 +175,10 @@ def test_a_client_stream_has_one_answer(channel: grpc.Channel) -> None:
     assert total(iter([]), timeout=SECONDS) == b"0"
 
 
-def test_a_cancelled_stream_is_told_to_its_receiver(served: Served, channel: grpc.Channel) -> None:
+def test_a_receiver_is_told_that_its_stream_was_cancelled(served: Served, channel: grpc.Channel) -> None:
     chat = streaming(channel, "Chat")(iter([b"x"]), timeout=SECONDS)
     assert next(chat) == b"x"
-    # The toy ends a chat when the client has: take one that has not.
+    # The service ends a chat with the client, so cancel one that the client has not ended.
     waiting = streaming(channel, "Chat")(endless(b"y"))
     assert next(waiting) == b"y"
     waiting.cancel()
@@ -190,21 +190,21 @@ def endless(message: bytes) -> Iterator[bytes]:
         yield message
 
 
-def test_a_slow_reader_is_sent_no_more_than_fits(served: Served, channel: grpc.Channel) -> None:
+def test_the_backlog_of_a_slow_reader_is_bounded(served: Served, channel: grpc.Channel) -> None:
     pump = streaming(channel, "Pump")(iter([b"200"]), timeout=SECONDS)
     assert sum(map(len, pump)) == 200 * PUMP_BYTES
     assert served.toy.most_backlog < PUMP_HIGH + 2 * PUMP_BYTES
 
 
 def test_a_small_call_overtakes_a_large_answer(channel: grpc.Channel) -> None:
-    """Streams share a connection fairly: what comes second is not behind all of what came first."""
+    """Streams share a connection fairly."""
     large = streaming(channel, "Pump")(iter([b"500"]), timeout=SECONDS)
     next(large)
     assert unary(channel, "Echo")(b"quick", timeout=SECONDS) == b"quick"
     large.cancel()
 
 
-def test_who_calls_and_what_they_send_along(channel: grpc.Channel) -> None:
+def test_peer_name_and_metadata_of_a_call(channel: grpc.Channel) -> None:
     told = unary(channel, "Who")(b"", metadata=[("token", "one"), ("token", "two")], timeout=SECONDS)
     peer, name, token = told.decode().split(" ")
     assert peer.startswith("127.0.0.1:")
@@ -244,8 +244,8 @@ def test_a_graceful_stop_finishes_calls_and_ends_streams() -> None:
         )
 
 
-def test_a_connection_that_floods_is_served_whole_by_the_reactor(served: Served) -> None:
-    """More calls in one go than a turn takes: the rest comes in the rounds that follow."""
+def test_a_flood_of_calls_is_served_completely(served: Served) -> None:
+    """More calls in one read than a turn handles: the rest is handled in the next rounds."""
     count = 1_500
     headers = [*REQUEST[:2], (":path", "/toy.Toy/Echo"), *REQUEST[3:]]
     asked = http2.PREFACE + frame(http2.SETTINGS, 0, 0)

@@ -8,7 +8,7 @@ from netstore.net.grpc import headers as grpc_headers
 from netstore.net.grpc.headers import encode_text, parse_timeout
 
 
-def test_timeouts_are_read_in_every_unit() -> None:
+def test_timeouts_are_parsed_in_every_unit() -> None:
     for text, seconds in (
         (b"1H", 3600.0),
         (b"2M", 120.0),
@@ -21,12 +21,12 @@ def test_timeouts_are_read_in_every_unit() -> None:
         assert parse_timeout(text) is None
 
 
-def test_a_text_is_cut_between_characters() -> None:
+def test_a_text_is_truncated_between_characters() -> None:
     assert encode_text("a%b\n") == b"a%25b%0A"
     assert len(encode_text("é" * 5000)) <= 4096
 
 
-def test_what_is_remembered_of_time_limits_is_short() -> None:
+def test_long_timeouts_are_not_cached() -> None:
     before = grpc_headers._seconds.cache_info().currsize
     for i in range(100):
         assert parse_timeout(b"%010dS" % i) is None
@@ -35,5 +35,5 @@ def test_what_is_remembered_of_time_limits_is_short() -> None:
     assert grpc_headers._seconds.cache_info().currsize == before
 
 
-def test_the_longest_time_limit_is_a_year() -> None:
+def test_the_longest_timeout_is_a_year() -> None:
     assert parse_timeout(b"99999999H") == grpc_headers.LONGEST_SECONDS

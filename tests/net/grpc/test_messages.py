@@ -15,7 +15,7 @@ from tests.support.grpcwire import (
 )
 
 
-def test_after_a_fault_of_framing_the_rest_of_a_read_is_not_understood_anew() -> None:
+def test_after_a_framing_error_nothing_more_of_the_call_is_parsed() -> None:
     large = b"\0" + (3_000_000).to_bytes(4, "big") + bytes(1000)
     rest = frame(http2.DATA, 0, 1, bytes(1000)) * 3
     for path in ("/a.A/Ask", "/a.A/Keep"):
@@ -27,7 +27,7 @@ def test_after_a_fault_of_framing_the_rest_of_a_read_is_not_understood_anew() ->
         assert wire.kept == ([] if path == "/a.A/Ask" else [bytes(3), b"cancelled"])
 
 
-def test_unfinished_messages_are_counted_until_they_are_whole_or_given_up() -> None:
+def test_incomplete_messages_count_until_they_are_complete_or_given_up() -> None:
     wire = GrpcWire()
     half = message_of(5000)[:3000]
     for number in (1, 3, 5):
@@ -43,7 +43,7 @@ def test_unfinished_messages_are_counted_until_they_are_whole_or_given_up() -> N
     assert wire.trailers(wire.said)["grpc-status"] == "13"
 
 
-def test_unfinished_messages_of_a_connection_have_a_limit() -> None:
+def test_incomplete_messages_of_a_connection_are_limited() -> None:
     wire = GrpcWire()
     wire.connection.held = http2.HELD_LIMIT
     wire.feed(wire.call(1, message_of(5000)[:3000], end=False))
@@ -51,7 +51,7 @@ def test_unfinished_messages_of_a_connection_have_a_limit() -> None:
     assert wire.connection.held == http2.HELD_LIMIT
 
 
-def test_whole_messages_of_calls_that_do_not_end_have_the_limit_of_unfinished_ones() -> None:
+def test_complete_messages_of_calls_that_do_not_end_count_as_incomplete() -> None:
     wire = GrpcWire()
     wire.connection.held = http2.HELD_LIMIT
     wire.feed(wire.call(1, message_of(5000), end=False))
@@ -60,7 +60,7 @@ def test_whole_messages_of_calls_that_do_not_end_have_the_limit_of_unfinished_on
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=5), st.lists(st.integers(0, 400), max_size=9))
-def test_messages_of_a_stream_come_whole_however_they_are_cut(sizes: list[int], cuts: list[int]) -> None:
+def test_messages_of_a_stream_are_decoded_however_they_are_split(sizes: list[int], cuts: list[int]) -> None:
     wire = GrpcWire()
     wire.feed(wire.call(1, b"", path="/a.A/Keep", end=False))
     messages = [bytes([65 + index]) * size for index, size in enumerate(sizes)]
@@ -74,7 +74,7 @@ def test_messages_of_a_stream_come_whole_however_they_are_cut(sizes: list[int], 
     assert wire.connection.held == 0
 
 
-def test_unfinished_messages_have_a_lower_limit_once_the_memory_for_all_is_spent() -> None:
+def test_incomplete_messages_have_a_lower_limit_once_memory_is_spent() -> None:
     wire = GrpcWire()
     wire.connection.held = http2.HELD_LIMIT_OVER
     wire.output.account.charge(1 << 31)
@@ -100,7 +100,7 @@ WILD = st.lists(
     st.sampled_from(["/a.A/Ask", "/a.A/Keep", "/a.A/None"]),
     st.sampled_from(["", "99999999H", "0n", "-1S"]),
 )
-def test_extreme_lengths_of_messages_are_taken_or_refused(
+def test_extreme_lengths_of_messages_are_accepted_or_refused(
     wild: list[tuple[int, int, bytes, bool]], path: str, limit: str
 ) -> None:
     wire = GrpcWire()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def test_a_deadline_ends_a_call_that_nobody_answered() -> None:
+def test_a_deadline_ends_a_call_that_was_not_answered() -> None:
     wire = GrpcWire()
     wire.feed(
         wire.call(1, message_of(3), ("grpc-timeout", "5S")),
@@ -34,14 +34,14 @@ def test_a_deadline_ends_a_call_that_nobody_answered() -> None:
     assert wire.due == []
 
 
-def test_a_malformed_time_limit_is_refused() -> None:
+def test_a_malformed_timeout_is_refused() -> None:
     wire = GrpcWire()
     wire.feed(wire.call(1, message_of(3), ("grpc-timeout", "soon")))
     assert wire.trailers(wire.said)[":status"] == "400"
     assert wire.asked == []
 
 
-def test_a_stream_with_a_malformed_time_limit_is_not_handled() -> None:
+def test_a_stream_with_a_malformed_timeout_is_not_handled() -> None:
     wire = GrpcWire()
     wire.feed(wire.call(1, message_of(3), ("grpc-timeout", "soon"), path="/a.A/Keep", end=False))
     assert wire.trailers(wire.said)["grpc-status"] == "13"
@@ -49,8 +49,8 @@ def test_a_stream_with_a_malformed_time_limit_is_not_handled() -> None:
     assert wire.kept == []
 
 
-def test_a_time_limit_runs_by_the_clock_of_its_alarm() -> None:
-    """The connection's time leaves out when the process was stopped: it may be far behind."""
+def test_a_deadline_uses_the_clock_of_its_alarm() -> None:
+    """The connection's clock does not count time in which the process was stopped."""
     wire = GrpcWire()
     wire.connection.server.clock = lambda: wire.time - 3600
     wire.feed(wire.call(1, message_of(0), ("grpc-timeout", "5S")))
@@ -63,8 +63,8 @@ def test_a_time_limit_runs_by_the_clock_of_its_alarm() -> None:
     assert wire.trailers(wire.output.sent)["grpc-status"] == "4"
 
 
-def test_calls_whose_time_shrinks_leave_nothing_behind() -> None:
-    """One alarm for all of them, and a place for each that is open."""
+def test_calls_with_ever_shorter_deadlines_leave_nothing_behind() -> None:
+    """One alarm serves all of them, and only open calls have an entry."""
     wire = GrpcWire()
     for i in range(3_000):
         wire.feed(wire.call(2 * i + 1, message_of(0), ("grpc-timeout", f"{8_000 - i}H")))
@@ -89,7 +89,7 @@ def test_many_calls_that_expire_at_once_end_in_several_ticks() -> None:
     assert wire.due == []
 
 
-def test_many_calls_that_expire_at_once_end_in_the_rounds_that_follow() -> None:
+def test_many_calls_that_expire_at_once_end_in_the_next_rounds() -> None:
     wire = GrpcWire()
     soon: list[Callable[[], object]] = []
     wire.server._soon = soon.append
@@ -107,7 +107,7 @@ def test_many_calls_that_expire_at_once_end_in_the_rounds_that_follow() -> None:
     assert [each.when for each in wire.due] == [109.0]
 
 
-def test_a_fault_while_a_call_expires_keeps_no_other_from_expiring() -> None:
+def test_an_exception_while_a_call_expires_affects_no_other() -> None:
     wire = GrpcWire()
     for number in (1, 3, 5):
         wire.feed(wire.call(number, message_of(0), ("grpc-timeout", "1S")))

@@ -52,10 +52,10 @@ def test_messages_of_a_stream_that_were_not_handed_over_are_charged(ends: str) -
         ({"cancelled", "on_cancelled"}, False, ["received", "half_closed"]),
     ],
 )
-def test_whoever_waits_for_the_end_of_a_stream_is_told_once(
+def test_the_end_of_a_stream_is_reported_once(
     faults: set[str], ends: bool, told: list[str], fault: Exception
 ) -> None:
-    """Whatever raises: the receiver, who hears of cancellation, or one after the other."""
+    """Whatever raises: the receiver, the cancel callback, or one after the other."""
     wire = GrpcWire()
     wire.faults, wire.fault = faults, fault
     wire.feed(wire.call(1, message_of(3), path="/a.A/Defect"))
@@ -68,8 +68,8 @@ def test_whoever_waits_for_the_end_of_a_stream_is_told_once(
     assert len(wire.log.events) == len(faults)
 
 
-def test_who_takes_a_stream_while_its_connection_goes_hears_of_it_once() -> None:
-    """Though so many others go with it that it is told in a later round."""
+def test_a_handler_during_which_the_connection_ends_has_its_receiver_told_once() -> None:
+    """Also if so many other streams end with it that it is freed in a later round."""
     wire = GrpcWire()
     soon: list[Callable[[], object]] = []
     wire.connection.server._soon = soon.append
@@ -106,8 +106,8 @@ def sweep_until(wire: GrpcWire, time: float) -> None:
         wire.connection.sweep(wire.time)
 
 
-def test_a_stream_has_its_time_for_each_message_it_begins() -> None:
-    """And for ever before its first: clients open streams before they have something to say."""
+def test_each_message_of_a_stream_has_a_time_limit_of_its_own() -> None:
+    """There is none before the first: clients open streams before they have something to send."""
     wire = GrpcWire()
     start = wire.time
     for number in (1, 3, 5):
@@ -123,7 +123,7 @@ def test_a_stream_has_its_time_for_each_message_it_begins() -> None:
     wire.feed(frame(http2.DATA, http2.END_STREAM, 1, message_of(3)))
     assert (wire.kept.pop(0), wire.connection.unfinished) == (bytes(3), 0)
     wire.kept.clear()
-    # Messages that overlap with reads: each has its own time, whatever the number of pieces.
+    # Messages that are split across reads: each has its own time limit, whatever the number of pieces.
     two = message_of(10) * 2
     for piece in (two[:10], two[10:20], two[20:30]):
         wire.feed(frame(http2.DATA, 0, 3, piece))
@@ -141,8 +141,8 @@ def test_a_stream_has_its_time_for_each_message_it_begins() -> None:
     assert wire.kept[-1] == b"cancelled"
 
 
-def test_messages_of_streams_do_not_wait_for_answers_that_are_held_back() -> None:
-    """A lease is kept alive though a large answer waits for its window; calls wait, in their order."""
+def test_messages_of_streams_are_handled_while_calls_are_held_back() -> None:
+    """A lease is kept alive while a large answer waits for its window; unary calls wait, in order."""
     wire = GrpcWire()
     wire.feed(frame(http2.SETTINGS, 0, 0, b"\0\4" + bytes(4)), wire.call(1, b"", path="/a.A/Keep", end=False))
     wire.feed(wire.call(3, message_of(1)))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("size", [0, 3, 16_000, 16_380, 60_000, 500_000])
-def test_a_whole_message_is_charged_until_its_call_ends(size: int) -> None:
+def test_a_complete_message_is_charged_until_its_call_ends(size: int) -> None:
     wire = GrpcWire()
     numbers = range(1, 21, 2)
     for number in numbers:
@@ -43,7 +43,7 @@ def test_a_whole_message_is_charged_until_its_call_ends(size: int) -> None:
 @pytest.mark.parametrize("size", [3, 16_000, 60_000, 1_900_000])
 @pytest.mark.parametrize("more", [b"\0", message_of(3), message_of(500_000)[:17_000]])
 @pytest.mark.parametrize("apart", [True, False])
-def test_who_sends_more_than_one_message_is_told_at_once(size: int, more: bytes, apart: bool) -> None:
+def test_a_second_message_is_refused_at_once(size: int, more: bytes, apart: bool) -> None:
     wire = GrpcWire()
     wire.feed(wire.call(1, b"", end=False))
     asked: list[int] = []
@@ -59,15 +59,15 @@ def test_who_sends_more_than_one_message_is_told_at_once(size: int, more: bytes,
         wire.feed(data_frames(1, message), data_frames(1, more))
     else:
         wire.feed(data_frames(1, message + more))
-    assert set(asked) <= {size + 5}, "nothing is asked for what is no message of it"
+    assert set(asked) <= {size + 5}, "memory is asked only for the first message"
     assert wire.connection.held == wire.output.account.promised == 0
     wire.feed(frame(http2.PING, 0, 0, bytes(8)))
     assert wire.output.account.held < 2_000
     assert not wire.connection.streams
 
 
-def test_what_comes_behind_a_fault_puts_a_call_in_line_once() -> None:
-    """Though it waits there, behind answers that the peer does not take."""
+def test_a_failed_call_is_queued_once_whatever_follows() -> None:
+    """It is held back behind answers that the peer's windows do not let through."""
     wire = GrpcWire()
     wire.feed(wire.call(1, message_of(10)))
     wire.asked.pop()[0].reply(bytes(http2.QUEUED_LIMIT + 100_000))
@@ -79,7 +79,7 @@ def test_what_comes_behind_a_fault_puts_a_call_in_line_once() -> None:
     assert not wire.asked
 
 
-def test_a_fault_of_a_unary_method_is_told_to_who_waits_for_its_end() -> None:
+def test_an_exception_of_a_unary_method_runs_the_cancel_callback() -> None:
     wire = GrpcWire()
 
     def defect(call: Call, message: bytes) -> None:
@@ -93,7 +93,7 @@ def test_a_fault_of_a_unary_method_is_told_to_who_waits_for_its_end() -> None:
     assert not wire.connection.streams
 
 
-def test_calls_that_are_held_back_and_lost_are_not_handled() -> None:
+def test_calls_that_are_reset_while_held_back_are_not_handled() -> None:
     wire = GrpcWire()
     wire.feed(frame(http2.SETTINGS, 0, 0, b"\0\4" + bytes(4)), wire.call(3, message_of(1)))
     (large, _), *_ = wire.asked

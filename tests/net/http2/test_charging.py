@@ -28,8 +28,8 @@ from tests.support.h2frames import (
 )
 
 
-def test_what_is_remembered_of_header_blocks_is_charged_while_nothing_is_open() -> None:
-    """As what lasts: no reading gives it back."""
+def test_cached_header_blocks_are_charged_without_open_streams() -> None:
+    """As `Account.lasting`: reading does not free it."""
     wire = Wire(hold=True)
     account = wire.connection.output.account
     entries = b"".join(b"\x40\x02%02x\x01v" % number for number in range(100))
@@ -60,7 +60,7 @@ def test_what_is_remembered_of_header_blocks_is_charged_while_nothing_is_open() 
     ],
     ids=["SETTINGS", "acknowledgements", "PRIORITY", "empty DATA", "padding", "unknown", "PING", "GOAWAY"],
 )
-def test_frames_that_carry_nothing_come_to_an_end(nothing: bytes) -> None:
+def test_too_many_empty_frames_end_the_connection(nothing: bytes) -> None:
     wire = Wire(hold=True)
     wire.feed(wire.request(1, end=False))
     wire.sent()
@@ -70,7 +70,7 @@ def test_frames_that_carry_nothing_come_to_an_end(nothing: bytes) -> None:
     assert wire.verdict() == ("connection", CALM)
 
 
-def test_frames_that_carry_nothing_are_fine_over_time() -> None:
+def test_empty_frames_within_the_rate_are_accepted() -> None:
     wire = Wire()
     for _ in range(100):
         wire.feed(frame(SETTINGS, 0, 0) * 90)
@@ -78,7 +78,7 @@ def test_frames_that_carry_nothing_are_fine_over_time() -> None:
     assert wire.verdict() is None
 
 
-def test_rapid_resets_come_to_an_end() -> None:
+def test_too_many_rapid_resets_end_the_connection() -> None:
     wire = Wire()
     reset = u32(http2.CANCEL)
     for n in range(1, 2 * http2.EARLY_RESETS_BURST + 1, 2):
@@ -89,8 +89,10 @@ def test_rapid_resets_come_to_an_end() -> None:
     assert wire.application.handed == []
 
 
-def test_making_us_reset_comes_to_an_end() -> None:
-    """Streams reset by us for faults of the client cost as much as those it resets itself (CVE-2025-8671)."""
+def test_too_many_provoked_resets_end_the_connection() -> None:
+    """Streams that we reset for stream errors of the client count like those it resets itself
+    (CVE-2025-8671).
+    """
     wire = Wire(hold=True)
     for n in range(1, 2 * http2.EARLY_RESETS_BURST + 20, 2):
         wire.feed(wire.request(n, end=False) + frame(WINDOW_UPDATE, 0, n, u32(0)))

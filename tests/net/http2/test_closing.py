@@ -22,7 +22,7 @@ from tests.support.h2frames import (
 )
 
 
-def test_a_stream_that_ended_is_closed_for_good() -> None:
+def test_a_frame_on_a_completed_stream_is_a_connection_error() -> None:
     wire = Wire()
     wire.feed(wire.request(1))
     wire.sent()
@@ -30,7 +30,7 @@ def test_a_stream_that_ended_is_closed_for_good() -> None:
     assert wire.verdict() == ("connection", http2.STREAM_CLOSED)
 
 
-def test_what_is_on_its_way_to_a_stream_we_reset_is_ignored() -> None:
+def test_frames_in_flight_to_a_stream_that_we_reset_are_ignored() -> None:
     wire = Wire(hold=True)
     wire.feed(wire.request(1, b"x" * 10, end=False))
     wire.application.streams[1].answer(b"enough")
@@ -47,7 +47,7 @@ FAULTS = [ValueError("a defect"), MemoryError()]
 @pytest.mark.parametrize("fault", FAULTS, ids=["defect", "memory"])
 @pytest.mark.parametrize("mute", [False, True], ids=["told", "log fails"])
 @pytest.mark.parametrize("name", ["open", "take", "hand_over", "lost", "told", "drained", "drain"])
-def test_a_fault_of_a_stream_ends_this_stream_and_no_other(name: str, fault: Exception, mute: bool) -> None:
+def test_an_exception_of_a_stream_resets_only_that_stream(name: str, fault: Exception, mute: bool) -> None:
     wire = Wire(hold=True)
     faults = wire.application.faults
     faults[name] = fault
@@ -85,7 +85,7 @@ def test_a_fault_of_a_stream_ends_this_stream_and_no_other(name: str, fault: Exc
 
 
 def test_watches_may_all_be_cancelled_at_once() -> None:
-    """Resets of streams that lived are no attack."""
+    """Resets of streams that were open for a while do not count as early."""
     wire = Wire(hold=True)
     numbers = range(1, 6_001, 2)
     for n in numbers:
@@ -97,7 +97,7 @@ def test_watches_may_all_be_cancelled_at_once() -> None:
     assert wire.application.lost == list(numbers)
 
 
-def test_answers_are_not_given_to_streams_that_are_lost() -> None:
+def test_queued_data_of_a_reset_stream_is_dropped() -> None:
     wire = Wire(hold=True)
     wire.feed(setting(http2.SET_INITIAL_WINDOW, 10), wire.request(1))
     stream = wire.application.streams[1]

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @given(st.data())
-def test_the_cut_of_the_bytes_does_not_matter(data: st.DataObject) -> None:
+def test_it_does_not_matter_how_the_bytes_are_split(data: st.DataObject) -> None:
     one, other = Wire(greet=False), Wire(greet=False)
     stream = b"".join(
         (
@@ -64,7 +64,7 @@ def test_the_cut_of_the_bytes_does_not_matter(data: st.DataObject) -> None:
     assert not other.connection.waiting
 
 
-def test_byte_by_byte() -> None:
+def test_a_request_may_arrive_byte_by_byte() -> None:
     wire = Wire(greet=False)
     stream = PREFACE + frame(SETTINGS, 0, 0) + wire.request(1, b"hello")
     wire.feed(*(stream[i : i + 1] for i in range(len(stream))))
@@ -95,7 +95,7 @@ def test_after_an_error_nothing_more_is_read() -> None:
     assert wire.verdict() == ("connection", http2.PROTOCOL_ERROR)
 
 
-def test_an_error_of_the_connection_loses_its_streams() -> None:
+def test_a_connection_error_ends_all_streams() -> None:
     wire = Wire(hold=True)
     wire.feed(wire.request(1, end=False), wire.request(3), frame(PING, 0, 1, bytes(8)))
     assert wire.application.lost == [1, 3]
@@ -107,7 +107,7 @@ def test_the_reserved_bit_of_a_stream_is_ignored() -> None:
     assert wire.application.handed == [(1, b"/echo", b"x")]
 
 
-def test_a_session_that_ended_within_a_read_reads_no_more_of_it() -> None:
+def test_a_connection_that_ends_during_a_read_parses_no_more_of_it() -> None:
     wire = Wire(hold=True)
     wire.feed(wire.request(1, end=False))
     wire.connection.drain()
@@ -119,7 +119,7 @@ def test_a_session_that_ended_within_a_read_reads_no_more_of_it() -> None:
     assert not wire.connection.waiting
 
 
-def test_requests_wait_while_too_much_is_unsent() -> None:
+def test_requests_wait_while_too_much_is_queued() -> None:
     wire = Wire(hold=True)
     wire.feed(setting(http2.SET_INITIAL_WINDOW, 0), wire.request(1))
     wire.application.streams[1].put_data(b"", bytes(http2.QUEUED_LIMIT + 1))
@@ -129,8 +129,8 @@ def test_requests_wait_while_too_much_is_unsent() -> None:
     assert [n for n, _, _ in wire.application.handed] == [1, 3]
 
 
-def test_a_client_that_is_held_cannot_send_for_ever() -> None:
-    """What is read and not handled is bounded by the window, which is not opened again."""
+def test_what_a_client_can_send_while_requests_wait_is_bounded() -> None:
+    """By the connection window, which is not opened again until what was read is handled."""
     wire = Wire(hold=True)
     wire.feed(setting(http2.SET_INITIAL_WINDOW, 0), wire.request(1))
     wire.application.streams[1].put_data(b"", bytes(http2.QUEUED_LIMIT + 1))
@@ -159,8 +159,8 @@ FLOODS = {"fields": many_fields, "huffman": huffman, "requests": small_requests}
 
 
 @pytest.mark.parametrize("flood", FLOODS)
-def test_what_was_read_is_worked_off_in_turns(flood: str) -> None:
-    """A turn stops at the frame or the request that goes beyond its share; nothing is lost or reordered."""
+def test_what_was_read_is_processed_in_turns(flood: str) -> None:
+    """A turn stops at the frame or request that exceeds its share of work; nothing is lost or reordered."""
     wire = Wire()
     wire.connection.receive(FLOODS[flood](wire))
     turns = 1
@@ -177,8 +177,8 @@ def test_what_was_read_is_worked_off_in_turns(flood: str) -> None:
     assert wire.verdict() is None
 
 
-def test_a_connection_that_ended_keeps_nothing() -> None:
-    """Its peer may take its time to read why."""
+def test_a_connection_that_ended_keeps_no_memory() -> None:
+    """Its peer may take long to read the GOAWAY."""
     wire = Wire(hold=True)
     wire.feed(frame(HEADERS, END_HEADERS | END_STREAM, 1, wire.compressed()), wire.request(3))
     wire.feed(frame(HEADERS, END_HEADERS, 9, block()), frame(RST_STREAM, 0, 9, u32(8)))
@@ -198,12 +198,12 @@ def test_a_connection_that_ended_keeps_nothing() -> None:
     assert not connection.blocks._entries
 
 
-def waits(connection: Http2Connection) -> bool:
-    """Nothing more is read of it for now."""
+def is_paused(connection: Http2Connection) -> bool:
+    """It is not read for now."""
     return connection.busy
 
 
-def test_who_causes_more_work_than_its_rate_waits_and_is_closed_at_last() -> None:
+def test_a_connection_beyond_its_rate_of_work_is_paused_and_finally_closed() -> None:
     wire = Wire()
     connection = wire.connection
     first, pauses = 1, 0
@@ -211,27 +211,27 @@ def test_who_causes_more_work_than_its_rate_waits_and_is_closed_at_last() -> Non
         heavy = block() + b"\x90" * 1_000
         wire.feed(frame(HEADERS, END_HEADERS | END_STREAM, first, heavy))
         first += 2
-        if waits(connection):
+        if is_paused(connection):
             handed = len(wire.application.handed)
             wire.feed(frame(HEADERS, END_HEADERS | END_STREAM, first, block()))
             first += 2
-            assert len(wire.application.handed) == handed, "what comes while it waits is not looked at"
+            assert len(wire.application.handed) == handed, "nothing is parsed while it is paused"
             connection.sweep(wire.time + 1e-6)
-            assert waits(connection), "too soon"
+            assert is_paused(connection), "too soon"
             pauses += 1
             wire.time += 0.1
             connection.sweep(wire.time)
             while wire.output.run_turn():
                 pass
-            assert not waits(connection)
+            assert not is_paused(connection)
             assert len(wire.application.handed) == handed + 2
         assert first < 10_000
     assert pauses == http2.MAX_PAUSES
     assert wire.verdict() == ("connection", CALM)
 
 
-def test_a_busy_client_that_repeats_itself_never_waits() -> None:
-    """25,000 requests a second, more than a core answers, and little allowed ahead."""
+def test_a_busy_client_with_equal_requests_is_never_paused() -> None:
+    """25,000 requests a second, more than a core answers, with a small burst allowed."""
     wire = Wire()
     wire.connection._work = Allowance(10_000, wire.time, http2.WORK_RATE)
     first = 1
@@ -253,7 +253,7 @@ def test_a_connection_with_an_open_stream_is_not_idle() -> None:
     assert idle == [True, False, True]
 
 
-def test_a_silent_peer_is_asked_and_then_cut() -> None:
+def test_a_silent_peer_is_sent_a_ping_and_then_cut() -> None:
     wire = Wire()
     wire.connection.sweep(wire.time + http2.PROBE_SECONDS - 1)
     assert wire.sent() == []
@@ -270,7 +270,7 @@ def test_a_silent_peer_is_asked_and_then_cut() -> None:
     assert wire.output.was_cut
 
 
-def test_a_lost_connection_loses_its_streams() -> None:
+def test_eof_ends_all_streams() -> None:
     wire = Wire(hold=True)
     wire.feed(wire.request(1), wire.request(3, end=False))
     wire.connection.eof()
@@ -278,7 +278,7 @@ def test_a_lost_connection_loses_its_streams() -> None:
     assert wire.application.lost == [1, 3]
 
 
-def test_half_a_frame_is_waited_for_and_then_refused() -> None:
+def test_an_incomplete_frame_can_be_refused() -> None:
     wire = Wire()
     before = wire.connection.waiting
     wire.feed(wire.request(1, b"hello")[:-1])
@@ -287,7 +287,7 @@ def test_half_a_frame_is_waited_for_and_then_refused() -> None:
     assert wire.verdict() == ("connection", CALM)
 
 
-def test_a_large_block_is_spread_over_frames() -> None:
+def test_a_large_header_block_is_split_into_frames() -> None:
     wire = Wire(hold=True)
     wire.feed(wire.request(1))
     wire.connection.put_block(1, b"\x00\x01a" + b"\x7f\xc1\xb7\x02" + b"x" * 40_000, END_STREAM)

@@ -27,7 +27,7 @@ def test_unknown_frames_and_settings_are_ignored() -> None:
     assert wire.application.handed == [(1, b"/echo", b"x")]
 
 
-def test_of_several_initial_windows_in_a_frame_the_last_is_used_and_each_is_judged() -> None:
+def test_of_several_initial_windows_in_a_frame_each_is_checked_and_the_last_is_used() -> None:
     wire = Wire(hold=True)
     wire.feed(wire.request(1))
     window = b"\0\4"
@@ -38,8 +38,8 @@ def test_of_several_initial_windows_in_a_frame_the_last_is_used_and_each_is_judg
     assert wire.verdict() == ("connection", http2.FLOW_CONTROL_ERROR)
 
 
-def test_a_frame_of_settings_costs_no_more_with_many_streams() -> None:
-    """2,700 initial windows over as many streams as there may be, none of which has anything to send."""
+def test_the_cost_of_settings_does_not_grow_with_the_streams() -> None:
+    """2,700 initial windows in one frame, with 4,000 streams that have nothing to send."""
     wire = Wire(hold=True)
     numbers = range(1, 8_001, 2)
     for n in numbers:
@@ -56,7 +56,7 @@ def ping(wire: Wire, every: float, count: int) -> None:
         wire.feed(frame(PING, 0, 0, b"keepaliv"))
 
 
-def test_pings_on_an_idle_connection_are_soon_too_many() -> None:
+def test_pings_on_an_idle_connection_are_limited() -> None:
     wire = Wire()
     ping(wire, 10, 3)
     assert [each.flags for each in wire.sent()] == [ACK] * 3
@@ -74,8 +74,8 @@ def test_pings_with_an_open_stream_may_come_every_five_seconds() -> None:
     assert wire.verdict() == ("connection", CALM)
 
 
-def test_an_answer_forgives_pings() -> None:
-    """A client measures its bandwidth with a ping after what it received."""
+def test_sent_data_resets_the_count_of_early_pings() -> None:
+    """A client measures its bandwidth with a ping after data that it received."""
     wire = Wire(hold=True)
     wire.feed(wire.request(1))
     for _ in range(100):
@@ -84,7 +84,7 @@ def test_an_answer_forgives_pings() -> None:
     assert wire.verdict() is None
 
 
-def test_a_graceful_end_takes_what_is_on_its_way() -> None:
+def test_a_graceful_shutdown_serves_requests_in_flight() -> None:
     wire = Wire(hold=True)
     wire.feed(wire.request(1))
     wire.connection.drain()
@@ -104,7 +104,7 @@ def test_a_graceful_end_takes_what_is_on_its_way() -> None:
     assert wire.output.finished
 
 
-def test_a_graceful_end_of_an_idle_connection_is_immediate() -> None:
+def test_a_graceful_shutdown_of_an_idle_connection_takes_one_round_trip() -> None:
     wire = Wire()
     wire.connection.drain()
     _, asked = wire.sent()
@@ -113,7 +113,7 @@ def test_a_graceful_end_of_an_idle_connection_is_immediate() -> None:
     assert wire.output.finished
 
 
-def test_a_smaller_table_is_acknowledged_in_the_next_block() -> None:
+def test_a_smaller_dynamic_table_is_acknowledged_in_the_next_block() -> None:
     """RFC 7541, 4.2; clients check it."""
     wire = Wire()
     wire.feed(setting(http2.SET_TABLE_SIZE, 0), wire.request(1), wire.request(3))

@@ -42,7 +42,7 @@ def test_no_more_is_sent_than_the_windows_allow() -> None:
     assert not wire.connection.streams
 
 
-def test_the_window_of_the_connection_is_shared_in_turn() -> None:
+def test_streams_share_the_connection_window_in_turn() -> None:
     wire = Wire(hold=True)
     wire.feed(setting(http2.SET_INITIAL_WINDOW, 1_000_000), *(wire.request(n) for n in (1, 3, 5)))
     for stream in wire.application.streams.values():
@@ -53,8 +53,8 @@ def test_the_window_of_the_connection_is_shared_in_turn() -> None:
     assert sorted(sent) == [1, 3, 5]
 
 
-def test_data_is_framed_no_faster_than_the_network_takes_it() -> None:
-    """A large answer leaves room for the small one that comes after it."""
+def test_data_is_framed_no_faster_than_it_is_sent() -> None:
+    """A small answer need not wait for all of a large one before it."""
     wire = Wire(hold=True)
     wire.feed(setting(http2.SET_INITIAL_WINDOW, MAX), frame(WINDOW_UPDATE, 0, 0, u32(MAX - 65_535)))
     wire.feed(wire.request(1), wire.request(3))
@@ -73,7 +73,7 @@ def test_data_is_framed_no_faster_than_the_network_takes_it() -> None:
     assert sum(len(each.payload) for each in sent) == 1_000_005
 
 
-def test_who_waits_for_room_is_told_once() -> None:
+def test_drained_is_called_once() -> None:
     wire = Wire(hold=True)
     wire.feed(setting(http2.SET_INITIAL_WINDOW, 0), wire.request(1))
     stream = wire.application.streams[1]
@@ -99,8 +99,8 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_windows_are_those_of_the_slow_twin(steps: list[tuple[str, int, int]]) -> None:
-    """Which changes the window of every stream at every change of the initial one (RFC 9113, 6.9.2)."""
+def test_windows_equal_those_of_a_simple_model(steps: list[tuple[str, int, int]]) -> None:
+    """The model changes the window of every stream when the initial window changes (RFC 9113, 6.9.2)."""
     wire = Wire(hold=True)
     wire.feed(*(wire.request(n) for n in (1, 3, 5)))
     windows, initial = dict.fromkeys((1, 3, 5), 65_535), 65_535
@@ -129,12 +129,12 @@ def test_windows_are_those_of_the_slow_twin(steps: list[tuple[str, int, int]]) -
         for n, stream in wire.application.streams.items():
             assert stream.window == windows[n]
             assert stream.queued == given_[n] - sent[n]
-            assert not stream.queued or min(whole, windows[n]) <= 0, "what may be sent is sent"
+            assert not stream.queued or min(whole, windows[n]) <= 0, "all that the windows allow is sent"
         check_counters(wire.connection)
 
 
-def test_a_stream_that_is_gone_widens_no_window() -> None:
-    """The bound for what streams have beyond the initial window is made anew before a client is blamed."""
+def test_the_window_of_a_closed_stream_does_not_count_for_the_limit() -> None:
+    """The upper bound of all windows is computed again before an error is raised."""
     wire = Wire(hold=True)
     wire.feed(wire.request(1, end=False), wire.request(3, end=False))
     wire.feed(frame(WINDOW_UPDATE, 0, 1, u32(MAX - 65_535)), frame(RST_STREAM, 0, 1, u32(8)))
@@ -145,7 +145,7 @@ def test_a_stream_that_is_gone_widens_no_window() -> None:
     assert wire.verdict() == ("connection", http2.FLOW_CONTROL_ERROR)
 
 
-def test_opening_the_windows_of_many_streams_at_once_is_done_in_turns() -> None:
+def test_data_of_many_streams_whose_windows_open_at_once_is_sent_in_turns() -> None:
     wire = Wire(hold=True)
     wire.feed(setting(http2.SET_INITIAL_WINDOW, 0))
     numbers = range(1, 8_001, 2)

@@ -37,8 +37,8 @@ ANSWERS = st.sampled_from(["nothing", "whole", "piece", "end", "resume"])
 
 
 @given(st.lists(st.tuples(KINDS, FLAGS, NUMBERS, PAYLOADS, ANSWERS), max_size=40))
-def test_whatever_comes_is_taken_or_refused(stream: list[tuple[int, int, int, bytes, str]]) -> None:
-    """No frame makes the codec fail, and its books agree with its streams after each."""
+def test_random_frames_are_accepted_or_refused(stream: list[tuple[int, int, int, bytes, str]]) -> None:
+    """No frame makes the codec fail, and its counters agree with its streams after each."""
     wire = Wire(hold=True)
     connection = wire.connection
     for kind, flags, target, payload, answer in stream:
@@ -101,8 +101,8 @@ WILD = st.tuples(
 )
 
 
-def wild_frame(kind: int, flags: int, target: int, payload: bytes, length: int | None) -> bytes:
-    """A frame that says what it likes about itself."""
+def inconsistent_frame(kind: int, flags: int, target: int, payload: bytes, length: int | None) -> bytes:
+    """A frame whose length field may be wrong."""
     payload = payload[: http2.MAX_FRAME]
     size = len(payload) if length is None else length
     return size.to_bytes(3, "big") + bytes((kind, flags)) + u32(target) + payload
@@ -112,10 +112,10 @@ def wild_frame(kind: int, flags: int, target: int, payload: bytes, length: int |
     st.lists(WILD, max_size=20),
     st.lists(st.sampled_from(["", "window", "data", "answer", "second"]), max_size=20),
 )
-def test_extreme_values_are_taken_or_refused_with_bounded_work(
+def test_extreme_values_are_accepted_or_refused_with_bounded_work(
     wild: list[tuple[int, int, int, bytes, int | None]], steps: list[str]
 ) -> None:
-    """Nothing is raised, no stream fails, the books agree, and a turn has its share of work and no more."""
+    """Nothing is raised, no stream fails, the counters agree, and a turn does no more than its share."""
     wire = Wire(hold=True)
     connection = wire.connection
     for place, each in enumerate(wild):
@@ -130,7 +130,7 @@ def test_extreme_values_are_taken_or_refused_with_bounded_work(
         elif step == "second":
             wire.time += 20
             connection.sweep(wire.time)
-        connection.receive(wild_frame(*each))
+        connection.receive(inconsistent_frame(*each))
         turns = 1
         assert connection.spent <= http2.TURN_WORK + most_work_of_a_frame()
         while wire.output.run_turn():
@@ -145,8 +145,9 @@ def test_extreme_values_are_taken_or_refused_with_bounded_work(
 
 
 @given(st.lists(st.tuples(KINDS, FLAGS, NUMBERS, PAYLOADS), max_size=12))
-def test_h2_understands_what_is_said_to_whatever_came(stream: list[tuple[int, int, int, bytes]]) -> None:
-    """Every frame we send is well formed, also to a peer that is not."""
+def test_replies_to_random_frames_are_well_formed(
+    stream: list[tuple[int, int, int, bytes]],
+) -> None:
     wire = Wire()
     for kind, flags, target, payload in stream:
         wire.feed(frame(kind, flags, target, payload))

@@ -30,7 +30,7 @@ PATTERN = bytes(range(251)) * 160
     st.sampled_from([16_384, 20_000, 1_000_000]),
     st.sampled_from([0, 100, 4096]),
 )
-def test_h2_agrees_whatever_the_cuts_sizes_and_settings(
+def test_h2_gets_its_bodies_back_for_any_split_sizes_and_settings(
     sizes: list[int], cuts: list[int], window: int, largest: int, table: int
 ) -> None:
     def cut(data: bytes) -> Iterable[bytes]:
@@ -82,7 +82,7 @@ def test_h2_sees_its_pings_answered() -> None:
     assert [e.ping_data for e in judged.events if isinstance(e, h2.events.PingAckReceived)] == [b"12345678"]
 
 
-def test_an_answer_before_the_end_of_the_request_resets_without_blame() -> None:
+def test_an_answer_before_the_end_of_the_request_resets_with_no_error() -> None:
     judged = Judged(hold=True)
     judged.client.send_headers(1, REQUEST)
     judged.client.send_data(1, b"some")
@@ -93,7 +93,7 @@ def test_an_answer_before_the_end_of_the_request_resets_without_blame() -> None:
     assert judged.resets == {1: http2.NO_ERROR}
 
 
-def test_our_settings_say_what_we_keep_to() -> None:
+def test_our_settings_announce_our_limits() -> None:
     sent = frames(Wire(greet=False).output.sent)
     assert [each.kind for each in sent] == [SETTINGS, WINDOW_UPDATE]
     judged = Judged().settle()

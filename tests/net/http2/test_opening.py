@@ -18,8 +18,7 @@ from tests.support.h2frames import (
 )
 
 
-def test_the_compression_goes_on_after_a_refused_request() -> None:
-    """What a refused block put into the table is there for the next."""
+def test_a_refused_request_still_updates_the_dynamic_table() -> None:
     wire = Wire()
     whole = END_HEADERS | END_STREAM
     refused = wire.compressed(with_fields(("x-kept", "value"), ("connection", "close")))
@@ -29,7 +28,7 @@ def test_the_compression_goes_on_after_a_refused_request() -> None:
     assert wire.application.streams[3].head.field(b"x-kept") == b"value"
 
 
-def test_requests_that_are_not_complete_have_a_number() -> None:
+def test_the_number_of_incomplete_requests_is_limited() -> None:
     wire = Wire(hold=True)
     last = 2 * http2.MAX_UNFINISHED + 1
     for n in range(1, last, 2):
@@ -43,8 +42,8 @@ def test_requests_that_are_not_complete_have_a_number() -> None:
     assert wire.connection.output.account.held == streams + wire.connection.blocks.held
 
 
-def test_once_memory_is_spent_who_has_many_streams_gets_no_new_ones() -> None:
-    """They are charged as what no reading gives back; what is open goes on, and others open theirs."""
+def test_a_connection_with_many_streams_gets_no_new_ones_once_memory_is_spent() -> None:
+    """Streams are charged as `Account.lasting`; open ones go on, and connections with few open new ones."""
     wire = Wire(hold=True)
     account = wire.connection.output.account
     last = 2 * http2.MAX_STREAMS_OVER - 1
@@ -62,7 +61,7 @@ def test_once_memory_is_spent_who_has_many_streams_gets_no_new_ones() -> None:
     assert wire.verdict() is None
 
 
-def test_header_blocks_have_a_limit_of_frames_and_bytes() -> None:
+def test_header_blocks_are_limited_in_frames_and_bytes() -> None:
     wire = Wire()
     wire.feed(frame(HEADERS, 0, 1, block()), *[frame(CONTINUATION, 0, 1, b"")] * 17)
     assert wire.verdict() == ("connection", CALM)
@@ -71,8 +70,8 @@ def test_header_blocks_have_a_limit_of_frames_and_bytes() -> None:
     assert wire.verdict() == ("connection", CALM)
 
 
-def test_a_header_list_has_a_limit_however_well_it_is_compressed() -> None:
-    """One entry of 4,000 bytes, named again and again."""
+def test_a_header_list_is_limited_by_its_decoded_size() -> None:
+    """One entry of 4,000 bytes, referenced again and again."""
     wire = Wire()
     first = wire.compressed(with_fields(("bomb", "x" * 4_000)))
     wire.feed(frame(HEADERS, END_HEADERS | END_STREAM, 1, first + b"\xbe" * 15))
@@ -90,7 +89,7 @@ def test_streams_beyond_the_limit_are_refused() -> None:
     assert [n for n, _, _ in wire.application.handed] == [1, 3, 7]
 
 
-def test_the_varying_field_is_given_beside_the_head() -> None:
+def test_the_varying_field_is_not_part_of_the_cached_head() -> None:
     wire = Wire()
     for n, value in ((1, "1S"), (3, "2S")):
         wire.feed(wire.request(n, b"", with_fields(("grpc-timeout", value))))

@@ -27,7 +27,7 @@ from tests.support.h2frames import (
 
 
 @pytest.mark.parametrize("begun", [b"", PREFACE[:20], PREFACE + frame(SETTINGS, 0, 0, bytes(6))[:12]])
-def test_a_preface_has_its_time_however_often_a_byte_comes(begun: bytes) -> None:
+def test_the_time_limit_of_the_preface_is_not_extended_by_single_bytes(begun: bytes) -> None:
     wire = Wire(greet=False)
     for byte in begun:
         wire.feed(bytes((byte,)))
@@ -37,7 +37,7 @@ def test_a_preface_has_its_time_however_often_a_byte_comes(begun: bytes) -> None
     assert late_after(wire, 1)
 
 
-def test_a_frame_has_its_time_however_often_a_byte_comes() -> None:
+def test_the_time_limit_of_a_frame_is_not_extended_by_single_bytes() -> None:
     wire = Wire(hold=True)
     wire.feed(wire.request(1, end=False) + frame(DATA, 0, 1, bytes(100))[:20])
     for _ in range(3):
@@ -51,7 +51,7 @@ def test_a_frame_has_its_time_however_often_a_byte_comes() -> None:
     assert not late_after(wire, http2.FRAME_SECONDS)
 
 
-def test_a_frame_is_not_timed_while_it_is_not_read() -> None:
+def test_time_in_which_a_connection_is_not_read_does_not_count() -> None:
     wire = Wire()
     wire.feed(frame(PING, 0, 0, bytes(8))[:5])
     wire.output.paused = True
@@ -61,7 +61,7 @@ def test_a_frame_is_not_timed_while_it_is_not_read() -> None:
     assert late_after(wire, 1)
 
 
-def test_a_header_block_has_its_time_however_often_a_frame_comes() -> None:
+def test_the_time_limit_of_a_header_block_is_not_extended_by_frames() -> None:
     wire = Wire()
     wire.feed(frame(HEADERS, 0, 1, block()))
     for _ in range(5):
@@ -72,7 +72,7 @@ def test_a_header_block_has_its_time_however_often_a_frame_comes() -> None:
     assert not late_after(wire, 100)
 
 
-def test_a_request_has_its_time_to_become_complete() -> None:
+def test_a_request_that_stays_incomplete_is_reset() -> None:
     wire = Wire(hold=True)
     wire.feed(wire.request(1, b"x"), wire.request(3, b"x", end=False))
     late_after(wire, 30)
@@ -90,8 +90,8 @@ def test_a_request_has_its_time_to_become_complete() -> None:
 
 
 @pytest.mark.parametrize(("every_second", "stays"), [(1, False), (1, True), (4, True)])
-def test_a_slow_request_is_judged_by_its_pace(every_second: int, stays: bool) -> None:
-    """However long it takes in all; and by each stretch of time, whatever came before."""
+def test_a_slow_request_must_keep_the_minimum_rate(every_second: int, stays: bool) -> None:
+    """In each period, whatever came before; it may take long in all."""
     wire = Wire(hold=True)
     wire.feed(wire.request(1, end=False))
     if not stays:
@@ -111,7 +111,7 @@ def stalled(size: int) -> Wire:
     return wire
 
 
-def test_who_lets_nothing_through_is_closed() -> None:
+def test_a_stream_whose_window_stays_closed_is_reset() -> None:
     wire = stalled(100_000)
     late_after(wire, http2.STALL_SECONDS)
     assert wire.sent() == []
@@ -123,7 +123,7 @@ def test_who_lets_nothing_through_is_closed() -> None:
     assert [n for n, _, _ in wire.application.handed] == [1, 3]
 
 
-def test_who_closes_the_window_of_the_connection_is_closed() -> None:
+def test_a_connection_whose_window_stays_closed_is_ended() -> None:
     wire = Wire(hold=True)
     wire.feed(setting(http2.SET_INITIAL_WINDOW, 1 << 20), wire.request(1))
     wire.application.streams[1].answer(bytes(200_000))
@@ -135,7 +135,7 @@ def test_who_closes_the_window_of_the_connection_is_closed() -> None:
     assert wire.output.account.held == 0
 
 
-def test_the_heaviest_of_the_streams_nobody_reads_go_and_no_other() -> None:
+def test_of_stalled_streams_those_with_most_data_are_reset() -> None:
     wire = Wire(hold=True)
     wire.feed(setting(http2.SET_INITIAL_WINDOW, 0), *(wire.request(n) for n in (1, 3, 5, 7)))
     for number_, size in ((1, 100), (3, 100_000), (5, 50_000), (7, 100_000)):
@@ -147,7 +147,7 @@ def test_the_heaviest_of_the_streams_nobody_reads_go_and_no_other() -> None:
     assert wire.output.finished is False
 
 
-def test_many_streams_nobody_reads_go_in_several_sweeps() -> None:
+def test_many_stalled_streams_are_reset_in_several_sweeps() -> None:
     wire = Wire(hold=True)
     wire.feed(setting(http2.SET_INITIAL_WINDOW, 0))
     count = 3 * http2.ENDED_AT_ONCE
@@ -169,7 +169,7 @@ def test_many_streams_nobody_reads_go_in_several_sweeps() -> None:
     assert wire.output.finished is False
 
 
-def test_who_lets_little_through_is_closed_and_who_lets_enough_is_not() -> None:
+def test_windows_must_let_the_minimum_rate_through() -> None:
     for every_second, closed in ((http2.STALL_RATE // 2, True), (2 * http2.STALL_RATE, False)):
         wire = stalled(1_000_000)
         for _ in range(100):
@@ -179,7 +179,7 @@ def test_who_lets_little_through_is_closed_and_who_lets_enough_is_not() -> None:
         assert wire.output.finished is closed
 
 
-def test_little_that_waits_and_a_slow_network_are_no_stall() -> None:
+def test_little_queued_data_or_a_slow_network_is_not_a_stall() -> None:
     wire = stalled(LOW_WATER)
     late_after(wire, 1_000)
     assert wire.sent() == []
@@ -189,7 +189,7 @@ def test_little_that_waits_and_a_slow_network_are_no_stall() -> None:
     assert wire.sent() == []
 
 
-def test_who_holds_much_waits_sooner_once_the_memory_for_all_is_spent() -> None:
+def test_requests_wait_sooner_once_memory_is_spent() -> None:
     wire = stalled(http2.QUEUED_LIMIT_OVER + 1)
     wire.output.account.charge(1 << 30)
     wire.feed(wire.request(3))

@@ -25,10 +25,10 @@ def test_our_windows_are_opened_again_and_never_exceeded() -> None:
         assert total - window // 2 <= given_back <= total
 
 
-def test_more_than_our_windows_is_an_error() -> None:
+def test_data_beyond_our_windows_is_an_error() -> None:
     wire = Wire(hold=True)
     wire.feed(wire.request(1, end=False) + frame(DATA, 0, 1, bytes(16_384)) * 65)
-    # The window was opened half-way in the same read, which the client did not know yet; what counts is ours.
+    # Our window was opened again during this read. The client could not know that, but our count is valid.
     assert wire.verdict() is None
     wire.feed(
         b"".join(wire.request(n, end=False) + frame(DATA, 0, n, bytes(16_384)) * 60 for n in range(3, 13, 2))

@@ -71,7 +71,7 @@ STREAM_ERRORS: dict[str, tuple[int, Any]] = {
 
 
 @pytest.mark.parametrize("rule", STREAM_ERRORS)
-def test_a_malformed_request_is_reset_and_the_connection_stays(rule: str) -> None:
+def test_a_malformed_request_is_a_stream_error(rule: str) -> None:
     code, headers = STREAM_ERRORS[rule]
     wire = Wire()
     wire.feed(wire.request(1, b"", headers))
@@ -81,7 +81,7 @@ def test_a_malformed_request_is_reset_and_the_connection_stays(rule: str) -> Non
 
 
 def violation(rule: str, wire: Wire) -> bytes:
-    """The bytes that break a rule, on a connection that has sent its preface."""
+    """The bytes that violate a rule, on a connection that has sent its preface."""
     match rule:
         case "4.2 a frame too large":
             return frame(DATA, 0, 1, bytes(16_385))
@@ -236,7 +236,7 @@ ERRORS: dict[str, tuple[str, int]] = {
 
 
 @pytest.mark.parametrize("rule", ERRORS)
-def test_a_broken_rule_has_the_right_code_and_scope(rule: str) -> None:
+def test_a_violation_has_the_right_code_and_scope(rule: str) -> None:
     wire = Wire(hold=True)
     wire.feed(violation(rule, wire))
     assert wire.verdict() == ERRORS[rule]

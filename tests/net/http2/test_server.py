@@ -31,8 +31,8 @@ def test_a_request_that_cannot_be_routed_is_reset() -> None:
     assert wire.application.handed == [(3, b"/echo", b"fine")]
 
 
-def test_a_round_stays_short_however_many_ask_for_much() -> None:
-    """All connections do little more in a round than two may, and who asks for little is served in it."""
+def test_a_round_stays_short_with_many_busy_connections() -> None:
+    """All connections together do little more work in a round than two may, and small requests are served."""
     time = [2000.0]
     wires = [Wire() for _ in range(16)]
     server, handed = wires[0].server, wires[0].application.handed
@@ -56,8 +56,8 @@ def test_a_round_stays_short_however_many_ask_for_much() -> None:
     assert len(handed) == 15 * 12 + 1
 
 
-def test_many_streams_of_connections_that_are_gone_are_told_over_rounds() -> None:
-    """None of them sends anything meanwhile, and all are told, each once."""
+def test_streams_of_closed_connections_are_freed_over_rounds() -> None:
+    """None of them sends anything meanwhile, and each is told once."""
     asked: list[Callable[[], object]] = []
     wires = [Wire(hold=True, soon=asked.append) for _ in range(3)]
     server, application = wires[0].server, wires[0].application
@@ -87,8 +87,8 @@ def test_many_streams_of_connections_that_are_gone_are_told_over_rounds() -> Non
     assert not asked
 
 
-def test_the_end_of_a_connection_touches_few_of_its_streams_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that were answered, and wait for a window, among them."""
+def test_the_end_of_a_connection_frees_few_streams_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that were answered and wait for a window."""
     asked: list[Callable[[], object]] = []
     wire = Wire(hold=True, soon=asked.append)
     wire.feed(setting(http2.SET_INITIAL_WINDOW, 0))
@@ -127,8 +127,8 @@ def test_the_end_of_a_connection_touches_few_of_its_streams_at_once(monkeypatch:
     assert wire.output.account.held == 0
 
 
-def test_the_heads_that_are_known_are_bounded_in_bytes() -> None:
-    """Fields of one letter cost far more than their letters."""
+def test_cached_heads_are_bounded_in_bytes() -> None:
+    """The overhead of a field counts: fields of one letter take far more memory than one byte."""
     wire = Wire()
     sizes = []
     for i in range(4_200):

@@ -20,8 +20,8 @@ from tests.support.h2frames import (
 
 
 @pytest.mark.parametrize("left", [1, 400, 20_000, 40_000])
-def test_what_waits_for_a_window_keeps_no_more_than_twice_its_size(left: int) -> None:
-    """A window that leaves one byte of an answer is charged one byte: the rest of it is not to stay."""
+def test_queued_data_keeps_no_more_than_twice_its_size_in_memory(left: int) -> None:
+    """A queued rest of one byte is charged as one byte, so it must not keep the whole answer."""
     answer = bytes(range(250)) * 240
     wire = Wire(hold=True)
     wire.feed(setting(http2.SET_INITIAL_WINDOW, len(answer) - left), wire.request(1))
