@@ -1,4 +1,4 @@
-"""Shares of what the whole member has so many of."""
+"""Fair admission to what is bounded for the whole member."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_place_that_is_given_back_can_be_taken() -> None:
         places.leave("a")
 
 
-def test_bytes_have_shares_too_and_the_first_may_be_of_any_size() -> None:
+def test_bytes_are_shared_and_the_first_request_may_have_any_size() -> None:
     held = Admission(800)
     assert held.enter("a", 1_000)
     assert not held.enter("b", 1)
@@ -51,7 +51,9 @@ def test_bytes_have_shares_too_and_the_first_may_be_of_any_size() -> None:
 
 
 @given(st.integers(1, 40), st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=200))
-def test_it_counts_right_and_forgets_who_holds_nothing(most: int, steps: list[tuple[str, bool]]) -> None:
+def test_counts_are_right_and_empty_households_are_forgotten(
+    most: int, steps: list[tuple[str, bool]]
+) -> None:
     places = Admission(most)
     held: dict[str, int] = {}
     for principal, enters in steps:
@@ -76,7 +78,7 @@ def test_it_counts_right_and_forgets_who_holds_nothing(most: int, steps: list[tu
         ("", ""),
     ],
 )
-def test_what_an_address_counts_as(principal: str, counted: str) -> None:
+def test_the_household_of_a_principal(principal: str, counted: str) -> None:
     assert household(principal) == counted
     assert household(household(principal)) == counted
 
@@ -96,7 +98,7 @@ def test_the_addresses_of_one_ipv6_network_have_one_share() -> None:
     st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 90), st.integers(0, 1)), max_size=200),
     st.randoms(),
 )
-def test_places_that_hold_bytes_are_shared_out_as_both_would_be(
+def test_weighed_admission_grants_what_both_admissions_would(
     most: int, most_size: int, steps: list[tuple[str, int, int]], coins: Random
 ) -> None:
     both, places, sizes = WeighedAdmission(most, most_size), Admission(most), Admission(most_size)

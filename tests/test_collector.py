@@ -1,4 +1,4 @@
-"""How much Python's collector of cycles looks through at once, in a process of its own."""
+"""How many objects the garbage collector traverses in one piece, measured in a separate process."""
 
 from __future__ import annotations
 
@@ -89,25 +89,25 @@ def _run(program: str) -> tuple[int, ...]:
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="its collector takes small steps")
-def test_what_got_old_is_not_looked_through_again() -> None:
+def test_old_objects_are_not_traversed_again() -> None:
     most, rounds, registered = _run(GROWS)
     assert most <= 30_000
-    assert rounds >= 5, "the oldest generation was looked through at all"
+    assert rounds >= 5, "the oldest generation was collected"
     assert registered == 1
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="its collector takes small steps")
-def test_where_as_many_go_as_come_they_are_looked_through_as_work_is_done() -> None:
-    """The interpreter counts what was made less what was let go of: here it would never look."""
+def test_the_youngest_generation_is_collected_by_work_done() -> None:
+    """The interpreter counts allocations less deallocations: here it would never collect."""
     most, rounds, registered = _run(RENEWED)
     assert most <= 5_000
     assert rounds >= 299
-    assert registered == 1, "of the test's own, once the collector has ended"
+    assert registered == 1, "only the callback of this test, once the collector has ended"
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="its collector takes small steps")
-def test_what_takes_long_to_look_through_is_set_aside_at_once() -> None:
+def test_objects_are_frozen_early_if_collecting_takes_long() -> None:
     rounds, frozen, older = _run(LONG_LOOKS)
     assert rounds == 8
     assert frozen >= 4_000
-    assert older == 0, "nothing was looked through twice"
+    assert older == 0, "nothing was traversed twice"

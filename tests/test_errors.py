@@ -1,4 +1,4 @@
-"""Faults: what a client is told, to the letter."""
+"""The exact texts and codes of faults."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ TOLD = {
     "etcdserver: bad leader transferee": (9, None),
     "etcdserver: request timed out, leader transfer took too long": (14, None),
 }
-"""Text -> gRPC status code, and what the v3 API says where that differs (v3 API, error table)."""
+"""Text -> gRPC status code, and the text of the v3 API where that differs (v3 API, error table)."""
 
 
 @pytest.mark.parametrize("text", TOLD)
-def test_a_text_is_told_with_its_code(text: str) -> None:
+def test_the_text_of_a_reason_gives_its_codes(text: str) -> None:
     code, v3_text = TOLD[text]
     fault = told(text, 7)
     assert (fault.code, fault.index, fault.cause, fault.outcome_known) == (300, 7, text.encode(), True)
@@ -55,17 +55,17 @@ def test_a_text_is_told_with_its_code(text: str) -> None:
     assert refusal(fault.reason, 7) == fault
 
 
-def test_a_text_that_is_no_reason_is_told_as_it_is() -> None:
+def test_a_text_without_a_reason_is_kept() -> None:
     fault = told("never heard of")
     assert fault == Fault(300, b"never heard of")
     assert (fault.grpc_code, fault.v3_text) == (2, "never heard of")
 
 
-def test_no_two_reasons_have_one_text() -> None:
+def test_the_texts_of_reasons_differ() -> None:
     assert len({reason.text for reason in Reason}) == len(Reason)
     assert all(reason.v3_text.startswith("etcdserver: ") or " " in reason.v3_text for reason in Reason)
 
 
-def test_what_may_still_happen_is_said_to_be_unknown() -> None:
+def test_a_timeout_has_an_unknown_outcome() -> None:
     assert (timed_out().outcome_known, too_many().outcome_known) == (False, True)
     assert timed_out(Reason.TIMED_OUT_LEADER).cause == Reason.TIMED_OUT_LEADER.cause

@@ -1,4 +1,4 @@
-"""What expires, and when; no piece of the work grows with how much there is."""
+"""What expires, and when; the cost of a call does not grow with the number of entries."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Moment(float):
 
 
 class Thing:
-    """Something that can be seen to be gone."""
+    """Something that a weak reference can refer to."""
 
 
 def comparisons(call: Callable[[], object]) -> int:
@@ -51,7 +51,7 @@ def comparisons(call: Callable[[], object]) -> int:
         max_size=150,
     )
 )
-def test_what_expires_is_what_the_slow_twin_says(steps: list[tuple[str, int, int]]) -> None:
+def test_expiries_against_a_model(steps: list[tuple[str, int, int]]) -> None:
     expiries: Expiries[int] = Expiries()
     alive: dict[int, tuple[float, int, Expiry[int]]] = {}
     for number, (step, value, most) in enumerate(steps * 6):
@@ -75,7 +75,7 @@ def test_what_expires_is_what_the_slow_twin_says(steps: list[tuple[str, int, int
         assert expiries.first() == min((when for when, *_ in alive.values()), default=None)
 
 
-def test_no_piece_of_work_grows_with_how_many_there_are() -> None:
+def test_the_cost_of_a_call_does_not_grow_with_the_entries() -> None:
     random = Random(1)  # noqa: S311 - of test data
     expiries: Expiries[int] = Expiries()
     entries = []
@@ -92,7 +92,7 @@ def test_no_piece_of_work_grows_with_how_many_there_are() -> None:
 
 
 def test_lists_stay_short() -> None:
-    """Of all the lists that are changed, none holds more than 2,000 entries, whatever came and went."""
+    """None of the inner lists, which are changed in one piece, has more than 2,000 entries."""
     random = Random(1)  # noqa: S311 - of test data
     expiries: Expiries[int] = Expiries()
     entries = [expiries.add(random.random(), number) for number in range(MANY)]
@@ -106,7 +106,7 @@ def test_lists_stay_short() -> None:
             assert len(lists) <= 1 + len(entries) // 250
 
 
-def test_what_was_settled_or_has_expired_is_let_go_of_at_once() -> None:
+def test_what_was_settled_or_has_expired_is_freed_at_once() -> None:
     expiries: Expiries[Thing] = Expiries()
     things = [Thing() for _ in range(1_000)]
     entries = [expiries.add(number, each) for number, each in enumerate(things)]
@@ -118,5 +118,5 @@ def test_what_was_settled_or_has_expired_is_let_go_of_at_once() -> None:
     assert all(each() is not None for each in gone[:500])
     expiries.due(500, 500)
     assert [each() for each in gone] == [None] * 1_000
-    assert all(each.place is None for each in entries), "nor does a cycle keep anything"
+    assert all(each.place is None for each in entries), "no reference cycle is left"
     assert len(expiries) == 0

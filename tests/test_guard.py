@@ -1,4 +1,4 @@
-"""What passes a guard, and what does not."""
+"""Which exceptions a guard handles, and which it lets through."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def throw(fault: BaseException) -> None:
 
 
 @pytest.mark.parametrize("fault", THEIRS, ids=repr)
-def test_what_is_raised_for_somebody_else_is_theirs(fault: Exception) -> None:
+def test_an_exception_is_given_to_failed(fault: Exception) -> None:
     seen: list[Exception] = []
     assert not guarded(seen.append, throw, fault)
     assert seen == [fault]
 
 
 @pytest.mark.parametrize("fault", OURS, ids=repr)
-def test_what_a_member_must_not_survive_goes_on(fault: BaseException) -> None:
+def test_must_stop_is_raised(fault: BaseException) -> None:
     seen: list[Exception] = []
     with pytest.raises(type(fault)):
         guarded(seen.append, throw, fault)
@@ -33,7 +33,7 @@ def test_what_a_member_must_not_survive_goes_on(fault: BaseException) -> None:
 
 
 @pytest.mark.parametrize("fault", THEIRS, ids=repr)
-def test_what_telling_of_it_raises_is_theirs_as_well(fault: Exception) -> None:
+def test_what_failed_raises_is_dropped(fault: Exception) -> None:
     told: list[Exception] = []
 
     def failed(first: Exception) -> None:
@@ -45,7 +45,7 @@ def test_what_telling_of_it_raises_is_theirs_as_well(fault: Exception) -> None:
     assert told == [first]
 
 
-def test_a_member_that_must_stop_stops_there_too() -> None:
+def test_must_stop_of_failed_is_raised() -> None:
     def failed(_: Exception) -> None:
         raise MustStop
 
@@ -53,12 +53,12 @@ def test_a_member_that_must_stop_stops_there_too() -> None:
         guarded(failed, throw, ValueError("theirs"))
 
 
-def test_unguarded_is_not_guarded() -> None:
+def test_with_unguarded_everything_is_raised() -> None:
     with pytest.raises(MemoryError):
         guarded(unguarded, throw, MemoryError())
 
 
-def test_what_goes_well_is_told_so() -> None:
+def test_without_an_exception_the_result_is_true() -> None:
     made: list[tuple[int, int]] = []
     assert guarded(throw, lambda *numbers: made.append(numbers), 1, 2)
     assert made == [(1, 2)]

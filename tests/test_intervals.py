@@ -15,7 +15,7 @@ ENDS = st.one_of(st.just(b""), st.just(TO_THE_END), KEYS, KEYS, KEYS)
 
 
 class Model(RuleBasedStateMachine):
-    """An `IntervalIndex`, and the plain list of what is in it."""
+    """An `IntervalIndex`, and a plain list of what is in it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Model(RuleBasedStateMachine):
                 self.index.remove(key, range_end, -1)
 
     @rule(key=KEYS)
-    def look(self, key: bytes) -> None:
+    def find_any(self, key: bytes) -> None:
         self.find(key)
 
     def find(self, key: bytes) -> None:
@@ -59,7 +59,7 @@ class Model(RuleBasedStateMachine):
         assert len(found) == len(expected)
 
     @invariant()
-    def right(self) -> None:
+    def agrees(self) -> None:
         """Cached results too: each of these keys is looked up after every change."""
         for key in (b"\0", b"\1", b"\3\3", b"\7"):
             self.find(key)
@@ -68,7 +68,7 @@ class Model(RuleBasedStateMachine):
 
 
 def check(node: _Node[int] | None) -> tuple[int, bytes]:
-    """Height and largest end as computed anew; asserts that the node has the same."""
+    """Height and largest end of a subtree, computed anew; asserts that the nodes have the same."""
     if node is None:
         return 0, b""
     left, right = check(node.left), check(node.right)
@@ -86,8 +86,8 @@ TestModel = Model.TestCase
 TestModel.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 
 
-def test_the_tree_stays_low() -> None:
-    """IntervalIndex that come in order, as those of resources do, make no chain."""
+def test_the_tree_is_balanced() -> None:
+    """Ranges that are added in order do not make a chain."""
     index: IntervalIndex[int] = IntervalIndex()
     for number in range(1_000):
         index.add(b"%04d/" % number, b"%04d0" % number, number)
@@ -99,7 +99,7 @@ def test_the_tree_stays_low() -> None:
     assert not index
 
 
-def test_what_is_cache_is_bounded() -> None:
+def test_the_cache_is_bounded_in_keys() -> None:
     index: IntervalIndex[int] = IntervalIndex()
     index.add(b"a", TO_THE_END, 1)
     for number in range(10_000):
@@ -107,8 +107,8 @@ def test_what_is_cache_is_bounded() -> None:
     assert len(index._cache) <= 4_096
 
 
-def test_what_is_cache_is_bounded_by_what_it_holds() -> None:
-    """The cache is cleared in one piece."""
+def test_the_cache_is_bounded_in_members() -> None:
+    """Because it is cleared in one piece."""
     index: IntervalIndex[int] = IntervalIndex()
     for number in range(400):
         index.add(b"a", b"z%d" % number, number)
@@ -137,7 +137,7 @@ RANGES = st.lists(st.tuples(KEYS, ENDS).filter(lambda pair: not b"\0" < pair[1] 
 
 @settings(deadline=None)
 @given(RANGES, st.lists(st.tuples(st.integers(0, 99), KEYS, ENDS), max_size=20), KEYS, st.integers(1, 3))
-def test_what_stays_registered_is_found_once_whatever_is_added_and_removed(
+def test_members_that_stay_are_found_once_during_changes(
     there: list[tuple[bytes, bytes]], changes: list[tuple[int, bytes, bytes]], key: bytes, most: int
 ) -> None:
     index: IntervalIndex[int] = IntervalIndex()
@@ -165,7 +165,7 @@ def test_what_stays_registered_is_found_once_whatever_is_added_and_removed(
     assert len(set(found)) == len(found)
 
 
-def test_long_keys_are_not_cache() -> None:
+def test_long_keys_are_not_cached() -> None:
     index: IntervalIndex[int] = IntervalIndex()
     index.add(b"k", TO_THE_END, 1)
     for key in (b"k" * 1024, b"k" * 1025):

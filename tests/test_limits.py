@@ -1,4 +1,4 @@
-"""The memory budget, against a plain sum."""
+"""The memory budget: accounts, shares, and what counts for which limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from netstore.limits import Account
 
 
-def test_a_share_counts_in_what_it_is_a_share_of() -> None:
+def test_what_a_share_holds_counts_in_the_whole() -> None:
     whole = Budget(100)
     clients, peers = whole.share(80), whole.share(80)
     clients.account().charge(60)
@@ -24,7 +24,7 @@ def test_a_share_counts_in_what_it_is_a_share_of() -> None:
     assert clients.over, "a share is over when the whole is"
 
 
-def test_a_share_is_spent_by_what_it_holds_itself() -> None:
+def test_a_share_is_spent_only_by_its_own_bytes() -> None:
     whole = Budget(100)
     clients, peers = whole.share(80).account(), whole.share(80).account()
     peers.charge(101)
@@ -32,7 +32,7 @@ def test_a_share_is_spent_by_what_it_holds_itself() -> None:
     assert (clients.over, clients.spent, peers.spent) == (True, False, True)
 
 
-def test_a_closed_account_gives_everything_back_and_takes_no_more() -> None:
+def test_a_closed_account_frees_everything_and_ignores_charges() -> None:
     budget = Budget(10)
     account = budget.account()
     account.charge(25)
@@ -44,7 +44,7 @@ def test_a_closed_account_gives_everything_back_and_takes_no_more() -> None:
     assert (account.held, budget.used, budget.over) == (0, 0, False)
 
 
-def test_a_closed_account_stays_at_nothing_whatever_is_said_to_it() -> None:
+def test_the_figures_of_a_closed_account_stay_0() -> None:
     budget = Budget(10)
     account = budget.account()
     account.charge(3, 2)
@@ -56,8 +56,8 @@ def test_a_closed_account_stays_at_nothing_whatever_is_said_to_it() -> None:
     assert (budget.used, budget.promised) == (0, 0)
 
 
-def test_what_was_promised_spends_no_budget() -> None:
-    """Whoever holds the rest could give nothing of it back."""
+def test_promised_bytes_do_not_count_for_over() -> None:
+    """Those who hold the rest could free nothing of them."""
     whole = Budget(100)
     budget = whole.share(50)
     sender, reader = budget.account(), budget.account()
@@ -69,7 +69,7 @@ def test_what_was_promised_spends_no_budget() -> None:
     assert (budget.used, whole.used, whole.promised) == (51, 51, 0)
 
 
-def test_an_account_tells_of_each_change_of_what_its_owner_holds_until_it_is_closed() -> None:
+def test_moved_is_called_after_each_charge_until_the_account_is_closed() -> None:
     told = []
     account = Budget(10).account(lambda: told.append(account.held))
     account.charge(5)
@@ -98,7 +98,7 @@ def test_used_is_the_sum_of_what_open_accounts_hold(steps: list[tuple[int, int, 
     assert budget.used == sum(held)
 
 
-def test_the_shares_together_are_no_more_than_the_whole() -> None:
+def test_the_shares_add_up_to_no_more_than_the_whole() -> None:
     shares = Shares.of(SMALLEST)
     parts = [
         shares.clients,
@@ -116,7 +116,7 @@ def test_the_shares_together_are_no_more_than_the_whole() -> None:
     assert not any(part.over for part in parts)
 
 
-def test_the_budget_nobody_chose_is_between_two_bounds() -> None:
+def test_the_default_budget_is_between_two_bounds() -> None:
     assert default_budget(1 << 20) == SMALLEST
     assert default_budget(2 << 30) == 256 << 20
     assert default_budget(1 << 40) == LARGEST_DEFAULT

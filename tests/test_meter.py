@@ -1,4 +1,4 @@
-"""What is told of pieces of work beyond their budget."""
+"""Counting and logging of pieces of work that exceed their budget."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from netstore.meter import Meter
 from tests.support.log import KeptLog
 
 
-def test_everything_is_counted_and_a_line_comes_once_a_second() -> None:
+def test_every_long_piece_is_counted_and_logged_at_most_once_a_second() -> None:
     now = 100.0
     log = KeptLog()
     meter = Meter(lambda: now, log, 0.005)
@@ -21,7 +21,7 @@ def test_everything_is_counted_and_a_line_comes_once_a_second() -> None:
     assert log.lines[0][1]["milliseconds"] == 10.0
 
 
-def test_a_long_collection_is_counted_and_writes_no_line() -> None:
+def test_a_long_collection_is_counted_but_not_logged() -> None:
     now = 100.0
     log = KeptLog()
     meter = Meter(lambda: now, log, 0.005)

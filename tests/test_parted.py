@@ -1,4 +1,4 @@
-"""A table of many parts is a dictionary to whoever uses it, and no part of it gets large."""
+"""`Parted` behaves as a dictionary, and none of its parts gets large."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def done(table: Any, call: str, key: int, value: int) -> object:
 
 
 @given(st.integers(1, 8), st.lists(STEPS, max_size=60))
-def test_it_does_what_a_dictionary_does(first: int, steps: list[tuple[str, int, int]]) -> None:
+def test_it_behaves_as_a_dictionary(first: int, steps: list[tuple[str, int, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parted, "FIRST", first)
         table: Parted[int, int] = Parted({1: 1})
@@ -72,7 +72,7 @@ def test_it_does_what_a_dictionary_does(first: int, steps: list[tuple[str, int, 
         assert table == twin
         assert table == Parted(dict(twin))
         assert table != {**twin, 1_000: 0}
-        assert len(table._first) <= first + 1, "what `update` brought at once"
+        assert len(table._first) <= first + 1, "`update` adds its entries at once"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_it_does_what_a_dictionary_does(first: int, steps: list[tuple[str, int, 
         [number * PARTS for number in range(MANY)],
         [number << 40 for number in range(MANY)],
     ],
-    ids=["paths", "numbers that end alike", "numbers that begin alike"],
+    ids=["paths", "numbers with equal low bits", "numbers with equal high bits"],
 )
 def test_no_part_of_a_large_table_is_large(keys: list[Any]) -> None:
     table: Parted[Any, None] = Parted()
@@ -93,9 +93,9 @@ def test_no_part_of_a_large_table_is_large(keys: list[Any]) -> None:
     assert max(parts) < 1.5 * (MANY - FIRST) / PARTS
 
 
-def numbers_alike(most: int) -> Iterator[int]:
-    """Numbers whose hash, as part of a tuple, ends in the same bits whatever else is in the tuple behind
-    them: what CPython adds and multiplies by is public.
+def colliding_numbers(most: int) -> Iterator[int]:
+    """Numbers whose hash as part of a tuple ends in the same bits, whatever follows them in the tuple: the
+    constants that CPython multiplies by and adds are public.
     """
     bits = (1 << 64) - 1
     inverse = pow(14029467366897019727, -1, 1 << 64)
@@ -108,9 +108,9 @@ def numbers_alike(most: int) -> Iterator[int]:
             return
 
 
-def test_whoever_chooses_numbers_does_not_choose_their_part() -> None:
+def test_chosen_numbers_are_spread_over_the_parts() -> None:
     table: Parted[int, None] = Parted()
-    for number in numbers_alike(2 * FIRST):
+    for number in colliding_numbers(2 * FIRST):
         table[number] = None
     _, *parts = map(len, table.parts())
     assert sum(parts) == FIRST
@@ -118,23 +118,23 @@ def test_whoever_chooses_numbers_does_not_choose_their_part() -> None:
 
 
 def parts_of(numbers: Iterable[int]) -> dict[int, int]:
-    """In which part of a large table each lies."""
+    """The part of a large table that each number is in."""
     table: Parted[int, None] = Parted({-number - 1: None for number in range(FIRST)})
     for number in numbers:
         table[number] = None
     return {number: at for at, part in enumerate(table.parts()) for number in part if number >= 0}
 
 
-def test_whoever_knows_the_parts_of_some_numbers_does_not_know_those_of_others() -> None:
-    """Of a product with a secret number each bit tells one of it, and the part of twice a number is known."""
-    chance = Random(1)  # noqa: S311 - a test repeats itself
+def test_the_part_of_a_number_does_not_follow_from_those_of_others() -> None:
+    """With a product by a secret number the part of 2 * n would follow from that of n."""
+    chance = Random(1)  # noqa: S311 - a test must be repeatable
     numbers = [chance.getrandbits(60) for _ in range(4_000)]
     once, twice = parts_of(numbers), parts_of(2 * number for number in numbers)
     told = sum((twice[2 * number] - 2 * once[number]) % PARTS < 2 for number in numbers)
     assert told < 2 * 2 * len(numbers) / PARTS
 
 
-def test_each_process_has_other_parts() -> None:
+def test_the_parts_of_keys_differ_between_processes() -> None:
     told = """if True:
         from netstore.parted import FIRST, Parted
         for keys in ([*range(FIRST + 20)], [b"%d" % number for number in range(FIRST + 20)]):
@@ -154,16 +154,16 @@ def test_each_process_has_other_parts() -> None:
     assert all(one != other for one, other in zip(first, second, strict=True))
 
 
-def test_what_is_deleted_and_comes_again_makes_the_first_dictionary_no_larger() -> None:
+def test_deleting_and_adding_does_not_enlarge_the_first_dictionary() -> None:
     table: Parted[int, int] = Parted()
-    chance = Random(1)  # noqa: S311 - a test repeats itself
+    chance = Random(1)  # noqa: S311 - a test must be repeatable
     for number in range(4 * FIRST):
         table[number] = number
         table.pop(chance.randrange(number + 1), None)
         assert len(next(table.parts())) <= FIRST
 
 
-def test_a_dictionary_that_got_large_becomes_the_first_one() -> None:
+def test_a_large_dictionary_becomes_the_first_one() -> None:
     first = dict.fromkeys(range(FIRST))
     table = Parted(first)
     table[-1] = None
@@ -172,7 +172,7 @@ def test_a_dictionary_that_got_large_becomes_the_first_one() -> None:
     assert sorted(table) == list(range(-1, FIRST))
 
 
-def test_it_is_let_go_of_in_steps() -> None:
+def test_it_is_freed_in_steps() -> None:
     table: Parted[int, int] = Parted()
     for number in range(3 * FIRST):
         table[number] = number
@@ -182,10 +182,10 @@ def test_it_is_let_go_of_in_steps() -> None:
         before = len(table)
     assert not table
     table[1] = 1
-    assert len([*table.parts()]) == 1, "it is small again"
+    assert len([*table.parts()]) == 1, "it has no parts any more"
 
 
-def test_what_is_taken_is_not_always_what_came_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_take_removes_old_entries_while_new_ones_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parted, "FIRST", 10)
     table: Parted[int, None] = Parted(dict.fromkeys(range(5_000)))
     table.update(dict.fromkeys(range(5_000, 6_000)))
@@ -193,10 +193,10 @@ def test_what_is_taken_is_not_always_what_came_last(monkeypatch: pytest.MonkeyPa
     for number in range(6_000, 24_000):
         table[number] = None
         waits.difference_update(table.take(1))
-    assert not waits, "those that were there when it began are taken, though others came all the while"
+    assert not waits, "all entries of the beginning are taken, although others were added meanwhile"
 
 
-def test_what_comes_to_a_part_is_behind_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_keys_of_a_part_come_after_the_old_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parted, "FIRST", 10)
     table: Parted[int, None] = Parted()
     for number in range(100):
@@ -209,7 +209,7 @@ def test_what_comes_to_a_part_is_behind_what_was_there(monkeypatch: pytest.Monke
 
 
 @given(st.lists(st.integers()), st.integers(1, 5))
-def test_batches_are_of_one_size(entries: list[int], most: int) -> None:
+def test_batches_have_the_same_size(entries: list[int], most: int) -> None:
     found = list(batches(entries, most))
     assert [each for some in found for each in some] == entries
     assert all(len(some) == most for some in found[:-1])

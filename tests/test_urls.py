@@ -1,4 +1,4 @@
-"""Which texts are URLs, and the error texts for others. Those of peer URLs are etcd 3.4's, recorded."""
+"""Which texts are URLs, and the error texts for others: for peer URLs those recorded from etcd 3.4."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TestUrl:
     @given(
         st.text(max_size=40) | st.from_regex(r"https?://[a-z0-9.\[\]:%@-]{0,20}:[0-9]{0,6}/?", fullmatch=True)
     )
-    def test_reading_what_was_written_changes_nothing(self, text: str) -> None:
+    def test_the_normal_form_is_read_as_the_same_url(self, text: str) -> None:
         try:
             url = read_url(text)
         except BadUrl:
@@ -79,7 +79,7 @@ class TestUrl:
         assert (url.is_loopback, url.is_wildcard) == (loopback, wildcard)
 
 
-def test_urls_are_trimmed_sorted_and_each_once() -> None:
+def test_urls_are_stripped_sorted_and_without_duplicates() -> None:
     given_urls = [" http://b:1 ", "https://a:2", "http://b:1", "http://[::1]:2380"]
     assert checked_peer_urls(given_urls) == ("http://[::1]:2380", "http://b:1", "https://a:2")
 
@@ -104,7 +104,7 @@ def test_urls_are_trimmed_sorted_and_each_once() -> None:
         ("http://a:1\x00", 'parse "http://a:1\\x00": net/url: invalid control character in URL'),
     ],
 )
-def test_what_is_none_is_refused_in_the_words_of_etcd(url: str, said: str) -> None:
+def test_what_etcd_refuses_is_refused_with_its_text(url: str, said: str) -> None:
     with pytest.raises(BadPeerUrl) as caught:
         checked_peer_urls(["http://fine:1", url])
     assert str(caught.value) == said
@@ -113,7 +113,7 @@ def test_what_is_none_is_refused_in_the_words_of_etcd(url: str, said: str) -> No
 @pytest.mark.parametrize(
     "url",
     [
-        "http://:1",  # etcd takes these, and never reaches the member
+        "http://:1",  # etcd accepts these, and never reaches the member
         "http://h:0",
         "http://h:65536",
         "http://h:1?x=1",
@@ -124,7 +124,7 @@ def test_what_is_none_is_refused_in_the_words_of_etcd(url: str, said: str) -> No
         "http://" + "h" * 600 + ":1",
     ],
 )
-def test_what_nobody_can_be_reached_at_is_refused(url: str) -> None:
+def test_addresses_that_cannot_be_reached_are_refused(url: str) -> None:
     with pytest.raises(BadPeerUrl):
         checked_peer_urls([url])
 
@@ -148,7 +148,7 @@ def test_what_nobody_can_be_reached_at_is_refused(url: str) -> None:
         ".".join(["h" * 63] * 5),
     ],
 )
-def test_a_host_that_no_setting_may_name_is_refused_with_the_field_and_the_fix(host: str) -> None:
+def test_a_host_that_settings_do_not_allow_is_refused_with_field_and_fix(host: str) -> None:
     with pytest.raises(BadUrl, match="has no usable host"):
         read_url(f"http://{host}:1")
     with pytest.raises(BadPeerUrl) as caught:
@@ -166,7 +166,7 @@ def test_brackets_hold_an_ipv6_address_without_a_zone(host: str) -> None:
 @pytest.mark.parametrize(
     "host", ["a_b.c-d.", "h" * 63, "[fe80::1]", "10.0.0.1", "xn--bcher-kva", "A.example"]
 )
-def test_names_and_addresses_are_taken(host: str) -> None:
+def test_names_and_addresses_are_accepted(host: str) -> None:
     assert checked_peer_urls([f"http://{host}:1"]) == (f"http://{host}:1",)
 
 
@@ -179,7 +179,7 @@ def test_no_urls_and_too_many_are_refused() -> None:
 
 @given(st.text(st.sampled_from("http:/sunix[]%@?#.1aA \t\x00é"), max_size=24))
 def test_any_text_is_an_url_or_refused(text: str) -> None:
-    """What passes reads back as scheme, host and port, and passes again."""
+    """An accepted URL has scheme, host and port, and is accepted again."""
     try:
         (url,) = checked_peer_urls([text])
     except BadPeerUrl:

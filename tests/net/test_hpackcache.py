@@ -1,4 +1,4 @@
-"""Header blocks: what is read is what `hpack` reads, and what is remembered is still true."""
+"""Header blocks are decoded as by `hpack`, and cached results stay valid."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def blocks(limit: int = LIMIT) -> HeaderBlocks[tuple[Field, ...]]:
     return HeaderBlocks(lambda fields: fields, b"grpc-timeout", limit)
 
 
-def judged(judge: Decoder, block: bytes) -> list[tuple[bytes, bytes]] | None:
-    """What hpack reads; None where it refuses."""
+def decoded(judge: Decoder, block: bytes) -> list[tuple[bytes, bytes]] | None:
+    """What `hpack` decodes; None if it refuses."""
     try:
         return [(bytes(name), bytes(value)) for name, value in judge.decode(block, raw=True)]
     except HPACKError:
@@ -51,20 +51,20 @@ def judged(judge: Decoder, block: bytes) -> list[tuple[bytes, bytes]] | None:
 @given(
     st.lists(st.tuples(LISTS, st.booleans(), st.sampled_from([None, None, None, 0, 100, 4096])), max_size=12)
 )
-def test_a_connection_reads_what_hpack_reads(stream: list[tuple[Any, bool, int | None]]) -> None:
+def test_blocks_are_decoded_as_by_hpack(stream: list[tuple[Any, bool, int | None]]) -> None:
     encoder, judge, ours = Encoder(), Decoder(), blocks(1 << 20)
     for fields, huffman, resize in stream:
         if resize is not None:
             encoder.header_table_size = resize
         block = bytes(encoder.encode(fields, huffman=huffman))
-        assert ours.decode(block) == judged(judge, block)
+        assert ours.decode(block) == decoded(judge, block)
 
 
 @given(st.lists(st.binary(max_size=30), max_size=6))
-def test_any_bytes_are_read_or_refused_as_by_hpack(stream: list[bytes]) -> None:
+def test_any_bytes_are_decoded_or_refused_as_by_hpack(stream: list[bytes]) -> None:
     judge, ours = Decoder(), blocks(1 << 20)
     for block in stream:
-        expected = judged(judge, block)
+        expected = decoded(judge, block)
         if expected is None or (all(each & 0xE0 == 0x20 for each in block[:3]) and len(block) > 2):
             with pytest.raises(BadBlock):
                 ours.decode(block)
@@ -73,8 +73,8 @@ def test_any_bytes_are_read_or_refused_as_by_hpack(stream: list[bytes]) -> None:
 
 
 @given(st.lists(LISTS, min_size=1, max_size=4), st.data())
-def test_what_is_remembered_is_what_is_read(lists: list[Any], data: st.DataObject) -> None:
-    """The slow twin: a reader that remembers nothing."""
+def test_cached_blocks_are_decoded_as_without_a_cache(lists: list[Any], data: st.DataObject) -> None:
+    """The model decodes every block."""
     encoder, twin, ours = Encoder(), blocks(1 << 20), blocks(1 << 20)
     for fields in data.draw(st.lists(st.sampled_from(lists), max_size=12)):
         block = bytes(encoder.encode(fields))
@@ -89,7 +89,7 @@ def test_what_is_remembered_is_what_is_read(lists: list[Any], data: st.DataObjec
         assert list(found) == expected
 
 
-def test_the_same_block_is_understood_once_until_the_table_changes() -> None:
+def test_a_repeated_block_is_decoded_once_until_the_table_changes() -> None:
     asked = []
 
     def mean(fields: tuple[Field, ...]) -> int:
@@ -109,8 +109,8 @@ def test_the_same_block_is_understood_once_until_the_table_changes() -> None:
     assert asked[3] == asked[0]
 
 
-def test_a_literal_that_enters_no_table_is_remembered_too() -> None:
-    """nghttp2 sends paths and lengths so."""
+def test_blocks_with_literals_without_indexing_are_cached() -> None:
+    """nghttp2 sends paths and lengths in this way."""
     asked: list[tuple[Field, ...]] = []
     reader = HeaderBlocks(asked.append, b"", LIMIT)
     block = b"\x83" + literal(b":path", b"/a") + literal(b"own", b"x")
@@ -122,7 +122,7 @@ def test_a_literal_that_enters_no_table_is_remembered_too() -> None:
     assert len(asked) == 3
 
 
-def test_the_same_block_means_something_else_when_the_table_changes() -> None:
+def test_a_changed_table_gives_a_block_another_meaning() -> None:
     reader = blocks()
     newest = b"\xbe"
     for value in (b"first", b"second"):
@@ -133,7 +133,7 @@ def test_the_same_block_means_something_else_when_the_table_changes() -> None:
         reader.read(newest)
 
 
-def test_the_memory_is_bounded() -> None:
+def test_the_cache_is_bounded_in_blocks() -> None:
     reader = blocks()
     for first in range(2, 15):
         for second in range(2, 62):
@@ -141,8 +141,8 @@ def test_the_memory_is_bounded() -> None:
     assert len(reader._known) <= BLOCKS_KNOWN
 
 
-def test_the_memory_is_bounded_in_bytes_of_what_blocks_mean() -> None:
-    """A byte of a block names a field of the table, which is kept as long as the meaning is."""
+def test_the_cache_is_bounded_in_decoded_bytes() -> None:
+    """A byte of a block names an entry of the table, which the cached result keeps in memory."""
     reader = blocks(1 << 20)
     sizes = []
     for first in range(2, 15):
@@ -161,7 +161,7 @@ def test_the_memory_is_bounded_in_bytes_of_what_blocks_mean() -> None:
     assert not reader._known
 
 
-def test_what_a_meaning_refuses_is_not_remembered() -> None:
+def test_refused_blocks_are_not_cached() -> None:
     def refuse(fields: tuple[Field, ...]) -> None:
         raise ValueError(str(fields))
 
@@ -172,46 +172,46 @@ def test_what_a_meaning_refuses_is_not_remembered() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 20])
-def test_a_list_has_a_limit(count: int) -> None:
+def test_the_size_of_a_header_list_is_limited(count: int) -> None:
     ours = blocks(4_000)
     with pytest.raises(LargeList):
         ours.decode(literal(b"x", b"y" * (4_000 // count)) * count)
 
 
-def test_a_number_has_a_limit() -> None:
+def test_integers_are_limited() -> None:
     with pytest.raises(BadBlock, match="32 bits"):
         blocks().decode(b"\xff" + b"\x80" * 10 + b"\x01")
 
 
 @given(st.text("0123456789HMSmun/:-_.~", max_size=40) | st.text(max_size=20))
-def test_short_texts_survive_the_huffman_code(text: str) -> None:
+def test_short_texts_are_decoded_from_huffman_code(text: str) -> None:
     code = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH)
     assert decode_text(bytes(code.encode(text.encode()))) == text.encode()
 
 
 @given(st.binary(min_size=1, max_size=300), st.binary(max_size=20_000))
-def test_what_we_write_is_what_hpack_reads(name: bytes, value: bytes) -> None:
+def test_hpack_decodes_our_literals(name: bytes, value: bytes) -> None:
     judge = Decoder(1 << 20)
-    assert judged(judge, literal(name, value)) == [(name, value)]
+    assert decoded(judge, literal(name, value)) == [(name, value)]
     assert not judge.header_table.dynamic_entries
 
 
 @pytest.mark.parametrize("status", [100, 200, 204, 206, 301, 304, 400, 404, 415, 500, 503])
-def test_every_status_is_written(status: int) -> None:
-    assert judged(Decoder(), status_field(status)) == [(b":status", b"%d" % status)]
-    assert judged(Decoder(), literal(b"content-type", b"x")) == [(b"content-type", b"x")]
+def test_hpack_decodes_our_status_fields(status: int) -> None:
+    assert decoded(Decoder(), status_field(status)) == [(b":status", b"%d" % status)]
+    assert decoded(Decoder(), literal(b"content-type", b"x")) == [(b"content-type", b"x")]
 
 
-def test_a_block_changes_the_size_of_the_table_twice_at_most() -> None:
-    """The smallest in between and the last say it all (RFC 7541, 4.2)."""
+def test_a_block_changes_the_size_of_the_table_at_most_twice() -> None:
+    """The smallest size in between and the last are enough (RFC 7541, 4.2)."""
     reader = blocks()
     assert reader.decode(b"\x20\x3f\xe1\x1f\x82") == [(b":method", b"GET")]
     with pytest.raises(BadBlock, match="changes of the table"):
         reader.decode(b"\x20\x3f\xe1\x1f\x20\x82")
 
 
-def coded(size: int, prefix: bytes = b"\x00\x01x") -> bytes:
-    """A field whose value is that many bytes of Huffman code."""
+def huffman_field(size: int, prefix: bytes = b"\x00\x01x") -> bytes:
+    """A field whose value has that many bytes of Huffman code."""
     rest = size - 127
     digits = bytearray()
     while rest >= 128:
@@ -223,17 +223,17 @@ def coded(size: int, prefix: bytes = b"\x00\x01x") -> bytes:
 
 def test_huffman_code_is_limited_in_a_block_and_charged() -> None:
     reader = blocks(1 << 20)
-    reader.decode(coded(HUFFMAN_LIMIT // 2) + coded(HUFFMAN_LIMIT // 2 - 10))
+    reader.decode(huffman_field(HUFFMAN_LIMIT // 2) + huffman_field(HUFFMAN_LIMIT // 2 - 10))
     assert reader.cost >= HUFFMAN_LIMIT // 5 - 10
-    for block in (coded(HUFFMAN_LIMIT + 1), coded(5_000) * 2):
+    for block in (huffman_field(HUFFMAN_LIMIT + 1), huffman_field(5_000) * 2):
         with pytest.raises(LargeList, match="Huffman"):
             blocks(1 << 20).decode(block)
 
 
-def test_a_list_of_too_many_fields_is_not_read_to_its_end() -> None:
+def test_decoding_stops_at_too_many_fields() -> None:
     reader = blocks(32 * 100)
     with pytest.raises(LargeList):
-        reader.decode(b"\x82" * 101 + b"\x80")  # entry 0 is an error of its own, if anybody looks
+        reader.decode(b"\x82" * 101 + b"\x80")  # entry 0 would be an error of its own, but is not decoded
     reader = blocks(1 << 20)
     reader.decode(b"\x82" * 100)
     assert reader.cost == 26
@@ -241,7 +241,7 @@ def test_a_list_of_too_many_fields_is_not_read_to_its_end() -> None:
     assert reader.cost == 151
 
 
-def test_one_module_alone_uses_hpack() -> None:
+def test_only_one_module_uses_hpack() -> None:
     """It uses private modules of `hpack`, so a new release has to be checked in one place."""
     used = re.compile(r"^\s*(?:from|import) hpack\b", re.MULTILINE)
     package = ROOT / "netstore"

@@ -152,7 +152,7 @@ async def test_removed_counts_only_from_an_authenticated_member() -> None:
                 assert caught.value.verdict == Verdict.FAILED
 
 
-async def test_a_called_side_without_a_proof_is_not_talked_to() -> None:
+async def test_a_called_side_without_a_proof_is_refused() -> None:
     got: list[bytes] = []
     refusal = Welcome(Verdict.BUSY, ClusterId(1), NodeId(3), "not now")
     async with running_reactor() as reactor, trio.open_nursery() as nursery:
@@ -196,7 +196,7 @@ async def test_an_invalid_answer_fails_the_stream(
                 await dial(reactor, other.url, HELLO, lambda _: None, credentials=None, secret=SECRET)
 
 
-async def test_connection_errors_are_told_in_words() -> None:
+async def test_connection_errors_are_reported_in_plain_words() -> None:
     with answerer() as other:
         url = other.url
     async with running_reactor() as reactor:

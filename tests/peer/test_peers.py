@@ -639,7 +639,7 @@ async def test_a_man_in_the_middle_cannot_cause_a_downgrade(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_member_of_the_earlier_version_is_talked_to_in_it(
+async def test_the_highest_common_version_is_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with members() as (one, two):

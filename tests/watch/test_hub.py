@@ -59,7 +59,7 @@ def event(index: int, key: bytes, action: str = "set", removed: tuple[bytes, ...
     return Event(action, EtcdIndex(index), NodeView(key, EtcdIndex(1), EtcdIndex(index)), removed=removed)
 
 
-def times_told(client: Client, change: Event) -> int:
+def deliveries(client: Client, change: Event) -> int:
     """How often a watcher that is not removed gets an event (v2 API, which events match live)."""
     key, path = change.node.key, client.path
     if change.index < client.since:
@@ -106,7 +106,7 @@ def test_watchers_get_the_events_that_the_model_says(clients: list[Client], chan
     for change in changes:
         hub.publish(change)
     for client in clients:
-        wanted = [change for change in changes for _ in range(times_told(client, change))]
+        wanted = [change for change in changes for _ in range(deliveries(client, change))]
         told = wanted if client.stream else wanted[:1]
         assert client.got == told[: client.room]
         assert client.watcher is not None

@@ -118,7 +118,7 @@ def test_a_household_with_many_reads_does_not_delay_another() -> None:
 
 @pytest.mark.parametrize("is_shared", [False, True])
 def test_a_shared_read_has_a_turn_with_each_of_its_households(is_shared: bool) -> None:
-    """A reading has a turn whenever one of those has it whom it is for."""
+    """It goes on whenever one of the households that it is for has its turn."""
     store = Store()
     for _ in range(600):
         store.apply(Put(b"a"))
