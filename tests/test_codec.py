@@ -1,4 +1,4 @@
-"""Numbers, prefixes and checksums."""
+"""Varints, length prefixes, fixed-size numbers and checksums."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def slow_crc32c(data: bytes) -> int:
 
 
 @given(U64, st.binary(max_size=3))
-def test_a_varint_comes_back_and_says_where_it_ends(number: int, behind: bytes) -> None:
+def test_a_varint_is_read_as_written(number: int, behind: bytes) -> None:
     data = codec.varint(number)
     assert codec.read_varint(data + behind, 0) == (number, len(data))
     assert len(data) <= codec.MAX_VARINT_BYTES
 
 
 @given(st.binary(max_size=12))
-def test_any_bytes_are_the_one_encoding_of_a_number_or_malformed(data: bytes) -> None:
+def test_any_bytes_are_the_shortest_varint_or_malformed(data: bytes) -> None:
     try:
         number, end = codec.read_varint(data, 0)
     except Malformed:
@@ -39,7 +39,7 @@ def test_any_bytes_are_the_one_encoding_of_a_number_or_malformed(data: bytes) ->
 
 
 @pytest.mark.parametrize("number", [-1, 2**64])
-def test_a_number_out_of_range_is_no_varint(number: int) -> None:
+def test_a_number_out_of_range_has_no_varint(number: int) -> None:
     with pytest.raises(ValueError, match="unsigned 64-bit"):
         codec.varint(number)
 
@@ -47,13 +47,13 @@ def test_a_number_out_of_range_is_no_varint(number: int) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"\x80", b"\x80\x00", b"\xff" * 9 + b"\x02", b"\xff" * 10 + b"\x01", b"\x81\x80\x00"]
 )
-def test_a_varint_cut_short_padded_or_too_long_is_malformed(data: bytes) -> None:
+def test_a_truncated_padded_or_long_varint_is_malformed(data: bytes) -> None:
     with pytest.raises(Malformed):
         codec.read_varint(data, 0)
 
 
 @given(st.binary(max_size=300), st.binary(max_size=3))
-def test_prefixed_bytes_come_back_and_cut_short_are_malformed(data: bytes, behind: bytes) -> None:
+def test_prefixed_bytes_are_read_as_written_or_malformed(data: bytes, behind: bytes) -> None:
     whole = codec.prefixed(data)
     assert codec.read_prefixed(whole + behind, 0) == (data, len(whole))
     with pytest.raises(Malformed):
@@ -61,12 +61,12 @@ def test_prefixed_bytes_come_back_and_cut_short_are_malformed(data: bytes, behin
 
 
 @given(U64)
-def test_fixed_numbers_come_back(number: int) -> None:
+def test_fixed_numbers_are_read_as_written(number: int) -> None:
     assert codec.read_u64(b"x" + codec.u64(number), 1) == (number, 9)
     assert codec.read_u32(codec.u32(number >> 32), 0) == (number >> 32, 4)
 
 
-def test_fixed_numbers_cut_short_are_malformed() -> None:
+def test_truncated_fixed_numbers_are_malformed() -> None:
     with pytest.raises(Malformed):
         codec.read_u32(b"123", 0)
     with pytest.raises(Malformed):
@@ -74,10 +74,10 @@ def test_fixed_numbers_cut_short_are_malformed() -> None:
 
 
 @given(st.binary(max_size=200), st.binary(max_size=200))
-def test_crc32c_is_the_defined_one_and_goes_on(start: bytes, rest: bytes) -> None:
+def test_crc32c_against_its_definition(start: bytes, rest: bytes) -> None:
     assert codec.crc32c(start) == slow_crc32c(start)
     assert codec.crc32c(rest, codec.crc32c(start)) == slow_crc32c(start + rest)
 
 
-def test_crc32c_of_thirty_two_zeros_is_what_rfc_3720_says() -> None:
+def test_crc32c_of_32_zeros_is_that_of_rfc_3720() -> None:
     assert codec.u32(codec.crc32c(bytes(32))).hex() == "aa36918a"
