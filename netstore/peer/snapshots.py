@@ -203,7 +203,7 @@ class SnapshotTransfers:
             failure = None  # its traceback refers to this frame: a cycle otherwise
 
     def _copy_to(self, part: Path) -> None:
-        file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        file = _create(part)
         try:
             self._engine.copy_to(file)
         finally:
@@ -212,10 +212,7 @@ class SnapshotTransfers:
     async def _transfer(self, peer: NodeId, message: InstallSnapshot, part: Path) -> None:
         """Stream the snapshot until the receiver has it verified and synced, or refuses it."""
         reply = _Reply()
-        urls = self._peers.urls(peer)
-        if not urls:
-            raise StreamFailed("its address is not known")
-        stream = await self._dial_one_of(urls, peer, reply)
+        stream = await self._dial_one_of(self._peers.urls(peer), peer, reply)
         try:
             with reply.awaited:
                 await self._stream(stream, peer, message, part)
