@@ -12,7 +12,7 @@ from netstore.disk.frame import Identity
 from netstore.disk.posix import PosixDevice
 from netstore.disk.skipped import read_skipped, read_stopped, write_skipped, write_stopped
 from netstore.disk.wal import Wal
-from netstore.errors import CannotApply, CorruptData, NetstoreError
+from netstore.errors import CannotApply, NetstoreError
 from netstore.node.inspection import Inspection
 from netstore.node.member import OWN
 from netstore.raft.change import Change, Step, StepKind
@@ -178,15 +178,6 @@ def test_a_folder_that_is_none_is_not_made(tmp_path: Path, capsys: pytest.Captur
 def test_a_folder_in_use_is_left_alone(folder: Path) -> None:
     with Inspection(folder, None), pytest.raises(NetstoreError, match="in use by process"):
         Inspection(folder, None)
-
-
-def test_a_damaged_list_of_skipped_entries_is_refused(folder: Path) -> None:
-    write_skipped(folder, {Index(3): "ab", Index(12): "cd"})
-    assert read_skipped(folder) == {3: "ab", 12: "cd"}
-    path = folder / "skipped"
-    path.write_bytes(path.read_bytes().replace(b"entry 3", b"entry 4"))
-    with pytest.raises(CorruptData, match="skipped: damaged"):
-        read_skipped(folder)
 
 
 def test_what_is_long_is_told_by_its_size() -> None:
